@@ -1,0 +1,274 @@
+//! The cache itself, behind one handle: look up, decide who loads, fill, invalidate.
+//!
+//! - [`flight`]: requests of this process for one key, of which one loads
+//! - [`fill`]: the right to load, its lease, and the commit
+//! - [`predictor`]: keys that it makes no sense to wait for
+//!
+//! The engine knows keys, entries, their tags and their deadlines, and nothing of what they mean.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use self::{flight::Flights, predictor::Predictor};
+use crate::{
+    clock::Clock,
+    entry::Entry,
+    error::InvalidateError,
+    key::Key,
+    store::{Contract, Lookup, Scope, Seen, Store},
+    tag::Tags,
+    telemetry::{Counts, Event, Observer, Telemetry},
+};
+
+pub(crate) mod fill;
+pub(crate) mod flight;
+mod predictor;
+
+/// Commits under way at one time. A store that can't keep up drops the newest: bodies must not pile up here.
+const COMMITS: usize = 256;
+
+/// A cache: one handle over one store, cheap to clone. Front ends answer from it, and applications invalidate through
+/// it.
+///
+/// ```
+/// use cache_layer::{Cache, store::MemoryStore};
+///
+/// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+/// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// cache.invalidate_tags(["product:42", "products"]).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Cache(Arc<Inner>);
+
+struct Inner {
+    store: Box<dyn Contract>,
+    clock: Clock,
+    telemetry: Telemetry,
+    lock_timeout: Duration,
+    flights: Arc<Flights>,
+    predictor: Predictor,
+    /// Invalidations that began in this process: what was loaded before one and couldn't be stored isn't shared after.
+    invalidations: AtomicU64,
+    commits: Semaphore,
+    tasks: TaskTracker,
+}
+
+/// Settings of a [`Cache`], from [`Cache::builder`].
+#[must_use = "a builder does nothing until it is built"]
+pub struct CacheBuilder {
+    store: Box<dyn Contract>,
+    clock: Clock,
+    observer: Option<Arc<dyn Observer>>,
+    lock_timeout: Duration,
+}
+
+impl CacheBuilder {
+    /// How long a request waits for another one's load of the same key before it goes to the origin alone, and how long
+    /// the lease of a process that died holds others back; 5 s unless set.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// The clock that freshness is judged by; the system's unless set.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Is told what happens, beside the cache's own [`counts`](Cache::counts).
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// The cache.
+    #[must_use]
+    pub fn build(self) -> Cache {
+        let Self { store, clock, observer, lock_timeout } = self;
+        Cache(Arc::new(Inner {
+            store,
+            clock,
+            telemetry: Telemetry::with_observer(observer),
+            lock_timeout,
+            flights: Arc::default(),
+            predictor: Predictor::default(),
+            invalidations: AtomicU64::new(0),
+            commits: Semaphore::new(COMMITS),
+            tasks: TaskTracker::new(),
+        }))
+    }
+}
+
+impl fmt::Debug for CacheBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheBuilder")
+            .field("store", &self.store)
+            .field("lock_timeout", &self.lock_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a look-up brought.
+pub(crate) enum Looked {
+    Found(Entry),
+    Missing(Seen),
+    /// The store did not answer; this request should not ask it again.
+    Unavailable,
+}
+
+impl Cache {
+    /// A cache over `store`, with default settings.
+    pub fn new(store: impl Store) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// Settings of a cache over `store`.
+    pub fn builder(store: impl Store) -> CacheBuilder {
+        CacheBuilder {
+            store: Box::new(store),
+            clock: Clock::system(),
+            observer: None,
+            lock_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Voids the entry of `key`, with all its variants.
+    ///
+    /// Once this returned, no load that began before it becomes visible any more.
+    ///
+    /// # Errors
+    ///
+    /// If the store could not be reached: see [`InvalidateError`].
+    pub async fn invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
+        self.invalidate_scope(Scope::Key(key)).await
+    }
+
+    /// Voids every entry that carries `tag`, at the cost of one small write.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate).
+    pub async fn invalidate_tag(&self, tag: &str) -> Result<(), InvalidateError> {
+        self.invalidate_tags([tag]).await
+    }
+
+    /// Voids every entry that carries one of `tags`, in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate).
+    pub async fn invalidate_tags<T: AsRef<str>>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<(), InvalidateError> {
+        let tags = Tags::new(tags);
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.invalidate_scope(Scope::Tags(&tags)).await
+    }
+
+    /// Voids every entry.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate).
+    pub async fn invalidate_all(&self) -> Result<(), InvalidateError> {
+        self.invalidate_scope(Scope::Everything).await
+    }
+
+    async fn invalidate_scope(&self, scope: Scope<'_>) -> Result<(), InvalidateError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        let result = self.0.store.invalidate(scope).await;
+        self.emit(Event::Invalidation { delivered: result.is_ok() });
+        result.map_err(InvalidateError::from)
+    }
+
+    /// Waits until loads that are under way have ended and their entries are stored, at most for `timeout`; `true` if
+    /// all have. For an orderly shutdown, once no request comes in any more.
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        self.0.tasks.close();
+        let drained = tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok();
+        self.0.tasks.reopen();
+        drained
+    }
+
+    /// What happened since the cache was built.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.0.telemetry.counts()
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        self.0.telemetry.emit(event);
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.0.clock.now()
+    }
+
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.0.lock_timeout
+    }
+
+    pub(crate) fn flights(&self) -> &Arc<Flights> {
+        &self.0.flights
+    }
+
+    /// Runs `task` to its end whatever becomes of its caller; [`drain`](Self::drain) waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.0.tasks.spawn(task)
+    }
+
+    /// The entry of `key`, if this process has it in memory.
+    pub(crate) fn peek(&self, key: &Key) -> Option<Entry> {
+        self.0.store.peek(key)
+    }
+
+    /// The entry of `key`.
+    pub(crate) async fn look_up(&self, key: &Key) -> Looked {
+        match self.0.store.get(key).await {
+            Ok(Lookup::Found(entry)) => Looked::Found(entry),
+            Ok(Lookup::Absent) => Looked::Missing(Seen::Nothing),
+            Ok(Lookup::Rejected(rejection)) => {
+                self.emit(Event::Rejected(rejection));
+                Looked::Missing(Seen::Unusable)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "look-up failed");
+                self.emit(Event::StoreUnavailable);
+                Looked::Unavailable
+            }
+        }
+    }
+
+    /// Whether a response for this primary key could not be kept lately.
+    pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
+        self.0.predictor.is_uncacheable(key)
+    }
+
+    fn invalidations(&self) -> u64 {
+        self.0.invalidations.load(Ordering::SeqCst)
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("store", &self.0.store).field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,69 @@
+//! Keys whose responses could not be kept lately: loading them one by one would only make everybody wait.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::key::{Key, KeyId};
+
+/// Keys remembered at one time.
+const CAP: usize = 10_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Predictor(Mutex<HashMap<KeyId, Instant>>);
+
+impl Predictor {
+    fn until(&self) -> MutexGuard<'_, HashMap<KeyId, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
+        let mut until = self.until();
+        match until.get(&key.id()) {
+            Some(end) if Instant::now() < *end => true,
+            Some(_) => {
+                until.remove(&key.id());
+                false
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) fn remember(&self, key: &Key, duration: Duration) {
+        let now = Instant::now();
+        let mut until = self.until();
+        if until.len() >= CAP {
+            until.retain(|_, end| now < *end);
+        }
+        // Full of what is still true: forgetting one more costs a wait, not an error.
+        if until.len() < CAP {
+            until.insert(key.id(), now + duration);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_runs_out() {
+        let predictor = Predictor::default();
+        let key = Key::new(["k"]);
+        predictor.remember(&key, Duration::from_secs(60));
+        assert!(predictor.is_uncacheable(&key));
+        predictor.remember(&key, Duration::ZERO);
+        assert!(!predictor.is_uncacheable(&key));
+    }
+
+    #[test]
+    fn it_is_bounded() {
+        let predictor = Predictor::default();
+        for i in 0..CAP + 5 {
+            predictor.remember(&Key::new([i.to_string()]), Duration::from_secs(60));
+        }
+        assert_eq!(predictor.until().len(), CAP);
+    }
+}

@@ -1,0 +1,282 @@
+//! The binary envelope of an entry outside this process, version 1. All numbers are big-endian.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | magic `CLE` and the version, `0x01` |
+//! | 4 | 4 | reserved, zero |
+//! | 8 | 16 | entry id: fixed in place, so that a script can compare it |
+//! | 24 | 8 | XXH3-64 of everything but these eight bytes |
+//! | 32 | 40 | the five deadlines, milliseconds since the Unix epoch |
+//! | 72 | 4 | length of the canonical key |
+//! | 76 | 2 | number of tags |
+//! | 78 | 4 | length of the front end's metadata |
+//! | 82 | 8 | length of the payload |
+//! | 90 | … | canonical key; tags, each a 2-byte length, the tag, its 32-byte token; metadata; payload |
+//!
+//! The payload is last, so that a reply is sliced and not copied. Nothing in here is trusted: what can't be read is a
+//! [`Rejection`], which is a miss with a name.
+
+use std::{str, sync::Arc};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::{Deadlines, Entry, EntryId};
+use crate::{
+    key::Key,
+    tag::{Stamp, Tags, Token},
+    telemetry::Rejection,
+};
+
+const MAGIC: &[u8; 3] = b"CLE";
+const VERSION: u8 = 1;
+const HEAD: usize = 90;
+const CHECKSUM: std::ops::Range<usize> = 24..32;
+
+pub(crate) fn encode(entry: &Entry) -> Bytes {
+    let inner = &*entry.0;
+    let tags: usize = inner.stamps.iter().map(|stamp| 2 + stamp.tag.len() + Token::LENGTH).sum();
+    let mut out = BytesMut::with_capacity(HEAD + inner.canonical.len() + tags + inner.meta.len() + inner.payload.len());
+    out.put_slice(MAGIC);
+    out.put_u8(VERSION);
+    out.put_u32(0);
+    out.put_slice(&inner.id.0);
+    out.put_u64(0);
+    let Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone } = inner.deadlines;
+    for deadline in [fresh, stale_while_revalidate, stale_if_error, keep, gone] {
+        out.put_u64(deadline);
+    }
+    // Keys, tags and metadata come from request and response heads, far below these widths.
+    out.put_u32(inner.canonical.len() as u32);
+    out.put_u16(inner.stamps.len() as u16);
+    out.put_u32(inner.meta.len() as u32);
+    out.put_u64(inner.payload.len() as u64);
+    out.put_slice(&inner.canonical);
+    for Stamp { tag, token } in &inner.stamps {
+        out.put_u16(tag.len() as u16);
+        out.put_slice(tag.as_bytes());
+        out.put_slice(&token.0);
+    }
+    out.put_slice(&inner.meta);
+    out.put_slice(&inner.payload);
+    let sum = checksum(&out);
+    out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    out.freeze()
+}
+
+/// Reads the entry of `key` out of `bytes`.
+pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
+    if bytes.get(..3) != Some(&MAGIC[..]) {
+        return Err(Rejection::Foreign);
+    }
+    if bytes.get(3) != Some(&VERSION) {
+        return Err(Rejection::Version);
+    }
+    let mut reader = Reader { bytes, at: 8 };
+    let id = EntryId(reader.array()?);
+    let sum = reader.u64()?;
+    let deadlines = Deadlines {
+        fresh: reader.u64()?,
+        stale_while_revalidate: reader.u64()?,
+        stale_if_error: reader.u64()?,
+        keep: reader.u64()?,
+        gone: reader.u64()?,
+    };
+    let key_length = u64::from(u32::from_be_bytes(reader.array()?));
+    let tag_count = usize::from(u16::from_be_bytes(reader.array()?));
+    let meta_length = u64::from(u32::from_be_bytes(reader.array()?));
+    let payload_length = reader.u64()?;
+    if sum != checksum(bytes) {
+        // Of the two, truncation is the one an operator can do something about.
+        let least = [HEAD as u64, key_length, meta_length, payload_length].into_iter().fold(0, u64::saturating_add);
+        return Err(if least > bytes.len() as u64 { Rejection::Truncated } else { Rejection::Checksum });
+    }
+    let canonical = reader.slice(key_length)?;
+    if canonical != *key.canonical() {
+        return Err(Rejection::Key);
+    }
+    if tag_count > Tags::MAX + 1 {
+        return Err(Rejection::Malformed);
+    }
+    let mut stamps = Vec::with_capacity(tag_count);
+    for _ in 0..tag_count {
+        let length = u16::from_be_bytes(reader.array()?);
+        let tag = reader.slice(u64::from(length))?;
+        let tag = str::from_utf8(&tag).map_err(|_| Rejection::Malformed)?;
+        stamps.push(Stamp { tag: Arc::from(tag), token: Token(reader.array()?) });
+    }
+    let meta = reader.slice(meta_length)?;
+    let payload = reader.slice(payload_length)?;
+    if reader.at != bytes.len() {
+        return Err(Rejection::Malformed);
+    }
+    // The reply's own copy of the key is let go: the request's is the same.
+    Ok(Entry::from_parts(id, key.canonical().clone(), deadlines, stamps, meta, payload))
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    hasher.update(&bytes[..CHECKSUM.start.min(bytes.len())]);
+    hasher.update(&bytes[CHECKSUM.end.min(bytes.len())..]);
+    hasher.digest()
+}
+
+struct Reader<'a> {
+    bytes: &'a Bytes,
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn slice(&mut self, length: u64) -> Result<Bytes, Rejection> {
+        let end = usize::try_from(length).ok().and_then(|length| self.at.checked_add(length));
+        match end {
+            Some(end) if end <= self.bytes.len() => {
+                let slice = self.bytes.slice(self.at..end);
+                self.at = end;
+                Ok(slice)
+            }
+            _ => Err(Rejection::Truncated),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Rejection> {
+        let found = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).ok_or(Rejection::Truncated)?;
+        self.at += N;
+        Ok(*found)
+    }
+
+    fn u64(&mut self) -> Result<u64, Rejection> {
+        self.array().map(u64::from_be_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> Key {
+        Key::new(["http://", "example.org", "/products?page=2"])
+    }
+
+    fn entry() -> Entry {
+        let deadlines = Deadlines {
+            fresh: 1_800_000_000_000,
+            stale_while_revalidate: 1_800_000_030_000,
+            stale_if_error: 1_800_000_060_000,
+            keep: 1_800_000_090_000,
+            gone: 1_800_000_120_000,
+        };
+        Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), "payload".into())
+            .stamped(vec![Stamp { tag: "products".into(), token: Token(*b"00000000000000070123456789abcdec") }])
+    }
+
+    fn assert_same(left: &Entry, right: &Entry) {
+        assert_eq!(left.id(), right.id());
+        assert_eq!(left.deadlines(), right.deadlines());
+        assert_eq!(left.stamps(), right.stamps());
+        assert_eq!(left.meta(), right.meta());
+        assert_eq!(left.payload(), right.payload());
+    }
+
+    #[test]
+    fn version_1_is_these_bytes_for_ever() {
+        let golden = include_bytes!("../../fixtures/entry-v1.bin");
+        assert_eq!(encode(&entry()), golden[..]);
+        assert_same(&decode(&key(), &Bytes::from_static(golden)).unwrap(), &entry());
+    }
+
+    #[test]
+    fn the_payload_is_a_slice_of_the_reply() {
+        let reply = encode(&entry());
+        let payload = decode(&key(), &reply).unwrap().payload().clone();
+        assert!(reply.as_ptr_range().contains(&payload.as_ptr()));
+    }
+
+    #[test]
+    fn a_script_finds_the_id_where_it_looks() {
+        // `GETRANGE key 8 23`, both ends included.
+        assert_eq!(encode(&entry())[8..=23], entry().id().0);
+    }
+
+    #[test]
+    fn every_truncation_is_a_named_miss() {
+        let whole = encode(&entry());
+        for length in 0..whole.len() {
+            let rejection = decode(&key(), &whole.slice(..length)).unwrap_err();
+            let expected: &[Rejection] = match length {
+                0..3 => &[Rejection::Foreign],
+                3 => &[Rejection::Version],
+                _ => &[Rejection::Truncated, Rejection::Checksum],
+            };
+            assert!(expected.contains(&rejection), "{length}: {rejection:?}");
+        }
+    }
+
+    #[test]
+    fn every_bit_flip_is_a_named_miss() {
+        let whole = encode(&entry());
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&key(), &bytes.into()).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn another_keys_entry_is_a_named_miss() {
+        let other = Key::new(["http://", "example.org", "/products?page=3"]);
+        assert_eq!(decode(&other, &encode(&entry())).unwrap_err(), Rejection::Key);
+        assert_eq!(decode(&key().variant(b"de"), &encode(&entry())).unwrap_err(), Rejection::Key);
+    }
+
+    #[test]
+    fn an_unknown_version_is_a_named_miss() {
+        let mut bytes = encode(&entry()).to_vec();
+        bytes[3] = 2;
+        assert_eq!(decode(&key(), &bytes.into()).unwrap_err(), Rejection::Version);
+    }
+
+    #[test]
+    fn bytes_after_the_payload_are_a_named_miss() {
+        let mut bytes = encode(&entry()).to_vec();
+        bytes.push(0);
+        let sum = checksum(&bytes);
+        bytes[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(decode(&key(), &bytes.into()).unwrap_err(), Rejection::Malformed);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..4),
+            deadlines in any::<[u64; 5]>(),
+            tags in prop::collection::vec("[a-z:]{1,40}", 0..8),
+            meta in prop::collection::vec(any::<u8>(), 0..200),
+            payload in prop::collection::vec(any::<u8>(), 0..2_000),
+        ) {
+            let key = Key::new(parts);
+            let [fresh, stale_while_revalidate, stale_if_error, keep, gone] = deadlines;
+            let deadlines = Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone };
+            let stamps = tags.iter().map(|tag| Stamp {
+                tag: tag.as_str().into(),
+                token: Token(*b"000000000000000a0123456789abcdei"),
+            }).collect();
+            let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), payload.into()).stamped(stamps);
+            assert_same(&decode(&key, &encode(&entry)).unwrap(), &entry);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&key(), &bytes.clone().into());
+            // Past the magic and the checksum, where a hostile writer would start.
+            if bytes.len() >= HEAD {
+                bytes[..4].copy_from_slice(b"CLE\x01");
+                let sum = checksum(&bytes);
+                bytes[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+                let _ = decode(&key(), &bytes.into());
+            }
+        }
+    }
+}

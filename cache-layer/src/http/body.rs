@@ -1,0 +1,168 @@
+//! The body of a response that passed the cache.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+pin_project! {
+    /// The body of a response of [`CacheService`](super::CacheService): the application's own, or a stored one.
+    pub struct ResponseBody<R: Body> {
+        #[pin]
+        kind: Kind<R>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<R: Body> {
+        /// Untouched.
+        Inner { #[pin] body: R },
+        Stored { payload: Option<Bytes> },
+        /// On its way through the recorder.
+        Recorded { feed: Feed<R>, size: SizeHint },
+    }
+}
+
+/// A piece of a body that is being recorded.
+pub(super) enum Piece<R: Body> {
+    Frame(Frame<Bytes>),
+    Failed(R::Error),
+    /// What is left is not recorded: it comes straight from the application.
+    Rest(Pin<Box<R>>),
+    /// The body ended as it should. A feed that ends without this broke off.
+    End,
+}
+
+/// The client's end of a recording.
+pub(super) struct Feed<R: Body> {
+    pieces: mpsc::UnboundedReceiver<Piece<R>>,
+    rest: Option<Pin<Box<R>>>,
+    ended: bool,
+    /// To pass a panic of the application's on to its client's task, where it would have been without a cache.
+    task: Option<JoinHandle<()>>,
+}
+
+impl<R: Body> ResponseBody<R> {
+    pub(super) fn inner(body: R) -> Self {
+        Self { kind: Kind::Inner { body } }
+    }
+
+    pub(super) fn stored(payload: Bytes) -> Self {
+        Self { kind: Kind::Stored { payload: Some(payload).filter(|payload| !payload.is_empty()) } }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self { kind: Kind::Stored { payload: None } }
+    }
+
+    pub(super) fn recorded(pieces: mpsc::UnboundedReceiver<Piece<R>>, size: SizeHint) -> Self {
+        let feed = Feed { pieces, rest: None, ended: false, task: None };
+        Self { kind: Kind::Recorded { feed, size } }
+    }
+
+    /// Remembers the task that records this body, if one does.
+    pub(super) fn recorded_by(mut self, task: JoinHandle<()>) -> Self {
+        if let Kind::Recorded { feed, .. } = &mut self.kind {
+            feed.task = Some(task);
+        }
+        self
+    }
+}
+
+impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
+    type Data = Bytes;
+    type Error = R::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match self.project().kind.project() {
+            KindProj::Inner { body } => body.poll_frame(cx),
+            KindProj::Stored { payload } => Poll::Ready(payload.take().map(|payload| Ok(Frame::data(payload)))),
+            KindProj::Recorded { feed, size } => {
+                let frame = ready!(feed.poll_frame(cx));
+                if let Some(Ok(data)) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
+                    *size = less(size, data.map_or(0, Bytes::len) as u64);
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Stored { payload } => payload.is_none(),
+            Kind::Recorded { feed, .. } => feed.ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { body } => body.size_hint(),
+            Kind::Stored { payload } => SizeHint::with_exact(payload.as_ref().map_or(0, Bytes::len) as u64),
+            Kind::Recorded { size, .. } => *size,
+        }
+    }
+}
+
+impl<R: Body<Data = Bytes>> Feed<R> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+        loop {
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            if let Some(rest) = &mut self.rest {
+                return rest.as_mut().poll_frame(cx);
+            }
+            match ready!(self.pieces.poll_recv(cx)) {
+                Some(Piece::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Some(Piece::Failed(error)) => {
+                    self.ended = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Some(Piece::Rest(rest)) => self.rest = Some(rest),
+                Some(Piece::End) => self.ended = true,
+                None => return self.poll_broken_off(cx),
+            }
+        }
+    }
+
+    /// The recording task is gone in the middle of a body. Its client must not take that for the end.
+    fn poll_broken_off<T>(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+        if let Some(task) = &mut self.task
+            && let Err(error) = ready!(Pin::new(task).poll(cx))
+        {
+            self.task = None;
+            if let Ok(panic) = error.try_into_panic() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+        // The runtime is shutting down, and the client's task with it.
+        Poll::Pending
+    }
+}
+
+fn less(size: &SizeHint, by: u64) -> SizeHint {
+    let mut left = SizeHint::new();
+    left.set_lower(size.lower().saturating_sub(by));
+    if let Some(upper) = size.upper() {
+        left.set_upper(upper.saturating_sub(by));
+    }
+    left
+}
+
+impl<R: Body> fmt::Debug for ResponseBody<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.kind {
+            Kind::Inner { .. } => "ResponseBody(inner)",
+            Kind::Stored { .. } => "ResponseBody(stored)",
+            Kind::Recorded { .. } => "ResponseBody(recorded)",
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! The future of a response.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{annotate, body::ResponseBody, oneshot::Oneshot, service::Shared};
+use crate::telemetry::NoCacheReason;
+
+pin_project! {
+    /// The response future of [`CacheService`](super::CacheService).
+    pub struct ResponseFuture<S, B, R>
+    where
+        S: Service<Request<B>>,
+        R: Body,
+    {
+        #[pin]
+        kind: Kind<S, B, R>,
+    }
+}
+
+type Boxed<R, E> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<R>>, E>> + Send>>;
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<S, B, R>
+    where
+        S: Service<Request<B>>,
+        R: Body,
+    {
+        /// A hit in memory.
+        Ready { response: Option<Response<ResponseBody<R>>> },
+        /// Nothing for the cache to do but to say so.
+        Bypass { #[pin] forward: Oneshot<S, Request<B>>, shared: Arc<Shared>, reason: NoCacheReason },
+        /// Anything that has to wait for a store, or for others.
+        Boxed { future: Boxed<R, S::Error> },
+    }
+}
+
+impl<S, B, R> ResponseFuture<S, B, R>
+where
+    S: Service<Request<B>>,
+    R: Body,
+{
+    pub(super) fn ready(response: Response<ResponseBody<R>>) -> Self {
+        Self { kind: Kind::Ready { response: Some(response) } }
+    }
+
+    pub(super) fn bypass(service: S, request: Request<B>, shared: Arc<Shared>, reason: NoCacheReason) -> Self {
+        Self { kind: Kind::Bypass { forward: Oneshot::new(service, request), shared, reason } }
+    }
+
+    pub(super) fn boxed(
+        future: impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send + 'static,
+    ) -> Self {
+        Self { kind: Kind::Boxed { future: Box::pin(future) } }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B, R>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            KindProj::Ready { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(response)),
+                // Polled after it was ready, which no executor does.
+                None => Poll::Pending,
+            },
+            KindProj::Bypass { forward, shared, reason } => {
+                let mut response = ready!(forward.poll(cx))?.map(ResponseBody::inner);
+                annotate::bypass(response.headers_mut(), &shared.name, *reason);
+                Poll::Ready(Ok(response))
+            }
+            KindProj::Boxed { future } => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<S, B, R> fmt::Debug for ResponseFuture<S, B, R>
+where
+    S: Service<Request<B>>,
+    R: Body,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseFuture")
+    }
+}

@@ -1,0 +1,26 @@
+//! The HTTP front end: a Tower layer and what it is made of.
+//!
+//! - [`layer`]: [`CacheLayer`] and its settings
+//! - [`service`]: [`CacheService`], what becomes of one request
+//! - [`target`]: the key of a request
+//! - [`select`]: which stored response a request may have
+//! - [`load`]: asking the application once for all who wait, recording what it says
+//! - [`stored`]: a response as an entry's metadata
+//! - [`annotate`]: what the cache says about itself in a response
+//! - [`body`], [`future`], [`oneshot`]: the types that Tower asks for
+
+mod annotate;
+mod body;
+mod future;
+mod layer;
+mod load;
+mod oneshot;
+mod select;
+mod service;
+mod stored;
+mod target;
+
+pub use body::ResponseBody;
+pub use future::ResponseFuture;
+pub use layer::CacheLayer;
+pub use service::CacheService;

@@ -1,0 +1,46 @@
+//! Drives a service of our own to readiness and calls it once (as `tower::util::Oneshot` does, without depending on
+//! `tower`).
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+pin_project! {
+    #[project = OneshotProj]
+    pub(super) enum Oneshot<S: Service<Q>, Q> {
+        Waiting { service: S, request: Option<Q> },
+        Called { #[pin] future: S::Future },
+    }
+}
+
+impl<S: Service<Q>, Q> Oneshot<S, Q> {
+    pub(super) fn new(service: S, request: Q) -> Self {
+        Self::Waiting { service, request: Some(request) }
+    }
+}
+
+impl<S: Service<Q>, Q> Future for Oneshot<S, Q> {
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let future = match self.as_mut().project() {
+                OneshotProj::Called { future } => return future.poll(cx),
+                OneshotProj::Waiting { service, request } => {
+                    ready!(service.poll_ready(cx))?;
+                    match request.take() {
+                        Some(request) => service.call(request),
+                        // Taken only on the way to `Called`.
+                        None => return Poll::Pending,
+                    }
+                }
+            };
+            self.set(Self::Called { future });
+        }
+    }
+}

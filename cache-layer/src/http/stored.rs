@@ -1,0 +1,165 @@
+//! A response as the metadata of an entry: its status and header fields, or, where it varies, the names of the fields
+//! that select a variant.
+//!
+//! | first byte | then |
+//! |---|---|
+//! | `R` | status (2 bytes), time of the response (8, milliseconds), its age then (8, seconds), the entry it is a variant of (16, zero: none), field lines: name length (2), name, value length (4), value |
+//! | `V` | field names with commas between them |
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::{entry::EntryId, semantics::vary::VaryFields};
+
+const NO_PARENT: EntryId = EntryId([0; 16]);
+
+/// What an entry of this front end is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    Response(StoredResponse),
+    /// The key has variants, selected by these fields.
+    Varies(VaryFields),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct StoredResponse {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// When the response came in, in milliseconds since the Unix epoch, and how many seconds old it was then.
+    pub(super) response_time: u64,
+    pub(super) initial_age: u64,
+    /// The [`Varies`](Stored::Varies) entry that leads here; the variant is void without it.
+    pub(super) parent: Option<EntryId>,
+}
+
+impl StoredResponse {
+    /// Seconds (RFC 9111, section 4.2.3). A clock behind the writer's makes no response younger than it came.
+    pub(super) fn age(&self, now: u64) -> u64 {
+        self.initial_age + self.resident(now)
+    }
+
+    /// Seconds since it came in.
+    pub(super) fn resident(&self, now: u64) -> u64 {
+        now.saturating_sub(self.response_time) / 1000
+    }
+}
+
+impl Stored {
+    pub(super) fn to_bytes(&self) -> Bytes {
+        match self {
+            Self::Varies(fields) => [b"V", &fields.to_bytes()[..]].concat().into(),
+            Self::Response(response) => {
+                let lines = response.headers.iter();
+                let length = lines.map(|(name, value)| 6 + name.as_str().len() + value.len()).sum::<usize>();
+                let mut out = BytesMut::with_capacity(35 + length);
+                out.put_u8(b'R');
+                out.put_u16(response.status.as_u16());
+                out.put_u64(response.response_time);
+                out.put_u64(response.initial_age);
+                out.put_slice(&response.parent.unwrap_or(NO_PARENT).0);
+                for (name, value) in &response.headers {
+                    // Header names are below 64 KiB by their type, and values by every server's limit.
+                    out.put_u16(name.as_str().len() as u16);
+                    out.put_slice(name.as_str().as_bytes());
+                    out.put_u32(value.len() as u32);
+                    out.put_slice(value.as_bytes());
+                }
+                out.freeze()
+            }
+        }
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote. Values are slices of `bytes`.
+    pub(super) fn from_bytes(bytes: &Bytes) -> Option<Self> {
+        let mut rest = bytes.clone();
+        match take(&mut rest, 1)?[0] {
+            b'V' => VaryFields::from_bytes(&rest).map(Self::Varies),
+            b'R' => {
+                let status = StatusCode::from_u16(u16::from_be_bytes(array(&mut rest)?)).ok()?;
+                let response_time = u64::from_be_bytes(array(&mut rest)?);
+                let initial_age = u64::from_be_bytes(array(&mut rest)?).min(u64::from(u32::MAX));
+                let parent = Some(EntryId(array(&mut rest)?)).filter(|parent| *parent != NO_PARENT);
+                let mut headers = HeaderMap::new();
+                while !rest.is_empty() {
+                    let length = u16::from_be_bytes(array(&mut rest)?);
+                    let name = HeaderName::from_bytes(&take(&mut rest, usize::from(length))?).ok()?;
+                    let length = u32::from_be_bytes(array(&mut rest)?);
+                    let value = take(&mut rest, usize::try_from(length).ok()?)?;
+                    headers.try_append(name, HeaderValue::from_maybe_shared(value).ok()?).ok()?;
+                }
+                Some(Self::Response(StoredResponse { status, headers, response_time, initial_age, parent }))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
+    (length <= rest.len()).then(|| rest.split_to(length))
+}
+
+fn array<const N: usize>(rest: &mut Bytes) -> Option<[u8; N]> {
+    take(rest, N)?[..].try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::semantics::vary::Vary;
+
+    fn response() -> StoredResponse {
+        let mut headers = HeaderMap::new();
+        headers.append(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        headers.append("x-twice", HeaderValue::from_static("one"));
+        headers.append("x-twice", HeaderValue::from_static("two"));
+        headers.append("x-raw", HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        headers.append("x-empty", HeaderValue::from_static(""));
+        StoredResponse {
+            status: StatusCode::OK,
+            headers,
+            response_time: 1_800_000_000_000,
+            initial_age: 7,
+            parent: Some(EntryId([9; 16])),
+        }
+    }
+
+    #[test]
+    fn field_lines_are_kept_to_the_byte_with_duplicates_in_order() {
+        let stored = Stored::Response(response());
+        assert_eq!(Stored::from_bytes(&stored.to_bytes()), Some(stored));
+    }
+
+    #[test]
+    fn the_fields_that_select_a_variant_are_kept() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Language, X-Region"));
+        let Some(Vary::Fields(fields)) = Vary::from_headers(&headers) else { panic!("it varies") };
+        let stored = Stored::Varies(fields);
+        assert_eq!(Stored::from_bytes(&stored.to_bytes()), Some(stored));
+    }
+
+    #[test]
+    fn every_truncation_is_nothing_or_fewer_fields_but_no_panic() {
+        let whole = Stored::Response(response()).to_bytes();
+        for length in 0..whole.len() {
+            assert_ne!(Stored::from_bytes(&whole.slice(..length)), Some(Stored::Response(response())));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_no_response_younger() {
+        assert_eq!(response().age(1_700_000_000_000), 7);
+        assert_eq!(response().age(1_800_000_003_999), 10);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(kind in prop::sample::select(b"RVx".to_vec()), mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            bytes.insert(0, kind);
+            let _ = Stored::from_bytes(&bytes.into());
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What names an entry: a digest to find it by, and the canonical key to prove it is the right one.
+
+use std::fmt;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+/// Bytes of the readable key that a store may show to people.
+const READABLE_CAP: usize = 200;
+
+/// The name of a cache entry.
+///
+/// A key is made of parts (for a response: scheme, host, path with query). The parts are length-prefixed before they
+/// are hashed with SHA-256, so `["a", "bc"]` and `["ab", "c"]` are two keys, and the prefixed bytes travel with every
+/// entry and are compared on every read: even a collision of digests can't hand one key's entry to another.
+///
+/// ```
+/// use cache_layer::Key;
+///
+/// let key = Key::new(["product", "42"]);
+/// assert_eq!(key, Key::new(["product", "42"]));
+/// assert_ne!(key, Key::new(["product4", "2"]));
+/// ```
+#[derive(Clone)]
+pub struct Key {
+    id: KeyId,
+    canonical: Bytes,
+}
+
+/// The fixed-size identity of a key: the digest of its primary key and, for a variant, the digest of what selects it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct KeyId {
+    pub(crate) primary: [u8; 16],
+    pub(crate) variant: [u8; 16],
+}
+
+impl KeyId {
+    /// No variant: SHA-256 of anything is not zero in practice, and a variant that were would only be a miss.
+    pub(crate) const PRIMARY: [u8; 16] = [0; 16];
+
+    pub(crate) fn is_variant(self) -> bool {
+        self.variant != Self::PRIMARY
+    }
+}
+
+impl Key {
+    /// A key made of `parts`, in their order.
+    pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
+        let mut canonical = Vec::with_capacity(96);
+        for part in parts {
+            push_part(&mut canonical, part.as_ref());
+        }
+        let id = KeyId { primary: digest(&canonical), variant: KeyId::PRIMARY };
+        Self { id, canonical: canonical.into() }
+    }
+
+    /// The key of the variant of this entry that `selector` names (for a response: the values of its `Vary` fields).
+    ///
+    /// It lives and dies with its primary key: stores keep both in one place.
+    #[must_use]
+    pub fn variant(&self, selector: &[u8]) -> Self {
+        let mut canonical = Vec::with_capacity(self.canonical.len() + selector.len() + 5);
+        canonical.extend_from_slice(&self.canonical);
+        canonical.push(b'v');
+        push_part(&mut canonical, selector);
+        let id = KeyId { primary: self.id.primary, variant: digest(&canonical) };
+        Self { id, canonical: canonical.into() }
+    }
+
+    /// The key that this is a variant of; itself, if it is none.
+    pub(crate) fn primary(&self) -> Self {
+        if !self.id.is_variant() {
+            return self.clone();
+        }
+        let mut end = 0;
+        while let Some(length) = self.canonical[end..].first_chunk::<4>().filter(|length| length[0] != b'v') {
+            end += 4 + u32::from_be_bytes(*length) as usize;
+        }
+        let id = KeyId { variant: KeyId::PRIMARY, ..self.id };
+        Self { id, canonical: self.canonical.slice(..end) }
+    }
+
+    pub(crate) fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The bytes that are stored with the entry and compared on read.
+    pub(crate) fn canonical(&self) -> &Bytes {
+        &self.canonical
+    }
+
+    /// The parts one after another, for people: printable, without braces, blanks or glob characters of its own, and
+    /// capped; a capped one ends in `%+`.
+    pub(crate) fn readable(&self) -> String {
+        let mut text = String::with_capacity(self.canonical.len());
+        let mut rest = &self.canonical[..];
+        while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+            let length = u32::from_be_bytes(*length) as usize;
+            // What follows the parts of a variant's primary key is its selector; people read that in the entry.
+            let Some((part, tail)) = tail.split_at_checked(length) else {
+                break;
+            };
+            for &byte in part {
+                if text.len() + 3 > READABLE_CAP {
+                    text.push_str("%+");
+                    return text;
+                }
+                if byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'%' | b'*' | b'[' | b']' | b'\\') {
+                    text.push(byte as char);
+                } else {
+                    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+                    text.push('%');
+                    text.push(HEX[usize::from(byte >> 4)] as char);
+                    text.push(HEX[usize::from(byte & 15)] as char);
+                }
+            }
+            rest = tail;
+            if rest.first() == Some(&b'v') {
+                break;
+            }
+        }
+        text
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.canonical == other.canonical
+    }
+}
+
+impl Eq for Key {}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.readable())
+    }
+}
+
+fn push_part(canonical: &mut Vec<u8>, part: &[u8]) {
+    // Parts come out of request heads and are far below 4 GiB; a longer one is cut in its prefix, never in its bytes.
+    let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
+    canonical.extend_from_slice(&length.to_be_bytes());
+    canonical.extend_from_slice(part);
+}
+
+fn digest(bytes: &[u8]) -> [u8; 16] {
+    let full = Sha256::digest(bytes);
+    let mut half = [0; 16];
+    half.copy_from_slice(&full[..16]);
+    half
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cannot_run_into_each_other() {
+        assert_ne!(Key::new(["a", "bc"]), Key::new(["ab", "c"]));
+        assert_ne!(Key::new(["a", ""]), Key::new(["a"]));
+    }
+
+    #[test]
+    fn a_variant_shares_its_primary_digest_and_nothing_else() {
+        let key = Key::new(["http://", "a", "/x"]);
+        let german = key.variant(b"de");
+        let english = key.variant(b"en");
+        assert_eq!(german.id().primary, key.id().primary);
+        assert_ne!(german, english);
+        assert_ne!(german, key);
+        assert!(german.id().is_variant() && !key.id().is_variant());
+    }
+
+    #[test]
+    fn the_readable_form_is_safe_to_print_and_capped() {
+        assert_eq!(Key::new(["http://", "a.example", "/x?y=1"]).readable(), "http://a.example/x?y=1");
+        assert_eq!(Key::new(["a{b}c *\n"]).readable(), "a%7Bb%7Dc%20%2A%0A");
+        let long = Key::new(["x".repeat(1_000)]).readable();
+        assert!(long.len() <= READABLE_CAP + 2 && long.ends_with("%+"), "{long}");
+    }
+
+    #[test]
+    fn a_variant_reads_as_its_primary_key() {
+        let key = Key::new(["http://", "a", "/x"]);
+        assert_eq!(key.variant(b"de").readable(), key.readable());
+    }
+}

@@ -1,0 +1,71 @@
+//! A correct, distributed HTTP cache for any Tower stack.
+//!
+//! [`CacheLayer`] answers requests from a [`Cache`], over a store in this process or in Redis, and asks the service behind
+//! it only for what it can't answer. It never fails a request, never slows a miss, and never shows one user what was made
+//! for another.
+//!
+//! ```
+//! use std::time::Duration;
+//! use cache_layer::{Cache, CacheLayer, Tags, store::MemoryStore};
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+//! let service = ServiceBuilder::new()
+//!     .layer(CacheLayer::new(cache.clone()).path("/products", Duration::from_secs(60)))
+//!     .service(service_fn(async |_: Request<Full<bytes::Bytes>>| {
+//!         let mut response = Response::new(Full::from("[…]"));
+//!         response.extensions_mut().insert(Tags::new(["products"]));
+//!         Ok::<_, std::convert::Infallible>(response)
+//!     }));
+//!
+//! let get = || Request::get("http://shop.example/products").body(Full::default()).unwrap();
+//! assert_eq!(service.clone().oneshot(get()).await?.headers()["x-cache"], "MISS");
+//! assert_eq!(service.clone().oneshot(get()).await?.headers()["x-cache"], "HIT");
+//!
+//! cache.invalidate_tag("products").await?;
+//! assert_eq!(service.clone().oneshot(get()).await?.headers()["x-cache"], "MISS");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layout
+//!
+//! A request comes in through `http`, which turns it into a key and, in the end, a response into an entry; `engine` looks
+//! up, decides who loads, and fills; `store` keeps entries; `entry` is what is kept, and its form on the wire; `semantics`
+//! holds the rules of RFC 9111 as pure functions. Each knows only those that come after it.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `memory` | yes | [`MemoryStore`](store::MemoryStore) |
+//! | `redis` | yes | [`RedisStore`](store::RedisStore) and [`TieredStore`](store::TieredStore); implies `memory` |
+//! | `tls` | no | `rediss://` URLs |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_docs)]
+
+mod clock;
+mod engine;
+mod entry;
+mod error;
+mod http;
+mod key;
+mod policy;
+mod semantics;
+pub mod store;
+mod tag;
+pub mod telemetry;
+
+pub use self::{
+    clock::Clock,
+    engine::{Cache, CacheBuilder},
+    error::{ConfigError, InvalidateError},
+    http::{CacheLayer, CacheService, ResponseBody, ResponseFuture},
+    key::Key,
+    tag::Tags,
+};

@@ -1,0 +1,75 @@
+//! Fields that belong to one connection and are never stored or passed on (RFC 9110, section 7.6.1).
+
+use http::header::{
+    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+
+use super::list::members;
+
+const FIELDS: [HeaderName; 10] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Removes the hop-by-hop fields, those that `Connection` names among them.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> =
+        members(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
+    for name in FIELDS.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_end_to_end_fields_remain_in_their_order() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("content-type", "text/plain"),
+            ("connection", "close, X-Internal"),
+            ("connection", "x-session,"),
+            ("x-internal", "1"),
+            ("x-internal", "2"),
+            ("x-session", "3"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-authentication-info", "a=b"),
+            ("proxy-authorization", "Basic eA=="),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("trailer", "expires"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-twice", "1"),
+            ("x-twice", "2"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        strip(&mut headers);
+        let left: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let expected: [(&str, &[u8]); 3] = [("content-type", b"text/plain"), ("x-twice", b"1"), ("x-twice", b"2")];
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn a_connection_field_that_names_no_field_removes_none() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("not a name, \"etag\", (etag)"));
+        headers.insert("etag", HeaderValue::from_static("\"1\""));
+        strip(&mut headers);
+        assert_eq!(headers.len(), 1);
+    }
+}

@@ -1,0 +1,193 @@
+//! What an unsafe request makes stale (RFC 9111, section 4.4).
+
+use http::header::{CONTENT_LOCATION, HeaderMap, LOCATION};
+use http::{Method, StatusCode};
+
+/// Whether a response with this status to this method invalidates its target.
+///
+/// A method that is not known to be safe is taken to be unsafe, and an error changed nothing.
+pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
+    !SAFE_METHODS.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
+}
+
+const SAFE_METHODS: [&str; 8] = ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
+
+/// The path and query of what `Location` and `Content-Location` name on the origin of the target.
+///
+/// Other origins are left out: a response speaks for its own only.
+pub(crate) fn affected_paths(target: Target<'_>, response: &HeaderMap) -> Vec<String> {
+    [LOCATION, CONTENT_LOCATION].iter().filter_map(|name| target.resolve(response.get(name)?.to_str().ok()?)).collect()
+}
+
+/// The target of a request, against which references are resolved (RFC 3986, section 5).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    /// `http` or `https`.
+    pub(crate) scheme: &'a str,
+    /// Host and, where it is not the default, port.
+    pub(crate) authority: &'a str,
+    /// Path and query, beginning with `/`.
+    pub(crate) path_and_query: &'a str,
+}
+
+impl Target<'_> {
+    fn resolve(&self, reference: &str) -> Option<String> {
+        let reference = reference.split('#').next()?;
+        let reference = match split_scheme(reference) {
+            Some((scheme, _)) if !scheme.eq_ignore_ascii_case(self.scheme) => return None,
+            Some((_, rest)) if rest.starts_with("//") => rest,
+            Some(_) => return None,
+            None => reference,
+        };
+        let reference = match reference.strip_prefix("//") {
+            Some(rest) => {
+                let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                if !self.has_authority(authority) {
+                    return None;
+                }
+                format!("/{}", rest.strip_prefix('/').unwrap_or(rest))
+            }
+            None => self.merge(reference),
+        };
+        let (path, query) = reference.split_at(reference.find('?').unwrap_or(reference.len()));
+        Some(remove_dot_segments(path) + query)
+    }
+
+    /// Completes a reference without an authority.
+    fn merge(&self, reference: &str) -> String {
+        let path = self.path_and_query.split('?').next().unwrap_or_default();
+        match reference.as_bytes().first() {
+            None => self.path_and_query.to_owned(),
+            Some(b'/') => reference.to_owned(),
+            Some(b'?') => format!("{path}{reference}"),
+            Some(_) => {
+                let folder = path.rfind('/').map_or("/", |slash| &path[..=slash]);
+                format!("{folder}{reference}")
+            }
+        }
+    }
+
+    fn has_authority(&self, authority: &str) -> bool {
+        self.without_default_port(authority).eq_ignore_ascii_case(self.without_default_port(self.authority))
+    }
+
+    fn without_default_port<'a>(&self, authority: &'a str) -> &'a str {
+        let port = if self.scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+        authority.strip_suffix(port).or_else(|| authority.strip_suffix(':')).unwrap_or(authority)
+    }
+}
+
+/// Splits `scheme:` off a reference that has one.
+fn split_scheme(reference: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = reference.split_once(':')?;
+    let valid = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    valid.then_some((scheme, rest))
+}
+
+/// RFC 3986, section 5.2.4.
+fn remove_dot_segments(path: &str) -> String {
+    let mut kept = Vec::new();
+    let mut segments = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
+    while let Some(segment) = segments.next() {
+        if segment == ".." {
+            kept.pop();
+        }
+        if !matches!(segment, "." | "..") {
+            kept.push(segment);
+        } else if segments.peek().is_none() {
+            kept.push("");
+        }
+    }
+    format!("/{}", kept.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TARGET: Target<'_> =
+        Target { scheme: "http", authority: "shop.example", path_and_query: "/api/products/7?full=1" };
+
+    #[test]
+    fn a_successful_unsafe_request_invalidates() {
+        for (method, status, expected) in [
+            ("POST", 200, true),
+            ("PUT", 204, true),
+            ("PATCH", 200, true),
+            ("DELETE", 303, true),
+            ("M-SEARCH", 200, true),
+            ("post", 200, true),
+            ("POST", 100, false),
+            ("POST", 404, false),
+            ("DELETE", 500, false),
+            ("GET", 200, false),
+            ("HEAD", 200, false),
+            ("OPTIONS", 200, false),
+            ("TRACE", 200, false),
+            ("PROPFIND", 207, false),
+            ("REPORT", 200, false),
+            ("SEARCH", 200, false),
+            ("QUERY", 200, false),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(invalidates(&method, status), expected, "{method} {status}");
+        }
+    }
+
+    #[test]
+    fn references_are_resolved_on_the_same_origin_only() {
+        for (reference, expected) in [
+            ("/a/b?c=d#e", Some("/a/b?c=d")),
+            ("/a//b/", Some("/a//b/")),
+            ("/a/./b/../c", Some("/a/c")),
+            ("/a/b/..", Some("/a/")),
+            ("/../../a", Some("/a")),
+            ("8", Some("/api/products/8")),
+            ("./8/", Some("/api/products/8/")),
+            ("../categories", Some("/api/categories")),
+            ("?page=2", Some("/api/products/7?page=2")),
+            ("", Some("/api/products/7?full=1")),
+            ("#top", Some("/api/products/7?full=1")),
+            ("8?next=http://other.example/../x", Some("/api/products/8?next=http://other.example/../x")),
+            ("http://shop.example/a", Some("/a")),
+            ("HTTP://SHOP.example:80/a", Some("/a")),
+            ("http://shop.example", Some("/")),
+            ("http://shop.example?a=b", Some("/?a=b")),
+            ("//shop.example/a", Some("/a")),
+            ("https://shop.example/a", None),
+            ("http://shop.example:8080/a", None),
+            ("http://other.example/a", None),
+            ("http://user@shop.example/a", None),
+            ("//other.example/a", None),
+            ("http:/a", None),
+            ("mailto:a@shop.example", None),
+        ] {
+            assert_eq!(TARGET.resolve(reference).as_deref(), expected, "{reference:?}");
+        }
+    }
+
+    #[test]
+    fn both_fields_name_what_is_affected() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(affected_paths(TARGET, &headers), [""; 0]);
+        headers.insert(CONTENT_LOCATION, HeaderValue::from_static("/a"));
+        headers.insert(LOCATION, HeaderValue::from_static("/b"));
+        assert_eq!(affected_paths(TARGET, &headers), ["/b", "/a"]);
+        headers.insert(LOCATION, HeaderValue::from_bytes(b"/\xff").unwrap());
+        assert_eq!(affected_paths(TARGET, &headers), ["/a"]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_resolved_is_a_path(reference in "[a/.?#:@ -~]*") {
+            if let Some(path) = TARGET.resolve(&reference) {
+                prop_assert!(path.starts_with('/') && !path.contains('#'));
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Which request fields select a response (RFC 9111, section 4.1).
+
+use http::header::{HeaderMap, HeaderName, VARY};
+
+use super::list::members;
+
+/// What the `Vary` of a response says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Vary {
+    /// No request selects it again: `*`, a member that is no field name, or more than
+    /// [`VaryFields::LIMIT`] fields.
+    Star,
+    /// The requests that agree in these fields.
+    Fields(VaryFields),
+}
+
+impl Vary {
+    /// `None` when the response does not vary.
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let mut names = Vec::new();
+        for member in members(headers, &VARY) {
+            // `*` is a valid token, and so it has to be told from a field of that name.
+            match HeaderName::from_bytes(member) {
+                Ok(name) if member != b"*" => names.push(name),
+                _ => return Some(Self::Star),
+            }
+        }
+        if names.is_empty() {
+            return None;
+        }
+        Some(VaryFields::new(names).map_or(Self::Star, Self::Fields))
+    }
+}
+
+/// The names of the selecting request fields: lower case, sorted, each once, at least one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct VaryFields(Vec<HeaderName>);
+
+impl VaryFields {
+    /// The most fields that a response may vary on: each costs work on every request for it.
+    pub(crate) const LIMIT: usize = 16;
+
+    fn new(mut names: Vec<HeaderName>) -> Option<Self> {
+        names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        names.dedup();
+        (1..=Self::LIMIT).contains(&names.len()).then_some(Self(names))
+    }
+
+    /// What a request says in each field, in the order of the names. Lines are combined with `", "`; an
+    /// absent field differs from an empty one.
+    pub(crate) fn selecting_values(&self, request: &HeaderMap) -> Vec<Option<Vec<u8>>> {
+        self.0.iter().map(|name| selecting_value(request, name)).collect()
+    }
+
+    /// The names with commas between them, for [`VaryFields::from_bytes`].
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let names: Vec<&[u8]> = self.0.iter().map(|name| name.as_str().as_bytes()).collect();
+        names.join(&b',')
+    }
+
+    /// Reads what [`VaryFields::to_bytes`] wrote, and nothing else.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let names = bytes.split(|&byte| byte == b',').map(HeaderName::from_bytes);
+        let fields = Self::new(names.collect::<Result<_, _>>().ok()?)?;
+        (fields.to_bytes() == bytes).then_some(fields)
+    }
+}
+
+fn selecting_value(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let mut lines = request.get_all(name).into_iter();
+    let mut value = lines.next()?.as_bytes().trim_ascii().to_vec();
+    for line in lines {
+        value.extend_from_slice(b", ");
+        value.extend_from_slice(line.as_bytes().trim_ascii());
+    }
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn vary(lines: &[&str]) -> Option<Vary> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(VARY, HeaderValue::from_str(line).unwrap());
+        }
+        Vary::from_headers(&headers)
+    }
+
+    fn fields(lines: &[&str]) -> VaryFields {
+        match vary(lines) {
+            Some(Vary::Fields(fields)) => fields,
+            other => panic!("{lines:?} gave {other:?}"),
+        }
+    }
+
+    fn request(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for &(name, value) in lines {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_response_without_vary_does_not_vary() {
+        assert_eq!(vary(&[]), None);
+        assert_eq!(vary(&["", " , ,"]), None);
+    }
+
+    #[test]
+    fn a_star_anywhere_selects_nothing() {
+        for lines in [&["*"][..], &["*, *"], &["*", "*"], &[", *"], &["", "*"], &["*, Foo"], &["Foo, *"]] {
+            assert_eq!(vary(lines), Some(Vary::Star), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_compared_counts_as_star() {
+        assert_eq!(vary(&["accept, not a name"]), Some(Vary::Star));
+        let names: Vec<String> = (0..=VaryFields::LIMIT).map(|n| format!("x-{n}")).collect();
+        assert_eq!(vary(&[&names.join(",")]), Some(Vary::Star));
+        assert_ne!(vary(&[&names[1..].join(",")]), Some(Vary::Star));
+    }
+
+    #[test]
+    fn spelling_and_order_of_the_names_do_not_matter() {
+        let expected = fields(&["accept, cookie"]);
+        for lines in [&["Cookie, ACCEPT"][..], &["cookie", "accept"], &["accept,,accept , cookie"]] {
+            assert_eq!(fields(lines), expected, "{lines:?}");
+        }
+        assert_eq!(expected.to_bytes(), b"accept,cookie");
+    }
+
+    #[test]
+    fn lines_of_a_selecting_field_are_combined() {
+        let fields = fields(&["foo, bar"]);
+        let expected = [Some(b"a".to_vec()), Some(b"1, 2".to_vec())];
+        for lines in [
+            &[("foo", "1, 2"), ("bar", "a")][..],
+            &[("foo", "1"), ("foo", "2"), ("bar", " a\t")],
+            &[("foo", " 1 "), ("bar", "a"), ("foo", "2"), ("other", "x")],
+        ] {
+            assert_eq!(fields.selecting_values(&request(lines)), expected, "{lines:?}");
+        }
+        assert_ne!(fields.selecting_values(&request(&[("foo", "1,2"), ("bar", "a")])), expected);
+    }
+
+    #[test]
+    fn absent_matches_only_absent() {
+        let fields = fields(&["foo"]);
+        assert_eq!(fields.selecting_values(&request(&[])), [None]);
+        assert_eq!(fields.selecting_values(&request(&[("foo", "")])), [Some(vec![])]);
+    }
+
+    #[test]
+    fn only_the_canonical_form_is_decoded() {
+        for bytes in [&b""[..], b",", b"a,", b",a", b"b,a", b"a,a", b"A", b"a b", b"a, b", b"\xff"] {
+            assert_eq!(VaryFields::from_bytes(bytes), None, "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_round_trips(names in prop::collection::vec("[A-Za-z-]{1,12}", 1..=VaryFields::LIMIT)) {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let fields = fields(&names);
+            prop_assert_eq!(VaryFields::from_bytes(&fields.to_bytes()), Some(fields));
+        }
+
+        #[test]
+        fn decoding_junk_never_panics(junk: Vec<u8>) {
+            if let Some(fields) = VaryFields::from_bytes(&junk) {
+                prop_assert_eq!(fields.to_bytes(), junk);
+            }
+        }
+    }
+}

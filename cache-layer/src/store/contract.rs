@@ -1,0 +1,178 @@
+//! What every store promises, and the words it is said in.
+
+use std::{fmt, future::Future, pin::Pin, time::Duration};
+
+use crate::{
+    entry::{Entry, EntryId},
+    key::Key,
+    tag::Tags,
+    telemetry::Rejection,
+};
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The contract. Time is the store's own: a lease's start is compared with invalidations by the same clock.
+pub trait Contract: fmt::Debug + Send + Sync + 'static {
+    /// The valid entry of `key`, if this process has it in memory: an answer without waiting. `None` says nothing
+    /// about other places.
+    fn peek(&self, key: &Key) -> Option<Entry>;
+
+    /// The valid entry of `key`.
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
+
+    /// Takes the lease on `key` for `ttl`, unless somebody has it or the entry is no longer the one that was `seen`.
+    fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>>;
+
+    /// Extends a lease that is still held; `false` if it no longer is.
+    fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Writes the entries of `fill` and ends its lease, all or nothing, if nothing overtook it.
+    fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>>;
+
+    /// Ends a lease without a fill, without waiting. `uncacheable`: for so long, [`acquire`](Self::acquire) tells
+    /// everybody not to wait for one another.
+    fn release(&self, lease: &Lease, uncacheable: Option<Duration>);
+
+    /// Returns when a lease held by somebody else may have ended; the caller looks again.
+    fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()>;
+
+    /// Voids what `scope` covers, and fills of it that are in flight. Once this returned `Ok`, nobody reads it again;
+    /// once it returned an error, nobody reads it through this store, which goes on trying.
+    fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// What a store found.
+#[derive(Debug)]
+pub enum Lookup {
+    Found(Entry),
+    Absent,
+    Rejected(Rejection),
+}
+
+/// What a look-up saw before its caller decided to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Nothing,
+    Entry(EntryId),
+    /// Something that can't be used, whatever it is now.
+    Unusable,
+}
+
+/// The right to fill a key, and the moment, by the store's clock, that it was given.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    pub(crate) key: Key,
+    pub(crate) token: [u8; 16],
+    /// 16 hex digits, as in a [`Token`](crate::tag::Token).
+    pub(crate) started: [u8; 16],
+}
+
+impl Lease {
+    pub(crate) fn new(key: &Key, token: [u8; 16], started: [u8; 16]) -> Self {
+        Self { key: key.clone(), token, started }
+    }
+
+    /// A token that nobody else holds: 16 hex digits, so that people can read it in the store.
+    pub(crate) fn random_token() -> [u8; 16] {
+        crate::tag::hex(fastrand::u64(..))
+    }
+}
+
+/// How an attempt to take a lease ended.
+#[derive(Debug)]
+pub enum Acquired {
+    Granted(Lease),
+    /// Somebody else is loading.
+    Held,
+    /// Somebody filled the key since it was looked up.
+    Changed,
+    /// A recent load of this key could not be stored: don't wait for one another.
+    Uncacheable,
+}
+
+/// What a load brought, ready to be written under its lease.
+#[derive(Debug)]
+pub struct Fill {
+    pub(crate) lease: Lease,
+    pub(crate) writes: Writes,
+    pub(crate) tags: Tags,
+}
+
+/// Entries to write, all of one primary key.
+#[derive(Debug)]
+pub(crate) struct Writes {
+    pub(crate) entries: Vec<(Key, Entry)>,
+    /// Only if this key still holds this entry.
+    pub(crate) guard: Option<(Key, EntryId)>,
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    Stored,
+    /// An invalidation, or a later load, came first.
+    Refused,
+}
+
+/// What an invalidation covers.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    /// One key with all its variants.
+    Key(&'a Key),
+    Tags(&'a Tags),
+    Everything,
+}
+
+/// A [`Scope`] that outlives its caller.
+#[cfg(feature = "redis")]
+#[derive(Debug)]
+pub(crate) enum OwnedScope {
+    Key(Key),
+    Tags(Tags),
+    Everything,
+}
+
+#[cfg(feature = "redis")]
+impl Scope<'_> {
+    pub(crate) fn to_owned(self) -> OwnedScope {
+        match self {
+            Self::Key(key) => OwnedScope::Key(key.clone()),
+            Self::Tags(tags) => OwnedScope::Tags(tags.clone()),
+            Self::Everything => OwnedScope::Everything,
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+impl OwnedScope {
+    pub(crate) fn borrow(&self) -> Scope<'_> {
+        match self {
+            Self::Key(key) => Scope::Key(key),
+            Self::Tags(tags) => Scope::Tags(tags),
+            Self::Everything => Scope::Everything,
+        }
+    }
+}
+
+/// Why a store could not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// There is no connection.
+    Unavailable,
+    /// No reply in time.
+    TimedOut,
+    /// The server answered with an error.
+    Failed(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable => f.write_str("the store is not connected"),
+            Self::TimedOut => f.write_str("the store did not answer in time"),
+            Self::Failed(reason) => write!(f, "the store answered: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}

@@ -1,0 +1,35 @@
+//! Where entries are kept. Every store keeps the same contract, and the same tests hold each of them to it.
+//!
+//! A fill works under a *lease*: `acquire` takes it, `commit` compares it and
+//! writes, and an invalidation kills it. So a load that began before an invalidation can't overwrite what came after,
+//! on any node: the lock saves work, the comparison keeps the promise.
+//!
+//! | store | entries live | shared by |
+//! |---|---|---|
+//! | [`MemoryStore`] | in this process | its clones |
+//! | [`RedisStore`] | in Redis | every process with the same server and prefix |
+//! | [`TieredStore`] | in Redis, and here what is read often | as above |
+
+mod contract;
+#[cfg(all(test, feature = "redis"))]
+mod contract_tests;
+#[cfg(feature = "memory")]
+mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "redis")]
+mod tiered;
+
+#[cfg(feature = "memory")]
+pub use memory::MemoryStore;
+#[cfg(feature = "redis")]
+pub use redis::{RedisStatus, RedisStore, RedisStoreBuilder};
+#[cfg(feature = "redis")]
+pub use tiered::TieredStore;
+
+pub(crate) use contract::*;
+
+/// A place where entries are kept.
+///
+/// The contract behind it is this crate's own for now; what implements it is listed [here](self).
+pub trait Store: Contract {}

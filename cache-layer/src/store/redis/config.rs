@@ -1,0 +1,158 @@
+//! What a Redis store can be told, checked before anything is connected.
+
+use std::time::Duration;
+
+use redis::{Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, io::tcp::TcpSettings};
+
+use super::{RedisStore, link::Timeouts};
+use crate::error::ConfigError;
+
+/// Settings of a [`RedisStore`], from [`RedisStore::builder`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct RedisStoreBuilder {
+    url: String,
+    prefix: String,
+    connections: usize,
+    timeouts: Timeouts,
+}
+
+impl RedisStoreBuilder {
+    pub(super) fn new(url: String) -> Self {
+        let timeouts = Timeouts { connect: Duration::from_secs(1), operation: Duration::from_millis(50) };
+        Self { url, prefix: "cache".to_owned(), connections: 1, timeouts }
+    }
+
+    /// What the names of all keys begin with: stores with the same server and prefix are one cache. 1 to 64 of
+    /// `A-Z a-z 0-9 _ . -`; `cache` unless set.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Connections of this process to the server, 1 to 64; 1 unless set. Every connection carries any number of
+    /// requests at once, so more than one pays only where a single core of the server or of this process's reader
+    /// is the limit.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// How long a request may wait for one operation, 1 ms to 10 s; 50 ms unless set. A look-up that takes longer is a
+    /// miss, and that request asks the store no more.
+    pub fn operation_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.operation = timeout;
+        self
+    }
+
+    /// How long connecting may take, 1 ms to 60 s; 1 s unless set. No request ever waits for it.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// Checks the settings and begins to connect, in the background and for as long as the store lives. A server that is
+    /// down is no error: it is picked up when it comes.
+    ///
+    /// # Errors
+    ///
+    /// If a setting can't be used, or if there is no Tokio runtime to connect from.
+    pub fn build(self) -> Result<RedisStore, ConfigError> {
+        let Self { url, prefix, connections, timeouts } = self;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(allowed) {
+            return Err(ConfigError::new(format!("prefix {prefix:?}: must be 1 to 64 of A-Z a-z 0-9 _ . -")));
+        }
+        if !(1..=64).contains(&connections) {
+            return Err(ConfigError::new(format!("connections {connections}: must be 1 to 64")));
+        }
+        let millisecond = Duration::from_millis(1);
+        if !(millisecond..=Duration::from_secs(10)).contains(&timeouts.operation) {
+            return Err(ConfigError::new(format!("operation timeout {:?}: must be 1 ms to 10 s", timeouts.operation)));
+        }
+        if !(millisecond..=Duration::from_secs(60)).contains(&timeouts.connect) {
+            return Err(ConfigError::new(format!("connect timeout {:?}: must be 1 ms to 60 s", timeouts.connect)));
+        }
+        let client = Client::open(connection_info(&url)?).map_err(|error| invalid_url(&error.to_string()))?;
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|_| ConfigError::new("a Redis store must be built inside a Tokio runtime"))?;
+        Ok(RedisStore::start(&client, &prefix, connections, timeouts, &runtime))
+    }
+}
+
+impl std::fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL holds the password.
+        f.debug_struct("RedisStoreBuilder")
+            .field("prefix", &self.prefix)
+            .field("connections", &self.connections)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
+fn connection_info(url: &str) -> Result<ConnectionInfo, ConfigError> {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    match scheme {
+        "redis" | "unix" => {}
+        "rediss" if cfg!(feature = "tls") => {}
+        "rediss" => return Err(invalid_url("rediss:// needs this library's feature `tls`")),
+        _ => {
+            return Err(invalid_url("must begin with redis://, rediss:// or unix://"));
+        }
+    }
+    let info = url.into_connection_info().map_err(|error| invalid_url(&error.to_string()))?;
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    Ok(info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+}
+
+/// The URL itself is left out: it may hold a password, and in a malformed one nobody can tell where.
+fn invalid_url(reason: &str) -> ConfigError {
+    ConfigError::new(format!(
+        "Redis URL: {reason} (allowed: redis[s]://[user[:password]@]host[:port][/db], unix:///path[?db=N])"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(builder: RedisStoreBuilder) -> String {
+        builder.build().unwrap_err().to_string()
+    }
+
+    fn builder() -> RedisStoreBuilder {
+        RedisStoreBuilder::new("redis://127.0.0.1:1".to_owned())
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_value_and_what_is_allowed() {
+        assert_eq!(error(builder().prefix("a b")), "prefix \"a b\": must be 1 to 64 of A-Z a-z 0-9 _ . -");
+        assert_eq!(error(builder().connections(0)), "connections 0: must be 1 to 64");
+        assert_eq!(error(builder().operation_timeout(Duration::ZERO)), "operation timeout 0ns: must be 1 ms to 10 s");
+        assert_eq!(
+            error(builder().connect_timeout(Duration::from_secs(61))),
+            "connect timeout 61s: must be 1 ms to 60 s"
+        );
+    }
+
+    #[test]
+    fn a_wrong_url_is_an_error_that_keeps_the_secret() {
+        for url in ["", "http://u:hunter2@h", "redis://u:hunter2@h:port", "redis://u:hunter2@h/not-a-number", "h:6379"]
+        {
+            let message = error(RedisStoreBuilder::new(url.to_owned()));
+            assert!(message.starts_with("Redis URL: ") && !message.contains("hunter2"), "{url}: {message}");
+        }
+    }
+
+    #[test]
+    fn outside_a_runtime_it_says_so_instead_of_panicking() {
+        assert_eq!(error(builder()), "a Redis store must be built inside a Tokio runtime");
+    }
+
+    #[test]
+    fn the_debug_form_keeps_the_secret() {
+        let builder = RedisStoreBuilder::new("redis://u:hunter2@h".to_owned());
+        assert!(!format!("{builder:?}").contains("hunter2"));
+    }
+}

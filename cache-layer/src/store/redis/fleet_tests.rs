@@ -1,0 +1,362 @@
+//! What only a store on a server has to keep: coherence between nodes, and its promises through the server's bad days.
+
+use std::time::Duration;
+
+use tests::{Fault, FaultProxy, RedisServer, wait_until};
+
+use super::*;
+use crate::{
+    entry::{Deadlines, EntryId},
+    store::{TieredStore, Writes},
+    tag::Tags,
+};
+
+const LEASE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn connect(url: String) -> RedisStore {
+    let store = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(5)).build().unwrap();
+    assert!(store.wait_connected(PATIENCE).await, "the server does not answer");
+    store
+}
+
+fn key(name: &str) -> Key {
+    Key::new(["redis:", name])
+}
+
+async fn fill(store: &impl Contract, key: &Key, payload: &str, tags: &[&str]) -> Committed {
+    let Acquired::Granted(lease) = store.acquire(key, Seen::Unusable, LEASE).await.unwrap() else { panic!("no lease") };
+    let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+    let payload = Bytes::copy_from_slice(payload.as_bytes());
+    let entry = Entry::new(EntryId::random(), key, deadlines, Bytes::new(), payload);
+    let writes = Writes { entries: vec![(key.clone(), entry)], guard: None };
+    store.commit(&Fill { lease, writes, tags: Tags::new(tags) }).await.unwrap()
+}
+
+async fn read(store: &impl Contract, key: &Key) -> Option<String> {
+    if let Some(entry) = store.peek(key) {
+        return Some(String::from_utf8(entry.payload().to_vec()).unwrap());
+    }
+    match store.get(key).await.unwrap() {
+        Lookup::Found(entry) => Some(String::from_utf8(entry.payload().to_vec()).unwrap()),
+        Lookup::Absent | Lookup::Rejected(_) => None,
+    }
+}
+
+async fn invalidate_tag(store: &impl Contract, tag: &str) -> Result<(), StoreError> {
+    store.invalidate(Scope::Tags(&Tags::new([tag]))).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_by_one_node_is_seen_by_the_next_read_of_another() {
+    let server = RedisServer::start();
+    let (writer, reader) = (connect(server.url()).await, connect(server.url()).await);
+    for round in 0..2_000 {
+        fill(&writer, &key("a"), &round.to_string(), &["t"]).await;
+        // The second read finds the tag's token in the reader's own table.
+        for _ in 0..2 {
+            assert_eq!(read(&reader, &key("a")).await.unwrap(), round.to_string());
+        }
+        invalidate_tag(&writer, "t").await.unwrap();
+        assert_eq!(read(&reader, &key("a")).await, None, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_tier_lets_go_of_what_another_node_changes() {
+    let server = RedisServer::start();
+    let writer = connect(server.url()).await;
+    let reader = TieredStore::new(1 << 20, connect(server.url()).await);
+    let is_near = || reader.peek(&key("a")).is_some();
+    for change in ["key", "tag", "everything", "another fill", "expiry"] {
+        fill(&writer, &key("a"), "one", &["t"]).await;
+        assert_eq!(read(&reader, &key("a")).await.unwrap(), "one");
+        wait_until("the entry to be near", async || read(&reader, &key("a")).await.is_some() && is_near()).await;
+        match change {
+            "key" => writer.invalidate(Scope::Key(&key("a"))).await.unwrap(),
+            "tag" => invalidate_tag(&writer, "t").await.unwrap(),
+            "everything" => writer.invalidate(Scope::Everything).await.unwrap(),
+            "another fill" => {
+                fill(&writer, &key("a"), "two", &["t"]).await;
+            }
+            _ => {
+                let name = writer.0.names.entry(&key("a"));
+                assert_eq!(server.command::<i64>(&["PEXPIRE", &name, "1"]), 1);
+            }
+        }
+        wait_until(change, async || !is_near()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_tier_is_void_while_nobody_could_say_what_changed() {
+    let server = RedisServer::start();
+    let mut proxy = FaultProxy::start(server.addr()).await;
+    let reader = TieredStore::new(1 << 20, connect(format!("redis://{}", proxy.addr())).await);
+    fill(&reader, &key("a"), "one", &[]).await;
+    wait_until("the entry to be near", async || {
+        read(&reader, &key("a")).await.is_some() && reader.peek(&key("a")).is_some()
+    })
+    .await;
+    proxy.set(Fault::BlackHole).await;
+    wait_until("the first tier to be void", async || reader.peek(&key("a")).is_none()).await;
+    proxy.set(Fault::Pass).await;
+    wait_until("the entry to be read again", async || matches!(reader.get(&key("a")).await, Ok(Lookup::Found(_))))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_while_an_entry_is_being_read_wins_over_the_read() {
+    let server = RedisServer::start();
+    let redis = connect(server.url()).await;
+    let reader = TieredStore::new(1 << 20, redis.clone());
+    fill(&reader, &key("a"), "one", &[]).await;
+    let Lookup::Found(entry) = redis.get(&key("a")).await.unwrap() else { panic!("not found") };
+    let (near, live) = (redis.near_or_init(0), redis.link(&key("a")).live().unwrap());
+    for pushed in [false, true] {
+        near.forget(key("a").id());
+        let read = near.ask(&key("a"));
+        if pushed {
+            near.forget(key("a").id());
+        }
+        read.answer(&live, &entry);
+        assert_eq!(reader.peek(&key("a")).is_some(), !pushed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_that_could_not_be_delivered_is_kept_and_delivered_first() {
+    let server = RedisServer::start();
+    let mut proxy = FaultProxy::start(server.addr()).await;
+    let store = connect(format!("redis://{}", proxy.addr())).await;
+    let other = connect(server.url()).await;
+    for name in ["by tag", "by key", "untouched"] {
+        fill(&store, &key(name), "old", &[name]).await;
+    }
+    proxy.set(Fault::Cut).await;
+    wait_until("the connection to be lost", async || !store.connected()).await;
+    assert!(invalidate_tag(&store, "by tag").await.is_err());
+    assert!(store.invalidate(Scope::Key(&key("by key"))).await.is_err());
+    assert_eq!(read(&other, &key("by tag")).await.unwrap(), "old", "it can't have arrived yet");
+
+    proxy.set(Fault::Pass).await;
+    assert!(store.wait_connected(PATIENCE).await);
+    // Not "after a while": with the first operation that succeeds.
+    for store in [&store, &other] {
+        assert_eq!(read(store, &key("by tag")).await, None);
+        assert_eq!(read(store, &key("by key")).await, None);
+        assert_eq!(read(store, &key("untouched")).await.unwrap(), "old");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_an_undelivered_invalidation_overtook_is_not_stored() {
+    let server = RedisServer::start();
+    let mut proxy = FaultProxy::start(server.addr()).await;
+    let store = connect(format!("redis://{}", proxy.addr())).await;
+    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, Duration::from_secs(60)).await.unwrap()
+    else {
+        panic!("no lease")
+    };
+    proxy.set(Fault::Cut).await;
+    wait_until("the connection to be lost", async || !store.connected()).await;
+    invalidate_tag(&store, "t").await.unwrap_err();
+    proxy.set(Fault::Pass).await;
+    assert!(store.wait_connected(PATIENCE).await);
+    let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+    let entry = Entry::new(EntryId::random(), &key("a"), deadlines, Bytes::new(), Bytes::from_static(b"old"));
+    let writes = Writes { entries: vec![(key("a"), entry)], guard: None };
+    let committed = Contract::commit(&store, &Fill { lease, writes, tags: Tags::new(["t"]) }).await.unwrap();
+    assert_eq!(committed, Committed::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_that_the_server_forgot_are_given_to_it_again() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    for _ in 0..3 {
+        let () = server.command(&["SCRIPT", "FLUSH"]);
+        assert_eq!(fill(&store, &key("a"), "one", &["t"]).await, Committed::Stored);
+        let () = server.command(&["SCRIPT", "FLUSH"]);
+        invalidate_tag(&store, "t").await.unwrap();
+        assert_eq!(read(&store, &key("a")).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_server_is_an_empty_cache() {
+    let server = RedisServer::start();
+    let store = TieredStore::new(1 << 20, connect(server.url()).await);
+    for round in 0..5 {
+        assert_eq!(fill(&store, &key("a"), "one", &["t"]).await, Committed::Stored, "round {round}");
+        assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
+        server.flushall();
+        wait_until("the entry to be gone", async || read(&store, &key("a")).await.is_none()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_tracking_is_refused_tags_are_right_all_the_same() {
+    let server = RedisServer::start();
+    let () = server.command(&[
+        "ACL",
+        "SETUSER",
+        "plain",
+        "on",
+        ">secret",
+        "~*",
+        "&*",
+        "+@all",
+        "-client|tracking",
+        "-client|caching",
+    ]);
+    let url = server.url().replace("redis://", "redis://plain:secret@");
+    let (writer, reader) = (connect(server.url()).await, TieredStore::new(1 << 20, connect(url).await));
+    for round in 0..100 {
+        fill(&writer, &key("a"), &round.to_string(), &["t"]).await;
+        assert_eq!(read(&reader, &key("a")).await.unwrap(), round.to_string());
+        assert!(reader.peek(&key("a")).is_none(), "nobody would say when it changes");
+        invalidate_tag(&writer, "t").await.unwrap();
+        assert_eq!(read(&reader, &key("a")).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_user_of_the_chart_may_do_all_that_is_done() {
+    let server = RedisServer::start();
+    let () = server.command(&[
+        "ACL",
+        "SETUSER",
+        "cache",
+        "on",
+        ">secret",
+        "~test:*",
+        "resetchannels",
+        "+get",
+        "+mget",
+        "+set",
+        "+getrange",
+        "+del",
+        "+unlink",
+        "+pexpire",
+        "+pttl",
+        "+eval",
+        "+evalsha",
+        "+script|load",
+        "+client|tracking",
+        "+client|caching",
+        "+hello",
+        "+ping",
+        "+time",
+        "+info",
+        "+select",
+    ]);
+    let store = connect(server.url().replace("redis://", "redis://cache:secret@")).await;
+    assert_eq!(fill(&store, &key("a"), "one", &["t"]).await, Committed::Stored);
+    assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
+    invalidate_tag(&store, "t").await.unwrap();
+    assert_eq!(read(&store, &key("a")).await, None);
+    store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+    let Acquired::Granted(lease) = Contract::acquire(&store, &key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+        panic!("no lease")
+    };
+    assert!(store.renew(&lease, LEASE).await.unwrap());
+    let status = store.status().await;
+    assert!(status.connected && status.used_memory_human.is_some() && status.connected_clients > Some(0), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_form_of_address_works() {
+    let server = RedisServer::builder().password("s3cret").start();
+    for url in [server.url(), format!("{}/3", server.url().trim_end_matches('/')), server.unix_url()] {
+        let store = connect(url.clone()).await;
+        assert_eq!(fill(&store, &key("a"), &url, &["t"]).await, Committed::Stored);
+        assert_eq!(read(&store, &key("a")).await.unwrap(), url);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_down_costs_nothing_and_is_picked_up_when_it_comes() {
+    let mut server = RedisServer::start();
+    let url = server.url();
+    server.kill();
+    let store = RedisStore::builder(url).prefix("test").build().unwrap();
+    assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
+    let status = store.status().await;
+    assert!(!status.connected && status.error.is_some(), "{status:?}");
+    server.restart();
+    assert!(store.wait_connected(PATIENCE).await);
+    wait_until("a fill to be stored", async || {
+        matches!(store.acquire(&key("a"), Seen::Nothing, LEASE).await, Ok(Acquired::Granted(_)))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_is_given_up_and_taken_back() {
+    let server = RedisServer::start();
+    let store = RedisStore::builder(server.url()).prefix("test").build().unwrap();
+    assert!(store.wait_connected(PATIENCE).await);
+    server.stop();
+    wait_until("the connection to be given up", async || {
+        let _ = store.get(&key("a")).await;
+        !store.connected()
+    })
+    .await;
+    assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
+    server.cont();
+    assert!(store.wait_connected(PATIENCE).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_dropped_leaves_no_connection() {
+    let server = RedisServer::start();
+    let clients = || {
+        let info: String = server.command(&["INFO", "clients"]);
+        info.lines().find_map(|line| line.strip_prefix("connected_clients:")?.parse::<u64>().ok()).unwrap()
+    };
+    let store = connect(server.url()).await;
+    let with = clients();
+    drop(store);
+    wait_until("the connection to be closed", async || clients() < with).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_of_another_type_is_a_named_miss_and_is_overwritten() {
+    let server = RedisServer::start();
+    let redis = connect(server.url()).await;
+    let tiered = TieredStore::new(1 << 20, connect(server.url()).await);
+    for store in [&redis as &dyn Contract, &tiered] {
+        let name = redis.0.names.entry(&key("a"));
+        server.flushall();
+        assert_eq!(server.command::<i64>(&["LPUSH", &name, "x"]), 1);
+        assert!(matches!(store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Type)));
+    }
+    assert_eq!(fill(&redis, &key("a"), "one", &[]).await, Committed::Stored);
+    assert_eq!(read(&redis, &key("a")).await.unwrap(), "one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_connections_are_one_store() {
+    let server = RedisServer::start();
+    let store = RedisStore::builder(server.url())
+        .prefix("test")
+        .connections(4)
+        .operation_timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    for link in &store.0.links {
+        tokio::time::timeout(PATIENCE, link.wait_connected()).await.unwrap();
+    }
+    for round in 0..50 {
+        let keys: Vec<Key> = (0..16).map(|i| key(&i.to_string())).collect();
+        for key in &keys {
+            fill(&store, key, "x", &["t"]).await;
+            assert!(read(&store, key).await.is_some());
+        }
+        invalidate_tag(&store, "t").await.unwrap();
+        for key in &keys {
+            assert_eq!(read(&store, key).await, None, "round {round}");
+        }
+    }
+}

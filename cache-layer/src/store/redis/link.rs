@@ -1,0 +1,358 @@
+//! One connection to the server, and the task that keeps it: connects, proves by heartbeat that it still works, gives
+//! it up when it doesn't, and tries again.
+//!
+//! This is the breaker, too. An operation needs a connection that is published here; there is none while the server is
+//! unreachable, so operations fail at once. It is the keeper, never a request, that finds out when the server is back.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::MultiplexedConnection,
+};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    NearSlot,
+    names::{Named, Names},
+    pending::Pending,
+    scripts,
+    tokens::Tokens,
+};
+use crate::{clock::millis, store::StoreError};
+
+/// Pause between heartbeats: with its deadline, the bound on noticing a link of which only one half is left.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A heartbeat may be slow where an operation may not: it is the last word on a connection.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Operations that must time out, without one that succeeds for twice their deadline, before the connection is given
+/// up: one slow reply proves nothing, and a burst of them is one stall.
+const TIMEOUTS_TO_GIVE_UP: u32 = 5;
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    pub(super) connect: Duration,
+    pub(super) operation: Duration,
+}
+
+pub(super) struct Link {
+    client: Client,
+    names: Names,
+    pending: Arc<Pending>,
+    near: NearSlot,
+    timeouts: Timeouts,
+    live: RwLock<Option<Arc<Live>>>,
+    /// Wakes the keeper before its next heartbeat.
+    trouble: Notify,
+    /// Wakes whoever waits for the first connection.
+    connected: Notify,
+}
+
+/// A connection that works as far as anybody knows.
+pub(super) struct Live {
+    connection: MultiplexedConnection,
+    /// Tells it from every other one of this process.
+    pub(super) number: u64,
+    pub(super) tokens: Arc<Tokens>,
+    /// Whether the server tracks what this connection reads; a proxy or an access list may refuse it.
+    pub(super) tracking: bool,
+    born: Instant,
+    /// Milliseconds after `born` of the last operation that succeeded, and the timeouts since.
+    last_success: AtomicU64,
+    timeouts: AtomicU32,
+}
+
+impl Link {
+    pub(super) fn new(
+        client: Client,
+        names: Names,
+        pending: Arc<Pending>,
+        near: NearSlot,
+        timeouts: Timeouts,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            names,
+            pending,
+            near,
+            timeouts,
+            live: RwLock::new(None),
+            trouble: Notify::new(),
+            connected: Notify::new(),
+        })
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn live(&self) -> Result<Arc<Live>, StoreError> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Unavailable)
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn publish(&self, live: Option<Arc<Live>>) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Returns once there is a connection.
+    pub(super) async fn wait_connected(&self) {
+        loop {
+            let connected = self.connected.notified();
+            if self.is_live() {
+                return;
+            }
+            connected.await;
+        }
+    }
+
+    /// Gives the connection up: nobody gets it any more, and the keeper makes a new one.
+    pub(super) fn give_up(&self, live: &Arc<Live>) {
+        let mut published = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
+            *published = None;
+            live.tokens.forget_all();
+            self.trouble.notify_one();
+        }
+    }
+
+    /// Gives up whatever connection there is.
+    pub(super) fn reset(&self) {
+        if let Ok(live) = self.live() {
+            self.give_up(&live);
+        }
+    }
+
+    /// Runs one operation, within its deadline.
+    pub(super) async fn run<T, F>(
+        &self,
+        live: &Arc<Live>,
+        operation: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        self.run_within(self.timeouts.operation, live, operation).await
+    }
+
+    /// Runs one operation that no request waits for.
+    pub(super) async fn run_patiently<T, F>(
+        &self,
+        live: &Arc<Live>,
+        operation: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        self.run_within(self.timeouts.operation.max(HEARTBEAT_TIMEOUT), live, operation).await
+    }
+
+    async fn run_within<T, F>(
+        &self,
+        deadline: Duration,
+        live: &Arc<Live>,
+        operation: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        match timeout(deadline, operation(live.connection.clone())).await {
+            Ok(Ok(reply)) => {
+                live.succeeded();
+                Ok(reply)
+            }
+            Ok(Err(error)) => {
+                if proves_connection_useless(&error) {
+                    self.give_up(live);
+                    return Err(StoreError::Unavailable);
+                }
+                live.succeeded();
+                Err(StoreError::Failed(error.to_string()))
+            }
+            Err(_) => {
+                if live.timed_out(self.timeouts.operation) {
+                    self.give_up(live);
+                }
+                Err(StoreError::TimedOut)
+            }
+        }
+    }
+
+    /// Connects and keeps connecting until `stop`.
+    pub(super) async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        let keeping = async {
+            let mut backoff = FIRST_BACKOFF;
+            let mut reported = false;
+            loop {
+                match self.connect().await {
+                    Ok(live) => {
+                        tracing::info!(tracking = live.tracking, "connected to Redis");
+                        backoff = FIRST_BACKOFF;
+                        reported = false;
+                        self.connected.notify_waiters();
+                        let reason = self.watch(&live).await;
+                        self.give_up(&live);
+                        tracing::warn!(%reason, "lost Redis; serving without it until it is back");
+                    }
+                    Err(error) => {
+                        if !reported {
+                            tracing::warn!(%error, "can't connect to Redis; serving without it until it is there");
+                            reported = true;
+                        }
+                        sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
+                        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => self.publish(None),
+            () = keeping => {}
+        }
+    }
+
+    /// A new connection, published: kept invalidations have been delivered over it.
+    async fn connect(&self) -> RedisResult<Arc<Live>> {
+        let tokens = Arc::new(Tokens::default());
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeouts.connect))
+            // Every operation has a deadline of ours.
+            .set_response_timeout(None)
+            .set_push_sender(apply_pushes(self.names.clone(), tokens.clone(), self.near.clone()));
+        let connecting = async {
+            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            let tracking: RedisResult<()> =
+                redis::cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").query_async(&mut connection).await;
+            let tracking = match tracking {
+                Ok(()) => true,
+                Err(error) if proves_connection_useless(&error) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "Redis refuses client tracking; tags are read with every hit");
+                    false
+                }
+            };
+            scripts::load(&mut connection).await?;
+            Ok((connection, tracking))
+        };
+        // Covers what the driver's own connection timeout doesn't: a server that accepts and then says nothing.
+        let (mut connection, tracking) = timeout(self.timeouts.connect.saturating_add(HEARTBEAT_TIMEOUT), connecting)
+            .await
+            .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer while connecting").into()))?;
+        let live = Arc::new(Live {
+            connection: connection.clone(),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            tokens,
+            tracking,
+            born: Instant::now(),
+            last_success: AtomicU64::new(0),
+            timeouts: AtomicU32::new(0),
+        });
+        // One that is added between the last delivery and the publication would be overlooked: they exclude each other.
+        while !self.pending.if_empty(|| self.publish(Some(live.clone()))) {
+            self.pending.deliver(&self.names, &mut connection).await?;
+        }
+        Ok(live)
+    }
+
+    /// Returns when the connection is of no more use, with the reason.
+    async fn watch(&self, live: &Arc<Live>) -> String {
+        loop {
+            tokio::select! {
+                () = self.trouble.notified() => {
+                    if !self.live().is_ok_and(|current| Arc::ptr_eq(&current, live)) {
+                        return "an operation failed".to_owned();
+                    }
+                }
+                () = sleep(HEARTBEAT) => {
+                    let mut connection = live.connection.clone();
+                    let ping = async move { redis::cmd("PING").query_async::<()>(&mut connection).await };
+                    match timeout(HEARTBEAT_TIMEOUT, ping).await {
+                        Ok(Ok(())) => live.succeeded(),
+                        Ok(Err(error)) => return error.to_string(),
+                        Err(_) => return "no answer to a heartbeat".to_owned(),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Live {
+    fn succeeded(&self) {
+        self.last_success.store(millis(self.born.elapsed()), Ordering::Relaxed);
+        self.timeouts.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts a timeout; `true` if it was one too many.
+    fn timed_out(&self, deadline: Duration) -> bool {
+        let timeouts = self.timeouts.fetch_add(1, Ordering::Relaxed) + 1;
+        let silent = millis(self.born.elapsed()).saturating_sub(self.last_success.load(Ordering::Relaxed));
+        timeouts >= TIMEOUTS_TO_GIVE_UP && silent >= 2 * millis(deadline)
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("live", &self.is_live()).finish_non_exhaustive()
+    }
+}
+
+/// Applies the server's pushes. The driver calls this inline in its reader, between replies: see [`tokens`](super::tokens).
+fn apply_pushes(
+    names: Names,
+    tokens: Arc<Tokens>,
+    near: NearSlot,
+) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
+    move |push| {
+        let everything = || {
+            tokens.forget_all();
+            near.get().into_iter().for_each(|near| near.forget_all());
+        };
+        match (push.kind, push.data.first()) {
+            (PushKind::Invalidate, Some(Value::Array(changed))) => {
+                for name in changed {
+                    let Value::BulkString(name) = name else { continue };
+                    match names.parse(name) {
+                        Some(Named::Tag(tag)) => tokens.forget(tag),
+                        Some(Named::Entry(id)) => near.get().into_iter().for_each(|near| near.forget(id)),
+                        None => {}
+                    }
+                }
+            }
+            // The whole data set is gone, or nobody will tell what becomes of it.
+            (PushKind::Invalidate | PushKind::Disconnection, _) => everything(),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Whether this error says that the connection, or the server behind it, will answer nothing else for now.
+fn proves_connection_useless(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Parse
+                | ErrorKind::AuthenticationFailed
+                | ErrorKind::Server(
+                    ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ReadOnly
+                )
+        )
+}

@@ -1,0 +1,104 @@
+//! Entries kept in this process, as its connections last read them: the first tier of a
+//! [`TieredStore`](crate::store::TieredStore).
+//!
+//! They are read with tracking on, like the [`tokens`](super::tokens) of tags, and dropped by the server's push as soon
+//! as they change. An entry is good only while the connection that read it lives: what another one misses is unknown.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use moka::sync::Cache as Moka;
+
+use super::{
+    link::{Link, Live},
+    tokens::Verdict,
+};
+use crate::{
+    entry::Entry,
+    key::{Key, KeyId},
+    store::memory::bounded_by_bytes,
+};
+
+pub(in crate::store) struct Near {
+    entries: Moka<KeyId, Kept>,
+    /// Reads under way, each with its question. A push removes it, and then its answer is not kept.
+    reads: Mutex<HashMap<KeyId, u64>>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    entry: Entry,
+    /// The number of the connection that read it.
+    connection: u64,
+}
+
+/// A read under way; forgotten when it is dropped.
+pub(super) struct Read<'a> {
+    near: &'a Near,
+    id: KeyId,
+    question: u64,
+}
+
+impl Near {
+    pub(in crate::store) fn new(max_bytes: u64) -> Self {
+        Self { entries: bounded_by_bytes(max_bytes, |kept: &Kept| &kept.entry), reads: Mutex::default() }
+    }
+
+    fn reads(&self) -> MutexGuard<'_, HashMap<KeyId, u64>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entry of `key`, if it is known that nothing happened to it.
+    pub(super) fn get(&self, link: &Link, key: &Key) -> Option<Entry> {
+        let Kept { entry, connection } = self.entries.get(&key.id())?;
+        let live = link.live().ok()?;
+        let good = live.number == connection && entry.is_of(key) && live.tokens.judge(entry.stamps()) == Verdict::Valid;
+        good.then_some(entry)
+    }
+
+    /// Says that `key` is about to be read. To be called before the read is sent.
+    pub(super) fn ask(&self, key: &Key) -> Read<'_> {
+        let (id, question) = (key.id(), fastrand::u64(..));
+        self.reads().insert(id, question);
+        Read { near: self, id, question }
+    }
+
+    /// The entry changed.
+    pub(super) fn forget(&self, id: KeyId) {
+        self.reads().remove(&id);
+        self.entries.invalidate(&id);
+    }
+
+    /// Every entry may have changed.
+    pub(super) fn forget_all(&self) {
+        self.reads().clear();
+        self.entries.invalidate_all();
+    }
+
+    pub(in crate::store) fn bytes(&self) -> u64 {
+        self.entries.run_pending_tasks();
+        self.entries.weighted_size()
+    }
+}
+
+impl Read<'_> {
+    /// Keeps what was read over `live`, unless it changed since.
+    pub(super) fn answer(self, live: &Arc<Live>, entry: &Entry) {
+        let reads = self.near.reads();
+        if reads.get(&self.id) == Some(&self.question) {
+            // Under the lock, so that a push can't come in between.
+            self.near.entries.insert(self.id, Kept { entry: entry.clone(), connection: live.number });
+        }
+    }
+}
+
+impl Drop for Read<'_> {
+    fn drop(&mut self) {
+        let mut reads = self.near.reads();
+        if reads.get(&self.id) == Some(&self.question) {
+            reads.remove(&self.id);
+        }
+    }
+}

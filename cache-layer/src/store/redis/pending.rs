@@ -1,0 +1,157 @@
+//! Invalidations that the server has not heard of yet.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
+use tokio::time::timeout;
+
+use super::{invalidate, names::Names};
+use crate::{
+    key::{Key, KeyId},
+    store::Scope,
+    tag::Tags,
+};
+
+/// Invalidations kept at one time; above that they are merged into one of everything.
+const CAP: usize = 10_000;
+/// How long a delivery may take before the connection is given up.
+const DELIVERY: Duration = Duration::from_secs(10);
+
+/// What has to be invalidated before anything may be read again. Merged: an outage costs memory by what was
+/// invalidated, not by how often.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    backlog: Mutex<Backlog>,
+    /// A connection that comes up while another one delivers has to wait: it would be used before everything is.
+    delivering: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Backlog {
+    keys: HashMap<KeyId, Key>,
+    tags: Vec<Arc<str>>,
+    everything: bool,
+}
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.tags.is_empty() && !self.everything
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.everything |= other.everything;
+        self.keys.extend(other.keys);
+        self.tags.extend(other.tags);
+        self.tags.sort_unstable();
+        self.tags.dedup();
+        if self.everything || self.keys.len() + self.tags.len() > CAP {
+            *self = Self { everything: true, ..Self::default() };
+        }
+    }
+}
+
+impl Pending {
+    fn backlog(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, scope: Scope<'_>) {
+        let mut added = Backlog::default();
+        match scope {
+            Scope::Key(key) => {
+                added.keys.insert(key.id(), key.clone());
+            }
+            Scope::Tags(tags) => added.tags.extend_from_slice(tags.as_slice()),
+            Scope::Everything => added.everything = true,
+        }
+        self.backlog().merge(added);
+    }
+
+    /// Does `action` if nothing is kept, while nothing can be added; tells whether it did.
+    pub(super) fn if_empty(&self, action: impl FnOnce()) -> bool {
+        let backlog = self.backlog();
+        let empty = backlog.is_empty() && self.delivering.try_lock().is_ok();
+        if empty {
+            action();
+        }
+        empty
+    }
+
+    /// Delivers everything that is kept, over a connection that nobody uses yet.
+    pub(super) async fn deliver(&self, names: &Names, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let _one_at_a_time = self.delivering.lock().await;
+        let backlog = self.take();
+        let delivering = async {
+            if backlog.everything {
+                invalidate(names, connection, Scope::Everything).await?;
+            }
+            if !backlog.tags.is_empty() {
+                invalidate(names, connection, Scope::Tags(&Tags::new(&backlog.tags))).await?;
+            }
+            for key in backlog.keys.values() {
+                invalidate(names, connection, Scope::Key(key)).await?;
+            }
+            Ok(())
+        };
+        let delivered = timeout(DELIVERY, delivering)
+            .await
+            .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer to kept invalidations").into()));
+        match &delivered {
+            Ok(()) if backlog.is_empty() => {}
+            Ok(()) => {
+                tracing::info!("delivered the invalidations that were kept while Redis was away")
+            }
+            Err(_) => self.put_back(backlog),
+        }
+        delivered
+    }
+
+    fn take(&self) -> Backlog {
+        std::mem::take(&mut self.backlog())
+    }
+
+    fn put_back(&self, backlog: Backlog) {
+        self.backlog().merge(backlog);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_invalidation_is_kept_once() {
+        let pending = Pending::default();
+        for _ in 0..3 {
+            pending.add(Scope::Tags(&Tags::new(["a", "b"])));
+            pending.add(Scope::Key(&Key::new(["k"])));
+        }
+        let backlog = pending.take();
+        assert_eq!((Tags::new(&backlog.tags), backlog.keys.len()), (Tags::new(["a", "b"]), 1));
+        assert!(pending.backlog().is_empty());
+    }
+
+    #[test]
+    fn a_long_outage_ends_in_one_invalidation_of_everything() {
+        let pending = Pending::default();
+        for i in 0..=CAP {
+            pending.add(Scope::Key(&Key::new([i.to_string()])));
+        }
+        let backlog = pending.take();
+        assert!(backlog.everything && backlog.keys.is_empty());
+    }
+
+    #[test]
+    fn what_is_put_back_joins_what_came_since() {
+        let pending = Pending::default();
+        pending.add(Scope::Tags(&Tags::new(["a"])));
+        let backlog = pending.take();
+        pending.add(Scope::Tags(&Tags::new(["b"])));
+        pending.put_back(backlog);
+        assert_eq!(Tags::new(&pending.take().tags), Tags::new(["a", "b"]));
+    }
+}

@@ -1,0 +1,134 @@
+//! Tag tokens as this connection last read them, kept right by the server's tracking.
+//!
+//! Tokens are read with tracking on, and the server pushes a name as soon as its token changes. The connection delivers
+//! pushes and replies in order, and pushes are applied inline, before the next reply is handed out. So whoever got the
+//! reply to a `GET` sees a table in which every invalidation that came before that `GET` has been applied.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::tag::{Stamp, Token};
+
+/// Tags known at one time; above that the table starts anew, at the cost of reading tokens again.
+const CAP: usize = 100_000;
+
+#[derive(Debug)]
+enum Slot {
+    /// A read is under way. Its answer is kept only if no push removed this slot in the meantime: the reply may be
+    /// handled later than a push that came after it.
+    Asked(u64),
+    Known(Token),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    slots: Mutex<HashMap<Arc<str>, Slot>>,
+}
+
+/// What the table says about an entry's stamps.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Valid,
+    Invalid,
+    /// These tags must be read first.
+    Unknown(Vec<Arc<str>>),
+}
+
+impl Tokens {
+    fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn judge(&self, stamps: &[Stamp]) -> Verdict {
+        let slots = self.slots();
+        let mut unknown = Vec::new();
+        for Stamp { tag, token } in stamps {
+            match slots.get(tag) {
+                Some(Slot::Known(current)) if current == token => {}
+                Some(Slot::Known(_)) => return Verdict::Invalid,
+                Some(Slot::Asked(_)) | None => unknown.push(tag.clone()),
+            }
+        }
+        if unknown.is_empty() { Verdict::Valid } else { Verdict::Unknown(unknown) }
+    }
+
+    /// Says that `tags` are about to be read. To be called before the read is sent.
+    pub(super) fn ask(&self, tags: &[Arc<str>]) -> u64 {
+        let question = fastrand::u64(..);
+        let mut slots = self.slots();
+        if slots.len() + tags.len() > CAP {
+            slots.clear();
+        }
+        for tag in tags {
+            slots.insert(tag.clone(), Slot::Asked(question));
+        }
+        question
+    }
+
+    /// Takes the answer to `question`.
+    pub(super) fn answer(&self, question: u64, tag: &Arc<str>, token: Option<Token>) {
+        let mut slots = self.slots();
+        if matches!(slots.get(tag), Some(Slot::Asked(asked)) if *asked == question) {
+            match token {
+                Some(token) => slots.insert(tag.clone(), Slot::Known(token)),
+                None => slots.remove(tag),
+            };
+        }
+    }
+
+    /// The tag's token changed.
+    pub(super) fn forget(&self, tag: &str) {
+        self.slots().remove(tag);
+    }
+
+    /// Every token may have changed.
+    pub(super) fn forget_all(&self) {
+        self.slots().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(tag: &str, last: u8) -> Stamp {
+        let mut token = *b"000000000000000a0123456789abcdei";
+        token[30] = last;
+        Stamp { tag: tag.into(), token: Token(token) }
+    }
+
+    #[test]
+    fn a_push_while_a_read_is_under_way_wins_over_its_answer() {
+        let tokens = Tokens::default();
+        let old = stamp("a", b'0');
+        let question = tokens.ask(std::slice::from_ref(&old.tag));
+        tokens.forget("a");
+        tokens.answer(question, &old.tag, Some(old.token));
+        assert_eq!(tokens.judge(&[old]), Verdict::Unknown(vec!["a".into()]));
+    }
+
+    #[test]
+    fn an_older_answer_does_not_stand_in_for_a_newer_question() {
+        let tokens = Tokens::default();
+        let (old, new) = (stamp("a", b'0'), stamp("a", b'1'));
+        let first = tokens.ask(std::slice::from_ref(&old.tag));
+        tokens.forget("a");
+        let second = tokens.ask(std::slice::from_ref(&old.tag));
+        tokens.answer(first, &old.tag, Some(old.token));
+        assert_eq!(tokens.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()]));
+        tokens.answer(second, &old.tag, Some(new.token));
+        assert_eq!(tokens.judge(&[old]), Verdict::Invalid);
+        assert_eq!(tokens.judge(&[new]), Verdict::Valid);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let tokens = Tokens::default();
+        for i in 0..CAP + 10 {
+            tokens.ask(&[i.to_string().into()]);
+        }
+        assert!(tokens.slots().len() <= CAP);
+    }
+}

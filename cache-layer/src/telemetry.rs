@@ -1,0 +1,241 @@
+//! What happened, told to whoever wants to count it: one event a happening, with closed sets of names.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+pub use crate::semantics::storable::NoCacheReason;
+
+/// Why bytes that a store returned are not the entry that was asked for. Each is a miss, never an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// Not written by this library.
+    Foreign,
+    /// Written in another version of the envelope, as happens while versions change in a fleet.
+    Version,
+    /// Fewer bytes than the envelope announces.
+    Truncated,
+    /// The checksum doesn't match.
+    Checksum,
+    /// The envelope is another key's.
+    Key,
+    /// The envelope is whole but can't be read.
+    Malformed,
+    /// The key holds another type of value.
+    Type,
+    /// A tag of the entry was invalidated, or its token is gone.
+    Tag,
+}
+
+impl Rejection {
+    const ALL: [Self; 8] = [
+        Self::Foreign,
+        Self::Version,
+        Self::Truncated,
+        Self::Checksum,
+        Self::Key,
+        Self::Malformed,
+        Self::Type,
+        Self::Tag,
+    ];
+
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Foreign => "foreign",
+            Self::Version => "version",
+            Self::Truncated => "truncated",
+            Self::Checksum => "checksum",
+            Self::Key => "key",
+            Self::Malformed => "malformed",
+            Self::Type => "type",
+            Self::Tag => "tag",
+        }
+    }
+}
+
+/// How a fill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FillOutcome {
+    /// The entry is in the store.
+    Stored,
+    /// An invalidation came in between, or the lease ran out: the entry was dropped.
+    Fenced,
+    /// The store could not be reached.
+    Unavailable,
+}
+
+impl FillOutcome {
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Fenced => "fenced",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A request was answered from the cache.
+    Hit,
+    /// A request was not answered from the cache, though it might have been.
+    Miss,
+    /// A request was not looked up, for this reason.
+    Bypass(NoCacheReason),
+    /// A request waited for another one's load.
+    Coalesced,
+    /// A response was not stored, for this reason.
+    NotStored(NoCacheReason),
+    /// A fill ended.
+    Fill(FillOutcome),
+    /// Stored bytes were turned away.
+    Rejected(Rejection),
+    /// An invalidation reached the store (`delivered`), or is kept to be retried.
+    Invalidation {
+        /// Whether the store has it.
+        delivered: bool,
+    },
+    /// The store could not be asked in time.
+    StoreUnavailable,
+}
+
+/// Is told every [`Event`], on the path of requests: it must be quick and must not block.
+///
+/// Closures are observers:
+///
+/// ```
+/// use cache_layer::{Cache, store::MemoryStore, telemetry::Event};
+///
+/// let cache = Cache::builder(MemoryStore::new(1 << 20))
+///     .observer(|event: Event| println!("{event:?}"))
+///     .build();
+/// ```
+pub trait Observer: Send + Sync + 'static {
+    /// Takes note of `event`.
+    fn observe(&self, event: Event);
+}
+
+impl<F: Fn(Event) + Send + Sync + 'static> Observer for F {
+    fn observe(&self, event: Event) {
+        self(event);
+    }
+}
+
+/// Counts of what happened since the cache was built.
+///
+/// `lookups = hits + misses` and `requests = lookups + bypasses` hold at all times, once requests in flight are done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Requests answered from the cache.
+    pub hits: u64,
+    /// Requests that were looked up in vain.
+    pub misses: u64,
+    /// Requests that were not looked up.
+    pub bypasses: u64,
+    /// Requests that waited for another one's load.
+    pub coalesced: u64,
+    /// Responses that were not stored.
+    pub not_stored: u64,
+    /// Fills that reached the store.
+    pub stored: u64,
+    /// Fills that an invalidation voided.
+    pub fenced: u64,
+    /// Fills or look-ups that the store could not be asked for in time.
+    pub unavailable: u64,
+    /// Invalidations that reached the store.
+    pub invalidations: u64,
+    /// Invalidations that were kept to be retried.
+    pub undelivered_invalidations: u64,
+    /// Stored bytes that were turned away, by reason; reasons that never came up are left out.
+    pub rejected: Vec<(Rejection, u64)>,
+}
+
+#[derive(Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    bypasses: AtomicU64,
+    coalesced: AtomicU64,
+    not_stored: AtomicU64,
+    stored: AtomicU64,
+    fenced: AtomicU64,
+    unavailable: AtomicU64,
+    invalidations: AtomicU64,
+    undelivered: AtomicU64,
+    rejected: [AtomicU64; Rejection::ALL.len()],
+}
+
+/// The cache's own counters and, if there is one, the user's observer.
+#[derive(Clone, Default)]
+pub(crate) struct Telemetry {
+    counters: Arc<Counters>,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Telemetry {
+    pub(crate) fn with_observer(observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { counters: Arc::default(), observer }
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        let counters = &*self.counters;
+        let counter = match event {
+            Event::Hit => &counters.hits,
+            Event::Miss => &counters.misses,
+            Event::Bypass(_) => &counters.bypasses,
+            Event::Coalesced => &counters.coalesced,
+            Event::NotStored(_) => &counters.not_stored,
+            Event::Fill(FillOutcome::Stored) => &counters.stored,
+            Event::Fill(FillOutcome::Fenced) => &counters.fenced,
+            Event::Fill(FillOutcome::Unavailable) | Event::StoreUnavailable => &counters.unavailable,
+            Event::Invalidation { delivered: true } => &counters.invalidations,
+            Event::Invalidation { delivered: false } => &counters.undelivered,
+            Event::Rejected(rejection) => &counters.rejected[rejection as usize],
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(observer) = &self.observer {
+            observer.observe(event);
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &*self.counters;
+        Counts {
+            hits: of(&counters.hits),
+            misses: of(&counters.misses),
+            bypasses: of(&counters.bypasses),
+            coalesced: of(&counters.coalesced),
+            not_stored: of(&counters.not_stored),
+            stored: of(&counters.stored),
+            fenced: of(&counters.fenced),
+            unavailable: of(&counters.unavailable),
+            invalidations: of(&counters.invalidations),
+            undelivered_invalidations: of(&counters.undelivered),
+            rejected: Rejection::ALL
+                .into_iter()
+                .zip(counters.rejected.iter().map(of))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+        }
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.counts().fmt(f)
+    }
+}

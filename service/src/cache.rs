@@ -1,0 +1,160 @@
+//! The cache in front of the API: where it keeps responses, which ones, and when they are void.
+
+use std::{fmt, time::Duration};
+
+use axum::Extension;
+use cache_layer::{
+    Cache, CacheLayer, InvalidateError, Tags,
+    store::{MemoryStore, RedisStore},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::config::{Config, ConfigError};
+
+/// How long a Redis may take to be there when the service starts, before the log says it is not.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The handle on the cache; a clone is the same one.
+#[derive(Clone)]
+pub(crate) struct ProductCache {
+    cache: Cache,
+    redis: Option<RedisStore>,
+}
+
+/// What a response was made from. Changing it voids the response.
+pub(crate) enum Source {
+    Product(i64),
+    /// All products: any change of any product changes a list.
+    Products,
+    Categories,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Product(id) => write!(f, "product:{id}"),
+            Self::Products => f.write_str("products"),
+            Self::Categories => f.write_str("categories"),
+        }
+    }
+}
+
+/// Tells the cache what a response was made from.
+pub(crate) fn made_from(source: &Source) -> Extension<Tags> {
+    Extension(Tags::new([source.to_string()]))
+}
+
+/// The Redis behind the cache.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RedisHealth {
+    pub(crate) connected: bool,
+    /// The time of a round trip in milliseconds.
+    #[schema(example = 0.21)]
+    ping_ms: Option<f64>,
+    #[schema(example = "1.03M")]
+    used_memory_human: Option<String>,
+    #[schema(example = 3)]
+    connected_clients: Option<u64>,
+    /// Why it is not connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    error: Option<String>,
+}
+
+impl ProductCache {
+    /// Redis if there is a URL for it, else memory. Does not wait for Redis.
+    pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
+        let redis = match &config.redis_url {
+            None => None,
+            Some(url) => Some(
+                RedisStore::builder(url.expose())
+                    .prefix(&config.cache_prefix)
+                    .connections(config.redis_connections as usize)
+                    .operation_timeout(config.redis_timeout)
+                    .build()
+                    .map_err(|error| ConfigError::wrong("redis-url", url, error))?,
+            ),
+        };
+        let cache = match &redis {
+            None => Cache::builder(MemoryStore::new(config.cache_memory)),
+            Some(redis) => Cache::builder(redis.clone()),
+        };
+        Ok(Self {
+            cache: cache.lock_timeout(config.cache_lock_timeout).build(),
+            redis,
+        })
+    }
+
+    /// The middleware that answers the configured paths from the cache.
+    pub(crate) fn layer(&self, config: &Config) -> CacheLayer {
+        CacheLayer::new(self.cache.clone())
+            .paths(config.cache_paths.with_default(config.cache_default_ttl))
+            .max_body(config.cache_max_body)
+    }
+
+    /// A product was made, changed or deleted. The database has done so; a cache that cannot be told
+    /// at once is told later, and must not fail the request.
+    pub(crate) async fn product_changed(&self, id: i64) {
+        let sources = [Source::Product(id), Source::Products, Source::Categories];
+        if let Err(error) = self.invalidate(sources).await {
+            tracing::warn!("product {id} changed, but the cache could not be told yet: {error}");
+        }
+    }
+
+    /// Forgets a product and every list. Whether that has reached the whole cache by now.
+    pub(crate) async fn forget_product(&self, id: i64) -> bool {
+        let forgotten = self
+            .invalidate([Source::Product(id), Source::Products])
+            .await;
+        if let Err(error) = &forgotten {
+            tracing::warn!("the cache could not be told yet to forget product {id}: {error}");
+        }
+        forgotten.is_ok()
+    }
+
+    async fn invalidate(
+        &self,
+        sources: impl IntoIterator<Item = Source> + Send,
+    ) -> Result<(), InvalidateError> {
+        let tags: Vec<_> = sources
+            .into_iter()
+            .map(|source| source.to_string())
+            .collect();
+        self.cache.invalidate_tags(tags).await
+    }
+
+    /// `None` without a Redis.
+    pub(crate) async fn redis_health(&self) -> Option<RedisHealth> {
+        let status = self.redis.as_ref()?.status().await;
+        Some(RedisHealth {
+            connected: status.connected,
+            ping_ms: status
+                .ping
+                .map(|ping| (ping.as_secs_f64() * 1e5).round() / 100.0),
+            used_memory_human: status.used_memory_human,
+            connected_clients: status.connected_clients,
+            error: status.error,
+        })
+    }
+
+    /// Says in the log whether Redis is there, once that can be known.
+    pub(crate) async fn report_redis(&self, config: &Config) {
+        let (Some(redis), Some(url)) = (&self.redis, &config.redis_url) else {
+            return;
+        };
+        if redis.wait_connected(PATIENCE).await {
+            tracing::info!("Redis at {url} is connected");
+        } else {
+            let why = redis.status().await.error.unwrap_or_default();
+            tracing::warn!(
+                "Redis at {url} is not reachable ({why}): requests are served from the database until it is"
+            );
+        }
+    }
+
+    /// Waits for writes to the cache that no request waits for.
+    pub(crate) async fn drain(&self, patience: Duration) -> bool {
+        self.cache.drain(patience).await
+    }
+}

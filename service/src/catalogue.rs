@@ -1,0 +1,86 @@
+//! The products in the database and the cache in front of them, kept in step.
+
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::{
+    cache::ProductCache,
+    database::Database,
+    problem::Problem,
+    product::{Product, ProductInput},
+};
+
+/// Changes products; a clone shares database, cache and the changes under way.
+#[derive(Clone)]
+pub(crate) struct Catalogue {
+    database: Database,
+    cache: ProductCache,
+    changes: TaskTracker,
+}
+
+impl Catalogue {
+    pub(crate) fn new(database: Database, cache: ProductCache) -> Self {
+        Self {
+            database,
+            cache,
+            changes: TaskTracker::new(),
+        }
+    }
+
+    pub(crate) async fn add(&self, input: ProductInput) -> Result<Product, Problem> {
+        let product = input.with_id(self.database.next_id().await?);
+        let database = self.database.clone();
+        self.change(product.id, async move {
+            database.insert(&product).await?;
+            Ok(Some(product))
+        })
+        .await
+    }
+
+    pub(crate) async fn replace(&self, id: i64, input: ProductInput) -> Result<Product, Problem> {
+        let product = input.with_id(id);
+        let database = self.database.clone();
+        self.change(id, async move {
+            Ok(database.replace(&product).await?.then_some(product))
+        })
+        .await
+    }
+
+    pub(crate) async fn delete(&self, id: i64) -> Result<(), Problem> {
+        let database = self.database.clone();
+        self.change(
+            id,
+            async move { Ok(database.delete(id).await?.then_some(())) },
+        )
+        .await
+    }
+
+    /// Waits for the changes under way.
+    pub(crate) async fn finish(&self) {
+        self.changes.close();
+        self.changes.wait().await;
+    }
+
+    /// Changes product `id` and tells the cache; `None` is "there is no such product".
+    ///
+    /// In a task of its own: a client that goes away in between must not leave the cache behind.
+    async fn change<T: Send + 'static>(
+        &self,
+        id: i64,
+        change: impl Future<Output = sqlx::Result<Option<T>>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let cache = self.cache.clone();
+        let change = async move {
+            let outcome = change.await;
+            // Also after an error: the change may be there and only its confirmation lost.
+            if !matches!(outcome, Ok(None)) {
+                cache.product_changed(id).await;
+            }
+            outcome
+        };
+        match self.changes.spawn(change.in_current_span()).await {
+            Ok(outcome) => outcome?.ok_or_else(|| Problem::no_product(id)),
+            Err(panic) => Err(Problem::internal(&panic)),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What can be set, from `APP_*` variables and flags, and what is wrong with a setting.
+//!
+//! A flag and its variable share their name: `--redis-url` is `APP_REDIS_URL`. The flag wins.
+
+mod cache_paths;
+mod quantity;
+mod secret_url;
+
+use std::{
+    error::Error as _,
+    ffi::OsString,
+    fmt::{self, Write as _},
+    net::SocketAddr,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{
+    Arg, CommandFactory, FromArgMatches, Parser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
+use tracing_subscriber::EnvFilter;
+
+pub use self::{cache_paths::CachePaths, secret_url::SecretUrl};
+
+/// A product-catalogue API with an HTTP cache in front.
+///
+/// Every option can be given as an environment variable as well. Times are written as 250ms, 30s,
+/// 5m, 1h or plain seconds; sizes as 512KiB, 64MiB, 1GiB or plain bytes.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "service", version, args_override_self = true)]
+pub struct Config {
+    /// Address and port to listen on; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000", value_parser = listen)]
+    pub listen: SocketAddr,
+
+    /// Where products live: sqlite://FILE (made if missing) or postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, value_name = "URL", default_value = "sqlite://products.db", value_parser = database_url)]
+    pub database_url: SecretUrl,
+
+    /// Connections to the database at most
+    #[arg(long, value_name = "COUNT", default_value = "10", value_parser = |text: &str| quantity::count(text, 1..=1000))]
+    pub database_connections: u32,
+
+    /// Redis for the cache: redis://, rediss:// or unix://; without it the cache is in this process's memory
+    #[arg(long, value_name = "URL", value_parser = redis_url)]
+    pub redis_url: Option<SecretUrl>,
+
+    /// Connections to Redis; each carries many commands at once
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = |text: &str| quantity::count(text, 1..=64))]
+    pub redis_connections: u32,
+
+    /// How long a command to Redis may take before the request goes on without the cache
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = redis_timeout)]
+    pub redis_timeout: Duration,
+
+    /// First part of every key in Redis; services that share it share their cache
+    #[arg(long, value_name = "NAME", default_value = "service", value_parser = cache_prefix)]
+    pub cache_prefix: String,
+
+    /// Size of the cache in memory, when there is no Redis
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = quantity::bytes)]
+    pub cache_memory: u64,
+
+    /// Paths to cache, with everything below them, as PATH or PATH=TIME
+    #[arg(
+        long,
+        value_name = "PATHS",
+        default_value = "/api/products=60s,/api/categories=60s"
+    )]
+    pub cache_paths: CachePaths,
+
+    /// How long responses are kept under a path that has no time of its own
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = quantity::positive_time)]
+    pub cache_default_ttl: Duration,
+
+    /// How long a request waits for another that loads the same response
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = quantity::positive_time)]
+    pub cache_lock_timeout: Duration,
+
+    /// Largest response body to keep
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = quantity::bytes)]
+    pub cache_max_body: u64,
+
+    /// How long a request may take before it is answered with 503
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = quantity::positive_time)]
+    pub request_timeout: Duration,
+
+    /// How long to go on accepting requests after SIGTERM, no longer ready, until load balancers notice
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = quantity::time)]
+    pub shutdown_delay: Duration,
+
+    /// How long requests in flight may take to finish after that
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = quantity::time)]
+    pub shutdown_timeout: Duration,
+
+    /// What to log: error, warn, info, debug or trace, also by module; info,tower_http=debug logs every request
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log)]
+    pub log: String,
+
+    /// How to log: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// Why there is no configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The user asked for this text, the help or the version, instead.
+    Asked(String),
+    /// A setting is wrong: one line that names it, its value, and what is allowed.
+    Wrong(String),
+}
+
+impl Config {
+    /// Reads the flags and variables of this process.
+    pub fn from_environment() -> Result<Self, ConfigError> {
+        Self::parse_from_parts(std::env::args_os(), std::env::vars_os())
+    }
+
+    /// Reads `args`, the first of which is the program's name, and `variables`.
+    pub fn parse_from_parts(
+        args: impl IntoIterator<Item = OsString>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let variables: Vec<_> = variables.into_iter().collect();
+        let command = Self::command().mut_args(with_variable);
+
+        let mut args = args.into_iter();
+        let mut line: Vec<OsString> = args.next().into_iter().collect();
+        for flag in command.get_arguments().filter_map(Arg::get_long) {
+            let value = variables
+                .iter()
+                .find(|(name, value)| *name == *variable(flag) && !value.is_empty());
+            if let Some((name, value)) = value {
+                let Some(value) = value.to_str() else {
+                    let name = name.display();
+                    return Err(ConfigError::Wrong(format!("{name} must be UTF-8")));
+                };
+                line.push(format!("--{flag}={value}").into());
+            }
+        }
+        // After the variables, so that a flag overrides its variable.
+        line.extend(args);
+
+        command
+            .try_get_matches_from(line)
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| ConfigError::from_clap(&error))
+    }
+
+    /// A sentence for each `APP_*` variable of this process that sets nothing.
+    #[must_use]
+    pub fn unknown_variables() -> Vec<String> {
+        std::env::vars_os()
+            .filter_map(|(name, _)| unknown_variable(name.to_str()?))
+            .collect()
+    }
+}
+
+impl Default for Config {
+    /// What the service runs with when nothing is set.
+    fn default() -> Self {
+        match Self::parse_from_parts(["service".into()], []) {
+            Ok(config) => config,
+            Err(error) => unreachable!("a default is not allowed: {error}"),
+        }
+    }
+}
+
+impl ConfigError {
+    /// A value that only turned out to be wrong when it was used.
+    pub(crate) fn wrong(flag: &str, value: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self::Wrong(format!(
+            "{} (or --{flag}) is \"{value}\": {why}",
+            variable(flag)
+        ))
+    }
+
+    fn from_clap(error: &clap::Error) -> Self {
+        if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
+            return Self::Asked(error.to_string());
+        }
+        if let (Some(ContextValue::String(arg)), Some(ContextValue::String(value)), Some(why)) = (
+            error.get(ContextKind::InvalidArg),
+            error.get(ContextKind::InvalidValue),
+            error.source(),
+        ) {
+            let flag = arg.split(' ').next().unwrap_or_default();
+            let flag = flag.trim_start_matches('-');
+            return if flag.ends_with("-url") {
+                Self::wrong(flag, SecretUrl::from(value.as_str()), why)
+            } else {
+                Self::wrong(flag, value.escape_debug(), why)
+            };
+        }
+        let text = error.to_string();
+        let summary = text.lines().next().unwrap_or_default();
+        let summary = summary.strip_prefix("error: ").unwrap_or(summary);
+        Self::Wrong(format!("{summary}; see service --help"))
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked(text) | Self::Wrong(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("must be text or json".to_owned()),
+        }
+    }
+}
+
+/// Says in the help of `arg` which variable sets it.
+fn with_variable(arg: Arg) -> Arg {
+    let (Some(flag), Some(help)) = (arg.get_long(), arg.get_help()) else {
+        return arg;
+    };
+    let mut help = format!("{help}\n[env: {}]", variable(flag));
+    for default in arg.get_default_values() {
+        let _ = write!(help, " [default: {}]", default.display());
+    }
+    arg.help(help).hide_default_value(true)
+}
+
+fn variable(flag: &str) -> String {
+    format!("APP_{}", flag.replace('-', "_").to_ascii_uppercase())
+}
+
+fn unknown_variable(name: &str) -> Option<String> {
+    let flag = name.strip_prefix("APP_")?.replace('_', "-").to_lowercase();
+    let command = Config::command();
+    if command
+        .get_arguments()
+        .any(|arg| arg.get_long() == Some(&flag))
+    {
+        return None;
+    }
+    // Clap knows which flag is meant by a mistyped one.
+    let error = command
+        .try_get_matches_from(["service", &format!("--{flag}")])
+        .err()?;
+    let hint = match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(flag)) => {
+            format!("; did you mean {}?", variable(flag.trim_start_matches('-')))
+        }
+        _ => String::new(),
+    };
+    Some(format!("{name} is not a setting of this service{hint}"))
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "must be an IP address and a port, such as 127.0.0.1:8000 or [::]:8000".to_owned()
+    })
+}
+
+fn database_url(text: &str) -> Result<SecretUrl, String> {
+    const ALLOWED: &str =
+        "must be a URL such as sqlite://products.db or postgres://USER:PASSWORD@HOST:5432/NAME";
+    let error = match text.split_once(':') {
+        Some(("sqlite", _)) => text.parse::<SqliteConnectOptions>().err(),
+        Some(("postgres" | "postgresql", _)) => text.parse::<PgConnectOptions>().err(),
+        _ => return Err(ALLOWED.to_owned()),
+    };
+    match error {
+        None => Ok(SecretUrl::from(text)),
+        Some(sqlx::Error::Configuration(error)) => Err(format!("{ALLOWED} ({error})")),
+        Some(error) => Err(format!("{ALLOWED} ({error})")),
+    }
+}
+
+fn redis_url(text: &str) -> Result<SecretUrl, String> {
+    let known = ["redis://", "rediss://", "unix://"];
+    if known.iter().any(|scheme| text.starts_with(scheme)) {
+        Ok(SecretUrl::from(text))
+    } else {
+        Err(
+            "must be a URL such as redis://:PASSWORD@HOST:6379/0, rediss://HOST or unix:///PATH"
+                .to_owned(),
+        )
+    }
+}
+
+fn redis_timeout(text: &str) -> Result<Duration, String> {
+    quantity::positive_time(text)
+        .ok()
+        .filter(|time| *time <= Duration::from_secs(10))
+        .ok_or_else(|| "must be a time from 1ms to 10s".to_owned())
+}
+
+fn cache_prefix(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("must have 1 to 64 letters, digits, or any of _ . -".to_owned())
+    }
+}
+
+fn log(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| {
+            "must be error, warn, info, debug or trace, also by module, such as info,cache_layer=debug".to_owned()
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Runs the service with the configuration of its environment until it is told to stop.
+
+use std::{fmt::Display, process::ExitCode};
+
+use service::{Config, ConfigError, Server, StartError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let config = match Config::from_environment() {
+        Ok(config) => config,
+        Err(ConfigError::Asked(text)) => {
+            println!("{}", text.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => return refuse(&wrong, 2),
+    };
+    service::init_logging(&config);
+    for warning in Config::unknown_variables() {
+        tracing::warn!("{warning}");
+    }
+
+    let (terminate, interrupt) = match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => return refuse(&error, 1),
+    };
+    match Server::bind(config).await {
+        Ok(server) => {
+            server.run_until(stopped(terminate, interrupt)).await;
+            ExitCode::SUCCESS
+        }
+        Err(StartError::Config(wrong)) => refuse(&wrong, 2),
+        Err(error) => refuse(&error, 1),
+    }
+}
+
+/// The first signal begins the shutdown; a second one ends it.
+async fn stopped(mut terminate: Signal, mut interrupt: Signal) {
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    next().await;
+    tokio::spawn(async move {
+        next().await;
+        std::process::exit(1);
+    });
+}
+
+/// Whoever starts the service reads one line, whatever the cause has to say.
+fn refuse(why: &impl Display, code: u8) -> ExitCode {
+    let why = why.to_string();
+    eprintln!("service: {}", why.lines().collect::<Vec<_>>().join(" "));
+    ExitCode::from(code)
+}

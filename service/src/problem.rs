@@ -1,0 +1,176 @@
+//! Errors as clients see them: problem details, RFC 9457.
+
+use std::{any::Any, fmt::Display, time::Duration};
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// An error response: `application/problem+json`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// Always `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    #[schema(example = "about:blank")]
+    kind: &'static str,
+    /// The name of the status.
+    #[schema(example = "Not Found")]
+    title: &'static str,
+    /// The status code of the response.
+    #[schema(example = 404)]
+    status: u16,
+    /// What is wrong, for a person.
+    #[schema(example = "there is no product 4711")]
+    detail: String,
+    /// Everything that is wrong with the request, where the request can be blamed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    errors: Vec<Invalid>,
+}
+
+/// One part of a request that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Invalid {
+    /// The parameter of the path or of the query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, example = "per_page")]
+    parameter: Option<&'static str>,
+    /// Where in the body, as a JSON pointer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, example = "#/price")]
+    pointer: Option<String>,
+    /// What is allowed there.
+    #[schema(example = "must be a whole number from 1 to 100")]
+    detail: String,
+}
+
+impl Invalid {
+    pub(crate) fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            parameter: Some(name),
+            pointer: None,
+            detail: detail.into(),
+        }
+    }
+
+    pub(crate) fn field(name: &str, detail: impl Into<String>) -> Self {
+        let token = name.replace('~', "~0").replace('/', "~1");
+        Self {
+            parameter: None,
+            pointer: Some(format!("#/{token}")),
+            detail: detail.into(),
+        }
+    }
+
+    pub(crate) fn body(detail: impl Into<String>) -> Self {
+        Self {
+            parameter: None,
+            pointer: Some("#".to_owned()),
+            detail: detail.into(),
+        }
+    }
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// 422, naming all that is wrong at once.
+    pub(crate) fn invalid(errors: Vec<Invalid>) -> Self {
+        let detail = match errors.len() {
+            1 => "1 part of the request is not valid".to_owned(),
+            count => format!("{count} parts of the request are not valid"),
+        };
+        Self {
+            errors,
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+        }
+    }
+
+    pub(crate) fn no_product(id: i64) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no product {id}"))
+    }
+
+    pub(crate) fn too_slow(limit: Duration) -> Self {
+        tracing::error!("request took longer than {limit:?}");
+        let detail = format!("the service could not answer within {limit:?}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// 500. The client learns that it is not to blame; the cause goes to the log.
+    pub(crate) fn internal(cause: &dyn Display) -> Self {
+        tracing::error!("request failed: {cause}");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the service could not answer; the cause is in its log",
+        )
+    }
+
+    /// 500 for a handler that panicked with `payload`.
+    pub(crate) fn panic(payload: &(dyn Any + Send)) -> Self {
+        let message = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Self::internal(&format_args!("panic: {message}"))
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], Json(self)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_says_what_rfc_9457_asks_for() {
+        let problem = Problem::invalid(vec![
+            Invalid::parameter("page", "must be a whole number"),
+            Invalid::field("a/b", "is not a field of a product"),
+        ]);
+        assert_eq!(
+            serde_json::to_value(problem).unwrap(),
+            serde_json::json!({
+                "type": "about:blank",
+                "title": "Unprocessable Entity",
+                "status": 422,
+                "detail": "2 parts of the request are not valid",
+                "errors": [
+                    {"parameter": "page", "detail": "must be a whole number"},
+                    {"pointer": "#/a~1b", "detail": "is not a field of a product"},
+                ],
+            })
+        );
+    }
+
+    #[test]
+    fn the_cause_of_a_500_stays_inside() {
+        let problem = Problem::from(sqlx::Error::Protocol("secret table".to_owned()));
+        assert_eq!(problem.status, 500);
+        assert!(!serde_json::to_string(&problem).unwrap().contains("secret"));
+    }
+}

@@ -1,0 +1,125 @@
+//! `/health`: for people and monitors; `/health/live` and `/health/ready`: for orchestrators.
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    routing::get,
+};
+use serde::Serialize;
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::ToSchema;
+
+use super::App;
+use crate::{cache::RedisHealth, database::Database, problem::Problem};
+
+/// A health check is asked every few seconds: it must not hang for longer than that.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) fn routes() -> Router<App> {
+    const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+    Router::new()
+        .route("/health", get(health))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .layer(SetResponseHeaderLayer::overriding(
+            header::CACHE_CONTROL,
+            NO_STORE,
+        ))
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Healthy,
+    /// Something that the service can do without, or hopes to have back soon, is missing.
+    Degraded,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Health {
+    status: Status,
+    /// The Redis of the cache; null if none is configured and the cache is in memory.
+    redis: Option<RedisHealth>,
+    database: DatabaseHealth,
+}
+
+#[derive(Serialize, ToSchema)]
+struct DatabaseHealth {
+    connected: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Probe {
+    Alive,
+    Ready,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ProbeStatus {
+    status: Probe,
+}
+
+/// How the service and what it stands on are. Always 200: a cache outage is no outage.
+#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, description = "The state of everything", body = Health)))]
+async fn health(State(app): State<App>) -> Json<Health> {
+    let (database, redis) = tokio::join!(reachable(&app.database), app.cache.redis_health());
+    let healthy = database && redis.as_ref().is_none_or(|redis| redis.connected);
+    Json(Health {
+        status: if healthy {
+            Status::Healthy
+        } else {
+            Status::Degraded
+        },
+        redis,
+        database: DatabaseHealth {
+            connected: database,
+        },
+    })
+}
+
+/// Whether the process answers at all.
+#[utoipa::path(
+    get,
+    path = "/health/live",
+    tag = "health",
+    responses((status = 200, description = "Alive", body = ProbeStatus, example = json!({"status": "alive"}))),
+)]
+async fn live() -> Json<ProbeStatus> {
+    Json(ProbeStatus {
+        status: Probe::Alive,
+    })
+}
+
+/// Whether to send requests here. Redis has no say in it.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    tag = "health",
+    responses(
+        (status = 200, description = "Ready", body = ProbeStatus, example = json!({"status": "ready"})),
+        (status = 503, description = "Shutting down, or without a database", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn ready(State(app): State<App>) -> Result<Json<ProbeStatus>, Problem> {
+    let unready = |detail| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+    if app.shutdown.is_shutting_down() {
+        unready("the service is shutting down")
+    } else if !reachable(&app.database).await {
+        unready("the database does not answer")
+    } else {
+        Ok(Json(ProbeStatus {
+            status: Probe::Ready,
+        }))
+    }
+}
+
+async fn reachable(database: &Database) -> bool {
+    matches!(
+        tokio::time::timeout(PATIENCE, database.ping()).await,
+        Ok(Ok(()))
+    )
+}

@@ -1,0 +1,97 @@
+//! The HTTP interface.
+
+mod categories;
+mod health;
+mod list_query;
+mod openapi;
+mod products;
+
+use std::{any::Any, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+use tracing::Span;
+
+use crate::{
+    cache::ProductCache, catalogue::Catalogue, config::Config, database::Database,
+    problem::Problem, server::ShutdownHandle,
+};
+
+/// The largest request body that is read: many times the largest product.
+const MAX_REQUEST_BODY: usize = 64 * 1024;
+
+/// What handlers work with.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) database: Database,
+    pub(crate) cache: ProductCache,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) shutdown: ShutdownHandle,
+}
+
+/// All routes. From the outside in: log, cache, limits, handler.
+pub(crate) fn router(app: App, config: &Config) -> Router {
+    let cache = app.cache.layer(config);
+    let routes = Router::new()
+        .merge(products::routes())
+        .merge(categories::routes())
+        .merge(health::routes())
+        .merge(openapi::routes())
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app);
+    let log = TraceLayer::new_for_http()
+        .make_span_with(span)
+        // A problem logs its own cause.
+        .on_failure(());
+    limited(routes, config).layer(cache).layer(log)
+}
+
+/// Keeps what goes wrong in a handler to its own request.
+fn limited(routes: Router, config: &Config) -> Router {
+    routes
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BODY))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(
+            config.request_timeout,
+            time_limit,
+        ))
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    let detail = format!("there is nothing at {}", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    let detail = format!("{} does not know {method}", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+}
+
+#[allow(clippy::needless_pass_by_value)] // the signature that `CatchPanicLayer` asks for
+fn panicked(payload: Box<dyn Any + Send>) -> Response {
+    Problem::panic(&*payload).into_response()
+}
+
+fn span(request: &Request) -> Span {
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path())
+}
+
+async fn time_limit(
+    State(limit): State<Duration>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    tokio::time::timeout(limit, next.run(request))
+        .await
+        .map_err(|_| Problem::too_slow(limit))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! `/api/products`
+
+use axum::{
+    Json, Router,
+    extract::{FromRequest, FromRequestParts, Path, Request, State, rejection::JsonRejection},
+    http::{StatusCode, header, request::Parts},
+    response::IntoResponse,
+    routing::{delete, get},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{App, MAX_REQUEST_BODY, list_query::ListQuery};
+use crate::{
+    cache::{Source, made_from},
+    problem::{Invalid, Problem},
+    product::{Fields, Product, ProductInput},
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/api/products", get(list).post(add))
+        .route("/api/products/{id}", get(show).put(replace).delete(remove))
+        .route("/api/products/{id}/cache", delete(forget))
+}
+
+/// One page of products.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProductList {
+    items: Vec<Product>,
+    /// How many there are on all pages.
+    #[schema(minimum = 0, example = 100)]
+    total: i64,
+    #[schema(minimum = 1, example = 1)]
+    page: u32,
+    #[schema(minimum = 1, maximum = 100, example = 20)]
+    per_page: u32,
+}
+
+/// How far a cache has forgotten.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Forgotten {
+    /// Everywhere.
+    Invalidated,
+    /// Here; the shared cache is told as soon as it can be reached.
+    Pending,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct CacheStatus {
+    status: Forgotten,
+}
+
+/// A page of products, in the order of their ids.
+///
+/// A page after the last and a category that nobody has are empty.
+#[utoipa::path(
+    get,
+    path = "/api/products",
+    tag = "products",
+    operation_id = "list_products",
+    params(ListQuery),
+    responses(
+        (status = 200, description = "The page", body = ProductList),
+        (status = 422, description = "Names every wrong parameter", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list(State(app): State<App>, query: ListQuery) -> Result<impl IntoResponse, Problem> {
+    let (items, total) = app
+        .database
+        .products(
+            query.category.as_deref(),
+            query.per_page.into(),
+            query.offset(),
+        )
+        .await?;
+    let list = ProductList {
+        items,
+        total,
+        page: query.page,
+        per_page: query.per_page,
+    };
+    Ok((made_from(&Source::Products), Json(list)))
+}
+
+/// A product.
+#[utoipa::path(
+    get,
+    path = "/api/products/{id}",
+    tag = "products",
+    operation_id = "show_product",
+    params(ProductId),
+    responses(
+        (status = 200, description = "The product", body = Product),
+        (status = 404, description = "There is no such product", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn show(
+    State(app): State<App>,
+    ProductId { id }: ProductId,
+) -> Result<impl IntoResponse, Problem> {
+    let product = app
+        .database
+        .product(id)
+        .await?
+        .ok_or_else(|| Problem::no_product(id))?;
+    Ok((made_from(&Source::Product(id)), Json(product)))
+}
+
+/// Adds a product.
+#[utoipa::path(
+    post,
+    path = "/api/products",
+    tag = "products",
+    operation_id = "add_product",
+    request_body = ProductInput,
+    responses(
+        (status = 201, description = "Added", body = Product, headers(("Location" = String, description = "Where the product is"))),
+        (status = 400, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Names every wrong field", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn add(
+    State(app): State<App>,
+    ProductBody(input): ProductBody,
+) -> Result<impl IntoResponse, Problem> {
+    let product = app.catalogue.add(input).await?;
+    let location = [(header::LOCATION, format!("/api/products/{}", product.id))];
+    Ok((StatusCode::CREATED, location, Json(product)))
+}
+
+/// Replaces a product as a whole.
+#[utoipa::path(
+    put,
+    path = "/api/products/{id}",
+    tag = "products",
+    operation_id = "replace_product",
+    params(ProductId),
+    request_body = ProductInput,
+    responses(
+        (status = 200, description = "The product", body = Product),
+        (status = 400, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such product", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Names every wrong field", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn replace(
+    State(app): State<App>,
+    ProductId { id }: ProductId,
+    ProductBody(input): ProductBody,
+) -> Result<Json<Product>, Problem> {
+    app.catalogue.replace(id, input).await.map(Json)
+}
+
+/// Deletes a product. Its id is not given to another.
+#[utoipa::path(
+    delete,
+    path = "/api/products/{id}",
+    tag = "products",
+    operation_id = "delete_product",
+    params(ProductId),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 404, description = "There is no such product", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn remove(
+    State(app): State<App>,
+    ProductId { id }: ProductId,
+) -> Result<StatusCode, Problem> {
+    app.catalogue.delete(id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes the cache forget a product and every list, after a change behind the service's back.
+#[utoipa::path(
+    delete,
+    path = "/api/products/{id}/cache",
+    tag = "products",
+    operation_id = "forget_product",
+    params(ProductId),
+    responses(
+        (status = 200, description = "Forgotten everywhere", body = CacheStatus, example = json!({"status": "invalidated"})),
+        (status = 202, description = "Forgotten here; Redis is told as soon as it can be reached", body = CacheStatus, example = json!({"status": "pending"})),
+        (status = 422, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn forget(State(app): State<App>, ProductId { id }: ProductId) -> impl IntoResponse {
+    let (code, status) = if app.cache.forget_product(id).await {
+        (StatusCode::OK, Forgotten::Invalidated)
+    } else {
+        (StatusCode::ACCEPTED, Forgotten::Pending)
+    };
+    (code, Json(CacheStatus { status }))
+}
+
+/// The id in a path.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct ProductId {
+    #[param(minimum = 1, example = 42)]
+    id: i64,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ProductId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let id = Path::<String>::from_request_parts(parts, state).await;
+        // One product, one path: `+7` and `007` are not `7`.
+        id.ok()
+            .and_then(|Path(text)| Some((text.parse::<i64>().ok()?, text)))
+            .filter(|(id, text)| *id >= 1 && id.to_string() == *text)
+            .map(|(id, _)| Self { id })
+            .ok_or_else(|| {
+                let detail = format!("must be a whole number from 1 to {}", i64::MAX);
+                Problem::invalid(vec![Invalid::parameter("id", detail)])
+            })
+    }
+}
+
+/// The product in a request's body.
+struct ProductBody(ProductInput);
+
+impl<S: Send + Sync> FromRequest<S> for ProductBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match Json::<Fields>::from_request(request, state).await {
+            Ok(Json(fields)) => ProductInput::from_fields(fields)
+                .map(Self)
+                .map_err(Problem::invalid),
+            Err(JsonRejection::JsonDataError(_)) => {
+                Err(Problem::invalid(vec![Invalid::body("must be an object")]))
+            }
+            Err(rejection) => Err(match rejection.status() {
+                status @ StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                    status,
+                    format!("a body has at most {MAX_REQUEST_BODY} bytes"),
+                ),
+                status @ StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                    Problem::new(status, "a body has the content type application/json")
+                }
+                status => Problem::new(status, rejection.body_text()),
+            }),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+use axum::{body::Body, http::header, routing::get};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::*;
+
+struct Service {
+    router: Router,
+    shutdown: ShutdownHandle,
+}
+
+struct Answer {
+    status: u16,
+    headers: axum::http::HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
+    }
+
+    fn header(&self, name: impl header::AsHeaderName) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The problem, after a look at what all problems have in common.
+    #[track_caller]
+    fn problem(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(
+            self.header(header::CONTENT_TYPE),
+            "application/problem+json"
+        );
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], "about:blank");
+        problem
+    }
+}
+
+impl Service {
+    async fn new() -> Self {
+        let config = Config {
+            database_url: "sqlite::memory:".into(),
+            ..Config::default()
+        };
+        let database = Database::open(&config.database_url, 1).await.unwrap();
+        let cache = ProductCache::new(&config).unwrap();
+        let app = App {
+            catalogue: Catalogue::new(database.clone(), cache.clone()),
+            database,
+            cache,
+            shutdown: ShutdownHandle::default(),
+        };
+        Self {
+            shutdown: app.shutdown.clone(),
+            router: router(app, &config),
+        }
+    }
+
+    async fn send(&self, request: Request) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        }
+    }
+
+    async fn request(&self, method: &str, path: &str) -> Answer {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(header::HOST, "shop.example");
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.request("GET", path).await
+    }
+
+    async fn send_json(&self, method: &str, path: &str, body: impl ToString) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "shop.example")
+            .header(header::CONTENT_TYPE, "application/json");
+        self.send(request.body(Body::from(body.to_string())).unwrap())
+            .await
+    }
+}
+
+fn kettle() -> Value {
+    json!({"name": "Kettle", "price": 10.5, "category": "kitchen", "stock": 3})
+}
+
+#[tokio::test]
+async fn a_page_is_listed_with_its_place() {
+    let service = Service::new().await;
+    let answer = service.get("/api/products?page=2&per_page=2").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header(header::CONTENT_TYPE), "application/json");
+    assert_eq!(
+        answer.body,
+        concat!(
+            r#"{"items":["#,
+            r#"{"id":3,"name":"Product 3","price":26.49,"category":"electronics","stock":30},"#,
+            r#"{"id":4,"name":"Product 4","price":31.99,"category":"clothing","stock":40}"#,
+            r#"],"total":100,"page":2,"per_page":2}"#
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_list_without_products_is_empty() {
+    let service = Service::new().await;
+    let unknown = service
+        .get("/api/products?category=unheard-of")
+        .await
+        .json();
+    assert_eq!(
+        unknown,
+        json!({"items": [], "total": 0, "page": 1, "per_page": 20})
+    );
+    let beyond = service.get("/api/products?page=4294967295").await.json();
+    assert_eq!(
+        (&beyond["items"], &beyond["total"]),
+        (&json!([]), &json!(100))
+    );
+}
+
+#[tokio::test]
+async fn every_wrong_parameter_is_named() {
+    let service = Service::new().await;
+    let answer = service.get("/api/products?page=0&per_page=many").await;
+    assert_eq!(
+        answer.problem(422)["errors"],
+        json!([
+            {"parameter": "page", "detail": "must be a whole number from 1 to 4294967295"},
+            {"parameter": "per_page", "detail": "must be a whole number from 1 to 100"},
+        ])
+    );
+    for id in ["0", "-1", "abc", "+7", "007", "9223372036854775808", "%ff"] {
+        let answer = service.get(&format!("/api/products/{id}")).await;
+        assert_eq!(answer.problem(422)["errors"][0]["parameter"], "id", "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_seen_by_the_next_read_of_anything() {
+    let service = Service::new().await;
+    let read = async || {
+        let list = service.get("/api/products?category=kitchen").await.json();
+        let item = service.get("/api/products/101").await.json();
+        let categories = service.get("/api/categories").await.json();
+        let kitchen = categories["items"]
+            .as_array()
+            .and_then(|items| items.iter().find(|item| item["name"] == "kitchen"))
+            .cloned();
+        (list["items"].clone(), item["name"].clone(), kitchen)
+    };
+    assert_eq!(read().await, (json!([]), Value::Null, None));
+
+    let added = service.send_json("POST", "/api/products", kettle()).await;
+    assert_eq!(added.status, 201);
+    assert_eq!(added.header(header::LOCATION), "/api/products/101");
+    assert!(added.body.contains(r#""price":10.50,"#), "{}", added.body);
+    let one = Some(json!({"name": "kitchen", "products": 1}));
+    assert_eq!(
+        read().await,
+        (json!([added.json()]), json!("Kettle"), one.clone())
+    );
+
+    let pot = json!({"name": "Pot", "price": 20, "category": "kitchen", "stock": 0});
+    let replaced = service.send_json("PUT", "/api/products/101", pot).await;
+    assert_eq!(replaced.status, 200);
+    assert_eq!(read().await, (json!([replaced.json()]), json!("Pot"), one));
+
+    assert_eq!(
+        service.request("DELETE", "/api/products/101").await.status,
+        204
+    );
+    assert_eq!(read().await, (json!([]), Value::Null, None));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let service = Service::new().await;
+    let path = "/api/products/4711";
+    for answer in [
+        service.get(path).await,
+        service.send_json("PUT", path, kettle()).await,
+        service.request("DELETE", path).await,
+    ] {
+        assert_eq!(answer.problem(404)["detail"], "there is no product 4711");
+    }
+    service.get("/api/products/1/price").await.problem(404);
+    service.get("/docs/missing.js").await.problem(404);
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_does_not_know_is_refused_with_those_it_does() {
+    let service = Service::new().await;
+    let answer = service.request("PATCH", "/api/products/1").await;
+    answer.problem(405);
+    assert_eq!(answer.header(header::ALLOW), "GET,HEAD,PUT,DELETE");
+}
+
+#[tokio::test]
+async fn a_body_must_be_a_small_json_object() {
+    let service = Service::new().await;
+    let send = async |body: &str| service.send_json("POST", "/api/products", body).await;
+    send("{\"name\": ").await.problem(400);
+    for other in ["[]", "1", "null", "\"kettle\""] {
+        assert_eq!(
+            send(other).await.problem(422)["errors"],
+            json!([{"pointer": "#", "detail": "must be an object"}]),
+            "{other}"
+        );
+    }
+    send(&" ".repeat(MAX_REQUEST_BODY + 1)).await.problem(413);
+
+    let plain = Request::post("/api/products").body(Body::from(kettle().to_string()));
+    service.send(plain.unwrap()).await.problem(415);
+}
+
+#[tokio::test]
+async fn every_wrong_field_is_named() {
+    let service = Service::new().await;
+    let body = r#"{"name": 7, "price": 19.999, "stock": -1, "colour": "red"}"#;
+    let answer = service.send_json("POST", "/api/products", body).await;
+    assert_eq!(
+        answer.problem(422)["errors"],
+        json!([
+            {"pointer": "#/name", "detail": "must be a string"},
+            {"pointer": "#/price", "detail": "must have at most two decimals"},
+            {"pointer": "#/category", "detail": "is required"},
+            {"pointer": "#/stock", "detail": "must be a whole number from 0 to 1000000000"},
+            {"pointer": "#/colour", "detail": "is not a field of a product"},
+        ])
+    );
+}
+
+#[tokio::test]
+async fn the_cache_of_a_product_can_be_dropped() {
+    let service = Service::new().await;
+    let answer = service.request("DELETE", "/api/products/1/cache").await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (200, r#"{"status":"invalidated"}"#)
+    );
+}
+
+#[tokio::test]
+async fn health_is_told_and_never_stored() {
+    let service = Service::new().await;
+    let health = service.get("/health").await;
+    assert_eq!(
+        health.json(),
+        json!({"status": "healthy", "redis": null, "database": {"connected": true}})
+    );
+    let live = service.get("/health/live").await;
+    let ready = service.get("/health/ready").await;
+    for answer in [health, live, ready] {
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header(header::CACHE_CONTROL), "no-store");
+    }
+}
+
+#[tokio::test]
+async fn who_shuts_down_is_alive_but_not_ready() {
+    let service = Service::new().await;
+    service.shutdown.shutdown();
+    service.get("/health/ready").await.problem(503);
+    assert_eq!(service.get("/health/live").await.status, 200);
+    assert_eq!(service.get("/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_document_describes_routes_that_are_there() {
+    let service = Service::new().await;
+    let document = service.get("/openapi.json").await.json();
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 7);
+    for (path, operations) in paths {
+        for (method, operation) in operations.as_object().unwrap() {
+            let path = path.replace("{id}", "1");
+            let method = method.to_uppercase();
+            let answer = service.send_json(&method, &path, kettle()).await;
+            let code = answer.status.to_string();
+            let described = &operation["responses"][&code]["description"];
+            assert!(described.is_string(), "{method} {path} answered {code}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_documentation_comes_from_this_binary_alone() {
+    let service = Service::new().await;
+    let page = service.get("/docs/").await.body;
+    let files: Vec<_> = ["href=\"", "src=\""]
+        .iter()
+        .flat_map(|attribute| page.split(attribute).skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert!(files.len() >= 5, "{page}");
+    for file in files {
+        assert!(!file.contains("//"), "{file} is elsewhere");
+        let answer = service
+            .get(&format!("/docs/{}", file.trim_start_matches("./")))
+            .await;
+        assert_eq!(answer.status, 200, "{file}");
+    }
+    let start = service.get("/docs/swagger-initializer.js").await.body;
+    assert!(start.contains(r#""url": "../openapi.json""#), "{start}");
+    assert!(start.contains(r#""validatorUrl": "none""#), "{start}");
+}
+
+#[tokio::test]
+async fn a_panic_and_a_request_without_end_are_problems() {
+    let config = Config {
+        request_timeout: Duration::from_millis(10),
+        ..Config::default()
+    };
+    let routes = Router::new()
+        .route("/panic", get(|| async { panic!("secret") as () }))
+        .route("/hang", get(std::future::pending::<()>));
+    let service = Service {
+        router: limited(routes, &config),
+        shutdown: ShutdownHandle::default(),
+    };
+    let panicked = service.get("/panic").await;
+    panicked.problem(500);
+    assert!(!panicked.body.contains("secret"));
+    service.get("/hang").await.problem(503);
+}

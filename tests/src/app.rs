@@ -1,0 +1,161 @@
+//! A cache in front of an application, and what its clients see.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use cache_layer::{Cache, CacheLayer, CacheService, ResponseBody};
+use http::{HeaderMap, Method, Request};
+use http_body_util::BodyExt as _;
+use sfv::{BareItem, List, ListEntry, Parser};
+use tower::{Layer as _, Service, ServiceExt as _};
+
+use crate::{
+    Backend, Response,
+    origin::{Body, BoxError, Origin, full},
+};
+
+/// So that a request that is never answered is a failed test and not a hung one.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The host of requests that name no other.
+pub const HOST: &str = "shop.example";
+
+/// A cache in front of an [`Origin`]. Clones are one.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The cache.
+    pub cache: Cache,
+    service: CacheService<Origin>,
+}
+
+impl App {
+    /// `cache` in front of `origin`, by the settings that `set` makes.
+    pub fn new(cache: Cache, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> Self {
+        let service = set(CacheLayer::new(cache.clone())).layer(origin.clone());
+        Self { cache, service }
+    }
+
+    /// One more cache on `backend` in front of `origin`, with nothing set.
+    pub async fn on(backend: &Backend, origin: &Origin) -> Self {
+        Self::new(backend.cache().await.build(), origin, |layer| layer)
+    }
+
+    /// GET of `uri`, answered to the end and with all that it leaves behind stored.
+    pub async fn get(&self, uri: &str, fields: &[(&str, &str)]) -> Response {
+        self.ask(request(Method::GET, uri, fields)).await
+    }
+
+    /// As [`get`](Self::get), with another method.
+    pub async fn send(&self, method: Method, uri: &str, fields: &[(&str, &str)]) -> Response {
+        self.ask(request(method, uri, fields)).await
+    }
+
+    /// As [`get`](Self::get), for any request.
+    pub async fn ask(&self, request: Request<Body>) -> Response {
+        let response = ask(&self.service, request).await.unwrap_or_else(|error| panic!("the application failed: {error}"));
+        self.settled().await;
+        response
+    }
+
+    /// The head of an answer, and its body as it comes in.
+    ///
+    /// # Errors
+    ///
+    /// The application's.
+    pub async fn begin(&self, request: Request<Body>) -> Result<http::Response<ResponseBody<Body>>, BoxError> {
+        let answer = self.service.clone().oneshot(request);
+        tokio::time::timeout(LIMIT, answer).await.unwrap_or_else(|_| panic!("no answer within {LIMIT:?}"))
+    }
+
+    /// Waits until nothing is being loaded or stored any more.
+    pub async fn settled(&self) {
+        assert!(self.cache.drain(LIMIT).await, "loads were still under way after {LIMIT:?}");
+    }
+}
+
+/// A request without content, to [`HOST`] unless `uri` or `fields` say otherwise.
+#[must_use]
+pub fn request(method: Method, uri: &str, fields: &[(&str, &str)]) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(uri);
+    if uri.starts_with('/') && !fields.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", HOST);
+    }
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(full("")).expect("a valid request")
+}
+
+/// The answer of any service, to the end.
+///
+/// # Errors
+///
+/// The service's own.
+pub async fn ask<S, B, R>(service: &S, request: Request<B>) -> Result<Response, S::Error>
+where
+    S: Service<Request<B>, Response = http::Response<R>> + Clone,
+    R: http_body::Body<Data = Bytes>,
+    R::Error: fmt::Debug,
+{
+    let answer = async {
+        let (parts, body) = service.clone().oneshot(request).await?.into_parts();
+        let body = body.collect().await.expect("a whole body");
+        let trailers = body.trailers().cloned();
+        Ok(Response { status: parts.status, headers: parts.headers, body: body.to_bytes(), trailers })
+    };
+    tokio::time::timeout(LIMIT, answer).await.unwrap_or_else(|_| panic!("no answer within {LIMIT:?}"))
+}
+
+impl Response {
+    /// Which call of an [`Origin`] this is the answer to.
+    #[must_use]
+    pub fn call(&self) -> usize {
+        self.header("x-call").and_then(|call| call.parse().ok()).unwrap_or_else(|| panic!("no echo: {self:?}"))
+    }
+
+    /// What `Cache-Status` says.
+    #[must_use]
+    pub fn cache_status(&self) -> CacheStatus {
+        CacheStatus::of(&self.headers)
+    }
+}
+
+/// What a cache says in `Cache-Status` (RFC 9211).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CacheStatus {
+    /// `hit`
+    pub hit: bool,
+    /// `fwd`
+    pub fwd: Option<String>,
+    /// `ttl`
+    pub ttl: Option<i64>,
+    /// `stored`
+    pub stored: bool,
+    /// `collapsed`
+    pub collapsed: bool,
+    /// `detail`
+    pub detail: Option<String>,
+}
+
+impl CacheStatus {
+    /// The member of the cache that the client is closest to; panics with a field that can't be read.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let lines: Vec<&[u8]> = headers.get_all("cache-status").iter().map(|line| line.as_bytes()).collect();
+        let list: List = Parser::new(&lines.join(&b", "[..])).parse().expect("a structured field");
+        let Some(ListEntry::Item(last)) = list.last() else { panic!("no cache speaks in {headers:?}") };
+        let mut status = Self::default();
+        for (name, value) in &last.params {
+            match (name.as_str(), value) {
+                ("hit", BareItem::Boolean(hit)) => status.hit = *hit,
+                ("fwd", BareItem::Token(why)) => status.fwd = Some(why.as_str().to_owned()),
+                ("ttl", BareItem::Integer(ttl)) => status.ttl = Some(i64::from(*ttl)),
+                ("stored", BareItem::Boolean(stored)) => status.stored = *stored,
+                ("collapsed", BareItem::Boolean(collapsed)) => status.collapsed = *collapsed,
+                ("detail", BareItem::Token(detail)) => status.detail = Some(detail.as_str().to_owned()),
+                unexpected => panic!("{unexpected:?} in {lines:?}"),
+            }
+        }
+        status
+    }
+}

@@ -1,0 +1,90 @@
+//! Every store that a cache can stand on.
+
+use std::time::Duration;
+
+use cache_layer::{
+    Cache, CacheBuilder,
+    store::{MemoryStore, RedisStore, TieredStore},
+};
+
+use crate::RedisServer;
+
+/// Nothing here is to fail because a busy machine was slow: that is what other tests are about.
+const PATIENCE: Duration = Duration::from_secs(10);
+const BYTES: u64 = 16 * 1024 * 1024;
+
+/// A store, with the server that it needs. Caches on one backend share what they store; on Redis they are strangers
+/// beyond that, as the processes of a fleet are.
+#[derive(Debug)]
+pub enum Backend {
+    /// A store in this process.
+    Memory(MemoryStore),
+    /// A Redis.
+    Redis(RedisServer),
+    /// A Redis, with a first tier in each cache.
+    Tiered(RedisServer),
+}
+
+impl Backend {
+    /// A store in this process.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::Memory(MemoryStore::new(BYTES))
+    }
+
+    /// A Redis of its own.
+    #[must_use]
+    pub fn redis() -> Self {
+        Self::Redis(RedisServer::start())
+    }
+
+    /// A Redis of its own, with a first tier in each cache.
+    #[must_use]
+    pub fn tiered() -> Self {
+        Self::Tiered(RedisServer::start())
+    }
+
+    /// The server; panics when there is none.
+    #[must_use]
+    pub fn server(&self) -> &RedisServer {
+        match self {
+            Self::Redis(server) | Self::Tiered(server) => server,
+            Self::Memory(_) => panic!("there is no server behind a memory store"),
+        }
+    }
+
+    /// One more cache over this store, connected.
+    pub async fn cache(&self) -> CacheBuilder {
+        match self {
+            Self::Memory(store) => Cache::builder(store.clone()),
+            Self::Redis(server) => Cache::builder(connect(server).await),
+            Self::Tiered(server) => Cache::builder(TieredStore::new(BYTES, connect(server).await)),
+        }
+    }
+}
+
+async fn connect(server: &RedisServer) -> RedisStore {
+    let store = RedisStore::builder(server.url()).operation_timeout(PATIENCE).build().expect("a valid URL");
+    assert!(store.wait_connected(PATIENCE).await, "{server} took no connection:\n{}", server.log());
+    store
+}
+
+/// Runs tests, each an `async fn(&Backend)`, over every store that there is.
+#[macro_export]
+macro_rules! over_each_store {
+    ($($test:ident),+ $(,)?) => {
+        $crate::over_each_store!(@ over_memory memory $($test)+);
+        $crate::over_each_store!(@ over_redis redis $($test)+);
+        $crate::over_each_store!(@ over_memory_and_redis tiered $($test)+);
+    };
+    (@ $name:ident $backend:ident $($test:ident)+) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    super::$test(&$crate::Backend::$backend()).await;
+                }
+            )+
+        }
+    };
+}

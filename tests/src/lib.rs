@@ -1,0 +1,38 @@
+//! What the end-to-end tests share: real servers with a life of their own, ways to break the road to them, and a client.
+//!
+//! # Layout
+//!
+//! - [`RedisServer`], [`PostgresServer`]: a real server process each, on a free port, in a folder that goes with it.
+//! - [`ServiceProcess`]: the product service as its users run it.
+//! - [`FaultProxy`]: a TCP proxy that delays, swallows, cuts and lies on demand.
+//! - [`HttpClient`]: requests over real sockets, answers read to their last trailer.
+//! - [`Load`]: many clients at once, and what they saw.
+//! - [`Origin`], [`App`], [`Backend`]: an application that says what it was asked, a cache in front of it, on every store.
+//! - [`wait_until`]: polling with a cap, in place of sleeping and hoping.
+//!
+//! A server whose program is not installed fails the test that needs it, with the package's name. Nothing is skipped.
+
+mod app;
+mod backend;
+mod fault_proxy;
+mod http_client;
+mod load;
+mod origin;
+mod port;
+mod postgres;
+mod program;
+mod redis_server;
+mod service_process;
+mod supervisor;
+mod wait;
+
+pub use app::{App, CacheStatus, HOST, ask, request};
+pub use backend::Backend;
+pub use fault_proxy::{Direction, Fault, FaultProxy};
+pub use http_client::{HttpClient, RequestError, Response};
+pub use load::{Load, Report};
+pub use origin::{Body, BoxError, Gate, Origin, echo, full};
+pub use postgres::PostgresServer;
+pub use redis_server::{RedisServer, RedisServerBuilder};
+pub use service_process::ServiceProcess;
+pub use wait::wait_until;

@@ -1,0 +1,131 @@
+//! The application behind a cache.
+
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use tokio::sync::watch;
+use tower::Service;
+
+/// A body of any kind: neither `Clone` nor `Sync`.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+/// Any error.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+/// An application that counts how often it is called: at the call, whether or not anybody awaits its answer.
+#[derive(Clone)]
+pub struct Origin {
+    calls: Arc<AtomicUsize>,
+    answer: Arc<dyn Fn(usize, Request<Body>) -> Answered + Send + Sync>,
+}
+
+impl Origin {
+    /// Answers by `answer`, which is told the number of the call, from 1, and the request.
+    pub fn new<A, F>(answer: A) -> Self
+    where
+        A: Fn(usize, Request<Body>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
+    {
+        let answer = move |call, request| Box::pin(answer(call, request)) as Answered;
+        Self { calls: Arc::default(), answer: Arc::new(answer) }
+    }
+
+    /// Answers with an [`echo`] that has these fields.
+    #[must_use]
+    pub fn echo(fields: &'static [(&'static str, &'static str)]) -> Self {
+        Self::new(move |call, request| async move { Ok(echo(call, &request, fields)) })
+    }
+
+    /// As [`echo`](Self::echo), for those who come while `gate` is open.
+    #[must_use]
+    pub fn gated_echo(gate: &Gate, fields: &'static [(&'static str, &'static str)]) -> Self {
+        let gate = gate.clone();
+        Self::new(move |call, request| {
+            let gate = gate.clone();
+            async move {
+                gate.pass().await;
+                Ok(echo(call, &request, fields))
+            }
+        })
+    }
+
+    /// How often it was called.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+impl Service<Request<Body>> for Origin {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Answered;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answered {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        (self.answer)(call, request)
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin").field("calls", &self.calls).finish_non_exhaustive()
+    }
+}
+
+/// A response that says which call it answers, in `X-Call` and in its body, and there all that was asked.
+pub fn echo<B>(call: usize, request: &Request<B>, fields: &[(&str, &str)]) -> Response<Body> {
+    let mut text = format!("answer {call} to {} {}\n", request.method(), request.uri());
+    for (name, value) in request.headers() {
+        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    }
+    let mut response = Response::builder().header("x-call", call);
+    for (name, value) in fields {
+        response = response.header(*name, *value);
+    }
+    response.body(full(text)).expect("a valid response")
+}
+
+/// A body that is there at once.
+pub fn full(content: impl Into<Bytes>) -> Body {
+    Full::new(content.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Holds up whoever comes until it is opened. Clones are one gate.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    /// A gate that holds everybody up.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+
+    /// Lets everybody pass, those who wait and those who come.
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Waits until it is open.
+    pub async fn pass(&self) {
+        // It can't fail: a sender is right here.
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}

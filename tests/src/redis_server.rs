@@ -1,0 +1,252 @@
+//! A real Redis.
+
+use std::{fmt, fs, path::PathBuf, process::Command, time::Duration};
+
+use redis::{Connection, FromRedisValue, RedisResult, ToRedisArgs};
+use rustix::process::Signal;
+
+use crate::{port, program, supervisor::Supervisor, wait};
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
+/// A `redis-server` that listens on a free loopback port and on a Unix socket and keeps nothing on disk. Killed when
+/// dropped, and also when the process that holds it dies.
+///
+/// ```no_run
+/// let mut redis = tests::RedisServer::start();
+/// redis.command::<()>(&["SET", "greeting", "hello"]);
+/// redis.kill();
+/// redis.restart();
+/// assert_eq!(redis.command::<u64>(&["DBSIZE"]), 0);
+/// ```
+#[derive(Debug)]
+pub struct RedisServer {
+    supervisor: Supervisor,
+    port: u16,
+    credentials: Option<Credentials>,
+}
+
+#[derive(Debug, Clone)]
+struct Credentials {
+    user: Option<String>,
+    password: String,
+}
+
+/// What a [`RedisServer`] is started with.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct RedisServerBuilder {
+    credentials: Option<Credentials>,
+    config: String,
+}
+
+impl RedisServerBuilder {
+    /// Asks every client for this password.
+    pub fn password(mut self, password: &str) -> Self {
+        self.credentials = Some(Credentials { user: None, password: password.to_owned() });
+        self.config(&format!("requirepass {password}"))
+    }
+
+    /// Lets in this user only; the default user is switched off.
+    pub fn user(mut self, user: &str, password: &str) -> Self {
+        self.credentials = Some(Credentials { user: Some(user.to_owned()), password: password.to_owned() });
+        self.config("user default off").config(&format!("user {user} on >{password} ~* &* +@all"))
+    }
+
+    /// One more line of `redis.conf`.
+    pub fn config(mut self, line: &str) -> Self {
+        self.config.push_str(line);
+        self.config.push('\n');
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    #[must_use]
+    pub fn start(self) -> RedisServer {
+        loop {
+            let mut server = self.prepare(port::free());
+            server.supervisor.start();
+            if server.wait_until_ready() {
+                return server;
+            }
+        }
+    }
+
+    fn prepare(&self, port: u16) -> RedisServer {
+        let binary = program::find("redis-server", "redis-server");
+        let folder = tempfile::Builder::new().prefix("tests-redis-").tempdir().expect("a temporary folder");
+        let path = folder.path().display();
+        let config = folder.path().join("redis.conf");
+        let lines = format!(
+            "bind 127.0.0.1\nport {port}\nunixsocket \"{path}/redis.sock\"\ndir \"{path}\"\nsave \"\"\n{}",
+            self.config
+        );
+        fs::write(&config, lines).expect("redis.conf is written");
+
+        let mut command = Command::new(binary);
+        command.arg(config);
+        RedisServer {
+            supervisor: Supervisor::new(folder, "KILL", &command),
+            port,
+            credentials: self.credentials.clone(),
+        }
+    }
+}
+
+impl RedisServer {
+    /// A server that asks for no password.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// A server with more than the defaults.
+    pub fn builder() -> RedisServerBuilder {
+        RedisServerBuilder::default()
+    }
+
+    /// `redis://127.0.0.1:PORT`, with user and password where the server asks for them.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match &self.credentials {
+            None => format!("redis://127.0.0.1:{}", self.port),
+            Some(Credentials { user, password }) => {
+                let user = user.as_deref().unwrap_or_default();
+                format!("redis://{user}:{password}@127.0.0.1:{}", self.port)
+            }
+        }
+    }
+
+    /// The same server by its Unix socket.
+    #[must_use]
+    pub fn unix_url(&self) -> String {
+        let mut url = format!("unix://{}", self.folder().join("redis.sock").display());
+        if let Some(Credentials { user, password }) = &self.credentials {
+            url.push_str(&format!("?pass={password}"));
+            if let Some(user) = user {
+                url.push_str(&format!("&user={user}"));
+            }
+        }
+        url
+    }
+
+    /// The TCP port, the same over restarts.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `127.0.0.1:PORT`, as a [`FaultProxy`](crate::FaultProxy) wants it.
+    #[must_use]
+    pub fn addr(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.supervisor.pid().as_raw_nonzero().get()
+    }
+
+    /// Where the socket, the configuration and the log are.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.supervisor.folder().to_owned()
+    }
+
+    /// What the server said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.supervisor.log()
+    }
+
+    /// `kill -9`. When this returns, connections are closed and new ones are refused.
+    pub fn kill(&mut self) {
+        self.supervisor.kill();
+    }
+
+    /// SIGSTOP: the process is there, its port accepts, and nothing is ever answered.
+    pub fn stop(&self) {
+        self.supervisor.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: the end of [`stop`](Self::stop).
+    pub fn cont(&self) {
+        self.supervisor.signal(Signal::CONT);
+    }
+
+    /// Starts the server again on the same port, empty; kills it first if it still runs.
+    pub fn restart(&mut self) {
+        if self.supervisor.is_running() {
+            self.kill();
+        }
+        self.supervisor.start();
+        assert!(self.wait_until_ready(), "port {} was taken while redis-server was down", self.port);
+    }
+
+    /// Deletes every key.
+    pub fn flushall(&self) {
+        self.command(&["FLUSHALL"])
+    }
+
+    /// Runs one command and panics with its error. Arguments are strings or byte slices.
+    pub fn command<T: FromRedisValue>(&self, command: &[impl ToRedisArgs]) -> T {
+        self.connect()
+            .and_then(|mut connection| arguments(command).query(&mut connection))
+            .unwrap_or_else(|error| panic!("{self}: {error}"))
+    }
+
+    /// Every key there is, sorted.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.command(&["KEYS", "*"]);
+        keys.sort_unstable();
+        keys
+    }
+
+    fn connect(&self) -> RedisResult<Connection> {
+        let connection = redis::Client::open(self.url())?.get_connection_with_timeout(COMMAND_LIMIT)?;
+        connection.set_read_timeout(Some(COMMAND_LIMIT))?;
+        Ok(connection)
+    }
+
+    /// False when another process has the port.
+    fn wait_until_ready(&self) -> bool {
+        let mut port_taken = false;
+        let ready = wait::poll(START_LIMIT, || {
+            port_taken = self.supervisor.log().contains("Address already in use");
+            port_taken || self.answers()
+        });
+        assert!(ready, "{self} did not answer within {START_LIMIT:?}:\n{}", self.log());
+        !port_taken
+    }
+
+    /// Whether it is this server that answers, and not one that was quicker to take the port.
+    fn answers(&self) -> bool {
+        let Ok(mut connection) = self.connect() else {
+            return false;
+        };
+        let Ok(info) = redis::cmd("INFO").arg("server").query::<redis::InfoDict>(&mut connection) else {
+            return false;
+        };
+        let version: String = info.get("redis_version").unwrap_or_default();
+        let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
+        assert!(major >= Some(7), "redis-server {version} is too old: 7.0 or newer is needed");
+        info.get("process_id") == Some(self.pid())
+    }
+}
+
+impl fmt::Display for RedisServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis-server on port {}", self.port)
+    }
+}
+
+fn arguments(command: &[impl ToRedisArgs]) -> redis::Cmd {
+    let mut cmd = redis::Cmd::new();
+    for argument in command {
+        cmd.arg(argument);
+    }
+    cmd
+}
