@@ -44,10 +44,12 @@
 //! |---|---|---|
 //! | `memory` | yes | [`MemoryStore`](store::MemoryStore) |
 //! | `redis` | yes | [`RedisStore`](store::RedisStore) and [`TieredStore`](store::TieredStore); implies `memory` |
-//! | `tls` | no | `rediss://` URLs |
+//! | `tls` | no | `rediss://` URLs, trusting the system's certificates, or `SSL_CERT_FILE` and `SSL_CERT_DIR` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
+// Without a store there is nobody to use the rest.
+#![cfg_attr(not(feature = "memory"), allow(dead_code))]
 
 mod clock;
 mod engine;

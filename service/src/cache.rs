@@ -12,9 +12,6 @@ use utoipa::ToSchema;
 
 use crate::config::{Config, ConfigError};
 
-/// How long a Redis may take to be there when the service starts, before the log says it is not.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// The handle on the cache; a clone is the same one.
 #[derive(Clone)]
 pub(crate) struct ProductCache {
@@ -63,7 +60,7 @@ pub(crate) struct RedisHealth {
 }
 
 impl ProductCache {
-    /// Redis if there is a URL for it, else memory. Does not wait for Redis.
+    /// Redis if there is a URL for it, else memory. Does not wait for Redis: that it is missing is in the log.
     pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
         let redis = match &config.redis_url {
             None => None,
@@ -80,10 +77,7 @@ impl ProductCache {
             None => Cache::builder(MemoryStore::new(config.cache_memory)),
             Some(redis) => Cache::builder(redis.clone()),
         };
-        Ok(Self {
-            cache: cache.lock_timeout(config.cache_lock_timeout).build(),
-            redis,
-        })
+        Ok(Self { cache: cache.lock_timeout(config.cache_lock_timeout).build(), redis })
     }
 
     /// The middleware that answers the configured paths from the cache.
@@ -104,23 +98,15 @@ impl ProductCache {
 
     /// Forgets a product and every list. Whether that has reached the whole cache by now.
     pub(crate) async fn forget_product(&self, id: i64) -> bool {
-        let forgotten = self
-            .invalidate([Source::Product(id), Source::Products])
-            .await;
+        let forgotten = self.invalidate([Source::Product(id), Source::Products]).await;
         if let Err(error) = &forgotten {
             tracing::warn!("the cache could not be told yet to forget product {id}: {error}");
         }
         forgotten.is_ok()
     }
 
-    async fn invalidate(
-        &self,
-        sources: impl IntoIterator<Item = Source> + Send,
-    ) -> Result<(), InvalidateError> {
-        let tags: Vec<_> = sources
-            .into_iter()
-            .map(|source| source.to_string())
-            .collect();
+    async fn invalidate(&self, sources: impl IntoIterator<Item = Source> + Send) -> Result<(), InvalidateError> {
+        let tags: Vec<_> = sources.into_iter().map(|source| source.to_string()).collect();
         self.cache.invalidate_tags(tags).await
     }
 
@@ -129,28 +115,11 @@ impl ProductCache {
         let status = self.redis.as_ref()?.status().await;
         Some(RedisHealth {
             connected: status.connected,
-            ping_ms: status
-                .ping
-                .map(|ping| (ping.as_secs_f64() * 1e5).round() / 100.0),
+            ping_ms: status.ping.map(|ping| (ping.as_secs_f64() * 1e5).round() / 100.0),
             used_memory_human: status.used_memory_human,
             connected_clients: status.connected_clients,
             error: status.error,
         })
-    }
-
-    /// Says in the log whether Redis is there, once that can be known.
-    pub(crate) async fn report_redis(&self, config: &Config) {
-        let (Some(redis), Some(url)) = (&self.redis, &config.redis_url) else {
-            return;
-        };
-        if redis.wait_connected(PATIENCE).await {
-            tracing::info!("Redis at {url} is connected");
-        } else {
-            let why = redis.status().await.error.unwrap_or_default();
-            tracing::warn!(
-                "Redis at {url} is not reachable ({why}): requests are served from the database until it is"
-            );
-        }
     }
 
     /// Waits for writes to the cache that no request waits for.

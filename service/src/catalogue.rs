@@ -20,11 +20,7 @@ pub(crate) struct Catalogue {
 
 impl Catalogue {
     pub(crate) fn new(database: Database, cache: ProductCache) -> Self {
-        Self {
-            database,
-            cache,
-            changes: TaskTracker::new(),
-        }
+        Self { database, cache, changes: TaskTracker::new() }
     }
 
     pub(crate) async fn add(&self, input: ProductInput) -> Result<Product, Problem> {
@@ -40,19 +36,12 @@ impl Catalogue {
     pub(crate) async fn replace(&self, id: i64, input: ProductInput) -> Result<Product, Problem> {
         let product = input.with_id(id);
         let database = self.database.clone();
-        self.change(id, async move {
-            Ok(database.replace(&product).await?.then_some(product))
-        })
-        .await
+        self.change(id, async move { Ok(database.replace(&product).await?.then_some(product)) }).await
     }
 
     pub(crate) async fn delete(&self, id: i64) -> Result<(), Problem> {
         let database = self.database.clone();
-        self.change(
-            id,
-            async move { Ok(database.delete(id).await?.then_some(())) },
-        )
-        .await
+        self.change(id, async move { Ok(database.delete(id).await?.then_some(())) }).await
     }
 
     /// Waits for the changes under way.

@@ -32,26 +32,18 @@ impl Database {
         sqlx::any::install_default_drivers();
         let sqlite = url.expose().starts_with("sqlite:");
         let in_memory = url.expose().contains(":memory:") || url.expose().contains("mode=memory");
-        let options: AnyConnectOptions = if sqlite && !in_memory {
-            created_if_missing(url.expose()).parse()?
-        } else {
-            url.expose().parse()?
-        };
+        let options: AnyConnectOptions =
+            if sqlite && !in_memory { created_if_missing(url.expose()).parse()? } else { url.expose().parse()? };
 
         // Asked for its first connection, a pool would only say that it timed out.
         let probe = AnyConnection::connect_with(&options);
         let probe = timeout(ACQUIRE_TIMEOUT, probe).await;
-        probe
-            .map_err(|_| sqlx::Error::PoolTimedOut)??
-            .close()
-            .await?;
+        probe.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
 
         let pool = AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
         let pool = if in_memory {
             // Such a database belongs to one connection and ends with it.
-            pool.max_connections(1)
-                .idle_timeout(None)
-                .max_lifetime(None)
+            pool.max_connections(1).idle_timeout(None).max_lifetime(None)
         } else {
             pool.max_connections(connections)
         };
@@ -87,8 +79,7 @@ impl Database {
                      WHERE category = $1 ORDER BY id LIMIT $2 OFFSET $3",
                 )
                 .bind(category.clone()),
-                sqlx::query_scalar("SELECT COUNT(*) FROM products WHERE category = $1")
-                    .bind(category),
+                sqlx::query_scalar("SELECT COUNT(*) FROM products WHERE category = $1").bind(category),
             ),
         };
         let total = total.fetch_one(&self.pool).await?;
@@ -97,24 +88,17 @@ impl Database {
     }
 
     pub(crate) async fn product(&self, id: i64) -> sqlx::Result<Option<Product>> {
-        let row = sqlx::query_as(
-            "SELECT id, name, price_cents, category, stock FROM products WHERE id = $1",
-        )
-        .bind(id)
-        .fetch_optional(&self.pool)
-        .await?;
+        let row = sqlx::query_as("SELECT id, name, price_cents, category, stock FROM products WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
         Ok(row.map(product))
     }
 
     pub(crate) async fn categories(&self) -> sqlx::Result<Vec<Category>> {
         let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT category, COUNT(*) FROM products GROUP BY category")
-                .fetch_all(&self.pool)
-                .await?;
-        let mut categories: Vec<_> = rows
-            .into_iter()
-            .map(|(name, products)| Category { name, products })
-            .collect();
+            sqlx::query_as("SELECT category, COUNT(*) FROM products GROUP BY category").fetch_all(&self.pool).await?;
+        let mut categories: Vec<_> = rows.into_iter().map(|(name, products)| Category { name, products }).collect();
         // Sorted here: each database has its own idea of the order of texts.
         categories.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(categories)
@@ -122,9 +106,7 @@ impl Database {
 
     /// An id that no product has or had.
     pub(crate) async fn next_id(&self) -> sqlx::Result<i64> {
-        sqlx::query_scalar("UPDATE product_ids SET last = last + 1 RETURNING last")
-            .fetch_one(&self.pool)
-            .await
+        sqlx::query_scalar("UPDATE product_ids SET last = last + 1 RETURNING last").fetch_one(&self.pool).await
     }
 
     pub(crate) async fn insert(&self, product: &Product) -> sqlx::Result<()> {
@@ -160,10 +142,7 @@ impl Database {
 
     /// `false` if there is no such product.
     pub(crate) async fn delete(&self, id: i64) -> sqlx::Result<bool> {
-        let done = sqlx::query("DELETE FROM products WHERE id = $1")
-            .bind(id)
-            .execute(&self.pool)
-            .await?;
+        let done = sqlx::query("DELETE FROM products WHERE id = $1").bind(id).execute(&self.pool).await?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -180,13 +159,7 @@ impl Database {
 type Row = (i64, String, i64, String, i64);
 
 fn product((id, name, cents, category, stock): Row) -> Product {
-    Product {
-        id,
-        name,
-        price: Price::from_cents(cents),
-        category,
-        stock,
-    }
+    Product { id, name, price: Price::from_cents(cents), category, stock }
 }
 
 fn created_if_missing(url: &str) -> String {
@@ -199,9 +172,7 @@ fn created_if_missing(url: &str) -> String {
 
 async fn prepare_sqlite(connection: &mut AnyConnection) -> sqlx::Result<()> {
     // Readers and the writer do not wait for each other.
-    sqlx::query("PRAGMA journal_mode = WAL")
-        .execute(&mut *connection)
-        .await?;
+    sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await?;
     // The migrator locks a PostgreSQL database against other starting processes, but not this one.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     migrate(&mut transaction).await?;
@@ -229,10 +200,7 @@ mod tests {
         let database = Database::open(&"sqlite::memory:".into(), 10).await.unwrap();
         let (products, total) = database.products(None, 2, 98).await.unwrap();
         assert_eq!(total, 100);
-        let expected = [
-            (99, "554.49", "electronics", 990),
-            (100, "559.99", "clothing", 1000),
-        ];
+        let expected = [(99, "554.49", "electronics", 990), (100, "559.99", "clothing", 1000)];
         assert_eq!(
             products,
             expected.map(|(id, price, category, stock)| Product {
@@ -271,10 +239,7 @@ mod tests {
         database.close().await;
 
         let database = Database::open(&url(&folder), 2).await.unwrap();
-        assert_eq!(
-            database.products(None, 1, 0).await.unwrap(),
-            (Vec::new(), 0)
-        );
+        assert_eq!(database.products(None, 1, 0).await.unwrap(), (Vec::new(), 0));
         assert_eq!(database.categories().await.unwrap(), []);
         assert_eq!(database.next_id().await.unwrap(), 101);
         database.close().await;

@@ -87,9 +87,7 @@ impl fmt::Display for Price {
 
 impl Serialize for Price {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        RawValue::from_string(self.to_string())
-            .map_err(serde::ser::Error::custom)?
-            .serialize(serializer)
+        RawValue::from_string(self.to_string()).map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 
@@ -109,11 +107,7 @@ mod tests {
             ("10.500", 1050),
             ("99999999.99", 9_999_999_999),
         ] {
-            assert_eq!(
-                text.parse::<Price>().ok().map(Price::cents),
-                Some(cents),
-                "{text}"
-            );
+            assert_eq!(text.parse::<Price>().ok().map(Price::cents), Some(cents), "{text}");
         }
     }
 
@@ -141,13 +135,7 @@ mod tests {
 
     #[test]
     fn json_always_has_two_decimals() {
-        for (cents, json) in [
-            (0, "0.00"),
-            (5, "0.05"),
-            (1050, "10.50"),
-            (1999, "19.99"),
-            (70000, "700.00"),
-        ] {
+        for (cents, json) in [(0, "0.00"), (5, "0.05"), (1050, "10.50"), (1999, "19.99"), (70000, "700.00")] {
             assert_eq!(serde_json::to_string(&Price(cents)).unwrap(), json);
         }
     }

@@ -50,28 +50,16 @@ pub(crate) struct Invalid {
 
 impl Invalid {
     pub(crate) fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            parameter: Some(name),
-            pointer: None,
-            detail: detail.into(),
-        }
+        Self { parameter: Some(name), pointer: None, detail: detail.into() }
     }
 
     pub(crate) fn field(name: &str, detail: impl Into<String>) -> Self {
         let token = name.replace('~', "~0").replace('/', "~1");
-        Self {
-            parameter: None,
-            pointer: Some(format!("#/{token}")),
-            detail: detail.into(),
-        }
+        Self { parameter: None, pointer: Some(format!("#/{token}")), detail: detail.into() }
     }
 
     pub(crate) fn body(detail: impl Into<String>) -> Self {
-        Self {
-            parameter: None,
-            pointer: Some("#".to_owned()),
-            detail: detail.into(),
-        }
+        Self { parameter: None, pointer: Some("#".to_owned()), detail: detail.into() }
     }
 }
 
@@ -92,10 +80,7 @@ impl Problem {
             1 => "1 part of the request is not valid".to_owned(),
             count => format!("{count} parts of the request are not valid"),
         };
-        Self {
-            errors,
-            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-        }
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
     pub(crate) fn no_product(id: i64) -> Self {
@@ -111,10 +96,7 @@ impl Problem {
     /// 500. The client learns that it is not to blame; the cause goes to the log.
     pub(crate) fn internal(cause: &dyn Display) -> Self {
         tracing::error!("request failed: {cause}");
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the service could not answer; the cause is in its log",
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the service could not answer; the cause is in its log")
     }
 
     /// 500 for a handler that panicked with `payload`.

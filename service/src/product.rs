@@ -54,10 +54,7 @@ pub(crate) struct Category {
 impl ProductInput {
     /// Reads a product from the fields of a JSON object, or tells everything that is wrong with them.
     pub(crate) fn from_fields(fields: Fields) -> Result<Self, Vec<Invalid>> {
-        let mut reader = Reader {
-            fields,
-            errors: Vec::new(),
-        };
+        let mut reader = Reader { fields, errors: Vec::new() };
         let name = reader.take("name", |json| label(&text(json)?, MAX_NAME));
         let price = reader.take("price", str::parse::<Price>);
         let category = reader.take("category", |json| category(&text(json)?));
@@ -66,25 +63,14 @@ impl ProductInput {
 
         match (name, price, category, stock) {
             (Some(name), Some(price), Some(category), Some(stock)) if errors.is_empty() => {
-                Ok(Self {
-                    name,
-                    price,
-                    category,
-                    stock,
-                })
+                Ok(Self { name, price, category, stock })
             }
             _ => Err(errors),
         }
     }
 
     pub(crate) fn with_id(self, id: i64) -> Product {
-        Product {
-            id,
-            name: self.name,
-            price: self.price,
-            category: self.category,
-            stock: self.stock,
-        }
+        Product { id, name: self.name, price: self.price, category: self.category, stock: self.stock }
     }
 }
 
@@ -97,25 +83,18 @@ struct Reader {
 }
 
 impl Reader {
-    fn take<T, E: ToString>(
-        &mut self,
-        name: &str,
-        read: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
+    fn take<T, E: ToString>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         let value = match self.fields.remove(name) {
             Some(json) => read(json.get()).map_err(|error| error.to_string()),
             None => Err("is required".to_owned()),
         };
-        value
-            .map_err(|detail| self.errors.push(Invalid::field(name, detail)))
-            .ok()
+        value.map_err(|detail| self.errors.push(Invalid::field(name, detail))).ok()
     }
 
     /// A field left over is a mistyped one more often than not.
     fn finish(mut self) -> Vec<Invalid> {
         let unknown = self.fields.keys();
-        self.errors
-            .extend(unknown.map(|name| Invalid::field(name, "is not a field of a product")));
+        self.errors.extend(unknown.map(|name| Invalid::field(name, "is not a field of a product")));
         self.errors
     }
 }
@@ -177,10 +156,7 @@ mod tests {
             errors,
             Err(vec![
                 Invalid::field("name", "must not be blank"),
-                Invalid::field(
-                    "price",
-                    "must be a number such as 19.99, without an exponent"
-                ),
+                Invalid::field("price", "must be a number such as 19.99, without an exponent"),
                 Invalid::field("category", "is required"),
                 Invalid::field("stock", "must be a whole number from 0 to 1000000000"),
                 Invalid::field("colour", "is not a field of a product"),

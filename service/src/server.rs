@@ -1,6 +1,6 @@
 //! The service from start to end: open, listen, serve, and leave nothing half done.
 
-use std::{fmt, future::Future, io, net::SocketAddr, time::Duration};
+use std::{fmt, future::pending, io, net::SocketAddr, time::Duration};
 
 use axum::{Router, serve::ListenerExt};
 use tokio::{net::TcpListener, time};
@@ -60,13 +60,7 @@ impl Server {
             cache,
             shutdown: ShutdownHandle::default(),
         };
-        Ok(Self {
-            router: routes::router(app.clone(), &config),
-            config,
-            app,
-            listener,
-            address,
-        })
+        Ok(Self { router: routes::router(app.clone(), &config), config, app, listener, address })
     }
 
     /// Where the service listens: with port 0, the port that was free.
@@ -87,7 +81,7 @@ impl Server {
         let signal = async {
             signal.await;
             shutdown.shutdown();
-            std::future::pending().await
+            pending().await
         };
         tokio::select! {
             () = self.run() => {}
@@ -98,20 +92,11 @@ impl Server {
     /// Serves until told to shut down; then lets requests in flight finish, writes out what the cache
     /// still has to write, and closes the database.
     pub async fn run(self) {
-        let Self {
-            config,
-            app,
-            router,
-            listener,
-            address,
-        } = self;
+        let Self { config, app, router, listener, address } = self;
         tracing::info!(
             "listening on http://{address} (documentation at /docs), products in {}, cache in {}",
             config.database_url,
-            config
-                .redis_url
-                .as_ref()
-                .map_or("memory".to_owned(), ToString::to_string),
+            config.redis_url.as_ref().map_or("memory".to_owned(), ToString::to_string),
         );
 
         let listener = listener.tap_io(|connection| {
@@ -133,7 +118,7 @@ impl Server {
         let serve = axum::serve(listener, router).with_graceful_shutdown(stop_accepting);
 
         tokio::select! {
-            _ = async { tokio::join!(serve.into_future(), app.cache.report_redis(&config)) } => {}
+            _ = serve.into_future() => {}
             () = out_of_time => {
                 tracing::warn!("requests still ran after {:?} and were cut off", config.shutdown_timeout);
             }
@@ -154,10 +139,7 @@ impl Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("address", &self.address)
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Server").field("address", &self.address).field("config", &self.config).finish_non_exhaustive()
     }
 }
 

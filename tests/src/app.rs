@@ -11,7 +11,7 @@ use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::{
     Backend, Response,
-    origin::{Body, BoxError, Origin, full},
+    origin::{Body, Failure, Origin, full},
 };
 
 /// So that a request that is never answered is a failed test and not a hung one.
@@ -52,7 +52,8 @@ impl App {
 
     /// As [`get`](Self::get), for any request.
     pub async fn ask(&self, request: Request<Body>) -> Response {
-        let response = ask(&self.service, request).await.unwrap_or_else(|error| panic!("the application failed: {error}"));
+        let response =
+            ask(&self.service, request).await.unwrap_or_else(|error| panic!("the application failed: {error}"));
         self.settled().await;
         response
     }
@@ -62,7 +63,7 @@ impl App {
     /// # Errors
     ///
     /// The application's.
-    pub async fn begin(&self, request: Request<Body>) -> Result<http::Response<ResponseBody<Body>>, BoxError> {
+    pub async fn begin(&self, request: Request<Body>) -> Result<http::Response<ResponseBody<Body>>, Failure> {
         let answer = self.service.clone().oneshot(request);
         tokio::time::timeout(LIMIT, answer).await.unwrap_or_else(|_| panic!("no answer within {LIMIT:?}"))
     }
@@ -107,10 +108,12 @@ where
 }
 
 impl Response {
-    /// Which call of an [`Origin`] this is the answer to.
+    /// Which call of an [`Origin`] this is the answer to; panics when its head and its body don't agree.
     #[must_use]
     pub fn call(&self) -> usize {
-        self.header("x-call").and_then(|call| call.parse().ok()).unwrap_or_else(|| panic!("no echo: {self:?}"))
+        let call = self.header("x-call").unwrap_or_else(|| panic!("no echo: {self:?}"));
+        assert!(self.body.is_empty() || self.text().starts_with(&format!("answer {call} ")), "mixed up: {self:?}");
+        call.parse().expect("a number")
     }
 
     /// What `Cache-Status` says.

@@ -31,7 +31,7 @@ pub use backend::Backend;
 pub use fault_proxy::{Direction, Fault, FaultProxy};
 pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
-pub use origin::{Body, BoxError, Gate, Origin, echo, full};
+pub use origin::{Body, Failure, Gate, Origin, echo, full};
 pub use postgres::PostgresServer;
 pub use redis_server::{RedisServer, RedisServerBuilder};
 pub use service_process::ServiceProcess;

@@ -18,11 +18,21 @@ use tokio::sync::watch;
 use tower::Service;
 
 /// A body of any kind: neither `Clone` nor `Sync`.
-pub type Body = UnsyncBoxBody<Bytes, BoxError>;
-/// Any error.
-pub type BoxError = Box<dyn Error + Send + Sync>;
+pub type Body = UnsyncBoxBody<Bytes, Failure>;
 
-type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, Failure>> + Send>>;
+
+/// What an application, or its body, fails with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure(pub &'static str);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for Failure {}
 
 /// An application that counts how often it is called: at the call, whether or not anybody awaits its answer.
 #[derive(Clone)]
@@ -36,7 +46,7 @@ impl Origin {
     pub fn new<A, F>(answer: A) -> Self
     where
         A: Fn(usize, Request<Body>) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
+        F: Future<Output = Result<Response<Body>, Failure>> + Send + 'static,
     {
         let answer = move |call, request| Box::pin(answer(call, request)) as Answered;
         Self { calls: Arc::default(), answer: Arc::new(answer) }
@@ -70,10 +80,10 @@ impl Origin {
 
 impl Service<Request<Body>> for Origin {
     type Response = Response<Body>;
-    type Error = BoxError;
+    type Error = Failure;
     type Future = Answered;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
     }
 

@@ -25,6 +25,7 @@ pub struct RedisServer {
     supervisor: Supervisor,
     port: u16,
     credentials: Option<Credentials>,
+    tls_port: Option<u16>,
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +40,7 @@ struct Credentials {
 pub struct RedisServerBuilder {
     credentials: Option<Credentials>,
     config: String,
+    tls: bool,
 }
 
 impl RedisServerBuilder {
@@ -52,6 +54,12 @@ impl RedisServerBuilder {
     pub fn user(mut self, user: &str, password: &str) -> Self {
         self.credentials = Some(Credentials { user: Some(user.to_owned()), password: password.to_owned() });
         self.config("user default off").config(&format!("user {user} on >{password} ~* &* +@all"))
+    }
+
+    /// Listens on a second port with TLS, by a certificate for `localhost` that it signs itself.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
     }
 
     /// One more line of `redis.conf`.
@@ -78,9 +86,18 @@ impl RedisServerBuilder {
         let folder = tempfile::Builder::new().prefix("tests-redis-").tempdir().expect("a temporary folder");
         let path = folder.path().display();
         let config = folder.path().join("redis.conf");
+        let tls_port = self.tls.then(port::free);
+        let tls = tls_port.map(|port| {
+            let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+            fs::write(folder.path().join("tls.crt"), key.cert.pem()).expect("the certificate is written");
+            fs::write(folder.path().join("tls.key"), key.signing_key.serialize_pem()).expect("the key is written");
+            let files = format!("tls-cert-file \"{path}/tls.crt\"\ntls-key-file \"{path}/tls.key\"");
+            format!("tls-port {port}\n{files}\ntls-auth-clients no\n")
+        });
         let lines = format!(
-            "bind 127.0.0.1\nport {port}\nunixsocket \"{path}/redis.sock\"\ndir \"{path}\"\nsave \"\"\n{}",
-            self.config
+            "bind 127.0.0.1\nport {port}\nunixsocket \"{path}/redis.sock\"\ndir \"{path}\"\nsave \"\"\n{}{}",
+            self.config,
+            tls.unwrap_or_default(),
         );
         fs::write(&config, lines).expect("redis.conf is written");
 
@@ -90,6 +107,7 @@ impl RedisServerBuilder {
             supervisor: Supervisor::new(folder, "KILL", &command),
             port,
             credentials: self.credentials.clone(),
+            tls_port,
         }
     }
 }
@@ -129,6 +147,18 @@ impl RedisServer {
             }
         }
         url
+    }
+
+    /// The same server by TLS; it must have been started [with it](RedisServerBuilder::tls).
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        format!("rediss://localhost:{}", self.tls_port.expect("the server was started with TLS"))
+    }
+
+    /// The file of the certificate that has to be trusted for [`tls_url`](Self::tls_url).
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.folder().join("tls.crt")
     }
 
     /// The TCP port, the same over restarts.

@@ -64,7 +64,7 @@ impl Cache {
                 _ => permit(flight, Err(NoCacheReason::WaitedTooLong)),
             },
             Ok(Acquired::Uncacheable) => {
-                self.0.predictor.remember(key, REMEMBER_UNCACHEABLE);
+                self.0.predictor.remember(&key.primary(), REMEMBER_UNCACHEABLE);
                 flight.land(Landing::Uncacheable);
                 Permission::Uncacheable
             }

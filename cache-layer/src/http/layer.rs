@@ -36,6 +36,9 @@ impl CacheLayer {
     }
 
     /// How long to keep responses whose application states no freshness; none of them unless set.
+    ///
+    /// A rule says that these responses are the same for everybody. A response to a request with a `Cookie` is not kept by
+    /// a rule alone, and never one that says `private` or `no-store`, sets a cookie, or answers an `Authorization`.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.policy.set_ttl(ttl);
         self

@@ -13,9 +13,7 @@ pub struct CachePaths(Vec<(String, Option<Duration>)>);
 impl CachePaths {
     /// Every path with its time.
     pub(crate) fn with_default(&self, default: Duration) -> impl Iterator<Item = (&str, Duration)> {
-        self.0
-            .iter()
-            .map(move |(path, time)| (path.as_str(), time.unwrap_or(default)))
+        self.0.iter().map(move |(path, time)| (path.as_str(), time.unwrap_or(default)))
     }
 }
 
@@ -23,30 +21,23 @@ impl FromStr for CachePaths {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.split(',')
-            .map(rule)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        text.split(',').map(rule).collect::<Result<_, _>>().map(Self)
     }
 }
 
 fn rule(text: &str) -> Result<(String, Option<Duration>), String> {
     let (path, time) = match text.split_once('=') {
         Some((path, time)) => {
-            let time =
-                quantity::positive_time(time).map_err(|why| format!("the time of {path} {why}"))?;
+            let time = quantity::positive_time(time).map_err(|why| format!("the time of {path} {why}"))?;
             (path, Some(time))
         }
         None => (text, None),
     };
-    if path.starts_with('/')
-        && path
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'?')
-    {
+    if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?') {
         Ok((path.to_owned(), time))
     } else {
-        Err("must be paths separated by commas, each with a time if need be, such as /api/products=60s,/api/categories".to_owned())
+        Err("must be paths separated by commas, each with a time if need be, such as /api/products=60s,/api/categories"
+            .to_owned())
     }
 }
 
@@ -60,19 +51,13 @@ mod tests {
         let default = Duration::from_secs(300);
         assert_eq!(
             paths.with_default(default).collect::<Vec<_>>(),
-            [
-                ("/api/products", Duration::from_secs(30)),
-                ("/api/categories", default),
-                ("/", default),
-            ]
+            [("/api/products", Duration::from_secs(30)), ("/api/categories", default), ("/", default),]
         );
     }
 
     #[test]
     fn what_is_no_path_is_refused() {
-        for wrong in [
-            "", "api", "/a,", "/a, /b", "/a=", "/a=0s", "/a=x", "/a?b", "60s",
-        ] {
+        for wrong in ["", "api", "/a,", "/a, /b", "/a=", "/a=0s", "/a=x", "/a?b", "60s"] {
             assert!(wrong.parse::<CachePaths>().is_err(), "{wrong}");
         }
     }

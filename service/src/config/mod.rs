@@ -64,11 +64,7 @@ pub struct Config {
     pub cache_memory: u64,
 
     /// Paths to cache, with everything below them, as PATH or PATH=TIME
-    #[arg(
-        long,
-        value_name = "PATHS",
-        default_value = "/api/products=60s,/api/categories=60s"
-    )]
+    #[arg(long, value_name = "PATHS", default_value = "/api/products=60s,/api/categories=60s")]
     pub cache_paths: CachePaths,
 
     /// How long responses are kept under a path that has no time of its own
@@ -139,9 +135,7 @@ impl Config {
         let mut args = args.into_iter();
         let mut line: Vec<OsString> = args.next().into_iter().collect();
         for flag in command.get_arguments().filter_map(Arg::get_long) {
-            let value = variables
-                .iter()
-                .find(|(name, value)| *name == *variable(flag) && !value.is_empty());
+            let value = variables.iter().find(|(name, value)| *name == *variable(flag) && !value.is_empty());
             if let Some((name, value)) = value {
                 let Some(value) = value.to_str() else {
                     let name = name.display();
@@ -162,9 +156,7 @@ impl Config {
     /// A sentence for each `APP_*` variable of this process that sets nothing.
     #[must_use]
     pub fn unknown_variables() -> Vec<String> {
-        std::env::vars_os()
-            .filter_map(|(name, _)| unknown_variable(name.to_str()?))
-            .collect()
+        std::env::vars_os().filter_map(|(name, _)| unknown_variable(name.to_str()?)).collect()
     }
 }
 
@@ -181,21 +173,16 @@ impl Default for Config {
 impl ConfigError {
     /// A value that only turned out to be wrong when it was used.
     pub(crate) fn wrong(flag: &str, value: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self::Wrong(format!(
-            "{} (or --{flag}) is \"{value}\": {why}",
-            variable(flag)
-        ))
+        Self::Wrong(format!("{} (or --{flag}) is \"{value}\": {why}", variable(flag)))
     }
 
     fn from_clap(error: &clap::Error) -> Self {
         if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
             return Self::Asked(error.to_string());
         }
-        if let (Some(ContextValue::String(arg)), Some(ContextValue::String(value)), Some(why)) = (
-            error.get(ContextKind::InvalidArg),
-            error.get(ContextKind::InvalidValue),
-            error.source(),
-        ) {
+        if let (Some(ContextValue::String(arg)), Some(ContextValue::String(value)), Some(why)) =
+            (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue), error.source())
+        {
             let flag = arg.split(' ').next().unwrap_or_default();
             let flag = flag.trim_start_matches('-');
             return if flag.ends_with("-url") {
@@ -252,16 +239,11 @@ fn variable(flag: &str) -> String {
 fn unknown_variable(name: &str) -> Option<String> {
     let flag = name.strip_prefix("APP_")?.replace('_', "-").to_lowercase();
     let command = Config::command();
-    if command
-        .get_arguments()
-        .any(|arg| arg.get_long() == Some(&flag))
-    {
+    if command.get_arguments().any(|arg| arg.get_long() == Some(&flag)) {
         return None;
     }
     // Clap knows which flag is meant by a mistyped one.
-    let error = command
-        .try_get_matches_from(["service", &format!("--{flag}")])
-        .err()?;
+    let error = command.try_get_matches_from(["service", &format!("--{flag}")]).err()?;
     let hint = match error.get(ContextKind::SuggestedArg) {
         Some(ContextValue::String(flag)) => {
             format!("; did you mean {}?", variable(flag.trim_start_matches('-')))
@@ -272,14 +254,11 @@ fn unknown_variable(name: &str) -> Option<String> {
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "must be an IP address and a port, such as 127.0.0.1:8000 or [::]:8000".to_owned()
-    })
+    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8000 or [::]:8000".to_owned())
 }
 
 fn database_url(text: &str) -> Result<SecretUrl, String> {
-    const ALLOWED: &str =
-        "must be a URL such as sqlite://products.db or postgres://USER:PASSWORD@HOST:5432/NAME";
+    const ALLOWED: &str = "must be a URL such as sqlite://products.db or postgres://USER:PASSWORD@HOST:5432/NAME";
     let error = match text.split_once(':') {
         Some(("sqlite", _)) => text.parse::<SqliteConnectOptions>().err(),
         Some(("postgres" | "postgresql", _)) => text.parse::<PgConnectOptions>().err(),
@@ -297,10 +276,7 @@ fn redis_url(text: &str) -> Result<SecretUrl, String> {
     if known.iter().any(|scheme| text.starts_with(scheme)) {
         Ok(SecretUrl::from(text))
     } else {
-        Err(
-            "must be a URL such as redis://:PASSWORD@HOST:6379/0, rediss://HOST or unix:///PATH"
-                .to_owned(),
-        )
+        Err("must be a URL such as redis://:PASSWORD@HOST:6379/0, rediss://HOST or unix:///PATH".to_owned())
     }
 }
 
@@ -321,11 +297,9 @@ fn cache_prefix(text: &str) -> Result<String, String> {
 }
 
 fn log(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|_| {
-            "must be error, warn, info, debug or trace, also by module, such as info,cache_layer=debug".to_owned()
-        })
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| {
+        "must be error, warn, info, debug or trace, also by module, such as info,cache_layer=debug".to_owned()
+    })
 }
 
 #[cfg(test)]

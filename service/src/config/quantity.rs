@@ -22,10 +22,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
         .and_then(|(number, unit)| number.checked_mul(unit))
         .map(Duration::from_millis)
         .filter(|time| *time <= YEAR)
-        .ok_or_else(|| {
-            "must be a time of at most a year, such as 250ms, 30s, 5m, 1h, or plain seconds"
-                .to_owned()
-        })
+        .ok_or_else(|| "must be a time of at most a year, such as 250ms, 30s, 5m, 1h, or plain seconds".to_owned())
 }
 
 /// A time that may not be zero.
@@ -55,10 +52,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .zip(unit)
         .and_then(|(number, unit)| number.checked_mul(unit))
         .filter(|bytes| (1..=1 << 40).contains(bytes))
-        .ok_or_else(|| {
-            "must be a size of 1 byte to 1024GiB, such as 512KiB, 64MiB, 1GiB, or plain bytes"
-                .to_owned()
-        })
+        .ok_or_else(|| "must be a size of 1 byte to 1024GiB, such as 512KiB, 64MiB, 1GiB, or plain bytes".to_owned())
 }
 
 /// A whole number within `allowed`.
@@ -66,13 +60,7 @@ pub(super) fn count(text: &str, allowed: RangeInclusive<u32>) -> Result<u32, Str
     text.parse()
         .ok()
         .filter(|count| allowed.contains(count))
-        .ok_or_else(|| {
-            format!(
-                "must be a whole number from {} to {}",
-                allowed.start(),
-                allowed.end()
-            )
-        })
+        .ok_or_else(|| format!("must be a whole number from {} to {}", allowed.start(), allowed.end()))
 }
 
 fn split_unit(text: &str) -> (&str, &str) {
@@ -95,23 +83,9 @@ mod tests {
             ("365d", 31_536_000_000),
             ("0", 0),
         ] {
-            assert_eq!(
-                time(text),
-                Ok(Duration::from_millis(milliseconds)),
-                "{text}"
-            );
+            assert_eq!(time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for wrong in [
-            "",
-            "s",
-            "-1",
-            "1.5s",
-            "5 m",
-            "5min",
-            "366d",
-            "99999999999999999999",
-            "1é",
-        ] {
+        for wrong in ["", "s", "-1", "1.5s", "5 m", "5min", "366d", "99999999999999999999", "1é"] {
             assert!(time(wrong).is_err(), "{wrong}");
         }
         assert!(positive_time("0ms").is_err());
@@ -130,15 +104,7 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Ok(size), "{text}");
         }
-        for wrong in [
-            "",
-            "0",
-            "64 MiB",
-            "-1",
-            "64M",
-            "1025GiB",
-            "18446744073709551616",
-        ] {
+        for wrong in ["", "0", "64 MiB", "-1", "64M", "1025GiB", "18446744073709551616"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }
@@ -146,10 +112,7 @@ mod tests {
     #[test]
     fn counts_have_bounds() {
         assert_eq!(count("1", 1..=64), Ok(1));
-        assert_eq!(
-            count("65", 1..=64).unwrap_err(),
-            "must be a whole number from 1 to 64"
-        );
+        assert_eq!(count("65", 1..=64).unwrap_err(), "must be a whole number from 1 to 64");
         assert!(count("0", 1..=64).is_err());
         assert!(count("five", 1..=64).is_err());
     }

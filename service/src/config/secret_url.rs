@@ -46,11 +46,7 @@ impl fmt::Display for SecretUrl {
             None => ("", rest.strip_prefix("//").unwrap_or(rest)),
         };
         let address = address.split(['?', '#']).next().unwrap_or_default();
-        if is_address(address) {
-            write!(f, "{scheme}://{credentials}{address}")
-        } else {
-            write!(f, "{scheme}://***")
-        }
+        if is_address(address) { write!(f, "{scheme}://{credentials}{address}") } else { write!(f, "{scheme}://***") }
     }
 }
 
@@ -86,21 +82,12 @@ mod tests {
             ("redis://:secret/0", "redis://***"),
             ("postgres://me:secret", "postgres://***"),
             ("postgres://me:secret/products", "postgres://***"),
-            (
-                "postgres://me:secret@db/products?password=secret",
-                "postgres://***@db/products",
-            ),
+            ("postgres://me:secret@db/products?password=secret", "postgres://***@db/products"),
             ("redis:secret@host", "redis://***@host"),
             ("secret", "***"),
-            (
-                "sqlite://products.db?mode=ro",
-                "sqlite://products.db?mode=ro",
-            ),
+            ("sqlite://products.db?mode=ro", "sqlite://products.db?mode=ro"),
             ("sqlite::memory:", "sqlite::memory:"),
-            (
-                "unix:///run/redis.sock?pass=secret",
-                "unix:///run/redis.sock",
-            ),
+            ("unix:///run/redis.sock?pass=secret", "unix:///run/redis.sock"),
         ] {
             let url = SecretUrl::from(url);
             assert_eq!(url.to_string(), shown);

@@ -4,9 +4,7 @@ fn parse(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigErro
     let args = std::iter::once("service").chain(args.iter().copied());
     Config::parse_from_parts(
         args.map(OsString::from),
-        variables
-            .iter()
-            .map(|(name, value)| (name.into(), value.into())),
+        variables.iter().map(|(name, value)| (name.into(), value.into())),
     )
 }
 
@@ -27,10 +25,7 @@ fn nothing_needs_to_be_set() {
     assert_eq!(config.cache_memory, 64 << 20);
     assert_eq!(config.cache_default_ttl, Duration::from_secs(300));
     assert_eq!(config.cache_lock_timeout, Duration::from_secs(5));
-    assert_eq!(
-        config.cache_paths,
-        "/api/products=60s,/api/categories=60s".parse().unwrap()
-    );
+    assert_eq!(config.cache_paths, "/api/products=60s,/api/categories=60s".parse().unwrap());
 }
 
 #[test]
@@ -51,58 +46,26 @@ fn an_empty_variable_is_no_variable() {
 #[test]
 fn a_wrong_value_is_named_with_what_is_allowed() {
     for (name, value, allowed) in [
-        (
-            "APP_LISTEN",
-            "localhost",
-            "must be an IP address and a port",
-        ),
-        (
-            "APP_LISTEN",
-            "127.0.0.1:65536",
-            "must be an IP address and a port",
-        ),
-        (
-            "APP_DATABASE_URL",
-            "mysql://db/products",
-            "sqlite://products.db or postgres://",
-        ),
-        (
-            "APP_DATABASE_URL",
-            "products.db",
-            "sqlite://products.db or postgres://",
-        ),
+        ("APP_LISTEN", "localhost", "must be an IP address and a port"),
+        ("APP_LISTEN", "127.0.0.1:65536", "must be an IP address and a port"),
+        ("APP_DATABASE_URL", "mysql://db/products", "sqlite://products.db or postgres://"),
+        ("APP_DATABASE_URL", "products.db", "sqlite://products.db or postgres://"),
         ("APP_DATABASE_CONNECTIONS", "0", "from 1 to 1000"),
-        (
-            "APP_REDIS_URL",
-            "http://redis",
-            "redis://:PASSWORD@HOST:6379/0",
-        ),
+        ("APP_REDIS_URL", "http://redis", "redis://:PASSWORD@HOST:6379/0"),
         ("APP_REDIS_CONNECTIONS", "many", "from 1 to 64"),
         ("APP_REDIS_TIMEOUT", "0ms", "from 1ms to 10s"),
         ("APP_CACHE_PREFIX", "a b", "1 to 64 letters"),
         ("APP_CACHE_PREFIX", "{a}", "1 to 64 letters"),
         ("APP_CACHE_MEMORY", "64M", "64MiB"),
-        (
-            "APP_CACHE_PATHS",
-            "api/products",
-            "/api/products=60s,/api/categories",
-        ),
-        (
-            "APP_CACHE_PATHS",
-            "/api=soon",
-            "the time of /api must be a time",
-        ),
+        ("APP_CACHE_PATHS", "api/products", "/api/products=60s,/api/categories"),
+        ("APP_CACHE_PATHS", "/api=soon", "the time of /api must be a time"),
         ("APP_CACHE_DEFAULT_TTL", "-1", "250ms, 30s, 5m"),
         ("APP_CACHE_LOCK_TIMEOUT", "0", "must be more than 0"),
         ("APP_CACHE_MAX_BODY", "0", "a size of 1 byte"),
         ("APP_REQUEST_TIMEOUT", "soon", "250ms, 30s, 5m"),
         ("APP_SHUTDOWN_DELAY", "1 s", "250ms, 30s, 5m"),
         ("APP_SHUTDOWN_TIMEOUT", "400d", "at most a year"),
-        (
-            "APP_LOG",
-            "service=loud",
-            "error, warn, info, debug or trace",
-        ),
+        ("APP_LOG", "service=loud", "error, warn, info, debug or trace"),
         ("APP_LOG_FORMAT", "xml", "must be text or json"),
     ] {
         let line = wrong(&[], &[(name, value)]);
@@ -121,10 +84,7 @@ fn a_wrong_url_does_not_give_its_password_away() {
         ("APP_REDIS_URL", "hunter2"),
         ("APP_DATABASE_URL", "postgres://me:hunter2"),
         ("APP_DATABASE_URL", "postgres://me:hunter2@db:port/products"),
-        (
-            "APP_DATABASE_URL",
-            "postgres://me@db/products?password=hunter2&sslmode=perhaps",
-        ),
+        ("APP_DATABASE_URL", "postgres://me@db/products?password=hunter2&sslmode=perhaps"),
         ("APP_DATABASE_URL", "mysql://me:hunter2@db/products"),
     ] {
         let line = wrong(&[], &[(name, url)]);
@@ -135,11 +95,7 @@ fn a_wrong_url_does_not_give_its_password_away() {
 
 #[test]
 fn a_wrong_flag_is_one_line() {
-    for args in [
-        &["--lisen", "127.0.0.1:80"] as &[_],
-        &["--listen"],
-        &["serve"],
-    ] {
+    for args in [&["--lisen", "127.0.0.1:80"] as &[_], &["--listen"], &["serve"]] {
         let line = wrong(args, &[]);
         assert!(line.ends_with("see service --help"), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
@@ -154,10 +110,7 @@ fn the_help_lists_every_variable_and_default_but_no_value() {
     };
     for flag in Config::command().get_arguments().filter_map(Arg::get_long) {
         assert!(help.contains(&format!("--{flag} <")), "{help}");
-        assert!(
-            help.contains(&format!("[env: {}]", variable(flag))),
-            "{help}"
-        );
+        assert!(help.contains(&format!("[env: {}]", variable(flag))), "{help}");
     }
     assert!(help.contains("[default: 127.0.0.1:8000]"), "{help}");
     assert!(!help.contains("hunter2"), "{help}");
@@ -169,10 +122,7 @@ fn an_unknown_variable_is_answered_with_the_one_that_was_meant() {
         unknown_variable("APP_REDIS_URI").unwrap(),
         "APP_REDIS_URI is not a setting of this service; did you mean APP_REDIS_URL?"
     );
-    assert_eq!(
-        unknown_variable("APP_ZZZ").unwrap(),
-        "APP_ZZZ is not a setting of this service"
-    );
+    assert_eq!(unknown_variable("APP_ZZZ").unwrap(), "APP_ZZZ is not a setting of this service");
     assert_eq!(unknown_variable("APP_REDIS_URL"), None);
     assert_eq!(unknown_variable("PATH"), None);
 }

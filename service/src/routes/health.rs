@@ -24,10 +24,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/health", get(health))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .layer(SetResponseHeaderLayer::overriding(
-            header::CACHE_CONTROL,
-            NO_STORE,
-        ))
+        .layer(SetResponseHeaderLayer::overriding(header::CACHE_CONTROL, NO_STORE))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -69,15 +66,9 @@ async fn health(State(app): State<App>) -> Json<Health> {
     let (database, redis) = tokio::join!(reachable(&app.database), app.cache.redis_health());
     let healthy = database && redis.as_ref().is_none_or(|redis| redis.connected);
     Json(Health {
-        status: if healthy {
-            Status::Healthy
-        } else {
-            Status::Degraded
-        },
+        status: if healthy { Status::Healthy } else { Status::Degraded },
         redis,
-        database: DatabaseHealth {
-            connected: database,
-        },
+        database: DatabaseHealth { connected: database },
     })
 }
 
@@ -89,9 +80,7 @@ async fn health(State(app): State<App>) -> Json<Health> {
     responses((status = 200, description = "Alive", body = ProbeStatus, example = json!({"status": "alive"}))),
 )]
 async fn live() -> Json<ProbeStatus> {
-    Json(ProbeStatus {
-        status: Probe::Alive,
-    })
+    Json(ProbeStatus { status: Probe::Alive })
 }
 
 /// Whether to send requests here. Redis has no say in it.
@@ -111,15 +100,10 @@ async fn ready(State(app): State<App>) -> Result<Json<ProbeStatus>, Problem> {
     } else if !reachable(&app.database).await {
         unready("the database does not answer")
     } else {
-        Ok(Json(ProbeStatus {
-            status: Probe::Ready,
-        }))
+        Ok(Json(ProbeStatus { status: Probe::Ready }))
     }
 }
 
 async fn reachable(database: &Database) -> bool {
-    matches!(
-        tokio::time::timeout(PATIENCE, database.ping()).await,
-        Ok(Ok(()))
-    )
+    matches!(tokio::time::timeout(PATIENCE, database.ping()).await, Ok(Ok(())))
 }

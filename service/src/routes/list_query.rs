@@ -29,10 +29,7 @@ pub(super) struct ListQuery {
 impl ListQuery {
     /// Parameters that mean nothing here are ignored.
     fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Vec<Invalid>> {
-        let mut reader = Reader {
-            pairs,
-            errors: Vec::new(),
-        };
+        let mut reader = Reader { pairs, errors: Vec::new() };
         let query = Self {
             // A form sends an empty field for "any".
             category: reader
@@ -41,18 +38,10 @@ impl ListQuery {
                     text => product::category(text).map(Some),
                 })
                 .flatten(),
-            page: reader
-                .take("page", |text| number(text, u32::MAX))
-                .unwrap_or(1),
-            per_page: reader
-                .take("per_page", |text| number(text, 100))
-                .unwrap_or(20),
+            page: reader.take("page", |text| number(text, u32::MAX)).unwrap_or(1),
+            per_page: reader.take("per_page", |text| number(text, 100)).unwrap_or(20),
         };
-        if reader.errors.is_empty() {
-            Ok(query)
-        } else {
-            Err(reader.errors)
-        }
+        if reader.errors.is_empty() { Ok(query) } else { Err(reader.errors) }
     }
 
     pub(super) fn offset(&self) -> i64 {
@@ -67,19 +56,14 @@ struct Reader {
 
 impl Reader {
     /// `None` if the parameter is absent or wrong.
-    fn take<T>(
-        &mut self,
-        name: &'static str,
-        read: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
+    fn take<T>(&mut self, name: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let mut values = self.pairs.iter().filter(|(key, _)| key == name);
         let (_, value) = values.next()?;
         let read = match values.next() {
             None => read(value),
             Some(_) => Err("must be given only once".to_owned()),
         };
-        read.map_err(|detail| self.errors.push(Invalid::parameter(name, detail)))
-            .ok()
+        read.map_err(|detail| self.errors.push(Invalid::parameter(name, detail))).ok()
     }
 }
 
@@ -106,24 +90,15 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<ListQuery, Vec<Invalid>> {
-        let pairs = pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         ListQuery::from_pairs(pairs.collect())
     }
 
     #[test]
     fn the_first_page_of_everything_is_the_default() {
-        let default = ListQuery {
-            category: None,
-            page: 1,
-            per_page: 20,
-        };
+        let default = ListQuery { category: None, page: 1, per_page: 20 };
         assert_eq!(read(&[]).as_ref(), Ok(&default));
-        assert_eq!(
-            read(&[("category", ""), ("utm", "x")]).as_ref(),
-            Ok(&default)
-        );
+        assert_eq!(read(&[("category", ""), ("utm", "x")]).as_ref(), Ok(&default));
     }
 
     #[test]

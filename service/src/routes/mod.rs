@@ -19,8 +19,8 @@ use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
 use tracing::Span;
 
 use crate::{
-    cache::ProductCache, catalogue::Catalogue, config::Config, database::Database,
-    problem::Problem, server::ShutdownHandle,
+    cache::ProductCache, catalogue::Catalogue, config::Config, database::Database, problem::Problem,
+    server::ShutdownHandle,
 };
 
 /// The largest request body that is read: many times the largest product.
@@ -38,30 +38,25 @@ pub(crate) struct App {
 /// All routes. From the outside in: log, cache, limits, handler.
 pub(crate) fn router(app: App, config: &Config) -> Router {
     let cache = app.cache.layer(config);
-    let routes = Router::new()
-        .merge(products::routes())
-        .merge(categories::routes())
-        .merge(health::routes())
-        .merge(openapi::routes())
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .with_state(app);
+    let cached = products::routes().merge(categories::routes());
+    // A health check must not wait for the store of the cache.
+    let direct = health::routes().merge(openapi::routes());
     let log = TraceLayer::new_for_http()
         .make_span_with(span)
+        .on_request(())
+        .on_eos(())
         // A problem logs its own cause.
         .on_failure(());
-    limited(routes, config).layer(cache).layer(log)
+    limited(cached, config).layer(cache).merge(limited(direct, config)).fallback(not_found).layer(log).with_state(app)
 }
 
 /// Keeps what goes wrong in a handler to its own request.
-fn limited(routes: Router, config: &Config) -> Router {
+fn limited(routes: Router<App>, config: &Config) -> Router<App> {
     routes
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BODY))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(
-            config.request_timeout,
-            time_limit,
-        ))
+        .layer(middleware::from_fn_with_state(config.request_timeout, time_limit))
 }
 
 async fn not_found(uri: Uri) -> Problem {
@@ -83,14 +78,8 @@ fn span(request: &Request) -> Span {
     tracing::info_span!("request", method = %request.method(), path = request.uri().path())
 }
 
-async fn time_limit(
-    State(limit): State<Duration>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    tokio::time::timeout(limit, next.run(request))
-        .await
-        .map_err(|_| Problem::too_slow(limit))
+async fn time_limit(State(limit): State<Duration>, request: Request, next: Next) -> Result<Response, Problem> {
+    tokio::time::timeout(limit, next.run(request)).await.map_err(|_| Problem::too_slow(limit))
 }
 
 #[cfg(test)]

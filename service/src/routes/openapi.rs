@@ -42,13 +42,8 @@ static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(Document::op
 
 /// Relative, so that it also holds behind a proxy that adds a path; and without the default
 /// validator, which is a server elsewhere.
-static INTERFACE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
-    Arc::new(
-        Config::from("../openapi.json")
-            .validator_url("none")
-            .try_it_out_enabled(true),
-    )
-});
+static INTERFACE: LazyLock<Arc<Config<'static>>> =
+    LazyLock::new(|| Arc::new(Config::from("../openapi.json").validator_url("none").try_it_out_enabled(true)));
 
 pub(super) fn routes() -> Router<App> {
     const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -58,10 +53,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/docs/", get(|| file(Path(String::new()))))
         .route("/docs/{*file}", get(file))
         .route("/openapi.json", get(Json(&*DOCUMENT)))
-        .layer(SetResponseHeaderLayer::overriding(
-            header::CACHE_CONTROL,
-            NO_STORE,
-        ))
+        .layer(SetResponseHeaderLayer::overriding(header::CACHE_CONTROL, NO_STORE))
         // A megabyte of scripts.
         .layer(CompressionLayer::new())
 }
@@ -72,10 +64,7 @@ async fn file(Path(path): Path<String>) -> Result<Response, Problem> {
             let content_type = [(header::CONTENT_TYPE, file.content_type)];
             Ok((content_type, file.bytes.into_owned()).into_response())
         }
-        Ok(None) => Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            format!("the documentation has no file {path}"),
-        )),
+        Ok(None) => Err(Problem::new(StatusCode::NOT_FOUND, format!("the documentation has no file {path}"))),
         Err(error) => Err(Problem::internal(&error)),
     }
 }

@@ -67,20 +67,9 @@ pub(super) struct CacheStatus {
     ),
 )]
 async fn list(State(app): State<App>, query: ListQuery) -> Result<impl IntoResponse, Problem> {
-    let (items, total) = app
-        .database
-        .products(
-            query.category.as_deref(),
-            query.per_page.into(),
-            query.offset(),
-        )
-        .await?;
-    let list = ProductList {
-        items,
-        total,
-        page: query.page,
-        per_page: query.per_page,
-    };
+    let (items, total) =
+        app.database.products(query.category.as_deref(), query.per_page.into(), query.offset()).await?;
+    let list = ProductList { items, total, page: query.page, per_page: query.per_page };
     Ok((made_from(&Source::Products), Json(list)))
 }
 
@@ -97,15 +86,8 @@ async fn list(State(app): State<App>, query: ListQuery) -> Result<impl IntoRespo
         (status = 422, description = "Not an id", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn show(
-    State(app): State<App>,
-    ProductId { id }: ProductId,
-) -> Result<impl IntoResponse, Problem> {
-    let product = app
-        .database
-        .product(id)
-        .await?
-        .ok_or_else(|| Problem::no_product(id))?;
+async fn show(State(app): State<App>, ProductId { id }: ProductId) -> Result<impl IntoResponse, Problem> {
+    let product = app.database.product(id).await?.ok_or_else(|| Problem::no_product(id))?;
     Ok((made_from(&Source::Product(id)), Json(product)))
 }
 
@@ -124,10 +106,7 @@ async fn show(
         (status = 422, description = "Names every wrong field", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn add(
-    State(app): State<App>,
-    ProductBody(input): ProductBody,
-) -> Result<impl IntoResponse, Problem> {
+async fn add(State(app): State<App>, ProductBody(input): ProductBody) -> Result<impl IntoResponse, Problem> {
     let product = app.catalogue.add(input).await?;
     let location = [(header::LOCATION, format!("/api/products/{}", product.id))];
     Ok((StatusCode::CREATED, location, Json(product)))
@@ -171,10 +150,7 @@ async fn replace(
         (status = 422, description = "Not an id", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn remove(
-    State(app): State<App>,
-    ProductId { id }: ProductId,
-) -> Result<StatusCode, Problem> {
+async fn remove(State(app): State<App>, ProductId { id }: ProductId) -> Result<StatusCode, Problem> {
     app.catalogue.delete(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -234,17 +210,12 @@ impl<S: Send + Sync> FromRequest<S> for ProductBody {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         match Json::<Fields>::from_request(request, state).await {
-            Ok(Json(fields)) => ProductInput::from_fields(fields)
-                .map(Self)
-                .map_err(Problem::invalid),
-            Err(JsonRejection::JsonDataError(_)) => {
-                Err(Problem::invalid(vec![Invalid::body("must be an object")]))
-            }
+            Ok(Json(fields)) => ProductInput::from_fields(fields).map(Self).map_err(Problem::invalid),
+            Err(JsonRejection::JsonDataError(_)) => Err(Problem::invalid(vec![Invalid::body("must be an object")])),
             Err(rejection) => Err(match rejection.status() {
-                status @ StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-                    status,
-                    format!("a body has at most {MAX_REQUEST_BODY} bytes"),
-                ),
+                status @ StatusCode::PAYLOAD_TOO_LARGE => {
+                    Problem::new(status, format!("a body has at most {MAX_REQUEST_BODY} bytes"))
+                }
                 status @ StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                     Problem::new(status, "a body has the content type application/json")
                 }

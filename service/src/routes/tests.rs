@@ -7,7 +7,7 @@ use super::*;
 
 struct Service {
     router: Router,
-    shutdown: ShutdownHandle,
+    app: App,
 }
 
 struct Answer {
@@ -22,19 +22,14 @@ impl Answer {
     }
 
     fn header(&self, name: impl header::AsHeaderName) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// The problem, after a look at what all problems have in common.
     #[track_caller]
     fn problem(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
-        assert_eq!(
-            self.header(header::CONTENT_TYPE),
-            "application/problem+json"
-        );
+        assert_eq!(self.header(header::CONTENT_TYPE), "application/problem+json");
         let problem = self.json();
         assert_eq!(problem["status"], status);
         assert_eq!(problem["type"], "about:blank");
@@ -44,10 +39,11 @@ impl Answer {
 
 impl Service {
     async fn new() -> Self {
-        let config = Config {
-            database_url: "sqlite::memory:".into(),
-            ..Config::default()
-        };
+        Self::with(Config::default()).await
+    }
+
+    async fn with(config: Config) -> Self {
+        let config = Config { database_url: "sqlite::memory:".into(), ..config };
         let database = Database::open(&config.database_url, 1).await.unwrap();
         let cache = ProductCache::new(&config).unwrap();
         let app = App {
@@ -56,10 +52,7 @@ impl Service {
             cache,
             shutdown: ShutdownHandle::default(),
         };
-        Self {
-            shutdown: app.shutdown.clone(),
-            router: router(app, &config),
-        }
+        Self { router: router(app.clone(), &config), app }
     }
 
     async fn send(&self, request: Request) -> Answer {
@@ -79,6 +72,11 @@ impl Service {
         self.send(request.body(Body::empty()).unwrap()).await
     }
 
+    /// Waits until the cache has stored what it was going to.
+    async fn settle(&self) {
+        assert!(self.app.cache.drain(Duration::from_secs(10)).await);
+    }
+
     async fn get(&self, path: &str) -> Answer {
         self.request("GET", path).await
     }
@@ -89,8 +87,7 @@ impl Service {
             .uri(path)
             .header(header::HOST, "shop.example")
             .header(header::CONTENT_TYPE, "application/json");
-        self.send(request.body(Body::from(body.to_string())).unwrap())
-            .await
+        self.send(request.body(Body::from(body.to_string())).unwrap()).await
     }
 }
 
@@ -118,19 +115,10 @@ async fn a_page_is_listed_with_its_place() {
 #[tokio::test]
 async fn a_list_without_products_is_empty() {
     let service = Service::new().await;
-    let unknown = service
-        .get("/api/products?category=unheard-of")
-        .await
-        .json();
-    assert_eq!(
-        unknown,
-        json!({"items": [], "total": 0, "page": 1, "per_page": 20})
-    );
+    let unknown = service.get("/api/products?category=unheard-of").await.json();
+    assert_eq!(unknown, json!({"items": [], "total": 0, "page": 1, "per_page": 20}));
     let beyond = service.get("/api/products?page=4294967295").await.json();
-    assert_eq!(
-        (&beyond["items"], &beyond["total"]),
-        (&json!([]), &json!(100))
-    );
+    assert_eq!((&beyond["items"], &beyond["total"]), (&json!([]), &json!(100)));
 }
 
 #[tokio::test]
@@ -170,32 +158,67 @@ async fn a_change_is_seen_by_the_next_read_of_anything() {
     assert_eq!(added.header(header::LOCATION), "/api/products/101");
     assert!(added.body.contains(r#""price":10.50,"#), "{}", added.body);
     let one = Some(json!({"name": "kitchen", "products": 1}));
-    assert_eq!(
-        read().await,
-        (json!([added.json()]), json!("Kettle"), one.clone())
-    );
+    assert_eq!(read().await, (json!([added.json()]), json!("Kettle"), one.clone()));
 
     let pot = json!({"name": "Pot", "price": 20, "category": "kitchen", "stock": 0});
     let replaced = service.send_json("PUT", "/api/products/101", pot).await;
     assert_eq!(replaced.status, 200);
     assert_eq!(read().await, (json!([replaced.json()]), json!("Pot"), one));
 
-    assert_eq!(
-        service.request("DELETE", "/api/products/101").await.status,
-        204
-    );
+    assert_eq!(service.request("DELETE", "/api/products/101").await.status, 204);
     assert_eq!(read().await, (json!([]), Value::Null, None));
+}
+
+#[tokio::test]
+async fn a_read_is_a_hit_until_what_it_shows_changes() {
+    let service = Service::new().await;
+    let paths = ["/api/products", "/api/products/1", "/api/products/2", "/api/categories"];
+    let hits = async || {
+        let mut hits = Vec::new();
+        for path in paths {
+            hits.push(service.get(path).await.header("x-cache") == "HIT");
+        }
+        hits
+    };
+    assert_eq!(hits().await, [false; 4]);
+    service.settle().await;
+    assert_eq!(hits().await, [true; 4]);
+
+    service.send_json("PUT", "/api/products/1", kettle()).await;
+    assert_eq!(hits().await, [false, false, true, false]);
+    service.settle().await;
+    service.send_json("POST", "/api/products", kettle()).await;
+    assert_eq!(hits().await, [false, true, true, false]);
+    service.settle().await;
+    service.request("DELETE", "/api/products/2/cache").await;
+    assert_eq!(hits().await, [false, true, false, true]);
+    service.settle().await;
+    service.request("DELETE", "/api/products/1").await;
+    assert_eq!(hits().await, [false, false, true, false]);
+}
+
+#[tokio::test]
+async fn health_and_documentation_are_never_hits() {
+    let cache_paths = "/=60s".parse().unwrap();
+    let service = Service::with(Config { cache_paths, ..Config::default() }).await;
+    for path in ["/health", "/health/live", "/health/ready", "/docs/", "/openapi.json"] {
+        for _ in 0..2 {
+            let answer = service.get(path).await;
+            assert_eq!(answer.status, 200);
+            assert_ne!(answer.header("x-cache"), "HIT", "{path}");
+            assert_eq!(answer.header(header::CACHE_CONTROL), "no-store");
+            service.settle().await;
+        }
+    }
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_not_found() {
     let service = Service::new().await;
     let path = "/api/products/4711";
-    for answer in [
-        service.get(path).await,
-        service.send_json("PUT", path, kettle()).await,
-        service.request("DELETE", path).await,
-    ] {
+    for answer in
+        [service.get(path).await, service.send_json("PUT", path, kettle()).await, service.request("DELETE", path).await]
+    {
         assert_eq!(answer.problem(404)["detail"], "there is no product 4711");
     }
     service.get("/api/products/1/price").await.problem(404);
@@ -249,32 +272,24 @@ async fn every_wrong_field_is_named() {
 async fn the_cache_of_a_product_can_be_dropped() {
     let service = Service::new().await;
     let answer = service.request("DELETE", "/api/products/1/cache").await;
-    assert_eq!(
-        (answer.status, answer.body.as_str()),
-        (200, r#"{"status":"invalidated"}"#)
-    );
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"invalidated"}"#));
 }
 
 #[tokio::test]
-async fn health_is_told_and_never_stored() {
+async fn health_is_told() {
     let service = Service::new().await;
-    let health = service.get("/health").await;
     assert_eq!(
-        health.json(),
+        service.get("/health").await.json(),
         json!({"status": "healthy", "redis": null, "database": {"connected": true}})
     );
-    let live = service.get("/health/live").await;
-    let ready = service.get("/health/ready").await;
-    for answer in [health, live, ready] {
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.header(header::CACHE_CONTROL), "no-store");
-    }
+    assert_eq!(service.get("/health/live").await.json(), json!({"status": "alive"}));
+    assert_eq!(service.get("/health/ready").await.json(), json!({"status": "ready"}));
 }
 
 #[tokio::test]
 async fn who_shuts_down_is_alive_but_not_ready() {
     let service = Service::new().await;
-    service.shutdown.shutdown();
+    service.app.shutdown.shutdown();
     service.get("/health/ready").await.problem(503);
     assert_eq!(service.get("/health/live").await.status, 200);
     assert_eq!(service.get("/health").await.status, 200);
@@ -310,9 +325,7 @@ async fn the_documentation_comes_from_this_binary_alone() {
     assert!(files.len() >= 5, "{page}");
     for file in files {
         assert!(!file.contains("//"), "{file} is elsewhere");
-        let answer = service
-            .get(&format!("/docs/{}", file.trim_start_matches("./")))
-            .await;
+        let answer = service.get(&format!("/docs/{}", file.trim_start_matches("./"))).await;
         assert_eq!(answer.status, 200, "{file}");
     }
     let start = service.get("/docs/swagger-initializer.js").await.body;
@@ -322,17 +335,13 @@ async fn the_documentation_comes_from_this_binary_alone() {
 
 #[tokio::test]
 async fn a_panic_and_a_request_without_end_are_problems() {
-    let config = Config {
-        request_timeout: Duration::from_millis(10),
-        ..Config::default()
-    };
+    let config = Config { request_timeout: Duration::from_millis(10), ..Config::default() };
     let routes = Router::new()
         .route("/panic", get(|| async { panic!("secret") as () }))
         .route("/hang", get(std::future::pending::<()>));
-    let service = Service {
-        router: limited(routes, &config),
-        shutdown: ShutdownHandle::default(),
-    };
+    let service = Service::new().await;
+    let router = limited(routes, &config).with_state(service.app.clone());
+    let service = Service { router, ..service };
     let panicked = service.get("/panic").await;
     panicked.problem(500);
     assert!(!panicked.body.contains("secret"));

@@ -58,6 +58,8 @@ pub(super) struct Link {
     near: NearSlot,
     timeouts: Timeouts,
     live: RwLock<Option<Arc<Live>>>,
+    /// Why there is no connection, when there is none.
+    absence: RwLock<String>,
     /// Wakes the keeper before its next heartbeat.
     trouble: Notify,
     /// Wakes whoever waits for the first connection.
@@ -93,6 +95,7 @@ impl Link {
             near,
             timeouts,
             live: RwLock::new(None),
+            absence: RwLock::new("still connecting".to_owned()),
             trouble: Notify::new(),
             connected: Notify::new(),
         })
@@ -105,6 +108,15 @@ impl Link {
 
     pub(super) fn is_live(&self) -> bool {
         self.live.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Why there is no connection, when there is none.
+    pub(super) fn absence(&self) -> String {
+        self.absence.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_absence(&self, reason: String) {
+        *self.absence.write().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     fn publish(&self, live: Option<Arc<Live>>) {
@@ -207,10 +219,12 @@ impl Link {
                         reported = false;
                         self.connected.notify_waiters();
                         let reason = self.watch(&live).await;
+                        self.note_absence(reason.clone());
                         self.give_up(&live);
                         tracing::warn!(%reason, "lost Redis; serving without it until it is back");
                     }
                     Err(error) => {
+                        self.note_absence(error.to_string());
                         if !reported {
                             tracing::warn!(%error, "can't connect to Redis; serving without it until it is there");
                             reported = true;

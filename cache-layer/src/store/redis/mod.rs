@@ -161,7 +161,13 @@ impl RedisStore {
                 error: None,
             })
         };
-        ask.await.unwrap_or_else(|error| RedisStatus { error: Some(error.to_string()), ..RedisStatus::default() })
+        ask.await.unwrap_or_else(|error| {
+            let error = match error {
+                StoreError::Unavailable => self.any_link().absence(),
+                other => other.to_string(),
+            };
+            RedisStatus { error: Some(error), ..RedisStatus::default() }
+        })
     }
 
     /// The first tier; made, if there is none, to hold about `max_bytes`.

@@ -22,12 +22,13 @@ script! {
     /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any).
     /// Returns `changed`, `held`, `uncacheable`, or the time of the grant.
     ///
-    /// A key of another type counts as no entry, and is overwritten by the fill.
+    /// What another program left under these names counts as nothing, and is overwritten.
     ACQUIRE = concat!(
         "local found = redis.pcall('GETRANGE', KEYS[1], 8, 23);",
         "if type(found) ~= 'string' then found = '' end;",
         "if ARGV[3] ~= '*' and found ~= ARGV[3] then return 'changed' end;",
-        "local held = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'GET', 'PX', ARGV[2]);",
+        "local held = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'GET', 'PX', ARGV[2]);",
+        "if type(held) == 'table' then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]); held = false end;",
         "if held == '!u' then return 'uncacheable' end;",
         "if held then return 'held' end;",
         now!(),
@@ -66,8 +67,8 @@ script! {
     ///
     /// A token's life is extended only when half of it is over: extending it wakes everybody who tracks it.
     STAMP = concat!(
-        "local token = redis.call('GET', KEYS[1]);",
-        "if token then",
+        "local token = redis.pcall('GET', KEYS[1]);",
+        "if type(token) == 'string' and #token == 32 and token:find('^%x+[ci]$') then",
         "  if redis.call('PTTL', KEYS[1]) < ARGV[2] / 2 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end;",
         "  return {token, 0}",
         "end;",
@@ -96,8 +97,8 @@ script! {
     /// KEYS last invalidation. Returns it; if it was lost, now, since one may have been lost with it. Called with every
     /// grant of a lease, so that a loss doesn't void what is loaded after it.
     LAST_INVALIDATION = concat!(
-        "local last = redis.call('GET', KEYS[1]);",
-        "if last then return last end;",
+        "local last = redis.pcall('GET', KEYS[1]);",
+        "if type(last) == 'string' and #last == 16 and not last:find('%X') then return last end;",
         "local t = redis.call('TIME');",
         // Before this moment: a lease of the same microsecond comes after it.
         "last = string.format('%016x', t[1] * 1000000 + t[2] - 1);",

@@ -1,0 +1,288 @@
+//! A caching reverse proxy: a hyper server, the cache, and an origin behind it.
+//!
+//! ```sh
+//! cargo run --release -p cache-layer --example reverse_proxy -- --listen 127.0.0.1:8080 --origin http://127.0.0.1:3000
+//! ```
+//!
+//! Method, path, query, fields, body and trailers pass in both directions as they are, less what belongs to one
+//! connection only (RFC 9110, section 7.6.1). `Host` stays the client's. On SIGTERM or SIGINT, requests in flight are
+//! answered and what they loaded is stored before the proxy ends.
+
+use std::{convert::Infallible, error::Error, fmt::Display, io, net::SocketAddr, process::ExitCode, time::Duration};
+
+use bytes::Bytes;
+use cache_layer::{
+    Cache, CacheLayer, ConfigError, ResponseBody,
+    store::{MemoryStore, RedisStore},
+};
+use clap::{Parser, ValueEnum, error::ErrorKind};
+use http_body_util::{Either, Full};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    body::Incoming,
+    client, header,
+    http::uri::{Authority, PathAndQuery, Scheme},
+    server,
+    service::service_fn as hyper_service_fn,
+};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    time::{sleep, timeout},
+};
+use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn};
+
+/// What a size of `--memory` is when nothing is said.
+const DEFAULT_MEMORY: u64 = 64 << 20;
+/// How long requests in flight, and then what they store, may take when the proxy is told to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A caching reverse proxy.
+#[derive(Parser)]
+#[command(name = "reverse_proxy")]
+struct Options {
+    /// Address and port to listen on; port 0 picks a free one
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+
+    /// Where requests go that the cache can't answer: http://HOST[:PORT]
+    #[arg(long, value_name = "URL", value_parser = origin)]
+    origin: Authority,
+
+    /// Keep responses in this Redis: redis://, rediss:// (with the feature `tls`) or unix://
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+
+    /// Keep responses in memory, up to this size, such as 64MiB; the default, with 64MiB, if there is no --redis
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+
+    /// Keep responses for so long whose origin doesn't say for how long; without it they are not kept
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u64>,
+
+    /// How much of what HTTP permits is made use of; `safe`, the default, is the only profile there is yet
+    #[arg(long, value_enum, default_value_t = Profile::Safe)]
+    profile: Profile,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Profile {
+    Safe,
+}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(asked) if asked.kind() == ErrorKind::DisplayHelp => {
+            print!("{asked}");
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => return refuse(&wrong, 2),
+    };
+    let cache = match cache(&options) {
+        Ok(cache) => cache,
+        Err(wrong) => return refuse(&wrong, 2),
+    };
+    match run(options, cache).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&error, 1),
+    }
+}
+
+/// One line, whatever the cause has to say.
+fn refuse(why: &impl Display, code: u8) -> ExitCode {
+    let why = why.to_string();
+    let lines: Vec<_> = why.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    eprintln!("reverse_proxy: {}", lines.join(" ").trim_start_matches("error: "));
+    ExitCode::from(code)
+}
+
+/// Memory or Redis, by what is given.
+fn cache(options: &Options) -> Result<Cache, BoxError> {
+    match (&options.redis, options.memory) {
+        (None, memory) => Ok(Cache::new(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)))),
+        (Some(url), None) => Ok(Cache::new(redis(url)?)),
+        (Some(_), Some(_)) => Err("--redis and --memory can't be combined yet: give one of them, or neither".into()),
+    }
+}
+
+fn redis(url: &str) -> Result<RedisStore, ConfigError> {
+    RedisStore::builder(url).build()
+}
+
+async fn run(options: Options, cache: Cache) -> io::Result<()> {
+    let Options { listen, origin, ttl, profile: Profile::Safe, .. } = options;
+    let mut layer = CacheLayer::new(cache.clone());
+    if let Some(seconds) = ttl {
+        layer = layer.ttl(Duration::from_secs(seconds));
+    }
+    let service = ServiceBuilder::new().layer(layer).service(service_fn({
+        let origin = origin.clone();
+        move |request| forward(origin.clone(), request)
+    }));
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let listener = TcpListener::bind(listen).await?;
+    println!("reverse_proxy: http://{} -> http://{origin}", listener.local_addr()?);
+
+    let connections = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Most likely too many open files: some of them have to be closed first.
+                    eprintln!("reverse_proxy: {error}");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        };
+        // The kernel may hold small writes back otherwise; where it can't be told, that is no reason to refuse.
+        let _ = stream.set_nodelay(true);
+        let service = service.clone();
+        let serve = hyper_service_fn(move |request| answer(service.clone(), request));
+        let connection = server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve);
+        let connection = connections.watch(connection);
+        // A client that broke off is not this proxy's to report.
+        tokio::spawn(async { connection.await.ok() });
+    }
+    drop(listener);
+    if timeout(PATIENCE, connections.shutdown()).await.is_err() || !cache.drain(PATIENCE).await {
+        eprintln!("reverse_proxy: ended before all was done");
+    }
+    Ok(())
+}
+
+type Answer<B> = Response<Either<B, Full<Bytes>>>;
+
+/// One request of a client's, and what becomes of it.
+async fn answer<S>(service: S, mut request: Request<Incoming>) -> Result<Answer<ResponseBody<Incoming>>, Infallible>
+where
+    S: Service<Request<Incoming>, Response = Response<ResponseBody<Incoming>>, Error = BoxError>,
+{
+    if request.method() == Method::CONNECT {
+        return Ok(plain(StatusCode::NOT_IMPLEMENTED, "This is no forward proxy.\n"));
+    }
+    // Before the cache: what it decides by must be what the origin sees.
+    if let Err(error) = prepare(&mut request) {
+        return Ok(plain(StatusCode::BAD_REQUEST, &format!("{error}\n")));
+    }
+    let what = format!("{} {}", request.method(), request.uri());
+    Ok(match service.oneshot(request).await {
+        Ok(response) => response.map(Either::Left),
+        Err(error) => {
+            eprintln!("reverse_proxy: {what}: {error}");
+            plain(StatusCode::BAD_GATEWAY, "The origin gave no valid response.\n")
+        }
+    })
+}
+
+fn plain<B>(status: StatusCode, text: &str) -> Answer<B> {
+    let mut response = Response::new(Either::Right(Full::from(text.to_owned())));
+    *response.status_mut() = status;
+    response
+}
+
+/// Brings a request into the one form in which it is looked up and sent on.
+fn prepare<B>(request: &mut Request<B>) -> Result<(), BoxError> {
+    // An absolute target overrules `Host` (RFC 9112, section 3.2.2).
+    if let Some(authority) = request.uri().authority() {
+        let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
+        let host = host.parse()?;
+        request.headers_mut().insert(header::HOST, host);
+        let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(path);
+    }
+    let takes_trailers = field_lists(request.headers(), &header::TE).any(|coding| coding == "trailers");
+    strip_hop_by_hop(request.headers_mut());
+    if takes_trailers {
+        request.headers_mut().insert(header::TE, header::HeaderValue::from_static("trailers"));
+    }
+    *request.version_mut() = Version::HTTP_11;
+    Ok(())
+}
+
+/// Asks the origin, over a connection for this request alone: a kept one may be closed under a request that can't be
+/// sent twice.
+async fn forward(origin: Authority, mut request: Request<Incoming>) -> Result<Response<Incoming>, BoxError> {
+    if request.headers().contains_key(header::TE) {
+        request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("te"));
+    }
+    if !request.headers().contains_key(header::HOST) {
+        // A client of HTTP/1.0; the cache has left it alone.
+        request.headers_mut().insert(header::HOST, origin.as_str().parse()?);
+    }
+    let stream = TcpStream::connect((host(&origin), origin.port_u16().unwrap_or(80))).await?;
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // What goes wrong there shows in the response or in its body.
+    tokio::spawn(async { connection.await.ok() });
+    let mut response = sender.send_request(request).await?;
+    strip_hop_by_hop(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    Ok(response)
+}
+
+/// Without the brackets of an IPv6 address, which belong to URLs.
+fn host(authority: &Authority) -> &str {
+    authority.host().trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Removes the fields that belong to one connection. `Trailer` stays: the trailers that it announces are passed on.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const FIELDS: [&str; 9] = [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let named: Vec<String> = field_lists(headers, &header::CONNECTION).collect();
+    for name in FIELDS.into_iter().chain(named.iter().map(String::as_str)) {
+        headers.remove(name);
+    }
+}
+
+/// The members of all lines of a field, in lower case.
+fn field_lists(headers: &HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = String> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(|member| member.trim().to_ascii_lowercase())
+}
+
+fn origin(text: &str) -> Result<Authority, String> {
+    let parts = text.parse::<Uri>().map(Uri::into_parts).ok();
+    parts
+        .filter(|parts| parts.scheme == Some(Scheme::HTTP))
+        .filter(|parts| parts.path_and_query.as_ref().is_none_or(|path| path == "/"))
+        .and_then(|parts| parts.authority)
+        .filter(|authority| !authority.as_str().contains('@'))
+        .ok_or_else(|| "must be http://HOST or http://HOST:PORT, without a path".to_owned())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit: Option<u64> = match unit {
+        "" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "must be a size such as 512KiB, 64MiB, 1GiB, or plain bytes".to_owned())
+}

@@ -1,0 +1,421 @@
+//! Clients leave, applications hang, fail and panic: whoever is left is answered, and what was begun is not lost.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt as _, channel::Channel};
+use tests::{App, Backend, Failure, Gate, Origin, Response, echo, over_each_store, request, wait_until};
+use tokio::{sync::Barrier, task::JoinHandle};
+
+type Fields = &'static [(&'static str, &'static str)];
+
+const MAX_AGE: Fields = &[("cache-control", "max-age=60")];
+
+fn spawn_get(app: &App) -> JoinHandle<Response> {
+    let app = app.clone();
+    tokio::spawn(async move { app.get("/", &[]).await })
+}
+
+async fn wait_for_calls(origin: &Origin, calls: usize) {
+    wait_until(&format!("the application is called {calls} times"), async || origin.calls() == calls).await;
+}
+
+/// Waits until so many requests wait for another one's load.
+async fn wait_for_followers(app: &App, followers: u64) {
+    wait_until(&format!("{followers} requests wait"), async || app.cache.counts().coalesced == followers).await;
+}
+
+/// It is gone, whatever it was doing.
+async fn leave(client: JoinHandle<Response>) {
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled(), "it was answered before it could leave");
+}
+
+mod a_client_that_leaves {
+    use super::*;
+
+    async fn before_the_head_is_there_leaves_a_stored_response(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_echo(&gate, MAX_AGE);
+        let app = App::on(backend, &origin).await;
+        let client = spawn_get(&app);
+        wait_for_calls(&origin, 1).await;
+        leave(client).await;
+        gate.open();
+        app.settled().await;
+        let elsewhere = App::on(backend, &origin).await;
+        for node in [&app, &elsewhere] {
+            let answer = node.get("/", &[]).await;
+            assert_eq!((answer.x_cache(), answer.call()), ("HIT", 1));
+        }
+    }
+
+    async fn in_the_middle_of_the_body_leaves_a_stored_response(backend: &Backend) {
+        let rest = Gate::closed();
+        let origin = two_chunks(&rest);
+        let app = App::on(backend, &origin).await;
+        let mut response = app.begin(request(Method::GET, "/", &[])).await.unwrap();
+        let first = response.body_mut().frame().await.unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "one ");
+        drop(response);
+        rest.open();
+        app.settled().await;
+        let elsewhere = App::on(backend, &origin).await;
+        for node in [&app, &elsewhere] {
+            let answer = node.get("/", &[]).await;
+            assert_eq!((answer.x_cache(), answer.text()), ("HIT", "one two"));
+        }
+        assert_eq!(origin.calls(), 1);
+    }
+
+    async fn while_others_wait_for_its_load_is_not_missed(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_echo(&gate, MAX_AGE);
+        let app = App::on(backend, &origin).await;
+        let leader = spawn_get(&app);
+        wait_for_calls(&origin, 1).await;
+        let followers = [(); 5].map(|()| spawn_get(&app));
+        wait_for_followers(&app, 5).await;
+        leave(leader).await;
+        gate.open();
+        for follower in followers {
+            let answer = follower.await.unwrap();
+            assert_eq!((answer.x_cache(), answer.call()), ("HIT", 1));
+        }
+        assert_eq!(origin.calls(), 1);
+    }
+
+    async fn while_it_waits_for_anothers_load_changes_nothing(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_echo(&gate, MAX_AGE);
+        let app = App::on(backend, &origin).await;
+        let leader = spawn_get(&app);
+        wait_for_calls(&origin, 1).await;
+        let leaving = [(); 3].map(|()| spawn_get(&app));
+        let staying = spawn_get(&app);
+        wait_for_followers(&app, 4).await;
+        for client in leaving {
+            leave(client).await;
+        }
+        gate.open();
+        assert_eq!(leader.await.unwrap().x_cache(), "MISS");
+        assert_eq!(staying.await.unwrap().x_cache(), "HIT");
+        assert_eq!(app.get("/", &[]).await.x_cache(), "HIT");
+        assert_eq!(origin.calls(), 1);
+    }
+
+    /// It is connected, and will read some time, or never.
+    async fn its_answer_unread_holds_nobody_up(backend: &Backend) {
+        let rest = Gate::closed();
+        let origin = two_chunks(&rest);
+        let app = App::on(backend, &origin).await;
+        let unread = app.begin(request(Method::GET, "/", &[])).await.unwrap();
+        let follower = spawn_get(&app);
+        wait_for_followers(&app, 1).await;
+        rest.open();
+        let answer = follower.await.unwrap();
+        assert_eq!((answer.x_cache(), answer.text()), ("HIT", "one two"));
+        assert_eq!(unread.into_body().collect().await.unwrap().to_bytes(), "one two");
+        assert_eq!(origin.calls(), 1);
+    }
+
+    over_each_store!(
+        before_the_head_is_there_leaves_a_stored_response,
+        in_the_middle_of_the_body_leaves_a_stored_response,
+        while_others_wait_for_its_load_is_not_missed,
+        while_it_waits_for_anothers_load_changes_nothing,
+        its_answer_unread_holds_nobody_up,
+    );
+
+    /// Sends the second half of its body once `rest` is open.
+    fn two_chunks(rest: &Gate) -> Origin {
+        let rest = rest.clone();
+        Origin::new(move |_, _| {
+            let rest = rest.clone();
+            async move {
+                let (mut sender, body) = Channel::new(1);
+                tokio::spawn(async move {
+                    sender.send_data("one ".into()).await.unwrap();
+                    rest.pass().await;
+                    sender.send_data("two".into()).await.unwrap();
+                });
+                let response = http::Response::builder().header("cache-control", "max-age=60");
+                Ok(response.body(body.boxed_unsync()).unwrap())
+            }
+        })
+    }
+}
+
+mod a_load {
+    use super::*;
+
+    const LOCK_TIMEOUT: Duration = Duration::from_millis(300);
+
+    async fn that_never_ends_costs_others_the_lock_timeout_and_no_answer(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    if call == 1 {
+                        gate.pass().await;
+                    }
+                    Ok(echo(call, &request, MAX_AGE))
+                }
+            }
+        });
+        let here = App::new(backend.cache().await.lock_timeout(LOCK_TIMEOUT).build(), &origin, |layer| layer);
+        let there = App::new(backend.cache().await.lock_timeout(LOCK_TIMEOUT).build(), &origin, |layer| layer);
+        let stuck = spawn_get(&here);
+        wait_for_calls(&origin, 1).await;
+        let mut alone = Vec::new();
+        for node in [&here, &here, &there, &there] {
+            let node = node.clone();
+            alone.push(tokio::spawn(async move { node.begin(request(Method::GET, "/", &[])).await.unwrap() }));
+        }
+        for client in alone {
+            let head = client.await.unwrap();
+            assert_eq!(head.headers()["x-cache"], "MISS");
+            assert_eq!(tests::CacheStatus::of(head.headers()).detail.as_deref(), Some("waited-too-long"));
+        }
+        assert_eq!(origin.calls(), 5);
+
+        // Late as it is, nobody was faster.
+        gate.open();
+        assert_eq!(stuck.await.unwrap().call(), 1);
+        for node in [&here, &there] {
+            let answer = node.get("/", &[]).await;
+            assert_eq!((answer.x_cache(), answer.call()), ("HIT", 1));
+        }
+    }
+
+    async fn that_outlasts_the_lock_timeout_is_still_stored_and_still_the_only_one_to_be(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_echo(&gate, MAX_AGE);
+        let app = App::new(backend.cache().await.lock_timeout(LOCK_TIMEOUT).build(), &origin, |layer| layer);
+        let slow = spawn_get(&app);
+        wait_for_calls(&origin, 1).await;
+        tokio::time::sleep(3 * LOCK_TIMEOUT).await;
+        gate.open();
+        let answer = slow.await.unwrap();
+        assert!(answer.cache_status().stored);
+        assert_eq!(app.get("/", &[]).await.x_cache(), "HIT");
+        assert_eq!(origin.calls(), 1);
+    }
+
+    async fn that_panics_is_taken_over_by_one_of_those_who_wait(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    gate.pass().await;
+                    assert_ne!(call, 1, "the first call panics");
+                    Ok(echo(call, &request, MAX_AGE))
+                }
+            }
+        });
+        let here = App::on(backend, &origin).await;
+        let there = App::on(backend, &origin).await;
+        let leader = spawn_get(&here);
+        wait_for_calls(&origin, 1).await;
+        let followers = [&here, &here, &here, &there, &there].map(spawn_get);
+        wait_for_followers(&here, 3).await;
+        wait_for_followers(&there, 1).await;
+        gate.open();
+        let panic = leader.await.unwrap_err().into_panic();
+        let message = panic.downcast_ref::<String>().expect("the application's own panic");
+        assert!(message.contains("the first call panics"), "{message}");
+        for follower in followers {
+            assert_eq!(follower.await.unwrap().call(), 2);
+        }
+        assert_eq!(origin.calls(), 2);
+    }
+
+    async fn that_fails_lets_all_who_wait_go_ahead_together(backend: &Backend) {
+        let others = Arc::new(Barrier::new(5));
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let (gate, others) = (gate.clone(), others.clone());
+                async move {
+                    if call == 1 {
+                        gate.pass().await;
+                        return Err(Failure("no database"));
+                    }
+                    // One after the other, they would never get past.
+                    others.wait().await;
+                    Ok(echo(call, &request, MAX_AGE))
+                }
+            }
+        });
+        let app = App::on(backend, &origin).await;
+        let leader = tokio::spawn({
+            let app = app.clone();
+            async move { app.begin(request(Method::GET, "/", &[])).await }
+        });
+        wait_for_calls(&origin, 1).await;
+        let followers = [(); 5].map(|()| spawn_get(&app));
+        wait_for_followers(&app, 5).await;
+        gate.open();
+        assert_eq!(leader.await.unwrap().unwrap_err(), Failure("no database"));
+        for follower in followers {
+            assert_eq!(follower.await.unwrap().status, StatusCode::OK);
+        }
+        assert_eq!(origin.calls(), 6);
+    }
+
+    /// What each of them is told is what the first one would have been: that it is not for sharing.
+    async fn that_cannot_be_shared_lets_all_who_wait_go_ahead_together(backend: &Backend) {
+        let unshareable: [Fields; 4] = [
+            &[("cache-control", "no-store")],
+            &[("cache-control", "private, max-age=60")],
+            &[("cache-control", "max-age=60"), ("set-cookie", "sid=1")],
+            &[],
+        ];
+        for (row, fields) in unshareable.into_iter().enumerate() {
+            let others = Arc::new(Barrier::new(6));
+            let gate = Gate::closed();
+            let origin = Origin::new({
+                let gate = gate.clone();
+                move |call, request| {
+                    let (gate, others) = (gate.clone(), others.clone());
+                    async move {
+                        if call == 1 {
+                            gate.pass().await;
+                        } else {
+                            others.wait().await;
+                        }
+                        Ok(echo(call, &request, fields))
+                    }
+                }
+            });
+            let here = App::on(backend, &origin).await;
+            let there = App::on(backend, &origin).await;
+            let spawn = |node: &App| {
+                let node = node.clone();
+                tokio::spawn(async move { node.get(&format!("/{row}"), &[]).await })
+            };
+            let leader = spawn(&here);
+            wait_for_calls(&origin, 1).await;
+            let followers = [&here, &here, &here, &there, &there, &there].map(spawn);
+            wait_for_followers(&here, 3).await;
+            wait_for_followers(&there, 2).await;
+            gate.open();
+            assert_eq!(leader.await.unwrap().call(), 1);
+            for follower in followers {
+                assert_ne!(follower.await.unwrap().call(), 1);
+            }
+            assert_eq!(origin.calls(), 7, "{fields:?}");
+        }
+    }
+
+    async fn of_a_cold_key_is_the_only_one_in_a_process(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_echo(&gate, MAX_AGE);
+        let app = App::on(backend, &origin).await;
+        let clients: Vec<_> = (0..100).map(|_| spawn_get(&app)).collect();
+        wait_for_followers(&app, 99).await;
+        gate.open();
+        for client in clients {
+            assert_eq!(client.await.unwrap().call(), 1);
+        }
+        assert_eq!(origin.calls(), 1);
+        let counts = app.cache.counts();
+        assert_eq!((counts.hits, counts.misses, counts.stored), (99, 1, 1));
+    }
+
+    async fn of_a_cold_key_is_the_only_one_in_a_fleet(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_echo(&gate, MAX_AGE);
+        let nodes = [App::on(backend, &origin).await, App::on(backend, &origin).await, App::on(backend, &origin).await];
+        let clients: Vec<_> = (0..60).map(|client| spawn_get(&nodes[client % nodes.len()])).collect();
+        for node in &nodes {
+            wait_for_followers(node, 19).await;
+        }
+        gate.open();
+        for client in clients {
+            assert_eq!(client.await.unwrap().call(), 1);
+        }
+        assert_eq!(origin.calls(), 1);
+        assert_eq!(nodes.iter().map(|node| node.cache.counts().stored).sum::<u64>(), 1);
+    }
+
+    async fn of_an_expired_key_is_the_only_one_in_a_fleet(backend: &Backend) {
+        let clock = cache_layer::Clock::manual();
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    if call > 1 {
+                        gate.pass().await;
+                    }
+                    Ok(echo(call, &request, MAX_AGE))
+                }
+            }
+        });
+        let here = App::new(backend.cache().await.clock(clock.clone()).build(), &origin, |layer| layer);
+        let there = App::new(backend.cache().await.clock(clock.clone()).build(), &origin, |layer| layer);
+        here.get("/", &[]).await;
+        clock.advance(Duration::from_secs(60));
+        let clients: Vec<_> = (0..20).map(|client| spawn_get([&here, &there][client % 2])).collect();
+        for node in [&here, &there] {
+            wait_for_followers(node, 9).await;
+        }
+        gate.open();
+        for client in clients {
+            assert_eq!(client.await.unwrap().call(), 2);
+        }
+        assert_eq!(origin.calls(), 2);
+    }
+
+    async fn is_waited_for_by_a_shutdown(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_echo(&gate, MAX_AGE);
+        let app = App::on(backend, &origin).await;
+        let client = spawn_get(&app);
+        wait_for_calls(&origin, 1).await;
+        leave(client).await;
+        assert!(!app.cache.drain(Duration::from_millis(50)).await, "a load is under way");
+
+        let drained = Arc::new(AtomicBool::new(false));
+        let shutdown = tokio::spawn({
+            let (cache, drained) = (app.cache.clone(), drained.clone());
+            async move {
+                let all = cache.drain(Duration::from_secs(30)).await;
+                drained.store(true, Ordering::SeqCst);
+                all
+            }
+        });
+        tokio::task::yield_now().await;
+        assert!(!drained.load(Ordering::SeqCst));
+        gate.open();
+        assert!(shutdown.await.unwrap());
+        // It is in the store by now, and not merely on its way.
+        let elsewhere = App::on(backend, &origin).await;
+        assert_eq!(elsewhere.get("/", &[]).await.x_cache(), "HIT");
+    }
+
+    over_each_store!(
+        that_never_ends_costs_others_the_lock_timeout_and_no_answer,
+        that_outlasts_the_lock_timeout_is_still_stored_and_still_the_only_one_to_be,
+        that_panics_is_taken_over_by_one_of_those_who_wait,
+        that_fails_lets_all_who_wait_go_ahead_together,
+        that_cannot_be_shared_lets_all_who_wait_go_ahead_together,
+        of_a_cold_key_is_the_only_one_in_a_process,
+        of_a_cold_key_is_the_only_one_in_a_fleet,
+        of_an_expired_key_is_the_only_one_in_a_fleet,
+        is_waited_for_by_a_shutdown,
+    );
+}
