@@ -33,7 +33,7 @@ use tokio::{
 };
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn};
 
-/// What a size of `--memory` is when nothing is said.
+/// The size of the cache in memory when nothing is said.
 const DEFAULT_MEMORY: u64 = 64 << 20;
 /// How long requests in flight, and then what they store, may take when the proxy is told to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[command(name = "reverse_proxy")]
 struct Options {
     /// Address and port to listen on; port 0 picks a free one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
     listen: SocketAddr,
 
     /// Where requests go that the cache can't answer: http://HOST[:PORT]
@@ -54,13 +54,13 @@ struct Options {
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 
-    /// Keep responses in memory, up to this size, such as 64MiB; the default, with 64MiB, if there is no --redis
+    /// Keep responses in memory, up to this size; not with --redis yet; without either, 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 
     /// Keep responses for so long whose origin doesn't say for how long; without it they are not kept
-    #[arg(long, value_name = "SECONDS")]
-    ttl: Option<u64>,
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    ttl: Option<Duration>,
 
     /// How much of what HTTP permits is made use of; `safe`, the default, is the only profile there is yet
     #[arg(long, value_enum, default_value_t = Profile::Safe)]
@@ -118,8 +118,8 @@ fn redis(url: &str) -> Result<RedisStore, ConfigError> {
 async fn run(options: Options, cache: Cache) -> io::Result<()> {
     let Options { listen, origin, ttl, profile: Profile::Safe, .. } = options;
     let mut layer = CacheLayer::new(cache.clone());
-    if let Some(seconds) = ttl {
-        layer = layer.ttl(Duration::from_secs(seconds));
+    if let Some(ttl) = ttl {
+        layer = layer.ttl(ttl);
     }
     let service = ServiceBuilder::new().layer(layer).service(service_fn({
         let origin = origin.clone();
@@ -259,6 +259,14 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 fn field_lists(headers: &HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = String> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(|member| member.trim().to_ascii_lowercase())
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).map_err(|_| "must be a whole number of seconds".to_owned())
 }
 
 fn origin(text: &str) -> Result<Authority, String> {

@@ -94,6 +94,13 @@ mod start {
     }
 
     #[test]
+    fn with_a_wrong_redis_url_keeps_its_password() {
+        let output = run(&[("APP_REDIS_URL", "redis://:hunter2@cache:not-a-port/0")]);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(line.contains("APP_REDIS_URL") && !line.contains("hunter2"), "{line}");
+    }
+
+    #[test]
     fn with_something_in_the_way_is_one_line_and_exit_code_1() {
         let occupant = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let occupied = occupant.local_addr().unwrap().to_string();
@@ -169,6 +176,19 @@ mod sigterm {
         assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
         assert!(answer.contains("Kettle"), "{answer}");
         assert_eq!(service.wait(), 0, "{}", service.log());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn cuts_off_a_request_that_does_not_finish() {
+        let mut service = ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_TIMEOUT", "100ms")]);
+        let mut connection = TcpStream::connect(service.addr()).unwrap();
+        let head = "POST /api/products HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                    Content-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+        connection.write_all(head.as_bytes()).unwrap();
+        read_until(&mut connection, "100 Continue\r\n\r\n");
+        service.terminate();
+        assert_eq!(service.wait(), 0, "{}", service.log());
+        assert!(service.log().contains("requests still ran after 100ms"), "{}", service.log());
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,121 @@
+// Measures, compares, reports. Ends with 0 if all is as expected, 1 if something changed, 2 if it could not be measured.
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { changes, readExpectation, writeExpectation } from './expectation.mjs';
+import { measure } from './measure.mjs';
+import { parseOptions } from './options.mjs';
+import { stopAll } from './processes.mjs';
+import { byGroup, byKind, notPassed } from './report.mjs';
+import { settle } from './settle.mjs';
+import { openStack } from './stack.mjs';
+import { openSuite } from './suite.mjs';
+
+const EXPECTED = fileURLToPath(new URL('../expected', import.meta.url));
+
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.once(signal, () => stopAll().finally(() => process.exit(130)));
+}
+
+try {
+  process.exitCode = await main(parseOptions(process.argv.slice(2)));
+} catch (error) {
+  console.error(`conformance: ${error.message}`);
+  process.exitCode = 2;
+} finally {
+  await stopAll();
+}
+
+async function main(options) {
+  const suite = await openSuite(options.suite);
+  const folders = { logs: join(options.target, 'logs'), results: join(options.target, 'results') };
+  for (const folder of Object.values(folders)) mkdirSync(folder, { recursive: true });
+  const unknown = options.test.filter((id) => !suite.tests.some((test) => test.id === id));
+  if (unknown.length > 0) throw new Error(`the suite has no test ${unknown.join(', ')}`);
+
+  let changed = false;
+  for (const profile of options.profile) {
+    const run = { suite, profile, options, folders };
+    changed = (options.test.length > 0 ? await show(run) : await compare(run)) || changed;
+  }
+  return changed ? 1 : 0;
+}
+
+/** One test after another with every field on both sides; says nothing about what is expected. */
+async function show({ suite, profile, options, folders }) {
+  for (const store of options.store) {
+    const stack = await openStack({ suite, proxy: options.proxy, profile, store, logs: folders.logs });
+    for (const id of options.test) {
+      console.log(`\n=== ${id}, ${profile}, ${store}`);
+      const raw = await measure(suite, stack.base, { ids: [id], show: true, failed: stack.failed });
+      console.log(raw[id] === true ? 'passed' : raw[id].join(': '));
+    }
+    await stack.close();
+  }
+  return false;
+}
+
+async function compare({ suite, profile, options, folders }) {
+  const file = join(EXPECTED, suite.name, `${profile}.txt`);
+  const expectation = readExpectation(file);
+  if (!expectation && !options.write) {
+    throw new Error(`there is no ${relative(process.cwd(), file)}: run it with --write, and read what it wrote`);
+  }
+  const started = Date.now();
+  console.log(`\n### ${profile}: http-cache-tests ${suite.name}, ${suite.tests.length} tests\n`);
+
+  const opened = options.store.map((store) => openStack({ suite, proxy: options.proxy, profile, store, logs: folders.logs }));
+  const stacks = await Promise.all(opened);
+  const run = (stack, ids) => {
+    const log = join(folders.logs, `${suite.name}-${profile}-${stack.store}-client.log`);
+    return measure(suite, stack.base, { ids, log, failed: stack.failed });
+  };
+  await Promise.all(stacks.map(async (stack) => Object.assign(stack, { raw: await run(stack, null) })));
+  const settled = await settle(stacks, {
+    expected: expectation?.results,
+    score: suite.score,
+    again: (stack, id) => run(stack, [id]),
+  });
+  await Promise.all(stacks.map((stack) => stack.close()));
+
+  const scores = stacks.map(({ store, raw }) => ({ store, raw, results: suite.score(raw) }));
+  for (const { store, raw } of scores) {
+    writeFileSync(join(folders.results, `${suite.name}-${profile}-${store}.json`), `${JSON.stringify(raw, null, 2)}\n`);
+  }
+  console.log(`${byKind(suite, scores)}\n\n${byGroup(suite, scores)}\n`);
+  if (options.list) console.log(`Not passed:\n${notPassed(suite, scores, expectation?.reasons)}\n`);
+  for (const { store, id, first, tries } of settled) {
+    console.log(`${id} on ${store} was ${first} at first, but not when run again by itself (${tries} more)`);
+  }
+  console.log(`${Math.round((Date.now() - started) / 1000)} s\n`);
+  return verdict({ suite, profile, options, file, expectation, scores });
+}
+
+function verdict({ suite, profile, options, file, expectation, scores }) {
+  const [first, ...others] = scores;
+  const unequal = others.flatMap(({ store, results }) => {
+    return changes(first.results, results).map((change) => ({ ...change, store }));
+  });
+  for (const { id, store, was, is } of unequal) {
+    console.log(`UNEQUAL ${id}: ${was} on ${first.store}, ${is} on ${store}`);
+  }
+  const differing = scores.flatMap(({ store, raw, results }) => {
+    return changes(expectation?.results ?? new Map(), results).map((change) => ({ ...change, store, said: raw[change.id] }));
+  });
+  if (expectation) {
+    for (const { id, store, was, is, said } of differing) {
+      console.log(`CHANGED ${id} on ${store}: ${was} -> ${is}${Array.isArray(said) ? ` (${said.join(': ')})` : ''}`);
+    }
+  }
+  if (options.write && unequal.length === 0) {
+    writeExpectation(file, { suite, profile, results: first.results, reasons: expectation?.reasons });
+    console.log(`${profile}: written to ${relative(process.cwd(), file)}`);
+    return false;
+  }
+  const bad = unequal.length > 0 || differing.length > 0;
+  const stores = scores.map(({ store }) => store).join(', ');
+  if (unequal.length > 0) console.log(`${profile}: the stores differ${options.write ? '; nothing was written' : ''}`);
+  console.log(`${profile} on ${stores}: ${bad ? 'NOT AS EXPECTED' : 'as expected'}`);
+  return bad;
+}

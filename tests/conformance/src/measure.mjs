@@ -1,0 +1,54 @@
+// Runs tests in a process of their own: the suite keeps its results in its modules, and changes its tests as it runs them.
+import { fork } from 'node:child_process';
+import { openSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+import { openSuite } from './suite.mjs';
+
+/** As many as the suite's own command line runs at a time. */
+const AT_A_TIME = 25;
+/** What the suite gives one request. Its release on npm waits for ever. */
+const REQUEST_SECONDS = 10;
+const RUN_SECONDS = 600;
+
+const SELF = fileURLToPath(import.meta.url);
+
+/** Resolves to the suite's raw results by test id; `show` prints every field of every message on the way. */
+export function measure(suite, base, { ids = null, show = false, log, failed }) {
+  const out = show ? 'inherit' : openSync(log, 'a');
+  const child = fork(SELF, [], { stdio: ['ignore', out, out, 'ipc'], execArgv: ['--no-warnings'] });
+  child.send({ folder: suite.folder, base, ids, show });
+  let deadline;
+  const results = new Promise((resolve, reject) => {
+    deadline = setTimeout(() => reject(new Error(`no results after ${RUN_SECONDS} s: see ${log}`)), RUN_SECONDS * 1000);
+    child.once('message', resolve);
+    child.once('exit', (code) => reject(new Error(`the suite ended with code ${code} and no results: see ${log}`)));
+  });
+  return Promise.race([results, failed]).finally(() => {
+    clearTimeout(deadline);
+    child.kill('SIGKILL');
+  });
+}
+
+async function run({ folder, base, ids, show }) {
+  const suite = await openSuite(folder);
+  const chosen = suite.all
+    .map((group) => ({ ...group, tests: group.tests.filter((test) => ids === null || ids.includes(test.id)) }))
+    .filter((group) => group.tests.length > 0);
+  if (show) for (const test of chosen.flatMap((group) => group.tests)) test.dump = true;
+  const { runTests, getResults } = await import(pathToFileURL(suite.runner).href);
+  const fetch = suite.ownFetch ? [] : [timed(createRequire(join(folder, 'package.json'))('node-fetch'))];
+  await runTests(chosen, ...fetch, false, base, AT_A_TIME);
+  return getResults();
+}
+
+function timed(fetch) {
+  return (url, init) => fetch(url, { ...init, signal: AbortSignal.timeout(REQUEST_SECONDS * 1000) });
+}
+
+if (process.argv[1] === SELF) {
+  process.on('disconnect', () => process.exit(1));
+  process.once('message', (task) => run(task).then((results) => process.send(results)));
+}

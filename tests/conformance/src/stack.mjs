@@ -1,0 +1,64 @@
+// What a client of the suite talks to: the proxy with one kind of store, and behind it an origin of its own.
+import { createServer } from 'node:net';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { startServer } from './processes.mjs';
+
+export const STORES = ['memory', 'redis', 'tiered'];
+
+const LOOPBACK = fileURLToPath(new URL('loopback.cjs', import.meta.url));
+
+/** Resolves to `{ store, base, failed, close }`; `failed` rejects as soon as one of the servers is gone. */
+export async function openStack({ suite, proxy, profile, store, logs }) {
+  const servers = [];
+  const log = (server) => join(logs, `${suite.name}-${profile}-${store}-${server}.log`);
+  const close = async () => {
+    for (const server of servers.toReversed?.() ?? [...servers].reverse()) await server.stop();
+  };
+  try {
+    const origin = await startOrigin(suite, log('origin'));
+    servers.push(origin);
+    const args = ['--listen', '127.0.0.1:0', '--origin', `http://${origin.match[1]}`, '--profile', profile];
+    if (store !== 'memory') {
+      const redis = await startRedis(log('redis'));
+      servers.push(redis);
+      args.push('--redis', redis.url);
+    }
+    if (store !== 'redis') args.push('--memory', '64MiB');
+    const front = await startServer(proxy, args, { ready: /(http:\/\/127\.0\.0\.1:\d+) ->/, log: log('proxy') });
+    servers.push(front);
+    const failed = Promise.race(servers.map((server) => server.ended)).then(() => new Promise(() => {}));
+    failed.catch(() => {});
+    return { store, base: front.match[1], failed, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+function startOrigin(suite, log) {
+  return startServer(process.execPath, ['--require', LOOPBACK, suite.server], {
+    ready: /Listening on http:\/\/(127\.0\.0\.1:\d+)\//,
+    log,
+    env: { npm_config_protocol: 'http', npm_config_port: '0', npm_config_pidfile: '/dev/null' },
+  });
+}
+
+async function startRedis(log) {
+  const port = await freePort();
+  const args = ['--bind', '127.0.0.1', '--port', port, '--save', '', '--appendonly', 'no', '--daemonize', 'no'];
+  const server = await startServer('redis-server', args, { ready: /Ready to accept connections/, log });
+  return { ...server, url: `redis://127.0.0.1:${port}` };
+}
+
+/** Redis can't say which port it picked, so it is told one. */
+async function freePort() {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return String(port);
+}

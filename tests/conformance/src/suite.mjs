@@ -1,0 +1,80 @@
+// The suite as it lies on disk: the release on npm, or a checkout of its repository, which has moved things since.
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+export const KINDS = ['required', 'optimal', 'check'];
+
+const load = (file) => import(pathToFileURL(file).href);
+
+/** The names for what the suite draws as a symbol. A failure of an optional test is a failure here: its kind stands beside it. */
+const RESULTS = new Map([
+  ['✅', 'pass'],
+  ['⛔️', 'fail'],
+  ['⚠️', 'fail'],
+  ['Y', 'yes'],
+  ['N', 'no'],
+  ['🔹', 'setup'],
+  ['⁉️', 'harness'],
+  ['⚪️', 'dependency'],
+  ['↻', 'retry'],
+  ['-', 'untested'],
+]);
+
+export const passes = (result) => result === 'pass' || result === 'yes';
+
+function layout(folder) {
+  const engine = join(folder, 'test-engine');
+  if (existsSync(engine)) {
+    return { engine, scoring: join(engine, 'lib/results.mjs'), more: [], ownFetch: true };
+  }
+  return {
+    engine: folder,
+    scoring: join(folder, 'lib/display.mjs'),
+    // Left to its command line to add.
+    more: [join(folder, 'tests/surrogate-control.mjs')],
+    ownFetch: false,
+  };
+}
+
+/** What the suite tests a cache between client and origin with; `all` has the tests for browsers as well. */
+export async function openSuite(folder) {
+  const { engine, scoring, more, ownFetch } = layout(folder);
+  const index = join(folder, 'tests/index.mjs');
+  if (!existsSync(index)) throw new Error(`${folder} has no tests/index.mjs: it is no copy of the suite`);
+  const all = [];
+  for (const file of [index, ...more]) all.push(...[(await load(file)).default].flat());
+  const groups = all
+    .map(({ id, name, tests }) => ({ id, name, tests: tests.filter((test) => test.browser_only !== true).map(describe) }))
+    .filter((group) => group.tests.length > 0);
+  const tests = groups.flatMap((group) => group.tests);
+  const { version } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
+  const { determineTestResult } = await load(scoring);
+
+  return {
+    folder,
+    // Release and checkout call themselves by the same version.
+    name: `${version}-${tests.length}`,
+    all,
+    groups,
+    tests,
+    server: join(engine, 'server/server.mjs'),
+    runner: join(engine, 'client/runner.mjs'),
+    ownFetch,
+    /** By the suite's own rules: a test counts only if all that it depends on pass. */
+    score(raw) {
+      return new Map(tests.map(({ id }) => [id, name(determineTestResult(all, id, raw))]));
+    },
+  };
+}
+
+function describe({ id, kind = 'required' }) {
+  if (!KINDS.includes(kind)) throw new Error(`${id} is of the unknown kind ${kind}`);
+  return { id, kind };
+}
+
+function name([, , symbol]) {
+  const result = RESULTS.get(symbol);
+  if (result === undefined) throw new Error(`the suite has a result unknown here: ${symbol}`);
+  return result;
+}
