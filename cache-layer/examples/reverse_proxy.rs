@@ -13,7 +13,7 @@ use std::{convert::Infallible, error::Error, fmt::Display, io, net::SocketAddr, 
 use bytes::Bytes;
 use cache_layer::{
     Cache, CacheLayer, ConfigError, ResponseBody,
-    store::{MemoryStore, RedisStore},
+    store::{MemoryStore, RedisStore, TieredStore},
 };
 use clap::{Parser, ValueEnum, error::ErrorKind};
 use http_body_util::{Either, Full};
@@ -54,7 +54,7 @@ struct Options {
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 
-    /// Keep responses in memory, up to this size; not with --redis yet; without either, 64MiB
+    /// Keep responses in memory, up to this size; with --redis, those that are asked for often; without either, 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 
@@ -102,12 +102,12 @@ fn refuse(why: &impl Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Memory or Redis, by what is given.
-fn cache(options: &Options) -> Result<Cache, BoxError> {
+/// Memory, Redis, or memory over Redis, by what is given.
+fn cache(options: &Options) -> Result<Cache, ConfigError> {
     match (&options.redis, options.memory) {
         (None, memory) => Ok(Cache::new(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)))),
         (Some(url), None) => Ok(Cache::new(redis(url)?)),
-        (Some(_), Some(_)) => Err("--redis and --memory can't be combined yet: give one of them, or neither".into()),
+        (Some(url), Some(bytes)) => Ok(Cache::new(TieredStore::new(bytes, redis(url)?))),
     }
 }
 

@@ -25,7 +25,8 @@ impl std::error::Error for ConfigError {}
 /// An invalidation that has not reached the store yet.
 ///
 /// This process no longer serves what it covers. The store keeps the invalidation and delivers it before anything else
-/// once it is connected again; until then, other processes may still serve what they hold.
+/// once it is connected again; until then, other processes may still serve what they hold. If this process ends first,
+/// the invalidation is lost. More than 10,000 that are kept are merged into one of everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidateError(StoreError);
 

@@ -71,3 +71,8 @@ pub use self::{
     key::Key,
     tag::Tags,
 };
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

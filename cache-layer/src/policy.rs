@@ -23,7 +23,8 @@ impl Policy {
     }
 
     pub(crate) fn add_path(&mut self, prefix: &str, ttl: Duration) {
-        let prefix = prefix.trim_end_matches('/').to_owned();
+        let prefix = prefix.trim_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
         self.paths.retain(|(known, _)| *known != prefix);
         self.paths.push((prefix, ttl));
         self.paths.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
@@ -81,6 +82,13 @@ mod tests {
         policy.add_path("/", MINUTE);
         assert_eq!(policy.ttl("/x"), Some(MINUTE));
         assert_eq!(policy.ttl("/"), Some(MINUTE));
+    }
+
+    #[test]
+    fn slashes_around_a_prefix_make_no_difference() {
+        let mut policy = Policy::default();
+        policy.add_path("api/", MINUTE);
+        assert_eq!(policy.ttl("/api/users"), Some(MINUTE));
     }
 
     #[test]

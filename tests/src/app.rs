@@ -40,6 +40,12 @@ impl App {
         Self::new(backend.cache().await.build(), origin, |layer| layer)
     }
 
+    /// The service, to put into a stack.
+    #[must_use]
+    pub fn service(&self) -> CacheService<Origin> {
+        self.service.clone()
+    }
+
     /// GET of `uri`, answered to the end and with all that it leaves behind stored.
     pub async fn get(&self, uri: &str, fields: &[(&str, &str)]) -> Response {
         self.ask(request(Method::GET, uri, fields)).await

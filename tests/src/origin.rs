@@ -20,7 +20,22 @@ use tower::Service;
 /// A body of any kind: neither `Clone` nor `Sync`.
 pub type Body = UnsyncBoxBody<Bytes, Failure>;
 
-type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, Failure>> + Send>>;
+/// An answer on its way.
+pub struct Answered(Pin<Box<dyn Future<Output = Result<Response<Body>, Failure>> + Send>>);
+
+impl Future for Answered {
+    type Output = Result<Response<Body>, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Answered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answered")
+    }
+}
 
 /// What an application, or its body, fails with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +63,7 @@ impl Origin {
         A: Fn(usize, Request<Body>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<Response<Body>, Failure>> + Send + 'static,
     {
-        let answer = move |call, request| Box::pin(answer(call, request)) as Answered;
+        let answer = move |call, request| Answered(Box::pin(answer(call, request)));
         Self { calls: Arc::default(), answer: Arc::new(answer) }
     }
 

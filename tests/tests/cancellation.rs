@@ -10,7 +10,7 @@ use std::{
 
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, channel::Channel};
-use tests::{App, Backend, Failure, Gate, Origin, Response, echo, over_each_store, request, wait_until};
+use tests::{App, Backend, CacheStatus, Failure, Gate, Origin, Response, echo, over_each_store, request, wait_until};
 use tokio::{sync::Barrier, task::JoinHandle};
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -175,17 +175,16 @@ mod a_load {
         let there = App::new(backend.cache().await.lock_timeout(LOCK_TIMEOUT).build(), &origin, |layer| layer);
         let stuck = spawn_get(&here);
         wait_for_calls(&origin, 1).await;
-        let mut alone = Vec::new();
-        for node in [&here, &here, &there, &there] {
+        // Two that wait for it in its own process, and one that does in another.
+        let alone = [&here, &here, &there].map(|node| {
             let node = node.clone();
-            alone.push(tokio::spawn(async move { node.begin(request(Method::GET, "/", &[])).await.unwrap() }));
-        }
+            tokio::spawn(async move { node.begin(request(Method::GET, "/", &[])).await.unwrap() })
+        });
         for client in alone {
-            let head = client.await.unwrap();
-            assert_eq!(head.headers()["x-cache"], "MISS");
-            assert_eq!(tests::CacheStatus::of(head.headers()).detail.as_deref(), Some("waited-too-long"));
+            let status = CacheStatus::of(client.await.unwrap().headers());
+            assert_eq!((status.hit, status.stored, status.detail.as_deref()), (false, false, Some("waited-too-long")));
         }
-        assert_eq!(origin.calls(), 5);
+        assert_eq!(origin.calls(), 4);
 
         // Late as it is, nobody was faster.
         gate.open();
@@ -258,7 +257,7 @@ mod a_load {
                 }
             }
         });
-        let app = App::on(backend, &origin).await;
+        let app = patient(backend, &origin).await;
         let leader = tokio::spawn({
             let app = app.clone();
             async move { app.begin(request(Method::GET, "/", &[])).await }
@@ -274,49 +273,77 @@ mod a_load {
         assert_eq!(origin.calls(), 6);
     }
 
-    /// What each of them is told is what the first one would have been: that it is not for sharing.
     async fn that_cannot_be_shared_lets_all_who_wait_go_ahead_together(backend: &Backend) {
-        let unshareable: [Fields; 4] = [
-            &[("cache-control", "no-store")],
-            &[("cache-control", "private, max-age=60")],
-            &[("cache-control", "max-age=60"), ("set-cookie", "sid=1")],
-            &[],
-        ];
-        for (row, fields) in unshareable.into_iter().enumerate() {
-            let others = Arc::new(Barrier::new(6));
-            let gate = Gate::closed();
-            let origin = Origin::new({
-                let gate = gate.clone();
-                move |call, request| {
-                    let (gate, others) = (gate.clone(), others.clone());
-                    async move {
-                        if call == 1 {
-                            gate.pass().await;
-                        } else {
-                            others.wait().await;
-                        }
-                        Ok(echo(call, &request, fields))
-                    }
-                }
-            });
-            let here = App::on(backend, &origin).await;
-            let there = App::on(backend, &origin).await;
-            let spawn = |node: &App| {
-                let node = node.clone();
-                tokio::spawn(async move { node.get(&format!("/{row}"), &[]).await })
-            };
-            let leader = spawn(&here);
+        for (row, fields) in UNSHAREABLE.into_iter().enumerate() {
+            let (gate, origin) = meeting(6, fields);
+            let app = patient(backend, &origin).await;
+            let leader = spawn_get_at(&app, row);
             wait_for_calls(&origin, 1).await;
-            let followers = [&here, &here, &here, &there, &there, &there].map(spawn);
+            let followers = [(); 6].map(|()| spawn_get_at(&app, row));
+            wait_for_followers(&app, 6).await;
+            gate.open();
+            assert_eq!(leader.await.unwrap().call(), 1);
+            for follower in followers {
+                assert_ne!(follower.await.unwrap().call(), 1, "{fields:?}");
+            }
+            assert_eq!(origin.calls(), 7, "{fields:?}");
+        }
+    }
+
+    async fn that_cannot_be_shared_lets_all_go_ahead_who_wait_in_other_processes(backend: &Backend) {
+        for (row, fields) in UNSHAREABLE.into_iter().enumerate() {
+            let (gate, origin) = meeting(6, fields);
+            let [here, there] = [patient(backend, &origin).await, patient(backend, &origin).await];
+            let leader = spawn_get_at(&here, row);
+            wait_for_calls(&origin, 1).await;
+            let followers = [&here, &here, &here, &there, &there, &there].map(|node| spawn_get_at(node, row));
             wait_for_followers(&here, 3).await;
             wait_for_followers(&there, 2).await;
             gate.open();
             assert_eq!(leader.await.unwrap().call(), 1);
             for follower in followers {
-                assert_ne!(follower.await.unwrap().call(), 1);
+                assert_ne!(follower.await.unwrap().call(), 1, "{fields:?}");
             }
             assert_eq!(origin.calls(), 7, "{fields:?}");
         }
+    }
+
+    const UNSHAREABLE: [Fields; 4] = [
+        &[("cache-control", "no-store")],
+        &[("cache-control", "private, max-age=60")],
+        &[("cache-control", "max-age=60"), ("set-cookie", "sid=1")],
+        &[],
+    ];
+
+    /// The first call answers when the gate is open, and the others when so many of them have come together: one after
+    /// the other, they would never get past.
+    fn meeting(others: usize, fields: Fields) -> (Gate, Origin) {
+        let (gate, others) = (Gate::closed(), Arc::new(Barrier::new(others)));
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let (gate, others) = (gate.clone(), others.clone());
+                async move {
+                    if call == 1 {
+                        gate.pass().await;
+                    } else {
+                        others.wait().await;
+                    }
+                    Ok(echo(call, &request, fields))
+                }
+            }
+        });
+        (gate, origin)
+    }
+
+    /// Waits longer for another's load than a test has time.
+    async fn patient(backend: &Backend, origin: &Origin) -> App {
+        App::new(backend.cache().await.lock_timeout(Duration::from_secs(600)).build(), origin, |layer| layer)
+    }
+
+    fn spawn_get_at(app: &App, row: usize) -> JoinHandle<Response> {
+        let app = app.clone();
+        tokio::spawn(async move { app.get(&format!("/{row}"), &[]).await })
     }
 
     async fn of_a_cold_key_is_the_only_one_in_a_process(backend: &Backend) {
@@ -407,15 +434,33 @@ mod a_load {
         assert_eq!(elsewhere.get("/", &[]).await.x_cache(), "HIT");
     }
 
+    async fn is_waited_for_by_everybody_who_wants_to(backend: &Backend) {
+        let app = App::on(backend, &Origin::echo(&[("cache-control", "no-store")])).await;
+        for _ in 0..200 {
+            let waiting = [(); 4].map(|()| {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    app.begin(request(Method::GET, "/", &[])).await.unwrap();
+                    app.cache.drain(Duration::from_secs(10)).await
+                })
+            });
+            for drained in waiting {
+                assert!(drained.await.unwrap(), "nothing was under way any more");
+            }
+        }
+    }
+
     over_each_store!(
         that_never_ends_costs_others_the_lock_timeout_and_no_answer,
         that_outlasts_the_lock_timeout_is_still_stored_and_still_the_only_one_to_be,
         that_panics_is_taken_over_by_one_of_those_who_wait,
         that_fails_lets_all_who_wait_go_ahead_together,
         that_cannot_be_shared_lets_all_who_wait_go_ahead_together,
+        that_cannot_be_shared_lets_all_go_ahead_who_wait_in_other_processes,
         of_a_cold_key_is_the_only_one_in_a_process,
         of_a_cold_key_is_the_only_one_in_a_fleet,
         of_an_expired_key_is_the_only_one_in_a_fleet,
         is_waited_for_by_a_shutdown,
+        is_waited_for_by_everybody_who_wants_to,
     );
 }

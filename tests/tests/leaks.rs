@@ -728,7 +728,10 @@ mod those_who_wait {
 
 /// Reads that began before a write must not undo what it made true.
 mod a_write {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
 
     use http::HeaderValue;
 
@@ -803,7 +806,52 @@ mod a_write {
         }
     }
 
-    over_each_store!(overtakes_a_load, overtakes_the_load_of_a_variant);
+    /// Such a load is not stored, and must reach nobody else in any other way.
+    async fn overtakes_a_load_that_goes_ahead_without_a_lease(backend: &Backend) {
+        const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+        let gates = [Gate::closed(), Gate::closed()];
+        let written = Arc::new(AtomicBool::new(false));
+        let origin = Origin::new({
+            let (gates, written) = (gates.clone(), written.clone());
+            move |call, request| {
+                let state = if written.load(Ordering::SeqCst) { "new" } else { "old" };
+                let gate = gates.get(call - 1).cloned();
+                async move {
+                    if let Some(gate) = gate {
+                        gate.pass().await;
+                    }
+                    let mut response = echo(call, &request, MAX_AGE);
+                    response.headers_mut().insert("x-state", HeaderValue::from_static(state));
+                    Ok(response)
+                }
+            }
+        });
+        let here = App::new(backend.cache().await.lock_timeout(LOCK_TIMEOUT).build(), &origin, |layer| layer);
+        let there = App::new(backend.cache().await.lock_timeout(LOCK_TIMEOUT).build(), &origin, |layer| layer);
+        let stuck = spawn_get(&here, "/", &[]);
+        wait_until("it is loaded", async || origin.calls() == 1).await;
+        let impatient = spawn_get(&there, "/", &[]);
+        wait_until("it is loaded at the other node too", async || origin.calls() == 2).await;
+
+        written.store(true, Ordering::SeqCst);
+        here.cache.invalidate_all().await.unwrap();
+        let late = spawn_get(&there, "/", &[]);
+        wait_until("the late reader waits", async || waiting(&there) == 1).await;
+        gates[1].open();
+        assert_eq!(state(&impatient.await.unwrap()), "old");
+        assert_eq!(state(&late.await.unwrap()), "new");
+        gates[0].open();
+        assert_eq!(state(&stuck.await.unwrap()), "old");
+        for node in [&here, &there] {
+            assert_eq!(state(&node.get("/", &[]).await), "new");
+        }
+    }
+
+    over_each_store!(
+        overtakes_a_load,
+        overtakes_the_load_of_a_variant,
+        overtakes_a_load_that_goes_ahead_without_a_lease,
+    );
 
     /// Its client leaves while a slow Redis is told; what else the write made stale must be told as well.
     #[tokio::test(flavor = "multi_thread")]

@@ -144,7 +144,7 @@ impl Cache {
         }
     }
 
-    /// Voids the entry of `key`, with all its variants.
+    /// Voids the entry of `key`, with all its variants. [`CacheLayer::key`](crate::CacheLayer::key) tells the key of a URI.
     ///
     /// Once this returned, no load that began before it becomes visible any more.
     ///
@@ -197,7 +197,8 @@ impl Cache {
     }
 
     /// Waits until loads that are under way have ended and their entries are stored, at most for `timeout`; `true` if
-    /// all have. For an orderly shutdown, once no request comes in any more.
+    /// all have. For an orderly shutdown, once no request comes in any more. Invalidations that could not be delivered are
+    /// not waited for: nobody knows for how long.
     pub async fn drain(&self, timeout: Duration) -> bool {
         self.0.tasks.close();
         let drained = tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok();

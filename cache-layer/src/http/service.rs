@@ -56,6 +56,8 @@ pub(super) struct Shared {
     pub(super) cache: Cache,
     pub(super) policy: Policy,
     pub(super) name: CacheName,
+    /// What the keys of all requests begin with.
+    pub(super) space: String,
 }
 
 impl<S> CacheService<S> {
@@ -115,7 +117,7 @@ where
             }
             (Some(reason), _) => bypass(inner, request, shared, reason),
             (None, Some(target)) => {
-                let key = target.key();
+                let key = target.key(&shared.space);
                 if let Some(entry) = select_in_memory(&shared.cache, &key, request.headers()) {
                     return ResponseFuture::ready(shared.hit(&entry, request.method(), false));
                 }
@@ -227,7 +229,7 @@ where
     let method = request.method().clone();
     let mut response = Oneshot::new(inner, request).await?.map(ResponseBody::inner);
     if invalidates(&method, response.status()) {
-        for key in target.affected(response.headers()) {
+        for key in target.affected(&shared.space, response.headers()) {
             if let Err(error) = shared.cache.invalidate(&key).await {
                 tracing::warn!(%error, "a write is not invalidated everywhere yet");
             }

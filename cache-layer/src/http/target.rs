@@ -1,6 +1,6 @@
 //! The key of a request: scheme, authority, path and query of its target.
 
-use http::{HeaderMap, header::HOST, request, uri::PathAndQuery};
+use http::{HeaderMap, Uri, header::HOST, request, uri::PathAndQuery};
 
 use crate::{
     key::Key,
@@ -19,41 +19,57 @@ pub(super) struct Target {
 impl Target {
     /// `None` if the request doesn't say, or doesn't say clearly, which host it is for.
     pub(super) fn of(parts: &request::Parts) -> Option<Self> {
+        let Some(host) = host(&parts.headers).ok()? else { return Self::of_uri(&parts.uri) };
+        let target = Self::with_authority(&parts.uri, host)?;
+        // An application may take either for its host. Where they differ, one would answer for the other.
+        let agreed = parts.uri.authority().is_none() || Self::of_uri(&parts.uri)? == target;
+        agreed.then_some(target)
+    }
+
+    /// The target of an absolute URI.
+    pub(super) fn of_uri(uri: &Uri) -> Option<Self> {
+        Self::with_authority(uri, uri.authority()?.as_str())
+    }
+
+    fn with_authority(uri: &Uri, authority: &str) -> Option<Self> {
         // Inside a server the scheme is rarely known, and never taken from a field that the client can write.
-        let scheme = if parts.uri.scheme_str() == Some("https") { "https" } else { "http" };
-        let authority = match parts.uri.authority() {
-            Some(authority) => authority.as_str(),
-            None => host(&parts.headers)?,
-        };
-        let path_and_query = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        let scheme = if uri.scheme_str() == Some("https") { "https" } else { "http" };
+        let path_and_query = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         Some(Self { scheme, authority: normalize_authority(authority, scheme)?, path_and_query })
     }
 
-    pub(super) fn key(&self) -> Key {
-        self.key_of(self.path_and_query.as_str())
+    /// The key of what is stored for it in `space`.
+    pub(super) fn key(&self, space: &str) -> Key {
+        self.key_of(space, self.path_and_query.as_str())
     }
 
-    fn key_of(&self, path_and_query: &str) -> Key {
-        Key::new([self.scheme, "://", &self.authority, path_and_query])
+    fn key_of(&self, space: &str, path_and_query: &str) -> Key {
+        Key::new([space, self.scheme, "://", &self.authority, path_and_query])
     }
 
     /// The keys that a response to an unsafe method makes stale (RFC 9111, section 4.4).
-    pub(super) fn affected(&self, response: &HeaderMap) -> impl Iterator<Item = Key> {
+    pub(super) fn affected(&self, space: &str, response: &HeaderMap) -> impl Iterator<Item = Key> {
         let target = invalidation::Target {
             scheme: self.scheme,
             authority: &self.authority,
             path_and_query: self.path_and_query.as_str(),
         };
         let others = affected_paths(target, response);
-        std::iter::once(self.key()).chain(others.into_iter().map(|path| self.key_of(&path)))
+        std::iter::once(self.key(space)).chain(others.into_iter().map(move |path| self.key_of(space, &path)))
     }
 }
 
-fn host(headers: &HeaderMap) -> Option<&str> {
+/// Which host the application would take can't be known: a smuggler's doing, or a mistake.
+struct Unclear;
+
+/// What `Host` says, if it is there.
+fn host(headers: &HeaderMap) -> Result<Option<&str>, Unclear> {
     let mut lines = headers.get_all(HOST).into_iter();
-    let host = lines.next()?.to_str().ok()?;
-    // Two hosts are a smuggler's, or a mistake: which one the application would take can't be known.
-    lines.next().is_none().then_some(host)
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(None),
+        (Some(host), None) => host.to_str().map(Some).map_err(|_| Unclear),
+        (Some(_), Some(_)) => Err(Unclear),
+    }
 }
 
 /// Lower case, without the scheme's own port.
@@ -84,13 +100,25 @@ mod tests {
     }
 
     fn key(uri: &str, hosts: &[&str]) -> Key {
-        target(uri, hosts).unwrap().key()
+        target(uri, hosts).unwrap().key("")
     }
 
     #[test]
     fn the_two_forms_of_a_target_are_one_key() {
         assert_eq!(key("http://a.example/x?y", &[]), key("/x?y", &["a.example"]));
         assert_eq!(key("http://a.example", &[]), key("/", &["a.example"]));
+    }
+
+    #[test]
+    fn a_host_that_contradicts_the_target_is_none() {
+        assert_eq!(target("http://victim/h", &["evil"]), None);
+        assert_eq!(key("http://a.example/h", &["A.example:80"]), key("/h", &["a.example"]));
+    }
+
+    #[test]
+    fn another_space_is_another_key() {
+        let target = target("/h", &["a"]).unwrap();
+        assert_ne!(target.key("shop"), target.key("admin"));
     }
 
     #[test]

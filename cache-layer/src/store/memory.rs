@@ -99,7 +99,7 @@ impl<V> Expiry<KeyId, V> for WhenGone<V> {
 }
 
 impl MemoryStore {
-    /// A store that holds about `max_bytes` of entries: bodies, header fields, keys, tags, and 256 bytes of
+    /// A store that holds about `max_bytes` bytes of entries: bodies, header fields, keys, tags, and 256 bytes of
     /// bookkeeping each. An entry above that size is not kept.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {

@@ -1,6 +1,6 @@
 // Runs tests in a process of their own: the suite keeps its results in its modules, and changes its tests as it runs them.
 import { fork } from 'node:child_process';
-import { openSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -17,8 +17,9 @@ const SELF = fileURLToPath(import.meta.url);
 
 /** Resolves to the suite's raw results by test id; `show` prints every field of every message on the way. */
 export function measure(suite, base, { ids = null, show = false, log, failed }) {
-  const out = show ? 'inherit' : openSync(log, 'a');
+  const out = show ? 'inherit' : openSync(log, ids === null ? 'w' : 'a');
   const child = fork(SELF, [], { stdio: ['ignore', out, out, 'ipc'], execArgv: ['--no-warnings'] });
+  if (!show) closeSync(out);
   child.send({ folder: suite.folder, base, ids, show });
   let deadline;
   const results = new Promise((resolve, reject) => {

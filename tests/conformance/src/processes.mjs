@@ -7,24 +7,36 @@ import { createInterface } from 'node:readline';
 
 const START_SECONDS = 20;
 const STOP_SECONDS = 15;
+/** What is shown of its output when one fails: where CI runs, nobody sees the logs. */
+const LAST_LINES = 5;
 
 const running = new Set();
+let closing = false;
 
-/** Starts a server and waits for the line of its output that says where it listens: resolves to `{ match, stop, ended }`. */
+/** Waits for the line of the server's output that says where it listens: resolves to `{ match, stop, ended }`. */
 export async function startServer(command, args, { ready, log, env = {} }) {
+  if (closing) throw new Error('this run is being ended');
   // With `setpriv` the kernel ends it even where this process is killed.
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', command, ...args], {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const output = createWriteStream(log);
-  child.stderr.pipe(output, { end: false });
+  const last = [];
+  const keep = (line) => {
+    output.write(`${line}\n`);
+    last.push(line);
+    if (last.length > LAST_LINES) last.shift();
+  };
+  createInterface({ input: child.stderr }).on('line', keep);
 
   let stopping = false;
   const name = basename(args.find((arg) => arg.endsWith('.mjs')) ?? command);
-  const exited = once(child, 'exit').then(([code, signal]) => {
+  // Its output is complete only when it closes.
+  const exited = once(child, 'close').then(([code, signal]) => {
     running.delete(server);
-    return `${name} ended with ${signal ?? `code ${code}`}: see ${log}`;
+    output.end();
+    return [`${name} ended with ${signal ?? `code ${code}`}, see ${log}`, ...last].join('\n');
   });
   const server = {
     /** Rejects when the server ends without having been told to. */
@@ -47,13 +59,15 @@ export async function startServer(command, args, { ready, log, env = {} }) {
   const match = new Promise((resolve, reject) => {
     patience = setTimeout(() => reject(new Error(`${name} isn't ready after ${START_SECONDS} s: see ${log}`)), START_SECONDS * 1000);
     createInterface({ input: child.stdout }).on('line', (line) => {
-      output.write(`${line}\n`);
+      keep(line);
       const found = ready.exec(line);
       if (found) resolve(found);
     });
   });
   try {
-    return { ...server, match: await Promise.race([match, server.ended]) };
+    const found = await Promise.race([match, server.ended]);
+    if (!found) throw new Error(`${name} was ended before it was ready`);
+    return { ...server, match: found };
   } catch (error) {
     await server.stop();
     throw error;
@@ -62,6 +76,8 @@ export async function startServer(command, args, { ready, log, env = {} }) {
   }
 }
 
+/** For good: whatever is still being started comes to nothing. */
 export async function stopAll() {
+  closing = true;
   await Promise.all([...running].map((server) => server.stop()));
 }

@@ -15,7 +15,7 @@ export async function openStack({ suite, proxy, profile, store, logs }) {
   const servers = [];
   const log = (server) => join(logs, `${suite.name}-${profile}-${store}-${server}.log`);
   const close = async () => {
-    for (const server of servers.toReversed?.() ?? [...servers].reverse()) await server.stop();
+    for (const server of [...servers].reverse()) await server.stop();
   };
   try {
     const origin = await startOrigin(suite, log('origin'));

@@ -55,6 +55,7 @@ export async function openSuite(folder) {
     folder,
     // Release and checkout call themselves by the same version.
     name: `${version}-${tests.length}`,
+    title: `${version}, ${tests.length} tests`,
     all,
     groups,
     tests,
