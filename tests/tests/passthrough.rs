@@ -734,6 +734,16 @@ mod freshness {
         }
     }
 
+    async fn of_zero_by_a_rule_is_none(backend: &Backend) {
+        let origin = Origin::echo(&[]);
+        let rules = [("/shop", Duration::ZERO), ("/shop/items", MINUTE)];
+        let app = app(backend, &origin, &Clock::system(), |layer| layer.ttl(MINUTE).paths(rules)).await;
+        for (uri, x_cache) in [("/shop", "BYPASS"), ("/shop/items", "HIT"), ("/", "HIT")] {
+            app.get(uri, &[]).await;
+            assert_eq!(app.get(uri, &[]).await.x_cache(), x_cache, "{uri}");
+        }
+    }
+
     async fn keeps_no_other_status_than_200(backend: &Backend) {
         for status in [201, 203, 204, 206, 301, 302, 304, 307, 400, 401, 404, 410, 500, 503] {
             let origin = Origin::new(move |call, request| async move {
@@ -756,6 +766,7 @@ mod freshness {
         is_the_applications_to_say_before_any_rule,
         is_what_the_most_specific_rule_says,
         is_needed_to_be_kept,
+        of_zero_by_a_rule_is_none,
         keeps_no_other_status_than_200,
     );
 }

@@ -417,14 +417,25 @@ mod axum_stacks {
     }
 
     /// A nested router is asked for what is left of the path.
-    async fn that_are_nested_in_one_share_no_entry(backend: &Backend) {
+    async fn that_are_nested_in_one_share_no_entry_when_each_has_a_space(backend: &Backend) {
         let (calls, layer) = (Arc::default(), layer(backend).await);
-        let nested = |text| Router::new().route("/page", page(text, &calls)).layer(layer.clone());
+        let nested = |text, space| Router::new().route("/page", page(text, &calls)).layer(layer.clone().space(space));
+        let app = Router::new().nest("/old", nested("the old page", "1")).nest("/new", nested("the new page", "2"));
+        expect_two_pages(&app, &calls).await;
+    }
+
+    async fn that_are_nested_in_one_share_no_entry_of_a_layer_around_them(backend: &Backend) {
+        let calls = Arc::default();
+        let nested = |text| Router::new().route("/page", page(text, &calls));
         let app = Router::new().nest("/old", nested("the old page")).nest("/new", nested("the new page"));
+        expect_two_pages(&app.layer(layer(backend).await), &calls).await;
+    }
+
+    async fn expect_two_pages(app: &Router, calls: &AtomicUsize) {
         for _ in 0..2 {
             for (uri, text) in [("/old/page", "the old page"), ("/new/page", "the new page")] {
                 let request = Request::get(uri).header("host", HOST).body(axum::body::Body::empty()).unwrap();
-                assert_eq!(ask(&app, request).await.unwrap().text(), text, "{uri}");
+                assert_eq!(ask(app, request).await.unwrap().text(), text, "{uri}");
             }
         }
         assert_eq!(calls.load(Ordering::SeqCst), 2);
@@ -434,7 +445,8 @@ mod axum_stacks {
         take_the_layer_around_a_router,
         take_the_layer_around_routes,
         take_the_layer_around_one_method,
-        that_are_nested_in_one_share_no_entry,
+        that_are_nested_in_one_share_no_entry_when_each_has_a_space,
+        that_are_nested_in_one_share_no_entry_of_a_layer_around_them,
     );
 }
 

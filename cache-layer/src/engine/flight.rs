@@ -20,7 +20,7 @@ use crate::{
 pub(crate) enum Landing {
     /// The entry is in the store.
     Stored,
-    /// The store could not be reached: here is what would be in it.
+    /// It could not be stored: here is what would be in the store, for those who can't reach it either.
     Unstored(Arc<[(Key, Entry)]>),
     /// What was loaded can't be shared. Everybody loads for themselves, at once.
     Uncacheable,

@@ -97,6 +97,9 @@ impl CacheBuilder {
     #[must_use]
     pub fn build(self) -> Cache {
         let Self { store, clock, observer, lock_timeout } = self;
+        let tasks = TaskTracker::new();
+        // So that waiting for them ends whenever there is none; it takes new ones all the same.
+        tasks.close();
         Cache(Arc::new(Inner {
             store,
             clock,
@@ -106,7 +109,7 @@ impl CacheBuilder {
             predictor: Predictor::default(),
             invalidations: AtomicU64::new(0),
             commits: Semaphore::new(COMMITS),
-            tasks: TaskTracker::new(),
+            tasks,
         }))
     }
 }
@@ -200,10 +203,7 @@ impl Cache {
     /// all have. For an orderly shutdown, once no request comes in any more. Invalidations that could not be delivered are
     /// not waited for: nobody knows for how long.
     pub async fn drain(&self, timeout: Duration) -> bool {
-        self.0.tasks.close();
-        let drained = tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok();
-        self.0.tasks.reopen();
-        drained
+        tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok()
     }
 
     /// What happened since the cache was built.

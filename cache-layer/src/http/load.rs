@@ -169,7 +169,7 @@ impl Shared {
                 return;
             }
         };
-        let declared_length = content_length(&parts.headers);
+        let declared_length = plan.declared_length;
         let (feed, pieces) = mpsc::unbounded_channel();
         let mut response = Response::from_parts(parts, ResponseBody::recorded(pieces, body.size_hint()));
         self.miss(&mut response, why, permit.refusal());
@@ -208,7 +208,8 @@ impl Shared {
         if left == 0 {
             return Err(NoCacheReason::AlreadyStale);
         }
-        let least = content_length(&parts.headers).unwrap_or(0).max(body.size_hint().lower());
+        let declared_length = content_length(&parts.headers)?;
+        let least = declared_length.unwrap_or(0).max(body.size_hint().lower());
         if least > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
@@ -228,13 +229,15 @@ impl Shared {
         hop_by_hop::strip(&mut headers);
         headers.remove(AGE);
         let response = StoredResponse { status: parts.status, headers, response_time, initial_age: age, parent: None };
-        Ok(Plan { response, vary, tags, deadlines: Deadlines::fresh_until(response_time.saturating_add(left)) })
+        let deadlines = Deadlines::fresh_until(response_time.saturating_add(left));
+        Ok(Plan { response, declared_length, vary, tags, deadlines })
     }
 }
 
 /// What is going to be stored, but for the body.
 struct Plan {
     response: StoredResponse,
+    declared_length: Option<u64>,
     vary: Option<VaryFields>,
     tags: Tags,
     deadlines: Deadlines,
@@ -335,8 +338,15 @@ async fn next_frame<R: Body>(mut body: Pin<&mut R>) -> Option<Result<Frame<R::Da
     std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// The length that the response announces, if it does. Of two, or of none in digits, nobody knows which one counts.
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoCacheReason> {
+    let mut lines = headers.get_all(CONTENT_LENGTH).into_iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    let digits = line.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match (digits.and_then(|text| text.parse().ok()), lines.next()) {
+        (Some(length), None) => Ok(Some(length)),
+        _ => Err(NoCacheReason::BodyTruncated),
+    }
 }
 
 /// Whether the next response to the same request will most likely be refused for the same reason.

@@ -171,11 +171,14 @@ where
             collapsed = true;
         }
         let reason = match timeout_at(deadline, follower.landing()).await {
-            Ok(Landing::Stored | Landing::Void) if Instant::now() < deadline => continue,
-            Ok(Landing::Unstored(entries)) => match select_among(&entries, &key, headers, cache.now()) {
-                Some(entry) => return Ok(shared.hit(&entry, method, collapsed)),
-                None => NoCacheReason::StoreUnavailable,
-            },
+            // Who could ask the store knows of invalidations that a load without it does not.
+            Ok(Landing::Unstored(entries)) if vacancy.is_none() => {
+                match select_among(&entries, &key, headers, cache.now()) {
+                    Some(entry) => return Ok(shared.hit(&entry, method, collapsed)),
+                    None => NoCacheReason::StoreUnavailable,
+                }
+            }
+            Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void) if Instant::now() < deadline => continue,
             Ok(Landing::Uncacheable) => NoCacheReason::Remembered,
             Ok(Landing::Failed) => NoCacheReason::ServiceFailed,
             Ok(_) | Err(_) => NoCacheReason::WaitedTooLong,
@@ -229,11 +232,18 @@ where
     let method = request.method().clone();
     let mut response = Oneshot::new(inner, request).await?.map(ResponseBody::inner);
     if invalidates(&method, response.status()) {
-        for key in target.affected(&shared.space, response.headers()) {
-            if let Err(error) = shared.cache.invalidate(&key).await {
-                tracing::warn!(%error, "a write is not invalidated everywhere yet");
+        let keys: Vec<Key> = target.affected(&shared.space, response.headers()).collect();
+        let cache = shared.cache.clone();
+        // In a task of its own: the write is done, whether or not its client waits for what follows from it.
+        let invalidated = shared.cache.spawn(async move {
+            for key in keys {
+                if let Err(error) = cache.invalidate(&key).await {
+                    tracing::warn!(%error, "a write is not invalidated everywhere yet");
+                }
             }
-        }
+        });
+        // It fails only if the runtime is shutting down.
+        let _ = invalidated.await;
     }
     annotate::bypass(response.headers_mut(), &shared.name, NoCacheReason::Method);
     Ok(response)

@@ -74,8 +74,8 @@ fn host(headers: &HeaderMap) -> Result<Option<&str>, Unclear> {
 
 /// Lower case, without the scheme's own port.
 fn normalize_authority(authority: &str, scheme: &str) -> Option<String> {
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'\\');
+    // A user's name has no place in a target (RFC 9110, section 4.2.4), and what an application makes of it is its own.
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'\\' | b'@');
     if authority.is_empty() || !authority.bytes().all(plain) {
         return None;
     }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_request_that_does_not_say_clearly_which_host_it_is_for_has_none() {
-        for hosts in [&[][..], &["a", "b"], &["a", "a"], &[""], &["a/b"], &["a b"], &[":80"]] {
+        for hosts in [&[][..], &["a", "b"], &["a", "a"], &[""], &["a/b"], &["a b"], &[":80"], &["user@a"]] {
             assert_eq!(target("/", hosts), None, "{hosts:?}");
         }
     }

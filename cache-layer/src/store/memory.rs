@@ -34,6 +34,8 @@ pub struct MemoryStore(Arc<Inner>);
 struct Inner {
     entries: Moka<KeyId, Entry>,
     tokens: Moka<Arc<str>, Token>,
+    /// Until when a key is loaded without waiting for one another.
+    uncacheable: Moka<KeyId, Instant>,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
@@ -84,6 +86,9 @@ fn weigh(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
+/// Keys that are remembered as uncacheable at one time.
+const UNCACHEABLE_CAP: u64 = 10_000;
+
 /// Lets go of entries that nobody can be served any more.
 struct WhenGone<V>(fn(&V) -> &Entry);
 
@@ -109,7 +114,8 @@ impl MemoryStore {
             .weigher(move |tag: &Arc<str>, _| weigh(tag.len() + 128))
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self(Arc::new(Inner { entries, tokens, fills: Mutex::default(), ended: Notify::new() }))
+        let uncacheable = Moka::new(UNCACHEABLE_CAP);
+        Self(Arc::new(Inner { entries, tokens, uncacheable, fills: Mutex::default(), ended: Notify::new() }))
     }
 
     /// Bytes that the entries take at this moment, near enough.
@@ -147,6 +153,9 @@ impl Inner {
 
     fn acquire(&self, key: &Key, seen: Seen) -> Acquired {
         let id = key.id();
+        if self.uncacheable.get(&id).is_some_and(|until| Instant::now() < until) {
+            return Acquired::Uncacheable;
+        }
         let mut fills = self.fills();
         let found = self.entries.get(&id).map(|entry| entry.id());
         let changed = match seen {
@@ -248,9 +257,13 @@ impl Contract for MemoryStore {
         Box::pin(ready(Ok(committed)))
     }
 
-    fn release(&self, lease: &Lease, _: Option<Duration>) {
-        // There is nobody else to tell: this process remembers by itself what is uncacheable.
-        self.0.fills().end(lease);
+    fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
+        let mut fills = self.0.fills();
+        if let Some(duration) = uncacheable.filter(|_| fills.holds(lease)) {
+            self.0.uncacheable.insert(lease.key.id(), Instant::now() + duration);
+        }
+        fills.end(lease);
+        drop(fills);
         self.0.ended.notify_waiters();
     }
 
