@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moka::{Expiry, policy::EvictionPolicy, sync::Cache as Moka};
+use moka::{policy::EvictionPolicy, sync::Cache as Moka};
 use tokio::sync::Notify;
 
-use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
+use super::{
+    Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError, shelf::Shelf,
+};
 use crate::{
-    clock::Clock,
     entry::Entry,
     key::{Key, KeyId},
     tag::{Stamp, Token, hex},
@@ -32,7 +33,7 @@ use crate::{
 pub struct MemoryStore(Arc<Inner>);
 
 struct Inner {
-    entries: Moka<KeyId, Entry>,
+    entries: Shelf,
     tokens: Moka<Arc<str>, Token>,
     /// Until when a key is loaded without waiting for one another.
     uncacheable: Moka<KeyId, Instant>,
@@ -70,48 +71,18 @@ impl Fills {
     }
 }
 
-/// A map of entries that holds about `max_bytes` of them, and keeps what is asked for (TinyLFU).
-pub(super) fn bounded_by_bytes<V: Clone + Send + Sync + 'static>(
-    max_bytes: u64,
-    entry: fn(&V) -> &Entry,
-) -> Moka<KeyId, V> {
-    Moka::builder()
-        .max_capacity(max_bytes)
-        .weigher(move |_, value| weigh(entry(value).weight()))
-        .expire_after(WhenGone(entry))
-        .build()
-}
-
-fn weigh(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
 /// Keys that are remembered as uncacheable at one time.
 const UNCACHEABLE_CAP: u64 = 10_000;
-
-/// Lets go of entries that nobody can be served any more.
-struct WhenGone<V>(fn(&V) -> &Entry);
-
-impl<V> Expiry<KeyId, V> for WhenGone<V> {
-    fn expire_after_create(&self, _: &KeyId, value: &V, _: Instant) -> Option<Duration> {
-        let gone = (self.0)(value).deadlines().gone;
-        Some(Duration::from_millis(gone.saturating_sub(Clock::system().now())))
-    }
-
-    fn expire_after_update(&self, key: &KeyId, value: &V, now: Instant, _: Option<Duration>) -> Option<Duration> {
-        self.expire_after_create(key, value, now)
-    }
-}
 
 impl MemoryStore {
     /// A store that holds about `max_bytes` bytes of entries: bodies, header fields, keys, tags, and 256 bytes of
     /// bookkeeping each. An entry above that size is not kept.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
-        let entries = bounded_by_bytes(max_bytes, |entry: &Entry| entry);
+        let entries = Shelf::new(max_bytes);
         let tokens = Moka::builder()
             .max_capacity((max_bytes / 4).max(1 << 20))
-            .weigher(move |tag: &Arc<str>, _| weigh(tag.len() + 128))
+            .weigher(|tag: &Arc<str>, _| u32::try_from(tag.len() + 128).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let uncacheable = Moka::new(UNCACHEABLE_CAP);
@@ -121,8 +92,7 @@ impl MemoryStore {
     /// Bytes that the entries take at this moment, near enough.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.entries.run_pending_tasks();
-        self.0.entries.weighted_size()
+        self.0.entries.bytes()
     }
 }
 
@@ -141,7 +111,7 @@ impl Inner {
     }
 
     fn lookup(&self, key: &Key) -> Lookup {
-        let Some(entry) = self.entries.get(&key.id()) else {
+        let Some((entry, _)) = self.entries.get(key.id()) else {
             return Lookup::Absent;
         };
         if !entry.is_of(key) {
@@ -157,7 +127,7 @@ impl Inner {
             return Acquired::Uncacheable;
         }
         let mut fills = self.fills();
-        let found = self.entries.get(&id).map(|entry| entry.id());
+        let found = self.entries.get(id).map(|(entry, _)| entry.id());
         let changed = match seen {
             Seen::Nothing => found.is_some(),
             Seen::Entry(entry) => found != Some(entry),
@@ -181,7 +151,7 @@ impl Inner {
         }
         fills.end(lease);
         if let Some((key, id)) = &writes.guard
-            && self.entries.get(&key.id()).map(|entry| entry.id()) != Some(*id)
+            && self.entries.get(key.id()).map(|(entry, _)| entry.id()) != Some(*id)
         {
             return Committed::Refused;
         }
@@ -200,7 +170,7 @@ impl Inner {
             stamps.push(Stamp { tag: tag.clone(), token });
         }
         for (key, entry) in &writes.entries {
-            self.entries.insert(key.id(), entry.stamped(stamps.clone()));
+            self.entries.insert(key.id(), entry.stamped(stamps.clone()), 0);
         }
         Committed::Stored
     }
@@ -212,7 +182,7 @@ impl Inner {
                 // Variants are reached through the primary entry alone, and theirs compare it when they commit.
                 let primary = key.primary().id();
                 fills.leases.remove(&primary);
-                self.entries.invalidate(&primary);
+                self.entries.remove(primary);
             }
             Scope::Tags(tags) => {
                 let now = fills.tick();
@@ -223,7 +193,7 @@ impl Inner {
             }
             Scope::Everything => {
                 fills.leases.clear();
-                self.entries.invalidate_all();
+                self.entries.empty();
             }
         }
     }
@@ -287,9 +257,7 @@ impl Contract for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore")
-            .field("entries", &self.0.entries.entry_count())
-            .field("bytes", &self.0.entries.weighted_size())
-            .finish_non_exhaustive()
+        let (entries, bytes) = self.0.entries.size();
+        f.debug_struct("MemoryStore").field("entries", &entries).field("bytes", &bytes).finish_non_exhaustive()
     }
 }

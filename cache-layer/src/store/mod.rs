@@ -17,6 +17,8 @@ mod contract_tests;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "memory")]
+mod shelf;
 #[cfg(feature = "redis")]
 mod tiered;
 

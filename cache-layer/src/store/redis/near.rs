@@ -9,8 +9,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use moka::sync::Cache as Moka;
-
 use super::{
     link::{Link, Live},
     tokens::Verdict,
@@ -18,20 +16,14 @@ use super::{
 use crate::{
     entry::Entry,
     key::{Key, KeyId},
-    store::memory::bounded_by_bytes,
+    store::shelf::Shelf,
 };
 
 pub(in crate::store) struct Near {
-    entries: Moka<KeyId, Kept>,
+    /// From the connection of that number.
+    entries: Shelf,
     /// Reads under way, each with its question. A push removes it, and then its answer is not kept.
     reads: Mutex<HashMap<KeyId, u64>>,
-}
-
-#[derive(Clone)]
-struct Kept {
-    entry: Entry,
-    /// The number of the connection that read it.
-    connection: u64,
 }
 
 /// A read under way; forgotten when it is dropped.
@@ -43,7 +35,7 @@ pub(super) struct Read<'a> {
 
 impl Near {
     pub(in crate::store) fn new(max_bytes: u64) -> Self {
-        Self { entries: bounded_by_bytes(max_bytes, |kept: &Kept| &kept.entry), reads: Mutex::default() }
+        Self { entries: Shelf::new(max_bytes), reads: Mutex::default() }
     }
 
     fn reads(&self) -> MutexGuard<'_, HashMap<KeyId, u64>> {
@@ -52,7 +44,7 @@ impl Near {
 
     /// The entry of `key`, if it is known that nothing happened to it.
     pub(super) fn get(&self, link: &Link, key: &Key) -> Option<Entry> {
-        let Kept { entry, connection } = self.entries.get(&key.id())?;
+        let (entry, connection) = self.entries.get(key.id())?;
         let live = link.live().ok()?;
         let good = live.number == connection && entry.is_of(key) && live.tokens.judge(entry.stamps()) == Verdict::Valid;
         good.then_some(entry)
@@ -67,19 +59,20 @@ impl Near {
 
     /// The entry changed.
     pub(super) fn forget(&self, id: KeyId) {
-        self.reads().remove(&id);
-        self.entries.invalidate(&id);
+        let mut reads = self.reads();
+        reads.remove(&id);
+        self.entries.remove(id);
     }
 
     /// Every entry may have changed.
     pub(super) fn forget_all(&self) {
-        self.reads().clear();
-        self.entries.invalidate_all();
+        let mut reads = self.reads();
+        reads.clear();
+        self.entries.empty();
     }
 
     pub(in crate::store) fn bytes(&self) -> u64 {
-        self.entries.run_pending_tasks();
-        self.entries.weighted_size()
+        self.entries.bytes()
     }
 }
 
@@ -89,7 +82,7 @@ impl Read<'_> {
         let reads = self.near.reads();
         if reads.get(&self.id) == Some(&self.question) {
             // Under the lock, so that a push can't come in between.
-            self.near.entries.insert(self.id, Kept { entry: entry.clone(), connection: live.number });
+            self.near.entries.insert(self.id, entry.clone(), live.number);
         }
     }
 }
