@@ -62,7 +62,7 @@ struct Options {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl: Option<Duration>,
 
-    /// How much of what HTTP permits is made use of; `safe`, the default, is the only profile there is yet
+    /// How much of what HTTP permits is made use of: what the origin plainly meant to be shared, or all of it
     #[arg(long, value_enum, default_value_t = Profile::Safe)]
     profile: Profile,
 }
@@ -70,6 +70,7 @@ struct Options {
 #[derive(Clone, Copy, ValueEnum)]
 enum Profile {
     Safe,
+    Strict,
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -116,8 +117,12 @@ fn redis(url: &str) -> Result<RedisStore, ConfigError> {
 }
 
 async fn run(options: Options, cache: Cache) -> io::Result<()> {
-    let Options { listen, origin, ttl, profile: Profile::Safe, .. } = options;
-    let mut layer = CacheLayer::new(cache.clone());
+    let Options { listen, origin, ttl, profile, .. } = options;
+    let profile = match profile {
+        Profile::Safe => cache_layer::Profile::Safe,
+        Profile::Strict => cache_layer::Profile::Strict,
+    };
+    let mut layer = CacheLayer::new(cache.clone()).profile(profile);
     if let Some(ttl) = ttl {
         layer = layer.ttl(ttl);
     }

@@ -69,6 +69,7 @@ pub use self::{
     error::{ConfigError, InvalidateError},
     http::{CacheLayer, CacheService, ResponseBody, ResponseFuture},
     key::Key,
+    policy::{Freshness, Profile, SetCookie},
     tag::Tags,
 };
 

@@ -1,19 +1,123 @@
-//! The user's own rules: how long to keep what the application says nothing about.
+//! The user's own choices: what to keep, for how long, and by which name.
 
 use std::time::Duration;
 
-/// Which responses are kept for how long when the application states no freshness of its own.
+use http::{HeaderMap, HeaderName, header::COOKIE};
+
+use crate::semantics::{
+    cache_control::CacheControl, delta_seconds::DeltaSeconds, policy::CachingPolicy, targeted::ResponseDirectives,
+};
+
+/// A starting point for all choices that the specifications leave to a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Nothing is shared that the application did not plainly mean to be: explicit freshness or a rule only, no response
+    /// that sets a cookie, no client that decides for the others. The default.
+    #[default]
+    Safe,
+    /// Whatever the specifications permit: heuristic freshness, responses with `Set-Cookie`, directives of requests,
+    /// `CDN-Cache-Control`, stale responses when the application can't be reached. For comparison with other caches.
+    Strict,
+}
+
+/// What becomes of a response that sets a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SetCookie {
+    /// It is not kept.
+    Refuse,
+    /// It is kept without its cookies.
+    Strip,
+    /// It is kept as it is, and every client gets the cookie.
+    Keep,
+}
+
+/// How long this cache keeps a response, said by its handler: put into the response's extensions, it decides alone,
+/// whatever `Cache-Control` and `Expires` say to other caches. It is not sent.
+///
+/// ```
+/// use std::time::Duration;
+/// use cache_layer::Freshness;
+///
+/// let mut response = http::Response::new("…");
+/// let minute = Duration::from_secs(60);
+/// response.extensions_mut().insert(Freshness::of(minute).stale_while_revalidate(minute));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    fresh: Option<u64>,
+    stale_while_revalidate: u64,
+    stale_if_error: u64,
+}
+
+impl Freshness {
+    /// Fresh for `duration`, in whole seconds.
+    #[must_use]
+    pub fn of(duration: Duration) -> Self {
+        Self { fresh: Some(duration.as_secs()), stale_while_revalidate: 0, stale_if_error: 0 }
+    }
+
+    /// Not to be kept.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { fresh: None, stale_while_revalidate: 0, stale_if_error: 0 }
+    }
+
+    /// Used for so much longer while it is refreshed in the background (RFC 5861, section 3).
+    #[must_use]
+    pub fn stale_while_revalidate(mut self, duration: Duration) -> Self {
+        self.stale_while_revalidate = duration.as_secs();
+        self
+    }
+
+    /// Used for so much longer in place of an error (RFC 5861, section 4).
+    #[must_use]
+    pub fn stale_if_error(mut self, duration: Duration) -> Self {
+        self.stale_if_error = duration.as_secs();
+        self
+    }
+
+    pub(crate) fn directives(self) -> ResponseDirectives {
+        let seconds = |seconds: u64| Some(DeltaSeconds::Seconds(seconds));
+        let cache_control = CacheControl {
+            no_store: self.fresh.is_none(),
+            max_age: self.fresh.and_then(seconds),
+            stale_while_revalidate: seconds(self.stale_while_revalidate),
+            stale_if_error: seconds(self.stale_if_error),
+            ..CacheControl::default()
+        };
+        ResponseDirectives { cache_control, targeted: true }
+    }
+}
+
+/// All choices for one layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
+    pub(crate) caching: CachingPolicy,
     ttl: Option<Duration>,
     /// Longest prefix first.
     paths: Vec<(String, Duration)>,
+    /// Shortens every freshness at random by up to this share, in per cent.
+    pub(crate) jitter: u8,
     pub(crate) max_body: u64,
+    /// Variants of one key; more begin anew.
+    pub(crate) max_variants: u16,
+    pub(crate) key_headers: Vec<HeaderName>,
+    pub(crate) bypass_cookies: Vec<String>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { ttl: None, paths: Vec::new(), max_body: 1024 * 1024 }
+        Self {
+            caching: CachingPolicy::safe(),
+            ttl: None,
+            paths: Vec::new(),
+            jitter: 0,
+            max_body: 1024 * 1024,
+            max_variants: 64,
+            key_headers: Vec::new(),
+            bypass_cookies: Vec::new(),
+        }
     }
 }
 
@@ -33,6 +137,17 @@ impl Policy {
     /// The most specific rule for `path`; none means that only the application decides.
     pub(crate) fn ttl(&self, path: &str) -> Option<Duration> {
         self.paths.iter().find(|(prefix, _)| covers(prefix, path)).map(|(_, ttl)| *ttl).or(self.ttl)
+    }
+
+    /// Whether the request has one of the cookies that no cached response is for.
+    pub(crate) fn is_bypassed_by_cookie(&self, headers: &HeaderMap) -> bool {
+        let mut pairs =
+            headers.get_all(COOKIE).into_iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+        !self.bypass_cookies.is_empty()
+            && pairs.any(|pair| {
+                let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+                self.bypass_cookies.iter().any(|bypass| bypass.as_bytes() == name)
+            })
     }
 }
 

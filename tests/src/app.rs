@@ -136,6 +136,8 @@ pub struct CacheStatus {
     pub hit: bool,
     /// `fwd`
     pub fwd: Option<String>,
+    /// `fwd-status`
+    pub fwd_status: Option<i64>,
     /// `ttl`
     pub ttl: Option<i64>,
     /// `stored`
@@ -158,6 +160,7 @@ impl CacheStatus {
             match (name.as_str(), value) {
                 ("hit", BareItem::Boolean(hit)) => status.hit = *hit,
                 ("fwd", BareItem::Token(why)) => status.fwd = Some(why.as_str().to_owned()),
+                ("fwd-status", BareItem::Integer(code)) => status.fwd_status = Some(i64::from(*code)),
                 ("ttl", BareItem::Integer(ttl)) => status.ttl = Some(i64::from(*ttl)),
                 ("stored", BareItem::Boolean(stored)) => status.stored = *stored,
                 ("collapsed", BareItem::Boolean(collapsed)) => status.collapsed = *collapsed,

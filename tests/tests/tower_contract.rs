@@ -160,7 +160,7 @@ mod readiness {
             ("GET", "/personal", &[]),
             ("HEAD", "/head", &[]),
             ("POST", "/post", &[]),
-            ("GET", "/range", &[("range", "bytes=0-1")]),
+            ("GET", "/precondition", &[("if-match", "*")]),
             ("GET", "/nowhere", &[("host", "")]),
         ];
         for (call, (method, uri, fields)) in requests.into_iter().enumerate() {

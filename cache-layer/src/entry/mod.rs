@@ -8,7 +8,10 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{key::Key, tag::Stamp};
+use crate::{
+    key::Key,
+    tag::{Stamp, Tags},
+};
 
 #[cfg(feature = "redis")]
 pub(crate) mod envelope;
@@ -45,6 +48,7 @@ pub(crate) struct Deadlines {
 
 impl Deadlines {
     /// An entry that is of no use once it is stale.
+    #[cfg(test)]
     pub(crate) fn fresh_until(moment: u64) -> Self {
         Self { fresh: moment, stale_while_revalidate: moment, stale_if_error: moment, keep: moment, gone: moment }
     }
@@ -102,6 +106,11 @@ impl Entry {
 
     pub(crate) fn stamps(&self) -> &[Stamp] {
         &self.0.stamps
+    }
+
+    /// The tags that it was stored with.
+    pub(crate) fn tags(&self) -> Tags {
+        Tags::new(self.0.stamps.iter().map(|stamp| &stamp.tag))
     }
 
     #[cfg(test)]

@@ -11,44 +11,77 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_CACHE_AGE: HeaderName = HeaderName::from_static("x-cache-age");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// The request was answered from the cache.
-pub(super) fn hit(headers: &mut HeaderMap, name: &CacheName, hit: &Hit) {
-    headers.insert(AGE, number(hit.age));
-    headers.insert(X_CACHE_AGE, number(hit.resident));
-    headers.insert(X_CACHE, HeaderValue::from_static("HIT"));
-    let outcome = if hit.collapsed {
-        Outcome::Forward { why: ForwardReason::UriMiss, status: None, stored: false, collapsed: true }
-    } else {
-        Outcome::Hit { ttl: hit.ttl }
-    };
-    status(headers, name, outcome, None);
+/// How a stored response came to be the answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Note {
+    /// It was there.
+    Hit,
+    /// It was there once the load that this request waited for had ended.
+    Collapsed,
+    /// It is stale, and may be used all the same: while it is refreshed, or by the client's leave.
+    Stale,
+    /// It stands in for an error of this status, or for no response at all.
+    StaleIfError(Option<u16>),
+    /// The application said that it still holds.
+    Validated { why: ForwardReason, not_stored: Option<NoCacheReason> },
+    /// It has just been stored, and this answers a part of it, or a precondition.
+    Loaded { why: ForwardReason, not_stored: Option<NoCacheReason> },
 }
 
-/// What there is to say about a hit, in seconds.
-pub(super) struct Hit {
+impl Note {
+    /// Whether the request was answered without a new response of the application's.
+    pub(super) fn is_from_cache(self) -> bool {
+        !matches!(self, Self::Loaded { .. } | Self::Validated { .. })
+    }
+}
+
+/// What there is to say about the age of a stored response, in seconds.
+pub(super) struct Times {
     pub(super) age: u64,
     pub(super) resident: u64,
     pub(super) ttl: i64,
-    /// It waited for another request's load.
-    pub(super) collapsed: bool,
+    pub(super) fresh: bool,
+}
+
+/// The answer is a stored response.
+pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, note: Note) {
+    let forward = |why, status, stored, collapsed| Outcome::Forward { why, status, ttl: None, stored, collapsed };
+    let (x_cache, outcome, detail) = match note {
+        Note::Hit if times.fresh => ("HIT", Outcome::Hit { ttl: times.ttl }, None),
+        Note::Hit | Note::Stale => ("STALE", Outcome::Hit { ttl: times.ttl }, None),
+        Note::Collapsed => ("HIT", forward(ForwardReason::UriMiss, None, false, true), None),
+        Note::StaleIfError(status) => ("STALE", forward(ForwardReason::Stale, status, false, false), None),
+        Note::Validated { why, not_stored } => {
+            ("REVALIDATED", forward(why, Some(304), not_stored.is_none(), false), not_stored)
+        }
+        Note::Loaded { why, not_stored } => ("MISS", forward(why, None, not_stored.is_none(), false), not_stored),
+    };
+    if note.is_from_cache() || times.age > 0 {
+        headers.insert(AGE, HeaderValue::from(times.age));
+    }
+    if note.is_from_cache() {
+        headers.insert(X_CACHE_AGE, HeaderValue::from(times.resident));
+    }
+    headers.insert(X_CACHE, HeaderValue::from_static(x_cache));
+    status(headers, name, outcome, detail);
 }
 
 /// The request went to the application, since nothing stored could answer it.
 pub(super) fn miss(headers: &mut HeaderMap, name: &CacheName, why: ForwardReason, not_stored: Option<NoCacheReason>) {
     headers.insert(X_CACHE, HeaderValue::from_static("MISS"));
-    let outcome = Outcome::Forward { why, status: None, stored: not_stored.is_none(), collapsed: false };
+    let outcome = Outcome::Forward { why, status: None, ttl: None, stored: not_stored.is_none(), collapsed: false };
     status(headers, name, outcome, not_stored);
 }
 
 /// The request was not looked up.
 pub(super) fn bypass(headers: &mut HeaderMap, name: &CacheName, reason: NoCacheReason) {
     headers.insert(X_CACHE, HeaderValue::from_static("BYPASS"));
-    let why = match reason {
-        NoCacheReason::Method | NoCacheReason::ConnectMethod => ForwardReason::Method,
-        _ => ForwardReason::Bypass,
+    let (why, detail) = match reason {
+        NoCacheReason::Method | NoCacheReason::ConnectMethod => (ForwardReason::Method, None),
+        _ => (ForwardReason::Bypass, Some(reason)),
     };
-    let outcome = Outcome::Forward { why, status: None, stored: false, collapsed: false };
-    status(headers, name, outcome, Some(reason));
+    let outcome = Outcome::Forward { why, status: None, ttl: None, stored: false, collapsed: false };
+    status(headers, name, outcome, detail);
 }
 
 /// Takes out what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not be
@@ -62,8 +95,4 @@ pub(super) fn clear(headers: &mut HeaderMap) {
 fn status(headers: &mut HeaderMap, name: &CacheName, outcome: Outcome, detail: Option<NoCacheReason>) {
     let status = CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str) };
     headers.append(CACHE_STATUS, status.to_header_value());
-}
-
-fn number(number: u64) -> HeaderValue {
-    HeaderValue::from(number)
 }

@@ -2,21 +2,29 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::Uri;
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use tower_layer::Layer;
 
 use super::{
     service::{CacheService, Shared},
-    target::Target,
+    target::{Naming, Target},
 };
-use crate::{engine::Cache, error::ConfigError, key::Key, policy::Policy, semantics::cache_status::CacheName};
+use crate::{
+    clock::millis,
+    engine::Cache,
+    error::ConfigError,
+    key::Key,
+    policy::{Policy, Profile, SetCookie},
+    semantics::{cache_status::CacheName, policy},
+};
 
 /// Puts a [`Cache`] in front of a service.
 ///
-/// 200 responses to GET are kept when the application says for how long (`Cache-Control`, `Expires`), or when a rule set
-/// here does; HEAD is answered from them; everything else passes through untouched. Never kept is a response that says
-/// `no-store`, `private` or `no-cache`, sets a cookie, varies on everything, answers an `Authorization` without
-/// permission to share (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or does not end as it should.
+/// Responses to GET are kept when the application says for how long (`Cache-Control`, `Expires`,
+/// [`Freshness`](crate::Freshness)), and successes when a rule set here does. HEAD, conditional requests and single ranges
+/// are answered from them, as RFC 9111 has it; everything else passes through untouched. Never kept is a response that says
+/// `no-store` or `private`, sets a cookie, varies on everything, answers an `Authorization` without permission to share
+/// (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or does not end as it should.
 ///
 /// ```
 /// use std::time::Duration;
@@ -87,6 +95,111 @@ impl CacheLayer {
         self
     }
 
+    /// Starts all choices that RFC 9111 leaves to a cache anew, from a profile; [`Profile::Safe`] unless set. To be called
+    /// before the setters below.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.policy.caching = match profile {
+            Profile::Safe => policy::CachingPolicy::safe(),
+            Profile::Strict => policy::CachingPolicy::strict(),
+        };
+        self
+    }
+
+    /// What becomes of responses that set a cookie; [`SetCookie::Refuse`] in the safe profile.
+    pub fn set_cookie(mut self, choice: SetCookie) -> Self {
+        self.policy.caching.set_cookie = match choice {
+            SetCookie::Refuse => policy::SetCookie::Refuse,
+            SetCookie::Strip => policy::SetCookie::Strip,
+            SetCookie::Keep => policy::SetCookie::Keep,
+        };
+        self
+    }
+
+    /// Whether to estimate freshness from `Last-Modified` where nothing else states it (RFC 9111, section 4.2.2): a
+    /// tenth of the time since then, a day at most. Off in the safe profile.
+    pub fn heuristics(mut self, on: bool) -> Self {
+        self.policy.caching.heuristics = on;
+        self
+    }
+
+    /// Whether clients may ask for a younger response, or accept a stale one, by `Cache-Control` (RFC 9111, section
+    /// 5.2.1). Off in the safe profile, since any client could send load past the cache; `no-store` always counts.
+    pub fn request_directives(mut self, honoured: bool) -> Self {
+        self.policy.caching.request_directives = honoured;
+        self
+    }
+
+    /// How long to keep responses with this status that state no freshness of their own, such as 404; not at all unless
+    /// set.
+    pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
+        self.policy.caching.negative_ttl.insert(status.as_u16(), millis(ttl));
+        self
+    }
+
+    /// The longest that any response is fresh, whatever it says; without a limit unless set.
+    pub fn ttl_cap(mut self, cap: Duration) -> Self {
+        self.policy.caching.ttl_cap = Some(millis(cap));
+        self
+    }
+
+    /// Shortens every freshness at random by up to this share, 0 to 100 per cent, so that what was stored together does
+    /// not expire together; 0 unless set.
+    pub fn jitter(mut self, per_cent: u8) -> Self {
+        self.policy.jitter = per_cent.min(100);
+        self
+    }
+
+    /// `stale-while-revalidate` for responses that have none (RFC 5861, section 3); none unless set.
+    pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.policy.caching.default_stale_while_revalidate = millis(window);
+        self
+    }
+
+    /// `stale-if-error` for responses that have none (RFC 5861, section 4); none unless set.
+    pub fn stale_if_error(mut self, window: Duration) -> Self {
+        self.policy.caching.default_stale_if_error = millis(window);
+        self
+    }
+
+    /// Whether `s-maxage` leaves `stale-while-revalidate` and `stale-if-error` beside it in force. By RFC 9111, section
+    /// 5.2.2.10, it forbids all stale use; off unless set.
+    pub fn s_maxage_permits_stale(mut self, permits: bool) -> Self {
+        self.policy.caching.s_maxage_permits_stale = permits;
+        self
+    }
+
+    /// The fields that speak to this cache rather than to all, the most specific first (RFC 9213); none in the safe
+    /// profile. `CDN-Cache-Control` is meant for a CDN in front, which purges what it keeps; this cache it doesn't know.
+    pub fn targets(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.policy.caching.targets = names.into_iter().collect();
+        self
+    }
+
+    /// Query parameters that make no difference to the response; a name that ends in `*` is a prefix, such as `utm_*`.
+    /// The application still sees them.
+    pub fn ignore_query<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.policy.caching.ignored_query = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Request fields that are part of the key, for what an application reads without saying so in `Vary`.
+    pub fn key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.policy.key_headers = names.into_iter().collect();
+        self
+    }
+
+    /// Cookies whose requests go to the application, whatever is stored, such as that of a session.
+    pub fn bypass_on_cookies<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.policy.bypass_cookies = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The most variants of one URI to keep; 64 unless set, at least 1. One more, and they begin anew.
+    pub fn max_variants(mut self, variants: u16) -> Self {
+        self.policy.max_variants = variants.max(1);
+        self
+    }
+
     /// What this cache calls itself in `Cache-Status`, where several caches on the way are told apart; `cache-layer`
     /// unless set.
     ///
@@ -100,7 +213,8 @@ impl CacheLayer {
     }
 
     /// The key under which this layer keeps what it stores for an absolute URI, for
-    /// [`Cache::invalidate`](crate::Cache::invalidate); `None` for a URI without a host.
+    /// [`Cache::invalidate`](crate::Cache::invalidate); `None` for a URI without a host. With
+    /// [`key_headers`](Self::key_headers), it is the key of requests without those fields.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -116,7 +230,11 @@ impl CacheLayer {
     /// ```
     #[must_use]
     pub fn key(&self, uri: &Uri) -> Option<Key> {
-        Target::of_uri(uri).map(|target| target.key(&self.space))
+        let Policy { caching, key_headers, .. } = &self.policy;
+        let headers = HeaderMap::new();
+        let naming =
+            Naming { space: &self.space, ignored_query: &caching.ignored_query, key_headers, headers: &headers };
+        Target::of_uri(uri).map(|target| target.key(&naming))
     }
 }
 

@@ -1,17 +1,17 @@
-//! Asking the application once for all who wait, and recording what it says while its client reads it.
+//! Asking the application once for all who wait, and answering the one who asks.
 //!
 //! This runs in a task of its own: the client that began it may leave, and what it asked for is finished and stored all
 //! the same.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
-    HeaderMap, Request, Response,
-    header::{AGE, AUTHORIZATION, CONTENT_LENGTH, COOKIE, DATE},
+    Method, Request, Response, StatusCode,
+    header::{AUTHORIZATION, COOKIE, RANGE},
     response,
 };
-use http_body::{Body, Frame};
+use http_body::Body;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -19,38 +19,35 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
-    annotate,
+    annotate::{self, Note},
     body::{Piece, ResponseBody},
     oneshot::Oneshot,
-    select::{Selection, Vacancy, Varies, select, variant_key},
+    plan::{Asked, Came},
+    record::{content_length, record},
+    select::{Selection, Vacancy, Varies, response as stored_response},
     service::Shared,
-    stored::{Stored, StoredResponse},
 };
 use crate::{
     engine::{
         fill::{Permission, Permit},
         flight::{Flight, Landing},
     },
-    entry::{Deadlines, Entry, EntryId},
-    key::Key,
+    entry::Entry,
+    policy::Freshness,
     semantics::{
-        cache_control::CacheControl,
         cache_status::ForwardReason,
-        date::write_http_date,
-        freshness::{explicit_lifetime, initial_age},
-        hop_by_hop,
-        storable::refusal_of_response,
-        vary::{Vary, VaryFields},
+        conditional::{is_not_modified, retain_not_modified_fields, unconditional, validating},
+        staleness::{has_validator, is_replaceable_error},
+        update::{freshen, selects},
     },
-    store::Writes,
     tag::Tags,
     telemetry::{Event, NoCacheReason},
 };
 
 /// What came of a load, for the request that leads it.
 pub(super) enum Led<R: Body, E> {
-    /// Somebody else was faster.
-    Found(Entry),
+    /// This entry is the answer.
+    Entry(Entry, Note),
     Response(Response<ResponseBody<R>>),
     Failed(E),
 }
@@ -60,292 +57,252 @@ pub(super) struct Load<S, B> {
     pub(super) shared: Arc<Shared>,
     pub(super) service: S,
     pub(super) request: Request<B>,
-    /// The primary key.
-    pub(super) key: Key,
+    pub(super) asked: Asked,
     /// `None` if the store doesn't answer.
     pub(super) vacancy: Option<Vacancy>,
 }
 
-/// What the request was, for deciding about its response.
-struct Asked {
-    key: Key,
-    path: String,
-    headers: HeaderMap,
-    /// When it was sent on, in milliseconds since the Unix epoch.
-    time: u64,
+/// What is known of the place that the response will take.
+pub(super) struct Place {
+    varies: Option<Varies>,
+    why: ForwardReason,
+    stale: Option<Entry>,
 }
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { varies: None, why: ForwardReason::Miss, stale: None }
+    }
+}
+
+type Tell<R, E> = oneshot::Sender<Led<R, E>>;
 
 impl<S, B, R> Load<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
     R: Body<Data = Bytes>,
 {
-    /// Leads `flight` to its end, and tells the request that waits as soon as there is something to tell.
-    pub(super) async fn lead(self, flight: Flight, tell: oneshot::Sender<Led<R, S::Error>>) {
-        let cache = self.shared.cache.clone();
+    /// Leads `flight` to its end, and tells the request that waits as soon as there is something to tell. It may be gone;
+    /// the load goes on without it.
+    pub(super) async fn lead(self, flight: Flight, tell: Tell<R, S::Error>) {
+        let Self { shared, service, mut request, mut asked, mut vacancy } = self;
+        let cache = &shared.cache;
         let deadline = Instant::now() + cache.lock_timeout();
-        let (mut flight, mut vacancy) = (flight, self.vacancy);
+        let mut flight = flight;
         let permit = loop {
-            let Some(place) = &vacancy else {
-                break cache.load_without_store(flight);
-            };
+            let Some(place) = &vacancy else { break cache.load_without_store(flight) };
             match cache.ask_to_load(flight, &place.key, place.seen, deadline).await {
                 Permission::Load(permit) => break permit,
                 Permission::Uncacheable => {
-                    cache.emit(Event::Miss);
-                    let led = Oneshot::new(self.service, self.request).await.map(|response| {
-                        let mut response = response.map(ResponseBody::inner);
-                        let why = ForwardReason::Miss;
-                        self.shared.miss(&mut response, why, Some(NoCacheReason::Remembered));
-                        response
-                    });
-                    // The client may be gone; nothing is stored, so nothing is left to do.
+                    let reason = NoCacheReason::Remembered;
+                    let led = shared.go_alone(service, request, reason).await;
                     let _ = tell.send(led.map_or_else(Led::Failed, Led::Response));
                     return;
                 }
                 Permission::LookAgain(again) => flight = again,
             }
-            vacancy = match select(&cache, &self.key, self.request.headers()).await {
+            vacancy = match shared.select(&asked.key, &asked.headers).await {
                 Selection::Hit(entry) => {
                     flight.land(Landing::Stored);
-                    let _ = tell.send(Led::Found(entry));
+                    let _ = tell.send(Led::Entry(entry, Note::Collapsed));
                     return;
                 }
-                Selection::Miss(vacancy) => Some(vacancy),
+                Selection::Stale(_, vacancy) | Selection::Miss(vacancy) => Some(vacancy),
                 Selection::Unavailable => None,
             };
         };
 
         cache.emit(Event::Miss);
-        let asked = Asked {
-            key: self.key,
-            path: self.request.uri().path().to_owned(),
-            headers: self.request.headers().clone(),
-            time: cache.now(),
-        };
-        let (why, varies) = vacancy.map_or((ForwardReason::Miss, None), |place| (place.why, place.varies));
-        match permit.while_loading(Oneshot::new(self.service, self.request)).await {
-            Ok(response) => self.shared.answer(permit, asked, varies, why, response, tell).await,
+        let place = vacancy.map_or_else(Place::default, |vacancy| {
+            let Vacancy { varies, why, stale, .. } = vacancy;
+            Place { varies, why, stale }
+        });
+        // The application is asked for the whole, or whether what is stored still holds; what the client wants of it is
+        // answered here.
+        unconditional(request.headers_mut());
+        let stored = place.stale.as_ref().and_then(stored_response);
+        let validates = stored.is_some_and(|stored| has_validator(&stored.headers));
+        if let Some(stored) = stored.filter(|_| validates) {
+            validating(request.headers_mut(), &stored.headers);
+        }
+        asked.time = cache.now();
+        match permit.while_loading(Oneshot::new(service, request)).await {
+            Ok(response) if validates && response.status() == StatusCode::NOT_MODIFIED => {
+                let (parts, _) = response.into_parts();
+                shared.validated(permit, &asked, place, parts, tell).await;
+            }
+            Ok(response) if is_replaceable_error(response.status()) => {
+                let status = response.status().as_u16();
+                match shared.stands_in(&asked, &place, Some(status)) {
+                    Some(entry) => {
+                        permit.failed();
+                        let _ = tell.send(Led::Entry(entry, Note::StaleIfError(Some(status))));
+                    }
+                    None => shared.answer(permit, &asked, place, response, tell).await,
+                }
+            }
+            Ok(response) => shared.answer(permit, &asked, place, response, tell).await,
             Err(error) => {
+                let led = match shared.stands_in(&asked, &place, None) {
+                    Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
+                    None => Led::Failed(error),
+                };
                 permit.failed();
                 cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
-                let _ = tell.send(Led::Failed(error));
+                let _ = tell.send(led);
             }
         }
     }
 }
 
 impl Asked {
-    fn give_up(&self, permit: Permit, reason: NoCacheReason) {
-        // What may be due to this one client is not held against the others.
+    fn give_up(&self, permit: Permit, status: StatusCode, reason: NoCacheReason) {
+        // What may be due to this one client, or to a moment's trouble, is not held against the others.
         let personal = self.headers.contains_key(AUTHORIZATION) || self.headers.contains_key(COOKIE);
-        let remembered = !personal && says_something_about_the_next(reason);
+        let remembered = !personal && status == StatusCode::OK && says_something_about_the_next(reason);
         permit.uncacheable(reason, remembered.then_some(&self.key));
     }
 }
 
 impl Shared {
-    fn miss<R>(&self, response: &mut Response<R>, why: ForwardReason, not_stored: Option<NoCacheReason>) {
-        annotate::miss(response.headers_mut(), &self.name, why, not_stored);
+    /// The stale entry that may be used in place of an error, or of no response at all.
+    fn stands_in(&self, asked: &Asked, place: &Place, status: Option<u16>) -> Option<Entry> {
+        let entry = place.stale.as_ref()?;
+        let stored = stored_response(entry)?;
+        let now = self.cache.now();
+        let until = match status {
+            Some(_) => entry.deadlines().stale_if_error,
+            None => stored.stale_if_disconnected.max(entry.deadlines().stale_if_error),
+        };
+        let stale_for = now.saturating_sub(entry.deadlines().fresh) / 1000;
+        let accepted = self.directives(&asked.headers).accepts_stale_on_error(stale_for);
+        (now < until && accepted).then(|| entry.clone())
     }
 
-    async fn answer<R: Body<Data = Bytes>, E>(
+    /// The application says that what is stored still holds (RFC 9111, section 4.3.4).
+    async fn validated<R: Body, E>(
         &self,
         permit: Permit,
-        asked: Asked,
-        varies: Option<Varies>,
-        why: ForwardReason,
+        asked: &Asked,
+        place: Place,
+        mut parts: response::Parts,
+        tell: Tell<R, E>,
+    ) {
+        let Some((entry, stored)) = place.stale.as_ref().and_then(|entry| Some((entry, stored_response(entry)?)))
+        else {
+            return permit.failed();
+        };
+        let why = place.why;
+        if !selects(&parts.headers, &stored.headers) {
+            // It speaks of another response than the one that was asked about, and the request is gone. Where stale use
+            // is forbidden, there is no answer.
+            let led = if stored.traits.never_stale {
+                Led::Response(self.no_answer(NoCacheReason::Status))
+            } else {
+                Led::Entry(entry.clone(), Note::StaleIfError(Some(304)))
+            };
+            let _ = tell.send(led);
+            return permit.uncacheable(NoCacheReason::Status, None);
+        }
+        self.dated(&mut parts.headers);
+        let mut headers = stored.headers.clone();
+        freshen(&mut headers, &parts.headers, &self.policy.caching);
+        let tags = parts.extensions.remove::<Tags>().unwrap_or_else(|| entry.tags());
+        let came = Came {
+            status: stored.status,
+            headers: &headers,
+            tags,
+            freshness: parts.extensions.remove::<Freshness>(),
+            length: entry.payload().len() as u64,
+        };
+        match self.plan(asked, came) {
+            Ok(plan) => {
+                let writes = self.writes(&plan, asked, place.varies, false, entry.payload().clone());
+                if let Some((_, entry)) = writes.entries.last() {
+                    let note = Note::Validated { why, not_stored: permit.refusal() };
+                    let _ = tell.send(Led::Entry(entry.clone(), note));
+                }
+                permit.commit(writes, plan.tags).await;
+            }
+            Err(reason) => {
+                let note = Note::Validated { why, not_stored: Some(reason) };
+                let _ = tell.send(Led::Entry(entry.clone(), note));
+                asked.give_up(permit, stored.status, reason);
+            }
+        }
+    }
+
+    /// A new response.
+    pub(super) async fn answer<R: Body<Data = Bytes>, E>(
+        &self,
+        permit: Permit,
+        asked: &Asked,
+        place: Place,
         response: Response<R>,
-        tell: oneshot::Sender<Led<R, E>>,
+        tell: Tell<R, E>,
     ) {
         let (mut parts, body) = response.into_parts();
-        let plan = match self.plan(&asked, &mut parts, &body) {
+        let status = parts.status;
+        let mut headers = parts.headers.clone();
+        self.dated(&mut headers);
+        let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
+        let freshness = parts.extensions.remove::<Freshness>();
+        let declared_length = content_length(&headers);
+        let plan = declared_length.and_then(|declared| {
+            let length = declared.unwrap_or(0).max(body.size_hint().lower());
+            self.plan(asked, Came { status, headers: &headers, tags, freshness, length })
+        });
+        let why = place.why;
+        // What a client wants of a response to its POST, only the application can say.
+        let of_get = asked.method == Method::GET;
+        let not_modified = of_get && is_not_modified(&asked.headers, status, &parts.headers, self.cache.now() / 1000);
+        let not_stored = plan.as_ref().err().copied().or_else(|| permit.refusal());
+        if not_modified {
+            retain_not_modified_fields(&mut parts.headers);
+            parts.status = StatusCode::NOT_MODIFIED;
+        }
+        annotate::miss(&mut parts.headers, &self.name, why, not_stored);
+        let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
-                let mut response = Response::from_parts(parts, ResponseBody::inner(body));
-                self.miss(&mut response, why, Some(reason));
-                asked.give_up(permit, reason);
-                let _ = tell.send(Led::Response(response));
+                asked.give_up(permit, status, reason);
+                let body = if not_modified { ResponseBody::empty() } else { ResponseBody::inner(body) };
+                let _ = tell.send(Led::Response(Response::from_parts(parts, body)));
                 return;
             }
         };
-        let declared_length = plan.declared_length;
+        self.dated(&mut parts.headers);
+
         let (feed, pieces) = mpsc::unbounded_channel();
-        let mut response = Response::from_parts(parts, ResponseBody::recorded(pieces, body.size_hint()));
-        self.miss(&mut response, why, permit.refusal());
-        let _ = tell.send(Led::Response(response));
-        match permit.while_loading(record(body, self.policy.max_body, declared_length, &feed)).await {
+        let size = body.size_hint();
+        let recording = record(body, self.policy.max_body, declared_length.unwrap_or(None), &feed);
+        let whole = |parts| Led::Response(Response::from_parts(parts, ResponseBody::recorded(pieces, size)));
+        // A part can be cut out once the whole is there.
+        let (recorded, tell) = if not_modified {
+            let _ = tell.send(Led::Response(Response::from_parts(parts, ResponseBody::empty())));
+            (permit.while_loading(recording).await, None)
+        } else if of_get && asked.headers.contains_key(RANGE) {
+            let recorded = permit.while_loading(recording).await;
+            if recorded.is_err() {
+                let _ = tell.send(whole(parts));
+                return asked.give_up(permit, status, recorded.err().unwrap_or(NoCacheReason::BodyFailed));
+            }
+            (recorded, Some(tell))
+        } else {
+            let _ = tell.send(whole(parts));
+            (permit.while_loading(recording).await, None)
+        };
+        match recorded {
             Ok(payload) => {
                 let _ = feed.send(Piece::End);
-                let writes = plan.writes(&asked, varies, payload);
+                let writes = self.writes(&plan, asked, place.varies, place.stale.is_none(), payload);
+                if let (Some(tell), Some((_, entry))) = (tell, writes.entries.last()) {
+                    let _ = tell.send(Led::Entry(entry.clone(), Note::Loaded { why, not_stored }));
+                }
                 permit.commit(writes, plan.tags).await;
             }
-            Err(reason) => asked.give_up(permit, reason),
+            Err(reason) => asked.give_up(permit, status, reason),
         }
-    }
-
-    /// What to store of a response, or why nothing.
-    fn plan<R: Body>(&self, asked: &Asked, parts: &mut response::Parts, body: &R) -> Result<Plan, NoCacheReason> {
-        let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
-        let response_time = self.cache.now();
-        let cc = CacheControl::from_headers(&parts.headers);
-        if let Some(reason) = refusal_of_response(&asked.headers, parts, &cc) {
-            return Err(reason);
-        }
-        let lifetime = match explicit_lifetime(&cc, &parts.headers, response_time) {
-            Some(seconds) => seconds.saturating_mul(1000),
-            None => {
-                let rule = self.policy.ttl(&asked.path).ok_or(NoCacheReason::NoFreshness)?;
-                // A rule knows nothing of what the application makes of a cookie.
-                if asked.headers.contains_key(COOKIE) {
-                    return Err(NoCacheReason::Cookie);
-                }
-                crate::clock::millis(rule)
-            }
-        };
-        let age = initial_age(&parts.headers, asked.time, response_time);
-        let left = lifetime.saturating_sub(age.saturating_mul(1000));
-        if left == 0 {
-            return Err(NoCacheReason::AlreadyStale);
-        }
-        let declared_length = content_length(&parts.headers)?;
-        let least = declared_length.unwrap_or(0).max(body.size_hint().lower());
-        if least > self.policy.max_body {
-            return Err(NoCacheReason::BodyTooLarge);
-        }
-        if !tags.fit() {
-            return Err(NoCacheReason::TooManyTags);
-        }
-        let vary = match Vary::from_headers(&parts.headers) {
-            None => None,
-            Some(Vary::Fields(fields)) => Some(fields),
-            Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
-        };
-        // Who answers with a stored response can't date it any more; so that all agree, it is dated before anybody
-        // has it.
-        parts.headers.entry(DATE).or_insert_with(|| write_http_date(response_time / 1000));
-        let mut headers = parts.headers.clone();
-        annotate::clear(&mut headers);
-        hop_by_hop::strip(&mut headers);
-        headers.remove(AGE);
-        let response = StoredResponse { status: parts.status, headers, response_time, initial_age: age, parent: None };
-        let deadlines = Deadlines::fresh_until(response_time.saturating_add(left));
-        Ok(Plan { response, declared_length, vary, tags, deadlines })
-    }
-}
-
-/// What is going to be stored, but for the body.
-struct Plan {
-    response: StoredResponse,
-    declared_length: Option<u64>,
-    vary: Option<VaryFields>,
-    tags: Tags,
-    deadlines: Deadlines,
-}
-
-impl Plan {
-    /// The entries to write.
-    fn writes(&self, asked: &Asked, known: Option<Varies>, payload: Bytes) -> Writes {
-        // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
-        // what it deletes: without the one that was seen, nothing is written.
-        let guard = known.as_ref().map(|known| (asked.key.clone(), known.id));
-        let entry =
-            |id, key: &Key, stored: &Stored, payload| Entry::new(id, key, self.deadlines, stored.to_bytes(), payload);
-        let entries = match &self.vary {
-            None => {
-                let stored = Stored::Response(self.response_with(None));
-                vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored, payload))]
-            }
-            Some(fields) => {
-                // The same selecting fields keep their entry's id, and with it the variants that name it.
-                let parent = match known {
-                    Some(known) if known.fields == *fields => known.id,
-                    _ => EntryId::random(),
-                };
-                let varies = Stored::Varies(fields.clone());
-                let variant = variant_key(&asked.key, fields, &asked.headers);
-                let stored = Stored::Response(self.response_with(Some(parent)));
-                vec![
-                    (asked.key.clone(), entry(parent, &asked.key, &varies, Bytes::new())),
-                    (variant.clone(), entry(EntryId::random(), &variant, &stored, payload)),
-                ]
-            }
-        };
-        Writes { entries, guard }
-    }
-
-    fn response_with(&self, parent: Option<EntryId>) -> StoredResponse {
-        let StoredResponse { status, headers, response_time, initial_age, .. } = &self.response;
-        StoredResponse {
-            status: *status,
-            headers: headers.clone(),
-            response_time: *response_time,
-            initial_age: *initial_age,
-            parent,
-        }
-    }
-}
-
-/// Passes `body` on through `feed` and keeps a copy; returns it if it is whole and within `max` bytes.
-async fn record<R: Body<Data = Bytes>>(
-    body: R,
-    max: u64,
-    declared_length: Option<u64>,
-    feed: &mpsc::UnboundedSender<Piece<R>>,
-) -> Result<Bytes, NoCacheReason> {
-    let mut body = Box::pin(body);
-    let mut recorded = Vec::new();
-    let mut length = 0u64;
-    let mut trailers = false;
-    // A client that is gone makes every send fail; the recording goes on without it.
-    while let Some(frame) = next_frame(body.as_mut()).await {
-        let data = match frame.map(Frame::into_data) {
-            Ok(Ok(data)) => data,
-            Ok(Err(other)) => {
-                trailers |= other.is_trailers();
-                let _ = feed.send(Piece::Frame(other));
-                continue;
-            }
-            Err(error) => {
-                let _ = feed.send(Piece::Failed(error));
-                return Err(NoCacheReason::BodyFailed);
-            }
-        };
-        length += data.len() as u64;
-        if length > max {
-            let _ = feed.send(Piece::Frame(Frame::data(data)));
-            let _ = feed.send(Piece::Rest(body));
-            return Err(NoCacheReason::BodyTooLarge);
-        }
-        recorded.push(data.clone());
-        let _ = feed.send(Piece::Frame(Frame::data(data)));
-    }
-    if trailers {
-        let _ = feed.send(Piece::End);
-        return Err(NoCacheReason::Trailers);
-    }
-    if declared_length.is_some_and(|declared| declared != length) {
-        let _ = feed.send(Piece::End);
-        return Err(NoCacheReason::BodyTruncated);
-    }
-    // Copied in any case: a slice of a larger buffer would keep all of it in memory.
-    let mut payload = BytesMut::with_capacity(recorded.iter().map(Bytes::len).sum());
-    recorded.iter().for_each(|data| payload.extend_from_slice(data));
-    Ok(payload.freeze())
-}
-
-async fn next_frame<R: Body>(mut body: Pin<&mut R>) -> Option<Result<Frame<R::Data>, R::Error>> {
-    std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await
-}
-
-/// The length that the response announces, if it does. Of two, or of none in digits, nobody knows which one counts.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoCacheReason> {
-    let mut lines = headers.get_all(CONTENT_LENGTH).into_iter();
-    let Some(line) = lines.next() else { return Ok(None) };
-    let digits = line.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match (digits.and_then(|text| text.parse().ok()), lines.next()) {
-        (Some(length), None) => Ok(Some(length)),
-        _ => Err(NoCacheReason::BodyTruncated),
     }
 }
 

@@ -4,7 +4,9 @@
 //! - [`service`]: [`CacheService`], what becomes of one request
 //! - [`target`]: the key of a request
 //! - [`select`]: which stored response a request may have
-//! - [`load`]: asking the application once for all who wait, recording what it says
+//! - [`load`]: asking the application once for all who wait
+//! - [`plan`], [`record`]: what to store of its response, and the copy of its body
+//! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`stored`]: a response as an entry's metadata
 //! - [`annotate`]: what the cache says about itself in a response
 //! - [`body`], [`future`], [`oneshot`]: the types that Tower asks for
@@ -15,6 +17,9 @@ mod future;
 mod layer;
 mod load;
 mod oneshot;
+mod plan;
+mod record;
+mod respond;
 mod select;
 mod service;
 mod stored;

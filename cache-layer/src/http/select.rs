@@ -2,19 +2,28 @@
 
 use http::HeaderMap;
 
-use super::stored::{Stored, StoredResponse};
+use super::{
+    service::Shared,
+    stored::{Stored, StoredResponse, StoredVaries},
+};
 use crate::{
-    engine::{Cache, Looked},
+    engine::Looked,
     entry::{Entry, EntryId},
     key::Key,
-    semantics::{cache_status::ForwardReason, vary::VaryFields},
+    semantics::{
+        cache_status::ForwardReason,
+        reuse::{Candidate, RequestDirectives, Reuse},
+        vary::VaryFields,
+    },
     store::Seen,
 };
 
 /// What a look-up means for one request.
 pub(super) enum Selection {
-    /// This entry is a fresh response to it.
+    /// This entry answers it.
     Hit(Entry),
+    /// This entry answers it, and is due to be refreshed.
+    Stale(Entry, Vacancy),
     Miss(Vacancy),
     /// The store did not answer; the miss is about its primary key.
     Unavailable,
@@ -28,12 +37,14 @@ pub(super) struct Vacancy {
     /// The entry of the primary key that led here, if it names the fields that select a variant.
     pub(super) varies: Option<Varies>,
     pub(super) why: ForwardReason,
+    /// What is there: to be validated, or to fall back on.
+    pub(super) stale: Option<Entry>,
 }
 
 #[derive(Clone)]
 pub(super) struct Varies {
     pub(super) id: EntryId,
-    pub(super) fields: VaryFields,
+    pub(super) stored: StoredVaries,
 }
 
 /// The response that `entry` holds.
@@ -48,41 +59,109 @@ fn view(entry: &Entry) -> Option<&Stored> {
     entry.view(Stored::from_bytes)
 }
 
-/// The key of the variant of `key` that a request with `headers` selects.
-pub(super) fn variant_key(key: &Key, fields: &VaryFields, headers: &HeaderMap) -> Key {
-    let mut selector = Vec::with_capacity(64);
-    for value in fields.selecting_values(headers) {
-        match value {
-            // Absent and empty are two values.
-            None => selector.push(0),
-            Some(value) => {
-                selector.push(1);
-                selector.extend_from_slice(&(value.len() as u64).to_be_bytes());
-                selector.extend_from_slice(&value);
-            }
-        }
-    }
-    key.variant(&selector)
-}
-
-/// Where an entry of the primary key leads.
+/// Where an entry leads.
 enum Step {
-    Hit,
-    Stale(EntryId),
+    Answer,
+    AnswerAndRefresh,
+    Validate(ForwardReason),
     Variant(Key, Varies),
-    /// Not an entry of this front end's.
+    /// It is not an entry of this front end's.
     Unreadable,
 }
 
-fn step(entry: &Entry, key: &Key, headers: &HeaderMap, now: u64) -> Step {
-    match view(entry) {
-        Some(Stored::Response(_)) if now < entry.deadlines().fresh => Step::Hit,
-        Some(Stored::Response(_)) => Step::Stale(entry.id()),
-        Some(Stored::Varies(fields)) => {
-            let varies = Varies { id: entry.id(), fields: fields.clone() };
-            Step::Variant(variant_key(key, fields, headers), varies)
+impl Shared {
+    /// The key of the variant of `key` that a request with `headers` selects.
+    pub(super) fn variant_key(&self, key: &Key, fields: &VaryFields, headers: &HeaderMap) -> Key {
+        let mut selector = Vec::with_capacity(64);
+        for value in fields.selecting_values(headers, self.policy.caching.normalization) {
+            match value {
+                // Absent and empty are two values.
+                None => selector.push(0),
+                Some(value) => {
+                    selector.push(1);
+                    selector.extend_from_slice(&(value.len() as u64).to_be_bytes());
+                    selector.extend_from_slice(&value);
+                }
+            }
         }
-        None => Step::Unreadable,
+        key.variant(&selector)
+    }
+
+    pub(super) fn directives(&self, headers: &HeaderMap) -> RequestDirectives {
+        RequestDirectives::from_headers(headers, self.policy.caching.request_directives)
+    }
+
+    fn step(&self, entry: &Entry, key: &Key, headers: &HeaderMap, now: u64) -> Step {
+        let response = match view(entry) {
+            Some(Stored::Response(response)) => response,
+            Some(Stored::Varies(stored)) => {
+                let varies = Varies { id: entry.id(), stored: stored.clone() };
+                return Step::Variant(self.variant_key(key, &stored.fields, headers), varies);
+            }
+            None => return Step::Unreadable,
+        };
+        let deadlines = entry.deadlines();
+        let candidate = Candidate {
+            age: response.age(now),
+            freshness_left_ms: milliseconds_left(deadlines.fresh, now),
+            immutable: response.traits.immutable,
+            never_stale: response.traits.never_stale,
+        };
+        match self.directives(headers).reuse(candidate) {
+            Reuse::Fresh | Reuse::AcceptedStale => Step::Answer,
+            Reuse::Stale if now < deadlines.stale_while_revalidate => Step::AnswerAndRefresh,
+            Reuse::Stale => Step::Validate(ForwardReason::Stale),
+            Reuse::Unwanted => Step::Validate(ForwardReason::Request),
+        }
+    }
+
+    /// The answer that this process has in memory, if it has one that asks for nothing more.
+    pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> Option<Entry> {
+        let now = self.cache.now();
+        let entry = self.cache.peek(key)?;
+        match self.step(&entry, key, headers, now) {
+            Step::Answer => Some(entry),
+            Step::Variant(key, varies) => {
+                let entry = self.cache.peek(&key).filter(|entry| is_variant_of(entry, &varies))?;
+                matches!(self.step(&entry, &key, headers, now), Step::Answer).then_some(entry)
+            }
+            Step::AnswerAndRefresh | Step::Validate(_) | Step::Unreadable => None,
+        }
+    }
+
+    /// What the store has for a request.
+    pub(super) async fn select(&self, key: &Key, headers: &HeaderMap) -> Selection {
+        let entry = match self.cache.look_up(key).await {
+            Looked::Found(entry) => entry,
+            Looked::Missing(seen) => return miss(key.clone(), seen, None, ForwardReason::UriMiss),
+            Looked::Unavailable => return Selection::Unavailable,
+        };
+        let step = self.step(&entry, key, headers, self.cache.now());
+        let Step::Variant(variant, varies) = step else { return selected(key.clone(), entry, None, &step) };
+        match self.cache.look_up(&variant).await {
+            Looked::Found(entry) if is_variant_of(&entry, &varies) => {
+                let step = self.step(&entry, &variant, headers, self.cache.now());
+                selected(variant, entry, Some(varies), &step)
+            }
+            Looked::Found(entry) => miss(variant, Seen::Entry(entry.id()), Some(varies), ForwardReason::VaryMiss),
+            Looked::Missing(seen) => miss(variant, seen, Some(varies), ForwardReason::VaryMiss),
+            Looked::Unavailable => Selection::Unavailable,
+        }
+    }
+
+    /// The one of `entries`, a primary key's, that answers a request; for entries that could not be stored.
+    pub(super) fn select_among(&self, entries: &[(Key, Entry)], key: &Key, headers: &HeaderMap) -> Option<Entry> {
+        let now = self.cache.now();
+        let find = |key: &Key| entries.iter().find(|(one, _)| one == key).map(|(_, entry)| entry);
+        let entry = find(key)?;
+        match self.step(entry, key, headers, now) {
+            Step::Answer => Some(entry.clone()),
+            Step::Variant(key, varies) => {
+                let entry = find(&key).filter(|entry| is_variant_of(entry, &varies))?;
+                matches!(self.step(entry, &key, headers, now), Step::Answer).then(|| entry.clone())
+            }
+            Step::AnswerAndRefresh | Step::Validate(_) | Step::Unreadable => None,
+        }
     }
 }
 
@@ -90,51 +169,25 @@ fn is_variant_of(entry: &Entry, varies: &Varies) -> bool {
     response(entry).is_some_and(|response| response.parent == Some(varies.id))
 }
 
-/// The hit that this process has in memory, if it has one: an answer without waiting.
-pub(super) fn select_in_memory(cache: &Cache, key: &Key, headers: &HeaderMap) -> Option<Entry> {
-    let now = cache.now();
-    let entry = cache.peek(key)?;
-    match step(&entry, key, headers, now) {
-        Step::Hit => Some(entry),
-        Step::Variant(key, varies) => {
-            cache.peek(&key).filter(|entry| is_variant_of(entry, &varies) && now < entry.deadlines().fresh)
+fn miss(key: Key, seen: Seen, varies: Option<Varies>, why: ForwardReason) -> Selection {
+    Selection::Miss(Vacancy { key, seen, varies, why, stale: None })
+}
+
+fn selected(key: Key, entry: Entry, varies: Option<Varies>, step: &Step) -> Selection {
+    let seen = Seen::Entry(entry.id());
+    match step {
+        Step::Answer => Selection::Hit(entry),
+        Step::AnswerAndRefresh => {
+            let stale = Some(entry.clone());
+            Selection::Stale(entry, Vacancy { key, seen, varies, why: ForwardReason::Stale, stale })
         }
-        Step::Stale(_) | Step::Unreadable => None,
+        Step::Validate(why) => Selection::Miss(Vacancy { key, seen, varies, why: *why, stale: Some(entry) }),
+        Step::Variant(..) | Step::Unreadable => miss(key, Seen::Unusable, varies, ForwardReason::Miss),
     }
 }
 
-/// What the store has for a request.
-pub(super) async fn select(cache: &Cache, key: &Key, headers: &HeaderMap) -> Selection {
-    let miss = |key, seen, varies, why| Selection::Miss(Vacancy { key, seen, varies, why });
-    let entry = match cache.look_up(key).await {
-        Looked::Found(entry) => entry,
-        Looked::Missing(seen) => return miss(key.clone(), seen, None, ForwardReason::UriMiss),
-        Looked::Unavailable => return Selection::Unavailable,
-    };
-    let (variant, varies) = match step(&entry, key, headers, cache.now()) {
-        Step::Hit => return Selection::Hit(entry),
-        Step::Stale(id) => return miss(key.clone(), Seen::Entry(id), None, ForwardReason::Stale),
-        Step::Unreadable => return miss(key.clone(), Seen::Unusable, None, ForwardReason::Miss),
-        Step::Variant(key, varies) => (key, varies),
-    };
-    match cache.look_up(&variant).await {
-        Looked::Found(entry) if !is_variant_of(&entry, &varies) => {
-            miss(variant, Seen::Entry(entry.id()), Some(varies), ForwardReason::VaryMiss)
-        }
-        Looked::Found(entry) if cache.now() < entry.deadlines().fresh => Selection::Hit(entry),
-        Looked::Found(entry) => miss(variant, Seen::Entry(entry.id()), Some(varies), ForwardReason::Stale),
-        Looked::Missing(seen) => miss(variant, seen, Some(varies), ForwardReason::VaryMiss),
-        Looked::Unavailable => Selection::Unavailable,
-    }
-}
-
-/// The one of `entries`, a primary key's, that answers a request; for entries that could not be stored.
-pub(super) fn select_among(entries: &[(Key, Entry)], key: &Key, headers: &HeaderMap, now: u64) -> Option<Entry> {
-    let find = |key: &Key| entries.iter().find(|(one, _)| one == key).map(|(_, entry)| entry);
-    let entry = find(key)?;
-    match step(entry, key, headers, now) {
-        Step::Hit => Some(entry.clone()),
-        Step::Variant(key, varies) => find(&key).filter(|entry| is_variant_of(entry, &varies)).cloned(),
-        Step::Stale(_) | Step::Unreadable => None,
-    }
+/// Milliseconds until `moment`; negative after it.
+pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
+    // Both are milliseconds since the Unix epoch, and fit for the next 292 million years.
+    (moment as i64).saturating_sub(now as i64)
 }

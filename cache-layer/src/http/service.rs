@@ -1,13 +1,14 @@
 //! What becomes of one request.
 
 use std::{
+    convert::Infallible,
     fmt,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header::CONTENT_LENGTH};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tokio::{
     sync::oneshot,
@@ -17,17 +18,19 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
-    annotate,
+    annotate::{self, Note},
     body::ResponseBody,
     future::ResponseFuture,
-    load::{Led, Load},
+    load::{Led, Load, Place},
     oneshot::Oneshot,
-    select::{Selection, response, select, select_among, select_in_memory},
-    target::Target,
+    plan::Asked,
+    select::{Selection, response as stored_response},
+    target::{Naming, Target},
 };
 use crate::{
     engine::{
         Cache,
+        fill::Permission,
         flight::{Flight, Landing, Seat},
     },
     entry::Entry,
@@ -35,9 +38,14 @@ use crate::{
     policy::Policy,
     semantics::{
         cache_status::{CacheName, ForwardReason},
+        freshness::lifetime,
+        groups::invalidated_groups,
         invalidation::invalidates,
-        storable::refusal_of_request,
+        storable::{post_answers_get, refusal_of_request},
+        targeted::ResponseDirectives,
+        update::head_outdates,
     },
+    store::Seen,
     telemetry::{Event, NoCacheReason},
 };
 
@@ -117,14 +125,18 @@ where
             }
             (Some(reason), _) => bypass(inner, request, shared, reason),
             (None, Some(target)) => {
-                let key = target.key(&shared.space);
-                if let Some(entry) = select_in_memory(&shared.cache, &key, request.headers()) {
-                    return ResponseFuture::ready(shared.hit(&entry, request.method(), false));
+                let headers = request.headers();
+                if shared.policy.is_bypassed_by_cookie(headers) {
+                    return bypass(inner, request, shared, NoCacheReason::Cookie);
                 }
-                if shared.cache.is_uncacheable(&key) {
+                let key = target.key(&shared.naming(headers));
+                if let Some(entry) = shared.select_in_memory(&key, headers) {
+                    return ResponseFuture::ready(shared.respond(&entry, request.method(), headers, Note::Hit));
+                }
+                if shared.cache.is_uncacheable(&key) && !shared.directives(headers).only_if_cached() {
                     return bypass(inner, request, shared, NoCacheReason::Remembered);
                 }
-                ResponseFuture::boxed(visit(shared, inner, request, key))
+                ResponseFuture::boxed(visit(shared, inner, request, target, key))
             }
         }
     }
@@ -135,6 +147,7 @@ async fn visit<S, B, R>(
     shared: Arc<Shared>,
     inner: S,
     request: Request<B>,
+    target: Target,
     key: Key,
 ) -> Result<Response<ResponseBody<R>>, S::Error>
 where
@@ -147,37 +160,58 @@ where
 {
     let cache = &shared.cache;
     let deadline = Instant::now() + cache.lock_timeout();
-    let mut collapsed = false;
+    let mut note = Note::Hit;
     loop {
         let (headers, method) = (request.headers(), request.method());
-        let vacancy = match select(cache, &key, headers).await {
-            Selection::Hit(entry) => return Ok(shared.hit(&entry, method, collapsed)),
-            Selection::Miss(vacancy) => Some(vacancy),
-            Selection::Unavailable => None,
+        let (stale, vacancy) = match shared.select(&key, headers).await {
+            Selection::Hit(entry) => return Ok(shared.respond(&entry, method, headers, note)),
+            Selection::Stale(entry, vacancy) => (Some(entry), Some(vacancy)),
+            Selection::Miss(vacancy) => (None, Some(vacancy)),
+            Selection::Unavailable => (None, None),
         };
+        let use_stale = |entry: &Entry| shared.respond(entry, method, headers, Note::Stale);
+        if stale.is_none() && shared.directives(headers).only_if_cached() {
+            cache.emit(Event::Miss);
+            return Ok(shared.no_answer(NoCacheReason::OnlyIfCached));
+        }
         if method == Method::HEAD {
-            return shared.go_alone(inner, request, NoCacheReason::HeadMiss).await;
+            return match stale {
+                Some(entry) => Ok(use_stale(&entry)),
+                None => {
+                    let response = shared.go_alone(inner, request, NoCacheReason::HeadMiss).await?;
+                    if vacancy.is_some_and(|vacancy| is_outdated_by(&response, vacancy.stale.as_ref())) {
+                        shared.drop_outdated(&key).await;
+                    }
+                    Ok(response)
+                }
+            };
         }
         let place = vacancy.as_ref().map_or(&key, |vacancy| &vacancy.key);
         let follower = match cache.flights().board(place) {
             Seat::Leader(flight) => {
-                let load = Load { shared, service: inner, request, key, vacancy };
-                return load.begin(flight).await;
+                let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
+                let Some(entry) = stale else {
+                    return Load { shared, service: inner, request, asked, vacancy }.begin(flight).await;
+                };
+                let response = use_stale(&entry);
+                Load { shared, service: inner, request, asked, vacancy }.begin_in_background(flight);
+                return Ok(response);
             }
             Seat::Follower(follower) => follower,
         };
-        if !collapsed {
+        if let Some(entry) = stale {
+            return Ok(use_stale(&entry));
+        }
+        if matches!(note, Note::Hit) {
             cache.emit(Event::Coalesced);
-            collapsed = true;
+            note = Note::Collapsed;
         }
         let reason = match timeout_at(deadline, follower.landing()).await {
             // Who could ask the store knows of invalidations that a load without it does not.
-            Ok(Landing::Unstored(entries)) if vacancy.is_none() => {
-                match select_among(&entries, &key, headers, cache.now()) {
-                    Some(entry) => return Ok(shared.hit(&entry, method, collapsed)),
-                    None => NoCacheReason::StoreUnavailable,
-                }
-            }
+            Ok(Landing::Unstored(entries)) if vacancy.is_none() => match shared.select_among(&entries, &key, headers) {
+                Some(entry) => return Ok(shared.respond(&entry, method, headers, note)),
+                None => NoCacheReason::StoreUnavailable,
+            },
             Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void) if Instant::now() < deadline => continue,
             Ok(Landing::Uncacheable) => NoCacheReason::Remembered,
             Ok(Landing::Failed) => NoCacheReason::ServiceFailed,
@@ -185,6 +219,13 @@ where
         };
         return shared.go_alone(inner, request, reason).await;
     }
+}
+
+/// Whether a response to HEAD says that what is stored has changed.
+fn is_outdated_by<R>(head: &Response<R>, stored: Option<&Entry>) -> bool {
+    stored
+        .and_then(|entry| Some((entry.payload().len() as u64, stored_response(entry)?)))
+        .is_some_and(|(length, stored)| head_outdates(head.status(), head.headers(), &stored.headers, length))
 }
 
 impl<S, B, R> Load<S, B>
@@ -199,11 +240,11 @@ where
     /// Leads `flight` in a task of its own, and waits for what there is to answer.
     async fn begin(self, flight: Flight) -> Result<Response<ResponseBody<R>>, S::Error> {
         let shared = self.shared.clone();
-        let method = self.request.method().clone();
+        let (method, headers) = (self.request.method().clone(), self.asked.headers.clone());
         let (tell, told) = oneshot::channel();
         let task = shared.cache.spawn(self.lead(flight, tell).in_current_span());
         match told.await {
-            Ok(Led::Found(entry)) => Ok(shared.hit(&entry, &method, true)),
+            Ok(Led::Entry(entry, note)) => Ok(shared.respond(&entry, &method, &headers, note)),
             Ok(Led::Response(response)) => Ok(response.map(|body| body.recorded_by(task))),
             Ok(Led::Failed(error)) => Err(error),
             Err(_) => {
@@ -216,6 +257,13 @@ where
             }
         }
     }
+
+    /// Leads `flight` in a task of its own, for those who come later.
+    fn begin_in_background(self, flight: Flight) {
+        let cache = self.shared.cache.clone();
+        let (tell, _) = oneshot::channel();
+        cache.spawn(self.lead(flight, tell).in_current_span());
+    }
 }
 
 /// An unsafe request: the application answers it, and what that makes stale is gone before the client knows.
@@ -227,58 +275,93 @@ async fn write_through<S, B, R>(
 ) -> Result<Response<ResponseBody<R>>, S::Error>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    R: Body<Data = Bytes>,
+    S::Error: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send + 'static,
 {
     let method = request.method().clone();
-    let mut response = Oneshot::new(inner, request).await?.map(ResponseBody::inner);
+    let headers = request.headers().clone();
+    let time = shared.cache.now();
+    let response = Oneshot::new(inner, request).await?;
+    let naming = shared.naming(&headers);
     if invalidates(&method, response.status()) {
-        let keys: Vec<Key> = target.affected(&shared.space, response.headers()).collect();
+        let keys = target.affected(&naming, response.headers());
+        let groups = invalidated_groups(&method, response.headers());
+        let groups: Vec<String> = groups.iter().map(|group| shared.group_tag(&target, group)).collect();
         let cache = shared.cache.clone();
         // In a task of its own: the write is done, whether or not its client waits for what follows from it.
         let invalidated = shared.cache.spawn(async move {
+            let mut results = vec![cache.invalidate_tags(groups).await];
             for key in keys {
-                if let Err(error) = cache.invalidate(&key).await {
-                    tracing::warn!(%error, "a write is not invalidated everywhere yet");
-                }
+                results.push(cache.invalidate(&key).await);
+            }
+            for error in results.into_iter().filter_map(Result::err) {
+                tracing::warn!(%error, "a write is not invalidated everywhere yet");
             }
         });
         // It fails only if the runtime is shutting down.
         let _ = invalidated.await;
     }
+    if method == Method::POST && shared.answers_get(&target, &response) {
+        let key = target.key(&naming);
+        return Ok(shared.keep_for_get(Asked { target, key, method, headers, time }, response).await);
+    }
+    let mut response = response.map(ResponseBody::inner);
     annotate::bypass(response.headers_mut(), &shared.name, NoCacheReason::Method);
     Ok(response)
 }
 
 impl Shared {
-    /// The stored response that `entry` holds.
-    fn hit<R: Body>(&self, entry: &Entry, method: &Method, collapsed: bool) -> Response<ResponseBody<R>> {
-        self.cache.emit(Event::Hit);
-        let Some(stored) = response(entry) else {
-            // Selection hands out readable responses only.
-            return Response::new(ResponseBody::empty());
+    /// What the key of a request with `headers` is made of.
+    pub(super) fn naming<'a>(&'a self, headers: &'a HeaderMap) -> Naming<'a> {
+        let Policy { caching, key_headers, .. } = &self.policy;
+        Naming { space: &self.space, ignored_query: &caching.ignored_query, key_headers, headers }
+    }
+
+    /// A response to POST that GET would have, too (RFC 9110, section 9.3.3).
+    async fn keep_for_get<R>(self: &Arc<Self>, asked: Asked, response: Response<R>) -> Response<ResponseBody<R>>
+    where
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Send + 'static,
+    {
+        let deadline = Instant::now();
+        let permission = match self.cache.flights().board(&asked.key) {
+            Seat::Leader(flight) => self.cache.ask_to_load(flight, &asked.key, Seen::Unusable, deadline).await,
+            Seat::Follower(_) => Permission::Uncacheable,
         };
-        let now = self.cache.now();
-        let body =
-            if method == Method::HEAD { ResponseBody::empty() } else { ResponseBody::stored(entry.payload().clone()) };
-        let mut response = Response::new(body);
-        *response.status_mut() = stored.status;
-        let headers = response.headers_mut();
-        headers.clone_from(&stored.headers);
-        if method == Method::HEAD && !headers.contains_key(CONTENT_LENGTH) {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(entry.payload().len()));
+        let Permission::Load(permit) = permission else {
+            let mut response = response.map(ResponseBody::inner);
+            annotate::bypass(response.headers_mut(), &self.name, NoCacheReason::Method);
+            return response;
+        };
+        let (tell, told) = oneshot::channel::<Led<R, Infallible>>();
+        let shared = self.clone();
+        let task =
+            self.cache.spawn(async move { shared.answer(permit, &asked, Place::default(), response, tell).await });
+        match told.await {
+            Ok(Led::Response(response)) => response.map(|body| body.recorded_by(task)),
+            // Told of nothing else, or the runtime is shutting down.
+            Ok(Led::Entry(..)) | Err(_) => std::future::pending().await,
         }
-        let hit = annotate::Hit {
-            age: stored.age(now),
-            resident: stored.resident(now),
-            ttl: (entry.deadlines().fresh as i64).saturating_sub(now as i64).div_euclid(1000),
-            collapsed,
-        };
-        annotate::hit(headers, &self.name, &hit);
-        response
+    }
+
+    /// Drops what a response to HEAD says has changed.
+    async fn drop_outdated(&self, key: &Key) {
+        if let Err(error) = self.cache.invalidate(key).await {
+            tracing::warn!(%error, "an outdated response is not dropped everywhere yet");
+        }
+    }
+
+    /// Whether this response to POST is to be kept for GET.
+    fn answers_get<R>(&self, target: &Target, response: &Response<R>) -> bool {
+        let (policy, headers) = (&self.policy.caching, response.headers());
+        let directives = ResponseDirectives::from_headers(headers, &policy.targets);
+        let lifetime = lifetime(policy, &directives, response.status(), headers, self.cache.now(), None);
+        post_answers_get(policy, target.reference(), response.status(), headers, lifetime)
     }
 
     /// Goes to the application for this one request, and keeps nothing.
-    async fn go_alone<S, B, R>(
+    pub(super) async fn go_alone<S, B, R>(
         &self,
         inner: S,
         request: Request<B>,

@@ -3,8 +3,8 @@
 //!
 //! | first byte | then |
 //! |---|---|
-//! | `R` | status (2 bytes), time of the response (8, milliseconds), its age then (8, seconds), the entry it is a variant of (16, zero: none), field lines: name length (2), name, value length (4), value |
-//! | `V` | field names with commas between them |
+//! | `R` | status (2 bytes), traits (1), time of the response (8, milliseconds), its age then (8, seconds), until when it stands in for an application that can't be reached (8, milliseconds), the entry it is a variant of (16, zero: none), field lines: name length (2), name, value length (4), value |
+//! | `V` | variants made so far (2 bytes), field names with commas between them |
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -17,8 +17,15 @@ const NO_PARENT: EntryId = EntryId([0; 16]);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     Response(StoredResponse),
-    /// The key has variants, selected by these fields.
-    Varies(VaryFields),
+    /// The key has variants.
+    Varies(StoredVaries),
+}
+
+/// What selects a variant, and how many were made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StoredVaries {
+    pub(super) fields: VaryFields,
+    pub(super) variants: u16,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -28,14 +35,53 @@ pub(super) struct StoredResponse {
     /// When the response came in, in milliseconds since the Unix epoch, and how many seconds old it was then.
     pub(super) response_time: u64,
     pub(super) initial_age: u64,
+    /// Until when it may be used if the application can't be reached.
+    pub(super) stale_if_disconnected: u64,
+    pub(super) traits: Traits,
     /// The [`Varies`](Stored::Varies) entry that leads here; the variant is void without it.
     pub(super) parent: Option<EntryId>,
+}
+
+/// What its directives make of a stored response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Traits {
+    /// It doesn't change while it is fresh (RFC 8246).
+    pub(super) immutable: bool,
+    /// No client may accept it stale (RFC 9111, section 4.2.4).
+    pub(super) never_stale: bool,
+}
+
+impl Traits {
+    const IMMUTABLE: u8 = 1;
+    const NEVER_STALE: u8 = 2;
+
+    fn to_byte(self) -> u8 {
+        (u8::from(self.immutable) * Self::IMMUTABLE) | (u8::from(self.never_stale) * Self::NEVER_STALE)
+    }
+
+    fn from_byte(byte: u8) -> Self {
+        Self { immutable: byte & Self::IMMUTABLE != 0, never_stale: byte & Self::NEVER_STALE != 0 }
+    }
 }
 
 impl StoredResponse {
     /// Seconds (RFC 9111, section 4.2.3). A clock behind the writer's makes no response younger than it came.
     pub(super) fn age(&self, now: u64) -> u64 {
         self.initial_age + self.resident(now)
+    }
+
+    /// The same response, as the variant that `parent` leads to.
+    pub(super) fn variant_of(&self, parent: Option<EntryId>) -> Self {
+        let Self { status, headers, response_time, initial_age, stale_if_disconnected, traits, parent: _ } = self;
+        Self {
+            status: *status,
+            headers: headers.clone(),
+            response_time: *response_time,
+            initial_age: *initial_age,
+            stale_if_disconnected: *stale_if_disconnected,
+            traits: *traits,
+            parent,
+        }
     }
 
     /// Seconds since it came in.
@@ -47,15 +93,19 @@ impl StoredResponse {
 impl Stored {
     pub(super) fn to_bytes(&self) -> Bytes {
         match self {
-            Self::Varies(fields) => [b"V", &fields.to_bytes()[..]].concat().into(),
+            Self::Varies(varies) => {
+                [&b"V"[..], &varies.variants.to_be_bytes(), &varies.fields.to_bytes()].concat().into()
+            }
             Self::Response(response) => {
                 let lines = response.headers.iter();
                 let length = lines.map(|(name, value)| 6 + name.as_str().len() + value.len()).sum::<usize>();
-                let mut out = BytesMut::with_capacity(35 + length);
+                let mut out = BytesMut::with_capacity(44 + length);
                 out.put_u8(b'R');
                 out.put_u16(response.status.as_u16());
+                out.put_u8(response.traits.to_byte());
                 out.put_u64(response.response_time);
                 out.put_u64(response.initial_age);
+                out.put_u64(response.stale_if_disconnected);
                 out.put_slice(&response.parent.unwrap_or(NO_PARENT).0);
                 for (name, value) in &response.headers {
                     // Header names are below 64 KiB by their type, and values by every server's limit.
@@ -73,11 +123,16 @@ impl Stored {
     pub(super) fn from_bytes(bytes: &Bytes) -> Option<Self> {
         let mut rest = bytes.clone();
         match take(&mut rest, 1)?[0] {
-            b'V' => VaryFields::from_bytes(&rest).map(Self::Varies),
+            b'V' => {
+                let variants = u16::from_be_bytes(array(&mut rest)?);
+                VaryFields::from_bytes(&rest).map(|fields| Self::Varies(StoredVaries { fields, variants }))
+            }
             b'R' => {
                 let status = StatusCode::from_u16(u16::from_be_bytes(array(&mut rest)?)).ok()?;
+                let traits = Traits::from_byte(take(&mut rest, 1)?[0]);
                 let response_time = u64::from_be_bytes(array(&mut rest)?);
                 let initial_age = u64::from_be_bytes(array(&mut rest)?).min(u64::from(u32::MAX));
+                let stale_if_disconnected = u64::from_be_bytes(array(&mut rest)?);
                 let parent = Some(EntryId(array(&mut rest)?)).filter(|parent| *parent != NO_PARENT);
                 let mut headers = HeaderMap::new();
                 while !rest.is_empty() {
@@ -87,7 +142,15 @@ impl Stored {
                     let value = take(&mut rest, usize::try_from(length).ok()?)?;
                     headers.try_append(name, HeaderValue::from_maybe_shared(value).ok()?).ok()?;
                 }
-                Some(Self::Response(StoredResponse { status, headers, response_time, initial_age, parent }))
+                Some(Self::Response(StoredResponse {
+                    status,
+                    headers,
+                    response_time,
+                    initial_age,
+                    stale_if_disconnected,
+                    traits,
+                    parent,
+                }))
             }
             _ => None,
         }
@@ -122,6 +185,8 @@ mod tests {
             headers,
             response_time: 1_800_000_000_000,
             initial_age: 7,
+            stale_if_disconnected: 1_800_000_060_000,
+            traits: Traits { immutable: true, never_stale: false },
             parent: Some(EntryId([9; 16])),
         }
     }
@@ -137,7 +202,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Language, X-Region"));
         let Some(Vary::Fields(fields)) = Vary::from_headers(&headers) else { panic!("it varies") };
-        let stored = Stored::Varies(fields);
+        let stored = Stored::Varies(StoredVaries { fields, variants: 3 });
         assert_eq!(Stored::from_bytes(&stored.to_bytes()), Some(stored));
     }
 

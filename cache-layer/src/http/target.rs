@@ -1,10 +1,13 @@
 //! The key of a request: scheme, authority, path and query of its target.
 
-use http::{HeaderMap, Uri, header::HOST, request, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, Uri, header::HOST, request, uri::PathAndQuery};
 
 use crate::{
     key::Key,
-    semantics::invalidation::{self, affected_paths},
+    semantics::{
+        invalidation::{self, affected_paths},
+        query::without_parameters,
+    },
 };
 
 /// The absolute target of a request, normalised no further than is safe: the application sees the bytes that the key
@@ -38,25 +41,62 @@ impl Target {
         Some(Self { scheme, authority: normalize_authority(authority, scheme)?, path_and_query })
     }
 
-    /// The key of what is stored for it in `space`.
-    pub(super) fn key(&self, space: &str) -> Key {
-        self.key_of(space, self.path_and_query.as_str())
+    pub(super) fn path(&self) -> &str {
+        self.path_and_query.path()
     }
 
-    fn key_of(&self, space: &str, path_and_query: &str) -> Key {
-        Key::new([space, self.scheme, "://", &self.authority, path_and_query])
+    /// Scheme and authority.
+    pub(super) fn origin(&self) -> String {
+        format!("{}://{}", self.scheme, self.authority)
     }
 
-    /// The keys that a response to an unsafe method makes stale (RFC 9111, section 4.4).
-    pub(super) fn affected(&self, space: &str, response: &HeaderMap) -> impl Iterator<Item = Key> {
-        let target = invalidation::Target {
+    /// The key of what is stored for it.
+    pub(super) fn key(&self, naming: &Naming<'_>) -> Key {
+        self.key_of(self.path_and_query.as_str(), naming)
+    }
+
+    fn key_of(&self, path_and_query: &str, naming: &Naming<'_>) -> Key {
+        let path_and_query = without_parameters(path_and_query, naming.ignored_query);
+        let parts = [naming.space, self.scheme, "://", &self.authority, &path_and_query];
+        if naming.key_headers.is_empty() {
+            return Key::new(parts);
+        }
+        let mut parts: Vec<Vec<u8>> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
+        for name in naming.key_headers {
+            // How many lines there are tells an absent field from an empty one.
+            let lines: Vec<_> = naming.headers.get_all(name).iter().map(|line| line.as_bytes().to_vec()).collect();
+            parts.push(lines.len().to_be_bytes().to_vec());
+            parts.extend(lines);
+        }
+        Key::new(parts)
+    }
+
+    /// What references in a response are relative to.
+    pub(super) fn reference(&self) -> invalidation::Target<'_> {
+        invalidation::Target {
             scheme: self.scheme,
             authority: &self.authority,
             path_and_query: self.path_and_query.as_str(),
-        };
-        let others = affected_paths(target, response);
-        std::iter::once(self.key(space)).chain(others.into_iter().map(move |path| self.key_of(space, &path)))
+        }
     }
+
+    /// The keys that a response to an unsafe method makes stale (RFC 9111, section 4.4).
+    pub(super) fn affected(&self, naming: &Naming<'_>, response: &HeaderMap) -> Vec<Key> {
+        let others = affected_paths(self.reference(), response);
+        std::iter::once(self.key(naming)).chain(others.iter().map(|path| self.key_of(path, naming))).collect()
+    }
+}
+
+/// What a key is made of beside the target.
+#[derive(Clone, Copy)]
+pub(super) struct Naming<'a> {
+    /// The layer's own space.
+    pub(super) space: &'a str,
+    /// Query parameters that make no difference.
+    pub(super) ignored_query: &'a [String],
+    /// Request fields that do, and the request's.
+    pub(super) key_headers: &'a [HeaderName],
+    pub(super) headers: &'a HeaderMap,
 }
 
 /// Which host the application would take can't be known: a smuggler's doing, or a mistake.
@@ -87,6 +127,8 @@ fn normalize_authority(authority: &str, scheme: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use http::Request;
 
     use super::*;
@@ -99,8 +141,13 @@ mod tests {
         Target::of(&request.body(()).unwrap().into_parts().0)
     }
 
+    fn naming(space: &str) -> Naming<'_> {
+        static NO_FIELDS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+        Naming { space, ignored_query: &[], key_headers: &[], headers: &NO_FIELDS }
+    }
+
     fn key(uri: &str, hosts: &[&str]) -> Key {
-        target(uri, hosts).unwrap().key("")
+        target(uri, hosts).unwrap().key(&naming(""))
     }
 
     #[test]
@@ -118,7 +165,7 @@ mod tests {
     #[test]
     fn another_space_is_another_key() {
         let target = target("/h", &["a"]).unwrap();
-        assert_ne!(target.key("shop"), target.key("admin"));
+        assert_ne!(target.key(&naming("shop")), target.key(&naming("admin")));
     }
 
     #[test]

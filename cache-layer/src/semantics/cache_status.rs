@@ -49,6 +49,8 @@ pub(crate) enum Outcome {
         why: ForwardReason,
         /// The status that came back, where it is not that of this response.
         status: Option<u16>,
+        /// The freshness in seconds that what came back has, where the cache keeps it.
+        ttl: Option<i64>,
         /// Whether the cache keeps what came back.
         stored: bool,
         /// Whether the request joined another that was already under way.
@@ -69,6 +71,8 @@ pub(crate) enum ForwardReason {
     VaryMiss,
     /// Nothing suitable is stored, for a reason not told apart.
     Miss,
+    /// What is stored is fresh, but the request wants it validated.
+    Request,
     /// What is stored is stale.
     Stale,
 }
@@ -82,6 +86,7 @@ impl ForwardReason {
             Self::UriMiss => "uri-miss",
             Self::VaryMiss => "vary-miss",
             Self::Miss => "miss",
+            Self::Request => "request",
             Self::Stale => "stale",
         }
     }
@@ -100,12 +105,16 @@ impl CacheStatus<'_> {
                 text.extend_from_slice(b"; hit; ttl=");
                 write_integer(&mut text, ttl);
             }
-            Outcome::Forward { why, status, stored, collapsed } => {
+            Outcome::Forward { why, status, ttl, stored, collapsed } => {
                 text.extend_from_slice(b"; fwd=");
                 text.extend_from_slice(why.as_str().as_bytes());
                 if let Some(status) = status {
                     text.extend_from_slice(b"; fwd-status=");
                     write_integer(&mut text, status.into());
+                }
+                if let Some(ttl) = ttl {
+                    text.extend_from_slice(b"; ttl=");
+                    write_integer(&mut text, ttl);
                 }
                 if stored {
                     text.extend_from_slice(b"; stored");
@@ -168,7 +177,7 @@ mod tests {
     }
 
     fn forward(why: ForwardReason) -> Outcome {
-        Outcome::Forward { why, status: None, stored: false, collapsed: false }
+        Outcome::Forward { why, status: None, ttl: None, stored: false, collapsed: false }
     }
 
     /// The identifier and the parameters, as a structured-field parser reads them.
@@ -183,14 +192,25 @@ mod tests {
 
     #[test]
     fn members_are_written_as_the_specification_shows_them() {
-        let stored = Outcome::Forward { why: ForwardReason::UriMiss, status: None, stored: true, collapsed: false };
-        let everything =
-            Outcome::Forward { why: ForwardReason::Stale, status: Some(304), stored: true, collapsed: true };
+        let stored = Outcome::Forward {
+            why: ForwardReason::UriMiss,
+            status: None,
+            ttl: Some(60),
+            stored: true,
+            collapsed: false,
+        };
+        let everything = Outcome::Forward {
+            why: ForwardReason::Stale,
+            status: Some(304),
+            ttl: Some(-5),
+            stored: true,
+            collapsed: true,
+        };
         for (outcome, detail, expected) in [
             (Outcome::Hit { ttl: 58 }, None, "cache-layer; hit; ttl=58"),
             (Outcome::Hit { ttl: -412 }, None, "cache-layer; hit; ttl=-412"),
-            (stored, None, "cache-layer; fwd=uri-miss; stored"),
-            (everything, None, "cache-layer; fwd=stale; fwd-status=304; stored; collapsed"),
+            (stored, None, "cache-layer; fwd=uri-miss; ttl=60; stored"),
+            (everything, None, "cache-layer; fwd=stale; fwd-status=304; ttl=-5; stored; collapsed"),
             (forward(ForwardReason::Bypass), Some("no-store"), "cache-layer; fwd=bypass; detail=no-store"),
             (forward(ForwardReason::Method), Some("say \"no\""), "cache-layer; fwd=method; detail=\"say \\\"no\\\"\""),
         ] {
@@ -228,6 +248,7 @@ mod tests {
             (ForwardReason::UriMiss, "uri-miss"),
             (ForwardReason::VaryMiss, "vary-miss"),
             (ForwardReason::Miss, "miss"),
+            (ForwardReason::Request, "request"),
             (ForwardReason::Stale, "stale"),
         ] {
             let (_, parameters) = parse(&status("c", forward(why), None));

@@ -1,18 +1,76 @@
 //! How long a response stays fresh, and how old it already is (RFC 9111, section 4.2).
 
-use http::header::{AGE, DATE, EXPIRES, HeaderMap};
+use http::{
+    StatusCode,
+    header::{AGE, DATE, EXPIRES, HeaderMap, HeaderName, LAST_MODIFIED},
+};
 
-use super::cache_control::CacheControl;
-use super::date::parse_http_date;
-use super::delta_seconds::DeltaSeconds;
+use super::{date::parse_http_date, delta_seconds::DeltaSeconds, policy::CachingPolicy, targeted::ResponseDirectives};
+
+/// How long a response is fresh from its creation on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lifetime {
+    /// Milliseconds: a rule may be finer than what a response can state.
+    pub(crate) millis: u64,
+    /// Who says so.
+    pub(crate) source: LifetimeSource,
+}
+
+/// Who says how long a response is fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LifetimeSource {
+    /// The response.
+    Response,
+    /// A rule of the cache's own, since the response says nothing.
+    Rule,
+    /// An estimate, since nobody says anything.
+    Heuristic,
+}
+
+/// The lifetime of a response, if there is a reason for any.
+///
+/// `rule` is what the user has set, in milliseconds, for responses to this request that state nothing. It holds for
+/// successes; other statuses have [`CachingPolicy::negative_ttl`].
+pub(crate) fn lifetime(
+    policy: &CachingPolicy,
+    directives: &ResponseDirectives,
+    status: StatusCode,
+    headers: &HeaderMap,
+    response_time_ms: u64,
+    rule: Option<u64>,
+) -> Option<Lifetime> {
+    let stated = |source| move |seconds: u64| Lifetime { millis: seconds.saturating_mul(1000), source };
+    let rule = || {
+        let covered = is_heuristically_cacheable(status) && status.is_success();
+        policy.negative_ttl.get(&status.as_u16()).copied().or(rule.filter(|_| covered))
+    };
+    let estimate = || {
+        let due = policy.heuristics && (is_heuristically_cacheable(status) || directives.cache_control.public);
+        due.then(|| heuristic_lifetime(headers, response_time_ms)).flatten()
+    };
+    let mut lifetime = explicit_lifetime(directives, headers, response_time_ms)
+        .map(stated(LifetimeSource::Response))
+        .or_else(|| rule().map(|millis| Lifetime { millis, source: LifetimeSource::Rule }))
+        .or_else(|| estimate().map(stated(LifetimeSource::Heuristic)))?;
+    lifetime.millis = lifetime.millis.min(policy.ttl_cap.unwrap_or(u64::MAX));
+    Some(lifetime)
+}
 
 /// The freshness lifetime that the application stated, in seconds.
 ///
 /// The first of `s-maxage`, `max-age` and `Expires` decides. `None` when there is none of them; 0 when the
 /// one that decides is invalid, which means stale.
-pub(crate) fn explicit_lifetime(cc: &CacheControl, headers: &HeaderMap, response_time_ms: u64) -> Option<u64> {
+pub(crate) fn explicit_lifetime(
+    directives: &ResponseDirectives,
+    headers: &HeaderMap,
+    response_time_ms: u64,
+) -> Option<u64> {
+    let cc = &directives.cache_control;
     if let Some(stated) = cc.s_maxage.or(cc.max_age) {
         return Some(stated.seconds().unwrap_or(0));
+    }
+    if directives.targeted {
+        return None;
     }
     let now_secs = response_time_ms / 1000;
     let mut lines = headers.get_all(EXPIRES).into_iter();
@@ -21,22 +79,37 @@ pub(crate) fn explicit_lifetime(cc: &CacheControl, headers: &HeaderMap, response
         None => parse_http_date(expires.as_bytes(), now_secs),
         Some(_) => None,
     };
-    let date = date_value(headers, now_secs).unwrap_or(now_secs);
+    let date = date_value(headers, DATE, now_secs).unwrap_or(now_secs);
     let lifetime = expires.unwrap_or(0).saturating_sub(date);
     Some(lifetime.min(DeltaSeconds::MAX))
+}
+
+/// What has not changed for long is unlikely to change soon: a tenth of the time since the last modification,
+/// but not more than a day (RFC 9111, section 4.2.2).
+fn heuristic_lifetime(headers: &HeaderMap, response_time_ms: u64) -> Option<u64> {
+    const DAY: u64 = 86_400;
+    let now_secs = response_time_ms / 1000;
+    let last_modified = date_value(headers, LAST_MODIFIED, now_secs)?;
+    let date = date_value(headers, DATE, now_secs).unwrap_or(now_secs);
+    Some((date.saturating_sub(last_modified) / 10).min(DAY))
+}
+
+/// RFC 9110, section 15.1; without 206, which is not kept.
+fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// The age in seconds with which a response arrived: `corrected_initial_age` of RFC 9111, section 4.2.3.
 pub(crate) fn initial_age(headers: &HeaderMap, request_time_ms: u64, response_time_ms: u64) -> u64 {
     let now_secs = response_time_ms / 1000;
-    let date = date_value(headers, now_secs).unwrap_or(now_secs);
+    let date = date_value(headers, DATE, now_secs).unwrap_or(now_secs);
     let apparent_age = now_secs.saturating_sub(date);
     let response_delay = response_time_ms.saturating_sub(request_time_ms) / 1000;
     apparent_age.max(age_value(headers) + response_delay)
 }
 
-fn date_value(headers: &HeaderMap, now_secs: u64) -> Option<u64> {
-    parse_http_date(headers.get(DATE)?.as_bytes(), now_secs)
+fn date_value(headers: &HeaderMap, name: HeaderName, now_secs: u64) -> Option<u64> {
+    parse_http_date(headers.get(name)?.as_bytes(), now_secs)
 }
 
 /// The first member of the first line of `Age`: a list is an error, in which RFC 9111, section 5.1, picks
@@ -69,9 +142,21 @@ mod tests {
         headers
     }
 
-    fn lifetime(fields: Fields) -> Option<u64> {
+    fn explicit(fields: Fields) -> Option<u64> {
         let headers = headers(fields);
-        explicit_lifetime(&CacheControl::from_headers(&headers), &headers, NOW_MS)
+        explicit_lifetime(&ResponseDirectives::from_headers(&headers, &[]), &headers, NOW_MS)
+    }
+
+    fn lifetime_under(policy: &CachingPolicy, status: u16, fields: Fields, rule: Option<u64>) -> Option<Lifetime> {
+        let headers = headers(fields);
+        let directives = ResponseDirectives::from_headers(&headers, &policy.targets);
+        lifetime(policy, &directives, StatusCode::from_u16(status).unwrap(), &headers, NOW_MS, rule)
+    }
+
+    fn heuristic(status: u16, fields: Fields) -> Option<u64> {
+        let lifetime = lifetime_under(&CachingPolicy::strict(), status, fields, None)?;
+        assert_eq!(lifetime.source, LifetimeSource::Heuristic);
+        Some(lifetime.millis / 1000)
     }
 
     fn age(fields: Fields) -> u64 {
@@ -80,9 +165,9 @@ mod tests {
 
     #[test]
     fn silence_is_not_staleness() {
-        assert_eq!(lifetime(&[]), None);
-        assert_eq!(lifetime(&[("cache-control", "public, stale-while-revalidate=60")]), None);
-        assert_eq!(lifetime(&[("last-modified", "Mon, 23 Nov 2020 00:00:00 GMT")]), None);
+        assert_eq!(explicit(&[]), None);
+        assert_eq!(explicit(&[("cache-control", "public, stale-while-revalidate=60")]), None);
+        assert_eq!(explicit(&[("last-modified", "Mon, 23 Nov 2020 00:00:00 GMT")]), None);
     }
 
     #[test]
@@ -96,7 +181,7 @@ mod tests {
             (&[("expires", "Mon, 23 Nov 2026 00:01:00 GMT")], 60),
         ];
         for (fields, expected) in cases {
-            assert_eq!(lifetime(fields), Some(expected), "{fields:?}");
+            assert_eq!(explicit(fields), Some(expected), "{fields:?}");
         }
     }
 
@@ -112,7 +197,7 @@ mod tests {
             &[("expires", "Thu, 18 Aug 2050 02:01:18 GMT"), ("expires", "Thu, 18 Aug 2050 02:01:19 GMT")],
         ];
         for fields in cases {
-            assert_eq!(lifetime(fields), Some(0), "{fields:?}");
+            assert_eq!(explicit(fields), Some(0), "{fields:?}");
         }
     }
 
@@ -128,7 +213,7 @@ mod tests {
             (&[("expires", "Fri, 31 Dec 9999 23:59:59 GMT")], DeltaSeconds::MAX),
         ];
         for (fields, expected) in cases {
-            assert_eq!(lifetime(fields), Some(expected), "{fields:?}");
+            assert_eq!(explicit(fields), Some(expected), "{fields:?}");
         }
     }
 
@@ -176,5 +261,92 @@ mod tests {
         assert_eq!(initial_age(&headers, NOW_MS - 2_500, NOW_MS), 12);
         // The clock was set back while the response was on its way.
         assert_eq!(initial_age(&headers, NOW_MS + 2_500, NOW_MS), 10);
+    }
+
+    const YESTERDAY: (&str, &str) = ("last-modified", "Sun, 22 Nov 2026 00:00:00 GMT");
+    const DATED: (&str, &str) = ("date", "Mon, 23 Nov 2026 00:00:00 GMT");
+
+    #[test]
+    fn a_tenth_of_the_time_without_change_is_estimated() {
+        assert_eq!(heuristic(200, &[YESTERDAY, DATED]), Some(8_640));
+        assert_eq!(heuristic(200, &[YESTERDAY]), Some(8_640));
+        assert_eq!(heuristic(200, &[("last-modified", "Mon, 23 Nov 2020 00:00:00 GMT")]), Some(86_400));
+        assert_eq!(heuristic(200, &[("last-modified", "Tue, 24 Nov 2026 00:00:00 GMT")]), Some(0));
+        assert_eq!(heuristic(200, &[("last-modified", "yesterday")]), None);
+        assert_eq!(heuristic(200, &[("cache-control", "public")]), None);
+    }
+
+    #[test]
+    fn only_some_statuses_are_estimated_unless_public() {
+        for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
+            assert_eq!(heuristic(status, &[YESTERDAY]), Some(8_640), "{status}");
+        }
+        for status in [201, 202, 206, 302, 303, 307, 400, 403, 500, 502, 503, 504, 599] {
+            assert_eq!(heuristic(status, &[YESTERDAY]), None, "{status}");
+            assert_eq!(heuristic(status, &[YESTERDAY, ("cache-control", "public")]), Some(8_640), "{status}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_estimated_where_something_is_stated() {
+        let cases: [Fields; 3] = [
+            &[YESTERDAY, ("cache-control", "max-age=0")],
+            &[YESTERDAY, ("expires", "0")],
+            &[YESTERDAY, ("cdn-cache-control", "max-age=soon")],
+        ];
+        for fields in cases {
+            let expected = Lifetime { millis: 0, source: LifetimeSource::Response };
+            assert_eq!(lifetime_under(&CachingPolicy::strict(), 200, fields, Some(60)), Some(expected), "{fields:?}");
+        }
+        assert_eq!(lifetime_under(&CachingPolicy::safe(), 200, &[YESTERDAY], None), None);
+    }
+
+    #[test]
+    fn a_targeted_lifetime_silences_all_others() {
+        let cases: [(Fields, u64); 5] = [
+            (&[("cdn-cache-control", "max-age=60"), ("expires", "0")], 60),
+            (&[("cdn-cache-control", "max-age=0"), ("expires", "Fri, 31 Dec 9999 23:59:59 GMT")], 0),
+            (&[("cdn-cache-control", "max-age=3600"), ("cache-control", "max-age=1")], 3600),
+            (&[("cdn-cache-control", "max-age=1"), ("cache-control", "max-age=3600")], 1),
+            (&[("cdn-cache-control", "max-age=2, s-maxage=3"), ("cache-control", "no-store")], 3),
+        ];
+        for (fields, expected) in cases {
+            let lifetime = lifetime_under(&CachingPolicy::strict(), 200, fields, None).unwrap();
+            assert_eq!((lifetime.millis, lifetime.source), (expected * 1000, LifetimeSource::Response), "{fields:?}");
+        }
+        let only_others: Fields = &[("cdn-cache-control", "foo"), ("cache-control", "max-age=5"), ("expires", "0")];
+        assert_eq!(lifetime_under(&CachingPolicy::strict(), 200, only_others, None), None);
+    }
+
+    #[test]
+    fn a_rule_speaks_for_successes_that_say_nothing() {
+        let rule = |status, fields| lifetime_under(&CachingPolicy::strict(), status, fields, Some(60));
+        for status in [200, 203, 204] {
+            let expected = Lifetime { millis: 60, source: LifetimeSource::Rule };
+            assert_eq!(rule(status, &[YESTERDAY]), Some(expected), "{status}");
+        }
+        for status in [201, 300, 301, 302, 308, 404, 500, 501] {
+            assert_eq!(rule(status, &[]), None, "{status}");
+        }
+        assert_eq!(rule(200, &[("cache-control", "max-age=5")]).unwrap().millis, 5_000);
+    }
+
+    #[test]
+    fn errors_have_their_own_rule() {
+        let mut policy = CachingPolicy::safe();
+        policy.negative_ttl.insert(404, 10);
+        let expected = Lifetime { millis: 10, source: LifetimeSource::Rule };
+        assert_eq!(lifetime_under(&policy, 404, &[], Some(60)), Some(expected));
+        assert_eq!(lifetime_under(&policy, 410, &[], Some(60)), None);
+        assert_eq!(lifetime_under(&policy, 404, &[("cache-control", "max-age=5")], None).unwrap().millis, 5_000);
+    }
+
+    #[test]
+    fn no_lifetime_exceeds_the_cap() {
+        let policy = CachingPolicy { ttl_cap: Some(30_000), ..CachingPolicy::strict() };
+        assert_eq!(lifetime_under(&policy, 200, &[("cache-control", "max-age=60")], None).unwrap().millis, 30_000);
+        assert_eq!(lifetime_under(&policy, 200, &[], Some(60_000)).unwrap().millis, 30_000);
+        assert_eq!(lifetime_under(&policy, 200, &[YESTERDAY], None).unwrap().millis, 30_000);
+        assert_eq!(lifetime_under(&policy, 200, &[("cache-control", "max-age=5")], None).unwrap().millis, 5_000);
     }
 }

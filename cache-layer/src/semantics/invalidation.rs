@@ -7,7 +7,12 @@ use http::{Method, StatusCode};
 ///
 /// A method that is not known to be safe is taken to be unsafe, and an error changed nothing.
 pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
-    !SAFE_METHODS.contains(&method.as_str()) && (status.is_success() || status.is_redirection())
+    !is_safe(method) && (status.is_success() || status.is_redirection())
+}
+
+/// Whether the method is known to change nothing (RFC 9110, section 9.2.1).
+pub(crate) fn is_safe(method: &Method) -> bool {
+    SAFE_METHODS.contains(&method.as_str())
 }
 
 const SAFE_METHODS: [&str; 8] = ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
@@ -17,6 +22,14 @@ const SAFE_METHODS: [&str; 8] = ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", 
 /// Other origins are left out: a response speaks for its own only.
 pub(crate) fn affected_paths(target: Target<'_>, response: &HeaderMap) -> Vec<String> {
     [LOCATION, CONTENT_LOCATION].iter().filter_map(|name| target.resolve(response.get(name)?.to_str().ok()?)).collect()
+}
+
+/// Whether a response to an unsafe method is what GET of the same target would give: its `Content-Location` is
+/// the target (RFC 9110, section 6.4.2).
+pub(crate) fn represents_target(target: Target<'_>, response: &HeaderMap) -> bool {
+    let mut lines = response.get_all(CONTENT_LOCATION).into_iter();
+    let reference = lines.next().and_then(|line| line.to_str().ok()).filter(|_| lines.next().is_none());
+    reference.and_then(|reference| target.resolve(reference)).is_some_and(|path| path == target.path_and_query)
 }
 
 /// The target of a request, against which references are resolved (RFC 3986, section 5).
@@ -180,6 +193,28 @@ mod tests {
         assert_eq!(affected_paths(TARGET, &headers), ["/b", "/a"]);
         headers.insert(LOCATION, HeaderValue::from_bytes(b"/\xff").unwrap());
         assert_eq!(affected_paths(TARGET, &headers), ["/a"]);
+    }
+
+    #[test]
+    fn a_response_represents_the_target_that_it_names() {
+        for (lines, expected) in [
+            (&["/api/products/7?full=1"][..], true),
+            (&["http://SHOP.example:80/api/products/7?full=1"], true),
+            (&["7?full=1"], true),
+            (&[""], true),
+            (&["/api/products/7"], false),
+            (&["/api/products/8?full=1"], false),
+            (&["http://other.example/api/products/7?full=1"], false),
+            (&["7?full=1", "7?full=1"], false),
+            (&["\u{e9}"], false),
+            (&[], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(CONTENT_LOCATION, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            }
+            assert_eq!(represents_target(TARGET, &headers), expected, "{lines:?}");
+        }
     }
 
     proptest! {

@@ -6,22 +6,47 @@
 //!
 //! # Layout
 //!
+//! - [`policy`]: the choices that the specifications leave to a cache
 //! - [`cache_control`]: the directives of `Cache-Control`, on [`delta_seconds`]
+//! - [`targeted`]: the directives that speak to this cache (RFC 9213), on [`structured`] fields
 //! - [`date`]: the three date formats of HTTP
 //! - [`freshness`]: how long a response is fresh, and how old it already is
+//! - [`staleness`]: what may be done with it afterwards, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
-//! - [`vary`]: the request fields that select a response, on [`list`]
+//! - [`vary`]: the request fields that select a response, on [`list`] and [`preference`]
+//! - [`query`]: the parameters of a target that select none
+//! - [`reuse`]: what a request says about the stored response that it wants
+//! - [`conditional`]: preconditions, a client's and the cache's own, on [`validator`]
+//! - [`update`]: what a 304 and a HEAD change in a stored response
+//! - [`range`]: parts of a stored response
 //! - [`hop_by_hop`]: fields that belong to one connection
 //! - [`invalidation`]: what an unsafe request makes stale
+//! - [`groups`]: what is invalidated together (RFC 9875)
 //! - [`cache_status`]: saying what happened, per RFC 9211
 
 pub(crate) mod cache_control;
 pub(crate) mod cache_status;
+pub(crate) mod conditional;
+#[cfg(test)]
+mod conformance;
 pub(crate) mod date;
 pub(crate) mod delta_seconds;
 pub(crate) mod freshness;
+pub(crate) mod groups;
 pub(crate) mod hop_by_hop;
 pub(crate) mod invalidation;
 pub(crate) mod list;
+pub(crate) mod policy;
+pub(crate) mod preference;
+pub(crate) mod query;
+pub(crate) mod range;
+pub(crate) mod reuse;
+#[cfg(test)]
+mod second_opinion;
+pub(crate) mod staleness;
 pub(crate) mod storable;
+pub(crate) mod structured;
+pub(crate) mod targeted;
+pub(crate) mod update;
+pub(crate) mod validator;
 pub(crate) mod vary;

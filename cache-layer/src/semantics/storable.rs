@@ -2,15 +2,27 @@
 
 use std::fmt;
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE,
+use http::{
+    Method, StatusCode,
+    header::{
+        AGE, AUTHORIZATION, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HeaderMap, SET_COOKIE, TRAILER, UPGRADE,
+    },
+    request,
 };
-use http::{Method, StatusCode, request, response};
 
-use super::cache_control::CacheControl;
-use super::list::members;
-use super::vary::Vary;
+use super::{
+    cache_control::CacheControl,
+    conditional::must_be_forwarded,
+    freshness::{Lifetime, LifetimeSource},
+    hop_by_hop,
+    invalidation::{Target, represents_target},
+    list::members,
+    policy::{CachingPolicy, SetCookie},
+    range::has_foreign_unit,
+    staleness::Windows,
+    targeted::ResponseDirectives,
+    vary::Vary,
+};
 
 /// Keeps a reason, its documentation and its token in one place.
 macro_rules! no_cache_reasons {
@@ -48,19 +60,21 @@ no_cache_reasons! {
     RequestBody => "request-body",
     /// The target has no authority, and without one hosts would share entries (RFC 9111, section 2).
     NoAuthority => "no-authority",
-    /// Only a part was asked for (RFC 9110, section 14.2).
+    /// A part in another unit than bytes was asked for (RFC 9110, section 14.2).
     RangeRequest => "range",
-    /// The request has a precondition (RFC 9110, section 13.1).
+    /// The request has a precondition that is not for caches to evaluate (RFC 9110, section 13.1).
     ConditionalRequest => "conditional",
     /// The request says `no-store` (RFC 9111, section 5.2.1.5).
     RequestNoStore => "request-no-store",
-    /// No status but 200 is kept (RFC 9111, section 3).
+    /// The request wants a stored response and there is none (RFC 9111, section 5.2.1.7).
+    OnlyIfCached => "only-if-cached",
+    /// The status is not kept, or must be understood and is not (RFC 9111, section 3).
     Status => "status",
     /// The response says `no-store` (RFC 9111, section 5.2.2.5).
     NoStore => "no-store",
     /// The response says `private` (RFC 9111, section 5.2.2.7).
     Private => "private",
-    /// The response says `no-cache` (RFC 9111, section 5.2.2.4).
+    /// The response says `no-cache` and has nothing to validate it by (RFC 9111, section 5.2.2.4).
     NoCache => "no-cache",
     /// The request was authorised, and the response does not permit sharing (RFC 9111, section 3.5).
     Authorization => "authorization",
@@ -80,7 +94,8 @@ no_cache_reasons! {
     Trailers => "trailers",
     /// Neither the response nor a rule states how long it is fresh (RFC 9111, section 4.2.1).
     NoFreshness => "no-freshness",
-    /// Its age on arrival exceeds its lifetime, or what states the lifetime is invalid (RFC 9111, section 4.2).
+    /// Its age on arrival exceeds its lifetime, or what states the lifetime is invalid, and nothing permits its use
+    /// (RFC 9111, section 4.2).
     AlreadyStale => "stale",
     /// A response to HEAD is forwarded and not kept (RFC 9110, section 9.3.2).
     HeadMiss => "head",
@@ -124,57 +139,110 @@ pub(crate) fn refusal_of_request(parts: &request::Parts, has_body: bool) -> Opti
     if has_body {
         return Some(NoCacheReason::RequestBody);
     }
-    if headers.contains_key(RANGE) {
+    if has_foreign_unit(headers) {
         return Some(NoCacheReason::RangeRequest);
     }
-    if PRECONDITIONS.iter().any(|name| headers.contains_key(name)) {
+    if must_be_forwarded(headers) {
         return Some(NoCacheReason::ConditionalRequest);
     }
     CacheControl::from_headers(headers).no_store.then_some(NoCacheReason::RequestNoStore)
 }
 
-const PRECONDITIONS: [HeaderName; 5] = [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE];
-
 fn asks_for_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE) || members(headers, &CONNECTION).any(|member| member.eq_ignore_ascii_case(b"upgrade"))
+    headers.contains_key(UPGRADE) || members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
-/// Why a response must not be kept, if it must not. Freshness is not looked at.
+/// Why a response must not be kept, whatever its freshness.
 pub(crate) fn refusal_of_response(
+    policy: &CachingPolicy,
     request_headers: &HeaderMap,
-    response: &response::Parts,
-    cc: &CacheControl,
+    status: StatusCode,
+    headers: &HeaderMap,
+    directives: &ResponseDirectives,
 ) -> Option<NoCacheReason> {
-    let headers = &response.headers;
-    if response.status != StatusCode::OK {
-        return Some(NoCacheReason::Status);
-    }
-    // The rules of 200 are understood here, and then `must-understand` asks to disregard `no-store`.
-    if cc.no_store && !cc.must_understand {
-        return Some(NoCacheReason::NoStore);
+    let cc = &directives.cache_control;
+    if let Some(reason) = refusal_of_status(status, cc) {
+        return Some(reason);
     }
     if cc.private {
         return Some(NoCacheReason::Private);
     }
-    if cc.no_cache {
-        return Some(NoCacheReason::NoCache);
-    }
     if request_headers.contains_key(AUTHORIZATION) && !permits_sharing_authorized(cc) {
         return Some(NoCacheReason::Authorization);
     }
-    if headers.contains_key(SET_COOKIE) {
+    if headers.contains_key(SET_COOKIE) && policy.set_cookie == SetCookie::Refuse {
         return Some(NoCacheReason::SetCookie);
     }
     if Vary::from_headers(headers) == Some(Vary::Star) {
         return Some(NoCacheReason::VaryStar);
     }
-    if headers.contains_key(CONTENT_RANGE) {
+    if headers.contains_key(CONTENT_RANGE) && !policy.stray_content_range {
         return Some(NoCacheReason::ContentRange);
     }
     if headers.contains_key(TRAILER) {
         return Some(NoCacheReason::Trailers);
     }
     streaming_type(headers)
+}
+
+/// Why a response that may otherwise be kept is not, for want of freshness.
+pub(crate) fn refusal_of_freshness(
+    request_headers: &HeaderMap,
+    directives: &ResponseDirectives,
+    lifetime: Option<Lifetime>,
+    windows: &Windows,
+    response_time_ms: u64,
+) -> Option<NoCacheReason> {
+    let cc = &directives.cache_control;
+    // To ask for validation each time is a statement as well.
+    if lifetime.is_none() && !cc.no_cache {
+        return Some(NoCacheReason::NoFreshness);
+    }
+    if !windows.are_worth_storing(response_time_ms) {
+        return Some(if cc.no_cache { NoCacheReason::NoCache } else { NoCacheReason::AlreadyStale });
+    }
+    // Neither a rule nor an estimate knows what the application makes of a cookie.
+    let stated = lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response);
+    (!stated && request_headers.contains_key(COOKIE)).then_some(NoCacheReason::Cookie)
+}
+
+/// Whether a response to POST may be kept for GET of its target, once nothing refuses it (RFC 9110, section 9.3.3).
+pub(crate) fn post_answers_get(
+    policy: &CachingPolicy,
+    target: Target<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    lifetime: Option<Lifetime>,
+) -> bool {
+    let stated = lifetime.is_some_and(|lifetime| lifetime.source == LifetimeSource::Response);
+    policy.post_for_get && stated && status.is_success() && represents_target(target, headers)
+}
+
+/// Leaves of a response what is stored (RFC 9111, section 3.1). Its age is kept apart.
+pub(crate) fn retain_stored_fields(policy: &CachingPolicy, headers: &mut HeaderMap) {
+    hop_by_hop::strip(headers);
+    headers.remove(AGE);
+    if policy.set_cookie == SetCookie::Strip {
+        headers.remove(SET_COOKIE);
+    }
+}
+
+/// The statuses whose requirements on caches are met here (RFC 9111, section 5.2.2.3).
+const UNDERSTOOD_STATUSES: [u16; 24] = [
+    200, 203, 204, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410, 414, 421, 451, 500, 501, 502, 503, 504,
+    505,
+];
+
+fn refusal_of_status(status: StatusCode, cc: &CacheControl) -> Option<NoCacheReason> {
+    // A part or a validation is nothing to answer with.
+    if status.is_informational() || matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Some(NoCacheReason::Status);
+    }
+    if cc.must_understand {
+        let understood = UNDERSTOOD_STATUSES.contains(&status.as_u16());
+        return (!understood).then_some(NoCacheReason::Status);
+    }
+    cc.no_store.then_some(NoCacheReason::NoStore)
 }
 
 /// RFC 9111, section 3.5.
@@ -198,17 +266,22 @@ fn streaming_type(headers: &HeaderMap) -> Option<NoCacheReason> {
 mod tests {
     use std::collections::HashSet;
 
-    use http::{HeaderValue, Request, Response};
+    use http::{HeaderValue, Request};
+    use proptest::prelude::*;
 
     use super::NoCacheReason::{
         self, Authorization, ConditionalRequest, ConnectMethod, ContentRange, EventStream, Grpc, NoCache, NoStore,
         Private, RangeRequest, RequestBody, RequestNoStore, SetCookie, Trailers, Upgrade, VaryStar,
     };
     use super::*;
+    use crate::semantics::{
+        freshness::{initial_age, lifetime},
+        policy::SetCookie as OnSetCookie,
+    };
 
-    type Fields = &'static [(&'static str, &'static str)];
+    type Fields<'a> = &'a [(&'static str, &'static str)];
 
-    fn headers(fields: Fields) -> HeaderMap {
+    fn headers(fields: Fields<'_>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for &(name, value) in fields {
             headers.append(name, HeaderValue::from_static(value));
@@ -216,24 +289,51 @@ mod tests {
         headers
     }
 
-    fn request_with(method: &str, fields: Fields) -> request::Parts {
+    fn request_with(method: &str, fields: Fields<'_>) -> request::Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = Method::from_bytes(method.as_bytes()).unwrap();
         parts.headers = headers(fields);
         parts
     }
 
-    fn response_refusal(request: Fields, status: u16, response: Fields) -> Option<NoCacheReason> {
-        let (mut parts, ()) = Response::new(()).into_parts();
-        parts.status = StatusCode::from_u16(status).unwrap();
-        parts.headers = headers(response);
-        let cc = CacheControl::from_headers(&parts.headers);
-        refusal_of_response(&headers(request), &parts, &cc)
+    fn refusal_under(
+        policy: &CachingPolicy,
+        request: Fields<'_>,
+        status: u16,
+        response: Fields<'_>,
+    ) -> Option<NoCacheReason> {
+        let (status, response) = (StatusCode::from_u16(status).unwrap(), headers(response));
+        let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+        refusal_of_response(policy, &headers(request), status, &response, &directives)
+    }
+
+    fn response_refusal(request: Fields<'_>, status: u16, response: Fields<'_>) -> Option<NoCacheReason> {
+        refusal_under(&CachingPolicy::safe(), request, status, response)
+    }
+
+    const NOW: u64 = 1_795_392_000_000;
+
+    /// All questions about a response in their order, as the layer asks them.
+    fn whole_refusal(
+        policy: &CachingPolicy,
+        request: Fields<'_>,
+        status: u16,
+        response: Fields<'_>,
+    ) -> Option<NoCacheReason> {
+        let (request, response) = (headers(request), headers(response));
+        let status = StatusCode::from_u16(status).unwrap();
+        let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+        refusal_of_response(policy, &request, status, &response, &directives).or_else(|| {
+            let lifetime = lifetime(policy, &directives, status, &response, NOW, None);
+            let age = initial_age(&response, NOW, NOW);
+            let windows = Windows::new(policy, &directives, &response, lifetime, age, NOW);
+            refusal_of_freshness(&request, &directives, lifetime, &windows, NOW)
+        })
     }
 
     #[test]
     fn plain_get_and_head_are_handled() {
-        let fields: Fields = &[
+        let fields: Fields<'_> = &[
             ("cookie", "a=b"),
             ("authorization", "Basic eA=="),
             ("cache-control", "no-cache, max-age=0"),
@@ -261,16 +361,12 @@ mod tests {
 
     #[test]
     fn requests_that_a_stored_response_cannot_answer_pass() {
-        let cases: [(Fields, NoCacheReason); 11] = [
+        let cases: [(Fields<'_>, NoCacheReason); 7] = [
             (&[("upgrade", "websocket"), ("connection", "upgrade")], Upgrade),
             (&[("connection", "keep-alive, Upgrade")], Upgrade),
-            (&[("range", "bytes=0-1")], RangeRequest),
-            (&[("range", "bytes=0-1"), ("if-range", "\"a\"")], RangeRequest),
+            (&[("range", "seconds=0-1")], RangeRequest),
             (&[("if-match", "\"a\"")], ConditionalRequest),
-            (&[("if-none-match", "*")], ConditionalRequest),
-            (&[("if-modified-since", "Mon, 23 Nov 2026 00:00:00 GMT")], ConditionalRequest),
             (&[("if-unmodified-since", "Mon, 23 Nov 2026 00:00:00 GMT")], ConditionalRequest),
-            (&[("if-range", "\"a\"")], ConditionalRequest),
             (&[("cache-control", "max-age=5, No-Store")], RequestNoStore),
             (&[("cache-control", "no-store, must-understand")], RequestNoStore),
         ];
@@ -281,8 +377,21 @@ mod tests {
     }
 
     #[test]
+    fn parts_and_preconditions_are_answered_from_the_whole() {
+        let cases: [Fields<'_>; 4] = [
+            &[("range", "bytes=0-1")],
+            &[("range", "bytes=0-1,4-5"), ("if-range", "\"a\"")],
+            &[("if-none-match", "*")],
+            &[("if-modified-since", "Mon, 23 Nov 2026 00:00:00 GMT")],
+        ];
+        for fields in cases {
+            assert_eq!(refusal_of_request(&request_with("GET", fields), false), None, "{fields:?}");
+        }
+    }
+
+    #[test]
     fn a_plain_200_is_kept() {
-        let cases: [Fields; 7] = [
+        let cases: [Fields<'_>; 7] = [
             &[],
             &[("cache-control", "max-age=60, must-revalidate, proxy-revalidate, no-transform")],
             &[("cache-control", "no-store, must-understand")],
@@ -297,24 +406,127 @@ mod tests {
     }
 
     #[test]
-    fn no_other_status_is_kept() {
-        for status in [201, 203, 204, 206, 301, 304, 404, 500, 503, 599, 999] {
-            let refusal = response_refusal(&[], status, &[("cache-control", "max-age=60, must-understand")]);
-            assert_eq!(refusal, Some(NoCacheReason::Status), "{status}");
+    fn any_final_status_is_kept_but_parts_and_validations() {
+        const FRESH: Fields<'_> = &[("cache-control", "max-age=60")];
+        for policy in [CachingPolicy::safe(), CachingPolicy::strict()] {
+            for status in
+                [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504, 599, 999]
+            {
+                assert_eq!(whole_refusal(&policy, &[], status, FRESH), None, "{status}");
+                let stale = whole_refusal(&policy, &[], status, &[("expires", "0")]);
+                assert_eq!(stale, expected_for_stale(&policy), "{status}");
+            }
+            for status in [100, 103, 206, 304] {
+                assert_eq!(whole_refusal(&policy, &[], status, FRESH), Some(NoCacheReason::Status), "{status}");
+            }
+        }
+    }
+
+    /// Without a reachable application, even a stale response is of use by the letter.
+    fn expected_for_stale(policy: &CachingPolicy) -> Option<NoCacheReason> {
+        (policy.stale_if_disconnected == 0).then_some(NoCacheReason::AlreadyStale)
+    }
+
+    #[test]
+    fn what_must_be_understood_is_kept_by_its_status() {
+        for (status, line, expected) in [
+            (200, "max-age=60, no-store, must-understand", None),
+            (404, "max-age=60, no-store, must-understand", None),
+            (599, "max-age=60, no-store, must-understand", Some(NoCacheReason::Status)),
+            (299, "max-age=60, must-understand", Some(NoCacheReason::Status)),
+            (299, "max-age=60", None),
+            (206, "max-age=60, must-understand", Some(NoCacheReason::Status)),
+            (200, "no-store", Some(NoStore)),
+        ] {
+            assert_eq!(response_refusal(&[], status, &[("cache-control", line)]), expected, "{status} {line}");
         }
     }
 
     #[test]
+    fn a_cookie_is_refused_stripped_or_kept_by_choice() {
+        const COOKIE: Fields<'_> = &[("cache-control", "public, max-age=60"), ("set-cookie", "a=b"), ("age", "5")];
+        for (set_cookie, refusal, kept) in [
+            (OnSetCookie::Refuse, Some(NoCacheReason::SetCookie), true),
+            (OnSetCookie::Strip, None, false),
+            (OnSetCookie::Keep, None, true),
+        ] {
+            let policy = CachingPolicy { set_cookie, ..CachingPolicy::safe() };
+            assert_eq!(whole_refusal(&policy, &[], 200, COOKIE), refusal, "{set_cookie:?}");
+            let mut stored = headers(COOKIE);
+            retain_stored_fields(&policy, &mut stored);
+            assert_eq!(stored.contains_key("set-cookie"), kept, "{set_cookie:?}");
+            assert!(stored.contains_key("cache-control") && !stored.contains_key("age"));
+        }
+    }
+
+    #[test]
+    fn a_stray_content_range_is_kept_by_choice() {
+        const STRAY: Fields<'_> = &[("cache-control", "max-age=60"), ("content-range", "abc")];
+        assert_eq!(whole_refusal(&CachingPolicy::safe(), &[], 200, STRAY), Some(ContentRange));
+        assert_eq!(whole_refusal(&CachingPolicy::strict(), &[], 200, STRAY), None);
+    }
+
+    #[test]
+    fn a_targeted_field_decides_alone() {
+        const FRESH: Fields<'_> = &[("cache-control", "no-store"), ("cdn-cache-control", "max-age=10000")];
+        assert_eq!(whole_refusal(&CachingPolicy::strict(), &[], 200, FRESH), None);
+        assert_eq!(whole_refusal(&CachingPolicy::safe(), &[], 200, FRESH), Some(NoStore));
+        let cases: [(Fields<'_>, NoCacheReason); 4] = [
+            (&[("cache-control", "max-age=9"), ("cdn-cache-control", "no-store")], NoStore),
+            (&[("cache-control", "max-age=9"), ("cdn-cache-control", "private")], Private),
+            (&[("cache-control", "max-age=9"), ("cdn-cache-control", "no-cache")], NoCache),
+            (&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=10000, &&&&&")], NoStore),
+        ];
+        for (fields, expected) in cases {
+            assert_eq!(whole_refusal(&CachingPolicy::strict(), &[], 200, fields), Some(expected), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_must_be_validated_is_kept_if_it_can_be() {
+        let cases: [(Fields<'_>, Option<NoCacheReason>); 5] = [
+            (&[("cache-control", "no-cache"), ("etag", "\"a\"")], None),
+            (&[("cache-control", "no-cache"), ("last-modified", "Mon, 23 Nov 2020 00:00:00 GMT")], None),
+            (&[("cache-control", "max-age=60, No-CaChE"), ("etag", "\"a\"")], None),
+            (&[("cache-control", "max-age=60, no-cache=\"a\"")], Some(NoCache)),
+            (&[("cache-control", "no-cache")], Some(NoCache)),
+        ];
+        for (fields, expected) in cases {
+            assert_eq!(whole_refusal(&CachingPolicy::safe(), &[], 200, fields), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn freshness_must_be_stated_or_estimated() {
+        const MODIFIED: Fields<'_> = &[("last-modified", "Mon, 23 Nov 2020 00:00:00 GMT")];
+        let (safe, strict) = (CachingPolicy::safe(), CachingPolicy::strict());
+        assert_eq!(whole_refusal(&safe, &[], 200, &[("etag", "\"a\"")]), Some(NoCacheReason::NoFreshness));
+        assert_eq!(whole_refusal(&safe, &[], 200, &[("cache-control", "public")]), Some(NoCacheReason::NoFreshness));
+        assert_eq!(whole_refusal(&safe, &[], 200, MODIFIED), Some(NoCacheReason::NoFreshness));
+        assert_eq!(whole_refusal(&strict, &[], 200, MODIFIED), None);
+        assert_eq!(whole_refusal(&strict, &[], 599, MODIFIED), Some(NoCacheReason::NoFreshness));
+        assert_eq!(whole_refusal(&safe, &[], 200, &[("cache-control", "max-age=0"), ("etag", "\"a\"")]), None);
+    }
+
+    #[test]
+    fn an_estimate_does_not_share_what_may_depend_on_a_cookie() {
+        const MODIFIED: Fields<'_> = &[("last-modified", "Mon, 23 Nov 2020 00:00:00 GMT")];
+        let strict = CachingPolicy::strict();
+        assert_eq!(whole_refusal(&strict, &[("cookie", "a=b")], 200, MODIFIED), Some(NoCacheReason::Cookie));
+        assert_eq!(whole_refusal(&strict, &[("cookie", "a=b")], 200, &[("cache-control", "max-age=60")]), None);
+        let no_cache: Fields<'_> = &[("cache-control", "no-cache"), ("etag", "\"a\"")];
+        assert_eq!(whole_refusal(&strict, &[("cookie", "a=b")], 200, no_cache), None);
+    }
+
+    #[test]
     fn responses_that_must_not_be_shared_are_refused() {
-        let cases: [(Fields, NoCacheReason); 16] = [
+        let cases: [(Fields<'_>, NoCacheReason); 14] = [
             (&[("cache-control", "no-store")], NoStore),
             (&[("cache-control", "max-age=60"), ("cache-control", "NO-STORE")], NoStore),
             (&[("cache-control", "max-age=60, private")], Private),
             (&[("cache-control", "max-age=60, private=\"x-user\"")], Private),
             (&[("cache-control", "no-store, must-understand, private")], Private),
             (&[("cache-control", "private; max-age=60")], Private),
-            (&[("cache-control", "max-age=60, no-cache")], NoCache),
-            (&[("cache-control", "max-age=60, no-cache=\"etag\"")], NoCache),
             (&[("cache-control", "public, max-age=60"), ("set-cookie", "a=b")], SetCookie),
             (&[("vary", "accept, *")], VaryStar),
             (&[("content-type", "Text/Event-Stream; charset=utf-8")], EventStream),
@@ -341,11 +553,7 @@ mod tests {
             ("s-maxage=60", None),
             ("public, private", Some(Private)),
         ] {
-            let (mut parts, ()) = Response::new(()).into_parts();
-            parts.headers.insert("cache-control", HeaderValue::from_static(line));
-            let cc = CacheControl::from_headers(&parts.headers);
-            let authorized = headers(&[("authorization", "Basic eA==")]);
-            assert_eq!(refusal_of_response(&authorized, &parts, &cc), expected, "{line}");
+            assert_eq!(response_refusal(&[("authorization", "Basic eA==")], 200, &[("cache-control", line)]), expected);
         }
     }
 
@@ -355,6 +563,43 @@ mod tests {
         assert_eq!(tokens.len(), NoCacheReason::ALL.len());
         for token in tokens {
             assert!(token.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_post_answers_get_on_its_terms() {
+        let target = Target { scheme: "http", authority: "a.example", path_and_query: "/a" };
+        let lifetime = |source| Some(Lifetime { millis: 60_000, source });
+        let stated = lifetime(LifetimeSource::Response);
+        let named = headers(&[("content-location", "/a")]);
+        let answers = |policy: &CachingPolicy, status, headers: &HeaderMap, lifetime| {
+            post_answers_get(policy, target, status, headers, lifetime)
+        };
+        let strict = CachingPolicy::strict();
+        assert!(answers(&strict, StatusCode::OK, &named, stated));
+        assert!(!answers(&CachingPolicy::safe(), StatusCode::OK, &named, stated));
+        assert!(!answers(&strict, StatusCode::SEE_OTHER, &named, stated));
+        assert!(!answers(&strict, StatusCode::OK, &headers(&[("content-location", "/b")]), stated));
+        assert!(!answers(&strict, StatusCode::OK, &HeaderMap::new(), stated));
+        assert!(!answers(&strict, StatusCode::OK, &named, lifetime(LifetimeSource::Rule)));
+        assert!(!answers(&strict, StatusCode::OK, &named, None));
+    }
+
+    proptest! {
+        #[test]
+        fn no_policy_shares_what_is_private_or_not_to_be_stored(
+            status in 100..1000_u16,
+            restriction in prop::sample::select(vec!["no-store", "private", "private=\"x\""]),
+            strict: bool,
+        ) {
+            let policy = if strict { CachingPolicy::strict() } else { CachingPolicy::safe() };
+            let mut response = HeaderMap::new();
+            let line = format!("public, s-maxage=60, {restriction}, stale-if-error=60");
+            response.insert("cache-control", HeaderValue::from_str(&line).unwrap());
+            let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+            let status = StatusCode::from_u16(status).unwrap();
+            let refusal = refusal_of_response(&policy, &HeaderMap::new(), status, &response, &directives);
+            prop_assert!(refusal.is_some());
         }
     }
 }

@@ -1,8 +1,31 @@
 //! Which request fields select a response (RFC 9111, section 4.1).
 
-use http::header::{HeaderMap, HeaderName, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
 
-use super::list::members;
+use super::{list::members, preference};
+
+/// Which spellings of a selecting field are taken for one (RFC 9111, section 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Normalization {
+    /// In `Accept-Encoding` and `Accept-Language`: case, white space and the digits of weights.
+    pub(crate) preferences: bool,
+    /// In both: the order of members. Some applications take the first of the same weight, or of all.
+    pub(crate) preference_order: bool,
+    /// In all other fields: white space around commas. It may have a meaning in a field that is no list.
+    pub(crate) list_space: bool,
+}
+
+impl Normalization {
+    /// Only what an application that reads the fields by their syntax can't tell apart.
+    pub(crate) const fn safe() -> Self {
+        Self { preferences: true, preference_order: false, list_space: false }
+    }
+
+    /// Whatever RFC 9111 permits.
+    pub(crate) const fn all() -> Self {
+        Self { preferences: true, preference_order: true, list_space: true }
+    }
+}
 
 /// What the `Vary` of a response says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +71,9 @@ impl VaryFields {
 
     /// What a request says in each field, in the order of the names. Lines are combined with `", "`; an
     /// absent field differs from an empty one.
-    pub(crate) fn selecting_values(&self, request: &HeaderMap) -> Vec<Option<Vec<u8>>> {
-        self.0.iter().map(|name| selecting_value(request, name)).collect()
+    pub(crate) fn selecting_values(&self, request: &HeaderMap, normalization: Normalization) -> Vec<Option<Vec<u8>>> {
+        let normalize = |name, value| normalized(name, value, normalization);
+        self.0.iter().map(|name| Some(normalize(name, selecting_value(request, name)?))).collect()
     }
 
     /// The names with commas between them, for [`VaryFields::from_bytes`].
@@ -74,6 +98,40 @@ fn selecting_value(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
         value.extend_from_slice(line.as_bytes().trim_ascii());
     }
     Some(value)
+}
+
+fn normalized(name: &HeaderName, value: Vec<u8>, normalization: Normalization) -> Vec<u8> {
+    if name == ACCEPT_ENCODING || name == ACCEPT_LANGUAGE {
+        if !normalization.preferences {
+            return value;
+        }
+        // What can't be read stays as it is, and is no spelling of anything else.
+        return preference::canonical(&value, normalization.preference_order).unwrap_or(value);
+    }
+    if normalization.list_space { without_space_at_commas(&value) } else { value }
+}
+
+/// Without the white space before and after commas that are outside of quotes.
+fn without_space_at_commas(value: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(value.len());
+    let (mut quoted, mut escaped) = (false, false);
+    for &byte in value {
+        if !quoted {
+            match byte {
+                b',' => kept.truncate(kept.trim_ascii_end().len()),
+                b' ' | b'\t' if kept.last() == Some(&b',') => continue,
+                _ => {}
+            }
+        }
+        kept.push(byte);
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -145,16 +203,61 @@ mod tests {
             &[("foo", "1"), ("foo", "2"), ("bar", " a\t")],
             &[("foo", " 1 "), ("bar", "a"), ("foo", "2"), ("other", "x")],
         ] {
-            assert_eq!(fields.selecting_values(&request(lines)), expected, "{lines:?}");
+            assert_eq!(fields.selecting_values(&request(lines), Normalization::default()), expected, "{lines:?}");
         }
-        assert_ne!(fields.selecting_values(&request(&[("foo", "1,2"), ("bar", "a")])), expected);
+        assert_ne!(
+            fields.selecting_values(&request(&[("foo", "1,2"), ("bar", "a")]), Normalization::default()),
+            expected
+        );
     }
 
     #[test]
     fn absent_matches_only_absent() {
         let fields = fields(&["foo"]);
-        assert_eq!(fields.selecting_values(&request(&[])), [None]);
-        assert_eq!(fields.selecting_values(&request(&[("foo", "")])), [Some(vec![])]);
+        for normalization in [Normalization::default(), Normalization::all()] {
+            assert_eq!(fields.selecting_values(&request(&[]), normalization), [None]);
+            assert_eq!(fields.selecting_values(&request(&[("foo", "")]), normalization), [Some(vec![])]);
+        }
+        for name in ["accept-language", "accept-encoding"] {
+            let all = Normalization::all();
+            assert_eq!(super::tests::fields(&[name]).selecting_values(&request(&[]), all), [None]);
+            assert_eq!(super::tests::fields(&[name]).selecting_values(&request(&[(name, "")]), all), [Some(vec![])]);
+        }
+    }
+
+    fn same(name: &'static str, one: &'static str, other: &'static str, normalization: Normalization) -> bool {
+        let values = |value| fields(&[name]).selecting_values(&request(&[(name, value)]), normalization);
+        values(one) == values(other)
+    }
+
+    #[test]
+    fn spellings_of_a_preference_are_one() {
+        for name in ["accept-language", "accept-encoding"] {
+            for other in ["eN, De", " en , de", "en,de;q=1.0", "EN ;Q=1,\tde,,"] {
+                assert!(same(name, "en, de", other, Normalization::safe()), "{name} {other}");
+                assert!(!same(name, "en, de", other, Normalization::default()), "{name} {other}");
+            }
+            assert!(!same(name, "en, de", "de, en", Normalization::safe()));
+            assert!(same(name, "en, de", "de, en", Normalization::all()));
+            assert!(!same(name, "en, de", "fr;q=0.5, de;q=1.0", Normalization::all()));
+            assert!(!same(name, "en, de", "en, de;q=0.9", Normalization::all()));
+        }
+    }
+
+    #[test]
+    fn space_at_commas_is_dropped_outside_of_quotes() {
+        for (one, other, expected) in [
+            ("1,2", " 1, 2 ", true),
+            ("1 ,\t2", "1,2", true),
+            ("1 2", "12", false),
+            ("\"1, 2\"", "\"1,2\"", false),
+            ("\"\\\", 1\"", "\"\\\",1\"", false),
+            ("\"1\", 2", "\"1\",2", true),
+            ("1, ,2", "1,,2", true),
+        ] {
+            assert_eq!(same("foo", one, other, Normalization::all()), expected, "{one} {other}");
+            assert!(!same("foo", one, other, Normalization::safe()), "{one} {other}");
+        }
     }
 
     #[test]

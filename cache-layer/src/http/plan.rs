@@ -1,0 +1,172 @@
+//! What to store of a response, or why nothing.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header::DATE};
+
+use super::{
+    annotate,
+    select::Varies,
+    service::Shared,
+    stored::{Stored, StoredResponse, StoredVaries, Traits},
+    target::Target,
+};
+use crate::{
+    clock::millis,
+    entry::{Deadlines, Entry, EntryId},
+    key::Key,
+    policy::Freshness,
+    semantics::{
+        date::write_http_date,
+        freshness::{initial_age, lifetime},
+        groups::cache_groups,
+        staleness::{Windows, forbids_stale_use},
+        storable::{refusal_of_freshness, refusal_of_response, retain_stored_fields},
+        targeted::ResponseDirectives,
+        vary::{Vary, VaryFields},
+    },
+    store::Writes,
+    tag::Tags,
+    telemetry::NoCacheReason,
+};
+
+/// What the request was, for deciding about its response.
+pub(super) struct Asked {
+    pub(super) target: Target,
+    /// The primary key.
+    pub(super) key: Key,
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    /// When it was sent on, in milliseconds since the Unix epoch.
+    pub(super) time: u64,
+}
+
+/// A response as it came, apart from its body.
+pub(super) struct Came<'a> {
+    pub(super) status: StatusCode,
+    pub(super) headers: &'a HeaderMap,
+    /// What its handler said about it beside its fields.
+    pub(super) tags: Tags,
+    pub(super) freshness: Option<Freshness>,
+    /// The least that its body can be.
+    pub(super) length: u64,
+}
+
+/// What is going to be stored, but for the body.
+pub(super) struct Plan {
+    response: StoredResponse,
+    vary: Option<VaryFields>,
+    pub(super) tags: Tags,
+    deadlines: Deadlines,
+}
+
+impl Shared {
+    pub(super) fn plan(&self, asked: &Asked, came: Came<'_>) -> Result<Plan, NoCacheReason> {
+        let Came { status, headers, tags, freshness, length } = came;
+        let policy = &self.policy.caching;
+        let response_time = self.cache.now();
+        let directives =
+            freshness.map_or_else(|| ResponseDirectives::from_headers(headers, &policy.targets), Freshness::directives);
+        if let Some(reason) = refusal_of_response(policy, &asked.headers, status, headers, &directives) {
+            return Err(reason);
+        }
+        let rule = self.policy.ttl(asked.target.path()).map(millis);
+        let mut lifetime = lifetime(policy, &directives, status, headers, response_time, rule);
+        if let Some(lifetime) = &mut lifetime {
+            lifetime.millis = self.jittered(lifetime.millis);
+        }
+        let age = initial_age(headers, asked.time, response_time);
+        let windows = Windows::new(policy, &directives, headers, lifetime, age, response_time);
+        if let Some(reason) = refusal_of_freshness(&asked.headers, &directives, lifetime, &windows, response_time) {
+            return Err(reason);
+        }
+        if length > self.policy.max_body {
+            return Err(NoCacheReason::BodyTooLarge);
+        }
+        let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
+        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&asked.target, group)).collect();
+        let tags = Tags::new(tags.iter().chain(groups.iter().map(String::as_str)));
+        if !tags.fit() {
+            return Err(NoCacheReason::TooManyTags);
+        }
+        let vary = match Vary::from_headers(headers) {
+            None => None,
+            Some(Vary::Fields(fields)) => Some(fields),
+            Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
+        };
+        let mut headers = headers.clone();
+        annotate::clear(&mut headers);
+        retain_stored_fields(policy, &mut headers);
+        let cc = &directives.cache_control;
+        let response = StoredResponse {
+            status,
+            headers,
+            response_time,
+            initial_age: age,
+            stale_if_disconnected: windows.stale_if_disconnected,
+            traits: Traits { immutable: cc.immutable, never_stale: forbids_stale_use(cc) },
+            parent: None,
+        };
+        let deadlines = Deadlines {
+            fresh: windows.fresh,
+            stale_while_revalidate: windows.stale_while_revalidate,
+            stale_if_error: windows.stale_if_error,
+            keep: windows.keep,
+            gone: windows.keep.max(windows.fresh),
+        };
+        Ok(Plan { response, vary, tags, deadlines })
+    }
+
+    /// The tag of a cache group: groups are an origin's own (RFC 9875, section 2).
+    pub(super) fn group_tag(&self, target: &Target, group: &str) -> String {
+        format!("group {} {} {group}", self.space, target.origin())
+    }
+
+    fn jittered(&self, lifetime: u64) -> u64 {
+        lifetime - fastrand::u64(..=lifetime / 100 * u64::from(self.policy.jitter))
+    }
+
+    /// Without a date of its own, a response is dated before anybody has it: who answers with it later can't.
+    pub(super) fn dated(&self, headers: &mut HeaderMap) {
+        headers.entry(DATE).or_insert_with(|| write_http_date(self.cache.now() / 1000));
+    }
+
+    /// The entries to write, the response's last. It is a new variant if there was nothing in its place.
+    pub(super) fn writes(
+        &self,
+        plan: &Plan,
+        asked: &Asked,
+        known: Option<Varies>,
+        is_new: bool,
+        payload: Bytes,
+    ) -> Writes {
+        // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
+        // what it deletes: without the one that was seen, nothing is written.
+        let guard = known.as_ref().map(|known| (asked.key.clone(), known.id));
+        let entry =
+            |id, key: &Key, stored: &Stored, payload| Entry::new(id, key, plan.deadlines, stored.to_bytes(), payload);
+        let Some(fields) = &plan.vary else {
+            let stored = Stored::Response(plan.response.variant_of(None));
+            let entries = vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored, payload))];
+            return Writes { entries, guard };
+        };
+        // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
+        // many.
+        let (parent, variants) = match known {
+            Some(Varies { id, stored }) if stored.fields == *fields => {
+                match stored.variants.saturating_add(u16::from(is_new)) {
+                    variants if variants <= self.policy.max_variants => (id, variants),
+                    _ => (EntryId::random(), 1),
+                }
+            }
+            _ => (EntryId::random(), 1),
+        };
+        let varies = Stored::Varies(StoredVaries { fields: fields.clone(), variants });
+        let variant = self.variant_key(&asked.key, fields, &asked.headers);
+        let stored = Stored::Response(plan.response.variant_of(Some(parent)));
+        let entries = vec![
+            (asked.key.clone(), entry(parent, &asked.key, &varies, Bytes::new())),
+            (variant.clone(), entry(EntryId::random(), &variant, &stored, payload)),
+        ];
+        Writes { entries, guard }
+    }
+}

@@ -1,0 +1,108 @@
+//! A response out of a stored one: whole, a part, or only word that the client has it already.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body::Body;
+
+use super::{
+    annotate::{self, Note},
+    body::ResponseBody,
+    select::{milliseconds_left, response},
+    service::Shared,
+};
+use crate::{
+    entry::Entry,
+    semantics::{
+        cache_status::ForwardReason,
+        conditional::{is_not_modified, retain_not_modified_fields},
+        range::{self, Selected},
+    },
+    telemetry::{Event, NoCacheReason},
+};
+
+impl Shared {
+    /// The stored response that `entry` holds, as an answer to a request.
+    pub(super) fn respond<R: Body>(
+        &self,
+        entry: &Entry,
+        method: &Method,
+        request: &HeaderMap,
+        note: Note,
+    ) -> Response<ResponseBody<R>> {
+        let Some(stored) = response(entry) else {
+            // Selection hands out readable responses only.
+            return Response::new(ResponseBody::empty());
+        };
+        if note.is_from_cache() {
+            self.cache.emit(Event::Hit);
+        }
+        let now = self.cache.now();
+        let mut answer = answer(stored.status, &stored.headers, entry.payload(), method, request, now / 1000);
+        let times = annotate::Times {
+            age: stored.age(now),
+            resident: stored.resident(now),
+            ttl: milliseconds_left(entry.deadlines().fresh, now).div_euclid(1000),
+            fresh: now < entry.deadlines().fresh,
+        };
+        annotate::stored(answer.headers_mut(), &self.name, &times, note);
+        answer
+    }
+
+    /// An answer of the cache's own: nothing that is stored may be used, and the application is not asked (RFC 9111,
+    /// sections 4.2.4 and 5.2.1.7).
+    pub(super) fn no_answer<R: Body>(&self, reason: NoCacheReason) -> Response<ResponseBody<R>> {
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
+        response
+    }
+}
+
+/// What of a complete response answers a request (RFC 9110, sections 13.2.2 and 14.2).
+fn answer<R: Body>(
+    status: StatusCode,
+    stored: &HeaderMap,
+    payload: &Bytes,
+    method: &Method,
+    request: &HeaderMap,
+    now_secs: u64,
+) -> Response<ResponseBody<R>> {
+    let length = payload.len() as u64;
+    let with = |status, headers, body| {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    };
+    if is_not_modified(request, status, stored, now_secs) {
+        let mut headers = stored.clone();
+        retain_not_modified_fields(&mut headers);
+        return with(StatusCode::NOT_MODIFIED, headers, ResponseBody::empty());
+    }
+    match range::select(method, request, status, stored, length, now_secs) {
+        Selected::Whole => {
+            let mut headers = stored.clone();
+            if method != Method::HEAD {
+                return with(status, headers, ResponseBody::stored(payload.clone()));
+            }
+            headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+            with(status, headers, ResponseBody::empty())
+        }
+        Selected::Part(part) => {
+            let mut headers = stored.clone();
+            headers.remove(header::CONTENT_LENGTH);
+            headers.insert(header::CONTENT_RANGE, range::content_range(&part, length));
+            // Within the payload, which is in memory: these fit.
+            let body = payload.slice(part.start as usize..part.end as usize);
+            with(StatusCode::PARTIAL_CONTENT, headers, ResponseBody::stored(body))
+        }
+        Selected::Unsatisfiable => {
+            let mut headers = stored.clone();
+            for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+                headers.remove(name);
+            }
+            headers.insert(header::CONTENT_RANGE, range::unsatisfied_content_range(length));
+            with(StatusCode::RANGE_NOT_SATISFIABLE, headers, ResponseBody::empty())
+        }
+    }
+}

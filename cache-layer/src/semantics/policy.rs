@@ -1,0 +1,98 @@
+//! The choices that the specifications leave to a cache.
+
+use std::collections::BTreeMap;
+
+use http::HeaderName;
+
+use super::vary::Normalization;
+
+/// What to do where RFC 9111 and its companions say "may". Spans of time are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CachingPolicy {
+    /// The targeted fields that speak to this cache, the most specific first (RFC 9213, section 2.2).
+    pub(crate) targets: Vec<HeaderName>,
+    /// Estimate a lifetime from `Last-Modified` where none is stated (RFC 9111, section 4.2.2).
+    pub(crate) heuristics: bool,
+    /// What becomes of a response that sets a cookie (RFC 9111, section 7.3).
+    pub(crate) set_cookie: SetCookie,
+    /// Keep a response other than 206 that has `Content-Range`, where the field has no meaning (RFC 9110,
+    /// section 14.4).
+    pub(crate) stray_content_range: bool,
+    /// Keep a response to POST for GET, under the terms of RFC 9110, section 9.3.3.
+    pub(crate) post_for_get: bool,
+    /// How long responses of a status are fresh that state nothing themselves.
+    pub(crate) negative_ttl: BTreeMap<u16, u64>,
+    /// No response is fresh for longer.
+    pub(crate) ttl_cap: Option<u64>,
+    /// `stale-while-revalidate` where the response has none.
+    pub(crate) default_stale_while_revalidate: u64,
+    /// `stale-if-error` where the response has none.
+    pub(crate) default_stale_if_error: u64,
+    /// Honour `stale-while-revalidate` and `stale-if-error` beside `s-maxage`, which by RFC 9111, section
+    /// 5.2.2.10, forbids all stale use. The combination is common and meant.
+    pub(crate) s_maxage_permits_stale: bool,
+    /// How long a stale response is used without permission when the application can't be reached (RFC 9111,
+    /// section 4.2.4).
+    pub(crate) stale_if_disconnected: u64,
+    /// How long a stale response is kept that can be validated.
+    pub(crate) keep_for_validation: u64,
+    /// Honour the directives of requests (RFC 9111, section 5.2.1). Each lets any client send load past the
+    /// cache; `no-store` is honoured in any case.
+    pub(crate) request_directives: bool,
+    /// Which spellings of a selecting field are one.
+    pub(crate) normalization: Normalization,
+    /// Query parameters that are no part of the key; a name that ends in `*` is a prefix.
+    pub(crate) ignored_query: Vec<String>,
+}
+
+/// What becomes of a response that sets a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SetCookie {
+    /// It is not kept.
+    Refuse,
+    /// It is kept without the field.
+    Strip,
+    /// It is kept as it is, and every client gets the cookie.
+    Keep,
+}
+
+const HOUR: u64 = 3_600_000;
+
+impl CachingPolicy {
+    /// Nothing is shared that the application did not plainly mean to be.
+    pub(crate) fn safe() -> Self {
+        Self {
+            targets: Vec::new(),
+            heuristics: false,
+            set_cookie: SetCookie::Refuse,
+            stray_content_range: false,
+            post_for_get: false,
+            negative_ttl: BTreeMap::new(),
+            ttl_cap: None,
+            default_stale_while_revalidate: 0,
+            default_stale_if_error: 0,
+            s_maxage_permits_stale: false,
+            stale_if_disconnected: 0,
+            keep_for_validation: HOUR,
+            request_directives: false,
+            normalization: Normalization::safe(),
+            ignored_query: Vec::new(),
+        }
+    }
+
+    /// Whatever the specifications permit.
+    pub(crate) fn strict() -> Self {
+        Self {
+            targets: vec![HeaderName::from_static("cdn-cache-control")],
+            heuristics: true,
+            set_cookie: SetCookie::Keep,
+            stray_content_range: true,
+            post_for_get: true,
+            stale_if_disconnected: 24 * HOUR,
+            keep_for_validation: 24 * HOUR,
+            request_directives: true,
+            normalization: Normalization::all(),
+            ..Self::safe()
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Lists of preferences with weights, as in `Accept-Encoding` and `Accept-Language` (RFC 9110, section 12.4.2).
+
+/// The one spelling of a list: lower case, no white space, weights without needless digits.
+///
+/// Members keep their order, or are sorted if it is said not to matter. `None` for a value that is no such list.
+pub(crate) fn canonical(value: &[u8], order_is_moot: bool) -> Option<Vec<u8>> {
+    let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
+    let mut members = members.map(Preference::parse).collect::<Option<Vec<_>>>()?;
+    if order_is_moot {
+        members.sort_by(|a, b| b.weight.cmp(&a.weight).then_with(|| a.name.cmp(&b.name)));
+    }
+    let members: Vec<Vec<u8>> = members.into_iter().map(Preference::into_bytes).collect();
+    Some(members.join(&b','))
+}
+
+struct Preference {
+    name: Vec<u8>,
+    /// Thousandths.
+    weight: u16,
+}
+
+impl Preference {
+    fn parse(member: &[u8]) -> Option<Self> {
+        let mut parts = member.splitn(2, |&byte| byte == b';').map(<[u8]>::trim_ascii);
+        let name = parts.next()?.to_ascii_lowercase();
+        if name.is_empty() || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.*+".contains(byte)) {
+            return None;
+        }
+        let weight = match parts.next() {
+            None => 1000,
+            Some(parameter) => parse_weight(parameter)?,
+        };
+        Some(Self { name, weight })
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        if self.weight == 1000 {
+            return self.name;
+        }
+        [&self.name[..], b";q=", self.weight.to_string().as_bytes()].concat()
+    }
+}
+
+/// `q=0.5`, in thousandths.
+fn parse_weight(parameter: &[u8]) -> Option<u16> {
+    let [b'q' | b'Q', b'=', whole @ (b'0' | b'1'), rest @ ..] = parameter else {
+        return None;
+    };
+    let digits = match rest {
+        [] => &[],
+        [b'.', digits @ ..] if digits.len() <= 3 && digits.iter().all(u8::is_ascii_digit) => digits,
+        _ => return None,
+    };
+    let fraction = [100, 10, 1].iter().zip(digits).map(|(scale, digit)| scale * u16::from(digit - b'0')).sum::<u16>();
+    let weight = u16::from(whole - b'0') * 1000 + fraction;
+    (weight <= 1000).then_some(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::canonical;
+
+    fn ordered(value: &str) -> Option<String> {
+        canonical(value.as_bytes(), false).map(|value| String::from_utf8(value).unwrap())
+    }
+
+    fn unordered(value: &str) -> Option<String> {
+        canonical(value.as_bytes(), true).map(|value| String::from_utf8(value).unwrap())
+    }
+
+    #[test]
+    fn spellings_are_one() {
+        for value in ["en,de", "en, de", " EN ,\tde;q=1", "en;q=1.000,,de ; Q=1.0", "en,de,"] {
+            assert_eq!(ordered(value).as_deref(), Some("en,de"), "{value}");
+        }
+        assert_eq!(ordered("").as_deref(), Some(""));
+        assert_eq!(ordered("fr;q=0.5, de;q=1.0, *;q=0").as_deref(), Some("fr;q=500,de,*;q=0"));
+        assert_eq!(ordered("a;q=0.50, b;q=.5"), None);
+    }
+
+    #[test]
+    fn the_order_matters_or_not() {
+        assert_eq!(ordered("gzip, br, zstd;q=0.9").as_deref(), Some("gzip,br,zstd;q=900"));
+        assert_ne!(ordered("fr;q=0.5, de"), ordered("de, fr;q=0.5"));
+        assert_eq!(unordered("gzip, br, zstd;q=0.9"), unordered("zstd;q=0.9, br, gzip"));
+        assert_ne!(unordered("en, de"), unordered("en, de;q=0.9"));
+    }
+
+    #[test]
+    fn anything_else_is_not_read() {
+        for value in
+            ["en;q=2", "en;q=1.001", "en;q=0.1234", "en;q=", "en;q", "en;x=1", "en;q=1;x", "e n", "\"en\"", ";q=1"]
+        {
+            assert_eq!(ordered(value), None, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_canonical_value_loses_nothing_that_counts(
+            members in prop::collection::vec(("[a-z]{1,2}", 0..=1000_u16), 0..6),
+        ) {
+            let spell = |members: &[(String, u16)], space: &str| {
+                let spelled = members.iter().map(|(name, weight)| {
+                    format!("{name}{space};{space}q={}.{:03}", weight / 1000, weight % 1000)
+                });
+                spelled.collect::<Vec<_>>().join(&format!("{space},"))
+            };
+            prop_assert_eq!(ordered(&spell(&members, "")), ordered(&spell(&members, " ")));
+            let mut sorted = members.clone();
+            sorted.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+            let mut reversed = members.clone();
+            reversed.reverse();
+            prop_assert_eq!(unordered(&spell(&members, "")), unordered(&spell(&sorted, "")));
+            prop_assert_eq!(unordered(&spell(&members, "")), unordered(&spell(&reversed, "")));
+            if let [(name, weight), ..] = &mut reversed[..] {
+                *weight = (*weight + 1) % 1001;
+                name.make_ascii_uppercase();
+                prop_assert_ne!(unordered(&spell(&members, "")), unordered(&spell(&reversed, "")));
+            }
+        }
+
+        #[test]
+        fn junk_never_panics(junk: Vec<u8>, order_is_moot: bool) {
+            let _ = canonical(&junk, order_is_moot);
+        }
+    }
+}
