@@ -353,6 +353,18 @@ mod a_language {
         }
     }
 
+    /// The same value in another field selects nothing that was stored before.
+    async fn is_not_taken_for_what_responses_vary_on_later(backend: &Backend) {
+        let origin = Origin::new(|call, request| async move {
+            let vary = if call == 1 { "accept-language" } else { "x-region" };
+            Ok(echo(call, &request, &[("cache-control", "max-age=60"), ("vary", vary)]))
+        });
+        let fleet = Fleet::of(backend, origin, false).await;
+        fleet.fresh_call(("/", &[("accept-language", "no"), ("x-region", "eu")])).await;
+        fleet.fresh_call(("/", &[("accept-language", "en"), ("x-region", "us")])).await;
+        fleet.fresh_call(("/", &[("accept-language", "en"), ("x-region", "no")])).await;
+    }
+
     async fn is_waited_for_by_those_alone_who_ask_for_it(backend: &Backend) {
         let gate = Gate::closed();
         let origin = Origin::gated_echo(&gate, &[("cache-control", "max-age=60"), ("vary", "accept-language")]);
@@ -380,6 +392,7 @@ mod a_language {
         is_not_mixed_up_between_fields,
         of_a_response_that_varies_on_everything_is_never_known,
         is_told_apart_by_what_the_newest_response_varies_on,
+        is_not_taken_for_what_responses_vary_on_later,
         is_waited_for_by_those_alone_who_ask_for_it,
     );
 }

@@ -282,7 +282,8 @@ mod a_panic {
             let app = app.clone();
             async move { app.begin(get("/")).await.unwrap().into_body().collect().await.unwrap().to_bytes() }
         });
-        assert_panicked(reader.await, "a bug in the application");
+        let read = tokio::time::timeout(Duration::from_secs(30), reader).await.expect("it waits for ever");
+        assert_panicked(read, "a bug in the application");
         assert_eq!(app.get("/", &[]).await.call(), 2);
         assert_eq!(app.get("/", &[]).await.x_cache(), "HIT");
     }
