@@ -864,7 +864,36 @@ mod a_write {
         overtakes_a_load,
         overtakes_the_load_of_a_variant,
         overtakes_a_load_that_goes_ahead_without_a_lease,
+        whose_client_leaves_before_it_is_answered_makes_its_target_stale,
     );
+
+    /// What the application had done by then, nobody knows.
+    async fn whose_client_leaves_before_it_is_answered_makes_its_target_stale(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    if request.method() != Method::GET {
+                        gate.pass().await;
+                    }
+                    Ok(echo(call, &request, MAX_AGE))
+                }
+            }
+        });
+        let app = App::on(backend, &origin).await;
+        app.get("/item", &[]).await;
+        assert_eq!(app.get("/item", &[]).await.x_cache(), "HIT");
+        let writer = tokio::spawn({
+            let app = app.clone();
+            async move { app.begin(request(Method::PUT, "/item", &[])).await.map(drop) }
+        });
+        wait_until("it is being written", async || origin.calls() == 2).await;
+        writer.abort();
+        assert!(writer.await.unwrap_err().is_cancelled());
+        wait_until("it is read anew", async || app.get("/item", &[]).await.call() > 2).await;
+    }
 
     /// Its client leaves while a slow Redis is told; what else the write made stale must be told as well.
     #[tokio::test(flavor = "multi_thread")]

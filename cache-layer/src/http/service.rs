@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tokio::{
+    runtime::Handle,
     sync::oneshot,
     time::{Instant, timeout_at},
 };
@@ -40,7 +41,7 @@ use crate::{
         cache_status::{CacheName, ForwardReason},
         freshness::lifetime,
         groups::invalidated_groups,
-        invalidation::invalidates,
+        invalidation::{invalidates, is_safe},
         storable::{post_answers_get, refusal_of_request},
         targeted::ResponseDirectives,
         update::head_outdates,
@@ -266,6 +267,26 @@ where
     }
 }
 
+/// A write that nobody has answered yet. Dropped with its key, its client has left, and what the application has done by
+/// then nobody knows: the key is voided to be safe.
+struct Abandoned {
+    cache: Cache,
+    key: Option<Key>,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        // Without a runtime there is no process left to serve what is stored.
+        let (Some(key), Ok(_)) = (self.key.take(), Handle::try_current()) else { return };
+        let cache = self.cache.clone();
+        self.cache.spawn(async move {
+            if let Err(error) = cache.invalidate(&key).await {
+                tracing::warn!(%error, "a write is not invalidated everywhere yet");
+            }
+        });
+    }
+}
+
 /// An unsafe request: the application answers it, and what that makes stale is gone before the client knows.
 async fn write_through<S, B, R>(
     shared: Arc<Shared>,
@@ -282,7 +303,13 @@ where
     let method = request.method().clone();
     let headers = request.headers().clone();
     let time = shared.cache.now();
-    let response = Oneshot::new(inner, request).await?;
+    let abandoned = (!is_safe(&method))
+        .then(|| Abandoned { cache: shared.cache.clone(), key: Some(target.key(&shared.naming(&headers))) });
+    let result = Oneshot::new(inner, request).await;
+    if let Some(mut abandoned) = abandoned {
+        abandoned.key = None;
+    }
+    let response = result?;
     let naming = shared.naming(&headers);
     if invalidates(&method, response.status()) {
         let keys = target.affected(&naming, response.headers());
