@@ -136,6 +136,10 @@ impl Policy {
 
     /// The most specific rule for `path`; none means that only the application decides.
     pub(crate) fn ttl(&self, path: &str) -> Option<Duration> {
+        // `/public/../account` may be one thing to a rule and another to the application.
+        if path.split('/').any(is_dot_segment) {
+            return None;
+        }
         self.paths.iter().find(|(prefix, _)| covers(prefix, path)).map(|(_, ttl)| *ttl).or(self.ttl)
     }
 
@@ -149,6 +153,13 @@ impl Policy {
                 self.bypass_cookies.iter().any(|bypass| bypass.as_bytes() == name)
             })
     }
+}
+
+/// Whether a segment stands for another one (RFC 3986, section 3.3), encoded or not.
+fn is_dot_segment(segment: &str) -> bool {
+    let decoded =
+        segment.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
+    decoded.split('/').any(|segment| matches!(segment, "." | ".."))
 }
 
 /// Whether `path` is `prefix` or lies below it: `/a` covers `/a` and `/a/b`, and not `/ab`.
@@ -197,6 +208,15 @@ mod tests {
         policy.add_path("/", MINUTE);
         assert_eq!(policy.ttl("/x"), Some(MINUTE));
         assert_eq!(policy.ttl("/"), Some(MINUTE));
+    }
+
+    #[test]
+    fn a_path_that_may_mean_another_one_has_no_rule() {
+        for path in ["/api/../account", "/api/%2E%2e/account", "/api/./x", "/api/x%2f..%2faccount", "/api/..\\account"]
+        {
+            assert_eq!(policy().ttl(path), None, "{path}");
+        }
+        assert_eq!(policy().ttl("/api/v1..2/...x"), Some(HOUR));
     }
 
     #[test]

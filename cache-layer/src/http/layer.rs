@@ -70,7 +70,7 @@ impl CacheLayer {
 
     /// As [`ttl`](Self::ttl), for paths that are `prefix` or lie below it, by whole segments: `/a` covers `/a/b` and
     /// not `/ab`. The longest prefix decides; zero means that these are not kept. Paths are compared as they were sent,
-    /// without decoding; a prefix without its leading slash is given one.
+    /// without decoding, and one with dot segments is covered by no rule; a prefix without its leading slash is given one.
     pub fn path(mut self, prefix: impl AsRef<str>, ttl: Duration) -> Self {
         self.policy.add_path(prefix.as_ref(), ttl);
         self
@@ -82,7 +82,8 @@ impl CacheLayer {
     }
 
     /// The longest body to keep, in bytes, which is also the most that is held of a response on its way; 1 MiB unless set.
-    /// A longer one is passed on whole, and not kept.
+    /// A longer one is passed on whole, and not kept. A range of a response that is not stored yet is answered once the
+    /// whole is there.
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.policy.max_body = bytes;
         self
