@@ -895,6 +895,43 @@ mod stale_if_error {
         }
     }
 
+    /// One of them asks, and what stands in for its error stands in for theirs.
+    async fn replaces_the_error_for_all_who_wait(backend: &Backend) {
+        let (clock, gate) = (Clock::manual(), Gate::closed());
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    let mut response = echo(call, &request, WINDOW);
+                    if call > 1 {
+                        gate.pass().await;
+                        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                    }
+                    Ok(response)
+                }
+            }
+        });
+        let app = app(backend, &origin, &clock, |layer| layer).await;
+        app.get("/", &[]).await;
+        clock.advance(seconds(61));
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                let app = app.clone();
+                tokio::spawn(async move { app.get("/", &[]).await })
+            })
+            .collect();
+        wait_until("seven of them wait", async || app.cache.counts().coalesced == 7).await;
+        gate.open();
+        for client in clients {
+            let answer = client.await.unwrap();
+            assert_eq!((answer.status, answer.x_cache(), answer.call()), (StatusCode::OK, "STALE", 1));
+        }
+        assert_eq!(origin.calls(), 2);
+        let counts = app.cache.counts();
+        assert_eq!((counts.hits, counts.misses), (0, 9), "each request is counted once");
+    }
+
     async fn is_over_after_the_window(backend: &Backend) {
         for (script, status) in ERRORS {
             assert_passed_on(at(backend, 90, script, |layer| layer).await, status);
@@ -973,6 +1010,7 @@ mod stale_if_error {
 
     over_each_store!(
         replaces_errors_within_the_window,
+        replaces_the_error_for_all_who_wait,
         is_over_after_the_window,
         replaces_no_answer_that_the_application_means,
         is_forbidden_by_whoever_demands_validation,

@@ -29,6 +29,11 @@ pub(super) enum Note {
 }
 
 impl Note {
+    /// Whether the look-up was enough. What follows one that was not has been counted as a miss.
+    pub(super) fn is_hit(self) -> bool {
+        matches!(self, Self::Hit | Self::Collapsed | Self::Stale)
+    }
+
     /// Whether the request was answered without a new response of the application's.
     pub(super) fn is_from_cache(self) -> bool {
         !matches!(self, Self::Loaded { .. } | Self::Validated { .. })

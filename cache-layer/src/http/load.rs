@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode,
     header::{AUTHORIZATION, COOKIE, RANGE},
     response,
 };
@@ -133,7 +133,7 @@ where
             }
             Ok(response) if is_replaceable_error(response.status()) => {
                 let status = response.status().as_u16();
-                match shared.stands_in(&asked, &place, Some(status)) {
+                match shared.stands_in(&asked.headers, place.stale.as_ref(), Some(status)) {
                     Some(entry) => {
                         permit.failed();
                         let _ = tell.send(Led::Entry(entry, Note::StaleIfError(Some(status))));
@@ -143,7 +143,7 @@ where
             }
             Ok(response) => shared.answer(permit, &asked, place, response, tell).await,
             Err(error) => {
-                let led = match shared.stands_in(&asked, &place, None) {
+                let led = match shared.stands_in(&asked.headers, place.stale.as_ref(), None) {
                     Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
                     None => Led::Failed(error),
                 };
@@ -166,8 +166,8 @@ impl Asked {
 
 impl Shared {
     /// The stale entry that may be used in place of an error, or of no response at all.
-    fn stands_in(&self, asked: &Asked, place: &Place, status: Option<u16>) -> Option<Entry> {
-        let entry = place.stale.as_ref()?;
+    pub(super) fn stands_in(&self, request: &HeaderMap, stale: Option<&Entry>, status: Option<u16>) -> Option<Entry> {
+        let entry = stale?;
         let stored = stored_response(entry)?;
         let now = self.cache.now();
         let until = match status {
@@ -175,7 +175,7 @@ impl Shared {
             None => stored.stale_if_disconnected.max(entry.deadlines().stale_if_error),
         };
         let stale_for = now.saturating_sub(entry.deadlines().fresh) / 1000;
-        let accepted = self.directives(&asked.headers).accepts_stale_on_error(stale_for);
+        let accepted = self.directives(request).accepts_stale_on_error(stale_for);
         (now < until && accepted).then(|| entry.clone())
     }
 

@@ -33,7 +33,7 @@ impl Shared {
             // Selection hands out readable responses only.
             return Response::new(ResponseBody::empty());
         };
-        if note.is_from_cache() {
+        if note.is_hit() {
             self.cache.emit(Event::Hit);
         }
         let now = self.cache.now();

@@ -215,7 +215,17 @@ where
             },
             Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void) if Instant::now() < deadline => continue,
             Ok(Landing::Uncacheable) => NoCacheReason::Remembered,
-            Ok(Landing::Failed) => NoCacheReason::ServiceFailed,
+            // A load fails by an error that this entry stood in for, or without any response: the wider of the two
+            // permissions is the one that counts.
+            Ok(Landing::Failed) => {
+                match shared.stands_in(headers, vacancy.and_then(|vacancy| vacancy.stale).as_ref(), None) {
+                    Some(entry) => {
+                        cache.emit(Event::Miss);
+                        return Ok(shared.respond(&entry, method, headers, Note::StaleIfError(None)));
+                    }
+                    None => NoCacheReason::ServiceFailed,
+                }
+            }
             Ok(_) | Err(_) => NoCacheReason::WaitedTooLong,
         };
         return shared.go_alone(inner, request, reason).await;
