@@ -3,6 +3,7 @@
 //! - [`layer`]: [`CacheLayer`] and its settings
 //! - [`service`]: [`CacheService`], what becomes of one request
 //! - [`target`]: the key of a request
+//! - [`visit`], [`write`]: a request whose answer is not in memory, and one that may change something
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
@@ -24,6 +25,8 @@ mod select;
 mod service;
 mod stored;
 mod target;
+mod visit;
+mod write;
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tests::{Fault, FaultProxy, RedisServer, wait_until};
 
 use super::*;
 use crate::{
+    clock::Clock,
     entry::{Deadlines, EntryId},
     store::{TieredStore, Writes},
     tag::Tags,
+    telemetry::Rejection,
 };
 
 const LEASE: Duration = Duration::from_secs(5);

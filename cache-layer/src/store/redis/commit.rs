@@ -1,0 +1,81 @@
+//! Writing what was loaded, if nothing overtook it.
+
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+
+use super::{
+    EVERYTHING, RedisStore, TOKEN_LIFE, chance,
+    scripts::{self, Batch},
+};
+use crate::{
+    clock::{Clock, millis},
+    entry::{Entry, envelope},
+    store::{Committed, Fill, StoreError},
+    tag::{Stamp, Token},
+};
+
+impl RedisStore {
+    pub(super) async fn commit_fill(&self, Fill { lease, writes, tags }: &Fill) -> Result<Committed, StoreError> {
+        let link = self.link(&lease.key);
+        let live = link.live()?;
+        let now = Clock::system().now();
+        let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now);
+        let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
+        if longest == 0 {
+            self.release_lease(lease, None);
+            return Ok(Committed::Refused);
+        }
+
+        // Tags lie in slots of their own, so they are read before the commit, not in it. An invalidation between the
+        // two changes a token that is already on the entry, which makes the entry invalid: nothing slips through.
+        let names = &self.0.names;
+        let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
+        let token_life = longest.saturating_mul(2).max(millis(TOKEN_LIFE)).to_string();
+        let mut batch = Batch::default();
+        for tag in &all {
+            let chance = chance();
+            batch.call(&scripts::STAMP, &[&names.tag(tag)], &[chance.as_bytes(), token_life.as_bytes()]);
+        }
+        let mut last = Batch::default();
+        last.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
+        let (tokens, (last,)) = link
+            .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+                Ok((
+                    batch.run::<Vec<(Vec<u8>, bool)>>(&mut connection).await?,
+                    last.run::<(Vec<u8>,)>(&mut connection).await?,
+                ))
+            })
+            .await?;
+        let mut stamps = Vec::with_capacity(all.len());
+        for (tag, (token, created)) in all.into_iter().zip(tokens) {
+            let overtaken = match Token::parse(&token) {
+                // An absent token may be a forgotten one: was anything invalidated since the load began?
+                Some(_) if created => last[..] >= lease.started[..],
+                Some(token) => token.overtook(&lease.started),
+                None => true,
+            };
+            let Some(token) = Token::parse(&token).filter(|_| !overtaken) else {
+                self.release_lease(lease, None);
+                return Ok(Committed::Refused);
+            };
+            stamps.push(Stamp { tag, token });
+        }
+
+        let mut call = scripts::COMMIT.key(names.lease(&lease.key));
+        match &writes.guard {
+            Some((key, id)) => call.key(names.entry(key)).arg(&lease.token[..]).arg(&id.0[..]),
+            None => call.key(names.entry(&lease.key)).arg(&lease.token[..]).arg(""),
+        };
+        for (key, entry) in &writes.entries {
+            let bytes = envelope::encode(&entry.stamped(stamps.clone()));
+            call.key(names.entry(key)).arg(&bytes[..]).arg(life(entry).max(1));
+        }
+        let stored: bool = link
+            .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+                call.invoke_async(&mut connection).await
+            })
+            .await?;
+        Ok(if stored { Committed::Stored } else { Committed::Refused })
+    }
+}
