@@ -10,7 +10,10 @@ use cache_layer::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::config::{Config, ConfigError};
+use crate::{
+    config::{Config, ConfigError},
+    telemetry::{metrics::Metrics, observe_redis},
+};
 
 /// The handle on the cache; a clone is the same one.
 #[derive(Clone)]
@@ -61,7 +64,7 @@ pub(crate) struct RedisHealth {
 
 impl ProductCache {
     /// Redis if there is a URL for it, else memory. Does not wait for Redis: that it is missing is in the log.
-    pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
         let redis = match &config.redis_url {
             None => None,
             Some(url) => Some(
@@ -77,6 +80,10 @@ impl ProductCache {
             None => Cache::builder(MemoryStore::new(config.cache_memory)),
             Some(redis) => Cache::builder(redis.clone()),
         };
+        if let Some(redis) = &redis {
+            observe_redis(&metrics.meter(), redis.clone());
+        }
+        let cache = cache.observer(metrics.of_cache("products"));
         Ok(Self { cache: cache.lock_timeout(config.cache_lock_timeout).build(), redis })
     }
 

@@ -31,21 +31,22 @@
 //! - `product`, `price`: what is sold.
 //! - `database`: where products live, SQLite or PostgreSQL.
 //! - `cache`: the store of the cache, which paths it answers, and when a response is void.
+//! - `telemetry`: logs, traces and metrics.
 //! - `catalogue`: changes to products, told to the cache whatever becomes of the client.
 
 mod cache;
 mod catalogue;
 mod config;
 mod database;
-mod logging;
 mod price;
 mod problem;
 mod product;
 mod routes;
 mod server;
+mod telemetry;
 
 pub use self::{
     config::{CachePaths, Config, ConfigError, LogFormat, SecretUrl},
-    logging::init as init_logging,
     server::{Server, ShutdownHandle, StartError},
+    telemetry::Telemetry,
 };

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, process::ExitCode};
 
-use service::{Config, ConfigError, Server, StartError};
+use service::{Config, ConfigError, Server, StartError, Telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[tokio::main]
@@ -15,7 +15,10 @@ async fn main() -> ExitCode {
         }
         Err(wrong) => return refuse(&wrong, 2),
     };
-    service::init_logging(&config);
+    let telemetry = match Telemetry::start(&config) {
+        Ok(telemetry) => telemetry,
+        Err(wrong) => return refuse(&wrong, 2),
+    };
     for warning in Config::unknown_variables() {
         tracing::warn!("{warning}");
     }
@@ -27,6 +30,7 @@ async fn main() -> ExitCode {
     match Server::bind(config).await {
         Ok(server) => {
             server.run_until(stopped(terminate, interrupt)).await;
+            telemetry.shutdown().await;
             ExitCode::SUCCESS
         }
         Err(StartError::Config(wrong)) => refuse(&wrong, 2),

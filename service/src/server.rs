@@ -12,6 +12,7 @@ use crate::{
     config::{Config, ConfigError, SecretUrl},
     database::Database,
     routes::{self, App},
+    telemetry::metrics::Metrics,
 };
 
 /// How long the cache and the database may take to close, after the last request.
@@ -46,7 +47,8 @@ impl Server {
     ///
     /// A Redis that is down does not keep the service from starting.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let cache = ProductCache::new(&config).map_err(StartError::Config)?;
+        let metrics = Metrics::new().map_err(StartError::Config)?;
+        let cache = ProductCache::new(&config, &metrics).map_err(StartError::Config)?;
         let database = Database::open(&config.database_url, config.database_connections)
             .await
             .map_err(|error| StartError::Database(config.database_url.clone(), error))?;
@@ -58,6 +60,7 @@ impl Server {
             catalogue: Catalogue::new(database.clone(), cache.clone()),
             database,
             cache,
+            metrics,
             shutdown: ShutdownHandle::default(),
         };
         Ok(Self { router: routes::router(app.clone(), &config), config, app, listener, address })
@@ -128,6 +131,7 @@ impl Server {
             app.catalogue.finish().await;
             let drained = app.cache.drain(CLOSING_TIMEOUT).await;
             app.database.close().await;
+            app.metrics.shutdown().await;
             drained
         });
         match closed.await {

@@ -3,6 +3,7 @@
 mod categories;
 mod health;
 mod list_query;
+mod metrics;
 mod openapi;
 mod products;
 
@@ -16,11 +17,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
-use tracing::Span;
 
 use crate::{
-    cache::ProductCache, catalogue::Catalogue, config::Config, database::Database, problem::Problem,
+    cache::ProductCache,
+    catalogue::Catalogue,
+    config::Config,
+    database::Database,
+    problem::Problem,
     server::ShutdownHandle,
+    telemetry::{
+        metrics::{self as measuring, Metrics},
+        traces::ServerSpan,
+    },
 };
 
 /// The largest request body that is read: many times the largest product.
@@ -32,6 +40,7 @@ pub(crate) struct App {
     pub(crate) database: Database,
     pub(crate) cache: ProductCache,
     pub(crate) catalogue: Catalogue,
+    pub(crate) metrics: Metrics,
     pub(crate) shutdown: ShutdownHandle,
 }
 
@@ -40,14 +49,22 @@ pub(crate) fn router(app: App, config: &Config) -> Router {
     let cache = app.cache.layer(config);
     let cached = products::routes().merge(categories::routes());
     // A health check must not wait for the store of the cache.
-    let direct = health::routes().merge(openapi::routes());
+    let direct = health::routes().merge(metrics::routes()).merge(openapi::routes());
     let log = TraceLayer::new_for_http()
-        .make_span_with(span)
+        .make_span_with(ServerSpan)
+        .on_response(ServerSpan)
         .on_request(())
         .on_eos(())
         // A problem logs its own cause.
         .on_failure(());
-    limited(cached, config).layer(cache).merge(limited(direct, config)).fallback(not_found).layer(log).with_state(app)
+    let measured = middleware::from_fn_with_state(app.metrics.clone(), measuring::measure);
+    limited(cached, config)
+        .layer(cache)
+        .merge(limited(direct, config))
+        .fallback(not_found)
+        .layer(measured)
+        .layer(log)
+        .with_state(app)
 }
 
 /// Keeps what goes wrong in a handler to its own request.
@@ -72,10 +89,6 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
 #[allow(clippy::needless_pass_by_value)] // the signature that `CatchPanicLayer` asks for
 fn panicked(payload: Box<dyn Any + Send>) -> Response {
     Problem::panic(&*payload).into_response()
-}
-
-fn span(request: &Request) -> Span {
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path())
 }
 
 async fn time_limit(State(limit): State<Duration>, request: Request, next: Next) -> Result<Response, Problem> {

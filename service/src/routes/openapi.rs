@@ -13,7 +13,7 @@ use tower_http::{compression::CompressionLayer, set_header::SetResponseHeaderLay
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
 
-use super::{App, categories, health, products};
+use super::{App, categories, health, metrics, products};
 use crate::problem::Problem;
 
 #[derive(OpenApi)]
@@ -34,6 +34,7 @@ use crate::problem::Problem;
         health::health,
         health::live,
         health::ready,
+        metrics::metrics,
     ),
 )]
 struct Document;

@@ -45,11 +45,13 @@ impl Service {
     async fn with(config: Config) -> Self {
         let config = Config { database_url: "sqlite::memory:".into(), ..config };
         let database = Database::open(&config.database_url, 1).await.unwrap();
-        let cache = ProductCache::new(&config).unwrap();
+        let metrics = Metrics::new().unwrap();
+        let cache = ProductCache::new(&config, &metrics).unwrap();
         let app = App {
             catalogue: Catalogue::new(database.clone(), cache.clone()),
             database,
             cache,
+            metrics,
             shutdown: ShutdownHandle::default(),
         };
         Self { router: router(app.clone(), &config), app }
@@ -300,7 +302,7 @@ async fn the_document_describes_routes_that_are_there() {
     let service = Service::new().await;
     let document = service.get("/openapi.json").await.json();
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 7);
+    assert_eq!(paths.len(), 8);
     for (path, operations) in paths {
         for (method, operation) in operations.as_object().unwrap() {
             let path = path.replace("{id}", "1");
@@ -346,4 +348,23 @@ async fn a_panic_and_a_request_without_end_are_problems() {
     panicked.problem(500);
     assert!(!panicked.body.contains("secret"));
     service.get("/hang").await.problem(503);
+}
+
+#[tokio::test]
+async fn metrics_count_by_route_and_never_by_path_key_or_tag() {
+    let service = Service::new().await;
+    for id in 1..=30 {
+        assert_eq!(service.get(&format!("/api/products/{id}")).await.status, 200);
+        service.get(&format!("/nothing/{id}")).await;
+    }
+    let metrics = service.get("/metrics").await;
+    assert_eq!(metrics.status, 200);
+    assert_eq!(metrics.header("x-cache"), "");
+    let answered = r#"http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200",http_route="/api/products/{id}"} 30"#;
+    assert!(metrics.body.contains(answered), "{}", metrics.body);
+    let missed = r#"cache_layer_lookups_total{cache="products",result="miss"} 30"#;
+    assert!(metrics.body.contains(missed), "{}", metrics.body);
+    for number in ["/7", "product:7", "nothing"] {
+        assert!(!metrics.body.contains(number), "{number} in {}", metrics.body);
+    }
 }

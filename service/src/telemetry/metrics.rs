@@ -1,0 +1,129 @@
+//! Numbers: at `/metrics` for Prometheus, and by OTLP where a collector is named.
+
+use std::{fmt, time::Instant};
+
+use axum::{
+    extract::{Request, State},
+    http::Method,
+    middleware::Next,
+    response::Response,
+};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Histogram, Meter, MeterProvider as _, UpDownCounter},
+};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Registry, TextEncoder};
+
+use super::{FLUSH_TIMEOUT, cache::CacheMetrics, otlp, traces::route};
+use crate::config::ConfigError;
+
+/// Seconds: from a hit in memory to a request that is given up. An answer out of Redis takes some 200 microseconds, which the
+/// buckets that the conventions advise, from 5 milliseconds up, would not tell from ten times as much.
+pub(super) const SECONDS: [f64; 17] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// The metrics of one server; a clone counts into the same ones.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    provider: SdkMeterProvider,
+    registry: Registry,
+    requests: Histogram<f64>,
+    active: UpDownCounter<i64>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Result<Self, ConfigError> {
+        let registry = Registry::new();
+        let scraped = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .build()
+            .map_err(|error| ConfigError::Wrong(format!("metrics: {error}")))?;
+        let mut provider = SdkMeterProvider::builder().with_resource(otlp::resource()).with_reader(scraped);
+        if let Some(exporter) = otlp::metric_exporter()? {
+            provider = provider.with_periodic_exporter(exporter);
+        }
+        let provider = provider.build();
+        let meter = provider.meter(env!("CARGO_PKG_NAME"));
+        let requests = meter
+            .f64_histogram("http.server.request.duration")
+            .with_unit("s")
+            .with_description("How long requests took, until their response began")
+            .with_boundaries(SECONDS.to_vec())
+            .build();
+        let active = meter
+            .i64_up_down_counter("http.server.active_requests")
+            .with_unit("{request}")
+            .with_description("Requests that are being answered")
+            .build();
+        Ok(Self { provider, registry, requests, active })
+    }
+
+    pub(crate) fn meter(&self) -> Meter {
+        self.provider.meter("cache_layer")
+    }
+
+    /// What counts the happenings in the cache called `name`.
+    pub(crate) fn of_cache(&self, name: &'static str) -> CacheMetrics {
+        CacheMetrics::new(&self.meter(), name)
+    }
+
+    /// All of them, in the text format of Prometheus.
+    pub(crate) fn text(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// Sends what is left to the collector, and waits for it a little.
+    pub(crate) async fn shutdown(self) {
+        // It blocks its thread.
+        let _ = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// A request that is being answered, until it is dropped.
+struct Active {
+    count: UpDownCounter<i64>,
+    method: KeyValue,
+}
+
+impl Active {
+    fn new(metrics: &Metrics, method: &KeyValue) -> Self {
+        let (count, method) = (metrics.active.clone(), method.clone());
+        count.add(1, std::slice::from_ref(&method));
+        Self { count, method }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.count.add(-1, std::slice::from_ref(&self.method));
+    }
+}
+
+/// Measures every request, by its route and never by its path.
+pub(crate) async fn measure(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = KeyValue::new("http.request.method", known(request.method()));
+    let route = route(request.extensions()).map(|route| KeyValue::new("http.route", route.to_owned()));
+    let active = Active::new(&metrics, &method);
+    let response = next.run(request).await;
+    drop(active);
+    let status = KeyValue::new("http.response.status_code", i64::from(response.status().as_u16()));
+    let labels: Vec<_> = [method, status].into_iter().chain(route).collect();
+    metrics.requests.record(began.elapsed().as_secs_f64(), &labels);
+    response
+}
+
+/// Clients can make methods up, and labels must not grow with them.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    KNOWN.into_iter().find(|known| known == &method.as_str()).unwrap_or("_OTHER")
+}
