@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use axum::Extension;
 use cache_layer::{
     Cache, CacheLayer, InvalidateError, Tags,
-    store::{MemoryStore, RedisStore},
+    store::{MemoryStore, RedisStore, TieredStore},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -63,7 +63,7 @@ pub(crate) struct RedisHealth {
 }
 
 impl ProductCache {
-    /// Redis if there is a URL for it, else memory. Does not wait for Redis: that it is missing is in the log.
+    /// Memory over Redis if there is a URL for it, else memory. Does not wait for Redis: that it is missing is in the log.
     pub(crate) fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
         let redis = match &config.redis_url {
             None => None,
@@ -76,9 +76,11 @@ impl ProductCache {
                     .map_err(|error| ConfigError::wrong("redis-url", url, error))?,
             ),
         };
-        let cache = match &redis {
-            None => Cache::builder(MemoryStore::new(config.cache_memory)),
-            Some(redis) => Cache::builder(redis.clone()),
+        let cache = match (&redis, config.cache_memory) {
+            (None, 0) => return Err(ConfigError::wrong("cache-memory", 0, "without a Redis, it must be more than 0")),
+            (None, bytes) => Cache::builder(MemoryStore::new(bytes)),
+            (Some(redis), 0) => Cache::builder(redis.clone()),
+            (Some(redis), bytes) => Cache::builder(TieredStore::new(bytes, redis.clone())),
         };
         if let Some(redis) = &redis {
             observe_redis(&metrics.meter(), redis.clone());

@@ -59,8 +59,8 @@ pub struct Config {
     #[arg(long, value_name = "NAME", default_value = "service", value_parser = cache_prefix)]
     pub cache_prefix: String,
 
-    /// Size of the cache in memory, when there is no Redis
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = quantity::bytes)]
+    /// Size of the cache in memory: all of it without a Redis, its first tier with one; 0 for Redis alone
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = quantity::bytes_or_none)]
     pub cache_memory: u64,
 
     /// Paths to cache, with everything below them, as PATH or PATH=TIME

@@ -55,6 +55,11 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "must be a size of 1 byte to 1024GiB, such as 512KiB, 64MiB, 1GiB, or plain bytes".to_owned())
 }
 
+/// A number of bytes, or 0 for none.
+pub(super) fn bytes_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { bytes(text).map_err(|why| format!("{why}, or 0")) }
+}
+
 /// A whole number within `allowed`.
 pub(super) fn count(text: &str, allowed: RangeInclusive<u32>) -> Result<u32, String> {
     text.parse()
