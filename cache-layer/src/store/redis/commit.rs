@@ -19,6 +19,7 @@ impl RedisStore {
     pub(super) async fn commit_fill(&self, Fill { lease, writes, tags }: &Fill) -> Result<Committed, StoreError> {
         let link = self.link(&lease.key);
         let live = link.live()?;
+        let (tags_link, tags_live) = self.link_of_tags(&link, &live)?;
         let now = Clock::system().now();
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now);
         let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
@@ -39,8 +40,8 @@ impl RedisStore {
         }
         let mut last = Batch::default();
         last.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
-        let (tokens, (last,)) = link
-            .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+        let (tokens, (last,)) = tags_link
+            .run_patiently(&tags_live, async |mut connection: MultiplexedConnection| {
                 Ok((
                     batch.run::<Vec<(Vec<u8>, bool)>>(&mut connection).await?,
                     last.run::<(Vec<u8>,)>(&mut connection).await?,

@@ -348,7 +348,7 @@ async fn several_connections_are_one_store() {
         .operation_timeout(Duration::from_secs(5))
         .build()
         .unwrap();
-    for link in &store.0.links {
+    for link in store.links() {
         tokio::time::timeout(PATIENCE, link.wait_connected()).await.unwrap();
     }
     for round in 0..50 {

@@ -17,7 +17,7 @@ impl RedisStore {
         let Inner { names, pending, .. } = &*self.0;
         let link = match scope {
             Scope::Key(key) => self.link(key),
-            Scope::Tags(_) | Scope::Everything => self.any_link(),
+            Scope::Tags(_) | Scope::Everything => self.link_to_tags(),
         };
         let delivered = match link.live() {
             Ok(live) => {
@@ -31,7 +31,7 @@ impl RedisStore {
         match delivered {
             Ok(()) => {
                 // This process's other connections hear of it by a push of their own, but not before this returns.
-                for live in self.0.links.iter().filter_map(|link| link.live().ok()) {
+                for live in self.links().iter().filter_map(|link| link.live().ok()) {
                     match scope {
                         Scope::Key(key) => {
                             self.0.near.get().into_iter().for_each(|near| near.forget(key.primary().id()));
@@ -45,7 +45,7 @@ impl RedisStore {
             Err(error) => {
                 // No connection is used again before it has delivered this.
                 pending.add(scope);
-                self.0.links.iter().for_each(|link| link.reset());
+                self.links().iter().for_each(|link| link.reset());
                 Err(error)
             }
         }

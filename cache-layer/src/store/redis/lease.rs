@@ -59,7 +59,7 @@ impl RedisStore {
 
     /// Gives a lease back without waiting. One that can't be given back runs out by itself.
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
-        let link = self.link(&lease.key).clone();
+        let link = self.link(&lease.key);
         let Ok(live) = link.live() else { return };
         let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));

@@ -22,6 +22,8 @@ impl RedisStore {
     pub(super) async fn lookup(&self, key: &Key) -> Result<Lookup, StoreError> {
         let link = self.link(key);
         let live = link.live()?;
+        // In hand before the entry is read: what judges it must not have begun to listen later.
+        let (tags, tags_live) = self.link_of_tags(&link, &live)?;
         let name = self.0.names.entry(key);
         let read = self.0.near.get().filter(|_| live.tracking).map(|near| near.ask(key));
         let mut pipeline = Pipeline::new();
@@ -43,7 +45,7 @@ impl RedisStore {
             Err(rejection) => return Ok(Lookup::Rejected(rejection)),
         };
         match envelope::decode(key, &bytes) {
-            Ok(entry) if self.is_current(link, &live, &entry).await? => {
+            Ok(entry) if self.is_current(&tags, &tags_live, &entry).await? => {
                 if let Some(read) = read {
                     read.answer(&live, &entry);
                 }

@@ -6,6 +6,7 @@
 //! - [`commit`]: writing what was loaded
 //! - [`invalidate`]: voiding entries
 //! - [`scripts`]: what of this runs on the server
+//! - [`routes`]: which connection an operation takes
 //! - [`link`]: one connection, its keeper, and the breaker
 //! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
 //! - [`near`]: entries known to a connection, in the same way, for the tiered store
@@ -25,9 +26,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
     invalidate::invalidate,
-    link::{Link, Timeouts},
+    link::{Link, Live, Timeouts},
     names::Names,
     pending::Pending,
+    routes::Routes,
 };
 use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
 use crate::{entry::Entry, key::Key};
@@ -43,6 +45,7 @@ mod lookup;
 mod names;
 mod near;
 mod pending;
+mod routes;
 mod scripts;
 mod tokens;
 
@@ -74,7 +77,7 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct RedisStore(Arc<Inner>);
 
 struct Inner {
-    links: Vec<Arc<Link>>,
+    routes: Routes,
     names: Names,
     pending: Arc<Pending>,
     near: NearSlot,
@@ -116,26 +119,28 @@ impl RedisStore {
         for link in &links {
             runtime.spawn(link.clone().keep(stop.clone()));
         }
-        Self(Arc::new(Inner { links, names, pending, near, runtime: runtime.clone(), _stop: stop.drop_guard() }))
+        let routes = Routes::One(links);
+        Self(Arc::new(Inner { routes, names, pending, near, runtime: runtime.clone(), _stop: stop.drop_guard() }))
     }
 
     /// Whether there is a connection that is believed to work.
     #[must_use]
     pub fn connected(&self) -> bool {
-        self.0.links.iter().any(|link| link.is_live())
+        self.links().iter().any(|link| link.is_live())
     }
 
     /// Waits, at most for `timeout`, until there is a connection. Nothing needs to call this: it is for a start-up that
     /// wants to say whether Redis is there.
     pub async fn wait_connected(&self, timeout: Duration) -> bool {
-        let any = select_all(self.0.links.iter().map(|link| Box::pin(link.wait_connected())));
+        let links = self.links();
+        let any = select_all(links.iter().map(|link| Box::pin(link.wait_connected())));
         tokio::time::timeout(timeout, any).await.is_ok()
     }
 
     /// Asks the server how it is; never waits longer than the operation timeout, or a second if that is longer.
     pub async fn status(&self) -> RedisStatus {
         let ask = async {
-            let link = self.any_link();
+            let link = self.link_to_tags();
             let live = link.live()?;
             let begun = Instant::now();
             link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
@@ -161,7 +166,7 @@ impl RedisStore {
         };
         ask.await.unwrap_or_else(|error| {
             let error = match error {
-                StoreError::Unavailable => self.any_link().absence(),
+                StoreError::Unavailable => self.link_to_tags().absence(),
                 other => other.to_string(),
             };
             RedisStatus { error: Some(error), ..RedisStatus::default() }
@@ -175,18 +180,29 @@ impl RedisStore {
 
     /// The entry of `key` in the first tier.
     pub(super) fn near(&self, key: &Key) -> Option<Entry> {
-        self.0.near.get()?.get(self.link(key), key)
+        let link = self.link(key);
+        let live = link.live().ok()?;
+        let (_, tags) = self.link_of_tags(&link, &live).ok()?;
+        self.0.near.get()?.get(&live, &tags, key)
     }
 
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
-    fn link(&self, key: &Key) -> &Arc<Link> {
-        let links = &self.0.links;
-        &links[usize::from(key.id().primary[0]) % links.len()]
+    fn link(&self, key: &Key) -> Arc<Link> {
+        self.0.routes.of_key(key)
     }
 
-    fn any_link(&self) -> &Arc<Link> {
-        let links = &self.0.links;
-        links.iter().find(|link| link.is_live()).unwrap_or(&links[0])
+    /// The connection by which the tags of an entry are read that is read over `live`.
+    fn link_of_tags(&self, link: &Arc<Link>, live: &Arc<Live>) -> Result<(Arc<Link>, Arc<Live>), StoreError> {
+        self.0.routes.of_tags_beside(link, live)
+    }
+
+    /// A connection to invalidate tags by.
+    fn link_to_tags(&self) -> Arc<Link> {
+        self.0.routes.to_tags()
+    }
+
+    fn links(&self) -> Vec<Arc<Link>> {
+        self.0.routes.all()
     }
 }
 
@@ -236,6 +252,6 @@ impl Contract for RedisStore {
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("links", &self.0.links).finish_non_exhaustive()
+        f.debug_struct("RedisStore").field("routes", &self.0.routes).finish_non_exhaustive()
     }
 }
