@@ -9,6 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
+#[cfg(feature = "cluster")]
+use tests::RedisCluster;
+#[cfg(feature = "sentinel")]
+use tests::RedisSentinel;
 use tests::{RedisServer, wait_until};
 
 use super::{
@@ -24,27 +28,57 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(5);
 
+type LoseToken = Box<dyn Fn(&str) + Send + Sync>;
+
 /// A store under test, and what keeps it alive.
 struct Subject {
     store: Arc<dyn Contract>,
     redis: Option<RedisServer>,
     memory: Option<MemoryStore>,
+    /// Of servers that several tests share one after the other: takes a tag, and deletes its token.
+    lose_token: Option<LoseToken>,
 }
 
 impl Subject {
     fn memory() -> Self {
         let memory = MemoryStore::new(10 << 20);
-        Self { store: Arc::new(memory.clone()), redis: None, memory: Some(memory) }
+        Self { store: Arc::new(memory.clone()), redis: None, memory: Some(memory), lose_token: None }
     }
 
     async fn redis() -> Self {
         let (store, server) = redis_store().await;
-        Self { store: Arc::new(store), redis: Some(server), memory: None }
+        Self { store: Arc::new(store), redis: Some(server), memory: None, lose_token: None }
     }
 
     async fn tiered() -> Self {
         let (store, server) = redis_store().await;
-        Self { store: Arc::new(TieredStore::new(10 << 20, store)), redis: Some(server), memory: None }
+        Self { store: Arc::new(TieredStore::new(10 << 20, store)), redis: Some(server), memory: None, lose_token: None }
+    }
+
+    /// A place of its own, called `test`, in a cluster.
+    #[cfg(feature = "cluster")]
+    async fn cluster(cluster: &Arc<RedisCluster>, test: &'static str) -> Self {
+        let store = connect(cluster.url(), test).await;
+        let cluster = cluster.clone();
+        let lose_token = move |tag: &str| {
+            let name = format!("{test}:t:{{{test}}}:{tag}");
+            let lost: u64 = cluster.primaries()[cluster.index_of(&name)].command(&["DEL", &name]);
+            assert_eq!(lost, 1);
+        };
+        let store = Arc::new(TieredStore::new(10 << 20, store));
+        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
+    }
+
+    /// A place of its own, called `test`, behind sentinels.
+    #[cfg(feature = "sentinel")]
+    async fn sentinel(group: &Arc<RedisSentinel>, test: &'static str) -> Self {
+        let store = connect(group.url(), test).await;
+        let group = group.clone();
+        let lose_token = move |tag: &str| {
+            let lost: u64 = group.primary().command(&["DEL", &format!("{test}:t:{tag}")]);
+            assert_eq!(lost, 1);
+        };
+        Self { store: Arc::new(store), redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
     }
 
     async fn lease(&self, key: &Key) -> Lease {
@@ -96,19 +130,26 @@ impl Subject {
         if let Some(memory) = &self.memory {
             memory.lose_token(tag);
         }
+        if let Some(lose_token) = &self.lose_token {
+            lose_token(tag);
+        }
     }
 }
 
 async fn redis_store() -> (RedisStore, RedisServer) {
     let server = RedisServer::start();
-    let store = RedisStore::builder(server.url())
-        .prefix("test")
+    (connect(server.url(), "test").await, server)
+}
+
+async fn connect(url: String, prefix: &str) -> RedisStore {
+    let store = RedisStore::builder(url)
+        .prefix(prefix)
         // The machines that tests run on pause for longer than a cache should wait.
         .operation_timeout(Duration::from_secs(5))
         .build()
         .unwrap();
     assert!(store.wait_connected(Duration::from_secs(10)).await, "the server does not answer");
-    (store, server)
+    store
 }
 
 fn entry(key: &Key, payload: &str) -> Entry {
@@ -143,6 +184,27 @@ macro_rules! contract {
             use super::*;
             $($(#[$meta])* #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { let $subject = Subject::redis().await; $body })+
+        }
+        // These take seconds to start: one for all tests.
+        #[cfg(feature = "cluster")]
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_cluster_keeps_all_of_it() {
+            let cluster = Arc::new(RedisCluster::start(3, 0));
+            $(
+                println!("{}", stringify!($name));
+                let $subject = Subject::cluster(&cluster, stringify!($name)).await;
+                Box::pin(async move { $body }).await;
+            )+
+        }
+        #[cfg(feature = "sentinel")]
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_primary_behind_sentinels_keeps_all_of_it() {
+            let group = Arc::new(RedisSentinel::start());
+            $(
+                println!("{}", stringify!($name));
+                let $subject = Subject::sentinel(&group, stringify!($name)).await;
+                Box::pin(async move { $body }).await;
+            )+
         }
     };
 }

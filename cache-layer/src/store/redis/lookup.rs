@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redis::{Pipeline, RedisError, aio::MultiplexedConnection};
+use redis::{Pipeline, aio::MultiplexedConnection};
 
 use super::{
     RedisStore,
+    errors::is_wrong_type,
     link::{Link, Live},
     tokens::Verdict,
 };
@@ -87,9 +88,4 @@ impl RedisStore {
         }
         Ok(current)
     }
-}
-
-fn is_wrong_type(error: &RedisError) -> bool {
-    let errors = error.clone().into_server_errors();
-    errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == "WRONGTYPE"))
 }

@@ -7,10 +7,15 @@
 //! - [`invalidate`]: voiding entries
 //! - [`scripts`]: what of this runs on the server
 //! - [`routes`]: which connection an operation takes
+//! - [`address`], [`sentinel`]: where the servers are
+//! - [`share`], [`cluster`], [`slots`]: which of them has what
 //! - [`link`]: one connection, its keeper, and the breaker
 //! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
 //! - [`near`]: entries known to a connection, in the same way, for the tiered store
+//! - [`guard`]: whether the data set is the one that was here before
+//! - [`redirect`]: invalidations while a cluster is rearranged
 //! - [`pending`]: invalidations that could not be delivered yet
+//! - [`errors`]: what an error says about the server
 //! - [`config`]: settings and their limits
 
 use std::{
@@ -19,25 +24,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::select_all;
-use redis::{Client, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+#[cfg(feature = "cluster")]
+use self::cluster::Cluster;
 use self::{
+    address::Address,
+    guard::Guard,
     invalidate::invalidate,
-    link::{Link, Live, Timeouts},
+    link::{Link, Live, Shared, Timeouts},
     names::Names,
     pending::Pending,
     routes::Routes,
+    share::Share,
 };
 use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
 use crate::{entry::Entry, key::Key};
 
+mod address;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod commit;
 mod config;
+mod errors;
 #[cfg(test)]
 mod fleet_tests;
+mod guard;
 mod invalidate;
 mod lease;
 mod link;
@@ -45,11 +59,19 @@ mod lookup;
 mod names;
 mod near;
 mod pending;
+#[cfg(feature = "cluster")]
+mod redirect;
 mod routes;
 mod scripts;
+#[cfg(feature = "sentinel")]
+mod sentinel;
+mod share;
+#[cfg(feature = "cluster")]
+mod slots;
 mod tokens;
 
 pub use config::RedisStoreBuilder;
+pub use guard::Restored;
 pub(super) use near::Near;
 
 /// The first tier of this store, once there is one.
@@ -80,6 +102,7 @@ struct Inner {
     routes: Routes,
     names: Names,
     pending: Arc<Pending>,
+    guard: Arc<Guard>,
     near: NearSlot,
     runtime: Handle,
     _stop: DropGuard,
@@ -108,33 +131,54 @@ impl RedisStore {
         RedisStoreBuilder::new(url.into())
     }
 
-    fn start(client: &Client, prefix: &str, connections: usize, timeouts: Timeouts, runtime: &Handle) -> Self {
-        let names = Names::new(prefix);
+    fn start(
+        address: Address,
+        prefix: &str,
+        connections: usize,
+        timeouts: Timeouts,
+        guard: Guard,
+        runtime: &Handle,
+    ) -> Self {
+        let names = match &address {
+            #[cfg(feature = "cluster")]
+            Address::Cluster(_) => Names::clustered(prefix),
+            _ => Names::new(prefix),
+        };
         let stop = CancellationToken::new();
-        let pending = Arc::new(Pending::default());
-        let near = NearSlot::default();
-        let links: Vec<_> = (0..connections)
-            .map(|_| Link::new(client.clone(), names.clone(), pending.clone(), near.clone(), timeouts))
-            .collect();
-        for link in &links {
-            runtime.spawn(link.clone().keep(stop.clone()));
-        }
-        let routes = Routes::One(links);
-        Self(Arc::new(Inner { routes, names, pending, near, runtime: runtime.clone(), _stop: stop.drop_guard() }))
+        let (pending, guard, near) = (Arc::<Pending>::default(), Arc::new(guard), NearSlot::default());
+        let shared = Shared {
+            names: names.clone(),
+            pending: pending.clone(),
+            guard: guard.clone(),
+            near: near.clone(),
+            timeouts,
+        };
+        let routes = match address {
+            #[cfg(feature = "cluster")]
+            Address::Cluster(seeds) => Routes::Cluster(Cluster::start(seeds, connections, shared, runtime, &stop)),
+            address => {
+                let one = || Link::new(address.clone(), Share::Everything, shared.clone());
+                let links: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
+                for link in &links {
+                    runtime.spawn(link.clone().keep(stop.clone()));
+                }
+                Routes::One(links)
+            }
+        };
+        let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
+        Self(Arc::new(Inner { routes, names, pending, guard, near, runtime, _stop }))
     }
 
     /// Whether there is a connection that is believed to work.
     #[must_use]
     pub fn connected(&self) -> bool {
-        self.links().iter().any(|link| link.is_live())
+        self.0.routes.to_tags().is_live()
     }
 
     /// Waits, at most for `timeout`, until there is a connection. Nothing needs to call this: it is for a start-up that
     /// wants to say whether Redis is there.
     pub async fn wait_connected(&self, timeout: Duration) -> bool {
-        let links = self.links();
-        let any = select_all(links.iter().map(|link| Box::pin(link.wait_connected())));
-        tokio::time::timeout(timeout, any).await.is_ok()
+        tokio::time::timeout(timeout, self.0.routes.wait_connected()).await.is_ok()
     }
 
     /// Asks the server how it is; never waits longer than the operation timeout, or a second if that is longer.
@@ -199,6 +243,14 @@ impl RedisStore {
     /// A connection to invalidate tags by.
     fn link_to_tags(&self) -> Arc<Link> {
         self.0.routes.to_tags()
+    }
+
+    /// The connection that an invalidation takes.
+    fn link_of(&self, scope: Scope<'_>) -> Arc<Link> {
+        match scope {
+            Scope::Key(key) => self.link(key),
+            Scope::Tags(_) | Scope::Everything => self.link_to_tags(),
+        }
     }
 
     fn links(&self) -> Vec<Arc<Link>> {
