@@ -89,7 +89,7 @@ impl Token {
     }
 
     /// Whether this token was written, by whomever, at or after `start`.
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "memory")]
     pub(crate) fn made_since(&self, start: &[u8; 16]) -> bool {
         self.0[..16] >= start[..]
     }

@@ -308,6 +308,16 @@ contract! {
         assert_eq!(subject.commit(lease, "old", &["t"]).await, Committed::Refused);
     }
 
+    async fn invalidation_of_a_tag_forgotten_and_brought_back_wins(subject) {
+        subject.fill(&key("other"), "x", &["t"]).await;
+        let lease = subject.lease(&key("a")).await;
+        subject.invalidate_tag("t").await;
+        subject.lose_token("t");
+        subject.fill(&key("b"), "b", &["t"]).await;
+        assert_eq!(subject.commit(lease, "old", &["t"]).await, Committed::Refused);
+        assert_eq!(subject.read(&key("b")).await.unwrap(), "b");
+    }
+
     async fn invalidation_of_the_key_voids_a_variants_load(subject) {
         let varies = entry(&key("a"), "varies");
         let lease = subject.lease(&key("a")).await;

@@ -46,12 +46,16 @@ use crate::{entry::Entry, key::Key};
 mod address;
 #[cfg(feature = "cluster")]
 mod cluster;
+#[cfg(all(test, feature = "cluster"))]
+mod cluster_tests;
 mod commit;
 mod config;
 mod errors;
 #[cfg(test)]
 mod fleet_tests;
 mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod invalidate;
 mod lease;
 mod link;
@@ -65,6 +69,8 @@ mod routes;
 mod scripts;
 #[cfg(feature = "sentinel")]
 mod sentinel;
+#[cfg(all(test, feature = "sentinel"))]
+mod sentinel_tests;
 mod share;
 #[cfg(feature = "cluster")]
 mod slots;
