@@ -1,6 +1,7 @@
 //! The contract, held against every store.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use tests::RedisCluster;
 #[cfg(feature = "sentinel")]
 use tests::RedisSentinel;
-use tests::{RedisServer, wait_until};
+use tests::{RedisServer, RedisServerBuilder, wait_until};
 
 use super::{
     Acquired, Committed, Contract, Fill, Lease, Lookup, MemoryStore, RedisStore, Scope, Seen, TieredStore, Writes,
@@ -55,10 +56,22 @@ impl Subject {
         Self { store: Arc::new(TieredStore::new(10 << 20, store)), redis: Some(server), memory: None, lose_token: None }
     }
 
+    /// A place of its own, called `test`, as a user who may do what is needed and no more.
+    async fn restricted(server: &Arc<RedisServer>, test: &'static str) -> Self {
+        let store = connect(server.url().replace("redis://", "redis://cache:secret@"), test).await;
+        let server = server.clone();
+        let lose_token = move |tag: &str| {
+            let lost: u64 = server.command(&["DEL", &format!("{test}:t:{tag}")]);
+            assert_eq!(lost, 1);
+        };
+        let store = Arc::new(TieredStore::new(10 << 20, store));
+        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
+    }
+
     /// A place of its own, called `test`, in a cluster.
     #[cfg(feature = "cluster")]
     async fn cluster(cluster: &Arc<RedisCluster>, test: &'static str) -> Self {
-        let store = connect(cluster.url(), test).await;
+        let store = connect(cluster.url().replace("://", "://cache:secret@"), test).await;
         let cluster = cluster.clone();
         let lose_token = move |tag: &str| {
             let name = format!("{test}:t:{{{test}}}:{tag}");
@@ -152,6 +165,34 @@ async fn connect(url: String, prefix: &str) -> RedisStore {
     store
 }
 
+/// What the documentation of [`RedisStore`] says that its user must be allowed, on one server and in a cluster.
+const COMMANDS: &str = "+get +mget +set +getrange +del +unlink +pexpire +pttl +evalsha +script|load +time \
+                        +client|tracking +client|caching +hello +ping +info";
+#[cfg(feature = "cluster")]
+const CLUSTER_COMMANDS: &str = "+asking +cluster|slots +cluster|info";
+
+fn restricted(server: RedisServerBuilder) -> RedisServerBuilder {
+    server.config(&format!("user cache on >secret ~* resetchannels -@all {COMMANDS}"))
+}
+
+/// Panics if the server refused somebody a command. What the driver says of itself does not count: that is not needed.
+fn refused_nothing(server: &RedisServer) {
+    let log: Vec<HashMap<String, ::redis::Value>> = server.command(&["ACL", "LOG"]);
+    let refused: Vec<String> =
+        log.iter().map(|entry| ::redis::from_redis_value_ref(&entry["object"]).expect("a name")).collect();
+    assert!(refused.iter().all(|command| command.starts_with("client|setinfo")), "{refused:?}");
+}
+
+/// Panics if there is a command that the user may use and nobody did.
+fn needs_all(server: &RedisServer) {
+    let stats: String = server.command(&["INFO", "commandstats"]);
+    for command in COMMANDS.split_whitespace().map(|command| &command[1..]) {
+        // That is for the status alone, where there is no cluster.
+        let asked_for = command == "ping";
+        assert!(asked_for || stats.contains(&format!("cmdstat_{command}:")), "{command} is not needed:\n{stats}");
+    }
+}
+
 fn entry(key: &Key, payload: &str) -> Entry {
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     Entry::new(
@@ -185,16 +226,33 @@ macro_rules! contract {
             $($(#[$meta])* #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { let $subject = Subject::redis().await; $body })+
         }
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_user_who_may_do_no_more_than_is_needed_keeps_all_of_it() {
+            let server = Arc::new(restricted(RedisServer::builder()).start());
+            $(
+                println!("{}", stringify!($name));
+                let $subject = Subject::restricted(&server, stringify!($name)).await;
+                Box::pin(async move { $body }).await;
+            )+
+            refused_nothing(&server);
+            needs_all(&server);
+        }
         // These take seconds to start: one for all tests.
         #[cfg(feature = "cluster")]
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn a_cluster_keeps_all_of_it() {
             let cluster = Arc::new(RedisCluster::start(3, 0));
+            for node in cluster.primaries() {
+                let commands = COMMANDS.split_whitespace().chain(CLUSTER_COMMANDS.split_whitespace());
+                let user = ["ACL", "SETUSER", "cache", "on", ">secret", "~*", "resetchannels", "-@all"];
+                let () = node.command(&user.into_iter().chain(commands).collect::<Vec<_>>());
+            }
             $(
                 println!("{}", stringify!($name));
                 let $subject = Subject::cluster(&cluster, stringify!($name)).await;
                 Box::pin(async move { $body }).await;
             )+
+            cluster.primaries().iter().for_each(refused_nothing);
         }
         #[cfg(feature = "sentinel")]
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
