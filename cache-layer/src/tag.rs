@@ -88,6 +88,12 @@ impl Token {
         self.0[31] != b'c' && self.0[..16] >= start[..]
     }
 
+    /// Whether this token was written, by whomever, at or after `start`.
+    #[cfg(feature = "memory")]
+    pub(crate) fn made_since(&self, start: &[u8; 16]) -> bool {
+        self.0[..16] >= start[..]
+    }
+
     /// From a store's reply: anything that can't be a token is none.
     #[cfg(feature = "redis")]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {

@@ -3,6 +3,7 @@
 //! # Layout
 //!
 //! - [`RedisServer`], [`PostgresServer`]: a real server process each, on a free port, in a folder that goes with it.
+//! - [`RedisCluster`], [`RedisSentinel`]: several of them that know each other.
 //! - [`ServiceProcess`]: the product service as its users run it.
 //! - [`FaultProxy`]: a TCP proxy that delays, swallows, cuts and lies on demand.
 //! - [`HttpClient`]: requests over real sockets, answers read to their last trailer.
@@ -21,6 +22,8 @@ mod origin;
 mod port;
 mod postgres;
 mod program;
+mod redis_cluster;
+mod redis_sentinel;
 mod redis_server;
 mod service_process;
 mod supervisor;
@@ -33,6 +36,8 @@ pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
 pub use origin::{Body, Failure, Gate, Origin, echo, full};
 pub use postgres::PostgresServer;
+pub use redis_cluster::{RedisCluster, slot};
+pub use redis_sentinel::{RedisSentinel, RedisSentinelBuilder};
 pub use redis_server::{RedisServer, RedisServerBuilder};
 pub use service_process::ServiceProcess;
 pub use wait::wait_until;

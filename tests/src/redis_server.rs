@@ -26,6 +26,7 @@ pub struct RedisServer {
     port: u16,
     credentials: Option<Credentials>,
     tls_port: Option<u16>,
+    bus_port: Option<u16>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +42,7 @@ pub struct RedisServerBuilder {
     credentials: Option<Credentials>,
     config: String,
     tls: bool,
+    cluster: bool,
 }
 
 impl RedisServerBuilder {
@@ -59,6 +61,12 @@ impl RedisServerBuilder {
     /// Listens on a second port with TLS, by a certificate for `localhost` that it signs itself.
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// As a node of a [`RedisCluster`](crate::RedisCluster), with a bus on a port of its own.
+    pub(crate) fn cluster(mut self) -> Self {
+        self.cluster = true;
         self
     }
 
@@ -94,10 +102,14 @@ impl RedisServerBuilder {
             let files = format!("tls-cert-file \"{path}/tls.crt\"\ntls-key-file \"{path}/tls.key\"");
             format!("tls-port {port}\n{files}\ntls-auth-clients no\n")
         });
+        // The default, 10,000 above the port, may be where clients' ports are.
+        let bus_port = self.cluster.then(port::free);
+        let cluster = bus_port.map(|port| format!("cluster-enabled yes\ncluster-port {port}\n"));
         let lines = format!(
-            "bind 127.0.0.1\nport {port}\nunixsocket \"{path}/redis.sock\"\ndir \"{path}\"\nsave \"\"\n{}{}",
+            "bind 127.0.0.1\nport {port}\nunixsocket \"{path}/redis.sock\"\ndir \"{path}\"\nsave \"\"\n{}{}{}",
             self.config,
             tls.unwrap_or_default(),
+            cluster.unwrap_or_default(),
         );
         fs::write(&config, lines).expect("redis.conf is written");
 
@@ -108,6 +120,7 @@ impl RedisServerBuilder {
             port,
             credentials: self.credentials.clone(),
             tls_port,
+            bus_port,
         }
     }
 }
@@ -165,6 +178,11 @@ impl RedisServer {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port on which the other nodes of a cluster reach it.
+    pub(crate) fn bus_port(&self) -> u16 {
+        self.bus_port.expect("the server is a node of a cluster")
     }
 
     /// `127.0.0.1:PORT`, as a [`FaultProxy`](crate::FaultProxy) wants it.
@@ -225,6 +243,13 @@ impl RedisServer {
         self.connect()
             .and_then(|mut connection| arguments(command).query(&mut connection))
             .unwrap_or_else(|error| panic!("{self}: {error}"))
+    }
+
+    /// One field of `INFO`; empty if there is none of that name.
+    #[must_use]
+    pub fn info(&self, section: &str, field: &str) -> String {
+        let info: redis::InfoDict = self.command(&["INFO", section]);
+        info.get(field).unwrap_or_default()
     }
 
     /// Every key there is, sorted.

@@ -14,11 +14,60 @@ use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use rustix::process::{Pid, test_kill_process};
-use tests::{Direction, Fault, FaultProxy, HttpClient, Load, PostgresServer, RedisServer, wait_until};
+use tests::{
+    Direction, Fault, FaultProxy, HttpClient, Load, PostgresServer, RedisCluster, RedisSentinel, RedisServer, slot,
+    wait_until,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+
+mod groups {
+    use super::*;
+
+    #[test]
+    fn a_cluster_knows_where_each_key_is_and_where_it_went() {
+        let mut cluster = RedisCluster::start(3, 0);
+        let at = |cluster: &RedisCluster, key: &str| cluster.index_of(key);
+        let key = "greeting";
+        assert_eq!(cluster.primaries()[0].command::<u16>(&["CLUSTER", "KEYSLOT", key]), slot(key));
+        assert_eq!(slot("a{greeting}b"), slot(key));
+
+        let home = at(&cluster, key);
+        cluster.primaries()[home].command::<()>(&["SET", key, "hello"]);
+        let added = cluster.add_node();
+        cluster.move_slot(slot(key), home, added);
+        assert_eq!(cluster.node_mut(added).command::<String>(&["GET", key]), "hello");
+        assert!(cluster.primaries()[home].keys().is_empty());
+    }
+
+    #[test]
+    fn a_replica_in_a_cluster_takes_its_primarys_place() {
+        let mut cluster = RedisCluster::start(3, 1);
+        let home = cluster.index_of("greeting");
+        cluster.primaries()[home].command::<()>(&["SET", "greeting", "hello"]);
+        cluster.fail_over_to(3 + home);
+        assert_eq!(cluster.node_mut(3 + home).command::<String>(&["GET", "greeting"]), "hello");
+    }
+
+    #[test]
+    fn sentinels_promote_the_replica_when_told_and_when_the_primary_dies() {
+        let mut group = RedisSentinel::builder().password("secret").sentinel_password("other").start();
+        group.primary().command::<()>(&["SET", "greeting", "hello"]);
+        let first = group.primary().port();
+        group.fail_over();
+        assert_ne!(group.primary().port(), first);
+        assert_eq!(group.primary().command::<String>(&["GET", "greeting"]), "hello");
+        // It must know the new one before it can be asked to follow.
+        while group.replica().info("replication", "master_link_status") != "up" {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        group.primary_mut().kill();
+        group.wait_until_promoted();
+        assert_eq!(group.primary().port(), first);
+    }
+}
 
 mod servers {
     use super::*;

@@ -1,5 +1,7 @@
 //! What every store promises, and the words it is said in.
 
+#[cfg(feature = "redis")]
+use std::sync::Arc;
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use crate::{
@@ -65,11 +67,25 @@ pub struct Lease {
     pub(crate) token: [u8; 16],
     /// 16 hex digits, as in a [`Token`](crate::tag::Token).
     pub(crate) started: [u8; 16],
+    /// Whose clock that was, where it could be another one's later.
+    #[cfg(feature = "redis")]
+    pub(crate) granted_by: Option<Arc<str>>,
 }
 
 impl Lease {
     pub(crate) fn new(key: &Key, token: [u8; 16], started: [u8; 16]) -> Self {
-        Self { key: key.clone(), token, started }
+        Self {
+            key: key.clone(),
+            token,
+            started,
+            #[cfg(feature = "redis")]
+            granted_by: None,
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn under(self, server: Option<Arc<str>>) -> Self {
+        Self { granted_by: server, ..self }
     }
 
     /// A token that nobody else holds: 16 hex digits, so that people can read it in the store.

@@ -1,6 +1,7 @@
 //! The contract, held against every store.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tests::{RedisServer, wait_until};
+#[cfg(feature = "cluster")]
+use tests::RedisCluster;
+#[cfg(feature = "sentinel")]
+use tests::RedisSentinel;
+use tests::{RedisServer, RedisServerBuilder, wait_until};
 
 use super::{
     Acquired, Committed, Contract, Fill, Lease, Lookup, MemoryStore, RedisStore, Scope, Seen, TieredStore, Writes,
@@ -24,27 +29,69 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(5);
 
+type LoseToken = Box<dyn Fn(&str) + Send + Sync>;
+
 /// A store under test, and what keeps it alive.
 struct Subject {
     store: Arc<dyn Contract>,
     redis: Option<RedisServer>,
     memory: Option<MemoryStore>,
+    /// Of servers that several tests share one after the other: takes a tag, and deletes its token.
+    lose_token: Option<LoseToken>,
 }
 
 impl Subject {
     fn memory() -> Self {
         let memory = MemoryStore::new(10 << 20);
-        Self { store: Arc::new(memory.clone()), redis: None, memory: Some(memory) }
+        Self { store: Arc::new(memory.clone()), redis: None, memory: Some(memory), lose_token: None }
     }
 
     async fn redis() -> Self {
         let (store, server) = redis_store().await;
-        Self { store: Arc::new(store), redis: Some(server), memory: None }
+        Self { store: Arc::new(store), redis: Some(server), memory: None, lose_token: None }
     }
 
     async fn tiered() -> Self {
         let (store, server) = redis_store().await;
-        Self { store: Arc::new(TieredStore::new(10 << 20, store)), redis: Some(server), memory: None }
+        Self { store: Arc::new(TieredStore::new(10 << 20, store)), redis: Some(server), memory: None, lose_token: None }
+    }
+
+    /// A place of its own, called `test`, as a user who may do what is needed and no more.
+    async fn restricted(server: &Arc<RedisServer>, test: &'static str) -> Self {
+        let store = connect(server.url().replace("redis://", "redis://cache:secret@"), test).await;
+        let server = server.clone();
+        let lose_token = move |tag: &str| {
+            let lost: u64 = server.command(&["DEL", &format!("{test}:t:{tag}")]);
+            assert_eq!(lost, 1);
+        };
+        let store = Arc::new(TieredStore::new(10 << 20, store));
+        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
+    }
+
+    /// A place of its own, called `test`, in a cluster.
+    #[cfg(feature = "cluster")]
+    async fn cluster(cluster: &Arc<RedisCluster>, test: &'static str) -> Self {
+        let store = connect(cluster.url().replace("://", "://cache:secret@"), test).await;
+        let cluster = cluster.clone();
+        let lose_token = move |tag: &str| {
+            let name = format!("{test}:t:{{{test}}}:{tag}");
+            let lost: u64 = cluster.primaries()[cluster.index_of(&name)].command(&["DEL", &name]);
+            assert_eq!(lost, 1);
+        };
+        let store = Arc::new(TieredStore::new(10 << 20, store));
+        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
+    }
+
+    /// A place of its own, called `test`, behind sentinels.
+    #[cfg(feature = "sentinel")]
+    async fn sentinel(group: &Arc<RedisSentinel>, test: &'static str) -> Self {
+        let store = connect(group.url(), test).await;
+        let group = group.clone();
+        let lose_token = move |tag: &str| {
+            let lost: u64 = group.primary().command(&["DEL", &format!("{test}:t:{tag}")]);
+            assert_eq!(lost, 1);
+        };
+        Self { store: Arc::new(store), redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
     }
 
     async fn lease(&self, key: &Key) -> Lease {
@@ -96,19 +143,54 @@ impl Subject {
         if let Some(memory) = &self.memory {
             memory.lose_token(tag);
         }
+        if let Some(lose_token) = &self.lose_token {
+            lose_token(tag);
+        }
     }
 }
 
 async fn redis_store() -> (RedisStore, RedisServer) {
     let server = RedisServer::start();
-    let store = RedisStore::builder(server.url())
-        .prefix("test")
+    (connect(server.url(), "test").await, server)
+}
+
+async fn connect(url: String, prefix: &str) -> RedisStore {
+    let store = RedisStore::builder(url)
+        .prefix(prefix)
         // The machines that tests run on pause for longer than a cache should wait.
         .operation_timeout(Duration::from_secs(5))
         .build()
         .unwrap();
     assert!(store.wait_connected(Duration::from_secs(10)).await, "the server does not answer");
-    (store, server)
+    store
+}
+
+/// What the documentation of [`RedisStore`] says that its user must be allowed, on one server and in a cluster.
+const COMMANDS: &str = "+get +mget +set +getrange +del +unlink +pexpire +pttl +evalsha +script|load +time \
+                        +client|tracking +client|caching +hello +ping +info";
+#[cfg(feature = "cluster")]
+const CLUSTER_COMMANDS: &str = "+asking +cluster|slots +cluster|info";
+
+fn restricted(server: RedisServerBuilder) -> RedisServerBuilder {
+    server.config(&format!("user cache on >secret ~* resetchannels -@all {COMMANDS}"))
+}
+
+/// Panics if the server refused somebody a command. What the driver says of itself does not count: that is not needed.
+fn refused_nothing(server: &RedisServer) {
+    let log: Vec<HashMap<String, ::redis::Value>> = server.command(&["ACL", "LOG"]);
+    let refused: Vec<String> =
+        log.iter().map(|entry| ::redis::from_redis_value_ref(&entry["object"]).expect("a name")).collect();
+    assert!(refused.iter().all(|command| command.starts_with("client|setinfo")), "{refused:?}");
+}
+
+/// Panics if there is a command that the user may use and nobody did.
+fn needs_all(server: &RedisServer) {
+    let stats: String = server.command(&["INFO", "commandstats"]);
+    for command in COMMANDS.split_whitespace().map(|command| &command[1..]) {
+        // That is for the status alone, where there is no cluster.
+        let asked_for = command == "ping";
+        assert!(asked_for || stats.contains(&format!("cmdstat_{command}:")), "{command} is not needed:\n{stats}");
+    }
 }
 
 fn entry(key: &Key, payload: &str) -> Entry {
@@ -143,6 +225,44 @@ macro_rules! contract {
             use super::*;
             $($(#[$meta])* #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { let $subject = Subject::redis().await; $body })+
+        }
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_user_who_may_do_no_more_than_is_needed_keeps_all_of_it() {
+            let server = Arc::new(restricted(RedisServer::builder()).start());
+            $(
+                println!("{}", stringify!($name));
+                let $subject = Subject::restricted(&server, stringify!($name)).await;
+                Box::pin(async move { $body }).await;
+            )+
+            refused_nothing(&server);
+            needs_all(&server);
+        }
+        // These take seconds to start: one for all tests.
+        #[cfg(feature = "cluster")]
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_cluster_keeps_all_of_it() {
+            let cluster = Arc::new(RedisCluster::start(3, 0));
+            for node in cluster.primaries() {
+                let commands = COMMANDS.split_whitespace().chain(CLUSTER_COMMANDS.split_whitespace());
+                let user = ["ACL", "SETUSER", "cache", "on", ">secret", "~*", "resetchannels", "-@all"];
+                let () = node.command(&user.into_iter().chain(commands).collect::<Vec<_>>());
+            }
+            $(
+                println!("{}", stringify!($name));
+                let $subject = Subject::cluster(&cluster, stringify!($name)).await;
+                Box::pin(async move { $body }).await;
+            )+
+            cluster.primaries().iter().for_each(refused_nothing);
+        }
+        #[cfg(feature = "sentinel")]
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_primary_behind_sentinels_keeps_all_of_it() {
+            let group = Arc::new(RedisSentinel::start());
+            $(
+                println!("{}", stringify!($name));
+                let $subject = Subject::sentinel(&group, stringify!($name)).await;
+                Box::pin(async move { $body }).await;
+            )+
         }
     };
 }
@@ -244,6 +364,16 @@ contract! {
         subject.invalidate_tag("t").await;
         subject.lose_token("t");
         assert_eq!(subject.commit(lease, "old", &["t"]).await, Committed::Refused);
+    }
+
+    async fn invalidation_of_a_tag_forgotten_and_brought_back_wins(subject) {
+        subject.fill(&key("other"), "x", &["t"]).await;
+        let lease = subject.lease(&key("a")).await;
+        subject.invalidate_tag("t").await;
+        subject.lose_token("t");
+        subject.fill(&key("b"), "b", &["t"]).await;
+        assert_eq!(subject.commit(lease, "old", &["t"]).await, Committed::Refused);
+        assert_eq!(subject.read(&key("b")).await.unwrap(), "b");
     }
 
     async fn invalidation_of_the_key_voids_a_variants_load(subject) {

@@ -157,10 +157,15 @@ impl Inner {
         }
         let mut stamps = Vec::with_capacity(tags.as_slice().len());
         for tag in tags.as_slice() {
-            let token = match self.tokens.get(tag) {
+            let token = self.tokens.get(tag);
+            // Where none was when the load began, one may have been forgotten, even if another fill has made one since.
+            let forgotten = token.is_none_or(|token| token.made_since(&lease.started));
+            if forgotten && hex(fills.last_invalidation) >= lease.started {
+                return Committed::Refused;
+            }
+            let token = match token {
                 Some(token) if token.overtook(&lease.started) => return Committed::Refused,
                 Some(token) => token,
-                None if hex(fills.last_invalidation) >= lease.started => return Committed::Refused,
                 None => {
                     let token = Token::created(fills.tick());
                     self.tokens.insert(tag.clone(), token);

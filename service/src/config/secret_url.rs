@@ -78,6 +78,8 @@ mod tests {
             ("redis://[::1]", "redis://[::1]"),
             ("redis://:secret@host:6379/0", "redis://***@host:6379/0"),
             ("rediss://me:s@c/r?e#t@host", "rediss://***@host"),
+            ("redis+cluster://:secret@a:1,b:2", "redis+cluster://***@a:1,b:2"),
+            ("redis+sentinel://a,b:2/main?sentinel_pass=secret", "redis+sentinel://a,b:2/main"),
             ("redis://:secret", "redis://***"),
             ("redis://:secret/0", "redis://***"),
             ("postgres://me:secret", "postgres://***"),

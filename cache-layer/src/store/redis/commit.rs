@@ -19,6 +19,12 @@ impl RedisStore {
     pub(super) async fn commit_fill(&self, Fill { lease, writes, tags }: &Fill) -> Result<Committed, StoreError> {
         let link = self.link(&lease.key);
         let live = link.live()?;
+        let (tags_link, tags_live) = self.link_of_tags(&link, &live)?;
+        // Under another server, an invalidation of that time may be unknown, and its clock is another one.
+        if tags_live.identity() != lease.granted_by {
+            self.release_lease(lease, None);
+            return Ok(Committed::Refused);
+        }
         let now = Clock::system().now();
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now);
         let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
@@ -39,20 +45,23 @@ impl RedisStore {
         }
         let mut last = Batch::default();
         last.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
-        let (tokens, (last,)) = link
-            .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+        let (tokens, ((last, _),)) = tags_link
+            .run_patiently(&tags_live, async |mut connection: MultiplexedConnection| {
                 Ok((
                     batch.run::<Vec<(Vec<u8>, bool)>>(&mut connection).await?,
-                    last.run::<(Vec<u8>,)>(&mut connection).await?,
+                    last.run::<((Vec<u8>, Vec<u8>),)>(&mut connection).await?,
                 ))
             })
             .await?;
         let mut stamps = Vec::with_capacity(all.len());
         for (tag, (token, created)) in all.into_iter().zip(tokens) {
             let overtaken = match Token::parse(&token) {
-                // An absent token may be a forgotten one: was anything invalidated since the load began?
-                Some(_) if created => last[..] >= lease.started[..],
-                Some(token) => token.overtook(&lease.started),
+                // Where none was, one may have been forgotten, and another fill may have made this one in its place:
+                // was anything invalidated since the load began?
+                Some(token) if created || token.made_since(&lease.started) => {
+                    token.overtook(&lease.started) || last[..] >= lease.started[..]
+                }
+                Some(_) => false,
                 None => true,
             };
             let Some(token) = Token::parse(&token).filter(|_| !overtaken) else {

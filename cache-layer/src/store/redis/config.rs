@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use redis::{Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, io::tcp::TcpSettings};
-
-use super::{RedisStore, link::Timeouts};
+use super::{
+    RedisStore,
+    address::Address,
+    guard::{Guard, Restored},
+    link::Timeouts,
+};
 use crate::error::ConfigError;
 
 /// Settings of a [`RedisStore`], from [`RedisStore::builder`].
@@ -15,12 +18,23 @@ pub struct RedisStoreBuilder {
     prefix: String,
     connections: usize,
     timeouts: Timeouts,
+    restored: Restored,
+    #[cfg(feature = "sentinel")]
+    sentinel_credentials: Option<(Option<String>, String)>,
 }
 
 impl RedisStoreBuilder {
     pub(super) fn new(url: String) -> Self {
         let timeouts = Timeouts { connect: Duration::from_secs(1), operation: Duration::from_millis(50) };
-        Self { url, prefix: "cache".to_owned(), connections: 1, timeouts }
+        Self {
+            url,
+            prefix: "cache".to_owned(),
+            connections: 1,
+            timeouts,
+            restored: Restored::default(),
+            #[cfg(feature = "sentinel")]
+            sentinel_credentials: None,
+        }
     }
 
     /// What the names of all keys begin with: stores with the same server and prefix are one cache. 1 to 64 of
@@ -51,6 +65,22 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// What to do when a data set appears that may be older than the latest invalidations, because its server was
+    /// restarted with what it had saved, or because a replica took its primary's place; [`Restored::Clear`] unless set.
+    /// A server that comes back empty is none of these, and costs nothing.
+    pub fn on_restored(mut self, policy: Restored) -> Self {
+        self.restored = policy;
+        self
+    }
+
+    /// What to sign in to the sentinels themselves with, where it is not in the URL; nothing unless set. Needs a URL of
+    /// sentinels.
+    #[cfg(feature = "sentinel")]
+    pub fn sentinel_credentials(mut self, user: Option<String>, password: impl Into<String>) -> Self {
+        self.sentinel_credentials = Some((user, password.into()));
+        self
+    }
+
     /// Checks the settings and begins to connect, in the background and for as long as the store lives. A server that is
     /// down is no error: it is picked up when it comes.
     ///
@@ -58,7 +88,7 @@ impl RedisStoreBuilder {
     ///
     /// If a setting can't be used, or if there is no Tokio runtime to connect from.
     pub fn build(self) -> Result<RedisStore, ConfigError> {
-        let Self { url, prefix, connections, timeouts } = self;
+        let Self { url, prefix, connections, timeouts, restored, .. } = self;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(allowed) {
             return Err(ConfigError::new(format!("prefix {prefix:?}: must be 1 to 64 of A-Z a-z 0-9 _ . -")));
@@ -73,10 +103,26 @@ impl RedisStoreBuilder {
         if !(millisecond..=Duration::from_secs(60)).contains(&timeouts.connect) {
             return Err(ConfigError::new(format!("connect timeout {:?}: must be 1 ms to 60 s", timeouts.connect)));
         }
-        let client = Client::open(connection_info(&url)?).map_err(|error| invalid_url(&error.to_string()))?;
+        let age = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+        if let Restored::Replay(last) = restored
+            && !age.contains(&last)
+        {
+            return Err(ConfigError::new(format!("replay of {last:?} on a restored data set: must be 1 s to 24 h")));
+        }
+        let address = Address::parse(&url)?;
+        #[cfg(feature = "sentinel")]
+        let address = match (address, self.sentinel_credentials) {
+            (Address::Sentinel(sentinels), Some((user, password))) => {
+                Address::Sentinel(sentinels.with_credentials(user.as_deref(), &password))
+            }
+            (_, Some(_)) => {
+                return Err(ConfigError::new("sentinel credentials: need a URL that begins with redis[s]+sentinel://"));
+            }
+            (address, None) => address,
+        };
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| ConfigError::new("a Redis store must be built inside a Tokio runtime"))?;
-        Ok(RedisStore::start(&client, &prefix, connections, timeouts, &runtime))
+        Ok(RedisStore::start(address, &prefix, connections, timeouts, Guard::new(restored), &runtime))
     }
 }
 
@@ -87,30 +133,9 @@ impl std::fmt::Debug for RedisStoreBuilder {
             .field("prefix", &self.prefix)
             .field("connections", &self.connections)
             .field("timeouts", &self.timeouts)
+            .field("restored", &self.restored)
             .finish_non_exhaustive()
     }
-}
-
-fn connection_info(url: &str) -> Result<ConnectionInfo, ConfigError> {
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    match scheme {
-        "redis" | "unix" => {}
-        "rediss" if cfg!(feature = "tls") => {}
-        "rediss" => return Err(invalid_url("rediss:// needs this library's feature `tls`")),
-        _ => {
-            return Err(invalid_url("must begin with redis://, rediss:// or unix://"));
-        }
-    }
-    let info = url.into_connection_info().map_err(|error| invalid_url(&error.to_string()))?;
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Ok(info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
-}
-
-/// The URL itself is left out: it may hold a password, and in a malformed one nobody can tell where.
-fn invalid_url(reason: &str) -> ConfigError {
-    ConfigError::new(format!(
-        "Redis URL: {reason} (allowed: redis[s]://[user[:password]@]host[:port][/db], unix:///path[?db=N])"
-    ))
 }
 
 #[cfg(test)]
@@ -134,15 +159,10 @@ mod tests {
             error(builder().connect_timeout(Duration::from_secs(61))),
             "connect timeout 61s: must be 1 ms to 60 s"
         );
-    }
-
-    #[test]
-    fn a_wrong_url_is_an_error_that_keeps_the_secret() {
-        for url in ["", "http://u:hunter2@h", "redis://u:hunter2@h:port", "redis://u:hunter2@h/not-a-number", "h:6379"]
-        {
-            let message = error(RedisStoreBuilder::new(url.to_owned()));
-            assert!(message.starts_with("Redis URL: ") && !message.contains("hunter2"), "{url}: {message}");
-        }
+        assert_eq!(
+            error(builder().on_restored(Restored::Replay(Duration::ZERO))),
+            "replay of 0ns on a restored data set: must be 1 s to 24 h"
+        );
     }
 
     #[test]

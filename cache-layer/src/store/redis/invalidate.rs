@@ -2,8 +2,11 @@
 
 use redis::{RedisResult, aio::MultiplexedConnection};
 
+#[cfg(feature = "cluster")]
+use super::routes::Routes;
 use super::{
     EVERYTHING, Inner, RedisStore, TOKEN_LIFE, chance,
+    errors::is_out_of_memory,
     names::Names,
     scripts::{self, Batch},
 };
@@ -15,10 +18,7 @@ use crate::{
 impl RedisStore {
     pub(super) async fn deliver(&self, scope: Scope<'_>) -> Result<(), StoreError> {
         let Inner { names, pending, .. } = &*self.0;
-        let link = match scope {
-            Scope::Key(key) => self.link(key),
-            Scope::Tags(_) | Scope::Everything => self.any_link(),
-        };
+        let link = self.link_of(scope);
         let delivered = match link.live() {
             Ok(live) => {
                 link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
@@ -28,10 +28,18 @@ impl RedisStore {
             }
             Err(error) => Err(error),
         };
+        #[cfg(feature = "cluster")]
+        let delivered = match (delivered, &self.0.routes) {
+            (Err(StoreError::Unavailable), Routes::Cluster(cluster)) if link.is_live() => {
+                self.deliver_to_where_it_went(cluster, scope).await
+            }
+            (delivered, _) => delivered,
+        };
         match delivered {
             Ok(()) => {
+                self.0.guard.remember(scope);
                 // This process's other connections hear of it by a push of their own, but not before this returns.
-                for live in self.0.links.iter().filter_map(|link| link.live().ok()) {
+                for live in self.links().iter().filter_map(|link| link.live().ok()) {
                     match scope {
                         Scope::Key(key) => {
                             self.0.near.get().into_iter().for_each(|near| near.forget(key.primary().id()));
@@ -43,9 +51,9 @@ impl RedisStore {
                 Ok(())
             }
             Err(error) => {
-                // No connection is used again before it has delivered this.
+                // No connection to that server is used again before it has delivered this.
                 pending.add(scope);
-                self.0.links.iter().for_each(|link| link.reset());
+                self.0.routes.beside(&self.link_of(scope)).iter().for_each(|link| link.reset());
                 Err(error)
             }
         }
@@ -77,8 +85,22 @@ pub(super) async fn invalidate(
     };
     // Noted first: a fill that finds no token must find the note.
     batch.call(&scripts::NOTE_INVALIDATION, &[&names.last_invalidation()], &[]);
-    for tag in tags {
+    for tag in &tags {
         batch.call(&scripts::INVALIDATE_TAG, &[&names.tag(tag)], &[chance().as_bytes(), life.as_bytes()]);
     }
-    batch.run::<Vec<String>>(connection).await.map(drop)
+    match batch.run::<Vec<String>>(connection).await {
+        Err(error) if is_out_of_memory(&error) => unlink_tags(names, connection, &tags).await,
+        invalidated => invalidated.map(drop),
+    }
+}
+
+/// Invalidates tags on a server that is full, where nothing can be written: without a token an entry is invalid, and
+/// without a note nothing tells a fill in flight that no invalidation overtook it.
+async fn unlink_tags(names: &Names, connection: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<()> {
+    let mut unlink = redis::cmd("UNLINK");
+    unlink.arg(names.last_invalidation());
+    for tag in tags {
+        unlink.arg(names.tag(tag));
+    }
+    unlink.query_async::<i64>(connection).await.map(drop)
 }

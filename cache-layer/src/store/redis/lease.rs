@@ -1,12 +1,13 @@
 //! Leases: taken, kept alive, given back, and waited for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
 
 use super::{
     RedisStore,
+    link::{Link, Live},
     scripts::{self, Batch},
 };
 use crate::{
@@ -30,20 +31,42 @@ impl RedisStore {
             Seen::Entry(id) => &id.0,
             Seen::Unusable => b"*",
         };
-        let mut batch = Batch::default();
-        batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
-        batch.call(&scripts::ACQUIRE, &[&names.entry(key), &names.lease(key)], &[&token, life.as_bytes(), seen]);
-        let (_, reply): (Vec<u8>, Vec<u8>) =
-            link.run(&live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await).await?;
+        if live.is_full() {
+            return Err(StoreError::Failed("there is no room".to_owned()));
+        }
+        let (tags, tags_live) = self.link_of_tags(&link, &live)?;
+        let mut acquire = Batch::default();
+        acquire.call(&scripts::ACQUIRE, &[&names.entry(key), &names.lease(key)], &[&token, life.as_bytes(), seen]);
+        let (moment, reply) = tokio::join!(
+            self.moment(&tags, &tags_live),
+            link.run(&live, async |mut connection: MultiplexedConnection| {
+                acquire.run::<(Vec<u8>,)>(&mut connection).await
+            })
+        );
+        let (reply,) = reply?;
         match &reply[..] {
             b"held" => Ok(Acquired::Held),
             b"changed" => Ok(Acquired::Changed),
             b"uncacheable" => Ok(Acquired::Uncacheable),
-            time => match time.try_into() {
-                Ok(started) => Ok(Acquired::Granted(Lease::new(key, token, started))),
-                Err(_) => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
+            time if time.len() == 16 => match moment {
+                Ok(started) => Ok(Acquired::Granted(Lease::new(key, token, started).under(tags_live.identity()))),
+                Err(error) => {
+                    self.release_lease(&Lease::new(key, token, [0; 16]), None);
+                    Err(error)
+                }
             },
+            _ => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
         }
+    }
+
+    /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock
+    /// of the server that has the tags, whoever has the entry.
+    async fn moment(&self, tags: &Link, live: &Arc<Live>) -> Result<[u8; 16], StoreError> {
+        let mut batch = Batch::default();
+        batch.call(&scripts::LAST_INVALIDATION, &[&self.0.names.last_invalidation()], &[]);
+        let ((_, now),): ((Vec<u8>, Vec<u8>),) =
+            tags.run(live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await).await?;
+        now.try_into().map_err(|_| StoreError::Failed("an answer that is none of the protocol's".to_owned()))
     }
 
     pub(super) async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, StoreError> {
@@ -59,7 +82,7 @@ impl RedisStore {
 
     /// Gives a lease back without waiting. One that can't be given back runs out by itself.
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
-        let link = self.link(&lease.key).clone();
+        let link = self.link(&lease.key);
         let Ok(live) = link.live() else { return };
         let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));

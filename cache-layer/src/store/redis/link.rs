@@ -14,10 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value,
-    aio::MultiplexedConnection,
-};
+use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
@@ -26,9 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     NearSlot,
+    address::Address,
+    errors::{is_out_of_memory, proves_connection_useless},
+    guard::{Guard, Identity},
     names::{Named, Names},
     pending::Pending,
     scripts,
+    share::Share,
     tokens::Tokens,
 };
 use crate::{clock::millis, store::StoreError};
@@ -40,6 +41,8 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Operations that must time out, without one that succeeds for twice their deadline, before the connection is given
 /// up: one slow reply proves nothing, and a burst of them is one stall.
 const TIMEOUTS_TO_GIVE_UP: u32 = 5;
+/// How long a server that was full is not asked to store anything.
+const FULL: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
@@ -51,10 +54,22 @@ pub(super) struct Timeouts {
     pub(super) operation: Duration,
 }
 
+/// What all connections of a store have in common.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) names: Names,
+    pub(super) pending: Arc<Pending>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) near: NearSlot,
+    pub(super) timeouts: Timeouts,
+}
+
 pub(super) struct Link {
-    client: Client,
+    address: Address,
+    share: Share,
     names: Names,
     pending: Arc<Pending>,
+    guard: Arc<Guard>,
     near: NearSlot,
     timeouts: Timeouts,
     live: RwLock<Option<Arc<Live>>>,
@@ -74,24 +89,28 @@ pub(super) struct Live {
     pub(super) tokens: Arc<Tokens>,
     /// Whether the server tracks what this connection reads; a proxy or an access list may refuse it.
     pub(super) tracking: bool,
+    /// Who the server is, if it says so.
+    identity: Option<Identity>,
     born: Instant,
     /// Milliseconds after `born` of the last operation that succeeded, and the timeouts since.
     last_success: AtomicU64,
     timeouts: AtomicU32,
+    /// Milliseconds after `born` until when the server is taken to be full.
+    full_until: AtomicU64,
 }
 
 impl Link {
     pub(super) fn new(
-        client: Client,
-        names: Names,
-        pending: Arc<Pending>,
-        near: NearSlot,
-        timeouts: Timeouts,
+        address: Address,
+        share: Share,
+        Shared { names, pending, guard, near, timeouts }: Shared,
     ) -> Arc<Self> {
         Arc::new(Self {
-            client,
+            address,
+            share,
             names,
             pending,
+            guard,
             near,
             timeouts,
             live: RwLock::new(None),
@@ -195,6 +214,13 @@ impl Link {
                     return Err(StoreError::Unavailable);
                 }
                 live.succeeded();
+                if error.is_cluster_error() {
+                    self.share.misses();
+                    return Err(StoreError::Unavailable);
+                }
+                if is_out_of_memory(&error) {
+                    live.full_until.store(millis(live.born.elapsed() + FULL), Ordering::Relaxed);
+                }
                 Err(StoreError::Failed(error.to_string()))
             }
             Err(_) => {
@@ -215,16 +241,25 @@ impl Link {
                 match self.connect().await {
                     Ok(live) => {
                         tracing::info!(tracking = live.tracking, "connected to Redis");
-                        backoff = FIRST_BACKOFF;
                         reported = false;
                         self.connected.notify_waiters();
                         let reason = self.watch(&live).await;
                         self.note_absence(reason.clone());
                         self.give_up(&live);
+                        self.share.misses();
                         tracing::warn!(%reason, "lost Redis; serving without it until it is back");
+                        // One that is lost at once will be lost again: a server that takes connections and then
+                        // refuses what matters must not be asked in a tight loop.
+                        if live.born.elapsed() < LONGEST_BACKOFF {
+                            sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
+                            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                        } else {
+                            backoff = FIRST_BACKOFF;
+                        }
                     }
                     Err(error) => {
                         self.note_absence(error.to_string());
+                        self.share.misses();
                         if !reported {
                             tracing::warn!(%error, "can't connect to Redis; serving without it until it is there");
                             reported = true;
@@ -249,8 +284,9 @@ impl Link {
             // Every operation has a deadline of ours.
             .set_response_timeout(None)
             .set_push_sender(apply_pushes(self.names.clone(), tokens.clone(), self.near.clone()));
+        let client = self.address.client().await?;
         let connecting = async {
-            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
             let tracking: RedisResult<()> =
                 redis::cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").query_async(&mut connection).await;
             let tracking = match tracking {
@@ -262,26 +298,56 @@ impl Link {
                 }
             };
             scripts::load(&mut connection).await?;
-            Ok((connection, tracking))
+            let identity = Identity::ask(&mut connection).await?;
+            self.share.is_served(&mut connection).await?;
+            if let Some(identity) = &identity {
+                let mut tags = self.share.connection_to_tags(&connection)?;
+                self.guard.check(identity, &self.share, &mut tags, &self.names, &self.pending).await?;
+            }
+            Ok((connection, tracking, identity))
         };
         // Covers what the driver's own connection timeout doesn't: a server that accepts and then says nothing.
-        let (mut connection, tracking) = timeout(self.timeouts.connect.saturating_add(HEARTBEAT_TIMEOUT), connecting)
-            .await
-            .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer while connecting").into()))?;
+        let (mut connection, tracking, identity) =
+            timeout(self.timeouts.connect.saturating_add(HEARTBEAT_TIMEOUT), connecting)
+                .await
+                .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer while connecting").into()))?;
         let live = Arc::new(Live {
             connection: connection.clone(),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,
             tracking,
+            identity,
             born: Instant::now(),
             last_success: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
+            full_until: AtomicU64::new(0),
         });
         // One that is added between the last delivery and the publication would be overlooked: they exclude each other.
-        while !self.pending.if_empty(|| self.publish(Some(live.clone()))) {
-            self.pending.deliver(&self.names, &mut connection).await?;
+        while !self.pending.if_empty(&self.share, || self.publish(Some(live.clone()))) {
+            self.pending.deliver(&self.names, &self.share, &mut connection).await?;
         }
         Ok(live)
+    }
+
+    /// Whether the server is there, and still the one with the data set that this connection was made for.
+    async fn heartbeat(&self, live: &Live) -> RedisResult<()> {
+        let mut connection = live.connection.clone();
+        let Some(identity) = live.identity.as_ref().filter(|_| self.share.is_everything()) else {
+            redis::cmd("PING").query_async::<()>(&mut connection).await?;
+            return self.share.is_served(&mut connection).await;
+        };
+        let name = self.names.identity(self.share.name());
+        // Read rather than a `PING`: it also keeps what is seldom read from being evicted.
+        match redis::cmd("GET").arg(&name).query_async::<Option<String>>(&mut connection).await? {
+            Some(seen) if *seen == **identity.id() => Ok(()),
+            Some(_) => Err((ErrorKind::Io, "the server has another data set").into()),
+            // Evicted or flushed, under a connection that lives: nothing was restored.
+            None => match redis::cmd("SET").arg(&name).arg(&identity.id()[..]).query_async::<()>(&mut connection).await
+            {
+                Err(error) if proves_connection_useless(&error) => Err(error),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// Returns when the connection is of no more use, with the reason.
@@ -294,9 +360,7 @@ impl Link {
                     }
                 }
                 () = sleep(HEARTBEAT) => {
-                    let mut connection = live.connection.clone();
-                    let ping = async move { redis::cmd("PING").query_async::<()>(&mut connection).await };
-                    match timeout(HEARTBEAT_TIMEOUT, ping).await {
+                    match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(live)).await {
                         Ok(Ok(())) => live.succeeded(),
                         Ok(Err(error)) => return error.to_string(),
                         Err(_) => return "no answer to a heartbeat".to_owned(),
@@ -308,6 +372,22 @@ impl Link {
 }
 
 impl Live {
+    /// Whether the server refused to store more a moment ago: no need to try each fill.
+    pub(super) fn is_full(&self) -> bool {
+        millis(self.born.elapsed()) < self.full_until.load(Ordering::Relaxed)
+    }
+
+    /// Who the server is, if it says so.
+    pub(super) fn identity(&self) -> Option<Arc<str>> {
+        self.identity.as_ref().map(|identity| identity.id().clone())
+    }
+
+    /// The connection itself, for the keeper of another one.
+    #[cfg(feature = "cluster")]
+    pub(super) fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone()
+    }
+
     fn succeeded(&self) {
         self.last_success.store(millis(self.born.elapsed()), Ordering::Relaxed);
         self.timeouts.store(0, Ordering::Relaxed);
@@ -355,18 +435,4 @@ fn apply_pushes(
         }
         Ok(())
     }
-}
-
-/// Whether this error says that the connection, or the server behind it, will answer nothing else for now.
-fn proves_connection_useless(error: &RedisError) -> bool {
-    error.is_unrecoverable_error()
-        || error.is_io_error()
-        || matches!(
-            error.kind(),
-            ErrorKind::Parse
-                | ErrorKind::AuthenticationFailed
-                | ErrorKind::Server(
-                    ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ReadOnly
-                )
-        )
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redis::{Pipeline, RedisError, aio::MultiplexedConnection};
+use redis::{Pipeline, aio::MultiplexedConnection};
 
 use super::{
     RedisStore,
+    errors::is_wrong_type,
     link::{Link, Live},
     tokens::Verdict,
 };
@@ -22,6 +23,8 @@ impl RedisStore {
     pub(super) async fn lookup(&self, key: &Key) -> Result<Lookup, StoreError> {
         let link = self.link(key);
         let live = link.live()?;
+        // In hand before the entry is read: what judges it must not have begun to listen later.
+        let (tags, tags_live) = self.link_of_tags(&link, &live)?;
         let name = self.0.names.entry(key);
         let read = self.0.near.get().filter(|_| live.tracking).map(|near| near.ask(key));
         let mut pipeline = Pipeline::new();
@@ -43,7 +46,7 @@ impl RedisStore {
             Err(rejection) => return Ok(Lookup::Rejected(rejection)),
         };
         match envelope::decode(key, &bytes) {
-            Ok(entry) if self.is_current(link, &live, &entry).await? => {
+            Ok(entry) if self.is_current(&tags, &tags_live, &entry).await? => {
                 if let Some(read) = read {
                     read.answer(&live, &entry);
                 }
@@ -85,9 +88,4 @@ impl RedisStore {
         }
         Ok(current)
     }
-}
-
-fn is_wrong_type(error: &RedisError) -> bool {
-    let errors = error.clone().into_server_errors();
-    errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == "WRONGTYPE"))
 }

@@ -6,10 +6,16 @@
 //! - [`commit`]: writing what was loaded
 //! - [`invalidate`]: voiding entries
 //! - [`scripts`]: what of this runs on the server
+//! - [`routes`]: which connection an operation takes
+//! - [`address`], [`sentinel`]: where the servers are
+//! - [`share`], [`cluster`], [`slots`]: which of them has what
 //! - [`link`]: one connection, its keeper, and the breaker
 //! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
 //! - [`near`]: entries known to a connection, in the same way, for the tiered store
+//! - [`guard`]: whether the data set is the one that was here before
+//! - [`redirect`]: invalidations while a cluster is rearranged
 //! - [`pending`]: invalidations that could not be delivered yet
+//! - [`errors`]: what an error says about the server
 //! - [`config`]: settings and their limits
 
 use std::{
@@ -18,24 +24,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::select_all;
-use redis::{Client, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+#[cfg(feature = "cluster")]
+use self::cluster::Cluster;
 use self::{
+    address::Address,
+    guard::Guard,
     invalidate::invalidate,
-    link::{Link, Timeouts},
+    link::{Link, Live, Shared, Timeouts},
     names::Names,
     pending::Pending,
+    routes::Routes,
+    share::Share,
 };
 use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
 use crate::{entry::Entry, key::Key};
 
+mod address;
+#[cfg(feature = "cluster")]
+mod cluster;
+#[cfg(all(test, feature = "cluster"))]
+mod cluster_tests;
 mod commit;
 mod config;
+mod errors;
 #[cfg(test)]
 mod fleet_tests;
+mod guard;
+#[cfg(test)]
+mod guard_tests;
 mod invalidate;
 mod lease;
 mod link;
@@ -43,10 +63,21 @@ mod lookup;
 mod names;
 mod near;
 mod pending;
+#[cfg(feature = "cluster")]
+mod redirect;
+mod routes;
 mod scripts;
+#[cfg(feature = "sentinel")]
+mod sentinel;
+#[cfg(all(test, feature = "sentinel"))]
+mod sentinel_tests;
+mod share;
+#[cfg(feature = "cluster")]
+mod slots;
 mod tokens;
 
 pub use config::RedisStoreBuilder;
+pub use guard::Restored;
 pub(super) use near::Near;
 
 /// The first tier of this store, once there is one.
@@ -74,9 +105,10 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct RedisStore(Arc<Inner>);
 
 struct Inner {
-    links: Vec<Arc<Link>>,
+    routes: Routes,
     names: Names,
     pending: Arc<Pending>,
+    guard: Arc<Guard>,
     near: NearSlot,
     runtime: Handle,
     _stop: DropGuard,
@@ -105,37 +137,60 @@ impl RedisStore {
         RedisStoreBuilder::new(url.into())
     }
 
-    fn start(client: &Client, prefix: &str, connections: usize, timeouts: Timeouts, runtime: &Handle) -> Self {
-        let names = Names::new(prefix);
+    fn start(
+        address: Address,
+        prefix: &str,
+        connections: usize,
+        timeouts: Timeouts,
+        guard: Guard,
+        runtime: &Handle,
+    ) -> Self {
+        let names = match &address {
+            #[cfg(feature = "cluster")]
+            Address::Cluster(_) => Names::clustered(prefix),
+            _ => Names::new(prefix),
+        };
         let stop = CancellationToken::new();
-        let pending = Arc::new(Pending::default());
-        let near = NearSlot::default();
-        let links: Vec<_> = (0..connections)
-            .map(|_| Link::new(client.clone(), names.clone(), pending.clone(), near.clone(), timeouts))
-            .collect();
-        for link in &links {
-            runtime.spawn(link.clone().keep(stop.clone()));
-        }
-        Self(Arc::new(Inner { links, names, pending, near, runtime: runtime.clone(), _stop: stop.drop_guard() }))
+        let (pending, guard, near) = (Arc::<Pending>::default(), Arc::new(guard), NearSlot::default());
+        let shared = Shared {
+            names: names.clone(),
+            pending: pending.clone(),
+            guard: guard.clone(),
+            near: near.clone(),
+            timeouts,
+        };
+        let routes = match address {
+            #[cfg(feature = "cluster")]
+            Address::Cluster(seeds) => Routes::Cluster(Cluster::start(seeds, connections, shared, runtime, &stop)),
+            address => {
+                let one = || Link::new(address.clone(), Share::Everything, shared.clone());
+                let links: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
+                for link in &links {
+                    runtime.spawn(link.clone().keep(stop.clone()));
+                }
+                Routes::One(links)
+            }
+        };
+        let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
+        Self(Arc::new(Inner { routes, names, pending, guard, near, runtime, _stop }))
     }
 
     /// Whether there is a connection that is believed to work.
     #[must_use]
     pub fn connected(&self) -> bool {
-        self.0.links.iter().any(|link| link.is_live())
+        self.0.routes.to_tags().is_live()
     }
 
     /// Waits, at most for `timeout`, until there is a connection. Nothing needs to call this: it is for a start-up that
     /// wants to say whether Redis is there.
     pub async fn wait_connected(&self, timeout: Duration) -> bool {
-        let any = select_all(self.0.links.iter().map(|link| Box::pin(link.wait_connected())));
-        tokio::time::timeout(timeout, any).await.is_ok()
+        tokio::time::timeout(timeout, self.0.routes.wait_connected()).await.is_ok()
     }
 
     /// Asks the server how it is; never waits longer than the operation timeout, or a second if that is longer.
     pub async fn status(&self) -> RedisStatus {
         let ask = async {
-            let link = self.any_link();
+            let link = self.link_to_tags();
             let live = link.live()?;
             let begun = Instant::now();
             link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
@@ -161,7 +216,7 @@ impl RedisStore {
         };
         ask.await.unwrap_or_else(|error| {
             let error = match error {
-                StoreError::Unavailable => self.any_link().absence(),
+                StoreError::Unavailable => self.link_to_tags().absence(),
                 other => other.to_string(),
             };
             RedisStatus { error: Some(error), ..RedisStatus::default() }
@@ -175,18 +230,37 @@ impl RedisStore {
 
     /// The entry of `key` in the first tier.
     pub(super) fn near(&self, key: &Key) -> Option<Entry> {
-        self.0.near.get()?.get(self.link(key), key)
+        let link = self.link(key);
+        let live = link.live().ok()?;
+        let (_, tags) = self.link_of_tags(&link, &live).ok()?;
+        self.0.near.get()?.get(&live, &tags, key)
     }
 
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
-    fn link(&self, key: &Key) -> &Arc<Link> {
-        let links = &self.0.links;
-        &links[usize::from(key.id().primary[0]) % links.len()]
+    fn link(&self, key: &Key) -> Arc<Link> {
+        self.0.routes.of_key(key)
     }
 
-    fn any_link(&self) -> &Arc<Link> {
-        let links = &self.0.links;
-        links.iter().find(|link| link.is_live()).unwrap_or(&links[0])
+    /// The connection by which the tags of an entry are read that is read over `live`.
+    fn link_of_tags(&self, link: &Arc<Link>, live: &Arc<Live>) -> Result<(Arc<Link>, Arc<Live>), StoreError> {
+        self.0.routes.of_tags_beside(link, live)
+    }
+
+    /// A connection to invalidate tags by.
+    fn link_to_tags(&self) -> Arc<Link> {
+        self.0.routes.to_tags()
+    }
+
+    /// The connection that an invalidation takes.
+    fn link_of(&self, scope: Scope<'_>) -> Arc<Link> {
+        match scope {
+            Scope::Key(key) => self.link(key),
+            Scope::Tags(_) | Scope::Everything => self.link_to_tags(),
+        }
+    }
+
+    fn links(&self) -> Vec<Arc<Link>> {
+        self.0.routes.all()
     }
 }
 
@@ -236,6 +310,6 @@ impl Contract for RedisStore {
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("links", &self.0.links).finish_non_exhaustive()
+        f.debug_struct("RedisStore").field("routes", &self.0.routes).finish_non_exhaustive()
     }
 }

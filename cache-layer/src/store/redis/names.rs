@@ -7,6 +7,10 @@
 //! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or `!u`, recently uncacheable |
 //! | `<prefix>:t:<tag>` | the tag's token |
 //! | `<prefix>:i` | when a tag was last invalidated |
+//! | `<prefix>:id` | who served this data set last |
+//!
+//! In a cluster, tags and what belongs to them lie in one slot, the prefix's own: `<prefix>:t:{<prefix>}:<tag>`,
+//! `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` for each primary. They have one server's clock and order then.
 
 use std::fmt::Write as _;
 
@@ -22,11 +26,24 @@ pub(super) enum Named<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
+    /// What comes before tags, so that they share a slot where there are slots.
+    tags: String,
 }
 
 impl Names {
     pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+        Self { prefix: prefix.to_owned(), tags: String::new() }
+    }
+
+    /// The same, for a cluster.
+    #[cfg(feature = "cluster")]
+    pub(super) fn clustered(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), tags: format!("{{{prefix}}}:") }
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     pub(super) fn entry(&self, key: &Key) -> String {
@@ -38,18 +55,27 @@ impl Names {
     }
 
     pub(super) fn tag(&self, tag: &str) -> String {
-        format!("{}:t:{tag}", self.prefix)
+        format!("{}:t:{}{tag}", self.prefix, self.tags)
     }
 
     pub(super) fn last_invalidation(&self) -> String {
-        format!("{}:i", self.prefix)
+        self.beside_tags("i")
+    }
+
+    pub(super) fn identity(&self, server: &str) -> String {
+        self.beside_tags("id") + server
+    }
+
+    fn beside_tags(&self, kind: &str) -> String {
+        format!("{}:{kind}{}{}", self.prefix, if self.tags.is_empty() { "" } else { ":" }, self.tags)
     }
 
     /// What a name stands for; `None` if it is none of ours, or nobody keeps what it stands for.
     pub(super) fn parse<'a>(&self, name: &'a [u8]) -> Option<Named<'a>> {
         let name = name.strip_prefix(self.prefix.as_bytes())?;
         if let Some(tag) = name.strip_prefix(b":t:") {
-            return str::from_utf8(tag).ok().map(Named::Tag);
+            let tag = str::from_utf8(tag).ok()?.strip_prefix(&self.tags)?;
+            return Some(Named::Tag(tag));
         }
         let (primary, rest) = name.strip_prefix(b":e:{")?.split_at_checked(32)?;
         let variant = rest.strip_prefix(b"}:")?;
@@ -119,7 +145,21 @@ mod tests {
             assert_eq!(names.parse(names.lease(&key).as_bytes()), None);
         }
         assert_eq!(names.parse(names.last_invalidation().as_bytes()), None);
+        assert_eq!(names.parse(names.identity("").as_bytes()), None);
         assert_eq!(names.parse(b"other:t:product:1"), None);
         assert_eq!(names.parse(b"shop:e:{00"), None);
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn in_a_cluster_no_tag_chooses_its_slot() {
+        let names = Names::clustered("shop");
+        for tag in ["", "a", "{b}", "}{c}"] {
+            let name = names.tag(tag);
+            assert!(name.starts_with("shop:t:{shop}:"), "{name}");
+            assert_eq!(names.parse(name.as_bytes()), Some(Named::Tag(tag)));
+        }
+        assert_eq!(names.last_invalidation(), "shop:i:{shop}:");
+        assert_eq!(names.identity("abc"), "shop:id:{shop}:abc");
     }
 }

@@ -9,10 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{
-    link::{Link, Live},
-    tokens::Verdict,
-};
+use super::{link::Live, tokens::Verdict};
 use crate::{
     entry::Entry,
     key::{Key, KeyId},
@@ -42,11 +39,10 @@ impl Near {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entry of `key`, if it is known that nothing happened to it.
-    pub(super) fn get(&self, link: &Link, key: &Key) -> Option<Entry> {
+    /// The entry of `key`, if it is known that nothing happened to it: `live` reads the entry, `tags` its tags.
+    pub(super) fn get(&self, live: &Live, tags: &Live, key: &Key) -> Option<Entry> {
         let (entry, connection) = self.entries.get(key.id())?;
-        let live = link.live().ok()?;
-        let good = live.number == connection && entry.is_of(key) && live.tokens.judge(entry.stamps()) == Verdict::Valid;
+        let good = live.number == connection && entry.is_of(key) && tags.tokens.judge(entry.stamps()) == Verdict::Valid;
         good.then_some(entry)
     }
 

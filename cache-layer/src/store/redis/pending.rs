@@ -9,7 +9,7 @@ use std::{
 use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::{invalidate, names::Names};
+use super::{invalidate, names::Names, share::Share};
 use crate::{
     key::{Key, KeyId},
     store::Scope,
@@ -42,6 +42,20 @@ impl Backlog {
         self.keys.is_empty() && self.tags.is_empty() && !self.everything
     }
 
+    fn concerns(&self, share: &Share) -> bool {
+        let tags = self.everything || !self.tags.is_empty();
+        (tags && share.covers(Scope::Everything)) || self.keys.values().any(|key| share.covers(Scope::Key(key)))
+    }
+
+    /// What is for the server that has `share`, and the rest.
+    fn split(self, share: &Share) -> (Self, Self) {
+        let (keys, others) = self.keys.into_iter().partition(|(_, key)| share.covers(Scope::Key(key)));
+        let (mut taken, mut left) = (Self { keys, ..Self::default() }, Self { keys: others, ..Self::default() });
+        let of_tags = if share.covers(Scope::Everything) { &mut taken } else { &mut left };
+        (of_tags.tags, of_tags.everything) = (self.tags, self.everything);
+        (taken, left)
+    }
+
     fn merge(&mut self, other: Self) {
         self.everything |= other.everything;
         self.keys.extend(other.keys);
@@ -71,20 +85,25 @@ impl Pending {
         self.backlog().merge(added);
     }
 
-    /// Does `action` if nothing is kept, while nothing can be added; tells whether it did.
-    pub(super) fn if_empty(&self, action: impl FnOnce()) -> bool {
+    /// Does `action` if nothing is kept for the server that has `share`, while nothing can be added; tells whether it did.
+    pub(super) fn if_empty(&self, share: &Share, action: impl FnOnce()) -> bool {
         let backlog = self.backlog();
-        let empty = backlog.is_empty() && self.delivering.try_lock().is_ok();
+        let empty = !backlog.concerns(share) && self.delivering.try_lock().is_ok();
         if empty {
             action();
         }
         empty
     }
 
-    /// Delivers everything that is kept, over a connection that nobody uses yet.
-    pub(super) async fn deliver(&self, names: &Names, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    /// Delivers everything that is kept for the server that has `share`, over a connection that nobody uses yet.
+    pub(super) async fn deliver(
+        &self,
+        names: &Names,
+        share: &Share,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<()> {
         let _one_at_a_time = self.delivering.lock().await;
-        let backlog = self.take();
+        let backlog = self.take(share);
         let delivering = async {
             if backlog.everything {
                 invalidate(names, connection, Scope::Everything).await?;
@@ -110,8 +129,18 @@ impl Pending {
         delivered
     }
 
-    fn take(&self) -> Backlog {
-        std::mem::take(&mut self.backlog())
+    /// Does `action` while nothing can be added; it is told whether anything is kept.
+    #[cfg(feature = "cluster")]
+    pub(super) fn undisturbed(&self, action: impl FnOnce(bool)) {
+        let backlog = self.backlog();
+        action(!backlog.is_empty());
+    }
+
+    fn take(&self, share: &Share) -> Backlog {
+        let mut backlog = self.backlog();
+        let (taken, left) = std::mem::take(&mut *backlog).split(share);
+        *backlog = left;
+        taken
     }
 
     fn put_back(&self, backlog: Backlog) {
@@ -130,7 +159,7 @@ mod tests {
             pending.add(Scope::Tags(&Tags::new(["a", "b"])));
             pending.add(Scope::Key(&Key::new(["k"])));
         }
-        let backlog = pending.take();
+        let backlog = pending.take(&Share::Everything);
         assert_eq!((Tags::new(&backlog.tags), backlog.keys.len()), (Tags::new(["a", "b"]), 1));
         assert!(pending.backlog().is_empty());
     }
@@ -141,7 +170,7 @@ mod tests {
         for i in 0..=CAP {
             pending.add(Scope::Key(&Key::new([i.to_string()])));
         }
-        let backlog = pending.take();
+        let backlog = pending.take(&Share::Everything);
         assert!(backlog.everything && backlog.keys.is_empty());
     }
 
@@ -149,9 +178,9 @@ mod tests {
     fn what_is_put_back_joins_what_came_since() {
         let pending = Pending::default();
         pending.add(Scope::Tags(&Tags::new(["a"])));
-        let backlog = pending.take();
+        let backlog = pending.take(&Share::Everything);
         pending.add(Scope::Tags(&Tags::new(["b"])));
         pending.put_back(backlog);
-        assert_eq!(Tags::new(&pending.take().tags), Tags::new(["a", "b"]));
+        assert_eq!(Tags::new(&pending.take(&Share::Everything).tags), Tags::new(["a", "b"]));
     }
 }

@@ -94,23 +94,49 @@ script! {
 }
 
 script! {
-    /// KEYS last invalidation. Returns it; if it was lost, now, since one may have been lost with it. Called with every
-    /// grant of a lease, so that a loss doesn't void what is loaded after it.
+    /// KEYS last invalidation. Returns it and the time; if it was lost, it is now, since one may have been lost with it.
+    /// Called with every grant of a lease, so that a loss doesn't void what is loaded after it.
     LAST_INVALIDATION = concat!(
+        now!(),
         "local last = redis.pcall('GET', KEYS[1]);",
-        "if type(last) == 'string' and #last == 16 and not last:find('%X') then return last end;",
-        "local t = redis.call('TIME');",
+        "if type(last) == 'string' and #last == 16 and not last:find('%X') then return {last, now} end;",
         // Before this moment: a lease of the same microsecond comes after it.
         "last = string.format('%016x', t[1] * 1000000 + t[2] - 1);",
         "redis.call('SET', KEYS[1], last);",
-        "return last"
+        "return {last, now}"
+    )
+}
+
+script! {
+    /// KEYS identity, the tag of everything, last invalidation. ARGV identity, `clear` or `keep`, chance, milliseconds.
+    /// Returns whether it gave everything a new token.
+    ///
+    /// Whoever is new finds the loads that began under another one in flight: they must not be stored. What the data
+    /// set holds is worth nothing anyhow without the token of everything.
+    IDENTIFY = concat!(
+        "if redis.pcall('GET', KEYS[1]) == ARGV[1] then return 0 end;",
+        now!(),
+        "redis.call('SET', KEYS[3], now);",
+        "local clear = ARGV[2] == 'clear' and redis.pcall('GET', KEYS[2]);",
+        "if clear then redis.call('SET', KEYS[2], now .. ARGV[3] .. 'i', 'PX', ARGV[4]) end;",
+        "redis.call('SET', KEYS[1], ARGV[1]);",
+        "return clear and 1 or 0"
     )
 }
 
 /// Makes the server know every script, so that a call is its digest and not its text.
 pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    for script in [&ACQUIRE, &RENEW, &RELEASE, &COMMIT, &STAMP, &INVALIDATE_TAG, &NOTE_INVALIDATION, &LAST_INVALIDATION]
-    {
+    for script in [
+        &ACQUIRE,
+        &RENEW,
+        &RELEASE,
+        &COMMIT,
+        &STAMP,
+        &INVALIDATE_TAG,
+        &NOTE_INVALIDATION,
+        &LAST_INVALIDATION,
+        &IDENTIFY,
+    ] {
         script.load_async(connection).await?;
     }
     Ok(())

@@ -1,0 +1,72 @@
+//! Invalidations in a cluster that is being rearranged: what is not where it was is followed.
+//!
+//! Reads and fills don't do this: one that meets a redirection goes on without the cache.
+
+use redis::{Cmd, Pipeline, Script, ServerErrorKind, aio::MultiplexedConnection};
+
+use super::{EVERYTHING, RedisStore, TOKEN_LIFE, chance, cluster::Cluster, names::Names, scripts};
+use crate::{
+    clock::millis,
+    store::{Scope, StoreError},
+};
+
+/// How often an invalidation is sent anew: the cluster may not have settled when it is asked who has what.
+const ATTEMPTS: usize = 3;
+
+impl RedisStore {
+    /// Delivers `scope`, one command after the other, each to where it belongs by now.
+    pub(super) async fn deliver_to_where_it_went(&self, cluster: &Cluster, scope: Scope<'_>) -> Result<(), StoreError> {
+        for command in commands(&self.0.names, scope) {
+            let mut attempts = 0;
+            while let Err(error) = self.send(cluster, scope, &command).await {
+                attempts += 1;
+                if attempts == ATTEMPTS {
+                    return Err(error);
+                }
+                cluster.look_again().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, cluster: &Cluster, scope: Scope<'_>, command: &Cmd) -> Result<(), StoreError> {
+        let link = self.link_of(scope);
+        let redirected = link
+            .run_patiently(&link.live()?, async |mut connection: MultiplexedConnection| {
+                match command.query_async::<()>(&mut connection).await {
+                    Err(error) if error.kind() == ServerErrorKind::Ask.into() => Ok(Some(error)),
+                    reply => reply.map(|()| None),
+                }
+            })
+            .await?;
+        let Some(error) = redirected else { return Ok(()) };
+        let (address, _) = error.redirect_node().ok_or(StoreError::Unavailable)?;
+        let (link, live) = cluster.live_at(address)?;
+        // Together, since other commands share the connection.
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("ASKING").ignore().add_command(command.clone());
+        link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
+            pipeline.exec_async(&mut connection).await
+        })
+        .await
+    }
+}
+
+/// An invalidation as single commands of one key each. In this order they need not come together: what they void is void once
+/// the last one is done, and a fill that comes between them is not stored, or voided with the rest.
+fn commands(names: &Names, scope: Scope<'_>) -> Vec<Cmd> {
+    let unlink = |name: String| redis::cmd("UNLINK").arg(name).take();
+    let tags: Vec<&str> = match scope {
+        // The lease first: with it, an entry could be written after the old one is gone.
+        Scope::Key(key) => return vec![unlink(names.lease(&key.primary())), unlink(names.entry(&key.primary()))],
+        Scope::Tags(tags) => tags.iter().collect(),
+        Scope::Everything => vec![EVERYTHING],
+    };
+    let life = millis(TOKEN_LIFE);
+    let call = |script: &Script, name: String| {
+        redis::cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(name).arg(chance()).arg(life).take()
+    };
+    let note = call(&scripts::NOTE_INVALIDATION, names.last_invalidation());
+    let tokens = tags.into_iter().map(|tag| call(&scripts::INVALIDATE_TAG, names.tag(tag)));
+    std::iter::once(note).chain(tokens).collect()
+}
