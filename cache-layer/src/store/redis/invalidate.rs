@@ -37,6 +37,7 @@ impl RedisStore {
                             let primary = key.primary().id();
                             self.0.near.get().into_iter().for_each(|near| near.forget(primary));
                             live.grants.void_key(primary);
+                            live.waiters.wake(primary);
                         }
                         Scope::Tags(tags) => {
                             tags.iter().for_each(|tag| live.tokens.forget(tag));

@@ -9,15 +9,13 @@ use super::{
     RedisStore,
     link::{Link, Live},
     scripts::{self, Batch},
+    waiters::pause_untracked,
 };
 use crate::{
     clock::millis,
     key::Key,
     store::{Acquired, Lease, Seen, StoreError},
 };
-
-/// How long to wait before looking again whether somebody else's lease has ended, in milliseconds.
-const POLL: std::ops::Range<u64> = 5..25;
 
 /// What a lease's key holds, and for how many milliseconds more.
 type Watched = (Vec<u8>, i64);
@@ -113,7 +111,34 @@ impl RedisStore {
     }
 
     /// Returns when it is time to look again.
-    pub(super) async fn lease_may_have_ended(&self) {
-        sleep(Duration::from_millis(fastrand::u64(POLL))).await;
+    pub(super) async fn lease_may_have_ended(&self, key: &Key) {
+        let link = self.link(key);
+        let Ok(live) = link.live() else { return sleep(pause_untracked()).await };
+        if !live.tracking {
+            return sleep(pause_untracked()).await;
+        }
+        let waiter = live.waiters.join(key.id());
+        let mut batch = Batch::default();
+        batch.track(&live);
+        batch.call(&scripts::WATCH, &[&self.0.names.lease(key)], &[]);
+        let watched: Result<(Watched,), StoreError> =
+            link.run(&live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await).await;
+        match watched {
+            Ok(((held, left),)) if is_token(&held) => {
+                // The server may be late to expire a lease, and to say so.
+                let left = u64::try_from(left).map_or(Duration::MAX, |left| Duration::from_millis(left + 1));
+                tokio::select! {
+                    () = waiter.woken() => {}
+                    () = sleep(live.waiters.pause().min(left)) => {}
+                }
+            }
+            Ok(_) => {}
+            Err(_) => sleep(pause_untracked()).await,
+        }
     }
+}
+
+/// Whether this is somebody's lease, and not what became of one.
+fn is_token(held: &[u8]) -> bool {
+    held.first().is_some_and(|first| *first != b'!')
 }

@@ -31,6 +31,7 @@ use super::{
     pending::Pending,
     scripts,
     tokens::Tokens,
+    waiters::Waiters,
 };
 use crate::{clock::millis, store::StoreError};
 
@@ -74,6 +75,7 @@ pub(super) struct Live {
     pub(super) number: u64,
     pub(super) tokens: Arc<Tokens>,
     pub(super) grants: Arc<Grants>,
+    pub(super) waiters: Arc<Waiters>,
     /// Whether the server tracks what this connection reads; a proxy or an access list may refuse it.
     pub(super) tracking: bool,
     born: Instant,
@@ -143,6 +145,7 @@ impl Link {
             *published = None;
             live.tokens.forget_all();
             live.grants.void_all();
+            live.waiters.wake_all();
             self.trouble.notify_one();
         }
     }
@@ -248,11 +251,18 @@ impl Link {
     async fn connect(&self) -> RedisResult<Arc<Live>> {
         let tokens = Arc::new(Tokens::default());
         let grants = Arc::new(Grants::default());
+        let waiters = Arc::new(Waiters::default());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeouts.connect))
             // Every operation has a deadline of ours.
             .set_response_timeout(None)
-            .set_push_sender(apply_pushes(self.names.clone(), tokens.clone(), grants.clone(), self.near.clone()));
+            .set_push_sender(apply_pushes(
+                self.names.clone(),
+                tokens.clone(),
+                grants.clone(),
+                waiters.clone(),
+                self.near.clone(),
+            ));
         let connecting = async {
             let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
             let tracking: RedisResult<()> =
@@ -277,6 +287,7 @@ impl Link {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,
             grants,
+            waiters,
             tracking,
             born: Instant::now(),
             last_success: AtomicU64::new(0),
@@ -337,12 +348,14 @@ fn apply_pushes(
     names: Names,
     tokens: Arc<Tokens>,
     grants: Arc<Grants>,
+    waiters: Arc<Waiters>,
     near: NearSlot,
 ) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
     move |push| {
         let everything = || {
             tokens.forget_all();
             grants.void_all();
+            waiters.wake_all();
             near.get().into_iter().for_each(|near| near.forget_all());
         };
         match (push.kind, push.data.first()) {
@@ -357,7 +370,10 @@ fn apply_pushes(
                                 grants.void_variants(id);
                             }
                         }
-                        Some(Named::Lease(id)) => grants.doubt(id),
+                        Some(Named::Lease(id)) => {
+                            grants.doubt(id);
+                            waiters.wake(id);
+                        }
                         Some(Named::LastInvalidation) => grants.void_all(),
                         None => {}
                     }

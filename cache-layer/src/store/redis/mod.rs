@@ -4,6 +4,7 @@
 //! - [`lookup`]: reading entries, and whether their tags still hold
 //! - [`lease`]: the right to load
 //! - [`grants`]: leases known to a connection, and whether they still stand
+//! - [`waiters`]: who waits for the end of another process's lease
 //! - [`commit`]: writing what was loaded
 //! - [`invalidate`]: voiding entries
 //! - [`scripts`]: what of this runs on the server
@@ -47,6 +48,7 @@ mod near;
 mod pending;
 mod scripts;
 mod tokens;
+mod waiters;
 
 pub use config::RedisStoreBuilder;
 pub(super) use near::Near;
@@ -228,8 +230,8 @@ impl Contract for RedisStore {
         self.release_lease(lease, uncacheable);
     }
 
-    fn changed<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, ()> {
-        Box::pin(self.lease_may_have_ended())
+    fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
+        Box::pin(self.lease_may_have_ended(key))
     }
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
