@@ -119,6 +119,9 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// So that it is not the end of the lease that ends the wait.
+    const LONG: Duration = Duration::from_secs(600);
+
     async fn new() -> Self {
         let server = RedisServer::builder().config("enable-debug-command local").start();
         let (holder, waiter) = (connect(server.url()).await, connect(server.url()).await);
@@ -156,7 +159,7 @@ impl Waiting {
 async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
     let nodes = Waiting::new().await;
     for end in ["commit", "release", "invalidation", "expiry", "loss of the connection"] {
-        let lease = nodes.lease(LEASE).await;
+        let lease = nodes.lease(Waiting::LONG).await;
         let waiter = nodes.begin().await;
         assert!(!waiter.is_finished());
         match end {
@@ -190,7 +193,7 @@ async fn who_waits_does_so_no_longer_than_the_lease_can_last() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_push_wakes_all_who_wait_and_leaves_nothing_behind() {
     let nodes = Waiting::new().await;
-    let lease = nodes.lease(LEASE).await;
+    let lease = nodes.lease(Waiting::LONG).await;
     let waiters: Vec<_> = (0..100).map(|_| nodes.waiter.clone()).collect();
     let mut tasks = tokio::task::JoinSet::new();
     for waiter in waiters {
@@ -202,7 +205,7 @@ async fn one_push_wakes_all_who_wait_and_leaves_nothing_behind() {
     tokio::time::timeout(PATIENCE, tasks.join_all()).await.expect("all to be woken");
     assert_eq!(live.waiters.len(), 0);
 
-    let lease = nodes.lease(LEASE).await;
+    let lease = nodes.lease(Waiting::LONG).await;
     let leaver = nodes.begin().await;
     leaver.abort();
     wait_until("the one who left to be forgotten", async || live.waiters.len() == 0).await;
