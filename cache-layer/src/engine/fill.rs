@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Cache;
+use super::backoff::{BackOff, Setback};
 use super::flight::{Flight, Landing};
 use crate::{
     key::Key,
-    store::{Acquired, Committed, Fill, Lease, Seen, StoreError, Writes},
+    store::{Acquired, Committed, Failed, Fill, Lease, Seen, StoreError, Writes},
     tag::Tags,
     telemetry::{Event, FillOutcome, NoCacheReason},
 };
@@ -23,6 +24,17 @@ pub(crate) enum Permission {
     LookAgain(Flight),
     /// A recent load of this key could not be kept: load without a thought of storing. The flight has landed.
     Uncacheable,
+    /// A recent load of this key failed: leave the application alone. The flight has landed.
+    BackedOff(Setback),
+}
+
+/// How a load deals with failures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Caution {
+    /// How long to leave the application alone after one; `None`: not at all.
+    pub(crate) back_off: Option<BackOff>,
+    /// Whether those that came before hold this one up.
+    pub(crate) heeds: bool,
 }
 
 /// The right to load. Every way to end it tells the flight's followers; dropped without a word, it was lost.
@@ -32,6 +44,7 @@ pub(crate) struct Permit {
     hold: Hold,
     flight: Flight,
     invalidations: u64,
+    back_off: Option<BackOff>,
 }
 
 /// A lease that is given back when it is dropped; or why there is none, and nothing will be stored.
@@ -51,12 +64,30 @@ impl Drop for Hold {
 impl Cache {
     /// Asks to load `key`, having `seen` what is there. Waits while somebody else in the fleet does, until `deadline`;
     /// after that the load goes ahead, and is not stored.
-    pub(crate) async fn ask_to_load(&self, flight: Flight, key: &Key, seen: Seen, deadline: Instant) -> Permission {
+    pub(crate) async fn ask_to_load(
+        &self,
+        flight: Flight,
+        key: &Key,
+        seen: Seen,
+        deadline: Instant,
+        Caution { back_off, heeds }: Caution,
+    ) -> Permission {
         let permit = |flight, lease| {
             let hold = Hold { cache: self.clone(), lease };
-            Permission::Load(Permit { cache: self.clone(), hold, flight, invalidations: self.invalidations() })
+            Permission::Load(Permit {
+                cache: self.clone(),
+                hold,
+                flight,
+                invalidations: self.invalidations(),
+                back_off,
+            })
         };
-        match self.0.store.acquire(key, seen, self.0.lock_timeout).await {
+        let acquired = if heeds && back_off.is_some() {
+            self.0.store.acquire(key, seen, self.0.lock_timeout)
+        } else {
+            self.0.store.insist(key, seen, self.0.lock_timeout)
+        };
+        match acquired.await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
             Ok(Acquired::Changed) => Permission::LookAgain(flight),
             Ok(Acquired::Held) => match timeout_at(deadline, self.0.store.changed(key)).await {
@@ -68,6 +99,12 @@ impl Cache {
                 flight.land(Landing::Uncacheable);
                 Permission::Uncacheable
             }
+            Ok(Acquired::BackOff { remaining, status }) => {
+                let setback = Setback::new(status, remaining);
+                self.0.setbacks.remember(key, setback);
+                flight.land(Landing::Failed);
+                Permission::BackedOff(setback)
+            }
             Err(error) => {
                 tracing::debug!(%error, "could not take a lease");
                 permit(flight, Err(NoCacheReason::StoreUnavailable))
@@ -78,7 +115,7 @@ impl Cache {
     /// The right to load when the store is known not to answer.
     pub(crate) fn load_without_store(&self, flight: Flight) -> Permit {
         let hold = Hold { cache: self.clone(), lease: Err(NoCacheReason::StoreUnavailable) };
-        Permit { cache: self.clone(), hold, flight, invalidations: self.invalidations() }
+        Permit { cache: self.clone(), hold, flight, invalidations: self.invalidations(), back_off: None }
     }
 }
 
@@ -110,9 +147,21 @@ impl Permit {
         }
     }
 
-    /// The load failed.
-    pub(crate) fn failed(self) {
-        let Self { hold, flight, .. } = self;
+    pub(crate) fn emit(&self, event: Event) {
+        self.cache.emit(event);
+    }
+
+    /// The load failed, with a response of this status or without any. `backs_off`: that says something about the next.
+    pub(crate) fn failed(self, status: Option<u16>, backs_off: bool) {
+        let Self { cache, mut hold, flight, invalidations, back_off } = self;
+        if let (Ok(lease), Some(back_off)) = (&hold.lease, back_off.filter(|_| backs_off)) {
+            let pause = back_off.pause(lease.failures);
+            if cache.invalidations() == invalidations {
+                cache.0.setbacks.remember(&lease.key, Setback::new(status, pause));
+            }
+            cache.0.store.fail(lease, Failed { status, pause, remembered: back_off.longest() });
+            hold.lease = Err(NoCacheReason::ServiceFailed);
+        }
         drop(hold);
         flight.land(Landing::Failed);
     }
@@ -133,7 +182,7 @@ impl Permit {
 
     /// Stores what was loaded, unless an invalidation came first.
     pub(crate) async fn commit(self, writes: Writes, tags: Tags) {
-        let Self { cache, mut hold, flight, invalidations } = self;
+        let Self { cache, mut hold, flight, invalidations, .. } = self;
         let committed = match hold.lease.clone() {
             Ok(lease) => {
                 let fill = Fill { lease, writes, tags };

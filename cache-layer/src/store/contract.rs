@@ -23,6 +23,9 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Takes the lease on `key` for `ttl`, unless somebody has it or the entry is no longer the one that was `seen`.
     fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>>;
 
+    /// As [`acquire`](Self::acquire), whether or not the key backs off from a failure.
+    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>>;
+
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
 
@@ -36,6 +39,10 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Ends a lease without a fill, without waiting. `uncacheable`: for so long, [`acquire`](Self::acquire) tells
     /// everybody not to wait for one another.
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>);
+
+    /// Ends a lease whose load failed, without waiting. Until its pause is over, [`acquire`](Self::acquire) tells everybody
+    /// to leave the application alone; what else ends a lease, or voids it, ends that too.
+    fn fail(&self, lease: &Lease, failed: Failed);
 
     /// Returns when a lease held by somebody else may have ended; the caller looks again.
     fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()>;
@@ -69,11 +76,17 @@ pub struct Lease {
     pub(crate) token: [u8; 16],
     /// 16 hex digits, as in a [`Token`](crate::tag::Token).
     pub(crate) started: [u8; 16],
+    /// How many loads of this key failed lately, one after the other.
+    pub(crate) failures: u32,
 }
 
 impl Lease {
     pub(crate) fn new(key: &Key, token: [u8; 16], started: [u8; 16]) -> Self {
-        Self { key: key.clone(), token, started }
+        Self { key: key.clone(), token, started, failures: 0 }
+    }
+
+    pub(crate) fn after(self, failures: u32) -> Self {
+        Self { failures, ..self }
     }
 
     /// A token that nobody else holds: 16 hex digits, so that people can read it in the store.
@@ -92,6 +105,22 @@ pub enum Acquired {
     Changed,
     /// A recent load of this key could not be stored: don't wait for one another.
     Uncacheable,
+    /// A recent load of this key failed, with this status if it was a response: leave the application alone for so long.
+    BackOff {
+        remaining: Duration,
+        status: Option<u16>,
+    },
+}
+
+/// A load that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Of the response, if there was one.
+    pub(crate) status: Option<u16>,
+    /// For how long to leave the application alone.
+    pub(crate) pause: Duration,
+    /// For how much longer the next failure counts as one that follows this one.
+    pub(crate) remembered: Duration,
 }
 
 /// What a load brought, ready to be written under its lease.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::aio::MultiplexedConnection;
+use redis::{ScriptInvocation, aio::MultiplexedConnection};
 use tokio::time::sleep;
 
 use super::{
@@ -14,14 +14,20 @@ use super::{
 use crate::{
     clock::millis,
     key::Key,
-    store::{Acquired, Lease, Seen, StoreError},
+    store::{Acquired, Failed, Lease, Seen, StoreError},
 };
 
 /// What a lease's key holds, and for how many milliseconds more.
 type Watched = (Vec<u8>, i64);
 
 impl RedisStore {
-    pub(super) async fn acquire_lease(&self, key: &Key, seen: Seen, ttl: Duration) -> Result<Acquired, StoreError> {
+    pub(super) async fn acquire_lease(
+        &self,
+        key: &Key,
+        seen: Seen,
+        ttl: Duration,
+        insists: bool,
+    ) -> Result<Acquired, StoreError> {
         let link = self.link(key);
         let live = link.live()?;
         let names = &self.0.names;
@@ -40,7 +46,11 @@ impl RedisStore {
         if key.id().is_variant() {
             batch.watch(&live, &names.entry(&key.primary()));
         }
-        batch.call(&scripts::ACQUIRE, &[&entry, &place], &[&token, life.as_bytes(), seen]);
+        batch.call(
+            &scripts::ACQUIRE,
+            &[&entry, &place],
+            &[&token, life.as_bytes(), seen, if insists { b"1" } else { b"0" }],
+        );
         batch.track(&live);
         batch.call(&scripts::WATCH, &[&place], &[]);
         let (_, reply, (held, _)): (Vec<u8>, Vec<u8>, Watched) =
@@ -49,14 +59,15 @@ impl RedisStore {
             b"held" => Ok(Acquired::Held),
             b"changed" => Ok(Acquired::Changed),
             b"uncacheable" => Ok(Acquired::Uncacheable),
-            time => match time.try_into() {
-                Ok(started) => {
+            other => match (parse_back_off(other), parse_grant(other)) {
+                (Some(back_off), _) => Ok(back_off),
+                (None, Some((started, failures))) => {
                     if live.tracking && held == token {
                         application.granted();
                     }
-                    Ok(Acquired::Granted(Lease::new(key, token, started)))
+                    Ok(Acquired::Granted(Lease::new(key, token, started).after(failures)))
                 }
-                Err(_) => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
+                (None, None) => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
             },
         }
     }
@@ -104,6 +115,21 @@ impl RedisStore {
         live.grants.end(lease);
         let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
+        self.end(link, live, call);
+    }
+
+    /// As [`release_lease`](Self::release_lease), when the load failed.
+    pub(super) fn fail_lease(&self, lease: &Lease, Failed { status, pause, remembered }: Failed) {
+        let link = self.link(&lease.key).clone();
+        let Ok(live) = link.live() else { return };
+        live.grants.end(lease);
+        let mut call = scripts::FAIL.key(self.0.names.lease(&lease.key));
+        call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
+        call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
+        self.end(link, live, call);
+    }
+
+    fn end(&self, link: Arc<Link>, live: Arc<Live>, call: ScriptInvocation<'static>) {
         self.0.runtime.spawn(async move {
             let release = async |mut connection: MultiplexedConnection| call.invoke_async(&mut connection).await;
             let _: Result<bool, StoreError> = link.run_patiently(&live, release).await;
@@ -136,6 +162,19 @@ impl RedisStore {
             Err(_) => sleep(pause_untracked()).await,
         }
     }
+}
+
+/// `backoff:<milliseconds>:<status or 0>`
+fn parse_back_off(reply: &[u8]) -> Option<Acquired> {
+    let (remaining, status) = str::from_utf8(reply).ok()?.strip_prefix("backoff:")?.split_once(':')?;
+    let status = status.parse().ok().filter(|status| *status != 0);
+    Some(Acquired::BackOff { remaining: Duration::from_millis(remaining.parse().ok()?), status })
+}
+
+/// A time, and how many loads failed before it.
+fn parse_grant(reply: &[u8]) -> Option<([u8; 16], u32)> {
+    let (started, failures) = reply.split_first_chunk()?;
+    Some((*started, str::from_utf8(failures).ok()?.parse().ok()?))
 }
 
 /// Whether this is somebody's lease, and not what became of one.

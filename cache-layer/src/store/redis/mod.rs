@@ -31,7 +31,7 @@ use self::{
     names::Names,
     pending::Pending,
 };
-use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
+use super::{Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
 use crate::{entry::Entry, key::Key};
 
 mod commit;
@@ -211,7 +211,11 @@ impl Contract for RedisStore {
     }
 
     fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Box::pin(self.acquire_lease(key, seen, ttl))
+        Box::pin(self.acquire_lease(key, seen, ttl, false))
+    }
+
+    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        Box::pin(self.acquire_lease(key, seen, ttl, true))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -228,6 +232,10 @@ impl Contract for RedisStore {
 
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
         self.release_lease(lease, uncacheable);
+    }
+
+    fn fail(&self, lease: &Lease, failed: Failed) {
+        self.fail_lease(lease, failed);
     }
 
     fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {

@@ -4,7 +4,7 @@
 //! | name | holds |
 //! |---|---|
 //! | `<prefix>:e:{<digest>}:<variant or ->:<readable>` | an entry |
-//! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or `!u`, recently uncacheable |
+//! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or what came of it: see [`scripts`](super::scripts) |
 //! | `<prefix>:t:<tag>` | the tag's token |
 //! | `<prefix>:i` | when a tag was last invalidated |
 

@@ -1,4 +1,7 @@
 //! The scripts of the protocol. Each touches keys of one slot, and runs in microseconds; none is on the path of a hit.
+//!
+//! A lease's key holds the token of its holder or, once that has ended, what came of it: `!u`, uncacheable; or
+//! `!f<failures>:<status or 0>:<time>`, failed so many times, not to be loaded again before that time.
 
 use std::sync::LazyLock;
 
@@ -21,8 +24,9 @@ macro_rules! now {
 }
 
 script! {
-    /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any).
-    /// Returns `changed`, `held`, `uncacheable`, or the time of the grant.
+    /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any), whether to insist (1) although the last
+    /// load failed. Returns `changed`, `held`, `uncacheable`, `backoff:<milliseconds>:<status or 0>`, or the time of the
+    /// grant and how many loads failed before it.
     ///
     /// What another program left under these names counts as nothing, and is overwritten.
     ACQUIRE = concat!(
@@ -32,9 +36,16 @@ script! {
         "local held = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'GET', 'PX', ARGV[2]);",
         "if type(held) == 'table' then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]); held = false end;",
         "if held == '!u' then return 'uncacheable' end;",
-        "if held then return 'held' end;",
         now!(),
-        "return now"
+        "if not held then return now .. '0' end;",
+        "local failures, status, ready = held:match('^!f(%d+):(%d+):(%x+)$');",
+        "if not failures then return 'held' end;",
+        "if ARGV[4] ~= '1' and now < ready then",
+        "  local left = math.ceil((tonumber(ready, 16) - tonumber(now, 16)) / 1000);",
+        "  return string.format('backoff:%d:%s', left, status)",
+        "end;",
+        "redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]);",
+        "return now .. failures"
     )
 }
 
@@ -57,6 +68,17 @@ script! {
                if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end;
                redis.call('SET', KEYS[1], '!u', 'PX', ARGV[2]);
                return 1"
+}
+
+script! {
+    /// KEYS lease. ARGV token, milliseconds until the next load, how many have failed, status, milliseconds to remember it.
+    FAIL = concat!(
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;",
+        "local t = redis.call('TIME');",
+        "local ready = string.format('%016x', t[1] * 1000000 + t[2] + ARGV[2] * 1000);",
+        "redis.call('SET', KEYS[1], '!f' .. ARGV[3] .. ':' .. ARGV[4] .. ':' .. ready, 'PX', ARGV[5]);",
+        "return 1"
+    )
 }
 
 script! {
@@ -118,9 +140,18 @@ script! {
 
 /// Makes the server know every script, so that a call is its digest and not its text.
 pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    for script in
-        [&ACQUIRE, &WATCH, &RENEW, &RELEASE, &COMMIT, &STAMP, &INVALIDATE_TAG, &NOTE_INVALIDATION, &LAST_INVALIDATION]
-    {
+    for script in [
+        &ACQUIRE,
+        &WATCH,
+        &RENEW,
+        &RELEASE,
+        &FAIL,
+        &COMMIT,
+        &STAMP,
+        &INVALIDATE_TAG,
+        &NOTE_INVALIDATION,
+        &LAST_INVALIDATION,
+    ] {
         script.load_async(connection).await?;
     }
     Ok(())
