@@ -32,7 +32,7 @@ impl BackOff {
     /// retried together.
     pub(crate) fn pause(self, failures: u32) -> Duration {
         let doubled = self.first.saturating_mul(2u32.saturating_pow(failures));
-        doubled.min(self.longest).mul_f64(0.8 + 0.4 * fastrand::f64())
+        doubled.min(self.longest).mul_f64(0.4f64.mul_add(fastrand::f64(), 0.8))
     }
 
     pub(crate) fn longest(self) -> Duration {

@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,17 +16,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::key::KeyId;
 
-/// How long to wait for a push before looking again, in milliseconds.
-const POLL: std::ops::Range<u64> = 25..100;
+/// How long to wait for a push before looking again, in milliseconds: this, and up to so much more at random.
+const POLL: u64 = 25;
+const POLL_SPREAD: u64 = 75;
 /// The same where there are no pushes.
 const POLL_UNTRACKED: std::ops::Range<u64> = 5..25;
 
 /// One bell for each key that is waited for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waiters {
     bells: Mutex<HashMap<KeyId, Arc<CancellationToken>>>,
-    #[cfg(test)]
-    poll: std::sync::OnceLock<Duration>,
+    poll: AtomicU64,
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self { bells: Mutex::default(), poll: AtomicU64::new(POLL) }
+    }
 }
 
 /// A place among those who wait for a key.
@@ -65,16 +74,12 @@ impl Waiters {
 
     /// How long to wait for a push before looking again.
     pub(super) fn pause(&self) -> Duration {
-        #[cfg(test)]
-        if let Some(poll) = self.poll.get() {
-            return *poll;
-        }
-        Duration::from_millis(fastrand::u64(POLL))
+        Duration::from_millis(self.poll.load(Ordering::Relaxed) + fastrand::u64(..POLL_SPREAD))
     }
 
     #[cfg(test)]
     pub(super) fn hardly_poll(&self) {
-        self.poll.get_or_init(|| Duration::from_secs(600));
+        self.poll.store(600_000, Ordering::Relaxed);
     }
 
     #[cfg(test)]
