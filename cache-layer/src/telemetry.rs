@@ -84,6 +84,43 @@ impl FillOutcome {
     }
 }
 
+/// How those who waited for a load of the same key were released (the states of the cache lock in pingora). Every load
+/// ends in one of the first four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Release {
+    /// The load ended, and so did its fill: they look the entry up. [`FillOutcome`] says what became of that.
+    Done,
+    /// The load failed: a stale response stands in, they share the failure, or ask for themselves.
+    TransientError,
+    /// What was loaded can't be shared: they all ask for themselves.
+    GiveUp,
+    /// The load was lost, by a panic or with its runtime: another one of them loads.
+    Dangling,
+    /// One of them waited for as long as the lock timeout, and asks for itself.
+    WaitTimeout,
+    /// The load takes so long that it has lost its place: another one of them loads.
+    AgeTimeout,
+}
+
+impl Release {
+    const ALL: [Self; 6] =
+        [Self::Done, Self::TransientError, Self::GiveUp, Self::Dangling, Self::WaitTimeout, Self::AgeTimeout];
+
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::TransientError => "transient-error",
+            Self::GiveUp => "give-up",
+            Self::Dangling => "dangling",
+            Self::WaitTimeout => "wait-timeout",
+            Self::AgeTimeout => "age-timeout",
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -102,6 +139,8 @@ pub enum Event {
     NotStored(NoCacheReason),
     /// A fill ended.
     Fill(FillOutcome),
+    /// Requests that wait for a load, if there are any, were released.
+    Release(Release),
     /// Stored bytes were turned away.
     Rejected(Rejection),
     /// An invalidation reached the store (`delivered`), or is kept to be retried.
@@ -165,6 +204,8 @@ pub struct Counts {
     pub undelivered_invalidations: u64,
     /// Stored bytes that were turned away, by reason; reasons that never came up are left out.
     pub rejected: Vec<(Rejection, u64)>,
+    /// How those who wait for loads were released; ways that never came up are left out.
+    pub releases: Vec<(Release, u64)>,
 }
 
 #[derive(Default)]
@@ -181,6 +222,7 @@ struct Counters {
     invalidations: AtomicU64,
     undelivered: AtomicU64,
     rejected: [AtomicU64; Rejection::ALL.len()],
+    releases: [AtomicU64; Release::ALL.len()],
 }
 
 /// The cache's own counters and, if there is one, the user's observer.
@@ -210,6 +252,7 @@ impl Telemetry {
             Event::Invalidation { delivered: true } => &counters.invalidations,
             Event::Invalidation { delivered: false } => &counters.undelivered,
             Event::Rejected(rejection) => &counters.rejected[rejection as usize],
+            Event::Release(release) => &counters.releases[release as usize],
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if let Some(observer) = &self.observer {
@@ -235,6 +278,11 @@ impl Telemetry {
             rejected: Rejection::ALL
                 .into_iter()
                 .zip(counters.rejected.iter().map(of))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            releases: Release::ALL
+                .into_iter()
+                .zip(counters.releases.iter().map(of))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
         }

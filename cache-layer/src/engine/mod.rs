@@ -83,6 +83,9 @@ pub struct CacheBuilder {
 impl CacheBuilder {
     /// How long a request waits for another one's load of the same key before it goes to the origin alone, and how long
     /// the lease of a process that died holds others back; 5 s unless set.
+    ///
+    /// A load itself may take longer, up to a minute or twelve of these timeouts. One that hangs for longer than that
+    /// loses its place to the next, and is not stored.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self

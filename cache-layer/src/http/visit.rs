@@ -27,7 +27,7 @@ use crate::{
     entry::Entry,
     key::Key,
     semantics::{cache_status::ForwardReason, update::head_outdates},
-    telemetry::{Event, NoCacheReason},
+    telemetry::{Event, NoCacheReason, Release},
 };
 
 /// A request whose answer is not in memory.
@@ -128,7 +128,10 @@ where
                     },
                 }
             }
-            Ok(_) | Err(_) => NoCacheReason::WaitedTooLong,
+            Ok(_) | Err(_) => {
+                cache.emit(Event::Release(Release::WaitTimeout));
+                NoCacheReason::WaitedTooLong
+            }
         };
         return shared.go_alone(inner, request, reason).await;
     }
