@@ -104,6 +104,9 @@ pub(crate) struct Policy {
     pub(crate) max_variants: u16,
     pub(crate) key_headers: Vec<HeaderName>,
     pub(crate) bypass_cookies: Vec<String>,
+    /// How long a failing application is left alone: after the first failure, and at most.
+    pub(crate) failure_backoff: (Duration, Duration),
+    pub(crate) share_failures: bool,
 }
 
 impl Default for Policy {
@@ -117,6 +120,8 @@ impl Default for Policy {
             max_variants: 64,
             key_headers: Vec::new(),
             bypass_cookies: Vec::new(),
+            failure_backoff: (Duration::from_secs(1), Duration::from_secs(30)),
+            share_failures: false,
         }
     }
 }

@@ -84,6 +84,43 @@ impl FillOutcome {
     }
 }
 
+/// How those who waited for a load of the same key were released (the states of the cache lock in pingora). Every load
+/// ends in one of the first four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Release {
+    /// The load ended, and so did its fill: they look the entry up. [`FillOutcome`] says what became of that.
+    Done,
+    /// The load failed: a stale response stands in, they share the failure, or ask for themselves.
+    TransientError,
+    /// What was loaded can't be shared: they all ask for themselves.
+    GiveUp,
+    /// The load was lost, by a panic or with its runtime: another one of them loads.
+    Dangling,
+    /// One of them waited for as long as the lock timeout, and asks for itself.
+    WaitTimeout,
+    /// The load takes so long that it has lost its place: another one of them loads.
+    AgeTimeout,
+}
+
+impl Release {
+    const ALL: [Self; 6] =
+        [Self::Done, Self::TransientError, Self::GiveUp, Self::Dangling, Self::WaitTimeout, Self::AgeTimeout];
+
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::TransientError => "transient-error",
+            Self::GiveUp => "give-up",
+            Self::Dangling => "dangling",
+            Self::WaitTimeout => "wait-timeout",
+            Self::AgeTimeout => "age-timeout",
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -96,10 +133,14 @@ pub enum Event {
     Bypass(NoCacheReason),
     /// A request waited for another one's load.
     Coalesced,
+    /// The application, which failed for this key lately, was spared a request.
+    BackedOff,
     /// A response was not stored, for this reason.
     NotStored(NoCacheReason),
     /// A fill ended.
     Fill(FillOutcome),
+    /// Requests that wait for a load, if there are any, were released.
+    Release(Release),
     /// Stored bytes were turned away.
     Rejected(Rejection),
     /// An invalidation reached the store (`delivered`), or is kept to be retried.
@@ -147,6 +188,8 @@ pub struct Counts {
     pub bypasses: u64,
     /// Requests that waited for another one's load.
     pub coalesced: u64,
+    /// Requests that a failing application was spared.
+    pub backed_off: u64,
     /// Responses that were not stored.
     pub not_stored: u64,
     /// Fills that reached the store.
@@ -161,6 +204,8 @@ pub struct Counts {
     pub undelivered_invalidations: u64,
     /// Stored bytes that were turned away, by reason; reasons that never came up are left out.
     pub rejected: Vec<(Rejection, u64)>,
+    /// How those who wait for loads were released; ways that never came up are left out.
+    pub releases: Vec<(Release, u64)>,
 }
 
 #[derive(Default)]
@@ -169,6 +214,7 @@ struct Counters {
     misses: AtomicU64,
     bypasses: AtomicU64,
     coalesced: AtomicU64,
+    backed_off: AtomicU64,
     not_stored: AtomicU64,
     stored: AtomicU64,
     fenced: AtomicU64,
@@ -176,6 +222,7 @@ struct Counters {
     invalidations: AtomicU64,
     undelivered: AtomicU64,
     rejected: [AtomicU64; Rejection::ALL.len()],
+    releases: [AtomicU64; Release::ALL.len()],
 }
 
 /// The cache's own counters and, if there is one, the user's observer.
@@ -197,6 +244,7 @@ impl Telemetry {
             Event::Miss => &counters.misses,
             Event::Bypass(_) => &counters.bypasses,
             Event::Coalesced => &counters.coalesced,
+            Event::BackedOff => &counters.backed_off,
             Event::NotStored(_) => &counters.not_stored,
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
@@ -204,6 +252,7 @@ impl Telemetry {
             Event::Invalidation { delivered: true } => &counters.invalidations,
             Event::Invalidation { delivered: false } => &counters.undelivered,
             Event::Rejected(rejection) => &counters.rejected[rejection as usize],
+            Event::Release(release) => &counters.releases[release as usize],
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if let Some(observer) = &self.observer {
@@ -219,6 +268,7 @@ impl Telemetry {
             misses: of(&counters.misses),
             bypasses: of(&counters.bypasses),
             coalesced: of(&counters.coalesced),
+            backed_off: of(&counters.backed_off),
             not_stored: of(&counters.not_stored),
             stored: of(&counters.stored),
             fenced: of(&counters.fenced),
@@ -228,6 +278,11 @@ impl Telemetry {
             rejected: Rejection::ALL
                 .into_iter()
                 .zip(counters.rejected.iter().map(of))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            releases: Release::ALL
+                .into_iter()
+                .zip(counters.releases.iter().map(of))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
         }

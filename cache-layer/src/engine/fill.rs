@@ -5,16 +5,21 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Cache;
+use super::backoff::{BackOff, Setback};
 use super::flight::{Flight, Landing};
 use crate::{
     key::Key,
-    store::{Acquired, Committed, Fill, Lease, Seen, StoreError, Writes},
+    store::{Acquired, Committed, Failed, Fill, Lease, Seen, StoreError, Writes},
     tag::Tags,
-    telemetry::{Event, FillOutcome, NoCacheReason},
+    telemetry::{Event, FillOutcome, NoCacheReason, Release},
 };
 
 /// How long a key whose response could not be kept is loaded without waiting for one another.
 const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
+
+/// How long a load keeps its place at least, and in lock timeouts.
+const LONGEST_LOAD: Duration = Duration::from_secs(60);
+const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
 /// What the leader of a flight may do.
 pub(crate) enum Permission {
@@ -23,6 +28,17 @@ pub(crate) enum Permission {
     LookAgain(Flight),
     /// A recent load of this key could not be kept: load without a thought of storing. The flight has landed.
     Uncacheable,
+    /// A recent load of this key failed: leave the application alone. The flight has landed.
+    BackedOff(Setback),
+}
+
+/// How a load deals with failures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Caution {
+    /// How long to leave the application alone after one; `None`: not at all.
+    pub(crate) back_off: Option<BackOff>,
+    /// Whether those that came before hold this one up.
+    pub(crate) heeds: bool,
 }
 
 /// The right to load. Every way to end it tells the flight's followers; dropped without a word, it was lost.
@@ -32,12 +48,16 @@ pub(crate) struct Permit {
     hold: Hold,
     flight: Flight,
     invalidations: u64,
+    back_off: Option<BackOff>,
+    begun: Instant,
 }
 
 /// A lease that is given back when it is dropped; or why there is none, and nothing will be stored.
 struct Hold {
     cache: Cache,
     lease: Result<Lease, NoCacheReason>,
+    /// How it ends, unless it is said otherwise.
+    release: Release,
 }
 
 impl Drop for Hold {
@@ -45,28 +65,47 @@ impl Drop for Hold {
         if let Ok(lease) = &self.lease {
             self.cache.0.store.release(lease, None);
         }
+        self.cache.emit(Event::Release(self.release));
     }
 }
 
 impl Cache {
     /// Asks to load `key`, having `seen` what is there. Waits while somebody else in the fleet does, until `deadline`;
     /// after that the load goes ahead, and is not stored.
-    pub(crate) async fn ask_to_load(&self, flight: Flight, key: &Key, seen: Seen, deadline: Instant) -> Permission {
-        let permit = |flight, lease| {
-            let hold = Hold { cache: self.clone(), lease };
-            Permission::Load(Permit { cache: self.clone(), hold, flight, invalidations: self.invalidations() })
+    pub(crate) async fn ask_to_load(
+        &self,
+        flight: Flight,
+        key: &Key,
+        seen: Seen,
+        deadline: Instant,
+        Caution { back_off, heeds }: Caution,
+    ) -> Permission {
+        let permit = |flight, lease| Permission::Load(self.permit(flight, lease, back_off));
+        let acquired = if heeds && back_off.is_some() {
+            self.0.store.acquire(key, seen, self.0.lock_timeout)
+        } else {
+            self.0.store.insist(key, seen, self.0.lock_timeout)
         };
-        match self.0.store.acquire(key, seen, self.0.lock_timeout).await {
+        match acquired.await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
             Ok(Acquired::Changed) => Permission::LookAgain(flight),
             Ok(Acquired::Held) => match timeout_at(deadline, self.0.store.changed(key)).await {
                 Ok(()) if Instant::now() < deadline => Permission::LookAgain(flight),
-                _ => permit(flight, Err(NoCacheReason::WaitedTooLong)),
+                _ => {
+                    self.emit(Event::Release(Release::WaitTimeout));
+                    permit(flight, Err(NoCacheReason::WaitedTooLong))
+                }
             },
             Ok(Acquired::Uncacheable) => {
                 self.0.predictor.remember(&key.primary(), REMEMBER_UNCACHEABLE);
                 flight.land(Landing::Uncacheable);
                 Permission::Uncacheable
+            }
+            Ok(Acquired::BackOff { remaining, status }) => {
+                let setback = Setback::new(status, remaining);
+                self.0.setbacks.remember(key, setback);
+                flight.land(Landing::Failed);
+                Permission::BackedOff(setback)
             }
             Err(error) => {
                 tracing::debug!(%error, "could not take a lease");
@@ -77,8 +116,13 @@ impl Cache {
 
     /// The right to load when the store is known not to answer.
     pub(crate) fn load_without_store(&self, flight: Flight) -> Permit {
-        let hold = Hold { cache: self.clone(), lease: Err(NoCacheReason::StoreUnavailable) };
-        Permit { cache: self.clone(), hold, flight, invalidations: self.invalidations() }
+        self.permit(flight, Err(NoCacheReason::StoreUnavailable), None)
+    }
+
+    fn permit(&self, flight: Flight, lease: Result<Lease, NoCacheReason>, back_off: Option<BackOff>) -> Permit {
+        let hold = Hold { cache: self.clone(), lease, release: Release::Dangling };
+        let invalidations = self.invalidations();
+        Permit { cache: self.clone(), hold, flight, invalidations, back_off, begun: Instant::now() }
     }
 }
 
@@ -90,18 +134,25 @@ impl Permit {
 
     /// Runs `load`, and keeps the lease alive for as long as it takes.
     pub(crate) async fn while_loading<T>(&self, load: impl Future<Output = T>) -> T {
-        let Ok(lease) = &self.hold.lease else {
-            return load.await;
-        };
         let ttl = self.cache.0.lock_timeout;
+        let longest = LONGEST_LOAD.max(ttl.saturating_mul(LONGEST_LOAD_TIMEOUTS));
         let heartbeat = async {
-            loop {
-                sleep(ttl / 3).await;
-                // A lease that is lost stays lost: the commit will be refused.
-                if self.cache.0.store.renew(lease, ttl).await == Ok(false) {
-                    std::future::pending::<()>().await;
+            let mut lease = self.hold.lease.as_ref().ok();
+            while self.begun.elapsed() < longest {
+                sleep((ttl / 3).max(Duration::from_millis(1))).await;
+                if let Some(held) = lease
+                    && self.cache.0.store.renew(held, ttl).await == Ok(false)
+                {
+                    // What is lost stays lost: the commit will be refused.
+                    lease = None;
                 }
             }
+            self.cache.emit(Event::Release(Release::AgeTimeout));
+            if let Some(held) = lease {
+                self.cache.0.store.release(held, None);
+            }
+            self.flight.leave();
+            std::future::pending().await
         };
         tokio::select! {
             biased;
@@ -110,9 +161,22 @@ impl Permit {
         }
     }
 
-    /// The load failed.
-    pub(crate) fn failed(self) {
-        let Self { hold, flight, .. } = self;
+    pub(crate) fn emit(&self, event: Event) {
+        self.cache.emit(event);
+    }
+
+    /// The load failed, with a response of this status or without any. `backs_off`: that says something about the next.
+    pub(crate) fn failed(self, status: Option<u16>, backs_off: bool) {
+        let Self { cache, mut hold, flight, invalidations, back_off, .. } = self;
+        hold.release = Release::TransientError;
+        if let (Ok(lease), Some(back_off)) = (&hold.lease, back_off.filter(|_| backs_off)) {
+            let pause = back_off.pause(lease.failures);
+            if cache.invalidations() == invalidations {
+                cache.0.setbacks.remember(&lease.key, Setback::new(status, pause));
+            }
+            cache.0.store.fail(lease, Failed { status, pause, remembered: back_off.longest() });
+            hold.lease = Err(NoCacheReason::ServiceFailed);
+        }
         drop(hold);
         flight.land(Landing::Failed);
     }
@@ -120,6 +184,7 @@ impl Permit {
     /// What was loaded can't be kept; nor, if it is to be `remembered` for this primary key, will what is loaded next.
     pub(crate) fn uncacheable(self, reason: NoCacheReason, remembered: Option<&Key>) {
         let Self { cache, mut hold, flight, .. } = self;
+        hold.release = Release::GiveUp;
         cache.emit(Event::NotStored(reason));
         if let Some(key) = remembered {
             cache.0.predictor.remember(key, REMEMBER_UNCACHEABLE);
@@ -133,7 +198,8 @@ impl Permit {
 
     /// Stores what was loaded, unless an invalidation came first.
     pub(crate) async fn commit(self, writes: Writes, tags: Tags) {
-        let Self { cache, mut hold, flight, invalidations } = self;
+        let Self { cache, mut hold, flight, invalidations, .. } = self;
+        hold.release = Release::Done;
         let committed = match hold.lease.clone() {
             Ok(lease) => {
                 let fill = Fill { lease, writes, tags };
@@ -158,5 +224,47 @@ impl Permit {
         };
         cache.emit(Event::Fill(outcome));
         flight.land(landing);
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{engine::flight::Seat, store::MemoryStore};
+
+    async fn permission(cache: &Cache, key: &Key) -> Option<Permit> {
+        let Seat::Leader(flight) = cache.flights().board(key) else { return None };
+        let deadline = Instant::now() + cache.lock_timeout();
+        match cache.ask_to_load(flight, key, Seen::Unusable, deadline, Caution::default()).await {
+            Permission::Load(permit) => Some(permit),
+            _ => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_hangs_loses_its_place_to_the_next() {
+        let (cache, key) = (Cache::new(MemoryStore::new(1 << 20)), Key::new(["k"]));
+        let hung = permission(&cache, &key).await.unwrap();
+        let (wake, woken) = oneshot::channel::<()>();
+        let load = tokio::spawn(async move {
+            hung.while_loading(woken).await.unwrap();
+            hung
+        });
+        sleep(LONGEST_LOAD / 2).await;
+        assert!(permission(&cache, &key).await.is_none(), "it still has its place");
+        sleep(LONGEST_LOAD).await;
+        assert_eq!(cache.counts().releases, [(Release::AgeTimeout, 1)]);
+
+        let next = permission(&cache, &key).await.unwrap();
+        assert_eq!(next.refusal(), None);
+        wake.send(()).unwrap();
+        let nothing = || Writes { entries: Vec::new(), guard: None };
+        load.await.unwrap().commit(nothing(), Tags::default()).await;
+        assert_eq!((cache.counts().fenced, cache.counts().stored), (1, 0));
+        assert!(permission(&cache, &key).await.is_none(), "its end is not the next one's");
+        next.commit(nothing(), Tags::default()).await;
+        assert_eq!((cache.counts().fenced, cache.counts().stored), (1, 1));
     }
 }

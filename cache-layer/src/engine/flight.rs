@@ -68,6 +68,16 @@ impl Flights {
 }
 
 impl Flight {
+    /// Lets those who come from now on take another flight.
+    pub(crate) fn leave(&self) {
+        let own = self.landing.subscribe();
+        if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
+            && flight.get().same_channel(&own)
+        {
+            flight.remove();
+        }
+    }
+
     /// Ends the flight and tells everybody how.
     pub(crate) fn land(self, landing: Landing) {
         self.landing.send_replace(Some(landing));
@@ -76,7 +86,7 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.flights.table().remove(&self.id);
+        self.leave();
         self.landing.send_if_modified(|landing| {
             let lost = landing.is_none();
             if lost {
@@ -137,6 +147,18 @@ mod tests {
         let follower = follow(&flights);
         drop(leader);
         assert!(matches!(follower.landing().await, Landing::Void));
+        lead(&flights);
+    }
+
+    #[test]
+    fn a_flight_that_was_left_takes_no_other_with_it_when_it_ends() {
+        let flights = Arc::default();
+        let hung = lead(&flights);
+        hung.leave();
+        let next = lead(&flights);
+        drop(hung);
+        follow(&flights);
+        drop(next);
         lead(&flights);
     }
 

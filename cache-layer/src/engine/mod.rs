@@ -2,6 +2,7 @@
 //!
 //! - [`flight`]: requests of this process for one key, of which one loads
 //! - [`fill`]: the right to load, its lease, and the commit
+//! - [`backoff`]: failures, and how long to leave the application alone after them
 //! - [`predictor`]: keys that it makes no sense to wait for
 //!
 //! The engine knows keys, entries, their tags and their deadlines, and nothing of what they mean.
@@ -18,7 +19,11 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use self::{flight::Flights, predictor::Predictor};
+use self::{
+    backoff::{Setback, Setbacks},
+    flight::Flights,
+    predictor::Predictor,
+};
 use crate::{
     clock::Clock,
     entry::Entry,
@@ -29,6 +34,7 @@ use crate::{
     telemetry::{Counts, Event, Observer, Telemetry},
 };
 
+pub(crate) mod backoff;
 pub(crate) mod fill;
 pub(crate) mod flight;
 mod predictor;
@@ -58,6 +64,7 @@ struct Inner {
     lock_timeout: Duration,
     flights: Arc<Flights>,
     predictor: Predictor,
+    setbacks: Setbacks,
     /// Invalidations that began in this process: what was loaded before one and couldn't be stored isn't shared after.
     invalidations: AtomicU64,
     commits: Semaphore,
@@ -76,6 +83,9 @@ pub struct CacheBuilder {
 impl CacheBuilder {
     /// How long a request waits for another one's load of the same key before it goes to the origin alone, and how long
     /// the lease of a process that died holds others back; 5 s unless set.
+    ///
+    /// A load itself may take longer, up to a minute or twelve of these timeouts. One that hangs for longer than that
+    /// loses its place to the next, and is not stored.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self
@@ -107,6 +117,7 @@ impl CacheBuilder {
             lock_timeout,
             flights: Arc::default(),
             predictor: Predictor::default(),
+            setbacks: Setbacks::default(),
             invalidations: AtomicU64::new(0),
             commits: Semaphore::new(COMMITS),
             tasks,
@@ -195,6 +206,11 @@ impl Cache {
     async fn invalidate_scope(&self, scope: Scope<'_>) -> Result<(), InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let result = self.0.store.invalidate(scope).await;
+        match scope {
+            Scope::Key(key) => self.0.setbacks.forget(key),
+            Scope::Everything => self.0.setbacks.forget_all(),
+            Scope::Tags(_) => {}
+        }
         self.emit(Event::Invalidation { delivered: result.is_ok() });
         result.map_err(InvalidateError::from)
     }
@@ -261,6 +277,11 @@ impl Cache {
     /// Whether a response for this primary key could not be kept lately.
     pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
         self.0.predictor.is_uncacheable(key)
+    }
+
+    /// The failure that the key backs off from, as far as this process remembers.
+    pub(crate) fn setback(&self, key: &Key) -> Option<Setback> {
+        self.0.setbacks.get(key)
     }
 
     fn invalidations(&self) -> u64 {

@@ -20,6 +20,8 @@ pub(super) enum Note {
     Collapsed,
     /// It is stale, and may be used all the same: while it is refreshed, or by the client's leave.
     Stale,
+    /// It is stale, and answers while a failing application is left alone.
+    BackedOff,
     /// It stands in for an error of this status, or for no response at all.
     StaleIfError(Option<u16>),
     /// The application said that it still holds.
@@ -31,7 +33,7 @@ pub(super) enum Note {
 impl Note {
     /// Whether the look-up was enough. What follows one that was not has been counted as a miss.
     pub(super) fn is_hit(self) -> bool {
-        matches!(self, Self::Hit | Self::Collapsed | Self::Stale)
+        matches!(self, Self::Hit | Self::Collapsed | Self::Stale | Self::BackedOff)
     }
 
     /// Whether the request was answered without a new response of the application's.
@@ -54,6 +56,7 @@ pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, n
     let (x_cache, outcome, detail) = match note {
         Note::Hit if times.fresh => ("HIT", Outcome::Hit { ttl: times.ttl }, None),
         Note::Hit | Note::Stale => ("STALE", Outcome::Hit { ttl: times.ttl }, None),
+        Note::BackedOff => ("STALE", Outcome::Hit { ttl: times.ttl }, Some(NoCacheReason::BackedOff)),
         Note::Collapsed => ("HIT", forward(ForwardReason::UriMiss, None, false, true), None),
         Note::StaleIfError(status) => ("STALE", forward(ForwardReason::Stale, status, false, false), None),
         Note::Validated { why, not_stored } => {

@@ -195,6 +195,27 @@ impl CacheLayer {
         self
     }
 
+    /// How long a failing application is left alone, by all processes with the same store: `first` after one failure of
+    /// a key, doubling with each that follows, `longest` at most, and a fifth more or less at random; 1 s and 30 s unless
+    /// set. Zero turns it off.
+    ///
+    /// A failure is an error of the service, or a 500, 502, 503 or 504, in answer to a request without `Authorization` and
+    /// `Cookie`. In the meantime, stale responses that may stand in for an error are used without asking; a request for
+    /// which there is none goes to the application as ever, unless [`share_failures`](Self::share_failures) is set. A
+    /// success ends it, and so does the invalidation of the key.
+    pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.policy.failure_backoff = (first, longest);
+        self
+    }
+
+    /// Whether requests for a key that failed, and that nothing stale may answer, are refused while the application is
+    /// left alone ([`failure_backoff`](Self::failure_backoff)): with the status of the failure, 502 if there was no response,
+    /// and `Retry-After`. Off unless set; never done to requests with `Authorization` or `Cookie`.
+    pub fn share_failures(mut self, on: bool) -> Self {
+        self.policy.share_failures = on;
+        self
+    }
+
     /// The most variants of one URI to keep; 64 unless set, at least 1. One more, and they begin anew.
     pub fn max_variants(mut self, variants: u16) -> Self {
         self.policy.max_variants = variants.max(1);

@@ -6,11 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, COOKIE, RANGE},
-    response,
-};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::RANGE, response};
 use http_body::Body;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -20,6 +16,7 @@ use tower_service::Service;
 
 use super::{
     annotate::{self, Note},
+    backoff::is_personal,
     body::{Piece, ResponseBody},
     oneshot::Oneshot,
     plan::{Asked, Came},
@@ -91,12 +88,25 @@ where
         let mut flight = flight;
         let permit = loop {
             let Some(place) = &vacancy else { break cache.load_without_store(flight) };
-            match cache.ask_to_load(flight, &place.key, place.seen, deadline).await {
+            let caution = shared.caution(&asked.headers, place.stale.as_ref(), tell.is_closed());
+            match cache.ask_to_load(flight, &place.key, place.seen, deadline, caution).await {
                 Permission::Load(permit) => break permit,
                 Permission::Uncacheable => {
                     let reason = NoCacheReason::Remembered;
                     let led = shared.go_alone(service, request, reason).await;
                     let _ = tell.send(led.map_or_else(Led::Failed, Led::Response));
+                    return;
+                }
+                Permission::BackedOff(setback) => {
+                    let led = match shared.spare(&asked.headers, place.stale.as_ref(), &setback) {
+                        Some(led) => led,
+                        None if tell.is_closed() => return,
+                        None => shared
+                            .go_alone(service, request, NoCacheReason::BackedOff)
+                            .await
+                            .map_or_else(Led::Failed, Led::Response),
+                    };
+                    let _ = tell.send(led);
                     return;
                 }
                 Permission::LookAgain(again) => flight = again,
@@ -135,7 +145,7 @@ where
                 let status = response.status().as_u16();
                 match shared.stands_in(&asked.headers, place.stale.as_ref(), Some(status)) {
                     Some(entry) => {
-                        permit.failed();
+                        permit.failed(Some(status), !is_personal(&asked.headers));
                         let _ = tell.send(Led::Entry(entry, Note::StaleIfError(Some(status))));
                     }
                     None => shared.answer(permit, &asked, place, response, tell).await,
@@ -147,7 +157,7 @@ where
                     Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
                     None => Led::Failed(error),
                 };
-                permit.failed();
+                permit.failed(None, !is_personal(&asked.headers));
                 cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
                 let _ = tell.send(led);
             }
@@ -158,7 +168,11 @@ where
 impl Asked {
     fn give_up(&self, permit: Permit, status: StatusCode, reason: NoCacheReason) {
         // What may be due to this one client, or to a moment's trouble, is not held against the others.
-        let personal = self.headers.contains_key(AUTHORIZATION) || self.headers.contains_key(COOKIE);
+        let personal = is_personal(&self.headers);
+        if is_replaceable_error(status) {
+            permit.emit(Event::NotStored(reason));
+            return permit.failed(Some(status.as_u16()), !personal);
+        }
         let remembered = !personal && status == StatusCode::OK && says_something_about_the_next(reason);
         permit.uncacheable(reason, remembered.then_some(&self.key));
     }
@@ -190,7 +204,7 @@ impl Shared {
     ) {
         let Some((entry, stored)) = place.stale.as_ref().and_then(|entry| Some((entry, stored_response(entry)?)))
         else {
-            return permit.failed();
+            return permit.failed(None, false);
         };
         let why = place.why;
         if !selects(&parts.headers, &stored.headers) {

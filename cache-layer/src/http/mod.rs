@@ -6,6 +6,7 @@
 //! - [`visit`], [`write`]: a request whose answer is not in memory, and one that may change something
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
+//! - [`backoff`]: what a request gets while a failing application is left alone
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`stored`]: a response as an entry's metadata
@@ -13,6 +14,7 @@
 //! - [`body`], [`future`], [`oneshot`]: the types that Tower asks for
 
 mod annotate;
+mod backoff;
 mod body;
 mod future;
 mod layer;

@@ -27,7 +27,7 @@ use crate::{
     entry::Entry,
     key::Key,
     semantics::{cache_status::ForwardReason, update::head_outdates},
-    telemetry::{Event, NoCacheReason},
+    telemetry::{Event, NoCacheReason, Release},
 };
 
 /// A request whose answer is not in memory.
@@ -75,6 +75,17 @@ where
             };
         }
         let place = vacancy.as_ref().map_or(&key, |vacancy| &vacancy.key);
+        if let Some(setback) = cache.setback(place) {
+            if let Some(entry) = stale {
+                return Ok(use_stale(&entry));
+            }
+            let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+            match shared.spare::<R, S::Error>(headers, stale, &setback) {
+                Some(Led::Entry(entry, note)) => return Ok(shared.respond(&entry, method, headers, note)),
+                Some(Led::Response(response)) => return Ok(response),
+                Some(Led::Failed(_)) | None => {}
+            }
+        }
         let follower = match cache.flights().board(place) {
             Seat::Leader(flight) => {
                 let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
@@ -105,15 +116,22 @@ where
             // A load fails by an error that this entry stood in for, or without any response: the wider of the two
             // permissions is the one that counts.
             Ok(Landing::Failed) => {
-                match shared.stands_in(headers, vacancy.and_then(|vacancy| vacancy.stale).as_ref(), None) {
+                let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+                match shared.stands_in(headers, stale, None) {
                     Some(entry) => {
                         cache.emit(Event::Miss);
                         return Ok(shared.respond(&entry, method, headers, Note::StaleIfError(None)));
                     }
-                    None => NoCacheReason::ServiceFailed,
+                    None => match cache.setback(place).and_then(|setback| shared.spare(headers, stale, &setback)) {
+                        Some(Led::<R, S::Error>::Response(response)) => return Ok(response),
+                        _ => NoCacheReason::ServiceFailed,
+                    },
                 }
             }
-            Ok(_) | Err(_) => NoCacheReason::WaitedTooLong,
+            Ok(_) | Err(_) => {
+                cache.emit(Event::Release(Release::WaitTimeout));
+                NoCacheReason::WaitedTooLong
+            }
         };
         return shared.go_alone(inner, request, reason).await;
     }

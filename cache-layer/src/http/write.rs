@@ -18,7 +18,11 @@ use super::{
     target::Target,
 };
 use crate::{
-    engine::{Cache, fill::Permission, flight::Seat},
+    engine::{
+        Cache,
+        fill::{Caution, Permission},
+        flight::Seat,
+    },
     key::Key,
     semantics::{
         freshness::lifetime,
@@ -111,7 +115,9 @@ impl Shared {
     {
         let deadline = Instant::now();
         let permission = match self.cache.flights().board(&asked.key) {
-            Seat::Leader(flight) => self.cache.ask_to_load(flight, &asked.key, Seen::Unusable, deadline).await,
+            Seat::Leader(flight) => {
+                self.cache.ask_to_load(flight, &asked.key, Seen::Unusable, deadline, Caution::default()).await
+            }
             Seat::Follower(_) => Permission::Uncacheable,
         };
         let Permission::Load(permit) = permission else {

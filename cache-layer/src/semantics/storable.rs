@@ -117,6 +117,8 @@ no_cache_reasons! {
     StoreUnavailable => "store-unavailable",
     /// An earlier response to the same request could not be kept.
     Remembered => "remembered",
+    /// The application failed lately, and is left alone for a while.
+    BackedOff => "backed-off",
 }
 
 impl fmt::Display for NoCacheReason {

@@ -25,8 +25,15 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Takes the lease on `key` for `ttl`, unless somebody has it or the entry is no longer the one that was `seen`.
     fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>>;
 
+    /// As [`acquire`](Self::acquire), whether or not the key backs off from a failure.
+    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>>;
+
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Whether this process may have heard of something since the lease was granted that makes its load void: without
+    /// waiting, and for any doubt `true`. Once this process has read what another one's invalidation left, it is `true`.
+    fn overtaken(&self, lease: &Lease) -> bool;
 
     /// Writes the entries of `fill` and ends its lease, all or nothing, if nothing overtook it.
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>>;
@@ -34,6 +41,10 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Ends a lease without a fill, without waiting. `uncacheable`: for so long, [`acquire`](Self::acquire) tells
     /// everybody not to wait for one another.
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>);
+
+    /// Ends a lease whose load failed, without waiting. Until its pause is over, [`acquire`](Self::acquire) tells everybody
+    /// to leave the application alone; what else ends a lease, or voids it, ends that too.
+    fn fail(&self, lease: &Lease, failed: Failed);
 
     /// Returns when a lease held by somebody else may have ended; the caller looks again.
     fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()>;
@@ -70,6 +81,8 @@ pub struct Lease {
     /// Whose clock that was, where it could be another one's later.
     #[cfg(feature = "redis")]
     pub(crate) granted_by: Option<Arc<str>>,
+    /// How many loads of this key failed lately, one after the other.
+    pub(crate) failures: u32,
 }
 
 impl Lease {
@@ -80,12 +93,17 @@ impl Lease {
             started,
             #[cfg(feature = "redis")]
             granted_by: None,
+            failures: 0,
         }
     }
 
     #[cfg(feature = "redis")]
     pub(crate) fn under(self, server: Option<Arc<str>>) -> Self {
         Self { granted_by: server, ..self }
+    }
+
+    pub(crate) fn after(self, failures: u32) -> Self {
+        Self { failures, ..self }
     }
 
     /// A token that nobody else holds: 16 hex digits, so that people can read it in the store.
@@ -104,6 +122,22 @@ pub enum Acquired {
     Changed,
     /// A recent load of this key could not be stored: don't wait for one another.
     Uncacheable,
+    /// A recent load of this key failed, with this status if it was a response: leave the application alone for so long.
+    BackOff {
+        remaining: Duration,
+        status: Option<u16>,
+    },
+}
+
+/// A load that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Of the response, if there was one.
+    pub(crate) status: Option<u16>,
+    /// For how long to leave the application alone.
+    pub(crate) pause: Duration,
+    /// For how much longer the next failure counts as one that follows this one.
+    pub(crate) remembered: Duration,
 }
 
 /// What a load brought, ready to be written under its lease.

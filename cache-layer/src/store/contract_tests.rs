@@ -17,7 +17,8 @@ use tests::RedisSentinel;
 use tests::{RedisServer, RedisServerBuilder, wait_until};
 
 use super::{
-    Acquired, Committed, Contract, Fill, Lease, Lookup, MemoryStore, RedisStore, Scope, Seen, TieredStore, Writes,
+    Acquired, Committed, Contract, Failed, Fill, Lease, Lookup, MemoryStore, RedisStore, Scope, Seen, TieredStore,
+    Writes,
 };
 use crate::{
     clock::Clock,
@@ -99,6 +100,15 @@ impl Subject {
             Acquired::Granted(lease) => lease,
             other => panic!("no lease: {other:?}"),
         }
+    }
+
+    /// Ends `lease` as failed, and waits until that is known.
+    async fn fail(&self, lease: &Lease, pause: Duration) {
+        self.store.fail(lease, Failed { status: Some(503), pause, remembered: LEASE });
+        wait_until("the failure to be known", async || {
+            matches!(self.store.acquire(&lease.key, Seen::Unusable, LEASE).await, Ok(Acquired::BackOff { .. }))
+        })
+        .await;
     }
 
     async fn commit(&self, lease: Lease, payload: &str, tags: &[&str]) -> Committed {
@@ -330,6 +340,89 @@ contract! {
         assert!(subject.store.renew(&lease, LEASE).await.unwrap());
         subject.invalidate(&key("a")).await;
         assert!(!subject.store.renew(&lease, LEASE).await.unwrap());
+    }
+
+    async fn a_lease_is_overtaken_by_every_invalidation_that_may_cover_it(subject) {
+        subject.fill(&key("other"), "x", &["t"]).await;
+        for place in [key("a"), key("a").variant(b"de")] {
+            for scope in [Scope::Key(&key("a")), Scope::Tags(&Tags::new(["t"])), Scope::Everything] {
+                let lease = subject.lease(&place).await;
+                assert!(!subject.store.overtaken(&lease), "{scope:?}");
+                assert!(subject.store.renew(&lease, LEASE).await.unwrap());
+                assert!(!subject.store.overtaken(&lease), "{scope:?}, after a renewal");
+                subject.store.invalidate(scope).await.unwrap();
+                assert!(subject.store.overtaken(&lease), "{scope:?}");
+                subject.store.renew(&lease, LEASE).await.unwrap();
+                assert!(subject.store.overtaken(&lease), "{scope:?}, and a renewal changes nothing");
+                subject.commit(lease, "void", &["t"]).await;
+                // By then, all that happened is known here.
+                subject.read(&place).await;
+            }
+        }
+    }
+
+    async fn a_lease_is_not_overtaken_by_what_happens_to_other_keys(subject) {
+        subject.fill(&key("b"), "x", &[]).await;
+        let lease = subject.lease(&key("a")).await;
+        subject.invalidate(&key("b")).await;
+        subject.fill(&key("b"), "y", &["t"]).await;
+        let german = subject.lease(&key("a").variant(b"de")).await;
+        assert_eq!(subject.commit(german, "z", &[]).await, Committed::Stored);
+        assert!(!subject.store.overtaken(&lease));
+        assert_eq!(subject.commit(lease, "x", &[]).await, Committed::Stored);
+    }
+
+    async fn after_a_failure_everybody_is_told_to_hold_off(subject) {
+        let lease = subject.lease(&key("a")).await;
+        subject.fail(&lease, Duration::from_secs(60)).await;
+        let acquired = subject.store.acquire(&key("a"), Seen::Unusable, LEASE).await.unwrap();
+        let Acquired::BackOff { remaining, status: Some(503) } = acquired else { panic!("{acquired:?}") };
+        assert!((Duration::from_secs(30)..=Duration::from_secs(60)).contains(&remaining), "{remaining:?}");
+        let acquired = subject.store.insist(&key("a"), Seen::Unusable, LEASE).await.unwrap();
+        let Acquired::Granted(lease) = acquired else { panic!("{acquired:?}") };
+        assert_eq!(lease.failures, 1);
+        let other = subject.store.insist(&key("a"), Seen::Unusable, LEASE).await.unwrap();
+        assert!(matches!(other, Acquired::Held), "it is a lease like any other: {other:?}");
+        assert_eq!(subject.commit(lease, "one", &[]).await, Committed::Stored);
+        assert_eq!(subject.lease(&key("a")).await.failures, 0, "a success ends it");
+    }
+
+    async fn failures_in_a_row_are_counted_beyond_their_pauses(subject) {
+        for before in 0..3 {
+            let mut lease = None;
+            wait_until("the pause to be over", async || {
+                lease = match subject.store.acquire(&key("a"), Seen::Unusable, LEASE).await.unwrap() {
+                    Acquired::Granted(lease) => Some(lease),
+                    _ => None,
+                };
+                lease.is_some()
+            })
+            .await;
+            let lease = lease.unwrap();
+            assert_eq!(lease.failures, before);
+            subject.store.fail(&lease, Failed { status: None, pause: Duration::from_millis(30), remembered: LEASE });
+        }
+    }
+
+    async fn an_invalidation_of_the_key_ends_its_back_off(subject) {
+        for overtaken in [false, true] {
+            let lease = subject.lease(&key("a")).await;
+            if overtaken {
+                subject.invalidate(&key("a")).await;
+            }
+            subject.store.fail(&lease, Failed { status: None, pause: LEASE, remembered: LEASE });
+            if !overtaken {
+                wait_until("the failure to be known", async || {
+                    let acquired = subject.store.acquire(&key("a"), Seen::Unusable, LEASE).await;
+                    matches!(acquired, Ok(Acquired::BackOff { status: None, .. }))
+                })
+                .await;
+                subject.invalidate(&key("a")).await;
+            }
+            let lease = subject.lease(&key("a")).await;
+            assert_eq!(lease.failures, 0);
+            assert_eq!(subject.commit(lease, "x", &[]).await, Committed::Stored);
+        }
     }
 
     async fn invalidation_of_the_key_during_a_load_wins(subject) {

@@ -1,7 +1,7 @@
 //! A store in this process: bounded by bytes, with an admission policy that keeps what is asked for.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     future::ready,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +12,7 @@ use moka::{policy::EvictionPolicy, sync::Cache as Moka};
 use tokio::sync::Notify;
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError, shelf::Shelf,
+    Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError, shelf::Shelf,
 };
 use crate::{
     entry::Entry,
@@ -46,12 +46,22 @@ struct Inner {
 #[derive(Default)]
 struct Fills {
     /// The tokens of the leases that are held.
-    leases: HashMap<KeyId, [u8; 16]>,
+    leases: BTreeMap<KeyId, [u8; 16]>,
+    failures: BTreeMap<KeyId, Failure>,
     /// The store's clock: counts leases and invalidations.
     now: u64,
     /// When a tag was last invalidated: what a load must be younger than to trust that an absent token means
     /// "never invalidated" and not "forgotten".
     last_invalidation: u64,
+}
+
+/// Loads that failed, one after the other.
+struct Failure {
+    count: u32,
+    status: Option<u16>,
+    /// When to ask the application again.
+    ready: Instant,
+    forgotten: Instant,
 }
 
 impl Fills {
@@ -64,6 +74,33 @@ impl Fills {
         self.leases.get(&lease.key.id()) == Some(&lease.token)
     }
 
+    fn is_overtaken(&self, lease: &Lease) -> bool {
+        !self.holds(lease) || hex(self.last_invalidation) >= lease.started
+    }
+
+    /// Takes the leases of a key and all its variants away, and forgets their failures.
+    fn void(&mut self, primary: KeyId) {
+        let last = KeyId { variant: [0xff; 16], ..primary };
+        while let Some((&id, _)) = self.leases.range(primary..=last).next() {
+            self.leases.remove(&id);
+        }
+        while let Some((&id, _)) = self.failures.range(primary..=last).next() {
+            self.failures.remove(&id);
+        }
+    }
+
+    fn fail(&mut self, lease: &Lease, Failed { status, pause, remembered }: Failed) {
+        let now = Instant::now();
+        if self.failures.len() >= REMEMBERED_CAP {
+            self.failures.retain(|_, failure| now < failure.forgotten);
+        }
+        if self.failures.len() < REMEMBERED_CAP {
+            let (count, ready) = (lease.failures.saturating_add(1), now + pause);
+            let failure = Failure { count, status, ready, forgotten: ready + remembered };
+            self.failures.insert(lease.key.id(), failure);
+        }
+    }
+
     fn end(&mut self, lease: &Lease) {
         if self.holds(lease) {
             self.leases.remove(&lease.key.id());
@@ -71,8 +108,8 @@ impl Fills {
     }
 }
 
-/// Keys that are remembered as uncacheable at one time.
-const UNCACHEABLE_CAP: u64 = 10_000;
+/// Keys that are remembered as uncacheable at one time, and as failing.
+const REMEMBERED_CAP: usize = 10_000;
 
 impl MemoryStore {
     /// A store that holds about `max_bytes` bytes of entries: bodies, header fields, keys, tags, and 256 bytes of
@@ -85,7 +122,7 @@ impl MemoryStore {
             .weigher(|tag: &Arc<str>, _| u32::try_from(tag.len() + 128).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let uncacheable = Moka::new(UNCACHEABLE_CAP);
+        let uncacheable = Moka::new(REMEMBERED_CAP as u64);
         Self(Arc::new(Inner { entries, tokens, uncacheable, fills: Mutex::default(), ended: Notify::new() }))
     }
 
@@ -121,7 +158,7 @@ impl Inner {
         if entry.stamps().iter().all(current) { Lookup::Found(entry) } else { Lookup::Rejected(Rejection::Tag) }
     }
 
-    fn acquire(&self, key: &Key, seen: Seen) -> Acquired {
+    fn acquire(&self, key: &Key, seen: Seen, insists: bool) -> Acquired {
         let id = key.id();
         if self.uncacheable.get(&id).is_some_and(|until| Instant::now() < until) {
             return Acquired::Uncacheable;
@@ -139,9 +176,17 @@ impl Inner {
         if fills.leases.contains_key(&id) {
             return Acquired::Held;
         }
+        let now = Instant::now();
+        let failures = match fills.failures.get(&id).filter(|failure| now < failure.forgotten) {
+            Some(Failure { ready, status, .. }) if !insists && now < *ready => {
+                return Acquired::BackOff { remaining: *ready - now, status: *status };
+            }
+            Some(failure) => failure.count,
+            None => 0,
+        };
         let token = Lease::random_token();
         fills.leases.insert(id, token);
-        Acquired::Granted(Lease::new(key, token, hex(fills.tick())))
+        Acquired::Granted(Lease::new(key, token, hex(fills.tick())).after(failures))
     }
 
     fn commit(&self, Fill { lease, writes, tags }: &Fill) -> Committed {
@@ -150,6 +195,7 @@ impl Inner {
             return Committed::Refused;
         }
         fills.end(lease);
+        fills.failures.remove(&lease.key.id());
         if let Some((key, id)) = &writes.guard
             && self.entries.get(key.id()).map(|(entry, _)| entry.id()) != Some(*id)
         {
@@ -184,9 +230,9 @@ impl Inner {
         let mut fills = self.fills();
         match scope {
             Scope::Key(key) => {
-                // Variants are reached through the primary entry alone, and theirs compare it when they commit.
+                // Variants are reached through the primary entry alone.
                 let primary = key.primary().id();
-                fills.leases.remove(&primary);
+                fills.void(primary);
                 self.entries.remove(primary);
             }
             Scope::Tags(tags) => {
@@ -198,6 +244,7 @@ impl Inner {
             }
             Scope::Everything => {
                 fills.leases.clear();
+                fills.failures.clear();
                 self.entries.empty();
             }
         }
@@ -219,11 +266,19 @@ impl Contract for MemoryStore {
     }
 
     fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, _: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Box::pin(ready(Ok(self.0.acquire(key, seen))))
+        Box::pin(ready(Ok(self.0.acquire(key, seen, false))))
+    }
+
+    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, _: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        Box::pin(ready(Ok(self.0.acquire(key, seen, true))))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, _: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(ready(Ok(self.0.fills().holds(lease))))
+    }
+
+    fn overtaken(&self, lease: &Lease) -> bool {
+        self.0.fills().is_overtaken(lease)
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
@@ -236,6 +291,19 @@ impl Contract for MemoryStore {
         let mut fills = self.0.fills();
         if let Some(duration) = uncacheable.filter(|_| fills.holds(lease)) {
             self.0.uncacheable.insert(lease.key.id(), Instant::now() + duration);
+        }
+        if fills.holds(lease) {
+            fills.failures.remove(&lease.key.id());
+        }
+        fills.end(lease);
+        drop(fills);
+        self.0.ended.notify_waiters();
+    }
+
+    fn fail(&self, lease: &Lease, failed: Failed) {
+        let mut fills = self.0.fills();
+        if fills.holds(lease) {
+            fills.fail(lease, failed);
         }
         fills.end(lease);
         drop(fills);

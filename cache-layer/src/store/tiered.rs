@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, RedisStore, Scope, Seen, Store, StoreError,
+    Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, RedisStore, Scope, Seen, Store, StoreError,
     redis::Near,
 };
 use crate::{entry::Entry, key::Key};
@@ -61,8 +61,16 @@ impl Contract for TieredStore {
         Contract::acquire(&self.redis, key, seen, ttl)
     }
 
+    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        Contract::insist(&self.redis, key, seen, ttl)
+    }
+
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.redis.renew(lease, ttl)
+    }
+
+    fn overtaken(&self, lease: &Lease) -> bool {
+        self.redis.overtaken(lease)
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
@@ -71,6 +79,10 @@ impl Contract for TieredStore {
 
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
         self.redis.release(lease, uncacheable);
+    }
+
+    fn fail(&self, lease: &Lease, failed: Failed) {
+        self.redis.fail(lease, failed);
     }
 
     fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {

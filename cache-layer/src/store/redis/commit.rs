@@ -85,6 +85,7 @@ impl RedisStore {
                 call.invoke_async(&mut connection).await
             })
             .await?;
+        self.0.grants.end(lease);
         Ok(if stored { Committed::Stored } else { Committed::Refused })
     }
 }

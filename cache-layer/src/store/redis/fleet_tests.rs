@@ -74,6 +74,196 @@ async fn an_invalidation_by_one_node_is_seen_by_the_next_read_of_another() {
     }
 }
 
+/// What makes it safe to join a load that is under way: who reads after an invalidation knows of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_is_overtaken() {
+    let server = RedisServer::start();
+    let (node, other) = (connect(server.url()).await, connect(server.url()).await);
+    fill(&node, &key("a"), "one", &["t"]).await;
+    let tags = Tags::new(["t"]);
+    for round in 0..300 {
+        for place in [key("a"), key("a").variant(b"de")] {
+            for scope in [Scope::Key(&key("a")), Scope::Tags(&tags), Scope::Everything] {
+                let Acquired::Granted(lease) = node.acquire(&place, Seen::Unusable, LEASE).await.unwrap() else {
+                    panic!("no lease")
+                };
+                if round % 10 == 0 {
+                    assert!(node.renew(&lease, LEASE).await.unwrap());
+                }
+                assert!(!node.overtaken(&lease), "round {round}: {scope:?} is still to come");
+                other.invalidate(scope).await.unwrap();
+                node.get(&key("a")).await.unwrap();
+                assert!(node.overtaken(&lease), "round {round}: {scope:?}");
+                // The next round begins with an entry and without a lease.
+                let _: i64 = server.command(&["DEL", &node.0.names.lease(&place)]);
+                fill(&other, &key("a"), "two", &["t"]).await;
+                node.get(&key("a")).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_of_a_connection_that_is_gone_is_overtaken() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    fill(&store, &key("b"), "one", &[]).await;
+    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+        panic!("no lease")
+    };
+    assert!(!store.overtaken(&lease));
+    assert!(server.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]) > 0);
+    wait_until("a new connection", async || store.overtaken(&lease) && store.connected()).await;
+    wait_until("the lease to be renewed", async || store.renew(&lease, LEASE).await == Ok(true)).await;
+    assert!(store.overtaken(&lease), "and nobody knows what happened in between");
+}
+
+/// A lease on `a`, held by one node, and another node that waits for it and hardly ever polls.
+struct Waiting {
+    server: RedisServer,
+    holder: RedisStore,
+    waiter: RedisStore,
+}
+
+impl Waiting {
+    /// So that it is not the end of the lease that ends the wait.
+    const LONG: Duration = Duration::from_secs(600);
+
+    async fn new() -> Self {
+        let server = RedisServer::builder().config("enable-debug-command local").start();
+        let (holder, waiter) = (connect(server.url()).await, connect(server.url()).await);
+        waiter.link(&key("a")).live().unwrap().waiters.hardly_poll();
+        Self { server, holder, waiter }
+    }
+
+    async fn lease(&self, ttl: Duration) -> Lease {
+        loop {
+            // What ended the one before may still be on its way.
+            match self.holder.acquire(&key("a"), Seen::Unusable, ttl).await {
+                Ok(Acquired::Granted(lease)) => return lease,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    async fn begin(&self) -> tokio::task::JoinHandle<()> {
+        let live = self.waiter.link(&key("a")).live().unwrap();
+        let before: i64 = self.tracked();
+        let waiter = self.waiter.clone();
+        let task = tokio::spawn(async move { waiter.changed(&key("a")).await });
+        wait_until("the waiter to wait", async || live.waiters.len() == 1 && self.tracked() > before).await;
+        task
+    }
+
+    /// Pairs of key and client that the server tracks.
+    fn tracked(&self) -> i64 {
+        let info: String = self.server.command(&["INFO", "stats"]);
+        info.lines().find_map(|line| line.strip_prefix("tracking_total_items:")?.parse().ok()).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
+    let nodes = Waiting::new().await;
+    for end in ["commit", "release", "invalidation", "expiry", "loss of the connection"] {
+        let lease = nodes.lease(Waiting::LONG).await;
+        let waiter = nodes.begin().await;
+        assert!(!waiter.is_finished());
+        match end {
+            "commit" => {
+                let writes = Writes { entries: vec![(key("a"), entry(&key("a"), "one"))], guard: None };
+                let fill = Fill { lease, writes, tags: Tags::default() };
+                assert_eq!(nodes.holder.commit(&fill).await.unwrap(), Committed::Stored);
+            }
+            "release" => nodes.holder.release(&lease, None),
+            "invalidation" => nodes.holder.invalidate(Scope::Key(&key("a"))).await.unwrap(),
+            "expiry" => {
+                let name = nodes.holder.0.names.lease(&key("a"));
+                assert_eq!(nodes.server.command::<i64>(&["PEXPIRE", &name, "1"]), 1);
+            }
+            _ => assert!(nodes.server.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]) > 0),
+        }
+        tokio::time::timeout(PATIENCE, waiter).await.expect(end).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_does_so_no_longer_than_the_lease_can_last() {
+    let nodes = Waiting::new().await;
+    nodes.lease(Duration::from_millis(400)).await;
+    // As if pushes were lost, and the server late to expire what nobody reads.
+    let _: String = nodes.server.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    let waiter = nodes.begin().await;
+    tokio::time::timeout(PATIENCE, waiter).await.expect("the lease has run out").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_push_wakes_all_who_wait_and_leaves_nothing_behind() {
+    let nodes = Waiting::new().await;
+    let lease = nodes.lease(Waiting::LONG).await;
+    let waiters: Vec<_> = (0..100).map(|_| nodes.waiter.clone()).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for waiter in waiters {
+        tasks.spawn(async move { waiter.changed(&key("a")).await });
+    }
+    let live = nodes.waiter.link(&key("a")).live().unwrap();
+    wait_until("somebody to wait", async || live.waiters.len() == 1).await;
+    nodes.holder.release(&lease, None);
+    tokio::time::timeout(PATIENCE, tasks.join_all()).await.expect("all to be woken");
+    assert_eq!(live.waiters.len(), 0);
+
+    let lease = nodes.lease(Waiting::LONG).await;
+    let leaver = nodes.begin().await;
+    leaver.abort();
+    wait_until("the one who left to be forgotten", async || live.waiters.len() == 0).await;
+    nodes.holder.release(&lease, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_tracking_is_refused_who_waits_polls() {
+    let server = RedisServer::start();
+    let _: String =
+        server.command(&["ACL", "SETUSER", "cache", "on", ">secret", "~test:*", "+@all", "-client|tracking"]);
+    let waiter = connect(server.url().replace("redis://", "redis://cache:secret@")).await;
+    let holder = connect(server.url()).await;
+    let Acquired::Granted(lease) = holder.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+        panic!("no lease")
+    };
+    let waiting = async {
+        while matches!(waiter.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap(), Acquired::Held) {
+            waiter.changed(&key("a")).await;
+        }
+    };
+    let release = async { holder.release(&lease, None) };
+    tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, release) }).await.expect("the waiter to notice");
+}
+
+/// How long after a commit a waiter of another node goes on: `cargo test --release wake_up -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn wake_up_after_a_commit_takes_less_than_five_milliseconds() {
+    let nodes = Waiting::new().await;
+    let mut taken = Vec::new();
+    for _ in 0..1_000 {
+        let lease = nodes.lease(LEASE).await;
+        let waiter = nodes.waiter.clone();
+        let waiter = tokio::spawn(async move {
+            waiter.changed(&key("a")).await;
+            Instant::now()
+        });
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let writes = Writes { entries: vec![(key("a"), entry(&key("a"), "one"))], guard: None };
+        let fill = Fill { lease, writes, tags: Tags::default() };
+        assert_eq!(nodes.holder.commit(&fill).await.unwrap(), Committed::Stored);
+        let committed = Instant::now();
+        taken.push(waiter.await.unwrap().saturating_duration_since(committed));
+    }
+    taken.sort_unstable();
+    let at = |share: usize| taken[taken.len() * share / 1_000 - 1];
+    println!("woken after the commit returned: p50 {:?}, p99 {:?}, longest {:?}", at(500), at(990), at(1_000));
+    assert!(at(990) < Duration::from_millis(5));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_tier_lets_go_of_what_another_node_changes() {
     let server = RedisServer::start();

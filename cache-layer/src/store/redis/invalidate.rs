@@ -38,11 +38,17 @@ impl RedisStore {
         match delivered {
             Ok(()) => {
                 self.0.guard.remember(scope);
+                match scope {
+                    Scope::Key(key) => self.0.grants.void_key(key.primary().id()),
+                    Scope::Tags(_) | Scope::Everything => self.0.grants.void_all(),
+                }
                 // This process's other connections hear of it by a push of their own, but not before this returns.
                 for live in self.links().iter().filter_map(|link| link.live().ok()) {
                     match scope {
                         Scope::Key(key) => {
-                            self.0.near.get().into_iter().for_each(|near| near.forget(key.primary().id()));
+                            let primary = key.primary().id();
+                            self.0.near.get().into_iter().for_each(|near| near.forget(primary));
+                            live.waiters.wake(primary);
                         }
                         Scope::Tags(tags) => tags.iter().for_each(|tag| live.tokens.forget(tag)),
                         Scope::Everything => live.tokens.forget(EVERYTHING),

@@ -2,25 +2,32 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::aio::MultiplexedConnection;
+use redis::{ScriptInvocation, aio::MultiplexedConnection};
 use tokio::time::sleep;
 
 use super::{
     RedisStore,
     link::{Link, Live},
     scripts::{self, Batch},
+    waiters::pause_untracked,
 };
 use crate::{
     clock::millis,
     key::Key,
-    store::{Acquired, Lease, Seen, StoreError},
+    store::{Acquired, Failed, Lease, Seen, StoreError},
 };
 
-/// How long to wait before looking again whether somebody else's lease has ended, in milliseconds.
-const POLL: std::ops::Range<u64> = 5..25;
+/// What a lease's key holds, and for how many milliseconds more.
+type Watched = (Vec<u8>, i64);
 
 impl RedisStore {
-    pub(super) async fn acquire_lease(&self, key: &Key, seen: Seen, ttl: Duration) -> Result<Acquired, StoreError> {
+    pub(super) async fn acquire_lease(
+        &self,
+        key: &Key,
+        seen: Seen,
+        ttl: Duration,
+        insists: bool,
+    ) -> Result<Acquired, StoreError> {
         let link = self.link(key);
         let live = link.live()?;
         let names = &self.0.names;
@@ -35,27 +42,47 @@ impl RedisStore {
             return Err(StoreError::Failed("there is no room".to_owned()));
         }
         let (tags, tags_live) = self.link_of_tags(&link, &live)?;
+        let application = self.0.grants.apply(key, token);
+        let (entry, place) = (names.entry(key), names.lease(key));
         let mut acquire = Batch::default();
-        acquire.call(&scripts::ACQUIRE, &[&names.entry(key), &names.lease(key)], &[&token, life.as_bytes(), seen]);
+        if key.id().is_variant() {
+            acquire.watch(&live, &names.entry(&key.primary()));
+        }
+        acquire.call(
+            &scripts::ACQUIRE,
+            &[&entry, &place],
+            &[&token, life.as_bytes(), seen, if insists { b"1" } else { b"0" }],
+        );
+        acquire.track(&live);
+        acquire.call(&scripts::WATCH, &[&place], &[]);
         let (moment, reply) = tokio::join!(
             self.moment(&tags, &tags_live),
             link.run(&live, async |mut connection: MultiplexedConnection| {
-                acquire.run::<(Vec<u8>,)>(&mut connection).await
+                acquire.run::<(Vec<u8>, Watched)>(&mut connection).await
             })
         );
-        let (reply,) = reply?;
+        let (reply, (held, _)) = reply?;
         match &reply[..] {
             b"held" => Ok(Acquired::Held),
             b"changed" => Ok(Acquired::Changed),
             b"uncacheable" => Ok(Acquired::Uncacheable),
-            time if time.len() == 16 => match moment {
-                Ok(started) => Ok(Acquired::Granted(Lease::new(key, token, started).under(tags_live.identity()))),
-                Err(error) => {
-                    self.release_lease(&Lease::new(key, token, [0; 16]), None);
-                    Err(error)
-                }
+            other => match (parse_back_off(other), parse_grant(other)) {
+                (Some(back_off), _) => Ok(back_off),
+                (None, Some(failures)) => match moment {
+                    Ok(started) => {
+                        if live.tracking && tags_live.tracking && held == token {
+                            application.granted();
+                        }
+                        let lease = Lease::new(key, token, started).under(tags_live.identity());
+                        Ok(Acquired::Granted(lease.after(failures)))
+                    }
+                    Err(error) => {
+                        self.release_lease(&Lease::new(key, token, [0; 16]), None);
+                        Err(error)
+                    }
+                },
+                (None, None) => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
             },
-            _ => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
         }
     }
 
@@ -63,6 +90,7 @@ impl RedisStore {
     /// of the server that has the tags, whoever has the entry.
     async fn moment(&self, tags: &Link, live: &Arc<Live>) -> Result<[u8; 16], StoreError> {
         let mut batch = Batch::default();
+        batch.track(live);
         batch.call(&scripts::LAST_INVALIDATION, &[&self.0.names.last_invalidation()], &[]);
         let ((_, now),): ((Vec<u8>, Vec<u8>),) =
             tags.run(live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await).await?;
@@ -74,18 +102,59 @@ impl RedisStore {
         let live = link.live()?;
         let mut call = scripts::RENEW.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(ttl).max(1));
-        link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
-            call.invoke_async(&mut connection).await
-        })
-        .await
+        let renewed = link
+            .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+                call.invoke_async(&mut connection).await
+            })
+            .await?;
+        if renewed {
+            self.watch_again(&link, &live, lease).await;
+        } else {
+            self.0.grants.end(lease);
+        }
+        Ok(renewed)
+    }
+
+    /// Finds out whether a lease that something happened to is still held, and goes on watching it.
+    async fn watch_again(&self, link: &Link, live: &Arc<Live>, lease: &Lease) {
+        let mut batch = Batch::default();
+        batch.track(live);
+        batch.call(&scripts::WATCH, &[&self.0.names.lease(&lease.key)], &[]);
+        // The push of our own renewal may still be on its way to us. It comes before the first of these replies.
+        for _ in 0..2 {
+            let Some(question) = self.0.grants.ask_again(lease) else { return };
+            let watched: Result<(Watched,), StoreError> = link
+                .run_patiently(live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await)
+                .await;
+            match watched {
+                Ok(((held, _),)) if held == lease.token => question.granted(),
+                _ => return,
+            }
+        }
     }
 
     /// Gives a lease back without waiting. One that can't be given back runs out by itself.
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
         let link = self.link(&lease.key);
         let Ok(live) = link.live() else { return };
+        self.0.grants.end(lease);
         let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
+        self.end(link, live, call);
+    }
+
+    /// As [`release_lease`](Self::release_lease), when the load failed.
+    pub(super) fn fail_lease(&self, lease: &Lease, Failed { status, pause, remembered }: Failed) {
+        let link = self.link(&lease.key);
+        let Ok(live) = link.live() else { return };
+        self.0.grants.end(lease);
+        let mut call = scripts::FAIL.key(self.0.names.lease(&lease.key));
+        call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
+        call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
+        self.end(link, live, call);
+    }
+
+    fn end(&self, link: Arc<Link>, live: Arc<Live>, call: ScriptInvocation<'static>) {
         self.0.runtime.spawn(async move {
             let release = async |mut connection: MultiplexedConnection| call.invoke_async(&mut connection).await;
             let _: Result<bool, StoreError> = link.run_patiently(&live, release).await;
@@ -93,7 +162,47 @@ impl RedisStore {
     }
 
     /// Returns when it is time to look again.
-    pub(super) async fn lease_may_have_ended(&self) {
-        sleep(Duration::from_millis(fastrand::u64(POLL))).await;
+    pub(super) async fn lease_may_have_ended(&self, key: &Key) {
+        let link = self.link(key);
+        let Ok(live) = link.live() else { return sleep(pause_untracked()).await };
+        if !live.tracking {
+            return sleep(pause_untracked()).await;
+        }
+        let waiter = live.waiters.join(key.id());
+        let mut batch = Batch::default();
+        batch.track(&live);
+        batch.call(&scripts::WATCH, &[&self.0.names.lease(key)], &[]);
+        let watched: Result<(Watched,), StoreError> =
+            link.run(&live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await).await;
+        match watched {
+            Ok(((held, left),)) if is_token(&held) => {
+                // The server may be late to expire a lease, and to say so.
+                let left = u64::try_from(left).map_or(Duration::MAX, |left| Duration::from_millis(left + 1));
+                tokio::select! {
+                    () = waiter.woken() => {}
+                    () = sleep(live.waiters.pause().min(left)) => {}
+                }
+            }
+            Ok(_) => {}
+            Err(_) => sleep(pause_untracked()).await,
+        }
     }
+}
+
+/// `backoff:<milliseconds>:<status or 0>`
+fn parse_back_off(reply: &[u8]) -> Option<Acquired> {
+    let (remaining, status) = str::from_utf8(reply).ok()?.strip_prefix("backoff:")?.split_once(':')?;
+    let status = status.parse().ok().filter(|status| *status != 0);
+    Some(Acquired::BackOff { remaining: Duration::from_millis(remaining.parse().ok()?), status })
+}
+
+/// How many loads failed before this grant; it comes after the time, of 16 digits.
+fn parse_grant(reply: &[u8]) -> Option<u32> {
+    let (_, failures) = reply.split_first_chunk::<16>()?;
+    str::from_utf8(failures).ok()?.parse().ok()
+}
+
+/// Whether this is somebody's lease, and not what became of one.
+fn is_token(held: &[u8]) -> bool {
+    held.first().is_some_and(|first| *first != b'!')
 }

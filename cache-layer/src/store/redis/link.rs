@@ -25,12 +25,14 @@ use super::{
     NearSlot,
     address::Address,
     errors::{is_out_of_memory, proves_connection_useless},
+    grants::Grants,
     guard::{Guard, Identity},
     names::{Named, Names},
     pending::Pending,
     scripts,
     share::Share,
     tokens::Tokens,
+    waiters::Waiters,
 };
 use crate::{clock::millis, store::StoreError};
 
@@ -61,6 +63,7 @@ pub(super) struct Shared {
     pub(super) pending: Arc<Pending>,
     pub(super) guard: Arc<Guard>,
     pub(super) near: NearSlot,
+    pub(super) grants: Arc<Grants>,
     pub(super) timeouts: Timeouts,
 }
 
@@ -71,6 +74,7 @@ pub(super) struct Link {
     pending: Arc<Pending>,
     guard: Arc<Guard>,
     near: NearSlot,
+    grants: Arc<Grants>,
     timeouts: Timeouts,
     live: RwLock<Option<Arc<Live>>>,
     /// Why there is no connection, when there is none.
@@ -87,6 +91,7 @@ pub(super) struct Live {
     /// Tells it from every other one of this process.
     pub(super) number: u64,
     pub(super) tokens: Arc<Tokens>,
+    pub(super) waiters: Arc<Waiters>,
     /// Whether the server tracks what this connection reads; a proxy or an access list may refuse it.
     pub(super) tracking: bool,
     /// Who the server is, if it says so.
@@ -103,7 +108,7 @@ impl Link {
     pub(super) fn new(
         address: Address,
         share: Share,
-        Shared { names, pending, guard, near, timeouts }: Shared,
+        Shared { names, pending, guard, near, grants, timeouts }: Shared,
     ) -> Arc<Self> {
         Arc::new(Self {
             address,
@@ -112,6 +117,7 @@ impl Link {
             pending,
             guard,
             near,
+            grants,
             timeouts,
             live: RwLock::new(None),
             absence: RwLock::new("still connecting".to_owned()),
@@ -159,6 +165,8 @@ impl Link {
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *published = None;
             live.tokens.forget_all();
+            self.grants.void_all();
+            live.waiters.wake_all();
             self.trouble.notify_one();
         }
     }
@@ -279,11 +287,18 @@ impl Link {
     /// A new connection, published: kept invalidations have been delivered over it.
     async fn connect(&self) -> RedisResult<Arc<Live>> {
         let tokens = Arc::new(Tokens::default());
+        let waiters = Arc::new(Waiters::default());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeouts.connect))
             // Every operation has a deadline of ours.
             .set_response_timeout(None)
-            .set_push_sender(apply_pushes(self.names.clone(), tokens.clone(), self.near.clone()));
+            .set_push_sender(apply_pushes(
+                self.names.clone(),
+                tokens.clone(),
+                self.grants.clone(),
+                waiters.clone(),
+                self.near.clone(),
+            ));
         let client = self.address.client().await?;
         let connecting = async {
             let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
@@ -315,6 +330,7 @@ impl Link {
             connection: connection.clone(),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,
+            waiters,
             tracking,
             identity,
             born: Instant::now(),
@@ -411,11 +427,15 @@ impl fmt::Debug for Link {
 fn apply_pushes(
     names: Names,
     tokens: Arc<Tokens>,
+    grants: Arc<Grants>,
+    waiters: Arc<Waiters>,
     near: NearSlot,
 ) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
     move |push| {
         let everything = || {
             tokens.forget_all();
+            grants.void_all();
+            waiters.wake_all();
             near.get().into_iter().for_each(|near| near.forget_all());
         };
         match (push.kind, push.data.first()) {
@@ -424,7 +444,17 @@ fn apply_pushes(
                     let Value::BulkString(name) = name else { continue };
                     match names.parse(name) {
                         Some(Named::Tag(tag)) => tokens.forget(tag),
-                        Some(Named::Entry(id)) => near.get().into_iter().for_each(|near| near.forget(id)),
+                        Some(Named::Entry(id)) => {
+                            near.get().into_iter().for_each(|near| near.forget(id));
+                            if !id.is_variant() {
+                                grants.void_variants(id);
+                            }
+                        }
+                        Some(Named::Lease(id)) => {
+                            grants.doubt(id);
+                            waiters.wake(id);
+                        }
+                        Some(Named::LastInvalidation) => grants.void_all(),
                         None => {}
                     }
                 }

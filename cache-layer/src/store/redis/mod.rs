@@ -3,6 +3,8 @@
 //! - [`names`]: what the keys are called
 //! - [`lookup`]: reading entries, and whether their tags still hold
 //! - [`lease`]: the right to load
+//! - [`grants`]: leases that were granted to this process, and whether they still stand
+//! - [`waiters`]: who waits for the end of another process's lease
 //! - [`commit`]: writing what was loaded
 //! - [`invalidate`]: voiding entries
 //! - [`scripts`]: what of this runs on the server
@@ -32,6 +34,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::cluster::Cluster;
 use self::{
     address::Address,
+    grants::Grants,
     guard::Guard,
     invalidate::invalidate,
     link::{Link, Live, Shared, Timeouts},
@@ -40,7 +43,7 @@ use self::{
     routes::Routes,
     share::Share,
 };
-use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
+use super::{Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
 use crate::{entry::Entry, key::Key};
 
 mod address;
@@ -53,6 +56,7 @@ mod config;
 mod errors;
 #[cfg(test)]
 mod fleet_tests;
+mod grants;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
@@ -75,6 +79,7 @@ mod share;
 #[cfg(feature = "cluster")]
 mod slots;
 mod tokens;
+mod waiters;
 
 pub use config::RedisStoreBuilder;
 pub use guard::Restored;
@@ -110,6 +115,7 @@ struct Inner {
     pending: Arc<Pending>,
     guard: Arc<Guard>,
     near: NearSlot,
+    grants: Arc<Grants>,
     runtime: Handle,
     _stop: DropGuard,
 }
@@ -152,11 +158,13 @@ impl RedisStore {
         };
         let stop = CancellationToken::new();
         let (pending, guard, near) = (Arc::<Pending>::default(), Arc::new(guard), NearSlot::default());
+        let grants = Arc::<Grants>::default();
         let shared = Shared {
             names: names.clone(),
             pending: pending.clone(),
             guard: guard.clone(),
             near: near.clone(),
+            grants: grants.clone(),
             timeouts,
         };
         let routes = match address {
@@ -172,7 +180,7 @@ impl RedisStore {
             }
         };
         let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { routes, names, pending, guard, near, runtime, _stop }))
+        Self(Arc::new(Inner { routes, names, pending, guard, near, grants, runtime, _stop }))
     }
 
     /// Whether there is a connection that is believed to work.
@@ -281,11 +289,19 @@ impl Contract for RedisStore {
     }
 
     fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Box::pin(self.acquire_lease(key, seen, ttl))
+        Box::pin(self.acquire_lease(key, seen, ttl, false))
+    }
+
+    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        Box::pin(self.acquire_lease(key, seen, ttl, true))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(self.renew_lease(lease, ttl))
+    }
+
+    fn overtaken(&self, lease: &Lease) -> bool {
+        !(self.link(&lease.key).is_live() && self.0.grants.stands(lease))
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
@@ -296,8 +312,12 @@ impl Contract for RedisStore {
         self.release_lease(lease, uncacheable);
     }
 
-    fn changed<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, ()> {
-        Box::pin(self.lease_may_have_ended())
+    fn fail(&self, lease: &Lease, failed: Failed) {
+        self.fail_lease(lease, failed);
+    }
+
+    fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
+        Box::pin(self.lease_may_have_ended(key))
     }
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {

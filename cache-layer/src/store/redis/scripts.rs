@@ -1,8 +1,13 @@
 //! The scripts of the protocol. Each touches keys of one slot, and runs in microseconds; none is on the path of a hit.
+//!
+//! A lease's key holds the token of its holder or, once that has ended, what came of it: `!u`, uncacheable; or
+//! `!f<failures>:<status or 0>:<time>`, failed so many times, not to be loaded again before that time.
 
 use std::sync::LazyLock;
 
 use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, aio::MultiplexedConnection};
+
+use super::link::Live;
 
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
@@ -19,8 +24,9 @@ macro_rules! now {
 }
 
 script! {
-    /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any).
-    /// Returns `changed`, `held`, `uncacheable`, or the time of the grant.
+    /// KEYS entry, lease. ARGV token, milliseconds, the seen entry's id (`*`: any), whether to insist (1) although the last
+    /// load failed. Returns `changed`, `held`, `uncacheable`, `backoff:<milliseconds>:<status or 0>`, or the time of the
+    /// grant and how many loads failed before it.
     ///
     /// What another program left under these names counts as nothing, and is overwritten.
     ACQUIRE = concat!(
@@ -30,10 +36,24 @@ script! {
         "local held = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'GET', 'PX', ARGV[2]);",
         "if type(held) == 'table' then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]); held = false end;",
         "if held == '!u' then return 'uncacheable' end;",
-        "if held then return 'held' end;",
         now!(),
-        "return now"
+        "if not held then return now .. '0' end;",
+        "local failures, status, ready = held:match('^!f(%d+):(%d+):(%x+)$');",
+        "if not failures then return 'held' end;",
+        "if ARGV[4] ~= '1' and now < ready then",
+        "  local left = math.ceil((tonumber(ready, 16) - tonumber(now, 16)) / 1000);",
+        "  return string.format('backoff:%d:%s', left, status)",
+        "end;",
+        "redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]);",
+        "return now .. failures"
     )
+}
+
+script! {
+    /// KEYS lease. Returns what it holds, and for how many milliseconds more. To be tracked: what the server tracks of a
+    /// script may be all its keys from its first read on, so that one that reads and then writes wakes its own caller.
+    WATCH = "local held = redis.pcall('GET', KEYS[1]);
+             return {type(held) == 'string' and held or '', redis.call('PTTL', KEYS[1])}"
 }
 
 script! {
@@ -48,6 +68,17 @@ script! {
                if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end;
                redis.call('SET', KEYS[1], '!u', 'PX', ARGV[2]);
                return 1"
+}
+
+script! {
+    /// KEYS lease. ARGV token, milliseconds until the next load, how many have failed, status, milliseconds to remember it.
+    FAIL = concat!(
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;",
+        "local t = redis.call('TIME');",
+        "local ready = string.format('%016x', t[1] * 1000000 + t[2] + ARGV[2] * 1000);",
+        "redis.call('SET', KEYS[1], '!f' .. ARGV[3] .. ':' .. ARGV[4] .. ':' .. ready, 'PX', ARGV[5]);",
+        "return 1"
+    )
 }
 
 script! {
@@ -128,8 +159,10 @@ script! {
 pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
         &ACQUIRE,
+        &WATCH,
         &RENEW,
         &RELEASE,
+        &FAIL,
         &COMMIT,
         &STAMP,
         &INVALIDATE_TAG,
@@ -149,6 +182,21 @@ pub(super) struct Batch(Pipeline);
 impl Batch {
     pub(super) fn call(&mut self, script: &Script, keys: &[&str], arguments: &[&[u8]]) {
         self.0.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
+    }
+
+    /// Has the next call's reads tracked, where the server tracks at all.
+    pub(super) fn track(&mut self, live: &Live) {
+        if live.tracking {
+            self.0.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
+        }
+    }
+
+    /// Begins to watch a key of any type, whatever it holds.
+    pub(super) fn watch(&mut self, live: &Live, name: &str) {
+        if live.tracking {
+            self.track(live);
+            self.0.cmd("PTTL").arg(name).ignore();
+        }
     }
 
     /// Every call's reply. Scripts that the server forgot are given to it again, and then all calls are made again:

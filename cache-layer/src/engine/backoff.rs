@@ -1,0 +1,158 @@
+//! Failures that all who ask for a key share: for a while that grows with each of them, nobody asks the application again
+//! who has something else to answer with.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::key::{Key, KeyId};
+
+/// Keys remembered at one time.
+const CAP: usize = 10_000;
+/// How long this process goes by what it remembers before it asks the store again, which hears of it when another
+/// process invalidates the key.
+const TRUST: Duration = Duration::from_secs(1);
+
+/// How long to leave a failing application alone: doubling from the first failure on, up to a longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BackOff {
+    first: Duration,
+    longest: Duration,
+}
+
+impl BackOff {
+    /// `None` if the first is zero.
+    pub(crate) fn new(first: Duration, longest: Duration) -> Option<Self> {
+        (!first.is_zero()).then_some(Self { first, longest: longest.max(first) })
+    }
+
+    /// After a failure that `failures` others came before; spread by a fifth, so that keys that failed together are not
+    /// retried together.
+    pub(crate) fn pause(self, failures: u32) -> Duration {
+        let doubled = self.first.saturating_mul(2u32.saturating_pow(failures));
+        doubled.min(self.longest).mul_f64(0.4f64.mul_add(fastrand::f64(), 0.8))
+    }
+
+    pub(crate) fn longest(self) -> Duration {
+        self.longest
+    }
+}
+
+/// A load that failed, and when to try again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setback {
+    /// Of the application's response; `None` if it gave none.
+    pub(crate) status: Option<u16>,
+    until: Instant,
+}
+
+impl Setback {
+    pub(crate) fn new(status: Option<u16>, remaining: Duration) -> Self {
+        Self { status, until: Instant::now() + remaining }
+    }
+
+    /// How much longer to leave the application alone.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+}
+
+/// What this process remembers, so that not every request has to ask the store.
+#[derive(Debug, Default)]
+pub(crate) struct Setbacks(Mutex<HashMap<KeyId, Remembered>>);
+
+#[derive(Debug)]
+struct Remembered {
+    setback: Setback,
+    trusted_until: Instant,
+}
+
+impl Setbacks {
+    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Remembered>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Setback> {
+        let mut table = self.table();
+        let remembered = table.get(&key.id())?;
+        if Instant::now() < remembered.trusted_until {
+            return Some(remembered.setback);
+        }
+        table.remove(&key.id());
+        None
+    }
+
+    pub(crate) fn remember(&self, key: &Key, setback: Setback) {
+        let now = Instant::now();
+        let mut table = self.table();
+        if table.len() >= CAP {
+            table.retain(|_, remembered| now < remembered.trusted_until);
+        }
+        // Full of what is still true: forgetting one more costs a question, not an error.
+        if table.len() < CAP {
+            let trusted_until = setback.until.min(now + TRUST);
+            table.insert(key.id(), Remembered { setback, trusted_until });
+        }
+    }
+
+    /// The key was invalidated, with all its variants.
+    pub(crate) fn forget(&self, key: &Key) {
+        let primary = key.id().primary;
+        self.table().retain(|id, _| id.primary != primary);
+    }
+
+    pub(crate) fn forget_all(&self) {
+        self.table().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_are_spread() {
+        let back_off = BackOff::new(SECOND, 30 * SECOND).unwrap();
+        for (failures, about) in [(0, 1), (1, 2), (2, 4), (4, 16), (5, 30), (6, 30), (u32::MAX, 30)] {
+            let pauses: Vec<Duration> = (0..100).map(|_| back_off.pause(failures)).collect();
+            let about = about * SECOND;
+            assert!(
+                pauses.iter().all(|pause| (about.mul_f64(0.799)..about.mul_f64(1.201)).contains(pause)),
+                "{failures}"
+            );
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+        }
+    }
+
+    #[test]
+    fn a_first_pause_of_zero_is_none_at_all() {
+        assert_eq!(BackOff::new(Duration::ZERO, SECOND), None);
+        assert_eq!(BackOff::new(2 * SECOND, SECOND).unwrap().longest(), 2 * SECOND);
+    }
+
+    #[test]
+    fn a_setback_is_forgotten_when_it_ends_or_its_key_is_invalidated() {
+        let (setbacks, key) = (Setbacks::default(), Key::new(["k"]));
+        setbacks.remember(&key, Setback::new(None, Duration::ZERO));
+        assert!(setbacks.get(&key).is_none());
+        for place in [key.clone(), key.variant(b"de")] {
+            setbacks.remember(&place, Setback::new(Some(503), 30 * SECOND));
+            assert_eq!(setbacks.get(&place).unwrap().status, Some(503));
+            setbacks.forget(&key);
+            assert!(setbacks.get(&place).is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let setbacks = Setbacks::default();
+        for i in 0..CAP + 5 {
+            setbacks.remember(&Key::new([i.to_string()]), Setback::new(None, 30 * SECOND));
+        }
+        assert_eq!(setbacks.table().len(), CAP);
+    }
+}
