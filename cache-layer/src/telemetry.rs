@@ -96,6 +96,8 @@ pub enum Event {
     Bypass(NoCacheReason),
     /// A request waited for another one's load.
     Coalesced,
+    /// A request that waited for another one's load is answered while it comes in.
+    Joined,
     /// A response was not stored, for this reason.
     NotStored(NoCacheReason),
     /// A fill ended.
@@ -147,6 +149,8 @@ pub struct Counts {
     pub bypasses: u64,
     /// Requests that waited for another one's load.
     pub coalesced: u64,
+    /// Requests that were answered with another one's load while it came in.
+    pub joined: u64,
     /// Responses that were not stored.
     pub not_stored: u64,
     /// Fills that reached the store.
@@ -169,6 +173,7 @@ struct Counters {
     misses: AtomicU64,
     bypasses: AtomicU64,
     coalesced: AtomicU64,
+    joined: AtomicU64,
     not_stored: AtomicU64,
     stored: AtomicU64,
     fenced: AtomicU64,
@@ -197,6 +202,7 @@ impl Telemetry {
             Event::Miss => &counters.misses,
             Event::Bypass(_) => &counters.bypasses,
             Event::Coalesced => &counters.coalesced,
+            Event::Joined => &counters.joined,
             Event::NotStored(_) => &counters.not_stored,
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
@@ -219,6 +225,7 @@ impl Telemetry {
             misses: of(&counters.misses),
             bypasses: of(&counters.bypasses),
             coalesced: of(&counters.coalesced),
+            joined: of(&counters.joined),
             not_stored: of(&counters.not_stored),
             stored: of(&counters.stored),
             fenced: of(&counters.fenced),

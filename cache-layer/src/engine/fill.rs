@@ -6,7 +6,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Cache;
 use super::flight::{Flight, Landing};
+use super::rope::Rope;
+use super::share::{Begun, Sharing};
 use crate::{
+    entry::EntryId,
     key::Key,
     store::{Acquired, Committed, Fill, Lease, Seen, StoreError, Writes},
     tag::Tags,
@@ -108,6 +111,13 @@ impl Permit {
             result = load => result,
             never = heartbeat => never,
         }
+    }
+
+    /// Lets those who wait have what is going to be written while its `payload` comes in. `parent` is the entry that led
+    /// to its place.
+    pub(crate) fn share(&self, writes: Writes, parent: Option<EntryId>, payload: Rope) {
+        let begun = Begun { lease: self.hold.lease.clone(), invalidations: self.invalidations };
+        self.flight.share(Sharing { entries: writes.entries.into(), parent, payload, begun });
     }
 
     /// The load failed.

@@ -3,6 +3,7 @@
 //! - [`flight`]: requests of this process for one key, of which one loads
 //! - [`fill`]: the right to load, its lease, and the commit
 //! - [`predictor`]: keys that it makes no sense to wait for
+//! - [`share`], [`rope`]: what others may have of a load before it has ended
 //!
 //! The engine knows keys, entries, their tags and their deadlines, and nothing of what they mean.
 
@@ -32,6 +33,8 @@ use crate::{
 pub(crate) mod fill;
 pub(crate) mod flight;
 mod predictor;
+pub(crate) mod rope;
+pub(crate) mod share;
 
 /// Commits under way at one time. A store that can't keep up drops the newest: bodies must not pile up here.
 const COMMITS: usize = 256;

@@ -31,6 +31,7 @@ use crate::{
     engine::{
         fill::{Permission, Permit},
         flight::{Flight, Landing},
+        rope::RopeWriter,
     },
     entry::Entry,
     policy::Freshness,
@@ -275,7 +276,14 @@ impl Shared {
 
         let (feed, pieces) = mpsc::unbounded_channel();
         let size = body.size_hint();
-        let recording = record(body, self.policy.max_body, declared_length.unwrap_or(None), &feed);
+        let declared = declared_length.unwrap_or(None);
+        // Of a length that is known, so that it can't outgrow what may be held of it.
+        let shared = declared.or_else(|| size.exact()).map(RopeWriter::new);
+        if let Some(shared) = &shared {
+            let writes = self.writes(&plan, asked, place.varies.clone(), place.stale.is_none(), Bytes::new());
+            permit.share(writes, place.varies.as_ref().map(|varies| varies.id), shared.rope());
+        }
+        let recording = record(body, self.policy.max_body, declared, &feed, shared);
         let whole = |parts| Led::Response(Response::from_parts(parts, ResponseBody::recorded(pieces, size)));
         // A part can be cut out once the whole is there.
         let (recorded, tell) = if not_modified {

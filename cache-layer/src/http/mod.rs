@@ -6,6 +6,7 @@
 //! - [`visit`], [`write`]: a request whose answer is not in memory, and one that may change something
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
+//! - [`join`]: having what is loaded for another request, while it is loaded
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`stored`]: a response as an entry's metadata
@@ -15,6 +16,7 @@
 mod annotate;
 mod body;
 mod future;
+mod join;
 mod layer;
 mod load;
 mod oneshot;
@@ -28,7 +30,7 @@ mod target;
 mod visit;
 mod write;
 
-pub use body::ResponseBody;
+pub use body::{BodyError, ResponseBody};
 pub use future::ResponseFuture;
 pub use layer::CacheLayer;
 pub use service::CacheService;

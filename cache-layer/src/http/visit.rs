@@ -1,6 +1,6 @@
 //! A request whose answer is not in memory: found, waited for, or loaded.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -75,7 +75,7 @@ where
             };
         }
         let place = vacancy.as_ref().map_or(&key, |vacancy| &vacancy.key);
-        let follower = match cache.flights().board(place) {
+        let mut follower = match cache.flights().board(place) {
             Seat::Leader(flight) => {
                 let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
                 let Some(entry) = stale else {
@@ -94,7 +94,20 @@ where
             cache.emit(Event::Coalesced);
             note = Note::Collapsed;
         }
-        let reason = match timeout_at(deadline, follower.landing()).await {
+        let waited = async {
+            if let Some(sharing) = follower.sharing().await
+                && let Some(response) = shared.join(&sharing, &key, vacancy.as_ref(), method, headers)
+            {
+                return ControlFlow::Break(response);
+            }
+            ControlFlow::Continue(follower.landing().await)
+        };
+        let landing = match timeout_at(deadline, waited).await {
+            Ok(ControlFlow::Break(response)) => return Ok(response),
+            Ok(ControlFlow::Continue(landing)) => Ok(landing),
+            Err(elapsed) => Err(elapsed),
+        };
+        let reason = match landing {
             // Who could ask the store knows of invalidations that a load without it does not.
             Ok(Landing::Unstored(entries)) if vacancy.is_none() => match shared.select_among(&entries, &key, headers) {
                 Some(entry) => return Ok(shared.respond(&entry, method, headers, note)),
