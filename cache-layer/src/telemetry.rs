@@ -98,6 +98,8 @@ pub enum Event {
     Coalesced,
     /// A request that waited for another one's load is answered while it comes in.
     Joined,
+    /// A fresh response is being refreshed in the background, since it will soon be stale.
+    EarlyRefresh,
     /// A response was not stored, for this reason.
     NotStored(NoCacheReason),
     /// A fill ended.
@@ -151,6 +153,8 @@ pub struct Counts {
     pub coalesced: u64,
     /// Requests that were answered with another one's load while it came in.
     pub joined: u64,
+    /// Refreshes of responses that were still fresh.
+    pub early_refreshes: u64,
     /// Responses that were not stored.
     pub not_stored: u64,
     /// Fills that reached the store.
@@ -174,6 +178,7 @@ struct Counters {
     bypasses: AtomicU64,
     coalesced: AtomicU64,
     joined: AtomicU64,
+    early_refreshes: AtomicU64,
     not_stored: AtomicU64,
     stored: AtomicU64,
     fenced: AtomicU64,
@@ -203,6 +208,7 @@ impl Telemetry {
             Event::Bypass(_) => &counters.bypasses,
             Event::Coalesced => &counters.coalesced,
             Event::Joined => &counters.joined,
+            Event::EarlyRefresh => &counters.early_refreshes,
             Event::NotStored(_) => &counters.not_stored,
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
@@ -226,6 +232,7 @@ impl Telemetry {
             bypasses: of(&counters.bypasses),
             coalesced: of(&counters.coalesced),
             joined: of(&counters.joined),
+            early_refreshes: of(&counters.early_refreshes),
             not_stored: of(&counters.not_stored),
             stored: of(&counters.stored),
             fenced: of(&counters.fenced),

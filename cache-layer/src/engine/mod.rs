@@ -3,6 +3,7 @@
 //! - [`flight`]: requests of this process for one key, of which one loads
 //! - [`fill`]: the right to load, its lease, and the commit
 //! - [`predictor`]: keys that it makes no sense to wait for
+//! - [`early`]: when to refresh what is still fresh
 //! - [`share`], [`rope`]: what others may have of a load before it has ended
 //!
 //! The engine knows keys, entries, their tags and their deadlines, and nothing of what they mean.
@@ -30,6 +31,7 @@ use crate::{
     telemetry::{Counts, Event, Observer, Telemetry},
 };
 
+pub(crate) mod early;
 pub(crate) mod fill;
 pub(crate) mod flight;
 mod predictor;

@@ -150,6 +150,19 @@ impl CacheLayer {
         self
     }
 
+    /// Refreshes responses in the background before they are stale, so that of those that are asked for often no request
+    /// ever waits; off unless set. Each GET that is answered from the cache decides by chance, the more likely the less
+    /// freshness is left and the longer the last load took (XFetch), in the last fifth of a freshness of a second or more.
+    /// Whoever decides so, in the whole fleet one does it.
+    ///
+    /// `beta` is how early: at 1, a refresh most often begins a few times as long before the end as a load takes; at
+    /// more, earlier, which is for loads whose duration varies. Zero or less, or what is no number, turns it off. The
+    /// application sees requests for what is still fresh, as it does with `stale-while-revalidate` for what is stale.
+    pub fn early_refresh(mut self, beta: f32) -> Self {
+        self.policy.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
+        self
+    }
+
     /// `stale-while-revalidate` for responses that have none (RFC 5861, section 3); none unless set.
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.policy.caching.default_stale_while_revalidate = millis(window);

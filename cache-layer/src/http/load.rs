@@ -103,7 +103,7 @@ where
                 Permission::LookAgain(again) => flight = again,
             }
             vacancy = match shared.select(&asked.key, &asked.headers).await {
-                Selection::Hit(entry) => {
+                Selection::Hit(entry, _) => {
                     flight.land(Landing::Stored);
                     let _ = tell.send(Led::Entry(entry, Note::Collapsed));
                     return;

@@ -7,6 +7,7 @@
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
 //! - [`join`]: having what is loaded for another request, while it is loaded
+//! - [`early`]: refreshing a response before it is stale
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`stored`]: a response as an entry's metadata
@@ -15,6 +16,7 @@
 
 mod annotate;
 mod body;
+mod early;
 mod future;
 mod join;
 mod layer;

@@ -142,8 +142,10 @@ impl Shared {
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (asked.key.clone(), known.id));
-        let entry =
-            |id, key: &Key, stored: &Stored, payload| Entry::new(id, key, plan.deadlines, stored.to_bytes(), payload);
+        let load_time = self.cache.now().saturating_sub(asked.time);
+        let entry = |id, key: &Key, stored: &Stored, payload| {
+            Entry::new(id, key, plan.deadlines, stored.to_bytes(), payload).loaded_in(load_time)
+        };
         let Some(fields) = &plan.vary else {
             let stored = Stored::Response(plan.response.variant_of(None));
             let entries = vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored, payload))];

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -108,12 +108,15 @@ where
                 }
                 let key = target.key(&shared.naming(headers));
                 if let Some(entry) = shared.select_in_memory(&key, headers) {
+                    if request.method() == Method::GET && shared.is_due_early(&entry) {
+                        return ResponseFuture::boxed(visit(shared, inner, request, target, key, Some(entry.id())));
+                    }
                     return ResponseFuture::ready(shared.respond(&entry, request.method(), headers, Note::Hit));
                 }
                 if shared.cache.is_uncacheable(&key) && !shared.directives(headers).only_if_cached() {
                     return bypass(inner, request, shared, NoCacheReason::Remembered);
                 }
-                ResponseFuture::boxed(visit(shared, inner, request, target, key))
+                ResponseFuture::boxed(visit(shared, inner, request, target, key, None))
             }
         }
     }

@@ -24,19 +24,20 @@ use super::{
 };
 use crate::{
     engine::flight::{Flight, Landing, Seat},
-    entry::Entry,
+    entry::{Entry, EntryId},
     key::Key,
     semantics::{cache_status::ForwardReason, update::head_outdates},
     telemetry::{Event, NoCacheReason},
 };
 
-/// A request whose answer is not in memory.
+/// A request whose answer is not in memory, or is the entry `due` there, which is to be refreshed.
 pub(super) async fn visit<S, B, R>(
     shared: Arc<Shared>,
     inner: S,
     request: Request<B>,
     target: Target,
     key: Key,
+    due: Option<EntryId>,
 ) -> Result<Response<ResponseBody<R>>, S::Error>
 where
     S: Service<Request<B>, Response = Response<R>> + Send + 'static,
@@ -51,20 +52,27 @@ where
     let mut note = Note::Hit;
     loop {
         let (headers, method) = (request.headers(), request.method());
-        let (stale, vacancy) = match shared.select(&key, headers).await {
-            Selection::Hit(entry) => return Ok(shared.respond(&entry, method, headers, note)),
-            Selection::Stale(entry, vacancy) => (Some(entry), Some(vacancy)),
+        // What answers the request, and is refreshed in the background.
+        let (usable, vacancy) = match shared.select(&key, headers).await {
+            Selection::Hit(entry, vacancy) => {
+                let is_due = || due.map_or_else(|| shared.is_due_early(&entry), |due| due == entry.id());
+                if method == Method::HEAD || !is_due() {
+                    return Ok(shared.respond(&entry, method, headers, note));
+                }
+                (Some((entry, note)), Some(vacancy))
+            }
+            Selection::Stale(entry, vacancy) => (Some((entry, Note::Stale)), Some(vacancy)),
             Selection::Miss(vacancy) => (None, Some(vacancy)),
             Selection::Unavailable => (None, None),
         };
-        let use_stale = |entry: &Entry| shared.respond(entry, method, headers, Note::Stale);
-        if stale.is_none() && shared.directives(headers).only_if_cached() {
+        let answer = |(entry, note): (Entry, Note)| shared.respond(&entry, method, headers, note);
+        if usable.is_none() && shared.directives(headers).only_if_cached() {
             cache.emit(Event::Miss);
             return Ok(shared.no_answer(NoCacheReason::OnlyIfCached));
         }
         if method == Method::HEAD {
-            return match stale {
-                Some(entry) => Ok(use_stale(&entry)),
+            return match usable {
+                Some(usable) => Ok(answer(usable)),
                 None => {
                     let response = shared.go_alone(inner, request, NoCacheReason::HeadMiss).await?;
                     if vacancy.is_some_and(|vacancy| is_outdated_by(&response, vacancy.stale.as_ref())) {
@@ -78,17 +86,20 @@ where
         let mut follower = match cache.flights().board(place) {
             Seat::Leader(flight) => {
                 let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
-                let Some(entry) = stale else {
+                let Some(usable) = usable else {
                     return Load { shared, service: inner, request, asked, vacancy }.begin(flight).await;
                 };
-                let response = use_stale(&entry);
+                if !matches!(usable.1, Note::Stale) {
+                    cache.emit(Event::EarlyRefresh);
+                }
+                let response = answer(usable);
                 Load { shared, service: inner, request, asked, vacancy }.begin_in_background(flight);
                 return Ok(response);
             }
             Seat::Follower(follower) => follower,
         };
-        if let Some(entry) = stale {
-            return Ok(use_stale(&entry));
+        if let Some(usable) = usable {
+            return Ok(answer(usable));
         }
         if matches!(note, Note::Hit) {
             cache.emit(Event::Coalesced);
