@@ -26,10 +26,6 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Whether this process knows that `lease` has ended, or that an invalidation came since it was granted. `true` may be
-    /// said falsely; `false` never once this process got an answer to a question asked after the invalidation returned.
-    fn overtaken(&self, lease: &Lease) -> bool;
-
     /// Writes the entries of `fill` and ends its lease, all or nothing, if nothing overtook it.
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>>;
 

@@ -221,11 +221,6 @@ impl Contract for MemoryStore {
         Box::pin(ready(Ok(self.0.fills().holds(lease))))
     }
 
-    fn overtaken(&self, lease: &Lease) -> bool {
-        let fills = self.0.fills();
-        !fills.holds(lease) || hex(fills.last_invalidation) >= lease.started
-    }
-
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
         let committed = self.0.commit(fill);
         self.0.ended.notify_waiters();

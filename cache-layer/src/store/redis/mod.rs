@@ -214,10 +214,6 @@ impl Contract for RedisStore {
         Box::pin(self.renew_lease(lease, ttl))
     }
 
-    fn overtaken(&self, _: &Lease) -> bool {
-        true
-    }
-
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
         Box::pin(self.commit_fill(fill))
     }
