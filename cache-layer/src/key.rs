@@ -28,7 +28,7 @@ pub struct Key {
 }
 
 /// The fixed-size identity of a key: the digest of its primary key and, for a variant, the digest of what selects it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct KeyId {
     pub(crate) primary: [u8; 16],
     pub(crate) variant: [u8; 16],

@@ -26,6 +26,10 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
 
+    /// Whether this process may have heard of something since the lease was granted that makes its load void: without
+    /// waiting, and for any doubt `true`. Once this process has read what another one's invalidation left, it is `true`.
+    fn overtaken(&self, lease: &Lease) -> bool;
+
     /// Writes the entries of `fill` and ends its lease, all or nothing, if nothing overtook it.
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>>;
 

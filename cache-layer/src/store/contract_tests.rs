@@ -212,6 +212,36 @@ contract! {
         assert!(!subject.store.renew(&lease, LEASE).await.unwrap());
     }
 
+    async fn a_lease_is_overtaken_by_every_invalidation_that_may_cover_it(subject) {
+        subject.fill(&key("other"), "x", &["t"]).await;
+        for place in [key("a"), key("a").variant(b"de")] {
+            for scope in [Scope::Key(&key("a")), Scope::Tags(&Tags::new(["t"])), Scope::Everything] {
+                let lease = subject.lease(&place).await;
+                assert!(!subject.store.overtaken(&lease), "{scope:?}");
+                assert!(subject.store.renew(&lease, LEASE).await.unwrap());
+                assert!(!subject.store.overtaken(&lease), "{scope:?}, after a renewal");
+                subject.store.invalidate(scope).await.unwrap();
+                assert!(subject.store.overtaken(&lease), "{scope:?}");
+                subject.store.renew(&lease, LEASE).await.unwrap();
+                assert!(subject.store.overtaken(&lease), "{scope:?}, and a renewal changes nothing");
+                subject.commit(lease, "void", &["t"]).await;
+                // By then, all that happened is known here.
+                subject.read(&place).await;
+            }
+        }
+    }
+
+    async fn a_lease_is_not_overtaken_by_what_happens_to_other_keys(subject) {
+        subject.fill(&key("b"), "x", &[]).await;
+        let lease = subject.lease(&key("a")).await;
+        subject.invalidate(&key("b")).await;
+        subject.fill(&key("b"), "y", &["t"]).await;
+        let german = subject.lease(&key("a").variant(b"de")).await;
+        assert_eq!(subject.commit(german, "z", &[]).await, Committed::Stored);
+        assert!(!subject.store.overtaken(&lease));
+        assert_eq!(subject.commit(lease, "x", &[]).await, Committed::Stored);
+    }
+
     async fn invalidation_of_the_key_during_a_load_wins(subject) {
         let lease = subject.lease(&key("a")).await;
         subject.invalidate(&key("a")).await;

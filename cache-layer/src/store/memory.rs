@@ -1,7 +1,7 @@
 //! A store in this process: bounded by bytes, with an admission policy that keeps what is asked for.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     future::ready,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -46,7 +46,7 @@ struct Inner {
 #[derive(Default)]
 struct Fills {
     /// The tokens of the leases that are held.
-    leases: HashMap<KeyId, [u8; 16]>,
+    leases: BTreeMap<KeyId, [u8; 16]>,
     /// The store's clock: counts leases and invalidations.
     now: u64,
     /// When a tag was last invalidated: what a load must be younger than to trust that an absent token means
@@ -62,6 +62,18 @@ impl Fills {
 
     fn holds(&self, lease: &Lease) -> bool {
         self.leases.get(&lease.key.id()) == Some(&lease.token)
+    }
+
+    fn is_overtaken(&self, lease: &Lease) -> bool {
+        !self.holds(lease) || hex(self.last_invalidation) >= lease.started
+    }
+
+    /// Takes the leases of a key and all its variants away.
+    fn void(&mut self, primary: KeyId) {
+        let last = KeyId { variant: [0xff; 16], ..primary };
+        while let Some((&id, _)) = self.leases.range(primary..=last).next() {
+            self.leases.remove(&id);
+        }
     }
 
     fn end(&mut self, lease: &Lease) {
@@ -179,9 +191,9 @@ impl Inner {
         let mut fills = self.fills();
         match scope {
             Scope::Key(key) => {
-                // Variants are reached through the primary entry alone, and theirs compare it when they commit.
+                // Variants are reached through the primary entry alone.
                 let primary = key.primary().id();
-                fills.leases.remove(&primary);
+                fills.void(primary);
                 self.entries.remove(primary);
             }
             Scope::Tags(tags) => {
@@ -219,6 +231,10 @@ impl Contract for MemoryStore {
 
     fn renew<'a>(&'a self, lease: &'a Lease, _: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(ready(Ok(self.0.fills().holds(lease))))
+    }
+
+    fn overtaken(&self, lease: &Lease) -> bool {
+        self.0.fills().is_overtaken(lease)
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {

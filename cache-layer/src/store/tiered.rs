@@ -65,6 +65,10 @@ impl Contract for TieredStore {
         self.redis.renew(lease, ttl)
     }
 
+    fn overtaken(&self, lease: &Lease) -> bool {
+        self.redis.overtaken(lease)
+    }
+
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
         Contract::commit(&self.redis, fill)
     }

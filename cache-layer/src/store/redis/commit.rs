@@ -76,6 +76,7 @@ impl RedisStore {
                 call.invoke_async(&mut connection).await
             })
             .await?;
+        live.grants.end(lease);
         Ok(if stored { Committed::Stored } else { Committed::Refused })
     }
 }

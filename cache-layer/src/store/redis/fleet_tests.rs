@@ -65,6 +65,50 @@ async fn an_invalidation_by_one_node_is_seen_by_the_next_read_of_another() {
     }
 }
 
+/// What makes it safe to join a load that is under way: who reads after an invalidation knows of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_is_overtaken() {
+    let server = RedisServer::start();
+    let (node, other) = (connect(server.url()).await, connect(server.url()).await);
+    fill(&node, &key("a"), "one", &["t"]).await;
+    let tags = Tags::new(["t"]);
+    for round in 0..300 {
+        for place in [key("a"), key("a").variant(b"de")] {
+            for scope in [Scope::Key(&key("a")), Scope::Tags(&tags), Scope::Everything] {
+                let Acquired::Granted(lease) = node.acquire(&place, Seen::Unusable, LEASE).await.unwrap() else {
+                    panic!("no lease")
+                };
+                if round % 10 == 0 {
+                    assert!(node.renew(&lease, LEASE).await.unwrap());
+                }
+                assert!(!node.overtaken(&lease), "round {round}: {scope:?} is still to come");
+                other.invalidate(scope).await.unwrap();
+                node.get(&key("a")).await.unwrap();
+                assert!(node.overtaken(&lease), "round {round}: {scope:?}");
+                // The next round begins with an entry and without a lease.
+                let _: i64 = server.command(&["DEL", &node.0.names.lease(&place)]);
+                fill(&other, &key("a"), "two", &["t"]).await;
+                node.get(&key("a")).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_of_a_connection_that_is_gone_is_overtaken() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    fill(&store, &key("b"), "one", &[]).await;
+    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+        panic!("no lease")
+    };
+    assert!(!store.overtaken(&lease));
+    assert!(server.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]) > 0);
+    wait_until("a new connection", async || store.overtaken(&lease) && store.connected()).await;
+    wait_until("the lease to be renewed", async || store.renew(&lease, LEASE).await == Ok(true)).await;
+    assert!(store.overtaken(&lease), "and nobody knows what happened in between");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_tier_lets_go_of_what_another_node_changes() {
     let server = RedisServer::start();

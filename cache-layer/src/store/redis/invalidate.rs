@@ -34,10 +34,18 @@ impl RedisStore {
                 for live in self.0.links.iter().filter_map(|link| link.live().ok()) {
                     match scope {
                         Scope::Key(key) => {
-                            self.0.near.get().into_iter().for_each(|near| near.forget(key.primary().id()));
+                            let primary = key.primary().id();
+                            self.0.near.get().into_iter().for_each(|near| near.forget(primary));
+                            live.grants.void_key(primary);
                         }
-                        Scope::Tags(tags) => tags.iter().for_each(|tag| live.tokens.forget(tag)),
-                        Scope::Everything => live.tokens.forget(EVERYTHING),
+                        Scope::Tags(tags) => {
+                            tags.iter().for_each(|tag| live.tokens.forget(tag));
+                            live.grants.void_all();
+                        }
+                        Scope::Everything => {
+                            live.tokens.forget(EVERYTHING);
+                            live.grants.void_all();
+                        }
                     }
                 }
                 Ok(())

@@ -1,12 +1,13 @@
 //! Leases: taken, kept alive, given back, and waited for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
 
 use super::{
     RedisStore,
+    link::{Link, Live},
     scripts::{self, Batch},
 };
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
 
 /// How long to wait before looking again whether somebody else's lease has ended, in milliseconds.
 const POLL: std::ops::Range<u64> = 5..25;
+
+/// What a lease's key holds, and for how many milliseconds more.
+type Watched = (Vec<u8>, i64);
 
 impl RedisStore {
     pub(super) async fn acquire_lease(&self, key: &Key, seen: Seen, ttl: Duration) -> Result<Acquired, StoreError> {
@@ -30,17 +34,30 @@ impl RedisStore {
             Seen::Entry(id) => &id.0,
             Seen::Unusable => b"*",
         };
+        let application = live.grants.apply(key, token);
+        let (entry, place) = (names.entry(key), names.lease(key));
         let mut batch = Batch::default();
+        batch.track(&live);
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
-        batch.call(&scripts::ACQUIRE, &[&names.entry(key), &names.lease(key)], &[&token, life.as_bytes(), seen]);
-        let (_, reply): (Vec<u8>, Vec<u8>) =
+        if key.id().is_variant() {
+            batch.watch(&live, &names.entry(&key.primary()));
+        }
+        batch.call(&scripts::ACQUIRE, &[&entry, &place], &[&token, life.as_bytes(), seen]);
+        batch.track(&live);
+        batch.call(&scripts::WATCH, &[&place], &[]);
+        let (_, reply, (held, _)): (Vec<u8>, Vec<u8>, Watched) =
             link.run(&live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await).await?;
         match &reply[..] {
             b"held" => Ok(Acquired::Held),
             b"changed" => Ok(Acquired::Changed),
             b"uncacheable" => Ok(Acquired::Uncacheable),
             time => match time.try_into() {
-                Ok(started) => Ok(Acquired::Granted(Lease::new(key, token, started))),
+                Ok(started) => {
+                    if live.tracking && held == token {
+                        application.granted();
+                    }
+                    Ok(Acquired::Granted(Lease::new(key, token, started)))
+                }
                 Err(_) => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
             },
         }
@@ -51,16 +68,42 @@ impl RedisStore {
         let live = link.live()?;
         let mut call = scripts::RENEW.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(ttl).max(1));
-        link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
-            call.invoke_async(&mut connection).await
-        })
-        .await
+        let renewed = link
+            .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+                call.invoke_async(&mut connection).await
+            })
+            .await?;
+        if renewed {
+            self.watch_again(link, &live, lease).await;
+        } else {
+            live.grants.end(lease);
+        }
+        Ok(renewed)
+    }
+
+    /// Finds out whether a lease that something happened to is still held, and goes on watching it.
+    async fn watch_again(&self, link: &Link, live: &Arc<Live>, lease: &Lease) {
+        let mut batch = Batch::default();
+        batch.track(live);
+        batch.call(&scripts::WATCH, &[&self.0.names.lease(&lease.key)], &[]);
+        // The push of our own renewal may still be on its way to us. It comes before the first of these replies.
+        for _ in 0..2 {
+            let Some(question) = live.grants.ask_again(lease) else { return };
+            let watched: Result<(Watched,), StoreError> = link
+                .run_patiently(live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await)
+                .await;
+            match watched {
+                Ok(((held, _),)) if held == lease.token => question.granted(),
+                _ => return,
+            }
+        }
     }
 
     /// Gives a lease back without waiting. One that can't be given back runs out by itself.
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
         let link = self.link(&lease.key).clone();
         let Ok(live) = link.live() else { return };
+        live.grants.end(lease);
         let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
         self.0.runtime.spawn(async move {

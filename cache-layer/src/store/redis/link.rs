@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     NearSlot,
+    grants::Grants,
     names::{Named, Names},
     pending::Pending,
     scripts,
@@ -72,6 +73,7 @@ pub(super) struct Live {
     /// Tells it from every other one of this process.
     pub(super) number: u64,
     pub(super) tokens: Arc<Tokens>,
+    pub(super) grants: Arc<Grants>,
     /// Whether the server tracks what this connection reads; a proxy or an access list may refuse it.
     pub(super) tracking: bool,
     born: Instant,
@@ -140,6 +142,7 @@ impl Link {
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *published = None;
             live.tokens.forget_all();
+            live.grants.void_all();
             self.trouble.notify_one();
         }
     }
@@ -244,11 +247,12 @@ impl Link {
     /// A new connection, published: kept invalidations have been delivered over it.
     async fn connect(&self) -> RedisResult<Arc<Live>> {
         let tokens = Arc::new(Tokens::default());
+        let grants = Arc::new(Grants::default());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeouts.connect))
             // Every operation has a deadline of ours.
             .set_response_timeout(None)
-            .set_push_sender(apply_pushes(self.names.clone(), tokens.clone(), self.near.clone()));
+            .set_push_sender(apply_pushes(self.names.clone(), tokens.clone(), grants.clone(), self.near.clone()));
         let connecting = async {
             let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
             let tracking: RedisResult<()> =
@@ -272,6 +276,7 @@ impl Link {
             connection: connection.clone(),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,
+            grants,
             tracking,
             born: Instant::now(),
             last_success: AtomicU64::new(0),
@@ -331,11 +336,13 @@ impl fmt::Debug for Link {
 fn apply_pushes(
     names: Names,
     tokens: Arc<Tokens>,
+    grants: Arc<Grants>,
     near: NearSlot,
 ) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
     move |push| {
         let everything = || {
             tokens.forget_all();
+            grants.void_all();
             near.get().into_iter().for_each(|near| near.forget_all());
         };
         match (push.kind, push.data.first()) {
@@ -344,7 +351,14 @@ fn apply_pushes(
                     let Value::BulkString(name) = name else { continue };
                     match names.parse(name) {
                         Some(Named::Tag(tag)) => tokens.forget(tag),
-                        Some(Named::Entry(id)) => near.get().into_iter().for_each(|near| near.forget(id)),
+                        Some(Named::Entry(id)) => {
+                            near.get().into_iter().for_each(|near| near.forget(id));
+                            if !id.is_variant() {
+                                grants.void_variants(id);
+                            }
+                        }
+                        Some(Named::Lease(id)) => grants.doubt(id),
+                        Some(Named::LastInvalidation) => grants.void_all(),
                         None => {}
                     }
                 }

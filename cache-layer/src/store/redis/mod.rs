@@ -3,6 +3,7 @@
 //! - [`names`]: what the keys are called
 //! - [`lookup`]: reading entries, and whether their tags still hold
 //! - [`lease`]: the right to load
+//! - [`grants`]: leases known to a connection, and whether they still stand
 //! - [`commit`]: writing what was loaded
 //! - [`invalidate`]: voiding entries
 //! - [`scripts`]: what of this runs on the server
@@ -36,6 +37,7 @@ mod commit;
 mod config;
 #[cfg(test)]
 mod fleet_tests;
+mod grants;
 mod invalidate;
 mod lease;
 mod link;
@@ -212,6 +214,10 @@ impl Contract for RedisStore {
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(self.renew_lease(lease, ttl))
+    }
+
+    fn overtaken(&self, lease: &Lease) -> bool {
+        self.link(&lease.key).live().map_or(true, |live| !live.grants.stands(lease))
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {

@@ -17,6 +17,8 @@ use crate::key::{Key, KeyId};
 pub(super) enum Named<'a> {
     Tag(&'a str),
     Entry(KeyId),
+    Lease(KeyId),
+    LastInvalidation,
 }
 
 #[derive(Clone, Debug)]
@@ -51,13 +53,21 @@ impl Names {
         if let Some(tag) = name.strip_prefix(b":t:") {
             return str::from_utf8(tag).ok().map(Named::Tag);
         }
-        let (primary, rest) = name.strip_prefix(b":e:{")?.split_at_checked(32)?;
+        if name == b":i" {
+            return Some(Named::LastInvalidation);
+        }
+        let of_key: fn(KeyId) -> Named<'a> = match name.get(..4)? {
+            b":e:{" => Named::Entry,
+            b":l:{" => Named::Lease,
+            _ => return None,
+        };
+        let (primary, rest) = name[4..].split_at_checked(32)?;
         let variant = rest.strip_prefix(b"}:")?;
         let variant = match variant.strip_prefix(b"-:") {
             Some(_) => KeyId::PRIMARY,
             None => parse_hex(variant.get(..32)?)?,
         };
-        Some(Named::Entry(KeyId { primary: parse_hex(primary)?, variant }))
+        Some(of_key(KeyId { primary: parse_hex(primary)?, variant }))
     }
 
     fn of_key(&self, kind: char, key: &Key) -> String {
@@ -116,9 +126,10 @@ mod tests {
         let key = Key::new(["http://a/", &"0".repeat(32), ":e:{}"]);
         for key in [key.clone(), key.variant(b"de")] {
             assert_eq!(names.parse(names.entry(&key).as_bytes()), Some(Named::Entry(key.id())));
-            assert_eq!(names.parse(names.lease(&key).as_bytes()), None);
+            assert_eq!(names.parse(names.lease(&key).as_bytes()), Some(Named::Lease(key.id())));
         }
-        assert_eq!(names.parse(names.last_invalidation().as_bytes()), None);
+        assert_eq!(names.parse(names.last_invalidation().as_bytes()), Some(Named::LastInvalidation));
+        assert_eq!(names.parse(b"shop:x:{00"), None);
         assert_eq!(names.parse(b"other:t:product:1"), None);
         assert_eq!(names.parse(b"shop:e:{00"), None);
     }

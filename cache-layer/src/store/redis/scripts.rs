@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, aio::MultiplexedConnection};
 
+use super::link::Live;
+
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
         $(#[$doc])*
@@ -34,6 +36,13 @@ script! {
         now!(),
         "return now"
     )
+}
+
+script! {
+    /// KEYS lease. Returns what it holds, and for how many milliseconds more. To be tracked: what the server tracks of a
+    /// script may be all its keys from its first read on, so that one that reads and then writes wakes its own caller.
+    WATCH = "local held = redis.pcall('GET', KEYS[1]);
+             return {type(held) == 'string' and held or '', redis.call('PTTL', KEYS[1])}"
 }
 
 script! {
@@ -109,7 +118,8 @@ script! {
 
 /// Makes the server know every script, so that a call is its digest and not its text.
 pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    for script in [&ACQUIRE, &RENEW, &RELEASE, &COMMIT, &STAMP, &INVALIDATE_TAG, &NOTE_INVALIDATION, &LAST_INVALIDATION]
+    for script in
+        [&ACQUIRE, &WATCH, &RENEW, &RELEASE, &COMMIT, &STAMP, &INVALIDATE_TAG, &NOTE_INVALIDATION, &LAST_INVALIDATION]
     {
         script.load_async(connection).await?;
     }
@@ -123,6 +133,21 @@ pub(super) struct Batch(Pipeline);
 impl Batch {
     pub(super) fn call(&mut self, script: &Script, keys: &[&str], arguments: &[&[u8]]) {
         self.0.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
+    }
+
+    /// Has the next call's reads tracked, where the server tracks at all.
+    pub(super) fn track(&mut self, live: &Live) {
+        if live.tracking {
+            self.0.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
+        }
+    }
+
+    /// Begins to watch a key of any type, whatever it holds.
+    pub(super) fn watch(&mut self, live: &Live, name: &str) {
+        if live.tracking {
+            self.track(live);
+            self.0.cmd("PTTL").arg(name).ignore();
+        }
     }
 
     /// Every call's reply. Scripts that the server forgot are given to it again, and then all calls are made again:
