@@ -61,10 +61,22 @@ async fn send(sender: &mut Sender<Bytes, Failure>, data: &'static str) {
     sender.send_data(data.into()).await.unwrap();
 }
 
+/// A cache in front of it. A Redis that has never seen an invalidation makes a note of that with the first lease, and
+/// then nobody knows what came before: that lease is for nobody to join.
+async fn node(backend: &Backend, play: &Playwright) -> App {
+    let app = App::on(backend, &play.origin).await;
+    app.cache.invalidate_all().await.unwrap();
+    app
+}
+
 /// GET, without reading the body.
 fn begin(app: &App, fields: Fields) -> JoinHandle<Answer> {
-    let app = app.clone();
-    tokio::spawn(async move { app.begin(request(Method::GET, "/", fields)).await.unwrap() })
+    begin_at(app, "/", fields)
+}
+
+fn begin_at(app: &App, uri: &str, fields: Fields) -> JoinHandle<Answer> {
+    let (app, request) = (app.clone(), request(Method::GET, uri, fields));
+    tokio::spawn(async move { app.begin(request).await.unwrap() })
 }
 
 async fn answer(client: JoinHandle<Answer>) -> Answer {
@@ -94,7 +106,7 @@ mod a_follower {
 
     async fn has_the_first_byte_before_the_last_is_sent(backend: &Backend) {
         let mut play = Playwright::answering(SIX_BYTES);
-        let app = App::on(backend, &play.origin).await;
+        let app = node(backend, &play).await;
         let mut leader = answer(begin(&app, &[])).await;
         let mut sender = play.call().await;
         let mut early = answer(begin(&app, &[])).await;
@@ -118,7 +130,7 @@ mod a_follower {
 
     async fn is_told_what_it_is_given(backend: &Backend) {
         let mut play = Playwright::answering(&[("cache-control", "max-age=60"), ("content-length", "0"), ("age", "7")]);
-        let app = App::on(backend, &play.origin).await;
+        let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
         let _sender = play.call().await;
         let follower = answer(begin(&app, &[])).await;
@@ -137,11 +149,10 @@ mod a_follower {
             let length: &'static str = whole.len().to_string().leak();
             let fields = vec![("cache-control", "max-age=60"), ("content-length", length)].leak();
             let mut play = Playwright::answering(fields);
-            let app = App::on(backend, &play.origin).await;
-            app.cache.invalidate_all().await.unwrap();
+            let app = node(backend, &play).await;
             let mut clients = JoinSet::new();
             let join = |clients: &mut JoinSet<_>| {
-                let client = begin(&app, &[]);
+                let client = begin_at(&app, &format!("/{round}"), &[]);
                 clients.spawn(async move {
                     let mut client = answer(client).await;
                     let mut got = Vec::new();
@@ -174,7 +185,7 @@ mod a_follower {
     async fn may_ask_for_a_part_or_whether_it_has_it_already(backend: &Backend) {
         let mut play =
             Playwright::answering(&[("cache-control", "max-age=60"), ("content-length", "6"), ("etag", "\"a\"")]);
-        let app = App::on(backend, &play.origin).await;
+        let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
         let mut sender = play.call().await;
         let matching = answer(begin(&app, &[("if-none-match", "\"a\"")])).await;
@@ -195,7 +206,7 @@ mod a_follower {
 
     async fn that_is_slow_or_leaves_holds_nobody_up(backend: &Backend) {
         let mut play = Playwright::answering(SIX_BYTES);
-        let app = App::on(backend, &play.origin).await;
+        let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
         let mut sender = play.call().await;
         let slow = answer(begin(&app, &[])).await;
@@ -214,7 +225,7 @@ mod a_follower {
 
     async fn goes_on_without_the_leaders_client(backend: &Backend) {
         let mut play = Playwright::answering(SIX_BYTES);
-        let app = App::on(backend, &play.origin).await;
+        let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
         let mut sender = play.call().await;
         let follower = answer(begin(&app, &[])).await;
@@ -241,8 +252,7 @@ mod a_body_that_breaks_off {
     /// Two clients in the middle of a body.
     async fn half_way(backend: &Backend) -> (Playwright, App, Sender<Bytes, Failure>, Answer, Answer) {
         let mut play = Playwright::answering(SIX_BYTES);
-        let app = App::on(backend, &play.origin).await;
-        app.cache.invalidate_all().await.unwrap();
+        let app = node(backend, &play).await;
         let mut leader = answer(begin(&app, &[])).await;
         let mut sender = play.call().await;
         let mut follower = answer(begin(&app, &[])).await;
@@ -287,7 +297,7 @@ mod a_body_that_breaks_off {
     #[tokio::test(flavor = "multi_thread")]
     async fn breaks_the_connection_of_those_who_share_it() {
         let mut play = Playwright::answering(SIX_BYTES);
-        let app = App::on(&Backend::memory(), &play.origin).await;
+        let app = node(&Backend::memory(), &play).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let service = app.service().map_request(|request: http::Request<hyper::body::Incoming>| {
@@ -335,9 +345,8 @@ mod who_comes_after_an_invalidation {
     /// Invalidates at `writer` what `reader` is loading.
     async fn is_not_given(backend: &Backend, elsewhere: bool, by: &str) {
         let mut play = Playwright::answering(SIX_BYTES);
-        let reader = App::on(backend, &play.origin).await;
+        let reader = node(backend, &play).await;
         let writer = if elsewhere { App::on(backend, &play.origin).await } else { reader.clone() };
-        writer.cache.invalidate_all().await.unwrap();
 
         let leader = answer(begin(&reader, &[])).await;
         let mut old = play.call().await;
@@ -388,7 +397,7 @@ mod who_comes_after_an_invalidation {
             ("vary", "accept-language"),
             ("content-length", "6"),
         ]);
-        let reader = App::on(backend, &play.origin).await;
+        let reader = node(backend, &play).await;
         let writer = App::on(backend, &play.origin).await;
         let load_english = async |play: &mut Playwright| {
             let english = begin(&writer, ENGLISH);
@@ -432,11 +441,10 @@ mod what_is_not_shareable {
 
     /// Each has an answer of its own, and has it while the first one is still coming in.
     async fn releases_those_who_wait_before_a_byte(backend: &Backend) {
-        for fields in UNSHAREABLE {
+        for (row, fields) in UNSHAREABLE.into_iter().enumerate() {
             let mut play = Playwright::answering(fields);
-            let app = App::on(backend, &play.origin).await;
-            app.cache.invalidate_all().await.unwrap();
-            let clients = [(); 4].map(|()| begin(&app, &[]));
+            let app = node(backend, &play).await;
+            let clients = [(); 4].map(|()| begin_at(&app, &format!("/{row}"), &[]));
             let mut calls = Vec::new();
             for client in clients {
                 calls.push(call(&answer(client).await).to_owned());
@@ -457,7 +465,7 @@ mod what_is_not_shareable {
             ("vary", "accept-language"),
             ("content-length", "6"),
         ]);
-        let app = App::on(backend, &play.origin).await;
+        let app = node(backend, &play).await;
         let german = answer(begin(&app, &[("accept-language", "de")])).await;
         let mut sender = play.call().await;
         let english = begin(&app, &[("accept-language", "en")]);
@@ -477,7 +485,7 @@ mod what_is_not_shareable {
 
     async fn is_what_may_grow_without_end(backend: &Backend) {
         let mut play = Playwright::answering(&[("cache-control", "max-age=60")]);
-        let app = App::on(backend, &play.origin).await;
+        let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
         let mut sender = play.call().await;
         let follower = begin(&app, &[]);

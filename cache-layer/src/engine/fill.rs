@@ -9,7 +9,6 @@ use super::flight::{Flight, Landing};
 use super::rope::Rope;
 use super::share::{Begun, Sharing};
 use crate::{
-    entry::EntryId,
     key::Key,
     store::{Acquired, Committed, Fill, Lease, Seen, StoreError, Writes},
     tag::Tags,
@@ -113,11 +112,10 @@ impl Permit {
         }
     }
 
-    /// Lets those who wait have what is going to be written while its `payload` comes in. `parent` is the entry that led
-    /// to its place.
-    pub(crate) fn share(&self, writes: Writes, parent: Option<EntryId>, payload: Rope) {
+    /// Lets those who wait have what is going to be written while its `payload` comes in.
+    pub(crate) fn share(&self, writes: Writes, payload: Rope) {
         let begun = Begun { lease: self.hold.lease.clone(), invalidations: self.invalidations };
-        self.flight.share(Sharing { entries: writes.entries.into(), parent, payload, begun });
+        self.flight.share(Sharing { entries: writes.entries.into(), payload, begun });
     }
 
     /// The load failed.

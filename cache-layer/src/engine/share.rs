@@ -3,20 +3,13 @@
 use std::sync::Arc;
 
 use super::{Cache, rope::Rope};
-use crate::{
-    entry::{Entry, EntryId},
-    key::Key,
-    store::Lease,
-    telemetry::NoCacheReason,
-};
+use crate::{entry::Entry, key::Key, store::Lease, telemetry::NoCacheReason};
 
 /// A load whose result will be stored, or would be if the store could be reached, and may be had by others.
 #[derive(Debug)]
 pub(crate) struct Sharing {
     /// What will be stored, but for the payload of the last of them.
     pub(crate) entries: Arc<[(Key, Entry)]>,
-    /// The entry that led to the place that this load fills.
-    pub(crate) parent: Option<EntryId>,
     pub(crate) payload: Rope,
     pub(super) begun: Begun,
 }

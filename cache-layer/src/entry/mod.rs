@@ -79,15 +79,7 @@ impl Entry {
     pub(crate) fn loaded_in(&self, millis: u64) -> Self {
         let Inner { id, canonical, deadlines, stamps, meta, payload, .. } = &*self.0;
         let load_time = u32::try_from(millis).unwrap_or(u32::MAX);
-        Self::from_parts(
-            *id,
-            canonical.clone(),
-            *deadlines,
-            load_time,
-            stamps.clone(),
-            meta.clone(),
-            payload.clone(),
-        )
+        Self::from_parts(*id, canonical.clone(), *deadlines, load_time, stamps.clone(), meta.clone(), payload.clone())
     }
 
     fn from_parts(

@@ -3,24 +3,21 @@
 use http::{HeaderMap, Method, Response};
 use http_body::Body;
 
-use super::{body::ResponseBody, select::Vacancy, service::Shared};
+use super::{body::ResponseBody, service::Shared};
 use crate::{engine::share::Sharing, key::Key, telemetry::Event};
 
 impl Shared {
-    /// The response that is coming in, if it answers this request as well as it will from the store. `vacancy` is what
-    /// the request's own look-up brought, if the store answered.
+    /// The response that is coming in, if it answers this request as well as it will from the store, and the request
+    /// came before any invalidation of it. `reached_store`: the request's own look-up was answered.
     pub(super) fn join<R: Body>(
         &self,
         sharing: &Sharing,
         key: &Key,
-        vacancy: Option<&Vacancy>,
+        reached_store: bool,
         method: &Method,
         headers: &HeaderMap,
     ) -> Option<Response<ResponseBody<R>>> {
-        // An invalidation of the key takes away the entry that led to the variant, and another one leads there since: the
-        // variant's own lease knows nothing of that.
-        let parent = vacancy.and_then(|vacancy| vacancy.varies.as_ref()).map(|varies| varies.id);
-        if parent != sharing.parent || !self.cache.may_join(sharing, vacancy.is_some()) {
+        if !self.cache.may_join(sharing, reached_store) {
             return None;
         }
         let entry = self.select_among(&sharing.entries, key, headers)?;

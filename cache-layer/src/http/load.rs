@@ -281,7 +281,7 @@ impl Shared {
         let shared = declared.or_else(|| size.exact()).map(RopeWriter::new);
         if let Some(shared) = &shared {
             let writes = self.writes(&plan, asked, place.varies.clone(), place.stale.is_none(), Bytes::new());
-            permit.share(writes, place.varies.as_ref().map(|varies| varies.id), shared.rope());
+            permit.share(writes, shared.rope());
         }
         let recording = record(body, self.policy.max_body, declared, &feed, shared);
         let whole = |parts| Led::Response(Response::from_parts(parts, ResponseBody::recorded(pieces, size)));

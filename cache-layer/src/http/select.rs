@@ -179,11 +179,7 @@ fn selected(key: Key, entry: Entry, varies: Option<Varies>, step: &Step) -> Sele
         Step::Answer | Step::AnswerAndRefresh => {
             let stale = Some(entry.clone());
             let vacancy = Vacancy { key, seen, varies, why: ForwardReason::Stale, stale };
-            if matches!(step, Step::Answer) {
-                Selection::Hit(entry, vacancy)
-            } else {
-                Selection::Stale(entry, vacancy)
-            }
+            if matches!(step, Step::Answer) { Selection::Hit(entry, vacancy) } else { Selection::Stale(entry, vacancy) }
         }
         Step::Validate(why) => Selection::Miss(Vacancy { key, seen, varies, why: *why, stale: Some(entry) }),
         Step::Variant(..) | Step::Unreadable => miss(key, Seen::Unusable, varies, ForwardReason::Miss),

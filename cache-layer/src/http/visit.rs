@@ -107,7 +107,7 @@ where
         }
         let waited = async {
             if let Some(sharing) = follower.sharing().await
-                && let Some(response) = shared.join(&sharing, &key, vacancy.as_ref(), method, headers)
+                && let Some(response) = shared.join(&sharing, &key, vacancy.is_some(), method, headers)
             {
                 return ControlFlow::Break(response);
             }
