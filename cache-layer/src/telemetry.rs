@@ -100,6 +100,10 @@ pub enum Event {
     Joined,
     /// A fresh response is being refreshed in the background, since it will soon be stale.
     EarlyRefresh,
+    /// A refresh in the background was left out, since there was no room at the application.
+    RefreshSkipped,
+    /// A request was turned away, since there was no room at the application for as long as it waited.
+    Overloaded,
     /// A response was not stored, for this reason.
     NotStored(NoCacheReason),
     /// A fill ended.
@@ -155,6 +159,10 @@ pub struct Counts {
     pub joined: u64,
     /// Refreshes of responses that were still fresh.
     pub early_refreshes: u64,
+    /// Refreshes that were left out for want of room at the application.
+    pub skipped_refreshes: u64,
+    /// Requests that were turned away for want of room at the application.
+    pub overloaded: u64,
     /// Responses that were not stored.
     pub not_stored: u64,
     /// Fills that reached the store.
@@ -179,6 +187,8 @@ struct Counters {
     coalesced: AtomicU64,
     joined: AtomicU64,
     early_refreshes: AtomicU64,
+    skipped_refreshes: AtomicU64,
+    overloaded: AtomicU64,
     not_stored: AtomicU64,
     stored: AtomicU64,
     fenced: AtomicU64,
@@ -209,6 +219,8 @@ impl Telemetry {
             Event::Coalesced => &counters.coalesced,
             Event::Joined => &counters.joined,
             Event::EarlyRefresh => &counters.early_refreshes,
+            Event::RefreshSkipped => &counters.skipped_refreshes,
+            Event::Overloaded => &counters.overloaded,
             Event::NotStored(_) => &counters.not_stored,
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
@@ -233,6 +245,8 @@ impl Telemetry {
             coalesced: of(&counters.coalesced),
             joined: of(&counters.joined),
             early_refreshes: of(&counters.early_refreshes),
+            skipped_refreshes: of(&counters.skipped_refreshes),
+            overloaded: of(&counters.overloaded),
             not_stored: of(&counters.not_stored),
             stored: of(&counters.stored),
             fenced: of(&counters.fenced),

@@ -61,6 +61,8 @@ pub(super) struct Load<S, B> {
     pub(super) asked: Asked,
     /// `None` if the store doesn't answer.
     pub(super) vacancy: Option<Vacancy>,
+    /// Nobody waits for what it brings.
+    pub(super) background: bool,
 }
 
 /// What is known of the place that the response will take.
@@ -86,7 +88,7 @@ where
     /// Leads `flight` to its end, and tells the request that waits as soon as there is something to tell. It may be gone;
     /// the load goes on without it.
     pub(super) async fn lead(self, flight: Flight, tell: Tell<R, S::Error>) {
-        let Self { shared, service, mut request, mut asked, mut vacancy } = self;
+        let Self { shared, service, mut request, mut asked, mut vacancy, background } = self;
         let cache = &shared.cache;
         let deadline = Instant::now() + cache.lock_timeout();
         let mut flight = flight;
@@ -94,9 +96,10 @@ where
             let Some(place) = &vacancy else { break cache.load_without_store(flight) };
             match cache.ask_to_load(flight, &place.key, place.seen, deadline).await {
                 Permission::Load(permit) => break permit,
+                Permission::Uncacheable if background => return,
                 Permission::Uncacheable => {
                     let reason = NoCacheReason::Remembered;
-                    let led = shared.go_alone(service, request, reason).await;
+                    let led = shared.go_alone(service, request, reason, deadline, None).await;
                     let _ = tell.send(led.map_or_else(Led::Failed, Led::Response));
                     return;
                 }
@@ -113,11 +116,29 @@ where
             };
         };
 
-        cache.emit(Event::Miss);
+        if !background {
+            cache.emit(Event::Miss);
+        }
         let place = vacancy.map_or_else(Place::default, |vacancy| {
             let Vacancy { varies, why, stale, .. } = vacancy;
             Place { varies, why, stale }
         });
+        let room =
+            if background { shared.rooms.take() } else { permit.while_loading(shared.rooms.wait(deadline)).await };
+        // Held until the load is over.
+        let Some(_room) = room else {
+            if background {
+                // Somebody who needs it more will lead.
+                return cache.emit(Event::RefreshSkipped);
+            }
+            let led = match shared.stands_in(&asked.headers, place.stale.as_ref(), None) {
+                Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
+                None => Led::Response(shared.overloaded()),
+            };
+            permit.failed();
+            let _ = tell.send(led);
+            return;
+        };
         // The application is asked for the whole, or whether what is stored still holds; what the client wants of it is
         // answered here.
         unconditional(request.headers_mut());

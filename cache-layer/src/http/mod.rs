@@ -6,6 +6,7 @@
 //! - [`visit`], [`write`]: a request whose answer is not in memory, and one that may change something
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
+//! - [`room`]: how many may be at the application
 //! - [`join`]: having what is loaded for another request, while it is loaded
 //! - [`early`]: refreshing a response before it is stale
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
@@ -25,6 +26,7 @@ mod oneshot;
 mod plan;
 mod record;
 mod respond;
+mod room;
 mod select;
 mod service;
 mod stored;

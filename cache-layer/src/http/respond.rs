@@ -104,6 +104,17 @@ impl Shared {
         annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
         response
     }
+
+    /// An answer of the cache's own: there was no room at the application for as long as a request waits.
+    pub(super) fn overloaded<R: Body>(&self) -> Response<ResponseBody<R>> {
+        self.cache.emit(Event::Overloaded);
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let seconds = self.cache.lock_timeout().as_secs().max(1);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(NoCacheReason::Overloaded));
+        response
+    }
 }
 
 /// What of a complete response answers a request (RFC 9110, sections 13.2.2 and 14.2).

@@ -15,6 +15,7 @@ use super::{
     annotate::Note,
     body::ResponseBody,
     future::ResponseFuture,
+    room::Rooms,
     target::{Naming, Target},
     visit::visit,
     write::write_through,
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) name: CacheName,
     /// What the keys of all requests begin with.
     pub(super) space: String,
+    pub(super) rooms: Rooms,
 }
 
 impl<S> CacheService<S> {

@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tokio::{
     sync::oneshot,
@@ -74,7 +74,8 @@ where
             return match usable {
                 Some(usable) => Ok(answer(usable)),
                 None => {
-                    let response = shared.go_alone(inner, request, NoCacheReason::HeadMiss).await?;
+                    let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+                    let response = shared.go_alone(inner, request, NoCacheReason::HeadMiss, deadline, stale).await?;
                     if vacancy.is_some_and(|vacancy| is_outdated_by(&response, vacancy.stale.as_ref())) {
                         shared.drop_outdated(&key).await;
                     }
@@ -87,13 +88,15 @@ where
             Seat::Leader(flight) => {
                 let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
                 let Some(usable) = usable else {
-                    return Load { shared, service: inner, request, asked, vacancy }.begin(flight).await;
+                    let background = false;
+                    return Load { shared, service: inner, request, asked, vacancy, background }.begin(flight).await;
                 };
                 if !matches!(usable.1, Note::Stale) {
                     cache.emit(Event::EarlyRefresh);
                 }
                 let response = answer(usable);
-                Load { shared, service: inner, request, asked, vacancy }.begin_in_background(flight);
+                let background = true;
+                Load { shared, service: inner, request, asked, vacancy, background }.begin_in_background(flight);
                 return Ok(response);
             }
             Seat::Follower(follower) => follower,
@@ -129,7 +132,8 @@ where
             // A load fails by an error that this entry stood in for, or without any response: the wider of the two
             // permissions is the one that counts.
             Ok(Landing::Failed) => {
-                match shared.stands_in(headers, vacancy.and_then(|vacancy| vacancy.stale).as_ref(), None) {
+                let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+                match shared.stands_in(headers, stale, None) {
                     Some(entry) => {
                         cache.emit(Event::Miss);
                         return Ok(shared.respond(&entry, method, headers, Note::StaleIfError(None)));
@@ -139,7 +143,8 @@ where
             }
             Ok(_) | Err(_) => NoCacheReason::WaitedTooLong,
         };
-        return shared.go_alone(inner, request, reason).await;
+        let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+        return shared.go_alone(inner, request, reason, deadline, stale).await;
     }
 }
 
@@ -196,20 +201,44 @@ impl Shared {
         }
     }
 
-    /// Goes to the application for this one request, and keeps nothing.
+    /// The answer where there was no room at the application.
+    fn without_room<R: Body>(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        stale: Option<&Entry>,
+    ) -> Response<ResponseBody<R>> {
+        match self.stands_in(headers, stale, None) {
+            Some(entry) => self.respond(&entry, method, headers, Note::StaleIfError(None)),
+            None => self.overloaded(),
+        }
+    }
+
+    /// Goes to the application for this one request, and keeps nothing. Where the cache might have had an answer, it waits
+    /// for room until `deadline`, and makes do with what is `stale` if there is none.
     pub(super) async fn go_alone<S, B, R>(
         &self,
         inner: S,
         request: Request<B>,
         reason: NoCacheReason,
+        deadline: Instant,
+        stale: Option<&Entry>,
     ) -> Result<Response<ResponseBody<R>>, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
         R: Body,
     {
         self.cache.emit(Event::Miss);
+        let room = match reason {
+            NoCacheReason::Remembered => None,
+            _ => match self.rooms.wait(deadline).await {
+                Some(room) => Some(room),
+                None => return Ok(self.without_room(request.method(), request.headers(), stale)),
+            },
+        };
         let mut response = Oneshot::new(inner, request).await?.map(ResponseBody::inner);
         annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
+        drop(room);
         Ok(response)
     }
 }
