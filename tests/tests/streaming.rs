@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cache_layer::{BodyError, CacheLayer, ResponseBody, Tags};
+use futures_util::stream::{self, StreamExt as _};
 use http::{Method, StatusCode};
-use http_body::Body as _;
-use http_body_util::{BodyExt as _, channel::Channel, channel::Sender};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt as _, StreamBody, channel::Channel, channel::Sender};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tests::{App, Backend, Body, CacheStatus, Failure, HttpClient, Origin, over_each_store, request, wait_until};
+use tests::{App, Backend, Body, CacheStatus, Failure, Gate, HttpClient, Origin, over_each_store, request, wait_until};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -288,8 +289,36 @@ mod a_body_that_breaks_off {
         }
     }
 
+    async fn is_no_end_for_those_who_share_it_when_the_application_panics(backend: &Backend) {
+        let play = Playwright::answering(SIX_BYTES);
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |_, _| {
+                let gate = gate.clone();
+                let first = stream::once(std::future::ready(Ok(Frame::data(Bytes::from("one")))));
+                let rest = stream::once(async move {
+                    gate.pass().await;
+                    panic!("the first body panics")
+                });
+                let response = http::Response::builder().header("cache-control", "max-age=60");
+                let response =
+                    response.header("content-length", 6).body(StreamBody::new(first.chain(rest)).boxed_unsync());
+                async move { Ok(response.unwrap()) }
+            }
+        });
+        let app = node(backend, &Playwright { origin, ..play }).await;
+        let leader = answer(begin(&app, &[])).await;
+        let mut follower = answer(begin(&app, &[])).await;
+        assert_eq!(piece(&mut follower).await, Some(Ok("one".into())));
+        gate.open();
+        assert_eq!(text(follower).await, Err(BodyError::BrokenOff));
+        assert!(tokio::spawn(text(leader)).await.unwrap_err().is_panic());
+    }
+
     over_each_store!(
         is_an_error_for_all_and_is_not_stored,
+        is_no_end_for_those_who_share_it_when_the_application_panics,
         is_no_end_for_those_who_share_it_when_it_is_shorter_or_longer_than_announced,
     );
 
@@ -418,6 +447,37 @@ mod who_comes_after_an_invalidation {
         assert_eq!(text(leader).await.unwrap(), "gothic");
         send(&mut play.call().await, "german").await;
         assert_eq!(text(answer(after).await).await.unwrap(), "german");
+    }
+
+    /// Nobody can ask the store any more, and what this process alone knows must do.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn that_could_not_be_delivered_is_not_given_what_began_before_it() {
+        let mut play = Playwright::answering(SIX_BYTES);
+        let backend = Backend::redis();
+        let app = node(&backend, &play).await;
+        drop(backend);
+        wait_until("the store is lost", async || {
+            app.begin(request(Method::HEAD, "/lost", &[])).await.unwrap();
+            drop(play.call().await);
+            app.cache.counts().unavailable > 0
+        })
+        .await;
+        let before = play.origin.calls();
+        let leader = answer(begin(&app, &[])).await;
+        let mut old = play.call().await;
+        let follower = answer(begin(&app, &[])).await;
+        app.cache.invalidate_tag("products").await.unwrap_err();
+        let waiting = app.cache.counts().coalesced;
+        let after = begin(&app, &[]);
+        wait_for_followers(&app, waiting + 1).await;
+        send(&mut old, "oldest").await;
+        drop(old);
+        for client in [leader, follower] {
+            assert_eq!(call(&client), (before + 1).to_string());
+            assert_eq!(text(client).await.unwrap(), "oldest");
+        }
+        send(&mut play.call().await, "newest").await;
+        assert_eq!(text(answer(after).await).await.unwrap(), "newest");
     }
 
     over_each_store!(

@@ -113,9 +113,9 @@ impl Permit {
     }
 
     /// Lets those who wait have what is going to be written while its `payload` comes in.
-    pub(crate) fn share(&self, writes: Writes, payload: Rope) {
+    pub(crate) fn share(&self, writes: &Writes, payload: Rope) {
         let begun = Begun { lease: self.hold.lease.clone(), invalidations: self.invalidations };
-        self.flight.share(Sharing { entries: writes.entries.into(), payload, begun });
+        self.flight.share(Sharing { entries: writes.entries.clone().into(), payload, begun });
     }
 
     /// The load failed.

@@ -171,9 +171,9 @@ mod tests {
             keep: 1_800_000_090_000,
             gone: 1_800_000_120_000,
         };
-        Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), "payload".into())
+        Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), Bytes::new())
             .stamped(vec![Stamp { tag: "products".into(), token: Token(*b"00000000000000070123456789abcdec") }])
-            .loaded_in(1_234)
+            .loaded("payload".into(), 1_234)
     }
 
     fn assert_same(left: &Entry, right: &Entry) {
@@ -275,9 +275,9 @@ mod tests {
                 tag: tag.as_str().into(),
                 token: Token(*b"000000000000000a0123456789abcdei"),
             }).collect();
-            let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), payload.into())
+            let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), Bytes::new())
                 .stamped(stamps)
-                .loaded_in(load_time.into());
+                .loaded(payload.into(), load_time.into());
             assert_same(&decode(&key, &encode(&entry)).unwrap(), &entry);
         }
 

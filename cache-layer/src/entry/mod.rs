@@ -75,11 +75,11 @@ impl Entry {
         Self::from_parts(id, key.canonical().clone(), deadlines, 0, Vec::new(), meta, payload)
     }
 
-    /// The same entry, whose load took so many milliseconds; 49 days at most.
-    pub(crate) fn loaded_in(&self, millis: u64) -> Self {
-        let Inner { id, canonical, deadlines, stamps, meta, payload, .. } = &*self.0;
+    /// The same entry, with the payload that its load brought in so many milliseconds; 49 days at most.
+    pub(crate) fn loaded(&self, payload: Bytes, millis: u64) -> Self {
+        let Inner { id, canonical, deadlines, stamps, meta, .. } = &*self.0;
         let load_time = u32::try_from(millis).unwrap_or(u32::MAX);
-        Self::from_parts(*id, canonical.clone(), *deadlines, load_time, stamps.clone(), meta.clone(), payload.clone())
+        Self::from_parts(*id, canonical.clone(), *deadlines, load_time, stamps.clone(), meta.clone(), payload)
     }
 
     fn from_parts(

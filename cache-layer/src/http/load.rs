@@ -61,8 +61,17 @@ pub(super) struct Load<S, B> {
     pub(super) asked: Asked,
     /// `None` if the store doesn't answer.
     pub(super) vacancy: Option<Vacancy>,
-    /// Nobody waits for what it brings.
-    pub(super) background: bool,
+    pub(super) purpose: Purpose,
+}
+
+/// What a request is sent on for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be answered.
+    Answer,
+    /// In the background, for those who come later: what is there is stale, or will soon be.
+    Refresh,
+    EarlyRefresh,
 }
 
 /// What is known of the place that the response will take.
@@ -88,7 +97,8 @@ where
     /// Leads `flight` to its end, and tells the request that waits as soon as there is something to tell. It may be gone;
     /// the load goes on without it.
     pub(super) async fn lead(self, flight: Flight, tell: Tell<R, S::Error>) {
-        let Self { shared, service, mut request, mut asked, mut vacancy, background } = self;
+        let Self { shared, service, mut request, mut asked, mut vacancy, purpose } = self;
+        let background = purpose != Purpose::Answer;
         let cache = &shared.cache;
         let deadline = Instant::now() + cache.lock_timeout();
         let mut flight = flight;
@@ -146,6 +156,9 @@ where
         let validates = stored.is_some_and(|stored| has_validator(&stored.headers));
         if let Some(stored) = stored.filter(|_| validates) {
             validating(request.headers_mut(), &stored.headers);
+        }
+        if purpose == Purpose::EarlyRefresh {
+            cache.emit(Event::EarlyRefresh);
         }
         asked.time = cache.now();
         match permit.while_loading(Oneshot::new(service, request)).await {
@@ -239,10 +252,10 @@ impl Shared {
         };
         match self.plan(asked, came) {
             Ok(plan) => {
-                let writes = self.writes(&plan, asked, place.varies, false, entry.payload().clone());
-                if let Some((_, entry)) = writes.entries.last() {
+                let mut writes = self.writes(&plan, asked, place.varies, false);
+                if let Some(entry) = self.complete(&mut writes, asked, entry.payload().clone()) {
                     let note = Note::Validated { why, not_stored: permit.refusal() };
-                    let _ = tell.send(Led::Entry(entry.clone(), note));
+                    let _ = tell.send(Led::Entry(entry, note));
                 }
                 permit.commit(writes, plan.tags).await;
             }
@@ -300,9 +313,9 @@ impl Shared {
         let declared = declared_length.unwrap_or(None);
         // Of a length that is known, so that it can't outgrow what may be held of it.
         let shared = declared.or_else(|| size.exact()).map(RopeWriter::new);
+        let mut writes = self.writes(&plan, asked, place.varies, place.stale.is_none());
         if let Some(shared) = &shared {
-            let writes = self.writes(&plan, asked, place.varies.clone(), place.stale.is_none(), Bytes::new());
-            permit.share(writes, shared.rope());
+            permit.share(&writes, shared.rope());
         }
         let recording = record(body, self.policy.max_body, declared, &feed, shared);
         let whole = |parts| Led::Response(Response::from_parts(parts, ResponseBody::recorded(pieces, size)));
@@ -324,9 +337,9 @@ impl Shared {
         match recorded {
             Ok(payload) => {
                 let _ = feed.send(Piece::End);
-                let writes = self.writes(&plan, asked, place.varies, place.stale.is_none(), payload);
-                if let (Some(tell), Some((_, entry))) = (tell, writes.entries.last()) {
-                    let _ = tell.send(Led::Entry(entry.clone(), Note::Loaded { why, not_stored }));
+                let entry = self.complete(&mut writes, asked, payload);
+                if let (Some(tell), Some(entry)) = (tell, entry) {
+                    let _ = tell.send(Led::Entry(entry, Note::Loaded { why, not_stored }));
                 }
                 permit.commit(writes, plan.tags).await;
             }

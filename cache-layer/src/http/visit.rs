@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 use super::{
     annotate::{self, Note},
     body::ResponseBody,
-    load::{Led, Load},
+    load::{Led, Load, Purpose},
     oneshot::Oneshot,
     plan::Asked,
     select::{Selection, response as stored_response},
@@ -88,15 +88,12 @@ where
             Seat::Leader(flight) => {
                 let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
                 let Some(usable) = usable else {
-                    let background = false;
-                    return Load { shared, service: inner, request, asked, vacancy, background }.begin(flight).await;
+                    let purpose = Purpose::Answer;
+                    return Load { shared, service: inner, request, asked, vacancy, purpose }.begin(flight).await;
                 };
-                if !matches!(usable.1, Note::Stale) {
-                    cache.emit(Event::EarlyRefresh);
-                }
+                let purpose = if matches!(usable.1, Note::Stale) { Purpose::Refresh } else { Purpose::EarlyRefresh };
                 let response = answer(usable);
-                let background = true;
-                Load { shared, service: inner, request, asked, vacancy, background }.begin_in_background(flight);
+                Load { shared, service: inner, request, asked, vacancy, purpose }.begin_in_background(flight);
                 return Ok(response);
             }
             Seat::Follower(follower) => follower,
