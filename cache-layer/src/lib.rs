@@ -67,7 +67,7 @@ pub use self::{
     clock::Clock,
     engine::{Cache, CacheBuilder},
     error::{ConfigError, InvalidateError},
-    http::{CacheLayer, CacheService, ResponseBody, ResponseFuture},
+    http::{BodyError, CacheLayer, CacheService, ResponseBody, ResponseFuture},
     key::Key,
     policy::{Freshness, Profile, SetCookie},
     tag::Tags,

@@ -100,6 +100,8 @@ pub(crate) struct Policy {
     /// Shortens every freshness at random by up to this share, in per cent.
     pub(crate) jitter: u8,
     pub(crate) max_body: u64,
+    /// The factor by which responses are refreshed early, if they are.
+    pub(crate) early_refresh: Option<f32>,
     /// Variants of one key; more begin anew.
     pub(crate) max_variants: u16,
     pub(crate) key_headers: Vec<HeaderName>,
@@ -117,6 +119,7 @@ impl Default for Policy {
             paths: Vec::new(),
             jitter: 0,
             max_body: 1024 * 1024,
+            early_refresh: None,
             max_variants: 64,
             key_headers: Vec::new(),
             bypass_cookies: Vec::new(),

@@ -135,6 +135,14 @@ pub enum Event {
     Coalesced,
     /// The application, which failed for this key lately, was spared a request.
     BackedOff,
+    /// A request that waited for another one's load is answered while it comes in.
+    Joined,
+    /// A fresh response is being refreshed in the background, since it will soon be stale.
+    EarlyRefresh,
+    /// A refresh in the background was left out, since there was no room at the application.
+    RefreshSkipped,
+    /// A request was turned away, since there was no room at the application for as long as it waited.
+    Overloaded,
     /// A response was not stored, for this reason.
     NotStored(NoCacheReason),
     /// A fill ended.
@@ -190,6 +198,14 @@ pub struct Counts {
     pub coalesced: u64,
     /// Requests that a failing application was spared.
     pub backed_off: u64,
+    /// Requests that were answered with another one's load while it came in.
+    pub joined: u64,
+    /// Refreshes of responses that were still fresh.
+    pub early_refreshes: u64,
+    /// Refreshes that were left out for want of room at the application.
+    pub skipped_refreshes: u64,
+    /// Requests that were turned away for want of room at the application.
+    pub overloaded: u64,
     /// Responses that were not stored.
     pub not_stored: u64,
     /// Fills that reached the store.
@@ -215,6 +231,10 @@ struct Counters {
     bypasses: AtomicU64,
     coalesced: AtomicU64,
     backed_off: AtomicU64,
+    joined: AtomicU64,
+    early_refreshes: AtomicU64,
+    skipped_refreshes: AtomicU64,
+    overloaded: AtomicU64,
     not_stored: AtomicU64,
     stored: AtomicU64,
     fenced: AtomicU64,
@@ -245,6 +265,10 @@ impl Telemetry {
             Event::Bypass(_) => &counters.bypasses,
             Event::Coalesced => &counters.coalesced,
             Event::BackedOff => &counters.backed_off,
+            Event::Joined => &counters.joined,
+            Event::EarlyRefresh => &counters.early_refreshes,
+            Event::RefreshSkipped => &counters.skipped_refreshes,
+            Event::Overloaded => &counters.overloaded,
             Event::NotStored(_) => &counters.not_stored,
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
@@ -269,6 +293,10 @@ impl Telemetry {
             bypasses: of(&counters.bypasses),
             coalesced: of(&counters.coalesced),
             backed_off: of(&counters.backed_off),
+            joined: of(&counters.joined),
+            early_refreshes: of(&counters.early_refreshes),
+            skipped_refreshes: of(&counters.skipped_refreshes),
+            overloaded: of(&counters.overloaded),
             not_stored: of(&counters.not_stored),
             stored: of(&counters.stored),
             fenced: of(&counters.fenced),

@@ -3,7 +3,7 @@
 
 use std::{future::ready, time::Duration};
 
-use cache_layer::{Cache, CacheLayer, Clock, telemetry::Rejection};
+use cache_layer::{BodyError, Cache, CacheLayer, Clock, telemetry::Rejection};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use tests::{App, Backend, Failure, Gate, HOST, Origin, Response, echo, full, over_each_store, request, wait_until};
@@ -679,7 +679,7 @@ mod a_response {
         });
         let fleet = Fleet::of(backend, origin, false).await;
         let failed = fleet.here.begin(request(Method::GET, "/", &[])).await.unwrap();
-        assert_eq!(failed.into_body().collect().await.unwrap_err(), Failure("the disk is gone"));
+        assert_eq!(failed.into_body().collect().await.unwrap_err(), BodyError::Inner(Failure("the disk is gone")));
         fleet.here.settled().await;
         assert_eq!(fleet.there.get("/", &[]).await.call(), 2);
         assert_eq!(fleet.here.get("/", &[]).await.call(), 2);

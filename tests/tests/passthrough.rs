@@ -36,7 +36,7 @@ fn trailers(value: &'static str) -> HeaderMap {
 /// The next piece of a body.
 async fn piece<B>(response: &mut Response<B>) -> Bytes
 where
-    B: http_body::Body<Data = Bytes, Error = Failure> + Unpin,
+    B: http_body::Body<Data = Bytes, Error: std::fmt::Debug> + Unpin,
 {
     let frame = tokio::time::timeout(seconds(30), response.body_mut().frame()).await;
     frame.expect("a piece in time").expect("a piece").unwrap().into_data().expect("a piece of data")

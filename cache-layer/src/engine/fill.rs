@@ -7,6 +7,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Cache;
 use super::backoff::{BackOff, Setback};
 use super::flight::{Flight, Landing};
+use super::rope::Rope;
+use super::share::{Begun, Sharing};
 use crate::{
     key::Key,
     store::{Acquired, Committed, Failed, Fill, Lease, Seen, StoreError, Writes},
@@ -159,6 +161,12 @@ impl Permit {
             result = load => result,
             never = heartbeat => never,
         }
+    }
+
+    /// Lets those who wait have what is going to be written while its `payload` comes in.
+    pub(crate) fn share(&self, writes: &Writes, payload: Rope) {
+        let begun = Begun { lease: self.hold.lease.clone(), invalidations: self.invalidations };
+        self.flight.share(Sharing { entries: writes.entries.clone().into(), payload, begun });
     }
 
     pub(crate) fn emit(&self, event: Event) {

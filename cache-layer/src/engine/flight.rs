@@ -1,7 +1,8 @@
 //! Single flight: of the requests of this process for one key, one loads and the others wait for how it ends.
 //!
-//! Those who wait never see what was loaded, only that it landed. They look it up like anybody else, so what they get
-//! has passed the fence of the commit: a load that an invalidation overtook reaches nobody but its leader.
+//! Those who wait learn that it landed, and look it up like anybody else: what they get has passed the fence of the
+//! commit. Or they come aboard before that, if the leader [shares](super::share) what is coming in and no invalidation
+//! overtook it: a load that one overtook reaches nobody who came after the invalidation.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -10,6 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::share::Sharing;
 use crate::{
     entry::Entry,
     key::{Key, KeyId},
@@ -30,8 +32,17 @@ pub(crate) enum Landing {
     Void,
 }
 
+/// How far a flight is.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage {
+    Loading,
+    /// What is coming in may be had by others.
+    Sharing(Arc<Sharing>),
+    Landed(Landing),
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<KeyId, watch::Receiver<Option<Landing>>>>);
+pub(crate) struct Flights(Mutex<HashMap<KeyId, watch::Receiver<Stage>>>);
 
 /// A place on a flight.
 pub(crate) enum Seat {
@@ -43,13 +54,13 @@ pub(crate) enum Seat {
 pub(crate) struct Flight {
     flights: Arc<Flights>,
     id: KeyId,
-    landing: watch::Sender<Option<Landing>>,
+    stage: watch::Sender<Stage>,
 }
 
-pub(crate) struct Follower(watch::Receiver<Option<Landing>>);
+pub(crate) struct Follower(watch::Receiver<Stage>);
 
 impl Flights {
-    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, watch::Receiver<Option<Landing>>>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, watch::Receiver<Stage>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,18 +70,23 @@ impl Flights {
         match self.table().entry(id) {
             hash_map::Entry::Occupied(flight) => Seat::Follower(Follower(flight.get().clone())),
             hash_map::Entry::Vacant(vacant) => {
-                let (landing, landed) = watch::channel(None);
-                vacant.insert(landed);
-                Seat::Leader(Flight { flights: self.clone(), id, landing })
+                let (stage, watched) = watch::channel(Stage::Loading);
+                vacant.insert(watched);
+                Seat::Leader(Flight { flights: self.clone(), id, stage })
             }
         }
     }
 }
 
 impl Flight {
+    /// Lets those who wait have what is coming in.
+    pub(super) fn share(&self, sharing: Sharing) {
+        self.stage.send_replace(Stage::Sharing(Arc::new(sharing)));
+    }
+
     /// Lets those who come from now on take another flight.
     pub(crate) fn leave(&self) {
-        let own = self.landing.subscribe();
+        let own = self.stage.subscribe();
         if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
             && flight.get().same_channel(&own)
         {
@@ -80,17 +96,17 @@ impl Flight {
 
     /// Ends the flight and tells everybody how.
     pub(crate) fn land(self, landing: Landing) {
-        self.landing.send_replace(Some(landing));
+        self.stage.send_replace(Stage::Landed(landing));
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         self.leave();
-        self.landing.send_if_modified(|landing| {
-            let lost = landing.is_none();
+        self.stage.send_if_modified(|stage| {
+            let lost = !matches!(stage, Stage::Landed(_));
             if lost {
-                *landing = Some(Landing::Void);
+                *stage = Stage::Landed(Landing::Void);
             }
             lost
         });
@@ -98,11 +114,19 @@ impl Drop for Flight {
 }
 
 impl Follower {
+    /// What is coming in, as soon as it may be had; or nothing, if the flight ends before that.
+    pub(crate) async fn sharing(&mut self) -> Option<Arc<Sharing>> {
+        match self.0.wait_for(|stage| !matches!(stage, Stage::Loading)).await.as_deref() {
+            Ok(Stage::Sharing(sharing)) => Some(sharing.clone()),
+            Ok(Stage::Loading | Stage::Landed(_)) | Err(_) => None,
+        }
+    }
+
     /// How the flight ended, once it has.
     pub(crate) async fn landing(mut self) -> Landing {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(landing) => landing.clone().unwrap_or(Landing::Void),
-            Err(_) => Landing::Void,
+        match self.0.wait_for(|stage| matches!(stage, Stage::Landed(_))).await.as_deref() {
+            Ok(Stage::Landed(landing)) => landing.clone(),
+            Ok(Stage::Loading | Stage::Sharing(_)) | Err(_) => Landing::Void,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! - [`fill`]: the right to load, its lease, and the commit
 //! - [`backoff`]: failures, and how long to leave the application alone after them
 //! - [`predictor`]: keys that it makes no sense to wait for
+//! - [`early`]: when to refresh what is still fresh
+//! - [`share`], [`rope`]: what others may have of a load before it has ended
 //!
 //! The engine knows keys, entries, their tags and their deadlines, and nothing of what they mean.
 
@@ -35,9 +37,12 @@ use crate::{
 };
 
 pub(crate) mod backoff;
+pub(crate) mod early;
 pub(crate) mod fill;
 pub(crate) mod flight;
 mod predictor;
+pub(crate) mod rope;
+pub(crate) mod share;
 
 /// Commits under way at one time. A store that can't keep up drops the newest: bodies must not pile up here.
 const COMMITS: usize = 256;

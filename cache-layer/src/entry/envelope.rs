@@ -1,17 +1,18 @@
-//! The binary envelope of an entry outside this process, version 1. All numbers are big-endian.
+//! The binary envelope of an entry outside this process, version 2. All numbers are big-endian.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | magic `CLE` and the version, `0x01` |
+//! | 0 | 4 | magic `CLE` and the version, `0x02` |
 //! | 4 | 4 | reserved, zero |
 //! | 8 | 16 | entry id: fixed in place, so that a script can compare it |
 //! | 24 | 8 | XXH3-64 of everything but these eight bytes |
 //! | 32 | 40 | the five deadlines, milliseconds since the Unix epoch |
-//! | 72 | 4 | length of the canonical key |
-//! | 76 | 2 | number of tags |
-//! | 78 | 4 | length of the front end's metadata |
-//! | 82 | 8 | length of the payload |
-//! | 90 | … | canonical key; tags, each a 2-byte length, the tag, its 32-byte token; metadata; payload |
+//! | 72 | 4 | how long the load took, milliseconds |
+//! | 76 | 4 | length of the canonical key |
+//! | 80 | 2 | number of tags |
+//! | 82 | 4 | length of the front end's metadata |
+//! | 86 | 8 | length of the payload |
+//! | 94 | … | canonical key; tags, each a 2-byte length, the tag, its 32-byte token; metadata; payload |
 //!
 //! The payload is last, so that a reply is sliced and not copied. Nothing in here is trusted: what can't be read is a
 //! [`Rejection`], which is a miss with a name.
@@ -29,8 +30,8 @@ use crate::{
 };
 
 const MAGIC: &[u8; 3] = b"CLE";
-const VERSION: u8 = 1;
-const HEAD: usize = 90;
+const VERSION: u8 = 2;
+const HEAD: usize = 94;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
 
 pub(crate) fn encode(entry: &Entry) -> Bytes {
@@ -46,6 +47,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     for deadline in [fresh, stale_while_revalidate, stale_if_error, keep, gone] {
         out.put_u64(deadline);
     }
+    out.put_u32(inner.load_time);
     // Keys, tags and metadata come from request and response heads, far below these widths.
     out.put_u32(inner.canonical.len() as u32);
     out.put_u16(inner.stamps.len() as u16);
@@ -82,6 +84,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
         keep: reader.u64()?,
         gone: reader.u64()?,
     };
+    let load_time = u32::from_be_bytes(reader.array()?);
     let key_length = u64::from(u32::from_be_bytes(reader.array()?));
     let tag_count = usize::from(u16::from_be_bytes(reader.array()?));
     let meta_length = u64::from(u32::from_be_bytes(reader.array()?));
@@ -111,7 +114,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
         return Err(Rejection::Malformed);
     }
     // The reply's own copy of the key is let go: the request's is the same.
-    Ok(Entry::from_parts(id, key.canonical().clone(), deadlines, stamps, meta, payload))
+    Ok(Entry::from_parts(id, key.canonical().clone(), deadlines, load_time, stamps, meta, payload))
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
@@ -168,23 +171,31 @@ mod tests {
             keep: 1_800_000_090_000,
             gone: 1_800_000_120_000,
         };
-        Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), "payload".into())
+        Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), Bytes::new())
             .stamped(vec![Stamp { tag: "products".into(), token: Token(*b"00000000000000070123456789abcdec") }])
+            .loaded("payload".into(), 1_234)
     }
 
     fn assert_same(left: &Entry, right: &Entry) {
         assert_eq!(left.id(), right.id());
         assert_eq!(left.deadlines(), right.deadlines());
+        assert_eq!(left.load_time(), right.load_time());
         assert_eq!(left.stamps(), right.stamps());
         assert_eq!(left.meta(), right.meta());
         assert_eq!(left.payload(), right.payload());
     }
 
     #[test]
-    fn version_1_is_these_bytes_for_ever() {
-        let golden = include_bytes!("../../fixtures/entry-v1.bin");
+    fn version_2_is_these_bytes_for_ever() {
+        let golden = include_bytes!("../../fixtures/entry-v2.bin");
         assert_eq!(encode(&entry()), golden[..]);
         assert_same(&decode(&key(), &Bytes::from_static(golden)).unwrap(), &entry());
+    }
+
+    #[test]
+    fn version_1_is_a_named_miss() {
+        let golden = include_bytes!("../../fixtures/entry-v1.bin");
+        assert_eq!(decode(&key(), &Bytes::from_static(golden)).unwrap_err(), Rejection::Version);
     }
 
     #[test]
@@ -234,7 +245,7 @@ mod tests {
     #[test]
     fn an_unknown_version_is_a_named_miss() {
         let mut bytes = encode(&entry()).to_vec();
-        bytes[3] = 2;
+        bytes[3] = VERSION + 1;
         assert_eq!(decode(&key(), &bytes.into()).unwrap_err(), Rejection::Version);
     }
 
@@ -252,6 +263,7 @@ mod tests {
         fn what_was_written_is_read(
             parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..4),
             deadlines in any::<[u64; 5]>(),
+            load_time in any::<u32>(),
             tags in prop::collection::vec("[a-z:]{1,40}", 0..8),
             meta in prop::collection::vec(any::<u8>(), 0..200),
             payload in prop::collection::vec(any::<u8>(), 0..2_000),
@@ -263,7 +275,9 @@ mod tests {
                 tag: tag.as_str().into(),
                 token: Token(*b"000000000000000a0123456789abcdei"),
             }).collect();
-            let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), payload.into()).stamped(stamps);
+            let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), Bytes::new())
+                .stamped(stamps)
+                .loaded(payload.into(), load_time.into());
             assert_same(&decode(&key, &encode(&entry)).unwrap(), &entry);
         }
 
@@ -272,7 +286,7 @@ mod tests {
             let _ = decode(&key(), &bytes.clone().into());
             // Past the magic and the checksum, where a hostile writer would start.
             if bytes.len() >= HEAD {
-                bytes[..4].copy_from_slice(b"CLE\x01");
+                bytes[..4].copy_from_slice(b"CLE\x02");
                 let sum = checksum(&bytes);
                 bytes[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
                 let _ = decode(&key(), &bytes.into());

@@ -62,6 +62,7 @@ struct Inner {
     id: EntryId,
     canonical: Bytes,
     deadlines: Deadlines,
+    load_time: u32,
     stamps: Vec<Stamp>,
     meta: Bytes,
     payload: Bytes,
@@ -71,24 +72,32 @@ struct Inner {
 
 impl Entry {
     pub(crate) fn new(id: EntryId, key: &Key, deadlines: Deadlines, meta: Bytes, payload: Bytes) -> Self {
-        Self::from_parts(id, key.canonical().clone(), deadlines, Vec::new(), meta, payload)
+        Self::from_parts(id, key.canonical().clone(), deadlines, 0, Vec::new(), meta, payload)
+    }
+
+    /// The same entry, with the payload that its load brought in so many milliseconds; 49 days at most.
+    pub(crate) fn loaded(&self, payload: Bytes, millis: u64) -> Self {
+        let Inner { id, canonical, deadlines, stamps, meta, .. } = &*self.0;
+        let load_time = u32::try_from(millis).unwrap_or(u32::MAX);
+        Self::from_parts(*id, canonical.clone(), *deadlines, load_time, stamps.clone(), meta.clone(), payload)
     }
 
     fn from_parts(
         id: EntryId,
         canonical: Bytes,
         deadlines: Deadlines,
+        load_time: u32,
         stamps: Vec<Stamp>,
         meta: Bytes,
         payload: Bytes,
     ) -> Self {
-        Self(Arc::new(Inner { id, canonical, deadlines, stamps, meta, payload, view: OnceLock::new() }))
+        Self(Arc::new(Inner { id, canonical, deadlines, load_time, stamps, meta, payload, view: OnceLock::new() }))
     }
 
     /// The same entry, carrying `stamps`.
     pub(crate) fn stamped(&self, stamps: Vec<Stamp>) -> Self {
-        let Inner { id, canonical, deadlines, meta, payload, .. } = &*self.0;
-        Self::from_parts(*id, canonical.clone(), *deadlines, stamps, meta.clone(), payload.clone())
+        let Inner { id, canonical, deadlines, load_time, meta, payload, .. } = &*self.0;
+        Self::from_parts(*id, canonical.clone(), *deadlines, *load_time, stamps, meta.clone(), payload.clone())
     }
 
     pub(crate) fn id(&self) -> EntryId {
@@ -102,6 +111,11 @@ impl Entry {
 
     pub(crate) fn deadlines(&self) -> &Deadlines {
         &self.0.deadlines
+    }
+
+    /// How long its load took, in milliseconds; zero if nobody said.
+    pub(crate) fn load_time(&self) -> u64 {
+        self.0.load_time.into()
     }
 
     pub(crate) fn stamps(&self) -> &[Stamp] {

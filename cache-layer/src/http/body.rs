@@ -1,6 +1,7 @@
 //! The body of a response that passed the cache.
 
 use std::{
+    error::Error,
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -11,8 +12,34 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::{sync::mpsc, task::JoinHandle};
 
+use crate::engine::rope::{BrokenOff, Reader};
+
+/// Why the [body](ResponseBody) of a response ended before its end. It reads like the application's own error where it is
+/// that; the application's is in [`Inner`](Self::Inner), with all that it is caused by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError<E> {
+    /// The application's body failed.
+    Inner(E),
+    /// The body was made for another request, which this one had joined, and broke off: it failed, had another length
+    /// than was announced, or whoever was loading it is gone.
+    BrokenOff,
+}
+
+impl<E: fmt::Display> fmt::Display for BodyError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inner(error) => error.fmt(f),
+            Self::BrokenOff => f.write_str("the response that this one shares broke off"),
+        }
+    }
+}
+
+// Without a bound on `E` but these: a boxed error is no `Error`, and what has one for its body's must still compile.
+impl<E: fmt::Debug + fmt::Display> Error for BodyError<E> {}
+
 pin_project! {
-    /// The body of a response of [`CacheService`](super::CacheService): the application's own, or a stored one.
+    /// The body of a response of [`CacheService`](super::CacheService): the application's own, a stored one, or one that
+    /// is being loaded for another request.
     pub struct ResponseBody<R: Body> {
         #[pin]
         kind: Kind<R>,
@@ -27,6 +54,8 @@ pin_project! {
         Stored { payload: Option<Bytes> },
         /// On its way through the recorder.
         Recorded { feed: Feed<R>, size: SizeHint },
+        /// On its way to be stored, for another request.
+        Joined { reader: Reader, over: bool },
     }
 }
 
@@ -58,6 +87,10 @@ impl<R: Body> ResponseBody<R> {
         Self { kind: Kind::Stored { payload: Some(payload).filter(|payload| !payload.is_empty()) } }
     }
 
+    pub(super) fn joined(reader: Reader) -> Self {
+        Self { kind: Kind::Joined { reader, over: false } }
+    }
+
     pub(super) fn empty() -> Self {
         Self { kind: Kind::Stored { payload: None } }
     }
@@ -78,18 +111,24 @@ impl<R: Body> ResponseBody<R> {
 
 impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
     type Data = Bytes;
-    type Error = R::Error;
+    type Error = BodyError<R::Error>;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match self.project().kind.project() {
-            KindProj::Inner { body } => body.poll_frame(cx),
+            KindProj::Inner { body } => body.poll_frame(cx).map_err(BodyError::Inner),
             KindProj::Stored { payload } => Poll::Ready(payload.take().map(|payload| Ok(Frame::data(payload)))),
             KindProj::Recorded { feed, size } => {
                 let frame = ready!(feed.poll_frame(cx));
                 if let Some(Ok(data)) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
                     *size = less(size, data.map_or(0, Bytes::len) as u64);
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Inner)))
+            }
+            KindProj::Joined { over: true, .. } => Poll::Ready(None),
+            KindProj::Joined { reader, over } => {
+                let next = ready!(reader.poll_next(cx));
+                *over = !matches!(next, Some(Ok(_)));
+                Poll::Ready(next.map(|data| data.map(Frame::data).map_err(|BrokenOff| BodyError::BrokenOff)))
             }
         }
     }
@@ -99,6 +138,7 @@ impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
             Kind::Inner { body } => body.is_end_stream(),
             Kind::Stored { payload } => payload.is_none(),
             Kind::Recorded { feed, .. } => feed.ended,
+            Kind::Joined { over, .. } => *over,
         }
     }
 
@@ -107,6 +147,7 @@ impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
             Kind::Inner { body } => body.size_hint(),
             Kind::Stored { payload } => SizeHint::with_exact(payload.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Recorded { size, .. } => *size,
+            Kind::Joined { reader, .. } => SizeHint::with_exact(reader.left()),
         }
     }
 }
@@ -163,6 +204,7 @@ impl<R: Body> fmt::Debug for ResponseBody<R> {
             Kind::Inner { .. } => "ResponseBody(inner)",
             Kind::Stored { .. } => "ResponseBody(stored)",
             Kind::Recorded { .. } => "ResponseBody(recorded)",
+            Kind::Joined { .. } => "ResponseBody(joined)",
         })
     }
 }

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use tower_layer::Layer;
 
 use super::{
+    room::Rooms,
     service::{CacheService, Shared},
     target::{Naming, Target},
 };
@@ -50,12 +51,14 @@ pub struct CacheLayer {
     policy: Policy,
     name: CacheName,
     space: String,
+    rooms: Rooms,
 }
 
 impl CacheLayer {
     /// A layer over `cache` that keeps what the application says, and nothing else.
     pub fn new(cache: Cache) -> Self {
-        Self { cache, policy: Policy::default(), name: CacheName::default(), space: String::new() }
+        let (policy, name, space, rooms) = (Policy::default(), CacheName::default(), String::new(), Rooms::default());
+        Self { cache, policy, name, space, rooms }
     }
 
     /// How long to keep responses for which the application states no freshness. Unless this or a [`path`](Self::path)
@@ -86,6 +89,23 @@ impl CacheLayer {
     /// whole is there.
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.policy.max_body = bytes;
+        self
+    }
+
+    /// The most requests that are at the application at one time because the cache has no answer, at least 1; without a
+    /// limit unless set. It protects an application that lives behind a cache from the day the cache is lost.
+    ///
+    /// It holds for loads, from their request until their body is there, and for requests that go alone, for want of a
+    /// store or of patience, until the head of their response is there; in this process, over all services made with this
+    /// layer or its clones. What the cache would not have answered in any case is not counted: writes, and whatever
+    /// is passed through or known not to be cacheable.
+    ///
+    /// One request more waits, first come, first served, for [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most;
+    /// then it is answered with what is stale and may be used on errors, or else with 503, `Retry-After`
+    /// and the detail `overloaded`. This is the one setting by which the cache turns requests away. A refresh in the
+    /// background waits for nothing: if there is no room, it is left to a later request.
+    pub fn max_loads(mut self, most: usize) -> Self {
+        self.rooms = Rooms::new(most);
         self
     }
 
@@ -147,6 +167,19 @@ impl CacheLayer {
     /// not expire together; 0 unless set.
     pub fn jitter(mut self, per_cent: u8) -> Self {
         self.policy.jitter = per_cent.min(100);
+        self
+    }
+
+    /// Refreshes responses in the background before they are stale, so that of those that are asked for often no request
+    /// ever waits; off unless set. Each GET that is answered from the cache decides by chance, the more likely the less
+    /// freshness is left and the longer the last load took (XFetch), in the last fifth of a freshness of a second or more.
+    /// Whoever decides so, in the whole fleet one does it.
+    ///
+    /// `beta` is how early: at 1, a refresh most often begins a few times as long before the end as a load takes; at
+    /// more, earlier, which is for loads whose duration varies. Zero or less, or what is no number, turns it off. The
+    /// application sees requests for what is still fresh, as it does with `stale-while-revalidate` for what is stale.
+    pub fn early_refresh(mut self, beta: f32) -> Self {
+        self.policy.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
         self
     }
 
@@ -264,7 +297,7 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { cache, policy, name, space } = self.clone();
-        CacheService::new(inner, Arc::new(Shared { cache, policy, name, space }))
+        let Self { cache, policy, name, space, rooms } = self.clone();
+        CacheService::new(inner, Arc::new(Shared { cache, policy, name, space, rooms }))
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     engine::{
         fill::{Permission, Permit},
         flight::{Flight, Landing},
+        rope::RopeWriter,
     },
     entry::Entry,
     policy::Freshness,
@@ -57,6 +58,17 @@ pub(super) struct Load<S, B> {
     pub(super) asked: Asked,
     /// `None` if the store doesn't answer.
     pub(super) vacancy: Option<Vacancy>,
+    pub(super) purpose: Purpose,
+}
+
+/// What a request is sent on for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be answered.
+    Answer,
+    /// In the background, for those who come later: what is there is stale, or will soon be.
+    Refresh,
+    EarlyRefresh,
 }
 
 /// What is known of the place that the response will take.
@@ -82,7 +94,8 @@ where
     /// Leads `flight` to its end, and tells the request that waits as soon as there is something to tell. It may be gone;
     /// the load goes on without it.
     pub(super) async fn lead(self, flight: Flight, tell: Tell<R, S::Error>) {
-        let Self { shared, service, mut request, mut asked, mut vacancy } = self;
+        let Self { shared, service, mut request, mut asked, mut vacancy, purpose } = self;
+        let background = purpose != Purpose::Answer;
         let cache = &shared.cache;
         let deadline = Instant::now() + cache.lock_timeout();
         let mut flight = flight;
@@ -91,18 +104,19 @@ where
             let caution = shared.caution(&asked.headers, place.stale.as_ref(), tell.is_closed());
             match cache.ask_to_load(flight, &place.key, place.seen, deadline, caution).await {
                 Permission::Load(permit) => break permit,
+                Permission::Uncacheable if background => return,
                 Permission::Uncacheable => {
                     let reason = NoCacheReason::Remembered;
-                    let led = shared.go_alone(service, request, reason).await;
+                    let led = shared.go_alone(service, request, reason, deadline, None).await;
                     let _ = tell.send(led.map_or_else(Led::Failed, Led::Response));
                     return;
                 }
                 Permission::BackedOff(setback) => {
                     let led = match shared.spare(&asked.headers, place.stale.as_ref(), &setback) {
                         Some(led) => led,
-                        None if tell.is_closed() => return,
+                        None if background => return,
                         None => shared
-                            .go_alone(service, request, NoCacheReason::BackedOff)
+                            .go_alone(service, request, NoCacheReason::BackedOff, deadline, place.stale.as_ref())
                             .await
                             .map_or_else(Led::Failed, Led::Response),
                     };
@@ -112,7 +126,7 @@ where
                 Permission::LookAgain(again) => flight = again,
             }
             vacancy = match shared.select(&asked.key, &asked.headers).await {
-                Selection::Hit(entry) => {
+                Selection::Hit(entry, _) => {
                     flight.land(Landing::Stored);
                     let _ = tell.send(Led::Entry(entry, Note::Collapsed));
                     return;
@@ -122,11 +136,29 @@ where
             };
         };
 
-        cache.emit(Event::Miss);
+        if !background {
+            cache.emit(Event::Miss);
+        }
         let place = vacancy.map_or_else(Place::default, |vacancy| {
             let Vacancy { varies, why, stale, .. } = vacancy;
             Place { varies, why, stale }
         });
+        let room =
+            if background { shared.rooms.take() } else { permit.while_loading(shared.rooms.wait(deadline)).await };
+        // Held until the load is over.
+        let Some(_room) = room else {
+            if background {
+                // Somebody who needs it more will lead.
+                return cache.emit(Event::RefreshSkipped);
+            }
+            let led = match shared.stands_in(&asked.headers, place.stale.as_ref(), None) {
+                Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
+                None => Led::Response(shared.overloaded()),
+            };
+            permit.failed(None, false);
+            let _ = tell.send(led);
+            return;
+        };
         // The application is asked for the whole, or whether what is stored still holds; what the client wants of it is
         // answered here.
         unconditional(request.headers_mut());
@@ -134,6 +166,9 @@ where
         let validates = stored.is_some_and(|stored| has_validator(&stored.headers));
         if let Some(stored) = stored.filter(|_| validates) {
             validating(request.headers_mut(), &stored.headers);
+        }
+        if purpose == Purpose::EarlyRefresh {
+            cache.emit(Event::EarlyRefresh);
         }
         asked.time = cache.now();
         match permit.while_loading(Oneshot::new(service, request)).await {
@@ -231,10 +266,10 @@ impl Shared {
         };
         match self.plan(asked, came) {
             Ok(plan) => {
-                let writes = self.writes(&plan, asked, place.varies, false, entry.payload().clone());
-                if let Some((_, entry)) = writes.entries.last() {
+                let mut writes = self.writes(&plan, asked, place.varies, false);
+                if let Some(entry) = self.complete(&mut writes, asked, entry.payload().clone()) {
                     let note = Note::Validated { why, not_stored: permit.refusal() };
-                    let _ = tell.send(Led::Entry(entry.clone(), note));
+                    let _ = tell.send(Led::Entry(entry, note));
                 }
                 permit.commit(writes, plan.tags).await;
             }
@@ -289,7 +324,14 @@ impl Shared {
 
         let (feed, pieces) = mpsc::unbounded_channel();
         let size = body.size_hint();
-        let recording = record(body, self.policy.max_body, declared_length.unwrap_or(None), &feed);
+        let declared = declared_length.unwrap_or(None);
+        // Of a length that is known, so that it can't outgrow what may be held of it.
+        let shared = declared.or_else(|| size.exact()).map(RopeWriter::new);
+        let mut writes = self.writes(&plan, asked, place.varies, place.stale.is_none());
+        if let Some(shared) = &shared {
+            permit.share(&writes, shared.rope());
+        }
+        let recording = record(body, self.policy.max_body, declared, &feed, shared);
         let whole = |parts| Led::Response(Response::from_parts(parts, ResponseBody::recorded(pieces, size)));
         // A part can be cut out once the whole is there.
         let (recorded, tell) = if not_modified {
@@ -309,9 +351,9 @@ impl Shared {
         match recorded {
             Ok(payload) => {
                 let _ = feed.send(Piece::End);
-                let writes = self.writes(&plan, asked, place.varies, place.stale.is_none(), payload);
-                if let (Some(tell), Some((_, entry))) = (tell, writes.entries.last()) {
-                    let _ = tell.send(Led::Entry(entry.clone(), Note::Loaded { why, not_stored }));
+                let entry = self.complete(&mut writes, asked, payload);
+                if let (Some(tell), Some(entry)) = (tell, entry) {
+                    let _ = tell.send(Led::Entry(entry, Note::Loaded { why, not_stored }));
                 }
                 permit.commit(writes, plan.tags).await;
             }

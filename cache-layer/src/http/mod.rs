@@ -7,6 +7,9 @@
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
 //! - [`backoff`]: what a request gets while a failing application is left alone
+//! - [`room`]: how many may be at the application
+//! - [`join`]: having what is loaded for another request, while it is loaded
+//! - [`early`]: refreshing a response before it is stale
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`stored`]: a response as an entry's metadata
@@ -16,13 +19,16 @@
 mod annotate;
 mod backoff;
 mod body;
+mod early;
 mod future;
+mod join;
 mod layer;
 mod load;
 mod oneshot;
 mod plan;
 mod record;
 mod respond;
+mod room;
 mod select;
 mod service;
 mod stored;
@@ -30,7 +36,7 @@ mod target;
 mod visit;
 mod write;
 
-pub use body::ResponseBody;
+pub use body::{BodyError, ResponseBody};
 pub use future::ResponseFuture;
 pub use layer::CacheLayer;
 pub use service::CacheService;

@@ -130,23 +130,17 @@ impl Shared {
         headers.entry(DATE).or_insert_with(|| write_http_date(self.cache.now() / 1000));
     }
 
-    /// The entries to write, the response's last. It is a new variant if there was nothing in its place.
-    pub(super) fn writes(
-        &self,
-        plan: &Plan,
-        asked: &Asked,
-        known: Option<Varies>,
-        is_new: bool,
-        payload: Bytes,
-    ) -> Writes {
+    /// The entries to write, the response's last, and still without its payload. It is a new variant if there was nothing
+    /// in its place.
+    pub(super) fn writes(&self, plan: &Plan, asked: &Asked, known: Option<Varies>, is_new: bool) -> Writes {
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (asked.key.clone(), known.id));
         let entry =
-            |id, key: &Key, stored: &Stored, payload| Entry::new(id, key, plan.deadlines, stored.to_bytes(), payload);
+            |id, key: &Key, stored: &Stored| Entry::new(id, key, plan.deadlines, stored.to_bytes(), Bytes::new());
         let Some(fields) = &plan.vary else {
             let stored = Stored::Response(plan.response.variant_of(None));
-            let entries = vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored, payload))];
+            let entries = vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored))];
             return Writes { entries, guard };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
@@ -164,9 +158,16 @@ impl Shared {
         let variant = self.variant_key(&asked.key, fields, &asked.headers);
         let stored = Stored::Response(plan.response.variant_of(Some(parent)));
         let entries = vec![
-            (asked.key.clone(), entry(parent, &asked.key, &varies, Bytes::new())),
-            (variant.clone(), entry(EntryId::random(), &variant, &stored, payload)),
+            (asked.key.clone(), entry(parent, &asked.key, &varies)),
+            (variant.clone(), entry(EntryId::random(), &variant, &stored)),
         ];
         Writes { entries, guard }
+    }
+
+    /// Puts the payload in its place, now that the load is over, and returns the response's entry.
+    pub(super) fn complete(&self, writes: &mut Writes, asked: &Asked, payload: Bytes) -> Option<Entry> {
+        let (_, entry) = writes.entries.last_mut()?;
+        *entry = entry.loaded(payload, self.cache.now().saturating_sub(asked.time));
+        Some(entry.clone())
     }
 }

@@ -8,14 +8,16 @@ use http_body::{Body, Frame};
 use tokio::sync::mpsc;
 
 use super::body::Piece;
-use crate::telemetry::NoCacheReason;
+use crate::{engine::rope::RopeWriter, telemetry::NoCacheReason};
 
-/// Passes `body` on through `feed` and keeps a copy; returns it if it is whole and within `max` bytes.
+/// Passes `body` on through `feed`, and to those who share it, and keeps a copy; returns it if it is whole and within `max`
+/// bytes.
 pub(super) async fn record<R: Body<Data = Bytes>>(
     body: R,
     max: u64,
     declared_length: Option<u64>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
+    shared: Option<RopeWriter>,
 ) -> Result<Bytes, NoCacheReason> {
     let mut body = Box::pin(body);
     let mut recorded = Vec::new();
@@ -42,11 +44,10 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
             return Err(NoCacheReason::BodyTooLarge);
         }
         recorded.push(data.clone());
+        if let Some(shared) = &shared {
+            shared.push(data.clone());
+        }
         let _ = feed.send(Piece::Frame(Frame::data(data)));
-    }
-    if trailers {
-        let _ = feed.send(Piece::End);
-        return Err(NoCacheReason::Trailers);
     }
     if declared_length.is_some_and(|declared| declared != length) {
         let _ = feed.send(Piece::End);
@@ -55,7 +56,15 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
     // Copied in any case: a slice of a larger buffer would keep all of it in memory.
     let mut payload = BytesMut::with_capacity(recorded.iter().map(Bytes::len).sum());
     recorded.iter().for_each(|data| payload.extend_from_slice(data));
-    Ok(payload.freeze())
+    let payload = payload.freeze();
+    if let Some(shared) = shared {
+        shared.end(payload.clone());
+    }
+    if trailers {
+        let _ = feed.send(Piece::End);
+        return Err(NoCacheReason::Trailers);
+    }
+    Ok(payload)
 }
 
 async fn next_frame<R: Body>(mut body: Pin<&mut R>) -> Option<Result<Frame<R::Data>, R::Error>> {

@@ -1,5 +1,7 @@
 //! A response out of a stored one: whole, a part, or only word that the client has it already.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
@@ -11,6 +13,7 @@ use super::{
     service::Shared,
 };
 use crate::{
+    engine::rope::Rope,
     entry::Entry,
     semantics::{
         cache_status::ForwardReason,
@@ -20,11 +23,56 @@ use crate::{
     telemetry::{Event, NoCacheReason},
 };
 
+/// The content of a complete response, or of one that will be complete.
+enum Content<'a> {
+    Stored(&'a Bytes),
+    Loading(&'a Rope),
+}
+
+impl Content<'_> {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Stored(payload) => payload.len() as u64,
+            Self::Loading(rope) => rope.length(),
+        }
+    }
+
+    fn part<R: Body>(&self, part: Range<u64>) -> ResponseBody<R> {
+        match self {
+            // Within the payload, which is in memory: these fit.
+            Self::Stored(payload) => ResponseBody::stored(payload.slice(part.start as usize..part.end as usize)),
+            Self::Loading(rope) => ResponseBody::joined(rope.read(part)),
+        }
+    }
+}
+
 impl Shared {
     /// The stored response that `entry` holds, as an answer to a request.
     pub(super) fn respond<R: Body>(
         &self,
         entry: &Entry,
+        method: &Method,
+        request: &HeaderMap,
+        note: Note,
+    ) -> Response<ResponseBody<R>> {
+        self.respond_with(entry, &Content::Stored(entry.payload()), method, request, note)
+    }
+
+    /// As [`respond`](Self::respond), while the payload of `entry` comes in.
+    pub(super) fn respond_while_loading<R: Body>(
+        &self,
+        entry: &Entry,
+        payload: &Rope,
+        method: &Method,
+        request: &HeaderMap,
+    ) -> Response<ResponseBody<R>> {
+        self.respond_with(entry, &Content::Loading(payload), method, request, Note::Collapsed)
+    }
+
+    fn respond_with<R: Body>(
+        &self,
+        entry: &Entry,
+        content: &Content<'_>,
         method: &Method,
         request: &HeaderMap,
         note: Note,
@@ -37,7 +85,7 @@ impl Shared {
             self.cache.emit(Event::Hit);
         }
         let now = self.cache.now();
-        let mut answer = answer(stored.status, &stored.headers, entry.payload(), method, request, now / 1000);
+        let mut answer = answer(stored.status, &stored.headers, content, method, request, now / 1000);
         let times = annotate::Times {
             age: stored.age(now),
             resident: stored.resident(now),
@@ -56,18 +104,29 @@ impl Shared {
         annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
         response
     }
+
+    /// An answer of the cache's own: there was no room at the application for as long as a request waits.
+    pub(super) fn overloaded<R: Body>(&self) -> Response<ResponseBody<R>> {
+        self.cache.emit(Event::Overloaded);
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let seconds = self.cache.lock_timeout().as_secs().max(1);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(NoCacheReason::Overloaded));
+        response
+    }
 }
 
 /// What of a complete response answers a request (RFC 9110, sections 13.2.2 and 14.2).
 fn answer<R: Body>(
     status: StatusCode,
     stored: &HeaderMap,
-    payload: &Bytes,
+    content: &Content<'_>,
     method: &Method,
     request: &HeaderMap,
     now_secs: u64,
 ) -> Response<ResponseBody<R>> {
-    let length = payload.len() as u64;
+    let length = content.length();
     let with = |status, headers, body| {
         let mut response = Response::new(body);
         *response.status_mut() = status;
@@ -83,7 +142,7 @@ fn answer<R: Body>(
         Selected::Whole => {
             let mut headers = stored.clone();
             if method != Method::HEAD {
-                return with(status, headers, ResponseBody::stored(payload.clone()));
+                return with(status, headers, content.part(0..length));
             }
             headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
             with(status, headers, ResponseBody::empty())
@@ -92,9 +151,7 @@ fn answer<R: Body>(
             let mut headers = stored.clone();
             headers.remove(header::CONTENT_LENGTH);
             headers.insert(header::CONTENT_RANGE, range::content_range(&part, length));
-            // Within the payload, which is in memory: these fit.
-            let body = payload.slice(part.start as usize..part.end as usize);
-            with(StatusCode::PARTIAL_CONTENT, headers, ResponseBody::stored(body))
+            with(StatusCode::PARTIAL_CONTENT, headers, content.part(part.start..part.end))
         }
         Selected::Unsatisfiable => {
             let mut headers = stored.clone();

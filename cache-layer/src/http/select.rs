@@ -20,8 +20,8 @@ use crate::{
 
 /// What a look-up means for one request.
 pub(super) enum Selection {
-    /// This entry answers it.
-    Hit(Entry),
+    /// This entry answers it; and its place, should it be refreshed all the same.
+    Hit(Entry, Vacancy),
     /// This entry answers it, and is due to be refreshed.
     Stale(Entry, Vacancy),
     Miss(Vacancy),
@@ -176,10 +176,10 @@ fn miss(key: Key, seen: Seen, varies: Option<Varies>, why: ForwardReason) -> Sel
 fn selected(key: Key, entry: Entry, varies: Option<Varies>, step: &Step) -> Selection {
     let seen = Seen::Entry(entry.id());
     match step {
-        Step::Answer => Selection::Hit(entry),
-        Step::AnswerAndRefresh => {
+        Step::Answer | Step::AnswerAndRefresh => {
             let stale = Some(entry.clone());
-            Selection::Stale(entry, Vacancy { key, seen, varies, why: ForwardReason::Stale, stale })
+            let vacancy = Vacancy { key, seen, varies, why: ForwardReason::Stale, stale };
+            if matches!(step, Step::Answer) { Selection::Hit(entry, vacancy) } else { Selection::Stale(entry, vacancy) }
         }
         Step::Validate(why) => Selection::Miss(Vacancy { key, seen, varies, why: *why, stale: Some(entry) }),
         Step::Variant(..) | Step::Unreadable => miss(key, Seen::Unusable, varies, ForwardReason::Miss),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -15,6 +15,7 @@ use super::{
     annotate::Note,
     body::ResponseBody,
     future::ResponseFuture,
+    room::Rooms,
     target::{Naming, Target},
     visit::visit,
     write::write_through,
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) name: CacheName,
     /// What the keys of all requests begin with.
     pub(super) space: String,
+    pub(super) rooms: Rooms,
 }
 
 impl<S> CacheService<S> {
@@ -108,12 +110,15 @@ where
                 }
                 let key = target.key(&shared.naming(headers));
                 if let Some(entry) = shared.select_in_memory(&key, headers) {
+                    if request.method() == Method::GET && shared.is_due_early(&entry) {
+                        return ResponseFuture::boxed(visit(shared, inner, request, target, key, Some(entry.id())));
+                    }
                     return ResponseFuture::ready(shared.respond(&entry, request.method(), headers, Note::Hit));
                 }
                 if shared.cache.is_uncacheable(&key) && !shared.directives(headers).only_if_cached() {
                     return bypass(inner, request, shared, NoCacheReason::Remembered);
                 }
-                ResponseFuture::boxed(visit(shared, inner, request, target, key))
+                ResponseFuture::boxed(visit(shared, inner, request, target, key, None))
             }
         }
     }

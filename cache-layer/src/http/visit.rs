@@ -1,9 +1,9 @@
 //! A request whose answer is not in memory: found, waited for, or loaded.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tokio::{
     sync::oneshot,
@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 use super::{
     annotate::{self, Note},
     body::ResponseBody,
-    load::{Led, Load},
+    load::{Led, Load, Purpose},
     oneshot::Oneshot,
     plan::Asked,
     select::{Selection, response as stored_response},
@@ -24,19 +24,20 @@ use super::{
 };
 use crate::{
     engine::flight::{Flight, Landing, Seat},
-    entry::Entry,
+    entry::{Entry, EntryId},
     key::Key,
     semantics::{cache_status::ForwardReason, update::head_outdates},
     telemetry::{Event, NoCacheReason, Release},
 };
 
-/// A request whose answer is not in memory.
+/// A request whose answer is not in memory, or is the entry `due` there, which is to be refreshed.
 pub(super) async fn visit<S, B, R>(
     shared: Arc<Shared>,
     inner: S,
     request: Request<B>,
     target: Target,
     key: Key,
+    due: Option<EntryId>,
 ) -> Result<Response<ResponseBody<R>>, S::Error>
 where
     S: Service<Request<B>, Response = Response<R>> + Send + 'static,
@@ -51,22 +52,30 @@ where
     let mut note = Note::Hit;
     loop {
         let (headers, method) = (request.headers(), request.method());
-        let (stale, vacancy) = match shared.select(&key, headers).await {
-            Selection::Hit(entry) => return Ok(shared.respond(&entry, method, headers, note)),
-            Selection::Stale(entry, vacancy) => (Some(entry), Some(vacancy)),
+        // What answers the request, and is refreshed in the background.
+        let (usable, vacancy) = match shared.select(&key, headers).await {
+            Selection::Hit(entry, vacancy) => {
+                let is_due = || due.map_or_else(|| shared.is_due_early(&entry), |due| due == entry.id());
+                if method == Method::HEAD || !is_due() {
+                    return Ok(shared.respond(&entry, method, headers, note));
+                }
+                (Some((entry, note)), Some(vacancy))
+            }
+            Selection::Stale(entry, vacancy) => (Some((entry, Note::Stale)), Some(vacancy)),
             Selection::Miss(vacancy) => (None, Some(vacancy)),
             Selection::Unavailable => (None, None),
         };
-        let use_stale = |entry: &Entry| shared.respond(entry, method, headers, Note::Stale);
-        if stale.is_none() && shared.directives(headers).only_if_cached() {
+        let answer = |(entry, note): (Entry, Note)| shared.respond(&entry, method, headers, note);
+        if usable.is_none() && shared.directives(headers).only_if_cached() {
             cache.emit(Event::Miss);
             return Ok(shared.no_answer(NoCacheReason::OnlyIfCached));
         }
         if method == Method::HEAD {
-            return match stale {
-                Some(entry) => Ok(use_stale(&entry)),
+            return match usable {
+                Some(usable) => Ok(answer(usable)),
                 None => {
-                    let response = shared.go_alone(inner, request, NoCacheReason::HeadMiss).await?;
+                    let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+                    let response = shared.go_alone(inner, request, NoCacheReason::HeadMiss, deadline, stale).await?;
                     if vacancy.is_some_and(|vacancy| is_outdated_by(&response, vacancy.stale.as_ref())) {
                         shared.drop_outdated(&key).await;
                     }
@@ -76,8 +85,8 @@ where
         }
         let place = vacancy.as_ref().map_or(&key, |vacancy| &vacancy.key);
         if let Some(setback) = cache.setback(place) {
-            if let Some(entry) = stale {
-                return Ok(use_stale(&entry));
+            if let Some(usable) = usable {
+                return Ok(answer(usable));
             }
             let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
             match shared.spare::<R, S::Error>(headers, stale, &setback) {
@@ -86,26 +95,41 @@ where
                 Some(Led::Failed(_)) | None => {}
             }
         }
-        let follower = match cache.flights().board(place) {
+        let mut follower = match cache.flights().board(place) {
             Seat::Leader(flight) => {
                 let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
-                let Some(entry) = stale else {
-                    return Load { shared, service: inner, request, asked, vacancy }.begin(flight).await;
+                let Some(usable) = usable else {
+                    let purpose = Purpose::Answer;
+                    return Load { shared, service: inner, request, asked, vacancy, purpose }.begin(flight).await;
                 };
-                let response = use_stale(&entry);
-                Load { shared, service: inner, request, asked, vacancy }.begin_in_background(flight);
+                let purpose = if matches!(usable.1, Note::Stale) { Purpose::Refresh } else { Purpose::EarlyRefresh };
+                let response = answer(usable);
+                Load { shared, service: inner, request, asked, vacancy, purpose }.begin_in_background(flight);
                 return Ok(response);
             }
             Seat::Follower(follower) => follower,
         };
-        if let Some(entry) = stale {
-            return Ok(use_stale(&entry));
+        if let Some(usable) = usable {
+            return Ok(answer(usable));
         }
         if matches!(note, Note::Hit) {
             cache.emit(Event::Coalesced);
             note = Note::Collapsed;
         }
-        let reason = match timeout_at(deadline, follower.landing()).await {
+        let waited = async {
+            if let Some(sharing) = follower.sharing().await
+                && let Some(response) = shared.join(&sharing, &key, vacancy.is_some(), method, headers)
+            {
+                return ControlFlow::Break(response);
+            }
+            ControlFlow::Continue(follower.landing().await)
+        };
+        let landing = match timeout_at(deadline, waited).await {
+            Ok(ControlFlow::Break(response)) => return Ok(response),
+            Ok(ControlFlow::Continue(landing)) => Ok(landing),
+            Err(elapsed) => Err(elapsed),
+        };
+        let reason = match landing {
             // Who could ask the store knows of invalidations that a load without it does not.
             Ok(Landing::Unstored(entries)) if vacancy.is_none() => match shared.select_among(&entries, &key, headers) {
                 Some(entry) => return Ok(shared.respond(&entry, method, headers, note)),
@@ -133,7 +157,8 @@ where
                 NoCacheReason::WaitedTooLong
             }
         };
-        return shared.go_alone(inner, request, reason).await;
+        let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+        return shared.go_alone(inner, request, reason, deadline, stale).await;
     }
 }
 
@@ -190,20 +215,44 @@ impl Shared {
         }
     }
 
-    /// Goes to the application for this one request, and keeps nothing.
+    /// The answer where there was no room at the application.
+    fn without_room<R: Body>(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        stale: Option<&Entry>,
+    ) -> Response<ResponseBody<R>> {
+        match self.stands_in(headers, stale, None) {
+            Some(entry) => self.respond(&entry, method, headers, Note::StaleIfError(None)),
+            None => self.overloaded(),
+        }
+    }
+
+    /// Goes to the application for this one request, and keeps nothing. Where the cache might have had an answer, it waits
+    /// for room until `deadline`, and makes do with what is `stale` if there is none.
     pub(super) async fn go_alone<S, B, R>(
         &self,
         inner: S,
         request: Request<B>,
         reason: NoCacheReason,
+        deadline: Instant,
+        stale: Option<&Entry>,
     ) -> Result<Response<ResponseBody<R>>, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
         R: Body,
     {
         self.cache.emit(Event::Miss);
+        let room = match reason {
+            NoCacheReason::Remembered => None,
+            _ => match self.rooms.wait(deadline).await {
+                Some(room) => Some(room),
+                None => return Ok(self.without_room(request.method(), request.headers(), stale)),
+            },
+        };
         let mut response = Oneshot::new(inner, request).await?.map(ResponseBody::inner);
         annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
+        drop(room);
         Ok(response)
     }
 }

@@ -115,6 +115,8 @@ no_cache_reasons! {
     TooManyTags => "too-many-tags",
     /// The store did not answer in time.
     StoreUnavailable => "store-unavailable",
+    /// There was no room at the application for as long as a request waits.
+    Overloaded => "overloaded",
     /// An earlier response to the same request could not be kept.
     Remembered => "remembered",
     /// The application failed lately, and is left alone for a while.

@@ -171,9 +171,7 @@ async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
         assert!(!waiter.is_finished());
         match end {
             "commit" => {
-                let writes = Writes { entries: vec![(key("a"), entry(&key("a"), "one"))], guard: None };
-                let fill = Fill { lease, writes, tags: Tags::default() };
-                assert_eq!(nodes.holder.commit(&fill).await.unwrap(), Committed::Stored);
+                assert_eq!(commit(&nodes.holder, lease, "one", &[]).await, Committed::Stored);
             }
             "release" => nodes.holder.release(&lease, None),
             "invalidation" => nodes.holder.invalidate(Scope::Key(&key("a"))).await.unwrap(),
@@ -252,9 +250,7 @@ async fn wake_up_after_a_commit_takes_less_than_five_milliseconds() {
             Instant::now()
         });
         tokio::time::sleep(Duration::from_millis(3)).await;
-        let writes = Writes { entries: vec![(key("a"), entry(&key("a"), "one"))], guard: None };
-        let fill = Fill { lease, writes, tags: Tags::default() };
-        assert_eq!(nodes.holder.commit(&fill).await.unwrap(), Committed::Stored);
+        assert_eq!(commit(&nodes.holder, lease, "one", &[]).await, Committed::Stored);
         let committed = Instant::now();
         taken.push(waiter.await.unwrap().saturating_duration_since(committed));
     }

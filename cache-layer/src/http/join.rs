@@ -1,0 +1,27 @@
+//! Having what is loaded for another request, while it is loaded.
+
+use http::{HeaderMap, Method, Response};
+use http_body::Body;
+
+use super::{body::ResponseBody, service::Shared};
+use crate::{engine::share::Sharing, key::Key, telemetry::Event};
+
+impl Shared {
+    /// The response that is coming in, if it answers this request as well as it will from the store, and the request
+    /// came before any invalidation of it. `reached_store`: the request's own look-up was answered.
+    pub(super) fn join<R: Body>(
+        &self,
+        sharing: &Sharing,
+        key: &Key,
+        reached_store: bool,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Option<Response<ResponseBody<R>>> {
+        if !self.cache.may_join(sharing, reached_store) {
+            return None;
+        }
+        let entry = self.select_among(&sharing.entries, key, headers)?;
+        self.cache.emit(Event::Joined);
+        Some(self.respond_while_loading(&entry, &sharing.payload, method, headers))
+    }
+}
