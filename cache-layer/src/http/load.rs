@@ -172,7 +172,10 @@ impl Shared {
         let now = self.cache.now();
         let until = match status {
             Some(_) => entry.deadlines().stale_if_error,
-            None => stored.stale_if_disconnected.max(entry.deadlines().stale_if_error),
+            None => {
+                let disconnected = stored.stale_if_disconnected.saturating_sub(entry.brought_forward());
+                disconnected.max(entry.deadlines().stale_if_error)
+            }
         };
         let stale_for = now.saturating_sub(entry.deadlines().fresh) / 1000;
         let accepted = self.directives(request).accepts_stale_on_error(stale_for);

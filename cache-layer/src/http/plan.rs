@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::millis,
-    entry::{Deadlines, Entry, EntryId},
+    entry::{Deadlines, Entry, EntryId, Version},
     key::Key,
     policy::Freshness,
     semantics::{
@@ -141,7 +141,7 @@ impl Shared {
     ) -> Writes {
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
-        let guard = known.as_ref().map(|known| (asked.key.clone(), known.id));
+        let guard = known.as_ref().map(|known| (asked.key.clone(), known.version));
         let entry =
             |id, key: &Key, stored: &Stored, payload| Entry::new(id, key, plan.deadlines, stored.to_bytes(), payload);
         let Some(fields) = &plan.vary else {
@@ -150,9 +150,9 @@ impl Shared {
             return Writes { entries, guard };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
-        // many.
+        // many, or softened: written again, the entry would make them fresh.
         let (parent, variants) = match known {
-            Some(Varies { id, stored }) if stored.fields == *fields => {
+            Some(Varies { version: Version { id, .. }, stored, softened: None }) if stored.fields == *fields => {
                 match stored.variants.saturating_add(u16::from(is_new)) {
                     variants if variants <= self.policy.max_variants => (id, variants),
                     _ => (EntryId::random(), 1),

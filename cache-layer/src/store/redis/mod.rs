@@ -4,7 +4,8 @@
 //! - [`lookup`]: reading entries, and whether their tags still hold
 //! - [`lease`]: the right to load
 //! - [`commit`]: writing what was loaded
-//! - [`invalidate`]: voiding entries
+//! - [`invalidate`]: voiding entries, or making them stale
+//! - [`patterns`]: deleting entries by their readable keys
 //! - [`scripts`]: what of this runs on the server
 //! - [`link`]: one connection, its keeper, and the breaker
 //! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
@@ -24,13 +25,13 @@ use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
-    invalidate::invalidate,
+    invalidate::{Hardness, invalidate},
     link::{Link, Timeouts},
     names::Names,
     pending::Pending,
 };
 use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
-use crate::{entry::Entry, key::Key};
+use crate::{entry::Entry, key::Key, pattern::Pattern};
 
 mod commit;
 mod config;
@@ -42,6 +43,7 @@ mod link;
 mod lookup;
 mod names;
 mod near;
+mod patterns;
 mod pending;
 mod scripts;
 mod tokens;
@@ -184,6 +186,16 @@ impl RedisStore {
         &links[usize::from(key.id().primary[0]) % links.len()]
     }
 
+    /// Runs an invalidation in a task of its own: a caller that is cancelled has written what is to be invalidated all the
+    /// same.
+    fn whatever_becomes_of_the_caller<T: Send + 'static>(
+        &self,
+        invalidation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let task = self.0.runtime.spawn(invalidation);
+        Box::pin(async move { task.await.unwrap_or(Err(StoreError::Unavailable)) })
+    }
+
     fn any_link(&self) -> &Arc<Link> {
         let links = &self.0.links;
         links.iter().find(|link| link.is_live()).unwrap_or(&links[0])
@@ -227,10 +239,18 @@ impl Contract for RedisStore {
     }
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        // In a task of its own: a caller that is cancelled has written what is to be invalidated all the same.
         let (store, scope) = (self.clone(), scope.to_owned());
-        let delivery = self.0.runtime.spawn(async move { store.deliver(scope.borrow()).await });
-        Box::pin(async move { delivery.await.unwrap_or(Err(StoreError::Unavailable)) })
+        self.whatever_becomes_of_the_caller(async move { store.deliver(scope.borrow(), Hardness::Hard).await })
+    }
+
+    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (store, scope) = (self.clone(), scope.to_owned());
+        self.whatever_becomes_of_the_caller(async move { store.deliver(scope.borrow(), Hardness::Soft).await })
+    }
+
+    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let (store, pattern) = (self.clone(), pattern.clone());
+        self.whatever_becomes_of_the_caller(async move { store.delete_pattern(&pattern).await })
     }
 }
 

@@ -19,6 +19,22 @@ pub(super) enum Named<'a> {
     Entry(KeyId),
 }
 
+/// What there is of every key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Entry,
+    Lease,
+}
+
+impl Kind {
+    fn letter(self) -> char {
+        match self {
+            Self::Entry => 'e',
+            Self::Lease => 'l',
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
@@ -30,11 +46,11 @@ impl Names {
     }
 
     pub(super) fn entry(&self, key: &Key) -> String {
-        self.of_key('e', key)
+        self.of_key(Kind::Entry, key)
     }
 
     pub(super) fn lease(&self, key: &Key) -> String {
-        self.of_key('l', key)
+        self.of_key(Kind::Lease, key)
     }
 
     pub(super) fn tag(&self, tag: &str) -> String {
@@ -47,25 +63,38 @@ impl Names {
 
     /// What a name stands for; `None` if it is none of ours, or nobody keeps what it stands for.
     pub(super) fn parse<'a>(&self, name: &'a [u8]) -> Option<Named<'a>> {
-        let name = name.strip_prefix(self.prefix.as_bytes())?;
-        if let Some(tag) = name.strip_prefix(b":t:") {
+        if let Some(tag) = name.strip_prefix(self.prefix.as_bytes()).and_then(|name| name.strip_prefix(b":t:")) {
             return str::from_utf8(tag).ok().map(Named::Tag);
         }
-        let (primary, rest) = name.strip_prefix(b":e:{")?.split_at_checked(32)?;
-        let variant = rest.strip_prefix(b"}:")?;
-        let variant = match variant.strip_prefix(b"-:") {
-            Some(_) => KeyId::PRIMARY,
-            None => parse_hex(variant.get(..32)?)?,
-        };
-        Some(Named::Entry(KeyId { primary: parse_hex(primary)?, variant }))
+        self.parse_of(Kind::Entry, name).map(|(id, _)| Named::Entry(id))
     }
 
-    fn of_key(&self, kind: char, key: &Key) -> String {
+    /// The key that a name of this kind is of, and its readable form.
+    pub(super) fn parse_of<'a>(&self, kind: Kind, name: &'a [u8]) -> Option<(KeyId, &'a [u8])> {
+        let rest = name.strip_prefix(self.of_kind(kind).as_bytes())?;
+        let (primary, rest) = rest.strip_prefix(b"{")?.split_at_checked(32)?;
+        let rest = rest.strip_prefix(b"}:")?;
+        let (variant, readable) = match rest.strip_prefix(b"-:") {
+            Some(readable) => (KeyId::PRIMARY, readable),
+            None => {
+                let (variant, rest) = rest.split_at_checked(32)?;
+                (parse_hex(variant)?, rest.strip_prefix(b":")?)
+            }
+        };
+        Some((KeyId { primary: parse_hex(primary)?, variant }, readable))
+    }
+
+    /// What all names of this kind begin with.
+    pub(super) fn of_kind(&self, kind: Kind) -> String {
+        format!("{}:{}:", self.prefix, kind.letter())
+    }
+
+    fn of_key(&self, kind: Kind, key: &Key) -> String {
         let id = key.id();
         let mut name = String::with_capacity(self.prefix.len() + 80 + key.canonical().len());
         name.push_str(&self.prefix);
         name.push(':');
-        name.push(kind);
+        name.push(kind.letter());
         name.push_str(":{");
         push_hex(&mut name, &id.primary);
         name.push_str("}:");
@@ -117,6 +146,10 @@ mod tests {
         for key in [key.clone(), key.variant(b"de")] {
             assert_eq!(names.parse(names.entry(&key).as_bytes()), Some(Named::Entry(key.id())));
             assert_eq!(names.parse(names.lease(&key).as_bytes()), None);
+            let readable = key.readable();
+            for (kind, name) in [(Kind::Entry, names.entry(&key)), (Kind::Lease, names.lease(&key))] {
+                assert_eq!(names.parse_of(kind, name.as_bytes()), Some((key.id(), readable.as_bytes())));
+            }
         }
         assert_eq!(names.parse(names.last_invalidation().as_bytes()), None);
         assert_eq!(names.parse(b"other:t:product:1"), None);

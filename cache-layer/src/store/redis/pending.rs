@@ -9,16 +9,19 @@ use std::{
 use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::{invalidate, names::Names};
+use super::{invalidate, names::Names, patterns::delete_matching};
 use crate::{
     key::{Key, KeyId},
+    pattern::Pattern,
     store::Scope,
     tag::Tags,
 };
 
 /// Invalidations kept at one time; above that they are merged into one of everything.
 const CAP: usize = 10_000;
-/// How long a delivery may take before the connection is given up.
+/// Patterns kept at one time: each is a pass over all names, and nothing is read before the last one's end.
+const PATTERNS_CAP: usize = 16;
+/// How long a delivery of keys and tags may take before the connection is given up.
 const DELIVERY: Duration = Duration::from_secs(10);
 
 /// What has to be invalidated before anything may be read again. Merged: an outage costs memory by what was
@@ -34,12 +37,13 @@ pub(super) struct Pending {
 struct Backlog {
     keys: HashMap<KeyId, Key>,
     tags: Vec<Arc<str>>,
+    patterns: Vec<Pattern>,
     everything: bool,
 }
 
 impl Backlog {
     fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.tags.is_empty() && !self.everything
+        self.keys.is_empty() && self.tags.is_empty() && self.patterns.is_empty() && !self.everything
     }
 
     fn merge(&mut self, other: Self) {
@@ -48,7 +52,12 @@ impl Backlog {
         self.tags.extend(other.tags);
         self.tags.sort_unstable();
         self.tags.dedup();
-        if self.everything || self.keys.len() + self.tags.len() > CAP {
+        for pattern in other.patterns {
+            if !self.patterns.contains(&pattern) {
+                self.patterns.push(pattern);
+            }
+        }
+        if self.everything || self.keys.len() + self.tags.len() > CAP || self.patterns.len() > PATTERNS_CAP {
             *self = Self { everything: true, ..Self::default() };
         }
     }
@@ -69,6 +78,10 @@ impl Pending {
             Scope::Everything => added.everything = true,
         }
         self.backlog().merge(added);
+    }
+
+    pub(super) fn add_pattern(&self, pattern: &Pattern) {
+        self.backlog().merge(Backlog { patterns: vec![pattern.clone()], ..Backlog::default() });
     }
 
     /// Does `action` if nothing is kept, while nothing can be added; tells whether it did.
@@ -100,6 +113,10 @@ impl Pending {
         let delivered = timeout(DELIVERY, delivering)
             .await
             .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer to kept invalidations").into()));
+        let delivered = match delivered {
+            Ok(()) => deliver_patterns(&backlog.patterns, names, connection).await,
+            failed => failed,
+        };
         match &delivered {
             Ok(()) if backlog.is_empty() => {}
             Ok(()) => {
@@ -117,6 +134,19 @@ impl Pending {
     fn put_back(&self, backlog: Backlog) {
         self.backlog().merge(backlog);
     }
+}
+
+/// In their own time: each step of them has a limit, but a large server is not a slow one.
+async fn deliver_patterns(
+    patterns: &[Pattern],
+    names: &Names,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<()> {
+    for pattern in patterns {
+        // The first tier is void: it belongs to connections that are gone.
+        delete_matching(names, pattern, None, connection).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -143,6 +173,18 @@ mod tests {
         }
         let backlog = pending.take();
         assert!(backlog.everything && backlog.keys.is_empty());
+    }
+
+    #[test]
+    fn patterns_are_kept_once_and_become_everything_when_they_are_many() {
+        let pending = Pending::default();
+        for i in 0..2 * PATTERNS_CAP {
+            pending.add_pattern(&Pattern::new(&format!("{}*", i / 2)));
+        }
+        assert_eq!(pending.backlog().patterns.len(), PATTERNS_CAP);
+        pending.add_pattern(&Pattern::new("one more"));
+        let backlog = pending.take();
+        assert!(backlog.everything && backlog.patterns.is_empty());
     }
 
     #[test]
