@@ -19,7 +19,8 @@ use std::sync::Arc;
 /// response.extensions_mut().insert(Tags::new(["products", "product:42"]));
 /// ```
 ///
-/// The layer takes them out again and stores them with the entry. [`Cache::invalidate_tag`](crate::Cache::invalidate_tag)
+/// The layer takes them out again and stores them with the entry, and with them those that the response names in its
+/// [`tag_fields`](crate::CacheLayer::tag_fields). [`Cache::invalidate_tag`](crate::Cache::invalidate_tag)
 /// then drops every entry that carries the tag. At most 64 tags of at most 256 bytes each are kept; a response with
 /// more is not stored, since an entry that an invalidation can't reach must not exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -210,7 +210,9 @@ impl Shared {
         self.dated(&mut parts.headers);
         let mut headers = stored.headers.clone();
         freshen(&mut headers, &parts.headers, &self.policy.caching);
-        let tags = parts.extensions.remove::<Tags>().unwrap_or_else(|| entry.tags());
+        let names_tags = self.policy.tag_fields.iter().any(|name| parts.headers.contains_key(name));
+        let tags = parts.extensions.remove::<Tags>().or_else(|| names_tags.then(Tags::default));
+        let tags = tags.unwrap_or_else(|| entry.tags());
         let came = Came {
             status: stored.status,
             headers: &headers,
@@ -264,6 +266,7 @@ impl Shared {
             retain_not_modified_fields(&mut parts.headers);
             parts.status = StatusCode::NOT_MODIFIED;
         }
+        self.policy.strip_internal(&mut parts.headers);
         annotate::miss(&mut parts.headers, &self.name, why, not_stored);
         let plan = match plan {
             Ok(plan) => plan,

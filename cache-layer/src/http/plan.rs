@@ -21,6 +21,7 @@ use crate::{
         groups::cache_groups,
         staleness::{Windows, forbids_stale_use},
         storable::{refusal_of_freshness, refusal_of_response, retain_stored_fields},
+        tag_fields::named_tags,
         targeted::ResponseDirectives,
         vary::{Vary, VaryFields},
     },
@@ -84,7 +85,8 @@ impl Shared {
         }
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&asked.target, group)).collect();
-        let tags = Tags::new(tags.iter().chain(groups.iter().map(String::as_str)));
+        let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
+        let tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
         if !tags.fit() {
             return Err(NoCacheReason::TooManyTags);
         }
@@ -95,6 +97,7 @@ impl Shared {
         };
         let mut headers = headers.clone();
         annotate::clear(&mut headers);
+        self.policy.strip_internal(&mut headers);
         retain_stored_fields(policy, &mut headers);
         let cc = &directives.cache_control;
         let response = StoredResponse {

@@ -185,6 +185,7 @@ impl Shared {
     {
         self.cache.emit(Event::Miss);
         let mut response = Oneshot::new(inner, request).await?.map(ResponseBody::inner);
+        self.policy.strip_internal(response.headers_mut());
         annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
         Ok(response)
     }

@@ -98,6 +98,7 @@ where
         return Ok(shared.keep_for_get(Asked { target, key, method, headers, time }, response).await);
     }
     let mut response = response.map(ResponseBody::inner);
+    shared.policy.strip_internal(response.headers_mut());
     annotate::bypass(response.headers_mut(), &shared.name, NoCacheReason::Method);
     Ok(response)
 }
@@ -116,6 +117,7 @@ impl Shared {
         };
         let Permission::Load(permit) = permission else {
             let mut response = response.map(ResponseBody::inner);
+            self.policy.strip_internal(response.headers_mut());
             annotate::bypass(response.headers_mut(), &self.name, NoCacheReason::Method);
             return response;
         };
