@@ -50,8 +50,7 @@ async fn the_fields_are_the_users_choice(backend: &Backend) {
     // What another layer stored with its fields goes out without them all the same.
     let strict = app(backend, &origin, |layer| layer).await;
     let response = strict.get("/a", &[]).await;
-    let x_cache = if matches!(backend, Backend::Memory(_)) { "HIT" } else { response.header("x-cache").unwrap() };
-    assert_eq!((response.header("x-cache"), response.header("cache-tag")), (Some(x_cache), None));
+    assert_eq!((response.header("x-cache"), response.header("cache-tag")), (Some("HIT"), None));
 
     let deaf = app(backend, &origin, |layer| layer.space("deaf").tag_fields([])).await;
     deaf.get("/a", &[]).await;
@@ -147,8 +146,7 @@ async fn what_is_softened_is_served_stale_while_one_request_refreshes_it(backend
 }
 
 async fn what_is_softened_stands_in_for_an_error(backend: &Backend) {
-    const WITHOUT_REFRESH: &[(&str, &str)] =
-        &[("cache-control", "max-age=600, stale-if-error=60"), ("cache-tag", "t")];
+    const WITHOUT_REFRESH: &[(&str, &str)] = &[("cache-control", "max-age=600, stale-if-error=60"), ("cache-tag", "t")];
     let origin = Origin::new(|call, request| async move {
         let mut response = echo(call, &request, WITHOUT_REFRESH);
         if call > 1 {

@@ -171,9 +171,11 @@ impl Shared {
 
 /// The entry, if `varies` leads to it, and as stale as that is.
 fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, Entry> {
-    match response(&entry).is_some_and(|response| response.parent == Some(varies.version.id)) {
-        true => Ok(varies.softened.map_or_else(|| entry.clone(), |moment| entry.softened(moment))),
-        false => Err(entry),
+    let leads_here = response(&entry).is_some_and(|response| response.parent == Some(varies.version.id));
+    match varies.softened {
+        _ if !leads_here => Err(entry),
+        Some(moment) => Ok(entry.softened(moment)),
+        None => Ok(entry),
     }
 }
 

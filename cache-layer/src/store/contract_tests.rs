@@ -153,7 +153,8 @@ async fn redis_store() -> (RedisStore, RedisServer) {
 fn entry(key: &Key, payload: &str) -> Entry {
     let fresh = Clock::system().now() + 600_000;
     let deadlines = Deadlines { stale_while_revalidate: fresh + 60_000, ..Deadlines::fresh_until(fresh) };
-    let deadlines = Deadlines { stale_if_error: fresh + 60_000, keep: fresh + 60_000, gone: fresh + 60_000, ..deadlines };
+    let deadlines =
+        Deadlines { stale_if_error: fresh + 60_000, keep: fresh + 60_000, gone: fresh + 60_000, ..deadlines };
     Entry::new(
         EntryId::random(),
         key,
@@ -683,7 +684,10 @@ impl<'a> Algebra<'a> {
         }
         for tag in carried {
             if !std::mem::replace(&mut self.known[tag], true) {
-                self.places.iter_mut().filter_map(|place| place.loading.as_mut()).for_each(|load| load.made[tag] = true);
+                self.places
+                    .iter_mut()
+                    .filter_map(|place| place.loading.as_mut())
+                    .for_each(|load| load.made[tag] = true);
             }
         }
     }

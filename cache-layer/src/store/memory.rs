@@ -353,3 +353,20 @@ impl fmt::Debug for MemoryStore {
         f.debug_struct("MemoryStore").field("entries", &entries).field("bytes", &bytes).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_remembered_as_uncacheable_is_forgotten_with_everything() {
+        let (store, key) = (MemoryStore::new(1 << 20), Key::new(["k"]));
+        let acquire = async || store.acquire(&key, Seen::Nothing, Duration::ZERO).await.unwrap();
+        for _ in 0..2 {
+            let Acquired::Granted(lease) = acquire().await else { panic!("no lease") };
+            store.release(&lease, Some(Duration::from_secs(60)));
+            assert!(matches!(acquire().await, Acquired::Uncacheable));
+            Contract::invalidate(&store, Scope::Everything).await.unwrap();
+        }
+    }
+}

@@ -65,7 +65,9 @@ impl RedisStore {
 
         let mut call = scripts::COMMIT.key(names.lease(&lease.key));
         match &writes.guard {
-            Some((key, version)) => call.key(names.entry(key)).arg(&lease.token[..]).arg(&envelope::version(*version)[..]),
+            Some((key, version)) => {
+                call.key(names.entry(key)).arg(&lease.token[..]).arg(&envelope::version(*version)[..])
+            }
             None => call.key(names.entry(&lease.key)).arg(&lease.token[..]).arg(""),
         };
         for (key, entry) in &writes.entries {

@@ -15,20 +15,20 @@ use crate::{
     telemetry::Rejection,
 };
 
-const LEASE: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const LEASE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-async fn connect(url: String) -> RedisStore {
+pub(super) async fn connect(url: String) -> RedisStore {
     let store = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(5)).build().unwrap();
     assert!(store.wait_connected(PATIENCE).await, "the server does not answer");
     store
 }
 
-fn key(name: &str) -> Key {
+pub(super) fn key(name: &str) -> Key {
     Key::new(["redis:", name])
 }
 
-async fn fill(store: &impl Contract, key: &Key, payload: &str, tags: &[&str]) -> Committed {
+pub(super) async fn fill(store: &impl Contract, key: &Key, payload: &str, tags: &[&str]) -> Committed {
     let Acquired::Granted(lease) = store.acquire(key, Seen::Unusable, LEASE).await.unwrap() else { panic!("no lease") };
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     let payload = Bytes::copy_from_slice(payload.as_bytes());
@@ -37,7 +37,7 @@ async fn fill(store: &impl Contract, key: &Key, payload: &str, tags: &[&str]) ->
     store.commit(&Fill { lease, writes, tags: Tags::new(tags) }).await.unwrap()
 }
 
-async fn read(store: &impl Contract, key: &Key) -> Option<String> {
+pub(super) async fn read(store: &impl Contract, key: &Key) -> Option<String> {
     if let Some(entry) = store.peek(key) {
         return Some(String::from_utf8(entry.payload().to_vec()).unwrap());
     }
@@ -47,7 +47,7 @@ async fn read(store: &impl Contract, key: &Key) -> Option<String> {
     }
 }
 
-async fn invalidate_tag(store: &impl Contract, tag: &str) -> Result<(), StoreError> {
+pub(super) async fn invalidate_tag(store: &impl Contract, tag: &str) -> Result<(), StoreError> {
     store.invalidate(Scope::Tags(&Tags::new([tag]))).await
 }
 

@@ -22,11 +22,9 @@ impl RedisStore {
         };
         let delivered = match link.live() {
             Ok(live) => {
-                link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
-                    match hardness {
-                        Hardness::Hard => invalidate(names, &mut connection, scope).await,
-                        Hardness::Soft => soften(names, &mut connection, scope).await,
-                    }
+                link.run_patiently(&live, async |mut connection: MultiplexedConnection| match hardness {
+                    Hardness::Hard => invalidate(names, &mut connection, scope).await,
+                    Hardness::Soft => soften(names, &mut connection, scope).await,
                 })
                 .await
             }

@@ -36,6 +36,8 @@ use crate::{entry::Entry, key::Key, pattern::Pattern};
 mod commit;
 mod config;
 #[cfg(test)]
+mod disconnected_tests;
+#[cfg(test)]
 mod fleet_tests;
 mod invalidate;
 mod lease;
@@ -43,6 +45,8 @@ mod link;
 mod lookup;
 mod names;
 mod near;
+#[cfg(test)]
+mod pattern_tests;
 mod patterns;
 mod pending;
 mod scripts;
