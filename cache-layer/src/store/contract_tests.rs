@@ -529,7 +529,8 @@ struct Schedules {
 #[derive(Default)]
 struct Truth {
     version: AtomicU64,
-    /// Readers that begin now must not see less.
+    /// Readers that begin now must not see less as fresh, and not less than this at all.
+    fresh_floor: AtomicU64,
     floor: AtomicU64,
 }
 
@@ -545,15 +546,24 @@ impl Schedules {
                 for _ in 0..Self::ROUNDS {
                     let index = fastrand::usize(..keys.len());
                     let (key, tag, truth) = (key(&index.to_string()), format!("tag {index}"), &keys[index]);
+                    let pattern = Pattern::new(&format!("*:{index}"));
                     match worker {
                         0 => {
                             let version = truth.version.fetch_add(1, Ordering::SeqCst) + 1;
-                            match fastrand::u8(..8) {
-                                0 => subject.store.invalidate(Scope::Everything).await.unwrap(),
-                                1..4 => subject.invalidate(&key).await,
-                                _ => subject.invalidate_tag(&tag).await,
+                            let tags = Tags::new([&tag]);
+                            let soft = match fastrand::u8(..12) {
+                                0 => subject.store.invalidate(Scope::Everything).await.map(|()| false),
+                                1..4 => subject.store.invalidate(Scope::Key(&key)).await.map(|()| false),
+                                4..7 => subject.store.invalidate(Scope::Tags(&tags)).await.map(|()| false),
+                                7 => subject.store.delete_matching(&pattern).await.map(|_| false),
+                                8 => subject.store.soften(Scope::Everything).await.map(|()| true),
+                                9 => subject.store.soften(Scope::Key(&key)).await.map(|()| true),
+                                _ => subject.store.soften(Scope::Tags(&tags)).await.map(|()| true),
+                            };
+                            truth.fresh_floor.fetch_max(version, Ordering::SeqCst);
+                            if !soft.unwrap() {
+                                truth.floor.fetch_max(version, Ordering::SeqCst);
                             }
-                            truth.floor.fetch_max(version, Ordering::SeqCst);
                         }
                         1..4 => {
                             let acquired = subject.store.acquire(&key, Seen::Unusable, LEASE).await.unwrap();
@@ -566,9 +576,12 @@ impl Schedules {
                         }
                         _ => {
                             let floor = truth.floor.load(Ordering::SeqCst);
-                            if let Some(version) = subject.read(&key).await {
-                                let version: u64 = version.parse().unwrap();
+                            let fresh_floor = truth.fresh_floor.load(Ordering::SeqCst);
+                            if let Some(entry) = subject.found(&key).await {
+                                let version: u64 = str::from_utf8(entry.payload()).unwrap().parse().unwrap();
                                 assert!(version >= floor, "read version {version} after {floor} was invalidated");
+                                let fresh = entry.deadlines().fresh > Clock::system().now();
+                                assert!(!fresh || version >= fresh_floor, "{version} is fresh after {fresh_floor}");
                             }
                         }
                     }
