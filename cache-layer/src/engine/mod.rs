@@ -349,13 +349,13 @@ impl Cache {
 
     /// The entry of `key`, if this process has it in memory.
     pub(crate) fn peek(&self, key: &Key) -> Option<Entry> {
-        self.0.store.peek(key).map(|entry| entry.as_of(self.now()))
+        self.0.store.peek(key).map(|entry| entry.seen_at(self.now()))
     }
 
     /// The entry of `key`.
     pub(crate) async fn look_up(&self, key: &Key) -> Looked {
         match self.0.store.get(key).await {
-            Ok(Lookup::Found(entry)) => Looked::Found(entry.as_of(self.now())),
+            Ok(Lookup::Found(entry)) => Looked::Found(entry.seen_at(self.now())),
             Ok(Lookup::Absent) => Looked::Missing(Seen::Nothing),
             Ok(Lookup::Rejected(rejection)) => {
                 self.emit(Event::Rejected(rejection));

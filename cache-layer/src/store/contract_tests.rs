@@ -88,7 +88,7 @@ impl Subject {
                 Lookup::Absent | Lookup::Rejected(_) => None,
             },
         };
-        found.map(|entry| entry.as_of(Clock::system().now()))
+        found.map(|entry| entry.seen_at(Clock::system().now()))
     }
 
     async fn state(&self, key: &Key) -> State {
