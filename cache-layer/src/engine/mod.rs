@@ -258,8 +258,9 @@ impl Cache {
     /// voided counts as long as it is there.
     ///
     /// A key is compared as people read it: its parts one after another, so `Key::new(["products:", "list:", "2"])` is
-    /// matched by `products:list:*`, and the responses of a host by `http://shop.example/*`. Of a key, what is not
-    /// printable ASCII, and `{ } % * [ ] \`, stand there as `%` and two upper-case hex digits.
+    /// matched by `products:list:*`, and the responses of a host by `http://shop.example/*`, behind the layer's
+    /// [`space`](crate::CacheLayer::space) if it has one. Of a key, what is not printable ASCII, and `{ } % * [ ] \`, stand
+    /// there as `%` and two upper-case hex digits.
     ///
     /// | in a pattern | matches |
     /// |---|---|
