@@ -26,7 +26,8 @@ impl std::error::Error for ConfigError {}
 ///
 /// This process no longer serves what it covers. The store keeps the invalidation and delivers it before anything else
 /// once it is connected again; until then, other processes may still serve what they hold. If this process ends first,
-/// the invalidation is lost. More than 10,000 that are kept are merged into one of everything.
+/// the invalidation is lost. A soft one is kept as a hard one; more than 10,000 keys and tags, or 16 patterns, that are
+/// kept are merged into one of everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidateError(StoreError);
 

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 /// Bytes of the readable key that a store may show to people.
-const READABLE_CAP: usize = 200;
+pub(crate) const READABLE_CAP: usize = 200;
+/// The end of a readable key that is not all there. No other one ends so.
+pub(crate) const CAPPED: &str = "%+";
 
 /// The name of a cache entry.
 ///
@@ -92,35 +94,44 @@ impl Key {
     /// The parts one after another, for people: printable, without braces, blanks or glob characters of its own, and
     /// capped; a capped one ends in `%+`.
     pub(crate) fn readable(&self) -> String {
-        let mut text = String::with_capacity(self.canonical.len());
-        let mut rest = &self.canonical[..];
-        while let Some((length, tail)) = rest.split_first_chunk::<4>() {
-            let length = u32::from_be_bytes(*length) as usize;
-            // What follows the parts of a variant's primary key is its selector; people read that in the entry.
-            let Some((part, tail)) = tail.split_at_checked(length) else {
-                break;
-            };
-            for &byte in part {
-                if text.len() + 3 > READABLE_CAP {
-                    text.push_str("%+");
-                    return text;
-                }
-                if byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'%' | b'*' | b'[' | b']' | b'\\') {
-                    text.push(byte as char);
-                } else {
-                    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-                    text.push('%');
-                    text.push(HEX[usize::from(byte >> 4)] as char);
-                    text.push(HEX[usize::from(byte & 15)] as char);
-                }
+        readable(&self.canonical, READABLE_CAP)
+    }
+}
+
+/// The readable form of a canonical key, in full: what patterns are compared with.
+pub(crate) fn readable_in_full(canonical: &[u8]) -> String {
+    readable(canonical, usize::MAX)
+}
+
+fn readable(canonical: &[u8], cap: usize) -> String {
+    let mut text = String::with_capacity(canonical.len());
+    let mut rest = canonical;
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        // What follows the parts of a variant's primary key is its selector; people read that in the entry.
+        let Some((part, tail)) = tail.split_at_checked(length) else {
+            break;
+        };
+        for &byte in part {
+            if text.len() + 3 > cap {
+                text.push_str(CAPPED);
+                return text;
             }
-            rest = tail;
-            if rest.first() == Some(&b'v') {
-                break;
+            if byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'%' | b'*' | b'[' | b']' | b'\\') {
+                text.push(byte as char);
+            } else {
+                const HEX: &[u8; 16] = b"0123456789ABCDEF";
+                text.push('%');
+                text.push(HEX[usize::from(byte >> 4)] as char);
+                text.push(HEX[usize::from(byte & 15)] as char);
             }
         }
-        text
+        rest = tail;
+        if rest.first() == Some(&b'v') {
+            break;
+        }
     }
+    text
 }
 
 impl PartialEq for Key {
@@ -177,7 +188,8 @@ mod tests {
         assert_eq!(Key::new(["http://", "a.example", "/x?y=1"]).readable(), "http://a.example/x?y=1");
         assert_eq!(Key::new(["a{b}c *\n"]).readable(), "a%7Bb%7Dc%20%2A%0A");
         let long = Key::new(["x".repeat(1_000)]).readable();
-        assert!(long.len() <= READABLE_CAP + 2 && long.ends_with("%+"), "{long}");
+        assert!(long.len() <= READABLE_CAP + 2 && long.ends_with(CAPPED), "{long}");
+        assert_eq!(readable_in_full(Key::new(["x".repeat(1_000)]).canonical()).len(), 1_000);
     }
 
     #[test]

@@ -57,6 +57,7 @@ mod entry;
 mod error;
 mod http;
 mod key;
+mod pattern;
 mod policy;
 mod semantics;
 pub mod store;

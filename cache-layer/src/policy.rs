@@ -5,7 +5,11 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, header::COOKIE};
 
 use crate::semantics::{
-    cache_control::CacheControl, delta_seconds::DeltaSeconds, policy::CachingPolicy, targeted::ResponseDirectives,
+    cache_control::CacheControl,
+    delta_seconds::DeltaSeconds,
+    policy::CachingPolicy,
+    tag_fields::{CACHE_TAG, SURROGATE_KEY},
+    targeted::ResponseDirectives,
 };
 
 /// A starting point for all choices that the specifications leave to a cache.
@@ -105,6 +109,9 @@ pub(crate) struct Policy {
     /// Variants of one key; more begin anew.
     pub(crate) max_variants: u16,
     pub(crate) key_headers: Vec<HeaderName>,
+    /// Response fields that name tags, and whether clients see them.
+    pub(crate) tag_fields: Vec<HeaderName>,
+    pub(crate) pass_tag_fields: bool,
     pub(crate) bypass_cookies: Vec<String>,
     /// How long a failing application is left alone: after the first failure, and at most.
     pub(crate) failure_backoff: (Duration, Duration),
@@ -122,6 +129,8 @@ impl Default for Policy {
             early_refresh: None,
             max_variants: 64,
             key_headers: Vec::new(),
+            tag_fields: vec![CACHE_TAG, SURROGATE_KEY],
+            pass_tag_fields: false,
             bypass_cookies: Vec::new(),
             failure_backoff: (Duration::from_secs(1), Duration::from_secs(30)),
             share_failures: false,
@@ -149,6 +158,13 @@ impl Policy {
             return None;
         }
         self.paths.iter().find(|(prefix, _)| covers(prefix, path)).map(|(_, ttl)| *ttl).or(self.ttl)
+    }
+
+    /// Takes out what is between the application and this cache.
+    pub(crate) fn strip_internal(&self, headers: &mut HeaderMap) {
+        if !self.pass_tag_fields {
+            self.tag_fields.iter().for_each(|name| drop(headers.remove(name)));
+        }
     }
 
     /// Whether the request has one of the cookies that no cached response is for.

@@ -4,6 +4,9 @@
 //! stored token equals the tag's current one. Invalidating a tag writes a new token: one small write, however many
 //! entries carry it. A tag without a current token makes its entries invalid, so losing tokens costs misses and never
 //! serves what was invalidated.
+//!
+//! The middle of a token is its *line*: a soft invalidation writes a later time and keeps the line, a hard one begins a
+//! new line. So an entry of another line is void, and one of this line with another time is stale.
 
 use std::sync::Arc;
 
@@ -16,7 +19,8 @@ use std::sync::Arc;
 /// response.extensions_mut().insert(Tags::new(["products", "product:42"]));
 /// ```
 ///
-/// The layer takes them out again and stores them with the entry. [`Cache::invalidate_tag`](crate::Cache::invalidate_tag)
+/// The layer takes them out again and stores them with the entry, and with them those that the response names in its
+/// [`tag_fields`](crate::CacheLayer::tag_fields). [`Cache::invalidate_tag`](crate::Cache::invalidate_tag)
 /// then drops every entry that carries the tag. At most 64 tags of at most 256 bytes each are kept; a response with
 /// more is not stored, since an entry that an invalidation can't reach must not exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,7 +60,8 @@ impl Tags {
     }
 }
 
-/// The state of a tag at one moment: 16 hex digits of the store's time, 15 of chance, and how it came to be.
+/// The state of a tag at one moment: 16 hex digits of the store's time in microseconds, 15 of its line, and how it came to
+/// be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Token(pub(crate) [u8; Self::LENGTH]);
 
@@ -75,6 +80,17 @@ impl Token {
         Self::write(at, b'i')
     }
 
+    /// Written by a soft invalidation: as [`invalidated`](Self::invalidated) for loads, but entries with the token that it
+    /// came after are only stale.
+    #[cfg(feature = "memory")]
+    pub(crate) fn softened(at: u64, before: Option<Self>) -> Self {
+        let mut token = Self::write(at, b's');
+        if let Some(before) = before {
+            token.0[16..31].copy_from_slice(before.line());
+        }
+        token
+    }
+
     #[cfg(feature = "memory")]
     fn write(at: u64, kind: u8) -> Self {
         let mut bytes = [kind; Self::LENGTH];
@@ -83,23 +99,61 @@ impl Token {
         Self(bytes)
     }
 
+    fn line(&self) -> &[u8] {
+        &self.0[16..31]
+    }
+
+    /// Milliseconds since the Unix epoch; 0 if nobody could have written it.
+    fn time(&self) -> u64 {
+        str::from_utf8(&self.0[..16]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0) / 1000
+    }
+
+    /// What an entry with this token is worth, now that its tag has the `current` one.
+    pub(crate) fn judged_by(&self, current: &Self) -> Standing {
+        match () {
+            () if self == current => Standing::Current,
+            () if self.line() == current.line() => Standing::StaleSince(current.time()),
+            () => Standing::Void,
+        }
+    }
+
     /// Whether this token was written by an invalidation at or after `start`, as 16 hex digits of the store's time.
     pub(crate) fn overtook(&self, start: &[u8; 16]) -> bool {
         self.0[31] != b'c' && self.0[..16] >= start[..]
     }
 
-    /// Whether this token was written, by whomever, at or after `start`.
-    #[cfg(feature = "memory")]
-    pub(crate) fn made_since(&self, start: &[u8; 16]) -> bool {
-        self.0[..16] >= start[..]
+    /// Whether this token was written by a fill at or after `start`: then it may stand in for one that was lost, and does
+    /// not say whether an invalidation came in between.
+    pub(crate) fn created_since(&self, start: &[u8; 16]) -> bool {
+        self.0[31] == b'c' && self.0[..16] >= start[..]
     }
 
     /// From a store's reply: anything that can't be a token is none.
     #[cfg(feature = "redis")]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let token: [u8; Self::LENGTH] = bytes.try_into().ok()?;
-        let plausible = token[..31].iter().all(u8::is_ascii_hexdigit) && matches!(token[31], b'c' | b'i');
+        let plausible = token[..31].iter().all(u8::is_ascii_hexdigit) && matches!(token[31], b'c' | b'i' | b's');
         plausible.then_some(Self(token))
+    }
+}
+
+/// What an entry is worth by its tags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    Current,
+    /// A soft invalidation came after it, at that time, in milliseconds since the Unix epoch.
+    StaleSince(u64),
+    Void,
+}
+
+impl Standing {
+    /// By both of two tags.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Void, _) | (_, Self::Void) => Self::Void,
+            (Self::StaleSince(one), Self::StaleSince(other)) => Self::StaleSince(one.min(other)),
+            (Self::Current, standing) | (standing, Self::Current) => standing,
+        }
     }
 }
 
@@ -132,6 +186,44 @@ mod tests {
         assert!(Token::invalidated(7).overtook(&hex(7)));
         assert!(!Token::invalidated(6).overtook(&hex(7)));
         assert!(!Token::created(9).overtook(&hex(7)));
+        assert!(Token::created(9).created_since(&hex(7)) && !Token::created(6).created_since(&hex(7)));
+    }
+
+    #[cfg(feature = "memory")]
+    #[test]
+    fn a_soft_invalidation_overtakes_a_load_as_a_hard_one_does() {
+        assert!(Token::softened(7, Some(Token::created(1))).overtook(&hex(7)));
+        assert!(!Token::softened(6, None).overtook(&hex(7)));
+    }
+
+    #[cfg(feature = "memory")]
+    #[test]
+    fn what_is_softened_is_stale_until_its_line_ends() {
+        let made = Token::created(1_000);
+        let soft = Token::softened(5_000_000, Some(made));
+        let softer = Token::softened(6_000_000, Some(soft));
+        assert_eq!(made.judged_by(&made), Standing::Current);
+        assert_eq!(made.judged_by(&soft), Standing::StaleSince(5_000));
+        assert_eq!(made.judged_by(&softer), Standing::StaleSince(6_000));
+        assert_eq!(soft.judged_by(&softer), Standing::StaleSince(6_000));
+        assert_eq!(soft.judged_by(&soft), Standing::Current);
+
+        let hard = Token::invalidated(7_000_000);
+        let soft_after = Token::softened(8_000_000, Some(hard));
+        for token in [made, soft, softer] {
+            assert_eq!(token.judged_by(&hard), Standing::Void);
+            assert_eq!(token.judged_by(&soft_after), Standing::Void);
+        }
+        assert_eq!(made.judged_by(&Token::softened(9_000_000, None)), Standing::Void, "its token was lost");
+    }
+
+    #[test]
+    fn the_worst_of_several_tags_decides() {
+        use Standing::{Current, StaleSince, Void};
+        assert_eq!(Current.and(StaleSince(2)), StaleSince(2));
+        assert_eq!(StaleSince(3).and(StaleSince(2)), StaleSince(2));
+        assert_eq!(StaleSince(3).and(Void), Void);
+        assert_eq!(Void.and(Current), Void);
     }
 
     #[test]

@@ -31,7 +31,8 @@ use crate::{
     entry::Entry,
     error::InvalidateError,
     key::Key,
-    store::{Contract, Lookup, Scope, Seen, Store},
+    pattern::Pattern,
+    store::{Contract, Lookup, Scope, Seen, Store, StoreError},
     tag::Tags,
     telemetry::{Counts, Event, Observer, Telemetry},
 };
@@ -208,14 +209,128 @@ impl Cache {
         self.invalidate_scope(Scope::Everything).await
     }
 
+    /// Makes the entry of `key`, with all its variants, stale at once: it is used as if its freshness had ended now, for
+    /// no longer than it may be used stale, while it is loaded again; where it may not be used stale, it is validated
+    /// first. Its validators are kept, so that the application may answer that nothing has changed.
+    ///
+    /// Loads that began before are dealt with as by [`invalidate`](Self::invalidate). The first variant that is loaded
+    /// again voids the other ones.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate); what is kept to be retried is a hard invalidation.
+    pub async fn soft_invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
+        self.soften_scope(Scope::Key(key)).await
+    }
+
+    /// Makes every entry that carries `tag` stale, as [`soft_invalidate`](Self::soft_invalidate) does, at the cost of one
+    /// small write.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, store::MemoryStore};
+    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// // Prices may be some seconds old: nobody has to wait for the new ones.
+    /// cache.soft_invalidate_tag("prices").await?;
+    /// // A withdrawn product may not be shown again.
+    /// cache.invalidate_tag("product:42").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`soft_invalidate`](Self::soft_invalidate).
+    pub async fn soft_invalidate_tag(&self, tag: &str) -> Result<(), InvalidateError> {
+        self.soft_invalidate_tags([tag]).await
+    }
+
+    /// Makes every entry that carries one of `tags` stale, in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// As for [`soft_invalidate`](Self::soft_invalidate).
+    pub async fn soft_invalidate_tags<T: AsRef<str>>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<(), InvalidateError> {
+        let tags = Tags::new(tags);
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.soften_scope(Scope::Tags(&tags)).await
+    }
+
+    /// Makes every entry stale.
+    ///
+    /// # Errors
+    ///
+    /// As for [`soft_invalidate`](Self::soft_invalidate).
+    pub async fn soft_invalidate_all(&self) -> Result<(), InvalidateError> {
+        self.soften_scope(Scope::Everything).await
+    }
+
+    /// Deletes every entry whose key matches `pattern`, with its variants, and tells how many keys had one; what tags had
+    /// voided counts as long as it is there.
+    ///
+    /// A key is compared as people read it: its parts one after another, so `Key::new(["products:", "list:", "2"])` is
+    /// matched by `products:list:*`, and the responses of a host by `http://shop.example/*`, behind the layer's
+    /// [`space`](crate::CacheLayer::space) if it has one. Of a key, what is not printable ASCII, and `{ } % * [ ] \`, stand
+    /// there as `%` and two upper-case hex digits.
+    ///
+    /// | in a pattern | matches |
+    /// |---|---|
+    /// | `*` | anything, also nothing |
+    /// | `?` | any one character |
+    /// | `[abc]`, `[a-z]`, `[^a]` | one of these; one that is not |
+    /// | `\` | the next character itself |
+    ///
+    /// This looks at the name of every key, in small steps that leave the store time for others: it takes seconds where
+    /// there are millions. A tag does the same at once. Once it returned, nothing that matches and was loaded before the
+    /// call is served; what is loaded during the call may be deleted as well. It goes on if its caller doesn't wait.
+    ///
+    /// ```
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+    /// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let deleted = cache.delete_pattern("products:list:*").await?;
+    /// println!("{deleted} lists will be loaded again");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate). Redis users need the permission to `SCAN`; without it, everything is
+    /// invalidated, and nothing counted.
+    pub async fn delete_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        let deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
+        self.0.setbacks.forget_all();
+        self.delivered(deleted)
+    }
+
     async fn invalidate_scope(&self, scope: Scope<'_>) -> Result<(), InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let result = self.0.store.invalidate(scope).await;
         match scope {
             Scope::Key(key) => self.0.setbacks.forget(key),
-            Scope::Everything => self.0.setbacks.forget_all(),
+            Scope::Everything => {
+                self.0.setbacks.forget_all();
+                self.0.predictor.forget_all();
+            }
             Scope::Tags(_) => {}
         }
+        self.delivered(result)
+    }
+
+    async fn soften_scope(&self, scope: Scope<'_>) -> Result<(), InvalidateError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        self.delivered(self.0.store.soften(scope).await)
+    }
+
+    fn delivered<T>(&self, result: Result<T, StoreError>) -> Result<T, InvalidateError> {
         self.emit(Event::Invalidation { delivered: result.is_ok() });
         result.map_err(InvalidateError::from)
     }
@@ -259,13 +374,13 @@ impl Cache {
 
     /// The entry of `key`, if this process has it in memory.
     pub(crate) fn peek(&self, key: &Key) -> Option<Entry> {
-        self.0.store.peek(key)
+        self.0.store.peek(key).map(|entry| entry.seen_at(self.now()))
     }
 
     /// The entry of `key`.
     pub(crate) async fn look_up(&self, key: &Key) -> Looked {
         match self.0.store.get(key).await {
-            Ok(Lookup::Found(entry)) => Looked::Found(entry),
+            Ok(Lookup::Found(entry)) => Looked::Found(entry.seen_at(self.now())),
             Ok(Lookup::Absent) => Looked::Missing(Seen::Nothing),
             Ok(Lookup::Rejected(rejection)) => {
                 self.emit(Event::Rejected(rejection));

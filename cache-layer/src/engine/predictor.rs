@@ -31,6 +31,10 @@ impl Predictor {
         }
     }
 
+    pub(crate) fn forget_all(&self) {
+        self.until().clear();
+    }
+
     pub(crate) fn remember(&self, key: &Key, duration: Duration) {
         let now = Instant::now();
         let mut until = self.until();

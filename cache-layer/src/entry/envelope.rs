@@ -3,9 +3,9 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | magic `CLE` and the version, `0x02` |
-//! | 4 | 4 | reserved, zero |
+//! | 4 | 4 | mark of the last soft invalidation of its key: seconds since the Unix epoch, rounded up; zero: none |
 //! | 8 | 16 | entry id: fixed in place, so that a script can compare it |
-//! | 24 | 8 | XXH3-64 of everything but these eight bytes |
+//! | 24 | 8 | XXH3-64 of everything but these eight bytes, with the mark as zero |
 //! | 32 | 40 | the five deadlines, milliseconds since the Unix epoch |
 //! | 72 | 4 | how long the load took, milliseconds |
 //! | 76 | 4 | length of the canonical key |
@@ -13,6 +13,9 @@
 //! | 82 | 4 | length of the front end's metadata |
 //! | 86 | 8 | length of the payload |
 //! | 94 | … | canonical key; tags, each a 2-byte length, the tag, its 32-byte token; metadata; payload |
+//!
+//! A script writes the mark in place; nothing else ever changes. A mark can only make an entry stale, so that a wrong one
+//! costs a refresh.
 //!
 //! The payload is last, so that a reply is sliced and not copied. Nothing in here is trusted: what can't be read is a
 //! [`Rejection`], which is a miss with a name.
@@ -22,7 +25,7 @@ use std::{str, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::{Deadlines, Entry, EntryId};
+use super::{Deadlines, Entry, EntryId, Mark, Version};
 use crate::{
     key::Key,
     tag::{Stamp, Tags, Token},
@@ -32,10 +35,11 @@ use crate::{
 const MAGIC: &[u8; 3] = b"CLE";
 const VERSION: u8 = 2;
 const HEAD: usize = 94;
+const MARK: std::ops::Range<usize> = 4..8;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
 
 pub(crate) fn encode(entry: &Entry) -> Bytes {
-    let inner = &*entry.0;
+    let inner = &*entry.made;
     let tags: usize = inner.stamps.iter().map(|stamp| 2 + stamp.tag.len() + Token::LENGTH).sum();
     let mut out = BytesMut::with_capacity(HEAD + inner.canonical.len() + tags + inner.meta.len() + inner.payload.len());
     out.put_slice(MAGIC);
@@ -74,7 +78,8 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if bytes.get(3) != Some(&VERSION) {
         return Err(Rejection::Version);
     }
-    let mut reader = Reader { bytes, at: 8 };
+    let mut reader = Reader { bytes, at: MARK.start };
+    let mark = Mark(u32::from_be_bytes(reader.array()?));
     let id = EntryId(reader.array()?);
     let sum = reader.u64()?;
     let deadlines = Deadlines {
@@ -114,12 +119,22 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
         return Err(Rejection::Malformed);
     }
     // The reply's own copy of the key is let go: the request's is the same.
-    Ok(Entry::from_parts(id, key.canonical().clone(), deadlines, load_time, stamps, meta, payload))
+    Ok(Entry::from_parts(id, key.canonical().clone(), deadlines, load_time, stamps, meta, payload).marked(mark))
+}
+
+/// The bytes 4 to 23 of an entry of that version, for a script to compare.
+pub(crate) fn version(Version { id, mark }: Version) -> [u8; 20] {
+    let mut bytes = [0; 20];
+    bytes[..4].copy_from_slice(&mark.0.to_be_bytes());
+    bytes[4..].copy_from_slice(&id.0);
+    bytes
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
     let mut hasher = Xxh3Default::new();
-    hasher.update(&bytes[..CHECKSUM.start.min(bytes.len())]);
+    hasher.update(&bytes[..MARK.start.min(bytes.len())]);
+    hasher.update(&[0; MARK.end - MARK.start]);
+    hasher.update(&bytes[MARK.end.min(bytes.len())..CHECKSUM.start.min(bytes.len())]);
     hasher.update(&bytes[CHECKSUM.end.min(bytes.len())..]);
     hasher.digest()
 }
@@ -209,6 +224,10 @@ mod tests {
     fn a_script_finds_the_id_where_it_looks() {
         // `GETRANGE key 8 23`, both ends included.
         assert_eq!(encode(&entry())[8..=23], entry().id().0);
+        assert_eq!(encode(&entry())[4..=23], version(entry().version()));
+        // And the canonical key, 72 to 75 its length.
+        assert_eq!(encode(&entry())[72..76], (key().canonical().len() as u32).to_be_bytes());
+        assert_eq!(encode(&entry())[90..90 + key().canonical().len()], **key().canonical());
     }
 
     #[test]
@@ -226,13 +245,27 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_flip_is_a_named_miss() {
+    fn every_bit_flip_is_a_named_miss_or_a_mark() {
         let whole = encode(&entry());
         for bit in 0..whole.len() * 8 {
             let mut bytes = whole.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&key(), &bytes.into()).is_err(), "bit {bit}");
+            match decode(&key(), &bytes.into()) {
+                Ok(entry) => assert!(MARK.contains(&(bit / 8)) && entry.is_softened(), "bit {bit}"),
+                Err(_) => assert!(!MARK.contains(&(bit / 8)), "bit {bit}"),
+            }
         }
+    }
+
+    #[test]
+    fn a_mark_that_is_written_in_place_makes_it_stale() {
+        let mut bytes = encode(&entry()).to_vec();
+        bytes[MARK].copy_from_slice(&1_799_999_990_u32.to_be_bytes());
+        let marked = decode(&key(), &bytes.into()).unwrap();
+        assert_eq!(marked.version().mark, Mark(1_799_999_990));
+        assert_eq!(marked.deadlines().fresh, 1_799_999_990_000);
+        assert_eq!(marked.deadlines().stale_while_revalidate, 1_800_000_020_000);
+        assert_eq!(marked.id(), entry().id());
     }
 
     #[test]

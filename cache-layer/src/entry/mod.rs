@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     key::Key,
-    tag::{Stamp, Tags},
+    tag::{Stamp, Standing, Tags},
 };
 
 #[cfg(feature = "redis")]
@@ -47,6 +47,19 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
+    /// The same life, stale at `moment` at the latest. The times for which it may be used stale are as long as they were,
+    /// and begin then.
+    fn stale_since(self, moment: u64) -> Self {
+        let fresh = self.fresh.min(moment);
+        let earlier = self.fresh - fresh;
+        Self {
+            fresh,
+            stale_while_revalidate: self.stale_while_revalidate.saturating_sub(earlier),
+            stale_if_error: self.stale_if_error.saturating_sub(earlier),
+            ..self
+        }
+    }
+
     /// An entry that is of no use once it is stale.
     #[cfg(test)]
     pub(crate) fn fresh_until(moment: u64) -> Self {
@@ -54,11 +67,38 @@ impl Deadlines {
     }
 }
 
+/// Tells one state of a place from any other: which entry is there, and which soft invalidation of its key it has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Version {
+    pub(crate) id: EntryId,
+    pub(crate) mark: Mark,
+}
+
+/// Of the last soft invalidation of an entry's key, in whole seconds since the Unix epoch, rounded up; 0: there was none.
+/// No two of one entry are the same: a second one within a second is one more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub(crate) struct Mark(pub(crate) u32);
+
+impl Mark {
+    #[cfg(feature = "memory")]
+    fn next(self, now: u64) -> Self {
+        let seconds = u32::try_from(now / 1000 + 1).unwrap_or(u32::MAX);
+        Self(seconds.max(self.0.saturating_add(1)))
+    }
+}
+
 /// A stored value: a payload, what its front end knows about it, and what decides its life. Cheap to clone.
 #[derive(Clone)]
-pub struct Entry(Arc<Inner>);
+pub struct Entry {
+    made: Arc<Made>,
+    /// As it was made, and as soft invalidations left it.
+    deadlines: Deadlines,
+    mark: Mark,
+    softened: bool,
+}
 
-struct Inner {
+/// What doesn't change once it is made.
+struct Made {
     id: EntryId,
     canonical: Bytes,
     deadlines: Deadlines,
@@ -77,7 +117,7 @@ impl Entry {
 
     /// The same entry, with the payload that its load brought in so many milliseconds; 49 days at most.
     pub(crate) fn loaded(&self, payload: Bytes, millis: u64) -> Self {
-        let Inner { id, canonical, deadlines, stamps, meta, .. } = &*self.0;
+        let Made { id, canonical, deadlines, stamps, meta, .. } = &*self.made;
         let load_time = u32::try_from(millis).unwrap_or(u32::MAX);
         Self::from_parts(*id, canonical.clone(), *deadlines, load_time, stamps.clone(), meta.clone(), payload)
     }
@@ -91,56 +131,114 @@ impl Entry {
         meta: Bytes,
         payload: Bytes,
     ) -> Self {
-        Self(Arc::new(Inner { id, canonical, deadlines, load_time, stamps, meta, payload, view: OnceLock::new() }))
+        let made = Made { id, canonical, deadlines, load_time, stamps, meta, payload, view: OnceLock::new() };
+        Self { made: Arc::new(made), deadlines, mark: Mark::default(), softened: false }
+    }
+
+    /// The same entry, stale since `moment`, in milliseconds since the Unix epoch, by a soft invalidation.
+    pub(crate) fn softened(&self, moment: u64) -> Self {
+        Self { deadlines: self.deadlines.stale_since(moment), softened: true, ..self.clone() }
+    }
+
+    /// What is left of it by its tags.
+    pub(crate) fn standing(self, standing: Standing) -> Option<Self> {
+        match standing {
+            Standing::Current => Some(self),
+            Standing::StaleSince(moment) => Some(self.softened(moment)),
+            Standing::Void => None,
+        }
+    }
+
+    /// The same entry, if that is its mark.
+    pub(crate) fn marked(&self, mark: Mark) -> Self {
+        match mark.0 {
+            0 => self.clone(),
+            seconds => Self { mark, ..self.softened(u64::from(seconds) * 1000) },
+        }
+    }
+
+    /// The same entry, after one more soft invalidation of its key.
+    #[cfg(feature = "memory")]
+    pub(crate) fn marked_anew(&self, now: u64) -> Self {
+        self.marked(self.mark.next(now))
+    }
+
+    /// The same entry as it is `now`: after a soft invalidation it is not fresh, whatever the clock says that the
+    /// invalidation's moment was taken from.
+    pub(crate) fn seen_at(mut self, now: u64) -> Self {
+        if self.softened {
+            self.deadlines = self.deadlines.stale_since(now);
+        }
+        self
+    }
+
+    /// Whether a soft invalidation came over it.
+    pub(crate) fn is_softened(&self) -> bool {
+        self.softened
+    }
+
+    /// By how much soft invalidations moved its deadlines, in milliseconds.
+    pub(crate) fn brought_forward(&self) -> u64 {
+        self.made.deadlines.fresh.saturating_sub(self.deadlines.fresh)
     }
 
     /// The same entry, carrying `stamps`.
     pub(crate) fn stamped(&self, stamps: Vec<Stamp>) -> Self {
-        let Inner { id, canonical, deadlines, load_time, meta, payload, .. } = &*self.0;
+        let Made { id, canonical, deadlines, load_time, meta, payload, .. } = &*self.made;
         Self::from_parts(*id, canonical.clone(), *deadlines, *load_time, stamps, meta.clone(), payload.clone())
     }
 
     pub(crate) fn id(&self) -> EntryId {
-        self.0.id
+        self.made.id
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        Version { id: self.made.id, mark: self.mark }
     }
 
     /// Whether this is the entry of `key`, to the last byte.
     pub(crate) fn is_of(&self, key: &Key) -> bool {
-        self.0.canonical == *key.canonical()
+        self.made.canonical == *key.canonical()
+    }
+
+    /// The bytes of the key that it was stored under.
+    #[cfg(feature = "memory")]
+    pub(crate) fn canonical(&self) -> &Bytes {
+        &self.made.canonical
     }
 
     pub(crate) fn deadlines(&self) -> &Deadlines {
-        &self.0.deadlines
+        &self.deadlines
     }
 
     /// How long its load took, in milliseconds; zero if nobody said.
     pub(crate) fn load_time(&self) -> u64 {
-        self.0.load_time.into()
+        self.made.load_time.into()
     }
 
     pub(crate) fn stamps(&self) -> &[Stamp] {
-        &self.0.stamps
+        &self.made.stamps
     }
 
     /// The tags that it was stored with.
     pub(crate) fn tags(&self) -> Tags {
-        Tags::new(self.0.stamps.iter().map(|stamp| &stamp.tag))
+        Tags::new(self.made.stamps.iter().map(|stamp| &stamp.tag))
     }
 
     #[cfg(test)]
     pub(crate) fn meta(&self) -> &Bytes {
-        &self.0.meta
+        &self.made.meta
     }
 
     pub(crate) fn payload(&self) -> &Bytes {
-        &self.0.payload
+        &self.made.payload
     }
 
     /// The front end's reading of the metadata; `None` if it can't be read.
     pub(crate) fn view<T: Send + Sync + 'static>(&self, read: impl FnOnce(&Bytes) -> Option<T>) -> Option<&T> {
-        self.0
+        self.made
             .view
-            .get_or_init(|| read(&self.0.meta).map(|view| Arc::new(view) as Arc<dyn Any + Send + Sync>))
+            .get_or_init(|| read(&self.made.meta).map(|view| Arc::new(view) as Arc<dyn Any + Send + Sync>))
             .as_deref()
             .and_then(|view| view.downcast_ref())
     }
@@ -148,19 +246,77 @@ impl Entry {
     /// Bytes of memory that this entry takes, near enough to bound a store by.
     #[cfg(feature = "memory")]
     pub(crate) fn weight(&self) -> usize {
-        let inner = &*self.0;
-        let stamps: usize = inner.stamps.iter().map(|stamp| size_of::<Stamp>() + stamp.tag.len()).sum();
+        let made = &*self.made;
+        let stamps: usize = made.stamps.iter().map(|stamp| size_of::<Stamp>() + stamp.tag.len()).sum();
         // The metadata counts twice: as it came, and as the view that hits are answered from.
-        OVERHEAD + inner.canonical.len() + stamps + 2 * inner.meta.len() + inner.payload.len()
+        OVERHEAD + made.canonical.len() + stamps + 2 * made.meta.len() + made.payload.len()
     }
 }
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
-            .field("deadlines", &self.0.deadlines)
-            .field("stamps", &self.0.stamps)
-            .field("payload", &self.0.payload.len())
+            .field("deadlines", &self.deadlines)
+            .field("stamps", &self.made.stamps)
+            .field("payload", &self.made.payload.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+
+    fn entry(deadlines: Deadlines) -> Entry {
+        Entry::new(EntryId::random(), &Key::new(["k"]), deadlines, Bytes::new(), Bytes::new())
+    }
+
+    fn deadlines() -> Deadlines {
+        Deadlines {
+            fresh: 10 * MINUTE,
+            stale_while_revalidate: 12 * MINUTE,
+            stale_if_error: 15 * MINUTE,
+            keep: 60 * MINUTE,
+            gone: 60 * MINUTE,
+        }
+    }
+
+    #[test]
+    fn a_softened_entry_is_stale_at_once_with_windows_as_long_as_its_own() {
+        let soft = entry(deadlines()).softened(4 * MINUTE);
+        let Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone } = *soft.deadlines();
+        assert_eq!([fresh, stale_while_revalidate, stale_if_error], [4 * MINUTE, 6 * MINUTE, 9 * MINUTE]);
+        assert_eq!([keep, gone], [60 * MINUTE; 2], "its validators are kept");
+        assert_eq!(soft.brought_forward(), 6 * MINUTE);
+    }
+
+    #[test]
+    fn what_may_not_be_used_stale_may_not_be_used_once_it_is_softened() {
+        let soft = entry(Deadlines::fresh_until(10 * MINUTE)).softened(4 * MINUTE);
+        assert_eq!(soft.deadlines().stale_while_revalidate, 4 * MINUTE);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_no_softened_entry_fresh() {
+        let soft = entry(deadlines()).softened(4 * MINUTE).seen_at(3 * MINUTE);
+        assert_eq!((soft.deadlines().fresh, soft.deadlines().stale_while_revalidate), (3 * MINUTE, 5 * MINUTE));
+        assert_eq!(entry(deadlines()).seen_at(3 * MINUTE).deadlines(), &deadlines());
+    }
+
+    #[test]
+    fn what_is_stale_already_is_softened_for_no_longer() {
+        let soft = entry(deadlines()).softened(11 * MINUTE).seen_at(11 * MINUTE);
+        assert_eq!(soft.deadlines(), &deadlines());
+    }
+
+    #[cfg(feature = "memory")]
+    #[test]
+    fn no_two_marks_are_the_same() {
+        let first = entry(deadlines()).marked_anew(4 * MINUTE);
+        let second = first.marked_anew(4 * MINUTE);
+        assert!(first.version().mark < second.version().mark);
+        assert_eq!(first.id(), second.id());
     }
 }

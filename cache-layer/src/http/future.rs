@@ -83,6 +83,7 @@ where
             },
             KindProj::Bypass { forward, shared, reason } => {
                 let mut response = ready!(forward.poll(cx))?.map(ResponseBody::inner);
+                shared.policy.strip_internal(response.headers_mut());
                 annotate::bypass(response.headers_mut(), &shared.name, *reason);
                 Poll::Ready(Ok(response))
             }

@@ -249,6 +249,30 @@ impl CacheLayer {
         self
     }
 
+    /// Response fields by which the application names a response's [`Tags`](crate::Tags), beside those in its extensions:
+    /// `Cache-Tag`, with commas between tags, and `Surrogate-Key`, with blanks, unless set. In other fields, commas and
+    /// blanks are both between tags. None means that these fields mean nothing here, and are passed on.
+    ///
+    /// A response that names more than 64 tags, or one of more than 256 bytes, is not kept. When the application says that
+    /// a stored response still holds (304), and names tags, they replace those that were named before.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).tag_fields([http::HeaderName::from_static("x-product-tags")]);
+    /// ```
+    pub fn tag_fields(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.policy.tag_fields = names.into_iter().collect();
+        self
+    }
+
+    /// Whether [`tag_fields`](Self::tag_fields) are passed on to clients, for another cache on the way that reads them; they
+    /// are not unless set, since they tell how an application is built.
+    pub fn pass_tag_fields(mut self, pass: bool) -> Self {
+        self.policy.pass_tag_fields = pass;
+        self
+    }
+
     /// The most variants of one URI to keep; 64 unless set, at least 1. One more, and they begin anew.
     pub fn max_variants(mut self, variants: u16) -> Self {
         self.policy.max_variants = variants.max(1);

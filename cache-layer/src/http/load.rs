@@ -221,7 +221,10 @@ impl Shared {
         let now = self.cache.now();
         let until = match status {
             Some(_) => entry.deadlines().stale_if_error,
-            None => stored.stale_if_disconnected.max(entry.deadlines().stale_if_error),
+            None => {
+                let disconnected = stored.stale_if_disconnected.saturating_sub(entry.brought_forward());
+                disconnected.max(entry.deadlines().stale_if_error)
+            }
         };
         let stale_for = now.saturating_sub(entry.deadlines().fresh) / 1000;
         let accepted = self.directives(request).accepts_stale_on_error(stale_for);
@@ -256,7 +259,9 @@ impl Shared {
         self.dated(&mut parts.headers);
         let mut headers = stored.headers.clone();
         freshen(&mut headers, &parts.headers, &self.policy.caching);
-        let tags = parts.extensions.remove::<Tags>().unwrap_or_else(|| entry.tags());
+        let names_tags = self.policy.tag_fields.iter().any(|name| parts.headers.contains_key(name));
+        let tags = parts.extensions.remove::<Tags>().or_else(|| names_tags.then(Tags::default));
+        let tags = tags.unwrap_or_else(|| entry.tags());
         let came = Came {
             status: stored.status,
             headers: &headers,
@@ -310,6 +315,7 @@ impl Shared {
             retain_not_modified_fields(&mut parts.headers);
             parts.status = StatusCode::NOT_MODIFIED;
         }
+        self.policy.strip_internal(&mut parts.headers);
         annotate::miss(&mut parts.headers, &self.name, why, not_stored);
         let plan = match plan {
             Ok(plan) => plan,

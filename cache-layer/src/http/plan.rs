@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::millis,
-    entry::{Deadlines, Entry, EntryId},
+    entry::{Deadlines, Entry, EntryId, Version},
     key::Key,
     policy::Freshness,
     semantics::{
@@ -21,6 +21,7 @@ use crate::{
         groups::cache_groups,
         staleness::{Windows, forbids_stale_use},
         storable::{refusal_of_freshness, refusal_of_response, retain_stored_fields},
+        tag_fields::named_tags,
         targeted::ResponseDirectives,
         vary::{Vary, VaryFields},
     },
@@ -84,7 +85,8 @@ impl Shared {
         }
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&asked.target, group)).collect();
-        let tags = Tags::new(tags.iter().chain(groups.iter().map(String::as_str)));
+        let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
+        let tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
         if !tags.fit() {
             return Err(NoCacheReason::TooManyTags);
         }
@@ -95,6 +97,7 @@ impl Shared {
         };
         let mut headers = headers.clone();
         annotate::clear(&mut headers);
+        self.policy.strip_internal(&mut headers);
         retain_stored_fields(policy, &mut headers);
         let cc = &directives.cache_control;
         let response = StoredResponse {
@@ -135,7 +138,7 @@ impl Shared {
     pub(super) fn writes(&self, plan: &Plan, asked: &Asked, known: Option<Varies>, is_new: bool) -> Writes {
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
-        let guard = known.as_ref().map(|known| (asked.key.clone(), known.id));
+        let guard = known.as_ref().map(|known| (asked.key.clone(), known.version));
         let entry =
             |id, key: &Key, stored: &Stored| Entry::new(id, key, plan.deadlines, stored.to_bytes(), Bytes::new());
         let Some(fields) = &plan.vary else {
@@ -144,9 +147,9 @@ impl Shared {
             return Writes { entries, guard };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
-        // many.
+        // many, or softened: written again, the entry would make them fresh.
         let (parent, variants) = match known {
-            Some(Varies { id, stored }) if stored.fields == *fields => {
+            Some(Varies { version: Version { id, .. }, stored, softened: None }) if stored.fields == *fields => {
                 match stored.variants.saturating_add(u16::from(is_new)) {
                     variants if variants <= self.policy.max_variants => (id, variants),
                     _ => (EntryId::random(), 1),

@@ -92,6 +92,8 @@ impl Shared {
             ttl: milliseconds_left(entry.deadlines().fresh, now).div_euclid(1000),
             fresh: now < entry.deadlines().fresh,
         };
+        // Another process may have stored what it passes on.
+        self.policy.strip_internal(answer.headers_mut());
         annotate::stored(answer.headers_mut(), &self.name, &times, note);
         answer
     }

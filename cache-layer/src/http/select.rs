@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::Looked,
-    entry::{Entry, EntryId},
+    entry::{Entry, Version},
     key::Key,
     semantics::{
         cache_status::ForwardReason,
@@ -43,8 +43,10 @@ pub(super) struct Vacancy {
 
 #[derive(Clone)]
 pub(super) struct Varies {
-    pub(super) id: EntryId,
+    pub(super) version: Version,
     pub(super) stored: StoredVaries,
+    /// Since when a soft invalidation makes all variants stale, in milliseconds since the Unix epoch.
+    pub(super) softened: Option<u64>,
 }
 
 /// The response that `entry` holds.
@@ -95,7 +97,8 @@ impl Shared {
         let response = match view(entry) {
             Some(Stored::Response(response)) => response,
             Some(Stored::Varies(stored)) => {
-                let varies = Varies { id: entry.id(), stored: stored.clone() };
+                let softened = entry.is_softened().then_some(entry.deadlines().fresh);
+                let varies = Varies { version: entry.version(), stored: stored.clone(), softened };
                 return Step::Variant(self.variant_key(key, &stored.fields, headers), varies);
             }
             None => return Step::Unreadable,
@@ -117,13 +120,12 @@ impl Shared {
 
     /// The answer that this process has in memory, if it has one that asks for nothing more.
     pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> Option<Entry> {
-        let now = self.cache.now();
         let entry = self.cache.peek(key)?;
-        match self.step(&entry, key, headers, now) {
+        match self.step(&entry, key, headers, self.cache.now()) {
             Step::Answer => Some(entry),
             Step::Variant(key, varies) => {
-                let entry = self.cache.peek(&key).filter(|entry| is_variant_of(entry, &varies))?;
-                matches!(self.step(&entry, &key, headers, now), Step::Answer).then_some(entry)
+                let entry = variant_of(self.cache.peek(&key)?, &varies).ok()?;
+                matches!(self.step(&entry, &key, headers, self.cache.now()), Step::Answer).then_some(entry)
             }
             Step::AnswerAndRefresh | Step::Validate(_) | Step::Unreadable => None,
         }
@@ -139,11 +141,13 @@ impl Shared {
         let step = self.step(&entry, key, headers, self.cache.now());
         let Step::Variant(variant, varies) = step else { return selected(key.clone(), entry, None, &step) };
         match self.cache.look_up(&variant).await {
-            Looked::Found(entry) if is_variant_of(&entry, &varies) => {
-                let step = self.step(&entry, &variant, headers, self.cache.now());
-                selected(variant, entry, Some(varies), &step)
-            }
-            Looked::Found(entry) => miss(variant, Seen::Entry(entry.id()), Some(varies), ForwardReason::VaryMiss),
+            Looked::Found(entry) => match variant_of(entry, &varies) {
+                Ok(entry) => {
+                    let step = self.step(&entry, &variant, headers, self.cache.now());
+                    selected(variant, entry, Some(varies), &step)
+                }
+                Err(entry) => miss(variant, Seen::Entry(entry.id()), Some(varies), ForwardReason::VaryMiss),
+            },
             Looked::Missing(seen) => miss(variant, seen, Some(varies), ForwardReason::VaryMiss),
             Looked::Unavailable => Selection::Unavailable,
         }
@@ -157,16 +161,22 @@ impl Shared {
         match self.step(entry, key, headers, now) {
             Step::Answer => Some(entry.clone()),
             Step::Variant(key, varies) => {
-                let entry = find(&key).filter(|entry| is_variant_of(entry, &varies))?;
-                matches!(self.step(entry, &key, headers, now), Step::Answer).then(|| entry.clone())
+                let entry = variant_of(find(&key)?.clone(), &varies).ok()?;
+                matches!(self.step(&entry, &key, headers, now), Step::Answer).then_some(entry)
             }
             Step::AnswerAndRefresh | Step::Validate(_) | Step::Unreadable => None,
         }
     }
 }
 
-fn is_variant_of(entry: &Entry, varies: &Varies) -> bool {
-    response(entry).is_some_and(|response| response.parent == Some(varies.id))
+/// The entry, if `varies` leads to it, and as stale as that is.
+fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, Entry> {
+    let leads_here = response(&entry).is_some_and(|response| response.parent == Some(varies.version.id));
+    match varies.softened {
+        _ if !leads_here => Err(entry),
+        Some(moment) => Ok(entry.softened(moment)),
+        None => Ok(entry),
+    }
 }
 
 fn miss(key: Key, seen: Seen, varies: Option<Varies>, why: ForwardReason) -> Selection {

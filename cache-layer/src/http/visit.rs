@@ -251,6 +251,7 @@ impl Shared {
             },
         };
         let mut response = Oneshot::new(inner, request).await?.map(ResponseBody::inner);
+        self.policy.strip_internal(response.headers_mut());
         annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
         drop(room);
         Ok(response)

@@ -102,6 +102,7 @@ where
         return Ok(shared.keep_for_get(Asked { target, key, method, headers, time }, response).await);
     }
     let mut response = response.map(ResponseBody::inner);
+    shared.policy.strip_internal(response.headers_mut());
     annotate::bypass(response.headers_mut(), &shared.name, NoCacheReason::Method);
     Ok(response)
 }
@@ -122,6 +123,7 @@ impl Shared {
         };
         let Permission::Load(permit) = permission else {
             let mut response = response.map(ResponseBody::inner);
+            self.policy.strip_internal(response.headers_mut());
             annotate::bypass(response.headers_mut(), &self.name, NoCacheReason::Method);
             return response;
         };

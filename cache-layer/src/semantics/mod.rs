@@ -22,6 +22,7 @@
 //! - [`hop_by_hop`]: fields that belong to one connection
 //! - [`invalidation`]: what an unsafe request makes stale
 //! - [`groups`]: what is invalidated together (RFC 9875)
+//! - [`tag_fields`]: what its application calls a response when it invalidates it
 //! - [`cache_status`]: saying what happened, per RFC 9211
 
 pub(crate) mod cache_control;
@@ -46,6 +47,7 @@ mod second_opinion;
 pub(crate) mod staleness;
 pub(crate) mod storable;
 pub(crate) mod structured;
+pub(crate) mod tag_fields;
 pub(crate) mod targeted;
 pub(crate) mod update;
 pub(crate) mod validator;

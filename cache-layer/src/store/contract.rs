@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use crate::{
-    entry::{Entry, EntryId},
+    entry::{Entry, EntryId, Version},
     key::Key,
+    pattern::Pattern,
     tag::Tags,
     telemetry::Rejection,
 };
@@ -52,6 +53,14 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Voids what `scope` covers, and fills of it that are in flight. Once this returned `Ok`, nobody reads it again;
     /// once it returned an error, nobody reads it through this store, which goes on trying.
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Makes what `scope` covers stale, and voids fills of it that are in flight. Once this returned `Ok`, nobody reads it
+    /// as fresh; once it returned an error, this store treats it as [`invalidate`](Self::invalidate) would.
+    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Deletes the entries whose readable key matches, voids fills of them that are in flight, and tells how many
+    /// primary keys had one. Otherwise as [`invalidate`](Self::invalidate).
+    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>>;
 }
 
 /// What a store found.
@@ -152,8 +161,8 @@ pub struct Fill {
 #[derive(Debug)]
 pub(crate) struct Writes {
     pub(crate) entries: Vec<(Key, Entry)>,
-    /// Only if this key still holds this entry.
-    pub(crate) guard: Option<(Key, EntryId)>,
+    /// Only if this key still holds this entry, and no soft invalidation came over it.
+    pub(crate) guard: Option<(Key, Version)>,
 }
 
 /// How a commit ended.

@@ -24,6 +24,7 @@ use crate::{
     clock::Clock,
     entry::{Deadlines, Entry, EntryId},
     key::Key,
+    pattern::Pattern,
     tag::Tags,
     telemetry::Rejection,
 };
@@ -136,6 +137,44 @@ impl Subject {
         Some(String::from_utf8(entry.payload().to_vec()).unwrap())
     }
 
+    async fn found(&self, key: &Key) -> Option<Entry> {
+        let found = match self.store.peek(key) {
+            Some(entry) => Some(entry),
+            None => match self.store.get(key).await.unwrap() {
+                Lookup::Found(entry) => Some(entry),
+                Lookup::Absent | Lookup::Rejected(_) => None,
+            },
+        };
+        found.map(|entry| entry.seen_at(Clock::system().now()))
+    }
+
+    async fn state(&self, key: &Key) -> State {
+        match self.found(key).await {
+            Some(entry) if entry.deadlines().fresh <= Clock::system().now() => State::Stale,
+            Some(_) => State::Fresh,
+            None => State::Void,
+        }
+    }
+
+    async fn soften(&self, scope: &str, name: &str, tag: &str) {
+        let (key, tags) = (key(name), Tags::new([tag]));
+        let scope = match scope {
+            "key" => Scope::Key(&key),
+            "tag" => Scope::Tags(&tags),
+            _ => Scope::Everything,
+        };
+        self.store.soften(scope).await.unwrap();
+    }
+
+    async fn delete(&self, pattern: &str) -> u64 {
+        self.store.delete_matching(&Pattern::new(pattern)).await.unwrap()
+    }
+
+    /// Entries among which a pass over all takes several steps.
+    fn fillers(&self) -> usize {
+        if self.redis.is_some() { 2_000 } else { 20_000 }
+    }
+
     async fn invalidate_tag(&self, tag: &str) {
         self.store.invalidate(Scope::Tags(&Tags::new([tag]))).await.unwrap();
     }
@@ -204,7 +243,10 @@ fn needs_all(server: &RedisServer) {
 }
 
 fn entry(key: &Key, payload: &str) -> Entry {
-    let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+    let fresh = Clock::system().now() + 600_000;
+    let deadlines = Deadlines { stale_while_revalidate: fresh + 60_000, ..Deadlines::fresh_until(fresh) };
+    let deadlines =
+        Deadlines { stale_if_error: fresh + 60_000, keep: fresh + 60_000, gone: fresh + 60_000, ..deadlines };
     Entry::new(
         EntryId::random(),
         key,
@@ -480,7 +522,7 @@ contract! {
         subject.invalidate(&key("a")).await;
         let writes = Writes {
             entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))],
-            guard: Some((key("a"), varies.id())),
+            guard: Some((key("a"), varies.version())),
         };
         assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Refused);
         assert_eq!(subject.read(&key("a")).await, None);
@@ -496,7 +538,7 @@ contract! {
         let lease = subject.lease(&german).await;
         let writes = Writes {
             entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "deutsch"))],
-            guard: Some((key("a"), varies.id())),
+            guard: Some((key("a"), varies.version())),
         };
         assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Stored);
         assert_eq!(subject.read(&german).await.unwrap(), "deutsch");
@@ -558,6 +600,134 @@ contract! {
         assert_eq!(subject.read(&key("a")).await, None);
     }
 
+    async fn a_soft_invalidation_makes_stale_at_once_and_keeps_the_entry(subject) {
+        for scope in ["key", "tag", "everything"] {
+            subject.fill(&key("a"), "one", &["t"]).await;
+            subject.fill(&key("b"), "b", &["other"]).await;
+            let made = subject.found(&key("a")).await.unwrap();
+            subject.soften(scope, "a", "t").await;
+            let soft = subject.found(&key("a")).await.unwrap();
+            let now = Clock::system().now();
+            assert!(soft.deadlines().fresh <= now && made.deadlines().fresh > now, "{scope}");
+            let window = |entry: &Entry| entry.deadlines().stale_while_revalidate - entry.deadlines().fresh;
+            assert_eq!(window(&soft), window(&made), "{scope}");
+            assert_eq!((soft.id(), soft.payload(), soft.meta()), (made.id(), made.payload(), made.meta()), "{scope}");
+            let others = if scope == "everything" { State::Stale } else { State::Fresh };
+            assert_eq!(subject.state(&key("b")).await, others, "{scope}");
+            // Who saw the stale entry may load it again, and that is fresh.
+            let acquired = subject.store.acquire(&key("a"), Seen::Entry(soft.id()), LEASE).await.unwrap();
+            let Acquired::Granted(lease) = acquired else { panic!("{scope}: {acquired:?}") };
+            assert_eq!(subject.commit(lease, "two", &["t"]).await, Committed::Stored, "{scope}");
+            assert_eq!(subject.state(&key("a")).await, State::Fresh, "{scope}");
+        }
+    }
+
+    async fn a_soft_invalidation_during_a_load_wins(subject) {
+        for scope in ["key", "tag", "everything"] {
+            subject.fill(&key("a"), "old", &["t"]).await;
+            let lease = subject.lease(&key("a")).await;
+            subject.soften(scope, "a", "t").await;
+            assert_eq!(subject.commit(lease, "old", &["t"]).await, Committed::Refused, "{scope}");
+            assert_eq!(subject.state(&key("a")).await, State::Stale, "{scope}");
+        }
+    }
+
+    async fn a_soft_invalidation_of_the_key_voids_a_variants_load(subject) {
+        let varies = entry(&key("a"), "varies");
+        let lease = subject.lease(&key("a")).await;
+        let writes = Writes { entries: vec![(key("a"), varies.clone())], guard: None };
+        assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Stored);
+
+        let german = key("a").variant(b"de");
+        let mut version = varies.version();
+        for _ in 0..3 {
+            let lease = subject.lease(&german).await;
+            subject.soften("key", "a", "").await;
+            let writes = Writes {
+                entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))],
+                guard: Some((key("a"), version)),
+            };
+            assert_eq!(subject.commit_writes(lease, writes, &[]).await, Committed::Refused);
+            let softened = subject.found(&key("a")).await.unwrap().version();
+            assert!(softened != version && softened.id == version.id, "{softened:?} after {version:?}");
+            version = softened;
+        }
+    }
+
+    async fn hard_and_soft_invalidations_make_of_every_entry_what_the_model_says(subject) {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        Algebra::new(&subject, seed).run().await;
+    }
+
+    async fn a_pattern_deletes_what_matches_and_counts_keys(subject) {
+        let lists = |n: u32| Key::new(["products:", "list:", &n.to_string()]);
+        let detail = Key::new(["products:", "detail:", "1"]);
+        for n in 0..30 {
+            subject.fill(&lists(n), "list", &["t"]).await;
+        }
+        subject.fill(&lists(3).variant(b"de"), "liste", &[]).await;
+        subject.fill(&detail, "detail", &[]).await;
+        assert_eq!(subject.delete("products:list:[12]?").await, 20);
+        assert_eq!((subject.read(&lists(9)).await.is_some(), subject.read(&lists(10)).await), (true, None));
+        assert_eq!(subject.delete("products:list:*").await, 10);
+        assert_eq!((subject.read(&lists(3)).await, subject.read(&lists(3).variant(b"de")).await), (None, None));
+        assert_eq!(subject.read(&detail).await.unwrap(), "detail");
+        assert_eq!(subject.delete("products:list:*").await, 0);
+        assert_eq!(subject.delete("*").await, 1);
+    }
+
+    async fn a_pattern_tells_long_keys_apart(subject) {
+        let long = |end: &str| Key::new([&"x".repeat(300), end]);
+        subject.fill(&long("one"), "1", &[]).await;
+        subject.fill(&long("two"), "2", &[]).await;
+        assert_eq!(subject.delete("x*xone").await, 1);
+        assert_eq!((subject.read(&long("one")).await, subject.read(&long("two")).await.unwrap()), (None, "2".into()));
+        assert_eq!(subject.delete(&format!("{}tw?", "x".repeat(300))).await, 1);
+    }
+
+    async fn a_pattern_voids_loads_of_what_matches(subject) {
+        let lease = subject.lease(&key("a")).await;
+        let other = subject.lease(&key("b")).await;
+        assert_eq!(subject.delete("contract:a*").await, 0);
+        assert_eq!(subject.commit(lease, "old", &[]).await, Committed::Refused);
+        assert_eq!(subject.commit(other, "b", &[]).await, Committed::Stored);
+        subject.fill(&key("a"), "new", &[]).await;
+        assert_eq!(subject.read(&key("a")).await.unwrap(), "new");
+    }
+
+    async fn no_load_slips_through_a_pattern(subject) {
+        // Enough names for the pass to take a while.
+        for filler in 0..subject.fillers() {
+            subject.fill(&key(&format!("filler {filler}")), "x", &[]).await;
+        }
+        let mut leases = Vec::new();
+        for n in 0..300 {
+            leases.push(subject.lease(&Key::new(["old:", &n.to_string()])).await);
+        }
+        let subject = Arc::new(subject);
+        let deleting = subject.clone();
+        let deleting = tokio::spawn(async move { deleting.delete("old:*").await });
+        for lease in leases {
+            // What it brings is older than the call: void, or deleted.
+            subject.commit(lease, "old", &[]).await;
+        }
+        deleting.await.unwrap();
+        for n in 0..300 {
+            assert_eq!(subject.read(&Key::new(["old:", &n.to_string()])).await, None, "{n}");
+        }
+    }
+
+    async fn what_is_remembered_as_uncacheable_is_forgotten_with_its_key(subject) {
+        let lease = subject.lease(&key("a")).await;
+        subject.store.release(&lease, Some(Duration::from_secs(60)));
+        let acquire = async || subject.store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap();
+        wait_until("it to be remembered", async || matches!(acquire().await, Acquired::Uncacheable)).await;
+        subject.invalidate(&key("a")).await;
+        let acquired = acquire().await;
+        assert!(matches!(acquired, Acquired::Granted(_)), "{acquired:?}");
+    }
+
     async fn nobody_reads_what_an_invalidation_that_returned_covers(subject) {
         Schedules { subject: Arc::new(subject), keys: Arc::default() }.run().await;
     }
@@ -573,7 +743,8 @@ struct Schedules {
 #[derive(Default)]
 struct Truth {
     version: AtomicU64,
-    /// Readers that begin now must not see less.
+    /// Readers that begin now must not see less as fresh, and not less than this at all.
+    fresh_floor: AtomicU64,
     floor: AtomicU64,
 }
 
@@ -589,15 +760,24 @@ impl Schedules {
                 for _ in 0..Self::ROUNDS {
                     let index = fastrand::usize(..keys.len());
                     let (key, tag, truth) = (key(&index.to_string()), format!("tag {index}"), &keys[index]);
+                    let pattern = Pattern::new(&format!("*:{index}"));
                     match worker {
                         0 => {
                             let version = truth.version.fetch_add(1, Ordering::SeqCst) + 1;
-                            match fastrand::u8(..8) {
-                                0 => subject.store.invalidate(Scope::Everything).await.unwrap(),
-                                1..4 => subject.invalidate(&key).await,
-                                _ => subject.invalidate_tag(&tag).await,
+                            let tags = Tags::new([&tag]);
+                            let soft = match fastrand::u8(..12) {
+                                0 => subject.store.invalidate(Scope::Everything).await.map(|()| false),
+                                1..4 => subject.store.invalidate(Scope::Key(&key)).await.map(|()| false),
+                                4..7 => subject.store.invalidate(Scope::Tags(&tags)).await.map(|()| false),
+                                7 => subject.store.delete_matching(&pattern).await.map(|_| false),
+                                8 => subject.store.soften(Scope::Everything).await.map(|()| true),
+                                9 => subject.store.soften(Scope::Key(&key)).await.map(|()| true),
+                                _ => subject.store.soften(Scope::Tags(&tags)).await.map(|()| true),
+                            };
+                            truth.fresh_floor.fetch_max(version, Ordering::SeqCst);
+                            if !soft.unwrap() {
+                                truth.floor.fetch_max(version, Ordering::SeqCst);
                             }
-                            truth.floor.fetch_max(version, Ordering::SeqCst);
                         }
                         1..4 => {
                             let acquired = subject.store.acquire(&key, Seen::Unusable, LEASE).await.unwrap();
@@ -610,9 +790,12 @@ impl Schedules {
                         }
                         _ => {
                             let floor = truth.floor.load(Ordering::SeqCst);
-                            if let Some(version) = subject.read(&key).await {
-                                let version: u64 = version.parse().unwrap();
+                            let fresh_floor = truth.fresh_floor.load(Ordering::SeqCst);
+                            if let Some(entry) = subject.found(&key).await {
+                                let version: u64 = str::from_utf8(entry.payload()).unwrap().parse().unwrap();
                                 assert!(version >= floor, "read version {version} after {floor} was invalidated");
+                                let fresh = entry.deadlines().fresh > Clock::system().now();
+                                assert!(!fresh || version >= fresh_floor, "{version} is fresh after {fresh_floor}");
                             }
                         }
                     }
@@ -622,6 +805,183 @@ impl Schedules {
         }
         while let Some(finished) = tasks.join_next().await {
             finished.unwrap();
+        }
+    }
+}
+
+/// What a reader may do with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Fresh,
+    Stale,
+    Void,
+}
+
+/// Fills, hard and soft invalidations and lost tokens in any order, beside a model that knows only what each of them means.
+struct Algebra<'a> {
+    subject: &'a Subject,
+    random: fastrand::Rng,
+    /// By key: what is there, by which tags, and a load that has begun.
+    places: [Place; 4],
+    /// Tags with a token.
+    known: [bool; 3],
+}
+
+#[derive(Default)]
+struct Place {
+    state: Option<State>,
+    tags: Vec<usize>,
+    loading: Option<Loading>,
+}
+
+/// A load under way, and what came over it.
+struct Loading {
+    lease: Lease,
+    voided: bool,
+    /// A tag was invalidated; these were.
+    any_tag: bool,
+    tags: [bool; 3],
+    /// Tokens that fills made.
+    made: [bool; 3],
+}
+
+impl<'a> Algebra<'a> {
+    const STEPS: usize = 600;
+
+    fn new(subject: &'a Subject, seed: u64) -> Self {
+        let (places, random) = (std::array::from_fn(|_| Place::default()), fastrand::Rng::with_seed(seed));
+        Self { subject, random, places, known: [false; 3] }
+    }
+
+    async fn run(mut self) {
+        let mut seen = [0; 3];
+        // On a server, everything has a token of its own, which the first fill makes.
+        self.subject.fill(&key("sink"), "x", &[]).await;
+        for step in 0..Self::STEPS {
+            let place = self.random.usize(..self.places.len());
+            match self.random.u8(..12) {
+                0..5 => self.begin_or_end(place).await,
+                5..7 => self.invalidate_tags(State::Void).await,
+                7..9 => self.invalidate_tags(State::Stale).await,
+                9 => self.invalidate_key(place).await,
+                10 => self.invalidate_everything().await,
+                _ => self.lose_token().await,
+            }
+            for (index, place) in self.places.iter().enumerate() {
+                let (expected, name) = (place.state.unwrap_or(State::Void), index.to_string());
+                assert_eq!(self.subject.state(&key(&name)).await, expected, "key {index} after step {step}");
+                seen[expected as usize] += 1;
+            }
+        }
+        assert!(seen.iter().all(|times| *times > Self::STEPS / 20), "{seen:?}");
+    }
+
+    async fn begin_or_end(&mut self, index: usize) {
+        let (key, sink) = (key(&index.to_string()), key("sink"));
+        let Some(Loading { lease, voided, any_tag, tags, made }) = self.places[index].loading.take() else {
+            let mut granted = None;
+            // A commit that was refused gives its lease back without waiting.
+            wait_until("the lease to be free", async || {
+                granted = match self.subject.store.acquire(&key, Seen::Unusable, LEASE).await.unwrap() {
+                    Acquired::Granted(lease) => Some(lease),
+                    _ => None,
+                };
+                granted.is_some()
+            })
+            .await;
+            let lease = granted.expect("it was waited for");
+            let none = [false; 3];
+            self.places[index].loading = Some(Loading { lease, voided: false, any_tag: false, tags: none, made: none });
+            return;
+        };
+        let carried: Vec<usize> = (0..3).filter(|_| self.random.bool()).collect();
+        let names: Vec<String> = carried.iter().map(|tag| format!("tag {tag}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let committed = self.subject.commit(lease, "x", &names).await;
+        // Without a token from before the load, nobody knows whether it was this tag that was invalidated.
+        let overtaken = |tag: &usize| tags[*tag] || any_tag && (!self.known[*tag] || made[*tag]);
+        let expected = if voided || carried.iter().any(overtaken) { Committed::Refused } else { Committed::Stored };
+        assert_eq!(committed, expected, "{carried:?}");
+        if committed == Committed::Stored {
+            let place = &mut self.places[index];
+            (place.state, place.tags) = (Some(State::Fresh), carried.clone());
+        } else {
+            // How many tokens a refused fill makes is each store's own affair.
+            self.subject.fill(&sink, "x", &names).await;
+        }
+        for tag in carried {
+            if !std::mem::replace(&mut self.known[tag], true) {
+                self.places
+                    .iter_mut()
+                    .filter_map(|place| place.loading.as_mut())
+                    .for_each(|load| load.made[tag] = true);
+            }
+        }
+    }
+
+    /// Hard or soft.
+    async fn invalidate_tags(&mut self, becomes: State) {
+        let tags: Vec<usize> = (0..3).filter(|_| self.random.u8(..3) == 0).collect();
+        if tags.is_empty() {
+            return;
+        }
+        let names = Tags::new(tags.iter().map(|tag| format!("tag {tag}")));
+        match becomes {
+            State::Void => self.subject.store.invalidate(Scope::Tags(&names)).await.unwrap(),
+            _ => self.subject.store.soften(Scope::Tags(&names)).await.unwrap(),
+        }
+        for tag in tags {
+            self.known[tag] = true;
+            for place in &mut self.places {
+                place.lower(becomes, |place| place.tags.contains(&tag));
+                if let Some(loading) = &mut place.loading {
+                    (loading.any_tag, loading.tags[tag]) = (true, true);
+                }
+            }
+        }
+    }
+
+    async fn invalidate_key(&mut self, index: usize) {
+        let key = key(&index.to_string());
+        let becomes = if self.random.bool() { State::Void } else { State::Stale };
+        match becomes {
+            State::Void => self.subject.store.invalidate(Scope::Key(&key)).await.unwrap(),
+            _ => self.subject.store.soften(Scope::Key(&key)).await.unwrap(),
+        }
+        self.places[index].lower(becomes, |_| true);
+        self.places[index].loading.iter_mut().for_each(|loading| loading.voided = true);
+    }
+
+    async fn invalidate_everything(&mut self) {
+        let becomes = if self.random.u8(..4) == 0 { State::Void } else { State::Stale };
+        match becomes {
+            State::Void => self.subject.store.invalidate(Scope::Everything).await.unwrap(),
+            _ => self.subject.store.soften(Scope::Everything).await.unwrap(),
+        }
+        for place in &mut self.places {
+            place.lower(becomes, |_| true);
+            place.loading.iter_mut().for_each(|loading| loading.voided = true);
+        }
+    }
+
+    async fn lose_token(&mut self) {
+        let tag = self.random.usize(..3);
+        if !std::mem::take(&mut self.known[tag]) {
+            return;
+        }
+        self.subject.lose_token(&format!("tag {tag}"));
+        // What the server pushed before this answer has been heard.
+        self.subject.store.get(&key("nothing")).await.unwrap();
+        for place in &mut self.places {
+            place.lower(State::Void, |place| place.tags.contains(&tag));
+        }
+    }
+}
+
+impl Place {
+    fn lower(&mut self, state: State, condition: impl Fn(&Self) -> bool) {
+        if condition(self) {
+            self.state = self.state.map(|now| now.max(state));
         }
     }
 }

@@ -4,20 +4,25 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::ready,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use moka::{policy::EvictionPolicy, sync::Cache as Moka};
-use tokio::sync::Notify;
+use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
     Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError, shelf::Shelf,
 };
 use crate::{
+    clock::Clock,
     entry::Entry,
-    key::{Key, KeyId},
-    tag::{Stamp, Token, hex},
+    key::{Key, KeyId, readable_in_full},
+    pattern::Pattern,
+    tag::{Stamp, Standing, Token, hex},
     telemetry::Rejection,
 };
 
@@ -35,21 +40,32 @@ pub struct MemoryStore(Arc<Inner>);
 struct Inner {
     entries: Shelf,
     tokens: Moka<Arc<str>, Token>,
+    /// When every entry was last softened, by the store's clock.
+    softened: AtomicU64,
     /// Until when a key is loaded without waiting for one another.
-    uncacheable: Moka<KeyId, Instant>,
+    uncacheable: Moka<KeyId, Uncacheable>,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
 }
 
+#[derive(Clone, Copy)]
+struct Uncacheable {
+    until: Instant,
+    /// By the store's clock: forgotten by an invalidation of everything that comes later.
+    since: u64,
+}
+
 /// Who may write. Commits and invalidations go through its lock, one at a time; reads never do.
 #[derive(Default)]
 struct Fills {
-    /// The tokens of the leases that are held.
-    leases: BTreeMap<KeyId, [u8; 16]>,
+    /// The leases that are held.
+    leases: BTreeMap<KeyId, Lease>,
     failures: BTreeMap<KeyId, Failure>,
-    /// The store's clock: counts leases and invalidations.
+    /// The store's clock, in microseconds since the Unix epoch: no two leases or invalidations have the same time.
     now: u64,
+    /// When everything was last invalidated.
+    emptied: u64,
     /// When a tag was last invalidated: what a load must be younger than to trust that an absent token means
     /// "never invalidated" and not "forgotten".
     last_invalidation: u64,
@@ -66,12 +82,12 @@ struct Failure {
 
 impl Fills {
     fn tick(&mut self) -> u64 {
-        self.now += 1;
+        self.now = (self.now + 1).max(Clock::system().now().saturating_mul(1000));
         self.now
     }
 
     fn holds(&self, lease: &Lease) -> bool {
-        self.leases.get(&lease.key.id()) == Some(&lease.token)
+        self.leases.get(&lease.key.id()).is_some_and(|held| held.token == lease.token)
     }
 
     fn is_overtaken(&self, lease: &Lease) -> bool {
@@ -123,7 +139,14 @@ impl MemoryStore {
             .eviction_policy(EvictionPolicy::lru())
             .build();
         let uncacheable = Moka::new(REMEMBERED_CAP as u64);
-        Self(Arc::new(Inner { entries, tokens, uncacheable, fills: Mutex::default(), ended: Notify::new() }))
+        Self(Arc::new(Inner {
+            entries,
+            tokens,
+            softened: AtomicU64::new(0),
+            uncacheable,
+            fills: Mutex::default(),
+            ended: Notify::new(),
+        }))
     }
 
     /// Bytes that the entries take at this moment, near enough.
@@ -148,22 +171,29 @@ impl Inner {
     }
 
     fn lookup(&self, key: &Key) -> Lookup {
-        let Some((entry, _)) = self.entries.get(key.id()) else {
+        let Some((entry, stored)) = self.entries.get(key.id()) else {
             return Lookup::Absent;
         };
         if !entry.is_of(key) {
             return Lookup::Rejected(Rejection::Key);
         }
-        let current = |stamp: &Stamp| self.tokens.get(&stamp.tag) == Some(stamp.token);
-        if entry.stamps().iter().all(current) { Lookup::Found(entry) } else { Lookup::Rejected(Rejection::Tag) }
+        let softened = self.softened.load(Ordering::SeqCst);
+        let by_all = if stored < softened { Standing::StaleSince(softened / 1000) } else { Standing::Current };
+        let by_tag = |stamp: &Stamp| match self.tokens.get(&stamp.tag) {
+            Some(current) => stamp.token.judged_by(&current),
+            None => Standing::Void,
+        };
+        let standing = entry.stamps().iter().map(by_tag).fold(by_all, Standing::and);
+        entry.standing(standing).map_or(Lookup::Rejected(Rejection::Tag), Lookup::Found)
     }
 
     fn acquire(&self, key: &Key, seen: Seen, insists: bool) -> Acquired {
         let id = key.id();
-        if self.uncacheable.get(&id).is_some_and(|until| Instant::now() < until) {
+        let mut fills = self.fills();
+        let uncacheable = self.uncacheable.get(&id);
+        if uncacheable.is_some_and(|known| known.since > fills.emptied && Instant::now() < known.until) {
             return Acquired::Uncacheable;
         }
-        let mut fills = self.fills();
         let found = self.entries.get(id).map(|(entry, _)| entry.id());
         let changed = match seen {
             Seen::Nothing => found.is_some(),
@@ -184,9 +214,9 @@ impl Inner {
             Some(failure) => failure.count,
             None => 0,
         };
-        let token = Lease::random_token();
-        fills.leases.insert(id, token);
-        Acquired::Granted(Lease::new(key, token, hex(fills.tick())).after(failures))
+        let lease = Lease::new(key, Lease::random_token(), hex(fills.tick())).after(failures);
+        fills.leases.insert(id, lease.clone());
+        Acquired::Granted(lease)
     }
 
     fn commit(&self, Fill { lease, writes, tags }: &Fill) -> Committed {
@@ -196,32 +226,32 @@ impl Inner {
         }
         fills.end(lease);
         fills.failures.remove(&lease.key.id());
-        if let Some((key, id)) = &writes.guard
-            && self.entries.get(key.id()).map(|(entry, _)| entry.id()) != Some(*id)
+        if let Some((key, version)) = &writes.guard
+            && self.entries.get(key.id()).map(|(entry, _)| entry.version()) != Some(*version)
         {
             return Committed::Refused;
         }
         let mut stamps = Vec::with_capacity(tags.as_slice().len());
         for tag in tags.as_slice() {
-            let token = self.tokens.get(tag);
-            // Where none was when the load began, one may have been forgotten, even if another fill has made one since.
-            let forgotten = token.is_none_or(|token| token.made_since(&lease.started));
-            if forgotten && hex(fills.last_invalidation) >= lease.started {
+            let known = self.tokens.get(tag);
+            let overtaken = match known {
+                Some(token) if !token.created_since(&lease.started) => token.overtook(&lease.started),
+                // It may have been forgotten, and made again since.
+                _ => hex(fills.last_invalidation) >= lease.started,
+            };
+            if overtaken {
                 return Committed::Refused;
             }
-            let token = match token {
-                Some(token) if token.overtook(&lease.started) => return Committed::Refused,
-                Some(token) => token,
-                None => {
-                    let token = Token::created(fills.tick());
-                    self.tokens.insert(tag.clone(), token);
-                    token
-                }
-            };
+            let token = known.unwrap_or_else(|| {
+                let token = Token::created(fills.tick());
+                self.tokens.insert(tag.clone(), token);
+                token
+            });
             stamps.push(Stamp { tag: tag.clone(), token });
         }
+        let stored = fills.tick();
         for (key, entry) in &writes.entries {
-            self.entries.insert(key.id(), entry.stamped(stamps.clone()), 0);
+            self.entries.insert(key.id(), entry.stamped(stamps.clone()), stored);
         }
         Committed::Stored
     }
@@ -233,6 +263,7 @@ impl Inner {
                 // Variants are reached through the primary entry alone.
                 let primary = key.primary().id();
                 fills.void(primary);
+                self.uncacheable.invalidate(&primary);
                 self.entries.remove(primary);
             }
             Scope::Tags(tags) => {
@@ -245,9 +276,42 @@ impl Inner {
             Scope::Everything => {
                 fills.leases.clear();
                 fills.failures.clear();
+                fills.emptied = fills.tick();
                 self.entries.empty();
             }
         }
+    }
+
+    fn soften(&self, scope: Scope<'_>) {
+        let mut fills = self.fills();
+        let now = fills.tick();
+        match scope {
+            Scope::Key(key) => {
+                let primary = key.primary().id();
+                fills.leases.remove(&primary);
+                if let Some((entry, stored)) = self.entries.get(primary) {
+                    self.entries.insert(primary, entry.marked_anew(now / 1000), stored);
+                }
+            }
+            Scope::Tags(tags) => {
+                fills.last_invalidation = now;
+                for tag in tags.as_slice() {
+                    self.tokens.insert(tag.clone(), Token::softened(now, self.tokens.get(tag)));
+                }
+            }
+            Scope::Everything => {
+                fills.leases.clear();
+                self.softened.store(now, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn delete_matching(&self, pattern: &Pattern) -> u64 {
+        let matches = |canonical: &[u8]| pattern.matches(readable_in_full(canonical).as_bytes());
+        // The leases first: a fill in flight is either voided here, or has put its entry where the second pass finds it.
+        self.fills().leases.retain(|_, lease| !matches(lease.key.canonical()));
+        let deleted = self.entries.remove_where(|entry| matches(entry.canonical()));
+        deleted.iter().filter(|id| !id.is_variant()).count() as u64
     }
 }
 
@@ -290,7 +354,8 @@ impl Contract for MemoryStore {
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
         let mut fills = self.0.fills();
         if let Some(duration) = uncacheable.filter(|_| fills.holds(lease)) {
-            self.0.uncacheable.insert(lease.key.id(), Instant::now() + duration);
+            let since = fills.tick();
+            self.0.uncacheable.insert(lease.key.id(), Uncacheable { until: Instant::now() + duration, since });
         }
         if fills.holds(lease) {
             fills.failures.remove(&lease.key.id());
@@ -326,11 +391,50 @@ impl Contract for MemoryStore {
         self.0.ended.notify_waiters();
         Box::pin(ready(Ok(())))
     }
+
+    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.soften(scope);
+        self.0.ended.notify_waiters();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let (inner, pattern) = (self.0.clone(), pattern.clone());
+        let delete = move || {
+            let deleted = inner.delete_matching(&pattern);
+            inner.ended.notify_waiters();
+            deleted
+        };
+        Box::pin(async move {
+            // It looks at every entry: not on a thread that answers requests, and not to be cut off halfway.
+            match Handle::try_current() {
+                Ok(runtime) => runtime.spawn_blocking(delete).await.map_err(|_| StoreError::Unavailable),
+                Err(_) => Ok(delete()),
+            }
+        })
+    }
 }
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (entries, bytes) = self.0.entries.size();
         f.debug_struct("MemoryStore").field("entries", &entries).field("bytes", &bytes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_remembered_as_uncacheable_is_forgotten_with_everything() {
+        let (store, key) = (MemoryStore::new(1 << 20), Key::new(["k"]));
+        let acquire = async || store.acquire(&key, Seen::Nothing, Duration::ZERO).await.unwrap();
+        for _ in 0..2 {
+            let Acquired::Granted(lease) = acquire().await else { panic!("no lease") };
+            store.release(&lease, Some(Duration::from_secs(60)));
+            assert!(matches!(acquire().await, Acquired::Uncacheable));
+            Contract::invalidate(&store, Scope::Everything).await.unwrap();
+        }
     }
 }

@@ -64,6 +64,15 @@ impl Shelf {
         self.entries.invalidate(&id);
     }
 
+    /// Removes what `condition` holds for, and tells what that was.
+    pub(super) fn remove_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<KeyId> {
+        let emptied = self.emptied.load(Ordering::SeqCst);
+        let found = self.entries.iter().filter(|(_, kept)| kept.emptied == emptied && condition(&kept.entry));
+        let ids: Vec<KeyId> = found.map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| self.remove(*id));
+        ids
+    }
+
     /// Removes everything. What is inserted at the same time may go as well.
     pub(super) fn empty(&self) {
         self.emptied.fetch_add(1, Ordering::SeqCst);

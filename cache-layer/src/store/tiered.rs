@@ -6,13 +6,14 @@ use super::{
     Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, RedisStore, Scope, Seen, Store, StoreError,
     redis::Near,
 };
-use crate::{entry::Entry, key::Key};
+use crate::{entry::Entry, key::Key, pattern::Pattern};
 
 /// A [`RedisStore`] with a first tier in this process: a hit there costs no round trip. Cheap to clone.
 ///
 /// The tiers are coherent without polling: entries and tags are read with the server's tracking on, and its pushes evict
-/// them. While there is no connection, the first tier is void too, since nobody could say what changed. A connection of
-/// which only one half is left is noticed within two seconds.
+/// them. While there is no connection, the first tier is void too, since nobody could say what changed, unless
+/// [`serve_while_disconnected`](Self::serve_while_disconnected) says for how long that is accepted. A connection of which
+/// only one half is left is noticed within two seconds.
 ///
 /// ```no_run
 /// use cache_layer::{Cache, store::{RedisStore, TieredStore}};
@@ -37,6 +38,28 @@ impl TieredStore {
     pub fn new(max_bytes: u64, redis: RedisStore) -> Self {
         let near = redis.near_or_init(max_bytes);
         Self { redis, near }
+    }
+
+    /// For how long after the connection was lost the first tier is still served; zero unless set, which means not at all.
+    /// It is one setting for all tiers over the same Redis store.
+    ///
+    /// In that time this process does not hear what others invalidate. So another process's invalidation may take so long,
+    /// and the two seconds in which a loss is noticed, to count here. What this process invalidates itself is void at
+    /// once, delivered or not. After that time, or with the next connection, the first tier is void.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use cache_layer::store::{RedisStore, TieredStore};
+    /// # fn example() -> Result<(), cache_layer::ConfigError> {
+    /// let redis = RedisStore::builder("redis://127.0.0.1:6379/0").build()?;
+    /// let store = TieredStore::new(64 * 1024 * 1024, redis).serve_while_disconnected(Duration::from_secs(5));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn serve_while_disconnected(self, limit: Duration) -> Self {
+        self.near.serve_while_disconnected(limit);
+        self
     }
 
     /// Bytes that the entries of the first tier take at this moment, near enough.
@@ -91,6 +114,14 @@ impl Contract for TieredStore {
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
         self.redis.invalidate(scope)
+    }
+
+    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.soften(scope)
+    }
+
+    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+        self.redis.delete_matching(pattern)
     }
 }
 

@@ -120,6 +120,15 @@ impl Cluster {
         self.map().members.iter().flat_map(|member| member.links.iter().cloned()).collect()
     }
 
+    /// A connection to each primary: a living one where there is any.
+    pub(super) fn one_of_each_node(&self) -> Vec<Arc<Link>> {
+        let map = self.map();
+        let one = |member: &Arc<Member>| {
+            member.links.iter().find(|link| link.is_live()).or_else(|| member.links.first()).cloned()
+        };
+        if map.members.is_empty() { vec![self.nowhere.clone()] } else { map.members.iter().filter_map(one).collect() }
+    }
+
     /// The connections to the server that `link` leads to.
     pub(super) fn links_beside(&self, link: &Arc<Link>) -> Vec<Arc<Link>> {
         let map = self.map();

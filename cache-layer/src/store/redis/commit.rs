@@ -56,12 +56,10 @@ impl RedisStore {
         let mut stamps = Vec::with_capacity(all.len());
         for (tag, (token, created)) in all.into_iter().zip(tokens) {
             let overtaken = match Token::parse(&token) {
-                // Where none was, one may have been forgotten, and another fill may have made this one in its place:
-                // was anything invalidated since the load began?
-                Some(token) if created || token.made_since(&lease.started) => {
-                    token.overtook(&lease.started) || last[..] >= lease.started[..]
-                }
-                Some(_) => false,
+                // An absent token may be a forgotten one, and one that was made since may stand in for it: was anything
+                // invalidated since the load began?
+                Some(token) if created || token.created_since(&lease.started) => last[..] >= lease.started[..],
+                Some(token) => token.overtook(&lease.started),
                 None => true,
             };
             let Some(token) = Token::parse(&token).filter(|_| !overtaken) else {
@@ -73,7 +71,9 @@ impl RedisStore {
 
         let mut call = scripts::COMMIT.key(names.lease(&lease.key));
         match &writes.guard {
-            Some((key, id)) => call.key(names.entry(key)).arg(&lease.token[..]).arg(&id.0[..]),
+            Some((key, version)) => {
+                call.key(names.entry(key)).arg(&lease.token[..]).arg(&envelope::version(*version)[..])
+            }
             None => call.key(names.entry(&lease.key)).arg(&lease.token[..]).arg(""),
         };
         for (key, entry) in &writes.entries {
@@ -86,6 +86,10 @@ impl RedisStore {
             })
             .await?;
         self.0.grants.end(lease);
+        // The server's push comes only after its answer.
+        if let Some(near) = self.0.near.get().filter(|_| stored) {
+            writes.entries.iter().for_each(|(key, _)| near.forget(key.id()));
+        }
         Ok(if stored { Committed::Stored } else { Committed::Refused })
     }
 }

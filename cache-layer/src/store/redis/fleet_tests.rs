@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
+    pattern::Pattern,
     store::{TieredStore, Writes},
     tag::Tags,
     telemetry::Rejection,
@@ -434,6 +435,8 @@ async fn the_user_of_the_chart_may_do_all_that_is_done() {
         "+mget",
         "+set",
         "+getrange",
+        "+setrange",
+        "+scan",
         "+del",
         "+unlink",
         "+pexpire",
@@ -454,6 +457,13 @@ async fn the_user_of_the_chart_may_do_all_that_is_done() {
     assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
     invalidate_tag(&store, "t").await.unwrap();
     assert_eq!(read(&store, &key("a")).await, None);
+    fill(&store, &key("a"), "one", &["t"]).await;
+    store.soften(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
+    store.soften(Scope::Key(&key("a"))).await.unwrap();
+    assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
+    fill(&store, &Key::new(["long", &"x".repeat(300)]), "two", &[]).await;
+    assert_eq!(store.delete_matching(&Pattern::new("long*")).await.unwrap(), 1);
+    assert_eq!(read(&store, &key("a")).await.unwrap(), "one", "it was not refused, and everything deleted instead");
     store.invalidate(Scope::Key(&key("a"))).await.unwrap();
     let Acquired::Granted(lease) = Contract::acquire(&store, &key("a"), Seen::Nothing, LEASE).await.unwrap() else {
         panic!("no lease")

@@ -1,6 +1,6 @@
 //! Invalidations: delivered at once, or kept until they are.
 
-use redis::{RedisResult, aio::MultiplexedConnection};
+use redis::{RedisResult, Script, aio::MultiplexedConnection};
 
 #[cfg(feature = "cluster")]
 use super::routes::Routes;
@@ -16,13 +16,15 @@ use crate::{
 };
 
 impl RedisStore {
-    pub(super) async fn deliver(&self, scope: Scope<'_>) -> Result<(), StoreError> {
+    /// Hard or soft; one that can't be delivered is kept as a hard one.
+    pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
         let Inner { names, pending, .. } = &*self.0;
         let link = self.link_of(scope);
         let delivered = match link.live() {
             Ok(live) => {
-                link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
-                    invalidate(names, &mut connection, scope).await
+                link.run_patiently(&live, async |mut connection: MultiplexedConnection| match hardness {
+                    Hardness::Hard => invalidate(names, &mut connection, scope).await,
+                    Hardness::Soft => soften(names, &mut connection, scope).await,
                 })
                 .await
             }
@@ -35,35 +37,47 @@ impl RedisStore {
             }
             (delivered, _) => delivered,
         };
-        match delivered {
-            Ok(()) => {
-                self.0.guard.remember(scope);
-                match scope {
-                    Scope::Key(key) => self.0.grants.void_key(key.primary().id()),
-                    Scope::Tags(_) | Scope::Everything => self.0.grants.void_all(),
-                }
-                // This process's other connections hear of it by a push of their own, but not before this returns.
-                for live in self.links().iter().filter_map(|link| link.live().ok()) {
-                    match scope {
-                        Scope::Key(key) => {
-                            let primary = key.primary().id();
-                            self.0.near.get().into_iter().for_each(|near| near.forget(primary));
-                            live.waiters.wake(primary);
-                        }
-                        Scope::Tags(tags) => tags.iter().for_each(|tag| live.tokens.forget(tag)),
-                        Scope::Everything => live.tokens.forget(EVERYTHING),
-                    }
-                }
-                Ok(())
-            }
-            Err(error) => {
+        match &delivered {
+            Ok(()) => self.0.guard.remember(scope),
+            Err(_) => {
                 // No connection to that server is used again before it has delivered this.
                 pending.add(scope);
                 self.0.routes.beside(&self.link_of(scope)).iter().for_each(|link| link.reset());
-                Err(error)
+            }
+        }
+        self.forget(scope);
+        delivered
+    }
+
+    /// Lets go of what `scope` covers. This process's other connections hear of it by a push of their own, but not before
+    /// the invalidation returns; and what a lost connection knew may still be served.
+    fn forget(&self, scope: Scope<'_>) {
+        let near = self.0.near.get();
+        match scope {
+            Scope::Key(key) => {
+                let primary = key.primary().id();
+                self.0.grants.void_key(primary);
+                near.into_iter().for_each(|near| near.forget(primary));
+            }
+            Scope::Tags(_) | Scope::Everything => self.0.grants.void_all(),
+        }
+        for live in self.links().iter().filter_map(|link| link.believed()) {
+            match scope {
+                Scope::Key(key) => live.waiters.wake(key.primary().id()),
+                Scope::Tags(tags) => tags.iter().for_each(|tag| live.tokens.forget(tag)),
+                Scope::Everything => live.tokens.forget(EVERYTHING),
             }
         }
     }
+}
+
+/// What becomes of what an invalidation covers.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hardness {
+    /// It is void.
+    Hard,
+    /// It is stale.
+    Soft,
 }
 
 /// One invalidation, in one round trip.
@@ -72,27 +86,50 @@ pub(super) async fn invalidate(
     connection: &mut MultiplexedConnection,
     scope: Scope<'_>,
 ) -> RedisResult<()> {
-    let life = millis(TOKEN_LIFE).to_string();
-    let mut batch = Batch::default();
-    let tags: Vec<&str> = match scope {
+    match scope {
         // The lease goes with the entry: a load in flight can't commit any more. Variants are reached through this
         // entry alone, and theirs compare it when they commit.
         Scope::Key(key) => {
             let key = key.primary();
-            return redis::cmd("UNLINK")
+            redis::cmd("UNLINK")
                 .arg(names.entry(&key))
                 .arg(names.lease(&key))
                 .query_async::<i64>(connection)
                 .await
-                .map(drop);
+                .map(drop)
         }
-        Scope::Tags(tags) => tags.iter().collect(),
-        Scope::Everything => vec![EVERYTHING],
-    };
+        Scope::Tags(tags) => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, tags.iter()).await,
+        Scope::Everything => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
+    }
+}
+
+/// One soft invalidation, in one round trip.
+async fn soften(names: &Names, connection: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<()> {
+    match scope {
+        Scope::Key(key) => {
+            let key = key.primary();
+            let mut batch = Batch::default();
+            batch.call(&scripts::SOFTEN_ENTRY, &[&names.entry(&key), &names.lease(&key)], &[]);
+            batch.run::<(i64,)>(connection).await.map(drop)
+        }
+        Scope::Tags(tags) => renew_tokens(names, connection, &scripts::SOFTEN_TAG, tags.iter()).await,
+        Scope::Everything => renew_tokens(names, connection, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
+    }
+}
+
+async fn renew_tokens<'a>(
+    names: &Names,
+    connection: &mut MultiplexedConnection,
+    script: &Script,
+    tags: impl IntoIterator<Item = &'a str>,
+) -> RedisResult<()> {
+    let life = millis(TOKEN_LIFE).to_string();
+    let mut batch = Batch::default();
     // Noted first: a fill that finds no token must find the note.
     batch.call(&scripts::NOTE_INVALIDATION, &[&names.last_invalidation()], &[]);
+    let tags: Vec<&str> = tags.into_iter().collect();
     for tag in &tags {
-        batch.call(&scripts::INVALIDATE_TAG, &[&names.tag(tag)], &[chance().as_bytes(), life.as_bytes()]);
+        batch.call(script, &[&names.tag(tag)], &[chance().as_bytes(), life.as_bytes()]);
     }
     match batch.run::<Vec<String>>(connection).await {
         Err(error) if is_out_of_memory(&error) => unlink_tags(names, connection, &tags).await,

@@ -77,6 +77,8 @@ pub(super) struct Link {
     grants: Arc<Grants>,
     timeouts: Timeouts,
     live: RwLock<Option<Arc<Live>>>,
+    /// The connection that was given up last, and when, while what was read over it may still be served.
+    lost: RwLock<Option<(Arc<Live>, Instant)>>,
     /// Why there is no connection, when there is none.
     absence: RwLock<String>,
     /// Wakes the keeper before its next heartbeat.
@@ -120,6 +122,7 @@ impl Link {
             grants,
             timeouts,
             live: RwLock::new(None),
+            lost: RwLock::new(None),
             absence: RwLock::new("still connecting".to_owned()),
             trouble: Notify::new(),
             connected: Notify::new(),
@@ -129,6 +132,19 @@ impl Link {
     /// The connection, if there is one.
     pub(super) fn live(&self) -> Result<Arc<Live>, StoreError> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Unavailable)
+    }
+
+    /// The connection whose knowledge counts: that which is there, or was there a moment ago.
+    pub(super) fn believed(&self) -> Option<Arc<Live>> {
+        self.live().ok().or_else(|| {
+            let grace = self.grace();
+            let lost = self.lost.read().unwrap_or_else(PoisonError::into_inner).clone();
+            lost.filter(|(_, at)| at.elapsed() < grace).map(|(live, _)| live)
+        })
+    }
+
+    fn grace(&self) -> Duration {
+        self.near.get().map_or(Duration::ZERO, |near| near.grace())
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -144,7 +160,12 @@ impl Link {
         *self.absence.write().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
+    fn note_loss(&self, lost: Option<(Arc<Live>, Instant)>) {
+        *self.lost.write().unwrap_or_else(PoisonError::into_inner) = lost;
+    }
+
     fn publish(&self, live: Option<Arc<Live>>) {
+        self.note_loss(None);
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
 
@@ -164,7 +185,11 @@ impl Link {
         let mut published = self.live.write().unwrap_or_else(PoisonError::into_inner);
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *published = None;
-            live.tokens.forget_all();
+            if self.grace().is_zero() {
+                live.tokens.forget_all();
+            } else {
+                self.note_loss(Some((live.clone(), Instant::now())));
+            }
             self.grants.void_all();
             live.waiters.wake_all();
             self.trouble.notify_one();
@@ -200,6 +225,18 @@ impl Link {
         F: Future<Output = RedisResult<T>>,
     {
         self.run_within(self.timeouts.operation.max(HEARTBEAT_TIMEOUT), live, operation).await
+    }
+
+    /// Runs an operation of many steps, each of which has a limit of its own.
+    pub(super) async fn run_at_length<T, F>(
+        &self,
+        live: &Arc<Live>,
+        operation: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        self.run_within(Duration::MAX, live, operation).await
     }
 
     async fn run_within<T, F>(
@@ -459,6 +496,8 @@ fn apply_pushes(
                     }
                 }
             }
+            // Judged by the time that has passed since then.
+            (PushKind::Disconnection, _) if near.get().is_some_and(|near| !near.grace().is_zero()) => {}
             // The whole data set is gone, or nobody will tell what becomes of it.
             (PushKind::Invalidate | PushKind::Disconnection, _) => everything(),
             _ => {}

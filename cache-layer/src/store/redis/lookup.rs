@@ -15,7 +15,7 @@ use crate::{
     entry::{Entry, envelope},
     key::Key,
     store::{Lookup, StoreError},
-    tag::Token,
+    tag::{Standing, Token},
     telemetry::Rejection,
 };
 
@@ -45,25 +45,23 @@ impl RedisStore {
             Ok(None) => return Ok(Lookup::Absent),
             Err(rejection) => return Ok(Lookup::Rejected(rejection)),
         };
-        match envelope::decode(key, &bytes) {
-            Ok(entry) if self.is_current(&tags, &tags_live, &entry).await? => {
-                if let Some(read) = read {
-                    read.answer(&live, &entry);
-                }
-                Ok(Lookup::Found(entry))
-            }
-            Ok(_) => Ok(Lookup::Rejected(Rejection::Tag)),
-            Err(rejection) => Ok(Lookup::Rejected(rejection)),
+        let entry = match envelope::decode(key, &bytes) {
+            Ok(entry) => entry,
+            Err(rejection) => return Ok(Lookup::Rejected(rejection)),
+        };
+        let standing = self.standing(&tags, &tags_live, &entry).await?;
+        if let Some(read) = read.filter(|_| standing != Standing::Void) {
+            read.answer(&live, &entry);
         }
+        Ok(entry.standing(standing).map_or(Lookup::Rejected(Rejection::Tag), Lookup::Found))
     }
 
-    /// Whether every tag of `entry` still has the token that the entry carries. To be asked after the entry's bytes
-    /// came in: then every invalidation that came before them counts.
-    async fn is_current(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<bool, StoreError> {
-        let unknown = match live.tokens.judge(entry.stamps()) {
-            Verdict::Valid => return Ok(true),
-            Verdict::Invalid => return Ok(false),
-            Verdict::Unknown(unknown) => unknown,
+    /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every
+    /// invalidation that came before them counts.
+    async fn standing(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<Standing, StoreError> {
+        let (unknown, mut standing) = match live.tokens.judge(entry.stamps()) {
+            Verdict::Known(standing) => return Ok(standing),
+            Verdict::Unknown(unknown, standing) => (unknown, standing),
         };
         let mut pipeline = Pipeline::new();
         if live.tracking {
@@ -77,15 +75,18 @@ impl RedisStore {
         let (values,): (Vec<Option<Vec<u8>>>,) = link
             .run(live, async |mut connection: MultiplexedConnection| pipeline.query_async(&mut connection).await)
             .await?;
-        let mut current = true;
         for (tag, value) in unknown.iter().zip(values) {
             let token = value.as_deref().and_then(Token::parse);
             if let Some(question) = question {
                 live.tokens.answer(question, tag, token);
             }
             let carried = entry.stamps().iter().find(|stamp| stamp.tag == *tag);
-            current &= token.is_some() && token == carried.map(|stamp| stamp.token);
+            let by_tag = match (carried, token) {
+                (Some(stamp), Some(current)) => stamp.token.judged_by(&current),
+                _ => Standing::Void,
+            };
+            standing = standing.and(by_tag);
         }
-        Ok(current)
+        Ok(standing)
     }
 }

@@ -6,7 +6,8 @@
 //! - [`grants`]: leases that were granted to this process, and whether they still stand
 //! - [`waiters`]: who waits for the end of another process's lease
 //! - [`commit`]: writing what was loaded
-//! - [`invalidate`]: voiding entries
+//! - [`invalidate`]: voiding entries, or making them stale
+//! - [`patterns`]: deleting entries by their readable keys
 //! - [`scripts`]: what of this runs on the server
 //! - [`routes`]: which connection an operation takes
 //! - [`address`], [`sentinel`]: where the servers are
@@ -36,7 +37,7 @@ use self::{
     address::Address,
     grants::Grants,
     guard::Guard,
-    invalidate::invalidate,
+    invalidate::{Hardness, invalidate},
     link::{Link, Live, Shared, Timeouts},
     names::Names,
     pending::Pending,
@@ -44,7 +45,7 @@ use self::{
     share::Share,
 };
 use super::{Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
-use crate::{entry::Entry, key::Key};
+use crate::{entry::Entry, key::Key, pattern::Pattern};
 
 mod address;
 #[cfg(feature = "cluster")]
@@ -53,6 +54,8 @@ mod cluster;
 mod cluster_tests;
 mod commit;
 mod config;
+#[cfg(test)]
+mod disconnected_tests;
 mod errors;
 #[cfg(test)]
 mod fleet_tests;
@@ -66,6 +69,9 @@ mod link;
 mod lookup;
 mod names;
 mod near;
+#[cfg(test)]
+mod pattern_tests;
+mod patterns;
 mod pending;
 #[cfg(feature = "cluster")]
 mod redirect;
@@ -239,7 +245,7 @@ impl RedisStore {
     /// The entry of `key` in the first tier.
     pub(super) fn near(&self, key: &Key) -> Option<Entry> {
         let link = self.link(key);
-        let live = link.live().ok()?;
+        let live = link.believed()?;
         let (_, tags) = self.link_of_tags(&link, &live).ok()?;
         self.0.near.get()?.get(&live, &tags, key)
     }
@@ -269,6 +275,16 @@ impl RedisStore {
 
     fn links(&self) -> Vec<Arc<Link>> {
         self.0.routes.all()
+    }
+
+    /// Runs an invalidation in a task of its own: a caller that is cancelled has written what is to be invalidated all the
+    /// same.
+    fn whatever_becomes_of_the_caller<T: Send + 'static>(
+        &self,
+        invalidation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let task = self.0.runtime.spawn(invalidation);
+        Box::pin(async move { task.await.unwrap_or(Err(StoreError::Unavailable)) })
     }
 }
 
@@ -321,10 +337,18 @@ impl Contract for RedisStore {
     }
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        // In a task of its own: a caller that is cancelled has written what is to be invalidated all the same.
         let (store, scope) = (self.clone(), scope.to_owned());
-        let delivery = self.0.runtime.spawn(async move { store.deliver(scope.borrow()).await });
-        Box::pin(async move { delivery.await.unwrap_or(Err(StoreError::Unavailable)) })
+        self.whatever_becomes_of_the_caller(async move { store.deliver(scope.borrow(), Hardness::Hard).await })
+    }
+
+    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (store, scope) = (self.clone(), scope.to_owned());
+        self.whatever_becomes_of_the_caller(async move { store.deliver(scope.borrow(), Hardness::Soft).await })
+    }
+
+    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let (store, pattern) = (self.clone(), pattern.clone());
+        self.whatever_becomes_of_the_caller(async move { store.delete_pattern(&pattern).await })
     }
 }
 

@@ -25,6 +25,22 @@ pub(super) enum Named<'a> {
     LastInvalidation,
 }
 
+/// What there is of every key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Entry,
+    Lease,
+}
+
+impl Kind {
+    fn letter(self) -> char {
+        match self {
+            Self::Entry => 'e',
+            Self::Lease => 'l',
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
@@ -49,11 +65,11 @@ impl Names {
     }
 
     pub(super) fn entry(&self, key: &Key) -> String {
-        self.of_key('e', key)
+        self.of_key(Kind::Entry, key)
     }
 
     pub(super) fn lease(&self, key: &Key) -> String {
-        self.of_key('l', key)
+        self.of_key(Kind::Lease, key)
     }
 
     pub(super) fn tag(&self, tag: &str) -> String {
@@ -74,34 +90,43 @@ impl Names {
 
     /// What a name stands for; `None` if it is none of ours, or nobody keeps what it stands for.
     pub(super) fn parse<'a>(&self, name: &'a [u8]) -> Option<Named<'a>> {
-        let name = name.strip_prefix(self.prefix.as_bytes())?;
-        if let Some(tag) = name.strip_prefix(b":t:") {
+        if *name == *self.last_invalidation().as_bytes() {
+            return Some(Named::LastInvalidation);
+        }
+        if let Some(tag) = name.strip_prefix(self.prefix.as_bytes()).and_then(|name| name.strip_prefix(b":t:")) {
             let tag = str::from_utf8(tag).ok()?.strip_prefix(&self.tags)?;
             return Some(Named::Tag(tag));
         }
-        if *name == self.last_invalidation().as_bytes()[self.prefix.len()..] {
-            return Some(Named::LastInvalidation);
-        }
-        let of_key: fn(KeyId) -> Named<'a> = match name.get(..4)? {
-            b":e:{" => Named::Entry,
-            b":l:{" => Named::Lease,
-            _ => return None,
-        };
-        let (primary, rest) = name[4..].split_at_checked(32)?;
-        let variant = rest.strip_prefix(b"}:")?;
-        let variant = match variant.strip_prefix(b"-:") {
-            Some(_) => KeyId::PRIMARY,
-            None => parse_hex(variant.get(..32)?)?,
-        };
-        Some(of_key(KeyId { primary: parse_hex(primary)?, variant }))
+        let entry = self.parse_of(Kind::Entry, name).map(|(id, _)| Named::Entry(id));
+        entry.or_else(|| self.parse_of(Kind::Lease, name).map(|(id, _)| Named::Lease(id)))
     }
 
-    fn of_key(&self, kind: char, key: &Key) -> String {
+    /// The key that a name of this kind is of, and its readable form.
+    pub(super) fn parse_of<'a>(&self, kind: Kind, name: &'a [u8]) -> Option<(KeyId, &'a [u8])> {
+        let rest = name.strip_prefix(self.of_kind(kind).as_bytes())?;
+        let (primary, rest) = rest.strip_prefix(b"{")?.split_at_checked(32)?;
+        let rest = rest.strip_prefix(b"}:")?;
+        let (variant, readable) = match rest.strip_prefix(b"-:") {
+            Some(readable) => (KeyId::PRIMARY, readable),
+            None => {
+                let (variant, rest) = rest.split_at_checked(32)?;
+                (parse_hex(variant)?, rest.strip_prefix(b":")?)
+            }
+        };
+        Some((KeyId { primary: parse_hex(primary)?, variant }, readable))
+    }
+
+    /// What all names of this kind begin with.
+    pub(super) fn of_kind(&self, kind: Kind) -> String {
+        format!("{}:{}:", self.prefix, kind.letter())
+    }
+
+    fn of_key(&self, kind: Kind, key: &Key) -> String {
         let id = key.id();
         let mut name = String::with_capacity(self.prefix.len() + 80 + key.canonical().len());
         name.push_str(&self.prefix);
         name.push(':');
-        name.push(kind);
+        name.push(kind.letter());
         name.push_str(":{");
         push_hex(&mut name, &id.primary);
         name.push_str("}:");
@@ -153,6 +178,10 @@ mod tests {
         for key in [key.clone(), key.variant(b"de")] {
             assert_eq!(names.parse(names.entry(&key).as_bytes()), Some(Named::Entry(key.id())));
             assert_eq!(names.parse(names.lease(&key).as_bytes()), Some(Named::Lease(key.id())));
+            let readable = key.readable();
+            for (kind, name) in [(Kind::Entry, names.entry(&key)), (Kind::Lease, names.lease(&key))] {
+                assert_eq!(names.parse_of(kind, name.as_bytes()), Some((key.id(), readable.as_bytes())));
+            }
         }
         assert_eq!(names.parse(names.last_invalidation().as_bytes()), Some(Named::LastInvalidation));
         assert_eq!(names.parse(names.identity("").as_bytes()), None);

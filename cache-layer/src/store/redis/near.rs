@@ -2,23 +2,32 @@
 //! [`TieredStore`](crate::store::TieredStore).
 //!
 //! They are read with tracking on, like the [`tokens`](super::tokens) of tags, and dropped by the server's push as soon
-//! as they change. An entry is good only while the connection that read it lives: what another one misses is unknown.
+//! as they change. An entry is good only while the connection that read it lives, and for a set time after that: what
+//! another one misses is unknown.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use super::{link::Live, tokens::Verdict};
 use crate::{
+    clock::millis,
     entry::Entry,
-    key::{Key, KeyId},
+    key::{Key, KeyId, readable_in_full},
+    pattern::Pattern,
     store::shelf::Shelf,
 };
 
 pub(in crate::store) struct Near {
     /// From the connection of that number.
     entries: Shelf,
+    /// For how long, in milliseconds, entries are good after their connection was lost.
+    grace: AtomicU64,
     /// Reads under way, each with its question. A push removes it, and then its answer is not kept.
     reads: Mutex<HashMap<KeyId, u64>>,
 }
@@ -32,7 +41,15 @@ pub(super) struct Read<'a> {
 
 impl Near {
     pub(in crate::store) fn new(max_bytes: u64) -> Self {
-        Self { entries: Shelf::new(max_bytes), reads: Mutex::default() }
+        Self { entries: Shelf::new(max_bytes), grace: AtomicU64::new(0), reads: Mutex::default() }
+    }
+
+    pub(in crate::store) fn serve_while_disconnected(&self, limit: Duration) {
+        self.grace.store(millis(limit), Ordering::SeqCst);
+    }
+
+    pub(super) fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace.load(Ordering::SeqCst))
     }
 
     fn reads(&self) -> MutexGuard<'_, HashMap<KeyId, u64>> {
@@ -42,8 +59,13 @@ impl Near {
     /// The entry of `key`, if it is known that nothing happened to it: `live` reads the entry, `tags` its tags.
     pub(super) fn get(&self, live: &Live, tags: &Live, key: &Key) -> Option<Entry> {
         let (entry, connection) = self.entries.get(key.id())?;
-        let good = live.number == connection && entry.is_of(key) && tags.tokens.judge(entry.stamps()) == Verdict::Valid;
-        good.then_some(entry)
+        if live.number != connection || !entry.is_of(key) {
+            return None;
+        }
+        match tags.tokens.judge(entry.stamps()) {
+            Verdict::Known(standing) => entry.standing(standing),
+            Verdict::Unknown(..) => None,
+        }
     }
 
     /// Says that `key` is about to be read. To be called before the read is sent.
@@ -58,6 +80,13 @@ impl Near {
         let mut reads = self.reads();
         reads.remove(&id);
         self.entries.remove(id);
+    }
+
+    /// Entries whose readable key matches changed, or their change could not be told to the server.
+    pub(super) fn forget_matching(&self, pattern: &Pattern) {
+        let mut reads = self.reads();
+        reads.clear();
+        self.entries.remove_where(|entry| pattern.matches(readable_in_full(entry.canonical()).as_bytes()));
     }
 
     /// Every entry may have changed.

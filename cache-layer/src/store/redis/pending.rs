@@ -9,16 +9,19 @@ use std::{
 use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::{invalidate, names::Names, share::Share};
+use super::{invalidate, names::Names, patterns::delete_matching, share::Share};
 use crate::{
     key::{Key, KeyId},
+    pattern::Pattern,
     store::Scope,
     tag::Tags,
 };
 
 /// Invalidations kept at one time; above that they are merged into one of everything.
 const CAP: usize = 10_000;
-/// How long a delivery may take before the connection is given up.
+/// Patterns kept at one time: each is a pass over all names, and nothing is read before the last one's end.
+const PATTERNS_CAP: usize = 16;
+/// How long a delivery of keys and tags may take before the connection is given up.
 const DELIVERY: Duration = Duration::from_secs(10);
 
 /// What has to be invalidated before anything may be read again. Merged: an outage costs memory by what was
@@ -34,16 +37,17 @@ pub(super) struct Pending {
 struct Backlog {
     keys: HashMap<KeyId, Key>,
     tags: Vec<Arc<str>>,
+    patterns: Vec<Pattern>,
     everything: bool,
 }
 
 impl Backlog {
     fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.tags.is_empty() && !self.everything
+        self.keys.is_empty() && self.tags.is_empty() && self.patterns.is_empty() && !self.everything
     }
 
     fn concerns(&self, share: &Share) -> bool {
-        let tags = self.everything || !self.tags.is_empty();
+        let tags = self.everything || !self.tags.is_empty() || !self.patterns.is_empty();
         (tags && share.covers(Scope::Everything)) || self.keys.values().any(|key| share.covers(Scope::Key(key)))
     }
 
@@ -52,7 +56,7 @@ impl Backlog {
         let (keys, others) = self.keys.into_iter().partition(|(_, key)| share.covers(Scope::Key(key)));
         let (mut taken, mut left) = (Self { keys, ..Self::default() }, Self { keys: others, ..Self::default() });
         let of_tags = if share.covers(Scope::Everything) { &mut taken } else { &mut left };
-        (of_tags.tags, of_tags.everything) = (self.tags, self.everything);
+        (of_tags.tags, of_tags.patterns, of_tags.everything) = (self.tags, self.patterns, self.everything);
         (taken, left)
     }
 
@@ -62,7 +66,12 @@ impl Backlog {
         self.tags.extend(other.tags);
         self.tags.sort_unstable();
         self.tags.dedup();
-        if self.everything || self.keys.len() + self.tags.len() > CAP {
+        for pattern in other.patterns {
+            if !self.patterns.contains(&pattern) {
+                self.patterns.push(pattern);
+            }
+        }
+        if self.everything || self.keys.len() + self.tags.len() > CAP || self.patterns.len() > PATTERNS_CAP {
             *self = Self { everything: true, ..Self::default() };
         }
     }
@@ -83,6 +92,11 @@ impl Pending {
             Scope::Everything => added.everything = true,
         }
         self.backlog().merge(added);
+    }
+
+    /// For a store on one server: in a cluster, each server would have to be told.
+    pub(super) fn add_pattern(&self, pattern: &Pattern) {
+        self.backlog().merge(Backlog { patterns: vec![pattern.clone()], ..Backlog::default() });
     }
 
     /// Does `action` if nothing is kept for the server that has `share`, while nothing can be added; tells whether it did.
@@ -119,6 +133,10 @@ impl Pending {
         let delivered = timeout(DELIVERY, delivering)
             .await
             .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer to kept invalidations").into()));
+        let delivered = match delivered {
+            Ok(()) => deliver_patterns(&backlog.patterns, names, connection).await,
+            failed => failed,
+        };
         match &delivered {
             Ok(()) if backlog.is_empty() => {}
             Ok(()) => {
@@ -148,6 +166,19 @@ impl Pending {
     }
 }
 
+/// In their own time: each step of them has a limit, but a large server is not a slow one.
+async fn deliver_patterns(
+    patterns: &[Pattern],
+    names: &Names,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<()> {
+    for pattern in patterns {
+        // The first tier is void: it belongs to connections that are gone.
+        delete_matching(names, pattern, None, connection).await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +203,18 @@ mod tests {
         }
         let backlog = pending.take(&Share::Everything);
         assert!(backlog.everything && backlog.keys.is_empty());
+    }
+
+    #[test]
+    fn patterns_are_kept_once_and_become_everything_when_they_are_many() {
+        let pending = Pending::default();
+        for i in 0..2 * PATTERNS_CAP {
+            pending.add_pattern(&Pattern::new(&format!("{}*", i / 2)));
+        }
+        assert_eq!(pending.backlog().patterns.len(), PATTERNS_CAP);
+        pending.add_pattern(&Pattern::new("one more"));
+        let backlog = pending.take(&Share::Everything);
+        assert!(backlog.everything && backlog.patterns.is_empty());
     }
 
     #[test]

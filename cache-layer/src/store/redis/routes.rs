@@ -6,8 +6,13 @@ use futures_util::future::select_all;
 
 #[cfg(feature = "cluster")]
 use super::cluster::Cluster;
-use super::link::{Link, Live};
-use crate::{key::Key, store::StoreError};
+use super::{
+    link::{Link, Live},
+    pending::Pending,
+};
+#[cfg(feature = "cluster")]
+use crate::store::Scope;
+use crate::{key::Key, pattern::Pattern, store::StoreError};
 
 #[derive(Debug)]
 pub(super) enum Routes {
@@ -51,6 +56,25 @@ impl Routes {
             Self::One(links) => links.iter().find(|link| link.is_live()).unwrap_or(&links[0]).clone(),
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => cluster.link_to_tags(None),
+        }
+    }
+
+    /// A connection to each server: a living one where there is any.
+    pub(super) fn one_of_each_server(&self) -> Vec<Arc<Link>> {
+        match self {
+            Self::One(_) => vec![self.to_tags()],
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => cluster.one_of_each_node(),
+        }
+    }
+
+    /// Keeps a pattern that could not be deleted. Not every server of a cluster is told when one of them is back, so that
+    /// there it becomes an invalidation of everything, which one server can be told.
+    pub(super) fn keep(&self, pattern: &Pattern, pending: &Pending) {
+        match self {
+            Self::One(_) => pending.add_pattern(pattern),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => pending.add(Scope::Everything),
         }
     }
 

@@ -82,11 +82,11 @@ script! {
 }
 
 script! {
-    /// KEYS lease, guard, then the entries. ARGV token, the guard's id (empty: no guard), then for each entry its
+    /// KEYS lease, guard, then the entries. ARGV token, the guard's mark and id (empty: no guard), then for each entry its
     /// bytes and its milliseconds. Returns whether it wrote. The lease is gone in any case.
     COMMIT = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
               redis.call('DEL', KEYS[1]);
-              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 8, 23) ~= ARGV[2] then return 0 end;
+              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then return 0 end;
               for i = 3, #KEYS do
                   redis.call('SET', KEYS[i], ARGV[2 * i - 3], 'PX', ARGV[2 * i - 2])
               end;
@@ -99,7 +99,7 @@ script! {
     /// A token's life is extended only when half of it is over: extending it wakes everybody who tracks it.
     STAMP = concat!(
         "local token = redis.pcall('GET', KEYS[1]);",
-        "if type(token) == 'string' and #token == 32 and token:find('^%x+[ci]$') then",
+        "if type(token) == 'string' and #token == 32 and token:find('^%x+[cis]$') then",
         "  if redis.call('PTTL', KEYS[1]) < ARGV[2] / 2 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end;",
         "  return {token, 0}",
         "end;",
@@ -117,6 +117,43 @@ script! {
         "redis.call('SET', KEYS[1], now .. ARGV[1] .. 'i', 'PX', ARGV[2]);",
         "return now"
     )
+}
+
+script! {
+    /// KEYS tag. ARGV chance, milliseconds. Gives the tag a new token of the same line; of a line of its own, if there was
+    /// none: what had carried it is void, and stays so.
+    SOFTEN_TAG = concat!(
+        now!(),
+        "local token, line, life = redis.pcall('GET', KEYS[1]), ARGV[1], tonumber(ARGV[2]);",
+        "if type(token) == 'string' and #token == 32 and token:find('^%x+[cis]$') then",
+        "  line = token:sub(17, 31);",
+        // The entries live on, and so must the token.
+        "  life = math.max(life, redis.call('PTTL', KEYS[1]))",
+        "end;",
+        "redis.call('SET', KEYS[1], now .. line .. 's', 'PX', string.format('%d', life));",
+        "return now"
+    )
+}
+
+script! {
+    /// KEYS entry, lease. Drops the lease and marks the entry, in the place that its envelope has for that; what has no
+    /// such place is deleted.
+    SOFTEN_ENTRY = "redis.call('DEL', KEYS[2]);
+                    local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
+                    if head == '' then return 0 end;
+                    if type(head) ~= 'string' or #head < 8 or head:sub(1, 4) ~= 'CLE\\001' then
+                        return redis.call('DEL', KEYS[1])
+                    end;
+                    local mark = math.max(redis.call('TIME')[1] + 1, struct.unpack('>I4', head, 5) + 1);
+                    redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
+                    return 1"
+}
+
+script! {
+    /// KEYS entry. Returns its canonical key; nothing, if it is no entry.
+    CANONICAL_KEY = "local length = redis.pcall('GETRANGE', KEYS[1], 72, 75);
+                     if type(length) ~= 'string' or #length < 4 then return '' end;
+                     return redis.call('GETRANGE', KEYS[1], 90, 89 + struct.unpack('>I4', length))"
 }
 
 script! {
@@ -166,6 +203,9 @@ pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<
         &COMMIT,
         &STAMP,
         &INVALIDATE_TAG,
+        &SOFTEN_TAG,
+        &SOFTEN_ENTRY,
+        &CANONICAL_KEY,
         &NOTE_INVALIDATION,
         &LAST_INVALIDATION,
         &IDENTIFY,
@@ -182,6 +222,10 @@ pub(super) struct Batch(Pipeline);
 impl Batch {
     pub(super) fn call(&mut self, script: &Script, keys: &[&str], arguments: &[&[u8]]) {
         self.0.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
+    }
+
+    pub(super) fn call_on(&mut self, script: &Script, key: &[u8]) {
+        self.0.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(key);
     }
 
     /// Has the next call's reads tracked, where the server tracks at all.

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::tag::{Stamp, Token};
+use crate::tag::{Stamp, Standing, Token};
 
 /// Tags known at one time; above that the table starts anew, at the cost of reading tokens again.
 const CAP: usize = 100_000;
@@ -30,10 +30,9 @@ pub(super) struct Tokens {
 /// What the table says about an entry's stamps.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Valid,
-    Invalid,
-    /// These tags must be read first.
-    Unknown(Vec<Arc<str>>),
+    Known(Standing),
+    /// These tags must be read first; by the others, it stands so.
+    Unknown(Vec<Arc<str>>, Standing),
 }
 
 impl Tokens {
@@ -44,14 +43,18 @@ impl Tokens {
     pub(super) fn judge(&self, stamps: &[Stamp]) -> Verdict {
         let slots = self.slots();
         let mut unknown = Vec::new();
+        let mut standing = Standing::Current;
         for Stamp { tag, token } in stamps {
             match slots.get(tag) {
-                Some(Slot::Known(current)) if current == token => {}
-                Some(Slot::Known(_)) => return Verdict::Invalid,
+                Some(Slot::Known(current)) => standing = standing.and(token.judged_by(current)),
                 Some(Slot::Asked(_)) | None => unknown.push(tag.clone()),
             }
         }
-        if unknown.is_empty() { Verdict::Valid } else { Verdict::Unknown(unknown) }
+        if unknown.is_empty() || standing == Standing::Void {
+            Verdict::Known(standing)
+        } else {
+            Verdict::Unknown(unknown, standing)
+        }
     }
 
     /// Says that `tags` are about to be read. To be called before the read is sent.
@@ -106,7 +109,7 @@ mod tests {
         let question = tokens.ask(std::slice::from_ref(&old.tag));
         tokens.forget("a");
         tokens.answer(question, &old.tag, Some(old.token));
-        assert_eq!(tokens.judge(&[old]), Verdict::Unknown(vec!["a".into()]));
+        assert_eq!(tokens.judge(&[old]), Verdict::Unknown(vec!["a".into()], Standing::Current));
     }
 
     #[test]
@@ -117,10 +120,10 @@ mod tests {
         tokens.forget("a");
         let second = tokens.ask(std::slice::from_ref(&old.tag));
         tokens.answer(first, &old.tag, Some(old.token));
-        assert_eq!(tokens.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()]));
+        assert_eq!(tokens.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()], Standing::Current));
         tokens.answer(second, &old.tag, Some(new.token));
-        assert_eq!(tokens.judge(&[old]), Verdict::Invalid);
-        assert_eq!(tokens.judge(&[new]), Verdict::Valid);
+        assert_eq!(tokens.judge(&[old]), Verdict::Known(Standing::Void));
+        assert_eq!(tokens.judge(&[new]), Verdict::Known(Standing::Current));
     }
 
     #[test]

@@ -1,0 +1,221 @@
+//! Patterns on a server: what they match, and what they and tags cost everybody else.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tests::RedisServer;
+
+use super::{
+    fleet_tests::{connect, fill, key, read},
+    *,
+};
+use crate::{
+    clock::Clock,
+    entry::{Deadlines, EntryId, envelope},
+    store::TieredStore,
+    tag::{Stamp, Tags, Token},
+};
+
+#[tokio::test]
+async fn a_pattern_means_here_what_it_means_to_the_server() {
+    const SIGNS: &[u8] = b"aab-*?[]^\\";
+    let server = RedisServer::start();
+    let mut random = fastrand::Rng::new();
+    let seed = random.get_seed();
+    let mut word = |signs: &[u8], most: usize| -> String {
+        (0..random.usize(1..=most)).map(|_| signs[random.usize(..signs.len())] as char).collect()
+    };
+    let mut names: Vec<String> = (0..300).map(|_| word(SIGNS, 6)).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in &names {
+        server.command::<()>(&["SET", name, ""]);
+    }
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut matched = 0;
+    for _ in 0..3_000 {
+        let text = word(SIGNS, 9);
+        let pattern = Pattern::new(&text);
+        let mut scan = redis::cmd("SCAN");
+        let (cursor, mut theirs): (u64, Vec<String>) =
+            scan.arg(0).arg("MATCH").arg(&text).arg("COUNT").arg(100_000).query_async(&mut connection).await.unwrap();
+        assert_eq!(cursor, 0);
+        theirs.sort_unstable();
+        let ours: Vec<String> = names.iter().filter(|name| pattern.matches(name.as_bytes())).cloned().collect();
+        assert_eq!(ours, theirs, "{text} with seed {seed}");
+        matched += ours.len();
+    }
+    assert!(matched > 3_000, "{matched}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_nodes_first_tier_lets_go_of_what_a_pattern_deletes() {
+    let server = RedisServer::start();
+    let reader = TieredStore::new(1 << 20, connect(server.url()).await);
+    let writer = connect(server.url()).await;
+    for round in 0..200 {
+        fill(&writer, &key("a"), &round.to_string(), &[]).await;
+        for _ in 0..2 {
+            assert_eq!(read(&reader, &key("a")).await.unwrap(), round.to_string());
+        }
+        let own = if round % 2 == 0 { reader.delete_matching(&Pattern::new("redis:*")).await } else { Ok(0) };
+        let others = writer.delete_matching(&Pattern::new("redis:*")).await.unwrap();
+        assert_eq!(own.unwrap() + others, 1);
+        // After an answer, every push that came before it has been heard.
+        reader.get(&key("nothing")).await.unwrap();
+        assert!(reader.peek(&key("a")).is_none(), "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_scan_invalidates_everything_instead() {
+    let server = RedisServer::start();
+    server.command::<()>(&["ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-scan"]);
+    let store = connect(server.url().replace("redis://", "redis://plain:secret@")).await;
+    fill(&store, &key("a"), "one", &[]).await;
+    assert_eq!(store.delete_matching(&Pattern::new("redis:a")).await.unwrap(), 0);
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert!(store.connected(), "it is no reason to give up the connection");
+}
+
+/// What one client went through while something else went on.
+struct Stalls {
+    longest: Duration,
+    /// 99.9 of 100.
+    usual: Duration,
+    pings: usize,
+}
+
+/// Sends one PING after another while `work` is done.
+async fn stalls_during<T>(server: &RedisServer, work: impl Future<Output = T>) -> (T, Duration, Stalls) {
+    let url = server.url();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    // On a thread of its own, so that nothing but the server holds it up.
+    let pinging = std::thread::spawn(move || {
+        let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+        let mut times = Vec::new();
+        loop {
+            let begun = Instant::now();
+            redis::cmd("PING").query::<()>(&mut connection).unwrap();
+            times.push(begun.elapsed());
+            if stopped.try_recv().is_ok() {
+                return times;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    });
+    let begun = Instant::now();
+    let result = work.await;
+    let took = begun.elapsed();
+    stop.send(()).unwrap();
+    let mut times = pinging.join().unwrap();
+    times.sort_unstable();
+    let (pings, longest) = (times.len(), *times.last().unwrap());
+    (result, took, Stalls { longest, usual: times[pings * 999 / 1000], pings })
+}
+
+/// How often the server ran each command since the last `CONFIG RESETSTAT`.
+fn calls(server: &RedisServer) -> Vec<(String, u64)> {
+    let info: String = server.command(&["INFO", "commandstats"]);
+    let line = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        Some((name.to_owned(), rest.split_once(',')?.0.parse().ok()?))
+    };
+    info.lines().filter_map(line).collect()
+}
+
+/// By the server's own clock, since it keeps a log of all.
+fn longest_command(server: &RedisServer) -> Duration {
+    let longest = "local longest = 0;
+                   for _, entry in ipairs(redis.call('SLOWLOG', 'GET', -1)) do
+                       if entry[4][1] == 'SCAN' or entry[4][1] == 'UNLINK' then longest = math.max(longest, entry[3]) end
+                   end;
+                   return longest";
+    Duration::from_micros(server.command(&["EVAL", longest, "0"]))
+}
+
+/// `total` entries as commits write them, of which every fifth is a list of products with the tag `lists`.
+async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
+    fill(store, &key("first"), "x", &["lists"]).await;
+    let token = |tag: &str| Token::parse(&server.command::<Vec<u8>>(&["GET", &store.0.names.tag(tag)])).unwrap();
+    let stamp = |tag: &str| Stamp { tag: tag.into(), token: token(tag) };
+    let (lists, everything) = (stamp("lists"), stamp(EVERYTHING));
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let deadlines = Deadlines::fresh_until(Clock::system().now() + 3_600_000);
+    for chunk in (0..total).collect::<Vec<_>>().chunks(5_000) {
+        let mut pipeline = redis::pipe();
+        for n in chunk {
+            let is_list = n % 5 == 0;
+            let key = Key::new([if is_list { "products:list:" } else { "products:detail:" }, &n.to_string()]);
+            let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::from_static(b"payload"));
+            let stamps = if is_list { vec![lists.clone(), everything.clone()] } else { vec![everything.clone()] };
+            let bytes = envelope::encode(&entry.stamped(stamps));
+            pipeline.cmd("SET").arg(store.0.names.entry(&key)).arg(&bytes[..]).arg("PX").arg(3_600_000).ignore();
+        }
+        pipeline.query_async::<()>(&mut connection).await.unwrap();
+    }
+}
+
+/// Invalidates the tag of a fifth of `total` entries, and then deletes that fifth by a pattern.
+async fn cost(total: usize) -> (Stalls, Stalls) {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    populate(&server, &store, total).await;
+    let list = Key::new(["products:list:", "0"]);
+    assert!(read(&store, &list).await.is_some());
+
+    server.command::<()>(&["CONFIG", "RESETSTAT"]);
+    let (_, took, tag) = stalls_during(&server, invalidate_tag(&store, "lists")).await;
+    let counted = calls(&server);
+    let of = |name: &str| counted.iter().find(|(one, _)| one == name).map_or(0, |(_, calls)| *calls);
+    println!(
+        "tag over {} of {total} entries: {took:?}, longest stall {:?} ({} pings)",
+        total / 5,
+        tag.longest,
+        tag.pings
+    );
+    println!("  commands: {counted:?}");
+    assert_eq!((of("evalsha"), of("set"), of("scan"), of("unlink"), of("del")), (2, 2, 0, 0, 0), "{counted:?}");
+    assert_eq!(read(&store, &list).await, None);
+
+    server.command::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    server.command::<()>(&["CONFIG", "SET", "slowlog-max-len", "1000000"]);
+    server.command::<()>(&["CONFIG", "RESETSTAT"]);
+    let (deleted, took, pattern) =
+        stalls_during(&server, store.delete_matching(&Pattern::new("products:list:*"))).await;
+    assert_eq!(deleted.unwrap(), total as u64 / 5);
+    let counted = calls(&server);
+    println!(
+        "pattern over the same: {took:?}, longest stall {:?}, 99.9 % of {} pings within {:?}",
+        pattern.longest, pattern.pings, pattern.usual
+    );
+    println!("  commands: {counted:?}; the longest that the server needed for one: {:?}", longest_command(&server));
+    let (_, _, nothing) = stalls_during(&server, tokio::time::sleep(took)).await;
+    println!("nothing for as long: longest stall {:?}, 99.9 % within {:?}", nothing.longest, nothing.usual);
+    assert!(counted.iter().all(|(name, _)| name != "keys"), "{counted:?}");
+    assert_eq!(
+        server.command::<usize>(&["DBSIZE"]),
+        total - total / 5 + 4,
+        "one entry, two tokens and a note are left"
+    );
+    (tag, pattern)
+}
+
+async fn invalidate_tag(store: &RedisStore, tag: &str) {
+    store.invalidate(Scope::Tags(&Tags::new([tag]))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_costs_one_round_trip_and_a_pattern_small_steps() {
+    cost(20_000).await;
+}
+
+/// Prints what the documentation says. With `--release`, on a machine that does nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement over a million entries, for a quiet machine"]
+async fn nobody_is_held_up_by_a_tag_or_a_pattern_over_200_000_of_a_million_entries() {
+    let (tag, pattern) = cost(1_000_000).await;
+    assert!(tag.longest.max(pattern.longest) < Duration::from_millis(20));
+}

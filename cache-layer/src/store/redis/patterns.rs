@@ -1,0 +1,198 @@
+//! Deleting by pattern: `SCAN` in small steps, over the leases first and then over the entries. In that order a fill in
+//! flight is either voided, or has put its entry where the second pass finds it.
+//!
+//! The server selects by what every match begins with; the rest is compared here, since a readable key that is capped
+//! says only how the key begins.
+
+use std::{fmt::Write as _, time::Duration};
+
+use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    RedisStore,
+    invalidate::invalidate,
+    names::{Kind, Names},
+    near::Near,
+    scripts::{self, Batch},
+};
+use crate::{
+    key::{CAPPED, KeyId, READABLE_CAP, readable_in_full},
+    pattern::Pattern,
+    store::{Scope, StoreError},
+};
+
+/// How many names the server looks at in one step, so that it has time for others in between.
+const STEP: std::ops::RangeInclusive<usize> = 100..=1_000;
+const FIRST_STEP: usize = 200;
+/// A step that takes longer is followed by shorter ones, and one that takes less than a quarter of it by longer ones.
+const LONG_STEP: Duration = Duration::from_millis(2);
+/// The longest pause after a step; otherwise it is as long as the step was, so that at most half the time is taken.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// How long one step may take before the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl RedisStore {
+    pub(super) async fn delete_pattern(&self, pattern: &Pattern) -> Result<u64, StoreError> {
+        let near = self.0.near.get().map(|near| &**near);
+        let mut deleted = Ok(0);
+        for link in self.0.routes.one_of_each_server() {
+            let here = match link.live() {
+                Ok(live) => {
+                    link.run_at_length(&live, async |mut connection: MultiplexedConnection| {
+                        delete_matching(&self.0.names, pattern, near, &mut connection).await
+                    })
+                    .await
+                }
+                Err(error) => Err(error),
+            };
+            deleted = deleted.and_then(|before| here.map(|here| before + here));
+        }
+        if deleted.is_err() {
+            near.into_iter().for_each(|near| near.forget_matching(pattern));
+            self.0.routes.keep(pattern, &self.0.pending);
+            self.links().iter().for_each(|link| link.reset());
+        }
+        deleted
+    }
+}
+
+/// Deletes what matches on one server; tells how many primary keys had an entry.
+pub(super) async fn delete_matching(
+    names: &Names,
+    pattern: &Pattern,
+    near: Option<&Near>,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<u64> {
+    let mut sweep = Sweep { names, pattern, near, connection, step: FIRST_STEP };
+    match sweep.run().await {
+        Err(error) if error.code() == Some("NOPERM") => {
+            // Kept, it would be refused for ever, and nothing would be read again.
+            tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
+            invalidate(names, connection, Scope::Everything).await.map(|()| 0)
+        }
+        result => result,
+    }
+}
+
+struct Sweep<'a> {
+    names: &'a Names,
+    pattern: &'a Pattern,
+    /// The first tier of this process, which lets go of what is deleted before anybody is told that it is.
+    near: Option<&'a Near>,
+    connection: &'a mut MultiplexedConnection,
+    /// Names to look at in the next step.
+    step: usize,
+}
+
+impl Sweep<'_> {
+    async fn run(&mut self) -> RedisResult<u64> {
+        self.pass(Kind::Lease).await?;
+        self.pass(Kind::Entry).await
+    }
+
+    /// Deletes every matching name of one kind that is there from the beginning of the pass to its end.
+    async fn pass(&mut self, kind: Kind) -> RedisResult<u64> {
+        let selection = self.selection(kind);
+        let mut deleted = 0;
+        let mut cursor = 0_u64;
+        loop {
+            let begun = Instant::now();
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&selection).arg("COUNT").arg(self.step);
+            let found: Vec<Vec<u8>>;
+            (cursor, found) = in_time(scan.query_async(self.connection)).await?;
+            self.pace(begun.elapsed()).await;
+            if !found.is_empty() {
+                deleted += self.delete(kind, &found).await?;
+            }
+            if cursor == 0 {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// A pattern of the server's for all names that may match.
+    fn selection(&self, kind: Kind) -> Vec<u8> {
+        // What a capped readable key shows for certain.
+        let literal = self.pattern.literal_prefix(READABLE_CAP - 10);
+        let digest = "?".repeat(32);
+        let mut selection = self.names.of_kind(kind);
+        // Writing to a string can't fail.
+        let _ = write!(selection, "{{{digest}}}:*:");
+        let mut selection = selection.into_bytes();
+        for byte in literal {
+            if matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\' | b'^') {
+                selection.push(b'\\');
+            }
+            selection.push(byte);
+        }
+        selection.push(b'*');
+        selection
+    }
+
+    /// Deletes those of the `found` names that match.
+    async fn delete(&mut self, kind: Kind, found: &[Vec<u8>]) -> RedisResult<u64> {
+        let begun = Instant::now();
+        let mut matching: Vec<(&[u8], KeyId)> = Vec::with_capacity(found.len());
+        let mut capped = Vec::new();
+        for name in found {
+            let Some((id, readable)) = self.names.parse_of(kind, name) else { continue };
+            match (readable.ends_with(CAPPED.as_bytes()), kind) {
+                (false, _) if self.pattern.matches(readable) => matching.push((name, id)),
+                (false, _) => {}
+                // It holds nothing to compare. Whose fill is refused for nothing loads again.
+                (true, Kind::Lease) => matching.push((name, id)),
+                (true, Kind::Entry) => capped.push((&name[..], id)),
+            }
+        }
+        matching.extend(self.open(&capped).await?);
+        if matching.is_empty() {
+            return Ok(0);
+        }
+        let (primaries, variants): (Vec<_>, Vec<_>) = matching.iter().partition(|(_, id)| !id.is_variant());
+        let mut pipeline = redis::pipe();
+        for group in [&primaries, &variants] {
+            if !group.is_empty() {
+                group.iter().fold(pipeline.cmd("UNLINK"), |unlink, (name, _)| unlink.arg(name));
+            }
+        }
+        let unlinked: Vec<u64> = in_time(pipeline.query_async(self.connection)).await?;
+        let deleted = if primaries.is_empty() { 0 } else { unlinked[0] };
+        if let Some(near) = self.near.filter(|_| kind == Kind::Entry) {
+            matching.iter().for_each(|(_, id)| near.forget(*id));
+        }
+        self.pace(begun.elapsed()).await;
+        Ok(deleted)
+    }
+
+    /// Those of the `capped` names whose entry says that it matches.
+    async fn open<'n>(&mut self, capped: &[(&'n [u8], KeyId)]) -> RedisResult<Vec<(&'n [u8], KeyId)>> {
+        if capped.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut batch = Batch::default();
+        for (name, _) in capped {
+            batch.call_on(&scripts::CANONICAL_KEY, name);
+        }
+        let keys: Vec<Vec<u8>> = in_time(batch.run(self.connection)).await?;
+        let opened = capped.iter().zip(keys);
+        let matches = |key: &[u8]| self.pattern.matches(readable_in_full(key).as_bytes());
+        Ok(opened.filter(|(_, key)| matches(key)).map(|(found, _)| *found).collect())
+    }
+
+    /// Leaves the server to others for a while.
+    async fn pace(&mut self, taken: Duration) {
+        if taken > LONG_STEP {
+            self.step = (self.step / 2).max(*STEP.start());
+        } else if taken < LONG_STEP / 4 {
+            self.step = (self.step * 2).min(*STEP.end());
+        }
+        sleep(taken.min(LONGEST_PAUSE)).await;
+    }
+}
+
+async fn in_time<T>(step: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    let late = |_| Err::<T, RedisError>((ErrorKind::Io, "no answer to a step of a pattern").into());
+    timeout(PATIENCE, step).await.unwrap_or_else(late)
+}
