@@ -44,6 +44,8 @@
 //! |---|---|---|
 //! | `memory` | yes | [`MemoryStore`](store::MemoryStore) |
 //! | `redis` | yes | [`RedisStore`](store::RedisStore) and [`TieredStore`](store::TieredStore); implies `memory` |
+//! | `sentinel` | no | `redis+sentinel://`: the primary is whom the sentinels name |
+//! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
 //! | `tls` | no | `rediss://` URLs, trusting the system's certificates, or `SSL_CERT_FILE` and `SSL_CERT_DIR` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -43,6 +43,38 @@ async fn entries_are_spread_and_tags_are_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_connections_to_each_node_are_one_store_and_none_is_left() {
+    let cluster = RedisCluster::start(3, 0);
+    let clients = || -> u64 {
+        let counts = cluster.primaries().iter().map(|node| node.info("clients", "connected_clients"));
+        counts.map(|count| count.parse::<u64>().unwrap()).sum()
+    };
+    let without = clients();
+    let store = RedisStore::builder(cluster.url())
+        .prefix("test")
+        .connections(4)
+        .operation_timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(store.links().iter().filter(|link| link.is_live()).count(), 12);
+    let tiered = TieredStore::new(1 << 20, store.clone());
+    for round in 0..50 {
+        let keys: Vec<Key> = (0..16).map(|i| key(&i.to_string())).collect();
+        for key in &keys {
+            fill(&tiered, key, "x", &["t"]).await;
+            assert!(read(&tiered, key).await.is_some());
+        }
+        invalidate_tag(&tiered, "t").await.unwrap();
+        for key in &keys {
+            assert_eq!(read(&tiered, key).await, None, "round {round}");
+        }
+    }
+    drop((store, tiered));
+    wait_until("the connections to be closed", async || clients() <= without).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_moves_is_followed() {
     let mut cluster = RedisCluster::start(3, 0);
     let store = connect(cluster.url()).await;

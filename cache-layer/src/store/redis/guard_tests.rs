@@ -132,6 +132,18 @@ async fn a_data_set_that_was_swapped_under_a_living_connection_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_began_by_another_servers_clock_is_not_stored() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    for (of_another, committed) in [(false, Committed::Stored), (true, Committed::Refused)] {
+        let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE).await.unwrap();
+        let Acquired::Granted(lease) = acquired else { panic!("no lease") };
+        let lease = if of_another { lease.under(Some("another".into())) } else { lease };
+        assert_eq!(commit(&store, lease, "x", &["t"]).await, committed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_takes_an_invalidation_all_the_same() {
     let server = RedisServer::start();
     let store = TieredStore::new(1 << 20, connect(server.url()).await);

@@ -103,6 +103,57 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// No request ever waits for a connection: while there is none, look-ups miss at once and nothing is stored.
 ///
+/// # Several servers
+///
+/// The URL says what there is. What an invalidation guarantees, once it has returned `Ok`, depends on it:
+///
+/// | URL | read from Redis | in the first tier of a [`TieredStore`](super::TieredStore) |
+/// |---|---|---|
+/// | `redis://` one server | by anybody: gone | here: gone; elsewhere: gone when the server's push arrives |
+/// | `redis+sentinel://` a primary with replicas | as above, and see below for a fail-over | as above |
+/// | `redis+cluster://` primaries that share the keys | by key, and here: gone; a tag, elsewhere: gone when the push arrives | as above |
+///
+/// The push leaves before the invalidation returns, so it arrives after the time that the network takes: in a cluster on
+/// one machine with other work to do, 0 of 2,000 reads from Redis were stale that began right after an invalidation of a
+/// tag returned, and the last stale read of a first tier began 2.3 ms after it at the 99th percentile, 4.7 ms at worst. A
+/// connection of which only one half is left is noticed within two seconds; nothing is served over it from then on.
+///
+/// **One server.** An entry and its tags are judged over one connection, which tells in order what it read and what
+/// changed: a read that begins after an invalidation returned does not see what it covered.
+///
+/// **Sentinel** (feature `sentinel`). Each connection asks the sentinels anew who the primary is, and a server that says it
+/// is a replica is none. Replicas are never read: they lag. A fail-over loses what the replica had not heard of yet,
+/// invalidations included, and [`Restored`] says what is done about it: by default everything is invalidated. While an
+/// old primary is cut off from the sentinels but not from this process, two primaries take invalidations, each from its
+/// own side; `min-replicas-to-write 1` keeps that short.
+///
+/// **Cluster** (feature `cluster`). An entry lies with its own key's slot; all tags of a prefix lie in one slot, so that
+/// one clock and one order hold for them. That one primary serves every fill with one more round trip, and every hit whose
+/// tags this process does not know; without it nothing is served from the cache. An invalidation by key reaches one
+/// primary, one by tags another. `MOVED`, `ASK`, `TRYAGAIN` and `CLUSTERDOWN` send a look-up or a fill on without the
+/// cache, and an invalidation to where its keys are by now. Who has what is asked at once then, and every two seconds. A
+/// primary that is cut off from its cluster but not from this process is used until it notices, `cluster-node-timeout` and
+/// a second later; a primary that was never seen before, a promoted replica for one, is treated as [`Restored`].
+///
+/// # What the server's user must be allowed
+///
+/// The keys `<prefix>:*` and these commands: `get mget set getrange del unlink pexpire pttl evalsha script|load time
+/// client|tracking client|caching hello ping info`; with another database than 0 `select` too, and in a cluster
+/// `asking cluster|slots cluster|info`. No channels. As a rule of an ACL file, for the prefix `shop`:
+///
+/// ```text
+/// user cache on >password ~shop:* resetchannels -@all +get +mget +set +getrange +del +unlink +pexpire +pttl +evalsha
+///   +script|load +time +client|tracking +client|caching +hello +ping +info +asking +cluster|slots +cluster|info
+/// ```
+///
+/// Without `client|tracking` tags are read with every hit, and nothing is kept in a first tier. Without `info` a data set
+/// that was restored is not noticed. Sentinels must allow `hello` and `sentinel|get-master-addr-by-name`.
+///
+/// Nothing here is known to differ on Valkey, whose names for roles, sections and errors are the same; it is not tested
+/// there. It frees what is deleted in the background by default, where Redis wants `lazyfree-lazy-eviction` and its like.
+///
+/// # Example
+///
 /// ```no_run
 /// use cache_layer::{Cache, store::RedisStore};
 ///
@@ -145,6 +196,24 @@ pub struct RedisStatus {
 impl RedisStore {
     /// Settings of a store at `url`: `redis://` or, with the feature `tls`, `rediss://`, then
     /// `[user[:password]@]host[:port][/db]`; or `unix:///path[?db=N&user=…&pass=…]`.
+    ///
+    /// With the feature `sentinel`: `redis+sentinel://[user[:password]@]host[:port][,…]/name[/db]`, where the hosts are
+    /// sentinels (port 26379 unless given), `name` is what they call the primary, and user and password are for the
+    /// servers; those for the sentinels come as `?sentinel_user=…&sentinel_pass=…` or by
+    /// [`sentinel_credentials`](RedisStoreBuilder::sentinel_credentials). With the feature `cluster`:
+    /// `redis+cluster://[user[:password]@]host[:port][,…]`, where the hosts are some of the nodes; the others are found.
+    /// With `tls`, `rediss+sentinel://` and `rediss+cluster://`.
+    ///
+    /// ```no_run
+    /// # use cache_layer::store::RedisStore;
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(all(feature = "cluster", feature = "sentinel"))] {
+    /// let cluster = RedisStore::builder("redis+cluster://:password@10.0.0.1,10.0.0.2,10.0.0.3").build()?;
+    /// let primary = RedisStore::builder("redis+sentinel://10.0.0.1,10.0.0.2,10.0.0.3/main/0").build()?;
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
         RedisStoreBuilder::new(url.into())
     }
@@ -189,13 +258,13 @@ impl RedisStore {
         Self(Arc::new(Inner { routes, names, pending, guard, near, grants, runtime, _stop }))
     }
 
-    /// Whether there is a connection that is believed to work.
+    /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.
     #[must_use]
     pub fn connected(&self) -> bool {
         self.0.routes.to_tags().is_live()
     }
 
-    /// Waits, at most for `timeout`, until there is a connection. Nothing needs to call this: it is for a start-up that
+    /// Waits, at most for `timeout`, until there is a connection; in a cluster, one to every primary. Nothing needs to call this: it is for a start-up that
     /// wants to say whether Redis is there.
     pub async fn wait_connected(&self, timeout: Duration) -> bool {
         tokio::time::timeout(timeout, self.0.routes.wait_connected()).await.is_ok()
