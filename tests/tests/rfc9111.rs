@@ -818,7 +818,8 @@ mod stale_while_revalidate {
         ];
         for (row, script) in SCRIPTS.into_iter().enumerate() {
             let (clock, (origin, _)) = (Clock::manual(), replies(script));
-            let app = app(backend, &origin, &clock, |layer| layer).await;
+            let app =
+                app(backend, &origin, &clock, |layer| layer.failure_backoff(Duration::ZERO, Duration::ZERO)).await;
             app.cache.invalidate_all().await.unwrap();
             app.get("/", &[]).await;
             clock.advance(seconds(61));
@@ -999,7 +1000,7 @@ mod stale_if_error {
         let script: &[Reply] =
             &[Answer(200, WINDOW, "stored"), Answer(500, &[], ""), Fails, Answer(200, WINDOW, "new")];
         let (clock, (origin, _)) = (Clock::manual(), replies(script));
-        let app = app(backend, &origin, &clock, |layer| layer).await;
+        let app = app(backend, &origin, &clock, |layer| layer.failure_backoff(Duration::ZERO, Duration::ZERO)).await;
         app.get("/", &[]).await;
         clock.advance(seconds(61));
         for (x_cache, text) in [("STALE", "stored"), ("STALE", "stored"), ("MISS", "new"), ("HIT", "new")] {

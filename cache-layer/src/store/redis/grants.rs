@@ -56,12 +56,11 @@ impl Grants {
         Application { grants: self, place, question, answered: false }
     }
 
-    /// Says that a lease that is held is about to be read again; `None` if there is nothing to find out.
+    /// Says that a lease that is held is about to be read again; `None` if it is overtaken for good.
     pub(super) fn ask_again(&self, lease: &Lease) -> Option<Application<'_>> {
         let (place, question) = ((lease.key.id(), lease.token), fastrand::u64(..));
         let mut table = self.table();
-        let grant = table.get_mut(&place).filter(|grant| **grant != Grant::Standing)?;
-        *grant = Grant::Asked(question);
+        *table.get_mut(&place)? = Grant::Asked(question);
         Some(Application { grants: self, place, question, answered: false })
     }
 

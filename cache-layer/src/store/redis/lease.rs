@@ -120,7 +120,8 @@ impl RedisStore {
         let mut batch = Batch::default();
         batch.track(live);
         batch.call(&scripts::WATCH, &[&self.0.names.lease(&lease.key)], &[]);
-        // The push of our own renewal may still be on its way to us. It comes before the first of these replies.
+        // The push of our own renewal may still be on its way to us, and void the first of these questions. It comes before
+        // the reply to it.
         for _ in 0..2 {
             let Some(question) = self.0.grants.ask_again(lease) else { return };
             let watched: Result<(Watched,), StoreError> = link
@@ -129,6 +130,9 @@ impl RedisStore {
             match watched {
                 Ok(((held, _),)) if held == lease.token => question.granted(),
                 _ => return,
+            }
+            if live.grants.stands(lease) {
+                return;
             }
         }
     }
