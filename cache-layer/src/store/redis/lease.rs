@@ -131,7 +131,7 @@ impl RedisStore {
                 Ok(((held, _),)) if held == lease.token => question.granted(),
                 _ => return,
             }
-            if live.grants.stands(lease) {
+            if self.0.grants.stands(lease) {
                 return;
             }
         }
