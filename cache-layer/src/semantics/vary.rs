@@ -245,6 +245,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_preference_is_none_of_their_spellings() {
+        for other in ["de;q=500", "de;q=.5", "de;q=0.5000", "\"de\";q=0.5"] {
+            assert!(!same("accept-language", "de;q=0.5", other, Normalization::safe()), "{other}");
+        }
+    }
+
+    #[test]
     fn space_at_commas_is_dropped_outside_of_quotes() {
         for (one, other, expected) in [
             ("1,2", " 1, 2 ", true),
