@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Method, path, query, fields, body and trailers pass in both directions as they are, less what belongs to one
-//! connection only (RFC 9110, section 7.6.1). `Host` stays the client's. On SIGTERM or SIGINT, requests in flight are
+//! connection only (RFC 9110, section 7.6.1); interim responses such as 103 pass as well. `Host` stays the client's. On SIGTERM or SIGINT, requests in flight are
 //! answered and what they loaded is stored before the proxy ends.
 
 use std::{convert::Infallible, error::Error, fmt::Display, io, net::SocketAddr, process::ExitCode, time::Duration};
@@ -32,6 +32,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn};
+
+use self::interim::{Interim, Requests, Wire};
+
+#[path = "reverse_proxy/interim.rs"]
+mod interim;
 
 /// The size of the cache in memory when nothing is said.
 const DEFAULT_MEMORY: u64 = 64 << 20;
@@ -152,9 +157,10 @@ async fn run(options: Options, cache: Cache) -> io::Result<()> {
         };
         // The kernel may hold small writes back otherwise; where it can't be told, that is no reason to refuse.
         let _ = stream.set_nodelay(true);
-        let service = service.clone();
-        let serve = hyper_service_fn(move |request| answer(service.clone(), request));
-        let connection = server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve);
+        let wire = Wire::new(stream);
+        let (service, requests) = (service.clone(), wire.requests());
+        let serve = hyper_service_fn(move |request| answer(service.clone(), requests.clone(), request));
+        let connection = server::conn::http1::Builder::new().serve_connection(TokioIo::new(wire), serve);
         let connection = connections.watch(connection);
         // A client that broke off is not this proxy's to report.
         tokio::spawn(async { connection.await.ok() });
@@ -169,19 +175,28 @@ async fn run(options: Options, cache: Cache) -> io::Result<()> {
 type Answer<B> = Response<Either<B, Full<Bytes>>>;
 
 /// One request of a client's, and what becomes of it.
-async fn answer<S>(service: S, mut request: Request<Incoming>) -> Result<Answer<ResponseBody<Incoming>>, Infallible>
+async fn answer<S>(
+    service: S,
+    requests: Requests,
+    mut request: Request<Incoming>,
+) -> Result<Answer<ResponseBody<Incoming>>, Infallible>
 where
     S: Service<Request<Incoming>, Response = Response<ResponseBody<Incoming>>, Error = BoxError>,
 {
     if request.method() == Method::CONNECT {
         return Ok(plain(StatusCode::NOT_IMPLEMENTED, "This is no forward proxy.\n"));
     }
+    if request.version() == Version::HTTP_11 {
+        request.extensions_mut().insert(requests.begin());
+    }
     // Before the cache: what it decides by must be what the origin sees.
     if let Err(error) = prepare(&mut request) {
         return Ok(plain(StatusCode::BAD_REQUEST, &format!("{error}\n")));
     }
     let what = format!("{} {}", request.method(), request.uri());
-    Ok(match service.oneshot(request).await {
+    let result = service.oneshot(request).await;
+    requests.end();
+    Ok(match result {
         Ok(response) => response.map(Either::Left),
         Err(error) => {
             eprintln!("reverse_proxy: {what}: {error}");
@@ -225,6 +240,9 @@ async fn forward(origin: Authority, mut request: Request<Incoming>) -> Result<Re
         // A client of HTTP/1.0; the cache has left it alone.
         request.headers_mut().insert(header::HOST, origin.as_str().parse()?);
     }
+    if let Some(interim) = request.extensions_mut().remove::<Interim>() {
+        pass_interim_responses(&mut request, interim);
+    }
     let stream = TcpStream::connect((host(&origin), origin.port_u16().unwrap_or(80))).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -234,6 +252,17 @@ async fn forward(origin: Authority, mut request: Request<Incoming>) -> Result<Re
     strip_hop_by_hop(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     Ok(response)
+}
+
+fn pass_interim_responses<B>(request: &mut Request<B>, interim: Interim) {
+    hyper::ext::on_informational(request, move |response| {
+        // The server beside us says by itself when it wants the content.
+        if response.status() != StatusCode::CONTINUE {
+            let mut headers = response.headers().clone();
+            strip_hop_by_hop(&mut headers);
+            interim.send(response.status(), &headers);
+        }
+    });
 }
 
 /// Without the brackets of an IPv6 address, which belong to URLs.

@@ -130,6 +130,14 @@ pub(crate) fn version(Version { id, mark }: Version) -> [u8; 20] {
     bytes
 }
 
+/// The same bytes with the sum that belongs to them.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn sealed(bytes: &Bytes) -> Bytes {
+    let mut sealed = bytes.to_vec();
+    sealed[CHECKSUM].copy_from_slice(&checksum(bytes).to_be_bytes());
+    sealed.into()
+}
+
 fn checksum(bytes: &[u8]) -> u64 {
     let mut hasher = Xxh3Default::new();
     hasher.update(&bytes[..MARK.start.min(bytes.len())]);

@@ -9,7 +9,8 @@ const DAYS_BEFORE_EPOCH: u64 = days_before_year(1970);
 /// `Fri, 31 Dec 9999 23:59:59 GMT`, the last second that the format can spell.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// Reads an IMF-fixdate, an RFC 850 date or an asctime date. Dates before the epoch are 0.
+/// Reads an IMF-fixdate, an RFC 850 date or an asctime date. Dates before the epoch are 0, and those past the year 9999
+/// are its last second.
 ///
 /// The layout is strict, and letters are compared without case. The weekday must be a name but not the
 /// right one: senders get it wrong, and nothing depends on it. `now_secs` places the two-digit year of an
@@ -19,7 +20,7 @@ pub(crate) fn parse_http_date(value: &[u8], now_secs: u64) -> Option<u64> {
         .or_else(|| rfc850_date(Cursor(value), now_secs))
         .or_else(|| asctime_date(Cursor(value)))?;
     let days = date.days_since_year_0()?;
-    Some((days * SECONDS_PER_DAY + time).saturating_sub(DAYS_BEFORE_EPOCH * SECONDS_PER_DAY))
+    Some((days * SECONDS_PER_DAY + time).saturating_sub(DAYS_BEFORE_EPOCH * SECONDS_PER_DAY).min(LAST_SECOND))
 }
 
 /// Writes an IMF-fixdate; dates past the year 9999 saturate.
@@ -315,6 +316,13 @@ mod tests {
             (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
         ] {
             assert_eq!(write_http_date(secs), expected);
+        }
+    }
+
+    #[test]
+    fn no_date_is_later_than_one_that_can_be_written() {
+        for (text, now) in [("Fri, 31 Dec 9999 23:59:60 GMT", NOW), ("Friday, 01-Jan-30 00:00:00 GMT", LAST_SECOND)] {
+            assert_eq!(parse_http_date(text.as_bytes(), now), Some(LAST_SECOND), "{text}");
         }
     }
 

@@ -37,7 +37,9 @@ impl Preference {
         if self.weight == 1000 {
             return self.name;
         }
-        [&self.name[..], b";q=", self.weight.to_string().as_bytes()].concat()
+        // A spelling that is read again: a value that can't be read, and stays as it is, must not look like this one.
+        let fraction = format!(".{:03}", self.weight);
+        [&self.name[..], b";q=0", fraction.trim_end_matches('0').trim_end_matches('.').as_bytes()].concat()
     }
 }
 
@@ -76,13 +78,13 @@ mod tests {
             assert_eq!(ordered(value).as_deref(), Some("en,de"), "{value}");
         }
         assert_eq!(ordered("").as_deref(), Some(""));
-        assert_eq!(ordered("fr;q=0.5, de;q=1.0, *;q=0").as_deref(), Some("fr;q=500,de,*;q=0"));
+        assert_eq!(ordered("fr;q=0.5, de;q=1.0, *;q=0").as_deref(), Some("fr;q=0.5,de,*;q=0"));
         assert_eq!(ordered("a;q=0.50, b;q=.5"), None);
     }
 
     #[test]
     fn the_order_matters_or_not() {
-        assert_eq!(ordered("gzip, br, zstd;q=0.9").as_deref(), Some("gzip,br,zstd;q=900"));
+        assert_eq!(ordered("gzip, br, zstd;q=0.9").as_deref(), Some("gzip,br,zstd;q=0.9"));
         assert_ne!(ordered("fr;q=0.5, de"), ordered("de, fr;q=0.5"));
         assert_eq!(unordered("gzip, br, zstd;q=0.9"), unordered("zstd;q=0.9, br, gzip"));
         assert_ne!(unordered("en, de"), unordered("en, de;q=0.9"));
@@ -98,6 +100,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_one_spelling_is_read_as_itself(weights in prop::collection::vec(0..=1000_u16, 0..6)) {
+            let members = weights.iter().map(|weight| format!("en;q={}.{:03}", weight / 1000, weight % 1000));
+            let canonical = ordered(&members.collect::<Vec<_>>().join(",")).unwrap();
+            prop_assert_eq!(ordered(&canonical), Some(canonical));
+        }
+
         #[test]
         fn a_canonical_value_loses_nothing_that_counts(
             members in prop::collection::vec(("[a-z]{1,2}", 0..=1000_u16), 0..6),

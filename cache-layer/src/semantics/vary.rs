@@ -1,15 +1,16 @@
 //! Which request fields select a response (RFC 9111, section 4.1).
 
-use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
+use http::header::{ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
 
 use super::{list::members, preference};
 
 /// Which spellings of a selecting field are taken for one (RFC 9111, section 4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Normalization {
-    /// In `Accept-Encoding` and `Accept-Language`: case, white space and the digits of weights.
+    /// In `Accept-Encoding` and `Accept-Language`: case, white space and the digits of weights. In `Accept` and
+    /// `Accept-Charset`, lists by their definition as well: white space around commas.
     pub(crate) preferences: bool,
-    /// In both: the order of members. Some applications take the first of the same weight, or of all.
+    /// In the first two: the order of members. Some applications take the first of the same weight, or of all.
     pub(crate) preference_order: bool,
     /// In all other fields: white space around commas. It may have a meaning in a field that is no list.
     pub(crate) list_space: bool,
@@ -108,7 +109,8 @@ fn normalized(name: &HeaderName, value: Vec<u8>, normalization: Normalization) -
         // What can't be read stays as it is, and is no spelling of anything else.
         return preference::canonical(&value, normalization.preference_order).unwrap_or(value);
     }
-    if normalization.list_space { without_space_at_commas(&value) } else { value }
+    let is_list = normalization.preferences && (name == ACCEPT || name == ACCEPT_CHARSET);
+    if is_list || normalization.list_space { without_space_at_commas(&value) } else { value }
 }
 
 /// Without the white space before and after commas that are outside of quotes.
@@ -245,6 +247,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_preference_is_none_of_their_spellings() {
+        for other in ["de;q=500", "de;q=.5", "de;q=0.5000", "\"de\";q=0.5"] {
+            assert!(!same("accept-language", "de;q=0.5", other, Normalization::safe()), "{other}");
+        }
+    }
+
+    #[test]
     fn space_at_commas_is_dropped_outside_of_quotes() {
         for (one, other, expected) in [
             ("1,2", " 1, 2 ", true),
@@ -257,6 +266,17 @@ mod tests {
         ] {
             assert_eq!(same("foo", one, other, Normalization::all()), expected, "{one} {other}");
             assert!(!same("foo", one, other, Normalization::safe()), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn space_at_commas_is_moot_where_the_field_is_known_to_be_a_list() {
+        for name in ["accept", "accept-charset"] {
+            assert!(same(name, "a/b;q=0.5, c/d", " a/b;q=0.5 ,c/d", Normalization::safe()), "{name}");
+            assert!(!same(name, "a/b, c/d", "a/b,c/d", Normalization::default()), "{name}");
+            for other in ["c/d,a/b", "A/b,c/d", "a/b,c/d;q=1", "a/b,c/d,"] {
+                assert!(!same(name, "a/b, c/d", other, Normalization::safe()), "{name} {other}");
+            }
         }
     }
 

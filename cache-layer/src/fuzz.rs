@@ -1,0 +1,306 @@
+//! What must hold of any bytes at all, for the parsers that read what others wrote. Each function panics where it does not
+//! hold; `fuzz/README.md` says how they are run.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_RANGE, RANGE, VARY},
+};
+
+use crate::{
+    entry::envelope,
+    key::Key,
+    semantics::{
+        cache_control::CacheControl,
+        date::{parse_http_date, write_http_date},
+        groups::cache_groups,
+        preference,
+        range::{self, Selected},
+        structured::{parse_dictionary, parse_list},
+        targeted::ResponseDirectives,
+        validator::entity_tags,
+        vary::{Normalization, Vary, VaryFields},
+    },
+};
+
+/// Those that have a meaning get a byte of their own, so that bytes at random say something.
+const PIECES: [&str; 64] = [
+    ",",
+    ", ",
+    ";",
+    "=",
+    "\"",
+    "\\",
+    " ",
+    "\t",
+    "*",
+    "-",
+    "(",
+    ")",
+    "0",
+    "1",
+    "9",
+    "59",
+    "2026",
+    "06",
+    "Nov",
+    "Mon",
+    "Monday",
+    "GMT",
+    ":",
+    "Sun, 06 Nov 1994 08:49:37 GMT",
+    "Sunday, 06-Nov-94 08:49:37 GMT",
+    "Sun Nov  6 08:49:37 1994",
+    "max-age",
+    "s-maxage",
+    "no-store",
+    "no-cache",
+    "private",
+    "public",
+    "must-revalidate",
+    "must-understand",
+    "immutable",
+    "stale-while-revalidate",
+    "stale-if-error",
+    "max-age=60",
+    "no-cache=\"set-cookie\"",
+    "2147483648",
+    "99999999999999999999",
+    "?0",
+    "?1",
+    ":aGk=:",
+    "@1",
+    "%\"",
+    "bytes",
+    "bytes=",
+    "bytes 0-4/10",
+    "0-1",
+    "5-",
+    "-5",
+    "W/",
+    "\"a\"",
+    "W/\"a\"",
+    "accept",
+    "accept-language",
+    "en",
+    "de;q=0.5",
+    ";q=",
+    "0.500",
+    "\u{e9}",
+    "\r\n",
+    "\0",
+];
+
+fn spelled(data: &[u8]) -> Vec<u8> {
+    data.iter().fold(Vec::new(), |mut out, &byte| {
+        match PIECES.get(usize::from(byte.wrapping_sub(128))) {
+            Some(piece) => out.extend_from_slice(piece.as_bytes()),
+            None => out.push(byte),
+        }
+        out
+    })
+}
+
+/// The lines of one field; what no server would accept is left out.
+fn fields(name: &HeaderName, text: &[u8]) -> HeaderMap {
+    let lines = text.split(|&byte| byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok());
+    lines.map(|line| (name.clone(), line)).collect()
+}
+
+/// A date that is read is the same moment when it is written and read again, whatever the clock says.
+pub fn dates(data: &[u8]) {
+    let (clock, text) = data.split_at(data.len().min(8));
+    let now = clock.iter().fold(0, |now, &byte| now << 8 | u64::from(byte));
+    for text in [text, &spelled(text)] {
+        let Some(secs) = parse_http_date(text, now) else { continue };
+        let written = write_http_date(secs);
+        assert_eq!(parse_http_date(written.as_bytes(), now), Some(secs), "{written:?}");
+    }
+}
+
+/// No line takes back what another one forbids, and what is meant for this cache decides alone.
+pub fn directives(data: &[u8]) {
+    const TARGET: HeaderName = HeaderName::from_static("cdn-cache-control");
+    let text = spelled(data);
+    let mut headers = fields(&CACHE_CONTROL, &text);
+    let before = CacheControl::from_headers(&headers);
+    headers.append(CACHE_CONTROL, HeaderValue::from_static("no-store, private"));
+    let after = CacheControl::from_headers(&headers);
+    assert!(after.no_store && after.private);
+    assert!(after.no_cache || !before.no_cache);
+    assert!(after.must_revalidate || !before.must_revalidate);
+
+    headers.extend(fields(&TARGET, &text));
+    let targeted = ResponseDirectives::from_headers(&headers, &[TARGET]);
+    if targeted.targeted {
+        headers.remove(CACHE_CONTROL);
+        assert_eq!(ResponseDirectives::from_headers(&headers, &[TARGET]), targeted);
+    } else {
+        assert_eq!(targeted.cache_control, after);
+    }
+}
+
+/// A structured field that is read has no more members than it has bytes, and groups have their limits.
+pub fn structured_fields(data: &[u8]) {
+    let text = spelled(data);
+    assert!(parse_list(&text).is_none_or(|members| members.len() <= text.len()));
+    assert!(parse_dictionary(&text).is_none_or(|members| members.len() <= text.len()));
+    let _ = cache_groups(&fields(&HeaderName::from_static("cache-groups"), &text));
+}
+
+/// A part lies within what is stored, is not empty, and is not cut out of another part.
+pub fn ranges(data: &[u8]) {
+    let (length, text) = data.split_at(data.len().min(2));
+    let length = length.iter().fold(0, |length, &byte| length << 8 | u64::from(byte));
+    let request = fields(&RANGE, &spelled(text));
+    let mut stored = HeaderMap::new();
+    let select = |stored: &HeaderMap| range::select(&Method::GET, &request, StatusCode::OK, stored, length, 0);
+    let selected = select(&stored);
+    if let Selected::Part(part) = &selected {
+        assert!(part.start < part.end && part.end <= length, "{part:?} of {length}");
+    }
+    if range::has_foreign_unit(&request) {
+        assert_eq!(selected, Selected::Whole);
+    }
+    stored.insert(CONTENT_RANGE, HeaderValue::from_static("bytes 0-4/10"));
+    assert_eq!(select(&stored), Selected::Whole);
+}
+
+/// What a selecting field is brought to selects the same, and nothing that can't be read is brought to it.
+pub fn lists(data: &[u8]) {
+    let text = spelled(data);
+    for order_is_moot in [false, true] {
+        if let Some(canonical) = preference::canonical(&text, order_is_moot) {
+            assert_eq!(preference::canonical(&canonical, order_is_moot), Some(canonical));
+        }
+    }
+    assert!(entity_tags(&text).count() <= text.len());
+    if let Some(Vary::Fields(names)) = Vary::from_headers(&fields(&VARY, &text)) {
+        assert_eq!(VaryFields::from_bytes(&names.to_bytes()), Some(names));
+    }
+    let mut varies = HeaderMap::new();
+    varies.insert(VARY, HeaderValue::from_static("accept-language, x-list"));
+    let Some(Vary::Fields(names)) = Vary::from_headers(&varies) else { unreachable!("it names two fields") };
+    let line: Vec<u8> = text.into_iter().filter(|&byte| byte != b'\n').collect();
+    let mut request = fields(&ACCEPT_LANGUAGE, &line);
+    request.extend(fields(&HeaderName::from_static("x-list"), &line));
+    for normalization in [Normalization::safe(), Normalization::all()] {
+        let values = names.selecting_values(&request, normalization);
+        let spelled: HeaderMap = ["accept-language", "x-list"]
+            .into_iter()
+            .zip(&values)
+            .filter_map(|(name, value)| Some((name, value.as_ref()?)))
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap()))
+            .collect();
+        assert_eq!(names.selecting_values(&spelled, normalization), values);
+    }
+}
+
+/// An envelope that is read is, to the last bit, the one that would be written; one with a wrong sum is not read.
+pub fn envelopes(data: &[u8]) {
+    let key = Key::new(["http://", "example.org", "/"]);
+    let bytes = Bytes::copy_from_slice(data);
+    if let Ok(entry) = envelope::decode(&key, &bytes) {
+        assert_eq!(envelope::encode(&entry), bytes);
+    }
+    let sealed = envelope::sealed(&as_envelope(&key, data));
+    if let Ok(entry) = envelope::decode(&key, &sealed) {
+        assert_eq!(envelope::encode(&entry), sealed);
+        let mut damaged = sealed.to_vec();
+        let at = data.len() % damaged.len();
+        damaged[at] ^= 1 << (data.len() % 8);
+        assert!(envelope::decode(&key, &damaged.into()).is_err());
+    }
+}
+
+/// The lengths in its head are what is found there; the rest is as a writer would have it.
+fn as_envelope(key: &Key, data: &[u8]) -> Bytes {
+    let (lengths, rest) = data.split_at(data.len().min(5));
+    let length = |at: usize| lengths.get(at).copied().unwrap_or_default();
+    let mut out = BytesMut::zeroed(72);
+    out[..4].copy_from_slice(b"CLE\x01");
+    // Off by one where it is said to be.
+    out.put_u32((key.canonical().len() as u32).wrapping_add(u32::from(length(0) == 1)));
+    out.put_u16(u16::from(length(1)));
+    out.put_u32(if length(2) == u8::MAX { u32::MAX } else { u32::from(length(2)) });
+    let payload = u64::from(length(3));
+    out.put_u64(if length(4) == u8::MAX { u64::MAX - payload } else { payload });
+    out.put_slice(key.canonical());
+    out.put_slice(rest);
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, thread::panicking, time::Duration, time::Instant};
+
+    use super::*;
+
+    /// Shows the input that something does not hold of.
+    struct Input(Vec<u8>);
+
+    impl Drop for Input {
+        fn drop(&mut self) {
+            if panicking() {
+                eprintln!("of {:?}, which is {}", self.0, spelled(&self.0).escape_ascii());
+            }
+        }
+    }
+
+    /// The corpus as it is, and then, for as long as `FUZZ_SECONDS` says, damaged and put together at random.
+    fn fuzz(name: &str, target: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+        let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        let corpus: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+        assert!(!corpus.is_empty(), "{}", folder.display());
+
+        let check = |bytes: Vec<u8>| {
+            let input = Input(bytes);
+            target(&input.0);
+        };
+        corpus.iter().for_each(|bytes| check(bytes.clone()));
+        let seconds = std::env::var("FUZZ_SECONDS").map_or(1.0, |seconds| seconds.parse().unwrap());
+        let until = Instant::now() + Duration::from_secs_f64(seconds);
+        let mut random = fastrand::Rng::new();
+        let mut runs = 0_u64;
+        while Instant::now() < until {
+            for _ in 0..100 {
+                check(mutated(&corpus, &mut random));
+            }
+            runs += 100;
+        }
+        println!("{name}: {runs} runs beyond the corpus of {}", corpus.len());
+    }
+
+    fn mutated(corpus: &[Vec<u8>], random: &mut fastrand::Rng) -> Vec<u8> {
+        let mut bytes = corpus[random.usize(..corpus.len())].clone();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(..=bytes.len());
+            match random.u8(..5) {
+                0 => bytes.insert(at, random.u8(..)),
+                1 => bytes.insert(at, random.u8(128..192)),
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                3 if at < bytes.len() => bytes[at] ^= 1 << random.u8(..8),
+                4 => {
+                    let other = &corpus[random.usize(..corpus.len())];
+                    bytes.truncate(at);
+                    bytes.extend_from_slice(&other[random.usize(..=other.len())..]);
+                }
+                _ => {}
+            }
+        }
+        bytes
+    }
+
+    macro_rules! targets {
+        ($($name:ident)+) => {$(
+            #[test]
+            fn $name() {
+                fuzz(stringify!($name), super::$name);
+            }
+        )+};
+    }
+
+    targets! { dates directives structured_fields ranges lists envelopes }
+}
