@@ -56,12 +56,16 @@ mod engine;
 mod entry;
 mod error;
 mod http;
+mod inherit;
 mod key;
 mod policy;
 mod semantics;
 pub mod store;
 mod tag;
 pub mod telemetry;
+#[cfg(feature = "typed")]
+#[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
+mod typed;
 
 pub use self::{
     clock::Clock,
@@ -72,6 +76,15 @@ pub use self::{
     policy::{Freshness, Profile, SetCookie},
     tag::Tags,
 };
+
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub use self::typed::attribute as __cached;
+#[cfg(feature = "typed")]
+pub use self::typed::{Codec, GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
+#[cfg(feature = "macros")]
+#[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
+pub use cache_layer_macros::cached;
 
 /// The README's code compiles.
 #[cfg(doctest)]

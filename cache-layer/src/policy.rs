@@ -100,6 +100,8 @@ pub(crate) struct Policy {
     /// Shortens every freshness at random by up to this share, in per cent.
     pub(crate) jitter: u8,
     pub(crate) max_body: u64,
+    /// Whether responses inherit from what their handlers read.
+    pub(crate) inherits: bool,
     /// Variants of one key; more begin anew.
     pub(crate) max_variants: u16,
     pub(crate) key_headers: Vec<HeaderName>,
@@ -114,6 +116,7 @@ impl Default for Policy {
             paths: Vec::new(),
             jitter: 0,
             max_body: 1024 * 1024,
+            inherits: false,
             max_variants: 64,
             key_headers: Vec::new(),
             bypass_cookies: Vec::new(),

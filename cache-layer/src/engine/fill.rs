@@ -1,6 +1,8 @@
 //! The right to load a key: taken before the load, kept alive while it runs, and compared when its result is stored.
 
 use std::time::Duration;
+#[cfg(feature = "typed")]
+use std::{any::Any, sync::Arc};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -115,6 +117,14 @@ impl Permit {
         let Self { hold, flight, .. } = self;
         drop(hold);
         flight.land(Landing::Failed);
+    }
+
+    /// The load failed, with an error for all who wait.
+    #[cfg(feature = "typed")]
+    pub(crate) fn failed_with(self, error: Arc<dyn Any + Send + Sync>) {
+        let Self { hold, flight, .. } = self;
+        drop(hold);
+        flight.land(Landing::FailedWith(error));
     }
 
     /// What was loaded can't be kept; nor, if it is to be `remembered` for this primary key, will what is loaded next.

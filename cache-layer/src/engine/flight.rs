@@ -3,6 +3,8 @@
 //! Those who wait never see what was loaded, only that it landed. They look it up like anybody else, so what they get
 //! has passed the fence of the commit: a load that an invalidation overtook reaches nobody but its leader.
 
+#[cfg(feature = "typed")]
+use std::any::Any;
 use std::{
     collections::{HashMap, hash_map},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,6 +28,9 @@ pub(crate) enum Landing {
     Uncacheable,
     /// The load failed. Everybody loads for themselves, at once.
     Failed,
+    /// The load failed with this error, which is everybody's.
+    #[cfg(feature = "typed")]
+    FailedWith(Arc<dyn Any + Send + Sync>),
     /// An invalidation overtook the load, or its leader was lost: somebody else should lead.
     Void,
 }

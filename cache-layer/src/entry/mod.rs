@@ -113,7 +113,7 @@ impl Entry {
         Tags::new(self.0.stamps.iter().map(|stamp| &stamp.tag))
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "typed"))]
     pub(crate) fn meta(&self) -> &Bytes {
         &self.0.meta
     }

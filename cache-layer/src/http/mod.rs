@@ -6,6 +6,7 @@
 //! - [`visit`], [`write`]: a request whose answer is not in memory, and one that may change something
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
+//! - [`inherit`]: a response that inherits from what its handler read
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`stored`]: a response as an entry's metadata
@@ -15,6 +16,7 @@
 mod annotate;
 mod body;
 mod future;
+mod inherit;
 mod layer;
 mod load;
 mod oneshot;

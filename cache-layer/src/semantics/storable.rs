@@ -117,6 +117,10 @@ no_cache_reasons! {
     StoreUnavailable => "store-unavailable",
     /// An earlier response to the same request could not be kept.
     Remembered => "remembered",
+    /// It was made from something that is stale, or of which nobody knows whether it still holds.
+    MadeFromStale => "made-from-stale",
+    /// A value that its own type can't be written as.
+    Unserializable => "unserializable",
 }
 
 impl fmt::Display for NoCacheReason {

@@ -39,6 +39,14 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Voids what `scope` covers, and fills of it that are in flight. Once this returned `Ok`, nobody reads it again;
     /// once it returned an error, nobody reads it through this store, which goes on trying.
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The valid entries of `keys`, in their order, at the cost of one.
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>>;
+
+    /// Writes entries that no load stands behind, whatever is there, and ends the leases on their keys: what was
+    /// loaded under them is older. Once this returned `Ok`, nobody reads what was there before; once it returned an
+    /// error, the keys are invalidated like by an [`invalidate`](Self::invalidate) that did.
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// What a store found.

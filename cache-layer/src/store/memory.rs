@@ -17,7 +17,7 @@ use super::{
 use crate::{
     entry::Entry,
     key::{Key, KeyId},
-    tag::{Stamp, Token, hex},
+    tag::{Stamp, Tags, Token, hex},
     telemetry::Rejection,
 };
 
@@ -197,6 +197,26 @@ impl Inner {
             }
         }
     }
+
+    fn put(&self, entries: Vec<(Key, Entry)>, tags: &Tags) {
+        let mut fills = self.fills();
+        let stamps: Vec<Stamp> = tags
+            .as_slice()
+            .iter()
+            .map(|tag| {
+                let token = self.tokens.get(tag).unwrap_or_else(|| {
+                    let token = Token::created(fills.tick());
+                    self.tokens.insert(tag.clone(), token);
+                    token
+                });
+                Stamp { tag: tag.clone(), token }
+            })
+            .collect();
+        for (key, entry) in entries {
+            fills.leases.remove(&key.id());
+            self.entries.insert(key.id(), entry.stamped(stamps.clone()), 0);
+        }
+    }
 }
 
 impl Store for MemoryStore {}
@@ -250,6 +270,16 @@ impl Contract for MemoryStore {
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
         self.0.invalidate(scope);
+        self.0.ended.notify_waiters();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        Box::pin(ready(keys.iter().map(|key| Ok(self.0.lookup(key))).collect()))
+    }
+
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.put(entries, tags);
         self.0.ended.notify_waiters();
         Box::pin(ready(Ok(())))
     }

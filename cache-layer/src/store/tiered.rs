@@ -6,7 +6,7 @@ use super::{
     Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, RedisStore, Scope, Seen, Store, StoreError,
     redis::Near,
 };
-use crate::{entry::Entry, key::Key};
+use crate::{entry::Entry, key::Key, tag::Tags};
 
 /// A [`RedisStore`] with a first tier in this process: a hit there costs no round trip. Cheap to clone.
 ///
@@ -79,6 +79,14 @@ impl Contract for TieredStore {
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
         self.redis.invalidate(scope)
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        self.redis.get_many(keys)
+    }
+
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.put(entries, tags)
     }
 }
 

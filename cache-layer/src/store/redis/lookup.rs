@@ -56,7 +56,7 @@ impl RedisStore {
 
     /// Whether every tag of `entry` still has the token that the entry carries. To be asked after the entry's bytes
     /// came in: then every invalidation that came before them counts.
-    async fn is_current(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<bool, StoreError> {
+    pub(super) async fn is_current(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<bool, StoreError> {
         let unknown = match live.tokens.judge(entry.stamps()) {
             Verdict::Valid => return Ok(true),
             Verdict::Invalid => return Ok(false),

@@ -5,6 +5,7 @@
 //! - [`lease`]: the right to load
 //! - [`commit`]: writing what was loaded
 //! - [`invalidate`]: voiding entries
+//! - [`many`]: reading and writing many entries in one round trip
 //! - [`scripts`]: what of this runs on the server
 //! - [`link`]: one connection, its keeper, and the breaker
 //! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
@@ -30,7 +31,7 @@ use self::{
     pending::Pending,
 };
 use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
-use crate::{entry::Entry, key::Key};
+use crate::{entry::Entry, key::Key, tag::Tags};
 
 mod commit;
 mod config;
@@ -40,6 +41,7 @@ mod invalidate;
 mod lease;
 mod link;
 mod lookup;
+mod many;
 mod names;
 mod near;
 mod pending;
@@ -230,6 +232,17 @@ impl Contract for RedisStore {
         // In a task of its own: a caller that is cancelled has written what is to be invalidated all the same.
         let (store, scope) = (self.clone(), scope.to_owned());
         let delivery = self.0.runtime.spawn(async move { store.deliver(scope.borrow()).await });
+        Box::pin(async move { delivery.await.unwrap_or(Err(StoreError::Unavailable)) })
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        Box::pin(self.lookup_many(keys))
+    }
+
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
+        // In a task of its own, for the reason that an invalidation is.
+        let (store, tags) = (self.clone(), tags.clone());
+        let delivery = self.0.runtime.spawn(async move { store.put_many(entries, &tags).await });
         Box::pin(async move { delivery.await.unwrap_or(Err(StoreError::Unavailable)) })
     }
 }

@@ -63,6 +63,13 @@ script! {
 }
 
 script! {
+    /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds. Ends the lease: what is loaded under it is older.
+    PUT = "redis.call('DEL', KEYS[2]);
+           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]);
+           return 1"
+}
+
+script! {
     /// KEYS tag. ARGV chance, milliseconds. Returns the tag's token, and whether it was made just now.
     ///
     /// A token's life is extended only when half of it is over: extending it wakes everybody who tracks it.
@@ -109,7 +116,8 @@ script! {
 
 /// Makes the server know every script, so that a call is its digest and not its text.
 pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    for script in [&ACQUIRE, &RENEW, &RELEASE, &COMMIT, &STAMP, &INVALIDATE_TAG, &NOTE_INVALIDATION, &LAST_INVALIDATION]
+    for script in
+        [&ACQUIRE, &RENEW, &RELEASE, &COMMIT, &PUT, &STAMP, &INVALIDATE_TAG, &NOTE_INVALIDATION, &LAST_INVALIDATION]
     {
         script.load_async(connection).await?;
     }

@@ -54,6 +54,14 @@ impl Tokens {
         if unknown.is_empty() { Verdict::Valid } else { Verdict::Unknown(unknown) }
     }
 
+    /// The token of a tag, if it is known.
+    pub(super) fn get(&self, tag: &str) -> Option<Token> {
+        match self.slots().get(tag) {
+            Some(Slot::Known(token)) => Some(*token),
+            Some(Slot::Asked(_)) | None => None,
+        }
+    }
+
     /// Says that `tags` are about to be read. To be called before the read is sent.
     pub(super) fn ask(&self, tags: &[Arc<str>]) -> u64 {
         let question = fastrand::u64(..);
