@@ -21,7 +21,8 @@ pub enum Lock {
     /// [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most.
     #[default]
     Fleet,
-    /// Of each process, one loads. The first to begin stores; the others keep what they loaded to themselves.
+    /// Of each process, one loads at a time. The first of the fleet to begin stores; what another process loads meanwhile is
+    /// its caller's alone, and who waited for it looks again.
     Process,
     /// Everybody loads, at once. The first to begin stores.
     Off,
