@@ -20,7 +20,8 @@ pub(crate) struct Arguments {
     pub(crate) stale_while_revalidate: Option<u64>,
     pub(crate) stale_if_error: Option<u64>,
     pub(crate) negative_ttl: Option<u64>,
-    pub(crate) tags: Vec<LitStr>,
+    /// Texts with arguments in them, or expressions.
+    pub(crate) tags: Vec<Expr>,
     pub(crate) lock: Option<Lock>,
     pub(crate) skip: Vec<Ident>,
     pub(crate) key: Option<LitStr>,
@@ -95,16 +96,9 @@ fn duration(input: ParseStream<'_>, setting: &Ident) -> Result<u64> {
     milliseconds(&value(input, setting, "a duration in quotes, such as `\"60s\"`")?)
 }
 
-fn tags(input: ParseStream<'_>, setting: &Ident) -> Result<Vec<LitStr>> {
-    let what = "a list of texts, such as `tags = [\"product:{id}\", \"products\"]`";
-    let list: ExprArray = value(input, setting, what)?;
-    list.elems
-        .into_iter()
-        .map(|tag| match tag {
-            Expr::Lit(ExprLit { lit: Lit::Str(tag), .. }) => Ok(tag),
-            other => Err(Error::new_spanned(other, format!("`tags` is {what}"))),
-        })
-        .collect()
+fn tags(input: ParseStream<'_>, setting: &Ident) -> Result<Vec<Expr>> {
+    let list: ExprArray = value(input, setting, "a list of texts, such as `tags = [\"product:{id}\", \"products\"]`")?;
+    Ok(list.elems.into_iter().collect())
 }
 
 fn lock(input: ParseStream<'_>, setting: &Ident) -> Result<Lock> {

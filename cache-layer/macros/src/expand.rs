@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{FnArg, Ident, ItemFn, Pat, Signature, Type};
+use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Signature, Type};
 
 use crate::{
     arguments::{Arguments, Lock},
@@ -17,6 +17,8 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
     let signature = without_mut(sig);
     let answer = function.answer(false);
     let companions = function.companions();
+    // What is an argument for the key's or the cache's sake is not unused.
+    let used = function.inputs.iter().map(|input| &input.name);
     quote! {
         #(#attrs)*
         #vis #signature {
@@ -25,7 +27,10 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
 
         #[doc(hidden)]
         #[allow(clippy::unused_async)]
-        #uncached #block
+        #uncached {
+            #(let _ = &#used;)*
+            #block
+        }
 
         #companions
     }
@@ -89,12 +94,15 @@ impl Function {
                 }),
             )
         };
-        let tags = &arguments.tags;
+        let tags = arguments.tags.iter().map(|tag| match tag {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => quote!(::cache_layer::__cached::format!(#text)),
+            other => quote!(::std::string::String::from(#other)),
+        });
         quote! {
             let __cache: ::cache_layer::__cached::Cache = (#cache).clone();
             let __key = #key;
             let __tags: ::std::vec::Vec<::std::string::String> =
-                ::std::vec![#(::cache_layer::__cached::format!(#tags)),*];
+                ::std::vec![#(#tags),*];
             #this
             #(#owned)*
             let __result = __cache
