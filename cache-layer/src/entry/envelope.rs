@@ -10,7 +10,7 @@
 //! | 72 | 4 | length of the canonical key |
 //! | 76 | 2 | number of tags |
 //! | 78 | 4 | length of the front end's metadata |
-//! | 82 | 8 | length of the payload |
+//! | 82 | 8 | how the payload is written, one byte, and its length, seven |
 //! | 90 | … | canonical key; tags, each a 2-byte length, the tag, its 32-byte token; metadata; payload |
 //!
 //! The payload is last, so that a reply is sliced and not copied. Nothing in here is trusted: what can't be read is a
@@ -21,7 +21,10 @@ use std::{str, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::{Deadlines, Entry, EntryId};
+use super::{
+    Deadlines, Entry, EntryId,
+    compression::{Coding, decompressed},
+};
 use crate::{
     key::Key,
     tag::{Stamp, Tags, Token},
@@ -31,12 +34,15 @@ use crate::{
 const MAGIC: &[u8; 3] = b"CLE";
 const VERSION: u8 = 1;
 const HEAD: usize = 90;
+/// Bits of a payload's length; those above say how it is written.
+const LENGTH_BITS: u32 = 56;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
 
 pub(crate) fn encode(entry: &Entry) -> Bytes {
     let inner = &*entry.0;
+    let (coding, payload) = entry.coded_payload();
     let tags: usize = inner.stamps.iter().map(|stamp| 2 + stamp.tag.len() + Token::LENGTH).sum();
-    let mut out = BytesMut::with_capacity(HEAD + inner.canonical.len() + tags + inner.meta.len() + inner.payload.len());
+    let mut out = BytesMut::with_capacity(HEAD + inner.canonical.len() + tags + inner.meta.len() + payload.len());
     out.put_slice(MAGIC);
     out.put_u8(VERSION);
     out.put_u32(0);
@@ -50,7 +56,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u32(inner.canonical.len() as u32);
     out.put_u16(inner.stamps.len() as u16);
     out.put_u32(inner.meta.len() as u32);
-    out.put_u64(inner.payload.len() as u64);
+    out.put_u64(u64::from(coding.0) << LENGTH_BITS | payload.len() as u64);
     out.put_slice(&inner.canonical);
     for Stamp { tag, token } in &inner.stamps {
         out.put_u16(tag.len() as u16);
@@ -58,7 +64,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
         out.put_slice(&token.0);
     }
     out.put_slice(&inner.meta);
-    out.put_slice(&inner.payload);
+    out.put_slice(&payload);
     let sum = checksum(&out);
     out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
     out.freeze()
@@ -86,6 +92,8 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let tag_count = usize::from(u16::from_be_bytes(reader.array()?));
     let meta_length = u64::from(u32::from_be_bytes(reader.array()?));
     let payload_length = reader.u64()?;
+    let coding = Coding((payload_length >> LENGTH_BITS) as u8);
+    let payload_length = payload_length & ((1 << LENGTH_BITS) - 1);
     if sum != checksum(bytes) {
         // Of the two, truncation is the one an operator can do something about.
         let least = [HEAD as u64, key_length, meta_length, payload_length].into_iter().fold(0, u64::saturating_add);
@@ -110,6 +118,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if reader.at != bytes.len() {
         return Err(Rejection::Malformed);
     }
+    let payload = decompressed(coding, payload)?;
     // The reply's own copy of the key is let go: the request's is the same.
     Ok(Entry::from_parts(id, key.canonical().clone(), deadlines, stamps, meta, payload))
 }

@@ -14,6 +14,8 @@ use crate::{
 };
 
 #[cfg(feature = "redis")]
+mod compression;
+#[cfg(feature = "redis")]
 pub(crate) mod envelope;
 
 /// Bytes that an entry costs beyond the ones it holds: its allocations' heads and its slot in a map.
@@ -65,6 +67,8 @@ struct Inner {
     stamps: Vec<Stamp>,
     meta: Bytes,
     payload: Bytes,
+    /// Whether the payload is compressed by its nature, so that compressing it would be in vain.
+    packed: bool,
     /// The front end's reading of `meta`, made once for all hits in this process.
     view: OnceLock<Option<Arc<dyn Any + Send + Sync>>>,
 }
@@ -82,13 +86,22 @@ impl Entry {
         meta: Bytes,
         payload: Bytes,
     ) -> Self {
-        Self(Arc::new(Inner { id, canonical, deadlines, stamps, meta, payload, view: OnceLock::new() }))
+        Self(Arc::new(Inner { id, canonical, deadlines, stamps, meta, payload, packed: false, view: OnceLock::new() }))
     }
 
     /// The same entry, carrying `stamps`.
     pub(crate) fn stamped(&self, stamps: Vec<Stamp>) -> Self {
         let Inner { id, canonical, deadlines, meta, payload, .. } = &*self.0;
         Self::from_parts(*id, canonical.clone(), *deadlines, stamps, meta.clone(), payload.clone())
+            .packed(self.0.packed)
+    }
+
+    /// The same entry, new as it is, with a payload that is compressed by its nature, or isn't.
+    pub(crate) fn packed(mut self, packed: bool) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.packed = packed;
+        }
+        self
     }
 
     pub(crate) fn id(&self) -> EntryId {

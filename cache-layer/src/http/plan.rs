@@ -20,6 +20,7 @@ use crate::{
         date::write_http_date,
         freshness::{initial_age, lifetime},
         groups::cache_groups,
+        packed::is_packed,
         staleness::{Windows, forbids_stale_use},
         storable::{refusal_of_freshness, refusal_of_response, retain_stored_fields},
         targeted::ResponseDirectives,
@@ -151,8 +152,10 @@ impl Shared {
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (asked.key.clone(), known.id));
-        let entry =
-            |id, key: &Key, stored: &Stored, payload| Entry::new(id, key, plan.deadlines, stored.to_bytes(), payload);
+        let packed = is_packed(&plan.response.headers);
+        let entry = |id, key: &Key, stored: &Stored, payload| {
+            Entry::new(id, key, plan.deadlines, stored.to_bytes(), payload).packed(packed)
+        };
         let Some(fields) = &plan.vary else {
             let stored = Stored::Response(plan.response.variant_of(None));
             let entries = vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored, payload))];
