@@ -13,13 +13,17 @@ const SETTINGS: &str = "`name`, `ttl`, `tags`, `lock`, `stale_while_revalidate`,
 /// Who waits for whom, by the name of its variant.
 pub(crate) struct Lock(pub(crate) Ident);
 
+pub(crate) enum Duration {
+    Milliseconds(u64),
+    Expression(Expr),
+}
+
 pub(crate) struct Arguments {
     pub(crate) name: LitStr,
-    /// All in milliseconds.
-    pub(crate) ttl: Option<u64>,
-    pub(crate) stale_while_revalidate: Option<u64>,
-    pub(crate) stale_if_error: Option<u64>,
-    pub(crate) negative_ttl: Option<u64>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) stale_while_revalidate: Option<Duration>,
+    pub(crate) stale_if_error: Option<Duration>,
+    pub(crate) negative_ttl: Option<Duration>,
     /// Texts with arguments in them, or expressions.
     pub(crate) tags: Vec<Expr>,
     pub(crate) lock: Option<Lock>,
@@ -92,8 +96,13 @@ fn value<T: Parse>(input: ParseStream<'_>, setting: &Ident, what: &str) -> Resul
     equals.and_then(|_| input.parse()).map_err(|error| Error::new(error.span(), format!("`{setting}` is {what}")))
 }
 
-fn duration(input: ParseStream<'_>, setting: &Ident) -> Result<u64> {
-    milliseconds(&value(input, setting, "a duration in quotes, such as `\"60s\"`")?)
+fn duration(input: ParseStream<'_>, setting: &Ident) -> Result<Duration> {
+    let what = "a duration in quotes, such as `\"60s\"`, or an expression";
+    match value(input, setting, what)? {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => milliseconds(&text).map(Duration::Milliseconds),
+        Expr::Lit(other) => Err(Error::new_spanned(other, format!("`{setting}` is {what}"))),
+        expression => Ok(Duration::Expression(expression)),
+    }
 }
 
 fn tags(input: ParseStream<'_>, setting: &Ident) -> Result<Vec<Expr>> {

@@ -5,7 +5,7 @@ use quote::{format_ident, quote};
 use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Signature, Type};
 
 use crate::{
-    arguments::{Arguments, Lock},
+    arguments::{Arguments, Duration, Lock},
     function::{Function, Input},
     template::Piece,
 };
@@ -243,8 +243,14 @@ fn settings(arguments: &Arguments) -> TokenStream {
         (quote!(stale_if_error), stale_if_error),
         (quote!(negative_ttl), negative_ttl),
     ];
-    let durations = durations.into_iter().filter_map(|(setter, milliseconds)| {
-        milliseconds.map(|milliseconds| quote!(.#setter(::cache_layer::__cached::Duration::from_millis(#milliseconds))))
+    let durations = durations.into_iter().filter_map(|(setter, duration)| {
+        let duration = match duration.as_ref()? {
+            Duration::Milliseconds(milliseconds) => {
+                quote!(::cache_layer::__cached::Duration::from_millis(#milliseconds))
+            }
+            Duration::Expression(expression) => quote!(#expression),
+        };
+        Some(quote!(.#setter(#duration)))
     });
     let lock = lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
     quote!(#(#durations)* #lock)

@@ -40,7 +40,7 @@ mod template;
 /// | setting | what it says |
 /// |---|---|
 /// | `name = "…"` | what the entries are called; needed, and to be used by one function only |
-/// | `ttl = "60s"` | how long a value is fresh (`ms`, `s`, `m`, `h`, `d`, or several: `"1m30s"`); five minutes unless set |
+/// | `ttl = "60s"` | how long a value is fresh (`ms`, `s`, `m`, `h`, `d`, or several: `"1m30s"`; or an expression); five minutes unless set |
 /// | `tags = ["product:{id}"]` | tags, with arguments in them as in `format!`, or expressions: `tags = [filter.tag()]` |
 /// | `lock` | one load in the whole fleet (`lock = "fleet"`, as if it were not said), in each process (`"process"`), or no waiting (`"off"`) |
 /// | `stale_while_revalidate = "10s"` | for so long after, the value is used while it is loaded anew |

@@ -81,6 +81,8 @@ impl Cache {
     /// [`drain`](Cache::drain) waits for it.
     pub fn get_or_load<V, E, F, Fut>(&self, key: impl Into<Key>, load: F) -> GetOrLoad<V, E>
     where
+        V: Serialize + DeserializeOwned + Send + 'static,
+        E: Clone + Send + Sync + 'static,
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
     {
@@ -114,6 +116,8 @@ impl Cache {
     /// ```
     pub fn get_or_load_with<V, E, F, Fut>(&self, key: impl Into<Key>, load: F) -> GetOrLoad<V, E>
     where
+        V: Serialize + DeserializeOwned + Send + 'static,
+        E: Clone + Send + Sync + 'static,
         F: FnOnce(Option<Stale<V>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
     {

@@ -1,3 +1,5 @@
+#![allow(unused_variables)]
+
 use cache_layer::{Cache, cached};
 
 #[cached(name = "list")]
@@ -26,6 +28,11 @@ async fn changes_something(cache: &Cache, counter: &mut u32) -> u32 {
 #[cached(name = "list")]
 async fn without_names(cache: &Cache, (one, other): (u32, u32)) -> u32 {
     one + other
+}
+
+#[cached(name = "list", negative_ttl = "1s")]
+async fn never_none(cache: &Cache) -> u32 {
+    1
 }
 
 struct Repository {

@@ -1,3 +1,5 @@
+#![allow(unused_variables)]
+
 use cache_layer::{Cache, cached};
 
 #[cached(ttl = "60s")]
