@@ -32,9 +32,13 @@
 //! # }
 //! ```
 //!
+//! The same engine keeps any other value: `Cache::get_or_load`, and `#[cached]`, which is that on a function. The module
+//! `guide` leads through both, and through invalidation, Redis and tests.
+//!
 //! # Layout
 //!
-//! A request comes in through `http`, which turns it into a key and, in the end, a response into an entry; `engine` looks
+//! A request comes in through `http`, which turns it into a key and, in the end, a response into an entry; a value through
+//! `typed`, which does the same. What is made from cached things is told what they are by `inherit`. `engine` looks
 //! up, decides who loads, and fills; `store` keeps entries; `entry` is what is kept, and its form on the wire; `semantics`
 //! holds the rules of RFC 9111 as pure functions. Each knows only those that come after it.
 //!
@@ -46,6 +50,10 @@
 //! | `redis` | yes | [`RedisStore`](store::RedisStore) and [`TieredStore`](store::TieredStore); implies `memory` |
 //! | `sentinel` | no | `redis+sentinel://`: the primary is whom the sentinels name |
 //! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
+//! | `typed` | yes | values of any type that serde knows: [`Cache::get_or_load`] and its like |
+//! | `postcard` | no | a compact [`Codec`] beside JSON; implies `typed` |
+//! | `macros` | no | `#[cached]`; implies `typed` |
+//! | `zstd` | no | what is large is kept compressed in Redis; implies `redis` |
 //! | `tls` | no | `rediss://` URLs, trusting the system's certificates, or `SSL_CERT_FILE` and `SSL_CERT_DIR` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -61,7 +69,11 @@ mod error;
 #[cfg(any(fuzzing, all(test, feature = "redis")))]
 #[doc(hidden)]
 pub mod fuzz;
+// For readers, who see everything.
+#[cfg(all(doc, feature = "macros", feature = "redis"))]
+pub mod guide;
 mod http;
+mod inherit;
 mod key;
 mod pattern;
 mod policy;
@@ -69,6 +81,9 @@ mod semantics;
 pub mod store;
 mod tag;
 pub mod telemetry;
+#[cfg(feature = "typed")]
+#[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
+mod typed;
 
 pub use self::{
     clock::Clock,
@@ -79,6 +94,15 @@ pub use self::{
     policy::{Freshness, Profile, SetCookie},
     tag::Tags,
 };
+
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub use self::typed::attribute as __cached;
+#[cfg(feature = "typed")]
+pub use self::typed::{Codec, GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
+#[cfg(feature = "macros")]
+#[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
+pub use cache_layer_macros::cached;
 
 /// The README's code compiles.
 #[cfg(doctest)]

@@ -106,6 +106,8 @@ pub(crate) struct Policy {
     pub(crate) max_body: u64,
     /// The factor by which responses are refreshed early, if they are.
     pub(crate) early_refresh: Option<f32>,
+    /// Whether responses inherit from what their handlers read.
+    pub(crate) inherits: bool,
     /// Variants of one key; more begin anew.
     pub(crate) max_variants: u16,
     pub(crate) key_headers: Vec<HeaderName>,
@@ -127,6 +129,7 @@ impl Default for Policy {
             jitter: 0,
             max_body: 1024 * 1024,
             early_refresh: None,
+            inherits: false,
             max_variants: 64,
             key_headers: Vec::new(),
             tag_fields: vec![CACHE_TAG, SURROGATE_KEY],

@@ -39,6 +39,15 @@ impl Tags {
         Self(list)
     }
 
+    /// Adds tags.
+    #[cfg(feature = "typed")]
+    pub(crate) fn extend<T: AsRef<str>>(&mut self, tags: impl IntoIterator<Item = T>) {
+        let added = Self::new(tags);
+        if !added.is_empty() {
+            *self = Self::new(self.0.iter().chain(&added.0));
+        }
+    }
+
     /// Whether every tag can be stored, so that an invalidation will reach the entry.
     pub(crate) fn fit(&self) -> bool {
         self.0.len() <= Self::MAX && self.0.iter().all(|tag| tag.len() <= Self::MAX_LENGTH)

@@ -2,9 +2,8 @@
 
 use std::{fmt, time::Duration};
 
-use axum::Extension;
 use cache_layer::{
-    Cache, CacheLayer, InvalidateError, Tags,
+    Cache, CacheLayer, InvalidateError,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use serde::Serialize;
@@ -20,9 +19,11 @@ use crate::{
 pub(crate) struct ProductCache {
     cache: Cache,
     redis: Option<RedisStore>,
+    /// How long what is read from the database is kept: as long as any response may be.
+    ttl: Duration,
 }
 
-/// What a response was made from. Changing it voids the response.
+/// What is read from the database. Changing it voids what is kept of it, and every response that was made from that.
 pub(crate) enum Source {
     Product(i64),
     /// All products: any change of any product changes a list.
@@ -38,11 +39,6 @@ impl fmt::Display for Source {
             Self::Categories => f.write_str("categories"),
         }
     }
-}
-
-/// Tells the cache what a response was made from.
-pub(crate) fn made_from(source: &Source) -> Extension<Tags> {
-    Extension(Tags::new([source.to_string()]))
 }
 
 /// The Redis behind the cache.
@@ -86,7 +82,9 @@ impl ProductCache {
             observe_redis(&metrics.meter(), redis.clone());
         }
         let cache = cache.observer(metrics.of_cache("products"));
-        Ok(Self { cache: cache.lock_timeout(config.cache_lock_timeout).build(), redis })
+        let rules = config.cache_paths.with_default(config.cache_default_ttl);
+        let ttl = rules.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
+        Ok(Self { cache: cache.lock_timeout(config.cache_lock_timeout).build(), redis, ttl })
     }
 
     /// The middleware that answers the configured paths from the cache.
@@ -94,6 +92,16 @@ impl ProductCache {
         CacheLayer::new(self.cache.clone())
             .paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)
+            .inherit(true)
+    }
+
+    /// Where values are kept.
+    pub(crate) fn values(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
     }
 
     /// A product was made, changed or deleted. The database has done so; a cache that cannot be told

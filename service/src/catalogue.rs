@@ -1,16 +1,22 @@
 //! The products in the database and the cache in front of them, kept in step.
 
+use std::sync::Arc;
+
+use cache_layer::cached;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
-    cache::ProductCache,
+    cache::{ProductCache, Source},
     database::Database,
     problem::Problem,
-    product::{Product, ProductInput},
+    product::{Category, Product, ProductInput},
 };
 
-/// Changes products; a clone shares database, cache and the changes under way.
+/// A failed read, shared by all who waited for it.
+type ReadError = Arc<sqlx::Error>;
+
+/// Reads and changes products; a clone shares database, cache and the changes under way.
 #[derive(Clone)]
 pub(crate) struct Catalogue {
     database: Database,
@@ -21,6 +27,46 @@ pub(crate) struct Catalogue {
 impl Catalogue {
     pub(crate) fn new(database: Database, cache: ProductCache) -> Self {
         Self { database, cache, changes: TaskTracker::new() }
+    }
+
+    /// `None` if there is no such product.
+    #[cached(
+        name = "product",
+        cache = "self.cache.values()",
+        ttl = self.cache.ttl(),
+        tags = [Source::Product(id).to_string()],
+        lock
+    )]
+    pub(crate) async fn product(&self, id: i64) -> Result<Option<Product>, ReadError> {
+        Ok(self.database.product(id).await?)
+    }
+
+    /// Some products in the order of their ids, and how many there are in all.
+    #[cached(
+        name = "products",
+        cache = "self.cache.values()",
+        ttl = self.cache.ttl(),
+        tags = [Source::Products.to_string()],
+        lock
+    )]
+    pub(crate) async fn products(
+        &self,
+        category: Option<String>,
+        limit: i64,
+        offset: i64,
+    ) -> Result<(Vec<Product>, i64), ReadError> {
+        Ok(self.database.products(category.as_deref(), limit, offset).await?)
+    }
+
+    #[cached(
+        name = "categories",
+        cache = "self.cache.values()",
+        ttl = self.cache.ttl(),
+        tags = [Source::Categories.to_string()],
+        lock
+    )]
+    pub(crate) async fn categories(&self) -> Result<Vec<Category>, ReadError> {
+        Ok(self.database.categories().await?)
     }
 
     pub(crate) async fn add(&self, input: ProductInput) -> Result<Product, Problem> {

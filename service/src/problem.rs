@@ -1,6 +1,6 @@
 //! Errors as clients see them: problem details, RFC 9457.
 
-use std::{any::Any, fmt::Display, time::Duration};
+use std::{any::Any, fmt::Display, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -112,6 +112,12 @@ impl Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl From<Arc<sqlx::Error>> for Problem {
+    fn from(error: Arc<sqlx::Error>) -> Self {
         Self::internal(&error)
     }
 }

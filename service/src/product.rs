@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -13,7 +13,7 @@ const MAX_CATEGORY: usize = 50;
 const MAX_STOCK: i64 = 1_000_000_000;
 
 /// A product of the catalogue.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Product {
     #[schema(minimum = 1, example = 42)]
     pub(crate) id: i64,
@@ -43,7 +43,7 @@ pub(crate) struct ProductInput {
 }
 
 /// A category and how many products it has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Category {
     #[schema(example = "electronics")]
     pub(crate) name: String,

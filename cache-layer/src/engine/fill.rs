@@ -1,6 +1,8 @@
 //! The right to load a key: taken before the load, kept alive while it runs, and compared when its result is stored.
 
 use std::time::Duration;
+#[cfg(feature = "typed")]
+use std::{any::Any, sync::Arc};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -175,6 +177,16 @@ impl Permit {
 
     /// The load failed, with a response of this status or without any. `backs_off`: that says something about the next.
     pub(crate) fn failed(self, status: Option<u16>, backs_off: bool) {
+        self.fail(status, backs_off, Landing::Failed);
+    }
+
+    /// The load failed, with an error for all who wait.
+    #[cfg(feature = "typed")]
+    pub(crate) fn failed_with(self, error: Arc<dyn Any + Send + Sync>) {
+        self.fail(None, true, Landing::FailedWith(error));
+    }
+
+    fn fail(self, status: Option<u16>, backs_off: bool, landing: Landing) {
         let Self { cache, mut hold, flight, invalidations, back_off, .. } = self;
         hold.release = Release::TransientError;
         if let (Ok(lease), Some(back_off)) = (&hold.lease, back_off.filter(|_| backs_off)) {
@@ -186,7 +198,7 @@ impl Permit {
             hold.lease = Err(NoCacheReason::ServiceFailed);
         }
         drop(hold);
-        flight.land(Landing::Failed);
+        flight.land(landing);
     }
 
     /// What was loaded can't be kept; nor, if it is to be `remembered` for this primary key, will what is loaded next.

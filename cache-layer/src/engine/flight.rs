@@ -4,6 +4,8 @@
 //! commit. Or they come aboard before that, if the leader [shares](super::share) what is coming in and no invalidation
 //! overtook it: a load that one overtook reaches nobody who came after the invalidation.
 
+#[cfg(feature = "typed")]
+use std::any::Any;
 use std::{
     collections::{HashMap, hash_map},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,6 +30,9 @@ pub(crate) enum Landing {
     Uncacheable,
     /// The load failed. Everybody loads for themselves, at once.
     Failed,
+    /// The load failed with this error, which is everybody's.
+    #[cfg(feature = "typed")]
+    FailedWith(Arc<dyn Any + Send + Sync>),
     /// An invalidation overtook the load, or its leader was lost: somebody else should lead.
     Void,
 }

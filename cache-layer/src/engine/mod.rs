@@ -36,6 +36,8 @@ use crate::{
     tag::Tags,
     telemetry::{Counts, Event, Observer, Telemetry},
 };
+#[cfg(feature = "typed")]
+use crate::{telemetry::FillOutcome, typed::Codec};
 
 pub(crate) mod backoff;
 pub(crate) mod early;
@@ -68,6 +70,8 @@ struct Inner {
     clock: Clock,
     telemetry: Telemetry,
     lock_timeout: Duration,
+    #[cfg(feature = "typed")]
+    codec: Codec,
     flights: Arc<Flights>,
     predictor: Predictor,
     setbacks: Setbacks,
@@ -84,6 +88,8 @@ pub struct CacheBuilder {
     clock: Clock,
     observer: Option<Arc<dyn Observer>>,
     lock_timeout: Duration,
+    #[cfg(feature = "typed")]
+    codec: Codec,
 }
 
 impl CacheBuilder {
@@ -103,6 +109,14 @@ impl CacheBuilder {
         self
     }
 
+    /// How typed values are written; [`Codec::Json`] unless set. Values that are there already are read as they were
+    /// written.
+    #[cfg(feature = "typed")]
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
     /// Is told what happens, beside the cache's own [`counts`](Cache::counts).
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -112,7 +126,9 @@ impl CacheBuilder {
     /// The cache.
     #[must_use]
     pub fn build(self) -> Cache {
-        let Self { store, clock, observer, lock_timeout } = self;
+        #[cfg(feature = "typed")]
+        let codec = self.codec;
+        let Self { store, clock, observer, lock_timeout, .. } = self;
         let tasks = TaskTracker::new();
         // So that waiting for them ends whenever there is none; it takes new ones all the same.
         tasks.close();
@@ -121,6 +137,8 @@ impl CacheBuilder {
             clock,
             telemetry: Telemetry::with_observer(observer),
             lock_timeout,
+            #[cfg(feature = "typed")]
+            codec,
             flights: Arc::default(),
             predictor: Predictor::default(),
             setbacks: Setbacks::default(),
@@ -161,6 +179,8 @@ impl Cache {
             clock: Clock::system(),
             observer: None,
             lock_timeout: Duration::from_secs(5),
+            #[cfg(feature = "typed")]
+            codec: Codec::default(),
         }
     }
 
@@ -379,7 +399,12 @@ impl Cache {
 
     /// The entry of `key`.
     pub(crate) async fn look_up(&self, key: &Key) -> Looked {
-        match self.0.store.get(key).await {
+        let found = self.0.store.get(key).await;
+        self.looked(found)
+    }
+
+    fn looked(&self, found: Result<Lookup, StoreError>) -> Looked {
+        match found {
             Ok(Lookup::Found(entry)) => Looked::Found(entry.seen_at(self.now())),
             Ok(Lookup::Absent) => Looked::Missing(Seen::Nothing),
             Ok(Lookup::Rejected(rejection)) => {
@@ -402,6 +427,29 @@ impl Cache {
     /// The failure that the key backs off from, as far as this process remembers.
     pub(crate) fn setback(&self, key: &Key) -> Option<Setback> {
         self.0.setbacks.get(key)
+    }
+
+    /// The entries of `keys`, in their order, at the cost of one.
+    #[cfg(feature = "typed")]
+    pub(crate) async fn look_up_many(&self, keys: &[Key]) -> Vec<Looked> {
+        self.0.store.get_many(keys).await.into_iter().map(|found| self.looked(found)).collect()
+    }
+
+    /// Stores what no load stands behind, over whatever is there or being loaded.
+    #[cfg(feature = "typed")]
+    pub(crate) async fn put(&self, entries: Vec<(Key, Entry)>, tags: &Tags) -> Result<(), StoreError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        let count = entries.len();
+        entries.iter().for_each(|(key, _)| self.0.setbacks.forget(key));
+        let result = self.0.store.put(entries, tags).await;
+        let outcome = if result.is_ok() { FillOutcome::Stored } else { FillOutcome::Unavailable };
+        (0..count).for_each(|_| self.emit(Event::Fill(outcome)));
+        result
+    }
+
+    #[cfg(feature = "typed")]
+    pub(crate) fn codec(&self) -> Codec {
+        self.0.codec
     }
 
     fn invalidations(&self) -> u64 {

@@ -11,7 +11,7 @@
 //! | 76 | 4 | length of the canonical key |
 //! | 80 | 2 | number of tags |
 //! | 82 | 4 | length of the front end's metadata |
-//! | 86 | 8 | length of the payload |
+//! | 86 | 8 | how the payload is written, one byte, and its length, seven |
 //! | 94 | … | canonical key; tags, each a 2-byte length, the tag, its 32-byte token; metadata; payload |
 //!
 //! A script writes the mark in place; nothing else ever changes. A mark can only make an entry stale, so that a wrong one
@@ -25,7 +25,10 @@ use std::{str, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::{Deadlines, Entry, EntryId, Mark, Version};
+use super::{
+    Deadlines, Entry, EntryId, Mark, Version,
+    compression::{Coding, decompressed},
+};
 use crate::{
     key::Key,
     tag::{Stamp, Tags, Token},
@@ -36,12 +39,15 @@ const MAGIC: &[u8; 3] = b"CLE";
 const VERSION: u8 = 2;
 const HEAD: usize = 94;
 const MARK: std::ops::Range<usize> = 4..8;
+/// Bits of a payload's length; those above say how it is written.
+const LENGTH_BITS: u32 = 56;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
 
 pub(crate) fn encode(entry: &Entry) -> Bytes {
     let inner = &*entry.made;
+    let (coding, payload) = entry.coded_payload();
     let tags: usize = inner.stamps.iter().map(|stamp| 2 + stamp.tag.len() + Token::LENGTH).sum();
-    let mut out = BytesMut::with_capacity(HEAD + inner.canonical.len() + tags + inner.meta.len() + inner.payload.len());
+    let mut out = BytesMut::with_capacity(HEAD + inner.canonical.len() + tags + inner.meta.len() + payload.len());
     out.put_slice(MAGIC);
     out.put_u8(VERSION);
     out.put_u32(0);
@@ -56,7 +62,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u32(inner.canonical.len() as u32);
     out.put_u16(inner.stamps.len() as u16);
     out.put_u32(inner.meta.len() as u32);
-    out.put_u64(inner.payload.len() as u64);
+    out.put_u64(u64::from(coding.0) << LENGTH_BITS | payload.len() as u64);
     out.put_slice(&inner.canonical);
     for Stamp { tag, token } in &inner.stamps {
         out.put_u16(tag.len() as u16);
@@ -64,7 +70,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
         out.put_slice(&token.0);
     }
     out.put_slice(&inner.meta);
-    out.put_slice(&inner.payload);
+    out.put_slice(&payload);
     let sum = checksum(&out);
     out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
     out.freeze()
@@ -94,6 +100,8 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let tag_count = usize::from(u16::from_be_bytes(reader.array()?));
     let meta_length = u64::from(u32::from_be_bytes(reader.array()?));
     let payload_length = reader.u64()?;
+    let coding = Coding((payload_length >> LENGTH_BITS) as u8);
+    let payload_length = payload_length & ((1 << LENGTH_BITS) - 1);
     if sum != checksum(bytes) {
         // Of the two, truncation is the one an operator can do something about.
         let least = [HEAD as u64, key_length, meta_length, payload_length].into_iter().fold(0, u64::saturating_add);
@@ -118,6 +126,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if reader.at != bytes.len() {
         return Err(Rejection::Malformed);
     }
+    let payload = decompressed(coding, payload)?;
     // The reply's own copy of the key is let go: the request's is the same.
     Ok(Entry::from_parts(id, key.canonical().clone(), deadlines, load_time, stamps, meta, payload).marked(mark))
 }
@@ -233,9 +242,9 @@ mod tests {
         // `GETRANGE key 8 23`, both ends included.
         assert_eq!(encode(&entry())[8..=23], entry().id().0);
         assert_eq!(encode(&entry())[4..=23], version(entry().version()));
-        // And the canonical key, 72 to 75 its length.
-        assert_eq!(encode(&entry())[72..76], (key().canonical().len() as u32).to_be_bytes());
-        assert_eq!(encode(&entry())[90..90 + key().canonical().len()], **key().canonical());
+        // And the canonical key, 76 to 79 its length.
+        assert_eq!(encode(&entry())[76..80], (key().canonical().len() as u32).to_be_bytes());
+        assert_eq!(encode(&entry())[94..94 + key().canonical().len()], **key().canonical());
     }
 
     #[test]

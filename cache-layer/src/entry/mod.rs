@@ -14,6 +14,8 @@ use crate::{
 };
 
 #[cfg(feature = "redis")]
+mod compression;
+#[cfg(feature = "redis")]
 pub(crate) mod envelope;
 
 /// Bytes that an entry costs beyond the ones it holds: its allocations' heads and its slot in a map.
@@ -106,6 +108,8 @@ struct Made {
     stamps: Vec<Stamp>,
     meta: Bytes,
     payload: Bytes,
+    /// Whether the payload is compressed by its nature, so that compressing it would be in vain.
+    packed: bool,
     /// The front end's reading of `meta`, made once for all hits in this process.
     view: OnceLock<Option<Arc<dyn Any + Send + Sync>>>,
 }
@@ -117,9 +121,10 @@ impl Entry {
 
     /// The same entry, with the payload that its load brought in so many milliseconds; 49 days at most.
     pub(crate) fn loaded(&self, payload: Bytes, millis: u64) -> Self {
-        let Made { id, canonical, deadlines, stamps, meta, .. } = &*self.made;
+        let Made { id, canonical, deadlines, stamps, meta, packed, .. } = &*self.made;
         let load_time = u32::try_from(millis).unwrap_or(u32::MAX);
         Self::from_parts(*id, canonical.clone(), *deadlines, load_time, stamps.clone(), meta.clone(), payload)
+            .packed(*packed)
     }
 
     fn from_parts(
@@ -131,8 +136,17 @@ impl Entry {
         meta: Bytes,
         payload: Bytes,
     ) -> Self {
-        let made = Made { id, canonical, deadlines, load_time, stamps, meta, payload, view: OnceLock::new() };
+        let packed = false;
+        let made = Made { id, canonical, deadlines, load_time, stamps, meta, payload, packed, view: OnceLock::new() };
         Self { made: Arc::new(made), deadlines, mark: Mark::default(), softened: false }
+    }
+
+    /// The same entry, new as it is, with a payload that is compressed by its nature, or isn't.
+    pub(crate) fn packed(mut self, packed: bool) -> Self {
+        if let Some(made) = Arc::get_mut(&mut self.made) {
+            made.packed = packed;
+        }
+        self
     }
 
     /// The same entry, stale since `moment`, in milliseconds since the Unix epoch, by a soft invalidation.
@@ -184,8 +198,9 @@ impl Entry {
 
     /// The same entry, carrying `stamps`.
     pub(crate) fn stamped(&self, stamps: Vec<Stamp>) -> Self {
-        let Made { id, canonical, deadlines, load_time, meta, payload, .. } = &*self.made;
+        let Made { id, canonical, deadlines, load_time, meta, payload, packed, .. } = &*self.made;
         Self::from_parts(*id, canonical.clone(), *deadlines, *load_time, stamps, meta.clone(), payload.clone())
+            .packed(*packed)
     }
 
     pub(crate) fn id(&self) -> EntryId {
@@ -225,7 +240,7 @@ impl Entry {
         Tags::new(self.made.stamps.iter().map(|stamp| &stamp.tag))
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "typed"))]
     pub(crate) fn meta(&self) -> &Bytes {
         &self.made.meta
     }

@@ -202,6 +202,18 @@ impl CacheLayer {
         self
     }
 
+    /// Whether responses inherit from what their handlers read from the cache: the tags of every typed value, and that they
+    /// are fresh no longer than any of those. A response that states no freshness, and for which there is no rule, is kept
+    /// until the first of them expires. Off unless set.
+    ///
+    /// It counts what the handler reads until it returns a response, in its own task: reads of a body as it streams, or of
+    /// tasks that the handler spawns, are not seen. Neither are those of a handler behind a `Buffer`.
+    #[cfg(feature = "typed")]
+    pub fn inherit(mut self, inherits: bool) -> Self {
+        self.policy.inherits = inherits;
+        self
+    }
+
     /// The fields that speak to this cache rather than to all, the most specific first (RFC 9213); none in the safe
     /// profile. `CDN-Cache-Control` is meant for a CDN in front, which purges what it keeps; this cache it doesn't know.
     pub fn targets(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {

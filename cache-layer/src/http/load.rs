@@ -31,6 +31,7 @@ use crate::{
         rope::RopeWriter,
     },
     entry::Entry,
+    inherit::Reads,
     policy::Freshness,
     semantics::{
         cache_status::ForwardReason,
@@ -171,7 +172,8 @@ where
             cache.emit(Event::EarlyRefresh);
         }
         asked.time = cache.now();
-        match permit.while_loading(Oneshot::new(service, request)).await {
+        let asking = shared.with_reads(Oneshot::new(service, request));
+        match permit.while_loading(asking).await {
             Ok(response) if validates && response.status() == StatusCode::NOT_MODIFIED => {
                 let (parts, _) = response.into_parts();
                 shared.validated(permit, &asked, place, parts, tell).await;
@@ -267,6 +269,7 @@ impl Shared {
             headers: &headers,
             tags,
             freshness: parts.extensions.remove::<Freshness>(),
+            inherited: parts.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
             length: entry.payload().len() as u64,
         };
         match self.plan(asked, came) {
@@ -301,10 +304,11 @@ impl Shared {
         self.dated(&mut headers);
         let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
         let freshness = parts.extensions.remove::<Freshness>();
+        let inherited = parts.extensions.remove::<Reads>();
         let declared_length = content_length(&headers);
         let plan = declared_length.and_then(|declared| {
             let length = declared.unwrap_or(0).max(body.size_hint().lower());
-            self.plan(asked, Came { status, headers: &headers, tags, freshness, length })
+            self.plan(asked, Came { status, headers: &headers, tags, freshness, inherited, length })
         });
         let why = place.why;
         // What a client wants of a response to its POST, only the application can say.

@@ -10,6 +10,7 @@
 //! - [`room`]: how many may be at the application
 //! - [`join`]: having what is loaded for another request, while it is loaded
 //! - [`early`]: refreshing a response before it is stale
+//! - [`inherit`]: a response that inherits from what its handler read
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`stored`]: a response as an entry's metadata
@@ -21,6 +22,7 @@ mod backoff;
 mod body;
 mod early;
 mod future;
+mod inherit;
 mod join;
 mod layer;
 mod load;

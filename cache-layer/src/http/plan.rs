@@ -13,12 +13,14 @@ use super::{
 use crate::{
     clock::millis,
     entry::{Deadlines, Entry, EntryId, Version},
+    inherit::Reads,
     key::Key,
     policy::Freshness,
     semantics::{
         date::write_http_date,
         freshness::{initial_age, lifetime},
         groups::cache_groups,
+        packed::is_packed,
         staleness::{Windows, forbids_stale_use},
         storable::{refusal_of_freshness, refusal_of_response, retain_stored_fields},
         tag_fields::named_tags,
@@ -48,6 +50,8 @@ pub(super) struct Came<'a> {
     /// What its handler said about it beside its fields.
     pub(super) tags: Tags,
     pub(super) freshness: Option<Freshness>,
+    /// What its handler read from the cache, if the response is to inherit from that.
+    pub(super) inherited: Option<Reads>,
     /// The least that its body can be.
     pub(super) length: u64,
 }
@@ -62,7 +66,7 @@ pub(super) struct Plan {
 
 impl Shared {
     pub(super) fn plan(&self, asked: &Asked, came: Came<'_>) -> Result<Plan, NoCacheReason> {
-        let Came { status, headers, tags, freshness, length } = came;
+        let Came { status, headers, tags, freshness, inherited, length } = came;
         let policy = &self.policy.caching;
         let response_time = self.cache.now();
         let directives =
@@ -70,10 +74,15 @@ impl Shared {
         if let Some(reason) = refusal_of_response(policy, &asked.headers, status, headers, &directives) {
             return Err(reason);
         }
-        let rule = self.policy.ttl(asked.target.path()).map(millis);
+        let inherited = inherited.unwrap_or_default();
+        let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));
+        if left == Some(0) {
+            return Err(NoCacheReason::MadeFromStale);
+        }
+        let rule = self.policy.ttl(asked.target.path()).map(millis).or(left);
         let mut lifetime = lifetime(policy, &directives, status, headers, response_time, rule);
         if let Some(lifetime) = &mut lifetime {
-            lifetime.millis = self.jittered(lifetime.millis);
+            lifetime.millis = self.jittered(lifetime.millis).min(left.unwrap_or(u64::MAX));
         }
         let age = initial_age(headers, asked.time, response_time);
         let windows = Windows::new(policy, &directives, headers, lifetime, age, response_time);
@@ -86,6 +95,7 @@ impl Shared {
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&asked.target, group)).collect();
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
+        let tags = inherited.tags_and(&tags);
         let tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
         if !tags.fit() {
             return Err(NoCacheReason::TooManyTags);
@@ -139,8 +149,10 @@ impl Shared {
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (asked.key.clone(), known.version));
-        let entry =
-            |id, key: &Key, stored: &Stored| Entry::new(id, key, plan.deadlines, stored.to_bytes(), Bytes::new());
+        let packed = is_packed(&plan.response.headers);
+        let entry = |id, key: &Key, stored: &Stored| {
+            Entry::new(id, key, plan.deadlines, stored.to_bytes(), Bytes::new()).packed(packed)
+        };
         let Some(fields) = &plan.vary else {
             let stored = Stored::Response(plan.response.variant_of(None));
             let entries = vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored))];

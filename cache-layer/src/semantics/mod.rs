@@ -14,6 +14,7 @@
 //! - [`staleness`]: what may be done with it afterwards, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
 //! - [`vary`]: the request fields that select a response, on [`list`] and [`preference`]
+//! - [`packed`]: content that is compressed already
 //! - [`query`]: the parameters of a target that select none
 //! - [`reuse`]: what a request says about the stored response that it wants
 //! - [`conditional`]: preconditions, a client's and the cache's own, on [`validator`]
@@ -37,6 +38,7 @@ pub(crate) mod groups;
 pub(crate) mod hop_by_hop;
 pub(crate) mod invalidation;
 pub(crate) mod list;
+pub(crate) mod packed;
 pub(crate) mod policy;
 pub(crate) mod preference;
 pub(crate) mod query;

@@ -121,6 +121,10 @@ no_cache_reasons! {
     Remembered => "remembered",
     /// The application failed lately, and is left alone for a while.
     BackedOff => "backed-off",
+    /// It was made from something that is stale, or of which nobody knows whether it still holds.
+    MadeFromStale => "made-from-stale",
+    /// A value that its own type can't be written as.
+    Unserializable => "unserializable",
 }
 
 impl fmt::Display for NoCacheReason {

@@ -61,6 +61,14 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Deletes the entries whose readable key matches, voids fills of them that are in flight, and tells how many
     /// primary keys had one. Otherwise as [`invalidate`](Self::invalidate).
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// The valid entries of `keys`, in their order, at the cost of one.
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>>;
+
+    /// Writes entries that no load stands behind, whatever is there, and ends the leases on their keys: what was
+    /// loaded under them is older. Once this returned `Ok`, nobody reads what was there before; once it returned an
+    /// error, the keys are invalidated like by an [`invalidate`](Self::invalidate) that did.
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// What a store found.

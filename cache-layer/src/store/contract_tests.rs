@@ -215,7 +215,7 @@ async fn connect(url: String, prefix: &str) -> RedisStore {
 }
 
 /// What the documentation of [`RedisStore`] says that its user must be allowed, on one server and in a cluster.
-const COMMANDS: &str = "+get +mget +set +getrange +del +unlink +pexpire +pttl +evalsha +script|load +time \
+const COMMANDS: &str = "+get +mget +set +getrange +setrange +scan +del +unlink +pexpire +pttl +evalsha +script|load +time \
                         +client|tracking +client|caching +hello +ping +info";
 #[cfg(feature = "cluster")]
 const CLUSTER_COMMANDS: &str = "+asking +cluster|slots +cluster|info";

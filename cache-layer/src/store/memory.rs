@@ -22,7 +22,7 @@ use crate::{
     entry::Entry,
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
-    tag::{Stamp, Standing, Token, hex},
+    tag::{Stamp, Standing, Tags, Token, hex},
     telemetry::Rejection,
 };
 
@@ -288,7 +288,7 @@ impl Inner {
         match scope {
             Scope::Key(key) => {
                 let primary = key.primary().id();
-                fills.leases.remove(&primary);
+                fills.void(primary);
                 if let Some((entry, stored)) = self.entries.get(primary) {
                     self.entries.insert(primary, entry.marked_anew(now / 1000), stored);
                 }
@@ -312,6 +312,27 @@ impl Inner {
         self.fills().leases.retain(|_, lease| !matches(lease.key.canonical()));
         let deleted = self.entries.remove_where(|entry| matches(entry.canonical()));
         deleted.iter().filter(|id| !id.is_variant()).count() as u64
+    }
+
+    fn put(&self, entries: Vec<(Key, Entry)>, tags: &Tags) {
+        let mut fills = self.fills();
+        let stamps: Vec<Stamp> = tags
+            .as_slice()
+            .iter()
+            .map(|tag| {
+                let token = self.tokens.get(tag).unwrap_or_else(|| {
+                    let token = Token::created(fills.tick());
+                    self.tokens.insert(tag.clone(), token);
+                    token
+                });
+                Stamp { tag: tag.clone(), token }
+            })
+            .collect();
+        let stored = fills.tick();
+        for (key, entry) in entries {
+            fills.void(key.id());
+            self.entries.insert(key.id(), entry.stamped(stamps.clone()), stored);
+        }
     }
 }
 
@@ -412,6 +433,16 @@ impl Contract for MemoryStore {
                 Err(_) => Ok(delete()),
             }
         })
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        Box::pin(ready(keys.iter().map(|key| Ok(self.0.lookup(key))).collect()))
+    }
+
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.put(entries, tags);
+        self.0.ended.notify_waiters();
+        Box::pin(ready(Ok(())))
     }
 }
 

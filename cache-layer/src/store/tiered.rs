@@ -6,7 +6,7 @@ use super::{
     Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, RedisStore, Scope, Seen, Store, StoreError,
     redis::Near,
 };
-use crate::{entry::Entry, key::Key, pattern::Pattern};
+use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
 /// A [`RedisStore`] with a first tier in this process: a hit there costs no round trip. Cheap to clone.
 ///
@@ -122,6 +122,14 @@ impl Contract for TieredStore {
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         self.redis.delete_matching(pattern)
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        self.redis.get_many(keys)
+    }
+
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.put(entries, tags)
     }
 }
 

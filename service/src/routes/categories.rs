@@ -1,15 +1,11 @@
 //! `/api/categories`
 
-use axum::{Json, Router, extract::State, response::IntoResponse, routing::get};
+use axum::{Json, Router, extract::State, routing::get};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use crate::{
-    cache::{Source, made_from},
-    problem::Problem,
-    product::Category,
-};
+use crate::{problem::Problem, product::Category};
 
 pub(super) fn routes() -> Router<App> {
     Router::new().route("/api/categories", get(list))
@@ -28,7 +24,6 @@ struct CategoryList {
     operation_id = "list_categories",
     responses((status = 200, description = "The categories", body = CategoryList)),
 )]
-async fn list(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
-    let items = app.database.categories().await?;
-    Ok((made_from(&Source::Categories), Json(CategoryList { items })))
+async fn list(State(app): State<App>) -> Result<Json<CategoryList>, Problem> {
+    Ok(Json(CategoryList { items: app.catalogue.categories().await? }))
 }

@@ -12,7 +12,6 @@ use utoipa::ToSchema;
 
 use super::{App, MAX_REQUEST_BODY, list_query::ListQuery};
 use crate::{
-    cache::{Source, made_from},
     problem::{Invalid, Problem},
     product::{Fields, Product, ProductInput},
 };
@@ -66,11 +65,10 @@ pub(super) struct CacheStatus {
         (status = 422, description = "Names every wrong parameter", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn list(State(app): State<App>, query: ListQuery) -> Result<impl IntoResponse, Problem> {
-    let (items, total) =
-        app.database.products(query.category.as_deref(), query.per_page.into(), query.offset()).await?;
-    let list = ProductList { items, total, page: query.page, per_page: query.per_page };
-    Ok((made_from(&Source::Products), Json(list)))
+async fn list(State(app): State<App>, query: ListQuery) -> Result<Json<ProductList>, Problem> {
+    let offset = query.offset();
+    let (items, total) = app.catalogue.products(query.category, query.per_page.into(), offset).await?;
+    Ok(Json(ProductList { items, total, page: query.page, per_page: query.per_page }))
 }
 
 /// A product.
@@ -86,9 +84,8 @@ async fn list(State(app): State<App>, query: ListQuery) -> Result<impl IntoRespo
         (status = 422, description = "Not an id", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn show(State(app): State<App>, ProductId { id }: ProductId) -> Result<impl IntoResponse, Problem> {
-    let product = app.database.product(id).await?.ok_or_else(|| Problem::no_product(id))?;
-    Ok((made_from(&Source::Product(id)), Json(product)))
+async fn show(State(app): State<App>, ProductId { id }: ProductId) -> Result<Json<Product>, Problem> {
+    app.catalogue.product(id).await?.map(Json).ok_or_else(|| Problem::no_product(id))
 }
 
 /// Adds a product.

@@ -421,59 +421,6 @@ async fn where_tracking_is_refused_tags_are_right_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_user_of_the_chart_may_do_all_that_is_done() {
-    let server = RedisServer::start();
-    let () = server.command(&[
-        "ACL",
-        "SETUSER",
-        "cache",
-        "on",
-        ">secret",
-        "~test:*",
-        "resetchannels",
-        "+get",
-        "+mget",
-        "+set",
-        "+getrange",
-        "+setrange",
-        "+scan",
-        "+del",
-        "+unlink",
-        "+pexpire",
-        "+pttl",
-        "+eval",
-        "+evalsha",
-        "+script|load",
-        "+client|tracking",
-        "+client|caching",
-        "+hello",
-        "+ping",
-        "+time",
-        "+info",
-        "+select",
-    ]);
-    let store = connect(server.url().replace("redis://", "redis://cache:secret@")).await;
-    assert_eq!(fill(&store, &key("a"), "one", &["t"]).await, Committed::Stored);
-    assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
-    invalidate_tag(&store, "t").await.unwrap();
-    assert_eq!(read(&store, &key("a")).await, None);
-    fill(&store, &key("a"), "one", &["t"]).await;
-    store.soften(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
-    store.soften(Scope::Key(&key("a"))).await.unwrap();
-    assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
-    fill(&store, &Key::new(["long", &"x".repeat(300)]), "two", &[]).await;
-    assert_eq!(store.delete_matching(&Pattern::new("long*")).await.unwrap(), 1);
-    assert_eq!(read(&store, &key("a")).await.unwrap(), "one", "it was not refused, and everything deleted instead");
-    store.invalidate(Scope::Key(&key("a"))).await.unwrap();
-    let Acquired::Granted(lease) = Contract::acquire(&store, &key("a"), Seen::Nothing, LEASE).await.unwrap() else {
-        panic!("no lease")
-    };
-    assert!(store.renew(&lease, LEASE).await.unwrap());
-    let status = store.status().await;
-    assert!(status.connected && status.used_memory_human.is_some() && status.connected_clients > Some(0), "{status:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_form_of_address_works() {
     let server = RedisServer::builder().password("s3cret").start();
     for url in [server.url(), format!("{}/3", server.url().trim_end_matches('/')), server.unix_url()] {

@@ -58,7 +58,7 @@ impl RedisStore {
 
     /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every
     /// invalidation that came before them counts.
-    async fn standing(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<Standing, StoreError> {
+    pub(super) async fn standing(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<Standing, StoreError> {
         let (unknown, mut standing) = match live.tokens.judge(entry.stamps()) {
             Verdict::Known(standing) => return Ok(standing),
             Verdict::Unknown(unknown, standing) => (unknown, standing),

@@ -8,6 +8,7 @@
 //! - [`commit`]: writing what was loaded
 //! - [`invalidate`]: voiding entries, or making them stale
 //! - [`patterns`]: deleting entries by their readable keys
+//! - [`many`]: reading and writing many entries in one round trip
 //! - [`scripts`]: what of this runs on the server
 //! - [`routes`]: which connection an operation takes
 //! - [`address`], [`sentinel`]: where the servers are
@@ -45,7 +46,7 @@ use self::{
     share::Share,
 };
 use super::{Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
-use crate::{entry::Entry, key::Key, pattern::Pattern};
+use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
 mod address;
 #[cfg(feature = "cluster")]
@@ -67,6 +68,7 @@ mod invalidate;
 mod lease;
 mod link;
 mod lookup;
+mod many;
 mod names;
 mod near;
 #[cfg(test)]
@@ -418,6 +420,15 @@ impl Contract for RedisStore {
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
         self.whatever_becomes_of_the_caller(async move { store.delete_pattern(&pattern).await })
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        Box::pin(self.lookup_many(keys))
+    }
+
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (store, tags) = (self.clone(), tags.clone());
+        self.whatever_becomes_of_the_caller(async move { store.put_many(entries, &tags).await })
     }
 }
 

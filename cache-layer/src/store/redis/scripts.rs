@@ -94,6 +94,13 @@ script! {
 }
 
 script! {
+    /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds. Ends the lease: what is loaded under it is older.
+    PUT = "redis.call('DEL', KEYS[2]);
+           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]);
+           return 1"
+}
+
+script! {
     /// KEYS tag. ARGV chance, milliseconds. Returns the tag's token, and whether it was made just now.
     ///
     /// A token's life is extended only when half of it is over: extending it wakes everybody who tracks it.
@@ -141,7 +148,7 @@ script! {
     SOFTEN_ENTRY = "redis.call('DEL', KEYS[2]);
                     local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
                     if head == '' then return 0 end;
-                    if type(head) ~= 'string' or #head < 8 or head:sub(1, 4) ~= 'CLE\\001' then
+                    if type(head) ~= 'string' or #head < 8 or head:sub(1, 4) ~= 'CLE\\002' then
                         return redis.call('DEL', KEYS[1])
                     end;
                     local mark = math.max(redis.call('TIME')[1] + 1, struct.unpack('>I4', head, 5) + 1);
@@ -151,9 +158,9 @@ script! {
 
 script! {
     /// KEYS entry. Returns its canonical key; nothing, if it is no entry.
-    CANONICAL_KEY = "local length = redis.pcall('GETRANGE', KEYS[1], 72, 75);
+    CANONICAL_KEY = "local length = redis.pcall('GETRANGE', KEYS[1], 76, 79);
                      if type(length) ~= 'string' or #length < 4 then return '' end;
-                     return redis.call('GETRANGE', KEYS[1], 90, 89 + struct.unpack('>I4', length))"
+                     return redis.call('GETRANGE', KEYS[1], 94, 93 + struct.unpack('>I4', length))"
 }
 
 script! {
@@ -201,6 +208,7 @@ pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<
         &RELEASE,
         &FAIL,
         &COMMIT,
+        &PUT,
         &STAMP,
         &INVALIDATE_TAG,
         &SOFTEN_TAG,

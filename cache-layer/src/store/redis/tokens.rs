@@ -57,6 +57,14 @@ impl Tokens {
         }
     }
 
+    /// The token of a tag, if it is known.
+    pub(super) fn get(&self, tag: &str) -> Option<Token> {
+        match self.slots().get(tag) {
+            Some(Slot::Known(token)) => Some(*token),
+            Some(Slot::Asked(_)) | None => None,
+        }
+    }
+
     /// Says that `tags` are about to be read. To be called before the read is sent.
     pub(super) fn ask(&self, tags: &[Arc<str>]) -> u64 {
         let question = fastrand::u64(..);

@@ -1,0 +1,127 @@
+//! What a typed value costs: from memory, from Redis, and many at once, beside the same done by hand.
+//!
+//! The value is a product of 150 bytes of JSON, which every hit reads anew. Everything but the Redis server runs on one
+//! thread. `by_hand` is what one would write with the `redis` crate: an `MGET` of the names, and serde on each reply; it
+//! looks at no tag, no deadline and no checksum.
+//!
+//! ```sh
+//! cargo bench -p cache-layer --bench typed
+//! ```
+
+use std::{convert::Infallible, time::Duration};
+
+use cache_layer::{
+    Cache,
+    store::{MemoryStore, RedisStore, TieredStore},
+};
+use divan::{Bencher, Divan, black_box};
+use redis::AsyncCommands as _;
+use serde::{Deserialize, Serialize};
+use tests::RedisServer;
+use tokio::runtime::Runtime;
+
+const MANY: u64 = 100;
+
+fn main() {
+    Divan::default().min_time(Duration::from_secs(1)).config_with_args().main();
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Product {
+    id: u64,
+    name: String,
+    price: String,
+    category: String,
+    description: String,
+    stock: u32,
+}
+
+fn product(id: u64) -> Product {
+    Product {
+        id,
+        name: format!("Product {id}"),
+        price: "19.99".to_owned(),
+        category: "electronics".to_owned(),
+        description: "A lamp that is bright, and a little brighter still".to_owned(),
+        stock: 40,
+    }
+}
+
+#[divan::bench]
+fn get_or_load_hit_in_memory(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    bench_hit(bencher, &runtime, &Cache::new(MemoryStore::new(64 << 20)));
+}
+
+#[divan::bench]
+fn get_or_load_hit_in_the_first_tier(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    let cache = Cache::new(TieredStore::new(64 << 20, connect(&runtime, &server)));
+    bench_hit(bencher, &runtime, &cache);
+}
+
+#[divan::bench]
+fn get_or_load_hit_in_redis(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    bench_hit(bencher, &runtime, &Cache::new(connect(&runtime, &server)));
+}
+
+#[divan::bench]
+fn get_many_100_from_redis(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    let cache = Cache::new(connect(&runtime, &server));
+    let products: Vec<_> = (0..MANY).map(product).collect();
+    let set = cache.set_many(products.iter().map(|product| (("product", product.id), product))).tags(["products"]);
+    runtime.block_on(set.into_future()).expect("stored");
+    bencher.bench_local(|| {
+        let found = runtime.block_on(cache.get_many::<Product>((0..MANY).map(|id| ("product", id))));
+        assert!(found.iter().all(Option::is_some));
+        black_box(found)
+    });
+}
+
+#[divan::bench]
+fn get_many_100_by_hand(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    let client = redis::Client::open(server.url()).expect("a URL");
+    let mut connection = runtime.block_on(client.get_multiplexed_async_connection()).expect("a connection");
+    runtime.block_on(async {
+        for id in 0..MANY {
+            let value = serde_json::to_vec(&product(id)).expect("JSON");
+            let () = connection.set_ex(format!("product:{id}"), value, 300).await.expect("stored");
+        }
+    });
+    bencher.bench_local(|| {
+        let names: Vec<String> = (0..MANY).map(|id| format!("product:{id}")).collect();
+        let replies: Vec<Option<Vec<u8>>> = runtime.block_on(connection.mget(names)).expect("found");
+        let found: Vec<Product> =
+            replies.iter().flatten().map(|reply| serde_json::from_slice(reply).expect("a product")).collect();
+        assert_eq!(found.len() as u64, MANY);
+        black_box(found)
+    });
+}
+
+fn bench_hit(bencher: Bencher<'_, '_>, runtime: &Runtime, cache: &Cache) {
+    let set = cache.set(("product", 1), &product(1)).ttl(Duration::from_secs(3600)).tags(["product:1"]);
+    runtime.block_on(set.into_future()).expect("stored");
+    bencher.bench_local(|| {
+        let load = async || -> Result<Product, Infallible> { unreachable!("it is there") };
+        runtime.block_on(cache.get_or_load(("product", 1), load).into_future())
+    });
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+fn connect(runtime: &Runtime, server: &RedisServer) -> RedisStore {
+    runtime.block_on(async {
+        let store = RedisStore::builder(server.url()).build().expect("a store");
+        assert!(store.wait_connected(Duration::from_secs(10)).await, "{server} is not reachable");
+        store
+    })
+}

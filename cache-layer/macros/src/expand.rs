@@ -1,0 +1,257 @@
+//! What a cached function becomes.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Signature, Type};
+
+use crate::{
+    arguments::{Arguments, Duration, Lock},
+    function::{Function, Input},
+    template::Piece,
+};
+
+pub(crate) fn expand(function: &Function) -> TokenStream {
+    let Function { item, .. } = function;
+    let ItemFn { attrs, vis, sig, block } = item;
+    let uncached = Signature { ident: uncached_name(&sig.ident), ..sig.clone() };
+    let signature = without_mut(sig);
+    let answer = function.answer(false);
+    let companions = function.companions();
+    // What is an argument for the key's or the cache's sake is not unused.
+    let used = function.inputs.iter().map(|input| &input.name);
+    quote! {
+        #(#attrs)*
+        #vis #signature {
+            #answer
+        }
+
+        #[doc(hidden)]
+        #[allow(clippy::unused_async)]
+        #uncached {
+            #(let _ = &#used;)*
+            #block
+        }
+
+        #companions
+    }
+}
+
+fn uncached_name(name: &Ident) -> Ident {
+    format_ident!("__{}_uncached", name)
+}
+
+/// The signature, for a body that changes none of its arguments.
+fn without_mut(signature: &Signature) -> Signature {
+    let mut signature = signature.clone();
+    for input in &mut signature.inputs {
+        match input {
+            FnArg::Receiver(receiver) if receiver.reference.is_none() => receiver.mutability = None,
+            FnArg::Typed(typed) => {
+                if let Pat::Ident(name) = &mut *typed.pat {
+                    name.mutability = None;
+                }
+            }
+            FnArg::Receiver(_) => {}
+        }
+    }
+    signature
+}
+
+impl Function {
+    /// The body: looks up, and loads if it must.
+    fn answer(&self, refresh: bool) -> TokenStream {
+        let Self { item, receiver, inputs, cache, fallible, arguments, .. } = self;
+        let uncached = uncached_name(&item.sig.ident);
+        let key = self.key();
+        let settings = settings(arguments);
+        let refresh = refresh.then(|| quote!(.refresh()));
+        // The load outlives its caller, so it borrows from nobody.
+        let owned = inputs
+            .iter()
+            .filter(|input| input.borrowed)
+            .map(|Input { name, .. }| quote!(let #name = ::cache_layer::__cached::ToOwned::to_owned(#name);));
+        let passed =
+            inputs.iter().map(|Input { name, borrowed, .. }| if *borrowed { quote!(&#name) } else { quote!(#name) });
+        let this = receiver.as_ref().map(|receiver| {
+            if receiver.reference.is_some() || matches!(&*receiver.ty, Type::Reference(_)) {
+                quote!(let __this = ::cache_layer::__cached::Clone::clone(self);)
+            } else {
+                quote!(let __this = self;)
+            }
+        });
+        let call = match receiver {
+            Some(_) => quote!(__this.#uncached(#(#passed),*).await),
+            None => quote!(#uncached(#(#passed),*).await),
+        };
+        let (load, result) = if *fallible {
+            (call, quote!(__result))
+        } else {
+            (
+                quote!(::core::result::Result::<_, ::cache_layer::__cached::Infallible>::Ok(#call)),
+                quote!(match __result {
+                    ::core::result::Result::Ok(__value) => __value,
+                    ::core::result::Result::Err(__never) => match __never {},
+                }),
+            )
+        };
+        let tags = arguments.tags.iter().map(|tag| match tag {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => quote!(::cache_layer::__cached::format!(#text)),
+            other => quote!(::std::string::String::from(#other)),
+        });
+        quote! {
+            let __cache: ::cache_layer::__cached::Cache = (#cache).clone();
+            let __key = #key;
+            let __tags: ::std::vec::Vec<::std::string::String> =
+                ::std::vec![#(#tags),*];
+            #this
+            #(#owned)*
+            let __result = __cache
+                .get_or_load(__key, move || async move { #load })
+                #settings
+                .tags(__tags)
+                #refresh
+                .await;
+            #result
+        }
+    }
+
+    fn key(&self) -> TokenStream {
+        let Arguments { name, schema, .. } = &self.arguments;
+        let name = match schema {
+            Some(schema) => format!("{}@{}", name.value(), schema.base10_digits()),
+            None => name.value(),
+        };
+        let parts: Vec<TokenStream> = match &self.template {
+            Some(template) => template
+                .iter()
+                .map(|piece| match piece {
+                    Piece::Text(text) => quote!(.piece(#text)),
+                    Piece::Argument(name) => quote!(.piece(&#name)),
+                })
+                .collect(),
+            None => self
+                .inputs
+                .iter()
+                .filter(|input| input.keyed)
+                .enumerate()
+                .map(|(place, Input { name, .. })| {
+                    let comma = (place > 0).then(|| quote!(.piece(",")));
+                    quote!(#comma .argument(&#name))
+                })
+                .collect(),
+        };
+        quote!(::cache_layer::__cached::Parts::new(#name) #(#parts)* .key())
+    }
+
+    /// What stands beside the function.
+    fn companions(&self) -> TokenStream {
+        let Self { item, receiver, inputs, cache, .. } = self;
+        let ItemFn { vis, sig, .. } = item;
+        let output = &sig.output;
+        let all = inputs.iter().map(|Input { name, ty, .. }| quote!(#name: #ty));
+        let keyed: Vec<&Input> = inputs.iter().filter(|input| input.keyed).collect();
+        let keyed_inputs: Vec<TokenStream> = keyed.iter().map(|Input { name, ty, .. }| quote!(#name: #ty)).collect();
+        let keyed_names: Vec<&Ident> = keyed.iter().map(|input| &input.name).collect();
+        let key = self.key();
+        let refresh = self.answer(true);
+        let types = quote!(::cache_layer::__cached);
+        let key_doc = "The key of the entry of these arguments.";
+        let invalidate_doc = format!("Invalidates the entry that [`{}`](Self::{0}) has of these arguments.", sig.ident);
+        let invalidate_doc =
+            if receiver.is_some() { invalidate_doc } else { "Invalidates the entry of these arguments.".to_owned() };
+        let refresh_doc = "Loads the value anew, whatever is there, and stores it.";
+        let Some(receiver) = receiver else {
+            let module = format_ident!("{}_cache", sig.ident);
+            let module_doc = format!("What the cache has of [`{}`].", sig.ident);
+            return quote! {
+                #[doc = #module_doc]
+                #[allow(dead_code, unused_imports, unreachable_pub)]
+                #vis mod #module {
+                    use super::*;
+
+                    #[doc = #key_doc]
+                    #[must_use]
+                    pub fn key(#(#keyed_inputs),*) -> #types::Key {
+                        #key
+                    }
+
+                    #[doc = #invalidate_doc]
+                    ///
+                    /// # Errors
+                    ///
+                    /// If the store could not be reached.
+                    pub async fn invalidate(
+                        __cache: &#types::Cache,
+                        #(#keyed_inputs),*
+                    ) -> ::core::result::Result<(), #types::InvalidateError> {
+                        __cache.invalidate(&key(#(#keyed_names),*)).await
+                    }
+
+                    #[doc = #refresh_doc]
+                    pub async fn refresh(#(#all),*) #output {
+                        #refresh
+                    }
+                }
+            };
+        };
+        let (key_name, invalidate_name, refresh_name) = (
+            format_ident!("{}_key", sig.ident),
+            format_ident!("{}_invalidate", sig.ident),
+            format_ident!("{}_refresh", sig.ident),
+        );
+        // Without `self`, the cache is to be named.
+        let (from, cache) = match self.cache_is_argument {
+            true => (quote!(__cache: &#types::Cache), quote!(__cache)),
+            false => (quote!(#receiver), quote!(#cache)),
+        };
+        quote! {
+            #[doc = #key_doc]
+            #[allow(dead_code)]
+            #[must_use]
+            #vis fn #key_name(#(#keyed_inputs),*) -> #types::Key {
+                #key
+            }
+
+            #[doc = #invalidate_doc]
+            ///
+            /// # Errors
+            ///
+            /// If the store could not be reached.
+            #[allow(dead_code)]
+            #vis async fn #invalidate_name(
+                #from,
+                #(#keyed_inputs),*
+            ) -> ::core::result::Result<(), #types::InvalidateError> {
+                (#cache).invalidate(&Self::#key_name(#(#keyed_names),*)).await
+            }
+
+            #[doc = #refresh_doc]
+            #[allow(dead_code)]
+            #vis async fn #refresh_name(#receiver, #(#all),*) #output {
+                #refresh
+            }
+        }
+    }
+}
+
+/// What the call of the cache is told, but for the tags.
+fn settings(arguments: &Arguments) -> TokenStream {
+    let Arguments { ttl, stale_while_revalidate, stale_if_error, negative_ttl, lock, .. } = arguments;
+    let durations = [
+        (quote!(ttl), ttl),
+        (quote!(stale_while_revalidate), stale_while_revalidate),
+        (quote!(stale_if_error), stale_if_error),
+        (quote!(negative_ttl), negative_ttl),
+    ];
+    let durations = durations.into_iter().filter_map(|(setter, duration)| {
+        let duration = match duration.as_ref()? {
+            Duration::Milliseconds(milliseconds) => {
+                quote!(::cache_layer::__cached::Duration::from_millis(#milliseconds))
+            }
+            Duration::Expression(expression) => quote!(#expression),
+        };
+        Some(quote!(.#setter(#duration)))
+    });
+    let lock = lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
+    quote!(#(#durations)* #lock)
+}

@@ -1,0 +1,166 @@
+//! The function that is to be cached, and whether it can be.
+
+use syn::{
+    Error, Expr, FnArg, GenericArgument, Ident, ItemFn, Pat, PatIdent, PatType, PathArguments, Receiver, Result,
+    ReturnType, Type, TypePath, TypeReference, parse_quote,
+};
+
+use crate::{
+    arguments::Arguments,
+    template::{Piece, pieces},
+};
+
+pub(crate) struct Function {
+    pub(crate) arguments: Arguments,
+    pub(crate) item: ItemFn,
+    pub(crate) receiver: Option<Receiver>,
+    pub(crate) inputs: Vec<Input>,
+    /// What the key is made of, if not of the arguments one after another.
+    pub(crate) template: Option<Vec<Piece>>,
+    pub(crate) cache: Expr,
+    pub(crate) cache_is_argument: bool,
+    /// Whether it returns a `Result`, of which only the successes are cached.
+    pub(crate) fallible: bool,
+}
+
+/// An argument.
+pub(crate) struct Input {
+    pub(crate) name: Ident,
+    pub(crate) ty: Type,
+    pub(crate) borrowed: bool,
+    /// Whether it is part of the key.
+    pub(crate) keyed: bool,
+}
+
+impl Function {
+    pub(crate) fn new(arguments: Arguments, item: ItemFn) -> Result<Self> {
+        let signature = &item.sig;
+        if signature.asyncness.is_none() {
+            return Err(Error::new(signature.fn_token.span, "only async functions can be cached: write `async fn`"));
+        }
+        if let Some(parameter) = signature.generics.params.first() {
+            return Err(Error::new_spanned(
+                parameter,
+                "functions with parameters can't be cached, since each type would share its entries with all others: \
+                 write one function for each type, and leave lifetimes out",
+            ));
+        }
+        let mut receiver = None;
+        let mut inputs = Vec::new();
+        for input in &signature.inputs {
+            match input {
+                FnArg::Receiver(this) => receiver = Some(receiver_of(this)?),
+                FnArg::Typed(typed) => inputs.push(Input::new(typed)?),
+            }
+        }
+
+        for skipped in &arguments.skip {
+            find(&mut inputs, skipped)?.keyed = false;
+        }
+        let template = arguments.key.as_ref().map(pieces).transpose()?;
+        if let Some(template) = &template {
+            inputs.iter_mut().for_each(|input| input.keyed = false);
+            for piece in template {
+                if let Piece::Argument(name) = piece {
+                    find(&mut inputs, name)?.keyed = true;
+                }
+            }
+        }
+        let (cache, cache_is_argument) = match (&arguments.cache, inputs.iter_mut().find(|input| is_cache(&input.ty))) {
+            (Some(cache), argument) => {
+                argument.into_iter().for_each(|input| input.keyed = false);
+                (cache.clone(), false)
+            }
+            (None, Some(input)) => {
+                input.keyed = false;
+                let name = &input.name;
+                (parse_quote!(#name), true)
+            }
+            (None, None) => {
+                return Err(Error::new(
+                    signature.ident.span(),
+                    "which cache? Write `cache = \"self.cache\"`, or any other expression, or give the function an argument \
+                     of type `&Cache`",
+                ));
+            }
+        };
+        let ReturnType::Type(_, output) = &signature.output else {
+            return Err(Error::new(
+                signature.ident.span(),
+                "there is nothing to cache: write what the function returns",
+            ));
+        };
+        let fallible = last_segment(output).is_some_and(|name| name == "Result");
+        let value = if fallible { first_parameter(output) } else { Some(&**output) };
+        let optional = value.and_then(last_segment).is_some_and(|name| name == "Option");
+        if arguments.negative_ttl.is_some() && !optional {
+            return Err(Error::new_spanned(output, "`negative_ttl` is for `None`: write `Option<…>`, or leave it out"));
+        }
+        Ok(Self { arguments, receiver, inputs, template, cache, cache_is_argument, fallible, item })
+    }
+}
+
+impl Input {
+    fn new(PatType { pat, ty, .. }: &PatType) -> Result<Self> {
+        let Pat::Ident(PatIdent { ident, by_ref: None, subpat: None, .. }) = &**pat else {
+            return Err(Error::new_spanned(
+                pat,
+                "a cached function needs a name for each argument: take it apart in the body",
+            ));
+        };
+        let borrowed = match &**ty {
+            Type::Reference(TypeReference { mutability: Some(_), .. }) => {
+                return Err(Error::new_spanned(
+                    ty,
+                    "what a function changes is not done again on a hit: take it by `&`, or don't cache the function",
+                ));
+            }
+            Type::ImplTrait(_) => {
+                return Err(Error::new_spanned(ty, "functions with parameters can't be cached: write the type"));
+            }
+            Type::Reference(_) => true,
+            _ => false,
+        };
+        Ok(Self { name: ident.clone(), ty: (**ty).clone(), borrowed, keyed: true })
+    }
+}
+
+fn receiver_of(this: &Receiver) -> Result<Receiver> {
+    if this.mutability.is_some() && this.reference.is_some() {
+        return Err(Error::new_spanned(this, "what a method changes is not done again on a hit: write `&self`"));
+    }
+    Ok(this.clone())
+}
+
+fn find<'a>(inputs: &'a mut [Input], name: &Ident) -> Result<&'a mut Input> {
+    let known: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.name)).collect();
+    inputs.iter_mut().find(|input| input.name == *name).ok_or_else(|| {
+        let known = if known.is_empty() { "it has none".to_owned() } else { format!("write {}", known.join(" or ")) };
+        Error::new(name.span(), format!("the function has no argument `{name}`: {known}"))
+    })
+}
+
+fn is_cache(ty: &Type) -> bool {
+    let ty = match ty {
+        Type::Reference(reference) => &reference.elem,
+        other => other,
+    };
+    last_segment(ty).is_some_and(|name| name == "Cache")
+}
+
+fn last_segment(ty: &Type) -> Option<&Ident> {
+    match ty {
+        Type::Path(TypePath { path, .. }) => path.segments.last().map(|segment| &segment.ident),
+        _ => None,
+    }
+}
+
+/// The type in angle brackets.
+fn first_parameter(ty: &Type) -> Option<&Type> {
+    let Type::Path(TypePath { path, .. }) = ty else { return None };
+    let PathArguments::AngleBracketed(parameters) = &path.segments.last()?.arguments else { return None };
+    parameters.args.iter().find_map(|parameter| match parameter {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
+}

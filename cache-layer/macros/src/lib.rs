@@ -1,0 +1,89 @@
+//! The `#[cached]` attribute of `cache-layer`, which re-exports it.
+
+use proc_macro::TokenStream;
+
+mod arguments;
+mod duration;
+mod expand;
+mod function;
+mod template;
+
+/// Caches what an async function returns, by its arguments.
+///
+/// ```
+/// use cache_layer::{Cache, cached, store::MemoryStore};
+///
+/// # #[derive(Clone)] struct Db;
+/// # impl Db { async fn products(&self, _: &str, _: u32) -> Result<Vec<String>, DbError> { Ok(vec!["lamp".into()]) } }
+/// # #[derive(Clone, Debug)] struct DbError;
+/// /// A page of the products of a category.
+/// #[cached(name = "product_list", ttl = "60s", tags = ["category:{category}"], lock, skip(db))]
+/// async fn product_list(cache: &Cache, db: &Db, category: &str, page: u32) -> Result<Vec<String>, DbError> {
+///     db.products(category, page).await // runs on a miss only
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// let products = product_list(&cache, &Db, "lamps", 1).await.unwrap();
+/// # assert_eq!(products, ["lamp"]);
+/// # assert!(cache.drain(std::time::Duration::from_secs(1)).await);
+/// # assert!(cache.contains(product_list_cache::key("lamps", 1)).await);
+/// product_list_cache::invalidate(&cache, "lamps", 1).await?;
+/// # assert!(!cache.contains(product_list_cache::key("lamps", 1)).await);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Settings
+///
+/// | setting | what it says |
+/// |---|---|
+/// | `name = "…"` | what the entries are called; needed, and to be used by one function only |
+/// | `ttl = "60s"` | how long a value is fresh (`ms`, `s`, `m`, `h`, `d`, or several: `"1m30s"`; or an expression); five minutes unless set |
+/// | `tags = ["product:{id}"]` | tags, with arguments in them as in `format!`, or expressions: `tags = [filter.tag()]` |
+/// | `lock` | one load in the whole fleet (`lock = "fleet"`, as if it were not said), in each process (`"process"`), or no waiting (`"off"`) |
+/// | `stale_while_revalidate = "10s"` | for so long after, the value is used while it is loaded anew |
+/// | `stale_if_error = "1h"` | for so long after, the value is used if the function fails |
+/// | `negative_ttl = "5s"` | how long `None` is fresh, of a function that returns an `Option` |
+/// | `skip(db)` | arguments that are no part of the key |
+/// | `key = "{category}/{page}"` | the key, of arguments that implement `Display`; unless set, of all that are not skipped, as JSON |
+/// | `schema = 2` | to be counted up when the type changes, so that old and new processes keep apart |
+/// | `cache = "self.cache"` | where the cache is; not needed beside an argument of type `&Cache`, which is no part of the key |
+///
+/// # What it makes
+///
+/// The function keeps its signature, its visibility and its documentation. Beside it is a module of its name and `_cache`:
+///
+/// - `key(…)`: the [`Key`] of these arguments
+/// - `invalidate(&cache, …)`: [invalidates] the entry of these arguments
+/// - `refresh(…)`: takes what the function takes; runs it whatever is there, and stores what it returns
+///
+/// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` has no room for a module: beside
+/// a method `product(&self, …)` there are `product_key(…)`, `product_invalidate(there are `product_key(…)`, `product_invalidate(&self, …)` and `product_refresh(&self, …)`.self, …)` (or `(&cache, …)`, if the cache is an argument) and
+/// `product_refresh(&self, …)`.
+///
+/// # What it asks for
+///
+/// The function runs in a task of its own, which outlives a caller that leaves: `self` and what is borrowed must be
+/// `Clone`, everything `Send`, and nothing borrow from elsewhere. What it returns is a value that serde knows, or a
+/// `Result` of one; errors are not cached, and go to everybody who waited, so they are `Clone`. `Result` is known by
+/// that name, so an alias has to end in it. Functions with type parameters can't be cached, nor can those of a trait.
+///
+/// [`Key`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Key.html
+/// [invalidates]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.invalidate
+#[proc_macro_attribute]
+pub fn cached(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let expanded = syn::parse(arguments)
+        .and_then(|arguments| function::Function::new(arguments, syn::parse(item.clone())?))
+        .map(|function| expand::expand(&function));
+    match expanded {
+        Ok(tokens) => tokens.into(),
+        Err(error) => {
+            // The function stays, so that what calls it adds no errors of its own.
+            let mut tokens: TokenStream = error.into_compile_error().into();
+            tokens.extend(item);
+            tokens
+        }
+    }
+}

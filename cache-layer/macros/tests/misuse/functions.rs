@@ -1,0 +1,49 @@
+#![allow(unused_variables)]
+
+use cache_layer::{Cache, cached};
+
+#[cached(name = "list")]
+fn not_async(cache: &Cache) -> u32 {
+    1
+}
+
+#[cached(name = "list")]
+async fn no_cache(id: u32) -> u32 {
+    id
+}
+
+#[cached(name = "list")]
+async fn nothing_to_keep(cache: &Cache) {}
+
+#[cached(name = "list")]
+async fn of_any_type<T: Send>(cache: &Cache, of: T) -> u32 {
+    1
+}
+
+#[cached(name = "list")]
+async fn changes_something(cache: &Cache, counter: &mut u32) -> u32 {
+    *counter
+}
+
+#[cached(name = "list")]
+async fn without_names(cache: &Cache, (one, other): (u32, u32)) -> u32 {
+    one + other
+}
+
+#[cached(name = "list", negative_ttl = "1s")]
+async fn never_none(cache: &Cache) -> u32 {
+    1
+}
+
+struct Repository {
+    cache: Cache,
+}
+
+impl Repository {
+    #[cached(name = "list", cache = "self.cache")]
+    async fn changes_itself(&mut self) -> u32 {
+        1
+    }
+}
+
+fn main() {}

@@ -1,0 +1,16 @@
+//! How to use it, from one end to the other. Every example here is compiled, and most are run.
+
+#[doc = include_str!("http.md")]
+pub mod http {}
+
+#[doc = include_str!("typed.md")]
+pub mod typed {}
+
+#[doc = include_str!("invalidation.md")]
+pub mod invalidation {}
+
+#[doc = include_str!("redis.md")]
+pub mod redis {}
+
+#[doc = include_str!("testing.md")]
+pub mod testing {}

@@ -1,0 +1,56 @@
+//! Content that is compressed already, and would only cost time to compress again.
+
+use http::{
+    HeaderMap,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
+
+/// Types of content, apart from pictures, sound and films, that are compressed by their nature.
+const PACKED: &[&str] = &[
+    "application/gzip",
+    "application/java-archive",
+    "application/pdf",
+    "application/vnd.rar",
+    "application/x-7z-compressed",
+    "application/x-bzip2",
+    "application/x-xz",
+    "application/zip",
+    "application/zstd",
+    "font/woff",
+    "font/woff2",
+];
+/// Types that are none of those, though their first half says so.
+const TEXTUAL: &[&str] = &["image/bmp", "image/svg+xml"];
+
+/// Whether a response with these fields has content that is compressed already.
+pub(crate) fn is_packed(headers: &HeaderMap) -> bool {
+    let is_identity = |value: &[u8]| value.eq_ignore_ascii_case(b"identity");
+    if headers.get_all(CONTENT_ENCODING).iter().any(|value| !is_identity(value.as_bytes().trim_ascii())) {
+        return true;
+    }
+    let Some(media_type) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let family = media_type.split('/').next().unwrap_or_default();
+    (matches!(family, "image" | "audio" | "video") && !TEXTUAL.contains(&media_type.as_str()))
+        || PACKED.contains(&media_type.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_and_encoded_content_are_packed_and_texts_are_not() {
+        let is_packed = |name, value: &str| is_packed(&HeaderMap::from_iter([(name, value.parse().unwrap())]));
+        for encoding in ["gzip", "br", "identity, zstd"] {
+            assert!(is_packed(CONTENT_ENCODING, encoding), "{encoding}");
+        }
+        for media_type in ["image/png", "Image/JPEG; q=1", "video/mp4", "application/zip"] {
+            assert!(is_packed(CONTENT_TYPE, media_type), "{media_type}");
+        }
+        assert!(!is_packed(CONTENT_ENCODING, "Identity"));
+        for media_type in ["application/json", "text/html; charset=utf-8", "image/svg+xml", "", "zip"] {
+            assert!(!is_packed(CONTENT_TYPE, media_type), "{media_type}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What a load brings, and what it is given.
+
+use std::{ops::Deref, time::Duration};
+
+use super::terms::Terms;
+use crate::tag::Tags;
+
+/// What a load brought, and what it says about its life: for [`Cache::get_or_load_with`](crate::Cache::get_or_load_with).
+///
+/// ```
+/// use std::time::Duration;
+/// use cache_layer::Loaded;
+///
+/// let rates = Loaded::new([1.07, 0.93]).ttl(Duration::from_secs(30)).tags(["rates"]);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a load has to return it"]
+pub struct Loaded<V> {
+    pub(super) value: V,
+    ttl: Option<Duration>,
+    tags: Tags,
+}
+
+impl<V> Loaded<V> {
+    /// This value, on the terms of the call that asked for it.
+    pub fn new(value: V) -> Self {
+        Self { value, ttl: None, tags: Tags::default() }
+    }
+
+    /// Fresh for so long, whatever the call says; zero: not to be kept.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Tags beside those of the call.
+    pub fn tags<T: AsRef<str>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.tags.extend(tags);
+        self
+    }
+
+    /// The terms, those of the call being `terms`.
+    pub(super) fn on(&self, mut terms: Terms) -> Terms {
+        terms.ttl = self.ttl.unwrap_or(terms.ttl);
+        terms.add_tags(self.tags.iter());
+        terms
+    }
+}
+
+/// A value that is no longer fresh: what a load may say still holds.
+#[derive(Clone, Debug)]
+pub struct Stale<V> {
+    value: V,
+    tags: Tags,
+}
+
+impl<V> Stale<V> {
+    pub(super) fn new(value: V, tags: Tags) -> Self {
+        Self { value, tags }
+    }
+
+    /// The value still holds: it is kept for another life, with its tags.
+    pub fn not_modified(self) -> Loaded<V> {
+        Loaded::new(self.value).tags(self.tags.iter())
+    }
+}
+
+impl<V> Deref for Stale<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.value
+    }
+}

@@ -1,0 +1,249 @@
+//! The typed front end: values of any type that serde knows, by the same engine that keeps responses.
+//!
+//! - [`load`]: getting a value, from the cache or from whoever makes it
+//! - [`loaded`]: what a load brings, and what it is given
+//! - [`set`]: storing values that no load stands behind
+//! - [`terms`]: for how long, under which tags, and who waits for whom
+//! - [`value`], [`codec`]: a value as an entry
+//! - [`key`]: what values are called
+//! - [`attribute`]: what `#[cached]` is made of
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use self::{
+    load::Load,
+    value::{Found, Hit, read},
+};
+use crate::{
+    engine::{Cache, Looked},
+    error::InvalidateError,
+    inherit::{self, Reads},
+    key::Key,
+    tag::Tags,
+    telemetry::Event,
+};
+
+#[cfg(feature = "macros")]
+pub mod attribute;
+mod codec;
+mod key;
+mod load;
+mod loaded;
+mod set;
+mod terms;
+mod value;
+
+pub use self::{
+    codec::Codec,
+    load::GetOrLoad,
+    loaded::{Loaded, Stale},
+    set::{Set, SetError},
+    terms::Lock,
+};
+
+/// Values of any type.
+///
+/// Keys are made of `("product", 42)`, of a text, or by [`Key::new`].
+impl Cache {
+    /// The value of `key`: from the cache if it is there and fresh, and otherwise from `load`, which is run once for all
+    /// who ask meanwhile. Never fails but by `load`: a store that is away, or holds something else, is a miss.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// # #[derive(Clone, Debug)] struct DbError;
+    /// # async fn query(id: u64) -> Result<String, DbError> { Ok(format!("product {id}")) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), DbError> {
+    /// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let id = 42;
+    /// let product: String = cache
+    ///     .get_or_load(("product", id), move || query(id))
+    ///     .ttl(Duration::from_secs(60))
+    ///     .tags([format!("product:{id}")])
+    ///     .stale_while_revalidate(Duration::from_secs(10))
+    ///     .await?;
+    /// # assert_eq!(product, "product 42");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What `load` fails with, for everybody who waited for it, which is why it is cloned: an error that can't be goes into
+    /// an `Arc` (`.map_err(Arc::new)`). A load that panics does so at the caller that it was begun for; of the others, one
+    /// begins anew.
+    ///
+    /// # Cancellation
+    ///
+    /// The load runs in a task of its own. A caller that is dropped leaves it to end and to be stored;
+    /// [`drain`](Cache::drain) waits for it.
+    pub fn get_or_load<V, E, F, Fut>(&self, key: impl Into<Key>, load: F) -> GetOrLoad<V, E>
+    where
+        V: Serialize + DeserializeOwned + Send + 'static,
+        E: Clone + Send + Sync + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+    {
+        self.get_or_load_with(key, |_| async { load().await.map(Loaded::new) })
+    }
+
+    /// As [`get_or_load`](Self::get_or_load), for a load that decides itself for how long and under which tags a value is
+    /// kept, and that can make use of the one that was there. There is one while its windows last, those of
+    /// [`stale_while_revalidate`](GetOrLoad::stale_while_revalidate) and [`stale_if_error`](GetOrLoad::stale_if_error).
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use cache_layer::{Cache, Loaded, Stale, store::MemoryStore};
+    ///
+    /// # async fn newer_than(version: u64) -> Option<u64> { (version < 2).then_some(2) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let rates = cache
+    ///     .get_or_load_with("rates", async |stale: Option<Stale<u64>>| {
+    ///         let known = stale.as_deref().copied().unwrap_or(0);
+    ///         Ok::<_, Infallible>(match (newer_than(known).await, stale) {
+    ///             (None, Some(stale)) => stale.not_modified(),
+    ///             (newer, _) => Loaded::new(newer.unwrap_or(known)).ttl(Duration::from_secs(30)),
+    ///         })
+    ///     })
+    ///     .stale_if_error(Duration::from_secs(3600))
+    ///     .await;
+    /// # assert_eq!(rates, Ok(2));
+    /// # }
+    /// ```
+    pub fn get_or_load_with<V, E, F, Fut>(&self, key: impl Into<Key>, load: F) -> GetOrLoad<V, E>
+    where
+        V: Serialize + DeserializeOwned + Send + 'static,
+        E: Clone + Send + Sync + 'static,
+        F: FnOnce(Option<Stale<V>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+    {
+        let load: Load<V, E> = Box::new(move |stale| Box::pin(load(stale)));
+        GetOrLoad::new(self.clone(), key.into(), load)
+    }
+
+    /// The value of `key`, if it is there and fresh. One that is no longer of this type is deleted.
+    pub async fn get<V: DeserializeOwned>(&self, key: impl Into<Key>) -> Option<V> {
+        let key = key.into();
+        let hit = match self.find_here(&key) {
+            Some(hit) => Some(hit),
+            None => self.fresh(&key, self.look_up(&key).await),
+        };
+        self.answered(hit)
+    }
+
+    /// The values of `keys`, in their order, as [`get`](Self::get) gets them: what is not in memory comes in one round trip.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, store::MemoryStore};
+    /// # async fn example(cache: &Cache) {
+    /// let names: Vec<Option<String>> = cache.get_many([1, 2, 3].map(|id| ("name", id))).await;
+    /// # }
+    /// ```
+    pub async fn get_many<V: DeserializeOwned>(
+        &self,
+        keys: impl IntoIterator<Item = impl Into<Key>>,
+    ) -> Vec<Option<V>> {
+        let keys: Vec<Key> = keys.into_iter().map(Into::into).collect();
+        let mut hits: Vec<Option<Hit<V>>> = keys.iter().map(|key| self.find_here(key)).collect();
+        let elsewhere: Vec<usize> = (0..keys.len()).filter(|&place| hits[place].is_none()).collect();
+        if !elsewhere.is_empty() {
+            let asked: Vec<Key> = elsewhere.iter().map(|&place| keys[place].clone()).collect();
+            let looked = self.look_up_many(&asked).await;
+            for ((place, key), looked) in elsewhere.into_iter().zip(&asked).zip(looked) {
+                hits[place] = self.fresh(key, looked);
+            }
+        }
+        hits.into_iter().map(|hit| self.answered(hit)).collect()
+    }
+
+    /// Whether there is a fresh value of `key`, of whatever type. Not counted as a hit or a miss.
+    pub async fn contains(&self, key: impl Into<Key>) -> bool {
+        let key = key.into();
+        let fresh = |deadline| self.now() < deadline;
+        match self.peek(&key) {
+            Some(entry) if fresh(entry.deadlines().fresh) => true,
+            _ => matches!(self.look_up(&key).await, Looked::Found(entry) if fresh(entry.deadlines().fresh)),
+        }
+    }
+
+    /// Stores `value`, over whatever is there. Loads of this key that are under way are not stored any more: what they
+    /// bring is older.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, SetError, store::MemoryStore};
+    /// # async fn example(cache: &Cache) -> Result<(), SetError> {
+    /// cache.set(("name", 7), "lamp").ttl(Duration::from_secs(60)).tags(["product:7"]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set<V: Serialize + ?Sized>(&self, key: impl Into<Key>, value: &V) -> Set {
+        Set::new(self.clone(), vec![(key.into(), self.codec().encode(value))])
+    }
+
+    /// Stores values, as [`set`](Self::set) does, in one round trip.
+    pub fn set_many<'v, K: Into<Key>, V: Serialize + ?Sized + 'v>(
+        &self,
+        values: impl IntoIterator<Item = (K, &'v V)>,
+    ) -> Set {
+        let codec = self.codec();
+        Set::new(self.clone(), values.into_iter().map(|(key, value)| (key.into(), codec.encode(value))).collect())
+    }
+
+    /// Deletes the value of `key`; another name for [`invalidate`](Self::invalidate).
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate).
+    pub async fn delete(&self, key: impl Into<Key>) -> Result<(), InvalidateError> {
+        self.invalidate(&key.into()).await
+    }
+
+    /// What was found, if it is fresh; if it is of another type, it is deleted.
+    fn fresh<V: DeserializeOwned>(&self, key: &Key, looked: Looked) -> Option<Hit<V>> {
+        let Looked::Found(entry) = looked else { return None };
+        if read::<V>(&entry).is_none() {
+            let (cache, key) = (self.clone(), key.clone());
+            self.spawn(async move { cache.invalidate(&key).await });
+        }
+        match self.judge(Looked::Found(entry)) {
+            Found::Fresh(hit) => Some(hit),
+            Found::Usable(..) | Found::Nothing(_) => None,
+        }
+    }
+
+    fn answered<V>(&self, hit: Option<Hit<V>>) -> Option<V> {
+        self.emit(if hit.is_some() { Event::Hit } else { Event::Miss });
+        hit.map(Hit::noted)
+    }
+}
+
+/// Says that what is being made now, be it the value of a load or a response that [inherits](crate::CacheLayer::inherit), is
+/// made from what `tags` stand for, and has to go when they are invalidated. Elsewhere, it does nothing.
+///
+/// ```
+/// use cache_layer::{Cache, depends_on, store::MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// let load = async || {
+///     let ids = [7, 8];
+///     depends_on(ids.map(|id| format!("product:{id}")));
+///     Ok::<_, std::convert::Infallible>(ids)
+/// };
+/// cache.get_or_load("bestsellers", load).await?;
+/// # assert!(cache.drain(std::time::Duration::from_secs(1)).await);
+/// # assert!(cache.contains("bestsellers").await);
+/// cache.invalidate_tag("product:8").await?;
+/// assert!(!cache.contains("bestsellers").await);
+/// # Ok(())
+/// # }
+/// ```
+pub fn depends_on<T: AsRef<str>>(tags: impl IntoIterator<Item = T>) {
+    inherit::note(|| Reads::new(&Tags::new(tags), None));
+}

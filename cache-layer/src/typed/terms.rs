@@ -1,0 +1,114 @@
+//! For how long, under which tags, and who waits for whom.
+
+use std::time::Duration;
+
+use crate::{
+    clock::millis,
+    entry::Deadlines,
+    inherit::{Reads, earliest},
+    tag::Tags,
+    telemetry::NoCacheReason,
+};
+
+/// Fresh for so long, unless it is said.
+const TTL: Duration = Duration::from_secs(300);
+
+/// Who waits for whose load of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lock {
+    /// Of all processes that share a store, one loads, and the others wait for it, as long as the cache's
+    /// [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most.
+    #[default]
+    Fleet,
+    /// Of each process, one loads at a time. The first of the fleet to begin stores; what another process loads meanwhile is
+    /// its caller's alone, and who waited for it looks again.
+    Process,
+    /// Everybody loads, at once. The first to begin stores.
+    Off,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) ttl: Duration,
+    pub(super) stale_while_revalidate: Duration,
+    pub(super) stale_if_error: Duration,
+    pub(super) tags: Tags,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        let none = Duration::ZERO;
+        Self { ttl: TTL, stale_while_revalidate: none, stale_if_error: none, tags: Tags::default() }
+    }
+}
+
+impl Terms {
+    pub(super) fn add_tags<T: AsRef<str>>(&mut self, tags: impl IntoIterator<Item = T>) {
+        self.tags.extend(tags);
+    }
+
+    /// What there is to say of a value that is made now out of `reads`: its tags, and until when it is fresh.
+    pub(super) fn apply_to(&self, reads: &Reads, now: u64) -> Reads {
+        let fresh_until = earliest(Some(after(now, self.ttl)), reads.fresh_until);
+        Reads::new(&reads.tags_and(&self.tags), fresh_until)
+    }
+
+    /// The life of a value of which there is `reads` to say, and its tags; or why it has none.
+    pub(super) fn settle(&self, reads: &Reads, now: u64) -> Result<(Deadlines, Tags), NoCacheReason> {
+        if self.ttl.is_zero() {
+            return Err(NoCacheReason::NoStore);
+        }
+        let fresh = reads.fresh_until.unwrap_or(now);
+        if fresh <= now {
+            return Err(NoCacheReason::MadeFromStale);
+        }
+        let tags = reads.tags_and(&self.tags);
+        if tags.fit() { Ok((self.deadlines(fresh), tags)) } else { Err(NoCacheReason::TooManyTags) }
+    }
+
+    fn deadlines(&self, fresh: u64) -> Deadlines {
+        let stale_while_revalidate = after(fresh, self.stale_while_revalidate);
+        let stale_if_error = after(fresh, self.stale_if_error).max(stale_while_revalidate);
+        Deadlines { fresh, stale_while_revalidate, stale_if_error, keep: stale_if_error, gone: stale_if_error }
+    }
+}
+
+fn after(moment: u64, duration: Duration) -> u64 {
+    moment.saturating_add(millis(duration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_shortens_the_life_and_its_tags_add_to_ours() {
+        let mut terms = Terms { ttl: Duration::from_secs(10), ..Terms::default() };
+        terms.add_tags(["own"]);
+        let reads = Reads::new(&Tags::new(["read"]), Some(4_000));
+        let (deadlines, tags) = terms.settle(&terms.apply_to(&reads, 1_000), 1_000).unwrap();
+        assert_eq!((deadlines.fresh, tags), (4_000, Tags::new(["own", "read"])));
+        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), 1_000), 1_000).unwrap();
+        assert_eq!(deadlines.fresh, 11_000);
+    }
+
+    #[test]
+    fn what_is_made_from_something_stale_is_not_kept() {
+        let reads = Reads::new(&Tags::default(), Some(1_000));
+        assert_eq!(Terms::default().settle(&reads, 1_000).unwrap_err(), NoCacheReason::MadeFromStale);
+    }
+
+    #[test]
+    fn windows_begin_when_freshness_ends() {
+        let terms = Terms {
+            ttl: Duration::from_millis(10),
+            stale_while_revalidate: Duration::from_millis(5),
+            stale_if_error: Duration::from_millis(3),
+            ..Terms::default()
+        };
+        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), 0), 0).unwrap();
+        assert_eq!((deadlines.fresh, deadlines.stale_while_revalidate), (10, 15));
+        assert_eq!((deadlines.stale_if_error, deadlines.gone), (15, 15));
+    }
+}

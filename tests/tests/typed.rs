@@ -1,0 +1,676 @@
+//! Values of any type, over every store.
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use cache_layer::{
+    Cache, Clock, Codec, Loaded, Lock, SetError, Stale, depends_on,
+    store::RedisStore,
+    telemetry::{NoCacheReason, Rejection},
+};
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use tests::{App, Backend, Gate, Origin, RedisServer, full, over_each_store, wait_until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(30);
+
+over_each_store!(
+    a_value_is_loaded_once_and_then_found_by_all,
+    what_is_set_is_found_by_all_until_it_is_deleted,
+    one_of_the_fleet_loads_for_all,
+    one_of_each_process_loads_if_the_lock_is_its_own,
+    everybody_loads_without_a_lock,
+    a_set_during_a_load_wins,
+    an_invalidation_during_a_load_wins,
+    an_error_is_everybodys_who_waited,
+    a_panic_is_its_callers_alone,
+    a_caller_that_leaves_leaves_a_stored_value,
+    nothing_is_a_value_with_a_life_of_its_own,
+    a_stale_value_is_used_while_it_is_loaded_anew,
+    a_stale_value_stands_in_for_an_error,
+    a_load_decides_on_its_own_ttl_and_tags,
+    a_load_may_say_that_the_stale_value_still_holds,
+    a_value_that_no_longer_fits_is_replaced,
+    a_value_that_no_longer_fits_is_deleted,
+    a_refresh_replaces_what_is_there,
+    many_values_go_and_come_at_once,
+    each_of_many_is_judged_by_its_own_tags,
+    what_cannot_be_written_is_answered_all_the_same,
+    codecs_read_each_others_values,
+    a_value_inherits_from_what_its_load_reads,
+    a_value_from_a_stale_one_is_not_kept,
+    a_response_inherits_from_what_its_handler_reads,
+    a_response_inherits_nothing_unless_it_is_told_to,
+    values_and_responses_are_never_mistaken,
+);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Product {
+    id: u64,
+    name: String,
+}
+
+fn product(id: u64) -> Product {
+    Product { id, name: format!("lamp {id}") }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Broken(usize);
+
+/// Counts its calls.
+#[derive(Clone, Default)]
+struct Calls(Arc<AtomicUsize>);
+
+impl Calls {
+    fn next(&self) -> usize {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+async fn cache(backend: &Backend) -> Cache {
+    backend.cache().await.build()
+}
+
+async fn settled(cache: &Cache) {
+    assert!(cache.drain(LIMIT).await, "loads were still under way after {LIMIT:?}");
+}
+
+/// The value of `key`, which is the number of the call that made it.
+async fn load(cache: &Cache, key: &'static str, calls: &Calls) -> usize {
+    let calls = calls.clone();
+    let value = cache.get_or_load(key, async move || Ok::<_, Infallible>(calls.next())).await.unwrap();
+    settled(cache).await;
+    value
+}
+
+async fn a_value_is_loaded_once_and_then_found_by_all(backend: &Backend) {
+    let (one, other) = (cache(backend).await, cache(backend).await);
+    let calls = Calls::default();
+    for cache in [&one, &one, &other] {
+        assert_eq!(load(cache, "rates", &calls).await, 1);
+    }
+    assert_eq!((one.counts().hits, one.counts().misses, one.counts().stored), (1, 1, 1));
+    assert_eq!((other.counts().hits, other.counts().misses), (1, 0));
+}
+
+/// Waits until `cache` has `value`: another process's first tier hears of a change by a push.
+async fn comes_to_have(cache: &Cache, key: &str, value: Option<&str>) {
+    wait_until("the change is everywhere", async || cache.get::<String>(key).await.as_deref() == value).await;
+}
+
+async fn what_is_set_is_found_by_all_until_it_is_deleted(backend: &Backend) {
+    let (one, other) = (cache(backend).await, cache(backend).await);
+    assert_eq!(one.get::<String>("k").await, None);
+    assert!(!other.contains("k").await);
+    for value in ["first", "second"] {
+        one.set("k", value).tags(["t"]).await.unwrap();
+        assert_eq!(one.get::<String>("k").await.as_deref(), Some(value));
+        comes_to_have(&other, "k", Some(value)).await;
+        assert!(other.contains("k").await);
+    }
+    other.delete("k").await.unwrap();
+    assert!(!other.contains("k").await);
+    comes_to_have(&one, "k", None).await;
+    one.set("k", "third").tags(["t"]).await.unwrap();
+    comes_to_have(&other, "k", Some("third")).await;
+    other.invalidate_tag("t").await.unwrap();
+    assert!(!other.contains("k").await);
+    comes_to_have(&one, "k", None).await;
+    one.set("k", "fourth").await.unwrap();
+    one.set("k", "fifth").ttl(Duration::ZERO).await.unwrap();
+    assert!(!one.contains("k").await);
+}
+
+/// How many loads there are when many callers of two processes ask for one cold key. No load ends before every caller
+/// has asked.
+async fn loads_of_a_cold_key(backend: &Backend, lock: Lock) -> (usize, HashSet<usize>) {
+    const CALLERS: usize = 20;
+    let caches = [cache(backend).await, cache(backend).await];
+    let (gate, calls, asked) = (Gate::closed(), Calls::default(), Calls::default());
+    let callers = (0..CALLERS).map(|caller| {
+        let (cache, gate, calls, asked) = (caches[caller % 2].clone(), gate.clone(), calls.clone(), asked.clone());
+        tokio::spawn(async move {
+            let load = async move || {
+                let call = calls.next();
+                gate.pass().await;
+                Ok::<_, Infallible>(call)
+            };
+            let answer = cache.get_or_load("cold", load).lock(lock).into_future();
+            asked.next();
+            answer.await.unwrap()
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    let (at_once, waiting) = match lock {
+        Lock::Off => (CALLERS, 0),
+        Lock::Process => (2, CALLERS - 2),
+        // The leader of one process waits in the store for the other one's.
+        _ => (1, CALLERS - 2),
+    };
+    wait_until("every caller has asked", async || asked.count() == CALLERS).await;
+    wait_until("some load and the others wait", async || {
+        let coalesced: u64 = caches.iter().map(|cache| cache.counts().coalesced).sum();
+        (calls.count(), coalesced) == (at_once, waiting as u64)
+    })
+    .await;
+    gate.open();
+    let values = join_all(callers).await.into_iter().map(|value| value.unwrap()).collect();
+    for cache in &caches {
+        settled(cache).await;
+    }
+    assert!(caches[0].contains("cold").await && caches[1].contains("cold").await);
+    (calls.count(), values)
+}
+
+async fn one_of_the_fleet_loads_for_all(backend: &Backend) {
+    let (loads, values) = loads_of_a_cold_key(backend, Lock::Fleet).await;
+    assert_eq!((loads, values), (1, HashSet::from([1])));
+}
+
+async fn one_of_each_process_loads_if_the_lock_is_its_own(backend: &Backend) {
+    // Who waited for a load that is not stored looks again, and one of them may come before the other process's is.
+    let (loads, _) = loads_of_a_cold_key(backend, Lock::Process).await;
+    assert!((2..=4).contains(&loads), "{loads}");
+}
+
+async fn everybody_loads_without_a_lock(backend: &Backend) {
+    let (loads, values) = loads_of_a_cold_key(backend, Lock::Off).await;
+    assert_eq!((loads, values.len()), (20, 20));
+}
+
+/// Begins a load of `"k"`, which brings `"old"` once the gate is open; returns when it has begun.
+async fn begin_old_load(cache: &Cache, gate: &Gate) -> tokio::task::JoinHandle<Result<String, Infallible>> {
+    let (calls, gate) = (Calls::default(), gate.clone());
+    let begun = calls.clone();
+    let load = async move || {
+        begun.next();
+        gate.pass().await;
+        Ok("old".to_owned())
+    };
+    let loading = tokio::spawn(cache.get_or_load("k", load).tags(["t"]).into_future());
+    wait_until("the load has begun", async || calls.count() == 1).await;
+    loading
+}
+
+async fn a_set_during_a_load_wins(backend: &Backend) {
+    let (one, other) = (cache(backend).await, cache(backend).await);
+    for setter in [&one, &other] {
+        other.delete("k").await.unwrap();
+        comes_to_have(&one, "k", None).await;
+        let gate = Gate::closed();
+        let loading = begin_old_load(&one, &gate).await;
+        setter.set("k", "new").await.unwrap();
+        gate.open();
+        assert_eq!(loading.await.unwrap().unwrap(), "old");
+        settled(&one).await;
+        for cache in [&one, &other] {
+            comes_to_have(cache, "k", Some("new")).await;
+        }
+    }
+    assert_eq!(one.counts().fenced, 2);
+}
+
+async fn an_invalidation_during_a_load_wins(backend: &Backend) {
+    let (one, other) = (cache(backend).await, cache(backend).await);
+    for by_tag in [true, false] {
+        let gate = Gate::closed();
+        let loading = begin_old_load(&one, &gate).await;
+        if by_tag {
+            other.invalidate_tag("t").await.unwrap();
+        } else {
+            other.delete("k").await.unwrap();
+        }
+        gate.open();
+        assert_eq!(loading.await.unwrap().unwrap(), "old");
+        settled(&one).await;
+        for cache in [&one, &other] {
+            comes_to_have(cache, "k", None).await;
+        }
+    }
+}
+
+async fn an_error_is_everybodys_who_waited(backend: &Backend) {
+    let cache = cache(backend).await;
+    let (gate, calls) = (Gate::closed(), Calls::default());
+    let callers: Vec<_> = (0..5)
+        .map(|_| {
+            let (gate, calls) = (gate.clone(), calls.clone());
+            let load = async move || {
+                let call = calls.next();
+                gate.pass().await;
+                Err::<u64, _>(Broken(call))
+            };
+            tokio::spawn(cache.get_or_load("broken", load).into_future())
+        })
+        .collect();
+    wait_until("four wait for the fifth", async || cache.counts().coalesced == 4).await;
+    gate.open();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap(), Err(Broken(1)));
+    }
+    settled(&cache).await;
+    assert_eq!(calls.count(), 1);
+    // Nothing of it is kept.
+    assert_eq!(load(&cache, "broken", &calls).await, 2);
+}
+
+async fn a_panic_is_its_callers_alone(backend: &Backend) {
+    let cache = cache(backend).await;
+    let (gate, calls) = (Gate::closed(), Calls::default());
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let (gate, calls) = (gate.clone(), calls.clone());
+            let load = async move || {
+                let call = calls.next();
+                gate.pass().await;
+                assert_ne!(call, 1, "the first one panics");
+                Ok::<_, Infallible>(call)
+            };
+            tokio::spawn(cache.get_or_load("k", load).into_future())
+        })
+        .collect();
+    wait_until("two wait for the third", async || cache.counts().coalesced == 2).await;
+    gate.open();
+    let (panics, values): (Vec<_>, Vec<_>) = join_all(callers).await.into_iter().partition(Result::is_err);
+    assert_eq!(panics.len(), 1);
+    assert!(panics.into_iter().all(|panic| panic.unwrap_err().is_panic()));
+    assert!(values.into_iter().all(|value| value.unwrap() == Ok(2)));
+}
+
+async fn a_caller_that_leaves_leaves_a_stored_value(backend: &Backend) {
+    let cache = cache(backend).await;
+    let gate = Gate::closed();
+    let loading = begin_old_load(&cache, &gate).await;
+    loading.abort();
+    assert!(loading.await.unwrap_err().is_cancelled());
+    gate.open();
+    settled(&cache).await;
+    assert_eq!(cache.get::<String>("k").await.as_deref(), Some("old"));
+}
+
+async fn nothing_is_a_value_with_a_life_of_its_own(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let calls = Calls::default();
+    let ask = async |found: bool| {
+        let calls = calls.clone();
+        let load = async move || {
+            calls.next();
+            Ok::<_, Infallible>(found.then(|| product(1)))
+        };
+        let value = cache.get_or_load(("product", 1), load).ttl(MINUTE).negative_ttl(5 * SECOND).await.unwrap();
+        settled(&cache).await;
+        value
+    };
+    assert_eq!((ask(false).await, ask(false).await, calls.count()), (None, None, 1));
+    assert_eq!(cache.get::<Option<Product>>(("product", 1)).await, Some(None));
+    clock.advance(5 * SECOND);
+    assert_eq!((ask(true).await, calls.count()), (Some(product(1)), 2));
+    clock.advance(59 * SECOND);
+    assert_eq!((ask(false).await, calls.count()), (Some(product(1)), 2));
+}
+
+async fn a_stale_value_is_used_while_it_is_loaded_anew(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let calls = Calls::default();
+    let ask = async || {
+        let calls = calls.clone();
+        let load = async move || Ok::<_, Infallible>(calls.next());
+        let value = cache.get_or_load("k", load).ttl(MINUTE).stale_while_revalidate(10 * SECOND).await.unwrap();
+        settled(&cache).await;
+        value
+    };
+    assert_eq!(ask().await, 1);
+    clock.advance(65 * SECOND);
+    assert_eq!(cache.get::<usize>("k").await, None);
+    assert_eq!((ask().await, calls.count()), (1, 2));
+    assert_eq!((ask().await, calls.count()), (2, 2));
+    clock.advance(70 * SECOND);
+    assert_eq!((ask().await, calls.count()), (3, 3));
+    let counts = cache.counts();
+    assert_eq!((counts.hits, counts.misses), (2, 3));
+}
+
+async fn a_stale_value_stands_in_for_an_error(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let ask = async |outcome: Result<usize, Broken>| {
+        let value = cache.get_or_load("k", async move || outcome).ttl(MINUTE).stale_if_error(MINUTE).await;
+        settled(&cache).await;
+        value
+    };
+    assert_eq!(ask(Ok(1)).await, Ok(1));
+    clock.advance(90 * SECOND);
+    assert_eq!(ask(Err(Broken(2))).await, Ok(1));
+    clock.advance(31 * SECOND);
+    assert_eq!(ask(Err(Broken(3))).await, Err(Broken(3)));
+}
+
+async fn a_load_decides_on_its_own_ttl_and_tags(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let ask = async |loaded: Loaded<usize>| {
+        let load = async move |_: Option<Stale<usize>>| Ok::<_, Infallible>(loaded);
+        let value = cache.get_or_load_with("k", load).ttl(MINUTE).tags(["call"]).await.unwrap();
+        settled(&cache).await;
+        value
+    };
+    assert_eq!(ask(Loaded::new(1).ttl(SECOND)).await, 1);
+    assert_eq!(ask(Loaded::new(2)).await, 1);
+    clock.advance(SECOND);
+    assert_eq!(ask(Loaded::new(3).tags(["load"])).await, 3);
+    cache.invalidate_tag("load").await.unwrap();
+    assert_eq!(ask(Loaded::new(4)).await, 4);
+    cache.invalidate_tag("call").await.unwrap();
+    assert_eq!(ask(Loaded::new(5).ttl(Duration::ZERO)).await, 5);
+    assert!(!cache.contains("k").await);
+}
+
+async fn a_load_may_say_that_the_stale_value_still_holds(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let ask = async || {
+        let load = async |stale: Option<Stale<usize>>| {
+            Ok::<_, Infallible>(match stale {
+                Some(stale) => stale.not_modified(),
+                None => Loaded::new(1).tags(["first"]),
+            })
+        };
+        let value = cache.get_or_load_with("k", load).ttl(MINUTE).stale_if_error(MINUTE).await.unwrap();
+        settled(&cache).await;
+        value
+    };
+    assert_eq!(ask().await, 1);
+    clock.advance(90 * SECOND);
+    assert!(!cache.contains("k").await);
+    assert_eq!(ask().await, 1);
+    assert!(cache.contains("k").await);
+    // Its tags hold, too.
+    cache.invalidate_tag("first").await.unwrap();
+    assert!(!cache.contains("k").await);
+}
+
+async fn a_value_that_no_longer_fits_is_replaced(backend: &Backend) {
+    let cache = cache(backend).await;
+    cache.set("k", "a text").await.unwrap();
+    assert_eq!(load(&cache, "k", &Calls::default()).await, 1);
+    let rejected = cache.counts().rejected;
+    assert!(rejected.iter().any(|(why, count)| *why == Rejection::Type && *count >= 1), "{rejected:?}");
+    assert_eq!(cache.get::<usize>("k").await, Some(1));
+}
+
+async fn a_value_that_no_longer_fits_is_deleted(backend: &Backend) {
+    let cache = cache(backend).await;
+    cache.set("k", "a text").await.unwrap();
+    assert_eq!(cache.get::<usize>("k").await, None);
+    settled(&cache).await;
+    assert_eq!(cache.counts().rejected, [(Rejection::Type, 1)]);
+    assert!(!cache.contains("k").await);
+}
+
+async fn a_refresh_replaces_what_is_there(backend: &Backend) {
+    let (one, other) = (cache(backend).await, cache(backend).await);
+    // A load that began before may bring what the refresh was meant to replace.
+    let gate = Gate::closed();
+    let loading = begin_old_load(&one, &gate).await;
+    let refresh =
+        tokio::spawn(other.get_or_load("k", async || Ok::<_, Infallible>("new".to_owned())).refresh().into_future());
+    gate.open();
+    assert_eq!(loading.await.unwrap().unwrap(), "old");
+    assert_eq!(refresh.await.unwrap().unwrap(), "new");
+    settled(&one).await;
+    settled(&other).await;
+    comes_to_have(&one, "k", Some("new")).await;
+    // A refresh that fails leaves what is there.
+    let failed = one.get_or_load("k", async || Err::<String, _>(Broken(1))).refresh().await;
+    assert_eq!(failed, Err(Broken(1)));
+    settled(&one).await;
+    assert_eq!(one.get::<String>("k").await.as_deref(), Some("new"));
+}
+
+async fn many_values_go_and_come_at_once(backend: &Backend) {
+    let (one, other) = (cache(backend).await, cache(backend).await);
+    let products: Vec<Product> = (0..100).map(product).collect();
+    // So that the tags are known.
+    one.set(("product", 0), &product(0)).tags(["products"]).await.unwrap();
+    assert!(one.contains(("product", 0)).await && other.contains(("product", 0)).await);
+    let calls = |backend: &Backend| match backend {
+        Backend::Memory(_) => None,
+        Backend::Redis(server) | Backend::Tiered(server) => Some(read_commands(server)),
+    };
+
+    let before = calls(backend);
+    one.set_many(products.iter().map(|product| (("product", product.id), product))).tags(["products"]).await.unwrap();
+    assert_eq!(calls(backend).map(|after| after - before.unwrap()), calls(backend).map(|_| 0), "a set reads nothing");
+    let before = calls(backend);
+    let keys = (0..101).map(|id| ("product", id));
+    let found: Vec<Option<Product>> = other.get_many(keys).await;
+    assert_eq!(found.len(), 101);
+    assert!(found.iter().zip(&products).all(|(found, product)| found.as_ref() == Some(product)));
+    assert_eq!(found[100], None);
+    if let Some(before) = before {
+        let after = calls(backend).unwrap();
+        // The entries, and the tag, if it has to be read.
+        assert!((1..=2).contains(&(after - before)), "{} reads", after - before);
+    }
+    assert_eq!((other.counts().hits, other.counts().misses), (100, 1));
+    other.invalidate_tag("products").await.unwrap();
+    assert_eq!(other.get_many::<Product>((0..100).map(|id| ("product", id))).await, vec![None; 100]);
+}
+
+/// Commands that read entries or tokens, so far.
+fn read_commands(server: &RedisServer) -> u64 {
+    let statistics: String = server.command(&["INFO", "commandstats"]);
+    let of = |name: &str| {
+        let line = statistics.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+        line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
+    };
+    of("mget")
+}
+
+async fn each_of_many_is_judged_by_its_own_tags(backend: &Backend) {
+    let (one, other) = (cache(backend).await, cache(backend).await);
+    for id in 0..6 {
+        one.set(("product", id), &product(id)).tags([format!("product:{id}"), "products".to_owned()]).await.unwrap();
+    }
+    for by in [1, 4] {
+        one.invalidate_tag(&format!("product:{by}")).await.unwrap();
+        let expected: Vec<_> = (0..6).map(|id| (id != 1 && !(by == 4 && id == 4)).then(|| product(id))).collect();
+        let found = async |cache: &Cache| cache.get_many::<Product>((0..6).map(|id| ("product", id))).await;
+        assert_eq!(found(&one).await, expected);
+        wait_until("the change is everywhere", async || found(&other).await == expected).await;
+    }
+}
+
+async fn what_cannot_be_written_is_answered_all_the_same(backend: &Backend) {
+    /// JSON has texts for keys only.
+    type Odd = std::collections::BTreeMap<Vec<u8>, u8>;
+    let cache = cache(backend).await;
+    let odd = Odd::from([(vec![1], 2)]);
+    let load = {
+        let odd = odd.clone();
+        async move || Ok::<_, Infallible>(odd)
+    };
+    assert_eq!(cache.get_or_load("odd", load).await, Ok(odd.clone()));
+    settled(&cache).await;
+    assert_eq!((cache.counts().not_stored, cache.counts().stored), (1, 0));
+    assert!(matches!(cache.set("odd", &odd).await, Err(SetError::Unserializable(_))));
+    let tags = (0..65).map(|tag| tag.to_string());
+    assert_eq!(cache.set("k", "value").tags(tags).await, Err(SetError::TooManyTags));
+}
+
+async fn codecs_read_each_others_values(backend: &Backend) {
+    let json = backend.cache().await.build();
+    let compact = backend.cache().await.codec(Codec::Postcard).build();
+    json.set(("product", 1), &product(1)).await.unwrap();
+    compact.set(("product", 2), &product(2)).await.unwrap();
+    for cache in [&json, &compact] {
+        let found: Vec<Option<Product>> = cache.get_many([("product", 1), ("product", 2)]).await;
+        assert_eq!(found, [Some(product(1)), Some(product(2))]);
+    }
+    compact.set("k", "a text").await.unwrap();
+    assert_eq!(compact.get::<Vec<Product>>("k").await, None);
+    assert_eq!(compact.counts().rejected, [(Rejection::Type, 1)]);
+}
+
+/// Loads a product under its own tag, for a minute.
+async fn cached_product(cache: &Cache, id: u64) -> Product {
+    let load = async move || Ok::<_, Infallible>(product(id));
+    cache.get_or_load(("product", id), load).ttl(MINUTE).tags([format!("product:{id}")]).await.unwrap()
+}
+
+async fn a_value_inherits_from_what_its_load_reads(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let ask = async |cache: Cache| {
+        let inner = cache.clone();
+        let load = async move || {
+            // One that is loaded, one that waits for nobody, and one that is found.
+            depends_on(["list"]);
+            Ok::<_, Infallible>([cached_product(&inner, 1).await, cached_product(&inner, 2).await])
+        };
+        cache.get_or_load("page", load).ttl(3600 * SECOND).await.unwrap();
+        settled(&cache).await;
+    };
+    cached_product(&cache, 2).await;
+    settled(&cache).await;
+    clock.advance(30 * SECOND);
+    for tag in ["product:1", "product:2", "list"] {
+        ask(cache.clone()).await;
+        assert!(cache.contains("page").await);
+        cache.invalidate_tag(tag).await.unwrap();
+        assert!(!cache.contains("page").await, "{tag}");
+    }
+    cached_product(&cache, 1).await;
+    settled(&cache).await;
+    clock.advance(30 * SECOND);
+    ask(cache.clone()).await;
+    clock.advance(29 * SECOND);
+    assert!(cache.contains("page").await);
+    clock.advance(SECOND);
+    assert!(!cache.contains("page").await, "the page is older than a product on it may be");
+}
+
+async fn a_value_from_a_stale_one_is_not_kept(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let part = async |cache: &Cache| {
+        let load = async || Ok::<_, Infallible>(1);
+        cache.get_or_load("part", load).ttl(SECOND).stale_while_revalidate(MINUTE).await.unwrap()
+    };
+    part(&cache).await;
+    settled(&cache).await;
+    clock.advance(2 * SECOND);
+    let inner = cache.clone();
+    let whole = cache.get_or_load("whole", async move || Ok::<_, Infallible>(part(&inner).await)).await;
+    assert_eq!(whole, Ok(1));
+    settled(&cache).await;
+    assert!(cache.contains("part").await && !cache.contains("whole").await);
+}
+
+/// A page of two products, which says nothing about its freshness.
+fn page(cache: &Cache) -> Origin {
+    let cache = cache.clone();
+    Origin::new(move |_, _| {
+        let cache = cache.clone();
+        async move {
+            let products = [cached_product(&cache, 1).await, cached_product(&cache, 2).await];
+            Ok(http::Response::new(full(format!("{products:?}"))))
+        }
+    })
+}
+
+async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let origin = page(&cache);
+    let app = App::new(cache.clone(), &origin, |layer| layer.inherit(true));
+    for (calls, tag) in [(1, "product:1"), (2, "product:2")] {
+        app.get("/page", &[]).await;
+        assert!(app.get("/page", &[]).await.cache_status().hit);
+        assert_eq!(origin.calls(), calls);
+        cache.invalidate_tag(tag).await.unwrap();
+    }
+    app.get("/page", &[]).await;
+    clock.advance(59 * SECOND);
+    assert!(app.get("/page", &[]).await.cache_status().hit);
+    clock.advance(SECOND);
+    let late = app.get("/page", &[]).await.cache_status();
+    assert!(!late.hit, "{late:?}");
+
+    // A rule is no reason to keep it longer than what it is made from.
+    let ruled = App::new(cache.clone(), &origin, |layer| layer.inherit(true).ttl(3600 * SECOND).space("ruled"));
+    clock.advance(30 * SECOND);
+    ruled.get("/page", &[]).await;
+    assert_eq!(ruled.get("/page", &[]).await.cache_status().ttl, Some(30));
+}
+
+async fn a_response_inherits_nothing_unless_it_is_told_to(backend: &Backend) {
+    let cache = cache(backend).await;
+    let origin = page(&cache);
+    let app = App::new(cache.clone(), &origin, |layer| layer);
+    assert_eq!(app.get("/page", &[]).await.cache_status().detail, Some(NoCacheReason::NoFreshness.to_string()));
+    let ruled = App::new(cache.clone(), &origin, |layer| layer.ttl(MINUTE).space("ruled"));
+    ruled.get("/page", &[]).await;
+    cache.invalidate_tag("product:1").await.unwrap();
+    assert!(ruled.get("/page", &[]).await.cache_status().hit);
+}
+
+async fn values_and_responses_are_never_mistaken(backend: &Backend) {
+    let cache = cache(backend).await;
+    let origin = Origin::echo(&[]);
+    let mut layer = None;
+    let app = App::new(cache.clone(), &origin, |set| layer.insert(set.ttl(MINUTE)).clone());
+    let key = layer.unwrap().key(&http::Uri::from_static("http://shop.example/page")).unwrap();
+    // A value where a response should be.
+    cache.set(&key, "a value").await.unwrap();
+    assert!(!app.get("/page", &[]).await.cache_status().hit);
+    assert!(app.get("/page", &[]).await.cache_status().hit);
+    // And a response where a value should be.
+    assert_eq!(cache.get::<String>(&key).await, None);
+    assert_eq!(load(&cache, "/page", &Calls::default()).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_can_read_a_value_in_redis() {
+    let backend = Backend::redis();
+    let cache = cache(&backend).await;
+    cache.set(("product", 1), &product(1)).await.unwrap();
+    let name = backend.server().keys().into_iter().find(|name| name.ends_with(":product:1")).unwrap();
+    let stored: Vec<u8> = backend.server().command(&["GET", &name]);
+    assert!(stored.ends_with(br#"{"id":1,"name":"lamp 1"}"#), "{}", stored.escape_ascii());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_store_loads_go_ahead_and_what_was_set_is_void() {
+    let mut server = RedisServer::start();
+    let store = RedisStore::builder(server.url()).build().unwrap();
+    assert!(store.wait_connected(LIMIT).await);
+    let cache = Cache::new(store.clone());
+    cache.set("k", "old").await.unwrap();
+    // What the server holds outlives it.
+    let _: () = server.command(&["SAVE"]);
+    server.kill();
+    assert!(matches!(cache.set("k", "new").await, Err(SetError::Undelivered(_))));
+    let calls = Calls::default();
+    assert_eq!(load(&cache, "rates", &calls).await, 1);
+    assert_eq!(load(&cache, "rates", &calls).await, 2);
+    assert_eq!(cache.get_many::<String>(["k", "rates"]).await, [None, None]);
+    server.restart();
+    assert!(store.wait_connected(LIMIT).await);
+    assert_eq!(cache.get::<String>("k").await, None, "an older value came back");
+}
