@@ -8,7 +8,7 @@ const SLOTS: usize = 16_384;
 /// How long nodes may take to agree: they gossip once or twice a second.
 const AGREEMENT: Duration = Duration::from_secs(30);
 /// After so many milliseconds a node that is silent is taken for dead.
-const NODE_TIMEOUT: u32 = 1_000;
+const NODE_TIMEOUT: u32 = 2_000;
 
 /// Primaries that share the slots evenly, each with the same number of replicas.
 ///
@@ -129,8 +129,8 @@ impl RedisCluster {
     /// The first half of [`move_slot`](Self::move_slot): from now on, the node answers `ASK` for keys that it lacks.
     pub fn begin_to_move_slot(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
-        let () = self.nodes[to].command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(&self.nodes[from])]);
-        let () = self.nodes[from].command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(&self.nodes[to])]);
+        self.tell(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(&self.nodes[from])]);
+        self.tell(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(&self.nodes[to])]);
     }
 
     /// The second half of [`move_slot`](Self::move_slot).
@@ -144,12 +144,24 @@ impl RedisCluster {
             let mut migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"].map(str::to_owned).to_vec();
             migrate.extend(keys);
             // `NOKEY` if they expired in the meantime.
-            let _: String = self.nodes[from].command(&migrate);
+            self.tell(from, &migrate);
         }
         let owner = id(&self.nodes[to]);
         for node in [to, from] {
-            let () = self.nodes[node].command(&["CLUSTER", "SETSLOT", &slot, "NODE", &owner]);
+            self.tell(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &owner]);
         }
+    }
+
+    /// Runs one command on a node, again if it is refused: on a busy machine a node may think for a moment that the
+    /// others are gone.
+    fn tell(&self, node: usize, command: &[impl redis::ToRedisArgs]) {
+        let node = &self.nodes[node];
+        let mut refusal = None;
+        let done = wait::poll(AGREEMENT, || {
+            refusal = node.try_command::<redis::Value>(command).err();
+            refusal.is_none()
+        });
+        assert!(done, "{node}: {refusal:?}");
     }
 
     /// Makes a replica take its primary's place, and waits until it has.

@@ -240,9 +240,12 @@ impl RedisServer {
 
     /// Runs one command and panics with its error. Arguments are strings or byte slices.
     pub fn command<T: FromRedisValue>(&self, command: &[impl ToRedisArgs]) -> T {
-        self.connect()
-            .and_then(|mut connection| arguments(command).query(&mut connection))
-            .unwrap_or_else(|error| panic!("{self}: {error}"))
+        self.try_command(command).unwrap_or_else(|error| panic!("{self}: {error}"))
+    }
+
+    /// Runs one command that may be refused.
+    pub(crate) fn try_command<T: FromRedisValue>(&self, command: &[impl ToRedisArgs]) -> RedisResult<T> {
+        self.connect().and_then(|mut connection| arguments(command).query(&mut connection))
     }
 
     /// One field of `INFO`; empty if there is none of that name.
