@@ -15,7 +15,9 @@ fn writes() -> u64 {
 /// The stock of the product, wherever in an answer it stands.
 fn stock(answer: &Value) -> &Value {
     let items = answer["items"].as_array();
-    items.and_then(|items| items.iter().find(|item| item["id"] == PRODUCT)).map_or(&answer["stock"], |item| &item["stock"])
+    items
+        .and_then(|items| items.iter().find(|item| item["id"] == PRODUCT))
+        .map_or(&answer["stock"], |item| &item["stock"])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,7 +32,8 @@ async fn a_write_is_in_item_list_and_page_of_the_other_process_at_its_next_read(
     let client = HttpClient::new().host("shop.example");
     for service in &fleet {
         let health = format!("{}/health", service.url());
-        wait_until("Redis is there", async || client.get(&health, &[]).await.json()["redis"]["connected"] == true).await;
+        wait_until("Redis is there", async || client.get(&health, &[]).await.json()["redis"]["connected"] == true)
+            .await;
     }
 
     let paths = ["/api/products/42", "/api/products?category=electronics&per_page=50", "/api/products?page=3"];
