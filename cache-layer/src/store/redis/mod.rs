@@ -43,6 +43,8 @@ mod lookup;
 mod names;
 mod near;
 mod pending;
+#[cfg(test)]
+mod schedule_tests;
 mod scripts;
 mod tokens;
 
