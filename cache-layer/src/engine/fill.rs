@@ -56,7 +56,7 @@ impl Cache {
             let hold = Hold { cache: self.clone(), lease };
             Permission::Load(Permit { cache: self.clone(), hold, flight, invalidations: self.invalidations() })
         };
-        match self.0.store.acquire(key, seen, self.0.lock_timeout).await {
+        match self.0.store.acquire(key, seen, self.lease_life()).await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
             Ok(Acquired::Changed) => Permission::LookAgain(flight),
             Ok(Acquired::Held) => match timeout_at(deadline, self.0.store.changed(key)).await {
@@ -93,7 +93,7 @@ impl Permit {
         let Ok(lease) = &self.hold.lease else {
             return load.await;
         };
-        let ttl = self.cache.0.lock_timeout;
+        let ttl = self.cache.lease_life();
         let heartbeat = async {
             loop {
                 sleep(ttl / 3).await;
