@@ -45,9 +45,10 @@ async fn a_leader_that_is_killed_costs_the_fleet_one_more_load() {
         let storm = storm.await.unwrap();
         assert_eq!(storm.answers["200 0"], TASKS as u64, "{storm:?}");
     }
-    println!("answered {:?} after the leader was killed, by a lease of {lock_timeout:?}", killed.elapsed());
+    let loads = origin.callers("/cold").len();
+    println!("{loads} loads, all answered {:?} after the leader was killed", killed.elapsed());
     assert!(killed.elapsed() < lock_timeout + Duration::from_secs(5));
-    assert_eq!(origin.callers("/cold").len(), 2, "{:?}", origin.callers("/cold"));
+    assert_eq!(loads, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,8 @@ use self::{
 use super::{Acquired, BoxFuture, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
 use crate::{entry::Entry, key::Key};
 
+#[cfg(test)]
+mod coherence_tests;
 mod commit;
 mod config;
 #[cfg(test)]

@@ -37,14 +37,14 @@ const LEASE: Duration = Duration::from_secs(5);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_schedule_reads_what_was_invalidated_from_redis() {
     let server = RedisServer::start();
-    let nodes = nodes(async || Direct(connect(&server).await)).await;
+    let nodes = nodes(async || Direct(connect(server.url()).await)).await;
     assert_never_stale(&run(nodes, schedules(2_000)).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_schedule_reads_what_was_invalidated_from_first_tiers() {
     let server = RedisServer::start();
-    let nodes = nodes(async || Tiered(TieredStore::new(64 << 20, connect(&server).await))).await;
+    let nodes = nodes(async || Tiered(TieredStore::new(64 << 20, connect(server.url()).await))).await;
     assert_never_stale(&run(nodes, schedules(2_000)).await);
 }
 
@@ -71,9 +71,8 @@ fn schedules(usually: u64) -> u64 {
     env::var("SCHEDULES").map_or(usually, |number| number.parse().expect("SCHEDULES is a number"))
 }
 
-async fn connect(server: &RedisServer) -> RedisStore {
-    let store =
-        RedisStore::builder(server.url()).prefix("test").operation_timeout(Duration::from_secs(10)).build().unwrap();
+pub(super) async fn connect(url: String) -> RedisStore {
+    let store = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(10)).build().unwrap();
     assert!(store.wait_connected(Duration::from_secs(10)).await, "the server does not answer");
     store
 }
@@ -98,20 +97,31 @@ trait Node: Send + Sync + 'static {
 }
 
 #[derive(Clone, Copy)]
-enum By {
+pub(super) enum By {
     Key,
     Tag,
     Everything,
 }
 
 /// Where one schedule takes place: nobody else uses this key and this tag.
-struct Place {
-    key: Key,
+pub(super) struct Place {
+    pub(super) key: Key,
     tags: Tags,
     /// What the entry is made from.
-    version: AtomicU64,
+    pub(super) version: AtomicU64,
     /// Reads that begin now must not see less.
-    floor: AtomicU64,
+    pub(super) floor: AtomicU64,
+}
+
+impl Place {
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            key: Key::new(["schedule:", &number.to_string()]),
+            tags: Tags::new([format!("tag {number}")]),
+            version: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -149,13 +159,7 @@ async fn run<N: Node>(nodes: Arc<[N]>, schedules: u64) -> Counters {
 }
 
 async fn schedule<N: Node>(nodes: &[N], number: u64, counters: &Counters) {
-    let place = Place {
-        key: Key::new(["schedule:", &number.to_string()]),
-        tags: Tags::new([format!("tag {number}")]),
-        version: AtomicU64::new(0),
-        floor: AtomicU64::new(0),
-    };
-    let place = &place;
+    let place = &Place::new(number);
     let node = || &nodes[fastrand::usize(..nodes.len())];
     let loader = async || {
         for _ in 0..4 {
@@ -260,14 +264,14 @@ impl Node for Tiered {
     }
 }
 
-async fn begin(store: &impl Contract, place: &Place) -> Option<Lease> {
+pub(super) async fn begin(store: &impl Contract, place: &Place) -> Option<Lease> {
     match store.acquire(&place.key, Seen::Unusable, LEASE).await.unwrap() {
         Acquired::Granted(lease) => Some(lease),
         _ => None,
     }
 }
 
-async fn end(store: &impl Contract, place: &Place, lease: Lease, version: u64) -> bool {
+pub(super) async fn end(store: &impl Contract, place: &Place, lease: Lease, version: u64) -> bool {
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     let entry = Entry::new(EntryId::random(), &place.key, deadlines, Bytes::new(), version.to_string().into());
     let writes = Writes { entries: vec![(place.key.clone(), entry)], guard: None };
@@ -275,7 +279,7 @@ async fn end(store: &impl Contract, place: &Place, lease: Lease, version: u64) -
     committed == crate::store::Committed::Stored
 }
 
-async fn invalidate(store: &impl Contract, place: &Place, by: By) {
+pub(super) async fn invalidate(store: &impl Contract, place: &Place, by: By) {
     let scope = match by {
         By::Key => Scope::Key(&place.key),
         By::Tag => Scope::Tags(&place.tags),
@@ -284,14 +288,14 @@ async fn invalidate(store: &impl Contract, place: &Place, by: By) {
     store.invalidate(scope).await.unwrap();
 }
 
-async fn get(store: &impl Contract, key: &Key) -> Option<u64> {
+pub(super) async fn get(store: &impl Contract, key: &Key) -> Option<u64> {
     match store.get(key).await.unwrap() {
         Lookup::Found(entry) => Some(version(&entry)),
         Lookup::Absent | Lookup::Rejected(_) => None,
     }
 }
 
-fn version(entry: &Entry) -> u64 {
+pub(super) fn version(entry: &Entry) -> u64 {
     str::from_utf8(entry.payload()).unwrap().parse().unwrap()
 }
 
