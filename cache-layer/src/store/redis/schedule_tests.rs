@@ -1,6 +1,9 @@
 //! Random schedules: nodes that load, invalidate and read the same key at the same time, with pauses of random length in
 //! between. No read that began after an invalidation returned sees what was there before it.
 //!
+//! A machine that pauses for longer than a heartbeat's patience costs a connection: whoever used it then reads and stores
+//! nothing, and an invalidation that was not acknowledged binds nobody.
+//!
 //! As a check on the check, the same schedules are run over the pattern that tutorials teach: a lock by `SET NX`, the load,
 //! a `SET`. There they find stale reads.
 //!
@@ -25,7 +28,7 @@ use crate::{
     clock::Clock,
     entry::{Deadlines, Entry, EntryId},
     key::Key,
-    store::{Acquired, Contract, Fill, Lease, Lookup, Scope, Seen, TieredStore, Writes},
+    store::{Acquired, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, StoreError, TieredStore, Writes},
     tag::Tags,
 };
 
@@ -92,7 +95,8 @@ trait Node: Send + Sync + 'static {
     fn begin(&self, place: &Place) -> impl Future<Output = Option<Self::Load>> + Send;
     /// Whether it was stored.
     fn end(&self, place: &Place, load: Self::Load, version: u64) -> impl Future<Output = bool> + Send;
-    fn invalidate(&self, place: &Place, by: By) -> impl Future<Output = ()> + Send;
+    /// Whether it was acknowledged.
+    fn invalidate(&self, place: &Place, by: By) -> impl Future<Output = bool> + Send;
     fn read(&self, place: &Place) -> impl Future<Output = Option<u64>> + Send;
 }
 
@@ -181,8 +185,9 @@ async fn schedule<N: Node>(nodes: &[N], number: u64, counters: &Counters) {
                 1..128 => By::Key,
                 _ => By::Tag,
             };
-            node().invalidate(place, by).await;
-            place.floor.fetch_max(version, Ordering::SeqCst);
+            if node().invalidate(place, by).await {
+                place.floor.fetch_max(version, Ordering::SeqCst);
+            }
         }
     };
     let reader = async || {
@@ -227,12 +232,12 @@ impl Node for Direct {
         end(&self.0, place, load, version).await
     }
 
-    async fn invalidate(&self, place: &Place, by: By) {
-        invalidate(&self.0, place, by).await;
+    async fn invalidate(&self, place: &Place, by: By) -> bool {
+        invalidate(&self.0, place, by).await
     }
 
     async fn read(&self, place: &Place) -> Option<u64> {
-        get(&self.0, &place.key).await
+        get(&self.0, &place.key).await.ok()?
     }
 }
 
@@ -247,26 +252,26 @@ impl Node for Tiered {
         end(&self.0, place, load, version).await
     }
 
-    async fn invalidate(&self, place: &Place, by: By) {
-        invalidate(&self.0, place, by).await;
+    async fn invalidate(&self, place: &Place, by: By) -> bool {
+        invalidate(&self.0, place, by).await
     }
 
     async fn read(&self, place: &Place) -> Option<u64> {
         if fastrand::bool() {
-            return get(&self.0, &place.key).await;
+            return get(&self.0, &place.key).await.ok()?;
         }
         // What other nodes invalidated may still be on its way to this one; it comes before the reply to any question.
-        get(&self.0, &Key::new(["schedule:", "nobody's"])).await;
+        get(&self.0, &Key::new(["schedule:", "nobody's"])).await.ok()?;
         match self.0.peek(&place.key) {
             Some(entry) => Some(version(&entry)),
-            None => get(&self.0, &place.key).await,
+            None => get(&self.0, &place.key).await.ok()?,
         }
     }
 }
 
 pub(super) async fn begin(store: &impl Contract, place: &Place) -> Option<Lease> {
-    match store.acquire(&place.key, Seen::Unusable, LEASE).await.unwrap() {
-        Acquired::Granted(lease) => Some(lease),
+    match store.acquire(&place.key, Seen::Unusable, LEASE).await {
+        Ok(Acquired::Granted(lease)) => Some(lease),
         _ => None,
     }
 }
@@ -275,24 +280,25 @@ pub(super) async fn end(store: &impl Contract, place: &Place, lease: Lease, vers
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     let entry = Entry::new(EntryId::random(), &place.key, deadlines, Bytes::new(), version.to_string().into());
     let writes = Writes { entries: vec![(place.key.clone(), entry)], guard: None };
-    let committed = store.commit(&Fill { lease, writes, tags: place.tags.clone() }).await.unwrap();
-    committed == crate::store::Committed::Stored
+    store.commit(&Fill { lease, writes, tags: place.tags.clone() }).await == Ok(Committed::Stored)
 }
 
-pub(super) async fn invalidate(store: &impl Contract, place: &Place, by: By) {
+/// Whether it was acknowledged.
+pub(super) async fn invalidate(store: &impl Contract, place: &Place, by: By) -> bool {
     let scope = match by {
         By::Key => Scope::Key(&place.key),
         By::Tag => Scope::Tags(&place.tags),
         By::Everything => Scope::Everything,
     };
-    store.invalidate(scope).await.unwrap();
+    store.invalidate(scope).await.is_ok()
 }
 
-pub(super) async fn get(store: &impl Contract, key: &Key) -> Option<u64> {
-    match store.get(key).await.unwrap() {
+/// What was found; an error if there was no reply.
+pub(super) async fn get(store: &impl Contract, key: &Key) -> Result<Option<u64>, StoreError> {
+    Ok(match store.get(key).await? {
         Lookup::Found(entry) => Some(version(&entry)),
         Lookup::Absent | Lookup::Rejected(_) => None,
-    }
+    })
 }
 
 pub(super) fn version(entry: &Entry) -> u64 {
@@ -330,8 +336,9 @@ impl Node for Tutorial {
         true
     }
 
-    async fn invalidate(&self, place: &Place, _: By) {
+    async fn invalidate(&self, place: &Place, _: By) -> bool {
         let () = self.command(&["DEL", &names(place).0]).await;
+        true
     }
 
     async fn read(&self, place: &Place) -> Option<u64> {
