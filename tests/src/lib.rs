@@ -9,12 +9,14 @@
 //! - [`HttpClient`]: requests over real sockets, answers read to their last trailer.
 //! - [`Load`]: many clients at once, and what they saw.
 //! - [`Origin`], [`App`], [`Backend`]: an application that says what it was asked, a cache in front of it, on every store.
+//! - [`CacheNode`], [`SharedOrigin`]: a process of a fleet, and the application that the fleet stands in front of.
 //! - [`wait_until`]: polling with a cap, in place of sleeping and hoping.
 //!
 //! A server whose program is not installed fails the test that needs it, with the package's name. Nothing is skipped.
 
 mod app;
 mod backend;
+mod cache_node;
 mod fault_proxy;
 mod http_client;
 mod load;
@@ -26,11 +28,13 @@ mod redis_cluster;
 mod redis_sentinel;
 mod redis_server;
 mod service_process;
+mod shared_origin;
 mod supervisor;
 mod wait;
 
 pub use app::{App, CacheStatus, HOST, ask, request};
 pub use backend::Backend;
+pub use cache_node::{CacheNode, Storm};
 pub use fault_proxy::{Direction, Fault, FaultProxy};
 pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
@@ -40,4 +44,5 @@ pub use redis_cluster::{RedisCluster, slot};
 pub use redis_sentinel::{RedisSentinel, RedisSentinelBuilder};
 pub use redis_server::{RedisServer, RedisServerBuilder};
 pub use service_process::ServiceProcess;
+pub use shared_origin::SharedOrigin;
 pub use wait::wait_until;

@@ -63,6 +63,11 @@ impl ServiceProcess {
         self.supervisor.signal(Signal::TERM);
     }
 
+    /// SIGKILL; returns when it is gone.
+    pub fn kill(&mut self) {
+        self.supervisor.kill();
+    }
+
     /// Waits until it ends, and returns its exit code.
     pub fn wait(&mut self) -> i32 {
         self.supervisor.wait()

@@ -86,9 +86,9 @@ impl Cache {
     ) -> Permission {
         let permit = |flight, lease| Permission::Load(self.permit(flight, lease, back_off));
         let acquired = if heeds && back_off.is_some() {
-            self.0.store.acquire(key, seen, self.0.lock_timeout)
+            self.0.store.acquire(key, seen, self.lease_life())
         } else {
-            self.0.store.insist(key, seen, self.0.lock_timeout)
+            self.0.store.insist(key, seen, self.lease_life())
         };
         match acquired.await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
@@ -138,8 +138,8 @@ impl Permit {
 
     /// Runs `load`, and keeps the lease alive for as long as it takes.
     pub(crate) async fn while_loading<T>(&self, load: impl Future<Output = T>) -> T {
-        let ttl = self.cache.0.lock_timeout;
-        let longest = LONGEST_LOAD.max(ttl.saturating_mul(LONGEST_LOAD_TIMEOUTS));
+        let ttl = self.cache.lease_life();
+        let longest = LONGEST_LOAD.max(self.cache.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS));
         let heartbeat = async {
             let mut lease = self.hold.lease.as_ref().ok();
             while self.begun.elapsed() < longest {

@@ -93,8 +93,8 @@ pub struct CacheBuilder {
 }
 
 impl CacheBuilder {
-    /// How long a request waits for another one's load of the same key before it goes to the origin alone, and how long
-    /// the lease of a process that died holds others back; 5 s unless set.
+    /// How long a request waits for another one's load of the same key before it goes to the origin alone; 5 s unless set.
+    /// A process that died holds others back for a third of it.
     ///
     /// A load itself may take longer, up to a minute or twelve of these timeouts. One that hangs for longer than that
     /// loses its place to the next, and is not stored.
@@ -378,6 +378,12 @@ impl Cache {
 
     pub(crate) fn lock_timeout(&self) -> Duration {
         self.0.lock_timeout
+    }
+
+    /// How long a lease holds others back unless it is renewed. Well below their patience: they must still be waiting
+    /// when it runs out, and for the load of the one that takes it next.
+    pub(crate) fn lease_life(&self) -> Duration {
+        self.0.lock_timeout / 3
     }
 
     pub(crate) fn flights(&self) -> &Arc<Flights> {

@@ -45,7 +45,8 @@ mod zstd {
 
     /// Below, a round trip costs more than the bytes.
     pub(super) const THRESHOLD: usize = 1024;
-    /// Measured on JSON lists of products: see `benches/compression.rs`.
+    /// Of a page of 20 products, 3,709 bytes of JSON, level 1 makes 742 bytes, 3 makes 716, and 5 to 9 make 645 at a third
+    /// of the speed (zlib's 6: 678). See `benches/compression.rs`.
     const LEVEL: i32 = 3;
     /// The most that a payload may have been. Who declares more is not believed.
     const MOST: u64 = 64 * 1024 * 1024;
@@ -104,8 +105,8 @@ mod tests {
         format!("[{}]", (1..=20).map(product).collect::<Vec<_>>().join(",")).into()
     }
 
-    fn read(envelope: Bytes) -> Result<Entry, Rejection> {
-        envelope::decode(&Key::new(["k"]), &envelope)
+    fn read(envelope: &Bytes) -> Result<Entry, Rejection> {
+        envelope::decode(&Key::new(["k"]), envelope)
     }
 
     #[test]
@@ -114,7 +115,7 @@ mod tests {
         let written = envelope::encode(&page);
         assert!(page.payload().len() > 3_000);
         assert!(written.len() - 95 <= page.payload().len() / 5, "{} of {}", written.len(), page.payload().len());
-        assert_eq!(read(written).unwrap().payload(), page.payload());
+        assert_eq!(read(&written).unwrap().payload(), page.payload());
     }
 
     #[test]
@@ -123,7 +124,7 @@ mod tests {
         for entry in [entry(vec![b'x'; zstd::THRESHOLD - 1]), entry(vec![b'x'; 4_000]).packed(true), entry(noise)] {
             let written = envelope::encode(&entry);
             assert!(written.ends_with(entry.payload()));
-            assert_eq!(read(written).unwrap().payload(), entry.payload());
+            assert_eq!(read(&written).unwrap().payload(), entry.payload());
         }
     }
 

@@ -9,7 +9,6 @@ use super::*;
 use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
-    pattern::Pattern,
     store::{TieredStore, Writes},
     tag::Tags,
     telemetry::Rejection,

@@ -53,6 +53,8 @@ mod address;
 mod cluster;
 #[cfg(all(test, feature = "cluster"))]
 mod cluster_tests;
+#[cfg(test)]
+mod coherence_tests;
 mod commit;
 mod config;
 #[cfg(test)]
@@ -78,6 +80,8 @@ mod pending;
 #[cfg(feature = "cluster")]
 mod redirect;
 mod routes;
+#[cfg(test)]
+mod schedule_tests;
 mod scripts;
 #[cfg(feature = "sentinel")]
 mod sentinel;

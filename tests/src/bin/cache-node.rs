@@ -1,0 +1,161 @@
+//! One process of a fleet: a cache over a Redis that the fleet shares, in front of an application that it shares as well.
+//!
+//! `REDIS_URL` and `ORIGIN_URL` say where they are, `NODE` how this process calls itself to the application; with
+//! `TIERED` the cache has a first tier. What is below `/-/` is for whoever runs the fleet; every other path is the
+//! application's.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use cache_layer::{
+    Cache, CacheLayer, Tags,
+    store::{RedisStore, TieredStore},
+    telemetry::{Event, FillOutcome},
+};
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use serde_json::json;
+use tests::{App, Failure, HOST, HttpClient, Origin, full, request};
+use tokio::{net::TcpListener, task::JoinSet};
+use tower::{ServiceExt as _, service_fn};
+
+type Anything = Box<dyn Error + Send + Sync>;
+
+#[derive(Clone)]
+struct Node {
+    app: App,
+    redis: RedisStore,
+    /// When a fill was last stored, in microseconds since the Unix epoch.
+    stored: Arc<AtomicU64>,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Anything> {
+    let redis =
+        RedisStore::builder(env::var("REDIS_URL")?).operation_timeout(number("OPERATION_TIMEOUT_MS", 50)).build()?;
+    redis.wait_connected(Duration::from_secs(10)).await;
+    let builder = if env::var_os("TIERED").is_some() {
+        Cache::builder(TieredStore::new(16 << 20, redis.clone()))
+    } else {
+        Cache::builder(redis.clone())
+    };
+    let stored = Arc::new(AtomicU64::new(0));
+    let note = stored.clone();
+    let cache = builder
+        .lock_timeout(number("LOCK_TIMEOUT_MS", 5_000))
+        .observer(move |event: Event| {
+            if event == Event::Fill(FillOutcome::Stored) {
+                note.store(now(), Ordering::SeqCst);
+            }
+        })
+        .build();
+    let (origin, name) = (env::var("ORIGIN_URL")?, env::var("NODE").unwrap_or_default());
+    let app = App::new(cache, &forward(origin, name), |layer| layer);
+    let node = Node { app, redis, stored };
+
+    let listener = TcpListener::bind(env::var("APP_LISTEN")?).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let node = node.clone();
+        let service = TowerToHyperService::new(service_fn(move |request| node.clone().answer(request)));
+        tokio::spawn(async move {
+            // However a client leaves, the others stay.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// The application's answers carry the tags that it names in `X-Tags`.
+fn forward(origin: String, name: String) -> Origin {
+    let client = HttpClient::new();
+    Origin::new(move |_, request| {
+        let (client, url, name) = (client.clone(), format!("{origin}{}", request.uri().path()), name.clone());
+        async move {
+            let answer = client
+                .try_request(Method::GET, &url, &[("x-node", &name)], "")
+                .await
+                .map_err(|_| Failure("the application did not answer"))?;
+            let mut response = Response::builder().status(answer.status);
+            if let Some(control) = answer.header("cache-control") {
+                response = response.header("cache-control", control);
+            }
+            if let Some(tags) = answer.header("x-tags") {
+                response = response.extension(Tags::new(tags.split(' ')));
+            }
+            Ok(response.body(full(answer.body)).expect("a valid response"))
+        }
+    })
+}
+
+impl Node {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<UnsyncBoxBody<Bytes, Anything>>, Anything> {
+        if let Some(order) = request.uri().path().strip_prefix("/-/") {
+            let answer = self.obey(order).await;
+            return Ok(Response::new(full(answer.to_string()).map_err(Anything::from).boxed_unsync()));
+        }
+        let request = request.map(|body| body.map_err(|_| Failure("the client left")).boxed_unsync());
+        let response = self.app.service().oneshot(request).await?;
+        Ok(response.map(|body| body.map_err(|error| error.to_string().into()).boxed_unsync()))
+    }
+
+    async fn obey(&self, order: &str) -> serde_json::Value {
+        let cache = &self.app.cache;
+        match order.split_once('/').unwrap_or((order, "")) {
+            ("connected", _) => json!(self.redis.connected()),
+            ("stored", _) => json!(self.stored.load(Ordering::SeqCst)),
+            ("invalidate-tag", tag) => json!(cache.invalidate_tag(tag).await.is_ok()),
+            ("invalidate-path", path) => {
+                let uri: Uri = format!("http://{HOST}/{path}").parse().expect("a path");
+                let key = CacheLayer::new(cache.clone()).key(&uri).expect("a whole URI");
+                json!(cache.invalidate(&key).await.is_ok())
+            }
+            ("storm", arguments) => {
+                let (tasks, path) = arguments.split_once('/').expect("storm/<tasks>/<path>");
+                self.storm(tasks.parse().expect("a number"), &format!("/{path}")).await
+            }
+            _ => json!({ "unknown": order }),
+        }
+    }
+
+    /// Asks for `path` by so many tasks at once: how often each answer came, and when the last one did.
+    async fn storm(&self, tasks: usize, path: &str) -> serde_json::Value {
+        let mut storm = JoinSet::new();
+        for _ in 0..tasks {
+            let (service, request) = (self.app.service(), request(Method::GET, path, &[]));
+            storm.spawn(async move {
+                match tests::ask(&service, request).await {
+                    Ok(response) => format!("{} {}", response.status.as_u16(), response.text()),
+                    Err(failure) => failure.to_string(),
+                }
+            });
+        }
+        let mut answers = BTreeMap::<String, usize>::new();
+        while let Some(answer) = storm.join_next().await {
+            *answers.entry(answer.expect("a task that ends")).or_default() += 1;
+        }
+        json!({ "answers": answers, "finished": now() })
+    }
+}
+
+fn number(name: &str, unless_set: u64) -> Duration {
+    let set = env::var(name).ok();
+    Duration::from_millis(set.map_or(unless_set, |value| value.parse().expect("milliseconds")))
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,130 @@
+//! One load for a whole fleet: processes that know of each other by Redis alone, and one cold key.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tests::{CacheNode, Gate, RedisServer, SharedOrigin, Storm, wait_until};
+
+const NODE: &str = env!("CARGO_BIN_EXE_cache-node");
+const PROCESSES: usize = 8;
+const TASKS: usize = 256;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_key_is_loaded_once_for_eight_processes_of_256_tasks() {
+    for tiered in [false, true] {
+        let fleet = Fleet::start(Duration::from_millis(100), &open(), tiered, Duration::from_secs(20)).await;
+        for storm in fleet.storm("/cold").await {
+            assert_eq!(storm.answers["200 0"], TASKS as u64, "{storm:?}");
+        }
+        assert_eq!(fleet.origin.callers("/cold").len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_killed_costs_the_fleet_one_more_load() {
+    let (gate, lock_timeout) = (Gate::closed(), Duration::from_secs(3));
+    let Fleet { origin, nodes, _redis } = Fleet::start(Duration::ZERO, &gate, false, lock_timeout).await;
+    let mut storms: Vec<_> = nodes
+        .into_iter()
+        .map(|node| {
+            let storm = tokio::spawn(node.storm(TASKS, "/cold"));
+            (node, storm)
+        })
+        .collect();
+    wait_until("somebody loads", async || !origin.callers("/cold").is_empty()).await;
+    // Time for everybody to ask.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let leader: usize = origin.callers("/cold")[0].parse().unwrap();
+    let (mut node, storm) = storms.remove(leader);
+    node.kill();
+    storm.abort();
+    gate.open();
+
+    let killed = Instant::now();
+    for (_, storm) in storms {
+        let storm = storm.await.unwrap();
+        assert_eq!(storm.answers["200 0"], TASKS as u64, "{storm:?}");
+    }
+    let loads = origin.callers("/cold").len();
+    println!("{loads} loads, all answered {:?} after the leader was killed", killed.elapsed());
+    assert!(killed.elapsed() < lock_timeout + Duration::from_secs(5));
+    assert_eq!(loads, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_in_another_process_is_woken_when_the_entry_is_stored() {
+    let fleet = Fleet::start(Duration::from_millis(60), &open(), true, Duration::from_secs(20)).await;
+    let mut delays = Vec::new();
+    for round in 0..40 {
+        let path = format!("/round/{round}");
+        let storms = fleet.storm_of(1, &path).await;
+        let loader: usize = fleet.origin.callers(&path)[0].parse().unwrap();
+        let stored = fleet.nodes[loader].stored().await;
+        let others = storms.iter().enumerate().filter(|(node, _)| *node != loader);
+        delays.extend(others.map(|(_, storm)| storm.finished.saturating_sub(stored)));
+        assert_eq!(fleet.origin.callers(&path).len(), 1);
+    }
+    delays.sort_unstable();
+    let quantile = |share: usize| Duration::from_micros(delays[(delays.len() - 1) * share / 100]);
+    let (median, p99) = (quantile(50), quantile(99));
+    println!("woken after the commit: {median:?} (p50), {p99:?} (p99), {:?} (longest)", quantile(100));
+    // Polling is every 5 to 25 milliseconds.
+    assert!(median < Duration::from_millis(100), "{median:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_failed_is_stored_by_nobody_and_asked_again() {
+    let fleet = Fleet::start(Duration::from_millis(20), &open(), false, Duration::from_secs(20)).await;
+    fleet.origin.fail(true);
+    for storm in fleet.storm_of(8, "/failing").await {
+        assert!(storm.answers.keys().all(|answer| answer.starts_with("503")), "{storm:?}");
+    }
+    let attempts = fleet.origin.callers("/failing").len();
+    println!("{attempts} attempts for {PROCESSES} processes of 8 tasks");
+    fleet.origin.fail(false);
+    wait_until("every process serves what is stored", async || {
+        fleet.storm_of(1, "/failing").await.iter().all(|storm| storm.answers.contains_key("200 0"))
+    })
+    .await;
+    assert!(fleet.origin.callers("/failing").len() > attempts);
+}
+
+fn open() -> Gate {
+    let gate = Gate::closed();
+    gate.open();
+    gate
+}
+
+struct Fleet {
+    origin: SharedOrigin,
+    nodes: Vec<CacheNode>,
+    _redis: RedisServer,
+}
+
+impl Fleet {
+    async fn start(delay: Duration, gate: &Gate, tiered: bool, lock_timeout: Duration) -> Self {
+        let redis = RedisServer::start();
+        let origin = SharedOrigin::start(delay, gate).await;
+        let (redis_url, origin_url) = (redis.url(), origin.url());
+        let lock_timeout = lock_timeout.as_millis().to_string();
+        let mut variables = vec![
+            ("REDIS_URL", &*redis_url),
+            ("ORIGIN_URL", &*origin_url),
+            ("LOCK_TIMEOUT_MS", &*lock_timeout),
+            // Nothing here is about a Redis that is slow, and many processes on few cores are.
+            ("OPERATION_TIMEOUT_MS", "10000"),
+        ];
+        variables.extend(tiered.then_some(("TIERED", "1")));
+        let nodes = (0..PROCESSES).map(|node| CacheNode::start(NODE, &node.to_string(), &variables)).collect();
+        Self { origin, nodes, _redis: redis }
+    }
+
+    /// Every task of every process asks for `path` at once.
+    async fn storm(&self, path: &str) -> Vec<Storm> {
+        self.storm_of(TASKS, path).await
+    }
+
+    async fn storm_of(&self, tasks: usize, path: &str) -> Vec<Storm> {
+        join_all(self.nodes.iter().map(|node| node.storm(tasks, path))).await
+    }
+}

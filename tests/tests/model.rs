@@ -1,0 +1,637 @@
+//! A model of the protocol that the Redis store speaks, explored in full: one key with one tag, a truth that its entry is
+//! made from, nodes that load it, and a node with a first tier that reads it.
+//!
+//! Every interleaving is visited of: changes of the truth and their invalidation by key and by tag; look-ups, in the first
+//! tier and over the connection; loads under their lease; and losses: leases that run out, tokens and notes that the server
+//! forgets, connections that break. No read is stale in any of them, and each guard, taken out, is missed at once. So this
+//! is the protocol's documentation, too: an [`Action`] is one step that nothing else can come in between.
+//!
+//! | action | in `cache-layer/src/store/redis` |
+//! |---|---|
+//! | [`Get`](Action::Get) | `lookup.rs`: `near.ask`, then a tracked `GET` |
+//! | [`GetAnother`](Action::GetAnother) | the same for another key with this tag, as far as it matters here: the tracked `MGET` |
+//! | [`Deliver`](Action::Deliver) | `link.rs`: the reader applies a push at once, and hands a reply to whoever awaits it |
+//! | [`Handle`](Action::Handle) | `lookup.rs`: what the awaiting task does with the reply; a tracked `MGET` of an unknown token |
+//! | [`Acquire`](Action::Acquire) | `lease.rs`: `LAST_INVALIDATION` and `ACQUIRE`; then the application reads its database |
+//! | [`Stamp`](Action::Stamp) | `commit.rs`: `STAMP` and `LAST_INVALIDATION`, compared with the load's start |
+//! | [`Commit`](Action::Commit) | `commit.rs`: `COMMIT` |
+//! | [`InvalidateKey`](Action::InvalidateKey) | `invalidate.rs`: `UNLINK` of entry and lease |
+//! | [`Note`](Action::Note), [`InvalidateTag`](Action::InvalidateTag) | `invalidate.rs`: `NOTE_INVALIDATION`, then `INVALIDATE_TAG` |
+//! | [`Reconnect`](Action::Reconnect) | `link.rs`: another connection, with a token table of its own |
+//!
+//! A command takes effect as soon as it is sent, a load reads as soon as it has its lease, and an invalidation is
+//! acknowledged as soon as it takes effect: that makes more reads wrong, and none right. What is on its way to a node may
+//! take as long as it likes. One node that reads is enough: nodes meet only at the server, and reads change nothing there.
+//!
+//! Not in the model, because time bounds them: a connection of which only one side knows that it is lost, and entries that
+//! grow old.
+
+use std::collections::VecDeque;
+
+use stateright::{Checker, HasDiscoveries, Model, Path, Property};
+
+const STORE_NEVER_STALE: &str = "the server holds nothing valid that is stale";
+const NEVER_STALE: &str = "a read over the connection is never stale";
+/// Until then it is late by what is on its way; the node that invalidated doesn't wait for it.
+const NEAR_NEVER_STALE: &str = "a first tier is not stale once every push on its way to it has arrived";
+
+#[test]
+fn nothing_stale_is_ever_stored_whoever_loads_and_whatever_is_lost() {
+    FILLS.explore();
+}
+
+#[test]
+fn no_read_is_stale_while_one_node_loads() {
+    READS.explore();
+}
+
+#[test]
+fn no_read_is_stale_while_two_nodes_load() {
+    ALL.explore();
+}
+
+#[test]
+fn the_model_finds_a_commit_that_does_not_compare_its_lease() {
+    let path = Protocol { lease_compared: false, ..FILLS }.counterexample();
+    assert!(path.contains(&Action::InvalidateKey));
+}
+
+#[test]
+fn the_model_finds_a_commit_that_an_invalidation_of_its_tag_overtook() {
+    let path = Protocol { token_compared: false, ..FILLS }.counterexample();
+    assert!(path.contains(&Action::InvalidateTag));
+}
+
+#[test]
+fn the_model_finds_a_commit_that_an_invalidation_overtook_whose_token_was_lost() {
+    let path = Protocol { note_consulted: false, ..FILLS }.counterexample();
+    assert!(path.contains(&Action::InvalidateTag) && path.contains(&Action::LoseToken));
+}
+
+#[test]
+fn the_model_finds_a_commit_that_trusts_a_token_made_by_another_fill_since() {
+    let path = Protocol { created_tokens_doubted: false, ..FILLS }.counterexample();
+    assert!(path.contains(&Action::InvalidateTag) && path.contains(&Action::LoseToken));
+}
+
+#[test]
+fn the_model_finds_an_answer_that_is_kept_though_a_push_came_since_it_was_asked_for() {
+    Protocol { push_beats_answer: false, ..READS }.counterexample();
+}
+
+#[test]
+fn the_model_finds_a_first_tier_that_outlives_its_connection() {
+    let path = Protocol { near_ends_with_connection: false, ..READS }.counterexample();
+    assert!(path.contains(&Action::Reconnect));
+}
+
+#[test]
+fn the_model_finds_pushes_that_are_applied_out_of_order() {
+    Protocol { pushes_in_order: false, ..READS }.counterexample();
+}
+
+/// The protocol, and what of it can be left out.
+struct Protocol {
+    /// How often the truth changes, and is invalidated then.
+    changes: Version,
+    /// How many things are lost; any number if nothing is said.
+    losses: Option<u8>,
+    /// How many nodes load.
+    loads: usize,
+    /// Whether there is a node that reads.
+    reads: bool,
+    /// A commit is refused unless its lease is still held.
+    lease_compared: bool,
+    /// A fill is dropped whose tag was invalidated since its load began.
+    token_compared: bool,
+    /// So is one that finds no token, if anything was invalidated since its load began.
+    note_consulted: bool,
+    /// So is one that finds a token that another fill made since.
+    created_tokens_doubted: bool,
+    /// What was read is not kept if a push came since it was asked for.
+    push_beats_answer: bool,
+    /// The first tier's entries are void with the connection that brought them.
+    near_ends_with_connection: bool,
+    /// Pushes are applied by the reader, between the replies before and after them.
+    pushes_in_order: bool,
+}
+
+/// Two nodes load, any number of things is lost, and reading is asking the server.
+const FILLS: Protocol = Protocol {
+    changes: 2,
+    losses: None,
+    loads: 2,
+    reads: false,
+    lease_compared: true,
+    token_compared: true,
+    note_consulted: true,
+    created_tokens_doubted: true,
+    push_beats_answer: true,
+    near_ends_with_connection: true,
+    pushes_in_order: true,
+};
+
+/// One node loads, another one reads.
+const READS: Protocol = Protocol { losses: Some(1), loads: 1, reads: true, ..FILLS };
+
+/// Two nodes load, another one reads.
+const ALL: Protocol = Protocol { changes: 1, losses: Some(1), reads: true, ..FILLS };
+
+impl Protocol {
+    /// Visits every state there is; panics with the way to one that must not be.
+    fn explore(self) {
+        let checker = self.checker().threads(2).spawn_bfs().join();
+        println!("{} steps between {} states", checker.state_count(), checker.unique_state_count());
+        checker.assert_properties();
+    }
+
+    /// The shortest way to a stale read; panics if there is none.
+    fn counterexample(self) -> Vec<Action> {
+        let checker = self.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        let found = checker.discoveries();
+        let path: Option<Path<State, Action>> =
+            [STORE_NEVER_STALE, NEVER_STALE, NEAR_NEVER_STALE].into_iter().find_map(|name| found.get(name).cloned());
+        let actions = path.expect("a stale read is found").into_actions();
+        println!("{actions:?}");
+        actions
+    }
+}
+
+/// What the truth was changed to.
+type Version = u8;
+/// Tells tokens apart.
+type Name = u8;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    truth: Version,
+    /// Of the last invalidation that was acknowledged: reads that begin now must not return less.
+    floor: Version,
+    invalidation: Invalidation,
+    /// That may still happen.
+    losses: Option<u8>,
+    entry: Option<Entry>,
+    lease: Option<usize>,
+    token: Option<Token>,
+    loads: Vec<Load>,
+    reader: Node,
+    /// Whether a read over the connection returned what it must not.
+    stale: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Invalidation {
+    None,
+    /// The truth changed.
+    Due,
+    /// Of the tag, under way.
+    Noted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Entry {
+    version: Version,
+    /// The token of its tag.
+    stamp: Name,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Token {
+    name: Name,
+    /// By an invalidation; otherwise by a fill that found none.
+    invalidated: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Node {
+    /// Whether it is this node that invalidates; otherwise it hears of it.
+    invalidates: bool,
+    /// What the server tracks for this node's connection.
+    tracked: Tracked,
+    /// On its way from the server.
+    inbox: VecDeque<Message>,
+    near: Option<Entry>,
+    /// Whether what is being read now may be kept in the first tier.
+    near_asked: bool,
+    token: Slot,
+    read: Read,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Tracked {
+    entry: bool,
+    tag: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Message {
+    Entry(Option<Entry>),
+    Token(Option<Name>),
+    EntryChanged,
+    TagChanged,
+}
+
+/// The tag in a connection's token table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Slot {
+    #[default]
+    Unknown,
+    Asked,
+    Known(Name),
+}
+
+/// A read over the connection, and what it must not return less than.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Read {
+    #[default]
+    None,
+    Getting(Version),
+    Got(Version, Entry),
+    AskingToken(Version, Option<Entry>),
+    ToldToken(Version, Option<Entry>, Option<Name>),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Load {
+    #[default]
+    None,
+    /// The server's clock is left out: instead, a load knows what came since it began.
+    Began {
+        version: Version,
+        /// Whether any tag was invalidated, or the server forgot when one last was.
+        noted: bool,
+        /// Whether the tag got a token.
+        token_made: bool,
+    },
+    Stamped(Entry),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Action {
+    ChangeTruth,
+    InvalidateKey,
+    Note,
+    InvalidateTag,
+    LeaseRunsOut,
+    LoseToken,
+    LoseNote,
+    Get,
+    GetAnother,
+    /// The message at this place of the inbox.
+    Deliver(usize),
+    Handle,
+    Acquire(usize),
+    Stamp(usize),
+    Commit(usize),
+    Reconnect,
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        [false, true].map(|invalidates| State::new(self, invalidates)).into()
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        match state.invalidation {
+            Invalidation::None if state.truth < self.changes => actions.push(Action::ChangeTruth),
+            Invalidation::None => {}
+            Invalidation::Due => actions.extend([Action::InvalidateKey, Action::Note]),
+            Invalidation::Noted => actions.push(Action::InvalidateTag),
+        }
+        if state.losses != Some(0) {
+            actions.extend(state.lease.map(|_| Action::LeaseRunsOut));
+            actions.extend(state.token.map(|_| Action::LoseToken));
+            if state.loads.iter().any(|load| matches!(load, Load::Began { noted: false, .. })) {
+                actions.push(Action::LoseNote);
+            }
+            if state.reader.uses_connection() {
+                actions.push(Action::Reconnect);
+            }
+        }
+        for (id, load) in state.loads.iter().enumerate() {
+            match load {
+                Load::None if state.lease.is_none() => actions.push(Action::Acquire(id)),
+                Load::None => {}
+                Load::Began { .. } => actions.push(Action::Stamp(id)),
+                Load::Stamped(_) => actions.push(Action::Commit(id)),
+            }
+        }
+        let reader = &state.reader;
+        match reader.read {
+            Read::None if self.reads => {
+                actions.push(Action::Get);
+                if reader.token == Slot::Unknown {
+                    actions.push(Action::GetAnother);
+                }
+            }
+            Read::None => {}
+            Read::Got(..) | Read::ToldToken(..) => actions.push(Action::Handle),
+            Read::Getting(_) | Read::AskingToken(..) => {}
+        }
+        for (place, message) in reader.inbox.iter().enumerate() {
+            if place == 0 || (!self.pushes_in_order && message.is_reply()) {
+                actions.push(Action::Deliver(place));
+            }
+        }
+    }
+
+    fn next_state(&self, before: &State, action: Action) -> Option<State> {
+        let mut state = before.clone();
+        if matches!(action, Action::LeaseRunsOut | Action::LoseToken | Action::LoseNote | Action::Reconnect) {
+            state.losses = state.losses.map(|losses| losses - 1);
+        }
+        match action {
+            Action::ChangeTruth => {
+                state.truth += 1;
+                state.invalidation = Invalidation::Due;
+            }
+            Action::InvalidateKey => {
+                state.lease = None;
+                if state.entry.take().is_some() {
+                    state.reader.hear_that_the_entry_changed();
+                }
+                if state.reader.invalidates {
+                    state.reader.forget_entry();
+                }
+                state.acknowledge();
+            }
+            Action::Note => {
+                state.note();
+                state.invalidation = Invalidation::Noted;
+            }
+            Action::InvalidateTag => {
+                state.make_token(true);
+                if state.reader.invalidates {
+                    state.reader.token = Slot::Unknown;
+                }
+                state.acknowledge();
+            }
+            Action::LeaseRunsOut => state.lease = None,
+            Action::LoseToken => {
+                state.token = None;
+                state.reader.hear_that_the_tag_changed();
+            }
+            // Whoever needs it next finds none, and notes that moment: for a load that has begun, as good as now.
+            Action::LoseNote => state.note(),
+            Action::Get => state.reader.get(state.entry, state.floor),
+            Action::GetAnother => state.reader.ask_token(state.token, state.floor, None),
+            Action::Deliver(place) => state.reader.deliver(place),
+            Action::Handle => self.handle(&mut state),
+            Action::Acquire(id) => {
+                state.lease = Some(id);
+                state.loads[id] = Load::Began { version: state.truth, noted: false, token_made: false };
+            }
+            Action::Stamp(id) => self.stamp(&mut state, id),
+            Action::Commit(id) => {
+                let Load::Stamped(entry) = std::mem::take(&mut state.loads[id]) else { return None };
+                if state.lease == Some(id) || !self.lease_compared {
+                    state.lease = None;
+                    state.entry = Some(entry);
+                    state.reader.hear_that_the_entry_changed();
+                }
+            }
+            Action::Reconnect => {
+                state.reader.reconnect();
+                if self.near_ends_with_connection {
+                    state.reader.near = None;
+                }
+            }
+        }
+        state.rename_tokens();
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(STORE_NEVER_STALE, |_, state: &State| {
+                let valid = state.entry.filter(|entry| state.token.is_some_and(|token| token.name == entry.stamp));
+                valid.is_none_or(|entry| entry.version >= state.floor)
+            }),
+            Property::always(NEVER_STALE, |_, state: &State| !state.stale),
+            Property::always(NEAR_NEVER_STALE, |_, state: &State| {
+                let reader = &state.reader;
+                let heard = reader.invalidates || reader.inbox.iter().all(|message| message.is_reply());
+                !heard || reader.near_hit().is_none_or(|version| version >= state.floor)
+            }),
+            // Without these, a model in which nothing ever happens would do.
+            Property::sometimes("a load is overtaken", |_, state: &State| {
+                state.loads.iter().any(|load| matches!(load, Load::Stamped(entry) if entry.version < state.floor))
+            }),
+            Property::sometimes("the last version is stored and served", |protocol: &Self, state: &State| {
+                let stored = state.entry.is_some_and(|entry| entry.version == protocol.changes);
+                let served = !protocol.reads || state.reader.near_hit() == Some(protocol.changes);
+                state.floor == protocol.changes && stored && served
+            }),
+        ]
+    }
+}
+
+impl Protocol {
+    fn handle(&self, state: &mut State) {
+        let reader = &mut state.reader;
+        let (floor, entry, valid) = match std::mem::take(&mut reader.read) {
+            Read::Got(floor, entry) => match reader.token {
+                Slot::Known(token) => (floor, entry, token == entry.stamp),
+                Slot::Unknown | Slot::Asked => {
+                    reader.ask_token(state.token, floor, Some(entry));
+                    return;
+                }
+            },
+            Read::ToldToken(floor, entry, token) => {
+                if reader.token == Slot::Asked || !self.push_beats_answer {
+                    reader.token = token.map_or(Slot::Unknown, Slot::Known);
+                }
+                let Some(entry) = entry else { return };
+                (floor, entry, token == Some(entry.stamp))
+            }
+            Read::None | Read::Getting(_) | Read::AskingToken(..) => return,
+        };
+        let kept = std::mem::take(&mut reader.near_asked) || !self.push_beats_answer;
+        if valid {
+            if kept {
+                reader.near = Some(entry);
+            }
+            state.stale |= entry.version < floor;
+        }
+    }
+
+    fn stamp(&self, state: &mut State, id: usize) {
+        let Load::Began { version, noted, token_made } = state.loads[id] else { return };
+        let found = state.token;
+        let token = found.unwrap_or_else(|| state.make_token(false));
+        let overtaken = match found {
+            Some(Token { invalidated: true, .. }) => self.token_compared && token_made,
+            Some(_) if !token_made || !self.created_tokens_doubted => false,
+            _ => self.note_consulted && noted,
+        };
+        if !overtaken {
+            state.loads[id] = Load::Stamped(Entry { version, stamp: token.name });
+            return;
+        }
+        state.loads[id] = Load::None;
+        if state.lease == Some(id) {
+            state.lease = None;
+        }
+    }
+}
+
+impl State {
+    fn new(protocol: &Protocol, reader_invalidates: bool) -> Self {
+        Self {
+            truth: 0,
+            floor: 0,
+            invalidation: Invalidation::None,
+            losses: protocol.losses,
+            entry: None,
+            lease: None,
+            token: None,
+            loads: vec![Load::None; protocol.loads],
+            reader: Node { invalidates: reader_invalidates, ..Node::default() },
+            stale: false,
+        }
+    }
+
+    fn note(&mut self) {
+        for load in &mut self.loads {
+            if let Load::Began { noted, .. } = load {
+                *noted = true;
+            }
+        }
+    }
+
+    fn make_token(&mut self, invalidated: bool) -> Token {
+        for load in &mut self.loads {
+            if let Load::Began { token_made, .. } = load {
+                *token_made = true;
+            }
+        }
+        let token = Token { name: Name::MAX, invalidated };
+        self.token = Some(token);
+        self.reader.hear_that_the_tag_changed();
+        token
+    }
+
+    fn acknowledge(&mut self) {
+        self.floor = self.truth;
+        self.invalidation = Invalidation::None;
+    }
+
+    /// Tokens are only ever told apart: states that differ in nothing but their names are one.
+    fn rename_tokens(&mut self) {
+        let mut names = Vec::new();
+        self.each_name(|name| {
+            let place = names.iter().position(|known| known == name).unwrap_or_else(|| {
+                names.push(*name);
+                names.len() - 1
+            });
+            *name = place as Name;
+        });
+    }
+
+    fn each_name(&mut self, mut visit: impl FnMut(&mut Name)) {
+        self.entry.iter_mut().for_each(|entry| visit(&mut entry.stamp));
+        self.token.iter_mut().for_each(|token| visit(&mut token.name));
+        for load in &mut self.loads {
+            if let Load::Stamped(entry) = load {
+                visit(&mut entry.stamp);
+            }
+        }
+        let reader = &mut self.reader;
+        for message in &mut reader.inbox {
+            match message {
+                Message::Entry(entry) => entry.iter_mut().for_each(|entry| visit(&mut entry.stamp)),
+                Message::Token(token) => token.iter_mut().for_each(&mut visit),
+                Message::EntryChanged | Message::TagChanged => {}
+            }
+        }
+        reader.near.iter_mut().for_each(|entry| visit(&mut entry.stamp));
+        if let Slot::Known(token) = &mut reader.token {
+            visit(token);
+        }
+        match &mut reader.read {
+            Read::None | Read::Getting(_) => {}
+            Read::Got(_, entry) => visit(&mut entry.stamp),
+            Read::AskingToken(_, entry) => entry.iter_mut().for_each(|entry| visit(&mut entry.stamp)),
+            Read::ToldToken(_, entry, token) => {
+                entry.iter_mut().for_each(|entry| visit(&mut entry.stamp));
+                token.iter_mut().for_each(&mut visit);
+            }
+        }
+    }
+}
+
+impl Node {
+    /// What a read in the first tier returns now. `near.rs`: `get`.
+    fn near_hit(&self) -> Option<Version> {
+        self.near.filter(|entry| self.token == Slot::Known(entry.stamp)).map(|entry| entry.version)
+    }
+
+    fn get(&mut self, entry: Option<Entry>, floor: Version) {
+        self.near_asked = true;
+        self.tracked.entry = true;
+        self.inbox.push_back(Message::Entry(entry));
+        self.read = Read::Getting(floor);
+    }
+
+    fn ask_token(&mut self, token: Option<Token>, floor: Version, entry: Option<Entry>) {
+        self.read = Read::AskingToken(floor, entry);
+        self.token = Slot::Asked;
+        self.tracked.tag = true;
+        self.inbox.push_back(Message::Token(token.map(|token| token.name)));
+    }
+
+    fn hear_that_the_entry_changed(&mut self) {
+        if std::mem::take(&mut self.tracked.entry) {
+            self.inbox.push_back(Message::EntryChanged);
+        }
+    }
+
+    fn hear_that_the_tag_changed(&mut self) {
+        if std::mem::take(&mut self.tracked.tag) {
+            self.inbox.push_back(Message::TagChanged);
+        }
+    }
+
+    fn deliver(&mut self, place: usize) {
+        match (self.inbox.remove(place), self.read) {
+            (Some(Message::EntryChanged), _) => self.forget_entry(),
+            (Some(Message::TagChanged), _) => self.token = Slot::Unknown,
+            (Some(Message::Entry(Some(entry))), Read::Getting(floor)) => self.read = Read::Got(floor, entry),
+            (Some(Message::Entry(None)), _) => {
+                self.read = Read::None;
+                self.near_asked = false;
+            }
+            (Some(Message::Token(token)), Read::AskingToken(floor, entry)) => {
+                self.read = Read::ToldToken(floor, entry, token);
+            }
+            (message, read) => unreachable!("{message:?} is no answer to {read:?}"),
+        }
+    }
+
+    fn forget_entry(&mut self) {
+        self.near = None;
+        self.near_asked = false;
+    }
+
+    fn uses_connection(&self) -> bool {
+        self.tracked != Tracked::default() || !self.inbox.is_empty() || self.read != Read::None
+    }
+
+    /// Reads under way fail with their connection; a load goes on, and is committed over the next one.
+    fn reconnect(&mut self) {
+        self.near_asked = false;
+        self.token = Slot::Unknown;
+        self.tracked = Tracked::default();
+        self.inbox.clear();
+        self.read = Read::None;
+    }
+}
+
+impl Message {
+    fn is_reply(self) -> bool {
+        matches!(self, Self::Entry(_) | Self::Token(_))
+    }
+}
