@@ -26,6 +26,7 @@
 //!
 //! - `config`: what can be set, by `APP_*` variables and flags.
 //! - `server`: from start to graceful shutdown.
+//! - `healthcheck`: whether a service that runs is ready, asked from outside.
 //! - `routes`: the HTTP interface, one file for each group of routes.
 //! - `problem`: errors as clients see them.
 //! - `product`, `price`: what is sold.
@@ -37,6 +38,7 @@ mod cache;
 mod catalogue;
 mod config;
 mod database;
+mod healthcheck;
 mod logging;
 mod price;
 mod problem;
@@ -45,7 +47,8 @@ mod routes;
 mod server;
 
 pub use self::{
-    config::{CachePaths, Config, ConfigError, LogFormat, SecretUrl},
+    config::{CachePaths, Config, ConfigError, LogFormat, Password, SecretUrl},
+    healthcheck::healthcheck,
     logging::init as init_logging,
     server::{Server, ShutdownHandle, StartError},
 };

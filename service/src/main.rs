@@ -15,6 +15,9 @@ async fn main() -> ExitCode {
         }
         Err(wrong) => return refuse(&wrong, 2),
     };
+    if config.healthcheck {
+        return service::healthcheck(config.listen).map_or_else(|error| refuse(&error, 1), |()| ExitCode::SUCCESS);
+    }
     service::init_logging(&config);
     for warning in Config::unknown_variables() {
         tracing::warn!("{warning}");
