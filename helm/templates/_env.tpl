@@ -10,8 +10,6 @@
 - {name: APP_LISTEN, value: {{ .Values.listen | quote }}}
 {{- if .Values.database.existingSecret }}
 - {name: APP_DATABASE_URL_FILE, value: /run/secrets/service/database-url}
-# The image's own default, which would be a second answer.
-- {name: APP_DATABASE_URL, value: ""}
 {{- else }}
 - {name: APP_DATABASE_URL, value: "sqlite:///data/products.db"}
 {{- end }}

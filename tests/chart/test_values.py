@@ -70,7 +70,8 @@ CASES = [
     ({}, "log.level", "debug", f"{ENV} APP_LOG value", "debug"),
     ({}, "log.format", "text", f"{ENV} APP_LOG_FORMAT value", "text"),
     ({}, "database.existingSecret", "", f"{ENV} APP_DATABASE_URL value", "sqlite:///data/products.db"),
-    ({}, "database.existingSecret", "db", f"{ENV} APP_DATABASE_URL value", ""),
+    # It would be a second answer to the question that the file answers.
+    ({}, "database.existingSecret", "db", f"{ENV} APP_DATABASE_URL", None),
     ({}, "database.existingSecret", "db", f"{ENV} APP_DATABASE_URL_FILE value", "/run/secrets/service/database-url"),
     ({}, "database.existingSecret", "db", f"{POD} spec volumes secrets projected sources 1 secret name", "db"),
     ({}, "database.existingSecret", "db", f"PersistentVolumeClaim/{NAME}", None),

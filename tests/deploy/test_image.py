@@ -47,6 +47,15 @@ def test_it_serves_a_miss_and_a_hit_read_only_and_without_any_right():
         wait_until("it is stored", lambda: get(f"{url}/api/products/1")[1]["x-cache"] == "HIT")
 
 
+def test_it_reads_a_secret_from_a_file(tmp_path):
+    (tmp_path / "url").write_text("sqlite:///data/other.db\n")
+    (tmp_path / "url").chmod(0o444)
+    mounted = [f"--volume={tmp_path}/url:/run/secrets/url:ro", "--env=APP_DATABASE_URL_FILE=/run/secrets/url"]
+    with container(*mounted) as name:
+        wait_until("it is ready", lambda: get(f"{published(name)}/health/ready")[0] == 200)
+        assert "products in sqlite:///data/other.db" in engine("logs", name)
+
+
 def test_its_own_health_check_knows_whether_it_is_ready():
     with container() as name:
         wait_until("it is ready", lambda: get(f"{published(name)}/health/ready")[0] == 200)
