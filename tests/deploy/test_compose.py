@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import yaml
-from engine import COMPOSE, DEPLOY, ENGINE, IMAGE, engine, get, wait_until
+from engine import COMPOSE, DEPLOY, ENGINE, IMAGE, engine, get, inspect, wait_until
 
 
 def free_port():
@@ -43,12 +43,16 @@ def stack(folder, file, *services, **variables):
         compose("up", "-d", "--no-build", *services)
         yield project, password.read_text().strip()
     finally:
+        # Not every Compose removes the volumes that images ask for.
+        mounts = [mount for name in containers_of(project, "") for mount in inspect(name)["Mounts"]]
         compose("down", "-v")
+        for volume in (mount["Name"] for mount in mounts if mount["Type"] == "volume"):
+            engine("volume", "rm", "--force", volume, check=False)
         engine("rmi", f"{project}_service", f"{project}-service", check=False)
 
 
 def containers_of(project, service):
-    return engine("ps", "-q", "--filter", f"name={project}[-_]{service}").split()
+    return engine("ps", "-aq", "--filter", f"name={project}[-_]{service}").split()
 
 
 def hit(url):
