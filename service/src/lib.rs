@@ -26,6 +26,7 @@
 //!
 //! - `config`: what can be set, by `APP_*` variables and flags.
 //! - `server`: from start to graceful shutdown.
+//! - `healthcheck`: whether a service that runs is ready, asked from outside.
 //! - `routes`: the HTTP interface, one file for each group of routes.
 //! - `problem`: errors as clients see them.
 //! - `product`, `price`: what is sold.
@@ -38,6 +39,7 @@ mod cache;
 mod catalogue;
 mod config;
 mod database;
+mod healthcheck;
 mod price;
 mod problem;
 mod product;
@@ -46,7 +48,8 @@ mod server;
 mod telemetry;
 
 pub use self::{
-    config::{CachePaths, Config, ConfigError, LogFormat, SecretUrl},
+    config::{CachePaths, Config, ConfigError, LogFormat, Password, SecretUrl},
+    healthcheck::healthcheck,
     server::{Server, ShutdownHandle, StartError},
     telemetry::Telemetry,
 };

@@ -15,6 +15,9 @@ async fn main() -> ExitCode {
         }
         Err(wrong) => return refuse(&wrong, 2),
     };
+    if config.healthcheck {
+        return service::healthcheck(config.listen).map_or_else(|error| refuse(&error, 1), |()| ExitCode::SUCCESS);
+    }
     let telemetry = match Telemetry::start(&config) {
         Ok(telemetry) => telemetry,
         Err(wrong) => return refuse(&wrong, 2),

@@ -4,6 +4,7 @@
 
 mod cache_paths;
 mod quantity;
+mod secret_file;
 mod secret_url;
 
 use std::{
@@ -22,7 +23,7 @@ use clap::{
 use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use tracing_subscriber::EnvFilter;
 
-pub use self::{cache_paths::CachePaths, secret_url::SecretUrl};
+pub use self::{cache_paths::CachePaths, secret_file::Password, secret_url::SecretUrl};
 
 /// A product-catalogue API with an HTTP cache in front.
 ///
@@ -39,6 +40,10 @@ pub struct Config {
     #[arg(long, value_name = "URL", default_value = "sqlite://products.db", value_parser = database_url)]
     pub database_url: SecretUrl,
 
+    /// A file that holds the URL of the database, instead of --database-url
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| database_url(&secret_file::read(path)?), conflicts_with = "database_url")]
+    pub database_url_file: Option<SecretUrl>,
+
     /// Connections to the database at most
     #[arg(long, value_name = "COUNT", default_value = "10", value_parser = |text: &str| quantity::count(text, 1..=1000))]
     pub database_connections: u32,
@@ -46,6 +51,14 @@ pub struct Config {
     /// Redis for the cache: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; without it the cache is in this process's memory
     #[arg(long, value_name = "URL", value_parser = redis_url)]
     pub redis_url: Option<SecretUrl>,
+
+    /// A file that holds the URL of Redis, instead of --redis-url
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| redis_url(&secret_file::read(path)?), conflicts_with = "redis_url")]
+    pub redis_url_file: Option<SecretUrl>,
+
+    /// A file that holds the password for Redis, for a URL without one
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| secret_file::read(path).map(Password::from))]
+    pub redis_password_file: Option<Password>,
 
     /// Connections to Redis; each carries many commands at once
     #[arg(long, value_name = "COUNT", default_value = "1", value_parser = |text: &str| quantity::count(text, 1..=64))]
@@ -98,6 +111,10 @@ pub struct Config {
     /// How to log: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+
+    /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
+    #[arg(long)]
+    pub healthcheck: bool,
 }
 
 /// How log lines are written.
@@ -134,7 +151,7 @@ impl Config {
 
         let mut args = args.into_iter();
         let mut line: Vec<OsString> = args.next().into_iter().collect();
-        for flag in command.get_arguments().filter_map(Arg::get_long) {
+        for flag in settings(&command) {
             let value = variables.iter().find(|(name, value)| *name == *variable(flag) && !value.is_empty());
             if let Some((name, value)) = value {
                 let Some(value) = value.to_str() else {
@@ -150,7 +167,25 @@ impl Config {
         command
             .try_get_matches_from(line)
             .and_then(|matches| Self::from_arg_matches(&matches))
-            .map_err(|error| ConfigError::from_clap(&error))
+            .map_err(|error| ConfigError::from_clap(&error))?
+            .with_secrets_in_place()
+    }
+
+    /// What was read from files, where everybody looks for it.
+    fn with_secrets_in_place(mut self) -> Result<Self, ConfigError> {
+        if let Some(url) = self.database_url_file.take() {
+            self.database_url = url;
+        }
+        self.redis_url = self.redis_url_file.take().or(self.redis_url);
+        if let Some(password) = self.redis_password_file.take() {
+            let with_password = match &self.redis_url {
+                Some(url) => url.with_password(&password),
+                None => Err("there is no Redis to use it for; set APP_REDIS_URL".to_owned()),
+            };
+            let wrong = |why| ConfigError::Wrong(format!("{} is set, but {why}", variable("redis-password-file")));
+            self.redis_url = Some(with_password.map_err(wrong)?);
+        }
+        Ok(self)
     }
 
     /// A sentence for each `APP_*` variable of this process that sets nothing.
@@ -220,9 +255,14 @@ impl FromStr for LogFormat {
     }
 }
 
+/// The flags that have a variable, too: all that take a value.
+fn settings(command: &clap::Command) -> impl Iterator<Item = &str> {
+    command.get_arguments().filter(|arg| arg.get_action().takes_values()).filter_map(Arg::get_long)
+}
+
 /// Says in the help of `arg` which variable sets it.
 fn with_variable(arg: Arg) -> Arg {
-    let (Some(flag), Some(help)) = (arg.get_long(), arg.get_help()) else {
+    let (Some(flag), Some(help), true) = (arg.get_long(), arg.get_help(), arg.get_action().takes_values()) else {
         return arg;
     };
     let mut help = format!("{help}\n[env: {}]", variable(flag));
@@ -239,12 +279,12 @@ fn variable(flag: &str) -> String {
 fn unknown_variable(name: &str) -> Option<String> {
     let flag = name.strip_prefix("APP_")?.replace('_', "-").to_lowercase();
     let command = Config::command();
-    if command.get_arguments().any(|arg| arg.get_long() == Some(&flag)) {
+    if settings(&command).any(|setting| setting == flag) {
         return None;
     }
     // Clap knows which flag is meant by a mistyped one.
-    let error = command.try_get_matches_from(["service", &format!("--{flag}")]).err()?;
-    let hint = match error.get(ContextKind::SuggestedArg) {
+    let error = command.try_get_matches_from(["service", &format!("--{flag}")]).err();
+    let hint = match error.as_ref().and_then(|error| error.get(ContextKind::SuggestedArg)) {
         Some(ContextValue::String(flag)) => {
             format!("; did you mean {}?", variable(flag.trim_start_matches('-')))
         }

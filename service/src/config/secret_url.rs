@@ -1,6 +1,8 @@
 //! A URL that may hold a password.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+
+use super::Password;
 
 /// A URL that may hold a password: what is printed of it leaves user, password and options out.
 ///
@@ -14,6 +16,33 @@ impl SecretUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// The same URL with `password`, whatever characters it is made of.
+    pub(super) fn with_password(&self, password: &Password) -> Result<Self, String> {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or_default();
+        if scheme == "unix" {
+            return Err("a unix:// URL takes its password as ?pass=".to_owned());
+        }
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        if user.contains(':') {
+            return Err("the URL of Redis has a password of its own".to_owned());
+        }
+        Ok(Self(format!("{scheme}://{user}:{}@{hosts}{path}", percent_encoded(password.expose()))))
+    }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string can't fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
 }
 
 impl From<&str> for SecretUrl {
@@ -94,6 +123,24 @@ mod tests {
             let url = SecretUrl::from(url);
             assert_eq!(url.to_string(), shown);
             assert_eq!(format!("{url:?}"), shown);
+        }
+    }
+
+    #[test]
+    fn a_password_goes_where_the_scheme_wants_it() {
+        let password = Password::from("p@ss/w:rd%é".to_owned());
+        let encoded = "p%40ss%2Fw%3Ard%25%C3%A9";
+        for (url, before, after) in [
+            ("redis://host:6379/0", "redis://:", "@host:6379/0"),
+            ("rediss://me@host", "rediss://me:", "@host"),
+            ("redis://me@[::1]:6379?db=1", "redis://me:", "@[::1]:6379?db=1"),
+            ("redis+sentinel://me@a:1,b:2/main", "redis+sentinel://me:", "@a:1,b:2/main"),
+        ] {
+            let url = SecretUrl::from(url).with_password(&password).unwrap();
+            assert_eq!(url.expose(), format!("{before}{encoded}{after}"));
+        }
+        for url in ["redis://me:other@host", "redis://:@host", "unix:///run/redis.sock"] {
+            assert!(SecretUrl::from(url).with_password(&password).is_err(), "{url}");
         }
     }
 }

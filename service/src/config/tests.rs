@@ -1,3 +1,7 @@
+use std::io::Write as _;
+
+use tempfile::NamedTempFile;
+
 use super::*;
 
 fn parse(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -109,7 +113,7 @@ fn the_help_lists_every_variable_and_default_but_no_value() {
     let Err(ConfigError::Asked(help)) = parse(&["--help"], &variables) else {
         panic!("no help");
     };
-    for flag in Config::command().get_arguments().filter_map(Arg::get_long) {
+    for flag in settings(&Config::command()) {
         assert!(help.contains(&format!("--{flag} <")), "{help}");
         assert!(help.contains(&format!("[env: {}]", variable(flag))), "{help}");
     }
@@ -124,6 +128,63 @@ fn an_unknown_variable_is_answered_with_the_one_that_was_meant() {
         "APP_REDIS_URI is not a setting of this service; did you mean APP_REDIS_URL?"
     );
     assert_eq!(unknown_variable("APP_ZZZ").unwrap(), "APP_ZZZ is not a setting of this service");
+    assert!(unknown_variable("APP_HEALTHCHECK").is_some());
     assert_eq!(unknown_variable("APP_REDIS_URL"), None);
     assert_eq!(unknown_variable("PATH"), None);
+}
+
+fn file(content: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+    file
+}
+
+fn path(file: &NamedTempFile) -> &str {
+    file.path().to_str().unwrap()
+}
+
+#[test]
+fn a_secret_can_be_given_as_a_file() {
+    let (database, redis, password) =
+        (file("postgres://me:hunter2@db/products\n"), file("redis://service@cache:6379"), file("hunt/er2\r\n"));
+    let variables = [
+        ("APP_DATABASE_URL_FILE", path(&database)),
+        ("APP_REDIS_URL_FILE", path(&redis)),
+        ("APP_REDIS_PASSWORD_FILE", path(&password)),
+    ];
+    let config = parse(&[], &variables).unwrap();
+    assert_eq!(config.database_url.expose(), "postgres://me:hunter2@db/products");
+    assert_eq!(config.redis_url.as_ref().unwrap().expose(), "redis://service:hunt%2Fer2@cache:6379");
+    assert!(!format!("{config:?}").contains("hunt"));
+
+    let config = parse(&[], &[("APP_REDIS_URL", "redis://cache"), ("APP_REDIS_PASSWORD_FILE", path(&password))]);
+    assert_eq!(config.unwrap().redis_url.unwrap().expose(), "redis://:hunt%2Fer2@cache");
+}
+
+#[test]
+fn a_file_that_holds_no_secret_is_named() {
+    let (empty, mysql) = (file("\n"), file("mysql://me:hunter2@db/products"));
+    for (name, path, why) in [
+        ("APP_REDIS_PASSWORD_FILE", "/nowhere/password", "cannot read that file: No such file"),
+        ("APP_REDIS_PASSWORD_FILE", path(&empty), "that file is empty"),
+        ("APP_REDIS_URL_FILE", path(&mysql), "must be a URL such as redis://"),
+        ("APP_DATABASE_URL_FILE", path(&mysql), "must be a URL such as sqlite://"),
+    ] {
+        let line = wrong(&[], &[(name, path)]);
+        assert!(line.starts_with(name) && line.contains(path) && line.contains(why), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn two_answers_to_one_question_are_refused() {
+    let (url, password) = (file("redis://cache"), file("hunter2"));
+    let line = wrong(&[], &[("APP_REDIS_URL", "redis://cache"), ("APP_REDIS_URL_FILE", path(&url))]);
+    assert!(line.contains("--redis-url") && line.contains("--redis-url-file"), "{line}");
+    for (redis, why) in [("", "set APP_REDIS_URL"), ("redis://me:hunter2@cache", "a password of its own")] {
+        let line = wrong(&[], &[("APP_REDIS_URL", redis), ("APP_REDIS_PASSWORD_FILE", path(&password))]);
+        assert!(line.starts_with("APP_REDIS_PASSWORD_FILE is set, but ") && line.contains(why), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
+    }
 }

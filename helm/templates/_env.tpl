@@ -1,0 +1,82 @@
+{{/* Who shares this shares the cache: by default, nobody. */}}
+{{- define "cache.prefix" -}}
+{{- default (printf "%s.%s" .Release.Namespace (include "cache.fullname" .) | trunc 64) .Values.cache.prefix }}
+{{- end }}
+
+{{/* The variables of the service. */}}
+{{- define "cache.env" -}}
+{{- $kind := include "cache.redis.kind" . -}}
+{{- $ca := include "cache.redis.ca" . | fromJson -}}
+- {name: APP_LISTEN, value: {{ .Values.listen | quote }}}
+{{- if .Values.database.existingSecret }}
+- {name: APP_DATABASE_URL_FILE, value: /run/secrets/service/database-url}
+{{- else }}
+- {name: APP_DATABASE_URL, value: "sqlite:///data/products.db"}
+{{- end }}
+- {name: APP_DATABASE_CONNECTIONS, value: {{ .Values.database.connections | quote }}}
+{{- if $kind }}
+{{- with include "cache.redis.url" . }}
+- {name: APP_REDIS_URL, value: {{ . | quote }}}
+{{- else }}
+- {name: APP_REDIS_URL_FILE, value: /run/secrets/service/redis-url}
+{{- end }}
+{{- if and (include "cache.redis.secretName" .) (include "cache.redis.url" .) }}
+- {name: APP_REDIS_PASSWORD_FILE, value: /run/secrets/service/redis-password}
+{{- end }}
+{{- if $ca }}
+- {name: SSL_CERT_FILE, value: /run/secrets/service/redis-ca.crt}
+{{- end }}
+- {name: APP_REDIS_CONNECTIONS, value: {{ .Values.cache.redisConnections | quote }}}
+- {name: APP_REDIS_TIMEOUT, value: {{ .Values.cache.redisTimeout | quote }}}
+- {name: APP_CACHE_PREFIX, value: {{ include "cache.prefix" . | quote }}}
+{{- end }}
+- {name: APP_CACHE_PATHS, value: {{ .Values.cache.paths | quote }}}
+- {name: APP_CACHE_DEFAULT_TTL, value: {{ .Values.cache.defaultTtl | quote }}}
+- {name: APP_CACHE_MAX_BODY, value: {{ .Values.cache.maxBody | quote }}}
+- {name: APP_CACHE_MEMORY, value: {{ .Values.cache.memory | quote }}}
+- {name: APP_CACHE_LOCK_TIMEOUT, value: {{ .Values.cache.lockTimeout | quote }}}
+- {name: APP_REQUEST_TIMEOUT, value: {{ .Values.requestTimeout | quote }}}
+- {name: APP_SHUTDOWN_DELAY, value: "{{ .Values.shutdown.delaySeconds }}s"}
+- {name: APP_SHUTDOWN_TIMEOUT, value: "{{ .Values.shutdown.timeoutSeconds }}s"}
+- {name: APP_LOG, value: {{ .Values.log.level | quote }}}
+- {name: APP_LOG_FORMAT, value: {{ .Values.log.format | quote }}}
+{{- with .Values.otel }}
+{{- if .enabled }}
+- {name: K8S_POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: K8S_POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
+- {name: K8S_NAMESPACE_NAME, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+- {name: K8S_NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+{{- if .nodeAgent }}
+- {name: K8S_NODE_IP, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: "http://$(K8S_NODE_IP):{{ include "cache.otel.port" $ }}"}
+{{- else }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+{{- end }}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .protocol | quote }}}
+{{- with .headersSecret }}
+{{- if .name }}
+- {name: OTEL_EXPORTER_OTLP_HEADERS, valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}}
+{{- end }}
+{{- end }}
+- {name: OTEL_SERVICE_NAME, value: {{ default (include "cache.fullname" $) .serviceName | quote }}}
+- {name: OTEL_TRACES_SAMPLER, value: {{ .sampler | quote }}}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .samplerArg | quote }}}
+{{- $attributes := list "k8s.pod.name=$(K8S_POD_NAME)" "k8s.pod.uid=$(K8S_POD_UID)" "k8s.namespace.name=$(K8S_NAMESPACE_NAME)" "k8s.node.name=$(K8S_NODE_NAME)" "service.instance.id=$(K8S_POD_UID)" (printf "service.version=%s" (default $.Chart.AppVersion $.Values.image.tag)) }}
+{{- range $name, $value := .resourceAttributes }}
+{{- $attributes = append $attributes (printf "%s=%s" $name (toString $value)) }}
+{{- end }}
+- {name: OTEL_RESOURCE_ATTRIBUTES, value: {{ join "," $attributes | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The collector's port: that of the endpoint, or the protocol's. */}}
+{{- define "cache.otel.port" -}}
+{{- $default := ternary "4317" "4318" (eq .Values.otel.protocol "grpc") -}}
+{{- if .Values.otel.nodeAgent -}}
+{{ $default }}
+{{- else -}}
+{{- $scheme := ternary "443" $default (hasPrefix "https://" .Values.otel.endpoint) -}}
+{{ regexFind ":[0-9]+" (regexReplaceAll "^[a-z]+://" .Values.otel.endpoint "") | trimPrefix ":" | default $scheme }}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,140 @@
+"""The Compose stacks, up."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+
+import pytest
+import yaml
+from engine import COMPOSE, DEPLOY, ENGINE, IMAGE, engine, get, inspect, wait_until
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def stack(folder, file, *services, **variables):
+    """A stack of its own, in a copy of deploy/; gone at the end, with its volumes."""
+    project = f"test{secrets.token_hex(4)}"
+    shutil.copytree(DEPLOY, folder / "deploy", ignore=shutil.ignore_patterns("secrets"))
+    (folder / "deploy/secrets").mkdir(mode=0o711)
+    password = folder / "deploy/secrets/redis-password"
+    password.write_text("p@ss/w:rd%" + secrets.token_hex(8) + "\n")
+    password.chmod(0o444)
+    # Its folders belong to whoever runs this, alone: the containers' users pass by the folder's own mount.
+    environment = {**os.environ, "SERVICE_IMAGE": IMAGE, **variables}
+
+    def compose(*args):
+        command = [*COMPOSE, "-p", project, "-f", file, *args]
+        process = subprocess.run(command, cwd=folder / "deploy", env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    # What Compose would build has been built already.
+    for name in (f"{project}_service", f"{project}-service"):
+        engine("tag", IMAGE, name)
+    try:
+        compose("up", "-d", "--no-build", *services)
+        yield project, password.read_text().strip()
+    finally:
+        # Not every Compose removes the volumes that images ask for.
+        mounts = [mount for name in containers_of(project, "") for mount in inspect(name)["Mounts"]]
+        compose("down", "-v")
+        for volume in (mount["Name"] for mount in mounts if mount["Type"] == "volume"):
+            engine("volume", "rm", "--force", volume, check=False)
+        engine("rmi", f"{project}_service", f"{project}-service", check=False)
+
+
+def containers_of(project, service):
+    return engine("ps", "-aq", "--filter", f"name={project}[-_]{service}").split()
+
+
+def hit(url):
+    wait_until("it is ready", lambda: get(f"{url}/health/ready")[0] == 200)
+    wait_until("it has Redis", lambda: '"redis":{"connected":true' in get(f"{url}/health")[2])
+    get(f"{url}/api/products/7/cache", method="DELETE")
+    assert get(f"{url}/api/products/7")[1]["x-cache"] == "MISS"
+    wait_until("it is stored", lambda: get(f"{url}/api/products/7")[1]["x-cache"] == "HIT")
+
+
+VALKEY = "docker.io/valkey/valkey:8-alpine"
+
+
+@pytest.mark.parametrize("redis", [os.environ["REDIS_IMAGE"], VALKEY])
+def test_the_stack_that_stays_answers_from_its_redis_and_lives_without_it(redis, tmp_path):
+    if engine("image", "inspect", redis, check=False).returncode and engine("pull", redis, check=False).returncode:
+        pytest.skip(f"there is no {redis} to be had")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with stack(tmp_path, "compose.prod.yaml", PORT=str(port), REDIS_IMAGE=redis) as (project, password):
+        hit(url)
+        (server,) = containers_of(project, "redis")
+        assert "NOAUTH" in engine("exec", server, "redis-cli", "ping", check=False).stdout
+        engine("exec", server, "sh", "/etc/redis/redis-ping.sh")
+        # The user of the service may touch the cache's own keys, by the cache's own commands.
+        for refused in ("get other:x", "keys *", "flushall", "config get *", "acl list"):
+            command = f'REDISCLI_AUTH=$(cat "$REDIS_PASSWORD_FILE") redis-cli --user service --no-auth-warning {refused!r}'
+            command = command.replace("'", "")
+            assert "NOPERM" in engine("exec", server, "sh", "-fc", command, check=False).stdout, refused
+        # What `helm test` does is no different here.
+        script = (DEPLOY / "../helm/files/test.sh").read_text()
+        names = [f"--env={variable}" for variable in ("SERVICE=service", "PORT=8000", "REDIS=redis")]
+        nobody = ["--user=65534:65534", "--read-only", "--cap-drop=ALL", f"--network={project}_default"]
+        said = engine("run", "--rm", *nobody, *names, os.environ["TEST_IMAGE"], "sh", "-euc", script)
+        assert "ok: Redis hears nobody" in said and "ok: a miss, a hit, and after an invalidation a miss" in said
+        for service in ("service", "redis"):
+            (name,) = containers_of(project, service)
+            assert password not in engine("inspect", name) and password not in engine("logs", name)
+
+        engine("stop", "--time=1", server)
+        assert get(f"{url}/api/products/7")[0] == 200
+        assert get(f"{url}/health/ready")[0] == 200
+        wait_until("it knows", lambda: "degraded" in get(f"{url}/health")[2])
+        engine("start", server)
+        hit(url)
+
+
+def test_the_stack_for_a_laptop_answers_from_its_redis(tmp_path):
+    with socket.socket() as taken:
+        if taken.connect_ex(("127.0.0.1", 8000)) == 0:
+            pytest.skip("somebody listens at 127.0.0.1:8000 already")
+    # The collector has a test of its own: its image can't be made from anything.
+    with stack(tmp_path, "compose.yaml", "redis", "service"):
+        hit("http://127.0.0.1:8000")
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.prod.yaml"])
+def test_nothing_is_open_to_the_network_or_moves_by_itself(file):
+    services = yaml.safe_load((DEPLOY / file).read_text())["services"]
+    for name, service in services.items():
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), name
+        image = service.get("image", "built:here")
+        assert ":" in image.split("/")[-1] and not image.endswith(":latest"), name
+
+
+def test_everything_that_stays_is_confined():
+    for name, service in yaml.safe_load((DEPLOY / "compose.prod.yaml").read_text())["services"].items():
+        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["mem_limit"], name
+        assert service["security_opt"] == ["no-new-privileges:true"] and service["restart"], name
+        assert "secrets" in service and "build" not in service, name
+
+
+def test_redis_evicts_before_it_is_killed():
+    memory = (DEPLOY / "redis/memory.conf").read_text()
+    limit = yaml.safe_load((DEPLOY / "compose.prod.yaml").read_text())["services"]["redis"]["mem_limit"]
+    most = int(memory.split("maxmemory ")[1].split("mb")[0])
+    assert most <= 0.75 * int(limit.removesuffix("m"))
+    assert "maxmemory-policy allkeys-" in memory
+
+
+@pytest.mark.skipif(ENGINE != "docker", reason="only Docker's own Compose knows the whole specification")
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.prod.yaml"])
+def test_compose_understands_it(file):
+    subprocess.run([*COMPOSE, "-f", file, "config", "-q"], cwd=DEPLOY, check=True)

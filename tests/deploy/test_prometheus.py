@@ -1,0 +1,85 @@
+"""Alerts, their runbook, and the dashboard."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+from engine import DEPLOY
+
+ALERTS = DEPLOY / "prometheus/alerts.yaml"
+RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+NAMES = [rule["alert"] for rule in RULES if "alert" in rule]
+BOARD = json.loads((DEPLOY / "grafana/dashboard.json").read_text())
+
+
+def promtool(*args):
+    process = subprocess.run(["promtool", *args], capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_the_rules_are_rules():
+    promtool("check", "rules", "--lint-fatal", str(ALERTS))
+
+
+def test_each_alert_fires_when_it_should_and_only_then():
+    promtool("test", "rules", str(DEPLOY / "prometheus/alerts_test.yaml"))
+
+
+@pytest.mark.parametrize("alert", NAMES)
+def test_there_is_a_case_that_fires_and_one_that_does_not(alert):
+    tests = yaml.safe_load((DEPLOY / "prometheus/alerts_test.yaml").read_text())["tests"]
+    cases = [case for test in tests for case in test.get("alert_rule_test", []) if case["alertname"] == alert]
+    assert {bool(case.get("exp_alerts")) for case in cases} == {True, False}
+
+
+@pytest.mark.parametrize("alert", NAMES)
+def test_the_runbook_says_what_to_do(alert):
+    rule = next(rule for rule in RULES if rule.get("alert") == alert)
+    assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbook.md#{alert.lower()}")
+    assert rule["labels"]["severity"] in ("warning", "critical")
+    assert f"\n## {alert}\n" in (DEPLOY / "../docs/runbook.md").read_text()
+
+
+def test_the_runbook_names_panels_that_are_there():
+    titles = {panel["title"] for panel in BOARD["panels"]}
+    named = re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", (DEPLOY / "../docs/runbook.md").read_text())
+    assert named and set(named) <= titles
+
+
+def expressions():
+    for panel in BOARD["panels"]:
+        for target in panel.get("targets", []):
+            yield panel["title"], target["expr"]
+
+
+def test_every_query_of_the_dashboard_is_one(tmp_path):
+    rules = []
+    for _, expression in expressions():
+        expression = expression.replace("$__rate_interval", "5m")
+        rules.append({"record": f"a:b{len(rules)}", "expr": re.sub(r"\$\w+", ".*", expression)})
+    (tmp_path / "rules.yaml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", str(tmp_path / "rules.yaml"))
+
+
+def test_the_dashboard_can_be_imported_anywhere():
+    assert BOARD["id"] is None and BOARD["uid"]
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    assert "datasource" in {variable["type"] for variable in BOARD["templating"]["list"]}
+    for panel in BOARD["panels"]:
+        assert panel["title"]
+        assert panel["type"] == "row" or panel["datasource"]["uid"] == "${datasource}"
+    places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in BOARD["panels"]]
+    assert places == sorted(places, key=lambda place: (place[1], place[0])) and len(places) == len(set(places))
+
+
+def test_each_metric_that_alerts_can_be_looked_at():
+    def metrics(expression):
+        return set(re.findall(r"\b(?:cache_layer|redis|http_server)_\w+", expression))
+
+    shown = set().union(*(metrics(expression) for _, expression in expressions()))
+    alerted = set().union(*(metrics(rule["expr"]) for rule in RULES))
+    recorded = {"http_server_errors", "http_server_slow", "cache_layer_hit_ratio"}
+    assert {metric for metric in alerted if not metric.startswith(tuple(recorded))} <= shown
