@@ -1,0 +1,161 @@
+"""The servers of a comparison: started on free loopback ports, and ended by their process id."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(port, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit(f"nothing listens on port {port}")
+
+
+class Server:
+    """A process in a process group of its own, with a folder that goes when it goes."""
+
+    def __init__(self, name, command, port=None, env=None, folder=None):
+        self.name, self.folder = name, folder
+        out = subprocess.PIPE if port is None else subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **(env or {})}
+        )
+        if port is None:
+            port = int(self.process.stdout.readline().decode().strip().rpartition(":")[2])
+        self.port = port
+        wait_for(port)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def pids(self):
+        """Of the process and everything that it started."""
+        children = subprocess.run(["pgrep", "-g", str(self.process.pid)], capture_output=True, text=True).stdout.split()
+        return [int(pid) for pid in children] or [self.process.pid]
+
+    def memory(self, field="VmRSS"):
+        """Bytes, of all its processes: VmRSS now, VmHWM at most."""
+        total = 0
+        for pid in self.pids():
+            try:
+                status = pathlib.Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field + ":"))
+        return total
+
+    def stop(self):
+        try:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        except ProcessLookupError:
+            pass
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def redis():
+    folder, port = tempfile.mkdtemp(prefix="load-redis-"), free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
+    return Server("redis", command, port, folder=folder)
+
+
+def redis_info(server, section="memory"):
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f"INFO {section}\r\n".encode())
+        reply = connection.makefile("rb")
+        length = int(reply.readline()[1:])
+        text = reply.read(length).decode()
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def redis_command(server, *words):
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        request = b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
+        connection.sendall(b"*%d\r\n" % len(words) + request)
+        return connection.makefile("rb").readline()
+
+
+def target(binaries, mode, redis_server=None, **options):
+    command = [str(binaries / "load-target"), mode]
+    if redis_server:
+        command += ["--redis", f"redis://127.0.0.1:{redis_server.port}"]
+    for name, value in options.items():
+        command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return Server(mode, command)
+
+
+def service(binaries, name, env):
+    folder, port = tempfile.mkdtemp(prefix="load-service-"), free_port()
+    settings = {"APP_LISTEN": f"127.0.0.1:{port}", "APP_DATABASE_URL": f"sqlite://{folder}/products.db", "APP_LOG": "warn", **env}
+    return Server(name, [str(binaries / "service")], port, env=settings, folder=folder)
+
+
+def nginx(origin):
+    folder, port = tempfile.mkdtemp(prefix="load-nginx-"), free_port()
+    # Workers may run as another user than who starts them.
+    os.chmod(folder, 0o777)
+    config = pathlib.Path(folder, "nginx.conf")
+    config.write_text(f"""
+worker_processes auto; daemon off; pid {folder}/pid; error_log /dev/null crit;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off; sendfile on; tcp_nodelay on; keepalive_requests 100000000; client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/temp; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+    proxy_cache_path {folder}/cache levels=1:2 keys_zone=c:64m max_size=4g inactive=1h use_temp_path=off;
+    upstream origin {{ server 127.0.0.1:{origin.port}; keepalive 256; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        location / {{
+            proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
+            proxy_cache c; proxy_cache_key $scheme$host$request_uri; proxy_cache_lock on;
+            add_header X-Cache $upstream_cache_status;
+        }}
+    }}
+}}
+""")
+    return Server("nginx", ["nginx", "-c", str(config), "-e", "/dev/null"], port, folder=folder)
+
+
+def varnish(origin):
+    folder, port = tempfile.mkdtemp(prefix="load-varnish-"), free_port()
+    os.chmod(folder, 0o777)
+    command = ["varnishd", "-F", "-n", folder, "-a", f"127.0.0.1:{port}", "-b", f"127.0.0.1:{origin.port}", "-s", "malloc,4g"]
+    return Server("varnish", command, port, folder=folder)
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return {name.lower(): value for name, value in response.headers.items()}, response.read()
+
+
+def machine():
+    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
+    versions = {
+        "nginx": subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr.strip().rpartition("/")[2],
+        "varnish": subprocess.run(["varnishd", "-V"], capture_output=True, text=True).stderr.split("-")[1].split(" ")[0],
+        "redis": subprocess.run(["redis-server", "--version"], capture_output=True, text=True).stdout.split("v=")[1].split()[0],
+    }
+    return {"cores": os.cpu_count(), "cpu": cpu, "versions": json.dumps(versions)}
