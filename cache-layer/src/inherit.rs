@@ -45,6 +45,7 @@ impl Reads {
 }
 
 /// The earlier of two moments, where none is never.
+#[cfg(feature = "typed")]
 pub(crate) fn earliest(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.into_iter().chain(other).min()
 }
