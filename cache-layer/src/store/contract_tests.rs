@@ -654,7 +654,7 @@ contract! {
         }
     }
 
-    async fn hard_and_soft_invalidations_make_of_every_entry_what_the_model_says(subject) {
+    async fn hard_and_soft_invalidations_make_what_the_model_says(subject) {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         Algebra::new(&subject, seed).run().await;
