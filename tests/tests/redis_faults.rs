@@ -472,7 +472,8 @@ impl App {
 
     async fn expect_hit(&self, item: usize) {
         // One that another request's load answered may come before that load is stored.
-        let stored = async || self.get(item).await.header("cache-status").is_some_and(|status| status.contains("; hit"));
+        let stored =
+            async || self.get(item).await.header("cache-status").is_some_and(|status| status.contains("; hit"));
         wait_until(&format!("item {item} is a hit"), stored).await;
     }
 

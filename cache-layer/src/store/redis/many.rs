@@ -48,7 +48,7 @@ impl RedisStore {
         let reads = keys.iter().map(|key| near.map(|near| near.ask(key))).collect::<Vec<_>>();
         let names: Vec<String> = keys.iter().map(|key| self.0.names.entry(key)).collect();
         // One command reads from one slot of a cluster; there, the round trip carries one for each.
-        let at_once = if self.0.routes.is_cluster() { 1 } else { names.len().max(1) };
+        let at_once = if self.0.names.is_clustered() { 1 } else { names.len().max(1) };
         let mut pipeline = Pipeline::new();
         for names in names.chunks(at_once) {
             if near.is_some() {

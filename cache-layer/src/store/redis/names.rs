@@ -59,6 +59,10 @@ impl Names {
         Self { prefix: prefix.to_owned(), tags: format!("{{{prefix}}}:") }
     }
 
+    pub(super) fn is_clustered(&self) -> bool {
+        !self.tags.is_empty()
+    }
+
     #[cfg(feature = "cluster")]
     pub(super) fn prefix(&self) -> &str {
         &self.prefix

@@ -151,14 +151,14 @@ impl Sweep<'_> {
             return Ok(0);
         }
         let (primaries, variants): (Vec<_>, Vec<_>) = matching.iter().partition(|(_, id)| !id.is_variant());
+        // One command takes names of one slot of a cluster; there, the round trip carries one for each.
+        let at_once = if self.names.is_clustered() { 1 } else { matching.len() };
         let mut pipeline = redis::pipe();
-        for group in [&primaries, &variants] {
-            if !group.is_empty() {
-                group.iter().fold(pipeline.cmd("UNLINK"), |unlink, (name, _)| unlink.arg(name));
-            }
+        for names in primaries.chunks(at_once).chain(variants.chunks(at_once)) {
+            names.iter().fold(pipeline.cmd("UNLINK"), |unlink, (name, _)| unlink.arg(name));
         }
         let unlinked: Vec<u64> = in_time(pipeline.query_async(self.connection)).await?;
-        let deleted = if primaries.is_empty() { 0 } else { unlinked[0] };
+        let deleted = unlinked.iter().take(primaries.len().div_ceil(at_once)).sum();
         if let Some(near) = self.near.filter(|_| kind == Kind::Entry) {
             matching.iter().for_each(|(_, id)| near.forget(*id));
         }

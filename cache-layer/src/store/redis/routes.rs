@@ -59,14 +59,6 @@ impl Routes {
         }
     }
 
-    pub(super) fn is_cluster(&self) -> bool {
-        match self {
-            Self::One(_) => false,
-            #[cfg(feature = "cluster")]
-            Self::Cluster(_) => true,
-        }
-    }
-
     /// A connection to each server: a living one where there is any.
     pub(super) fn one_of_each_server(&self) -> Vec<Arc<Link>> {
         match self {
