@@ -467,6 +467,26 @@ contract! {
         }
     }
 
+    async fn many_are_written_and_read_at_once_and_voided_by_their_tag(subject) {
+        let keys: Vec<Key> = (0..20).map(|number| key(&format!("many {number}"))).collect();
+        let read = async || {
+            let found = subject.store.get_many(&keys).await;
+            let payload = |entry: Entry| String::from_utf8(entry.payload().to_vec()).unwrap();
+            let text = |lookup| if let Lookup::Found(entry) = lookup { payload(entry) } else { String::new() };
+            found.into_iter().map(|lookup| text(lookup.unwrap())).collect::<Vec<_>>()
+        };
+        let loaded = subject.lease(&keys[7]).await;
+        for round in ["one", "two"] {
+            let payloads: Vec<String> = (0..keys.len()).map(|number| format!("{round} {number}")).collect();
+            let entries = keys.iter().zip(&payloads).map(|(key, payload)| (key.clone(), entry(key, payload))).collect();
+            subject.store.put(entries, &Tags::new(["many"])).await.unwrap();
+            assert_eq!(read().await, payloads);
+            subject.invalidate_tag("many").await;
+            assert_eq!(read().await, vec![""; keys.len()]);
+        }
+        assert_eq!(subject.commit(loaded, "older than what was put", &[]).await, Committed::Refused);
+    }
+
     async fn invalidation_of_the_key_during_a_load_wins(subject) {
         let lease = subject.lease(&key("a")).await;
         subject.invalidate(&key("a")).await;
