@@ -51,7 +51,7 @@ pub(super) async fn read(store: &(impl Contract + ?Sized), key: &Key) -> Option<
     }
     match store.get(key).await.unwrap() {
         Lookup::Found(entry) => Some(String::from_utf8(entry.payload().to_vec()).unwrap()),
-        Lookup::Absent | Lookup::Rejected(_) => None,
+        Lookup::Absent | Lookup::Rejected(..) => None,
     }
 }
 
@@ -484,7 +484,7 @@ async fn a_value_of_another_type_is_a_named_miss_and_is_overwritten() {
         let name = redis.0.names.entry(&key("a"));
         server.flushall();
         assert_eq!(server.command::<i64>(&["LPUSH", &name, "x"]), 1);
-        assert!(matches!(store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Type)));
+        assert!(matches!(store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Type, Seen::Unusable)));
     }
     assert_eq!(fill(&redis, &key("a"), "one", &[]).await, Committed::Stored);
     assert_eq!(read(&redis, &key("a")).await.unwrap(), "one");

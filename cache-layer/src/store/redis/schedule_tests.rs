@@ -297,7 +297,7 @@ pub(super) async fn invalidate(store: &impl Contract, place: &Place, by: By) -> 
 pub(super) async fn get(store: &impl Contract, key: &Key) -> Result<Option<u64>, StoreError> {
     Ok(match store.get(key).await? {
         Lookup::Found(entry) => Some(version(&entry)),
-        Lookup::Absent | Lookup::Rejected(_) => None,
+        Lookup::Absent | Lookup::Rejected(..) => None,
     })
 }
 
