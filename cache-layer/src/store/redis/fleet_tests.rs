@@ -103,6 +103,19 @@ async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_i
     }
 }
 
+/// That nothing was invalidated yet is noted by whoever connects first: by a lease, it would look like an invalidation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_lease_on_an_empty_server_is_not_overtaken() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+        panic!("no lease")
+    };
+    // What the lease brought about has come by the time of this reply.
+    assert_eq!(read(&store, &key("b")).await, None);
+    assert!(!store.overtaken(&lease));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_of_a_connection_that_is_gone_is_overtaken() {
     let server = RedisServer::start();

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tests::RedisServer;
 use tokio::{join, task::JoinSet};
 
@@ -83,7 +83,10 @@ pub(super) async fn connect(url: String) -> RedisStore {
 }
 
 async fn plain_connection(server: &RedisServer) -> MultiplexedConnection {
-    redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    // However long the machine pauses.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(None);
+    let client = redis::Client::open(server.url()).unwrap();
+    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
 }
 
 async fn nodes<N>(mut node: impl AsyncFnMut() -> N) -> Arc<[N]> {
