@@ -413,9 +413,9 @@ impl Cache {
         match found {
             Ok(Lookup::Found(entry)) => Looked::Found(entry.seen_at(self.now())),
             Ok(Lookup::Absent) => Looked::Missing(Seen::Nothing),
-            Ok(Lookup::Rejected(rejection)) => {
+            Ok(Lookup::Rejected(rejection, seen)) => {
                 self.emit(Event::Rejected(rejection));
-                Looked::Missing(Seen::Unusable)
+                Looked::Missing(seen)
             }
             Err(error) => {
                 tracing::debug!(%error, "look-up failed");

@@ -192,7 +192,7 @@ fn selected(key: Key, entry: Entry, varies: Option<Varies>, step: &Step) -> Sele
             if matches!(step, Step::Answer) { Selection::Hit(entry, vacancy) } else { Selection::Stale(entry, vacancy) }
         }
         Step::Validate(why) => Selection::Miss(Vacancy { key, seen, varies, why: *why, stale: Some(entry) }),
-        Step::Variant(..) | Step::Unreadable => miss(key, Seen::Unusable, varies, ForwardReason::Miss),
+        Step::Variant(..) | Step::Unreadable => miss(key, seen, varies, ForwardReason::Miss),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     entry::{Entry, EntryId, Version},
     key::Key,
     pattern::Pattern,
-    tag::Tags,
+    tag::{Standing, Tags},
     telemetry::Rejection,
 };
 
@@ -76,7 +76,16 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
 pub enum Lookup {
     Found(Entry),
     Absent,
-    Rejected(Rejection),
+    /// Something that can't be used, and what to have [`Seen`].
+    Rejected(Rejection, Seen),
+}
+
+impl Lookup {
+    /// What there is, by what its tags have come to.
+    pub(crate) fn judged(entry: Entry, standing: Standing) -> Self {
+        let id = entry.id();
+        entry.standing(standing).map_or(Self::Rejected(Rejection::Tag, Seen::Entry(id)), Self::Found)
+    }
 }
 
 /// What a look-up saw before its caller decided to load.

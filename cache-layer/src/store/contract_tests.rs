@@ -131,7 +131,7 @@ impl Subject {
             Some(entry) => entry,
             None => match self.store.get(key).await.unwrap() {
                 Lookup::Found(entry) => entry,
-                Lookup::Absent | Lookup::Rejected(_) => return None,
+                Lookup::Absent | Lookup::Rejected(..) => return None,
             },
         };
         Some(String::from_utf8(entry.payload().to_vec()).unwrap())
@@ -142,7 +142,7 @@ impl Subject {
             Some(entry) => Some(entry),
             None => match self.store.get(key).await.unwrap() {
                 Lookup::Found(entry) => Some(entry),
-                Lookup::Absent | Lookup::Rejected(_) => None,
+                Lookup::Absent | Lookup::Rejected(..) => None,
             },
         };
         found.map(|entry| entry.seen_at(Clock::system().now()))
@@ -377,6 +377,23 @@ contract! {
         assert!(matches!(acquired, Acquired::Granted(_)), "{acquired:?}");
     }
 
+    async fn a_fill_since_the_look_up_of_what_was_invalidated_is_noticed(subject) {
+        subject.fill(&key("a"), "one", &["t"]).await;
+        subject.invalidate_tag("t").await;
+        let look_up = async || match subject.store.get(&key("a")).await.unwrap() {
+            Lookup::Rejected(Rejection::Tag, seen) => seen,
+            other => panic!("not rejected: {other:?}"),
+        };
+        let seen = look_up().await;
+        subject.fill(&key("a"), "two", &["t"]).await;
+        let acquired = subject.store.acquire(&key("a"), seen, LEASE).await.unwrap();
+        assert!(matches!(acquired, Acquired::Changed), "{acquired:?}");
+
+        subject.invalidate_tag("t").await;
+        let acquired = subject.store.acquire(&key("a"), look_up().await, LEASE).await.unwrap();
+        assert!(matches!(acquired, Acquired::Granted(_)), "{acquired:?}");
+    }
+
     async fn a_lease_is_renewed_only_while_it_is_held(subject) {
         let lease = subject.lease(&key("a")).await;
         assert!(subject.store.renew(&lease, LEASE).await.unwrap());
@@ -584,7 +601,7 @@ contract! {
         subject.fill(&key("b"), "b", &["red"]).await;
         subject.fill(&key("c"), "c", &["blue"]).await;
         subject.invalidate_tag("round").await;
-        assert!(matches!(subject.store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Tag)));
+        assert!(matches!(subject.store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Tag, _)));
         assert_eq!(subject.read(&key("b")).await.unwrap(), "b");
         subject.invalidate_tag("red").await;
         assert_eq!(subject.read(&key("b")).await, None);

@@ -175,7 +175,7 @@ impl Inner {
             return Lookup::Absent;
         };
         if !entry.is_of(key) {
-            return Lookup::Rejected(Rejection::Key);
+            return Lookup::Rejected(Rejection::Key, Seen::Entry(entry.id()));
         }
         let softened = self.softened.load(Ordering::SeqCst);
         let by_all = if stored < softened { Standing::StaleSince(softened / 1000) } else { Standing::Current };
@@ -184,7 +184,7 @@ impl Inner {
             None => Standing::Void,
         };
         let standing = entry.stamps().iter().map(by_tag).fold(by_all, Standing::and);
-        entry.standing(standing).map_or(Lookup::Rejected(Rejection::Tag), Lookup::Found)
+        Lookup::judged(entry, standing)
     }
 
     fn acquire(&self, key: &Key, seen: Seen, insists: bool) -> Acquired {
@@ -342,7 +342,7 @@ impl Contract for MemoryStore {
     fn peek(&self, key: &Key) -> Option<Entry> {
         match self.0.lookup(key) {
             Lookup::Found(entry) => Some(entry),
-            Lookup::Absent | Lookup::Rejected(_) => None,
+            Lookup::Absent | Lookup::Rejected(..) => None,
         }
     }
 

@@ -86,7 +86,7 @@ impl Cache {
         let now = self.now();
         let Some(value) = read(&entry) else {
             self.emit(Event::Rejected(Rejection::Type));
-            return Found::Nothing(Vacancy::UNSEEN);
+            return Found::Nothing(Vacancy { seen: Some(Seen::Entry(entry.id())), stale: None });
         };
         let (fresh, usable) = (entry.deadlines().fresh, entry.deadlines().stale_while_revalidate);
         let vacancy = Vacancy { seen: Some(Seen::Entry(entry.id())), stale: Some(entry.clone()) };

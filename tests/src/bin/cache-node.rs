@@ -1,8 +1,8 @@
 //! One process of a fleet: a cache over a Redis that the fleet shares, in front of an application that it shares as well.
 //!
 //! `REDIS_URL` and `ORIGIN_URL` say where they are, `NODE` how this process calls itself to the application; with
-//! `TIERED` the cache has a first tier. What is below `/-/` is for whoever runs the fleet; every other path is the
-//! application's.
+//! `TIERED` the cache has a first tier, and with `SHARE_FAILURES_MS` failures are shared, and backed off from for so long.
+//! What is below `/-/` is for whoever runs the fleet; every other path is the application's.
 
 use std::{
     collections::BTreeMap,
@@ -61,7 +61,11 @@ async fn main() -> Result<(), Anything> {
         })
         .build();
     let (origin, name) = (env::var("ORIGIN_URL")?, env::var("NODE").unwrap_or_default());
-    let app = App::new(cache, &forward(origin, name), |layer| layer);
+    let back_off = env::var_os("SHARE_FAILURES_MS").map(|_| number("SHARE_FAILURES_MS", 0));
+    let app = App::new(cache, &forward(origin, name), |layer| match back_off {
+        Some(back_off) => layer.share_failures(true).failure_backoff(back_off, back_off),
+        None => layer,
+    });
     let node = Node { app, redis, stored };
 
     let listener = TcpListener::bind(env::var("APP_LISTEN")?).await?;

@@ -51,7 +51,7 @@ pub(super) async fn read(store: &(impl Contract + ?Sized), key: &Key) -> Option<
     }
     match store.get(key).await.unwrap() {
         Lookup::Found(entry) => Some(String::from_utf8(entry.payload().to_vec()).unwrap()),
-        Lookup::Absent | Lookup::Rejected(_) => None,
+        Lookup::Absent | Lookup::Rejected(..) => None,
     }
 }
 
@@ -101,6 +101,19 @@ async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_i
             }
         }
     }
+}
+
+/// That nothing was invalidated yet is noted by whoever connects first: by a lease, it would look like an invalidation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_lease_on_an_empty_server_is_not_overtaken() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+        panic!("no lease")
+    };
+    // What the lease brought about has come by the time of this reply.
+    assert_eq!(read(&store, &key("b")).await, None);
+    assert!(!store.overtaken(&lease));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -484,7 +497,7 @@ async fn a_value_of_another_type_is_a_named_miss_and_is_overwritten() {
         let name = redis.0.names.entry(&key("a"));
         server.flushall();
         assert_eq!(server.command::<i64>(&["LPUSH", &name, "x"]), 1);
-        assert!(matches!(store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Type)));
+        assert!(matches!(store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Type, Seen::Unusable)));
     }
     assert_eq!(fill(&redis, &key("a"), "one", &[]).await, Committed::Stored);
     assert_eq!(read(&redis, &key("a")).await.unwrap(), "one");

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     entry::{Entry, envelope},
     key::Key,
-    store::{Lookup, StoreError},
+    store::{Lookup, Seen, StoreError},
     tag::{Standing, Token},
     telemetry::Rejection,
 };
@@ -43,17 +43,17 @@ impl RedisStore {
         let bytes = match reply {
             Ok(Some(bytes)) => Bytes::from(bytes),
             Ok(None) => return Ok(Lookup::Absent),
-            Err(rejection) => return Ok(Lookup::Rejected(rejection)),
+            Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
         };
         let entry = match envelope::decode(key, &bytes) {
             Ok(entry) => entry,
-            Err(rejection) => return Ok(Lookup::Rejected(rejection)),
+            Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
         };
         let standing = self.standing(&tags, &tags_live, &entry).await?;
         if let Some(read) = read.filter(|_| standing != Standing::Void) {
             read.answer(&live, &entry);
         }
-        Ok(entry.standing(standing).map_or(Lookup::Rejected(Rejection::Tag), Lookup::Found))
+        Ok(Lookup::judged(entry, standing))
     }
 
     /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every

@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, millis},
     entry::{Entry, envelope},
     key::Key,
-    store::{Lookup, Scope, StoreError},
+    store::{Lookup, Scope, Seen, StoreError},
     tag::{Stamp, Standing, Tags, Token},
     telemetry::Rejection,
 };
@@ -70,13 +70,13 @@ impl RedisStore {
         for (decoded, read) in decoded.into_iter().zip(reads) {
             found.push(match decoded {
                 None => Lookup::Absent,
-                Some(Err(rejection)) => Lookup::Rejected(rejection),
+                Some(Err(rejection)) => Lookup::Rejected(rejection, Seen::Unusable),
                 Some(Ok(entry)) => {
                     let standing = self.standing(&tags, &tags_live, &entry).await?;
                     if let Some(read) = read.filter(|_| standing != Standing::Void) {
                         read.answer(&live, &entry);
                     }
-                    entry.standing(standing).map_or(Lookup::Rejected(Rejection::Tag), Lookup::Found)
+                    Lookup::judged(entry, standing)
                 }
             });
         }

@@ -1,5 +1,6 @@
 //! Random schedules: nodes that load, invalidate and read the same key at the same time, with pauses of random length in
-//! between. No read that began after an invalidation returned sees what was there before it.
+//! between, while the server loses this and that. No read that began after an invalidation returned sees what was there
+//! before it; nor, after a soft one, sees it fresh.
 //!
 //! A machine that pauses for longer than a heartbeat's patience costs a connection: whoever used it then reads and stores
 //! nothing, and an invalidation that was not acknowledged binds nobody.
@@ -19,15 +20,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tests::RedisServer;
 use tokio::{join, task::JoinSet};
 
-use super::RedisStore;
+use super::{EVERYTHING, RedisStore, names::Names};
 use crate::{
     clock::Clock,
     entry::{Deadlines, Entry, EntryId},
     key::Key,
+    pattern::Pattern,
     store::{Acquired, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, StoreError, TieredStore, Writes},
     tag::Tags,
 };
@@ -41,22 +43,21 @@ const LEASE: Duration = Duration::from_secs(5);
 async fn no_schedule_reads_what_was_invalidated_from_redis() {
     let server = RedisServer::start();
     let nodes = nodes(async || Direct(connect(server.url()).await)).await;
-    assert_never_stale(&run(nodes, schedules(2_000)).await);
+    assert_never_stale(&run(&server, nodes, schedules(2_000)).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_schedule_reads_what_was_invalidated_from_first_tiers() {
     let server = RedisServer::start();
     let nodes = nodes(async || Tiered(TieredStore::new(64 << 20, connect(server.url()).await))).await;
-    assert_never_stale(&run(nodes, schedules(2_000)).await);
+    assert_never_stale(&run(&server, nodes, schedules(2_000)).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_schedules_find_the_pattern_of_the_tutorials_stale() {
     let server = RedisServer::start();
-    let client = redis::Client::open(server.url()).unwrap();
-    let nodes = nodes(async || Tutorial(client.get_multiplexed_async_connection().await.unwrap())).await;
-    let counters = run(nodes, 1_000).await;
+    let nodes = nodes(async || Tutorial(plain_connection(&server).await)).await;
+    let counters = run(&server, nodes, 1_000).await;
     println!("{counters:?}");
     assert!(counters.stale.into_inner() > 0);
 }
@@ -68,6 +69,7 @@ fn assert_never_stale(counters: &Counters) {
     // It means something only if much was read, and much was overtaken.
     assert!(total(&counters.served) > total(&counters.reads) / 10);
     assert!(total(&counters.stored) > 0 && total(&counters.refused) > 0);
+    assert!(total(&counters.softened) > 0 && total(&counters.lost) > 0);
 }
 
 fn schedules(usually: u64) -> u64 {
@@ -78,6 +80,13 @@ pub(super) async fn connect(url: String) -> RedisStore {
     let store = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(10)).build().unwrap();
     assert!(store.wait_connected(Duration::from_secs(10)).await, "the server does not answer");
     store
+}
+
+async fn plain_connection(server: &RedisServer) -> MultiplexedConnection {
+    // However long the machine pauses.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(None);
+    let client = redis::Client::open(server.url()).unwrap();
+    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
 }
 
 async fn nodes<N>(mut node: impl AsyncFnMut() -> N) -> Arc<[N]> {
@@ -97,13 +106,27 @@ trait Node: Send + Sync + 'static {
     fn end(&self, place: &Place, load: Self::Load, version: u64) -> impl Future<Output = bool> + Send;
     /// Whether it was acknowledged.
     fn invalidate(&self, place: &Place, by: By) -> impl Future<Output = bool> + Send;
-    fn read(&self, place: &Place) -> impl Future<Output = Option<u64>> + Send;
+    /// The same, for a soft invalidation; a pattern has none.
+    fn soften(&self, place: &Place, by: By) -> impl Future<Output = bool> + Send;
+    fn read(&self, place: &Place) -> impl Future<Output = Option<Answer>> + Send;
+}
+
+struct Answer {
+    version: u64,
+    softened: bool,
+}
+
+impl From<&Entry> for Answer {
+    fn from(entry: &Entry) -> Self {
+        Self { version: version(entry), softened: entry.is_softened() }
+    }
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum By {
     Key,
     Tag,
+    Pattern,
     Everything,
 }
 
@@ -111,10 +134,13 @@ pub(super) enum By {
 pub(super) struct Place {
     pub(super) key: Key,
     tags: Tags,
+    pattern: Pattern,
     /// What the entry is made from.
     pub(super) version: AtomicU64,
     /// Reads that begin now must not see less.
     pub(super) floor: AtomicU64,
+    /// Nor must they see less as fresh.
+    fresh_floor: AtomicU64,
 }
 
 impl Place {
@@ -122,9 +148,16 @@ impl Place {
         Self {
             key: Key::new(["schedule:", &number.to_string()]),
             tags: Tags::new([format!("tag {number}")]),
+            pattern: Pattern::new(&format!("sched*:{number}")),
             version: AtomicU64::new(0),
             floor: AtomicU64::new(0),
+            fresh_floor: AtomicU64::new(0),
         }
+    }
+
+    /// The names of all that the server has for this place alone.
+    fn names(&self, names: &Names) -> [String; 3] {
+        [names.entry(&self.key), names.lease(&self.key), names.tag(self.tags.iter().next().expect("a tag"))]
     }
 }
 
@@ -134,6 +167,8 @@ struct Counters {
     served: AtomicU64,
     stored: AtomicU64,
     refused: AtomicU64,
+    softened: AtomicU64,
+    lost: AtomicU64,
     stale: AtomicU64,
 }
 
@@ -141,18 +176,19 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-async fn run<N: Node>(nodes: Arc<[N]>, schedules: u64) -> Counters {
+async fn run<N: Node>(server: &RedisServer, nodes: Arc<[N]>, schedules: u64) -> Counters {
+    let fate = Fate(plain_connection(server).await);
     let (counters, next) = (Arc::new(Counters::default()), Arc::new(AtomicU64::new(0)));
     let mut lanes = JoinSet::new();
     for _ in 0..LANES {
-        let (nodes, counters, next) = (nodes.clone(), counters.clone(), next.clone());
+        let (nodes, fate, counters, next) = (nodes.clone(), fate.clone(), counters.clone(), next.clone());
         lanes.spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= schedules {
                     return;
                 }
-                schedule(&nodes, number, &counters).await;
+                schedule(&nodes, &fate, number, &counters).await;
             }
         });
     }
@@ -162,7 +198,32 @@ async fn run<N: Node>(nodes: Arc<[N]>, schedules: u64) -> Counters {
     Arc::into_inner(counters).expect("every lane has ended")
 }
 
-async fn schedule<N: Node>(nodes: &[N], number: u64, counters: &Counters) {
+/// What happens to a server: keys are evicted, whichever they are.
+#[derive(Clone)]
+struct Fate(MultiplexedConnection);
+
+impl Fate {
+    /// Whether there was anything to lose.
+    async fn strike(&self, place: &Place) -> bool {
+        let names = Names::new("test");
+        let [entry, lease, tag] = place.names(&names);
+        let victim = match fastrand::u8(..) {
+            0 => names.tag(EVERYTHING),
+            1..8 => names.last_invalidation(),
+            8..24 => entry,
+            24..40 => lease,
+            40..128 => tag,
+            _ => return false,
+        };
+        self.unlink(&[victim]).await > 0
+    }
+
+    async fn unlink(&self, names: &[String]) -> u64 {
+        redis::cmd("UNLINK").arg(names).query_async(&mut self.0.clone()).await.unwrap()
+    }
+}
+
+async fn schedule<N: Node>(nodes: &[N], fate: &Fate, number: u64, counters: &Counters) {
     let place = &Place::new(number);
     let node = || &nodes[fastrand::usize(..nodes.len())];
     let loader = async || {
@@ -182,10 +243,14 @@ async fn schedule<N: Node>(nodes: &[N], number: u64, counters: &Counters) {
             let version = place.version.fetch_add(1, Ordering::SeqCst) + 1;
             let by = match fastrand::u8(..) {
                 0 => By::Everything,
-                1..128 => By::Key,
-                _ => By::Tag,
+                1..112 => By::Key,
+                112..224 => By::Tag,
+                _ => By::Pattern,
             };
-            if node().invalidate(place, by).await {
+            let soft = !matches!(by, By::Pattern) && fastrand::u8(..3) == 0;
+            if soft && node().soften(place, by).await {
+                place.fresh_floor.fetch_max(version, Ordering::SeqCst);
+            } else if !soft && node().invalidate(place, by).await {
                 place.floor.fetch_max(version, Ordering::SeqCst);
             }
         }
@@ -193,17 +258,27 @@ async fn schedule<N: Node>(nodes: &[N], number: u64, counters: &Counters) {
     let reader = async || {
         for _ in 0..12 {
             pause().await;
-            let floor = place.floor.load(Ordering::SeqCst);
+            let [floor, fresh] = [&place.floor, &place.fresh_floor].map(|floor| floor.load(Ordering::SeqCst));
             count(&counters.reads);
-            if let Some(version) = node().read(place).await {
-                count(&counters.served);
-                if version < floor {
+            if let Some(Answer { version, softened }) = node().read(place).await {
+                count(if softened { &counters.softened } else { &counters.served });
+                if version < floor || (!softened && version < fresh) {
                     count(&counters.stale);
                 }
             }
         }
     };
-    join!(loader(), loader(), invalidator(), reader(), reader());
+    let loser = async || {
+        for _ in 0..2 {
+            pause().await;
+            if fate.strike(place).await {
+                count(&counters.lost);
+            }
+        }
+    };
+    join!(loader(), loader(), invalidator(), loser(), reader(), reader());
+    // A pattern looks at all there is: what was is in its way.
+    fate.unlink(&place.names(&Names::new("test"))).await;
 }
 
 async fn pause() {
@@ -236,8 +311,12 @@ impl Node for Direct {
         invalidate(&self.0, place, by).await
     }
 
-    async fn read(&self, place: &Place) -> Option<u64> {
-        get(&self.0, &place.key).await.ok()?
+    async fn soften(&self, place: &Place, by: By) -> bool {
+        soften(&self.0, place, by).await
+    }
+
+    async fn read(&self, place: &Place) -> Option<Answer> {
+        read(&self.0, &place.key).await
     }
 }
 
@@ -256,15 +335,19 @@ impl Node for Tiered {
         invalidate(&self.0, place, by).await
     }
 
-    async fn read(&self, place: &Place) -> Option<u64> {
+    async fn soften(&self, place: &Place, by: By) -> bool {
+        soften(&self.0, place, by).await
+    }
+
+    async fn read(&self, place: &Place) -> Option<Answer> {
         if fastrand::bool() {
-            return get(&self.0, &place.key).await.ok()?;
+            return read(&self.0, &place.key).await;
         }
         // What other nodes invalidated may still be on its way to this one; it comes before the reply to any question.
         get(&self.0, &Key::new(["schedule:", "nobody's"])).await.ok()?;
         match self.0.peek(&place.key) {
-            Some(entry) => Some(version(&entry)),
-            None => get(&self.0, &place.key).await.ok()?,
+            Some(entry) => Some(Answer::from(&entry)),
+            None => read(&self.0, &place.key).await,
         }
     }
 }
@@ -285,19 +368,37 @@ pub(super) async fn end(store: &impl Contract, place: &Place, lease: Lease, vers
 
 /// Whether it was acknowledged.
 pub(super) async fn invalidate(store: &impl Contract, place: &Place, by: By) -> bool {
-    let scope = match by {
-        By::Key => Scope::Key(&place.key),
-        By::Tag => Scope::Tags(&place.tags),
-        By::Everything => Scope::Everything,
-    };
-    store.invalidate(scope).await.is_ok()
+    match scope(place, by) {
+        Some(scope) => store.invalidate(scope).await.is_ok(),
+        None => store.delete_matching(&place.pattern).await.is_ok(),
+    }
+}
+
+async fn soften(store: &impl Contract, place: &Place, by: By) -> bool {
+    store.soften(scope(place, by).expect("no pattern")).await.is_ok()
+}
+
+fn scope(place: &Place, by: By) -> Option<Scope<'_>> {
+    match by {
+        By::Key => Some(Scope::Key(&place.key)),
+        By::Tag => Some(Scope::Tags(&place.tags)),
+        By::Everything => Some(Scope::Everything),
+        By::Pattern => None,
+    }
+}
+
+async fn read(store: &impl Contract, key: &Key) -> Option<Answer> {
+    match store.get(key).await.ok()? {
+        Lookup::Found(entry) => Some(Answer::from(&entry)),
+        Lookup::Absent | Lookup::Rejected(..) => None,
+    }
 }
 
 /// What was found; an error if there was no reply.
 pub(super) async fn get(store: &impl Contract, key: &Key) -> Result<Option<u64>, StoreError> {
     Ok(match store.get(key).await? {
         Lookup::Found(entry) => Some(version(&entry)),
-        Lookup::Absent | Lookup::Rejected(_) => None,
+        Lookup::Absent | Lookup::Rejected(..) => None,
     })
 }
 
@@ -341,7 +442,12 @@ impl Node for Tutorial {
         true
     }
 
-    async fn read(&self, place: &Place) -> Option<u64> {
-        self.command(&["GET", &names(place).0]).await
+    async fn soften(&self, place: &Place, by: By) -> bool {
+        self.invalidate(place, by).await
+    }
+
+    async fn read(&self, place: &Place) -> Option<Answer> {
+        let version: Option<u64> = self.command(&["GET", &names(place).0]).await;
+        version.map(|version| Answer { version, softened: false })
     }
 }
