@@ -400,7 +400,7 @@ impl Cache {
 
     /// The entry of `key`, if this process has it in memory.
     pub(crate) fn peek(&self, key: &Key) -> Option<Entry> {
-        self.0.store.peek(key).map(|entry| entry.seen_at(self.now()))
+        self.0.store.peek(key).map(|entry| entry.seen_at(|| self.now()))
     }
 
     /// The entry of `key`.
@@ -411,7 +411,7 @@ impl Cache {
 
     fn looked(&self, found: Result<Lookup, StoreError>) -> Looked {
         match found {
-            Ok(Lookup::Found(entry)) => Looked::Found(entry.seen_at(self.now())),
+            Ok(Lookup::Found(entry)) => Looked::Found(entry.seen_at(|| self.now())),
             Ok(Lookup::Absent) => Looked::Missing(Seen::Nothing),
             Ok(Lookup::Rejected(rejection, seen)) => {
                 self.emit(Event::Rejected(rejection));

@@ -179,9 +179,9 @@ impl Entry {
 
     /// The same entry as it is `now`: after a soft invalidation it is not fresh, whatever the clock says that the
     /// invalidation's moment was taken from.
-    pub(crate) fn seen_at(mut self, now: u64) -> Self {
+    pub(crate) fn seen_at(mut self, now: impl FnOnce() -> u64) -> Self {
         if self.softened {
-            self.deadlines = self.deadlines.stale_since(now);
+            self.deadlines = self.deadlines.stale_since(now());
         }
         self
     }
@@ -315,14 +315,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_behind_makes_no_softened_entry_fresh() {
-        let soft = entry(deadlines()).softened(4 * MINUTE).seen_at(3 * MINUTE);
+        let soft = entry(deadlines()).softened(4 * MINUTE).seen_at(|| 3 * MINUTE);
         assert_eq!((soft.deadlines().fresh, soft.deadlines().stale_while_revalidate), (3 * MINUTE, 5 * MINUTE));
-        assert_eq!(entry(deadlines()).seen_at(3 * MINUTE).deadlines(), &deadlines());
+        assert_eq!(entry(deadlines()).seen_at(|| 3 * MINUTE).deadlines(), &deadlines());
     }
 
     #[test]
     fn what_is_stale_already_is_softened_for_no_longer() {
-        let soft = entry(deadlines()).softened(11 * MINUTE).seen_at(11 * MINUTE);
+        let soft = entry(deadlines()).softened(11 * MINUTE).seen_at(|| 11 * MINUTE);
         assert_eq!(soft.deadlines(), &deadlines());
     }
 

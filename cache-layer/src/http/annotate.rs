@@ -1,9 +1,10 @@
 //! What the cache says about itself in a response: `X-Cache`, `X-Cache-Age`, `Age` and `Cache-Status`.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::AGE};
 
 use crate::{
-    semantics::cache_status::{CacheName, CacheStatus, ForwardReason, Outcome},
+    semantics::cache_status::{CacheName, CacheStatus, ForwardReason, Outcome, Text, write_number},
     telemetry::NoCacheReason,
 };
 
@@ -64,14 +65,38 @@ pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, n
         }
         Note::Loaded { why, not_stored } => ("MISS", forward(why, None, not_stored.is_none(), false), not_stored),
     };
+    headers.insert(X_CACHE, HeaderValue::from_static(x_cache));
+    // All that is written anew for every hit is in one allocation.
+    let mut text = Text::new();
+    CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str) }.write(&mut text);
+    let status = text.len();
+    write_number(&mut text, times.age);
+    let age = text.len();
+    write_number(&mut text, times.resident);
+    let text = Bytes::from_owner(text);
+    headers.insert(CACHE_STATUS, value(text.slice(..status)));
     if note.is_from_cache() || times.age > 0 {
-        headers.insert(AGE, HeaderValue::from(times.age));
+        headers.insert(AGE, value(text.slice(status..age)));
+    } else {
+        headers.remove(AGE);
     }
     if note.is_from_cache() {
-        headers.insert(X_CACHE_AGE, HeaderValue::from(times.resident));
+        headers.insert(X_CACHE_AGE, value(text.slice(age..)));
+    } else {
+        headers.remove(X_CACHE_AGE);
     }
-    headers.insert(X_CACHE, HeaderValue::from_static(x_cache));
-    status(headers, name, outcome, detail);
+}
+
+/// Makes room for what [`stored`] will say, so that no answer has to: a map with four fields more than it was cloned with
+/// is moved and hashed anew.
+pub(super) fn make_room(headers: &mut HeaderMap) {
+    for name in [AGE, X_CACHE, X_CACHE_AGE, CACHE_STATUS] {
+        headers.insert(name, HeaderValue::from_static(""));
+    }
+}
+
+fn value(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).expect("only printable ASCII is written")
 }
 
 /// The request went to the application, since nothing stored could answer it.
@@ -102,5 +127,7 @@ pub(super) fn clear(headers: &mut HeaderMap) {
 
 fn status(headers: &mut HeaderMap, name: &CacheName, outcome: Outcome, detail: Option<NoCacheReason>) {
     let status = CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str) };
-    headers.append(CACHE_STATUS, status.to_header_value());
+    let mut text = Text::new();
+    status.write(&mut text);
+    headers.append(CACHE_STATUS, value(Bytes::copy_from_slice(&text)));
 }

@@ -34,7 +34,7 @@ use crate::{
 
 /// What the request was, for deciding about its response.
 pub(super) struct Asked {
-    pub(super) target: Target,
+    pub(super) target: Target<'static>,
     /// The primary key.
     pub(super) key: Key,
     pub(super) method: Method,
@@ -130,7 +130,7 @@ impl Shared {
     }
 
     /// The tag of a cache group: groups are an origin's own (RFC 9875, section 2).
-    pub(super) fn group_tag(&self, target: &Target, group: &str) -> String {
+    pub(super) fn group_tag(&self, target: &Target<'_>, group: &str) -> String {
         format!("group {} {} {group}", self.space, target.origin())
     }
 

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 
 use super::{
+    annotate,
     service::Shared,
     stored::{Stored, StoredResponse, StoredVaries},
 };
@@ -58,7 +59,13 @@ pub(super) fn response(entry: &Entry) -> Option<&StoredResponse> {
 }
 
 fn view(entry: &Entry) -> Option<&Stored> {
-    entry.view(Stored::from_bytes)
+    entry.view(|meta| {
+        let mut stored = Stored::from_bytes(meta)?;
+        if let Stored::Response(response) = &mut stored {
+            annotate::make_room(&mut response.headers);
+        }
+        Some(stored)
+    })
 }
 
 /// Where an entry leads.

@@ -86,39 +86,37 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (parts, body) = request.into_parts();
-        let refusal = refusal_of_request(&parts, !body.is_end_stream());
-        let target = Target::of(&parts);
-        let request = Request::from_parts(parts, body);
-        let shared = self.shared.clone();
-        let inner = self.inner.clone();
-        let bypass = |inner, request, shared: Arc<Shared>, reason| {
+        // Cloned only for what goes on to them: a hit does not.
+        let Self { inner, shared } = self;
+        let bypass = |request, reason| {
             shared.cache.emit(Event::Bypass(reason));
-            ResponseFuture::bypass(inner, request, shared, reason)
+            ResponseFuture::bypass(inner.clone(), request, shared.clone(), reason)
         };
-        match (refusal, target) {
-            (None, None) => bypass(inner, request, shared, NoCacheReason::NoAuthority),
+        let (method, headers) = (request.method(), request.headers());
+        let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
+        match (refusal, Target::of(request.uri(), headers)) {
+            (None, None) => bypass(request, NoCacheReason::NoAuthority),
             (Some(NoCacheReason::Method), Some(target)) => {
                 shared.cache.emit(Event::Bypass(NoCacheReason::Method));
-                ResponseFuture::boxed(write_through(shared, inner, request, target))
+                let target = target.into_owned();
+                ResponseFuture::boxed(write_through(shared.clone(), inner.clone(), request, target))
             }
-            (Some(reason), _) => bypass(inner, request, shared, reason),
+            (Some(reason), _) => bypass(request, reason),
             (None, Some(target)) => {
-                let headers = request.headers();
                 if shared.policy.is_bypassed_by_cookie(headers) {
-                    return bypass(inner, request, shared, NoCacheReason::Cookie);
+                    return bypass(request, NoCacheReason::Cookie);
                 }
                 let key = target.key(&shared.naming(headers));
-                if let Some(entry) = shared.select_in_memory(&key, headers) {
-                    if request.method() == Method::GET && shared.is_due_early(&entry) {
-                        return ResponseFuture::boxed(visit(shared, inner, request, target, key, Some(entry.id())));
+                let due = match shared.select_in_memory(&key, headers) {
+                    Some(entry) if *method == Method::GET && shared.is_due_early(&entry) => Some(entry.id()),
+                    Some(entry) => return ResponseFuture::ready(shared.respond(&entry, method, headers, Note::Hit)),
+                    None if shared.cache.is_uncacheable(&key) && !shared.directives(headers).only_if_cached() => {
+                        return bypass(request, NoCacheReason::Remembered);
                     }
-                    return ResponseFuture::ready(shared.respond(&entry, request.method(), headers, Note::Hit));
-                }
-                if shared.cache.is_uncacheable(&key) && !shared.directives(headers).only_if_cached() {
-                    return bypass(inner, request, shared, NoCacheReason::Remembered);
-                }
-                ResponseFuture::boxed(visit(shared, inner, request, target, key, None))
+                    None => None,
+                };
+                let target = target.into_owned();
+                ResponseFuture::boxed(visit(shared.clone(), inner.clone(), request, target, key, due))
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The key of a request: scheme, authority, path and query of its target.
 
-use http::{HeaderMap, HeaderName, Uri, header::HOST, request, uri::PathAndQuery};
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, Uri, header::HOST, uri::PathAndQuery};
 
 use crate::{
     key::Key,
@@ -13,32 +15,43 @@ use crate::{
 /// The absolute target of a request, normalised no further than is safe: the application sees the bytes that the key
 /// is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct Target<'a> {
     scheme: &'static str,
-    authority: String,
-    path_and_query: PathAndQuery,
+    authority: Cow<'a, str>,
+    path_and_query: Cow<'a, PathAndQuery>,
 }
 
-impl Target {
+impl<'a> Target<'a> {
     /// `None` if the request doesn't say, or doesn't say clearly, which host it is for.
-    pub(super) fn of(parts: &request::Parts) -> Option<Self> {
-        let Some(host) = host(&parts.headers).ok()? else { return Self::of_uri(&parts.uri) };
-        let target = Self::with_authority(&parts.uri, host)?;
+    pub(super) fn of(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Self> {
+        let Some(host) = host(headers).ok()? else { return Self::of_uri(uri) };
+        let target = Self::with_authority(uri, host)?;
         // An application may take either for its host. Where they differ, one would answer for the other.
-        let agreed = parts.uri.authority().is_none() || Self::of_uri(&parts.uri)? == target;
+        let agreed = uri.authority().is_none() || Self::of_uri(uri)? == target;
         agreed.then_some(target)
     }
 
     /// The target of an absolute URI.
-    pub(super) fn of_uri(uri: &Uri) -> Option<Self> {
+    pub(super) fn of_uri(uri: &'a Uri) -> Option<Self> {
         Self::with_authority(uri, uri.authority()?.as_str())
     }
 
-    fn with_authority(uri: &Uri, authority: &str) -> Option<Self> {
+    fn with_authority(uri: &'a Uri, authority: &'a str) -> Option<Self> {
         // Inside a server the scheme is rarely known, and never taken from a field that the client can write.
         let scheme = if uri.scheme_str() == Some("https") { "https" } else { "http" };
-        let path_and_query = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        let path_and_query =
+            uri.path_and_query().map_or_else(|| Cow::Owned(PathAndQuery::from_static("/")), Cow::Borrowed);
         Some(Self { scheme, authority: normalize_authority(authority, scheme)?, path_and_query })
+    }
+
+    /// The same target, for longer than its request.
+    pub(super) fn into_owned(self) -> Target<'static> {
+        let Self { scheme, authority, path_and_query } = self;
+        Target {
+            scheme,
+            authority: Cow::Owned(authority.into_owned()),
+            path_and_query: Cow::Owned(path_and_query.into_owned()),
+        }
     }
 
     pub(super) fn path(&self) -> &str {
@@ -59,7 +72,7 @@ impl Target {
         let path_and_query = without_parameters(path_and_query, naming.ignored_query);
         let parts = [naming.space, self.scheme, "://", &self.authority, &path_and_query];
         if naming.key_headers.is_empty() {
-            return Key::new(parts);
+            return Key::of_parts(parts.iter().map(|part| part.as_bytes()));
         }
         let mut parts: Vec<Vec<u8>> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
         for name in naming.key_headers {
@@ -113,7 +126,7 @@ fn host(headers: &HeaderMap) -> Result<Option<&str>, Unclear> {
 }
 
 /// Lower case, without the scheme's own port.
-fn normalize_authority(authority: &str, scheme: &str) -> Option<String> {
+fn normalize_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
     // A user's name has no place in a target (RFC 9110, section 4.2.4), and what an application makes of it is its own.
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'\\' | b'@');
     if authority.is_empty() || !authority.bytes().all(plain) {
@@ -122,7 +135,10 @@ fn normalize_authority(authority: &str, scheme: &str) -> Option<String> {
     let default_port = if scheme == "https" { ":443" } else { ":80" };
     let authority = authority.strip_suffix(default_port).unwrap_or(authority);
     let authority = authority.strip_suffix(':').unwrap_or(authority);
-    (!authority.is_empty()).then(|| authority.to_ascii_lowercase())
+    (!authority.is_empty()).then(|| match authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(authority.to_ascii_lowercase()),
+        false => Cow::Borrowed(authority),
+    })
 }
 
 #[cfg(test)]
@@ -133,12 +149,13 @@ mod tests {
 
     use super::*;
 
-    fn target(uri: &str, hosts: &[&str]) -> Option<Target> {
+    fn target(uri: &str, hosts: &[&str]) -> Option<Target<'static>> {
         let mut request = Request::get(uri);
         for host in hosts {
             request = request.header(HOST, *host);
         }
-        Target::of(&request.body(()).unwrap().into_parts().0)
+        let request = request.body(()).unwrap();
+        Target::of(request.uri(), request.headers()).map(Target::into_owned)
     }
 
     fn naming(space: &str) -> Naming<'_> {

@@ -35,7 +35,7 @@ pub(super) async fn visit<S, B, R>(
     shared: Arc<Shared>,
     inner: S,
     request: Request<B>,
-    target: Target,
+    target: Target<'static>,
     key: Key,
     due: Option<EntryId>,
 ) -> Result<Response<ResponseBody<R>>, S::Error>

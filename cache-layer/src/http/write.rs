@@ -60,7 +60,7 @@ pub(super) async fn write_through<S, B, R>(
     shared: Arc<Shared>,
     inner: S,
     request: Request<B>,
-    target: Target,
+    target: Target<'static>,
 ) -> Result<Response<ResponseBody<R>>, S::Error>
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -139,7 +139,7 @@ impl Shared {
     }
 
     /// Whether this response to POST is to be kept for GET.
-    fn answers_get<R>(&self, target: &Target, response: &Response<R>) -> bool {
+    fn answers_get<R>(&self, target: &Target<'_>, response: &Response<R>) -> bool {
         let (policy, headers) = (&self.policy.caching, response.headers());
         let directives = ResponseDirectives::from_headers(headers, &policy.targets);
         let lifetime = lifetime(policy, &directives, response.status(), headers, self.cache.now(), None);

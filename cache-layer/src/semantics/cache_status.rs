@@ -1,6 +1,9 @@
 //! The `Cache-Status` field (RFC 9211).
 
-use http::HeaderValue;
+use smallvec::SmallVec;
+
+/// Text of a field that is as short as most.
+pub(crate) type Text = SmallVec<[u8; 128]>;
 
 /// The name by which a cache calls itself, checked to be expressible in the field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,9 +14,9 @@ impl CacheName {
     pub(crate) fn new(name: &str) -> Option<Self> {
         let valid = !name.is_empty() && name.bytes().all(is_printable);
         valid.then(|| {
-            let mut text = Vec::new();
+            let mut text = Text::new();
             write_token_or_string(&mut text, name);
-            Self(text)
+            Self(text.into_vec())
         })
     }
 }
@@ -96,25 +99,24 @@ impl ForwardReason {
 const MAX_INTEGER: i64 = 999_999_999_999_999;
 
 impl CacheStatus<'_> {
-    /// The member as a line of its own. It goes after the lines that are already there.
-    pub(crate) fn to_header_value(self) -> HeaderValue {
-        let mut text = Vec::with_capacity(64);
+    /// Writes the member as a line of its own, in printable ASCII. It goes after the lines that are already there.
+    pub(crate) fn write(self, text: &mut Text) {
         text.extend_from_slice(&self.name.0);
         match self.outcome {
             Outcome::Hit { ttl } => {
                 text.extend_from_slice(b"; hit; ttl=");
-                write_integer(&mut text, ttl);
+                write_integer(text, ttl);
             }
             Outcome::Forward { why, status, ttl, stored, collapsed } => {
                 text.extend_from_slice(b"; fwd=");
                 text.extend_from_slice(why.as_str().as_bytes());
                 if let Some(status) = status {
                     text.extend_from_slice(b"; fwd-status=");
-                    write_integer(&mut text, status.into());
+                    write_integer(text, status.into());
                 }
                 if let Some(ttl) = ttl {
                     text.extend_from_slice(b"; ttl=");
-                    write_integer(&mut text, ttl);
+                    write_integer(text, ttl);
                 }
                 if stored {
                     text.extend_from_slice(b"; stored");
@@ -126,19 +128,36 @@ impl CacheStatus<'_> {
         }
         if let Some(detail) = self.detail {
             text.extend_from_slice(b"; detail=");
-            write_token_or_string(&mut text, detail);
+            write_token_or_string(text, detail);
         }
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).expect("only printable ASCII is written")
     }
 }
 
-fn write_integer(text: &mut Vec<u8>, number: i64) {
+fn write_integer(text: &mut Text, number: i64) {
     let number = number.clamp(-MAX_INTEGER, MAX_INTEGER);
-    text.extend_from_slice(HeaderValue::from(number).as_bytes());
+    if number < 0 {
+        text.push(b'-');
+    }
+    write_number(text, number.unsigned_abs());
+}
+
+/// In decimal.
+pub(crate) fn write_number(text: &mut Text, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[start..]);
 }
 
 /// An sf-token where the value is one, else an sf-string; what neither can express becomes `?`.
-fn write_token_or_string(text: &mut Vec<u8>, value: &str) {
+fn write_token_or_string(text: &mut Text, value: &str) {
     if is_token(value) {
         text.extend_from_slice(value.as_bytes());
         return;
@@ -166,6 +185,7 @@ fn is_token(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
     use sfv::{BareItem, List, ListEntry, Parser};
 
@@ -173,7 +193,9 @@ mod tests {
 
     fn status(name: &str, outcome: Outcome, detail: Option<&'static str>) -> HeaderValue {
         let name = CacheName::new(name).unwrap();
-        CacheStatus { name: &name, outcome, detail }.to_header_value()
+        let mut text = Text::new();
+        CacheStatus { name: &name, outcome, detail }.write(&mut text);
+        HeaderValue::from_bytes(&text).unwrap()
     }
 
     fn forward(why: ForwardReason) -> Outcome {

@@ -42,8 +42,8 @@ pub(crate) fn select(
     length: u64,
     now_secs: u64,
 ) -> Selected {
-    let sliceable = *method == Method::GET && status == StatusCode::OK && accepts_ranges(stored);
-    let spec = single_line(request, &RANGE).filter(|_| sliceable).and_then(parse_single);
+    let sliceable = |_: &&[u8]| *method == Method::GET && status == StatusCode::OK && accepts_ranges(stored);
+    let spec = single_line(request, &RANGE).filter(sliceable).and_then(parse_single);
     match spec {
         Some(spec) if if_range_holds(request, stored, now_secs) => spec.within(length),
         _ => Selected::Whole,

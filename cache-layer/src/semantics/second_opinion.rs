@@ -36,14 +36,11 @@ struct Exchange {
 fn ours(exchange: &Exchange) -> bool {
     let Exchange { method, first, status, response, seconds_later, second } = exchange;
     let policy = CachingPolicy { targets: Vec::new(), ..CachingPolicy::strict() };
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = method.clone();
-    parts.headers = first.clone();
     let directives = ResponseDirectives::from_headers(response, &policy.targets);
     let lifetime = lifetime(&policy, &directives, *status, response, NOW, None);
     let age = initial_age(response, NOW, NOW);
     let windows = Windows::new(&policy, &directives, response, lifetime, age, NOW);
-    let refused = refusal_of_request(&parts, false)
+    let refused = refusal_of_request(method, first, false)
         .or_else(|| refusal_of_response(&policy, first, *status, response, &directives))
         .or_else(|| refusal_of_freshness(first, &directives, lifetime, &windows, NOW));
     if refused.is_some() || !selects(first, response, second) {

@@ -1,0 +1,115 @@
+//! One row of requests, as many as are asked for, on one thread and without a socket: what `run` counts the instructions
+//! of. The application is the cheapest there can be, so that what a row has more than `application` is the cache's part.
+
+use std::{convert::Infallible, env, fmt::Debug, process::ExitCode};
+
+use bytes::Bytes;
+use cache_layer::{Cache, CacheLayer, Key, store::MemoryStore};
+use http::{
+    Request, Response,
+    header::{ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT, VARY},
+};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Empty, Full};
+use tokio::runtime::Runtime;
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
+
+/// Requests before those that are asked for: the first one stores.
+const WARM_UP: usize = 2;
+
+static BODY: [u8; 1_580] = [b'x'; 1_580];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [row, count] = &arguments[..] else { return usage() };
+    let (Ok(count), Ok(runtime)) = (count.parse(), tokio::runtime::Builder::new_current_thread().enable_all().build())
+    else {
+        return usage();
+    };
+    match row.as_str() {
+        "application" => ask(&runtime, service_fn(application), Paths::Same, count, None),
+        "memory-hit" => ask(&runtime, cached(), Paths::Same, count, Some("HIT")),
+        "memory-hit-variant" => ask(&runtime, cached(), Paths::SameVaried, count, Some("HIT")),
+        "memory-miss" => ask(&runtime, cached(), Paths::New, count, Some("MISS")),
+        "bypass" => ask(&runtime, cached(), Paths::Personal, count, Some("BYPASS")),
+        "key" => (0..count).for_each(|_| {
+            let parts = ["http", "://", "shop.example", "/products/1?currency=EUR"];
+            std::hint::black_box(Key::new(std::hint::black_box(parts)));
+        }),
+        _ => return usage(),
+    }
+    ExitCode::SUCCESS
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: instructions application|memory-hit|memory-hit-variant|memory-miss|bypass|key COUNT");
+    ExitCode::FAILURE
+}
+
+/// Which paths to ask for.
+#[derive(Clone, Copy)]
+enum Paths {
+    Same,
+    SameVaried,
+    New,
+    /// With `no-store`.
+    Personal,
+}
+
+impl Paths {
+    fn request(self, number: usize) -> Request<Empty<Bytes>> {
+        let path = match self {
+            Self::Same | Self::Personal => "/products/1".to_owned(),
+            Self::SameVaried => "/varied/products/1".to_owned(),
+            Self::New => format!("/products/{number}"),
+        };
+        let request = Request::get(path)
+            .header(HOST, "shop.example")
+            .header(USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
+            .header(ACCEPT, "application/json")
+            .header(ACCEPT_LANGUAGE, "de,en;q=0.5");
+        let request = if matches!(self, Self::Personal) { request.header(CACHE_CONTROL, "no-store") } else { request };
+        request.body(Empty::new()).expect("a request")
+    }
+}
+
+async fn application(request: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let response = Response::builder()
+        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_LENGTH, BODY.len())
+        .header(CACHE_CONTROL, "public, max-age=3600")
+        .header(ETAG, "\"33a64df551425fcc\"");
+    let response =
+        if request.uri().path().starts_with("/varied") { response.header(VARY, "accept-language") } else { response };
+    Ok(response.body(Full::new(Bytes::from_static(&BODY))).expect("a response"))
+}
+
+fn cached()
+-> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
+    CacheLayer::new(Cache::new(MemoryStore::new(64 << 20))).layer(service_fn(application))
+}
+
+/// Asks so many times, each answer read to the end. A row whose answers come from elsewhere than it says measures nothing.
+fn ask<S, B>(runtime: &Runtime, service: S, paths: Paths, count: usize, x_cache: Option<&str>)
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Error: Debug>,
+{
+    let ask = async |number, x_cache: Option<&str>| {
+        let response = service.clone().oneshot(paths.request(number)).await.expect("it never fails");
+        let from = response.headers().get("x-cache").map(|value| value.as_bytes());
+        assert!(x_cache.is_none_or(|expected| from == Some(expected.as_bytes())), "{from:?}");
+        let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+        assert_eq!(body.len(), BODY.len());
+        // What a request leaves for later is its cost as well.
+        tokio::task::yield_now().await;
+    };
+    runtime.block_on(async {
+        for _ in 0..WARM_UP {
+            ask(usize::MAX, None).await;
+        }
+        for number in 0..count {
+            ask(number, x_cache).await;
+        }
+    });
+}
