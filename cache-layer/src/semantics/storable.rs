@@ -272,7 +272,7 @@ fn streaming_type(headers: &HeaderMap) -> Option<NoCacheReason> {
 mod tests {
     use std::collections::HashSet;
 
-    use http::{HeaderValue, Request};
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::NoCacheReason::{

@@ -145,7 +145,7 @@ impl Subject {
                 Lookup::Absent | Lookup::Rejected(..) => None,
             },
         };
-        found.map(|entry| entry.seen_at(Clock::system().now()))
+        found.map(|entry| entry.seen_at(|| Clock::system().now()))
     }
 
     async fn state(&self, key: &Key) -> State {
