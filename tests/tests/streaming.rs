@@ -174,7 +174,9 @@ mod a_follower {
             }
             drop(sender);
             while let Some(got) = clients.join_next().await {
-                assert!(got.unwrap() == whole, "round {round}");
+                let got = got.unwrap();
+                let agree = got.iter().zip(&whole).take_while(|(one, other)| one == other).count();
+                assert!(got == whole, "round {round}: {agree} bytes agree of {} and {}", got.len(), whole.len());
             }
             assert_eq!(play.origin.calls(), 1);
         }

@@ -35,6 +35,8 @@ script! {
         "if ARGV[3] ~= '*' and found ~= ARGV[3] then return 'changed' end;",
         "local held = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'GET', 'PX', ARGV[2]);",
         "if type(held) == 'table' then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]); held = false end;",
+        // The same call, made again with the others of its batch.
+        "if held == ARGV[1] then held = false end;",
         "if held == '!u' then return 'uncacheable' end;",
         now!(),
         "if not held then return now .. '0' end;",
