@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
+use tracing::Instrument as _;
 
 use super::{
     annotate::Note,
@@ -24,7 +25,7 @@ use crate::{
     engine::Cache,
     policy::Policy,
     semantics::{cache_status::CacheName, storable::refusal_of_request},
-    telemetry::{Event, NoCacheReason},
+    telemetry::{Event, NoCacheReason, Tier},
 };
 
 /// A service behind a cache, made by [`CacheLayer`](super::CacheLayer).
@@ -109,16 +110,23 @@ where
                     return bypass(inner, request, shared, NoCacheReason::Cookie);
                 }
                 let key = target.key(&shared.naming(headers));
+                let mut look = shared.cache.look(&key);
                 if let Some(entry) = shared.select_in_memory(&key, headers) {
+                    look.at(Tier::Memory);
                     if request.method() == Method::GET && shared.is_due_early(&entry) {
-                        return ResponseFuture::boxed(visit(shared, inner, request, target, key, Some(entry.id())));
+                        let (due, span) = (Some(entry.id()), look.span());
+                        let visit = visit(shared, inner, request, target, key, due, look);
+                        return ResponseFuture::boxed(visit.instrument(span));
                     }
-                    return ResponseFuture::ready(shared.respond(&entry, request.method(), headers, Note::Hit));
+                    let response = shared.respond(&entry, request.method(), headers, Note::Hit, &mut look);
+                    return ResponseFuture::ready(response);
                 }
                 if shared.cache.is_uncacheable(&key) && !shared.directives(headers).only_if_cached() {
+                    look.bypassed(NoCacheReason::Remembered);
                     return bypass(inner, request, shared, NoCacheReason::Remembered);
                 }
-                ResponseFuture::boxed(visit(shared, inner, request, target, key, None))
+                let span = look.span();
+                ResponseFuture::boxed(visit(shared, inner, request, target, key, None, look).instrument(span))
             }
         }
     }
