@@ -81,6 +81,7 @@ mod semantics;
 pub mod store;
 mod tag;
 pub mod telemetry;
+mod throttle;
 #[cfg(feature = "typed")]
 #[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
 mod typed;

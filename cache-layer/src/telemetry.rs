@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 pub use crate::semantics::storable::NoCacheReason;
@@ -121,6 +122,165 @@ impl Release {
     }
 }
 
+/// What came of a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LookupResult {
+    /// What was there is fresh.
+    Hit,
+    /// What was there is stale, and was used all the same.
+    Stale,
+    /// What was there is fresh, and says that there is nothing.
+    Negative,
+    /// It wasn't there, and another request's load brought it.
+    Collapsed,
+    /// It wasn't there.
+    Miss,
+    /// The store didn't answer, so the application was asked.
+    Error,
+}
+
+impl LookupResult {
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Negative => "negative",
+            Self::Collapsed => "collapsed",
+            Self::Miss => "miss",
+            Self::Error => "error",
+        }
+    }
+
+    /// Whether the answer came from the cache: what [`Counts`] has among the hits.
+    #[must_use]
+    pub fn is_hit(self) -> bool {
+        !matches!(self, Self::Miss | Self::Error)
+    }
+}
+
+/// Where the answer to a look-up was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Tier {
+    /// In this process.
+    Memory,
+    /// In the store that processes share.
+    Store,
+    /// Nowhere.
+    None,
+}
+
+impl Tier {
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Store => "store",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A look-up that has ended. One whose request was given up is a miss, unless its answer was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lookup {
+    /// What came of it.
+    pub result: LookupResult,
+    /// Where the answer was found.
+    pub tier: Tier,
+    /// From the question to the answer, the load included if one was waited for.
+    pub duration: Duration,
+    /// How old the response is that was found, in whole seconds; values have no age.
+    pub age: Option<Duration>,
+    /// How long the load took that was spared; zero if none was.
+    pub saved: Duration,
+}
+
+/// How a load ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LoadOutcome {
+    /// With something new.
+    Loaded,
+    /// With word that what is stored still holds.
+    NotModified,
+    /// With an error.
+    Failed,
+    /// By a panic, or with its runtime.
+    Lost,
+}
+
+impl LoadOutcome {
+    /// What it is once it is known not to be lost.
+    pub(crate) fn unless_lost(self) -> Self {
+        if self == Self::Lost { Self::Loaded } else { self }
+    }
+
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loaded => "ok",
+            Self::NotModified => "not-modified",
+            Self::Failed => "error",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Whose load a request waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WaitScope {
+    /// Another request's of this process.
+    Process,
+    /// Another process's.
+    Fleet,
+}
+
+impl WaitScope {
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Fleet => "fleet",
+        }
+    }
+}
+
+/// What an invalidation covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum InvalidationKind {
+    /// A key with its variants.
+    Key,
+    /// What carries a tag, or one of several.
+    Tag,
+    /// Keys that match a pattern.
+    Pattern,
+    /// Everything.
+    All,
+}
+
+impl InvalidationKind {
+    /// The name, for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Tag => "tag",
+            Self::Pattern => "pattern",
+            Self::All => "all",
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -131,8 +291,26 @@ pub enum Event {
     Miss,
     /// A request was not looked up, for this reason.
     Bypass(NoCacheReason),
-    /// A request waited for another one's load.
+    /// A look-up ended, which is a [`Hit`](Self::Hit) or a [`Miss`](Self::Miss): how, where, and how long it took.
+    Lookup(Lookup),
+    /// A request waits for another one's load.
     Coalesced,
+    /// A request has waited for another one's load, or a load for another process's.
+    Waited {
+        /// Whose load it was.
+        scope: WaitScope,
+        /// What ended the wait. How another process's load ended isn't known here.
+        release: Release,
+        /// How long it took.
+        duration: Duration,
+    },
+    /// A load ended that others could have waited for, or one in the background.
+    Loaded {
+        /// How.
+        outcome: LoadOutcome,
+        /// From the permission to load until everything had come in.
+        duration: Duration,
+    },
     /// The application, which failed for this key lately, was spared a request.
     BackedOff,
     /// A request that waited for another one's load is answered while it comes in.
@@ -147,12 +325,21 @@ pub enum Event {
     NotStored(NoCacheReason),
     /// A fill ended.
     Fill(FillOutcome),
+    /// An entry was stored.
+    Kept {
+        /// Of its body, or of its value as it is written, before it is compressed.
+        bytes: u64,
+    },
     /// Requests that wait for a load, if there are any, were released.
     Release(Release),
     /// Stored bytes were turned away.
     Rejected(Rejection),
     /// An invalidation reached the store (`delivered`), or is kept to be retried.
     Invalidation {
+        /// What it covers.
+        kind: InvalidationKind,
+        /// Whether that becomes stale, rather than void.
+        soft: bool,
         /// Whether the store has it.
         delivered: bool,
     },
@@ -257,9 +444,17 @@ impl Telemetry {
         Self { counters: Arc::default(), observer }
     }
 
+    /// Whether anybody is told more than what is counted here anyhow.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
     pub(crate) fn emit(&self, event: Event) {
         let counters = &*self.counters;
         let counter = match event {
+            Event::Lookup(_) | Event::Waited { .. } | Event::Loaded { .. } | Event::Kept { .. } => {
+                return self.observe(event);
+            }
             Event::Hit => &counters.hits,
             Event::Miss => &counters.misses,
             Event::Bypass(_) => &counters.bypasses,
@@ -273,12 +468,16 @@ impl Telemetry {
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
             Event::Fill(FillOutcome::Unavailable) | Event::StoreUnavailable => &counters.unavailable,
-            Event::Invalidation { delivered: true } => &counters.invalidations,
-            Event::Invalidation { delivered: false } => &counters.undelivered,
+            Event::Invalidation { delivered: true, .. } => &counters.invalidations,
+            Event::Invalidation { delivered: false, .. } => &counters.undelivered,
             Event::Rejected(rejection) => &counters.rejected[rejection as usize],
             Event::Release(release) => &counters.releases[release as usize],
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        self.observe(event);
+    }
+
+    fn observe(&self, event: Event) {
         if let Some(observer) = &self.observer {
             observer.observe(event);
         }

@@ -11,8 +11,11 @@ use utoipa::ToSchema;
 
 use crate::{
     config::{Config, ConfigError},
-    telemetry::{metrics::Metrics, observe_redis},
+    telemetry::{Memory, metrics::Metrics, observe_loads, observe_memory, observe_redis},
 };
+
+/// What the cache is called in metrics and traces.
+const NAME: &str = "products";
 
 /// The handle on the cache; a clone is the same one.
 #[derive(Clone)]
@@ -72,19 +75,34 @@ impl ProductCache {
                     .map_err(|error| ConfigError::wrong("redis-url", url, error))?,
             ),
         };
+        let meter = metrics.meter();
         let cache = match (&redis, config.cache_memory) {
             (None, 0) => return Err(ConfigError::wrong("cache-memory", 0, "without a Redis, it must be more than 0")),
-            (None, bytes) => Cache::builder(MemoryStore::new(bytes)),
+            (None, bytes) => {
+                let store = MemoryStore::new(bytes);
+                observe_memory(&meter, NAME, Memory::All(store.clone()));
+                Cache::builder(store)
+            }
             (Some(redis), 0) => Cache::builder(redis.clone()),
-            (Some(redis), bytes) => Cache::builder(TieredStore::new(bytes, redis.clone())),
+            (Some(redis), bytes) => {
+                let store = TieredStore::new(bytes, redis.clone());
+                observe_memory(&meter, NAME, Memory::FirstTier(store.clone()));
+                Cache::builder(store)
+            }
         };
         if let Some(redis) = &redis {
-            observe_redis(&metrics.meter(), redis.clone());
+            observe_redis(&meter, NAME, redis);
         }
-        let cache = cache.observer(metrics.of_cache("products"));
+        let cache = cache
+            .name(NAME)
+            .keys_in_traces(config.trace_keys)
+            .observer(metrics.of_cache(NAME))
+            .lock_timeout(config.cache_lock_timeout)
+            .build();
+        observe_loads(&meter, NAME, cache.clone());
         let rules = config.cache_paths.with_default(config.cache_default_ttl);
         let ttl = rules.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
-        Ok(Self { cache: cache.lock_timeout(config.cache_lock_timeout).build(), redis, ttl })
+        Ok(Self { cache, redis, ttl })
     }
 
     /// The middleware that answers the configured paths from the cache.

@@ -512,6 +512,11 @@ mod a_hyper_server {
         let hit = client.get(&url, &[]).await;
         assert_eq!((hit.x_cache(), hit.call(), &hit.body), ("HIT", 1, &miss.body));
         assert_eq!(hit.header("content-length"), Some(&*hit.body.len().to_string()), "it is sent in chunks");
+        // The load may have answered that one before it was stored, and HEAD waits for no load.
+        wait_until("the page is stored", async || {
+            client.get(&url, &[]).await.header("cache-status").is_some_and(|status| status.contains("; hit"))
+        })
+        .await;
         let head = client.request(Method::HEAD, &url, &[], "").await;
         assert_eq!((head.x_cache(), head.header("content-length")), ("HIT", hit.header("content-length")));
         assert!(head.body.is_empty());

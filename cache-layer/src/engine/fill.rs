@@ -9,13 +9,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Cache;
 use super::backoff::{BackOff, Setback};
 use super::flight::{Flight, Landing};
+use super::look::not_kept;
 use super::rope::Rope;
 use super::share::{Begun, Sharing};
 use crate::{
     key::Key,
     store::{Acquired, Committed, Failed, Fill, Lease, Seen, StoreError, Writes},
     tag::Tags,
-    telemetry::{Event, FillOutcome, NoCacheReason, Release},
+    telemetry::{Event, FillOutcome, LoadOutcome, NoCacheReason, Release, WaitScope},
 };
 
 /// How long a key whose response could not be kept is loaded without waiting for one another.
@@ -26,6 +27,7 @@ const LONGEST_LOAD: Duration = Duration::from_secs(60);
 const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
 /// What the leader of a flight may do.
+#[expect(clippy::large_enum_variant, reason = "there is one for each load, and it moves once")]
 pub(crate) enum Permission {
     Load(Permit),
     /// The key changed, or may have: look again, and ask again.
@@ -53,7 +55,6 @@ pub(crate) struct Permit {
     flight: Flight,
     invalidations: u64,
     back_off: Option<BackOff>,
-    begun: Instant,
 }
 
 /// A lease that is given back when it is dropped; or why there is none, and nothing will be stored.
@@ -62,6 +63,16 @@ struct Hold {
     lease: Result<Lease, NoCacheReason>,
     /// How it ends, unless it is said otherwise.
     release: Release,
+    outcome: LoadOutcome,
+    begun: Instant,
+    /// How long the load took, once it has ended.
+    took: Option<Duration>,
+}
+
+impl Hold {
+    fn ends(&mut self, release: Release, outcome: LoadOutcome) {
+        (self.release, self.outcome, self.took) = (release, outcome, Some(self.begun.elapsed()));
+    }
 }
 
 impl Drop for Hold {
@@ -70,6 +81,8 @@ impl Drop for Hold {
             self.cache.0.store.release(lease, None);
         }
         self.cache.emit(Event::Release(self.release));
+        let duration = self.took.unwrap_or_else(|| self.begun.elapsed());
+        self.cache.emit(Event::Loaded { outcome: self.outcome, duration });
     }
 }
 
@@ -93,8 +106,8 @@ impl Cache {
         match acquired.await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
             Ok(Acquired::Changed) => Permission::LookAgain(flight),
-            Ok(Acquired::Held) => match timeout_at(deadline, self.0.store.changed(key)).await {
-                Ok(()) if Instant::now() < deadline => Permission::LookAgain(flight),
+            Ok(Acquired::Held) => match self.wait_for_the_fleet(key, deadline).await {
+                Release::Done => Permission::LookAgain(flight),
                 _ => {
                     self.emit(Event::Release(Release::WaitTimeout));
                     permit(flight, Err(NoCacheReason::WaitedTooLong))
@@ -118,15 +131,27 @@ impl Cache {
         }
     }
 
+    /// Waits until another process's load of `key` may have ended.
+    async fn wait_for_the_fleet(&self, key: &Key, deadline: Instant) -> Release {
+        let began = Instant::now();
+        let release = match timeout_at(deadline, self.0.store.changed(key)).await {
+            Ok(()) if Instant::now() < deadline => Release::Done,
+            _ => Release::WaitTimeout,
+        };
+        self.emit(Event::Waited { scope: WaitScope::Fleet, release, duration: began.elapsed() });
+        release
+    }
+
     /// The right to load when the store is known not to answer.
     pub(crate) fn load_without_store(&self, flight: Flight) -> Permit {
         self.permit(flight, Err(NoCacheReason::StoreUnavailable), None)
     }
 
     fn permit(&self, flight: Flight, lease: Result<Lease, NoCacheReason>, back_off: Option<BackOff>) -> Permit {
-        let hold = Hold { cache: self.clone(), lease, release: Release::Dangling };
+        let (release, outcome) = (Release::Dangling, LoadOutcome::Lost);
+        let hold = Hold { cache: self.clone(), lease, release, outcome, begun: Instant::now(), took: None };
         let invalidations = self.invalidations();
-        Permit { cache: self.clone(), hold, flight, invalidations, back_off, begun: Instant::now() }
+        Permit { cache: self.clone(), hold, flight, invalidations, back_off }
     }
 }
 
@@ -142,7 +167,7 @@ impl Permit {
         let longest = LONGEST_LOAD.max(self.cache.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS));
         let heartbeat = async {
             let mut lease = self.hold.lease.as_ref().ok();
-            while self.begun.elapsed() < longest {
+            while self.hold.begun.elapsed() < longest {
                 sleep((ttl / 3).max(Duration::from_millis(1))).await;
                 if let Some(held) = lease
                     && self.cache.0.store.renew(held, ttl).await == Ok(false)
@@ -163,6 +188,11 @@ impl Permit {
             result = load => result,
             never = heartbeat => never,
         }
+    }
+
+    /// The application said that what is stored still holds.
+    pub(crate) fn not_modified(&mut self) {
+        self.hold.outcome = LoadOutcome::NotModified;
     }
 
     /// Lets those who wait have what is going to be written while its `payload` comes in.
@@ -188,7 +218,7 @@ impl Permit {
 
     fn fail(self, status: Option<u16>, backs_off: bool, landing: Landing) {
         let Self { cache, mut hold, flight, invalidations, back_off, .. } = self;
-        hold.release = Release::TransientError;
+        hold.ends(Release::TransientError, LoadOutcome::Failed);
         if let (Ok(lease), Some(back_off)) = (&hold.lease, back_off.filter(|_| backs_off)) {
             let pause = back_off.pause(lease.failures);
             if cache.invalidations() == invalidations {
@@ -204,7 +234,9 @@ impl Permit {
     /// What was loaded can't be kept; nor, if it is to be `remembered` for this primary key, will what is loaded next.
     pub(crate) fn uncacheable(self, reason: NoCacheReason, remembered: Option<&Key>) {
         let Self { cache, mut hold, flight, .. } = self;
-        hold.release = Release::GiveUp;
+        let outcome = hold.outcome.unless_lost();
+        hold.ends(Release::GiveUp, outcome);
+        not_kept(reason);
         cache.emit(Event::NotStored(reason));
         if let Some(key) = remembered {
             cache.0.predictor.remember(key, REMEMBER_UNCACHEABLE);
@@ -219,7 +251,9 @@ impl Permit {
     /// Stores what was loaded, unless an invalidation came first.
     pub(crate) async fn commit(self, writes: Writes, tags: Tags) {
         let Self { cache, mut hold, flight, invalidations, .. } = self;
-        hold.release = Release::Done;
+        let outcome = hold.outcome.unless_lost();
+        hold.ends(Release::Done, outcome);
+        let sizes: Vec<u64> = writes.entries.iter().map(|(_, entry)| entry.payload().len() as u64).collect();
         let committed = match hold.lease.clone() {
             Ok(lease) => {
                 let fill = Fill { lease, writes, tags };
@@ -233,7 +267,10 @@ impl Permit {
                 }
                 committed.map_err(|_| fill.writes)
             }
-            Err(_) => Err(writes),
+            Err(reason) => {
+                not_kept(reason);
+                Err(writes)
+            }
         };
         drop(hold);
         let (outcome, landing) = match committed {
@@ -243,6 +280,9 @@ impl Permit {
             Err(writes) => (FillOutcome::Unavailable, Landing::Unstored(writes.entries.into())),
         };
         cache.emit(Event::Fill(outcome));
+        if outcome == FillOutcome::Stored {
+            sizes.into_iter().for_each(|bytes| cache.emit(Event::Kept { bytes }));
+        }
         flight.land(landing);
     }
 }

@@ -8,15 +8,17 @@
 use std::any::Any;
 use std::{
     collections::{HashMap, hash_map},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use tokio::sync::watch;
+use tracing::{Span, span};
 
 use super::share::Sharing;
 use crate::{
     entry::Entry,
     key::{Key, KeyId},
+    telemetry::Release,
 };
 
 /// How a flight ended (the states of pingora's lock).
@@ -37,6 +39,20 @@ pub(crate) enum Landing {
     Void,
 }
 
+impl Landing {
+    /// How those who waited were released.
+    pub(crate) fn release(&self) -> Release {
+        match self {
+            Self::Stored | Self::Unstored(_) => Release::Done,
+            Self::Uncacheable => Release::GiveUp,
+            Self::Failed => Release::TransientError,
+            #[cfg(feature = "typed")]
+            Self::FailedWith(_) => Release::TransientError,
+            Self::Void => Release::Dangling,
+        }
+    }
+}
+
 /// How far a flight is.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage {
@@ -47,7 +63,7 @@ pub(crate) enum Stage {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<KeyId, watch::Receiver<Stage>>>);
+pub(crate) struct Flights(Mutex<HashMap<KeyId, Follower>>);
 
 /// A place on a flight.
 pub(crate) enum Seat {
@@ -60,30 +76,47 @@ pub(crate) struct Flight {
     flights: Arc<Flights>,
     id: KeyId,
     stage: watch::Sender<Stage>,
+    load: Arc<OnceLock<span::Id>>,
 }
 
-pub(crate) struct Follower(watch::Receiver<Stage>);
+#[derive(Clone, Debug)]
+pub(crate) struct Follower {
+    stage: watch::Receiver<Stage>,
+    load: Arc<OnceLock<span::Id>>,
+}
 
 impl Flights {
-    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, watch::Receiver<Stage>>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Follower>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads under way.
+    pub(crate) fn count(&self) -> usize {
+        self.table().len()
     }
 
     /// Takes a seat on the flight for `key`; there is one leader at a time.
     pub(crate) fn board(self: &Arc<Self>, key: &Key) -> Seat {
         let id = key.id();
         match self.table().entry(id) {
-            hash_map::Entry::Occupied(flight) => Seat::Follower(Follower(flight.get().clone())),
+            hash_map::Entry::Occupied(flight) => Seat::Follower(flight.get().clone()),
             hash_map::Entry::Vacant(vacant) => {
-                let (stage, watched) = watch::channel(Stage::Loading);
-                vacant.insert(watched);
-                Seat::Leader(Flight { flights: self.clone(), id, stage })
+                let ((stage, watched), load) = (watch::channel(Stage::Loading), Arc::<OnceLock<_>>::default());
+                vacant.insert(Follower { stage: watched, load: load.clone() });
+                Seat::Leader(Flight { flights: self.clone(), id, stage, load })
             }
         }
     }
 }
 
 impl Flight {
+    /// Says which span the load is in, for those who wait for it.
+    pub(crate) fn is_in(&self, load: &Span) {
+        if let Some(id) = load.id() {
+            let _ = self.load.set(id);
+        }
+    }
+
     /// Lets those who wait have what is coming in.
     pub(super) fn share(&self, sharing: Sharing) {
         self.stage.send_replace(Stage::Sharing(Arc::new(sharing)));
@@ -93,7 +126,7 @@ impl Flight {
     pub(crate) fn leave(&self) {
         let own = self.stage.subscribe();
         if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
-            && flight.get().same_channel(&own)
+            && flight.get().stage.same_channel(&own)
         {
             flight.remove();
         }
@@ -119,9 +152,14 @@ impl Drop for Flight {
 }
 
 impl Follower {
+    /// The span that the load is in, if anybody traces it.
+    pub(crate) fn load(&self) -> Option<span::Id> {
+        self.load.get().cloned()
+    }
+
     /// What is coming in, as soon as it may be had; or nothing, if the flight ends before that.
     pub(crate) async fn sharing(&mut self) -> Option<Arc<Sharing>> {
-        match self.0.wait_for(|stage| !matches!(stage, Stage::Loading)).await.as_deref() {
+        match self.stage.wait_for(|stage| !matches!(stage, Stage::Loading)).await.as_deref() {
             Ok(Stage::Sharing(sharing)) => Some(sharing.clone()),
             Ok(Stage::Loading | Stage::Landed(_)) | Err(_) => None,
         }
@@ -129,7 +167,7 @@ impl Follower {
 
     /// How the flight ended, once it has.
     pub(crate) async fn landing(mut self) -> Landing {
-        match self.0.wait_for(|stage| matches!(stage, Stage::Landed(_))).await.as_deref() {
+        match self.stage.wait_for(|stage| matches!(stage, Stage::Landed(_))).await.as_deref() {
             Ok(Stage::Landed(landing)) => landing.clone(),
             Ok(Stage::Loading | Stage::Sharing(_)) | Err(_) => Landing::Void,
         }

@@ -3,6 +3,7 @@
 //! - [`flight`]: requests of this process for one key, of which one loads
 //! - [`fill`]: the right to load, its lease, and the commit
 //! - [`backoff`]: failures, and how long to leave the application alone after them
+//! - [`look`]: one request's look-up, and its load, as traces and observers see them
 //! - [`predictor`]: keys that it makes no sense to wait for
 //! - [`early`]: when to refresh what is still fresh
 //! - [`share`], [`rope`]: what others may have of a load before it has ended
@@ -10,6 +11,7 @@
 //! The engine knows keys, entries, their tags and their deadlines, and nothing of what they mean.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc,
@@ -34,7 +36,7 @@ use crate::{
     pattern::Pattern,
     store::{Contract, Lookup, Scope, Seen, Store, StoreError},
     tag::Tags,
-    telemetry::{Counts, Event, Observer, Telemetry},
+    telemetry::{Counts, Event, InvalidationKind, Observer, Telemetry},
 };
 #[cfg(feature = "typed")]
 use crate::{telemetry::FillOutcome, typed::Codec};
@@ -43,6 +45,7 @@ pub(crate) mod backoff;
 pub(crate) mod early;
 pub(crate) mod fill;
 pub(crate) mod flight;
+pub(crate) mod look;
 mod predictor;
 pub(crate) mod rope;
 pub(crate) mod share;
@@ -67,6 +70,8 @@ pub struct Cache(Arc<Inner>);
 
 struct Inner {
     store: Box<dyn Contract>,
+    name: Cow<'static, str>,
+    keys_in_traces: bool,
     clock: Clock,
     telemetry: Telemetry,
     lock_timeout: Duration,
@@ -85,6 +90,8 @@ struct Inner {
 #[must_use = "a builder does nothing until it is built"]
 pub struct CacheBuilder {
     store: Box<dyn Contract>,
+    name: Cow<'static, str>,
+    keys_in_traces: bool,
     clock: Clock,
     observer: Option<Arc<dyn Observer>>,
     lock_timeout: Duration,
@@ -117,6 +124,19 @@ impl CacheBuilder {
         self
     }
 
+    /// What the cache is called in traces; `cache-layer` unless set.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Whether traces name keys as people read them, in the field `cache.key`; unless set, they only have a digest of
+    /// each, in `cache_layer.key_hash`. Keys contain what URLs contain, and traces are read by many.
+    pub fn keys_in_traces(mut self, named: bool) -> Self {
+        self.keys_in_traces = named;
+        self
+    }
+
     /// Is told what happens, beside the cache's own [`counts`](Cache::counts).
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -128,12 +148,14 @@ impl CacheBuilder {
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
         let codec = self.codec;
-        let Self { store, clock, observer, lock_timeout, .. } = self;
+        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, .. } = self;
         let tasks = TaskTracker::new();
         // So that waiting for them ends whenever there is none; it takes new ones all the same.
         tasks.close();
         Cache(Arc::new(Inner {
             store,
+            name,
+            keys_in_traces,
             clock,
             telemetry: Telemetry::with_observer(observer),
             lock_timeout,
@@ -176,6 +198,8 @@ impl Cache {
     pub fn builder(store: impl Store) -> CacheBuilder {
         CacheBuilder {
             store: Box::new(store),
+            name: Cow::Borrowed("cache-layer"),
+            keys_in_traces: false,
             clock: Clock::system(),
             observer: None,
             lock_timeout: Duration::from_secs(5),
@@ -328,7 +352,7 @@ impl Cache {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
         self.0.setbacks.forget_all();
-        self.delivered(deleted)
+        self.delivered(deleted, InvalidationKind::Pattern, false)
     }
 
     async fn invalidate_scope(&self, scope: Scope<'_>) -> Result<(), InvalidateError> {
@@ -342,16 +366,21 @@ impl Cache {
             }
             Scope::Tags(_) => {}
         }
-        self.delivered(result)
+        self.delivered(result, scope.into(), false)
     }
 
     async fn soften_scope(&self, scope: Scope<'_>) -> Result<(), InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        self.delivered(self.0.store.soften(scope).await)
+        self.delivered(self.0.store.soften(scope).await, scope.into(), true)
     }
 
-    fn delivered<T>(&self, result: Result<T, StoreError>) -> Result<T, InvalidateError> {
-        self.emit(Event::Invalidation { delivered: result.is_ok() });
+    fn delivered<T>(
+        &self,
+        result: Result<T, StoreError>,
+        kind: InvalidationKind,
+        soft: bool,
+    ) -> Result<T, InvalidateError> {
+        self.emit(Event::Invalidation { kind, soft, delivered: result.is_ok() });
         result.map_err(InvalidateError::from)
     }
 
@@ -360,6 +389,12 @@ impl Cache {
     /// not waited for: nobody knows for how long.
     pub async fn drain(&self, timeout: Duration) -> bool {
         tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok()
+    }
+
+    /// Keys that this process is loading at this moment.
+    #[must_use]
+    pub fn loads_in_flight(&self) -> usize {
+        self.0.flights.count()
     }
 
     /// What happened since the cache was built.
@@ -445,11 +480,18 @@ impl Cache {
     #[cfg(feature = "typed")]
     pub(crate) async fn put(&self, entries: Vec<(Key, Entry)>, tags: &Tags) -> Result<(), StoreError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let count = entries.len();
         entries.iter().for_each(|(key, _)| self.0.setbacks.forget(key));
+        let sizes: Vec<u64> = entries.iter().map(|(_, entry)| entry.payload().len() as u64).collect();
         let result = self.0.store.put(entries, tags).await;
-        let outcome = if result.is_ok() { FillOutcome::Stored } else { FillOutcome::Unavailable };
-        (0..count).for_each(|_| self.emit(Event::Fill(outcome)));
+        for bytes in sizes {
+            match result {
+                Ok(()) => {
+                    self.emit(Event::Fill(FillOutcome::Stored));
+                    self.emit(Event::Kept { bytes });
+                }
+                Err(_) => self.emit(Event::Fill(FillOutcome::Unavailable)),
+            }
+        }
         result
     }
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::AGE};
 
 use crate::{
     semantics::cache_status::{CacheName, CacheStatus, ForwardReason, Outcome, Text, write_number},
-    telemetry::NoCacheReason,
+    telemetry::{LookupResult, NoCacheReason},
 };
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -34,7 +34,17 @@ pub(super) enum Note {
 impl Note {
     /// Whether the look-up was enough. What follows one that was not has been counted as a miss.
     pub(super) fn is_hit(self) -> bool {
-        matches!(self, Self::Hit | Self::Collapsed | Self::Stale | Self::BackedOff)
+        self.result(true).is_some()
+    }
+
+    /// What came of a look-up that was enough.
+    pub(super) fn result(self, fresh: bool) -> Option<LookupResult> {
+        match self {
+            Self::Hit if fresh => Some(LookupResult::Hit),
+            Self::Hit | Self::Stale | Self::BackedOff => Some(LookupResult::Stale),
+            Self::Collapsed => Some(LookupResult::Collapsed),
+            Self::StaleIfError(_) | Self::Validated { .. } | Self::Loaded { .. } => None,
+        }
     }
 
     /// Whether the request was answered without a new response of the application's.

@@ -4,7 +4,11 @@ use http::{HeaderMap, Method, Response};
 use http_body::Body;
 
 use super::{body::ResponseBody, service::Shared};
-use crate::{engine::share::Sharing, key::Key, telemetry::Event};
+use crate::{
+    engine::{look::Look, share::Sharing},
+    key::Key,
+    telemetry::Event,
+};
 
 impl Shared {
     /// The response that is coming in, if it answers this request as well as it will from the store, and the request
@@ -16,12 +20,13 @@ impl Shared {
         reached_store: bool,
         method: &Method,
         headers: &HeaderMap,
+        look: &mut Look,
     ) -> Option<Response<ResponseBody<R>>> {
         if !self.cache.may_join(sharing, reached_store) {
             return None;
         }
         let entry = self.select_among(&sharing.entries, key, headers)?;
         self.cache.emit(Event::Joined);
-        Some(self.respond_while_loading(&entry, &sharing.payload, method, headers))
+        Some(self.respond_while_loading(&entry, &sharing.payload, method, headers, look))
     }
 }

@@ -236,7 +236,7 @@ impl Shared {
     /// The application says that what is stored still holds (RFC 9111, section 4.3.4).
     async fn validated<R: Body, E>(
         &self,
-        permit: Permit,
+        mut permit: Permit,
         asked: &Asked,
         place: Place,
         mut parts: response::Parts,
@@ -247,6 +247,7 @@ impl Shared {
             return permit.failed(None, false);
         };
         let why = place.why;
+        permit.not_modified();
         if !selects(&parts.headers, &stored.headers) {
             // It speaks of another response than the one that was asked about, and the request is gone. Where stale use
             // is forbidden, there is no answer.

@@ -1,6 +1,6 @@
 //! A response out of a stored one: whole, a part, or only word that the client has it already.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -13,7 +13,7 @@ use super::{
     service::Shared,
 };
 use crate::{
-    engine::rope::Rope,
+    engine::{look::Look, rope::Rope},
     entry::Entry,
     semantics::{
         cache_status::ForwardReason,
@@ -54,8 +54,19 @@ impl Shared {
         method: &Method,
         request: &HeaderMap,
         note: Note,
+        look: &mut Look,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(entry, &Content::Stored(entry.payload()), method, request, note)
+        self.respond_with(entry, &Content::Stored(entry.payload()), method, request, note, Some(look))
+    }
+
+    /// As [`respond`](Self::respond), in place of an error of the application's, after a look-up that has ended in a miss.
+    pub(super) fn stand_in<R: Body>(
+        &self,
+        entry: &Entry,
+        method: &Method,
+        request: &HeaderMap,
+    ) -> Response<ResponseBody<R>> {
+        self.respond_with(entry, &Content::Stored(entry.payload()), method, request, Note::StaleIfError(None), None)
     }
 
     /// As [`respond`](Self::respond), while the payload of `entry` comes in.
@@ -65,8 +76,9 @@ impl Shared {
         payload: &Rope,
         method: &Method,
         request: &HeaderMap,
+        look: &mut Look,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(entry, &Content::Loading(payload), method, request, Note::Collapsed)
+        self.respond_with(entry, &Content::Loading(payload), method, request, Note::Collapsed, Some(look))
     }
 
     fn respond_with<R: Body>(
@@ -76,6 +88,7 @@ impl Shared {
         method: &Method,
         request: &HeaderMap,
         note: Note,
+        look: Option<&mut Look>,
     ) -> Response<ResponseBody<R>> {
         let Some(stored) = response(entry) else {
             // Selection hands out readable responses only.
@@ -92,6 +105,10 @@ impl Shared {
             ttl: milliseconds_left(entry.deadlines().fresh, now).div_euclid(1000),
             fresh: now < entry.deadlines().fresh,
         };
+        if let (Some(look), Some(result)) = (look, note.result(times.fresh)) {
+            look.found(result);
+            look.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
+        }
         // Another process may have stored what it passes on.
         self.policy.strip_internal(answer.headers_mut());
         annotate::stored(answer.headers_mut(), &self.name, &times, note);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
+use tracing::Instrument as _;
 
 use super::{
     annotate::Note,
@@ -24,7 +25,7 @@ use crate::{
     engine::Cache,
     policy::Policy,
     semantics::{cache_status::CacheName, storable::refusal_of_request},
-    telemetry::{Event, NoCacheReason},
+    telemetry::{Event, NoCacheReason, Tier},
 };
 
 /// A service behind a cache, made by [`CacheLayer`](super::CacheLayer).
@@ -107,16 +108,25 @@ where
                     return bypass(request, NoCacheReason::Cookie);
                 }
                 let key = target.key(&shared.naming(headers));
+                let mut look = shared.cache.look(&key);
                 let due = match shared.select_in_memory(&key, headers) {
-                    Some(entry) if *method == Method::GET && shared.is_due_early(&entry) => Some(entry.id()),
-                    Some(entry) => return ResponseFuture::ready(shared.respond(&entry, method, headers, Note::Hit)),
+                    Some(entry) => {
+                        look.at(Tier::Memory);
+                        if *method != Method::GET || !shared.is_due_early(&entry) {
+                            let response = shared.respond(&entry, method, headers, Note::Hit, &mut look);
+                            return ResponseFuture::ready(response);
+                        }
+                        Some(entry.id())
+                    }
                     None if shared.cache.is_uncacheable(&key) && !shared.directives(headers).only_if_cached() => {
+                        look.bypassed(NoCacheReason::Remembered);
                         return bypass(request, NoCacheReason::Remembered);
                     }
                     None => None,
                 };
-                let target = target.into_owned();
-                ResponseFuture::boxed(visit(shared.clone(), inner.clone(), request, target, key, due))
+                let (target, span) = (target.into_owned(), look.span());
+                let visit = visit(shared.clone(), inner.clone(), request, target, key, due, look);
+                ResponseFuture::boxed(visit.instrument(span))
             }
         }
     }

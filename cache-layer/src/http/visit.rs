@@ -10,7 +10,6 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tower_service::Service;
-use tracing::Instrument as _;
 
 use super::{
     annotate::{self, Note},
@@ -23,11 +22,15 @@ use super::{
     target::Target,
 };
 use crate::{
-    engine::flight::{Flight, Landing, Seat},
+    engine::{
+        flight::{Flight, Landing, Seat},
+        look::{Look, in_span},
+    },
     entry::{Entry, EntryId},
     key::Key,
     semantics::{cache_status::ForwardReason, update::head_outdates},
     telemetry::{Event, NoCacheReason, Release},
+    throttle::Throttle,
 };
 
 /// A request whose answer is not in memory, or is the entry `due` there, which is to be refreshed.
@@ -38,6 +41,7 @@ pub(super) async fn visit<S, B, R>(
     target: Target<'static>,
     key: Key,
     due: Option<EntryId>,
+    mut look: Look,
 ) -> Result<Response<ResponseBody<R>>, S::Error>
 where
     S: Service<Request<B>, Response = Response<R>> + Send + 'static,
@@ -50,31 +54,39 @@ where
     let cache = &shared.cache;
     let deadline = Instant::now() + cache.lock_timeout();
     let mut note = Note::Hit;
+    let look = &mut look;
     loop {
+        look.at(cache.far_tier());
         let (headers, method) = (request.headers(), request.method());
         // What answers the request, and is refreshed in the background.
         let (usable, vacancy) = match shared.select(&key, headers).await {
             Selection::Hit(entry, vacancy) => {
                 let is_due = || due.map_or_else(|| shared.is_due_early(&entry), |due| due == entry.id());
                 if method == Method::HEAD || !is_due() {
-                    return Ok(shared.respond(&entry, method, headers, note));
+                    return Ok(shared.respond(&entry, method, headers, note, look));
                 }
                 (Some((entry, note)), Some(vacancy))
             }
             Selection::Stale(entry, vacancy) => (Some((entry, Note::Stale)), Some(vacancy)),
             Selection::Miss(vacancy) => (None, Some(vacancy)),
-            Selection::Unavailable => (None, None),
+            Selection::Unavailable => {
+                look.unavailable();
+                (None, None)
+            }
         };
-        let answer = |(entry, note): (Entry, Note)| shared.respond(&entry, method, headers, note);
+        let answer =
+            |(entry, note): (Entry, Note), look: &mut Look| shared.respond(&entry, method, headers, note, look);
         if usable.is_none() && shared.directives(headers).only_if_cached() {
             cache.emit(Event::Miss);
+            look.because(NoCacheReason::OnlyIfCached);
             return Ok(shared.no_answer(NoCacheReason::OnlyIfCached));
         }
         if method == Method::HEAD {
             return match usable {
-                Some(usable) => Ok(answer(usable)),
+                Some(usable) => Ok(answer(usable, look)),
                 None => {
                     let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+                    look.because(NoCacheReason::HeadMiss);
                     let response = shared.go_alone(inner, request, NoCacheReason::HeadMiss, deadline, stale).await?;
                     if vacancy.is_some_and(|vacancy| is_outdated_by(&response, vacancy.stale.as_ref())) {
                         shared.drop_outdated(&key).await;
@@ -86,11 +98,11 @@ where
         let place = vacancy.as_ref().map_or(&key, |vacancy| &vacancy.key);
         if let Some(setback) = cache.setback(place) {
             if let Some(usable) = usable {
-                return Ok(answer(usable));
+                return Ok(answer(usable, look));
             }
             let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
             match shared.spare::<R, S::Error>(headers, stale, &setback) {
-                Some(Led::Entry(entry, note)) => return Ok(shared.respond(&entry, method, headers, note)),
+                Some(Led::Entry(entry, note)) => return Ok(shared.respond(&entry, method, headers, note, look)),
                 Some(Led::Response(response)) => return Ok(response),
                 Some(Led::Failed(_)) | None => {}
             }
@@ -100,39 +112,49 @@ where
                 let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
                 let Some(usable) = usable else {
                     let purpose = Purpose::Answer;
-                    return Load { shared, service: inner, request, asked, vacancy, purpose }.begin(flight).await;
+                    return Load { shared, service: inner, request, asked, vacancy, purpose }.begin(flight, look).await;
                 };
                 let purpose = if matches!(usable.1, Note::Stale) { Purpose::Refresh } else { Purpose::EarlyRefresh };
-                let response = answer(usable);
-                Load { shared, service: inner, request, asked, vacancy, purpose }.begin_in_background(flight);
+                let response = answer(usable, look);
+                Load { shared, service: inner, request, asked, vacancy, purpose }.begin_in_background(flight, look);
                 return Ok(response);
             }
             Seat::Follower(follower) => follower,
         };
         if let Some(usable) = usable {
-            return Ok(answer(usable));
+            return Ok(answer(usable, look));
         }
         if matches!(note, Note::Hit) {
             cache.emit(Event::Coalesced);
             note = Note::Collapsed;
         }
+        let wait = look.wait_for(&follower);
         let waited = async {
             if let Some(sharing) = follower.sharing().await
-                && let Some(response) = shared.join(&sharing, &key, vacancy.is_some(), method, headers)
+                && let Some(response) = shared.join(&sharing, &key, vacancy.is_some(), method, headers, look)
             {
                 return ControlFlow::Break(response);
             }
             ControlFlow::Continue(follower.landing().await)
         };
         let landing = match timeout_at(deadline, waited).await {
-            Ok(ControlFlow::Break(response)) => return Ok(response),
-            Ok(ControlFlow::Continue(landing)) => Ok(landing),
-            Err(elapsed) => Err(elapsed),
+            Ok(ControlFlow::Break(response)) => {
+                wait.ended(Release::Done);
+                return Ok(response);
+            }
+            Ok(ControlFlow::Continue(landing)) => {
+                wait.ended(landing.release());
+                Ok(landing)
+            }
+            Err(elapsed) => {
+                wait.ended(Release::WaitTimeout);
+                Err(elapsed)
+            }
         };
         let reason = match landing {
             // Who could ask the store knows of invalidations that a load without it does not.
             Ok(Landing::Unstored(entries)) if vacancy.is_none() => match shared.select_among(&entries, &key, headers) {
-                Some(entry) => return Ok(shared.respond(&entry, method, headers, note)),
+                Some(entry) => return Ok(shared.respond(&entry, method, headers, note, look)),
                 None => NoCacheReason::StoreUnavailable,
             },
             Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void) if Instant::now() < deadline => continue,
@@ -144,7 +166,8 @@ where
                 match shared.stands_in(headers, stale, None) {
                     Some(entry) => {
                         cache.emit(Event::Miss);
-                        return Ok(shared.respond(&entry, method, headers, Note::StaleIfError(None)));
+                        look.because(NoCacheReason::ServiceFailed);
+                        return Ok(shared.respond(&entry, method, headers, Note::StaleIfError(None), look));
                     }
                     None => match cache.setback(place).and_then(|setback| shared.spare(headers, stale, &setback)) {
                         Some(Led::<R, S::Error>::Response(response)) => return Ok(response),
@@ -158,6 +181,7 @@ where
             }
         };
         let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+        look.because(reason);
         return shared.go_alone(inner, request, reason, deadline, stale).await;
     }
 }
@@ -179,13 +203,15 @@ where
     R::Error: Send + 'static,
 {
     /// Leads `flight` in a task of its own, and waits for what there is to answer.
-    async fn begin(self, flight: Flight) -> Result<Response<ResponseBody<R>>, S::Error> {
+    async fn begin(self, flight: Flight, look: &mut Look) -> Result<Response<ResponseBody<R>>, S::Error> {
         let shared = self.shared.clone();
         let (method, headers) = (self.request.method().clone(), self.asked.headers.clone());
         let (tell, told) = oneshot::channel();
-        let task = shared.cache.spawn(self.lead(flight, tell).in_current_span());
+        let span = shared.cache.load_span(&self.asked.key, look);
+        flight.is_in(&span);
+        let task = shared.cache.spawn(in_span(self.lead(flight, tell), span));
         match told.await {
-            Ok(Led::Entry(entry, note)) => Ok(shared.respond(&entry, &method, &headers, note)),
+            Ok(Led::Entry(entry, note)) => Ok(shared.respond(&entry, &method, &headers, note, look)),
             Ok(Led::Response(response)) => Ok(response.map(|body| body.recorded_by(task))),
             Ok(Led::Failed(error)) => Err(error),
             Err(_) => {
@@ -200,10 +226,12 @@ where
     }
 
     /// Leads `flight` in a task of its own, for those who come later.
-    fn begin_in_background(self, flight: Flight) {
+    fn begin_in_background(self, flight: Flight, look: &Look) {
         let cache = self.shared.cache.clone();
         let (tell, _) = oneshot::channel();
-        cache.spawn(self.lead(flight, tell).in_current_span());
+        let span = cache.background_span(&self.asked.key, look);
+        flight.is_in(&span);
+        cache.spawn(in_span(self.lead(flight, tell), span));
     }
 }
 
@@ -211,7 +239,10 @@ impl Shared {
     /// Drops what a response to HEAD says has changed.
     async fn drop_outdated(&self, key: &Key) {
         if let Err(error) = self.cache.invalidate(key).await {
-            tracing::warn!(%error, "an outdated response is not dropped everywhere yet");
+            static THROTTLE: Throttle = Throttle::new();
+            if let Some(kept_back) = THROTTLE.pass() {
+                tracing::warn!(%error, kept_back, "an outdated response is not dropped everywhere yet");
+            }
         }
     }
 
@@ -223,7 +254,7 @@ impl Shared {
         stale: Option<&Entry>,
     ) -> Response<ResponseBody<R>> {
         match self.stands_in(headers, stale, None) {
-            Some(entry) => self.respond(&entry, method, headers, Note::StaleIfError(None)),
+            Some(entry) => self.stand_in(&entry, method, headers),
             None => self.overloaded(),
         }
     }

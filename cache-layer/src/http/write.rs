@@ -23,6 +23,7 @@ use crate::{
         fill::{Caution, Permission},
         flight::Seat,
     },
+    error::InvalidateError,
     key::Key,
     semantics::{
         freshness::lifetime,
@@ -33,6 +34,7 @@ use crate::{
     },
     store::Seen,
     telemetry::NoCacheReason,
+    throttle::Throttle,
 };
 
 /// A write that nobody has answered yet. Dropped with its key, its client has left, and what the application has done by
@@ -49,9 +51,17 @@ impl Drop for Abandoned {
         let cache = self.cache.clone();
         self.cache.spawn(async move {
             if let Err(error) = cache.invalidate(&key).await {
-                tracing::warn!(%error, "a write is not invalidated everywhere yet");
+                undelivered(&error);
             }
         });
+    }
+}
+
+/// With every write while the store is away.
+fn undelivered(error: &InvalidateError) {
+    static THROTTLE: Throttle = Throttle::new();
+    if let Some(kept_back) = THROTTLE.pass() {
+        tracing::warn!(%error, kept_back, "a write is not invalidated everywhere yet");
     }
 }
 
@@ -91,7 +101,7 @@ where
                 results.push(cache.invalidate(&key).await);
             }
             for error in results.into_iter().filter_map(Result::err) {
-                tracing::warn!(%error, "a write is not invalidated everywhere yet");
+                undelivered(&error);
             }
         });
         // It fails only if the runtime is shutting down.

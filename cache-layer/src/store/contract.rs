@@ -9,7 +9,7 @@ use crate::{
     key::Key,
     pattern::Pattern,
     tag::{Standing, Tags},
-    telemetry::Rejection,
+    telemetry::{InvalidationKind, Rejection},
 };
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -19,6 +19,11 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// The valid entry of `key`, if this process has it in memory: an answer without waiting. `None` says nothing
     /// about other places.
     fn peek(&self, key: &Key) -> Option<Entry>;
+
+    /// Whether all there is, is in this process.
+    fn is_local(&self) -> bool {
+        false
+    }
 
     /// The valid entry of `key`.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
@@ -197,6 +202,16 @@ pub enum Scope<'a> {
     Key(&'a Key),
     Tags(&'a Tags),
     Everything,
+}
+
+impl From<Scope<'_>> for InvalidationKind {
+    fn from(scope: Scope<'_>) -> Self {
+        match scope {
+            Scope::Key(_) => Self::Key,
+            Scope::Tags(_) => Self::Tag,
+            Scope::Everything => Self::All,
+        }
+    }
 }
 
 /// A [`Scope`] that outlives its caller.

@@ -154,6 +154,12 @@ impl MemoryStore {
     pub fn bytes(&self) -> u64 {
         self.0.entries.bytes()
     }
+
+    /// Entries at this moment, near enough.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.0.entries.size().0
+    }
 }
 
 #[cfg(test)]
@@ -344,6 +350,10 @@ impl Contract for MemoryStore {
             Lookup::Found(entry) => Some(entry),
             Lookup::Absent | Lookup::Rejected(..) => None,
         }
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

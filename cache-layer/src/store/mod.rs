@@ -25,7 +25,7 @@ mod tiered;
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
-pub use redis::{RedisStatus, RedisStore, RedisStoreBuilder, Restored};
+pub use redis::{Breaker, RedisState, RedisStatus, RedisStore, RedisStoreBuilder, Restored};
 #[cfg(feature = "redis")]
 pub use tiered::TieredStore;
 

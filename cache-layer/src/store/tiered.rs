@@ -67,6 +67,12 @@ impl TieredStore {
     pub fn memory_bytes(&self) -> u64 {
         self.near.bytes()
     }
+
+    /// Entries of the first tier at this moment, near enough.
+    #[must_use]
+    pub fn memory_entries(&self) -> u64 {
+        self.near.entries()
+    }
 }
 
 impl Store for TieredStore {}

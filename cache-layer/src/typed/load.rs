@@ -7,7 +7,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
 };
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::{
     loaded::{Loaded, Stale},
@@ -20,11 +20,13 @@ use crate::{
         backoff::BackOff,
         fill::{Caution, Permission, Permit},
         flight::{Flight, Landing, Seat},
+        look::{Look, in_span},
     },
     inherit::{self, Reads},
     key::Key,
     store::Writes,
-    telemetry::{Event, NoCacheReason},
+    telemetry::{Event, LookupResult, NoCacheReason, Release, Tier},
+    throttle::Throttle,
 };
 
 /// How long a failing load is left alone where a stale value stands in: after the first failure, and at most.
@@ -148,25 +150,42 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
+        let look = self.cache.look(&self.key);
+        let span = look.span();
+        self.answer_looking(load, look).instrument(span).await
+    }
+
+    async fn answer_looking<E>(self, load: Load<V, E>, mut look: Look) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
         let deadline = Instant::now() + self.cache.lock_timeout();
         let mut waits = false;
         loop {
-            let vacancy = match self.find().await {
+            let (found, tier) = self.find().await;
+            look.at(tier);
+            let vacancy = match found {
                 Found::Fresh(hit) => {
                     self.cache.emit(Event::Hit);
+                    self.found(&hit, waits, &mut look);
                     return Ok(hit.noted());
                 }
                 Found::Usable(hit, vacancy) => {
                     self.cache.emit(Event::Hit);
+                    look.found(LookupResult::Stale);
                     if let Seat::Leader(flight) = self.cache.flights().board(&self.key) {
-                        self.begin(flight, vacancy, load, deadline);
+                        let span = self.cache.background_span(&self.key, &look);
+                        self.begin(flight, vacancy, load, deadline, span);
                     }
                     return Ok(hit.noted());
                 }
                 Found::Nothing(vacancy) => vacancy,
             };
+            if vacancy.seen.is_none() {
+                look.unavailable();
+            }
             let follower = match self.cache.flights().board(&self.key) {
-                Seat::Leader(flight) => return self.lead(flight, vacancy, load, deadline).await,
+                Seat::Leader(flight) => return self.lead(flight, vacancy, load, deadline, look).await,
                 Seat::Follower(_) if self.lock == Lock::Off => return self.go_alone(load).await,
                 Seat::Follower(follower) => follower,
             };
@@ -174,7 +193,10 @@ where
                 waits = true;
                 self.cache.emit(Event::Coalesced);
             }
-            match timeout_at(deadline, follower.landing()).await {
+            let wait = look.wait_for(&follower);
+            let landing = timeout_at(deadline, follower.landing()).await;
+            wait.ended(landing.as_ref().map_or(Release::WaitTimeout, Landing::release));
+            match landing {
                 // Another one's load may have begun before this call did.
                 Ok(_) if self.refresh && Instant::now() < deadline => {}
                 Ok(Landing::FailedWith(error)) => return self.fail_together(&vacancy, error, load).await,
@@ -182,6 +204,7 @@ where
                     match entries.iter().find(|(key, _)| *key == self.key).and_then(|(_, entry)| read(entry)) {
                         Some(value) => {
                             self.cache.emit(Event::Hit);
+                            look.found(LookupResult::Collapsed);
                             // Its tags are not known to hold.
                             inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
                             return Ok(value);
@@ -195,8 +218,18 @@ where
         }
     }
 
-    async fn find(&self) -> Found<V> {
-        if self.refresh { Found::Nothing(Vacancy::UNSEEN) } else { self.cache.find(&self.key).await }
+    async fn find(&self) -> (Found<V>, Tier) {
+        if self.refresh { (Found::Nothing(Vacancy::UNSEEN), Tier::None) } else { self.cache.find(&self.key).await }
+    }
+
+    /// What was found is fresh.
+    fn found(&self, hit: &Hit<V>, waited: bool, look: &mut Look) {
+        look.found(match self.negative {
+            Some((_, is_negative)) if is_negative(&hit.value) => LookupResult::Negative,
+            _ if waited => LookupResult::Collapsed,
+            _ => LookupResult::Hit,
+        });
+        look.aged(None, Duration::from_millis(hit.entry.load_time()));
     }
 
     /// The stale value that may be used in place of an error.
@@ -245,25 +278,41 @@ where
         vacancy: Vacancy,
         load: Load<V, E>,
         deadline: Instant,
+        span: Span,
     ) -> (oneshot::Receiver<Led<V, E>>, tokio::task::JoinHandle<()>)
     where
         E: Clone + Send + Sync + 'static,
     {
         let (tell, told) = oneshot::channel();
         let cache = self.cache.clone();
-        let task = cache.spawn(self.load(flight, vacancy, load, deadline, tell).in_current_span());
+        flight.is_in(&span);
+        let task = cache.spawn(in_span(self.load(flight, vacancy, load, deadline, tell), span));
         (told, task)
     }
 
-    async fn lead<E>(self, flight: Flight, vacancy: Vacancy, load: Load<V, E>, deadline: Instant) -> Result<V, E>
+    async fn lead<E>(
+        self,
+        flight: Flight,
+        vacancy: Vacancy,
+        load: Load<V, E>,
+        deadline: Instant,
+        mut look: Look,
+    ) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
         let alone = self.again();
         let cache = self.cache.clone();
-        let (told, task) = self.begin(flight, vacancy, load, deadline);
+        let span = cache.load_span(&self.key, &look);
+        let (told, task) = self.begin(flight, vacancy, load, deadline, span);
         let led = told.await;
-        let event = if matches!(led, Ok(Led::Found(_))) { Event::Hit } else { Event::Miss };
+        let event = match &led {
+            Ok(Led::Found(hit)) => {
+                alone.found(hit, true, &mut look);
+                Event::Hit
+            }
+            _ => Event::Miss,
+        };
         if !matches!(led, Ok(Led::Alone(_))) {
             cache.emit(event);
         }
@@ -319,7 +368,7 @@ where
                 }
                 Permission::LookAgain(again) => flight = again,
             }
-            vacancy = match self.find().await {
+            vacancy = match self.find().await.0 {
                 Found::Fresh(hit) => {
                     flight.land(Landing::Stored);
                     let _ = tell.send(Led::Found(hit));
@@ -349,7 +398,10 @@ where
         let codec = cache.codec();
         let writes = terms.settle(&reads, now).and_then(|(deadlines, tags)| {
             let value = codec.encode(&loaded.value).map_err(|error| {
-                tracing::warn!(%error, ?key, "a value can't be written, and is not kept");
+                static THROTTLE: Throttle = Throttle::new();
+                if let Some(kept_back) = THROTTLE.pass() {
+                    tracing::warn!(%error, ?key, kept_back, "a value can't be written, and is not kept");
+                }
                 NoCacheReason::Unserializable
             })?;
             let entries = vec![(key.clone(), write(key, codec, value, deadlines))];

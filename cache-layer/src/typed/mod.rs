@@ -8,19 +8,22 @@
 //! - [`key`]: what values are called
 //! - [`attribute`]: what `#[cached]` is made of
 
+use std::time::Duration;
+
 use serde::{Serialize, de::DeserializeOwned};
+use tracing::{Instrument as _, Span};
 
 use self::{
     load::Load,
     value::{Found, Hit, read},
 };
 use crate::{
-    engine::{Cache, Looked},
+    engine::{Cache, Looked, look::Look},
     error::InvalidateError,
     inherit::{self, Reads},
     key::Key,
     tag::Tags,
-    telemetry::Event,
+    telemetry::{Event, LookupResult, Tier},
 };
 
 #[cfg(feature = "macros")]
@@ -128,11 +131,17 @@ impl Cache {
     /// The value of `key`, if it is there and fresh. One that is no longer of this type is deleted.
     pub async fn get<V: DeserializeOwned>(&self, key: impl Into<Key>) -> Option<V> {
         let key = key.into();
+        let mut look = self.look(&key);
+        look.at(Tier::Memory);
         let hit = match self.find_here(&key) {
             Some(hit) => Some(hit),
-            None => self.fresh(&key, self.look_up(&key).await),
+            None => {
+                look.at(self.far_tier());
+                let looked = self.look_up(&key).instrument(look.span()).await;
+                self.fresh(&key, looked)
+            }
         };
-        self.answered(hit)
+        self.answered(hit, look)
     }
 
     /// The values of `keys`, in their order, as [`get`](Self::get) gets them: what is not in memory comes in one round trip.
@@ -148,16 +157,20 @@ impl Cache {
         keys: impl IntoIterator<Item = impl Into<Key>>,
     ) -> Vec<Option<V>> {
         let keys: Vec<Key> = keys.into_iter().map(Into::into).collect();
+        let span = self.look_at_many(keys.len());
+        let mut looks: Vec<Look> = keys.iter().map(|_| self.look_in(Span::none())).collect();
         let mut hits: Vec<Option<Hit<V>>> = keys.iter().map(|key| self.find_here(key)).collect();
+        looks.iter_mut().for_each(|look| look.at(Tier::Memory));
         let elsewhere: Vec<usize> = (0..keys.len()).filter(|&place| hits[place].is_none()).collect();
         if !elsewhere.is_empty() {
             let asked: Vec<Key> = elsewhere.iter().map(|&place| keys[place].clone()).collect();
-            let looked = self.look_up_many(&asked).await;
+            let looked = self.look_up_many(&asked).instrument(span).await;
             for ((place, key), looked) in elsewhere.into_iter().zip(&asked).zip(looked) {
+                looks[place].at(self.far_tier());
                 hits[place] = self.fresh(key, looked);
             }
         }
-        hits.into_iter().map(|hit| self.answered(hit)).collect()
+        hits.into_iter().zip(looks).map(|(hit, look)| self.answered(hit, look)).collect()
     }
 
     /// Whether there is a fresh value of `key`, of whatever type. Not counted as a hit or a miss.
@@ -216,8 +229,12 @@ impl Cache {
         }
     }
 
-    fn answered<V>(&self, hit: Option<Hit<V>>) -> Option<V> {
+    fn answered<V>(&self, hit: Option<Hit<V>>, mut look: Look) -> Option<V> {
         self.emit(if hit.is_some() { Event::Hit } else { Event::Miss });
+        if let Some(hit) = &hit {
+            look.found(LookupResult::Hit);
+            look.aged(None, Duration::from_millis(hit.entry.load_time()));
+        }
         hit.map(Hit::noted)
     }
 }

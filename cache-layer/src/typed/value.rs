@@ -10,7 +10,7 @@ use crate::{
     inherit::{self, Reads},
     key::Key,
     store::Seen,
-    telemetry::{Event, Rejection},
+    telemetry::{Event, Rejection, Tier},
 };
 
 /// Begins the metadata of a typed entry. A response's begins otherwise.
@@ -63,11 +63,11 @@ impl Vacancy {
 }
 
 impl Cache {
-    /// What is there for `key`, in this process or further away.
-    pub(super) async fn find<V: DeserializeOwned>(&self, key: &Key) -> Found<V> {
+    /// What is there for `key`, in this process or further away, and where it is.
+    pub(super) async fn find<V: DeserializeOwned>(&self, key: &Key) -> (Found<V>, Tier) {
         match self.find_here(key) {
-            Some(hit) => Found::Fresh(hit),
-            None => self.judge(self.look_up(key).await),
+            Some(hit) => (Found::Fresh(hit), Tier::Memory),
+            None => (self.judge(self.look_up(key).await), self.far_tier()),
         }
     }
 

@@ -112,6 +112,10 @@ pub struct Config {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
+    /// Whether traces name the keys of the cache, which contain URLs; without, they have a digest of each
+    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = switch, action = clap::ArgAction::Set)]
+    pub trace_keys: bool,
+
     /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
     #[arg(long)]
     pub healthcheck: bool,
@@ -336,6 +340,10 @@ fn cache_prefix(text: &str) -> Result<String, String> {
     } else {
         Err("must have 1 to 64 letters, digits, or any of _ . -".to_owned())
     }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "must be true or false".to_owned())
 }
 
 fn log(text: &str) -> Result<String, String> {

@@ -27,7 +27,7 @@ use crate::{
     server::ShutdownHandle,
     telemetry::{
         metrics::{self as measuring, Metrics},
-        traces::ServerSpan,
+        traces::{self, ServerSpan},
     },
 };
 
@@ -63,6 +63,8 @@ pub(crate) fn router(app: App, config: &Config) -> Router {
         .merge(limited(direct, config))
         .fallback(not_found)
         .layer(measured)
+        // Outside of the cache: it names this request, not the one whose answer is kept.
+        .layer(middleware::from_fn(traces::name_trace))
         .layer(log)
         .with_state(app)
 }

@@ -12,7 +12,7 @@ pub(crate) mod metrics;
 mod otlp;
 pub(crate) mod traces;
 
-pub(crate) use self::cache::observe_redis;
+pub(crate) use self::cache::{Memory, observe_loads, observe_memory, observe_redis};
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::{
     EVERYTHING, RedisStore, TOKEN_LIFE, chance,
+    operation::Operation,
     scripts::{self, Batch},
 };
 use crate::{
@@ -46,7 +47,7 @@ impl RedisStore {
         let mut last = Batch::default();
         last.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
         let (tokens, ((last, _),)) = tags_link
-            .run_patiently(&tags_live, async |mut connection: MultiplexedConnection| {
+            .run_patiently(Operation::pipeline("stamp"), &tags_live, async |mut connection: MultiplexedConnection| {
                 Ok((
                     batch.run::<Vec<(Vec<u8>, bool)>>(&mut connection).await?,
                     last.run::<((Vec<u8>, Vec<u8>),)>(&mut connection).await?,
@@ -81,7 +82,7 @@ impl RedisStore {
             call.key(names.entry(key)).arg(&bytes[..]).arg(life(entry).max(1));
         }
         let stored: bool = link
-            .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+            .run_patiently(Operation::script("commit"), &live, async |mut connection: MultiplexedConnection| {
                 call.invoke_async(&mut connection).await
             })
             .await?;

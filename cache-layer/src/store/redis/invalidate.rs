@@ -8,6 +8,7 @@ use super::{
     EVERYTHING, Inner, RedisStore, TOKEN_LIFE, chance,
     errors::is_out_of_memory,
     names::Names,
+    operation::Operation,
     scripts::{self, Batch},
 };
 use crate::{
@@ -22,9 +23,11 @@ impl RedisStore {
         let link = self.link_of(scope);
         let delivered = match link.live() {
             Ok(live) => {
-                link.run_patiently(&live, async |mut connection: MultiplexedConnection| match hardness {
-                    Hardness::Hard => invalidate(names, &mut connection, scope).await,
-                    Hardness::Soft => soften(names, &mut connection, scope).await,
+                link.run_patiently(operation(scope, hardness), &live, async |mut connection: MultiplexedConnection| {
+                    match hardness {
+                        Hardness::Hard => invalidate(names, &mut connection, scope).await,
+                        Hardness::Soft => soften(names, &mut connection, scope).await,
+                    }
                 })
                 .await
             }
@@ -68,6 +71,15 @@ impl RedisStore {
                 Scope::Everything => live.tokens.forget(EVERYTHING),
             }
         }
+    }
+}
+
+fn operation(scope: Scope<'_>, hardness: Hardness) -> Operation {
+    match (scope, hardness) {
+        (Scope::Key(_), Hardness::Hard) => Operation::command("UNLINK"),
+        (Scope::Key(_), Hardness::Soft) => Operation::script("soften_entry"),
+        (_, Hardness::Hard) => Operation::pipeline("invalidate_tag"),
+        (_, Hardness::Soft) => Operation::pipeline("soften_tag"),
     }
 }
 

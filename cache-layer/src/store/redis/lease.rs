@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use redis::{ScriptInvocation, aio::MultiplexedConnection};
 use tokio::time::sleep;
+use tracing::Instrument as _;
 
 use super::{
     RedisStore,
     link::{Link, Live},
+    operation::Operation,
     scripts::{self, Batch},
     waiters::pause_untracked,
 };
@@ -57,7 +59,7 @@ impl RedisStore {
         acquire.call(&scripts::WATCH, &[&place], &[]);
         let (moment, reply) = tokio::join!(
             self.moment(&tags, &tags_live),
-            link.run(&live, async |mut connection: MultiplexedConnection| {
+            link.run(Operation::pipeline("acquire"), &live, async |mut connection: MultiplexedConnection| {
                 acquire.run::<(Vec<u8>, Watched)>(&mut connection).await
             })
         );
@@ -92,8 +94,11 @@ impl RedisStore {
         let mut batch = Batch::default();
         batch.track(live);
         batch.call(&scripts::LAST_INVALIDATION, &[&self.0.names.last_invalidation()], &[]);
-        let ((_, now),): ((Vec<u8>, Vec<u8>),) =
-            tags.run(live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await).await?;
+        let ((_, now),): ((Vec<u8>, Vec<u8>),) = tags
+            .run(Operation::script("last_invalidation"), live, async |mut connection: MultiplexedConnection| {
+                batch.run(&mut connection).await
+            })
+            .await?;
         now.try_into().map_err(|_| StoreError::Failed("an answer that is none of the protocol's".to_owned()))
     }
 
@@ -103,7 +108,7 @@ impl RedisStore {
         let mut call = scripts::RENEW.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(ttl).max(1));
         let renewed = link
-            .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+            .run_patiently(Operation::script("renew"), &live, async |mut connection: MultiplexedConnection| {
                 call.invoke_async(&mut connection).await
             })
             .await?;
@@ -125,7 +130,9 @@ impl RedisStore {
         for _ in 0..2 {
             let Some(question) = self.0.grants.ask_again(lease) else { return };
             let watched: Result<(Watched,), StoreError> = link
-                .run_patiently(live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await)
+                .run_patiently(Operation::script("watch"), live, async |mut connection: MultiplexedConnection| {
+                    batch.run(&mut connection).await
+                })
                 .await;
             match watched {
                 Ok(((held, _),)) if held == lease.token => question.granted(),
@@ -144,7 +151,7 @@ impl RedisStore {
         self.0.grants.end(lease);
         let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
-        self.end(link, live, call);
+        self.end(Operation::script("release"), link, live, call);
     }
 
     /// As [`release_lease`](Self::release_lease), when the load failed.
@@ -155,14 +162,15 @@ impl RedisStore {
         let mut call = scripts::FAIL.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
-        self.end(link, live, call);
+        self.end(Operation::script("fail"), link, live, call);
     }
 
-    fn end(&self, link: Arc<Link>, live: Arc<Live>, call: ScriptInvocation<'static>) {
-        self.0.runtime.spawn(async move {
-            let release = async |mut connection: MultiplexedConnection| call.invoke_async(&mut connection).await;
-            let _: Result<bool, StoreError> = link.run_patiently(&live, release).await;
-        });
+    fn end(&self, what: Operation, link: Arc<Link>, live: Arc<Live>, call: ScriptInvocation<'static>) {
+        let end = async move {
+            let end = async |mut connection: MultiplexedConnection| call.invoke_async(&mut connection).await;
+            let _: Result<bool, StoreError> = link.run_patiently(what, &live, end).await;
+        };
+        self.0.runtime.spawn(end.in_current_span());
     }
 
     /// Returns when it is time to look again.
@@ -176,8 +184,11 @@ impl RedisStore {
         let mut batch = Batch::default();
         batch.track(&live);
         batch.call(&scripts::WATCH, &[&self.0.names.lease(key)], &[]);
-        let watched: Result<(Watched,), StoreError> =
-            link.run(&live, async |mut connection: MultiplexedConnection| batch.run(&mut connection).await).await;
+        let watched: Result<(Watched,), StoreError> = link
+            .run(Operation::script("watch"), &live, async |mut connection: MultiplexedConnection| {
+                batch.run(&mut connection).await
+            })
+            .await;
         match watched {
             Ok(((held, left),)) if is_token(&held) => {
                 // The server may be late to expire a lease, and to say so.

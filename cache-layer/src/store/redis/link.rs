@@ -14,12 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value,
+    aio::MultiplexedConnection,
+};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     NearSlot,
@@ -28,6 +32,7 @@ use super::{
     grants::Grants,
     guard::{Guard, Identity},
     names::{Named, Names},
+    operation::{Operation, Server, failed},
     pending::Pending,
     scripts,
     share::Share,
@@ -81,6 +86,8 @@ pub(super) struct Link {
     lost: RwLock<Option<(Arc<Live>, Instant)>>,
     /// Why there is no connection, when there is none.
     absence: RwLock<String>,
+    /// Connections that were given up.
+    losses: AtomicU64,
     /// Wakes the keeper before its next heartbeat.
     trouble: Notify,
     /// Wakes whoever waits for the first connection.
@@ -98,6 +105,7 @@ pub(super) struct Live {
     pub(super) tracking: bool,
     /// Who the server is, if it says so.
     identity: Option<Identity>,
+    server: Server,
     born: Instant,
     /// Milliseconds after `born` of the last operation that succeeded, and the timeouts since.
     last_success: AtomicU64,
@@ -124,6 +132,7 @@ impl Link {
             live: RwLock::new(None),
             lost: RwLock::new(None),
             absence: RwLock::new("still connecting".to_owned()),
+            losses: AtomicU64::new(0),
             trouble: Notify::new(),
             connected: Notify::new(),
         })
@@ -149,6 +158,11 @@ impl Link {
 
     pub(super) fn is_live(&self) -> bool {
         self.live.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// How many connections were given up.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     /// Why there is no connection, when there is none.
@@ -185,6 +199,7 @@ impl Link {
         let mut published = self.live.write().unwrap_or_else(PoisonError::into_inner);
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *published = None;
+            self.losses.fetch_add(1, Ordering::Relaxed);
             if self.grace().is_zero() {
                 live.tokens.forget_all();
             } else {
@@ -206,75 +221,88 @@ impl Link {
     /// Runs one operation, within its deadline.
     pub(super) async fn run<T, F>(
         &self,
+        what: Operation,
         live: &Arc<Live>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(self.timeouts.operation, live, operation).await
+        self.run_within(self.timeouts.operation, what, live, operation).await
     }
 
     /// Runs one operation that no request waits for.
     pub(super) async fn run_patiently<T, F>(
         &self,
+        what: Operation,
         live: &Arc<Live>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(self.timeouts.operation.max(HEARTBEAT_TIMEOUT), live, operation).await
+        self.run_within(self.timeouts.operation.max(HEARTBEAT_TIMEOUT), what, live, operation).await
     }
 
     /// Runs an operation of many steps, each of which has a limit of its own.
     pub(super) async fn run_at_length<T, F>(
         &self,
+        what: Operation,
         live: &Arc<Live>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(Duration::MAX, live, operation).await
+        self.run_within(Duration::MAX, what, live, operation).await
     }
 
     async fn run_within<T, F>(
         &self,
         deadline: Duration,
+        what: Operation,
         live: &Arc<Live>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        match timeout(deadline, operation(live.connection.clone())).await {
+        let span = what.span(&live.server);
+        match timeout(deadline, operation(live.connection.clone())).instrument(span.clone()).await {
             Ok(Ok(reply)) => {
                 live.succeeded();
                 Ok(reply)
             }
-            Ok(Err(error)) => {
-                if proves_connection_useless(&error) {
-                    self.give_up(live);
-                    return Err(StoreError::Unavailable);
-                }
-                live.succeeded();
-                if error.is_cluster_error() {
-                    self.share.misses();
-                    return Err(StoreError::Unavailable);
-                }
-                if is_out_of_memory(&error) {
-                    live.full_until.store(millis(live.born.elapsed() + FULL), Ordering::Relaxed);
-                }
-                Err(StoreError::Failed(error.to_string()))
+            Ok(Err(reply)) => {
+                let error = self.judge(live, &reply);
+                failed(&span, &error, Some(&reply));
+                Err(error)
             }
             Err(_) => {
                 if live.timed_out(self.timeouts.operation) {
                     self.give_up(live);
                 }
+                failed(&span, &StoreError::TimedOut, None);
                 Err(StoreError::TimedOut)
             }
         }
+    }
+
+    /// What an error says of the connection and of its server, and to whoever asked.
+    fn judge(&self, live: &Arc<Live>, error: &RedisError) -> StoreError {
+        if proves_connection_useless(error) {
+            self.give_up(live);
+            return StoreError::Unavailable;
+        }
+        live.succeeded();
+        if error.is_cluster_error() {
+            self.share.misses();
+            return StoreError::Unavailable;
+        }
+        if is_out_of_memory(error) {
+            live.full_until.store(millis(live.born.elapsed() + FULL), Ordering::Relaxed);
+        }
+        StoreError::Failed(error.to_string())
     }
 
     /// Connects and keeps connecting until `stop`.
@@ -370,6 +398,7 @@ impl Link {
             waiters,
             tracking,
             identity,
+            server: server(client.get_connection_info().addr()),
             born: Instant::now(),
             last_success: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
@@ -457,6 +486,15 @@ impl Live {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("live", &self.is_live()).finish_non_exhaustive()
+    }
+}
+
+fn server(address: &ConnectionAddr) -> Server {
+    match address {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            Server { address: host.clone(), port: Some((*port).into()) }
+        }
+        other => Server { address: other.to_string(), port: None },
     }
 }
 

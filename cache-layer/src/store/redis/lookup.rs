@@ -9,6 +9,7 @@ use super::{
     RedisStore,
     errors::is_wrong_type,
     link::{Link, Live},
+    operation::Operation,
     tokens::Verdict,
 };
 use crate::{
@@ -33,7 +34,7 @@ impl RedisStore {
         }
         pipeline.cmd("GET").arg(&name);
         let reply = link
-            .run(&live, async |mut connection: MultiplexedConnection| {
+            .run(Operation::command("GET"), &live, async |mut connection: MultiplexedConnection| {
                 match pipeline.query_async::<(Option<Vec<u8>>,)>(&mut connection).await {
                     Err(error) if is_wrong_type(&error) => Ok(Err(Rejection::Type)),
                     reply => reply.map(|(bytes,)| Ok(bytes)),
@@ -73,7 +74,9 @@ impl RedisStore {
         }
         let question = live.tracking.then(|| live.tokens.ask(&unknown));
         let (values,): (Vec<Option<Vec<u8>>>,) = link
-            .run(live, async |mut connection: MultiplexedConnection| pipeline.query_async(&mut connection).await)
+            .run(Operation::command("MGET"), live, async |mut connection: MultiplexedConnection| {
+                pipeline.query_async(&mut connection).await
+            })
             .await?;
         for (tag, value) in unknown.iter().zip(values) {
             let token = value.as_deref().and_then(Token::parse);

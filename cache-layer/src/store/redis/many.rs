@@ -9,6 +9,7 @@ use redis::{Pipeline, aio::MultiplexedConnection};
 use super::{
     EVERYTHING, RedisStore, TOKEN_LIFE, chance,
     link::{Link, Live},
+    operation::Operation,
     scripts::{self, Batch},
     tokens::Verdict,
 };
@@ -57,7 +58,9 @@ impl RedisStore {
             pipeline.cmd("MGET").arg(names);
         }
         let replies: Vec<Vec<Option<Vec<u8>>>> = link
-            .run(&live, async |mut connection: MultiplexedConnection| pipeline.query_async(&mut connection).await)
+            .run(Operation::command("MGET"), &live, async |mut connection: MultiplexedConnection| {
+                pipeline.query_async(&mut connection).await
+            })
             .await?;
         let replies = replies.into_iter().flatten();
         let decoded: Vec<Option<Result<Entry, Rejection>>> = keys
@@ -109,7 +112,9 @@ impl RedisStore {
         }
         let question = live.tokens.ask(&unknown);
         let (values,): (Vec<Option<Vec<u8>>>,) = link
-            .run(live, async |mut connection: MultiplexedConnection| pipeline.query_async(&mut connection).await)
+            .run(Operation::command("MGET"), live, async |mut connection: MultiplexedConnection| {
+                pipeline.query_async(&mut connection).await
+            })
             .await?;
         for (tag, value) in unknown.iter().zip(values) {
             live.tokens.answer(question, tag, value.as_deref().and_then(Token::parse));
@@ -175,12 +180,15 @@ impl RedisStore {
                     writing.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &[&bytes, life.as_bytes()]);
                 }
             }
-            let ask = tags_link.run_patiently(&tags_live, async |mut connection: MultiplexedConnection| {
-                asking.run::<Vec<(Vec<u8>, bool)>>(&mut connection).await
-            });
-            let write = link.run_patiently(live, async |mut connection: MultiplexedConnection| {
-                if tokens.is_some() { writing.run::<Vec<i64>>(&mut connection).await } else { Ok(Vec::new()) }
-            });
+            let ask = tags_link.run_patiently(
+                Operation::pipeline("stamp"),
+                &tags_live,
+                async |mut connection: MultiplexedConnection| asking.run::<Vec<(Vec<u8>, bool)>>(&mut connection).await,
+            );
+            let write =
+                link.run_patiently(Operation::pipeline("put"), live, async |mut connection: MultiplexedConnection| {
+                    if tokens.is_some() { writing.run::<Vec<i64>>(&mut connection).await } else { Ok(Vec::new()) }
+                });
             let (current, written) = tokio::join!(ask, write);
             let current = current?;
             written?;

@@ -18,7 +18,9 @@
 //! - [`near`]: entries known to a connection, in the same way, for the tiered store
 //! - [`guard`]: whether the data set is the one that was here before
 //! - [`redirect`]: invalidations while a cluster is rearranged
+//! - [`operation`]: what a round trip is called in a trace
 //! - [`pending`]: invalidations that could not be delivered yet
+//! - [`state`]: what is known of the connections without asking
 //! - [`errors`]: what an error says about the server
 //! - [`config`]: settings and their limits
 
@@ -31,6 +33,7 @@ use std::{
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument as _;
 
 #[cfg(feature = "cluster")]
 use self::cluster::Cluster;
@@ -41,6 +44,7 @@ use self::{
     invalidate::{Hardness, invalidate},
     link::{Link, Live, Shared, Timeouts},
     names::Names,
+    operation::Operation,
     pending::Pending,
     routes::Routes,
     share::Share,
@@ -73,6 +77,7 @@ mod lookup;
 mod many;
 mod names;
 mod near;
+mod operation;
 #[cfg(test)]
 mod pattern_tests;
 mod patterns;
@@ -90,12 +95,14 @@ mod sentinel_tests;
 mod share;
 #[cfg(feature = "cluster")]
 mod slots;
+mod state;
 mod tokens;
 mod waiters;
 
 pub use config::RedisStoreBuilder;
 pub use guard::Restored;
 pub(super) use near::Near;
+pub use state::{Breaker, RedisState};
 
 /// The first tier of this store, once there is one.
 type NearSlot = Arc<OnceLock<Arc<Near>>>;
@@ -283,13 +290,13 @@ impl RedisStore {
             let link = self.link_to_tags();
             let live = link.live()?;
             let begun = Instant::now();
-            link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
+            link.run_patiently(Operation::command("PING"), &live, async |mut connection: MultiplexedConnection| {
                 redis::cmd("PING").query_async::<()>(&mut connection).await
             })
             .await?;
             let ping = begun.elapsed();
             let info: String = link
-                .run_patiently(&live, async |mut connection: MultiplexedConnection| {
+                .run_patiently(Operation::command("INFO"), &live, async |mut connection: MultiplexedConnection| {
                     redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut connection).await
                 })
                 .await?;
@@ -359,7 +366,7 @@ impl RedisStore {
         &self,
         invalidation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let task = self.0.runtime.spawn(invalidation);
+        let task = self.0.runtime.spawn(invalidation.in_current_span());
         Box::pin(async move { task.await.unwrap_or(Err(StoreError::Unavailable)) })
     }
 }

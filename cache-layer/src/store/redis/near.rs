@@ -99,6 +99,10 @@ impl Near {
     pub(in crate::store) fn bytes(&self) -> u64 {
         self.entries.bytes()
     }
+
+    pub(in crate::store) fn entries(&self) -> u64 {
+        self.entries.size().0
+    }
 }
 
 impl Read<'_> {

@@ -14,6 +14,7 @@ use super::{
     invalidate::invalidate,
     names::{Kind, Names},
     near::Near,
+    operation::Operation,
     scripts::{self, Batch},
 };
 use crate::{
@@ -39,9 +40,13 @@ impl RedisStore {
         for link in self.0.routes.one_of_each_server() {
             let here = match link.live() {
                 Ok(live) => {
-                    link.run_at_length(&live, async |mut connection: MultiplexedConnection| {
-                        delete_matching(&self.0.names, pattern, near, &mut connection).await
-                    })
+                    link.run_at_length(
+                        Operation::command("SCAN"),
+                        &live,
+                        async |mut connection: MultiplexedConnection| {
+                            delete_matching(&self.0.names, pattern, near, &mut connection).await
+                        },
+                    )
                     .await
                 }
                 Err(error) => Err(error),

@@ -99,6 +99,12 @@ impl Pending {
         self.backlog().merge(Backlog { patterns: vec![pattern.clone()], ..Backlog::default() });
     }
 
+    /// How many are kept; of what was merged into one of everything, nobody knows how many it was.
+    pub(super) fn count(&self) -> usize {
+        let backlog = self.backlog();
+        backlog.keys.len() + backlog.tags.len() + backlog.patterns.len() + usize::from(backlog.everything)
+    }
+
     /// Does `action` if nothing is kept for the server that has `share`, while nothing can be added; tells whether it did.
     pub(super) fn if_empty(&self, share: &Share, action: impl FnOnce()) -> bool {
         let backlog = self.backlog();

@@ -4,7 +4,9 @@
 
 use redis::{Cmd, Pipeline, Script, ServerErrorKind, aio::MultiplexedConnection};
 
-use super::{EVERYTHING, RedisStore, TOKEN_LIFE, chance, cluster::Cluster, names::Names, scripts};
+use super::{
+    EVERYTHING, RedisStore, TOKEN_LIFE, chance, cluster::Cluster, names::Names, operation::Operation, scripts,
+};
 use crate::{
     clock::millis,
     store::{Scope, StoreError},
@@ -32,12 +34,14 @@ impl RedisStore {
     async fn send(&self, cluster: &Cluster, scope: Scope<'_>, command: &Cmd) -> Result<(), StoreError> {
         let link = self.link_of(scope);
         let redirected = link
-            .run_patiently(&link.live()?, async |mut connection: MultiplexedConnection| {
-                match command.query_async::<()>(&mut connection).await {
+            .run_patiently(
+                Operation::command("UNLINK"),
+                &link.live()?,
+                async |mut connection: MultiplexedConnection| match command.query_async::<()>(&mut connection).await {
                     Err(error) if error.kind() == ServerErrorKind::Ask.into() => Ok(Some(error)),
                     reply => reply.map(|()| None),
-                }
-            })
+                },
+            )
             .await?;
         let Some(error) = redirected else { return Ok(()) };
         let (address, _) = error.redirect_node().ok_or(StoreError::Unavailable)?;
@@ -45,7 +49,7 @@ impl RedisStore {
         // Together, since other commands share the connection.
         let mut pipeline = Pipeline::new();
         pipeline.cmd("ASKING").ignore().add_command(command.clone());
-        link.run_patiently(&live, async |mut connection: MultiplexedConnection| {
+        link.run_patiently(Operation::command("ASKING"), &live, async |mut connection: MultiplexedConnection| {
             pipeline.exec_async(&mut connection).await
         })
         .await

@@ -1,0 +1,222 @@
+//! A look-up and a load, as traces and observers see them.
+//!
+//! Their spans are at level `DEBUG` and follow the conventions of OpenTelemetry by the names of their fields; whoever
+//! exports them makes a kind, a name and links of that. Where nobody listens, nothing here is more than a comparison.
+
+use std::time::{Duration, Instant};
+
+use tracing::{Instrument, Span, debug_span, field::Empty, instrument::Instrumented};
+
+use super::{Cache, flight::Follower};
+use crate::{
+    key::Key,
+    telemetry::{Event, Lookup, LookupResult, NoCacheReason, Release, Telemetry, Tier, WaitScope},
+};
+
+/// What is known of a look-up so far. It ends when this is dropped: in a miss, unless it was said otherwise.
+pub(crate) struct Look {
+    span: Span,
+    observed: Option<(Telemetry, Instant)>,
+    result: LookupResult,
+    tier: Tier,
+    age: Option<Duration>,
+    saved: Duration,
+    reason: Option<NoCacheReason>,
+}
+
+impl Cache {
+    /// Begins a look-up of `key`, which is traced.
+    pub(crate) fn look(&self, key: &Key) -> Look {
+        let name = &*self.0.name;
+        let span = debug_span!(
+            "cache.get",
+            otel.name = %format_args!("cache.get {name}"),
+            cache.name = name,
+            cache.key = Empty,
+            cache.hit = Empty,
+            cache_layer.key_hash = Empty,
+            cache_layer.result = Empty,
+            cache_layer.tier = Empty,
+            cache_layer.age = Empty,
+            cache_layer.reason = Empty,
+            cache_layer.wait_ms = Empty,
+        );
+        self.name_key(&span, key);
+        self.look_in(span)
+    }
+
+    /// Begins a look-up that is traced by `span`, if it is.
+    pub(crate) fn look_in(&self, span: Span) -> Look {
+        let telemetry = &self.0.telemetry;
+        Look {
+            span,
+            observed: telemetry.is_observed().then(|| (telemetry.clone(), Instant::now())),
+            result: LookupResult::Miss,
+            tier: Tier::None,
+            age: None,
+            saved: Duration::ZERO,
+            reason: None,
+        }
+    }
+
+    /// The span of many look-ups.
+    #[cfg(feature = "typed")]
+    pub(crate) fn look_at_many(&self, keys: usize) -> Span {
+        let name = &*self.0.name;
+        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
+        debug_span!("cache.get", otel.name = %format_args!("cache.get {name}"), cache.name = name, cache_layer.keys = keys)
+    }
+
+    /// Where a look-up finds what this process doesn't [have at hand](Self::peek).
+    pub(crate) fn far_tier(&self) -> Tier {
+        if self.0.store.is_local() { Tier::Memory } else { Tier::Store }
+    }
+
+    /// The span of a load that `look` waits for.
+    pub(crate) fn load_span(&self, key: &Key, look: &Look) -> Span {
+        let name = &*self.0.name;
+        let span = look.span.in_scope(|| {
+            debug_span!(
+                "cache.load",
+                otel.name = %format_args!("cache.load {name}"),
+                cache.name = name,
+                cache.key = Empty,
+                cache_layer.key_hash = Empty,
+                cache_layer.reason = Empty,
+            )
+        });
+        self.name_key(&span, key);
+        span
+    }
+
+    /// The span of a load in the background: `look` gave cause for it, and doesn't wait.
+    pub(crate) fn background_span(&self, key: &Key, look: &Look) -> Span {
+        let name = &*self.0.name;
+        let span = debug_span!(
+            parent: None,
+            "cache.load",
+            otel.name = %format_args!("cache.load {name}"),
+            cache.name = name,
+            cache.key = Empty,
+            cache_layer.key_hash = Empty,
+            cache_layer.reason = Empty,
+        );
+        span.follows_from(&look.span);
+        self.name_key(&span, key);
+        span
+    }
+
+    fn name_key(&self, span: &Span, key: &Key) {
+        if span.is_disabled() {
+            return;
+        }
+        if self.0.keys_in_traces {
+            span.record("cache.key", key.readable());
+        } else {
+            let digest = u128::from_be_bytes(key.id().primary);
+            span.record("cache_layer.key_hash", format!("{digest:032x}"));
+        }
+    }
+}
+
+impl Look {
+    pub(crate) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    /// The answer was there, or came with somebody else's load.
+    pub(crate) fn found(&mut self, result: LookupResult) {
+        self.result = result;
+    }
+
+    /// Where what there is was found.
+    pub(crate) fn at(&mut self, tier: Tier) {
+        self.tier = tier;
+    }
+
+    /// How old it is, and how long its load took.
+    pub(crate) fn aged(&mut self, age: Option<Duration>, saved: Duration) {
+        (self.age, self.saved) = (age, saved);
+    }
+
+    pub(crate) fn because(&mut self, reason: NoCacheReason) {
+        self.reason = Some(reason);
+    }
+
+    /// It was no look-up, after all.
+    pub(crate) fn bypassed(mut self, reason: NoCacheReason) {
+        self.observed = None;
+        self.span.record("cache.hit", false);
+        self.span.record("cache_layer.result", "bypass");
+        self.span.record("cache_layer.reason", reason.as_str());
+        self.span = Span::none();
+    }
+
+    /// The store didn't answer.
+    pub(crate) fn unavailable(&mut self) {
+        self.result = LookupResult::Error;
+        self.reason = Some(NoCacheReason::StoreUnavailable);
+    }
+
+    /// Begins to wait for the load that `follower` is on.
+    pub(crate) fn wait_for(&self, follower: &Follower) -> Wait {
+        if !self.span.is_disabled() {
+            self.span.follows_from(follower.load());
+        }
+        Wait { span: self.span.clone(), observed: self.observed.clone().map(|(t, _)| t), began: Instant::now() }
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let Self { span, observed, result, tier, age, saved, reason } = self;
+        let (hit, tier) = (result.is_hit(), if result.is_hit() { *tier } else { Tier::None });
+        let (age, saved) = if hit { (*age, *saved) } else { (None, Duration::ZERO) };
+        if !span.is_disabled() {
+            span.record("cache.hit", hit);
+            span.record("cache_layer.result", result.as_str());
+            span.record("cache_layer.tier", tier.as_str());
+            if let Some(age) = age {
+                span.record("cache_layer.age", i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+            }
+            if let Some(reason) = reason {
+                span.record("cache_layer.reason", reason.as_str());
+            }
+        }
+        if let Some((telemetry, began)) = observed.take() {
+            let duration = began.elapsed();
+            telemetry.emit(Event::Lookup(Lookup { result: *result, tier, duration, age, saved }));
+        }
+    }
+}
+
+/// A wait for another request's load.
+pub(crate) struct Wait {
+    span: Span,
+    observed: Option<Telemetry>,
+    began: Instant,
+}
+
+impl Wait {
+    pub(crate) fn ended(self, release: Release) {
+        let duration = self.began.elapsed();
+        self.span.record("cache_layer.wait_ms", i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        if let Some(telemetry) = self.observed {
+            telemetry.emit(Event::Waited { scope: WaitScope::Process, release, duration });
+        }
+    }
+}
+
+/// Says in the span of the load that is running why it is not kept.
+pub(crate) fn not_kept(reason: NoCacheReason) {
+    let span = Span::current();
+    if span.metadata().is_some_and(|metadata| metadata.name() == "cache.load") {
+        span.record("cache_layer.reason", reason.as_str());
+    }
+}
+
+/// Runs `load` in its span; where nobody traces loads, in whatever span its request is in, so that its log lines still
+/// say whose they are.
+pub(crate) fn in_span<F: Future>(load: F, span: Span) -> Instrumented<F> {
+    if span.is_disabled() { load.in_current_span() } else { load.instrument(span) }
+}

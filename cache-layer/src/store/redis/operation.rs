@@ -1,0 +1,72 @@
+//! What a round trip is called in a trace, by OpenTelemetry's conventions for database clients.
+
+use redis::RedisError;
+use tracing::{Span, debug_span, field::Empty};
+
+use crate::store::StoreError;
+
+/// A round trip to the server: one command, one script, or several of these.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operation {
+    name: &'static str,
+    script: Option<&'static str>,
+}
+
+impl Operation {
+    pub(super) const fn command(name: &'static str) -> Self {
+        Self { name, script: None }
+    }
+
+    /// The script that matters among those that are called.
+    pub(super) const fn script(script: &'static str) -> Self {
+        Self { name: "EVALSHA", script: Some(script) }
+    }
+
+    /// Several commands at once, of which one says what they are for.
+    pub(super) const fn pipeline(script: &'static str) -> Self {
+        Self { name: "PIPELINE", script: Some(script) }
+    }
+
+    /// The span of this round trip to `server`.
+    pub(super) fn span(self, server: &Server) -> Span {
+        debug_span!(
+            "redis",
+            otel.name = self.name,
+            otel.kind = "client",
+            otel.status_code = Empty,
+            db.system.name = "redis",
+            db.operation.name = self.name,
+            db.stored_procedure.name = self.script,
+            db.response.status_code = Empty,
+            server.address = &*server.address,
+            server.port = server.port,
+            "error.type" = Empty,
+        )
+    }
+}
+
+/// Where a connection leads.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) address: String,
+    /// None of a socket in the file system.
+    pub(super) port: Option<i64>,
+}
+
+/// Tells the span of a round trip how it failed.
+pub(super) fn failed(span: &Span, error: &StoreError, reply: Option<&RedisError>) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("otel.status_code", "ERROR");
+    let code = reply.and_then(RedisError::code);
+    if let Some(code) = code {
+        span.record("db.response.status_code", code);
+    }
+    let kind = match error {
+        StoreError::TimedOut => "timeout",
+        StoreError::Unavailable => "disconnected",
+        StoreError::Failed(_) => "error",
+    };
+    span.record("error.type", code.unwrap_or(kind));
+}

@@ -1,0 +1,71 @@
+//! What is known of the connections to Redis without asking it.
+
+use super::RedisStore;
+
+/// Whether operations are sent to Redis at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Breaker {
+    /// Every connection works.
+    Closed,
+    /// Some connections work; what needs one of the others goes on without the cache.
+    HalfOpen,
+    /// None works: requests are served without the cache until one is back.
+    Open,
+}
+
+impl Breaker {
+    /// 0, 1 or 2, for a metric: the more, the worse.
+    #[must_use]
+    pub fn level(self) -> u64 {
+        match self {
+            Self::Closed => 0,
+            Self::HalfOpen => 1,
+            Self::Open => 2,
+        }
+    }
+}
+
+/// How the connections to Redis are, from [`RedisStore::state`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RedisState {
+    /// Whether operations are sent.
+    pub breaker: Breaker,
+    /// Invalidations that Redis has not been told of yet. Above 10,000 of them, they become one of everything.
+    pub pending_invalidations: usize,
+    /// Connections that were lost or given up since the store was made. With each, what this process knew by the server's
+    /// tracking was void.
+    pub lost_connections: u64,
+}
+
+impl RedisStore {
+    /// What is known without asking the server: quick enough for every scrape of metrics.
+    ///
+    /// ```no_run
+    /// use cache_layer::store::{Breaker, RedisStore};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = RedisStore::builder("redis://127.0.0.1:6379/0").build()?;
+    /// if store.state().breaker == Breaker::Open {
+    ///     println!("serving without Redis");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn state(&self) -> RedisState {
+        let links = self.links();
+        let live = links.iter().filter(|link| link.is_live()).count();
+        let breaker = match live {
+            0 => Breaker::Open,
+            live if live == links.len() => Breaker::Closed,
+            _ => Breaker::HalfOpen,
+        };
+        RedisState {
+            breaker,
+            pending_invalidations: self.0.pending.count(),
+            lost_connections: links.iter().map(|link| link.losses()).sum(),
+        }
+    }
+}
