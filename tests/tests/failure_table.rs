@@ -14,10 +14,14 @@ use std::{
 };
 
 use http::Method;
-use tests::{CacheNode, Direction, Fault, FaultProxy, Gate, HOST, HttpClient, RedisServer, SharedOrigin, wait_until};
+use tests::{
+    CacheNode, Direction, Fault, FaultProxy, Gate, HOST, HttpClient, RedisCluster, RedisSentinel, RedisServer,
+    SharedOrigin, wait_until,
+};
 use tokio::{task::JoinSet, time::sleep};
 
 const NODE: &str = env!("CARGO_BIN_EXE_cache-node");
+const NODES: usize = 2;
 const CLIENTS_PER_NODE: usize = 3;
 const PATHS: usize = 8;
 /// Between a client's answer and its next question, and between invalidations.
@@ -32,11 +36,18 @@ const HALF_OPEN: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_bad_day_of_redis_fails_a_request_or_brings_back_what_was_invalidated() {
-    let mut fleet = Fleet::start().await;
+    let mut redis = RedisServer::start();
+    let (mut roads, mut urls) = (Vec::new(), Vec::new());
+    for _ in 0..NODES {
+        let road = FaultProxy::start(redis.addr()).await;
+        urls.push(format!("redis://{}", road.addr()));
+        roads.push(road);
+    }
+    let fleet = Fleet::start(&urls).await;
     let calm = fleet.observe("calm", "hits of the first tier, misses after invalidations", ON_ITS_WAY).await;
     let mut rows = vec![calm];
 
-    fleet.redis.stop();
+    redis.stop();
     rows.push(
         fleet
             .observe(
@@ -46,21 +57,21 @@ async fn no_bad_day_of_redis_fails_a_request_or_brings_back_what_was_invalidated
             )
             .await,
     );
-    fleet.redis.cont();
+    redis.cont();
     fleet.recover().await;
 
-    fleet.redis.kill();
+    redis.kill();
     rows.push(
         fleet.observe("killed, connections refused", "given up at once; the application answers", ON_ITS_WAY).await,
     );
-    fleet.redis.restart();
+    redis.restart();
     rows.push(fleet.observe("restarted empty", "taken back within two seconds, and filled again", ON_ITS_WAY).await);
     fleet.recover().await;
 
-    rows.push(fleet.restore_an_old_dump().await);
+    rows.push(fleet.restore_an_old_dump(&mut redis).await);
     fleet.recover().await;
 
-    fleet.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     rows.push(
         fleet
             .observe(
@@ -70,15 +81,17 @@ async fn no_bad_day_of_redis_fails_a_request_or_brings_back_what_was_invalidated
             )
             .await,
     );
-    fleet.redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
     fleet.recover().await;
 
-    fleet.redis.command::<()>(&["SCRIPT", "FLUSH"]);
+    redis.command::<()>(&["SCRIPT", "FLUSH"]);
     rows.push(fleet.observe("SCRIPT FLUSH", "scripts are given to it again", ON_ITS_WAY).await);
-    fleet.redis.flushall();
+    redis.flushall();
     rows.push(fleet.observe("FLUSHALL", "an empty cache, filled again", ON_ITS_WAY).await);
 
-    fleet.set_roads(Fault::Delay(Duration::from_millis(50))).await;
+    for road in &mut roads {
+        road.set(Fault::Delay(Duration::from_millis(50))).await;
+    }
     rows.push(
         fleet
             .observe(
@@ -88,10 +101,12 @@ async fn no_bad_day_of_redis_fails_a_request_or_brings_back_what_was_invalidated
             )
             .await,
     );
-    fleet.set_roads(Fault::Pass).await;
+    for road in &mut roads {
+        road.set(Fault::Pass).await;
+    }
     fleet.recover().await;
 
-    fleet.roads[1].set(Fault::Swallow(Direction::ToClient)).await;
+    roads[1].set(Fault::Swallow(Direction::ToClient)).await;
     rows.push(
         fleet
             .observe(
@@ -101,9 +116,12 @@ async fn no_bad_day_of_redis_fails_a_request_or_brings_back_what_was_invalidated
             )
             .await,
     );
-    fleet.roads[1].set(Fault::Pass).await;
+    roads[1].set(Fault::Pass).await;
     fleet.recover().await;
     fleet.stop().await;
+
+    rows.push(a_replica_is_promoted().await);
+    rows.push(a_node_of_a_cluster_is_lost().await);
 
     let table = table(&rows);
     println!("{table}");
@@ -113,16 +131,53 @@ async fn no_bad_day_of_redis_fails_a_request_or_brings_back_what_was_invalidated
     for row in &rows {
         assert!(row.answers.len() > 100, "{}: hardly anybody asked", row.event);
         assert_eq!(row.errors, Vec::<String>::new(), "{}", row.event);
-        if let Some(bound) = row.bound {
-            assert!(row.longest_stale() <= bound, "{}: stale {:?} later", row.event, row.longest_stale());
-        }
+        assert!(row.longest_stale() <= row.bound, "{}: stale {:?} later", row.event, row.longest_stale());
     }
 }
 
-/// Two processes with first tiers, each with a road of its own to their Redis, and clients who ask all the time.
+/// Sentinels put a replica in its primary's place that never heard of the last invalidations.
+async fn a_replica_is_promoted() -> Row {
+    let mut group = RedisSentinel::start();
+    let fleet = Fleet::start(&[group.url(), group.url()]).await;
+    group.primary().command::<()>(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
+    group.primary().command::<u64>(&["CLIENT", "KILL", "TYPE", "replica"]);
+    fleet.invalidation().await;
+    let row = fleet.observe_promotion(
+        "primary killed, a lagging replica promoted (Sentinel)",
+        "the application answers until sentinels agree; the new primary is found, and begins empty",
+        || {
+            group.primary_mut().kill();
+            group.wait_until_promoted();
+        },
+    );
+    let row = row.await;
+    fleet.stop().await;
+    row
+}
+
+/// The primary dies that has the tags, and its replica takes its place.
+async fn a_node_of_a_cluster_is_lost() -> Row {
+    let mut cluster = RedisCluster::start(3, 1);
+    let fleet = Fleet::start(&[cluster.url(), cluster.url()]).await;
+    let index = cluster.index_of("{cache}");
+    let row = fleet.observe_promotion(
+        "one of three primaries killed, its replica promoted (Cluster)",
+        "what it has is the application's to answer until the others agree; then everything begins empty",
+        || {
+            let replica = cluster.primaries().len() + index;
+            cluster.node_mut(index).kill();
+            while cluster.node_mut(replica).info("replication", "role") != "master" {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        },
+    );
+    let row = row.await;
+    fleet.stop().await;
+    row
+}
+
+/// Two processes with first tiers, each with a way of its own to their Redis, and clients who ask all the time.
 struct Fleet {
-    redis: RedisServer,
-    roads: Vec<FaultProxy>,
     nodes: Arc<[CacheNode]>,
     watch: Arc<Watch>,
     tasks: JoinSet<()>,
@@ -151,23 +206,20 @@ struct Row {
     what_happens: &'static str,
     answers: Vec<Answer>,
     errors: Vec<String>,
-    /// On answers that were invalidated before they were asked for; `None`: there is none.
-    bound: Option<Duration>,
+    /// On answers that were invalidated before they were asked for.
+    bound: Duration,
 }
 
 impl Fleet {
-    async fn start() -> Self {
-        let redis = RedisServer::start();
+    /// One process for each way to Redis.
+    async fn start(urls: &[String]) -> Self {
         let gate = Gate::closed();
         gate.open();
         let origin = SharedOrigin::start(Duration::from_millis(3), &gate).await;
-        let (mut roads, mut nodes) = (Vec::new(), Vec::new());
-        for name in ["0", "1"] {
-            let road = FaultProxy::start(redis.addr()).await;
-            let variables =
-                [("REDIS_URL", &*format!("redis://{}", road.addr())), ("ORIGIN_URL", &*origin.url()), ("TIERED", "1")];
-            nodes.push(CacheNode::start(NODE, name, &variables));
-            roads.push(road);
+        let mut nodes = Vec::new();
+        for (name, url) in urls.iter().enumerate() {
+            let variables = [("REDIS_URL", &**url), ("ORIGIN_URL", &*origin.url()), ("TIERED", "1")];
+            nodes.push(CacheNode::start(NODE, &name.to_string(), &variables));
         }
         let watch = Arc::new(Watch {
             origin,
@@ -177,7 +229,7 @@ impl Fleet {
             invalidating: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
         });
-        let mut fleet = Self { redis, roads, nodes: nodes.into(), watch, tasks: JoinSet::new() };
+        let mut fleet = Self { nodes: nodes.into(), watch, tasks: JoinSet::new() };
         for node in 0..fleet.nodes.len() {
             for client in 0..CLIENTS_PER_NODE {
                 fleet.tasks.spawn(ask(fleet.nodes.clone(), node, client, fleet.watch.clone()));
@@ -188,36 +240,39 @@ impl Fleet {
         fleet
     }
 
-    async fn set_roads(&mut self, fault: Fault) {
-        for road in &mut self.roads {
-            road.set(fault).await;
-        }
-    }
-
     /// What is seen for as long as an event is given.
     async fn observe(&self, event: &'static str, what_happens: &'static str, bound: Duration) -> Row {
         self.watch.forget();
         sleep(EVENT).await;
-        self.watch.row(event, what_happens, Some(bound))
+        self.watch.row(event, what_happens, bound)
     }
 
-    /// What is invalidated after the dump was made comes back with it.
-    async fn restore_an_old_dump(&mut self) -> Row {
+    /// What is seen from a death on, until the successor has been in its place for as long as an event is given.
+    async fn observe_promotion(&self, event: &'static str, what_happens: &'static str, promote: impl FnOnce()) -> Row {
+        self.watch.forget();
+        tokio::task::block_in_place(promote);
+        self.recover().await;
+        sleep(EVENT).await;
+        self.watch.row(event, what_happens, ON_ITS_WAY)
+    }
+
+    /// What is invalidated after the dump was made would come back with it.
+    async fn restore_an_old_dump(&self, redis: &mut RedisServer) -> Row {
         self.watch.invalidating.store(false, Ordering::SeqCst);
         // Time for everything to be filled.
         sleep(5 * BETWEEN_INVALIDATIONS).await;
-        self.redis.command::<()>(&["SAVE"]);
+        redis.command::<()>(&["SAVE"]);
         self.watch.invalidate(&self.nodes[0]).await;
-        self.redis.kill();
-        self.redis.restart();
+        redis.kill();
+        redis.restart();
         self.watch.forget();
         sleep(EVENT).await;
         let row = self.watch.row(
             "restarted from an old dump",
-            "what the dump holds is served as it was then, until it is invalidated again: keep no dumps (`save \"\"`)",
-            None,
+            "noticed before anything is read; what the dump holds is void",
+            ON_ITS_WAY,
         );
-        fs::remove_file(self.redis.folder().join("dump.rdb")).expect("the dump is there");
+        fs::remove_file(redis.folder().join("dump.rdb")).expect("the dump is there");
         self.watch.invalidating.store(true, Ordering::SeqCst);
         row
     }
@@ -227,6 +282,11 @@ impl Fleet {
         for node in self.nodes.iter() {
             wait_until("the node is connected", async || node.connected().await).await;
         }
+        self.invalidation().await;
+    }
+
+    /// Waits until an invalidation has been taken that is still to come.
+    async fn invalidation(&self) {
         let taken = self.watch.acknowledged.lock().unwrap().len();
         wait_until("an invalidation is taken", async || self.watch.acknowledged.lock().unwrap().len() > taken).await;
     }
@@ -243,7 +303,7 @@ impl Watch {
         self.errors.lock().unwrap().clear();
     }
 
-    fn row(&self, event: &'static str, what_happens: &'static str, bound: Option<Duration>) -> Row {
+    fn row(&self, event: &'static str, what_happens: &'static str, bound: Duration) -> Row {
         let mut answers = std::mem::take(&mut *self.answers.lock().unwrap());
         answers.sort_unstable_by_key(|answer| answer.latency);
         Row { event, what_happens, answers, errors: std::mem::take(&mut *self.errors.lock().unwrap()), bound }
