@@ -27,11 +27,11 @@ fn main() -> ExitCode {
         return usage();
     };
     match row.as_str() {
-        "application" => ask(&runtime, service_fn(application), Paths::Same, count, None),
-        "memory-hit" => ask(&runtime, cached(), Paths::Same, count, Some("HIT")),
-        "memory-hit-variant" => ask(&runtime, cached(), Paths::SameVaried, count, Some("HIT")),
-        "memory-miss" => ask(&runtime, cached(), Paths::New, count, Some("MISS")),
-        "bypass" => ask(&runtime, cached(), Paths::Personal, count, Some("BYPASS")),
+        "application" => ask(&runtime, &service_fn(application), Paths::Same, count, None),
+        "memory-hit" => ask(&runtime, &cached(), Paths::Same, count, Some("HIT")),
+        "memory-hit-variant" => ask(&runtime, &cached(), Paths::SameVaried, count, Some("HIT")),
+        "memory-miss" => ask(&runtime, &cached(), Paths::New, count, Some("MISS")),
+        "bypass" => ask(&runtime, &cached(), Paths::Personal, count, Some("BYPASS")),
         "key" => (0..count).for_each(|_| {
             let parts = ["http", "://", "shop.example", "/products/1?currency=EUR"];
             std::hint::black_box(Key::new(std::hint::black_box(parts)));
@@ -90,7 +90,7 @@ fn cached()
 }
 
 /// Asks so many times, each answer read to the end. A row whose answers come from elsewhere than it says measures nothing.
-fn ask<S, B>(runtime: &Runtime, service: S, paths: Paths, count: usize, x_cache: Option<&str>)
+fn ask<S, B>(runtime: &Runtime, service: &S, paths: Paths, count: usize, x_cache: Option<&str>)
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body<Error: Debug>,
