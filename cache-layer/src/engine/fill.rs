@@ -27,7 +27,7 @@ const LONGEST_LOAD: Duration = Duration::from_secs(60);
 const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
 /// What the leader of a flight may do.
-#[expect(clippy::large_enum_variant, reason = "there is one for each load, and it moves once")]
+#[allow(clippy::large_enum_variant)] // there is one for each load, and it moves once
 pub(crate) enum Permission {
     Load(Permit),
     /// The key changed, or may have: look again, and ask again.

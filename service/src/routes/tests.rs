@@ -362,7 +362,8 @@ async fn metrics_count_by_route_and_never_by_path_key_or_tag() {
     assert_eq!(metrics.header("x-cache"), "");
     let answered = r#"http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200",http_route="/api/products/{id}"} 30"#;
     assert!(metrics.body.contains(answered), "{}", metrics.body);
-    let missed = r#"cache_layer_lookups_total{cache="products",result="miss"} 30"#;
+    // Each response, and the product that it was made from.
+    let missed = r#"cache_layer_lookups_total{cache="products",result="miss",tier="none"} 60"#;
     assert!(metrics.body.contains(missed), "{}", metrics.body);
     for number in ["/7", "product:7", "nothing"] {
         assert!(!metrics.body.contains(number), "{number} in {}", metrics.body);

@@ -121,7 +121,7 @@ impl CacheMetrics {
             self.saved.add(lookup.saved.as_secs_f64(), std::slice::from_ref(&self.cache));
         }
         if let Some(age) = lookup.age {
-            self.entry_age.record(age.as_secs_f64(), &[]);
+            self.entry_age.record(age.as_secs_f64(), std::slice::from_ref(&self.cache));
         }
     }
 }
@@ -134,7 +134,7 @@ impl Observer for CacheMetrics {
             Event::Waited { scope, release, duration } => {
                 let scope = ("scope", scope.as_str());
                 self.count(&self.coalesced, &[scope, ("release", release.as_str())]);
-                self.wait_duration.record(duration.as_secs_f64(), &[KeyValue::new(scope.0, scope.1)]);
+                self.wait_duration.record(duration.as_secs_f64(), &self.labels(&[scope]));
             }
             Event::Loaded { outcome, duration } => {
                 self.load_duration.record(duration.as_secs_f64(), &self.labels(&[("outcome", outcome.as_str())]));
@@ -144,7 +144,7 @@ impl Observer for CacheMetrics {
             Event::Overloaded => self.count(&self.overloaded, &[]),
             Event::NotStored(reason) => self.count(&self.uncacheable, &[("reason", reason.as_str())]),
             Event::Fill(outcome) => self.count(&self.fills, &[("outcome", outcome.as_str())]),
-            Event::Kept { bytes } => self.entry_size.record(bytes as f64, &[]),
+            Event::Kept { bytes } => self.entry_size.record(bytes as f64, std::slice::from_ref(&self.cache)),
             Event::Rejected(reason) => self.count(&self.rejected, &[("reason", reason.as_str())]),
             Event::Invalidation { kind, soft, delivered } => {
                 let mode = if soft { "soft" } else { "hard" };
@@ -185,8 +185,8 @@ pub(crate) fn observe_memory(meter: &Meter, name: &'static str, memory: Memory) 
     let (memory, label) = (Arc::new(memory), [KeyValue::new("cache", name)]);
     let (sized, labels) = (memory.clone(), label.clone());
     meter
+        // The unit is in the name, and Prometheus would say it twice.
         .u64_observable_gauge("cache_layer.l1.bytes")
-        .with_unit("By")
         .with_description("What the entries in this process take")
         .with_callback(move |gauge| gauge.observe(sized.bytes(), &labels))
         .build();

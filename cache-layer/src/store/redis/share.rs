@@ -38,6 +38,7 @@ impl Share {
     }
 
     /// An error if the server has its data but may not serve it.
+    #[cfg_attr(not(feature = "cluster"), expect(clippy::needless_pass_by_ref_mut))]
     pub(super) async fn is_served(
         &self,
         #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] connection: &mut MultiplexedConnection,
