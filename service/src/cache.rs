@@ -76,10 +76,9 @@ impl ProductCache {
             ),
         };
         let meter = metrics.meter();
-        let cache = match (&redis, config.cache_memory) {
-            (None, 0) => return Err(ConfigError::wrong("cache-memory", 0, "without a Redis, it must be more than 0")),
-            (None, bytes) => {
-                let store = MemoryStore::new(bytes);
+        let cache = match (&redis, config.cache_first_tier) {
+            (None, _) => {
+                let store = MemoryStore::new(config.cache_memory);
                 observe_memory(&meter, NAME, Memory::All(store.clone()));
                 Cache::builder(store)
             }

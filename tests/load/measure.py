@@ -287,8 +287,8 @@ def the_service(binaries, rounds, seconds):
     running = {
         "no cache": servers.service(binaries, "no cache", {"APP_CACHE_PATHS": "/none=1s"}),
         "memory": servers.service(binaries, "memory", {}),
-        "tiered": servers.service(binaries, "tiered", {"APP_REDIS_URL": url}),
-        "redis": servers.service(binaries, "redis", {"APP_REDIS_URL": url, "APP_CACHE_MEMORY": "0", "APP_CACHE_PREFIX": "alone"}),
+        "tiered": servers.service(binaries, "tiered", {"APP_REDIS_URL": url, "APP_CACHE_FIRST_TIER": "64MiB"}),
+        "redis": servers.service(binaries, "redis", {"APP_REDIS_URL": url, "APP_CACHE_PREFIX": "alone"}),
     }
     try:
         path = "/api/products?category=books&page=1&per_page=20"

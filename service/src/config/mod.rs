@@ -72,9 +72,13 @@ pub struct Config {
     #[arg(long, value_name = "NAME", default_value = "service", value_parser = cache_prefix)]
     pub cache_prefix: String,
 
-    /// Size of the cache in memory: all of it without a Redis, its first tier with one; 0 for Redis alone
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = quantity::bytes_or_none)]
+    /// Size of the cache in memory, when there is no Redis
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = quantity::bytes)]
     pub cache_memory: u64,
+
+    /// Size of a first tier in memory before Redis, 0 for none; there, what another process writes counts a moment later
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = quantity::bytes_or_none)]
+    pub cache_first_tier: u64,
 
     /// Paths to cache, with everything below them, as PATH or PATH=TIME
     #[arg(long, value_name = "PATHS", default_value = "/api/products=60s,/api/categories=60s")]

@@ -61,7 +61,7 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ("APP_CACHE_PREFIX", "a b", "1 to 64 letters"),
         ("APP_CACHE_PREFIX", "{a}", "1 to 64 letters"),
         ("APP_CACHE_MEMORY", "64M", "64MiB"),
-        ("APP_CACHE_MEMORY", "0 B", "or 0"),
+        ("APP_CACHE_FIRST_TIER", "0 B", "or 0"),
         ("APP_CACHE_PATHS", "api/products", "/api/products=60s,/api/categories"),
         ("APP_CACHE_PATHS", "/api=soon", "the time of /api must be a time"),
         ("APP_CACHE_DEFAULT_TTL", "-1", "250ms, 30s, 5m"),

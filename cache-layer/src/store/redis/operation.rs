@@ -59,7 +59,9 @@ pub(super) fn failed(span: &Span, error: &StoreError, reply: Option<&RedisError>
         return;
     }
     span.record("otel.status_code", "ERROR");
-    let code = reply.and_then(RedisError::code);
+    // Of a pipeline, the first of its errors.
+    let errors = reply.and_then(|error| error.clone().into_server_errors());
+    let code = errors.as_ref().and_then(|errors| errors.first()).map(|(_, error)| error.code());
     if let Some(code) = code {
         span.record("db.response.status_code", code);
     }
