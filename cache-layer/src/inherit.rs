@@ -39,8 +39,8 @@ impl Reads {
     }
 
     /// All tags: these, and `others`.
-    pub(crate) fn tags_and(&self, others: &Tags) -> Tags {
-        Tags::new(self.tags.iter().map(AsRef::as_ref).chain(others.iter()))
+    pub(crate) fn tags_and(&self, others: Tags) -> Tags {
+        if self.tags.is_empty() { others } else { Tags::new(self.tags.iter().map(AsRef::as_ref).chain(others.iter())) }
     }
 }
 
@@ -78,9 +78,9 @@ mod tests {
             collect(async { note(|| Reads::new(&Tags::new(["inner"]), None)) }).await
         })
         .await;
-        assert_eq!((inner.tags_and(&Tags::default()), inner.fresh_until), (Tags::new(["inner"]), None));
+        assert_eq!((inner.tags_and(Tags::default()), inner.fresh_until), (Tags::new(["inner"]), None));
         assert_eq!(
-            (outer.tags_and(&Tags::new(["own"])), outer.fresh_until),
+            (outer.tags_and(Tags::new(["own"])), outer.fresh_until),
             (Tags::new(["late", "outer", "own"]), Some(7))
         );
     }

@@ -184,6 +184,10 @@ impl Policy {
 
 /// Whether a segment stands for another one (RFC 3986, section 3.3), encoded or not.
 fn is_dot_segment(segment: &str) -> bool {
+    // Most have nothing to decode, and on a miss every segment is looked at.
+    if !segment.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\')) {
+        return false;
+    }
     let decoded =
         segment.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
     decoded.split('/').any(|segment| matches!(segment, "." | ".."))

@@ -69,7 +69,12 @@ impl Cache {
 
     /// Where a look-up finds what this process doesn't [have at hand](Self::peek).
     pub(crate) fn far_tier(&self) -> Tier {
-        if self.0.store.is_local() { Tier::Memory } else { Tier::Store }
+        if self.is_local() { Tier::Memory } else { Tier::Store }
+    }
+
+    /// Whether the store is in this process, all of it.
+    pub(crate) fn is_local(&self) -> bool {
+        self.0.store.is_local()
     }
 
     /// The span of a load that `look` waits for.

@@ -40,7 +40,9 @@ pub(super) fn decompressed(coding: Coding, payload: Bytes) -> Result<Bytes, Reje
 
 #[cfg(feature = "zstd")]
 mod zstd {
-    use ::zstd::bulk;
+    use std::cell::RefCell;
+
+    use ::zstd::bulk::{Compressor, Decompressor};
     use bytes::{BufMut as _, Bytes};
 
     /// Below, a round trip costs more than the bytes.
@@ -51,11 +53,17 @@ mod zstd {
     /// The most that a payload may have been. Who declares more is not believed.
     const MOST: u64 = 64 * 1024 * 1024;
 
+    thread_local! {
+        // Made once for each thread: making one costs several times what it then does for a page.
+        static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL).ok());
+        static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
+    }
+
     pub(super) fn compress(payload: &[u8]) -> Option<Bytes> {
         if payload.len() < THRESHOLD || payload.len() as u64 > MOST {
             return None;
         }
-        let frame = bulk::compress(payload, LEVEL).ok()?;
+        let frame = COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(payload).ok())?;
         // Not worth the work of every reader.
         if frame.len() + size_of::<u64>() > payload.len() / 8 * 7 {
             return None;
@@ -71,7 +79,8 @@ mod zstd {
         let length = u64::from_be_bytes(*length);
         // Checked before anything is inflated, and then never inflated beyond.
         let length = usize::try_from(length).ok().filter(|_| length <= MOST)?;
-        let payload = bulk::decompress(frame, length).ok()?;
+        let payload =
+            DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.as_mut()?.decompress(frame, length).ok())?;
         (payload.len() == length).then(|| payload.into())
     }
 }

@@ -204,7 +204,7 @@ mod tests {
             gone: 1_800_000_120_000,
         };
         Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), Bytes::new())
-            .stamped(vec![Stamp { tag: "products".into(), token: Token(*b"00000000000000070123456789abcdec") }])
+            .stamped(&[Stamp { tag: "products".into(), token: Token(*b"00000000000000070123456789abcdec") }])
             .loaded("payload".into(), 1_234)
     }
 
@@ -321,12 +321,12 @@ mod tests {
             let key = Key::new(parts);
             let [fresh, stale_while_revalidate, stale_if_error, keep, gone] = deadlines;
             let deadlines = Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone };
-            let stamps = tags.iter().map(|tag| Stamp {
+            let stamps: Vec<_> = tags.iter().map(|tag| Stamp {
                 tag: tag.as_str().into(),
                 token: Token(*b"000000000000000a0123456789abcdei"),
             }).collect();
             let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), Bytes::new())
-                .stamped(stamps)
+                .stamped(&stamps)
                 .loaded(payload.into(), load_time.into());
             assert_same(&decode(&key, &encode(&entry)).unwrap(), &entry);
         }

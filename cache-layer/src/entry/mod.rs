@@ -100,6 +100,7 @@ pub struct Entry {
 }
 
 /// What doesn't change once it is made.
+#[derive(Clone)]
 struct Made {
     id: EntryId,
     canonical: Bytes,
@@ -120,11 +121,11 @@ impl Entry {
     }
 
     /// The same entry, with the payload that its load brought in so many milliseconds; 49 days at most.
-    pub(crate) fn loaded(&self, payload: Bytes, millis: u64) -> Self {
-        let Made { id, canonical, deadlines, stamps, meta, packed, .. } = &*self.made;
-        let load_time = u32::try_from(millis).unwrap_or(u32::MAX);
-        Self::from_parts(*id, canonical.clone(), *deadlines, load_time, stamps.clone(), meta.clone(), payload)
-            .packed(*packed)
+    pub(crate) fn loaded(self, payload: Bytes, millis: u64) -> Self {
+        self.made_with(|made| {
+            made.load_time = u32::try_from(millis).unwrap_or(u32::MAX);
+            made.payload = payload;
+        })
     }
 
     fn from_parts(
@@ -141,11 +142,14 @@ impl Entry {
         Self { made: Arc::new(made), deadlines, mark: Mark::default(), softened: false }
     }
 
-    /// The same entry, new as it is, with a payload that is compressed by its nature, or isn't.
-    pub(crate) fn packed(mut self, packed: bool) -> Self {
-        if let Some(made) = Arc::get_mut(&mut self.made) {
-            made.packed = packed;
-        }
+    /// The same entry, with a payload that is compressed by its nature, or isn't.
+    pub(crate) fn packed(self, packed: bool) -> Self {
+        self.made_with(|made| made.packed = packed)
+    }
+
+    /// The same entry, made a little differently: in its place, if nobody else has it.
+    fn made_with(mut self, change: impl FnOnce(&mut Made)) -> Self {
+        change(Arc::make_mut(&mut self.made));
         self
     }
 
@@ -197,10 +201,12 @@ impl Entry {
     }
 
     /// The same entry, carrying `stamps`.
-    pub(crate) fn stamped(&self, stamps: Vec<Stamp>) -> Self {
-        let Made { id, canonical, deadlines, load_time, meta, payload, packed, .. } = &*self.made;
-        Self::from_parts(*id, canonical.clone(), *deadlines, *load_time, stamps, meta.clone(), payload.clone())
-            .packed(*packed)
+    pub(crate) fn stamped(self, stamps: &[Stamp]) -> Self {
+        // Most of what has no tags is in others' hands by now.
+        if self.made.stamps == stamps {
+            return self;
+        }
+        self.made_with(|made| made.stamps = stamps.to_vec())
     }
 
     pub(crate) fn id(&self) -> EntryId {

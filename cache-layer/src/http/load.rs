@@ -6,7 +6,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header::RANGE, response};
+use http::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{DATE, RANGE},
+    response,
+};
 use http_body::Body;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -20,7 +24,7 @@ use super::{
     body::{Piece, ResponseBody},
     oneshot::Oneshot,
     plan::{Asked, Came},
-    record::{content_length, record},
+    record::{Incoming, content_length, record},
     select::{Selection, Vacancy, Varies, response as stored_response},
     service::Shared,
 };
@@ -267,7 +271,7 @@ impl Shared {
         let tags = tags.unwrap_or_else(|| entry.tags());
         let came = Came {
             status: stored.status,
-            headers: &headers,
+            headers,
             tags,
             freshness: parts.extensions.remove::<Freshness>(),
             inherited: parts.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
@@ -275,12 +279,12 @@ impl Shared {
         };
         match self.plan(asked, came) {
             Ok(plan) => {
-                let mut writes = self.writes(&plan, asked, place.varies, false);
+                let (mut writes, tags) = self.writes(plan, asked, place.varies, false);
                 if let Some(entry) = self.complete(&mut writes, asked, entry.payload().clone()) {
                     let note = Note::Validated { why, not_stored: permit.refusal() };
                     let _ = tell.send(Led::Entry(entry, note));
                 }
-                permit.commit(writes, plan.tags).await;
+                permit.commit(writes, tags).await;
             }
             Err(reason) => {
                 let note = Note::Validated { why, not_stored: Some(reason) };
@@ -302,14 +306,14 @@ impl Shared {
         let (mut parts, body) = response.into_parts();
         let status = parts.status;
         let mut headers = parts.headers.clone();
-        self.dated(&mut headers);
+        let date = self.dated(&mut headers).clone();
         let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
         let freshness = parts.extensions.remove::<Freshness>();
         let inherited = parts.extensions.remove::<Reads>();
         let declared_length = content_length(&headers);
         let plan = declared_length.and_then(|declared| {
             let length = declared.unwrap_or(0).max(body.size_hint().lower());
-            self.plan(asked, Came { status, headers: &headers, tags, freshness, inherited, length })
+            self.plan(asked, Came { status, headers, tags, freshness, inherited, length })
         });
         let why = place.why;
         // What a client wants of a response to its POST, only the application can say.
@@ -331,45 +335,66 @@ impl Shared {
                 return;
             }
         };
-        self.dated(&mut parts.headers);
+        parts.headers.entry(DATE).or_insert(date);
 
-        let (feed, pieces) = mpsc::unbounded_channel();
         let size = body.size_hint();
         let declared = declared_length.unwrap_or(None);
+        let (mut writes, tags) = self.writes(plan, asked, place.varies, place.stale.is_none());
         // Of a length that is known, so that it can't outgrow what may be held of it.
         let shared = declared.or_else(|| size.exact()).map(RopeWriter::new);
-        let mut writes = self.writes(&plan, asked, place.varies, place.stale.is_none());
-        if let Some(shared) = &shared {
-            permit.share(&writes, shared.rope());
-        }
-        let recording = record(body, self.policy.max_body, declared, &feed, shared);
-        let whole = |parts| Led::Response(Response::from_parts(parts, ResponseBody::recorded(pieces, size)));
-        // A part can be cut out once the whole is there.
-        let (recorded, tell) = if not_modified {
-            let _ = tell.send(Led::Response(Response::from_parts(parts, ResponseBody::empty())));
-            (permit.while_loading(recording).await, None)
-        } else if of_get && asked.headers.contains_key(RANGE) {
-            let recorded = permit.while_loading(recording).await;
-            if recorded.is_err() {
-                let _ = tell.send(whole(parts));
-                return asked.give_up(permit, status, recorded.err().unwrap_or(NoCacheReason::BodyFailed));
-            }
-            (recorded, Some(tell))
-        } else {
-            let _ = tell.send(whole(parts));
-            (permit.while_loading(recording).await, None)
+        let mut body = Incoming::new(body);
+        let at_once = match size.exact().filter(|exact| declared.is_none_or(|declared| declared == *exact)) {
+            Some(length) => body.take_at_once(length).await,
+            None => None,
         };
-        match recorded {
-            Ok(payload) => {
-                let _ = feed.send(Piece::End);
-                let entry = self.complete(&mut writes, asked, payload);
-                if let (Some(tell), Some(entry)) = (tell, entry) {
-                    let _ = tell.send(Led::Entry(entry, Note::Loaded { why, not_stored }));
-                }
-                permit.commit(writes, plan.tags).await;
+        // A part can be cut out once the whole is there.
+        let in_part = of_get && !not_modified && asked.headers.contains_key(RANGE);
+        let answer = |parts, body| {
+            Led::Response(Response::from_parts(parts, if not_modified { ResponseBody::empty() } else { body }))
+        };
+        let (payload, tell) = if let Some(payload) = at_once {
+            // Others wait no longer for a store in this process than for this.
+            if let Some(shared) = shared.filter(|_| !self.cache.is_local()) {
+                permit.share(&writes, shared.rope());
+                shared.end(payload.clone());
             }
-            Err(reason) => asked.give_up(permit, status, reason),
+            if in_part {
+                (payload, Some(tell))
+            } else {
+                let _ = tell.send(answer(parts, ResponseBody::stored(payload.clone())));
+                (payload, None)
+            }
+        } else {
+            if let Some(shared) = &shared {
+                permit.share(&writes, shared.rope());
+            }
+            let (feed, pieces) = mpsc::unbounded_channel();
+            let recording = permit.while_loading(record(body, self.policy.max_body, declared, &feed, shared));
+            let body = ResponseBody::recorded(pieces, size);
+            if in_part {
+                match recording.await {
+                    Ok(payload) => (payload, Some(tell)),
+                    Err(reason) => {
+                        let _ = tell.send(answer(parts, body));
+                        return asked.give_up(permit, status, reason);
+                    }
+                }
+            } else {
+                let _ = tell.send(answer(parts, body));
+                match recording.await {
+                    Ok(payload) => {
+                        let _ = feed.send(Piece::End);
+                        (payload, None)
+                    }
+                    Err(reason) => return asked.give_up(permit, status, reason),
+                }
+            }
+        };
+        let entry = self.complete(&mut writes, asked, payload);
+        if let (Some(tell), Some(entry)) = (tell, entry) {
+            let _ = tell.send(Led::Entry(entry, Note::Loaded { why, not_stored }));
         }
+        permit.commit(writes, tags).await;
     }
 }
 

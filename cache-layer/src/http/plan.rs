@@ -1,7 +1,7 @@
 //! What to store of a response, or why nothing.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header::DATE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::DATE};
 
 use super::{
     annotate,
@@ -44,9 +44,9 @@ pub(super) struct Asked {
 }
 
 /// A response as it came, apart from its body.
-pub(super) struct Came<'a> {
+pub(super) struct Came {
     pub(super) status: StatusCode,
-    pub(super) headers: &'a HeaderMap,
+    pub(super) headers: HeaderMap,
     /// What its handler said about it beside its fields.
     pub(super) tags: Tags,
     pub(super) freshness: Option<Freshness>,
@@ -60,18 +60,18 @@ pub(super) struct Came<'a> {
 pub(super) struct Plan {
     response: StoredResponse,
     vary: Option<VaryFields>,
-    pub(super) tags: Tags,
+    tags: Tags,
     deadlines: Deadlines,
 }
 
 impl Shared {
-    pub(super) fn plan(&self, asked: &Asked, came: Came<'_>) -> Result<Plan, NoCacheReason> {
-        let Came { status, headers, tags, freshness, inherited, length } = came;
+    pub(super) fn plan(&self, asked: &Asked, came: Came) -> Result<Plan, NoCacheReason> {
+        let Came { status, mut headers, tags, freshness, inherited, length } = came;
         let policy = &self.policy.caching;
         let response_time = self.cache.now();
-        let directives =
-            freshness.map_or_else(|| ResponseDirectives::from_headers(headers, &policy.targets), Freshness::directives);
-        if let Some(reason) = refusal_of_response(policy, &asked.headers, status, headers, &directives) {
+        let directives = freshness
+            .map_or_else(|| ResponseDirectives::from_headers(&headers, &policy.targets), Freshness::directives);
+        if let Some(reason) = refusal_of_response(policy, &asked.headers, status, &headers, &directives) {
             return Err(reason);
         }
         let inherited = inherited.unwrap_or_default();
@@ -80,32 +80,33 @@ impl Shared {
             return Err(NoCacheReason::MadeFromStale);
         }
         let rule = self.policy.ttl(asked.target.path()).map(millis).or(left);
-        let mut lifetime = lifetime(policy, &directives, status, headers, response_time, rule);
+        let mut lifetime = lifetime(policy, &directives, status, &headers, response_time, rule);
         if let Some(lifetime) = &mut lifetime {
             lifetime.millis = self.jittered(lifetime.millis).min(left.unwrap_or(u64::MAX));
         }
-        let age = initial_age(headers, asked.time, response_time);
-        let windows = Windows::new(policy, &directives, headers, lifetime, age, response_time);
+        let age = initial_age(&headers, asked.time, response_time);
+        let windows = Windows::new(policy, &directives, &headers, lifetime, age, response_time);
         if let Some(reason) = refusal_of_freshness(&asked.headers, &directives, lifetime, &windows, response_time) {
             return Err(reason);
         }
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
-        let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
+        let groups = cache_groups(&headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&asked.target, group)).collect();
-        let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
-        let tags = inherited.tags_and(&tags);
-        let tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
+        let named = named_tags(&headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
+        let mut tags = inherited.tags_and(tags);
+        if !named.is_empty() || !groups.is_empty() {
+            tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
+        }
         if !tags.fit() {
             return Err(NoCacheReason::TooManyTags);
         }
-        let vary = match Vary::from_headers(headers) {
+        let vary = match Vary::from_headers(&headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
-        let mut headers = headers.clone();
         annotate::clear(&mut headers);
         self.policy.strip_internal(&mut headers);
         retain_stored_fields(policy, &mut headers);
@@ -139,29 +140,30 @@ impl Shared {
     }
 
     /// Without a date of its own, a response is dated before anybody has it: who answers with it later can't.
-    pub(super) fn dated(&self, headers: &mut HeaderMap) {
-        headers.entry(DATE).or_insert_with(|| write_http_date(self.cache.now() / 1000));
+    pub(super) fn dated<'a>(&self, headers: &'a mut HeaderMap) -> &'a HeaderValue {
+        headers.entry(DATE).or_insert_with(|| write_http_date(self.cache.now() / 1000))
     }
 
-    /// The entries to write, the response's last, and still without its payload. It is a new variant if there was nothing
-    /// in its place.
-    pub(super) fn writes(&self, plan: &Plan, asked: &Asked, known: Option<Varies>, is_new: bool) -> Writes {
+    /// The entries to write, the response's last, and still without its payload; and their tags. It is a new variant if
+    /// there was nothing in its place.
+    pub(super) fn writes(&self, plan: Plan, asked: &Asked, known: Option<Varies>, is_new: bool) -> (Writes, Tags) {
+        let Plan { mut response, vary, tags, deadlines } = plan;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (asked.key.clone(), known.version));
-        let packed = is_packed(&plan.response.headers);
+        let packed = is_packed(&response.headers);
         let entry = |id, key: &Key, stored: &Stored| {
-            Entry::new(id, key, plan.deadlines, stored.to_bytes(), Bytes::new()).packed(packed)
+            Entry::new(id, key, deadlines, stored.to_bytes(), Bytes::new()).packed(packed)
         };
-        let Some(fields) = &plan.vary else {
-            let stored = Stored::Response(plan.response.variant_of(None));
+        let Some(fields) = vary else {
+            let stored = Stored::Response(response);
             let entries = vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored))];
-            return Writes { entries, guard };
+            return (Writes { entries, guard }, tags);
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
         // many, or softened: written again, the entry would make them fresh.
         let (parent, variants) = match known {
-            Some(Varies { version: Version { id, .. }, stored, softened: None }) if stored.fields == *fields => {
+            Some(Varies { version: Version { id, .. }, stored, softened: None }) if stored.fields == fields => {
                 match stored.variants.saturating_add(u16::from(is_new)) {
                     variants if variants <= self.policy.max_variants => (id, variants),
                     _ => (EntryId::random(), 1),
@@ -169,20 +171,22 @@ impl Shared {
             }
             _ => (EntryId::random(), 1),
         };
-        let varies = Stored::Varies(StoredVaries { fields: fields.clone(), variants });
-        let variant = self.variant_key(&asked.key, fields, &asked.headers);
-        let stored = Stored::Response(plan.response.variant_of(Some(parent)));
+        let variant = self.variant_key(&asked.key, &fields, &asked.headers);
+        let varies = Stored::Varies(StoredVaries { fields, variants });
+        response.parent = Some(parent);
+        let stored = Stored::Response(response);
         let entries = vec![
             (asked.key.clone(), entry(parent, &asked.key, &varies)),
             (variant.clone(), entry(EntryId::random(), &variant, &stored)),
         ];
-        Writes { entries, guard }
+        (Writes { entries, guard }, tags)
     }
 
     /// Puts the payload in its place, now that the load is over, and returns the response's entry.
     pub(super) fn complete(&self, writes: &mut Writes, asked: &Asked, payload: Bytes) -> Option<Entry> {
-        let (_, entry) = writes.entries.last_mut()?;
-        *entry = entry.loaded(payload, self.cache.now().saturating_sub(asked.time));
-        Some(entry.clone())
+        let (key, entry) = writes.entries.pop()?;
+        let entry = entry.loaded(payload, self.cache.now().saturating_sub(asked.time));
+        writes.entries.push((key, entry.clone()));
+        Some(entry)
     }
 }

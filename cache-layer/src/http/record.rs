@@ -1,6 +1,11 @@
 //! A copy of a body, made while its client reads it.
 
-use std::pin::Pin;
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    task::{Poll, ready},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header::CONTENT_LENGTH};
@@ -10,21 +15,81 @@ use tokio::sync::mpsc;
 use super::body::Piece;
 use crate::{engine::rope::RopeWriter, telemetry::NoCacheReason};
 
+/// A body as it comes in.
+pub(super) struct Incoming<R: Body> {
+    body: Pin<Box<R>>,
+    /// What was taken ahead of whoever reads it.
+    ahead: VecDeque<Result<Frame<R::Data>, R::Error>>,
+    ended: bool,
+}
+
+impl<R: Body<Data = Bytes>> Incoming<R> {
+    pub(super) fn new(body: R) -> Self {
+        Self { body: Box::pin(body), ahead: VecDeque::new(), ended: false }
+    }
+
+    /// Takes what is there, and waits for nothing: the payload, if that was all of it, and of this length. Most bodies were
+    /// made before their response was.
+    pub(super) async fn take_at_once(&mut self, length: u64) -> Option<Bytes> {
+        let mut taken = 0;
+        poll_fn(|cx| {
+            while taken <= length
+                && let Poll::Ready(next) = self.body.as_mut().poll_frame(cx)
+            {
+                let data = next.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                // What is no data, or the end, is for the reader.
+                let goes_on = data.is_some();
+                taken += data.map_or(0, |data| data.len() as u64);
+                self.ended |= next.is_none();
+                self.ahead.extend(next);
+                if !goes_on {
+                    break;
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        let whole = self.ended && taken == length;
+        whole.then(|| in_one_piece(self.ahead.iter().flatten().filter_map(Frame::data_ref)))
+    }
+
+    async fn next(&mut self) -> Option<Result<Frame<R::Data>, R::Error>> {
+        poll_fn(|cx| {
+            if let Some(frame) = self.ahead.pop_front() {
+                return Poll::Ready(Some(frame));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let next = ready!(self.body.as_mut().poll_frame(cx));
+            self.ended = next.is_none();
+            Poll::Ready(next)
+        })
+        .await
+    }
+}
+
+/// Copied in any case: a slice of a larger buffer would keep all of it in memory.
+fn in_one_piece<'a>(pieces: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
+    let mut whole = BytesMut::with_capacity(pieces.clone().map(Bytes::len).sum());
+    pieces.for_each(|piece| whole.extend_from_slice(piece));
+    whole.freeze()
+}
+
 /// Passes `body` on through `feed`, and to those who share it, and keeps a copy; returns it if it is whole and within `max`
 /// bytes.
 pub(super) async fn record<R: Body<Data = Bytes>>(
-    body: R,
+    mut body: Incoming<R>,
     max: u64,
     declared_length: Option<u64>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
     shared: Option<RopeWriter>,
 ) -> Result<Bytes, NoCacheReason> {
-    let mut body = Box::pin(body);
     let mut recorded = Vec::new();
     let mut length = 0u64;
     let mut trailers = false;
     // A client that is gone makes every send fail; the recording goes on without it.
-    while let Some(frame) = next_frame(body.as_mut()).await {
+    while let Some(frame) = body.next().await {
         let data = match frame.map(Frame::into_data) {
             Ok(Ok(data)) => data,
             Ok(Err(other)) => {
@@ -40,7 +105,8 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
         length += data.len() as u64;
         if length > max {
             let _ = feed.send(Piece::Frame(Frame::data(data)));
-            let _ = feed.send(Piece::Rest(body));
+            body.ahead.drain(..).for_each(|frame| drop(feed.send(frame.map_or_else(Piece::Failed, Piece::Frame))));
+            let _ = feed.send(if body.ended { Piece::End } else { Piece::Rest(body.body) });
             return Err(NoCacheReason::BodyTooLarge);
         }
         recorded.push(data.clone());
@@ -53,10 +119,7 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
         let _ = feed.send(Piece::End);
         return Err(NoCacheReason::BodyTruncated);
     }
-    // Copied in any case: a slice of a larger buffer would keep all of it in memory.
-    let mut payload = BytesMut::with_capacity(recorded.iter().map(Bytes::len).sum());
-    recorded.iter().for_each(|data| payload.extend_from_slice(data));
-    let payload = payload.freeze();
+    let payload = in_one_piece(recorded.iter());
     if let Some(shared) = shared {
         shared.end(payload.clone());
     }
@@ -65,10 +128,6 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
         return Err(NoCacheReason::Trailers);
     }
     Ok(payload)
-}
-
-async fn next_frame<R: Body>(mut body: Pin<&mut R>) -> Option<Result<Frame<R::Data>, R::Error>> {
-    std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await
 }
 
 /// The length that the response announces, if it does. Of two, or of none in digits, nobody knows which one counts.

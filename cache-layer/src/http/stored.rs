@@ -70,20 +70,6 @@ impl StoredResponse {
         self.initial_age + self.resident(now)
     }
 
-    /// The same response, as the variant that `parent` leads to.
-    pub(super) fn variant_of(&self, parent: Option<EntryId>) -> Self {
-        let Self { status, headers, response_time, initial_age, stale_if_disconnected, traits, parent: _ } = self;
-        Self {
-            status: *status,
-            headers: headers.clone(),
-            response_time: *response_time,
-            initial_age: *initial_age,
-            stale_if_disconnected: *stale_if_disconnected,
-            traits: *traits,
-            parent,
-        }
-    }
-
     /// Seconds since it came in.
     pub(super) fn resident(&self, now: u64) -> u64 {
         now.saturating_sub(self.response_time) / 1000

@@ -28,14 +28,7 @@ pub(crate) fn write_http_date(unix_secs: u64) -> HeaderValue {
     let unix_secs = unix_secs.min(LAST_SECOND);
     let days = DAYS_BEFORE_EPOCH + unix_secs / SECONDS_PER_DAY;
     let time = unix_secs % SECONDS_PER_DAY;
-
-    let year = year_of(days);
-    let mut day = days - days_before_year(year);
-    let mut month = 0;
-    while day >= days_in_month(year, month) {
-        day -= days_in_month(year, month);
-        month += 1;
-    }
+    let (year, month, day) = date_of(days);
 
     let mut text = *b"Sun, 01 Jan 0000 00:00:00 GMT";
     // 1 January of the year 0 was a Saturday.
@@ -81,7 +74,7 @@ fn rfc850_date(mut cursor: Cursor<'_>, now_secs: u64) -> Option<(Date, u64)> {
     let month = cursor.one_of(MONTHS)?;
     cursor.literal("-")?;
     let two_digits = cursor.digits(2)?;
-    let latest = year_of(DAYS_BEFORE_EPOCH + now_secs.min(LAST_SECOND) / SECONDS_PER_DAY) + 50;
+    let latest = date_of(DAYS_BEFORE_EPOCH + now_secs.min(LAST_SECOND) / SECONDS_PER_DAY).0 + 50;
     let year = latest - (latest + 100 - two_digits) % 100;
     cursor.literal(" ")?;
     let time = cursor.time()?;
@@ -171,13 +164,22 @@ const fn days_before_year(year: u64) -> u64 {
     year * 365 + year.div_ceil(4) - year.div_ceil(100) + year.div_ceil(400)
 }
 
-fn year_of(days: u64) -> u64 {
-    // 400 years have 146,097 days; the estimate is at most two years late.
-    let mut year = days * 400 / 146_097 + 1;
-    while days_before_year(year) > days {
-        year -= 1;
-    }
-    year
+/// The year, the month and the day, both from 0, of a day that so many come before, from 1 January of the year 0.
+///
+/// Counted from 1 March, the leap day is a year's last, and the months repeat: 31, 30, 31, 30, 31, twice, and 31.
+fn date_of(days: u64) -> (u64, usize, u64) {
+    const FEBRUARY_29: u64 = 60;
+    let Some(days) = days.checked_sub(FEBRUARY_29) else {
+        // The year 0 is a leap year.
+        return if days < 31 { (0, 0, days) } else { (0, 1, days - 31) };
+    };
+    let (cycle, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (year * 365 + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5;
+    let next_year = u64::from(month >= 10);
+    (cycle * 400 + year + next_year, ((month + 2) % 12) as usize, day)
 }
 
 fn days_in_month(year: u64, month: usize) -> u64 {

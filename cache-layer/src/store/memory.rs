@@ -257,7 +257,7 @@ impl Inner {
         }
         let stored = fills.tick();
         for (key, entry) in &writes.entries {
-            self.entries.insert(key.id(), entry.stamped(stamps.clone()), stored);
+            self.entries.insert(key.id(), entry.clone().stamped(&stamps), stored);
         }
         Committed::Stored
     }
@@ -337,7 +337,7 @@ impl Inner {
         let stored = fills.tick();
         for (key, entry) in entries {
             fills.void(key.id());
-            self.entries.insert(key.id(), entry.stamped(stamps.clone()), stored);
+            self.entries.insert(key.id(), entry.stamped(&stamps), stored);
         }
     }
 }

@@ -51,7 +51,7 @@ impl Terms {
     /// What there is to say of a value that is made now out of `reads`: its tags, and until when it is fresh.
     pub(super) fn apply_to(&self, reads: &Reads, now: u64) -> Reads {
         let fresh_until = earliest(Some(after(now, self.ttl)), reads.fresh_until);
-        Reads::new(&reads.tags_and(&self.tags), fresh_until)
+        Reads::new(&reads.tags_and(self.tags.clone()), fresh_until)
     }
 
     /// The life of a value of which there is `reads` to say, and its tags; or why it has none.
@@ -63,7 +63,7 @@ impl Terms {
         if fresh <= now {
             return Err(NoCacheReason::MadeFromStale);
         }
-        let tags = reads.tags_and(&self.tags);
+        let tags = reads.tags_and(self.tags.clone());
         if tags.fit() { Ok((self.deadlines(fresh), tags)) } else { Err(NoCacheReason::TooManyTags) }
     }
 

@@ -78,7 +78,7 @@ impl RedisStore {
             None => call.key(names.entry(&lease.key)).arg(&lease.token[..]).arg(""),
         };
         for (key, entry) in &writes.entries {
-            let bytes = envelope::encode(&entry.stamped(stamps.clone()));
+            let bytes = envelope::encode(&entry.clone().stamped(&stamps));
             call.key(names.entry(key)).arg(&bytes[..]).arg(life(entry).max(1));
         }
         let stored: bool = link

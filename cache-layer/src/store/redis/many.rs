@@ -175,7 +175,7 @@ impl RedisStore {
                 let stamps: Vec<Stamp> =
                     all.iter().zip(tokens).map(|(tag, &token)| Stamp { tag: tag.clone(), token }).collect();
                 for (key, entry) in entries {
-                    let bytes = envelope::encode(&entry.stamped(stamps.clone()));
+                    let bytes = envelope::encode(&entry.clone().stamped(&stamps));
                     let life = life(entry).to_string();
                     writing.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &[&bytes, life.as_bytes()]);
                 }

@@ -151,7 +151,7 @@ async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
             let key = Key::new([if is_list { "products:list:" } else { "products:detail:" }, &n.to_string()]);
             let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::from_static(b"payload"));
             let stamps = if is_list { vec![lists.clone(), everything.clone()] } else { vec![everything.clone()] };
-            let bytes = envelope::encode(&entry.stamped(stamps));
+            let bytes = envelope::encode(&entry.stamped(&stamps));
             pipeline.cmd("SET").arg(store.0.names.entry(&key)).arg(&bytes[..]).arg("PX").arg(3_600_000).ignore();
         }
         pipeline.query_async::<()>(&mut connection).await.unwrap();
