@@ -96,6 +96,9 @@ pub use self::{
     tag::Tags,
 };
 
+#[cfg(feature = "unstable-parts")]
+#[doc(hidden)]
+pub use self::http::Parts;
 #[cfg(feature = "macros")]
 #[doc(hidden)]
 pub use self::typed::attribute as __cached;

@@ -27,6 +27,8 @@ mod join;
 mod layer;
 mod load;
 mod oneshot;
+#[cfg(feature = "unstable-parts")]
+mod parts;
 mod plan;
 mod record;
 mod respond;
@@ -41,4 +43,6 @@ mod write;
 pub use body::{BodyError, ResponseBody};
 pub use future::ResponseFuture;
 pub use layer::CacheLayer;
+#[cfg(feature = "unstable-parts")]
+pub use parts::Parts;
 pub use service::CacheService;

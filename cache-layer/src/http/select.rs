@@ -69,7 +69,7 @@ fn view(entry: &Entry) -> Option<&Stored> {
 }
 
 /// Where an entry leads.
-enum Step {
+pub(super) enum Step {
     Answer,
     AnswerAndRefresh,
     Validate(ForwardReason),
@@ -100,7 +100,7 @@ impl Shared {
         RequestDirectives::from_headers(headers, self.policy.caching.request_directives)
     }
 
-    fn step(&self, entry: &Entry, key: &Key, headers: &HeaderMap, now: u64) -> Step {
+    pub(super) fn step(&self, entry: &Entry, key: &Key, headers: &HeaderMap, now: u64) -> Step {
         let response = match view(entry) {
             Some(Stored::Response(response)) => response,
             Some(Stored::Varies(stored)) => {

@@ -36,7 +36,7 @@ use crate::{
 #[derive(Clone)]
 pub struct CacheService<S> {
     inner: S,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 pub(super) struct Shared {

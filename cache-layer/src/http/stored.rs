@@ -12,6 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::{entry::EntryId, semantics::vary::VaryFields};
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
+/// Room for the fields of most responses, and for what is said about them.
+const FIELDS: usize = 12;
 
 /// What an entry of this front end is.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,11 +109,11 @@ impl Stored {
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote. Values are slices of `bytes`.
     pub(super) fn from_bytes(bytes: &Bytes) -> Option<Self> {
-        let mut rest = bytes.clone();
+        let mut rest = &bytes[..];
         match take(&mut rest, 1)?[0] {
             b'V' => {
                 let variants = u16::from_be_bytes(array(&mut rest)?);
-                VaryFields::from_bytes(&rest).map(|fields| Self::Varies(StoredVaries { fields, variants }))
+                VaryFields::from_bytes(rest).map(|fields| Self::Varies(StoredVaries { fields, variants }))
             }
             b'R' => {
                 let status = StatusCode::from_u16(u16::from_be_bytes(array(&mut rest)?)).ok()?;
@@ -120,12 +122,12 @@ impl Stored {
                 let initial_age = u64::from_be_bytes(array(&mut rest)?).min(u64::from(u32::MAX));
                 let stale_if_disconnected = u64::from_be_bytes(array(&mut rest)?);
                 let parent = Some(EntryId(array(&mut rest)?)).filter(|parent| *parent != NO_PARENT);
-                let mut headers = HeaderMap::new();
+                let mut headers = HeaderMap::with_capacity(FIELDS);
                 while !rest.is_empty() {
                     let length = u16::from_be_bytes(array(&mut rest)?);
-                    let name = HeaderName::from_bytes(&take(&mut rest, usize::from(length))?).ok()?;
+                    let name = HeaderName::from_bytes(take(&mut rest, usize::from(length))?).ok()?;
                     let length = u32::from_be_bytes(array(&mut rest)?);
-                    let value = take(&mut rest, usize::try_from(length).ok()?)?;
+                    let value = bytes.slice_ref(take(&mut rest, usize::try_from(length).ok()?)?);
                     headers.try_append(name, HeaderValue::from_maybe_shared(value).ok()?).ok()?;
                 }
                 Some(Self::Response(StoredResponse {
@@ -143,12 +145,12 @@ impl Stored {
     }
 }
 
-fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
-    (length <= rest.len()).then(|| rest.split_to(length))
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    rest.split_off(..length)
 }
 
-fn array<const N: usize>(rest: &mut Bytes) -> Option<[u8; N]> {
-    take(rest, N)?[..].try_into().ok()
+fn array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    take(rest, N)?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -53,6 +53,10 @@ const FULL: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
+/// Operations on their way to a connection before the next one has to wait. Of those of many clients at once, none should:
+/// what waits wakes up once more, and comes too late to be sent with the others.
+const IN_FLIGHT: usize = 1024;
+
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Clone, Copy, Debug)]
@@ -357,6 +361,7 @@ impl Link {
             .set_connection_timeout(Some(self.timeouts.connect))
             // Every operation has a deadline of ours.
             .set_response_timeout(None)
+            .set_pipeline_buffer_size(IN_FLIGHT)
             .set_push_sender(apply_pushes(
                 self.names.clone(),
                 tokens.clone(),

@@ -28,16 +28,18 @@ impl RedisStore {
         let (tags, tags_live) = self.link_of_tags(&link, &live)?;
         let name = self.0.names.entry(key);
         let read = self.0.near.get().filter(|_| live.tracking).map(|near| near.ask(key));
-        let mut pipeline = Pipeline::new();
-        if read.is_some() {
-            pipeline.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
-        }
-        pipeline.cmd("GET").arg(&name);
         let reply = link
             .run(Operation::command("GET"), &live, async |mut connection: MultiplexedConnection| {
-                match pipeline.query_async::<(Option<Vec<u8>>,)>(&mut connection).await {
+                let reply = if read.is_some() {
+                    let mut pipeline = Pipeline::new();
+                    pipeline.cmd("CLIENT").arg("CACHING").arg("YES").ignore().cmd("GET").arg(&name);
+                    pipeline.query_async(&mut connection).await.map(|(bytes,): (Option<Vec<u8>>,)| bytes)
+                } else {
+                    redis::cmd("GET").arg(&name).query_async(&mut connection).await
+                };
+                match reply {
                     Err(error) if is_wrong_type(&error) => Ok(Err(Rejection::Type)),
-                    reply => reply.map(|(bytes,)| Ok(bytes)),
+                    reply => reply.map(Ok),
                 }
             })
             .await?;

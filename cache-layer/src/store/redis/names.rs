@@ -12,8 +12,6 @@
 //! In a cluster, tags and what belongs to them lie in one slot, the prefix's own: `<prefix>:t:{<prefix>}:<tag>`,
 //! `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` for each primary. They have one server's clock and order then.
 
-use std::fmt::Write as _;
-
 use crate::key::{Key, KeyId};
 
 /// What a name stands for.
@@ -151,9 +149,10 @@ fn parse_hex(digits: &[u8]) -> Option<[u8; 16]> {
 }
 
 fn push_hex(name: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
-        // Writing to a string can't fail.
-        let _ = write!(name, "{byte:02x}");
+        name.push(DIGITS[usize::from(byte >> 4)] as char);
+        name.push(DIGITS[usize::from(byte & 15)] as char);
     }
 }
 
