@@ -2,8 +2,14 @@
 
 use std::{fmt::Display, process::ExitCode};
 
+use mimalloc::MiMalloc;
 use service::{Config, ConfigError, Server, StartError, Telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What one thread allocates for a request, another one often frees: the C library's allocator has them wait for each
+/// other, once for every other hit out of Redis.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

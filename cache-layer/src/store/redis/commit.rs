@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
+use redis::{Value, aio::MultiplexedConnection};
 
 use super::{
     EVERYTHING, RedisStore, TOKEN_LIFE, chance,
@@ -44,18 +44,19 @@ impl RedisStore {
             let chance = chance();
             batch.call(&scripts::STAMP, &[&names.tag(tag)], &[chance.as_bytes(), token_life.as_bytes()]);
         }
-        let mut last = Batch::default();
-        last.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
-        let (tokens, ((last, _),)) = tags_link
+        // After the tokens: what it is compared for is whether one of them was forgotten and made anew.
+        batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
+        let mut replies = tags_link
             .run_patiently(Operation::pipeline("stamp"), &tags_live, async |mut connection: MultiplexedConnection| {
-                Ok((
-                    batch.run::<Vec<(Vec<u8>, bool)>>(&mut connection).await?,
-                    last.run::<((Vec<u8>, Vec<u8>),)>(&mut connection).await?,
-                ))
+                batch.run::<Vec<(Vec<u8>, Value)>>(&mut connection).await
             })
             .await?;
+        let Some((last, _)) = replies.pop().filter(|_| replies.len() == all.len()) else {
+            return Err(StoreError::Failed("fewer replies than questions".to_owned()));
+        };
         let mut stamps = Vec::with_capacity(all.len());
-        for (tag, (token, created)) in all.into_iter().zip(tokens) {
+        for (tag, (token, created)) in all.into_iter().zip(replies) {
+            let created = created == Value::Int(1);
             let overtaken = match Token::parse(&token) {
                 // An absent token may be a forgotten one, and one that was made since may stand in for it: was anything
                 // invalidated since the load began?
