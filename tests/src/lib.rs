@@ -18,6 +18,7 @@
 mod app;
 mod backend;
 mod cache_node;
+mod certificate;
 mod fault_proxy;
 mod feed;
 mod http_client;
@@ -43,7 +44,7 @@ pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
 pub use origin::{Body, Failure, Gate, Origin, echo, full};
 pub use postgres::PostgresServer;
-pub use redis_cluster::{RedisCluster, slot};
+pub use redis_cluster::{RedisCluster, RedisClusterBuilder, slot};
 pub use redis_sentinel::{RedisSentinel, RedisSentinelBuilder};
 pub use redis_server::{RedisServer, RedisServerBuilder};
 pub use service_process::ServiceProcess;
