@@ -9,6 +9,7 @@
 //! - [`HttpClient`]: requests over real sockets, answers read to their last trailer.
 //! - [`Load`]: many clients at once, and what they saw.
 //! - [`Origin`], [`App`], [`Backend`]: an application that says what it was asked, a cache in front of it, on every store.
+//! - [`Feed`]: a body that a test feeds piece by piece.
 //! - [`CacheNode`], [`SharedOrigin`]: a process of a fleet, and the application that the fleet stands in front of.
 //! - [`wait_until`]: polling with a cap, in place of sleeping and hoping.
 //!
@@ -17,7 +18,9 @@
 mod app;
 mod backend;
 mod cache_node;
+mod certificate;
 mod fault_proxy;
+mod feed;
 mod http_client;
 mod load;
 mod origin;
@@ -36,11 +39,12 @@ pub use app::{App, CacheStatus, HOST, ask, request};
 pub use backend::Backend;
 pub use cache_node::{CacheNode, Storm};
 pub use fault_proxy::{Direction, Fault, FaultProxy};
+pub use feed::{Feed, Unread};
 pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
 pub use origin::{Body, Failure, Gate, Origin, echo, full};
 pub use postgres::PostgresServer;
-pub use redis_cluster::{RedisCluster, slot};
+pub use redis_cluster::{RedisCluster, RedisClusterBuilder, slot};
 pub use redis_sentinel::{RedisSentinel, RedisSentinelBuilder};
 pub use redis_server::{RedisServer, RedisServerBuilder};
 pub use service_process::ServiceProcess;

@@ -1,8 +1,8 @@
 //! A real Redis Cluster.
 
-use std::{iter, ops::RangeInclusive, time::Duration};
+use std::{iter, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use crate::{RedisServer, wait};
+use crate::{RedisServer, certificate::Certificate, wait};
 
 const SLOTS: usize = 16_384;
 /// How long nodes may take to agree: they gossip once or twice a second.
@@ -18,16 +18,37 @@ const NODE_TIMEOUT: u32 = 2_000;
 /// ```
 #[derive(Debug)]
 pub struct RedisCluster {
+    settings: RedisClusterBuilder,
     nodes: Vec<RedisServer>,
     primaries: usize,
 }
 
-impl RedisCluster {
+/// What a [`RedisCluster`] is started with.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct RedisClusterBuilder {
+    user: Option<[String; 2]>,
+    certificate: Option<Certificate>,
+}
+
+impl RedisClusterBuilder {
+    /// Lets in this user only, also from node to node.
+    pub fn user(mut self, user: &str, password: &str) -> Self {
+        self.user = Some([user, password].map(str::to_owned));
+        self
+    }
+
+    /// The nodes talk to each other by TLS, and listen with it on a second port, all by one certificate.
+    pub fn tls(mut self) -> Self {
+        self.certificate = Some(Certificate::new());
+        self
+    }
+
     /// Starts the nodes and waits until all of them say that the cluster is well.
     #[must_use]
-    pub fn start(primaries: usize, replicas_of_each: usize) -> Self {
-        let nodes = iter::repeat_with(start_node).take(primaries * (1 + replicas_of_each)).collect();
-        let cluster = Self { nodes, primaries };
+    pub fn start(self, primaries: usize, replicas_of_each: usize) -> RedisCluster {
+        let nodes = iter::repeat_with(|| self.start_node()).take(primaries * (1 + replicas_of_each)).collect();
+        let cluster = RedisCluster { settings: self, nodes, primaries };
         for (index, node) in cluster.nodes.iter().enumerate() {
             // Otherwise all have the same one, and resolving that takes them seconds.
             let () = node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
@@ -61,11 +82,52 @@ impl RedisCluster {
         cluster
     }
 
-    /// `redis+cluster://`, with the first two nodes: a client finds the others.
+    fn start_node(&self) -> RedisServer {
+        let mut node = RedisServer::builder()
+            .cluster()
+            .config(&format!("cluster-node-timeout {NODE_TIMEOUT}"))
+            .config("repl-diskless-sync-delay 0");
+        if let Some([user, password]) = &self.user {
+            node = node.user(user, password).config(&format!("masteruser {user}\nmasterauth {password}"));
+        }
+        if let Some(certificate) = &self.certificate {
+            node = node.certificate(certificate.clone()).config("tls-cluster yes\ntls-replication yes");
+        }
+        node.start()
+    }
+}
+
+impl RedisCluster {
+    /// A cluster that lets everybody in.
+    #[must_use]
+    pub fn start(primaries: usize, replicas_of_each: usize) -> Self {
+        Self::builder().start(primaries, replicas_of_each)
+    }
+
+    /// A cluster with more than the defaults.
+    pub fn builder() -> RedisClusterBuilder {
+        RedisClusterBuilder::default()
+    }
+
+    /// `redis+cluster://`, with the first two nodes: a client finds the others. Without a user.
     #[must_use]
     pub fn url(&self) -> String {
         let nodes: Vec<_> = self.nodes.iter().take(2).map(|node| node.addr().to_string()).collect();
         format!("redis+cluster://{}", nodes.join(","))
+    }
+
+    /// The same by TLS; it must have been started [with it](RedisClusterBuilder::tls).
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        let port = |node: &RedisServer| node.tls_port().expect("the cluster was started with TLS");
+        let nodes: Vec<_> = self.nodes.iter().take(2).map(|node| format!("127.0.0.1:{}", port(node))).collect();
+        format!("rediss+cluster://{}", nodes.join(","))
+    }
+
+    /// The file of the certificate that has to be trusted for [`tls_url`](Self::tls_url).
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.nodes[0].certificate()
     }
 
     /// The nodes that were given slots at the start.
@@ -113,7 +175,7 @@ impl RedisCluster {
 
     /// Adds an empty primary without slots, and returns its index.
     pub fn add_node(&mut self) -> usize {
-        self.nodes.push(start_node());
+        self.nodes.push(self.settings.start_node());
         let index = self.nodes.len() - 1;
         self.introduce(&self.nodes[index]);
         self.wait_until_well();
@@ -173,7 +235,8 @@ impl RedisCluster {
     }
 
     fn introduce(&self, node: &RedisServer) {
-        let (port, bus) = (node.port().to_string(), node.bus_port().to_string());
+        let port = node.tls_port().unwrap_or_else(|| node.port()).to_string();
+        let bus = node.bus_port().to_string();
         let () = self.nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
     }
 
@@ -200,14 +263,6 @@ pub fn slot(key: &str) -> u16 {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
     });
     crc % SLOTS as u16
-}
-
-fn start_node() -> RedisServer {
-    RedisServer::builder()
-        .cluster()
-        .config(&format!("cluster-node-timeout {NODE_TIMEOUT}"))
-        .config("repl-diskless-sync-delay 0")
-        .start()
 }
 
 fn id(node: &RedisServer) -> String {

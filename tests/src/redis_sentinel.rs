@@ -1,10 +1,10 @@
 //! A real Redis primary with a replica, watched by sentinels.
 
-use std::{fmt, fs, iter, process::Command, time::Duration};
+use std::{fmt, fs, iter, path::PathBuf, process::Command, time::Duration};
 
 use redis::{Connection, FromRedisValue, RedisResult};
 
-use crate::{RedisServer, RedisServerBuilder, port, program, supervisor::Supervisor, wait};
+use crate::{RedisServer, RedisServerBuilder, certificate::Certificate, port, program, supervisor::Supervisor, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long sentinels may take to find each other and the replica, or to promote it.
@@ -29,8 +29,10 @@ pub struct RedisSentinel {
 #[derive(Debug, Default)]
 #[must_use]
 pub struct RedisSentinelBuilder {
+    user: Option<String>,
     password: Option<String>,
     sentinel_password: Option<String>,
+    certificate: Option<Certificate>,
 }
 
 impl RedisSentinelBuilder {
@@ -40,9 +42,21 @@ impl RedisSentinelBuilder {
         self
     }
 
+    /// The servers let in this user only.
+    pub fn user(mut self, user: &str, password: &str) -> Self {
+        self.user = Some(user.to_owned());
+        self.password(password)
+    }
+
     /// The sentinels ask every client for this password, and one another.
     pub fn sentinel_password(mut self, password: &str) -> Self {
         self.sentinel_password = Some(password.to_owned());
+        self
+    }
+
+    /// All of them talk to each other by TLS, and listen with it on a second port, by one certificate.
+    pub fn tls(mut self) -> Self {
+        self.certificate = Some(Certificate::new());
         self
     }
 
@@ -50,21 +64,27 @@ impl RedisSentinelBuilder {
     #[must_use]
     pub fn start(self) -> RedisSentinel {
         let primary = self.server().start();
-        let replica = self.server().config(&format!("replicaof 127.0.0.1 {}", primary.port())).start();
+        let replica = self.server().config(&format!("replicaof 127.0.0.1 {}", port_among(&primary))).start();
         let linked = wait::poll(AGREEMENT, || replica.info("replication", "master_link_status") == "up");
         assert!(linked, "{replica} does not follow its primary:\n{}", replica.log());
 
-        let sentinels = iter::repeat_with(|| Sentinel::start(&self, primary.port())).take(SENTINELS).collect();
+        let sentinels = iter::repeat_with(|| Sentinel::start(&self, port_among(&primary))).take(SENTINELS).collect();
         let group = RedisSentinel { sentinels, servers: [primary, replica], primary: 0 };
         group.wait_until_all_is_known();
         group
     }
 
     fn server(&self) -> RedisServerBuilder {
-        let builder = RedisServer::builder().config("repl-diskless-sync-delay 0");
-        match &self.password {
-            Some(password) => builder.password(password).config(&format!("masterauth {password}")),
-            None => builder,
+        let mut builder = RedisServer::builder().config("repl-diskless-sync-delay 0");
+        if let Some(certificate) = &self.certificate {
+            builder = builder.certificate(certificate.clone()).config("tls-replication yes");
+        }
+        match (&self.user, &self.password) {
+            (Some(user), Some(password)) => {
+                builder.user(user, password).config(&format!("masteruser {user}\nmasterauth {password}"))
+            }
+            (None, Some(password)) => builder.password(password).config(&format!("masterauth {password}")),
+            (_, None) => builder,
         }
     }
 }
@@ -89,6 +109,20 @@ impl RedisSentinel {
     pub fn url(&self) -> String {
         let sentinels: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
         format!("redis+sentinel://{}/{}", sentinels.join(","), Self::NAME)
+    }
+
+    /// The same by TLS; it must have been started [with it](RedisSentinelBuilder::tls).
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        let port = |sentinel: &Sentinel| sentinel.tls_port.expect("the sentinels were started with TLS");
+        let sentinels: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", port(sentinel))).collect();
+        format!("rediss+sentinel://{}/{}", sentinels.join(","), Self::NAME)
+    }
+
+    /// The file of the certificate that has to be trusted for [`tls_url`](Self::tls_url).
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.servers[0].certificate()
     }
 
     /// The server that was last known to be the primary: at first, or by [`wait_until_promoted`](Self::wait_until_promoted).
@@ -119,7 +153,7 @@ impl RedisSentinel {
 
     /// Waits until every sentinel names the replica as the primary, and it is one.
     pub fn wait_until_promoted(&mut self) {
-        let port = self.replica().port();
+        let port = port_among(self.replica());
         let promoted = wait::poll(AGREEMENT, || {
             self.sentinels.iter().all(|sentinel| sentinel.primary_port() == Some(port))
                 && self.replica().info("replication", "role") == "master"
@@ -146,6 +180,7 @@ impl RedisSentinel {
 struct Sentinel {
     supervisor: Supervisor,
     port: u16,
+    tls_port: Option<u16>,
     password: Option<String>,
 }
 
@@ -175,17 +210,25 @@ impl Sentinel {
              sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 3000\n",
             folder.path().display()
         );
+        if let Some(user) = &settings.user {
+            config.push_str(&format!("sentinel auth-user {name} {user}\n"));
+        }
         if let Some(password) = &settings.password {
             config.push_str(&format!("sentinel auth-pass {name} {password}\n"));
         }
         if let Some(password) = &settings.sentinel_password {
             config.push_str(&format!("requirepass {password}\nsentinel sentinel-pass {password}\n"));
         }
+        let tls_port = settings.certificate.as_ref().map(|_| port::free());
+        if let Some((certificate, port)) = settings.certificate.as_ref().zip(tls_port) {
+            config.push_str(&certificate.config(folder.path(), port));
+            config.push_str("tls-replication yes\n");
+        }
         fs::write(&file, config).expect("sentinel.conf is written");
         let mut command = Command::new(program::find("redis-server", "redis-server"));
         command.arg(file).arg("--sentinel");
         let password = settings.sentinel_password.clone();
-        Self { supervisor: Supervisor::new(folder, "KILL", &command), port, password }
+        Self { supervisor: Supervisor::new(folder, "KILL", &command), port, tls_port, password }
     }
 
     fn primary_port(&self) -> Option<u16> {
@@ -200,6 +243,11 @@ impl Sentinel {
         connection.set_read_timeout(Some(START_LIMIT))?;
         redis::cmd(command[0]).arg(&command[1..]).query(&mut connection)
     }
+}
+
+/// The port by which the servers and sentinels of a group know one of the servers.
+fn port_among(server: &RedisServer) -> u16 {
+    server.tls_port().unwrap_or_else(|| server.port())
 }
 
 impl fmt::Display for Sentinel {

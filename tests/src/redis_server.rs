@@ -5,7 +5,7 @@ use std::{fmt, fs, path::PathBuf, process::Command, time::Duration};
 use redis::{Connection, FromRedisValue, RedisResult, ToRedisArgs};
 use rustix::process::Signal;
 
-use crate::{port, program, supervisor::Supervisor, wait};
+use crate::{certificate::Certificate, port, program, supervisor::Supervisor, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ struct Credentials {
 pub struct RedisServerBuilder {
     credentials: Option<Credentials>,
     config: String,
-    tls: bool,
+    certificate: Option<Certificate>,
     cluster: bool,
 }
 
@@ -59,8 +59,13 @@ impl RedisServerBuilder {
     }
 
     /// Listens on a second port with TLS, by a certificate for `localhost` that it signs itself.
-    pub fn tls(mut self) -> Self {
-        self.tls = true;
+    pub fn tls(self) -> Self {
+        self.certificate(Certificate::new())
+    }
+
+    /// As [`tls`](Self::tls), by a certificate that it shares with others.
+    pub(crate) fn certificate(mut self, certificate: Certificate) -> Self {
+        self.certificate = Some(certificate);
         self
     }
 
@@ -94,14 +99,8 @@ impl RedisServerBuilder {
         let folder = tempfile::Builder::new().prefix("tests-redis-").tempdir().expect("a temporary folder");
         let path = folder.path().display();
         let config = folder.path().join("redis.conf");
-        let tls_port = self.tls.then(port::free);
-        let tls = tls_port.map(|port| {
-            let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-            fs::write(folder.path().join("tls.crt"), key.cert.pem()).expect("the certificate is written");
-            fs::write(folder.path().join("tls.key"), key.signing_key.serialize_pem()).expect("the key is written");
-            let files = format!("tls-cert-file \"{path}/tls.crt\"\ntls-key-file \"{path}/tls.key\"");
-            format!("tls-port {port}\n{files}\ntls-auth-clients no\n")
-        });
+        let tls_port = self.certificate.as_ref().map(|_| port::free());
+        let tls = self.certificate.as_ref().zip(tls_port).map(|(by, port)| by.config(folder.path(), port));
         // The default, 10,000 above the port, may be where clients' ports are.
         let bus_port = self.cluster.then(port::free);
         let cluster = bus_port.map(|port| format!("cluster-enabled yes\ncluster-port {port}\n"));
@@ -178,6 +177,11 @@ impl RedisServer {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port of [`tls_url`](Self::tls_url), where there is one.
+    pub(crate) fn tls_port(&self) -> Option<u16> {
+        self.tls_port
     }
 
     /// The port on which the other nodes of a cluster reach it.

@@ -9,8 +9,10 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use http_body_util::{BodyExt as _, channel::Channel};
-use tests::{App, Backend, CacheStatus, Failure, Gate, Origin, Response, echo, over_each_store, request, wait_until};
+use http_body_util::BodyExt as _;
+use tests::{
+    App, Backend, CacheStatus, Failure, Feed, Gate, Origin, Response, echo, over_each_store, request, wait_until,
+};
 use tokio::{sync::Barrier, task::JoinHandle};
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -139,14 +141,14 @@ mod a_client_that_leaves {
         Origin::new(move |_, _| {
             let rest = rest.clone();
             async move {
-                let (mut sender, body) = Channel::new(1);
+                let (feed, body) = Feed::new();
                 tokio::spawn(async move {
-                    sender.send_data("one ".into()).await.unwrap();
+                    feed.data("one ").unwrap();
                     rest.pass().await;
-                    sender.send_data("two".into()).await.unwrap();
+                    feed.data("two").unwrap();
                 });
                 let response = http::Response::builder().header("cache-control", "max-age=60");
-                Ok(response.body(body.boxed_unsync()).unwrap())
+                Ok(response.body(body).unwrap())
             }
         })
     }

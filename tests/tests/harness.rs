@@ -5,23 +5,93 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
+    pin::Pin,
     process::{Child, Command, Stdio},
+    sync::Arc,
+    task::{Context, Wake, Waker},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use rustix::process::{Pid, test_kill_process};
 use tests::{
-    Direction, Fault, FaultProxy, HttpClient, Load, PostgresServer, RedisCluster, RedisSentinel, RedisServer, slot,
-    wait_until,
+    Direction, Failure, Fault, FaultProxy, Feed, HttpClient, Load, PostgresServer, RedisCluster, RedisSentinel,
+    RedisServer, Unread, slot, wait_until,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+
+mod feed {
+    use super::*;
+
+    const ROUNDS: usize = 10_000;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn gives_a_body_its_frames_in_order_and_then_its_end() {
+        let checksum = HeaderMap::from_iter([("x-sum".parse().unwrap(), "5".parse().unwrap())]);
+        for _ in 0..ROUNDS {
+            let (feed, body) = Feed::new();
+            let reader = tokio::spawn(body.collect());
+            feed.data("he").unwrap();
+            feed.data("llo").unwrap();
+            feed.trailers(checksum.clone()).unwrap();
+            drop(feed);
+            let whole = reader.await.unwrap().unwrap();
+            assert_eq!(whole.trailers(), Some(&checksum));
+            assert_eq!(whole.to_bytes(), "hello");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn that_breaks_off_fails_the_body_after_what_came_before() {
+        for _ in 0..ROUNDS {
+            let (feed, mut body) = Feed::new();
+            let reader = tokio::spawn(async move {
+                let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+                (first, body.frame().await.unwrap().unwrap_err(), body.frame().await.is_none())
+            });
+            feed.data("hello").unwrap();
+            feed.abort(Failure("the disk is gone")).unwrap();
+            assert_eq!(reader.await.unwrap(), ("hello".into(), Failure("the disk is gone"), true));
+        }
+    }
+
+    /// A channel wakes its reader by the newest waker that it was polled with, and drops the one before it in the
+    /// middle of the poll: no other moment is as bad.
+    #[tokio::test]
+    async fn that_lets_go_while_its_body_is_polled_loses_nothing() {
+        struct LetsGo(Feed);
+
+        impl Wake for LetsGo {
+            fn wake(self: Arc<Self>) {}
+        }
+
+        impl Drop for LetsGo {
+            fn drop(&mut self) {
+                self.0.data("hello").unwrap();
+            }
+        }
+
+        let (feed, mut body) = Feed::new();
+        let waker = Waker::from(Arc::new(LetsGo(feed)));
+        assert!(Pin::new(&mut body).poll_frame(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[test]
+    fn hears_that_nobody_reads_on() {
+        let (feed, body) = Feed::new();
+        drop(body);
+        assert_eq!(feed.data("hello"), Err(Unread));
+        assert_eq!(feed.abort(Failure("the disk is gone")), Err(Unread));
+    }
+}
 
 mod groups {
     use super::*;
@@ -449,11 +519,11 @@ mod http_client {
             .unwrap()
     }
 
-    async fn counting_proxy(target: SocketAddr) -> (SocketAddr, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    async fn counting_proxy(target: SocketAddr) -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let accepted = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let counter = std::sync::Arc::clone(&accepted);
+        let accepted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = Arc::clone(&accepted);
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -6,7 +6,9 @@ use std::{future::ready, time::Duration};
 use cache_layer::{BodyError, Cache, CacheLayer, Clock, telemetry::Rejection};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use tests::{App, Backend, Failure, Gate, HOST, Origin, Response, echo, full, over_each_store, request, wait_until};
+use tests::{
+    App, Backend, Failure, Feed, Gate, HOST, Origin, Response, echo, full, over_each_store, request, wait_until,
+};
 use tokio::task::JoinHandle;
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -672,10 +674,10 @@ mod a_response {
             if call > 1 {
                 return Ok(echo(call, &request, MAX_AGE));
             }
-            let (mut sender, body) = http_body_util::channel::Channel::new(2);
-            sender.send_data("half".into()).await.unwrap();
-            sender.abort(Failure("the disk is gone"));
-            Ok(http::Response::builder().header("cache-control", "max-age=60").body(body.boxed_unsync()).unwrap())
+            let (feed, body) = Feed::new();
+            feed.data("half").unwrap();
+            feed.abort(Failure("the disk is gone")).unwrap();
+            Ok(http::Response::builder().header("cache-control", "max-age=60").body(body).unwrap())
         });
         let fleet = Fleet::of(backend, origin, false).await;
         let failed = fleet.here.begin(request(Method::GET, "/", &[])).await.unwrap();

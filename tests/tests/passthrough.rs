@@ -6,8 +6,10 @@ use bytes::Bytes;
 use cache_layer::{CacheLayer, Clock};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
-use http_body_util::{BodyExt as _, StreamBody, channel::Channel};
-use tests::{App, Backend, Body, CacheStatus, Failure, HOST, Origin, echo, full, over_each_store, request, wait_until};
+use http_body_util::{BodyExt as _, StreamBody};
+use tests::{
+    App, Backend, Body, CacheStatus, Failure, Feed, HOST, Origin, echo, full, over_each_store, request, wait_until,
+};
 
 type Fields = &'static [(&'static str, &'static str)];
 
@@ -48,28 +50,28 @@ mod a_request {
     /// The application answers piece by piece as the request comes in, and ends with the request's trailers.
     async fn with_a_body_passes_in_both_directions_at_once(backend: &Backend) {
         let origin = Origin::new(|_, request| async move {
-            let (mut sender, answer) = Channel::new(1);
+            let (feed, answer) = Feed::new();
             tokio::spawn(async move {
                 let mut body = request.into_body();
                 while let Some(frame) = body.frame().await {
-                    sender.send(frame.unwrap()).await.unwrap();
+                    feed.frame(frame.unwrap()).unwrap();
                 }
             });
             let response = Response::builder().header("cache-control", "max-age=60");
-            Ok(response.body(answer.boxed_unsync()).unwrap())
+            Ok(response.body(answer).unwrap())
         });
         let app = App::on(backend, &origin).await;
         for method in ["POST", "PUT", "PATCH", "GET"] {
-            let (mut sender, body) = Channel::new(1);
+            let (feed, body) = Feed::new();
             let request = Request::builder().method(method).uri("/").header("host", HOST);
-            let mut response = app.begin(request.body(body.boxed_unsync()).unwrap()).await.unwrap();
+            let mut response = app.begin(request.body(body).unwrap()).await.unwrap();
             assert_eq!(response.headers()["x-cache"], "BYPASS");
             for chunk in ["one", "two", "three"] {
-                sender.send_data(chunk.into()).await.unwrap();
+                feed.data(chunk).unwrap();
                 assert_eq!(piece(&mut response).await, chunk, "{method}");
             }
-            sender.send_trailers(trailers("of the request")).await.unwrap();
-            drop(sender);
+            feed.trailers(trailers("of the request")).unwrap();
+            drop(feed);
             let rest = response.into_body().collect().await.unwrap();
             assert_eq!(rest.trailers(), Some(&trailers("of the request")), "{method}");
             assert!(rest.to_bytes().is_empty());
@@ -191,47 +193,47 @@ mod a_stream {
     use super::*;
 
     /// An application whose body a test sends; only the first of them is left to it.
-    fn in_hand(fields: Fields) -> (Origin, http_body_util::channel::Sender<Bytes, Failure>) {
-        let (sender, body) = Channel::new(1);
+    fn in_hand(fields: Fields) -> (Origin, Feed) {
+        let (feed, body) = Feed::new();
         let body = std::sync::Mutex::new(Some(body));
         let origin = Origin::new(move |call, request| {
             let body = body.lock().unwrap().take();
             let mut response = echo(call, &request, fields);
             if let Some(body) = body {
-                *response.body_mut() = body.boxed_unsync();
+                *response.body_mut() = body;
             }
             std::future::ready(Ok(response))
         });
-        (origin, sender)
+        (origin, feed)
     }
 
     async fn of_events_arrives_one_by_one_and_is_not_kept(backend: &Backend) {
-        let (origin, mut sender) =
+        let (origin, feed) =
             in_hand(&[("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "max-age=60")]);
         let app = App::on(backend, &origin).await;
         let mut stream = app.begin(request(Method::GET, "/", &[])).await.unwrap();
         assert_eq!(CacheStatus::of(stream.headers()).detail.as_deref(), Some("event-stream"));
         for event in ["data: one\n\n", "data: two\n\n", "data: three\n\n"] {
-            sender.send_data(event.into()).await.unwrap();
+            feed.data(event).unwrap();
             assert_eq!(piece(&mut stream).await, event);
         }
         // Nobody holds on to it but its client.
         app.settled().await;
         drop(stream);
-        assert!(sender.send_data("data: four\n\n".into()).await.is_err(), "somebody still listens");
+        assert!(feed.data("data: four\n\n").is_err(), "somebody still listens");
         assert_eq!(app.get("/", &[]).await.call(), 2);
     }
 
     async fn that_will_be_stored_arrives_as_it_is_made(backend: &Backend) {
-        let (origin, mut sender) = in_hand(MAX_AGE);
+        let (origin, feed) = in_hand(MAX_AGE);
         let app = App::on(backend, &origin).await;
         let mut stream = app.begin(request(Method::GET, "/", &[])).await.unwrap();
         for chunk in ["one ", "two "] {
-            sender.send_data(chunk.into()).await.unwrap();
+            feed.data(chunk).unwrap();
             assert_eq!(piece(&mut stream).await, chunk);
         }
-        sender.send_data("three".into()).await.unwrap();
-        drop(sender);
+        feed.data("three").unwrap();
+        drop(feed);
         assert_eq!(stream.into_body().collect().await.unwrap().to_bytes(), "three");
         app.settled().await;
         let hit = app.get("/", &[]).await;
@@ -239,15 +241,15 @@ mod a_stream {
     }
 
     async fn that_grows_too_long_goes_on_as_it_is_made(backend: &Backend) {
-        let (origin, mut sender) = in_hand(MAX_AGE);
+        let (origin, feed) = in_hand(MAX_AGE);
         let app = app(backend, &origin, &Clock::system(), |layer| layer.max_body(6)).await;
         let mut stream = app.begin(request(Method::GET, "/", &[])).await.unwrap();
         for chunk in ["one ", "two ", "three ", "four "] {
-            sender.send_data(chunk.into()).await.unwrap();
+            feed.data(chunk).unwrap();
             assert_eq!(piece(&mut stream).await, chunk);
         }
-        sender.send_trailers(trailers("of a long body")).await.unwrap();
-        drop(sender);
+        feed.trailers(trailers("of a long body")).unwrap();
+        drop(feed);
         let rest = stream.into_body().collect().await.unwrap();
         assert_eq!(rest.trailers(), Some(&trailers("of a long body")));
         app.settled().await;
@@ -256,13 +258,13 @@ mod a_stream {
 
     /// It may never end: whoever records it must not go on for nobody.
     async fn that_is_too_long_ends_with_its_client(backend: &Backend) {
-        let (origin, mut sender) = in_hand(MAX_AGE);
+        let (origin, feed) = in_hand(MAX_AGE);
         let app = app(backend, &origin, &Clock::system(), |layer| layer.max_body(6)).await;
         let mut stream = app.begin(request(Method::GET, "/", &[])).await.unwrap();
-        sender.send_data("one ".into()).await.unwrap();
+        feed.data("one ").unwrap();
         assert_eq!(piece(&mut stream).await, "one ");
         drop(stream);
-        wait_until("nobody listens any more", async || sender.send_data("more ".into()).await.is_err()).await;
+        wait_until("nobody listens any more", async || feed.data("more ").is_err()).await;
         app.settled().await;
     }
 

@@ -8,12 +8,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use cache_layer::{CacheLayer, Clock, Freshness, Profile, SetCookie, Tags};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
-use http_body_util::{BodyExt as _, channel::Channel};
+use http_body_util::BodyExt as _;
 use tests::{
-    App, Backend, Body, CacheStatus, Failure, Gate, Origin, ask, echo, full, over_each_store, request, wait_until,
+    App, Backend, Body, CacheStatus, Failure, Feed, Gate, Origin, ask, echo, full, over_each_store, request, wait_until,
 };
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -436,10 +435,10 @@ mod a_condition {
     }
 
     async fn is_answered_before_the_body_is_there(backend: &Backend) {
-        let (mut sender, body) = Channel::<Bytes, Failure>::new(1);
+        let (feed, body) = Feed::new();
         let body = Mutex::new(Some(body));
         let origin = Origin::new(move |_, _| {
-            let body = body.lock().unwrap().take().expect("one call").boxed_unsync();
+            let body = body.lock().unwrap().take().expect("one call");
             let response = http::Response::builder().header("cache-control", "max-age=60").header("etag", "\"a\"");
             std::future::ready(Ok(response.body(body).unwrap()))
         });
@@ -447,9 +446,9 @@ mod a_condition {
         let head = app.begin(request(Method::GET, "/", &[("if-none-match", "\"a\"")])).await.unwrap();
         assert_eq!(head.status(), StatusCode::NOT_MODIFIED);
         drop(head);
-        sender.send_data("who".into()).await.unwrap();
-        sender.send_data("le".into()).await.unwrap();
-        drop(sender);
+        feed.data("who").unwrap();
+        feed.data("le").unwrap();
+        drop(feed);
         app.settled().await;
         let plain = app.get("/", &[]).await;
         assert_eq!((plain.x_cache(), plain.text()), ("HIT", "whole"));
@@ -625,33 +624,27 @@ mod a_range {
     }
 
     async fn of_what_is_too_long_to_keep_is_the_whole_as_it_is_made(backend: &Backend) {
-        let (mut sender, body) = Channel::<Bytes, Failure>::new(1);
+        let (feed, body) = Feed::new();
         let body = Mutex::new(Some(body));
         let asked = Asked::default();
         let noted = asked.clone();
         let origin = Origin::new(move |_, request| {
             noted.note(request.headers());
-            let body = body.lock().unwrap().take().map_or_else(|| full(DIGITS), |body| body.boxed_unsync());
+            let body = body.lock().unwrap().take().unwrap_or_else(|| full(DIGITS));
             let response = http::Response::builder().header("cache-control", "max-age=60");
             std::future::ready(Ok(response.body(body).unwrap()))
         });
         let app = app(backend, &origin, &Clock::system(), |layer| layer.max_body(4)).await;
-        let (sent, head) = tokio::join!(
-            async {
-                sender.send_data("012".into()).await?;
-                sender.send_data("345".into()).await
-            },
-            app.begin(request(Method::GET, "/", &[("range", "bytes=0-1")])),
-        );
-        sent.unwrap();
-        let mut head = head.unwrap();
+        feed.data("012").unwrap();
+        feed.data("345").unwrap();
+        let mut head = app.begin(request(Method::GET, "/", &[("range", "bytes=0-1")])).await.unwrap();
         assert_eq!((head.status(), asked.last("range")), (StatusCode::OK, None));
         assert!(!head.headers().contains_key("content-range"));
         for piece in ["012", "345"] {
             assert_eq!(head.frame().await.unwrap().unwrap().into_data().unwrap(), piece);
         }
-        sender.send_data("6789".into()).await.unwrap();
-        drop(sender);
+        feed.data("6789").unwrap();
+        drop(feed);
         assert_eq!(head.into_body().collect().await.unwrap().to_bytes(), "6789");
         app.settled().await;
         assert_ne!(app.get("/", &[]).await.x_cache(), "HIT");

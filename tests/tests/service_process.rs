@@ -51,27 +51,6 @@ mod start {
         assert_eq!(list.json()["total"], 101);
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn reaches_a_redis_by_tls_whose_certificate_it_is_told_to_trust() {
-        let redis = RedisServer::builder().tls().start();
-        let certificate = redis.certificate();
-        for (trusted, connected) in [(certificate.to_str().unwrap(), true), ("/dev/null", false)] {
-            let variables = [("APP_REDIS_URL", &*redis.tls_url()), ("SSL_CERT_FILE", trusted)];
-            let service = ServiceProcess::start(SERVICE, &variables);
-            let client = HttpClient::new();
-            wait_until("the connection to be made, or refused", async || {
-                let health = client.get(&format!("{}/health", service.url()), &[]).await.json();
-                match &health["redis"]["error"] {
-                    serde_json::Value::Null => connected,
-                    error => !connected && error.to_string().contains("certificate"),
-                }
-            })
-            .await;
-            let product = client.get(&format!("{}/api/products/42", service.url()), &[]).await;
-            assert_eq!(product.status, 200);
-        }
-    }
-
     #[test]
     fn with_a_wrong_setting_is_one_line_and_exit_code_2() {
         for (variable, value, allowed) in [

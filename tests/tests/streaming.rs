@@ -8,10 +8,12 @@ use cache_layer::{BodyError, CacheLayer, ResponseBody, Tags};
 use futures_util::stream::{self, StreamExt as _};
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame};
-use http_body_util::{BodyExt as _, StreamBody, channel::Channel, channel::Sender};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tests::{App, Backend, Body, CacheStatus, Failure, Gate, HttpClient, Origin, over_each_store, request, wait_until};
+use tests::{
+    App, Backend, Body, CacheStatus, Failure, Feed, Gate, HttpClient, Origin, over_each_store, request, wait_until,
+};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -29,15 +31,15 @@ const SIX_BYTES: Fields = &[("cache-control", "max-age=60"), ("content-length", 
 /// An application whose bodies the test writes, call by call.
 struct Playwright {
     origin: Origin,
-    calls: mpsc::UnboundedReceiver<Sender<Bytes, Failure>>,
+    calls: mpsc::UnboundedReceiver<Feed>,
 }
 
 impl Playwright {
     fn answering(fields: Fields) -> Self {
         let (tell, calls) = mpsc::unbounded_channel();
         let origin = Origin::new(move |call, request| {
-            let (sender, body) = Channel::new(1000);
-            tell.send(sender).expect("the test goes on");
+            let (feed, body) = Feed::new();
+            tell.send(feed).expect("the test goes on");
             let mut response = http::Response::builder().header("x-call", call);
             for (name, value) in fields {
                 response = response.header(*name, *value);
@@ -45,7 +47,7 @@ impl Playwright {
             if let Some(language) = request.headers().get("accept-language") {
                 response = response.header("content-language", language);
             }
-            let mut response = response.body(body.boxed_unsync()).unwrap();
+            let mut response = response.body(body).unwrap();
             response.extensions_mut().insert(Tags::new(["products"]));
             async move { Ok(response) }
         });
@@ -53,13 +55,9 @@ impl Playwright {
     }
 
     /// The body of the next call.
-    async fn call(&mut self) -> Sender<Bytes, Failure> {
+    async fn call(&mut self) -> Feed {
         timeout(LIMIT, self.calls.recv()).await.expect("the application is called").unwrap()
     }
-}
-
-async fn send(sender: &mut Sender<Bytes, Failure>, data: &'static str) {
-    sender.send_data(data.into()).await.unwrap();
 }
 
 /// A cache in front of it.
@@ -106,15 +104,15 @@ mod a_follower {
         let mut play = Playwright::answering(SIX_BYTES);
         let app = node(backend, &play).await;
         let mut leader = answer(begin(&app, &[])).await;
-        let mut sender = play.call().await;
+        let feed = play.call().await;
         let mut early = answer(begin(&app, &[])).await;
-        send(&mut sender, "one").await;
+        feed.data("one").unwrap();
         let mut late = answer(begin(&app, &[])).await;
         for client in [&mut leader, &mut early, &mut late] {
             assert_eq!(piece(client).await, Some(Ok("one".into())));
         }
-        send(&mut sender, "two").await;
-        drop(sender);
+        feed.data("two").unwrap();
+        drop(feed);
         for mut client in [leader, early, late] {
             assert_eq!(piece(&mut client).await, Some(Ok("two".into())));
             assert_eq!(piece(&mut client).await, None);
@@ -130,7 +128,7 @@ mod a_follower {
         let mut play = Playwright::answering(&[("cache-control", "max-age=60"), ("content-length", "0"), ("age", "7")]);
         let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
-        let _sender = play.call().await;
+        let _feed = play.call().await;
         let follower = answer(begin(&app, &[])).await;
         let field = |name| follower.headers().get(name).map(|value| value.to_str().unwrap());
         assert_eq!((field("x-cache"), field("age"), field("x-cache-age")), (Some("HIT"), Some("7"), Some("0")));
@@ -164,15 +162,18 @@ mod a_follower {
                 });
             };
             join(&mut clients);
-            let mut sender = play.call().await;
+            let feed = play.call().await;
             let mut rest = &whole[..];
             while !rest.is_empty() {
                 let (data, left) = rest.split_at(fastrand::usize(1..=rest.len().min(5_000)));
-                sender.send_data(Bytes::copy_from_slice(data)).await.unwrap();
+                feed.data(Bytes::copy_from_slice(data)).unwrap();
                 rest = left;
                 join(&mut clients);
+                if fastrand::bool() {
+                    tokio::task::yield_now().await;
+                }
             }
-            drop(sender);
+            drop(feed);
             while let Some(got) = clients.join_next().await {
                 let got = got.unwrap();
                 let agree = got.iter().zip(&whole).take_while(|(one, other)| one == other).count();
@@ -187,7 +188,7 @@ mod a_follower {
             Playwright::answering(&[("cache-control", "max-age=60"), ("content-length", "6"), ("etag", "\"a\"")]);
         let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
-        let mut sender = play.call().await;
+        let feed = play.call().await;
         let matching = answer(begin(&app, &[("if-none-match", "\"a\"")])).await;
         assert_eq!(matching.status(), StatusCode::NOT_MODIFIED);
         let part = answer(begin(&app, &[("range", "bytes=1-3")])).await;
@@ -195,11 +196,11 @@ mod a_follower {
             (part.status(), &part.headers()["content-range"]),
             (StatusCode::PARTIAL_CONTENT, &"bytes 1-3/6".parse().unwrap())
         );
-        send(&mut sender, "one").await;
-        send(&mut sender, "t").await;
+        feed.data("one").unwrap();
+        feed.data("t").unwrap();
         assert_eq!(text(part).await.unwrap(), "net", "it is not kept waiting for what it has not asked for");
-        send(&mut sender, "wo").await;
-        drop(sender);
+        feed.data("wo").unwrap();
+        drop(feed);
         assert_eq!(text(leader).await.unwrap(), "onetwo");
         assert_eq!(play.origin.calls(), 1);
     }
@@ -208,14 +209,14 @@ mod a_follower {
         let mut play = Playwright::answering(SIX_BYTES);
         let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
-        let mut sender = play.call().await;
+        let feed = play.call().await;
         let slow = answer(begin(&app, &[])).await;
         let leaving = answer(begin(&app, &[])).await;
         let quick = answer(begin(&app, &[])).await;
-        send(&mut sender, "one").await;
+        feed.data("one").unwrap();
         drop(leaving);
-        send(&mut sender, "two").await;
-        drop(sender);
+        feed.data("two").unwrap();
+        drop(feed);
         assert_eq!(text(quick).await.unwrap(), "onetwo");
         app.settled().await;
         app.cache.invalidate_all().await.unwrap();
@@ -227,12 +228,12 @@ mod a_follower {
         let mut play = Playwright::answering(SIX_BYTES);
         let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
-        let mut sender = play.call().await;
+        let feed = play.call().await;
         let follower = answer(begin(&app, &[])).await;
-        send(&mut sender, "one").await;
+        feed.data("one").unwrap();
         drop(leader);
-        send(&mut sender, "two").await;
-        drop(sender);
+        feed.data("two").unwrap();
+        drop(feed);
         assert_eq!(text(follower).await.unwrap(), "onetwo");
     }
 
@@ -250,22 +251,22 @@ mod a_body_that_breaks_off {
     use super::*;
 
     /// Two clients in the middle of a body.
-    async fn half_way(backend: &Backend) -> (Playwright, App, Sender<Bytes, Failure>, Answer, Answer) {
+    async fn half_way(backend: &Backend) -> (Playwright, App, Feed, Answer, Answer) {
         let mut play = Playwright::answering(SIX_BYTES);
         let app = node(backend, &play).await;
         let mut leader = answer(begin(&app, &[])).await;
-        let mut sender = play.call().await;
+        let feed = play.call().await;
         let mut follower = answer(begin(&app, &[])).await;
-        send(&mut sender, "one").await;
+        feed.data("one").unwrap();
         for client in [&mut leader, &mut follower] {
             assert_eq!(piece(client).await, Some(Ok("one".into())));
         }
-        (play, app, sender, leader, follower)
+        (play, app, feed, leader, follower)
     }
 
     async fn is_an_error_for_all_and_is_not_stored(backend: &Backend) {
-        let (mut play, app, sender, leader, follower) = half_way(backend).await;
-        sender.abort(Failure("the disk is gone"));
+        let (mut play, app, feed, leader, follower) = half_way(backend).await;
+        feed.abort(Failure("the disk is gone")).unwrap();
         assert_eq!(text(leader).await, Err(BodyError::Inner(Failure("the disk is gone"))));
         assert_eq!(text(follower).await, Err(BodyError::BrokenOff));
         app.settled().await;
@@ -275,11 +276,11 @@ mod a_body_that_breaks_off {
 
     async fn is_no_end_for_those_who_share_it_when_it_is_shorter_or_longer_than_announced(backend: &Backend) {
         for rest in [&["t"][..], &[], &["two", "three"], &["twothree"]] {
-            let (mut play, app, mut sender, leader, follower) = half_way(backend).await;
+            let (mut play, app, feed, leader, follower) = half_way(backend).await;
             for data in rest {
-                send(&mut sender, data).await;
+                feed.data(*data).unwrap();
             }
-            drop(sender);
+            drop(feed);
             assert_eq!(text(leader).await.unwrap(), rest.concat(), "as it came");
             assert_eq!(text(follower).await, Err(BodyError::BrokenOff), "{rest:?}");
             app.settled().await;
@@ -344,16 +345,16 @@ mod a_body_that_breaks_off {
         };
         for whole in [false, true] {
             let leader = get();
-            let mut sender = play.call().await;
+            let feed = play.call().await;
             let joined = app.cache.counts().joined;
             let followers = [get(), get()];
             wait_until("they share it", async || app.cache.counts().joined == joined + 2).await;
-            send(&mut sender, "one").await;
+            feed.data("one").unwrap();
             if whole {
-                send(&mut sender, "two").await;
-                drop(sender);
+                feed.data("two").unwrap();
+                drop(feed);
             } else {
-                sender.abort(Failure("the disk is gone"));
+                feed.abort(Failure("the disk is gone")).unwrap();
             }
             for client in followers.into_iter().chain([leader]) {
                 let body = client.await.unwrap().map(|response| response.body);
@@ -379,8 +380,8 @@ mod who_comes_after_an_invalidation {
         let writer = if elsewhere { App::on(backend, &play.origin).await } else { reader.clone() };
 
         let leader = answer(begin(&reader, &[])).await;
-        let mut old = play.call().await;
-        send(&mut old, "old").await;
+        let old = play.call().await;
+        old.data("old").unwrap();
         let before = answer(begin(&reader, &[])).await;
         let key = CacheLayer::new(writer.cache.clone()).key(&"http://shop.example/".parse().unwrap()).unwrap();
         match by {
@@ -391,14 +392,14 @@ mod who_comes_after_an_invalidation {
         let waiting = reader.cache.counts().coalesced;
         let after = begin(&reader, &[]);
         wait_for_followers(&reader, waiting + 1).await;
-        send(&mut old, "est").await;
+        old.data("est").unwrap();
         drop(old);
         for client in [leader, before] {
             assert_eq!(call(&client), OLD);
             assert_eq!(text(client).await.unwrap(), "oldest");
         }
-        let mut new = play.call().await;
-        send(&mut new, "newest").await;
+        let new = play.call().await;
+        new.data("newest").unwrap();
         drop(new);
         let after = answer(after).await;
         assert_eq!(call(&after), NEW, "invalidated by {by}");
@@ -431,22 +432,22 @@ mod who_comes_after_an_invalidation {
         let writer = App::on(backend, &play.origin).await;
         let load_english = async |play: &mut Playwright| {
             let english = begin(&writer, ENGLISH);
-            send(&mut play.call().await, "saxon!").await;
+            play.call().await.data("saxon!").unwrap();
             text(answer(english).await).await.unwrap();
             writer.settled().await;
         };
         load_english(&mut play).await;
         let leader = answer(begin(&reader, GERMAN)).await;
-        let mut old = play.call().await;
+        let old = play.call().await;
         let key = CacheLayer::new(writer.cache.clone()).key(&"http://shop.example/".parse().unwrap()).unwrap();
         writer.cache.invalidate(&key).await.unwrap();
         load_english(&mut play).await;
         let after = begin(&reader, GERMAN);
         wait_for_followers(&reader, 1).await;
-        send(&mut old, "gothic").await;
+        old.data("gothic").unwrap();
         drop(old);
         assert_eq!(text(leader).await.unwrap(), "gothic");
-        send(&mut play.call().await, "german").await;
+        play.call().await.data("german").unwrap();
         assert_eq!(text(answer(after).await).await.unwrap(), "german");
     }
 
@@ -465,19 +466,19 @@ mod who_comes_after_an_invalidation {
         .await;
         let before = play.origin.calls();
         let leader = answer(begin(&app, &[])).await;
-        let mut old = play.call().await;
+        let old = play.call().await;
         let follower = answer(begin(&app, &[])).await;
         app.cache.invalidate_tag("products").await.unwrap_err();
         let waiting = app.cache.counts().coalesced;
         let after = begin(&app, &[]);
         wait_for_followers(&app, waiting + 1).await;
-        send(&mut old, "oldest").await;
+        old.data("oldest").unwrap();
         drop(old);
         for client in [leader, follower] {
             assert_eq!(call(&client), (before + 1).to_string());
             assert_eq!(text(client).await.unwrap(), "oldest");
         }
-        send(&mut play.call().await, "newest").await;
+        play.call().await.data("newest").unwrap();
         assert_eq!(text(answer(after).await).await.unwrap(), "newest");
     }
 
@@ -528,17 +529,17 @@ mod what_is_not_shareable {
         ]);
         let app = node(backend, &play).await;
         let german = answer(begin(&app, &[("accept-language", "de")])).await;
-        let mut sender = play.call().await;
+        let feed = play.call().await;
         let english = begin(&app, &[("accept-language", "en")]);
         wait_for_followers(&app, 1).await;
         let same = answer(begin(&app, &[("accept-language", "de")])).await;
         assert_eq!((call(&same), app.cache.counts().joined), (call(&german), 1));
-        send(&mut sender, "german").await;
-        drop(sender);
+        feed.data("german").unwrap();
+        drop(feed);
         assert_eq!(text(same).await.unwrap(), "german");
-        let mut sender = play.call().await;
-        send(&mut sender, "saxon!").await;
-        drop(sender);
+        let feed = play.call().await;
+        feed.data("saxon!").unwrap();
+        drop(feed);
         let english = answer(english).await;
         assert_eq!(english.headers()["content-language"], "en");
         assert_eq!(text(english).await.unwrap(), "saxon!");
@@ -548,11 +549,11 @@ mod what_is_not_shareable {
         let mut play = Playwright::answering(&[("cache-control", "max-age=60")]);
         let app = node(backend, &play).await;
         let leader = answer(begin(&app, &[])).await;
-        let mut sender = play.call().await;
+        let feed = play.call().await;
         let follower = begin(&app, &[]);
         wait_for_followers(&app, 1).await;
-        send(&mut sender, "onetwo").await;
-        drop(sender);
+        feed.data("onetwo").unwrap();
+        drop(feed);
         assert_eq!(text(leader).await.unwrap(), "onetwo");
         assert_eq!(text(answer(follower).await).await.unwrap(), "onetwo");
         assert_eq!((play.origin.calls(), app.cache.counts().joined), (1, 0));

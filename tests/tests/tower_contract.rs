@@ -13,8 +13,8 @@ use bytes::Bytes;
 use cache_layer::{CacheLayer, CacheService};
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, Empty, Full, channel::Channel};
-use tests::{App, Backend, Body, Failure, Gate, HOST, Origin, ask, echo, over_each_store, request, wait_until};
+use http_body_util::{BodyExt as _, Empty, Full};
+use tests::{App, Backend, Body, Failure, Feed, Gate, HOST, Origin, ask, echo, over_each_store, request, wait_until};
 use tower::{
     Layer as _, Service, ServiceExt as _, buffer::Buffer, limit::ConcurrencyLimit, load_shed, load_shed::LoadShed,
     service_fn, timeout, timeout::Timeout,
@@ -270,9 +270,9 @@ mod a_panic {
             if call > 1 {
                 return Ok(echo(call, &request, MAX_AGE));
             }
-            let (mut sender, body) = Channel::new(2);
-            sender.send_data("half".into()).await.unwrap();
-            sender.send_data("panic".into()).await.unwrap();
+            let (feed, body) = Feed::new();
+            feed.data("half").unwrap();
+            feed.data("panic").unwrap();
             let body = body.map_frame(|frame: Frame<Bytes>| {
                 assert_ne!(frame.data_ref().unwrap(), "panic", "a bug in the application");
                 frame

@@ -186,6 +186,7 @@ impl Cluster {
                         self.adopt(slots);
                     }
                     Err(error) => {
+                        self.nowhere.note_absence(error.to_string());
                         if !reported {
                             tracing::warn!(%error, "no node says who has what in the Redis cluster");
                             reported = true;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use tests::{RedisCluster, slot, wait_until};
+use tests::{RedisCluster, RedisServer, slot, wait_until};
 
 use super::{
     fleet_tests::*,
@@ -39,6 +39,18 @@ async fn entries_are_spread_and_tags_are_together() {
     invalidate_tag(&store, "u{v}").await.unwrap();
     for i in 0..60 {
         assert_eq!(read(&store, &key(&i.to_string())).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_no_node_is_there_is_told() {
+    let alone = RedisServer::start();
+    for (url, why) in [
+        ("redis+cluster://127.0.0.1:1".to_owned(), "Connection refused"),
+        (format!("redis+cluster://127.0.0.1:{}", alone.port()), "cluster support disabled"),
+    ] {
+        let store = RedisStore::builder(url).build().unwrap();
+        wait_until(why, async || store.status().await.error.is_some_and(|error| error.contains(why))).await;
     }
 }
 

@@ -174,7 +174,7 @@ impl Link {
         self.absence.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note_absence(&self, reason: String) {
+    pub(super) fn note_absence(&self, reason: String) {
         *self.absence.write().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 

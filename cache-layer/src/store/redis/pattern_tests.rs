@@ -158,8 +158,8 @@ async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
     }
 }
 
-/// Invalidates the tag of a fifth of `total` entries, and then deletes that fifth by a pattern.
-async fn cost(total: usize) -> (Stalls, Stalls) {
+/// Invalidates the tag of a fifth of `total` entries, deletes that fifth by a pattern, and then does nothing for as long.
+async fn cost(total: usize) -> [Stalls; 3] {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     populate(&server, &store, total).await;
@@ -200,7 +200,7 @@ async fn cost(total: usize) -> (Stalls, Stalls) {
         total - total / 5 + 5,
         "one entry, two tokens, a note and the identity are left"
     );
-    (tag, pattern)
+    [tag, pattern, nothing]
 }
 
 async fn invalidate_tag(store: &RedisStore, tag: &str) {
@@ -212,10 +212,12 @@ async fn a_tag_costs_one_round_trip_and_a_pattern_small_steps() {
     cost(20_000).await;
 }
 
-/// Prints what the documentation says. With `--release`, on a machine that does nothing else.
+/// Prints what the documentation says. With `--release`, on a machine that does nothing else; one that does holds that
+/// client up by itself, and so much is not the pattern's doing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement over a million entries, for a quiet machine"]
 async fn nobody_is_held_up_by_a_tag_or_a_pattern_over_200_000_of_a_million_entries() {
-    let (tag, pattern) = cost(1_000_000).await;
-    assert!(tag.longest.max(pattern.longest) < Duration::from_millis(20));
+    let [tag, pattern, nothing] = cost(1_000_000).await;
+    let longest = tag.longest.max(pattern.longest).saturating_sub(nothing.longest);
+    assert!(longest < Duration::from_millis(20), "{longest:?}");
 }
