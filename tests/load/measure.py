@@ -337,6 +337,7 @@ def main():
         *compared,
         product_api,
         *grown,
+        (HERE / "tracking.md").read_text(),
     ]
     (out / "README.md").write_text("\n".join(page))
     print(table(bars, ["", "measured", "wanted", "reached"]))
