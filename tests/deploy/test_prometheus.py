@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import yaml
-from engine import DEPLOY
+from common import DEPLOY
 
 ALERTS = DEPLOY / "prometheus/alerts.yaml"
 RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
