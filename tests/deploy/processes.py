@@ -88,8 +88,8 @@ def rotel():
 
 @contextlib.contextmanager
 def collector(folder, receiver):
-    """A collector that sends on to `receiver`, as a port of gRPC: the OpenTelemetry Collector with the file in deploy/ where
-    there is one, or else rotel. Yields where it listens, by protocol."""
+    """A collector that sends on to the port `receiver`: the OpenTelemetry Collector with the file in deploy/ where there is
+    one, or else rotel. Yields where it listens, by protocol."""
     folder.mkdir()
     ports = {"grpc": free_port(), "http/protobuf": free_port()}
     grpc, http = (f"{LOOPBACK}:{port}" for port in ports.values())

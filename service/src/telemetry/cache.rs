@@ -246,6 +246,8 @@ pub(crate) fn observe_loads(meter: &Meter, name: &'static str, cache: Cache) {
 }
 
 /// Tells, whenever somebody asks, how the Redis behind the cache is.
+///
+/// A process has one Redis, whichever caches share it: but for what is kept for it, there is no label for another.
 pub(crate) fn observe_redis(meter: &Meter, name: &'static str, redis: &RedisStore) {
     let [connected, state, pending, resets, trips, pushes] = std::array::from_fn(|_| redis.clone());
     let label = [KeyValue::new("cache", name)];
