@@ -34,7 +34,8 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    const ALL: [Self; 8] = [
+    /// Every one.
+    pub const ALL: [Self; 8] = [
         Self::Foreign,
         Self::Version,
         Self::Truncated,
@@ -74,6 +75,9 @@ pub enum FillOutcome {
 }
 
 impl FillOutcome {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Stored, Self::Fenced, Self::Unavailable];
+
     /// The name, for a metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -105,7 +109,8 @@ pub enum Release {
 }
 
 impl Release {
-    const ALL: [Self; 6] =
+    /// Every one.
+    pub const ALL: [Self; 6] =
         [Self::Done, Self::TransientError, Self::GiveUp, Self::Dangling, Self::WaitTimeout, Self::AgeTimeout];
 
     /// The name, for a metric's label.
@@ -141,6 +146,9 @@ pub enum LookupResult {
 }
 
 impl LookupResult {
+    /// Every one.
+    pub const ALL: [Self; 6] = [Self::Hit, Self::Stale, Self::Negative, Self::Collapsed, Self::Miss, Self::Error];
+
     /// The name, for a metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -174,6 +182,9 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Memory, Self::Store, Self::None];
+
     /// The name, for a metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -201,6 +212,14 @@ pub struct Lookup {
     pub saved: Duration,
 }
 
+impl Lookup {
+    /// One that took no time, for whoever tests an observer.
+    #[must_use]
+    pub fn new(result: LookupResult, tier: Tier) -> Self {
+        Self { result, tier, duration: Duration::ZERO, age: None, saved: Duration::ZERO }
+    }
+}
+
 /// How a load ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -216,6 +235,9 @@ pub enum LoadOutcome {
 }
 
 impl LoadOutcome {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Loaded, Self::NotModified, Self::Failed, Self::Lost];
+
     /// What it is once it is known not to be lost.
     pub(crate) fn unless_lost(self) -> Self {
         if self == Self::Lost { Self::Loaded } else { self }
@@ -244,6 +266,9 @@ pub enum WaitScope {
 }
 
 impl WaitScope {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Process, Self::Fleet];
+
     /// The name, for a metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -269,6 +294,9 @@ pub enum InvalidationKind {
 }
 
 impl InvalidationKind {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Key, Self::Tag, Self::Pattern, Self::All];
+
     /// The name, for a metric's label.
     #[must_use]
     pub fn as_str(self) -> &'static str {

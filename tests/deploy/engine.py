@@ -3,14 +3,9 @@
 import contextlib
 import json
 import os
-import pathlib
 import secrets
 import subprocess
-import time
-import urllib.error
-import urllib.request
 
-DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
 ENGINE = os.environ["ENGINE"]
 IMAGE = os.environ["IMAGE"]
 COMPOSE = ["docker", "compose"] if ENGINE == "docker" else ["podman-compose"]
@@ -41,22 +36,3 @@ def container(*args, command=()):
 
 def published(name):
     return "http://" + engine("port", name, "8000/tcp").splitlines()[0]
-
-
-def get(url, method="GET"):
-    """Status, fields by their lower-case names, and body; the status is 0 if nobody answers."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as response:
-            fields = {name.lower(): value for name, value in response.headers.items()}
-            return response.status, fields, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, {}, error.read().decode()
-    except OSError as error:
-        return 0, {}, str(error)
-
-
-def wait_until(what, met, seconds=30):
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, f"waited {seconds} s in vain until {what}"
-        time.sleep(0.2)

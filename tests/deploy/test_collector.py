@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from engine import DEPLOY
+from common import DEPLOY
 
 CONFIG = yaml.safe_load((DEPLOY / "otel-collector.yaml").read_text())
 # In the core distribution, and in every other one.

@@ -9,13 +9,8 @@ import subprocess
 
 import pytest
 import yaml
-from engine import COMPOSE, DEPLOY, ENGINE, IMAGE, engine, get, inspect, wait_until
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+from common import DEPLOY, free_port, get, wait_until
+from engine import COMPOSE, ENGINE, IMAGE, engine, inspect
 
 
 @contextlib.contextmanager

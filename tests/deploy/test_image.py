@@ -3,7 +3,8 @@
 import re
 import subprocess
 
-from engine import CONFINED, DEPLOY, IMAGE, container, engine, get, inspect, published, wait_until
+from common import DEPLOY, get, wait_until
+from engine import CONFINED, IMAGE, container, engine, inspect, published
 
 
 def test_the_dockerfile_is_clean_and_builds_with_any_builder():

@@ -7,7 +7,8 @@ import secrets
 import subprocess
 
 import pytest
-from engine import DEPLOY, engine, wait_until
+from common import DEPLOY, wait_until
+from engine import engine
 
 # As the chart confines it.
 CONFINED = ["--user=999:999", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]

@@ -9,11 +9,11 @@ use std::{
 
 use cache_layer::{
     Cache, CacheLayer,
-    store::MemoryStore,
+    store::{MemoryStore, RedisStore, TieredStore},
     telemetry::{Event, LoadOutcome, Lookup, LookupResult, Release, Tier, WaitScope},
 };
 use http::Method;
-use tests::{App, Backend, Gate, Origin, echo, request, wait_until};
+use tests::{App, Backend, Gate, Origin, RedisServer, echo, request, wait_until};
 use tracing::{
     Subscriber,
     field::{Field, Visit},
@@ -26,6 +26,7 @@ use tracing_subscriber::{
 };
 
 const MINUTE: &[(&str, &str)] = &[("cache-control", "max-age=60")];
+const TAGGED: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("cache-tag", "t")];
 const STALE_AT_ONCE: &[(&str, &str)] = &[("cache-control", "max-age=0, stale-while-revalidate=60")];
 
 /// A span that was begun.
@@ -268,6 +269,35 @@ async fn why_nothing_was_kept_is_said_where_it_was_found_out() {
     let (spans, _recording) = Recorder::start();
     app(memory(), &[("cache-control", "no-store")]).await.get("/a", &[]).await;
     assert_eq!(spans.named("cache.load")[0].field("cache_layer.reason"), Some("no-store"));
+}
+
+#[tokio::test]
+async fn round_trips_and_pushes_are_counted_by_what_they_are_for() {
+    let server = RedisServer::start();
+    let [store, other] = [(); 2].map(|()| RedisStore::builder(server.url()).build().unwrap());
+    assert!(store.wait_connected(Duration::from_secs(10)).await && other.wait_connected(Duration::from_secs(10)).await);
+    let app = app(Cache::builder(TieredStore::new(1 << 20, store.clone())), TAGGED).await;
+    let went = || store.round_trips().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+    let heard = || store.pushes().map(|(push, count)| (push.as_str(), count)).collect::<BTreeMap<_, _>>();
+
+    app.get("/a", &[]).await;
+    assert!(app.cache.drain(Duration::from_secs(10)).await);
+    let miss = [("GET", 1), ("acquire", 1), ("last_invalidation", 1), ("stamp", 1), ("commit", 1)];
+    assert_eq!(went(), miss);
+    app.get("/a", &[]).await;
+    let [_, rest @ ..] = miss;
+    let and_a_hit = [&[("GET", 2), ("MGET", 1)], &rest[..]].concat();
+    assert_eq!(went(), and_a_hit, "the entry, and once its tags");
+    app.get("/a", &[]).await;
+    assert_eq!(went(), and_a_hit, "memory costs no round trip");
+
+    let before = heard();
+    Cache::new(other).invalidate_tag("t").await.unwrap();
+    wait_until("it is heard of", async || heard()["tag"] > before["tag"]).await;
+    let (before, after) = (before, heard());
+    assert_eq!((after["entry"], after["everything"]), (before["entry"], 0));
+    server.command::<()>(&["FLUSHALL"]);
+    wait_until("it is heard of", async || heard()["everything"] == 1).await;
 }
 
 /// Everything that an observer is told, in order.

@@ -15,7 +15,8 @@ use moka::{policy::EvictionPolicy, sync::Cache as Moka};
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError, shelf::Shelf,
+    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError,
+    shelf::Shelf,
 };
 use crate::{
     clock::Clock,
@@ -159,6 +160,11 @@ impl MemoryStore {
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.0.entries.size().0
+    }
+
+    /// Entries that left since the store was made, and why, near enough.
+    pub fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
+        self.0.entries.evictions()
     }
 }
 

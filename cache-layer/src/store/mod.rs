@@ -25,7 +25,9 @@ mod tiered;
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
-pub use redis::{Breaker, RedisState, RedisStatus, RedisStore, RedisStoreBuilder, Restored};
+pub use redis::{Breaker, Push, RedisState, RedisStatus, RedisStore, RedisStoreBuilder, Restored};
+#[cfg(feature = "memory")]
+pub use shelf::Eviction;
 #[cfg(feature = "redis")]
 pub use tiered::TieredStore;
 

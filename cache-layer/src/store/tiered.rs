@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, RedisStore, Scope, Seen, Store, StoreError,
-    redis::Near,
+    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, Lookup, RedisStore, Scope, Seen, Store,
+    StoreError, redis::Near,
 };
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
@@ -72,6 +72,11 @@ impl TieredStore {
     #[must_use]
     pub fn memory_entries(&self) -> u64 {
         self.near.entries()
+    }
+
+    /// Entries that left the first tier since the store was made, and why, near enough.
+    pub fn memory_evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
+        self.near.evictions()
     }
 }
 

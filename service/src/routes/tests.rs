@@ -5,6 +5,9 @@ use tower::ServiceExt;
 
 use super::*;
 
+mod metrics;
+mod traces;
+
 struct Service {
     router: Router,
     app: App,
@@ -348,24 +351,4 @@ async fn a_panic_and_a_request_without_end_are_problems() {
     panicked.problem(500);
     assert!(!panicked.body.contains("secret"));
     service.get("/hang").await.problem(503);
-}
-
-#[tokio::test]
-async fn metrics_count_by_route_and_never_by_path_key_or_tag() {
-    let service = Service::new().await;
-    for id in 1..=30 {
-        assert_eq!(service.get(&format!("/api/products/{id}")).await.status, 200);
-        service.get(&format!("/nothing/{id}")).await;
-    }
-    let metrics = service.get("/metrics").await;
-    assert_eq!(metrics.status, 200);
-    assert_eq!(metrics.header("x-cache"), "");
-    let answered = r#"http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200",http_route="/api/products/{id}"} 30"#;
-    assert!(metrics.body.contains(answered), "{}", metrics.body);
-    // Each response, and the product that it was made from.
-    let missed = r#"cache_layer_lookups_total{cache="products",result="miss",tier="none"} 60"#;
-    assert!(metrics.body.contains(missed), "{}", metrics.body);
-    for number in ["/7", "product:7", "nothing"] {
-        assert!(!metrics.body.contains(number), "{number} in {}", metrics.body);
-    }
 }

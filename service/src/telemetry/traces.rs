@@ -31,7 +31,7 @@ const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Spans on their way to the collector: all of this service's and its cache's, whatever the log leaves out.
-pub(super) fn exported<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+pub(crate) fn exported<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {

@@ -183,6 +183,7 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
         .await;
         wait_until("the replica to be used", async || store.get(&key).await.is_ok()).await;
         assert_eq!(read(&store, &key).await, None);
+        assert!(store.state().lost_connections >= 1, "who has left is counted all the same");
         let late = loaded(lease, "old", &["t"]);
         wait_until("the late fill to be refused", async || match Contract::commit(&store, &late).await {
             Ok(Committed::Stored) => panic!("stored what was invalidated"),

@@ -36,6 +36,7 @@ use super::{
     pending::Pending,
     scripts,
     share::Share,
+    tally::{Push, Tally},
     tokens::Tokens,
     waiters::Waiters,
 };
@@ -73,6 +74,7 @@ pub(super) struct Shared {
     pub(super) guard: Arc<Guard>,
     pub(super) near: NearSlot,
     pub(super) grants: Arc<Grants>,
+    pub(super) tally: Arc<Tally>,
     pub(super) timeouts: Timeouts,
 }
 
@@ -84,14 +86,13 @@ pub(super) struct Link {
     guard: Arc<Guard>,
     near: NearSlot,
     grants: Arc<Grants>,
+    tally: Arc<Tally>,
     timeouts: Timeouts,
     live: RwLock<Option<Arc<Live>>>,
     /// The connection that was given up last, and when, while what was read over it may still be served.
     lost: RwLock<Option<(Arc<Live>, Instant)>>,
     /// Why there is no connection, when there is none.
     absence: RwLock<String>,
-    /// Connections that were given up.
-    losses: AtomicU64,
     /// Wakes the keeper before its next heartbeat.
     trouble: Notify,
     /// Wakes whoever waits for the first connection.
@@ -122,7 +123,7 @@ impl Link {
     pub(super) fn new(
         address: Address,
         share: Share,
-        Shared { names, pending, guard, near, grants, timeouts }: Shared,
+        Shared { names, pending, guard, near, grants, tally, timeouts }: Shared,
     ) -> Arc<Self> {
         Arc::new(Self {
             address,
@@ -132,11 +133,11 @@ impl Link {
             guard,
             near,
             grants,
+            tally,
             timeouts,
             live: RwLock::new(None),
             lost: RwLock::new(None),
             absence: RwLock::new("still connecting".to_owned()),
-            losses: AtomicU64::new(0),
             trouble: Notify::new(),
             connected: Notify::new(),
         })
@@ -162,11 +163,6 @@ impl Link {
 
     pub(super) fn is_live(&self) -> bool {
         self.live.read().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    /// How many connections were given up.
-    pub(super) fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Relaxed)
     }
 
     /// Why there is no connection, when there is none.
@@ -203,7 +199,7 @@ impl Link {
         let mut published = self.live.write().unwrap_or_else(PoisonError::into_inner);
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *published = None;
-            self.losses.fetch_add(1, Ordering::Relaxed);
+            self.tally.lost_a_connection();
             if self.grace().is_zero() {
                 live.tokens.forget_all();
             } else {
@@ -271,6 +267,7 @@ impl Link {
     where
         F: Future<Output = RedisResult<T>>,
     {
+        self.tally.went(what);
         let span = what.span(&live.server);
         match timeout(deadline, operation(live.connection.clone())).instrument(span.clone()).await {
             Ok(Ok(reply)) => {
@@ -368,6 +365,7 @@ impl Link {
                 self.grants.clone(),
                 waiters.clone(),
                 self.near.clone(),
+                self.tally.clone(),
             ));
         let client = self.address.client().await?;
         let connecting = async {
@@ -510,6 +508,7 @@ fn apply_pushes(
     grants: Arc<Grants>,
     waiters: Arc<Waiters>,
     near: NearSlot,
+    tally: Arc<Tally>,
 ) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
     move |push| {
         let everything = || {
@@ -523,26 +522,39 @@ fn apply_pushes(
                 for name in changed {
                     let Value::BulkString(name) = name else { continue };
                     match names.parse(name) {
-                        Some(Named::Tag(tag)) => tokens.forget(tag),
+                        Some(Named::Tag(tag)) => {
+                            tally.heard(Push::Tag);
+                            tokens.forget(tag);
+                        }
                         Some(Named::Entry(id)) => {
+                            tally.heard(Push::Entry);
                             near.get().into_iter().for_each(|near| near.forget(id));
                             if !id.is_variant() {
                                 grants.void_variants(id);
                             }
                         }
                         Some(Named::Lease(id)) => {
+                            tally.heard(Push::Lease);
                             grants.doubt(id);
                             waiters.wake(id);
                         }
-                        Some(Named::LastInvalidation) => grants.void_all(),
+                        Some(Named::LastInvalidation) => {
+                            tally.heard(Push::Invalidation);
+                            grants.void_all();
+                        }
                         None => {}
                     }
                 }
             }
             // Judged by the time that has passed since then.
             (PushKind::Disconnection, _) if near.get().is_some_and(|near| !near.grace().is_zero()) => {}
-            // The whole data set is gone, or nobody will tell what becomes of it.
-            (PushKind::Invalidate | PushKind::Disconnection, _) => everything(),
+            // The whole data set is gone.
+            (PushKind::Invalidate, _) => {
+                tally.heard(Push::Everything);
+                everything();
+            }
+            // Nobody will tell what becomes of it.
+            (PushKind::Disconnection, _) => everything(),
             _ => {}
         }
         Ok(())

@@ -21,6 +21,7 @@
 //! - [`operation`]: what a round trip is called in a trace
 //! - [`pending`]: invalidations that could not be delivered yet
 //! - [`state`]: what is known of the connections without asking
+//! - [`tally`]: what happened over them so far
 //! - [`errors`]: what an error says about the server
 //! - [`config`]: settings and their limits
 
@@ -48,6 +49,7 @@ use self::{
     pending::Pending,
     routes::Routes,
     share::Share,
+    tally::Tally,
 };
 use super::{Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
@@ -96,6 +98,7 @@ mod share;
 #[cfg(feature = "cluster")]
 mod slots;
 mod state;
+mod tally;
 mod tokens;
 mod waiters;
 
@@ -103,6 +106,7 @@ pub use config::RedisStoreBuilder;
 pub use guard::Restored;
 pub(super) use near::Near;
 pub use state::{Breaker, RedisState};
+pub use tally::Push;
 
 /// The first tier of this store, once there is one.
 type NearSlot = Arc<OnceLock<Arc<Near>>>;
@@ -189,6 +193,7 @@ struct Inner {
     guard: Arc<Guard>,
     near: NearSlot,
     grants: Arc<Grants>,
+    tally: Arc<Tally>,
     runtime: Handle,
     _stop: DropGuard,
 }
@@ -250,13 +255,14 @@ impl RedisStore {
         };
         let stop = CancellationToken::new();
         let (pending, guard, near) = (Arc::<Pending>::default(), Arc::new(guard), NearSlot::default());
-        let grants = Arc::<Grants>::default();
+        let (grants, tally) = (Arc::<Grants>::default(), Arc::<Tally>::default());
         let shared = Shared {
             names: names.clone(),
             pending: pending.clone(),
             guard: guard.clone(),
             near: near.clone(),
             grants: grants.clone(),
+            tally: tally.clone(),
             timeouts,
         };
         let routes = match address {
@@ -272,7 +278,7 @@ impl RedisStore {
             }
         };
         let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { routes, names, pending, guard, near, grants, runtime, _stop }))
+        Self(Arc::new(Inner { routes, names, pending, guard, near, grants, tally, runtime, _stop }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.

@@ -20,7 +20,7 @@ use crate::{
     entry::Entry,
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
-    store::shelf::Shelf,
+    store::{Eviction, shelf::Shelf},
 };
 
 pub(in crate::store) struct Near {
@@ -102,6 +102,10 @@ impl Near {
 
     pub(in crate::store) fn entries(&self) -> u64 {
         self.entries.size().0
+    }
+
+    pub(in crate::store) fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
+        self.entries.evictions()
     }
 }
 

@@ -13,6 +13,38 @@ pub(super) struct Operation {
 }
 
 impl Operation {
+    /// What round trips are counted as: by its script, or else by its command.
+    pub(super) const KINDS: [&str; 20] = [
+        "GET",
+        "MGET",
+        "acquire",
+        "last_invalidation",
+        "watch",
+        "renew",
+        "release",
+        "fail",
+        "stamp",
+        "commit",
+        "put",
+        "invalidate_tag",
+        "soften_tag",
+        "UNLINK",
+        "soften_entry",
+        "SCAN",
+        "ASKING",
+        "PING",
+        "INFO",
+        "other",
+    ];
+
+    /// The place among [`KINDS`](Self::KINDS).
+    pub(super) fn kind(self) -> usize {
+        let kind = self.script.unwrap_or(self.name);
+        let known = Self::KINDS.iter().position(|known| *known == kind);
+        debug_assert!(known.is_some(), "{kind} is missing among the kinds of operations");
+        known.unwrap_or(Self::KINDS.len() - 1)
+    }
+
     pub(super) const fn command(name: &'static str) -> Self {
         Self { name, script: None }
     }

@@ -1,6 +1,6 @@
 //! What is known of the connections to Redis without asking it.
 
-use super::RedisStore;
+use super::{RedisStore, tally::Push};
 
 /// Whether operations are sent to Redis at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +65,18 @@ impl RedisStore {
         RedisState {
             breaker,
             pending_invalidations: self.0.pending.count(),
-            lost_connections: links.iter().map(|link| link.losses()).sum(),
+            lost_connections: self.0.tally.lost_connections(),
         }
+    }
+
+    /// Round trips to Redis since the store was made, by what they were for, as spans name it: a script, or else a command.
+    /// A pattern counts once for each server, however many steps that takes; what keeps the connections is not in here.
+    pub fn round_trips(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.0.tally.round_trips()
+    }
+
+    /// What Redis told this process since the store was made, unasked: that something changed which it had read.
+    pub fn pushes(&self) -> impl Iterator<Item = (Push, u64)> + '_ {
+        self.0.tally.pushes()
     }
 }
