@@ -1,6 +1,5 @@
 """The servers of a comparison: started on free loopback ports, and ended by their process id."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -158,4 +157,4 @@ def machine():
         "varnish": subprocess.run(["varnishd", "-V"], capture_output=True, text=True).stderr.split("-")[1].split(" ")[0],
         "redis": subprocess.run(["redis-server", "--version"], capture_output=True, text=True).stdout.split("v=")[1].split()[0],
     }
-    return {"cores": os.cpu_count(), "cpu": cpu, "versions": json.dumps(versions)}
+    return {"cores": os.cpu_count(), "cpu": cpu, "versions": ", ".join(" ".join(pair) for pair in versions.items())}

@@ -140,3 +140,73 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoCache
         _ => Err(NoCacheReason::BodyTruncated),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Context;
+
+    use super::*;
+
+    /// What a body says when it is asked, one answer after the other; a pause, where there is `None`.
+    struct Told(VecDeque<Option<Result<Frame<Bytes>, &'static str>>>);
+
+    impl Body for Told {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            match self.0.pop_front() {
+                Some(Some(frame)) => Poll::Ready(Some(frame)),
+                Some(None) => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    type Answers = Vec<Option<Result<Frame<Bytes>, &'static str>>>;
+
+    fn data(text: &'static str) -> Option<Result<Frame<Bytes>, &'static str>> {
+        Some(Ok(Frame::data(text.into())))
+    }
+
+    /// What was taken at once of a body of six bytes, and what a reader has of it afterwards.
+    async fn take(answers: Answers) -> (Option<Bytes>, Vec<Result<Bytes, &'static str>>) {
+        let mut incoming = Incoming::new(Told(answers.into()));
+        let taken = incoming.take_at_once(6).await;
+        let mut read = Vec::new();
+        while let Some(frame) = incoming.next().await {
+            read.push(frame.map(|frame| frame.into_data().unwrap_or_else(|_| "trailers".into())));
+        }
+        (taken, read)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_there_is_taken_at_once() {
+        let (taken, _) = take(vec![data("one"), data("two")]).await;
+        assert_eq!(taken.as_deref(), Some(&b"onetwo"[..]));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_the_whole_is_left_to_the_reader_as_it_came() {
+        let trailers = || Some(Ok(Frame::trailers(HeaderMap::new())));
+        let cases: [(Answers, &[Result<&'static str, &'static str>]); 6] = [
+            (vec![data("one"), None, data("two")], &[Ok("one"), Ok("two")]),
+            (vec![data("onetwo"), None], &[Ok("onetwo")]),
+            (vec![data("one"), Some(Err("the disk is gone"))], &[Ok("one"), Err("the disk is gone")]),
+            (vec![data("onetwo"), trailers()], &[Ok("onetwo"), Ok("trailers")]),
+            (vec![data("one")], &[Ok("one")]),
+            (vec![data("onetwo"), data("three"), data("four")], &[Ok("onetwo"), Ok("three"), Ok("four")]),
+        ];
+        for (answers, expected) in cases {
+            let (taken, read) = take(answers).await;
+            let expected: Vec<_> = expected.iter().map(|part| part.map(Bytes::from)).collect();
+            assert_eq!((taken, read), (None, expected));
+        }
+    }
+}
