@@ -212,12 +212,12 @@ async fn a_tag_costs_one_round_trip_and_a_pattern_small_steps() {
     cost(20_000).await;
 }
 
-/// Prints what the documentation says. With `--release`, on a machine that does nothing else; one that does holds that
-/// client up by itself, and so much is not the pattern's doing.
+/// Prints what the documentation says. With `--release`, on a machine that does nothing else: one that does holds that
+/// client up by itself, and says by how much.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement over a million entries, for a quiet machine"]
 async fn nobody_is_held_up_by_a_tag_or_a_pattern_over_200_000_of_a_million_entries() {
     let [tag, pattern, nothing] = cost(1_000_000).await;
-    let longest = tag.longest.max(pattern.longest).saturating_sub(nothing.longest);
-    assert!(longest < Duration::from_millis(20), "{longest:?}");
+    let longest = tag.longest.max(pattern.longest);
+    assert!(longest < Duration::from_millis(20), "{longest:?}, and {:?} while nothing was done", nothing.longest);
 }
