@@ -4,12 +4,17 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use http::Method;
 use serde_json::json;
 use tests::{HttpClient, RedisServer, ServiceProcess, wait_until};
+use tokio::task::JoinSet;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_service-under-test");
 
@@ -182,6 +187,41 @@ mod sigterm {
         let live = client.get(&format!("{}/health/live", service.url()), &[]).await;
         assert_eq!(live.status, 200);
         assert_eq!(service.wait(), 0, "{}", service.log());
+    }
+
+    /// Behind what a load balancer does: it asks every replica whether it is ready, and sends requests to those that are.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn under_load_fails_no_request_of_those_who_go_by_readiness() {
+        let start = || ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "1s")]);
+        let (mut first, second) = (start(), start());
+        let urls = [first.url(), second.url()];
+        let first_is_ready = Arc::new(AtomicBool::new(true));
+        let (client, answers) = (HttpClient::new(), Arc::new(AtomicUsize::new(0)));
+        let mut clients = JoinSet::new();
+        for number in 0..16 {
+            let (client, urls) = (client.clone(), urls.clone());
+            let (first_is_ready, answers) = (first_is_ready.clone(), answers.clone());
+            clients.spawn(async move {
+                for id in (1..=100).cycle() {
+                    let replica = usize::from(number % 2 == 1 || !first_is_ready.load(Ordering::SeqCst));
+                    let answer = client.get(&format!("{}/api/products/{id}", urls[replica]), &[]).await;
+                    assert_eq!(answer.status, 200);
+                    answers.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let more = async |count| {
+            let wanted = answers.load(Ordering::SeqCst) + count;
+            wait_until("there are more answers", async || answers.load(Ordering::SeqCst) >= wanted).await;
+        };
+        more(500).await;
+        first.terminate();
+        let ready = format!("{}/health/ready", urls[0]);
+        wait_until("it is unready", async || client.get(&ready, &[]).await.status == 503).await;
+        first_is_ready.store(false, Ordering::SeqCst);
+        assert_eq!(tokio::task::block_in_place(|| first.wait()), 0, "{}", first.log());
+        more(500).await;
+        assert!(clients.try_join_next().is_none(), "a request failed");
     }
 
     #[tokio::test(flavor = "multi_thread")]
