@@ -37,8 +37,8 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
                 && let Poll::Ready(next) = self.body.as_mut().poll_frame(cx)
             {
                 let data = next.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                // What is no data, or the end, is for the reader.
-                let goes_on = data.is_some();
+                // What is no data, or the end, is for the reader; and so is what brings nothing, of which there may be no end.
+                let goes_on = data.is_some_and(|data| !data.is_empty());
                 taken += data.map_or(0, |data| data.len() as u64);
                 self.ended |= next.is_none();
                 self.ahead.extend(next);
@@ -195,12 +195,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_the_whole_is_left_to_the_reader_as_it_came() {
         let trailers = || Some(Ok(Frame::trailers(HeaderMap::new())));
-        let cases: [(Answers, &[Result<&'static str, &'static str>]); 6] = [
+        let cases: [(Answers, &[Result<&'static str, &'static str>]); 7] = [
             (vec![data("one"), None, data("two")], &[Ok("one"), Ok("two")]),
             (vec![data("onetwo"), None], &[Ok("onetwo")]),
             (vec![data("one"), Some(Err("the disk is gone"))], &[Ok("one"), Err("the disk is gone")]),
             (vec![data("onetwo"), trailers()], &[Ok("onetwo"), Ok("trailers")]),
             (vec![data("one")], &[Ok("one")]),
+            (vec![data("one"), data(""), data("two")], &[Ok("one"), Ok(""), Ok("two")]),
             (vec![data("onetwo"), data("three"), data("four")], &[Ok("onetwo"), Ok("three"), Ok("four")]),
         ];
         for (answers, expected) in cases {

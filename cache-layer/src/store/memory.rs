@@ -163,6 +163,12 @@ impl MemoryStore {
     }
 
     /// Entries that left since the store was made, and why, near enough.
+    ///
+    /// ```
+    /// let store = cache_layer::store::MemoryStore::new(64 * 1024 * 1024);
+    /// let evicted: Vec<_> = store.evictions().map(|(why, count)| (why.as_str(), count)).collect();
+    /// assert_eq!(evicted, [("size", 0), ("expired", 0), ("invalidated", 0)]);
+    /// ```
     pub fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
         self.0.entries.evictions()
     }

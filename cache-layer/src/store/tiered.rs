@@ -74,7 +74,8 @@ impl TieredStore {
         self.near.entries()
     }
 
-    /// Entries that left the first tier since the store was made, and why, near enough.
+    /// Entries that left the first tier since the store was made, and why, near enough; as
+    /// [`MemoryStore::evictions`](super::MemoryStore::evictions).
     pub fn memory_evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
         self.near.evictions()
     }

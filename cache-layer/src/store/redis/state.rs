@@ -71,11 +71,27 @@ impl RedisStore {
 
     /// Round trips to Redis since the store was made, by what they were for, as spans name it: a script, or else a command.
     /// A pattern counts once for each server, however many steps that takes; what keeps the connections is not in here.
+    ///
+    /// ```no_run
+    /// # fn example(store: &cache_layer::store::RedisStore) {
+    /// for (operation, count) in store.round_trips() {
+    ///     println!("{operation}: {count}");
+    /// }
+    /// # }
+    /// ```
     pub fn round_trips(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.0.tally.round_trips()
     }
 
     /// What Redis told this process since the store was made, unasked: that something changed which it had read.
+    ///
+    /// ```no_run
+    /// # fn example(store: &cache_layer::store::RedisStore) {
+    /// for (what, count) in store.pushes() {
+    ///     println!("{}: {count}", what.as_str());
+    /// }
+    /// # }
+    /// ```
     pub fn pushes(&self) -> impl Iterator<Item = (Push, u64)> + '_ {
         self.0.tally.pushes()
     }
