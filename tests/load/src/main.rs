@@ -3,28 +3,28 @@
 //! The handler returns bytes that are in memory already, for any path below `/v` (the length is the query `bytes`, 1,580
 //! unless given), and says that they are fresh for an hour. So every difference between two modes is the cache's.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
     body::Body,
-    extract::{RawQuery, State},
+    extract::{RawQuery, Request, State},
     http::{HeaderValue, Uri, header},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
+    serve::ListenerExt as _,
 };
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, Tags,
+    Cache, CacheLayer, ResponseBody, Tags,
     store::{MemoryStore, RedisStore, Store, TieredStore},
 };
 use clap::{Parser, ValueEnum};
 use mimalloc::MiMalloc;
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
+use tower::{Service, ServiceBuilder, make::Shared};
 
 /// The service's own.
 #[global_allocator]
@@ -63,7 +63,7 @@ struct Args {
     /// Whether responses vary on `Accept-Language`
     #[arg(long)]
     vary: bool,
-    /// Microseconds of computing that the handler takes, as if it asked a database in this process
+    /// Microseconds of the processor's time that the handler takes, as if it asked a database in this process
     #[arg(long, default_value_t = 0)]
     work: u64,
 }
@@ -91,10 +91,18 @@ fn response(body: Bytes) -> Response {
     response
 }
 
+/// Takes so much of the processor's time. By the clock on the wall, what others take of it meanwhile would be work as well.
+fn compute(work: Duration) {
+    let spent = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or(Duration::MAX);
+    let end = spent() + work;
+    while spent() < end {
+        (0..100).for_each(|_| std::hint::spin_loop());
+    }
+}
+
 async fn answer(State(responses): State<Responses>, RawQuery(query): RawQuery) -> Response {
-    let end = (!responses.work.is_zero()).then(|| Instant::now() + responses.work);
-    while end.is_some_and(|end| Instant::now() < end) {
-        std::hint::spin_loop();
+    if !responses.work.is_zero() {
+        compute(responses.work);
     }
     let mut response = response(body(query.as_deref()));
     if let Some(tags) = responses.tags {
@@ -122,8 +130,15 @@ async fn answer_by_hand(
     }
 }
 
-fn cached(router: Router, store: impl Store) -> Router {
-    router.layer(CacheLayer::new(Cache::new(store)))
+/// The cache is before the router, so that a hit is not routed.
+fn cached(
+    store: impl Store,
+    routes: Router,
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static {
+    ServiceBuilder::new()
+        .map_response(|response: Response<ResponseBody<Body>>| response.map(Body::new))
+        .layer(CacheLayer::new(Cache::new(store)))
+        .service(routes)
 }
 
 #[tokio::main]
@@ -134,27 +149,34 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let routes = Router::new().route("/v/{*any}", get(answer)).with_state(responses);
     let redis =
         || RedisStore::builder(&*args.redis).prefix(&args.prefix).operation_timeout(Duration::from_secs(5)).build();
-    let routes = match args.mode {
-        Mode::Plain => routes,
-        Mode::Memory => cached(routes, MemoryStore::new(args.memory)),
-        Mode::Redis => cached(routes, connected(redis()?).await),
-        Mode::Tiered => cached(routes, TieredStore::new(args.memory, connected(redis()?).await)),
-        Mode::Handmade => {
-            let connection = redis::Client::open(&*args.redis)?.get_multiplexed_async_connection().await?;
-            Router::new().route("/v/{*any}", get(answer_by_hand)).with_state(connection)
-        }
-    };
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);
-    axum::serve(
-        axum::serve::ListenerExt::tap_io(listener, |connection| {
-            // As the proxies do.
-            let _ = connection.set_nodelay(true);
-        }),
-        routes.fallback(|| async { axum::http::StatusCode::NOT_FOUND.into_response() }),
-    )
-    .await?;
+    match args.mode {
+        Mode::Plain => serve(listener, routes).await?,
+        Mode::Memory => serve(listener, cached(MemoryStore::new(args.memory), routes)).await?,
+        Mode::Redis => serve(listener, cached(connected(redis()?).await, routes)).await?,
+        Mode::Tiered => {
+            let store = TieredStore::new(args.memory, connected(redis()?).await);
+            serve(listener, cached(store, routes)).await?;
+        }
+        Mode::Handmade => {
+            let connection = redis::Client::open(&*args.redis)?.get_multiplexed_async_connection().await?;
+            serve(listener, Router::new().route("/v/{*any}", get(answer_by_hand)).with_state(connection)).await?;
+        }
+    }
     Ok(())
+}
+
+async fn serve<S>(listener: TcpListener, service: S) -> io::Result<()>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let listener = listener.tap_io(|connection| {
+        // As the proxies do.
+        let _ = connection.set_nodelay(true);
+    });
+    axum::serve(listener, Shared::new(service)).await
 }
 
 async fn connected(store: RedisStore) -> RedisStore {
