@@ -43,18 +43,9 @@ struct Inner {
     tokens: Moka<Arc<str>, Token>,
     /// When every entry was last softened, by the store's clock.
     softened: AtomicU64,
-    /// Until when a key is loaded without waiting for one another.
-    uncacheable: Moka<KeyId, Uncacheable>,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
-}
-
-#[derive(Clone, Copy)]
-struct Uncacheable {
-    until: Instant,
-    /// By the store's clock: forgotten by an invalidation of everything that comes later.
-    since: u64,
 }
 
 /// Who may write. Commits and invalidations go through its lock, one at a time; reads never do.
@@ -63,10 +54,10 @@ struct Fills {
     /// The leases that are held.
     leases: BTreeMap<KeyId, Lease>,
     failures: BTreeMap<KeyId, Failure>,
+    /// Until when a key is loaded without waiting for one another.
+    uncacheable: BTreeMap<KeyId, Instant>,
     /// The store's clock, in microseconds since the Unix epoch: no two leases or invalidations have the same time.
     now: u64,
-    /// When everything was last invalidated.
-    emptied: u64,
     /// When a tag was last invalidated: what a load must be younger than to trust that an absent token means
     /// "never invalidated" and not "forgotten".
     last_invalidation: u64,
@@ -118,6 +109,14 @@ impl Fills {
         }
     }
 
+    fn remember_uncacheable(&mut self, key: &Key, duration: Duration) {
+        if self.uncacheable.len() >= REMEMBERED_CAP {
+            // To look for those whose time is up would take longer than to wait for one another once more.
+            self.uncacheable.clear();
+        }
+        self.uncacheable.insert(key.id(), Instant::now() + duration);
+    }
+
     fn end(&mut self, lease: &Lease) {
         if self.holds(lease) {
             self.leases.remove(&lease.key.id());
@@ -139,12 +138,10 @@ impl MemoryStore {
             .weigher(|tag: &Arc<str>, _| u32::try_from(tag.len() + 128).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let uncacheable = Moka::new(REMEMBERED_CAP as u64);
         Self(Arc::new(Inner {
             entries,
             tokens,
             softened: AtomicU64::new(0),
-            uncacheable,
             fills: Mutex::default(),
             ended: Notify::new(),
         }))
@@ -208,8 +205,7 @@ impl Inner {
     fn acquire(&self, key: &Key, seen: Seen, insists: bool) -> Acquired {
         let id = key.id();
         let mut fills = self.fills();
-        let uncacheable = self.uncacheable.get(&id);
-        if uncacheable.is_some_and(|known| known.since > fills.emptied && Instant::now() < known.until) {
+        if fills.uncacheable.get(&id).is_some_and(|until| Instant::now() < *until) {
             return Acquired::Uncacheable;
         }
         let found = self.entries.get(id).map(|(entry, _)| entry.id());
@@ -281,7 +277,7 @@ impl Inner {
                 // Variants are reached through the primary entry alone.
                 let primary = key.primary().id();
                 fills.void(primary);
-                self.uncacheable.invalidate(&primary);
+                fills.uncacheable.remove(&primary);
                 self.entries.remove(primary);
             }
             Scope::Tags(tags) => {
@@ -294,7 +290,7 @@ impl Inner {
             Scope::Everything => {
                 fills.leases.clear();
                 fills.failures.clear();
-                fills.emptied = fills.tick();
+                fills.uncacheable.clear();
                 self.entries.empty();
             }
         }
@@ -397,8 +393,7 @@ impl Contract for MemoryStore {
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
         let mut fills = self.0.fills();
         if let Some(duration) = uncacheable.filter(|_| fills.holds(lease)) {
-            let since = fills.tick();
-            self.0.uncacheable.insert(lease.key.id(), Uncacheable { until: Instant::now() + duration, since });
+            fills.remember_uncacheable(&lease.key, duration);
         }
         if fills.holds(lease) {
             fills.failures.remove(&lease.key.id());
@@ -489,5 +484,18 @@ mod tests {
             assert!(matches!(acquire().await, Acquired::Uncacheable));
             Contract::invalidate(&store, Scope::Everything).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_as_uncacheable_is_bounded() {
+        let store = MemoryStore::new(1 << 20);
+        for number in 0..=REMEMBERED_CAP {
+            let key = Key::new([number.to_string()]);
+            let Acquired::Granted(lease) = store.acquire(&key, Seen::Nothing, Duration::ZERO).await.unwrap() else {
+                panic!("no lease");
+            };
+            store.release(&lease, Some(Duration::from_secs(60)));
+        }
+        assert!((1..=REMEMBERED_CAP).contains(&store.0.fills().uncacheable.len()));
     }
 }
