@@ -77,6 +77,8 @@ pub(crate) struct Flight {
     id: KeyId,
     stage: watch::Sender<Stage>,
     load: Arc<OnceLock<span::Id>>,
+    /// How it ends, once that is known.
+    landing: Landing,
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +105,7 @@ impl Flights {
             hash_map::Entry::Vacant(vacant) => {
                 let ((stage, watched), load) = (watch::channel(Stage::Loading), Arc::<OnceLock<_>>::default());
                 vacant.insert(Follower { stage: watched, load: load.clone() });
-                Seat::Leader(Flight { flights: self.clone(), id, stage, load })
+                Seat::Leader(Flight { flights: self.clone(), id, stage, load, landing: Landing::Void })
             }
         }
     }
@@ -124,30 +126,27 @@ impl Flight {
 
     /// Lets those who come from now on take another flight.
     pub(crate) fn leave(&self) {
-        let own = self.stage.subscribe();
         if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
-            && flight.get().stage.same_channel(&own)
+            && Arc::ptr_eq(&flight.get().load, &self.load)
         {
             flight.remove();
         }
     }
 
     /// Ends the flight and tells everybody how.
-    pub(crate) fn land(self, landing: Landing) {
-        self.stage.send_replace(Stage::Landed(landing));
+    pub(crate) fn land(mut self, landing: Landing) {
+        self.landing = landing;
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
         self.leave();
-        self.stage.send_if_modified(|stage| {
-            let lost = !matches!(stage, Stage::Landed(_));
-            if lost {
-                *stage = Stage::Landed(Landing::Void);
-            }
-            lost
-        });
+        // Nobody follows any more, or ever will: most loads are nobody else's, and telling nobody costs as much.
+        if self.stage.receiver_count() > 0 {
+            let landing = std::mem::replace(&mut self.landing, Landing::Void);
+            self.stage.send_replace(Stage::Landed(landing));
+        }
     }
 }
 

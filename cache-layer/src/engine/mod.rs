@@ -430,7 +430,8 @@ impl Cache {
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
-        self.0.tasks.spawn(task)
+        // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
+        self.0.tasks.spawn(Box::pin(task))
     }
 
     /// The entry of `key`, if this process has it in memory.

@@ -117,9 +117,10 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let mut stamps = Vec::with_capacity(tag_count);
     for _ in 0..tag_count {
         let length = u16::from_be_bytes(reader.array()?);
-        let tag = reader.slice(u64::from(length))?;
-        let tag = str::from_utf8(&tag).map_err(|_| Rejection::Malformed)?;
-        stamps.push(Stamp { tag: Arc::from(tag), token: Token(reader.array()?) });
+        let tag = str::from_utf8(reader.take(u64::from(length))?).map_err(|_| Rejection::Malformed)?;
+        // Every entry has the empty one.
+        let tag = if tag.is_empty() { Arc::default() } else { Arc::from(tag) };
+        stamps.push(Stamp { tag, token: Token(reader.array()?) });
     }
     let meta = reader.slice(meta_length)?;
     let payload = reader.slice(payload_length)?;
@@ -127,8 +128,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
         return Err(Rejection::Malformed);
     }
     let payload = decompressed(coding, payload)?;
-    // The reply's own copy of the key is let go: the request's is the same.
-    Ok(Entry::from_parts(id, key.canonical().clone(), deadlines, load_time, stamps, meta, payload).marked(mark))
+    Ok(Entry::from_parts(id, canonical, deadlines, load_time, stamps, meta, payload).marked(mark))
 }
 
 /// The bytes 4 to 23 of an entry of that version, for a script to compare.
@@ -161,23 +161,20 @@ struct Reader<'a> {
     at: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: u64) -> Result<&'a [u8], Rejection> {
+        let length = usize::try_from(length).map_err(|_| Rejection::Truncated)?;
+        let taken = self.bytes[self.at..].get(..length).ok_or(Rejection::Truncated)?;
+        self.at += length;
+        Ok(taken)
+    }
+
     fn slice(&mut self, length: u64) -> Result<Bytes, Rejection> {
-        let end = usize::try_from(length).ok().and_then(|length| self.at.checked_add(length));
-        match end {
-            Some(end) if end <= self.bytes.len() => {
-                let slice = self.bytes.slice(self.at..end);
-                self.at = end;
-                Ok(slice)
-            }
-            _ => Err(Rejection::Truncated),
-        }
+        self.take(length).map(|taken| self.bytes.slice_ref(taken))
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Rejection> {
-        let found = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()).ok_or(Rejection::Truncated)?;
-        self.at += N;
-        Ok(*found)
+        self.take(N as u64).and_then(|taken| taken.try_into().map_err(|_| Rejection::Truncated))
     }
 
     fn u64(&mut self) -> Result<u64, Rejection> {
@@ -205,7 +202,7 @@ mod tests {
         };
         Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), Bytes::new())
             .stamped(&[Stamp { tag: "products".into(), token: Token(*b"00000000000000070123456789abcdec") }])
-            .loaded("payload".into(), 1_234)
+            .loaded([Bytes::from("payload")].iter(), 1_234)
     }
 
     fn assert_same(left: &Entry, right: &Entry) {
@@ -327,7 +324,7 @@ mod tests {
             }).collect();
             let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), Bytes::new())
                 .stamped(&stamps)
-                .loaded(payload.into(), load_time.into());
+                .loaded([Bytes::from(payload)].iter(), load_time.into());
             assert_same(&decode(&key, &encode(&entry)).unwrap(), &entry);
         }
 

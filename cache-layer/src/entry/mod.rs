@@ -50,7 +50,7 @@ pub(crate) struct Deadlines {
 
 impl Deadlines {
     /// The same life, stale at `moment` at the latest. The times for which it may be used stale are as long as they were,
-    /// and begin then.
+    /// and begin then. Of several moments the earliest counts.
     fn stale_since(self, moment: u64) -> Self {
         let fresh = self.fresh.min(moment);
         let earlier = self.fresh - fresh;
@@ -93,11 +93,13 @@ impl Mark {
 #[derive(Clone)]
 pub struct Entry {
     made: Arc<Made>,
-    /// As it was made, and as soft invalidations left it.
-    deadlines: Deadlines,
+    /// Since when soft invalidations make it stale at the latest, in milliseconds since the Unix epoch.
+    stale_since: u64,
     mark: Mark,
-    softened: bool,
 }
+
+/// As stale as it was made to be: no soft invalidation came over it.
+const NEVER: u64 = u64::MAX;
 
 /// What doesn't change once it is made.
 #[derive(Clone)]
@@ -120,11 +122,22 @@ impl Entry {
         Self::from_parts(id, key.canonical().clone(), deadlines, 0, Vec::new(), meta, payload)
     }
 
-    /// The same entry, with the payload that its load brought in so many milliseconds; 49 days at most.
-    pub(crate) fn loaded(self, payload: Bytes, millis: u64) -> Self {
+    /// The same entry, with the payload that its load brought, in these pieces and in so many milliseconds; 49 days at most.
+    ///
+    /// The pieces are copied in any case: a slice of a larger buffer would keep all of it in memory. So is the little there is
+    /// beside them, into the same buffer: of small entries, buffers of their own and their counters would be a tenth.
+    pub(crate) fn loaded<'a>(self, pieces: impl Iterator<Item = &'a Bytes> + Clone, millis: u64) -> Self {
         self.made_with(|made| {
+            let (canonical, meta) = (made.canonical.len(), made.meta.len());
+            let mut buffer = Vec::with_capacity(canonical + meta + pieces.clone().map(Bytes::len).sum::<usize>());
+            buffer.extend_from_slice(&made.canonical);
+            buffer.extend_from_slice(&made.meta);
+            pieces.for_each(|piece| buffer.extend_from_slice(piece));
+            let mut rest = Bytes::from(buffer);
+            made.canonical = rest.split_to(canonical);
+            made.meta = rest.split_to(meta);
+            made.payload = rest;
             made.load_time = u32::try_from(millis).unwrap_or(u32::MAX);
-            made.payload = payload;
         })
     }
 
@@ -139,7 +152,7 @@ impl Entry {
     ) -> Self {
         let packed = false;
         let made = Made { id, canonical, deadlines, load_time, stamps, meta, payload, packed, view: OnceLock::new() };
-        Self { made: Arc::new(made), deadlines, mark: Mark::default(), softened: false }
+        Self { made: Arc::new(made), stale_since: NEVER, mark: Mark::default() }
     }
 
     /// The same entry, with a payload that is compressed by its nature, or isn't.
@@ -155,7 +168,7 @@ impl Entry {
 
     /// The same entry, stale since `moment`, in milliseconds since the Unix epoch, by a soft invalidation.
     pub(crate) fn softened(&self, moment: u64) -> Self {
-        Self { deadlines: self.deadlines.stale_since(moment), softened: true, ..self.clone() }
+        Self { stale_since: self.stale_since.min(moment), ..self.clone() }
     }
 
     /// What is left of it by its tags.
@@ -184,20 +197,20 @@ impl Entry {
     /// The same entry as it is `now`: after a soft invalidation it is not fresh, whatever the clock says that the
     /// invalidation's moment was taken from.
     pub(crate) fn seen_at(mut self, now: impl FnOnce() -> u64) -> Self {
-        if self.softened {
-            self.deadlines = self.deadlines.stale_since(now());
+        if self.is_softened() {
+            self.stale_since = self.stale_since.min(now());
         }
         self
     }
 
     /// Whether a soft invalidation came over it.
     pub(crate) fn is_softened(&self) -> bool {
-        self.softened
+        self.stale_since != NEVER
     }
 
     /// By how much soft invalidations moved its deadlines, in milliseconds.
     pub(crate) fn brought_forward(&self) -> u64 {
-        self.made.deadlines.fresh.saturating_sub(self.deadlines.fresh)
+        self.made.deadlines.fresh.saturating_sub(self.stale_since)
     }
 
     /// The same entry, carrying `stamps`.
@@ -228,8 +241,9 @@ impl Entry {
         &self.made.canonical
     }
 
-    pub(crate) fn deadlines(&self) -> &Deadlines {
-        &self.deadlines
+    /// As it was made, and as soft invalidations left it.
+    pub(crate) fn deadlines(&self) -> Deadlines {
+        self.made.deadlines.stale_since(self.stale_since)
     }
 
     /// How long its load took, in milliseconds; zero if nobody said.
@@ -255,6 +269,17 @@ impl Entry {
         &self.made.payload
     }
 
+    /// Whether others have it too: a store in this process, say.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.made) > 1
+    }
+
+    /// The front end's reading of the metadata, to be taken apart. `None` if others have it too.
+    pub(crate) fn own_view<T: 'static>(&mut self) -> Option<&mut T> {
+        let view = Arc::get_mut(&mut self.made)?.view.get_mut()?.as_mut()?;
+        Arc::get_mut(view)?.downcast_mut()
+    }
+
     /// The front end's reading of the metadata; `None` if it can't be read.
     pub(crate) fn view<T: Send + Sync + 'static>(&self, read: impl FnOnce(&Bytes) -> Option<T>) -> Option<&T> {
         self.made
@@ -277,7 +302,7 @@ impl Entry {
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
-            .field("deadlines", &self.deadlines)
+            .field("deadlines", &self.deadlines())
             .field("stamps", &self.made.stamps)
             .field("payload", &self.made.payload.len())
             .finish_non_exhaustive()
@@ -305,9 +330,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_loaded_lies_in_one_buffer() {
+        let meta = Bytes::from_static(b"meta");
+        let planned = Entry::new(EntryId::random(), &Key::new(["k"]), deadlines(), meta, Bytes::new());
+        let pieces = [Bytes::from_static(b"pay"), Bytes::new(), Bytes::from_static(b"load")];
+        let entry = planned.loaded(pieces.iter(), 7);
+        let Made { canonical, meta, payload, .. } = &*entry.made;
+        assert_eq!([&meta[..], payload], [&b"meta"[..], b"payload"]);
+        assert!(entry.is_of(&Key::new(["k"])) && entry.load_time() == 7);
+        let [canonical, meta, payload] = [canonical, meta, payload].map(|part| part.as_ptr_range());
+        assert_eq!([canonical.end, meta.end], [meta.start, payload.start]);
+    }
+
+    #[test]
+    fn a_view_that_others_have_too_is_not_taken_apart() {
+        let mut entry = entry(deadlines());
+        entry.view(|_| Some("the view".to_owned()));
+        let other = entry.clone();
+        assert_eq!(entry.own_view::<String>(), None);
+        drop(other);
+        assert_eq!(entry.own_view().map(std::mem::take::<String>).as_deref(), Some("the view"));
+    }
+
+    #[test]
     fn a_softened_entry_is_stale_at_once_with_windows_as_long_as_its_own() {
         let soft = entry(deadlines()).softened(4 * MINUTE);
-        let Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone } = *soft.deadlines();
+        let Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone } = soft.deadlines();
         assert_eq!([fresh, stale_while_revalidate, stale_if_error], [4 * MINUTE, 6 * MINUTE, 9 * MINUTE]);
         assert_eq!([keep, gone], [60 * MINUTE; 2], "its validators are kept");
         assert_eq!(soft.brought_forward(), 6 * MINUTE);
@@ -323,13 +371,13 @@ mod tests {
     fn a_clock_that_is_behind_makes_no_softened_entry_fresh() {
         let soft = entry(deadlines()).softened(4 * MINUTE).seen_at(|| 3 * MINUTE);
         assert_eq!((soft.deadlines().fresh, soft.deadlines().stale_while_revalidate), (3 * MINUTE, 5 * MINUTE));
-        assert_eq!(entry(deadlines()).seen_at(|| 3 * MINUTE).deadlines(), &deadlines());
+        assert_eq!(entry(deadlines()).seen_at(|| 3 * MINUTE).deadlines(), deadlines());
     }
 
     #[test]
     fn what_is_stale_already_is_softened_for_no_longer() {
         let soft = entry(deadlines()).softened(11 * MINUTE).seen_at(|| 11 * MINUTE);
-        assert_eq!(soft.deadlines(), &deadlines());
+        assert_eq!(soft.deadlines(), deadlines());
     }
 
     #[cfg(feature = "memory")]

@@ -27,6 +27,6 @@ impl Shared {
         }
         let entry = self.select_among(&sharing.entries, key, headers)?;
         self.cache.emit(Event::Joined);
-        Some(self.respond_while_loading(&entry, &sharing.payload, method, headers, look))
+        Some(self.respond_while_loading(entry, &sharing.payload, method, headers, look))
     }
 }

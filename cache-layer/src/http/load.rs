@@ -98,109 +98,120 @@ where
 {
     /// Leads `flight` to its end, and tells the request that waits as soon as there is something to tell. It may be gone;
     /// the load goes on without it.
-    pub(super) async fn lead(self, flight: Flight, tell: Tell<R, S::Error>) {
+    pub(super) fn lead(self, mut flight: Flight, tell: Tell<R, S::Error>) -> impl Future<Output = ()> + Send
+    where
+        S: Send,
+        S::Future: Send,
+        S::Error: Send,
+        B: Send,
+        R: Send,
+        R::Error: Send,
+    {
+        // Not an `async fn`, which would keep its arguments twice: as they came, and as it uses them.
         let Self { shared, service, mut request, mut asked, mut vacancy, purpose } = self;
-        let background = purpose != Purpose::Answer;
-        let cache = &shared.cache;
-        let deadline = Instant::now() + cache.lock_timeout();
-        let mut flight = flight;
-        let permit = loop {
-            let Some(place) = &vacancy else { break cache.load_without_store(flight) };
-            let caution = shared.caution(&asked.headers, place.stale.as_ref(), tell.is_closed());
-            match cache.ask_to_load(flight, &place.key, place.seen, deadline, caution).await {
-                Permission::Load(permit) => break permit,
-                Permission::Uncacheable if background => return,
-                Permission::Uncacheable => {
-                    let reason = NoCacheReason::Remembered;
-                    let led = shared.go_alone(service, request, reason, deadline, None).await;
-                    let _ = tell.send(led.map_or_else(Led::Failed, Led::Response));
-                    return;
-                }
-                Permission::BackedOff(setback) => {
-                    let led = match shared.spare(&asked.headers, place.stale.as_ref(), &setback) {
-                        Some(led) => led,
-                        None if background => return,
-                        None => shared
-                            .go_alone(service, request, NoCacheReason::BackedOff, deadline, place.stale.as_ref())
-                            .await
-                            .map_or_else(Led::Failed, Led::Response),
-                    };
-                    let _ = tell.send(led);
-                    return;
-                }
-                Permission::LookAgain(again) => flight = again,
-            }
-            vacancy = match shared.select(&asked.key, &asked.headers).await {
-                Selection::Hit(entry, _) => {
-                    flight.land(Landing::Stored);
-                    let _ = tell.send(Led::Entry(entry, Note::Collapsed));
-                    return;
-                }
-                Selection::Stale(_, vacancy) | Selection::Miss(vacancy) => Some(vacancy),
-                Selection::Unavailable => None,
-            };
-        };
-
-        if !background {
-            cache.emit(Event::Miss);
-        }
-        let place = vacancy.map_or_else(Place::default, |vacancy| {
-            let Vacancy { varies, why, stale, .. } = vacancy;
-            Place { varies, why, stale }
-        });
-        let room =
-            if background { shared.rooms.take() } else { permit.while_loading(shared.rooms.wait(deadline)).await };
-        // Held until the load is over.
-        let Some(_room) = room else {
-            if background {
-                // Somebody who needs it more will lead.
-                return cache.emit(Event::RefreshSkipped);
-            }
-            let led = match shared.stands_in(&asked.headers, place.stale.as_ref(), None) {
-                Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
-                None => Led::Response(shared.overloaded()),
-            };
-            permit.failed(None, false);
-            let _ = tell.send(led);
-            return;
-        };
-        // The application is asked for the whole, or whether what is stored still holds; what the client wants of it is
-        // answered here.
-        unconditional(request.headers_mut());
-        let stored = place.stale.as_ref().and_then(stored_response);
-        let validates = stored.is_some_and(|stored| has_validator(&stored.headers));
-        if let Some(stored) = stored.filter(|_| validates) {
-            validating(request.headers_mut(), &stored.headers);
-        }
-        if purpose == Purpose::EarlyRefresh {
-            cache.emit(Event::EarlyRefresh);
-        }
-        asked.time = cache.now();
-        let asking = shared.with_reads(Oneshot::new(service, request));
-        match permit.while_loading(asking).await {
-            Ok(response) if validates && response.status() == StatusCode::NOT_MODIFIED => {
-                let (parts, _) = response.into_parts();
-                shared.validated(permit, &asked, place, parts, tell).await;
-            }
-            Ok(response) if is_replaceable_error(response.status()) => {
-                let status = response.status().as_u16();
-                match shared.stands_in(&asked.headers, place.stale.as_ref(), Some(status)) {
-                    Some(entry) => {
-                        permit.failed(Some(status), !is_personal(&asked.headers));
-                        let _ = tell.send(Led::Entry(entry, Note::StaleIfError(Some(status))));
+        async move {
+            let background = purpose != Purpose::Answer;
+            let cache = &shared.cache;
+            let deadline = Instant::now() + cache.lock_timeout();
+            let permit = loop {
+                let Some(place) = &vacancy else { break cache.load_without_store(flight) };
+                let caution = shared.caution(&asked.headers, place.stale.as_ref(), tell.is_closed());
+                match cache.ask_to_load(flight, &place.key, place.seen, deadline, caution).await {
+                    Permission::Load(permit) => break permit,
+                    Permission::Uncacheable if background => return,
+                    Permission::Uncacheable => {
+                        let reason = NoCacheReason::Remembered;
+                        let led = shared.go_alone(service, request, reason, deadline, None).await;
+                        let _ = tell.send(led.map_or_else(Led::Failed, Led::Response));
+                        return;
                     }
-                    None => shared.answer(permit, &asked, place, response, tell).await,
+                    Permission::BackedOff(setback) => {
+                        let led = match shared.spare(&asked.headers, place.stale.as_ref(), &setback) {
+                            Some(led) => led,
+                            None if background => return,
+                            None => shared
+                                .go_alone(service, request, NoCacheReason::BackedOff, deadline, place.stale.as_ref())
+                                .await
+                                .map_or_else(Led::Failed, Led::Response),
+                        };
+                        let _ = tell.send(led);
+                        return;
+                    }
+                    Permission::LookAgain(again) => flight = again,
                 }
+                vacancy = match shared.select(&asked.key, &asked.headers).await {
+                    Selection::Hit(found) => {
+                        flight.land(Landing::Stored);
+                        let _ = tell.send(Led::Entry(found.entry, Note::Collapsed));
+                        return;
+                    }
+                    Selection::Stale(found) => Some(found.vacancy(&asked.key)),
+                    Selection::Miss(vacancy) => Some(vacancy),
+                    Selection::Unavailable => None,
+                };
+            };
+
+            if !background {
+                cache.emit(Event::Miss);
             }
-            Ok(response) => shared.answer(permit, &asked, place, response, tell).await,
-            Err(error) => {
+            let place = vacancy.map_or_else(Place::default, |vacancy| {
+                let Vacancy { varies, why, stale, .. } = vacancy;
+                Place { varies, why, stale }
+            });
+            let room =
+                if background { shared.rooms.take() } else { permit.while_loading(shared.rooms.wait(deadline)).await };
+            // Held until the load is over.
+            let Some(_room) = room else {
+                if background {
+                    // Somebody who needs it more will lead.
+                    return cache.emit(Event::RefreshSkipped);
+                }
                 let led = match shared.stands_in(&asked.headers, place.stale.as_ref(), None) {
                     Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
-                    None => Led::Failed(error),
+                    None => Led::Response(shared.overloaded()),
                 };
-                permit.failed(None, !is_personal(&asked.headers));
-                cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
+                permit.failed(None, false);
                 let _ = tell.send(led);
+                return;
+            };
+            // The application is asked for the whole, or whether what is stored still holds; what the client wants of it is
+            // answered here.
+            unconditional(request.headers_mut());
+            let stored = place.stale.as_ref().and_then(stored_response);
+            let validates = stored.is_some_and(|stored| has_validator(&stored.headers));
+            if let Some(stored) = stored.filter(|_| validates) {
+                validating(request.headers_mut(), &stored.headers);
+            }
+            if purpose == Purpose::EarlyRefresh {
+                cache.emit(Event::EarlyRefresh);
+            }
+            asked.time = cache.now();
+            let asking = shared.with_reads(Oneshot::new(service, request));
+            match permit.while_loading(asking).await {
+                Ok(response) if validates && response.status() == StatusCode::NOT_MODIFIED => {
+                    let (parts, _) = response.into_parts();
+                    shared.validated(permit, &asked, place, parts, tell).await;
+                }
+                Ok(response) if is_replaceable_error(response.status()) => {
+                    let status = response.status().as_u16();
+                    match shared.stands_in(&asked.headers, place.stale.as_ref(), Some(status)) {
+                        Some(entry) => {
+                            permit.failed(Some(status), !is_personal(&asked.headers));
+                            let _ = tell.send(Led::Entry(entry, Note::StaleIfError(Some(status))));
+                        }
+                        None => shared.answer(permit, &asked, place, response, tell).await,
+                    }
+                }
+                Ok(response) => shared.answer(permit, &asked, place, response, tell).await,
+                Err(error) => {
+                    let led = match shared.stands_in(&asked.headers, place.stale.as_ref(), None) {
+                        Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
+                        None => Led::Failed(error),
+                    };
+                    permit.failed(None, !is_personal(&asked.headers));
+                    cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
+                    let _ = tell.send(led);
+                }
             }
         }
     }
@@ -280,7 +291,7 @@ impl Shared {
         match self.plan(asked, came) {
             Ok(plan) => {
                 let (mut writes, tags) = self.writes(plan, asked, place.varies, false);
-                if let Some(entry) = self.complete(&mut writes, asked, entry.payload().clone()) {
+                if let Some(entry) = self.complete(&mut writes, asked, [entry.payload()].into_iter()) {
                     let note = Note::Validated { why, not_stored: permit.refusal() };
                     let _ = tell.send(Led::Entry(entry, note));
                 }
@@ -341,58 +352,57 @@ impl Shared {
         let declared = declared_length.unwrap_or(None);
         let (mut writes, tags) = self.writes(plan, asked, place.varies, place.stale.is_none());
         // Of a length that is known, so that it can't outgrow what may be held of it.
-        let shared = declared.or_else(|| size.exact()).map(RopeWriter::new);
+        let mut shared = declared.or_else(|| size.exact()).map(RopeWriter::new);
         let mut body = Incoming::new(body);
         let at_once = match size.exact().filter(|exact| declared.is_none_or(|declared| declared == *exact)) {
             Some(length) => body.take_at_once(length).await,
-            None => None,
+            None => false,
         };
+        let answer =
+            |body| Led::Response(Response::from_parts(parts, if not_modified { ResponseBody::empty() } else { body }));
         // A part can be cut out once the whole is there.
         let in_part = of_get && !not_modified && asked.headers.contains_key(RANGE);
-        let answer = |parts, body| {
-            Led::Response(Response::from_parts(parts, if not_modified { ResponseBody::empty() } else { body }))
-        };
-        let (payload, tell) = if let Some(payload) = at_once {
+        let part_of = |entry| Led::Entry(entry, Note::Loaded { why, not_stored });
+        if at_once {
+            let Some(entry) = self.complete(&mut writes, asked, body.taken()) else { return };
             // Others wait no longer for a store in this process than for this.
             if let Some(shared) = shared.filter(|_| !self.cache.is_local()) {
                 permit.share(&writes, shared.rope());
-                shared.end(payload.clone());
+                shared.end(entry.payload().clone());
             }
-            if in_part {
-                (payload, Some(tell))
-            } else {
-                let _ = tell.send(answer(parts, ResponseBody::stored(payload.clone())));
-                (payload, None)
-            }
+            let whole = ResponseBody::stored(entry.payload().clone());
+            let _ = tell.send(if in_part { part_of(entry) } else { answer(whole) });
+            return permit.commit(writes, tags).await;
+        }
+        if let Some(shared) = &shared {
+            permit.share(&writes, shared.rope());
+        }
+        let (feed, pieces) = mpsc::unbounded_channel();
+        let whole = answer(ResponseBody::recorded(pieces, size));
+        let waiting = if in_part {
+            Some((tell, whole))
         } else {
-            if let Some(shared) = &shared {
-                permit.share(&writes, shared.rope());
-            }
-            let (feed, pieces) = mpsc::unbounded_channel();
-            let recording = permit.while_loading(record(body, self.policy.max_body, declared, &feed, shared));
-            let body = ResponseBody::recorded(pieces, size);
-            if in_part {
-                match recording.await {
-                    Ok(payload) => (payload, Some(tell)),
-                    Err(reason) => {
-                        let _ = tell.send(answer(parts, body));
-                        return asked.give_up(permit, status, reason);
-                    }
+            let _ = tell.send(whole);
+            None
+        };
+        let recording = record(body, self.policy.max_body, declared, &feed, &mut shared);
+        let pieces = match permit.while_loading(recording).await {
+            Ok(pieces) => pieces,
+            Err(reason) => {
+                if let Some((tell, whole)) = waiting {
+                    let _ = tell.send(whole);
                 }
-            } else {
-                let _ = tell.send(answer(parts, body));
-                match recording.await {
-                    Ok(payload) => {
-                        let _ = feed.send(Piece::End);
-                        (payload, None)
-                    }
-                    Err(reason) => return asked.give_up(permit, status, reason),
-                }
+                return asked.give_up(permit, status, reason);
             }
         };
-        let entry = self.complete(&mut writes, asked, payload);
-        if let (Some(tell), Some(entry)) = (tell, entry) {
-            let _ = tell.send(Led::Entry(entry, Note::Loaded { why, not_stored }));
+        let Some(entry) = self.complete(&mut writes, asked, pieces.iter()) else { return };
+        drop(pieces);
+        if let Some(shared) = shared {
+            shared.end(entry.payload().clone());
+        }
+        match waiting {
+            Some((tell, _)) => drop(tell.send(part_of(entry))),
+            None => drop(feed.send(Piece::End)),
         }
         permit.commit(writes, tags).await;
     }

@@ -1,5 +1,7 @@
 //! What a request is made of, step by step, for `benches/parts.rs` to time. No part of the interface.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, Uri, header};
 use tower_layer::Layer as _;
@@ -53,10 +55,12 @@ impl Parts {
         shared.dated(&mut response);
         let target = Target::of(&uri, &request).expect("it has a host").into_owned();
         let key = target.key(&shared.naming(&request));
-        let asked = Asked { target, key, method: Method::GET, headers: request.clone(), time: shared.cache.now() };
+        let asked =
+            Asked { target, key, method: Method::GET, headers: Arc::new(request.clone()), time: shared.cache.now() };
         let plan = shared.plan(&asked, came(response.clone(), length)).expect("it may be stored");
         let (mut writes, _) = shared.writes(plan, &asked, None, true);
-        let entry = shared.complete(&mut writes, &asked, vec![b'x'; length].into()).expect("there is one");
+        let payload = Bytes::from(vec![b'x'; length]);
+        let entry = shared.complete(&mut writes, &asked, [&payload].into_iter()).expect("there is one");
         let bytes = envelope::encode(&entry);
         Self { shared, uri, request, asked, response, entry, bytes }
     }
@@ -94,7 +98,7 @@ impl Parts {
     #[must_use]
     pub fn respond(&self) -> Response<ResponseBody<String>> {
         let mut look = self.shared.cache.look(&self.asked.key);
-        self.shared.respond(&self.entry, &Method::GET, &self.request, Note::Hit, &mut look)
+        self.shared.respond(self.entry.clone(), &Method::GET, &self.request, Note::Hit, &mut look)
     }
 
     /// Decides whether the response may be stored, for how long, and under which key, and makes its entry.

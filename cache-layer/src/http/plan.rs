@@ -1,5 +1,7 @@
 //! What to store of a response, or why nothing.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::DATE};
 
@@ -38,7 +40,8 @@ pub(super) struct Asked {
     /// The primary key.
     pub(super) key: Key,
     pub(super) method: Method,
-    pub(super) headers: HeaderMap,
+    /// For the load, and for who waits for it.
+    pub(super) headers: Arc<HeaderMap>,
     /// When it was sent on, in milliseconds since the Unix epoch.
     pub(super) time: u64,
 }
@@ -183,7 +186,12 @@ impl Shared {
     }
 
     /// Puts the payload in its place, now that the load is over, and returns the response's entry.
-    pub(super) fn complete(&self, writes: &mut Writes, asked: &Asked, payload: Bytes) -> Option<Entry> {
+    pub(super) fn complete<'a>(
+        &self,
+        writes: &mut Writes,
+        asked: &Asked,
+        payload: impl Iterator<Item = &'a Bytes> + Clone,
+    ) -> Option<Entry> {
         let (key, entry) = writes.entries.pop()?;
         let entry = entry.loaded(payload, self.cache.now().saturating_sub(asked.time));
         writes.entries.push((key, entry.clone()));

@@ -7,7 +7,7 @@ use std::{
     task::{Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::{Body, Frame};
 use tokio::sync::mpsc;
@@ -28,9 +28,9 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
         Self { body: Box::pin(body), ahead: VecDeque::new(), ended: false }
     }
 
-    /// Takes what is there, and waits for nothing: the payload, if that was all of it, and of this length. Most bodies were
-    /// made before their response was.
-    pub(super) async fn take_at_once(&mut self, length: u64) -> Option<Bytes> {
+    /// Takes what is there, and waits for nothing; `true` if that was all of it, and of this length. Most bodies were made
+    /// before their response was.
+    pub(super) async fn take_at_once(&mut self, length: u64) -> bool {
         let mut taken = 0;
         poll_fn(|cx| {
             while taken <= length
@@ -49,8 +49,12 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
             Poll::Ready(())
         })
         .await;
-        let whole = self.ended && taken == length;
-        whole.then(|| in_one_piece(self.ahead.iter().flatten().filter_map(Frame::data_ref)))
+        self.ended && taken == length
+    }
+
+    /// What was taken.
+    pub(super) fn taken(&self) -> impl Iterator<Item = &Bytes> + Clone {
+        self.ahead.iter().flatten().filter_map(Frame::data_ref)
     }
 
     async fn next(&mut self) -> Option<Result<Frame<R::Data>, R::Error>> {
@@ -69,22 +73,15 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
     }
 }
 
-/// Copied in any case: a slice of a larger buffer would keep all of it in memory.
-fn in_one_piece<'a>(pieces: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
-    let mut whole = BytesMut::with_capacity(pieces.clone().map(Bytes::len).sum());
-    pieces.for_each(|piece| whole.extend_from_slice(piece));
-    whole.freeze()
-}
-
-/// Passes `body` on through `feed`, and to those who share it, and keeps a copy; returns it if it is whole and within `max`
-/// bytes.
+/// Passes `body` on through `feed`, and to those who share it, and keeps what it was made of; returns that if it is whole and
+/// within `max` bytes. To end it is left to the caller.
 pub(super) async fn record<R: Body<Data = Bytes>>(
     mut body: Incoming<R>,
     max: u64,
     declared_length: Option<u64>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
-    shared: Option<RopeWriter>,
-) -> Result<Bytes, NoCacheReason> {
+    shared: &mut Option<RopeWriter>,
+) -> Result<Vec<Bytes>, NoCacheReason> {
     let mut recorded = Vec::new();
     let mut length = 0u64;
     let mut trailers = false;
@@ -110,7 +107,7 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
             return Err(NoCacheReason::BodyTooLarge);
         }
         recorded.push(data.clone());
-        if let Some(shared) = &shared {
+        if let Some(shared) = shared {
             shared.push(data.clone());
         }
         let _ = feed.send(Piece::Frame(Frame::data(data)));
@@ -119,15 +116,14 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
         let _ = feed.send(Piece::End);
         return Err(NoCacheReason::BodyTruncated);
     }
-    let payload = in_one_piece(recorded.iter());
-    if let Some(shared) = shared {
-        shared.end(payload.clone());
-    }
     if trailers {
+        if let Some(shared) = shared.take() {
+            shared.end(recorded.concat().into());
+        }
         let _ = feed.send(Piece::End);
         return Err(NoCacheReason::Trailers);
     }
-    Ok(payload)
+    Ok(recorded)
 }
 
 /// The length that the response announces, if it does. Of two, or of none in digits, nobody knows which one counts.
@@ -176,9 +172,9 @@ mod tests {
     }
 
     /// What was taken at once of a body of six bytes, and what a reader has of it afterwards.
-    async fn take(answers: Answers) -> (Option<Bytes>, Vec<Result<Bytes, &'static str>>) {
+    async fn take(answers: Answers) -> (Option<Vec<u8>>, Vec<Result<Bytes, &'static str>>) {
         let mut incoming = Incoming::new(Told(answers.into()));
-        let taken = incoming.take_at_once(6).await;
+        let taken = incoming.take_at_once(6).await.then(|| incoming.taken().flatten().copied().collect());
         let mut read = Vec::new();
         while let Some(frame) = incoming.next().await {
             read.push(frame.map(|frame| frame.into_data().unwrap_or_else(|_| "trailers".into())));

@@ -9,8 +9,9 @@ use http_body::Body;
 use super::{
     annotate::{self, Note},
     body::ResponseBody,
-    select::{milliseconds_left, response},
+    select::{into_headers, milliseconds_left, response},
     service::Shared,
+    stored::StoredResponse,
 };
 use crate::{
     engine::{look::Look, rope::Rope},
@@ -24,12 +25,12 @@ use crate::{
 };
 
 /// The content of a complete response, or of one that will be complete.
-enum Content<'a> {
-    Stored(&'a Bytes),
-    Loading(&'a Rope),
+enum Content {
+    Stored(Bytes),
+    Loading(Rope),
 }
 
-impl Content<'_> {
+impl Content {
     fn length(&self) -> u64 {
         match self {
             Self::Stored(payload) => payload.len() as u64,
@@ -50,69 +51,72 @@ impl Shared {
     /// The stored response that `entry` holds, as an answer to a request.
     pub(super) fn respond<R: Body>(
         &self,
-        entry: &Entry,
+        entry: Entry,
         method: &Method,
         request: &HeaderMap,
         note: Note,
         look: &mut Look,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(entry, &Content::Stored(entry.payload()), method, request, note, Some(look))
+        let content = Content::Stored(entry.payload().clone());
+        self.respond_with(entry, &content, method, request, note, Some(look))
     }
 
     /// As [`respond`](Self::respond), in place of an error of the application's, after a look-up that has ended in a miss.
     pub(super) fn stand_in<R: Body>(
         &self,
-        entry: &Entry,
+        entry: Entry,
         method: &Method,
         request: &HeaderMap,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(entry, &Content::Stored(entry.payload()), method, request, Note::StaleIfError(None), None)
+        let content = Content::Stored(entry.payload().clone());
+        self.respond_with(entry, &content, method, request, Note::StaleIfError(None), None)
     }
 
     /// As [`respond`](Self::respond), while the payload of `entry` comes in.
     pub(super) fn respond_while_loading<R: Body>(
         &self,
-        entry: &Entry,
+        entry: Entry,
         payload: &Rope,
         method: &Method,
         request: &HeaderMap,
         look: &mut Look,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(entry, &Content::Loading(payload), method, request, Note::Collapsed, Some(look))
+        self.respond_with(entry, &Content::Loading(payload.clone()), method, request, Note::Collapsed, Some(look))
     }
 
     fn respond_with<R: Body>(
         &self,
-        entry: &Entry,
-        content: &Content<'_>,
+        entry: Entry,
+        content: &Content,
         method: &Method,
         request: &HeaderMap,
         note: Note,
         look: Option<&mut Look>,
     ) -> Response<ResponseBody<R>> {
-        let Some(stored) = response(entry) else {
+        let Some(stored) = response(&entry) else {
             // Selection hands out readable responses only.
             return Response::new(ResponseBody::empty());
         };
         if note.is_hit() {
             self.cache.emit(Event::Hit);
         }
-        let now = self.cache.now();
-        let mut answer = answer(stored.status, &stored.headers, content, method, request, now / 1000);
+        let (now, fresh_until) = (self.cache.now(), entry.deadlines().fresh);
         let times = annotate::Times {
             age: stored.age(now),
             resident: stored.resident(now),
-            ttl: milliseconds_left(entry.deadlines().fresh, now).div_euclid(1000),
-            fresh: now < entry.deadlines().fresh,
+            ttl: milliseconds_left(fresh_until, now).div_euclid(1000),
+            fresh: now < fresh_until,
         };
         if let (Some(look), Some(result)) = (look, note.result(times.fresh)) {
             look.found(result);
             look.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
         }
+        let answer = Answer::new(stored, content, method, request, now / 1000);
+        let mut response = answer.response(stored.status, into_headers(entry), content, method);
         // Another process may have stored what it passes on.
-        self.policy.strip_internal(answer.headers_mut());
-        annotate::stored(answer.headers_mut(), &self.name, &times, note);
-        answer
+        self.policy.strip_internal(response.headers_mut());
+        annotate::stored(response.headers_mut(), &self.name, &times, note);
+        response
     }
 
     /// An answer of the cache's own: nothing that is stored may be used, and the application is not asked (RFC 9111,
@@ -137,48 +141,55 @@ impl Shared {
 }
 
 /// What of a complete response answers a request (RFC 9110, sections 13.2.2 and 14.2).
-fn answer<R: Body>(
-    status: StatusCode,
-    stored: &HeaderMap,
-    content: &Content<'_>,
-    method: &Method,
-    request: &HeaderMap,
-    now_secs: u64,
-) -> Response<ResponseBody<R>> {
-    let length = content.length();
-    let with = |status, headers, body| {
+enum Answer {
+    NotModified,
+    Of(Selected),
+}
+
+impl Answer {
+    fn new(stored: &StoredResponse, content: &Content, method: &Method, request: &HeaderMap, now_secs: u64) -> Self {
+        let (status, headers) = (stored.status, &stored.headers);
+        if is_not_modified(request, status, headers, now_secs) {
+            return Self::NotModified;
+        }
+        Self::Of(range::select(method, request, status, headers, content.length(), now_secs))
+    }
+
+    /// Made of the `status` and the `headers` of the complete one.
+    fn response<R: Body>(
+        self,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        content: &Content,
+        method: &Method,
+    ) -> Response<ResponseBody<R>> {
+        let length = content.length();
+        let (status, body) = match self {
+            Self::NotModified => {
+                retain_not_modified_fields(&mut headers);
+                (StatusCode::NOT_MODIFIED, ResponseBody::empty())
+            }
+            Self::Of(Selected::Whole) if method == Method::HEAD => {
+                headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+                (status, ResponseBody::empty())
+            }
+            Self::Of(Selected::Whole) => (status, content.part(0..length)),
+            Self::Of(Selected::Part(part)) => {
+                headers.remove(header::CONTENT_LENGTH);
+                headers.insert(header::CONTENT_RANGE, range::content_range(&part, length));
+                (StatusCode::PARTIAL_CONTENT, content.part(part.start..part.end))
+            }
+            Self::Of(Selected::Unsatisfiable) => {
+                for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+                    headers.remove(name);
+                }
+                headers.insert(header::CONTENT_RANGE, range::unsatisfied_content_range(length));
+                (StatusCode::RANGE_NOT_SATISFIABLE, ResponseBody::empty())
+            }
+        };
         let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
-    };
-    if is_not_modified(request, status, stored, now_secs) {
-        let mut headers = stored.clone();
-        retain_not_modified_fields(&mut headers);
-        return with(StatusCode::NOT_MODIFIED, headers, ResponseBody::empty());
-    }
-    match range::select(method, request, status, stored, length, now_secs) {
-        Selected::Whole => {
-            let mut headers = stored.clone();
-            if method != Method::HEAD {
-                return with(status, headers, content.part(0..length));
-            }
-            headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
-            with(status, headers, ResponseBody::empty())
-        }
-        Selected::Part(part) => {
-            let mut headers = stored.clone();
-            headers.remove(header::CONTENT_LENGTH);
-            headers.insert(header::CONTENT_RANGE, range::content_range(&part, length));
-            with(StatusCode::PARTIAL_CONTENT, headers, content.part(part.start..part.end))
-        }
-        Selected::Unsatisfiable => {
-            let mut headers = stored.clone();
-            for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
-                headers.remove(name);
-            }
-            headers.insert(header::CONTENT_RANGE, range::unsatisfied_content_range(length));
-            with(StatusCode::RANGE_NOT_SATISFIABLE, headers, ResponseBody::empty())
-        }
     }
 }

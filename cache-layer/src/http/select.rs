@@ -21,13 +21,32 @@ use crate::{
 
 /// What a look-up means for one request.
 pub(super) enum Selection {
-    /// This entry answers it; and its place, should it be refreshed all the same.
-    Hit(Entry, Vacancy),
-    /// This entry answers it, and is due to be refreshed.
-    Stale(Entry, Vacancy),
+    /// This answers it.
+    Hit(Found),
+    /// This answers it, and is due to be refreshed.
+    Stale(Found),
     Miss(Vacancy),
     /// The store did not answer; the miss is about its primary key.
     Unavailable,
+}
+
+/// An entry that answers a request.
+pub(super) struct Found {
+    pub(super) entry: Entry,
+    /// Its own key, and what led there, if it is not the primary one.
+    variant: Option<(Key, Varies)>,
+}
+
+impl Found {
+    /// The place that the response to the request would take, were it sent on; `primary` is the key that was looked up.
+    pub(super) fn vacancy(&self, primary: &Key) -> Vacancy {
+        let (key, varies) = match &self.variant {
+            Some((key, varies)) => (key.clone(), Some(varies.clone())),
+            None => (primary.clone(), None),
+        };
+        let (seen, stale) = (Seen::Entry(self.entry.id()), Some(self.entry.clone()));
+        Vacancy { key, seen, varies, why: ForwardReason::Stale, stale }
+    }
 }
 
 /// The place that a response to the request will take.
@@ -50,6 +69,14 @@ pub(super) struct Varies {
     pub(super) softened: Option<u64>,
 }
 
+/// The header fields of the response that `entry` holds: taken out of it, if it is nobody else's.
+pub(super) fn into_headers(mut entry: Entry) -> HeaderMap {
+    match entry.own_view() {
+        Some(Stored::Response(response)) => std::mem::take(&mut response.headers),
+        _ => response(&entry).map_or_else(HeaderMap::new, |response| response.headers.clone()),
+    }
+}
+
 /// The response that `entry` holds.
 pub(super) fn response(entry: &Entry) -> Option<&StoredResponse> {
     match view(entry)? {
@@ -61,7 +88,10 @@ pub(super) fn response(entry: &Entry) -> Option<&StoredResponse> {
 fn view(entry: &Entry) -> Option<&Stored> {
     entry.view(|meta| {
         let mut stored = Stored::from_bytes(meta)?;
-        if let Stored::Response(response) = &mut stored {
+        // Of what nobody else has, no copies are made.
+        if let Stored::Response(response) = &mut stored
+            && entry.is_shared()
+        {
             annotate::make_room(&mut response.headers);
         }
         Some(stored)
@@ -145,13 +175,15 @@ impl Shared {
             Looked::Missing(seen) => return miss(key.clone(), seen, None, ForwardReason::UriMiss),
             Looked::Unavailable => return Selection::Unavailable,
         };
-        let step = self.step(&entry, key, headers, self.cache.now());
-        let Step::Variant(variant, varies) = step else { return selected(key.clone(), entry, None, &step) };
+        let (variant, varies) = match self.step(&entry, key, headers, self.cache.now()) {
+            Step::Variant(variant, varies) => (variant, varies),
+            step => return selected(key, entry, None, &step),
+        };
         match self.cache.look_up(&variant).await {
             Looked::Found(entry) => match variant_of(entry, &varies) {
                 Ok(entry) => {
                     let step = self.step(&entry, &variant, headers, self.cache.now());
-                    selected(variant, entry, Some(varies), &step)
+                    selected(key, entry, Some((variant, varies)), &step)
                 }
                 Err(entry) => miss(variant, Seen::Entry(entry.id()), Some(varies), ForwardReason::VaryMiss),
             },
@@ -190,16 +222,15 @@ fn miss(key: Key, seen: Seen, varies: Option<Varies>, why: ForwardReason) -> Sel
     Selection::Miss(Vacancy { key, seen, varies, why, stale: None })
 }
 
-fn selected(key: Key, entry: Entry, varies: Option<Varies>, step: &Step) -> Selection {
-    let seen = Seen::Entry(entry.id());
+fn selected(primary: &Key, entry: Entry, variant: Option<(Key, Varies)>, step: &Step) -> Selection {
+    let found = Found { entry, variant };
     match step {
-        Step::Answer | Step::AnswerAndRefresh => {
-            let stale = Some(entry.clone());
-            let vacancy = Vacancy { key, seen, varies, why: ForwardReason::Stale, stale };
-            if matches!(step, Step::Answer) { Selection::Hit(entry, vacancy) } else { Selection::Stale(entry, vacancy) }
+        Step::Answer => Selection::Hit(found),
+        Step::AnswerAndRefresh => Selection::Stale(found),
+        Step::Validate(why) => Selection::Miss(Vacancy { why: *why, ..found.vacancy(primary) }),
+        Step::Variant(..) | Step::Unreadable => {
+            Selection::Miss(Vacancy { why: ForwardReason::Miss, stale: None, ..found.vacancy(primary) })
         }
-        Step::Validate(why) => Selection::Miss(Vacancy { key, seen, varies, why: *why, stale: Some(entry) }),
-        Step::Variant(..) | Step::Unreadable => miss(key, seen, varies, ForwardReason::Miss),
     }
 }
 

@@ -113,7 +113,7 @@ where
                     Some(entry) => {
                         look.at(Tier::Memory);
                         if *method != Method::GET || !shared.is_due_early(&entry) {
-                            let response = shared.respond(&entry, method, headers, Note::Hit, &mut look);
+                            let response = shared.respond(entry, method, headers, Note::Hit, &mut look);
                             return ResponseFuture::ready(response);
                         }
                         Some(entry.id())

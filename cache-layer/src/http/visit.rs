@@ -34,7 +34,11 @@ use crate::{
 };
 
 /// A request whose answer is not in memory, or is the entry `due` there, which is to be refreshed.
-pub(super) async fn visit<S, B, R>(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
+)]
+pub(super) fn visit<S, B, R>(
     shared: Arc<Shared>,
     inner: S,
     request: Request<B>,
@@ -42,7 +46,7 @@ pub(super) async fn visit<S, B, R>(
     key: Key,
     due: Option<EntryId>,
     mut look: Look,
-) -> Result<Response<ResponseBody<R>>, S::Error>
+) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send
 where
     S: Service<Request<B>, Response = Response<R>> + Send + 'static,
     S::Future: Send + 'static,
@@ -51,138 +55,152 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Send + 'static,
 {
-    let cache = &shared.cache;
-    let deadline = Instant::now() + cache.lock_timeout();
-    let mut note = Note::Hit;
-    let look = &mut look;
-    loop {
-        look.at(cache.far_tier());
-        let (headers, method) = (request.headers(), request.method());
-        // What answers the request, and is refreshed in the background.
-        let (usable, vacancy) = match shared.select(&key, headers).await {
-            Selection::Hit(entry, vacancy) => {
-                let is_due = || due.map_or_else(|| shared.is_due_early(&entry), |due| due == entry.id());
-                if method == Method::HEAD || !is_due() {
-                    return Ok(shared.respond(&entry, method, headers, note, look));
-                }
-                (Some((entry, note)), Some(vacancy))
-            }
-            Selection::Stale(entry, vacancy) => (Some((entry, Note::Stale)), Some(vacancy)),
-            Selection::Miss(vacancy) => (None, Some(vacancy)),
-            Selection::Unavailable => {
-                look.unavailable();
-                (None, None)
-            }
-        };
-        let answer =
-            |(entry, note): (Entry, Note), look: &mut Look| shared.respond(&entry, method, headers, note, look);
-        if usable.is_none() && shared.directives(headers).only_if_cached() {
-            cache.emit(Event::Miss);
-            look.because(NoCacheReason::OnlyIfCached);
-            return Ok(shared.no_answer(NoCacheReason::OnlyIfCached));
-        }
-        if method == Method::HEAD {
-            return match usable {
-                Some(usable) => Ok(answer(usable, look)),
-                None => {
-                    let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
-                    look.because(NoCacheReason::HeadMiss);
-                    let response = shared.go_alone(inner, request, NoCacheReason::HeadMiss, deadline, stale).await?;
-                    if vacancy.is_some_and(|vacancy| is_outdated_by(&response, vacancy.stale.as_ref())) {
-                        shared.drop_outdated(&key).await;
+    async move {
+        let cache = &shared.cache;
+        let deadline = Instant::now() + cache.lock_timeout();
+        let mut note = Note::Hit;
+        let look = &mut look;
+        loop {
+            look.at(cache.far_tier());
+            let (headers, method) = (request.headers(), request.method());
+            // What answers the request, and is refreshed in the background.
+            let (usable, vacancy) = match shared.select(&key, headers).await {
+                Selection::Hit(found) => {
+                    let entry = &found.entry;
+                    let is_due = || due.map_or_else(|| shared.is_due_early(entry), |due| due == entry.id());
+                    if method == Method::HEAD || !is_due() {
+                        return Ok(shared.respond(found.entry, method, headers, note, look));
                     }
-                    Ok(response)
+                    let vacancy = found.vacancy(&key);
+                    (Some((found.entry, note)), Some(vacancy))
+                }
+                Selection::Stale(found) => {
+                    let vacancy = found.vacancy(&key);
+                    (Some((found.entry, Note::Stale)), Some(vacancy))
+                }
+                Selection::Miss(vacancy) => (None, Some(vacancy)),
+                Selection::Unavailable => {
+                    look.unavailable();
+                    (None, None)
                 }
             };
-        }
-        let place = vacancy.as_ref().map_or(&key, |vacancy| &vacancy.key);
-        if let Some(setback) = cache.setback(place) {
+            let answer =
+                |(entry, note): (Entry, Note), look: &mut Look| shared.respond(entry, method, headers, note, look);
+            if usable.is_none() && shared.directives(headers).only_if_cached() {
+                cache.emit(Event::Miss);
+                look.because(NoCacheReason::OnlyIfCached);
+                return Ok(shared.no_answer(NoCacheReason::OnlyIfCached));
+            }
+            if method == Method::HEAD {
+                return match usable {
+                    Some(usable) => Ok(answer(usable, look)),
+                    None => {
+                        let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+                        look.because(NoCacheReason::HeadMiss);
+                        let response =
+                            shared.go_alone(inner, request, NoCacheReason::HeadMiss, deadline, stale).await?;
+                        if vacancy.is_some_and(|vacancy| is_outdated_by(&response, vacancy.stale.as_ref())) {
+                            shared.drop_outdated(&key).await;
+                        }
+                        Ok(response)
+                    }
+                };
+            }
+            let place = vacancy.as_ref().map_or(&key, |vacancy| &vacancy.key);
+            if let Some(setback) = cache.setback(place) {
+                if let Some(usable) = usable {
+                    return Ok(answer(usable, look));
+                }
+                let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+                match shared.spare::<R, S::Error>(headers, stale, &setback) {
+                    Some(Led::Entry(entry, note)) => return Ok(shared.respond(entry, method, headers, note, look)),
+                    Some(Led::Response(response)) => return Ok(response),
+                    Some(Led::Failed(_)) | None => {}
+                }
+            }
+            let mut follower = match cache.flights().board(place) {
+                Seat::Leader(flight) => {
+                    let headers = Arc::new(headers.clone());
+                    let asked = Asked { target, key, method: Method::GET, headers, time: cache.now() };
+                    let Some(usable) = usable else {
+                        let purpose = Purpose::Answer;
+                        return Load { shared, service: inner, request, asked, vacancy, purpose }
+                            .begin(flight, look)
+                            .await;
+                    };
+                    let purpose =
+                        if matches!(usable.1, Note::Stale) { Purpose::Refresh } else { Purpose::EarlyRefresh };
+                    let response = answer(usable, look);
+                    Load { shared, service: inner, request, asked, vacancy, purpose }.begin_in_background(flight, look);
+                    return Ok(response);
+                }
+                Seat::Follower(follower) => follower,
+            };
             if let Some(usable) = usable {
                 return Ok(answer(usable, look));
             }
-            let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
-            match shared.spare::<R, S::Error>(headers, stale, &setback) {
-                Some(Led::Entry(entry, note)) => return Ok(shared.respond(&entry, method, headers, note, look)),
-                Some(Led::Response(response)) => return Ok(response),
-                Some(Led::Failed(_)) | None => {}
+            if matches!(note, Note::Hit) {
+                cache.emit(Event::Coalesced);
+                note = Note::Collapsed;
             }
-        }
-        let mut follower = match cache.flights().board(place) {
-            Seat::Leader(flight) => {
-                let asked = Asked { target, key, method: Method::GET, headers: headers.clone(), time: cache.now() };
-                let Some(usable) = usable else {
-                    let purpose = Purpose::Answer;
-                    return Load { shared, service: inner, request, asked, vacancy, purpose }.begin(flight, look).await;
-                };
-                let purpose = if matches!(usable.1, Note::Stale) { Purpose::Refresh } else { Purpose::EarlyRefresh };
-                let response = answer(usable, look);
-                Load { shared, service: inner, request, asked, vacancy, purpose }.begin_in_background(flight, look);
-                return Ok(response);
-            }
-            Seat::Follower(follower) => follower,
-        };
-        if let Some(usable) = usable {
-            return Ok(answer(usable, look));
-        }
-        if matches!(note, Note::Hit) {
-            cache.emit(Event::Coalesced);
-            note = Note::Collapsed;
-        }
-        let wait = look.wait_for(&follower);
-        let waited = async {
-            if let Some(sharing) = follower.sharing().await
-                && let Some(response) = shared.join(&sharing, &key, vacancy.is_some(), method, headers, look)
-            {
-                return ControlFlow::Break(response);
-            }
-            ControlFlow::Continue(follower.landing().await)
-        };
-        let landing = match timeout_at(deadline, waited).await {
-            Ok(ControlFlow::Break(response)) => {
-                wait.ended(Release::Done);
-                return Ok(response);
-            }
-            Ok(ControlFlow::Continue(landing)) => {
-                wait.ended(landing.release());
-                Ok(landing)
-            }
-            Err(elapsed) => {
-                wait.ended(Release::WaitTimeout);
-                Err(elapsed)
-            }
-        };
-        let reason = match landing {
-            // Who could ask the store knows of invalidations that a load without it does not.
-            Ok(Landing::Unstored(entries)) if vacancy.is_none() => match shared.select_among(&entries, &key, headers) {
-                Some(entry) => return Ok(shared.respond(&entry, method, headers, note, look)),
-                None => NoCacheReason::StoreUnavailable,
-            },
-            Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void) if Instant::now() < deadline => continue,
-            Ok(Landing::Uncacheable) => NoCacheReason::Remembered,
-            // A load fails by an error that this entry stood in for, or without any response: the wider of the two
-            // permissions is the one that counts.
-            Ok(Landing::Failed) => {
-                let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
-                match shared.stands_in(headers, stale, None) {
-                    Some(entry) => {
-                        cache.emit(Event::Miss);
-                        look.because(NoCacheReason::ServiceFailed);
-                        return Ok(shared.respond(&entry, method, headers, Note::StaleIfError(None), look));
-                    }
-                    None => match cache.setback(place).and_then(|setback| shared.spare(headers, stale, &setback)) {
-                        Some(Led::<R, S::Error>::Response(response)) => return Ok(response),
-                        _ => NoCacheReason::ServiceFailed,
-                    },
+            let wait = look.wait_for(&follower);
+            let waited = async {
+                if let Some(sharing) = follower.sharing().await
+                    && let Some(response) = shared.join(&sharing, &key, vacancy.is_some(), method, headers, look)
+                {
+                    return ControlFlow::Break(response);
                 }
-            }
-            Ok(_) | Err(_) => {
-                cache.emit(Event::Release(Release::WaitTimeout));
-                NoCacheReason::WaitedTooLong
-            }
-        };
-        let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
-        look.because(reason);
-        return shared.go_alone(inner, request, reason, deadline, stale).await;
+                ControlFlow::Continue(follower.landing().await)
+            };
+            let landing = match timeout_at(deadline, waited).await {
+                Ok(ControlFlow::Break(response)) => {
+                    wait.ended(Release::Done);
+                    return Ok(response);
+                }
+                Ok(ControlFlow::Continue(landing)) => {
+                    wait.ended(landing.release());
+                    Ok(landing)
+                }
+                Err(elapsed) => {
+                    wait.ended(Release::WaitTimeout);
+                    Err(elapsed)
+                }
+            };
+            let reason = match landing {
+                // Who could ask the store knows of invalidations that a load without it does not.
+                Ok(Landing::Unstored(entries)) if vacancy.is_none() => {
+                    match shared.select_among(&entries, &key, headers) {
+                        Some(entry) => return Ok(shared.respond(entry, method, headers, note, look)),
+                        None => NoCacheReason::StoreUnavailable,
+                    }
+                }
+                Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void) if Instant::now() < deadline => continue,
+                Ok(Landing::Uncacheable) => NoCacheReason::Remembered,
+                // A load fails by an error that this entry stood in for, or without any response: the wider of the two
+                // permissions is the one that counts.
+                Ok(Landing::Failed) => {
+                    let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+                    match shared.stands_in(headers, stale, None) {
+                        Some(entry) => {
+                            cache.emit(Event::Miss);
+                            look.because(NoCacheReason::ServiceFailed);
+                            return Ok(shared.respond(entry, method, headers, Note::StaleIfError(None), look));
+                        }
+                        None => match cache.setback(place).and_then(|setback| shared.spare(headers, stale, &setback)) {
+                            Some(Led::<R, S::Error>::Response(response)) => return Ok(response),
+                            _ => NoCacheReason::ServiceFailed,
+                        },
+                    }
+                }
+                Ok(_) | Err(_) => {
+                    cache.emit(Event::Release(Release::WaitTimeout));
+                    NoCacheReason::WaitedTooLong
+                }
+            };
+            let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+            look.because(reason);
+            return shared.go_alone(inner, request, reason, deadline, stale).await;
+        }
     }
 }
 
@@ -203,24 +221,30 @@ where
     R::Error: Send + 'static,
 {
     /// Leads `flight` in a task of its own, and waits for what there is to answer.
-    async fn begin(self, flight: Flight, look: &mut Look) -> Result<Response<ResponseBody<R>>, S::Error> {
+    fn begin(
+        self,
+        flight: Flight,
+        look: &mut Look,
+    ) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send {
         let shared = self.shared.clone();
         let (method, headers) = (self.request.method().clone(), self.asked.headers.clone());
         let (tell, told) = oneshot::channel();
         let span = shared.cache.load_span(&self.asked.key, look);
         flight.is_in(&span);
         let task = shared.cache.spawn(in_span(self.lead(flight, tell), span));
-        match told.await {
-            Ok(Led::Entry(entry, note)) => Ok(shared.respond(&entry, &method, &headers, note, look)),
-            Ok(Led::Response(response)) => Ok(response.map(|body| body.recorded_by(task))),
-            Ok(Led::Failed(error)) => Err(error),
-            Err(_) => {
-                // A panic of the application's goes on where it would have without a cache.
-                if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
-                    std::panic::resume_unwind(panic);
+        async move {
+            match told.await {
+                Ok(Led::Entry(entry, note)) => Ok(shared.respond(entry, &method, &headers, note, look)),
+                Ok(Led::Response(response)) => Ok(response.map(|body| body.recorded_by(task))),
+                Ok(Led::Failed(error)) => Err(error),
+                Err(_) => {
+                    // A panic of the application's goes on where it would have without a cache.
+                    if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
+                        std::panic::resume_unwind(panic);
+                    }
+                    // The runtime is shutting down, and this task with it.
+                    std::future::pending().await
                 }
-                // The runtime is shutting down, and this task with it.
-                std::future::pending().await
             }
         }
     }
@@ -254,7 +278,7 @@ impl Shared {
         stale: Option<&Entry>,
     ) -> Response<ResponseBody<R>> {
         match self.stands_in(headers, stale, None) {
-            Some(entry) => self.stand_in(&entry, method, headers),
+            Some(entry) => self.stand_in(entry, method, headers),
             None => self.overloaded(),
         }
     }

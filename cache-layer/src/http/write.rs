@@ -109,7 +109,7 @@ where
     }
     if method == Method::POST && shared.answers_get(&target, &response) {
         let key = target.key(&naming);
-        return Ok(shared.keep_for_get(Asked { target, key, method, headers, time }, response).await);
+        return Ok(shared.keep_for_get(Asked { target, key, method, headers: headers.into(), time }, response).await);
     }
     let mut response = response.map(ResponseBody::inner);
     shared.policy.strip_internal(response.headers_mut());
