@@ -116,17 +116,27 @@ impl Key {
     /// The parts one after another, for people: printable, without braces, blanks or glob characters of its own, and
     /// capped; a capped one ends in `%+`.
     pub(crate) fn readable(&self) -> String {
-        readable(&self.canonical, READABLE_CAP)
+        let mut text = String::with_capacity(self.canonical.len());
+        self.push_readable(&mut text);
+        text
+    }
+
+    /// Appends the [readable](Self::readable) form.
+    pub(crate) fn push_readable(&self, text: &mut String) {
+        push_readable(text, &self.canonical, READABLE_CAP);
     }
 }
 
 /// The readable form of a canonical key, in full: what patterns are compared with.
 pub(crate) fn readable_in_full(canonical: &[u8]) -> String {
-    readable(canonical, usize::MAX)
+    let mut text = String::with_capacity(canonical.len());
+    push_readable(&mut text, canonical, usize::MAX);
+    text
 }
 
-fn readable(canonical: &[u8], cap: usize) -> String {
-    let mut text = String::with_capacity(canonical.len());
+fn push_readable(text: &mut String, canonical: &[u8], cap: usize) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let end = cap.saturating_add(text.len());
     let mut rest = canonical;
     while let Some((length, tail)) = rest.split_first_chunk::<4>() {
         let length = u32::from_be_bytes(*length) as usize;
@@ -135,14 +145,13 @@ fn readable(canonical: &[u8], cap: usize) -> String {
             break;
         };
         for &byte in part {
-            if text.len() + 3 > cap {
+            if text.len() + 3 > end {
                 text.push_str(CAPPED);
-                return text;
+                return;
             }
-            if byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}' | b'%' | b'*' | b'[' | b']' | b'\\') {
+            if READABLE[usize::from(byte)] {
                 text.push(byte as char);
             } else {
-                const HEX: &[u8; 16] = b"0123456789ABCDEF";
                 text.push('%');
                 text.push(HEX[usize::from(byte >> 4)] as char);
                 text.push(HEX[usize::from(byte & 15)] as char);
@@ -153,8 +162,18 @@ fn readable(canonical: &[u8], cap: usize) -> String {
             break;
         }
     }
-    text
 }
+
+/// Which bytes stand for themselves in a readable key.
+const READABLE: [bool; 256] = {
+    let mut readable = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        readable[byte as usize] = !matches!(byte, b'{' | b'}' | b'%' | b'*' | b'[' | b']' | b'\\');
+        byte += 1;
+    }
+    readable
+};
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {

@@ -219,72 +219,76 @@ impl Link {
     }
 
     /// Runs one operation, within its deadline.
-    pub(super) async fn run<T, F>(
+    pub(super) fn run<T, F>(
         &self,
         what: Operation,
         live: &Arc<Live>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
-    ) -> Result<T, StoreError>
+    ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(self.timeouts.operation, what, live, operation).await
+        self.run_within(self.timeouts.operation, what, live, operation)
     }
 
     /// Runs one operation that no request waits for.
-    pub(super) async fn run_patiently<T, F>(
+    pub(super) fn run_patiently<T, F>(
         &self,
         what: Operation,
         live: &Arc<Live>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
-    ) -> Result<T, StoreError>
+    ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(self.timeouts.operation.max(HEARTBEAT_TIMEOUT), what, live, operation).await
+        self.run_within(self.timeouts.operation.max(HEARTBEAT_TIMEOUT), what, live, operation)
     }
 
     /// Runs an operation of many steps, each of which has a limit of its own.
-    pub(super) async fn run_at_length<T, F>(
+    pub(super) fn run_at_length<T, F>(
         &self,
         what: Operation,
         live: &Arc<Live>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
-    ) -> Result<T, StoreError>
+    ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(Duration::MAX, what, live, operation).await
+        self.run_within(Duration::MAX, what, live, operation)
     }
 
-    async fn run_within<T, F>(
+    // No `async fn`, which would keep the operation twice: as it came, and as it is run.
+    fn run_within<T, F>(
         &self,
         deadline: Duration,
         what: Operation,
         live: &Arc<Live>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
-    ) -> Result<T, StoreError>
+    ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = RedisResult<T>>,
     {
         self.tally.went(what);
         let span = what.span(&live.server);
-        match timeout(deadline, operation(live.connection.clone())).instrument(span.clone()).await {
-            Ok(Ok(reply)) => {
-                live.succeeded();
-                Ok(reply)
-            }
-            Ok(Err(reply)) => {
-                let error = self.judge(live, &reply);
-                failed(&span, &error, Some(&reply));
-                Err(error)
-            }
-            Err(_) => {
-                if live.timed_out(self.timeouts.operation) {
-                    self.give_up(live);
+        async move {
+            let connection = live.connection.clone();
+            match timeout(deadline, operation(connection)).instrument(span.clone()).await {
+                Ok(Ok(reply)) => {
+                    live.succeeded();
+                    Ok(reply)
                 }
-                failed(&span, &StoreError::TimedOut, None);
-                Err(StoreError::TimedOut)
+                Ok(Err(reply)) => {
+                    let error = self.judge(live, &reply);
+                    failed(&span, &error, Some(&reply));
+                    Err(error)
+                }
+                Err(_) => {
+                    if live.timed_out(self.timeouts.operation) {
+                        self.give_up(live);
+                    }
+                    failed(&span, &StoreError::TimedOut, None);
+                    Err(StoreError::TimedOut)
+                }
             }
         }
     }

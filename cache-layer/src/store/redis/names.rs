@@ -138,7 +138,7 @@ impl Names {
             name.push('-');
         }
         name.push(':');
-        name.push_str(&key.readable());
+        key.push_readable(&mut name);
         name
     }
 }
@@ -150,10 +150,7 @@ fn parse_hex(digits: &[u8]) -> Option<[u8; 16]> {
 
 fn push_hex(name: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        name.push(DIGITS[usize::from(byte >> 4)] as char);
-        name.push(DIGITS[usize::from(byte & 15)] as char);
-    }
+    name.extend(bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| DIGITS[usize::from(digit)] as char));
 }
 
 #[cfg(test)]
