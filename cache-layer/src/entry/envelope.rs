@@ -118,9 +118,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     for _ in 0..tag_count {
         let length = u16::from_be_bytes(reader.array()?);
         let tag = str::from_utf8(reader.take(u64::from(length))?).map_err(|_| Rejection::Malformed)?;
-        // Every entry has the empty one.
-        let tag = if tag.is_empty() { Arc::default() } else { Arc::from(tag) };
-        stamps.push(Stamp { tag, token: Token(reader.array()?) });
+        stamps.push(Stamp { tag: Arc::from(tag), token: Token(reader.array()?) });
     }
     let meta = reader.slice(meta_length)?;
     let payload = reader.slice(payload_length)?;

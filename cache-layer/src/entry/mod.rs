@@ -276,6 +276,10 @@ impl Entry {
 
     /// The front end's reading of the metadata, to be taken apart. `None` if others have it too.
     pub(crate) fn own_view<T: 'static>(&mut self) -> Option<&mut T> {
+        // Asking for leave to change what others have would take it out of their processors' caches.
+        if self.is_shared() {
+            return None;
+        }
         let view = Arc::get_mut(&mut self.made)?.view.get_mut()?.as_mut()?;
         Arc::get_mut(view)?.downcast_mut()
     }

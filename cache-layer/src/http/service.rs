@@ -124,8 +124,8 @@ where
                     }
                     None => None,
                 };
-                let (target, span) = (target.into_owned(), look.span());
-                let visit = visit(shared.clone(), inner.clone(), request, target, key, due, look);
+                let span = look.span();
+                let visit = visit(shared.clone(), inner.clone(), request, key, due, look);
                 ResponseFuture::boxed(visit.instrument(span))
             }
         }

@@ -42,7 +42,6 @@ pub(super) fn visit<S, B, R>(
     shared: Arc<Shared>,
     inner: S,
     request: Request<B>,
-    target: Target<'static>,
     key: Key,
     due: Option<EntryId>,
     mut look: Look,
@@ -120,6 +119,11 @@ where
             }
             let mut follower = match cache.flights().board(place) {
                 Seat::Leader(flight) => {
+                    // It had one when its key was made of it.
+                    let Some(target) = Target::of(request.uri(), headers).map(Target::into_owned) else {
+                        let reason = NoCacheReason::NoAuthority;
+                        return shared.go_alone(inner, request, reason, deadline, None).await;
+                    };
                     let headers = Arc::new(headers.clone());
                     let asked = Asked { target, key, method: Method::GET, headers, time: cache.now() };
                     let Some(usable) = usable else {

@@ -151,7 +151,7 @@ impl RedisStore {
         self.0.grants.end(lease);
         let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
-        self.end(Operation::script("release"), link, live, call);
+        self.end(Operation::script("release"), link.into_owned(), live, call);
     }
 
     /// As [`release_lease`](Self::release_lease), when the load failed.
@@ -162,7 +162,7 @@ impl RedisStore {
         let mut call = scripts::FAIL.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
-        self.end(Operation::script("fail"), link, live, call);
+        self.end(Operation::script("fail"), link.into_owned(), live, call);
     }
 
     fn end(&self, what: Operation, link: Arc<Link>, live: Arc<Live>, call: ScriptInvocation<'static>) {

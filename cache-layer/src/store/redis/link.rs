@@ -478,8 +478,14 @@ impl Live {
     }
 
     fn succeeded(&self) {
-        self.last_success.store(millis(self.born.elapsed()), Ordering::Relaxed);
-        self.timeouts.store(0, Ordering::Relaxed);
+        // Written only where it changes: what one thread writes, the others have to fetch again.
+        let now = millis(self.born.elapsed());
+        if self.last_success.load(Ordering::Relaxed) != now {
+            self.last_success.store(now, Ordering::Relaxed);
+        }
+        if self.timeouts.load(Ordering::Relaxed) != 0 {
+            self.timeouts.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Counts a timeout; `true` if it was one too many.

@@ -208,7 +208,7 @@ impl RedisStore {
             let link = self.link(key);
             match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &link)) {
                 Some((_, places)) => places.push(place),
-                None => groups.push((link, vec![place])),
+                None => groups.push((link.into_owned(), vec![place])),
             }
         }
         groups

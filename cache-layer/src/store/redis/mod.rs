@@ -26,6 +26,7 @@
 //! - [`config`]: settings and their limits
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -47,7 +48,7 @@ use self::{
     names::Names,
     operation::Operation,
     pending::Pending,
-    routes::Routes,
+    routes::{Routes, Way},
     share::Share,
     tally::Tally,
 };
@@ -343,12 +344,12 @@ impl RedisStore {
     }
 
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
-    fn link(&self, key: &Key) -> Arc<Link> {
+    fn link(&self, key: &Key) -> Cow<'_, Arc<Link>> {
         self.0.routes.of_key(key)
     }
 
     /// The connection by which the tags of an entry are read that is read over `live`.
-    fn link_of_tags(&self, link: &Arc<Link>, live: &Arc<Live>) -> Result<(Arc<Link>, Arc<Live>), StoreError> {
+    fn link_of_tags<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
         self.0.routes.of_tags_beside(link, live)
     }
 
@@ -360,7 +361,7 @@ impl RedisStore {
     /// The connection that an invalidation takes.
     fn link_of(&self, scope: Scope<'_>) -> Arc<Link> {
         match scope {
-            Scope::Key(key) => self.link(key),
+            Scope::Key(key) => self.link(key).into_owned(),
             Scope::Tags(_) | Scope::Everything => self.link_to_tags(),
         }
     }

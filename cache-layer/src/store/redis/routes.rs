@@ -1,6 +1,6 @@
 //! Which connection an operation takes.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use futures_util::future::select_all;
 
@@ -22,30 +22,32 @@ pub(super) enum Routes {
     Cluster(Arc<Cluster>),
 }
 
+/// A link, and the connection that it has.
+pub(super) type Way<'a> = (Cow<'a, Arc<Link>>, Cow<'a, Arc<Live>>);
+
 impl Routes {
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
-    pub(super) fn of_key(&self, key: &Key) -> Arc<Link> {
+    pub(super) fn of_key(&self, key: &Key) -> Cow<'_, Arc<Link>> {
         match self {
-            Self::One(links) => links[usize::from(key.id().primary[0]) % links.len()].clone(),
+            Self::One(links) => Cow::Borrowed(&links[usize::from(key.id().primary[0]) % links.len()]),
             #[cfg(feature = "cluster")]
-            Self::Cluster(cluster) => cluster.link(key),
+            Self::Cluster(cluster) => Cow::Owned(cluster.link(key)),
         }
     }
 
     /// The connection by which tags are read that judge an entry read over `live`. Where it can be, it is the same one,
     /// so that what it says of an entry and of its tags is in order.
-    pub(super) fn of_tags_beside(
-        &self,
-        link: &Arc<Link>,
-        live: &Arc<Live>,
-    ) -> Result<(Arc<Link>, Arc<Live>), StoreError> {
+    pub(super) fn of_tags_beside<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
         match self {
-            Self::One(_) => Ok((link.clone(), live.clone())),
+            Self::One(_) => Ok((Cow::Borrowed(link), Cow::Borrowed(live))),
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => {
                 let tags = cluster.link_to_tags(Some(link));
-                let tags_live = if Arc::ptr_eq(&tags, link) { live.clone() } else { tags.live()? };
-                Ok((tags, tags_live))
+                if Arc::ptr_eq(&tags, link) {
+                    return Ok((Cow::Borrowed(link), Cow::Borrowed(live)));
+                }
+                let tags_live = tags.live()?;
+                Ok((Cow::Owned(tags), Cow::Owned(tags_live)))
             }
         }
     }
