@@ -162,34 +162,31 @@ impl Permit {
     }
 
     /// Runs `load`, and keeps the lease alive for as long as it takes.
-    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
-    pub(crate) fn while_loading<T>(&self, load: impl Future<Output = T>) -> impl Future<Output = T> {
-        async move {
-            let ttl = self.cache.lease_life();
-            let longest = LONGEST_LOAD.max(self.cache.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS));
-            let heartbeat = async {
-                let mut lease = self.hold.lease.as_ref().ok();
-                while self.hold.begun.elapsed() < longest {
-                    sleep((ttl / 3).max(Duration::from_millis(1))).await;
-                    if let Some(held) = lease
-                        && self.cache.0.store.renew(held, ttl).await == Ok(false)
-                    {
-                        // What is lost stays lost: the commit will be refused.
-                        lease = None;
-                    }
+    pub(crate) async fn while_loading<T>(&self, load: impl Future<Output = T>) -> T {
+        let ttl = self.cache.lease_life();
+        let longest = LONGEST_LOAD.max(self.cache.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS));
+        let heartbeat = async {
+            let mut lease = self.hold.lease.as_ref().ok();
+            while self.hold.begun.elapsed() < longest {
+                sleep((ttl / 3).max(Duration::from_millis(1))).await;
+                if let Some(held) = lease
+                    && self.cache.0.store.renew(held, ttl).await == Ok(false)
+                {
+                    // What is lost stays lost: the commit will be refused.
+                    lease = None;
                 }
-                self.cache.emit(Event::Release(Release::AgeTimeout));
-                if let Some(held) = lease {
-                    self.cache.0.store.release(held, None);
-                }
-                self.flight.leave();
-                std::future::pending().await
-            };
-            tokio::select! {
-                biased;
-                result = load => result,
-                never = heartbeat => never,
             }
+            self.cache.emit(Event::Release(Release::AgeTimeout));
+            if let Some(held) = lease {
+                self.cache.0.store.release(held, None);
+            }
+            self.flight.leave();
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            result = load => result,
+            never = heartbeat => never,
         }
     }
 

@@ -141,6 +141,14 @@ impl Entry {
         })
     }
 
+    /// As [`loaded`](Self::loaded), with a payload that another entry has: it is not copied.
+    pub(crate) fn loaded_again(self, payload: Bytes, millis: u64) -> Self {
+        self.made_with(|made| {
+            made.payload = payload;
+            made.load_time = u32::try_from(millis).unwrap_or(u32::MAX);
+        })
+    }
+
     fn from_parts(
         id: EntryId,
         canonical: Bytes,

@@ -291,7 +291,9 @@ impl Shared {
         match self.plan(asked, came) {
             Ok(plan) => {
                 let (mut writes, tags) = self.writes(plan, asked, place.varies, false);
-                if let Some(entry) = self.complete(&mut writes, asked, [entry.payload()].into_iter()) {
+                let payload = entry.payload().clone();
+                let again = |entry: Entry, millis| entry.loaded_again(payload, millis);
+                if let Some(entry) = self.complete(&mut writes, asked, again) {
                     let note = Note::Validated { why, not_stored: permit.refusal() };
                     let _ = tell.send(Led::Entry(entry, note));
                 }
@@ -364,7 +366,8 @@ impl Shared {
         let in_part = of_get && !not_modified && asked.headers.contains_key(RANGE);
         let part_of = |entry| Led::Entry(entry, Note::Loaded { why, not_stored });
         if at_once {
-            let Some(entry) = self.complete(&mut writes, asked, body.taken()) else { return };
+            let loaded = |entry: Entry, millis| entry.loaded(body.taken(), millis);
+            let Some(entry) = self.complete(&mut writes, asked, loaded) else { return };
             // Others wait no longer for a store in this process than for this.
             if let Some(shared) = shared.filter(|_| !self.cache.is_local()) {
                 permit.share(&writes, shared.rope());
@@ -395,7 +398,8 @@ impl Shared {
                 return asked.give_up(permit, status, reason);
             }
         };
-        let Some(entry) = self.complete(&mut writes, asked, pieces.iter()) else { return };
+        let loaded = |entry: Entry, millis| entry.loaded(pieces.iter(), millis);
+        let Some(entry) = self.complete(&mut writes, asked, loaded) else { return };
         drop(pieces);
         if let Some(shared) = shared {
             shared.end(entry.payload().clone());

@@ -60,7 +60,9 @@ impl Parts {
         let plan = shared.plan(&asked, came(response.clone(), length)).expect("it may be stored");
         let (mut writes, _) = shared.writes(plan, &asked, None, true);
         let payload = Bytes::from(vec![b'x'; length]);
-        let entry = shared.complete(&mut writes, &asked, [&payload].into_iter()).expect("there is one");
+        let entry = shared
+            .complete(&mut writes, &asked, |entry, millis| entry.loaded([&payload].into_iter(), millis))
+            .expect("there is one");
         let bytes = envelope::encode(&entry);
         Self { shared, uri, request, asked, response, entry, bytes }
     }

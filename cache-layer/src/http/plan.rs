@@ -185,15 +185,16 @@ impl Shared {
         (Writes { entries, guard }, tags)
     }
 
-    /// Puts the payload in its place, now that the load is over, and returns the response's entry.
-    pub(super) fn complete<'a>(
+    /// Puts the payload in its place, now that the load is over, and returns the response's entry. `with_payload` is told how
+    /// many milliseconds it took.
+    pub(super) fn complete(
         &self,
         writes: &mut Writes,
         asked: &Asked,
-        payload: impl Iterator<Item = &'a Bytes> + Clone,
+        with_payload: impl FnOnce(Entry, u64) -> Entry,
     ) -> Option<Entry> {
         let (key, entry) = writes.entries.pop()?;
-        let entry = entry.loaded(payload, self.cache.now().saturating_sub(asked.time));
+        let entry = with_payload(entry, self.cache.now().saturating_sub(asked.time));
         writes.entries.push((key, entry.clone()));
         Some(entry)
     }
