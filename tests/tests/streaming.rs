@@ -124,6 +124,20 @@ mod a_follower {
         assert_eq!(App::on(backend, &play.origin).await.get("/", &[]).await.text(), "onetwo");
     }
 
+    async fn has_the_whole_of_what_trailers_keep_from_being_stored(backend: &Backend) {
+        let mut play = Playwright::answering(SIX_BYTES);
+        let app = node(backend, &play).await;
+        let leader = answer(begin(&app, &[])).await;
+        let feed = play.call().await;
+        let follower = answer(begin(&app, &[])).await;
+        feed.data("onetwo").unwrap();
+        feed.trailers([(http::header::ETAG, http::HeaderValue::from_static("\"e\""))].into_iter().collect()).unwrap();
+        drop(feed);
+        assert_eq!((text(leader).await, text(follower).await), (Ok("onetwo".into()), Ok("onetwo".into())));
+        app.settled().await;
+        assert_eq!((play.origin.calls(), app.cache.counts().joined, app.cache.counts().stored), (1, 1, 0));
+    }
+
     async fn is_told_what_it_is_given(backend: &Backend) {
         let mut play = Playwright::answering(&[("cache-control", "max-age=60"), ("content-length", "0"), ("age", "7")]);
         let app = node(backend, &play).await;
@@ -239,6 +253,7 @@ mod a_follower {
 
     over_each_store!(
         has_the_first_byte_before_the_last_is_sent,
+        has_the_whole_of_what_trailers_keep_from_being_stored,
         is_told_what_it_is_given,
         has_every_byte_of_the_leaders,
         may_ask_for_a_part_or_whether_it_has_it_already,

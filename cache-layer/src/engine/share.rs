@@ -8,7 +8,7 @@ use crate::{entry::Entry, key::Key, store::Lease, telemetry::NoCacheReason};
 /// A load whose result will be stored, or would be if the store could be reached, and may be had by others.
 #[derive(Debug)]
 pub(crate) struct Sharing {
-    /// What will be stored, but for the payload of the last of them.
+    /// What will be stored; the last of them may still be without its payload.
     pub(crate) entries: Arc<[(Key, Entry)]>,
     pub(crate) payload: Rope,
     pub(super) begun: Begun,

@@ -368,6 +368,7 @@ impl Shared {
         if at_once {
             let loaded = |entry: Entry, millis| entry.loaded(body.taken(), millis);
             let Some(entry) = self.complete(&mut writes, asked, loaded) else { return };
+            drop(body);
             // Others wait no longer for a store in this process than for this.
             if let Some(shared) = shared.filter(|_| !self.cache.is_local()) {
                 permit.share(&writes, shared.rope());
