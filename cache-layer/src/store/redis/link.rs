@@ -34,6 +34,7 @@ use super::{
     names::{Named, Names},
     operation::{Operation, Server, failed},
     pending::Pending,
+    reads::Reads,
     scripts,
     share::Share,
     tally::{Push, Tally},
@@ -102,6 +103,8 @@ pub(super) struct Link {
 /// A connection that works as far as anybody knows.
 pub(super) struct Live {
     connection: MultiplexedConnection,
+    /// Look-ups by it.
+    pub(super) reads: Arc<Reads>,
     /// Tells it from every other one of this process.
     pub(super) number: u64,
     pub(super) tokens: Arc<Tokens>,
@@ -231,6 +234,16 @@ impl Link {
         self.run_within(self.timeouts.operation, what, live, operation)
     }
 
+    /// As [`run`](Self::run), for an operation that is on its way already.
+    pub(super) fn wait<T>(
+        &self,
+        what: Operation,
+        live: &Arc<Live>,
+        operation: impl Future<Output = RedisResult<T>>,
+    ) -> impl Future<Output = Result<T, StoreError>> {
+        self.wait_within(self.timeouts.operation, what, live, operation)
+    }
+
     /// Runs one operation that no request waits for.
     pub(super) fn run_patiently<T, F>(
         &self,
@@ -268,11 +281,20 @@ impl Link {
     where
         F: Future<Output = RedisResult<T>>,
     {
+        self.wait_within(deadline, what, live, operation(live.connection.clone()))
+    }
+
+    fn wait_within<T>(
+        &self,
+        deadline: Duration,
+        what: Operation,
+        live: &Arc<Live>,
+        operation: impl Future<Output = RedisResult<T>>,
+    ) -> impl Future<Output = Result<T, StoreError>> {
         self.tally.went(what);
         let span = what.span(&live.server);
         async move {
-            let connection = live.connection.clone();
-            match timeout(deadline, operation(connection)).instrument(span.clone()).await {
+            match timeout(deadline, operation).instrument(span.clone()).await {
                 Ok(Ok(reply)) => {
                     live.succeeded();
                     Ok(reply)
@@ -399,6 +421,7 @@ impl Link {
                 .await
                 .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer while connecting").into()))?;
         let live = Arc::new(Live {
+            reads: Reads::new(connection.clone(), self.timeouts.operation),
             connection: connection.clone(),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use redis::{Pipeline, aio::MultiplexedConnection};
 
 use super::{
     RedisStore,
-    errors::is_wrong_type,
     link::{Link, Live},
     operation::Operation,
+    reads::Found,
     tokens::Verdict,
 };
 use crate::{
-    entry::{Entry, envelope},
+    entry::Entry,
     key::Key,
     store::{Lookup, Seen, StoreError},
     tag::{Standing, Token},
@@ -26,31 +25,16 @@ impl RedisStore {
         let live = link.live()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
         let (tags, tags_live) = self.link_of_tags(&link, &live)?;
-        let name = self.0.names.entry(key);
         let read = self.0.near.get().filter(|_| live.tracking).map(|near| near.ask(key));
-        let reply = link
-            .run(Operation::command("GET"), &live, async |mut connection: MultiplexedConnection| {
-                let reply = if read.is_some() {
-                    let mut pipeline = Pipeline::new();
-                    pipeline.cmd("CLIENT").arg("CACHING").arg("YES").ignore().cmd("GET").arg(&name);
-                    pipeline.query_async(&mut connection).await.map(|(bytes,): (Option<Vec<u8>>,)| bytes)
-                } else {
-                    redis::cmd("GET").arg(&name).query_async(&mut connection).await
-                };
-                match reply {
-                    Err(error) if is_wrong_type(&error) => Ok(Err(Rejection::Type)),
-                    reply => reply.map(Ok),
-                }
-            })
-            .await?;
-        let bytes = match reply {
-            Ok(Some(bytes)) => Bytes::from(bytes),
-            Ok(None) => return Ok(Lookup::Absent),
-            Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
-        };
-        let entry = match envelope::decode(key, &bytes) {
-            Ok(entry) => entry,
-            Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
+        let answer = live.reads.ask(key, read.is_some(), || self.0.names.entry(key));
+        let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
+        let entry = match link.wait(Operation::command("GET"), &live, asked).await? {
+            Found::Nothing => return Ok(Lookup::Absent),
+            Found::Foreign => return Ok(Lookup::Rejected(Rejection::Type, Seen::Unusable)),
+            Found::Envelope(envelope) => match envelope.open(key) {
+                Ok(entry) => entry,
+                Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
+            },
         };
         let standing = self.standing(&tags, &tags_live, &entry).await?;
         if let Some(read) = read.filter(|_| standing != Standing::Void) {

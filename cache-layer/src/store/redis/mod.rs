@@ -2,6 +2,7 @@
 //!
 //! - [`names`]: what the keys are called
 //! - [`lookup`]: reading entries, and whether their tags still hold
+//! - [`reads`]: look-ups on their way, sent together
 //! - [`lease`]: the right to load
 //! - [`grants`]: leases that were granted to this process, and whether they still stand
 //! - [`waiters`]: who waits for the end of another process's lease
@@ -85,6 +86,9 @@ mod operation;
 mod pattern_tests;
 mod patterns;
 mod pending;
+mod reads;
+#[cfg(test)]
+mod reads_tests;
 #[cfg(feature = "cluster")]
 mod redirect;
 mod routes;
@@ -119,7 +123,8 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A store on a Redis or Valkey server. Cheap to clone; clones share their connections.
 ///
-/// No request ever waits for a connection: while there is none, look-ups miss at once and nothing is stored.
+/// No request ever waits for a connection: while there is none, look-ups miss at once and nothing is stored. Look-ups of
+/// many requests that are ready at the same time go out together, and those of one key are one command.
 ///
 /// # Several servers
 ///

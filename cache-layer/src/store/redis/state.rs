@@ -71,6 +71,7 @@ impl RedisStore {
 
     /// Round trips to Redis since the store was made, by what they were for, as spans name it: a script, or else a command.
     /// A pattern counts once for each server, however many steps that takes; what keeps the connections is not in here.
+    /// Each look-up counts, those that went together as well.
     ///
     /// ```no_run
     /// # fn example(store: &cache_layer::store::RedisStore) {

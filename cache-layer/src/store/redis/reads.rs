@@ -1,0 +1,168 @@
+//! Look-ups on their way: whoever is ready to ask asks first, and then everything goes out at once, each key once.
+//!
+//! Many small requests cost less by what they ask than by the system calls that carry them, here and at the server. So the
+//! first who asks lets every task that is ready have its turn before anything is sent. Where none is, that takes no time;
+//! nobody waits for a clock, nor for an earlier round trip.
+//!
+//! Who asks for a key that is about to be read shares that read. It has not been sent, so it sees whatever was written
+//! before any of them asked.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use redis::{
+    Pipeline, RedisError, RedisResult, Value,
+    aio::{ConnectionLike as _, MultiplexedConnection},
+};
+use tokio::{runtime::Handle, sync::SetOnce, task::yield_now, time::timeout};
+
+use super::errors::is_wrong_type;
+use crate::{
+    entry::{Entry, envelope},
+    key::Key,
+    telemetry::Rejection,
+};
+
+/// Keys in one reply of the driver's, which has it when it has all of it: the first need not wait for too many others.
+const AT_ONCE: usize = 8;
+
+/// The look-ups of one connection.
+pub(super) struct Reads {
+    connection: MultiplexedConnection,
+    runtime: Handle,
+    /// Of a round trip. Who waits for it has a deadline as well, so that this one only has to end it.
+    deadline: Duration,
+    /// What goes out next.
+    next: Mutex<Vec<Read>>,
+}
+
+struct Read {
+    key: Key,
+    name: String,
+    tracked: bool,
+    answer: Arc<Answer>,
+}
+
+/// What the server answers, for everybody who asked.
+pub(super) type Answer = SetOnce<RedisResult<Found>>;
+
+/// What is at a key.
+pub(super) enum Found {
+    Nothing,
+    /// A value of another type.
+    Foreign,
+    Envelope(Envelope),
+}
+
+/// The bytes of an entry, which is read out of them once for all who asked.
+pub(super) struct Envelope {
+    bytes: Bytes,
+    entry: OnceLock<Result<Entry, Rejection>>,
+}
+
+impl Reads {
+    /// Of a connection that is driven in the runtime that this is called in.
+    pub(super) fn new(connection: MultiplexedConnection, deadline: Duration) -> Arc<Self> {
+        Arc::new(Self { connection, runtime: Handle::current(), deadline, next: Mutex::default() })
+    }
+
+    fn next(&self) -> MutexGuard<'_, Vec<Read>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for `key`, which is kept under `name`; `tracked` if the server is to tell when it changes.
+    pub(super) fn ask(self: &Arc<Self>, key: &Key, tracked: bool, name: impl FnOnce() -> String) -> Arc<Answer> {
+        let mut next = self.next();
+        if let Some(read) = next.iter_mut().find(|read| read.key == *key) {
+            read.tracked |= tracked;
+            return read.answer.clone();
+        }
+        let answer = Arc::new(Answer::new());
+        next.push(Read { key: key.clone(), name: name(), tracked, answer: answer.clone() });
+        if next.len() == 1 {
+            drop(next);
+            self.runtime.spawn(self.clone().send());
+        }
+        answer
+    }
+
+    /// Sends what was asked.
+    async fn send(self: Arc<Self>) {
+        // Comes back once every task that is ready has run.
+        yield_now().await;
+        let reads = std::mem::take(&mut *self.next());
+        let _ = timeout(self.deadline, join_all(reads.chunks(AT_ONCE).map(|reads| self.read(reads)))).await;
+    }
+
+    /// Reads them in one message to the driver.
+    async fn read(&self, reads: &[Read]) {
+        let mut pipeline = Pipeline::with_capacity(2 * reads.len());
+        for read in reads {
+            if read.tracked {
+                pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
+            }
+            pipeline.cmd("GET").arg(&read.name);
+        }
+        let mut values = match self.connection.clone().req_packed_commands(&pipeline, 0, pipeline.len()).await {
+            Ok(values) => values.into_iter(),
+            Err(error) => return reads.iter().for_each(|read| read.answer_with(Err(error.clone()))),
+        };
+        for read in reads {
+            let refusal = match read.tracked.then(|| values.next()).flatten() {
+                Some(Value::ServerError(refusal)) => Some(refusal),
+                _ => None,
+            };
+            let value = values.next().unwrap_or(Value::Nil);
+            read.answer_with(match refusal {
+                // What it would not tell of, it must not be believed to.
+                Some(refusal) => Err(refusal.into()),
+                None => found(value),
+            });
+        }
+    }
+}
+
+impl Read {
+    fn answer_with(&self, answer: RedisResult<Found>) {
+        // Set nowhere else.
+        let _ = self.answer.set(answer);
+    }
+}
+
+fn found(value: Value) -> RedisResult<Found> {
+    match value {
+        Value::Nil => Ok(Found::Nothing),
+        Value::BulkString(bytes) => Ok(Found::Envelope(Envelope { bytes: bytes.into(), entry: OnceLock::new() })),
+        Value::ServerError(error) => {
+            let error = RedisError::from(error);
+            if is_wrong_type(&error) { Ok(Found::Foreign) } else { Err(error) }
+        }
+        _ => Ok(Found::Foreign),
+    }
+}
+
+impl Envelope {
+    /// The entry of `key` that is in it.
+    pub(super) fn open(&self, key: &Key) -> Result<Entry, Rejection> {
+        self.entry.get_or_init(|| envelope::decode(key, &self.bytes)).clone()
+    }
+}
+
+#[cfg(test)]
+impl Reads {
+    /// Keys that are about to be read.
+    pub(super) fn waiting(&self) -> usize {
+        self.next().len()
+    }
+}
+
+#[cfg(test)]
+impl Envelope {
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
