@@ -19,7 +19,9 @@ pub fn healthcheck(listen: SocketAddr) -> io::Result<()> {
     let mut connection = TcpStream::connect_timeout(&address, PATIENCE)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
-    write!(connection, "GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    // At once: a server may answer, and close, as soon as it has read a part of it.
+    let request = format!("GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes())?;
     let mut status = String::new();
     BufReader::new(connection).read_line(&mut status)?;
     if status.starts_with("HTTP/1.1 200 ") {
