@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moka::{policy::EvictionPolicy, sync::Cache as Moka};
+use quick_cache::{Weighter, sync::Cache as QuickCache};
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
@@ -27,7 +27,7 @@ use crate::{
     telemetry::Rejection,
 };
 
-/// A store in this process, bounded by bytes (TinyLFU: what is asked for often stays). Cheap to clone; clones are one
+/// A store in this process, bounded by bytes (S3-FIFO: what is asked for again stays). Cheap to clone; clones are one
 /// store.
 ///
 /// ```
@@ -40,12 +40,22 @@ pub struct MemoryStore(Arc<Inner>);
 
 struct Inner {
     entries: Shelf,
-    tokens: Moka<Arc<str>, Token>,
+    tokens: QuickCache<Arc<str>, Token, Weight>,
     /// When every entry was last softened, by the store's clock.
     softened: AtomicU64,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
+}
+
+/// What a tag's token takes.
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Arc<str>, Token> for Weight {
+    fn weight(&self, tag: &Arc<str>, _: &Token) -> u64 {
+        tag.len() as u64 + 128
+    }
 }
 
 /// Who may write. Commits and invalidations go through its lock, one at a time; reads never do.
@@ -129,15 +139,13 @@ const REMEMBERED_CAP: usize = 10_000;
 
 impl MemoryStore {
     /// A store that holds about `max_bytes` bytes of entries: bodies, header fields, keys, tags, and 256 bytes of
-    /// bookkeeping each. An entry above that size is not kept.
+    /// bookkeeping each. The largest entry that is kept has about 7.5 MiB, or 6 % of `max_bytes` where that is more; in a store
+    /// of less than 16 MiB, nine tenths of it.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         let entries = Shelf::new(max_bytes);
-        let tokens = Moka::builder()
-            .max_capacity((max_bytes / 4).max(1 << 20))
-            .weigher(|tag: &Arc<str>, _| u32::try_from(tag.len() + 128).unwrap_or(u32::MAX))
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
+        let bytes = (max_bytes / 4).max(1 << 20);
+        let tokens = QuickCache::with_weighter(usize::try_from(bytes / 256).unwrap_or(usize::MAX), bytes, Weight);
         Self(Arc::new(Inner {
             entries,
             tokens,
@@ -147,19 +155,20 @@ impl MemoryStore {
         }))
     }
 
-    /// Bytes that the entries take at this moment, near enough.
+    /// Bytes that the entries take at this moment, near enough. Those whose time is up count until they are asked for,
+    /// have to make room, or are swept: within a minute, if there are writes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.entries.bytes()
+        self.0.entries.size().1
     }
 
-    /// Entries at this moment, near enough.
+    /// Entries at this moment, counted as [`bytes`](Self::bytes) does.
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.0.entries.size().0
     }
 
-    /// Entries that left since the store was made, and why, near enough.
+    /// Entries that left since the store was made, and why.
     ///
     /// ```
     /// let store = cache_layer::store::MemoryStore::new(64 * 1024 * 1024);

@@ -1,16 +1,32 @@
 //! Entries in memory, bounded by bytes.
 
 use std::{
+    array,
+    cell::Cell,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use moka::{Expiry, notification::RemovalCause, sync::Cache as Moka};
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync::Cache as QuickCache};
+use smallvec::SmallVec;
 
-use crate::{clock::Clock, entry::Entry, key::KeyId};
+use crate::{
+    clock::{Clock, millis},
+    entry::{Entry, EntryId},
+    key::KeyId,
+};
+
+/// Bytes of a shard at least, and shards at most: an entry can't be larger than its shard, and while one is swept or
+/// grows, the others are not held up.
+const SHARD: u64 = 8 << 20;
+const SHARDS: u64 = 16;
+/// An entry takes at most so much of its shard, in percent.
+const LARGEST: u64 = 95;
+/// How long it takes until every shard was swept once, if there are writes.
+const ROUND: Duration = Duration::from_secs(60);
 
 /// Why an entry left the memory of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,25 +52,30 @@ impl Eviction {
             Self::Invalidated => "invalidated",
         }
     }
-
-    /// `None` for one that made place for a newer one of its own key.
-    fn of(cause: RemovalCause) -> Option<Self> {
-        match cause {
-            RemovalCause::Size => Some(Self::Size),
-            RemovalCause::Expired => Some(Self::Expired),
-            RemovalCause::Explicit => Some(Self::Invalidated),
-            RemovalCause::Replaced => None,
-        }
-    }
 }
 
-/// A map that holds about so many bytes of entries, and keeps those that are asked for (TinyLFU).
+/// A map that holds about so many bytes of entries, and keeps those that are asked for (S3-FIFO).
+///
+/// Nobody is given an entry whose time is up. It is let go of when it is asked for, when there is no more room, which is
+/// soon for what nobody asks for, or when its shard is swept.
 pub(super) struct Shelf {
-    entries: Moka<KeyId, Kept>,
-    /// Counts how often it was emptied. The map's own way goes by times that reads and writes on other threads may
-    /// still be setting, and lets some of what was there through.
+    shards: Box<[Shard]>,
+    /// Bytes that an entry may take.
+    largest: u64,
+    /// Counts how often it was emptied. What was there before is void at once, and let go of by sweeping.
     emptied: AtomicU64,
-    evictions: Arc<[AtomicU64; Eviction::ALL.len()]>,
+    /// When the next shard is swept, in milliseconds since the Unix epoch, and how many were.
+    due: AtomicU64,
+    sweeps: AtomicU64,
+    /// Milliseconds from one sweep to the next.
+    pause: u64,
+    evictions: Evictions,
+}
+
+struct Shard {
+    entries: QuickCache<KeyId, Kept, Weight, DefaultHashBuilder, Evictions>,
+    /// The count of [`Shelf::emptied`] when it was last swept.
+    swept: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -63,59 +84,132 @@ struct Kept {
     /// Where it came from, as its owner counts.
     source: u64,
     emptied: u64,
+    /// Until when it may be given to anybody, here so that sweeping need not go to the entry.
+    gone: u64,
 }
 
-/// Lets go of entries that nobody can be served any more.
-struct WhenGone;
+#[derive(Clone)]
+struct Weight;
 
-impl Expiry<KeyId, Kept> for WhenGone {
-    fn expire_after_create(&self, _: &KeyId, kept: &Kept, _: Instant) -> Option<Duration> {
-        let gone = kept.entry.deadlines().gone;
-        Some(Duration::from_millis(gone.saturating_sub(Clock::system().now())))
+impl Weighter<KeyId, Kept> for Weight {
+    fn weight(&self, _: &KeyId, kept: &Kept) -> u64 {
+        kept.entry.weight() as u64
     }
+}
 
-    fn expire_after_update(&self, key: &KeyId, kept: &Kept, now: Instant, _: Option<Duration>) -> Option<Duration> {
-        self.expire_after_create(key, kept, now)
+/// Why entries left.
+#[derive(Clone, Default)]
+struct Evictions(Arc<[AtomicU64; Eviction::ALL.len()]>);
+
+impl Evictions {
+    fn add(&self, eviction: Eviction, count: u64) {
+        if count > 0 {
+            self.0[eviction as usize].fetch_add(count, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What had to make room for an entry; dropped once the shard is free again.
+#[derive(Default)]
+struct MadeRoom {
+    /// The key of that entry: what it had before leaves as well.
+    inserted: Option<KeyId>,
+    left: SmallVec<[Kept; 2]>,
+}
+
+impl Lifecycle<KeyId, Kept> for Evictions {
+    type RequestState = MadeRoom;
+
+    fn on_evict(&self, state: &mut MadeRoom, id: KeyId, kept: Kept) {
+        if state.inserted != Some(id) {
+            self.add(Eviction::Size, 1);
+        }
+        state.left.push(kept);
     }
 }
 
 impl Shelf {
     pub(super) fn new(max_bytes: u64) -> Self {
-        let evictions = Arc::<[AtomicU64; Eviction::ALL.len()]>::default();
-        let counters = evictions.clone();
-        let entries = Moka::builder()
-            .max_capacity(max_bytes)
-            .weigher(|_, kept: &Kept| u32::try_from(kept.entry.weight()).unwrap_or(u32::MAX))
-            .expire_after(WhenGone)
-            .eviction_listener(move |_, _, cause| {
-                if let Some(eviction) = Eviction::of(cause) {
-                    counters[eviction as usize].fetch_add(1, Ordering::Relaxed);
-                }
-            })
-            .build();
-        Self { entries, emptied: AtomicU64::new(0), evictions }
+        Self::swept_within(max_bytes, ROUND)
+    }
+
+    fn swept_within(max_bytes: u64, round: Duration) -> Self {
+        // A power of two.
+        let count = 1 << (max_bytes / SHARD).clamp(1, SHARDS).ilog2();
+        let (bytes, evictions) = (max_bytes.div_ceil(count), Evictions::default());
+        let options = OptionsBuilder::new()
+            .shards(1)
+            // Of what left lately, it remembers half as many.
+            .estimated_items_capacity(usize::try_from(bytes / 2048).unwrap_or(usize::MAX).max(16))
+            .weight_capacity(bytes)
+            .build()
+            .expect("a capacity is all that is needed");
+        let shard = || Shard {
+            entries: QuickCache::with_options(
+                options.clone(),
+                Weight,
+                DefaultHashBuilder::default(),
+                evictions.clone(),
+            ),
+            swept: AtomicU64::new(0),
+        };
+        Self {
+            shards: std::iter::repeat_with(shard).take(count as usize).collect(),
+            largest: bytes / 100 * LARGEST,
+            emptied: AtomicU64::new(0),
+            due: AtomicU64::new(0),
+            sweeps: AtomicU64::new(0),
+            pause: millis(round) / count,
+            evictions,
+        }
+    }
+
+    /// A key and its variants share one.
+    fn shard(&self, id: KeyId) -> &Shard {
+        &self.shards[usize::from(id.primary[0]) % self.shards.len()]
     }
 
     /// The entry, and where it came from.
     pub(super) fn get(&self, id: KeyId) -> Option<(Entry, u64)> {
-        let Kept { entry, source, emptied } = self.entries.get(&id)?;
-        (emptied == self.emptied.load(Ordering::SeqCst)).then_some((entry, source))
+        let shard = self.shard(id);
+        let Kept { entry, source, emptied, gone } = shard.entries.get(&id)?;
+        if emptied != self.emptied.load(Ordering::SeqCst) {
+            return None;
+        }
+        if gone <= Clock::system().now() {
+            if shard.entries.remove_if(&id, |kept| kept.is(entry.id())).is_some() {
+                self.evictions.add(Eviction::Expired, 1);
+            }
+            return None;
+        }
+        Some((entry, source))
     }
 
     pub(super) fn insert(&self, id: KeyId, entry: Entry, source: u64) {
-        let emptied = self.emptied.load(Ordering::SeqCst);
-        self.entries.insert(id, Kept { entry, source, emptied });
+        let (shard, emptied) = (self.shard(id), self.emptied.load(Ordering::SeqCst));
+        self.sweep_what_is_due(shard, emptied);
+        if entry.weight() as u64 > self.largest {
+            shard.entries.remove(&id);
+            self.evictions.add(Eviction::Size, 1);
+            return;
+        }
+        let gone = entry.deadlines().gone;
+        let mut made_room = MadeRoom { inserted: Some(id), ..MadeRoom::default() };
+        shard.entries.insert_with_lifecycle(id, Kept { entry, source, emptied, gone }, &mut made_room);
     }
 
     pub(super) fn remove(&self, id: KeyId) {
-        self.entries.invalidate(&id);
+        if self.shard(id).entries.remove(&id).is_some() {
+            self.evictions.add(Eviction::Invalidated, 1);
+        }
     }
 
     /// Removes what `condition` holds for, and tells what that was.
     pub(super) fn remove_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<KeyId> {
         let emptied = self.emptied.load(Ordering::SeqCst);
-        let found = self.entries.iter().filter(|(_, kept)| kept.emptied == emptied && condition(&kept.entry));
-        let ids: Vec<KeyId> = found.map(|(id, _)| *id).collect();
+        let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
+        let found = entries.filter(|(_, kept)| kept.emptied == emptied && condition(&kept.entry));
+        let ids: Vec<KeyId> = found.map(|(id, _)| id).collect();
         ids.iter().for_each(|id| self.remove(*id));
         ids
     }
@@ -123,24 +217,57 @@ impl Shelf {
     /// Removes everything. What is inserted at the same time may go as well.
     pub(super) fn empty(&self) {
         self.emptied.fetch_add(1, Ordering::SeqCst);
-        self.entries.invalidate_all();
     }
 
-    /// Entries, and the bytes they take, as far as housekeeping has come.
+    fn sweep_what_is_due(&self, shard: &Shard, emptied: u64) {
+        if shard.swept.load(Ordering::Relaxed) != emptied {
+            self.sweep(shard, emptied);
+        }
+        let (now, due) = (Clock::system().now(), self.due.load(Ordering::Relaxed));
+        if now >= due && self.due.compare_exchange(due, now + self.pause, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let next = self.sweeps.fetch_add(1, Ordering::Relaxed) as usize % self.shards.len();
+            self.sweep(&self.shards[next], emptied);
+        }
+    }
+
+    /// Lets go of what nobody can be given any more.
+    fn sweep(&self, shard: &Shard, emptied: u64) {
+        let (now, expired, void) = (Clock::system().now(), Cell::new(0), Cell::new(0));
+        shard.entries.retain(|_, kept| {
+            let count = match (kept.emptied >= emptied, now < kept.gone) {
+                (true, true) => return true,
+                (true, false) => &expired,
+                (false, _) => &void,
+            };
+            count.set(count.get() + 1);
+            false
+        });
+        self.evictions.add(Eviction::Expired, expired.get());
+        self.evictions.add(Eviction::Invalidated, void.get());
+        shard.swept.fetch_max(emptied, Ordering::Relaxed);
+    }
+
+    /// Entries, and the bytes they take; those whose time is up, until they are swept.
     pub(super) fn size(&self) -> (u64, u64) {
-        (self.entries.entry_count(), self.entries.weighted_size())
+        let emptied = self.emptied.load(Ordering::SeqCst);
+        let swept = self.shards.iter().filter(|shard| shard.swept.load(Ordering::Relaxed) == emptied);
+        swept.fold((0, 0), |(entries, bytes), shard| {
+            (entries + shard.entries.len() as u64, bytes + shard.entries.weight())
+        })
     }
 
-    /// What left so far, and why, as far as housekeeping has come.
+    /// What left so far, and why.
     pub(super) fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
-        let counts = self.evictions.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts: [u64; Eviction::ALL.len()] =
+            array::from_fn(|number| self.evictions.0[number].load(Ordering::Relaxed));
         Eviction::ALL.into_iter().zip(counts)
     }
+}
 
-    /// The bytes that the entries take, once housekeeping is done.
-    pub(super) fn bytes(&self) -> u64 {
-        self.entries.run_pending_tasks();
-        self.entries.weighted_size()
+impl Kept {
+    fn is(&self, id: EntryId) -> bool {
+        self.entry.id() == id
     }
 }
 
@@ -159,6 +286,10 @@ mod tests {
         Entry::new(EntryId::random(), key, deadlines, Bytes::new(), vec![0; payload].into())
     }
 
+    fn count(shelf: &Shelf, eviction: Eviction) -> u64 {
+        shelf.evictions().find(|(one, _)| *one == eviction).map_or(0, |(_, count)| count)
+    }
+
     #[test]
     fn what_was_there_is_gone_once_it_is_emptied() {
         let shelf = Shelf::new(1 << 20);
@@ -172,13 +303,68 @@ mod tests {
     }
 
     #[test]
+    fn what_it_is_emptied_of_makes_room_at_once() {
+        let shelf = Shelf::new(SHARD * SHARDS);
+        let keys: Vec<_> = (0..1_000).map(|i| Key::new([i.to_string()])).collect();
+        keys.iter().for_each(|key| shelf.insert(key.id(), entry(key, 0), 0));
+        assert_eq!(shelf.size().0, 1_000);
+        shelf.empty();
+        assert_eq!(shelf.size(), (0, 0));
+        keys.iter().for_each(|key| shelf.insert(key.id(), entry(key, 0), 0));
+        assert_eq!(shelf.size().0, 1_000);
+        assert_eq!(count(&shelf, Eviction::Invalidated), 1_000);
+    }
+
+    #[test]
     fn it_is_bounded_by_bytes() {
-        let shelf = Shelf::new(100_000);
-        for i in 0..1_000 {
-            let key = Key::new([i.to_string()]);
-            shelf.insert(key.id(), entry(&key, 1_000), 0);
+        for bytes in [100_000, 3 * SHARD] {
+            let shelf = Shelf::new(bytes);
+            let key = |i: u64| Key::new([i.to_string()]);
+            let inserted = 2 * bytes / 1_000;
+            (0..inserted).for_each(|i| shelf.insert(key(i).id(), entry(&key(i), 1_000), 0));
+            let (entries, kept) = shelf.size();
+            assert!((bytes / 10 * 9..=bytes).contains(&kept), "{kept} of {bytes}");
+            assert_eq!(count(&shelf, Eviction::Size), inserted - entries);
         }
-        assert!(shelf.bytes() <= 100_000, "{}", shelf.bytes());
+    }
+
+    #[test]
+    fn what_is_asked_for_stays_while_others_come_and_go() {
+        let shelf = Shelf::new(1 << 20);
+        let wanted = Key::new(["wanted"]);
+        shelf.insert(wanted.id(), entry(&wanted, 0), 0);
+        for i in 0..10_000 {
+            assert!(shelf.get(wanted.id()).is_some(), "{i}");
+            let other = Key::new([i.to_string()]);
+            shelf.insert(other.id(), entry(&other, 1_000), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_larger_than_a_shard_is_not_kept_and_nothing_goes_for_it() {
+        let shelf = Shelf::new(SHARD);
+        let [small, large] = ["small", "large"].map(|name| Key::new([name]));
+        shelf.insert(small.id(), entry(&small, 0), 0);
+        shelf.insert(large.id(), entry(&large, 0), 0);
+        shelf.insert(large.id(), entry(&large, SHARD as usize / 100 * 96), 0);
+        assert!(shelf.get(large.id()).is_none(), "nor is what it should have replaced");
+        assert!(shelf.get(small.id()).is_some());
+        shelf.insert(large.id(), entry(&large, SHARD as usize / 100 * 94), 0);
+        assert!(shelf.get(large.id()).is_some());
+    }
+
+    #[test]
+    fn what_nobody_asks_for_any_more_is_swept() {
+        let shelf = Shelf::swept_within(SHARD * SHARDS, Duration::ZERO);
+        let gone = Deadlines::fresh_until(Clock::system().now() + 20);
+        for i in 0..100 {
+            let key = Key::new([i.to_string()]);
+            shelf.insert(key.id(), Entry::new(EntryId::random(), &key, gone, Bytes::new(), Bytes::new()), 0);
+        }
+        std::thread::sleep(Duration::from_millis(30));
+        let key = Key::new(["one that stays"]);
+        (0..=SHARDS).for_each(|_| shelf.insert(key.id(), entry(&key, 0), 0));
+        assert_eq!((shelf.size().0, count(&shelf, Eviction::Expired)), (1, 100));
     }
 
     #[test]
@@ -191,17 +377,10 @@ mod tests {
         shelf.remove_where(|entry| entry.is_of(&keys[1]));
         let gone = Deadlines::fresh_until(Clock::system().now() - 1);
         shelf.insert(keys[2].id(), Entry::new(EntryId::random(), &keys[2], gone, Bytes::new(), Bytes::new()), 0);
+        assert!(shelf.get(keys[2].id()).is_none());
         shelf.insert(keys[4].id(), entry(&keys[4], 200_000), 0);
-
         let wanted = [(Eviction::Size, 1), (Eviction::Expired, 1), (Eviction::Invalidated, 2)];
-        let evictions = || shelf.evictions().collect::<Vec<_>>();
-        // What is expired is not found any more, and swept within some seconds.
-        let begun = Instant::now();
-        while evictions() != wanted {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", evictions());
-            std::thread::sleep(Duration::from_millis(50));
-            shelf.bytes();
-        }
+        assert_eq!(shelf.evictions().collect::<Vec<_>>(), wanted);
         assert_eq!(shelf.size().0, 1);
     }
 }

@@ -97,7 +97,7 @@ impl Near {
     }
 
     pub(in crate::store) fn bytes(&self) -> u64 {
-        self.entries.bytes()
+        self.entries.size().1
     }
 
     pub(in crate::store) fn entries(&self) -> u64 {
