@@ -75,7 +75,6 @@ pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, n
         }
         Note::Loaded { why, not_stored } => ("MISS", forward(why, None, not_stored.is_none(), false), not_stored),
     };
-    headers.insert(X_CACHE, HeaderValue::from_static(x_cache));
     // All that is written anew for every hit is in one allocation.
     let mut text = Text::new();
     CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str) }.write(&mut text);
@@ -84,25 +83,57 @@ pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, n
     let age = text.len();
     write_number(&mut text, times.resident);
     let text = Bytes::from_owner(text);
-    headers.insert(CACHE_STATUS, value(text.slice(..status)));
-    if note.is_from_cache() || times.age > 0 {
-        headers.insert(AGE, value(text.slice(status..age)));
-    } else {
-        headers.remove(AGE);
+    let from_cache = note.is_from_cache();
+    set(
+        headers,
+        [
+            Some(HeaderValue::from_static(x_cache)),
+            (from_cache || times.age > 0).then(|| value(text.slice(status..age))),
+            from_cache.then(|| value(text.slice(age..))),
+            Some(value(text.slice(..status))),
+        ],
+    );
+}
+
+/// What [`stored`] says, in the order that it gives these fields.
+static FIELDS: [HeaderName; 4] = [X_CACHE, AGE, X_CACHE_AGE, CACHE_STATUS];
+
+/// Gives each of [`FIELDS`] its only value, or none.
+fn set(headers: &mut HeaderMap, values: [Option<HeaderValue>; FIELDS.len()]) {
+    // Where they lead, each once, nothing is hashed: see `with_room`.
+    let mut fields = FIELDS.iter().zip(values);
+    let once = headers.len() == headers.keys_len();
+    let mut rest = None;
+    let mut current = headers.iter_mut();
+    for (name, value) in &mut fields {
+        match (value, current.next()) {
+            (Some(value), Some((there, slot))) if once && there == name => *slot = value,
+            (value, _) => {
+                rest = Some((name, value));
+                break;
+            }
+        }
     }
-    if note.is_from_cache() {
-        headers.insert(X_CACHE_AGE, value(text.slice(age..)));
-    } else {
-        headers.remove(X_CACHE_AGE);
+    for (name, value) in rest.into_iter().chain(fields) {
+        match value {
+            Some(value) => drop(headers.insert(name, value)),
+            None => drop(headers.remove(name)),
+        }
     }
 }
 
-/// Makes room for what [`stored`] will say, so that no answer has to: a map with four fields more than it was cloned with
-/// is moved and hashed anew.
-pub(super) fn make_room(headers: &mut HeaderMap) {
-    for name in [AGE, X_CACHE, X_CACHE_AGE, CACHE_STATUS] {
-        headers.insert(name, HeaderValue::from_static(""));
+/// The same fields after room for what [`stored`] will say, so that no answer has to make it: a map with four fields more
+/// than it was cloned with is moved and hashed anew.
+pub(super) fn with_room(headers: &HeaderMap) -> HeaderMap {
+    let mut roomy = HeaderMap::with_capacity(FIELDS.len() + headers.keys_len());
+    for name in &FIELDS {
+        roomy.insert(name, HeaderValue::from_static(""));
     }
+    // Theirs are void: each answer has its own.
+    for (name, value) in headers.iter().filter(|(name, _)| !FIELDS.contains(name)) {
+        roomy.append(name, value.clone());
+    }
+    roomy
 }
 
 fn value(text: Bytes) -> HeaderValue {
@@ -140,4 +171,51 @@ fn status(headers: &mut HeaderMap, name: &CacheName, outcome: Outcome, detail: O
     let mut text = Text::new();
     status.write(&mut text);
     headers.append(CACHE_STATUS, value(Bytes::copy_from_slice(&text)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<(&str, &str)> {
+        let mut lines: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())).collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    #[test]
+    fn each_field_has_one_line_or_none_wherever_there_were_some() {
+        let age = HeaderValue::from_static("7");
+        let [x_cache, cache_status] = ["HIT", "x; hit"].map(HeaderValue::from_static);
+        let content_type = ("content-type", "text/plain");
+        let before = [
+            vec![content_type],
+            vec![content_type, ("age", "1"), ("x-cache", "MISS")],
+            vec![("x-cache", "MISS"), ("age", "1"), ("age", "2"), content_type],
+            vec![
+                ("x-cache-age", "1"),
+                content_type,
+                ("cache-status", "y"),
+                ("x-cache-age", "2"),
+                ("cache-status", "z"),
+            ],
+        ];
+        for before in before.map(|lines| headers(&lines)) {
+            for before in [with_room(&before), before] {
+                for with_age in [true, false] {
+                    let mut after = before.clone();
+                    let age = with_age.then(|| age.clone());
+                    set(&mut after, [Some(x_cache.clone()), age.clone(), age, Some(cache_status.clone())]);
+                    let said = [("cache-status", "x; hit"), content_type, ("x-cache", "HIT")];
+                    let aged = [("age", "7"), said[0], said[1], said[2], ("x-cache-age", "7")];
+                    assert_eq!(lines(&after), if with_age { &aged[..] } else { &said }, "{before:?}");
+                }
+            }
+        }
+    }
 }

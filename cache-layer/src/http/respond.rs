@@ -38,6 +38,13 @@ impl Content {
         }
     }
 
+    fn whole<R: Body>(self) -> ResponseBody<R> {
+        match self {
+            Self::Stored(payload) => ResponseBody::stored(payload),
+            Self::Loading(rope) => ResponseBody::joined(rope.read(0..rope.length())),
+        }
+    }
+
     fn part<R: Body>(&self, part: Range<u64>) -> ResponseBody<R> {
         match self {
             // Within the payload, which is in memory: these fit.
@@ -58,7 +65,7 @@ impl Shared {
         look: &mut Look,
     ) -> Response<ResponseBody<R>> {
         let content = Content::Stored(entry.payload().clone());
-        self.respond_with(entry, &content, method, request, note, Some(look))
+        self.respond_with(entry, content, method, request, note, Some(look))
     }
 
     /// As [`respond`](Self::respond), in place of an error of the application's, after a look-up that has ended in a miss.
@@ -69,7 +76,7 @@ impl Shared {
         request: &HeaderMap,
     ) -> Response<ResponseBody<R>> {
         let content = Content::Stored(entry.payload().clone());
-        self.respond_with(entry, &content, method, request, Note::StaleIfError(None), None)
+        self.respond_with(entry, content, method, request, Note::StaleIfError(None), None)
     }
 
     /// As [`respond`](Self::respond), while the payload of `entry` comes in.
@@ -81,13 +88,13 @@ impl Shared {
         request: &HeaderMap,
         look: &mut Look,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(entry, &Content::Loading(payload.clone()), method, request, Note::Collapsed, Some(look))
+        self.respond_with(entry, Content::Loading(payload.clone()), method, request, Note::Collapsed, Some(look))
     }
 
     fn respond_with<R: Body>(
         &self,
         entry: Entry,
-        content: &Content,
+        content: Content,
         method: &Method,
         request: &HeaderMap,
         note: Note,
@@ -111,7 +118,7 @@ impl Shared {
             look.found(result);
             look.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
         }
-        let answer = Answer::new(stored, content, method, request, now / 1000);
+        let answer = Answer::new(stored, &content, method, request, now / 1000);
         let mut response = answer.response(stored.status, into_headers(entry), content, method);
         // Another process may have stored what it passes on.
         self.policy.strip_internal(response.headers_mut());
@@ -160,7 +167,7 @@ impl Answer {
         self,
         status: StatusCode,
         mut headers: HeaderMap,
-        content: &Content,
+        content: Content,
         method: &Method,
     ) -> Response<ResponseBody<R>> {
         let length = content.length();
@@ -173,7 +180,7 @@ impl Answer {
                 headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
                 (status, ResponseBody::empty())
             }
-            Self::Of(Selected::Whole) => (status, content.part(0..length)),
+            Self::Of(Selected::Whole) => (status, content.whole()),
             Self::Of(Selected::Part(part)) => {
                 headers.remove(header::CONTENT_LENGTH);
                 headers.insert(header::CONTENT_RANGE, range::content_range(&part, length));

@@ -92,7 +92,7 @@ fn view(entry: &Entry) -> Option<&Stored> {
         if let Stored::Response(response) = &mut stored
             && entry.is_shared()
         {
-            annotate::make_room(&mut response.headers);
+            response.headers = annotate::with_room(&response.headers);
         }
         Some(stored)
     })

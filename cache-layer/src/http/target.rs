@@ -127,19 +127,46 @@ fn host(headers: &HeaderMap) -> Result<Option<&str>, Unclear> {
 
 /// Lower case, without the scheme's own port.
 fn normalize_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
-    // A user's name has no place in a target (RFC 9110, section 4.2.4), and what an application makes of it is its own.
-    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'\\' | b'@');
-    if authority.is_empty() || !authority.bytes().all(plain) {
-        return None;
+    let mut has_uppercase = false;
+    for byte in authority.bytes() {
+        match AUTHORITY[usize::from(byte)] {
+            Byte::Refused => return None,
+            Byte::Uppercase => has_uppercase = true,
+            Byte::Plain => {}
+        }
     }
     let default_port = if scheme == "https" { ":443" } else { ":80" };
     let authority = authority.strip_suffix(default_port).unwrap_or(authority);
     let authority = authority.strip_suffix(':').unwrap_or(authority);
-    (!authority.is_empty()).then(|| match authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    (!authority.is_empty()).then(|| match has_uppercase {
         true => Cow::Owned(authority.to_ascii_lowercase()),
         false => Cow::Borrowed(authority),
     })
 }
+
+/// What a byte is in an authority.
+#[derive(Clone, Copy)]
+enum Byte {
+    Plain,
+    Uppercase,
+    Refused,
+}
+
+const AUTHORITY: [Byte; 256] = {
+    let mut bytes = [Byte::Refused; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        bytes[byte as usize] = match byte {
+            // A user's name has no place in a target (RFC 9110, section 4.2.4), and what an application makes of it is its
+            // own.
+            b'/' | b'?' | b'#' | b'\\' | b'@' => Byte::Refused,
+            b'A'..=b'Z' => Byte::Uppercase,
+            _ => Byte::Plain,
+        };
+        byte += 1;
+    }
+    bytes
+};
 
 #[cfg(test)]
 mod tests {

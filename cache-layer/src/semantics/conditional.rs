@@ -9,7 +9,10 @@ use http::{
     },
 };
 
-use super::validator::{EntityTag, entity_tags, single_date};
+use super::{
+    list::has_any,
+    validator::{EntityTag, entity_tags, single_date},
+};
 
 /// Whether only the application can evaluate a precondition of the request: it is about the state of the
 /// resource, not about a copy (RFC 9110, sections 13.1.1 and 13.1.4).
@@ -49,8 +52,11 @@ fn none_match_fails(request: &HeaderMap, stored: &HeaderMap) -> bool {
 
 /// Removes the preconditions and the range of a client, so that the application gives the whole response.
 pub(crate) fn unconditional(request: &mut HeaderMap) {
-    for name in [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE] {
-        request.remove(name);
+    static FIELDS: [HeaderName; 6] = [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE];
+    if has_any(request, &FIELDS) {
+        for name in &FIELDS {
+            request.remove(name);
+        }
     }
 }
 

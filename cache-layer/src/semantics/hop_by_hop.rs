@@ -4,9 +4,9 @@ use http::header::{
     CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
-use super::list::members;
+use super::list::{has_any, members};
 
-const FIELDS: [HeaderName; 10] = [
+static FIELDS: [HeaderName; 10] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     PROXY_AUTHENTICATE,
@@ -21,6 +21,9 @@ const FIELDS: [HeaderName; 10] = [
 
 /// Removes the hop-by-hop fields, those that `Connection` names among them.
 pub(crate) fn strip(headers: &mut HeaderMap) {
+    if !has_any(headers, &FIELDS) {
+        return;
+    }
     let named: Vec<HeaderName> =
         members(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
     for name in FIELDS.iter().chain(&named) {

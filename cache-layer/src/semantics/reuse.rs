@@ -5,7 +5,11 @@ use http::{
     header::{CACHE_CONTROL, PRAGMA},
 };
 
-use super::{cache_control::CacheControl, delta_seconds::DeltaSeconds, list::members};
+use super::{
+    cache_control::CacheControl,
+    delta_seconds::DeltaSeconds,
+    list::{has_any, members},
+};
 
 /// The wishes of a client, where they are honoured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +46,7 @@ pub(crate) enum Reuse {
 impl RequestDirectives {
     /// The directives of a request; none, if they are not to be honoured.
     pub(crate) fn from_headers(headers: &HeaderMap, honoured: bool) -> Self {
-        if !honoured {
+        if !honoured || !has_any(headers, &[CACHE_CONTROL, PRAGMA]) {
             return Self::default();
         }
         let mut cache_control = CacheControl::from_headers(headers);

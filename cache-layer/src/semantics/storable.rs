@@ -5,7 +5,8 @@ use std::fmt;
 use http::{
     Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HeaderMap, SET_COOKIE, TRAILER, UPGRADE,
+        AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName,
+        IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE,
     },
 };
 
@@ -15,7 +16,7 @@ use super::{
     freshness::{Lifetime, LifetimeSource},
     hop_by_hop,
     invalidation::{Target, represents_target},
-    list::members,
+    list::{has_any, members},
     policy::{CachingPolicy, SetCookie},
     range::has_foreign_unit,
     staleness::Windows,
@@ -132,12 +133,18 @@ impl fmt::Display for NoCacheReason {
     }
 }
 
+/// What beside its method and its body may keep the cache from touching a request.
+static TELLING: [HeaderName; 6] = [UPGRADE, CONNECTION, RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, CACHE_CONTROL];
+
 /// Why the cache must not touch a request, if it must not.
 pub(crate) fn refusal_of_request(method: &Method, headers: &HeaderMap, has_body: bool) -> Option<NoCacheReason> {
     match *method {
         Method::GET | Method::HEAD => {}
         Method::CONNECT => return Some(NoCacheReason::ConnectMethod),
         _ => return Some(NoCacheReason::Method),
+    }
+    if !has_any(headers, &TELLING) {
+        return has_body.then_some(NoCacheReason::RequestBody);
     }
     if asks_for_upgrade(headers) {
         return Some(NoCacheReason::Upgrade);

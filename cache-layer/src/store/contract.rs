@@ -16,8 +16,8 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The contract. Time is the store's own: a lease's start is compared with invalidations by the same clock.
 pub trait Contract: fmt::Debug + Send + Sync + 'static {
-    /// The valid entry of `key`, if this process has it in memory: an answer without waiting. `None` says nothing
-    /// about other places.
+    /// The valid entry of `key`, if this process has it in memory: an answer without waiting. Its time may be up, as its
+    /// deadlines say. `None` says nothing about other places.
     fn peek(&self, key: &Key) -> Option<Entry>;
 
     /// Whether all there is, is in this process.

@@ -194,8 +194,9 @@ impl Inner {
         self.fills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lookup(&self, key: &Key) -> Lookup {
-        let Some((entry, stored)) = self.entries.get(key.id()) else {
+    /// What `found` is worth, which is in the place of `key`.
+    fn judge(&self, key: &Key, found: Option<(Entry, u64)>) -> Lookup {
+        let Some((entry, stored)) = found else {
             return Lookup::Absent;
         };
         if !entry.is_of(key) {
@@ -209,6 +210,10 @@ impl Inner {
         };
         let standing = entry.stamps().iter().map(by_tag).fold(by_all, Standing::and);
         Lookup::judged(entry, standing)
+    }
+
+    fn lookup(&self, key: &Key) -> Lookup {
+        self.judge(key, self.entries.get(key.id()))
     }
 
     fn acquire(&self, key: &Key, seen: Seen, insists: bool) -> Acquired {
@@ -363,7 +368,7 @@ impl Store for MemoryStore {}
 
 impl Contract for MemoryStore {
     fn peek(&self, key: &Key) -> Option<Entry> {
-        match self.0.lookup(key) {
+        match self.0.judge(key, self.0.entries.peek(key.id())) {
             Lookup::Found(entry) => Some(entry),
             Lookup::Absent | Lookup::Rejected(..) => None,
         }

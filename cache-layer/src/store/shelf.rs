@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::{
     clock::{Clock, millis},
-    entry::{Entry, EntryId},
+    entry::Entry,
     key::KeyId,
 };
 
@@ -56,8 +56,8 @@ impl Eviction {
 
 /// A map that holds about so many bytes of entries, and keeps those that are asked for (S3-FIFO).
 ///
-/// Nobody is given an entry whose time is up. It is let go of when it is asked for, when there is no more room, which is
-/// soon for what nobody asks for, or when its shard is swept.
+/// An entry whose time is up is let go of when it is asked for, when there is no more room, which is soon for what nobody
+/// asks for, or when its shard is swept.
 pub(super) struct Shelf {
     shards: Box<[Shard]>,
     /// Bytes that an entry may take.
@@ -169,31 +169,40 @@ impl Shelf {
         &self.shards[usize::from(id.primary[0]) % self.shards.len()]
     }
 
-    /// The entry, and where it came from.
+    /// The entry, and where it came from. Its time may be up, as its deadlines say.
+    pub(super) fn peek(&self, id: KeyId) -> Option<(Entry, u64)> {
+        self.kept(id).map(|Kept { entry, source, .. }| (entry, source))
+    }
+
+    /// The entry, and where it came from. One whose time is up is let go of.
     pub(super) fn get(&self, id: KeyId) -> Option<(Entry, u64)> {
-        let shard = self.shard(id);
-        let Kept { entry, source, emptied, gone } = shard.entries.get(&id)?;
-        if emptied != self.emptied.load(Ordering::SeqCst) {
-            return None;
+        let Kept { entry, source, gone, .. } = self.kept(id)?;
+        if Clock::system().now() < gone {
+            return Some((entry, source));
         }
-        if gone <= Clock::system().now() {
-            if shard.entries.remove_if(&id, |kept| kept.is(entry.id())).is_some() {
-                self.evictions.add(Eviction::Expired, 1);
-            }
-            return None;
+        if self.shard(id).entries.remove_if(&id, |kept| kept.entry.id() == entry.id()).is_some() {
+            self.evictions.add(Eviction::Expired, 1);
         }
-        Some((entry, source))
+        None
+    }
+
+    fn kept(&self, id: KeyId) -> Option<Kept> {
+        self.shard(id).entries.get(&id).filter(|kept| kept.emptied == self.emptied.load(Ordering::SeqCst))
     }
 
     pub(super) fn insert(&self, id: KeyId, entry: Entry, source: u64) {
         let (shard, emptied) = (self.shard(id), self.emptied.load(Ordering::SeqCst));
-        self.sweep_what_is_due(shard, emptied);
-        if entry.weight() as u64 > self.largest {
+        let (now, gone) = (Clock::system().now(), entry.deadlines().gone);
+        self.sweep_what_is_due(shard, emptied, now);
+        let refusal = match () {
+            () if gone <= now => Some(Eviction::Expired),
+            () if entry.weight() as u64 > self.largest => Some(Eviction::Size),
+            () => None,
+        };
+        if let Some(refusal) = refusal {
             shard.entries.remove(&id);
-            self.evictions.add(Eviction::Size, 1);
-            return;
+            return self.evictions.add(refusal, 1);
         }
-        let gone = entry.deadlines().gone;
         let mut made_room = MadeRoom { inserted: Some(id), ..MadeRoom::default() };
         shard.entries.insert_with_lifecycle(id, Kept { entry, source, emptied, gone }, &mut made_room);
     }
@@ -219,21 +228,21 @@ impl Shelf {
         self.emptied.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn sweep_what_is_due(&self, shard: &Shard, emptied: u64) {
+    fn sweep_what_is_due(&self, shard: &Shard, emptied: u64, now: u64) {
         if shard.swept.load(Ordering::Relaxed) != emptied {
-            self.sweep(shard, emptied);
+            self.sweep(shard, emptied, now);
         }
-        let (now, due) = (Clock::system().now(), self.due.load(Ordering::Relaxed));
+        let due = self.due.load(Ordering::Relaxed);
         if now >= due && self.due.compare_exchange(due, now + self.pause, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             let next = self.sweeps.fetch_add(1, Ordering::Relaxed) as usize % self.shards.len();
-            self.sweep(&self.shards[next], emptied);
+            self.sweep(&self.shards[next], emptied, now);
         }
     }
 
     /// Lets go of what nobody can be given any more.
-    fn sweep(&self, shard: &Shard, emptied: u64) {
-        let (now, expired, void) = (Clock::system().now(), Cell::new(0), Cell::new(0));
+    fn sweep(&self, shard: &Shard, emptied: u64, now: u64) {
+        let (expired, void) = (Cell::new(0), Cell::new(0));
         shard.entries.retain(|_, kept| {
             let count = match (kept.emptied >= emptied, now < kept.gone) {
                 (true, true) => return true,
@@ -262,12 +271,6 @@ impl Shelf {
         let counts: [u64; Eviction::ALL.len()] =
             array::from_fn(|number| self.evictions.0[number].load(Ordering::Relaxed));
         Eviction::ALL.into_iter().zip(counts)
-    }
-}
-
-impl Kept {
-    fn is(&self, id: EntryId) -> bool {
-        self.entry.id() == id
     }
 }
 

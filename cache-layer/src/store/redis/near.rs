@@ -58,7 +58,7 @@ impl Near {
 
     /// The entry of `key`, if it is known that nothing happened to it: `live` reads the entry, `tags` its tags.
     pub(super) fn get(&self, live: &Live, tags: &Live, key: &Key) -> Option<Entry> {
-        let (entry, connection) = self.entries.get(key.id())?;
+        let (entry, connection) = self.entries.peek(key.id())?;
         if live.number != connection || !entry.is_of(key) {
             return None;
         }
