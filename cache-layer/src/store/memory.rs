@@ -139,8 +139,8 @@ const REMEMBERED_CAP: usize = 10_000;
 
 impl MemoryStore {
     /// A store that holds about `max_bytes` bytes of entries: bodies, header fields, keys, tags, and 256 bytes of
-    /// bookkeeping each. The largest entry that is kept has about 7.5 MiB, or 6 % of `max_bytes` where that is more; in a store
-    /// of less than 16 MiB, nine tenths of it.
+    /// bookkeeping each. An entry is kept if it takes at most 7 MiB, or nine tenths of a store below 8 MiB; in one above
+    /// 128 MiB, a twentieth of it or 60 MiB, whichever is less; and in one above 4 GiB, a hundredth.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         let entries = Shelf::new(max_bytes);
@@ -168,7 +168,8 @@ impl MemoryStore {
         self.0.entries.size().0
     }
 
-    /// Entries that left since the store was made, and why.
+    /// Entries that left since the store was made, and why. Those that went with everything are counted when their memory is
+    /// made use of.
     ///
     /// ```
     /// let store = cache_layer::store::MemoryStore::new(64 * 1024 * 1024);

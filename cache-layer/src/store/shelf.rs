@@ -19,10 +19,13 @@ use crate::{
     key::KeyId,
 };
 
-/// Bytes of a shard at least, and shards at most: an entry can't be larger than its shard, and while one is swept or
-/// grows, the others are not held up.
+/// Bytes of a shard at least: an entry can't be larger than its shard.
 const SHARD: u64 = 8 << 20;
+/// Shards at least, once each has that. While one is swept or grows, the others are not held up.
 const SHARDS: u64 = 16;
+/// Bytes of a shard from which on there are more of them, up to so many: the longer it is swept, the more are held up.
+const LARGE_SHARD: u64 = 64 << 20;
+const MOST_SHARDS: u64 = 64;
 /// An entry takes at most so much of its shard, in percent.
 const LARGEST: u64 = 95;
 /// How long it takes until every shard was swept once, if there are writes.
@@ -134,8 +137,7 @@ impl Shelf {
     }
 
     fn swept_within(max_bytes: u64, round: Duration) -> Self {
-        // A power of two.
-        let count = 1 << (max_bytes / SHARD).clamp(1, SHARDS).ilog2();
+        let count = (max_bytes / SHARD).clamp(1, SHARDS).max((max_bytes / LARGE_SHARD).min(MOST_SHARDS));
         let (bytes, evictions) = (max_bytes.div_ceil(count), Evictions::default());
         let options = OptionsBuilder::new()
             .shards(1)
@@ -154,7 +156,7 @@ impl Shelf {
             swept: AtomicU64::new(0),
         };
         Self {
-            shards: std::iter::repeat_with(shard).take(count as usize).collect(),
+            shards: (0..count).map(|_| shard()).collect(),
             largest: bytes / 100 * LARGEST,
             emptied: AtomicU64::new(0),
             due: AtomicU64::new(0),
@@ -166,7 +168,8 @@ impl Shelf {
 
     /// A key and its variants share one.
     fn shard(&self, id: KeyId) -> &Shard {
-        &self.shards[usize::from(id.primary[0]) % self.shards.len()]
+        let [first, second, ..] = id.primary;
+        &self.shards[usize::from(u16::from_be_bytes([first, second])) % self.shards.len()]
     }
 
     /// The entry, and where it came from. Its time may be up, as its deadlines say.
@@ -340,6 +343,23 @@ mod tests {
             assert!(shelf.get(wanted.id()).is_some(), "{i}");
             let other = Key::new([i.to_string()]);
             shelf.insert(other.id(), entry(&other, 1_000), 0);
+        }
+    }
+
+    #[test]
+    fn as_large_an_entry_is_kept_as_is_said() {
+        let (mib, gib) = (1 << 20, 1 << 30);
+        for (max_bytes, said) in [
+            (4 * mib, 4 * mib / 10 * 9),
+            (15 * mib, 7 * mib),
+            (127 * mib, 7 * mib),
+            (200 * mib, 200 * mib / 20),
+            (gib, gib / 20),
+            (3 * gib, 60 * mib),
+            (16 * gib, 16 * gib / 100),
+        ] {
+            let shelf = Shelf::new(max_bytes);
+            assert!(shelf.largest >= said, "of {max_bytes}: {}", shelf.largest);
         }
     }
 

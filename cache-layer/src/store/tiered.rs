@@ -62,19 +62,20 @@ impl TieredStore {
         self
     }
 
-    /// Bytes that the entries of the first tier take at this moment, near enough.
+    /// Bytes that the entries of the first tier take at this moment, as
+    /// [`MemoryStore::bytes`](super::MemoryStore::bytes).
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.near.bytes()
     }
 
-    /// Entries of the first tier at this moment, near enough.
+    /// Entries of the first tier at this moment, as [`MemoryStore::entries`](super::MemoryStore::entries).
     #[must_use]
     pub fn memory_entries(&self) -> u64 {
         self.near.entries()
     }
 
-    /// Entries that left the first tier since the store was made, and why, near enough; as
+    /// Entries that left the first tier since the store was made, and why, as
     /// [`MemoryStore::evictions`](super::MemoryStore::evictions).
     pub fn memory_evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
         self.near.evictions()

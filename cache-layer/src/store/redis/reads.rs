@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use redis::{
-    Pipeline, RedisError, RedisResult, Value,
+    ErrorKind, Pipeline, RedisError, RedisResult, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
 };
 use tokio::{runtime::Handle, sync::SetOnce, task::yield_now, time::timeout};
@@ -27,7 +27,9 @@ use crate::{
     telemetry::Rejection,
 };
 
-/// Keys in one reply of the driver's, which has it when it has all of it: the first need not wait for too many others.
+/// Keys that wait for one another at most: to look for one among more would take longer than to read it.
+const TOGETHER: usize = 64;
+/// Keys whose answers the driver hands over together: more of them cost less, and let the first wait for the last.
 const AT_ONCE: usize = 8;
 
 /// The look-ups of one connection.
@@ -83,19 +85,28 @@ impl Reads {
         }
         let answer = Arc::new(Answer::new());
         next.push(Read { key: key.clone(), name: name(), tracked, answer: answer.clone() });
-        if next.len() == 1 {
-            drop(next);
-            self.runtime.spawn(self.clone().send());
+        match next.len() {
+            1 => {
+                let reads = self.clone();
+                self.runtime.spawn(async move {
+                    // Comes back once every task that is ready has run.
+                    yield_now().await;
+                    let asked = std::mem::take(&mut *reads.next());
+                    reads.send(asked).await;
+                });
+            }
+            TOGETHER => {
+                let (reads, asked) = (self.clone(), std::mem::take(&mut *next));
+                self.runtime.spawn(async move { reads.send(asked).await });
+            }
+            _ => {}
         }
         answer
     }
 
     /// Sends what was asked.
-    async fn send(self: Arc<Self>) {
-        // Comes back once every task that is ready has run.
-        yield_now().await;
-        let reads = std::mem::take(&mut *self.next());
-        let _ = timeout(self.deadline, join_all(reads.chunks(AT_ONCE).map(|reads| self.read(reads)))).await;
+    async fn send(&self, asked: Vec<Read>) {
+        let _ = timeout(self.deadline, join_all(asked.chunks(AT_ONCE).map(|reads| self.read(reads)))).await;
     }
 
     /// Reads them in one message to the driver.
@@ -116,11 +127,11 @@ impl Reads {
                 Some(Value::ServerError(refusal)) => Some(refusal),
                 _ => None,
             };
-            let value = values.next().unwrap_or(Value::Nil);
-            read.answer_with(match refusal {
-                // What it would not tell of, it must not be believed to.
-                Some(refusal) => Err(refusal.into()),
-                None => found(value),
+            read.answer_with(match (refusal, values.next()) {
+                // It would not tell of changes, so that the value is worth nothing.
+                (Some(refusal), _) => Err(refusal.into()),
+                (None, Some(value)) => found(value),
+                (None, None) => Err((ErrorKind::Parse, "fewer replies than commands").into()),
             });
         }
     }

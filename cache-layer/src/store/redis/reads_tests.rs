@@ -81,6 +81,20 @@ async fn each_has_the_answer_to_its_own_question() {
 }
 
 #[tokio::test]
+async fn of_any_number_that_asks_few_wait_for_one_another() {
+    let server = RedisServer::start();
+    let reads = reads(&server).await;
+    let names: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+    let answers: Vec<_> = names.iter().map(|name| (ask(&reads, name), reads.waiting())).collect();
+    assert!(answers.iter().all(|(_, waiting)| *waiting < 64));
+    for (answer, _) in &answers {
+        assert_eq!(text(answer).await, "nothing");
+    }
+    let calls = server.info("commandstats", "cmdstat_get");
+    assert!(calls.starts_with("calls=1000,"), "{calls}");
+}
+
+#[tokio::test]
 async fn who_asked_first_may_go_away() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
