@@ -27,12 +27,17 @@ impl Entry {
     }
 }
 
-/// The payload as it was.
-pub(super) fn decompressed(coding: Coding, payload: Bytes) -> Result<Bytes, Rejection> {
+/// A key, metadata and a payload as they were before they were written. Where the payload was compressed, they lie in one
+/// buffer of their own: as slices, the first two would keep the frame in memory as well.
+pub(super) fn unpacked(coding: Coding, parts: [Bytes; 3]) -> Result<[Bytes; 3], Rejection> {
     match coding {
-        Coding::PLAIN => Ok(payload),
+        Coding::PLAIN => Ok(parts),
         #[cfg(feature = "zstd")]
-        Coding::ZSTD => zstd::decompress(&payload).ok_or(Rejection::Malformed),
+        Coding::ZSTD => {
+            let [canonical, meta, frame] = parts;
+            let mut whole = zstd::decompress(&[&canonical, &meta], &frame).ok_or(Rejection::Malformed)?;
+            Ok([whole.split_to(canonical.len()), whole.split_to(meta.len()), whole])
+        }
         // By another version, or by one that was built with more features.
         _ => Err(Rejection::Version),
     }
@@ -40,7 +45,7 @@ pub(super) fn decompressed(coding: Coding, payload: Bytes) -> Result<Bytes, Reje
 
 #[cfg(feature = "zstd")]
 mod zstd {
-    use std::cell::RefCell;
+    use std::{cell::RefCell, io::Cursor};
 
     use ::zstd::bulk::{Compressor, Decompressor};
     use bytes::{BufMut as _, Bytes};
@@ -74,14 +79,22 @@ mod zstd {
         Some(coded.into())
     }
 
-    pub(super) fn decompress(coded: &[u8]) -> Option<Bytes> {
+    /// What `head` and then the payload are, one after the other.
+    pub(super) fn decompress(head: &[&[u8]], coded: &[u8]) -> Option<Bytes> {
         let (length, frame) = coded.split_first_chunk()?;
         let length = u64::from_be_bytes(*length);
         // Checked before anything is inflated, and then never inflated beyond.
         let length = usize::try_from(length).ok().filter(|_| length <= MOST)?;
-        let payload =
-            DECOMPRESSOR.with_borrow_mut(|decompressor| decompressor.as_mut()?.decompress(frame, length).ok())?;
-        (payload.len() == length).then(|| payload.into())
+        let ahead: usize = head.iter().map(|part| part.len()).sum();
+        let mut whole = Vec::with_capacity(ahead + length);
+        head.iter().for_each(|part| whole.extend_from_slice(part));
+        let mut whole = Cursor::new(whole);
+        whole.set_position(ahead as u64);
+        let inflate = |decompressor: &mut Option<Decompressor<'_>>| {
+            decompressor.as_mut()?.decompress_to_buffer(frame, &mut whole).ok()
+        };
+        let inflated = DECOMPRESSOR.with_borrow_mut(inflate)?;
+        (inflated == length).then(|| whole.into_inner().into())
     }
 }
 
@@ -114,6 +127,10 @@ mod tests {
         format!("[{}]", (1..=20).map(product).collect::<Vec<_>>().join(",")).into()
     }
 
+    fn unpack(coding: Coding, payload: Vec<u8>) -> Result<[Bytes; 3], Rejection> {
+        unpacked(coding, [Bytes::from_static(b"key"), Bytes::from_static(b"meta"), payload.into()])
+    }
+
     fn read(envelope: &Bytes) -> Result<Entry, Rejection> {
         envelope::decode(&Key::new(["k"]), envelope)
     }
@@ -138,11 +155,21 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_the_frame_is_kept_with_what_was_in_it() {
+        let written = envelope::encode(&entry(page()));
+        let read = read(&written).unwrap();
+        let (reply, [canonical, meta, payload]) =
+            (written.as_ptr_range(), [&read.made.canonical, &read.made.meta, &read.made.payload]);
+        assert_eq!([canonical.as_ptr_range().end, meta.as_ptr_range().end], [meta.as_ptr(), payload.as_ptr()]);
+        assert!([canonical, meta, payload].iter().all(|part| !reply.contains(&part.as_ptr())));
+    }
+
+    #[test]
     fn a_bomb_is_a_miss() {
         let bomb = ::zstd::bulk::compress(&vec![0; 100 << 20], 1).unwrap();
         for declared in [100_u64 << 20, 1 << 20, 0, u64::MAX] {
             let coded: Vec<u8> = declared.to_be_bytes().into_iter().chain(bomb.iter().copied()).collect();
-            assert_eq!(decompressed(Coding::ZSTD, coded.into()), Err(Rejection::Malformed), "{declared}");
+            assert_eq!(unpack(Coding::ZSTD, coded), Err(Rejection::Malformed), "{declared}");
         }
     }
 
@@ -150,12 +177,12 @@ mod tests {
     fn no_bytes_make_it_panic() {
         for length in 0..200 {
             let bytes: Vec<u8> = (0..length).map(|_| fastrand::u8(..)).collect();
-            let _ = decompressed(Coding::ZSTD, bytes.into());
+            let _ = unpack(Coding::ZSTD, bytes);
         }
     }
 
     #[test]
     fn another_coding_is_a_named_miss() {
-        assert_eq!(decompressed(Coding(9), Bytes::new()), Err(Rejection::Version));
+        assert_eq!(unpack(Coding(9), Vec::new()), Err(Rejection::Version));
     }
 }

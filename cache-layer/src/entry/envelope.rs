@@ -27,7 +27,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{
     Deadlines, Entry, EntryId, Mark, Version,
-    compression::{Coding, decompressed},
+    compression::{Coding, unpacked},
 };
 use crate::{
     key::Key,
@@ -125,7 +125,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if reader.at != bytes.len() {
         return Err(Rejection::Malformed);
     }
-    let payload = decompressed(coding, payload)?;
+    let [canonical, meta, payload] = unpacked(coding, [canonical, meta, payload])?;
     Ok(Entry::from_parts(id, canonical, deadlines, load_time, stamps, meta, payload).marked(mark))
 }
 
