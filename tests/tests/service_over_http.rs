@@ -309,7 +309,9 @@ async fn a_redis_that_is_down_at_the_start_is_picked_up_when_it_comes() {
     for _ in 0..3 {
         let answer = service.get("/api/products/42").await;
         assert_eq!(answer.status, 200);
-        assert_ne!(answer.x_cache(), "HIT");
+        // It may still share the load of the one before, which ends after its answer has left.
+        let status = answer.headers["cache-status"].to_str().unwrap();
+        assert!(!status.contains("; hit"), "{status}");
     }
     service.wait_for_health("degraded").await;
 
