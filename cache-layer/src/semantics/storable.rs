@@ -371,8 +371,9 @@ mod tests {
 
     #[test]
     fn requests_that_a_stored_response_cannot_answer_pass() {
-        let cases: [(Fields<'_>, NoCacheReason); 7] = [
+        let cases: [(Fields<'_>, NoCacheReason); 8] = [
             (&[("upgrade", "websocket"), ("connection", "upgrade")], Upgrade),
+            (&[("upgrade", "websocket")], Upgrade),
             (&[("connection", "keep-alive, Upgrade")], Upgrade),
             (&[("range", "seconds=0-1")], RangeRequest),
             (&[("if-match", "\"a\"")], ConditionalRequest),

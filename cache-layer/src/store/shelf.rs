@@ -141,7 +141,7 @@ impl Shelf {
         let (bytes, evictions) = (max_bytes.div_ceil(count), Evictions::default());
         let options = OptionsBuilder::new()
             .shards(1)
-            // Of what left lately, it remembers half as many.
+            // By entries of 2 KiB; half as many keys are remembered of what left, to know again what is asked for again.
             .estimated_items_capacity(usize::try_from(bytes / 2048).unwrap_or(usize::MAX).max(16))
             .weight_capacity(bytes)
             .build()

@@ -43,6 +43,18 @@ async fn who_asks_for_what_is_about_to_be_read_shares_that_read() {
 }
 
 #[tokio::test]
+async fn a_shared_read_is_tracked_if_anybody_wants_that() {
+    let server = RedisServer::start();
+    let reads = reads(&server).await;
+    let first = ask(&reads, "a");
+    let second = reads.ask(&key("a"), true, || "a".to_owned());
+    assert!(Arc::ptr_eq(&first, &second));
+    // Tracking was never turned on here, so that the server says that it was asked for.
+    let answer = text(&first).await;
+    assert!(answer.contains("CACHING"), "{answer}");
+}
+
+#[tokio::test]
 async fn who_asks_once_a_read_was_sent_has_one_of_its_own() {
     let server = RedisServer::start();
     let reads = reads(&server).await;
