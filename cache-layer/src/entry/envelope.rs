@@ -37,8 +37,13 @@ use crate::{
 
 const MAGIC: &[u8; 3] = b"CLE";
 const VERSION: u8 = 2;
-const HEAD: usize = 94;
-const MARK: std::ops::Range<usize> = 4..8;
+#[cfg(any(fuzzing, test))]
+pub(crate) const MAGIC_AND_VERSION: [u8; 4] = [MAGIC[0], MAGIC[1], MAGIC[2], VERSION];
+pub(crate) const HEAD: usize = 94;
+/// Where the lengths begin, which are the end of the head.
+#[cfg(any(fuzzing, test))]
+pub(crate) const LENGTHS: usize = 76;
+pub(crate) const MARK: std::ops::Range<usize> = 4..8;
 /// Bits of a payload's length; those above say how it is written.
 const LENGTH_BITS: u32 = 56;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
