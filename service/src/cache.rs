@@ -62,7 +62,7 @@ pub(crate) struct RedisHealth {
 }
 
 impl ProductCache {
-    /// Memory over Redis if there is a URL for it, else memory. Does not wait for Redis: that it is missing is in the log.
+    /// Memory over Redis if there is a URL for it, else memory. Does not wait for Redis.
     pub(crate) fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
         let redis = match &config.redis_url {
             None => None,
@@ -102,6 +102,15 @@ impl ProductCache {
         let rules = config.cache_paths.with_default(config.cache_default_ttl);
         let ttl = rules.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
         Ok(Self { cache, redis, ttl })
+    }
+
+    /// Returns once Redis is there, or after `patience`.
+    pub(crate) async fn wait_for_redis(&self, patience: Duration) {
+        let Some(redis) = &self.redis else { return };
+        if !redis.wait_connected(patience).await {
+            let why = redis.status().await.error.unwrap_or_default();
+            tracing::warn!("starting without Redis, which was not there within {patience:?}: {why}");
+        }
     }
 
     /// The middleware that answers the configured paths from the cache.

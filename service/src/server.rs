@@ -15,6 +15,9 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
+/// How long Redis is waited for before the service listens. What is written through a service that has none yet, others do
+/// not hear of; and in a cluster the network may take a second to let a new pod out.
+const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the cache and the database may take to close, after the last request.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,13 +48,16 @@ pub struct ShutdownHandle(CancellationToken);
 impl Server {
     /// Opens the database and the cache, and listens. Requests wait until [`run`](Self::run).
     ///
-    /// A Redis that is down does not keep the service from starting.
+    /// A Redis that is down delays this by five seconds, and does not keep the service from starting.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new().map_err(StartError::Config)?;
         let cache = ProductCache::new(&config, &metrics).map_err(StartError::Config)?;
-        let database = Database::open(&config.database_url, config.database_connections)
-            .await
-            .map_err(|error| StartError::Database(config.database_url.clone(), error))?;
+        let database = async {
+            let opened = Database::open(&config.database_url, config.database_connections).await;
+            opened.map_err(|error| StartError::Database(config.database_url.clone(), error))
+        };
+        let redis = async { Ok(cache.wait_for_redis(REDIS_PATIENCE).await) };
+        let (database, ()) = tokio::try_join!(database, redis)?;
         let failed = |error| StartError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

@@ -58,9 +58,9 @@ impl CacheNode {
         self.order("stored").await.as_u64().expect("a time")
     }
 
-    /// Whether it has a connection to Redis that is believed to work.
-    pub async fn connected(&self) -> bool {
-        self.order("connected").await == true
+    /// Whether it reads from Redis, over a connection that is believed to work.
+    pub async fn reads_redis(&self) -> bool {
+        self.order("reads-redis").await == true
     }
 
     /// Invalidates what carries `tag`; whether Redis has heard of it.

@@ -437,7 +437,9 @@ struct App {
 
 impl App {
     async fn over(redis_url: &str, deadline: Duration) -> Self {
-        let redis = RedisStore::builder(redis_url).operation_timeout(deadline).build().unwrap();
+        // Long enough to be there, and short enough for many faults one after the other.
+        let settling = Duration::from_millis(200);
+        let redis = RedisStore::builder(redis_url).operation_timeout(deadline).settle_time(settling).build().unwrap();
         let cache = Cache::new(redis.clone());
         let router = Router::new().route("/items/{id}", get(item));
         Self {

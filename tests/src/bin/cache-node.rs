@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use cache_layer::{
     Cache, CacheLayer, Tags,
-    store::{RedisStore, TieredStore},
+    store::{Breaker, RedisStore, TieredStore},
     telemetry::{Event, FillOutcome},
 };
 use http::{Method, Request, Response, Uri};
@@ -118,7 +118,7 @@ impl Node {
     async fn obey(&self, order: &str) -> serde_json::Value {
         let cache = &self.app.cache;
         match order.split_once('/').unwrap_or((order, "")) {
-            ("connected", _) => json!(self.redis.connected()),
+            ("reads-redis", _) => json!(self.redis.state().breaker == Breaker::Closed),
             ("stored", _) => json!(self.stored.load(Ordering::SeqCst)),
             ("invalidate-tag", tag) => json!(cache.invalidate_tag(tag).await.is_ok()),
             ("invalidate-path", path) => {

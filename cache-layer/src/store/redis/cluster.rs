@@ -76,7 +76,7 @@ impl Cluster {
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let slot_of_tags = slot_of(shared.names.prefix().bytes());
-        let nowhere = Link::new(Address::Cluster(Vec::new()), Share::Everything, shared.clone());
+        let nowhere = Link::new(Address::Cluster(Vec::new()), Share::Everything, false, shared.clone());
         let cluster = Arc::new(Self {
             seeds,
             connections,
@@ -178,14 +178,15 @@ impl Cluster {
 
     async fn keep(self: Arc<Self>) {
         let keeping = async {
-            let mut reported = false;
+            let (mut reported, mut late) = (false, false);
             loop {
                 match self.look().await {
                     Ok(slots) => {
                         reported = false;
-                        self.adopt(slots);
+                        self.adopt(slots, late);
                     }
                     Err(error) => {
+                        late = true;
                         self.nowhere.note_absence(error.to_string());
                         if !reported {
                             tracing::warn!(%error, "no node says who has what in the Redis cluster");
@@ -243,9 +244,11 @@ impl Cluster {
         at(&self.seeds[0], primary.host.clone(), primary.port)
     }
 
-    /// Routes by `slots` from now on. Connections to primaries that stay are kept.
-    fn adopt(self: &Arc<Self>, slots: Slots) {
+    /// Routes by `slots` from now on. Connections to primaries that stay are kept. One that comes later than the first may have
+    /// taken the place of one that was lost, as all may if it took several looks to find them.
+    fn adopt(self: &Arc<Self>, slots: Slots, late: bool) {
         let old = self.map();
+        let rejoins = late || !old.members.is_empty();
         if old.slots == slots {
             return;
         }
@@ -253,7 +256,7 @@ impl Cluster {
         let (mut members, mut new) = (Vec::new(), Vec::new());
         for primary in &slots.primaries {
             let member = old.members.iter().find(|member| member.primary == *primary).cloned().unwrap_or_else(|| {
-                let member = Arc::new(self.member(primary));
+                let member = Arc::new(self.member(primary, rejoins));
                 new.push(member.clone());
                 member
             });
@@ -274,7 +277,7 @@ impl Cluster {
         }
     }
 
-    fn member(self: &Arc<Self>, primary: &Primary) -> Member {
+    fn member(self: &Arc<Self>, primary: &Primary, rejoins: bool) -> Member {
         // Checked when the settings were: only the place is another one.
         let address = || {
             Client::open(self.info_of(primary))
@@ -282,7 +285,7 @@ impl Cluster {
         };
         let link = || {
             let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone() };
-            Link::new(address(), Share::Slots(node), self.shared.clone())
+            Link::new(address(), Share::Slots(node), rejoins, self.shared.clone())
         };
         let stop = self.stop.child_token();
         let links = std::iter::repeat_with(link).take(self.connections).collect();

@@ -19,10 +19,10 @@ use crate::{
 impl RedisStore {
     pub(super) async fn commit_fill(&self, Fill { lease, writes, tags }: &Fill) -> Result<Committed, StoreError> {
         let link = self.link(&lease.key);
-        let live = link.live()?;
-        let (tags_link, tags_live) = self.link_of_tags(&link, &live)?;
+        let live = link.settled()?;
+        let (tags_link, tags_live) = self.link_to_read_tags(&link, &live)?;
         // Under another server, an invalidation of that time may be unknown, and its clock is another one.
-        if tags_live.identity() != lease.granted_by {
+        if tags_link.mark() != lease.granted_by {
             self.release_lease(lease, None);
             return Ok(Committed::Refused);
         }

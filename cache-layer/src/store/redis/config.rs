@@ -25,7 +25,12 @@ pub struct RedisStoreBuilder {
 
 impl RedisStoreBuilder {
     pub(super) fn new(url: String) -> Self {
-        let timeouts = Timeouts { connect: Duration::from_secs(1), operation: Duration::from_millis(50) };
+        let timeouts = Timeouts {
+            connect: Duration::from_secs(1),
+            operation: Duration::from_millis(50),
+            delivery: Duration::from_secs(1),
+            settling: Duration::from_secs(3),
+        };
         Self {
             url,
             prefix: "cache".to_owned(),
@@ -65,9 +70,39 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// How long an invalidation may wait for Redis after it was lost, 0 to 60 s; 1 s unless set. A loss that is over by then
+    /// is seen by no other process: the invalidation is delivered before its caller goes on. Counted from the loss, so that a
+    /// Redis that is gone for longer slows nobody down: then an invalidation returns an
+    /// [error](crate::InvalidateError) at once, and is delivered when Redis is back.
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.delivery = timeout;
+        self
+    }
+
+    /// How long nothing is read from Redis, nor loaded into it, after it was lost, 0 to 60 s; 3 s unless set. Requests go
+    /// to the application meanwhile, and invalidations to Redis.
+    ///
+    /// When Redis is back, not all processes are back at the same time, and what was invalidated through one that is not is
+    /// unknown to Redis until that one is. So this should be longer than the others need: the longest pause between their
+    /// attempts, 375 ms, and an attempt or two of the [connect timeout](Self::connect_timeout). A process that needs longer
+    /// is a process without Redis: what it invalidates, others may serve until it is back or their entries' time is up.
+    ///
+    /// The same server, back within a quarter of the [delivery timeout](Self::delivery_timeout), is read at once: in so short
+    /// a time no invalidation of any process has been given up. So is a server that is connected to at the first attempt
+    /// after the start. In a cluster, this is about each primary, and about one that takes another one's place. A store that
+    /// is the only one to invalidate can do with zero.
+    pub fn settle_time(mut self, time: Duration) -> Self {
+        self.timeouts.settling = time;
+        self
+    }
+
     /// What to do when a data set appears that may be older than the latest invalidations, because its server was
     /// restarted with what it had saved, or because a replica took its primary's place; [`Restored::Clear`] unless set.
     /// A server that comes back empty is none of these, and costs nothing.
+    ///
+    /// A data set that another one took the place of by `SWAPDB`, and that is swapped back, is one of these. No server tells
+    /// its clients of that: it is found out by the next heartbeat, within two seconds, or by this process's next invalidation.
+    /// Until then, a read may be as stale as the data set is. With every policy, the first tier is void then.
     pub fn on_restored(mut self, policy: Restored) -> Self {
         self.restored = policy;
         self
@@ -102,6 +137,11 @@ impl RedisStoreBuilder {
         }
         if !(millisecond..=Duration::from_secs(60)).contains(&timeouts.connect) {
             return Err(ConfigError::new(format!("connect timeout {:?}: must be 1 ms to 60 s", timeouts.connect)));
+        }
+        for (name, time) in [("delivery timeout", timeouts.delivery), ("settle time", timeouts.settling)] {
+            if time > Duration::from_secs(60) {
+                return Err(ConfigError::new(format!("{name} {time:?}: must be 0 to 60 s")));
+            }
         }
         let age = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
         if let Restored::Replay(last) = restored
@@ -159,6 +199,11 @@ mod tests {
             error(builder().connect_timeout(Duration::from_secs(61))),
             "connect timeout 61s: must be 1 ms to 60 s"
         );
+        assert_eq!(
+            error(builder().delivery_timeout(Duration::from_secs(61))),
+            "delivery timeout 61s: must be 0 to 60 s"
+        );
+        assert_eq!(error(builder().settle_time(Duration::from_secs(61))), "settle time 61s: must be 0 to 60 s");
         assert_eq!(
             error(builder().on_restored(Restored::Replay(Duration::ZERO))),
             "replay of 0ns on a restored data set: must be 1 s to 24 h"

@@ -17,8 +17,14 @@ use crate::{
 pub(super) const LEASE: Duration = Duration::from_secs(5);
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Of one that never waits for a server that is away, and reads from it as soon as it is back.
+pub(super) fn builder(url: String) -> RedisStoreBuilder {
+    let builder = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(5));
+    builder.delivery_timeout(Duration::ZERO).settle_time(Duration::ZERO)
+}
+
 pub(super) async fn connect(url: String) -> RedisStore {
-    let store = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(5)).build().unwrap();
+    let store = builder(url).build().unwrap();
     assert!(store.wait_connected(PATIENCE).await, "the server does not answer");
     store
 }

@@ -4,10 +4,15 @@
 //! A server is told from every other one, and from itself before a restart, by its run id and its replication id. Which
 //! one a data set was last seen under stands in the data set; who connects and finds another one acts by the policy,
 //! before anything is read.
+//!
+//! A server has several data sets, and `SWAPDB` puts another one under a connection that lives; no server tells its clients
+//! of that. So each data set has a mark, too, and none has that of another one. It is looked at with each heartbeat and with
+//! each invalidation, since one that went to another data set is unknown to this one when it is back. A mark that is missing
+//! may have been flushed with everything else, or evicted, or there never was one: that is another data set as well.
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -57,6 +62,23 @@ struct Recent {
     invalidations: VecDeque<(Instant, OwnedScope)>,
 }
 
+/// The data set that was found behind a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// The id of its server, if it says so.
+    server: Option<Arc<str>>,
+    pub(super) mark: Arc<str>,
+    /// When it was last seen to be this one: 16 hex digits, by the server's clock.
+    pub(super) seen: String,
+}
+
+impl Known {
+    /// The same, for a server whose clock may be another one.
+    pub(super) fn by_another_clock(self) -> Self {
+        Self { seen: String::new(), ..self }
+    }
+}
+
 /// Who a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -91,6 +113,11 @@ impl Identity {
     pub(super) fn id(&self) -> &Arc<str> {
         &self.id
     }
+
+    /// The same server, later: by now there may be something on it.
+    pub(super) fn later(&self) -> Self {
+        Self { empty: false, ..self.clone() }
+    }
 }
 
 impl Guard {
@@ -101,7 +128,7 @@ impl Guard {
     /// Takes note of an invalidation that was delivered.
     pub(super) fn remember(&self, scope: Scope<'_>) {
         let Restored::Replay(last) = self.policy else { return };
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent();
         let invalidations = &mut recent.invalidations;
         while invalidations.front().is_some_and(|(when, _)| when.elapsed() > last) {
             invalidations.pop_front();
@@ -113,54 +140,79 @@ impl Guard {
         invalidations.push_back((Instant::now(), scope.to_owned()));
     }
 
-    /// Acts on who the server is, before the connection to it is used. `tags` leads to where tags are kept, which may
-    /// be another server; what is to be repeated is left with `pending`.
+    /// Acts on who the server is and on which data set it has, before anything more is read from it; `None` if the data set
+    /// could not be marked, for want of room. `tags` leads to where tags are kept, which may be another server; `known` is
+    /// what this connection, or the one before it, found; what is to be repeated is left with `pending`.
     pub(super) async fn check(
         &self,
-        identity: &Identity,
+        identity: Option<&Identity>,
+        known: Option<Known>,
         share: &Share,
         tags: &mut MultiplexedConnection,
         names: &Names,
         pending: &Pending,
-    ) -> RedisResult<()> {
-        if let Restored::Replay(last) = self.policy {
-            self.replay(identity, share, last, pending);
+    ) -> RedisResult<Option<Known>> {
+        if let (Restored::Replay(last), Some(identity)) = (self.policy, identity) {
+            self.replay_unless_met(identity, share, last, pending);
         }
-        let clear = self.policy == Restored::Clear && !identity.empty;
-        let (id, everything, note) = (names.identity(share.name()), names.tag(EVERYTHING), names.last_invalidation());
-        let (policy, chance, life) = (if clear { "clear" } else { "keep" }, chance(), millis(TOKEN_LIFE).to_string());
+        let server = identity.map(|identity| identity.id.clone());
+        // Another server's clock says nothing here, and whoever found it first has done what there is to do.
+        let known = known.filter(|known| known.server == server);
+        let clear = self.policy == Restored::Clear && identity.is_none_or(|identity| !identity.empty);
+        let [everything, note] = [names.tag(EVERYTHING), names.last_invalidation()];
+        let (policy, life) = (if clear { "clear" } else { "keep" }, millis(TOKEN_LIFE).to_string());
         let mut batch = Batch::default();
         batch.call(
             &scripts::IDENTIFY,
-            &[&id, &everything, &note],
-            &[identity.id.as_bytes(), policy.as_bytes(), chance.as_bytes(), life.as_bytes()],
+            &[&names.identity(share.name()), &names.mark(share.name()), &everything, &note],
+            &[
+                server.as_deref().unwrap_or_default().as_bytes(),
+                chance().as_bytes(),
+                policy.as_bytes(),
+                chance().as_bytes(),
+                life.as_bytes(),
+                known.as_ref().map_or("", |known| &known.mark).as_bytes(),
+                known.as_ref().map_or("", |known| &known.seen).as_bytes(),
+            ],
         );
-        match batch.run::<(bool,)>(tags).await {
-            Ok((cleared,)) => {
+        match batch.run::<((String, bool, String),)>(tags).await {
+            Ok(((mark, cleared, seen),)) => {
+                let mark: Arc<str> = mark.into();
                 if cleared {
                     tracing::warn!("this data set may be older than an invalidation: everything was invalidated");
                 }
-                Ok(())
+                if let Restored::Replay(last) = self.policy
+                    && known.is_some_and(|known| known.mark != mark)
+                {
+                    self.replay(share, last, pending);
+                }
+                Ok(Some(Known { server, mark, seen }))
             }
             // There is no room to write a new token, but no token will do as well.
             Err(error) if is_out_of_memory(&error) && clear => {
-                redis::cmd("UNLINK").arg(&everything).arg(&note).query_async(tags).await
+                redis::cmd("UNLINK").arg(&everything).arg(&note).query_async(tags).await.map(|()| None)
             }
-            Err(error) if is_out_of_memory(&error) => Ok(()),
+            Err(error) if is_out_of_memory(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn replay(&self, identity: &Identity, share: &Share, last: Duration, pending: &Pending) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.met.contains(&identity.id) {
-            return;
+    fn replay_unless_met(&self, identity: &Identity, share: &Share, last: Duration, pending: &Pending) {
+        let met = |recent: &mut Recent| !recent.met.insert(identity.id.clone());
+        if !met(&mut self.recent()) {
+            self.replay(share, last, pending);
         }
-        for (when, scope) in &recent.invalidations {
+    }
+
+    fn replay(&self, share: &Share, last: Duration, pending: &Pending) {
+        for (when, scope) in &self.recent().invalidations {
             if when.elapsed() <= last && share.covers(scope.borrow()) {
                 pending.add(scope.borrow());
             }
         }
-        recent.met.insert(identity.id.clone());
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,12 +25,7 @@ pub(super) fn cut_replicas_off(primary: &RedisServer) {
 }
 
 async fn connect_with(server: &RedisServer, policy: Restored) -> RedisStore {
-    let store = RedisStore::builder(server.url())
-        .prefix("test")
-        .operation_timeout(Duration::from_secs(5))
-        .on_restored(policy)
-        .build()
-        .unwrap();
+    let store = builder(server.url()).on_restored(policy).build().unwrap();
     assert!(store.wait_connected(PATIENCE).await, "the server does not answer");
     store
 }
@@ -226,14 +221,14 @@ async fn whatever_of_ours_is_evicted_nothing_stale_is_served() {
         .await;
         assert_eq!(read(&store, &key("a")).await.unwrap(), "new", "without {victim}");
     }
-    assert_eq!(evicted, ["e", "l", "t", "i", "id"].map(str::to_owned).into());
+    assert_eq!(evicted, ["e", "l", "t", "i", "id", "mark"].map(str::to_owned).into());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_not_taken_for_a_server_nor_asked_again_and_again() {
     let primary = RedisServer::start();
     let replica = RedisServer::builder().config(&format!("replicaof 127.0.0.1 {}", primary.port())).start();
-    let store = RedisStore::builder(replica.url()).prefix("test").build().unwrap();
+    let store = builder(replica.url()).build().unwrap();
     let begun = Instant::now();
     wait_until("the store to say why", async || {
         store.status().await.error.is_some_and(|error| error.contains("replica"))
@@ -267,4 +262,133 @@ async fn a_server_that_is_loading_is_waited_for() {
     assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
     store.invalidate(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
     assert_eq!(read(&store, &key("a")).await, None);
+}
+
+/// How late a swap is noticed, and much more for a machine that has other things to do.
+const NOTICED: Duration = Duration::from_secs(10);
+
+fn swap(server: &RedisServer) {
+    let () = server.command(&["SWAPDB", "0", "1"]);
+}
+
+/// No server tells its clients of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_swapped_is_another_one_and_not_the_old_one_when_it_is_back() {
+    let server = RedisServer::start();
+    let (reader, writer) = (TieredStore::new(1 << 20, connect(server.url()).await), connect(server.url()).await);
+    let tags = Tags::new(["t"]);
+    for scope in [Scope::Key(&key("a")), Scope::Tags(&tags), Scope::Everything] {
+        fill(&writer, &key("a"), "old", &["t"]).await;
+        wait_until("the entry to be near", async || {
+            read(&reader, &key("a")).await.is_some() && reader.peek(&key("a")).is_some()
+        })
+        .await;
+
+        swap(&server);
+        let swapped = Instant::now();
+        writer.invalidate(scope).await.unwrap();
+        wait_until("the first tier to be void", async || reader.peek(&key("a")).is_none()).await;
+        assert_eq!(read(&reader, &key("a")).await, None, "{scope:?}");
+        assert!(swapped.elapsed() < NOTICED, "{scope:?}: {:?}", swapped.elapsed());
+        // It is of use, too.
+        assert_eq!(fill(&reader, &key("b"), "new", &["t"]).await, Committed::Stored, "{scope:?}");
+        assert_eq!(read(&writer, &key("b")).await.unwrap(), "new");
+
+        swap(&server);
+        let swapped = Instant::now();
+        for store in [&writer as &dyn Contract, &reader] {
+            wait_until("what it missed to be void", async || read(store, &key("a")).await.is_none()).await;
+        }
+        assert!(swapped.elapsed() < NOTICED, "{scope:?}: {:?}", swapped.elapsed());
+        assert_eq!(read(&connect(server.url()).await, &key("a")).await, None, "{scope:?}");
+    }
+}
+
+/// Sooner than any heartbeat: whoever invalidates finds out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_that_went_to_another_database_is_not_lost_when_the_old_one_is_back_at_once() {
+    let server = RedisServer::start();
+    let (reader, writer) = (TieredStore::new(1 << 20, connect(server.url()).await), connect(server.url()).await);
+    let tags = Tags::new(["t"]);
+    for by in ["key", "tag", "softened key", "softened tag", "pattern", "write"] {
+        fill(&writer, &key("a"), "old", &["t"]).await;
+        wait_until("the entry to be near", async || {
+            read(&reader, &key("a")).await.is_some() && reader.peek(&key("a")).is_some()
+        })
+        .await;
+        swap(&server);
+        match by {
+            "key" => writer.invalidate(Scope::Key(&key("a"))).await.unwrap(),
+            "tag" => writer.invalidate(Scope::Tags(&tags)).await.unwrap(),
+            "softened key" => writer.soften(Scope::Key(&key("a"))).await.unwrap(),
+            "softened tag" => writer.soften(Scope::Tags(&tags)).await.unwrap(),
+            // Or it is kept, and delivered before anything is read.
+            "pattern" => drop(writer.delete_matching(&Pattern::new("redis:*")).await),
+            _ => {
+                let entry = reader.peek(&key("a")).expect("it is near");
+                let _ = writer.put(vec![(key("a"), entry)], &tags).await;
+            }
+        }
+        swap(&server);
+        let swapped = Instant::now();
+        for store in [&writer as &dyn Contract, &reader] {
+            let void = async || {
+                store.peek(&key("a")).is_none()
+                    && store.get(&key("a")).await.is_ok_and(|found| !matches!(found, Lookup::Found(_)))
+            };
+            wait_until(by, void).await;
+        }
+        assert!(swapped.elapsed() < NOTICED, "{by}: {:?}", swapped.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_back_hears_again_what_this_process_invalidated_or_is_trusted() {
+    for (policy, after) in [(Restored::Replay(Duration::from_secs(60)), None), (Restored::Trust, Some("old"))] {
+        let server = RedisServer::start();
+        let store = connect_with(&server, policy).await;
+        for name in ["a", "untouched"] {
+            fill(&store, &key(name), "old", &[name]).await;
+        }
+        swap(&server);
+        store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+        let elsewhere = store.link(&key("a")).mark();
+        swap(&server);
+        wait_until("it to be noticed", async || {
+            store.link(&key("a")).mark() != elsewhere && store.get(&key("a")).await.is_ok()
+        })
+        .await;
+        assert_eq!(read(&store, &key("a")).await.as_deref(), after, "{policy:?}");
+        assert_eq!(read(&store, &key("untouched")).await.unwrap(), "old", "{policy:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
+    let server = RedisServer::start();
+    let stores = [connect(server.url()).await, connect(server.url()).await, connect(server.url()).await];
+    fill(&stores[0], &key("a"), "one", &["t"]).await;
+    server.flushall();
+    assert_eq!(fill(&stores[1], &key("a"), "two", &["t"]).await, Committed::Stored);
+    let mark = || server.keys().contains(&"test:mark".to_owned());
+    wait_until("the data set to be marked again", async || mark()).await;
+    // Everybody has found out by then.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    for store in &stores {
+        assert_eq!(read(store, &key("a")).await.unwrap(), "two");
+        assert_eq!(store.state().lost_connections, 0);
+    }
+}
+
+/// Who may not ask who the server is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swap_is_noticed_by_who_may_not_ask_for_info() {
+    let server = RedisServer::start();
+    let () = server.command(&["ACL", "SETUSER", "cache", "on", ">secret", "~test:*", "+@all", "-info"]);
+    let store = connect(server.url().replace("redis://", "redis://cache:secret@")).await;
+    fill(&store, &key("a"), "old", &["t"]).await;
+    swap(&server);
+    invalidate_tag(&store, "t").await.unwrap();
+    swap(&server);
+    wait_until("what it missed to be void", async || read(&store, &key("a")).await.is_none()).await;
 }

@@ -1,12 +1,15 @@
 //! Invalidations: delivered at once, or kept until they are.
 
-use redis::{RedisResult, Script, aio::MultiplexedConnection};
+use std::sync::Arc;
+
+use redis::{Cmd, Pipeline, RedisResult, Script, Value, aio::MultiplexedConnection, from_redis_value};
 
 #[cfg(feature = "cluster")]
 use super::routes::Routes;
 use super::{
-    EVERYTHING, Inner, RedisStore, TOKEN_LIFE, chance,
+    EVERYTHING, RedisStore, TOKEN_LIFE, chance,
     errors::is_out_of_memory,
+    link::{Link, Live},
     names::Names,
     operation::Operation,
     scripts::{self, Batch},
@@ -16,21 +19,16 @@ use crate::{
     store::{Scope, StoreError},
 };
 
+/// How often an invalidation is sent: databases may be swapped while it is on its way.
+const ATTEMPTS: usize = 3;
+
 impl RedisStore {
     /// Hard or soft; one that can't be delivered is kept as a hard one.
     pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
-        let Inner { names, pending, .. } = &*self.0;
+        let pending = &self.0.pending;
         let link = self.link_of(scope);
         let delivered = match link.live() {
-            Ok(live) => {
-                link.run_patiently(operation(scope, hardness), &live, async |mut connection: MultiplexedConnection| {
-                    match hardness {
-                        Hardness::Hard => invalidate(names, &mut connection, scope).await,
-                        Hardness::Soft => soften(names, &mut connection, scope).await,
-                    }
-                })
-                .await
-            }
+            Ok(live) => self.deliver_over(&link, &live, scope, hardness).await,
             Err(error) => Err(error),
         };
         #[cfg(feature = "cluster")]
@@ -40,16 +38,50 @@ impl RedisStore {
             }
             (delivered, _) => delivered,
         };
-        match &delivered {
-            Ok(()) => self.0.guard.remember(scope),
-            Err(_) => {
-                // No connection to that server is used again before it has delivered this.
-                pending.add(scope);
-                self.0.routes.beside(&self.link_of(scope)).iter().for_each(|link| link.reset());
-            }
+        if delivered.is_err() {
+            // No connection to that server is used again before it has delivered this.
+            pending.add(scope);
+            self.0.routes.beside(&self.link_of(scope)).iter().for_each(|link| link.reset());
         }
         self.forget(scope);
+        let delivered = match delivered {
+            Err(error) => self.wait_for_delivery(scope).await.then_some(()).ok_or(error),
+            delivered => delivered,
+        };
+        if delivered.is_ok() {
+            self.0.guard.remember(scope);
+        }
         delivered
+    }
+
+    /// Over a connection that there is, to the data set that it is known to lead to.
+    async fn deliver_over(
+        &self,
+        link: &Link,
+        live: &Arc<Live>,
+        scope: Scope<'_>,
+        hardness: Hardness,
+    ) -> Result<(), StoreError> {
+        let names = &self.0.names;
+        for _ in 0..ATTEMPTS {
+            let mark = link
+                .run_patiently(operation(scope, hardness), live, async |mut connection: MultiplexedConnection| {
+                    match hardness {
+                        Hardness::Hard => invalidate(names, &mut connection, scope).await,
+                        Hardness::Soft => soften(names, &mut connection, scope).await,
+                    }
+                })
+                .await?;
+            if link.leads_to(live, mark.as_deref()).await? {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable)
+    }
+
+    /// Waits for a kept invalidation to be delivered, unless the server is gone for too long already.
+    pub(super) async fn wait_for_delivery(&self, scope: Scope<'_>) -> bool {
+        self.0.pending.wait_for_delivery(scope, self.link_of(scope).waits_until()).await
     }
 
     /// Lets go of what `scope` covers. This process's other connections hear of it by a push of their own, but not before
@@ -92,23 +124,23 @@ pub(super) enum Hardness {
     Soft,
 }
 
+/// The mark of the data set that something was done to: `None` in a cluster, or if it has none.
+pub(super) type Mark = Option<String>;
+
 /// One invalidation, in one round trip.
 pub(super) async fn invalidate(
     names: &Names,
     connection: &mut MultiplexedConnection,
     scope: Scope<'_>,
-) -> RedisResult<()> {
+) -> RedisResult<Mark> {
     match scope {
         // The lease goes with the entry: a load in flight can't commit any more. Variants are reached through this
         // entry alone, and theirs compare it when they commit.
         Scope::Key(key) => {
             let key = key.primary();
-            redis::cmd("UNLINK")
-                .arg(names.entry(&key))
-                .arg(names.lease(&key))
-                .query_async::<i64>(connection)
-                .await
-                .map(drop)
+            let mut unlink = redis::cmd("UNLINK");
+            unlink.arg(names.entry(&key)).arg(names.lease(&key));
+            unlinked(names, connection, unlink).await
         }
         Scope::Tags(tags) => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, tags.iter()).await,
         Scope::Everything => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
@@ -116,13 +148,13 @@ pub(super) async fn invalidate(
 }
 
 /// One soft invalidation, in one round trip.
-async fn soften(names: &Names, connection: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<()> {
+async fn soften(names: &Names, connection: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<Mark> {
     match scope {
         Scope::Key(key) => {
             let key = key.primary();
             let mut batch = Batch::default();
             batch.call(&scripts::SOFTEN_ENTRY, &[&names.entry(&key), &names.lease(&key)], &[]);
-            batch.run::<(i64,)>(connection).await.map(drop)
+            marked(names, batch, connection).await
         }
         Scope::Tags(tags) => renew_tokens(names, connection, &scripts::SOFTEN_TAG, tags.iter()).await,
         Scope::Everything => renew_tokens(names, connection, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
@@ -134,7 +166,7 @@ async fn renew_tokens<'a>(
     connection: &mut MultiplexedConnection,
     script: &Script,
     tags: impl IntoIterator<Item = &'a str>,
-) -> RedisResult<()> {
+) -> RedisResult<Mark> {
     let life = millis(TOKEN_LIFE).to_string();
     let mut batch = Batch::default();
     // Noted first: a fill that finds no token must find the note.
@@ -143,19 +175,44 @@ async fn renew_tokens<'a>(
     for tag in &tags {
         batch.call(script, &[&names.tag(tag)], &[chance().as_bytes(), life.as_bytes()]);
     }
-    match batch.run::<Vec<String>>(connection).await {
+    match marked(names, batch, connection).await {
         Err(error) if is_out_of_memory(&error) => unlink_tags(names, connection, &tags).await,
-        invalidated => invalidated.map(drop),
+        invalidated => invalidated,
     }
+}
+
+/// Runs `batch`, and tells which data set it was for.
+pub(super) async fn marked(
+    names: &Names,
+    mut batch: Batch,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<Mark> {
+    // In a cluster, databases can't be swapped, and the mark may be on another server.
+    if names.is_clustered() {
+        return batch.run::<Vec<Value>>(connection).await.map(|_| None);
+    }
+    batch.get(&names.mark(""));
+    let mut replies = batch.run::<Vec<Value>>(connection).await?;
+    replies.pop().map_or(Ok(None), |mark| Ok(from_redis_value(mark)?))
+}
+
+/// Runs an `UNLINK`, and tells which data set it was for.
+async fn unlinked(names: &Names, connection: &mut MultiplexedConnection, unlink: Cmd) -> RedisResult<Mark> {
+    if names.is_clustered() {
+        return unlink.query_async::<i64>(connection).await.map(|_| None);
+    }
+    let mut pipeline = Pipeline::new();
+    pipeline.add_command(unlink).ignore().cmd("GET").arg(names.mark(""));
+    pipeline.query_async::<(Mark,)>(connection).await.map(|(mark,)| mark)
 }
 
 /// Invalidates tags on a server that is full, where nothing can be written: without a token an entry is invalid, and
 /// without a note nothing tells a fill in flight that no invalidation overtook it.
-async fn unlink_tags(names: &Names, connection: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<()> {
+async fn unlink_tags(names: &Names, connection: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<Mark> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(names.last_invalidation());
     for tag in tags {
         unlink.arg(names.tag(tag));
     }
-    unlink.query_async::<i64>(connection).await.map(drop)
+    unlinked(names, connection, unlink).await
 }

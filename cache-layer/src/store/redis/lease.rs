@@ -31,7 +31,7 @@ impl RedisStore {
         insists: bool,
     ) -> Result<Acquired, StoreError> {
         let link = self.link(key);
-        let live = link.live()?;
+        let live = link.settled()?;
         let names = &self.0.names;
         let token = Lease::random_token();
         let life = millis(ttl).max(1).to_string();
@@ -43,7 +43,7 @@ impl RedisStore {
         if live.is_full() {
             return Err(StoreError::Failed("there is no room".to_owned()));
         }
-        let (tags, tags_live) = self.link_of_tags(&link, &live)?;
+        let (tags, tags_live) = self.link_to_read_tags(&link, &live)?;
         let application = self.0.grants.apply(key, token);
         let (entry, place) = (names.entry(key), names.lease(key));
         let mut acquire = Batch::default();
@@ -75,7 +75,7 @@ impl RedisStore {
                         if live.tracking && tags_live.tracking && held == token {
                             application.granted();
                         }
-                        let lease = Lease::new(key, token, started).under(tags_live.identity());
+                        let lease = Lease::new(key, token, started).under(tags.mark());
                         Ok(Acquired::Granted(lease.after(failures)))
                     }
                     Err(error) => {

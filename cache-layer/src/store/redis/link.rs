@@ -3,13 +3,19 @@
 //!
 //! This is the breaker, too. An operation needs a connection that is published here; there is none while the server is
 //! unreachable, so operations fail at once. It is the keeper, never a request, that finds out when the server is back.
+//!
+//! A server that was away is away for the others as well, and they are not all back at the same time. What was written
+//! through one that isn't, and acknowledged, is unknown to the server until that one is. So after such a loss a connection
+//! [settles](Live::is_settled): it takes invalidations, which are delivered before anything else, but nothing is read over
+//! it, nor loaded, until the others have had time to come back. A blip is none of that: the same server, back before any
+//! invalidation stopped [waiting](Link::waits_until) for it.
 
 use std::{
     fmt,
     future::Future,
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -30,7 +36,7 @@ use super::{
     address::Address,
     errors::{is_out_of_memory, proves_connection_useless},
     grants::Grants,
-    guard::{Guard, Identity},
+    guard::{Guard, Identity, Known},
     names::{Named, Names},
     operation::{Operation, Server, failed},
     pending::Pending,
@@ -53,7 +59,12 @@ const TIMEOUTS_TO_GIVE_UP: u32 = 5;
 /// How long a server that was full is not asked to store anything.
 const FULL: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+/// Short, since until every process is back none of them reads.
+const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
+/// A connection that was lost sooner than this after it was made will be lost again.
+const SHORT_LIVED: Duration = Duration::from_secs(2);
+/// The share of the time for which invalidations wait that a blip may take: others may be back so much later.
+const BLIP: u32 = 4;
 
 /// Operations on their way to a connection before the next one has to wait. Of those of many clients at once, none should:
 /// what waits wakes up once more, and comes too late to be sent with the others.
@@ -65,6 +76,10 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 pub(super) struct Timeouts {
     pub(super) connect: Duration,
     pub(super) operation: Duration,
+    /// For how long after a loss an invalidation waits for the server.
+    pub(super) delivery: Duration,
+    /// For how long nothing is read after a loss that was no blip.
+    pub(super) settling: Duration,
 }
 
 /// What all connections of a store have in common.
@@ -92,10 +107,16 @@ pub(super) struct Link {
     live: RwLock<Option<Arc<Live>>>,
     /// The connection that was given up last, and when, while what was read over it may still be served.
     lost: RwLock<Option<(Arc<Live>, Instant)>>,
+    /// Since when there is no connection, if there is none.
+    absent: Mutex<Option<Instant>>,
+    /// The data set behind the connection, or the last one.
+    data_set: Mutex<Option<Known>>,
+    /// Whether its first connection is made after a loss, as far as the store is concerned.
+    rejoins: bool,
     /// Why there is no connection, when there is none.
     absence: RwLock<String>,
     /// Wakes the keeper before its next heartbeat.
-    trouble: Notify,
+    trouble: Arc<Notify>,
     /// Wakes whoever waits for the first connection.
     connected: Notify,
 }
@@ -115,6 +136,10 @@ pub(super) struct Live {
     identity: Option<Identity>,
     server: Server,
     born: Instant,
+    /// When the other side closed it, if it has.
+    closed: Arc<OnceLock<Instant>>,
+    /// Whether it may be read over.
+    settled: AtomicBool,
     /// Milliseconds after `born` of the last operation that succeeded, and the timeouts since.
     last_success: AtomicU64,
     timeouts: AtomicU32,
@@ -126,6 +151,7 @@ impl Link {
     pub(super) fn new(
         address: Address,
         share: Share,
+        rejoins: bool,
         Shared { names, pending, guard, near, grants, tally, timeouts }: Shared,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -140,8 +166,11 @@ impl Link {
             timeouts,
             live: RwLock::new(None),
             lost: RwLock::new(None),
+            absent: Mutex::new(Some(Instant::now())),
+            data_set: Mutex::new(None),
+            rejoins,
             absence: RwLock::new("still connecting".to_owned()),
-            trouble: Notify::new(),
+            trouble: Arc::default(),
             connected: Notify::new(),
         })
     }
@@ -149,6 +178,11 @@ impl Link {
     /// The connection, if there is one.
     pub(super) fn live(&self) -> Result<Arc<Live>, StoreError> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Unavailable)
+    }
+
+    /// The connection, if there is one that may be read over.
+    pub(super) fn settled(&self) -> Result<Arc<Live>, StoreError> {
+        self.live().and_then(|live| if live.is_settled() { Ok(live) } else { Err(StoreError::Unavailable) })
     }
 
     /// The connection whose knowledge counts: that which is there, or was there a moment ago.
@@ -177,12 +211,32 @@ impl Link {
         *self.absence.write().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
+    /// The mark of the data set behind the connection.
+    pub(super) fn mark(&self) -> Option<Arc<str>> {
+        self.data_set().as_ref().map(|known| known.mark.clone())
+    }
+
+    fn data_set(&self) -> MutexGuard<'_, Option<Known>> {
+        self.data_set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until when an invalidation waits for there to be a connection: a server that is long gone slows nobody down.
+    pub(super) fn waits_until(&self) -> Instant {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.unwrap_or_else(Instant::now) + self.timeouts.delivery
+    }
+
+    fn note_absent(&self, since: Option<Instant>) {
+        *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
     fn note_loss(&self, lost: Option<(Arc<Live>, Instant)>) {
         *self.lost.write().unwrap_or_else(PoisonError::into_inner) = lost;
     }
 
     fn publish(&self, live: Option<Arc<Live>>) {
         self.note_loss(None);
+        self.note_absent(live.is_none().then(Instant::now));
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
 
@@ -202,6 +256,7 @@ impl Link {
         let mut published = self.live.write().unwrap_or_else(PoisonError::into_inner);
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *published = None;
+            self.note_absent(Some(Instant::now()));
             self.tally.lost_a_connection();
             if self.grace().is_zero() {
                 live.tokens.forget_all();
@@ -337,20 +392,27 @@ impl Link {
         let keeping = async {
             let mut backoff = FIRST_BACKOFF;
             let mut reported = false;
+            let mut loss = self.rejoins.then(Loss::unwitnessed);
             loop {
-                match self.connect().await {
+                match self.connect(loss.as_ref()).await {
                     Ok(live) => {
-                        tracing::info!(tracking = live.tracking, "connected to Redis");
+                        if live.is_settled() {
+                            tracing::info!(tracking = live.tracking, "connected to Redis");
+                        } else {
+                            let after = self.timeouts.settling;
+                            tracing::info!(tracking = live.tracking, ?after, "connected to Redis; to be read from later");
+                        }
                         reported = false;
                         self.connected.notify_waiters();
                         let reason = self.watch(&live).await;
+                        loss = Some(Loss::of(&live));
                         self.note_absence(reason.clone());
                         self.give_up(&live);
                         self.share.misses();
                         tracing::warn!(%reason, "lost Redis; serving without it until it is back");
                         // One that is lost at once will be lost again: a server that takes connections and then
                         // refuses what matters must not be asked in a tight loop.
-                        if live.born.elapsed() < LONGEST_BACKOFF {
+                        if live.born.elapsed() < SHORT_LIVED {
                             sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
                             backoff = (backoff * 2).min(LONGEST_BACKOFF);
                         } else {
@@ -358,6 +420,7 @@ impl Link {
                         }
                     }
                     Err(error) => {
+                        loss.get_or_insert_with(Loss::unwitnessed);
                         self.note_absence(error.to_string());
                         self.share.misses();
                         if !reported {
@@ -377,22 +440,33 @@ impl Link {
     }
 
     /// A new connection, published: kept invalidations have been delivered over it.
-    async fn connect(&self) -> RedisResult<Arc<Live>> {
+    async fn connect(&self, loss: Option<&Loss>) -> RedisResult<Arc<Live>> {
         let tokens = Arc::new(Tokens::default());
         let waiters = Arc::new(Waiters::default());
+        let closed = Arc::new(OnceLock::new());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeouts.connect))
             // Every operation has a deadline of ours.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(IN_FLIGHT)
-            .set_push_sender(apply_pushes(
-                self.names.clone(),
-                tokens.clone(),
-                self.grants.clone(),
-                waiters.clone(),
-                self.near.clone(),
-                self.tally.clone(),
-            ));
+            .set_push_sender({
+                let (closed, trouble) = (closed.clone(), self.trouble.clone());
+                let apply = apply_pushes(
+                    self.names.clone(),
+                    tokens.clone(),
+                    self.grants.clone(),
+                    waiters.clone(),
+                    self.near.clone(),
+                    self.tally.clone(),
+                );
+                move |push: PushInfo| {
+                    if push.kind == PushKind::Disconnection {
+                        let _ = closed.set(Instant::now());
+                        trouble.notify_one();
+                    }
+                    apply(push)
+                }
+            });
         let client = self.address.client().await?;
         let connecting = async {
             let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
@@ -409,10 +483,13 @@ impl Link {
             scripts::load(&mut connection).await?;
             let identity = Identity::ask(&mut connection).await?;
             self.share.is_served(&mut connection).await?;
-            if let Some(identity) = &identity {
-                let mut tags = self.share.connection_to_tags(&connection)?;
-                self.guard.check(identity, &self.share, &mut tags, &self.names, &self.pending).await?;
-            }
+            let mut tags = self.share.connection_to_tags(&connection)?;
+            // If it does not say who it is, it may be another one, with a clock of its own.
+            let known = self.data_set().clone();
+            let known = if identity.is_some() { known } else { known.map(Known::by_another_clock) };
+            let found =
+                self.guard.check(identity.as_ref(), known, &self.share, &mut tags, &self.names, &self.pending).await?;
+            *self.data_set() = found;
             Ok((connection, tracking, identity))
         };
         // Covers what the driver's own connection timeout doesn't: a server that accepts and then says nothing.
@@ -430,46 +507,111 @@ impl Link {
             identity,
             server: server(client.get_connection_info().addr()),
             born: Instant::now(),
+            closed,
+            settled: AtomicBool::new(false),
             last_success: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
             full_until: AtomicU64::new(0),
         });
+        let publish = || {
+            let settled = self.timeouts.settling.is_zero()
+                || loss.is_none_or(|loss| loss.is_blip(live.identity.as_ref(), self.timeouts.delivery));
+            live.settled.store(settled, Ordering::Relaxed);
+            self.publish(Some(live.clone()));
+        };
         // One that is added between the last delivery and the publication would be overlooked: they exclude each other.
-        while !self.pending.if_empty(&self.share, || self.publish(Some(live.clone()))) {
-            self.pending.deliver(&self.names, &self.share, &mut connection).await?;
+        while !self.pending.if_empty(&self.share, publish) {
+            let mark = self.mark();
+            self.pending.deliver(&self.names, &self.share, mark.as_deref(), &mut connection).await?;
         }
         Ok(live)
     }
 
-    /// Whether the server is there, and still the one with the data set that this connection was made for.
+    /// Whether the server is there, and what is behind the connection still the data set that it was.
     async fn heartbeat(&self, live: &Live) -> RedisResult<()> {
         let mut connection = live.connection.clone();
-        let Some(identity) = live.identity.as_ref().filter(|_| self.share.is_everything()) else {
+        if !self.share.is_everything() {
             redis::cmd("PING").query_async::<()>(&mut connection).await?;
             return self.share.is_served(&mut connection).await;
-        };
-        let name = self.names.identity(self.share.name());
-        // Read rather than a `PING`: it also keeps what is seldom read from being evicted.
-        match redis::cmd("GET").arg(&name).query_async::<Option<String>>(&mut connection).await? {
-            Some(seen) if *seen == **identity.id() => Ok(()),
-            Some(_) => Err((ErrorKind::Io, "the server has another data set").into()),
-            // Evicted or flushed, under a connection that lives: nothing was restored.
-            None => match redis::cmd("SET").arg(&name).arg(&identity.id()[..]).query_async::<()>(&mut connection).await
-            {
-                Err(error) if proves_connection_useless(&error) => Err(error),
-                _ => Ok(()),
-            },
         }
+        let (server, mark) = (self.names.identity(self.share.name()), self.names.mark(self.share.name()));
+        // Read rather than a `PING`: it also keeps what is seldom read from being evicted.
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("TIME").cmd("MGET").arg(&server).arg(&mark);
+        type Seen = ((u64, u64), (Option<String>, Option<String>));
+        let ((seconds, micros), (seen, mark)): Seen = pipeline.query_async(&mut connection).await?;
+        let id = live.identity.as_ref().map(|identity| &**identity.id());
+        if seen.is_some() && id.is_some() && seen.as_deref() != id {
+            return Err((ErrorKind::Io, "the server has another one's data set").into());
+        }
+        if (seen.is_none() && id.is_some()) || !self.is_mark(mark.as_deref()) || mark.is_none() {
+            return self.identify(live).await;
+        }
+        if let Some(known) = self.data_set().as_mut().filter(|known| mark.as_deref() == Some(&*known.mark)) {
+            known.seen = format!("{:016x}", seconds * 1_000_000 + micros);
+        }
+        Ok(())
+    }
+
+    /// Whether `found` is the mark of the data set that this connection is for. A cluster's servers have one each.
+    pub(super) fn is_mark(&self, found: Option<&str>) -> bool {
+        !self.share.is_everything() || self.data_set().as_ref().map(|known| &*known.mark) == found
+    }
+
+    /// Whether what was done over `live` was done to the data set that this connection is for, by the mark that was found
+    /// with it. If it was another one, then the connection is for that one from now on.
+    pub(super) async fn leads_to(&self, live: &Arc<Live>, mark: Option<&str>) -> Result<bool, StoreError> {
+        if self.is_mark(mark) {
+            return Ok(true);
+        }
+        if timeout(HEARTBEAT_TIMEOUT, self.identify(live)).await.is_ok_and(|identified| identified.is_ok()) {
+            return Ok(false);
+        }
+        self.give_up(live);
+        Err(StoreError::Unavailable)
+    }
+
+    /// Finds out which data set is behind the connection, and lets go of what is known of the last one.
+    pub(super) async fn identify(&self, live: &Live) -> RedisResult<()> {
+        let known = self.data_set().clone();
+        let before = known.as_ref().map(|known| known.mark.clone());
+        let identity = live.identity.as_ref().map(Identity::later);
+        let mut tags = live.connection.clone();
+        let found =
+            self.guard.check(identity.as_ref(), known, &self.share, &mut tags, &self.names, &self.pending).await?;
+        let after = found.as_ref().map(|known| known.mark.clone());
+        *self.data_set() = found;
+        if before == after {
+            return Ok(());
+        }
+        tracing::info!("the connection to Redis leads to another data set; what was known of the last one is void");
+        live.tokens.forget_all();
+        self.grants.void_all();
+        live.waiters.wake_all();
+        self.near.get().into_iter().for_each(|near| near.forget_all());
+        if self.pending.concerns(&self.share) {
+            return Err((ErrorKind::Io, "another data set is to hear of invalidations first").into());
+        }
+        Ok(())
     }
 
     /// Returns when the connection is of no more use, with the reason.
     async fn watch(&self, live: &Arc<Live>) -> String {
+        let settling = sleep(self.timeouts.settling);
+        tokio::pin!(settling);
         loop {
             tokio::select! {
                 () = self.trouble.notified() => {
+                    if live.closed.get().is_some() {
+                        return "the other side closed the connection".to_owned();
+                    }
                     if !self.live().is_ok_and(|current| Arc::ptr_eq(&current, live)) {
                         return "an operation failed".to_owned();
                     }
+                }
+                () = &mut settling, if !live.is_settled() => {
+                    live.settled.store(true, Ordering::Relaxed);
+                    tracing::info!("reading from Redis again");
                 }
                 () = sleep(HEARTBEAT) => {
                     match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(live)).await {
@@ -483,15 +625,41 @@ impl Link {
     }
 }
 
+/// A connection that was lost, or could not be made.
+struct Loss {
+    /// When the server was last known to be there.
+    since: Instant,
+    /// Who it was; unknown if others may have missed it for longer.
+    server: Option<Identity>,
+}
+
+impl Loss {
+    fn unwitnessed() -> Self {
+        Self { since: Instant::now(), server: None }
+    }
+
+    fn of(live: &Live) -> Self {
+        let answered = live.born + Duration::from_millis(live.last_success.load(Ordering::Relaxed));
+        let since = live.closed.get().map_or(answered, |closed| answered.max(*closed));
+        Self { since, server: live.identity.clone().filter(|_| live.is_settled()) }
+    }
+
+    /// Whether the same server is back so soon that invalidations of other processes, if they lost it too, still wait for it.
+    fn is_blip(&self, server: Option<&Identity>, delivery: Duration) -> bool {
+        let same = self.server.as_ref().zip(server).is_some_and(|(before, now)| before.id() == now.id());
+        same && self.since.elapsed() < delivery / BLIP
+    }
+}
+
 impl Live {
     /// Whether the server refused to store more a moment ago: no need to try each fill.
     pub(super) fn is_full(&self) -> bool {
         millis(self.born.elapsed()) < self.full_until.load(Ordering::Relaxed)
     }
 
-    /// Who the server is, if it says so.
-    pub(super) fn identity(&self) -> Option<Arc<str>> {
-        self.identity.as_ref().map(|identity| identity.id().clone())
+    /// Whether it may be read over: the other processes are back as well, if they ever lost it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
     }
 
     /// The connection itself, for the keeper of another one.

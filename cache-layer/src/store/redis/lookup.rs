@@ -22,9 +22,9 @@ use crate::{
 impl RedisStore {
     pub(super) async fn lookup(&self, key: &Key) -> Result<Lookup, StoreError> {
         let link = self.link(key);
-        let live = link.live()?;
+        let live = link.settled()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
-        let (tags, tags_live) = self.link_of_tags(&link, &live)?;
+        let (tags, tags_live) = self.link_to_read_tags(&link, &live)?;
         let read = self.0.near.get().filter(|_| live.tracking).map(|near| near.ask(key));
         let answer = live.reads.ask(key, read.is_some(), || self.0.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };

@@ -8,6 +8,7 @@ use redis::{Pipeline, aio::MultiplexedConnection};
 
 use super::{
     EVERYTHING, RedisStore, TOKEN_LIFE, chance,
+    invalidate::marked,
     link::{Link, Live},
     operation::Operation,
     scripts::{self, Batch},
@@ -43,8 +44,8 @@ impl RedisStore {
     }
 
     async fn lookup_on(&self, link: &Arc<Link>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
-        let live = link.live()?;
-        let (tags, tags_live) = self.link_of_tags(link, &live)?;
+        let live = link.settled()?;
+        let (tags, tags_live) = self.link_to_read_tags(link, &live)?;
         let near = self.0.near.get().filter(|_| live.tracking);
         let reads = keys.iter().map(|key| near.map(|near| near.ask(key))).collect::<Vec<_>>();
         let names: Vec<String> = keys.iter().map(|key| self.0.names.entry(key)).collect();
@@ -135,6 +136,9 @@ impl RedisStore {
                     // What is there is older than what should be there.
                     entries.iter().for_each(|(key, _)| self.0.pending.add(Scope::Key(key)));
                     self.0.routes.beside(link).iter().for_each(|link| link.reset());
+                    for (key, _) in &entries {
+                        self.wait_for_delivery(Scope::Key(key)).await;
+                    }
                 }
                 // This process hears of it by a push, but not before this returns.
                 let near = self.0.near.get();
@@ -187,13 +191,16 @@ impl RedisStore {
             );
             let write =
                 link.run_patiently(Operation::pipeline("put"), live, async |mut connection: MultiplexedConnection| {
-                    if tokens.is_some() { writing.run::<Vec<i64>>(&mut connection).await } else { Ok(Vec::new()) }
+                    if tokens.is_some() { marked(names, writing, &mut connection).await.map(Some) } else { Ok(None) }
                 });
             let (current, written) = tokio::join!(ask, write);
             let current = current?;
-            written?;
+            let in_place = match written? {
+                Some(mark) => link.leads_to(live, mark.as_deref()).await?,
+                None => false,
+            };
             let current: Option<Vec<Token>> = current.iter().map(|(token, _)| Token::parse(token)).collect();
-            if tokens.is_some() && tokens == current {
+            if in_place && tokens == current {
                 return Ok(());
             }
             tokens = current;

@@ -78,6 +78,8 @@ mod invalidate;
 mod lease;
 mod link;
 mod lookup;
+#[cfg(test)]
+mod loss_tests;
 mod many;
 mod names;
 mod near;
@@ -275,7 +277,7 @@ impl RedisStore {
             #[cfg(feature = "cluster")]
             Address::Cluster(seeds) => Routes::Cluster(Cluster::start(seeds, connections, shared, runtime, &stop)),
             address => {
-                let one = || Link::new(address.clone(), Share::Everything, shared.clone());
+                let one = || Link::new(address.clone(), Share::Everything, false, shared.clone());
                 let links: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
                 for link in &links {
                     runtime.spawn(link.clone().keep(stop.clone()));
@@ -356,6 +358,12 @@ impl RedisStore {
     /// The connection by which the tags of an entry are read that is read over `live`.
     fn link_of_tags<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
         self.0.routes.of_tags_beside(link, live)
+    }
+
+    /// The same, if it may be read over by now.
+    fn link_to_read_tags<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
+        let way = self.link_of_tags(link, live)?;
+        if way.1.is_settled() { Ok(way) } else { Err(StoreError::Unavailable) }
     }
 
     /// A connection to invalidate tags by.

@@ -8,9 +8,11 @@
 //! | `<prefix>:t:<tag>` | the tag's token |
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:id` | who served this data set last |
+//! | `<prefix>:mark` | what tells this data set from every other one |
 //!
 //! In a cluster, tags and what belongs to them lie in one slot, the prefix's own: `<prefix>:t:{<prefix>}:<tag>`,
-//! `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` for each primary. They have one server's clock and order then.
+//! `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` and `<prefix>:mark:{<prefix>}:<node>` for each primary. They
+//! have one server's clock and order then.
 
 use crate::key::{Key, KeyId};
 
@@ -84,6 +86,10 @@ impl Names {
 
     pub(super) fn identity(&self, server: &str) -> String {
         self.beside_tags("id") + server
+    }
+
+    pub(super) fn mark(&self, server: &str) -> String {
+        self.beside_tags("mark") + server
     }
 
     fn beside_tags(&self, kind: &str) -> String {
@@ -185,6 +191,7 @@ mod tests {
         }
         assert_eq!(names.parse(names.last_invalidation().as_bytes()), Some(Named::LastInvalidation));
         assert_eq!(names.parse(names.identity("").as_bytes()), None);
+        assert_eq!(names.parse(names.mark("").as_bytes()), None);
         assert_eq!(names.parse(b"shop:x:{00"), None);
         assert_eq!(names.parse(b"other:t:product:1"), None);
         assert_eq!(names.parse(b"shop:e:{00"), None);

@@ -4,14 +4,15 @@
 //! The server selects by what every match begins with; the rest is compared here, since a readable key that is capped
 //! says only how the key begins.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     RedisStore,
-    invalidate::invalidate,
+    invalidate::{invalidate, marked},
+    link::{Link, Live},
     names::{Kind, Names},
     near::Near,
     operation::Operation,
@@ -39,16 +40,7 @@ impl RedisStore {
         let mut deleted = Ok(0);
         for link in self.0.routes.one_of_each_server() {
             let here = match link.live() {
-                Ok(live) => {
-                    link.run_at_length(
-                        Operation::command("SCAN"),
-                        &live,
-                        async |mut connection: MultiplexedConnection| {
-                            delete_matching(&self.0.names, pattern, near, &mut connection).await
-                        },
-                    )
-                    .await
-                }
+                Ok(live) => self.delete_over(&link, &live, pattern, near).await,
                 Err(error) => Err(error),
             };
             deleted = deleted.and_then(|before| here.map(|here| before + here));
@@ -59,6 +51,23 @@ impl RedisStore {
             self.links().iter().for_each(|link| link.reset());
         }
         deleted
+    }
+
+    async fn delete_over(
+        &self,
+        link: &Link,
+        live: &Arc<Live>,
+        pattern: &Pattern,
+        near: Option<&Near>,
+    ) -> Result<u64, StoreError> {
+        let names = &self.0.names;
+        let delete = async |mut connection: MultiplexedConnection| {
+            let deleted = delete_matching(names, pattern, near, &mut connection).await?;
+            let mark = marked(names, Batch::default(), &mut connection).await?;
+            Ok((deleted, mark))
+        };
+        let (deleted, mark) = link.run_at_length(Operation::command("SCAN"), live, delete).await?;
+        if link.leads_to(live, mark.as_deref()).await? { Ok(deleted) } else { Err(StoreError::Unavailable) }
     }
 }
 
@@ -74,7 +83,7 @@ pub(super) async fn delete_matching(
         Err(error) if error.code() == Some("NOPERM") => {
             // Kept, it would be refused for ever, and nothing would be read again.
             tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
-            invalidate(names, connection, Scope::Everything).await.map(|()| 0)
+            invalidate(names, connection, Scope::Everything).await.map(|_| 0)
         }
         result => result,
     }

@@ -6,10 +6,15 @@ use std::{
     time::Duration,
 };
 
-use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
-use tokio::time::timeout;
+use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout, timeout_at},
+};
 
-use super::{invalidate, names::Names, patterns::delete_matching, share::Share};
+use super::{
+    invalidate,
+    invalidate::Mark, names::Names, patterns::delete_matching, share::Share};
 use crate::{
     key::{Key, KeyId},
     pattern::Pattern,
@@ -31,6 +36,8 @@ pub(super) struct Pending {
     backlog: Mutex<Backlog>,
     /// A connection that comes up while another one delivers has to wait: it would be used before everything is.
     delivering: tokio::sync::Mutex<()>,
+    /// Wakes whoever waits for a delivery.
+    delivered: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +56,15 @@ impl Backlog {
     fn concerns(&self, share: &Share) -> bool {
         let tags = self.everything || !self.tags.is_empty() || !self.patterns.is_empty();
         (tags && share.covers(Scope::Everything)) || self.keys.values().any(|key| share.covers(Scope::Key(key)))
+    }
+
+    fn holds(&self, scope: Scope<'_>) -> bool {
+        self.everything
+            || match scope {
+                Scope::Key(key) => self.keys.contains_key(&key.id()),
+                Scope::Tags(tags) => tags.as_slice().iter().any(|tag| self.tags.contains(tag)),
+                Scope::Everything => false,
+            }
     }
 
     /// What is for the server that has `share`, and the rest.
@@ -115,24 +131,65 @@ impl Pending {
         empty
     }
 
-    /// Delivers everything that is kept for the server that has `share`, over a connection that nobody uses yet.
+    /// Whether anything is kept for the server that has `share`.
+    pub(super) fn concerns(&self, share: &Share) -> bool {
+        self.backlog().concerns(share)
+    }
+
+    /// Waits, at most until `deadline`, until `scope` is no longer kept; `true` if it was delivered.
+    pub(super) async fn wait_for_delivery(&self, scope: Scope<'_>, deadline: std::time::Instant) -> bool {
+        let deadline = Instant::from_std(deadline);
+        loop {
+            let delivered = self.delivered.notified();
+            let kept = {
+                let backlog = self.backlog();
+                backlog.holds(scope) || self.delivering.try_lock().is_err()
+            };
+            if !kept {
+                return true;
+            }
+            if timeout_at(deadline, delivered).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Delivers everything that is kept for the server that has `share` to the data set of this `mark`, over a connection that
+    /// nobody uses yet.
     pub(super) async fn deliver(
         &self,
         names: &Names,
         share: &Share,
+        mark: Option<&str>,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
+        let delivered = self.deliver_alone(names, share, mark, connection).await;
+        self.delivered.notify_waiters();
+        delivered
+    }
+
+    async fn deliver_alone(
+        &self,
+        names: &Names,
+        share: &Share,
+        mark: Option<&str>,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<()> {
+        let told = |found: Mark| match names.is_clustered() || found.as_deref() == mark {
+            true => Ok(()),
+            false => Err(RedisError::from((ErrorKind::Io, "another data set took its place"))),
+        };
         let _one_at_a_time = self.delivering.lock().await;
         let backlog = self.take(share);
         let delivering = async {
             if backlog.everything {
-                invalidate(names, connection, Scope::Everything).await?;
+                told(invalidate(names, connection, Scope::Everything).await?)?;
             }
             if !backlog.tags.is_empty() {
-                invalidate(names, connection, Scope::Tags(&Tags::new(&backlog.tags))).await?;
+                told(invalidate(names, connection, Scope::Tags(&Tags::new(&backlog.tags))).await?)?;
             }
             for key in backlog.keys.values() {
-                invalidate(names, connection, Scope::Key(key)).await?;
+                told(invalidate(names, connection, Scope::Key(key)).await?)?;
             }
             Ok(())
         };

@@ -185,19 +185,36 @@ script! {
 }
 
 script! {
-    /// KEYS identity, the tag of everything, last invalidation. ARGV identity, `clear` or `keep`, chance, milliseconds.
-    /// Returns whether it gave everything a new token.
+    /// KEYS identity, mark, the tag of everything, last invalidation. ARGV the server's identity (empty: unknown), a new
+    /// mark, `clear` or `keep`, chance, milliseconds, the mark that the caller last found and when by this server's clock
+    /// (both empty: none). Returns the mark of the data set, whether everything got a new token, and the time.
     ///
-    /// Whoever is new finds the loads that began under another one in flight: they must not be stored. What the data
-    /// set holds is worth nothing anyhow without the token of everything.
+    /// A data set that has another server's identity, or no mark, or not the one that its caller knows, may have missed
+    /// invalidations. So everything in it gets a new token, unless the token that it has is younger than the caller's
+    /// knowledge: then whatever is valid is younger, too, and was invalidated here if at all. The same goes for the note
+    /// that refuses loads which began before.
     IDENTIFY = concat!(
-        "if redis.pcall('GET', KEYS[1]) == ARGV[1] then return 0 end;",
         now!(),
-        "redis.call('SET', KEYS[3], now);",
-        "local clear = ARGV[2] == 'clear' and redis.pcall('GET', KEYS[2]);",
-        "if clear then redis.call('SET', KEYS[2], now .. ARGV[3] .. 'i', 'PX', ARGV[4]) end;",
-        "redis.call('SET', KEYS[1], ARGV[1]);",
-        "return clear and 1 or 0"
+        "local server, mark = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]);",
+        "local marked = type(mark) == 'string' and #mark == 15;",
+        "local known = marked and mark == ARGV[6];",
+        "if ARGV[1] ~= '' and server ~= ARGV[1] then",
+        // Lost, and only that, if the mark is the right one.
+        "  if server or not known then marked = false; known = false end;",
+        "end;",
+        "if known or (marked and ARGV[6] == '') then",
+        "  if ARGV[1] ~= '' and not server then redis.call('SET', KEYS[1], ARGV[1]) end;",
+        "  return {mark, 0, now}",
+        "end;",
+        "local younger = function(time) return type(time) == 'string' and ARGV[7] ~= '' and time > ARGV[7] end;",
+        "local everything, note = redis.pcall('GET', KEYS[3]), redis.pcall('GET', KEYS[4]);",
+        "local clear = ARGV[3] == 'clear' and everything",
+        "  and not younger(type(everything) == 'string' and everything:sub(1, 16));",
+        "if ARGV[7] == '' or (note and not younger(note)) then redis.call('SET', KEYS[4], now) end;",
+        "if clear then redis.call('SET', KEYS[3], now .. ARGV[4] .. 'i', 'PX', ARGV[5]) end;",
+        "if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1]) end;",
+        "if not marked then mark = ARGV[2]; redis.call('SET', KEYS[2], mark) end;",
+        "return {mark, clear and 1 or 0, now}"
     )
 }
 
@@ -236,6 +253,11 @@ impl Batch {
 
     pub(super) fn call_on(&mut self, script: &Script, key: &[u8]) {
         self.0.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(key);
+    }
+
+    /// Asks for what is at `name`, as the last reply.
+    pub(super) fn get(&mut self, name: &str) {
+        self.0.cmd("GET").arg(name);
     }
 
     /// Has the next call's reads tracked, where the server tracks at all.

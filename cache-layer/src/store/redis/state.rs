@@ -6,9 +6,10 @@ use super::{RedisStore, tally::Push};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Breaker {
-    /// Every connection works.
+    /// Every connection works, and is read over.
     Closed,
-    /// Some connections work; what needs one of the others goes on without the cache.
+    /// Some connections work, or they were lost and have to [settle](super::RedisStoreBuilder::settle_time): what needs one
+    /// of the others goes on without the cache.
     HalfOpen,
     /// None works: requests are served without the cache until one is back.
     Open,
@@ -56,11 +57,12 @@ impl RedisStore {
     #[must_use]
     pub fn state(&self) -> RedisState {
         let links = self.links();
-        let live = links.iter().filter(|link| link.is_live()).count();
-        let breaker = match live {
-            0 => Breaker::Open,
-            live if live == links.len() => Breaker::Closed,
-            _ => Breaker::HalfOpen,
+        let breaker = if !links.iter().any(|link| link.is_live()) {
+            Breaker::Open
+        } else if links.iter().all(|link| link.settled().is_ok()) {
+            Breaker::Closed
+        } else {
+            Breaker::HalfOpen
         };
         RedisState {
             breaker,
