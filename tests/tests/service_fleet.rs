@@ -70,6 +70,8 @@ async fn a_write_is_in_item_list_and_page_of_the_other_process_at_its_next_read(
 const REPLICAS: usize = 3;
 /// Each is written by one writer, who counts in its stock.
 const PRODUCTS: std::ops::Range<usize> = 60..64;
+/// More than any product has at the beginning.
+const FIRST_STOCK: u64 = 100_000;
 const READERS: usize = 4;
 /// While a process has no Redis, its requests may share a load that began before a write through another one: as long as a
 /// load takes, on a machine that has other things to do.
@@ -150,7 +152,7 @@ impl Watch {
     }
 
     async fn write(self: Arc<Self>, product: usize) {
-        for stock in 1.. {
+        for stock in FIRST_STOCK.. {
             if self.stopped.load(Ordering::SeqCst) {
                 return;
             }
@@ -181,9 +183,7 @@ impl Watch {
         let stock = answer.json()["stock"].as_u64().unwrap();
         let written = self.written[product - PRODUCTS.start].lock().unwrap();
         let next = written.get(written.partition_point(|(_, written)| *written <= stock));
-        // It begins with another stock, of which nothing is known.
-        let known = written.first().is_some_and(|_| stock <= written.len() as u64 + 1);
-        if let Some(after) = next.filter(|_| known).and_then(|(when, _)| asked.checked_duration_since(*when)) {
+        if let Some(after) = next.and_then(|(when, _)| asked.checked_duration_since(*when)) {
             self.stale.lock().unwrap().push(after);
         }
     }

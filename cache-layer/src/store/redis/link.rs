@@ -400,7 +400,11 @@ impl Link {
                             tracing::info!(tracking = live.tracking, "connected to Redis");
                         } else {
                             let after = self.timeouts.settling;
-                            tracing::info!(tracking = live.tracking, ?after, "connected to Redis; to be read from later");
+                            tracing::info!(
+                                tracking = live.tracking,
+                                ?after,
+                                "connected to Redis; to be read from later"
+                            );
                         }
                         reported = false;
                         self.connected.notify_waiters();

@@ -122,7 +122,8 @@ async fn another_server_is_not_read_at_once_however_soon_it_is_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_was_silent_is_not_read_at_once_when_it_speaks_again() {
     let server = RedisServer::start();
-    let store = connect_with(builder(server.url()).delivery_timeout(Duration::from_secs(1)).settle_time(FOR_EVER)).await;
+    let store =
+        connect_with(builder(server.url()).delivery_timeout(Duration::from_secs(1)).settle_time(FOR_EVER)).await;
     server.stop();
     lose(&store).await;
     server.cont();

@@ -12,9 +12,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{
-    invalidate,
-    invalidate::Mark, names::Names, patterns::delete_matching, share::Share};
+use super::{invalidate, invalidate::Mark, names::Names, patterns::delete_matching, share::Share};
 use crate::{
     key::{Key, KeyId},
     pattern::Pattern,
