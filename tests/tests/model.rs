@@ -23,8 +23,8 @@
 //! acknowledged as soon as it takes effect: that makes more reads wrong, and none right. What is on its way to a node may
 //! take as long as it likes. One node that reads is enough: nodes meet only at the server, and reads change nothing there.
 //!
-//! Not in the model, because time bounds them: a connection of which only one side knows that it is lost, and entries that
-//! grow old.
+//! Not in the model, because time bounds them: a connection of which only one side knows that it is lost, entries that
+//! grow old, and a server that some processes have found again and others have not, which is in `model_of_losses.rs`.
 
 use std::collections::VecDeque;
 
