@@ -38,6 +38,8 @@ use self::interim::{Interim, Requests, Wire};
 #[path = "reverse_proxy/interim.rs"]
 mod interim;
 
+/// How long Redis is waited for before the proxy listens.
+const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 /// The size of the cache in memory when nothing is said.
 const DEFAULT_MEMORY: u64 = 64 << 20;
 /// How long requests in flight, and then what they store, may take when the proxy is told to end.
@@ -90,7 +92,7 @@ async fn main() -> ExitCode {
         }
         Err(wrong) => return refuse(&wrong, 2),
     };
-    let cache = match cache(&options) {
+    let cache = match cache(&options).await {
         Ok(cache) => cache,
         Err(wrong) => return refuse(&wrong, 2),
     };
@@ -109,16 +111,19 @@ fn refuse(why: &impl Display, code: u8) -> ExitCode {
 }
 
 /// Memory, Redis, or memory over Redis, by what is given.
-fn cache(options: &Options) -> Result<Cache, ConfigError> {
+async fn cache(options: &Options) -> Result<Cache, ConfigError> {
     match (&options.redis, options.memory) {
         (None, memory) => Ok(Cache::new(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)))),
-        (Some(url), None) => Ok(Cache::new(redis(url)?)),
-        (Some(url), Some(bytes)) => Ok(Cache::new(TieredStore::new(bytes, redis(url)?))),
+        (Some(url), None) => Ok(Cache::new(redis(url).await?)),
+        (Some(url), Some(bytes)) => Ok(Cache::new(TieredStore::new(bytes, redis(url).await?))),
     }
 }
 
-fn redis(url: &str) -> Result<RedisStore, ConfigError> {
-    RedisStore::builder(url).build()
+/// Waited for, so that what is invalidated through this process is known to others from the first request on.
+async fn redis(url: &str) -> Result<RedisStore, ConfigError> {
+    let redis = RedisStore::builder(url).build()?;
+    redis.wait_connected(REDIS_PATIENCE).await;
+    Ok(redis)
 }
 
 async fn run(options: Options, cache: Cache) -> io::Result<()> {

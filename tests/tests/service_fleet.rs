@@ -69,13 +69,15 @@ async fn a_write_is_in_item_list_and_page_of_the_other_process_at_its_next_read(
 
 const REPLICAS: usize = 3;
 /// Each is written by one writer, who counts in its stock.
-const PRODUCTS: std::ops::Range<usize> = 60..64;
+const PRODUCTS: std::ops::Range<usize> = 60..72;
+/// Between its writes: long, for what one replica missed is void as soon as another one is written through.
+const BETWEEN_WRITES: std::ops::Range<u64> = 500..900;
 /// More than any product has at the beginning.
 const FIRST_STOCK: u64 = 100_000;
 const READERS: usize = 4;
 /// While a process has no Redis, its requests may share a load that began before a write through another one: as long as a
 /// load takes, on a machine that has other things to do.
-const LOAD: Duration = Duration::from_millis(500);
+const LOAD: Duration = Duration::from_millis(300);
 /// How much later than the others one of them is let through to the new Redis.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -163,7 +165,7 @@ impl Watch {
             assert_eq!(put.status, 200, "{}", put.text());
             self.written[product - PRODUCTS.start].lock().unwrap().push((Instant::now(), stock));
             self.read(product, (replica + 1) % REPLICAS).await;
-            sleep(Duration::from_millis(40)).await;
+            sleep(Duration::from_millis(fastrand::u64(BETWEEN_WRITES))).await;
         }
     }
 

@@ -334,8 +334,13 @@ impl Node {
         }
     }
 
-    pub(super) fn connection_to_tags(&self) -> RedisResult<MultiplexedConnection> {
-        let live = self.cluster.upgrade().and_then(|cluster| cluster.link_to_tags(None).live().ok());
+    /// A connection to the node that has the tags, once there is one: all nodes are connected to at the same time.
+    pub(super) async fn connection_to_tags(&self) -> RedisResult<MultiplexedConnection> {
+        let link = self.cluster.upgrade().map(|cluster| cluster.link_to_tags(None));
+        if let Some(link) = &link {
+            let _ = timeout(PATIENCE, link.wait_connected()).await;
+        }
+        let live = link.and_then(|link| link.live().ok());
         Ok(live.ok_or((ErrorKind::Io, "the node that has the tags is not connected"))?.connection())
     }
 }

@@ -487,7 +487,7 @@ impl Link {
             scripts::load(&mut connection).await?;
             let identity = Identity::ask(&mut connection).await?;
             self.share.is_served(&mut connection).await?;
-            let mut tags = self.share.connection_to_tags(&connection)?;
+            let mut tags = self.share.connection_to_tags(&connection).await?;
             // If it does not say who it is, it may be another one, with a clock of its own.
             let known = self.data_set().clone();
             let known = if identity.is_some() { known } else { known.map(Known::by_another_clock) };

@@ -144,6 +144,10 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// at the 99th percentile, 4.7 ms at worst. A
 /// connection of which only one half is left is noticed within two seconds; nothing is served over it from then on.
 ///
+/// After a loss of Redis the processes are back one after the other, and what was invalidated meanwhile is delivered by each
+/// before it reads anything. So none reads before the others had time to be back:
+/// [`settle_time`](RedisStoreBuilder::settle_time), with the bounds of that.
+///
 /// **One server.** An entry and its tags are judged over one connection, which tells in order what it read and what
 /// changed: a read that begins after an invalidation returned does not see what it covered.
 ///
@@ -295,8 +299,11 @@ impl RedisStore {
         self.0.routes.to_tags().is_live()
     }
 
-    /// Waits, at most for `timeout`, until there is a connection; in a cluster, one to every primary. Nothing needs to call this: it is for a start-up that
-    /// wants to say whether Redis is there.
+    /// Waits, at most for `timeout`, until there is a connection; in a cluster, one to every primary.
+    ///
+    /// For a start-up, before any request is taken: what is invalidated through a process that has no connection yet, others
+    /// do not hear of until it has. In a cluster of containers the first attempt may be in vain, since the rules of the network
+    /// lag behind a new one. After some five seconds, go on without.
     pub async fn wait_connected(&self, timeout: Duration) -> bool {
         tokio::time::timeout(timeout, self.0.routes.wait_connected()).await.is_ok()
     }

@@ -51,13 +51,13 @@ impl Share {
     }
 
     /// A connection to the server that has the tags, for the keeper of `own`.
-    pub(super) fn connection_to_tags(&self, own: &MultiplexedConnection) -> RedisResult<MultiplexedConnection> {
+    pub(super) async fn connection_to_tags(&self, own: &MultiplexedConnection) -> RedisResult<MultiplexedConnection> {
         match self {
             Self::Everything => Ok(own.clone()),
             #[cfg(feature = "cluster")]
             Self::Slots(node) if node.has_tags() => Ok(own.clone()),
             #[cfg(feature = "cluster")]
-            Self::Slots(node) => node.connection_to_tags(),
+            Self::Slots(node) => node.connection_to_tags().await,
         }
     }
 
