@@ -58,6 +58,13 @@ impl Clock {
             now.fetch_add(millis(by), Ordering::AcqRel);
         }
     }
+
+    /// Sets a manual clock back, as happens to a system's that was wrong; the system's clock is left alone.
+    pub fn set_back(&self, by: Duration) {
+        if let Source::Manual(now) = &self.0 {
+            now.fetch_sub(millis(by), Ordering::AcqRel);
+        }
+    }
 }
 
 impl fmt::Debug for Clock {

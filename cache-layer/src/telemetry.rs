@@ -31,11 +31,14 @@ pub enum Rejection {
     Type,
     /// A tag of the entry was invalidated, or its token is gone.
     Tag,
+    /// The entry was made later than it is now, by this process's clock: that has been set back, or the clocks of
+    /// processes differ by more than a second. It may be of any age, and is stale; its validators are used.
+    Future,
 }
 
 impl Rejection {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Foreign,
         Self::Version,
         Self::Truncated,
@@ -44,6 +47,7 @@ impl Rejection {
         Self::Malformed,
         Self::Type,
         Self::Tag,
+        Self::Future,
     ];
 
     /// The name, for a metric's label.
@@ -58,6 +62,7 @@ impl Rejection {
             Self::Malformed => "malformed",
             Self::Type => "type",
             Self::Tag => "tag",
+            Self::Future => "future",
         }
     }
 }

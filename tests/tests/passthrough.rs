@@ -592,11 +592,15 @@ mod a_write {
     }
 
     async fn makes_stale_what_it_says_to_have_changed_of_its_own_origin(backend: &Backend) {
-        let own: [Fields; 4] = [
+        let own: [Fields; 5] = [
             &[("location", "/location"), ("content-location", "/content-location?x")],
             &[("location", "location"), ("content-location", "./a/../content-location?x#fragment")],
             &[("location", "http://shop.example/location"), ("content-location", "//shop.example/content-location?x")],
             &[("location", "HTTP://SHOP.example:80/location"), ("content-location", "/content-location?x")],
+            &[
+                ("location", "https://shop.example/location"),
+                ("content-location", "https://shop.example:443/content-location?x"),
+            ],
         ];
         for fields in own {
             let stale = made_stale(backend, "POST", 201, fields).await;
@@ -604,7 +608,7 @@ mod a_write {
         }
         let foreign: [Fields; 3] = [
             &[("location", "http://other.example/location")],
-            &[("location", "https://shop.example/location")],
+            &[("location", "ftp://shop.example/location")],
             &[("content-location", "http://shop.example:8080/location")],
         ];
         for fields in foreign {

@@ -1556,7 +1556,7 @@ mod a_group {
     use super::*;
 
     const URIS: [&str; 6] =
-        ["/menu", "/both", "/drinks", "/none", "http://other.example/menu", "https://shop.example/menu"];
+        ["/menu", "/both", "/drinks", "/none", "http://other.example/menu", "http://shop.example:8080/menu"];
 
     fn restaurant(method: &'static str) -> Origin {
         Origin::new(move |call, request| async move {

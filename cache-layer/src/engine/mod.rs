@@ -319,7 +319,8 @@ impl Cache {
     ///
     /// A key is compared as people read it: its parts one after another, so `Key::new(["products:", "list:", "2"])` is
     /// matched by `products:list:*`, and the responses of a host by `http://shop.example/*`, behind the layer's
-    /// [`space`](crate::CacheLayer::space) if it has one. Of a key, what is not printable ASCII, and `{ } % * [ ] \`, stand
+    /// [`space`](crate::CacheLayer::space) if it has one. `https://` in a pattern means `http://` as well, since layers keep
+    /// the responses of both there, unless they have [`schemes_apart`](crate::CacheLayer::schemes_apart). Of a key, what is not printable ASCII, and `{ } % * [ ] \`, stand
     /// there as `%` and two upper-case hex digits.
     ///
     /// | in a pattern | matches |
@@ -350,7 +351,11 @@ impl Cache {
     /// invalidated, and nothing counted.
     pub async fn delete_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
+        let mut deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
+        if let Some(pattern) = under_http(pattern) {
+            let more = self.0.store.delete_matching(&Pattern::new(&pattern)).await;
+            deleted = deleted.and_then(|deleted| Ok(deleted + more?));
+        }
         self.0.setbacks.forget_all();
         self.delivered(deleted, InvalidationKind::Pattern, false)
     }
@@ -504,6 +509,12 @@ impl Cache {
     fn invalidations(&self) -> u64 {
         self.0.invalidations.load(Ordering::SeqCst)
     }
+}
+
+/// The pattern that matches what layers keep of the URIs under `https` that this one matches, if it names that scheme.
+fn under_http(pattern: &str) -> Option<String> {
+    let (before, after) = pattern.split_once("://")?;
+    before.strip_suffix("https").map(|space| format!("{space}http://{after}"))
 }
 
 impl fmt::Debug for Cache {

@@ -14,6 +14,10 @@ impl Coding {
     /// The length that it had, 8 bytes, and a zstd frame.
     #[cfg(feature = "zstd")]
     const ZSTD: Self = Self(1);
+
+    pub(super) fn is_plain(self) -> bool {
+        self == Self::PLAIN
+    }
 }
 
 impl Entry {

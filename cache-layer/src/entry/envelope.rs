@@ -6,7 +6,7 @@
 //! | 4 | 4 | mark of the last soft invalidation of its key: seconds since the Unix epoch, rounded up; zero: none |
 //! | 8 | 16 | entry id: fixed in place, so that a script can compare it |
 //! | 24 | 8 | XXH3-64 of everything but these eight bytes, with the mark as zero |
-//! | 32 | 40 | the five deadlines, milliseconds since the Unix epoch |
+//! | 32 | 40 | the five moments of its life, milliseconds since the Unix epoch: fresh until, usable while it is revalidated until, usable on errors until, made, gone |
 //! | 72 | 4 | how long the load took, milliseconds |
 //! | 76 | 4 | length of the canonical key |
 //! | 80 | 2 | number of tags |
@@ -26,7 +26,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{
-    Deadlines, Entry, EntryId, Mark, Version,
+    Deadlines, Entry, EntryId, Held, Mark, Version,
     compression::{Coding, unpacked},
 };
 use crate::{
@@ -58,8 +58,9 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u32(0);
     out.put_slice(&inner.id.0);
     out.put_u64(0);
-    let Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone } = inner.deadlines;
-    for deadline in [fresh, stale_while_revalidate, stale_if_error, keep, gone] {
+    let Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone } = inner.deadlines;
+    // Where `made` is, earlier writers had a moment that nobody read, and that was the same as the last.
+    for deadline in [fresh, stale_while_revalidate, stale_if_error, made, gone] {
         out.put_u64(deadline);
     }
     out.put_u32(inner.load_time);
@@ -93,13 +94,11 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let mark = Mark(u32::from_be_bytes(reader.array()?));
     let id = EntryId(reader.array()?);
     let sum = reader.u64()?;
-    let deadlines = Deadlines {
-        fresh: reader.u64()?,
-        stale_while_revalidate: reader.u64()?,
-        stale_if_error: reader.u64()?,
-        keep: reader.u64()?,
-        gone: reader.u64()?,
-    };
+    let [fresh, stale_while_revalidate, stale_if_error, made, gone] =
+        [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?];
+    // What is kept was made before it is gone: anything else is what earlier versions wrote there.
+    let made = if made < gone { made } else { Deadlines::UNKNOWN };
+    let deadlines = Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone };
     let load_time = u32::from_be_bytes(reader.array()?);
     let key_length = u64::from(u32::from_be_bytes(reader.array()?));
     let tag_count = usize::from(u16::from_be_bytes(reader.array()?));
@@ -130,8 +129,12 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if reader.at != bytes.len() {
         return Err(Rejection::Malformed);
     }
-    let [canonical, meta, payload] = unpacked(coding, [canonical, meta, payload])?;
-    Ok(Entry::from_parts(id, canonical, deadlines, load_time, stamps, meta, payload).marked(mark))
+    let parts = unpacked(coding, [canonical, meta, payload])?;
+    // What is a slice of the reply keeps all of it.
+    let buffer = if coding.is_plain() { bytes.len() } else { parts.iter().map(Bytes::len).sum() };
+    let [canonical, meta, payload] = parts;
+    let held = Held { buffer, beside: 0 };
+    Ok(Entry::from_parts(id, canonical, deadlines, load_time, stamps, meta, payload, held).marked(mark))
 }
 
 /// The bytes 4 to 23 of an entry of that version, for a script to compare.
@@ -200,7 +203,7 @@ mod tests {
             fresh: 1_800_000_000_000,
             stale_while_revalidate: 1_800_000_030_000,
             stale_if_error: 1_800_000_060_000,
-            keep: 1_800_000_090_000,
+            made: 1_800_000_090_000,
             gone: 1_800_000_120_000,
         };
         Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), Bytes::new())
@@ -228,6 +231,16 @@ mod tests {
     fn version_1_is_a_named_miss() {
         let golden = include_bytes!("../../fixtures/entry-v1.bin");
         assert_eq!(decode(&key(), &Bytes::from_static(golden)).unwrap_err(), Rejection::Version);
+    }
+
+    #[test]
+    fn an_entry_of_before_it_was_said_when_it_was_made_is_from_no_future() {
+        let mut bytes = encode(&entry()).to_vec();
+        // What stood there was never before the last moment.
+        bytes.copy_within(64..72, 56);
+        let read = decode(&key(), &sealed(&bytes.into())).unwrap();
+        assert_eq!(read.deadlines(), Deadlines { made: Deadlines::UNKNOWN, ..entry().deadlines() });
+        assert!(!read.is_from_the_future(0));
     }
 
     #[test]
@@ -319,8 +332,9 @@ mod tests {
             payload in prop::collection::vec(any::<u8>(), 0..2_000),
         ) {
             let key = Key::new(parts);
-            let [fresh, stale_while_revalidate, stale_if_error, keep, gone] = deadlines;
-            let deadlines = Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone };
+            let [made, fresh, stale_while_revalidate, stale_if_error, gone] = deadlines;
+            let made = made.min(gone.saturating_sub(1));
+            let deadlines = Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone };
             let stamps: Vec<_> = tags.iter().map(|tag| Stamp {
                 tag: tag.as_str().into(),
                 token: Token(*b"000000000000000a0123456789abcdei"),

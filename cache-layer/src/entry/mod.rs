@@ -17,9 +17,10 @@ use crate::{
 mod compression;
 #[cfg(feature = "redis")]
 pub(crate) mod envelope;
+pub(crate) mod weight;
 
-/// Bytes that an entry costs beyond the ones it holds: its allocations' heads and its slot in a map.
-const OVERHEAD: usize = 256;
+/// By how many milliseconds the clocks of two processes may differ unnoticed. Those that are kept by NTP stay well within.
+const SKEW: u64 = 1_000;
 
 /// Tells one making of an entry from any other, so that a writer can say "only if it still is the one I saw".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,22 +34,46 @@ impl EntryId {
 
 /// The five moments of an entry's life, in milliseconds since the Unix epoch, computed when the entry is made.
 ///
-/// Each is at or after the one before it; what a front end doesn't use, it leaves equal to `fresh`.
+/// Those after `fresh` are not before it; what a front end doesn't use, it leaves equal to `fresh`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Deadlines {
+    /// When it was made, by the clock of who made it; [`UNKNOWN`](Self::UNKNOWN) of what earlier versions wrote.
+    pub(crate) made: u64,
     /// Served without a question until then.
     pub(crate) fresh: u64,
     /// Served while it is refreshed in the background until then (RFC 5861, section 3).
     pub(crate) stale_while_revalidate: u64,
     /// Served in place of an error until then (RFC 5861, section 4).
     pub(crate) stale_if_error: u64,
-    /// Kept for its validators until then.
-    pub(crate) keep: u64,
-    /// Removed by the store after that.
+    /// Kept, for its validators at least, until then; removed by the store after that.
     pub(crate) gone: u64,
 }
 
 impl Deadlines {
+    /// Before anything was made.
+    pub(crate) const UNKNOWN: u64 = 0;
+
+    /// As they are to be compared with `now`. The moments are another clock's, or this one's before it was set: however far
+    /// apart those are, there is never more left of a life than it had when it began. What was made later than it is now may
+    /// be of any age, and is of no use but for its validators.
+    fn at(self, now: u64) -> Self {
+        match self.made.saturating_sub(now) {
+            0 => self,
+            ahead if ahead <= SKEW => Self {
+                fresh: self.fresh.saturating_sub(ahead),
+                stale_while_revalidate: self.stale_while_revalidate.saturating_sub(ahead),
+                stale_if_error: self.stale_if_error.saturating_sub(ahead),
+                ..self
+            },
+            _ => Self {
+                fresh: self.fresh.min(now),
+                stale_while_revalidate: self.stale_while_revalidate.min(now),
+                stale_if_error: self.stale_if_error.min(now),
+                ..self
+            },
+        }
+    }
+
     /// The same life, stale at `moment` at the latest. The times for which it may be used stale are as long as they were,
     /// and begin then. Of several moments the earliest counts.
     fn stale_since(self, moment: u64) -> Self {
@@ -65,7 +90,8 @@ impl Deadlines {
     /// An entry that is of no use once it is stale.
     #[cfg(test)]
     pub(crate) fn fresh_until(moment: u64) -> Self {
-        Self { fresh: moment, stale_while_revalidate: moment, stale_if_error: moment, keep: moment, gone: moment }
+        let made = Self::UNKNOWN;
+        Self { made, fresh: moment, stale_while_revalidate: moment, stale_if_error: moment, gone: moment }
     }
 }
 
@@ -111,15 +137,28 @@ struct Made {
     stamps: Vec<Stamp>,
     meta: Bytes,
     payload: Bytes,
+    held: Held,
     /// Whether the payload is compressed by its nature, so that compressing it would be in vain.
     packed: bool,
     /// The front end's reading of `meta`, made once for all hits in this process.
     view: OnceLock<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
+/// Bytes of the buffers that it keeps in memory, which are not its own alone.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "memory"), allow(dead_code))]
+struct Held {
+    /// Of the one that the payload is in.
+    buffer: usize,
+    /// Of those of the key and the metadata, where they are not in there as well.
+    beside: usize,
+}
+
 impl Entry {
     pub(crate) fn new(id: EntryId, key: &Key, deadlines: Deadlines, meta: Bytes, payload: Bytes) -> Self {
-        Self::from_parts(id, key.canonical().clone(), deadlines, 0, Vec::new(), meta, payload)
+        let canonical = key.canonical().clone();
+        let held = Held { buffer: payload.len(), beside: canonical.len() + meta.len() };
+        Self::from_parts(id, canonical, deadlines, 0, Vec::new(), meta, payload, held)
     }
 
     /// The same entry, with the payload that its load brought, in these pieces and in so many milliseconds; 49 days at most.
@@ -133,6 +172,7 @@ impl Entry {
             buffer.extend_from_slice(&made.canonical);
             buffer.extend_from_slice(&made.meta);
             pieces.for_each(|piece| buffer.extend_from_slice(piece));
+            made.held = Held { buffer: buffer.len(), beside: 0 };
             let mut rest = Bytes::from(buffer);
             made.canonical = rest.split_to(canonical);
             made.meta = rest.split_to(meta);
@@ -141,14 +181,16 @@ impl Entry {
         })
     }
 
-    /// As [`loaded`](Self::loaded), with a payload that another entry has: it is not copied.
-    pub(crate) fn loaded_again(self, payload: Bytes, millis: u64) -> Self {
+    /// As [`loaded`](Self::loaded), with the payload of another entry: it is not copied.
+    pub(crate) fn loaded_again(self, stored: &Self, millis: u64) -> Self {
         self.made_with(|made| {
-            made.payload = payload;
+            made.payload = stored.payload().clone();
+            made.held = Held { buffer: stored.made.held.buffer, beside: made.canonical.len() + made.meta.len() };
             made.load_time = u32::try_from(millis).unwrap_or(u32::MAX);
         })
     }
 
+    #[allow(clippy::too_many_arguments)] // one for each part
     fn from_parts(
         id: EntryId,
         canonical: Bytes,
@@ -157,9 +199,10 @@ impl Entry {
         stamps: Vec<Stamp>,
         meta: Bytes,
         payload: Bytes,
+        held: Held,
     ) -> Self {
-        let packed = false;
-        let made = Made { id, canonical, deadlines, load_time, stamps, meta, payload, packed, view: OnceLock::new() };
+        let (packed, view) = (false, OnceLock::new());
+        let made = Made { id, canonical, deadlines, load_time, stamps, meta, payload, held, packed, view };
         Self { made: Arc::new(made), stale_since: NEVER, mark: Mark::default() }
     }
 
@@ -254,6 +297,16 @@ impl Entry {
         self.made.deadlines.stale_since(self.stale_since)
     }
 
+    /// As they are to be compared with `now`.
+    pub(crate) fn deadlines_at(&self, now: u64) -> Deadlines {
+        self.deadlines().at(now)
+    }
+
+    /// Whether it was made later than it is now, so that it may be of any age: the clock was set back, or two clocks differ.
+    pub(crate) fn is_from_the_future(&self, now: u64) -> bool {
+        self.made.deadlines.made > now.saturating_add(SKEW)
+    }
+
     /// How long its load took, in milliseconds; zero if nobody said.
     pub(crate) fn load_time(&self) -> u64 {
         self.made.load_time.into()
@@ -300,15 +353,6 @@ impl Entry {
             .as_deref()
             .and_then(|view| view.downcast_ref())
     }
-
-    /// Bytes of memory that this entry takes, near enough to bound a store by.
-    #[cfg(feature = "memory")]
-    pub(crate) fn weight(&self) -> usize {
-        let made = &*self.made;
-        let stamps: usize = made.stamps.iter().map(|stamp| size_of::<Stamp>() + stamp.tag.len()).sum();
-        // The metadata counts twice: as it came, and as the view that hits are answered from.
-        OVERHEAD + made.canonical.len() + stamps + 2 * made.meta.len() + made.payload.len()
-    }
 }
 
 impl fmt::Debug for Entry {
@@ -333,10 +377,10 @@ mod tests {
 
     fn deadlines() -> Deadlines {
         Deadlines {
+            made: MINUTE,
             fresh: 10 * MINUTE,
             stale_while_revalidate: 12 * MINUTE,
             stale_if_error: 15 * MINUTE,
-            keep: 60 * MINUTE,
             gone: 60 * MINUTE,
         }
     }
@@ -367,9 +411,9 @@ mod tests {
     #[test]
     fn a_softened_entry_is_stale_at_once_with_windows_as_long_as_its_own() {
         let soft = entry(deadlines()).softened(4 * MINUTE);
-        let Deadlines { fresh, stale_while_revalidate, stale_if_error, keep, gone } = soft.deadlines();
+        let Deadlines { fresh, stale_while_revalidate, stale_if_error, gone, .. } = soft.deadlines();
         assert_eq!([fresh, stale_while_revalidate, stale_if_error], [4 * MINUTE, 6 * MINUTE, 9 * MINUTE]);
-        assert_eq!([keep, gone], [60 * MINUTE; 2], "its validators are kept");
+        assert_eq!(gone, 60 * MINUTE, "its validators are kept");
         assert_eq!(soft.brought_forward(), 6 * MINUTE);
     }
 
@@ -384,6 +428,30 @@ mod tests {
         let soft = entry(deadlines()).softened(4 * MINUTE).seen_at(|| 3 * MINUTE);
         assert_eq!((soft.deadlines().fresh, soft.deadlines().stale_while_revalidate), (3 * MINUTE, 5 * MINUTE));
         assert_eq!(entry(deadlines()).seen_at(|| 3 * MINUTE).deadlines(), deadlines());
+    }
+
+    #[test]
+    fn no_clock_gives_it_more_of_a_life_than_it_began_with() {
+        let entry = entry(deadlines());
+        for now in (0..20 * MINUTE).step_by(250) {
+            let Deadlines { fresh, stale_while_revalidate, stale_if_error, .. } = entry.deadlines_at(now);
+            let left = [fresh, stale_while_revalidate, stale_if_error].map(|moment| moment.saturating_sub(now));
+            assert!(left[0] <= 9 * MINUTE && left[1] <= 11 * MINUTE && left[2] <= 14 * MINUTE, "{now}: {left:?}");
+            assert!(now < MINUTE || entry.deadlines_at(now) == entry.deadlines(), "{now}");
+        }
+    }
+
+    #[test]
+    fn what_is_from_the_future_is_of_no_use_but_for_its_validators() {
+        let entry = entry(deadlines());
+        for (now, is_from_the_future) in [(0, true), (MINUTE - SKEW - 1, true), (MINUTE - SKEW, false), (MINUTE, false)] {
+            assert_eq!(entry.is_from_the_future(now), is_from_the_future, "{now}");
+            let Deadlines { fresh, stale_while_revalidate, stale_if_error, gone, .. } = entry.deadlines_at(now);
+            for moment in [fresh, stale_while_revalidate, stale_if_error] {
+                assert_eq!(moment <= now, is_from_the_future, "{now}");
+            }
+            assert_eq!(gone, 60 * MINUTE);
+        }
     }
 
     #[test]

@@ -71,9 +71,11 @@ pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, n
         Note::Collapsed => ("HIT", forward(ForwardReason::UriMiss, None, false, true), None),
         Note::StaleIfError(status) => ("STALE", forward(ForwardReason::Stale, status, false, false), None),
         Note::Validated { why, not_stored } => {
-            ("REVALIDATED", forward(why, Some(304), not_stored.is_none(), false), not_stored)
+            ("REVALIDATED", forward(why, Some(304), not_stored.is_none(), false), detail(why, not_stored))
         }
-        Note::Loaded { why, not_stored } => ("MISS", forward(why, None, not_stored.is_none(), false), not_stored),
+        Note::Loaded { why, not_stored } => {
+            ("MISS", forward(why, None, not_stored.is_none(), false), detail(why, not_stored))
+        }
     };
     // All that is written anew for every hit is in one allocation.
     let mut text = Text::new();
@@ -144,7 +146,12 @@ fn value(text: Bytes) -> HeaderValue {
 pub(super) fn miss(headers: &mut HeaderMap, name: &CacheName, why: ForwardReason, not_stored: Option<NoCacheReason>) {
     headers.insert(X_CACHE, HeaderValue::from_static("MISS"));
     let outcome = Outcome::Forward { why, status: None, ttl: None, stored: not_stored.is_none(), collapsed: false };
-    status(headers, name, outcome, not_stored);
+    status(headers, name, outcome, detail(why, not_stored));
+}
+
+/// Why nothing is kept, or else more about why the application was asked.
+fn detail(why: ForwardReason, not_stored: Option<NoCacheReason>) -> Option<NoCacheReason> {
+    not_stored.or((why == ForwardReason::FromTheFuture).then_some(NoCacheReason::FromTheFuture))
 }
 
 /// The request was not looked up.

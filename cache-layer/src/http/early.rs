@@ -11,10 +11,10 @@ impl Shared {
     pub(super) fn is_due_early(&self, entry: &Entry) -> bool {
         let Some(beta) = self.policy.early_refresh else { return false };
         let Some(stored) = response(entry) else { return false };
-        let fresh = entry.deadlines().fresh;
+        let now = self.cache.now();
         let life = Life {
-            lifetime: fresh.saturating_sub(stored.response_time),
-            left: fresh.saturating_sub(self.cache.now()),
+            lifetime: entry.deadlines().fresh.saturating_sub(stored.response_time),
+            left: entry.deadlines_at(now).fresh.saturating_sub(now),
             load_time: entry.load_time(),
         };
         is_due(beta, life, fastrand::f64)

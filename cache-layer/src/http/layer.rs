@@ -16,7 +16,7 @@ use crate::{
     error::ConfigError,
     key::Key,
     policy::{Policy, Profile, SetCookie},
-    semantics::{cache_status::CacheName, policy},
+    semantics::{cache_status::CacheName, policy, sites::Sites},
 };
 
 /// Puts a [`Cache`] in front of a service.
@@ -42,8 +42,11 @@ use crate::{
 /// Outside of what makes a response, inside of what changes it for one client: compression goes around the cache, and
 /// so does a check of who may ask at all. Limits that protect the application go inside, so that hits don't count.
 ///
-/// The key of a request is its scheme, host, path and query *as this layer sees them*. Inside axum's `nest`, the path has
+/// The key of a request is its host, path and query *as this layer sees them*. Inside axum's `nest`, the path has
 /// lost its prefix: two nested routers over one cache need a [`space`](Self::space) each, or the layer outside of both.
+///
+/// `http` and `https` are one site unless [`schemes_apart`](Self::schemes_apart) says otherwise, and hosts are one where
+/// [`canonical_host`](Self::canonical_host) says so.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CacheLayer {
@@ -51,14 +54,21 @@ pub struct CacheLayer {
     policy: Policy,
     name: CacheName,
     space: String,
+    sites: Sites,
     rooms: Rooms,
 }
 
 impl CacheLayer {
     /// A layer over `cache` that keeps what the application says, and nothing else.
     pub fn new(cache: Cache) -> Self {
-        let (policy, name, space, rooms) = (Policy::default(), CacheName::default(), String::new(), Rooms::default());
-        Self { cache, policy, name, space, rooms }
+        Self {
+            cache,
+            policy: Policy::default(),
+            name: CacheName::default(),
+            space: String::new(),
+            sites: Sites::default(),
+            rooms: Rooms::default(),
+        }
     }
 
     /// How long to keep responses for which the application states no freshness. Unless this or a [`path`](Self::path)
@@ -114,6 +124,50 @@ impl CacheLayer {
     pub fn space(mut self, space: impl Into<String>) -> Self {
         self.space = space.into();
         self
+    }
+
+    /// Whether `http` and `https` are two sites, with responses of their own; they are one unless set, and the ports 80 and
+    /// 443 go without saying.
+    ///
+    /// A server rarely knows by which scheme a request came. HTTP/2 tells; HTTP/1.1 does not but in its absolute form, and
+    /// neither does what ends TLS in front of the server, except in fields that any client can write. So a write by HTTP/2
+    /// counts for HTTP/1.1 as well, and a `Location`, or a URI that is given to [`key`](Self::key), may have the scheme that
+    /// clients see. A redirect from one scheme to the other, to the same path, is passed on and not kept
+    /// ([`RedirectToItself`](crate::telemetry::NoCacheReason::RedirectToItself)).
+    ///
+    /// Where the two do answer differently, set it, and see to it that the URI of a request says by which it came, before
+    /// this layer: what has no scheme is taken for `http`.
+    pub fn schemes_apart(mut self, apart: bool) -> Self {
+        self.sites.tell_schemes_apart(apart);
+        self
+    }
+
+    /// Takes requests for the host `alias` for requests for `host`: they share what is stored, and a write to one counts for
+    /// both. So do a `Location`, [`key`](Self::key) and groups (RFC 9875) that name it. Keys, and with them
+    /// [patterns](Cache::delete_pattern), have the name of `host`. None unless set.
+    ///
+    /// Only for hosts that answer alike. A redirect from one to the other, to the same path, is passed on and not kept.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, ConfigError, store::MemoryStore};
+    /// # fn example() -> Result<(), ConfigError> {
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache)
+    ///     .canonical_host("www.shop.example", "shop.example")?
+    ///     .canonical_host("shop.internal:8080", "shop.example")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not a host, with a port where that is neither 80 nor 443; if both are the same, by way of other
+    /// aliases as well; or if `alias` is one of another host already.
+    pub fn canonical_host(mut self, alias: &str, host: &str) -> Result<Self, ConfigError> {
+        self.sites
+            .add_alias(alias, host)
+            .map_err(|reason| ConfigError::new(format!("canonical host {host:?} of {alias:?}: {reason}")))?;
+        Ok(self)
     }
 
     /// Starts all choices that RFC 9111 leaves to a cache anew, from a profile; [`Profile::Safe`] unless set. To be called
@@ -304,15 +358,16 @@ impl CacheLayer {
     }
 
     /// The key under which this layer keeps what it stores for an absolute URI, for
-    /// [`Cache::invalidate`](crate::Cache::invalidate); `None` for a URI without a host. With
-    /// [`key_headers`](Self::key_headers), it is the key of requests without those fields.
+    /// [`Cache::invalidate`](crate::Cache::invalidate); `None` for a URI without a host. Its scheme makes no difference
+    /// unless [`schemes_apart`](Self::schemes_apart) is set. With [`key_headers`](Self::key_headers), it is the key of
+    /// requests without those fields.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
     /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
     /// # let cache = Cache::new(MemoryStore::new(1 << 20));
     /// let layer = CacheLayer::new(cache.clone());
-    /// let uri = http::Uri::from_static("http://shop.example/api/products/42");
+    /// let uri = http::Uri::from_static("https://shop.example/api/products/42");
     /// if let Some(key) = layer.key(&uri) {
     ///     cache.invalidate(&key).await?;
     /// }
@@ -321,11 +376,37 @@ impl CacheLayer {
     /// ```
     #[must_use]
     pub fn key(&self, uri: &Uri) -> Option<Key> {
-        let Policy { caching, key_headers, .. } = &self.policy;
         let headers = HeaderMap::new();
-        let naming =
-            Naming { space: &self.space, ignored_query: &caching.ignored_query, key_headers, headers: &headers };
-        Target::of_uri(uri).map(|target| target.key(&naming))
+        Target::of_uri(&self.sites, uri).map(|target| target.key(&self.naming(&headers)))
+    }
+
+    /// The key under which this layer keeps what it stores for a request with this URI and these fields: what a handler has
+    /// at hand, where the URI is but a path, and `Host` names the host. `None` if they don't say clearly which host it is
+    /// for. The URI may be another one than the handler's own; it has to be as this layer sees it, before a router that
+    /// [nests](Self#where-to-put-it) takes its prefix off.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # use http::{Uri, request::Parts};
+    /// async fn restock(parts: Parts, cache: Cache, layer: CacheLayer) -> Result<(), cache_layer::InvalidateError> {
+    ///     // … and then, what it changed on the site that it was asked by:
+    ///     let list = Uri::from_static("/api/products");
+    ///     for uri in [&parts.uri, &list] {
+    ///         if let Some(key) = layer.key_of(uri, &parts.headers) {
+    ///             cache.invalidate(&key).await?;
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn key_of(&self, uri: &Uri, headers: &HeaderMap) -> Option<Key> {
+        Target::of(&self.sites, uri, headers).map(|target| target.key(&self.naming(headers)))
+    }
+
+    fn naming<'a>(&'a self, headers: &'a HeaderMap) -> Naming<'a> {
+        let Policy { caching, key_headers, .. } = &self.policy;
+        Naming { sites: &self.sites, space: &self.space, ignored_query: &caching.ignored_query, key_headers, headers }
     }
 }
 
@@ -333,7 +414,7 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { cache, policy, name, space, rooms } = self.clone();
-        CacheService::new(inner, Arc::new(Shared { cache, policy, name, space, rooms }))
+        let Self { cache, policy, name, space, sites, rooms } = self.clone();
+        CacheService::new(inner, Arc::new(Shared { cache, policy, name, space, sites, rooms }))
     }
 }

@@ -236,6 +236,9 @@ impl Shared {
         let entry = stale?;
         let stored = stored_response(entry)?;
         let now = self.cache.now();
+        if entry.is_from_the_future(now) {
+            return None;
+        }
         let until = match status {
             Some(_) => entry.deadlines().stale_if_error,
             None => {
@@ -291,8 +294,7 @@ impl Shared {
         match self.plan(asked, came) {
             Ok(plan) => {
                 let (mut writes, tags) = self.writes(plan, asked, place.varies, false);
-                let payload = entry.payload().clone();
-                let again = |entry: Entry, millis| entry.loaded_again(payload, millis);
+                let again = |again: Entry, millis| again.loaded_again(entry, millis);
                 if let Some(entry) = self.complete(&mut writes, asked, again) {
                     let note = Note::Validated { why, not_stored: permit.refusal() };
                     let _ = tell.send(Led::Entry(entry, note));

@@ -53,7 +53,7 @@ impl Parts {
             (header::ETAG, "\"33a64df551425fcc\""),
         ]);
         shared.dated(&mut response);
-        let target = Target::of(&uri, &request).expect("it has a host").into_owned();
+        let target = Target::of(&shared.sites, &uri, &request).expect("it has a host").into_owned();
         let key = target.key(&shared.naming(&request));
         let asked =
             Asked { target, key, method: Method::GET, headers: Arc::new(request.clone()), time: shared.cache.now() };
@@ -80,7 +80,7 @@ impl Parts {
     /// What the request asks for, as a key.
     #[must_use]
     pub fn key(&self) -> Key {
-        let target = Target::of(&self.uri, &self.request).expect("it has a host");
+        let target = Target::of(&self.shared.sites, &self.uri, &self.request).expect("it has a host");
         target.key(&self.shared.naming(&self.request))
     }
 

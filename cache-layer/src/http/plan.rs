@@ -77,6 +77,9 @@ impl Shared {
         if let Some(reason) = refusal_of_response(policy, &asked.headers, status, &headers, &directives) {
             return Err(reason);
         }
+        if asked.target.is_led_to_itself(&self.naming(&asked.headers), status, &headers) {
+            return Err(NoCacheReason::RedirectToItself);
+        }
         let inherited = inherited.unwrap_or_default();
         let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));
         if left == Some(0) {
@@ -120,14 +123,14 @@ impl Shared {
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: Traits { immutable: cc.immutable, never_stale: forbids_stale_use(cc) },
+            traits: Traits { immutable: cc.immutable, never_stale: forbids_stale_use(cc), no_circle: true },
             parent: None,
         };
         let deadlines = Deadlines {
+            made: response_time,
             fresh: windows.fresh,
             stale_while_revalidate: windows.stale_while_revalidate,
             stale_if_error: windows.stale_if_error,
-            keep: windows.keep,
             gone: windows.keep.max(windows.fresh),
         };
         Ok(Plan { response, vary, tags, deadlines })

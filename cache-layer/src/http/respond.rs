@@ -107,7 +107,8 @@ impl Shared {
         if note.is_hit() {
             self.cache.emit(Event::Hit);
         }
-        let (now, fresh_until) = (self.cache.now(), entry.deadlines().fresh);
+        let now = self.cache.now();
+        let fresh_until = entry.deadlines_at(now).fresh;
         let times = annotate::Times {
             age: stored.age(now),
             resident: stored.resident(now),

@@ -17,6 +17,7 @@ use crate::{
         vary::VaryFields,
     },
     store::Seen,
+    telemetry::{Event, Rejection},
 };
 
 /// What a look-up means for one request.
@@ -140,16 +141,22 @@ impl Shared {
             }
             None => return Step::Unreadable,
         };
-        let deadlines = entry.deadlines();
+        // It may lead its clients round in a circle.
+        if response.status.is_redirection() && !response.traits.no_circle {
+            return Step::Validate(ForwardReason::Miss);
+        }
+        let deadlines = entry.deadlines_at(now);
+        let from_the_future = entry.is_from_the_future(now);
         let candidate = Candidate {
             age: response.age(now),
             freshness_left_ms: milliseconds_left(deadlines.fresh, now),
             immutable: response.traits.immutable,
-            never_stale: response.traits.never_stale,
+            never_stale: response.traits.never_stale || from_the_future,
         };
         match self.directives(headers).reuse(candidate) {
             Reuse::Fresh | Reuse::AcceptedStale => Step::Answer,
             Reuse::Stale if now < deadlines.stale_while_revalidate => Step::AnswerAndRefresh,
+            Reuse::Stale if from_the_future => Step::Validate(ForwardReason::FromTheFuture),
             Reuse::Stale => Step::Validate(ForwardReason::Stale),
             Reuse::Unwanted => Step::Validate(ForwardReason::Request),
         }
@@ -177,18 +184,35 @@ impl Shared {
         };
         let (variant, varies) = match self.step(&entry, key, headers, self.cache.now()) {
             Step::Variant(variant, varies) => (variant, varies),
-            step => return selected(key, entry, None, &step),
+            step => return self.selected(key, entry, None, &step),
         };
         match self.cache.look_up(&variant).await {
             Looked::Found(entry) => match variant_of(entry, &varies) {
                 Ok(entry) => {
                     let step = self.step(&entry, &variant, headers, self.cache.now());
-                    selected(key, entry, Some((variant, varies)), &step)
+                    self.selected(key, entry, Some((variant, varies)), &step)
                 }
                 Err(entry) => miss(variant, Seen::Entry(entry.id()), Some(varies), ForwardReason::VaryMiss),
             },
             Looked::Missing(seen) => miss(variant, seen, Some(varies), ForwardReason::VaryMiss),
             Looked::Unavailable => Selection::Unavailable,
+        }
+    }
+
+    fn selected(&self, primary: &Key, entry: Entry, variant: Option<(Key, Varies)>, step: &Step) -> Selection {
+        let found = Found { entry, variant };
+        match step {
+            Step::Answer => Selection::Hit(found),
+            Step::AnswerAndRefresh => Selection::Stale(found),
+            Step::Validate(why) => {
+                if *why == ForwardReason::FromTheFuture {
+                    self.cache.emit(Event::Rejected(Rejection::Future));
+                }
+                Selection::Miss(Vacancy { why: *why, ..found.vacancy(primary) })
+            }
+            Step::Variant(..) | Step::Unreadable => {
+                Selection::Miss(Vacancy { why: ForwardReason::Miss, stale: None, ..found.vacancy(primary) })
+            }
         }
     }
 
@@ -222,20 +246,47 @@ fn miss(key: Key, seen: Seen, varies: Option<Varies>, why: ForwardReason) -> Sel
     Selection::Miss(Vacancy { key, seen, varies, why, stale: None })
 }
 
-fn selected(primary: &Key, entry: Entry, variant: Option<(Key, Varies)>, step: &Step) -> Selection {
-    let found = Found { entry, variant };
-    match step {
-        Step::Answer => Selection::Hit(found),
-        Step::AnswerAndRefresh => Selection::Stale(found),
-        Step::Validate(why) => Selection::Miss(Vacancy { why: *why, ..found.vacancy(primary) }),
-        Step::Variant(..) | Step::Unreadable => {
-            Selection::Miss(Vacancy { why: ForwardReason::Miss, stale: None, ..found.vacancy(primary) })
-        }
-    }
-}
-
 /// Milliseconds until `moment`; negative after it.
 pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
     // Both are milliseconds since the Unix epoch, and fit for the next 292 million years.
     (moment as i64).saturating_sub(now as i64)
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use bytes::Bytes;
+    use http::StatusCode;
+    use tower_layer::Layer as _;
+
+    use super::*;
+    use crate::{
+        CacheLayer,
+        engine::Cache,
+        entry::{Deadlines, EntryId},
+        http::stored::Traits,
+        store::MemoryStore,
+    };
+
+    #[test]
+    fn a_redirect_that_may_lead_to_itself_is_not_answered_with() {
+        let shared = CacheLayer::new(Cache::new(MemoryStore::new(1 << 20))).layer(()).shared;
+        let key = Key::new(["k"]);
+        let step = |status, no_circle| {
+            let stored = Stored::Response(StoredResponse {
+                status,
+                headers: HeaderMap::new(),
+                response_time: 0,
+                initial_age: 0,
+                stale_if_disconnected: 0,
+                traits: Traits { no_circle, ..Traits::default() },
+                parent: None,
+            });
+            let deadlines = Deadlines::fresh_until(1_000_000);
+            let entry = Entry::new(EntryId::random(), &key, deadlines, stored.to_bytes(), Bytes::new());
+            shared.step(&entry, &key, &HeaderMap::new(), 1_000)
+        };
+        assert!(matches!(step(StatusCode::OK, false), Step::Answer));
+        assert!(matches!(step(StatusCode::MOVED_PERMANENTLY, true), Step::Answer));
+        assert!(matches!(step(StatusCode::MOVED_PERMANENTLY, false), Step::Validate(ForwardReason::Miss)));
+    }
 }

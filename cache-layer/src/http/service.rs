@@ -24,7 +24,7 @@ use super::{
 use crate::{
     engine::Cache,
     policy::Policy,
-    semantics::{cache_status::CacheName, storable::refusal_of_request},
+    semantics::{cache_status::CacheName, sites::Sites, storable::refusal_of_request},
     telemetry::{Event, NoCacheReason, Tier},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) name: CacheName,
     /// What the keys of all requests begin with.
     pub(super) space: String,
+    /// What scheme and host of a request are taken for.
+    pub(super) sites: Sites,
     pub(super) rooms: Rooms,
 }
 
@@ -95,7 +97,7 @@ where
         };
         let (method, headers) = (request.method(), request.headers());
         let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
-        match (refusal, Target::of(request.uri(), headers)) {
+        match (refusal, Target::of(&shared.sites, request.uri(), headers)) {
             (None, None) => bypass(request, NoCacheReason::NoAuthority),
             (Some(NoCacheReason::Method), Some(target)) => {
                 shared.cache.emit(Event::Bypass(NoCacheReason::Method));
@@ -136,7 +138,7 @@ impl Shared {
     /// What the key of a request with `headers` is made of.
     pub(super) fn naming<'a>(&'a self, headers: &'a HeaderMap) -> Naming<'a> {
         let Policy { caching, key_headers, .. } = &self.policy;
-        Naming { space: &self.space, ignored_query: &caching.ignored_query, key_headers, headers }
+        Naming { sites: &self.sites, space: &self.space, ignored_query: &caching.ignored_query, key_headers, headers }
     }
 }
 

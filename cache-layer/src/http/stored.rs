@@ -9,7 +9,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::{entry::EntryId, semantics::vary::VaryFields};
+use crate::{
+    entry::{EntryId, weight},
+    semantics::vary::VaryFields,
+};
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
 /// Room for the fields of most responses, and for what is said about them.
@@ -51,18 +54,25 @@ pub(super) struct Traits {
     pub(super) immutable: bool,
     /// No client may accept it stale (RFC 9111, section 4.2.4).
     pub(super) never_stale: bool,
+    /// As a redirect, it is known not to lead to itself. Versions that told schemes apart didn't say.
+    pub(super) no_circle: bool,
 }
 
 impl Traits {
     const IMMUTABLE: u8 = 1;
     const NEVER_STALE: u8 = 2;
+    const NO_CIRCLE: u8 = 4;
 
     fn to_byte(self) -> u8 {
-        (u8::from(self.immutable) * Self::IMMUTABLE) | (u8::from(self.never_stale) * Self::NEVER_STALE)
+        let Self { immutable, never_stale, no_circle } = self;
+        (u8::from(immutable) * Self::IMMUTABLE)
+            | (u8::from(never_stale) * Self::NEVER_STALE)
+            | (u8::from(no_circle) * Self::NO_CIRCLE)
     }
 
     fn from_byte(byte: u8) -> Self {
-        Self { immutable: byte & Self::IMMUTABLE != 0, never_stale: byte & Self::NEVER_STALE != 0 }
+        let is = |bit| byte & bit != 0;
+        Self { immutable: is(Self::IMMUTABLE), never_stale: is(Self::NEVER_STALE), no_circle: is(Self::NO_CIRCLE) }
     }
 }
 
@@ -87,8 +97,8 @@ impl Stored {
             Self::Response(response) => {
                 let lines = response.headers.iter();
                 let length = lines.map(|(name, value)| 6 + name.as_str().len() + value.len()).sum::<usize>();
-                let mut out = BytesMut::with_capacity(44 + length);
-                out.put_u8(b'R');
+                let mut out = BytesMut::with_capacity(weight::FIELDS_AT + length);
+                out.put_u8(weight::RESPONSE);
                 out.put_u16(response.status.as_u16());
                 out.put_u8(response.traits.to_byte());
                 out.put_u64(response.response_time);
@@ -115,7 +125,7 @@ impl Stored {
                 let variants = u16::from_be_bytes(array(&mut rest)?);
                 VaryFields::from_bytes(rest).map(|fields| Self::Varies(StoredVaries { fields, variants }))
             }
-            b'R' => {
+            weight::RESPONSE => {
                 let status = StatusCode::from_u16(u16::from_be_bytes(array(&mut rest)?)).ok()?;
                 let traits = Traits::from_byte(take(&mut rest, 1)?[0]);
                 let response_time = u64::from_be_bytes(array(&mut rest)?);
@@ -174,7 +184,7 @@ mod tests {
             response_time: 1_800_000_000_000,
             initial_age: 7,
             stale_if_disconnected: 1_800_000_060_000,
-            traits: Traits { immutable: true, never_stale: false },
+            traits: Traits { immutable: true, never_stale: false, no_circle: true },
             parent: Some(EntryId([9; 16])),
         }
     }

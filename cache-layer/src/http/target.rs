@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, Uri, header::HOST, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, StatusCode, Uri, header::HOST, uri::PathAndQuery};
 
 use crate::{
     key::Key,
     semantics::{
-        invalidation::{self, affected_paths},
+        invalidation::{self, affected_paths, redirected_path},
         query::without_parameters,
+        sites::Sites,
     },
 };
 
@@ -16,6 +17,7 @@ use crate::{
 /// is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target<'a> {
+    /// As the layer's [`Sites`] have it; the authority as well.
     scheme: &'static str,
     authority: Cow<'a, str>,
     path_and_query: Cow<'a, PathAndQuery>,
@@ -23,25 +25,25 @@ pub(super) struct Target<'a> {
 
 impl<'a> Target<'a> {
     /// `None` if the request doesn't say, or doesn't say clearly, which host it is for.
-    pub(super) fn of(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Self> {
-        let Some(host) = host(headers).ok()? else { return Self::of_uri(uri) };
-        let target = Self::with_authority(uri, host)?;
+    pub(super) fn of(sites: &'a Sites, uri: &'a Uri, headers: &'a HeaderMap) -> Option<Self> {
+        let Some(host) = host(headers).ok()? else { return Self::of_uri(sites, uri) };
+        let target = Self::with_authority(sites, uri, host)?;
         // An application may take either for its host. Where they differ, one would answer for the other.
-        let agreed = uri.authority().is_none() || Self::of_uri(uri)? == target;
+        let agreed = uri.authority().is_none() || Self::of_uri(sites, uri)? == target;
         agreed.then_some(target)
     }
 
     /// The target of an absolute URI.
-    pub(super) fn of_uri(uri: &'a Uri) -> Option<Self> {
-        Self::with_authority(uri, uri.authority()?.as_str())
+    pub(super) fn of_uri(sites: &'a Sites, uri: &'a Uri) -> Option<Self> {
+        Self::with_authority(sites, uri, uri.authority()?.as_str())
     }
 
-    fn with_authority(uri: &'a Uri, authority: &'a str) -> Option<Self> {
-        // Inside a server the scheme is rarely known, and never taken from a field that the client can write.
-        let scheme = if uri.scheme_str() == Some("https") { "https" } else { "http" };
+    fn with_authority(sites: &'a Sites, uri: &'a Uri, authority: &'a str) -> Option<Self> {
+        // Never taken from a field that the client can write.
+        let scheme = sites.scheme(uri.scheme_str());
         let path_and_query =
             uri.path_and_query().map_or_else(|| Cow::Owned(PathAndQuery::from_static("/")), Cow::Borrowed);
-        Some(Self { scheme, authority: normalize_authority(authority, scheme)?, path_and_query })
+        Some(Self { scheme, authority: sites.authority(scheme, authority)?, path_and_query })
     }
 
     /// The same target, for longer than its request.
@@ -85,8 +87,9 @@ impl<'a> Target<'a> {
     }
 
     /// What references in a response are relative to.
-    pub(super) fn reference(&self) -> invalidation::Target<'_> {
+    pub(super) fn reference<'t>(&'t self, sites: &'t Sites) -> invalidation::Target<'t> {
         invalidation::Target {
+            sites,
             scheme: self.scheme,
             authority: &self.authority,
             path_and_query: self.path_and_query.as_str(),
@@ -95,14 +98,22 @@ impl<'a> Target<'a> {
 
     /// The keys that a response to an unsafe method makes stale (RFC 9111, section 4.4).
     pub(super) fn affected(&self, naming: &Naming<'_>, response: &HeaderMap) -> Vec<Key> {
-        let others = affected_paths(self.reference(), response);
+        let others = affected_paths(self.reference(naming.sites), response);
         std::iter::once(self.key(naming)).chain(others.iter().map(|path| self.key_of(path, naming))).collect()
+    }
+
+    /// Whether a response leads to what it would be stored as, and with it whoever is answered from there: to another
+    /// scheme or name of the same site, or by a parameter that makes no difference.
+    pub(super) fn is_led_to_itself(&self, naming: &Naming<'_>, status: StatusCode, response: &HeaderMap) -> bool {
+        redirected_path(self.reference(naming.sites), status, response)
+            .is_some_and(|path| self.key_of(&path, naming) == self.key(naming))
     }
 }
 
 /// What a key is made of beside the target.
 #[derive(Clone, Copy)]
 pub(super) struct Naming<'a> {
+    pub(super) sites: &'a Sites,
     /// The layer's own space.
     pub(super) space: &'a str,
     /// Query parameters that make no difference.
@@ -125,49 +136,6 @@ fn host(headers: &HeaderMap) -> Result<Option<&str>, Unclear> {
     }
 }
 
-/// Lower case, without the scheme's own port.
-fn normalize_authority<'a>(authority: &'a str, scheme: &str) -> Option<Cow<'a, str>> {
-    let mut has_uppercase = false;
-    for byte in authority.bytes() {
-        match AUTHORITY[usize::from(byte)] {
-            Byte::Refused => return None,
-            Byte::Uppercase => has_uppercase = true,
-            Byte::Plain => {}
-        }
-    }
-    let default_port = if scheme == "https" { ":443" } else { ":80" };
-    let authority = authority.strip_suffix(default_port).unwrap_or(authority);
-    let authority = authority.strip_suffix(':').unwrap_or(authority);
-    (!authority.is_empty()).then(|| match has_uppercase {
-        true => Cow::Owned(authority.to_ascii_lowercase()),
-        false => Cow::Borrowed(authority),
-    })
-}
-
-/// What a byte is in an authority.
-#[derive(Clone, Copy)]
-enum Byte {
-    Plain,
-    Uppercase,
-    Refused,
-}
-
-const AUTHORITY: [Byte; 256] = {
-    let mut bytes = [Byte::Refused; 256];
-    let mut byte = b'!';
-    while byte <= b'~' {
-        bytes[byte as usize] = match byte {
-            // A user's name has no place in a target (RFC 9110, section 4.2.4), and what an application makes of it is its
-            // own.
-            b'/' | b'?' | b'#' | b'\\' | b'@' => Byte::Refused,
-            b'A'..=b'Z' => Byte::Uppercase,
-            _ => Byte::Plain,
-        };
-        byte += 1;
-    }
-    bytes
-};
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
@@ -176,22 +144,37 @@ mod tests {
 
     use super::*;
 
-    fn target(uri: &str, hosts: &[&str]) -> Option<Target<'static>> {
+    static ONE: LazyLock<Sites> = LazyLock::new(Sites::default);
+    static APART: LazyLock<Sites> = LazyLock::new(|| {
+        let mut sites = Sites::default();
+        sites.tell_schemes_apart(true);
+        sites
+    });
+
+    fn target_in(sites: &'static Sites, uri: &str, hosts: &[&str]) -> Option<Target<'static>> {
         let mut request = Request::get(uri);
         for host in hosts {
             request = request.header(HOST, *host);
         }
         let request = request.body(()).unwrap();
-        Target::of(request.uri(), request.headers()).map(Target::into_owned)
+        Target::of(sites, request.uri(), request.headers()).map(Target::into_owned)
+    }
+
+    fn target(uri: &str, hosts: &[&str]) -> Option<Target<'static>> {
+        target_in(&ONE, uri, hosts)
     }
 
     fn naming(space: &str) -> Naming<'_> {
         static NO_FIELDS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-        Naming { space, ignored_query: &[], key_headers: &[], headers: &NO_FIELDS }
+        Naming { sites: &ONE, space, ignored_query: &[], key_headers: &[], headers: &NO_FIELDS }
     }
 
     fn key(uri: &str, hosts: &[&str]) -> Key {
         target(uri, hosts).unwrap().key(&naming(""))
+    }
+
+    fn key_apart(uri: &str, hosts: &[&str]) -> Key {
+        target_in(&APART, uri, hosts).unwrap().key(&Naming { sites: &APART, ..naming("") })
     }
 
     #[test]
@@ -214,19 +197,56 @@ mod tests {
 
     #[test]
     fn case_and_the_default_port_make_no_difference_to_a_host() {
-        for host in ["A.Example", "a.example:80", "a.example:", "a.EXAMPLE:80"] {
+        for host in ["A.Example", "a.example:80", "a.example:", "a.EXAMPLE:80", "a.example:443"] {
             assert_eq!(key("/", &[host]), key("/", &["a.example"]), "{host}");
         }
         assert_ne!(key("/", &["a.example:8080"]), key("/", &["a.example"]));
-        assert_ne!(key("/", &["a.example:443"]), key("/", &["a.example"]));
+        assert_ne!(key_apart("/", &["a.example:443"]), key_apart("/", &["a.example"]));
     }
 
     #[test]
-    fn another_scheme_host_path_or_query_is_another_key() {
+    fn another_host_path_or_query_is_another_key() {
         let one = key("http://a/x?y", &[]);
-        for other in ["https://a/x?y", "http://b/x?y", "http://a/X?y", "http://a/x?Y", "http://a/x", "http://a/x?"] {
+        for other in ["http://b/x?y", "http://a/X?y", "http://a/x?Y", "http://a/x", "http://a/x?"] {
             assert_ne!(one, key(other, &[]), "{other}");
         }
+    }
+
+    #[test]
+    fn schemes_are_one_unless_they_are_apart() {
+        let forms: [(&str, &[&str]); 4] = [
+            ("/x?y", &["a"]),
+            ("https://a/x?y", &[]),
+            ("https://A:443/x?y", &["a"]),
+            ("https://a:443/x?y", &["a:443"]),
+        ];
+        for (uri, hosts) in forms {
+            assert_eq!(key(uri, hosts), key("http://a/x?y", &[]), "{uri} {hosts:?}");
+        }
+        for (uri, hosts) in &forms[1..] {
+            assert_eq!(key_apart(uri, hosts), key_apart("https://a/x?y", &[]), "{uri} {hosts:?}");
+        }
+        assert_eq!(key_apart("/x?y", &["a"]), key_apart("http://a/x?y", &[]));
+        assert_ne!(key_apart("https://a/x?y", &[]), key_apart("http://a/x?y", &[]));
+        assert_eq!(key("https://a/x?y", &[]).readable(), "http://a/x?y");
+    }
+
+    #[test]
+    fn a_redirect_to_the_same_key_leads_to_itself() {
+        let leads = |path: &str, location: &'static str, ignored: &[String]| {
+            let mut headers = HeaderMap::new();
+            headers.insert("location", location.parse().unwrap());
+            let naming = Naming { ignored_query: ignored, ..naming("") };
+            target(path, &["a"]).unwrap().is_led_to_itself(&naming, StatusCode::MOVED_PERMANENTLY, &headers)
+        };
+        for location in ["https://a/x?y", "http://A:80/x?y", "/x?y", "", "//a/./x?y#top", "?y"] {
+            assert!(leads("/x?y", location, &[]), "{location}");
+        }
+        for location in ["https://b/x?y", "https://a/x", "/x/?y", "https://a:8443/x?y", "https://"] {
+            assert!(!leads("/x?y", location, &[]), "{location}");
+        }
+        assert!(leads("/x?utm_source=mail", "/x", &["utm_*".to_owned()]));
+        assert!(!leads("/x?utm_source=mail", "/x", &[]));
     }
 
     #[test]

@@ -77,7 +77,12 @@ where
                     let vacancy = found.vacancy(&key);
                     (Some((found.entry, Note::Stale)), Some(vacancy))
                 }
-                Selection::Miss(vacancy) => (None, Some(vacancy)),
+                Selection::Miss(vacancy) => {
+                    if vacancy.why == ForwardReason::FromTheFuture {
+                        look.because(NoCacheReason::FromTheFuture);
+                    }
+                    (None, Some(vacancy))
+                }
                 Selection::Unavailable => {
                     look.unavailable();
                     (None, None)
@@ -120,7 +125,7 @@ where
             let mut follower = match cache.flights().board(place) {
                 Seat::Leader(flight) => {
                     // It had one when its key was made of it.
-                    let Some(target) = Target::of(request.uri(), headers).map(Target::into_owned) else {
+                    let Some(target) = Target::of(&shared.sites, request.uri(), headers).map(Target::into_owned) else {
                         let reason = NoCacheReason::NoAuthority;
                         return shared.go_alone(inner, request, reason, deadline, None).await;
                     };

@@ -153,6 +153,6 @@ impl Shared {
         let (policy, headers) = (&self.policy.caching, response.headers());
         let directives = ResponseDirectives::from_headers(headers, &policy.targets);
         let lifetime = lifetime(policy, &directives, response.status(), headers, self.cache.now(), None);
-        post_answers_get(policy, target.reference(), response.status(), headers, lifetime)
+        post_answers_get(policy, target.reference(&self.sites), response.status(), headers, lifetime)
     }
 }

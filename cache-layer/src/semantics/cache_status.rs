@@ -78,6 +78,8 @@ pub(crate) enum ForwardReason {
     Request,
     /// What is stored is stale.
     Stale,
+    /// What is stored is stale, since it may be of any age: it was made later than it is now.
+    FromTheFuture,
 }
 
 impl ForwardReason {
@@ -90,7 +92,7 @@ impl ForwardReason {
             Self::VaryMiss => "vary-miss",
             Self::Miss => "miss",
             Self::Request => "request",
-            Self::Stale => "stale",
+            Self::Stale | Self::FromTheFuture => "stale",
         }
     }
 }

@@ -3,6 +3,8 @@
 use http::header::{CONTENT_LOCATION, HeaderMap, LOCATION};
 use http::{Method, StatusCode};
 
+use super::sites::Sites;
+
 /// Whether a response with this status to this method invalidates its target.
 ///
 /// A method that is not known to be safe is taken to be unsafe, and an error changed nothing.
@@ -24,6 +26,12 @@ pub(crate) fn affected_paths(target: Target<'_>, response: &HeaderMap) -> Vec<St
     [LOCATION, CONTENT_LOCATION].iter().filter_map(|name| target.resolve(response.get(name)?.to_str().ok()?)).collect()
 }
 
+/// The path and query to which a redirect leads on the origin of the target (RFC 9110, section 15.4).
+pub(crate) fn redirected_path(target: Target<'_>, status: StatusCode, response: &HeaderMap) -> Option<String> {
+    let location = response.get(LOCATION).filter(|_| status.is_redirection())?;
+    target.resolve(location.to_str().ok()?)
+}
+
 /// Whether a response to an unsafe method is what GET of the same target would give: its `Content-Location` is
 /// the target (RFC 9110, section 6.4.2).
 pub(crate) fn represents_target(target: Target<'_>, response: &HeaderMap) -> bool {
@@ -35,9 +43,10 @@ pub(crate) fn represents_target(target: Target<'_>, response: &HeaderMap) -> boo
 /// The target of a request, against which references are resolved (RFC 3986, section 5).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
-    /// `http` or `https`.
+    /// By which it is told what is on its own site.
+    pub(crate) sites: &'a Sites,
+    /// As those have it.
     pub(crate) scheme: &'a str,
-    /// Host and, where it is not the default, port.
     pub(crate) authority: &'a str,
     /// Path and query, beginning with `/`.
     pub(crate) path_and_query: &'a str,
@@ -47,7 +56,7 @@ impl Target<'_> {
     fn resolve(&self, reference: &str) -> Option<String> {
         let reference = reference.split('#').next()?;
         let reference = match split_scheme(reference) {
-            Some((scheme, _)) if !scheme.eq_ignore_ascii_case(self.scheme) => return None,
+            Some((scheme, _)) if !self.sites.is_scheme(scheme, self.scheme) => return None,
             Some((_, rest)) if rest.starts_with("//") => rest,
             Some(_) => return None,
             None => reference,
@@ -81,12 +90,7 @@ impl Target<'_> {
     }
 
     fn has_authority(&self, authority: &str) -> bool {
-        self.without_default_port(authority).eq_ignore_ascii_case(self.without_default_port(self.authority))
-    }
-
-    fn without_default_port<'a>(&self, authority: &'a str) -> &'a str {
-        let port = if self.scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
-        authority.strip_suffix(port).or_else(|| authority.strip_suffix(':')).unwrap_or(authority)
+        self.sites.authority(self.scheme, authority).is_some_and(|authority| authority == self.authority)
     }
 }
 
@@ -117,13 +121,28 @@ fn remove_dot_segments(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
 
-    const TARGET: Target<'_> =
-        Target { scheme: "http", authority: "shop.example", path_and_query: "/api/products/7?full=1" };
+    const PATH: &str = "/api/products/7?full=1";
+    static ONE: LazyLock<Sites> = LazyLock::new(|| {
+        let mut sites = Sites::default();
+        sites.add_alias("www.shop.example", "shop.example").unwrap();
+        sites
+    });
+    static APART: LazyLock<Sites> = LazyLock::new(|| {
+        let mut sites = Sites::default();
+        sites.tell_schemes_apart(true);
+        sites
+    });
+
+    fn target(sites: &'static Sites, scheme: &'static str) -> Target<'static> {
+        Target { sites, scheme, authority: "shop.example", path_and_query: PATH }
+    }
 
     #[test]
     fn a_successful_unsafe_request_invalidates() {
@@ -172,27 +191,64 @@ mod tests {
             ("http://shop.example", Some("/")),
             ("http://shop.example?a=b", Some("/?a=b")),
             ("//shop.example/a", Some("/a")),
-            ("https://shop.example/a", None),
+            ("https://shop.example/a", Some("/a")),
+            ("HTTPS://shop.example:443/a", Some("/a")),
+            ("https://WWW.shop.example/a", Some("/a")),
+            ("//www.shop.example:443/a", Some("/a")),
+            ("https:///a", None),
+            ("ftp://shop.example/a", None),
             ("http://shop.example:8080/a", None),
+            ("https://www.other.example/a", None),
             ("http://other.example/a", None),
             ("http://user@shop.example/a", None),
             ("//other.example/a", None),
             ("http:/a", None),
             ("mailto:a@shop.example", None),
         ] {
-            assert_eq!(TARGET.resolve(reference).as_deref(), expected, "{reference:?}");
+            assert_eq!(target(&ONE, "http").resolve(reference).as_deref(), expected, "{reference:?}");
         }
     }
 
     #[test]
-    fn both_fields_name_what_is_affected() {
+    fn where_schemes_are_apart_a_reference_is_resolved_under_its_own() {
+        for (reference, of_http, of_https) in [
+            ("http://shop.example:80/a", true, false),
+            ("https://shop.example:443/a", false, true),
+            ("http://shop.example:443/a", false, false),
+            ("https://shop.example:80/a", false, false),
+            ("//shop.example/a", true, true),
+            ("//shop.example:443/a", false, true),
+            ("/a", true, true),
+        ] {
+            let resolved = ["http", "https"].map(|scheme| target(&APART, scheme).resolve(reference).is_some());
+            assert_eq!(resolved, [of_http, of_https], "{reference}");
+        }
+    }
+
+    #[test]
+    fn only_a_redirect_leads_elsewhere() {
+        let target = target(&ONE, "http");
         let mut headers = HeaderMap::new();
-        assert_eq!(affected_paths(TARGET, &headers), [""; 0]);
+        assert_eq!(redirected_path(target, StatusCode::MOVED_PERMANENTLY, &headers), None);
+        headers.insert(LOCATION, HeaderValue::from_static("https://shop.example/b#top"));
+        for status in [StatusCode::MOVED_PERMANENTLY, StatusCode::TEMPORARY_REDIRECT, StatusCode::SEE_OTHER] {
+            assert_eq!(redirected_path(target, status, &headers).as_deref(), Some("/b"), "{status}");
+        }
+        assert_eq!(redirected_path(target, StatusCode::CREATED, &headers), None);
+        headers.insert(LOCATION, HeaderValue::from_static("https://other.example/b"));
+        assert_eq!(redirected_path(target, StatusCode::FOUND, &headers), None);
+    }
+
+    #[test]
+    fn both_fields_name_what_is_affected() {
+        let target = target(&ONE, "http");
+        let mut headers = HeaderMap::new();
+        assert_eq!(affected_paths(target, &headers), [""; 0]);
         headers.insert(CONTENT_LOCATION, HeaderValue::from_static("/a"));
         headers.insert(LOCATION, HeaderValue::from_static("/b"));
-        assert_eq!(affected_paths(TARGET, &headers), ["/b", "/a"]);
+        assert_eq!(affected_paths(target, &headers), ["/b", "/a"]);
         headers.insert(LOCATION, HeaderValue::from_bytes(b"/\xff").unwrap());
-        assert_eq!(affected_paths(TARGET, &headers), ["/a"]);
+        assert_eq!(affected_paths(target, &headers), ["/a"]);
     }
 
     #[test]
@@ -204,6 +260,7 @@ mod tests {
             (&[""], true),
             (&["/api/products/7"], false),
             (&["/api/products/8?full=1"], false),
+            (&["https://shop.example/api/products/7?full=1"], true),
             (&["http://other.example/api/products/7?full=1"], false),
             (&["7?full=1", "7?full=1"], false),
             (&["\u{e9}"], false),
@@ -213,14 +270,14 @@ mod tests {
             for line in lines {
                 headers.append(CONTENT_LOCATION, HeaderValue::from_bytes(line.as_bytes()).unwrap());
             }
-            assert_eq!(represents_target(TARGET, &headers), expected, "{lines:?}");
+            assert_eq!(represents_target(target(&ONE, "http"), &headers), expected, "{lines:?}");
         }
     }
 
     proptest! {
         #[test]
         fn what_is_resolved_is_a_path(reference in "[a/.?#:@ -~]*") {
-            if let Some(path) = TARGET.resolve(&reference) {
+            if let Some(path) = target(&ONE, "http").resolve(&reference) {
                 prop_assert!(path.starts_with('/') && !path.contains('#'));
             }
         }

@@ -22,6 +22,7 @@
 //! - [`range`]: parts of a stored response
 //! - [`hop_by_hop`]: fields that belong to one connection
 //! - [`invalidation`]: what an unsafe request makes stale
+//! - [`sites`]: which schemes and hosts share what is stored
 //! - [`groups`]: what is invalidated together (RFC 9875)
 //! - [`tag_fields`]: what its application calls a response when it invalidates it
 //! - [`cache_status`]: saying what happened, per RFC 9211
@@ -46,6 +47,7 @@ pub(crate) mod range;
 pub(crate) mod reuse;
 #[cfg(test)]
 mod second_opinion;
+pub(crate) mod sites;
 pub(crate) mod staleness;
 pub(crate) mod storable;
 pub(crate) mod structured;

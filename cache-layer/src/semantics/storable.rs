@@ -125,6 +125,11 @@ no_cache_reasons! {
     MadeFromStale => "made-from-stale",
     /// A value that its own type can't be written as.
     Unserializable => "unserializable",
+    /// A redirect to what it answers, as from `http` to `https` where both share what is stored
+    /// ([`schemes_apart`](crate::CacheLayer::schemes_apart)): kept, it would lead its clients round in a circle.
+    RedirectToItself => "redirect-to-itself",
+    /// What is stored was made later than it is now, by this process's clock: it may be of any age.
+    FromTheFuture => "from-the-future",
 }
 
 impl fmt::Display for NoCacheReason {
@@ -290,6 +295,7 @@ mod tests {
     use crate::semantics::{
         freshness::{initial_age, lifetime},
         policy::SetCookie as OnSetCookie,
+        sites::Sites,
     };
 
     type Fields<'a> = &'a [(&'static str, &'static str)];
@@ -579,7 +585,8 @@ mod tests {
 
     #[test]
     fn a_post_answers_get_on_its_terms() {
-        let target = Target { scheme: "http", authority: "a.example", path_and_query: "/a" };
+        let sites = Sites::default();
+        let target = Target { sites: &sites, scheme: "http", authority: "a.example", path_and_query: "/a" };
         let lifetime = |source| Some(Lifetime { millis: 60_000, source });
         let stated = lifetime(LifetimeSource::Response);
         let named = headers(&[("content-location", "/a")]);

@@ -245,8 +245,7 @@ fn needs_all(server: &RedisServer) {
 fn entry(key: &Key, payload: &str) -> Entry {
     let fresh = Clock::system().now() + 600_000;
     let deadlines = Deadlines { stale_while_revalidate: fresh + 60_000, ..Deadlines::fresh_until(fresh) };
-    let deadlines =
-        Deadlines { stale_if_error: fresh + 60_000, keep: fresh + 60_000, gone: fresh + 60_000, ..deadlines };
+    let deadlines = Deadlines { stale_if_error: fresh + 60_000, gone: fresh + 60_000, ..deadlines };
     Entry::new(
         EntryId::random(),
         key,

@@ -54,7 +54,7 @@ struct Weight;
 
 impl Weighter<Arc<str>, Token> for Weight {
     fn weight(&self, tag: &Arc<str>, _: &Token) -> u64 {
-        tag.len() as u64 + 128
+        tag.len() as u64 + 192
     }
 }
 
@@ -138,8 +138,9 @@ impl Fills {
 const REMEMBERED_CAP: usize = 10_000;
 
 impl MemoryStore {
-    /// A store that holds about `max_bytes` bytes of entries: bodies, header fields, keys, tags, and 256 bytes of
-    /// bookkeeping each. An entry is kept if it takes at most 7 MiB, or nine tenths of a store below 8 MiB; in one above
+    /// A store of which the entries take about `max_bytes` bytes of memory. Counted is what is allocated for them, as it is
+    /// once they have been asked for: bodies, keys and tags by their bytes, some 600 bytes of bookkeeping each, and of a
+    /// response, beside the bytes of its head, 100 to 300 for each header field, however short. An entry is kept if it takes at most 7 MiB, or nine tenths of a store below 8 MiB; in one above
     /// 128 MiB, a twentieth of it or 60 MiB, whichever is less; and in one above 4 GiB, a hundredth.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {

@@ -89,6 +89,8 @@ struct Kept {
     emptied: u64,
     /// Until when it may be given to anybody, here so that sweeping need not go to the entry.
     gone: u64,
+    /// As it was when it came.
+    weight: u64,
 }
 
 #[derive(Clone)]
@@ -96,7 +98,7 @@ struct Weight;
 
 impl Weighter<KeyId, Kept> for Weight {
     fn weight(&self, _: &KeyId, kept: &Kept) -> u64 {
-        kept.entry.weight() as u64
+        kept.weight
     }
 }
 
@@ -197,9 +199,10 @@ impl Shelf {
         let (shard, emptied) = (self.shard(id), self.emptied.load(Ordering::SeqCst));
         let (now, gone) = (Clock::system().now(), entry.deadlines().gone);
         self.sweep_what_is_due(shard, emptied, now);
+        let weight = entry.weight() as u64;
         let refusal = match () {
             () if gone <= now => Some(Eviction::Expired),
-            () if entry.weight() as u64 > self.largest => Some(Eviction::Size),
+            () if weight > self.largest => Some(Eviction::Size),
             () => None,
         };
         if let Some(refusal) = refusal {
@@ -207,7 +210,7 @@ impl Shelf {
             return self.evictions.add(refusal, 1);
         }
         let mut made_room = MadeRoom { inserted: Some(id), ..MadeRoom::default() };
-        shard.entries.insert_with_lifecycle(id, Kept { entry, source, emptied, gone }, &mut made_room);
+        shard.entries.insert_with_lifecycle(id, Kept { entry, source, emptied, gone, weight }, &mut made_room);
     }
 
     pub(super) fn remove(&self, id: KeyId) {
@@ -236,7 +239,9 @@ impl Shelf {
             self.sweep(shard, emptied, now);
         }
         let due = self.due.load(Ordering::Relaxed);
-        if now >= due && self.due.compare_exchange(due, now + self.pause, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        // A clock that was set back may not get there for long.
+        let is_due = now >= due || due - now > self.pause;
+        if is_due && self.due.compare_exchange(due, now + self.pause, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             let next = self.sweeps.fetch_add(1, Ordering::Relaxed) as usize % self.shards.len();
             self.sweep(&self.shards[next], emptied, now);

@@ -235,7 +235,7 @@ where
     /// The stale value that may be used in place of an error.
     fn stands_in(&self, vacancy: &Vacancy) -> Option<Hit<V>> {
         let now = self.cache.now();
-        let entry = vacancy.stale.clone().filter(|entry| now < entry.deadlines().stale_if_error)?;
+        let entry = vacancy.stale.clone().filter(|entry| now < entry.deadlines_at(now).stale_if_error)?;
         read(&entry).map(|value| Hit { value, entry })
     }
 

@@ -19,6 +19,7 @@ use self::{
 };
 use crate::{
     engine::{Cache, Looked, look::Look},
+    entry::Entry,
     error::InvalidateError,
     inherit::{self, Reads},
     key::Key,
@@ -176,10 +177,13 @@ impl Cache {
     /// Whether there is a fresh value of `key`, of whatever type. Not counted as a hit or a miss.
     pub async fn contains(&self, key: impl Into<Key>) -> bool {
         let key = key.into();
-        let fresh = |deadline| self.now() < deadline;
+        let is_fresh = |entry: &Entry| {
+            let now = self.now();
+            now < entry.deadlines_at(now).fresh
+        };
         match self.peek(&key) {
-            Some(entry) if fresh(entry.deadlines().fresh) => true,
-            _ => matches!(self.look_up(&key).await, Looked::Found(entry) if fresh(entry.deadlines().fresh)),
+            Some(entry) if is_fresh(&entry) => true,
+            _ => matches!(self.look_up(&key).await, Looked::Found(entry) if is_fresh(&entry)),
         }
     }
 

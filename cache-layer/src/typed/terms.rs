@@ -64,13 +64,13 @@ impl Terms {
             return Err(NoCacheReason::MadeFromStale);
         }
         let tags = reads.tags_and(self.tags.clone());
-        if tags.fit() { Ok((self.deadlines(fresh), tags)) } else { Err(NoCacheReason::TooManyTags) }
+        if tags.fit() { Ok((self.deadlines(fresh, now), tags)) } else { Err(NoCacheReason::TooManyTags) }
     }
 
-    fn deadlines(&self, fresh: u64) -> Deadlines {
+    fn deadlines(&self, fresh: u64, made: u64) -> Deadlines {
         let stale_while_revalidate = after(fresh, self.stale_while_revalidate);
         let stale_if_error = after(fresh, self.stale_if_error).max(stale_while_revalidate);
-        Deadlines { fresh, stale_while_revalidate, stale_if_error, keep: stale_if_error, gone: stale_if_error }
+        Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone: stale_if_error }
     }
 }
 

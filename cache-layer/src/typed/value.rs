@@ -17,7 +17,9 @@ use crate::{
 const KIND: u8 = b'T';
 
 pub(super) fn write(key: &Key, codec: Codec, value: Vec<u8>, deadlines: Deadlines) -> Entry {
-    Entry::new(EntryId::random(), key, deadlines, Bytes::copy_from_slice(&[KIND, codec.mark()]), value.into())
+    // What a vector has to spare would be kept as long as the value.
+    let value = value.into_boxed_slice().into();
+    Entry::new(EntryId::random(), key, deadlines, Bytes::copy_from_slice(&[KIND, codec.mark()]), value)
 }
 
 /// The value, if the entry holds one of this type.
@@ -73,7 +75,11 @@ impl Cache {
 
     /// The fresh value of `key`, if this process has it in memory.
     pub(super) fn find_here<V: DeserializeOwned>(&self, key: &Key) -> Option<Hit<V>> {
-        let entry = self.peek(key).filter(|entry| self.now() < entry.deadlines().fresh)?;
+        let entry = self.peek(key)?;
+        let now = self.now();
+        if now >= entry.deadlines_at(now).fresh {
+            return None;
+        }
         read(&entry).map(|value| Hit { value, entry })
     }
 
@@ -88,7 +94,10 @@ impl Cache {
             self.emit(Event::Rejected(Rejection::Type));
             return Found::Nothing(Vacancy { seen: Some(Seen::Entry(entry.id())), stale: None });
         };
-        let (fresh, usable) = (entry.deadlines().fresh, entry.deadlines().stale_while_revalidate);
+        let Deadlines { fresh, stale_while_revalidate: usable, .. } = entry.deadlines_at(now);
+        if entry.is_from_the_future(now) {
+            self.emit(Event::Rejected(Rejection::Future));
+        }
         let vacancy = Vacancy { seen: Some(Seen::Entry(entry.id())), stale: Some(entry.clone()) };
         let hit = Hit { value, entry };
         match now {

@@ -1,0 +1,195 @@
+//! What an entry takes in memory, to bound stores by: not what its bytes are, but what is allocated for them.
+//!
+//! Hits are answered from a reading of the metadata, made at the first one and kept. Of a response it is a map of header
+//! fields, in which a short field takes many times its length. It is counted from the beginning, so that a store that is
+//! full is not overfull once its entries are asked for.
+
+#[cfg(feature = "memory")]
+use super::{Entry, Made};
+#[cfg(feature = "memory")]
+use crate::{key::KeyId, tag::Stamp};
+
+/// Metadata that begins so is a response's, and has field lines from there on: length of the name (2), name, length of the
+/// value (4), value. Those of one name follow each other.
+pub(crate) const RESPONSE: u8 = b'R';
+pub(crate) const FIELDS_AT: usize = 44;
+
+/// What an allocation costs beyond what was asked for: the allocator's own share, and what it rounds up to.
+#[cfg(feature = "memory")]
+const ALLOCATION: usize = 16;
+/// The counters of what is shared.
+#[cfg(feature = "memory")]
+const COUNTERS: usize = 16;
+/// What a shared buffer has beside its bytes.
+#[cfg(feature = "memory")]
+const BUFFER: usize = 24 + 2 * ALLOCATION;
+
+#[cfg(feature = "memory")]
+impl Entry {
+    /// Bytes of memory that this entry takes, near enough to bound a store by.
+    pub(crate) fn weight(&self) -> usize {
+        // The slots of a store grow with it, by doubling, and some are of entries that have left.
+        const SLOT: usize = 2 * (size_of::<KeyId>() + 96);
+        const ENTRY: usize = SLOT + COUNTERS + size_of::<Made>() + ALLOCATION + BUFFER;
+        let made = &*self.made;
+        let beside = if made.held.beside > 0 { made.held.beside + 2 * BUFFER } else { 0 };
+        let tags = |stamp: &Stamp| size_of::<Stamp>() + COUNTERS + stamp.tag.len() + ALLOCATION;
+        let stamps: usize = made.stamps.iter().map(tags).sum();
+        ENTRY + made.held.buffer + beside + stamps + view(&made.meta)
+    }
+}
+
+/// What the reading of the metadata takes.
+#[cfg(feature = "memory")]
+fn view(meta: &[u8]) -> usize {
+    // A status, some moments, and the map itself.
+    const HEAD: usize = COUNTERS + 192 + ALLOCATION;
+    match meta.first() {
+        Some(&RESPONSE) => HEAD + meta.get(FIELDS_AT..).map_or(0, map),
+        // Values are read anew for each hit.
+        Some(b'T') => 0,
+        // The names of fields.
+        _ => HEAD + meta.split(|&byte| byte == b',').map(|name| FIELD_NAME + name_on_the_heap(name)).sum::<usize>(),
+    }
+}
+
+#[cfg(feature = "memory")]
+const FIELD_NAME: usize = size_of::<http::HeaderName>();
+
+/// What an `http::HeaderMap` takes that these lines were read into, with room for what the cache says for itself.
+#[cfg(feature = "memory")]
+fn map(mut lines: &[u8]) -> usize {
+    /// Beside a name and its value, there are a hash and links to more values.
+    const SLOT: usize = FIELD_NAME + size_of::<http::HeaderValue>() + 32;
+    const MORE: usize = size_of::<http::HeaderValue>() + 32;
+    const INDEX: usize = 4;
+    const OWN: usize = 4;
+    let (mut names, mut more, mut heap) = (OWN, 0_usize, 0);
+    let mut last: &[u8] = b"";
+    while let Some((name, rest)) = field(lines) {
+        lines = rest;
+        if name == last {
+            more += 1;
+            continue;
+        }
+        last = name;
+        names += 1;
+        heap += name_on_the_heap(name);
+    }
+    // Three quarters of a power of two are used; what there is more than one of is in a vector of its own.
+    let indices = (names + names / 3).next_power_of_two().max(8);
+    let more = if more > 0 { more.next_power_of_two().max(4) * MORE + ALLOCATION } else { 0 };
+    indices * INDEX + (indices - indices / 4) * SLOT + 2 * ALLOCATION + more + heap
+}
+
+/// The name of the first of these lines, and the lines after it.
+#[cfg(feature = "memory")]
+fn field(lines: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = lines.split_first_chunk::<2>()?;
+    let (name, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    Some((name, rest.get(u32::from_be_bytes(*length) as usize..)?))
+}
+
+/// What the name of a field takes beside its place: nothing if it is one of those that `http` has constants for, and
+/// otherwise a buffer.
+#[cfg(feature = "memory")]
+fn name_on_the_heap(name: &[u8]) -> usize {
+    let has_constant = matches!(
+        name,
+        b"accept-ranges"
+            | b"access-control-allow-credentials"
+            | b"access-control-allow-headers"
+            | b"access-control-allow-methods"
+            | b"access-control-allow-origin"
+            | b"access-control-expose-headers"
+            | b"access-control-max-age"
+            | b"allow"
+            | b"alt-svc"
+            | b"cache-control"
+            | b"content-disposition"
+            | b"content-encoding"
+            | b"content-language"
+            | b"content-length"
+            | b"content-location"
+            | b"content-range"
+            | b"content-security-policy"
+            | b"content-security-policy-report-only"
+            | b"content-type"
+            | b"date"
+            | b"etag"
+            | b"expires"
+            | b"last-modified"
+            | b"link"
+            | b"location"
+            | b"pragma"
+            | b"referrer-policy"
+            | b"retry-after"
+            | b"server"
+            | b"set-cookie"
+            | b"strict-transport-security"
+            | b"vary"
+            | b"via"
+            | b"warning"
+            | b"www-authenticate"
+            | b"x-content-type-options"
+            | b"x-dns-prefetch-control"
+            | b"x-frame-options"
+            | b"x-xss-protection"
+            | b"accept"
+            | b"accept-charset"
+            | b"accept-encoding"
+            | b"accept-language"
+            | b"cookie"
+            | b"host"
+            | b"origin"
+            | b"referer"
+            | b"user-agent"
+    );
+    if has_constant { 0 } else { name.len() + BUFFER }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+
+    fn lines(fields: &[(&str, &str)]) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for (name, value) in fields {
+            lines.extend_from_slice(&(name.len() as u16).to_be_bytes());
+            lines.extend_from_slice(name.as_bytes());
+            lines.extend_from_slice(&(value.len() as u32).to_be_bytes());
+            lines.extend_from_slice(value.as_bytes());
+        }
+        lines
+    }
+
+    #[test]
+    fn names_without_a_buffer_are_those_that_have_a_constant() {
+        for name in ["etag", "accept-ranges", "x-xss-protection", "user-agent", "content-security-policy-report-only"] {
+            // Two readings of such a name are one text.
+            let [one, other] = [(); 2].map(|()| http::HeaderName::from_bytes(name.as_bytes()).unwrap());
+            assert_eq!(one.as_str().as_ptr(), other.as_str().as_ptr(), "{name}");
+            assert_eq!(name_on_the_heap(name.as_bytes()), 0, "{name}");
+        }
+        assert!(name_on_the_heap(b"x-request-id") > 12);
+    }
+
+    #[test]
+    fn a_field_counts_by_its_place_and_not_by_its_length() {
+        let names: Vec<String> = (0..90).map(|number| format!("x-{number}")).collect();
+        let many: Vec<_> = names.iter().map(|name| (name.as_str(), "v")).collect();
+        assert!((12_000..24_000).contains(&map(&lines(&many))), "{}", map(&lines(&many)));
+        let same: Vec<_> = (0..90).map(|_| ("link", "v")).collect();
+        assert!((6_000..12_000).contains(&map(&lines(&same))), "{}", map(&lines(&same)));
+        assert!(map(&lines(&[("etag", "v")])) < map(&lines(&[("x-tag", "v")])));
+    }
+
+    #[test]
+    fn lines_that_are_cut_off_are_counted_as_far_as_they_go() {
+        let whole = lines(&[("x-one", "1"), ("x-two", "2")]);
+        for length in 0..whole.len() {
+            assert!(map(&whole[..length]) <= map(&whole), "{length}");
+        }
+    }
+}

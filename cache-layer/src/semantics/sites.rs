@@ -1,0 +1,177 @@
+//! Which schemes and hosts are one site, and share what is stored (RFC 9110, sections 4.2.3 and 4.3).
+
+use std::borrow::Cow;
+
+/// What a scheme and an authority are taken for.
+///
+/// Unless schemes are apart, there is one: a server rarely knows by which a request came (HTTP/2 tells, HTTP/1.1 in its
+/// usual form does not, and what ends TLS in front of it tells nothing that could be trusted), while what its application
+/// says names the one that clients see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sites {
+    schemes_apart: bool,
+    /// Other names of hosts, and what they are names of; both normalised.
+    aliases: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Sites {
+    pub(crate) fn tell_schemes_apart(&mut self, apart: bool) {
+        self.schemes_apart = apart;
+    }
+
+    /// Takes `alias` for `host` from now on, and what was taken for `alias`. What is wrong with them, if something is.
+    pub(crate) fn add_alias(&mut self, alias: &str, host: &str) -> Result<(), &'static str> {
+        const NO_HOST: &str = "must be a host, with a port where it has one of its own";
+        let alias = plain_authority(alias).ok_or(NO_HOST)?.into_owned().into_boxed_str();
+        let host: Box<str> = self.named(plain_authority(host).ok_or(NO_HOST)?).into();
+        if alias == host {
+            return Err("a host is no alias of itself");
+        }
+        if self.aliases.iter().any(|(known, _)| *known == alias) {
+            return Err("an alias has one host");
+        }
+        for (_, named) in &mut self.aliases {
+            if *named == alias {
+                named.clone_from(&host);
+            }
+        }
+        self.aliases.push((alias, host));
+        Ok(())
+    }
+
+    /// The scheme that a URI's is taken for.
+    pub(crate) fn scheme(&self, stated: Option<&str>) -> &'static str {
+        match stated {
+            Some(stated) if self.schemes_apart && stated.eq_ignore_ascii_case("https") => "https",
+            _ => "http",
+        }
+    }
+
+    /// The authority that one under `scheme` is taken for: in lower case, without a port that goes without saying. `None`
+    /// if it is none.
+    pub(crate) fn authority<'a>(&'a self, scheme: &str, authority: &'a str) -> Option<Cow<'a, str>> {
+        if self.schemes_apart {
+            let default_port = if scheme == "https" { ":443" } else { ":80" };
+            return normal(without_port(authority, &[default_port])).map(|authority| self.named(authority));
+        }
+        plain_authority(authority).map(|authority| self.named(authority))
+    }
+
+    /// Whether a reference that states `scheme` can be one to a site of `own` scheme.
+    pub(crate) fn is_scheme(&self, stated: &str, own: &str) -> bool {
+        let is_http = ["http", "https"].iter().any(|scheme| scheme.eq_ignore_ascii_case(stated));
+        is_http && self.scheme(Some(stated)) == own
+    }
+
+    fn named<'a>(&'a self, authority: Cow<'a, str>) -> Cow<'a, str> {
+        match self.aliases.iter().find(|(alias, _)| **alias == *authority) {
+            Some((_, host)) => Cow::Borrowed(host),
+            None => authority,
+        }
+    }
+}
+
+/// An authority under either scheme.
+fn plain_authority(authority: &str) -> Option<Cow<'_, str>> {
+    normal(without_port(authority, &[":80", ":443"]))
+}
+
+fn without_port<'a>(authority: &'a str, defaults: &[&str]) -> &'a str {
+    let without = defaults.iter().find_map(|port| authority.strip_suffix(port)).unwrap_or(authority);
+    without.strip_suffix(':').unwrap_or(without)
+}
+
+/// In lower case; `None` if it is no authority, or has what doesn't belong into that of a target.
+fn normal(authority: &str) -> Option<Cow<'_, str>> {
+    let mut has_uppercase = false;
+    for byte in authority.bytes() {
+        match AUTHORITY[usize::from(byte)] {
+            Byte::Refused => return None,
+            Byte::Uppercase => has_uppercase = true,
+            Byte::Plain => {}
+        }
+    }
+    (!authority.is_empty()).then(|| match has_uppercase {
+        true => Cow::Owned(authority.to_ascii_lowercase()),
+        false => Cow::Borrowed(authority),
+    })
+}
+
+/// What a byte is in an authority.
+#[derive(Clone, Copy)]
+enum Byte {
+    Plain,
+    Uppercase,
+    Refused,
+}
+
+const AUTHORITY: [Byte; 256] = {
+    let mut bytes = [Byte::Refused; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        bytes[byte as usize] = match byte {
+            // A user's name has no place in a target (RFC 9110, section 4.2.4), and what an application makes of it is its
+            // own.
+            b'/' | b'?' | b'#' | b'\\' | b'@' => Byte::Refused,
+            b'A'..=b'Z' => Byte::Uppercase,
+            _ => Byte::Plain,
+        };
+        byte += 1;
+    }
+    bytes
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sites(aliases: &[(&str, &str)]) -> Sites {
+        let mut sites = Sites::default();
+        for (alias, host) in aliases {
+            sites.add_alias(alias, host).unwrap();
+        }
+        sites
+    }
+
+    fn named(sites: &Sites, authority: &str) -> String {
+        sites.authority("http", authority).unwrap().into_owned()
+    }
+
+    #[test]
+    fn an_alias_is_taken_for_its_host_however_it_is_spelled() {
+        let sites = sites(&[("WWW.Shop.example", "Shop.example:443"), ("shop.example:8443", "shop.example")]);
+        for authority in ["www.shop.example", "www.shop.example:80", "WWW.SHOP.EXAMPLE:443", "shop.EXAMPLE:8443"] {
+            assert_eq!(named(&sites, authority), "shop.example", "{authority}");
+        }
+        assert_eq!(named(&sites, "www.shop.example:8080"), "www.shop.example:8080");
+    }
+
+    #[test]
+    fn an_alias_of_an_alias_is_one_of_the_host_in_whatever_order_they_are_set() {
+        for order in [[("a", "b"), ("b", "c")], [("b", "c"), ("a", "b")]] {
+            let sites = sites(&order);
+            assert_eq!(["a", "b", "c"].map(|host| named(&sites, host)), ["c"; 3], "{order:?}");
+        }
+    }
+
+    #[test]
+    fn aliases_that_mean_nothing_are_refused() {
+        let mut sites = sites(&[("a", "b")]);
+        for (alias, host) in [("b", "a"), ("A", "a"), ("a", "c"), ("", "a"), ("c", "d/e"), ("c", "me@d"), ("c d", "e")] {
+            assert!(sites.add_alias(alias, host).is_err(), "{alias} {host}");
+        }
+        assert_eq!(named(&sites, "a"), "b");
+    }
+
+    #[test]
+    fn schemes_are_one_or_two() {
+        let (one, mut two) = (Sites::default(), Sites::default());
+        two.tell_schemes_apart(true);
+        assert_eq!([Some("https"), Some("http"), None].map(|stated| one.scheme(stated)), ["http"; 3]);
+        assert_eq!([Some("HTTPS"), Some("http"), None].map(|stated| two.scheme(stated)), ["https", "http", "http"]);
+        assert!(one.is_scheme("https", "http") && !two.is_scheme("https", "http"));
+        assert!(!one.is_scheme("ftp", "http"));
+        assert_eq!(two.authority("http", "a:443").unwrap(), "a:443");
+        assert_eq!(two.authority("https", "a:443").unwrap(), "a");
+    }
+}

@@ -1,0 +1,175 @@
+//! The limit of a store in memory is held by what its entries take, and not by what they say: with everything allocated
+//! counted, and each entry asked for, whatever it is made of.
+
+use std::{convert::Infallible, time::Duration};
+
+use allocation_counter::{AllocationInfo, measure};
+use bytes::Bytes;
+use cache_layer::{
+    Cache, CacheLayer, CacheService,
+    store::{MemoryStore, RedisStore, TieredStore},
+};
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Empty, Full};
+use tests::RedisServer;
+use tokio::runtime::Runtime;
+use tower::{Layer as _, Service as _, service_fn};
+
+const LIMIT: u64 = 4 << 20;
+
+/// What responses are made of.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Fields of their own names, so long in their values.
+    fields: (usize, usize),
+    /// Fields of one name.
+    same: usize,
+    tags: usize,
+    body: usize,
+    varies: bool,
+    /// Behind a path of that length.
+    path: usize,
+}
+
+const PLAIN: Shape = Shape { fields: (2, 10), same: 0, tags: 0, body: 100, varies: false, path: 10 };
+
+const SHAPES: [Shape; 10] = [
+    PLAIN,
+    Shape { fields: (15, 20), body: 1_000, ..PLAIN },
+    Shape { fields: (30, 30), ..PLAIN },
+    Shape { fields: (90, 1), ..PLAIN },
+    Shape { fields: (90, 900), ..PLAIN },
+    Shape { same: 60, ..PLAIN },
+    Shape { tags: 32, ..PLAIN },
+    Shape { body: 20_000, ..PLAIN },
+    Shape { varies: true, ..PLAIN },
+    Shape { path: 5_000, ..PLAIN },
+];
+
+fn respond(shape: Shape) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(vec![b'x'; shape.body])));
+    let headers = response.headers_mut();
+    headers.insert("cache-control", HeaderValue::from_static("max-age=3600"));
+    headers.insert("content-type", HeaderValue::from_static("text/plain"));
+    let (count, length) = shape.fields;
+    for number in 0..count {
+        let name = HeaderName::from_bytes(format!("x-{number}").as_bytes()).unwrap();
+        headers.insert(name, HeaderValue::from_bytes(&vec![b'v'; length]).unwrap());
+    }
+    for number in 0..shape.same {
+        headers.append("link", HeaderValue::from_str(&format!("</{number}>")).unwrap());
+    }
+    if shape.tags > 0 {
+        let tags: Vec<String> = (0..shape.tags).map(|number| format!("tag:{number}")).collect();
+        headers.insert("cache-tag", HeaderValue::from_str(&tags.join(",")).unwrap());
+    }
+    if shape.varies {
+        headers.insert("vary", HeaderValue::from_static("accept-language, x-region"));
+    }
+    response
+}
+
+async fn answer(shape: Shape, _: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(respond(shape))
+}
+
+fn runtime() -> Runtime {
+    // On this thread, so that everything is counted.
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What a store takes, by its own account and by the allocator's, after `fill` has filled and read it.
+fn held<S>(store: impl FnOnce() -> S, fill: impl FnOnce(&S), bytes: impl FnOnce(&S) -> u64) -> (u64, u64) {
+    let mut kept = None;
+    let AllocationInfo { bytes_current, count_current, .. } = measure(|| {
+        let store = store();
+        fill(&store);
+        kept = Some(store);
+    });
+    // A block has a head of its own in most allocators.
+    (bytes(&kept.unwrap()), (bytes_current + 8 * count_current).try_into().unwrap())
+}
+
+fn assert_held(what: &str, (counted, allocated): (u64, u64)) {
+    println!("{what}: counted {counted}, allocated {allocated}, {:.2}", allocated as f64 / counted as f64);
+    assert!(counted > LIMIT / 10 * 8, "{what}: the store is not full: {counted}");
+    assert!(allocated <= counted / 10 * 11, "{what}: {allocated} bytes are allocated where {counted} are counted");
+    assert!(allocated >= counted / 2, "{what}: {allocated} bytes are allocated where {counted} are counted");
+}
+
+/// Asks for pages, and for each of them again at once, until the store is full, and for some more.
+async fn fill<S, F>(cache: &Cache, shape: Shape, service: &mut CacheService<S>, bytes: impl Fn() -> u64)
+where
+    S: tower::Service<Request<Empty<Bytes>>, Response = Response<Full<Bytes>>, Error = Infallible, Future = F>
+        + Clone
+        + Send
+        + 'static,
+    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+{
+    let (mut number, mut last) = (0, usize::MAX);
+    while number < last {
+        for _ in 0..3 {
+            let path = format!("/{number:0length$}", length = shape.path);
+            let request = Request::get(path).header("host", "shop.example").header("accept-language", "de");
+            let response = service.call(request.body(Empty::new()).unwrap()).await.unwrap();
+            response.into_body().collect().await.unwrap();
+            assert!(cache.drain(Duration::from_secs(30)).await);
+        }
+        number += 1;
+        if last == usize::MAX && bytes() > LIMIT / 10 * 9 {
+            last = number + number / 3;
+        }
+    }
+}
+
+#[test]
+fn a_memory_store_takes_what_it_counts_however_its_responses_are_made() {
+    let runtime = runtime();
+    for shape in SHAPES {
+        let fill = |store: &MemoryStore| {
+            let cache = Cache::new(store.clone());
+            let mut service = CacheLayer::new(cache.clone()).layer(service_fn(move |request| answer(shape, request)));
+            runtime.block_on(fill(&cache, shape, &mut service, || store.bytes()));
+        };
+        assert_held(&format!("{shape:?}"), held(|| MemoryStore::new(LIMIT), fill, MemoryStore::bytes));
+    }
+}
+
+#[test]
+fn a_memory_store_takes_what_it_counts_of_values() {
+    let runtime = runtime();
+    for (count, value) in [(10_000_u64, "v".to_owned()), (5_000, "v".repeat(1_100)), (200, "v".repeat(33_000))] {
+        let fill = |store: &MemoryStore| {
+            let cache = Cache::new(store.clone());
+            runtime.block_on(async {
+                for number in 0..count {
+                    cache.set(("value", number), &value).ttl(Duration::from_secs(3_600)).await.unwrap();
+                    cache.get::<String>(("value", number)).await;
+                }
+            });
+        };
+        let length = value.len();
+        assert_held(&format!("values of {length}"), held(|| MemoryStore::new(LIMIT), fill, MemoryStore::bytes));
+    }
+}
+
+#[test]
+fn a_first_tier_takes_what_it_counts_of_what_it_read() {
+    let runtime = runtime();
+    // Those in which what came from Redis differs from what was loaded here.
+    for shape in SHAPES.into_iter().filter(|shape| shape.fields.0 > 60 || shape.tags > 0 || shape.body > 10_000) {
+        let server = RedisServer::start();
+        let store = runtime.block_on(async {
+            let redis = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
+            assert!(redis.wait_connected(Duration::from_secs(10)).await, "{server} is not reachable");
+            redis
+        });
+        let fill = |store: &TieredStore| {
+            let cache = Cache::new(store.clone());
+            let mut service = CacheLayer::new(cache.clone()).layer(service_fn(move |request| answer(shape, request)));
+            runtime.block_on(fill(&cache, shape, &mut service, || store.memory_bytes()));
+        };
+        let held = held(|| TieredStore::new(LIMIT, store), fill, TieredStore::memory_bytes);
+        assert_held(&format!("{shape:?}"), held);
+    }
+}
