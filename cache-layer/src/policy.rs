@@ -1,8 +1,8 @@
 //! The user's own choices: what to keep, for how long, and by which name.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, header::COOKIE};
+use http::{HeaderMap, HeaderName, Request, header::COOKIE, request};
 
 use crate::semantics::{
     cache_control::CacheControl,
@@ -118,6 +118,32 @@ pub(crate) struct Policy {
     /// How long a failing application is left alone: after the first failure, and at most.
     pub(crate) failure_backoff: (Duration, Duration),
     pub(crate) share_failures: bool,
+    pub(crate) voids: Voids,
+}
+
+/// Which unsafe requests change something: all, unless somebody says so.
+#[derive(Clone, Default)]
+pub(crate) struct Voids(Option<Arc<Predicate>>);
+
+type Predicate = dyn Fn(&request::Parts) -> bool + Send + Sync;
+
+impl Voids {
+    pub(crate) fn by(is_change: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(is_change)))
+    }
+
+    /// Whether it is `request` that does. Returns it, too.
+    pub(crate) fn judge<B>(&self, request: Request<B>) -> (bool, Request<B>) {
+        let Some(is_change) = &self.0 else { return (true, request) };
+        let (parts, body) = request.into_parts();
+        (is_change(&parts), Request::from_parts(parts, body))
+    }
+}
+
+impl fmt::Debug for Voids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "what the predicate says" } else { "all" })
+    }
 }
 
 impl Default for Policy {
@@ -137,6 +163,7 @@ impl Default for Policy {
             bypass_cookies: Vec::new(),
             failure_backoff: (Duration::from_secs(1), Duration::from_secs(30)),
             share_failures: false,
+            voids: Voids::default(),
         }
     }
 }

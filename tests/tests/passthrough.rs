@@ -443,6 +443,7 @@ mod the_head {
         let app = app(backend, &Origin::echo(fields), &clock, |layer| layer).await;
         let miss = app.get("/", &[]).await;
         assert_eq!(miss.headers.get_all("x-cache").iter().collect::<Vec<_>>(), ["MISS"]);
+        assert_eq!((miss.header("x-cache-age"), miss.header("age")), (None, Some("7")));
         let lines: Vec<_> = miss.headers.get_all("cache-status").iter().collect();
         assert_eq!(lines, ["elsewhere; hit; ttl=5", "cache-layer; fwd=uri-miss; stored"]);
 
@@ -453,6 +454,58 @@ mod the_head {
         {
             assert_eq!(hit.headers.get_all(name).iter().collect::<Vec<_>>(), [value], "{name}");
         }
+    }
+
+    /// Two caches of this kind in a row, or an application that plays one.
+    async fn says_nothing_of_its_own_that_is_anothers_however_the_request_went(backend: &Backend) {
+        const OF_ANOTHER: Fields = &[
+            ("x-cache", "HIT"),
+            ("x-cache", "of another"),
+            ("x-cache-age", "99"),
+            ("x-cache-age", "98"),
+            ("cache-status", "another; hit; ttl=5"),
+            ("cache-control", "max-age=60"),
+            ("etag", "\"a\""),
+        ];
+        let origin = Origin::new(|call, request| async move {
+            let validates = request.headers().contains_key("if-none-match");
+            let mut response = echo(call, &request, OF_ANOTHER);
+            match request.uri().path() {
+                _ if validates => *response.status_mut() = StatusCode::NOT_MODIFIED,
+                "/private" => drop(response.headers_mut().insert("cache-control", HeaderValue::from_static("private"))),
+                "/broken" => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
+                _ => {}
+            }
+            Ok(response)
+        });
+        let clock = Clock::manual();
+        let app = app(backend, &origin, &clock, |layer| layer.bypass_on_cookies(["session"])).await;
+        let cases: [(Method, &str, Fields, &str); 12] = [
+            (Method::GET, "/", &[], "MISS"),
+            (Method::GET, "/", &[], "HIT"),
+            (Method::GET, "/part", &[("range", "bytes=0-3")], "MISS"),
+            (Method::GET, "/known", &[("if-none-match", "\"a\"")], "MISS"),
+            (Method::GET, "/private", &[], "MISS"),
+            (Method::GET, "/private", &[], "BYPASS"),
+            (Method::GET, "/broken", &[], "MISS"),
+            (Method::HEAD, "/head", &[], "MISS"),
+            (Method::POST, "/post", &[], "BYPASS"),
+            (Method::GET, "/fresh", &[("cache-control", "no-store")], "BYPASS"),
+            (Method::GET, "/", &[("cookie", "session=1")], "BYPASS"),
+            (Method::GET, "/part", &[("range", "pages=0-3")], "BYPASS"),
+        ];
+        let check = |answer: &tests::Response, x_cache: &str, case: &str| {
+            let lines = |name| answer.headers.get_all(name).iter().collect::<Vec<_>>();
+            assert_eq!(lines("x-cache"), [x_cache], "{case}");
+            let from_cache = x_cache == "HIT";
+            assert_eq!(lines("x-cache-age"), if from_cache { vec!["0"] } else { vec![] }, "{case}");
+        };
+        for (method, uri, fields, x_cache) in cases {
+            let case = format!("{method} {uri} {fields:?}");
+            check(&app.send(method, uri, fields).await, x_cache, &case);
+        }
+        clock.advance(seconds(61));
+        check(&app.get("/", &[]).await, "REVALIDATED", "validated");
     }
 
     async fn says_what_the_cache_did(backend: &Backend) {
@@ -512,6 +565,7 @@ mod the_head {
         of_a_hit_is_the_one_of_the_miss_to_the_byte,
         loses_what_belonged_to_one_connection,
         says_nothing_that_another_cache_said_about_another_request,
+        says_nothing_of_its_own_that_is_anothers_however_the_request_went,
         says_what_the_cache_did,
         is_dated_once_and_for_all,
     );
@@ -547,7 +601,30 @@ mod head_requests {
         }
     }
 
-    over_each_store!(are_answered_from_a_stored_get, that_miss_go_to_the_application_and_leave_nothing);
+    /// RFC 9110, section 8.6.
+    async fn of_what_has_no_content_say_no_length(backend: &Backend) {
+        for fields in [MAX_AGE, &[("cache-control", "max-age=60"), ("content-length", "0")]] {
+            let origin = Origin::new(move |call, request| async move {
+                let mut response = echo(call, &request, fields);
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                *response.body_mut() = full("");
+                Ok(response)
+            });
+            let app = App::on(backend, &origin).await;
+            app.cache.invalidate_all().await.unwrap();
+            for (method, x_cache) in [(Method::GET, "MISS"), (Method::HEAD, "HIT"), (Method::GET, "HIT")] {
+                let answer = app.send(method, "/", &[]).await;
+                assert_eq!((answer.status, answer.x_cache()), (StatusCode::NO_CONTENT, x_cache));
+                assert_eq!(answer.header("content-length"), None, "{x_cache}");
+            }
+        }
+    }
+
+    over_each_store!(
+        are_answered_from_a_stored_get,
+        that_miss_go_to_the_application_and_leave_nothing,
+        of_what_has_no_content_say_no_length,
+    );
 }
 
 mod a_write {
@@ -623,6 +700,65 @@ mod a_write {
         }
     }
 
+    /// A cache with `/` in it in front of an application that answers other methods in the type that they come in, or in
+    /// `answered`.
+    async fn in_front_of_calls(
+        backend: &Backend,
+        answered: Option<&'static str>,
+        set: impl FnOnce(CacheLayer) -> CacheLayer,
+    ) -> App {
+        let origin = Origin::new(move |call, request| async move {
+            let mut response = echo(call, &request, MAX_AGE);
+            let own = request.headers().get("content-type").cloned();
+            if let Some(answered) = answered.map(HeaderValue::from_static).or(own) {
+                response.headers_mut().insert("content-type", answered);
+            }
+            response.headers_mut().insert("location", HeaderValue::from_static("/location"));
+            Ok(response)
+        });
+        let app = app(backend, &origin, &Clock::system(), set).await;
+        app.cache.invalidate_all().await.unwrap();
+        for uri in ["/", "/location"] {
+            app.get(uri, &[]).await;
+        }
+        app
+    }
+
+    async fn is_not_what_a_grpc_call_does(backend: &Backend) {
+        const TYPES: [&str; 4] =
+            ["application/grpc", "application/grpc+proto", "Application/gRPC-Web+proto; charset=x", "application/json"];
+        for content_type in TYPES {
+            for answered in [None, Some("application/json")] {
+                let app = in_front_of_calls(backend, answered, |layer| layer).await;
+                let before = app.cache.counts().invalidations;
+                app.send(Method::POST, "/", &[("content-type", content_type)]).await;
+                let is_call = content_type != "application/json" && answered.is_none();
+                let (hit, voided) = if is_call { ("HIT", 0) } else { ("MISS", 2) };
+                assert_eq!(app.cache.counts().invalidations - before, voided, "{content_type} {answered:?}");
+                for uri in ["/", "/location"] {
+                    assert_eq!(app.get(uri, &[]).await.x_cache(), hit, "{content_type} {answered:?}");
+                }
+            }
+        }
+    }
+
+    async fn is_what_the_user_says(backend: &Backend) {
+        let app = in_front_of_calls(backend, None, |layer| {
+            layer.voids(|request| request.uri.path() != "/graphql" && !request.headers.contains_key("x-reads"))
+        })
+        .await;
+        let before = app.cache.counts().invalidations;
+        let answer = app.send(Method::POST, "/graphql", &[]).await;
+        assert_eq!((answer.status, answer.x_cache()), (StatusCode::OK, "BYPASS"));
+        app.send(Method::DELETE, "/", &[("x-reads", "1")]).await;
+        assert_eq!(app.cache.counts().invalidations, before);
+        assert_eq!(app.get("/location", &[]).await.x_cache(), "HIT");
+        app.send(Method::POST, "/", &[]).await;
+        for uri in ["/", "/location"] {
+            assert_eq!(app.get(uri, &[]).await.x_cache(), "MISS", "{uri}");
+        }
+    }
+
     async fn is_not_what_a_safe_method_does(backend: &Backend) {
         for method in ["HEAD", "OPTIONS", "TRACE", "PROPFIND", "QUERY"] {
             assert_eq!(made_stale(backend, method, 200, &[("location", "/location")]).await, [""; 0], "{method}");
@@ -647,6 +783,8 @@ mod a_write {
         that_succeeds_makes_its_target_stale,
         makes_stale_what_it_says_to_have_changed_of_its_own_origin,
         that_fails_makes_nothing_stale,
+        is_not_what_a_grpc_call_does,
+        is_what_the_user_says,
         is_not_what_a_safe_method_does,
         makes_every_variant_stale,
     );

@@ -334,10 +334,216 @@ mod validation {
         assert!(!answer.cache_status().stored);
         let after = app.get("/", &[]).await;
         assert_eq!((after.x_cache(), after.text()), ("MISS", "new"));
-        assert_eq!(asked.last("if-none-match").as_deref(), Some("\"a\""));
+        assert_eq!(asked.last("if-none-match"), None);
+    }
+
+    /// What a 304 says of itself, and what had been stored: another spelling of the same, or none that can be matched.
+    const UNMATCHED: [(Fields, Fields); 7] = [
+        // nginx, with gzip on
+        (&[("etag", "W/\"a\"")], &[("etag", "\"a\"")]),
+        // Caddy and Jetty
+        (&[("etag", "\"a-gzip\"")], &[("etag", "\"a\"")]),
+        (&[("etag", "\"a\"")], &[("etag", "\"another\"")]),
+        (&[("etag", "\"a\"")], &[("etag", "\"a\""), ("etag", "\"b\"")]),
+        (&[("etag", "\"a\"")], &[("last-modified", LAST_MODIFIED)]),
+        (&[("last-modified", LAST_MODIFIED)], &[("etag", "\"a\"")]),
+        (&[("last-modified", LAST_MODIFIED)], &[("last-modified", "Mon, 07 Nov 1994 08:49:37 GMT")]),
+    ];
+
+    /// Answers every precondition with a 304 that says `confirmed`, and else with an echo that has the fields `stored`.
+    fn mismatching(control: &'static str, (stored, confirmed): (Fields, Fields), varies: bool) -> (Origin, Asked) {
+        let asked = Asked::default();
+        let noted = asked.clone();
+        let origin = Origin::new(move |call, request| {
+            noted.note(request.headers());
+            let conditional = ["if-none-match", "if-modified-since"];
+            let conditional = conditional.iter().any(|name| request.headers().contains_key(*name));
+            let fields = if conditional { confirmed } else { stored };
+            let mut response = echo(call, &request, fields);
+            response.headers_mut().insert("cache-control", control.parse().unwrap());
+            if varies {
+                response.headers_mut().insert("vary", "accept-encoding".parse().unwrap());
+            }
+            if conditional {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                *response.body_mut() = full("");
+            }
+            std::future::ready(Ok(response))
+        });
+        (origin, asked)
+    }
+
+    async fn that_can_not_be_matched_is_followed_by_the_whole(backend: &Backend) {
+        for control in ["max-age=60, must-revalidate", "max-age=60, proxy-revalidate", "s-maxage=60", "max-age=60"] {
+            for (validators, varies) in UNMATCHED.into_iter().zip([true, false].into_iter().cycle()) {
+                let (clock, (origin, asked)) = (Clock::manual(), mismatching(control, validators, varies));
+                let app = app(backend, &origin, &clock, |layer| layer).await;
+                app.cache.invalidate_all().await.unwrap();
+                app.get("/", &[]).await;
+                clock.advance(seconds(61));
+                let confirmed = app.get("/", &[]).await;
+                let case = format!("{control} {validators:?}");
+                assert_eq!((confirmed.status.as_u16(), confirmed.x_cache()), (200, "REVALIDATED"), "{case}");
+                assert_eq!((confirmed.call(), confirmed.header("age")), (1, Some("61")), "not made fresh: {case}");
+                let expected = CacheStatus {
+                    fwd: Some("stale".into()),
+                    fwd_status: Some(304),
+                    detail: Some("unmatched".into()),
+                    ..CacheStatus::default()
+                };
+                assert_eq!(confirmed.cache_status(), expected, "{case}");
+                let whole = app.get("/", &[]).await;
+                assert_eq!((whole.x_cache(), whole.call(), whole.cache_status().stored), ("MISS", 3, true), "{case}");
+                assert_eq!((asked.last("if-none-match"), asked.last("if-modified-since")), (None, None), "{case}");
+                for _ in 0..3 {
+                    let hit = app.get("/", &[]).await;
+                    assert_eq!((hit.x_cache(), hit.call(), origin.calls()), ("HIT", 3, 3), "{case}");
+                }
+                // What was loaded anew may be asked about again.
+                clock.advance(seconds(61));
+                assert_eq!((app.get("/", &[]).await.call(), origin.calls()), (3, 4), "{case}");
+                assert!(asked.last("if-none-match").or(asked.last("if-modified-since")).is_some(), "{case}");
+            }
+        }
+    }
+
+    async fn that_can_not_be_matched_where_each_request_is_to_be_validated(backend: &Backend) {
+        for control in ["no-cache", "max-age=60, no-cache", "max-age=0, must-revalidate"] {
+            let (origin, _) = mismatching(control, UNMATCHED[0], true);
+            let app = App::on(backend, &origin).await;
+            app.cache.invalidate_all().await.unwrap();
+            for (x_cache, call) in [("MISS", 1), ("REVALIDATED", 1), ("MISS", 3), ("REVALIDATED", 3), ("MISS", 5)] {
+                let answer = app.get("/", &[]).await;
+                assert_eq!((answer.status, answer.x_cache(), answer.call()), (StatusCode::OK, x_cache, call));
+            }
+        }
+    }
+
+    /// Nobody waits for it, so nobody gets what it brings; those who come later do.
+    async fn that_can_not_be_matched_in_the_background_is_followed_by_the_whole(backend: &Backend) {
+        for validators in UNMATCHED {
+            let clock = Clock::manual();
+            let (origin, asked) = mismatching("max-age=60, stale-while-revalidate=60", validators, true);
+            let app = app(backend, &origin, &clock, |layer| layer).await;
+            app.cache.invalidate_all().await.unwrap();
+            app.get("/", &[]).await;
+            clock.advance(seconds(61));
+            for (x_cache, call) in [("STALE", 1), ("STALE", 1), ("HIT", 3), ("HIT", 3)] {
+                let answer = app.get("/", &[]).await;
+                assert_eq!((answer.x_cache(), answer.call()), (x_cache, call), "{validators:?}");
+            }
+            assert_eq!((origin.calls(), asked.last("if-none-match")), (3, None), "{validators:?}");
+        }
+    }
+
+    async fn that_can_not_be_matched_is_one_question_for_all_who_wait(backend: &Backend) {
+        let (inner, _) = mismatching("max-age=60, must-revalidate", UNMATCHED[0], true);
+        let (gate, clock) = (Gate::closed(), Clock::manual());
+        let origin = Origin::new({
+            let (gate, inner) = (gate.clone(), inner.clone());
+            move |call, request| {
+                let (gate, mut inner) = (gate.clone(), inner.clone());
+                async move {
+                    if call > 1 {
+                        gate.pass().await;
+                    }
+                    tower::Service::call(&mut inner, request).await
+                }
+            }
+        });
+        let app = app(backend, &origin, &clock, |layer| layer).await;
+        app.get("/", &[]).await;
+        clock.advance(seconds(61));
+        let clients: Vec<_> = (0..8).map(|_| asking(&app, "/")).collect();
+        wait_until("seven of them wait", async || app.cache.counts().coalesced == 7).await;
+        gate.open();
+        let mut calls = Vec::new();
+        for client in clients {
+            let answer = client.await.unwrap();
+            assert_eq!(answer.status, StatusCode::OK);
+            calls.push(answer.call());
+        }
+        calls.sort_unstable();
+        assert_eq!((calls, origin.calls()), (vec![1, 3, 3, 3, 3, 3, 3, 3], 3));
+    }
+
+    /// What is written then is the old response once more: it must not come after an invalidation, or undo one.
+    async fn that_can_not_be_matched_brings_nothing_back_that_is_void(backend: &Backend) {
+        let (inner, asked) = mismatching("max-age=60", UNMATCHED[0], false);
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let (gate, inner) = (gate.clone(), inner.clone());
+            move |call, request| {
+                let (gate, mut inner) = (gate.clone(), inner.clone());
+                async move {
+                    if call == 2 {
+                        gate.pass().await;
+                    }
+                    tower::Service::call(&mut inner, request).await
+                }
+            }
+        });
+        let clock = Clock::manual();
+        let app = app(backend, &origin, &clock, |layer| layer).await;
+        app.get("/", &[]).await;
+        clock.advance(seconds(61));
+        let validated = asking(&app, "/");
+        wait_until("it is being validated", async || origin.calls() == 2).await;
+        let key = CacheLayer::new(app.cache.clone()).key(&"http://shop.example/".parse().unwrap()).unwrap();
+        app.cache.invalidate(&key).await.unwrap();
+        gate.open();
+        assert_eq!(validated.await.unwrap().call(), 1);
+        let after = app.get("/", &[]).await;
+        assert_eq!((after.call(), after.cache_status().fwd.as_deref()), (3, Some("uri-miss")));
+
+        app.cache.soft_invalidate(&key).await.unwrap();
+        assert_eq!((app.get("/", &[]).await.call(), origin.calls()), (3, 4));
+        assert_eq!((app.get("/", &[]).await.call(), asked.last("if-none-match")), (5, None));
+    }
+
+    async fn that_names_the_same_date_in_another_form_succeeds(backend: &Backend) {
+        const STORED: Fields = &[("cache-control", "max-age=60"), ("last-modified", "Sunday, 06-Nov-94 08:49:37 GMT")];
+        const CONFIRMED: Fields = &[("cache-control", "max-age=60"), ("last-modified", LAST_MODIFIED)];
+        let (origin, _) = replies(&[Answer(200, STORED, "stored"), Answer(304, CONFIRMED, "")]);
+        let clock = Clock::manual();
+        let app = app(backend, &origin, &clock, |layer| layer).await;
+        app.get("/", &[]).await;
+        clock.advance(seconds(61));
+        assert_eq!(app.get("/", &[]).await.x_cache(), "REVALIDATED");
+        assert_eq!((app.get("/", &[]).await.x_cache(), origin.calls()), ("HIT", 2));
+    }
+
+    /// An application that says 304 whatever it is asked has nothing to give but what it once gave.
+    async fn that_nobody_asked_for_is_no_clients_answer(backend: &Backend) {
+        for stored in [MAX_AGE, &[("cache-control", "max-age=60, must-revalidate"), ("etag", "W/\"a\"")]] {
+            let origin = Origin::new(move |call, request| {
+                let mut response = echo(call, &request, if call == 1 { stored } else { &[("etag", "\"a\"")] });
+                if call > 1 {
+                    *response.status_mut() = StatusCode::NOT_MODIFIED;
+                    *response.body_mut() = full("");
+                }
+                std::future::ready(Ok(response))
+            });
+            let clock = Clock::manual();
+            let app = app(backend, &origin, &clock, |layer| layer).await;
+            app.cache.invalidate_all().await.unwrap();
+            app.get("/", &[]).await;
+            clock.advance(seconds(61));
+            for _ in 0..3 {
+                let answer = app.get("/", &[]).await;
+                assert_eq!((answer.status.as_u16(), answer.call()), (200, 1), "{stored:?}");
+            }
+        }
     }
 
     over_each_store!(
+        that_can_not_be_matched_is_followed_by_the_whole,
+        that_can_not_be_matched_where_each_request_is_to_be_validated,
+        that_can_not_be_matched_in_the_background_is_followed_by_the_whole,
+        that_can_not_be_matched_is_one_question_for_all_who_wait,
+        that_can_not_be_matched_brings_nothing_back_that_is_void,
+        that_names_the_same_date_in_another_form_succeeds,
+        that_nobody_asked_for_is_no_clients_answer,
         asks_with_exactly_the_stored_validators,
         that_succeeds_freshens_what_is_stored,
         that_fails_replaces_what_is_stored,
@@ -670,7 +876,146 @@ mod a_range {
         }
     }
 
+    /// An application that knows ranges: of its ten digits it has what these fields say.
+    fn in_parts(fields: impl Fn(usize) -> Fields + Send + Sync + 'static) -> (Origin, Asked) {
+        let asked = Asked::default();
+        let noted = asked.clone();
+        let origin = Origin::new(move |call, request| {
+            noted.note(request.headers());
+            let mut response = http::Response::builder().header("accept-ranges", "bytes").header("x-call", call);
+            for (name, value) in fields(call) {
+                response = response.header(*name, *value);
+            }
+            let response = if request.headers().contains_key("range") {
+                let part = response.status(206).header("content-range", "bytes 2-4/10").header("content-length", "3");
+                part.body(full(&DIGITS[2..5]))
+            } else {
+                response.header("content-length", "10").body(full(DIGITS))
+            };
+            std::future::ready(Ok(response.unwrap()))
+        });
+        (origin, asked)
+    }
+
+    const THREE: &[(&str, &str)] = &[("range", "bytes=2-4"), ("if-range", "\"a\"")];
+
+    fn assert_is_the_applications(answer: &tests::Response, asked: &Asked, call: usize, case: &str) {
+        assert_eq!((answer.status, answer.text()), (StatusCode::PARTIAL_CONTENT, "234"), "{case}");
+        assert_eq!(answer.header("x-call"), Some(&*call.to_string()), "{case}");
+        assert_eq!(answer.header("content-range"), Some("bytes 2-4/10"), "{case}");
+        let went = (asked.last("range"), asked.last("if-range"));
+        assert_eq!(went, (Some("bytes=2-4".into()), Some("\"a\"".into())), "{case}");
+    }
+
+    /// By what each of these says of itself, it is not kept.
+    const NOT_KEPT: [Fields; 8] = [
+        &[("cache-control", "private, max-age=60")],
+        &[("cache-control", "no-store")],
+        &[("cache-control", "no-cache")],
+        &[],
+        &[("etag", "\"a\"")],
+        &[("cache-control", "max-age=60"), ("set-cookie", "a=b")],
+        &[("cache-control", "max-age=60"), ("vary", "*")],
+        &[("cache-control", "max-age=60"), ("trailer", "expires")],
+    ];
+
+    async fn of_what_is_not_kept_is_the_applications_from_the_second_one_on(backend: &Backend) {
+        const TOO_LONG: Fields = MAX_AGE;
+        for fields in NOT_KEPT.into_iter().chain([TOO_LONG]) {
+            let (clock, (origin, asked)) = (Clock::manual(), in_parts(move |_| fields));
+            let app = app(backend, &origin, &clock, |layer| layer.max_body(9)).await;
+            app.cache.invalidate_all().await.unwrap();
+            let (path, case) = (unseen(), format!("{fields:?}"));
+            assert_eq!(app.get(&path, THREE).await.status, StatusCode::OK, "{case}");
+            for call in 2..=3 {
+                assert_is_the_applications(&app.get(&path, THREE).await, &asked, call, &case);
+            }
+            // Nobody remembers any more that it was not kept, but for those who ask for parts of it.
+            app.cache.invalidate_all().await.unwrap();
+            for call in 4..=6 {
+                clock.advance(seconds(50 * 60));
+                assert_is_the_applications(&app.get(&path, THREE).await, &asked, call, &case);
+            }
+            // Whoever wants the whole gets it, and who then wants a part gets that.
+            assert_eq!(app.get(&path, &[]).await.text(), DIGITS, "{case}");
+            assert_is_the_applications(&app.get(&path, THREE).await, &asked, 8, &case);
+        }
+    }
+
+    async fn after_the_whole_that_is_not_kept_is_the_applications(backend: &Backend) {
+        for fields in NOT_KEPT {
+            let (origin, asked) = in_parts(move |_| fields);
+            let app = App::on(backend, &origin).await;
+            let path = unseen();
+            app.get(&path, &[]).await;
+            app.cache.invalidate_all().await.unwrap();
+            assert_is_the_applications(&app.get(&path, THREE).await, &asked, 2, &format!("{fields:?}"));
+        }
+    }
+
+    /// It can be told from the request that the response is most likely this client's own.
+    async fn of_a_client_that_says_who_it_is_is_the_applications_from_the_first_one_on(backend: &Backend) {
+        for who in [("cookie", "session=1"), ("authorization", "Basic eA==")] {
+            let fields: Vec<(&str, &str)> = THREE.iter().copied().chain([who]).collect();
+            let (origin, asked) = in_parts(|_| &[]);
+            let app = app(backend, &origin, &Clock::system(), |layer| layer.ttl(MINUTE)).await;
+            app.cache.invalidate_all().await.unwrap();
+            for call in 1..=3 {
+                assert_is_the_applications(&app.get("/", &fields).await, &asked, call, who.0);
+            }
+            let anybodys = app.get("/", &THREE[..1]).await;
+            let expected = (StatusCode::PARTIAL_CONTENT, "234", "MISS", None);
+            assert_eq!((anybodys.status, anybodys.text(), anybodys.x_cache(), asked.last("range")), expected);
+            assert_eq!(app.get("/", &THREE[..1]).await.x_cache(), "HIT", "a rule keeps it for those who say nothing");
+        }
+    }
+
+    /// The guess costs one hit.
+    async fn of_a_client_that_says_who_it_is_is_cut_out_of_what_is_everybodys(backend: &Backend) {
+        for who in [("cookie", "session=1"), ("authorization", "Basic eA==")] {
+            let fields: Vec<(&str, &str)> = THREE.iter().copied().chain([who]).collect();
+            let (origin, asked) = in_parts(|_| &[("cache-control", "public, max-age=60"), ("etag", "\"a\"")]);
+            let app = App::on(backend, &origin).await;
+            app.cache.invalidate_all().await.unwrap();
+            assert_is_the_applications(&app.get("/", &fields).await, &asked, 1, who.0);
+            for x_cache in ["MISS", "HIT"] {
+                let answer = app.get("/", &fields).await;
+                assert_eq!((answer.x_cache(), answer.text(), origin.calls()), (x_cache, "234", 2), "{}", who.0);
+                assert_eq!(asked.last("range"), None, "{}", who.0);
+            }
+        }
+    }
+
+    async fn of_what_is_kept_no_longer_is_the_applications(backend: &Backend) {
+        let (origin, asked) = in_parts(|call| match call {
+            2..=4 => &[("cache-control", "private")],
+            _ => FIELDS.split_at(3).0,
+        });
+        let clock = Clock::manual();
+        let app = app(backend, &origin, &clock, |layer| layer).await;
+        // What is a client's own is not held against the others.
+        let fields: Vec<(&str, &str)> = THREE.iter().copied().chain([("cookie", "session=1")]).collect();
+        app.get("/", &[]).await;
+        clock.advance(seconds(61));
+        assert_eq!(app.get("/", &fields).await.status, StatusCode::OK, "it could be validated");
+        for call in 3..=4 {
+            clock.advance(seconds(1));
+            assert_is_the_applications(&app.get("/", &fields).await, &asked, call, "private by now");
+        }
+        clock.advance(seconds(1));
+        assert!(app.get("/", &[]).await.cache_status().stored, "and kept again");
+        assert_eq!(app.get("/", &fields).await.x_cache(), "HIT");
+        clock.advance(seconds(61));
+        let answer = app.get("/", &fields).await;
+        assert_eq!((answer.text(), asked.last("range"), origin.calls()), ("234", None, 6));
+    }
+
     over_each_store!(
+        of_what_is_not_kept_is_the_applications_from_the_second_one_on,
+        after_the_whole_that_is_not_kept_is_the_applications,
+        of_a_client_that_says_who_it_is_is_the_applications_from_the_first_one_on,
+        of_a_client_that_says_who_it_is_is_cut_out_of_what_is_everybodys,
+        of_what_is_kept_no_longer_is_the_applications,
         of_what_is_stored_is_cut_out_of_it,
         of_what_is_not_stored_yet_is_cut_out_of_the_whole,
         of_what_is_stale_is_cut_out_of_what_is_validated,
@@ -1002,7 +1347,66 @@ mod stale_if_error {
         }
     }
 
+    async fn replaces_the_error_for_head_as_for_get(backend: &Backend) {
+        for (script, status) in ERRORS {
+            for (age, replaced) in [(61, true), (90, false)] {
+                let (clock, (origin, _)) = (Clock::manual(), replies(script));
+                let app = app(backend, &origin, &clock, |layer| layer).await;
+                app.cache.invalidate_all().await.unwrap();
+                app.get("/", &[]).await;
+                clock.advance(seconds(age));
+                let head = ask(&app.service(), request(Method::HEAD, "/", &[])).await;
+                assert_eq!(origin.calls(), 2);
+                if !replaced {
+                    assert_eq!(head.map(|head| head.status.as_u16()).ok(), status);
+                    continue;
+                }
+                let head = head.unwrap();
+                assert_eq!((head.status.as_u16(), head.x_cache(), head.text()), (200, "STALE", ""), "{status:?}");
+                assert_eq!(head.header("content-length"), Some("6"));
+                assert_eq!(head.cache_status().fwd_status, status.map(i64::from));
+                // It voids nothing: what stands in is no news of the application's.
+                assert_eq!(app.get("/", &[]).await.text(), "stored");
+                assert_eq!(app.send(Method::HEAD, "/", &[]).await.x_cache(), "STALE", "while it is left alone, too");
+            }
+        }
+    }
+
+    /// A request that waited for another one's load for long enough goes alone.
+    async fn replaces_the_error_for_those_who_go_alone(backend: &Backend) {
+        let (clock, gate) = (Clock::manual(), Gate::closed());
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    let mut response = echo(call, &request, WINDOW);
+                    if call == 2 {
+                        gate.pass().await;
+                    }
+                    if call > 1 {
+                        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                    }
+                    Ok(response)
+                }
+            }
+        });
+        let cache = backend.cache().await.clock(clock.clone()).lock_timeout(Duration::from_millis(300)).build();
+        let app = App::new(cache, &origin, |layer| layer);
+        app.get("/", &[]).await;
+        clock.advance(seconds(61));
+        let leads = asking(&app, "/");
+        wait_until("it is being loaded", async || origin.calls() == 2).await;
+        let alone = at_once(&app, "/").await;
+        assert_eq!((alone.status, alone.x_cache(), alone.call()), (StatusCode::OK, "STALE", 1));
+        assert_eq!((alone.cache_status().fwd_status, origin.calls()), (Some(503), 3));
+        gate.open();
+        assert_eq!(leads.await.unwrap().call(), 1);
+    }
+
     over_each_store!(
+        replaces_the_error_for_head_as_for_get,
+        replaces_the_error_for_those_who_go_alone,
         replaces_errors_within_the_window,
         replaces_the_error_for_all_who_wait,
         is_over_after_the_window,

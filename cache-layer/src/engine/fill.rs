@@ -14,7 +14,7 @@ use super::rope::Rope;
 use super::share::{Begun, Sharing};
 use crate::{
     key::Key,
-    store::{Acquired, Committed, Failed, Fill, Lease, Seen, StoreError, Writes},
+    store::{Acquired, Committed, Failed, Fill, Lease, LeaseToken, Seen, StoreError, Writes},
     tag::Tags,
     telemetry::{Event, FillOutcome, LoadOutcome, NoCacheReason, Release, WaitScope},
 };
@@ -159,6 +159,11 @@ impl Permit {
     /// Why nothing will be stored, if that is known beforehand.
     pub(crate) fn refusal(&self) -> Option<NoCacheReason> {
         self.hold.lease.as_ref().err().copied()
+    }
+
+    /// By what the lease is known, if there is one.
+    pub(crate) fn token(&self) -> Option<LeaseToken> {
+        self.hold.lease.as_ref().ok().map(|lease| lease.token)
     }
 
     /// Runs `load`, and keeps the lease alive for as long as it takes.

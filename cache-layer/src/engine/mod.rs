@@ -34,7 +34,7 @@ use crate::{
     error::InvalidateError,
     key::Key,
     pattern::Pattern,
-    store::{Contract, Lookup, Scope, Seen, Store, StoreError},
+    store::{Contract, LeaseToken, Lookup, Scope, Seen, Store, StoreError},
     tag::Tags,
     telemetry::{Counts, Event, InvalidationKind, Observer, Telemetry},
 };
@@ -437,6 +437,16 @@ impl Cache {
     ) -> tokio::task::JoinHandle<T> {
         // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
         self.0.tasks.spawn(Box::pin(task))
+    }
+
+    /// Whether what one of the two loads is stored for the other one, as far as this process can tell.
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.store.identity() == other.0.store.identity()
+    }
+
+    /// Whether the lease of this token is held on `key`; not, if the store doesn't say.
+    pub(crate) async fn is_held_by(&self, key: &Key, token: LeaseToken) -> bool {
+        self.0.store.is_held_by(key, token).await.unwrap_or(false)
     }
 
     /// The entry of `key`, if this process has it in memory.

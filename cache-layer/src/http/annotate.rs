@@ -144,7 +144,7 @@ fn value(text: Bytes) -> HeaderValue {
 
 /// The request went to the application, since nothing stored could answer it.
 pub(super) fn miss(headers: &mut HeaderMap, name: &CacheName, why: ForwardReason, not_stored: Option<NoCacheReason>) {
-    headers.insert(X_CACHE, HeaderValue::from_static("MISS"));
+    forwarded(headers, "MISS");
     let outcome = Outcome::Forward { why, status: None, ttl: None, stored: not_stored.is_none(), collapsed: false };
     status(headers, name, outcome, detail(why, not_stored));
 }
@@ -156,13 +156,20 @@ fn detail(why: ForwardReason, not_stored: Option<NoCacheReason>) -> Option<NoCac
 
 /// The request was not looked up.
 pub(super) fn bypass(headers: &mut HeaderMap, name: &CacheName, reason: NoCacheReason) {
-    headers.insert(X_CACHE, HeaderValue::from_static("BYPASS"));
+    forwarded(headers, "BYPASS");
     let (why, detail) = match reason {
         NoCacheReason::Method | NoCacheReason::ConnectMethod => (ForwardReason::Method, None),
         _ => (ForwardReason::Bypass, Some(reason)),
     };
     let outcome = Outcome::Forward { why, status: None, ttl: None, stored: false, collapsed: false };
     status(headers, name, outcome, detail);
+}
+
+/// The answer is the application's. What a cache of this kind behind it said about itself is not this one's to pass on;
+/// `Cache-Status` is a list of all caches on the way, and `Age` is the response's own.
+fn forwarded(headers: &mut HeaderMap, x_cache: &'static str) {
+    headers.insert(X_CACHE, HeaderValue::from_static(x_cache));
+    headers.remove(X_CACHE_AGE);
 }
 
 /// Takes out what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not be

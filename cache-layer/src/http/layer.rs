@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, StatusCode, Uri, request};
 use tower_layer::Layer;
 
 use super::{
+    ranges::Ranges,
     room::Rooms,
     service::{CacheService, Shared},
     target::{Naming, Target},
@@ -15,7 +16,7 @@ use crate::{
     engine::Cache,
     error::ConfigError,
     key::Key,
-    policy::{Policy, Profile, SetCookie},
+    policy::{Policy, Profile, SetCookie, Voids},
     semantics::{cache_status::CacheName, policy, sites::Sites},
 };
 
@@ -56,6 +57,7 @@ pub struct CacheLayer {
     space: String,
     sites: Sites,
     rooms: Rooms,
+    ranges: Ranges,
 }
 
 impl CacheLayer {
@@ -68,6 +70,7 @@ impl CacheLayer {
             space: String::new(),
             sites: Sites::default(),
             rooms: Rooms::default(),
+            ranges: Ranges::default(),
         }
     }
 
@@ -345,6 +348,24 @@ impl CacheLayer {
         self
     }
 
+    /// Which requests by other methods than the safe ones change something, so that what they name is voided once they are
+    /// answered; all of them unless set. For an application that reads by POST, as GraphQL does: each invalidation costs a
+    /// round trip to the store.
+    ///
+    /// What is no change here voids nothing: neither its own target, nor what its response names in `Location`,
+    /// `Content-Location` or `Cache-Group-Invalidation`. gRPC calls, told by the `Content-Type` of both request and
+    /// response, never void anything, since no GET is answered by what they are about.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// let layer = CacheLayer::new(cache).voids(|request| request.uri.path() != "/graphql");
+    /// ```
+    pub fn voids(mut self, is_change: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.policy.voids = Voids::by(is_change);
+        self
+    }
+
     /// What this cache calls itself in `Cache-Status`, where several caches on the way are told apart; `cache-layer`
     /// unless set.
     ///
@@ -414,7 +435,7 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { cache, policy, name, space, sites, rooms } = self.clone();
-        CacheService::new(inner, Arc::new(Shared { cache, policy, name, space, sites, rooms }))
+        let Self { cache, policy, name, space, sites, rooms, ranges } = self.clone();
+        CacheService::new(inner, Arc::new(Shared { cache, policy, name, space, sites, rooms, ranges }))
     }
 }

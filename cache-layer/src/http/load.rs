@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{
     HeaderMap, Method, Request, Response, StatusCode,
-    header::{DATE, RANGE},
+    header::{ACCEPT_RANGES, CONTENT_LENGTH, DATE, RANGE},
     response,
 };
 use http_body::Body;
@@ -27,6 +27,7 @@ use super::{
     record::{Incoming, content_length, record},
     select::{Selection, Vacancy, Varies, response as stored_response},
     service::Shared,
+    stored::StoredResponse,
 };
 use crate::{
     engine::{
@@ -41,6 +42,7 @@ use crate::{
         cache_status::ForwardReason,
         conditional::{is_not_modified, retain_not_modified_fields, unconditional, validating},
         staleness::{has_validator, is_replaceable_error},
+        storable::forbids_length,
         update::{freshen, selects},
     },
     tag::Tags,
@@ -178,17 +180,19 @@ where
             // answered here.
             unconditional(request.headers_mut());
             let stored = place.stale.as_ref().and_then(stored_response);
-            let validates = stored.is_some_and(|stored| has_validator(&stored.headers));
-            if let Some(stored) = stored.filter(|_| validates) {
+            let validates = |stored: &&StoredResponse| has_validator(&stored.headers) && !stored.traits.unmatched;
+            if let Some(stored) = stored.filter(validates) {
                 validating(request.headers_mut(), &stored.headers);
             }
+            let has_stored = stored.is_some();
+            shared.mark(&mut request, &asked.key, permit.token());
             if purpose == Purpose::EarlyRefresh {
                 cache.emit(Event::EarlyRefresh);
             }
             asked.time = cache.now();
             let asking = shared.with_reads(Oneshot::new(service, request));
             match permit.while_loading(asking).await {
-                Ok(response) if validates && response.status() == StatusCode::NOT_MODIFIED => {
+                Ok(response) if has_stored && response.status() == StatusCode::NOT_MODIFIED => {
                     let (parts, _) = response.into_parts();
                     shared.validated(permit, &asked, place, parts, tell).await;
                 }
@@ -217,20 +221,22 @@ where
     }
 }
 
-impl Asked {
-    fn give_up(&self, permit: Permit, status: StatusCode, reason: NoCacheReason) {
+impl Shared {
+    /// Ends a load whose response is not kept.
+    fn give_up(&self, permit: Permit, asked: &Asked, status: StatusCode, offers_ranges: bool, reason: NoCacheReason) {
         // What may be due to this one client, or to a moment's trouble, is not held against the others.
-        let personal = is_personal(&self.headers);
+        let personal = is_personal(&asked.headers);
         if is_replaceable_error(status) {
             permit.emit(Event::NotStored(reason));
             return permit.failed(Some(status.as_u16()), !personal);
         }
+        if status == StatusCode::OK {
+            self.learn_from_whole(asked, offers_ranges, reason);
+        }
         let remembered = !personal && status == StatusCode::OK && says_something_about_the_next(reason);
-        permit.uncacheable(reason, remembered.then_some(&self.key));
+        permit.uncacheable(reason, remembered.then_some(&asked.key));
     }
-}
 
-impl Shared {
     /// The stale entry that may be used in place of an error, or of no response at all.
     pub(super) fn stands_in(&self, request: &HeaderMap, stale: Option<&Entry>, status: Option<u16>) -> Option<Entry> {
         let entry = stale?;
@@ -266,16 +272,19 @@ impl Shared {
         };
         let why = place.why;
         permit.not_modified();
-        if !selects(&parts.headers, &stored.headers) {
-            // It speaks of another response than the one that was asked about, and the request is gone. Where stale use
-            // is forbidden, there is no answer.
-            let led = if stored.traits.never_stale {
-                Led::Response(self.no_answer(NoCacheReason::Status))
-            } else {
-                Led::Entry(entry.clone(), Note::StaleIfError(Some(304)))
-            };
-            let _ = tell.send(led);
-            return permit.uncacheable(NoCacheReason::Status, None);
+        if stored.traits.unmatched || !selects(&parts.headers, &stored.headers, self.cache.now() / 1000) {
+            // It names another response than the one that was asked about, which may only be spelled otherwise: so this
+            // one is not made fresh. Yet the application has said that it holds, and the request is gone. The next one
+            // asks for the whole.
+            let reason = NoCacheReason::Unmatched;
+            let note = Note::Validated { why, not_stored: Some(reason) };
+            let _ = tell.send(Led::Entry(entry.clone(), note));
+            if stored.traits.unmatched {
+                return permit.uncacheable(reason, None);
+            }
+            permit.emit(Event::NotStored(reason));
+            let writes = self.unmatched(entry, stored, asked, place.varies.as_ref());
+            return permit.commit(writes, entry.tags()).await;
         }
         self.dated(&mut parts.headers);
         let mut headers = stored.headers.clone();
@@ -304,7 +313,7 @@ impl Shared {
             Err(reason) => {
                 let note = Note::Validated { why, not_stored: Some(reason) };
                 let _ = tell.send(Led::Entry(entry.clone(), note));
-                asked.give_up(permit, stored.status, reason);
+                self.give_up(permit, asked, stored.status, stored.headers.contains_key(ACCEPT_RANGES), reason);
             }
         }
     }
@@ -339,12 +348,16 @@ impl Shared {
             retain_not_modified_fields(&mut parts.headers);
             parts.status = StatusCode::NOT_MODIFIED;
         }
+        if forbids_length(status) {
+            parts.headers.remove(CONTENT_LENGTH);
+        }
         self.policy.strip_internal(&mut parts.headers);
         annotate::miss(&mut parts.headers, &self.name, why, not_stored);
+        let offers_ranges = parts.headers.contains_key(ACCEPT_RANGES);
         let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
-                asked.give_up(permit, status, reason);
+                self.give_up(permit, asked, status, offers_ranges, reason);
                 let body = if not_modified { ResponseBody::empty() } else { ResponseBody::inner(body) };
                 let _ = tell.send(Led::Response(Response::from_parts(parts, body)));
                 return;
@@ -398,7 +411,7 @@ impl Shared {
                 if let Some((tell, whole)) = waiting {
                     let _ = tell.send(whole);
                 }
-                return asked.give_up(permit, status, reason);
+                return self.give_up(permit, asked, status, offers_ranges, reason);
             }
         };
         let loaded = |entry: Entry, millis| entry.loaded(pieces.iter(), millis);
@@ -416,7 +429,7 @@ impl Shared {
 }
 
 /// Whether the next response to the same request will most likely be refused for the same reason.
-fn says_something_about_the_next(reason: NoCacheReason) -> bool {
+pub(super) fn says_something_about_the_next(reason: NoCacheReason) -> bool {
     matches!(
         reason,
         NoCacheReason::NoStore

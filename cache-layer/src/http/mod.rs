@@ -7,6 +7,8 @@
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
 //! - [`backoff`]: what a request gets while a failing application is left alone
+//! - [`ranges`]: ranges of what is not kept
+//! - [`mark`]: layers in one another's way
 //! - [`room`]: how many may be at the application
 //! - [`join`]: having what is loaded for another request, while it is loaded
 //! - [`early`]: refreshing a response before it is stale
@@ -26,10 +28,12 @@ mod inherit;
 mod join;
 mod layer;
 mod load;
+mod mark;
 mod oneshot;
 #[cfg(feature = "unstable-parts")]
 mod parts;
 mod plan;
+mod ranges;
 mod record;
 mod respond;
 mod room;

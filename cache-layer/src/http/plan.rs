@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header::DATE};
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{AGE, DATE},
+};
 
 use super::{
     annotate,
@@ -123,7 +126,12 @@ impl Shared {
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: Traits { immutable: cc.immutable, never_stale: forbids_stale_use(cc), no_circle: true },
+            traits: Traits {
+                immutable: cc.immutable,
+                never_stale: forbids_stale_use(cc),
+                no_circle: true,
+                unmatched: false,
+            },
             parent: None,
         };
         let deadlines = Deadlines {
@@ -186,6 +194,34 @@ impl Shared {
             (variant.clone(), entry(EntryId::random(), &variant, &stored)),
         ];
         (Writes { entries, guard }, tags)
+    }
+
+    /// What is there, to be written in its place as it is, but that the application doesn't know it by its validators.
+    pub(super) fn unmatched(
+        &self,
+        entry: &Entry,
+        stored: &StoredResponse,
+        asked: &Asked,
+        known: Option<&Varies>,
+    ) -> Writes {
+        let mut headers = stored.headers.clone();
+        annotate::clear(&mut headers);
+        headers.remove(AGE);
+        let packed = is_packed(&headers);
+        let response = Stored::Response(StoredResponse {
+            headers,
+            stale_if_disconnected: stored.stale_if_disconnected.saturating_sub(entry.brought_forward()),
+            traits: Traits { unmatched: true, ..stored.traits },
+            ..*stored
+        });
+        let key = known.map_or_else(
+            || asked.key.clone(),
+            |known| self.variant_key(&asked.key, &known.stored.fields, &asked.headers),
+        );
+        let entry = Entry::new(EntryId::random(), &key, entry.deadlines(), response.to_bytes(), Bytes::new())
+            .packed(packed)
+            .loaded_again(entry, entry.load_time());
+        Writes { entries: vec![(key, entry)], guard: known.map(|known| (asked.key.clone(), known.version)) }
     }
 
     /// Puts the payload in its place, now that the load is over, and returns the response's entry. `with_payload` is told how

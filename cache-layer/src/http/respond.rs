@@ -20,6 +20,7 @@ use crate::{
         cache_status::ForwardReason,
         conditional::{is_not_modified, retain_not_modified_fields},
         range::{self, Selected},
+        storable::forbids_length,
     },
     telemetry::{Event, NoCacheReason},
 };
@@ -68,15 +69,17 @@ impl Shared {
         self.respond_with(entry, content, method, request, note, Some(look))
     }
 
-    /// As [`respond`](Self::respond), in place of an error of the application's, after a look-up that has ended in a miss.
+    /// As [`respond`](Self::respond), in place of an error of the application's, of this status if it was a response, after
+    /// a look-up that has ended in a miss.
     pub(super) fn stand_in<R: Body>(
         &self,
         entry: Entry,
         method: &Method,
         request: &HeaderMap,
+        status: Option<u16>,
     ) -> Response<ResponseBody<R>> {
         let content = Content::Stored(entry.payload().clone());
-        self.respond_with(entry, content, method, request, Note::StaleIfError(None), None)
+        self.respond_with(entry, content, method, request, Note::StaleIfError(status), None)
     }
 
     /// As [`respond`](Self::respond), while the payload of `entry` comes in.
@@ -172,13 +175,18 @@ impl Answer {
         method: &Method,
     ) -> Response<ResponseBody<R>> {
         let length = content.length();
+        if forbids_length(status) {
+            headers.remove(header::CONTENT_LENGTH);
+        }
         let (status, body) = match self {
             Self::NotModified => {
                 retain_not_modified_fields(&mut headers);
                 (StatusCode::NOT_MODIFIED, ResponseBody::empty())
             }
             Self::Of(Selected::Whole) if method == Method::HEAD => {
-                headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+                if !forbids_length(status) {
+                    headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+                }
                 (status, ResponseBody::empty())
             }
             Self::Of(Selected::Whole) => (status, content.whole()),

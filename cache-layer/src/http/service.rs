@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 use tracing::Instrument as _;
@@ -16,6 +16,7 @@ use super::{
     annotate::Note,
     body::ResponseBody,
     future::ResponseFuture,
+    ranges::Ranges,
     room::Rooms,
     target::{Naming, Target},
     visit::visit,
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     engine::Cache,
+    key::Key,
     policy::Policy,
     semantics::{cache_status::CacheName, sites::Sites, storable::refusal_of_request},
     telemetry::{Event, NoCacheReason, Tier},
@@ -48,6 +50,7 @@ pub(super) struct Shared {
     /// What scheme and host of a request are taken for.
     pub(super) sites: Sites,
     pub(super) rooms: Rooms,
+    pub(super) ranges: Ranges,
 }
 
 impl<S> CacheService<S> {
@@ -88,9 +91,10 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         // Cloned only for what goes on to them: a hit does not.
         let Self { inner, shared } = self;
+        let mark = shared.take_mark(request.headers_mut());
         let bypass = |request, reason| {
             shared.cache.emit(Event::Bypass(reason));
             ResponseFuture::bypass(inner.clone(), request, shared.clone(), reason)
@@ -110,6 +114,12 @@ where
                     return bypass(request, NoCacheReason::Cookie);
                 }
                 let key = target.key(&shared.naming(headers));
+                if shared.is_nested(&key, request.extensions()) {
+                    return bypass(request, NoCacheReason::Nested);
+                }
+                if let Some(mark) = mark {
+                    return ResponseFuture::boxed(marked(shared.clone(), inner.clone(), request, key, mark));
+                }
                 let mut look = shared.cache.look(&key);
                 let due = match shared.select_in_memory(&key, headers) {
                     Some(entry) => {
@@ -132,6 +142,34 @@ where
             }
         }
     }
+}
+
+/// A request with the mark of another process's load. What is in memory does not answer it before it is clear that the mark
+/// is not this key's: a refresh is not to bring back what is to be refreshed.
+async fn marked<S, B, R>(
+    shared: Arc<Shared>,
+    inner: S,
+    mut request: Request<B>,
+    key: Key,
+    mark: HeaderValue,
+) -> Result<Response<ResponseBody<R>>, S::Error>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send + 'static,
+{
+    let look = shared.cache.look(&key);
+    if shared.keep_mark(request.headers_mut(), &key, mark).await {
+        let reason = NoCacheReason::Nested;
+        look.bypassed(reason);
+        shared.cache.emit(Event::Bypass(reason));
+        return ResponseFuture::bypass(inner, request, shared, reason).await;
+    }
+    let span = look.span();
+    visit(shared, inner, request, key, None, look).instrument(span).await
 }
 
 impl Shared {

@@ -56,23 +56,32 @@ pub(super) struct Traits {
     pub(super) never_stale: bool,
     /// As a redirect, it is known not to lead to itself. Versions that told schemes apart didn't say.
     pub(super) no_circle: bool,
+    /// The application doesn't know it by its validators: asked by them, it said 304 about another one.
+    pub(super) unmatched: bool,
 }
 
 impl Traits {
     const IMMUTABLE: u8 = 1;
     const NEVER_STALE: u8 = 2;
     const NO_CIRCLE: u8 = 4;
+    const UNMATCHED: u8 = 8;
 
     fn to_byte(self) -> u8 {
-        let Self { immutable, never_stale, no_circle } = self;
-        (u8::from(immutable) * Self::IMMUTABLE)
-            | (u8::from(never_stale) * Self::NEVER_STALE)
-            | (u8::from(no_circle) * Self::NO_CIRCLE)
+        let of = |is: bool, bit: u8| u8::from(is) * bit;
+        of(self.immutable, Self::IMMUTABLE)
+            | of(self.never_stale, Self::NEVER_STALE)
+            | of(self.no_circle, Self::NO_CIRCLE)
+            | of(self.unmatched, Self::UNMATCHED)
     }
 
     fn from_byte(byte: u8) -> Self {
-        let is = |bit| byte & bit != 0;
-        Self { immutable: is(Self::IMMUTABLE), never_stale: is(Self::NEVER_STALE), no_circle: is(Self::NO_CIRCLE) }
+        let is = |bit: u8| byte & bit != 0;
+        Self {
+            immutable: is(Self::IMMUTABLE),
+            never_stale: is(Self::NEVER_STALE),
+            no_circle: is(Self::NO_CIRCLE),
+            unmatched: is(Self::UNMATCHED),
+        }
     }
 }
 
@@ -184,7 +193,7 @@ mod tests {
             response_time: 1_800_000_000_000,
             initial_age: 7,
             stale_if_disconnected: 1_800_000_060_000,
-            traits: Traits { immutable: true, never_stale: false, no_circle: true },
+            traits: Traits { immutable: true, never_stale: false, no_circle: true, unmatched: true },
             parent: Some(EntryId([9; 16])),
         }
     }

@@ -28,7 +28,7 @@ use crate::{
     },
     entry::{Entry, EntryId},
     key::Key,
-    semantics::{cache_status::ForwardReason, update::head_outdates},
+    semantics::{cache_status::ForwardReason, staleness::is_replaceable_error, update::head_outdates},
     telemetry::{Event, NoCacheReason, Release},
     throttle::Throttle,
 };
@@ -95,21 +95,6 @@ where
                 look.because(NoCacheReason::OnlyIfCached);
                 return Ok(shared.no_answer(NoCacheReason::OnlyIfCached));
             }
-            if method == Method::HEAD {
-                return match usable {
-                    Some(usable) => Ok(answer(usable, look)),
-                    None => {
-                        let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
-                        look.because(NoCacheReason::HeadMiss);
-                        let response =
-                            shared.go_alone(inner, request, NoCacheReason::HeadMiss, deadline, stale).await?;
-                        if vacancy.is_some_and(|vacancy| is_outdated_by(&response, vacancy.stale.as_ref())) {
-                            shared.drop_outdated(&key).await;
-                        }
-                        Ok(response)
-                    }
-                };
-            }
             let place = vacancy.as_ref().map_or(&key, |vacancy| &vacancy.key);
             if let Some(setback) = cache.setback(place) {
                 if let Some(usable) = usable {
@@ -120,6 +105,28 @@ where
                     Some(Led::Entry(entry, note)) => return Ok(shared.respond(entry, method, headers, note, look)),
                     Some(Led::Response(response)) => return Ok(response),
                     Some(Led::Failed(_)) | None => {}
+                }
+            }
+            let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
+            if method == Method::HEAD {
+                return match usable {
+                    Some(usable) => Ok(answer(usable, look)),
+                    None => {
+                        look.because(NoCacheReason::HeadMiss);
+                        let response =
+                            shared.go_alone(inner, request, NoCacheReason::HeadMiss, deadline, stale).await?;
+                        if is_outdated_by(&response, stale) {
+                            shared.drop_outdated(&key).await;
+                        }
+                        Ok(response)
+                    }
+                };
+            }
+            if usable.is_none() {
+                let since = stale.and_then(stored_response).map(|stored| stored.response_time);
+                if let Some(reason) = shared.passes_range(&key, headers, since) {
+                    look.because(reason);
+                    return shared.pass_range(inner, request, key, reason, deadline).await;
                 }
             }
             let mut follower = match cache.flights().board(place) {
@@ -287,13 +294,36 @@ impl Shared {
         stale: Option<&Entry>,
     ) -> Response<ResponseBody<R>> {
         match self.stands_in(headers, stale, None) {
-            Some(entry) => self.stand_in(entry, method, headers),
+            Some(entry) => self.stand_in(entry, method, headers, None),
             None => self.overloaded(),
         }
     }
 
+    /// Has the application answer a request for a part, and learns from its answer what to do with the next one.
+    async fn pass_range<S, B, R>(
+        &self,
+        inner: S,
+        request: Request<B>,
+        key: Key,
+        reason: NoCacheReason,
+        deadline: Instant,
+    ) -> Result<Response<ResponseBody<R>>, S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>>,
+        R: Body,
+    {
+        let headers = Arc::new(request.headers().clone());
+        let target = Target::of(&self.sites, request.uri(), &headers).map(Target::into_owned);
+        let time = self.cache.now();
+        let response = self.go_alone(inner, request, reason, deadline, None).await?;
+        if let Some(target) = target {
+            self.learn_from_part(&Asked { target, key, method: Method::GET, headers, time }, &response);
+        }
+        Ok(response)
+    }
+
     /// Goes to the application for this one request, and keeps nothing. Where the cache might have had an answer, it waits
-    /// for room until `deadline`, and makes do with what is `stale` if there is none.
+    /// for room until `deadline`, and makes do with what is `stale` if there is none, or in place of an error.
     pub(super) async fn go_alone<S, B, R>(
         &self,
         inner: S,
@@ -314,10 +344,22 @@ impl Shared {
                 None => return Ok(self.without_room(request.method(), request.headers(), stale)),
             },
         };
-        let mut response = Oneshot::new(inner, request).await?.map(ResponseBody::inner);
+        let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
+        let result = Oneshot::new(inner, request).await;
+        drop(room);
+        let failed = match &result {
+            Ok(response) => Some(response.status()).filter(|status| is_replaceable_error(*status)).map(Some),
+            Err(_) => Some(None),
+        };
+        if let (Some(status), Some((stale, method, headers))) = (failed, fallback) {
+            let status = status.map(|status| status.as_u16());
+            if let Some(entry) = self.stands_in(&headers, Some(stale), status) {
+                return Ok(self.stand_in(entry, &method, &headers, status));
+            }
+        }
+        let mut response = result?.map(ResponseBody::inner);
         self.policy.strip_internal(response.headers_mut());
         annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
-        drop(room);
         Ok(response)
     }
 }

@@ -29,7 +29,7 @@ use crate::{
         freshness::lifetime,
         groups::invalidated_groups,
         invalidation::{invalidates, is_safe},
-        storable::post_answers_get,
+        storable::{is_grpc, post_answers_get},
         targeted::ResponseDirectives,
     },
     store::Seen,
@@ -81,15 +81,17 @@ where
     let method = request.method().clone();
     let headers = request.headers().clone();
     let time = shared.cache.now();
-    let abandoned = (!is_safe(&method))
-        .then(|| Abandoned { cache: shared.cache.clone(), key: Some(target.key(&shared.naming(&headers))) });
+    let (changes, request) = if is_safe(&method) { (false, request) } else { shared.policy.voids.judge(request) };
+    let abandoned =
+        changes.then(|| Abandoned { cache: shared.cache.clone(), key: Some(target.key(&shared.naming(&headers))) });
     let result = Oneshot::new(inner, request).await;
     if let Some(mut abandoned) = abandoned {
         abandoned.key = None;
     }
     let response = result?;
     let naming = shared.naming(&headers);
-    if invalidates(&method, response.status()) {
+    let is_call = is_grpc(&headers) && is_grpc(response.headers());
+    if changes && !is_call && invalidates(&method, response.status()) {
         let keys = target.affected(&naming, response.headers());
         let groups = invalidated_groups(&method, response.headers());
         let groups: Vec<String> = groups.iter().map(|group| shared.group_tag(&target, group)).collect();

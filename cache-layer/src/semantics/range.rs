@@ -61,6 +61,13 @@ pub(crate) fn unsatisfied_content_range(length: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("bytes */{length}")).expect("digits are visible ASCII")
 }
 
+/// The length of the whole that a 206 is a part of, if it says so.
+pub(crate) fn complete_length(headers: &HeaderMap) -> Option<u64> {
+    let (unit, range) = str::from_utf8(single_line(headers, &CONTENT_RANGE)?).ok()?.trim().split_once(' ')?;
+    let (_, length) = range.split_once('/')?;
+    is_bytes_unit(unit.as_bytes()).then(|| parse_position(length.as_bytes()))?
+}
+
 fn accepts_ranges(stored: &HeaderMap) -> bool {
     // Content that is already a part, whatever its status says, has no ranges that would be known.
     let is_whole = !stored.contains_key(CONTENT_RANGE);
@@ -270,6 +277,26 @@ mod tests {
     fn parts_are_described() {
         assert_eq!(content_range(&(0..2), 11), "bytes 0-1/11");
         assert_eq!(unsatisfied_content_range(11), "bytes */11");
+    }
+
+    #[test]
+    fn a_part_says_how_long_the_whole_is() {
+        for (lines, expected) in [
+            (&["bytes 0-3/10"][..], Some(10)),
+            (&[" Bytes 0-3/99999999999999999999 "], Some(u64::MAX)),
+            (&["bytes 0-3/*"], None),
+            (&["bytes */10"], Some(10)),
+            (&["pages 0-3/10"], None),
+            (&["bytes 0-3"], None),
+            (&["bytes 0-3/10", "bytes 0-3/10"], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(CONTENT_RANGE, HeaderValue::from_static(line));
+            }
+            assert_eq!(complete_length(&headers), expected, "{lines:?}");
+        }
     }
 
     proptest! {

@@ -60,14 +60,20 @@ no_cache_reasons! {
     RequestBody => "request-body",
     /// The target has no authority, and without one hosts would share entries (RFC 9111, section 2).
     NoAuthority => "no-authority",
-    /// A part in another unit than bytes was asked for (RFC 9110, section 14.2).
+    /// A part was asked for in another unit than bytes, or of what will most likely not be kept: the application answers
+    /// with it (RFC 9110, section 14.2).
     RangeRequest => "range",
+    /// A layer further out, over the same cache, is loading this very entry.
+    Nested => "nested",
     /// The request has a precondition that is not for caches to evaluate (RFC 9110, section 13.1).
     ConditionalRequest => "conditional",
     /// The request says `no-store` (RFC 9111, section 5.2.1.5).
     RequestNoStore => "request-no-store",
     /// The request wants a stored response and there is none (RFC 9111, section 5.2.1.7).
     OnlyIfCached => "only-if-cached",
+    /// The application said 304 about another response than the one that is stored (RFC 9111, section 4.3.4). The next
+    /// request asks for the whole.
+    Unmatched => "unmatched",
     /// The status is not kept, or must be understood and is not (RFC 9111, section 3).
     Status => "status",
     /// The response says `no-store` (RFC 9111, section 5.2.2.5).
@@ -263,9 +269,19 @@ fn refusal_of_status(status: StatusCode, cc: &CacheControl) -> Option<NoCacheRea
     cc.no_store.then_some(NoCacheReason::NoStore)
 }
 
+/// Whether a response with this status has no `Content-Length`, not even in answer to HEAD (RFC 9110, section 8.6).
+pub(crate) fn forbids_length(status: StatusCode) -> bool {
+    status.is_informational() || status == StatusCode::NO_CONTENT
+}
+
 /// RFC 9111, section 3.5.
 fn permits_sharing_authorized(cc: &CacheControl) -> bool {
     cc.public || cc.must_revalidate || cc.s_maxage.is_some_and(|age| age.seconds().is_some())
+}
+
+/// Whether this is a message of gRPC or gRPC-Web.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    streaming_type(headers) == Some(NoCacheReason::Grpc)
 }
 
 fn streaming_type(headers: &HeaderMap) -> Option<NoCacheReason> {

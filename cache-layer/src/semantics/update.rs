@@ -8,11 +8,11 @@ use http::{
 use super::{
     hop_by_hop,
     policy::{CachingPolicy, SetCookie},
-    validator::{EntityTag, single_line},
+    validator::{EntityTag, single_date, single_line},
 };
 
 /// Whether a 304 is about the stored response whose validators, and no others, the request for it had.
-pub(crate) fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
+pub(crate) fn selects(not_modified: &HeaderMap, stored: &HeaderMap, now_secs: u64) -> bool {
     if not_modified.contains_key(ETAG) {
         let (Some(theirs), Some(ours)) = (EntityTag::of(not_modified), EntityTag::of(stored)) else {
             return false;
@@ -20,7 +20,14 @@ pub(crate) fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
         return if theirs.is_strong() { theirs.matches_strongly(ours) } else { theirs.matches_weakly(ours) };
     }
     // With neither validator it can only mean what it was asked about.
-    !not_modified.contains_key(LAST_MODIFIED) || has_same_line(&LAST_MODIFIED, not_modified, stored)
+    !not_modified.contains_key(LAST_MODIFIED)
+        || has_same_line(&LAST_MODIFIED, not_modified, stored)
+        || has_same_date(&LAST_MODIFIED, not_modified, stored, now_secs)
+}
+
+/// As a moment, however it is written.
+fn has_same_date(name: &HeaderName, one: &HeaderMap, other: &HeaderMap, now_secs: u64) -> bool {
+    single_date(one, name, now_secs).is_some_and(|date| single_date(other, name, now_secs) == Some(date))
 }
 
 fn has_same_line(name: &HeaderName, one: &HeaderMap, other: &HeaderMap) -> bool {
@@ -89,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_304_is_about_the_response_with_its_validator() {
-        let cases: [(Fields, Fields, bool); 16] = [
+        let cases: [(Fields, Fields, bool); 18] = [
             (&[("etag", "\"a\"")], &[("etag", "\"a\"")], true),
             (&[("etag", "\"a\"")], &[("etag", "\"b\"")], false),
             (&[("etag", "\"a\"")], &[("etag", "W/\"a\"")], false),
@@ -101,6 +108,8 @@ mod tests {
             (&[("etag", "\"a\""), ("last-modified", FEBRUARY)], &[("etag", "\"a\""), ("last-modified", JANUARY)], true),
             (&[("last-modified", JANUARY)], &[("last-modified", JANUARY)], true),
             (&[("last-modified", FEBRUARY)], &[("last-modified", JANUARY)], false),
+            (&[("last-modified", JANUARY)], &[("last-modified", "Wednesday, 01-Jan-20 00:00:00 GMT")], true),
+            (&[("last-modified", "yesterday")], &[("last-modified", "the day before")], false),
             (&[("last-modified", FEBRUARY)], &[("etag", "\"a\""), ("last-modified", JANUARY)], false),
             (&[("last-modified", JANUARY)], &[("etag", "\"a\"")], false),
             (&[], &[("etag", "\"a\"")], true),
@@ -108,7 +117,8 @@ mod tests {
             (&[], &[], true),
         ];
         for (not_modified, stored, expected) in cases {
-            assert_eq!(selects(&headers(not_modified), &headers(stored)), expected, "{not_modified:?} {stored:?}");
+            let selected = selects(&headers(not_modified), &headers(stored), 1_795_392_000);
+            assert_eq!(selected, expected, "{not_modified:?} {stored:?}");
         }
     }
 

@@ -25,6 +25,9 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Tells stores of this process apart: clones of one have the same.
+    fn identity(&self) -> usize;
+
     /// The valid entry of `key`.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
 
@@ -36,6 +39,9 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
 
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Whether the lease of this token is held on `key`. Its holder may be in another process.
+    fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>>;
 
     /// Whether this process may have heard of something since the lease was granted that makes its load void: without
     /// waiting, and for any doubt `true`. Once this process has read what another one's invalidation left, it is `true`.
@@ -102,11 +108,14 @@ pub enum Seen {
     Unusable,
 }
 
+/// By what the holder of a lease is known: 16 hex digits, so that people can read it in the store.
+pub(crate) type LeaseToken = [u8; 16];
+
 /// The right to fill a key, and the moment, by the store's clock, that it was given.
 #[derive(Clone, Debug)]
 pub struct Lease {
     pub(crate) key: Key,
-    pub(crate) token: [u8; 16],
+    pub(crate) token: LeaseToken,
     /// 16 hex digits, as in a [`Token`](crate::tag::Token).
     pub(crate) started: [u8; 16],
     /// Whose clock that was, where it could be another one's later.
@@ -117,7 +126,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn new(key: &Key, token: [u8; 16], started: [u8; 16]) -> Self {
+    pub(crate) fn new(key: &Key, token: LeaseToken, started: [u8; 16]) -> Self {
         Self {
             key: key.clone(),
             token,
@@ -137,8 +146,8 @@ impl Lease {
         Self { failures, ..self }
     }
 
-    /// A token that nobody else holds: 16 hex digits, so that people can read it in the store.
-    pub(crate) fn random_token() -> [u8; 16] {
+    /// A token that nobody else holds.
+    pub(crate) fn random_token() -> LeaseToken {
         crate::tag::hex(fastrand::u64(..))
     }
 }

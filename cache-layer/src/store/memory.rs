@@ -15,8 +15,8 @@ use quick_cache::{Weighter, sync::Cache as QuickCache};
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError,
-    shelf::Shelf,
+    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store,
+    StoreError, shelf::Shelf,
 };
 use crate::{
     clock::Clock,
@@ -380,6 +380,10 @@ impl Contract for MemoryStore {
         true
     }
 
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         Box::pin(ready(Ok(self.0.lookup(key))))
     }
@@ -394,6 +398,10 @@ impl Contract for MemoryStore {
 
     fn renew<'a>(&'a self, lease: &'a Lease, _: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(ready(Ok(self.0.fills().holds(lease))))
+    }
+
+    fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(ready(Ok(self.0.fills().leases.get(&key.id()).is_some_and(|held| held.token == token))))
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {

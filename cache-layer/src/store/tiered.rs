@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, Lookup, RedisStore, Scope, Seen, Store,
-    StoreError, redis::Near,
+    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, LeaseToken, Lookup, RedisStore, Scope,
+    Seen, Store, StoreError, redis::Near,
 };
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
@@ -89,6 +89,10 @@ impl Contract for TieredStore {
         self.redis.near(key)
     }
 
+    fn identity(&self) -> usize {
+        self.redis.identity()
+    }
+
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.redis.get(key)
     }
@@ -103,6 +107,10 @@ impl Contract for TieredStore {
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.redis.renew(lease, ttl)
+    }
+
+    fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.redis.is_held_by(key, token)
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::millis,
     key::Key,
-    store::{Acquired, Failed, Lease, Seen, StoreError},
+    store::{Acquired, Failed, Lease, LeaseToken, Seen, StoreError},
 };
 
 /// What a lease's key holds, and for how many milliseconds more.
@@ -100,6 +100,20 @@ impl RedisStore {
             })
             .await?;
         now.try_into().map_err(|_| StoreError::Failed("an answer that is none of the protocol's".to_owned()))
+    }
+
+    pub(super) async fn is_lease_held_by(&self, key: &Key, token: LeaseToken) -> Result<bool, StoreError> {
+        let link = self.link(key);
+        let live = link.live()?;
+        let name = self.0.names.lease(key);
+        let mut question = Batch::default();
+        question.call(&scripts::WATCH, &[&name], &[]);
+        let ((held, _),): (Watched,) = link
+            .run(Operation::script("watch"), &live, async |mut connection: MultiplexedConnection| {
+                question.run(&mut connection).await
+            })
+            .await?;
+        Ok(held == token)
     }
 
     pub(super) async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, StoreError> {

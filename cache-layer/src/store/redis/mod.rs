@@ -53,7 +53,9 @@ use self::{
     share::Share,
     tally::Tally,
 };
-use super::{Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, Lookup, Scope, Seen, Store, StoreError};
+use super::{
+    Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store, StoreError,
+};
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
 mod address;
@@ -413,6 +415,10 @@ impl Contract for RedisStore {
         None
     }
 
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         Box::pin(self.lookup(key))
     }
@@ -427,6 +433,10 @@ impl Contract for RedisStore {
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(self.renew_lease(lease, ttl))
+    }
+
+    fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(self.is_lease_held_by(key, token))
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {

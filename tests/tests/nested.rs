@@ -1,0 +1,243 @@
+//! Two layers over one cache in one request's way: the one further in passes through what the one further out is loading,
+//! instead of waiting for it.
+
+use std::{future::ready, time::Duration};
+
+use cache_layer::{Cache, CacheLayer, CacheService, Clock, store::RedisStore};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use tests::{App, Backend, Body, Failure, Gate, Origin, Response, ask, echo, full, over_each_store, request};
+use tower::{Layer as _, ServiceExt as _};
+
+type Fields = &'static [(&'static str, &'static str)];
+
+const MAX_AGE: Fields = &[("cache-control", "max-age=60")];
+const STALE: Fields = &[("cache-control", "max-age=60, stale-while-revalidate=60"), ("etag", "\"a\"")];
+/// Whoever waits for so long has no answer in time.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+/// The field that a load has on its way to another process.
+const FIELD: &str = "cache-layer-load";
+
+/// What of a request there is to see behind a cache.
+fn seen(response: &Response, name: &str) -> Option<String> {
+    let start = format!("{name}: ");
+    response.text().lines().find_map(|line| line.strip_prefix(&start)).map(ToOwned::to_owned)
+}
+
+fn lines(response: &Response) -> Vec<&str> {
+    response.headers.get_all("cache-status").iter().map(|line| line.to_str().unwrap()).collect()
+}
+
+/// A proxy that sends requests on to `inner`, in a process of its own: what is not on the wire does not arrive.
+fn proxy_to(inner: CacheService<Origin>) -> Origin {
+    Origin::new(move |_, request| {
+        let inner = inner.clone();
+        async move {
+            let (parts, _) = request.into_parts();
+            let mut sent = Request::builder().method(parts.method).uri(parts.uri).body(full("")).unwrap();
+            *sent.headers_mut() = parts.headers;
+            let (mut parts, body) = inner.oneshot(sent).await?.into_parts();
+            parts.extensions.clear();
+            let body = body.map_err(|_| Failure("the body of the inner response")).boxed_unsync();
+            Ok(http::Response::from_parts(parts, body))
+        }
+    })
+}
+
+async fn cache(backend: &Backend, clock: &Clock) -> Cache {
+    backend.cache().await.clock(clock.clone()).lock_timeout(FOR_EVER).build()
+}
+
+mod in_one_process {
+    use super::*;
+
+    async fn get<S, R>(service: &S, cache: &Cache, uri: &str) -> Response
+    where
+        S: tower::Service<Request<Body>, Response = http::Response<R>> + Clone,
+        S::Error: std::fmt::Debug,
+        R: http_body::Body<Data = bytes::Bytes, Error: std::fmt::Debug>,
+    {
+        let answer = ask(service, request(Method::GET, uri, &[])).await.unwrap();
+        assert!(cache.drain(Duration::from_secs(30)).await);
+        answer
+    }
+
+    async fn a_load_passes_through(backend: &Backend) {
+        let (clock, origin) = (Clock::manual(), Origin::echo(MAX_AGE));
+        let cache = cache(backend, &clock).await;
+        let layer = CacheLayer::new(cache.clone());
+        let service = layer.clone().ttl(FOR_EVER).layer(layer.clone().layer(layer.layer(origin.clone())));
+        let miss = get(&service, &cache, "/").await;
+        assert_eq!((miss.x_cache(), origin.calls()), ("MISS", 1));
+        let nested = "cache-layer; fwd=bypass; detail=nested";
+        assert_eq!(lines(&miss), [nested, nested, "cache-layer; fwd=uri-miss; stored"]);
+        assert_eq!((get(&service, &cache, "/").await.x_cache(), origin.calls()), ("HIT", 1));
+    }
+
+    /// What is to be refreshed is there for the inner one as well, and must not be what the refresh brings.
+    async fn a_refresh_reaches_the_application(backend: &Backend) {
+        let clock = Clock::manual();
+        let origin = Origin::new(|call, request| ready(Ok(echo(call, &request, STALE))));
+        let cache = cache(backend, &clock).await;
+        let layer = CacheLayer::new(cache.clone());
+        let service = layer.clone().layer(layer.layer(origin.clone()));
+        get(&service, &cache, "/").await;
+        clock.advance(Duration::from_secs(61));
+        let stale = get(&service, &cache, "/").await;
+        assert_eq!((stale.x_cache(), stale.call()), ("STALE", 1));
+        let hit = get(&service, &cache, "/").await;
+        assert_eq!((hit.x_cache(), hit.call(), origin.calls()), ("HIT", 2, 2));
+        clock.advance(Duration::from_secs(121));
+        assert_eq!(get(&service, &cache, "/").await.call(), 3, "and so does a load of what is too stale");
+    }
+
+    async fn what_is_another_entry_is_looked_up(backend: &Backend) {
+        let (clock, origin) = (Clock::manual(), Origin::echo(MAX_AGE));
+        let cache = cache(backend, &clock).await;
+        let layer = CacheLayer::new(cache.clone());
+        let service = layer.clone().layer(layer.space("inner").layer(origin.clone()));
+        let miss = get(&service, &cache, "/").await;
+        assert_eq!(lines(&miss), ["cache-layer; fwd=uri-miss; stored"; 2]);
+        assert_eq!((get(&service, &cache, "/").await.x_cache(), origin.calls()), ("HIT", 1));
+    }
+
+    /// Then nobody has a lease, and yet the inner one would wait for the outer one's load.
+    #[tokio::test]
+    async fn a_load_passes_through_while_there_is_no_store() {
+        let store = RedisStore::builder("redis://127.0.0.1:1").build().unwrap();
+        let (cache, origin) = (Cache::builder(store).lock_timeout(FOR_EVER).build(), Origin::echo(MAX_AGE));
+        let layer = CacheLayer::new(cache.clone());
+        let service = layer.clone().layer(layer.layer(origin.clone()));
+        let miss = get(&service, &cache, "/").await;
+        assert_eq!((miss.x_cache(), origin.calls()), ("MISS", 1));
+        assert_eq!(lines(&miss)[0], "cache-layer; fwd=bypass; detail=nested");
+    }
+
+    /// Over the same store, each with a cache of its own.
+    async fn caches_over_one_store_know_each_other(backend: &Backend) {
+        let (clock, origin) = (Clock::manual(), Origin::echo(MAX_AGE));
+        let (outer, inner) = (cache(backend, &clock).await, cache(backend, &clock).await);
+        let service = CacheLayer::new(outer.clone()).layer(CacheLayer::new(inner).layer(origin.clone()));
+        let miss = get(&service, &outer, "/").await;
+        assert_eq!(lines(&miss), ["cache-layer; fwd=bypass; detail=nested", "cache-layer; fwd=uri-miss; stored"]);
+        assert_eq!((get(&service, &outer, "/").await.x_cache(), origin.calls()), ("HIT", 1));
+    }
+
+    over_each_store!(
+        a_load_passes_through,
+        a_refresh_reaches_the_application,
+        what_is_another_entry_is_looked_up,
+        caches_over_one_store_know_each_other,
+    );
+}
+
+/// Over one Redis and one prefix, with and without a first tier.
+mod in_two_processes {
+    use super::*;
+
+    /// The outer one, the inner one, and the application behind both.
+    async fn in_a_row(backend: &Backend, clock: &Clock, fields: Fields) -> (App, App, Origin) {
+        let origin = Origin::new(move |call, request| ready(Ok(echo(call, &request, fields))));
+        let inner = App::new(cache(backend, clock).await, &origin, |layer| layer);
+        let outer = App::new(cache(backend, clock).await, &proxy_to(inner.service()), |layer| layer);
+        (outer, inner, origin)
+    }
+
+    async fn a_load_passes_through(backend: &Backend) {
+        const VARIES: Fields = &[("cache-control", "max-age=60"), ("vary", "accept-language")];
+        let nested = "cache-layer; fwd=bypass; detail=nested";
+        for fields in [MAX_AGE, VARIES] {
+            let (outer, inner, origin) = in_a_row(backend, &Clock::manual(), fields).await;
+            outer.cache.invalidate_all().await.unwrap();
+            for (call, language) in [(1, "de"), (2, "en")] {
+                let path = format!("/{}", if fields == VARIES { 0 } else { call });
+                let asked: &[_] = &[("accept-language", language)];
+                let miss = outer.get(&path, asked).await;
+                assert_eq!((miss.x_cache(), miss.call(), origin.calls()), ("MISS", call, call));
+                assert_eq!((lines(&miss)[0], outer.cache.counts().stored), (nested, call as u64));
+                for app in [&outer, &inner] {
+                    assert_eq!(app.get(&path, asked).await.call(), call);
+                }
+            }
+            assert_eq!((origin.calls(), inner.cache.counts().bypasses), (2, 2));
+        }
+    }
+
+    async fn a_refresh_reaches_the_application(backend: &Backend) {
+        let clock = Clock::manual();
+        let (outer, inner, origin) = in_a_row(backend, &clock, STALE).await;
+        for app in [&outer, &inner] {
+            assert_eq!(app.get("/", &[]).await.call(), 1);
+        }
+        clock.advance(Duration::from_secs(61));
+        let stale = outer.get("/", &[]).await;
+        assert_eq!((stale.x_cache(), stale.call()), ("STALE", 1));
+        for app in [&outer, &inner] {
+            let hit = app.get("/", &[]).await;
+            assert_eq!((hit.x_cache(), hit.call(), origin.calls()), ("HIT", 2, 2));
+        }
+    }
+
+    async fn a_mark_that_is_none_changes_nothing(backend: &Backend) {
+        let (outer, _, origin) = in_a_row(backend, &Clock::manual(), MAX_AGE).await;
+        let gate = Gate::closed();
+        let slow = Origin::gated_echo(&gate, MAX_AGE);
+        let app = App::new(backend.cache().await.lock_timeout(FOR_EVER).build(), &slow, |layer| layer);
+        for forged in ["0123456789abcdef", "", "0", "x", "0123456789abcdef0"] {
+            let field: &[_] = &[(FIELD, forged)];
+            let path = format!("/{forged}");
+            let miss = outer.get(&path, field).await;
+            assert_eq!((miss.x_cache(), miss.cache_status().stored), ("MISS", true), "{forged:?}");
+            assert_ne!(seen(&miss, FIELD).as_deref(), Some(forged));
+            let calls = origin.calls();
+            assert_eq!((outer.get(&path, field).await.x_cache(), origin.calls()), ("HIT", calls), "{forged:?}");
+            for method in [Method::POST, Method::HEAD] {
+                let answer = outer.send(method.clone(), "/other", field).await;
+                assert_eq!((answer.status, seen(&answer, FIELD)), (StatusCode::OK, None), "{method} {forged:?}");
+            }
+        }
+        // Nor does a client that sends one get past those who wait for a load.
+        let leads = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/slow", &[]).await }
+        });
+        tests::wait_until("it is being loaded", async || slow.calls() == 1).await;
+        let forged = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/slow", &[(FIELD, "0123456789abcdef")]).await }
+        });
+        tests::wait_until("the other one waits", async || app.cache.counts().coalesced == 1).await;
+        gate.open();
+        assert_eq!((leads.await.unwrap().call(), forged.await.unwrap().call(), slow.calls()), (1, 1, 1));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_load_passes_through_over_redis() {
+        a_load_passes_through(&Backend::redis()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_load_passes_through_over_memory_and_redis() {
+        a_load_passes_through(&Backend::tiered()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_refresh_reaches_the_application_over_redis() {
+        a_refresh_reaches_the_application(&Backend::redis()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_refresh_reaches_the_application_over_memory_and_redis() {
+        a_refresh_reaches_the_application(&Backend::tiered()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_mark_that_is_none_changes_nothing_over_redis() {
+        a_mark_that_is_none_changes_nothing(&Backend::redis()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_mark_that_is_none_changes_nothing_over_memory_and_redis() {
+        a_mark_that_is_none_changes_nothing(&Backend::tiered()).await;
+    }
+}
