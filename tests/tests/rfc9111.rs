@@ -953,6 +953,16 @@ mod a_range {
         }
     }
 
+    async fn after_a_head_that_says_it_is_not_kept_is_the_applications(backend: &Backend) {
+        for fields in [NOT_KEPT[0], NOT_KEPT[3], MAX_AGE] {
+            let (origin, asked) = in_parts(move |_| fields);
+            let app = app(backend, &origin, &Clock::system(), |layer| layer.max_body(9)).await;
+            let path = unseen();
+            app.send(Method::HEAD, &path, &[]).await;
+            assert_is_the_applications(&app.get(&path, THREE).await, &asked, 2, &format!("{fields:?}"));
+        }
+    }
+
     /// It can be told from the request that the response is most likely this client's own.
     async fn of_a_client_that_says_who_it_is_is_the_applications_from_the_first_one_on(backend: &Backend) {
         for who in [("cookie", "session=1"), ("authorization", "Basic eA==")] {
@@ -1013,6 +1023,7 @@ mod a_range {
     over_each_store!(
         of_what_is_not_kept_is_the_applications_from_the_second_one_on,
         after_the_whole_that_is_not_kept_is_the_applications,
+        after_a_head_that_says_it_is_not_kept_is_the_applications,
         of_a_client_that_says_who_it_is_is_the_applications_from_the_first_one_on,
         of_a_client_that_says_who_it_is_is_cut_out_of_what_is_everybodys,
         of_what_is_kept_no_longer_is_the_applications,

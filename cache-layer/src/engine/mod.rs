@@ -444,9 +444,9 @@ impl Cache {
         Arc::ptr_eq(&self.0, &other.0) || self.0.store.identity() == other.0.store.identity()
     }
 
-    /// Whether the lease of this token is held on `key`; not, if the store doesn't say.
-    pub(crate) async fn is_held_by(&self, key: &Key, token: LeaseToken) -> bool {
-        self.0.store.is_held_by(key, token).await.unwrap_or(false)
+    /// Whether the lease of this token is held on `key`; `None` if the store doesn't say.
+    pub(crate) async fn is_held_by(&self, key: &Key, token: LeaseToken) -> Option<bool> {
+        self.0.store.is_held_by(key, token).await.ok()
     }
 
     /// The entry of `key`, if this process has it in memory.

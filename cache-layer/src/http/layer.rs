@@ -24,7 +24,9 @@ use crate::{
 ///
 /// Responses to GET are kept when the application says for how long (`Cache-Control`, `Expires`,
 /// [`Freshness`](crate::Freshness)), and successes when a rule set here does. HEAD, conditional requests and single ranges
-/// are answered from them, as RFC 9111 has it; everything else passes through untouched. Never kept is a response that says
+/// are answered from them, as RFC 9111 has it; everything else passes through untouched. So does a range of what is not kept:
+/// for a client that sends `Cookie` or `Authorization` from the first request on, unless the application says that the
+/// response is everybody's, and else from the second one on. Never kept is a response that says
 /// `no-store` or `private`, sets a cookie, varies on everything, answers an `Authorization` without permission to share
 /// (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or does not end as it should.
 ///
@@ -48,6 +50,12 @@ use crate::{
 ///
 /// `http` and `https` are one site unless [`schemes_apart`](Self::schemes_apart) says otherwise, and hosts are one where
 /// [`canonical_host`](Self::canonical_host) says so.
+///
+/// Two layers over one cache may be in one request's way, around a router and around one of its routes, or in two processes
+/// over one Redis prefix: the outer one keeps the response by its settings, and the inner one passes its requests through
+/// (`detail=nested`). To keep responses in both, give them a space or a prefix each. To be known to another process, a load
+/// over Redis has the request field `Cache-Layer-Load`, with a number that is good for this load alone; from a client, it
+/// goes no further and means nothing.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CacheLayer {
@@ -99,7 +107,7 @@ impl CacheLayer {
 
     /// The longest body to keep, in bytes, which is also the most that is held of a response on its way; 1 MiB unless set.
     /// A longer one is passed on whole, and not kept. A range of a response that is not stored yet is answered once the
-    /// whole is there.
+    /// whole is there; of one that turned out to be longer, the next ranges are the application's to answer.
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.policy.max_body = bytes;
         self

@@ -51,16 +51,25 @@ impl Shared {
     /// Whether `mark` is that of a load of what this request would wait for. It stays on the request then, for layers that
     /// are further in still.
     pub(super) async fn keep_mark(&self, headers: &mut HeaderMap, key: &Key, mark: HeaderValue) -> bool {
-        let Ok(token) = mark.as_bytes().try_into() else { return false };
-        let place = match self.select(key, headers).await {
-            Selection::Hit(found) | Selection::Stale(found) => found.vacancy(key).key,
-            Selection::Miss(vacancy) => vacancy.key,
-            Selection::Unavailable => return false,
+        let Some(token) =
+            LeaseToken::try_from(mark.as_bytes()).ok().filter(|token| token.iter().all(u8::is_ascii_hexdigit))
+        else {
+            return false;
         };
-        let is_loading = self.cache.is_held_by(&place, token).await;
-        if is_loading {
+        let place = match self.select(key, headers).await {
+            Selection::Hit(found) | Selection::Stale(found) => Some(found.vacancy(key).key),
+            Selection::Miss(vacancy) => Some(vacancy.key),
+            Selection::Unavailable => None,
+        };
+        let is_loading = match place {
+            Some(place) => self.cache.is_held_by(&place, token).await,
+            None => None,
+        };
+        // A store that doesn't say has no answer to the request either: it would only be waited for.
+        let nested = is_loading.unwrap_or(true);
+        if nested {
             headers.insert(&FIELD, mark);
         }
-        is_loading
+        nested
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use http::{
     HeaderMap, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, RANGE},
+    header::{ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, RANGE},
 };
 
 use super::{
@@ -111,8 +111,11 @@ impl Shared {
         }
     }
 
-    /// Learns from the answer to a range that was passed on whether the whole would be kept.
-    pub(super) fn learn_from_part<R>(&self, asked: &Asked, response: &Response<R>) {
+    /// Learns from the answer to a range that was passed on, or to HEAD, whether the whole would be kept.
+    pub(super) fn learn_from_answer<R>(&self, asked: &Asked, response: &Response<R>) {
+        if !asked.headers.contains_key(RANGE) && !response.headers().contains_key(ACCEPT_RANGES) {
+            return;
+        }
         let (mut headers, now) = (response.headers().clone(), self.cache.now());
         let length = match response.status() {
             StatusCode::PARTIAL_CONTENT => complete_length(&headers),

@@ -113,8 +113,8 @@ where
                     Some(usable) => Ok(answer(usable, look)),
                     None => {
                         look.because(NoCacheReason::HeadMiss);
-                        let response =
-                            shared.go_alone(inner, request, NoCacheReason::HeadMiss, deadline, stale).await?;
+                        let reason = NoCacheReason::HeadMiss;
+                        let response = shared.go_and_learn(inner, request, &key, reason, deadline, stale).await?;
                         if is_outdated_by(&response, stale) {
                             shared.drop_outdated(&key).await;
                         }
@@ -126,7 +126,7 @@ where
                 let since = stale.and_then(stored_response).map(|stored| stored.response_time);
                 if let Some(reason) = shared.passes_range(&key, headers, since) {
                     look.because(reason);
-                    return shared.pass_range(inner, request, key, reason, deadline).await;
+                    return shared.go_and_learn(inner, request, &key, reason, deadline, None).await;
                 }
             }
             let mut follower = match cache.flights().board(place) {
@@ -299,14 +299,15 @@ impl Shared {
         }
     }
 
-    /// Has the application answer a request for a part, and learns from its answer what to do with the next one.
-    async fn pass_range<S, B, R>(
+    /// As [`go_alone`](Self::go_alone), and learns from the answer what to do with the next range.
+    async fn go_and_learn<S, B, R>(
         &self,
         inner: S,
         request: Request<B>,
-        key: Key,
+        key: &Key,
         reason: NoCacheReason,
         deadline: Instant,
+        stale: Option<&Entry>,
     ) -> Result<Response<ResponseBody<R>>, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
@@ -315,9 +316,10 @@ impl Shared {
         let headers = Arc::new(request.headers().clone());
         let target = Target::of(&self.sites, request.uri(), &headers).map(Target::into_owned);
         let time = self.cache.now();
-        let response = self.go_alone(inner, request, reason, deadline, None).await?;
+        let response = self.go_alone(inner, request, reason, deadline, stale).await?;
         if let Some(target) = target {
-            self.learn_from_part(&Asked { target, key, method: Method::GET, headers, time }, &response);
+            let asked = Asked { target, key: key.clone(), method: Method::GET, headers, time };
+            self.learn_from_answer(&asked, &response);
         }
         Ok(response)
     }

@@ -349,6 +349,18 @@ contract! {
         .await;
     }
 
+    async fn a_lease_is_known_by_its_token_for_as_long_as_it_is_held(subject) {
+        let (store, key) = (&subject.store, Key::new(["k"]));
+        let lease = subject.lease(&key).await;
+        let is_held = async |key: &Key, token| store.is_held_by(key, token).await.unwrap();
+        assert!(is_held(&key, lease.token).await);
+        assert!(!is_held(&key, Lease::random_token()).await && !is_held(&key.variant(b"v"), lease.token).await);
+        let token = lease.token;
+        assert_eq!(subject.commit(lease, "one", &[]).await, Committed::Stored);
+        assert!(!is_held(&key, token).await);
+        assert!(!is_held(&Key::new(["none"]), token).await);
+    }
+
     async fn who_waits_for_a_lease_hears_of_its_end(subject) {
         let lease = subject.lease(&key("a")).await;
         let (store, waiting) = (subject.store.clone(), key("a"));
