@@ -515,9 +515,11 @@ mod validation {
 
     /// An application that says 304 whatever it is asked has nothing to give but what it once gave.
     async fn that_nobody_asked_for_is_no_clients_answer(backend: &Backend) {
-        for stored in [MAX_AGE, &[("cache-control", "max-age=60, must-revalidate"), ("etag", "W/\"a\"")]] {
+        const TAGGED: Fields = &[("etag", "\"a\"")];
+        let stale: Fields = &[("cache-control", "max-age=60, must-revalidate"), ("etag", "W/\"a\"")];
+        for (stored, confirmed) in [(MAX_AGE, TAGGED), (MAX_AGE, MAX_AGE), (stale, TAGGED)] {
             let origin = Origin::new(move |call, request| {
-                let mut response = echo(call, &request, if call == 1 { stored } else { &[("etag", "\"a\"")] });
+                let mut response = echo(call, &request, if call == 1 { stored } else { confirmed });
                 if call > 1 {
                     *response.status_mut() = StatusCode::NOT_MODIFIED;
                     *response.body_mut() = full("");
@@ -532,6 +534,7 @@ mod validation {
             for _ in 0..3 {
                 let answer = app.get("/", &[]).await;
                 assert_eq!((answer.status.as_u16(), answer.call()), (200, 1), "{stored:?}");
+                assert_eq!(answer.cache_status().detail.as_deref(), Some("unmatched"), "not made fresh: {stored:?}");
             }
         }
     }

@@ -27,7 +27,6 @@ use super::{
     record::{Incoming, content_length, record},
     select::{Selection, Vacancy, Varies, response as stored_response},
     service::Shared,
-    stored::StoredResponse,
 };
 use crate::{
     engine::{
@@ -180,11 +179,12 @@ where
             // answered here.
             unconditional(request.headers_mut());
             let stored = place.stale.as_ref().and_then(stored_response);
-            let validates = |stored: &&StoredResponse| has_validator(&stored.headers) && !stored.traits.unmatched;
-            if let Some(stored) = stored.filter(validates) {
+            let has_stored = stored.is_some();
+            let validated = stored.filter(|stored| has_validator(&stored.headers) && !stored.traits.unmatched);
+            let validates = validated.is_some();
+            if let Some(stored) = validated {
                 validating(request.headers_mut(), &stored.headers);
             }
-            let has_stored = stored.is_some();
             shared.mark(&mut request, &asked.key, permit.token());
             if purpose == Purpose::EarlyRefresh {
                 cache.emit(Event::EarlyRefresh);
@@ -194,7 +194,7 @@ where
             match permit.while_loading(asking).await {
                 Ok(response) if has_stored && response.status() == StatusCode::NOT_MODIFIED => {
                     let (parts, _) = response.into_parts();
-                    shared.validated(permit, &asked, place, parts, tell).await;
+                    shared.validated(permit, &asked, place, validates.then_some(parts), tell).await;
                 }
                 Ok(response) if is_replaceable_error(response.status()) => {
                     let status = response.status().as_u16();
@@ -257,13 +257,14 @@ impl Shared {
         (now < until && accepted).then(|| entry.clone())
     }
 
-    /// The application says that what is stored still holds (RFC 9111, section 4.3.4).
+    /// The application says that what is stored still holds (RFC 9111, section 4.3.4): by the head of a 304, or by one that
+    /// is none, since it was not asked.
     async fn validated<R: Body, E>(
         &self,
         mut permit: Permit,
         asked: &Asked,
         place: Place,
-        mut parts: response::Parts,
+        parts: Option<response::Parts>,
         tell: Tell<R, E>,
     ) {
         let Some((entry, stored)) = place.stale.as_ref().and_then(|entry| Some((entry, stored_response(entry)?)))
@@ -272,20 +273,22 @@ impl Shared {
         };
         let why = place.why;
         permit.not_modified();
-        if stored.traits.unmatched || !selects(&parts.headers, &stored.headers, self.cache.now() / 1000) {
+        let asked_about = parts.is_some();
+        let selects = |parts: &response::Parts| selects(&parts.headers, &stored.headers, self.cache.now() / 1000);
+        let Some(mut parts) = parts.filter(selects) else {
             // It names another response than the one that was asked about, which may only be spelled otherwise: so this
             // one is not made fresh. Yet the application has said that it holds, and the request is gone. The next one
             // asks for the whole.
             let reason = NoCacheReason::Unmatched;
             let note = Note::Validated { why, not_stored: Some(reason) };
             let _ = tell.send(Led::Entry(entry.clone(), note));
-            if stored.traits.unmatched {
+            if !asked_about {
                 return permit.uncacheable(reason, None);
             }
             permit.emit(Event::NotStored(reason));
             let writes = self.unmatched(entry, stored, asked, place.varies.as_ref());
             return permit.commit(writes, entry.tags()).await;
-        }
+        };
         self.dated(&mut parts.headers);
         let mut headers = stored.headers.clone();
         freshen(&mut headers, &parts.headers, &self.policy.caching);

@@ -126,7 +126,7 @@ where
                 let since = stale.and_then(stored_response).map(|stored| stored.response_time);
                 if let Some(reason) = shared.passes_range(&key, headers, since) {
                     look.because(reason);
-                    return shared.go_and_learn(inner, request, &key, reason, deadline, None).await;
+                    return shared.go_and_learn(inner, request, &key, reason, deadline, stale).await;
                 }
             }
             let mut follower = match cache.flights().board(place) {
