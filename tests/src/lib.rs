@@ -6,6 +6,7 @@
 //! - [`RedisCluster`], [`RedisSentinel`]: several of them that know each other.
 //! - [`ServiceProcess`]: the product service as its users run it.
 //! - [`FaultProxy`]: a TCP proxy that delays, swallows, cuts and lies on demand.
+//! - [`LyingProxy`]: a Redis that answers something else.
 //! - [`HttpClient`]: requests over real sockets, answers read to their last trailer.
 //! - [`Load`]: many clients at once, and what they saw.
 //! - [`Origin`], [`App`], [`Backend`]: an application that says what it was asked, a cache in front of it, on every store.
@@ -23,6 +24,7 @@ mod fault_proxy;
 mod feed;
 mod http_client;
 mod load;
+mod lying_proxy;
 mod origin;
 mod port;
 mod postgres;
@@ -42,6 +44,7 @@ pub use fault_proxy::{Direction, Fault, FaultProxy};
 pub use feed::{Feed, Unread};
 pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
+pub use lying_proxy::LyingProxy;
 pub use origin::{Body, Failure, Gate, Origin, echo, full};
 pub use postgres::PostgresServer;
 pub use redis_cluster::{RedisCluster, RedisClusterBuilder, slot};

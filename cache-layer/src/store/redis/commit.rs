@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use redis::{Value, aio::MultiplexedConnection};
+use redis::{Value, aio::MultiplexedConnection, from_redis_value};
 
 use super::{
     EVERYTHING, RedisStore, TOKEN_LIFE, chance,
     operation::Operation,
+    replies::{Flag, Moment, Stamped, exactly, no_answer},
     scripts::{self, Batch},
 };
 use crate::{
     clock::{Clock, millis},
     entry::{Entry, envelope},
     store::{Committed, Fill, StoreError},
-    tag::{Stamp, Token},
+    tag::Stamp,
 };
 
 impl RedisStore {
@@ -46,28 +47,28 @@ impl RedisStore {
         }
         // After the tokens: what it is compared for is whether one of them was forgotten and made anew.
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
-        let mut replies = tags_link
+        let (stamped, last) = tags_link
             .run_patiently(Operation::pipeline("stamp"), &tags_live, async |mut connection: MultiplexedConnection| {
-                batch.run::<Vec<(Vec<u8>, Value)>>(&mut connection).await
+                let mut replies: Vec<Value> = exactly(all.len() + 1, batch.run(&mut connection).await?)?;
+                let last = replies.pop().ok_or_else(no_answer)?;
+                let (Moment(last), Moment(_)) = from_redis_value(last)?;
+                let stamped = replies.into_iter().map(from_redis_value).collect::<Result<Vec<Stamped>, _>>()?;
+                Ok((stamped, last))
             })
             .await?;
-        let Some((last, _)) = replies.pop().filter(|_| replies.len() == all.len()) else {
-            return Err(StoreError::Failed("fewer replies than questions".to_owned()));
-        };
         let mut stamps = Vec::with_capacity(all.len());
-        for (tag, (token, created)) in all.into_iter().zip(replies) {
-            let created = created == Value::Int(1);
-            let overtaken = match Token::parse(&token) {
-                // An absent token may be a forgotten one, and one that was made since may stand in for it: was anything
-                // invalidated since the load began?
-                Some(token) if created || token.created_since(&lease.started) => last[..] >= lease.started[..],
-                Some(token) => token.overtook(&lease.started),
-                None => true,
+        for (tag, Stamped { token, created }) in all.into_iter().zip(stamped) {
+            // An absent token may be a forgotten one, and one that was made since may stand in for it: was anything
+            // invalidated since the load began?
+            let overtaken = if created || token.created_since(&lease.started) {
+                last >= lease.started
+            } else {
+                token.overtook(&lease.started)
             };
-            let Some(token) = Token::parse(&token).filter(|_| !overtaken) else {
+            if overtaken {
                 self.release_lease(lease, None);
                 return Ok(Committed::Refused);
-            };
+            }
             stamps.push(Stamp { tag, token });
         }
 
@@ -82,7 +83,7 @@ impl RedisStore {
             let bytes = envelope::encode(&entry.clone().stamped(&stamps));
             call.key(names.entry(key)).arg(&bytes[..]).arg(life(entry).max(1));
         }
-        let stored: bool = link
+        let Flag(stored) = link
             .run_patiently(Operation::script("commit"), &live, async |mut connection: MultiplexedConnection| {
                 call.invoke_async(&mut connection).await
             })

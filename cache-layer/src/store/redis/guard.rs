@@ -23,6 +23,7 @@ use super::{
     errors::is_out_of_memory,
     names::Names,
     pending::Pending,
+    replies::{Bulk, Count, Flag, Moment, text},
     scripts::{self, Batch},
     share::Share,
 };
@@ -175,9 +176,9 @@ impl Guard {
                 known.as_ref().map_or("", |known| &known.seen).as_bytes(),
             ],
         );
-        match batch.run::<((String, bool, String),)>(tags).await {
-            Ok(((mark, cleared, seen),)) => {
-                let mark: Arc<str> = mark.into();
+        match batch.run::<((Bulk, Flag, Moment),)>(tags).await {
+            Ok(((Bulk(mark), Flag(cleared), Moment(seen)),)) => {
+                let (mark, seen) = (Arc::<str>::from(text(mark)?), text(seen.to_vec())?);
                 if cleared {
                     tracing::warn!("this data set may be older than an invalidation: everything was invalidated");
                 }
@@ -190,7 +191,8 @@ impl Guard {
             }
             // There is no room to write a new token, but no token will do as well.
             Err(error) if is_out_of_memory(&error) && clear => {
-                redis::cmd("UNLINK").arg(&everything).arg(&note).query_async(tags).await.map(|()| None)
+                let unlinked = redis::cmd("UNLINK").arg(&everything).arg(&note).query_async::<Count>(tags).await?;
+                unlinked.at_most(2).map(|_| None)
             }
             Err(error) if is_out_of_memory(&error) => Ok(None),
             Err(error) => Err(error),

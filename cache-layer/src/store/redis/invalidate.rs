@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, Pipeline, RedisResult, Script, Value, aio::MultiplexedConnection, from_redis_value};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::MultiplexedConnection};
 
 #[cfg(feature = "cluster")]
 use super::routes::Routes;
@@ -12,6 +12,7 @@ use super::{
     link::{Link, Live},
     names::Names,
     operation::Operation,
+    replies::{Count, Flag, Maybe, Moment, exactly, text},
     scripts::{self, Batch},
 };
 use crate::{
@@ -140,7 +141,7 @@ pub(super) async fn invalidate(
             let key = key.primary();
             let mut unlink = redis::cmd("UNLINK");
             unlink.arg(names.entry(&key)).arg(names.lease(&key));
-            unlinked(names, connection, unlink).await
+            unlinked(names, connection, unlink, 2).await
         }
         Scope::Tags(tags) => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, tags.iter()).await,
         Scope::Everything => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
@@ -154,7 +155,7 @@ async fn soften(names: &Names, connection: &mut MultiplexedConnection, scope: Sc
             let key = key.primary();
             let mut batch = Batch::default();
             batch.call(&scripts::SOFTEN_ENTRY, &[&names.entry(&key), &names.lease(&key)], &[]);
-            marked(names, batch, connection).await
+            marked::<Flag>(names, batch, 1, connection).await
         }
         Scope::Tags(tags) => renew_tokens(names, connection, &scripts::SOFTEN_TAG, tags.iter()).await,
         Scope::Everything => renew_tokens(names, connection, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
@@ -175,35 +176,54 @@ async fn renew_tokens<'a>(
     for tag in &tags {
         batch.call(script, &[&names.tag(tag)], &[chance().as_bytes(), life.as_bytes()]);
     }
-    match marked(names, batch, connection).await {
+    match marked::<Moment>(names, batch, tags.len() + 1, connection).await {
         Err(error) if is_out_of_memory(&error) => unlink_tags(names, connection, &tags).await,
         invalidated => invalidated,
     }
 }
 
-/// Runs `batch`, and tells which data set it was for.
-pub(super) async fn marked(
+/// Runs `batch`, whose calls have so many replies of one kind, and tells which data set it was for.
+pub(super) async fn marked<T: FromRedisValue>(
     names: &Names,
     mut batch: Batch,
+    asked: usize,
     connection: &mut MultiplexedConnection,
 ) -> RedisResult<Mark> {
     // In a cluster, databases can't be swapped, and the mark may be on another server.
     if names.is_clustered() {
-        return batch.run::<Vec<Value>>(connection).await.map(|_| None);
+        return exactly(asked, batch.run::<Vec<T>>(connection).await?).map(|_| None);
     }
     batch.get(&names.mark(""));
-    let mut replies = batch.run::<Vec<Value>>(connection).await?;
-    replies.pop().map_or(Ok(None), |mark| Ok(from_redis_value(mark)?))
+    let mut replies = exactly(asked + 1, batch.run::<Vec<Value>>(connection).await?)?;
+    let mark = replies.pop().map_or(Ok(None), mark);
+    for reply in replies {
+        T::from_redis_value(reply)?;
+    }
+    mark
 }
 
-/// Runs an `UNLINK`, and tells which data set it was for.
-async fn unlinked(names: &Names, connection: &mut MultiplexedConnection, unlink: Cmd) -> RedisResult<Mark> {
+/// Runs an `UNLINK` of so many names, and tells which data set it was for.
+async fn unlinked(
+    names: &Names,
+    connection: &mut MultiplexedConnection,
+    unlink: Cmd,
+    asked: usize,
+) -> RedisResult<Mark> {
     if names.is_clustered() {
-        return unlink.query_async::<i64>(connection).await.map(|_| None);
+        return unlink.query_async::<Count>(connection).await?.at_most(asked).map(|_| None);
     }
     let mut pipeline = Pipeline::new();
-    pipeline.add_command(unlink).ignore().cmd("GET").arg(names.mark(""));
-    pipeline.query_async::<(Mark,)>(connection).await.map(|(mark,)| mark)
+    pipeline.add_command(unlink).cmd("GET").arg(names.mark(""));
+    let (count, found) = pipeline.query_async::<(Count, Value)>(connection).await?;
+    count.at_most(asked)?;
+    mark(found)
+}
+
+fn mark(reply: Value) -> RedisResult<Mark> {
+    match Maybe::from_redis_value(reply)? {
+        Maybe(None) => Ok(None),
+        Maybe(Some(bytes)) => text(bytes).map(Some),
+    }
 }
 
 /// Invalidates tags on a server that is full, where nothing can be written: without a token an entry is invalid, and
@@ -214,5 +234,5 @@ async fn unlink_tags(names: &Names, connection: &mut MultiplexedConnection, tags
     for tag in tags {
         unlink.arg(names.tag(tag));
     }
-    unlinked(names, connection, unlink).await
+    unlinked(names, connection, unlink, tags.len() + 1).await
 }

@@ -10,6 +10,7 @@ use super::{
     RedisStore,
     link::{Link, Live},
     operation::Operation,
+    replies::{self, Bulk, Flag, Left, Moment},
     scripts::{self, Batch},
     waiters::pause_untracked,
 };
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// What a lease's key holds, and for how many milliseconds more.
-type Watched = (Vec<u8>, i64);
+type Watched = (Bulk, Left);
 
 impl RedisStore {
     pub(super) async fn acquire_lease(
@@ -60,10 +61,10 @@ impl RedisStore {
         let (moment, reply) = tokio::join!(
             self.moment(&tags, &tags_live),
             link.run(Operation::pipeline("acquire"), &live, async |mut connection: MultiplexedConnection| {
-                acquire.run::<(Vec<u8>, Watched)>(&mut connection).await
+                acquire.run::<(Bulk, Watched)>(&mut connection).await
             })
         );
-        let (reply, (held, _)) = reply?;
+        let (Bulk(reply), (Bulk(held), _)) = reply?;
         match &reply[..] {
             b"held" => Ok(Acquired::Held),
             b"changed" => Ok(Acquired::Changed),
@@ -94,12 +95,12 @@ impl RedisStore {
         let mut batch = Batch::default();
         batch.track(live);
         batch.call(&scripts::LAST_INVALIDATION, &[&self.0.names.last_invalidation()], &[]);
-        let ((_, now),): ((Vec<u8>, Vec<u8>),) = tags
+        let ((_, Moment(now)),): ((Moment, Moment),) = tags
             .run(Operation::script("last_invalidation"), live, async |mut connection: MultiplexedConnection| {
                 batch.run(&mut connection).await
             })
             .await?;
-        now.try_into().map_err(|_| StoreError::Failed("an answer that is none of the protocol's".to_owned()))
+        Ok(now)
     }
 
     pub(super) async fn is_lease_held_by(&self, key: &Key, token: LeaseToken) -> Result<bool, StoreError> {
@@ -108,7 +109,7 @@ impl RedisStore {
         let name = self.0.names.lease(key);
         let mut question = Batch::default();
         question.call(&scripts::WATCH, &[&name], &[]);
-        let ((held, _),): (Watched,) = link
+        let ((Bulk(held), _),): (Watched,) = link
             .run(Operation::script("watch"), &live, async |mut connection: MultiplexedConnection| {
                 question.run(&mut connection).await
             })
@@ -121,7 +122,7 @@ impl RedisStore {
         let live = link.live()?;
         let mut call = scripts::RENEW.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(ttl).max(1));
-        let renewed = link
+        let Flag(renewed) = link
             .run_patiently(Operation::script("renew"), &live, async |mut connection: MultiplexedConnection| {
                 call.invoke_async(&mut connection).await
             })
@@ -149,7 +150,7 @@ impl RedisStore {
                 })
                 .await;
             match watched {
-                Ok(((held, _),)) if held == lease.token => question.granted(),
+                Ok(((Bulk(held), _),)) if held == lease.token => question.granted(),
                 _ => return,
             }
             if self.0.grants.stands(lease) {
@@ -182,7 +183,7 @@ impl RedisStore {
     fn end(&self, what: Operation, link: Arc<Link>, live: Arc<Live>, call: ScriptInvocation<'static>) {
         let end = async move {
             let end = async |mut connection: MultiplexedConnection| call.invoke_async(&mut connection).await;
-            let _: Result<bool, StoreError> = link.run_patiently(what, &live, end).await;
+            let _: Result<Flag, StoreError> = link.run_patiently(what, &live, end).await;
         };
         self.0.runtime.spawn(end.in_current_span());
     }
@@ -204,7 +205,7 @@ impl RedisStore {
             })
             .await;
         match watched {
-            Ok(((held, left),)) if is_token(&held) => {
+            Ok(((Bulk(held), Left(left)),)) if is_token(&held) => {
                 // The server may be late to expire a lease, and to say so.
                 let left = u64::try_from(left).map_or(Duration::MAX, |left| Duration::from_millis(left + 1));
                 tokio::select! {
@@ -227,7 +228,8 @@ fn parse_back_off(reply: &[u8]) -> Option<Acquired> {
 
 /// How many loads failed before this grant; it comes after the time, of 16 digits.
 fn parse_grant(reply: &[u8]) -> Option<u32> {
-    let (_, failures) = reply.split_first_chunk::<16>()?;
+    let (time, failures) = reply.split_first_chunk::<16>()?;
+    replies::moment(time)?;
     str::from_utf8(failures).ok()?.parse().ok()
 }
 

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 
 use super::{
     RedisStore,
     link::{Link, Live},
     operation::Operation,
     reads::Found,
+    replies::Values,
+    scripts::Batch,
     tokens::Verdict,
 };
 use crate::{
@@ -50,18 +52,14 @@ impl RedisStore {
             Verdict::Known(standing) => return Ok(standing),
             Verdict::Unknown(unknown, standing) => (unknown, standing),
         };
-        let mut pipeline = Pipeline::new();
-        if live.tracking {
-            pipeline.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
-        }
-        pipeline.cmd("MGET");
-        for tag in &unknown {
-            pipeline.arg(self.0.names.tag(tag));
-        }
+        let mut batch = Batch::default();
+        batch.track(live);
+        batch.values(unknown.iter().map(|tag| self.0.names.tag(tag)));
         let question = live.tracking.then(|| live.tokens.ask(&unknown));
-        let (values,): (Vec<Option<Vec<u8>>>,) = link
+        let values = link
             .run(Operation::command("MGET"), live, async |mut connection: MultiplexedConnection| {
-                pipeline.query_async(&mut connection).await
+                let (values,): (Values,) = batch.run(&mut connection).await?;
+                values.of(unknown.len())
             })
             .await?;
         for (tag, value) in unknown.iter().zip(values) {

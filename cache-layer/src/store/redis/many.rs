@@ -4,13 +4,14 @@ use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use redis::{Pipeline, aio::MultiplexedConnection};
+use redis::{RedisResult, aio::MultiplexedConnection};
 
 use super::{
     EVERYTHING, RedisStore, TOKEN_LIFE, chance,
     invalidate::marked,
     link::{Link, Live},
     operation::Operation,
+    replies::{Flag, Stamped, Values, exactly},
     scripts::{self, Batch},
     tokens::Verdict,
 };
@@ -51,22 +52,25 @@ impl RedisStore {
         let names: Vec<String> = keys.iter().map(|key| self.0.names.entry(key)).collect();
         // One command reads from one slot of a cluster; there, the round trip carries one for each.
         let at_once = if self.0.names.is_clustered() { 1 } else { names.len().max(1) };
-        let mut pipeline = Pipeline::new();
+        let mut batch = Batch::default();
         for names in names.chunks(at_once) {
             if near.is_some() {
-                pipeline.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
+                batch.track(&live);
             }
-            pipeline.cmd("MGET").arg(names);
+            batch.values(names);
         }
-        let replies: Vec<Vec<Option<Vec<u8>>>> = link
+        let values = link
             .run(Operation::command("MGET"), &live, async |mut connection: MultiplexedConnection| {
-                pipeline.query_async(&mut connection).await
+                let replies: Vec<Values> = batch.run(&mut connection).await?;
+                let replies = replies.into_iter().zip(names.chunks(at_once));
+                let values: Vec<_> =
+                    replies.map(|(values, names)| values.of(names.len())).collect::<RedisResult<_>>()?;
+                exactly(keys.len(), values.into_iter().flatten().collect())
             })
             .await?;
-        let replies = replies.into_iter().flatten();
         let decoded: Vec<Option<Result<Entry, Rejection>>> = keys
             .iter()
-            .zip(replies)
+            .zip(values)
             .map(|(key, reply)| reply.map(|bytes| envelope::decode(key, &Bytes::from(bytes))))
             .collect();
         self.learn_tokens(&tags, &tags_live, decoded.iter().flatten().flatten()).await?;
@@ -106,15 +110,14 @@ impl RedisStore {
             return Ok(());
         }
         let unknown: Vec<Arc<str>> = unknown.into_iter().collect();
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("CLIENT").arg("CACHING").arg("YES").ignore().cmd("MGET");
-        for tag in &unknown {
-            pipeline.arg(self.0.names.tag(tag));
-        }
+        let mut batch = Batch::default();
+        batch.track(live);
+        batch.values(unknown.iter().map(|tag| self.0.names.tag(tag)));
         let question = live.tokens.ask(&unknown);
-        let (values,): (Vec<Option<Vec<u8>>>,) = link
+        let values = link
             .run(Operation::command("MGET"), live, async |mut connection: MultiplexedConnection| {
-                pipeline.query_async(&mut connection).await
+                let (values,): (Values,) = batch.run(&mut connection).await?;
+                values.of(unknown.len())
             })
             .await?;
         for (tag, value) in unknown.iter().zip(values) {
@@ -187,19 +190,21 @@ impl RedisStore {
             let ask = tags_link.run_patiently(
                 Operation::pipeline("stamp"),
                 &tags_live,
-                async |mut connection: MultiplexedConnection| asking.run::<Vec<(Vec<u8>, bool)>>(&mut connection).await,
+                async |mut connection: MultiplexedConnection| {
+                    exactly(all.len(), asking.run::<Vec<Stamped>>(&mut connection).await?)
+                },
             );
             let write =
                 link.run_patiently(Operation::pipeline("put"), live, async |mut connection: MultiplexedConnection| {
-                    if tokens.is_some() { marked(names, writing, &mut connection).await.map(Some) } else { Ok(None) }
+                    let expected = if tokens.is_some() { entries.len() } else { return Ok(None) };
+                    marked::<Flag>(names, writing, expected, &mut connection).await.map(Some)
                 });
             let (current, written) = tokio::join!(ask, write);
-            let current = current?;
+            let current = Some(current?.into_iter().map(|stamped| stamped.token).collect());
             let in_place = match written? {
                 Some(mark) => link.leads_to(live, mark.as_deref()).await?,
                 None => false,
             };
-            let current: Option<Vec<Token>> = current.iter().map(|(token, _)| Token::parse(token)).collect();
             if in_place && tokens == current {
                 return Ok(());
             }

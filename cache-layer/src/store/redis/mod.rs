@@ -3,6 +3,7 @@
 //! - [`names`]: what the keys are called
 //! - [`lookup`]: reading entries, and whether their tags still hold
 //! - [`reads`]: look-ups on their way, sent together
+//! - [`replies`]: what the server may answer
 //! - [`lease`]: the right to load
 //! - [`grants`]: leases that were granted to this process, and whether they still stand
 //! - [`waiters`]: who waits for the end of another process's lease
@@ -95,6 +96,9 @@ mod reads;
 mod reads_tests;
 #[cfg(feature = "cluster")]
 mod redirect;
+mod replies;
+#[cfg(test)]
+mod replies_tests;
 mod routes;
 #[cfg(test)]
 mod schedule_tests;

@@ -16,6 +16,7 @@ use super::{
     names::{Kind, Names},
     near::Near,
     operation::Operation,
+    replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
     scripts::{self, Batch},
 };
 use crate::{
@@ -63,7 +64,7 @@ impl RedisStore {
         let names = &self.0.names;
         let delete = async |mut connection: MultiplexedConnection| {
             let deleted = delete_matching(names, pattern, near, &mut connection).await?;
-            let mark = marked(names, Batch::default(), &mut connection).await?;
+            let mark = marked::<Flag>(names, Batch::default(), 0, &mut connection).await?;
             Ok((deleted, mark))
         };
         let (deleted, mark) = link.run_at_length(Operation::command("SCAN"), live, delete).await?;
@@ -114,8 +115,12 @@ impl Sweep<'_> {
             let begun = Instant::now();
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&selection).arg("COUNT").arg(self.step);
-            let found: Vec<Vec<u8>>;
-            (cursor, found) = in_time(scan.query_async(self.connection)).await?;
+            let Scanned { cursor: next, names: found } = in_time(scan.query_async(self.connection)).await?;
+            // A server that goes nowhere would be asked for ever.
+            if next == cursor && next != 0 {
+                return Err(no_answer());
+            }
+            cursor = next;
             self.pace(begun.elapsed()).await;
             if !found.is_empty() {
                 deleted += self.delete(kind, &found).await?;
@@ -167,11 +172,14 @@ impl Sweep<'_> {
         let (primaries, variants): (Vec<_>, Vec<_>) = matching.iter().partition(|(_, id)| !id.is_variant());
         // One command takes names of one slot of a cluster; there, the round trip carries one for each.
         let at_once = if self.names.is_clustered() { 1 } else { matching.len() };
-        let mut pipeline = redis::pipe();
-        for names in primaries.chunks(at_once).chain(variants.chunks(at_once)) {
-            names.iter().fold(pipeline.cmd("UNLINK"), |unlink, (name, _)| unlink.arg(name));
+        let mut batch = Batch::default();
+        let commands: Vec<_> = primaries.chunks(at_once).chain(variants.chunks(at_once)).collect();
+        for names in &commands {
+            batch.unlink(names.iter().map(|(name, _)| *name));
         }
-        let unlinked: Vec<u64> = in_time(pipeline.query_async(self.connection)).await?;
+        let counts: Vec<Count> = exactly(commands.len(), in_time(batch.run(self.connection)).await?)?;
+        let unlinked = counts.into_iter().zip(&commands).map(|(count, names)| count.at_most(names.len()));
+        let unlinked: Vec<u64> = unlinked.collect::<RedisResult<_>>()?;
         let deleted = unlinked.iter().take(primaries.len().div_ceil(at_once)).sum();
         if let Some(near) = self.near.filter(|_| kind == Kind::Entry) {
             matching.iter().for_each(|(_, id)| near.forget(*id));
@@ -189,10 +197,10 @@ impl Sweep<'_> {
         for (name, _) in capped {
             batch.call_on(&scripts::CANONICAL_KEY, name);
         }
-        let keys: Vec<Vec<u8>> = in_time(batch.run(self.connection)).await?;
+        let keys: Vec<Bulk> = exactly(capped.len(), in_time(batch.run(self.connection)).await?)?;
         let opened = capped.iter().zip(keys);
         let matches = |key: &[u8]| self.pattern.matches(readable_in_full(key).as_bytes());
-        Ok(opened.filter(|(_, key)| matches(key)).map(|(found, _)| *found).collect())
+        Ok(opened.filter(|(_, Bulk(key))| matches(key)).map(|(found, _)| *found).collect())
     }
 
     /// Leaves the server to others for a while.

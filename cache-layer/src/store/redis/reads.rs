@@ -15,12 +15,12 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use redis::{
-    ErrorKind, Pipeline, RedisError, RedisResult, Value,
+    Pipeline, RedisError, RedisResult, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
 };
 use tokio::{runtime::Handle, sync::SetOnce, task::yield_now, time::timeout};
 
-use super::errors::is_wrong_type;
+use super::{errors::is_wrong_type, replies::no_answer};
 use crate::{
     entry::{Entry, envelope},
     key::Key,
@@ -123,15 +123,12 @@ impl Reads {
             Err(error) => return reads.iter().for_each(|read| read.answer_with(Err(error.clone()))),
         };
         for read in reads {
-            let refusal = match read.tracked.then(|| values.next()).flatten() {
-                Some(Value::ServerError(refusal)) => Some(refusal),
-                _ => None,
-            };
-            read.answer_with(match (refusal, values.next()) {
+            let tracked = if read.tracked { values.next() } else { Some(Value::Okay) };
+            read.answer_with(match (tracked, values.next()) {
+                (Some(Value::Okay), Some(value)) => found(value),
                 // It would not tell of changes, so that the value is worth nothing.
-                (Some(refusal), _) => Err(refusal.into()),
-                (None, Some(value)) => found(value),
-                (None, None) => Err((ErrorKind::Parse, "fewer replies than commands").into()),
+                (Some(Value::ServerError(refusal)), _) => Err(refusal.into()),
+                _ => Err(no_answer()),
             });
         }
     }
@@ -152,7 +149,7 @@ fn found(value: Value) -> RedisResult<Found> {
             let error = RedisError::from(error);
             if is_wrong_type(&error) { Ok(Found::Foreign) } else { Err(error) }
         }
-        _ => Ok(Found::Foreign),
+        _ => Err(no_answer()),
     }
 }
 

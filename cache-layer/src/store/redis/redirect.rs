@@ -2,10 +2,17 @@
 //!
 //! Reads and fills don't do this: one that meets a redirection goes on without the cache.
 
-use redis::{Cmd, Pipeline, Script, ServerErrorKind, aio::MultiplexedConnection};
+use redis::{
+    Cmd, Pipeline, RedisResult, Script, ServerErrorKind, Value, aio::MultiplexedConnection, from_redis_value_ref,
+};
 
 use super::{
-    EVERYTHING, RedisStore, TOKEN_LIFE, chance, cluster::Cluster, names::Names, operation::Operation, scripts,
+    EVERYTHING, RedisStore, TOKEN_LIFE, chance,
+    cluster::Cluster,
+    names::Names,
+    operation::Operation,
+    replies::{Count, Done, Moment},
+    scripts,
 };
 use crate::{
     clock::millis,
@@ -37,9 +44,9 @@ impl RedisStore {
             .run_patiently(
                 Operation::command("UNLINK"),
                 &link.live()?,
-                async |mut connection: MultiplexedConnection| match command.query_async::<()>(&mut connection).await {
+                async |mut connection: MultiplexedConnection| match command.query_async(&mut connection).await {
                     Err(error) if error.kind() == ServerErrorKind::Ask.into() => Ok(Some(error)),
-                    reply => reply.map(|()| None),
+                    reply => reply.and_then(|reply| is_done(&reply)).map(|()| None),
                 },
             )
             .await?;
@@ -48,12 +55,19 @@ impl RedisStore {
         let (link, live) = cluster.live_at(address)?;
         // Together, since other commands share the connection.
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("ASKING").ignore().add_command(command.clone());
+        pipeline.cmd("ASKING").add_command(command.clone());
         link.run_patiently(Operation::command("ASKING"), &live, async |mut connection: MultiplexedConnection| {
-            pipeline.exec_async(&mut connection).await
+            let (Done, reply) = pipeline.query_async(&mut connection).await?;
+            is_done(&reply)
         })
         .await
     }
+}
+
+/// Whether this is the reply to one of the [`commands`]: how many were deleted, or when.
+fn is_done(reply: &Value) -> RedisResult<()> {
+    let count = from_redis_value_ref::<Count>(reply).map(|_| ());
+    Ok(count.or_else(|_| from_redis_value_ref::<Moment>(reply).map(|_| ()))?)
 }
 
 /// An invalidation as single commands of one key each. In this order they need not come together: what they void is void once

@@ -5,9 +5,16 @@
 
 use std::sync::LazyLock;
 
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, aio::MultiplexedConnection};
+use redis::{
+    ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, ToRedisArgs, Value,
+    aio::{ConnectionLike as _, MultiplexedConnection},
+    from_redis_value,
+};
 
-use super::link::Live;
+use super::{
+    link::Live,
+    replies::{exactly, no_answer},
+};
 
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
@@ -176,7 +183,7 @@ script! {
     LAST_INVALIDATION = concat!(
         now!(),
         "local last = redis.pcall('GET', KEYS[1]);",
-        "if type(last) == 'string' and #last == 16 and not last:find('%X') then return {last, now} end;",
+        "if type(last) == 'string' and #last == 16 and not last:find('[^0-9a-f]') then return {last, now} end;",
         // Before this moment: a lease of the same microsecond comes after it.
         "last = string.format('%016x', t[1] * 1000000 + t[2] - 1);",
         "redis.call('SET', KEYS[1], last);",
@@ -244,26 +251,61 @@ pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<
 
 /// Several calls in one round trip, in their order.
 #[derive(Default)]
-pub(super) struct Batch(Pipeline);
+pub(super) struct Batch {
+    pipeline: Pipeline,
+    /// What each of them answers.
+    expected: Vec<Expected>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Expected {
+    /// What the caller wants to know.
+    Reply,
+    /// `OK`, and no news.
+    Done,
+    /// A number that nobody needs.
+    Number,
+}
 
 impl Batch {
+    fn cmd(&mut self, name: &str, expected: Expected) -> &mut Pipeline {
+        self.expected.push(expected);
+        self.pipeline.cmd(name)
+    }
+
     pub(super) fn call(&mut self, script: &Script, keys: &[&str], arguments: &[&[u8]]) {
-        self.0.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
+        self.cmd("EVALSHA", Expected::Reply).arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
     }
 
     pub(super) fn call_on(&mut self, script: &Script, key: &[u8]) {
-        self.0.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(key);
+        self.cmd("EVALSHA", Expected::Reply).arg(script.get_hash()).arg(1).arg(key);
+    }
+
+    /// Reads the values of all these names.
+    pub(super) fn values<N: ToRedisArgs>(&mut self, names: impl IntoIterator<Item = N>) {
+        let command = self.cmd("MGET", Expected::Reply);
+        for name in names {
+            command.arg(name);
+        }
+    }
+
+    /// Deletes all these names.
+    pub(super) fn unlink<N: ToRedisArgs>(&mut self, names: impl IntoIterator<Item = N>) {
+        let command = self.cmd("UNLINK", Expected::Reply);
+        for name in names {
+            command.arg(name);
+        }
     }
 
     /// Asks for what is at `name`, as the last reply.
     pub(super) fn get(&mut self, name: &str) {
-        self.0.cmd("GET").arg(name);
+        self.cmd("GET", Expected::Reply).arg(name);
     }
 
     /// Has the next call's reads tracked, where the server tracks at all.
     pub(super) fn track(&mut self, live: &Live) {
         if live.tracking {
-            self.0.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
+            self.cmd("CLIENT", Expected::Done).arg("CACHING").arg("YES");
         }
     }
 
@@ -271,19 +313,39 @@ impl Batch {
     pub(super) fn watch(&mut self, live: &Live, name: &str) {
         if live.tracking {
             self.track(live);
-            self.0.cmd("PTTL").arg(name).ignore();
+            self.cmd("PTTL", Expected::Number).arg(name);
         }
     }
 
-    /// Every call's reply. Scripts that the server forgot are given to it again, and then all calls are made again:
-    /// what is called here may be repeated.
+    /// Every call's reply; the first error, if there is one. Scripts that the server forgot are given to it again, and then
+    /// all calls are made again: what is called here may be repeated.
     pub(super) async fn run<T: FromRedisValue>(&self, connection: &mut MultiplexedConnection) -> RedisResult<T> {
-        match self.0.query_async(connection).await {
+        match self.replies(connection).await {
             Err(error) if matches!(error.kind(), ErrorKind::Server(ServerErrorKind::NoScript)) => {
                 load(connection).await?;
-                self.0.query_async(connection).await
+                self.replies(connection).await
             }
             result => result,
         }
+    }
+
+    async fn replies<T: FromRedisValue>(&self, connection: &mut MultiplexedConnection) -> RedisResult<T> {
+        let values = connection.req_packed_commands(&self.pipeline, 0, self.expected.len()).await?;
+        let mut values = exactly(self.expected.len(), values)?;
+        if let Some(Value::ServerError(error)) = values.iter().find(|value| matches!(value, Value::ServerError(_))) {
+            return Err(error.clone().into());
+        }
+        if self.expected.iter().any(|expected| !matches!(expected, Expected::Reply)) {
+            let mut replies = Vec::with_capacity(values.len());
+            for (value, expected) in values.into_iter().zip(&self.expected) {
+                match (expected, value) {
+                    (Expected::Reply, value) => replies.push(value),
+                    (Expected::Done, Value::Okay) | (Expected::Number, Value::Int(_)) => {}
+                    (Expected::Done | Expected::Number, _) => return Err(no_answer()),
+                }
+            }
+            values = replies;
+        }
+        Ok(from_redis_value(Value::Array(values))?)
     }
 }

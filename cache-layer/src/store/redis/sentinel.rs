@@ -8,7 +8,7 @@ use std::{
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult};
 use tokio::time::timeout;
 
-use super::address::at;
+use super::{address::at, replies::no_answer};
 
 /// How long one sentinel may take to answer before the next one is asked.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -70,7 +70,10 @@ impl Sentinels {
 async fn ask(name: &str, sentinel: ConnectionInfo) -> RedisResult<(String, u16)> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(None);
     let mut connection = Client::open(sentinel)?.get_multiplexed_async_connection_with_config(&config).await?;
-    let address: Option<(String, u16)> =
+    let address: Option<(String, String)> =
         redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name).query_async(&mut connection).await?;
-    address.ok_or_else(|| (ErrorKind::InvalidClientConfig, "the sentinels know no primary of that name").into())
+    let unknown = (ErrorKind::InvalidClientConfig, "the sentinels know no primary of that name");
+    let (host, port) = address.ok_or(unknown)?;
+    let port = port.parse().ok().filter(|port| !host.is_empty() && *port != 0);
+    port.map(|port| (host, port)).ok_or_else(no_answer)
 }

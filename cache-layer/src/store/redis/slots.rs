@@ -64,7 +64,7 @@ impl Slots {
             let [first, last, primary, ..] = list(range)? else { return Err(malformed()) };
             let [host, port, rest @ ..] = list(primary)? else { return Err(malformed()) };
             let host = read::<Option<String>>(host)?.filter(|host| !host.is_empty() && host != "?");
-            let (host, port) = (host.unwrap_or_else(|| asked.to_owned()), read(port)?);
+            let (host, port) = (host.unwrap_or_else(|| asked.to_owned()), number::<u16>(port)?);
             let name = match rest.first() {
                 Some(id) => read(id)?,
                 None => format!("{host}:{port}"),
@@ -74,17 +74,26 @@ impl Slots {
                 slots.primaries.push(Primary { name, host, port });
                 slots.primaries.len() - 1
             });
-            let (first, last) = (read::<usize>(first)?, read::<usize>(last)?);
+            let (first, last) = (number::<usize>(first)?, number::<usize>(last)?);
             let owner = u16::try_from(index + 1).map_err(|_| malformed())?;
             slots.owners.get_mut(first..=last).ok_or_else(malformed)?.fill(owner);
         }
-        Ok(slots)
+        // A node that knows of none has nothing to say: what is known stays.
+        if slots.primaries.is_empty() { Err(malformed()) } else { Ok(slots) }
     }
 }
 
 fn list(value: &Value) -> RedisResult<&[Value]> {
     match value {
         Value::Array(items) => Ok(items),
+        _ => Err(malformed()),
+    }
+}
+
+/// The driver makes a number of another size fit by leaving out what is too much.
+fn number<T: TryFrom<i64>>(value: &Value) -> RedisResult<T> {
+    match value {
+        Value::Int(number) => T::try_from(*number).map_err(|_| malformed()),
         _ => Err(malformed()),
     }
 }
@@ -137,6 +146,8 @@ mod tests {
         let name = || Value::BulkString(b"a".to_vec());
         for reply in [
             Value::Okay,
+            Value::Nil,
+            Value::Array(vec![]),
             Value::Array(vec![Value::Int(1)]),
             Value::Array(vec![range(0, 16_384, name(), "one")]),
             Value::Array(vec![range(9, 3, name(), "one")]),
