@@ -77,11 +77,13 @@ pub enum FillOutcome {
     Fenced,
     /// The store could not be reached.
     Unavailable,
+    /// The store has no room, and evicts nothing to make some.
+    Full,
 }
 
 impl FillOutcome {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Stored, Self::Fenced, Self::Unavailable];
+    pub const ALL: [Self; 4] = [Self::Stored, Self::Fenced, Self::Unavailable, Self::Full];
 
     /// The name, for a metric's label.
     #[must_use]
@@ -90,6 +92,7 @@ impl FillOutcome {
             Self::Stored => "stored",
             Self::Fenced => "fenced",
             Self::Unavailable => "unavailable",
+            Self::Full => "full",
         }
     }
 }
@@ -500,7 +503,9 @@ impl Telemetry {
             Event::NotStored(_) => &counters.not_stored,
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
-            Event::Fill(FillOutcome::Unavailable) | Event::StoreUnavailable => &counters.unavailable,
+            Event::Fill(FillOutcome::Unavailable | FillOutcome::Full) | Event::StoreUnavailable => {
+                &counters.unavailable
+            }
             Event::Invalidation { delivered: true, .. } => &counters.invalidations,
             Event::Invalidation { delivered: false, .. } => &counters.undelivered,
             Event::Rejected(rejection) => &counters.rejected[rejection as usize],

@@ -53,6 +53,7 @@ impl LyingProxy {
     }
 
     /// Tells the truth from now on; says how many lies were told.
+    #[must_use]
     pub fn be_honest(&self) -> usize {
         self.lies().drain(..).map(|lie| lie.told).sum()
     }

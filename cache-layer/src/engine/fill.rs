@@ -26,6 +26,11 @@ const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 const LONGEST_LOAD: Duration = Duration::from_secs(60);
 const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
+/// Why nothing is stored, by what the store answered.
+fn reason_of(error: &StoreError) -> NoCacheReason {
+    if *error == StoreError::Full { NoCacheReason::StoreFull } else { NoCacheReason::StoreUnavailable }
+}
+
 /// What the leader of a flight may do.
 #[allow(clippy::large_enum_variant)] // there is one for each load, and it moves once
 pub(crate) enum Permission {
@@ -126,7 +131,7 @@ impl Cache {
             }
             Err(error) => {
                 tracing::debug!(%error, "could not take a lease");
-                permit(flight, Err(NoCacheReason::StoreUnavailable))
+                permit(flight, Err(reason_of(&error)))
             }
         }
     }
@@ -270,19 +275,23 @@ impl Permit {
                     // The commit ended it.
                     hold.lease = Err(NoCacheReason::LeaseLost);
                 }
-                committed.map_err(|_| fill.writes)
+                committed.map_err(|error| (reason_of(&error), fill.writes))
             }
             Err(reason) => {
                 not_kept(reason);
-                Err(writes)
+                Err((reason, writes))
             }
         };
         drop(hold);
         let (outcome, landing) = match committed {
             Ok(Committed::Stored) => (FillOutcome::Stored, Landing::Stored),
             Ok(Committed::Refused) => (FillOutcome::Fenced, Landing::Void),
-            Err(_) if cache.invalidations() != invalidations => (FillOutcome::Unavailable, Landing::Void),
-            Err(writes) => (FillOutcome::Unavailable, Landing::Unstored(writes.entries.into())),
+            Err((reason, writes)) => {
+                let full = reason == NoCacheReason::StoreFull;
+                let outcome = if full { FillOutcome::Full } else { FillOutcome::Unavailable };
+                let overtaken = cache.invalidations() != invalidations;
+                (outcome, if overtaken { Landing::Void } else { Landing::Unstored(writes.entries.into()) })
+            }
         };
         cache.emit(Event::Fill(outcome));
         if outcome == FillOutcome::Stored {

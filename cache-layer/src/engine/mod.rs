@@ -505,6 +505,7 @@ impl Cache {
                     self.emit(Event::Fill(FillOutcome::Stored));
                     self.emit(Event::Kept { bytes });
                 }
+                Err(StoreError::Full) => self.emit(Event::Fill(FillOutcome::Full)),
                 Err(_) => self.emit(Event::Fill(FillOutcome::Unavailable)),
             }
         }

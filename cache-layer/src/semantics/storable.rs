@@ -121,6 +121,8 @@ no_cache_reasons! {
     TooManyTags => "too-many-tags",
     /// The store did not answer in time.
     StoreUnavailable => "store-unavailable",
+    /// The store has no room, and evicts nothing to make some.
+    StoreFull => "store-full",
     /// There was no room at the application for as long as a request waits.
     Overloaded => "overloaded",
     /// An earlier response to the same request could not be kept.

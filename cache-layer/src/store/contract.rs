@@ -261,6 +261,8 @@ pub enum StoreError {
     Unavailable,
     /// No reply in time.
     TimedOut,
+    /// The server has no room, and evicts nothing to make some.
+    Full,
     /// The server answered with an error.
     Failed(String),
 }
@@ -270,6 +272,7 @@ impl fmt::Display for StoreError {
         match self {
             Self::Unavailable => f.write_str("the store is not connected"),
             Self::TimedOut => f.write_str("the store did not answer in time"),
+            Self::Full => f.write_str("the store has no room left"),
             Self::Failed(reason) => write!(f, "the store answered: {reason}"),
         }
     }

@@ -21,6 +21,9 @@ pub(super) enum Address {
 
 impl Address {
     pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
+        // `valkey://` is `redis://` by another name, with all that may come after it.
+        let renamed = url.strip_prefix("valkey").map(|rest| format!("redis{rest}"));
+        let url = renamed.as_deref().unwrap_or(url);
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         match scheme {
             "redis" | "unix" | "rediss" => {
@@ -143,7 +146,7 @@ fn invalid(reason: &str) -> ConfigError {
     ConfigError::new(format!(
         "Redis URL: {reason} (allowed: redis[s]://[user[:password]@]host[:port][/db], unix:///path[?db=N], \
          redis[s]+sentinel://[user[:password]@]host[:port][,…]/name[/db][?sentinel_user=…&sentinel_pass=…], \
-         redis[s]+cluster://[user[:password]@]host[:port][,…])"
+         redis[s]+cluster://[user[:password]@]host[:port][,…], and each with valkey for redis)"
     ))
 }
 
@@ -174,6 +177,27 @@ mod tests {
         ] {
             let message = error(url);
             assert!(message.starts_with("Redis URL: ") && !message.contains("hunter2"), "{url}: {message}");
+        }
+    }
+
+    #[test]
+    fn valkey_is_redis_by_another_name() {
+        for scheme in ["valkey://", "redis://"] {
+            let Ok(Address::One(client)) = Address::parse(&format!("{scheme}me:secret@h:7000/3")) else {
+                panic!("{scheme}")
+            };
+            let info = client.get_connection_info();
+            assert_eq!((&*info.addr().to_string(), info.redis_settings().db()), ("h:7000", 3));
+            assert_eq!(info.redis_settings().protocol(), ProtocolVersion::RESP3);
+        }
+        #[cfg(feature = "tls")]
+        assert!(Address::parse("valkeys://h").is_ok());
+        #[cfg(feature = "sentinel")]
+        assert!(matches!(Address::parse("valkey+sentinel://h/name"), Ok(Address::Sentinel(_))));
+        #[cfg(feature = "cluster")]
+        assert!(matches!(Address::parse("valkey+cluster://a,b"), Ok(Address::Cluster(nodes)) if nodes.len() == 2));
+        for wrong in ["valkeyz://h", "valkey:h", "valkey"] {
+            assert!(error(wrong).contains("valkey"), "{wrong}");
         }
     }
 

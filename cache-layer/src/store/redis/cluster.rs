@@ -284,7 +284,8 @@ impl Cluster {
                 .map_or_else(|_| Address::Cluster(Vec::new()), |client| Address::One(Box::new(client)))
         };
         let link = || {
-            let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone() };
+            let patience = self.shared.timeouts.connect;
+            let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone(), patience };
             Link::new(address(), Share::Slots(node), rejoins, self.shared.clone())
         };
         let stop = self.stop.child_token();
@@ -309,6 +310,8 @@ impl fmt::Debug for Cluster {
 pub(super) struct Node {
     cluster: Weak<Cluster>,
     name: String,
+    /// How long to wait for the node that has the tags.
+    patience: Duration,
 }
 
 impl Node {
@@ -334,14 +337,20 @@ impl Node {
         }
     }
 
-    /// A connection to the node that has the tags, once there is one: all nodes are connected to at the same time.
     pub(super) async fn connection_to_tags(&self) -> RedisResult<MultiplexedConnection> {
-        let link = self.cluster.upgrade().map(|cluster| cluster.link_to_tags(None));
-        if let Some(link) = &link {
-            let _ = timeout(PATIENCE, link.wait_connected()).await;
-        }
-        let live = link.and_then(|link| link.live().ok());
-        Ok(live.ok_or((ErrorKind::Io, "the node that has the tags is not connected"))?.connection())
+        let connecting = async {
+            loop {
+                // Not held while waiting: it would keep a cluster that nobody uses any more.
+                let link = self.cluster.upgrade()?.link_to_tags(None);
+                if let Ok(live) = link.live() {
+                    return Some(live.connection());
+                }
+                // Another node may have them by the time that this one is given up.
+                let _ = timeout(SHORTEST_PAUSE, link.wait_connected()).await;
+            }
+        };
+        let connection = timeout(self.patience, connecting).await.ok().flatten();
+        Ok(connection.ok_or((ErrorKind::Io, "the node that has the tags is not connected"))?)
     }
 }
 

@@ -54,6 +54,19 @@ async fn why_no_node_is_there_is_told() {
     }
 }
 
+/// All nodes are connected to at once, and each asks the one that has the tags: which may not be there yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_on_a_healthy_cluster_has_nothing_to_complain_of() {
+    let cluster = RedisCluster::start(3, 0);
+    for _ in 0..20 {
+        let store = RedisStore::builder(cluster.url()).prefix("test").connections(2).build().unwrap();
+        assert!(store.wait_connected(PATIENCE).await);
+        for link in store.links() {
+            assert_eq!(link.absence(), "still connecting");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_connections_to_each_node_are_one_store_and_none_is_left() {
     let cluster = RedisCluster::start(3, 0);

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use redis::{Value, aio::MultiplexedConnection, from_redis_value};
 
 use super::{
-    EVERYTHING, RedisStore, TOKEN_LIFE, chance,
+    EVERYTHING, RedisStore,
+    names::Names,
     operation::Operation,
     replies::{Flag, Moment, Stamped, exactly, no_answer},
     scripts::{self, Batch},
+    tokens::lives,
 };
 use crate::{
-    clock::{Clock, millis},
+    clock::Clock,
     entry::{Entry, envelope},
     store::{Committed, Fill, StoreError},
     tag::Stamp,
@@ -39,11 +41,9 @@ impl RedisStore {
         // two changes a token that is already on the entry, which makes the entry invalid: nothing slips through.
         let names = &self.0.names;
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
-        let token_life = longest.saturating_mul(2).max(millis(TOKEN_LIFE)).to_string();
         let mut batch = Batch::default();
         for tag in &all {
-            let chance = chance();
-            batch.call(&scripts::STAMP, &[&names.tag(tag)], &[chance.as_bytes(), token_life.as_bytes()]);
+            batch.stamp(&names.tag(tag), &lives(tag, longest));
         }
         // After the tokens: what it is compared for is whether one of them was forgotten and made anew.
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
@@ -72,13 +72,22 @@ impl RedisStore {
             stamps.push(Stamp { tag, token });
         }
 
-        let mut call = scripts::COMMIT.key(names.lease(&lease.key));
-        match &writes.guard {
-            Some((key, version)) => {
-                call.key(names.entry(key)).arg(&lease.token[..]).arg(&envelope::version(*version)[..])
-            }
-            None => call.key(names.entry(&lease.key)).arg(&lease.token[..]).arg(""),
+        let guard = match &writes.guard {
+            Some((key, version)) => (key, &envelope::version(*version)[..]),
+            None => (&lease.key, &b""[..]),
         };
+        let variant = match &writes.entries[..] {
+            [(primary, _), (variant, _)] if !primary.id().is_variant() && variant.id().is_variant() => {
+                Some((primary, variant))
+            }
+            _ => None,
+        };
+        let script = if variant.is_some() { &scripts::COMMIT_VARIANT } else { &scripts::COMMIT };
+        let mut call = script.key(names.lease(&lease.key));
+        call.key(names.entry(guard.0)).arg(&lease.token[..]).arg(guard.1);
+        if let Some((primary, variant)) = variant {
+            call.key(names.variants(primary)).arg(Names::variant_digits(variant));
+        }
         for (key, entry) in &writes.entries {
             let bytes = envelope::encode(&entry.clone().stamped(&stamps));
             call.key(names.entry(key)).arg(&bytes[..]).arg(life(entry).max(1));
@@ -89,6 +98,9 @@ impl RedisStore {
             })
             .await?;
         self.0.grants.end(lease);
+        if stored {
+            self.0.tally.stored();
+        }
         // The server's push comes only after its answer.
         if let Some(near) = self.0.near.get().filter(|_| stored) {
             writes.entries.iter().for_each(|(key, _)| near.forget(key.id()));

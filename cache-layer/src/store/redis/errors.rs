@@ -16,6 +16,13 @@ pub(super) fn proves_connection_useless(error: &RedisError) -> bool {
         )
 }
 
+/// Whether the server answers this command to nobody, or not to this user.
+pub(super) fn is_not_allowed(error: &RedisError) -> bool {
+    // What was renamed away is unknown.
+    let unknown = || error.detail().is_some_and(|detail| detail.starts_with("unknown command"));
+    error.code() == Some("NOPERM") || (error.code() == Some("ERR") && unknown())
+}
+
 /// Whether the server refuses to store more. Several calls in one round trip fail with the first one's error.
 pub(super) fn is_out_of_memory(error: &RedisError) -> bool {
     has_code(error, "OOM")

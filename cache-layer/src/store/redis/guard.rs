@@ -20,7 +20,7 @@ use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 
 use super::{
     EVERYTHING, TOKEN_LIFE, chance,
-    errors::is_out_of_memory,
+    errors::{is_not_allowed, is_out_of_memory},
     names::Names,
     pending::Pending,
     replies::{Bulk, Count, Flag, Moment, text},
@@ -95,7 +95,7 @@ impl Identity {
             redis::cmd("INFO").arg("server").arg("replication").arg("keyspace").query_async(connection).await;
         let info = match info {
             Ok(info) => info,
-            Err(error) if error.code() == Some("NOPERM") => {
+            Err(error) if is_not_allowed(&error) => {
                 tracing::warn!(%error, "Redis does not say who it is; a data set that was restored is not noticed");
                 return Ok(None);
             }

@@ -7,18 +7,16 @@ use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::Mult
 #[cfg(feature = "cluster")]
 use super::routes::Routes;
 use super::{
-    EVERYTHING, RedisStore, TOKEN_LIFE, chance,
+    EVERYTHING, RedisStore, chance,
     errors::is_out_of_memory,
     link::{Link, Live},
     names::Names,
     operation::Operation,
     replies::{Count, Flag, Maybe, Moment, exactly, text},
     scripts::{self, Batch},
+    tokens::life_invalidated,
 };
-use crate::{
-    clock::millis,
-    store::{Scope, StoreError},
-};
+use crate::store::{Scope, StoreError};
 
 /// How often an invalidation is sent: databases may be swapped while it is on its way.
 const ATTEMPTS: usize = 3;
@@ -168,12 +166,12 @@ async fn renew_tokens<'a>(
     script: &Script,
     tags: impl IntoIterator<Item = &'a str>,
 ) -> RedisResult<Mark> {
-    let life = millis(TOKEN_LIFE).to_string();
     let mut batch = Batch::default();
     // Noted first: a fill that finds no token must find the note.
     batch.call(&scripts::NOTE_INVALIDATION, &[&names.last_invalidation()], &[]);
     let tags: Vec<&str> = tags.into_iter().collect();
     for tag in &tags {
+        let life = life_invalidated(tag).to_string();
         batch.call(script, &[&names.tag(tag)], &[chance().as_bytes(), life.as_bytes()]);
     }
     match marked::<Moment>(names, batch, tags.len() + 1, connection).await {

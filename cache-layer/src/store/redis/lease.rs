@@ -42,7 +42,7 @@ impl RedisStore {
             Seen::Unusable => b"*",
         };
         if live.is_full() {
-            return Err(StoreError::Failed("there is no room".to_owned()));
+            return Err(StoreError::Full);
         }
         let (tags, tags_live) = self.link_to_read_tags(&link, &live)?;
         let application = self.0.grants.apply(key, token);

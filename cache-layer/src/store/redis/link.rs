@@ -36,6 +36,7 @@ use super::{
     address::Address,
     errors::{is_out_of_memory, proves_connection_useless},
     grants::Grants,
+    greeting,
     guard::{Guard, Identity, Known},
     names::{Named, Names},
     operation::{Operation, Server, failed},
@@ -383,6 +384,8 @@ impl Link {
         }
         if is_out_of_memory(error) {
             live.full_until.store(millis(live.born.elapsed() + FULL), Ordering::Relaxed);
+            self.tally.refused();
+            return StoreError::Full;
         }
         StoreError::Failed(error.to_string())
     }
@@ -473,7 +476,9 @@ impl Link {
             });
         let client = self.address.client().await?;
         let connecting = async {
-            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            let connection = client.get_multiplexed_async_connection_with_config(&config).await;
+            let mut connection = connection.map_err(greeting::explain)?;
+            greeting::check(&mut connection, &self.share).await?;
             let tracking: RedisResult<()> =
                 redis::cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").query_async(&mut connection).await;
             let tracking = match tracking {

@@ -7,16 +7,16 @@ use futures_util::future::join_all;
 use redis::{RedisResult, aio::MultiplexedConnection};
 
 use super::{
-    EVERYTHING, RedisStore, TOKEN_LIFE, chance,
+    EVERYTHING, RedisStore,
     invalidate::marked,
     link::{Link, Live},
     operation::Operation,
     replies::{Flag, Stamped, Values, exactly},
     scripts::{self, Batch},
-    tokens::Verdict,
+    tokens::{Verdict, lives},
 };
 use crate::{
-    clock::{Clock, millis},
+    clock::Clock,
     entry::{Entry, envelope},
     key::Key,
     store::{Lookup, Scope, Seen, StoreError},
@@ -169,14 +169,12 @@ impl RedisStore {
         let now = Clock::system().now();
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
-        let token_life = longest.saturating_mul(2).max(millis(TOKEN_LIFE)).to_string();
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
         let mut tokens: Option<Vec<Token>> = all.iter().map(|tag| tags_live.tokens.get(tag)).collect();
         for _ in 0..ATTEMPTS {
             let (mut asking, mut writing) = (Batch::default(), Batch::default());
             for tag in &all {
-                let chance = chance();
-                asking.call(&scripts::STAMP, &[&names.tag(tag)], &[chance.as_bytes(), token_life.as_bytes()]);
+                asking.stamp(&names.tag(tag), &lives(tag, longest));
             }
             if let Some(tokens) = &tokens {
                 let stamps: Vec<Stamp> =
@@ -205,6 +203,9 @@ impl RedisStore {
                 Some(mark) => link.leads_to(live, mark.as_deref()).await?,
                 None => false,
             };
+            if in_place {
+                self.0.tally.stored();
+            }
             if in_place && tokens == current {
                 return Ok(());
             }

@@ -15,6 +15,7 @@
 //! - [`routes`]: which connection an operation takes
 //! - [`address`], [`sentinel`]: where the servers are
 //! - [`share`], [`cluster`], [`slots`]: which of them has what
+//! - [`greeting`]: whether a server can be used
 //! - [`link`]: one connection, its keeper, and the breaker
 //! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
 //! - [`near`]: entries known to a connection, in the same way, for the tiered store
@@ -43,6 +44,7 @@ use tracing::Instrument as _;
 use self::cluster::Cluster;
 use self::{
     address::Address,
+    errors::is_not_allowed,
     grants::Grants,
     guard::Guard,
     invalidate::{Hardness, invalidate},
@@ -52,13 +54,15 @@ use self::{
     pending::Pending,
     routes::{Routes, Way},
     share::Share,
-    tally::Tally,
+    tally::{Tally, WHEN_FULL},
 };
 use super::{
     Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store, StoreError,
 };
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
+#[cfg(test)]
+mod acl_tests;
 mod address;
 #[cfg(feature = "cluster")]
 mod cluster;
@@ -73,7 +77,10 @@ mod disconnected_tests;
 mod errors;
 #[cfg(test)]
 mod fleet_tests;
+#[cfg(test)]
+mod full_tests;
 mod grants;
+mod greeting;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
@@ -113,6 +120,8 @@ mod slots;
 mod state;
 mod tally;
 mod tokens;
+#[cfg(test)]
+mod tokens_tests;
 mod waiters;
 
 pub use config::RedisStoreBuilder;
@@ -126,7 +135,8 @@ type NearSlot = Arc<OnceLock<Arc<Near>>>;
 
 /// The tag that every entry here carries: its new token voids them all. No tag of a user's is empty.
 const EVERYTHING: &str = "";
-/// The least life of a tag's token. An entry that outlives its token becomes a miss, so it is renewed with every fill.
+/// The least life of that tag's token, which is renewed with every fill. Those of other tags are kept for as long as
+/// [what carries them](tokens::lives).
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A store on a Redis or Valkey server. Cheap to clone; clones share their connections.
@@ -173,19 +183,17 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// # What the server's user must be allowed
 ///
-/// The keys `<prefix>:*` and these commands: `get mget set getrange setrange scan del unlink pexpire pttl evalsha
-/// script|load time client|tracking client|caching hello ping info`; with another database than 0 `select` too, and in a cluster
-/// `asking cluster|slots cluster|info`. No channels. As a rule of an ACL file, for the prefix `shop`:
+/// The keys `<prefix>:*`, no channels, and these commands, as a line for `ACL SETUSER NAME`:
 ///
 /// ```text
-/// user cache on >password ~shop:* resetchannels -@all +get +mget +set +getrange +setrange +scan +del +unlink +pexpire
-///   +pttl +evalsha +script|load +time +client|tracking +client|caching +hello +ping +info +asking +cluster|slots +cluster|info
+#[doc = include_str!("acl.txt")]
 /// ```
 ///
+/// `select` is for another database than 0, `asking` and `cluster` for a cluster.
 /// Without `client|tracking` tags are read with every hit, and nothing is kept in a first tier. Without `info` a data set
-/// that was restored is not noticed. Without `scan` a pattern invalidates everything. Sentinels must allow `hello` and `sentinel|get-master-addr-by-name`.
+/// that was restored is not noticed, and [`status`](RedisStore::status) says less. Without `scan` a pattern invalidates everything. Sentinels must allow `hello` and `sentinel|get-master-addr-by-name`.
 ///
-/// Every test of this store is run against Redis 7.0.15, Redis 8.0.2 and Valkey 8.1.1, alone, behind sentinels and as a
+/// Redict 7.3 and Valkey 9.1 were tried, alone, behind sentinels and as a cluster. Every test of this store is run against Redis 7.0.15, Redis 8.0.2 and Valkey 8.1.1, alone, behind sentinels and as a
 /// cluster, and passes unchanged: nothing that is asked of them here is answered differently, but the names and versions
 /// in `INFO`. Valkey frees what is evicted, expired or overwritten in the background by default, where Redis, 8.0 included,
 /// wants `lazyfree-lazy-eviction` and its like.
@@ -224,17 +232,21 @@ pub struct RedisStatus {
     pub connected: bool,
     /// How long it took to answer a `PING`.
     pub ping: Option<Duration>,
-    /// The memory that the server uses, as it says it, such as `1.05M`.
+    /// The memory that the server uses, as it says it, such as `1.05M`; nothing if it does not say, as for a user who may not
+    /// ask for `info`.
     pub used_memory_human: Option<String>,
     /// Clients connected to the server.
     pub connected_clients: Option<u64>,
-    /// Why there is no answer.
+    /// Whether it has no room and evicts nothing, so that nothing more is stored.
+    pub full: bool,
+    /// Why there is no answer; or, if it is [`full`](Self::full), what to do about that.
     pub error: Option<String>,
 }
 
 impl RedisStore {
     /// Settings of a store at `url`: `redis://` or, with the feature `tls`, `rediss://`, then
-    /// `[user[:password]@]host[:port][/db]`; or `unix:///path[?db=N&user=…&pass=…]`.
+    /// `[user[:password]@]host[:port][/db]`; or `unix:///path[?db=N&user=…&pass=…]`. Here and in what follows, `valkey` may
+    /// stand for `redis`.
     ///
     /// With the feature `sentinel`: `redis+sentinel://[user[:password]@]host[:port][,…]/name[/db]`, where the hosts are
     /// sentinels (port 26379 unless given), `name` is what they call the primary, and user and password are for the
@@ -325,20 +337,27 @@ impl RedisStore {
             })
             .await?;
             let ping = begun.elapsed();
-            let info: String = link
+            let info = link
                 .run_patiently(Operation::command("INFO"), &live, async |mut connection: MultiplexedConnection| {
-                    redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut connection).await
+                    match redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut connection).await {
+                        // It answers, and says no more of itself.
+                        Err(error) if is_not_allowed(&error) => Ok(String::new()),
+                        info => info,
+                    }
                 })
                 .await?;
-            let field = |name: &str| {
-                info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::to_owned)
-            };
+            let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let number = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
+            let no_room =
+                number("maxmemory").zip(number("used_memory")).is_some_and(|(max, used)| 0 < max && max <= used);
+            let full = self.0.tally.is_full() || (no_room && field("maxmemory_policy") == Some("noeviction"));
             Ok::<_, StoreError>(RedisStatus {
                 connected: true,
                 ping: Some(ping),
-                used_memory_human: field("used_memory_human"),
-                connected_clients: field("connected_clients").and_then(|count| count.parse().ok()),
-                error: None,
+                used_memory_human: field("used_memory_human").map(str::to_owned),
+                connected_clients: number("connected_clients"),
+                full,
+                error: full.then(|| WHEN_FULL.to_owned()),
             })
         };
         ask.await.unwrap_or_else(|error| {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `<prefix>:e:{<digest>}:<variant or ->:<readable>` | an entry |
 //! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or what came of it: see [`scripts`](super::scripts) |
+//! | `<prefix>:v:{<digest>}:-:<readable>` | which variants the entry leads to: their digests, one after the other |
 //! | `<prefix>:t:<tag>` | the tag's token |
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:id` | who served this data set last |
@@ -30,6 +31,7 @@ pub(super) enum Named<'a> {
 pub(super) enum Kind {
     Entry,
     Lease,
+    Variants,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
         match self {
             Self::Entry => 'e',
             Self::Lease => 'l',
+            Self::Variants => 'v',
         }
     }
 }
@@ -74,6 +77,18 @@ impl Names {
 
     pub(super) fn lease(&self, key: &Key) -> String {
         self.of_key(Kind::Lease, key)
+    }
+
+    /// What is known of the variants of a primary key.
+    pub(super) fn variants(&self, primary: &Key) -> String {
+        self.of_key(Kind::Variants, primary)
+    }
+
+    /// A variant as its name has it.
+    pub(super) fn variant_digits(variant: &Key) -> String {
+        let mut digits = String::with_capacity(32);
+        push_hex(&mut digits, &variant.id().variant);
+        digits
     }
 
     pub(super) fn tag(&self, tag: &str) -> String {

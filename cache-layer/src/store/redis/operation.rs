@@ -100,6 +100,7 @@ pub(super) fn failed(span: &Span, error: &StoreError, reply: Option<&RedisError>
     let kind = match error {
         StoreError::TimedOut => "timeout",
         StoreError::Unavailable => "disconnected",
+        StoreError::Full => "full",
         StoreError::Failed(_) => "error",
     };
     span.record("error.type", code.unwrap_or(kind));

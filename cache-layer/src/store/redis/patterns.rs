@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     RedisStore,
+    errors::is_not_allowed,
     invalidate::{invalidate, marked},
     link::{Link, Live},
     names::{Kind, Names},
@@ -81,7 +82,7 @@ pub(super) async fn delete_matching(
 ) -> RedisResult<u64> {
     let mut sweep = Sweep { names, pattern, near, connection, step: FIRST_STEP };
     match sweep.run().await {
-        Err(error) if error.code() == Some("NOPERM") => {
+        Err(error) if is_not_allowed(&error) => {
             // Kept, it would be refused for ever, and nothing would be read again.
             tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
             invalidate(names, connection, Scope::Everything).await.map(|_| 0)
@@ -161,7 +162,7 @@ impl Sweep<'_> {
                 (false, _) if self.pattern.matches(readable) => matching.push((name, id)),
                 (false, _) => {}
                 // It holds nothing to compare. Whose fill is refused for nothing loads again.
-                (true, Kind::Lease) => matching.push((name, id)),
+                (true, Kind::Lease | Kind::Variants) => matching.push((name, id)),
                 (true, Kind::Entry) => capped.push((&name[..], id)),
             }
         }

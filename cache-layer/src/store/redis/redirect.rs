@@ -7,17 +7,15 @@ use redis::{
 };
 
 use super::{
-    EVERYTHING, RedisStore, TOKEN_LIFE, chance,
+    EVERYTHING, RedisStore, chance,
     cluster::Cluster,
     names::Names,
     operation::Operation,
     replies::{Count, Done, Moment},
     scripts,
+    tokens::life_invalidated,
 };
-use crate::{
-    clock::millis,
-    store::{Scope, StoreError},
-};
+use crate::store::{Scope, StoreError};
 
 /// How often an invalidation is sent anew: the cluster may not have settled when it is asked who has what.
 const ATTEMPTS: usize = 3;
@@ -80,11 +78,10 @@ fn commands(names: &Names, scope: Scope<'_>) -> Vec<Cmd> {
         Scope::Tags(tags) => tags.iter().collect(),
         Scope::Everything => vec![EVERYTHING],
     };
-    let life = millis(TOKEN_LIFE);
-    let call = |script: &Script, name: String| {
+    let call = |script: &Script, name: String, life: u64| {
         redis::cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(name).arg(chance()).arg(life).take()
     };
-    let note = call(&scripts::NOTE_INVALIDATION, names.last_invalidation());
-    let tokens = tags.into_iter().map(|tag| call(&scripts::INVALIDATE_TAG, names.tag(tag)));
+    let note = call(&scripts::NOTE_INVALIDATION, names.last_invalidation(), 0);
+    let tokens = tags.into_iter().map(|tag| call(&scripts::INVALIDATE_TAG, names.tag(tag), life_invalidated(tag)));
     std::iter::once(note).chain(tokens).collect()
 }

@@ -12,6 +12,7 @@ use redis::{
 };
 
 use super::{
+    chance,
     link::Live,
     replies::{exactly, no_answer},
 };
@@ -103,6 +104,36 @@ script! {
 }
 
 script! {
+    /// KEYS lease, guard, known variants, primary entry, variant. ARGV token, the guard's mark and id (empty: no guard), the
+    /// variant's digits, then for each of the two entries its bytes and its milliseconds. Returns as [`COMMIT`].
+    ///
+    /// Another primary entry leads to none of the variants so far: they are deleted, or they would stay until their time
+    /// is up, as many as there are values of the fields that select them.
+    COMMIT_VARIANT = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
+              redis.call('DEL', KEYS[1]);
+              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then return 0 end;
+              local known, digits, life = redis.pcall('GET', KEYS[3]), ARGV[3], math.max(ARGV[5], ARGV[7]);
+              if type(known) ~= 'string' then known = '' end;
+              if redis.pcall('GETRANGE', KEYS[4], 8, 23) ~= ARGV[4]:sub(9, 24) then
+                  local at = KEYS[5]:find(digits, 1, true);
+                  local before, after = KEYS[5]:sub(1, at - 1), KEYS[5]:sub(at + 32);
+                  for old in known:gmatch(('%x'):rep(32)) do
+                      if old ~= digits then redis.pcall('UNLINK', before .. old .. after) end
+                  end;
+                  known = ''
+              end;
+              if known == '' then
+                  redis.call('SET', KEYS[3], digits, 'PX', string.format('%d', life))
+              else
+                  if not known:find(digits, 1, true) then redis.call('SETRANGE', KEYS[3], #known, digits) end;
+                  if redis.call('PTTL', KEYS[3]) < life then redis.call('PEXPIRE', KEYS[3], string.format('%d', life)) end
+              end;
+              redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[5]);
+              redis.call('SET', KEYS[5], ARGV[6], 'PX', ARGV[7]);
+              return 1"
+}
+
+script! {
     /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds. Ends the lease: what is loaded under it is older.
     PUT = "redis.call('DEL', KEYS[2]);
            redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]);
@@ -110,18 +141,19 @@ script! {
 }
 
 script! {
-    /// KEYS tag. ARGV chance, milliseconds. Returns the tag's token, and whether it was made just now.
+    /// KEYS tag. ARGV chance, then in milliseconds how long the token is to live at least, how long one that is made lives,
+    /// and how long one whose life is too short. Returns the tag's token, and whether it was made just now.
     ///
-    /// A token's life is extended only when half of it is over: extending it wakes everybody who tracks it.
+    /// A token's life is extended by more than it must be: extending it wakes everybody who tracks it.
     STAMP = concat!(
         "local token = redis.pcall('GET', KEYS[1]);",
         "if type(token) == 'string' and #token == 32 and token:find('^%x+[cis]$') then",
-        "  if redis.call('PTTL', KEYS[1]) < ARGV[2] / 2 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end;",
+        "  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end;",
         "  return {token, 0}",
         "end;",
         now!(),
         "token = now .. ARGV[1] .. 'c';",
-        "redis.call('SET', KEYS[1], token, 'PX', ARGV[2]);",
+        "redis.call('SET', KEYS[1], token, 'PX', ARGV[3]);",
         "return {token, 1}"
     )
 }
@@ -234,6 +266,7 @@ pub(super) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<
         &RELEASE,
         &FAIL,
         &COMMIT,
+        &COMMIT_VARIANT,
         &PUT,
         &STAMP,
         &INVALIDATE_TAG,
@@ -279,6 +312,13 @@ impl Batch {
 
     pub(super) fn call_on(&mut self, script: &Script, key: &[u8]) {
         self.cmd("EVALSHA", Expected::Reply).arg(script.get_hash()).arg(1).arg(key);
+    }
+
+    /// The token of the tag of that name, which is to live for [so long](super::tokens::lives).
+    pub(super) fn stamp(&mut self, tag: &str, lives: &[String; 3]) {
+        let chance = chance();
+        let [least, made, extended] = lives.each_ref().map(|life| life.as_bytes());
+        self.call(&STAMP, &[tag], &[chance.as_bytes(), least, made, extended]);
     }
 
     /// Reads the values of all these names.

@@ -50,7 +50,9 @@ impl Share {
         }
     }
 
-    /// A connection to the server that has the tags, for the keeper of `own`.
+    /// A connection to the server that has the tags, for the keeper of `own`. Where that is another server, it is waited
+    /// for: at a start, all of them are connected to at the same time.
+    #[cfg_attr(not(feature = "cluster"), expect(clippy::unused_async))]
     pub(super) async fn connection_to_tags(&self, own: &MultiplexedConnection) -> RedisResult<MultiplexedConnection> {
         match self {
             Self::Everything => Ok(own.clone()),

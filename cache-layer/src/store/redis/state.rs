@@ -38,6 +38,8 @@ pub struct RedisState {
     /// Connections that were lost or given up since the store was made. With each, what this process knew by the server's
     /// tracking was void.
     pub lost_connections: u64,
+    /// Whether Redis had no room for what was to be stored within the last minute, and has stored nothing since.
+    pub full: bool,
 }
 
 impl RedisStore {
@@ -68,6 +70,7 @@ impl RedisStore {
             breaker,
             pending_invalidations: self.0.pending.count(),
             lost_connections: self.0.tally.lost_connections(),
+            full: self.0.tally.is_full(),
         }
     }
 

@@ -1,8 +1,19 @@
 //! What happened over all connections of a store since it was made. It only ever grows, whichever servers come and go.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use super::operation::Operation;
+use crate::{clock::millis, throttle::Throttle};
+
+/// How long a server counts as full after it refused to store: while it is asked to, that is said anew every second.
+const FULL: Duration = Duration::from_secs(60);
+
+/// What to do about a server that is full.
+pub(super) const WHEN_FULL: &str = "Redis has no room left and evicts nothing: nothing more is stored. Set its \
+     maxmemory-policy to allkeys-lfu, or its maxmemory higher";
 
 /// What a push of the server's said had changed: this process lets go of what it knew of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,14 +47,53 @@ impl Push {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tally {
+    begun: Instant,
+    /// When the server last refused to store, in milliseconds after `begun` and at least 1; 0 if it has stored since.
+    refused: AtomicU64,
+    refusals: Throttle,
     lost_connections: AtomicU64,
     round_trips: [AtomicU64; Operation::KINDS.len()],
     pushes: [AtomicU64; Push::ALL.len()],
 }
 
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            refused: AtomicU64::new(0),
+            refusals: Throttle::new(),
+            lost_connections: AtomicU64::new(0),
+            round_trips: Default::default(),
+            pushes: Default::default(),
+        }
+    }
+}
+
 impl Tally {
+    /// The server had no room for what was to be stored. Said once, for as long as it goes on.
+    pub(super) fn refused(&self) {
+        let was_full = self.is_full();
+        self.refused.store(millis(self.begun.elapsed()).max(1), Ordering::Relaxed);
+        if !was_full && self.refusals.pass().is_some() {
+            tracing::warn!("{WHEN_FULL}");
+        }
+    }
+
+    /// The server stored something.
+    pub(super) fn stored(&self) {
+        if self.refused.load(Ordering::Relaxed) != 0 && self.refused.swap(0, Ordering::Relaxed) != 0 {
+            tracing::info!("Redis has room again");
+        }
+    }
+
+    /// Whether the server refuses to store, as far as this process knows.
+    pub(super) fn is_full(&self) -> bool {
+        let refused = self.refused.load(Ordering::Relaxed);
+        refused != 0 && millis(self.begun.elapsed()).saturating_sub(refused) < millis(FULL)
+    }
+
     pub(super) fn lost_a_connection(&self) {
         self.lost_connections.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,0 +1,86 @@
+//! A server that has no room, and evicts nothing to make some.
+
+use tests::{RedisServer, wait_until};
+
+use super::{
+    fleet_tests::{connect, fill, key, read},
+    *,
+};
+use crate::{Cache, telemetry::NoCacheReason};
+
+fn full_server() -> RedisServer {
+    let server = RedisServer::start();
+    let () = server.command(&["SET", "foreign", &"x".repeat(4 << 20)]);
+    server
+}
+
+fn fill_up(server: &RedisServer) {
+    let () = server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "2mb"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_is_told_of_and_so_is_its_recovery() {
+    let server = full_server();
+    let store = connect(server.url()).await;
+    assert_eq!(fill(&store, &key("a"), "one", &["t"]).await, Committed::Stored);
+    let Acquired::Granted(lease) = store.acquire(&key("b"), Seen::Nothing, Duration::from_secs(5)).await.unwrap()
+    else {
+        panic!("no lease")
+    };
+    assert!(!store.state().full && !store.status().await.full);
+    fill_up(&server);
+
+    // Before anything was tried, the server's own word counts.
+    let status = store.status().await;
+    assert!(status.connected && status.full, "{status:?}");
+    assert!(status.error.is_some_and(|error| error.contains("maxmemory-policy")));
+    assert!(!store.state().full);
+    let refused = store.commit(&super::fleet_tests::loaded(lease, "two", &["new"])).await;
+    assert_eq!(refused.unwrap_err(), StoreError::Full);
+    for _ in 0..3 {
+        let refused = store.acquire(&key("c"), Seen::Nothing, Duration::from_secs(5)).await;
+        assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    }
+    assert!(store.state().full && store.connected());
+    // What is there is served, and can be voided.
+    assert_eq!(read(&store, &key("a")).await.as_deref(), Some("one"));
+    store.invalidate(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
+    assert_eq!(read(&store, &key("a")).await, None);
+
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    wait_until("there to be room again", async || {
+        store.acquire(&key("d"), Seen::Unusable, Duration::from_secs(5)).await.is_ok()
+    })
+    .await;
+    assert_eq!(fill(&store, &key("e"), "three", &[]).await, Committed::Stored);
+    assert!(!store.state().full);
+    let status = store.status().await;
+    assert!(!status.full && status.error.is_none(), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_stored_for_lack_of_room_says_so() {
+    use tower_service::Service as _;
+
+    let server = full_server();
+    let store = connect(server.url()).await;
+    fill_up(&server);
+    let cache = Cache::new(store);
+    let layer = crate::CacheLayer::new(cache.clone());
+    let application = tower::service_fn(|_| async {
+        let response = http::Response::builder().header("cache-control", "max-age=60");
+        Ok::<_, std::convert::Infallible>(
+            response.body(http_body_util::Full::new(bytes::Bytes::from("hello"))).unwrap(),
+        )
+    });
+    let mut service = tower_layer::Layer::layer(&layer, application);
+    for _ in 0..2 {
+        let request = http::Request::get("http://a/x").body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+        let response = service.call(request).await.unwrap();
+        let status = response.headers()["cache-status"].to_str().unwrap().to_owned();
+        assert!(status.contains("detail=store-full"), "{status}");
+    }
+    assert_eq!(NoCacheReason::StoreFull.as_str(), "store-full");
+    wait_until("it to be counted", async || cache.counts().unavailable >= 2).await;
+}
