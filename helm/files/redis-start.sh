@@ -8,8 +8,9 @@ hash=$(printf %s "$(cat "$REDIS_PASSWORD_FILE")" | sha256sum | cut -c 1-64)
 {
     echo "user default off"
     echo "user service on #$hash resetchannels ~$CACHE_PREFIX:* -@all \
-+get +mget +getrange +strlen +exists +pttl +scan +set +setrange +del +unlink +touch +pexpire +time \
-+eval +evalsha +script|load +client|tracking +client|caching +client|id +hello +select +ping +info"
++get +mget +set +getrange +setrange +scan +del +unlink +pexpire +pttl \
++evalsha +script|load +time +client|tracking +client|caching +hello +ping +info +select \
++asking +cluster|slots +cluster|info"
     if [ "${REDIS_EXPORTER:-}" = true ]; then
         echo "user exporter on #$hash resetchannels -@all \
 +ping +info +config|get +client|setname +latency|latest +latency|histogram +slowlog|get +slowlog|len"

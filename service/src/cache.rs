@@ -55,7 +55,9 @@ pub(crate) struct RedisHealth {
     used_memory_human: Option<String>,
     #[schema(example = 3)]
     connected_clients: Option<u64>,
-    /// Why it is not connected.
+    /// Whether it has no room left and evicts nothing, so that nothing more is stored.
+    pub(crate) full: bool,
+    /// Why it is not connected, or what to do about it if it is full.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     error: Option<String>,
@@ -161,6 +163,7 @@ impl ProductCache {
             ping_ms: status.ping.map(|ping| (ping.as_secs_f64() * 1e5).round() / 100.0),
             used_memory_human: status.used_memory_human,
             connected_clients: status.connected_clients,
+            full: status.full,
             error: status.error,
         })
     }

@@ -290,6 +290,30 @@ mod health {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn says_when_redis_is_full_and_what_to_do() {
+        let mut backend = Backend::new(Store::Redis, Database::Sqlite);
+        let service = backend.start().await;
+        service.wait_for_health("healthy").await;
+        backend.redis().command::<()>(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+        backend.redis().command::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+        service.wait_for_health("degraded").await;
+        let health = service.get("/health").await.json();
+        assert_eq!((&health["redis"]["connected"], &health["redis"]["full"]), (&true.into(), &true.into()));
+        assert!(health["redis"]["error"].as_str().unwrap().contains("maxmemory-policy"), "{health}");
+        let answer = service.get("/api/products/7").await;
+        let status = answer.headers["cache-status"].to_str().unwrap();
+        assert!(answer.status == 200 && status.contains("detail=store-full"), "{status}");
+        let metrics = service.get("/metrics").await;
+        let said = |line: &str| line.starts_with("cache_layer_redis_full") && line.ends_with(" 1");
+        assert!(metrics.text().lines().any(said), "{}", metrics.text());
+        assert_eq!(service.get("/health/ready").await.status, 200);
+
+        backend.redis().command::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+        service.hit("/api/products/7").await;
+        service.wait_for_health("healthy").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn is_never_cached() {
         let backend = Backend::new(Store::Memory, Database::Sqlite);
         let service = backend.start().await;

@@ -48,7 +48,7 @@ pub struct Config {
     #[arg(long, value_name = "COUNT", default_value = "10", value_parser = |text: &str| quantity::count(text, 1..=1000))]
     pub database_connections: u32,
 
-    /// Redis for the cache: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; without it the cache is in this process's memory
+    /// Redis or Valkey for the cache: redis:// or valkey://, rediss://, unix://, redis+sentinel:// or redis+cluster://; without it the cache is in this process's memory
     #[arg(long, value_name = "URL", value_parser = redis_url)]
     pub redis_url: Option<SecretUrl>,
 
@@ -321,7 +321,12 @@ fn database_url(text: &str) -> Result<SecretUrl, String> {
 
 fn redis_url(text: &str) -> Result<SecretUrl, String> {
     let known = ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
-    if text.split_once("://").is_some_and(|(scheme, _)| known.contains(&scheme)) {
+    // Valkey's URLs are Redis' by another name.
+    let is_known = |scheme: &str| {
+        known.contains(&scheme)
+            || scheme.strip_prefix("valkey").is_some_and(|rest| known.contains(&&*format!("redis{rest}")))
+    };
+    if text.split_once("://").is_some_and(|(scheme, _)| is_known(scheme)) {
         Ok(SecretUrl::from(text))
     } else {
         Err("must be a URL such as redis://:PASSWORD@HOST:6379/0, rediss://HOST, unix:///PATH, redis+sentinel://HOST,HOST/NAME \

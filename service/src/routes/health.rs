@@ -64,7 +64,7 @@ struct ProbeStatus {
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, description = "The state of everything", body = Health)))]
 async fn health(State(app): State<App>) -> Json<Health> {
     let (database, redis) = tokio::join!(reachable(&app.database), app.cache.redis_health());
-    let healthy = database && redis.as_ref().is_none_or(|redis| redis.connected);
+    let healthy = database && redis.as_ref().is_none_or(|redis| redis.connected && !redis.full);
     Json(Health {
         status: if healthy { Status::Healthy } else { Status::Degraded },
         redis,

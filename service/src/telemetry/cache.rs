@@ -249,7 +249,7 @@ pub(crate) fn observe_loads(meter: &Meter, name: &'static str, cache: Cache) {
 ///
 /// A process has one Redis, whichever caches share it: but for what is kept for it, there is no label for another.
 pub(crate) fn observe_redis(meter: &Meter, name: &'static str, redis: &RedisStore) {
-    let [connected, state, pending, resets, trips, pushes] = std::array::from_fn(|_| redis.clone());
+    let [connected, state, full, pending, resets, trips, pushes] = std::array::from_fn(|_| redis.clone());
     let label = [KeyValue::new("cache", name)];
     meter
         .u64_observable_gauge("cache_layer.redis.connected")
@@ -263,6 +263,11 @@ pub(crate) fn observe_redis(meter: &Meter, name: &'static str, redis: &RedisStor
             "0 while every connection to Redis works, 1 while some do, 2 while requests are served without it",
         )
         .with_callback(move |gauge| gauge.observe(state.state().breaker.level(), &[]))
+        .build();
+    meter
+        .u64_observable_gauge("cache_layer.redis.full")
+        .with_description("1 while Redis has no room and evicts nothing, so that nothing more is stored")
+        .with_callback(move |gauge| gauge.observe(u64::from(full.state().full), &[]))
         .build();
     meter
         .u64_observable_gauge("cache_layer.pending_invalidations")
