@@ -26,6 +26,7 @@
 //!
 //! - `config`: what can be set, by `APP_*` variables and flags.
 //! - `server`: from start to graceful shutdown.
+//! - `connections`: taken in, watched, and let go one by one.
 //! - `healthcheck`: whether a service that runs is ready, asked from outside.
 //! - `routes`: the HTTP interface, one file for each group of routes.
 //! - `problem`: errors as clients see them.
@@ -38,6 +39,7 @@
 mod cache;
 mod catalogue;
 mod config;
+mod connections;
 mod database;
 mod healthcheck;
 mod price;

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::pending, io, net::SocketAddr, time::Duration};
 
-use axum::{Router, serve::ListenerExt};
+use axum::Router;
 use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +10,7 @@ use crate::{
     cache::ProductCache,
     catalogue::Catalogue,
     config::{Config, ConfigError, SecretUrl},
+    connections::{self, Limits},
     database::Database,
     routes::{self, App},
     telemetry::metrics::Metrics,
@@ -20,6 +21,9 @@ use crate::{
 const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the cache and the database may take to close, after the last request.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long idle connections are kept once no more are accepted, for requests that are on their way.
+const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
 /// The service, listening.
 pub struct Server {
@@ -108,26 +112,22 @@ impl Server {
             config.redis_url.as_ref().map_or("memory".to_owned(), ToString::to_string),
         );
 
-        let listener = listener.tap_io(|connection| {
-            // Only a matter of latency.
-            let _ = connection.set_nodelay(true);
-        });
+        let last = LAST_REQUESTS.min(config.shutdown_timeout / 2);
+        let limits = Limits { head: config.header_timeout, idle: config.idle_timeout, last };
         let stop_accepting = {
             let shutdown = app.shutdown.clone();
             async move {
-                shutdown.0.cancelled().await;
+                shutdown.begun().await;
                 tracing::info!("shutting down");
                 time::sleep(config.shutdown_delay).await;
             }
         };
         let out_of_time = async {
-            app.shutdown.0.cancelled().await;
+            app.shutdown.begun().await;
             time::sleep(config.shutdown_delay + config.shutdown_timeout).await;
         };
-        let serve = axum::serve(listener, router).with_graceful_shutdown(stop_accepting);
-
         tokio::select! {
-            _ = serve.into_future() => {}
+            () = connections::serve(listener, router, limits, app.shutdown.clone(), stop_accepting) => {}
             () = out_of_time => {
                 tracing::warn!("requests still ran after {:?} and were cut off", config.shutdown_timeout);
             }
@@ -161,6 +161,11 @@ impl ShutdownHandle {
 
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.0.is_cancelled()
+    }
+
+    /// Ends when the shutdown begins.
+    pub(crate) async fn begun(&self) {
+        self.0.cancelled().await;
     }
 }
 

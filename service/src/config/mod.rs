@@ -100,6 +100,14 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = quantity::positive_time)]
     pub request_timeout: Duration,
 
+    /// How long a request's head may take, from its first byte to its last, before the connection is closed
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = quantity::positive_time)]
+    pub header_timeout: Duration,
+
+    /// How long a connection may be kept without a request; longer than load balancers and clients keep theirs
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = quantity::positive_time)]
+    pub idle_timeout: Duration,
+
     /// How long to go on accepting requests after SIGTERM, no longer ready, until load balancers notice
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = quantity::time)]
     pub shutdown_delay: Duration,

@@ -68,6 +68,8 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ("APP_CACHE_LOCK_TIMEOUT", "0", "must be more than 0"),
         ("APP_CACHE_MAX_BODY", "0", "a size of 1 byte"),
         ("APP_REQUEST_TIMEOUT", "soon", "250ms, 30s, 5m"),
+        ("APP_HEADER_TIMEOUT", "0", "must be more than 0"),
+        ("APP_IDLE_TIMEOUT", "forever", "250ms, 30s, 5m"),
         ("APP_SHUTDOWN_DELAY", "1 s", "250ms, 30s, 5m"),
         ("APP_SHUTDOWN_TIMEOUT", "400d", "at most a year"),
         ("APP_LOG", "service=loud", "error, warn, info, debug or trace"),

@@ -1,0 +1,443 @@
+//! Connections: taken in, watched, and let go one by one.
+//!
+//! Two things that `axum::serve` has no say in. A connection that holds half a request, or none, ends after a time of its
+//! own. And one that a client keeps for its next request is not closed under that request when the service ends: answers say
+//! `Connection: close` for as long as the service is unready, so that clients are gone before anything is closed.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    http::{HeaderValue, Request, Response, Version, header},
+    serve::Listener,
+};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    service::{Service as _, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinSet,
+    time::{self, Instant},
+};
+use tokio_util::{io::InspectReader, sync::CancellationToken};
+
+use crate::server::ShutdownHandle;
+
+/// How long a connection is kept without a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// With a part of a request's head.
+    pub(crate) head: Duration,
+    /// With nothing of it.
+    pub(crate) idle: Duration,
+    /// With nothing of it, once no more connections are accepted: a request may be on its way.
+    pub(crate) last: Duration,
+}
+
+/// Accepts connections until `last`, and serves each to its end. Cuts them off when dropped.
+pub(crate) async fn serve(
+    mut listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    shutdown: ShutdownHandle,
+    last: impl Future<Output = ()>,
+) {
+    let mut connections = JoinSet::new();
+    let closing = CancellationToken::new();
+    let connection =
+        Connection { service: TowerToHyperService::new(router), limits, shutdown, closing: closing.clone() };
+    let mut last = pin!(last);
+    loop {
+        tokio::select! {
+            (stream, _) = Listener::accept(&mut listener) => drop(connections.spawn(connection.clone().serve(stream))),
+            Some(_) = connections.join_next() => {}
+            () = &mut last => break,
+        }
+    }
+    // The kernel has made these connections already: closing the listener would reset them.
+    loop {
+        tokio::select! {
+            biased;
+            (stream, _) = Listener::accept(&mut listener) => drop(connections.spawn(connection.clone().serve(stream))),
+            () = ready(()) => break,
+        }
+    }
+    drop(listener);
+    closing.cancel();
+    while connections.join_next().await.is_some() {}
+}
+
+/// What the connections of a server have in common.
+#[derive(Clone)]
+struct Connection {
+    service: TowerToHyperService<Router>,
+    limits: Limits,
+    shutdown: ShutdownHandle,
+    /// No more connections are accepted, and those that are idle close.
+    closing: CancellationToken,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream) {
+        // Only a matter of latency.
+        let _ = stream.set_nodelay(true);
+        let traffic = Arc::new(Traffic::new());
+        let stream = InspectReader::new(stream, {
+            let traffic = traffic.clone();
+            move |bytes: &[u8]| traffic.received(bytes)
+        });
+        let answer = service_fn(|request| self.answer(request, &traffic));
+        let protocols = auto::Builder::new(TokioExecutor::new());
+        let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), answer));
+        let mut overdue = pin!(traffic.overdue(self.limits));
+        let mut last_request = pin!(self.last_request(&traffic));
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                // First: what has come in by now is answered.
+                biased;
+                _ = &mut connection => return,
+                () = &mut last_request, if !ending => {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                overdue = &mut overdue => {
+                    if overdue == Overdue::Idle {
+                        // HTTP/2 says so first, and the peer may have sent a request meanwhile.
+                        connection.as_mut().graceful_shutdown();
+                        let _ = time::timeout(self.limits.head, connection).await;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends when this connection shall answer what is under way on it, and nothing after that.
+    async fn last_request(&self, traffic: &Traffic) {
+        let no_more_accepted = async {
+            self.closing.cancelled().await;
+            time::sleep(self.limits.last).await;
+        };
+        // There, it can be said at once and without a request lost: GOAWAY tells which ones are still answered. But only
+        // after the first request is it known, and the handshake over.
+        let spoke_http2 = async {
+            self.shutdown.begun().await;
+            traffic.http2.notified().await;
+        };
+        tokio::select! {
+            () = no_more_accepted => {}
+            () = spoke_http2 => {}
+        }
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        traffic: &Arc<Traffic>,
+    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
+        let version = request.version();
+        let answering = Answering::new(traffic, version);
+        let (answer, shutdown) = (self.service.call(request), self.shutdown.clone());
+        async move {
+            let mut response = answer.await?;
+            if version < Version::HTTP_2 && shutdown.is_shutting_down() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| Answer { body, _answering: answering }))
+        }
+    }
+}
+
+/// What comes and goes on a connection, for who watches over it.
+struct Traffic {
+    state: Mutex<State>,
+    /// A request came by HTTP/2.
+    http2: Notify,
+}
+
+struct State {
+    /// Requests whose answers are under way.
+    answering: usize,
+    /// A part of the next request is there.
+    head: bool,
+    /// HTTP/2 has more to say than requests.
+    http2: bool,
+    /// When that part came or, without one, when the last answer was sent.
+    since: Instant,
+}
+
+/// Why a connection is to end.
+#[derive(PartialEq, Eq)]
+enum Overdue {
+    Head,
+    Idle,
+}
+
+impl Traffic {
+    fn new() -> Self {
+        let state = State { answering: 0, head: false, http2: false, since: Instant::now() };
+        Self { state: Mutex::new(state), http2: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn received(&self, bytes: &[u8]) {
+        let mut state = self.state();
+        if !bytes.is_empty() && state.answering == 0 && !state.head && !state.http2 {
+            (state.head, state.since) = (true, Instant::now());
+        }
+    }
+
+    /// Ends when a request, or the rest of one, has not come for too long.
+    async fn overdue(&self, limits: Limits) -> Overdue {
+        loop {
+            let now = Instant::now();
+            // A head that begins after this look is not due before the next one.
+            let mut next_look = now + limits.head;
+            {
+                let state = self.state();
+                let (limit, overdue) =
+                    if state.head { (limits.head, Overdue::Head) } else { (limits.idle, Overdue::Idle) };
+                let due = state.since + limit;
+                if state.answering == 0 {
+                    if due <= now {
+                        return overdue;
+                    }
+                    next_look = next_look.min(due);
+                }
+            }
+            time::sleep_until(next_look).await;
+        }
+    }
+}
+
+/// An answer under way, until it is dropped.
+struct Answering(Arc<Traffic>);
+
+impl Answering {
+    fn new(traffic: &Arc<Traffic>, version: Version) -> Self {
+        let mut state = traffic.state();
+        state.answering += 1;
+        state.head = false;
+        if version == Version::HTTP_2 {
+            state.http2 = true;
+            traffic.http2.notify_one();
+        }
+        Self(traffic.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.answering -= 1;
+        // What came meanwhile may be the body of this request, or the next one as a whole.
+        (state.head, state.since) = (false, Instant::now());
+    }
+}
+
+/// A response's body, which is under way until it is dropped.
+struct Answer {
+    body: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, net::SocketAddr};
+
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    /// Longer than any of these tests.
+    const LONG: Duration = Duration::from_secs(600);
+    const SHORT: Duration = Duration::from_millis(300);
+    const PATIENT: Limits = Limits { head: LONG, idle: LONG, last: LONG };
+
+    async fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// A server until its handle is aborted.
+    async fn start(limits: Limits) -> (SocketAddr, ShutdownHandle, JoinHandle<()>) {
+        let (listener, address) = listen().await;
+        let shutdown = ShutdownHandle::default();
+        let router = Router::new().route("/", get(async || "hello").put(async |body: Bytes| body));
+        let running = tokio::spawn(serve(listener, router, limits, shutdown.clone(), pending()));
+        (address, shutdown, running)
+    }
+
+    /// The head and body of an answer whose body is `body`.
+    async fn answer(connection: &mut TcpStream, body: &str) -> String {
+        let mut answer = String::new();
+        while !answer.ends_with(&format!("\r\n\r\n{body}")) {
+            answer.push(connection.read_u8().await.unwrap().into());
+        }
+        answer
+    }
+
+    async fn ask(connection: &mut TcpStream) -> String {
+        connection.write_all(REQUEST).await.unwrap();
+        answer(connection, "hello").await
+    }
+
+    /// Waits until it is closed, whatever is said before.
+    async fn closed(mut connection: impl AsyncReadExt + Unpin) {
+        let end = time::timeout(Duration::from_secs(30), connection.read_to_end(&mut Vec::new())).await;
+        end.expect("it is still open").ok();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_given_up_however_it_trickles() {
+        let (address, _shutdown, _running) = start(Limits { head: SHORT, ..PATIENT }).await;
+        let http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for beginning in ["G", "GET / HTTP/1.1\r\nHost: a.example\r\nX: ", &http2[..10], http2] {
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            connection.write_all(beginning.as_bytes()).await.unwrap();
+            closed(connection).await;
+        }
+
+        let (reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
+        writer.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nX: ").await.unwrap();
+        let trickle = async {
+            while writer.write_all(b"x").await.is_ok() {
+                time::sleep(SHORT / 10).await;
+            }
+        };
+        tokio::join!(closed(reader), trickle);
+    }
+
+    #[tokio::test]
+    async fn the_second_head_on_a_connection_has_its_time_as_well() {
+        let (address, _shutdown, _running) = start(Limits { head: SHORT, ..PATIENT }).await;
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        ask(&mut connection).await;
+        connection.write_all(&REQUEST[..20]).await.unwrap();
+        closed(connection).await;
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_may_be_idle_for_longer_than_a_head_may_take() {
+        let (address, _shutdown, _running) = start(Limits { head: SHORT, ..PATIENT }).await;
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        for _ in 0..2 {
+            time::sleep(3 * SHORT).await;
+            ask(&mut connection).await;
+        }
+        // The bytes of a body are no head.
+        connection.write_all(b"PUT / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\n\r\nbo").await.unwrap();
+        time::sleep(3 * SHORT).await;
+        connection.write_all(b"dy").await.unwrap();
+        answer(&mut connection, "body").await;
+        time::sleep(3 * SHORT).await;
+        ask(&mut connection).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_closed_after_its_time() {
+        let (address, _shutdown, _running) = start(Limits { idle: SHORT, ..PATIENT }).await;
+        let unused = TcpStream::connect(address).await.unwrap();
+        closed(unused).await;
+        let mut used = TcpStream::connect(address).await.unwrap();
+        ask(&mut used).await;
+        closed(used).await;
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_took_in_before_the_end_is_answered() {
+        let (listener, address) = listen().await;
+        let mut early = Vec::new();
+        for _ in 0..20 {
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            connection.write_all(REQUEST).await.unwrap();
+            early.push(connection);
+        }
+        let shutdown = ShutdownHandle::default();
+        shutdown.shutdown();
+        let router = Router::new().route("/", get(async || "hello"));
+        let running = tokio::spawn(serve(listener, router, PATIENT, shutdown, ready(())));
+        for mut connection in early {
+            let answer = answer(&mut connection, "hello").await;
+            assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+            closed(connection).await;
+        }
+        running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_kept_until_no_more_are_accepted_and_then_for_a_last_request() {
+        for last in [LONG, Duration::ZERO] {
+            let (listener, address) = listen().await;
+            let (shutdown, no_more) = (ShutdownHandle::default(), CancellationToken::new());
+            let router = Router::new().route("/", get(async || "hello"));
+            let limits = Limits { last, ..PATIENT };
+            let running =
+                tokio::spawn(serve(listener, router, limits, shutdown.clone(), no_more.clone().cancelled_owned()));
+            let mut kept = Vec::new();
+            for _ in 0..2 {
+                let mut connection = TcpStream::connect(address).await.unwrap();
+                assert!(!ask(&mut connection).await.contains("connection: close"));
+                kept.push(connection);
+            }
+            shutdown.shutdown();
+            // Still there, and told to go.
+            let mut connection = kept.pop().unwrap();
+            assert!(ask(&mut connection).await.contains("connection: close"));
+            closed(connection).await;
+
+            no_more.cancel();
+            while TcpStream::connect(address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            let mut connection = kept.pop().unwrap();
+            if last == LONG {
+                assert!(ask(&mut connection).await.contains("connection: close"));
+            }
+            closed(connection).await;
+            running.await.unwrap();
+        }
+    }
+}
