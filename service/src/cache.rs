@@ -7,11 +7,12 @@ use cache_layer::{
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use serde::Serialize;
+use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
 
 use crate::{
     config::{Config, ConfigError},
-    telemetry::{Memory, metrics::Metrics, observe_loads, observe_memory, observe_redis},
+    telemetry::{Memory, Throttle, metrics::Metrics, observe_loads, observe_memory, observe_redis},
 };
 
 /// What the cache is called in metrics and traces.
@@ -137,7 +138,10 @@ impl ProductCache {
     pub(crate) async fn product_changed(&self, id: i64) {
         let sources = [Source::Product(id), Source::Products, Source::Categories];
         if let Err(error) = self.invalidate(sources).await {
-            tracing::warn!("product {id} changed, but the cache could not be told yet: {error}");
+            static UNTOLD: Throttle = Throttle::new();
+            if let Some(kept_back) = UNTOLD.pass() {
+                tracing::warn!("product {id} changed, but the cache could not be told yet: {error}{kept_back}");
+            }
         }
     }
 
@@ -145,7 +149,10 @@ impl ProductCache {
     pub(crate) async fn forget_product(&self, id: i64) -> bool {
         let forgotten = self.invalidate([Source::Product(id), Source::Products]).await;
         if let Err(error) = &forgotten {
-            tracing::warn!("the cache could not be told yet to forget product {id}: {error}");
+            static UNTOLD: Throttle = Throttle::new();
+            if let Some(kept_back) = UNTOLD.pass() {
+                tracing::warn!("the cache could not be told yet to forget product {id}: {error}{kept_back}");
+            }
         }
         forgotten.is_ok()
     }
@@ -157,7 +164,8 @@ impl ProductCache {
 
     /// `None` without a Redis.
     pub(crate) async fn redis_health(&self) -> Option<RedisHealth> {
-        let status = self.redis.as_ref()?.status().await;
+        // Monitors ask every few seconds: their round trips belong to no trace, and would each be one.
+        let status = self.redis.as_ref()?.status().with_subscriber(NoSubscriber::new()).await;
         Some(RedisHealth {
             connected: status.connected,
             ping_ms: status.ping.map(|ping| (ping.as_secs_f64() * 1e5).round() / 100.0),

@@ -1,13 +1,25 @@
 //! Where products live: SQLite or PostgreSQL, by URL, with the same migrations and queries.
 
-use std::time::Duration;
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use sqlx::{
-    AnyConnection, AnyPool, Connection,
+    Any, AnyConnection, AnyPool, Connection,
     any::{AnyConnectOptions, AnyPoolOptions},
     migrate::Migrator,
+    pool::PoolConnection,
+    sqlite::SqliteConnectOptions,
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     config::SecretUrl,
@@ -20,10 +32,43 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 /// How long a request waits for a free connection, and the start for the first one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A request that has waited so long for a connection waits for other requests, or for a database that can't be reached.
+const LONG_WAIT: Duration = Duration::from_millis(50);
+
+/// How long a database may take for a new connection before it counts as out of reach.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the answer counts to whether it can be reached.
+const ASKED_LATELY: Duration = Duration::from_secs(1);
+
 /// A pool of connections; a clone shares it.
 #[derive(Clone, Debug)]
 pub(crate) struct Database {
     pool: AnyPool,
+    whereabouts: Whereabouts,
+}
+
+/// Where the products are, outside of this process.
+#[derive(Clone, Debug)]
+enum Whereabouts {
+    Memory,
+    File(Arc<DatabaseFile>),
+    Server(Arc<DatabaseServer>),
+}
+
+/// A file, known by what stays the same when it is renamed.
+#[derive(Debug)]
+struct DatabaseFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+#[derive(Debug)]
+struct DatabaseServer {
+    options: AnyConnectOptions,
+    /// When it was last asked for a connection of its own, and why there was none.
+    asked: Mutex<Option<(Instant, Option<String>)>>,
 }
 
 impl Database {
@@ -32,13 +77,23 @@ impl Database {
         sqlx::any::install_default_drivers();
         let sqlite = url.expose().starts_with("sqlite:");
         let in_memory = url.expose().contains(":memory:") || url.expose().contains("mode=memory");
+        let file = sqlite && !in_memory;
         let options: AnyConnectOptions =
-            if sqlite && !in_memory { created_if_missing(url.expose()).parse()? } else { url.expose().parse()? };
+            if file { created_if_missing(url.expose()).parse()? } else { url.expose().parse()? };
 
         // Asked for its first connection, a pool would only say that it timed out.
         let probe = AnyConnection::connect_with(&options);
         let probe = timeout(ACQUIRE_TIMEOUT, probe).await;
         probe.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
+        let (options, whereabouts) = if file {
+            let file = DatabaseFile::new(url.expose().parse::<SqliteConnectOptions>()?.get_filename())?;
+            (never_created(url.expose()).parse()?, Whereabouts::File(Arc::new(file)))
+        } else if in_memory {
+            (options, Whereabouts::Memory)
+        } else {
+            let server = DatabaseServer { options: options.clone(), asked: Mutex::default() };
+            (options, Whereabouts::Server(Arc::new(server)))
+        };
 
         let pool = AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
         let pool = if in_memory {
@@ -55,7 +110,27 @@ impl Database {
             migrate(&mut connection).await?;
         }
         drop(connection);
-        Ok(Self { pool })
+        Ok(Self { pool, whereabouts })
+    }
+
+    /// A connection, or at once an error that [`is_absent`] if there can be none.
+    async fn connection(&self) -> sqlx::Result<PoolConnection<Any>> {
+        self.is_in_place()?;
+        let Whereabouts::Server(server) = &self.whereabouts else { return self.pool.acquire().await };
+        // Of a server that refuses connections, the pool tries again until its patience is over.
+        tokio::select! {
+            biased;
+            connection = self.pool.acquire() => connection,
+            error = server.out_of_reach() => Err(error.into()),
+        }
+    }
+
+    /// Whether the file that holds the products is still the one that was opened. Says nothing of a server.
+    pub(crate) fn is_in_place(&self) -> io::Result<()> {
+        match &self.whereabouts {
+            Whereabouts::File(file) => file.is_in_place(),
+            Whereabouts::Memory | Whereabouts::Server(_) => Ok(()),
+        }
     }
 
     /// Some products in the order of their ids, and how many there are in all.
@@ -82,22 +157,24 @@ impl Database {
                 sqlx::query_scalar("SELECT COUNT(*) FROM products WHERE category = $1").bind(category),
             ),
         };
-        let total = total.fetch_one(&self.pool).await?;
-        let rows: Vec<Row> = items.bind(limit).bind(offset).fetch_all(&self.pool).await?;
+        let mut connection = self.connection().await?;
+        let total = total.fetch_one(&mut *connection).await?;
+        let rows: Vec<Row> = items.bind(limit).bind(offset).fetch_all(&mut *connection).await?;
         Ok((rows.into_iter().map(product).collect(), total))
     }
 
     pub(crate) async fn product(&self, id: i64) -> sqlx::Result<Option<Product>> {
         let row = sqlx::query_as("SELECT id, name, price_cents, category, stock FROM products WHERE id = $1")
             .bind(id)
-            .fetch_optional(&self.pool)
+            .fetch_optional(&mut *self.connection().await?)
             .await?;
         Ok(row.map(product))
     }
 
     pub(crate) async fn categories(&self) -> sqlx::Result<Vec<Category>> {
-        let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT category, COUNT(*) FROM products GROUP BY category").fetch_all(&self.pool).await?;
+        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT category, COUNT(*) FROM products GROUP BY category")
+            .fetch_all(&mut *self.connection().await?)
+            .await?;
         let mut categories: Vec<_> = rows.into_iter().map(|(name, products)| Category { name, products }).collect();
         // Sorted here: each database has its own idea of the order of texts.
         categories.sort_by(|a, b| a.name.cmp(&b.name));
@@ -106,7 +183,9 @@ impl Database {
 
     /// An id that no product has or had.
     pub(crate) async fn next_id(&self) -> sqlx::Result<i64> {
-        sqlx::query_scalar("UPDATE product_ids SET last = last + 1 RETURNING last").fetch_one(&self.pool).await
+        sqlx::query_scalar("UPDATE product_ids SET last = last + 1 RETURNING last")
+            .fetch_one(&mut *self.connection().await?)
+            .await
     }
 
     pub(crate) async fn insert(&self, product: &Product) -> sqlx::Result<()> {
@@ -119,7 +198,7 @@ impl Database {
         .bind(product.price.cents())
         .bind(product.category.clone())
         .bind(product.stock)
-        .execute(&self.pool)
+        .execute(&mut *self.connection().await?)
         .await?;
         Ok(())
     }
@@ -135,24 +214,101 @@ impl Database {
         .bind(product.price.cents())
         .bind(product.category.clone())
         .bind(product.stock)
-        .execute(&self.pool)
+        .execute(&mut *self.connection().await?)
         .await?;
         Ok(done.rows_affected() > 0)
     }
 
     /// `false` if there is no such product.
     pub(crate) async fn delete(&self, id: i64) -> sqlx::Result<bool> {
-        let done = sqlx::query("DELETE FROM products WHERE id = $1").bind(id).execute(&self.pool).await?;
+        let done =
+            sqlx::query("DELETE FROM products WHERE id = $1").bind(id).execute(&mut *self.connection().await?).await?;
         Ok(done.rows_affected() > 0)
     }
 
     pub(crate) async fn ping(&self) -> sqlx::Result<()> {
-        self.pool.acquire().await?.ping().await
+        self.connection().await?.ping().await
     }
 
     /// Waits until every connection is returned and closed.
     pub(crate) async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+impl DatabaseFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// Connections that are open would go on with a deleted file, and each new one would tell something else.
+    fn is_in_place(&self) -> io::Result<()> {
+        let path = self.path.display();
+        let missing = |error: io::Error| io::Error::new(error.kind(), format!("the database {path} is gone: {error}"));
+        let metadata = fs::metadata(&self.path).map_err(missing)?;
+        if (metadata.dev(), metadata.ino()) == (self.device, self.inode) {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("the database {path} was replaced by another; the service must be restarted")))
+        }
+    }
+}
+
+impl DatabaseServer {
+    /// Ends, with the reason, if a request waits for a connection because no new one can be made. Of all that wait, one asks.
+    async fn out_of_reach(&self) -> io::Error {
+        sleep(LONG_WAIT).await;
+        loop {
+            {
+                let mut asked = self.asked.lock().await;
+                if asked.as_ref().is_none_or(|(when, _)| when.elapsed() >= ASKED_LATELY) {
+                    let refusal = self.refusal().await;
+                    *asked = Some((Instant::now(), refusal));
+                }
+                if let Some((_, Some(reason))) = &*asked {
+                    return io::Error::new(ErrorKind::NotConnected, reason.clone());
+                }
+            }
+            sleep(ASKED_LATELY).await;
+        }
+    }
+
+    /// Why there is no new connection.
+    async fn refusal(&self) -> Option<String> {
+        match timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&self.options)).await {
+            Ok(Ok(connection)) => {
+                let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
+                None
+            }
+            // It is there, and busy.
+            Ok(Err(error)) if sqlstate(&error).is_some_and(|code| code == TOO_MANY_CONNECTIONS) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no connection within {CONNECT_TIMEOUT:?}")),
+        }
+    }
+}
+
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+const TOO_MANY_CONNECTIONS: &str = "53300";
+
+/// The code of an error of the database itself: of PostgreSQL five characters, of SQLite a number.
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Whether there was no database to ask, as opposed to one that didn't know the answer: it may be back soon.
+pub(crate) fn is_absent(error: &sqlx::Error) -> bool {
+    use sqlx::Error;
+    match error {
+        Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
+        Error::Database(_) => sqlstate(error).is_some_and(|code| match code.parse::<u32>() {
+            // SQLite's primary code: busy, an I/O error, full, or can't be opened; or it was moved, which makes it read-only.
+            Ok(number) if code.len() < 5 => matches!(number & 0xff, 5 | 10 | 13 | 14) || number == 1032,
+            // PostgreSQL's classes: connection, who may connect and to what, resources, an operator's intervention, system.
+            _ => ["08", "28", "3D", "53", "57", "58"].iter().any(|class| code.starts_with(class)),
+        }),
+        _ => false,
     }
 }
 
@@ -168,6 +324,11 @@ fn created_if_missing(url: &str) -> String {
     }
     let separator = if url.contains('?') { '&' } else { '?' };
     format!("{url}{separator}mode=rwc")
+}
+
+/// For all connections after the first: a file that is deleted meanwhile must not be an empty one instead.
+fn never_created(url: &str) -> String {
+    url.replace("mode=rwc", "mode=rw")
 }
 
 async fn prepare_sqlite(connection: &mut AnyConnection) -> sqlx::Result<()> {
@@ -243,6 +404,71 @@ mod tests {
         assert_eq!(database.categories().await.unwrap(), []);
         assert_eq!(database.next_id().await.unwrap(), 101);
         database.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_deleted_is_one_answer_for_all_and_is_not_made_anew() {
+        let folder = TempDir::new().unwrap();
+        for url in [url(&folder), format!("{}?mode=rwc", url(&folder).expose()).into()] {
+            let database = Database::open(&url, 4).await.unwrap();
+            let (file, elsewhere) = (folder.path().join("products.db"), folder.path().join("elsewhere.db"));
+            fs::rename(&file, &elsewhere).unwrap();
+            for _ in 0..2 {
+                let errors = [
+                    database.products(None, 1, 0).await.unwrap_err(),
+                    database.product(1).await.unwrap_err(),
+                    database.categories().await.unwrap_err(),
+                    database.next_id().await.unwrap_err(),
+                    database.delete(1).await.unwrap_err(),
+                    database.ping().await.unwrap_err(),
+                    database.is_in_place().unwrap_err().into(),
+                ];
+                for error in errors {
+                    assert!(is_absent(&error) && error.to_string().contains("products.db is gone"), "{error}");
+                }
+            }
+            assert!(!file.exists());
+
+            fs::write(&file, "").unwrap();
+            let error = database.product(1).await.unwrap_err();
+            assert!(is_absent(&error) && error.to_string().contains("replaced"), "{error}");
+
+            fs::rename(&elsewhere, &file).unwrap();
+            assert!(database.product(1).await.unwrap().is_some());
+            database.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn no_connection_but_the_first_makes_a_file() {
+        let folder = TempDir::new().unwrap();
+        for url in [url(&folder), format!("{}?mode=rwc", url(&folder).expose()).into()] {
+            let database = Database::open(&url, 3).await.unwrap();
+            // Among them the first one, wherever it was.
+            let open = [database.connection().await.unwrap(), database.connection().await.unwrap()];
+            let file = folder.path().join("products.db");
+            fs::remove_file(&file).unwrap();
+            let error = database.pool.acquire().await.unwrap_err();
+            assert!(is_absent(&error), "{error}");
+            assert!(!file.exists());
+            drop(open);
+            database.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_locked_file_is_no_fault_of_the_service() {
+        let folder = TempDir::new().unwrap();
+        let url = format!("{}?mode=rw", url(&folder).expose()).into();
+        Database::open(&url, 1).await.unwrap_err();
+        let url = format!("sqlite://{}", folder.path().join("products.db").display()).into();
+        let (database, other) = (Database::open(&url, 1).await.unwrap(), Database::open(&url, 1).await.unwrap());
+        let mut connection = other.connection().await.unwrap();
+        let transaction = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        let error = database.delete(1).await.unwrap_err();
+        assert!(is_absent(&error), "{error}");
+        transaction.rollback().await.unwrap();
+        assert!(database.delete(1).await.unwrap());
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// Longer than the service takes to find out that its database doesn't answer.
+/// Longer than a service that is well takes to say so.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks the service that was told to listen at `listen` whether it is ready.

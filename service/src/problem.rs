@@ -10,6 +10,11 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::{database, telemetry::Throttle};
+
+/// When to try again after a 503, in seconds: soon enough for a database that restarts, and not with every request.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
 /// An error response: `application/problem+json`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
@@ -88,9 +93,24 @@ impl Problem {
     }
 
     pub(crate) fn too_slow(limit: Duration) -> Self {
-        tracing::error!("request took longer than {limit:?}");
+        static SLOW: Throttle = Throttle::new();
+        if let Some(kept_back) = SLOW.pass() {
+            tracing::error!("request took longer than {limit:?}{kept_back}");
+        }
         let detail = format!("the service could not answer within {limit:?}");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// 503: there is no database to ask. It would be the same line with every request.
+    fn no_database(cause: &sqlx::Error) -> Self {
+        static ABSENT: Throttle = Throttle::new();
+        if let Some(kept_back) = ABSENT.pass() {
+            tracing::error!("requests fail for want of the database: {cause}{kept_back}");
+        }
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the database can't be reached now; the cause is in the service's log",
+        )
     }
 
     /// 500. The client learns that it is not to blame; the cause goes to the log.
@@ -110,15 +130,21 @@ impl Problem {
     }
 }
 
+impl From<&sqlx::Error> for Problem {
+    fn from(error: &sqlx::Error) -> Self {
+        if database::is_absent(error) { Self::no_database(error) } else { Self::internal(error) }
+    }
+}
+
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        Self::internal(&error)
+        Self::from(&error)
     }
 }
 
 impl From<Arc<sqlx::Error>> for Problem {
     fn from(error: Arc<sqlx::Error>) -> Self {
-        Self::internal(&error)
+        Self::from(&*error)
     }
 }
 
@@ -126,7 +152,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], Json(self)).into_response()
+        let mut response = (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], Json(self)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
     }
 }
 
@@ -153,6 +183,26 @@ mod tests {
                 ],
             })
         );
+    }
+
+    #[test]
+    fn a_database_that_is_away_is_503_and_one_that_errs_is_500() {
+        let error = |error: std::io::ErrorKind| sqlx::Error::Io(error.into());
+        for absent in [
+            sqlx::Error::PoolTimedOut,
+            sqlx::Error::PoolClosed,
+            error(std::io::ErrorKind::ConnectionRefused),
+            error(std::io::ErrorKind::UnexpectedEof),
+        ] {
+            let response = Problem::from(absent).into_response();
+            assert_eq!(response.status(), 503);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "5");
+        }
+        for fault in [sqlx::Error::RowNotFound, sqlx::Error::ColumnNotFound("stock".to_owned())] {
+            let response = Problem::from(fault).into_response();
+            assert_eq!(response.status(), 500);
+            assert!(!response.headers().contains_key(header::RETRY_AFTER));
+        }
     }
 
     #[test]

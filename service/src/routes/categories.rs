@@ -22,7 +22,10 @@ struct CategoryList {
     path = "/api/categories",
     tag = "products",
     operation_id = "list_categories",
-    responses((status = 200, description = "The categories", body = CategoryList)),
+    responses(
+        (status = 200, description = "The categories", body = CategoryList),
+        (status = 503, description = "The database can't be reached", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "Seconds"))),
+    ),
 )]
 async fn list(State(app): State<App>) -> Result<Json<CategoryList>, Problem> {
     Ok(Json(CategoryList { items: app.catalogue.categories().await? }))

@@ -13,7 +13,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::ToSchema;
 
 use super::App;
-use crate::{cache::RedisHealth, database::Database, problem::Problem};
+use crate::{cache::RedisHealth, database::Database, problem::Problem, telemetry::Throttle};
 
 /// A health check is asked every few seconds: it must not hang for longer than that.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ struct ProbeStatus {
     status: Probe,
 }
 
-/// How the service and what it stands on are. Always 200: a cache outage is no outage.
+/// How the service and what it stands on are. Always 200: whether to send requests here is another question.
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, description = "The state of everything", body = Health)))]
 async fn health(State(app): State<App>) -> Json<Health> {
     let (database, redis) = tokio::join!(reachable(&app.database), app.cache.redis_health());
@@ -83,22 +83,29 @@ async fn live() -> Json<ProbeStatus> {
     Json(ProbeStatus { status: Probe::Alive })
 }
 
-/// Whether to send requests here. Redis has no say in it.
+/// Whether to send requests here: this process is not about to end, and has what is its own.
+///
+/// Redis and a database server have no say in it. All replicas share them: without, each of them would be unready, and
+/// nobody left to answer what the cache still has.
 #[utoipa::path(
     get,
     path = "/health/ready",
     tag = "health",
     responses(
         (status = 200, description = "Ready", body = ProbeStatus, example = json!({"status": "ready"})),
-        (status = 503, description = "Shutting down, or without a database", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Shutting down, or its SQLite file is gone", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn ready(State(app): State<App>) -> Result<Json<ProbeStatus>, Problem> {
     let unready = |detail| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
     if app.shutdown.is_shutting_down() {
         unready("the service is shutting down")
-    } else if !reachable(&app.database).await {
-        unready("the database does not answer")
+    } else if let Err(error) = app.database.is_in_place() {
+        static GONE: Throttle = Throttle::new();
+        if let Some(kept_back) = GONE.pass() {
+            tracing::error!("not ready: {error}{kept_back}");
+        }
+        unready("the file of the database is gone")
     } else {
         Ok(Json(ProbeStatus { status: Probe::Ready }))
     }

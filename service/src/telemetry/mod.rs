@@ -4,15 +4,20 @@
 //! - [`traces`]: the span of a request, and what it shares with other services
 //! - [`metrics`]: numbers, at `/metrics` and by OTLP
 //! - [`cache`]: what the cache does, as metrics
+//! - [`throttle`]: log lines that would come with every request, once in a while
 //! - [`otlp`]: where spans and metrics are sent, by the standard `OTEL_*` variables
 
 mod cache;
 mod logs;
 pub(crate) mod metrics;
 mod otlp;
+mod throttle;
 pub(crate) mod traces;
 
-pub(crate) use self::cache::{Memory, observe_loads, observe_memory, observe_redis};
+pub(crate) use self::{
+    cache::{Memory, observe_loads, observe_memory, observe_redis},
+    throttle::Throttle,
+};
 
 use std::time::Duration;
 
