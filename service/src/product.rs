@@ -52,9 +52,11 @@ pub(crate) struct Category {
 }
 
 impl ProductInput {
-    /// Reads a product from the fields of a JSON object, or tells everything that is wrong with them.
-    pub(crate) fn from_fields(fields: Fields) -> Result<Self, Vec<Invalid>> {
+    /// Reads a product from the fields of a JSON object, or tells everything that is wrong with them. What replaces the
+    /// product `id` may name it, as an answer does; a new product can't know it.
+    pub(crate) fn from_fields(fields: Fields, id: Option<i64>) -> Result<Self, Vec<Invalid>> {
         let mut reader = Reader { fields, errors: Vec::new() };
+        reader.check_id(id);
         let name = reader.take("name", |json| label(&text(json)?, MAX_NAME));
         let price = reader.take("price", str::parse::<Price>);
         let category = reader.take("category", |json| category(&text(json)?));
@@ -89,6 +91,15 @@ impl Reader {
             None => Err("is required".to_owned()),
         };
         value.map_err(|detail| self.errors.push(Invalid::field(name, detail))).ok()
+    }
+
+    fn check_id(&mut self, id: Option<i64>) {
+        let Some(json) = self.fields.remove("id") else { return };
+        match id {
+            Some(id) if json.get() == id.to_string() => {}
+            Some(id) => self.errors.push(Invalid::field("id", format!("must be {id}, as in the path, or left out"))),
+            None => self.errors.push(Invalid::field("id", "must be left out: the service chooses it")),
+        }
     }
 
     /// A field left over is a mistyped one more often than not.
@@ -133,7 +144,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<ProductInput, Vec<Invalid>> {
-        ProductInput::from_fields(serde_json::from_str(json).unwrap())
+        ProductInput::from_fields(serde_json::from_str(json).unwrap(), None)
     }
 
     #[test]
@@ -162,6 +173,21 @@ mod tests {
                 Invalid::field("colour", "is not a field of a product"),
             ])
         );
+    }
+
+    #[test]
+    fn an_answer_can_be_sent_back_and_no_other_id() {
+        let product = read(r#"{"name": "Pot", "price": 4.50, "category": "kitchen", "stock": 3}"#).unwrap().with_id(42);
+        let answer = serde_json::to_string(&product).unwrap();
+        let read = |json: &str, id| ProductInput::from_fields(serde_json::from_str(json).unwrap(), id);
+        assert_eq!(read(&answer, Some(42)).unwrap().with_id(42), product);
+
+        let another = Invalid::field("id", "must be 43, as in the path, or left out");
+        assert_eq!(read(&answer, Some(43)), Err(vec![another.clone()]));
+        for id in ["\"43\"", "43.0", "null", "[43]"] {
+            assert_eq!(read(&answer.replace("42", id), Some(43)), Err(vec![another.clone()]), "{id}");
+        }
+        assert_eq!(read(&answer, None), Err(vec![Invalid::field("id", "must be left out: the service chooses it")]));
     }
 
     #[test]

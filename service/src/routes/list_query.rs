@@ -4,6 +4,7 @@ use axum::{
     extract::{FromRequestParts, Query},
     http::{StatusCode, request::Parts},
 };
+use percent_encoding::percent_decode;
 use utoipa::IntoParams;
 
 use crate::{
@@ -78,6 +79,11 @@ impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        // The decoder would put in a replacement character, and the answer be one to another question.
+        let query = parts.uri.query().unwrap_or_default();
+        if percent_decode(query.as_bytes()).decode_utf8().is_err() {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "the query is not UTF-8, percent-encoded"));
+        }
         let Query(pairs) = Query::from_request_parts(parts, state)
             .await
             .map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;

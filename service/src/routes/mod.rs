@@ -2,6 +2,7 @@
 
 mod categories;
 mod health;
+mod host;
 mod list_query;
 mod metrics;
 mod openapi;
@@ -44,12 +45,10 @@ pub(crate) struct App {
     pub(crate) shutdown: ShutdownHandle,
 }
 
-/// All routes. From the outside in: log, cache, limits, handler.
+/// All routes. From the outside in: metrics, log, cache, limits, handler.
 pub(crate) fn router(app: App, config: &Config) -> Router {
     let cache = app.cache.layer(config);
     let cached = products::routes().merge(categories::routes());
-    // A health check must not wait for the store of the cache.
-    let direct = health::routes().merge(metrics::routes()).merge(openapi::routes());
     let log = TraceLayer::new_for_http()
         .make_span_with(ServerSpan)
         .on_response(ServerSpan)
@@ -58,14 +57,20 @@ pub(crate) fn router(app: App, config: &Config) -> Router {
         // A problem logs its own cause.
         .on_failure(());
     let measured = middleware::from_fn_with_state(app.metrics.clone(), measuring::measure);
+    let one_host = middleware::from_fn(host::one_host);
+    // A health check must not wait for the store of the cache; and what asks every few seconds, for as long as the service
+    // lives, would be most of the traces.
+    let probes = limited(health::routes().merge(metrics::routes()), config).layer(one_host.clone());
     limited(cached, config)
         .layer(cache)
-        .merge(limited(direct, config))
+        .merge(limited(openapi::routes(), config))
         .fallback(not_found)
-        .layer(measured)
+        .layer(one_host)
         // Outside of the cache: it names this request, not the one whose answer is kept.
         .layer(middleware::from_fn(traces::name_trace))
         .layer(log)
+        .merge(probes)
+        .layer(measured)
         .with_state(app)
 }
 

@@ -62,7 +62,9 @@ pub(super) struct CacheStatus {
     params(ListQuery),
     responses(
         (status = 200, description = "The page", body = ProductList),
+        (status = 400, description = "The query is not UTF-8", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Names every wrong parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database can't be reached", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "Seconds"))),
     ),
 )]
 async fn list(State(app): State<App>, query: ListQuery) -> Result<Json<ProductList>, Problem> {
@@ -82,6 +84,7 @@ async fn list(State(app): State<App>, query: ListQuery) -> Result<Json<ProductLi
         (status = 200, description = "The product", body = Product),
         (status = 404, description = "There is no such product", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database can't be reached", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "Seconds"))),
     ),
 )]
 async fn show(State(app): State<App>, ProductId { id }: ProductId) -> Result<Json<Product>, Problem> {
@@ -101,9 +104,11 @@ async fn show(State(app): State<App>, ProductId { id }: ProductId) -> Result<Jso
         (status = 413, description = "Larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Names every wrong field", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database can't be reached", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "Seconds"))),
     ),
 )]
-async fn add(State(app): State<App>, ProductBody(input): ProductBody) -> Result<impl IntoResponse, Problem> {
+async fn add(State(app): State<App>, ProductBody(fields): ProductBody) -> Result<impl IntoResponse, Problem> {
+    let input = ProductInput::from_fields(fields, None).map_err(Problem::invalid)?;
     let product = app.catalogue.add(input).await?;
     let location = [(header::LOCATION, format!("/api/products/{}", product.id))];
     Ok((StatusCode::CREATED, location, Json(product)))
@@ -116,7 +121,7 @@ async fn add(State(app): State<App>, ProductBody(input): ProductBody) -> Result<
     tag = "products",
     operation_id = "replace_product",
     params(ProductId),
-    request_body = ProductInput,
+    request_body(content = ProductInput, description = "The product; its `id`, too, if that is the one in the path, so that an answer can be changed and sent back"),
     responses(
         (status = 200, description = "The product", body = Product),
         (status = 400, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
@@ -124,13 +129,15 @@ async fn add(State(app): State<App>, ProductBody(input): ProductBody) -> Result<
         (status = 413, description = "Larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Names every wrong field", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database can't be reached", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "Seconds"))),
     ),
 )]
 async fn replace(
     State(app): State<App>,
     ProductId { id }: ProductId,
-    ProductBody(input): ProductBody,
+    ProductBody(fields): ProductBody,
 ) -> Result<Json<Product>, Problem> {
+    let input = ProductInput::from_fields(fields, Some(id)).map_err(Problem::invalid)?;
     app.catalogue.replace(id, input).await.map(Json)
 }
 
@@ -145,6 +152,7 @@ async fn replace(
         (status = 204, description = "Deleted"),
         (status = 404, description = "There is no such product", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database can't be reached", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = u64, description = "Seconds"))),
     ),
 )]
 async fn remove(State(app): State<App>, ProductId { id }: ProductId) -> Result<StatusCode, Problem> {
@@ -199,15 +207,15 @@ impl<S: Send + Sync> FromRequestParts<S> for ProductId {
     }
 }
 
-/// The product in a request's body.
-struct ProductBody(ProductInput);
+/// The fields in a request's body.
+struct ProductBody(Fields);
 
 impl<S: Send + Sync> FromRequest<S> for ProductBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         match Json::<Fields>::from_request(request, state).await {
-            Ok(Json(fields)) => ProductInput::from_fields(fields).map(Self).map_err(Problem::invalid),
+            Ok(Json(fields)) => Ok(Self(fields)),
             Err(JsonRejection::JsonDataError(_)) => Err(Problem::invalid(vec![Invalid::body("must be an object")])),
             Err(rejection) => Err(match rejection.status() {
                 status @ StatusCode::PAYLOAD_TOO_LARGE => {

@@ -144,6 +144,55 @@ async fn every_wrong_parameter_is_named() {
 }
 
 #[tokio::test]
+async fn a_query_that_is_no_text_is_refused_instead_of_read_as_another() {
+    let service = Service::new().await;
+    for query in ["category=%ff", "category=caf%E9", "page=%ff", "per_page=%C3", "category=books&page=1%80"] {
+        service.get(&format!("/api/products?{query}")).await.problem(400);
+    }
+    assert_eq!(service.get("/api/products?category=caf%C3%A9").await.status, 200);
+    service.get("/docs/%ff").await.problem(400);
+}
+
+#[tokio::test]
+async fn what_get_returned_can_be_put_back() {
+    let service = Service::new().await;
+    for id in [1, 42, 100] {
+        let path = format!("/api/products/{id}");
+        let product = service.get(&path).await;
+        let back = service.send_json("PUT", &path, &product.body).await;
+        assert_eq!((back.status, &back.body), (200, &product.body));
+
+        let mut changed = product.json();
+        changed["name"] = json!("Changed");
+        let answer = service.send_json("PUT", &path, &changed).await;
+        assert_eq!((answer.status, answer.json()), (200, changed));
+    }
+    let listed = service.get("/api/products?per_page=1").await.json()["items"][0].clone();
+    assert_eq!(service.send_json("PUT", "/api/products/1", &listed).await.json(), listed);
+
+    let elsewhere = service.send_json("PUT", "/api/products/2", &listed).await;
+    let detail = "must be 2, as in the path, or left out";
+    assert_eq!(elsewhere.problem(422)["errors"], json!([{"pointer": "#/id", "detail": detail}]));
+    assert_eq!(service.get("/api/products/2").await.json()["name"], "Product 2");
+    let again = service.send_json("POST", "/api/products", &listed).await;
+    let detail = "must be left out: the service chooses it";
+    assert_eq!(again.problem(422)["errors"], json!([{"pointer": "#/id", "detail": detail}]));
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let service = Service::new().await;
+    for path in ["/api/products/1", "/health", "/metrics", "/docs/", "/nothing"] {
+        for hosts in [&[] as &[_], &["shop.example", "shop.example"], &["a.example", "b.example"], &["a b"]] {
+            let request = hosts.iter().fold(Request::get(path), |request, host| request.header(header::HOST, *host));
+            service.send(request.body(Body::empty()).unwrap()).await.problem(400);
+        }
+    }
+    let old = Request::get("/api/products/1").version(axum::http::Version::HTTP_10).body(Body::empty());
+    assert_eq!(service.send(old.unwrap()).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_change_is_seen_by_the_next_read_of_anything() {
     let service = Service::new().await;
     let read = async || {
@@ -252,7 +301,8 @@ async fn a_body_must_be_a_small_json_object() {
     }
     send(&" ".repeat(MAX_REQUEST_BODY + 1)).await.problem(413);
 
-    let plain = Request::post("/api/products").body(Body::from(kettle().to_string()));
+    let plain =
+        Request::post("/api/products").header(header::HOST, "shop.example").body(Body::from(kettle().to_string()));
     service.send(plain.unwrap()).await.problem(415);
 }
 
@@ -339,6 +389,36 @@ async fn the_documentation_comes_from_this_binary_alone() {
 }
 
 #[tokio::test]
+async fn the_documentation_runs_nothing_but_its_own_scripts() {
+    let service = Service::new().await;
+    for path in ["/", "/docs", "/docs/", "/docs/swagger-ui-bundle.js", "/docs/nothing", "/openapi.json"] {
+        let answer = service.get(path).await;
+        assert_eq!(answer.header(header::X_CONTENT_TYPE_OPTIONS), "nosniff", "{path}");
+        let policy = answer.header(header::CONTENT_SECURITY_POLICY);
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; "), "{path}: {policy}");
+    }
+    // A script in the page itself would not run.
+    let page = service.get("/docs/").await.body;
+    assert!(page.split("<script").skip(1).all(|script| script.starts_with(" src=\"./")), "{page}");
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_is_told_how_long_its_answer_is() {
+    let service = Service::new().await;
+    for path in ["/docs/swagger-ui-bundle.js", "/openapi.json", "/api/products", "/metrics"] {
+        for (version, streamed) in [(axum::http::Version::HTTP_10, false), (axum::http::Version::HTTP_11, true)] {
+            let request = Request::get(path).version(version).header(header::HOST, "shop.example");
+            let request = request.header(header::ACCEPT_ENCODING, "gzip").body(Body::empty());
+            let answer = service.send(request.unwrap()).await;
+            let length = answer.header(header::CONTENT_LENGTH);
+            assert!(streamed || length == answer.body.len().to_string(), "{path}: {length:?}");
+            let coded = path.starts_with("/docs") || path.starts_with("/openapi");
+            assert_eq!(answer.header(header::CONTENT_ENCODING) == "gzip", streamed && coded, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_panic_and_a_request_without_end_are_problems() {
     let config = Config { request_timeout: Duration::from_millis(10), ..Config::default() };
     let routes = Router::new()
@@ -350,5 +430,7 @@ async fn a_panic_and_a_request_without_end_are_problems() {
     let panicked = service.get("/panic").await;
     panicked.problem(500);
     assert!(!panicked.body.contains("secret"));
-    service.get("/hang").await.problem(503);
+    let given_up = service.get("/hang").await;
+    given_up.problem(503);
+    assert_eq!(given_up.header(header::RETRY_AFTER), "5");
 }

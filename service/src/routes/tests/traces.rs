@@ -71,3 +71,22 @@ async fn a_trace_that_is_none_is_not_continued() {
         assert_ne!(traceresponse(&answer).0, "0".repeat(32));
     }
 }
+
+#[tokio::test]
+async fn probes_are_not_traced() {
+    let (_traced, service) = (traced(), Service::new().await);
+    for (path, is_traced) in [
+        ("/health", false),
+        ("/health/live", false),
+        ("/health/ready", false),
+        ("/metrics", false),
+        ("/api/products", true),
+        ("/docs/", true),
+        ("/nothing", true),
+    ] {
+        let request = Request::get(path).header(header::HOST, "shop.example");
+        let request = request.header("traceparent", format!("00-{TRACE}-{SPAN}-01"));
+        let answer = service.send(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(!answer.header("traceresponse").is_empty(), is_traced, "{path}");
+    }
+}
