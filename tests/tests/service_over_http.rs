@@ -1,13 +1,20 @@
 //! The product service through its sockets: every promise of its API with each store and each database.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use serde_json::{Value, json};
 use service::{Config, Server, ShutdownHandle};
 use tempfile::TempDir;
-use tests::{HttpClient, Load, PostgresServer, RedisServer, Response, wait_until};
+use tests::{Fault, FaultProxy, HttpClient, Load, PostgresServer, RedisServer, Response, wait_until};
 use tokio::task::JoinHandle;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Each of these tests runs once for each store and database that the service can stand on.
 macro_rules! on_each_backend {
@@ -287,6 +294,86 @@ mod health {
 
         backend.redis().restart();
         service.wait_for_health("healthy").await;
+    }
+
+    /// All replicas share it: unready for its sake, none of them would be left to answer what the cache has.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn follows_a_database_server_and_readiness_does_not() {
+        let backend = Backend::new(Store::Memory, Database::Postgres);
+        let mut network = FaultProxy::start(([127, 0, 0, 1], backend.postgres.as_ref().unwrap().port()).into()).await;
+        let url = format!("postgres://postgres@{}/postgres", network.addr());
+        let service = backend.start_with(|config| config.database_url = url.as_str().into()).await;
+        service.wait_for_health("healthy").await;
+        service.hit("/api/products/1").await;
+        // It neither answers nor refuses; then it refuses.
+        for fault in [Fault::BlackHole, Fault::Cut] {
+            network.set(fault).await;
+            service.wait_for_health("degraded").await;
+            assert_eq!(service.get("/health").await.json()["database"]["connected"], false);
+            assert_eq!(service.get("/health/ready").await.status, 200);
+            assert_eq!(service.get("/api/products/1").await.x_cache(), "HIT");
+
+            // Without this, the pool would wait for 5 seconds, and each request behind others for its own 5.
+            let (began, mut asked) = (Instant::now(), tokio::task::JoinSet::new());
+            for id in 2..=60 {
+                let (client, url) = (service.client.clone(), service.url(&format!("/api/products/{id}")));
+                asked.spawn(async move { client.get(&url, &[]).await });
+            }
+            while let Some(answer) = asked.join_next().await {
+                let answer = answer.unwrap();
+                assert_problem(&answer, 503, "database");
+                assert_eq!(answer.header("retry-after"), Some("5"));
+            }
+            let took = began.elapsed();
+            assert!(took < Duration::from_millis(4_500), "{fault:?}: {took:?}");
+            let changed = service.send(Method::PUT, "/api/products/1", &kettle(1)).await;
+            assert_problem(&changed, 503, "database");
+            // The change may have been made for all that is known, so that it is kept no more: keep it for the next fault.
+            network.set(Fault::Pass).await;
+            service.wait_for_health("healthy").await;
+            service.hit("/api/products/1").await;
+        }
+    }
+
+    /// Monitors and orchestrators ask every few seconds, for as long as the service lives.
+    #[tokio::test]
+    async fn is_asked_without_a_span() {
+        let spans = Spans::default();
+        let backend = Backend::new(Store::Redis, Database::Sqlite);
+        let subscriber = tracing_subscriber::registry().with(spans.clone());
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let service = backend.start().await;
+        let before = spans.count();
+        for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
+            assert_eq!(service.get(path).await.status, 200);
+        }
+        assert_eq!(service.get("/health").await.json()["redis"]["connected"], true);
+        assert_eq!(spans.count(), before);
+        service.get("/api/products/1").await;
+        assert!(spans.count() > before, "nothing is traced at all");
+    }
+
+    /// Counts the spans of requests, look-ups and round trips that begin on this thread.
+    #[derive(Clone, Default)]
+    struct Spans(Arc<AtomicUsize>);
+
+    impl Spans {
+        fn count(&self) -> usize {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Spans {
+        fn on_new_span(
+            &self,
+            attributes: &tracing::span::Attributes<'_>,
+            _: &tracing::span::Id,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            if ["request", "redis", "cache.get"].contains(&attributes.metadata().name()) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

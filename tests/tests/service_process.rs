@@ -1,14 +1,14 @@
 //! The service's binary as people and orchestrators run it: environment in, log, signals and exit codes out.
 
 use std::{
-    io::{Read, Write},
-    net::TcpStream,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
     process::{Command, Output},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::Method;
@@ -67,6 +67,8 @@ mod start {
             ("APP_CACHE_DEFAULT_TTL", "soon", "30s"),
             ("APP_CACHE_LOCK_TIMEOUT", "-5", "30s"),
             ("APP_CACHE_PATHS", "api", "/api"),
+            ("APP_HEADER_TIMEOUT", "0s", "more than 0"),
+            ("APP_IDLE_TIMEOUT", "never", "30s"),
         ] {
             let output = run(&[(variable, value)]);
             let line = String::from_utf8(output.stderr).unwrap();
@@ -224,6 +226,73 @@ mod sigterm {
         assert!(clients.try_join_next().is_none(), "a request failed");
     }
 
+    /// As behind a Kubernetes Service: who keeps a connection stays with its replica, ready or not, until that ends it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn under_kept_connections_fails_no_request_though_nobody_tries_again() {
+        let start = || ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "5s")]);
+        let (mut ending, staying) = (start(), start());
+        let replicas = [ending.addr(), staying.addr()];
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut clients = JoinSet::new();
+        for number in 0..24_u64 {
+            let ended = ended.clone();
+            clients.spawn_blocking(move || {
+                let balanced = || replicas[usize::from(ended.load(Ordering::SeqCst))];
+                let mut connection = Kept::connect(balanced());
+                let (mut first, mut then) = (0, 0);
+                while then < 20 {
+                    let kept = connection.ask(1 + number);
+                    let count = if ended.load(Ordering::SeqCst) { &mut then } else { &mut first };
+                    *count += 1;
+                    if !kept {
+                        connection = Kept::connect(balanced());
+                    }
+                    // Some never pause, some for longer than a round trip takes.
+                    std::thread::sleep(Duration::from_millis(number % 4 * 20));
+                }
+                (first, connection.peer == replicas[1])
+            });
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ending.terminate();
+        let (client, ready) = (HttpClient::without_keep_alive(), format!("{}/health/ready", ending.url()));
+        wait_until("it is unready", async || client.get(&ready, &[]).await.status == 503).await;
+        ended.store(true, Ordering::SeqCst);
+        while let Some(client) = clients.join_next().await {
+            let (before, moved) = client.expect("no request failed");
+            assert!(before > 0 && moved, "{before} requests before the end, and it moved: {moved}");
+        }
+        assert_eq!(tokio::task::block_in_place(|| ending.wait()), 0, "{}", ending.log());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tells_http_2_at_once_and_answers_what_is_on_its_way() {
+        let mut service = ServiceProcess::start(SERVICE, &[("APP_SHUTDOWN_DELAY", "600s")]);
+        let ask = |path: &str| {
+            let uri = format!("http://{}{path}", service.addr());
+            http::Request::get(uri).body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap()
+        };
+        let connect = async || {
+            let stream = tokio::net::TcpStream::connect(service.addr()).await.unwrap();
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let (requests, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+            (requests, tokio::spawn(connection))
+        };
+        let (mut before, before_ended) = connect().await;
+        assert_eq!(before.send_request(ask("/api/products/1")).await.unwrap().status(), 200);
+        service.terminate();
+        // GOAWAY: long before the delay is over.
+        tokio::time::timeout(Duration::from_secs(30), before_ended).await.expect("it ends").unwrap().unwrap();
+
+        let (mut during, during_ended) = connect().await;
+        let answer = during.send_request(ask("/health/ready")).await.unwrap();
+        assert_eq!(answer.status(), 503);
+        assert!(!answer.headers().contains_key("connection"));
+        tokio::time::timeout(Duration::from_secs(30), during_ended).await.expect("it ends").unwrap().unwrap();
+        service.kill();
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn flushes_what_the_cache_has_still_to_write() {
         let redis = RedisServer::start();
@@ -258,6 +327,139 @@ mod sigterm {
         assert_eq!(client.get(&url, &[]).await.status, 200);
         service.terminate();
         assert_eq!(service.wait(), 0, "{}", service.log());
+    }
+}
+
+mod limits {
+    use super::*;
+
+    #[test]
+    fn half_a_head_is_not_held_for_ever() {
+        let service = ServiceProcess::start(SERVICE, &[("APP_HEADER_TIMEOUT", "300ms")]);
+        let mut connection = TcpStream::connect(service.addr()).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        connection.write_all(b"GET /api/products HTTP/1.1\r\nHost: lo").unwrap();
+        assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_request_without_a_host_or_with_two_is_400_as_problem_details() {
+        let service = ServiceProcess::start(SERVICE, &[]);
+        for (version, hosts, status) in [
+            ("1.1", "", "400"),
+            ("1.1", "Host: a.example\r\nHost: b.example\r\n", "400"),
+            ("1.1", "Host: a.example\r\nHOST: a.example\r\n", "400"),
+            ("1.1", "Host: a b\r\n", "400"),
+            ("1.1", "Host: a.example\r\n", "200"),
+            ("1.0", "", "200"),
+            ("1.0", "Host: a.example\r\n", "200"),
+        ] {
+            let mut connection = TcpStream::connect(service.addr()).unwrap();
+            write!(connection, "GET /api/products/1 HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).unwrap();
+            assert_eq!(&answer[9..12], status, "{version} {hosts:?}: {answer}");
+            assert_eq!(answer.contains("application/problem+json"), status == "400", "{answer}");
+        }
+    }
+}
+
+mod log {
+    use super::*;
+
+    fn lines(service: &ServiceProcess, text: &str) -> usize {
+        service.log().lines().filter(|line| line.contains(text)).count()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn has_not_a_line_for_every_write_while_redis_is_away() {
+        const UNTOLD: &str = "but the cache could not be told yet";
+        let mut redis = RedisServer::start();
+        let service = ServiceProcess::start(SERVICE, &[("APP_REDIS_URL", &redis.url())]);
+        let client = HttpClient::new();
+        redis.kill();
+        let (began, mut writes) = (Instant::now(), 0);
+        while lines(&service, UNTOLD) == 0 || writes < 60 {
+            let pot = json!({"name": "Pot", "price": 1, "category": "kitchen", "stock": writes});
+            let url = format!("{}/api/products/{}", service.url(), 1 + writes % 100);
+            assert_eq!(client.send_json(Method::PUT, &url, &pot).await.status, 200);
+            writes += 1;
+        }
+        // One in ten seconds.
+        let most = 1 + began.elapsed().as_secs() / 10;
+        assert!(lines(&service, UNTOLD) as u64 <= most, "{}", service.log());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn says_once_in_a_while_that_the_database_is_gone_and_every_answer_is_the_same() {
+        let service = ServiceProcess::start(SERVICE, &[]);
+        let client = HttpClient::new();
+        let hit = format!("{}/api/products/1", service.url());
+        wait_until("there is a hit", async || client.get(&hit, &[]).await.x_cache() == "HIT").await;
+        let ready = format!("{}/health/ready", service.url());
+        assert_eq!(client.get(&ready, &[]).await.status, 200);
+
+        let (file, elsewhere) = (service.folder().join("products.db"), service.folder().join("elsewhere.db"));
+        std::fs::rename(&file, &elsewhere).unwrap();
+        let began = Instant::now();
+        let pot = json!({"name": "Pot", "price": 1, "category": "kitchen", "stock": 1});
+        for path in
+            ["/api/products", "/api/products?page=2", "/api/products/2", "/api/products/4711", "/api/categories"]
+        {
+            let answer = client.get(&format!("{}{path}", service.url()), &[]).await;
+            assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, Some("5")), "{path}");
+        }
+        for (method, path) in [(Method::PUT, "/api/products/2"), (Method::POST, "/api/products")] {
+            let answer = client.send_json(method, &format!("{}{path}", service.url()), &pot).await;
+            assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, Some("5")), "{path}");
+        }
+        assert_eq!(client.get(&hit, &[]).await.x_cache(), "HIT", "what is kept is served");
+        assert_eq!(client.get(&ready, &[]).await.status, 503);
+        let health = client.get(&format!("{}/health", service.url()), &[]).await;
+        assert_eq!(health.json()["database"]["connected"], false);
+        assert!(!file.exists(), "nothing is made in its place");
+        let most = 1 + began.elapsed().as_secs() / 10;
+        assert!(lines(&service, "requests fail for want of the database") as u64 <= most, "{}", service.log());
+
+        std::fs::rename(&elsewhere, &file).unwrap();
+        assert_eq!(client.get(&ready, &[]).await.status, 200);
+        assert_eq!(client.get(&format!("{}/api/products/2", service.url()), &[]).await.status, 200);
+    }
+}
+
+/// A connection that is kept for as long as the server lets it, and what is asked on it.
+struct Kept {
+    connection: BufReader<TcpStream>,
+    peer: SocketAddr,
+}
+
+impl Kept {
+    fn connect(peer: SocketAddr) -> Self {
+        let connection = TcpStream::connect(peer).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Self { connection: BufReader::new(connection), peer }
+    }
+
+    /// Whether the connection may be used again. Panics if there is no whole answer.
+    fn ask(&mut self, id: u64) -> bool {
+        let request = format!("GET /api/products/{id} HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        self.connection.get_mut().write_all(request.as_bytes()).unwrap();
+        let (mut kept, mut length, mut status) = (true, None, None);
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.connection.read_line(&mut line).unwrap(), 0, "cut off");
+            match line.trim_end().split_once(": ") {
+                Some(("content-length", value)) => length = value.parse().ok(),
+                Some(("connection", value)) => kept = value != "close",
+                None if line.starts_with("HTTP/1.1 ") => status = line.get(9..12).map(str::to_owned),
+                None if line == "\r\n" => break,
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length.expect("a length")];
+        self.connection.read_exact(&mut body).unwrap();
+        assert_eq!(status.as_deref(), Some("200"));
+        kept
     }
 }
 
