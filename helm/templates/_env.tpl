@@ -1,6 +1,22 @@
-{{/* Who shares this shares the cache: by default, nobody. */}}
+{{/* Who shares this shares the cache: by default, nobody. What was kept of a SQLite's products is not kept of a PostgreSQL's. */}}
 {{- define "cache.prefix" -}}
-{{- default (printf "%s.%s" .Release.Namespace (include "cache.fullname" .) | trunc 64) .Values.cache.prefix }}
+{{- $default := include "cache.prefix.default" . -}}
+{{- default (ternary $default (printf "%s.sqlite" $default) (not (empty .Values.database.existingSecret))) .Values.cache.prefix }}
+{{- end }}
+
+{{/* The same, for any database, as a pattern: another database is no reason to start Redis anew. */}}
+{{- define "cache.prefixes" -}}
+{{- default (printf "%s*" (include "cache.prefix.default" .)) .Values.cache.prefix }}
+{{- end }}
+
+{{/* With ".sqlite" within the 64 characters that the service allows. */}}
+{{- define "cache.prefix.default" -}}
+{{- $name := printf "%s.%s" .Release.Namespace (include "cache.fullname" .) -}}
+{{- if gt (len $name) 57 -}}
+{{ trunc 48 $name }}-{{ sha256sum $name | trunc 8 }}
+{{- else -}}
+{{ $name }}
+{{- end -}}
 {{- end }}
 
 {{/* The variables of the service. */}}
@@ -29,11 +45,12 @@
 - {name: APP_REDIS_CONNECTIONS, value: {{ .Values.cache.redisConnections | quote }}}
 - {name: APP_REDIS_TIMEOUT, value: {{ .Values.cache.redisTimeout | quote }}}
 - {name: APP_CACHE_PREFIX, value: {{ include "cache.prefix" . | quote }}}
+- {name: APP_CACHE_FIRST_TIER, value: {{ include "cache.size" .Values.cache.firstTier | quote }}}
 {{- end }}
 - {name: APP_CACHE_PATHS, value: {{ .Values.cache.paths | quote }}}
 - {name: APP_CACHE_DEFAULT_TTL, value: {{ .Values.cache.defaultTtl | quote }}}
-- {name: APP_CACHE_MAX_BODY, value: {{ .Values.cache.maxBody | quote }}}
-- {name: APP_CACHE_MEMORY, value: {{ .Values.cache.memory | quote }}}
+- {name: APP_CACHE_MAX_BODY, value: {{ include "cache.size" .Values.cache.maxBody | quote }}}
+- {name: APP_CACHE_MEMORY, value: {{ include "cache.size" .Values.cache.memory | quote }}}
 - {name: APP_CACHE_LOCK_TIMEOUT, value: {{ .Values.cache.lockTimeout | quote }}}
 - {name: APP_REQUEST_TIMEOUT, value: {{ .Values.requestTimeout | quote }}}
 - {name: APP_SHUTDOWN_DELAY, value: "{{ .Values.shutdown.delaySeconds }}s"}
@@ -42,6 +59,7 @@
 - {name: APP_LOG_FORMAT, value: {{ .Values.log.format | quote }}}
 {{- with .Values.otel }}
 {{- if .enabled }}
+- {name: APP_TRACE_KEYS, value: {{ .traceKeys | quote }}}
 - {name: K8S_POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: K8S_POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 - {name: K8S_NAMESPACE_NAME, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}

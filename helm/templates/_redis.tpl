@@ -64,18 +64,6 @@ password
 {{- end -}}
 {{- end }}
 
-{{/* A size in bytes: 96Mi, 1G, 64mb, or plain bytes. */}}
-{{- define "cache.bytes" -}}
-{{- $text := toString . -}}
-{{- $number := regexFind "^[0-9.]+" $text | float64 -}}
-{{- $unit := regexReplaceAll "^[0-9.]+" $text "" -}}
-{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "kb" 1024 "mb" 1048576 "gb" 1073741824 -}}
-{{- if not (hasKey $units $unit) -}}
-{{- fail (printf "%s is no size: write 96Mi, 1Gi, 96M or 64mb" $text) -}}
-{{- end -}}
-{{- mulf $number (get $units $unit) | floor | int64 -}}
-{{- end }}
-
 {{/* Memory for data in bytes, or an error: the rest of the limit is for buffers, fragments and the tracking table. */}}
 {{- define "cache.redis.maxmemory" -}}
 {{- $share := ternary 50 75 .Values.redis.persistence.enabled -}}
@@ -87,7 +75,7 @@ password
 {{- if .Values.redis.maxmemory -}}
 {{- $asked := include "cache.bytes" .Values.redis.maxmemory | int64 -}}
 {{- if gt $asked $most -}}
-{{- fail (printf "redis.maxmemory %s is more than %d%% of redis.resources.limits.memory %s: Redis would be killed before it evicts" .Values.redis.maxmemory $share $limit) -}}
+{{- fail (printf "redis.maxmemory %s is more than %d%% of redis.resources.limits.memory %s: Redis would be killed before it evicts" (include "cache.size.text" .Values.redis.maxmemory) $share (include "cache.size.text" $limit)) -}}
 {{- end -}}
 {{- $asked -}}
 {{- else -}}

@@ -29,15 +29,15 @@ def run(helm, *args, values=None):
 
 
 @functools.cache
-def _text(helm, kubernetes, apis, mode, values):
-    args = ["template", "shop", CHART, "--namespace", "ns", "--kube-version", kubernetes]
+def _text(helm, kubernetes, apis, mode, values, namespace):
+    args = ["template", "shop", CHART, "--namespace", namespace, "--kube-version", kubernetes]
     args += [f"--api-versions={api}" for api in apis]
     args += ["-f", mode] if mode else []
     return run(helm, *args, "-f", "-", values=json.loads(values))
 
 
-def text(mode=None, values=None, helm="helm", kubernetes=KUBERNETES[-1], apis=tuple(MONITORING)):
-    return _text(helm, kubernetes, tuple(apis), mode, json.dumps(values or {}))
+def text(mode=None, values=None, helm="helm", kubernetes=KUBERNETES[-1], apis=tuple(MONITORING), namespace="ns"):
+    return _text(helm, kubernetes, tuple(apis), mode, json.dumps(values or {}), namespace)
 
 
 def render(**how):

@@ -1,6 +1,7 @@
 """The files of the chart, as people and registries read them."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -62,8 +63,9 @@ REFUSED = [
     ({"cache.defaultTtl": "5 minutes"}, "defaultTtl"),
     ({"cache.paths": "api"}, "paths"),
     ({"redis.maxmemoryPolicy": "noeviction"}, "maxmemoryPolicy"),
-    ({"externalRedis.host": "redis"}, "host"),
-    ({"externalRedis.nodes": ["redis:6379"], "externalRedis.mode": "cluster"}, "nodes"),
+    ({"redis.maxmemory": "0"}, "maxmemory"),
+    ({"cache.memory": "64 MiB"}, "memory"),
+    ({"cache.maxBody": 0}, "maxBody"),
     ({"redis.enabled": False, "externalRedis.url": "redis://me:hunter2@redis"}, "url"),
     ({"redis.enabled": False, "externalRedis.mode": "replicated"}, "mode"),
     ({"otel.protocol": "http/json"}, "protocol"),
@@ -83,6 +85,21 @@ REFUSED = [
         "a cluster has no other",
     ),
     ({"redis.enabled": False, "externalRedis.existingSecretUrlKey": "url"}, "needs externalRedis.existingSecret"),
+    ({"redis.enabled": False, "externalRedis.mode": "sentinel", "externalRedis.masterName": "m"},
+     "externalRedis.mode is sentinel, but externalRedis.nodes is empty: list HOST:PORT of each Sentinel"),
+    ({"redis.enabled": False, "externalRedis.mode": "cluster"}, "list HOST:PORT of some nodes of the cluster"),
+    ({"redis.enabled": False, "externalRedis.mode": "sentinel", "externalRedis.nodes": ["a:1"], "externalRedis.masterName": ""},
+     "externalRedis.masterName is empty"),
+    ({"redis.enabled": False, "externalRedis.host": "a", "externalRedis.url": "redis://a"}, "each say where Redis is"),
+    ({"redis.enabled": False, "externalRedis.url": "redis://a", "externalRedis.existingSecret": "s", "externalRedis.existingSecretUrlKey": "url"},
+     "each say where Redis is"),
+    ({"redis.enabled": False, "externalRedis.url": "redis://a", "externalRedis.tls.enabled": True}, "begin it with rediss"),
+    ({"redis.enabled": False, "externalRedis.host": "a", "externalRedis.tls.existingSecret": "ca"}, "but TLS is not"),
+    ({"redis.tls.existingSecret": "t"}, "Redis would be spoken to in plain text"),
+    ({"redis.enabled": False, "cache.memory": "129Mi"}, "cache.memory 129Mi is more than half of resources.limits.memory 256Mi"),
+    ({"redis.enabled": False, "cache.memory": 134217729}, "cache.memory 134217729 is more than half of"),
+    ({"cache.firstTier": "1GiB"}, "cache.firstTier 1GiB is more than half of resources.limits.memory 256Mi"),
+    ({"redis.enabled": False, "cache.firstTier": "1Mi"}, "cache.firstTier is 1Mi, but there is no Redis"),
     ({"otel.enabled": True}, "otel.enabled needs otel.endpoint"),
     (
         {"metrics.serviceMonitor.enabled": True, "metrics.podMonitor.enabled": True},
@@ -91,6 +108,14 @@ REFUSED = [
     ({"terminationGracePeriodSeconds": 32}, "terminationGracePeriodSeconds is 32, but shutdown adds up to 33"),
 ]  # fmt: skip
 
+# Each value of a Redis of the user's own, set to something.
+EXTERNAL_REDIS = {
+    "mode": "cluster", "host": "a", "port": 6380, "nodes": ["a:1"], "masterName": "m", "database": 1, "username": "u",
+    "url": "redis://a", "existingSecret": "s", "existingSecretPasswordKey": "k", "existingSecretUrlKey": "url",
+    "tls.enabled": True, "tls.existingSecret": "ca", "tls.caKey": "k",
+}  # fmt: skip
+SERVERS = {"host", "url"}
+
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize(("values", "words"), REFUSED, ids=[words for _, words in REFUSED])
@@ -98,6 +123,41 @@ def test_what_cannot_work_is_refused_by_name(values, words, helm):
     with pytest.raises(Refused) as refusal:
         render(values=nested(values), helm=helm)
     assert words in " ".join(str(refusal.value).split())
+
+
+def test_every_value_of_an_external_redis_is_tried_below():
+    of_one = [path[1:] for path in leaves(VALUES) if path[0] == "externalRedis"]
+    assert {".".join(path) for path in of_one} == EXTERNAL_REDIS.keys()
+
+
+@pytest.mark.parametrize("value", EXTERNAL_REDIS)
+def test_an_external_redis_beside_the_chart_s_own_is_refused(value):
+    with pytest.raises(Refused) as refusal:
+        render(values=nested({f"externalRedis.{value}": EXTERNAL_REDIS[value]}))
+    assert f"externalRedis.{value} is set, but redis.enabled is true" in " ".join(str(refusal.value).split())
+
+
+@pytest.mark.parametrize("value", [value for value in EXTERNAL_REDIS if value not in SERVERS])
+def test_an_external_redis_without_a_server_is_refused(value):
+    with pytest.raises(Refused, match="externalRedis"):
+        render(values=nested({"redis.enabled": False, f"externalRedis.{value}": EXTERNAL_REDIS[value]}))
+
+
+def test_the_notes_say_what_has_to_be_known():
+    def notes(values):
+        args = ["install", "shop", CHART, "--namespace", "ns", "--dry-run=client", "-f", "-"]
+        return " ".join(run("helm", *args, values=nested(values)).split("NOTES:")[1].split())
+
+    postgres = {"database.existingSecret": "db", "replicaCount": 2}
+    sqlite = notes({})
+    assert "Draining its node interrupts the service for as long as the volume takes" in sqlite
+    assert "these are not taken along" in sqlite
+    assert "An upgrade and a drain of its node" in notes({"persistence.accessModes": ["ReadWriteOncePod"]})
+    assert "SQLite" not in notes(postgres)
+    for most, warned in ((0, True), ("0%", True), (1, False), ("25%", False)):
+        text = notes({**postgres, "podDisruptionBudget.maxUnavailable": most})
+        assert ("no node with a pod of this can be drained" in text) == warned, most
+    assert "can be drained" not in notes({"podDisruptionBudget.maxUnavailable": 0})
 
 
 def test_the_files_are_tidy():
@@ -110,6 +170,41 @@ def test_the_files_are_tidy():
 def test_the_scripts_are_scripts():
     for script in CHART.glob("files/*.sh"):
         subprocess.run(["sh", "-n", script], check=True)
+
+
+# Answers as the service does: `/health` with what is in the file, everything else well.
+NC = """#!/bin/sh
+read -r _ path _
+case $path in
+    /health) cat "$HEALTH" ;;
+    /health/ready) echo '{"status":"ready"}' ;;
+    */cache) echo 'HTTP/1.1 204 No Content'; echo MISS >"$STATE" ;;
+    *) printf 'X-Cache: %s\r\n' "$(cat "$STATE")"; echo HIT >"$STATE" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("shared", "health", "said"),
+    [
+        ("true", '{"redis":{"connected":true,"ping_ms":1}}', None),
+        ("true", '{"redis":{"connected":false,"error":"WRONGPASS: invalid"}}', "not connected to Redis: .*WRONGPASS"),
+        ("true", '{"redis":null}', "not connected to Redis"),
+        ("false", '{"redis":null}', None),
+    ],
+)
+def test_what_helm_test_runs_says_why_redis_is_not_there(shared, health, said, tmp_path):
+    (tmp_path / "nc").write_text(NC)
+    (tmp_path / "nc").chmod(0o755)
+    (tmp_path / "sleep").symlink_to("/bin/true")
+    (tmp_path / "health").write_text(f"HTTP/1.1 200 OK\r\n\r\n{health}")
+    (tmp_path / "state").write_text("MISS")
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HEALTH": str(tmp_path / "health"), "STATE": str(tmp_path / "state")}
+    env |= {"SERVICE": "shop", "PORT": "80", "SHARED": shared}
+    script = ["sh", "-eu", CHART / "files/test.sh"]
+    process = subprocess.run(script, env=env, capture_output=True, text=True)
+    assert (process.returncode == 0) == (said is None), process.stdout
+    assert said is None or re.search(f"FAILED: .*{said}", process.stdout)
 
 
 def test_it_packs_into_an_archive_with_everything_it_renders_from(tmp_path):

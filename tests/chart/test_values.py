@@ -1,5 +1,6 @@
 """What each value does. A value without a case here fails the last test."""
 
+import fnmatch
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ SERVICE = f"{POD} spec containers service"
 REDIS_POD = f"{REDIS} spec template"
 SERVER = f"{REDIS_POD} spec containers redis"
 ENV = f"{SERVICE} env"
+TEST = f"Pod/{NAME}-test spec containers test"
 SCRAPED = f"ServiceMonitor/{NAME} spec endpoints 0"
 RULE, BOARD = f"PrometheusRule/{NAME}", f"ConfigMap/{NAME}-dashboard"
 POLICY, REDIS_POLICY = f"NetworkPolicy/{NAME}", f"NetworkPolicy/{NAME}-redis"
@@ -58,11 +60,23 @@ CASES = [
     ({}, "serviceAccount.annotations", LABEL, f"ServiceAccount/{NAME} metadata annotations", LABEL),
     ({}, "cache.paths", "/a=1s,/b", f"{ENV} APP_CACHE_PATHS value", "/a=1s,/b"),
     ({}, "cache.defaultTtl", "1m", f"{ENV} APP_CACHE_DEFAULT_TTL value", "1m"),
+    ({}, "cache.maxBody", "2Mi", f"{ENV} APP_CACHE_MAX_BODY value", "2MiB"),
     ({}, "cache.maxBody", "2MiB", f"{ENV} APP_CACHE_MAX_BODY value", "2MiB"),
-    ({}, "cache.memory", "1GiB", f"{ENV} APP_CACHE_MEMORY value", "1GiB"),
+    ({}, "cache.maxBody", "512k", f"{ENV} APP_CACHE_MAX_BODY value", "512kB"),
+    ({}, "cache.maxBody", 10485760, f"{ENV} APP_CACHE_MAX_BODY value", "10485760"),
+    ({}, "cache.memory", "128Mi", f"{ENV} APP_CACHE_MEMORY value", "128MiB"),
+    ({"resources.limits.memory": "4Gi"}, "cache.memory", "2GiB", f"{ENV} APP_CACHE_MEMORY value", "2GiB"),
+    # Held against the limit only where it is used.
+    ({}, "cache.memory", "1Gi", f"{ENV} APP_CACHE_MEMORY value", "1GiB"),
+    ({}, "cache.firstTier", 0, f"{ENV} APP_CACHE_FIRST_TIER value", "0"),
+    ({}, "cache.firstTier", "128Mi", f"{ENV} APP_CACHE_FIRST_TIER value", "128MiB"),
+    ({"redis.enabled": False}, "cache.firstTier", 0, f"{ENV} APP_CACHE_FIRST_TIER", None),
     ({}, "cache.lockTimeout", "1s", f"{ENV} APP_CACHE_LOCK_TIMEOUT value", "1s"),
-    ({}, "cache.prefix", "", f"{ENV} APP_CACHE_PREFIX value", f"ns.{NAME}"),
+    (POSTGRES, "cache.prefix", "", f"{ENV} APP_CACHE_PREFIX value", f"ns.{NAME}"),
+    ({}, "cache.prefix", "", f"{ENV} APP_CACHE_PREFIX value", f"ns.{NAME}.sqlite"),
+    ({}, "cache.prefix", "", f"{SERVER} env CACHE_PREFIX value", f"ns.{NAME}*"),
     ({}, "cache.prefix", "shop", f"{ENV} APP_CACHE_PREFIX value", "shop"),
+    (POSTGRES, "cache.prefix", "shop", f"{ENV} APP_CACHE_PREFIX value", "shop"),
     ({}, "cache.prefix", "shop", f"{SERVER} env CACHE_PREFIX value", "shop"),
     ({}, "cache.redisConnections", 2, f"{ENV} APP_REDIS_CONNECTIONS value", "2"),
     ({}, "cache.redisTimeout", "20ms", f"{ENV} APP_REDIS_TIMEOUT value", "20ms"),
@@ -81,8 +95,10 @@ CASES = [
     (POSTGRES, "database.port", 5433, f"{POLICY} spec egress 2 ports", [{"port": 5433, "protocol": "TCP"}]),
     ({}, "database.connections", 5, f"{ENV} APP_DATABASE_CONNECTIONS value", "5"),
     ({}, "persistence.enabled", True, f"{POD} spec volumes data persistentVolumeClaim claimName", NAME),
-    ({}, "persistence.enabled", True, f"{POD} spec affinity podAffinity requiredDuringSchedulingIgnoredDuringExecution 0"
-     " topologyKey", "kubernetes.io/hostname"),
+    ({}, "persistence.enabled", True, f"{POD} spec affinity podAffinity preferredDuringSchedulingIgnoredDuringExecution 0"
+     " podAffinityTerm topologyKey", "kubernetes.io/hostname"),
+    # A pod that has to be where the old one is can't leave a node that is drained.
+    ({}, "persistence.enabled", True, f"{POD} spec affinity podAffinity requiredDuringSchedulingIgnoredDuringExecution", None),
     ({}, "persistence.enabled", False, f"{POD} spec volumes data emptyDir", {"sizeLimit": "1Gi"}),
     ({}, "persistence.enabled", False, f"PersistentVolumeClaim/{NAME}", None),
     ({}, "persistence.existingClaim", "mine", f"{POD} spec volumes data persistentVolumeClaim claimName", "mine"),
@@ -90,6 +106,8 @@ CASES = [
     ({}, "persistence.storageClass", "fast", f"PersistentVolumeClaim/{NAME} spec storageClassName", "fast"),
     ({}, "persistence.accessModes", ["ReadWriteMany"], f"PersistentVolumeClaim/{NAME} spec accessModes", ["ReadWriteMany"]),
     ({}, "persistence.accessModes", ["ReadWriteOncePod"], f"{DEPLOYMENT} spec strategy", {"type": "Recreate"}),
+    ({}, "persistence.size", "2GiB", f"PersistentVolumeClaim/{NAME} spec resources requests storage", "2Gi"),
+    ({"persistence.enabled": False}, "persistence.size", "2GiB", f"{POD} spec volumes data emptyDir sizeLimit", "2Gi"),
     ({}, "persistence.size", "2Gi", f"PersistentVolumeClaim/{NAME} spec resources requests storage", "2Gi"),
     ({}, "persistence.annotations", LABEL, f"PersistentVolumeClaim/{NAME} metadata annotations a", "b"),
     ({}, "redis.enabled", True, f"{ENV} APP_REDIS_URL value", f"redis://service@{NAME}-redis:6379"),
@@ -97,6 +115,12 @@ CASES = [
     ({}, "redis.enabled", False, REDIS, None),
     ({}, "redis.enabled", False, f"{ENV} APP_REDIS_URL", None),
     ({}, "redis.enabled", False, REDIS_POLICY, None),
+    # What `helm test` looks at: `/health` with any Redis, and the chart's own without a password.
+    ({}, "redis.enabled", True, f"{TEST} env SHARED value", "true"),
+    ({}, "redis.enabled", True, f"{TEST} env REDIS value", f"{NAME}-redis"),
+    ({}, "redis.enabled", False, f"{TEST} env SHARED value", "false"),
+    (EXTERNAL, "redis.enabled", False, f"{TEST} env SHARED value", "true"),
+    (EXTERNAL, "redis.enabled", False, f"{TEST} env REDIS", None),
     ({}, "redis.image.registry", "r.example.com", f"{SERVER} image", "r.example.com/library/redis:7-alpine"),
     ({}, "redis.image.repository", "valkey/valkey", f"{SERVER} image", "docker.io/valkey/valkey:7-alpine"),
     ({}, "redis.image.tag", "8", f"{SERVER} image", "docker.io/library/redis:8"),
@@ -111,6 +135,10 @@ CASES = [
      f"{REDIS_POD} spec volumes password secret items", [{"key": "k", "path": "password"}]),
     ({}, "redis.maxmemory", "", f"ConfigMap/{NAME}-redis data memory.conf", "maxmemory 100663296\nmaxmemory-policy allkeys-lfu\n"),
     ({}, "redis.maxmemory", "64mb", f"ConfigMap/{NAME}-redis data memory.conf", "maxmemory 67108864\nmaxmemory-policy allkeys-lfu\n"),
+    ({}, "redis.maxmemory", "64MiB", f"ConfigMap/{NAME}-redis data memory.conf", "maxmemory 67108864\nmaxmemory-policy allkeys-lfu\n"),
+    ({}, "redis.maxmemory", 67108864, f"ConfigMap/{NAME}-redis data memory.conf", "maxmemory 67108864\nmaxmemory-policy allkeys-lfu\n"),
+    ({"redis.resources.limits.memory": 134217728}, "redis.maxmemory", "", f"ConfigMap/{NAME}-redis data memory.conf",
+     "maxmemory 100663296\nmaxmemory-policy allkeys-lfu\n"),
     ({}, "redis.maxmemoryPolicy", "allkeys-lru", f"ConfigMap/{NAME}-redis data memory.conf",
      "maxmemory 100663296\nmaxmemory-policy allkeys-lru\n"),
     ({}, "redis.persistence.enabled", True, f"{SERVER} env REDIS_PERSISTENCE value", "true"),
@@ -177,8 +205,10 @@ CASES = [
      f"{POD} spec volumes secrets projected sources 0 secret items", [{"key": "url", "path": "redis-url"}]),
     (EXTERNAL, "externalRedis.tls.enabled", True, f"{ENV} APP_REDIS_URL value", "rediss://redis.example.com:6379/0"),
     (SENTINEL, "externalRedis.tls.enabled", True, f"{ENV} APP_REDIS_URL value", "rediss+sentinel://a:26379,b:26380/mymaster"),
-    (EXTERNAL, "externalRedis.tls.existingSecret", "ca", f"{POD} spec volumes secrets projected sources 0 secret name", "ca"),
-    ({**EXTERNAL, "externalRedis.tls.existingSecret": "ca"}, "externalRedis.tls.caKey", "k",
+    ({**EXTERNAL, "externalRedis.tls.enabled": True}, "externalRedis.tls.existingSecret", "ca", f"{POD} spec volumes secrets projected sources 0 secret name", "ca"),
+    ({"redis.enabled": False, "externalRedis.url": "rediss://a"}, "externalRedis.tls.existingSecret", "ca",
+     f"{ENV} SSL_CERT_FILE value", "/run/secrets/service/redis-ca.crt"),
+    ({**EXTERNAL, "externalRedis.tls.enabled": True, "externalRedis.tls.existingSecret": "ca"}, "externalRedis.tls.caKey", "k",
      f"{POD} spec volumes secrets projected sources 0 secret items", [{"key": "k", "path": "redis-ca.crt"}]),
     ({}, "service.type", "LoadBalancer", f"Service/{NAME} spec type", "LoadBalancer"),
     ({}, "service.port", 8080, f"Service/{NAME} spec ports http port", 8080),
@@ -256,6 +286,8 @@ CASES = [
     (OTEL, "otel.serviceName", "catalogue", f"{ENV} OTEL_SERVICE_NAME value", "catalogue"),
     (OTEL, "otel.sampler", "always_on", f"{ENV} OTEL_TRACES_SAMPLER value", "always_on"),
     (OTEL, "otel.samplerArg", "0.5", f"{ENV} OTEL_TRACES_SAMPLER_ARG value", "0.5"),
+    (OTEL, "otel.traceKeys", True, f"{ENV} APP_TRACE_KEYS value", "true"),
+    (OTEL, "otel.traceKeys", False, f"{ENV} APP_TRACE_KEYS value", "false"),
     (OTEL, "otel.resourceAttributes", {"deployment.environment.name": "test"}, f"{ENV} OTEL_RESOURCE_ATTRIBUTES value",
      "k8s.pod.name=$(K8S_POD_NAME),k8s.pod.uid=$(K8S_POD_UID),k8s.namespace.name=$(K8S_NAMESPACE_NAME),"
      "k8s.node.name=$(K8S_NODE_NAME),service.instance.id=$(K8S_POD_UID),service.version=0.1.0,deployment.environment.name=test"),
@@ -331,3 +363,28 @@ def test_a_new_version_of_the_chart_does_not_empty_the_cache(tmp_path):
     before = render()[REDIS]
     assert after["metadata"]["labels"] != before["metadata"]["labels"]
     assert after["spec"]["template"]["metadata"] == before["spec"]["template"]["metadata"]
+
+
+def test_another_database_does_not_find_what_is_cached_of_the_one_before_and_does_not_restart_redis():
+    before, after = render(), render(values=nested(POSTGRES))
+    prefix = f"{ENV} APP_CACHE_PREFIX value"
+    assert at(before, prefix) != at(after, prefix)
+    assert before[REDIS]["spec"]["template"] == after[REDIS]["spec"]["template"]
+    # Its user may touch the keys of either.
+    pattern = at(after, f"{SERVER} env CACHE_PREFIX value")
+    assert all(fnmatch.fnmatchcase(f"{at(objects, prefix)}:e:x", f"{pattern}:*") for objects in (before, after))
+
+
+@pytest.mark.parametrize("database", ["", "db"])
+def test_a_prefix_of_long_names_is_one_that_the_service_takes_and_no_other_release_has(database):
+    prefixes = {
+        at(render(values=nested({"fullnameOverride": "x" * 46 + last, "database.existingSecret": database}), namespace="n" * 63),
+           f"Deployment/{'x' * 46}{last} spec template spec containers service env APP_CACHE_PREFIX value")
+        for last in "ab"
+    }  # fmt: skip
+    assert len(prefixes) == 2 and all(len(prefix) <= 64 for prefix in prefixes)
+
+
+def test_the_pod_of_helm_test_is_there_to_be_read_after_a_success():
+    policy = at(render(), f"Pod/{NAME}-test metadata annotations helm.sh/hook-delete-policy")
+    assert policy == "before-hook-creation"

@@ -79,7 +79,7 @@ def test_the_stack_that_stays_answers_from_its_redis_and_lives_without_it(redis,
             assert "NOPERM" in engine("exec", server, "sh", "-fc", command, check=False).stdout, refused
         # What `helm test` does is no different here.
         script = (DEPLOY / "../helm/files/test.sh").read_text()
-        names = [f"--env={variable}" for variable in ("SERVICE=service", "PORT=8000", "REDIS=redis")]
+        names = [f"--env={variable}" for variable in ("SERVICE=service", "PORT=8000", "SHARED=true", "REDIS=redis")]
         nobody = ["--user=65534:65534", "--read-only", "--cap-drop=ALL", f"--network={project}_default"]
         said = engine("run", "--rm", *nobody, *names, os.environ["TEST_IMAGE"], "sh", "-euc", script)
         assert "ok: Redis hears nobody" in said and "ok: a miss, a hit, and after an invalidation a miss" in said

@@ -33,7 +33,7 @@ pub(super) fn positive_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A number of bytes: `512KiB`, `64MiB`, `1GiB`, `10MB`, or plain bytes.
+/// A number of bytes: `512KiB`, `64MiB`, `1GiB`, `10MB`, plain bytes, or as Kubernetes writes it, `64Mi`.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split_unit(text);
     let unit: Option<u64> = match unit.to_ascii_lowercase().as_str() {
@@ -41,9 +41,9 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         "kb" => Some(1_000),
         "mb" => Some(1_000_000),
         "gb" => Some(1_000_000_000),
-        "kib" => Some(1 << 10),
-        "mib" => Some(1 << 20),
-        "gib" => Some(1 << 30),
+        "ki" | "kib" => Some(1 << 10),
+        "mi" | "mib" => Some(1 << 20),
+        "gi" | "gib" => Some(1 << 30),
         _ => None,
     };
     number
@@ -102,6 +102,7 @@ mod tests {
             ("1048576", 1 << 20),
             ("64MiB", 64 << 20),
             ("64mib", 64 << 20),
+            ("64Mi", 64 << 20),
             ("1GiB", 1 << 30),
             ("10MB", 10_000_000),
             ("512KiB", 512 << 10),
