@@ -92,7 +92,7 @@ pub use self::{
     error::{ConfigError, InvalidateError},
     http::{BodyError, CacheLayer, CacheService, ResponseBody, ResponseFuture},
     key::Key,
-    policy::{Freshness, Profile, SetCookie},
+    policy::{Freshness, Profile, Remaining, SetCookie},
     tag::Tags,
 };
 

@@ -36,6 +36,30 @@ pub enum SetCookie {
     Keep,
 }
 
+/// By which field an answer tells the caches after this one how much of its freshness is left.
+///
+/// Nothing here makes a response fresh for longer than it says, and one that says nothing to other caches, for it is kept by
+/// a rule or by [`Freshness`], goes on saying nothing. It is about the answers that this cache keeps: what is passed through
+/// stays as the application made it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remaining {
+    /// `Age`, as RFC 9111 has it: what is left is `max-age` less that. For all caches that read it. The default.
+    #[default]
+    Age,
+    /// `Age`, and `X-Accel-Expires` besides, which nginx reads and takes out. It is what a shared cache would have left, and
+    /// has the last word there: a `proxy_cache_valid` of nginx's counts no more for these responses. What the application
+    /// has said itself in this field is lessened by the age.
+    AccelExpires,
+    /// `max-age` and `s-maxage`, less the age, without `Age` and with a `Date` of now, as if the response were made anew. For
+    /// caches that ignore `Age`; one that follows RFC 9111 keeps such a response for exactly as long as before.
+    ///
+    /// `Expires` moves along. Of a response that is stale already, `max-age` is 0, and `stale-while-revalidate` and
+    /// `stale-if-error` are what is left of them, so that two caches in a row are not stale for twice the time. How long this
+    /// cache has had a response is still in `X-Cache-Age`.
+    MaxAge,
+}
+
 /// How long this cache keeps a response, said by its handler: put into the response's extensions, it decides alone,
 /// whatever `Cache-Control` and `Expires` say to other caches. It is not sent.
 ///
@@ -114,6 +138,7 @@ pub(crate) struct Policy {
     /// Response fields that name tags, and whether clients see them.
     pub(crate) tag_fields: Vec<HeaderName>,
     pub(crate) pass_tag_fields: bool,
+    pub(crate) remaining: Remaining,
     pub(crate) bypass_cookies: Vec<String>,
     /// How long a failing application is left alone: after the first failure, and at most.
     pub(crate) failure_backoff: (Duration, Duration),
@@ -160,6 +185,7 @@ impl Default for Policy {
             key_headers: Vec::new(),
             tag_fields: vec![CACHE_TAG, SURROGATE_KEY],
             pass_tag_fields: false,
+            remaining: Remaining::Age,
             bypass_cookies: Vec::new(),
             failure_backoff: (Duration::from_secs(1), Duration::from_secs(30)),
             share_failures: false,

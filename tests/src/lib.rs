@@ -12,6 +12,7 @@
 //! - [`Origin`], [`App`], [`Backend`]: an application that says what it was asked, a cache in front of it, on every store.
 //! - [`Feed`]: a body that a test feeds piece by piece.
 //! - [`CacheNode`], [`SharedOrigin`]: a process of a fleet, and the application that the fleet stands in front of.
+//! - [`Neighbour`]: another cache between this one and its clients: nginx, HAProxy.
 //! - [`wait_until`]: polling with a cap, in place of sleeping and hoping.
 //!
 //! A server whose program is not installed fails the test that needs it, with the package's name. Nothing is skipped.
@@ -25,6 +26,7 @@ mod feed;
 mod http_client;
 mod load;
 mod lying_proxy;
+mod neighbour;
 mod origin;
 mod port;
 mod postgres;
@@ -45,6 +47,7 @@ pub use feed::{Feed, Unread};
 pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
 pub use lying_proxy::LyingProxy;
+pub use neighbour::Neighbour;
 pub use origin::{Body, Failure, Gate, Origin, echo, full};
 pub use postgres::PostgresServer;
 pub use redis_cluster::{RedisCluster, RedisClusterBuilder, slot};

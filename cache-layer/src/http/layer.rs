@@ -16,7 +16,7 @@ use crate::{
     engine::Cache,
     error::ConfigError,
     key::Key,
-    policy::{Policy, Profile, SetCookie, Voids},
+    policy::{Policy, Profile, Remaining, SetCookie, Voids},
     semantics::{cache_status::CacheName, policy, sites::Sites},
 };
 
@@ -347,6 +347,20 @@ impl CacheLayer {
     /// are not unless set, since they tell how an application is built.
     pub fn pass_tag_fields(mut self, pass: bool) -> Self {
         self.policy.pass_tag_fields = pass;
+        self
+    }
+
+    /// By which field answers tell the caches after this one how much of their freshness is left; [`Remaining::Age`] unless
+    /// set. Some caches ignore `Age`, and keep what they get from this one for its whole `max-age` once more: nginx, HAProxy,
+    /// npm's client and others, listed in `docs/neighbours.md` of the repository.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, Remaining, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let behind_nginx = CacheLayer::new(cache).remaining(Remaining::AccelExpires);
+    /// ```
+    pub fn remaining(mut self, remaining: Remaining) -> Self {
+        self.policy.remaining = remaining;
         self
     }
 

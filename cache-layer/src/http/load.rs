@@ -36,7 +36,7 @@ use crate::{
     },
     entry::Entry,
     inherit::Reads,
-    policy::Freshness,
+    policy::{Freshness, Remaining},
     semantics::{
         cache_status::ForwardReason,
         conditional::{is_not_modified, retain_not_modified_fields, unconditional, validating},
@@ -367,6 +367,9 @@ impl Shared {
             }
         };
         parts.headers.entry(DATE).or_insert(date);
+        if self.policy.remaining != Remaining::Age {
+            plan.left(self.cache.now()).say(&mut parts.headers, self.policy.remaining);
+        }
 
         let size = body.size_hint();
         let declared = declared_length.unwrap_or(None);

@@ -17,6 +17,7 @@
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`stored`]: a response as an entry's metadata
 //! - [`annotate`]: what the cache says about itself in a response
+//! - [`remaining`]: what it says to caches that ignore `Age`
 //! - [`body`], [`future`], [`oneshot`]: the types that Tower asks for
 
 mod annotate;
@@ -35,6 +36,7 @@ mod parts;
 mod plan;
 mod ranges;
 mod record;
+mod remaining;
 mod respond;
 mod room;
 mod select;

@@ -10,6 +10,7 @@ use http::{
 
 use super::{
     annotate,
+    remaining::Left,
     select::Varies,
     service::Shared,
     stored::{Stored, StoredResponse, StoredVaries, Traits},
@@ -68,6 +69,13 @@ pub(super) struct Plan {
     vary: Option<VaryFields>,
     tags: Tags,
     deadlines: Deadlines,
+}
+
+impl Plan {
+    /// What is left of the response's freshness.
+    pub(super) fn left(&self, now: u64) -> Left {
+        Left::new(self.response.age(now), &self.deadlines, now)
+    }
 }
 
 impl Shared {

@@ -9,6 +9,7 @@ use http_body::Body;
 use super::{
     annotate::{self, Note},
     body::ResponseBody,
+    remaining::Left,
     select::{into_headers, milliseconds_left, response},
     service::Shared,
     stored::StoredResponse,
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     engine::{look::Look, rope::Rope},
     entry::Entry,
+    policy::Remaining,
     semantics::{
         cache_status::ForwardReason,
         conditional::{is_not_modified, retain_not_modified_fields},
@@ -111,12 +113,12 @@ impl Shared {
             self.cache.emit(Event::Hit);
         }
         let now = self.cache.now();
-        let fresh_until = entry.deadlines_at(now).fresh;
+        let deadlines = entry.deadlines_at(now);
         let times = annotate::Times {
             age: stored.age(now),
             resident: stored.resident(now),
-            ttl: milliseconds_left(fresh_until, now).div_euclid(1000),
-            fresh: now < fresh_until,
+            ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
+            fresh: now < deadlines.fresh,
         };
         if let (Some(look), Some(result)) = (look, note.result(times.fresh)) {
             look.found(result);
@@ -127,6 +129,10 @@ impl Shared {
         // Another process may have stored what it passes on.
         self.policy.strip_internal(response.headers_mut());
         annotate::stored(response.headers_mut(), &self.name, &times, note);
+        if self.policy.remaining != Remaining::Age {
+            let left = Left::new(times.age, &deadlines, now);
+            left.say(response.headers_mut(), self.policy.remaining);
+        }
         response
     }
 

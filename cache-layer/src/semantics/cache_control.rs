@@ -65,6 +65,24 @@ impl CacheControl {
         parsed
     }
 
+    /// A line of the field with other seconds: those that `change` makes of a directive, by its name, and its seconds. What
+    /// has no valid seconds stays as it is, and so does every other byte.
+    pub(crate) fn with_seconds(line: &[u8], change: impl Fn(&[u8], u64) -> u64) -> Vec<u8> {
+        let mut changed = Vec::with_capacity(line.len());
+        let mut copied = 0;
+        for (directive, argument) in Directives::new(line) {
+            let (Argument::Value(value), Some(seconds)) = (argument, argument.delta_seconds().seconds()) else {
+                continue;
+            };
+            let start = value.as_ptr().addr() - line.as_ptr().addr();
+            changed.extend_from_slice(&line[copied..start]);
+            changed.extend_from_slice(change(&directive.to_ascii_lowercase(), seconds).to_string().as_bytes());
+            copied = start + value.len();
+        }
+        changed.extend_from_slice(&line[copied..]);
+        changed
+    }
+
     fn add(&mut self, directive: &[u8], argument: Argument<'_>) {
         let bare = matches!(argument, Argument::Absent);
         let mut lowercase = [0; LONGEST_DIRECTIVE];
@@ -249,6 +267,33 @@ mod tests {
             headers.append(CACHE_CONTROL, HeaderValue::from_static(line));
         }
         CacheControl::from_headers(&headers)
+    }
+
+    #[test]
+    fn seconds_are_changed_where_they_are_and_nothing_else_is() {
+        let half = |line: &str| {
+            let half = |name: &[u8], seconds| if name == b"min-fresh" { seconds } else { seconds / 2 };
+            String::from_utf8(CacheControl::with_seconds(line.as_bytes(), half)).unwrap()
+        };
+        for (line, expected) in [
+            ("max-age=60", "max-age=30"),
+            ("public,MAX-AGE=60 , s-maxage=10", "public,MAX-AGE=30 , s-maxage=5"),
+            (
+                r#"max-age="60", no-cache="set-cookie", x="max-age=8""#,
+                r#"max-age="30", no-cache="set-cookie", x="max-age=8""#,
+            ),
+            ("max-age=60, max-age=4", "max-age=30, max-age=2"),
+            ("min-fresh=9", "min-fresh=9"),
+            // Seconds that are none.
+            (
+                "max-age, max-age=, max-age=-1, max-age=1.5, max-age=1 2",
+                "max-age, max-age=, max-age=-1, max-age=1.5, max-age=1 2",
+            ),
+            ("", ""),
+            (r#"x="a, max-age=60"#, r#"x="a, max-age=30"#),
+        ] {
+            assert_eq!(half(line), expected, "{line}");
+        }
     }
 
     #[test]

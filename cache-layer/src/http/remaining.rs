@@ -1,0 +1,238 @@
+//! What is left of a response's freshness, said by fields that caches read which ignore `Age`.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{
+    entry::Deadlines,
+    policy::Remaining,
+    semantics::{
+        cache_control::CacheControl,
+        date::{parse_http_date, write_http_date},
+        delta_seconds::DeltaSeconds,
+        freshness::explicit_lifetime,
+        targeted::ResponseDirectives,
+    },
+};
+
+/// Of nginx, to what is behind it.
+const X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
+
+/// What is left of a response, in seconds.
+pub(super) struct Left {
+    age: u64,
+    /// Until this cache asks again; 0 of what is stale.
+    fresh: u64,
+    stale_while_revalidate: u64,
+    stale_if_error: u64,
+    /// Since the Unix epoch.
+    now: u64,
+}
+
+impl Left {
+    /// Of a response of this age in seconds; `now` is in milliseconds, as the deadlines are.
+    pub(super) fn new(age: u64, deadlines: &Deadlines, now: u64) -> Self {
+        // Up, as the age is rounded down: together they are what the response has stated.
+        let until = |deadline: u64| deadline.saturating_sub(now).div_ceil(1000);
+        Self {
+            age,
+            fresh: until(deadlines.fresh),
+            stale_while_revalidate: until(deadlines.stale_while_revalidate),
+            stale_if_error: until(deadlines.stale_if_error),
+            now: now / 1000,
+        }
+    }
+
+    /// Says it in the fields of an answer.
+    pub(super) fn say(&self, headers: &mut HeaderMap, by: Remaining) {
+        match by {
+            Remaining::Age => {}
+            Remaining::AccelExpires => self.say_to_nginx(headers),
+            Remaining::MaxAge => self.say_by_max_age(headers),
+        }
+    }
+
+    fn say_to_nginx(&self, headers: &mut HeaderMap) {
+        let left = match headers.get(X_ACCEL_EXPIRES) {
+            // The application's own word. With an `@` it is a moment, which comes no later for having been kept.
+            Some(stated) => {
+                let Some(seconds) = DeltaSeconds::parse(stated.as_bytes()).seconds() else { return };
+                seconds.saturating_sub(self.age)
+            }
+            // It would overrule whatever forbids nginx to keep the response.
+            None => {
+                let directives = ResponseDirectives::from_headers(headers, &[]);
+                let cc = &directives.cache_control;
+                let forbidden = cc.no_store || cc.no_cache || cc.private;
+                let Some(stated) = explicit_lifetime(&directives, headers, self.now * 1000).filter(|_| !forbidden)
+                else {
+                    return;
+                };
+                stated.saturating_sub(self.age).min(self.fresh)
+            }
+        };
+        headers.insert(X_ACCEL_EXPIRES, HeaderValue::from(left));
+    }
+
+    fn say_by_max_age(&self, headers: &mut HeaderMap) {
+        self.move_expires(headers);
+        let for_shared = CacheControl::from_headers(headers).s_maxage.is_some();
+        let seconds = |directive: &[u8], seconds: u64| match directive {
+            // Longer for clients than for caches like this one, it is none of what this cache has left.
+            b"max-age" if for_shared && self.fresh > 0 => seconds.saturating_sub(self.age),
+            b"max-age" | b"s-maxage" => seconds.saturating_sub(self.age).min(self.fresh),
+            // They begin when freshness ends: of what is fresh, all of them is left.
+            b"stale-while-revalidate" if self.fresh == 0 => seconds.min(self.stale_while_revalidate),
+            b"stale-if-error" if self.fresh == 0 => seconds.min(self.stale_if_error),
+            _ => seconds,
+        };
+        if let header::Entry::Occupied(mut lines) = headers.entry(header::CACHE_CONTROL) {
+            for line in lines.iter_mut() {
+                let changed = CacheControl::with_seconds(line.as_bytes(), seconds);
+                if let Ok(changed) = HeaderValue::from_maybe_shared(bytes::Bytes::from(changed)) {
+                    *line = changed;
+                }
+            }
+        }
+        headers.remove(header::AGE);
+        headers.insert(header::DATE, write_http_date(self.now));
+    }
+
+    /// To where it is as long after a date of now as what is left of the time between the dates that the response has.
+    fn move_expires(&self, headers: &mut HeaderMap) {
+        let date = |name| parse_http_date(headers.get(name)?.as_bytes(), self.now);
+        if let (Some(expires), Some(date)) = (date(header::EXPIRES), date(header::DATE)) {
+            let left = expires.saturating_sub(date).saturating_sub(self.age);
+            let cc = CacheControl::from_headers(headers);
+            let decides = cc.s_maxage.or(cc.max_age).is_none();
+            let left = if decides { left.min(self.fresh) } else { left };
+            headers.insert(header::EXPIRES, write_http_date(self.now + left));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 23 November 2026, 00:00:50 GMT.
+    const NOW: u64 = 1_795_392_050_000;
+    const DATE: (&str, &str) = ("date", "Mon, 23 Nov 2026 00:00:00 GMT");
+    const NOW_DATE: (&str, &str) = ("date", "Mon, 23 Nov 2026 00:00:50 GMT");
+
+    type Fields<'a> = &'a [(&'static str, &'static str)];
+
+    fn left(age: u64, fresh_ms: i64) -> Left {
+        let fresh = NOW.saturating_add_signed(fresh_ms);
+        let deadlines = Deadlines {
+            fresh,
+            stale_while_revalidate: fresh + 20_000,
+            stale_if_error: fresh + 60_000,
+            made: NOW,
+            gone: fresh + 100_000,
+        };
+        Left::new(age, &deadlines, NOW)
+    }
+
+    fn said(by: Remaining, left: &Left, fields: Fields<'_>) -> Vec<(String, String)> {
+        let mut headers: HeaderMap = fields
+            .iter()
+            .map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
+        left.say(&mut headers, by);
+        let line = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), value.to_str().unwrap().to_owned());
+        headers.iter().map(line).collect()
+    }
+
+    fn accel_expires(left: &Left, fields: Fields<'_>) -> Option<String> {
+        let said = said(Remaining::AccelExpires, left, fields);
+        said.into_iter().find_map(|(name, value)| (name == "x-accel-expires").then_some(value))
+    }
+
+    #[track_caller]
+    fn by_max_age(left: &Left, fields: Fields<'_>, expected: Fields<'_>) {
+        let mut said = said(Remaining::MaxAge, left, fields);
+        let mut expected: Vec<_> = expected.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        said.sort();
+        expected.sort();
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn by_age_nothing_is_added() {
+        let fields = [("cache-control", "max-age=60"), ("age", "50"), DATE];
+        assert_eq!(said(Remaining::Age, &left(50, 10_000), &fields).len(), 3);
+    }
+
+    #[test]
+    fn nginx_is_told_what_a_shared_cache_has_left() {
+        let ten = left(50, 10_000);
+        for (expected, fields) in [
+            (Some("10"), &[("cache-control", "max-age=60")][..]),
+            (Some("10"), &[("cache-control", "s-maxage=60, max-age=600")]),
+            (Some("0"), &[("cache-control", "max-age=50")]),
+            (Some("10"), &[("expires", "Mon, 23 Nov 2026 00:01:00 GMT"), DATE]),
+            // This cache keeps it no longer than that, for reasons of its own.
+            (Some("10"), &[("cache-control", "max-age=600")]),
+            // It says nothing to other caches, or that they may not have it: this must not be overruled.
+            (None, &[]),
+            (None, &[("cache-control", "max-age=60, private")]),
+            (None, &[("cache-control", "max-age=60, no-cache")]),
+            (None, &[("cache-control", "max-age=60, no-store, must-understand")]),
+        ] {
+            assert_eq!(accel_expires(&ten, fields).as_deref(), expected, "{fields:?}");
+        }
+        assert_eq!(accel_expires(&left(70, -10_000), &[("cache-control", "max-age=60")]).as_deref(), Some("0"));
+    }
+
+    #[test]
+    fn what_the_application_says_to_nginx_ages() {
+        let ten = left(50, 10_000);
+        for (stated, expected) in [("600", "550"), ("40", "0"), ("0", "0"), ("@1795392060", "@1795392060"), ("x", "x")]
+        {
+            let fields = [("cache-control", "max-age=60"), ("x-accel-expires", stated)];
+            assert_eq!(accel_expires(&ten, &fields).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn max_age_is_what_is_left_and_the_answer_is_of_now() {
+        let ten = left(50, 10_000);
+        by_max_age(
+            &ten,
+            &[("cache-control", "public, max-age=60, stale-while-revalidate=20"), ("age", "50"), ("etag", "1"), DATE],
+            &[("cache-control", "public, max-age=10, stale-while-revalidate=20"), ("etag", "1"), NOW_DATE],
+        );
+        // For clients it may be fresh for longer.
+        by_max_age(
+            &ten,
+            &[("cache-control", "s-maxage=60, max-age=600"), ("age", "50"), DATE],
+            &[("cache-control", "s-maxage=10, max-age=550"), NOW_DATE],
+        );
+        // This cache keeps it no longer than that, for reasons of its own.
+        by_max_age(&ten, &[("cache-control", "max-age=600"), DATE], &[("cache-control", "max-age=10"), NOW_DATE]);
+    }
+
+    #[test]
+    fn of_what_is_stale_nothing_is_left_but_the_rest_of_its_windows() {
+        by_max_age(
+            &left(65, -5_000),
+            &[("cache-control", "max-age=60, stale-while-revalidate=20"), ("cache-control", "stale-if-error=60"), DATE],
+            &[
+                ("cache-control", "max-age=0, stale-while-revalidate=15"),
+                ("cache-control", "stale-if-error=55"),
+                NOW_DATE,
+            ],
+        );
+    }
+
+    #[test]
+    fn expires_moves_along() {
+        let ten = left(50, 10_000);
+        let minute_later = ("expires", "Mon, 23 Nov 2026 00:01:00 GMT");
+        by_max_age(&ten, &[minute_later, DATE], &[minute_later, NOW_DATE]);
+        // By the application's clock, which is behind.
+        let (date, expires) = (("date", "Sun, 22 Nov 2026 23:00:00 GMT"), ("expires", "Sun, 22 Nov 2026 23:01:00 GMT"));
+        by_max_age(&ten, &[expires, date], &[minute_later, NOW_DATE]);
+        by_max_age(&ten, &[("expires", "0"), DATE], &[("expires", "0"), NOW_DATE]);
+    }
+}
