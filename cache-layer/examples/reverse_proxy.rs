@@ -72,12 +72,24 @@ struct Options {
     /// How much of what HTTP permits is made use of: what the origin plainly meant to be shared, or all of it
     #[arg(long, value_enum, default_value_t = Profile::Safe)]
     profile: Profile,
+
+    /// By which field a cache in front is told how much freshness is left: nginx reads `accel-expires`, and what ignores Age
+    /// reads `max-age`
+    #[arg(long, value_enum, default_value_t = Remaining::Age)]
+    remaining: Remaining,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Profile {
     Safe,
     Strict,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Remaining {
+    Age,
+    AccelExpires,
+    MaxAge,
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -127,12 +139,17 @@ async fn redis(url: &str) -> Result<RedisStore, ConfigError> {
 }
 
 async fn run(options: Options, cache: Cache) -> io::Result<()> {
-    let Options { listen, origin, ttl, profile, .. } = options;
+    let Options { listen, origin, ttl, profile, remaining, .. } = options;
     let profile = match profile {
         Profile::Safe => cache_layer::Profile::Safe,
         Profile::Strict => cache_layer::Profile::Strict,
     };
-    let mut layer = CacheLayer::new(cache.clone()).profile(profile);
+    let remaining = match remaining {
+        Remaining::Age => cache_layer::Remaining::Age,
+        Remaining::AccelExpires => cache_layer::Remaining::AccelExpires,
+        Remaining::MaxAge => cache_layer::Remaining::MaxAge,
+    };
+    let mut layer = CacheLayer::new(cache.clone()).profile(profile).remaining(remaining);
     if let Some(ttl) = ttl {
         layer = layer.ttl(ttl);
     }
