@@ -136,6 +136,8 @@ impl Shared {
         let client = Client::of(&asked.headers);
         let kept = match self.plan(asked, came) {
             Err(reason) if !is_about_the_next(reason) => return,
+            // It was not watched what the handler read: the whole may inherit its freshness.
+            Err(NoCacheReason::NoFreshness) if self.policy.inherits => return,
             Err(_) => false,
             // Whoever has seen the whole knows better than a head, which may say nothing of its length or its trailers.
             Ok(_) if length.is_none() || self.ranges.learned(&asked.key, client, now).is_some() => return,
