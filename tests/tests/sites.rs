@@ -131,7 +131,9 @@ async fn is_one_under_every_name_that_its_owner_says(backend: &Backend) {
     let origin = Origin::new(|call, request| async move {
         let mut response = echo(call, &request, MAX_AGE);
         match request.uri().path() {
-            "/moved" => drop(response.headers_mut().insert("location", "https://www.shop.example/page".parse().unwrap())),
+            "/moved" => {
+                drop(response.headers_mut().insert("location", "https://www.shop.example/page".parse().unwrap()))
+            }
             "/menu" => drop(response.headers_mut().insert("cache-groups", "\"food\"".parse().unwrap())),
             "/order" => {
                 drop(response.headers_mut().insert("cache-group-invalidation", "\"food\"".parse().unwrap()));

@@ -444,7 +444,8 @@ mod tests {
     #[test]
     fn what_is_from_the_future_is_of_no_use_but_for_its_validators() {
         let entry = entry(deadlines());
-        for (now, is_from_the_future) in [(0, true), (MINUTE - SKEW - 1, true), (MINUTE - SKEW, false), (MINUTE, false)] {
+        for (now, is_from_the_future) in [(0, true), (MINUTE - SKEW - 1, true), (MINUTE - SKEW, false), (MINUTE, false)]
+        {
             assert_eq!(entry.is_from_the_future(now), is_from_the_future, "{now}");
             let Deadlines { fresh, stale_while_revalidate, stale_if_error, gone, .. } = entry.deadlines_at(now);
             for moment in [fresh, stale_while_revalidate, stale_if_error] {

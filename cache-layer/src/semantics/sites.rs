@@ -157,7 +157,8 @@ mod tests {
     #[test]
     fn aliases_that_mean_nothing_are_refused() {
         let mut sites = sites(&[("a", "b")]);
-        for (alias, host) in [("b", "a"), ("A", "a"), ("a", "c"), ("", "a"), ("c", "d/e"), ("c", "me@d"), ("c d", "e")] {
+        for (alias, host) in [("b", "a"), ("A", "a"), ("a", "c"), ("", "a"), ("c", "d/e"), ("c", "me@d"), ("c d", "e")]
+        {
             assert!(sites.add_alias(alias, host).is_err(), "{alias} {host}");
         }
         assert_eq!(named(&sites, "a"), "b");

@@ -241,8 +241,7 @@ impl Shelf {
         let due = self.due.load(Ordering::Relaxed);
         // A clock that was set back may not get there for long.
         let is_due = now >= due || due - now > self.pause;
-        if is_due && self.due.compare_exchange(due, now + self.pause, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
+        if is_due && self.due.compare_exchange(due, now + self.pause, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let next = self.sweeps.fetch_add(1, Ordering::Relaxed) as usize % self.shards.len();
             self.sweep(&self.shards[next], emptied, now);
         }
