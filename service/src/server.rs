@@ -60,7 +60,10 @@ impl Server {
             let opened = Database::open(&config.database_url, config.database_connections).await;
             opened.map_err(|error| StartError::Database(config.database_url.clone(), error))
         };
-        let redis = async { Ok(cache.wait_for_redis(REDIS_PATIENCE).await) };
+        let redis = async {
+            cache.wait_for_redis(REDIS_PATIENCE).await;
+            Ok(())
+        };
         let (database, ()) = tokio::try_join!(database, redis)?;
         let failed = |error| StartError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
