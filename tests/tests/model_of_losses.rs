@@ -271,6 +271,6 @@ impl Model for Losses {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![Property::always(NEVER_STALE, |_, state| !state.stale)]
+        vec![Property::always(NEVER_STALE, |_, state: &State| !state.stale)]
     }
 }
