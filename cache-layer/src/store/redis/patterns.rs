@@ -65,7 +65,11 @@ impl RedisStore {
         let names = &self.0.names;
         let delete = async |mut connection: MultiplexedConnection| {
             let deleted = delete_matching(names, pattern, near, &mut connection).await?;
-            let mark = marked::<Flag>(names, Batch::default(), 0, &mut connection).await?;
+            // Nothing to ask a cluster's node, which takes no empty batch.
+            let mark = match names.is_clustered() {
+                true => None,
+                false => marked::<Flag>(names, Batch::default(), 0, &mut connection).await?,
+            };
             Ok((deleted, mark))
         };
         let (deleted, mark) = link.run_at_length(Operation::command("SCAN"), live, delete).await?;
