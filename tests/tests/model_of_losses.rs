@@ -122,8 +122,12 @@ impl Losses {
 
     /// The connection is there again.
     fn connect(&self, state: &mut State, id: usize, connection: Connection) {
-        if self.delivers_first {
-            state.deliver(id);
+        if let Some((change, _)) = state.processes[id].kept.take() {
+            if self.delivers_first {
+                state.invalidate();
+            }
+            // Who waited goes on.
+            state.floor = state.floor.max(change);
         }
         state.processes[id].connection = connection;
     }
@@ -132,13 +136,6 @@ impl Losses {
 impl State {
     fn invalidate(&mut self) {
         (self.entry, self.lease) = (None, None);
-    }
-
-    fn deliver(&mut self, id: usize) {
-        if let Some((change, _)) = self.processes[id].kept.take() {
-            self.invalidate();
-            self.floor = self.floor.max(change);
-        }
     }
 
     fn is_away(&self, id: usize) -> bool {
