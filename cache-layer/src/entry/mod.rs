@@ -140,6 +140,9 @@ struct Made {
     held: Held,
     /// Whether the payload is compressed by its nature, so that compressing it would be in vain.
     packed: bool,
+    /// The most variants that it is to lead to, if it leads to any. Whoever writes it says so; it is not stored.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code))]
+    most_variants: u16,
     /// The front end's reading of `meta`, made once for all hits in this process.
     view: OnceLock<Option<Arc<dyn Any + Send + Sync>>>,
 }
@@ -201,14 +204,36 @@ impl Entry {
         payload: Bytes,
         held: Held,
     ) -> Self {
-        let (packed, view) = (false, OnceLock::new());
-        let made = Made { id, canonical, deadlines, load_time, stamps, meta, payload, held, packed, view };
+        let (packed, most_variants) = (false, 0);
+        let made = Made {
+            id,
+            canonical,
+            deadlines,
+            load_time,
+            stamps,
+            meta,
+            payload,
+            held,
+            packed,
+            most_variants,
+            view: OnceLock::new(),
+        };
         Self { made: Arc::new(made), stale_since: NEVER, mark: Mark::default() }
     }
 
     /// The same entry, with a payload that is compressed by its nature, or isn't.
     pub(crate) fn packed(self, packed: bool) -> Self {
         self.made_with(|made| made.packed = packed)
+    }
+
+    /// The same entry, which is to lead to so many variants at most.
+    pub(crate) fn leading_to(self, most_variants: u16) -> Self {
+        self.made_with(|made| made.most_variants = most_variants)
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn most_variants(&self) -> u16 {
+        self.made.most_variants
     }
 
     /// The same entry, made a little differently: in its place, if nobody else has it.

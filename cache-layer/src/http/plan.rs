@@ -198,7 +198,8 @@ impl Shared {
         response.parent = Some(parent);
         let stored = Stored::Response(response);
         let entries = vec![
-            (asked.key.clone(), entry(parent, &asked.key, &varies)),
+            // Loads that begin at the same time count the same variants: whoever stores them counts better.
+            (asked.key.clone(), entry(parent, &asked.key, &varies).leading_to(self.policy.max_variants)),
             (variant.clone(), entry(EntryId::random(), &variant, &stored)),
         ];
         (Writes { entries, guard }, tags)

@@ -77,16 +77,16 @@ impl RedisStore {
             None => (&lease.key, &b""[..]),
         };
         let variant = match &writes.entries[..] {
-            [(primary, _), (variant, _)] if !primary.id().is_variant() && variant.id().is_variant() => {
-                Some((primary, variant))
+            [(primary, leading), (variant, _)] if !primary.id().is_variant() && variant.id().is_variant() => {
+                Some((primary, variant, leading.most_variants()))
             }
             _ => None,
         };
         let script = if variant.is_some() { &scripts::COMMIT_VARIANT } else { &scripts::COMMIT };
         let mut call = script.key(names.lease(&lease.key));
         call.key(names.entry(guard.0)).arg(&lease.token[..]).arg(guard.1);
-        if let Some((primary, variant)) = variant {
-            call.key(names.variants(primary)).arg(Names::variant_digits(variant));
+        if let Some((primary, variant, most)) = variant {
+            call.key(names.variants(primary)).arg(Names::variant_digits(variant)).arg(most);
         }
         for (key, entry) in &writes.entries {
             let bytes = envelope::encode(&entry.clone().stamped(&stamps));

@@ -105,31 +105,46 @@ script! {
 
 script! {
     /// KEYS lease, guard, known variants, primary entry, variant. ARGV token, the guard's mark and id (empty: no guard), the
-    /// variant's digits, then for each of the two entries its bytes and its milliseconds. Returns as [`COMMIT`].
+    /// variant's digits, how many variants there may be (0: any number), then for each of the two entries its bytes and its
+    /// milliseconds. Returns as [`COMMIT`].
     ///
     /// Another primary entry leads to none of the variants so far: they are deleted, or they would stay until their time
-    /// is up, as many as there are values of the fields that select them.
+    /// is up, as many as there are values of the fields that select them. So is the oldest, where there are too many: loads
+    /// that ran at the same time have each counted themselves alone.
     COMMIT_VARIANT = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
               redis.call('DEL', KEYS[1]);
               if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then return 0 end;
-              local known, digits, life = redis.pcall('GET', KEYS[3]), ARGV[3], math.max(ARGV[5], ARGV[7]);
-              if type(known) ~= 'string' then known = '' end;
-              if redis.pcall('GETRANGE', KEYS[4], 8, 23) ~= ARGV[4]:sub(9, 24) then
+              local digits, most, life = ARGV[3], tonumber(ARGV[4]), math.max(ARGV[6], ARGV[8]);
+              local known = redis.pcall('GET', KEYS[3]);
+              if type(known) ~= 'string' or #known % 32 ~= 0 then known = '' end;
+              local function delete(variants)
                   local at = KEYS[5]:find(digits, 1, true);
                   local before, after = KEYS[5]:sub(1, at - 1), KEYS[5]:sub(at + 32);
-                  for old in known:gmatch(('%x'):rep(32)) do
+                  for old in variants:gmatch(('%x'):rep(32)) do
                       if old ~= digits then redis.pcall('UNLINK', before .. old .. after) end
+                  end
+              end;
+              if known ~= '' then
+                  if redis.pcall('GETRANGE', KEYS[4], 8, 23) == ARGV[5]:sub(9, 24) then
+                      life = math.max(life, redis.call('PTTL', KEYS[3]))
+                  else
+                      delete(known);
+                      known = ''
+                  end
+              end;
+              if not known:find(digits, 1, true) then
+                  known = known .. digits;
+                  local spare = #known - most * 32;
+                  if most > 0 and spare > 0 then
+                      delete(known:sub(1, spare));
+                      known = known:sub(spare + 1)
                   end;
-                  known = ''
+                  redis.call('SET', KEYS[3], known, 'PX', string.format('%d', life))
+              elseif redis.call('PTTL', KEYS[3]) < life then
+                  redis.call('PEXPIRE', KEYS[3], string.format('%d', life))
               end;
-              if known == '' then
-                  redis.call('SET', KEYS[3], digits, 'PX', string.format('%d', life))
-              else
-                  if not known:find(digits, 1, true) then redis.call('SETRANGE', KEYS[3], #known, digits) end;
-                  if redis.call('PTTL', KEYS[3]) < life then redis.call('PEXPIRE', KEYS[3], string.format('%d', life)) end
-              end;
-              redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[5]);
-              redis.call('SET', KEYS[5], ARGV[6], 'PX', ARGV[7]);
+              redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[6]);
+              redis.call('SET', KEYS[5], ARGV[7], 'PX', ARGV[8]);
               return 1"
 }
 

@@ -127,7 +127,7 @@ async fn vary(store: &RedisStore, primary: EntryId, selector: &str, life: u64) -
     let (place, variant) = (key("v"), key("v").variant(selector.as_bytes()));
     let lease = lease(store, &place).await;
     let entries = vec![
-        (place.clone(), entry(&place, primary, life, "")),
+        (place.clone(), entry(&place, primary, life, "").leading_to(8)),
         (variant.clone(), entry(&variant, EntryId::random(), life, selector)),
     ];
     store.commit(&Fill { writes: Writes { entries, guard: None }, ..loaded(lease, "", &[]) }).await.unwrap()
@@ -162,6 +162,23 @@ async fn variants_that_nothing_leads_to_any_more_are_deleted() {
     store.invalidate(Scope::Key(&key("v"))).await.unwrap();
     vary(&store, EntryId::random(), "another", 60_000).await;
     assert_eq!(variants(), 1);
+}
+
+/// Loads that run at the same time have each counted themselves alone, so that the front end begins anew too late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_variants_that_were_counted_too_few_the_oldest_go() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let parent = EntryId::random();
+    for round in 0..20 {
+        assert_eq!(vary(&store, parent, &format!("language {round}"), 60_000).await, Committed::Stored);
+        let variants = server.keys().iter().filter(|name| name.contains(":e:") && !name.contains(":-:")).count();
+        assert_eq!(variants, (round + 1).min(8), "round {round}");
+    }
+    for round in 12..20 {
+        let selector = format!("language {round}");
+        assert_eq!(read(&store, &key("v").variant(selector.as_bytes())).await.unwrap(), selector);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
