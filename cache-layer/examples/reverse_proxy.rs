@@ -5,8 +5,11 @@
 //! ```
 //!
 //! Method, path, query, fields, body and trailers pass in both directions as they are, less what belongs to one
-//! connection only (RFC 9110, section 7.6.1); interim responses such as 103 pass as well. `Host` stays the client's. On SIGTERM or SIGINT, requests in flight are
-//! answered and what they loaded is stored before the proxy ends.
+//! connection only (RFC 9110, section 7.6.1); interim responses such as 103 pass as well. `Host` stays the client's, and has
+//! to be there once (RFC 9112, section 3.2). A client that doesn't finish a request's head is not waited for. To one of
+//! HTTP/1.0, which sees no difference between an end and a break, a body of unknown length goes once it is whole; one that is
+//! too large or too slow for that goes as it comes, and if it breaks off, so does the connection. On SIGTERM or SIGINT,
+//! requests in flight are answered and what they loaded is stored before the proxy ends.
 
 use std::{convert::Infallible, error::Error, fmt::Display, io, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -19,13 +22,16 @@ use clap::{Parser, ValueEnum, error::ErrorKind};
 use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
-    body::Incoming,
+    body::{Body as _, Incoming},
     client, header,
     http::uri::{Authority, PathAndQuery, Scheme},
     server,
     service::service_fn as hyper_service_fn,
 };
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -33,10 +39,18 @@ use tokio::{
 };
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn};
 
-use self::interim::{Interim, Requests, Wire};
+use self::{
+    http10::Held,
+    interim::{Interim, Requests, Wire},
+};
 
+#[path = "reverse_proxy/http10.rs"]
+mod http10;
 #[path = "reverse_proxy/interim.rs"]
 mod interim;
+#[cfg(test)]
+#[path = "reverse_proxy/tests.rs"]
+mod tests;
 
 /// How long Redis is waited for before the proxy listens.
 const REDIS_PATIENCE: Duration = Duration::from_secs(5);
@@ -68,6 +82,10 @@ struct Options {
     /// Keep responses for so long whose origin doesn't say for how long; without it they are not kept
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl: Option<Duration>,
+
+    /// How long a client may take for the head of a request, from when the last one was answered
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
+    header_timeout: Duration,
 
     /// How much of what HTTP permits is made use of: what the origin plainly meant to be shared, or all of it
     #[arg(long, value_enum, default_value_t = Profile::Safe)]
@@ -139,7 +157,14 @@ async fn redis(url: &str) -> Result<RedisStore, ConfigError> {
 }
 
 async fn run(options: Options, cache: Cache) -> io::Result<()> {
-    let Options { listen, origin, ttl, profile, remaining, .. } = options;
+    let listener = TcpListener::bind(options.listen).await?;
+    println!("reverse_proxy: http://{} -> http://{}", listener.local_addr()?, options.origin);
+    serve(listener, options, cache).await
+}
+
+/// Answers until it is told to end.
+async fn serve(listener: TcpListener, options: Options, cache: Cache) -> io::Result<()> {
+    let Options { origin, ttl, header_timeout, profile, remaining, .. } = options;
     let profile = match profile {
         Profile::Safe => cache_layer::Profile::Safe,
         Profile::Strict => cache_layer::Profile::Strict,
@@ -153,15 +178,10 @@ async fn run(options: Options, cache: Cache) -> io::Result<()> {
     if let Some(ttl) = ttl {
         layer = layer.ttl(ttl);
     }
-    let service = ServiceBuilder::new().layer(layer).service(service_fn({
-        let origin = origin.clone();
-        move |request| forward(origin.clone(), request)
-    }));
+    let service =
+        ServiceBuilder::new().layer(layer).service(service_fn(move |request| forward(origin.clone(), request)));
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener = TcpListener::bind(listen).await?;
-    println!("reverse_proxy: http://{} -> http://{origin}", listener.local_addr()?);
-
     let connections = GracefulShutdown::new();
     loop {
         let stream = tokio::select! {
@@ -182,7 +202,10 @@ async fn run(options: Options, cache: Cache) -> io::Result<()> {
         let wire = Wire::new(stream);
         let (service, requests) = (service.clone(), wire.requests());
         let serve = hyper_service_fn(move |request| answer(service.clone(), requests.clone(), request));
-        let connection = server::conn::http1::Builder::new().serve_connection(TokioIo::new(wire), serve);
+        let connection = server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .serve_connection(TokioIo::new(wire), serve);
         let connection = connections.watch(connection);
         // A client that broke off is not this proxy's to report.
         tokio::spawn(async { connection.await.ok() });
@@ -194,7 +217,7 @@ async fn run(options: Options, cache: Cache) -> io::Result<()> {
     Ok(())
 }
 
-type Answer<B> = Response<Either<B, Full<Bytes>>>;
+type Answer<B> = Response<Either<Either<B, Held<B>>, Full<Bytes>>>;
 
 /// One request of a client's, and what becomes of it.
 async fn answer<S>(
@@ -208,7 +231,8 @@ where
     if request.method() == Method::CONNECT {
         return Ok(plain(StatusCode::NOT_IMPLEMENTED, "This is no forward proxy.\n"));
     }
-    if request.version() == Version::HTTP_11 {
+    let version = request.version();
+    if version == Version::HTTP_11 {
         request.extensions_mut().insert(requests.begin());
     }
     // Before the cache: what it decides by must be what the origin sees.
@@ -218,6 +242,10 @@ where
     let what = format!("{} {}", request.method(), request.uri());
     let result = service.oneshot(request).await;
     requests.end();
+    let result = match result {
+        Ok(response) if version == Version::HTTP_10 => http10::hold(response, &requests).await,
+        other => other.map(|response| response.map(Either::Left)),
+    };
     Ok(match result {
         Ok(response) => response.map(Either::Left),
         Err(error) => {
@@ -235,6 +263,7 @@ fn plain<B>(status: StatusCode, text: &str) -> Answer<B> {
 
 /// Brings a request into the one form in which it is looked up and sent on.
 fn prepare<B>(request: &mut Request<B>) -> Result<(), BoxError> {
+    check_host(request)?;
     // An absolute target overrules `Host` (RFC 9112, section 3.2.2).
     if let Some(authority) = request.uri().authority() {
         let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
@@ -252,6 +281,28 @@ fn prepare<B>(request: &mut Request<B>) -> Result<(), BoxError> {
     Ok(())
 }
 
+/// One host, and one only from HTTP/1.1 on (RFC 9112, section 3.2).
+fn check_host<B>(request: &Request<B>) -> Result<(), BoxError> {
+    let mut lines = request.headers().get_all(header::HOST).into_iter();
+    match (lines.next(), lines.next()) {
+        (None, _) if request.version() < Version::HTTP_11 => Ok(()),
+        (None, _) => Err("There is no Host.".into()),
+        (Some(_), Some(_)) => Err("There is more than one Host.".into()),
+        (Some(host), None) if is_host(host) => Ok(()),
+        (Some(_), None) => Err("The Host is none.".into()),
+    }
+}
+
+fn is_host(value: &header::HeaderValue) -> bool {
+    let Some(authority) = value.to_str().ok().and_then(|value| value.parse::<Authority>().ok()) else { return false };
+    // User information would stand before the host.
+    let Some(port) = authority.as_str().strip_prefix(authority.host()) else { return false };
+    let digits = port.strip_prefix(':').unwrap_or(port);
+    !authority.host().is_empty()
+        && (port.is_empty() || port.starts_with(':'))
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Asks the origin, over a connection for this request alone: a kept one may be closed under a request that can't be
 /// sent twice.
 async fn forward(origin: Authority, mut request: Request<Incoming>) -> Result<Response<Incoming>, BoxError> {
@@ -261,6 +312,10 @@ async fn forward(origin: Authority, mut request: Request<Incoming>) -> Result<Re
     if !request.headers().contains_key(header::HOST) {
         // A client of HTTP/1.0; the cache has left it alone.
         request.headers_mut().insert(header::HOST, origin.as_str().parse()?);
+    }
+    if request.body().size_hint().exact().is_none() {
+        // hyper's client takes it that GET and HEAD have no body of unknown length, unless it is told.
+        request.headers_mut().insert(header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
     }
     if let Some(interim) = request.extensions_mut().remove::<Interim>() {
         pass_interim_responses(&mut request, interim);

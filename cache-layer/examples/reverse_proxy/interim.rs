@@ -9,15 +9,31 @@ use std::{
 };
 
 use hyper::{HeaderMap, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 /// The most that waits for a client that doesn't read, in bytes; what comes then is dropped.
 const MAX_WAITING: usize = 64 << 10;
 
 /// A client's connection.
-pub(crate) struct Wire<T> {
+pub(crate) struct Wire<T: Break> {
     stream: T,
     waiting: Arc<Mutex<Waiting>>,
+}
+
+/// A stream that can end so that the other side takes what it got for no whole.
+pub(crate) trait Break {
+    /// What is closed from now on, is so without an end.
+    fn break_on_close(&self);
+}
+
+impl Break for TcpStream {
+    fn break_on_close(&self) {
+        // If it can't be told, the client has gone.
+        let _ = self.set_zero_linger();
+    }
 }
 
 #[derive(Default)]
@@ -29,9 +45,19 @@ struct Waiting {
     request: u64,
     /// The connection's task, which writes.
     task: Option<Waker>,
+    /// A response is under way whose end is that of the connection.
+    open_end: bool,
 }
 
-impl<T> Wire<T> {
+impl<T: Break> Drop for Wire<T> {
+    fn drop(&mut self) {
+        if lock(&self.waiting).open_end {
+            self.stream.break_on_close();
+        }
+    }
+}
+
+impl<T: Break> Wire<T> {
     pub(crate) fn new(stream: T) -> Self {
         Self { stream, waiting: Arc::default() }
     }
@@ -54,6 +80,11 @@ impl Requests {
     /// The request has its final response.
     pub(crate) fn end(&self) {
         lock(&self.0).request += 1;
+    }
+
+    /// The response ends with its connection: unless that is shut down in order, it is to break.
+    pub(crate) fn end_with_connection(&self) {
+        lock(&self.0).open_end = true;
     }
 }
 
@@ -92,7 +123,7 @@ fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T: AsyncWrite + Unpin> Wire<T> {
+impl<T: AsyncWrite + Break + Unpin> Wire<T> {
     /// Writes what waits, which is complete before anything else is.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut waiting = lock(&self.waiting);
@@ -107,13 +138,13 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+impl<T: AsyncRead + Break + Unpin> AsyncRead for Wire<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+impl<T: AsyncWrite + Break + Unpin> AsyncWrite for Wire<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
         lock(&self.waiting).in_response = true;
@@ -145,7 +176,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// hyper comes here once all is written, and not after a body that failed.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        lock(&self.waiting).open_end = false;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -159,6 +192,10 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     use super::*;
+
+    impl Break for DuplexStream {
+        fn break_on_close(&self) {}
+    }
 
     /// A connection whose server sends two interim responses to each request, and one that comes too late.
     fn connect() -> DuplexStream {
