@@ -102,6 +102,9 @@ pub use self::http::Parts;
 #[cfg(feature = "macros")]
 #[doc(hidden)]
 pub use self::typed::attribute as __cached;
+#[cfg(feature = "macros")]
+#[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
+pub use self::typed::unordered;
 #[cfg(feature = "typed")]
 pub use self::typed::{Codec, GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
 #[cfg(feature = "macros")]

@@ -1,6 +1,13 @@
 //! `#[cached]` functions, over every store.
 
+#![allow(clippy::option_option, reason = "it is one of the types whose keys could be taken for another's")]
+
 use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    ffi::OsStr,
+    fmt::Debug,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,7 +16,7 @@ use std::{
 };
 
 use cache_layer::{Cache, Clock, Key, cached};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tests::{Backend, over_each_store};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,6 +33,10 @@ over_each_store!(
     methods_find_the_cache_in_self,
     durations_and_locks_are_as_they_are_written,
     what_cannot_be_part_of_a_key_is_shared_with_nobody,
+    each_call_is_answered_by_its_own_result,
+    equal_maps_and_sets_are_one_argument,
+    the_type_says_what_a_result_is,
+    the_type_says_what_may_be_none,
 );
 
 /// A database that counts what it is asked.
@@ -72,6 +83,10 @@ async fn a_function_runs_once_for_the_same_arguments(backend: &Backend) {
     assert_eq!(product_list(&one, &db, "lamps", 2).await, ["lamps 2: 2"]);
     assert_eq!(product_list(&one, &db, "desks", 1).await, ["desks 1: 3"]);
     assert_eq!(product_list_cache::key("lamps", 1), Key::new(["product_list", ":", "\"lamps\"", ",", "1"]));
+    settled(&one).await;
+    one.delete_pattern("product_list:\"lamps\",*").await.unwrap();
+    assert!(!one.contains(product_list_cache::key("lamps", 2)).await);
+    assert!(one.contains(product_list_cache::key("desks", 1)).await);
 }
 
 #[cached(name = "pair", skip(db))]
@@ -254,7 +269,7 @@ async fn durations_and_locks_are_as_they_are_written(backend: &Backend) {
 }
 
 #[cached(name = "unnameable", skip(db))]
-async fn unnameable(cache: &Cache, db: &Db, by: std::collections::BTreeMap<Vec<u8>, u8>) -> usize {
+async fn unnameable(cache: &Cache, db: &Db, by: &Path) -> usize {
     let _ = by;
     db.query()
 }
@@ -262,8 +277,223 @@ async fn unnameable(cache: &Cache, db: &Db, by: std::collections::BTreeMap<Vec<u
 async fn what_cannot_be_part_of_a_key_is_shared_with_nobody(backend: &Backend) {
     let cache = backend.cache().await.build();
     let db = Db::default();
-    let argument = || std::collections::BTreeMap::from([(vec![1], 1)]);
-    assert_eq!(unnameable(&cache, &db, argument()).await, 1);
+    // serde writes paths as text, and this is none.
+    let path = Path::new(OsStr::from_bytes(b"caf\xe9"));
+    assert_eq!(unnameable(&cache, &db, path).await, 1);
     settled(&cache).await;
-    assert_eq!(unnameable(&cache, &db, argument()).await, 2);
+    assert_eq!(unnameable(&cache, &db, path).await, 2);
+}
+
+/// `None`: whatever the owner; `Some(None)`: those that have none.
+#[cached(name = "owned")]
+async fn owned(cache: &Cache, owner: Option<Option<u32>>) -> String {
+    format!("{owner:?}")
+}
+
+#[cached(name = "below")]
+async fn below(cache: &Cache, limit: Option<f64>, single: f32) -> String {
+    format!("{limit:?} {single:?}")
+}
+
+#[cached(name = "marked")]
+async fn marked(cache: &Cache, mark: Option<()>) -> String {
+    format!("{mark:?}")
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum Choice {
+    All,
+    Number(u64),
+    Float(f64),
+    Text(String),
+    Id(ProductId),
+    Maybe(Option<u64>),
+    Pair((u64, u64)),
+    List(Vec<u64>),
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ProductId(u64);
+
+#[cached(name = "chosen")]
+async fn chosen(cache: &Cache, choice: &Choice) -> String {
+    format!("{choice:?}")
+}
+
+#[cached(name = "wide")]
+async fn wide(cache: &Cache, one: u128, other: i128) -> String {
+    format!("{one} {other}")
+}
+
+async fn each_call_is_answered_by_its_own_result(backend: &Backend) {
+    async fn check<A: Debug>(cache: &Cache, arguments: A, call: impl AsyncFn(&A) -> String, expected: String) {
+        for _ in 0..2 {
+            assert_eq!(call(&arguments).await, expected, "{arguments:?}");
+            settled(cache).await;
+        }
+    }
+    let cache = backend.cache().await.build();
+    for owner in [None, Some(None), Some(Some(0)), Some(Some(7))] {
+        check(&cache, owner, async |owner| owned(&cache, *owner).await, format!("{owner:?}")).await;
+    }
+    let floats = [f64::NEG_INFINITY, f64::INFINITY, f64::NAN, 0.0, -0.0, 0.1, 0.1 + 0.2, 0.3, 1.0, f64::MAX];
+    for limit in floats.map(Some).into_iter().chain([None]) {
+        for single in [0.5, f32::NAN, f32::INFINITY] {
+            let call = async |(limit, single): &(_, _)| below(&cache, *limit, *single).await;
+            check(&cache, (limit, single), call, format!("{limit:?} {single:?}")).await;
+        }
+    }
+    for mark in [None, Some(())] {
+        check(&cache, mark, async |mark| marked(&cache, *mark).await, format!("{mark:?}")).await;
+    }
+    let choices = [
+        Choice::All,
+        Choice::Number(1),
+        Choice::Float(1.0),
+        Choice::Text("1".into()),
+        Choice::Text("null".into()),
+        Choice::Id(ProductId(1)),
+        Choice::Maybe(None),
+        Choice::Maybe(Some(1)),
+        Choice::Pair((1, 2)),
+        Choice::List(vec![1, 2]),
+        Choice::List(vec![2, 1]),
+    ];
+    for choice in choices {
+        let expected = format!("{choice:?}");
+        check(&cache, choice, async |choice| chosen(&cache, choice).await, expected).await;
+    }
+    for (one, other) in [(u128::MAX, i128::MIN), (u128::MAX - 1, i128::MIN), (0, 0)] {
+        let call = async |(one, other): &(_, _)| wide(&cache, *one, *other).await;
+        check(&cache, (one, other), call, format!("{one} {other}")).await;
+    }
+}
+
+#[derive(Clone, Serialize)]
+struct Search {
+    fields: HashMap<String, Vec<HashSet<u32>>>,
+    labels: Option<HashSet<String>>,
+}
+
+#[cached(name = "searched", skip(db))]
+async fn searched(
+    cache: &Cache,
+    db: &Db,
+    filter: HashMap<String, String>,
+    ids: &HashSet<u32>,
+    search: &Search,
+    named: BTreeMap<Vec<u8>, HashSet<u32>>,
+) -> usize {
+    let _ = (filter, ids, search, named);
+    db.query()
+}
+
+async fn equal_maps_and_sets_are_one_argument(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let db = Db::default();
+    // Each that is built has an order of its own.
+    let filter = || (0..20).map(|field| (format!("field {field}"), "x".to_owned())).collect();
+    let ids = || (0..20).collect::<HashSet<u32>>();
+    let search = || Search {
+        fields: (0..20).map(|field| (format!("field {field}"), vec![ids(), HashSet::new()])).collect(),
+        labels: Some((0..20).map(|label| label.to_string()).collect()),
+    };
+    let named = || BTreeMap::from([(vec![1], ids())]);
+    for _ in 0..10 {
+        assert_eq!(searched(&cache, &db, filter(), &ids(), &search(), named()).await, 1);
+        settled(&cache).await;
+    }
+    searched_cache::invalidate(&cache, filter(), &ids(), &search(), named()).await.unwrap();
+    assert!(!cache.contains(searched_cache::key(filter(), &ids(), &search(), named())).await);
+    assert_eq!(searched(&cache, &db, filter(), &ids(), &search(), named()).await, 2);
+    settled(&cache).await;
+    // One element more or less makes another.
+    let other = ids().into_iter().skip(1).collect();
+    assert_eq!(searched(&cache, &db, filter(), &other, &search(), named()).await, 3);
+}
+
+/// Errors that serde knows: they could be kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Away;
+
+type Fallible<T> = Result<T, Away>;
+type Answer = Fallible<usize>;
+
+/// Fails each other time.
+#[cached(name = "aliased", skip(db))]
+async fn aliased(cache: &Cache, db: &Db) -> Fallible<usize> {
+    let query = db.query();
+    if query.is_multiple_of(2) { Ok(query) } else { Err(Away) }
+}
+
+#[cached(name = "aliased_twice", skip(db))]
+async fn aliased_twice(cache: &Cache, db: &Db) -> Answer {
+    aliased_body(db)
+}
+
+fn aliased_body(db: &Db) -> Answer {
+    let query = db.query();
+    if query.is_multiple_of(2) { Ok(query) } else { Err(Away) }
+}
+
+mod of_another_name {
+    use super::*;
+
+    /// Of a search, and no `Result` at all.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub(crate) struct Result<T>(pub(crate) Vec<T>);
+
+    #[cached(name = "no_result", skip(db))]
+    pub(crate) async fn no_result(cache: &Cache, db: &Db) -> Result<usize> {
+        Result(vec![db.query()])
+    }
+}
+
+impl Repository {
+    #[cached(name = "aliased_method", cache = "self.cache")]
+    async fn aliased(&self) -> Fallible<usize> {
+        aliased_body(&self.db)
+    }
+}
+
+async fn the_type_says_what_a_result_is(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let repository = Repository { db: Db::default(), cache: cache.clone() };
+    let (one, two) = (Db::default(), Db::default());
+    for expected in [Err(Away), Ok(2), Ok(2)] {
+        assert_eq!(aliased(&cache, &one).await, expected);
+        assert_eq!(aliased_twice(&cache, &two).await, expected);
+        assert_eq!(repository.aliased().await, expected);
+        settled(&cache).await;
+    }
+    assert_eq!(aliased_cache::refresh(&cache, &one).await, Err(Away));
+    settled(&cache).await;
+    assert_eq!(aliased(&cache, &one).await, Ok(2));
+
+    let db = Db::default();
+    for _ in 0..2 {
+        assert_eq!(of_another_name::no_result(&cache, &db).await, of_another_name::Result(vec![1]));
+        settled(&cache).await;
+    }
+}
+
+type Perhaps<T> = Option<T>;
+
+#[cached(name = "perhaps", negative_ttl = "1s", skip(db))]
+async fn perhaps(cache: &Cache, db: &Db) -> Fallible<Perhaps<usize>> {
+    db.query();
+    Ok(None)
+}
+
+async fn the_type_says_what_may_be_none(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let db = Db::default();
+    for queries in [1, 1, 2] {
+        assert_eq!(perhaps(&cache, &db).await, Ok(None));
+        settled(&cache).await;
+        assert_eq!(db.queries(), queries);
+        clock.advance(SECOND / 2);
+    }
 }

@@ -4,16 +4,16 @@ use std::{
     collections::HashSet,
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use cache_layer::{
-    Cache, Clock, Codec, Loaded, Lock, SetError, Stale, depends_on,
+    Cache, CacheBuilder, Clock, Codec, Loaded, Lock, SetError, Stale, depends_on,
     store::RedisStore,
-    telemetry::{NoCacheReason, Rejection},
+    telemetry::{Event, NoCacheReason, Rejection},
 };
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,9 @@ over_each_store!(
     many_values_go_and_come_at_once,
     each_of_many_is_judged_by_its_own_tags,
     what_cannot_be_written_is_answered_all_the_same,
+    what_would_not_come_back_as_it_was_is_refused,
+    what_its_own_type_does_not_read_is_answered_and_not_kept,
+    a_float_comes_back_to_the_last_bit,
     codecs_read_each_others_values,
     a_value_inherits_from_what_its_load_reads,
     a_value_from_a_stale_one_is_not_kept,
@@ -511,6 +514,107 @@ async fn what_cannot_be_written_is_answered_all_the_same(backend: &Backend) {
     assert!(matches!(cache.set("odd", &odd).await, Err(SetError::Unserializable(_))));
     let tags = (0..65).map(|tag| tag.to_string());
     assert_eq!(cache.set("k", "value").tags(tags).await, Err(SetError::TooManyTags));
+}
+
+/// What was in the cache under `"k"` before a value that it refuses, and after.
+async fn is_refused<V>(backend: &Backend, value: V, because: &str)
+where
+    V: Clone + std::fmt::Debug + Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    let cache = cache(backend).await;
+    cache.set("k", "before").await.unwrap();
+    match cache.set("k", &value).await {
+        Err(SetError::Unserializable(reason)) => assert!(reason.contains(because), "{reason}"),
+        other => panic!("{value:?}: {other:?}"),
+    }
+    assert!(matches!(cache.set_many([("k", &value)]).await, Err(SetError::Unserializable(_))));
+    assert_eq!(cache.get::<String>("k").await.as_deref(), Some("before"));
+    answers_and_keeps_nothing(backend.cache().await, value.clone()).await;
+
+    // What tells them apart keeps them.
+    let exact = backend.cache().await.codec(Codec::Postcard).build();
+    exact.set("exact", &value).await.unwrap();
+    let found = exact.get::<V>("exact").await;
+    assert_eq!(format!("{found:?}"), format!("{:?}", Some(value)));
+}
+
+/// Loads `value` twice; nothing of it is stored, and each time it is said why.
+async fn answers_and_keeps_nothing<V>(cache: CacheBuilder, value: V)
+where
+    V: Clone + std::fmt::Debug + Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    let reasons = Arc::<Mutex<Vec<NoCacheReason>>>::default();
+    let noted = reasons.clone();
+    let observer = move |event: Event| {
+        if let Event::NotStored(reason) = event {
+            noted.lock().unwrap().push(reason);
+        }
+    };
+    let cache = cache.observer(observer).build();
+    for loads in 1..=2 {
+        let loaded = value.clone();
+        let answer = cache.get_or_load("loaded", async move || Ok::<_, Infallible>(loaded)).await.unwrap();
+        settled(&cache).await;
+        assert_eq!(format!("{answer:?}"), format!("{value:?}"));
+        assert_eq!((cache.counts().not_stored, cache.counts().stored), (loads, 0), "{value:?}");
+    }
+    assert_eq!(*reasons.lock().unwrap(), [NoCacheReason::Unserializable; 2]);
+    assert_eq!(cache.counts().rejected, []);
+}
+
+async fn what_would_not_come_back_as_it_was_is_refused(backend: &Backend) {
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    struct Deep(Vec<Self>);
+    let deep = (0..127).fold(Deep(vec![]), |inner, _| Deep(vec![inner]));
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        is_refused(backend, value, "no number").await;
+    }
+    is_refused(backend, vec![Some(1.5_f32), Some(f32::NAN)], "no number").await;
+    is_refused(backend, (1, Some(None::<u8>)), "`null`").await;
+    is_refused(backend, Some(()), "`null`").await;
+    is_refused(backend, deep, "127 levels").await;
+}
+
+async fn what_its_own_type_does_not_read_is_answered_and_not_kept(backend: &Backend) {
+    /// JSON's keys are texts, and what is flattened doesn't take them for numbers again.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    struct Flat {
+        #[serde(flatten)]
+        rest: Stock,
+    }
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    struct Stock {
+        by_id: std::collections::HashMap<u32, u32>,
+    }
+    /// Looks at what is there, and Postcard doesn't say.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Price {
+        Cents(u64),
+        Text(String),
+    }
+    let flat = Flat { rest: Stock { by_id: [(1, 2)].into() } };
+    answers_and_keeps_nothing(backend.cache().await, flat).await;
+    let compact = || async { backend.cache().await.codec(Codec::Postcard) };
+    answers_and_keeps_nothing(compact().await, Price::Cents(1)).await;
+    answers_and_keeps_nothing(compact().await, Price::Text("1.00".to_owned())).await;
+    answers_and_keeps_nothing(compact().await, serde_json::json!({"price": 1})).await;
+}
+
+async fn a_float_comes_back_to_the_last_bit(backend: &Backend) {
+    let cache = cache(backend).await;
+    // Cents, at a rate: every seventh of them is rounded otherwise where the reading is not exact.
+    let prices: Vec<f64> = (0..2_000).map(|cents| f64::from(cents * 4_999) / 100.0 * 1.19).collect();
+    cache.set("prices", &prices).await.unwrap();
+    assert_eq!(cache.get::<Vec<f64>>("prices").await.unwrap(), prices);
+    let singles: Vec<f32> = prices.iter().map(|price| *price as f32 * 1.1).chain([-0.0, f32::MIN_POSITIVE]).collect();
+    for _ in 0..2 {
+        let loaded = singles.clone();
+        let found = cache.get_or_load("singles", async move || Ok::<_, Infallible>(loaded)).await.unwrap();
+        settled(&cache).await;
+        assert!(found.iter().zip(&singles).all(|(found, single)| found.to_bits() == single.to_bits()));
+    }
+    assert_eq!(cache.counts().hits, 2);
 }
 
 async fn codecs_read_each_others_values(backend: &Backend) {

@@ -1,8 +1,8 @@
 //! What a cached function becomes.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
-use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Signature, Type};
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Signature, Type, spanned::Spanned as _};
 
 use crate::{
     arguments::{Arguments, Duration, Lock},
@@ -60,7 +60,7 @@ fn without_mut(signature: &Signature) -> Signature {
 impl Function {
     /// The body: looks up, and loads if it must.
     fn answer(&self, refresh: bool) -> TokenStream {
-        let Self { item, receiver, inputs, cache, fallible, arguments, .. } = self;
+        let Self { item, receiver, inputs, cache, output, arguments, .. } = self;
         let uncached = uncached_name(&item.sig.ident);
         let key = self.key();
         let settings = settings(arguments);
@@ -83,35 +83,32 @@ impl Function {
             Some(_) => quote!(__this.#uncached(#(#passed),*).await),
             None => quote!(#uncached(#(#passed),*).await),
         };
-        let (load, result) = if *fallible {
-            (call, quote!(__result))
-        } else {
-            (
-                quote!(::core::result::Result::<_, ::cache_layer::__cached::Infallible>::Ok(#call)),
-                quote!(match __result {
-                    ::core::result::Result::Ok(__value) => __value,
-                    ::core::result::Result::Err(__never) => match __never {},
-                }),
-            )
-        };
+        // Whether it is a `Result` is for its type to say: an alias has any name.
+        let returned = quote!(::cache_layer::__cached::Returned::<#output>::of());
+        let negative_ttl = arguments.negative_ttl.as_ref().map(|ttl| {
+            let (ttl, span) = (duration(ttl), output.span());
+            quote_spanned!(span=> let __ask = ::cache_layer::__cached::Absent::negative_ttl(__ask, #ttl);)
+        });
         let tags = arguments.tags.iter().map(|tag| match tag {
             Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => quote!(::cache_layer::__cached::format!(#text)),
             other => quote!(::std::string::String::from(#other)),
         });
         quote! {
+            #[allow(unused_imports)]
+            use ::cache_layer::__cached::Plain as _;
             let __cache: ::cache_layer::__cached::Cache = (#cache).clone();
             let __key = #key;
             let __tags: ::std::vec::Vec<::std::string::String> =
                 ::std::vec![#(#tags),*];
             #this
             #(#owned)*
-            let __result = __cache
-                .get_or_load(__key, move || async move { #load })
+            let __ask = __cache
+                .get_or_load(__key, move || async move { #returned.loaded(#call) })
                 #settings
                 .tags(__tags)
-                #refresh
-                .await;
-            #result
+                #refresh;
+            #negative_ttl
+            #returned.answer(__ask.await)
         }
     }
 
@@ -234,24 +231,25 @@ impl Function {
     }
 }
 
-/// What the call of the cache is told, but for the tags.
+/// What the call of the cache is told, but for the tags and what is for `None` only.
 fn settings(arguments: &Arguments) -> TokenStream {
-    let Arguments { ttl, stale_while_revalidate, stale_if_error, negative_ttl, lock, .. } = arguments;
+    let Arguments { ttl, stale_while_revalidate, stale_if_error, lock, .. } = arguments;
     let durations = [
         (quote!(ttl), ttl),
         (quote!(stale_while_revalidate), stale_while_revalidate),
         (quote!(stale_if_error), stale_if_error),
-        (quote!(negative_ttl), negative_ttl),
     ];
-    let durations = durations.into_iter().filter_map(|(setter, duration)| {
-        let duration = match duration.as_ref()? {
-            Duration::Milliseconds(milliseconds) => {
-                quote!(::cache_layer::__cached::Duration::from_millis(#milliseconds))
-            }
-            Duration::Expression(expression) => quote!(#expression),
-        };
+    let durations = durations.into_iter().filter_map(|(setter, setting)| {
+        let duration = duration(setting.as_ref()?);
         Some(quote!(.#setter(#duration)))
     });
     let lock = lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
     quote!(#(#durations)* #lock)
+}
+
+fn duration(duration: &Duration) -> TokenStream {
+    match duration {
+        Duration::Milliseconds(milliseconds) => quote!(::cache_layer::__cached::Duration::from_millis(#milliseconds)),
+        Duration::Expression(expression) => quote!(#expression),
+    }
 }

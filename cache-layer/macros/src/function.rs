@@ -1,8 +1,8 @@
 //! The function that is to be cached, and whether it can be.
 
 use syn::{
-    Error, Expr, FnArg, GenericArgument, Ident, ItemFn, Pat, PatIdent, PatType, PathArguments, Receiver, Result,
-    ReturnType, Type, TypePath, TypeReference, parse_quote,
+    Error, Expr, FnArg, Ident, ItemFn, Pat, PatIdent, PatType, Receiver, Result, ReturnType, Type, TypePath,
+    TypeReference, parse_quote,
 };
 
 use crate::{
@@ -19,8 +19,8 @@ pub(crate) struct Function {
     pub(crate) template: Option<Vec<Piece>>,
     pub(crate) cache: Expr,
     pub(crate) cache_is_argument: bool,
-    /// Whether it returns a `Result`, of which only the successes are cached.
-    pub(crate) fallible: bool,
+    /// What it returns.
+    pub(crate) output: Type,
 }
 
 /// An argument.
@@ -90,13 +90,14 @@ impl Function {
                 "there is nothing to cache: write what the function returns",
             ));
         };
-        let fallible = last_segment(output).is_some_and(|name| name == "Result");
-        let value = if fallible { first_parameter(output) } else { Some(&**output) };
-        let optional = value.and_then(last_segment).is_some_and(|name| name == "Option");
-        if arguments.negative_ttl.is_some() && !optional {
-            return Err(Error::new_spanned(output, "`negative_ttl` is for `None`: write `Option<…>`, or leave it out"));
+        if let Type::ImplTrait(_) = **output {
+            return Err(Error::new_spanned(
+                output,
+                "a value is read back as the type that is written here: write the type's name",
+            ));
         }
-        Ok(Self { arguments, receiver, inputs, template, cache, cache_is_argument, fallible, item })
+        let output = Type::clone(output);
+        Ok(Self { arguments, receiver, inputs, template, cache, cache_is_argument, output, item })
     }
 }
 
@@ -153,14 +154,4 @@ fn last_segment(ty: &Type) -> Option<&Ident> {
         Type::Path(TypePath { path, .. }) => path.segments.last().map(|segment| &segment.ident),
         _ => None,
     }
-}
-
-/// The type in angle brackets.
-fn first_parameter(ty: &Type) -> Option<&Type> {
-    let Type::Path(TypePath { path, .. }) = ty else { return None };
-    let PathArguments::AngleBracketed(parameters) = &path.segments.last()?.arguments else { return None };
-    parameters.args.iter().find_map(|parameter| match parameter {
-        GenericArgument::Type(ty) => Some(ty),
-        _ => None,
-    })
 }

@@ -47,7 +47,7 @@ mod template;
 /// | `stale_if_error = "1h"` | for so long after, the value is used if the function fails |
 /// | `negative_ttl = "5s"` | how long `None` is fresh, of a function that returns an `Option` |
 /// | `skip(db)` | arguments that are no part of the key |
-/// | `key = "{category}/{page}"` | the key, of arguments that implement `Display`; unless set, of all that are not skipped, as JSON |
+/// | `key = "{category}/{page}"` | the key, of arguments that implement `Display`; unless set, [of all that are not skipped](#what-the-key-is-made-of) |
 /// | `schema = 2` | to be counted up when the type changes, so that old and new processes keep apart |
 /// | `cache = "self.cache"` | where the cache is; not needed beside an argument of type `&Cache`, which is no part of the key |
 ///
@@ -60,18 +60,33 @@ mod template;
 /// - `refresh(…)`: takes what the function takes; runs it whatever is there, and stores what it returns
 ///
 /// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` has no room for a module: beside
-/// a method `product(&self, …)` there are `product_key(…)`, `product_invalidate(there are `product_key(…)`, `product_invalidate(&self, …)` and `product_refresh(&self, …)`.self, …)` (or `(&cache, …)`, if the cache is an argument) and
-/// `product_refresh(&self, …)`.
+/// a method `product(&self, …)` there are `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
+/// an argument) and `product_refresh(&self, …)`.
+///
+/// # What the key is made of
+///
+/// The name, and the arguments one after another, as serde has them: what it tells apart has two keys, and what is equal has
+/// one. It reads much as `{:?}` does, without blanks: `product_list:"lamps",1`. Patterns see that, too:
+/// `delete_pattern("product_list:\"lamps\",*")`.
+///
+/// - `None`, `Some(None)`, `Some(())`, `NaN`, and each of the infinities are themselves. All `NaN`s are one, and `0.0` and
+///   `-0.0` are two, as a function may tell them apart. Integers are their value, whatever their width.
+/// - Maps and sets that are equal have one key, in whatever order they are; a list in another order is another list. serde
+///   writes sets as lists: a `HashSet` is known by its type, and for the unordered collections of others there is
+///   [`unordered`].
+/// - An argument that its own `Serialize` refuses is shared with nobody, and a warning says so.
 ///
 /// # What it asks for
 ///
 /// The function runs in a task of its own, which outlives a caller that leaves: `self` and what is borrowed must be
 /// `Clone`, everything `Send`, and nothing borrow from elsewhere. What it returns is a value that serde knows, or a
-/// `Result` of one; errors are not cached, and go to everybody who waited, so they are `Clone`. `Result` is known by
-/// that name, so an alias has to end in it. Functions with type parameters can't be cached, nor can those of a trait.
+/// `Result` of one; errors are not cached, and go to everybody who waited, so they are `Clone`. It is the type that says
+/// what a `Result` is, by whatever alias; one within something else is a value like any other. Functions with type
+/// parameters can't be cached, nor can those of a trait.
 ///
 /// [`Key`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Key.html
 /// [invalidates]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.invalidate
+/// [`unordered`]: https://docs.rs/cache-layer/latest/cache_layer/fn.unordered.html
 #[proc_macro_attribute]
 pub fn cached(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let expanded = syn::parse(arguments)

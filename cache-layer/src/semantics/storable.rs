@@ -131,7 +131,7 @@ no_cache_reasons! {
     BackedOff => "backed-off",
     /// It was made from something that is stale, or of which nobody knows whether it still holds.
     MadeFromStale => "made-from-stale",
-    /// A value that its own type can't be written as.
+    /// A value that the cache's codec can't write, or that its own type doesn't read back.
     Unserializable => "unserializable",
     /// A redirect to what it answers, as from `http` to `https` where both share what is stored
     /// ([`schemes_apart`](crate::CacheLayer::schemes_apart)): kept, it would lead its clients round in a circle.

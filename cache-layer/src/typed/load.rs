@@ -396,20 +396,18 @@ where
         let terms = self.terms_of(&loaded);
         let reads = terms.apply_to(reads, now);
         let codec = cache.codec();
-        let writes = terms.settle(&reads, now).and_then(|(deadlines, tags)| {
-            let value = codec.encode(&loaded.value).map_err(|error| {
-                static THROTTLE: Throttle = Throttle::new();
-                if let Some(kept_back) = THROTTLE.pass() {
-                    tracing::warn!(%error, ?key, kept_back, "a value can't be written, and is not kept");
-                }
-                NoCacheReason::Unserializable
-            })?;
-            let entries = vec![(key.clone(), write(key, codec, value, deadlines))];
-            Ok((Writes { entries, guard: None }, tags))
-        });
+        let written = terms.settle(&reads, now).map(|settled| (settled, codec.encode(&loaded.value)));
         let _ = tell.send(Led::Loaded(loaded.value, reads));
-        match writes {
-            Ok((writes, tags)) => permit.commit(writes, tags).await,
+        let proven = written.and_then(|((deadlines, tags), value)| {
+            // What nobody could read would be stored and loaded again each time, and all would wait for it.
+            let value = value.and_then(|value| codec.decode::<V>(&value).map(|_| value));
+            Ok((value.map_err(|error| unserializable(key, &error))?, deadlines, tags))
+        });
+        match proven {
+            Ok((value, deadlines, tags)) => {
+                let entries = vec![(key.clone(), write(key, codec, value, deadlines))];
+                permit.commit(Writes { entries, guard: None }, tags).await;
+            }
             Err(reason) => permit.uncacheable(reason, None),
         }
     }
@@ -433,4 +431,13 @@ where
             refresh: *refresh,
         }
     }
+}
+
+/// Says, once in a while, why a value is not kept.
+fn unserializable(key: &Key, error: &str) -> NoCacheReason {
+    static THROTTLE: Throttle = Throttle::new();
+    if let Some(kept_back) = THROTTLE.pass() {
+        tracing::warn!(%error, ?key, kept_back, "a value can't be written and read back, and is not kept");
+    }
+    NoCacheReason::Unserializable
 }

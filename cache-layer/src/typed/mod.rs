@@ -4,9 +4,9 @@
 //! - [`loaded`]: what a load brings, and what it is given
 //! - [`set`]: storing values that no load stands behind
 //! - [`terms`]: for how long, under which tags, and who waits for whom
-//! - [`value`], [`codec`]: a value as an entry
+//! - [`value`], [`codec`], [`json`]: a value as an entry
 //! - [`key`]: what values are called
-//! - [`attribute`]: what `#[cached]` is made of
+//! - [`attribute`], [`argument`]: what `#[cached]` is made of, and its keys
 
 use std::time::Duration;
 
@@ -28,8 +28,11 @@ use crate::{
 };
 
 #[cfg(feature = "macros")]
+mod argument;
+#[cfg(feature = "macros")]
 pub mod attribute;
 mod codec;
+mod json;
 mod key;
 mod load;
 mod loaded;
@@ -37,6 +40,8 @@ mod set;
 mod terms;
 mod value;
 
+#[cfg(feature = "macros")]
+pub use self::argument::unordered;
 pub use self::{
     codec::Codec,
     load::GetOrLoad,

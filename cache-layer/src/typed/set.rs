@@ -85,7 +85,8 @@ impl fmt::Debug for Set {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SetError {
-    /// A value of this type can't be written by the cache's codec; what was there is there still.
+    /// The cache's [codec](crate::Codec) can't write this value so that it would be read back as it is; what was there is
+    /// there still.
     Unserializable(String),
     /// More than 64 tags, or one above 256 bytes; what was there is there still.
     TooManyTags,

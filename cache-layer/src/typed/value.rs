@@ -25,7 +25,7 @@ pub(super) fn write(key: &Key, codec: Codec, value: Vec<u8>, deadlines: Deadline
 /// The value, if the entry holds one of this type.
 pub(super) fn read<V: DeserializeOwned>(entry: &Entry) -> Option<V> {
     let [KIND, mark] = entry.meta()[..] else { return None };
-    Codec::of_mark(mark)?.decode(entry.payload())
+    Codec::of_mark(mark)?.decode(entry.payload()).ok()
 }
 
 /// A value, and the entry that it came from.

@@ -30,8 +30,8 @@ async fn without_names(cache: &Cache, (one, other): (u32, u32)) -> u32 {
     one + other
 }
 
-#[cached(name = "list", negative_ttl = "1s")]
-async fn never_none(cache: &Cache) -> u32 {
+#[cached(name = "list")]
+async fn of_no_name(cache: &Cache) -> impl Clone {
     1
 }
 
