@@ -79,11 +79,13 @@ pub enum FillOutcome {
     Unavailable,
     /// The store has no room, and evicts nothing to make some.
     Full,
+    /// The store could not keep up: too much was on its way to it, or waited for too long.
+    Shed,
 }
 
 impl FillOutcome {
     /// Every one.
-    pub const ALL: [Self; 4] = [Self::Stored, Self::Fenced, Self::Unavailable, Self::Full];
+    pub const ALL: [Self; 5] = [Self::Stored, Self::Fenced, Self::Unavailable, Self::Full, Self::Shed];
 
     /// The name, for a metric's label.
     #[must_use]
@@ -93,6 +95,7 @@ impl FillOutcome {
             Self::Fenced => "fenced",
             Self::Unavailable => "unavailable",
             Self::Full => "full",
+            Self::Shed => "shed",
         }
     }
 }
@@ -108,7 +111,7 @@ pub enum Release {
     TransientError,
     /// What was loaded can't be shared: they all ask for themselves.
     GiveUp,
-    /// The load was lost, by a panic or with its runtime: another one of them loads.
+    /// The load was lost, by a panic or with its runtime, or ended since nobody waited for it: another one of them loads.
     Dangling,
     /// One of them waited for as long as the lock timeout, and asks for itself.
     WaitTimeout,
@@ -240,11 +243,13 @@ pub enum LoadOutcome {
     Failed,
     /// By a panic, or with its runtime.
     Lost,
+    /// Before its end, since nobody waited for it any more.
+    Abandoned,
 }
 
 impl LoadOutcome {
     /// Every one.
-    pub const ALL: [Self; 4] = [Self::Loaded, Self::NotModified, Self::Failed, Self::Lost];
+    pub const ALL: [Self; 5] = [Self::Loaded, Self::NotModified, Self::Failed, Self::Lost, Self::Abandoned];
 
     /// What it is once it is known not to be lost.
     pub(crate) fn unless_lost(self) -> Self {
@@ -259,6 +264,7 @@ impl LoadOutcome {
             Self::NotModified => "not-modified",
             Self::Failed => "error",
             Self::Lost => "lost",
+            Self::Abandoned => "abandoned",
         }
     }
 }
@@ -355,6 +361,10 @@ pub enum Event {
     EarlyRefresh,
     /// A refresh in the background was left out, since there was no room at the application.
     RefreshSkipped,
+    /// A refresh in the background had no answer: the service failed, panicked, or said nothing for as long as a load may
+    /// take. The next request for the same loads it itself, and has what is stale if that fails or takes too long. Where
+    /// all of them fail, the framework may not let a layer call inward once its request is answered.
+    RefreshFailed,
     /// A request was turned away, since there was no room at the application for as long as it waited.
     Overloaded,
     /// A response was not stored, for this reason.
@@ -427,6 +437,8 @@ pub struct Counts {
     pub early_refreshes: u64,
     /// Refreshes that were left out for want of room at the application.
     pub skipped_refreshes: u64,
+    /// Refreshes in the background that had no answer.
+    pub failed_refreshes: u64,
     /// Requests that were turned away for want of room at the application.
     pub overloaded: u64,
     /// Responses that were not stored.
@@ -435,6 +447,8 @@ pub struct Counts {
     pub stored: u64,
     /// Fills that an invalidation voided.
     pub fenced: u64,
+    /// Fills that were dropped, since the store could not keep up.
+    pub shed: u64,
     /// Fills or look-ups that the store could not be asked for in time.
     pub unavailable: u64,
     /// Invalidations that reached the store.
@@ -457,10 +471,12 @@ struct Counters {
     joined: AtomicU64,
     early_refreshes: AtomicU64,
     skipped_refreshes: AtomicU64,
+    failed_refreshes: AtomicU64,
     overloaded: AtomicU64,
     not_stored: AtomicU64,
     stored: AtomicU64,
     fenced: AtomicU64,
+    shed: AtomicU64,
     unavailable: AtomicU64,
     invalidations: AtomicU64,
     undelivered: AtomicU64,
@@ -499,10 +515,12 @@ impl Telemetry {
             Event::Joined => &counters.joined,
             Event::EarlyRefresh => &counters.early_refreshes,
             Event::RefreshSkipped => &counters.skipped_refreshes,
+            Event::RefreshFailed => &counters.failed_refreshes,
             Event::Overloaded => &counters.overloaded,
             Event::NotStored(_) => &counters.not_stored,
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
+            Event::Fill(FillOutcome::Shed) => &counters.shed,
             Event::Fill(FillOutcome::Unavailable | FillOutcome::Full) | Event::StoreUnavailable => {
                 &counters.unavailable
             }
@@ -533,10 +551,12 @@ impl Telemetry {
             joined: of(&counters.joined),
             early_refreshes: of(&counters.early_refreshes),
             skipped_refreshes: of(&counters.skipped_refreshes),
+            failed_refreshes: of(&counters.failed_refreshes),
             overloaded: of(&counters.overloaded),
             not_stored: of(&counters.not_stored),
             stored: of(&counters.stored),
             fenced: of(&counters.fenced),
+            shed: of(&counters.shed),
             unavailable: of(&counters.unavailable),
             invalidations: of(&counters.invalidations),
             undelivered_invalidations: of(&counters.undelivered),

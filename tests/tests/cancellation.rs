@@ -224,8 +224,8 @@ mod a_load {
                 }
             }
         });
-        let here = App::on(backend, &origin).await;
-        let there = App::on(backend, &origin).await;
+        let here = patient(backend, &origin).await;
+        let there = patient(backend, &origin).await;
         let leader = spawn_get(&here);
         wait_for_calls(&origin, 1).await;
         let followers = [&here, &here, &here, &there, &there].map(spawn_get);
@@ -465,4 +465,205 @@ mod a_load {
         is_waited_for_by_a_shutdown,
         is_waited_for_by_everybody_who_wants_to,
     );
+}
+
+/// The client has left that asked for it, and nobody else waits.
+mod a_load_that_nobody_waits_for {
+    use cache_layer::{Cache, telemetry::LoadOutcome};
+    use tokio::sync::watch;
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_millis(200);
+    const NEVER: Duration = Duration::from_secs(600);
+
+    /// Tells that whatever holds it is gone.
+    struct Held(watch::Sender<bool>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.send_replace(true);
+        }
+    }
+
+    fn held() -> (Held, watch::Receiver<bool>) {
+        let (gone, seen) = watch::channel(false);
+        (Held(gone), seen)
+    }
+
+    async fn wait_until_gone(gone: &watch::Receiver<bool>) {
+        wait_until("the application's own work is dropped", async || *gone.borrow()).await;
+    }
+
+    /// Never answers the first call.
+    fn silent_at_first(fields: Fields) -> (Origin, watch::Receiver<bool>) {
+        let (hold, gone) = held();
+        let hold = std::sync::Mutex::new(Some(hold));
+        let origin = Origin::new(move |call, request| {
+            let hold = hold.lock().unwrap().take();
+            async move {
+                if hold.is_some() {
+                    std::future::pending::<()>().await;
+                }
+                Ok(echo(call, &request, fields))
+            }
+        });
+        (origin, gone)
+    }
+
+    async fn node(backend: &Backend, origin: &Origin, bound: Duration) -> App {
+        App::new(backend.cache().await.abandoned_load(bound).build(), origin, |layer| layer)
+    }
+
+    async fn is_ended_where_no_answer_comes(backend: &Backend) {
+        let (origin, gone) = silent_at_first(MAX_AGE);
+        let app = node(backend, &origin, BOUND).await;
+        let client = spawn_get(&app);
+        wait_for_calls(&origin, 1).await;
+        leave(client).await;
+        wait_until_gone(&gone).await;
+        app.settled().await;
+        assert_eq!((app.cache.loads_in_flight(), app.cache.counts().not_stored), (0, 1));
+        let answer = app.get("/", &[]).await;
+        assert_eq!((answer.x_cache(), answer.call(), answer.cache_status().stored), ("MISS", 2, true));
+    }
+
+    async fn is_ended_where_no_end_comes(backend: &Backend) {
+        for fields in [MAX_AGE, &[("cache-control", "max-age=60"), ("content-length", "1000")]] {
+            let (tell, mut feeds) = tokio::sync::mpsc::unbounded_channel();
+            let origin = Origin::new(move |_, _| {
+                let (feed, body) = Feed::new();
+                tell.send(feed).unwrap();
+                let mut response = http::Response::builder();
+                for (name, value) in fields {
+                    response = response.header(*name, *value);
+                }
+                async move { Ok(response.body(body).unwrap()) }
+            });
+            let app = node(backend, &origin, BOUND).await;
+            let mut response = app.begin(request(Method::GET, &format!("/{}", fields.len()), &[])).await.unwrap();
+            let feed = feeds.recv().await.unwrap();
+            feed.data("one").unwrap();
+            response.body_mut().frame().await.unwrap().unwrap();
+            drop(response);
+            wait_until("the application is told", async || feed.data("x").is_err()).await;
+            app.settled().await;
+            assert_eq!(app.cache.counts().stored, 0);
+        }
+    }
+
+    async fn goes_on_as_long_as_others_wait_for_its_head_or_read_its_body(backend: &Backend) {
+        for in_the_body in [false, true] {
+            let (head, rest) = (Gate::closed(), Gate::closed());
+            let origin = Origin::new({
+                let (head, rest) = (head.clone(), rest.clone());
+                move |_, _| {
+                    let (head, rest) = (head.clone(), rest.clone());
+                    async move {
+                        head.pass().await;
+                        let (feed, body) = Feed::new();
+                        tokio::spawn(async move {
+                            rest.pass().await;
+                            let _ = feed.data("whole");
+                        });
+                        Ok(http::Response::builder().header("cache-control", "max-age=60").body(body).unwrap())
+                    }
+                }
+            });
+            let cache = backend.cache().await.abandoned_load(Duration::ZERO).lock_timeout(Duration::from_secs(60));
+            let app = App::new(cache.build(), &origin, |layer| layer);
+            let uri = format!("/{in_the_body}");
+            let leader = tokio::spawn({
+                let (app, uri) = (app.clone(), uri.clone());
+                async move { app.get(&uri, &[]).await }
+            });
+            wait_for_calls(&origin, 1).await;
+            let follower = tokio::spawn({
+                let (app, uri) = (app.clone(), uri.clone());
+                async move { app.begin(request(Method::GET, &uri, &[])).await.unwrap().into_body().collect().await }
+            });
+            wait_for_followers(&app, 1).await;
+            if in_the_body {
+                head.open();
+                wait_until("it is read", async || app.cache.counts().joined == 1).await;
+            }
+            leave(leader).await;
+            // Longer than it is looked twice whether anybody waits.
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            head.open();
+            rest.open();
+            assert_eq!(follower.await.unwrap().unwrap().to_bytes(), "whole");
+            assert_eq!((app.get(&uri, &[]).await.x_cache(), origin.calls()), ("HIT", 1));
+        }
+    }
+
+    /// Another process has found that this is nobody else's.
+    async fn ends_with_its_client_where_it_is_nobody_elses(backend: &Backend) {
+        let private: Fields = &[("cache-control", "private")];
+        let elsewhere = App::on(backend, &Origin::echo(private)).await;
+        elsewhere.get("/", &[]).await;
+        let (origin, gone) = silent_at_first(private);
+        let app = node(backend, &origin, NEVER).await;
+        let client = spawn_get(&app);
+        wait_for_calls(&origin, 1).await;
+        leave(client).await;
+        wait_until_gone(&gone).await;
+    }
+
+    async fn is_ended_where_it_makes_a_value(backend: &Backend) {
+        let (hold, gone) = held();
+        let outcomes = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let cache = backend.cache().await.abandoned_load(BOUND).observer({
+            let outcomes = outcomes.clone();
+            move |event| {
+                if let cache_layer::telemetry::Event::Loaded { outcome, .. } = event {
+                    outcomes.lock().unwrap().push(outcome);
+                }
+            }
+        });
+        let cache: Cache = cache.build();
+        let (begun, mut begins) = watch::channel(false);
+        let caller = tokio::spawn({
+            let cache = cache.clone();
+            async move {
+                let load = move || async move {
+                    let _hold = hold;
+                    begun.send_replace(true);
+                    std::future::pending::<Result<u64, String>>().await
+                };
+                cache.get_or_load("silent", load).await
+            }
+        });
+        begins.wait_for(|begun| *begun).await.unwrap();
+        caller.abort();
+        wait_until_gone(&gone).await;
+        assert!(cache.drain(Duration::from_secs(30)).await);
+        assert_eq!(*outcomes.lock().unwrap(), [LoadOutcome::Abandoned]);
+        assert_eq!(cache.get_or_load("silent", || async { Ok::<u64, String>(7) }).await, Ok(7));
+    }
+
+    over_each_store!(
+        is_ended_where_no_answer_comes,
+        is_ended_where_no_end_comes,
+        goes_on_as_long_as_others_wait_for_its_head_or_read_its_body,
+        ends_with_its_client_where_it_is_nobody_elses,
+        is_ended_where_it_makes_a_value,
+    );
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn is_ended_at_once_where_it_can_not_be_stored() {
+        let backend = Backend::redis();
+        let (origin, gone) = silent_at_first(MAX_AGE);
+        let app = node(&backend, &origin, NEVER).await;
+        drop(backend);
+        wait_until("the store is lost", async || {
+            app.cache.get::<u64>("lost").await;
+            app.cache.counts().unavailable > 0
+        })
+        .await;
+        let client = spawn_get(&app);
+        wait_for_calls(&origin, 1).await;
+        leave(client).await;
+        wait_until_gone(&gone).await;
+    }
 }

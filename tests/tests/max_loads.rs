@@ -10,7 +10,7 @@ use std::{
 
 use cache_layer::{CacheLayer, Clock};
 use http::{Method, StatusCode};
-use tests::{App, Backend, Gate, Origin, Response, echo, over_each_store, request, wait_until};
+use tests::{App, Backend, Feed, Gate, Origin, Response, echo, over_each_store, request, wait_until};
 use tokio::task::JoinSet;
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -161,9 +161,45 @@ async fn in_the_background_are_left_out(backend: &Backend) {
     assert_eq!(full.app.get("/stored", &[]).await.call(), 3);
 }
 
+/// Two requests that anybody can make would close the site otherwise.
+async fn that_nobody_waits_for_give_way(backend: &Backend) {
+    let origin = Origin::new(|call, request| async move {
+        match request.uri().path() {
+            "/silent" => std::future::pending().await,
+            "/feed" => {
+                let (feed, body) = Feed::new();
+                tokio::spawn(async move {
+                    while feed.data("{}").is_ok() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                });
+                Ok(http::Response::builder().header("cache-control", "max-age=60").body(body).unwrap())
+            }
+            _ => Ok(echo(call, &request, MAX_AGE)),
+        }
+    });
+    let cache = backend.cache().await.abandoned_load(Duration::from_secs(600)).build();
+    let app = App::new(cache, &origin, |layer| layer.max_loads(2));
+    let silent = tokio::spawn({
+        let app = app.clone();
+        async move { app.begin(request(Method::GET, "/silent", &[])).await }
+    });
+    let mut feed = app.begin(request(Method::GET, "/feed", &[])).await.unwrap();
+    http_body_util::BodyExt::frame(feed.body_mut()).await.unwrap().unwrap();
+    wait_until("both rooms are taken", async || origin.calls() == 2).await;
+    silent.abort();
+    drop(feed);
+    for uri in ["/a", "/b"] {
+        let answer = app.begin(request(Method::GET, uri, &[])).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    assert_eq!(app.cache.counts().overloaded, 0);
+}
+
 over_each_store!(
     of_a_cold_cache_are_no_more_than_the_application_bears,
     beyond_what_it_bears_wait_so_long_and_are_turned_away,
     beyond_what_it_bears_are_answered_with_what_stands_in_for_errors,
     in_the_background_are_left_out,
+    that_nobody_waits_for_give_way,
 );

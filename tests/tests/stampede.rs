@@ -10,13 +10,14 @@ use std::{
 
 use cache_layer::CacheLayer;
 use http::{Method, StatusCode};
-use tests::{App, Backend, Failure, Origin, Response, echo, over_each_store, request};
+use tests::{App, Backend, Failure, Gate, Origin, Response, echo, over_each_store, request};
 
 const LONG: Duration = Duration::from_secs(600);
 const FLEET: usize = 4;
 const REQUESTS: usize = 10;
 
 over_each_store!(
+    all_cold_answers_that_say_that_they_are_stored_are,
     a_failing_application_is_asked_once_in_a_back_off_by_all_processes,
     an_application_without_a_response_is_refused_for_as_a_bad_gateway,
     a_stale_response_stands_in_while_the_application_is_left_alone,
@@ -241,4 +242,26 @@ async fn without_a_back_off_nothing_is_remembered(backend: &Backend) {
     for call in 1..5 {
         assert_eq!(apps[0].get("/x", &[]).await.call(), call);
     }
+}
+
+/// However many come in at one moment, and there are more than go to the store at one time.
+async fn all_cold_answers_that_say_that_they_are_stored_are(backend: &Backend) {
+    const BURST: usize = 300;
+    let gate = Gate::closed();
+    let origin = Origin::gated_echo(&gate, &[("cache-control", "max-age=600")]);
+    let app = App::new(backend.cache().await.lock_timeout(LONG).build(), &origin, |layer| layer);
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..BURST {
+        let app = app.clone();
+        clients.spawn(async move {
+            let answer = tests::ask(&app.service(), request(Method::GET, &format!("/{client}"), &[])).await.unwrap();
+            answer.cache_status().stored
+        });
+    }
+    tests::wait_until("all are at the application", async || origin.calls() == BURST).await;
+    gate.open();
+    let said = clients.join_all().await.into_iter().filter(|stored| *stored).count();
+    app.settled().await;
+    let counts = app.cache.counts();
+    assert_eq!((said, counts.stored, counts.shed, counts.unavailable), (BURST, BURST as u64, 0, 0));
 }

@@ -4,12 +4,16 @@ use std::time::Duration;
 #[cfg(feature = "typed")]
 use std::{any::Any, sync::Arc};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 
 use super::Cache;
 use super::backoff::{BackOff, Setback};
 use super::flight::{Flight, Landing};
 use super::look::not_kept;
+use super::patience::{LONGEST_PAUSE, LONGEST_PAUSE_FOR_A_LEASE, Patience};
 use super::rope::Rope;
 use super::share::{Begun, Sharing};
 use crate::{
@@ -17,6 +21,7 @@ use crate::{
     store::{Acquired, Committed, Failed, Fill, Lease, LeaseToken, Seen, StoreError, Writes},
     tag::Tags,
     telemetry::{Event, FillOutcome, LoadOutcome, NoCacheReason, Release, WaitScope},
+    throttle::Throttle,
 };
 
 /// How long a key whose response could not be kept is loaded without waiting for one another.
@@ -26,9 +31,25 @@ const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 const LONGEST_LOAD: Duration = Duration::from_secs(60);
 const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
+/// How often at least is looked whether anybody waits for a load.
+const LONGEST_BEAT: Duration = Duration::from_secs(1);
+
+/// How long a key is loaded by a request of its own after a refresh in the background that came to nothing.
+const REMEMBER_OVERDUE: Duration = Duration::from_secs(60);
+
+/// What of the room for entries on their way to the store a body takes whose length nobody knows, until it is there.
+const OF_UNKNOWN_LENGTH: u64 = 64 * 1024;
+/// What an entry takes beside its payload, about.
+const BESIDE_THE_PAYLOAD: u64 = 1024;
+
 /// Why nothing is stored, by what the store answered.
 fn reason_of(error: &StoreError) -> NoCacheReason {
     if *error == StoreError::Full { NoCacheReason::StoreFull } else { NoCacheReason::StoreUnavailable }
+}
+
+/// What became of a commit, by why nothing is stored.
+fn outcome_of(reason: NoCacheReason) -> FillOutcome {
+    if reason == NoCacheReason::StoreFull { FillOutcome::Full } else { FillOutcome::Unavailable }
 }
 
 /// What the leader of a flight may do.
@@ -52,6 +73,16 @@ pub(crate) struct Caution {
     pub(crate) heeds: bool,
 }
 
+/// Who waits for a load, as far as its front end knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// The one who asked for it.
+    Awaited,
+    Unawaited,
+    /// Nobody; and somebody waits for its room at the application.
+    InTheWay,
+}
+
 /// The right to load. Every way to end it tells the flight's followers; dropped without a word, it was lost.
 pub(crate) struct Permit {
     cache: Cache,
@@ -60,6 +91,14 @@ pub(crate) struct Permit {
     flight: Flight,
     invalidations: u64,
     back_off: Option<BackOff>,
+    /// Room for its entries on their way to the store; or why there is none, though there is a lease.
+    room: Result<Option<OwnedSemaphorePermit>, NoCacheReason>,
+    /// How long it is that nobody waits for it.
+    unawaited: Option<Instant>,
+    /// It has lost its place.
+    overaged: bool,
+    /// It has lost its lease.
+    overtaken: bool,
 }
 
 /// A lease that is given back when it is dropped; or why there is none, and nothing will be stored.
@@ -72,9 +111,24 @@ struct Hold {
     begun: Instant,
     /// How long the load took, once it has ended.
     took: Option<Duration>,
+    /// The place that it refreshes, if it does.
+    refreshes: Option<Refreshes>,
+    /// Whether it had any answer.
+    answered: bool,
+}
+
+/// A refresh of what is there.
+struct Refreshes {
+    key: Key,
+    /// For those who come later: nobody waits for it. Otherwise, it makes up for one that came to nothing.
+    in_background: bool,
 }
 
 impl Hold {
+    fn is_in_background(&self) -> bool {
+        self.refreshes.as_ref().is_some_and(|refreshes| refreshes.in_background)
+    }
+
     fn ends(&mut self, release: Release, outcome: LoadOutcome) {
         (self.release, self.outcome, self.took) = (release, outcome, Some(self.begun.elapsed()));
     }
@@ -88,21 +142,30 @@ impl Drop for Hold {
         self.cache.emit(Event::Release(self.release));
         let duration = self.took.unwrap_or_else(|| self.begun.elapsed());
         self.cache.emit(Event::Loaded { outcome: self.outcome, duration });
+        if let Some(Refreshes { key, in_background: true }) = &self.refreshes
+            && !self.answered
+        {
+            self.cache.refresh_failed(key, self.outcome);
+        }
     }
 }
 
 impl Cache {
-    /// Asks to load `key`, having `seen` what is there. Waits while somebody else in the fleet does, until `deadline`;
-    /// after that the load goes ahead, and is not stored.
+    /// Asks to load `key`, having `seen` what is there. Waits while somebody else in the fleet does, for as long as there is
+    /// `patience`; after that the load goes ahead, and is not stored.
     pub(crate) async fn ask_to_load(
         &self,
         flight: Flight,
         key: &Key,
         seen: Seen,
-        deadline: Instant,
+        patience: &mut Patience,
         Caution { back_off, heeds }: Caution,
     ) -> Permission {
         let permit = |flight, lease| Permission::Load(self.permit(flight, lease, back_off));
+        let too_long = |flight| {
+            self.emit(Event::Release(Release::WaitTimeout));
+            permit(flight, Err(NoCacheReason::WaitedTooLong))
+        };
         let acquired = if heeds && back_off.is_some() {
             self.0.store.acquire(key, seen, self.lease_life())
         } else {
@@ -110,14 +173,19 @@ impl Cache {
         };
         match acquired.await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
-            Ok(Acquired::Changed) => Permission::LookAgain(flight),
-            Ok(Acquired::Held) => match self.wait_for_the_fleet(key, deadline).await {
-                Release::Done => Permission::LookAgain(flight),
-                _ => {
-                    self.emit(Event::Release(Release::WaitTimeout));
-                    permit(flight, Err(NoCacheReason::WaitedTooLong))
-                }
+            // What it changed to may not be seen by those who look: the store may read from a replica that lags.
+            Ok(Acquired::Changed) => match patience.again(LONGEST_PAUSE, Duration::ZERO).await {
+                true => Permission::LookAgain(flight),
+                false => too_long(flight),
             },
+            Ok(Acquired::Held) => {
+                let began = Instant::now();
+                let release = self.wait_for_the_fleet(key, patience.deadline()).await;
+                match release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await {
+                    true => Permission::LookAgain(flight),
+                    false => too_long(flight),
+                }
+            }
             Ok(Acquired::Uncacheable) => {
                 self.0.predictor.remember(&key.primary(), REMEMBER_UNCACHEABLE);
                 flight.land(Landing::Uncacheable);
@@ -154,16 +222,40 @@ impl Cache {
 
     fn permit(&self, flight: Flight, lease: Result<Lease, NoCacheReason>, back_off: Option<BackOff>) -> Permit {
         let (release, outcome) = (Release::Dangling, LoadOutcome::Lost);
-        let hold = Hold { cache: self.clone(), lease, release, outcome, begun: Instant::now(), took: None };
+        let begun = Instant::now();
+        let (took, refreshes, answered) = (None, None, false);
+        let hold = Hold { cache: self.clone(), lease, release, outcome, begun, took, refreshes, answered };
         let invalidations = self.invalidations();
-        Permit { cache: self.clone(), hold, flight, invalidations, back_off }
+        let (unawaited, overaged, overtaken) = (None, false, false);
+        let room = Ok(None);
+        Permit { cache: self.clone(), hold, flight, invalidations, back_off, room, unawaited, overaged, overtaken }
+    }
+
+    /// A refresh of `key` in the background had no answer: by an error, by a panic, or by silence.
+    fn refresh_failed(&self, key: &Key, outcome: LoadOutcome) {
+        static THROTTLE: Throttle = Throttle::new();
+        self.emit(Event::RefreshFailed);
+        self.0.overdue.remember(key, REMEMBER_OVERDUE);
+        if let Some(kept_back) = THROTTLE.pass() {
+            let outcome = outcome.as_str();
+            tracing::warn!(
+                outcome,
+                kept_back,
+                "a refresh in the background had no answer; the next request for the same loads in the foreground"
+            );
+        }
+    }
+
+    /// Whether the last refresh of `key` in the background brought nothing that could be stored.
+    pub(crate) fn is_overdue(&self, key: &Key) -> bool {
+        self.0.overdue.has(key)
     }
 }
 
 impl Permit {
     /// Why nothing will be stored, if that is known beforehand.
     pub(crate) fn refusal(&self) -> Option<NoCacheReason> {
-        self.hold.lease.as_ref().err().copied()
+        self.hold.lease.as_ref().err().or(self.room.as_ref().err()).copied()
     }
 
     /// By what the lease is known, if there is one.
@@ -171,38 +263,102 @@ impl Permit {
         self.hold.lease.as_ref().ok().map(|lease| lease.token)
     }
 
-    /// Runs `load`, and keeps the lease alive for as long as it takes.
-    pub(crate) async fn while_loading<T>(&self, load: impl Future<Output = T>) -> T {
-        let ttl = self.cache.lease_life();
-        let longest = LONGEST_LOAD.max(self.cache.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS));
-        let heartbeat = async {
-            let mut lease = self.hold.lease.as_ref().ok();
-            while self.hold.begun.elapsed() < longest {
-                sleep((ttl / 3).max(Duration::from_millis(1))).await;
-                if let Some(held) = lease
-                    && self.cache.0.store.renew(held, ttl).await == Ok(false)
-                {
-                    // What is lost stays lost: the commit will be refused.
-                    lease = None;
-                }
-            }
-            self.cache.emit(Event::Release(Release::AgeTimeout));
-            if let Some(held) = lease {
-                self.cache.0.store.release(held, None);
-            }
-            self.flight.leave();
-            std::future::pending().await
-        };
+    /// The load refreshes `key` for those who come later. Nobody waits for it, and it may take as long as any.
+    pub(crate) fn in_background(&mut self, key: &Key) {
+        self.hold.refreshes = Some(Refreshes { key: key.clone(), in_background: true });
+    }
+
+    /// The load makes up for a refresh of `key` in the background that came to nothing.
+    pub(crate) fn makes_up_for(&mut self, key: &Key) {
+        self.hold.refreshes = Some(Refreshes { key: key.clone(), in_background: false });
+    }
+
+    /// Sees to room for an entry of so many `bytes`, if that is known, on its way to the store. Where there is none, the
+    /// load will not be stored, for the reason that [`refusal`](Self::refusal) then gives.
+    pub(crate) fn reserve(&mut self, bytes: Option<u64>) {
+        if self.cache.is_local() || self.hold.lease.is_err() {
+            return;
+        }
+        let bytes = bytes.map_or(OF_UNKNOWN_LENGTH, |bytes| bytes + BESIDE_THE_PAYLOAD);
+        self.room = self.cache.room_for(bytes).map(Some).ok_or(NoCacheReason::StoreBusy);
+    }
+
+    /// Runs `load`, and keeps the lease alive for as long as it takes. `None`: it was ended, since nobody waits for it any
+    /// more, here as far as `demand` knows or among those who share it, and
+    ///
+    /// - it can't be stored, or
+    /// - that has been so for longer than abandoned loads go on, or
+    /// - it is in the way.
+    pub(crate) async fn while_loading<T>(
+        &mut self,
+        load: impl Future<Output = T>,
+        demand: impl Fn() -> Demand,
+    ) -> Option<T> {
         tokio::select! {
             biased;
-            result = load => result,
-            never = heartbeat => never,
+            result = load => Some(result),
+            () = self.until_abandoned(demand) => None,
         }
+    }
+
+    async fn until_abandoned(&mut self, demand: impl Fn() -> Demand) {
+        let ttl = self.cache.lease_life();
+        let longest = LONGEST_LOAD.max(self.cache.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS));
+        let (pause, mut renewed) = ((ttl / 3).max(Duration::from_millis(1)), Instant::now());
+        loop {
+            sleep(pause.min(LONGEST_BEAT)).await;
+            if renewed.elapsed() >= pause
+                && let (false, Ok(lease)) = (self.overaged || self.overtaken, &self.hold.lease)
+            {
+                renewed = Instant::now();
+                // What is lost stays lost: the commit will be refused.
+                self.overtaken = self.cache.0.store.renew(lease, ttl).await == Ok(false);
+            }
+            if !self.overaged && self.hold.begun.elapsed() >= longest {
+                self.overaged = true;
+                self.cache.emit(Event::Release(Release::AgeTimeout));
+                if let Ok(lease) = &self.hold.lease {
+                    self.cache.0.store.release(lease, None);
+                }
+                self.flight.leave();
+            }
+            if self.is_abandoned(demand()) {
+                return;
+            }
+        }
+    }
+
+    fn is_abandoned(&mut self, demand: Demand) -> bool {
+        if demand == Demand::Awaited || self.flight.is_followed() {
+            self.unawaited = None;
+            return false;
+        }
+        let unawaited = self.unawaited.get_or_insert_with(Instant::now).elapsed();
+        let (background, bound) = (self.hold.is_in_background(), self.cache.0.abandoned_load);
+        let storable = self.hold.lease.is_ok() && !self.overaged && !self.overtaken;
+        let in_the_way = demand == Demand::InTheWay && (!background || unawaited >= bound);
+        !storable || in_the_way || (!background && unawaited >= bound)
+    }
+
+    /// The refresh is left to a later request: nothing was asked.
+    pub(crate) fn leave_out(&mut self) {
+        self.hold.answered = true;
+    }
+
+    /// The load was ended, since nobody waits for it any more.
+    pub(crate) fn abandon(self) {
+        let Self { cache, mut hold, .. } = self;
+        // Without a lease, it was ended before it could be late.
+        hold.answered |= hold.begun.elapsed() < cache.0.abandoned_load;
+        hold.ends(Release::Dangling, LoadOutcome::Abandoned);
+        not_kept(NoCacheReason::Abandoned);
+        cache.emit(Event::NotStored(NoCacheReason::Abandoned));
     }
 
     /// The application said that what is stored still holds.
     pub(crate) fn not_modified(&mut self) {
         self.hold.outcome = LoadOutcome::NotModified;
+        self.hold.answered = true;
     }
 
     /// Lets those who wait have what is going to be written while its `payload` comes in.
@@ -222,13 +378,15 @@ impl Permit {
 
     /// The load failed, with an error for all who wait.
     #[cfg(feature = "typed")]
-    pub(crate) fn failed_with(self, error: Arc<dyn Any + Send + Sync>) {
+    pub(crate) fn failed_with(mut self, error: Arc<dyn Any + Send + Sync>) {
+        self.hold.answered = true;
         self.fail(None, true, Landing::FailedWith(error));
     }
 
     fn fail(self, status: Option<u16>, backs_off: bool, landing: Landing) {
         let Self { cache, mut hold, flight, invalidations, back_off, .. } = self;
         hold.ends(Release::TransientError, LoadOutcome::Failed);
+        hold.answered |= status.is_some();
         if let (Ok(lease), Some(back_off)) = (&hold.lease, back_off.filter(|_| backs_off)) {
             let pause = back_off.pause(lease.failures);
             if cache.invalidations() == invalidations {
@@ -246,6 +404,10 @@ impl Permit {
         let Self { cache, mut hold, flight, .. } = self;
         let outcome = hold.outcome.unless_lost();
         hold.ends(Release::GiveUp, outcome);
+        hold.answered = true;
+        if let Some(Refreshes { key, .. }) = &hold.refreshes {
+            cache.0.overdue.remember(key, REMEMBER_OVERDUE);
+        }
         not_kept(reason);
         cache.emit(Event::NotStored(reason));
         if let Some(key) = remembered {
@@ -259,45 +421,66 @@ impl Permit {
     }
 
     /// Stores what was loaded, unless an invalidation came first.
-    pub(crate) async fn commit(self, writes: Writes, tags: Tags) {
-        let Self { cache, mut hold, flight, invalidations, .. } = self;
-        let outcome = hold.outcome.unless_lost();
-        hold.ends(Release::Done, outcome);
+    pub(crate) async fn commit(mut self, writes: Writes, tags: Tags) {
+        let outcome = self.hold.outcome.unless_lost();
+        self.hold.ends(Release::Done, outcome);
+        self.hold.answered = true;
         let sizes: Vec<u64> = writes.entries.iter().map(|(_, entry)| entry.payload().len() as u64).collect();
-        let committed = match hold.lease.clone() {
+        let (committed, writes) = match self.hold.lease.clone() {
             Ok(lease) => {
                 let fill = Fill { lease, writes, tags };
-                let committed = match cache.0.commits.try_acquire() {
-                    Ok(_slot) => cache.0.store.commit(&fill).await,
-                    Err(_) => Err(StoreError::Unavailable),
-                };
-                if committed.is_ok() {
-                    // The commit ended it.
-                    hold.lease = Err(NoCacheReason::LeaseLost);
-                }
-                committed.map_err(|error| (reason_of(&error), fill.writes))
+                (self.store(&fill, sizes.iter().sum()).await, fill.writes)
             }
             Err(reason) => {
                 not_kept(reason);
-                Err((reason, writes))
+                (Err(outcome_of(reason)), writes)
             }
         };
-        drop(hold);
+        let Self { cache, mut hold, flight, invalidations, room, .. } = self;
+        if committed.is_ok() {
+            // The commit ended it.
+            hold.lease = Err(NoCacheReason::LeaseLost);
+        }
+        if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) = (&committed, &hold.refreshes) {
+            cache.0.overdue.forget(key);
+        }
+        drop((hold, room));
         let (outcome, landing) = match committed {
             Ok(Committed::Stored) => (FillOutcome::Stored, Landing::Stored),
             Ok(Committed::Refused) => (FillOutcome::Fenced, Landing::Void),
-            Err((reason, writes)) => {
-                let full = reason == NoCacheReason::StoreFull;
-                let outcome = if full { FillOutcome::Full } else { FillOutcome::Unavailable };
-                let overtaken = cache.invalidations() != invalidations;
-                (outcome, if overtaken { Landing::Void } else { Landing::Unstored(writes.entries.into()) })
-            }
+            Err(outcome) if cache.invalidations() != invalidations => (outcome, Landing::Void),
+            Err(outcome) => (outcome, Landing::Unstored(writes.entries.into())),
         };
         cache.emit(Event::Fill(outcome));
         if outcome == FillOutcome::Stored {
             sizes.into_iter().for_each(|bytes| cache.emit(Event::Kept { bytes }));
         }
         flight.land(landing);
+    }
+
+    /// Writes `fill`, of so many `bytes`, when its turn comes.
+    async fn store(&mut self, fill: &Fill, bytes: u64) -> Result<Committed, FillOutcome> {
+        let cache = self.cache.clone();
+        if cache.is_local() {
+            return cache.0.store.commit(fill).await.map_err(|error| outcome_of(reason_of(&error)));
+        }
+        let room = match std::mem::replace(&mut self.room, Ok(None)) {
+            Ok(room) => room,
+            Err(reason) => {
+                not_kept(reason);
+                return Err(FillOutcome::Shed);
+            }
+        };
+        let turn = timeout(cache.lock_timeout(), cache.turn_to_commit(room, bytes + BESIDE_THE_PAYLOAD));
+        let store = async {
+            let Ok(_turn) = turn.await else {
+                not_kept(NoCacheReason::StoreBusy);
+                return Err(FillOutcome::Shed);
+            };
+            cache.0.store.commit(fill).await.map_err(|error| outcome_of(reason_of(&error)))
+        };
+        // The lease must outlast the queue. It is nobody's to abandon.
+        self.while_loading(store, || Demand::Awaited).await.unwrap_or(Err(FillOutcome::Shed))
     }
 }
 
@@ -310,8 +493,7 @@ mod tests {
 
     async fn permission(cache: &Cache, key: &Key) -> Option<Permit> {
         let Seat::Leader(flight) = cache.flights().board(key) else { return None };
-        let deadline = Instant::now() + cache.lock_timeout();
-        match cache.ask_to_load(flight, key, Seen::Unusable, deadline, Caution::default()).await {
+        match cache.ask_to_load(flight, key, Seen::Unusable, &mut cache.patience(), Caution::default()).await {
             Permission::Load(permit) => Some(permit),
             _ => None,
         }
@@ -320,10 +502,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_load_that_hangs_loses_its_place_to_the_next() {
         let (cache, key) = (Cache::new(MemoryStore::new(1 << 20)), Key::new(["k"]));
-        let hung = permission(&cache, &key).await.unwrap();
+        let mut hung = permission(&cache, &key).await.unwrap();
         let (wake, woken) = oneshot::channel::<()>();
         let load = tokio::spawn(async move {
-            hung.while_loading(woken).await.unwrap();
+            hung.while_loading(woken, || Demand::Awaited).await.unwrap().unwrap();
             hung
         });
         sleep(LONGEST_LOAD / 2).await;
@@ -340,5 +522,41 @@ mod tests {
         assert!(permission(&cache, &key).await.is_none(), "its end is not the next one's");
         next.commit(nothing(), Tags::default()).await;
         assert_eq!((cache.counts().fenced, cache.counts().stored), (1, 1));
+    }
+
+    /// How long a load goes on of which nothing comes and for which there is this `demand`, after `before` while it is waited
+    /// for.
+    async fn lasts(before: Duration, demand: Demand, in_background: bool) -> Option<Duration> {
+        let (cache, key) = (Cache::new(MemoryStore::new(1 << 20)), Key::new(["k"]));
+        let mut permit = permission(&cache, &key).await.unwrap();
+        if in_background {
+            permit.in_background(&key);
+        }
+        let began = Instant::now();
+        let demand = || if began.elapsed() < before { Demand::Awaited } else { demand };
+        let load = permit.while_loading(std::future::pending::<()>(), demand);
+        timeout(Duration::from_secs(3600), load).await.ok()?;
+        let lasted = began.elapsed().saturating_sub(before);
+        permit.abandon();
+        assert_eq!(cache.counts().failed_refreshes, u64::from(in_background));
+        assert_eq!(cache.is_overdue(&key), in_background);
+        assert!(permission(&cache, &key).await.is_some(), "it has left nothing behind");
+        Some(lasted)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_ends_that_nobody_waits_for() {
+        let bound = Duration::from_secs(10);
+        let about = |lasted: Option<Duration>, expected: Duration| {
+            let lasted = lasted.expect("it ends");
+            assert!((expected..expected + 3 * LONGEST_BEAT).contains(&lasted), "{lasted:?} instead of {expected:?}");
+        };
+        assert_eq!(lasts(Duration::ZERO, Demand::Awaited, false).await, None, "somebody reads it");
+        about(lasts(Duration::from_secs(5), Demand::Unawaited, false).await, bound);
+        about(lasts(Duration::from_secs(5), Demand::InTheWay, false).await, Duration::ZERO);
+        // It has lost its place by then, and will not be stored.
+        about(lasts(2 * LONGEST_LOAD, Demand::Unawaited, false).await, Duration::ZERO);
+        about(lasts(Duration::ZERO, Demand::Unawaited, true).await, LONGEST_LOAD);
+        about(lasts(Duration::ZERO, Demand::InTheWay, true).await, bound);
     }
 }

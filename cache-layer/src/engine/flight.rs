@@ -124,6 +124,13 @@ impl Flight {
         self.stage.send_replace(Stage::Sharing(Arc::new(sharing)));
     }
 
+    /// Whether anybody waits for how it ends, or reads what it shares.
+    pub(super) fn is_followed(&self) -> bool {
+        let in_table = self.flights.table().get(&self.id).is_some_and(|flight| Arc::ptr_eq(&flight.load, &self.load));
+        let is_read = matches!(&*self.stage.borrow(), Stage::Sharing(sharing) if sharing.payload.is_read());
+        is_read || self.stage.receiver_count() > usize::from(in_table)
+    }
+
     /// Lets those who come from now on take another flight.
     pub(crate) fn leave(&self) {
         if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
@@ -226,6 +233,19 @@ mod tests {
         follow(&flights);
         drop(next);
         lead(&flights);
+    }
+
+    #[test]
+    fn it_is_known_whether_anybody_follows() {
+        let flights = Arc::default();
+        let leader = lead(&flights);
+        assert!(!leader.is_followed());
+        let follower = follow(&flights);
+        assert!(leader.is_followed());
+        leader.leave();
+        assert!(leader.is_followed());
+        drop(follower);
+        assert!(!leader.is_followed());
     }
 
     #[test]

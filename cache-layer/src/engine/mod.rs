@@ -4,6 +4,7 @@
 //! - [`fill`]: the right to load, its lease, and the commit
 //! - [`backoff`]: failures, and how long to leave the application alone after them
 //! - [`look`]: one request's look-up, and its load, as traces and observers see them
+//! - [`patience`]: how long a request waits for others, and how often it asks again
 //! - [`predictor`]: keys that it makes no sense to wait for
 //! - [`early`]: when to refresh what is still fresh
 //! - [`share`], [`rope`]: what others may have of a load before it has ended
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -43,15 +44,23 @@ use crate::{telemetry::FillOutcome, typed::Codec};
 
 pub(crate) mod backoff;
 pub(crate) mod early;
+#[cfg(all(test, feature = "memory"))]
+mod elsewhere_tests;
 pub(crate) mod fill;
 pub(crate) mod flight;
 pub(crate) mod look;
+pub(crate) mod patience;
 mod predictor;
 pub(crate) mod rope;
 pub(crate) mod share;
 
-/// Commits under way at one time. A store that can't keep up drops the newest: bodies must not pile up here.
+/// Commits under way at one time, to a store outside of this process. More wait for their turn.
 const COMMITS: usize = 256;
+
+/// Bytes of entries on their way to the store, in units of [`UNIT`]: from when an answer says that it will be stored until it
+/// is. A store that can't keep up is spared the newest: bodies must not pile up here.
+const ON_THEIR_WAY: usize = 128 * 1024;
+const UNIT: u64 = 1024;
 
 /// A cache: one handle over one store, cheap to clone. Front ends answer from it, and applications invalidate through
 /// it.
@@ -82,7 +91,11 @@ struct Inner {
     setbacks: Setbacks,
     /// Invalidations that began in this process: what was loaded before one and couldn't be stored isn't shared after.
     invalidations: AtomicU64,
+    /// Keys whose last refresh in the background brought nothing to be stored.
+    overdue: Predictor,
+    abandoned_load: Duration,
     commits: Semaphore,
+    on_their_way: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -95,18 +108,32 @@ pub struct CacheBuilder {
     clock: Clock,
     observer: Option<Arc<dyn Observer>>,
     lock_timeout: Duration,
+    abandoned_load: Duration,
     #[cfg(feature = "typed")]
     codec: Codec,
 }
 
 impl CacheBuilder {
     /// How long a request waits for another one's load of the same key before it goes to the origin alone; 5 s unless set.
-    /// A process that died holds others back for a third of it.
+    /// Each request has up to a quarter less, at random, so that those who wait together don't go there together. A process
+    /// that died holds others back for a third of it.
     ///
     /// A load itself may take longer, up to a minute or twelve of these timeouts. One that hangs for longer than that
-    /// loses its place to the next, and is not stored.
+    /// loses its place to the next, and is not stored; it goes on for as long as anybody waits for it or reads it.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
+        self
+    }
+
+    /// How long a load goes on that nobody waits for any more, because the client has left that asked for it, or the caller;
+    /// 10 s unless set. What comes within this time is stored, so that a client that comes back finds it; after that the
+    /// load is dropped, in the application as well: its future, or what is left of its body. Zero means soon after.
+    ///
+    /// A load ends sooner once it can't be stored any more, or if a request waits for its room at the application
+    /// ([`CacheLayer::max_loads`](crate::CacheLayer::max_loads)). A refresh in the background, for which nobody waits from the
+    /// beginning, goes on for as long as a load keeps its place: a minute, or twelve [lock timeouts](Self::lock_timeout).
+    pub fn abandoned_load(mut self, bound: Duration) -> Self {
+        self.abandoned_load = bound;
         self
     }
 
@@ -148,7 +175,7 @@ impl CacheBuilder {
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
         let codec = self.codec;
-        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, .. } = self;
+        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, .. } = self;
         let tasks = TaskTracker::new();
         // So that waiting for them ends whenever there is none; it takes new ones all the same.
         tasks.close();
@@ -165,7 +192,10 @@ impl CacheBuilder {
             predictor: Predictor::default(),
             setbacks: Setbacks::default(),
             invalidations: AtomicU64::new(0),
+            overdue: Predictor::default(),
+            abandoned_load,
             commits: Semaphore::new(COMMITS),
+            on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
             tasks,
         }))
     }
@@ -176,6 +206,7 @@ impl fmt::Debug for CacheBuilder {
         f.debug_struct("CacheBuilder")
             .field("store", &self.store)
             .field("lock_timeout", &self.lock_timeout)
+            .field("abandoned_load", &self.abandoned_load)
             .finish_non_exhaustive()
     }
 }
@@ -203,6 +234,7 @@ impl Cache {
             clock: Clock::system(),
             observer: None,
             lock_timeout: Duration::from_secs(5),
+            abandoned_load: Duration::from_secs(10),
             #[cfg(feature = "typed")]
             codec: Codec::default(),
         }
@@ -478,7 +510,7 @@ impl Cache {
 
     /// Whether a response for this primary key could not be kept lately.
     pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
-        self.0.predictor.is_uncacheable(key)
+        self.0.predictor.has(key)
     }
 
     /// The failure that the key backs off from, as far as this process remembers.
@@ -517,6 +549,27 @@ impl Cache {
         self.0.codec
     }
 
+    /// Room for so many bytes on their way to the store, if there is.
+    fn room_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        self.0.on_their_way.clone().try_acquire_many_owned(units(bytes)).ok()
+    }
+
+    /// Waits for room for so many bytes, of which there is some already, and for a turn to commit them.
+    async fn turn_to_commit(
+        &self,
+        room: Option<OwnedSemaphorePermit>,
+        bytes: u64,
+    ) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>, Option<SemaphorePermit<'_>>) {
+        let has = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let lacks = units(bytes).saturating_sub(u32::try_from(has).unwrap_or(u32::MAX));
+        // The semaphores are never closed.
+        let more = match lacks {
+            0 => None,
+            lacks => self.0.on_their_way.clone().acquire_many_owned(lacks).await.ok(),
+        };
+        (room, more, self.0.commits.acquire().await.ok())
+    }
+
     fn invalidations(&self) -> u64 {
         self.0.invalidations.load(Ordering::SeqCst)
     }
@@ -526,6 +579,11 @@ impl Cache {
 fn under_http(pattern: &str) -> Option<String> {
     let (before, after) = pattern.split_once("://")?;
     before.strip_suffix("https").map(|space| format!("{space}http://{after}"))
+}
+
+/// One that is larger than there is room for has all of it.
+fn units(bytes: u64) -> u32 {
+    bytes.div_ceil(UNIT).min(ON_THEIR_WAY as u64) as u32
 }
 
 impl fmt::Debug for Cache {

@@ -1,4 +1,5 @@
-//! Keys whose responses could not be kept lately: loading them one by one would only make everybody wait.
+//! Keys of which something is remembered for a while: that their responses could not be kept lately, so that loading them one
+//! by one would only make everybody wait; or that their last refresh in the background came to nothing.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,7 @@ impl Predictor {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
+    pub(crate) fn has(&self, key: &Key) -> bool {
         let mut until = self.until();
         match until.get(&key.id()) {
             Some(end) if Instant::now() < *end => true,
@@ -33,6 +34,10 @@ impl Predictor {
 
     pub(crate) fn forget_all(&self) {
         self.until().clear();
+    }
+
+    pub(crate) fn forget(&self, key: &Key) {
+        self.until().remove(&key.id());
     }
 
     pub(crate) fn remember(&self, key: &Key, duration: Duration) {
@@ -57,9 +62,9 @@ mod tests {
         let predictor = Predictor::default();
         let key = Key::new(["k"]);
         predictor.remember(&key, Duration::from_secs(60));
-        assert!(predictor.is_uncacheable(&key));
+        assert!(predictor.has(&key));
         predictor.remember(&key, Duration::ZERO);
-        assert!(!predictor.is_uncacheable(&key));
+        assert!(!predictor.has(&key));
     }
 
     #[test]

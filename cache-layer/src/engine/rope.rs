@@ -2,16 +2,29 @@
 //!
 //! How it ends is always said. A writer that is gone without a word has left a part behind, and nobody may take that for
 //! the whole.
+//!
+//! All of it is kept for as long as it comes in. One that [outgrows](RopeWriter::outgrow) what may be kept goes on for those
+//! who read it already: a piece is let go once all have read it, and the writer waits for the slowest of them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
+    future::poll_fn,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use tokio::time::{Instant, timeout};
+
+/// How long a reader that holds the writer up may stand still.
+const STALLED: Duration = Duration::from_secs(30);
+/// How many bytes a second a reader is given time for that are still to be read elsewhere.
+const SLOWEST: u64 = 16 * 1024;
+/// The least that lies between the writer and the slowest reader before the writer waits.
+const LEAST_WINDOW: u64 = 64 * 1024;
 
 /// The payload did not come in whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,29 +34,53 @@ pub(crate) struct BrokenOff;
 #[derive(Debug)]
 pub(crate) struct RopeWriter(Rope);
 
-/// What there is to read of a payload of a known length. Cheap to clone.
+/// What there is to read of a payload. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Rope {
     strand: Arc<Mutex<Strand>>,
-    length: u64,
+    /// Bytes of the whole, if that is known.
+    length: Option<u64>,
 }
 
 #[derive(Default)]
 struct Strand {
-    pieces: Vec<Bytes>,
+    pieces: VecDeque<Bytes>,
+    /// How many pieces were let go, and how many bytes they had.
+    gone: usize,
+    before: u64,
     written: u64,
-    /// How it ended: the payload in one piece, which takes the place of `pieces`.
-    end: Option<Result<Bytes, BrokenOff>>,
-    /// Of readers that have read all there is, by their numbers.
-    waiting: HashMap<u64, Waker>,
-    readers: u64,
+    /// The most bytes between the writer and the slowest reader, once nobody new may read.
+    window: Option<u64>,
+    end: Option<Result<End, BrokenOff>>,
+    /// Who reads, by number. One that reads and is not here was let go.
+    readers: HashMap<u64, Place>,
+    numbers: u64,
+    /// Of the writer, while it waits for its readers.
+    writer: Option<Waker>,
+}
+
+/// How a payload ended that came in whole.
+enum End {
+    /// In one piece, which takes the place of all.
+    Whole(Bytes),
+    /// With the last of its pieces.
+    Streamed,
+}
+
+/// How far a reader is.
+struct Place {
+    read: u64,
+    /// When it came this far.
+    since: Instant,
+    /// If it has read all there is.
+    waiting: Option<Waker>,
 }
 
 /// One reader's place.
 pub(crate) struct Reader {
     rope: Rope,
     number: u64,
-    /// What is still to be read.
+    /// What is still to be read; all that comes, if its end is nowhere.
     part: Range<u64>,
     /// The piece to go on with, and how many bytes come before it.
     piece: usize,
@@ -51,8 +88,8 @@ pub(crate) struct Reader {
 }
 
 impl RopeWriter {
-    /// Of a payload that will be so long.
-    pub(crate) fn new(length: u64) -> Self {
+    /// Of a payload that will be so long, if that is known.
+    pub(crate) fn new(length: Option<u64>) -> Self {
         Self(Rope { strand: Arc::default(), length })
     }
 
@@ -62,21 +99,70 @@ impl RopeWriter {
 
     /// Appends what came in. More than was announced is no payload at all.
     pub(crate) fn push(&self, data: Bytes) {
-        let length = self.0.length;
+        let length = self.0.length.unwrap_or(u64::MAX);
         self.0.change(|strand| {
+            strand.falls_behind_from_now();
             strand.written += data.len() as u64;
             if strand.written > length {
                 strand.finish(Err(BrokenOff));
             } else if strand.end.is_none() {
-                strand.pieces.push(data);
+                strand.pieces.push_back(data);
             }
         });
     }
 
     /// All of it was pushed; this is a copy in one piece, which nobody's slow reading makes any larger.
     pub(crate) fn end(self, whole: Bytes) {
-        let matches = whole.len() as u64 == self.0.length;
-        self.0.change(|strand| strand.finish(if matches { Ok(whole) } else { Err(BrokenOff) }));
+        let matches = self.0.length.is_none_or(|length| whole.len() as u64 == length);
+        self.0.change(|strand| strand.finish(if matches { Ok(End::Whole(whole)) } else { Err(BrokenOff) }));
+    }
+
+    /// There is more than may be kept, `window` bytes: from now on nobody else may read, and those who do have what follows
+    /// for as long as the writer waits for [room](Self::has_room). One more reader, who has read what was written so far, or
+    /// will have, from elsewhere; `None` if nobody else reads.
+    pub(crate) fn outgrow(&self, window: u64) -> Option<Reader> {
+        let mut strand = self.0.strand();
+        strand.window = Some(window.max(LEAST_WINDOW));
+        if strand.readers.is_empty() || strand.end.is_some() {
+            return None;
+        }
+        let (read, now) = (strand.written, Instant::now());
+        strand.readers.values_mut().for_each(|place| place.since = now);
+        let number = strand.take_place(read, now + Duration::from_secs(read / SLOWEST));
+        let (piece, before) = (strand.gone + strand.pieces.len(), read);
+        strand.let_go();
+        drop(strand);
+        Some(Reader { rope: self.0.clone(), number, part: read..u64::MAX, piece, before })
+    }
+
+    /// Waits until the slowest reader has come near enough, and lets go of one that stands still. `false`: nobody reads any
+    /// more.
+    pub(crate) async fn has_room(&self) -> bool {
+        loop {
+            let room = poll_fn(|cx| self.0.strand().poll_room(cx));
+            match timeout(STALLED / 4, room).await {
+                Ok(is_read) => return is_read,
+                Err(_) => self.0.strand().let_stalled_go(),
+            }
+        }
+    }
+
+    /// Returns once nobody reads any more.
+    pub(crate) async fn deserted(&self) {
+        poll_fn(|cx| {
+            let mut strand = self.0.strand();
+            if strand.readers.is_empty() {
+                return Poll::Ready(());
+            }
+            strand.writer = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// All of it was pushed, and some of it let go.
+    pub(crate) fn end_streamed(self) {
+        self.0.change(|strand| strand.finish(Ok(End::Streamed)));
     }
 }
 
@@ -88,10 +174,85 @@ impl Drop for RopeWriter {
 
 impl Strand {
     /// The first word counts.
-    fn finish(&mut self, end: Result<Bytes, BrokenOff>) {
+    fn finish(&mut self, end: Result<End, BrokenOff>) {
         if self.end.is_none() {
+            if !matches!(end, Ok(End::Streamed)) {
+                self.pieces = VecDeque::new();
+            }
             self.end = Some(end);
-            self.pieces = Vec::new();
+        }
+    }
+
+    /// Who has read all there was has been idle by right.
+    fn falls_behind_from_now(&mut self) {
+        if self.window.is_none() {
+            return;
+        }
+        let (now, written) = (Instant::now(), self.written);
+        for place in self.readers.values_mut().filter(|place| place.read == written) {
+            place.since = place.since.max(now);
+        }
+    }
+
+    fn take_place(&mut self, read: u64, since: Instant) -> u64 {
+        self.numbers += 1;
+        self.readers.insert(self.numbers, Place { read, since, waiting: None });
+        self.numbers
+    }
+
+    /// A reader came so far. What it has read is let go of, if all have, and only where not all is kept.
+    fn came_to(&mut self, number: u64, read: u64) {
+        // Nobody asks for the time where nobody waits.
+        let Some(place) = self.readers.get_mut(&number) else { return };
+        place.read = read;
+        if self.window.is_some() {
+            place.since = place.since.max(Instant::now());
+            self.let_go();
+            self.wake_writer();
+        }
+    }
+
+    fn slowest(&self) -> Option<u64> {
+        self.readers.values().map(|place| place.read).min()
+    }
+
+    /// Lets go of what everybody has read.
+    fn let_go(&mut self) {
+        let Some(slowest) = self.slowest() else { return };
+        while let Some(first) = self.pieces.front()
+            && self.before + first.len() as u64 <= slowest
+        {
+            self.before += first.len() as u64;
+            self.gone += 1;
+            self.pieces.pop_front();
+        }
+    }
+
+    fn poll_room(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        let Some(slowest) = self.slowest() else { return Poll::Ready(false) };
+        if self.window.is_none_or(|window| self.written - slowest < window) {
+            return Poll::Ready(true);
+        }
+        self.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn let_stalled_go(&mut self) {
+        let (now, written) = (Instant::now(), self.written);
+        let stalled = |place: &Place| place.read < written && now.saturating_duration_since(place.since) >= STALLED;
+        self.readers.retain(|_, place| {
+            let goes = stalled(place);
+            if goes && let Some(waiting) = place.waiting.take() {
+                waiting.wake();
+            }
+            !goes
+        });
+        self.let_go();
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
         }
     }
 }
@@ -102,67 +263,104 @@ impl Rope {
     }
 
     fn change(&self, change: impl FnOnce(&mut Strand)) {
-        let waiting = {
+        let waiting: Vec<Waker> = {
             let mut strand = self.strand();
             change(&mut strand);
-            std::mem::take(&mut strand.waiting)
+            strand.readers.values_mut().filter_map(|place| place.waiting.take()).collect()
         };
-        waiting.into_values().for_each(Waker::wake);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Bytes of the whole payload.
-    pub(crate) fn length(&self) -> u64 {
+    /// Bytes of the whole payload, if that is known.
+    pub(crate) fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// Reads `part` of it, which lies within its length.
+    /// Whether anybody reads it.
+    pub(crate) fn is_read(&self) -> bool {
+        !self.strand().readers.is_empty()
+    }
+
+    /// Reads `part` of it, which lies within its length, if that is known.
     pub(crate) fn read(&self, part: Range<u64>) -> Reader {
+        let number = self.strand().take_place(part.start, Instant::now());
+        Reader { rope: self.clone(), number, part, piece: 0, before: 0 }
+    }
+
+    /// Reads all of it; `None` if its beginning may be gone.
+    pub(crate) fn read_all(&self) -> Option<Reader> {
         let mut strand = self.strand();
-        strand.readers += 1;
-        Reader { rope: self.clone(), number: strand.readers, part, piece: 0, before: 0 }
+        if strand.window.is_some() {
+            return None;
+        }
+        let number = strand.take_place(0, Instant::now());
+        drop(strand);
+        Some(Reader { rope: self.clone(), number, part: 0..self.length.unwrap_or(u64::MAX), piece: 0, before: 0 })
     }
 }
 
 impl Reader {
-    /// Bytes that are still to come.
-    pub(crate) fn left(&self) -> u64 {
-        self.part.end - self.part.start
+    /// Bytes that are still to come, if that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.rope.length.map(|_| self.part.end - self.part.start)
     }
 
     /// The next bytes; `None` at the end. The last byte of a payload is not its end: only the writer's word is.
     pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
         let mut strand = self.rope.strand.lock().unwrap_or_else(PoisonError::into_inner);
+        let strand = &mut *strand;
         match &strand.end {
             Some(Err(broken_off)) => return Poll::Ready(Some(Err(*broken_off))),
             Some(Ok(_)) if self.part.is_empty() => return Poll::Ready(None),
-            Some(Ok(whole)) => {
+            Some(Ok(End::Whole(whole))) => {
                 // Within the payload, which is in memory: these fit.
-                let rest = whole.slice(self.part.start as usize..self.part.end as usize);
+                let upto = self.part.end.min(whole.len() as u64);
+                let rest = whole.slice(self.part.start as usize..upto as usize);
                 self.part.start = self.part.end;
-                return Poll::Ready(Some(Ok(rest)));
+                strand.came_to(self.number, upto);
+                return Poll::Ready((!rest.is_empty()).then_some(Ok(rest)));
             }
-            None if self.part.is_empty() && self.part.end < self.rope.length => return Poll::Ready(None),
-            None => {}
+            None if self.part.is_empty() && self.rope.length.is_some_and(|length| self.part.end < length) => {
+                return Poll::Ready(None);
+            }
+            Some(Ok(End::Streamed)) | None => {}
         }
-        while let Some(piece) = strand.pieces.get(self.piece).filter(|_| !self.part.is_empty()) {
+        if !strand.readers.contains_key(&self.number) {
+            return Poll::Ready(Some(Err(BrokenOff)));
+        }
+        if self.piece < strand.gone {
+            (self.piece, self.before) = (strand.gone, strand.before);
+        }
+        while let Some(piece) = strand.pieces.get(self.piece - strand.gone).filter(|_| !self.part.is_empty()) {
             let (begin, end) = (self.before, self.before + piece.len() as u64);
             if self.part.start < end {
                 let upto = self.part.end.min(end);
                 let data = piece.slice((self.part.start - begin) as usize..(upto - begin) as usize);
                 self.part.start = upto;
+                strand.came_to(self.number, upto);
                 return Poll::Ready(Some(Ok(data)));
             }
             self.piece += 1;
             self.before = end;
         }
-        strand.waiting.insert(self.number, cx.waker().clone());
+        if strand.end.is_some() {
+            return Poll::Ready(None);
+        }
+        if let Some(place) = strand.readers.get_mut(&self.number) {
+            place.waiting = Some(cx.waker().clone());
+        }
         Poll::Pending
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.rope.strand().waiting.remove(&self.number);
+        let mut strand = self.rope.strand();
+        strand.readers.remove(&self.number);
+        if strand.window.is_some() {
+            strand.let_go();
+            strand.wake_writer();
+        }
     }
 }
 
@@ -189,7 +387,7 @@ mod tests {
         while let Some(data) = next(&mut reader).await {
             all.extend_from_slice(&data?);
         }
-        assert_eq!(reader.left(), 0);
+        assert!(reader.left().is_none_or(|left| left == 0));
         Ok(all)
     }
 
@@ -199,7 +397,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_came_in_is_read_before_the_rest_is_there() {
-        let writer = RopeWriter::new(6);
+        let writer = RopeWriter::new(Some(6));
         let mut reader = writer.rope().read(0..6);
         assert!(is_pending(&mut reader));
         writer.push("one".into());
@@ -215,7 +413,7 @@ mod tests {
     #[tokio::test]
     async fn a_writer_that_is_gone_is_no_end() {
         for pieces in [0, 1, 2] {
-            let writer = RopeWriter::new(6);
+            let writer = RopeWriter::new(Some(6));
             let reader = writer.rope().read(0..6);
             ["one", "two"].iter().take(pieces).for_each(|piece| writer.push((*piece).into()));
             drop(writer);
@@ -226,7 +424,7 @@ mod tests {
     #[tokio::test]
     async fn another_length_than_was_announced_is_no_end() {
         for length in [2, 4] {
-            let writer = RopeWriter::new(length);
+            let writer = RopeWriter::new(Some(length));
             let reader = writer.rope().read(0..length);
             writer.push("one".into());
             writer.end("one".into());
@@ -236,7 +434,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_ends_where_it_ends() {
-        let writer = RopeWriter::new(6);
+        let writer = RopeWriter::new(Some(6));
         let mut reader = writer.rope().read(1..4);
         writer.push("one".into());
         assert_eq!(next(&mut reader).await, Some(Ok("ne".into())));
@@ -247,20 +445,90 @@ mod tests {
 
     #[test]
     fn a_reader_that_leaves_is_not_remembered() {
-        let writer = RopeWriter::new(3);
+        let writer = RopeWriter::new(Some(3));
         let mut reader = writer.rope().read(0..3);
         assert!(is_pending(&mut reader));
         drop(reader);
-        assert!(writer.rope().strand().waiting.is_empty());
+        assert!(writer.rope().strand().readers.is_empty());
     }
 
     #[test]
     fn the_pieces_are_let_go_once_the_whole_is_there() {
-        let writer = RopeWriter::new(3);
+        let writer = RopeWriter::new(Some(3));
         let rope = writer.rope();
         writer.push("one".into());
         writer.end("one".into());
         assert!(rope.strand().pieces.is_empty());
+    }
+
+    fn polled(future: impl Future<Output = bool>) -> Poll<bool> {
+        std::pin::pin!(future).as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// As much as lies between the writer and the slowest reader at most.
+    fn window() -> Bytes {
+        vec![b'w'; LEAST_WINDOW as usize].into()
+    }
+
+    #[tokio::test]
+    async fn of_an_unknown_length_is_read_to_where_its_writer_says_it_ends() {
+        let writer = RopeWriter::new(None);
+        let mut early = writer.rope().read_all().unwrap();
+        assert_eq!((early.left(), is_pending(&mut early)), (None, true));
+        writer.push("one".into());
+        assert_eq!(next(&mut early).await, Some(Ok("one".into())));
+        assert!(is_pending(&mut early));
+        let late = writer.rope().read_all().unwrap();
+        writer.push("two".into());
+        writer.end("onetwo".into());
+        assert_eq!((read_all(early).await, read_all(late).await), (Ok(b"two".into()), Ok(b"onetwo".into())));
+    }
+
+    #[tokio::test]
+    async fn what_outgrows_goes_on_for_those_who_read_it_and_for_nobody_who_comes_later() {
+        let writer = RopeWriter::new(None);
+        let first = writer.rope().read_all().unwrap();
+        writer.push("one".into());
+        let second = writer.outgrow(0).unwrap();
+        assert!(writer.rope().read_all().is_none(), "its beginning may be gone");
+        writer.push("two".into());
+        writer.end_streamed();
+        assert_eq!((read_all(first).await, read_all(second).await), (Ok(b"onetwo".into()), Ok(b"two".into())));
+        let unread = RopeWriter::new(None);
+        unread.push("one".into());
+        assert!(unread.outgrow(0).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_outgrows_is_let_go_as_it_is_read_and_waits_for_the_slowest() {
+        let writer = RopeWriter::new(None);
+        let mut slow = writer.rope().read_all().unwrap();
+        writer.push(window());
+        let mut quick = writer.outgrow(0).unwrap();
+        assert_eq!(polled(writer.has_room()), Poll::Pending);
+        assert!(is_pending(&mut quick), "it has had this");
+        assert_eq!(next(&mut slow).await, Some(Ok(window())));
+        assert_eq!((polled(writer.has_room()), writer.rope().strand().pieces.len()), (Poll::Ready(true), 0));
+        writer.push(window());
+        drop(slow);
+        assert_eq!(next(&mut quick).await, Some(Ok(window())));
+        assert_eq!((polled(writer.has_room()), writer.rope().strand().pieces.len()), (Poll::Ready(true), 0));
+        drop(quick);
+        assert_eq!(polled(writer.has_room()), Poll::Ready(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stands_still_is_let_go_of_and_told_so() {
+        let writer = RopeWriter::new(None);
+        let mut still = writer.rope().read_all().unwrap();
+        writer.push(window());
+        let mut quick = writer.outgrow(0).unwrap();
+        let began = Instant::now();
+        assert!(writer.has_room().await);
+        assert!((STALLED..2 * STALLED).contains(&began.elapsed()));
+        assert_eq!(next(&mut still).await, Some(Err(BrokenOff)));
+        writer.push("on".into());
+        assert_eq!(next(&mut quick).await, Some(Ok("on".into())));
     }
 
     proptest! {
@@ -269,11 +537,12 @@ mod tests {
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..20),
             polls in prop::collection::vec(0..4_usize, 0..20),
             ends in any::<[usize; 2]>(),
+            announced in any::<bool>(),
         ) {
             let whole = pieces.concat();
             let mut ends = ends.map(|end| (end % (whole.len() + 1)) as u64);
             ends.sort_unstable();
-            let writer = RopeWriter::new(whole.len() as u64);
+            let writer = RopeWriter::new(announced.then_some(whole.len() as u64));
             let parts = [0..whole.len() as u64, ends[0]..ends[1]];
             let mut readers: Vec<_> = parts
                 .iter()

@@ -20,8 +20,8 @@ use crate::engine::rope::{BrokenOff, Reader};
 pub enum BodyError<E> {
     /// The application's body failed.
     Inner(E),
-    /// The body was made for another request, which this one had joined, and broke off: it failed, had another length
-    /// than was announced, or whoever was loading it is gone.
+    /// The body was made for several requests, and broke off: it failed, had another length than was announced, its load is
+    /// gone, or it is longer than what is kept and this request read nothing for half a minute while others waited.
     BrokenOff,
 }
 
@@ -65,6 +65,8 @@ pub(super) enum Piece<R: Body> {
     Failed(R::Error),
     /// What is left is not recorded: it comes straight from the application.
     Rest(Pin<Box<R>>),
+    /// Nor is this, and others read it as well. How it ends, and what comes after its data, is said here.
+    Shared(Reader),
     /// The body ended as it should. A feed that ends without this broke off.
     End,
 }
@@ -72,11 +74,18 @@ pub(super) enum Piece<R: Body> {
 /// The client's end of a recording.
 pub(super) struct Feed<R: Body> {
     pieces: mpsc::UnboundedReceiver<Piece<R>>,
-    rest: Option<Pin<Box<R>>>,
+    rest: Option<Rest<R>>,
     ended: bool,
     /// To pass a panic of the application's on to its client's task, where it would have been without a cache.
     task: Option<JoinHandle<()>>,
 }
+
+enum Rest<R> {
+    Alone(Pin<Box<R>>),
+    Shared(Reader),
+}
+
+type NextFrame<R> = Result<Frame<Bytes>, BodyError<<R as Body>::Error>>;
 
 impl<R: Body> ResponseBody<R> {
     pub(super) fn inner(body: R) -> Self {
@@ -122,7 +131,7 @@ impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
                 if let Some(Ok(data)) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
                     *size = less(size, data.map_or(0, Bytes::len) as u64);
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Inner)))
+                Poll::Ready(frame)
             }
             KindProj::Joined { over: true, .. } => Poll::Ready(None),
             KindProj::Joined { reader, over } => {
@@ -147,27 +156,42 @@ impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
             Kind::Inner { body } => body.size_hint(),
             Kind::Stored { payload } => SizeHint::with_exact(payload.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Recorded { size, .. } => *size,
-            Kind::Joined { reader, .. } => SizeHint::with_exact(reader.left()),
+            Kind::Joined { reader, .. } => reader.left().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }
 
 impl<R: Body<Data = Bytes>> Feed<R> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<NextFrame<R>>> {
         loop {
             if self.ended {
                 return Poll::Ready(None);
             }
-            if let Some(rest) = &mut self.rest {
-                return rest.as_mut().poll_frame(cx);
+            match &mut self.rest {
+                None => {}
+                Some(Rest::Alone(rest)) => return rest.as_mut().poll_frame(cx).map_err(BodyError::Inner),
+                Some(Rest::Shared(reader)) => match ready!(reader.poll_next(cx)) {
+                    Some(Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Some(Err(BrokenOff)) => {
+                        self.ended = true;
+                        // The application's own word, if it is why.
+                        let error = match self.pieces.try_recv() {
+                            Ok(Piece::Failed(error)) => BodyError::Inner(error),
+                            _ => BodyError::BrokenOff,
+                        };
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    None => self.rest = None,
+                },
             }
             match ready!(self.pieces.poll_recv(cx)) {
                 Some(Piece::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Some(Piece::Failed(error)) => {
                     self.ended = true;
-                    return Poll::Ready(Some(Err(error)));
+                    return Poll::Ready(Some(Err(BodyError::Inner(error))));
                 }
-                Some(Piece::Rest(rest)) => self.rest = Some(rest),
+                Some(Piece::Rest(rest)) => self.rest = Some(Rest::Alone(rest)),
+                Some(Piece::Shared(reader)) => self.rest = Some(Rest::Shared(reader)),
                 Some(Piece::End) => self.ended = true,
                 None => return self.poll_broken_off(cx),
             }

@@ -1,9 +1,9 @@
 //! Having what is loaded for another request, while it is loaded.
 
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, header::RANGE};
 use http_body::Body;
 
-use super::{body::ResponseBody, service::Shared};
+use super::{body::ResponseBody, respond::Content, service::Shared};
 use crate::{
     engine::{look::Look, share::Sharing},
     key::Key,
@@ -26,7 +26,13 @@ impl Shared {
             return None;
         }
         let entry = self.select_among(&sharing.entries, key, headers)?;
+        let content = match sharing.payload.length() {
+            Some(length) => Content::Loading(sharing.payload.clone(), length),
+            // A part can be cut out once the whole is there.
+            None if headers.contains_key(RANGE) => return None,
+            None => Content::Growing(sharing.payload.read_all()?),
+        };
         self.cache.emit(Event::Joined);
-        Some(self.respond_while_loading(entry, &sharing.payload, method, headers, look))
+        Some(self.respond_while_loading(entry, content, method, headers, look))
     }
 }

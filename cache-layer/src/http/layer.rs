@@ -106,8 +106,9 @@ impl CacheLayer {
     }
 
     /// The longest body to keep, in bytes, which is also the most that is held of a response on its way; 1 MiB unless set.
-    /// A longer one is passed on whole, and not kept. A range of a response that is not stored yet is answered once the
-    /// whole is there; of one that turned out to be longer, the next ranges are the application's to answer.
+    /// A longer one is passed on whole, and not kept; where several requests read one of an unknown length by then, they go on
+    /// at the pace of the slowest, and as much again is held of it. A range of a response that is not stored yet is answered
+    /// once the whole is there; of one that turned out to be longer, the next ranges are the application's to answer.
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.policy.max_body = bytes;
         self
@@ -116,9 +117,9 @@ impl CacheLayer {
     /// The most requests that are at the application at one time because the cache has no answer, at least 1; without a
     /// limit unless set. It protects an application that lives behind a cache from the day the cache is lost.
     ///
-    /// It holds for loads, from their request until their body is there, and for requests that go alone, for want of a
-    /// store or of patience, until the head of their response is there; in this process, over all services made with this
-    /// layer or its clones. What the cache would not have answered in any case is not counted: writes, and whatever
+    /// It holds for loads, from their request until their body is there (one that nobody waits for any more gives way to a
+    /// request that needs its room), and for requests that go alone, for want of a store or of patience, until the head of
+    /// their response is there; in this process, over all services made with this layer or its clones. What the cache would not have answered in any case is not counted: writes, and whatever
     /// is passed through or known not to be cacheable.
     ///
     /// One request more waits, first come, first served, for [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most;
@@ -249,6 +250,10 @@ impl CacheLayer {
     }
 
     /// `stale-while-revalidate` for responses that have none (RFC 5861, section 3); none unless set.
+    ///
+    /// After a refresh in the background that brought nothing to be kept, the next request refreshes in the foreground. It has
+    /// what is stale if the application fails, or takes longer than the
+    /// [lock timeout](crate::CacheBuilder::lock_timeout).
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.policy.caching.default_stale_while_revalidate = millis(window);
         self

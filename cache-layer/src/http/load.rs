@@ -1,7 +1,7 @@
 //! Asking the application once for all who wait, and answering the one who asks.
 //!
-//! This runs in a task of its own: the client that began it may leave, and what it asked for is finished and stored all
-//! the same.
+//! This runs in a task of its own: the client that began it may leave, and what it asked for goes on and is stored all the
+//! same. Without an end, it doesn't: what nobody waits for any more is given a while, and then dropped.
 
 use std::sync::Arc;
 
@@ -12,10 +12,7 @@ use http::{
     response,
 };
 use http_body::Body;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
 use super::{
@@ -24,14 +21,16 @@ use super::{
     body::{Piece, ResponseBody},
     oneshot::Oneshot,
     plan::{Asked, Came},
-    record::{Incoming, content_length, record},
+    record::{Incoming, Unkept, content_length, pass_on, record},
+    room::Rooms,
     select::{Selection, Vacancy, Varies, response as stored_response},
     service::Shared,
 };
 use crate::{
     engine::{
-        fill::{Permission, Permit},
+        fill::{Demand, Permission, Permit},
         flight::{Flight, Landing},
+        patience::Patience,
         rope::RopeWriter,
     },
     entry::Entry,
@@ -65,6 +64,8 @@ pub(super) struct Load<S, B> {
     /// `None` if the store doesn't answer.
     pub(super) vacancy: Option<Vacancy>,
     pub(super) purpose: Purpose,
+    /// For others, and for room at the application.
+    pub(super) patience: Patience,
 }
 
 /// What a request is sent on for.
@@ -72,6 +73,9 @@ pub(super) struct Load<S, B> {
 pub(super) enum Purpose {
     /// To be answered.
     Answer,
+    /// To be answered, and there is something stale that may answer it, too: the last refresh of that in the background came
+    /// to nothing.
+    Overdue,
     /// In the background, for those who come later: what is there is stale, or will soon be.
     Refresh,
     EarlyRefresh,
@@ -98,7 +102,7 @@ where
     R: Body<Data = Bytes>,
 {
     /// Leads `flight` to its end, and tells the request that waits as soon as there is something to tell. It may be gone;
-    /// the load goes on without it.
+    /// the load goes on without it, for a while.
     pub(super) fn lead(self, mut flight: Flight, tell: Tell<R, S::Error>) -> impl Future<Output = ()> + Send
     where
         S: Send,
@@ -109,33 +113,33 @@ where
         R::Error: Send,
     {
         // Not an `async fn`, which would keep its arguments twice: as they came, and as it uses them.
-        let Self { shared, service, mut request, mut asked, mut vacancy, purpose } = self;
+        let Self { shared, service, mut request, mut asked, mut vacancy, purpose, mut patience } = self;
         async move {
-            let background = purpose != Purpose::Answer;
+            let background = matches!(purpose, Purpose::Refresh | Purpose::EarlyRefresh);
             let cache = &shared.cache;
-            let deadline = Instant::now() + cache.lock_timeout();
-            let permit = loop {
+            let end = patience.end();
+            let mut permit = loop {
                 let Some(place) = &vacancy else { break cache.load_without_store(flight) };
                 let caution = shared.caution(&asked.headers, place.stale.as_ref(), tell.is_closed());
-                match cache.ask_to_load(flight, &place.key, place.seen, deadline, caution).await {
+                match cache.ask_to_load(flight, &place.key, place.seen, &mut patience, caution).await {
                     Permission::Load(permit) => break permit,
                     Permission::Uncacheable if background => return,
                     Permission::Uncacheable => {
                         let reason = NoCacheReason::Remembered;
-                        let led = shared.go_alone(service, request, reason, deadline, None).await;
-                        let _ = tell.send(led.map_or_else(Led::Failed, Led::Response));
-                        return;
+                        let led = shared.go_alone(service, request, reason, end, None);
+                        return tell_unless_gone(led, tell).await;
                     }
                     Permission::BackedOff(setback) => {
-                        let led = match shared.spare(&asked.headers, place.stale.as_ref(), &setback) {
-                            Some(led) => led,
-                            None if background => return,
-                            None => shared
-                                .go_alone(service, request, NoCacheReason::BackedOff, deadline, place.stale.as_ref())
-                                .await
-                                .map_or_else(Led::Failed, Led::Response),
-                        };
-                        let _ = tell.send(led);
+                        let stale = place.stale.as_ref();
+                        match shared.spare(&asked.headers, stale, &setback) {
+                            Some(led) => drop(tell.send(led)),
+                            None if background => {}
+                            None => {
+                                let reason = NoCacheReason::BackedOff;
+                                let led = shared.go_alone(service, request, reason, end, stale);
+                                tell_unless_gone(led, tell).await;
+                            }
+                        }
                         return;
                     }
                     Permission::LookAgain(again) => flight = again,
@@ -156,15 +160,27 @@ where
                 cache.emit(Event::Miss);
             }
             let place = vacancy.map_or_else(Place::default, |vacancy| {
-                let Vacancy { varies, why, stale, .. } = vacancy;
+                let Vacancy { key, varies, why, stale, .. } = vacancy;
+                match purpose {
+                    Purpose::Answer => {}
+                    Purpose::Overdue => permit.makes_up_for(&key),
+                    Purpose::Refresh | Purpose::EarlyRefresh => permit.in_background(&key),
+                }
                 Place { varies, why, stale }
             });
-            let room =
-                if background { shared.rooms.take() } else { permit.while_loading(shared.rooms.wait(deadline)).await };
+            let room = if background {
+                shared.rooms.take()
+            } else {
+                match permit.while_loading(shared.rooms.wait(end), || demand(&tell, &shared.rooms)).await {
+                    Some(room) => room,
+                    None => return permit.abandon(),
+                }
+            };
             // Held until the load is over.
             let Some(_room) = room else {
                 if background {
                     // Somebody who needs it more will lead.
+                    permit.leave_out();
                     return cache.emit(Event::RefreshSkipped);
                 }
                 let led = match shared.stands_in(&asked.headers, place.stale.as_ref(), None) {
@@ -191,7 +207,10 @@ where
             }
             asked.time = cache.now();
             let asking = shared.with_reads(Oneshot::new(service, request));
-            match permit.while_loading(asking).await {
+            let Some(came) = permit.while_loading(asking, || demand(&tell, &shared.rooms)).await else {
+                return permit.abandon();
+            };
+            match came {
                 Ok(response) if has_stored && response.status() == StatusCode::NOT_MODIFIED => {
                     let (parts, _) = response.into_parts();
                     shared.validated(permit, &asked, place, validates.then_some(parts), tell).await;
@@ -212,13 +231,40 @@ where
                         Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
                         None => Led::Failed(error),
                     };
-                    permit.failed(None, !is_personal(&asked.headers));
+                    // Without its request, a service may have no answer that has one otherwise.
+                    permit.failed(None, !background && !is_personal(&asked.headers));
                     cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
                     let _ = tell.send(led);
                 }
             }
         }
     }
+}
+
+/// Whether anybody waits for what is to be told.
+fn demand<R: Body, E>(tell: &Tell<R, E>, rooms: &Rooms) -> Demand {
+    demand_of(!tell.is_closed(), rooms)
+}
+
+fn demand_of(awaited: bool, rooms: &Rooms) -> Demand {
+    match awaited {
+        true => Demand::Awaited,
+        false if rooms.are_wanted() => Demand::InTheWay,
+        false => Demand::Unawaited,
+    }
+}
+
+/// Tells what comes of a request that is nobody else's, unless its client leaves before that: the request ends with it then,
+/// as it would without a cache.
+async fn tell_unless_gone<R: Body, E>(
+    led: impl Future<Output = Result<Response<ResponseBody<R>>, E>>,
+    mut tell: Tell<R, E>,
+) {
+    let led = tokio::select! {
+        led = led => led,
+        () = tell.closed() => return,
+    };
+    let _ = tell.send(led.map_or_else(Led::Failed, Led::Response));
 }
 
 impl Shared {
@@ -237,7 +283,8 @@ impl Shared {
         permit.uncacheable(reason, remembered.then_some(&asked.key));
     }
 
-    /// The stale entry that may be used in place of an error, or of no response at all.
+    /// The stale entry that may be used in place of an error, or of no response at all. What may be used while it is loaded
+    /// anew may be used if that fails.
     pub(super) fn stands_in(&self, request: &HeaderMap, stale: Option<&Entry>, status: Option<u16>) -> Option<Entry> {
         let entry = stale?;
         let stored = stored_response(entry)?;
@@ -252,6 +299,7 @@ impl Shared {
                 disconnected.max(entry.deadlines().stale_if_error)
             }
         };
+        let until = until.max(entry.deadlines().stale_while_revalidate);
         let stale_for = now.saturating_sub(entry.deadlines().fresh) / 1000;
         let accepted = self.directives(request).accepts_stale_on_error(stale_for);
         (now < until && accepted).then(|| entry.clone())
@@ -273,6 +321,7 @@ impl Shared {
         };
         let why = place.why;
         permit.not_modified();
+        permit.reserve(Some(entry.payload().len() as u64));
         let asked_about = parts.is_some();
         let selects = |parts: &response::Parts| selects(&parts.headers, &stored.headers, self.cache.now() / 1000);
         let Some(mut parts) = parts.filter(selects) else {
@@ -324,7 +373,7 @@ impl Shared {
     /// A new response.
     pub(super) async fn answer<R: Body<Data = Bytes>, E>(
         &self,
-        permit: Permit,
+        mut permit: Permit,
         asked: &Asked,
         place: Place,
         response: Response<R>,
@@ -343,6 +392,12 @@ impl Shared {
             self.plan(asked, Came { status, headers, tags, freshness, inherited, length })
         });
         let why = place.why;
+        let size = body.size_hint();
+        let declared = declared_length.unwrap_or(None);
+        let length = declared.or_else(|| size.exact());
+        if plan.is_ok() {
+            permit.reserve(length);
+        }
         // What a client wants of a response to its POST, only the application can say.
         let of_get = asked.method == Method::GET;
         let not_modified = of_get && is_not_modified(&asked.headers, status, &parts.headers, self.cache.now() / 1000);
@@ -371,11 +426,8 @@ impl Shared {
             plan.left(self.cache.now()).say(&mut parts.headers, self.policy.remaining);
         }
 
-        let size = body.size_hint();
-        let declared = declared_length.unwrap_or(None);
         let (mut writes, tags) = self.writes(plan, asked, place.varies, place.stale.is_none());
-        // Of a length that is known, so that it can't outgrow what may be held of it.
-        let mut shared = declared.or_else(|| size.exact()).map(RopeWriter::new);
+        let mut shared = Some(RopeWriter::new(length));
         let mut body = Incoming::new(body);
         let at_once = match size.exact().filter(|exact| declared.is_none_or(|declared| declared == *exact)) {
             Some(length) => body.take_at_once(length).await,
@@ -404,21 +456,27 @@ impl Shared {
         }
         let (feed, pieces) = mpsc::unbounded_channel();
         let whole = answer(ResponseBody::recorded(pieces, size));
-        let waiting = if in_part {
-            Some((tell, whole))
+        let (waiting, held) = if in_part {
+            (Some(tell), Some(whole))
         } else {
             let _ = tell.send(whole);
-            None
+            (None, None)
         };
         let recording = record(body, self.policy.max_body, declared, &feed, &mut shared);
-        let pieces = match permit.while_loading(recording).await {
-            Ok(pieces) => pieces,
-            Err(reason) => {
-                if let Some((tell, whole)) = waiting {
+        let awaited = || waiting.as_ref().map_or_else(|| !feed.is_closed(), |tell| !tell.is_closed());
+        let pieces = match permit.while_loading(recording, || demand_of(awaited(), &self.rooms)).await {
+            Some(Ok(pieces)) => pieces,
+            Some(Err(Unkept { reason, rest })) => {
+                if let (Some(tell), Some(whole)) = (waiting, held) {
                     let _ = tell.send(whole);
                 }
-                return self.give_up(permit, asked, status, offers_ranges, reason);
+                self.give_up(permit, asked, status, offers_ranges, reason);
+                if let (Some(rest), Some(shared)) = (rest, shared) {
+                    pass_on(rest, &feed, shared).await;
+                }
+                return;
             }
+            None => return permit.abandon(),
         };
         let loaded = |entry: Entry, millis| entry.loaded(pieces.iter(), millis);
         let Some(entry) = self.complete(&mut writes, asked, loaded) else { return };
@@ -427,7 +485,7 @@ impl Shared {
             shared.end(entry.payload().clone());
         }
         match waiting {
-            Some((tell, _)) => drop(tell.send(part_of(entry))),
+            Some(tell) => drop(tell.send(part_of(entry))),
             None => drop(feed.send(Piece::End)),
         }
         permit.commit(writes, tags).await;

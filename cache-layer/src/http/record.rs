@@ -73,6 +73,19 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
     }
 }
 
+/// A body that is not kept.
+pub(super) struct Unkept<R: Body> {
+    pub(super) reason: NoCacheReason,
+    /// What is left of it, if others read it with the client.
+    pub(super) rest: Option<Incoming<R>>,
+}
+
+impl<R: Body> From<NoCacheReason> for Unkept<R> {
+    fn from(reason: NoCacheReason) -> Self {
+        Self { reason, rest: None }
+    }
+}
+
 /// Passes `body` on through `feed`, and to those who share it, and keeps what it was made of; returns that if it is whole and
 /// within `max` bytes. To end it is left to the caller.
 pub(super) async fn record<R: Body<Data = Bytes>>(
@@ -81,7 +94,7 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
     declared_length: Option<u64>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
     shared: &mut Option<RopeWriter>,
-) -> Result<Vec<Bytes>, NoCacheReason> {
+) -> Result<Vec<Bytes>, Unkept<R>> {
     let mut recorded = Vec::new();
     let mut length = 0u64;
     let mut trailers = false;
@@ -96,15 +109,23 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
             }
             Err(error) => {
                 let _ = feed.send(Piece::Failed(error));
-                return Err(NoCacheReason::BodyFailed);
+                return Err(NoCacheReason::BodyFailed.into());
             }
         };
         length += data.len() as u64;
         if length > max {
+            let reason = NoCacheReason::BodyTooLarge;
+            if let Some(shared) = shared
+                && let Some(reader) = shared.outgrow(max)
+            {
+                let _ = feed.send(Piece::Shared(reader));
+                shared.push(data);
+                return Err(Unkept { reason, rest: Some(body) });
+            }
             let _ = feed.send(Piece::Frame(Frame::data(data)));
             body.ahead.drain(..).for_each(|frame| drop(feed.send(frame.map_or_else(Piece::Failed, Piece::Frame))));
             let _ = feed.send(if body.ended { Piece::End } else { Piece::Rest(body.body) });
-            return Err(NoCacheReason::BodyTooLarge);
+            return Err(reason.into());
         }
         recorded.push(data.clone());
         if let Some(shared) = shared {
@@ -114,16 +135,42 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
     }
     if declared_length.is_some_and(|declared| declared != length) {
         let _ = feed.send(Piece::End);
-        return Err(NoCacheReason::BodyTruncated);
+        return Err(NoCacheReason::BodyTruncated.into());
     }
     if trailers {
         if let Some(shared) = shared.take() {
             shared.end(recorded.concat().into());
         }
         let _ = feed.send(Piece::End);
-        return Err(NoCacheReason::Trailers);
+        return Err(NoCacheReason::Trailers.into());
     }
     Ok(recorded)
+}
+
+/// Passes the rest of a body on that outgrew what is kept, to all who read it, as fast as the slowest of them reads; until
+/// it ends, or nobody reads it any more.
+pub(super) async fn pass_on<R: Body<Data = Bytes>>(
+    mut rest: Incoming<R>,
+    feed: &mpsc::UnboundedSender<Piece<R>>,
+    shared: RopeWriter,
+) {
+    while shared.has_room().await {
+        let frame = tokio::select! {
+            frame = rest.next() => frame,
+            () = shared.deserted() => return,
+        };
+        match frame.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => shared.push(data),
+            Some(Ok(Err(other))) => drop(feed.send(Piece::Frame(other))),
+            // Before the others hear that it broke off: then it is why.
+            Some(Err(error)) => return drop(feed.send(Piece::Failed(error))),
+            None => {
+                shared.end_streamed();
+                let _ = feed.send(Piece::End);
+                return;
+            }
+        }
+    }
 }
 
 /// The length that the response announces, if it does. Of two, or of none in digits, nobody knows which one counts.

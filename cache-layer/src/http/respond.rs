@@ -15,7 +15,10 @@ use super::{
     stored::StoredResponse,
 };
 use crate::{
-    engine::{look::Look, rope::Rope},
+    engine::{
+        look::Look,
+        rope::{Reader, Rope},
+    },
     entry::Entry,
     policy::Remaining,
     semantics::{
@@ -28,31 +31,38 @@ use crate::{
 };
 
 /// The content of a complete response, or of one that will be complete.
-enum Content {
+pub(super) enum Content {
     Stored(Bytes),
-    Loading(Rope),
+    /// Of a length that is known.
+    Loading(Rope, u64),
+    /// Of one that isn't.
+    Growing(Reader),
 }
 
 impl Content {
-    fn length(&self) -> u64 {
+    fn length(&self) -> Option<u64> {
         match self {
-            Self::Stored(payload) => payload.len() as u64,
-            Self::Loading(rope) => rope.length(),
+            Self::Stored(payload) => Some(payload.len() as u64),
+            Self::Loading(_, length) => Some(*length),
+            Self::Growing(_) => None,
         }
     }
 
     fn whole<R: Body>(self) -> ResponseBody<R> {
         match self {
             Self::Stored(payload) => ResponseBody::stored(payload),
-            Self::Loading(rope) => ResponseBody::joined(rope.read(0..rope.length())),
+            Self::Loading(rope, length) => ResponseBody::joined(rope.read(0..length)),
+            Self::Growing(reader) => ResponseBody::joined(reader),
         }
     }
 
-    fn part<R: Body>(&self, part: Range<u64>) -> ResponseBody<R> {
+    fn part<R: Body>(self, part: Range<u64>) -> ResponseBody<R> {
         match self {
             // Within the payload, which is in memory: these fit.
             Self::Stored(payload) => ResponseBody::stored(payload.slice(part.start as usize..part.end as usize)),
-            Self::Loading(rope) => ResponseBody::joined(rope.read(part)),
+            Self::Loading(rope, _) => ResponseBody::joined(rope.read(part)),
+            // Nothing selects a part of it.
+            Self::Growing(reader) => ResponseBody::joined(reader),
         }
     }
 }
@@ -84,16 +94,16 @@ impl Shared {
         self.respond_with(entry, content, method, request, Note::StaleIfError(status), None)
     }
 
-    /// As [`respond`](Self::respond), while the payload of `entry` comes in.
+    /// As [`respond`](Self::respond), while the payload of `entry` comes in, as its `content`.
     pub(super) fn respond_while_loading<R: Body>(
         &self,
         entry: Entry,
-        payload: &Rope,
+        content: Content,
         method: &Method,
         request: &HeaderMap,
         look: &mut Look,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(entry, Content::Loading(payload.clone()), method, request, Note::Collapsed, Some(look))
+        self.respond_with(entry, content, method, request, Note::Collapsed, Some(look))
     }
 
     fn respond_with<R: Body>(
@@ -169,7 +179,10 @@ impl Answer {
         if is_not_modified(request, status, headers, now_secs) {
             return Self::NotModified;
         }
-        Self::Of(range::select(method, request, status, headers, content.length(), now_secs))
+        let whole = Selected::Whole;
+        let selected =
+            content.length().map_or(whole, |length| range::select(method, request, status, headers, length, now_secs));
+        Self::Of(selected)
     }
 
     /// Made of the `status` and the `headers` of the complete one.
@@ -190,7 +203,7 @@ impl Answer {
                 (StatusCode::NOT_MODIFIED, ResponseBody::empty())
             }
             Self::Of(Selected::Whole) if method == Method::HEAD => {
-                if !forbids_length(status) {
+                if let Some(length) = length.filter(|_| !forbids_length(status)) {
                     headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
                 }
                 (status, ResponseBody::empty())
@@ -198,14 +211,14 @@ impl Answer {
             Self::Of(Selected::Whole) => (status, content.whole()),
             Self::Of(Selected::Part(part)) => {
                 headers.remove(header::CONTENT_LENGTH);
-                headers.insert(header::CONTENT_RANGE, range::content_range(&part, length));
+                headers.insert(header::CONTENT_RANGE, range::content_range(&part, length.unwrap_or(0)));
                 (StatusCode::PARTIAL_CONTENT, content.part(part.start..part.end))
             }
             Self::Of(Selected::Unsatisfiable) => {
                 for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
                     headers.remove(name);
                 }
-                headers.insert(header::CONTENT_RANGE, range::unsatisfied_content_range(length));
+                headers.insert(header::CONTENT_RANGE, range::unsatisfied_content_range(length.unwrap_or(0)));
                 (StatusCode::RANGE_NOT_SATISFIABLE, ResponseBody::empty())
             }
         };

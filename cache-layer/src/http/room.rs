@@ -1,6 +1,9 @@
 //! Room at the application: how many requests may be there at one time because the cache has no answer.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -9,7 +12,14 @@ use tokio::{
 
 /// Unlimited by default. Clones are one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rooms(Option<Arc<Semaphore>>);
+pub(super) struct Rooms(Option<Arc<Limit>>);
+
+#[derive(Debug)]
+struct Limit {
+    rooms: Arc<Semaphore>,
+    /// Requests that wait for one.
+    waiting: AtomicUsize,
+}
 
 /// Room for one request, until it is dropped.
 #[derive(Debug)]
@@ -19,26 +29,50 @@ pub(super) struct Room {
 
 impl Rooms {
     pub(super) fn new(most: usize) -> Self {
-        Self(Some(Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)))))
+        let rooms = Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)));
+        Self(Some(Arc::new(Limit { rooms, waiting: AtomicUsize::new(0) })))
     }
 
     /// Room for one request, as soon as there is some: first come, first served. `None` if there was none by `deadline`.
     pub(super) async fn wait(&self, deadline: Instant) -> Option<Room> {
-        let permit = match &self.0 {
-            None => None,
-            // The semaphore is never closed.
-            Some(rooms) => Some(timeout_at(deadline, rooms.clone().acquire_owned()).await.ok()?.ok()?),
-        };
-        Some(Room { _permit: permit })
+        if let Some(room) = self.take() {
+            return Some(room);
+        }
+        let limit = self.0.as_ref()?;
+        let _waiting = Waiting::at(&limit.waiting);
+        // The semaphore is never closed.
+        let permit = timeout_at(deadline, limit.rooms.clone().acquire_owned()).await.ok()?.ok()?;
+        Some(Room { _permit: Some(permit) })
     }
 
     /// Room for one request, if there is some.
     pub(super) fn take(&self) -> Option<Room> {
         let permit = match &self.0 {
             None => None,
-            Some(rooms) => Some(rooms.clone().try_acquire_owned().ok()?),
+            Some(limit) => Some(limit.rooms.clone().try_acquire_owned().ok()?),
         };
         Some(Room { _permit: permit })
+    }
+
+    /// Whether a request waits for room.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.0.as_ref().is_some_and(|limit| limit.waiting.load(Ordering::Relaxed) > 0)
+    }
+}
+
+/// A request that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn at(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -60,9 +94,9 @@ mod tests {
         drop(room);
         let [first, second] = waiting;
         let room = first.await.unwrap().expect("it is first");
-        assert!(rooms.take().is_none() && !second.is_finished());
+        assert!(rooms.take().is_none() && !second.is_finished() && rooms.are_wanted());
         drop(room);
-        assert!(second.await.unwrap().is_some());
+        assert!(second.await.unwrap().is_some() && !rooms.are_wanted());
     }
 
     #[tokio::test]

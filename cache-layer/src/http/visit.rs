@@ -1,6 +1,6 @@
 //! A request whose answer is not in memory: found, waited for, or loaded.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -25,6 +25,7 @@ use crate::{
     engine::{
         flight::{Flight, Landing, Seat},
         look::{Look, in_span},
+        patience::LONGEST_PAUSE,
     },
     entry::{Entry, EntryId},
     key::Key,
@@ -56,7 +57,8 @@ where
 {
     async move {
         let cache = &shared.cache;
-        let deadline = Instant::now() + cache.lock_timeout();
+        let mut patience = cache.patience();
+        let (deadline, end) = (patience.deadline(), patience.end());
         let mut note = Note::Hit;
         let look = &mut look;
         loop {
@@ -114,7 +116,7 @@ where
                     None => {
                         look.because(NoCacheReason::HeadMiss);
                         let reason = NoCacheReason::HeadMiss;
-                        let response = shared.go_and_learn(inner, request, &key, reason, deadline, stale).await?;
+                        let response = shared.go_and_learn(inner, request, &key, reason, end, stale).await?;
                         if is_outdated_by(&response, stale) {
                             shared.drop_outdated(&key).await;
                         }
@@ -126,7 +128,7 @@ where
                 let since = stale.and_then(stored_response).map(|stored| stored.response_time);
                 if let Some(reason) = shared.passes_range(&key, headers, since) {
                     look.because(reason);
-                    return shared.go_and_learn(inner, request, &key, reason, deadline, stale).await;
+                    return shared.go_and_learn(inner, request, &key, reason, end, stale).await;
                 }
             }
             let mut follower = match cache.flights().board(place) {
@@ -134,21 +136,31 @@ where
                     // It had one when its key was made of it.
                     let Some(target) = Target::of(&shared.sites, request.uri(), headers).map(Target::into_owned) else {
                         let reason = NoCacheReason::NoAuthority;
-                        return shared.go_alone(inner, request, reason, deadline, None).await;
+                        return shared.go_alone(inner, request, reason, end, None).await;
                     };
-                    let headers = Arc::new(headers.clone());
-                    let asked = Asked { target, key, method: Method::GET, headers, time: cache.now() };
-                    let Some(usable) = usable else {
-                        let purpose = Purpose::Answer;
-                        return Load { shared, service: inner, request, asked, vacancy, purpose }
-                            .begin(flight, look)
-                            .await;
+                    let purpose = match &usable {
+                        None => Purpose::Answer,
+                        Some((_, Note::Stale)) if cache.is_overdue(place) => Purpose::Overdue,
+                        Some((_, Note::Stale)) => Purpose::Refresh,
+                        Some(_) => Purpose::EarlyRefresh,
                     };
-                    let purpose =
-                        if matches!(usable.1, Note::Stale) { Purpose::Refresh } else { Purpose::EarlyRefresh };
-                    let response = answer(usable, look);
-                    Load { shared, service: inner, request, asked, vacancy, purpose }.begin_in_background(flight, look);
-                    return Ok(response);
+                    let for_all = Arc::new(headers.clone());
+                    let (response, stands_in) = match (usable, purpose) {
+                        (Some((entry, _)), Purpose::Overdue) => (None, Some((entry, shared.clone(), for_all.clone()))),
+                        (usable, _) => (usable.map(|usable| answer(usable, look)), None),
+                    };
+                    let asked = Asked { target, key, method: Method::GET, headers: for_all, time: cache.now() };
+                    let load = Load { shared, service: inner, request, asked, vacancy, purpose, patience };
+                    if let Some(response) = response {
+                        load.begin_in_background(flight, look);
+                        return Ok(response);
+                    }
+                    let answered = load.begin(flight, look);
+                    let Some((entry, shared, headers)) = stands_in else { return answered.await };
+                    return match timeout_at(end, answered).await {
+                        Ok(answered) => answered,
+                        Err(_) => Ok(shared.stand_in(entry, &Method::GET, &headers, None)),
+                    };
                 }
                 Seat::Follower(follower) => follower,
             };
@@ -190,7 +202,11 @@ where
                         None => NoCacheReason::StoreUnavailable,
                     }
                 }
-                Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void) if Instant::now() < deadline => continue,
+                Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void)
+                    if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
+                {
+                    continue;
+                }
                 Ok(Landing::Uncacheable) => NoCacheReason::Remembered,
                 // A load fails by an error that this entry stood in for, or without any response: the wider of the two
                 // permissions is the one that counts.
@@ -215,7 +231,7 @@ where
             };
             let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
             look.because(reason);
-            return shared.go_alone(inner, request, reason, deadline, stale).await;
+            return shared.go_alone(inner, request, reason, end, stale).await;
         }
     }
 }

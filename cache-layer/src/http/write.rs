@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
-use tokio::{runtime::Handle, sync::oneshot, time::Instant};
+use tokio::{runtime::Handle, sync::oneshot};
 use tower_service::Service;
 
 use super::{
@@ -22,6 +22,7 @@ use crate::{
         Cache,
         fill::{Caution, Permission},
         flight::Seat,
+        patience::Patience,
     },
     error::InvalidateError,
     key::Key,
@@ -126,10 +127,11 @@ impl Shared {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Send + 'static,
     {
-        let deadline = Instant::now();
         let permission = match self.cache.flights().board(&asked.key) {
             Seat::Leader(flight) => {
-                self.cache.ask_to_load(flight, &asked.key, Seen::Unusable, deadline, Caution::default()).await
+                self.cache
+                    .ask_to_load(flight, &asked.key, Seen::Unusable, &mut Patience::none(), Caution::default())
+                    .await
             }
             Seat::Follower(_) => Permission::Uncacheable,
         };

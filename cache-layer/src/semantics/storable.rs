@@ -123,6 +123,10 @@ no_cache_reasons! {
     StoreUnavailable => "store-unavailable",
     /// The store has no room, and evicts nothing to make some.
     StoreFull => "store-full",
+    /// The store can't keep up: too much is on its way to it already.
+    StoreBusy => "store-busy",
+    /// Nobody waited for the load any more, and it was ended.
+    Abandoned => "abandoned",
     /// There was no room at the application for as long as a request waits.
     Overloaded => "overloaded",
     /// An earlier response to the same request could not be kept.

@@ -3,10 +3,7 @@
 use std::{any::Any, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, time::timeout_at};
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -18,9 +15,10 @@ use crate::{
     engine::{
         Cache,
         backoff::BackOff,
-        fill::{Caution, Permission, Permit},
+        fill::{Caution, Demand, Permission, Permit},
         flight::{Flight, Landing, Seat},
         look::{Look, in_span},
+        patience::{LONGEST_PAUSE, Patience},
     },
     inherit::{self, Reads},
     key::Key,
@@ -159,7 +157,7 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
-        let deadline = Instant::now() + self.cache.lock_timeout();
+        let mut patience = self.cache.patience();
         let mut waits = false;
         loop {
             let (found, tier) = self.find().await;
@@ -175,7 +173,7 @@ where
                     look.found(LookupResult::Stale);
                     if let Seat::Leader(flight) = self.cache.flights().board(&self.key) {
                         let span = self.cache.background_span(&self.key, &look);
-                        self.begin(flight, vacancy, load, deadline, span);
+                        self.begin(flight, vacancy, load, patience, true, span);
                     }
                     return Ok(hit.noted());
                 }
@@ -185,7 +183,7 @@ where
                 look.unavailable();
             }
             let follower = match self.cache.flights().board(&self.key) {
-                Seat::Leader(flight) => return self.lead(flight, vacancy, load, deadline, look).await,
+                Seat::Leader(flight) => return self.lead(flight, vacancy, load, patience, look).await,
                 Seat::Follower(_) if self.lock == Lock::Off => return self.go_alone(load).await,
                 Seat::Follower(follower) => follower,
             };
@@ -194,11 +192,11 @@ where
                 self.cache.emit(Event::Coalesced);
             }
             let wait = look.wait_for(&follower);
-            let landing = timeout_at(deadline, follower.landing()).await;
+            let landing = timeout_at(patience.deadline(), follower.landing()).await;
             wait.ended(landing.as_ref().map_or(Release::WaitTimeout, Landing::release));
             match landing {
                 // Another one's load may have begun before this call did.
-                Ok(_) if self.refresh && Instant::now() < deadline => {}
+                Ok(_) if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => {}
                 Ok(Landing::FailedWith(error)) => return self.fail_together(&vacancy, error, load).await,
                 Ok(Landing::Unstored(entries)) if vacancy.seen.is_none() => {
                     match entries.iter().find(|(key, _)| *key == self.key).and_then(|(_, entry)| read(entry)) {
@@ -212,7 +210,8 @@ where
                         None => return self.go_alone(load).await,
                     }
                 }
-                Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void) if Instant::now() < deadline => {}
+                Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void)
+                    if patience.again(LONGEST_PAUSE, Duration::ZERO).await => {}
                 Ok(_) | Err(_) => return self.go_alone(load).await,
             }
         }
@@ -271,13 +270,15 @@ where
         Ok(loaded.value)
     }
 
-    /// Loads in a task of its own: its caller may leave, and it is finished and stored all the same.
+    /// Loads in a task of its own: its caller may leave, and it goes on and is stored all the same, for a while. Or nobody
+    /// waits for it from the beginning, `in_background`.
     fn begin<E>(
         self,
         flight: Flight,
         vacancy: Vacancy,
         load: Load<V, E>,
-        deadline: Instant,
+        patience: Patience,
+        in_background: bool,
         span: Span,
     ) -> (oneshot::Receiver<Led<V, E>>, tokio::task::JoinHandle<()>)
     where
@@ -286,7 +287,7 @@ where
         let (tell, told) = oneshot::channel();
         let cache = self.cache.clone();
         flight.is_in(&span);
-        let task = cache.spawn(in_span(self.load(flight, vacancy, load, deadline, tell), span));
+        let task = cache.spawn(in_span(self.load(flight, vacancy, load, patience, in_background, tell), span));
         (told, task)
     }
 
@@ -295,7 +296,7 @@ where
         flight: Flight,
         vacancy: Vacancy,
         load: Load<V, E>,
-        deadline: Instant,
+        patience: Patience,
         mut look: Look,
     ) -> Result<V, E>
     where
@@ -304,7 +305,7 @@ where
         let alone = self.again();
         let cache = self.cache.clone();
         let span = cache.load_span(&self.key, &look);
-        let (told, task) = self.begin(flight, vacancy, load, deadline, span);
+        let (told, task) = self.begin(flight, vacancy, load, patience, false, span);
         let led = told.await;
         let event = match &led {
             Ok(Led::Found(hit)) => {
@@ -341,21 +342,22 @@ where
         flight: Flight,
         mut vacancy: Vacancy,
         load: Load<V, E>,
-        deadline: Instant,
+        patience: Patience,
+        in_background: bool,
         tell: oneshot::Sender<Led<V, E>>,
     ) where
         E: Clone + Send + Sync + 'static,
     {
-        let wait_for_others = if self.lock == Lock::Fleet { deadline } else { Instant::now() };
+        let mut patience = if self.lock == Lock::Fleet { patience } else { Patience::none() };
         let mut flight = flight;
-        let permit = loop {
+        let mut permit = loop {
             let Some(seen) = vacancy.seen else { break self.cache.load_without_store(flight) };
             // After a failure, others are left alone for a while where a stale value stands in, and only there.
             let caution = Caution {
                 back_off: BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF),
                 heeds: self.stands_in(&vacancy).is_some(),
             };
-            match self.cache.ask_to_load(flight, &self.key, seen, wait_for_others, caution).await {
+            match self.cache.ask_to_load(flight, &self.key, seen, &mut patience, caution).await {
                 Permission::Load(permit) => break permit,
                 Permission::Uncacheable => {
                     let _ = tell.send(Led::Alone(load));
@@ -378,7 +380,14 @@ where
             };
         };
         let stale = vacancy.stale.as_ref().and_then(|entry| Some(Stale::new(read(entry)?, entry.tags())));
-        match permit.while_loading(inherit::collect(load(stale))).await {
+        if in_background {
+            permit.in_background(&self.key);
+        }
+        let demand = || if tell.is_closed() { Demand::Unawaited } else { Demand::Awaited };
+        let Some(came) = permit.while_loading(inherit::collect(load(stale)), demand).await else {
+            return permit.abandon();
+        };
+        match came {
             (Ok(loaded), reads) => self.keep(permit, loaded, &reads, tell).await,
             (Err(error), _) => {
                 self.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));

@@ -64,7 +64,12 @@ impl RedisStore {
                 acquire.run::<(Bulk, Watched)>(&mut connection).await
             })
         );
-        let (Bulk(reply), (Bulk(held), _)) = reply?;
+        let (Bulk(reply), (Bulk(held), _)) = reply.inspect_err(|error| {
+            // It may still be granted, to nobody: what comes after it takes it back.
+            if *error == StoreError::TimedOut {
+                self.release_lease(&Lease::new(key, token, [0; 16]), None);
+            }
+        })?;
         match &reply[..] {
             b"held" => Ok(Acquired::Held),
             b"changed" => Ok(Acquired::Changed),

@@ -1,0 +1,208 @@
+//! A store that is outside of this process, and contradicts itself or can't keep up.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use tokio::time::{Instant, sleep};
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use super::*;
+use crate::{
+    CacheLayer,
+    store::{Acquired, BoxFuture, Committed, Failed, Fill, Lease, LeaseToken, MemoryStore},
+};
+
+/// What a store says when it is asked for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    TheTruth,
+    /// There is something else by now; to look-ups, it says that there is nothing.
+    Changed,
+    /// Somebody loads; and that this has ended, to whoever waits for that.
+    Held,
+}
+
+#[derive(Clone, Debug)]
+struct Elsewhere {
+    store: MemoryStore,
+    says: Says,
+    looks: Arc<AtomicUsize>,
+}
+
+impl Elsewhere {
+    fn that(says: Says) -> Self {
+        Self { store: MemoryStore::new(1 << 20), says, looks: Arc::default() }
+    }
+
+    fn looks(&self) -> usize {
+        self.looks.load(Ordering::SeqCst)
+    }
+}
+
+impl Store for Elsewhere {}
+
+impl Contract for Elsewhere {
+    fn peek(&self, _: &Key) -> Option<Entry> {
+        None
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.store.get(key)
+    }
+
+    fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        match self.says {
+            Says::TheTruth => self.store.acquire(key, seen, ttl),
+            Says::Changed => Box::pin(async { Ok(Acquired::Changed) }),
+            Says::Held => Box::pin(async { Ok(Acquired::Held) }),
+        }
+    }
+
+    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        Contract::acquire(self, key, seen, ttl)
+    }
+
+    fn identity(&self) -> usize {
+        self.store.identity()
+    }
+
+    fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.store.is_held_by(key, token)
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.store.renew(lease, ttl)
+    }
+
+    fn overtaken(&self, lease: &Lease) -> bool {
+        self.store.overtaken(lease)
+    }
+
+    fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
+        self.store.commit(fill)
+    }
+
+    fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
+        self.store.release(lease, uncacheable);
+    }
+
+    fn fail(&self, lease: &Lease, failed: Failed) {
+        self.store.fail(lease, failed);
+    }
+
+    fn changed<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.invalidate(scope)
+    }
+
+    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.soften(scope)
+    }
+
+    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+        self.store.delete_matching(pattern)
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        self.store.get_many(keys)
+    }
+
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.put(entries, tags)
+    }
+}
+
+/// What the client reads in `Cache-Status`, and the body.
+async fn ask(cache: &Cache, path: &str) -> (String, Bytes) {
+    let application = service_fn(async |_: Request<Full<Bytes>>| {
+        let response = Response::builder().header("cache-control", "max-age=60").body(Full::from("a page"));
+        Ok::<_, std::convert::Infallible>(response.unwrap())
+    });
+    let site = CacheLayer::new(cache.clone()).layer(application);
+    let request = Request::get(format!("http://shop.example{path}")).body(Full::default()).unwrap();
+    let response = site.oneshot(request).await.unwrap();
+    let status = response.headers()["cache-status"].to_str().unwrap().to_owned();
+    (status, response.into_body().collect().await.unwrap().to_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_one_thing_and_its_contrary_is_answered_within_the_lock_timeout_and_does_not_ask_all_the_time() {
+    for says in [Says::Changed, Says::Held] {
+        let store = Elsewhere::that(says);
+        let cache = Cache::new(store.clone());
+        let began = Instant::now();
+        let answers = tokio::join!(ask(&cache, "/x"), ask(&cache, "/x"));
+        let took = began.elapsed();
+        assert!((cache.lock_timeout() / 2..=cache.lock_timeout()).contains(&took), "{says:?}: {took:?}");
+        for (status, body) in [answers.0, answers.1] {
+            assert!(status.ends_with("; detail=waited-too-long"), "{says:?}: {status}");
+            assert_eq!(body, "a page");
+        }
+        let most = if says == Says::Changed { 40 } else { 150 };
+        assert!(store.looks() < most, "{says:?}: looked {} times", store.looks());
+    }
+}
+
+#[cfg(feature = "typed")]
+#[tokio::test(start_paused = true)]
+async fn so_is_who_asks_for_a_value() {
+    for says in [Says::Changed, Says::Held] {
+        let store = Elsewhere::that(says);
+        let cache = Cache::new(store.clone());
+        let began = Instant::now();
+        assert_eq!(cache.get_or_load("k", || async { Ok::<u8, ()>(7) }).await, Ok(7));
+        let took = began.elapsed();
+        assert!((cache.lock_timeout() / 2..=cache.lock_timeout()).contains(&took), "{says:?}: {took:?}");
+        assert!(store.looks() < 150, "{says:?}: looked {} times", store.looks());
+    }
+}
+
+#[tokio::test]
+async fn what_there_is_no_room_for_on_its_way_to_the_store_does_not_say_that_it_is_stored() {
+    let cache = Cache::new(Elsewhere::that(Says::TheTruth));
+    let full = cache.0.on_their_way.clone().acquire_many_owned(ON_THEIR_WAY as u32).await.unwrap();
+    let (status, body) = ask(&cache, "/x").await;
+    assert!(status.ends_with("fwd=uri-miss; detail=store-busy"), "{status}");
+    assert_eq!(body, "a page");
+    assert!(cache.drain(Duration::from_secs(10)).await);
+    assert_eq!((cache.counts().shed, cache.counts().stored), (1, 0));
+
+    drop(full);
+    assert!(ask(&cache, "/x").await.0.ends_with("fwd=uri-miss; stored"), "its lease was given back");
+    assert!(cache.drain(Duration::from_secs(10)).await);
+    assert_eq!((cache.counts().shed, cache.counts().stored), (1, 1));
+    assert_eq!(cache.0.on_their_way.available_permits(), ON_THEIR_WAY, "room is given back");
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_to_be_stored_keeps_its_lease() {
+    let cache = Cache::builder(Elsewhere::that(Says::TheTruth)).lock_timeout(Duration::from_secs(6)).build();
+    let turns = cache.0.commits.acquire_many(COMMITS as u32).await.unwrap();
+    assert!(ask(&cache, "/x").await.0.ends_with("stored"));
+    sleep(2 * cache.lease_life()).await;
+    drop(turns);
+    assert!(cache.drain(Duration::from_secs(10)).await);
+    assert_eq!((cache.counts().stored, cache.counts().fenced), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_too_long_for_its_turn_is_dropped_and_counted() {
+    let cache = Cache::new(Elsewhere::that(Says::TheTruth));
+    let turns = cache.0.commits.acquire_many(COMMITS as u32).await.unwrap();
+    ask(&cache, "/x").await;
+    assert!(cache.drain(2 * cache.lock_timeout()).await);
+    assert_eq!((cache.counts().stored, cache.counts().shed), (0, 1));
+    drop(turns);
+}

@@ -1,0 +1,115 @@
+//! How long a request waits for others, and at what pace it asks again.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Cache;
+
+/// The pauses between one round and the next, from the second one on; they double.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// Where the store contradicts itself: it says one thing when it is read, and another when it is written.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Where another process loads, and its end would go unnoticed for so long.
+pub(super) const LONGEST_PAUSE_FOR_A_LEASE: Duration = Duration::from_millis(50);
+
+/// The patience of one request.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    deadline: Instant,
+    end: Instant,
+    rounds: u32,
+}
+
+impl Cache {
+    /// A request's patience: the lock timeout, and up to a quarter less with another's load. All who wait for one must not run
+    /// out of it at the same moment, and go to the application together.
+    pub(crate) fn patience(&self) -> Patience {
+        let longest = self.lock_timeout();
+        let spread = u32::try_from(longest.as_millis() / 4).unwrap_or(u32::MAX);
+        let end = Instant::now() + longest;
+        Patience { deadline: end - Duration::from_millis(fastrand::u32(..=spread).into()), end, rounds: 0 }
+    }
+}
+
+impl Patience {
+    /// None at all.
+    pub(crate) fn none() -> Self {
+        let now = Instant::now();
+        Self { deadline: now, end: now, rounds: 0 }
+    }
+
+    /// Until when to wait for room at the application.
+    pub(crate) fn end(&self) -> Instant {
+        self.end
+    }
+
+    /// Until when to wait for another's load.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Waits before the next round; `false` if there is none. The first comes at once: most often, what was not there before
+    /// is there by then. A round that `took` its time has waited for that long already.
+    pub(crate) async fn again(&mut self, longest: Duration, took: Duration) -> bool {
+        if self.rounds > 0 {
+            let pause = FIRST_PAUSE.saturating_mul(1 << (self.rounds - 1).min(16)).min(longest).saturating_sub(took);
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if !pause.is_zero() {
+                sleep(pause.min(left)).await;
+            }
+        }
+        self.rounds = self.rounds.saturating_add(1);
+        !self.is_over()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn until(deadline: Instant) -> Patience {
+        Patience { deadline, end: deadline, rounds: 0 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_round_and_round_does_so_ever_more_slowly_and_comes_to_an_end() {
+        let began = Instant::now();
+        let mut patience = until(began + Duration::from_secs(5));
+        assert!(patience.again(LONGEST_PAUSE, Duration::ZERO).await);
+        assert_eq!(began.elapsed(), Duration::ZERO, "the first round is at once");
+        let mut rounds = 1;
+        while patience.again(LONGEST_PAUSE, Duration::ZERO).await {
+            rounds += 1;
+        }
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+        assert!((10..20).contains(&rounds), "{rounds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_that_took_its_time_is_not_followed_by_a_pause() {
+        let began = Instant::now();
+        let mut patience = Patience { rounds: 7, ..until(began + Duration::from_secs(5)) };
+        assert!(patience.again(LONGEST_PAUSE_FOR_A_LEASE, LONGEST_PAUSE_FOR_A_LEASE).await);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[cfg(feature = "memory")]
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_together_do_not_give_up_together() {
+        let cache = Cache::new(crate::store::MemoryStore::new(1 << 20));
+        let began = Instant::now();
+        let mut deadlines: Vec<_> = (0..300).map(|_| cache.patience().deadline() - began).collect();
+        deadlines.sort_unstable();
+        let (least, most) = (cache.lock_timeout() * 3 / 4, cache.lock_timeout());
+        assert!(least <= deadlines[0] && deadlines[299] <= most);
+        let at_one_time =
+            |from: &Duration| deadlines.iter().filter(|at| **at >= *from && **at < *from + most / 100).count();
+        let busiest = deadlines.iter().map(at_one_time);
+        assert!(busiest.max() < Some(60), "in a hundredth of the time are 12 on average");
+    }
+}
