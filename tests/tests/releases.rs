@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use tests::{App, Backend, Failure, Gate, Origin, ask, echo, over_each_store, request, wait_until};
 
 const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=600")];
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(600);
 
 over_each_store!(
     a_load_that_is_stored_is_done,
