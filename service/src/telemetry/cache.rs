@@ -100,7 +100,7 @@ impl CacheMetrics {
             refreshes: counter(
                 "cache_layer.refreshes",
                 "{refresh}",
-                "Refreshes of what is still fresh, and refreshes left out for want of room",
+                "Refreshes of what is still fresh, those left out for want of room, and those that had no answer",
             ),
             overloaded: counter(
                 "cache_layer.overloaded",
@@ -160,6 +160,7 @@ impl Observer for CacheMetrics {
             }
             Event::EarlyRefresh => self.count_by(&self.refreshes, "outcome", "early"),
             Event::RefreshSkipped => self.count_by(&self.refreshes, "outcome", "skipped"),
+            Event::RefreshFailed => self.count_by(&self.refreshes, "outcome", "failed"),
             Event::Overloaded => self.count(&self.overloaded),
             Event::NotStored(reason) => self.count_by(&self.uncacheable, "reason", reason.as_str()),
             Event::Fill(outcome) => self.count_by(&self.fills, "outcome", outcome.as_str()),

@@ -94,6 +94,7 @@ fn every_event() -> Vec<Event> {
         Event::Bypass(NoCacheReason::Method),
         Event::EarlyRefresh,
         Event::RefreshSkipped,
+        Event::RefreshFailed,
         Event::Overloaded,
         Event::Kept { bytes: 1 },
         Event::StoreUnavailable,
