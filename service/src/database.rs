@@ -91,8 +91,8 @@ impl Database {
         } else if in_memory {
             (options, Whereabouts::Memory)
         } else {
-            let server = DatabaseServer { options: options.clone(), asked: Mutex::default() };
-            (options, Whereabouts::Server(Arc::new(server)))
+            let server = Arc::new(DatabaseServer::new(&options));
+            (options, Whereabouts::Server(server))
         };
 
         let pool = AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
@@ -256,6 +256,10 @@ impl DatabaseFile {
 }
 
 impl DatabaseServer {
+    fn new(options: &AnyConnectOptions) -> Self {
+        Self { options: options.clone(), asked: Mutex::default() }
+    }
+
     /// Ends, with the reason, if a request waits for a connection because no new one can be made. Of all that wait, one asks.
     async fn out_of_reach(&self) -> io::Error {
         sleep(LONG_WAIT).await;
@@ -291,6 +295,8 @@ impl DatabaseServer {
 
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 const TOO_MANY_CONNECTIONS: &str = "53300";
+/// <https://www.sqlite.org/rescode.html>
+const SQLITE_BUSY: &str = "5";
 
 /// The code of an error of the database itself: of PostgreSQL five characters, of SQLite a number.
 fn sqlstate(error: &sqlx::Error) -> Option<String> {
@@ -333,7 +339,16 @@ fn never_created(url: &str) -> String {
 
 async fn prepare_sqlite(connection: &mut AnyConnection) -> sqlx::Result<()> {
     // Readers and the writer do not wait for each other.
-    sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await?;
+    let switch = async {
+        loop {
+            match sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await {
+                // Of two that start at the same time, each could wait for the other: SQLite refuses one without any wait.
+                Err(error) if sqlstate(&error).is_some_and(|code| code == SQLITE_BUSY) => sleep(LONG_WAIT).await,
+                switched => return switched,
+            }
+        }
+    };
+    timeout(ACQUIRE_TIMEOUT, switch).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
     // The migrator locks a PostgreSQL database against other starting processes, but not this one.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     migrate(&mut transaction).await?;
@@ -453,6 +468,33 @@ mod tests {
             assert!(!file.exists());
             drop(open);
             database.close().await;
+        }
+    }
+
+    /// A service that was started when there was a PostgreSQL at this port.
+    fn without_its_server(port: u16) -> Database {
+        sqlx::any::install_default_drivers();
+        let options = format!("postgres://me@127.0.0.1:{port}/products").parse().unwrap();
+        let whereabouts = Whereabouts::Server(Arc::new(DatabaseServer::new(&options)));
+        let pool = AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).max_connections(2);
+        Database { pool: pool.connect_lazy_with(options), whereabouts }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_connections_or_is_silent_is_not_waited_for_as_long_as_a_busy_one() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        for (port, why) in [(refusing, "refused"), (silent.local_addr().unwrap().port(), "no connection within 2s")] {
+            let database = without_its_server(port);
+            let mut requests = tokio::task::JoinSet::new();
+            for id in 1..=50 {
+                let database = database.clone();
+                requests.spawn(async move { database.product(id).await.unwrap_err() });
+            }
+            while let Some(error) = requests.join_next().await {
+                let error = error.unwrap();
+                assert!(is_absent(&error) && error.to_string().contains(why), "{error}");
+            }
         }
     }
 
