@@ -266,3 +266,21 @@ async fn another_process_hears_of_an_invalidated_tag_within_moments() {
         );
     }
 }
+
+/// What nobody reads is what a server that is short of memory evicts first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_marks_of_all_nodes_are_read_though_nothing_else_is() {
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let node = &cluster.primaries()[cluster.index_of(&token("t"))];
+    let marks: Vec<String> = node.keys().into_iter().filter(|name| name.starts_with("test:mark:")).collect();
+    assert_eq!(marks.len(), 3, "{marks:?}");
+    let () = node.command(&["CONFIG", "RESETSTAT"]);
+    wait_until("each node's connection to read its mark", async || {
+        let stats: String = node.command(&["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_mget:calls="));
+        calls.is_some_and(|rest| rest.split(',').next().unwrap().parse::<u64>().unwrap() >= 6)
+    })
+    .await;
+    assert_eq!(store.state().lost_connections, 0);
+}

@@ -6,7 +6,12 @@ use super::{
     fleet_tests::{connect, fill, key, read},
     *,
 };
-use crate::{Cache, telemetry::NoCacheReason};
+use crate::{
+    Cache,
+    clock::Clock,
+    entry::{Deadlines, EntryId},
+    telemetry::NoCacheReason,
+};
 
 fn full_server() -> RedisServer {
     let server = RedisServer::start();
@@ -83,4 +88,78 @@ async fn what_is_not_stored_for_lack_of_room_says_so() {
     }
     assert_eq!(NoCacheReason::StoreFull.as_str(), "store-full");
     wait_until("it to be counted", async || cache.counts().unavailable >= 2).await;
+}
+
+/// Even where every tag is known, so that nothing but the entry has to be written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
+    let server = full_server();
+    let store = connect(server.url()).await;
+    assert_eq!(fill(&store, &key("a"), "one", &["t"]).await, Committed::Stored);
+    assert_eq!(read(&store, &key("a")).await.as_deref(), Some("one"));
+    let variant = key("v").variant(b"de");
+    let mut leases = Vec::new();
+    for key in [&key("b"), &key("v")] {
+        let acquired = store.acquire(key, Seen::Nothing, Duration::from_secs(60)).await.unwrap();
+        let Acquired::Granted(lease) = acquired else { panic!("no lease") };
+        leases.push(lease);
+    }
+    let [of_one, of_variant]: [Lease; 2] = leases.try_into().unwrap();
+    fill_up(&server);
+
+    let of_one = super::fleet_tests::loaded(of_one, "two", &["t"]);
+    assert_eq!(store.commit(&of_one).await.unwrap_err(), StoreError::Full);
+    let mut of_variant = super::fleet_tests::loaded(of_variant, "two", &["t"]);
+    let entry = |key: &Key| {
+        let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+        (key.clone(), Entry::new(EntryId::random(), key, deadlines, bytes::Bytes::new(), "two".into()))
+    };
+    of_variant.writes.entries.push(entry(&variant));
+    assert_eq!(store.commit(&of_variant).await.unwrap_err(), StoreError::Full);
+    for key in [&key("b"), &key("v"), &variant] {
+        assert_eq!(read(&store, key).await, None);
+    }
+
+    // What can't be replaced is deleted, at once, over the connection that there is.
+    let put = store.put(vec![entry(&key("a")), entry(&key("c"))], &Tags::new(["t"])).await;
+    assert_eq!(put.unwrap_err(), StoreError::Full);
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(read(&store, &key("c")).await, None);
+    let state = store.state();
+    assert_eq!((state.pending_invalidations, state.lost_connections), (0, 0));
+
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(store.commit(&of_one).await.unwrap(), Committed::Stored, "it kept its lease");
+    assert_eq!(store.commit(&of_variant).await.unwrap(), Committed::Stored);
+    assert_eq!(read(&store, &variant).await.as_deref(), Some("two"));
+}
+
+/// Neither can the mark of the data set be written, nor may the old one stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_restarted_as_full_as_it_was_is_connected_to_once() {
+    let mut server = RedisServer::builder().config("maxmemory 2mb").config("maxmemory-policy noeviction").start();
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    let store = connect(server.url()).await;
+    assert_eq!(fill(&store, &key("a"), "old", &["t"]).await, Committed::Stored);
+    let () = server.command(&["SET", "foreign", &"x".repeat(4 << 20)]);
+    let () = server.command(&["SAVE"]);
+    server.kill();
+    wait_until("the loss to be noticed", async || !store.connected()).await;
+    server.restart();
+    wait_until("the server to be back", async || store.connected()).await;
+    let lost = store.state().lost_connections;
+
+    assert!(store.state().full, "it is told");
+    assert_eq!(read(&store, &key("a")).await, None);
+    let left = server.keys();
+    assert!(!left.contains(&"test:id".to_owned()) && !left.contains(&"test:mark".to_owned()), "{left:?}");
+    // Some heartbeats.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    assert!(store.connected());
+    assert_eq!(store.state().lost_connections, lost);
+
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    wait_until("the data set to be marked", async || server.keys().contains(&"test:mark".to_owned())).await;
+    assert_eq!(read(&store, &key("a")).await, None);
+    assert_eq!(store.state().lost_connections, lost);
 }

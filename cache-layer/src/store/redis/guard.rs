@@ -126,7 +126,7 @@ impl Guard {
         Self { policy, recent: Mutex::default() }
     }
 
-    /// Takes note of an invalidation that was delivered.
+    /// Takes note of an invalidation that was delivered, or will be.
     pub(super) fn remember(&self, scope: Scope<'_>) {
         let Restored::Replay(last) = self.policy else { return };
         let mut recent = self.recent();
@@ -189,12 +189,16 @@ impl Guard {
                 }
                 Ok(Some(Known { server, mark, seen }))
             }
-            // There is no room to write a new token, but no token will do as well.
-            Err(error) if is_out_of_memory(&error) && clear => {
-                let unlinked = redis::cmd("UNLINK").arg(&everything).arg(&note).query_async::<Count>(tags).await?;
-                unlinked.at_most(2).map(|_| None)
+            // There is no room to write a new token, but no token will do as well. So will no mark, where the one that is
+            // there is of another server: who finds it again and again takes the data set for another one each time.
+            Err(error) if is_out_of_memory(&error) => {
+                let mut unlink = redis::cmd("UNLINK");
+                unlink.arg(names.identity(share.name())).arg(names.mark(share.name()));
+                if clear {
+                    unlink.arg(&everything).arg(&note);
+                }
+                unlink.query_async::<Count>(tags).await?.at_most(4).map(|_| None)
             }
-            Err(error) if is_out_of_memory(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }

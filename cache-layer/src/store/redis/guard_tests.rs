@@ -392,3 +392,35 @@ async fn a_swap_is_noticed_by_who_may_not_ask_for_info() {
     swap(&server);
     wait_until("what it missed to be void", async || read(&store, &key("a")).await.is_none()).await;
 }
+
+/// What another program left there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_mark_marks_nothing() {
+    let server = RedisServer::start();
+    let foreign = "not a mark, no!";
+    assert_eq!(foreign.len(), chance().len());
+    let () = server.command(&["SET", "test:mark", foreign]);
+    let store = connect(server.url()).await;
+    let mark: String = server.command(&["GET", "test:mark"]);
+    assert_ne!(mark, foreign);
+    assert_eq!(store.link(&key("a")).mark().as_deref(), Some(&*mark));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_what_was_kept_before_it_was_delivered() {
+    let mut server = RedisServer::start();
+    let mut road = tests::FaultProxy::start(server.addr()).await;
+    let url = format!("redis://{}", road.addr());
+    let store = builder(url).on_restored(Restored::Replay(Duration::from_secs(60))).build().unwrap();
+    assert!(store.wait_connected(PATIENCE).await);
+    fill(&store, &key("a"), "old", &[]).await;
+    let () = server.command(&["SAVE"]);
+    road.set(tests::Fault::Cut).await;
+    wait_until("the loss to be noticed", async || !store.connected()).await;
+    store.invalidate(Scope::Key(&key("a"))).await.unwrap_err();
+    road.set(tests::Fault::Pass).await;
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(read(&store, &key("a")).await, None);
+    restart(&mut server, &[&store]).await;
+    assert_eq!(read(&store, &key("a")).await, None);
+}

@@ -12,11 +12,14 @@ use super::{
     link::{Link, Live},
     names::Names,
     operation::Operation,
-    replies::{Count, Flag, Maybe, Moment, exactly, text},
+    replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
     scripts::{self, Batch},
     tokens::life_invalidated,
 };
-use crate::store::{Scope, StoreError};
+use crate::{
+    key::Key,
+    store::{Scope, StoreError},
+};
 
 /// How often an invalidation is sent: databases may be swapped while it is on its way.
 const ATTEMPTS: usize = 3;
@@ -43,14 +46,12 @@ impl RedisStore {
             self.0.routes.beside(&self.link_of(scope)).iter().for_each(|link| link.reset());
         }
         self.forget(scope);
-        let delivered = match delivered {
+        // One that is kept, too: it will have been delivered by the time that a data set is restored.
+        self.0.guard.remember(scope);
+        match delivered {
             Err(error) => self.wait_for_delivery(scope).await.then_some(()).ok_or(error),
             delivered => delivered,
-        };
-        if delivered.is_ok() {
-            self.0.guard.remember(scope);
         }
-        delivered
     }
 
     /// Over a connection that there is, to the data set that it is known to lead to.
@@ -144,6 +145,20 @@ pub(super) async fn invalidate(
         Scope::Tags(tags) => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, tags.iter()).await,
         Scope::Everything => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
     }
+}
+
+/// Invalidations of many keys, as [`invalidate`] does one, in one round trip.
+pub(super) async fn invalidate_keys(
+    names: &Names,
+    connection: &mut MultiplexedConnection,
+    keys: &[Key],
+) -> RedisResult<Mark> {
+    let mut batch = Batch::default();
+    for key in keys {
+        let key = key.primary();
+        batch.unlink([names.entry(&key), names.lease(&key)]);
+    }
+    marked::<OfTwo>(names, batch, keys.len(), connection).await
 }
 
 /// One soft invalidation, in one round trip.

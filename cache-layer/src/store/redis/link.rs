@@ -42,6 +42,7 @@ use super::{
     operation::{Operation, Server, failed},
     pending::Pending,
     reads::Reads,
+    replies::Done,
     scripts,
     share::Share,
     tally::{Push, Tally},
@@ -479,10 +480,10 @@ impl Link {
             let connection = client.get_multiplexed_async_connection_with_config(&config).await;
             let mut connection = connection.map_err(greeting::explain)?;
             greeting::check(&mut connection, &self.share).await?;
-            let tracking: RedisResult<()> =
+            let tracking: RedisResult<Done> =
                 redis::cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").query_async(&mut connection).await;
             let tracking = match tracking {
-                Ok(()) => true,
+                Ok(Done) => true,
                 Err(error) if proves_connection_useless(&error) => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "Redis refuses client tracking; tags are read with every hit");
@@ -496,9 +497,7 @@ impl Link {
             // If it does not say who it is, it may be another one, with a clock of its own.
             let known = self.data_set().clone();
             let known = if identity.is_some() { known } else { known.map(Known::by_another_clock) };
-            let found =
-                self.guard.check(identity.as_ref(), known, &self.share, &mut tags, &self.names, &self.pending).await?;
-            *self.data_set() = found;
+            self.check(identity.as_ref(), known, &mut tags).await?;
             Ok((connection, tracking, identity))
         };
         // Covers what the driver's own connection timeout doesn't: a server that accepts and then says nothing.
@@ -536,6 +535,21 @@ impl Link {
         Ok(live)
     }
 
+    /// Has the [guard](Guard::check) look which data set there is, and takes note of that.
+    async fn check(
+        &self,
+        identity: Option<&Identity>,
+        known: Option<Known>,
+        tags: &mut MultiplexedConnection,
+    ) -> RedisResult<()> {
+        let found = self.guard.check(identity, known, &self.share, tags, &self.names, &self.pending).await?;
+        if found.is_none() {
+            self.tally.refused();
+        }
+        *self.data_set() = found;
+        Ok(())
+    }
+
     /// Whether the server is there, and what is behind the connection still the data set that it was.
     async fn heartbeat(&self, live: &Live) -> RedisResult<()> {
         let mut connection = live.connection.clone();
@@ -562,6 +576,20 @@ impl Link {
         Ok(())
     }
 
+    /// Reads who this server of a cluster was and its mark, where the tags are: what nobody reads is evicted first, and who
+    /// finds neither takes the data set for another one. Nothing depends on it now, whatever comes of it.
+    async fn use_mark(&self, live: &Live) {
+        if self.share.is_everything() {
+            return;
+        }
+        let reading = async {
+            let mut tags = self.share.connection_to_tags(&live.connection).await?;
+            let (server, mark) = (self.names.identity(self.share.name()), self.names.mark(self.share.name()));
+            redis::cmd("MGET").arg(server).arg(mark).query_async::<Value>(&mut tags).await
+        };
+        let _ = timeout(HEARTBEAT_TIMEOUT / 2, reading).await;
+    }
+
     /// Whether `found` is the mark of the data set that this connection is for. A cluster's servers have one each.
     pub(super) fn is_mark(&self, found: Option<&str>) -> bool {
         !self.share.is_everything() || self.data_set().as_ref().map(|known| &*known.mark) == found
@@ -586,11 +614,8 @@ impl Link {
         let before = known.as_ref().map(|known| known.mark.clone());
         let identity = live.identity.as_ref().map(Identity::later);
         let mut tags = live.connection.clone();
-        let found =
-            self.guard.check(identity.as_ref(), known, &self.share, &mut tags, &self.names, &self.pending).await?;
-        let after = found.as_ref().map(|known| known.mark.clone());
-        *self.data_set() = found;
-        if before == after {
+        self.check(identity.as_ref(), known, &mut tags).await?;
+        if before == self.mark() {
             return Ok(());
         }
         tracing::info!("the connection to Redis leads to another data set; what was known of the last one is void");
@@ -624,7 +649,10 @@ impl Link {
                 }
                 () = sleep(HEARTBEAT) => {
                     match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(live)).await {
-                        Ok(Ok(())) => live.succeeded(),
+                        Ok(Ok(())) => {
+                            live.succeeded();
+                            self.use_mark(live).await;
+                        }
                         Ok(Err(error)) => return error.to_string(),
                         Err(_) => return "no answer to a heartbeat".to_owned(),
                     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tests::{Fault, FaultProxy, RedisServer, wait_until};
 
-use super::{fleet_tests::*, *};
+use super::{fleet_tests::*, names::Names, pending::Pending, share::Share, *};
 
 /// Longer than any of these tests waits for anything.
 const FOR_EVER: Duration = Duration::from_secs(60);
@@ -185,4 +185,79 @@ async fn nothing_waits_for_a_server_that_is_long_gone() {
         invalidate_tag(&store, "t").await.unwrap_err();
     }
     assert!(begun.elapsed() < 10 * timeout, "{:?}", begun.elapsed());
+}
+
+/// How often the server carried out this command.
+fn calls(server: &RedisServer, command: &str) -> u64 {
+    let stats: String = server.command(&["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_kept_keys_are_delivered_in_few_round_trips() {
+    const KEYS: usize = 9_000;
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let store = connect_with(builder(format!("redis://{}", road.addr()))).await;
+    let keys: Vec<Key> = (0..KEYS).map(|i| key(&i.to_string())).collect();
+    let names: Vec<String> = keys.iter().map(|key| store.0.names.entry(key)).collect();
+    let pairs = names.iter().flat_map(|name| [&**name, "old"]);
+    let () = server.command(&["MSET"].into_iter().chain(pairs).collect::<Vec<_>>());
+    road.set(Fault::Cut).await;
+    lose(&store).await;
+    for key in &keys {
+        store.invalidate(Scope::Key(key)).await.unwrap_err();
+    }
+    assert_eq!(store.state().pending_invalidations, KEYS);
+    let () = server.command(&["CONFIG", "RESETSTAT"]);
+
+    road.set(Fault::Pass).await;
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(store.state().pending_invalidations, 0);
+    let left: u64 = server.command(&["EXISTS"].into_iter().chain(names.iter().map(|name| &**name)).collect::<Vec<_>>());
+    assert_eq!(left, 0);
+    // Each round trip asks which data set it was for.
+    let round_trips = calls(&server, "get");
+    assert!(round_trips <= 40, "{round_trips} round trips");
+    assert!(calls(&server, "unlink") >= KEYS as u64);
+}
+
+/// Kept keys whose delivery hangs, for want of an answer.
+async fn undeliverable() -> (RedisServer, FaultProxy, Pending, redis::aio::MultiplexedConnection) {
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let client = redis::Client::open(format!("redis://{}", road.addr())).unwrap();
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+    road.set(Fault::BlackHole).await;
+    let pending = Pending::default();
+    for name in ["a", "b", "c"] {
+        pending.add(Scope::Key(&key(name)));
+    }
+    (server, road, pending, connection)
+}
+
+#[tokio::test]
+async fn keys_that_take_too_long_to_deliver_become_everything() {
+    let (_server, _road, pending, mut connection) = undeliverable().await;
+    tokio::time::pause();
+    pending.deliver(&Names::new("test"), &Share::Everything, None, &mut connection).await.unwrap_err();
+    assert_eq!(pending.count(), 1);
+    assert!(pending.concerns(&Share::Everything));
+}
+
+#[tokio::test]
+async fn what_was_being_delivered_is_kept_when_its_keeper_goes() {
+    let (_server, _road, pending, mut connection) = undeliverable().await;
+    let names = Names::new("test");
+    let (key, patience) = (key("a"), std::time::Instant::now() + FOR_EVER);
+    {
+        let delivery = pending.deliver(&names, &Share::Everything, None, &mut connection);
+        tokio::time::timeout(Duration::from_millis(300), delivery).await.unwrap_err();
+    }
+    assert_eq!(pending.count(), 3);
+    // Who waits for it still does.
+    let waiting = pending.wait_for_delivery(Scope::Key(&key), patience);
+    tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap_err();
 }

@@ -8,7 +8,7 @@ use redis::{RedisResult, aio::MultiplexedConnection};
 
 use super::{
     EVERYTHING, RedisStore,
-    invalidate::marked,
+    invalidate::{Hardness, marked},
     link::{Link, Live},
     operation::Operation,
     replies::{Flag, Stamped, Values, exactly},
@@ -136,12 +136,8 @@ impl RedisStore {
                     Err(error) => Err(error),
                 };
                 if written.is_err() {
-                    // What is there is older than what should be there.
-                    entries.iter().for_each(|(key, _)| self.0.pending.add(Scope::Key(key)));
-                    self.0.routes.beside(link).iter().for_each(|link| link.reset());
-                    for (key, _) in &entries {
-                        self.wait_for_delivery(Scope::Key(key)).await;
-                    }
+                    // What is there is older than what should be there. Even a server that is full deletes it.
+                    join_all(entries.iter().map(|(key, _)| self.deliver(Scope::Key(key), Hardness::Hard))).await;
                 }
                 // This process hears of it by a push, but not before this returns.
                 let near = self.0.near.get();

@@ -12,7 +12,13 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{invalidate, invalidate::Mark, names::Names, patterns::delete_matching, share::Share};
+use super::{
+    invalidate,
+    invalidate::{Mark, invalidate_keys},
+    names::Names,
+    patterns::delete_matching,
+    share::Share,
+};
 use crate::{
     key::{Key, KeyId},
     pattern::Pattern,
@@ -24,6 +30,8 @@ use crate::{
 const CAP: usize = 10_000;
 /// Patterns kept at one time: each is a pass over all names, and nothing is read before the last one's end.
 const PATTERNS_CAP: usize = 16;
+/// Keys that are delivered in one round trip: by then the other processes may read again.
+const KEYS_AT_ONCE: usize = 500;
 /// How long a delivery of keys and tags may take before the connection is given up.
 const DELIVERY: Duration = Duration::from_secs(10);
 
@@ -161,9 +169,8 @@ impl Pending {
         mark: Option<&str>,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
-        let delivered = self.deliver_alone(names, share, mark, connection).await;
-        self.delivered.notify_waiters();
-        delivered
+        let _waking = Waking(&self.delivered);
+        self.deliver_alone(names, share, mark, connection).await
     }
 
     async fn deliver_alone(
@@ -178,7 +185,9 @@ impl Pending {
             false => Err(RedisError::from((ErrorKind::Io, "another data set took its place"))),
         };
         let _one_at_a_time = self.delivering.lock().await;
-        let backlog = self.take(share);
+        let mut taken = Taken { pending: self, backlog: self.take(share) };
+        let backlog = &mut taken.backlog;
+        let anything = !backlog.is_empty();
         let delivering = async {
             if backlog.everything {
                 told(invalidate(names, connection, Scope::Everything).await?)?;
@@ -186,33 +195,36 @@ impl Pending {
             if !backlog.tags.is_empty() {
                 told(invalidate(names, connection, Scope::Tags(&Tags::new(&backlog.tags))).await?)?;
             }
-            for key in backlog.keys.values() {
-                told(invalidate(names, connection, Scope::Key(key)).await?)?;
+            while !backlog.keys.is_empty() {
+                let keys: Vec<Key> = backlog.keys.values().take(KEYS_AT_ONCE).cloned().collect();
+                told(invalidate_keys(names, connection, &keys).await?)?;
+                keys.iter().for_each(|key| drop(backlog.keys.remove(&key.id())));
             }
-            Ok(())
+            Ok::<(), RedisError>(())
         };
-        let delivered = timeout(DELIVERY, delivering)
-            .await
-            .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer to kept invalidations").into()));
-        let delivered = match delivered {
-            Ok(()) => deliver_patterns(&backlog.patterns, names, connection).await,
-            failed => failed,
-        };
-        match &delivered {
-            Ok(()) if backlog.is_empty() => {}
-            Ok(()) => {
-                tracing::info!("delivered the invalidations that were kept while Redis was away")
+        match timeout(DELIVERY, delivering).await {
+            Ok(delivered) => delivered?,
+            Err(_) => {
+                // One is delivered sooner than many. Elsewhere than where the tags are, what is left gets less each time.
+                if share.covers(Scope::Everything) {
+                    taken.backlog = Backlog { everything: true, ..Backlog::default() };
+                }
+                return Err((ErrorKind::Io, "no answer to kept invalidations").into());
             }
-            Err(_) => self.put_back(backlog),
         }
-        delivered
+        deliver_patterns(&taken.backlog.patterns, names, connection).await?;
+        taken.backlog = Backlog::default();
+        if anything {
+            tracing::info!("delivered the invalidations that were kept while Redis was away");
+        }
+        Ok(())
     }
 
-    /// Does `action` while nothing can be added; it is told whether anything is kept.
+    /// Does `action` while nothing can be added; it is told whether anything is kept, or on its way and may come back.
     #[cfg(feature = "cluster")]
     pub(super) fn undisturbed(&self, action: impl FnOnce(bool)) {
         let backlog = self.backlog();
-        action(!backlog.is_empty());
+        action(!backlog.is_empty() || self.delivering.try_lock().is_err());
     }
 
     fn take(&self, share: &Share) -> Backlog {
@@ -224,6 +236,27 @@ impl Pending {
 
     fn put_back(&self, backlog: Backlog) {
         self.backlog().merge(backlog);
+    }
+}
+
+/// What is being delivered: put back when this is dropped, as it is with its keeper, unless it was taken out.
+struct Taken<'a> {
+    pending: &'a Pending,
+    backlog: Backlog,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.pending.put_back(std::mem::take(&mut self.backlog));
+    }
+}
+
+/// Wakes all who wait for a delivery, however it ends.
+struct Waking<'a>(&'a Notify);
+
+impl Drop for Waking<'_> {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
     }
 }
 
@@ -286,5 +319,14 @@ mod tests {
         pending.add(Scope::Tags(&Tags::new(["b"])));
         pending.put_back(backlog);
         assert_eq!(Tags::new(&pending.take(&Share::Everything).tags), Tags::new(["a", "b"]));
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn what_is_on_its_way_is_kept_as_far_as_the_map_of_a_cluster_is_concerned() {
+        let pending = Pending::default();
+        pending.undisturbed(|kept| assert!(!kept));
+        let _delivering = pending.delivering.try_lock().unwrap();
+        pending.undisturbed(|kept| assert!(kept));
     }
 }

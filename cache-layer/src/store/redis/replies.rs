@@ -28,6 +28,10 @@ pub(super) struct Flag(pub(super) bool);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Count(pub(super) u64);
 
+/// How many of two names there were.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct OfTwo;
+
 /// Milliseconds that a key has left; negative, if it is not there or stays.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Left(pub(super) i64);
@@ -123,6 +127,7 @@ reply!(Count, |value| match value {
     Value::Int(count) => count.try_into().ok().map(Self),
     _ => None,
 });
+reply!(OfTwo, |value| matches!(value, Value::Int(0..=2)).then_some(Self));
 reply!(Left, |value| match value {
     Value::Int(left @ -2..) => Some(Self(left)),
     _ => None,
@@ -226,10 +231,12 @@ mod tests {
         assert_eq!(read::<Count>(&Value::Int(2)).unwrap().at_most(2).unwrap(), 2);
         assert_eq!(&read::<Moment>(&bulk(moment)).unwrap().0, moment.as_bytes());
         assert!(read::<Stamped>(&array([bulk(&token), Value::Int(1)])).unwrap().created);
+        assert!([0, 1, 2].iter().all(|&count| read::<OfTwo>(&Value::Int(count)).is_ok()));
         let scanned = read::<Scanned>(&array([bulk("17"), array([bulk("a")])])).unwrap();
         assert_eq!((scanned.cursor, scanned.names), (17, vec![b"a".to_vec()]));
         for value in no_answers() {
             assert!(read::<Flag>(&value).is_err(), "{value:?}");
+            assert!(read::<OfTwo>(&value).is_err(), "{value:?}");
             assert!(read::<Moment>(&value).is_err(), "{value:?}");
             assert!(read::<Stamped>(&value).is_err(), "{value:?}");
             assert!(read::<Scanned>(&value).is_err(), "{value:?}");

@@ -220,3 +220,22 @@ async fn what_the_server_did_not_promise_to_track_is_not_kept() {
         assert!(proxy.be_honest() > 0);
     }
 }
+
+/// Without tracking a first tier would be served for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_of_which_tracking_was_not_promised_is_none() {
+    let server = RedisServer::start();
+    for reply in [&b"$-1\r\n"[..], b":1\r\n", b"*0\r\n", b"+PONG\r\n"] {
+        let proxy = LyingProxy::start(server.addr()).await;
+        proxy.lie(&["CLIENT", "TRACKING"], reply);
+        let store = super::fleet_tests::builder(format!("redis://{}", proxy.addr())).build().unwrap();
+        wait_until("the reply to be refused", async || {
+            store.status().await.error.is_some_and(|error| !error.contains("still connecting"))
+        })
+        .await;
+        assert!(!store.connected(), "{reply:?}");
+        assert!(proxy.be_honest() > 0);
+        assert!(store.wait_connected(PATIENCE).await);
+        assert!(store.link_to_tags().live().unwrap().tracking);
+    }
+}

@@ -93,13 +93,18 @@ script! {
 
 script! {
     /// KEYS lease, guard, then the entries. ARGV token, the guard's mark and id (empty: no guard), then for each entry its
-    /// bytes and its milliseconds. Returns whether it wrote. The lease is gone in any case.
+    /// bytes and its milliseconds. Returns whether it wrote. Then the lease is gone in any case.
+    ///
+    /// A `SET` comes first: the server looks for room only until a script has written something.
     COMMIT = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
-              redis.call('DEL', KEYS[1]);
-              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then return 0 end;
+              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then
+                  redis.call('DEL', KEYS[1]);
+                  return 0
+              end;
               for i = 3, #KEYS do
                   redis.call('SET', KEYS[i], ARGV[2 * i - 3], 'PX', ARGV[2 * i - 2])
               end;
+              redis.call('DEL', KEYS[1]);
               return 1"
 }
 
@@ -112,8 +117,10 @@ script! {
     /// is up, as many as there are values of the fields that select them. So is the oldest, where there are too many: loads
     /// that ran at the same time have each counted themselves alone.
     COMMIT_VARIANT = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
-              redis.call('DEL', KEYS[1]);
-              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then return 0 end;
+              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then
+                  redis.call('DEL', KEYS[1]);
+                  return 0
+              end;
               local digits, most, life = ARGV[3], tonumber(ARGV[4]), math.max(ARGV[6], ARGV[8]);
               local known = redis.pcall('GET', KEYS[3]);
               if type(known) ~= 'string' or #known % 32 ~= 0 then known = '' end;
@@ -124,8 +131,12 @@ script! {
                       if old ~= digits then redis.pcall('UNLINK', before .. old .. after) end
                   end
               end;
+              local same = redis.pcall('GETRANGE', KEYS[4], 8, 23) == ARGV[5]:sub(9, 24);
+              redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[6]);
+              redis.call('SET', KEYS[5], ARGV[7], 'PX', ARGV[8]);
+              redis.call('DEL', KEYS[1]);
               if known ~= '' then
-                  if redis.pcall('GETRANGE', KEYS[4], 8, 23) == ARGV[5]:sub(9, 24) then
+                  if same then
                       life = math.max(life, redis.call('PTTL', KEYS[3]))
                   else
                       delete(known);
@@ -143,15 +154,14 @@ script! {
               elseif redis.call('PTTL', KEYS[3]) < life then
                   redis.call('PEXPIRE', KEYS[3], string.format('%d', life))
               end;
-              redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[6]);
-              redis.call('SET', KEYS[5], ARGV[7], 'PX', ARGV[8]);
               return 1"
 }
 
 script! {
-    /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds. Ends the lease: what is loaded under it is older.
-    PUT = "redis.call('DEL', KEYS[2]);
-           redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]);
+    /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds. Ends the lease: what is loaded under it is older. A
+    /// `SET` first, as in [`COMMIT`].
+    PUT = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]);
+           redis.call('DEL', KEYS[2]);
            return 1"
 }
 
@@ -250,7 +260,7 @@ script! {
     IDENTIFY = concat!(
         now!(),
         "local server, mark = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]);",
-        "local marked = type(mark) == 'string' and #mark == 15;",
+        "local marked = type(mark) == 'string' and #mark == 15 and not mark:find('[^0-9a-f]');",
         "local known = marked and mark == ARGV[6];",
         "if ARGV[1] ~= '' and server ~= ARGV[1] then",
         // Lost, and only that, if the mark is the right one.
