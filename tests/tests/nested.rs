@@ -101,6 +101,32 @@ mod in_one_process {
         assert_eq!((get(&service, &cache, "/").await.x_cache(), origin.calls()), ("HIT", 1));
     }
 
+    /// The inner one sees the response's tags first, and clients get none.
+    async fn a_tag_reaches_the_one_that_keeps_the_response(backend: &Backend) {
+        const TAGGED: Fields = &[("cache-control", "max-age=60"), ("cache-tag", "product:42")];
+        let (clock, origin) = (Clock::manual(), Origin::echo(TAGGED));
+        let cache = cache(backend, &clock).await;
+        let layer = CacheLayer::new(cache.clone());
+        let service = layer.clone().layer(layer.layer(origin.clone()));
+        for call in 1..=2 {
+            let miss = get(&service, &cache, "/").await;
+            assert_eq!((miss.x_cache(), miss.call()), ("MISS", call));
+            assert_eq!(get(&service, &cache, "/").await.x_cache(), "HIT");
+            assert!(!miss.headers.contains_key("cache-tag"));
+            cache.invalidate_tag("product:42").await.unwrap();
+        }
+    }
+
+    /// The outer one has the only room when it goes to the application alone.
+    async fn a_request_that_goes_alone_takes_one_room(backend: &Backend) {
+        let (clock, origin) = (Clock::manual(), Origin::echo(MAX_AGE));
+        let cache = cache(backend, &clock).await;
+        let layer = CacheLayer::new(cache.clone()).max_loads(1);
+        let service = layer.clone().layer(layer.layer(origin.clone()));
+        let answer = ask(&service, request(Method::HEAD, "/", &[])).await.unwrap();
+        assert_eq!((answer.status, origin.calls()), (StatusCode::OK, 1));
+    }
+
     /// Then nobody has a lease, and yet the inner one would wait for the outer one's load.
     #[tokio::test]
     async fn a_load_passes_through_while_there_is_no_store() {
@@ -127,6 +153,8 @@ mod in_one_process {
         a_load_passes_through,
         a_refresh_reaches_the_application,
         what_is_another_entry_is_looked_up,
+        a_tag_reaches_the_one_that_keeps_the_response,
+        a_request_that_goes_alone_takes_one_room,
         caches_over_one_store_know_each_other,
     );
 }

@@ -700,6 +700,54 @@ mod a_write {
         }
     }
 
+    /// It may have done the write before.
+    async fn that_ends_in_an_error_of_the_application_makes_its_target_stale(backend: &Backend) {
+        let origin = Origin::new(|call, request| {
+            let failed = request.method() != Method::GET;
+            let answer = if failed { Err(Failure("after the write")) } else { Ok(echo(call, &request, MAX_AGE)) };
+            std::future::ready(answer)
+        });
+        let app = App::on(backend, &origin).await;
+        for method in [Method::PUT, Method::POST] {
+            app.get("/", &[]).await;
+            assert_eq!(app.get("/", &[]).await.x_cache(), "HIT");
+            let error = app.begin(request(method.clone(), "/", &[])).await.unwrap_err();
+            assert_eq!(error, Failure("after the write"));
+            assert_eq!(app.get("/", &[]).await.x_cache(), "MISS", "{method}");
+        }
+    }
+
+    /// A body of an application's that panics when it is looked at.
+    struct Panics;
+
+    impl http_body::Body for Panics {
+        type Data = Bytes;
+        type Error = Failure;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<Frame<Bytes>, Failure>>> {
+            panic!("the body")
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            panic!("the body")
+        }
+    }
+
+    async fn whose_body_panics_panics_where_it_is_waited_for(backend: &Backend) {
+        let origin = Origin::new(|_, _| {
+            let head = Response::builder().header("cache-control", "max-age=60").header("content-location", "/");
+            std::future::ready(Ok(head.body(Panics.boxed_unsync()).unwrap()))
+        });
+        let strict = |layer: CacheLayer| layer.profile(cache_layer::Profile::Strict);
+        let app = app(backend, &origin, &Clock::system(), strict).await;
+        let post = tokio::spawn(async move { app.begin(request(Method::POST, "/", &[])).await.map(|_| ()) });
+        let panic = post.await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref(), Some(&"the body"));
+    }
+
     /// A cache with `/` in it in front of an application that answers other methods in the type that they come in, or in
     /// `answered`.
     async fn in_front_of_calls(
@@ -783,6 +831,8 @@ mod a_write {
         that_succeeds_makes_its_target_stale,
         makes_stale_what_it_says_to_have_changed_of_its_own_origin,
         that_fails_makes_nothing_stale,
+        that_ends_in_an_error_of_the_application_makes_its_target_stale,
+        whose_body_panics_panics_where_it_is_waited_for,
         is_not_what_a_grpc_call_does,
         is_what_the_user_says,
         is_not_what_a_safe_method_does,

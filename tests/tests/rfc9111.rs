@@ -1163,8 +1163,7 @@ mod stale_while_revalidate {
     }
 
     async fn outlives_a_refresh_that_fails(backend: &Backend) {
-        const SCRIPTS: [&[Reply]; 3] = [
-            &[Answer(200, WINDOW, "old"), Fails, Answer(200, WINDOW, "new")],
+        const SCRIPTS: [&[Reply]; 2] = [
             &[Answer(200, WINDOW, "old"), Answer(500, &[], "error"), Answer(200, WINDOW, "new")],
             &[Answer(200, WINDOW, "old"), Answer(503, &[], "error"), Answer(200, WINDOW, "new")],
         ];
@@ -1184,6 +1183,20 @@ mod stale_while_revalidate {
         }
     }
 
+    /// It may be that there is an answer only for as long as a client waits for it.
+    async fn is_made_up_for_by_the_next_request_if_a_refresh_has_no_answer(backend: &Backend) {
+        const SCRIPT: &[Reply] = &[Answer(200, WINDOW, "old"), Fails, Answer(200, WINDOW, "new")];
+        let (clock, (origin, _)) = (Clock::manual(), replies(SCRIPT));
+        let app = app(backend, &origin, &clock, |layer| layer.failure_backoff(Duration::ZERO, Duration::ZERO)).await;
+        app.cache.invalidate_all().await.unwrap();
+        app.get("/", &[]).await;
+        clock.advance(seconds(61));
+        for (x_cache, text, calls) in [("STALE", "old", 2), ("MISS", "new", 3), ("HIT", "new", 3)] {
+            let answer = app.get("/", &[]).await;
+            assert_eq!((answer.x_cache(), answer.text(), origin.calls()), (x_cache, text, calls));
+        }
+    }
+
     over_each_store!(
         answers_at_once_and_refreshes_once,
         is_over_after_the_window,
@@ -1193,6 +1206,7 @@ mod stale_while_revalidate {
         goes_on_without_the_client_that_began_it,
         validates,
         outlives_a_refresh_that_fails,
+        is_made_up_for_by_the_next_request_if_a_refresh_has_no_answer,
     );
 }
 

@@ -238,11 +238,7 @@ impl Cache {
         self.0.overdue.remember(key, REMEMBER_OVERDUE);
         if let Some(kept_back) = THROTTLE.pass() {
             let outcome = outcome.as_str();
-            tracing::warn!(
-                outcome,
-                kept_back,
-                "a refresh in the background had no answer; the next request for the same loads in the foreground"
-            );
+            tracing::warn!(outcome, kept_back, "a refresh in the background had no answer");
         }
     }
 
@@ -313,6 +309,10 @@ impl Permit {
                 renewed = Instant::now();
                 // What is lost stays lost: the commit will be refused.
                 self.overtaken = self.cache.0.store.renew(lease, ttl).await == Ok(false);
+                if self.overtaken {
+                    // Who comes from now on can't have it: the next one leads.
+                    self.flight.leave();
+                }
             }
             if !self.overaged && self.hold.begun.elapsed() >= longest {
                 self.overaged = true;
@@ -323,7 +323,11 @@ impl Permit {
                 self.flight.leave();
             }
             if self.is_abandoned(demand()) {
-                return;
+                // Who has come since then is seen once nobody can come any more.
+                self.flight.leave();
+                if !self.flight.is_followed() {
+                    return;
+                }
             }
         }
     }
@@ -449,6 +453,8 @@ impl Permit {
             Ok(Committed::Stored) => (FillOutcome::Stored, Landing::Stored),
             Ok(Committed::Refused) => (FillOutcome::Fenced, Landing::Void),
             Err(outcome) if cache.invalidations() != invalidations => (outcome, Landing::Void),
+            // Those who wait would find nothing, and load one after the other.
+            Err(FillOutcome::Full) => (FillOutcome::Full, Landing::Uncacheable),
             Err(outcome) => (outcome, Landing::Unstored(writes.entries.into())),
         };
         cache.emit(Event::Fill(outcome));

@@ -559,15 +559,17 @@ impl Cache {
         &self,
         room: Option<OwnedSemaphorePermit>,
         bytes: u64,
-    ) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>, Option<SemaphorePermit<'_>>) {
-        let has = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let lacks = units(bytes).saturating_sub(u32::try_from(has).unwrap_or(u32::MAX));
+    ) -> (Option<OwnedSemaphorePermit>, Option<SemaphorePermit<'_>>) {
         // The semaphores are never closed.
-        let more = match lacks {
-            0 => None,
-            lacks => self.0.on_their_way.clone().acquire_many_owned(lacks).await.ok(),
+        let room = match room {
+            Some(room) if room.num_permits() >= units(bytes) as usize => Some(room),
+            // Nobody waits for more while holding some: all could, and none would ever get it.
+            less => {
+                drop(less);
+                self.0.on_their_way.clone().acquire_many_owned(units(bytes)).await.ok()
+            }
         };
-        (room, more, self.0.commits.acquire().await.ok())
+        (room, self.0.commits.acquire().await.ok())
     }
 
     fn invalidations(&self) -> u64 {

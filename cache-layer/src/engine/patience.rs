@@ -64,7 +64,8 @@ impl Patience {
             }
         }
         self.rounds = self.rounds.saturating_add(1);
-        !self.is_over()
+        // The first costs nothing but a look.
+        self.rounds == 1 || !self.is_over()
     }
 }
 

@@ -128,7 +128,7 @@ impl RopeWriter {
         }
         let (read, now) = (strand.written, Instant::now());
         strand.readers.values_mut().for_each(|place| place.since = now);
-        let number = strand.take_place(read, now + Duration::from_secs(read / SLOWEST));
+        let number = strand.take_place(read, now + Duration::from_secs(read / SLOWEST).min(STALLED));
         let (piece, before) = (strand.gone + strand.pieces.len(), read);
         strand.let_go();
         drop(strand);
@@ -237,7 +237,11 @@ impl Strand {
         Poll::Pending
     }
 
+    /// Those who stand still are let go where somebody waits for what they hold up.
     fn let_stalled_go(&mut self) {
+        if !self.readers.values().any(|place| place.read == self.written) {
+            return;
+        }
         let (now, written) = (Instant::now(), self.written);
         let stalled = |place: &Place| place.read < written && now.saturating_duration_since(place.since) >= STALLED;
         self.readers.retain(|_, place| {
@@ -287,10 +291,10 @@ impl Rope {
         Reader { rope: self.clone(), number, part, piece: 0, before: 0 }
     }
 
-    /// Reads all of it; `None` if its beginning may be gone.
+    /// Reads all of it; `None` if its beginning may be gone, or no end will come.
     pub(crate) fn read_all(&self) -> Option<Reader> {
         let mut strand = self.strand();
-        if strand.window.is_some() {
+        if strand.window.is_some() || matches!(strand.end, Some(Err(_))) {
             return None;
         }
         let number = strand.take_place(0, Instant::now());

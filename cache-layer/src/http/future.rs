@@ -83,7 +83,10 @@ where
             },
             KindProj::Bypass { forward, shared, reason } => {
                 let mut response = ready!(forward.poll(cx))?.map(ResponseBody::inner);
-                shared.policy.strip_internal(response.headers_mut());
+                // A layer further out keeps it, by its tags among others, and takes them out for its clients.
+                if *reason != NoCacheReason::Nested {
+                    shared.policy.strip_internal(response.headers_mut());
+                }
                 annotate::bypass(response.headers_mut(), &shared.name, *reason);
                 Poll::Ready(Ok(response))
             }

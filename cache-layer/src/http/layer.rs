@@ -53,9 +53,10 @@ use crate::{
 ///
 /// Two layers over one cache may be in one request's way, around a router and around one of its routes, or in two processes
 /// over one Redis prefix: the outer one keeps the response by its settings, and the inner one passes its requests through
-/// (`detail=nested`). To keep responses in both, give them a space or a prefix each. To be known to another process, a load
-/// over Redis has the request field `Cache-Layer-Load`, with a number that is good for this load alone; from a client, it
-/// goes no further and means nothing.
+/// (`detail=nested`), so that its own rules have no effect there. To keep responses in both, give them a space or a prefix
+/// each. From another process, only what is on the wire arrives: tags in `Cache-Tag`, and none in extensions. To be known
+/// there, a load over Redis has the request field `Cache-Layer-Load`, with a number that is good for this load alone; from a
+/// client, it goes no further and means nothing.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CacheLayer {

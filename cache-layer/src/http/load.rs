@@ -22,7 +22,7 @@ use super::{
     oneshot::Oneshot,
     plan::{Asked, Came},
     record::{Incoming, Unkept, content_length, pass_on, record},
-    room::Rooms,
+    room::{Room, Rooms},
     select::{Selection, Vacancy, Varies, response as stored_response},
     service::Shared,
 };
@@ -126,7 +126,7 @@ where
                     Permission::Uncacheable if background => return,
                     Permission::Uncacheable => {
                         let reason = NoCacheReason::Remembered;
-                        let led = shared.go_alone(service, request, reason, end, None);
+                        let led = shared.go_alone(service, request, &asked.key, reason, end, None);
                         return tell_unless_gone(led, tell).await;
                     }
                     Permission::BackedOff(setback) => {
@@ -136,7 +136,7 @@ where
                             None if background => {}
                             None => {
                                 let reason = NoCacheReason::BackedOff;
-                                let led = shared.go_alone(service, request, reason, end, stale);
+                                let led = shared.go_alone(service, request, &asked.key, reason, end, stale);
                                 tell_unless_gone(led, tell).await;
                             }
                         }
@@ -177,7 +177,7 @@ where
                 }
             };
             // Held until the load is over.
-            let Some(_room) = room else {
+            let Some(room) = room else {
                 if background {
                     // Somebody who needs it more will lead.
                     permit.leave_out();
@@ -222,10 +222,10 @@ where
                             permit.failed(Some(status), !is_personal(&asked.headers));
                             let _ = tell.send(Led::Entry(entry, Note::StaleIfError(Some(status))));
                         }
-                        None => shared.answer(permit, &asked, place, response, tell).await,
+                        None => shared.answer(permit, &asked, place, response, tell, Some(room)).await,
                     }
                 }
-                Ok(response) => shared.answer(permit, &asked, place, response, tell).await,
+                Ok(response) => shared.answer(permit, &asked, place, response, tell, Some(room)).await,
                 Err(error) => {
                     let led = match shared.stands_in(&asked.headers, place.stale.as_ref(), None) {
                         Some(entry) => Led::Entry(entry, Note::StaleIfError(None)),
@@ -378,6 +378,7 @@ impl Shared {
         place: Place,
         response: Response<R>,
         tell: Tell<R, E>,
+        room: Option<Room>,
     ) {
         let (mut parts, body) = response.into_parts();
         let status = parts.status;
@@ -472,6 +473,8 @@ impl Shared {
                 }
                 self.give_up(permit, asked, status, offers_ranges, reason);
                 if let (Some(rest), Some(shared)) = (rest, shared) {
+                    // As for one client alone, that takes the rest for itself.
+                    drop(room);
                     pass_on(rest, &feed, shared).await;
                 }
                 return;

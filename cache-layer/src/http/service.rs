@@ -110,12 +110,12 @@ where
             }
             (Some(reason), _) => bypass(request, reason),
             (None, Some(target)) => {
-                if shared.policy.is_bypassed_by_cookie(headers) {
-                    return bypass(request, NoCacheReason::Cookie);
-                }
                 let key = target.key(&shared.naming(headers));
                 if shared.is_nested(&key, request.extensions()) {
                     return bypass(request, NoCacheReason::Nested);
+                }
+                if shared.policy.is_bypassed_by_cookie(headers) {
+                    return bypass(request, NoCacheReason::Cookie);
                 }
                 if let Some(mark) = mark {
                     return ResponseFuture::boxed(marked(shared.clone(), inner.clone(), request, key, mark));

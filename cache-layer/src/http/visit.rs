@@ -136,7 +136,7 @@ where
                     // It had one when its key was made of it.
                     let Some(target) = Target::of(&shared.sites, request.uri(), headers).map(Target::into_owned) else {
                         let reason = NoCacheReason::NoAuthority;
-                        return shared.go_alone(inner, request, reason, end, None).await;
+                        return shared.go_alone(inner, request, &key, reason, end, None).await;
                     };
                     let purpose = match &usable {
                         None => Purpose::Answer,
@@ -155,7 +155,8 @@ where
                         load.begin_in_background(flight, look);
                         return Ok(response);
                     }
-                    let answered = load.begin(flight, look);
+                    let instead = stands_in.as_ref().map(|(entry, ..)| entry.clone());
+                    let answered = load.begin(flight, look, instead);
                     let Some((entry, shared, headers)) = stands_in else { return answered.await };
                     return match timeout_at(end, answered).await {
                         Ok(answered) => answered,
@@ -231,7 +232,7 @@ where
             };
             let stale = vacancy.as_ref().and_then(|vacancy| vacancy.stale.as_ref());
             look.because(reason);
-            return shared.go_alone(inner, request, reason, end, stale).await;
+            return shared.go_alone(inner, request, &key, reason, end, stale).await;
         }
     }
 }
@@ -252,11 +253,12 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Send + 'static,
 {
-    /// Leads `flight` in a task of its own, and waits for what there is to answer.
+    /// Leads `flight` in a task of its own, and waits for what there is to answer; `instead` of a panic, this entry.
     fn begin(
         self,
         flight: Flight,
         look: &mut Look,
+        instead: Option<Entry>,
     ) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send {
         let shared = self.shared.clone();
         let (method, headers) = (self.request.method().clone(), self.asked.headers.clone());
@@ -270,6 +272,9 @@ where
                 Ok(Led::Response(response)) => Ok(response.map(|body| body.recorded_by(task))),
                 Ok(Led::Failed(error)) => Err(error),
                 Err(_) => {
+                    if let Some(entry) = instead {
+                        return Ok(shared.stand_in(entry, &method, &headers, None));
+                    }
                     // A panic of the application's goes on where it would have without a cache.
                     if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
                         std::panic::resume_unwind(panic);
@@ -332,7 +337,7 @@ impl Shared {
         let headers = Arc::new(request.headers().clone());
         let target = Target::of(&self.sites, request.uri(), &headers).map(Target::into_owned);
         let time = self.cache.now();
-        let response = self.go_alone(inner, request, reason, deadline, stale).await?;
+        let response = self.go_alone(inner, request, key, reason, deadline, stale).await?;
         if let Some(target) = target {
             let asked = Asked { target, key: key.clone(), method: Method::GET, headers, time };
             self.learn_from_answer(&asked, &response);
@@ -345,7 +350,8 @@ impl Shared {
     pub(super) async fn go_alone<S, B, R>(
         &self,
         inner: S,
-        request: Request<B>,
+        mut request: Request<B>,
+        key: &Key,
         reason: NoCacheReason,
         deadline: Instant,
         stale: Option<&Entry>,
@@ -363,6 +369,8 @@ impl Shared {
             },
         };
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
+        // A layer further in is not to wait for what this one has waited for, nor for its room.
+        self.mark(&mut request, key, None);
         let result = Oneshot::new(inner, request).await;
         drop(room);
         let failed = match &result {

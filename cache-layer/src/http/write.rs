@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle};
 use tower_service::Service;
 
 use super::{
@@ -38,23 +38,30 @@ use crate::{
     throttle::Throttle,
 };
 
-/// A write that nobody has answered yet. Dropped with its key, its client has left, and what the application has done by
-/// then nobody knows: the key is voided to be safe.
+/// A write that nobody has answered yet. Dropped with its key, its client has left, or the application has failed, and what
+/// it has done by then nobody knows: the key is voided to be safe.
 struct Abandoned {
     cache: Cache,
     key: Option<Key>,
 }
 
-impl Drop for Abandoned {
-    fn drop(&mut self) {
+impl Abandoned {
+    /// In a task of its own, whether or not its end is waited for.
+    fn void(&mut self) -> Option<JoinHandle<()>> {
         // Without a runtime there is no process left to serve what is stored.
-        let (Some(key), Ok(_)) = (self.key.take(), Handle::try_current()) else { return };
+        let (Some(key), Ok(_)) = (self.key.take(), Handle::try_current()) else { return None };
         let cache = self.cache.clone();
-        self.cache.spawn(async move {
+        Some(self.cache.spawn(async move {
             if let Err(error) = cache.invalidate(&key).await {
                 undelivered(&error);
             }
-        });
+        }))
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        drop(self.void());
     }
 }
 
@@ -83,13 +90,21 @@ where
     let headers = request.headers().clone();
     let time = shared.cache.now();
     let (changes, request) = if is_safe(&method) { (false, request) } else { shared.policy.voids.judge(request) };
-    let abandoned =
+    let mut abandoned =
         changes.then(|| Abandoned { cache: shared.cache.clone(), key: Some(target.key(&shared.naming(&headers))) });
-    let result = Oneshot::new(inner, request).await;
-    if let Some(mut abandoned) = abandoned {
+    let response = match Oneshot::new(inner, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            // It may have failed only after it had done the write.
+            if let Some(voided) = abandoned.as_mut().and_then(Abandoned::void) {
+                let _ = voided.await;
+            }
+            return Err(error);
+        }
+    };
+    if let Some(abandoned) = &mut abandoned {
         abandoned.key = None;
     }
-    let response = result?;
     let naming = shared.naming(&headers);
     let is_call = is_grpc(&headers) && is_grpc(response.headers());
     if changes && !is_call && invalidates(&method, response.status()) {
@@ -143,12 +158,20 @@ impl Shared {
         };
         let (tell, told) = oneshot::channel::<Led<R, Infallible>>();
         let shared = self.clone();
-        let task =
-            self.cache.spawn(async move { shared.answer(permit, &asked, Place::default(), response, tell).await });
+        let task = self
+            .cache
+            .spawn(async move { shared.answer(permit, &asked, Place::default(), response, tell, None).await });
         match told.await {
             Ok(Led::Response(response)) => response.map(|body| body.recorded_by(task)),
-            // Told of nothing else, or the runtime is shutting down.
-            Ok(Led::Entry(..)) | Err(_) => std::future::pending().await,
+            // It tells of nothing else.
+            Ok(Led::Entry(..)) | Err(_) => {
+                // A panic of the application's goes on where it would have without a cache.
+                if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
+                    std::panic::resume_unwind(panic);
+                }
+                // The runtime is shutting down, and this task with it.
+                std::future::pending().await
+            }
         }
     }
 
