@@ -167,7 +167,7 @@ mod a_host {
             let fleet = Fleet::answering(backend, *source).await;
             let uri = format!("/{row}");
             let mut calls = Vec::new();
-            for host in ["a.example", "b.example", "a.example:8080", "a.example:443", "a.example.", "a.example.evil"] {
+            for host in ["a.example", "b.example", "a.example:8080", "a.example.", "a.example.evil"] {
                 calls.push((host, fleet.fresh_call((&uri, &[("host", host)])).await));
             }
             for (host, call) in calls {
@@ -179,9 +179,19 @@ mod a_host {
 
     async fn is_the_same_in_any_case_and_with_its_default_port(backend: &Backend) {
         let fleet = Fleet::answering(backend, explicit(MAX_AGE)).await;
-        for (row, host) in ["A.Example", "a.example:80", "A.EXAMPLE:80"].into_iter().enumerate() {
+        for (row, host) in ["A.Example", "a.example:80", "A.EXAMPLE:443"].into_iter().enumerate() {
             let uri = format!("/{row}");
             assert!(fleet.shares((&uri, &[("host", "a.example")]), (&uri, &[("host", host)])).await, "{host}");
+        }
+    }
+
+    /// An application may repeat the port in what it makes: nobody else is to have that.
+    async fn that_states_its_default_port_is_answered_and_answers_nobody_else(backend: &Backend) {
+        let fleet = Fleet::answering(backend, explicit(MAX_AGE)).await;
+        for (row, host) in ["a.example:80", "a.example:443", "a.example:"].into_iter().enumerate() {
+            let (uri, other) = (format!("/{row}"), format!("/{row}/other"));
+            assert!(!fleet.shares((&uri, &[("host", host)]), (&uri, &[("host", "a.example")])).await, "{host}");
+            assert!(fleet.shares((&other, &[("host", "a.example")]), (&other, &[("host", host)])).await, "{host}");
         }
     }
 
@@ -249,6 +259,7 @@ mod a_host {
     over_each_store!(
         is_another_one_by_name_or_port,
         is_the_same_in_any_case_and_with_its_default_port,
+        that_states_its_default_port_is_answered_and_answers_nobody_else,
         with_a_user_name_in_it_is_not_the_one_without,
         named_twice_is_nobodys,
         that_is_not_named_is_nobodys,

@@ -88,6 +88,9 @@ impl Shared {
         if let Some(reason) = refusal_of_response(policy, &asked.headers, status, &headers, &directives) {
             return Err(reason);
         }
+        if asked.target.states_port() {
+            return Err(NoCacheReason::StatedPort);
+        }
         if asked.target.is_led_to_itself(&self.naming(&asked.headers), status, &headers) {
             return Err(NoCacheReason::RedirectToItself);
         }

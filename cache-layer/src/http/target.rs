@@ -21,16 +21,24 @@ pub(super) struct Target<'a> {
     scheme: &'static str,
     authority: Cow<'a, str>,
     path_and_query: Cow<'a, PathAndQuery>,
+    /// Whether the request states a port that the authority is without. The application may repeat it in what it makes.
+    states_port: bool,
 }
 
 impl<'a> Target<'a> {
     /// `None` if the request doesn't say, or doesn't say clearly, which host it is for.
     pub(super) fn of(sites: &'a Sites, uri: &'a Uri, headers: &'a HeaderMap) -> Option<Self> {
         let Some(host) = host(headers).ok()? else { return Self::of_uri(sites, uri) };
-        let target = Self::with_authority(sites, uri, host)?;
+        let mut target = Self::with_authority(sites, uri, host)?;
         // An application may take either for its host. Where they differ, one would answer for the other.
-        let agreed = uri.authority().is_none() || Self::of_uri(sites, uri)? == target;
-        agreed.then_some(target)
+        if uri.authority().is_some() {
+            let stated = Self::of_uri(sites, uri)?;
+            target.states_port |= stated.states_port;
+            if (stated.scheme, &stated.authority) != (target.scheme, &target.authority) {
+                return None;
+            }
+        }
+        Some(target)
     }
 
     /// The target of an absolute URI.
@@ -43,17 +51,25 @@ impl<'a> Target<'a> {
         let scheme = sites.scheme(uri.scheme_str());
         let path_and_query =
             uri.path_and_query().map_or_else(|| Cow::Owned(PathAndQuery::from_static("/")), Cow::Borrowed);
-        Some(Self { scheme, authority: sites.authority(scheme, authority)?, path_and_query })
+        let states_port = sites.leaves_port_out(scheme, authority);
+        Some(Self { scheme, authority: sites.authority(scheme, authority)?, path_and_query, states_port })
     }
 
     /// The same target, for longer than its request.
     pub(super) fn into_owned(self) -> Target<'static> {
-        let Self { scheme, authority, path_and_query } = self;
+        let Self { scheme, authority, path_and_query, states_port } = self;
         Target {
+            states_port,
             scheme,
             authority: Cow::Owned(authority.into_owned()),
             path_and_query: Cow::Owned(path_and_query.into_owned()),
         }
+    }
+
+    /// Whether what is made for this request may say a port that others' requests don't: `Host: shop.example:443`, to an
+    /// application without TLS.
+    pub(super) fn states_port(&self) -> bool {
+        self.states_port
     }
 
     pub(super) fn path(&self) -> &str {

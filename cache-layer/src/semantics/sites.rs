@@ -57,6 +57,16 @@ impl Sites {
         plain_authority(authority).map(|authority| self.named(authority))
     }
 
+    /// Whether an authority under `scheme` states a port that goes without saying, or none behind a colon.
+    pub(crate) fn leaves_port_out(&self, scheme: &str, authority: &str) -> bool {
+        let ports: &[&str] = match (self.schemes_apart, scheme) {
+            (false, _) => &[":80", ":443"],
+            (true, "https") => &[":443"],
+            (true, _) => &[":80"],
+        };
+        without_port(authority, ports).len() < authority.len()
+    }
+
     /// Whether a reference that states `scheme` can be one to a site of `own` scheme.
     pub(crate) fn is_scheme(&self, stated: &str, own: &str) -> bool {
         let is_http = ["http", "https"].iter().any(|scheme| scheme.eq_ignore_ascii_case(stated));

@@ -137,6 +137,8 @@ no_cache_reasons! {
     MadeFromStale => "made-from-stale",
     /// A value that the cache's codec can't write, or that its own type doesn't read back.
     Unserializable => "unserializable",
+    /// The request names a port that goes without saying, which the application may have repeated in its response.
+    StatedPort => "stated-port",
     /// A redirect to what it answers, as from `http` to `https` where both share what is stored
     /// ([`schemes_apart`](crate::CacheLayer::schemes_apart)): kept, it would lead its clients round in a circle.
     RedirectToItself => "redirect-to-itself",
