@@ -49,12 +49,13 @@ pub enum Remaining {
     Age,
     /// `Age`, and `X-Accel-Expires` besides, which nginx reads and takes out. It is what a shared cache would have left, and
     /// has the last word there: a `proxy_cache_valid` of nginx's counts no more for these responses. What the application
-    /// has said itself in this field is lessened by the age.
+    /// has said itself in this field is lessened by the age, and 0 of what is stale here.
     AccelExpires,
     /// `max-age` and `s-maxage`, less the age, without `Age` and with a `Date` of now, as if the response were made anew. For
     /// caches that ignore `Age`; one that follows RFC 9111 keeps such a response for exactly as long as before.
     ///
-    /// `Expires` moves along. Of a response that is stale already, `max-age` is 0, and `stale-while-revalidate` and
+    /// So it is in `CDN-Cache-Control` and other targeted fields, in `Surrogate-Control` and in `X-Accel-Expires`. `Expires`
+    /// moves along. A response with none of these keeps `Age` and `Date`. Of a response that is stale already, `max-age` is 0, and `stale-while-revalidate` and
     /// `stale-if-error` are what is left of them, so that two caches in a row are not stale for twice the time. How long this
     /// cache has had a response is still in `X-Cache-Age`.
     MaxAge,

@@ -1,5 +1,7 @@
 //! What is left of a response's freshness, said by fields that caches read which ignore `Age`.
 
+use std::cell::Cell;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{
@@ -53,10 +55,9 @@ impl Left {
 
     fn say_to_nginx(&self, headers: &mut HeaderMap) {
         let left = match headers.get(X_ACCEL_EXPIRES) {
-            // The application's own word. With an `@` it is a moment, which comes no later for having been kept.
             Some(stated) => {
-                let Some(seconds) = DeltaSeconds::parse(stated.as_bytes()).seconds() else { return };
-                seconds.saturating_sub(self.age)
+                let Some(left) = self.stated_to_nginx(stated) else { return };
+                left
             }
             // It would overrule whatever forbids nginx to keep the response.
             None => {
@@ -73,28 +74,51 @@ impl Left {
         headers.insert(X_ACCEL_EXPIRES, HeaderValue::from(left));
     }
 
+    /// What is left of the application's own word. With an `@` it is a moment, which comes no later for having been kept.
+    fn stated_to_nginx(&self, stated: &HeaderValue) -> Option<u64> {
+        if self.fresh == 0 {
+            // Softly invalidated, perhaps: whatever it was to be, it is stale.
+            return Some(0);
+        }
+        Some(DeltaSeconds::parse(stated.as_bytes()).seconds()?.saturating_sub(self.age))
+    }
+
     fn say_by_max_age(&self, headers: &mut HeaderMap) {
         self.move_expires(headers);
+        let left = headers.get(X_ACCEL_EXPIRES).and_then(|stated| self.stated_to_nginx(stated));
+        if let Some(left) = left {
+            headers.insert(X_ACCEL_EXPIRES, HeaderValue::from(left));
+        }
+        let states = Cell::new(headers.contains_key(header::EXPIRES));
         let for_shared = CacheControl::from_headers(headers).s_maxage.is_some();
-        let seconds = |directive: &[u8], seconds: u64| match directive {
-            // Longer for clients than for caches like this one, it is none of what this cache has left.
-            b"max-age" if for_shared && self.fresh > 0 => seconds.saturating_sub(self.age),
-            b"max-age" | b"s-maxage" => seconds.saturating_sub(self.age).min(self.fresh),
-            // They begin when freshness ends: of what is fresh, all of them is left.
-            b"stale-while-revalidate" if self.fresh == 0 => seconds.min(self.stale_while_revalidate),
-            b"stale-if-error" if self.fresh == 0 => seconds.min(self.stale_if_error),
-            _ => seconds,
-        };
-        if let header::Entry::Occupied(mut lines) = headers.entry(header::CACHE_CONTROL) {
-            for line in lines.iter_mut() {
-                let changed = CacheControl::with_seconds(line.as_bytes(), seconds);
-                if let Ok(changed) = HeaderValue::from_maybe_shared(bytes::Bytes::from(changed)) {
-                    *line = changed;
+        for (name, line) in headers.iter_mut() {
+            let targeted = is_targeted(name);
+            if !targeted && *name != header::CACHE_CONTROL {
+                continue;
+            }
+            let seconds = |directive: &[u8], seconds: u64| match directive {
+                b"max-age" | b"s-maxage" => {
+                    states.set(true);
+                    // Longer for others than for caches like this one, it is none of what this cache has left.
+                    let for_others = targeted || (for_shared && directive == b"max-age");
+                    let most = if for_others && self.fresh > 0 { u64::MAX } else { self.fresh };
+                    seconds.saturating_sub(self.age).min(most)
                 }
+                // They begin when freshness ends: of what is fresh, all of them is left.
+                b"stale-while-revalidate" if self.fresh == 0 => seconds.min(self.stale_while_revalidate),
+                b"stale-if-error" if self.fresh == 0 => seconds.min(self.stale_if_error),
+                _ => seconds,
+            };
+            let changed = CacheControl::with_seconds(line.as_bytes(), seconds);
+            if let Ok(changed) = HeaderValue::from_maybe_shared(bytes::Bytes::from(changed)) {
+                *line = changed;
             }
         }
-        headers.remove(header::AGE);
-        headers.insert(header::DATE, write_http_date(self.now));
+        // Else caches guess, and do so by what these say.
+        if states.get() {
+            headers.remove(header::AGE);
+            headers.insert(header::DATE, write_http_date(self.now));
+        }
     }
 
     /// To where it is as long after a date of now as what is left of the time between the dates that the response has.
@@ -108,6 +132,11 @@ impl Left {
             headers.insert(header::EXPIRES, write_http_date(self.now + left));
         }
     }
+}
+
+/// Whether it is `Cache-Control` for some caches only: a field of RFC 9213, by the way that they are named, or its forerunner.
+fn is_targeted(name: &HeaderName) -> bool {
+    name.as_str().ends_with("-cache-control") || name == "surrogate-control"
 }
 
 #[cfg(test)]
@@ -192,6 +221,11 @@ mod tests {
             let fields = [("cache-control", "max-age=60"), ("x-accel-expires", stated)];
             assert_eq!(accel_expires(&ten, &fields).as_deref(), Some(expected));
         }
+        // Softly invalidated.
+        for stated in ["600", "@1795392060", "x"] {
+            let fields = [("cache-control", "max-age=60"), ("x-accel-expires", stated)];
+            assert_eq!(accel_expires(&left(50, 0), &fields).as_deref(), Some("0"), "{stated}");
+        }
     }
 
     #[test]
@@ -210,6 +244,57 @@ mod tests {
         );
         // This cache keeps it no longer than that, for reasons of its own.
         by_max_age(&ten, &[("cache-control", "max-age=600"), DATE], &[("cache-control", "max-age=10"), NOW_DATE]);
+    }
+
+    #[test]
+    fn max_age_is_lowered_in_whatever_field_it_is() {
+        let ten = left(50, 10_000);
+        by_max_age(
+            &ten,
+            &[
+                ("cache-control", "max-age=60"),
+                ("cdn-cache-control", "max-age=600"),
+                ("own-cache-control", "s-maxage=55, stale-while-revalidate=20"),
+                ("surrogate-control", "max-age=40, content=\"ESI/1.0\""),
+                ("x-accel-expires", "600"),
+                ("age", "50"),
+                DATE,
+            ],
+            &[
+                ("cache-control", "max-age=10"),
+                ("cdn-cache-control", "max-age=550"),
+                ("own-cache-control", "s-maxage=5, stale-while-revalidate=20"),
+                ("surrogate-control", "max-age=0, content=\"ESI/1.0\""),
+                ("x-accel-expires", "550"),
+                NOW_DATE,
+            ],
+        );
+        by_max_age(
+            &ten,
+            &[("cdn-cache-control", "max-age=60"), ("age", "50"), DATE],
+            &[("cdn-cache-control", "max-age=10"), NOW_DATE],
+        );
+        // Softly invalidated five seconds ago.
+        by_max_age(
+            &left(50, -5_000),
+            &[("cdn-cache-control", "max-age=600, stale-while-revalidate=20"), ("x-accel-expires", "600"), DATE],
+            &[("cdn-cache-control", "max-age=0, stale-while-revalidate=15"), ("x-accel-expires", "0"), NOW_DATE],
+        );
+    }
+
+    #[test]
+    fn what_says_nothing_keeps_its_age() {
+        let modified = ("last-modified", "Sun, 22 Nov 2026 00:00:00 GMT");
+        for said in
+            [&[modified, ("age", "50"), DATE][..], &[modified, ("cache-control", "public"), ("age", "50"), DATE]]
+        {
+            by_max_age(&left(50, 10_000), said, said);
+        }
+        by_max_age(
+            &left(50, 10_000),
+            &[modified, ("x-accel-expires", "60"), ("age", "50"), DATE],
+            &[modified, ("x-accel-expires", "10"), ("age", "50"), DATE],
+        );
     }
 
     #[test]
