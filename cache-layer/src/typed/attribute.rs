@@ -7,6 +7,7 @@ use std::{convert::Infallible, fmt, fmt::Display, marker::PhantomData};
 use serde::Serialize;
 
 use super::{argument, load::GetOrLoad};
+use crate::throttle::Throttle;
 
 pub use crate::{Cache, InvalidateError, Key, Lock};
 
@@ -25,7 +26,12 @@ impl Parts {
     pub fn argument<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
         let mut part = Vec::with_capacity(32);
         if let Err(error) = argument::write(&mut part, value) {
-            tracing::warn!(%error, name = %String::from_utf8_lossy(&self.0[0]), "an argument can't be part of a key: nothing is shared");
+            // With every call.
+            static THROTTLE: Throttle = Throttle::new();
+            if let Some(kept_back) = THROTTLE.pass() {
+                let name = String::from_utf8_lossy(&self.0[0]);
+                tracing::warn!(%error, %name, kept_back, "an argument can't be part of a key: nothing is shared");
+            }
             // Nobody else's.
             part = fastrand::u128(..).to_be_bytes().into();
         }

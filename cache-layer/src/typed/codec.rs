@@ -14,7 +14,9 @@ pub enum Codec {
     /// what was written before. Floats come back to the last bit. What JSON has no form of its own for is refused, and not
     /// kept: `NaN` and the infinities, `Some(None)` and `Some(())`, keys of maps that are neither texts, numbers, `bool`s nor
     /// names of variants, and more than 127 lists, maps and structs within each other. [`Postcard`](Self::Postcard) keeps
-    /// them.
+    /// them. Within `#[serde(tag)]`, `#[serde(untagged)]` and `#[serde(flatten)]`, serde reads back neither maps with numbers
+    /// for keys nor integers of 128 bits: they are loaded every time, and [`set`](crate::Cache::set), which only writes, stores
+    /// what [`get`](crate::Cache::get) then doesn't find.
     #[default]
     Json,
     /// [Postcard](https://postcard.jamesmunns.com): compact and quick, without the names of fields. It doesn't describe

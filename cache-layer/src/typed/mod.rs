@@ -193,7 +193,8 @@ impl Cache {
     }
 
     /// Stores `value`, over whatever is there. Loads of this key that are under way are not stored any more: what they
-    /// bring is older.
+    /// bring is older. What the codec writes but can't read back is stored all the same, and then not found: see
+    /// [`Codec`](crate::Codec).
     ///
     /// ```
     /// # use std::time::Duration;
