@@ -9,9 +9,23 @@
 //! to be there once (RFC 9112, section 3.2). A client that doesn't finish a request's head is not waited for. To one of
 //! HTTP/1.0, which sees no difference between an end and a break, a body of unknown length goes once it is whole; one that is
 //! too large or too slow for that goes as it comes, and if it breaks off, so does the connection. On SIGTERM or SIGINT,
-//! requests in flight are answered and what they loaded is stored before the proxy ends.
+//! clients are told for a moment that their connections end, requests in flight are answered, and what they loaded is stored
+//! before the proxy ends.
 
-use std::{convert::Infallible, error::Error, fmt::Display, io, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error,
+    fmt::Display,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cache_layer::{
@@ -58,6 +72,8 @@ const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 const DEFAULT_MEMORY: u64 = 64 << 20;
 /// How long requests in flight, and then what they store, may take when the proxy is told to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long, before that, answers tell clients to go, and new connections are accepted.
+const NOTICE: Duration = Duration::from_millis(250);
 
 /// A caching reverse proxy.
 #[derive(Parser)]
@@ -83,8 +99,9 @@ struct Options {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl: Option<Duration>,
 
-    /// How long a client may take for the head of a request, from when the last one was answered
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
+    /// How long a client may take for the head of a request, from when the last one was answered: an idle connection is kept
+    /// for so long, too, which should be longer than the client or proxy in front keeps it, often 60
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "75")]
     header_timeout: Duration,
 
     /// How much of what HTTP permits is made use of: what the origin plainly meant to be shared, or all of it
@@ -182,6 +199,16 @@ async fn serve(listener: TcpListener, options: Options, cache: Cache) -> io::Res
         ServiceBuilder::new().layer(layer).service(service_fn(move |request| forward(origin.clone(), request)));
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let closing = Arc::new(AtomicBool::new(false));
+    let mut end = pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // An idle connection that is closed at once may be closed under a request.
+        closing.store(true, Ordering::Relaxed);
+        sleep(NOTICE).await;
+    });
     let connections = GracefulShutdown::new();
     loop {
         let stream = tokio::select! {
@@ -194,14 +221,22 @@ async fn serve(listener: TcpListener, options: Options, cache: Cache) -> io::Res
                     continue;
                 }
             },
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = &mut end => break,
         };
         // The kernel may hold small writes back otherwise; where it can't be told, that is no reason to refuse.
         let _ = stream.set_nodelay(true);
         let wire = Wire::new(stream);
-        let (service, requests) = (service.clone(), wire.requests());
-        let serve = hyper_service_fn(move |request| answer(service.clone(), requests.clone(), request));
+        let (service, requests, closing) = (service.clone(), wire.requests(), closing.clone());
+        let serve = hyper_service_fn(move |request| {
+            let (answer, closing) = (answer(service.clone(), requests.clone(), request), closing.clone());
+            async move {
+                let mut answer = answer.await?;
+                if closing.load(Ordering::Relaxed) {
+                    answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
+        });
         let connection = server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)

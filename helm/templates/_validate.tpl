@@ -66,12 +66,12 @@
 {{- if and $set (not .host) (not .nodes) (not $url) -}}
 {{- fail (printf "externalRedis.%s is set, but nothing says where Redis is: set externalRedis.host, nodes with a mode, url, or existingSecretUrlKey" $set) -}}
 {{- end -}}
-{{- if and .tls.enabled .url (not (hasPrefix "rediss" .url)) -}}
-{{- fail "externalRedis.tls.enabled is true, but externalRedis.url is not for TLS: begin it with rediss" -}}
+{{- if and .tls.enabled .url (not (regexMatch "^(rediss|valkeys)" .url)) -}}
+{{- fail "externalRedis.tls.enabled is true, but externalRedis.url is not for TLS: begin it with rediss or valkeys" -}}
 {{- end -}}
-{{- $plain := ternary (not (hasPrefix "rediss" (default "" .url))) (not .tls.enabled) (not (empty .url)) -}}
+{{- $plain := ternary (not (regexMatch "^(rediss|valkeys)" (default "" .url))) (not .tls.enabled) (not (empty .url)) -}}
 {{- if and .tls.existingSecret $plain (not .existingSecretUrlKey) -}}
-{{- fail "externalRedis.tls.existingSecret is set, but TLS is not: set externalRedis.tls.enabled, or begin externalRedis.url with rediss" -}}
+{{- fail "externalRedis.tls.existingSecret is set, but TLS is not: set externalRedis.tls.enabled, or begin externalRedis.url with rediss or valkeys" -}}
 {{- end -}}
 {{- end -}}
 {{- end }}

@@ -38,6 +38,9 @@ use tokio_util::{io::InspectReader, sync::CancellationToken};
 
 use crate::server::ShutdownHandle;
 
+/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// How long a connection is kept without a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -178,6 +181,8 @@ struct State {
     head: bool,
     /// HTTP/2 has more to say than requests.
     http2: bool,
+    /// What is to come of its preface; nothing, once something else has come.
+    preface: &'static [u8],
     /// When that part came or, without one, when the last answer was sent.
     since: Instant,
 }
@@ -191,7 +196,7 @@ enum Overdue {
 
 impl Traffic {
     fn new() -> Self {
-        let state = State { answering: 0, head: false, http2: false, since: Instant::now() };
+        let state = State { answering: 0, head: false, http2: false, preface: PREFACE, since: Instant::now() };
         Self { state: Mutex::new(state), http2: Notify::new() }
     }
 
@@ -201,6 +206,12 @@ impl Traffic {
 
     fn received(&self, bytes: &[u8]) {
         let mut state = self.state();
+        let preface = state.preface;
+        if !preface.is_empty() && bytes.starts_with(preface) {
+            // Whole, it is no part of a request, which may come much later.
+            (state.http2, state.head, state.since) = (true, false, Instant::now());
+        }
+        state.preface = preface.strip_prefix(bytes).unwrap_or_default();
         if !bytes.is_empty() && state.answering == 0 && !state.head && !state.http2 {
             (state.head, state.since) = (true, Instant::now());
         }
@@ -333,10 +344,10 @@ mod tests {
     #[tokio::test]
     async fn a_head_that_does_not_end_is_given_up_however_it_trickles() {
         let (address, _shutdown, _running) = start(Limits { head: SHORT, ..PATIENT }).await;
-        let http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        for beginning in ["G", "GET / HTTP/1.1\r\nHost: a.example\r\nX: ", &http2[..10], http2] {
+        let half = b"GET / HTTP/1.1\r\nHost: a.example\r\nX: ";
+        for beginning in [b"G", &half[..], &PREFACE[..10], &PREFACE[..23]] {
             let mut connection = TcpStream::connect(address).await.unwrap();
-            connection.write_all(beginning.as_bytes()).await.unwrap();
+            connection.write_all(beginning).await.unwrap();
             closed(connection).await;
         }
 
@@ -374,6 +385,23 @@ mod tests {
         answer(&mut connection, "body").await;
         time::sleep(3 * SHORT).await;
         ask(&mut connection).await;
+    }
+
+    #[tokio::test]
+    async fn http2_without_a_request_is_kept_as_long_as_any_idle_connection() {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        for first in [5, PREFACE.len()] {
+            let (address, _shutdown, _running) = start(Limits { head: SHORT, idle: 5 * SHORT, ..PATIENT }).await;
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            connection.set_nodelay(true).unwrap();
+            let begun = Instant::now();
+            connection.write_all(&PREFACE[..first]).await.unwrap();
+            time::sleep(SHORT / 3).await;
+            connection.write_all(&PREFACE[first..]).await.unwrap();
+            connection.write_all(&SETTINGS).await.unwrap();
+            closed(connection).await;
+            assert!(begun.elapsed() >= 5 * SHORT, "{first}: closed after {:?}", begun.elapsed());
+        }
     }
 
     #[tokio::test]

@@ -208,6 +208,8 @@ CASES = [
     ({**EXTERNAL, "externalRedis.tls.enabled": True}, "externalRedis.tls.existingSecret", "ca", f"{POD} spec volumes secrets projected sources 0 secret name", "ca"),
     ({"redis.enabled": False, "externalRedis.url": "rediss://a"}, "externalRedis.tls.existingSecret", "ca",
      f"{ENV} SSL_CERT_FILE value", "/run/secrets/service/redis-ca.crt"),
+    ({"redis.enabled": False, "externalRedis.url": "valkeys://a", "externalRedis.tls.enabled": True}, "externalRedis.tls.existingSecret", "ca",
+     f"{ENV} SSL_CERT_FILE value", "/run/secrets/service/redis-ca.crt"),
     ({**EXTERNAL, "externalRedis.tls.enabled": True, "externalRedis.tls.existingSecret": "ca"}, "externalRedis.tls.caKey", "k",
      f"{POD} spec volumes secrets projected sources 0 secret items", [{"key": "k", "path": "redis-ca.crt"}]),
     ({}, "service.type", "LoadBalancer", f"Service/{NAME} spec type", "LoadBalancer"),
