@@ -86,6 +86,8 @@ impl RedisClusterBuilder {
         let mut node = RedisServer::builder()
             .cluster()
             .config(&format!("cluster-node-timeout {NODE_TIMEOUT}"))
+            // A node that has no slot yet, or none any more, stays the primary that a test made it.
+            .config("cluster-allow-replica-migration no")
             .config("repl-diskless-sync-delay 0");
         if let Some([user, password]) = &self.user {
             node = node.user(user, password).config(&format!("masteruser {user}\nmasterauth {password}"));

@@ -282,6 +282,8 @@ macro_rules! contract {
             let server = Arc::new(restricted(RedisServer::builder()).start());
             $(
                 println!("{}", stringify!($name));
+                // What looks at every key is not to look at those of the tests before.
+                server.command::<()>(&["FLUSHALL"]);
                 let $subject = Subject::restricted(&server, stringify!($name)).await;
                 Box::pin(async move { $body }).await;
             )+
@@ -300,6 +302,7 @@ macro_rules! contract {
             }
             $(
                 println!("{}", stringify!($name));
+                cluster.primaries().iter().for_each(|node| node.command(&["FLUSHALL"]));
                 let $subject = Subject::cluster(&cluster, stringify!($name)).await;
                 Box::pin(async move { $body }).await;
             )+
@@ -311,6 +314,7 @@ macro_rules! contract {
             let group = Arc::new(RedisSentinel::start());
             $(
                 println!("{}", stringify!($name));
+                group.primary().command::<()>(&["FLUSHALL"]);
                 let $subject = Subject::sentinel(&group, stringify!($name)).await;
                 Box::pin(async move { $body }).await;
             )+
