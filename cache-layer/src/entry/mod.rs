@@ -51,6 +51,7 @@ pub(crate) struct Deadlines {
 
 impl Deadlines {
     /// Before anything was made.
+    #[cfg_attr(not(any(feature = "redis", feature = "typed")), allow(dead_code))]
     pub(crate) const UNKNOWN: u64 = 0;
 
     /// As they are to be compared with `now`. The moments are another clock's, or this one's before it was set: however far
@@ -141,7 +142,7 @@ struct Made {
     /// Whether the payload is compressed by its nature, so that compressing it would be in vain.
     packed: bool,
     /// The most variants that it is to lead to, if it leads to any. Whoever writes it says so; it is not stored.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code))]
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     most_variants: u16,
     /// The front end's reading of `meta`, made once for all hits in this process.
     view: OnceLock<Option<Arc<dyn Any + Send + Sync>>>,

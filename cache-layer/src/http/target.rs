@@ -51,8 +51,8 @@ impl<'a> Target<'a> {
         let scheme = sites.scheme(uri.scheme_str());
         let path_and_query =
             uri.path_and_query().map_or_else(|| Cow::Owned(PathAndQuery::from_static("/")), Cow::Borrowed);
-        let states_port = sites.leaves_port_out(scheme, authority);
-        Some(Self { scheme, authority: sites.authority(scheme, authority)?, path_and_query, states_port })
+        let (authority, states_port) = sites.authority(scheme, authority)?;
+        Some(Self { scheme, authority, path_and_query, states_port })
     }
 
     /// The same target, for longer than its request.

@@ -90,7 +90,7 @@ impl Target<'_> {
     }
 
     fn has_authority(&self, authority: &str) -> bool {
-        self.sites.authority(self.scheme, authority).is_some_and(|authority| authority == self.authority)
+        self.sites.authority(self.scheme, authority).is_some_and(|(authority, _)| authority == self.authority)
     }
 }
 

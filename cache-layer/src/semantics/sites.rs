@@ -47,24 +47,15 @@ impl Sites {
         }
     }
 
-    /// The authority that one under `scheme` is taken for: in lower case, without a port that goes without saying. `None`
-    /// if it is none.
-    pub(crate) fn authority<'a>(&'a self, scheme: &str, authority: &'a str) -> Option<Cow<'a, str>> {
-        if self.schemes_apart {
-            let default_port = if scheme == "https" { ":443" } else { ":80" };
-            return normal(without_port(authority, &[default_port])).map(|authority| self.named(authority));
-        }
-        plain_authority(authority).map(|authority| self.named(authority))
-    }
-
-    /// Whether an authority under `scheme` states a port that goes without saying, or none behind a colon.
-    pub(crate) fn leaves_port_out(&self, scheme: &str, authority: &str) -> bool {
-        let ports: &[&str] = match (self.schemes_apart, scheme) {
-            (false, _) => &[":80", ":443"],
-            (true, "https") => &[":443"],
-            (true, _) => &[":80"],
+    /// The authority that one under `scheme` is taken for: in lower case, without a port that goes without saying, and
+    /// whether it states one. `None` if it is none.
+    pub(crate) fn authority<'a>(&'a self, scheme: &str, authority: &'a str) -> Option<(Cow<'a, str>, bool)> {
+        let bare = match (self.schemes_apart, scheme) {
+            (false, _) => without_port(authority, &DEFAULT_PORTS),
+            (true, "https") => without_port(authority, &[":443"]),
+            (true, _) => without_port(authority, &[":80"]),
         };
-        without_port(authority, ports).len() < authority.len()
+        normal(bare).map(|named| (self.named(named), bare.len() < authority.len()))
     }
 
     /// Whether a reference that states `scheme` can be one to a site of `own` scheme.
@@ -81,9 +72,12 @@ impl Sites {
     }
 }
 
+/// Those of both schemes.
+const DEFAULT_PORTS: [&str; 2] = [":80", ":443"];
+
 /// An authority under either scheme.
 fn plain_authority(authority: &str) -> Option<Cow<'_, str>> {
-    normal(without_port(authority, &[":80", ":443"]))
+    normal(without_port(authority, &DEFAULT_PORTS))
 }
 
 fn without_port<'a>(authority: &'a str, defaults: &[&str]) -> &'a str {
@@ -144,7 +138,7 @@ mod tests {
     }
 
     fn named(sites: &Sites, authority: &str) -> String {
-        sites.authority("http", authority).unwrap().into_owned()
+        sites.authority("http", authority).unwrap().0.into_owned()
     }
 
     #[test]
@@ -182,7 +176,7 @@ mod tests {
         assert_eq!([Some("HTTPS"), Some("http"), None].map(|stated| two.scheme(stated)), ["https", "http", "http"]);
         assert!(one.is_scheme("https", "http") && !two.is_scheme("https", "http"));
         assert!(!one.is_scheme("ftp", "http"));
-        assert_eq!(two.authority("http", "a:443").unwrap(), "a:443");
-        assert_eq!(two.authority("https", "a:443").unwrap(), "a");
+        assert_eq!(two.authority("http", "a:443").unwrap(), ("a:443".into(), false));
+        assert_eq!(two.authority("https", "a:443").unwrap(), ("a".into(), true));
     }
 }
