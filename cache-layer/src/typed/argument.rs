@@ -52,8 +52,10 @@ use serde::{
 ///     filter.labels.0.len() as u32
 /// }
 ///
+/// # fn main() {
 /// let of = |labels: [&str; 2]| Filter { labels: Labels(labels.map(str::to_owned).into()) };
 /// assert_eq!(found_cache::key(of(["red", "new"])), found_cache::key(of(["new", "red"])));
+/// # }
 /// ```
 ///
 /// # Errors
