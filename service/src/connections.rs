@@ -248,10 +248,7 @@ impl Answering {
         let mut state = traffic.state();
         state.answering += 1;
         state.head = false;
-        if version == Version::HTTP_2 {
-            state.http2 = true;
-            traffic.http2.notify_one();
-        }
+        state.http2 |= version == Version::HTTP_2;
         Self(traffic.clone())
     }
 }
@@ -260,6 +257,10 @@ impl Drop for Answering {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.answering -= 1;
+        if state.http2 {
+            // Not before: the first answer is on its way before it is said that there will be no more.
+            self.0.http2.notify_one();
+        }
         // What came meanwhile may be the body of this request, or the next one as a whole.
         (state.head, state.since) = (false, Instant::now());
     }
