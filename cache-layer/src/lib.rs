@@ -79,6 +79,7 @@ mod pattern;
 mod policy;
 mod semantics;
 pub mod store;
+mod sync;
 mod tag;
 pub mod telemetry;
 mod throttle;

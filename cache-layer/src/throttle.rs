@@ -1,9 +1,8 @@
 //! Warnings that would come with every request, said once in a while.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use crate::sync::Mutex;
 
 /// The least time between two warnings of a kind.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -29,7 +28,7 @@ impl Throttle {
     }
 
     fn pass_at(&self, now: Instant) -> Option<u64> {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.0.lock();
         match &mut *last {
             Some(last) if now.saturating_duration_since(last.said) < PAUSE => {
                 last.kept_back += 1;

@@ -3,11 +3,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::MutexGuard,
     time::{Duration, Instant},
 };
 
-use crate::key::{Key, KeyId};
+use crate::{
+    key::{Key, KeyId},
+    sync::Mutex,
+};
 
 /// Keys remembered at one time.
 const CAP: usize = 10_000;
@@ -71,7 +74,7 @@ struct Remembered {
 
 impl Setbacks {
     fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Remembered>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Setback> {

@@ -8,7 +8,7 @@
 use std::any::Any;
 use std::{
     collections::{HashMap, hash_map},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, MutexGuard, OnceLock},
 };
 
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use super::share::Sharing;
 use crate::{
     entry::Entry,
     key::{Key, KeyId},
+    sync::Mutex,
     telemetry::Release,
 };
 
@@ -89,7 +90,7 @@ pub(crate) struct Follower {
 
 impl Flights {
     fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Follower>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Loads under way.

@@ -3,11 +3,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::MutexGuard,
     time::{Duration, Instant},
 };
 
-use crate::key::{Key, KeyId};
+use crate::{
+    key::{Key, KeyId},
+    sync::Mutex,
+};
 
 /// Keys remembered at one time.
 const CAP: usize = 10_000;
@@ -17,7 +20,7 @@ pub(crate) struct Predictor(Mutex<HashMap<KeyId, Instant>>);
 
 impl Predictor {
     fn until(&self) -> MutexGuard<'_, HashMap<KeyId, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(crate) fn has(&self, key: &Key) -> bool {

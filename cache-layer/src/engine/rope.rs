@@ -11,10 +11,12 @@ use std::{
     fmt,
     future::poll_fn,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     task::{Context, Poll, Waker},
     time::Duration,
 };
+
+use crate::sync::Mutex;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
@@ -263,7 +265,7 @@ impl Strand {
 
 impl Rope {
     fn strand(&self) -> MutexGuard<'_, Strand> {
-        self.strand.lock().unwrap_or_else(PoisonError::into_inner)
+        self.strand.lock()
     }
 
     fn change(&self, change: impl FnOnce(&mut Strand)) {
@@ -311,7 +313,7 @@ impl Reader {
 
     /// The next bytes; `None` at the end. The last byte of a payload is not its end: only the writer's word is.
     pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
-        let mut strand = self.rope.strand.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut strand = self.rope.strand.lock();
         let strand = &mut *strand;
         match &strand.end {
             Some(Err(broken_off)) => return Poll::Ready(Some(Err(*broken_off))),

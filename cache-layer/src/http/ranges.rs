@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
 };
 
 use http::{
@@ -24,6 +24,7 @@ use crate::{
     key::{Key, KeyId},
     policy::Freshness,
     semantics::range::complete_length,
+    sync::Mutex,
     tag::Tags,
     telemetry::NoCacheReason,
 };
@@ -65,7 +66,7 @@ struct Learned {
 
 impl Ranges {
     fn table(&self) -> MutexGuard<'_, HashMap<(KeyId, Client), Learned>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn learned(&self, key: &Key, client: Client, now: u64) -> Option<Learned> {

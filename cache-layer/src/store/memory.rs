@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::ready,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use crate::{
     entry::Entry,
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
+    sync::Mutex,
     tag::{Stamp, Standing, Tags, Token, hex},
     telemetry::Rejection,
 };
@@ -193,7 +194,7 @@ impl MemoryStore {
 impl Inner {
     fn fills(&self) -> MutexGuard<'_, Fills> {
         // Nothing panics under this lock, and what it guards is whole after every statement.
-        self.fills.lock().unwrap_or_else(PoisonError::into_inner)
+        self.fills.lock()
     }
 
     /// What `found` is worth, which is in the place of `key`.

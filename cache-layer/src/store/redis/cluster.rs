@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ use super::{
     share::Share,
     slots::{Primary, Slots, slot_of, slot_of_key},
 };
-use crate::{key::Key, store::StoreError};
+use crate::{key::Key, store::StoreError, sync::RwLock};
 
 /// Pause between looks at who has what, when nothing gives cause for one.
 const LOOK: Duration = Duration::from_secs(2);
@@ -94,7 +94,7 @@ impl Cluster {
     }
 
     fn map(&self) -> Arc<Map> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.map.read().clone()
     }
 
     pub(super) fn link(&self, key: &Key) -> Arc<Link> {
@@ -204,7 +204,7 @@ impl Cluster {
             () = keeping => {}
         }
         // The connections hold their nodes, which hold nothing; this breaks what would be left of the circle.
-        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+        *self.map.write() = Arc::default();
     }
 
     /// What one node says, if it finds the cluster well: the view of one that doesn't may be out of date.
@@ -268,7 +268,7 @@ impl Cluster {
             if kept {
                 map.members.iter().flat_map(|member| &member.links).for_each(|link| link.reset());
             }
-            *self.map.write().unwrap_or_else(PoisonError::into_inner) = map;
+            *self.map.write() = map;
         });
         for member in new {
             for link in &member.links {

@@ -5,14 +5,12 @@
 //! [`tokens`](super::tokens). So whoever read over this connection, and finds a lease standing here, reads nothing that
 //! an invalidation since the grant made wrong.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::MutexGuard};
 
 use crate::{
     key::{Key, KeyId},
     store::Lease,
+    sync::Mutex,
 };
 
 /// Leases known at one time. Those beyond count as overtaken.
@@ -43,7 +41,7 @@ pub(super) struct Application<'a> {
 
 impl Grants {
     fn table(&self) -> MutexGuard<'_, BTreeMap<(KeyId, Token), Grant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Says that a lease on `key` is about to be asked for. To be called before the question is sent.

@@ -12,7 +12,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,7 @@ use super::{
 use crate::{
     clock::millis,
     store::{OwnedScope, Scope},
+    sync::Mutex,
 };
 
 /// Invalidations kept to be replayed; above that they are merged into one of everything.
@@ -219,6 +220,6 @@ impl Guard {
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recent.lock()
     }
 }

@@ -14,7 +14,7 @@ use std::{
     fmt,
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -49,7 +49,11 @@ use super::{
     tokens::Tokens,
     waiters::Waiters,
 };
-use crate::{clock::millis, store::StoreError};
+use crate::{
+    clock::millis,
+    store::StoreError,
+    sync::{Mutex, RwLock},
+};
 
 /// Pause between heartbeats: with its deadline, the bound on noticing a link of which only one half is left.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -179,7 +183,7 @@ impl Link {
 
     /// The connection, if there is one.
     pub(super) fn live(&self) -> Result<Arc<Live>, StoreError> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Unavailable)
+        self.live.read().clone().ok_or(StoreError::Unavailable)
     }
 
     /// The connection, if there is one that may be read over.
@@ -191,7 +195,7 @@ impl Link {
     pub(super) fn believed(&self) -> Option<Arc<Live>> {
         self.live().ok().or_else(|| {
             let grace = self.grace();
-            let lost = self.lost.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let lost = self.lost.read().clone();
             lost.filter(|(_, at)| at.elapsed() < grace).map(|(live, _)| live)
         })
     }
@@ -201,16 +205,16 @@ impl Link {
     }
 
     pub(super) fn is_live(&self) -> bool {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.live.read().is_some()
     }
 
     /// Why there is no connection, when there is none.
     pub(super) fn absence(&self) -> String {
-        self.absence.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.absence.read().clone()
     }
 
     pub(super) fn note_absence(&self, reason: String) {
-        *self.absence.write().unwrap_or_else(PoisonError::into_inner) = reason;
+        *self.absence.write() = reason;
     }
 
     /// The mark of the data set behind the connection.
@@ -219,27 +223,27 @@ impl Link {
     }
 
     fn data_set(&self) -> MutexGuard<'_, Option<Known>> {
-        self.data_set.lock().unwrap_or_else(PoisonError::into_inner)
+        self.data_set.lock()
     }
 
     /// Until when an invalidation waits for there to be a connection: a server that is long gone slows nobody down.
     pub(super) fn waits_until(&self) -> Instant {
-        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        let absent = self.absent.lock();
         absent.unwrap_or_else(Instant::now) + self.timeouts.delivery
     }
 
     fn note_absent(&self, since: Option<Instant>) {
-        *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        *self.absent.lock() = since;
     }
 
     fn note_loss(&self, lost: Option<(Arc<Live>, Instant)>) {
-        *self.lost.write().unwrap_or_else(PoisonError::into_inner) = lost;
+        *self.lost.write() = lost;
     }
 
     fn publish(&self, live: Option<Arc<Live>>) {
         self.note_loss(None);
         self.note_absent(live.is_none().then(Instant::now));
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        *self.live.write() = live;
     }
 
     /// Returns once there is a connection.
@@ -255,7 +259,7 @@ impl Link {
 
     /// Gives the connection up: nobody gets it any more, and the keeper makes a new one.
     pub(super) fn give_up(&self, live: &Arc<Live>) {
-        let mut published = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self.live.write();
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
             *published = None;
             self.note_absent(Some(Instant::now()));

@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use crate::{
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
     store::{Eviction, shelf::Shelf},
+    sync::Mutex,
 };
 
 pub(in crate::store) struct Near {
@@ -53,7 +54,7 @@ impl Near {
     }
 
     fn reads(&self) -> MutexGuard<'_, HashMap<KeyId, u64>> {
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reads.lock()
     }
 
     /// The entry of `key`, if it is known that nothing happened to it: `live` reads the entry, `tags` its tags.

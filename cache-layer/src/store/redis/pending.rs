@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use crate::{
     key::{Key, KeyId},
     pattern::Pattern,
     store::Scope,
+    sync::Mutex,
     tag::Tags,
 };
 
@@ -101,7 +102,7 @@ impl Backlog {
 
 impl Pending {
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+        self.backlog.lock()
     }
 
     pub(super) fn add(&self, scope: Scope<'_>) {

@@ -8,7 +8,7 @@
 //! before any of them asked.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, MutexGuard, OnceLock},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use super::{errors::is_wrong_type, replies::no_answer};
 use crate::{
     entry::{Entry, envelope},
     key::Key,
+    sync::Mutex,
     telemetry::Rejection,
 };
 
@@ -73,7 +74,7 @@ impl Reads {
     }
 
     fn next(&self) -> MutexGuard<'_, Vec<Read>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+        self.next.lock()
     }
 
     /// Asks for `key`, which is kept under `name`; `tracked` if the server is to tell when it changes.

@@ -1,9 +1,8 @@
 //! Sentinels: who they say the primary is, asked anew for each connection.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+
+use crate::sync::Mutex;
 
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult};
 use tokio::time::timeout;
@@ -42,7 +41,7 @@ impl Sentinels {
     }
 
     fn sentinels(&self) -> Vec<ConnectionInfo> {
-        self.0.sentinels.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.sentinels.lock().clone()
     }
 
     /// A client of the server that the first sentinel to answer names. That it really is the primary is for the
@@ -54,7 +53,7 @@ impl Sentinels {
                 .await
                 .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer from a sentinel").into()));
             // The next attempt begins with another one, in case what this one says is out of date.
-            self.0.sentinels.lock().unwrap_or_else(PoisonError::into_inner).rotate_left(1);
+            self.0.sentinels.lock().rotate_left(1);
             match answer {
                 Ok((host, port)) => {
                     tracing::debug!(host, port, sentinel = index, "a sentinel named the primary");

@@ -6,13 +6,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
 use super::{EVERYTHING, TOKEN_LIFE};
 use crate::{
     clock::millis,
+    sync::Mutex,
     tag::{Stamp, Standing, Token},
 };
 
@@ -71,7 +72,7 @@ pub(super) enum Verdict {
 
 impl Tokens {
     fn slots(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock()
     }
 
     pub(super) fn judge(&self, stamps: &[Stamp]) -> Verdict {

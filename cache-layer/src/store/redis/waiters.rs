@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::key::KeyId;
+use crate::{key::KeyId, sync::Mutex};
 
 /// How long to wait for a push before looking again, in milliseconds: this, and up to so much more at random.
 const POLL: u64 = 25;
@@ -49,7 +49,7 @@ pub(super) fn pause_untracked() -> Duration {
 
 impl Waiters {
     fn bells(&self) -> MutexGuard<'_, HashMap<KeyId, Arc<CancellationToken>>> {
-        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bells.lock()
     }
 
     /// Begins to wait. To be called before the lease is read: a push after that read is not missed, then.
