@@ -12,6 +12,7 @@ import time
 
 import plot
 import servers
+import summary
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -350,6 +351,7 @@ def main():
         (HERE / "tracking.md").read_text(),
     ]
     (out / "README.md").write_text("\n".join(page))
+    summary.write(out)
     print(table(bars, ["", "measured", "wanted", "reached"]))
     print(f"written to {out} in {time.monotonic() - began:.0f} s")
 

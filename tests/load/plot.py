@@ -11,7 +11,7 @@ def number(value):
     for limit, divisor, suffix in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= limit:
             return f"{value / divisor:.3g}{suffix}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.3g}"
 
 
 def bars(title, unit, rows):
