@@ -72,6 +72,7 @@ pub mod fuzz;
 // For readers, who see everything.
 #[cfg(all(doc, feature = "macros", feature = "redis"))]
 pub mod guide;
+mod hex;
 mod http;
 mod inherit;
 mod key;
