@@ -76,6 +76,7 @@ mod hex;
 mod http;
 mod inherit;
 mod key;
+mod labels;
 mod pattern;
 mod policy;
 mod semantics;
