@@ -92,7 +92,7 @@ mod typed;
 pub use self::{
     clock::Clock,
     engine::{Cache, CacheBuilder},
-    error::{ConfigError, InvalidateError},
+    error::{ConfigError, ConfigErrorKind, InvalidateError},
     http::{BodyError, CacheLayer, CacheService, ResponseBody, ResponseFuture},
     key::Key,
     policy::{Freshness, Profile, Remaining, SetCookie},
