@@ -16,7 +16,7 @@ use crate::{
         groups::cache_groups,
         preference,
         range::{self, Selected},
-        structured::{parse_dictionary, parse_list},
+        structured,
         targeted::ResponseDirectives,
         validator::entity_tags,
         vary::{Normalization, Vary, VaryFields},
@@ -142,10 +142,12 @@ pub fn directives(data: &[u8]) {
 
 /// A structured field that is read has no more members than it has bytes, and groups have their limits.
 pub fn structured_fields(data: &[u8]) {
+    const NAME: HeaderName = HeaderName::from_static("cache-groups");
     let text = spelled(data);
-    assert!(parse_list(&text).is_none_or(|members| members.len() <= text.len()));
-    assert!(parse_dictionary(&text).is_none_or(|members| members.len() <= text.len()));
-    let _ = cache_groups(&fields(&HeaderName::from_static("cache-groups"), &text));
+    let headers = fields(&NAME, &text);
+    assert!(structured::list(&headers, &NAME).is_none_or(|members| members.len() <= text.len()));
+    assert!(structured::dictionary(&headers, &NAME).is_none_or(|members| members.len() <= text.len()));
+    let _ = cache_groups(&headers);
 }
 
 /// A part lies within what is stored, is not empty, and is not cut out of another part.

@@ -1,12 +1,14 @@
 //! What names an entry: a digest to find it by, and the canonical key to prove it is the right one.
 
 use std::{
-    fmt,
+    fmt::{self, Display},
     hash::{Hash, Hasher},
 };
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+
+use crate::hex;
 
 /// Bytes of the readable key that a store may show to people.
 pub(crate) const READABLE_CAP: usize = 200;
@@ -135,7 +137,6 @@ pub(crate) fn readable_in_full(canonical: &[u8]) -> String {
 }
 
 fn push_readable(text: &mut String, canonical: &[u8], cap: usize) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let end = cap.saturating_add(text.len());
     let mut rest = canonical;
     while let Some((length, tail)) = rest.split_first_chunk::<4>() {
@@ -153,8 +154,7 @@ fn push_readable(text: &mut String, canonical: &[u8], cap: usize) {
                 text.push(byte as char);
             } else {
                 text.push('%');
-                text.push(HEX[usize::from(byte >> 4)] as char);
-                text.push(HEX[usize::from(byte & 15)] as char);
+                text.extend(hex::of_byte(byte).map(|digit| char::from(digit.to_ascii_uppercase())));
             }
         }
         rest = tail;
@@ -174,6 +174,39 @@ const READABLE: [bool; 256] = {
     }
     readable
 };
+
+// A response's key has five parts or more, so none of these is ever one.
+
+impl From<&Self> for Key {
+    fn from(key: &Self) -> Self {
+        key.clone()
+    }
+}
+
+/// A key in one piece, such as `"exchange_rates"`. Not the same as any key of a name and an id, however it reads.
+impl From<&str> for Key {
+    fn from(key: &str) -> Self {
+        Self::new([key])
+    }
+}
+
+/// As from a `&str`.
+impl From<String> for Key {
+    fn from(key: String) -> Self {
+        Self::new([key])
+    }
+}
+
+/// The name of a kind of values, and what tells one of them from the others: `("product", 42)` reads `product:42`, in
+/// patterns too. The two can't run into each other, whatever is in them.
+///
+/// When the type of these values changes so that processes of the old and the new release can't read each other's, give
+/// the kind a new name, such as `"product@2"`: until the old ones are gone, each has its own.
+impl<D: Display> From<(&str, D)> for Key {
+    fn from((name, id): (&str, D)) -> Self {
+        Self::new([name, ":", &id.to_string()])
+    }
+}
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
@@ -237,5 +270,12 @@ mod tests {
     fn a_variant_reads_as_its_primary_key() {
         let key = Key::new(["http://", "a", "/x"]);
         assert_eq!(key.variant(b"de").readable(), key.readable());
+    }
+
+    #[test]
+    fn a_name_and_an_id_read_as_one_text_and_are_none() {
+        assert_eq!(Key::from(("product", 42)).readable(), "product:42");
+        assert_ne!(Key::from(("product", 42)), Key::from("product:42"));
+        assert_ne!(Key::from(("a", "b:c")), Key::from(("a:b", "c")));
     }
 }

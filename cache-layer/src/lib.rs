@@ -72,9 +72,11 @@ pub mod fuzz;
 // For readers, who see everything.
 #[cfg(all(doc, feature = "macros", feature = "redis"))]
 pub mod guide;
+mod hex;
 mod http;
 mod inherit;
 mod key;
+mod labels;
 mod pattern;
 mod policy;
 mod semantics;
@@ -90,7 +92,7 @@ mod typed;
 pub use self::{
     clock::Clock,
     engine::{Cache, CacheBuilder},
-    error::{ConfigError, InvalidateError},
+    error::{ConfigError, ConfigErrorKind, InvalidateError},
     http::{BodyError, CacheLayer, CacheService, ResponseBody, ResponseFuture},
     key::Key,
     policy::{Freshness, Profile, Remaining, SetCookie},

@@ -10,6 +10,9 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "memory")]
+use crate::hex;
+
 /// The tags of a response, put into its extensions by a handler:
 ///
 /// ```
@@ -103,8 +106,8 @@ impl Token {
     #[cfg(feature = "memory")]
     fn write(at: u64, kind: u8) -> Self {
         let mut bytes = [kind; Self::LENGTH];
-        bytes[..16].copy_from_slice(&hex(at));
-        bytes[16..31].copy_from_slice(&hex(fastrand::u64(..))[1..]);
+        bytes[..16].copy_from_slice(&hex::of_u64(at));
+        bytes[16..31].copy_from_slice(&hex::of_u64(fastrand::u64(..))[1..]);
         Self(bytes)
     }
 
@@ -112,17 +115,19 @@ impl Token {
         &self.0[16..31]
     }
 
-    /// Milliseconds since the Unix epoch; 0 if nobody could have written it.
+    /// Milliseconds since the Unix epoch; 0 if the digits are none, which no store writes.
     fn time(&self) -> u64 {
         str::from_utf8(&self.0[..16]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0) / 1000
     }
 
     /// What an entry with this token is worth, now that its tag has the `current` one.
     pub(crate) fn judged_by(&self, current: &Self) -> Standing {
-        match () {
-            () if self == current => Standing::Current,
-            () if self.line() == current.line() => Standing::StaleSince(current.time()),
-            () => Standing::Void,
+        if self == current {
+            Standing::Current
+        } else if self.line() == current.line() {
+            Standing::StaleSince(current.time())
+        } else {
+            Standing::Void
         }
     }
 
@@ -166,12 +171,6 @@ impl Standing {
     }
 }
 
-/// 16 lower-case hex digits, which sort as the number does.
-pub(crate) fn hex(number: u64) -> [u8; 16] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    std::array::from_fn(|i| DIGITS[(number >> (60 - 4 * i)) as usize & 15])
-}
-
 /// A tag as an entry carries it: with the token that it had when the entry was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -183,26 +182,20 @@ pub(crate) struct Stamp {
 mod tests {
     use super::*;
 
-    #[test]
-    fn hex_sorts_as_the_number() {
-        assert_eq!(&hex(0x1f), b"000000000000001f");
-        assert!(hex(9) < hex(10) && hex(u64::MAX - 1) < hex(u64::MAX));
-    }
-
     #[cfg(feature = "memory")]
     #[test]
     fn only_an_invalidation_overtakes_a_load() {
-        assert!(Token::invalidated(7).overtook(&hex(7)));
-        assert!(!Token::invalidated(6).overtook(&hex(7)));
-        assert!(!Token::created(9).overtook(&hex(7)));
-        assert!(Token::created(9).created_since(&hex(7)) && !Token::created(6).created_since(&hex(7)));
+        assert!(Token::invalidated(7).overtook(&hex::of_u64(7)));
+        assert!(!Token::invalidated(6).overtook(&hex::of_u64(7)));
+        assert!(!Token::created(9).overtook(&hex::of_u64(7)));
+        assert!(Token::created(9).created_since(&hex::of_u64(7)) && !Token::created(6).created_since(&hex::of_u64(7)));
     }
 
     #[cfg(feature = "memory")]
     #[test]
     fn a_soft_invalidation_overtakes_a_load_as_a_hard_one_does() {
-        assert!(Token::softened(7, Some(Token::created(1))).overtook(&hex(7)));
-        assert!(!Token::softened(6, None).overtook(&hex(7)));
+        assert!(Token::softened(7, Some(Token::created(1))).overtook(&hex::of_u64(7)));
+        assert!(!Token::softened(6, None).overtook(&hex::of_u64(7)));
     }
 
     #[cfg(feature = "memory")]

@@ -1,4 +1,4 @@
-//! What happened, told to whoever wants to count it: one event a happening, with closed sets of names.
+//! Events: what a cache tells an [`Observer`], one event for each occurrence, with closed sets of names for labels.
 
 use std::{
     fmt,
@@ -9,170 +9,89 @@ use std::{
     time::Duration,
 };
 
+use crate::labels::labels;
 pub use crate::semantics::storable::NoCacheReason;
 
-/// Why bytes that a store returned are not the entry that was asked for. Each is a miss, never an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Rejection {
-    /// Not written by this library.
-    Foreign,
-    /// Written in another version of the envelope, as happens while versions change in a fleet.
-    Version,
-    /// Fewer bytes than the envelope announces.
-    Truncated,
-    /// The checksum doesn't match.
-    Checksum,
-    /// The envelope is another key's.
-    Key,
-    /// The envelope is whole but can't be read.
-    Malformed,
-    /// The key holds another type of value.
-    Type,
-    /// A tag of the entry was invalidated, or its token is gone.
-    Tag,
-    /// The entry was made later than it is now, by this process's clock: that has been set back, or the clocks of
-    /// processes differ by more than a second. It may be of any age, and is stale; its validators are used.
-    Future,
-}
-
-impl Rejection {
-    /// Every one.
-    pub const ALL: [Self; 9] = [
-        Self::Foreign,
-        Self::Version,
-        Self::Truncated,
-        Self::Checksum,
-        Self::Key,
-        Self::Malformed,
-        Self::Type,
-        Self::Tag,
-        Self::Future,
-    ];
-
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Foreign => "foreign",
-            Self::Version => "version",
-            Self::Truncated => "truncated",
-            Self::Checksum => "checksum",
-            Self::Key => "key",
-            Self::Malformed => "malformed",
-            Self::Type => "type",
-            Self::Tag => "tag",
-            Self::Future => "future",
-        }
+labels! {
+    /// Why bytes that a store returned are not the entry that was asked for. Each is a miss, never an error.
+    pub enum Rejection {
+        /// Not written by this library.
+        Foreign => "foreign",
+        /// Written in another version of the envelope, as happens while versions change in a fleet.
+        Version => "version",
+        /// Fewer bytes than the envelope announces.
+        Truncated => "truncated",
+        /// The checksum doesn't match.
+        Checksum => "checksum",
+        /// The envelope is another key's.
+        Key => "key",
+        /// The envelope is whole but can't be read.
+        Malformed => "malformed",
+        /// The key holds another type of value.
+        Type => "type",
+        /// A tag of the entry was invalidated, or its token is gone.
+        Tag => "tag",
+        /// The entry was made later than it is now, by this process's clock: that has been set back, or the clocks of
+        /// processes differ by more than a second. It may be of any age, and is stale; its validators are used.
+        Future => "future",
     }
 }
 
-/// How a fill ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FillOutcome {
-    /// The entry is in the store.
-    Stored,
-    /// An invalidation came in between, or the lease ran out: the entry was dropped.
-    Fenced,
-    /// The store could not be reached.
-    Unavailable,
-    /// The store has no room, and evicts nothing to make some.
-    Full,
-    /// The store could not keep up: too much was on its way to it, or waited for too long.
-    Shed,
-}
-
-impl FillOutcome {
-    /// Every one.
-    pub const ALL: [Self; 5] = [Self::Stored, Self::Fenced, Self::Unavailable, Self::Full, Self::Shed];
-
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::Fenced => "fenced",
-            Self::Unavailable => "unavailable",
-            Self::Full => "full",
-            Self::Shed => "shed",
-        }
+labels! {
+    /// How a fill ended.
+    pub enum FillOutcome {
+        /// The entry is in the store.
+        Stored => "stored",
+        /// An invalidation came in between, or the lease ran out: the entry was dropped.
+        Fenced => "fenced",
+        /// The store could not be reached.
+        Unavailable => "unavailable",
+        /// The store has no room, and evicts nothing to make some.
+        Full => "full",
+        /// The store could not keep up: too much was on its way to it, or waited for too long.
+        Shed => "shed",
     }
 }
 
-/// How those who waited for a load of the same key were released (the states of the cache lock in pingora). Every load
-/// ends in one of the first four.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Release {
-    /// The load ended, and so did its fill: they look the entry up. [`FillOutcome`] says what became of that.
-    Done,
-    /// The load failed: a stale response stands in, they share the failure, or ask for themselves.
-    TransientError,
-    /// What was loaded can't be shared: they all ask for themselves.
-    GiveUp,
-    /// The load was lost, by a panic or with its runtime, or ended since nobody waited for it: another one of them loads.
-    Dangling,
-    /// One of them waited for as long as the lock timeout, and asks for itself.
-    WaitTimeout,
-    /// The load takes so long that it has lost its place: another one of them loads.
-    AgeTimeout,
-}
-
-impl Release {
-    /// Every one.
-    pub const ALL: [Self; 6] =
-        [Self::Done, Self::TransientError, Self::GiveUp, Self::Dangling, Self::WaitTimeout, Self::AgeTimeout];
-
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::TransientError => "transient-error",
-            Self::GiveUp => "give-up",
-            Self::Dangling => "dangling",
-            Self::WaitTimeout => "wait-timeout",
-            Self::AgeTimeout => "age-timeout",
-        }
+labels! {
+    /// How the requests that waited for a load of the same key were released (the states of the cache lock in pingora). Every load
+    /// ends in one of the first four.
+    pub enum Release {
+        /// The load ended, and so did its fill: they look the entry up. [`FillOutcome`] says what became of that.
+        Done => "done",
+        /// The load failed: a stale response stands in, they share the failure, or ask for themselves.
+        TransientError => "transient-error",
+        /// What was loaded can't be shared: they all ask for themselves.
+        GiveUp => "give-up",
+        /// The load was lost, by a panic or with its runtime, or ended since no request waited for it: another one of the
+        /// waiting requests loads.
+        Dangling => "dangling",
+        /// One of them waited for as long as the lock timeout, and asks for itself.
+        WaitTimeout => "wait-timeout",
+        /// The load takes so long that it has lost its place: another one of them loads.
+        AgeTimeout => "age-timeout",
     }
 }
 
-/// What came of a look-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LookupResult {
-    /// What was there is fresh.
-    Hit,
-    /// What was there is stale, and was used all the same.
-    Stale,
-    /// What was there is fresh, and says that there is nothing.
-    Negative,
-    /// It wasn't there, and another request's load brought it.
-    Collapsed,
-    /// It wasn't there.
-    Miss,
-    /// The store didn't answer, so the application was asked.
-    Error,
+labels! {
+    /// What came of a look-up.
+    pub enum LookupResult {
+        /// What was there is fresh.
+        Hit => "hit",
+        /// What was there is stale, and was used all the same.
+        Stale => "stale",
+        /// What was there is fresh, and says that there is nothing.
+        Negative => "negative",
+        /// It wasn't there, and another request's load brought it.
+        Collapsed => "collapsed",
+        /// It wasn't there.
+        Miss => "miss",
+        /// The store didn't answer, so the application was asked.
+        Error => "error",
+    }
 }
 
 impl LookupResult {
-    /// Every one.
-    pub const ALL: [Self; 6] = [Self::Hit, Self::Stale, Self::Negative, Self::Collapsed, Self::Miss, Self::Error];
-
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Negative => "negative",
-            Self::Collapsed => "collapsed",
-            Self::Miss => "miss",
-            Self::Error => "error",
-        }
-    }
-
     /// Whether the answer came from the cache: what [`Counts`] has among the hits.
     #[must_use]
     pub fn is_hit(self) -> bool {
@@ -180,30 +99,15 @@ impl LookupResult {
     }
 }
 
-/// Where the answer to a look-up was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Tier {
-    /// In this process.
-    Memory,
-    /// In the store that processes share.
-    Store,
-    /// Nowhere.
-    None,
-}
-
-impl Tier {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Memory, Self::Store, Self::None];
-
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Store => "store",
-            Self::None => "none",
-        }
+labels! {
+    /// Where the answer to a look-up was found.
+    pub enum Tier {
+        /// In this process.
+        Memory => "memory",
+        /// In the store that processes share.
+        Store => "store",
+        /// Nowhere.
+        None => "none",
     }
 }
 
@@ -224,102 +128,57 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// One that took no time, for whoever tests an observer.
+    /// A look-up that took no time: for tests of an observer.
     #[must_use]
     pub fn new(result: LookupResult, tier: Tier) -> Self {
         Self { result, tier, duration: Duration::ZERO, age: None, saved: Duration::ZERO }
     }
 }
 
-/// How a load ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LoadOutcome {
-    /// With something new.
-    Loaded,
-    /// With word that what is stored still holds.
-    NotModified,
-    /// With an error.
-    Failed,
-    /// By a panic, or with its runtime.
-    Lost,
-    /// Before its end, since nobody waited for it any more.
-    Abandoned,
+labels! {
+    /// How a load ended.
+    pub enum LoadOutcome {
+        /// With something new.
+        Loaded => "ok",
+        /// With word that what is stored still holds.
+        NotModified => "not-modified",
+        /// With an error.
+        Failed => "error",
+        /// By a panic, or with its runtime.
+        Lost => "lost",
+        /// Before its end, since no request waited for it any more.
+        Abandoned => "abandoned",
+    }
 }
 
 impl LoadOutcome {
-    /// Every one.
-    pub const ALL: [Self; 5] = [Self::Loaded, Self::NotModified, Self::Failed, Self::Lost, Self::Abandoned];
-
     /// What it is once it is known not to be lost.
     pub(crate) fn unless_lost(self) -> Self {
         if self == Self::Lost { Self::Loaded } else { self }
     }
+}
 
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Loaded => "ok",
-            Self::NotModified => "not-modified",
-            Self::Failed => "error",
-            Self::Lost => "lost",
-            Self::Abandoned => "abandoned",
-        }
+labels! {
+    /// Whose load a request waited for.
+    pub enum WaitScope {
+        /// Another request's of this process.
+        Process => "process",
+        /// Another process's.
+        Fleet => "fleet",
     }
 }
 
-/// Whose load a request waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum WaitScope {
-    /// Another request's of this process.
-    Process,
-    /// Another process's.
-    Fleet,
-}
-
-impl WaitScope {
-    /// Every one.
-    pub const ALL: [Self; 2] = [Self::Process, Self::Fleet];
-
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::Fleet => "fleet",
-        }
-    }
-}
-
-/// What an invalidation covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum InvalidationKind {
-    /// A key with its variants.
-    Key,
-    /// What carries a tag, or one of several.
-    Tag,
-    /// Keys that match a pattern.
-    Pattern,
-    /// Everything.
-    All,
-}
-
-impl InvalidationKind {
-    /// Every one.
-    pub const ALL: [Self; 4] = [Self::Key, Self::Tag, Self::Pattern, Self::All];
-
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::Tag => "tag",
-            Self::Pattern => "pattern",
-            Self::All => "all",
-        }
+labels! {
+    /// What an invalidation covers.
+    pub enum InvalidationKind {
+        /// A key with its variants.
+        Key => "key",
+        /// What carries a tag, or one of several.
+        Tag => "tag",
+        /// Keys that match a pattern.
+        Pattern => "pattern",
+        /// Everything.
+        All => "all",
     }
 }
 
@@ -457,7 +316,7 @@ pub struct Counts {
     pub undelivered_invalidations: u64,
     /// Stored bytes that were turned away, by reason; reasons that never came up are left out.
     pub rejected: Vec<(Rejection, u64)>,
-    /// How those who wait for loads were released; ways that never came up are left out.
+    /// How requests that wait for loads were released; ways that never came up are left out.
     pub releases: Vec<(Release, u64)>,
 }
 
@@ -561,12 +420,14 @@ impl Telemetry {
             invalidations: of(&counters.invalidations),
             undelivered_invalidations: of(&counters.undelivered),
             rejected: Rejection::ALL
-                .into_iter()
+                .iter()
+                .copied()
                 .zip(counters.rejected.iter().map(of))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             releases: Release::ALL
-                .into_iter()
+                .iter()
+                .copied()
                 .zip(counters.releases.iter().map(of))
                 .filter(|(_, count)| *count > 0)
                 .collect(),

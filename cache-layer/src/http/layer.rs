@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::millis,
     engine::Cache,
-    error::ConfigError,
+    error::{ConfigError, ConfigErrorKind},
     key::Key,
     policy::{Policy, Profile, Remaining, SetCookie, Voids},
     semantics::{cache_status::CacheName, policy, sites::Sites},
@@ -179,7 +179,7 @@ impl CacheLayer {
     pub fn canonical_host(mut self, alias: &str, host: &str) -> Result<Self, ConfigError> {
         self.sites
             .add_alias(alias, host)
-            .map_err(|reason| ConfigError::new(format!("canonical host {host:?} of {alias:?}: {reason}")))?;
+            .map_err(|reason| ConfigError::new(ConfigErrorKind::Syntax, format!("canonical host {host:?} of {alias:?}: {reason}")))?;
         Ok(self)
     }
 
@@ -402,7 +402,7 @@ impl CacheLayer {
     /// If `name` is empty, or has other characters than printable ASCII.
     pub fn name(mut self, name: &str) -> Result<Self, ConfigError> {
         self.name = CacheName::new(name)
-            .ok_or_else(|| ConfigError::new(format!("cache name {name:?}: must be printable ASCII, not empty")))?;
+            .ok_or_else(|| ConfigError::new(ConfigErrorKind::Syntax, format!("cache name {name:?}: must be printable ASCII, not empty")))?;
         Ok(self)
     }
 

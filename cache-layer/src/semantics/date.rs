@@ -1,4 +1,9 @@
 //! The date formats of HTTP (RFC 9110, section 5.6.7), as seconds since the Unix epoch.
+//!
+//! The crate `httpdate` does not serve here, for two reasons, which a test below keeps true. It refuses what senders do
+//! write: names in another case, a weekday that is not the right one, a leap second, a moment before the epoch. And it
+//! reads the two-digit years of RFC 850 dates by a fixed pivot, where RFC 9110 asks for at most fifty years ahead of now.
+//! What it reads and writes is the same here, and that is tested, too.
 
 use http::HeaderValue;
 
@@ -193,12 +198,15 @@ fn days_in_month(year: u64, month: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use proptest::prelude::*;
 
-    use super::{LAST_SECOND, parse_http_date, write_http_date};
+    use super::{LAST_SECOND, MONTHS, WEEKDAYS, parse_http_date, write_http_date};
 
     /// 23 November 2026.
     const NOW: u64 = 1_795_392_000;
+    const JUNE_2019: u64 = 1_560_000_000;
 
     fn parse(text: &str) -> Option<u64> {
         parse_http_date(text.as_bytes(), NOW)
@@ -328,6 +336,33 @@ mod tests {
         }
     }
 
+    /// A moment in one of the three formats.
+    fn in_each_format(secs: u64) -> impl Strategy<Value = String> {
+        let fixdate = write_http_date(secs).to_str().unwrap().to_owned();
+        let weekday = WEEKDAYS.iter().find(|name| fixdate.starts_with(&name[..3])).unwrap();
+        let (day, month, year, time) = (&fixdate[5..7], &fixdate[8..11], &fixdate[12..16], &fixdate[17..25]);
+        assert!(MONTHS.contains(&month));
+        let rfc850 = format!("{weekday}, {day}-{month}-{} {time} GMT", &year[2..]);
+        let asctime = format!("{} {month} {:>2} {time} {year}", &weekday[..3], day.trim_start_matches('0'));
+        prop::sample::select(vec![fixdate, rfc850, asctime])
+    }
+
+    /// Once this fails, `httpdate` may serve.
+    #[test]
+    fn httpdate_refuses_what_is_read_here() {
+        for text in [
+            "THU, 18 AUG 2050 02:01:18 gMT",
+            "Mon, 18 Aug 2050 02:01:18 GMT",
+            "Sat, 31 Dec 2016 23:59:60 GMT",
+            "Wed, 31 Dec 1969 23:59:59 GMT",
+        ] {
+            assert!(parse(text).is_some() && httpdate::parse_http_date(text).is_err(), "{text}");
+        }
+        let in_2026 = "Saturday, 01-Jan-72 00:00:00 GMT";
+        assert_eq!(parse(in_2026), parse("Fri, 01 Jan 2072 00:00:00 GMT"));
+        assert_eq!(httpdate::parse_http_date(in_2026).unwrap(), UNIX_EPOCH + Duration::from_secs(2 * 365 * 86_400));
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_back(secs in 0..=LAST_SECOND) {
@@ -350,6 +385,29 @@ mod tests {
             let mut text = write_http_date(secs).as_bytes().to_vec();
             text[at] = byte;
             let _ = parse_http_date(&text, now);
+        }
+
+        #[test]
+        fn dates_are_written_as_httpdate_does(secs in 0..=LAST_SECOND) {
+            let moment = UNIX_EPOCH + Duration::from_secs(secs);
+            let (ours, theirs) = (write_http_date(secs), httpdate::fmt_http_date(moment));
+            prop_assert_eq!(ours.as_bytes(), theirs.as_bytes());
+        }
+
+        #[test]
+        fn what_httpdate_reads_is_read_as_the_same_second(
+            text in (0..=LAST_SECOND).prop_flat_map(in_each_format), at in 0..40_usize, byte in "[ -~]?",
+        ) {
+            let mut text = text;
+            if !byte.is_empty() && at < text.len() {
+                text.replace_range(at..=at, &byte);
+            }
+            // White space around a date is the field's, and taken off with it.
+            if let Ok(theirs) = httpdate::parse_http_date(&text) && text.trim() == text {
+                let secs = theirs.duration_since(UNIX_EPOCH).unwrap().as_secs();
+                // Their pivot is 1970, as ours is in 2019.
+                prop_assert_eq!(parse_http_date(text.as_bytes(), JUNE_2019), Some(secs), "{}", text);
+            }
         }
 
         #[test]

@@ -1,11 +1,9 @@
 //! Groups of responses that are invalidated together (RFC 9875).
 
 use http::{HeaderMap, HeaderName, Method};
+use sfv::{BareItem, ListEntry};
 
-use super::{
-    invalidation::is_safe,
-    structured::{BareItem, Member, combined, parse_list},
-};
+use super::{invalidation::is_safe, structured};
 
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 const CACHE_GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
@@ -19,10 +17,7 @@ pub(crate) const LONGEST_GROUP: usize = 256;
 ///
 /// `None` if they can't be read or are too many or too long: an invalidation would not reach the response.
 pub(crate) fn cache_groups(headers: &HeaderMap) -> Option<Vec<String>> {
-    let Some(value) = combined(headers, &CACHE_GROUPS) else {
-        return Some(Vec::new());
-    };
-    let groups = strings(&value)?;
+    let groups = strings(headers, &CACHE_GROUPS)?;
     let fit = groups.len() <= MOST_GROUPS && groups.iter().all(|group| group.len() <= LONGEST_GROUP);
     fit.then_some(groups)
 }
@@ -32,22 +27,19 @@ pub(crate) fn invalidated_groups(method: &Method, headers: &HeaderMap) -> Vec<St
     if is_safe(method) {
         return Vec::new();
     }
-    let mut groups = combined(headers, &CACHE_GROUP_INVALIDATION).and_then(|value| strings(&value)).unwrap_or_default();
+    let mut groups = strings(headers, &CACHE_GROUP_INVALIDATION).unwrap_or_default();
     // No response is in a group with a longer name.
     groups.retain(|group| group.len() <= LONGEST_GROUP);
     groups
 }
 
 /// The members of a list of strings, each once. Their parameters have no meaning yet.
-fn strings(value: &[u8]) -> Option<Vec<String>> {
-    let string = |member: Member| match member {
-        Member::Item(item) => match item.value {
-            BareItem::String(string) => Some(string),
-            _ => None,
-        },
-        Member::InnerList(..) => None,
+fn strings(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
+    let string = |member| match member {
+        ListEntry::Item(sfv::Item { bare_item: BareItem::String(string), .. }) => Some(string.into()),
+        _ => None,
     };
-    let mut strings: Vec<String> = parse_list(value)?.into_iter().map(string).collect::<Option<_>>()?;
+    let mut strings: Vec<String> = structured::list(headers, name)?.into_iter().map(string).collect::<Option<_>>()?;
     strings.sort_unstable();
     strings.dedup();
     Some(strings)

@@ -2,12 +2,9 @@
 //! `Cache-Control`.
 
 use http::{HeaderMap, HeaderName};
+use sfv::{BareItem, Dictionary, ListEntry};
 
-use super::{
-    cache_control::CacheControl,
-    delta_seconds::DeltaSeconds,
-    structured::{BareItem, Dictionary, Member, combined, parse_dictionary},
-};
+use super::{cache_control::CacheControl, delta_seconds::DeltaSeconds, structured};
 
 /// What a response says about its caching.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,14 +26,14 @@ impl ResponseDirectives {
 }
 
 fn targeted_directives(headers: &HeaderMap, name: &HeaderName) -> Option<CacheControl> {
-    let dictionary = parse_dictionary(&combined(headers, name)?)?;
+    let dictionary = structured::dictionary(headers, name)?;
     (!dictionary.is_empty()).then(|| directives(&dictionary))
 }
 
 /// As in `Cache-Control`, a restriction counts whatever its value, but for a plain "no"; a permission counts
 /// only in its exact form.
 fn directives(dictionary: &Dictionary) -> CacheControl {
-    let value = |name: &str| dictionary.get(name).map(Member::bare_item);
+    let value = |name: &str| dictionary.get(name).map(bare_item);
     let restricts = |name| value(name).is_some_and(|value| value != Some(&BareItem::Boolean(false)));
     let permits = |name| value(name) == Some(Some(&BareItem::Boolean(true)));
     let seconds = |name| value(name).map(delta_seconds);
@@ -55,6 +52,14 @@ fn directives(dictionary: &Dictionary) -> CacheControl {
         stale_while_revalidate: seconds("stale-while-revalidate"),
         stale_if_error: seconds("stale-if-error"),
         ..CacheControl::default()
+    }
+}
+
+/// The value of a member that is an item, without its parameters.
+fn bare_item(member: &ListEntry) -> Option<&BareItem> {
+    match member {
+        ListEntry::Item(item) => Some(&item.bare_item),
+        ListEntry::InnerList(_) => None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use crate::{
     entry::{Entry, EntryId, Version},
+    hex,
     key::Key,
     pattern::Pattern,
     tag::{Standing, Tags},
@@ -148,7 +149,7 @@ impl Lease {
 
     /// A token that nobody else holds.
     pub(crate) fn random_token() -> LeaseToken {
-        crate::tag::hex(fastrand::u64(..))
+        hex::of_u64(fastrand::u64(..))
     }
 }
 

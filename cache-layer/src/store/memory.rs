@@ -21,10 +21,11 @@ use super::{
 use crate::{
     clock::Clock,
     entry::Entry,
+    hex,
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
     sync::Mutex,
-    tag::{Stamp, Standing, Tags, Token, hex},
+    tag::{Stamp, Standing, Tags, Token},
     telemetry::Rejection,
 };
 
@@ -59,7 +60,11 @@ impl Weighter<Arc<str>, Token> for Weight {
     }
 }
 
-/// Who may write. Commits and invalidations go through its lock, one at a time; reads never do.
+/// The leases, and what [`Contract::acquire`] has to remember besides. Commits and invalidations take its lock, one at a
+/// time; reads never do.
+///
+/// Failures and uncacheable keys are remembered here although the engine of each [`Cache`](crate::Cache) remembers its own:
+/// several caches may share one store.
 #[derive(Default)]
 struct Fills {
     /// The leases that are held.
@@ -94,7 +99,7 @@ impl Fills {
     }
 
     fn is_overtaken(&self, lease: &Lease) -> bool {
-        !self.holds(lease) || hex(self.last_invalidation) >= lease.started
+        !self.holds(lease) || hex::of_u64(self.last_invalidation) >= lease.started
     }
 
     /// Takes the leases of a key and all its variants away, and forgets their failures.
@@ -193,7 +198,6 @@ impl MemoryStore {
 
 impl Inner {
     fn fills(&self) -> MutexGuard<'_, Fills> {
-        // Nothing panics under this lock, and what it guards is whole after every statement.
         self.fills.lock()
     }
 
@@ -245,7 +249,7 @@ impl Inner {
             Some(failure) => failure.count,
             None => 0,
         };
-        let lease = Lease::new(key, Lease::random_token(), hex(fills.tick())).after(failures);
+        let lease = Lease::new(key, Lease::random_token(), hex::of_u64(fills.tick())).after(failures);
         fills.leases.insert(id, lease.clone());
         Acquired::Granted(lease)
     }
@@ -268,16 +272,12 @@ impl Inner {
             let overtaken = match known {
                 Some(token) if !token.created_since(&lease.started) => token.overtook(&lease.started),
                 // It may have been forgotten, and made again since.
-                _ => hex(fills.last_invalidation) >= lease.started,
+                _ => hex::of_u64(fills.last_invalidation) >= lease.started,
             };
             if overtaken {
                 return Committed::Refused;
             }
-            let token = known.unwrap_or_else(|| {
-                let token = Token::created(fills.tick());
-                self.tokens.insert(tag.clone(), token);
-                token
-            });
+            let token = known.unwrap_or_else(|| self.create_token(&mut fills, tag));
             stamps.push(Stamp { tag: tag.clone(), token });
         }
         let stored = fills.tick();
@@ -285,6 +285,13 @@ impl Inner {
             self.entries.insert(key.id(), entry.clone().stamped(&stamps), stored);
         }
         Committed::Stored
+    }
+
+    /// Gives a token to a tag that has none: one that voids no load.
+    fn create_token(&self, fills: &mut Fills, tag: &Arc<str>) -> Token {
+        let token = Token::created(fills.tick());
+        self.tokens.insert(tag.clone(), token);
+        token
     }
 
     fn invalidate(&self, scope: Scope<'_>) {
@@ -347,18 +354,11 @@ impl Inner {
 
     fn put(&self, entries: Vec<(Key, Entry)>, tags: &Tags) {
         let mut fills = self.fills();
-        let stamps: Vec<Stamp> = tags
-            .as_slice()
-            .iter()
-            .map(|tag| {
-                let token = self.tokens.get(tag).unwrap_or_else(|| {
-                    let token = Token::created(fills.tick());
-                    self.tokens.insert(tag.clone(), token);
-                    token
-                });
-                Stamp { tag: tag.clone(), token }
-            })
-            .collect();
+        let stamp = |tag: &Arc<str>| {
+            let token = self.tokens.get(tag).unwrap_or_else(|| self.create_token(&mut fills, tag));
+            Stamp { tag: tag.clone(), token }
+        };
+        let stamps: Vec<Stamp> = tags.as_slice().iter().map(stamp).collect();
         let stored = fills.tick();
         for (key, entry) in entries {
             fills.void(key.id());

@@ -17,6 +17,7 @@ use crate::{
     clock::{Clock, millis},
     entry::Entry,
     key::KeyId,
+    labels::labels,
 };
 
 /// Bytes of a shard at least: an entry can't be larger than its shard.
@@ -31,42 +32,28 @@ const LARGEST: u64 = 95;
 /// How long it takes until every shard was swept once, if there are writes.
 const ROUND: Duration = Duration::from_secs(60);
 
-/// Why an entry left the memory of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Eviction {
-    /// There was no room for it, or others are asked for more often.
-    Size,
-    /// Its time was up.
-    Expired,
-    /// It was invalidated, or changed in the store behind.
-    Invalidated,
-}
-
-impl Eviction {
-    const ALL: [Self; 3] = [Self::Size, Self::Expired, Self::Invalidated];
-
-    /// The name, for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Size => "size",
-            Self::Expired => "expired",
-            Self::Invalidated => "invalidated",
-        }
+labels! {
+    /// Why an entry left the memory of this process.
+    pub enum Eviction {
+        /// There was no room for it, or others are asked for more often.
+        Size => "size",
+        /// Its time was up.
+        Expired => "expired",
+        /// It was invalidated, or changed in the store behind.
+        Invalidated => "invalidated",
     }
 }
 
 /// A map that holds about so many bytes of entries, and keeps those that are asked for (S3-FIFO).
 ///
-/// An entry whose time is up is let go of when it is asked for, when there is no more room, which is soon for what nobody
-/// asks for, or when its shard is swept.
+/// An expired entry is dropped when it is asked for, when there is no more room, which is soon for an entry that is not
+/// asked for, or when its shard is swept.
 pub(super) struct Shelf {
     shards: Box<[Shard]>,
     /// Bytes that an entry may take.
     largest: u64,
-    /// Counts how often it was emptied. What was there before is void at once, and let go of by sweeping.
-    emptied: AtomicU64,
+    /// Counts how often the cache was cleared. Slots of an earlier generation are void at once, and dropped by sweeping.
+    generation: AtomicU64,
     /// When the next shard is swept, in milliseconds since the Unix epoch, and how many were.
     due: AtomicU64,
     sweeps: AtomicU64,
@@ -76,29 +63,29 @@ pub(super) struct Shelf {
 }
 
 struct Shard {
-    entries: QuickCache<KeyId, Kept, Weight, DefaultHashBuilder, Evictions>,
-    /// The count of [`Shelf::emptied`] when it was last swept.
+    entries: QuickCache<KeyId, Slot, Weight, DefaultHashBuilder, Evictions>,
+    /// The [`Shelf::generation`] in which it was last swept.
     swept: AtomicU64,
 }
 
 #[derive(Clone)]
-struct Kept {
+struct Slot {
     entry: Entry,
-    /// Where it came from, as its owner counts.
+    /// Where the entry came from, as the owner of this cache counts.
     source: u64,
-    emptied: u64,
-    /// Until when it may be given to anybody, here so that sweeping need not go to the entry.
-    gone: u64,
-    /// As it was when it came.
+    generation: u64,
+    /// When the entry expires; a copy, so that sweeping need not follow the pointer to the entry.
+    expires_at: u64,
+    /// The weight of the entry when it was inserted.
     weight: u64,
 }
 
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<KeyId, Kept> for Weight {
-    fn weight(&self, _: &KeyId, kept: &Kept) -> u64 {
-        kept.weight
+impl Weighter<KeyId, Slot> for Weight {
+    fn weight(&self, _: &KeyId, slot: &Slot) -> u64 {
+        slot.weight
     }
 }
 
@@ -114,22 +101,22 @@ impl Evictions {
     }
 }
 
-/// What had to make room for an entry; dropped once the shard is free again.
+/// The slots that had to make room for an entry; dropped once the shard is free again.
 #[derive(Default)]
 struct MadeRoom {
-    /// The key of that entry: what it had before leaves as well.
+    /// The key of that entry: its own former slot leaves as well.
     inserted: Option<KeyId>,
-    left: SmallVec<[Kept; 2]>,
+    left: SmallVec<[Slot; 2]>,
 }
 
-impl Lifecycle<KeyId, Kept> for Evictions {
+impl Lifecycle<KeyId, Slot> for Evictions {
     type RequestState = MadeRoom;
 
-    fn on_evict(&self, state: &mut MadeRoom, id: KeyId, kept: Kept) {
+    fn on_evict(&self, state: &mut MadeRoom, id: KeyId, slot: Slot) {
         if state.inserted != Some(id) {
             self.add(Eviction::Size, 1);
         }
-        state.left.push(kept);
+        state.left.push(slot);
     }
 }
 
@@ -160,7 +147,7 @@ impl Shelf {
         Self {
             shards: (0..count).map(|_| shard()).collect(),
             largest: bytes / 100 * LARGEST,
-            emptied: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             due: AtomicU64::new(0),
             sweeps: AtomicU64::new(0),
             pause: millis(round) / count,
@@ -168,49 +155,51 @@ impl Shelf {
         }
     }
 
-    /// A key and its variants share one.
+    /// The shard of a key and its variants.
     fn shard(&self, id: KeyId) -> &Shard {
         let [first, second, ..] = id.primary;
         &self.shards[usize::from(u16::from_be_bytes([first, second])) % self.shards.len()]
     }
 
-    /// The entry, and where it came from. Its time may be up, as its deadlines say.
+    /// The entry, and where it came from. It may have expired, as its deadlines say.
     pub(super) fn peek(&self, id: KeyId) -> Option<(Entry, u64)> {
-        self.kept(id).map(|Kept { entry, source, .. }| (entry, source))
+        self.slot(id).map(|Slot { entry, source, .. }| (entry, source))
     }
 
-    /// The entry, and where it came from. One whose time is up is let go of.
+    /// The entry, and where it came from. An expired one is dropped.
     pub(super) fn get(&self, id: KeyId) -> Option<(Entry, u64)> {
-        let Kept { entry, source, gone, .. } = self.kept(id)?;
-        if Clock::system().now() < gone {
+        let Slot { entry, source, expires_at, .. } = self.slot(id)?;
+        if Clock::system().now() < expires_at {
             return Some((entry, source));
         }
-        if self.shard(id).entries.remove_if(&id, |kept| kept.entry.id() == entry.id()).is_some() {
+        if self.shard(id).entries.remove_if(&id, |slot| slot.entry.id() == entry.id()).is_some() {
             self.evictions.add(Eviction::Expired, 1);
         }
         None
     }
 
-    fn kept(&self, id: KeyId) -> Option<Kept> {
-        self.shard(id).entries.get(&id).filter(|kept| kept.emptied == self.emptied.load(Ordering::SeqCst))
+    fn slot(&self, id: KeyId) -> Option<Slot> {
+        self.shard(id).entries.get(&id).filter(|slot| slot.generation == self.generation.load(Ordering::SeqCst))
     }
 
     pub(super) fn insert(&self, id: KeyId, entry: Entry, source: u64) {
-        let (shard, emptied) = (self.shard(id), self.emptied.load(Ordering::SeqCst));
-        let (now, gone) = (Clock::system().now(), entry.deadlines().gone);
-        self.sweep_what_is_due(shard, emptied, now);
+        let (shard, generation) = (self.shard(id), self.generation.load(Ordering::SeqCst));
+        let (now, expires_at) = (Clock::system().now(), entry.deadlines().gone);
+        self.sweep_if_due(shard, generation, now);
         let weight = entry.weight() as u64;
-        let refusal = match () {
-            () if gone <= now => Some(Eviction::Expired),
-            () if weight > self.largest => Some(Eviction::Size),
-            () => None,
+        let refusal = if expires_at <= now {
+            Some(Eviction::Expired)
+        } else if weight > self.largest {
+            Some(Eviction::Size)
+        } else {
+            None
         };
         if let Some(refusal) = refusal {
             shard.entries.remove(&id);
             return self.evictions.add(refusal, 1);
         }
         let mut made_room = MadeRoom { inserted: Some(id), ..MadeRoom::default() };
-        shard.entries.insert_with_lifecycle(id, Kept { entry, source, emptied, gone, weight }, &mut made_room);
+        shard.entries.insert_with_lifecycle(id, Slot { entry, source, generation, expires_at, weight }, &mut made_room);
     }
 
     pub(super) fn remove(&self, id: KeyId) {
@@ -219,39 +208,39 @@ impl Shelf {
         }
     }
 
-    /// Removes what `condition` holds for, and tells what that was.
+    /// Removes the entries that `condition` holds for; returns their keys.
     pub(super) fn remove_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<KeyId> {
-        let emptied = self.emptied.load(Ordering::SeqCst);
+        let generation = self.generation.load(Ordering::SeqCst);
         let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
-        let found = entries.filter(|(_, kept)| kept.emptied == emptied && condition(&kept.entry));
+        let found = entries.filter(|(_, slot)| slot.generation == generation && condition(&slot.entry));
         let ids: Vec<KeyId> = found.map(|(id, _)| id).collect();
         ids.iter().for_each(|id| self.remove(*id));
         ids
     }
 
-    /// Removes everything. What is inserted at the same time may go as well.
+    /// Removes all entries. One that is inserted at the same time may go as well.
     pub(super) fn empty(&self) {
-        self.emptied.fetch_add(1, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn sweep_what_is_due(&self, shard: &Shard, emptied: u64, now: u64) {
-        if shard.swept.load(Ordering::Relaxed) != emptied {
-            self.sweep(shard, emptied, now);
+    fn sweep_if_due(&self, shard: &Shard, generation: u64, now: u64) {
+        if shard.swept.load(Ordering::Relaxed) != generation {
+            self.sweep(shard, generation, now);
         }
         let due = self.due.load(Ordering::Relaxed);
         // A clock that was set back may not get there for long.
         let is_due = now >= due || due - now > self.pause;
         if is_due && self.due.compare_exchange(due, now + self.pause, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let next = self.sweeps.fetch_add(1, Ordering::Relaxed) as usize % self.shards.len();
-            self.sweep(&self.shards[next], emptied, now);
+            self.sweep(&self.shards[next], generation, now);
         }
     }
 
-    /// Lets go of what nobody can be given any more.
-    fn sweep(&self, shard: &Shard, emptied: u64, now: u64) {
+    /// Drops the slots that have expired or are of an earlier generation.
+    fn sweep(&self, shard: &Shard, generation: u64, now: u64) {
         let (expired, void) = (Cell::new(0), Cell::new(0));
-        shard.entries.retain(|_, kept| {
-            let count = match (kept.emptied >= emptied, now < kept.gone) {
+        shard.entries.retain(|_, slot| {
+            let count = match (slot.generation >= generation, now < slot.expires_at) {
                 (true, true) => return true,
                 (true, false) => &expired,
                 (false, _) => &void,
@@ -261,23 +250,23 @@ impl Shelf {
         });
         self.evictions.add(Eviction::Expired, expired.get());
         self.evictions.add(Eviction::Invalidated, void.get());
-        shard.swept.fetch_max(emptied, Ordering::Relaxed);
+        shard.swept.fetch_max(generation, Ordering::Relaxed);
     }
 
-    /// Entries, and the bytes they take; those whose time is up, until they are swept.
+    /// Entries, and the bytes they take; expired ones count until they are swept.
     pub(super) fn size(&self) -> (u64, u64) {
-        let emptied = self.emptied.load(Ordering::SeqCst);
-        let swept = self.shards.iter().filter(|shard| shard.swept.load(Ordering::Relaxed) == emptied);
+        let generation = self.generation.load(Ordering::SeqCst);
+        let swept = self.shards.iter().filter(|shard| shard.swept.load(Ordering::Relaxed) == generation);
         swept.fold((0, 0), |(entries, bytes), shard| {
             (entries + shard.entries.len() as u64, bytes + shard.entries.weight())
         })
     }
 
-    /// What left so far, and why.
+    /// How many entries left so far, by the reason.
     pub(super) fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
         let counts: [u64; Eviction::ALL.len()] =
             array::from_fn(|number| self.evictions.0[number].load(Ordering::Relaxed));
-        Eviction::ALL.into_iter().zip(counts)
+        Eviction::ALL.iter().copied().zip(counts)
     }
 }
 

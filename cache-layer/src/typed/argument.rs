@@ -179,6 +179,15 @@ fn quote(out: &mut Vec<u8>, mark: u8, text: &[u8]) {
     out.push(mark);
 }
 
+/// Values that are written as they display themselves.
+macro_rules! as_displayed {
+    ($($method:ident($type:ty))+) => {$(
+        fn $method(self, value: $type) -> Result<(), Error> {
+            self.text(value)
+        }
+    )+};
+}
+
 impl<'o> Serializer for Writer<'o> {
     type Ok = ();
     type Error = Error;
@@ -190,48 +199,10 @@ impl<'o> Serializer for Writer<'o> {
     type SerializeStruct = Ordered<'o>;
     type SerializeStructVariant = Ordered<'o>;
 
-    fn serialize_bool(self, value: bool) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_i8(self, value: i8) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_i16(self, value: i16) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_i32(self, value: i32) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_i64(self, value: i64) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_i128(self, value: i128) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_u8(self, value: u8) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_u16(self, value: u16) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_u32(self, value: u32) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_u64(self, value: u64) -> Result<(), Error> {
-        self.text(value)
-    }
-
-    fn serialize_u128(self, value: u128) -> Result<(), Error> {
-        self.text(value)
+    as_displayed! {
+        serialize_bool(bool)
+        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
     }
 
     fn serialize_f32(self, value: f32) -> Result<(), Error> {
@@ -478,69 +449,30 @@ impl SerializeMap for Unordered<'_> {
     }
 }
 
-impl SerializeTuple for Ordered<'_> {
-    type Ok = ();
-    type Error = Error;
+/// What serde has a trait each for, and is all one here.
+macro_rules! ordered {
+    ($($kind:ident: $method:ident($($name:ident)?) => $write:ident,)+) => {$(
+        impl $kind for Ordered<'_> {
+            type Ok = ();
+            type Error = Error;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
-    }
+            fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), Error> {
+                self.$write($($name,)? value)
+            }
 
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
+            fn end(self) -> Result<(), Error> {
+                self.finish()
+            }
+        }
+    )+};
 }
 
-impl SerializeTupleStruct for Ordered<'_> {
-    type Ok = ();
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
-}
-
-impl SerializeTupleVariant for Ordered<'_> {
-    type Ok = ();
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
-}
-
-impl SerializeStruct for Ordered<'_> {
-    type Ok = ();
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
-        self.field(name, value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
-}
-
-impl SerializeStructVariant for Ordered<'_> {
-    type Ok = ();
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
-        self.field(name, value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
+ordered! {
+    SerializeTuple: serialize_element() => element,
+    SerializeTupleStruct: serialize_field() => element,
+    SerializeTupleVariant: serialize_field() => element,
+    SerializeStruct: serialize_field(name) => field,
+    SerializeStructVariant: serialize_field(name) => field,
 }
 
 #[cfg(test)]

@@ -71,6 +71,15 @@ struct Members<C> {
     at: Place,
 }
 
+/// Values that JSON writes so that they are read back as they were.
+macro_rules! as_it_is {
+    ($($method:ident($type:ty))+) => {$(
+        fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
+            self.json.$method(value)
+        }
+    )+};
+}
+
 impl<S: Serializer> Serializer for Faithful<S> {
     type Ok = S::Ok;
     type Error = S::Error;
@@ -82,48 +91,10 @@ impl<S: Serializer> Serializer for Faithful<S> {
     type SerializeStruct = Members<S::SerializeStruct>;
     type SerializeStructVariant = Members<S::SerializeStructVariant>;
 
-    fn serialize_bool(self, value: bool) -> Result<S::Ok, S::Error> {
-        self.json.serialize_bool(value)
-    }
-
-    fn serialize_i8(self, value: i8) -> Result<S::Ok, S::Error> {
-        self.json.serialize_i8(value)
-    }
-
-    fn serialize_i16(self, value: i16) -> Result<S::Ok, S::Error> {
-        self.json.serialize_i16(value)
-    }
-
-    fn serialize_i32(self, value: i32) -> Result<S::Ok, S::Error> {
-        self.json.serialize_i32(value)
-    }
-
-    fn serialize_i64(self, value: i64) -> Result<S::Ok, S::Error> {
-        self.json.serialize_i64(value)
-    }
-
-    fn serialize_i128(self, value: i128) -> Result<S::Ok, S::Error> {
-        self.json.serialize_i128(value)
-    }
-
-    fn serialize_u8(self, value: u8) -> Result<S::Ok, S::Error> {
-        self.json.serialize_u8(value)
-    }
-
-    fn serialize_u16(self, value: u16) -> Result<S::Ok, S::Error> {
-        self.json.serialize_u16(value)
-    }
-
-    fn serialize_u32(self, value: u32) -> Result<S::Ok, S::Error> {
-        self.json.serialize_u32(value)
-    }
-
-    fn serialize_u64(self, value: u64) -> Result<S::Ok, S::Error> {
-        self.json.serialize_u64(value)
-    }
-
-    fn serialize_u128(self, value: u128) -> Result<S::Ok, S::Error> {
-        self.json.serialize_u128(value)
+    as_it_is! {
+        serialize_bool(bool) serialize_char(char) serialize_str(&str)
+        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
     }
 
     fn serialize_f32(self, value: f32) -> Result<S::Ok, S::Error> {
@@ -138,14 +109,6 @@ impl<S: Serializer> Serializer for Faithful<S> {
             return Err(no_number(value));
         }
         self.json.serialize_f64(value)
-    }
-
-    fn serialize_char(self, value: char) -> Result<S::Ok, S::Error> {
-        self.json.serialize_char(value)
-    }
-
-    fn serialize_str(self, value: &str) -> Result<S::Ok, S::Error> {
-        self.json.serialize_str(value)
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<S::Ok, S::Error> {
@@ -268,82 +231,31 @@ impl<C: SerializeMap> SerializeMap for Members<C> {
     }
 }
 
-impl<C: SerializeSeq> SerializeSeq for Members<C> {
-    type Ok = C::Ok;
-    type Error = C::Error;
+/// What serde has a trait each for, and is all one here.
+macro_rules! members {
+    ($($kind:ident: $method:ident($($name:ident)?),)+) => {$(
+        impl<C: $kind> $kind for Members<C> {
+            type Ok = C::Ok;
+            type Error = C::Error;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
-        self.json.serialize_element(&At(value, self.at))
-    }
+            fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<(), C::Error> {
+                self.json.$method($($name,)? &At(value, self.at))
+            }
 
-    fn end(self) -> Result<C::Ok, C::Error> {
-        self.json.end()
-    }
+            fn end(self) -> Result<C::Ok, C::Error> {
+                self.json.end()
+            }
+        }
+    )+};
 }
 
-impl<C: SerializeTuple> SerializeTuple for Members<C> {
-    type Ok = C::Ok;
-    type Error = C::Error;
-
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
-        self.json.serialize_element(&At(value, self.at))
-    }
-
-    fn end(self) -> Result<C::Ok, C::Error> {
-        self.json.end()
-    }
-}
-
-impl<C: SerializeTupleStruct> SerializeTupleStruct for Members<C> {
-    type Ok = C::Ok;
-    type Error = C::Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
-        self.json.serialize_field(&At(value, self.at))
-    }
-
-    fn end(self) -> Result<C::Ok, C::Error> {
-        self.json.end()
-    }
-}
-
-impl<C: SerializeTupleVariant> SerializeTupleVariant for Members<C> {
-    type Ok = C::Ok;
-    type Error = C::Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
-        self.json.serialize_field(&At(value, self.at))
-    }
-
-    fn end(self) -> Result<C::Ok, C::Error> {
-        self.json.end()
-    }
-}
-
-impl<C: SerializeStruct> SerializeStruct for Members<C> {
-    type Ok = C::Ok;
-    type Error = C::Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), C::Error> {
-        self.json.serialize_field(name, &At(value, self.at))
-    }
-
-    fn end(self) -> Result<C::Ok, C::Error> {
-        self.json.end()
-    }
-}
-
-impl<C: SerializeStructVariant> SerializeStructVariant for Members<C> {
-    type Ok = C::Ok;
-    type Error = C::Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), C::Error> {
-        self.json.serialize_field(name, &At(value, self.at))
-    }
-
-    fn end(self) -> Result<C::Ok, C::Error> {
-        self.json.end()
-    }
+members! {
+    SerializeSeq: serialize_element(),
+    SerializeTuple: serialize_element(),
+    SerializeTupleStruct: serialize_field(),
+    SerializeTupleVariant: serialize_field(),
+    SerializeStruct: serialize_field(name),
+    SerializeStructVariant: serialize_field(name),
 }
 
 #[cfg(test)]

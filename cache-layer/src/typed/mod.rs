@@ -3,9 +3,8 @@
 //! - [`load`]: getting a value, from the cache or from whoever makes it
 //! - [`loaded`]: what a load brings, and what it is given
 //! - [`set`]: storing values that no load stands behind
-//! - [`terms`]: for how long, under which tags, and who waits for whom
+//! - [`terms`]: for how long, under which tags, and which callers wait for one load
 //! - [`value`], [`codec`], [`json`]: a value as an entry
-//! - [`key`]: what values are called
 //! - [`attribute`], [`argument`]: what `#[cached]` is made of, and its keys
 
 use std::time::Duration;
@@ -33,7 +32,6 @@ mod argument;
 pub mod attribute;
 mod codec;
 mod json;
-mod key;
 mod load;
 mod loaded;
 mod set;

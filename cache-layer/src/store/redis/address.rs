@@ -8,7 +8,7 @@ use redis::{Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, Re
 
 #[cfg(feature = "sentinel")]
 use super::sentinel::Sentinels;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, ConfigErrorKind};
 
 #[derive(Clone)]
 pub(super) enum Address {
@@ -70,7 +70,7 @@ pub(super) fn at(info: &ConnectionInfo, host: String, port: u16) -> ConnectionIn
 
 fn server(url: &str) -> Result<ConnectionInfo, ConfigError> {
     if url.starts_with("rediss://") && !cfg!(feature = "tls") {
-        return Err(invalid("rediss:// needs this library's feature `tls`"));
+        return Err(lacks("rediss", "tls"));
     }
     let info = url.into_connection_info().map_err(|error| invalid(&error.to_string()))?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -136,18 +136,22 @@ fn cluster(url: &str) -> Result<Vec<ConnectionInfo>, ConfigError> {
     servers(scheme, credentials, hosts, 6_379, "")
 }
 
-#[cfg(not(all(feature = "sentinel", feature = "cluster")))]
 fn lacks(scheme: &str, feature: &str) -> ConfigError {
-    invalid(&format!("{scheme}:// needs this library's feature `{feature}`"))
+    refused(ConfigErrorKind::Feature, &format!("{scheme}:// needs this library's feature `{feature}`"))
+}
+
+fn invalid(reason: &str) -> ConfigError {
+    refused(ConfigErrorKind::Syntax, reason)
 }
 
 /// The URL itself is left out: it may hold a password, and in a malformed one nobody can tell where.
-fn invalid(reason: &str) -> ConfigError {
-    ConfigError::new(format!(
+fn refused(kind: ConfigErrorKind, reason: &str) -> ConfigError {
+    let message = format!(
         "Redis URL: {reason} (allowed: redis[s]://[user[:password]@]host[:port][/db], unix:///path[?db=N], \
          redis[s]+sentinel://[user[:password]@]host[:port][,…]/name[/db][?sentinel_user=…&sentinel_pass=…], \
          redis[s]+cluster://[user[:password]@]host[:port][,…], and each with valkey for redis)"
-    ))
+    );
+    ConfigError::new(kind, message)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{
     guard::{Guard, Restored},
     link::Timeouts,
 };
-use crate::error::ConfigError;
+use crate::error::{ConfigError, ConfigErrorKind};
 
 /// Settings of a [`RedisStore`], from [`RedisStore::builder`].
 #[derive(Clone)]
@@ -126,28 +126,43 @@ impl RedisStoreBuilder {
         let Self { url, prefix, connections, timeouts, restored, .. } = self;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(allowed) {
-            return Err(ConfigError::new(format!("prefix {prefix:?}: must be 1 to 64 of A-Z a-z 0-9 _ . -")));
+            return Err(ConfigError::new(
+                ConfigErrorKind::Syntax,
+                format!("prefix {prefix:?}: must be 1 to 64 of A-Z a-z 0-9 _ . -"),
+            ));
         }
         if !(1..=64).contains(&connections) {
-            return Err(ConfigError::new(format!("connections {connections}: must be 1 to 64")));
+            return Err(ConfigError::new(
+                ConfigErrorKind::Range,
+                format!("connections {connections}: must be 1 to 64"),
+            ));
         }
         let millisecond = Duration::from_millis(1);
         if !(millisecond..=Duration::from_secs(10)).contains(&timeouts.operation) {
-            return Err(ConfigError::new(format!("operation timeout {:?}: must be 1 ms to 10 s", timeouts.operation)));
+            return Err(ConfigError::new(
+                ConfigErrorKind::Range,
+                format!("operation timeout {:?}: must be 1 ms to 10 s", timeouts.operation),
+            ));
         }
         if !(millisecond..=Duration::from_secs(60)).contains(&timeouts.connect) {
-            return Err(ConfigError::new(format!("connect timeout {:?}: must be 1 ms to 60 s", timeouts.connect)));
+            return Err(ConfigError::new(
+                ConfigErrorKind::Range,
+                format!("connect timeout {:?}: must be 1 ms to 60 s", timeouts.connect),
+            ));
         }
         for (name, time) in [("delivery timeout", timeouts.delivery), ("settle time", timeouts.settling)] {
             if time > Duration::from_secs(60) {
-                return Err(ConfigError::new(format!("{name} {time:?}: must be 0 to 60 s")));
+                return Err(ConfigError::new(ConfigErrorKind::Range, format!("{name} {time:?}: must be 0 to 60 s")));
             }
         }
         let age = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
         if let Restored::Replay(last) = restored
             && !age.contains(&last)
         {
-            return Err(ConfigError::new(format!("replay of {last:?} on a restored data set: must be 1 s to 24 h")));
+            return Err(ConfigError::new(
+                ConfigErrorKind::Range,
+                format!("replay of {last:?} on a restored data set: must be 1 s to 24 h"),
+            ));
         }
         let address = Address::parse(&url)?;
         #[cfg(feature = "sentinel")]
@@ -156,12 +171,16 @@ impl RedisStoreBuilder {
                 Address::Sentinel(sentinels.with_credentials(user.as_deref(), &password))
             }
             (_, Some(_)) => {
-                return Err(ConfigError::new("sentinel credentials: need a URL that begins with redis[s]+sentinel://"));
+                return Err(ConfigError::new(
+                    ConfigErrorKind::Conflict,
+                    "sentinel credentials: need a URL that begins with redis[s]+sentinel://",
+                ));
             }
             (address, None) => address,
         };
-        let runtime = tokio::runtime::Handle::try_current()
-            .map_err(|_| ConfigError::new("a Redis store must be built inside a Tokio runtime"))?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| {
+            ConfigError::new(ConfigErrorKind::NoRuntime, "a Redis store must be built inside a Tokio runtime")
+        })?;
         Ok(RedisStore::start(address, &prefix, connections, timeouts, Guard::new(restored), &runtime))
     }
 }

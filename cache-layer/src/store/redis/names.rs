@@ -15,7 +15,10 @@
 //! `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` and `<prefix>:mark:{<prefix>}:<node>` for each primary. They
 //! have one server's clock and order then.
 
-use crate::key::{Key, KeyId};
+use crate::{
+    hex,
+    key::{Key, KeyId},
+};
 
 /// What a name stands for.
 #[derive(Debug, PartialEq, Eq)]
@@ -170,8 +173,7 @@ fn parse_hex(digits: &[u8]) -> Option<[u8; 16]> {
 }
 
 fn push_hex(name: &mut String, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    name.extend(bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| DIGITS[usize::from(digit)] as char));
+    name.extend(bytes.iter().flat_map(|byte| hex::of_byte(*byte)).map(char::from));
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, FromRedisValue, RedisResult, Value, from_redis_value_ref};
 
-use crate::key::Key;
+use crate::{hex, key::Key};
 
 const SLOTS: usize = 16_384;
 
@@ -13,9 +13,7 @@ pub(super) fn slot_of(tag: impl IntoIterator<Item = u8>) -> u16 {
 
 /// The slot of everything that belongs to `key`: between the braces is its digest in hex.
 pub(super) fn slot_of_key(key: &Key) -> u16 {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| DIGITS[usize::from(nibble)];
-    slot_of(key.id().primary.into_iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]))
+    slot_of(key.id().primary.into_iter().flat_map(hex::of_byte))
 }
 
 const TABLE: [u16; 256] = {

@@ -99,18 +99,18 @@ fn every_event() -> Vec<Event> {
         Event::Kept { bytes: 1 },
         Event::StoreUnavailable,
     ];
-    for result in LookupResult::ALL {
-        let found_at = Tier::ALL.into_iter().filter(|tier| result.is_hit() == (*tier != Tier::None));
+    for &result in LookupResult::ALL {
+        let found_at = Tier::ALL.iter().copied().filter(|tier| result.is_hit() == (*tier != Tier::None));
         events.extend(found_at.map(|tier| Event::Lookup(lookup(result, tier, moment))));
     }
-    events.extend(Release::ALL.map(|release| waited(WaitScope::Process, release)));
+    events.extend(Release::ALL.iter().copied().map(|release| waited(WaitScope::Process, release)));
     // All that is known of another process's load.
     events.extend([Release::Done, Release::WaitTimeout].map(|release| waited(WaitScope::Fleet, release)));
-    events.extend(LoadOutcome::ALL.map(|outcome| Event::Loaded { outcome, duration: moment }));
+    events.extend(LoadOutcome::ALL.iter().copied().map(|outcome| Event::Loaded { outcome, duration: moment }));
     events.extend(NoCacheReason::ALL.iter().copied().map(Event::NotStored));
-    events.extend(FillOutcome::ALL.map(Event::Fill));
-    events.extend(Rejection::ALL.map(Event::Rejected));
-    for kind in InvalidationKind::ALL {
+    events.extend(FillOutcome::ALL.iter().copied().map(Event::Fill));
+    events.extend(Rejection::ALL.iter().copied().map(Event::Rejected));
+    for &kind in InvalidationKind::ALL {
         for (soft, delivered) in [(false, false), (false, true), (true, false), (true, true)] {
             events.push(Event::Invalidation { kind, soft, delivered });
         }
