@@ -1,8 +1,8 @@
 //! A correct, distributed HTTP cache for any Tower stack.
 //!
-//! [`CacheLayer`] answers requests from a [`Cache`], over a store in this process or in Redis, and asks the service behind
-//! it only for what it can't answer. It never fails a request, never slows a miss, and never shows one user what was made
-//! for another.
+//! [`CacheLayer`] answers requests from a [`Cache`], whose store is in this process or in Redis, and calls the service behind
+//! it only for what is not there. It never fails a request, never slows a miss, and never shows one user's response to
+//! another.
 //!
 //! ```
 //! use std::time::Duration;
@@ -32,15 +32,15 @@
 //! # }
 //! ```
 //!
-//! The same engine keeps any other value: `Cache::get_or_load`, and `#[cached]`, which is that on a function. The module
-//! `guide` leads through both, and through invalidation, Redis and tests.
+//! The same engine stores any other value: `Cache::get_or_load`, or `#[cached]` on a function. The module `guide` describes
+//! both, and invalidation, Redis and tests.
 //!
 //! # Layout
 //!
-//! A request comes in through `http`, which turns it into a key and, in the end, a response into an entry; a value through
-//! `typed`, which does the same. What is made from cached things is told what they are by `inherit`. `engine` looks
-//! up, decides who loads, and fills; `store` keeps entries; `entry` is what is kept, and its form on the wire; `semantics`
-//! holds the rules of RFC 9111 as pure functions. Each knows only those that come after it.
+//! Two front ends turn a call into a key, and its result into an entry: `http` for requests and responses, `typed` for
+//! values. `inherit` records which entries a result is made from. `engine` looks entries up, decides which call loads, and
+//! fills; `store` keeps entries; `entry` is what is stored, and its binary form; `semantics` holds the rules of RFC 9111 as
+//! pure functions. Each imports only those that come after it.
 //!
 //! # Features
 //!
@@ -48,17 +48,17 @@
 //! |---|---|---|
 //! | `memory` | yes | [`MemoryStore`](store::MemoryStore) |
 //! | `redis` | yes | [`RedisStore`](store::RedisStore) and [`TieredStore`](store::TieredStore); implies `memory` |
-//! | `sentinel` | no | `redis+sentinel://`: the primary is whom the sentinels name |
+//! | `sentinel` | no | `redis+sentinel://`: the primary that the sentinels name |
 //! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
 //! | `typed` | yes | values of any type that serde knows: [`Cache::get_or_load`] and its like |
 //! | `postcard` | no | a compact [`Codec`] beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
-//! | `zstd` | no | what is large is kept compressed in Redis; implies `redis` |
+//! | `zstd` | no | large entries are compressed in Redis; implies `redis` |
 //! | `tls` | no | `rediss://` URLs, trusting the system's certificates, or `SSL_CERT_FILE` and `SSL_CERT_DIR` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
-// Without a store there is nobody to use the rest.
+// Without a store, the rest has no user.
 #![cfg_attr(not(feature = "memory"), allow(dead_code))]
 
 mod clock;
@@ -69,7 +69,7 @@ mod error;
 #[cfg(any(fuzzing, all(test, feature = "redis")))]
 #[doc(hidden)]
 pub mod fuzz;
-// For readers, who see everything.
+// For the documentation, which is built with every feature.
 #[cfg(all(doc, feature = "macros", feature = "redis"))]
 pub mod guide;
 mod hex;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts Redis or Valkey with one user for the service, who can do what the cache does and nothing else.
+# Starts Redis or Valkey with one user for the service, which has the permissions that the cache needs and no others.
 # The password is in the file REDIS_PASSWORD_FILE; only its hash leaves it.
 set -eu
 umask 077
@@ -19,7 +19,7 @@ hash=$(printf %s "$(cat "$REDIS_PASSWORD_FILE")" | sha256sum | cut -c 1-64)
 
 set -- /etc/redis/redis.conf --aclfile /run/redis/users.acl
 if [ "${REDIS_PERSISTENCE:-}" = true ]; then
-    # Anything less would come back without the last invalidations, and with what they had voided.
+    # Anything less would come back without the last invalidations, and with the entries that they had covered.
     set -- "$@" --appendonly yes --appendfsync always
 fi
 if [ "${REDIS_TLS:-}" = true ]; then

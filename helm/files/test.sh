@@ -1,4 +1,4 @@
-# What `helm test` does: the service is ready, its cache works, and Redis hears nobody without a password.
+# What `helm test` does: the service is ready, its cache works, and Redis refuses clients without a password.
 fail() { echo "FAILED: $*"; exit 1; }
 
 # The connection stays open until the answer is there: half a connection is a client that has gone.
@@ -22,12 +22,12 @@ fi
 if [ -n "${REDIS:-}" ]; then
     answer=$({ printf 'GET x\r\n'; sleep 1; } | nc -w 3 "$REDIS" 6379 || true)
     case $answer in
-        *NOAUTH* | '') echo "ok: Redis hears nobody without a password" ;;
+        *NOAUTH* | '') echo "ok: Redis refuses clients without a password" ;;
         *) fail "Redis answered without a password: $answer" ;;
     esac
 fi
 
-# Somebody else may ask for the same product at the same time: then the next round decides.
+# Another client may request the same product at the same time: then the next round decides.
 for round in 1 2 3 4 5; do
     request DELETE /api/products/100/cache | head -n 1 | grep -q ' 20[0-9]' || fail "the cache can't be told to forget"
     first=$(x_cache)

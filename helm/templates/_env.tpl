@@ -1,4 +1,4 @@
-{{/* Who shares this shares the cache: by default, nobody. What was kept of a SQLite's products is not kept of a PostgreSQL's. */}}
+{{/* Releases with the same prefix share the cache: by default, none. What is cached of SQLite's products is not served for PostgreSQL's. */}}
 {{- define "cache.prefix" -}}
 {{- $default := include "cache.prefix.default" . -}}
 {{- default (ternary $default (printf "%s.sqlite" $default) (not (empty .Values.database.existingSecret))) .Values.cache.prefix }}

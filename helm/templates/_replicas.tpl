@@ -11,7 +11,7 @@ goes on saying the number that is there, which changes nothing.
 {{- end -}}
 {{- end }}
 
-{{/* The number that is there, within the autoscaler's bounds; empty for one who never had a number, or can't be seen from here. */}}
+{{/* The current number, within the autoscaler's bounds; empty if there is none yet, or if it can't be seen from here. */}}
 {{- define "cache.replicas.carried" -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- $deployment := lookup "apps/v1" "Deployment" .Release.Namespace (include "cache.fullname" .) -}}

@@ -1,4 +1,4 @@
-//! The cache in front of the API: where it keeps responses, which ones, and when they are void.
+//! The cache in front of the API: where it stores responses, which ones, and when they are invalid.
 
 use std::{fmt, time::Duration};
 
@@ -27,7 +27,7 @@ pub(crate) struct ProductCache {
     ttl: Duration,
 }
 
-/// What is read from the database. Changing it voids what is kept of it, and every response that was made from that.
+/// What is read from the database. A change invalidates what is stored of it, and every response that was made from it.
 pub(crate) enum Source {
     Product(i64),
     /// All products: any change of any product changes a list.
@@ -56,7 +56,7 @@ pub(crate) struct RedisHealth {
     used_memory_human: Option<String>,
     #[schema(example = 3)]
     connected_clients: Option<u64>,
-    /// Whether it has no room left and evicts nothing, so that nothing more is stored.
+    /// Whether it is full and evicts nothing, so that nothing more is stored.
     pub(crate) full: bool,
     /// Why it is not connected, or what to do about it if it is full.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,8 +133,8 @@ impl ProductCache {
         self.ttl
     }
 
-    /// A product was made, changed or deleted. The database has done so; a cache that cannot be told
-    /// at once is told later, and must not fail the request.
+    /// Invalidates what a created, changed or deleted product was part of. The database has committed: an invalidation that
+    /// can't be delivered at once is delivered later, and must not fail the request.
     pub(crate) async fn product_changed(&self, id: i64) {
         let sources = [Source::Product(id), Source::Products, Source::Categories];
         if let Err(error) = self.invalidate(sources).await {
@@ -145,7 +145,7 @@ impl ProductCache {
         }
     }
 
-    /// Forgets a product and every list. Whether that has reached the whole cache by now.
+    /// Drops a product and every list. Returns whether that has reached the whole cache by now.
     pub(crate) async fn forget_product(&self, id: i64) -> bool {
         let forgotten = self.invalidate([Source::Product(id), Source::Products]).await;
         if let Err(error) = &forgotten {
@@ -164,7 +164,7 @@ impl ProductCache {
 
     /// `None` without a Redis.
     pub(crate) async fn redis_health(&self) -> Option<RedisHealth> {
-        // Monitors ask every few seconds: their round trips belong to no trace, and would each be one.
+        // Monitors ask every few seconds: without this, each of their round trips would be a trace.
         let status = self.redis.as_ref()?.status().with_subscriber(NoSubscriber::new()).await;
         Some(RedisHealth {
             connected: status.connected,

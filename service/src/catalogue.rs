@@ -13,7 +13,7 @@ use crate::{
     product::{Category, Product, ProductInput},
 };
 
-/// A failed read, shared by all who waited for it.
+/// A failed read, shared by all the requests that waited for it.
 type ReadError = Arc<sqlx::Error>;
 
 /// Reads and changes products; a clone shares database, cache and the changes under way.
@@ -98,7 +98,7 @@ impl Catalogue {
 
     /// Changes product `id` and tells the cache; `None` is "there is no such product".
     ///
-    /// In a task of its own: a client that goes away in between must not leave the cache behind.
+    /// In a task of its own: if the client leaves in between, the cache must still be invalidated.
     async fn change<T: Send + 'static>(
         &self,
         id: i64,
@@ -107,7 +107,7 @@ impl Catalogue {
         let cache = self.cache.clone();
         let change = async move {
             let outcome = change.await;
-            // Also after an error: the change may be there and only its confirmation lost.
+            // Also after an error: the change may have been committed, and only its confirmation lost.
             if !matches!(outcome, Ok(None)) {
                 cache.product_changed(id).await;
             }

@@ -1,8 +1,8 @@
-//! Connections: taken in, watched, and let go one by one.
+//! Connections: accepted, timed out, and closed gracefully.
 //!
-//! Two things that `axum::serve` has no say in. A connection that holds half a request, or none, ends after a time of its
-//! own. And one that a client keeps for its next request is not closed under that request when the service ends: answers say
-//! `Connection: close` for as long as the service is unready, so that clients are gone before anything is closed.
+//! This does two things that `axum::serve` can't. A connection with half a request, or none, has a timeout of its own. And a
+//! connection that a client keeps for its next request is not closed under that request when the service ends: responses say
+//! `Connection: close` for as long as the service is unready, so that clients have left before anything is closed.
 
 use std::{
     convert::Infallible,
@@ -36,7 +36,7 @@ use tokio::{
 };
 use tokio_util::{io::InspectReader, sync::CancellationToken};
 
-use crate::server::ShutdownHandle;
+use crate::app::ShutdownHandle;
 
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -131,14 +131,14 @@ impl Connection {
         }
     }
 
-    /// Ends when this connection shall answer what is under way on it, and nothing after that.
+    /// Ends when this connection is to finish the responses under way, and take no more requests.
     async fn last_request(&self, traffic: &Traffic) {
         let no_more_accepted = async {
             self.closing.cancelled().await;
             time::sleep(self.limits.last).await;
         };
-        // There, it can be said at once and without a request lost: GOAWAY tells which ones are still answered. But only
-        // after the first request is it known, and the handshake over.
+        // HTTP/2 can say so at once without losing a request: GOAWAY tells which ones are still answered. But only the first
+        // request shows that it is HTTP/2, and that the handshake is over.
         let spoke_http2 = async {
             self.shutdown.begun().await;
             traffic.http2.notified().await;
@@ -167,7 +167,7 @@ impl Connection {
     }
 }
 
-/// What comes and goes on a connection, for who watches over it.
+/// What comes and goes on a connection, for the code that times it out.
 struct Traffic {
     state: Mutex<State>,
     /// A request came by HTTP/2.
@@ -179,9 +179,9 @@ struct State {
     answering: usize,
     /// A part of the next request is there.
     head: bool,
-    /// HTTP/2 has more to say than requests.
+    /// HTTP/2 sends more than requests.
     http2: bool,
-    /// What is to come of its preface; nothing, once something else has come.
+    /// What is still missing of its preface; nothing, once other bytes have come.
     preface: &'static [u8],
     /// When that part came or, without one, when the last answer was sent.
     since: Instant,
@@ -208,7 +208,7 @@ impl Traffic {
         let mut state = self.state();
         let preface = state.preface;
         if !preface.is_empty() && bytes.starts_with(preface) {
-            // Whole, it is no part of a request, which may come much later.
+            // The complete preface is no part of a request, which may come much later.
             (state.http2, state.head, state.since) = (true, false, Instant::now());
         }
         state.preface = preface.strip_prefix(bytes).unwrap_or_default();
@@ -221,7 +221,7 @@ impl Traffic {
     async fn overdue(&self, limits: Limits) -> Overdue {
         loop {
             let now = Instant::now();
-            // A head that begins after this look is not due before the next one.
+            // A head that begins after this check is not due before the next one.
             let mut next_look = now + limits.head;
             {
                 let state = self.state();
@@ -258,7 +258,7 @@ impl Drop for Answering {
         let mut state = self.0.state();
         state.answering -= 1;
         if state.http2 {
-            // Not before: the first answer is on its way before it is said that there will be no more.
+            // Not earlier: the first response is on its way before the client learns that no more will follow.
             self.0.http2.notify_one();
         }
         // What came meanwhile may be the body of this request, or the next one as a whole.

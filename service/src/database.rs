@@ -11,9 +11,10 @@ use std::{
 
 use sqlx::{
     Any, AnyConnection, AnyPool, Connection,
-    any::{AnyConnectOptions, AnyPoolOptions},
+    any::{AnyArguments, AnyConnectOptions, AnyPoolOptions},
     migrate::Migrator,
     pool::PoolConnection,
+    query::Query,
     sqlite::SqliteConnectOptions,
 };
 use tokio::{
@@ -25,6 +26,7 @@ use crate::{
     config::SecretUrl,
     price::Price,
     product::{Category, Product},
+    sql_error::{is_busy, is_full_of_connections},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -38,7 +40,7 @@ const LONG_WAIT: Duration = Duration::from_millis(50);
 /// How long a database may take for a new connection before it counts as out of reach.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the answer counts to whether it can be reached.
+/// How long the last check counts of whether the database can be reached.
 const ASKED_LATELY: Duration = Duration::from_secs(1);
 
 /// A pool of connections; a clone shares it.
@@ -56,7 +58,7 @@ enum Whereabouts {
     Server(Arc<DatabaseServer>),
 }
 
-/// A file, known by what stays the same when it is renamed.
+/// A file, identified by what stays the same when it is renamed.
 #[derive(Debug)]
 struct DatabaseFile {
     path: PathBuf,
@@ -81,7 +83,7 @@ impl Database {
         let options: AnyConnectOptions =
             if file { created_if_missing(url.expose()).parse()? } else { url.expose().parse()? };
 
-        // Asked for its first connection, a pool would only say that it timed out.
+        // A pool's first connection would only report that it timed out, and not why.
         let probe = AnyConnection::connect_with(&options);
         let probe = timeout(ACQUIRE_TIMEOUT, probe).await;
         probe.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
@@ -113,11 +115,11 @@ impl Database {
         Ok(Self { pool, whereabouts })
     }
 
-    /// A connection, or at once an error that [`is_absent`] if there can be none.
+    /// A connection, or at once an error that [`is_absent`](crate::sql_error::is_absent) if there can be none.
     async fn connection(&self) -> sqlx::Result<PoolConnection<Any>> {
         self.is_in_place()?;
         let Whereabouts::Server(server) = &self.whereabouts else { return self.pool.acquire().await };
-        // Of a server that refuses connections, the pool tries again until its patience is over.
+        // If a server refuses connections, the pool tries again until its timeout.
         tokio::select! {
             biased;
             connection = self.pool.acquire() => connection,
@@ -189,33 +191,16 @@ impl Database {
     }
 
     pub(crate) async fn insert(&self, product: &Product) -> sqlx::Result<()> {
-        sqlx::query(
-            "INSERT INTO products (id, name, price_cents, category, stock)
-             VALUES ($1, $2, $3, $4, $5)",
-        )
-        .bind(product.id)
-        .bind(product.name.clone())
-        .bind(product.price.cents())
-        .bind(product.category.clone())
-        .bind(product.stock)
-        .execute(&mut *self.connection().await?)
-        .await?;
+        const INSERT: &str =
+            "INSERT INTO products (id, name, price_cents, category, stock) VALUES ($1, $2, $3, $4, $5)";
+        write(INSERT, product).execute(&mut *self.connection().await?).await?;
         Ok(())
     }
 
     /// `false` if there is no such product.
     pub(crate) async fn replace(&self, product: &Product) -> sqlx::Result<bool> {
-        let done = sqlx::query(
-            "UPDATE products SET name = $2, price_cents = $3, category = $4, stock = $5
-             WHERE id = $1",
-        )
-        .bind(product.id)
-        .bind(product.name.clone())
-        .bind(product.price.cents())
-        .bind(product.category.clone())
-        .bind(product.stock)
-        .execute(&mut *self.connection().await?)
-        .await?;
+        const UPDATE: &str = "UPDATE products SET name = $2, price_cents = $3, category = $4, stock = $5 WHERE id = $1";
+        let done = write(UPDATE, product).execute(&mut *self.connection().await?).await?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -242,7 +227,7 @@ impl DatabaseFile {
         Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
     }
 
-    /// Connections that are open would go on with a deleted file, and each new one would tell something else.
+    /// Open connections would go on with a deleted file, and new ones would see another.
     fn is_in_place(&self) -> io::Result<()> {
         let path = self.path.display();
         let missing = |error: io::Error| io::Error::new(error.kind(), format!("the database {path} is gone: {error}"));
@@ -260,7 +245,8 @@ impl DatabaseServer {
         Self { options: options.clone(), asked: Mutex::default() }
     }
 
-    /// Ends, with the reason, if a request waits for a connection because no new one can be made. Of all that wait, one asks.
+    /// Ends, with the reason, if a request waits for a connection because no new one can be made. One of the waiting requests
+    /// checks for all of them.
     async fn out_of_reach(&self) -> io::Error {
         sleep(LONG_WAIT).await;
         loop {
@@ -285,43 +271,29 @@ impl DatabaseServer {
                 let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
                 None
             }
-            // It is there, and busy.
-            Ok(Err(error)) if sqlstate(&error).is_some_and(|code| code == TOO_MANY_CONNECTIONS) => None,
+            // The server is there, and busy.
+            Ok(Err(error)) if is_full_of_connections(&error) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some(format!("no connection within {CONNECT_TIMEOUT:?}")),
         }
     }
 }
 
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-const TOO_MANY_CONNECTIONS: &str = "53300";
-/// <https://www.sqlite.org/rescode.html>
-const SQLITE_BUSY: &str = "5";
-
-/// The code of an error of the database itself: of PostgreSQL five characters, of SQLite a number.
-fn sqlstate(error: &sqlx::Error) -> Option<String> {
-    Some(error.as_database_error()?.code()?.into_owned())
-}
-
-/// Whether there was no database to ask, as opposed to one that didn't know the answer: it may be back soon.
-pub(crate) fn is_absent(error: &sqlx::Error) -> bool {
-    use sqlx::Error;
-    match error {
-        Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
-        Error::Database(_) => sqlstate(error).is_some_and(|code| match code.parse::<u32>() {
-            // SQLite's primary code: busy, an I/O error, full, or can't be opened; or it was moved, which makes it read-only.
-            Ok(number) if code.len() < 5 => matches!(number & 0xff, 5 | 10 | 13 | 14) || number == 1032,
-            // PostgreSQL's classes: connection, who may connect and to what, resources, an operator's intervention, system.
-            _ => ["08", "28", "3D", "53", "57", "58"].iter().any(|class| code.starts_with(class)),
-        }),
-        _ => false,
-    }
-}
-
+/// A product's columns, in the order in which every statement has them.
 type Row = (i64, String, i64, String, i64);
 
 fn product((id, name, cents, category, stock): Row) -> Product {
     Product { id, name, price: Price::from_cents(cents), category, stock }
+}
+
+/// A statement that takes the columns of a product as `$1` to `$5`.
+fn write(statement: &'static str, product: &Product) -> Query<'static, Any, AnyArguments> {
+    sqlx::query(statement)
+        .bind(product.id)
+        .bind(product.name.clone())
+        .bind(product.price.cents())
+        .bind(product.category.clone())
+        .bind(product.stock)
 }
 
 fn created_if_missing(url: &str) -> String {
@@ -332,7 +304,7 @@ fn created_if_missing(url: &str) -> String {
     format!("{url}{separator}mode=rwc")
 }
 
-/// For all connections after the first: a file that is deleted meanwhile must not be an empty one instead.
+/// For all connections after the first: if the file is deleted meanwhile, SQLite must not create an empty one.
 fn never_created(url: &str) -> String {
     url.replace("mode=rwc", "mode=rw")
 }
@@ -342,8 +314,8 @@ async fn prepare_sqlite(connection: &mut AnyConnection) -> sqlx::Result<()> {
     let switch = async {
         loop {
             match sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await {
-                // Of two that start at the same time, each could wait for the other: SQLite refuses one without any wait.
-                Err(error) if sqlstate(&error).is_some_and(|code| code == SQLITE_BUSY) => sleep(LONG_WAIT).await,
+                // Two processes that start at the same time could wait for each other: SQLite refuses one of them at once.
+                Err(error) if is_busy(&error) => sleep(LONG_WAIT).await,
                 switched => return switched,
             }
         }
@@ -365,6 +337,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::sql_error::is_absent;
 
     fn url(folder: &TempDir) -> SecretUrl {
         let file = folder.path().join("products.db");

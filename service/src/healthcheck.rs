@@ -1,4 +1,4 @@
-//! The service asked from outside whether it is ready, for containers that have no other program to ask with.
+//! Asks the service from outside whether it is ready, for containers that have no other program for that.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// Longer than a service that is well takes to say so.
+/// Longer than a healthy service takes to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks the service that was told to listen at `listen` whether it is ready.

@@ -24,18 +24,23 @@
 //!
 //! # Layout
 //!
-//! - `config`: what can be set, by `APP_*` variables and flags.
+//! From the outside in; each imports only what comes after it, and `config` and `telemetry` are for all of them.
+//!
 //! - `server`: from start to graceful shutdown.
-//! - `connections`: taken in, watched, and let go one by one.
-//! - `healthcheck`: whether a service that runs is ready, asked from outside.
+//! - `connections`: accepted, timed out, and closed gracefully.
 //! - `routes`: the HTTP interface, one file for each group of routes.
-//! - `problem`: errors as clients see them.
-//! - `product`, `price`: what is sold.
+//! - `app`: what handlers work with, opened once.
+//! - `catalogue`: changes to products, and the invalidations that go with them, also if the client leaves.
+//! - `cache`: the store of the cache, which paths it answers, and when a response is invalid.
 //! - `database`: where products live, SQLite or PostgreSQL.
-//! - `cache`: the store of the cache, which paths it answers, and when a response is void.
+//! - `product`, `price`: what is sold.
+//! - `problem`: errors as clients see them; `sql_error`: which of them are the database's.
+//!
+//! - `config`: what can be set, by `APP_*` variables and flags.
 //! - `telemetry`: logs, traces and metrics.
-//! - `catalogue`: changes to products, told to the cache whatever becomes of the client.
+//! - `healthcheck`: asks a running service from outside whether it is ready.
 
+mod app;
 mod cache;
 mod catalogue;
 mod config;
@@ -47,11 +52,13 @@ mod problem;
 mod product;
 mod routes;
 mod server;
+mod sql_error;
 mod telemetry;
 
 pub use self::{
+    app::{ShutdownHandle, StartError},
     config::{CachePaths, Config, ConfigError, LogFormat, Password, SecretUrl},
     healthcheck::healthcheck,
-    server::{Server, ShutdownHandle, StartError},
+    server::Server,
     telemetry::Telemetry,
 };

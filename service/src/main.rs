@@ -6,8 +6,8 @@ use mimalloc::MiMalloc;
 use service::{Config, ConfigError, Server, StartError, Telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What one thread allocates for a request, another one often frees: the C library's allocator has them wait for each
-/// other, once for every other hit out of Redis.
+/// What one thread allocates for a request, another one often frees: with the C library's allocator they wait for each
+/// other, on every second hit in Redis.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -62,7 +62,7 @@ async fn stopped(mut terminate: Signal, mut interrupt: Signal) {
     });
 }
 
-/// Whoever starts the service reads one line, whatever the cause has to say.
+/// Prints one line, however many the cause has.
 fn refuse(why: &impl Display, code: u8) -> ExitCode {
     let why = why.to_string();
     eprintln!("service: {}", why.lines().collect::<Vec<_>>().join(" "));

@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{database, telemetry::Throttle};
+use crate::{sql_error::is_absent, telemetry::Throttle};
 
 /// When to try again after a 503, in seconds: soon enough for a database that restarts, and not with every request.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -31,7 +31,7 @@ pub(crate) struct Problem {
     /// What is wrong, for a person.
     #[schema(example = "there is no product 4711")]
     detail: String,
-    /// Everything that is wrong with the request, where the request can be blamed.
+    /// Everything that is wrong with the request, if that is the problem.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<Invalid>,
@@ -101,7 +101,7 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    /// 503: there is no database to ask. It would be the same line with every request.
+    /// 503: there is no database. Throttled, since every request would log the same line.
     fn no_database(cause: &sqlx::Error) -> Self {
         static ABSENT: Throttle = Throttle::new();
         if let Some(kept_back) = ABSENT.pass() {
@@ -132,7 +132,7 @@ impl Problem {
 
 impl From<&sqlx::Error> for Problem {
     fn from(error: &sqlx::Error) -> Self {
-        if database::is_absent(error) { Self::no_database(error) } else { Self::internal(error) }
+        if is_absent(error) { Self::no_database(error) } else { Self::internal(error) }
     }
 }
 

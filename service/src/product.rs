@@ -52,8 +52,8 @@ pub(crate) struct Category {
 }
 
 impl ProductInput {
-    /// Reads a product from the fields of a JSON object, or tells everything that is wrong with them. What replaces the
-    /// product `id` may name it, as an answer does; a new product can't know it.
+    /// Reads a product from the fields of a JSON object, or lists everything that is wrong with them. A replacement of the
+    /// product `id` may contain that id, as responses do; a new product can't.
     pub(crate) fn from_fields(fields: Fields, id: Option<i64>) -> Result<Self, Vec<Invalid>> {
         let mut reader = Reader { fields, errors: Vec::new() };
         reader.check_id(id);
@@ -76,7 +76,7 @@ impl ProductInput {
     }
 }
 
-/// The fields of a JSON object, each value still in the letters it came in.
+/// The fields of a JSON object, each value still as its JSON text.
 pub(crate) type Fields = BTreeMap<String, Box<RawValue>>;
 
 struct Reader {
@@ -110,7 +110,7 @@ impl Reader {
     }
 }
 
-/// What may be the name of a category, in a product and in a question for its products.
+/// What may be the name of a category, in a product and in a query.
 pub(crate) fn category(text: &str) -> Result<String, String> {
     label(text, MAX_CATEGORY)
 }

@@ -1,24 +1,17 @@
 //! The service from start to end: open, listen, serve, and leave nothing half done.
 
-use std::{fmt, future::pending, io, net::SocketAddr, time::Duration};
+use std::{fmt, future::pending, net::SocketAddr, time::Duration};
 
 use axum::Router;
 use tokio::{net::TcpListener, time};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cache::ProductCache,
-    catalogue::Catalogue,
-    config::{Config, ConfigError, SecretUrl},
+    app::{App, ShutdownHandle, StartError},
+    config::Config,
     connections::{self, Limits},
-    database::Database,
-    routes::{self, App},
-    telemetry::metrics::Metrics,
+    routes,
 };
 
-/// How long Redis is waited for before the service listens. What is written through a service that has none yet, others do
-/// not hear of; and in a cluster the network may take a second to let a new pod out.
-const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the cache and the database may take to close, after the last request.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,48 +27,15 @@ pub struct Server {
     address: SocketAddr,
 }
 
-/// Why the service could not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// A setting is wrong.
-    Config(ConfigError),
-    /// The database cannot be opened.
-    Database(SecretUrl, sqlx::Error),
-    /// The address cannot be listened on.
-    Listen(SocketAddr, io::Error),
-}
-
-/// Ends a [`Server`] from elsewhere; a clone ends the same one.
-#[derive(Clone, Debug, Default)]
-pub struct ShutdownHandle(CancellationToken);
-
 impl Server {
     /// Opens the database and the cache, and listens. Requests wait until [`run`](Self::run).
     ///
     /// A Redis that is down delays this by five seconds, and does not keep the service from starting.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let metrics = Metrics::new().map_err(StartError::Config)?;
-        let cache = ProductCache::new(&config, &metrics).map_err(StartError::Config)?;
-        let database = async {
-            let opened = Database::open(&config.database_url, config.database_connections).await;
-            opened.map_err(|error| StartError::Database(config.database_url.clone(), error))
-        };
-        let redis = async {
-            cache.wait_for_redis(REDIS_PATIENCE).await;
-            Ok(())
-        };
-        let (database, ()) = tokio::try_join!(database, redis)?;
+        let app = App::open(&config).await?;
         let failed = |error| StartError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-
-        let app = App {
-            catalogue: Catalogue::new(database.clone(), cache.clone()),
-            database,
-            cache,
-            metrics,
-            shutdown: ShutdownHandle::default(),
-        };
         Ok(Self { router: routes::router(app.clone(), &config), config, app, listener, address })
     }
 
@@ -155,31 +115,3 @@ impl fmt::Debug for Server {
         f.debug_struct("Server").field("address", &self.address).field("config", &self.config).finish_non_exhaustive()
     }
 }
-
-impl ShutdownHandle {
-    /// Begins the shutdown. The server is no longer ready, and soon no longer there.
-    pub fn shutdown(&self) {
-        self.0.cancel();
-    }
-
-    pub(crate) fn is_shutting_down(&self) -> bool {
-        self.0.is_cancelled()
-    }
-
-    /// Ends when the shutdown begins.
-    pub(crate) async fn begun(&self) {
-        self.0.cancelled().await;
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(error) => error.fmt(f),
-            Self::Database(url, error) => write!(f, "cannot open the database {url}: {error}"),
-            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}

@@ -6,7 +6,10 @@ import time
 import urllib.error
 import urllib.request
 
-DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
+ROOT = pathlib.Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+# What Compose mounts, and the chart carries.
+FILES = ROOT / "helm/files"
 
 
 def free_port():

@@ -8,10 +8,10 @@ import urllib.parse
 
 import pytest
 import yaml
-from common import DEPLOY, free_port, get, wait_until
+from common import FILES, free_port, get, wait_until
 from processes import LOOPBACK, process, redis, redis_cli, service
 
-BOARD = json.loads((DEPLOY / "grafana/dashboard.json").read_text())
+BOARD = json.loads((FILES / "dashboard.json").read_text())
 QUERIES = [
     pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
     for panel in BOARD["panels"]
@@ -53,7 +53,7 @@ def prometheus(binary, tmp_path_factory):
             targets = {"catalogue": started.url.removeprefix("http://"), "redis": exporter}
             config = {
                 "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
-                "rule_files": [str(DEPLOY / "prometheus/alerts.yaml")],
+                "rule_files": [str(FILES / "alerts.yaml")],
                 "scrape_configs": [
                     {"job_name": job, "static_configs": [{"targets": [target], "labels": {"namespace": "shop"}}]}
                     for job, target in targets.items()

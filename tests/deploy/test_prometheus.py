@@ -3,15 +3,17 @@
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
-from common import DEPLOY
+from common import FILES, ROOT
 
-ALERTS = DEPLOY / "prometheus/alerts.yaml"
+ALERTS = FILES / "alerts.yaml"
+CASES = Path(__file__).with_name("alerts_test.yaml")
 RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 NAMES = [rule["alert"] for rule in RULES if "alert" in rule]
-BOARD = json.loads((DEPLOY / "grafana/dashboard.json").read_text())
+BOARD = json.loads((FILES / "dashboard.json").read_text())
 
 
 def promtool(*args):
@@ -24,12 +26,12 @@ def test_the_rules_are_rules():
 
 
 def test_each_alert_fires_when_it_should_and_only_then():
-    promtool("test", "rules", str(DEPLOY / "prometheus/alerts_test.yaml"))
+    promtool("test", "rules", str(CASES))
 
 
 @pytest.mark.parametrize("alert", NAMES)
 def test_there_is_a_case_that_fires_and_one_that_does_not(alert):
-    tests = yaml.safe_load((DEPLOY / "prometheus/alerts_test.yaml").read_text())["tests"]
+    tests = yaml.safe_load(CASES.read_text())["tests"]
     cases = [case for test in tests for case in test.get("alert_rule_test", []) if case["alertname"] == alert]
     assert {bool(case.get("exp_alerts")) for case in cases} == {True, False}
 
@@ -39,12 +41,12 @@ def test_the_runbook_says_what_to_do(alert):
     rule = next(rule for rule in RULES if rule.get("alert") == alert)
     assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbook.md#{alert.lower()}")
     assert rule["labels"]["severity"] in ("warning", "critical")
-    assert f"\n## {alert}\n" in (DEPLOY / "../docs/runbook.md").read_text()
+    assert f"\n## {alert}\n" in (ROOT / "docs/runbook.md").read_text()
 
 
 def test_the_runbook_names_panels_that_are_there():
     titles = {panel["title"] for panel in BOARD["panels"]}
-    named = re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", (DEPLOY / "../docs/runbook.md").read_text())
+    named = re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", (ROOT / "docs/runbook.md").read_text())
     assert named and set(named) <= titles
 
 

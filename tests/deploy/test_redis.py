@@ -7,7 +7,7 @@ import secrets
 import subprocess
 
 import pytest
-from common import DEPLOY, wait_until
+from common import DEPLOY, FILES, wait_until
 from engine import engine
 
 # As the chart confines it.
@@ -19,7 +19,9 @@ def redis(folder, **variables):
     (folder / "password").write_text("p@ss/w:rd%\n")
     (folder / "password").chmod(0o444)
     variables = {"CACHE_PREFIX": "ns.shop", "REDIS_PASSWORD_FILE": "/run/secrets/redis/password", **variables}
-    mounts = [f"{DEPLOY}/redis:/etc/redis:ro", f"{folder}/password:/run/secrets/redis/password:ro"]
+    files = [DEPLOY / "redis/memory.conf", *(FILES / name for name in ("redis.conf", "redis-start.sh", "redis-ping.sh"))]
+    mounts = [f"{file}:/etc/redis/{file.name}:ro" for file in files]
+    mounts.append(f"{folder}/password:/run/secrets/redis/password:ro")
     if "REDIS_TLS" in variables:
         certificate(folder)
         mounts.append(f"{folder}/tls:/run/secrets/redis-tls:ro")

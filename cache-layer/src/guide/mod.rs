@@ -1,4 +1,4 @@
-//! How to use it, from one end to the other. Every example here is compiled, and most are run.
+//! How to use the library, topic by topic. Every example here is compiled, and most are run.
 
 #[doc = include_str!("http.md")]
 pub mod http {}

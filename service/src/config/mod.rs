@@ -187,7 +187,7 @@ impl Config {
             .with_secrets_in_place()
     }
 
-    /// What was read from files, where everybody looks for it.
+    /// Moves what was read from files to where the rest of the service looks for it.
     fn with_secrets_in_place(mut self) -> Result<Self, ConfigError> {
         if let Some(url) = self.database_url_file.take() {
             self.database_url = url;

@@ -1,12 +1,21 @@
 //! A URL that may hold a password.
+//!
+//! It is taken apart here, and not by the crate `url`, for two reasons. That crate refuses URLs with several hosts and ports, as
+//! clusters have them. And where a password holds an `@` or a `/` that is not encoded, it takes the rest of the password for a
+//! host and a path, which would then be printed: a mistyped secret must be hidden as well.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Password;
 
+/// What is not unreserved (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// A URL that may hold a password: what is printed of it leaves user, password and options out.
 ///
-/// That holds for a mistyped one too, where nobody can tell which part was meant as the password.
+/// That holds for a mistyped URL too, in which any part could be meant as the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -28,21 +37,9 @@ impl SecretUrl {
         if user.contains(':') {
             return Err("the URL of Redis has a password of its own".to_owned());
         }
-        Ok(Self(format!("{scheme}://{user}:{}@{hosts}{path}", percent_encoded(password.expose()))))
+        let password = utf8_percent_encode(password.expose(), RESERVED);
+        Ok(Self(format!("{scheme}://{user}:{password}@{hosts}{path}")))
     }
-}
-
-fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string can't fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }
 
 impl From<&str> for SecretUrl {

@@ -4,8 +4,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
-use crate::{problem::Problem, product::Category};
+use crate::{app::App, problem::Problem, product::Category};
 
 pub(super) fn routes() -> Router<App> {
     Router::new().route("/api/categories", get(list))

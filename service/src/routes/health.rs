@@ -12,8 +12,7 @@ use serde::Serialize;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::ToSchema;
 
-use super::App;
-use crate::{cache::RedisHealth, database::Database, problem::Problem, telemetry::Throttle};
+use crate::{app::App, cache::RedisHealth, database::Database, problem::Problem, telemetry::Throttle};
 
 /// A health check is asked every few seconds: it must not hang for longer than that.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,7 +30,7 @@ pub(super) fn routes() -> Router<App> {
 #[serde(rename_all = "lowercase")]
 enum Status {
     Healthy,
-    /// Something that the service can do without, or hopes to have back soon, is missing.
+    /// The database or Redis is missing; the service works without, as far as it can.
     Degraded,
 }
 
@@ -60,7 +59,7 @@ struct ProbeStatus {
     status: Probe,
 }
 
-/// How the service and what it stands on are. Always 200: whether to send requests here is another question.
+/// The state of the service, its database and its Redis. Always 200: whether to send requests here is another question.
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, description = "The state of everything", body = Health)))]
 async fn health(State(app): State<App>) -> Json<Health> {
     let (database, redis) = tokio::join!(reachable(&app.database), app.cache.redis_health());
@@ -83,10 +82,10 @@ async fn live() -> Json<ProbeStatus> {
     Json(ProbeStatus { status: Probe::Alive })
 }
 
-/// Whether to send requests here: this process is not about to end, and has what is its own.
+/// Whether to send requests here: this process is not shutting down, and has its SQLite file, if it uses one.
 ///
-/// Redis and a database server have no say in it. All replicas share them: without, each of them would be unready, and
-/// nobody left to answer what the cache still has.
+/// Redis and a database server don't count. All replicas share them: if one were down, every replica would be unready, and none
+/// would be left to answer what the cache still has.
 #[utoipa::path(
     get,
     path = "/health/ready",

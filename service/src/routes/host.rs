@@ -1,4 +1,4 @@
-//! Which host a request is for: a server answers 400 to one that doesn't say, or says two things. RFC 9112, 3.2.
+//! Which host a request is for: one that names none, or two, is answered with 400. RFC 9112, section 3.2.
 
 use std::net::Ipv6Addr;
 
@@ -19,7 +19,7 @@ pub(super) async fn one_host(request: Request, next: Next) -> Response {
     }
 }
 
-/// What is wrong with the host of a request, whose target names one or doesn't.
+/// What is wrong with the host of a request, whose target may name one as well.
 fn wrong(version: Version, named: bool, fields: &HeaderMap) -> Option<&'static str> {
     let mut hosts = fields.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {

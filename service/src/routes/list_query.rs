@@ -79,7 +79,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        // The decoder would put in a replacement character, and the answer be one to another question.
+        // The decoder would insert a replacement character, and the response answer another query.
         let query = parts.uri.query().unwrap_or_default();
         if percent_decode(query.as_bytes()).decode_utf8().is_err() {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "the query is not UTF-8, percent-encoded"));

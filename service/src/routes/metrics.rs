@@ -9,8 +9,7 @@ use axum::{
 };
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use super::App;
-use crate::problem::Problem;
+use crate::{app::App, problem::Problem};
 
 pub(super) fn routes() -> Router<App> {
     const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

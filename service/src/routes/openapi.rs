@@ -14,8 +14,8 @@ use tower_http::{compression::CompressionLayer, set_header::SetResponseHeaderLay
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
 
-use super::{App, categories, health, metrics, products};
-use crate::problem::Problem;
+use super::{categories, health, metrics, products};
+use crate::{app::App, problem::Problem};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -71,7 +71,7 @@ pub(super) fn routes() -> Router<App> {
         .layer(middleware::from_fn(with_its_length))
 }
 
-/// What is compressed on the way has no length, and its end in HTTP/1.0 looks like a connection that was cut.
+/// A response that is compressed on the way has no length, and in HTTP/1.0 its end looks like a truncation.
 async fn with_its_length(mut request: Request, next: Next) -> Response {
     if request.version() < Version::HTTP_11 {
         request.headers_mut().remove(header::ACCEPT_ENCODING);

@@ -10,8 +10,9 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{App, MAX_REQUEST_BODY, list_query::ListQuery};
+use super::{limits::MAX_REQUEST_BODY, list_query::ListQuery};
 use crate::{
+    app::App,
     problem::{Invalid, Problem},
     product::{Fields, Product, ProductInput},
 };
@@ -36,13 +37,13 @@ pub(super) struct ProductList {
     per_page: u32,
 }
 
-/// How far a cache has forgotten.
+/// How far a removal from the cache has got.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Forgotten {
     /// Everywhere.
     Invalidated,
-    /// Here; the shared cache is told as soon as it can be reached.
+    /// In this process; in Redis as soon as it can be reached.
     Pending,
 }
 
@@ -53,7 +54,7 @@ pub(super) struct CacheStatus {
 
 /// A page of products, in the order of their ids.
 ///
-/// A page after the last and a category that nobody has are empty.
+/// A page after the last, and a category without products, are empty.
 #[utoipa::path(
     get,
     path = "/api/products",

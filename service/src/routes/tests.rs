@@ -1,9 +1,14 @@
-use axum::{body::Body, http::header, routing::get};
+use std::time::Duration;
+
+use axum::{body::Body, extract::Request, http::header, routing::get};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::*;
+use super::{
+    limits::{MAX_REQUEST_BODY, limited},
+    *,
+};
 
 mod metrics;
 mod traces;
@@ -47,16 +52,7 @@ impl Service {
 
     async fn with(config: Config) -> Self {
         let config = Config { database_url: "sqlite::memory:".into(), ..config };
-        let database = Database::open(&config.database_url, 1).await.unwrap();
-        let metrics = Metrics::new().unwrap();
-        let cache = ProductCache::new(&config, &metrics).unwrap();
-        let app = App {
-            catalogue: Catalogue::new(database.clone(), cache.clone()),
-            database,
-            cache,
-            metrics,
-            shutdown: ShutdownHandle::default(),
-        };
+        let app = App::open(&config).await.unwrap();
         Self { router: router(app.clone(), &config), app }
     }
 

@@ -1,11 +1,11 @@
 //! What the cache does, as metrics. Their labels are closed sets: never a key, a tag or a URL.
 //!
-//! A histogram has a series for each of its buckets, so what has many has few labels: how loads and sizes are spread differs
-//! from cache to cache; how long an answer takes depends on where it is, and a wait on whose load it is for. What Redis is
-//! and does is this process's, whichever caches stand on it. 20 caches and the requests to this service stay below 2,000
-//! series, whatever happens.
+//! A histogram has a series for each of its buckets, so histograms have few labels: loads and sizes are distributed differently
+//! in each cache, the duration of a lookup depends on the tier that answers it, and that of a wait on the process that loads.
+//! The metrics of Redis belong to the process, whichever caches share it. 20 caches and the requests to this service stay below
+//! 2,000 series in any event.
 //!
-//! How long invalidations take to reach other processes is not among them: what Redis pushes carries no time, and two clocks
+//! How long invalidations take to reach other processes is not measured: a push from Redis carries no time, and two clocks
 //! differ by more than a push takes.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 
-/// Seconds that an answer out of the cache takes: in memory, some microseconds; out of Redis, some hundred.
+/// Seconds that a lookup takes: in memory, some microseconds; in Redis, some hundred.
 const LOOKUP: [f64; 9] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.25];
 /// Seconds that a load takes, or a wait for one.
 const LOAD: [f64; 7] = [0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 5.0];
@@ -29,11 +29,11 @@ const AGE: [f64; 5] = [1.0, 10.0, 60.0, 600.0, 3_600.0];
 /// Bytes.
 const SIZE: [f64; 4] = [1_024.0, 8_192.0, 65_536.0, 524_288.0];
 
-/// A cache has some few of the many reasons not to store. Beyond so many of them in a process, they are counted together.
+/// Each cache has a few of the many reasons not to store. Beyond this number in a process, they are counted together.
 pub(super) const MOST_REASONS: usize = 100;
 pub(super) const UNCACHEABLE: &str = "cache_layer.uncacheable";
 
-/// Counts what one cache tells it.
+/// Counts the events of one cache.
 pub(crate) struct CacheMetrics {
     cache: KeyValue,
     lookups: Counter<u64>,
@@ -131,7 +131,7 @@ impl CacheMetrics {
         if !lookup.result.is_hit() {
             return;
         }
-        // Who waited for another one's load has measured that.
+        // A request that waited for another one's load has measured that.
         if lookup.result != LookupResult::Collapsed {
             self.lookup_duration.record(lookup.duration.as_secs_f64(), &[KeyValue::new("tier", tier)]);
         }
@@ -171,7 +171,7 @@ impl Observer for CacheMetrics {
                 self.count_by_both(&self.invalidations, [("kind", kind.as_str()), ("outcome", outcome)]);
             }
             Event::StoreUnavailable => self.count(&self.store_errors),
-            // Told twice: `Lookup` and `Waited` say more; or what nobody asked for.
+            // Reported twice, since `Lookup` and `Waited` say more; or not of interest here.
             _ => {}
         }
     }
@@ -206,7 +206,7 @@ impl Memory {
     }
 }
 
-/// Tells, whenever somebody asks, what the cache has in this process.
+/// Reports, at each collection, what the cache holds in this process.
 pub(crate) fn observe_memory(meter: &Meter, name: &'static str, memory: Memory) {
     let (memory, cache) = (Arc::new(memory), KeyValue::new("cache", name));
     let (sized, evicting, label) = (memory.clone(), memory.clone(), [cache.clone()]);
@@ -235,7 +235,7 @@ pub(crate) fn observe_memory(meter: &Meter, name: &'static str, memory: Memory) 
         .build();
 }
 
-/// Tells, whenever somebody asks, what the cache is loading.
+/// Reports, at each collection, what the cache is loading.
 pub(crate) fn observe_loads(meter: &Meter, name: &'static str, cache: Cache) {
     let label = [KeyValue::new("cache", name)];
     meter
@@ -246,9 +246,9 @@ pub(crate) fn observe_loads(meter: &Meter, name: &'static str, cache: Cache) {
         .build();
 }
 
-/// Tells, whenever somebody asks, how the Redis behind the cache is.
+/// Reports, at each collection, the state of the Redis behind the cache.
 ///
-/// A process has one Redis, whichever caches share it: but for what is kept for it, there is no label for another.
+/// A process has one Redis, whichever caches share it, so only what is kept for it has a label for the cache.
 pub(crate) fn observe_redis(meter: &Meter, name: &'static str, redis: &RedisStore) {
     let [connected, state, full, pending, resets, trips, pushes] = std::array::from_fn(|_| redis.clone());
     let label = [KeyValue::new("cache", name)];

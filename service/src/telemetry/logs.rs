@@ -26,7 +26,7 @@ use tracing_subscriber::{
 
 use crate::config::LogFormat;
 
-/// Who knows the trace of a span; set once there is a subscriber.
+/// Finds the trace of a span; set once there is a subscriber.
 static DISPATCH: OnceLock<WeakDispatch> = OnceLock::new();
 
 /// From now on, lines in JSON carry the ids of their trace and span.

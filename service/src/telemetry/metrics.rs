@@ -16,16 +16,15 @@ use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
 
 use super::{
-    FLUSH_TIMEOUT,
     cache::{CacheMetrics, MOST_REASONS, UNCACHEABLE},
     otlp,
     traces::route,
 };
 use crate::config::ConfigError;
 
-/// Seconds: from a hit in memory to a request that is given up. An answer out of Redis takes some 200 microseconds, which the
-/// buckets that the conventions advise, from 5 milliseconds up, would not tell from ten times as much. The alerts ask for a
-/// quarter of a second.
+/// Seconds: from a hit in memory to a request that is given up. A hit in Redis takes some 200 microseconds, which the
+/// buckets that the conventions advise, from 5 milliseconds up, would not tell from ten times as much. The alerts use the
+/// bound of a quarter of a second.
 const SECONDS: [f64; 8] = [0.000_1, 0.000_5, 0.002_5, 0.01, 0.05, 0.25, 1.0, 5.0];
 
 /// The metrics of one server; a clone counts into the same ones.
@@ -76,7 +75,7 @@ impl Metrics {
         self.provider.meter("cache_layer")
     }
 
-    /// What counts the happenings in the cache called `name`.
+    /// What counts the events of the cache called `name`.
     pub(crate) fn of_cache(&self, name: &'static str) -> CacheMetrics {
         CacheMetrics::new(&self.meter(), name)
     }
@@ -89,7 +88,7 @@ impl Metrics {
     /// Sends what is left to the collector, and waits for it a little.
     pub(crate) async fn shutdown(self) {
         // It blocks its thread.
-        let _ = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+        let _ = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(otlp::FLUSH_TIMEOUT)).await;
     }
 }
 
@@ -138,7 +137,7 @@ pub(crate) async fn measure(State(metrics): State<Metrics>, request: Request, ne
     response
 }
 
-/// What would have more series than anybody looks at.
+/// Limits instruments that would otherwise have more series than are of use.
 fn bounded(instrument: &Instrument) -> Option<Stream> {
     let bounded = (instrument.name() == UNCACHEABLE).then(|| Stream::builder().with_cardinality_limit(MOST_REASONS));
     bounded.and_then(|stream| stream.build().ok())

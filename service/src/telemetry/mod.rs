@@ -19,18 +19,13 @@ pub(crate) use self::{
     throttle::Throttle,
 };
 
-use std::time::Duration;
-
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{Config, ConfigError};
 
-/// How long a collector may take for the last spans and metrics, at the end.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What says too much unless it is asked for by name. PostgreSQL notes at every start that the table of migrations is there
-/// already; the others tell every frame on its way to the collector.
+/// What logs too much unless it is enabled by name. PostgreSQL notes at every start that the table of migrations exists
+/// already; the others log every frame on its way to the collector.
 const QUIET: &str = "sqlx::postgres::notice=warn,h2=info,hyper=info,hyper_util=info,tonic=info,tower=info";
 
 /// The log and the traces of this process.
@@ -62,7 +57,7 @@ impl Telemetry {
     pub async fn shutdown(self) {
         let Some(tracer) = self.tracer else { return };
         // It blocks its thread.
-        let flushed = tokio::task::spawn_blocking(move || tracer.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+        let flushed = tokio::task::spawn_blocking(move || tracer.shutdown_with_timeout(otlp::FLUSH_TIMEOUT)).await;
         if !matches!(flushed, Ok(Ok(()))) {
             tracing::warn!("the last spans could not be sent");
         }

@@ -1,7 +1,7 @@
 //! OTLP export, set by the variables of the OpenTelemetry specification: `OTEL_EXPORTER_OTLP_ENDPOINT`,
 //! `OTEL_EXPORTER_OTLP_PROTOCOL`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME` and their kin.
 //!
-//! Without an endpoint, nothing is exported: a service that nobody listens to should not try every few seconds.
+//! Without an endpoint, nothing is exported: a service without a collector should not try to reach one every few seconds.
 
 use std::{env, time::Duration};
 
@@ -17,6 +17,9 @@ use crate::config::ConfigError;
 const PROTOCOLS: [&str; 2] = ["grpc", "http/protobuf"];
 /// For a request to the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a collector may take for the last spans and metrics, at the end.
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A kind of telemetry, by the name that its variables carry.
 #[derive(Clone, Copy)]
@@ -83,7 +86,7 @@ fn wrong(name: &str, value: &str, allowed: &str) -> ConfigError {
     ConfigError::Wrong(format!("{name} {value:?}: must be {allowed}"))
 }
 
-/// Who this service is, to the collector.
+/// What identifies this service to the collector.
 pub(super) fn resource() -> Resource {
     let named = variable("OTEL_SERVICE_NAME").is_some()
         || variable("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|attributes| attributes.contains("service.name="));
@@ -138,7 +141,7 @@ fn sampler_is_known() -> Result<(), ConfigError> {
     }
 }
 
-/// The SDK exports on a thread of its own; what its HTTP client needs of a runtime is on ours.
+/// The SDK exports on a thread of its own; its HTTP client needs a runtime, and gets ours.
 #[derive(Debug)]
 struct OnRuntime {
     runtime: Handle,

@@ -28,7 +28,7 @@ impl Throttle {
         Self(Mutex::new(None))
     }
 
-    /// If it is time for the next line, how many there would have been since the last one.
+    /// If it is time for the next line, how many lines were kept back since the last one.
     pub(crate) fn pass(&self) -> Option<KeptBack> {
         self.pass_at(Instant::now())
     }

@@ -30,7 +30,7 @@ use tracing_subscriber::{
 const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Spans on their way to the collector: all of this service's and its cache's, whatever the log leaves out.
+/// Sends spans to the collector: all of this service's and its cache's, also those that the log leaves out.
 pub(crate) fn exported<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -99,7 +99,7 @@ impl<B> OnResponse<B> for ServerSpan {
     }
 }
 
-/// Says in the response which span it was made in, if that is exported: a client that began no trace finds this one.
+/// Names in the response the span that it was made in, if that is exported: a client that began no trace finds this one.
 pub(crate) async fn name_trace(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let context = Span::current().context();
@@ -113,7 +113,7 @@ pub(crate) async fn name_trace(request: Request, next: Next) -> Response {
     response
 }
 
-/// The route of a request, as it was written down: never a path, of which there are as many as clients like.
+/// The route of a request as it is declared: never its path, of which clients can make up any number.
 pub(crate) fn route(extensions: &axum::http::Extensions) -> Option<&str> {
     extensions.get::<MatchedPath>().map(MatchedPath::as_str)
 }

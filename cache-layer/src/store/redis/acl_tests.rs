@@ -50,7 +50,7 @@ fn the_line_is_the_same_wherever_it_stands() {
     };
     let expected = commands(include_str!("acl.txt"));
     assert!(expected.len() > 10);
-    for file in ["helm/README.md", "helm/files/redis-start.sh", "deploy/redis/redis-start.sh"] {
+    for file in ["helm/README.md", "helm/files/redis-start.sh"] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         assert_eq!(commands(&text), expected, "{file}");
