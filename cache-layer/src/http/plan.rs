@@ -178,7 +178,7 @@ impl Shared {
         let guard = known.as_ref().map(|known| (asked.key.clone(), known.version));
         let packed = is_packed(&response.headers);
         let entry = |id, key: &Key, stored: &Stored| {
-            Entry::new(id, key, deadlines, stored.to_bytes(), Bytes::new()).packed(packed)
+            Entry::new(id, key, deadlines, stored.to_bytes(), Bytes::new()).compressed(packed)
         };
         let Some(fields) = vary else {
             let stored = Stored::Response(response);
@@ -231,7 +231,7 @@ impl Shared {
             |known| self.variant_key(&asked.key, &known.stored.fields, &asked.headers),
         );
         let entry = Entry::new(EntryId::random(), &key, entry.deadlines(), response.to_bytes(), Bytes::new())
-            .packed(packed)
+            .compressed(packed)
             .loaded_again(entry, entry.load_time());
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (asked.key.clone(), known.version)) }
     }
