@@ -1,40 +1,17 @@
-//! The user's own choices: what to keep, for how long, and by which name.
+//! The settings of a layer: what to keep, for how long, and under which names.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Request, header::COOKIE, request};
 
+pub use crate::semantics::caching_policy::{Profile, SetCookie};
 use crate::semantics::{
     cache_control::CacheControl,
+    caching_policy::CachingPolicy,
     delta_seconds::DeltaSeconds,
-    policy::CachingPolicy,
     tag_fields::{CACHE_TAG, SURROGATE_KEY},
     targeted::ResponseDirectives,
 };
-
-/// A starting point for all choices that the specifications leave to a cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Profile {
-    /// Nothing is shared that the application did not plainly mean to be: explicit freshness or a rule only, no response
-    /// that sets a cookie, no client that decides for the others. The default.
-    #[default]
-    Safe,
-    /// Whatever the specifications permit: heuristic freshness, responses with `Set-Cookie`, directives of requests,
-    /// `CDN-Cache-Control`, stale responses when the application can't be reached. For comparison with other caches.
-    Strict,
-}
-
-/// What becomes of a response that sets a cookie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SetCookie {
-    /// It is not kept.
-    Refuse,
-    /// It is kept without its cookies.
-    Strip,
-    /// It is kept as it is, and every client gets the cookie.
-    Keep,
-}
 
 /// By which field an answer tells the caches after this one how much of its freshness is left.
 ///
@@ -147,7 +124,7 @@ pub(crate) struct Policy {
     pub(crate) voids: Voids,
 }
 
-/// Which unsafe requests change something: all, unless somebody says so.
+/// Which unsafe requests invalidate what they are sent to: all of them, or those that a predicate of the user's selects.
 #[derive(Clone, Default)]
 pub(crate) struct Voids(Option<Arc<Predicate>>);
 
@@ -158,7 +135,7 @@ impl Voids {
         Self(Some(Arc::new(is_change)))
     }
 
-    /// Whether it is `request` that does. Returns it, too.
+    /// Whether `request` invalidates; gives the request back.
     pub(crate) fn judge<B>(&self, request: Request<B>) -> (bool, Request<B>) {
         let Some(is_change) = &self.0 else { return (true, request) };
         let (parts, body) = request.into_parts();

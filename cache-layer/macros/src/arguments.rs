@@ -10,7 +10,7 @@ use crate::duration::milliseconds;
 
 const SETTINGS: &str = "`name`, `ttl`, `tags`, `lock`, `stale_while_revalidate`, `stale_if_error`, `negative_ttl`, `skip`, `key`, `schema` or `cache`";
 
-/// Who waits for whom, by the name of its variant.
+/// A `Lock` of the library, by the name of its variant.
 pub(crate) struct Lock(pub(crate) Ident);
 
 pub(crate) enum Duration {

@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
-use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Signature, Type, spanned::Spanned as _};
+use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Receiver, Signature, Type, spanned::Spanned as _};
 
 use crate::{
     arguments::{Arguments, Duration, Lock},
@@ -65,7 +65,7 @@ impl Function {
         let key = self.key();
         let settings = settings(arguments);
         let refresh = refresh.then(|| quote!(.refresh()));
-        // The load outlives its caller, so it borrows from nobody.
+        // The load outlives its caller, so it borrows nothing.
         let owned = inputs
             .iter()
             .filter(|input| input.borrowed)
@@ -137,75 +137,80 @@ impl Function {
                 })
                 .collect(),
         };
-        quote!(::cache_layer::__cached::Parts::new(#name) #(#parts)* .key())
+        quote!(::cache_layer::__cached::KeyParts::new(#name) #(#parts)* .key())
     }
 
-    /// What stands beside the function.
+    /// What stands beside the function: its key, its invalidation and its refresh.
     fn companions(&self) -> TokenStream {
-        let Self { item, receiver, inputs, cache, .. } = self;
-        let ItemFn { vis, sig, .. } = item;
+        match &self.receiver {
+            Some(receiver) => self.methods_beside(receiver),
+            None => self.module_beside(),
+        }
+    }
+
+    /// Of a function, the companions are in a module.
+    fn module_beside(&self) -> TokenStream {
+        let ItemFn { vis, sig, .. } = &self.item;
         let output = &sig.output;
-        let all = inputs.iter().map(|Input { name, ty, .. }| quote!(#name: #ty));
-        let keyed: Vec<&Input> = inputs.iter().filter(|input| input.keyed).collect();
-        let keyed_inputs: Vec<TokenStream> = keyed.iter().map(|Input { name, ty, .. }| quote!(#name: #ty)).collect();
-        let keyed_names: Vec<&Ident> = keyed.iter().map(|input| &input.name).collect();
-        let key = self.key();
-        let refresh = self.answer(true);
+        let module = format_ident!("{}_cache", sig.ident);
+        let module_doc = format!("What the cache has of [`{}`].", sig.ident);
+        let invalidate_doc = "Invalidates the entry of these arguments.";
+        let (all, keyed, keyed_names) = (self.all_inputs(), self.keyed_inputs(), self.keyed_names());
+        let (key, refresh) = (self.key(), self.answer(true));
         let types = quote!(::cache_layer::__cached);
-        let key_doc = "The key of the entry of these arguments.";
-        let invalidate_doc = format!("Invalidates the entry that [`{}`](Self::{0}) has of these arguments.", sig.ident);
-        let invalidate_doc =
-            if receiver.is_some() { invalidate_doc } else { "Invalidates the entry of these arguments.".to_owned() };
-        let refresh_doc = "Loads the value anew, whatever is there, and stores it.";
-        let Some(receiver) = receiver else {
-            let module = format_ident!("{}_cache", sig.ident);
-            let module_doc = format!("What the cache has of [`{}`].", sig.ident);
-            return quote! {
-                #[doc = #module_doc]
-                #[allow(dead_code, unused_imports, unreachable_pub)]
-                #vis mod #module {
-                    use super::*;
+        quote! {
+            #[doc = #module_doc]
+            #[allow(dead_code, unused_imports, unreachable_pub)]
+            #vis mod #module {
+                use super::*;
 
-                    #[doc = #key_doc]
-                    #[must_use]
-                    pub fn key(#(#keyed_inputs),*) -> #types::Key {
-                        #key
-                    }
-
-                    #[doc = #invalidate_doc]
-                    ///
-                    /// # Errors
-                    ///
-                    /// If the store could not be reached.
-                    pub async fn invalidate(
-                        __cache: &#types::Cache,
-                        #(#keyed_inputs),*
-                    ) -> ::core::result::Result<(), #types::InvalidateError> {
-                        __cache.invalidate(&key(#(#keyed_names),*)).await
-                    }
-
-                    #[doc = #refresh_doc]
-                    pub async fn refresh(#(#all),*) #output {
-                        #refresh
-                    }
+                #[doc = #KEY_DOC]
+                #[must_use]
+                pub fn key(#(#keyed),*) -> #types::Key {
+                    #key
                 }
-            };
-        };
-        let (key_name, invalidate_name, refresh_name) = (
-            format_ident!("{}_key", sig.ident),
-            format_ident!("{}_invalidate", sig.ident),
-            format_ident!("{}_refresh", sig.ident),
-        );
+
+                #[doc = #invalidate_doc]
+                ///
+                /// # Errors
+                ///
+                /// If the store could not be reached.
+                pub async fn invalidate(
+                    __cache: &#types::Cache,
+                    #(#keyed),*
+                ) -> ::core::result::Result<(), #types::InvalidateError> {
+                    __cache.invalidate(&key(#(#keyed_names),*)).await
+                }
+
+                #[doc = #REFRESH_DOC]
+                pub async fn refresh(#(#all),*) #output {
+                    #refresh
+                }
+            }
+        }
+    }
+
+    /// Of a method, the companions are methods: an `impl` has no room for a module.
+    fn methods_beside(&self, receiver: &Receiver) -> TokenStream {
+        let ItemFn { vis, sig, .. } = &self.item;
+        let output = &sig.output;
+        let [key_name, invalidate_name, refresh_name] =
+            ["key", "invalidate", "refresh"].map(|companion| format_ident!("{}_{companion}", sig.ident));
+        let invalidate_doc = format!("Invalidates the entry that [`{}`](Self::{0}) has of these arguments.", sig.ident);
+        let (all, keyed, keyed_names) = (self.all_inputs(), self.keyed_inputs(), self.keyed_names());
+        let (key, refresh) = (self.key(), self.answer(true));
+        let types = quote!(::cache_layer::__cached);
         // Without `self`, the cache is to be named.
+        let cache = &self.cache;
         let (from, cache) = match self.cache_is_argument {
             true => (quote!(__cache: &#types::Cache), quote!(__cache)),
             false => (quote!(#receiver), quote!(#cache)),
         };
         quote! {
-            #[doc = #key_doc]
+            #[doc = #KEY_DOC]
             #[allow(dead_code)]
             #[must_use]
-            #vis fn #key_name(#(#keyed_inputs),*) -> #types::Key {
+            #vis fn #key_name(#(#keyed),*) -> #types::Key {
                 #key
             }
 
@@ -217,17 +222,39 @@ impl Function {
             #[allow(dead_code)]
             #vis async fn #invalidate_name(
                 #from,
-                #(#keyed_inputs),*
+                #(#keyed),*
             ) -> ::core::result::Result<(), #types::InvalidateError> {
                 (#cache).invalidate(&Self::#key_name(#(#keyed_names),*)).await
             }
 
-            #[doc = #refresh_doc]
+            #[doc = #REFRESH_DOC]
             #[allow(dead_code)]
             #vis async fn #refresh_name(#receiver, #(#all),*) #output {
                 #refresh
             }
         }
+    }
+
+    fn all_inputs(&self) -> Vec<TokenStream> {
+        self.inputs.iter().map(Input::declaration).collect()
+    }
+
+    fn keyed_inputs(&self) -> Vec<TokenStream> {
+        self.inputs.iter().filter(|input| input.keyed).map(Input::declaration).collect()
+    }
+
+    fn keyed_names(&self) -> Vec<&Ident> {
+        self.inputs.iter().filter(|input| input.keyed).map(|input| &input.name).collect()
+    }
+}
+
+const KEY_DOC: &str = "The key of the entry of these arguments.";
+const REFRESH_DOC: &str = "Loads the value anew, whatever is there, and stores it.";
+
+impl Input {
+    fn declaration(&self) -> TokenStream {
+        let Self { name, ty, .. } = self;
+        quote!(#name: #ty)
     }
 }
 

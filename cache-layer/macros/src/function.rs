@@ -1,7 +1,7 @@
 //! The function that is to be cached, and whether it can be.
 
 use syn::{
-    Error, Expr, FnArg, Ident, ItemFn, Pat, PatIdent, PatType, Receiver, Result, ReturnType, Type, TypePath,
+    Error, Expr, FnArg, Ident, ItemFn, Pat, PatIdent, PatType, Receiver, Result, ReturnType, Signature, Type, TypePath,
     TypeReference, parse_quote,
 };
 
@@ -34,26 +34,8 @@ pub(crate) struct Input {
 
 impl Function {
     pub(crate) fn new(arguments: Arguments, item: ItemFn) -> Result<Self> {
-        let signature = &item.sig;
-        if signature.asyncness.is_none() {
-            return Err(Error::new(signature.fn_token.span, "only async functions can be cached: write `async fn`"));
-        }
-        if let Some(parameter) = signature.generics.params.first() {
-            return Err(Error::new_spanned(
-                parameter,
-                "functions with parameters can't be cached, since each type would share its entries with all others: \
-                 write one function for each type, and leave lifetimes out",
-            ));
-        }
-        let mut receiver = None;
-        let mut inputs = Vec::new();
-        for input in &signature.inputs {
-            match input {
-                FnArg::Receiver(this) => receiver = Some(receiver_of(this)?),
-                FnArg::Typed(typed) => inputs.push(Input::new(typed)?),
-            }
-        }
-
+        check(&item.sig)?;
+        let (receiver, mut inputs) = inputs_of(&item.sig)?;
         for skipped in &arguments.skip {
             find(&mut inputs, skipped)?.keyed = false;
         }
@@ -66,39 +48,69 @@ impl Function {
                 }
             }
         }
-        let (cache, cache_is_argument) = match (&arguments.cache, inputs.iter_mut().find(|input| is_cache(&input.ty))) {
-            (Some(cache), argument) => {
-                argument.into_iter().for_each(|input| input.keyed = false);
-                (cache.clone(), false)
-            }
-            (None, Some(input)) => {
-                input.keyed = false;
-                let name = &input.name;
-                (parse_quote!(#name), true)
-            }
-            (None, None) => {
-                return Err(Error::new(
-                    signature.ident.span(),
-                    "which cache? Write `cache = \"self.cache\"`, or any other expression, or give the function an argument \
-                     of type `&Cache`",
-                ));
-            }
-        };
-        let ReturnType::Type(_, output) = &signature.output else {
-            return Err(Error::new(
-                signature.ident.span(),
-                "there is nothing to cache: write what the function returns",
-            ));
-        };
-        if let Type::ImplTrait(_) = **output {
-            return Err(Error::new_spanned(
-                output,
-                "a value is read back as the type that is written here: write the type's name",
-            ));
-        }
-        let output = Type::clone(output);
+        let (cache, cache_is_argument) = cache_of(&arguments, &mut inputs, &item.sig)?;
+        let output = output_of(&item.sig)?;
         Ok(Self { arguments, receiver, inputs, template, cache, cache_is_argument, output, item })
     }
+}
+
+fn check(signature: &Signature) -> Result<()> {
+    if signature.asyncness.is_none() {
+        return Err(Error::new(signature.fn_token.span, "only async functions can be cached: write `async fn`"));
+    }
+    if let Some(parameter) = signature.generics.params.first() {
+        return Err(Error::new_spanned(
+            parameter,
+            "functions with parameters can't be cached, since each type would share its entries with all others: \
+             write one function for each type, and leave lifetimes out",
+        ));
+    }
+    Ok(())
+}
+
+fn inputs_of(signature: &Signature) -> Result<(Option<Receiver>, Vec<Input>)> {
+    let (mut receiver, mut inputs) = (None, Vec::new());
+    for input in &signature.inputs {
+        match input {
+            FnArg::Receiver(this) => receiver = Some(receiver_of(this)?),
+            FnArg::Typed(typed) => inputs.push(Input::new(typed)?),
+        }
+    }
+    Ok((receiver, inputs))
+}
+
+/// The cache, and whether it is an argument: then it is no part of the key.
+fn cache_of(arguments: &Arguments, inputs: &mut [Input], signature: &Signature) -> Result<(Expr, bool)> {
+    match (&arguments.cache, inputs.iter_mut().find(|input| is_cache(&input.ty))) {
+        (Some(cache), argument) => {
+            argument.into_iter().for_each(|input| input.keyed = false);
+            Ok((cache.clone(), false))
+        }
+        (None, Some(input)) => {
+            input.keyed = false;
+            let name = &input.name;
+            Ok((parse_quote!(#name), true))
+        }
+        (None, None) => Err(Error::new(
+            signature.ident.span(),
+            "which cache? Write `cache = \"self.cache\"`, or any other expression, or give the function an argument \
+             of type `&Cache`",
+        )),
+    }
+}
+
+/// The type that the function returns.
+fn output_of(signature: &Signature) -> Result<Type> {
+    let ReturnType::Type(_, output) = &signature.output else {
+        return Err(Error::new(signature.ident.span(), "there is nothing to cache: write what the function returns"));
+    };
+    if let Type::ImplTrait(_) = **output {
+        return Err(Error::new_spanned(
+            output,
+            "a value is read back as the type that is written here: write the type's name",
+        ));
+    }
+    Ok(Type::clone(output))
 }
 
 impl Input {

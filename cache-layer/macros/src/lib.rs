@@ -74,13 +74,13 @@ mod template;
 /// - Maps and sets that are equal have one key, in whatever order they are; a list in another order is another list. serde
 ///   writes sets as lists: a `HashSet` is known by its type, and for the unordered collections of others there is
 ///   [`unordered`].
-/// - An argument that its own `Serialize` refuses is shared with nobody, and a warning says so.
+/// - A call with an argument that its own `Serialize` refuses shares nothing with other calls, and a warning says so.
 ///
 /// # What it asks for
 ///
 /// The function runs in a task of its own, which outlives a caller that leaves: `self` and what is borrowed must be
 /// `Clone`, everything `Send`, and nothing borrow from elsewhere. What it returns is a value that serde knows, or a
-/// `Result` of one; errors are not cached, and go to everybody who waited, so they are `Clone`. It is the type that says
+/// `Result` of one; errors are not cached, and every caller that waited gets a clone, so they are `Clone`. It is the type that says
 /// what a `Result` is, by whatever alias; one within something else is a value like any other. Functions with type
 /// parameters can't be cached, nor can those of a trait.
 ///

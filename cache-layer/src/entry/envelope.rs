@@ -26,8 +26,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{
-    Deadlines, Entry, EntryId, Held, Mark, Version,
-    compression::{Coding, unpacked},
+    compression::{Coding, decompressed},
+    contents::{Contents, Entry, Held},
+    deadlines::Deadlines,
+    version::{EntryId, Mark, Version},
 };
 use crate::{
     key::Key,
@@ -49,33 +51,33 @@ const LENGTH_BITS: u32 = 56;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
 
 pub(crate) fn encode(entry: &Entry) -> Bytes {
-    let inner = &*entry.made;
+    let contents = &*entry.contents;
     let (coding, payload) = entry.coded_payload();
-    let tags: usize = inner.stamps.iter().map(|stamp| 2 + stamp.tag.len() + Token::LENGTH).sum();
-    let mut out = BytesMut::with_capacity(HEAD + inner.canonical.len() + tags + inner.meta.len() + payload.len());
+    let tags: usize = contents.stamps.iter().map(|stamp| 2 + stamp.tag.len() + Token::LENGTH).sum();
+    let mut out = BytesMut::with_capacity(HEAD + contents.canonical.len() + tags + contents.meta.len() + payload.len());
     out.put_slice(MAGIC);
     out.put_u8(VERSION);
     out.put_u32(0);
-    out.put_slice(&inner.id.0);
+    out.put_slice(&contents.id.0);
     out.put_u64(0);
-    let Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone } = inner.deadlines;
-    // Where `made` is, earlier writers had a moment that nobody read, and that was the same as the last.
+    let Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone } = contents.deadlines;
+    // Earlier versions wrote another moment in the place of `made`: the same as `gone`, and no reader used it.
     for deadline in [fresh, stale_while_revalidate, stale_if_error, made, gone] {
         out.put_u64(deadline);
     }
-    out.put_u32(inner.load_time);
+    out.put_u32(contents.load_time);
     // Keys, tags and metadata come from request and response heads, far below these widths.
-    out.put_u32(inner.canonical.len() as u32);
-    out.put_u16(inner.stamps.len() as u16);
-    out.put_u32(inner.meta.len() as u32);
+    out.put_u32(contents.canonical.len() as u32);
+    out.put_u16(contents.stamps.len() as u16);
+    out.put_u32(contents.meta.len() as u32);
     out.put_u64(u64::from(coding.0) << LENGTH_BITS | payload.len() as u64);
-    out.put_slice(&inner.canonical);
-    for Stamp { tag, token } in &inner.stamps {
+    out.put_slice(&contents.canonical);
+    for Stamp { tag, token } in &contents.stamps {
         out.put_u16(tag.len() as u16);
         out.put_slice(tag.as_bytes());
         out.put_slice(&token.0);
     }
-    out.put_slice(&inner.meta);
+    out.put_slice(&contents.meta);
     out.put_slice(&payload);
     let sum = checksum(&out);
     out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
@@ -118,23 +120,19 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if tag_count > Tags::MAX + 1 {
         return Err(Rejection::Malformed);
     }
-    let mut stamps = Vec::with_capacity(tag_count);
-    for _ in 0..tag_count {
-        let length = u16::from_be_bytes(reader.array()?);
-        let tag = str::from_utf8(reader.take(u64::from(length))?).map_err(|_| Rejection::Malformed)?;
-        stamps.push(Stamp { tag: Arc::from(tag), token: Token(reader.array()?) });
-    }
+    let stamps = (0..tag_count).map(|_| reader.stamp()).collect::<Result<_, _>>()?;
     let meta = reader.slice(meta_length)?;
     let payload = reader.slice(payload_length)?;
     if reader.at != bytes.len() {
         return Err(Rejection::Malformed);
     }
-    let parts = unpacked(coding, [canonical, meta, payload])?;
+    let parts = decompressed(coding, [canonical, meta, payload])?;
     // What is a slice of the reply keeps all of it.
     let buffer = if coding.is_plain() { bytes.len() } else { parts.iter().map(Bytes::len).sum() };
     let [canonical, meta, payload] = parts;
     let held = Held { buffer, beside: 0 };
-    Ok(Entry::from_parts(id, canonical, deadlines, load_time, stamps, meta, payload, held).marked(mark))
+    let contents = Contents { load_time, stamps, held, ..Contents::new(id, canonical, deadlines, meta, payload) };
+    Ok(Entry::of(contents).marked(mark))
 }
 
 /// The bytes 4 to 23 of an entry of that version, for a script to compare.
@@ -181,6 +179,12 @@ impl<'a> Reader<'a> {
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Rejection> {
         self.take(N as u64).and_then(|taken| taken.try_into().map_err(|_| Rejection::Truncated))
+    }
+
+    fn stamp(&mut self) -> Result<Stamp, Rejection> {
+        let length = u16::from_be_bytes(self.array()?);
+        let tag = str::from_utf8(self.take(u64::from(length))?).map_err(|_| Rejection::Malformed)?;
+        Ok(Stamp { tag: Arc::from(tag), token: Token(self.array()?) })
     }
 
     fn u64(&mut self) -> Result<u64, Rejection> {

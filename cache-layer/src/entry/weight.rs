@@ -5,7 +5,7 @@
 //! full is not overfull once its entries are asked for.
 
 #[cfg(feature = "memory")]
-use super::{Entry, Made};
+use super::contents::{Contents, Entry};
 #[cfg(feature = "memory")]
 use crate::{key::KeyId, tag::Stamp};
 
@@ -30,12 +30,12 @@ impl Entry {
     pub(crate) fn weight(&self) -> usize {
         // The slots of a store grow with it, by doubling, and some are of entries that have left.
         const SLOT: usize = 2 * (size_of::<KeyId>() + 96);
-        const ENTRY: usize = SLOT + COUNTERS + size_of::<Made>() + ALLOCATION + BUFFER;
-        let made = &*self.made;
-        let beside = if made.held.beside > 0 { made.held.beside + 2 * BUFFER } else { 0 };
+        const ENTRY: usize = SLOT + COUNTERS + size_of::<Contents>() + ALLOCATION + BUFFER;
+        let contents = &*self.contents;
+        let beside = if contents.held.beside > 0 { contents.held.beside + 2 * BUFFER } else { 0 };
         let tags = |stamp: &Stamp| size_of::<Stamp>() + COUNTERS + stamp.tag.len() + ALLOCATION;
-        let stamps: usize = made.stamps.iter().map(tags).sum();
-        ENTRY + made.held.buffer + beside + stamps + view(&made.meta)
+        let stamps: usize = contents.stamps.iter().map(tags).sum();
+        ENTRY + contents.held.buffer + beside + stamps + view(&contents.meta)
     }
 }
 

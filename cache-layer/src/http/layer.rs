@@ -17,7 +17,7 @@ use crate::{
     error::{ConfigError, ConfigErrorKind},
     key::Key,
     policy::{Policy, Profile, Remaining, SetCookie, Voids},
-    semantics::{cache_status::CacheName, policy, sites::Sites},
+    semantics::{cache_status::CacheName, caching_policy::CachingPolicy, sites::Sites},
 };
 
 /// Puts a [`Cache`] in front of a service.
@@ -177,29 +177,22 @@ impl CacheLayer {
     /// If one of them is not a host, with a port where that is neither 80 nor 443; if both are the same, by way of other
     /// aliases as well; or if `alias` is one of another host already.
     pub fn canonical_host(mut self, alias: &str, host: &str) -> Result<Self, ConfigError> {
-        self.sites
-            .add_alias(alias, host)
-            .map_err(|reason| ConfigError::new(ConfigErrorKind::Syntax, format!("canonical host {host:?} of {alias:?}: {reason}")))?;
+        self.sites.add_alias(alias, host).map_err(|reason| {
+            ConfigError::new(ConfigErrorKind::Syntax, format!("canonical host {host:?} of {alias:?}: {reason}"))
+        })?;
         Ok(self)
     }
 
     /// Starts all choices that RFC 9111 leaves to a cache anew, from a profile; [`Profile::Safe`] unless set. To be called
     /// before the setters below.
     pub fn profile(mut self, profile: Profile) -> Self {
-        self.policy.caching = match profile {
-            Profile::Safe => policy::CachingPolicy::safe(),
-            Profile::Strict => policy::CachingPolicy::strict(),
-        };
+        self.policy.caching = CachingPolicy::of(profile);
         self
     }
 
     /// What becomes of responses that set a cookie; [`SetCookie::Refuse`] in the safe profile.
     pub fn set_cookie(mut self, choice: SetCookie) -> Self {
-        self.policy.caching.set_cookie = match choice {
-            SetCookie::Refuse => policy::SetCookie::Refuse,
-            SetCookie::Strip => policy::SetCookie::Strip,
-            SetCookie::Keep => policy::SetCookie::Keep,
-        };
+        self.policy.caching.set_cookie = choice;
         self
     }
 
@@ -401,8 +394,12 @@ impl CacheLayer {
     ///
     /// If `name` is empty, or has other characters than printable ASCII.
     pub fn name(mut self, name: &str) -> Result<Self, ConfigError> {
-        self.name = CacheName::new(name)
-            .ok_or_else(|| ConfigError::new(ConfigErrorKind::Syntax, format!("cache name {name:?}: must be printable ASCII, not empty")))?;
+        self.name = CacheName::new(name).ok_or_else(|| {
+            ConfigError::new(
+                ConfigErrorKind::Syntax,
+                format!("cache name {name:?}: must be printable ASCII, not empty"),
+            )
+        })?;
         Ok(self)
     }
 

@@ -23,10 +23,11 @@ use crate::{
     key::Key,
     policy::Freshness,
     semantics::{
+        compressed::is_compressed,
         date::write_http_date,
         freshness::{initial_age, lifetime},
         groups::cache_groups,
-        packed::is_packed,
+        received::Received,
         staleness::{Windows, forbids_stale_use},
         storable::{refusal_of_freshness, refusal_of_response, retain_stored_fields},
         tag_fields::named_tags,
@@ -85,7 +86,9 @@ impl Shared {
         let response_time = self.cache.now();
         let directives = freshness
             .map_or_else(|| ResponseDirectives::from_headers(&headers, &policy.targets), Freshness::directives);
-        if let Some(reason) = refusal_of_response(policy, &asked.headers, status, &headers, &directives) {
+        let received =
+            Received { status, headers: &headers, directives: &directives, request_time: asked.time, response_time };
+        if let Some(reason) = refusal_of_response(policy, &asked.headers, &received) {
             return Err(reason);
         }
         if asked.target.states_port() {
@@ -100,13 +103,13 @@ impl Shared {
             return Err(NoCacheReason::MadeFromStale);
         }
         let rule = self.policy.ttl(asked.target.path()).map(millis).or(left);
-        let mut lifetime = lifetime(policy, &directives, status, &headers, response_time, rule);
+        let mut lifetime = lifetime(policy, &received, rule);
         if let Some(lifetime) = &mut lifetime {
             lifetime.millis = self.jittered(lifetime.millis).min(left.unwrap_or(u64::MAX));
         }
-        let age = initial_age(&headers, asked.time, response_time);
-        let windows = Windows::new(policy, &directives, &headers, lifetime, age, response_time);
-        if let Some(reason) = refusal_of_freshness(&asked.headers, &directives, lifetime, &windows, response_time) {
+        let age = initial_age(&received);
+        let windows = Windows::new(policy, &received, lifetime, age);
+        if let Some(reason) = refusal_of_freshness(&asked.headers, &received, lifetime, &windows) {
             return Err(reason);
         }
         if length > self.policy.max_body {
@@ -176,9 +179,9 @@ impl Shared {
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (asked.key.clone(), known.version));
-        let packed = is_packed(&response.headers);
+        let is_compressed = is_compressed(&response.headers);
         let entry = |id, key: &Key, stored: &Stored| {
-            Entry::new(id, key, deadlines, stored.to_bytes(), Bytes::new()).packed(packed)
+            Entry::new(id, key, deadlines, stored.to_bytes(), Bytes::new()).compressed(is_compressed)
         };
         let Some(fields) = vary else {
             let stored = Stored::Response(response);
@@ -219,7 +222,7 @@ impl Shared {
         let mut headers = stored.headers.clone();
         annotate::clear(&mut headers);
         headers.remove(AGE);
-        let packed = is_packed(&headers);
+        let is_compressed = is_compressed(&headers);
         let response = Stored::Response(StoredResponse {
             headers,
             stale_if_disconnected: stored.stale_if_disconnected.saturating_sub(entry.brought_forward()),
@@ -231,7 +234,7 @@ impl Shared {
             |known| self.variant_key(&asked.key, &known.stored.fields, &asked.headers),
         );
         let entry = Entry::new(EntryId::random(), &key, entry.deadlines(), response.to_bytes(), Bytes::new())
-            .packed(packed)
+            .compressed(is_compressed)
             .loaded_again(entry, entry.load_time());
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (asked.key.clone(), known.version)) }
     }

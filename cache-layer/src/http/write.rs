@@ -30,6 +30,7 @@ use crate::{
         freshness::lifetime,
         groups::invalidated_groups,
         invalidation::{invalidates, is_safe},
+        received::Received,
         storable::{is_grpc, post_answers_get},
         targeted::ResponseDirectives,
     },
@@ -179,7 +180,14 @@ impl Shared {
     fn answers_get<R>(&self, target: &Target<'_>, response: &Response<R>) -> bool {
         let (policy, headers) = (&self.policy.caching, response.headers());
         let directives = ResponseDirectives::from_headers(headers, &policy.targets);
-        let lifetime = lifetime(policy, &directives, response.status(), headers, self.cache.now(), None);
-        post_answers_get(policy, target.reference(&self.sites), response.status(), headers, lifetime)
+        let now = self.cache.now();
+        let received = Received {
+            status: response.status(),
+            headers,
+            directives: &directives,
+            request_time: now,
+            response_time: now,
+        };
+        post_answers_get(policy, target.reference(&self.sites), &received, lifetime(policy, &received, None))
     }
 }

@@ -4,8 +4,9 @@
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
+    caching_policy::CachingPolicy,
     freshness::{initial_age, lifetime},
-    policy::CachingPolicy,
+    received::Received,
     staleness::Windows,
     storable::{refusal_of_freshness, refusal_of_response},
     targeted::ResponseDirectives,
@@ -39,11 +40,11 @@ fn second(status: u16, fields: &[(&'static str, &'static str)]) -> Second {
     }
     let (request, status) = (HeaderMap::new(), StatusCode::from_u16(status).unwrap());
     let directives = ResponseDirectives::from_headers(&headers, &policy.targets);
-    let lifetime = lifetime(&policy, &directives, status, &headers, NOW, None);
-    let age = initial_age(&headers, NOW, NOW);
-    let windows = Windows::new(&policy, &directives, &headers, lifetime, age, NOW);
-    let refused = refusal_of_response(&policy, &request, status, &headers, &directives)
-        .or_else(|| refusal_of_freshness(&request, &directives, lifetime, &windows, NOW));
+    let received = Received::at(NOW, status, &headers, &directives);
+    let lifetime = lifetime(&policy, &received, None);
+    let windows = Windows::new(&policy, &received, lifetime, initial_age(&received));
+    let refused = refusal_of_response(&policy, &request, &received)
+        .or_else(|| refusal_of_freshness(&request, &received, lifetime, &windows));
     let later = NOW + 3_000;
     match refused {
         None if later < windows.fresh => Cached,

@@ -5,25 +5,28 @@ use http::{
     header::{AGE, DATE, EXPIRES, HeaderMap, HeaderName, LAST_MODIFIED},
 };
 
-use super::{date::parse_http_date, delta_seconds::DeltaSeconds, policy::CachingPolicy, targeted::ResponseDirectives};
+use super::{
+    caching_policy::CachingPolicy, date::parse_http_date, delta_seconds::DeltaSeconds, received::Received,
+    targeted::ResponseDirectives,
+};
 
 /// How long a response is fresh from its creation on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lifetime {
     /// Milliseconds: a rule may be finer than what a response can state.
     pub(crate) millis: u64,
-    /// Who says so.
+    /// Where it comes from.
     pub(crate) source: LifetimeSource,
 }
 
-/// Who says how long a response is fresh.
+/// Where a lifetime comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LifetimeSource {
     /// The response.
     Response,
-    /// A rule of the cache's own, since the response says nothing.
+    /// A rule of the cache's own, since the response states none.
     Rule,
-    /// An estimate, since nobody says anything.
+    /// An estimate, since neither the response nor a rule states any.
     Heuristic,
 }
 
@@ -31,14 +34,8 @@ pub(crate) enum LifetimeSource {
 ///
 /// `rule` is what the user has set, in milliseconds, for responses to this request that state nothing. It holds for
 /// successes; other statuses have [`CachingPolicy::negative_ttl`].
-pub(crate) fn lifetime(
-    policy: &CachingPolicy,
-    directives: &ResponseDirectives,
-    status: StatusCode,
-    headers: &HeaderMap,
-    response_time_ms: u64,
-    rule: Option<u64>,
-) -> Option<Lifetime> {
+pub(crate) fn lifetime(policy: &CachingPolicy, received: &Received<'_>, rule: Option<u64>) -> Option<Lifetime> {
+    let Received { status, headers, directives, response_time, .. } = *received;
     let stated = |source| move |seconds: u64| Lifetime { millis: seconds.saturating_mul(1000), source };
     let rule = || {
         let covered = is_heuristically_cacheable(status) && status.is_success();
@@ -46,9 +43,9 @@ pub(crate) fn lifetime(
     };
     let estimate = || {
         let due = policy.heuristics && (is_heuristically_cacheable(status) || directives.cache_control.public);
-        due.then(|| heuristic_lifetime(headers, response_time_ms)).flatten()
+        due.then(|| heuristic_lifetime(headers, response_time)).flatten()
     };
-    let mut lifetime = explicit_lifetime(directives, headers, response_time_ms)
+    let mut lifetime = explicit_lifetime(directives, headers, response_time)
         .map(stated(LifetimeSource::Response))
         .or_else(|| rule().map(|millis| Lifetime { millis, source: LifetimeSource::Rule }))
         .or_else(|| estimate().map(stated(LifetimeSource::Heuristic)))?;
@@ -100,12 +97,12 @@ fn is_heuristically_cacheable(status: StatusCode) -> bool {
 }
 
 /// The age in seconds with which a response arrived: `corrected_initial_age` of RFC 9111, section 4.2.3.
-pub(crate) fn initial_age(headers: &HeaderMap, request_time_ms: u64, response_time_ms: u64) -> u64 {
-    let now_secs = response_time_ms / 1000;
-    let date = date_value(headers, DATE, now_secs).unwrap_or(now_secs);
+pub(crate) fn initial_age(received: &Received<'_>) -> u64 {
+    let now_secs = received.response_time / 1000;
+    let date = date_value(received.headers, DATE, now_secs).unwrap_or(now_secs);
     let apparent_age = now_secs.saturating_sub(date);
-    let response_delay = response_time_ms.saturating_sub(request_time_ms) / 1000;
-    apparent_age.max(age_value(headers) + response_delay)
+    let response_delay = received.response_time.saturating_sub(received.request_time) / 1000;
+    apparent_age.max(age_value(received.headers) + response_delay)
 }
 
 fn date_value(headers: &HeaderMap, name: HeaderName, now_secs: u64) -> Option<u64> {
@@ -150,7 +147,8 @@ mod tests {
     fn lifetime_under(policy: &CachingPolicy, status: u16, fields: Fields, rule: Option<u64>) -> Option<Lifetime> {
         let headers = headers(fields);
         let directives = ResponseDirectives::from_headers(&headers, &policy.targets);
-        lifetime(policy, &directives, StatusCode::from_u16(status).unwrap(), &headers, NOW_MS, rule)
+        let status = StatusCode::from_u16(status).unwrap();
+        lifetime(policy, &Received::at(NOW_MS, status, &headers, &directives), rule)
     }
 
     fn heuristic(status: u16, fields: Fields) -> Option<u64> {
@@ -159,8 +157,15 @@ mod tests {
         Some(lifetime.millis / 1000)
     }
 
+    /// The age of a response that arrived at [`NOW_MS`], and so many milliseconds after its request.
+    fn age_after(delay: i64, fields: Fields) -> u64 {
+        let (headers, directives) = (headers(fields), ResponseDirectives::default());
+        let received = Received::at(NOW_MS, StatusCode::OK, &headers, &directives);
+        initial_age(&Received { request_time: NOW_MS.saturating_add_signed(-delay), ..received })
+    }
+
     fn age(fields: Fields) -> u64 {
-        initial_age(&headers(fields), NOW_MS, NOW_MS)
+        age_after(0, fields)
     }
 
     #[test]
@@ -257,10 +262,9 @@ mod tests {
 
     #[test]
     fn the_time_on_the_way_counts_as_age() {
-        let headers = headers(&[("age", "10")]);
-        assert_eq!(initial_age(&headers, NOW_MS - 2_500, NOW_MS), 12);
+        assert_eq!(age_after(2_500, &[("age", "10")]), 12);
         // The clock was set back while the response was on its way.
-        assert_eq!(initial_age(&headers, NOW_MS + 2_500, NOW_MS), 10);
+        assert_eq!(age_after(-2_500, &[("age", "10")]), 10);
     }
 
     const YESTERDAY: (&str, &str) = ("last-modified", "Sun, 22 Nov 2026 00:00:00 GMT");

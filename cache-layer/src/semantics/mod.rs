@@ -6,15 +6,16 @@
 //!
 //! # Layout
 //!
-//! - [`policy`]: the choices that the specifications leave to a cache
+//! - [`caching_policy`]: the choices that the specifications leave to a cache
 //! - [`cache_control`]: the directives of `Cache-Control`, on [`delta_seconds`]
 //! - [`targeted`]: the directives that speak to this cache (RFC 9213), on [`structured`] fields
 //! - [`date`]: the three date formats of HTTP
+//! - [`received`]: a response as it arrived
 //! - [`freshness`]: how long a response is fresh, and how old it already is
 //! - [`staleness`]: what may be done with it afterwards, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
 //! - [`vary`]: the request fields that select a response, on [`list`] and [`preference`]
-//! - [`packed`]: content that is compressed already
+//! - [`compressed`]: content that is compressed already
 //! - [`query`]: the parameters of a target that select none
 //! - [`reuse`]: what a request says about the stored response that it wants
 //! - [`conditional`]: preconditions, a client's and the cache's own, on [`validator`]
@@ -29,24 +30,25 @@
 
 pub(crate) mod cache_control;
 pub(crate) mod cache_status;
+pub(crate) mod caching_policy;
+pub(crate) mod compressed;
 pub(crate) mod conditional;
 #[cfg(test)]
 mod conformance;
 pub(crate) mod date;
 pub(crate) mod delta_seconds;
+#[cfg(test)]
+mod differential_tests;
 pub(crate) mod freshness;
 pub(crate) mod groups;
 pub(crate) mod hop_by_hop;
 pub(crate) mod invalidation;
 pub(crate) mod list;
-pub(crate) mod packed;
-pub(crate) mod policy;
 pub(crate) mod preference;
 pub(crate) mod query;
 pub(crate) mod range;
+pub(crate) mod received;
 pub(crate) mod reuse;
-#[cfg(test)]
-mod second_opinion;
 pub(crate) mod sites;
 pub(crate) mod staleness;
 pub(crate) mod storable;

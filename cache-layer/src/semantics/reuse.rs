@@ -69,7 +69,7 @@ impl RequestDirectives {
         if cc.no_cache {
             return Reuse::Unwanted;
         }
-        // Who reloads a page asks for age 0 all over it; what can't have changed need not be asked about.
+        // A browser that reloads a page asks for age 0 with every request; an immutable response need not be validated.
         let reload_is_moot = fresh && candidate.immutable;
         if let Some(max_age) = cc.max_age.map(at_most).filter(|_| !reload_is_moot)
             && (candidate.age > max_age || max_age == 0)
@@ -81,10 +81,12 @@ impl RequestDirectives {
         }
         let accepted =
             cc.max_stale.is_some_and(|limit| candidate.freshness_left_ms.unsigned_abs() <= at_most(limit) * 1000);
-        match () {
-            () if fresh => Reuse::Fresh,
-            () if accepted && !candidate.never_stale => Reuse::AcceptedStale,
-            () => Reuse::Stale,
+        if fresh {
+            Reuse::Fresh
+        } else if accepted && !candidate.never_stale {
+            Reuse::AcceptedStale
+        } else {
+            Reuse::Stale
         }
     }
 

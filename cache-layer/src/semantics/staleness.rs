@@ -6,8 +6,8 @@ use http::{
 };
 
 use super::{
-    cache_control::CacheControl, delta_seconds::DeltaSeconds, freshness::Lifetime, policy::CachingPolicy,
-    targeted::ResponseDirectives,
+    cache_control::CacheControl, caching_policy::CachingPolicy, delta_seconds::DeltaSeconds, freshness::Lifetime,
+    received::Received,
 };
 
 /// Until when a stored response serves which purpose, in milliseconds since the Unix epoch. A purpose is served
@@ -27,19 +27,18 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// Of a response that came at `response_time_ms` and was `initial_age` seconds old then. Without a lifetime
-    /// it is stale from the beginning.
+    /// Of a response that was `initial_age` seconds old when it was received. Without a lifetime it is stale from the
+    /// beginning.
     pub(crate) fn new(
         policy: &CachingPolicy,
-        directives: &ResponseDirectives,
-        headers: &HeaderMap,
+        received: &Received<'_>,
         lifetime: Option<Lifetime>,
         initial_age: u64,
-        response_time_ms: u64,
     ) -> Self {
-        let cc = &directives.cache_control;
+        let Received { headers, response_time, .. } = *received;
+        let cc = &received.directives.cache_control;
         let lifetime = lifetime.filter(|_| !cc.no_cache).map_or(0, |lifetime| lifetime.millis);
-        let fresh = response_time_ms.saturating_add(lifetime).saturating_sub(initial_age.saturating_mul(1000));
+        let fresh = response_time.saturating_add(lifetime).saturating_sub(initial_age.saturating_mul(1000));
 
         let stated = |stated: Option<DeltaSeconds>| stated.map(|stated| stated.seconds().unwrap_or(0) * 1000);
         // What was only configured is no permission to hand out one client's cookie for longer.
@@ -61,7 +60,7 @@ impl Windows {
         let stale_if_disconnected = fresh.saturating_add(if_disconnected);
         let validated = if has_validator(headers) { policy.keep_for_validation } else { 0 };
         let keep = fresh
-            .max(response_time_ms)
+            .max(response_time)
             .saturating_add(validated)
             .max(stale_while_revalidate)
             .max(stale_if_error)
@@ -75,7 +74,7 @@ impl Windows {
     }
 }
 
-/// Whether the response must not be used stale, whoever permits it.
+/// Whether the response must not be used stale, even where a request or the configuration permits it.
 pub(crate) fn forbids_stale_use(cc: &CacheControl) -> bool {
     cc.no_cache || cc.must_revalidate || cc.proxy_revalidate || cc.s_maxage.is_some()
 }
@@ -96,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::semantics::freshness::LifetimeSource;
+    use crate::semantics::{freshness::LifetimeSource, targeted::ResponseDirectives};
 
     const NOW: u64 = 1_000_000;
 
@@ -116,7 +115,7 @@ mod tests {
         let headers = headers(fields);
         let directives = ResponseDirectives::from_headers(&headers, &policy.targets);
         let lifetime = Lifetime { millis: lifetime * 1000, source: LifetimeSource::Response };
-        Windows::new(policy, &directives, &headers, Some(lifetime), age, NOW)
+        Windows::new(policy, &Received::at(NOW, StatusCode::OK, &headers, &directives), Some(lifetime), age)
     }
 
     /// Seconds after [`NOW`].
@@ -159,7 +158,8 @@ mod tests {
             headers.insert("cache-control", HeaderValue::from_str(&line).unwrap());
             let directives = ResponseDirectives::from_headers(&headers, &[]);
             let lifetime = Some(Lifetime { millis: 10_000, source: LifetimeSource::Response });
-            let windows = Windows::new(&generous, &directives, &headers, lifetime, 4, NOW);
+            let received = Received::at(NOW, StatusCode::OK, &headers, &directives);
+            let windows = Windows::new(&generous, &received, lifetime, 4);
             assert_eq!(seconds(&windows), [6; 5], "{line}");
         }
     }
@@ -218,7 +218,9 @@ mod tests {
         assert!(windows_of(&policy(), &[], 10, 9).are_worth_storing(NOW));
         assert!(!windows_of(&policy(), &[], 10, 10).are_worth_storing(NOW));
         assert!(windows_of(&policy(), &[("cache-control", "stale-if-error=5")], 10, 10).are_worth_storing(NOW));
-        let nothing_stated = Windows::new(&policy(), &ResponseDirectives::default(), &HeaderMap::new(), None, 0, NOW);
+        let (headers, directives) = (HeaderMap::new(), ResponseDirectives::default());
+        let received = Received::at(NOW, StatusCode::OK, &headers, &directives);
+        let nothing_stated = Windows::new(&policy(), &received, None, 0);
         assert!(!nothing_stated.are_worth_storing(NOW));
     }
 
@@ -238,7 +240,9 @@ mod tests {
                 ..CachingPolicy::strict()
             };
             let lifetime = Some(Lifetime { millis: lifetime, source: LifetimeSource::Rule });
-            let windows = Windows::new(&policy, &ResponseDirectives::default(), &HeaderMap::new(), lifetime, age, now);
+            let (headers, directives) = (HeaderMap::new(), ResponseDirectives::default());
+            let received = Received::at(now, StatusCode::OK, &headers, &directives);
+            let windows = Windows::new(&policy, &received, lifetime, age);
             prop_assert!(windows.stale_while_revalidate >= windows.fresh);
             prop_assert!(windows.stale_if_disconnected >= windows.stale_if_error);
             prop_assert!(windows.stale_if_error >= windows.fresh);

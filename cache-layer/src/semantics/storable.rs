@@ -1,7 +1,5 @@
 //! What may be answered from or kept in the cache (RFC 9111, section 3), and the name of every refusal.
 
-use std::fmt;
-
 use http::{
     Method, StatusCode,
     header::{
@@ -12,143 +10,117 @@ use http::{
 
 use super::{
     cache_control::CacheControl,
+    caching_policy::{CachingPolicy, SetCookie},
     conditional::must_be_forwarded,
     freshness::{Lifetime, LifetimeSource},
     hop_by_hop,
     invalidation::{Target, represents_target},
     list::{has_any, members},
-    policy::{CachingPolicy, SetCookie},
     range::has_foreign_unit,
+    received::Received,
     staleness::Windows,
-    targeted::ResponseDirectives,
     vary::Vary,
 };
+use crate::labels::labels;
 
-/// Keeps a reason, its documentation and its token in one place.
-macro_rules! no_cache_reasons {
-    ($($(#[$doc:meta])+ $variant:ident => $token:literal,)+) => {
-        /// Why a request was not answered from the cache, or its response not kept.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum NoCacheReason {
-            $($(#[$doc])+ $variant,)+
-        }
-
-        impl NoCacheReason {
-            /// Every reason there is, as the closed set of values of a metric's label.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The reason as one token: the `detail` of `Cache-Status` and the label of a metric.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $token,)+
-                }
-            }
-        }
-    };
-}
-
-no_cache_reasons! {
-    /// Neither GET nor HEAD (RFC 9111, section 3).
-    Method => "method",
-    /// CONNECT asks for a tunnel and has no response to keep (RFC 9110, section 9.3.6).
-    ConnectMethod => "connect",
-    /// The request asks to leave HTTP (RFC 9110, section 7.8).
-    Upgrade => "upgrade",
-    /// A GET or HEAD with content, which the key does not cover (RFC 9110, section 9.3.1).
-    RequestBody => "request-body",
-    /// The target has no authority, and without one hosts would share entries (RFC 9111, section 2).
-    NoAuthority => "no-authority",
-    /// A part was asked for in another unit than bytes, or of what will most likely not be kept: the application answers
-    /// with it (RFC 9110, section 14.2).
-    RangeRequest => "range",
-    /// A layer further out, over the same cache, is loading this very entry.
-    Nested => "nested",
-    /// The request has a precondition that is not for caches to evaluate (RFC 9110, section 13.1).
-    ConditionalRequest => "conditional",
-    /// The request says `no-store` (RFC 9111, section 5.2.1.5).
-    RequestNoStore => "request-no-store",
-    /// The request wants a stored response and there is none (RFC 9111, section 5.2.1.7).
-    OnlyIfCached => "only-if-cached",
-    /// The application said 304 about another response than the one that is stored (RFC 9111, section 4.3.4). The next
-    /// request asks for the whole.
-    Unmatched => "unmatched",
-    /// The status is not kept, or must be understood and is not (RFC 9111, section 3).
-    Status => "status",
-    /// The response says `no-store` (RFC 9111, section 5.2.2.5).
-    NoStore => "no-store",
-    /// The response says `private` (RFC 9111, section 5.2.2.7).
-    Private => "private",
-    /// The response says `no-cache` and has nothing to validate it by (RFC 9111, section 5.2.2.4).
-    NoCache => "no-cache",
-    /// The request was authorised, and the response does not permit sharing (RFC 9111, section 3.5).
-    Authorization => "authorization",
-    /// The request has cookies, and the response does not state its own freshness.
-    Cookie => "cookie",
-    /// The response sets a cookie (RFC 9111, section 7.3).
-    SetCookie => "set-cookie",
-    /// No other request can select the response (RFC 9111, section 4.1).
-    VaryStar => "vary",
-    /// A stream of events has no end (`text/event-stream`).
-    EventStream => "event-stream",
-    /// gRPC ends in trailers and may stream without end.
-    Grpc => "grpc",
-    /// The content is a part, whatever the status says (RFC 9110, section 14.4).
-    ContentRange => "content-range",
-    /// The response has or announces trailers (RFC 9110, section 6.5).
-    Trailers => "trailers",
-    /// Neither the response nor a rule states how long it is fresh (RFC 9111, section 4.2.1).
-    NoFreshness => "no-freshness",
-    /// Its age on arrival exceeds its lifetime, or what states the lifetime is invalid, and nothing permits its use
-    /// (RFC 9111, section 4.2).
-    AlreadyStale => "stale",
-    /// A response to HEAD is forwarded and not kept (RFC 9110, section 9.3.2).
-    HeadMiss => "head",
-    /// The content exceeds the limit.
-    BodyTooLarge => "body-too-large",
-    /// The content did not have the length that was announced (RFC 9111, section 3.3).
-    BodyTruncated => "body-truncated",
-    /// The content ended in an error (RFC 9111, section 3.3).
-    BodyFailed => "body-failed",
-    /// The service failed and gave no response.
-    ServiceFailed => "service-failed",
-    /// An invalidation, or another load, overtook this one.
-    LeaseLost => "lease-lost",
-    /// Another request's load of the same key took too long to wait for.
-    WaitedTooLong => "waited-too-long",
-    /// More tags, or longer ones, than an entry can carry.
-    TooManyTags => "too-many-tags",
-    /// The store did not answer in time.
-    StoreUnavailable => "store-unavailable",
-    /// The store has no room, and evicts nothing to make some.
-    StoreFull => "store-full",
-    /// The store can't keep up: too much is on its way to it already.
-    StoreBusy => "store-busy",
-    /// Nobody waited for the load any more, and it was ended.
-    Abandoned => "abandoned",
-    /// There was no room at the application for as long as a request waits.
-    Overloaded => "overloaded",
-    /// An earlier response to the same request could not be kept.
-    Remembered => "remembered",
-    /// The application failed lately, and is left alone for a while.
-    BackedOff => "backed-off",
-    /// It was made from something that is stale, or of which nobody knows whether it still holds.
-    MadeFromStale => "made-from-stale",
-    /// A value that the cache's codec can't write, or that its own type doesn't read back.
-    Unserializable => "unserializable",
-    /// The request names a port that goes without saying, which the application may have repeated in its response.
-    StatedPort => "stated-port",
-    /// A redirect to what it answers, as from `http` to `https` where both share what is stored
-    /// ([`schemes_apart`](crate::CacheLayer::schemes_apart)): kept, it would lead its clients round in a circle.
-    RedirectToItself => "redirect-to-itself",
-    /// What is stored was made later than it is now, by this process's clock: it may be of any age.
-    FromTheFuture => "from-the-future",
-}
-
-impl fmt::Display for NoCacheReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+labels! {
+    /// Why a request was not answered from the cache, or its response not kept. The name is also the `detail` of
+    /// `Cache-Status`.
+    pub enum NoCacheReason {
+        /// Neither GET nor HEAD (RFC 9111, section 3).
+        Method => "method",
+        /// CONNECT asks for a tunnel and has no response to keep (RFC 9110, section 9.3.6).
+        ConnectMethod => "connect",
+        /// The request asks to leave HTTP (RFC 9110, section 7.8).
+        Upgrade => "upgrade",
+        /// A GET or HEAD with content, which the key does not cover (RFC 9110, section 9.3.1).
+        RequestBody => "request-body",
+        /// The target has no authority, and without one hosts would share entries (RFC 9111, section 2).
+        NoAuthority => "no-authority",
+        /// A part was asked for in another unit than bytes, or of what will most likely not be kept: the application answers
+        /// with it (RFC 9110, section 14.2).
+        RangeRequest => "range",
+        /// A layer further out, over the same cache, is loading this very entry.
+        Nested => "nested",
+        /// The request has a precondition that is not for caches to evaluate (RFC 9110, section 13.1).
+        ConditionalRequest => "conditional",
+        /// The request says `no-store` (RFC 9111, section 5.2.1.5).
+        RequestNoStore => "request-no-store",
+        /// The request wants a stored response and there is none (RFC 9111, section 5.2.1.7).
+        OnlyIfCached => "only-if-cached",
+        /// The application said 304 about another response than the one that is stored (RFC 9111, section 4.3.4). The next
+        /// request asks for the whole.
+        Unmatched => "unmatched",
+        /// The status is not kept, or must be understood and is not (RFC 9111, section 3).
+        Status => "status",
+        /// The response says `no-store` (RFC 9111, section 5.2.2.5).
+        NoStore => "no-store",
+        /// The response says `private` (RFC 9111, section 5.2.2.7).
+        Private => "private",
+        /// The response says `no-cache` and has nothing to validate it by (RFC 9111, section 5.2.2.4).
+        NoCache => "no-cache",
+        /// The request was authorised, and the response does not permit sharing (RFC 9111, section 3.5).
+        Authorization => "authorization",
+        /// The request has cookies, and the response does not state its own freshness.
+        Cookie => "cookie",
+        /// The response sets a cookie (RFC 9111, section 7.3).
+        SetCookie => "set-cookie",
+        /// No other request can select the response (RFC 9111, section 4.1).
+        VaryStar => "vary",
+        /// A stream of events has no end (`text/event-stream`).
+        EventStream => "event-stream",
+        /// gRPC ends in trailers and may stream without end.
+        Grpc => "grpc",
+        /// The content is a part, whatever the status says (RFC 9110, section 14.4).
+        ContentRange => "content-range",
+        /// The response has or announces trailers (RFC 9110, section 6.5).
+        Trailers => "trailers",
+        /// Neither the response nor a rule states how long it is fresh (RFC 9111, section 4.2.1).
+        NoFreshness => "no-freshness",
+        /// Its age on arrival exceeds its lifetime, or what states the lifetime is invalid, and nothing permits its use
+        /// (RFC 9111, section 4.2).
+        AlreadyStale => "stale",
+        /// A response to HEAD is forwarded and not kept (RFC 9110, section 9.3.2).
+        HeadMiss => "head",
+        /// The content exceeds the limit.
+        BodyTooLarge => "body-too-large",
+        /// The content did not have the length that was announced (RFC 9111, section 3.3).
+        BodyTruncated => "body-truncated",
+        /// The content ended in an error (RFC 9111, section 3.3).
+        BodyFailed => "body-failed",
+        /// The service failed and gave no response.
+        ServiceFailed => "service-failed",
+        /// An invalidation, or another load, overtook this one.
+        LeaseLost => "lease-lost",
+        /// Another request's load of the same key took too long to wait for.
+        WaitedTooLong => "waited-too-long",
+        /// More tags, or longer ones, than an entry can carry.
+        TooManyTags => "too-many-tags",
+        /// The store did not answer in time.
+        StoreUnavailable => "store-unavailable",
+        /// The store has no room, and evicts nothing to make some.
+        StoreFull => "store-full",
+        /// The store can't keep up: too much is on its way to it already.
+        StoreBusy => "store-busy",
+        /// No request waited for the load any more, and it was ended.
+        Abandoned => "abandoned",
+        /// There was no room at the application for as long as a request waits.
+        Overloaded => "overloaded",
+        /// An earlier response to the same request could not be kept.
+        Remembered => "remembered",
+        /// The application failed lately, and is left alone for a while.
+        BackedOff => "backed-off",
+        /// The response or value was made from a stored one that is stale, or that may have been invalidated meanwhile.
+        MadeFromStale => "made-from-stale",
+        /// A value that the cache's codec can't write, or that its own type doesn't read back.
+        Unserializable => "unserializable",
+        /// The request names a port that goes without saying, which the application may have repeated in its response.
+        StatedPort => "stated-port",
+        /// A redirect to what it answers, as from `http` to `https` where both share what is stored
+        /// ([`schemes_apart`](crate::CacheLayer::schemes_apart)): kept, it would lead its clients round in a circle.
+        RedirectToItself => "redirect-to-itself",
+        /// What is stored was made later than it is now, by this process's clock: it may be of any age.
+        FromTheFuture => "from-the-future",
     }
 }
 
@@ -188,12 +160,10 @@ fn asks_for_upgrade(headers: &HeaderMap) -> bool {
 pub(crate) fn refusal_of_response(
     policy: &CachingPolicy,
     request_headers: &HeaderMap,
-    status: StatusCode,
-    headers: &HeaderMap,
-    directives: &ResponseDirectives,
+    received: &Received<'_>,
 ) -> Option<NoCacheReason> {
-    let cc = &directives.cache_control;
-    if let Some(reason) = refusal_of_status(status, cc) {
+    let (headers, cc) = (received.headers, &received.directives.cache_control);
+    if let Some(reason) = refusal_of_status(received.status, cc) {
         return Some(reason);
     }
     if cc.private {
@@ -220,17 +190,16 @@ pub(crate) fn refusal_of_response(
 /// Why a response that may otherwise be kept is not, for want of freshness.
 pub(crate) fn refusal_of_freshness(
     request_headers: &HeaderMap,
-    directives: &ResponseDirectives,
+    received: &Received<'_>,
     lifetime: Option<Lifetime>,
     windows: &Windows,
-    response_time_ms: u64,
 ) -> Option<NoCacheReason> {
-    let cc = &directives.cache_control;
+    let cc = &received.directives.cache_control;
     // To ask for validation each time is a statement as well.
     if lifetime.is_none() && !cc.no_cache {
         return Some(NoCacheReason::NoFreshness);
     }
-    if !windows.are_worth_storing(response_time_ms) {
+    if !windows.are_worth_storing(received.response_time) {
         return Some(if cc.no_cache { NoCacheReason::NoCache } else { NoCacheReason::AlreadyStale });
     }
     // Neither a rule nor an estimate knows what the application makes of a cookie.
@@ -242,12 +211,11 @@ pub(crate) fn refusal_of_freshness(
 pub(crate) fn post_answers_get(
     policy: &CachingPolicy,
     target: Target<'_>,
-    status: StatusCode,
-    headers: &HeaderMap,
+    received: &Received<'_>,
     lifetime: Option<Lifetime>,
 ) -> bool {
     let stated = lifetime.is_some_and(|lifetime| lifetime.source == LifetimeSource::Response);
-    policy.post_for_get && stated && status.is_success() && represents_target(target, headers)
+    policy.post_for_get && stated && received.status.is_success() && represents_target(target, received.headers)
 }
 
 /// Leaves of a response what is stored (RFC 9111, section 3.1). Its age is kept apart.
@@ -317,9 +285,10 @@ mod tests {
     };
     use super::*;
     use crate::semantics::{
+        caching_policy::SetCookie as OnSetCookie,
         freshness::{initial_age, lifetime},
-        policy::SetCookie as OnSetCookie,
         sites::Sites,
+        targeted::ResponseDirectives,
     };
 
     type Fields<'a> = &'a [(&'static str, &'static str)];
@@ -344,7 +313,7 @@ mod tests {
     ) -> Option<NoCacheReason> {
         let (status, response) = (StatusCode::from_u16(status).unwrap(), headers(response));
         let directives = ResponseDirectives::from_headers(&response, &policy.targets);
-        refusal_of_response(policy, &headers(request), status, &response, &directives)
+        refusal_of_response(policy, &headers(request), &Received::at(NOW, status, &response, &directives))
     }
 
     fn response_refusal(request: Fields<'_>, status: u16, response: Fields<'_>) -> Option<NoCacheReason> {
@@ -363,11 +332,11 @@ mod tests {
         let (request, response) = (headers(request), headers(response));
         let status = StatusCode::from_u16(status).unwrap();
         let directives = ResponseDirectives::from_headers(&response, &policy.targets);
-        refusal_of_response(policy, &request, status, &response, &directives).or_else(|| {
-            let lifetime = lifetime(policy, &directives, status, &response, NOW, None);
-            let age = initial_age(&response, NOW, NOW);
-            let windows = Windows::new(policy, &directives, &response, lifetime, age, NOW);
-            refusal_of_freshness(&request, &directives, lifetime, &windows, NOW)
+        let received = Received::at(NOW, status, &response, &directives);
+        refusal_of_response(policy, &request, &received).or_else(|| {
+            let lifetime = lifetime(policy, &received, None);
+            let windows = Windows::new(policy, &received, lifetime, initial_age(&received));
+            refusal_of_freshness(&request, &received, lifetime, &windows)
         })
     }
 
@@ -615,7 +584,8 @@ mod tests {
         let stated = lifetime(LifetimeSource::Response);
         let named = headers(&[("content-location", "/a")]);
         let answers = |policy: &CachingPolicy, status, headers: &HeaderMap, lifetime| {
-            post_answers_get(policy, target, status, headers, lifetime)
+            let directives = ResponseDirectives::default();
+            post_answers_get(policy, target, &Received::at(NOW, status, headers, &directives), lifetime)
         };
         let strict = CachingPolicy::strict();
         assert!(answers(&strict, StatusCode::OK, &named, stated));
@@ -640,7 +610,8 @@ mod tests {
             response.insert("cache-control", HeaderValue::from_str(&line).unwrap());
             let directives = ResponseDirectives::from_headers(&response, &policy.targets);
             let status = StatusCode::from_u16(status).unwrap();
-            let refusal = refusal_of_response(&policy, &HeaderMap::new(), status, &response, &directives);
+            let received = Received::at(NOW, status, &response, &directives);
+            let refusal = refusal_of_response(&policy, &HeaderMap::new(), &received);
             prop_assert!(refusal.is_some());
         }
     }

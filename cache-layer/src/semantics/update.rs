@@ -6,8 +6,8 @@ use http::{
 };
 
 use super::{
+    caching_policy::{CachingPolicy, SetCookie},
     hop_by_hop,
-    policy::{CachingPolicy, SetCookie},
     validator::{EntityTag, single_date, single_line},
 };
 

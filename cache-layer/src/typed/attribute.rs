@@ -14,9 +14,9 @@ pub use crate::{Cache, InvalidateError, Key, Lock};
 /// A key in the making. Each part keeps its own length, so arguments can't run into each other or into the text between.
 #[derive(Debug)]
 #[must_use]
-pub struct Parts(Vec<Vec<u8>>);
+pub struct KeyParts(Vec<Vec<u8>>);
 
-impl Parts {
+impl KeyParts {
     /// Of the function with that name.
     pub fn new(name: &str) -> Self {
         Self(vec![name.into(), b":".into()])
@@ -32,7 +32,7 @@ impl Parts {
                 let name = String::from_utf8_lossy(&self.0[0]);
                 tracing::warn!(%error, %name, kept_back, "an argument can't be part of a key: nothing is shared");
             }
-            // Nobody else's.
+            // A key of its own, which no other call has.
             part = fastrand::u128(..).to_be_bytes().into();
         }
         self.0.push(part);

@@ -1,4 +1,4 @@
-//! For how long, under which tags, and who waits for whom.
+//! The terms of a value: for how long it is kept, under which tags, and which callers wait for one load.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
 /// Fresh for so long, unless it is said.
 const TTL: Duration = Duration::from_secs(300);
 
-/// Who waits for whose load of a key.
+/// Which callers wait for one load of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lock {
@@ -22,9 +22,9 @@ pub enum Lock {
     #[default]
     Fleet,
     /// Of each process, one loads at a time. The first of the fleet to begin stores; what another process loads meanwhile is
-    /// its caller's alone, and who waited for it looks again.
+    /// its caller's alone, and callers that waited for it look the key up again.
     Process,
-    /// Everybody loads, at once. The first to begin stores.
+    /// Every caller loads, at once. The first to begin stores.
     Off,
 }
 

@@ -9,9 +9,10 @@ use proptest::prelude::*;
 
 use super::{
     cache_control::CacheControl,
+    caching_policy::CachingPolicy,
     delta_seconds::DeltaSeconds,
     freshness::{initial_age, lifetime},
-    policy::CachingPolicy,
+    received::Received,
     reuse::{Candidate, RequestDirectives, Reuse},
     staleness::{Windows, forbids_stale_use},
     storable::{refusal_of_freshness, refusal_of_request, refusal_of_response},
@@ -37,12 +38,12 @@ fn ours(exchange: &Exchange) -> bool {
     let Exchange { method, first, status, response, seconds_later, second } = exchange;
     let policy = CachingPolicy { targets: Vec::new(), ..CachingPolicy::strict() };
     let directives = ResponseDirectives::from_headers(response, &policy.targets);
-    let lifetime = lifetime(&policy, &directives, *status, response, NOW, None);
-    let age = initial_age(response, NOW, NOW);
-    let windows = Windows::new(&policy, &directives, response, lifetime, age, NOW);
+    let received = Received::at(NOW, *status, response, &directives);
+    let (lifetime, age) = (lifetime(&policy, &received, None), initial_age(&received));
+    let windows = Windows::new(&policy, &received, lifetime, age);
     let refused = refusal_of_request(method, first, false)
-        .or_else(|| refusal_of_response(&policy, first, *status, response, &directives))
-        .or_else(|| refusal_of_freshness(first, &directives, lifetime, &windows, NOW));
+        .or_else(|| refusal_of_response(&policy, first, &received))
+        .or_else(|| refusal_of_freshness(first, &received, lifetime, &windows));
     if refused.is_some() || !selects(first, response, second) {
         return false;
     }

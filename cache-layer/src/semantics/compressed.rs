@@ -6,7 +6,7 @@ use http::{
 };
 
 /// Types of content, apart from pictures, sound and films, that are compressed by their nature.
-const PACKED: &[&str] = &[
+const COMPRESSED: &[&str] = &[
     "application/gzip",
     "application/java-archive",
     "application/pdf",
@@ -23,7 +23,7 @@ const PACKED: &[&str] = &[
 const TEXTUAL: &[&str] = &["image/bmp", "image/svg+xml"];
 
 /// Whether a response with these fields has content that is compressed already.
-pub(crate) fn is_packed(headers: &HeaderMap) -> bool {
+pub(crate) fn is_compressed(headers: &HeaderMap) -> bool {
     let is_identity = |value: &[u8]| value.eq_ignore_ascii_case(b"identity");
     if headers.get_all(CONTENT_ENCODING).iter().any(|value| !is_identity(value.as_bytes().trim_ascii())) {
         return true;
@@ -32,7 +32,7 @@ pub(crate) fn is_packed(headers: &HeaderMap) -> bool {
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let family = media_type.split('/').next().unwrap_or_default();
     (matches!(family, "image" | "audio" | "video") && !TEXTUAL.contains(&media_type.as_str()))
-        || PACKED.contains(&media_type.as_str())
+        || COMPRESSED.contains(&media_type.as_str())
 }
 
 #[cfg(test)]
@@ -41,16 +41,16 @@ mod tests {
 
     #[test]
     fn pictures_and_encoded_content_are_packed_and_texts_are_not() {
-        let is_packed = |name, value: &str| is_packed(&HeaderMap::from_iter([(name, value.parse().unwrap())]));
+        let is_compressed = |name, value: &str| is_compressed(&HeaderMap::from_iter([(name, value.parse().unwrap())]));
         for encoding in ["gzip", "br", "identity, zstd"] {
-            assert!(is_packed(CONTENT_ENCODING, encoding), "{encoding}");
+            assert!(is_compressed(CONTENT_ENCODING, encoding), "{encoding}");
         }
         for media_type in ["image/png", "Image/JPEG; q=1", "video/mp4", "application/zip"] {
-            assert!(is_packed(CONTENT_TYPE, media_type), "{media_type}");
+            assert!(is_compressed(CONTENT_TYPE, media_type), "{media_type}");
         }
-        assert!(!is_packed(CONTENT_ENCODING, "Identity"));
+        assert!(!is_compressed(CONTENT_ENCODING, "Identity"));
         for media_type in ["application/json", "text/html; charset=utf-8", "image/svg+xml", "", "zip"] {
-            assert!(!is_packed(CONTENT_TYPE, media_type), "{media_type}");
+            assert!(!is_compressed(CONTENT_TYPE, media_type), "{media_type}");
         }
     }
 }

@@ -45,12 +45,26 @@ pub(crate) struct CachingPolicy {
     pub(crate) ignored_query: Vec<String>,
 }
 
+/// A starting point for all choices that the specifications leave to a cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// Nothing is shared that the application did not plainly mean to be: explicit freshness or a rule only, no response
+    /// that sets a cookie, no client that decides for the others. The default.
+    #[default]
+    Safe,
+    /// Whatever the specifications permit: heuristic freshness, responses with `Set-Cookie`, directives of requests,
+    /// `CDN-Cache-Control`, stale responses when the application can't be reached. For comparison with other caches.
+    Strict,
+}
+
 /// What becomes of a response that sets a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SetCookie {
+#[non_exhaustive]
+pub enum SetCookie {
     /// It is not kept.
     Refuse,
-    /// It is kept without the field.
+    /// It is kept without its cookies.
     Strip,
     /// It is kept as it is, and every client gets the cookie.
     Keep,
@@ -59,7 +73,15 @@ pub(crate) enum SetCookie {
 const HOUR: u64 = 3_600_000;
 
 impl CachingPolicy {
-    /// Nothing is shared that the application did not plainly mean to be.
+    /// The choices of a profile.
+    pub(crate) fn of(profile: Profile) -> Self {
+        match profile {
+            Profile::Safe => Self::safe(),
+            Profile::Strict => Self::strict(),
+        }
+    }
+
+    /// Those of [`Profile::Safe`].
     pub(crate) fn safe() -> Self {
         Self {
             targets: Vec::new(),
@@ -80,7 +102,7 @@ impl CachingPolicy {
         }
     }
 
-    /// Whatever the specifications permit.
+    /// Those of [`Profile::Strict`].
     pub(crate) fn strict() -> Self {
         Self {
             targets: vec![HeaderName::from_static("cdn-cache-control")],

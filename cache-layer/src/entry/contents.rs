@@ -1,0 +1,394 @@
+//! The entry: a handle to contents that do not change, and the soft invalidations that this handle has seen.
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+
+use super::{
+    deadlines::{Deadlines, SKEW},
+    version::{EntryId, Mark, Version},
+};
+use crate::{
+    key::Key,
+    tag::{Stamp, Standing, Tags},
+};
+
+/// A stored value: a payload, what its front end knows about it, and what decides its life. Cheap to clone.
+#[derive(Clone)]
+pub struct Entry {
+    pub(super) contents: Arc<Contents>,
+    /// The moment from which on soft invalidations make the entry stale, in milliseconds since the Unix epoch.
+    stale_since: u64,
+    mark: Mark,
+}
+
+/// No soft invalidation made the entry stale.
+const NEVER: u64 = u64::MAX;
+
+/// What doesn't change once an entry is made.
+#[derive(Clone)]
+pub(super) struct Contents {
+    pub(super) id: EntryId,
+    pub(super) canonical: Bytes,
+    pub(super) deadlines: Deadlines,
+    pub(super) load_time: u32,
+    pub(super) stamps: Vec<Stamp>,
+    pub(super) meta: Bytes,
+    pub(super) payload: Bytes,
+    pub(super) held: Held,
+    /// Whether the payload is compressed by its nature, so that compressing it would be in vain.
+    pub(super) is_compressed: bool,
+    /// The most variants that this entry may lead to, if it is a variant index: for the script that writes it; not stored.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    pub(super) most_variants: u16,
+    /// The front end's reading of `meta`, made once for all hits in this process.
+    pub(super) view: OnceLock<Option<Arc<dyn Any + Send + Sync>>>,
+}
+
+impl Contents {
+    /// Of an entry whose payload is in a buffer of its own.
+    pub(super) fn new(id: EntryId, canonical: Bytes, deadlines: Deadlines, meta: Bytes, payload: Bytes) -> Self {
+        let held = Held { buffer: payload.len(), beside: canonical.len() + meta.len() };
+        Self {
+            id,
+            canonical,
+            deadlines,
+            load_time: 0,
+            stamps: Vec::new(),
+            meta,
+            payload,
+            held,
+            is_compressed: false,
+            most_variants: 0,
+            view: OnceLock::new(),
+        }
+    }
+}
+
+/// Bytes of the buffers that it keeps in memory, which are not its own alone.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "memory"), allow(dead_code))]
+pub(super) struct Held {
+    /// Of the one that the payload is in.
+    pub(super) buffer: usize,
+    /// Of those of the key and the metadata, where they are not in there as well.
+    pub(super) beside: usize,
+}
+
+impl Entry {
+    pub(crate) fn new(id: EntryId, key: &Key, deadlines: Deadlines, meta: Bytes, payload: Bytes) -> Self {
+        Self::of(Contents::new(id, key.canonical().clone(), deadlines, meta, payload))
+    }
+
+    /// The same entry, with the payload that its load brought, in these pieces and in so many milliseconds; 49 days at most.
+    ///
+    /// The pieces are copied in any case: a slice of a larger buffer would keep all of it in memory. So is the little there is
+    /// beside them, into the same buffer: of small entries, buffers of their own and their counters would be a tenth.
+    pub(crate) fn loaded<'a>(self, pieces: impl Iterator<Item = &'a Bytes> + Clone, millis: u64) -> Self {
+        self.change(|contents| {
+            let (canonical, meta) = (contents.canonical.len(), contents.meta.len());
+            let mut buffer = Vec::with_capacity(canonical + meta + pieces.clone().map(Bytes::len).sum::<usize>());
+            buffer.extend_from_slice(&contents.canonical);
+            buffer.extend_from_slice(&contents.meta);
+            pieces.for_each(|piece| buffer.extend_from_slice(piece));
+            contents.held = Held { buffer: buffer.len(), beside: 0 };
+            let mut rest = Bytes::from(buffer);
+            contents.canonical = rest.split_to(canonical);
+            contents.meta = rest.split_to(meta);
+            contents.payload = rest;
+            contents.load_time = u32::try_from(millis).unwrap_or(u32::MAX);
+        })
+    }
+
+    /// As [`loaded`](Self::loaded), with the payload of another entry: it is not copied.
+    pub(crate) fn loaded_again(self, stored: &Self, millis: u64) -> Self {
+        self.change(|contents| {
+            contents.payload = stored.payload().clone();
+            contents.held =
+                Held { buffer: stored.contents.held.buffer, beside: contents.canonical.len() + contents.meta.len() };
+            contents.load_time = u32::try_from(millis).unwrap_or(u32::MAX);
+        })
+    }
+
+    pub(super) fn of(contents: Contents) -> Self {
+        Self { contents: Arc::new(contents), stale_since: NEVER, mark: Mark::default() }
+    }
+
+    /// The same entry, with a payload that is compressed by its nature, or isn't.
+    pub(crate) fn compressed(self, is_compressed: bool) -> Self {
+        self.change(|contents| contents.is_compressed = is_compressed)
+    }
+
+    /// The same entry, which is to lead to so many variants at most.
+    pub(crate) fn leading_to(self, most_variants: u16) -> Self {
+        self.change(|contents| contents.most_variants = most_variants)
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn most_variants(&self) -> u16 {
+        self.contents.most_variants
+    }
+
+    /// The same entry with changed contents: changed in place, if no other handle shares them.
+    fn change(mut self, change: impl FnOnce(&mut Contents)) -> Self {
+        change(Arc::make_mut(&mut self.contents));
+        self
+    }
+
+    /// The same entry, stale since `moment`, in milliseconds since the Unix epoch, by a soft invalidation.
+    pub(crate) fn softened(&self, moment: u64) -> Self {
+        Self { stale_since: self.stale_since.min(moment), ..self.clone() }
+    }
+
+    /// What is left of it by its tags.
+    pub(crate) fn standing(self, standing: Standing) -> Option<Self> {
+        match standing {
+            Standing::Current => Some(self),
+            Standing::StaleSince(moment) => Some(self.softened(moment)),
+            Standing::Void => None,
+        }
+    }
+
+    /// The same entry, if that is its mark.
+    pub(crate) fn marked(&self, mark: Mark) -> Self {
+        match mark.0 {
+            0 => self.clone(),
+            seconds => Self { mark, ..self.softened(u64::from(seconds) * 1000) },
+        }
+    }
+
+    /// The same entry, after one more soft invalidation of its key.
+    #[cfg(feature = "memory")]
+    pub(crate) fn marked_anew(&self, now: u64) -> Self {
+        self.marked(self.mark.next(now))
+    }
+
+    /// The same entry as it is `now`: after a soft invalidation it is not fresh, whatever the clock says that the
+    /// invalidation's moment was taken from.
+    pub(crate) fn seen_at(mut self, now: impl FnOnce() -> u64) -> Self {
+        if self.is_softened() {
+            self.stale_since = self.stale_since.min(now());
+        }
+        self
+    }
+
+    /// Whether a soft invalidation came over it.
+    pub(crate) fn is_softened(&self) -> bool {
+        self.stale_since != NEVER
+    }
+
+    /// By how much soft invalidations moved its deadlines, in milliseconds.
+    pub(crate) fn brought_forward(&self) -> u64 {
+        self.contents.deadlines.fresh.saturating_sub(self.stale_since)
+    }
+
+    /// The same entry, carrying `stamps`.
+    pub(crate) fn stamped(self, stamps: &[Stamp]) -> Self {
+        // Most of what has no tags is in others' hands by now.
+        if self.contents.stamps == stamps {
+            return self;
+        }
+        self.change(|contents| contents.stamps = stamps.to_vec())
+    }
+
+    pub(crate) fn id(&self) -> EntryId {
+        self.contents.id
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        Version { id: self.contents.id, mark: self.mark }
+    }
+
+    /// Whether this is the entry of `key`, to the last byte.
+    pub(crate) fn is_of(&self, key: &Key) -> bool {
+        self.contents.canonical == *key.canonical()
+    }
+
+    /// The bytes of the key that it was stored under.
+    #[cfg(feature = "memory")]
+    pub(crate) fn canonical(&self) -> &Bytes {
+        &self.contents.canonical
+    }
+
+    /// The deadlines that the entry was made with, as soft invalidations have moved them.
+    pub(crate) fn deadlines(&self) -> Deadlines {
+        self.contents.deadlines.stale_since(self.stale_since)
+    }
+
+    /// The deadlines as they are to be compared with `now`.
+    pub(crate) fn deadlines_at(&self, now: u64) -> Deadlines {
+        self.deadlines().at(now)
+    }
+
+    /// Whether this entry was made later than `now`, so that it may be of any age: a clock was set back, or two clocks differ.
+    pub(crate) fn is_from_the_future(&self, now: u64) -> bool {
+        self.contents.deadlines.made > now.saturating_add(SKEW)
+    }
+
+    /// How long the load of this entry took, in milliseconds; zero if that is not known.
+    pub(crate) fn load_time(&self) -> u64 {
+        self.contents.load_time.into()
+    }
+
+    pub(crate) fn stamps(&self) -> &[Stamp] {
+        &self.contents.stamps
+    }
+
+    /// The tags that it was stored with.
+    pub(crate) fn tags(&self) -> Tags {
+        Tags::new(self.contents.stamps.iter().map(|stamp| &stamp.tag))
+    }
+
+    #[cfg(any(test, feature = "typed"))]
+    pub(crate) fn meta(&self) -> &Bytes {
+        &self.contents.meta
+    }
+
+    pub(crate) fn payload(&self) -> &Bytes {
+        &self.contents.payload
+    }
+
+    /// Whether others have it too: a store in this process, say.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.contents) > 1
+    }
+
+    /// The front end's reading of the metadata, to be taken apart. `None` if others have it too.
+    pub(crate) fn own_view<T: 'static>(&mut self) -> Option<&mut T> {
+        // Asking for leave to change what others have would take it out of their processors' caches.
+        if self.is_shared() {
+            return None;
+        }
+        let view = Arc::get_mut(&mut self.contents)?.view.get_mut()?.as_mut()?;
+        Arc::get_mut(view)?.downcast_mut()
+    }
+
+    /// The front end's reading of the metadata; `None` if it can't be read.
+    pub(crate) fn view<T: Send + Sync + 'static>(&self, read: impl FnOnce(&Bytes) -> Option<T>) -> Option<&T> {
+        self.contents
+            .view
+            .get_or_init(|| read(&self.contents.meta).map(|view| Arc::new(view) as Arc<dyn Any + Send + Sync>))
+            .as_deref()
+            .and_then(|view| view.downcast_ref())
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("deadlines", &self.deadlines())
+            .field("stamps", &self.contents.stamps)
+            .field("payload", &self.contents.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+
+    fn entry(deadlines: Deadlines) -> Entry {
+        Entry::new(EntryId::random(), &Key::new(["k"]), deadlines, Bytes::new(), Bytes::new())
+    }
+
+    fn deadlines() -> Deadlines {
+        Deadlines {
+            made: MINUTE,
+            fresh: 10 * MINUTE,
+            stale_while_revalidate: 12 * MINUTE,
+            stale_if_error: 15 * MINUTE,
+            gone: 60 * MINUTE,
+        }
+    }
+
+    #[test]
+    fn what_is_loaded_lies_in_one_buffer() {
+        let meta = Bytes::from_static(b"meta");
+        let planned = Entry::new(EntryId::random(), &Key::new(["k"]), deadlines(), meta, Bytes::new());
+        let pieces = [Bytes::from_static(b"pay"), Bytes::new(), Bytes::from_static(b"load")];
+        let entry = planned.loaded(pieces.iter(), 7);
+        let Contents { canonical, meta, payload, .. } = &*entry.contents;
+        assert_eq!([&meta[..], payload], [&b"meta"[..], b"payload"]);
+        assert!(entry.is_of(&Key::new(["k"])) && entry.load_time() == 7);
+        let [canonical, meta, payload] = [canonical, meta, payload].map(|part| part.as_ptr_range());
+        assert_eq!([canonical.end, meta.end], [meta.start, payload.start]);
+    }
+
+    #[test]
+    fn a_view_that_others_have_too_is_not_taken_apart() {
+        let mut entry = entry(deadlines());
+        entry.view(|_| Some("the view".to_owned()));
+        let other = entry.clone();
+        assert_eq!(entry.own_view::<String>(), None);
+        drop(other);
+        assert_eq!(entry.own_view().map(std::mem::take::<String>).as_deref(), Some("the view"));
+    }
+
+    #[test]
+    fn a_softened_entry_is_stale_at_once_with_windows_as_long_as_its_own() {
+        let soft = entry(deadlines()).softened(4 * MINUTE);
+        let Deadlines { fresh, stale_while_revalidate, stale_if_error, gone, .. } = soft.deadlines();
+        assert_eq!([fresh, stale_while_revalidate, stale_if_error], [4 * MINUTE, 6 * MINUTE, 9 * MINUTE]);
+        assert_eq!(gone, 60 * MINUTE, "its validators are kept");
+        assert_eq!(soft.brought_forward(), 6 * MINUTE);
+    }
+
+    #[test]
+    fn what_may_not_be_used_stale_may_not_be_used_once_it_is_softened() {
+        let soft = entry(Deadlines::fresh_until(10 * MINUTE)).softened(4 * MINUTE);
+        assert_eq!(soft.deadlines().stale_while_revalidate, 4 * MINUTE);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_no_softened_entry_fresh() {
+        let soft = entry(deadlines()).softened(4 * MINUTE).seen_at(|| 3 * MINUTE);
+        assert_eq!((soft.deadlines().fresh, soft.deadlines().stale_while_revalidate), (3 * MINUTE, 5 * MINUTE));
+        assert_eq!(entry(deadlines()).seen_at(|| 3 * MINUTE).deadlines(), deadlines());
+    }
+
+    #[test]
+    fn no_clock_gives_it_more_of_a_life_than_it_began_with() {
+        let entry = entry(deadlines());
+        for now in (0..20 * MINUTE).step_by(250) {
+            let Deadlines { fresh, stale_while_revalidate, stale_if_error, .. } = entry.deadlines_at(now);
+            let left = [fresh, stale_while_revalidate, stale_if_error].map(|moment| moment.saturating_sub(now));
+            assert!(left[0] <= 9 * MINUTE && left[1] <= 11 * MINUTE && left[2] <= 14 * MINUTE, "{now}: {left:?}");
+            assert!(now < MINUTE || entry.deadlines_at(now) == entry.deadlines(), "{now}");
+        }
+    }
+
+    #[test]
+    fn what_is_from_the_future_is_of_no_use_but_for_its_validators() {
+        let entry = entry(deadlines());
+        for (now, is_from_the_future) in [(0, true), (MINUTE - SKEW - 1, true), (MINUTE - SKEW, false), (MINUTE, false)]
+        {
+            assert_eq!(entry.is_from_the_future(now), is_from_the_future, "{now}");
+            let Deadlines { fresh, stale_while_revalidate, stale_if_error, gone, .. } = entry.deadlines_at(now);
+            for moment in [fresh, stale_while_revalidate, stale_if_error] {
+                assert_eq!(moment <= now, is_from_the_future, "{now}");
+            }
+            assert_eq!(gone, 60 * MINUTE);
+        }
+    }
+
+    #[test]
+    fn what_is_stale_already_is_softened_for_no_longer() {
+        let soft = entry(deadlines()).softened(11 * MINUTE).seen_at(|| 11 * MINUTE);
+        assert_eq!(soft.deadlines(), deadlines());
+    }
+
+    #[cfg(feature = "memory")]
+    #[test]
+    fn no_two_marks_are_the_same() {
+        let first = entry(deadlines()).marked_anew(4 * MINUTE);
+        let second = first.marked_anew(4 * MINUTE);
+        assert!(first.version().mark < second.version().mark);
+        assert_eq!(first.id(), second.id());
+    }
+}

@@ -1,0 +1,69 @@
+//! Until when an entry serves which purpose.
+
+/// By how many milliseconds the clocks of two processes may differ unnoticed. Those that are kept by NTP stay well within.
+pub(super) const SKEW: u64 = 1_000;
+
+/// The five moments of an entry's life, in milliseconds since the Unix epoch, computed when the entry is made.
+///
+/// Those after `fresh` are not before it; what a front end doesn't use, it leaves equal to `fresh`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Deadlines {
+    /// When the entry was made, by the clock of the process that made it; [`UNKNOWN`](Self::UNKNOWN) in an envelope that an
+    /// earlier version wrote.
+    pub(crate) made: u64,
+    /// Served without a question until then.
+    pub(crate) fresh: u64,
+    /// Served while it is refreshed in the background until then (RFC 5861, section 3).
+    pub(crate) stale_while_revalidate: u64,
+    /// Served in place of an error until then (RFC 5861, section 4).
+    pub(crate) stale_if_error: u64,
+    /// Kept, for its validators at least, until then; removed by the store after that.
+    pub(crate) gone: u64,
+}
+
+impl Deadlines {
+    /// A moment before any entry was made.
+    #[cfg_attr(not(any(feature = "redis", feature = "typed")), allow(dead_code))]
+    pub(crate) const UNKNOWN: u64 = 0;
+
+    /// The deadlines as they are to be compared with `now`. The clock that set them may be another process's, or this one's
+    /// before it was corrected: however far apart the two clocks are, an entry never has more time left than it had when it
+    /// was made. An entry made later than `now` may be of any age, and only its validators are of use.
+    pub(super) fn at(self, now: u64) -> Self {
+        match self.made.saturating_sub(now) {
+            0 => self,
+            ahead if ahead <= SKEW => Self {
+                fresh: self.fresh.saturating_sub(ahead),
+                stale_while_revalidate: self.stale_while_revalidate.saturating_sub(ahead),
+                stale_if_error: self.stale_if_error.saturating_sub(ahead),
+                ..self
+            },
+            _ => Self {
+                fresh: self.fresh.min(now),
+                stale_while_revalidate: self.stale_while_revalidate.min(now),
+                stale_if_error: self.stale_if_error.min(now),
+                ..self
+            },
+        }
+    }
+
+    /// The same life, stale at `moment` at the latest. The times for which it may be used stale are as long as they were,
+    /// and begin then. Of several moments the earliest counts.
+    pub(super) fn stale_since(self, moment: u64) -> Self {
+        let fresh = self.fresh.min(moment);
+        let earlier = self.fresh - fresh;
+        Self {
+            fresh,
+            stale_while_revalidate: self.stale_while_revalidate.saturating_sub(earlier),
+            stale_if_error: self.stale_if_error.saturating_sub(earlier),
+            ..self
+        }
+    }
+
+    /// An entry that is of no use once it is stale.
+    #[cfg(test)]
+    pub(crate) fn fresh_until(moment: u64) -> Self {
+        let made = Self::UNKNOWN;
+        Self { made, fresh: moment, stale_while_revalidate: moment, stale_if_error: moment, gone: moment }
+    }
+}

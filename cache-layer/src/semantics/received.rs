@@ -1,0 +1,31 @@
+//! A response as the cache received it: what its freshness, its age and its storability are computed from.
+
+use http::{HeaderMap, StatusCode};
+
+use super::targeted::ResponseDirectives;
+
+/// The head of a response, what it says to this cache, and the two moments of RFC 9111, section 4.2.3, in milliseconds
+/// since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received<'a> {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) directives: &'a ResponseDirectives,
+    /// When the request was sent.
+    pub(crate) request_time: u64,
+    /// When the response arrived.
+    pub(crate) response_time: u64,
+}
+
+#[cfg(test)]
+impl<'a> Received<'a> {
+    /// A response that arrived in the moment of its request.
+    pub(crate) fn at(
+        moment: u64,
+        status: StatusCode,
+        headers: &'a HeaderMap,
+        directives: &'a ResponseDirectives,
+    ) -> Self {
+        Self { status, headers, directives, request_time: moment, response_time: moment }
+    }
+}
