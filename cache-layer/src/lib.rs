@@ -62,6 +62,8 @@
 #![cfg_attr(not(feature = "memory"), allow(dead_code))]
 
 mod clock;
+#[cfg(feature = "typed")]
+mod codec;
 mod engine;
 mod entry;
 mod error;
@@ -97,6 +99,8 @@ pub use self::{
     tag::Tags,
 };
 
+#[cfg(feature = "typed")]
+pub use self::codec::Codec;
 #[cfg(feature = "unstable-parts")]
 #[doc(hidden)]
 pub use self::http::Parts;
@@ -107,7 +111,7 @@ pub use self::typed::attribute as __cached;
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use self::typed::unordered;
 #[cfg(feature = "typed")]
-pub use self::typed::{Codec, GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
+pub use self::typed::{GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
 #[cfg(feature = "macros")]
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use cache_layer_macros::cached;

@@ -1,13 +1,13 @@
 //! The cache itself, behind one handle: look up, decide who loads, fill, invalidate.
 //!
 //! - [`flight`]: requests of this process for one key, of which one loads
-//! - [`fill`]: the right to load, its lease, and the commit
+//! - [`permit`]: the right to load, its lease, and the commit
 //! - [`backoff`]: failures, and how long to leave the application alone after them
-//! - [`look`]: one request's look-up, and its load, as traces and observers see them
+//! - [`span`]: one request's look-up, and its load, as traces and observers see them
 //! - [`patience`]: how long a request waits for others, and how often it asks again
 //! - [`predictor`]: keys that it makes no sense to wait for
 //! - [`early`]: when to refresh what is still fresh
-//! - [`share`], [`rope`]: what others may have of a load before it has ended
+//! - [`share`], [`growing_body`]: what others may have of a load before it has ended
 //!
 //! The engine knows keys, entries, their tags and their deadlines, and nothing of what they mean.
 
@@ -40,19 +40,19 @@ use crate::{
     telemetry::{Counts, Event, InvalidationKind, Observer, Telemetry},
 };
 #[cfg(feature = "typed")]
-use crate::{telemetry::FillOutcome, typed::Codec};
+use crate::{codec::Codec, telemetry::FillOutcome};
 
 pub(crate) mod backoff;
 pub(crate) mod early;
 #[cfg(all(test, feature = "memory"))]
 mod elsewhere_tests;
-pub(crate) mod fill;
 pub(crate) mod flight;
-pub(crate) mod look;
+pub(crate) mod growing_body;
 pub(crate) mod patience;
+pub(crate) mod permit;
 mod predictor;
-pub(crate) mod rope;
 pub(crate) mod share;
+pub(crate) mod span;
 
 /// Commits under way at one time, to a store outside of this process. More wait for their turn.
 const COMMITS: usize = 256;

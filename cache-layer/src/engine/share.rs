@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cache, rope::Rope};
+use super::{Cache, growing_body::Rope};
 use crate::{entry::Entry, key::Key, store::Lease, telemetry::NoCacheReason};
 
 /// A load whose result will be stored, or would be if the store could be reached, and may be had by others.

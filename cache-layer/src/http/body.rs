@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::engine::rope::{BrokenOff, Reader};
+use crate::engine::growing_body::{BrokenOff, Reader};
 
 /// Why the [body](ResponseBody) of a response ended before its end. It reads like the application's own error where it is
 /// that; the application's is in [`Inner`](Self::Inner), with all that it is caused by.

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderName, StatusCode, Uri, request};
 use tower_layer::Layer;
 
 use super::{
+    load_limit::Rooms,
     ranges::Ranges,
-    room::Rooms,
     service::{CacheService, Shared},
     target::{Naming, Target},
 };

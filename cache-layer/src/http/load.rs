@@ -17,21 +17,21 @@ use tower_service::Service;
 
 use super::{
     annotate::{self, Note},
-    backoff::is_personal,
     body::{Piece, ResponseBody},
+    failure::is_personal,
+    load_limit::{Room, Rooms},
     oneshot::Oneshot,
     plan::{Asked, Came},
     record::{Incoming, Unkept, content_length, pass_on, record},
-    room::{Room, Rooms},
     select::{Selection, Vacancy, Varies, response as stored_response},
     service::Shared,
 };
 use crate::{
     engine::{
-        fill::{Demand, Permission, Permit},
         flight::{Flight, Landing},
+        growing_body::RopeWriter,
         patience::Patience,
-        rope::RopeWriter,
+        permit::{Demand, Permission, Permit},
     },
     entry::Entry,
     inherit::Reads,

@@ -3,14 +3,14 @@
 //! - [`layer`]: [`CacheLayer`] and its settings
 //! - [`service`]: [`CacheService`], what becomes of one request
 //! - [`target`]: the key of a request
-//! - [`visit`], [`write`]: a request whose answer is not in memory, and one that may change something
+//! - [`fetch`], [`write`]: a request whose answer is not in memory, and one that may change something
 //! - [`select`]: which stored response a request may have
 //! - [`load`]: asking the application once for all who wait
-//! - [`backoff`]: what a request gets while a failing application is left alone
+//! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`ranges`]: ranges of what is not kept
-//! - [`mark`]: layers in one another's way
-//! - [`room`]: how many may be at the application
-//! - [`join`]: having what is loaded for another request, while it is loaded
+//! - [`nested`]: layers in one another's way
+//! - [`load_limit`]: how many may be at the application
+//! - [`follow`]: having what is loaded for another request, while it is loaded
 //! - [`early`]: refreshing a response before it is stale
 //! - [`inherit`]: a response that inherits from what its handler read
 //! - [`plan`], [`record`]: what to store of its response, and the copy of its body
@@ -21,15 +21,17 @@
 //! - [`body`], [`future`], [`oneshot`]: the types that Tower asks for
 
 mod annotate;
-mod backoff;
 mod body;
 mod early;
+mod failure;
+mod fetch;
+mod follow;
 mod future;
 mod inherit;
-mod join;
 mod layer;
 mod load;
-mod mark;
+mod load_limit;
+mod nested;
 mod oneshot;
 #[cfg(feature = "unstable-parts")]
 mod parts;
@@ -38,12 +40,10 @@ mod ranges;
 mod record;
 mod remaining;
 mod respond;
-mod room;
 mod select;
 mod service;
 mod stored;
 mod target;
-mod visit;
 mod write;
 
 pub use body::{BodyError, ResponseBody};

@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use tokio::sync::mpsc;
 
 use super::body::Piece;
-use crate::{engine::rope::RopeWriter, telemetry::NoCacheReason};
+use crate::{engine::growing_body::RopeWriter, telemetry::NoCacheReason};
 
 /// A body as it comes in.
 pub(super) struct Incoming<R: Body> {

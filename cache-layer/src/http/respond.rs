@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     engine::{
-        look::Look,
-        rope::{Reader, Rope},
+        growing_body::{Reader, Rope},
+        span::Look,
     },
     entry::Entry,
     policy::Remaining,

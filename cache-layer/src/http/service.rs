@@ -15,11 +15,11 @@ use tracing::Instrument as _;
 use super::{
     annotate::Note,
     body::ResponseBody,
+    fetch::visit,
     future::ResponseFuture,
+    load_limit::Rooms,
     ranges::Ranges,
-    room::Rooms,
     target::{Naming, Target},
-    visit::visit,
     write::write_through,
 };
 use crate::{

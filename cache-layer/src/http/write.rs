@@ -20,9 +20,9 @@ use super::{
 use crate::{
     engine::{
         Cache,
-        fill::{Caution, Permission},
         flight::Seat,
         patience::Patience,
+        permit::{Caution, Permission},
     },
     error::InvalidateError,
     key::Key,

@@ -15,10 +15,10 @@ use crate::{
     engine::{
         Cache,
         backoff::BackOff,
-        fill::{Caution, Demand, Permission, Permit},
         flight::{Flight, Landing, Seat},
-        look::{Look, in_span},
         patience::{LONGEST_PAUSE, Patience},
+        permit::{Caution, Demand, Permission, Permit},
+        span::{Look, in_span},
     },
     inherit::{self, Reads},
     key::Key,

@@ -4,7 +4,7 @@
 //! - [`loaded`]: what a load brings, and what it is given
 //! - [`set`]: storing values that no load stands behind
 //! - [`terms`]: for how long, under which tags, and who waits for whom
-//! - [`value`], [`codec`], [`json`]: a value as an entry
+//! - [`value`]: a value as an entry
 //! - [`key`]: what values are called
 //! - [`attribute`], [`argument`]: what `#[cached]` is made of, and its keys
 
@@ -18,7 +18,7 @@ use self::{
     value::{Found, Hit, read},
 };
 use crate::{
-    engine::{Cache, Looked, look::Look},
+    engine::{Cache, Looked, span::Look},
     entry::Entry,
     error::InvalidateError,
     inherit::{self, Reads},
@@ -31,8 +31,6 @@ use crate::{
 mod argument;
 #[cfg(feature = "macros")]
 pub mod attribute;
-mod codec;
-mod json;
 mod key;
 mod load;
 mod loaded;
@@ -43,7 +41,6 @@ mod value;
 #[cfg(feature = "macros")]
 pub use self::argument::unordered;
 pub use self::{
-    codec::Codec,
     load::GetOrLoad,
     loaded::{Loaded, Stale},
     set::{Set, SetError},

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::codec::Codec;
+use crate::codec::Codec;
 use crate::{
     engine::{Cache, Looked},
     entry::{Deadlines, Entry, EntryId},

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     engine::{
         flight::{Flight, Landing, Seat},
-        look::{Look, in_span},
         patience::LONGEST_PAUSE,
+        span::{Look, in_span},
     },
     entry::{Entry, EntryId},
     key::Key,

@@ -5,7 +5,7 @@ use http_body::Body;
 
 use super::{body::ResponseBody, respond::Content, service::Shared};
 use crate::{
-    engine::{look::Look, share::Sharing},
+    engine::{share::Sharing, span::Look},
     key::Key,
     telemetry::Event,
 };

@@ -12,10 +12,10 @@ use tokio::{
 use super::Cache;
 use super::backoff::{BackOff, Setback};
 use super::flight::{Flight, Landing};
-use super::look::not_kept;
+use super::growing_body::Rope;
 use super::patience::{LONGEST_PAUSE, LONGEST_PAUSE_FOR_A_LEASE, Patience};
-use super::rope::Rope;
 use super::share::{Begun, Sharing};
+use super::span::not_kept;
 use crate::{
     key::Key,
     store::{Acquired, Committed, Failed, Fill, Lease, LeaseToken, Seen, StoreError, Writes},

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     engine::{
         backoff::{BackOff, Setback},
-        fill::Caution,
+        permit::Caution,
     },
     entry::Entry,
     semantics::cache_status::ForwardReason,
