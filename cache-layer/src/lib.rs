@@ -91,8 +91,8 @@ mod typed;
 
 pub use self::{
     clock::Clock,
-    engine::{Cache, CacheBuilder},
-    error::{ConfigError, InvalidateError},
+    engine::{Cache, CacheBuilder, InvalidateError},
+    error::ConfigError,
     http::{BodyError, CacheLayer, CacheService, ResponseBody, ResponseFuture},
     key::Key,
     policy::{Freshness, Profile, Remaining, SetCookie},

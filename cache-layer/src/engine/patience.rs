@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Cache;
+use super::cache::Cache;
 
 /// The pauses between one round and the next, from the second one on; they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -64,7 +64,7 @@ impl Patience {
             }
         }
         self.rounds = self.rounds.saturating_add(1);
-        // The first costs nothing but a look.
+        // The first costs nothing but a lookup.
         self.rounds == 1 || !self.is_over()
     }
 }

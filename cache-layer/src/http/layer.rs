@@ -5,19 +5,14 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, StatusCode, Uri, request};
 use tower_layer::Layer;
 
-use super::{
-    load_limit::Rooms,
-    ranges::Ranges,
-    service::{CacheService, Shared},
-    target::{Naming, Target},
-};
+use super::{context::Context, load_limit::LoadLimit, service::CacheService, target::Target};
 use crate::{
     clock::millis,
     engine::Cache,
     error::ConfigError,
     key::Key,
-    policy::{Policy, Profile, Remaining, SetCookie, Voids},
-    semantics::{cache_status::CacheName, policy, sites::Sites},
+    policy::{Profile, Remaining, SetCookie, Voids},
+    semantics::{cache_status::CacheName, policy},
 };
 
 /// Puts a [`Cache`] in front of a service.
@@ -46,7 +41,7 @@ use crate::{
 /// so does a check of who may ask at all. Limits that protect the application go inside, so that hits don't count.
 ///
 /// The key of a request is its host, path and query *as this layer sees them*. Inside axum's `nest`, the path has
-/// lost its prefix: two nested routers over one cache need a [`space`](Self::space) each, or the layer outside of both.
+/// lost its prefix: two nested routers over one cache need a [`namespace`](Self::namespace) each, or the layer outside of both.
 ///
 /// `http` and `https` are one site unless [`schemes_apart`](Self::schemes_apart) says otherwise, and hosts are one where
 /// [`canonical_host`](Self::canonical_host) says so.
@@ -60,27 +55,13 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CacheLayer {
-    cache: Cache,
-    policy: Policy,
-    name: CacheName,
-    space: String,
-    sites: Sites,
-    rooms: Rooms,
-    ranges: Ranges,
+    context: Context,
 }
 
 impl CacheLayer {
     /// A layer over `cache` that keeps what the application says, and nothing else.
     pub fn new(cache: Cache) -> Self {
-        Self {
-            cache,
-            policy: Policy::default(),
-            name: CacheName::default(),
-            space: String::new(),
-            sites: Sites::default(),
-            rooms: Rooms::default(),
-            ranges: Ranges::default(),
-        }
+        Self { context: Context::new(cache) }
     }
 
     /// How long to keep responses for which the application states no freshness. Unless this or a [`path`](Self::path)
@@ -89,7 +70,7 @@ impl CacheLayer {
     /// A rule says that these responses are the same for everybody. A response to a request with a `Cookie` is not kept by
     /// a rule alone.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.policy.set_ttl(ttl);
+        self.context.policy.set_ttl(ttl);
         self
     }
 
@@ -97,7 +78,7 @@ impl CacheLayer {
     /// not `/ab`. The longest prefix decides; zero means that these are not kept. Paths are compared as they were sent,
     /// without decoding, and one with dot segments is covered by no rule; a prefix without its leading slash is given one.
     pub fn path(mut self, prefix: impl AsRef<str>, ttl: Duration) -> Self {
-        self.policy.add_path(prefix.as_ref(), ttl);
+        self.context.policy.add_path(prefix.as_ref(), ttl);
         self
     }
 
@@ -111,7 +92,7 @@ impl CacheLayer {
     /// at the pace of the slowest, and as much again is held of it. A range of a response that is not stored yet is answered
     /// once the whole is there; of one that turned out to be longer, the next ranges are the application's to answer.
     pub fn max_body(mut self, bytes: u64) -> Self {
-        self.policy.max_body = bytes;
+        self.context.policy.max_body = bytes;
         self
     }
 
@@ -128,14 +109,14 @@ impl CacheLayer {
     /// and the detail `overloaded`. This is the one setting by which the cache turns requests away. A refresh in the
     /// background waits for nothing: if there is no room, it is left to a later request.
     pub fn max_loads(mut self, most: usize) -> Self {
-        self.rooms = Rooms::new(most);
+        self.context.load_limit = LoadLimit::new(most);
         self
     }
 
     /// What the keys of all requests through this layer begin with; nothing unless set. Layers that see the same host and
     /// path for different things, over one cache or over one Redis prefix, need different ones.
-    pub fn space(mut self, space: impl Into<String>) -> Self {
-        self.space = space.into();
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.context.namespace = namespace.into();
         self
     }
 
@@ -151,7 +132,7 @@ impl CacheLayer {
     /// Where the two do answer differently, set it, and see to it that the URI of a request says by which it came, before
     /// this layer: what has no scheme is taken for `http`.
     pub fn schemes_apart(mut self, apart: bool) -> Self {
-        self.sites.tell_schemes_apart(apart);
+        self.context.sites.tell_schemes_apart(apart);
         self
     }
 
@@ -177,7 +158,8 @@ impl CacheLayer {
     /// If one of them is not a host, with a port where that is neither 80 nor 443; if both are the same, by way of other
     /// aliases as well; or if `alias` is one of another host already.
     pub fn canonical_host(mut self, alias: &str, host: &str) -> Result<Self, ConfigError> {
-        self.sites
+        self.context
+            .sites
             .add_alias(alias, host)
             .map_err(|reason| ConfigError::new(format!("canonical host {host:?} of {alias:?}: {reason}")))?;
         Ok(self)
@@ -186,7 +168,7 @@ impl CacheLayer {
     /// Starts all choices that RFC 9111 leaves to a cache anew, from a profile; [`Profile::Safe`] unless set. To be called
     /// before the setters below.
     pub fn profile(mut self, profile: Profile) -> Self {
-        self.policy.caching = match profile {
+        self.context.policy.caching = match profile {
             Profile::Safe => policy::CachingPolicy::safe(),
             Profile::Strict => policy::CachingPolicy::strict(),
         };
@@ -195,7 +177,7 @@ impl CacheLayer {
 
     /// What becomes of responses that set a cookie; [`SetCookie::Refuse`] in the safe profile.
     pub fn set_cookie(mut self, choice: SetCookie) -> Self {
-        self.policy.caching.set_cookie = match choice {
+        self.context.policy.caching.set_cookie = match choice {
             SetCookie::Refuse => policy::SetCookie::Refuse,
             SetCookie::Strip => policy::SetCookie::Strip,
             SetCookie::Keep => policy::SetCookie::Keep,
@@ -206,34 +188,34 @@ impl CacheLayer {
     /// Whether to estimate freshness from `Last-Modified` where nothing else states it (RFC 9111, section 4.2.2): a
     /// tenth of the time since then, a day at most. Off in the safe profile.
     pub fn heuristics(mut self, on: bool) -> Self {
-        self.policy.caching.heuristics = on;
+        self.context.policy.caching.heuristics = on;
         self
     }
 
     /// Whether clients may ask for a younger response, or accept a stale one, by `Cache-Control` (RFC 9111, section
     /// 5.2.1). Off in the safe profile, since any client could send load past the cache; `no-store` always counts.
     pub fn request_directives(mut self, honoured: bool) -> Self {
-        self.policy.caching.request_directives = honoured;
+        self.context.policy.caching.request_directives = honoured;
         self
     }
 
     /// How long to keep responses with this status that state no freshness of their own, such as 404; not at all unless
     /// set.
     pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
-        self.policy.caching.negative_ttl.insert(status.as_u16(), millis(ttl));
+        self.context.policy.caching.negative_ttl.insert(status.as_u16(), millis(ttl));
         self
     }
 
     /// The longest that any response is fresh, whatever it says; without a limit unless set.
     pub fn ttl_cap(mut self, cap: Duration) -> Self {
-        self.policy.caching.ttl_cap = Some(millis(cap));
+        self.context.policy.caching.ttl_cap = Some(millis(cap));
         self
     }
 
     /// Shortens every freshness at random by up to this share, 0 to 100 per cent, so that what was stored together does
     /// not expire together; 0 unless set.
     pub fn jitter(mut self, per_cent: u8) -> Self {
-        self.policy.jitter = per_cent.min(100);
+        self.context.policy.jitter = per_cent.min(100);
         self
     }
 
@@ -246,7 +228,7 @@ impl CacheLayer {
     /// more, earlier, which is for loads whose duration varies. Zero or less, or what is no number, turns it off. The
     /// application sees requests for what is still fresh, as it does with `stale-while-revalidate` for what is stale.
     pub fn early_refresh(mut self, beta: f32) -> Self {
-        self.policy.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
+        self.context.policy.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
         self
     }
 
@@ -256,20 +238,20 @@ impl CacheLayer {
     /// what is stale if the application fails, or takes longer than the
     /// [lock timeout](crate::CacheBuilder::lock_timeout).
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
-        self.policy.caching.default_stale_while_revalidate = millis(window);
+        self.context.policy.caching.default_stale_while_revalidate = millis(window);
         self
     }
 
     /// `stale-if-error` for responses that have none (RFC 5861, section 4); none unless set.
     pub fn stale_if_error(mut self, window: Duration) -> Self {
-        self.policy.caching.default_stale_if_error = millis(window);
+        self.context.policy.caching.default_stale_if_error = millis(window);
         self
     }
 
     /// Whether `s-maxage` leaves `stale-while-revalidate` and `stale-if-error` beside it in force. By RFC 9111, section
     /// 5.2.2.10, it forbids all stale use; off unless set.
     pub fn s_maxage_permits_stale(mut self, permits: bool) -> Self {
-        self.policy.caching.s_maxage_permits_stale = permits;
+        self.context.policy.caching.s_maxage_permits_stale = permits;
         self
     }
 
@@ -281,33 +263,33 @@ impl CacheLayer {
     /// tasks that the handler spawns, are not seen. Neither are those of a handler behind a `Buffer`.
     #[cfg(feature = "typed")]
     pub fn inherit(mut self, inherits: bool) -> Self {
-        self.policy.inherits = inherits;
+        self.context.policy.inherits = inherits;
         self
     }
 
     /// The fields that speak to this cache rather than to all, the most specific first (RFC 9213); none in the safe
     /// profile. `CDN-Cache-Control` is meant for a CDN in front, which purges what it keeps; this cache it doesn't know.
     pub fn targets(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.policy.caching.targets = names.into_iter().collect();
+        self.context.policy.caching.targets = names.into_iter().collect();
         self
     }
 
     /// Query parameters that make no difference to the response; a name that ends in `*` is a prefix, such as `utm_*`.
     /// The application still sees them.
     pub fn ignore_query<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.policy.caching.ignored_query = names.into_iter().map(Into::into).collect();
+        self.context.policy.caching.ignored_query = names.into_iter().map(Into::into).collect();
         self
     }
 
     /// Request fields that are part of the key, for what an application reads without saying so in `Vary`.
     pub fn key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.policy.key_headers = names.into_iter().collect();
+        self.context.policy.key_headers = names.into_iter().collect();
         self
     }
 
     /// Cookies whose requests go to the application, whatever is stored, such as that of a session.
     pub fn bypass_on_cookies<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.policy.bypass_cookies = names.into_iter().map(Into::into).collect();
+        self.context.policy.bypass_cookies = names.into_iter().map(Into::into).collect();
         self
     }
 
@@ -320,7 +302,7 @@ impl CacheLayer {
     /// which there is none goes to the application as ever, unless [`share_failures`](Self::share_failures) is set. A
     /// success ends it, and so does the invalidation of the key.
     pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
-        self.policy.failure_backoff = (first, longest);
+        self.context.policy.failure_backoff = (first, longest);
         self
     }
 
@@ -328,7 +310,7 @@ impl CacheLayer {
     /// left alone ([`failure_backoff`](Self::failure_backoff)): with the status of the failure, 502 if there was no response,
     /// and `Retry-After`. Off unless set; never done to requests with `Authorization` or `Cookie`.
     pub fn share_failures(mut self, on: bool) -> Self {
-        self.policy.share_failures = on;
+        self.context.policy.share_failures = on;
         self
     }
 
@@ -345,14 +327,14 @@ impl CacheLayer {
     /// let layer = CacheLayer::new(cache).tag_fields([http::HeaderName::from_static("x-product-tags")]);
     /// ```
     pub fn tag_fields(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.policy.tag_fields = names.into_iter().collect();
+        self.context.policy.tag_fields = names.into_iter().collect();
         self
     }
 
     /// Whether [`tag_fields`](Self::tag_fields) are passed on to clients, for another cache on the way that reads them; they
     /// are not unless set, since they tell how an application is built.
     pub fn pass_tag_fields(mut self, pass: bool) -> Self {
-        self.policy.pass_tag_fields = pass;
+        self.context.policy.pass_tag_fields = pass;
         self
     }
 
@@ -366,13 +348,13 @@ impl CacheLayer {
     /// let behind_nginx = CacheLayer::new(cache).remaining(Remaining::AccelExpires);
     /// ```
     pub fn remaining(mut self, remaining: Remaining) -> Self {
-        self.policy.remaining = remaining;
+        self.context.policy.remaining = remaining;
         self
     }
 
     /// The most variants of one URI to keep; 64 unless set, at least 1. One more, and they begin anew.
     pub fn max_variants(mut self, variants: u16) -> Self {
-        self.policy.max_variants = variants.max(1);
+        self.context.policy.max_variants = variants.max(1);
         self
     }
 
@@ -390,7 +372,7 @@ impl CacheLayer {
     /// let layer = CacheLayer::new(cache).voids(|request| request.uri.path() != "/graphql");
     /// ```
     pub fn voids(mut self, is_change: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.policy.voids = Voids::by(is_change);
+        self.context.policy.voids = Voids::by(is_change);
         self
     }
 
@@ -401,7 +383,7 @@ impl CacheLayer {
     ///
     /// If `name` is empty, or has other characters than printable ASCII.
     pub fn name(mut self, name: &str) -> Result<Self, ConfigError> {
-        self.name = CacheName::new(name)
+        self.context.name = CacheName::new(name)
             .ok_or_else(|| ConfigError::new(format!("cache name {name:?}: must be printable ASCII, not empty")))?;
         Ok(self)
     }
@@ -426,7 +408,7 @@ impl CacheLayer {
     #[must_use]
     pub fn key(&self, uri: &Uri) -> Option<Key> {
         let headers = HeaderMap::new();
-        Target::of_uri(&self.sites, uri).map(|target| target.key(&self.naming(&headers)))
+        Target::of_uri(&self.context.sites, uri).map(|target| target.key(&self.context.key_rules(&headers)))
     }
 
     /// The key under which this layer keeps what it stores for a request with this URI and these fields: what a handler has
@@ -450,12 +432,7 @@ impl CacheLayer {
     /// ```
     #[must_use]
     pub fn key_of(&self, uri: &Uri, headers: &HeaderMap) -> Option<Key> {
-        Target::of(&self.sites, uri, headers).map(|target| target.key(&self.naming(headers)))
-    }
-
-    fn naming<'a>(&'a self, headers: &'a HeaderMap) -> Naming<'a> {
-        let Policy { caching, key_headers, .. } = &self.policy;
-        Naming { sites: &self.sites, space: &self.space, ignored_query: &caching.ignored_query, key_headers, headers }
+        Target::of(&self.context.sites, uri, headers).map(|target| target.key(&self.context.key_rules(headers)))
     }
 }
 
@@ -463,7 +440,6 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self { cache, policy, name, space, sites, rooms, ranges } = self.clone();
-        CacheService::new(inner, Arc::new(Shared { cache, policy, name, space, sites, rooms, ranges }))
+        CacheService::new(inner, Arc::new(self.context.clone()))
     }
 }
