@@ -15,7 +15,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
 //! let service = ServiceBuilder::new()
-//!     .layer(CacheLayer::new(cache.clone()).path("/products", Duration::from_secs(60)))
+//!     .layer(CacheLayer::new(cache.clone()).ttl_for_path("/products", Duration::from_secs(60)))
 //!     .service(service_fn(async |_: Request<Full<bytes::Bytes>>| {
 //!         let mut response = Response::new(Full::from("[…]"));
 //!         response.extensions_mut().insert(Tags::new(["products"]));

@@ -95,7 +95,7 @@ mod in_one_process {
         let (clock, origin) = (Clock::manual(), Origin::echo(MAX_AGE));
         let cache = cache(backend, &clock).await;
         let layer = CacheLayer::new(cache.clone());
-        let service = layer.clone().layer(layer.space("inner").layer(origin.clone()));
+        let service = layer.clone().layer(layer.namespace("inner").layer(origin.clone()));
         let miss = get(&service, &cache, "/").await;
         assert_eq!(lines(&miss), ["cache-layer; fwd=uri-miss; stored"; 2]);
         assert_eq!((get(&service, &cache, "/").await.x_cache(), origin.calls()), ("HIT", 1));

@@ -717,7 +717,7 @@ async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
     assert!(!late.hit, "{late:?}");
 
     // A rule is no reason to keep it longer than what it is made from.
-    let ruled = App::new(cache.clone(), &origin, |layer| layer.inherit(true).ttl(3600 * SECOND).space("ruled"));
+    let ruled = App::new(cache.clone(), &origin, |layer| layer.inherit(true).ttl(3600 * SECOND).namespace("ruled"));
     clock.advance(30 * SECOND);
     ruled.get("/page", &[]).await;
     assert_eq!(ruled.get("/page", &[]).await.cache_status().ttl, Some(30));
@@ -728,7 +728,7 @@ async fn a_response_inherits_nothing_unless_it_is_told_to(backend: &Backend) {
     let origin = page(&cache);
     let app = App::new(cache.clone(), &origin, |layer| layer);
     assert_eq!(app.get("/page", &[]).await.cache_status().detail, Some(NoCacheReason::NoFreshness.to_string()));
-    let ruled = App::new(cache.clone(), &origin, |layer| layer.ttl(MINUTE).space("ruled"));
+    let ruled = App::new(cache.clone(), &origin, |layer| layer.ttl(MINUTE).namespace("ruled"));
     ruled.get("/page", &[]).await;
     cache.invalidate_tag("product:1").await.unwrap();
     assert!(ruled.get("/page", &[]).await.cache_status().hit);

@@ -73,7 +73,7 @@ pub(super) struct Inner {
     pub(super) tasks: TaskTracker,
 }
 
-/// What a look-up brought.
+/// What the store has for a key.
 pub(crate) enum Retrieved {
     Found(Entry),
     Missing(Seen),

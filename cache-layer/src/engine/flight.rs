@@ -1,8 +1,8 @@
 //! Single flight: of the requests of this process for one key, one loads and the others wait for how it ends.
 //!
-//! Those who wait learn that it landed, and look it up like anybody else: what they get has passed the fence of the
-//! commit. Or they come aboard before that, if the leader [publishes](Flight::publish_partial) what is coming in and no invalidation
-//! overtook it: a load that one overtook reaches nobody who came after the invalidation.
+//! The followers learn that it has ended, and look their key up again: what they get has passed the fence of the commit. Or
+//! they have part in it before that, if the leader [publishes](Flight::publish_partial) what is coming in and no invalidation
+//! overtook it: a load that one overtook reaches no request that came after the invalidation.
 
 #[cfg(feature = "typed")]
 use std::any::Any;
@@ -29,14 +29,14 @@ pub(crate) enum FlightOutcome {
     Stored,
     /// It could not be stored: here is what would be in the store, for those who can't reach it either.
     Unstored(Arc<[(Key, Entry)]>),
-    /// What was loaded can't be shared. Everybody loads for themselves, at once.
+    /// What was loaded can't be shared. Each follower loads for itself, at once.
     Uncacheable,
-    /// The load failed. Everybody loads for themselves, at once.
+    /// The load failed. Each follower loads for itself, at once.
     Failed,
-    /// The load failed with this error, which is everybody's.
+    /// The load failed with this error, which each follower fails with.
     #[cfg(feature = "typed")]
     FailedWith(Arc<dyn Any + Send + Sync>),
-    /// An invalidation overtook the load, or its leader was lost: somebody else should lead.
+    /// An invalidation overtook the load, or its leader was lost: another request should lead.
     Void,
 }
 
@@ -66,13 +66,13 @@ pub(crate) enum Stage {
 #[derive(Debug, Default)]
 pub(crate) struct Flights(Mutex<HashMap<KeyId, Follower>>);
 
-/// A place on a flight.
+/// What a request is to a flight.
 pub(crate) enum Role {
     Leader(Flight),
     Follower(Follower),
 }
 
-/// The leader's hold on a flight. Dropped without a word, it lands [`Void`](FlightOutcome::Void).
+/// The leader's side of a flight. Dropped without a word, the flight ends as [`Void`](FlightOutcome::Void).
 pub(crate) struct Flight {
     flights: Arc<Flights>,
     id: KeyId,
@@ -98,7 +98,7 @@ impl Flights {
         self.table().len()
     }
 
-    /// Takes a seat on the flight for `key`; there is one leader at a time.
+    /// Joins the flight for `key`; there is one leader at a time.
     pub(crate) fn join(self: &Arc<Self>, key: &Key) -> Role {
         let id = key.id();
         match self.table().entry(id) {
@@ -113,26 +113,26 @@ impl Flights {
 }
 
 impl Flight {
-    /// Says which span the load is in, for those who wait for it.
+    /// Says which span the load is in, for the followers.
     pub(crate) fn is_in(&self, load: &Span) {
         if let Some(id) = load.id() {
             let _ = self.load.set(id);
         }
     }
 
-    /// Lets those who wait have what is coming in.
+    /// Lets the followers have what is coming in.
     pub(super) fn publish_partial(&self, in_progress: InProgress) {
         self.stage.send_replace(Stage::InProgress(Arc::new(in_progress)));
     }
 
-    /// Whether anybody waits for how it ends, or reads what it shares.
+    /// Whether a follower waits for how it ends, or reads what it publishes.
     pub(super) fn is_followed(&self) -> bool {
         let in_table = self.flights.table().get(&self.id).is_some_and(|flight| Arc::ptr_eq(&flight.load, &self.load));
         let is_read = matches!(&*self.stage.borrow(), Stage::InProgress(in_progress) if in_progress.payload.is_read());
         is_read || self.stage.receiver_count() > usize::from(in_table)
     }
 
-    /// Lets those who come from now on take another flight.
+    /// Lets requests that come from now on join another flight.
     pub(crate) fn leave(&self) {
         if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
             && Arc::ptr_eq(&flight.get().load, &self.load)
@@ -141,7 +141,7 @@ impl Flight {
         }
     }
 
-    /// Ends the flight and tells everybody how.
+    /// Ends the flight, and tells the followers how.
     pub(crate) fn finish(mut self, outcome: FlightOutcome) {
         self.outcome = outcome;
     }
@@ -159,7 +159,7 @@ impl Drop for Flight {
 }
 
 impl Follower {
-    /// The span that the load is in, if anybody traces it.
+    /// The span that the load is in, if it is traced.
     pub(crate) fn load(&self) -> Option<span::Id> {
         self.load.get().cloned()
     }

@@ -63,7 +63,7 @@ struct Chunks {
 
 /// How a payload ended that came in whole.
 enum End {
-    /// In one piece, which takes the position of all.
+    /// In one piece, which takes the place of all.
     Whole(Bytes),
     /// With the last of its pieces.
     Streamed,

@@ -130,7 +130,7 @@ impl Cache {
     ///
     /// A key is compared as people read it: its parts one after another, so `Key::new(["products:", "list:", "2"])` is
     /// matched by `products:list:*`, and the responses of a host by `http://shop.example/*`, behind the layer's
-    /// [`space`](crate::CacheLayer::space) if it has one. `https://` in a pattern means `http://` as well, since layers keep
+    /// [`namespace`](crate::CacheLayer::namespace) if it has one. `https://` in a pattern means `http://` as well, since layers keep
     /// the responses of both there, unless they have [`schemes_apart`](crate::CacheLayer::schemes_apart). Of a key, what is not printable ASCII, and `{ } % * [ ] \`, stand
     /// there as `%` and two upper-case hex digits.
     ///
@@ -141,7 +141,7 @@ impl Cache {
     /// | `[abc]`, `[a-z]`, `[^a]` | one of these; one that is not |
     /// | `\` | the next character itself |
     ///
-    /// This lookups at the name of every key, in small steps that leave the store time for others: it takes seconds where
+    /// This looks at the name of every key, in small steps that leave the store time for others: it takes seconds where
     /// there are millions. A tag does the same at once. Once it returned, nothing that matches and was loaded before the
     /// call is served; what is loaded during the call may be deleted as well. It goes on if its caller doesn't wait.
     ///

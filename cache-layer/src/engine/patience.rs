@@ -64,7 +64,7 @@ impl Patience {
             }
         }
         self.rounds = self.rounds.saturating_add(1);
-        // The first costs nothing but a lookup.
+        // The first costs nothing but a look.
         self.rounds == 1 || !self.is_over()
     }
 }

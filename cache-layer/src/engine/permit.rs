@@ -106,7 +106,8 @@ pub(crate) enum Demand {
     Contended,
 }
 
-/// The right to load. Every way to end it tells the flight's followers; dropped without a word, it was lost.
+/// The right to load, and to store what comes. Every way to end it tells the flight's followers; dropped without a word, it
+/// was lost.
 pub(crate) struct WritePermit {
     cache: Cache,
     /// Dropped before the flight: by the time a follower is woken, the lease is free.
@@ -196,7 +197,7 @@ impl Cache {
         };
         match acquired.await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
-            // What it changed to may not be seen by those who lookup: the store may read from a replica that lags.
+            // What it changed to may not be seen by a lookup: the store may read from a replica that lags.
             Ok(Acquired::Changed) => match patience.again(LONGEST_PAUSE, Duration::ZERO).await {
                 true => Attempt::Changed(flight),
                 false => too_long(flight),

@@ -1,4 +1,4 @@
-//! A look-up and a load, as traces and observers see them.
+//! A lookup and a load, as traces and observers see them.
 //!
 //! Their spans are at level `DEBUG` and follow the conventions of OpenTelemetry by the names of their fields; whoever
 //! exports them makes a kind, a name and links of that. Where nobody listens, nothing here is more than a comparison.
@@ -13,7 +13,7 @@ use crate::{
     telemetry::{Event, Lookup, LookupResult, NoCacheReason, Release, Telemetry, Tier, WaitScope},
 };
 
-/// What is known of a look-up so far. It ends when this is dropped: in a miss, unless it was said otherwise.
+/// What is known of a lookup so far. It ends when this is dropped: in a miss, unless it was said otherwise.
 pub(crate) struct LookupSpan {
     span: Span,
     observed: Option<(Telemetry, Instant)>,
@@ -25,7 +25,7 @@ pub(crate) struct LookupSpan {
 }
 
 impl Cache {
-    /// Begins a look-up of `key`, which is traced.
+    /// Begins a lookup of `key`, which is traced.
     pub(crate) fn lookup_span(&self, key: &Key) -> LookupSpan {
         let name = &*self.0.name;
         let span = debug_span!(
@@ -45,7 +45,7 @@ impl Cache {
         self.lookup_span_in(span)
     }
 
-    /// Begins a look-up that is traced by `span`, if it is.
+    /// Begins a lookup that is traced by `span`, if it is.
     pub(crate) fn lookup_span_in(&self, span: Span) -> LookupSpan {
         let telemetry = &self.0.telemetry;
         LookupSpan {
@@ -59,7 +59,7 @@ impl Cache {
         }
     }
 
-    /// The span of many look-ups.
+    /// The span of many lookups.
     #[cfg(feature = "typed")]
     pub(crate) fn batch_span(&self, keys: usize) -> Span {
         let name = &*self.0.name;
@@ -67,7 +67,7 @@ impl Cache {
         debug_span!("cache.get", otel.name = %format_args!("cache.get {name}"), cache.name = name, cache_layer.keys = keys)
     }
 
-    /// Where a look-up finds what this process doesn't [have at hand](Self::peek).
+    /// Where a lookup finds what this process doesn't [have at hand](Self::peek).
     pub(crate) fn far_tier(&self) -> Tier {
         if self.is_local() { Tier::Memory } else { Tier::Store }
     }
@@ -77,7 +77,7 @@ impl Cache {
         self.0.store.is_local()
     }
 
-    /// The span of a load that `look` waits for.
+    /// The span of a load that `lookup` waits for.
     pub(crate) fn load_span(&self, key: &Key, lookup: &LookupSpan) -> Span {
         let name = &*self.0.name;
         let span = lookup.span.in_scope(|| {
@@ -94,7 +94,7 @@ impl Cache {
         span
     }
 
-    /// The span of a load in the background: `look` gave cause for it, and doesn't wait.
+    /// The span of a load in the background: `lookup` gave cause for it, and doesn't wait.
     pub(crate) fn background_span(&self, key: &Key, lookup: &LookupSpan) -> Span {
         let name = &*self.0.name;
         let span = debug_span!(
@@ -148,7 +148,7 @@ impl LookupSpan {
         self.reason = Some(reason);
     }
 
-    /// It was no look-up, after all.
+    /// It was no lookup, after all.
     pub(crate) fn bypassed(mut self, reason: NoCacheReason) {
         self.observed = None;
         self.span.record("cache.hit", false);

@@ -154,7 +154,7 @@ fn detail(why: ForwardReason, not_stored: Option<NoCacheReason>) -> Option<NoCac
     not_stored.or((why == ForwardReason::FromTheFuture).then_some(NoCacheReason::FromTheFuture))
 }
 
-/// The request was not retrieved up.
+/// The request was not looked up.
 pub(super) fn bypass(headers: &mut HeaderMap, name: &CacheName, reason: NoCacheReason) {
     forwarded(headers, "BYPASS");
     let (why, detail) = match reason {

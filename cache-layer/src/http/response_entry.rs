@@ -41,6 +41,7 @@ impl ResponseEntry {
         }
     }
 
+    #[cfg(feature = "unstable-parts")]
     pub(super) fn into_entry(self) -> Entry {
         self.0
     }

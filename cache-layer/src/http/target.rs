@@ -135,7 +135,7 @@ impl<'a> Target<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct KeyRules<'a> {
     pub(super) sites: &'a Sites,
-    /// The layer's own space.
+    /// The layer's own namespace.
     pub(super) namespace: &'a str,
     /// Query parameters that make no difference.
     pub(super) ignored_query: &'a [String],
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn another_space_is_another_key() {
+    fn another_namespace_is_another_key() {
         let target = target("/h", &["a"]).unwrap();
         assert_ne!(target.key(&key_rules("shop")), target.key(&key_rules("admin")));
     }

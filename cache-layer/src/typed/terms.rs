@@ -22,7 +22,7 @@ pub enum Lock {
     #[default]
     Fleet,
     /// Of each process, one loads at a time. The first of the fleet to begin stores; what another process loads meanwhile is
-    /// its caller's alone, and who waited for it lookups again.
+    /// its caller's alone, and who waited for it looks again.
     Process,
     /// Everybody loads, at once. The first to begin stores.
     Off,
