@@ -57,15 +57,12 @@ impl Context {
             return false;
         };
         let place = match self.select(key, headers).await {
-            Selection::Fresh(hit) => Some(hit.key(key)),
-            Selection::Stale(_, miss) | Selection::Missing(miss) => Some(miss.key).filter(|_| miss.expected.is_some()),
+            Selection::Fresh(hit) => hit.key(key),
+            Selection::Stale(_, miss) | Selection::Missing(miss) => miss.key,
         };
-        let is_loading = match place {
-            Some(place) => self.cache.is_held_by(&place, token).await,
-            None => None,
-        };
-        // A store that doesn't say has no answer to the request either: it would only be waited for.
-        let nested = is_loading.unwrap_or(true);
+        // A store that doesn't say has given no lease that this request would wait for, and a client could have made the mark
+        // up: so it counts for nothing.
+        let nested = self.cache.is_held_by(&place, token).await.unwrap_or(false);
         if nested {
             headers.insert(&FIELD, mark);
         }

@@ -3,6 +3,7 @@
 use std::{any::Any, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout_at;
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -76,6 +77,9 @@ impl<V, E> GetOrLoad<V, E> {
 
     /// For so long after it ceased to be fresh, the value is used while it is loaded anew in the background; none unless
     /// set.
+    ///
+    /// After a load in the background that brought nothing to be kept, the next call loads before it returns. It has the stale
+    /// value if that load fails, or takes longer than the [lock timeout](crate::CacheBuilder::lock_timeout).
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.ask.terms.stale_while_revalidate = window;
         self
@@ -177,15 +181,7 @@ where
                     self.describe(&hit, waited, &mut span);
                     return Ok(hit.noted());
                 }
-                Found::Stale(hit, miss) => {
-                    self.cache.emit(Event::Hit);
-                    span.found(LookupResult::Stale);
-                    if let Role::Leader(flight) = self.cache.flights().join(&self.key) {
-                        let load_span = self.cache.background_span(&self.key, &span);
-                        drop(self.begin(flight, miss, load, patience, Purpose::Refresh, load_span));
-                    }
-                    return Ok(hit.noted());
-                }
+                Found::Stale(hit, miss) => return self.refresh_stale(hit, miss, load, patience, span).await,
                 Found::Missing(miss) => miss,
             };
             if !miss.reached_store() {
@@ -205,6 +201,60 @@ where
                 Next::LookAgain => {}
                 Next::LoadUncached => return self.load_uncached(load).await,
             }
+        }
+    }
+
+    /// There is a value, which is stale and may be used, and one call refreshes it: in the background, or before it returns if
+    /// the last refresh in the background brought nothing.
+    async fn refresh_stale<E>(
+        self,
+        hit: Hit<V>,
+        miss: Miss,
+        load: Load<V, E>,
+        patience: Patience,
+        mut span: LookupSpan,
+    ) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let purpose = self.cache.purpose_of_refresh(&self.key);
+        match self.cache.flights().join(&self.key) {
+            Role::Leader(flight) if purpose == Purpose::Overdue => {
+                return self.lead_overdue(flight, hit, miss, load, patience, span).await;
+            }
+            Role::Leader(flight) => {
+                let load_span = self.cache.background_span(&self.key, &span);
+                drop(self.clone().begin(flight, miss, load, patience, purpose, load_span));
+            }
+            Role::Follower(_) => {}
+        }
+        self.cache.emit(Event::Hit);
+        span.found(LookupResult::Stale);
+        Ok(hit.noted())
+    }
+
+    /// Leads `flight` in place of a refresh in the background; `hit` is the value if the load fails or takes too long.
+    async fn lead_overdue<E>(
+        self,
+        flight: Flight,
+        hit: Hit<V>,
+        miss: Miss,
+        load: Load<V, E>,
+        patience: Patience,
+        mut span: LookupSpan,
+    ) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let (asked, end) = (self.clone(), patience.end());
+        let load_span = asked.cache.load_span(&self.key, &span);
+        let task = self.begin(flight, miss, load, patience, Purpose::Overdue, load_span);
+        match timeout_at(end, task.reply_unless_panicked()).await {
+            Ok(Ok((LoadResult::Failed(_), _)) | Err(_)) | Err(_) => {
+                asked.cache.emit(Event::Miss);
+                Ok(hit.noted())
+            }
+            Ok(Ok((result, _))) => asked.settle(result, &mut span).await,
         }
     }
 
@@ -324,24 +374,29 @@ where
         let asked = self.clone();
         let load_span = asked.cache.load_span(&self.key, &span);
         let (result, _) = self.begin(flight, miss, load, patience, Purpose::Answer, load_span).reply().await;
+        asked.settle(result, &mut span).await
+    }
+
+    /// What the call that led a load returns.
+    async fn settle<E>(self, result: LoadResult<V, E>, span: &mut LookupSpan) -> Result<V, E> {
         match result {
             LoadResult::Found(hit) => {
-                asked.describe(&hit, true, &mut span);
-                asked.cache.emit(Event::Hit);
+                self.describe(&hit, true, span);
+                self.cache.emit(Event::Hit);
                 Ok(hit.noted())
             }
-            LoadResult::Unshared(load) => asked.load_uncached(load).await,
+            LoadResult::Unshared(load) => self.load_uncached(load).await,
             LoadResult::StaleIfError(hit) => {
-                asked.cache.emit(Event::Miss);
+                self.cache.emit(Event::Miss);
                 Ok(hit.noted())
             }
             LoadResult::Loaded(value, reads) => {
-                asked.cache.emit(Event::Miss);
+                self.cache.emit(Event::Miss);
                 inherit::note(|| reads);
                 Ok(value)
             }
             LoadResult::Failed(error) => {
-                asked.cache.emit(Event::Miss);
+                self.cache.emit(Event::Miss);
                 Err(error)
             }
         }
