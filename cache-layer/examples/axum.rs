@@ -27,7 +27,7 @@ async fn main() -> std::io::Result<()> {
         .route("/products", get(list))
         .route("/products/{id}", post(change))
         .with_state(cache.clone())
-        .layer(CacheLayer::new(cache).path("/products", Duration::from_secs(60)));
+        .layer(CacheLayer::new(cache).ttl_for_path("/products", Duration::from_secs(60)));
 
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     axum::serve(listener, app).await

@@ -15,7 +15,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
 //! let service = ServiceBuilder::new()
-//!     .layer(CacheLayer::new(cache.clone()).path("/products", Duration::from_secs(60)))
+//!     .layer(CacheLayer::new(cache.clone()).ttl_for_path("/products", Duration::from_secs(60)))
 //!     .service(service_fn(async |_: Request<Full<bytes::Bytes>>| {
 //!         let mut response = Response::new(Full::from("[…]"));
 //!         response.extensions_mut().insert(Tags::new(["products"]));
@@ -62,6 +62,8 @@
 #![cfg_attr(not(feature = "memory"), allow(dead_code))]
 
 mod clock;
+#[cfg(feature = "typed")]
+mod codec;
 mod engine;
 mod entry;
 mod error;
@@ -91,14 +93,16 @@ mod typed;
 
 pub use self::{
     clock::Clock,
-    engine::{Cache, CacheBuilder},
-    error::{ConfigError, ConfigErrorKind, InvalidateError},
+    engine::{Cache, CacheBuilder, InvalidateError},
+    error::{ConfigError, ConfigErrorKind},
     http::{BodyError, CacheLayer, CacheService, ResponseBody, ResponseFuture},
     key::Key,
     policy::{Freshness, Profile, Remaining, SetCookie},
     tag::Tags,
 };
 
+#[cfg(feature = "typed")]
+pub use self::codec::Codec;
 #[cfg(feature = "unstable-parts")]
 #[doc(hidden)]
 pub use self::http::Parts;
@@ -109,7 +113,7 @@ pub use self::typed::attribute as __cached;
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use self::typed::unordered;
 #[cfg(feature = "typed")]
-pub use self::typed::{Codec, GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
+pub use self::typed::{GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
 #[cfg(feature = "macros")]
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use cache_layer_macros::cached;

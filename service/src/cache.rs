@@ -119,7 +119,7 @@ impl ProductCache {
     /// The middleware that answers the configured paths from the cache.
     pub(crate) fn layer(&self, config: &Config) -> CacheLayer {
         CacheLayer::new(self.cache.clone())
-            .paths(config.cache_paths.with_default(config.cache_default_ttl))
+            .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)
             .inherit(true)
     }

@@ -95,7 +95,7 @@ mod in_one_process {
         let (clock, origin) = (Clock::manual(), Origin::echo(MAX_AGE));
         let cache = cache(backend, &clock).await;
         let layer = CacheLayer::new(cache.clone());
-        let service = layer.clone().layer(layer.space("inner").layer(origin.clone()));
+        let service = layer.clone().layer(layer.namespace("inner").layer(origin.clone()));
         let miss = get(&service, &cache, "/").await;
         assert_eq!(lines(&miss), ["cache-layer; fwd=uri-miss; stored"; 2]);
         assert_eq!((get(&service, &cache, "/").await.x_cache(), origin.calls()), ("HIT", 1));
@@ -234,6 +234,25 @@ mod in_two_processes {
             let app = app.clone();
             async move { app.get("/slow", &[(FIELD, "0123456789abcdef")]).await }
         });
+        tests::wait_until("the other one waits", async || app.cache.counts().coalesced == 1).await;
+        gate.open();
+        assert_eq!((leads.await.unwrap().call(), forged.await.unwrap().call(), slow.calls()), (1, 1, 1));
+    }
+
+    /// No lease can be asked about, so that whatever a client sends would be believed.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_mark_counts_for_nothing_while_there_is_no_store() {
+        let gate = Gate::closed();
+        let slow = Origin::gated_echo(&gate, MAX_AGE);
+        let store = RedisStore::builder("redis://127.0.0.1:1").build().unwrap();
+        let app = App::new(Cache::builder(store).lock_timeout(FOR_EVER).build(), &slow, |layer| layer);
+        let ask = |fields: &'static [_]| {
+            let app = app.clone();
+            tokio::spawn(async move { app.get("/slow", fields).await })
+        };
+        let leads = ask(&[]);
+        tests::wait_until("it is being loaded", async || slow.calls() == 1).await;
+        let forged = ask(&[(FIELD, "0123456789abcdef")]);
         tests::wait_until("the other one waits", async || app.cache.counts().coalesced == 1).await;
         gate.open();
         assert_eq!((leads.await.unwrap().call(), forged.await.unwrap().call(), slow.calls()), (1, 1, 1));

@@ -876,7 +876,7 @@ mod freshness {
     }
 
     async fn is_the_applications_to_say_before_any_rule(backend: &Backend) {
-        let rule = |layer: CacheLayer| layer.ttl(seconds(30)).path("/shop", seconds(40));
+        let rule = |layer: CacheLayer| layer.ttl(seconds(30)).ttl_for_path("/shop", seconds(40));
         assert_eq!(lifetime(backend, &[("cache-control", "max-age=10")], rule).await, 10);
         assert_eq!(lifetime(backend, &[("cache-control", "max-age=100")], rule).await, 100);
     }
@@ -885,19 +885,19 @@ mod freshness {
         let shop = ("/shop", seconds(20));
         let items = ("/shop/items", seconds(10));
         let others = [("/shop/it", seconds(1)), ("/shop/items/10", seconds(2)), ("/SHOP/items/1", seconds(3))];
-        let ttl = |layer: CacheLayer| layer.ttl(seconds(30)).paths(others);
+        let ttl = |layer: CacheLayer| layer.ttl(seconds(30)).ttl_for_paths(others);
         assert_eq!(lifetime(backend, &[], ttl).await, 30);
-        assert_eq!(lifetime(backend, &[], |layer| ttl(layer).path(shop.0, shop.1)).await, 20);
+        assert_eq!(lifetime(backend, &[], |layer| ttl(layer).ttl_for_path(shop.0, shop.1)).await, 20);
         for rules in [[shop, items], [items, shop]] {
-            assert_eq!(lifetime(backend, &[], |layer| ttl(layer).paths(rules)).await, 10, "{rules:?}");
+            assert_eq!(lifetime(backend, &[], |layer| ttl(layer).ttl_for_paths(rules)).await, 10, "{rules:?}");
         }
-        let exact = |layer: CacheLayer| layer.path("/shop/items/1", seconds(5)).path(items.0, items.1);
+        let exact = |layer: CacheLayer| layer.ttl_for_path("/shop/items/1", seconds(5)).ttl_for_path(items.0, items.1);
         assert_eq!(lifetime(backend, &[], exact).await, 5);
     }
 
     async fn is_needed_to_be_kept(backend: &Backend) {
         let origin = Origin::echo(&[]);
-        let app = app(backend, &origin, &Clock::system(), |layer| layer.path("/other", MINUTE)).await;
+        let app = app(backend, &origin, &Clock::system(), |layer| layer.ttl_for_path("/other", MINUTE)).await;
         for call in 1..=2 {
             assert_eq!(app.get("/", &[]).await.call(), call);
         }
@@ -906,7 +906,7 @@ mod freshness {
     async fn of_zero_by_a_rule_is_none(backend: &Backend) {
         let origin = Origin::echo(&[]);
         let rules = [("/shop", Duration::ZERO), ("/shop/items", MINUTE)];
-        let app = app(backend, &origin, &Clock::system(), |layer| layer.ttl(MINUTE).paths(rules)).await;
+        let app = app(backend, &origin, &Clock::system(), |layer| layer.ttl(MINUTE).ttl_for_paths(rules)).await;
         for (uri, x_cache) in [("/shop", "BYPASS"), ("/shop/items", "HIT"), ("/", "HIT")] {
             app.get(uri, &[]).await;
             assert_eq!(app.get(uri, &[]).await.x_cache(), x_cache, "{uri}");

@@ -1761,13 +1761,13 @@ mod a_targeted_field {
     async fn counts_only_where_it_is_asked_for(backend: &Backend) {
         const KEEP: Fields = &[("cache-control", "no-store"), ("cdn-cache-control", "max-age=60")];
         const REFUSE: Fields = &[("cache-control", "max-age=10"), ("cdn-cache-control", "no-store")];
-        let asks = |layer: CacheLayer| layer.targets([CDN]);
+        let asks = |layer: CacheLayer| layer.targeted_fields([CDN]);
         assert_eq!(ttl(backend, KEEP, |layer| layer).await, None);
         assert_eq!(ttl(backend, REFUSE, |layer| layer).await, Some(10));
         assert_eq!(ttl(backend, KEEP, asks).await, Some(60));
         assert_eq!(ttl(backend, REFUSE, asks).await, None);
         assert_eq!(ttl(backend, KEEP, strict).await, Some(60));
-        assert_eq!(ttl(backend, KEEP, |layer| layer.targets([OWN])).await, None);
+        assert_eq!(ttl(backend, KEEP, |layer| layer.targeted_fields([OWN])).await, None);
     }
 
     async fn counts_before_those_that_are_less_specific(backend: &Backend) {
@@ -1781,9 +1781,9 @@ mod a_targeted_field {
             ("cdn-cache-control", "max-age=20"),
             ("shop-cache-control", "max-age=="),
         ];
-        assert_eq!(ttl(backend, BOTH, |layer| layer.targets([OWN, CDN])).await, Some(30));
-        assert_eq!(ttl(backend, BOTH, |layer| layer.targets([CDN, OWN])).await, Some(20));
-        assert_eq!(ttl(backend, UNREADABLE, |layer| layer.targets([OWN, CDN])).await, Some(20));
+        assert_eq!(ttl(backend, BOTH, |layer| layer.targeted_fields([OWN, CDN])).await, Some(30));
+        assert_eq!(ttl(backend, BOTH, |layer| layer.targeted_fields([CDN, OWN])).await, Some(20));
+        assert_eq!(ttl(backend, UNREADABLE, |layer| layer.targeted_fields([OWN, CDN])).await, Some(20));
     }
 
     over_each_store!(counts_only_where_it_is_asked_for, counts_before_those_that_are_less_specific);

@@ -111,7 +111,7 @@ async fn is_invalidated_by_the_uri_that_clients_see_and_by_a_handlers_own(backen
 }
 
 async fn is_deleted_by_a_pattern_that_names_either_scheme(backend: &Backend) {
-    let app = app(backend, &Origin::echo(MAX_AGE), |layer| layer.space("front ")).await;
+    let app = app(backend, &Origin::echo(MAX_AGE), |layer| layer.namespace("front ")).await;
     for (pattern, deleted) in [
         ("front%20https://shop.example/*", 2),
         ("front%20http://shop.example/*", 2),

@@ -52,14 +52,14 @@ async fn the_fields_are_the_users_choice(backend: &Backend) {
     let response = strict.get("/a", &[]).await;
     assert_eq!((response.header("x-cache"), response.header("cache-tag")), (Some("HIT"), None));
 
-    let deaf = app(backend, &origin, |layer| layer.space("deaf").tag_fields([])).await;
+    let deaf = app(backend, &origin, |layer| layer.namespace("deaf").tag_fields([])).await;
     deaf.get("/a", &[]).await;
     deaf.cache.invalidate_tag("red").await.unwrap();
     let response = deaf.get("/a", &[]).await;
     assert_eq!((response.header("x-cache"), response.header("cache-tag")), (Some("HIT"), Some("red, round things")));
 
     let own = Origin::echo(&[("cache-control", "max-age=60"), ("x-tags", "a,b c")]);
-    let own = app(backend, &own, |layer| layer.space("own").tag_fields([HeaderName::from_static("x-tags")])).await;
+    let own = app(backend, &own, |layer| layer.namespace("own").tag_fields([HeaderName::from_static("x-tags")])).await;
     own.get("/a", &[]).await;
     own.cache.invalidate_tag("c").await.unwrap();
     let response = own.get("/a", &[]).await;
@@ -173,7 +173,7 @@ async fn what_must_not_be_stale_is_revalidated_before_it_is_used(backend: &Backe
             }
             Ok(response)
         });
-        let app = app(backend, &origin, |layer| layer.space(control)).await;
+        let app = app(backend, &origin, |layer| layer.namespace(control)).await;
         app.get("/a", &[]).await;
         app.cache.soft_invalidate_tag("t").await.unwrap();
         assert_eq!(app.get("/a", &[]).await.header("x-cache"), Some("REVALIDATED"), "{control}");

@@ -425,7 +425,8 @@ mod axum_stacks {
     /// A nested router is asked for what is left of the path.
     async fn that_are_nested_in_one_share_no_entry_when_each_has_a_space(backend: &Backend) {
         let (calls, layer) = (Arc::default(), layer(backend).await);
-        let nested = |text, space| Router::new().route("/page", page(text, &calls)).layer(layer.clone().space(space));
+        let nested =
+            |text, space| Router::new().route("/page", page(text, &calls)).layer(layer.clone().namespace(space));
         let app = Router::new().nest("/old", nested("the old page", "1")).nest("/new", nested("the new page", "2"));
         expect_two_pages(&app, &calls).await;
     }

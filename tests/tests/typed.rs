@@ -36,6 +36,7 @@ over_each_store!(
     a_caller_that_leaves_leaves_a_stored_value,
     nothing_is_a_value_with_a_life_of_its_own,
     a_stale_value_is_used_while_it_is_loaded_anew,
+    a_value_whose_refresh_brought_nothing_is_loaded_by_the_next_call,
     a_stale_value_stands_in_for_an_error,
     a_load_decides_on_its_own_ttl_and_tags,
     a_load_may_say_that_the_stale_value_still_holds,
@@ -346,6 +347,28 @@ async fn a_stale_value_is_used_while_it_is_loaded_anew(backend: &Backend) {
     assert_eq!((ask().await, calls.count()), (3, 3));
     let counts = cache.counts();
     assert_eq!((counts.hits, counts.misses), (2, 3));
+}
+
+/// As with responses: what a refresh in the background did not bring, the next call loads itself.
+async fn a_value_whose_refresh_brought_nothing_is_loaded_by_the_next_call(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let ask = async |loaded: Result<Loaded<usize>, Broken>| {
+        let load = async move |_: Option<Stale<usize>>| loaded;
+        let value = cache.get_or_load_with("k", load).ttl(MINUTE).stale_while_revalidate(10 * MINUTE).await;
+        settled(&cache).await;
+        value
+    };
+    let not_kept = |value| Ok(Loaded::new(value).ttl(Duration::ZERO));
+    assert_eq!(ask(Ok(Loaded::new(1))).await, Ok(1));
+    clock.advance(65 * SECOND);
+    assert_eq!(ask(not_kept(2)).await, Ok(1), "it is refreshed in the background");
+    assert_eq!(ask(not_kept(3)).await, Ok(3), "and then in the foreground");
+    assert_eq!(ask(Ok(Loaded::new(4))).await, Ok(4));
+    assert_eq!(ask(Ok(Loaded::new(5))).await, Ok(4), "it is fresh");
+    clock.advance(65 * SECOND);
+    assert_eq!(ask(not_kept(6)).await, Ok(4), "and refreshed in the background as ever");
+    assert_eq!(ask(Err(Broken(7))).await, Ok(4), "a failure in the foreground leaves what is stale");
 }
 
 async fn a_stale_value_stands_in_for_an_error(backend: &Backend) {
@@ -717,7 +740,7 @@ async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
     assert!(!late.hit, "{late:?}");
 
     // A rule is no reason to keep it longer than what it is made from.
-    let ruled = App::new(cache.clone(), &origin, |layer| layer.inherit(true).ttl(3600 * SECOND).space("ruled"));
+    let ruled = App::new(cache.clone(), &origin, |layer| layer.inherit(true).ttl(3600 * SECOND).namespace("ruled"));
     clock.advance(30 * SECOND);
     ruled.get("/page", &[]).await;
     assert_eq!(ruled.get("/page", &[]).await.cache_status().ttl, Some(30));
@@ -728,7 +751,7 @@ async fn a_response_inherits_nothing_unless_it_is_told_to(backend: &Backend) {
     let origin = page(&cache);
     let app = App::new(cache.clone(), &origin, |layer| layer);
     assert_eq!(app.get("/page", &[]).await.cache_status().detail, Some(NoCacheReason::NoFreshness.to_string()));
-    let ruled = App::new(cache.clone(), &origin, |layer| layer.ttl(MINUTE).space("ruled"));
+    let ruled = App::new(cache.clone(), &origin, |layer| layer.ttl(MINUTE).namespace("ruled"));
     ruled.get("/page", &[]).await;
     cache.invalidate_tag("product:1").await.unwrap();
     assert!(ruled.get("/page", &[]).await.cache_status().hit);

@@ -45,13 +45,13 @@ impl BackOff {
 
 /// A load that failed, and when to try again.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Setback {
+pub(crate) struct RecentFailure {
     /// Of the application's response; `None` if it gave none.
     pub(crate) status: Option<u16>,
     until: Instant,
 }
 
-impl Setback {
+impl RecentFailure {
     pub(crate) fn new(status: Option<u16>, remaining: Duration) -> Self {
         Self { status, until: Instant::now() + remaining }
     }
@@ -64,30 +64,30 @@ impl Setback {
 
 /// What this process remembers, so that not every request has to ask the store.
 #[derive(Debug, Default)]
-pub(crate) struct Setbacks(Mutex<HashMap<KeyId, Remembered>>);
+pub(crate) struct RecentFailures(Mutex<HashMap<KeyId, Remembered>>);
 
 #[derive(Debug)]
 struct Remembered {
-    setback: Setback,
+    recent_failure: RecentFailure,
     trusted_until: Instant,
 }
 
-impl Setbacks {
+impl RecentFailures {
     fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Remembered>> {
         self.0.lock()
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Option<Setback> {
+    pub(crate) fn get(&self, key: &Key) -> Option<RecentFailure> {
         let mut table = self.table();
         let remembered = table.get(&key.id())?;
         if Instant::now() < remembered.trusted_until {
-            return Some(remembered.setback);
+            return Some(remembered.recent_failure);
         }
         table.remove(&key.id());
         None
     }
 
-    pub(crate) fn remember(&self, key: &Key, setback: Setback) {
+    pub(crate) fn remember(&self, key: &Key, recent_failure: RecentFailure) {
         let now = Instant::now();
         let mut table = self.table();
         if table.len() >= CAP {
@@ -95,8 +95,8 @@ impl Setbacks {
         }
         // Full of what is still true: forgetting one more costs a question, not an error.
         if table.len() < CAP {
-            let trusted_until = setback.until.min(now + TRUST);
-            table.insert(key.id(), Remembered { setback, trusted_until });
+            let trusted_until = recent_failure.until.min(now + TRUST);
+            table.insert(key.id(), Remembered { recent_failure, trusted_until });
         }
     }
 
@@ -139,23 +139,23 @@ mod tests {
 
     #[test]
     fn a_setback_is_forgotten_when_it_ends_or_its_key_is_invalidated() {
-        let (setbacks, key) = (Setbacks::default(), Key::new(["k"]));
-        setbacks.remember(&key, Setback::new(None, Duration::ZERO));
-        assert!(setbacks.get(&key).is_none());
+        let (recent_failures, key) = (RecentFailures::default(), Key::new(["k"]));
+        recent_failures.remember(&key, RecentFailure::new(None, Duration::ZERO));
+        assert!(recent_failures.get(&key).is_none());
         for place in [key.clone(), key.variant(b"de")] {
-            setbacks.remember(&place, Setback::new(Some(503), 30 * SECOND));
-            assert_eq!(setbacks.get(&place).unwrap().status, Some(503));
-            setbacks.forget(&key);
-            assert!(setbacks.get(&place).is_none());
+            recent_failures.remember(&place, RecentFailure::new(Some(503), 30 * SECOND));
+            assert_eq!(recent_failures.get(&place).unwrap().status, Some(503));
+            recent_failures.forget(&key);
+            assert!(recent_failures.get(&place).is_none());
         }
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let setbacks = Setbacks::default();
+        let recent_failures = RecentFailures::default();
         for i in 0..CAP + 5 {
-            setbacks.remember(&Key::new([i.to_string()]), Setback::new(None, 30 * SECOND));
+            recent_failures.remember(&Key::new([i.to_string()]), RecentFailure::new(None, 30 * SECOND));
         }
-        assert_eq!(setbacks.table().len(), CAP);
+        assert_eq!(recent_failures.table().len(), CAP);
     }
 }

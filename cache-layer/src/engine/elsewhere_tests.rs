@@ -14,10 +14,20 @@ use http_body_util::{BodyExt as _, Full};
 use tokio::time::{Instant, sleep};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::*;
+use super::{
+    Cache,
+    cache::{COMMITS, ON_THEIR_WAY},
+};
 use crate::{
     CacheLayer,
-    store::{Acquired, BoxFuture, Committed, Failed, Fill, Lease, LeaseToken, MemoryStore},
+    entry::Entry,
+    key::Key,
+    pattern::Pattern,
+    store::{
+        Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, MemoryStore, Scope, Seen,
+        Store, StoreError,
+    },
+    tag::Tags,
 };
 
 /// What a store says when it is asked for a lease.

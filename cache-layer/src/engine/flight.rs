@@ -1,8 +1,8 @@
 //! Single flight: of the requests of this process for one key, one loads and the others wait for how it ends.
 //!
-//! Those who wait learn that it landed, and look it up like anybody else: what they get has passed the fence of the
-//! commit. Or they come aboard before that, if the leader [shares](super::share) what is coming in and no invalidation
-//! overtook it: a load that one overtook reaches nobody who came after the invalidation.
+//! The followers learn that it has ended, and look their key up again: what they get has passed the fence of the commit. Or
+//! they have part in it before that, if the leader [publishes](Flight::publish_partial) what is coming in and no invalidation
+//! overtook it: a load that one overtook reaches no request that came after the invalidation.
 
 #[cfg(feature = "typed")]
 use std::any::Any;
@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::watch;
 use tracing::{Span, span};
 
-use super::share::Sharing;
+use super::in_progress::InProgress;
 use crate::{
     entry::Entry,
     key::{Key, KeyId},
@@ -24,23 +24,23 @@ use crate::{
 
 /// How a flight ended (the states of pingora's lock).
 #[derive(Clone, Debug)]
-pub(crate) enum Landing {
+pub(crate) enum FlightOutcome {
     /// The entry is in the store.
     Stored,
     /// It could not be stored: here is what would be in the store, for those who can't reach it either.
     Unstored(Arc<[(Key, Entry)]>),
-    /// What was loaded can't be shared. Everybody loads for themselves, at once.
+    /// What was loaded can't be shared. Each follower loads for itself, at once.
     Uncacheable,
-    /// The load failed. Everybody loads for themselves, at once.
+    /// The load failed. Each follower loads for itself, at once.
     Failed,
-    /// The load failed with this error, which is everybody's.
+    /// The load failed with this error, which each follower fails with.
     #[cfg(feature = "typed")]
     FailedWith(Arc<dyn Any + Send + Sync>),
-    /// An invalidation overtook the load, or its leader was lost: somebody else should lead.
+    /// An invalidation overtook the load, or its leader was lost: another request should lead.
     Void,
 }
 
-impl Landing {
+impl FlightOutcome {
     /// How those who waited were released.
     pub(crate) fn release(&self) -> Release {
         match self {
@@ -59,27 +59,27 @@ impl Landing {
 pub(crate) enum Stage {
     Loading,
     /// What is coming in may be had by others.
-    Sharing(Arc<Sharing>),
-    Landed(Landing),
+    InProgress(Arc<InProgress>),
+    Finished(FlightOutcome),
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Flights(Mutex<HashMap<KeyId, Follower>>);
 
-/// A place on a flight.
-pub(crate) enum Seat {
+/// What a request is to a flight.
+pub(crate) enum Role {
     Leader(Flight),
     Follower(Follower),
 }
 
-/// The leader's hold on a flight. Dropped without a word, it lands [`Void`](Landing::Void).
+/// The leader's side of a flight. Dropped without a word, the flight ends as [`Void`](FlightOutcome::Void).
 pub(crate) struct Flight {
     flights: Arc<Flights>,
     id: KeyId,
     stage: watch::Sender<Stage>,
     load: Arc<OnceLock<span::Id>>,
     /// How it ends, once that is known.
-    landing: Landing,
+    outcome: FlightOutcome,
 }
 
 #[derive(Clone, Debug)]
@@ -98,41 +98,41 @@ impl Flights {
         self.table().len()
     }
 
-    /// Takes a seat on the flight for `key`; there is one leader at a time.
-    pub(crate) fn board(self: &Arc<Self>, key: &Key) -> Seat {
+    /// Joins the flight for `key`; there is one leader at a time.
+    pub(crate) fn join(self: &Arc<Self>, key: &Key) -> Role {
         let id = key.id();
         match self.table().entry(id) {
-            hash_map::Entry::Occupied(flight) => Seat::Follower(flight.get().clone()),
+            hash_map::Entry::Occupied(flight) => Role::Follower(flight.get().clone()),
             hash_map::Entry::Vacant(vacant) => {
                 let ((stage, watched), load) = (watch::channel(Stage::Loading), Arc::<OnceLock<_>>::default());
                 vacant.insert(Follower { stage: watched, load: load.clone() });
-                Seat::Leader(Flight { flights: self.clone(), id, stage, load, landing: Landing::Void })
+                Role::Leader(Flight { flights: self.clone(), id, stage, load, outcome: FlightOutcome::Void })
             }
         }
     }
 }
 
 impl Flight {
-    /// Says which span the load is in, for those who wait for it.
+    /// Says which span the load is in, for the followers.
     pub(crate) fn is_in(&self, load: &Span) {
         if let Some(id) = load.id() {
             let _ = self.load.set(id);
         }
     }
 
-    /// Lets those who wait have what is coming in.
-    pub(super) fn share(&self, sharing: Sharing) {
-        self.stage.send_replace(Stage::Sharing(Arc::new(sharing)));
+    /// Lets the followers have what is coming in.
+    pub(super) fn publish_partial(&self, in_progress: InProgress) {
+        self.stage.send_replace(Stage::InProgress(Arc::new(in_progress)));
     }
 
-    /// Whether anybody waits for how it ends, or reads what it shares.
+    /// Whether a follower waits for how it ends, or reads what it publishes.
     pub(super) fn is_followed(&self) -> bool {
         let in_table = self.flights.table().get(&self.id).is_some_and(|flight| Arc::ptr_eq(&flight.load, &self.load));
-        let is_read = matches!(&*self.stage.borrow(), Stage::Sharing(sharing) if sharing.payload.is_read());
+        let is_read = matches!(&*self.stage.borrow(), Stage::InProgress(in_progress) if in_progress.payload.is_read());
         is_read || self.stage.receiver_count() > usize::from(in_table)
     }
 
-    /// Lets those who come from now on take another flight.
+    /// Lets requests that come from now on join another flight.
     pub(crate) fn leave(&self) {
         if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
             && Arc::ptr_eq(&flight.get().load, &self.load)
@@ -141,9 +141,9 @@ impl Flight {
         }
     }
 
-    /// Ends the flight and tells everybody how.
-    pub(crate) fn land(mut self, landing: Landing) {
-        self.landing = landing;
+    /// Ends the flight, and tells the followers how.
+    pub(crate) fn finish(mut self, outcome: FlightOutcome) {
+        self.outcome = outcome;
     }
 }
 
@@ -152,31 +152,31 @@ impl Drop for Flight {
         self.leave();
         // Nobody follows any more, or ever will: most loads are nobody else's, and telling nobody costs as much.
         if self.stage.receiver_count() > 0 {
-            let landing = std::mem::replace(&mut self.landing, Landing::Void);
-            self.stage.send_replace(Stage::Landed(landing));
+            let outcome = std::mem::replace(&mut self.outcome, FlightOutcome::Void);
+            self.stage.send_replace(Stage::Finished(outcome));
         }
     }
 }
 
 impl Follower {
-    /// The span that the load is in, if anybody traces it.
+    /// The span that the load is in, if it is traced.
     pub(crate) fn load(&self) -> Option<span::Id> {
         self.load.get().cloned()
     }
 
     /// What is coming in, as soon as it may be had; or nothing, if the flight ends before that.
-    pub(crate) async fn sharing(&mut self) -> Option<Arc<Sharing>> {
+    pub(crate) async fn in_progress(&mut self) -> Option<Arc<InProgress>> {
         match self.stage.wait_for(|stage| !matches!(stage, Stage::Loading)).await.as_deref() {
-            Ok(Stage::Sharing(sharing)) => Some(sharing.clone()),
-            Ok(Stage::Loading | Stage::Landed(_)) | Err(_) => None,
+            Ok(Stage::InProgress(in_progress)) => Some(in_progress.clone()),
+            Ok(Stage::Loading | Stage::Finished(_)) | Err(_) => None,
         }
     }
 
     /// How the flight ended, once it has.
-    pub(crate) async fn landing(mut self) -> Landing {
-        match self.stage.wait_for(|stage| matches!(stage, Stage::Landed(_))).await.as_deref() {
-            Ok(Stage::Landed(landing)) => landing.clone(),
-            Ok(Stage::Loading | Stage::Sharing(_)) | Err(_) => Landing::Void,
+    pub(crate) async fn outcome(mut self) -> FlightOutcome {
+        match self.stage.wait_for(|stage| matches!(stage, Stage::Finished(_))).await.as_deref() {
+            Ok(Stage::Finished(outcome)) => outcome.clone(),
+            Ok(Stage::Loading | Stage::InProgress(_)) | Err(_) => FlightOutcome::Void,
         }
     }
 }
@@ -190,16 +190,16 @@ mod tests {
     }
 
     fn lead(flights: &Arc<Flights>) -> Flight {
-        match flights.board(&key()) {
-            Seat::Leader(flight) => flight,
-            Seat::Follower(_) => panic!("there is a leader"),
+        match flights.join(&key()) {
+            Role::Leader(flight) => flight,
+            Role::Follower(_) => panic!("there is a leader"),
         }
     }
 
     fn follow(flights: &Arc<Flights>) -> Follower {
-        match flights.board(&key()) {
-            Seat::Follower(follower) => follower,
-            Seat::Leader(_) => panic!("there is no leader"),
+        match flights.join(&key()) {
+            Role::Follower(follower) => follower,
+            Role::Leader(_) => panic!("there is no leader"),
         }
     }
 
@@ -208,9 +208,9 @@ mod tests {
         let flights = Arc::default();
         let leader = lead(&flights);
         let followers = [follow(&flights), follow(&flights)];
-        leader.land(Landing::Stored);
+        leader.finish(FlightOutcome::Stored);
         for follower in followers {
-            assert!(matches!(follower.landing().await, Landing::Stored));
+            assert!(matches!(follower.outcome().await, FlightOutcome::Stored));
         }
     }
 
@@ -220,7 +220,7 @@ mod tests {
         let leader = lead(&flights);
         let follower = follow(&flights);
         drop(leader);
-        assert!(matches!(follower.landing().await, Landing::Void));
+        assert!(matches!(follower.outcome().await, FlightOutcome::Void));
         lead(&flights);
     }
 
@@ -253,6 +253,6 @@ mod tests {
     fn another_key_is_another_flight() {
         let flights: Arc<Flights> = Arc::default();
         let _leader = lead(&flights);
-        assert!(matches!(flights.board(&Key::new(["other"])), Seat::Leader(_)));
+        assert!(matches!(flights.join(&Key::new(["other"])), Role::Leader(_)));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Cache;
+use super::cache::Cache;
 
 /// The pauses between one round and the next, from the second one on; they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);

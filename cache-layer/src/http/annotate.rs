@@ -14,7 +14,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// How a stored response came to be the answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Note {
+pub(super) enum Served {
     /// It was there.
     Hit,
     /// It was there once the load that this request waited for had ended.
@@ -31,7 +31,7 @@ pub(super) enum Note {
     Loaded { why: ForwardReason, not_stored: Option<NoCacheReason> },
 }
 
-impl Note {
+impl Served {
     /// Whether the look-up was enough. What follows one that was not has been counted as a miss.
     pub(super) fn is_hit(self) -> bool {
         self.result(true).is_some()
@@ -62,18 +62,18 @@ pub(super) struct Times {
 }
 
 /// The answer is a stored response.
-pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, note: Note) {
+pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, note: Served) {
     let forward = |why, status, stored, collapsed| Outcome::Forward { why, status, ttl: None, stored, collapsed };
     let (x_cache, outcome, detail) = match note {
-        Note::Hit if times.fresh => ("HIT", Outcome::Hit { ttl: times.ttl }, None),
-        Note::Hit | Note::Stale => ("STALE", Outcome::Hit { ttl: times.ttl }, None),
-        Note::BackedOff => ("STALE", Outcome::Hit { ttl: times.ttl }, Some(NoCacheReason::BackedOff)),
-        Note::Collapsed => ("HIT", forward(ForwardReason::UriMiss, None, false, true), None),
-        Note::StaleIfError(status) => ("STALE", forward(ForwardReason::Stale, status, false, false), None),
-        Note::Validated { why, not_stored } => {
+        Served::Hit if times.fresh => ("HIT", Outcome::Hit { ttl: times.ttl }, None),
+        Served::Hit | Served::Stale => ("STALE", Outcome::Hit { ttl: times.ttl }, None),
+        Served::BackedOff => ("STALE", Outcome::Hit { ttl: times.ttl }, Some(NoCacheReason::BackedOff)),
+        Served::Collapsed => ("HIT", forward(ForwardReason::UriMiss, None, false, true), None),
+        Served::StaleIfError(status) => ("STALE", forward(ForwardReason::Stale, status, false, false), None),
+        Served::Validated { why, not_stored } => {
             ("REVALIDATED", forward(why, Some(304), not_stored.is_none(), false), detail(why, not_stored))
         }
-        Note::Loaded { why, not_stored } => {
+        Served::Loaded { why, not_stored } => {
             ("MISS", forward(why, None, not_stored.is_none(), false), detail(why, not_stored))
         }
     };

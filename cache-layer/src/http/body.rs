@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::engine::rope::{BrokenOff, Reader};
+use crate::engine::growing_body::{BodyReader, Incomplete};
 
 /// Why the [body](ResponseBody) of a response ended before its end. It reads like the application's own error where it is
 /// that; the application's is in [`Inner`](Self::Inner), with all that it is caused by.
@@ -55,7 +55,7 @@ pin_project! {
         /// On its way through the recorder.
         Recorded { feed: Feed<R>, size: SizeHint },
         /// On its way to be stored, for another request.
-        Joined { reader: Reader, over: bool },
+        Joined { reader: BodyReader, over: bool },
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) enum Piece<R: Body> {
     /// What is left is not recorded: it comes straight from the application.
     Rest(Pin<Box<R>>),
     /// Nor is this, and others read it as well. How it ends, and what comes after its data, is said here.
-    Shared(Reader),
+    Shared(BodyReader),
     /// The body ended as it should. A feed that ends without this broke off.
     End,
 }
@@ -82,7 +82,7 @@ pub(super) struct Feed<R: Body> {
 
 enum Rest<R> {
     Alone(Pin<Box<R>>),
-    Shared(Reader),
+    Shared(BodyReader),
 }
 
 type NextFrame<R> = Result<Frame<Bytes>, BodyError<<R as Body>::Error>>;
@@ -96,7 +96,7 @@ impl<R: Body> ResponseBody<R> {
         Self { kind: Kind::Stored { payload: Some(payload).filter(|payload| !payload.is_empty()) } }
     }
 
-    pub(super) fn joined(reader: Reader) -> Self {
+    pub(super) fn joined(reader: BodyReader) -> Self {
         Self { kind: Kind::Joined { reader, over: false } }
     }
 
@@ -137,7 +137,7 @@ impl<R: Body<Data = Bytes>> Body for ResponseBody<R> {
             KindProj::Joined { reader, over } => {
                 let next = ready!(reader.poll_next(cx));
                 *over = !matches!(next, Some(Ok(_)));
-                Poll::Ready(next.map(|data| data.map(Frame::data).map_err(|BrokenOff| BodyError::BrokenOff)))
+                Poll::Ready(next.map(|data| data.map(Frame::data).map_err(|Incomplete| BodyError::BrokenOff)))
             }
         }
     }
@@ -172,7 +172,7 @@ impl<R: Body<Data = Bytes>> Feed<R> {
                 Some(Rest::Alone(rest)) => return rest.as_mut().poll_frame(cx).map_err(BodyError::Inner),
                 Some(Rest::Shared(reader)) => match ready!(reader.poll_next(cx)) {
                     Some(Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                    Some(Err(BrokenOff)) => {
+                    Some(Err(Incomplete)) => {
                         self.ended = true;
                         // The application's own word, if it is why.
                         let error = match self.pieces.try_recv() {

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{self, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{annotate, body::ResponseBody, oneshot::Oneshot, service::Shared};
+use super::{body::ResponseBody, context::Context, oneshot::Oneshot};
 use crate::telemetry::NoCacheReason;
 
 pin_project! {
@@ -41,7 +41,7 @@ pin_project! {
         /// A hit in memory.
         Ready { response: Option<Response<ResponseBody<R>>> },
         /// Nothing for the cache to do but to say so.
-        Bypass { #[pin] forward: Oneshot<S, Request<B>>, shared: Arc<Shared>, reason: NoCacheReason },
+        Bypass { #[pin] forward: Oneshot<S, Request<B>>, context: Arc<Context>, reason: NoCacheReason },
         /// Anything that has to wait for a store, or for others.
         Boxed { future: Boxed<R, S::Error> },
     }
@@ -56,8 +56,8 @@ where
         Self { kind: Kind::Ready { response: Some(response) } }
     }
 
-    pub(super) fn bypass(service: S, request: Request<B>, shared: Arc<Shared>, reason: NoCacheReason) -> Self {
-        Self { kind: Kind::Bypass { forward: Oneshot::new(service, request), shared, reason } }
+    pub(super) fn bypass(service: S, request: Request<B>, context: Arc<Context>, reason: NoCacheReason) -> Self {
+        Self { kind: Kind::Bypass { forward: Oneshot::new(service, request), context, reason } }
     }
 
     pub(super) fn boxed(
@@ -74,21 +74,11 @@ where
 {
     type Output = Result<Response<ResponseBody<R>>, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProj::Ready { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(response)),
-                // Polled after it was ready, which no executor does.
-                None => Poll::Pending,
-            },
-            KindProj::Bypass { forward, shared, reason } => {
-                let mut response = ready!(forward.poll(cx))?.map(ResponseBody::inner);
-                // A layer further out keeps it, by its tags among others, and takes them out for its clients.
-                if *reason != NoCacheReason::Nested {
-                    shared.policy.strip_internal(response.headers_mut());
-                }
-                annotate::bypass(response.headers_mut(), &shared.name, *reason);
-                Poll::Ready(Ok(response))
+            KindProj::Ready { response } => Poll::Ready(Ok(response.take().expect("polled after it was ready"))),
+            KindProj::Bypass { forward, context, reason } => {
+                Poll::Ready(Ok(context.bypassed(ready!(forward.poll(cx))?, *reason)))
             }
             KindProj::Boxed { future } => future.as_mut().poll(cx),
         }

@@ -1,49 +1,57 @@
 //! The HTTP front end: a Tower layer and what it is made of.
 //!
+//! In the order that a request meets them, each of which knows only those below it:
+//!
 //! - [`layer`]: [`CacheLayer`] and its settings
-//! - [`service`]: [`CacheService`], what becomes of one request
-//! - [`target`]: the key of a request
-//! - [`visit`], [`write`]: a request whose answer is not in memory, and one that may change something
-//! - [`select`]: which stored response a request may have
-//! - [`load`]: asking the application once for all who wait
-//! - [`backoff`]: what a request gets while a failing application is left alone
-//! - [`ranges`]: ranges of what is not kept
-//! - [`mark`]: layers in one another's way
-//! - [`room`]: how many may be at the application
-//! - [`join`]: having what is loaded for another request, while it is loaded
-//! - [`early`]: refreshing a response before it is stale
-//! - [`inherit`]: a response that inherits from what its handler read
-//! - [`plan`], [`record`]: what to store of its response, and the copy of its body
+//! - [`service`]: [`CacheService`], what becomes of one request: a hit in memory is answered here
+//! - [`fetch`], [`lookup`]: a request whose answer is not in memory; found in the store, waited for, or loaded
+//! - [`write`]: a request that may change something
+//! - [`load`]: asking the application once for all requests that wait
+//! - [`receive`], [`revalidate`]: a new response, and word that a stored one still holds; passed to the client, and stored
+//! - [`fill`]: how a load ends
+//! - [`forward`]: a request that the application answers by itself
+//! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
-//! - [`stored`]: a response as an entry's metadata
-//! - [`annotate`]: what the cache says about itself in a response
-//! - [`remaining`]: what it says to caches that ignore `Age`
-//! - [`body`], [`future`], [`oneshot`]: the types that Tower asks for
+//! - [`nested`]: layers in one another's way
+//! - [`select`]: which stored response a request may have
+//! - [`ranges`]: ranges of what is not stored
+//! - [`plan`], [`record`]: what to store of a response, and the copy of its body
+//! - [`context`]: what all requests through one layer share; [`load_limit`]: how many of them may be at the application
+//! - [`target`]: the key of a request
+//! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
+//! - [`annotate`]: what the cache says about itself in a response; [`remaining`]: to caches that ignore `Age`
+//! - [`body`], [`future`], [`oneshot`], [`origin`], [`reply`]: the types that Tower and the tasks of loads ask for
 
 mod annotate;
-mod backoff;
 mod body;
-mod early;
+mod context;
+mod failure;
+mod fetch;
+mod fill;
+mod forward;
 mod future;
-mod inherit;
-mod join;
 mod layer;
 mod load;
-mod mark;
+mod load_limit;
+mod lookup;
+mod nested;
 mod oneshot;
+mod origin;
 #[cfg(feature = "unstable-parts")]
 mod parts;
 mod plan;
 mod ranges;
+mod receive;
 mod record;
 mod remaining;
+mod reply;
 mod respond;
-mod room;
+mod response_entry;
+mod revalidate;
 mod select;
 mod service;
 mod stored;
 mod target;
-mod visit;
 mod write;
 
 pub use body::{BodyError, ResponseBody};

@@ -33,11 +33,7 @@ impl<S: Service<Q>, Q> Future for Oneshot<S, Q> {
                 OneshotProj::Called { future } => return future.poll(cx),
                 OneshotProj::Waiting { service, request } => {
                     ready!(service.poll_ready(cx))?;
-                    match request.take() {
-                        Some(request) => service.call(request),
-                        // Taken only on the way to `Called`.
-                        None => return Poll::Pending,
-                    }
+                    service.call(request.take().expect("polled after it was ready"))
                 }
             };
             self.set(Self::Called { future });

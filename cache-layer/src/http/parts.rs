@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, Uri, header};
-use tower_layer::Layer as _;
-
 use super::{
-    CacheLayer, ResponseBody,
-    annotate::Note,
-    plan::{Asked, Came},
-    select::{self, Step},
-    service::Shared,
+    ResponseBody,
+    annotate::Served,
+    context::Context,
+    plan::{CacheRequest, OriginResponse},
+    response_entry::ResponseEntry,
+    select::Decision,
     target::Target,
 };
 use crate::{
@@ -21,14 +18,16 @@ use crate::{
     store::MemoryStore,
     tag::Tags,
 };
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode, Uri, header};
 
 /// A request for a product, and its response in a cache in memory.
 #[allow(missing_debug_implementations)]
 pub struct Parts {
-    shared: std::sync::Arc<Shared>,
+    context: Context,
     uri: Uri,
     request: HeaderMap,
-    asked: Asked,
+    asked: CacheRequest,
     response: HeaderMap,
     entry: Entry,
     bytes: Bytes,
@@ -39,7 +38,7 @@ impl Parts {
     #[must_use]
     pub fn new(length: usize) -> Self {
         let cache = Cache::new(MemoryStore::new(1 << 30));
-        let shared = CacheLayer::new(cache).layer(()).shared;
+        let context = Context::new(cache);
         let uri = Uri::from_static("/products/1?currency=EUR");
         let request = fields(&[
             (header::HOST, "shop.example"),
@@ -52,19 +51,23 @@ impl Parts {
             (header::CACHE_CONTROL, "public, max-age=3600"),
             (header::ETAG, "\"33a64df551425fcc\""),
         ]);
-        shared.dated(&mut response);
-        let target = Target::of(&shared.sites, &uri, &request).expect("it has a host").into_owned();
-        let key = target.key(&shared.naming(&request));
-        let asked =
-            Asked { target, key, method: Method::GET, headers: Arc::new(request.clone()), time: shared.cache.now() };
-        let plan = shared.plan(&asked, came(response.clone(), length)).expect("it may be stored");
-        let (mut writes, _) = shared.writes(plan, &asked, None, true);
+        context.dated(&mut response);
+        let target = Target::of(&context.sites, &uri, &request).expect("it has a host").into_owned();
+        let key = target.key(&context.key_rules(&request));
+        let asked = CacheRequest {
+            target,
+            key,
+            method: Method::GET,
+            headers: Arc::new(request.clone()),
+            time: context.cache.now(),
+        };
+        let plan = context.plan(&asked, came(response.clone(), length)).expect("it may be stored");
         let payload = Bytes::from(vec![b'x'; length]);
-        let entry = shared
-            .complete(&mut writes, &asked, |entry, millis| entry.loaded([&payload].into_iter(), millis))
-            .expect("there is one");
+        let draft = context.draft(plan, &asked, None, true);
+        let (_, _, entry) = draft.complete(|entry| entry.loaded([&payload].into_iter(), 0));
+        let entry = entry.into_entry();
         let bytes = envelope::encode(&entry);
-        Self { shared, uri, request, asked, response, entry, bytes }
+        Self { context, uri, request, asked, response, entry, bytes }
     }
 
     /// Stores the response.
@@ -74,41 +77,50 @@ impl Parts {
     /// If that does not work.
     pub async fn store(&self) {
         let entries = vec![(self.asked.key.clone(), self.entry.clone())];
-        self.shared.cache.put(entries, &Tags::default()).await.expect("memory is there");
+        self.context.cache.put(entries, &Tags::default()).await.expect("memory is there");
     }
 
     /// What the request asks for, as a key.
     #[must_use]
     pub fn key(&self) -> Key {
-        let target = Target::of(&self.shared.sites, &self.uri, &self.request).expect("it has a host");
-        target.key(&self.shared.naming(&self.request))
+        let target = Target::of(&self.context.sites, &self.uri, &self.request).expect("it has a host");
+        target.key(&self.context.key_rules(&self.request))
     }
 
     /// Looks it up in memory.
     #[must_use]
     pub fn lookup(&self) -> bool {
-        self.shared.cache.peek(&self.asked.key).is_some()
+        self.context.cache.peek(&self.asked.key).is_some()
     }
 
     /// Decides whether what is stored may answer.
     #[must_use]
     pub fn decide(&self) -> bool {
-        matches!(self.shared.step(&self.entry, &self.asked.key, &self.request, self.shared.cache.now()), Step::Answer)
+        matches!(
+            self.context.decide(self.entry.clone(), &self.asked.key, &self.request, self.context.cache.now()),
+            Decision::Answer(_)
+        )
     }
 
     /// The response to a hit.
     #[must_use]
     pub fn respond(&self) -> Response<ResponseBody<String>> {
-        let mut look = self.shared.cache.look(&self.asked.key);
-        self.shared.respond(self.entry.clone(), &Method::GET, &self.request, Note::Hit, &mut look)
+        let mut lookup = self.context.cache.lookup_span(&self.asked.key);
+        self.context.respond(
+            ResponseEntry::written(self.entry.clone()),
+            &Method::GET,
+            &self.request,
+            Served::Hit,
+            &mut lookup,
+        )
     }
 
     /// Decides whether the response may be stored, for how long, and under which key, and makes its entry.
     #[must_use]
     pub fn plan(&self) -> bool {
         let came = came(self.response.clone(), self.entry.payload().len());
-        let plan = self.shared.plan(&self.asked, came).expect("it may be stored");
-        !self.shared.writes(plan, &self.asked, None, true).0.entries.is_empty()
+        let plan = self.context.plan(&self.asked, came).expect("it may be stored");
+        !self.context.draft(plan, &self.asked, None, true).entries().is_empty()
     }
 
     /// The entry as Redis has it.
@@ -121,7 +133,7 @@ impl Parts {
     #[must_use]
     pub fn decode(&self) -> bool {
         let entry = envelope::decode(&self.asked.key, &self.bytes).expect("it is whole");
-        select::response(&entry).is_some()
+        ResponseEntry::new(entry).is_some()
     }
 }
 
@@ -129,7 +141,7 @@ fn fields(fields: &[(header::HeaderName, &'static str)]) -> HeaderMap {
     fields.iter().map(|(name, value)| (name.clone(), header::HeaderValue::from_static(value))).collect()
 }
 
-fn came(headers: HeaderMap, length: usize) -> Came {
+fn came(headers: HeaderMap, length: usize) -> OriginResponse {
     let (status, tags, length) = (StatusCode::OK, Tags::default(), length as u64);
-    Came { status, headers, tags, freshness: None, inherited: None, length }
+    OriginResponse { status, headers, tags, freshness: None, inherited: None, length }
 }

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, StatusCode,
     header::{AGE, DATE},
 };
 
 use super::{
     annotate,
+    context::Context,
     remaining::Left,
+    response_entry::ResponseEntry,
     select::Varies,
-    service::Shared,
     stored::{Stored, StoredResponse, StoredVaries, Traits},
     target::Target,
 };
@@ -39,20 +40,29 @@ use crate::{
     telemetry::NoCacheReason,
 };
 
-/// What the request was, for deciding about its response.
-pub(super) struct Asked {
+/// A request as the cache sees it: what its response is stored for.
+pub(super) struct CacheRequest {
     pub(super) target: Target<'static>,
     /// The primary key.
     pub(super) key: Key,
     pub(super) method: Method,
-    /// For the load, and for who waits for it.
+    /// For the load, and for the request that waits for it.
     pub(super) headers: Arc<HeaderMap>,
     /// When it was sent on, in milliseconds since the Unix epoch.
     pub(super) time: u64,
 }
 
-/// A response as it came, apart from its body.
-pub(super) struct Came {
+impl CacheRequest {
+    /// A request that is answered as GET is. `None` if it doesn't say clearly which host it is for.
+    pub(super) fn of_get<B>(context: &Context, key: Key, request: &Request<B>) -> Option<Self> {
+        let headers = Arc::new(request.headers().clone());
+        let target = Target::of(&context.sites, request.uri(), &headers)?.into_owned();
+        Some(Self { target, key, method: Method::GET, headers, time: context.cache.now() })
+    }
+}
+
+/// A response as the application gave it, apart from its body.
+pub(super) struct OriginResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     /// What its handler said about it beside its fields.
@@ -72,6 +82,31 @@ pub(super) struct Plan {
     deadlines: Deadlines,
 }
 
+/// The entries of a response, before its payload is there.
+pub(super) struct Draft {
+    guard: Option<(Key, Version)>,
+    /// The entry that leads to the response, if the key has variants.
+    parent: Option<(Key, Entry)>,
+    response: (Key, Entry),
+    tags: Tags,
+}
+
+impl Draft {
+    /// The entries, the response's without its payload.
+    pub(super) fn entries(&self) -> Arc<[(Key, Entry)]> {
+        self.parent.iter().chain([&self.response]).cloned().collect()
+    }
+
+    /// Puts the payload in its place. Returns the response's entry, too.
+    pub(super) fn complete(self, with_payload: impl FnOnce(Entry) -> Entry) -> (Writes, Tags, ResponseEntry) {
+        let Self { guard, parent, response: (key, entry), tags } = self;
+        let entry = with_payload(entry);
+        let response = ResponseEntry::written(entry.clone());
+        let entries = parent.into_iter().chain([(key, entry)]).collect();
+        (Writes { entries, guard }, tags, response)
+    }
+}
+
 impl Plan {
     /// What is left of the response's freshness.
     pub(super) fn left(&self, now: u64) -> Left {
@@ -79,52 +114,36 @@ impl Plan {
     }
 }
 
-impl Shared {
-    pub(super) fn plan(&self, asked: &Asked, came: Came) -> Result<Plan, NoCacheReason> {
-        let Came { status, mut headers, tags, freshness, inherited, length } = came;
+impl Context {
+    /// What to store of `response`.
+    pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse) -> Result<Plan, NoCacheReason> {
+        let OriginResponse { status, mut headers, tags, freshness, inherited, length } = response;
         let policy = &self.policy.caching;
         let response_time = self.cache.now();
         let directives = freshness
             .map_or_else(|| ResponseDirectives::from_headers(&headers, &policy.targets), Freshness::directives);
         let received =
-            Received { status, headers: &headers, directives: &directives, request_time: asked.time, response_time };
-        if let Some(reason) = refusal_of_response(policy, &asked.headers, &received) {
-            return Err(reason);
-        }
-        if asked.target.states_port() {
-            return Err(NoCacheReason::StatedPort);
-        }
-        if asked.target.is_led_to_itself(&self.naming(&asked.headers), status, &headers) {
-            return Err(NoCacheReason::RedirectToItself);
-        }
+            Received { status, headers: &headers, directives: &directives, request_time: request.time, response_time };
+        self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();
         let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));
         if left == Some(0) {
             return Err(NoCacheReason::MadeFromStale);
         }
-        let rule = self.policy.ttl(asked.target.path()).map(millis).or(left);
+        let rule = self.policy.ttl(request.target.path()).map(millis).or(left);
         let mut lifetime = lifetime(policy, &received, rule);
         if let Some(lifetime) = &mut lifetime {
             lifetime.millis = self.jittered(lifetime.millis).min(left.unwrap_or(u64::MAX));
         }
         let age = initial_age(&received);
         let windows = Windows::new(policy, &received, lifetime, age);
-        if let Some(reason) = refusal_of_freshness(&asked.headers, &received, lifetime, &windows) {
+        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows) {
             return Err(reason);
         }
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
-        let groups = cache_groups(&headers).ok_or(NoCacheReason::TooManyTags)?;
-        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&asked.target, group)).collect();
-        let named = named_tags(&headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
-        let mut tags = inherited.tags_and(tags);
-        if !named.is_empty() || !groups.is_empty() {
-            tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
-        }
-        if !tags.fit() {
-            return Err(NoCacheReason::TooManyTags);
-        }
+        let tags = self.tags_of(request, &headers, inherited.tags_and(tags))?;
         let vary = match Vary::from_headers(&headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
@@ -158,9 +177,37 @@ impl Shared {
         Ok(Plan { response, vary, tags, deadlines })
     }
 
+    /// Whether a response may be stored, whatever its freshness.
+    fn check(&self, request: &CacheRequest, received: &Received<'_>) -> Result<(), NoCacheReason> {
+        let redirects =
+            || request.target.redirects_to_itself(&self.key_rules(&request.headers), received.status, received.headers);
+        match refusal_of_response(&self.policy.caching, &request.headers, received) {
+            Some(reason) => Err(reason),
+            None if request.target.states_port() => Err(NoCacheReason::StatedPort),
+            None if redirects() => Err(NoCacheReason::RedirectToItself),
+            None => Ok(()),
+        }
+    }
+
+    /// The tags of a response: these, and those that its fields name.
+    fn tags_of(&self, request: &CacheRequest, headers: &HeaderMap, mut tags: Tags) -> Result<Tags, NoCacheReason> {
+        let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
+        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
+        let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
+        if !named.is_empty() || !groups.is_empty() {
+            tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
+        }
+        if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
+    }
+
     /// The tag of a cache group: groups are an origin's own (RFC 9875, section 2).
     pub(super) fn group_tag(&self, target: &Target<'_>, group: &str) -> String {
-        format!("group {} {} {group}", self.space, target.origin())
+        format!("group {} {} {group}", self.namespace, target.origin())
+    }
+
+    /// Milliseconds since the application was asked.
+    pub(super) fn load_time(&self, request: &CacheRequest) -> u64 {
+        self.cache.now().saturating_sub(request.time)
     }
 
     fn jittered(&self, lifetime: u64) -> u64 {
@@ -172,21 +219,20 @@ impl Shared {
         headers.entry(DATE).or_insert_with(|| write_http_date(self.cache.now() / 1000))
     }
 
-    /// The entries to write, the response's last, and still without its payload; and their tags. It is a new variant if
-    /// there was nothing in its place.
-    pub(super) fn writes(&self, plan: Plan, asked: &Asked, known: Option<Varies>, is_new: bool) -> (Writes, Tags) {
+    /// The entries of a plan. The response is a new variant if there was nothing in its place.
+    pub(super) fn draft(&self, plan: Plan, request: &CacheRequest, known: Option<Varies>, is_new: bool) -> Draft {
         let Plan { mut response, vary, tags, deadlines } = plan;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
-        let guard = known.as_ref().map(|known| (asked.key.clone(), known.version));
+        let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
         let is_compressed = is_compressed(&response.headers);
         let entry = |id, key: &Key, stored: &Stored| {
             Entry::new(id, key, deadlines, stored.to_bytes(), Bytes::new()).compressed(is_compressed)
         };
         let Some(fields) = vary else {
             let stored = Stored::Response(response);
-            let entries = vec![(asked.key.clone(), entry(EntryId::random(), &asked.key, &stored))];
-            return (Writes { entries, guard }, tags);
+            let entry = entry(EntryId::random(), &request.key, &stored);
+            return Draft { guard, parent: None, response: (request.key.clone(), entry), tags };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
         // many, or softened: written again, the entry would make them fresh.
@@ -199,26 +245,19 @@ impl Shared {
             }
             _ => (EntryId::random(), 1),
         };
-        let variant = self.variant_key(&asked.key, &fields, &asked.headers);
+        let variant = self.variant_key(&request.key, &fields, &request.headers);
         let varies = Stored::Varies(StoredVaries { fields, variants });
         response.parent = Some(parent);
         let stored = Stored::Response(response);
-        let entries = vec![
-            // Loads that begin at the same time count the same variants: whoever stores them counts better.
-            (asked.key.clone(), entry(parent, &asked.key, &varies).leading_to(self.policy.max_variants)),
-            (variant.clone(), entry(EntryId::random(), &variant, &stored)),
-        ];
-        (Writes { entries, guard }, tags)
+        // Loads that begin at the same time count the same variants: the store that writes them counts better.
+        let leads_there = entry(parent, &request.key, &varies).leading_to(self.policy.max_variants);
+        let response = entry(EntryId::random(), &variant, &stored);
+        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: (variant, response), tags }
     }
 
-    /// What is there, to be written in its place as it is, but that the application doesn't know it by its validators.
-    pub(super) fn unmatched(
-        &self,
-        entry: &Entry,
-        stored: &StoredResponse,
-        asked: &Asked,
-        known: Option<&Varies>,
-    ) -> Writes {
+    /// The stored response as it is, but that the application doesn't know it by its validators.
+    pub(super) fn unmatched(&self, entry: &ResponseEntry, request: &CacheRequest, known: Option<&Varies>) -> Writes {
+        let stored = entry.response();
         let mut headers = stored.headers.clone();
         annotate::clear(&mut headers);
         headers.remove(AGE);
@@ -230,26 +269,31 @@ impl Shared {
             ..*stored
         });
         let key = known.map_or_else(
-            || asked.key.clone(),
-            |known| self.variant_key(&asked.key, &known.stored.fields, &asked.headers),
+            || request.key.clone(),
+            |known| self.variant_key(&request.key, &known.stored.fields, &request.headers),
         );
         let entry = Entry::new(EntryId::random(), &key, entry.deadlines(), response.to_bytes(), Bytes::new())
             .compressed(is_compressed)
             .loaded_again(entry, entry.load_time());
-        Writes { entries: vec![(key, entry)], guard: known.map(|known| (asked.key.clone(), known.version)) }
+        Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }
     }
+}
 
-    /// Puts the payload in its place, now that the load is over, and returns the response's entry. `with_payload` is told how
-    /// many milliseconds it took.
-    pub(super) fn complete(
-        &self,
-        writes: &mut Writes,
-        asked: &Asked,
-        with_payload: impl FnOnce(Entry, u64) -> Entry,
-    ) -> Option<Entry> {
-        let (key, entry) = writes.entries.pop()?;
-        let entry = with_payload(entry, self.cache.now().saturating_sub(asked.time));
-        writes.entries.push((key, entry.clone()));
-        Some(entry)
-    }
+/// Whether the next response to the same request will most likely be refused for the same reason.
+pub(super) fn is_lasting(reason: NoCacheReason) -> bool {
+    matches!(
+        reason,
+        NoCacheReason::NoStore
+            | NoCacheReason::Private
+            | NoCacheReason::NoCache
+            | NoCacheReason::SetCookie
+            | NoCacheReason::VaryStar
+            | NoCacheReason::EventStream
+            | NoCacheReason::Grpc
+            | NoCacheReason::NoFreshness
+            | NoCacheReason::AlreadyStale
+            | NoCacheReason::BodyTooLarge
+            | NoCacheReason::Trailers
+            | NoCacheReason::TooManyTags
+    )
 }

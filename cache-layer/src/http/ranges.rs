@@ -1,4 +1,4 @@
-//! Ranges of what is not kept: the application answers them itself.
+//! RangeMemory of what is not kept: the application answers them itself.
 //!
 //! Of what is not stored, a load asks for the whole, and cuts the part out of it. If the whole then is not kept, the client
 //! has lost its range. So a client's kind of request that will most likely bring nothing to keep goes on as it came, from the
@@ -15,9 +15,9 @@ use http::{
 };
 
 use super::{
-    plan::{Asked, Came},
+    context::Context,
+    plan::{CacheRequest, OriginResponse, is_lasting},
     record::content_length,
-    service::Shared,
 };
 use crate::{
     inherit::Reads,
@@ -36,7 +36,7 @@ const REMEMBERED: u64 = 60 * 60 * 1000;
 
 /// What is remembered of ranges, by key and kind of client. Clones are one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ranges(Arc<Mutex<HashMap<(KeyId, Client), Learned>>>);
+pub(super) struct RangeMemory(Arc<Mutex<HashMap<(KeyId, Client), Learned>>>);
 
 /// What of a client may decide whether its response is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +64,7 @@ struct Learned {
     at: u64,
 }
 
-impl Ranges {
+impl RangeMemory {
     fn table(&self) -> MutexGuard<'_, HashMap<(KeyId, Client), Learned>> {
         self.0.lock()
     }
@@ -85,7 +85,7 @@ impl Ranges {
     }
 }
 
-impl Shared {
+impl Context {
     /// Why a request for a part of what is not stored, or has been `stale` since this response came, goes to the application
     /// as it is; `None` if the whole is to be loaded.
     pub(super) fn passes_range(&self, key: &Key, request: &HeaderMap, stale: Option<u64>) -> Option<NoCacheReason> {
@@ -93,7 +93,7 @@ impl Shared {
             return None;
         }
         let client = Client::of(request);
-        match (self.ranges.learned(key, client, self.cache.now()), stale) {
+        match (self.range_memory.learned(key, client, self.cache.now()), stale) {
             // What was stored after that is newer.
             (Some(Learned { kept: false, at }), stale) if stale.is_none_or(|came| came < at) => {
                 Some(NoCacheReason::Remembered)
@@ -104,16 +104,16 @@ impl Shared {
     }
 
     /// Learns from the whole that it is not kept, if that may matter: a range was asked for, or is offered.
-    pub(super) fn learn_from_whole(&self, asked: &Asked, offers_ranges: bool, reason: NoCacheReason) {
+    pub(super) fn learn_from_whole(&self, asked: &CacheRequest, offers_ranges: bool, reason: NoCacheReason) {
         let matters = offers_ranges || asked.headers.contains_key(RANGE);
-        if matters && is_about_the_next(reason) {
+        if matters && is_lasting_for_client(reason) {
             let learned = Learned { kept: false, at: self.cache.now() };
-            self.ranges.learn(&asked.key, Client::of(&asked.headers), learned);
+            self.range_memory.learn(&asked.key, Client::of(&asked.headers), learned);
         }
     }
 
     /// Learns from the answer to a range that was passed on, or to HEAD, whether the whole would be kept.
-    pub(super) fn learn_from_answer<R>(&self, asked: &Asked, response: &Response<R>) {
+    pub(super) fn learn_from_answer<R>(&self, asked: &CacheRequest, response: &Response<R>) {
         if !asked.headers.contains_key(RANGE) && !response.headers().contains_key(ACCEPT_RANGES) {
             return;
         }
@@ -126,7 +126,7 @@ impl Shared {
         for name in [CONTENT_RANGE, CONTENT_LENGTH] {
             headers.remove(name);
         }
-        let came = Came {
+        let came = OriginResponse {
             status: StatusCode::OK,
             headers,
             tags: Tags::default(),
@@ -136,22 +136,21 @@ impl Shared {
         };
         let client = Client::of(&asked.headers);
         let kept = match self.plan(asked, came) {
-            Err(reason) if !is_about_the_next(reason) => return,
+            Err(reason) if !is_lasting_for_client(reason) => return,
             // It was not watched what the handler read: the whole may inherit its freshness.
             Err(NoCacheReason::NoFreshness) if self.policy.inherits => return,
             Err(_) => false,
             // Whoever has seen the whole knows better than a head, which may say nothing of its length or its trailers.
-            Ok(_) if length.is_none() || self.ranges.learned(&asked.key, client, now).is_some() => return,
+            Ok(_) if length.is_none() || self.range_memory.learned(&asked.key, client, now).is_some() => return,
             Ok(_) => true,
         };
-        self.ranges.learn(&asked.key, client, Learned { kept, at: now });
+        self.range_memory.learn(&asked.key, client, Learned { kept, at: now });
     }
 }
 
 /// Whether the next response to the same kind of client will most likely be refused for the same reason.
-fn is_about_the_next(reason: NoCacheReason) -> bool {
-    super::load::says_something_about_the_next(reason)
-        || matches!(reason, NoCacheReason::Authorization | NoCacheReason::Cookie)
+fn is_lasting_for_client(reason: NoCacheReason) -> bool {
+    is_lasting(reason) || matches!(reason, NoCacheReason::Authorization | NoCacheReason::Cookie)
 }
 
 #[cfg(test)]
@@ -162,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_is_learned_is_forgotten_in_time_and_bounded() {
-        let ranges = Ranges::default();
+        let ranges = RangeMemory::default();
         let (key, learned) = (Key::new(["k"]), Learned { kept: false, at: 5 });
         ranges.learn(&key, ANYBODY, learned);
         let known = |now| ranges.learned(&key, ANYBODY, now).is_some();

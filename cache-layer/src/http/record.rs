@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use tokio::sync::mpsc;
 
 use super::body::Piece;
-use crate::{engine::rope::RopeWriter, telemetry::NoCacheReason};
+use crate::{engine::growing_body::BodyWriter, telemetry::NoCacheReason};
 
 /// A body as it comes in.
 pub(super) struct Incoming<R: Body> {
@@ -93,7 +93,7 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
     max: u64,
     declared_length: Option<u64>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
-    shared: &mut Option<RopeWriter>,
+    shared: &mut Option<BodyWriter>,
 ) -> Result<Vec<Bytes>, Unkept<R>> {
     let mut recorded = Vec::new();
     let mut length = 0u64;
@@ -152,7 +152,7 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
 pub(super) async fn pass_on<R: Body<Data = Bytes>>(
     mut rest: Incoming<R>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
-    shared: RopeWriter,
+    shared: BodyWriter,
 ) {
     while shared.has_room().await {
         let frame = tokio::select! {

@@ -7,19 +7,20 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
 
 use super::{
-    annotate::{self, Note},
+    annotate::{self, Served},
     body::ResponseBody,
+    context::Context,
     remaining::Left,
-    select::{into_headers, milliseconds_left, response},
-    service::Shared,
+    reply::LoadReply,
+    response_entry::ResponseEntry,
+    select::milliseconds_left,
     stored::StoredResponse,
 };
 use crate::{
     engine::{
-        look::Look,
-        rope::{Reader, Rope},
+        growing_body::{BodyReader, GrowingBody},
+        span::LookupSpan,
     },
-    entry::Entry,
     policy::Remaining,
     semantics::{
         cache_status::ForwardReason,
@@ -34,9 +35,9 @@ use crate::{
 pub(super) enum Content {
     Stored(Bytes),
     /// Of a length that is known.
-    Loading(Rope, u64),
+    Loading(GrowingBody, u64),
     /// Of one that isn't.
-    Growing(Reader),
+    Growing(BodyReader),
 }
 
 impl Content {
@@ -51,7 +52,7 @@ impl Content {
     fn whole<R: Body>(self) -> ResponseBody<R> {
         match self {
             Self::Stored(payload) => ResponseBody::stored(payload),
-            Self::Loading(rope, length) => ResponseBody::joined(rope.read(0..length)),
+            Self::Loading(body, length) => ResponseBody::joined(body.read(0..length)),
             Self::Growing(reader) => ResponseBody::joined(reader),
         }
     }
@@ -60,68 +61,89 @@ impl Content {
         match self {
             // Within the payload, which is in memory: these fit.
             Self::Stored(payload) => ResponseBody::stored(payload.slice(part.start as usize..part.end as usize)),
-            Self::Loading(rope, _) => ResponseBody::joined(rope.read(part)),
+            Self::Loading(body, _) => ResponseBody::joined(body.read(part)),
             // Nothing selects a part of it.
             Self::Growing(reader) => ResponseBody::joined(reader),
         }
     }
 }
 
-impl Shared {
+/// A stored response, or one that is coming in, as the answer to a request.
+struct Reply {
+    entry: ResponseEntry,
+    content: Content,
+    served: Served,
+}
+
+impl Reply {
+    fn stored(entry: ResponseEntry, served: Served) -> Self {
+        let content = Content::Stored(entry.payload().clone());
+        Self { entry, content, served }
+    }
+}
+
+impl Context {
     /// The stored response that `entry` holds, as an answer to a request.
     pub(super) fn respond<R: Body>(
         &self,
-        entry: Entry,
+        entry: ResponseEntry,
         method: &Method,
         request: &HeaderMap,
-        note: Note,
-        look: &mut Look,
+        served: Served,
+        lookup: &mut LookupSpan,
     ) -> Response<ResponseBody<R>> {
-        let content = Content::Stored(entry.payload().clone());
-        self.respond_with(entry, content, method, request, note, Some(look))
+        self.respond_with(Reply::stored(entry, served), method, request, Some(lookup))
     }
 
-    /// As [`respond`](Self::respond), in place of an error of the application's, of this status if it was a response, after
-    /// a look-up that has ended in a miss.
-    pub(super) fn stand_in<R: Body>(
+    /// As [`respond`](Self::respond), after a lookup that has ended in a miss.
+    pub(super) fn respond_after_miss<R: Body>(
         &self,
-        entry: Entry,
+        entry: ResponseEntry,
         method: &Method,
         request: &HeaderMap,
-        status: Option<u16>,
+        served: Served,
     ) -> Response<ResponseBody<R>> {
-        let content = Content::Stored(entry.payload().clone());
-        self.respond_with(entry, content, method, request, Note::StaleIfError(status), None)
+        self.respond_with(Reply::stored(entry, served), method, request, None)
     }
 
     /// As [`respond`](Self::respond), while the payload of `entry` comes in, as its `content`.
     pub(super) fn respond_while_loading<R: Body>(
         &self,
-        entry: Entry,
+        entry: ResponseEntry,
         content: Content,
         method: &Method,
         request: &HeaderMap,
-        look: &mut Look,
+        lookup: &mut LookupSpan,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(entry, content, method, request, Note::Collapsed, Some(look))
+        self.respond_with(Reply { entry, content, served: Served::Collapsed }, method, request, Some(lookup))
+    }
+
+    /// What a load replied, as an answer to a request.
+    pub(super) fn respond_with_loaded<R: Body, E>(
+        &self,
+        reply: LoadReply<R, E>,
+        method: &Method,
+        request: &HeaderMap,
+        lookup: &mut LookupSpan,
+    ) -> Result<Response<ResponseBody<R>>, E> {
+        match reply {
+            LoadReply::Entry(entry, served) => Ok(self.respond(entry, method, request, served, lookup)),
+            LoadReply::Response(response) => Ok(response),
+            LoadReply::Failed(error) => Err(error),
+        }
     }
 
     fn respond_with<R: Body>(
         &self,
-        entry: Entry,
-        content: Content,
+        Reply { entry, content, served }: Reply,
         method: &Method,
         request: &HeaderMap,
-        note: Note,
-        look: Option<&mut Look>,
+        lookup: Option<&mut LookupSpan>,
     ) -> Response<ResponseBody<R>> {
-        let Some(stored) = response(&entry) else {
-            // Selection hands out readable responses only.
-            return Response::new(ResponseBody::empty());
-        };
-        if note.is_hit() {
+        if served.is_hit() {
             self.cache.emit(Event::Hit);
         }
+        let stored = entry.response();
         let now = self.cache.now();
         let deadlines = entry.deadlines_at(now);
         let times = annotate::Times {
@@ -130,15 +152,15 @@ impl Shared {
             ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
             fresh: now < deadlines.fresh,
         };
-        if let (Some(look), Some(result)) = (look, note.result(times.fresh)) {
-            look.found(result);
-            look.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
+        if let (Some(lookup), Some(result)) = (lookup, served.result(times.fresh)) {
+            lookup.found(result);
+            lookup.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
         }
         let answer = Answer::new(stored, &content, method, request, now / 1000);
-        let mut response = answer.response(stored.status, into_headers(entry), content, method);
+        let mut response = answer.response(stored.status, entry.into_headers(), content, method);
         // Another process may have stored what it passes on.
         self.policy.strip_internal(response.headers_mut());
-        annotate::stored(response.headers_mut(), &self.name, &times, note);
+        annotate::stored(response.headers_mut(), &self.name, &times, served);
         if self.policy.remaining != Remaining::Age {
             let left = Left::new(times.age, &deadlines, now);
             left.say(response.headers_mut(), self.policy.remaining);
@@ -148,7 +170,7 @@ impl Shared {
 
     /// An answer of the cache's own: nothing that is stored may be used, and the application is not asked (RFC 9111,
     /// sections 4.2.4 and 5.2.1.7).
-    pub(super) fn no_answer<R: Body>(&self, reason: NoCacheReason) -> Response<ResponseBody<R>> {
+    pub(super) fn gateway_timeout<R: Body>(&self, reason: NoCacheReason) -> Response<ResponseBody<R>> {
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
         annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));

@@ -3,63 +3,45 @@
 use http::HeaderMap;
 
 use super::{
-    annotate,
-    service::Shared,
-    stored::{Stored, StoredResponse, StoredVaries},
+    context::Context,
+    response_entry::{ResponseEntry, view},
+    stored::{Stored, StoredVaries},
 };
 use crate::{
-    engine::Looked,
-    entry::{Entry, Version},
+    engine::{
+        Retrieved,
+        early::{Life, is_due},
+        fetch::{self, Found},
+    },
+    entry::{Entry, EntryId, Version},
     key::Key,
     semantics::{
         cache_status::ForwardReason,
-        reuse::{Candidate, RequestDirectives, Reuse},
-        vary::VaryFields,
+        reuse::{Candidate, Reuse},
     },
     store::Seen,
     telemetry::{Event, Rejection},
 };
 
-/// What a look-up means for one request.
-pub(super) enum Selection {
-    /// This answers it.
-    Hit(Found),
-    /// This answers it, and is due to be refreshed.
-    Stale(Found),
-    Miss(Vacancy),
-    /// The store did not answer; the miss is about its primary key.
-    Unavailable,
-}
+/// What a lookup means for one request.
+pub(super) type Selection = Found<Hit, Route>;
 
-/// An entry that answers a request.
-pub(super) struct Found {
-    pub(super) entry: Entry,
+/// The place that a response to the request will take, unless its own `Vary` says otherwise.
+pub(super) type Miss = fetch::Miss<Route>;
+
+/// A stored response that answers a request.
+pub(super) struct Hit {
+    pub(super) entry: ResponseEntry,
     /// Its own key, and what led there, if it is not the primary one.
     variant: Option<(Key, Varies)>,
 }
 
-impl Found {
-    /// The place that the response to the request would take, were it sent on; `primary` is the key that was looked up.
-    pub(super) fn vacancy(&self, primary: &Key) -> Vacancy {
-        let (key, varies) = match &self.variant {
-            Some((key, varies)) => (key.clone(), Some(varies.clone())),
-            None => (primary.clone(), None),
-        };
-        let (seen, stale) = (Seen::Entry(self.entry.id()), Some(self.entry.clone()));
-        Vacancy { key, seen, varies, why: ForwardReason::Stale, stale }
-    }
-}
-
-/// The place that a response to the request will take.
-pub(super) struct Vacancy {
-    /// Where it goes, unless its own `Vary` says otherwise.
-    pub(super) key: Key,
-    pub(super) seen: Seen,
-    /// The entry of the primary key that led here, if it names the fields that select a variant.
-    pub(super) varies: Option<Varies>,
+/// Why a request goes to the application, and by way of what.
+#[derive(Clone)]
+pub(super) struct Route {
     pub(super) why: ForwardReason,
-    /// What is there: to be validated, or to fall back on.
-    pub(super) stale: Option<Entry>,
+    /// The entry of the primary key that led to the miss, if that entry names the fields that select a variant.
+    pub(super) varies: Option<Varies>,
 }
 
 #[derive(Clone)]
@@ -70,80 +52,53 @@ pub(super) struct Varies {
     pub(super) softened: Option<u64>,
 }
 
-/// The header fields of the response that `entry` holds: taken out of it, if it is nobody else's.
-pub(super) fn into_headers(mut entry: Entry) -> HeaderMap {
-    match entry.own_view() {
-        Some(Stored::Response(response)) => std::mem::take(&mut response.headers),
-        _ => response(&entry).map_or_else(HeaderMap::new, |response| response.headers.clone()),
+impl Hit {
+    /// Its own key; `primary` is the key that was looked up.
+    pub(super) fn key(&self, primary: &Key) -> Key {
+        self.variant.as_ref().map_or(primary, |(key, _)| key).clone()
+    }
+
+    /// The place that the response to the request would take, were the request forwarded; `primary` is the key that was
+    /// looked up.
+    pub(super) fn miss(&self, primary: &Key, why: ForwardReason) -> Miss {
+        let (key, varies) = match &self.variant {
+            Some((key, varies)) => (key.clone(), Some(varies.clone())),
+            None => (primary.clone(), None),
+        };
+        let (expected, stale) = (Some(Seen::Entry(self.entry.id())), Some(Entry::clone(&self.entry)));
+        Miss { key, expected, stale, detail: Route { why, varies } }
     }
 }
 
-/// The response that `entry` holds.
-pub(super) fn response(entry: &Entry) -> Option<&StoredResponse> {
-    match view(entry)? {
-        Stored::Response(response) => Some(response),
-        Stored::Varies(_) => None,
-    }
-}
-
-fn view(entry: &Entry) -> Option<&Stored> {
-    entry.view(|meta| {
-        let mut stored = Stored::from_bytes(meta)?;
-        // Of what nobody else has, no copies are made.
-        if let Stored::Response(response) = &mut stored
-            && entry.is_shared()
-        {
-            response.headers = annotate::with_room(&response.headers);
-        }
-        Some(stored)
-    })
-}
-
-/// Where an entry leads.
-pub(super) enum Step {
-    Answer,
-    AnswerAndRefresh,
-    Validate(ForwardReason),
+/// What an entry means for one request.
+pub(super) enum Decision {
+    Answer(ResponseEntry),
+    AnswerAndRefresh(ResponseEntry),
+    Validate(ResponseEntry, ForwardReason),
+    /// The key has variants, and the request selects this one.
     Variant(Key, Varies),
     /// It is not an entry of this front end's.
-    Unreadable,
+    Unreadable(EntryId),
 }
 
-impl Shared {
-    /// The key of the variant of `key` that a request with `headers` selects.
-    pub(super) fn variant_key(&self, key: &Key, fields: &VaryFields, headers: &HeaderMap) -> Key {
-        let mut selector = Vec::with_capacity(64);
-        for value in fields.selecting_values(headers, self.policy.caching.normalization) {
-            match value {
-                // Absent and empty are two values.
-                None => selector.push(0),
-                Some(value) => {
-                    selector.push(1);
-                    selector.extend_from_slice(&(value.len() as u64).to_be_bytes());
-                    selector.extend_from_slice(&value);
-                }
-            }
-        }
-        key.variant(&selector)
-    }
-
-    pub(super) fn directives(&self, headers: &HeaderMap) -> RequestDirectives {
-        RequestDirectives::from_headers(headers, self.policy.caching.request_directives)
-    }
-
-    pub(super) fn step(&self, entry: &Entry, key: &Key, headers: &HeaderMap, now: u64) -> Step {
-        let response = match view(entry) {
-            Some(Stored::Response(response)) => response,
+impl Context {
+    pub(super) fn decide(&self, entry: Entry, key: &Key, headers: &HeaderMap, now: u64) -> Decision {
+        match view(&entry) {
+            Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), headers, now),
             Some(Stored::Varies(stored)) => {
                 let softened = entry.is_softened().then_some(entry.deadlines().fresh);
                 let varies = Varies { version: entry.version(), stored: stored.clone(), softened };
-                return Step::Variant(self.variant_key(key, &stored.fields, headers), varies);
+                Decision::Variant(self.variant_key(key, &stored.fields, headers), varies)
             }
-            None => return Step::Unreadable,
-        };
+            None => Decision::Unreadable(entry.id()),
+        }
+    }
+
+    fn decide_on(&self, entry: ResponseEntry, headers: &HeaderMap, now: u64) -> Decision {
+        let response = entry.response();
         // It may lead its clients round in a circle.
         if response.status.is_redirection() && !response.traits.no_circle {
-            return Step::Validate(ForwardReason::Miss);
+            return Decision::Validate(entry, ForwardReason::Miss);
         }
         let deadlines = entry.deadlines_at(now);
         let from_the_future = entry.is_from_the_future(now);
@@ -154,96 +109,161 @@ impl Shared {
             never_stale: response.traits.never_stale || from_the_future,
         };
         match self.directives(headers).reuse(candidate) {
-            Reuse::Fresh | Reuse::AcceptedStale => Step::Answer,
-            Reuse::Stale if now < deadlines.stale_while_revalidate => Step::AnswerAndRefresh,
-            Reuse::Stale if from_the_future => Step::Validate(ForwardReason::FromTheFuture),
-            Reuse::Stale => Step::Validate(ForwardReason::Stale),
-            Reuse::Unwanted => Step::Validate(ForwardReason::Request),
+            Reuse::Fresh | Reuse::AcceptedStale => Decision::Answer(entry),
+            Reuse::Stale if now < deadlines.stale_while_revalidate => Decision::AnswerAndRefresh(entry),
+            Reuse::Stale if from_the_future => Decision::Validate(entry, ForwardReason::FromTheFuture),
+            Reuse::Stale => Decision::Validate(entry, ForwardReason::Stale),
+            Reuse::Unwanted => Decision::Validate(entry, ForwardReason::Request),
         }
     }
 
-    /// The answer that this process has in memory, if it has one that asks for nothing more.
-    pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> Option<Entry> {
-        let entry = self.cache.peek(key)?;
-        match self.step(&entry, key, headers, self.cache.now()) {
-            Step::Answer => Some(entry),
-            Step::Variant(key, varies) => {
-                let entry = variant_of(self.cache.peek(&key)?, &varies).ok()?;
-                matches!(self.step(&entry, &key, headers, self.cache.now()), Step::Answer).then_some(entry)
-            }
-            Step::AnswerAndRefresh | Step::Validate(_) | Step::Unreadable => None,
+    /// The answer that `find` has, if it has one that asks for nothing more.
+    fn select_from(
+        &self,
+        find: impl Fn(&Key) -> Option<Entry>,
+        key: &Key,
+        headers: &HeaderMap,
+    ) -> Option<ResponseEntry> {
+        let now = self.cache.now();
+        let decision = match self.decide(find(key)?, key, headers, now) {
+            Decision::Variant(key, varies) => self.decide(variant_of(find(&key)?, &varies).ok()?, &key, headers, now),
+            decision => decision,
+        };
+        match decision {
+            Decision::Answer(entry) => Some(entry),
+            _ => None,
         }
+    }
+
+    /// The answer that this process has in memory.
+    pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
+        self.select_from(|key| self.cache.peek(key), key, headers)
+    }
+
+    /// The one of `entries`, a primary key's, that answers a request; for entries that are not stored, or not yet.
+    pub(super) fn select_among(
+        &self,
+        entries: &[(Key, Entry)],
+        key: &Key,
+        headers: &HeaderMap,
+    ) -> Option<ResponseEntry> {
+        let find = |key: &Key| entries.iter().find(|(one, _)| one == key).map(|(_, entry)| entry.clone());
+        self.select_from(find, key, headers)
     }
 
     /// What the store has for a request.
     pub(super) async fn select(&self, key: &Key, headers: &HeaderMap) -> Selection {
-        let entry = match self.cache.look_up(key).await {
-            Looked::Found(entry) => entry,
-            Looked::Missing(seen) => return miss(key.clone(), seen, None, ForwardReason::UriMiss),
-            Looked::Unavailable => return Selection::Unavailable,
+        let entry = match self.cache.lookup(key).await {
+            Retrieved::Found(entry) => entry,
+            Retrieved::Missing(seen) => return missing(key.clone(), Some(seen), ForwardReason::UriMiss, None),
+            Retrieved::Unavailable => return unreachable_store(key),
         };
-        let (variant, varies) = match self.step(&entry, key, headers, self.cache.now()) {
-            Step::Variant(variant, varies) => (variant, varies),
-            step => return self.selected(key, entry, None, &step),
+        let (variant, varies) = match self.decide(entry, key, headers, self.cache.now()) {
+            Decision::Variant(variant, varies) => (variant, varies),
+            decision => return self.selected(key, decision, None),
         };
-        match self.cache.look_up(&variant).await {
-            Looked::Found(entry) => match variant_of(entry, &varies) {
+        let seen = match self.cache.lookup(&variant).await {
+            Retrieved::Found(entry) => match variant_of(entry, &varies) {
                 Ok(entry) => {
-                    let step = self.step(&entry, &variant, headers, self.cache.now());
-                    self.selected(key, entry, Some((variant, varies)), &step)
+                    let decision = self.decide(entry, &variant, headers, self.cache.now());
+                    return self.selected(key, decision, Some((variant, varies)));
                 }
-                Err(entry) => miss(variant, Seen::Entry(entry.id()), Some(varies), ForwardReason::VaryMiss),
+                Err(id) => Seen::Entry(id),
             },
-            Looked::Missing(seen) => miss(variant, seen, Some(varies), ForwardReason::VaryMiss),
-            Looked::Unavailable => Selection::Unavailable,
-        }
+            Retrieved::Missing(seen) => seen,
+            Retrieved::Unavailable => return unreachable_store(key),
+        };
+        missing(variant, Some(seen), ForwardReason::VaryMiss, Some(varies))
     }
 
-    fn selected(&self, primary: &Key, entry: Entry, variant: Option<(Key, Varies)>, step: &Step) -> Selection {
-        let found = Found { entry, variant };
-        match step {
-            Step::Answer => Selection::Hit(found),
-            Step::AnswerAndRefresh => Selection::Stale(found),
-            Step::Validate(why) => {
-                if *why == ForwardReason::FromTheFuture {
+    fn selected(&self, primary: &Key, decision: Decision, variant: Option<(Key, Varies)>) -> Selection {
+        match decision {
+            Decision::Answer(entry) => Selection::Fresh(Hit { entry, variant }),
+            Decision::AnswerAndRefresh(entry) => {
+                let hit = Hit { entry, variant };
+                let miss = hit.miss(primary, ForwardReason::Stale);
+                Selection::Stale(hit, miss)
+            }
+            Decision::Validate(entry, why) => {
+                if why == ForwardReason::FromTheFuture {
                     self.cache.emit(Event::Rejected(Rejection::Future));
                 }
-                Selection::Miss(Vacancy { why: *why, ..found.vacancy(primary) })
+                Selection::Missing(Hit { entry, variant }.miss(primary, why))
             }
-            Step::Variant(..) | Step::Unreadable => {
-                Selection::Miss(Vacancy { why: ForwardReason::Miss, stale: None, ..found.vacancy(primary) })
-            }
+            Decision::Variant(_, varies) => no_response(primary, varies.version.id, variant),
+            Decision::Unreadable(id) => no_response(primary, id, variant),
         }
     }
 
-    /// The one of `entries`, a primary key's, that answers a request; for entries that could not be stored.
-    pub(super) fn select_among(&self, entries: &[(Key, Entry)], key: &Key, headers: &HeaderMap) -> Option<Entry> {
+    /// Whether a request that `entry` answers should have it refreshed, though it is fresh.
+    pub(super) fn is_due_early(&self, entry: &ResponseEntry) -> bool {
+        let Some(beta) = self.policy.early_refresh else { return false };
         let now = self.cache.now();
-        let find = |key: &Key| entries.iter().find(|(one, _)| one == key).map(|(_, entry)| entry);
-        let entry = find(key)?;
-        match self.step(entry, key, headers, now) {
-            Step::Answer => Some(entry.clone()),
-            Step::Variant(key, varies) => {
-                let entry = variant_of(find(&key)?.clone(), &varies).ok()?;
-                matches!(self.step(&entry, &key, headers, now), Step::Answer).then_some(entry)
-            }
-            Step::AnswerAndRefresh | Step::Validate(_) | Step::Unreadable => None,
+        let life = Life {
+            lifetime: entry.deadlines().fresh.saturating_sub(entry.response().response_time),
+            left: entry.deadlines_at(now).fresh.saturating_sub(now),
+            load_time: entry.load_time(),
+        };
+        is_due(beta, life, fastrand::f64)
+    }
+
+    /// The stale entry that may be used in place of an error of this `status`, or of no response at all (RFC 5861, section
+    /// 4). What may be used while it is refreshed may be used if that fails.
+    pub(super) fn stale_if_error_entry(
+        &self,
+        request: &HeaderMap,
+        stale: Option<&Entry>,
+        status: Option<u16>,
+    ) -> Option<ResponseEntry> {
+        let entry = ResponseEntry::new(stale?.clone())?;
+        let now = self.cache.now();
+        if entry.is_from_the_future(now) {
+            return None;
         }
+        let deadlines = entry.deadlines();
+        let until = match status {
+            Some(_) => deadlines.stale_if_error,
+            None => {
+                let disconnected = entry.response().stale_if_disconnected.saturating_sub(entry.brought_forward());
+                disconnected.max(deadlines.stale_if_error)
+            }
+        };
+        let until = until.max(deadlines.stale_while_revalidate);
+        let stale_for = now.saturating_sub(deadlines.fresh) / 1000;
+        let accepted = self.directives(request).accepts_stale_on_error(stale_for);
+        (now < until && accepted).then_some(entry)
     }
 }
 
-/// The entry, if `varies` leads to it, and as stale as that is.
-fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, Entry> {
-    let leads_here = response(&entry).is_some_and(|response| response.parent == Some(varies.version.id));
+/// The entry, if `varies` leads to it, and as stale as that is; or the id of another one.
+fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
+    let leads_here = match view(&entry) {
+        Some(Stored::Response(response)) => response.parent == Some(varies.version.id),
+        Some(Stored::Varies(_)) | None => false,
+    };
     match varies.softened {
-        _ if !leads_here => Err(entry),
+        _ if !leads_here => Err(entry.id()),
         Some(moment) => Ok(entry.softened(moment)),
         None => Ok(entry),
     }
 }
 
-fn miss(key: Key, seen: Seen, varies: Option<Varies>, why: ForwardReason) -> Selection {
-    Selection::Miss(Vacancy { key, seen, varies, why, stale: None })
+fn missing(key: Key, expected: Option<Seen>, why: ForwardReason, varies: Option<Varies>) -> Selection {
+    Selection::Missing(Miss { key, expected, stale: None, detail: Route { why, varies } })
+}
+
+/// The store did not answer: the miss is one of the primary key.
+fn unreachable_store(primary: &Key) -> Selection {
+    missing(primary.clone(), None, ForwardReason::Miss, None)
+}
+
+/// There is an entry, and no response in it.
+fn no_response(primary: &Key, id: EntryId, variant: Option<(Key, Varies)>) -> Selection {
+    let (key, varies) = match variant {
+        Some((key, varies)) => (key, Some(varies)),
+        None => (primary.clone(), None),
+    };
+    missing(key, Some(Seen::Entry(id)), ForwardReason::Miss, varies)
 }
 
 /// Milliseconds until `moment`; negative after it.
@@ -254,24 +274,21 @@ pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
 
 #[cfg(all(test, feature = "memory"))]
 mod tests {
-    use bytes::Bytes;
-    use http::StatusCode;
-    use tower_layer::Layer as _;
-
     use super::*;
     use crate::{
-        CacheLayer,
         engine::Cache,
-        entry::{Deadlines, EntryId},
-        http::stored::Traits,
+        entry::Deadlines,
+        http::stored::{StoredResponse, Traits},
         store::MemoryStore,
     };
+    use bytes::Bytes;
+    use http::StatusCode;
 
     #[test]
     fn a_redirect_that_may_lead_to_itself_is_not_answered_with() {
-        let shared = CacheLayer::new(Cache::new(MemoryStore::new(1 << 20))).layer(()).shared;
+        let context = Context::new(Cache::new(MemoryStore::new(1 << 20)));
         let key = Key::new(["k"]);
-        let step = |status, no_circle| {
+        let decision = |status, no_circle| {
             let stored = Stored::Response(StoredResponse {
                 status,
                 headers: HeaderMap::new(),
@@ -283,10 +300,10 @@ mod tests {
             });
             let deadlines = Deadlines::fresh_until(1_000_000);
             let entry = Entry::new(EntryId::random(), &key, deadlines, stored.to_bytes(), Bytes::new());
-            shared.step(&entry, &key, &HeaderMap::new(), 1_000)
+            context.decide(entry, &key, &HeaderMap::new(), 1_000)
         };
-        assert!(matches!(step(StatusCode::OK, false), Step::Answer));
-        assert!(matches!(step(StatusCode::MOVED_PERMANENTLY, true), Step::Answer));
-        assert!(matches!(step(StatusCode::MOVED_PERMANENTLY, false), Step::Validate(ForwardReason::Miss)));
+        assert!(matches!(decision(StatusCode::OK, false), Decision::Answer(_)));
+        assert!(matches!(decision(StatusCode::MOVED_PERMANENTLY, true), Decision::Answer(_)));
+        assert!(matches!(decision(StatusCode::MOVED_PERMANENTLY, false), Decision::Validate(_, ForwardReason::Miss)));
     }
 }

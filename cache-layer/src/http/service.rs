@@ -3,30 +3,28 @@
 use std::{
     fmt,
     sync::Arc,
-    task::{Context, Poll},
+    task::{self, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
-    annotate::Note,
+    annotate::Served,
     body::ResponseBody,
+    context::Context,
+    fetch::{fetch, fetch_unless_nested},
     future::ResponseFuture,
-    ranges::Ranges,
-    room::Rooms,
-    target::{Naming, Target},
-    visit::visit,
+    origin::Origin,
+    target::Target,
     write::write_through,
 };
 use crate::{
-    engine::Cache,
     key::Key,
-    policy::Policy,
-    semantics::{cache_status::CacheName, sites::Sites, storable::refusal_of_request},
+    semantics::storable::refusal_of_request,
     telemetry::{Event, NoCacheReason, Tier},
 };
 
@@ -38,24 +36,12 @@ use crate::{
 #[derive(Clone)]
 pub struct CacheService<S> {
     inner: S,
-    pub(super) shared: Arc<Shared>,
-}
-
-pub(super) struct Shared {
-    pub(super) cache: Cache,
-    pub(super) policy: Policy,
-    pub(super) name: CacheName,
-    /// What the keys of all requests begin with.
-    pub(super) space: String,
-    /// What scheme and host of a request are taken for.
-    pub(super) sites: Sites,
-    pub(super) rooms: Rooms,
-    pub(super) ranges: Ranges,
+    context: Arc<Context>,
 }
 
 impl<S> CacheService<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+    pub(super) fn new(inner: S, context: Arc<Context>) -> Self {
+        Self { inner, context }
     }
 
     /// The service behind the cache.
@@ -87,96 +73,82 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, B, R>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // Cloned only for what goes on to them: a hit does not.
-        let Self { inner, shared } = self;
-        let mark = shared.take_mark(request.headers_mut());
-        let bypass = |request, reason| {
-            shared.cache.emit(Event::Bypass(reason));
-            ResponseFuture::bypass(inner.clone(), request, shared.clone(), reason)
-        };
+        let context = &self.context;
+        let mark = context.take_mark(request.headers_mut());
         let (method, headers) = (request.method(), request.headers());
         let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
-        match (refusal, Target::of(&shared.sites, request.uri(), headers)) {
-            (None, None) => bypass(request, NoCacheReason::NoAuthority),
-            (Some(NoCacheReason::Method), Some(target)) => {
-                shared.cache.emit(Event::Bypass(NoCacheReason::Method));
-                let target = target.into_owned();
-                ResponseFuture::boxed(write_through(shared.clone(), inner.clone(), request, target))
-            }
-            (Some(reason), _) => bypass(request, reason),
+        match (refusal, Target::of(&context.sites, request.uri(), headers)) {
             (None, Some(target)) => {
-                let key = target.key(&shared.naming(headers));
-                if shared.is_nested(&key, request.extensions()) {
-                    return bypass(request, NoCacheReason::Nested);
-                }
-                if shared.policy.is_bypassed_by_cookie(headers) {
-                    return bypass(request, NoCacheReason::Cookie);
-                }
-                if let Some(mark) = mark {
-                    return ResponseFuture::boxed(marked(shared.clone(), inner.clone(), request, key, mark));
-                }
-                let mut look = shared.cache.look(&key);
-                let due = match shared.select_in_memory(&key, headers) {
-                    Some(entry) => {
-                        look.at(Tier::Memory);
-                        if *method != Method::GET || !shared.is_due_early(&entry) {
-                            let response = shared.respond(entry, method, headers, Note::Hit, &mut look);
-                            return ResponseFuture::ready(response);
-                        }
-                        Some(entry.id())
-                    }
-                    None if shared.cache.is_uncacheable(&key) && !shared.directives(headers).only_if_cached() => {
-                        look.bypassed(NoCacheReason::Remembered);
-                        return bypass(request, NoCacheReason::Remembered);
-                    }
-                    None => None,
-                };
-                let span = look.span();
-                let visit = visit(shared.clone(), inner.clone(), request, key, due, look);
-                ResponseFuture::boxed(visit.instrument(span))
+                let key = target.key(&context.key_rules(headers));
+                self.answer(request, key, mark)
             }
+            (Some(NoCacheReason::Method), Some(target)) => {
+                context.cache.emit(Event::Bypass(NoCacheReason::Method));
+                let target = target.into_owned();
+                ResponseFuture::boxed(write_through(context.clone(), self.inner.clone(), request, target))
+            }
+            (Some(reason), _) => self.bypass(request, reason),
+            (None, None) => self.bypass(request, NoCacheReason::NoAuthority),
         }
     }
 }
 
-/// A request with the mark of another process's load. What is in memory does not answer it before it is clear that the mark
-/// is not this key's: a refresh is not to bring back what is to be refreshed.
-async fn marked<S, B, R>(
-    shared: Arc<Shared>,
-    inner: S,
-    mut request: Request<B>,
-    key: Key,
-    mark: HeaderValue,
-) -> Result<Response<ResponseBody<R>>, S::Error>
-where
-    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-    B: Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Send + 'static,
-{
-    let look = shared.cache.look(&key);
-    if shared.keep_mark(request.headers_mut(), &key, mark).await {
-        let reason = NoCacheReason::Nested;
-        look.bypassed(reason);
-        shared.cache.emit(Event::Bypass(reason));
-        return ResponseFuture::bypass(inner, request, shared, reason).await;
+impl<S: Clone> CacheService<S> {
+    /// A request that the cache may have an answer for, or is to find one for. What goes on to a future is cloned for it: a
+    /// hit clones nothing.
+    fn answer<B: Send + 'static>(
+        &self,
+        request: Request<B>,
+        key: Key,
+        mark: Option<HeaderValue>,
+    ) -> ResponseFuture<S, B, S::Content>
+    where
+        S: Origin<B>,
+    {
+        let Self { inner, context } = self;
+        let (method, headers) = (request.method(), request.headers());
+        if context.is_nested(&key, request.extensions()) {
+            return self.bypass(request, NoCacheReason::Nested);
+        }
+        if context.policy.is_bypassed_by_cookie(headers) {
+            return self.bypass(request, NoCacheReason::Cookie);
+        }
+        if let Some(mark) = mark {
+            let fetched = fetch_unless_nested(context.clone(), inner.clone(), request, key, mark);
+            return ResponseFuture::boxed(fetched);
+        }
+        let mut lookup = context.cache.lookup_span(&key);
+        let due = match context.select_in_memory(&key, headers) {
+            Some(entry) => {
+                lookup.at(Tier::Memory);
+                if *method != Method::GET || !context.is_due_early(&entry) {
+                    return ResponseFuture::ready(context.respond(entry, method, headers, Served::Hit, &mut lookup));
+                }
+                Some(entry.id())
+            }
+            None if context.cache.is_uncacheable(&key) && !context.directives(headers).only_if_cached() => {
+                lookup.bypassed(NoCacheReason::Remembered);
+                return self.bypass(request, NoCacheReason::Remembered);
+            }
+            None => None,
+        };
+        let span = lookup.span();
+        let fetched = fetch(context.clone(), inner.clone(), request, key, due, lookup);
+        ResponseFuture::boxed(fetched.instrument(span))
     }
-    let span = look.span();
-    visit(shared, inner, request, key, None, look).instrument(span).await
-}
 
-impl Shared {
-    /// What the key of a request with `headers` is made of.
-    pub(super) fn naming<'a>(&'a self, headers: &'a HeaderMap) -> Naming<'a> {
-        let Policy { caching, key_headers, .. } = &self.policy;
-        Naming { sites: &self.sites, space: &self.space, ignored_query: &caching.ignored_query, key_headers, headers }
+    /// A request that is not looked up.
+    fn bypass<B, R: Body>(&self, request: Request<B>, reason: NoCacheReason) -> ResponseFuture<S, B, R>
+    where
+        S: Service<Request<B>>,
+    {
+        self.context.cache.emit(Event::Bypass(reason));
+        ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), reason)
     }
 }
 
@@ -184,8 +156,8 @@ impl<S: fmt::Debug> fmt::Debug for CacheService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheService")
             .field("inner", &self.inner)
-            .field("cache", &self.shared.cache)
-            .field("policy", &self.shared.policy)
+            .field("cache", &self.context.cache)
+            .field("policy", &self.context.policy)
             .finish()
     }
 }

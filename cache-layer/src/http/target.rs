@@ -82,20 +82,20 @@ impl<'a> Target<'a> {
     }
 
     /// The key of what is stored for it.
-    pub(super) fn key(&self, naming: &Naming<'_>) -> Key {
-        self.key_of(self.path_and_query.as_str(), naming)
+    pub(super) fn key(&self, key_rules: &KeyRules<'_>) -> Key {
+        self.key_of(self.path_and_query.as_str(), key_rules)
     }
 
-    fn key_of(&self, path_and_query: &str, naming: &Naming<'_>) -> Key {
-        let path_and_query = without_parameters(path_and_query, naming.ignored_query);
-        let parts = [naming.space, self.scheme, "://", &self.authority, &path_and_query];
-        if naming.key_headers.is_empty() {
+    fn key_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
+        let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
+        let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
+        if key_rules.key_headers.is_empty() {
             return Key::of_parts(parts.iter().map(|part| part.as_bytes()));
         }
         let mut parts: Vec<Vec<u8>> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
-        for name in naming.key_headers {
+        for name in key_rules.key_headers {
             // How many lines there are tells an absent field from an empty one.
-            let lines: Vec<_> = naming.headers.get_all(name).iter().map(|line| line.as_bytes().to_vec()).collect();
+            let lines: Vec<_> = key_rules.headers.get_all(name).iter().map(|line| line.as_bytes().to_vec()).collect();
             parts.push(lines.len().to_be_bytes().to_vec());
             parts.extend(lines);
         }
@@ -113,25 +113,30 @@ impl<'a> Target<'a> {
     }
 
     /// The keys that a response to an unsafe method makes stale (RFC 9111, section 4.4).
-    pub(super) fn affected(&self, naming: &Naming<'_>, response: &HeaderMap) -> Vec<Key> {
-        let others = affected_paths(self.reference(naming.sites), response);
-        std::iter::once(self.key(naming)).chain(others.iter().map(|path| self.key_of(path, naming))).collect()
+    pub(super) fn affected(&self, key_rules: &KeyRules<'_>, response: &HeaderMap) -> Vec<Key> {
+        let others = affected_paths(self.reference(key_rules.sites), response);
+        std::iter::once(self.key(key_rules)).chain(others.iter().map(|path| self.key_of(path, key_rules))).collect()
     }
 
     /// Whether a response leads to what it would be stored as, and with it whoever is answered from there: to another
     /// scheme or name of the same site, or by a parameter that makes no difference.
-    pub(super) fn is_led_to_itself(&self, naming: &Naming<'_>, status: StatusCode, response: &HeaderMap) -> bool {
-        redirected_path(self.reference(naming.sites), status, response)
-            .is_some_and(|path| self.key_of(&path, naming) == self.key(naming))
+    pub(super) fn redirects_to_itself(
+        &self,
+        key_rules: &KeyRules<'_>,
+        status: StatusCode,
+        response: &HeaderMap,
+    ) -> bool {
+        redirected_path(self.reference(key_rules.sites), status, response)
+            .is_some_and(|path| self.key_of(&path, key_rules) == self.key(key_rules))
     }
 }
 
 /// What a key is made of beside the target.
 #[derive(Clone, Copy)]
-pub(super) struct Naming<'a> {
+pub(super) struct KeyRules<'a> {
     pub(super) sites: &'a Sites,
-    /// The layer's own space.
-    pub(super) space: &'a str,
+    /// The layer's own namespace.
+    pub(super) namespace: &'a str,
     /// Query parameters that make no difference.
     pub(super) ignored_query: &'a [String],
     /// Request fields that do, and the request's.
@@ -180,17 +185,17 @@ mod tests {
         target_in(&ONE, uri, hosts)
     }
 
-    fn naming(space: &str) -> Naming<'_> {
+    fn key_rules(namespace: &str) -> KeyRules<'_> {
         static NO_FIELDS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-        Naming { sites: &ONE, space, ignored_query: &[], key_headers: &[], headers: &NO_FIELDS }
+        KeyRules { sites: &ONE, namespace, ignored_query: &[], key_headers: &[], headers: &NO_FIELDS }
     }
 
     fn key(uri: &str, hosts: &[&str]) -> Key {
-        target(uri, hosts).unwrap().key(&naming(""))
+        target(uri, hosts).unwrap().key(&key_rules(""))
     }
 
     fn key_apart(uri: &str, hosts: &[&str]) -> Key {
-        target_in(&APART, uri, hosts).unwrap().key(&Naming { sites: &APART, ..naming("") })
+        target_in(&APART, uri, hosts).unwrap().key(&KeyRules { sites: &APART, ..key_rules("") })
     }
 
     #[test]
@@ -206,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn another_space_is_another_key() {
+    fn another_namespace_is_another_key() {
         let target = target("/h", &["a"]).unwrap();
-        assert_ne!(target.key(&naming("shop")), target.key(&naming("admin")));
+        assert_ne!(target.key(&key_rules("shop")), target.key(&key_rules("admin")));
     }
 
     #[test]
@@ -252,8 +257,8 @@ mod tests {
         let leads = |path: &str, location: &'static str, ignored: &[String]| {
             let mut headers = HeaderMap::new();
             headers.insert("location", location.parse().unwrap());
-            let naming = Naming { ignored_query: ignored, ..naming("") };
-            target(path, &["a"]).unwrap().is_led_to_itself(&naming, StatusCode::MOVED_PERMANENTLY, &headers)
+            let key_rules = KeyRules { ignored_query: ignored, ..key_rules("") };
+            target(path, &["a"]).unwrap().redirects_to_itself(&key_rules, StatusCode::MOVED_PERMANENTLY, &headers)
         };
         for location in ["https://a/x?y", "http://A:80/x?y", "/x?y", "", "//a/./x?y#top", "?y"] {
             assert!(leads("/x?y", location, &[]), "{location}");

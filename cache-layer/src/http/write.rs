@@ -3,30 +3,32 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
-use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle};
-use tower_service::Service;
+use tokio::{runtime::Handle, task::JoinHandle};
+use tracing::Span;
 
 use super::{
-    annotate,
     body::ResponseBody,
-    load::{Led, Place},
+    context::Context,
+    fill::Fill,
     oneshot::Oneshot,
-    plan::Asked,
-    service::Shared,
+    origin::Origin,
+    plan::CacheRequest,
+    reply::LoadReply,
+    select::{Miss, Route},
     target::Target,
 };
 use crate::{
     engine::{
-        Cache,
-        fill::{Caution, Permission},
-        flight::Seat,
+        Cache, InvalidateError,
+        flight::Role,
         patience::Patience,
+        permit::{Attempt, FailurePolicy, WritePermit},
     },
-    error::InvalidateError,
     key::Key,
     semantics::{
+        cache_status::ForwardReason,
         freshness::lifetime,
         groups::invalidated_groups,
         invalidation::{invalidates, is_safe},
@@ -75,25 +77,19 @@ fn undelivered(error: &InvalidateError) {
 }
 
 /// An unsafe request: the application answers it, and what that makes stale is gone before the client knows.
-pub(super) async fn write_through<S, B, R>(
-    shared: Arc<Shared>,
-    inner: S,
+pub(super) async fn write_through<S: Origin<B>, B>(
+    context: Arc<Context>,
+    service: S,
     request: Request<B>,
     target: Target<'static>,
-) -> Result<Response<ResponseBody<R>>, S::Error>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Error: Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Send + 'static,
-{
+) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
     let method = request.method().clone();
     let headers = request.headers().clone();
-    let time = shared.cache.now();
-    let (changes, request) = if is_safe(&method) { (false, request) } else { shared.policy.voids.judge(request) };
-    let mut abandoned =
-        changes.then(|| Abandoned { cache: shared.cache.clone(), key: Some(target.key(&shared.naming(&headers))) });
-    let response = match Oneshot::new(inner, request).await {
+    let time = context.cache.now();
+    let (changes, request) = if is_safe(&method) { (false, request) } else { context.policy.voids.judge(request) };
+    let key = target.key(&context.key_rules(&headers));
+    let mut abandoned = changes.then(|| Abandoned { cache: context.cache.clone(), key: Some(key.clone()) });
+    let response = match Oneshot::new(service, request).await {
         Ok(response) => response,
         Err(error) => {
             // It may have failed only after it had done the write.
@@ -106,15 +102,27 @@ where
     if let Some(abandoned) = &mut abandoned {
         abandoned.key = None;
     }
-    let naming = shared.naming(&headers);
     let is_call = is_grpc(&headers) && is_grpc(response.headers());
-    if changes && !is_call && invalidates(&method, response.status()) {
-        let keys = target.affected(&naming, response.headers());
-        let groups = invalidated_groups(&method, response.headers());
-        let groups: Vec<String> = groups.iter().map(|group| shared.group_tag(&target, group)).collect();
-        let cache = shared.cache.clone();
+    let request = CacheRequest { target, key, method, headers: headers.into(), time };
+    if changes && !is_call && invalidates(&request.method, response.status()) {
+        context.invalidate_outdated(&request, response.headers()).await;
+    }
+    if request.method == Method::POST && context.answers_get(&request.target, &response) {
+        return Ok(context.keep_for_get(request, response).await);
+    }
+    Ok(context.bypassed(response, NoCacheReason::Method))
+}
+
+impl Context {
+    /// Invalidates what a write makes stale, by its target and by the fields of its response.
+    async fn invalidate_outdated(&self, request: &CacheRequest, response: &HeaderMap) {
+        let CacheRequest { target, method, headers, .. } = request;
+        let keys = target.affected(&self.key_rules(headers), response);
+        let groups = invalidated_groups(method, response);
+        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(target, group)).collect();
+        let cache = self.cache.clone();
         // In a task of its own: the write is done, whether or not its client waits for what follows from it.
-        let invalidated = shared.cache.spawn(async move {
+        let invalidated = self.cache.spawn(async move {
             let mut results = vec![cache.invalidate_tags(groups).await];
             for key in keys {
                 results.push(cache.invalidate(&key).await);
@@ -126,53 +134,40 @@ where
         // It fails only if the runtime is shutting down.
         let _ = invalidated.await;
     }
-    if method == Method::POST && shared.answers_get(&target, &response) {
-        let key = target.key(&naming);
-        return Ok(shared.keep_for_get(Asked { target, key, method, headers: headers.into(), time }, response).await);
-    }
-    let mut response = response.map(ResponseBody::inner);
-    shared.policy.strip_internal(response.headers_mut());
-    annotate::bypass(response.headers_mut(), &shared.name, NoCacheReason::Method);
-    Ok(response)
-}
 
-impl Shared {
     /// A response to POST that GET would have, too (RFC 9110, section 9.3.3).
-    async fn keep_for_get<R>(self: &Arc<Self>, asked: Asked, response: Response<R>) -> Response<ResponseBody<R>>
+    async fn keep_for_get<R>(
+        self: &Arc<Self>,
+        request: CacheRequest,
+        response: Response<R>,
+    ) -> Response<ResponseBody<R>>
     where
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Send + 'static,
+        R: Body<Data = Bytes, Error: Send + 'static> + Send + 'static,
     {
-        let permission = match self.cache.flights().board(&asked.key) {
-            Seat::Leader(flight) => {
-                self.cache
-                    .ask_to_load(flight, &asked.key, Seen::Unusable, &mut Patience::none(), Caution::default())
-                    .await
-            }
-            Seat::Follower(_) => Permission::Uncacheable,
+        let Some(permit) = self.permit_to_replace(&request.key).await else {
+            return self.bypassed(response, NoCacheReason::Method);
         };
-        let Permission::Load(permit) = permission else {
-            let mut response = response.map(ResponseBody::inner);
-            self.policy.strip_internal(response.headers_mut());
-            annotate::bypass(response.headers_mut(), &self.name, NoCacheReason::Method);
-            return response;
-        };
-        let (tell, told) = oneshot::channel::<Led<R, Infallible>>();
-        let shared = self.clone();
-        let task = self
-            .cache
-            .spawn(async move { shared.answer(permit, &asked, Place::default(), response, tell, None).await });
-        match told.await {
-            Ok(Led::Response(response)) => response.map(|body| body.recorded_by(task)),
-            // It tells of nothing else.
-            Ok(Led::Entry(..)) | Err(_) => {
-                // A panic of the application's goes on where it would have without a cache.
-                if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
-                    std::panic::resume_unwind(panic);
-                }
-                // The runtime is shutting down, and this task with it.
-                std::future::pending().await
-            }
+        let detail = Route { why: ForwardReason::Miss, varies: None };
+        let miss = Miss { key: request.key.clone(), expected: Some(Seen::Unusable), stale: None, detail };
+        let context = self.clone();
+        let task = self.cache.spawn_load(Span::none(), |reply_to| {
+            let fill = Fill::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
+            fill.receive(response)
+        });
+        match task.reply().await {
+            (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
+            // A response to POST is answered with as it is.
+            (LoadReply::Entry(..), _) => unreachable!("a response to POST is not cut, and has no precondition"),
+        }
+    }
+
+    /// The right to store what no lookup asked for; `None` while a load of it is under way, or where it would not be kept.
+    async fn permit_to_replace(&self, key: &Key) -> Option<WritePermit> {
+        let Role::Leader(flight) = self.cache.flights().join(key) else { return None };
+        let (mut patience, policy) = (Patience::none(), FailurePolicy::default());
+        match self.cache.try_acquire(flight, key, Seen::Unusable, &mut patience, policy).await {
+            Attempt::Granted(permit) => Some(permit),
+            Attempt::Changed(_) | Attempt::Uncacheable | Attempt::BackedOff(_) => None,
         }
     }
 

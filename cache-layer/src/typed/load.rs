@@ -3,27 +3,29 @@
 use std::{any::Any, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::time::timeout_at;
 use tracing::{Instrument as _, Span};
 
 use super::{
     loaded::{Loaded, Stale},
     terms::{Lock, Terms},
-    value::{Found, Hit, Vacancy, read, write},
+    value::{Hit, read, write},
 };
 use crate::{
     engine::{
         Cache,
         backoff::BackOff,
-        fill::{Caution, Demand, Permission, Permit},
-        flight::{Flight, Landing, Seat},
-        look::{Look, in_span},
+        fetch::{Acquire, Followed, Found, Miss},
+        flight::{Flight, FlightOutcome, Follower, Role},
         patience::{LONGEST_PAUSE, Patience},
+        permit::{Demand, FailurePolicy, Purpose, WritePermit},
+        span::LookupSpan,
+        task::{LoadTask, ReplyTo},
     },
     inherit::{self, Reads},
     key::Key,
-    store::Writes,
-    telemetry::{Event, LookupResult, NoCacheReason, Release, Tier},
+    store::{Seen, Writes},
+    telemetry::{Event, LookupResult, NoCacheReason, Tier},
     throttle::Throttle,
 };
 
@@ -75,6 +77,9 @@ impl<V, E> GetOrLoad<V, E> {
 
     /// For so long after it ceased to be fresh, the value is used while it is loaded anew in the background; none unless
     /// set.
+    ///
+    /// After a load in the background that brought nothing to be kept, the next call loads before it returns. It has the stale
+    /// value if that load fails, or takes longer than the [lock timeout](crate::CacheBuilder::lock_timeout).
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.ask.terms.stale_while_revalidate = window;
         self
@@ -130,14 +135,22 @@ impl<V, E> fmt::Debug for GetOrLoad<V, E> {
     }
 }
 
-/// What came of a load, for the one who leads it.
-enum Led<V, E> {
+/// What came of a load, for the call that leads it.
+enum LoadResult<V, E> {
+    /// Another load has brought this.
     Found(Hit<V>),
     Loaded(V, Reads),
-    StandsIn(Hit<V>),
+    StaleIfError(Hit<V>),
     Failed(E),
-    /// This load can't be shared: everybody runs their own.
-    Alone(Load<V, E>),
+    /// The load can't be shared: each call runs its own.
+    Unshared(Load<V, E>),
+}
+
+/// How a call goes on that waited for another call's load.
+enum Next<V, E> {
+    Return(Result<V, E>),
+    LookAgain,
+    LoadUncached,
 }
 
 impl<V> Ask<V>
@@ -148,120 +161,178 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
-        let look = self.cache.look(&self.key);
-        let span = look.span();
-        self.answer_looking(load, look).instrument(span).await
+        let lookup = self.cache.lookup_span(&self.key);
+        let span = lookup.span();
+        self.fetch(load, lookup).instrument(span).await
     }
 
-    async fn answer_looking<E>(self, load: Load<V, E>, mut look: Look) -> Result<V, E>
+    async fn fetch<E>(self, load: Load<V, E>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
         let mut patience = self.cache.patience();
-        let mut waits = false;
+        let mut waited = false;
         loop {
             let (found, tier) = self.find().await;
-            look.at(tier);
-            let vacancy = match found {
+            span.at(tier);
+            let miss = match found {
                 Found::Fresh(hit) => {
                     self.cache.emit(Event::Hit);
-                    self.found(&hit, waits, &mut look);
+                    self.describe(&hit, waited, &mut span);
                     return Ok(hit.noted());
                 }
-                Found::Usable(hit, vacancy) => {
-                    self.cache.emit(Event::Hit);
-                    look.found(LookupResult::Stale);
-                    if let Seat::Leader(flight) = self.cache.flights().board(&self.key) {
-                        let span = self.cache.background_span(&self.key, &look);
-                        self.begin(flight, vacancy, load, patience, true, span);
-                    }
-                    return Ok(hit.noted());
-                }
-                Found::Nothing(vacancy) => vacancy,
+                Found::Stale(hit, miss) => return self.refresh_stale(hit, miss, load, patience, span).await,
+                Found::Missing(miss) => miss,
             };
-            if vacancy.seen.is_none() {
-                look.unavailable();
+            if !miss.reached_store() {
+                span.unavailable();
             }
-            let follower = match self.cache.flights().board(&self.key) {
-                Seat::Leader(flight) => return self.lead(flight, vacancy, load, patience, look).await,
-                Seat::Follower(_) if self.lock == Lock::Off => return self.go_alone(load).await,
-                Seat::Follower(follower) => follower,
+            let follower = match self.cache.flights().join(&self.key) {
+                Role::Leader(flight) => return self.lead(flight, miss, load, patience, span).await,
+                Role::Follower(_) if self.lock == Lock::Off => return self.load_uncached(load).await,
+                Role::Follower(follower) => follower,
             };
-            if !waits {
-                waits = true;
+            if !waited {
+                waited = true;
                 self.cache.emit(Event::Coalesced);
             }
-            let wait = look.wait_for(&follower);
-            let landing = timeout_at(patience.deadline(), follower.landing()).await;
-            wait.ended(landing.as_ref().map_or(Release::WaitTimeout, Landing::release));
-            match landing {
-                // Another one's load may have begun before this call did.
-                Ok(_) if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => {}
-                Ok(Landing::FailedWith(error)) => return self.fail_together(&vacancy, error, load).await,
-                Ok(Landing::Unstored(entries)) if vacancy.seen.is_none() => {
-                    match entries.iter().find(|(key, _)| *key == self.key).and_then(|(_, entry)| read(entry)) {
-                        Some(value) => {
-                            self.cache.emit(Event::Hit);
-                            look.found(LookupResult::Collapsed);
-                            // Its tags are not known to hold.
-                            inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
-                            return Ok(value);
-                        }
-                        None => return self.go_alone(load).await,
-                    }
-                }
-                Ok(Landing::Stored | Landing::Unstored(_) | Landing::Void)
-                    if patience.again(LONGEST_PAUSE, Duration::ZERO).await => {}
-                Ok(_) | Err(_) => return self.go_alone(load).await,
+            match self.follow(follower, &miss, &mut patience, &mut span).await {
+                Next::Return(result) => return result,
+                Next::LookAgain => {}
+                Next::LoadUncached => return self.load_uncached(load).await,
             }
         }
     }
 
-    async fn find(&self) -> (Found<V>, Tier) {
-        if self.refresh { (Found::Nothing(Vacancy::UNSEEN), Tier::None) } else { self.cache.find(&self.key).await }
+    /// There is a value, which is stale and may be used, and one call refreshes it: in the background, or before it returns if
+    /// the last refresh in the background brought nothing.
+    async fn refresh_stale<E>(
+        self,
+        hit: Hit<V>,
+        miss: Miss,
+        load: Load<V, E>,
+        patience: Patience,
+        mut span: LookupSpan,
+    ) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let purpose = self.cache.purpose_of_refresh(&self.key);
+        match self.cache.flights().join(&self.key) {
+            Role::Leader(flight) if purpose == Purpose::Overdue => {
+                return self.lead_overdue(flight, hit, miss, load, patience, span).await;
+            }
+            Role::Leader(flight) => {
+                let load_span = self.cache.background_span(&self.key, &span);
+                drop(self.clone().begin(flight, miss, load, patience, purpose, load_span));
+            }
+            Role::Follower(_) => {}
+        }
+        self.cache.emit(Event::Hit);
+        span.found(LookupResult::Stale);
+        Ok(hit.noted())
     }
 
-    /// What was found is fresh.
-    fn found(&self, hit: &Hit<V>, waited: bool, look: &mut Look) {
-        look.found(match self.negative {
+    /// Leads `flight` in place of a refresh in the background; `hit` is the value if the load fails or takes too long.
+    async fn lead_overdue<E>(
+        self,
+        flight: Flight,
+        hit: Hit<V>,
+        miss: Miss,
+        load: Load<V, E>,
+        patience: Patience,
+        mut span: LookupSpan,
+    ) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let (asked, end) = (self.clone(), patience.end());
+        let load_span = asked.cache.load_span(&self.key, &span);
+        let task = self.begin(flight, miss, load, patience, Purpose::Overdue, load_span);
+        match timeout_at(end, task.reply_unless_panicked()).await {
+            Ok(Ok((LoadResult::Failed(_), _)) | Err(_)) | Err(_) => {
+                asked.cache.emit(Event::Miss);
+                Ok(hit.noted())
+            }
+            Ok(Ok((result, _))) => asked.settle(result, &mut span).await,
+        }
+    }
+
+    async fn find(&self) -> (Found<Hit<V>>, Tier) {
+        if self.refresh {
+            let key = self.key.clone();
+            let miss = Miss { key, expected: Some(Seen::Unusable), stale: None, detail: () };
+            return (Found::Missing(miss), Tier::None);
+        }
+        self.cache.find(&self.key).await
+    }
+
+    /// Says in the lookup's span what was found, and is fresh.
+    fn describe(&self, hit: &Hit<V>, waited: bool, span: &mut LookupSpan) {
+        span.found(match self.negative {
             Some((_, is_negative)) if is_negative(&hit.value) => LookupResult::Negative,
             _ if waited => LookupResult::Collapsed,
             _ => LookupResult::Hit,
         });
-        look.aged(None, Duration::from_millis(hit.entry.load_time()));
+        span.aged(None, Duration::from_millis(hit.entry.load_time()));
     }
 
     /// The stale value that may be used in place of an error.
-    fn stands_in(&self, vacancy: &Vacancy) -> Option<Hit<V>> {
+    fn stale_if_error(&self, miss: &Miss) -> Option<Hit<V>> {
         let now = self.cache.now();
-        let entry = vacancy.stale.clone().filter(|entry| now < entry.deadlines_at(now).stale_if_error)?;
+        let entry = miss.stale.clone().filter(|entry| now < entry.deadlines_at(now).stale_if_error)?;
         read(&entry).map(|value| Hit { value, entry })
     }
 
-    /// The load that was waited for failed.
-    async fn fail_together<E: Clone + 'static>(
-        self,
-        vacancy: &Vacancy,
-        error: Arc<dyn Any + Send + Sync>,
-        load: Load<V, E>,
-    ) -> Result<V, E> {
-        let stale = self.stands_in(vacancy);
-        // Who asks for the same key with another type of error loads for itself.
-        match (stale, error.downcast_ref::<E>().cloned()) {
-            (Some(hit), _) => {
-                self.cache.emit(Event::Miss);
-                Ok(hit.noted())
+    /// Waits for another call's load.
+    async fn follow<E: Clone + 'static>(
+        &self,
+        follower: Follower,
+        miss: &Miss,
+        patience: &mut Patience,
+        span: &mut LookupSpan,
+    ) -> Next<V, E> {
+        let wait = span.wait_for(&follower);
+        let outcome = match follower.follow(wait, patience.deadline(), |_| None::<V>).await {
+            Followed::Ended(outcome) => outcome,
+            Followed::Joined(_) | Followed::TimedOut => return Next::LoadUncached,
+        };
+        match outcome {
+            // Another call's load may have begun before this call did.
+            _ if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => Next::LookAgain,
+            FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
+            FlightOutcome::Unstored(entries) if !miss.reached_store() => {
+                let value = entries.iter().find(|(key, _)| *key == self.key).and_then(|(_, entry)| read(entry));
+                let Some(value) = value else { return Next::LoadUncached };
+                self.cache.emit(Event::Hit);
+                span.found(LookupResult::Collapsed);
+                // Its tags are not known to hold.
+                inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
+                Next::Return(Ok(value))
             }
-            (None, Some(error)) => {
-                self.cache.emit(Event::Miss);
-                Err(error)
+            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Void
+                if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
+            {
+                Next::LookAgain
             }
-            (None, None) => self.go_alone(load).await,
+            _ => Next::LoadUncached,
         }
     }
 
-    /// Loads for this one caller, and keeps nothing.
-    async fn go_alone<E>(self, load: Load<V, E>) -> Result<V, E> {
+    /// The load that was waited for failed.
+    fn failed_together<E: Clone + 'static>(&self, miss: &Miss, error: &Arc<dyn Any + Send + Sync>) -> Next<V, E> {
+        // A call for the same key with another type of error loads for itself.
+        let result = match (self.stale_if_error(miss), error.downcast_ref::<E>()) {
+            (Some(hit), _) => Ok(hit.noted()),
+            (None, Some(error)) => Err(error.clone()),
+            (None, None) => return Next::LoadUncached,
+        };
+        self.cache.emit(Event::Miss);
+        Next::Return(result)
+    }
+
+    /// Loads for this one call, and stores nothing.
+    async fn load_uncached<E>(self, load: Load<V, E>) -> Result<V, E> {
         self.cache.emit(Event::Miss);
         let (loaded, reads) = inherit::collect(load(None)).await;
         let loaded = loaded?;
@@ -270,68 +341,63 @@ where
         Ok(loaded.value)
     }
 
-    /// Loads in a task of its own: its caller may leave, and it goes on and is stored all the same, for a while. Or nobody
-    /// waits for it from the beginning, `in_background`.
+    /// Loads in a task of its own: the caller may leave, and the load goes on and is stored all the same, for a while.
     fn begin<E>(
         self,
         flight: Flight,
-        vacancy: Vacancy,
+        miss: Miss,
         load: Load<V, E>,
         patience: Patience,
-        in_background: bool,
+        purpose: Purpose,
         span: Span,
-    ) -> (oneshot::Receiver<Led<V, E>>, tokio::task::JoinHandle<()>)
+    ) -> LoadTask<LoadResult<V, E>>
     where
         E: Clone + Send + Sync + 'static,
     {
-        let (tell, told) = oneshot::channel();
         let cache = self.cache.clone();
         flight.is_in(&span);
-        let task = cache.spawn(in_span(self.load(flight, vacancy, load, patience, in_background, tell), span));
-        (told, task)
+        cache.spawn_load(span, |reply_to| self.load(flight, miss, load, patience, purpose, reply_to))
     }
 
+    /// Leads `flight`, and waits for what comes of it.
     async fn lead<E>(
         self,
         flight: Flight,
-        vacancy: Vacancy,
+        miss: Miss,
         load: Load<V, E>,
         patience: Patience,
-        mut look: Look,
+        mut span: LookupSpan,
     ) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
-        let alone = self.again();
-        let cache = self.cache.clone();
-        let span = cache.load_span(&self.key, &look);
-        let (told, task) = self.begin(flight, vacancy, load, patience, false, span);
-        let led = told.await;
-        let event = match &led {
-            Ok(Led::Found(hit)) => {
-                alone.found(hit, true, &mut look);
-                Event::Hit
+        let asked = self.clone();
+        let load_span = asked.cache.load_span(&self.key, &span);
+        let (result, _) = self.begin(flight, miss, load, patience, Purpose::Answer, load_span).reply().await;
+        asked.settle(result, &mut span).await
+    }
+
+    /// What the call that led a load returns.
+    async fn settle<E>(self, result: LoadResult<V, E>, span: &mut LookupSpan) -> Result<V, E> {
+        match result {
+            LoadResult::Found(hit) => {
+                self.describe(&hit, true, span);
+                self.cache.emit(Event::Hit);
+                Ok(hit.noted())
             }
-            _ => Event::Miss,
-        };
-        if !matches!(led, Ok(Led::Alone(_))) {
-            cache.emit(event);
-        }
-        match led {
-            Ok(Led::Found(hit) | Led::StandsIn(hit)) => Ok(hit.noted()),
-            Ok(Led::Loaded(value, reads)) => {
+            LoadResult::Unshared(load) => self.load_uncached(load).await,
+            LoadResult::StaleIfError(hit) => {
+                self.cache.emit(Event::Miss);
+                Ok(hit.noted())
+            }
+            LoadResult::Loaded(value, reads) => {
+                self.cache.emit(Event::Miss);
                 inherit::note(|| reads);
                 Ok(value)
             }
-            Ok(Led::Failed(error)) => Err(error),
-            Ok(Led::Alone(load)) => alone.go_alone(load).await,
-            Err(_) => {
-                // A panic goes on where it would have without a cache.
-                if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
-                    std::panic::resume_unwind(panic);
-                }
-                // The runtime is shutting down, and this task with it.
-                std::future::pending().await
+            LoadResult::Failed(error) => {
+                self.cache.emit(Event::Miss);
+                Err(error)
             }
         }
     }
@@ -340,73 +406,53 @@ where
     async fn load<E>(
         self,
         flight: Flight,
-        mut vacancy: Vacancy,
+        miss: Miss,
         load: Load<V, E>,
         patience: Patience,
-        in_background: bool,
-        tell: oneshot::Sender<Led<V, E>>,
+        purpose: Purpose,
+        reply_to: ReplyTo<LoadResult<V, E>>,
     ) where
         E: Clone + Send + Sync + 'static,
     {
         let mut patience = if self.lock == Lock::Fleet { patience } else { Patience::none() };
-        let mut flight = flight;
-        let mut permit = loop {
-            let Some(seen) = vacancy.seen else { break self.cache.load_without_store(flight) };
-            // After a failure, others are left alone for a while where a stale value stands in, and only there.
-            let caution = Caution {
-                back_off: BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF),
-                heeds: self.stands_in(&vacancy).is_some(),
-            };
-            match self.cache.ask_to_load(flight, &self.key, seen, &mut patience, caution).await {
-                Permission::Load(permit) => break permit,
-                Permission::Uncacheable => {
-                    let _ = tell.send(Led::Alone(load));
-                    return;
-                }
-                Permission::BackedOff(_) => {
-                    let stands_in = self.stands_in(&vacancy);
-                    let _ = tell.send(stands_in.map_or(Led::Alone(load), Led::StandsIn));
-                    return;
-                }
-                Permission::LookAgain(again) => flight = again,
+        let asked = &self;
+        // After a failure, others are left alone for a while where a stale value stands in, and only there.
+        let back_off = BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF);
+        let policy = |miss: &Miss| FailurePolicy { back_off, heed: asked.stale_if_error(miss).is_some() };
+        let find = || async move { asked.find().await.0 };
+        let (mut permit, miss) = match self.cache.acquire(flight, miss, &mut patience, policy, find).await {
+            Acquire::Granted(permit, miss) => (permit, miss),
+            Acquire::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
+            Acquire::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
+            Acquire::BackedOff(_, miss) => {
+                let stale = self.stale_if_error(&miss);
+                return reply_to.send(stale.map_or(LoadResult::Unshared(load), LoadResult::StaleIfError));
             }
-            vacancy = match self.find().await.0 {
-                Found::Fresh(hit) => {
-                    flight.land(Landing::Stored);
-                    let _ = tell.send(Led::Found(hit));
-                    return;
-                }
-                Found::Usable(_, vacancy) | Found::Nothing(vacancy) => vacancy,
-            };
         };
-        let stale = vacancy.stale.as_ref().and_then(|entry| Some(Stale::new(read(entry)?, entry.tags())));
-        if in_background {
-            permit.in_background(&self.key);
-        }
-        let demand = || if tell.is_closed() { Demand::Unawaited } else { Demand::Awaited };
-        let Some(came) = permit.while_loading(inherit::collect(load(stale)), demand).await else {
-            return permit.abandon();
-        };
-        match came {
-            (Ok(loaded), reads) => self.keep(permit, loaded, &reads, tell).await,
-            (Err(error), _) => {
+        let stale = miss.stale.as_ref().and_then(|entry| Some(Stale::new(read(entry)?, entry.tags())));
+        permit.is_for(purpose, &self.key);
+        let demand = || if reply_to.is_awaited() { Demand::Awaited } else { Demand::Unawaited };
+        match permit.while_loading(inherit::collect(load(stale)), demand).await {
+            None => permit.abandon(),
+            Some((Ok(loaded), reads)) => self.keep(permit, loaded, &reads, reply_to).await,
+            Some((Err(error), _)) => {
                 self.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
-                let stands_in = self.stands_in(&vacancy);
+                let stale = self.stale_if_error(&miss);
                 permit.failed_with(Arc::new(error.clone()));
-                let _ = tell.send(stands_in.map_or(Led::Failed(error), Led::StandsIn));
+                reply_to.send(stale.map_or(LoadResult::Failed(error), LoadResult::StaleIfError));
             }
         }
     }
 
     /// Hands out what was loaded, and then stores it.
-    async fn keep<E>(self, permit: Permit, loaded: Loaded<V>, reads: &Reads, tell: oneshot::Sender<Led<V, E>>) {
+    async fn keep<E>(self, permit: WritePermit, loaded: Loaded<V>, reads: &Reads, reply_to: ReplyTo<LoadResult<V, E>>) {
         let Self { cache, key, .. } = &self;
         let now = cache.now();
         let terms = self.terms_of(&loaded);
         let reads = terms.apply_to(reads, now);
         let codec = cache.codec();
         let written = terms.settle(&reads, now).map(|settled| (settled, codec.encode(&loaded.value)));
-        let _ = tell.send(Led::Loaded(loaded.value, reads));
+        reply_to.send(LoadResult::Loaded(loaded.value, reads));
         let proven = written.and_then(|((deadlines, tags), value)| {
             // What nobody could read would be stored and loaded again each time, and all would wait for it.
             let value = value.and_then(|value| codec.decode::<V>(&value).map(|_| value));
@@ -428,8 +474,11 @@ where
         }
         loaded.on(terms)
     }
+}
 
-    fn again(&self) -> Self {
+// Not derived: a value need not be `Clone`.
+impl<V> Clone for Ask<V> {
+    fn clone(&self) -> Self {
         let Self { cache, key, terms, lock, negative, refresh } = self;
         Self {
             cache: cache.clone(),

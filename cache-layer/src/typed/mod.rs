@@ -4,7 +4,7 @@
 //! - [`loaded`]: what a load brings, and what it is given
 //! - [`set`]: storing values that no load stands behind
 //! - [`terms`]: for how long, under which tags, and which callers wait for one load
-//! - [`value`], [`codec`], [`json`]: a value as an entry
+//! - [`value`]: a value as an entry
 //! - [`attribute`], [`argument`]: what `#[cached]` is made of, and its keys
 
 use std::time::Duration;
@@ -14,12 +14,11 @@ use tracing::{Instrument as _, Span};
 
 use self::{
     load::Load,
-    value::{Found, Hit, read},
+    value::{Hit, read},
 };
 use crate::{
-    engine::{Cache, Looked, look::Look},
+    engine::{Cache, InvalidateError, Retrieved, fetch::Found, span::LookupSpan},
     entry::Entry,
-    error::InvalidateError,
     inherit::{self, Reads},
     key::Key,
     tag::Tags,
@@ -30,8 +29,6 @@ use crate::{
 mod argument;
 #[cfg(feature = "macros")]
 pub mod attribute;
-mod codec;
-mod json;
 mod load;
 mod loaded;
 mod set;
@@ -41,7 +38,6 @@ mod value;
 #[cfg(feature = "macros")]
 pub use self::argument::unordered;
 pub use self::{
-    codec::Codec,
     load::GetOrLoad,
     loaded::{Loaded, Stale},
     set::{Set, SetError},
@@ -135,17 +131,17 @@ impl Cache {
     /// The value of `key`, if it is there and fresh. One that is no longer of this type is deleted.
     pub async fn get<V: DeserializeOwned>(&self, key: impl Into<Key>) -> Option<V> {
         let key = key.into();
-        let mut look = self.look(&key);
-        look.at(Tier::Memory);
+        let mut lookup = self.lookup_span(&key);
+        lookup.at(Tier::Memory);
         let hit = match self.find_here(&key) {
             Some(hit) => Some(hit),
             None => {
-                look.at(self.far_tier());
-                let looked = self.look_up(&key).instrument(look.span()).await;
-                self.fresh(&key, looked)
+                lookup.at(self.far_tier());
+                let retrieved = self.lookup(&key).instrument(lookup.span()).await;
+                self.fresh(&key, retrieved)
             }
         };
-        self.answered(hit, look)
+        self.answered(hit, lookup)
     }
 
     /// The values of `keys`, in their order, as [`get`](Self::get) gets them: what is not in memory comes in one round trip.
@@ -161,20 +157,20 @@ impl Cache {
         keys: impl IntoIterator<Item = impl Into<Key>>,
     ) -> Vec<Option<V>> {
         let keys: Vec<Key> = keys.into_iter().map(Into::into).collect();
-        let span = self.look_at_many(keys.len());
-        let mut looks: Vec<Look> = keys.iter().map(|_| self.look_in(Span::none())).collect();
+        let span = self.batch_span(keys.len());
+        let mut lookups: Vec<LookupSpan> = keys.iter().map(|_| self.lookup_span_in(Span::none())).collect();
         let mut hits: Vec<Option<Hit<V>>> = keys.iter().map(|key| self.find_here(key)).collect();
-        looks.iter_mut().for_each(|look| look.at(Tier::Memory));
+        lookups.iter_mut().for_each(|lookup| lookup.at(Tier::Memory));
         let elsewhere: Vec<usize> = (0..keys.len()).filter(|&place| hits[place].is_none()).collect();
         if !elsewhere.is_empty() {
             let asked: Vec<Key> = elsewhere.iter().map(|&place| keys[place].clone()).collect();
-            let looked = self.look_up_many(&asked).instrument(span).await;
-            for ((place, key), looked) in elsewhere.into_iter().zip(&asked).zip(looked) {
-                looks[place].at(self.far_tier());
-                hits[place] = self.fresh(key, looked);
+            let retrieved = self.lookup_many(&asked).instrument(span).await;
+            for ((place, key), retrieved) in elsewhere.into_iter().zip(&asked).zip(retrieved) {
+                lookups[place].at(self.far_tier());
+                hits[place] = self.fresh(key, retrieved);
             }
         }
-        hits.into_iter().zip(looks).map(|(hit, look)| self.answered(hit, look)).collect()
+        hits.into_iter().zip(lookups).map(|(hit, lookup)| self.answered(hit, lookup)).collect()
     }
 
     /// Whether there is a fresh value of `key`, of whatever type. Not counted as a hit or a miss.
@@ -186,7 +182,7 @@ impl Cache {
         };
         match self.peek(&key) {
             Some(entry) if is_fresh(&entry) => true,
-            _ => matches!(self.look_up(&key).await, Looked::Found(entry) if is_fresh(&entry)),
+            _ => matches!(self.lookup(&key).await, Retrieved::Found(entry) if is_fresh(&entry)),
         }
     }
 
@@ -225,23 +221,23 @@ impl Cache {
     }
 
     /// What was found, if it is fresh; if it is of another type, it is deleted.
-    fn fresh<V: DeserializeOwned>(&self, key: &Key, looked: Looked) -> Option<Hit<V>> {
-        let Looked::Found(entry) = looked else { return None };
+    fn fresh<V: DeserializeOwned>(&self, key: &Key, retrieved: Retrieved) -> Option<Hit<V>> {
+        let Retrieved::Found(entry) = retrieved else { return None };
         if read::<V>(&entry).is_none() {
             let (cache, key) = (self.clone(), key.clone());
             self.spawn(async move { cache.invalidate(&key).await });
         }
-        match self.judge(Looked::Found(entry)) {
+        match self.judge(key, Retrieved::Found(entry)) {
             Found::Fresh(hit) => Some(hit),
-            Found::Usable(..) | Found::Nothing(_) => None,
+            Found::Stale(..) | Found::Missing(_) => None,
         }
     }
 
-    fn answered<V>(&self, hit: Option<Hit<V>>, mut look: Look) -> Option<V> {
+    fn answered<V>(&self, hit: Option<Hit<V>>, mut lookup: LookupSpan) -> Option<V> {
         self.emit(if hit.is_some() { Event::Hit } else { Event::Miss });
         if let Some(hit) = &hit {
-            look.found(LookupResult::Hit);
-            look.aged(None, Duration::from_millis(hit.entry.load_time()));
+            lookup.found(LookupResult::Hit);
+            lookup.aged(None, Duration::from_millis(hit.entry.load_time()));
         }
         hit.map(Hit::noted)
     }

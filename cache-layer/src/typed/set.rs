@@ -3,7 +3,12 @@
 use std::{fmt, pin::Pin, time::Duration};
 
 use super::{terms::Terms, value::write};
-use crate::{engine::Cache, error::InvalidateError, inherit::Reads, key::Key, telemetry::NoCacheReason};
+use crate::{
+    engine::{Cache, InvalidateError},
+    inherit::Reads,
+    key::Key,
+    telemetry::NoCacheReason,
+};
 
 /// Values on their way into the cache, from [`Cache::set`] or [`Cache::set_many`]; await it.
 #[must_use = "nothing is stored until it is awaited"]

@@ -3,9 +3,12 @@
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::codec::Codec;
 use crate::{
-    engine::{Cache, Looked},
+    codec::Codec,
+    engine::{
+        Cache, Retrieved,
+        fetch::{Found, Miss},
+    },
     entry::{Deadlines, Entry, EntryId},
     inherit::{self, Reads},
     key::Key,
@@ -42,34 +45,12 @@ impl<V> Hit<V> {
     }
 }
 
-/// What a cache has for a key.
-pub(super) enum Found<V> {
-    Fresh(Hit<V>),
-    /// Stale, and to be used while it is loaded anew.
-    Usable(Hit<V>, Vacancy),
-    Nothing(Vacancy),
-}
-
-/// The place that a value is going to take.
-#[derive(Clone, Debug)]
-pub(super) struct Vacancy {
-    /// What is there; nobody knows if the store doesn't answer.
-    pub(super) seen: Option<Seen>,
-    /// The value that was there, and may still be of use.
-    pub(super) stale: Option<Entry>,
-}
-
-impl Vacancy {
-    /// Whatever is there is to be replaced.
-    pub(super) const UNSEEN: Self = Self { seen: Some(Seen::Unusable), stale: None };
-}
-
 impl Cache {
     /// What is there for `key`, in this process or further away, and where it is.
-    pub(super) async fn find<V: DeserializeOwned>(&self, key: &Key) -> (Found<V>, Tier) {
+    pub(super) async fn find<V: DeserializeOwned>(&self, key: &Key) -> (Found<Hit<V>>, Tier) {
         match self.find_here(key) {
             Some(hit) => (Found::Fresh(hit), Tier::Memory),
-            None => (self.judge(self.look_up(key).await), self.far_tier()),
+            None => (self.judge(key, self.lookup(key).await), self.far_tier()),
         }
     }
 
@@ -83,27 +64,26 @@ impl Cache {
         read(&entry).map(|value| Hit { value, entry })
     }
 
-    pub(super) fn judge<V: DeserializeOwned>(&self, looked: Looked) -> Found<V> {
-        let entry = match looked {
-            Looked::Found(entry) => entry,
-            Looked::Missing(seen) => return Found::Nothing(Vacancy { seen: Some(seen), stale: None }),
-            Looked::Unavailable => return Found::Nothing(Vacancy { seen: None, stale: None }),
+    pub(super) fn judge<V: DeserializeOwned>(&self, key: &Key, retrieved: Retrieved) -> Found<Hit<V>> {
+        let miss = |expected, stale| Miss { key: key.clone(), expected, stale, detail: () };
+        let entry = match retrieved {
+            Retrieved::Found(entry) => entry,
+            Retrieved::Missing(seen) => return Found::Missing(miss(Some(seen), None)),
+            Retrieved::Unavailable => return Found::Missing(miss(None, None)),
         };
-        let now = self.now();
+        let (now, seen) = (self.now(), Some(Seen::Entry(entry.id())));
         let Some(value) = read(&entry) else {
             self.emit(Event::Rejected(Rejection::Type));
-            return Found::Nothing(Vacancy { seen: Some(Seen::Entry(entry.id())), stale: None });
+            return Found::Missing(miss(seen, None));
         };
         let Deadlines { fresh, stale_while_revalidate: usable, .. } = entry.deadlines_at(now);
         if entry.is_from_the_future(now) {
             self.emit(Event::Rejected(Rejection::Future));
         }
-        let vacancy = Vacancy { seen: Some(Seen::Entry(entry.id())), stale: Some(entry.clone()) };
-        let hit = Hit { value, entry };
-        match now {
-            now if now < fresh => Found::Fresh(hit),
-            now if now < usable => Found::Usable(hit, vacancy),
-            _ => Found::Nothing(vacancy),
+        if now < fresh {
+            return Found::Fresh(Hit { value, entry });
         }
+        let miss = miss(seen, Some(entry.clone()));
+        if now < usable { Found::Stale(Hit { value, entry }, miss) } else { Found::Missing(miss) }
     }
 }

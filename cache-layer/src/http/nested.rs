@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request};
 
-use super::{select::Selection, service::Shared};
+use super::{context::Context, select::Selection};
 use crate::{engine::Cache, key::Key, semantics::list::has_any, store::LeaseToken};
 
 /// The request field by which a load is known to another process.
@@ -17,18 +17,18 @@ static FIELD: HeaderName = HeaderName::from_static("cache-layer-load");
 
 /// A load that the request was sent on for, and the one around it.
 #[derive(Clone)]
-struct Loading {
+struct LoadMark {
     cache: Cache,
     key: Key,
     outer: Option<Arc<Self>>,
 }
 
-impl Shared {
+impl Context {
     /// Leaves the mark of the load of `key` on its request.
     pub(super) fn mark<B>(&self, request: &mut Request<B>, key: &Key, lease: Option<LeaseToken>) {
         let extensions = request.extensions_mut();
-        let outer = extensions.remove::<Loading>().map(Arc::new);
-        extensions.insert(Loading { cache: self.cache.clone(), key: key.clone(), outer });
+        let outer = extensions.remove::<LoadMark>().map(Arc::new);
+        extensions.insert(LoadMark { cache: self.cache.clone(), key: key.clone(), outer });
         let token = lease.filter(|_| !self.cache.is_local());
         if let Some(value) = token.and_then(|token| HeaderValue::from_bytes(&token).ok()) {
             request.headers_mut().insert(&FIELD, value);
@@ -37,7 +37,7 @@ impl Shared {
 
     /// Whether this process is loading `key` for a layer further out.
     pub(super) fn is_nested(&self, key: &Key, extensions: &Extensions) -> bool {
-        let mut marks = std::iter::successors(extensions.get::<Loading>(), |mark| mark.outer.as_deref());
+        let mut marks = std::iter::successors(extensions.get::<LoadMark>(), |mark| mark.outer.as_deref());
         marks.any(|mark| mark.key == *key && mark.cache.shares_with(&self.cache))
     }
 
@@ -57,16 +57,12 @@ impl Shared {
             return false;
         };
         let place = match self.select(key, headers).await {
-            Selection::Hit(found) | Selection::Stale(found) => Some(found.vacancy(key).key),
-            Selection::Miss(vacancy) => Some(vacancy.key),
-            Selection::Unavailable => None,
+            Selection::Fresh(hit) => hit.key(key),
+            Selection::Stale(_, miss) | Selection::Missing(miss) => miss.key,
         };
-        let is_loading = match place {
-            Some(place) => self.cache.is_held_by(&place, token).await,
-            None => None,
-        };
-        // A store that doesn't say has no answer to the request either: it would only be waited for.
-        let nested = is_loading.unwrap_or(true);
+        // A store that doesn't say has given no lease that this request would wait for, and a client could have made the mark
+        // up: so it counts for nothing.
+        let nested = self.cache.is_held_by(&place, token).await.unwrap_or(false);
         if nested {
             headers.insert(&FIELD, mark);
         }

@@ -1,4 +1,4 @@
-//! A look-up and a load, as traces and observers see them.
+//! A lookup and a load, as traces and observers see them.
 //!
 //! Their spans are at level `DEBUG` and follow the conventions of OpenTelemetry by the names of their fields; whoever
 //! exports them makes a kind, a name and links of that. Where nobody listens, nothing here is more than a comparison.
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{Instrument, Span, debug_span, field::Empty, instrument::Instrumented};
 
-use super::{Cache, flight::Follower};
+use super::{cache::Cache, flight::Follower};
 use crate::{
     key::Key,
     telemetry::{Event, Lookup, LookupResult, NoCacheReason, Release, Telemetry, Tier, WaitScope},
 };
 
-/// What is known of a look-up so far. It ends when this is dropped: in a miss, unless it was said otherwise.
-pub(crate) struct Look {
+/// What is known of a lookup so far. It ends when this is dropped: in a miss, unless it was said otherwise.
+pub(crate) struct LookupSpan {
     span: Span,
     observed: Option<(Telemetry, Instant)>,
     result: LookupResult,
@@ -25,8 +25,8 @@ pub(crate) struct Look {
 }
 
 impl Cache {
-    /// Begins a look-up of `key`, which is traced.
-    pub(crate) fn look(&self, key: &Key) -> Look {
+    /// Begins a lookup of `key`, which is traced.
+    pub(crate) fn lookup_span(&self, key: &Key) -> LookupSpan {
         let name = &*self.0.name;
         let span = debug_span!(
             "cache.get",
@@ -42,13 +42,13 @@ impl Cache {
             cache_layer.wait_ms = Empty,
         );
         self.name_key(&span, key);
-        self.look_in(span)
+        self.lookup_span_in(span)
     }
 
-    /// Begins a look-up that is traced by `span`, if it is.
-    pub(crate) fn look_in(&self, span: Span) -> Look {
+    /// Begins a lookup that is traced by `span`, if it is.
+    pub(crate) fn lookup_span_in(&self, span: Span) -> LookupSpan {
         let telemetry = &self.0.telemetry;
-        Look {
+        LookupSpan {
             span,
             observed: telemetry.is_observed().then(|| (telemetry.clone(), Instant::now())),
             result: LookupResult::Miss,
@@ -59,15 +59,15 @@ impl Cache {
         }
     }
 
-    /// The span of many look-ups.
+    /// The span of many lookups.
     #[cfg(feature = "typed")]
-    pub(crate) fn look_at_many(&self, keys: usize) -> Span {
+    pub(crate) fn batch_span(&self, keys: usize) -> Span {
         let name = &*self.0.name;
         let keys = i64::try_from(keys).unwrap_or(i64::MAX);
         debug_span!("cache.get", otel.name = %format_args!("cache.get {name}"), cache.name = name, cache_layer.keys = keys)
     }
 
-    /// Where a look-up finds what this process doesn't [have at hand](Self::peek).
+    /// Where a lookup finds what this process doesn't [have at hand](Self::peek).
     pub(crate) fn far_tier(&self) -> Tier {
         if self.is_local() { Tier::Memory } else { Tier::Store }
     }
@@ -77,10 +77,10 @@ impl Cache {
         self.0.store.is_local()
     }
 
-    /// The span of a load that `look` waits for.
-    pub(crate) fn load_span(&self, key: &Key, look: &Look) -> Span {
+    /// The span of a load that `lookup` waits for.
+    pub(crate) fn load_span(&self, key: &Key, lookup: &LookupSpan) -> Span {
         let name = &*self.0.name;
-        let span = look.span.in_scope(|| {
+        let span = lookup.span.in_scope(|| {
             debug_span!(
                 "cache.load",
                 otel.name = %format_args!("cache.load {name}"),
@@ -94,8 +94,8 @@ impl Cache {
         span
     }
 
-    /// The span of a load in the background: `look` gave cause for it, and doesn't wait.
-    pub(crate) fn background_span(&self, key: &Key, look: &Look) -> Span {
+    /// The span of a load in the background: `lookup` gave cause for it, and doesn't wait.
+    pub(crate) fn background_span(&self, key: &Key, lookup: &LookupSpan) -> Span {
         let name = &*self.0.name;
         let span = debug_span!(
             parent: None,
@@ -106,7 +106,7 @@ impl Cache {
             cache_layer.key_hash = Empty,
             cache_layer.reason = Empty,
         );
-        span.follows_from(&look.span);
+        span.follows_from(&lookup.span);
         self.name_key(&span, key);
         span
     }
@@ -124,7 +124,7 @@ impl Cache {
     }
 }
 
-impl Look {
+impl LookupSpan {
     pub(crate) fn span(&self) -> Span {
         self.span.clone()
     }
@@ -148,7 +148,7 @@ impl Look {
         self.reason = Some(reason);
     }
 
-    /// It was no look-up, after all.
+    /// It was no lookup, after all.
     pub(crate) fn bypassed(mut self, reason: NoCacheReason) {
         self.observed = None;
         self.span.record("cache.hit", false);
@@ -172,7 +172,7 @@ impl Look {
     }
 }
 
-impl Drop for Look {
+impl Drop for LookupSpan {
     fn drop(&mut self) {
         let Self { span, observed, result, tier, age, saved, reason } = self;
         let (hit, tier) = (result.is_hit(), if result.is_hit() { *tier } else { Tier::None });

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::json;
+mod json;
 
 /// How typed values are written, set by [`CacheBuilder::codec`](crate::CacheBuilder::codec).
 ///
@@ -30,7 +30,7 @@ pub enum Codec {
 
 impl Codec {
     /// Stands for the codec in an entry.
-    pub(super) fn mark(self) -> u8 {
+    pub(crate) fn mark(self) -> u8 {
         match self {
             Self::Json => b'j',
             #[cfg(feature = "postcard")]
@@ -38,7 +38,7 @@ impl Codec {
         }
     }
 
-    pub(super) fn of_mark(mark: u8) -> Option<Self> {
+    pub(crate) fn of_mark(mark: u8) -> Option<Self> {
         match mark {
             b'j' => Some(Self::Json),
             #[cfg(feature = "postcard")]
@@ -47,7 +47,7 @@ impl Codec {
         }
     }
 
-    pub(super) fn encode<V: Serialize + ?Sized>(self, value: &V) -> Result<Vec<u8>, String> {
+    pub(crate) fn encode<V: Serialize + ?Sized>(self, value: &V) -> Result<Vec<u8>, String> {
         match self {
             Self::Json => json::encode(value),
             #[cfg(feature = "postcard")]
@@ -56,7 +56,7 @@ impl Codec {
     }
 
     /// The value, if the bytes are one of this type's, to the last byte.
-    pub(super) fn decode<V: DeserializeOwned>(self, bytes: &[u8]) -> Result<V, String> {
+    pub(crate) fn decode<V: DeserializeOwned>(self, bytes: &[u8]) -> Result<V, String> {
         match self {
             Self::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
             #[cfg(feature = "postcard")]

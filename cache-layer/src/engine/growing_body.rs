@@ -3,7 +3,7 @@
 //! How it ends is always said. A writer that is gone without a word has left a part behind, and nobody may take that for
 //! the whole.
 //!
-//! All of it is kept for as long as it comes in. One that [outgrows](RopeWriter::outgrow) what may be kept goes on for those
+//! All of it is kept for as long as it comes in. One that [outgrows](BodyWriter::outgrow) what may be kept goes on for those
 //! who read it already: a piece is let go once all have read it, and the writer waits for the slowest of them.
 
 use std::{
@@ -30,22 +30,22 @@ const LEAST_WINDOW: u64 = 64 * 1024;
 
 /// The payload did not come in whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BrokenOff;
+pub(crate) struct Incomplete;
 
 /// The writer's end. Dropped before [`end`](Self::end), the payload broke off.
 #[derive(Debug)]
-pub(crate) struct RopeWriter(Rope);
+pub(crate) struct BodyWriter(GrowingBody);
 
 /// What there is to read of a payload. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Rope {
-    strand: Arc<Mutex<Strand>>,
+pub(crate) struct GrowingBody {
+    chunks: Arc<Mutex<Chunks>>,
     /// Bytes of the whole, if that is known.
     length: Option<u64>,
 }
 
 #[derive(Default)]
-struct Strand {
+struct Chunks {
     pieces: VecDeque<Bytes>,
     /// How many pieces were let go, and how many bytes they had.
     gone: usize,
@@ -53,9 +53,9 @@ struct Strand {
     written: u64,
     /// The most bytes between the writer and the slowest reader, once nobody new may read.
     window: Option<u64>,
-    end: Option<Result<End, BrokenOff>>,
+    end: Option<Result<End, Incomplete>>,
     /// Who reads, by number. One that reads and is not here was let go.
-    readers: HashMap<u64, Place>,
+    readers: HashMap<u64, Position>,
     numbers: u64,
     /// Of the writer, while it waits for its readers.
     writer: Option<Waker>,
@@ -70,7 +70,7 @@ enum End {
 }
 
 /// How far a reader is.
-struct Place {
+struct Position {
     read: u64,
     /// When it came this far.
     since: Instant,
@@ -78,9 +78,9 @@ struct Place {
     waiting: Option<Waker>,
 }
 
-/// One reader's place.
-pub(crate) struct Reader {
-    rope: Rope,
+/// One reader's position.
+pub(crate) struct BodyReader {
+    body: GrowingBody,
     number: u64,
     /// What is still to be read; all that comes, if its end is nowhere.
     part: Range<u64>,
@@ -89,26 +89,26 @@ pub(crate) struct Reader {
     before: u64,
 }
 
-impl RopeWriter {
+impl BodyWriter {
     /// Of a payload that will be so long, if that is known.
     pub(crate) fn new(length: Option<u64>) -> Self {
-        Self(Rope { strand: Arc::default(), length })
+        Self(GrowingBody { chunks: Arc::default(), length })
     }
 
-    pub(crate) fn rope(&self) -> Rope {
+    pub(crate) fn body(&self) -> GrowingBody {
         self.0.clone()
     }
 
     /// Appends what came in. More than was announced is no payload at all.
     pub(crate) fn push(&self, data: Bytes) {
         let length = self.0.length.unwrap_or(u64::MAX);
-        self.0.change(|strand| {
-            strand.falls_behind_from_now();
-            strand.written += data.len() as u64;
-            if strand.written > length {
-                strand.finish(Err(BrokenOff));
-            } else if strand.end.is_none() {
-                strand.pieces.push_back(data);
+        self.0.change(|chunks| {
+            chunks.falls_behind_from_now();
+            chunks.written += data.len() as u64;
+            if chunks.written > length {
+                chunks.finish(Err(Incomplete));
+            } else if chunks.end.is_none() {
+                chunks.pieces.push_back(data);
             }
         });
     }
@@ -116,35 +116,35 @@ impl RopeWriter {
     /// All of it was pushed; this is a copy in one piece, which nobody's slow reading makes any larger.
     pub(crate) fn end(self, whole: Bytes) {
         let matches = self.0.length.is_none_or(|length| whole.len() as u64 == length);
-        self.0.change(|strand| strand.finish(if matches { Ok(End::Whole(whole)) } else { Err(BrokenOff) }));
+        self.0.change(|chunks| chunks.finish(if matches { Ok(End::Whole(whole)) } else { Err(Incomplete) }));
     }
 
     /// There is more than may be kept, `window` bytes: from now on nobody else may read, and those who do have what follows
     /// for as long as the writer waits for [room](Self::has_room). One more reader, who has read what was written so far, or
     /// will have, from elsewhere; `None` if nobody else reads.
-    pub(crate) fn outgrow(&self, window: u64) -> Option<Reader> {
-        let mut strand = self.0.strand();
-        strand.window = Some(window.max(LEAST_WINDOW));
-        if strand.readers.is_empty() || strand.end.is_some() {
+    pub(crate) fn outgrow(&self, window: u64) -> Option<BodyReader> {
+        let mut chunks = self.0.chunks();
+        chunks.window = Some(window.max(LEAST_WINDOW));
+        if chunks.readers.is_empty() || chunks.end.is_some() {
             return None;
         }
-        let (read, now) = (strand.written, Instant::now());
-        strand.readers.values_mut().for_each(|place| place.since = now);
-        let number = strand.take_place(read, now + Duration::from_secs(read / SLOWEST).min(STALLED));
-        let (piece, before) = (strand.gone + strand.pieces.len(), read);
-        strand.let_go();
-        drop(strand);
-        Some(Reader { rope: self.0.clone(), number, part: read..u64::MAX, piece, before })
+        let (read, now) = (chunks.written, Instant::now());
+        chunks.readers.values_mut().for_each(|position| position.since = now);
+        let number = chunks.take_position(read, now + Duration::from_secs(read / SLOWEST).min(STALLED));
+        let (piece, before) = (chunks.gone + chunks.pieces.len(), read);
+        chunks.let_go();
+        drop(chunks);
+        Some(BodyReader { body: self.0.clone(), number, part: read..u64::MAX, piece, before })
     }
 
     /// Waits until the slowest reader has come near enough, and lets go of one that stands still. `false`: nobody reads any
     /// more.
     pub(crate) async fn has_room(&self) -> bool {
         loop {
-            let room = poll_fn(|cx| self.0.strand().poll_room(cx));
+            let room = poll_fn(|cx| self.0.chunks().poll_room(cx));
             match timeout(STALLED / 4, room).await {
                 Ok(is_read) => return is_read,
-                Err(_) => self.0.strand().let_stalled_go(),
+                Err(_) => self.0.chunks().let_stalled_go(),
             }
         }
     }
@@ -152,11 +152,11 @@ impl RopeWriter {
     /// Returns once nobody reads any more.
     pub(crate) async fn deserted(&self) {
         poll_fn(|cx| {
-            let mut strand = self.0.strand();
-            if strand.readers.is_empty() {
+            let mut chunks = self.0.chunks();
+            if chunks.readers.is_empty() {
                 return Poll::Ready(());
             }
-            strand.writer = Some(cx.waker().clone());
+            chunks.writer = Some(cx.waker().clone());
             Poll::Pending
         })
         .await;
@@ -164,19 +164,19 @@ impl RopeWriter {
 
     /// All of it was pushed, and some of it let go.
     pub(crate) fn end_streamed(self) {
-        self.0.change(|strand| strand.finish(Ok(End::Streamed)));
+        self.0.change(|chunks| chunks.finish(Ok(End::Streamed)));
     }
 }
 
-impl Drop for RopeWriter {
+impl Drop for BodyWriter {
     fn drop(&mut self) {
-        self.0.change(|strand| strand.finish(Err(BrokenOff)));
+        self.0.change(|chunks| chunks.finish(Err(Incomplete)));
     }
 }
 
-impl Strand {
+impl Chunks {
     /// The first word counts.
-    fn finish(&mut self, end: Result<End, BrokenOff>) {
+    fn finish(&mut self, end: Result<End, Incomplete>) {
         if self.end.is_none() {
             if !matches!(end, Ok(End::Streamed)) {
                 self.pieces = VecDeque::new();
@@ -191,31 +191,31 @@ impl Strand {
             return;
         }
         let (now, written) = (Instant::now(), self.written);
-        for place in self.readers.values_mut().filter(|place| place.read == written) {
-            place.since = place.since.max(now);
+        for position in self.readers.values_mut().filter(|position| position.read == written) {
+            position.since = position.since.max(now);
         }
     }
 
-    fn take_place(&mut self, read: u64, since: Instant) -> u64 {
+    fn take_position(&mut self, read: u64, since: Instant) -> u64 {
         self.numbers += 1;
-        self.readers.insert(self.numbers, Place { read, since, waiting: None });
+        self.readers.insert(self.numbers, Position { read, since, waiting: None });
         self.numbers
     }
 
     /// A reader came so far. What it has read is let go of, if all have, and only where not all is kept.
     fn came_to(&mut self, number: u64, read: u64) {
         // Nobody asks for the time where nobody waits.
-        let Some(place) = self.readers.get_mut(&number) else { return };
-        place.read = read;
+        let Some(position) = self.readers.get_mut(&number) else { return };
+        position.read = read;
         if self.window.is_some() {
-            place.since = place.since.max(Instant::now());
+            position.since = position.since.max(Instant::now());
             self.let_go();
             self.wake_writer();
         }
     }
 
     fn slowest(&self) -> Option<u64> {
-        self.readers.values().map(|place| place.read).min()
+        self.readers.values().map(|position| position.read).min()
     }
 
     /// Lets go of what everybody has read.
@@ -241,14 +241,15 @@ impl Strand {
 
     /// Those who stand still are let go where somebody waits for what they hold up.
     fn let_stalled_go(&mut self) {
-        if !self.readers.values().any(|place| place.read == self.written) {
+        if !self.readers.values().any(|position| position.read == self.written) {
             return;
         }
         let (now, written) = (Instant::now(), self.written);
-        let stalled = |place: &Place| place.read < written && now.saturating_duration_since(place.since) >= STALLED;
-        self.readers.retain(|_, place| {
-            let goes = stalled(place);
-            if goes && let Some(waiting) = place.waiting.take() {
+        let stalled =
+            |position: &Position| position.read < written && now.saturating_duration_since(position.since) >= STALLED;
+        self.readers.retain(|_, position| {
+            let goes = stalled(position);
+            if goes && let Some(waiting) = position.waiting.take() {
                 waiting.wake();
             }
             !goes
@@ -263,16 +264,16 @@ impl Strand {
     }
 }
 
-impl Rope {
-    fn strand(&self) -> MutexGuard<'_, Strand> {
-        self.strand.lock()
+impl GrowingBody {
+    fn chunks(&self) -> MutexGuard<'_, Chunks> {
+        self.chunks.lock()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Strand)) {
+    fn change(&self, change: impl FnOnce(&mut Chunks)) {
         let waiting: Vec<Waker> = {
-            let mut strand = self.strand();
-            change(&mut strand);
-            strand.readers.values_mut().filter_map(|place| place.waiting.take()).collect()
+            let mut chunks = self.chunks();
+            change(&mut chunks);
+            chunks.readers.values_mut().filter_map(|position| position.waiting.take()).collect()
         };
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -284,38 +285,38 @@ impl Rope {
 
     /// Whether anybody reads it.
     pub(crate) fn is_read(&self) -> bool {
-        !self.strand().readers.is_empty()
+        !self.chunks().readers.is_empty()
     }
 
     /// Reads `part` of it, which lies within its length, if that is known.
-    pub(crate) fn read(&self, part: Range<u64>) -> Reader {
-        let number = self.strand().take_place(part.start, Instant::now());
-        Reader { rope: self.clone(), number, part, piece: 0, before: 0 }
+    pub(crate) fn read(&self, part: Range<u64>) -> BodyReader {
+        let number = self.chunks().take_position(part.start, Instant::now());
+        BodyReader { body: self.clone(), number, part, piece: 0, before: 0 }
     }
 
     /// Reads all of it; `None` if its beginning may be gone, or no end will come.
-    pub(crate) fn read_all(&self) -> Option<Reader> {
-        let mut strand = self.strand();
-        if strand.window.is_some() || matches!(strand.end, Some(Err(_))) {
+    pub(crate) fn read_all(&self) -> Option<BodyReader> {
+        let mut chunks = self.chunks();
+        if chunks.window.is_some() || matches!(chunks.end, Some(Err(_))) {
             return None;
         }
-        let number = strand.take_place(0, Instant::now());
-        drop(strand);
-        Some(Reader { rope: self.clone(), number, part: 0..self.length.unwrap_or(u64::MAX), piece: 0, before: 0 })
+        let number = chunks.take_position(0, Instant::now());
+        drop(chunks);
+        Some(BodyReader { body: self.clone(), number, part: 0..self.length.unwrap_or(u64::MAX), piece: 0, before: 0 })
     }
 }
 
-impl Reader {
+impl BodyReader {
     /// Bytes that are still to come, if that is known.
     pub(crate) fn left(&self) -> Option<u64> {
-        self.rope.length.map(|_| self.part.end - self.part.start)
+        self.body.length.map(|_| self.part.end - self.part.start)
     }
 
     /// The next bytes; `None` at the end. The last byte of a payload is not its end: only the writer's word is.
-    pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
-        let mut strand = self.rope.strand.lock();
-        let strand = &mut *strand;
-        match &strand.end {
+    pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Incomplete>>> {
+        let mut chunks = self.body.chunks.lock();
+        let chunks = &mut *chunks;
+        match &chunks.end {
             Some(Err(broken_off)) => return Poll::Ready(Some(Err(*broken_off))),
             Some(Ok(_)) if self.part.is_empty() => return Poll::Ready(None),
             Some(Ok(End::Whole(whole))) => {
@@ -323,56 +324,56 @@ impl Reader {
                 let upto = self.part.end.min(whole.len() as u64);
                 let rest = whole.slice(self.part.start as usize..upto as usize);
                 self.part.start = self.part.end;
-                strand.came_to(self.number, upto);
+                chunks.came_to(self.number, upto);
                 return Poll::Ready((!rest.is_empty()).then_some(Ok(rest)));
             }
-            None if self.part.is_empty() && self.rope.length.is_some_and(|length| self.part.end < length) => {
+            None if self.part.is_empty() && self.body.length.is_some_and(|length| self.part.end < length) => {
                 return Poll::Ready(None);
             }
             Some(Ok(End::Streamed)) | None => {}
         }
-        if !strand.readers.contains_key(&self.number) {
-            return Poll::Ready(Some(Err(BrokenOff)));
+        if !chunks.readers.contains_key(&self.number) {
+            return Poll::Ready(Some(Err(Incomplete)));
         }
-        if self.piece < strand.gone {
-            (self.piece, self.before) = (strand.gone, strand.before);
+        if self.piece < chunks.gone {
+            (self.piece, self.before) = (chunks.gone, chunks.before);
         }
-        while let Some(piece) = strand.pieces.get(self.piece - strand.gone).filter(|_| !self.part.is_empty()) {
+        while let Some(piece) = chunks.pieces.get(self.piece - chunks.gone).filter(|_| !self.part.is_empty()) {
             let (begin, end) = (self.before, self.before + piece.len() as u64);
             if self.part.start < end {
                 let upto = self.part.end.min(end);
                 let data = piece.slice((self.part.start - begin) as usize..(upto - begin) as usize);
                 self.part.start = upto;
-                strand.came_to(self.number, upto);
+                chunks.came_to(self.number, upto);
                 return Poll::Ready(Some(Ok(data)));
             }
             self.piece += 1;
             self.before = end;
         }
-        if strand.end.is_some() {
+        if chunks.end.is_some() {
             return Poll::Ready(None);
         }
-        if let Some(place) = strand.readers.get_mut(&self.number) {
-            place.waiting = Some(cx.waker().clone());
+        if let Some(position) = chunks.readers.get_mut(&self.number) {
+            position.waiting = Some(cx.waker().clone());
         }
         Poll::Pending
     }
 }
 
-impl Drop for Reader {
+impl Drop for BodyReader {
     fn drop(&mut self) {
-        let mut strand = self.rope.strand();
-        strand.readers.remove(&self.number);
-        if strand.window.is_some() {
-            strand.let_go();
-            strand.wake_writer();
+        let mut chunks = self.body.chunks();
+        chunks.readers.remove(&self.number);
+        if chunks.window.is_some() {
+            chunks.let_go();
+            chunks.wake_writer();
         }
     }
 }
 
-impl fmt::Debug for Rope {
+impl fmt::Debug for GrowingBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rope").field("length", &self.length).finish_non_exhaustive()
+        f.debug_struct("GrowingBody").field("length", &self.length).finish_non_exhaustive()
     }
 }
 
@@ -384,11 +385,11 @@ mod tests {
 
     use super::*;
 
-    async fn next(reader: &mut Reader) -> Option<Result<Bytes, BrokenOff>> {
+    async fn next(reader: &mut BodyReader) -> Option<Result<Bytes, Incomplete>> {
         poll_fn(|cx| reader.poll_next(cx)).await
     }
 
-    async fn read_all(mut reader: Reader) -> Result<Vec<u8>, BrokenOff> {
+    async fn read_all(mut reader: BodyReader) -> Result<Vec<u8>, Incomplete> {
         let mut all = Vec::new();
         while let Some(data) = next(&mut reader).await {
             all.extend_from_slice(&data?);
@@ -397,14 +398,14 @@ mod tests {
         Ok(all)
     }
 
-    fn is_pending(reader: &mut Reader) -> bool {
+    fn is_pending(reader: &mut BodyReader) -> bool {
         reader.poll_next(&Context::from_waker(Waker::noop())).is_pending()
     }
 
     #[tokio::test]
     async fn what_came_in_is_read_before_the_rest_is_there() {
-        let writer = RopeWriter::new(Some(6));
-        let mut reader = writer.rope().read(0..6);
+        let writer = BodyWriter::new(Some(6));
+        let mut reader = writer.body().read(0..6);
         assert!(is_pending(&mut reader));
         writer.push("one".into());
         assert_eq!(next(&mut reader).await, Some(Ok("one".into())));
@@ -419,29 +420,29 @@ mod tests {
     #[tokio::test]
     async fn a_writer_that_is_gone_is_no_end() {
         for pieces in [0, 1, 2] {
-            let writer = RopeWriter::new(Some(6));
-            let reader = writer.rope().read(0..6);
+            let writer = BodyWriter::new(Some(6));
+            let reader = writer.body().read(0..6);
             ["one", "two"].iter().take(pieces).for_each(|piece| writer.push((*piece).into()));
             drop(writer);
-            assert_eq!(read_all(reader).await, Err(BrokenOff), "after {pieces} pieces");
+            assert_eq!(read_all(reader).await, Err(Incomplete), "after {pieces} pieces");
         }
     }
 
     #[tokio::test]
     async fn another_length_than_was_announced_is_no_end() {
         for length in [2, 4] {
-            let writer = RopeWriter::new(Some(length));
-            let reader = writer.rope().read(0..length);
+            let writer = BodyWriter::new(Some(length));
+            let reader = writer.body().read(0..length);
             writer.push("one".into());
             writer.end("one".into());
-            assert_eq!(read_all(reader).await, Err(BrokenOff), "{length} announced");
+            assert_eq!(read_all(reader).await, Err(Incomplete), "{length} announced");
         }
     }
 
     #[tokio::test]
     async fn a_part_ends_where_it_ends() {
-        let writer = RopeWriter::new(Some(6));
-        let mut reader = writer.rope().read(1..4);
+        let writer = BodyWriter::new(Some(6));
+        let mut reader = writer.body().read(1..4);
         writer.push("one".into());
         assert_eq!(next(&mut reader).await, Some(Ok("ne".into())));
         writer.push("two".into());
@@ -451,20 +452,20 @@ mod tests {
 
     #[test]
     fn a_reader_that_leaves_is_not_remembered() {
-        let writer = RopeWriter::new(Some(3));
-        let mut reader = writer.rope().read(0..3);
+        let writer = BodyWriter::new(Some(3));
+        let mut reader = writer.body().read(0..3);
         assert!(is_pending(&mut reader));
         drop(reader);
-        assert!(writer.rope().strand().readers.is_empty());
+        assert!(writer.body().chunks().readers.is_empty());
     }
 
     #[test]
     fn the_pieces_are_let_go_once_the_whole_is_there() {
-        let writer = RopeWriter::new(Some(3));
-        let rope = writer.rope();
+        let writer = BodyWriter::new(Some(3));
+        let body = writer.body();
         writer.push("one".into());
         writer.end("one".into());
-        assert!(rope.strand().pieces.is_empty());
+        assert!(body.chunks().pieces.is_empty());
     }
 
     fn polled(future: impl Future<Output = bool>) -> Poll<bool> {
@@ -478,13 +479,13 @@ mod tests {
 
     #[tokio::test]
     async fn of_an_unknown_length_is_read_to_where_its_writer_says_it_ends() {
-        let writer = RopeWriter::new(None);
-        let mut early = writer.rope().read_all().unwrap();
+        let writer = BodyWriter::new(None);
+        let mut early = writer.body().read_all().unwrap();
         assert_eq!((early.left(), is_pending(&mut early)), (None, true));
         writer.push("one".into());
         assert_eq!(next(&mut early).await, Some(Ok("one".into())));
         assert!(is_pending(&mut early));
-        let late = writer.rope().read_all().unwrap();
+        let late = writer.body().read_all().unwrap();
         writer.push("two".into());
         writer.end("onetwo".into());
         assert_eq!((read_all(early).await, read_all(late).await), (Ok(b"two".into()), Ok(b"onetwo".into())));
@@ -492,47 +493,47 @@ mod tests {
 
     #[tokio::test]
     async fn what_outgrows_goes_on_for_those_who_read_it_and_for_nobody_who_comes_later() {
-        let writer = RopeWriter::new(None);
-        let first = writer.rope().read_all().unwrap();
+        let writer = BodyWriter::new(None);
+        let first = writer.body().read_all().unwrap();
         writer.push("one".into());
         let second = writer.outgrow(0).unwrap();
-        assert!(writer.rope().read_all().is_none(), "its beginning may be gone");
+        assert!(writer.body().read_all().is_none(), "its beginning may be gone");
         writer.push("two".into());
         writer.end_streamed();
         assert_eq!((read_all(first).await, read_all(second).await), (Ok(b"onetwo".into()), Ok(b"two".into())));
-        let unread = RopeWriter::new(None);
+        let unread = BodyWriter::new(None);
         unread.push("one".into());
         assert!(unread.outgrow(0).is_none());
     }
 
     #[tokio::test]
     async fn what_outgrows_is_let_go_as_it_is_read_and_waits_for_the_slowest() {
-        let writer = RopeWriter::new(None);
-        let mut slow = writer.rope().read_all().unwrap();
+        let writer = BodyWriter::new(None);
+        let mut slow = writer.body().read_all().unwrap();
         writer.push(window());
         let mut quick = writer.outgrow(0).unwrap();
         assert_eq!(polled(writer.has_room()), Poll::Pending);
         assert!(is_pending(&mut quick), "it has had this");
         assert_eq!(next(&mut slow).await, Some(Ok(window())));
-        assert_eq!((polled(writer.has_room()), writer.rope().strand().pieces.len()), (Poll::Ready(true), 0));
+        assert_eq!((polled(writer.has_room()), writer.body().chunks().pieces.len()), (Poll::Ready(true), 0));
         writer.push(window());
         drop(slow);
         assert_eq!(next(&mut quick).await, Some(Ok(window())));
-        assert_eq!((polled(writer.has_room()), writer.rope().strand().pieces.len()), (Poll::Ready(true), 0));
+        assert_eq!((polled(writer.has_room()), writer.body().chunks().pieces.len()), (Poll::Ready(true), 0));
         drop(quick);
         assert_eq!(polled(writer.has_room()), Poll::Ready(false));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_stands_still_is_let_go_of_and_told_so() {
-        let writer = RopeWriter::new(None);
-        let mut still = writer.rope().read_all().unwrap();
+        let writer = BodyWriter::new(None);
+        let mut still = writer.body().read_all().unwrap();
         writer.push(window());
         let mut quick = writer.outgrow(0).unwrap();
         let began = Instant::now();
         assert!(writer.has_room().await);
         assert!((STALLED..2 * STALLED).contains(&began.elapsed()));
-        assert_eq!(next(&mut still).await, Some(Err(BrokenOff)));
+        assert_eq!(next(&mut still).await, Some(Err(Incomplete)));
         writer.push("on".into());
         assert_eq!(next(&mut quick).await, Some(Ok("on".into())));
     }
@@ -548,11 +549,11 @@ mod tests {
             let whole = pieces.concat();
             let mut ends = ends.map(|end| (end % (whole.len() + 1)) as u64);
             ends.sort_unstable();
-            let writer = RopeWriter::new(announced.then_some(whole.len() as u64));
+            let writer = BodyWriter::new(announced.then_some(whole.len() as u64));
             let parts = [0..whole.len() as u64, ends[0]..ends[1]];
             let mut readers: Vec<_> = parts
                 .iter()
-                .map(|part| (part.start as usize..part.end as usize, writer.rope().read(part.clone()), Vec::new()))
+                .map(|part| (part.start as usize..part.end as usize, writer.body().read(part.clone()), Vec::new()))
                 .collect();
             let mut read = |times: usize| {
                 for (_, reader, got) in &mut readers {

@@ -1,22 +1,25 @@
 //! The right to load a key: taken before the load, kept alive while it runs, and compared when its result is stored.
 
-use std::time::Duration;
 #[cfg(feature = "typed")]
-use std::{any::Any, sync::Arc};
+use std::any::Any;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::Cache;
-use super::backoff::{BackOff, Setback};
-use super::flight::{Flight, Landing};
-use super::look::not_kept;
-use super::patience::{LONGEST_PAUSE, LONGEST_PAUSE_FOR_A_LEASE, Patience};
-use super::rope::Rope;
-use super::share::{Begun, Sharing};
+use super::{
+    backoff::{BackOff, RecentFailure},
+    cache::Cache,
+    flight::{Flight, FlightOutcome},
+    growing_body::GrowingBody,
+    in_progress::InProgress,
+    patience::{LONGEST_PAUSE, LONGEST_PAUSE_FOR_A_LEASE, Patience},
+    span::not_kept,
+};
 use crate::{
+    entry::Entry,
     key::Key,
     store::{Acquired, Committed, Failed, Fill, Lease, LeaseToken, Seen, StoreError, Writes},
     tag::Tags,
@@ -31,7 +34,7 @@ const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 const LONGEST_LOAD: Duration = Duration::from_secs(60);
 const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
-/// How often at least is looked whether anybody waits for a load.
+/// How often at least is looked whether a request waits for a load.
 const LONGEST_BEAT: Duration = Duration::from_secs(1);
 
 /// How long a key is loaded by a request of its own after a refresh in the background that came to nothing.
@@ -52,25 +55,45 @@ fn outcome_of(reason: NoCacheReason) -> FillOutcome {
     if reason == NoCacheReason::StoreFull { FillOutcome::Full } else { FillOutcome::Unavailable }
 }
 
-/// What the leader of a flight may do.
-#[allow(clippy::large_enum_variant)] // there is one for each load, and it moves once
-pub(crate) enum Permission {
-    Load(Permit),
+/// What came of asking once for the right to load.
+#[expect(clippy::large_enum_variant, reason = "there is one for each load, and it moves once")]
+pub(crate) enum Attempt {
+    Granted(WritePermit),
     /// The key changed, or may have: look again, and ask again.
-    LookAgain(Flight),
-    /// A recent load of this key could not be kept: load without a thought of storing. The flight has landed.
+    Changed(Flight),
+    /// A recent load of this key could not be stored. The flight has ended.
     Uncacheable,
-    /// A recent load of this key failed: leave the application alone. The flight has landed.
-    BackedOff(Setback),
+    /// A recent load of this key failed. The flight has ended.
+    BackedOff(RecentFailure),
+}
+
+/// What a load is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To answer a request.
+    Answer,
+    /// To answer a request that something stale may answer as well: the last refresh of that in the background brought
+    /// nothing.
+    Overdue,
+    /// In the background, for later requests: what is there is stale, or will soon be.
+    Refresh,
+    EarlyRefresh,
+}
+
+impl Purpose {
+    /// Whether no request waits for the load.
+    pub(crate) fn is_in_background(self) -> bool {
+        matches!(self, Self::Refresh | Self::EarlyRefresh)
+    }
 }
 
 /// How a load deals with failures.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Caution {
+pub(crate) struct FailurePolicy {
     /// How long to leave the application alone after one; `None`: not at all.
     pub(crate) back_off: Option<BackOff>,
-    /// Whether those that came before hold this one up.
-    pub(crate) heeds: bool,
+    /// Whether those that came before lease_guard this one up.
+    pub(crate) heed: bool,
 }
 
 /// Who waits for a load, as far as its front end knows.
@@ -80,14 +103,15 @@ pub(crate) enum Demand {
     Awaited,
     Unawaited,
     /// Nobody; and somebody waits for its room at the application.
-    InTheWay,
+    Contended,
 }
 
-/// The right to load. Every way to end it tells the flight's followers; dropped without a word, it was lost.
-pub(crate) struct Permit {
+/// The right to load, and to store what comes. Every way to end it tells the flight's followers; dropped without a word, it
+/// was lost.
+pub(crate) struct WritePermit {
     cache: Cache,
-    /// Dropped after the hold on the lease: by the time a follower is woken, the lease is free.
-    hold: Hold,
+    /// Dropped before the flight: by the time a follower is woken, the lease is free.
+    lease_guard: LeaseGuard,
     flight: Flight,
     invalidations: u64,
     back_off: Option<BackOff>,
@@ -102,7 +126,7 @@ pub(crate) struct Permit {
 }
 
 /// A lease that is given back when it is dropped; or why there is none, and nothing will be stored.
-struct Hold {
+struct LeaseGuard {
     cache: Cache,
     lease: Result<Lease, NoCacheReason>,
     /// How it ends, unless it is said otherwise.
@@ -124,7 +148,7 @@ struct Refreshes {
     in_background: bool,
 }
 
-impl Hold {
+impl LeaseGuard {
     fn is_in_background(&self) -> bool {
         self.refreshes.as_ref().is_some_and(|refreshes| refreshes.in_background)
     }
@@ -134,7 +158,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for LeaseGuard {
     fn drop(&mut self) {
         if let Ok(lease) = &self.lease {
             self.cache.0.store.release(lease, None);
@@ -151,51 +175,51 @@ impl Drop for Hold {
 }
 
 impl Cache {
-    /// Asks to load `key`, having `seen` what is there. Waits while somebody else in the fleet does, for as long as there is
-    /// `patience`; after that the load goes ahead, and is not stored.
-    pub(crate) async fn ask_to_load(
+    /// Asks once for the right to load `key`, having `seen` what is there. Waits while another process loads it, for as long as
+    /// there is `patience`; after that the load goes ahead, and is not stored.
+    pub(crate) async fn try_acquire(
         &self,
         flight: Flight,
         key: &Key,
         seen: Seen,
         patience: &mut Patience,
-        Caution { back_off, heeds }: Caution,
-    ) -> Permission {
-        let permit = |flight, lease| Permission::Load(self.permit(flight, lease, back_off));
+        FailurePolicy { back_off, heed }: FailurePolicy,
+    ) -> Attempt {
+        let permit = |flight, lease| Attempt::Granted(self.permit(flight, lease, back_off));
         let too_long = |flight| {
             self.emit(Event::Release(Release::WaitTimeout));
             permit(flight, Err(NoCacheReason::WaitedTooLong))
         };
-        let acquired = if heeds && back_off.is_some() {
+        let acquired = if heed && back_off.is_some() {
             self.0.store.acquire(key, seen, self.lease_life())
         } else {
             self.0.store.insist(key, seen, self.lease_life())
         };
         match acquired.await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
-            // What it changed to may not be seen by those who look: the store may read from a replica that lags.
+            // What it changed to may not be seen by a lookup: the store may read from a replica that lags.
             Ok(Acquired::Changed) => match patience.again(LONGEST_PAUSE, Duration::ZERO).await {
-                true => Permission::LookAgain(flight),
+                true => Attempt::Changed(flight),
                 false => too_long(flight),
             },
             Ok(Acquired::Held) => {
                 let began = Instant::now();
                 let release = self.wait_for_the_fleet(key, patience.deadline()).await;
                 match release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await {
-                    true => Permission::LookAgain(flight),
+                    true => Attempt::Changed(flight),
                     false => too_long(flight),
                 }
             }
             Ok(Acquired::Uncacheable) => {
                 self.0.predictor.remember(&key.primary(), REMEMBER_UNCACHEABLE);
-                flight.land(Landing::Uncacheable);
-                Permission::Uncacheable
+                flight.finish(FlightOutcome::Uncacheable);
+                Attempt::Uncacheable
             }
             Ok(Acquired::BackOff { remaining, status }) => {
-                let setback = Setback::new(status, remaining);
-                self.0.setbacks.remember(key, setback);
-                flight.land(Landing::Failed);
-                Permission::BackedOff(setback)
+                let recent_failure = RecentFailure::new(status, remaining);
+                self.0.recent_failures.remember(key, recent_failure);
+                flight.finish(FlightOutcome::Failed);
+                Attempt::BackedOff(recent_failure)
             }
             Err(error) => {
                 tracing::debug!(%error, "could not take a lease");
@@ -216,19 +240,29 @@ impl Cache {
     }
 
     /// The right to load when the store is known not to answer.
-    pub(crate) fn load_without_store(&self, flight: Flight) -> Permit {
+    pub(crate) fn load_without_store(&self, flight: Flight) -> WritePermit {
         self.permit(flight, Err(NoCacheReason::StoreUnavailable), None)
     }
 
-    fn permit(&self, flight: Flight, lease: Result<Lease, NoCacheReason>, back_off: Option<BackOff>) -> Permit {
+    fn permit(&self, flight: Flight, lease: Result<Lease, NoCacheReason>, back_off: Option<BackOff>) -> WritePermit {
         let (release, outcome) = (Release::Dangling, LoadOutcome::Lost);
         let begun = Instant::now();
         let (took, refreshes, answered) = (None, None, false);
-        let hold = Hold { cache: self.clone(), lease, release, outcome, begun, took, refreshes, answered };
+        let lease_guard = LeaseGuard { cache: self.clone(), lease, release, outcome, begun, took, refreshes, answered };
         let invalidations = self.invalidations();
         let (unawaited, overaged, overtaken) = (None, false, false);
         let room = Ok(None);
-        Permit { cache: self.clone(), hold, flight, invalidations, back_off, room, unawaited, overaged, overtaken }
+        WritePermit {
+            cache: self.clone(),
+            lease_guard,
+            flight,
+            invalidations,
+            back_off,
+            room,
+            unawaited,
+            overaged,
+            overtaken,
+        }
     }
 
     /// A refresh of `key` in the background had no answer: by an error, by a panic, or by silence.
@@ -248,31 +282,31 @@ impl Cache {
     }
 }
 
-impl Permit {
+impl WritePermit {
     /// Why nothing will be stored, if that is known beforehand.
     pub(crate) fn refusal(&self) -> Option<NoCacheReason> {
-        self.hold.lease.as_ref().err().or(self.room.as_ref().err()).copied()
+        self.lease_guard.lease.as_ref().err().or(self.room.as_ref().err()).copied()
     }
 
     /// By what the lease is known, if there is one.
     pub(crate) fn token(&self) -> Option<LeaseToken> {
-        self.hold.lease.as_ref().ok().map(|lease| lease.token)
+        self.lease_guard.lease.as_ref().ok().map(|lease| lease.token)
     }
 
-    /// The load refreshes `key` for those who come later. Nobody waits for it, and it may take as long as any.
-    pub(crate) fn in_background(&mut self, key: &Key) {
-        self.hold.refreshes = Some(Refreshes { key: key.clone(), in_background: true });
-    }
-
-    /// The load makes up for a refresh of `key` in the background that came to nothing.
-    pub(crate) fn makes_up_for(&mut self, key: &Key) {
-        self.hold.refreshes = Some(Refreshes { key: key.clone(), in_background: false });
+    /// Says that the load of `key` is for `purpose`.
+    pub(crate) fn is_for(&mut self, purpose: Purpose, key: &Key) {
+        self.lease_guard.refreshes = match purpose {
+            Purpose::Answer => None,
+            Purpose::Overdue | Purpose::Refresh | Purpose::EarlyRefresh => {
+                Some(Refreshes { key: key.clone(), in_background: purpose.is_in_background() })
+            }
+        };
     }
 
     /// Sees to room for an entry of so many `bytes`, if that is known, on its way to the store. Where there is none, the
     /// load will not be stored, for the reason that [`refusal`](Self::refusal) then gives.
     pub(crate) fn reserve(&mut self, bytes: Option<u64>) {
-        if self.cache.is_local() || self.hold.lease.is_err() {
+        if self.cache.is_local() || self.lease_guard.lease.is_err() {
             return;
         }
         let bytes = bytes.map_or(OF_UNKNOWN_LENGTH, |bytes| bytes + BESIDE_THE_PAYLOAD);
@@ -304,7 +338,7 @@ impl Permit {
         loop {
             sleep(pause.min(LONGEST_BEAT)).await;
             if renewed.elapsed() >= pause
-                && let (false, Ok(lease)) = (self.overaged || self.overtaken, &self.hold.lease)
+                && let (false, Ok(lease)) = (self.overaged || self.overtaken, &self.lease_guard.lease)
             {
                 renewed = Instant::now();
                 // What is lost stays lost: the commit will be refused.
@@ -314,10 +348,10 @@ impl Permit {
                     self.flight.leave();
                 }
             }
-            if !self.overaged && self.hold.begun.elapsed() >= longest {
+            if !self.overaged && self.lease_guard.begun.elapsed() >= longest {
                 self.overaged = true;
                 self.cache.emit(Event::Release(Release::AgeTimeout));
-                if let Ok(lease) = &self.hold.lease {
+                if let Ok(lease) = &self.lease_guard.lease {
                     self.cache.0.store.release(lease, None);
                 }
                 self.flight.leave();
@@ -338,37 +372,37 @@ impl Permit {
             return false;
         }
         let unawaited = self.unawaited.get_or_insert_with(Instant::now).elapsed();
-        let (background, bound) = (self.hold.is_in_background(), self.cache.0.abandoned_load);
-        let storable = self.hold.lease.is_ok() && !self.overaged && !self.overtaken;
-        let in_the_way = demand == Demand::InTheWay && (!background || unawaited >= bound);
-        !storable || in_the_way || (!background && unawaited >= bound)
+        let (background, bound) = (self.lease_guard.is_in_background(), self.cache.0.abandoned_load);
+        let storable = self.lease_guard.lease.is_ok() && !self.overaged && !self.overtaken;
+        let contended = demand == Demand::Contended && (!background || unawaited >= bound);
+        !storable || contended || (!background && unawaited >= bound)
     }
 
     /// The refresh is left to a later request: nothing was asked.
     pub(crate) fn leave_out(&mut self) {
-        self.hold.answered = true;
+        self.lease_guard.answered = true;
     }
 
     /// The load was ended, since nobody waits for it any more.
     pub(crate) fn abandon(self) {
-        let Self { cache, mut hold, .. } = self;
+        let Self { cache, mut lease_guard, .. } = self;
         // Without a lease, it was ended before it could be late.
-        hold.answered |= hold.begun.elapsed() < cache.0.abandoned_load;
-        hold.ends(Release::Dangling, LoadOutcome::Abandoned);
+        lease_guard.answered |= lease_guard.begun.elapsed() < cache.0.abandoned_load;
+        lease_guard.ends(Release::Dangling, LoadOutcome::Abandoned);
         not_kept(NoCacheReason::Abandoned);
         cache.emit(Event::NotStored(NoCacheReason::Abandoned));
     }
 
     /// The application said that what is stored still holds.
     pub(crate) fn not_modified(&mut self) {
-        self.hold.outcome = LoadOutcome::NotModified;
-        self.hold.answered = true;
+        self.lease_guard.outcome = LoadOutcome::NotModified;
+        self.lease_guard.answered = true;
     }
 
-    /// Lets those who wait have what is going to be written while its `payload` comes in.
-    pub(crate) fn share(&self, writes: &Writes, payload: Rope) {
-        let begun = Begun { lease: self.hold.lease.clone(), invalidations: self.invalidations };
-        self.flight.share(Sharing { entries: writes.entries.clone().into(), payload, begun });
+    /// Lets followers have what is going to be stored while its `payload` comes in.
+    pub(crate) fn publish_partial(&self, entries: Arc<[(Key, Entry)]>, payload: GrowingBody) {
+        let (lease, invalidations) = (self.lease_guard.lease.clone(), self.invalidations);
+        self.flight.publish_partial(InProgress { entries, payload, lease, invalidations });
     }
 
     pub(crate) fn emit(&self, event: Event) {
@@ -377,60 +411,60 @@ impl Permit {
 
     /// The load failed, with a response of this status or without any. `backs_off`: that says something about the next.
     pub(crate) fn failed(self, status: Option<u16>, backs_off: bool) {
-        self.fail(status, backs_off, Landing::Failed);
+        self.fail(status, backs_off, FlightOutcome::Failed);
     }
 
     /// The load failed, with an error for all who wait.
     #[cfg(feature = "typed")]
     pub(crate) fn failed_with(mut self, error: Arc<dyn Any + Send + Sync>) {
-        self.hold.answered = true;
-        self.fail(None, true, Landing::FailedWith(error));
+        self.lease_guard.answered = true;
+        self.fail(None, true, FlightOutcome::FailedWith(error));
     }
 
-    fn fail(self, status: Option<u16>, backs_off: bool, landing: Landing) {
-        let Self { cache, mut hold, flight, invalidations, back_off, .. } = self;
-        hold.ends(Release::TransientError, LoadOutcome::Failed);
-        hold.answered |= status.is_some();
-        if let (Ok(lease), Some(back_off)) = (&hold.lease, back_off.filter(|_| backs_off)) {
+    fn fail(self, status: Option<u16>, backs_off: bool, outcome: FlightOutcome) {
+        let Self { cache, mut lease_guard, flight, invalidations, back_off, .. } = self;
+        lease_guard.ends(Release::TransientError, LoadOutcome::Failed);
+        lease_guard.answered |= status.is_some();
+        if let (Ok(lease), Some(back_off)) = (&lease_guard.lease, back_off.filter(|_| backs_off)) {
             let pause = back_off.pause(lease.failures);
             if cache.invalidations() == invalidations {
-                cache.0.setbacks.remember(&lease.key, Setback::new(status, pause));
+                cache.0.recent_failures.remember(&lease.key, RecentFailure::new(status, pause));
             }
             cache.0.store.fail(lease, Failed { status, pause, remembered: back_off.longest() });
-            hold.lease = Err(NoCacheReason::ServiceFailed);
+            lease_guard.lease = Err(NoCacheReason::ServiceFailed);
         }
-        drop(hold);
-        flight.land(landing);
+        drop(lease_guard);
+        flight.finish(outcome);
     }
 
     /// What was loaded can't be kept; nor, if it is to be `remembered` for this primary key, will what is loaded next.
     pub(crate) fn uncacheable(self, reason: NoCacheReason, remembered: Option<&Key>) {
-        let Self { cache, mut hold, flight, .. } = self;
-        let outcome = hold.outcome.unless_lost();
-        hold.ends(Release::GiveUp, outcome);
-        hold.answered = true;
-        if let Some(Refreshes { key, .. }) = &hold.refreshes {
+        let Self { cache, mut lease_guard, flight, .. } = self;
+        let outcome = lease_guard.outcome.unless_lost();
+        lease_guard.ends(Release::GiveUp, outcome);
+        lease_guard.answered = true;
+        if let Some(Refreshes { key, .. }) = &lease_guard.refreshes {
             cache.0.overdue.remember(key, REMEMBER_OVERDUE);
         }
         not_kept(reason);
         cache.emit(Event::NotStored(reason));
         if let Some(key) = remembered {
             cache.0.predictor.remember(key, REMEMBER_UNCACHEABLE);
-            if let Ok(lease) = std::mem::replace(&mut hold.lease, Err(reason)) {
+            if let Ok(lease) = std::mem::replace(&mut lease_guard.lease, Err(reason)) {
                 cache.0.store.release(&lease, Some(REMEMBER_UNCACHEABLE));
             }
         }
-        drop(hold);
-        flight.land(Landing::Uncacheable);
+        drop(lease_guard);
+        flight.finish(FlightOutcome::Uncacheable);
     }
 
     /// Stores what was loaded, unless an invalidation came first.
     pub(crate) async fn commit(mut self, writes: Writes, tags: Tags) {
-        let outcome = self.hold.outcome.unless_lost();
-        self.hold.ends(Release::Done, outcome);
-        self.hold.answered = true;
+        let outcome = self.lease_guard.outcome.unless_lost();
+        self.lease_guard.ends(Release::Done, outcome);
+        self.lease_guard.answered = true;
         let sizes: Vec<u64> = writes.entries.iter().map(|(_, entry)| entry.payload().len() as u64).collect();
-        let (committed, writes) = match self.hold.lease.clone() {
+        let (committed, writes) = match self.lease_guard.lease.clone() {
             Ok(lease) => {
                 let fill = Fill { lease, writes, tags };
                 (self.store(&fill, sizes.iter().sum()).await, fill.writes)
@@ -440,28 +474,28 @@ impl Permit {
                 (Err(outcome_of(reason)), writes)
             }
         };
-        let Self { cache, mut hold, flight, invalidations, room, .. } = self;
+        let Self { cache, mut lease_guard, flight, invalidations, room, .. } = self;
         if committed.is_ok() {
             // The commit ended it.
-            hold.lease = Err(NoCacheReason::LeaseLost);
+            lease_guard.lease = Err(NoCacheReason::LeaseLost);
         }
-        if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) = (&committed, &hold.refreshes) {
+        if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) = (&committed, &lease_guard.refreshes) {
             cache.0.overdue.forget(key);
         }
-        drop((hold, room));
-        let (outcome, landing) = match committed {
-            Ok(Committed::Stored) => (FillOutcome::Stored, Landing::Stored),
-            Ok(Committed::Refused) => (FillOutcome::Fenced, Landing::Void),
-            Err(outcome) if cache.invalidations() != invalidations => (outcome, Landing::Void),
+        drop((lease_guard, room));
+        let (fill, outcome) = match committed {
+            Ok(Committed::Stored) => (FillOutcome::Stored, FlightOutcome::Stored),
+            Ok(Committed::Refused) => (FillOutcome::Fenced, FlightOutcome::Void),
+            Err(outcome) if cache.invalidations() != invalidations => (outcome, FlightOutcome::Void),
             // Those who wait would find nothing, and load one after the other.
-            Err(FillOutcome::Full) => (FillOutcome::Full, Landing::Uncacheable),
-            Err(outcome) => (outcome, Landing::Unstored(writes.entries.into())),
+            Err(FillOutcome::Full) => (FillOutcome::Full, FlightOutcome::Uncacheable),
+            Err(outcome) => (outcome, FlightOutcome::Unstored(writes.entries.into())),
         };
-        cache.emit(Event::Fill(outcome));
-        if outcome == FillOutcome::Stored {
+        cache.emit(Event::Fill(fill));
+        if fill == FillOutcome::Stored {
             sizes.into_iter().for_each(|bytes| cache.emit(Event::Kept { bytes }));
         }
-        flight.land(landing);
+        flight.finish(outcome);
     }
 
     /// Writes `fill`, of so many `bytes`, when its turn comes.
@@ -495,12 +529,12 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{engine::flight::Seat, store::MemoryStore};
+    use crate::{engine::flight::Role, store::MemoryStore};
 
-    async fn permission(cache: &Cache, key: &Key) -> Option<Permit> {
-        let Seat::Leader(flight) = cache.flights().board(key) else { return None };
-        match cache.ask_to_load(flight, key, Seen::Unusable, &mut cache.patience(), Caution::default()).await {
-            Permission::Load(permit) => Some(permit),
+    async fn permission(cache: &Cache, key: &Key) -> Option<WritePermit> {
+        let Role::Leader(flight) = cache.flights().join(key) else { return None };
+        match cache.try_acquire(flight, key, Seen::Unusable, &mut cache.patience(), FailurePolicy::default()).await {
+            Attempt::Granted(permit) => Some(permit),
             _ => None,
         }
     }
@@ -536,7 +570,7 @@ mod tests {
         let (cache, key) = (Cache::new(MemoryStore::new(1 << 20)), Key::new(["k"]));
         let mut permit = permission(&cache, &key).await.unwrap();
         if in_background {
-            permit.in_background(&key);
+            permit.is_for(Purpose::Refresh, &key);
         }
         let began = Instant::now();
         let demand = || if began.elapsed() < before { Demand::Awaited } else { demand };
@@ -559,10 +593,10 @@ mod tests {
         };
         assert_eq!(lasts(Duration::ZERO, Demand::Awaited, false).await, None, "somebody reads it");
         about(lasts(Duration::from_secs(5), Demand::Unawaited, false).await, bound);
-        about(lasts(Duration::from_secs(5), Demand::InTheWay, false).await, Duration::ZERO);
+        about(lasts(Duration::from_secs(5), Demand::Contended, false).await, Duration::ZERO);
         // It has lost its place by then, and will not be stored.
         about(lasts(2 * LONGEST_LOAD, Demand::Unawaited, false).await, Duration::ZERO);
         about(lasts(Duration::ZERO, Demand::Unawaited, true).await, LONGEST_LOAD);
-        about(lasts(Duration::ZERO, Demand::InTheWay, true).await, bound);
+        about(lasts(Duration::ZERO, Demand::Contended, true).await, bound);
     }
 }

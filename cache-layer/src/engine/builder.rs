@@ -1,0 +1,158 @@
+//! Settings of a cache.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    backoff::RecentFailures,
+    cache::{COMMITS, Cache, Inner, ON_THEIR_WAY},
+    predictor::Predictor,
+};
+#[cfg(feature = "typed")]
+use crate::codec::Codec;
+use crate::{
+    clock::Clock,
+    store::{Contract, Store},
+    telemetry::{Observer, Telemetry},
+};
+
+impl Cache {
+    /// A cache over `store`, with default settings.
+    pub fn new(store: impl Store) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// Settings of a cache over `store`.
+    pub fn builder(store: impl Store) -> CacheBuilder {
+        CacheBuilder {
+            store: Box::new(store),
+            name: Cow::Borrowed("cache-layer"),
+            keys_in_traces: false,
+            clock: Clock::system(),
+            observer: None,
+            lock_timeout: Duration::from_secs(5),
+            abandoned_load: Duration::from_secs(10),
+            #[cfg(feature = "typed")]
+            codec: Codec::default(),
+        }
+    }
+}
+
+/// Settings of a [`Cache`], from [`Cache::builder`].
+#[must_use = "a builder does nothing until it is built"]
+pub struct CacheBuilder {
+    store: Box<dyn Contract>,
+    name: Cow<'static, str>,
+    keys_in_traces: bool,
+    clock: Clock,
+    observer: Option<Arc<dyn Observer>>,
+    lock_timeout: Duration,
+    abandoned_load: Duration,
+    #[cfg(feature = "typed")]
+    codec: Codec,
+}
+
+impl CacheBuilder {
+    /// How long a request waits for another one's load of the same key before it goes to the origin alone; 5 s unless set.
+    /// Each request has up to a quarter less, at random, so that those who wait together don't go there together. A process
+    /// that died holds others back for a third of it.
+    ///
+    /// A load itself may take longer, up to a minute or twelve of these timeouts. One that hangs for longer than that
+    /// loses its place to the next, and is not stored; it goes on for as long as anybody waits for it or reads it.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// How long a load goes on that nobody waits for any more, because the client has left that asked for it, or the caller;
+    /// 10 s unless set. What comes within this time is stored, so that a client that comes back finds it; after that the
+    /// load is dropped, in the application as well: its future, or what is left of its body. Zero means soon after.
+    ///
+    /// A load ends sooner once it can't be stored any more, or if a request waits for its room at the application
+    /// ([`CacheLayer::max_loads`](crate::CacheLayer::max_loads)). A refresh in the background, for which nobody waits from the
+    /// beginning, goes on for as long as a load keeps its place: a minute, or twelve [lock timeouts](Self::lock_timeout).
+    pub fn abandoned_load(mut self, bound: Duration) -> Self {
+        self.abandoned_load = bound;
+        self
+    }
+
+    /// The clock that freshness is judged by; the system's unless set.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How typed values are written; [`Codec::Json`] unless set. Values that are there already are read as they were
+    /// written.
+    #[cfg(feature = "typed")]
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// What the cache is called in traces; `cache-layer` unless set.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Whether traces name keys as people read them, in the field `cache.key`; unless set, they only have a digest of
+    /// each, in `cache_layer.key_hash`. Keys contain what URLs contain, and traces are read by many.
+    pub fn keys_in_traces(mut self, named: bool) -> Self {
+        self.keys_in_traces = named;
+        self
+    }
+
+    /// Is told what happens, beside the cache's own [`counts`](Cache::counts).
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// The cache.
+    #[must_use]
+    pub fn build(self) -> Cache {
+        #[cfg(feature = "typed")]
+        let codec = self.codec;
+        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, .. } = self;
+        let tasks = TaskTracker::new();
+        // So that waiting for them ends whenever there is none; it takes new ones all the same.
+        tasks.close();
+        Cache(Arc::new(Inner {
+            store,
+            name,
+            keys_in_traces,
+            clock,
+            telemetry: Telemetry::with_observer(observer),
+            lock_timeout,
+            #[cfg(feature = "typed")]
+            codec,
+            flights: Arc::default(),
+            predictor: Predictor::default(),
+            recent_failures: RecentFailures::default(),
+            invalidations: AtomicU64::new(0),
+            overdue: Predictor::default(),
+            abandoned_load,
+            commits: Semaphore::new(COMMITS),
+            on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
+            tasks,
+        }))
+    }
+}
+
+impl fmt::Debug for CacheBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheBuilder")
+            .field("store", &self.store)
+            .field("lock_timeout", &self.lock_timeout)
+            .field("abandoned_load", &self.abandoned_load)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,250 @@
+//! The handle, and what its clones share.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    backoff::{RecentFailure, RecentFailures},
+    flight::Flights,
+    predictor::Predictor,
+};
+use crate::{
+    clock::Clock,
+    entry::Entry,
+    key::Key,
+    store::{Contract, LeaseToken, Lookup, Seen, StoreError},
+    telemetry::{Counts, Event, Telemetry},
+};
+#[cfg(feature = "typed")]
+use crate::{codec::Codec, tag::Tags, telemetry::FillOutcome};
+
+/// Commits under way at one time, to a store outside of this process. More wait for their turn.
+pub(super) const COMMITS: usize = 256;
+
+/// Bytes of entries on their way to the store, in units of [`UNIT`]: from when an answer says that it will be stored until it
+/// is. A store that can't keep up is spared the newest: bodies must not pile up here.
+pub(super) const ON_THEIR_WAY: usize = 128 * 1024;
+const UNIT: u64 = 1024;
+
+/// A cache: one handle over one store, cheap to clone. Front ends answer from it, and applications invalidate through
+/// it.
+///
+/// ```
+/// use cache_layer::{Cache, store::MemoryStore};
+///
+/// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+/// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// cache.invalidate_tags(["product:42", "products"]).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Cache(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) store: Box<dyn Contract>,
+    pub(super) name: Cow<'static, str>,
+    pub(super) keys_in_traces: bool,
+    pub(super) clock: Clock,
+    pub(super) telemetry: Telemetry,
+    pub(super) lock_timeout: Duration,
+    #[cfg(feature = "typed")]
+    pub(super) codec: Codec,
+    pub(super) flights: Arc<Flights>,
+    pub(super) predictor: Predictor,
+    pub(super) recent_failures: RecentFailures,
+    /// Invalidations that began in this process: what was loaded before one and couldn't be stored isn't shared after.
+    pub(super) invalidations: AtomicU64,
+    /// Keys whose last refresh in the background brought nothing to be stored.
+    pub(super) overdue: Predictor,
+    pub(super) abandoned_load: Duration,
+    pub(super) commits: Semaphore,
+    pub(super) on_their_way: Arc<Semaphore>,
+    pub(super) tasks: TaskTracker,
+}
+
+/// What the store has for a key.
+pub(crate) enum Retrieved {
+    Found(Entry),
+    Missing(Seen),
+    /// The store did not answer; this request should not ask it again.
+    Unavailable,
+}
+
+impl Cache {
+    /// Waits until loads that are under way have ended and their entries are stored, at most for `timeout`; `true` if
+    /// all have. For an orderly shutdown, once no request comes in any more. Invalidations that could not be delivered are
+    /// not waited for: nobody knows for how long.
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok()
+    }
+
+    /// Keys that this process is loading at this moment.
+    #[must_use]
+    pub fn loads_in_flight(&self) -> usize {
+        self.0.flights.count()
+    }
+
+    /// What happened since the cache was built.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.0.telemetry.counts()
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        self.0.telemetry.emit(event);
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.0.clock.now()
+    }
+
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.0.lock_timeout
+    }
+
+    /// How long a lease holds others back unless it is renewed. Well below their patience: they must still be waiting
+    /// when it runs out, and for the load of the one that takes it next.
+    pub(crate) fn lease_life(&self) -> Duration {
+        self.0.lock_timeout / 3
+    }
+
+    pub(crate) fn flights(&self) -> &Arc<Flights> {
+        &self.0.flights
+    }
+
+    /// Runs `task` to its end whatever becomes of its caller; [`drain`](Self::drain) waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
+        self.0.tasks.spawn(Box::pin(task))
+    }
+
+    /// Whether what one of the two loads is stored for the other one, as far as this process can tell.
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.store.identity() == other.0.store.identity()
+    }
+
+    /// Whether the lease of this token is held on `key`; `None` if the store doesn't say.
+    pub(crate) async fn is_held_by(&self, key: &Key, token: LeaseToken) -> Option<bool> {
+        self.0.store.is_held_by(key, token).await.ok()
+    }
+
+    /// The entry of `key`, if this process has it in memory.
+    pub(crate) fn peek(&self, key: &Key) -> Option<Entry> {
+        self.0.store.peek(key).map(|entry| entry.seen_at(|| self.now()))
+    }
+
+    /// The entry of `key`.
+    pub(crate) async fn lookup(&self, key: &Key) -> Retrieved {
+        let found = self.0.store.get(key).await;
+        self.retrieved(found)
+    }
+
+    fn retrieved(&self, found: Result<Lookup, StoreError>) -> Retrieved {
+        match found {
+            Ok(Lookup::Found(entry)) => Retrieved::Found(entry.seen_at(|| self.now())),
+            Ok(Lookup::Absent) => Retrieved::Missing(Seen::Nothing),
+            Ok(Lookup::Rejected(rejection, seen)) => {
+                self.emit(Event::Rejected(rejection));
+                Retrieved::Missing(seen)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "look-up failed");
+                self.emit(Event::StoreUnavailable);
+                Retrieved::Unavailable
+            }
+        }
+    }
+
+    /// Whether a response for this primary key could not be kept lately.
+    pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
+        self.0.predictor.has(key)
+    }
+
+    /// The failure that the key backs off from, as far as this process remembers.
+    pub(crate) fn recent_failure(&self, key: &Key) -> Option<RecentFailure> {
+        self.0.recent_failures.get(key)
+    }
+
+    /// The entries of `keys`, in their order, at the cost of one.
+    #[cfg(feature = "typed")]
+    pub(crate) async fn lookup_many(&self, keys: &[Key]) -> Vec<Retrieved> {
+        self.0.store.get_many(keys).await.into_iter().map(|found| self.retrieved(found)).collect()
+    }
+
+    /// Stores what no load stands behind, over whatever is there or being loaded.
+    #[cfg(feature = "typed")]
+    pub(crate) async fn put(&self, entries: Vec<(Key, Entry)>, tags: &Tags) -> Result<(), StoreError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        entries.iter().for_each(|(key, _)| self.0.recent_failures.forget(key));
+        let sizes: Vec<u64> = entries.iter().map(|(_, entry)| entry.payload().len() as u64).collect();
+        let result = self.0.store.put(entries, tags).await;
+        for bytes in sizes {
+            match result {
+                Ok(()) => {
+                    self.emit(Event::Fill(FillOutcome::Stored));
+                    self.emit(Event::Kept { bytes });
+                }
+                Err(StoreError::Full) => self.emit(Event::Fill(FillOutcome::Full)),
+                Err(_) => self.emit(Event::Fill(FillOutcome::Unavailable)),
+            }
+        }
+        result
+    }
+
+    #[cfg(feature = "typed")]
+    pub(crate) fn codec(&self) -> Codec {
+        self.0.codec
+    }
+
+    /// Room for so many bytes on their way to the store, if there is.
+    pub(super) fn room_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        self.0.on_their_way.clone().try_acquire_many_owned(units(bytes)).ok()
+    }
+
+    /// Waits for room for so many bytes, of which there is some already, and for a turn to commit them.
+    pub(super) async fn turn_to_commit(
+        &self,
+        room: Option<OwnedSemaphorePermit>,
+        bytes: u64,
+    ) -> (Option<OwnedSemaphorePermit>, Option<SemaphorePermit<'_>>) {
+        // The semaphores are never closed.
+        let room = match room {
+            Some(room) if room.num_permits() >= units(bytes) as usize => Some(room),
+            // Nobody waits for more while holding some: all could, and none would ever get it.
+            less => {
+                drop(less);
+                self.0.on_their_way.clone().acquire_many_owned(units(bytes)).await.ok()
+            }
+        };
+        (room, self.0.commits.acquire().await.ok())
+    }
+
+    pub(super) fn invalidations(&self) -> u64 {
+        self.0.invalidations.load(Ordering::SeqCst)
+    }
+}
+
+/// One that is larger than there is room for has all of it.
+fn units(bytes: u64) -> u32 {
+    bytes.div_ceil(UNIT).min(ON_THEIR_WAY as u64) as u32
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("store", &self.0.store).field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}

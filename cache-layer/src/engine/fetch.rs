@@ -1,0 +1,151 @@
+//! From a miss to the right to load, and waiting for another request's load: once for both front ends.
+//!
+//! A front end looks a request up, and says as [`Found`] what that means. A [`Miss`] joins the flight of its key
+//! ([`Flights::join`](super::flight::Flights::join)): its leader [acquires](Cache::acquire) the right to load, and the others
+//! [follow](Follower::follow).
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    backoff::RecentFailure,
+    cache::Cache,
+    flight::{Flight, FlightOutcome, Follower},
+    in_progress::InProgress,
+    patience::Patience,
+    permit::{Attempt, FailurePolicy, Purpose, WritePermit},
+    span::Wait,
+};
+use crate::{
+    entry::Entry,
+    key::Key,
+    store::Seen,
+    telemetry::{NoCacheReason, Release},
+};
+
+/// What a lookup means for one request. `H` is an answer, and `D` what a front end knows of a miss.
+pub(crate) enum Found<H, D = ()> {
+    /// This answers the request.
+    Fresh(H),
+    /// This answers the request, and is to be refreshed.
+    Stale(H, Miss<D>),
+    Missing(Miss<D>),
+}
+
+/// The place in the store that the result of a load will take.
+#[derive(Clone, Debug)]
+pub(crate) struct Miss<D = ()> {
+    pub(crate) key: Key,
+    /// What the lookup saw there; `None` if the store did not answer.
+    pub(crate) expected: Option<Seen>,
+    /// What is there: to be validated, or to fall back on.
+    pub(crate) stale: Option<Entry>,
+    pub(crate) detail: D,
+}
+
+impl<D> Miss<D> {
+    /// Whether the store answered the lookup.
+    pub(crate) fn reached_store(&self) -> bool {
+        self.expected.is_some()
+    }
+}
+
+/// How the leader of a flight came out of asking for the right to load.
+#[expect(clippy::large_enum_variant, reason = "there is one for each load, and it moves once")]
+pub(crate) enum Acquire<H, D> {
+    Granted(WritePermit, Miss<D>),
+    /// Another load has brought this. The flight has ended.
+    Found(H),
+    /// A recent load of this key could not be stored: load without a thought of storing. The flight has ended.
+    Uncacheable,
+    /// A recent load of this key failed: leave the application alone. The flight has ended.
+    BackedOff(RecentFailure, Miss<D>),
+}
+
+/// How a request came out of waiting for another request's load.
+pub(crate) enum Followed<T> {
+    /// It has part in what is coming in.
+    Joined(T),
+    Ended(FlightOutcome),
+    TimedOut,
+}
+
+impl Cache {
+    /// Asks for the right to load what `miss` is about. While the key is loaded elsewhere in the fleet, or changes, the
+    /// request waits, and looks again with `find`, for as long as there is `patience`; after that the load goes ahead, and is
+    /// not stored.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
+    )]
+    pub(crate) fn acquire<H, D, F: Future<Output = Found<H, D>>>(
+        &self,
+        mut flight: Flight,
+        mut miss: Miss<D>,
+        patience: &mut Patience,
+        policy: impl Fn(&Miss<D>) -> FailurePolicy,
+        find: impl Fn() -> F,
+    ) -> impl Future<Output = Acquire<H, D>> {
+        async move {
+            loop {
+                let Some(seen) = miss.expected else {
+                    return Acquire::Granted(self.load_without_store(flight), miss);
+                };
+                match self.try_acquire(flight, &miss.key, seen, patience, policy(&miss)).await {
+                    Attempt::Granted(permit) => return Acquire::Granted(permit, miss),
+                    Attempt::Changed(again) => flight = again,
+                    Attempt::Uncacheable => return Acquire::Uncacheable,
+                    Attempt::BackedOff(failure) => return Acquire::BackedOff(failure, miss),
+                }
+                miss = match find().await {
+                    Found::Fresh(hit) => {
+                        flight.finish(FlightOutcome::Stored);
+                        return Acquire::Found(hit);
+                    }
+                    Found::Stale(_, miss) | Found::Missing(miss) => miss,
+                };
+            }
+        }
+    }
+
+    /// What a refresh of `key`, which is stale and may be used, is for.
+    pub(crate) fn purpose_of_refresh(&self, key: &Key) -> Purpose {
+        if self.is_overdue(key) { Purpose::Overdue } else { Purpose::Refresh }
+    }
+
+    /// Whether a request may be given what `load` brings: nothing that was invalidated before the request came. To be asked
+    /// after the request's own lookup, and whether that `reached_store`: with the store's answer, this process has heard of
+    /// every invalidation before it.
+    pub(crate) fn may_join(&self, load: &InProgress, reached_store: bool) -> bool {
+        let stands = match &load.lease {
+            Ok(lease) => reached_store && !self.0.store.overtaken(lease),
+            // No request of this process can ask the store, so none misses an invalidation that only the store knows of.
+            Err(NoCacheReason::StoreUnavailable) => !reached_store,
+            Err(_) => false,
+        };
+        stands && load.invalidations == self.invalidations()
+    }
+}
+
+impl Follower {
+    /// Waits until the load has ended, or until `join` accepts what is coming in; at most until `deadline`.
+    pub(crate) async fn follow<T>(
+        mut self,
+        wait: Wait,
+        deadline: Instant,
+        join: impl FnOnce(&InProgress) -> Option<T>,
+    ) -> Followed<T> {
+        let followed = timeout_at(deadline, async {
+            match self.in_progress().await.and_then(|load| join(&load)) {
+                Some(joined) => Followed::Joined(joined),
+                None => Followed::Ended(self.outcome().await),
+            }
+        });
+        let followed = followed.await.unwrap_or(Followed::TimedOut);
+        wait.ended(match &followed {
+            Followed::Joined(_) => Release::Done,
+            Followed::Ended(outcome) => outcome.release(),
+            Followed::TimedOut => Release::WaitTimeout,
+        });
+        followed
+    }
+}

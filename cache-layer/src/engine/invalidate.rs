@@ -1,0 +1,220 @@
+//! Invalidation: of a key, by tags, by a pattern, or of everything; hard or soft.
+
+use std::sync::atomic::Ordering;
+
+use super::{cache::Cache, error::InvalidateError};
+use crate::{
+    key::Key,
+    pattern::Pattern,
+    store::{Scope, StoreError},
+    tag::Tags,
+    telemetry::{Event, InvalidationKind},
+};
+
+/// What an invalidation covers, and what it does to that.
+#[derive(Clone, Copy, Debug)]
+struct Invalidation<'a> {
+    scope: Scope<'a>,
+    hardness: Hardness,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hardness {
+    /// The entries are not used again.
+    Hard,
+    /// The entries are stale at once.
+    Soft,
+}
+
+impl Cache {
+    /// Voids the entry of `key`, with all its variants. [`CacheLayer::key`](crate::CacheLayer::key) tells the key of a URI.
+    ///
+    /// Once this returned, no load that began before it becomes visible any more.
+    ///
+    /// # Errors
+    ///
+    /// If the store could not be reached: see [`InvalidateError`].
+    pub async fn invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
+        self.run(Invalidation { scope: Scope::Key(key), hardness: Hardness::Hard }).await
+    }
+
+    /// Voids every entry that carries `tag`, at the cost of one small write.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate).
+    pub async fn invalidate_tag(&self, tag: &str) -> Result<(), InvalidateError> {
+        self.invalidate_tags([tag]).await
+    }
+
+    /// Voids every entry that carries one of `tags`, in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate).
+    pub async fn invalidate_tags<T: AsRef<str>>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<(), InvalidateError> {
+        self.run_on_tags(&Tags::new(tags), Hardness::Hard).await
+    }
+
+    /// Voids every entry.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate).
+    pub async fn invalidate_all(&self) -> Result<(), InvalidateError> {
+        self.run(Invalidation { scope: Scope::Everything, hardness: Hardness::Hard }).await
+    }
+
+    /// Makes the entry of `key`, with all its variants, stale at once: it is used as if its freshness had ended now, for
+    /// no longer than it may be used stale, while it is loaded again; where it may not be used stale, it is validated
+    /// first. Its validators are kept, so that the application may answer that nothing has changed.
+    ///
+    /// Loads that began before are dealt with as by [`invalidate`](Self::invalidate). The first variant that is loaded
+    /// again voids the other ones.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate); what is kept to be retried is a hard invalidation.
+    pub async fn soft_invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
+        self.run(Invalidation { scope: Scope::Key(key), hardness: Hardness::Soft }).await
+    }
+
+    /// Makes every entry that carries `tag` stale, as [`soft_invalidate`](Self::soft_invalidate) does, at the cost of one
+    /// small write.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, store::MemoryStore};
+    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// // Prices may be some seconds old: nobody has to wait for the new ones.
+    /// cache.soft_invalidate_tag("prices").await?;
+    /// // A withdrawn product may not be shown again.
+    /// cache.invalidate_tag("product:42").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`soft_invalidate`](Self::soft_invalidate).
+    pub async fn soft_invalidate_tag(&self, tag: &str) -> Result<(), InvalidateError> {
+        self.soft_invalidate_tags([tag]).await
+    }
+
+    /// Makes every entry that carries one of `tags` stale, in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// As for [`soft_invalidate`](Self::soft_invalidate).
+    pub async fn soft_invalidate_tags<T: AsRef<str>>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<(), InvalidateError> {
+        self.run_on_tags(&Tags::new(tags), Hardness::Soft).await
+    }
+
+    /// Makes every entry stale.
+    ///
+    /// # Errors
+    ///
+    /// As for [`soft_invalidate`](Self::soft_invalidate).
+    pub async fn soft_invalidate_all(&self) -> Result<(), InvalidateError> {
+        self.run(Invalidation { scope: Scope::Everything, hardness: Hardness::Soft }).await
+    }
+
+    /// Deletes every entry whose key matches `pattern`, with its variants, and tells how many keys had one; what tags had
+    /// voided counts as long as it is there.
+    ///
+    /// A key is compared as people read it: its parts one after another, so `Key::new(["products:", "list:", "2"])` is
+    /// matched by `products:list:*`, and the responses of a host by `http://shop.example/*`, behind the layer's
+    /// [`namespace`](crate::CacheLayer::namespace) if it has one. `https://` in a pattern means `http://` as well, since layers keep
+    /// the responses of both there, unless they have [`schemes_apart`](crate::CacheLayer::schemes_apart). Of a key, what is not printable ASCII, and `{ } % * [ ] \`, stand
+    /// there as `%` and two upper-case hex digits.
+    ///
+    /// | in a pattern | matches |
+    /// |---|---|
+    /// | `*` | anything, also nothing |
+    /// | `?` | any one character |
+    /// | `[abc]`, `[a-z]`, `[^a]` | one of these; one that is not |
+    /// | `\` | the next character itself |
+    ///
+    /// This looks at the name of every key, in small steps that leave the store time for others: it takes seconds where
+    /// there are millions. A tag does the same at once. Once it returned, nothing that matches and was loaded before the
+    /// call is served; what is loaded during the call may be deleted as well. It goes on if its caller doesn't wait.
+    ///
+    /// ```
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+    /// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let deleted = cache.delete_pattern("products:list:*").await?;
+    /// println!("{deleted} lists will be loaded again");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate). Redis users need the permission to `SCAN`; without it, everything is
+    /// invalidated, and nothing counted.
+    pub async fn delete_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        let mut deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
+        if let Some(pattern) = under_http(pattern) {
+            let more = self.0.store.delete_matching(&Pattern::new(&pattern)).await;
+            deleted = deleted.and_then(|deleted| Ok(deleted + more?));
+        }
+        self.0.recent_failures.forget_all();
+        self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard)
+    }
+
+    async fn run_on_tags(&self, tags: &Tags, hardness: Hardness) -> Result<(), InvalidateError> {
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.run(Invalidation { scope: Scope::Tags(tags), hardness }).await
+    }
+
+    async fn run(&self, Invalidation { scope, hardness }: Invalidation<'_>) -> Result<(), InvalidateError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        let result = match hardness {
+            Hardness::Hard => self.0.store.invalidate(scope).await,
+            Hardness::Soft => self.0.store.soften(scope).await,
+        };
+        if hardness == Hardness::Hard {
+            self.forget_what_was_learned(scope);
+        }
+        self.delivered(result, scope.into(), hardness)
+    }
+
+    /// What is made anew may be cacheable, and its load may succeed.
+    fn forget_what_was_learned(&self, scope: Scope<'_>) {
+        match scope {
+            Scope::Key(key) => self.0.recent_failures.forget(key),
+            Scope::Everything => {
+                self.0.recent_failures.forget_all();
+                self.0.predictor.forget_all();
+            }
+            Scope::Tags(_) => {}
+        }
+    }
+
+    fn delivered<T>(
+        &self,
+        result: Result<T, StoreError>,
+        kind: InvalidationKind,
+        hardness: Hardness,
+    ) -> Result<T, InvalidateError> {
+        self.emit(Event::Invalidation { kind, soft: hardness == Hardness::Soft, delivered: result.is_ok() });
+        result.map_err(InvalidateError::from)
+    }
+}
+
+/// The pattern that matches what layers keep of the URIs under `https` that this one matches, if it names that scheme.
+fn under_http(pattern: &str) -> Option<String> {
+    let (before, after) = pattern.split_once("://")?;
+    before.strip_suffix("https").map(|space| format!("{space}http://{after}"))
+}

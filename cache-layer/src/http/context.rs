@@ -1,0 +1,96 @@
+//! What all requests through one layer share.
+
+use http::{
+    HeaderMap, Response,
+    header::{AUTHORIZATION, COOKIE},
+};
+
+use super::{load_limit::LoadLimit, ranges::RangeMemory, target::KeyRules};
+use crate::{
+    engine::Cache,
+    inherit,
+    key::Key,
+    policy::Policy,
+    semantics::{cache_status::CacheName, reuse::RequestDirectives, sites::Sites, vary::VaryFields},
+};
+
+/// The cache, and the settings of a [`CacheLayer`](super::CacheLayer).
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) cache: Cache,
+    pub(super) policy: Policy,
+    pub(super) name: CacheName,
+    /// What the keys of all requests begin with.
+    pub(super) namespace: String,
+    /// What scheme and host of a request are taken for.
+    pub(super) sites: Sites,
+    pub(super) load_limit: LoadLimit,
+    pub(super) range_memory: RangeMemory,
+}
+
+/// Whether a response may be due to this one client.
+pub(super) fn is_personal(request: &HeaderMap) -> bool {
+    request.contains_key(AUTHORIZATION) || request.contains_key(COOKIE)
+}
+
+impl Context {
+    pub(super) fn new(cache: Cache) -> Self {
+        Self {
+            cache,
+            policy: Policy::default(),
+            name: CacheName::default(),
+            namespace: String::new(),
+            sites: Sites::default(),
+            load_limit: LoadLimit::default(),
+            range_memory: RangeMemory::default(),
+        }
+    }
+
+    /// What the key of a request with `headers` is made of.
+    pub(super) fn key_rules<'a>(&'a self, headers: &'a HeaderMap) -> KeyRules<'a> {
+        let Policy { caching, key_headers, .. } = &self.policy;
+        KeyRules {
+            sites: &self.sites,
+            namespace: &self.namespace,
+            ignored_query: &caching.ignored_query,
+            key_headers,
+            headers,
+        }
+    }
+
+    /// The key of the variant of `key` that a request with `headers` selects.
+    pub(super) fn variant_key(&self, key: &Key, fields: &VaryFields, headers: &HeaderMap) -> Key {
+        let mut selector = Vec::with_capacity(64);
+        for value in fields.selecting_values(headers, self.policy.caching.normalization) {
+            match value {
+                // Absent and empty are two values.
+                None => selector.push(0),
+                Some(value) => {
+                    selector.push(1);
+                    selector.extend_from_slice(&(value.len() as u64).to_be_bytes());
+                    selector.extend_from_slice(&value);
+                }
+            }
+        }
+        key.variant(&selector)
+    }
+
+    pub(super) fn directives(&self, headers: &HeaderMap) -> RequestDirectives {
+        RequestDirectives::from_headers(headers, self.policy.caching.request_directives)
+    }
+
+    /// Runs a handler; its response is given what the handler read from the cache, if the response inherits from that.
+    pub(super) async fn with_reads<R, E>(
+        &self,
+        handler: impl Future<Output = Result<Response<R>, E>>,
+    ) -> Result<Response<R>, E> {
+        if !self.policy.inherits {
+            return handler.await;
+        }
+        let (result, reads) = inherit::collect(handler).await;
+        result.map(|mut response| {
+            response.extensions_mut().insert(reads);
+            response
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! A load that has the right to store what comes: its end, whatever the application answers.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::{
+    annotate::Served,
+    context::{Context, is_personal},
+    load_limit::LoadPermit,
+    plan::{CacheRequest, is_lasting},
+    reply::LoadReply,
+    select::Miss,
+};
+use crate::{
+    engine::{
+        permit::{Demand, Purpose, WritePermit},
+        task::ReplyTo,
+    },
+    semantics::staleness::is_replaceable_error,
+    telemetry::{Event, NoCacheReason},
+};
+
+/// A load under way, for the request that waits for its reply and for all that follow it.
+pub(super) struct Fill<R: Body, E> {
+    pub(super) context: Arc<Context>,
+    pub(super) request: CacheRequest,
+    pub(super) miss: Miss,
+    pub(super) permit: WritePermit,
+    pub(super) reply_to: ReplyTo<LoadReply<R, E>>,
+    /// Room at the application, until the load is over.
+    pub(super) room: Option<LoadPermit>,
+}
+
+/// Whether a load has room at the application.
+pub(super) enum Admission {
+    Admitted,
+    /// No request waits for the load any more.
+    Abandoned,
+    NoRoom,
+}
+
+impl<R: Body, E> Fill<R, E> {
+    /// Says what the load is for, and waits for room at the application until `deadline`; in the background, not at all.
+    pub(super) async fn admit(&mut self, purpose: Purpose, deadline: Instant) -> Admission {
+        let Self { context, permit, reply_to, room, .. } = self;
+        permit.is_for(purpose, &self.miss.key);
+        if purpose.is_in_background() {
+            *room = context.load_limit.take();
+        } else {
+            context.cache.emit(Event::Miss);
+            let limit = &context.load_limit;
+            let demand = || context.demand(reply_to.is_awaited());
+            match permit.while_loading(limit.wait(deadline), demand).await {
+                Some(found) => *room = found,
+                None => return Admission::Abandoned,
+            }
+        }
+        if room.is_some() { Admission::Admitted } else { Admission::NoRoom }
+    }
+
+    /// Ends a load for which there is no room at the application.
+    pub(super) fn refuse(mut self, purpose: Purpose) {
+        if purpose.is_in_background() {
+            // A request that can't do without will lead.
+            self.permit.leave_out();
+            self.context.cache.emit(Event::RefreshSkipped);
+            return;
+        }
+        let reply = match self.stale_if_error(None) {
+            Some(reply) => reply,
+            None => LoadReply::Response(self.context.overloaded()),
+        };
+        self.permit.failed(None, false);
+        self.reply_to.send(reply);
+    }
+
+    /// Ends a load for which the application has no response but an error.
+    pub(super) fn failed(self, purpose: Purpose, error: E) {
+        let reply = self.stale_if_error(None).unwrap_or(LoadReply::Failed(error));
+        // Without its request, a service may have no answer that has one otherwise.
+        self.permit.failed(None, !purpose.is_in_background() && !is_personal(&self.request.headers));
+        self.context.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
+        self.reply_to.send(reply);
+    }
+
+    /// What is stale, in place of an error of this status, or of no response at all.
+    pub(super) fn stale_if_error(&self, status: Option<u16>) -> Option<LoadReply<R, E>> {
+        let entry = self.context.stale_if_error_entry(&self.request.headers, self.miss.stale.as_ref(), status)?;
+        Some(LoadReply::Entry(entry, Served::StaleIfError(status)))
+    }
+}
+
+impl Context {
+    /// Who waits for a load, by whether the request does that leads it, or that has its body.
+    pub(super) fn demand(&self, awaited: bool) -> Demand {
+        match awaited {
+            true => Demand::Awaited,
+            false if self.load_limit.is_contended() => Demand::Contended,
+            false => Demand::Unawaited,
+        }
+    }
+
+    /// Ends a load whose response is not stored.
+    pub(super) fn record_uncacheable(
+        &self,
+        permit: WritePermit,
+        request: &CacheRequest,
+        status: StatusCode,
+        offers_ranges: bool,
+        reason: NoCacheReason,
+    ) {
+        // What may be due to this one client, or to a moment's trouble, is not held against the others.
+        let personal = is_personal(&request.headers);
+        if is_replaceable_error(status) {
+            permit.emit(Event::NotStored(reason));
+            return permit.failed(Some(status.as_u16()), !personal);
+        }
+        if status == StatusCode::OK {
+            self.learn_from_whole(request, offers_ranges, reason);
+        }
+        let remembered = !personal && status == StatusCode::OK && is_lasting(reason);
+        permit.uncacheable(reason, remembered.then_some(&request.key));
+    }
+}

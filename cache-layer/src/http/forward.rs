@@ -1,0 +1,106 @@
+//! A request that the application answers by itself: nothing of the response is stored.
+
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::{
+    annotate::{self, Served},
+    body::ResponseBody,
+    context::Context,
+    oneshot::Oneshot,
+    origin::Origin,
+    plan::CacheRequest,
+};
+use crate::{
+    entry::Entry,
+    key::Key,
+    semantics::{cache_status::ForwardReason, staleness::is_replaceable_error},
+    telemetry::{Event, NoCacheReason},
+};
+
+/// A request on its way past the cache, which might have had an answer.
+pub(super) struct Forward<'a, S, B> {
+    pub(super) service: S,
+    pub(super) request: Request<B>,
+    pub(super) key: &'a Key,
+    pub(super) reason: NoCacheReason,
+    /// Until when to wait for room at the application.
+    pub(super) deadline: Instant,
+    /// What may answer in place of an error, or if there was no room.
+    pub(super) stale: Option<&'a Entry>,
+}
+
+impl Context {
+    /// The response to a request that was not looked up.
+    pub(super) fn bypassed<R: Body>(&self, response: Response<R>, reason: NoCacheReason) -> Response<ResponseBody<R>> {
+        let mut response = response.map(ResponseBody::inner);
+        // A layer further out stores it, by its tags among others, and takes them out for its clients.
+        if reason != NoCacheReason::Nested {
+            self.policy.strip_internal(response.headers_mut());
+        }
+        annotate::bypass(response.headers_mut(), &self.name, reason);
+        response
+    }
+
+    /// Forwards one request, and stores nothing.
+    pub(super) async fn forward_uncached<S: Origin<B>, B>(
+        &self,
+        forward: Forward<'_, S, B>,
+    ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
+        let Forward { service, mut request, key, reason, deadline, stale } = forward;
+        self.cache.emit(Event::Miss);
+        let room = match reason {
+            NoCacheReason::Remembered => None,
+            _ => match self.load_limit.wait(deadline).await {
+                Some(room) => Some(room),
+                None => return Ok(self.without_room(request.method(), request.headers(), stale)),
+            },
+        };
+        let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
+        // A layer further in is not to wait for what this one has waited for, nor for its room.
+        self.mark(&mut request, key, None);
+        let result = Oneshot::new(service, request).await;
+        drop(room);
+        let failed = match &result {
+            Ok(response) => Some(response.status()).filter(|status| is_replaceable_error(*status)).map(Some),
+            Err(_) => Some(None),
+        };
+        if let (Some(status), Some((stale, method, headers))) = (failed, fallback) {
+            let status = status.map(|status| status.as_u16());
+            if let Some(entry) = self.stale_if_error_entry(&headers, Some(stale), status) {
+                return Ok(self.respond_after_miss(entry, &method, &headers, Served::StaleIfError(status)));
+            }
+        }
+        let mut response = result?.map(ResponseBody::inner);
+        self.policy.strip_internal(response.headers_mut());
+        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
+        Ok(response)
+    }
+
+    /// As [`forward_uncached`](Self::forward_uncached), and learns from the response what to do with the next range.
+    pub(super) async fn forward_and_learn<S: Origin<B>, B>(
+        &self,
+        forward: Forward<'_, S, B>,
+    ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
+        let request = CacheRequest::of_get(self, forward.key.clone(), &forward.request);
+        let response = self.forward_uncached(forward).await?;
+        if let Some(request) = request {
+            self.learn_from_answer(&request, &response);
+        }
+        Ok(response)
+    }
+
+    /// The answer where there was no room at the application.
+    fn without_room<R: Body>(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        stale: Option<&Entry>,
+    ) -> Response<ResponseBody<R>> {
+        match self.stale_if_error_entry(headers, stale, None) {
+            Some(entry) => self.respond_after_miss(entry, method, headers, Served::StaleIfError(None)),
+            None => self.overloaded(),
+        }
+    }
+}

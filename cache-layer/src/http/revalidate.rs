@@ -1,0 +1,77 @@
+//! The application says that what is stored still holds (RFC 9111, section 4.3.4).
+
+use http::{header::ACCEPT_RANGES, response};
+use http_body::Body;
+
+use super::{annotate::Served, fill::Fill, plan::OriginResponse, reply::LoadReply, response_entry::ResponseEntry};
+use crate::{
+    inherit::Reads,
+    policy::Freshness,
+    semantics::update::{freshen, selects},
+    tag::Tags,
+    telemetry::{Event, NoCacheReason},
+};
+
+impl<R: Body, E> Fill<R, E> {
+    /// `entry` still holds: by the head of a 304, or by one that is none, since the application was not asked.
+    pub(super) async fn revalidated(mut self, entry: ResponseEntry, head: Option<response::Parts>) {
+        self.permit.not_modified();
+        self.permit.reserve(Some(entry.payload().len() as u64));
+        let (stored, now) = (entry.response(), self.context.cache.now());
+        let asked_about = head.is_some();
+        let Some(mut head) = head.filter(|head| selects(&head.headers, &stored.headers, now / 1000)) else {
+            return self.unmatched(entry, asked_about).await;
+        };
+        let response = self.freshened(&entry, &mut head);
+        let (why, varies) = (self.miss.detail.why, self.miss.detail.varies.take());
+        match self.context.plan(&self.request, response) {
+            Ok(plan) => {
+                let draft = self.context.draft(plan, &self.request, varies, false);
+                let millis = self.context.load_time(&self.request);
+                let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis));
+                let served = Served::Validated { why, not_stored: self.permit.refusal() };
+                self.reply_to.send(LoadReply::Entry(again, served));
+                self.permit.commit(writes, tags).await;
+            }
+            Err(reason) => {
+                let (status, offers_ranges) = (stored.status, stored.headers.contains_key(ACCEPT_RANGES));
+                let served = Served::Validated { why, not_stored: Some(reason) };
+                self.reply_to.send(LoadReply::Entry(entry.clone(), served));
+                self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
+            }
+        }
+    }
+
+    /// The stored response as a 304 updates it (section 3.2).
+    fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> OriginResponse {
+        let (policy, stored) = (&self.context.policy, entry.response());
+        self.context.dated(&mut head.headers);
+        let mut headers = stored.headers.clone();
+        freshen(&mut headers, &head.headers, &policy.caching);
+        let names_tags = policy.tag_fields.iter().any(|name| head.headers.contains_key(name));
+        let tags = head.extensions.remove::<Tags>().or_else(|| names_tags.then(Tags::default));
+        OriginResponse {
+            status: stored.status,
+            headers,
+            tags: tags.unwrap_or_else(|| entry.tags()),
+            freshness: head.extensions.remove::<Freshness>(),
+            inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
+            length: entry.payload().len() as u64,
+        }
+    }
+
+    /// The 304 names another response than the one that was asked about, which may only be spelled otherwise: so this one is
+    /// not made fresh. Yet the application has said that it holds, and the request is gone. The next one asks for the whole.
+    async fn unmatched(self, entry: ResponseEntry, asked_about: bool) {
+        let Self { context, request, miss, permit, reply_to, room: _room } = self;
+        let reason = NoCacheReason::Unmatched;
+        let served = Served::Validated { why: miss.detail.why, not_stored: Some(reason) };
+        reply_to.send(LoadReply::Entry(entry.clone(), served));
+        if !asked_about {
+            return permit.uncacheable(reason, None);
+        }
+        permit.emit(Event::NotStored(reason));
+        let writes = context.unmatched(&entry, &request, miss.detail.varies.as_ref());
+        permit.commit(writes, entry.tags()).await;
+    }
+}
