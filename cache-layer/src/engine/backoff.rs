@@ -1,5 +1,5 @@
-//! Failures that all who ask for a key share: for a while that grows with each of them, nobody asks the application again
-//! who has something else to answer with.
+//! Failures that all requests for a key share: for a while that grows with each of them, no request asks the application again
+//! that has another answer.
 
 use std::{
     collections::HashMap,

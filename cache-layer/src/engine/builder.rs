@@ -61,11 +61,11 @@ pub struct CacheBuilder {
 
 impl CacheBuilder {
     /// How long a request waits for another one's load of the same key before it goes to the origin alone; 5 s unless set.
-    /// Each request has up to a quarter less, at random, so that those who wait together don't go there together. A process
+    /// Each request has up to a quarter less, at random, so that requests that wait together don't go there together. A process
     /// that died holds others back for a third of it.
     ///
     /// A load itself may take longer, up to a minute or twelve of these timeouts. One that hangs for longer than that
-    /// loses its place to the next, and is not stored; it goes on for as long as anybody waits for it or reads it.
+    /// loses its place to the next, and is not stored; it goes on for as long as a request waits for it or reads it.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self

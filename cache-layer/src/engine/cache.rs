@@ -224,7 +224,7 @@ impl Cache {
         // The semaphores are never closed.
         let room = match room {
             Some(room) if room.num_permits() >= units(bytes) as usize => Some(room),
-            // Nobody waits for more while holding some: all could, and none would ever get it.
+            // No commit waits for more room while it holds some: all could, and none would ever get it.
             less => {
                 drop(less);
                 self.0.on_their_way.clone().acquire_many_owned(units(bytes)).await.ok()

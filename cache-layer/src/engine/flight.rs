@@ -41,7 +41,7 @@ pub(crate) enum FlightOutcome {
 }
 
 impl FlightOutcome {
-    /// How those who waited were released.
+    /// How the followers were released.
     pub(crate) fn release(&self) -> Release {
         match self {
             Self::Stored | Self::Unstored(_) => Release::Done,
@@ -150,7 +150,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.leave();
-        // Nobody follows any more, or ever will: most loads are nobody else's, and telling nobody costs as much.
+        // From here on nothing can join. Most loads have no follower, and to tell none costs as much as to tell one.
         if self.stage.receiver_count() > 0 {
             let outcome = std::mem::replace(&mut self.outcome, FlightOutcome::Void);
             self.stage.send_replace(Stage::Finished(outcome));

@@ -1,6 +1,6 @@
 //! A payload on its way: one writes it, others read it as it grows, each at its own pace.
 //!
-//! How it ends is always said. A writer that is gone without a word has left a part behind, and nobody may take that for
+//! How it ends is always said. A writer that is gone without a word has left a part behind, and no reader may take that for
 //! the whole.
 //!
 //! All of it is kept for as long as it comes in. One that [outgrows](BodyWriter::outgrow) what may be kept goes on for those
@@ -51,7 +51,7 @@ struct Chunks {
     gone: usize,
     before: u64,
     written: u64,
-    /// The most bytes between the writer and the slowest reader, once nobody new may read.
+    /// The most bytes between the writer and the slowest reader, once no other reader may begin.
     window: Option<u64>,
     end: Option<Result<End, Incomplete>>,
     /// Who reads, by number. One that reads and is not here was let go.
@@ -113,15 +113,15 @@ impl BodyWriter {
         });
     }
 
-    /// All of it was pushed; this is a copy in one piece, which nobody's slow reading makes any larger.
+    /// All of it was pushed; this is a copy in one piece, which no slow reader makes any larger.
     pub(crate) fn end(self, whole: Bytes) {
         let matches = self.0.length.is_none_or(|length| whole.len() as u64 == length);
         self.0.change(|chunks| chunks.finish(if matches { Ok(End::Whole(whole)) } else { Err(Incomplete) }));
     }
 
-    /// There is more than may be kept, `window` bytes: from now on nobody else may read, and those who do have what follows
-    /// for as long as the writer waits for [room](Self::has_room). One more reader, who has read what was written so far, or
-    /// will have, from elsewhere; `None` if nobody else reads.
+    /// There is more than may be kept, `window` bytes: from now on no other reader may begin, and those that have begun have what follows
+    /// for as long as the writer waits for [room](Self::has_room). One more reader, which has read what was written so far, or
+    /// will have, from elsewhere; `None` if there is no other reader.
     pub(crate) fn outgrow(&self, window: u64) -> Option<BodyReader> {
         let mut chunks = self.0.chunks();
         chunks.window = Some(window.max(LEAST_WINDOW));
@@ -137,8 +137,8 @@ impl BodyWriter {
         Some(BodyReader { body: self.0.clone(), number, part: read..u64::MAX, piece, before })
     }
 
-    /// Waits until the slowest reader has come near enough, and lets go of one that stands still. `false`: nobody reads any
-    /// more.
+    /// Waits until the slowest reader has come near enough, and lets go of one that stands still. `false`: there is no
+    /// reader any more.
     pub(crate) async fn has_room(&self) -> bool {
         loop {
             let room = poll_fn(|cx| self.0.chunks().poll_room(cx));
@@ -149,7 +149,7 @@ impl BodyWriter {
         }
     }
 
-    /// Returns once nobody reads any more.
+    /// Returns once there is no reader any more.
     pub(crate) async fn deserted(&self) {
         poll_fn(|cx| {
             let mut chunks = self.0.chunks();
@@ -185,7 +185,7 @@ impl Chunks {
         }
     }
 
-    /// Who has read all there was has been idle by right.
+    /// A reader that has read all there was has been idle by right.
     fn falls_behind_from_now(&mut self) {
         if self.window.is_none() {
             return;
@@ -204,7 +204,7 @@ impl Chunks {
 
     /// A reader came so far. What it has read is let go of, if all have, and only where not all is kept.
     fn came_to(&mut self, number: u64, read: u64) {
-        // Nobody asks for the time where nobody waits.
+        // The time is asked for only where the writer waits.
         let Some(position) = self.readers.get_mut(&number) else { return };
         position.read = read;
         if self.window.is_some() {
@@ -218,7 +218,7 @@ impl Chunks {
         self.readers.values().map(|position| position.read).min()
     }
 
-    /// Lets go of what everybody has read.
+    /// Lets go of what all readers have read.
     fn let_go(&mut self) {
         let Some(slowest) = self.slowest() else { return };
         while let Some(first) = self.pieces.front()
@@ -239,7 +239,7 @@ impl Chunks {
         Poll::Pending
     }
 
-    /// Those who stand still are let go where somebody waits for what they hold up.
+    /// Readers that stand still are let go where another one waits for what they hold up.
     fn let_stalled_go(&mut self) {
         if !self.readers.values().any(|position| position.read == self.written) {
             return;
@@ -283,7 +283,7 @@ impl GrowingBody {
         self.length
     }
 
-    /// Whether anybody reads it.
+    /// Whether there is a reader.
     pub(crate) fn is_read(&self) -> bool {
         !self.chunks().readers.is_empty()
     }

@@ -40,7 +40,7 @@ const LONGEST_BEAT: Duration = Duration::from_secs(1);
 /// How long a key is loaded by a request of its own after a refresh in the background that came to nothing.
 const REMEMBER_OVERDUE: Duration = Duration::from_secs(60);
 
-/// What of the room for entries on their way to the store a body takes whose length nobody knows, until it is there.
+/// What of the room for entries on their way to the store a body of unknown length takes, until it is there.
 const OF_UNKNOWN_LENGTH: u64 = 64 * 1024;
 /// What an entry takes beside its payload, about.
 const BESIDE_THE_PAYLOAD: u64 = 1024;
@@ -96,13 +96,13 @@ pub(crate) struct FailurePolicy {
     pub(crate) heed: bool,
 }
 
-/// Who waits for a load, as far as its front end knows.
+/// Whether a load is waited for, as far as its front end knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
-    /// The one who asked for it.
+    /// By the request that asked for it.
     Awaited,
     Unawaited,
-    /// Nobody; and somebody waits for its room at the application.
+    /// No request waits for it, and one waits for its room at the application.
     Contended,
 }
 
@@ -117,7 +117,7 @@ pub(crate) struct WritePermit {
     back_off: Option<BackOff>,
     /// Room for its entries on their way to the store; or why there is none, though there is a lease.
     room: Result<Option<OwnedSemaphorePermit>, NoCacheReason>,
-    /// How long it is that nobody waits for it.
+    /// Since when no request waits for it.
     unawaited: Option<Instant>,
     /// It has lost its place.
     overaged: bool,
@@ -144,7 +144,7 @@ struct LeaseGuard {
 /// A refresh of what is there.
 struct Refreshes {
     key: Key,
-    /// For those who come later: nobody waits for it. Otherwise, it makes up for one that came to nothing.
+    /// For later requests: none waits for it. Otherwise, it makes up for one that came to nothing.
     in_background: bool,
 }
 
@@ -313,8 +313,8 @@ impl WritePermit {
         self.room = self.cache.room_for(bytes).map(Some).ok_or(NoCacheReason::StoreBusy);
     }
 
-    /// Runs `load`, and keeps the lease alive for as long as it takes. `None`: it was ended, since nobody waits for it any
-    /// more, here as far as `demand` knows or among those who share it, and
+    /// Runs `load`, and keeps the lease alive for as long as it takes. `None`: it was ended, since no request waits for
+    /// it any more, neither its own, as `demand` says, nor a follower, and
     ///
     /// - it can't be stored, or
     /// - that has been so for longer than abandoned loads go on, or
@@ -344,7 +344,7 @@ impl WritePermit {
                 // What is lost stays lost: the commit will be refused.
                 self.overtaken = self.cache.0.store.renew(lease, ttl).await == Ok(false);
                 if self.overtaken {
-                    // Who comes from now on can't have it: the next one leads.
+                    // Requests that come from now on can't have it: the next one leads.
                     self.flight.leave();
                 }
             }
@@ -357,7 +357,7 @@ impl WritePermit {
                 self.flight.leave();
             }
             if self.is_abandoned(demand()) {
-                // Who has come since then is seen once nobody can come any more.
+                // A follower that has joined since then is seen once none can join any more.
                 self.flight.leave();
                 if !self.flight.is_followed() {
                     return;
@@ -383,7 +383,7 @@ impl WritePermit {
         self.lease_guard.answered = true;
     }
 
-    /// The load was ended, since nobody waits for it any more.
+    /// The load was ended, since no request waits for it any more.
     pub(crate) fn abandon(self) {
         let Self { cache, mut lease_guard, .. } = self;
         // Without a lease, it was ended before it could be late.
@@ -414,7 +414,7 @@ impl WritePermit {
         self.fail(status, backs_off, FlightOutcome::Failed);
     }
 
-    /// The load failed, with an error for all who wait.
+    /// The load failed, with an error for all followers.
     #[cfg(feature = "typed")]
     pub(crate) fn failed_with(mut self, error: Arc<dyn Any + Send + Sync>) {
         self.lease_guard.answered = true;
@@ -487,7 +487,7 @@ impl WritePermit {
             Ok(Committed::Stored) => (FillOutcome::Stored, FlightOutcome::Stored),
             Ok(Committed::Refused) => (FillOutcome::Fenced, FlightOutcome::Void),
             Err(outcome) if cache.invalidations() != invalidations => (outcome, FlightOutcome::Void),
-            // Those who wait would find nothing, and load one after the other.
+            // The followers would find nothing, and load one after the other.
             Err(FillOutcome::Full) => (FillOutcome::Full, FlightOutcome::Uncacheable),
             Err(outcome) => (outcome, FlightOutcome::Unstored(writes.entries.into())),
         };
@@ -519,7 +519,7 @@ impl WritePermit {
             };
             cache.0.store.commit(fill).await.map_err(|error| outcome_of(reason_of(&error)))
         };
-        // The lease must outlast the queue. It is nobody's to abandon.
+        // The lease must outlast the queue. No request decides about it.
         self.while_loading(store, || Demand::Awaited).await.unwrap_or(Err(FillOutcome::Shed))
     }
 }

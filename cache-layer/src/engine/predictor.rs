@@ -1,5 +1,5 @@
 //! Keys of which something is remembered for a while: that their responses could not be kept lately, so that loading them one
-//! by one would only make everybody wait; or that their last refresh in the background came to nothing.
+//! by one would only make all requests wait; or that their last refresh in the background came to nothing.
 
 use std::{
     collections::HashMap,

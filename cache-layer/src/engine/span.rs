@@ -1,7 +1,7 @@
 //! A lookup and a load, as traces and observers see them.
 //!
-//! Their spans are at level `DEBUG` and follow the conventions of OpenTelemetry by the names of their fields; whoever
-//! exports them makes a kind, a name and links of that. Where nobody listens, nothing here is more than a comparison.
+//! Their spans are at level `DEBUG` and follow the conventions of OpenTelemetry by the names of their fields; an
+//! exporter makes a kind, a name and links of that. Without a subscriber, nothing here is more than a comparison.
 
 use std::time::{Duration, Instant};
 
@@ -129,7 +129,7 @@ impl LookupSpan {
         self.span.clone()
     }
 
-    /// The answer was there, or came with somebody else's load.
+    /// The answer was there, or came with another request's load.
     pub(crate) fn found(&mut self, result: LookupResult) {
         self.result = result;
     }
@@ -220,7 +220,7 @@ pub(crate) fn not_kept(reason: NoCacheReason) {
     }
 }
 
-/// Runs `load` in its span; where nobody traces loads, in whatever span its request is in, so that its log lines still
+/// Runs `load` in its span; where loads are not traced, in whatever span its request is in, so that its log lines still
 /// say whose they are.
 pub(crate) fn in_span<F: Future>(load: F, span: Span) -> Instrumented<F> {
     if span.is_disabled() { load.in_current_span() } else { load.instrument(span) }

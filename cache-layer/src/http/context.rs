@@ -5,7 +5,7 @@ use http::{
     header::{AUTHORIZATION, COOKIE},
 };
 
-use super::{load_limit::LoadLimit, ranges::RangeMemory, target::KeyRules};
+use super::{load_limit::LoadLimit, range_memory::RangeMemory, target::KeyRules};
 use crate::{
     engine::Cache,
     inherit,

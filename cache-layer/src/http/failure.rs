@@ -20,18 +20,13 @@ use crate::{
 };
 
 impl Context {
-    /// How a load deals with failures: those that came before, if there is something else to answer with or `nobody_waits`,
+    /// How a load deals with failures: those that came before, if there is something else to answer with or `unawaited`,
     /// and its own.
-    pub(super) fn failure_policy(
-        &self,
-        request: &HeaderMap,
-        stale: Option<&Entry>,
-        nobody_waits: bool,
-    ) -> FailurePolicy {
+    pub(super) fn failure_policy(&self, request: &HeaderMap, stale: Option<&Entry>, unawaited: bool) -> FailurePolicy {
         let (first, longest) = self.policy.failure_backoff;
         // The permission that counts for every kind of failure.
         let any = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
-        let heed = nobody_waits
+        let heed = unawaited
             || self.shares_failures(request)
             || self.stale_if_error_entry(request, stale, Some(any)).is_some();
         FailurePolicy { back_off: BackOff::new(first, longest), heed }

@@ -64,9 +64,8 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
         // It had a host when its key was made.
         let Some(asked) = CacheRequest::of_get(&context, key.clone(), &request) else {
             let (reason, stale) = (NoCacheReason::NoAuthority, None);
-            return context
-                .forward_uncached(Forward { service, request, key: &key, reason, deadline: end, stale })
-                .await;
+            let forward = Forward { service, request, key: &key, reason, deadline: end, stale };
+            return context.forward_uncached(forward).await;
         };
         let headers = asked.headers.clone();
         let load = Load { context: context.clone(), service, request, asked, miss, purpose, patience };
@@ -77,13 +76,11 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
             }
             Answer::Load => load.begin(flight, &span).reply().await,
             Answer::LoadOrStale(stale) => {
-                match timeout_at(end, load.begin(flight, &span).reply_unless_panicked()).await {
-                    Ok(Ok(replied)) => replied,
-                    Ok(Err(_)) | Err(_) => {
-                        let served = Served::StaleIfError(None);
-                        return Ok(context.respond_after_miss(stale, &Method::GET, &headers, served));
-                    }
-                }
+                let Ok(Ok(replied)) = timeout_at(end, load.begin(flight, &span).reply_unless_panicked()).await else {
+                    let served = Served::StaleIfError(None);
+                    return Ok(context.respond_after_miss(stale, &Method::GET, &headers, served));
+                };
+                replied
             }
         };
         let (reply, task) = replied;

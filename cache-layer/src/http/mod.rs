@@ -16,7 +16,8 @@
 //! - [`select`]: which stored response a request may have
 //! - [`ranges`]: ranges of what is not stored
 //! - [`plan`], [`record`]: what to store of a response, and the copy of its body
-//! - [`context`]: what all requests through one layer share; [`load_limit`]: how many of them may be at the application
+//! - [`context`]: what all requests through one layer share; [`load_limit`]: how many of them may be at the application;
+//!   [`range_memory`]: what is remembered of the ranges that clients ask for
 //! - [`target`]: the key of a request
 //! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
 //! - [`annotate`]: what the cache says about itself in a response; [`remaining`]: to caches that ignore `Age`
@@ -40,6 +41,7 @@ mod origin;
 #[cfg(feature = "unstable-parts")]
 mod parts;
 mod plan;
+mod range_memory;
 mod ranges;
 mod receive;
 mod record;

@@ -2,7 +2,7 @@
 //! entry passes the request through instead of waiting for it.
 //!
 //! In the process the mark is an extension of the request. Between processes, which share a store, it is the field
-//! [`FIELD`] with the token of the load's lease: nobody can guess one, it counts for as long as the load takes, and all that
+//! [`FIELD`] with the token of the load's lease: no client can guess one, it counts for as long as the load takes, and all that
 //! it does is to send one request to the application, where it was going. What doesn't count goes no further.
 
 use std::sync::Arc;

@@ -214,7 +214,7 @@ impl Context {
         lifetime - fastrand::u64(..=lifetime / 100 * u64::from(self.policy.jitter))
     }
 
-    /// Without a date of its own, a response is dated before anybody has it: who answers with it later can't.
+    /// Without a date of its own, a response is dated before any client has it: a later answer can't know the date.
     pub(super) fn dated<'a>(&self, headers: &'a mut HeaderMap) -> &'a HeaderValue {
         headers.entry(DATE).or_insert_with(|| write_http_date(self.cache.now() / 1000))
     }

@@ -1,89 +1,23 @@
-//! RangeMemory of what is not kept: the application answers them itself.
+//! Ranges of what is not kept: the application answers them itself.
 //!
 //! Of what is not stored, a load asks for the whole, and cuts the part out of it. If the whole then is not kept, the client
 //! has lost its range. So a client's kind of request that will most likely bring nothing to keep goes on as it came, from the
 //! first one on where that can be guessed, and else from the second one on. A wrong guess costs a hit, and no more.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, MutexGuard},
-};
-
 use http::{
     HeaderMap, Response, StatusCode,
-    header::{ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, RANGE},
+    header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, RANGE},
 };
 
 use super::{
     context::Context,
     plan::{CacheRequest, OriginResponse, is_lasting},
+    range_memory::{Client, Learned},
     record::content_length,
 };
 use crate::{
-    inherit::Reads,
-    key::{Key, KeyId},
-    policy::Freshness,
-    semantics::range::complete_length,
-    sync::Mutex,
-    tag::Tags,
-    telemetry::NoCacheReason,
+    inherit::Reads, key::Key, policy::Freshness, semantics::range::complete_length, tag::Tags, telemetry::NoCacheReason,
 };
-
-/// Keys remembered at one time.
-const CAP: usize = 10_000;
-/// How long one is, in milliseconds.
-const REMEMBERED: u64 = 60 * 60 * 1000;
-
-/// What is remembered of ranges, by key and kind of client. Clones are one.
-#[derive(Clone, Debug, Default)]
-pub(super) struct RangeMemory(Arc<Mutex<HashMap<(KeyId, Client), Learned>>>);
-
-/// What of a client may decide whether its response is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Client {
-    authorized: bool,
-    has_cookies: bool,
-}
-
-impl Client {
-    fn of(request: &HeaderMap) -> Self {
-        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: request.contains_key(COOKIE) }
-    }
-
-    /// A response to it may be its own: such are rarely kept.
-    fn is_known_to_the_application(self) -> bool {
-        self.authorized || self.has_cookies
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Learned {
-    /// Whether the whole is kept.
-    kept: bool,
-    /// In milliseconds since the Unix epoch.
-    at: u64,
-}
-
-impl RangeMemory {
-    fn table(&self) -> MutexGuard<'_, HashMap<(KeyId, Client), Learned>> {
-        self.0.lock()
-    }
-
-    fn learned(&self, key: &Key, client: Client, now: u64) -> Option<Learned> {
-        let learned = self.table().get(&(key.id(), client)).copied()?;
-        // One from the future is from before the clock was set back.
-        (now.checked_sub(learned.at)? < REMEMBERED).then_some(learned)
-    }
-
-    fn learn(&self, key: &Key, client: Client, learned: Learned) {
-        let mut table = self.table();
-        if table.len() >= CAP {
-            // To look for those whose time is up would take longer than to learn them once more.
-            table.clear();
-        }
-        table.insert((key.id(), client), learned);
-    }
-}
 
 impl Context {
     /// Why a request for a part of what is not stored, or has been `stale` since this response came, goes to the application
@@ -140,7 +74,7 @@ impl Context {
             // It was not watched what the handler read: the whole may inherit its freshness.
             Err(NoCacheReason::NoFreshness) if self.policy.inherits => return,
             Err(_) => false,
-            // Whoever has seen the whole knows better than a head, which may say nothing of its length or its trailers.
+            // A load that has seen the whole knows better than a head, which may say nothing of its length or its trailers.
             Ok(_) if length.is_none() || self.range_memory.learned(&asked.key, client, now).is_some() => return,
             Ok(_) => true,
         };
@@ -151,25 +85,4 @@ impl Context {
 /// Whether the next response to the same kind of client will most likely be refused for the same reason.
 fn is_lasting_for_client(reason: NoCacheReason) -> bool {
     is_lasting(reason) || matches!(reason, NoCacheReason::Authorization | NoCacheReason::Cookie)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ANYBODY: Client = Client { authorized: false, has_cookies: false };
-
-    #[test]
-    fn what_is_learned_is_forgotten_in_time_and_bounded() {
-        let ranges = RangeMemory::default();
-        let (key, learned) = (Key::new(["k"]), Learned { kept: false, at: 5 });
-        ranges.learn(&key, ANYBODY, learned);
-        let known = |now| ranges.learned(&key, ANYBODY, now).is_some();
-        assert_eq!([5, 4 + REMEMBERED, 5 + REMEMBERED, 4].map(known), [true, true, false, false]);
-        assert!(ranges.learned(&key, Client { authorized: true, ..ANYBODY }, 5).is_none());
-        for number in 0..=CAP {
-            ranges.learn(&Key::new([number.to_string()]), ANYBODY, learned);
-        }
-        assert!((1..=CAP).contains(&ranges.table().len()));
-    }
 }

@@ -18,7 +18,7 @@ use crate::{engine::growing_body::BodyWriter, telemetry::NoCacheReason};
 /// A body as it comes in.
 pub(super) struct Incoming<R: Body> {
     body: Pin<Box<R>>,
-    /// What was taken ahead of whoever reads it.
+    /// What was taken ahead of its reader.
     ahead: VecDeque<Result<Frame<R::Data>, R::Error>>,
     ended: bool,
 }
@@ -148,7 +148,7 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
 }
 
 /// Passes the rest of a body on that outgrew what is kept, to all who read it, as fast as the slowest of them reads; until
-/// it ends, or nobody reads it any more.
+/// it ends, or it has no reader any more.
 pub(super) async fn pass_on<R: Body<Data = Bytes>>(
     mut rest: Incoming<R>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
@@ -173,7 +173,7 @@ pub(super) async fn pass_on<R: Body<Data = Bytes>>(
     }
 }
 
-/// The length that the response announces, if it does. Of two, or of none in digits, nobody knows which one counts.
+/// The length that the response announces, if it does. Of two, or of none in digits, it can't be known which one counts.
 pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoCacheReason> {
     let mut lines = headers.get_all(CONTENT_LENGTH).into_iter();
     let Some(line) = lines.next() else { return Ok(None) };

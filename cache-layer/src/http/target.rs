@@ -118,7 +118,7 @@ impl<'a> Target<'a> {
         std::iter::once(self.key(key_rules)).chain(others.iter().map(|path| self.key_of(path, key_rules))).collect()
     }
 
-    /// Whether a response leads to what it would be stored as, and with it whoever is answered from there: to another
+    /// Whether a response leads to what it would be stored as, and with it every client that is answered from there: to another
     /// scheme or name of the same site, or by a parameter that makes no difference.
     pub(super) fn redirects_to_itself(
         &self,

@@ -1,4 +1,4 @@
-//! A request that may change something: passed through, and what it makes stale voided.
+//! A request that may change something: passed through, and what it makes stale invalidated.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -41,16 +41,16 @@ use crate::{
     throttle::Throttle,
 };
 
-/// A write that nobody has answered yet. Dropped with its key, its client has left, or the application has failed, and what
-/// it has done by then nobody knows: the key is voided to be safe.
+/// A write without an answer yet. Dropped with its key, its client has left, or the application has failed, and what the
+/// application has done by then can't be known: the key is invalidated to be safe.
 struct Abandoned {
     cache: Cache,
     key: Option<Key>,
 }
 
 impl Abandoned {
-    /// In a task of its own, whether or not its end is waited for.
-    fn void(&mut self) -> Option<JoinHandle<()>> {
+    /// Invalidates the key in a task of its own, whether or not its end is waited for.
+    fn invalidate(&mut self) -> Option<JoinHandle<()>> {
         // Without a runtime there is no process left to serve what is stored.
         let (Some(key), Ok(_)) = (self.key.take(), Handle::try_current()) else { return None };
         let cache = self.cache.clone();
@@ -64,7 +64,7 @@ impl Abandoned {
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
-        drop(self.void());
+        drop(self.invalidate());
     }
 }
 
@@ -93,8 +93,8 @@ pub(super) async fn write_through<S: Origin<B>, B>(
         Ok(response) => response,
         Err(error) => {
             // It may have failed only after it had done the write.
-            if let Some(voided) = abandoned.as_mut().and_then(Abandoned::void) {
-                let _ = voided.await;
+            if let Some(invalidated) = abandoned.as_mut().and_then(Abandoned::invalidate) {
+                let _ = invalidated.await;
             }
             return Err(error);
         }

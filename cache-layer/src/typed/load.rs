@@ -1,4 +1,4 @@
-//! Getting a value, from the cache or from whoever makes it.
+//! Getting a value, from the cache or from the load that makes it.
 
 use std::{any::Any, fmt, pin::Pin, sync::Arc, time::Duration};
 
@@ -454,7 +454,7 @@ where
         let written = terms.settle(&reads, now).map(|settled| (settled, codec.encode(&loaded.value)));
         reply_to.send(LoadResult::Loaded(loaded.value, reads));
         let proven = written.and_then(|((deadlines, tags), value)| {
-            // What nobody could read would be stored and loaded again each time, and all would wait for it.
+            // What can't be read back would be stored and loaded again each time, and all calls would wait for it.
             let value = value.and_then(|value| codec.decode::<V>(&value).map(|_| value));
             Ok((value.map_err(|error| unserializable(key, &error))?, deadlines, tags))
         });

@@ -1,6 +1,6 @@
 //! The typed front end: values of any type that serde knows, by the same engine that keeps responses.
 //!
-//! - [`load`]: getting a value, from the cache or from whoever makes it
+//! - [`load`]: getting a value, from the cache or from the load that makes it
 //! - [`loaded`]: what a load brings, and what it is given
 //! - [`set`]: storing values that no load stands behind
 //! - [`terms`]: for how long, under which tags, and which callers wait for one load

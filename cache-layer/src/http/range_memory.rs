@@ -1,0 +1,93 @@
+//! What is remembered of the ranges that clients ask for.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard},
+};
+
+use http::{
+    HeaderMap,
+    header::{AUTHORIZATION, COOKIE},
+};
+
+use crate::{
+    key::{Key, KeyId},
+    sync::Mutex,
+};
+
+/// Keys remembered at one time.
+const CAP: usize = 10_000;
+/// How long one is, in milliseconds.
+const REMEMBERED: u64 = 60 * 60 * 1000;
+
+/// What is remembered of ranges, by key and kind of client. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RangeMemory(Arc<Mutex<HashMap<(KeyId, Client), Learned>>>);
+
+/// What of a client may decide whether its response is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Client {
+    authorized: bool,
+    has_cookies: bool,
+}
+
+impl Client {
+    pub(super) fn of(request: &HeaderMap) -> Self {
+        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: request.contains_key(COOKIE) }
+    }
+
+    /// A response to it may be its own: such are rarely kept.
+    pub(super) fn is_known_to_the_application(self) -> bool {
+        self.authorized || self.has_cookies
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Learned {
+    /// Whether the whole is kept.
+    pub(super) kept: bool,
+    /// In milliseconds since the Unix epoch.
+    pub(super) at: u64,
+}
+
+impl RangeMemory {
+    fn table(&self) -> MutexGuard<'_, HashMap<(KeyId, Client), Learned>> {
+        self.0.lock()
+    }
+
+    pub(super) fn learned(&self, key: &Key, client: Client, now: u64) -> Option<Learned> {
+        let learned = self.table().get(&(key.id(), client)).copied()?;
+        // One from the future is from before the clock was set back.
+        (now.checked_sub(learned.at)? < REMEMBERED).then_some(learned)
+    }
+
+    pub(super) fn learn(&self, key: &Key, client: Client, learned: Learned) {
+        let mut table = self.table();
+        if table.len() >= CAP {
+            // To look for those whose time is up would take longer than to learn them once more.
+            table.clear();
+        }
+        table.insert((key.id(), client), learned);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANYBODY: Client = Client { authorized: false, has_cookies: false };
+
+    #[test]
+    fn what_is_learned_is_forgotten_in_time_and_bounded() {
+        let ranges = RangeMemory::default();
+        let (key, learned) = (Key::new(["k"]), Learned { kept: false, at: 5 });
+        ranges.learn(&key, ANYBODY, learned);
+        let known = |now| ranges.learned(&key, ANYBODY, now).is_some();
+        assert_eq!([5, 4 + REMEMBERED, 5 + REMEMBERED, 4].map(known), [true, true, false, false]);
+        assert!(ranges.learned(&key, Client { authorized: true, ..ANYBODY }, 5).is_none());
+        for number in 0..=CAP {
+            ranges.learn(&Key::new([number.to_string()]), ANYBODY, learned);
+        }
+        assert!((1..=CAP).contains(&ranges.table().len()));
+    }
+}
