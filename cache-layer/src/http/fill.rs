@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use super::{
     load_limit::LoadPermit,
     plan::{CacheRequest, is_lasting},
     reply::LoadReply,
+    response_entry::ResponseEntry,
     select::Miss,
 };
 use crate::{
@@ -19,11 +20,15 @@ use crate::{
         permit::{Demand, Purpose, WritePermit},
         task::ReplyTo,
     },
-    semantics::staleness::is_replaceable_error,
+    semantics::{
+        conditional::{unconditional, validating},
+        staleness::{has_validator, is_replaceable_error},
+    },
     telemetry::{Event, NoCacheReason},
 };
 
-/// A load under way, for the request that waits for its reply and for all that follow it.
+/// A load under way, for the request that waits for its reply and for all that follow it. In a box, since it goes from one
+/// step to the next, each of which is a future.
 pub(super) struct Fill<R: Body, E> {
     pub(super) context: Arc<Context>,
     pub(super) request: CacheRequest,
@@ -62,7 +67,7 @@ impl<R: Body, E> Fill<R, E> {
     }
 
     /// Ends a load for which there is no room at the application.
-    pub(super) fn refuse(mut self, purpose: Purpose) {
+    pub(super) fn refuse(mut self: Box<Self>, purpose: Purpose) {
         if purpose.is_in_background() {
             // A request that can't do without will lead.
             self.permit.leave_out();
@@ -78,7 +83,7 @@ impl<R: Body, E> Fill<R, E> {
     }
 
     /// Ends a load for which the application has no response but an error.
-    pub(super) fn failed(self, purpose: Purpose, error: E) {
+    pub(super) fn failed(self: Box<Self>, purpose: Purpose, error: E) {
         let reply = self.stale_if_error(None).unwrap_or(LoadReply::Failed(error));
         // Without its request, a service may have no answer that has one otherwise.
         self.permit.failed(None, !purpose.is_in_background() && !is_personal(&self.request.headers));
@@ -86,8 +91,48 @@ impl<R: Body, E> Fill<R, E> {
         self.reply_to.send(reply);
     }
 
+    /// Makes the application's request of the client's: for the whole, or for whether what is stored still holds; what the
+    /// client wants of it is answered here. Returns what is stored, and whether the application is asked about it.
+    pub(super) fn prepare<B>(&mut self, request: &mut Request<B>, purpose: Purpose) -> (Option<ResponseEntry>, bool) {
+        unconditional(request.headers_mut());
+        let stored = self.miss.stale.clone().and_then(ResponseEntry::new);
+        let validator = stored.as_ref().map(ResponseEntry::response);
+        let validator = validator.filter(|stored| has_validator(&stored.headers) && !stored.traits.unmatched);
+        if let Some(stored) = validator {
+            validating(request.headers_mut(), &stored.headers);
+        }
+        let validates = validator.is_some();
+        self.context.mark(request, &self.request.key, self.permit.token());
+        if purpose == Purpose::EarlyRefresh {
+            self.context.cache.emit(Event::EarlyRefresh);
+        }
+        self.request.time = self.context.cache.now();
+        (stored, validates)
+    }
+
+    /// The application's answer; `None` if no request waits for the load any more.
+    pub(super) fn ask(
+        &mut self,
+        answer: impl Future<Output = Result<Response<R>, E>>,
+    ) -> impl Future<Output = Option<Result<Response<R>, E>>> {
+        let Self { context, permit, reply_to, .. } = self;
+        let asking = context.with_reads(answer);
+        permit.while_loading(asking, || context.demand(reply_to.is_awaited()))
+    }
+
+    /// What is stale, in place of an error of the application's.
+    pub(super) fn stale_instead_of(&self, status: StatusCode) -> Option<LoadReply<R, E>> {
+        if is_replaceable_error(status) { self.stale_if_error(Some(status.as_u16())) } else { None }
+    }
+
+    /// Ends a load that the application answers with an error, for which something stale stands in.
+    pub(super) fn failed_with(self: Box<Self>, status: StatusCode, stale: LoadReply<R, E>) {
+        self.permit.failed(Some(status.as_u16()), !is_personal(&self.request.headers));
+        self.reply_to.send(stale);
+    }
+
     /// What is stale, in place of an error of this status, or of no response at all.
-    pub(super) fn stale_if_error(&self, status: Option<u16>) -> Option<LoadReply<R, E>> {
+    fn stale_if_error(&self, status: Option<u16>) -> Option<LoadReply<R, E>> {
         let entry = self.context.stale_if_error_entry(&self.request.headers, self.miss.stale.as_ref(), status)?;
         Some(LoadReply::Entry(entry, Served::StaleIfError(status)))
     }

@@ -85,7 +85,7 @@ struct Planned {
 
 impl<R: Body<Data = Bytes>, E> Fill<R, E> {
     /// Passes a new response to the client, and stores it if it may be stored.
-    pub(super) async fn receive(mut self, response: Response<R>) {
+    pub(super) async fn receive(mut self: Box<Self>, response: Response<R>) {
         let (mut parts, body) = response.into_parts();
         let Planned { plan, length, date } = self.plan(&mut parts, body.size_hint());
         if plan.is_ok() {
@@ -111,7 +111,8 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
         let mut body = Incoming::new(body);
         match length.exact() {
             Some(exact) if body.take_at_once(exact).await => self.store_whole(draft, head, body).await,
-            _ => self.store_streaming(draft, head, body, length).await,
+            // In a box, so that the load of a body that is there, as most are, is the smaller for it.
+            _ => Box::pin(self.store_streaming(draft, head, body, length)).await,
         }
     }
 
@@ -153,7 +154,7 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
     }
 
     /// All of the body is there.
-    async fn store_whole(self, draft: Draft, head: ClientHead, body: Incoming<R>) {
+    async fn store_whole(self: Box<Self>, draft: Draft, head: ClientHead, body: Incoming<R>) {
         let millis = self.context.load_time(&self.request);
         let (writes, tags, entry) = draft.complete(|entry| entry.loaded(body.taken(), millis));
         drop(body);
@@ -172,8 +173,8 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
     }
 
     /// The body is passed on while it comes in, to the client and to the requests that join.
-    async fn store_streaming(self, draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
-        let Self { context, request, mut permit, reply_to, room, .. } = self;
+    async fn store_streaming(self: Box<Self>, draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
+        let Self { context, request, mut permit, reply_to, room, .. } = *self;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
             permit.publish_partial(draft.entries(), growing.body());

@@ -14,7 +14,7 @@ use crate::{
 
 impl<R: Body, E> Fill<R, E> {
     /// `entry` still holds: by the head of a 304, or by one that is none, since the application was not asked.
-    pub(super) async fn revalidated(mut self, entry: ResponseEntry, head: Option<response::Parts>) {
+    pub(super) async fn revalidated(mut self: Box<Self>, entry: ResponseEntry, head: Option<response::Parts>) {
         self.permit.not_modified();
         self.permit.reserve(Some(entry.payload().len() as u64));
         let (stored, now) = (entry.response(), self.context.cache.now());
@@ -62,8 +62,8 @@ impl<R: Body, E> Fill<R, E> {
 
     /// The 304 names another response than the one that was asked about, which may only be spelled otherwise: so this one is
     /// not made fresh. Yet the application has said that it holds, and the request is gone. The next one asks for the whole.
-    async fn unmatched(self, entry: ResponseEntry, asked_about: bool) {
-        let Self { context, request, miss, permit, reply_to, room: _room } = self;
+    async fn unmatched(self: Box<Self>, entry: ResponseEntry, asked_about: bool) {
+        let Self { context, request, miss, permit, reply_to, room: _room } = *self;
         let reason = NoCacheReason::Unmatched;
         let served = Served::Validated { why: miss.detail.why, not_stored: Some(reason) };
         reply_to.send(LoadReply::Entry(entry.clone(), served));

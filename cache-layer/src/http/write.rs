@@ -152,7 +152,7 @@ impl Context {
         let context = self.clone();
         let task = self.cache.spawn_load(Span::none(), |reply_to| {
             let fill = Fill::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
-            fill.receive(response)
+            Box::new(fill).receive(response)
         });
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
