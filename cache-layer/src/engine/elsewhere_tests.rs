@@ -188,10 +188,14 @@ async fn what_there_is_no_room_for_on_its_way_to_the_store_does_not_say_that_it_
 
 #[tokio::test]
 async fn what_waits_for_its_turn_to_be_stored_keeps_its_lease() {
-    let cache = Cache::builder(Elsewhere::that(Says::TheTruth)).lock_timeout(Duration::from_secs(6)).build();
+    let store = Elsewhere::that(Says::TheTruth);
+    let cache = Cache::builder(store.clone()).lock_timeout(Duration::from_secs(6)).build();
     let turns = cache.0.commits.acquire_many(COMMITS as u32).await.unwrap();
     assert!(ask(&cache, "/x").await.0.ends_with("stored"));
     sleep(2 * cache.lease_life()).await;
+    let other = Cache::builder(store).lock_timeout(Duration::from_millis(300)).build();
+    let (status, _) = ask(&other, "/x").await;
+    assert!(status.ends_with("; detail=waited-too-long"), "another one has its lease: {status}");
     drop(turns);
     assert!(cache.drain(Duration::from_secs(10)).await);
     assert_eq!((cache.counts().stored, cache.counts().fenced), (1, 0));
