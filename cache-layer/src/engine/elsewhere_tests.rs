@@ -35,11 +35,12 @@ struct Elsewhere {
     store: MemoryStore,
     says: Says,
     looks: Arc<AtomicUsize>,
+    renewals: Arc<AtomicUsize>,
 }
 
 impl Elsewhere {
     fn that(says: Says) -> Self {
-        Self { store: MemoryStore::new(1 << 20), says, looks: Arc::default() }
+        Self { store: MemoryStore::new(1 << 20), says, looks: Arc::default(), renewals: Arc::default() }
     }
 
     fn looks(&self) -> usize {
@@ -80,6 +81,7 @@ impl Contract for Elsewhere {
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.renewals.fetch_add(1, Ordering::SeqCst);
         self.store.renew(lease, ttl)
     }
 
@@ -193,9 +195,8 @@ async fn what_waits_for_its_turn_to_be_stored_keeps_its_lease() {
     let turns = cache.0.commits.acquire_many(COMMITS as u32).await.unwrap();
     assert!(ask(&cache, "/x").await.0.ends_with("stored"));
     sleep(2 * cache.lease_life()).await;
-    let other = Cache::builder(store).lock_timeout(Duration::from_millis(300)).build();
-    let (status, _) = ask(&other, "/x").await;
-    assert!(status.ends_with("; detail=waited-too-long"), "another one has its lease: {status}");
+    // This store's leases have no end of their own.
+    assert!(store.renewals.load(Ordering::SeqCst) >= 2, "not renewed");
     drop(turns);
     assert!(cache.drain(Duration::from_secs(10)).await);
     assert_eq!((cache.counts().stored, cache.counts().fenced), (1, 0));
