@@ -318,7 +318,7 @@ macro_rules! contract {
         #[cfg(feature = "sentinel")]
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn a_primary_behind_sentinels_keeps_all_of_it() {
-            let group = Arc::new(RedisSentinel::start());
+            let group = Arc::new(RedisSentinel::builder().patient().start());
             $(
                 println!("{}", stringify!($name));
                 group.primary().command::<()>(&["FLUSHALL"]);
