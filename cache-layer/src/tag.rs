@@ -240,4 +240,18 @@ mod tests {
         assert!(!Tags::new((0..65).map(|i| i.to_string())).fit());
         assert!(!Tags::new(["x".repeat(257)]).fit());
     }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn what_nobody_wrote_as_a_token_is_none() {
+        let token = "000000000000000a0123456789abcdec";
+        assert_eq!(
+            Token::parse(token.as_bytes()).map(|token| token.0).as_ref().map(|bytes| &bytes[..]),
+            Some(token.as_bytes())
+        );
+        let (short, long, letter) = (&token[..31], format!("{token}c"), token.replace('9', "x"));
+        for odd in ["", "c", short, &long, &letter, &token.replace("dec", "dee")] {
+            assert_eq!(Token::parse(odd.as_bytes()), None, "{odd}");
+        }
+    }
 }

@@ -7,8 +7,10 @@ use crate::{RedisServer, certificate::Certificate, wait};
 const SLOTS: usize = 16_384;
 /// How long nodes may take to agree: they gossip once or twice a second.
 const AGREEMENT: Duration = Duration::from_secs(30);
-/// After so many milliseconds a node that is silent is taken for dead.
+/// After so many milliseconds a node that is silent is taken for dead, where a replica can take its place.
 const NODE_TIMEOUT: u32 = 2_000;
+/// The same without replicas: that there is no cluster any more is all that could come of it, and a busy machine is silent, too.
+const NODE_TIMEOUT_ALONE: u32 = 10_000;
 
 /// Primaries that share the slots evenly, each with the same number of replicas.
 ///
@@ -29,6 +31,7 @@ pub struct RedisCluster {
 pub struct RedisClusterBuilder {
     user: Option<[String; 2]>,
     certificate: Option<Certificate>,
+    node_timeout: u32,
 }
 
 impl RedisClusterBuilder {
@@ -46,7 +49,8 @@ impl RedisClusterBuilder {
 
     /// Starts the nodes and waits until all of them say that the cluster is well.
     #[must_use]
-    pub fn start(self, primaries: usize, replicas_of_each: usize) -> RedisCluster {
+    pub fn start(mut self, primaries: usize, replicas_of_each: usize) -> RedisCluster {
+        self.node_timeout = if replicas_of_each == 0 { NODE_TIMEOUT_ALONE } else { NODE_TIMEOUT };
         let nodes = iter::repeat_with(|| self.start_node()).take(primaries * (1 + replicas_of_each)).collect();
         let cluster = RedisCluster { settings: self, nodes, primaries };
         for (index, node) in cluster.nodes.iter().enumerate() {
@@ -85,7 +89,7 @@ impl RedisClusterBuilder {
     fn start_node(&self) -> RedisServer {
         let mut node = RedisServer::builder()
             .cluster()
-            .config(&format!("cluster-node-timeout {NODE_TIMEOUT}"))
+            .config(&format!("cluster-node-timeout {}", self.node_timeout))
             // A node that has no slot yet, or none any more, stays the primary that a test made it.
             .config("cluster-allow-replica-migration no")
             .config("repl-diskless-sync-delay 0");

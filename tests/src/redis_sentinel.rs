@@ -11,6 +11,11 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const AGREEMENT: Duration = Duration::from_secs(40);
 const SENTINELS: usize = 3;
 
+/// For how many milliseconds a primary may be silent.
+const DOWN_AFTER: u32 = 500;
+/// The same for [`RedisSentinelBuilder::patient`].
+const DOWN_AFTER_LONG: u32 = 30_000;
+
 /// A primary, a replica and three sentinels that promote the one when the other is silent for half a second.
 ///
 /// ```no_run
@@ -33,9 +38,17 @@ pub struct RedisSentinelBuilder {
     password: Option<String>,
     sentinel_password: Option<String>,
     certificate: Option<Certificate>,
+    patient: bool,
 }
 
 impl RedisSentinelBuilder {
+    /// Nothing is promoted for half a minute's silence, unless it is [told to](RedisSentinel::fail_over): for tests of
+    /// something else, on a machine that is busy.
+    pub fn patient(mut self) -> Self {
+        self.patient = true;
+        self
+    }
+
     /// The servers ask every client for this password.
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
@@ -205,9 +218,10 @@ impl Sentinel {
         let name = RedisSentinel::NAME;
         let folder = tempfile::Builder::new().prefix("tests-sentinel-").tempdir().expect("a temporary folder");
         let file = folder.path().join("sentinel.conf");
+        let down_after = if settings.patient { DOWN_AFTER_LONG } else { DOWN_AFTER };
         let mut config = format!(
             "bind 127.0.0.1\nport {port}\ndir \"{}\"\nsentinel monitor {name} 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 3000\n",
+             sentinel down-after-milliseconds {name} {down_after}\nsentinel failover-timeout {name} 3000\n",
             folder.path().display()
         );
         if let Some(user) = &settings.user {

@@ -3,7 +3,10 @@
 
 use std::{future::ready, time::Duration};
 
-use cache_layer::{Cache, CacheLayer, CacheService, Clock, store::RedisStore};
+use cache_layer::{
+    Cache, CacheLayer, CacheService, Clock,
+    store::{MemoryStore, RedisStore},
+};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use tests::{App, Backend, Body, Failure, Gate, Origin, Response, ask, echo, full, over_each_store, request};
@@ -137,6 +140,21 @@ mod in_one_process {
         let miss = get(&service, &cache, "/").await;
         assert_eq!((miss.x_cache(), origin.calls()), ("MISS", 1));
         assert_eq!(lines(&miss)[0], "cache-layer; fwd=bypass; detail=nested");
+    }
+
+    /// What another cache loads is no reason not to keep it here, nor does that hide what is loaded further out.
+    #[tokio::test]
+    async fn another_cache_in_between_keeps_its_own_and_hides_no_mark() {
+        let cache = || Cache::builder(MemoryStore::new(1 << 20)).lock_timeout(FOR_EVER).build();
+        let (mine, other, origin) = (cache(), cache(), Origin::echo(MAX_AGE));
+        let layer = CacheLayer::new(mine.clone());
+        let between = CacheLayer::new(other.clone()).layer(layer.clone().layer(origin.clone()));
+        let service = layer.layer(between.clone());
+        let miss = get(&service, &mine, "/").await;
+        let stored = "cache-layer; fwd=uri-miss; stored";
+        assert_eq!(lines(&miss), ["cache-layer; fwd=bypass; detail=nested", stored, stored]);
+        assert!(other.drain(Duration::from_secs(30)).await);
+        assert_eq!((get(&between, &other, "/").await.x_cache(), origin.calls()), ("HIT", 1));
     }
 
     /// Over the same store, each with a cache of its own.

@@ -45,11 +45,12 @@ struct Elsewhere {
     store: MemoryStore,
     says: Says,
     looks: Arc<AtomicUsize>,
+    renewals: Arc<AtomicUsize>,
 }
 
 impl Elsewhere {
     fn that(says: Says) -> Self {
-        Self { store: MemoryStore::new(1 << 20), says, looks: Arc::default() }
+        Self { store: MemoryStore::new(1 << 20), says, looks: Arc::default(), renewals: Arc::default() }
     }
 
     fn looks(&self) -> usize {
@@ -90,6 +91,7 @@ impl Contract for Elsewhere {
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.renewals.fetch_add(1, Ordering::SeqCst);
         self.store.renew(lease, ttl)
     }
 
@@ -198,10 +200,13 @@ async fn what_there_is_no_room_for_on_its_way_to_the_store_does_not_say_that_it_
 
 #[tokio::test]
 async fn what_waits_for_its_turn_to_be_stored_keeps_its_lease() {
-    let cache = Cache::builder(Elsewhere::that(Says::TheTruth)).lock_timeout(Duration::from_secs(6)).build();
+    let store = Elsewhere::that(Says::TheTruth);
+    let cache = Cache::builder(store.clone()).lock_timeout(Duration::from_secs(6)).build();
     let turns = cache.0.commits.acquire_many(COMMITS as u32).await.unwrap();
     assert!(ask(&cache, "/x").await.0.ends_with("stored"));
     sleep(2 * cache.lease_life()).await;
+    // This store's leases have no end of their own.
+    assert!(store.renewals.load(Ordering::SeqCst) >= 2, "not renewed");
     drop(turns);
     assert!(cache.drain(Duration::from_secs(10)).await);
     assert_eq!((cache.counts().stored, cache.counts().fenced), (1, 0));

@@ -253,4 +253,29 @@ mod tests {
         }
         assert!(read::<Stamped>(&array([bulk(&token), Value::Nil])).is_err());
     }
+
+    #[test]
+    fn nothing_is_nil_and_what_is_left_is_a_number() {
+        assert_eq!(read::<Maybe>(&Value::Nil).unwrap(), Maybe(None));
+        assert_eq!(read::<Maybe>(&bulk("a")).unwrap(), Maybe(Some(b"a".to_vec())));
+        assert_eq!([-2, 7].map(|left| read::<Left>(&Value::Int(left)).unwrap().0), [-2, 7]);
+        assert!(read::<Left>(&Value::Int(-3)).is_err());
+        for value in no_answers() {
+            assert_eq!(read::<Maybe>(&value).is_ok(), matches!(value, Value::Nil | Value::BulkString(_)), "{value:?}");
+            assert_eq!(read::<Left>(&value).is_ok(), matches!(value, Value::Int(_)), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_too_few_or_too_many_is_no_answer() {
+        let (token, one) = (bulk("000000000000000a000000000000000c"), Value::Int(1));
+        assert!(read::<Stamped>(&array([token.clone(), one.clone()])).is_ok());
+        for parts in [vec![token.clone()], vec![token, one.clone(), one]] {
+            assert!(read::<Stamped>(&array(parts.clone())).is_err(), "{parts:?}");
+        }
+        let (cursor, names) = (bulk("0"), array([bulk("a")]));
+        for parts in [vec![cursor.clone()], vec![cursor, names.clone(), names]] {
+            assert!(read::<Scanned>(&array(parts.clone())).is_err(), "{parts:?}");
+        }
+    }
 }

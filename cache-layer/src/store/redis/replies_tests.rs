@@ -239,3 +239,45 @@ async fn a_connection_of_which_tracking_was_not_promised_is_none() {
         assert!(store.link_to_tags().live().unwrap().tracking);
     }
 }
+
+/// More than was asked for can't have been deleted: that reply is to another question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_deleted_more_than_was_asked_for_is_asked_again() {
+    let server = RedisServer::start();
+    let (proxy, store) = lied_to(&server).await;
+    for by_pattern in [false, true] {
+        connected_again(&store).await;
+        fill(&store, &key("a"), "old", &[]).await;
+        proxy.lie(&["UNLINK"], b":9\r\n");
+        let told = match by_pattern {
+            false => store.invalidate(Scope::Key(&key("a"))).await,
+            true => store.delete_matching(&Pattern::new("redis:a")).await.map(drop),
+        };
+        assert!(told.is_err(), "by a pattern: {by_pattern}: {told:?}");
+        assert!(proxy.be_honest() > 0);
+        connected_again(&store).await;
+        assert_eq!(read(&store, &key("a")).await, None, "by a pattern: {by_pattern}");
+        assert_eq!(store.state().pending_invalidations, 0);
+    }
+}
+
+/// As [`what_the_server_did_not_promise_to_track_is_not_kept`], of several read at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_are_several_that_the_server_did_not_promise_to_track() {
+    let server = RedisServer::start();
+    let other = connect(server.url()).await;
+    let (proxy, below) = lied_to(&server).await;
+    let tiered = TieredStore::new(1 << 20, below.clone());
+    for (round, reply) in [&b"$-1\r\n"[..], b":1\r\n", b"*0\r\n"].into_iter().enumerate() {
+        connected_again(&below).await;
+        let places = ["a", "b"].map(|name| key(&format!("{name}{round}")));
+        for place in &places {
+            fill(&other, place, "value", &["t"]).await;
+        }
+        proxy.lie(&["CLIENT", "CACHING"], reply);
+        let found = tiered.get_many(&places).await;
+        assert!(found.iter().all(Result::is_err), "{reply:?}: {found:?}");
+        assert!(places.iter().all(|place| tiered.peek(place).is_none()));
+        assert!(proxy.be_honest() > 0);
+    }
+}
