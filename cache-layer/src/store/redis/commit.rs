@@ -6,11 +6,13 @@ use redis::{Value, aio::MultiplexedConnection, from_redis_value};
 
 use super::{
     EVERYTHING, RedisStore,
-    names::Names,
-    operation::Operation,
-    replies::{Flag, Moment, Stamped, exactly, no_answer},
-    scripts::{self, Batch},
-    tokens::lives,
+    tracking::tokens::lives,
+    wire::{
+        names::Names,
+        operation::Operation,
+        replies::{Flag, Moment, Stamped, exactly, no_answer},
+        scripts::{self, Batch},
+    },
 };
 use crate::{
     clock::Clock,

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::{
     RedisStore,
-    address::Address,
-    guard::{Guard, Restored},
-    link::Timeouts,
+    connection::{address::Address, link::Timeouts},
+    tracking::guard::{Guard, Restored},
 };
 use crate::error::ConfigError;
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::MultiplexedConnection};
 
 #[cfg(feature = "cluster")]
-use super::routes::Routes;
+use super::topology::routes::Routes;
 use super::{
     EVERYTHING, RedisStore, chance,
-    errors::is_out_of_memory,
-    link::{Link, Live},
-    names::Names,
-    operation::Operation,
-    replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
-    scripts::{self, Batch},
-    tokens::life_invalidated,
+    connection::link::{Link, Live},
+    tracking::tokens::life_invalidated,
+    wire::{
+        errors::is_out_of_memory,
+        names::Names,
+        operation::Operation,
+        replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
+        scripts::{self, Batch},
+    },
 };
 use crate::{
     key::Key,

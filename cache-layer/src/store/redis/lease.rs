@@ -8,11 +8,13 @@ use tracing::Instrument as _;
 
 use super::{
     RedisStore,
-    link::{Link, Live},
-    operation::Operation,
-    replies::{self, Bulk, Flag, Left, Moment},
-    scripts::{self, Batch},
-    waiters::pause_untracked,
+    connection::link::{Link, Live},
+    tracking::waiters::pause_untracked,
+    wire::{
+        operation::Operation,
+        replies::{self, Bulk, Flag, Left, Moment},
+        scripts::{self, Batch},
+    },
 };
 use crate::{
     clock::millis,

@@ -6,12 +6,12 @@ use redis::aio::MultiplexedConnection;
 
 use super::{
     RedisStore,
-    link::{Link, Live},
-    operation::Operation,
-    reads::Found,
-    replies::Values,
-    scripts::Batch,
-    tokens::Verdict,
+    connection::{
+        link::{Link, Live},
+        reads::Found,
+    },
+    tracking::tokens::Verdict,
+    wire::{operation::Operation, replies::Values, scripts::Batch},
 };
 use crate::{
     entry::Entry,

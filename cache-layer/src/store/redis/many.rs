@@ -8,12 +8,14 @@ use redis::{RedisResult, aio::MultiplexedConnection};
 
 use super::{
     EVERYTHING, RedisStore,
+    connection::link::{Link, Live},
     invalidate::{Hardness, marked},
-    link::{Link, Live},
-    operation::Operation,
-    replies::{Flag, Stamped, Values, exactly},
-    scripts::{self, Batch},
-    tokens::{Verdict, lives},
+    tracking::tokens::{Verdict, lives},
+    wire::{
+        operation::Operation,
+        replies::{Flag, Stamped, Values, exactly},
+        scripts::{self, Batch},
+    },
 };
 use crate::{
     clock::Clock,

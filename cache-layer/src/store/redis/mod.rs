@@ -1,32 +1,13 @@
 //! A store that a fleet of processes shares, on Redis >= 7.0 or Valkey >= 7.2.
 //!
-//! - [`names`]: what the keys are called
-//! - [`lookup`]: reading entries, and whether their tags still hold
-//! - [`reads`]: look-ups on their way, sent together
-//! - [`replies`]: what the server may answer
-//! - [`lease`]: the right to load
-//! - [`grants`]: leases that were granted to this process, and whether they still stand
-//! - [`waiters`]: who waits for the end of another process's lease
-//! - [`commit`]: writing what was loaded
-//! - [`invalidate`]: voiding entries, or making them stale
-//! - [`patterns`]: deleting entries by their readable keys
-//! - [`many`]: reading and writing many entries in one round trip
-//! - [`scripts`]: what of this runs on the server
-//! - [`routes`]: which connection an operation takes
-//! - [`address`], [`sentinel`]: where the servers are
-//! - [`share`], [`cluster`], [`slots`]: which of them has what
-//! - [`greeting`]: whether a server can be used
-//! - [`link`]: one connection, its keeper, and the breaker
-//! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
-//! - [`near`]: entries known to a connection, in the same way, for the tiered store
-//! - [`guard`]: whether the data set is the one that was here before
-//! - [`redirect`]: invalidations while a cluster is rearranged
-//! - [`operation`]: what a round trip is called in a trace
-//! - [`pending`]: invalidations that could not be delivered yet
-//! - [`state`]: what is known of the connections without asking
-//! - [`tally`]: what happened over them so far
-//! - [`errors`]: what an error says about the server
-//! - [`config`]: settings and their limits
+//! One operation a file, over four wings. An import runs down this list, or to a wing below:
+//!
+//! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
+//! - [`lookup`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`many`], [`redirect`]: the operations
+//! - [`topology`]: which server has what
+//! - [`connection`]: one connection and the task that keeps it
+//! - [`tracking`]: what this process knows of the server; tracking never sends
+//! - [`wire`]: what is said on a connection; wire never remembers
 
 use std::{
     borrow::Cow,
@@ -41,20 +22,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 #[cfg(feature = "cluster")]
-use self::cluster::Cluster;
+use self::topology::cluster::Cluster;
 use self::{
-    address::Address,
-    errors::is_not_allowed,
-    grants::Grants,
-    guard::Guard,
+    connection::{
+        address::Address,
+        link::{Link, Live, Shared, Timeouts},
+        share::Share,
+        tally::{Tally, WHEN_FULL},
+    },
     invalidate::{Hardness, invalidate},
-    link::{Link, Live, Shared, Timeouts},
-    names::Names,
-    operation::Operation,
-    pending::Pending,
-    routes::{Routes, Way},
-    share::Share,
-    tally::{Tally, WHEN_FULL},
+    topology::routes::{Routes, Way},
+    tracking::{grants::Grants, guard::Guard, pending::Pending},
+    wire::{errors::is_not_allowed, names::Names, operation::Operation},
 };
 use super::{
     Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store, StoreError,
@@ -63,72 +42,38 @@ use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
 #[cfg(test)]
 mod acl_tests;
-mod address;
-#[cfg(feature = "cluster")]
-mod cluster;
-#[cfg(all(test, feature = "cluster"))]
-mod cluster_tests;
 #[cfg(test)]
 mod coherence_tests;
 mod commit;
 mod config;
+mod connection;
 #[cfg(test)]
 mod disconnected_tests;
-mod errors;
 #[cfg(test)]
 mod fleet_tests;
 #[cfg(test)]
 mod full_tests;
-mod grants;
-mod greeting;
-mod guard;
-#[cfg(test)]
-mod guard_tests;
 mod invalidate;
 mod lease;
-mod link;
 mod lookup;
-#[cfg(test)]
-mod loss_tests;
 mod many;
-mod names;
-mod near;
-mod operation;
 #[cfg(test)]
 mod pattern_tests;
 mod patterns;
-mod pending;
-mod reads;
-#[cfg(test)]
-mod reads_tests;
 #[cfg(feature = "cluster")]
 mod redirect;
-mod replies;
-#[cfg(test)]
-mod replies_tests;
-mod routes;
 #[cfg(test)]
 mod schedule_tests;
-mod scripts;
-#[cfg(feature = "sentinel")]
-mod sentinel;
-#[cfg(all(test, feature = "sentinel"))]
-mod sentinel_tests;
-mod share;
-#[cfg(feature = "cluster")]
-mod slots;
 mod state;
-mod tally;
-mod tokens;
-#[cfg(test)]
-mod tokens_tests;
-mod waiters;
+mod topology;
+mod tracking;
+mod wire;
 
 pub use config::RedisStoreBuilder;
-pub use guard::Restored;
-pub(super) use near::Near;
+pub use connection::tally::Push;
 pub use state::{Breaker, RedisState};
-pub use tally::Push;
+pub use tracking::guard::Restored;
+pub(super) use tracking::near::Near;
 
 /// The first tier of this store, once there is one.
 type NearSlot = Arc<OnceLock<Arc<Near>>>;

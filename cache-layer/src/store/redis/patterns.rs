@@ -11,14 +11,16 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     RedisStore,
-    errors::is_not_allowed,
+    connection::link::{Link, Live},
     invalidate::{invalidate, marked},
-    link::{Link, Live},
-    names::{Kind, Names},
-    near::Near,
-    operation::Operation,
-    replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
-    scripts::{self, Batch},
+    tracking::near::Near,
+    wire::{
+        errors::is_not_allowed,
+        names::{Kind, Names},
+        operation::Operation,
+        replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
+        scripts::{self, Batch},
+    },
 };
 use crate::{
     key::{CAPPED, KeyId, READABLE_CAP, readable_in_full},

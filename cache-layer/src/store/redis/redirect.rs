@@ -8,12 +8,14 @@ use redis::{
 
 use super::{
     EVERYTHING, RedisStore, chance,
-    cluster::Cluster,
-    names::Names,
-    operation::Operation,
-    replies::{Count, Done, Moment},
-    scripts,
-    tokens::life_invalidated,
+    topology::cluster::Cluster,
+    tracking::tokens::life_invalidated,
+    wire::{
+        names::Names,
+        operation::Operation,
+        replies::{Count, Done, Moment},
+        scripts,
+    },
 };
 use crate::store::{Scope, StoreError};
 

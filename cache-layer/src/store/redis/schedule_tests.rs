@@ -24,7 +24,7 @@ use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tests::RedisServer;
 use tokio::{join, task::JoinSet};
 
-use super::{EVERYTHING, RedisStore, names::Names};
+use super::{EVERYTHING, RedisStore, wire::names::Names};
 use crate::{
     clock::Clock,
     entry::{Deadlines, Entry, EntryId},

@@ -1,6 +1,6 @@
 //! What is known of the connections to Redis without asking it.
 
-use super::{RedisStore, tally::Push};
+use super::{RedisStore, connection::tally::Push};
 
 /// Whether operations are sent to Redis at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,383 @@
+//! A cluster: connections to each of its primaries, and a keeper who finds out which of them has what.
+//!
+//! All tags of a store lie in one slot, so one server's clock and one order hold for them: a load notes that server's
+//! time before it begins, and compares the tokens of its tags with it before it is stored, exactly as with a single
+//! server. No two clocks are ever compared.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, Value,
+    aio::MultiplexedConnection,
+};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::slots::{Primary, Slots, slot_of, slot_of_key};
+use crate::store::redis::connection::{
+    address::{Address, at},
+    link::{Link, Live, Shared},
+    share::Share,
+};
+use crate::{key::Key, store::StoreError, sync::RwLock};
+
+/// Pause between looks at who has what, when nothing gives cause for one.
+const LOOK: Duration = Duration::from_secs(2);
+/// The least pause, however much is not where it should be.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long one node may take to say who has what.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Cluster {
+    seeds: Vec<ConnectionInfo>,
+    connections: usize,
+    shared: Shared,
+    runtime: Handle,
+    stop: CancellationToken,
+    slot_of_tags: u16,
+    map: RwLock<Arc<Map>>,
+    /// Never connected: for slots that nobody has.
+    nowhere: Arc<Link>,
+    /// Wakes the keeper.
+    trouble: Notify,
+    /// Wakes whoever waits for the keeper to have looked.
+    looked: Notify,
+}
+
+#[derive(Default)]
+struct Map {
+    slots: Slots,
+    /// As the primaries of `slots`.
+    members: Vec<Arc<Member>>,
+}
+
+/// The connections to one primary, which end with it.
+struct Member {
+    primary: Primary,
+    links: Vec<Arc<Link>>,
+    stop: CancellationToken,
+    _stop: DropGuard,
+}
+
+impl Cluster {
+    pub(crate) fn start(
+        seeds: Vec<ConnectionInfo>,
+        connections: usize,
+        shared: Shared,
+        runtime: &Handle,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
+        let slot_of_tags = slot_of(shared.names.prefix().bytes());
+        let nowhere = Link::new(Address::Cluster(Vec::new()), Share::Everything, false, shared.clone());
+        let cluster = Arc::new(Self {
+            seeds,
+            connections,
+            shared,
+            runtime: runtime.clone(),
+            stop: stop.clone(),
+            slot_of_tags,
+            map: RwLock::default(),
+            nowhere,
+            trouble: Notify::new(),
+            looked: Notify::new(),
+        });
+        runtime.spawn(cluster.clone().keep());
+        cluster
+    }
+
+    fn map(&self) -> Arc<Map> {
+        self.map.read().clone()
+    }
+
+    pub(crate) fn link(&self, key: &Key) -> Arc<Link> {
+        let map = self.map();
+        let Some(member) = map.member(slot_of_key(key)) else { return self.nowhere.clone() };
+        // Not by the bytes that choose the slot.
+        member.links[usize::from(key.id().primary[0]) % member.links.len()].clone()
+    }
+
+    /// The connection to the tags that is always used beside `link`, or a living one.
+    pub(crate) fn link_to_tags(&self, beside: Option<&Arc<Link>>) -> Arc<Link> {
+        let map = self.map();
+        let Some(member) = map.member(self.slot_of_tags) else { return self.nowhere.clone() };
+        let place = |link| map.members.iter().find_map(|m| m.links.iter().position(|other| Arc::ptr_eq(other, link)));
+        let link = match beside.and_then(place) {
+            Some(index) => &member.links[index],
+            None => member.links.iter().find(|link| link.is_live()).unwrap_or(&member.links[0]),
+        };
+        link.clone()
+    }
+
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
+        self.map().members.iter().flat_map(|member| member.links.iter().cloned()).collect()
+    }
+
+    /// A connection to each primary: a living one where there is any.
+    pub(crate) fn one_of_each_node(&self) -> Vec<Arc<Link>> {
+        let map = self.map();
+        let one = |member: &Arc<Member>| {
+            member.links.iter().find(|link| link.is_live()).or_else(|| member.links.first()).cloned()
+        };
+        if map.members.is_empty() { vec![self.nowhere.clone()] } else { map.members.iter().filter_map(one).collect() }
+    }
+
+    /// The connections to the server that `link` leads to.
+    pub(crate) fn links_beside(&self, link: &Arc<Link>) -> Vec<Arc<Link>> {
+        let map = self.map();
+        let member = map.members.iter().find(|member| member.links.iter().any(|other| Arc::ptr_eq(other, link)));
+        member.map_or_else(|| vec![link.clone()], |member| member.links.clone())
+    }
+
+    /// A living connection to the node at `address`, as a redirection names it.
+    pub(crate) fn live_at(&self, address: &str) -> Result<(Arc<Link>, Arc<Live>), StoreError> {
+        let map = self.map();
+        let is_there = |member: &&Arc<Member>| {
+            address.rsplit_once(':').is_some_and(|(host, port)| {
+                port.parse() == Ok(member.primary.port) && (host.is_empty() || host == member.primary.host)
+            })
+        };
+        let member = map.members.iter().find(is_there).ok_or(StoreError::Unavailable)?;
+        member.links.iter().find_map(|link| Some((link.clone(), link.live().ok()?))).ok_or(StoreError::Unavailable)
+    }
+
+    /// Returns once every primary is connected.
+    pub(crate) async fn wait_connected(&self) {
+        loop {
+            let looked = self.looked.notified();
+            let map = self.map();
+            let all = async {
+                for link in map.members.iter().flat_map(|member| &member.links) {
+                    link.wait_connected().await;
+                }
+            };
+            if map.members.is_empty() {
+                looked.await;
+            } else {
+                tokio::select! {
+                    () = all => return,
+                    () = looked => {}
+                }
+            }
+        }
+    }
+
+    /// Has the keeper look who has what, and waits until it has, or for a second.
+    pub(crate) async fn look_again(&self) {
+        let looked = self.looked.notified();
+        self.trouble.notify_one();
+        let _ = timeout(PATIENCE, looked).await;
+    }
+
+    async fn keep(self: Arc<Self>) {
+        let keeping = async {
+            let (mut reported, mut late) = (false, false);
+            loop {
+                match self.look().await {
+                    Ok(slots) => {
+                        reported = false;
+                        self.adopt(slots, late);
+                    }
+                    Err(error) => {
+                        late = true;
+                        self.nowhere.note_absence(error.to_string());
+                        if !reported {
+                            tracing::warn!(%error, "no node says who has what in the Redis cluster");
+                            reported = true;
+                        }
+                    }
+                }
+                self.looked.notify_waiters();
+                sleep(SHORTEST_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                let _ = timeout(LOOK, self.trouble.notified()).await;
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = keeping => {}
+        }
+        // The connections hold their nodes, which hold nothing; this breaks what would be left of the circle.
+        *self.map.write() = Arc::default();
+    }
+
+    /// What one node says, if it finds the cluster well: the view of one that doesn't may be out of date.
+    async fn look(&self) -> RedisResult<Slots> {
+        let map = self.map();
+        let mut members: Vec<_> = map.members.iter().collect();
+        fastrand::shuffle(&mut members);
+        let mut failure = RedisError::from((ErrorKind::Io, "no node answers"));
+        for member in members {
+            let Some(live) = member.links.iter().find_map(|link| link.live().ok()) else { continue };
+            match timeout(PATIENCE, ask(live.connection(), &member.primary.host)).await {
+                Ok(Ok(slots)) => return Ok(slots),
+                Ok(Err(error)) => failure = error,
+                Err(_) => {}
+            }
+        }
+        let known = map.members.iter().map(|member| self.info_of(&member.primary));
+        for node in known.chain(self.seeds.iter().cloned()) {
+            let asking = async {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(self.shared.timeouts.connect))
+                    .set_response_timeout(None);
+                let host = host_of(&node);
+                let client = Client::open(node)?;
+                ask(client.get_multiplexed_async_connection_with_config(&config).await?, &host).await
+            };
+            match timeout(PATIENCE, asking).await {
+                Ok(Ok(slots)) => return Ok(slots),
+                Ok(Err(error)) => failure = error,
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
+
+    fn info_of(&self, primary: &Primary) -> ConnectionInfo {
+        at(&self.seeds[0], primary.host.clone(), primary.port)
+    }
+
+    /// Routes by `slots` from now on. Connections to primaries that stay are kept. One that comes later than the first may have
+    /// taken the place of one that was lost, as all may if it took several looks to find them.
+    fn adopt(self: &Arc<Self>, slots: Slots, late: bool) {
+        let old = self.map();
+        let rejoins = late || !old.members.is_empty();
+        if old.slots == slots {
+            return;
+        }
+        tracing::info!(primaries = slots.primaries.len(), "the Redis cluster has changed");
+        let (mut members, mut new) = (Vec::new(), Vec::new());
+        for primary in &slots.primaries {
+            let member = old.members.iter().find(|member| member.primary == *primary).cloned().unwrap_or_else(|| {
+                let member = Arc::new(self.member(primary, rejoins));
+                new.push(member.clone());
+                member
+            });
+            members.push(member);
+        }
+        let map = Arc::new(Map { slots, members });
+        // Invalidations that are kept may be for another server now, which must not be read before it has heard of them.
+        self.shared.pending.undisturbed(|kept| {
+            if kept {
+                map.members.iter().flat_map(|member| &member.links).for_each(|link| link.reset());
+            }
+            *self.map.write() = map;
+        });
+        for member in new {
+            for link in &member.links {
+                self.runtime.spawn(link.clone().keep(member.stop.clone()));
+            }
+        }
+    }
+
+    fn member(self: &Arc<Self>, primary: &Primary, rejoins: bool) -> Member {
+        // Checked when the settings were: only the place is another one.
+        let address = || {
+            Client::open(self.info_of(primary))
+                .map_or_else(|_| Address::Cluster(Vec::new()), |client| Address::One(Box::new(client)))
+        };
+        let link = || {
+            let patience = self.shared.timeouts.connect;
+            let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone(), patience };
+            Link::new(address(), Share::Slots(node), rejoins, self.shared.clone())
+        };
+        let stop = self.stop.child_token();
+        let links = std::iter::repeat_with(link).take(self.connections).collect();
+        Member { primary: primary.clone(), links, stop: stop.clone(), _stop: stop.drop_guard() }
+    }
+}
+
+impl Map {
+    fn member(&self, slot: u16) -> Option<&Arc<Member>> {
+        self.members.get(self.slots.owner(slot)?)
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("links", &self.links()).finish_non_exhaustive()
+    }
+}
+
+/// One primary, as its connections know it.
+pub(crate) struct Node {
+    cluster: Weak<Cluster>,
+    name: String,
+    /// How long to wait for the node that has the tags.
+    patience: Duration,
+}
+
+impl Node {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn has_key(&self, key: &Key) -> bool {
+        self.cluster.upgrade().is_some_and(|cluster| self.has_slot(&cluster, slot_of_key(key)))
+    }
+
+    pub(crate) fn has_tags(&self) -> bool {
+        self.cluster.upgrade().is_some_and(|cluster| self.has_slot(&cluster, cluster.slot_of_tags))
+    }
+
+    fn has_slot(&self, cluster: &Cluster, slot: u16) -> bool {
+        cluster.map().member(slot).is_some_and(|member| member.primary.name == self.name)
+    }
+
+    pub(crate) fn misses(&self) {
+        if let Some(cluster) = self.cluster.upgrade() {
+            cluster.trouble.notify_one();
+        }
+    }
+
+    pub(crate) async fn connection_to_tags(&self) -> RedisResult<MultiplexedConnection> {
+        let connecting = async {
+            loop {
+                // Not held while waiting: it would keep a cluster that nobody uses any more.
+                let link = self.cluster.upgrade()?.link_to_tags(None);
+                if let Ok(live) = link.live() {
+                    return Some(live.connection());
+                }
+                // Another node may have them by the time that this one is given up.
+                let _ = timeout(SHORTEST_PAUSE, link.wait_connected()).await;
+            }
+        };
+        let connection = timeout(self.patience, connecting).await.ok().flatten();
+        Ok(connection.ok_or((ErrorKind::Io, "the node that has the tags is not connected"))?)
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Node").field(&self.name).finish()
+    }
+}
+
+/// An error if the node finds that its cluster, as far as it sees, may not serve.
+pub(crate) async fn is_well(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(connection).await?;
+    if info.lines().any(|line| line == "cluster_state:ok") {
+        return Ok(());
+    }
+    Err((ErrorKind::Io, "the node finds its cluster down").into())
+}
+
+async fn ask(mut connection: MultiplexedConnection, host: &str) -> RedisResult<Slots> {
+    is_well(&mut connection).await?;
+    let reply: Value = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
+    Slots::parse(&reply, host)
+}
+
+fn host_of(node: &ConnectionInfo) -> String {
+    match node.addr() {
+        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.clone(),
+        other => other.to_string(),
+    }
+}
