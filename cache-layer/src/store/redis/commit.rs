@@ -23,11 +23,11 @@ use crate::{
 
 impl RedisStore {
     pub(super) async fn commit_fill(&self, Fill { lease, writes, tags }: &Fill) -> Result<Committed, StoreError> {
-        let link = self.link(&lease.key);
-        let live = link.settled()?;
-        let (tags_link, tags_live) = self.link_to_read_tags(&link, &live)?;
+        let connection = self.connection(&lease.key);
+        let session = connection.settled()?;
+        let (tags_connection, tags_session) = self.connection_to_read_tags(&connection, &session)?;
         // Under another server, an invalidation of that time may be unknown, and its clock is another one.
-        if tags_link.mark() != lease.granted_by {
+        if tags_connection.mark() != lease.granted_by {
             self.release_lease(lease, None);
             return Ok(Committed::Refused);
         }
@@ -49,9 +49,9 @@ impl RedisStore {
         }
         // After the tokens: what it is compared for is whether one of them was forgotten and made anew.
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
-        let (stamped, last) = tags_link
-            .run_patiently(Operation::pipeline("stamp"), &tags_live, async |mut connection: MultiplexedConnection| {
-                let mut replies: Vec<Value> = exactly(all.len() + 1, batch.run(&mut connection).await?)?;
+        let (stamped, last) = tags_connection
+            .run_patiently(Operation::pipeline("stamp"), &tags_session, async |mut driver: MultiplexedConnection| {
+                let mut replies: Vec<Value> = exactly(all.len() + 1, batch.run(&mut driver).await?)?;
                 let last = replies.pop().ok_or_else(no_answer)?;
                 let (Moment(last), Moment(_)) = from_redis_value(last)?;
                 let stamped = replies.into_iter().map(from_redis_value).collect::<Result<Vec<Stamped>, _>>()?;
@@ -94,14 +94,14 @@ impl RedisStore {
             let bytes = envelope::encode(&entry.clone().stamped(&stamps));
             call.key(names.entry(key)).arg(&bytes[..]).arg(life(entry).max(1));
         }
-        let Flag(stored) = link
-            .run_patiently(Operation::script("commit"), &live, async |mut connection: MultiplexedConnection| {
-                call.invoke_async(&mut connection).await
+        let Flag(stored) = connection
+            .run_patiently(Operation::script("commit"), &session, async |mut driver: MultiplexedConnection| {
+                call.invoke_async(&mut driver).await
             })
             .await?;
         self.0.grants.end(lease);
         if stored {
-            self.0.tally.stored();
+            self.0.counters.stored();
         }
         // The server's push comes only after its answer.
         if let Some(near) = self.0.near.get().filter(|_| stored) {

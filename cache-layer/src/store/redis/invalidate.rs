@@ -5,10 +5,11 @@ use std::sync::Arc;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::MultiplexedConnection};
 
 #[cfg(feature = "cluster")]
-use super::topology::routes::Routes;
+use super::topology::routes::Topology;
 use super::{
-    EVERYTHING, RedisStore, chance,
-    connection::link::{Link, Live},
+    EVERYTHING, RedisStore,
+    connection::link::{Connection, Session},
+    nonce,
     tracking::tokens::life_invalidated,
     wire::{
         errors::is_out_of_memory,
@@ -30,14 +31,14 @@ impl RedisStore {
     /// Hard or soft; one that can't be delivered is kept as a hard one.
     pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
         let pending = &self.0.pending;
-        let link = self.link_of(scope);
-        let delivered = match link.live() {
-            Ok(live) => self.deliver_over(&link, &live, scope, hardness).await,
+        let connection = self.connection_of(scope);
+        let delivered = match connection.session() {
+            Ok(session) => self.deliver_over(&connection, &session, scope, hardness).await,
             Err(error) => Err(error),
         };
         #[cfg(feature = "cluster")]
-        let delivered = match (delivered, &self.0.routes) {
-            (Err(StoreError::Unavailable), Routes::Cluster(cluster)) if link.is_live() => {
+        let delivered = match (delivered, &self.0.topology) {
+            (Err(StoreError::Unavailable), Topology::Cluster(cluster)) if connection.is_connected() => {
                 self.deliver_to_where_it_went(cluster, scope).await
             }
             (delivered, _) => delivered,
@@ -45,7 +46,7 @@ impl RedisStore {
         if delivered.is_err() {
             // No connection to that server is used again before it has delivered this.
             pending.add(scope);
-            self.0.routes.beside(&self.link_of(scope)).iter().for_each(|link| link.reset());
+            self.0.topology.beside(&self.connection_of(scope)).iter().for_each(|connection| connection.reset());
         }
         self.forget(scope);
         // One that is kept, too: it will have been delivered by the time that a data set is restored.
@@ -59,22 +60,22 @@ impl RedisStore {
     /// Over a connection that there is, to the data set that it is known to lead to.
     async fn deliver_over(
         &self,
-        link: &Link,
-        live: &Arc<Live>,
+        connection: &Connection,
+        session: &Arc<Session>,
         scope: Scope<'_>,
         hardness: Hardness,
     ) -> Result<(), StoreError> {
         let names = &self.0.names;
         for _ in 0..ATTEMPTS {
-            let mark = link
-                .run_patiently(operation(scope, hardness), live, async |mut connection: MultiplexedConnection| {
+            let mark = connection
+                .run_patiently(operation(scope, hardness), session, async |mut driver: MultiplexedConnection| {
                     match hardness {
-                        Hardness::Hard => invalidate(names, &mut connection, scope).await,
-                        Hardness::Soft => soften(names, &mut connection, scope).await,
+                        Hardness::Hard => invalidate(names, &mut driver, scope).await,
+                        Hardness::Soft => soften(names, &mut driver, scope).await,
                     }
                 })
                 .await?;
-            if link.leads_to(live, mark.as_deref()).await? {
+            if connection.leads_to(session, mark.as_deref()).await? {
                 return Ok(());
             }
         }
@@ -83,7 +84,7 @@ impl RedisStore {
 
     /// Waits for a kept invalidation to be delivered, unless the server is gone for too long already.
     pub(super) async fn wait_for_delivery(&self, scope: Scope<'_>) -> bool {
-        self.0.pending.wait_for_delivery(scope, self.link_of(scope).waits_until()).await
+        self.0.pending.wait_for_delivery(scope, self.connection_of(scope).waits_until()).await
     }
 
     /// Lets go of what `scope` covers. This process's other connections hear of it by a push of their own, but not before
@@ -98,11 +99,11 @@ impl RedisStore {
             }
             Scope::Tags(_) | Scope::Everything => self.0.grants.void_all(),
         }
-        for live in self.links().iter().filter_map(|link| link.believed()) {
+        for session in self.connections().iter().filter_map(|connection| connection.believed()) {
             match scope {
-                Scope::Key(key) => live.waiters.wake(key.primary().id()),
-                Scope::Tags(tags) => tags.iter().for_each(|tag| live.tokens.forget(tag)),
-                Scope::Everything => live.tokens.forget(EVERYTHING),
+                Scope::Key(key) => session.waiters.wake(key.primary().id()),
+                Scope::Tags(tags) => tags.iter().for_each(|tag| session.tokens.forget(tag)),
+                Scope::Everything => session.tokens.forget(EVERYTHING),
             }
         }
     }
@@ -132,7 +133,7 @@ pub(super) type Mark = Option<String>;
 /// One invalidation, in one round trip.
 pub(super) async fn invalidate(
     names: &Names,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
     scope: Scope<'_>,
 ) -> RedisResult<Mark> {
     match scope {
@@ -142,17 +143,17 @@ pub(super) async fn invalidate(
             let key = key.primary();
             let mut unlink = redis::cmd("UNLINK");
             unlink.arg(names.entry(&key)).arg(names.lease(&key));
-            unlinked(names, connection, unlink, 2).await
+            unlinked(names, driver, unlink, 2).await
         }
-        Scope::Tags(tags) => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, tags.iter()).await,
-        Scope::Everything => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
+        Scope::Tags(tags) => renew_tokens(names, driver, &scripts::INVALIDATE_TAG, tags.iter()).await,
+        Scope::Everything => renew_tokens(names, driver, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
     }
 }
 
 /// Invalidations of many keys, as [`invalidate`] does one, in one round trip.
 pub(super) async fn invalidate_keys(
     names: &Names,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
     keys: &[Key],
 ) -> RedisResult<Mark> {
     let mut batch = Batch::default();
@@ -160,26 +161,26 @@ pub(super) async fn invalidate_keys(
         let key = key.primary();
         batch.unlink([names.entry(&key), names.lease(&key)]);
     }
-    marked::<OfTwo>(names, batch, keys.len(), connection).await
+    marked::<OfTwo>(names, batch, keys.len(), driver).await
 }
 
 /// One soft invalidation, in one round trip.
-async fn soften(names: &Names, connection: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<Mark> {
+async fn soften(names: &Names, driver: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<Mark> {
     match scope {
         Scope::Key(key) => {
             let key = key.primary();
             let mut batch = Batch::default();
             batch.call(&scripts::SOFTEN_ENTRY, &[&names.entry(&key), &names.lease(&key)], &[]);
-            marked::<Flag>(names, batch, 1, connection).await
+            marked::<Flag>(names, batch, 1, driver).await
         }
-        Scope::Tags(tags) => renew_tokens(names, connection, &scripts::SOFTEN_TAG, tags.iter()).await,
-        Scope::Everything => renew_tokens(names, connection, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
+        Scope::Tags(tags) => renew_tokens(names, driver, &scripts::SOFTEN_TAG, tags.iter()).await,
+        Scope::Everything => renew_tokens(names, driver, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
     }
 }
 
 async fn renew_tokens<'a>(
     names: &Names,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
     script: &Script,
     tags: impl IntoIterator<Item = &'a str>,
 ) -> RedisResult<Mark> {
@@ -189,10 +190,10 @@ async fn renew_tokens<'a>(
     let tags: Vec<&str> = tags.into_iter().collect();
     for tag in &tags {
         let life = life_invalidated(tag).to_string();
-        batch.call(script, &[&names.tag(tag)], &[chance().as_bytes(), life.as_bytes()]);
+        batch.call(script, &[&names.tag(tag)], &[nonce().as_bytes(), life.as_bytes()]);
     }
-    match marked::<Moment>(names, batch, tags.len() + 1, connection).await {
-        Err(error) if is_out_of_memory(&error) => unlink_tags(names, connection, &tags).await,
+    match marked::<Moment>(names, batch, tags.len() + 1, driver).await {
+        Err(error) if is_out_of_memory(&error) => unlink_tags(names, driver, &tags).await,
         invalidated => invalidated,
     }
 }
@@ -202,14 +203,14 @@ pub(super) async fn marked<T: FromRedisValue>(
     names: &Names,
     mut batch: Batch,
     asked: usize,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
 ) -> RedisResult<Mark> {
     // In a cluster, databases can't be swapped, and the mark may be on another server.
     if names.is_clustered() {
-        return exactly(asked, batch.run::<Vec<T>>(connection).await?).map(|_| None);
+        return exactly(asked, batch.run::<Vec<T>>(driver).await?).map(|_| None);
     }
     batch.get(&names.mark(""));
-    let mut replies = exactly(asked + 1, batch.run::<Vec<Value>>(connection).await?)?;
+    let mut replies = exactly(asked + 1, batch.run::<Vec<Value>>(driver).await?)?;
     let mark = replies.pop().map_or(Ok(None), mark);
     for reply in replies {
         T::from_redis_value(reply)?;
@@ -218,18 +219,13 @@ pub(super) async fn marked<T: FromRedisValue>(
 }
 
 /// Runs an `UNLINK` of so many names, and tells which data set it was for.
-async fn unlinked(
-    names: &Names,
-    connection: &mut MultiplexedConnection,
-    unlink: Cmd,
-    asked: usize,
-) -> RedisResult<Mark> {
+async fn unlinked(names: &Names, driver: &mut MultiplexedConnection, unlink: Cmd, asked: usize) -> RedisResult<Mark> {
     if names.is_clustered() {
-        return unlink.query_async::<Count>(connection).await?.at_most(asked).map(|_| None);
+        return unlink.query_async::<Count>(driver).await?.at_most(asked).map(|_| None);
     }
     let mut pipeline = Pipeline::new();
     pipeline.add_command(unlink).cmd("GET").arg(names.mark(""));
-    let (count, found) = pipeline.query_async::<(Count, Value)>(connection).await?;
+    let (count, found) = pipeline.query_async::<(Count, Value)>(driver).await?;
     count.at_most(asked)?;
     mark(found)
 }
@@ -243,11 +239,11 @@ fn mark(reply: Value) -> RedisResult<Mark> {
 
 /// Invalidates tags on a server that is full, where nothing can be written: without a token an entry is invalid, and
 /// without a note nothing tells a fill in flight that no invalidation overtook it.
-async fn unlink_tags(names: &Names, connection: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<Mark> {
+async fn unlink_tags(names: &Names, driver: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<Mark> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(names.last_invalidation());
     for tag in tags {
         unlink.arg(names.tag(tag));
     }
-    unlinked(names, connection, unlink, tags.len() + 1).await
+    unlinked(names, driver, unlink, tags.len() + 1).await
 }

@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 
 use super::{
     RedisStore,
-    connection::link::{Link, Live},
+    connection::link::{Connection, Session},
     tracking::waiters::pause_untracked,
     wire::{
         operation::Operation,
@@ -33,8 +33,8 @@ impl RedisStore {
         ttl: Duration,
         insists: bool,
     ) -> Result<Acquired, StoreError> {
-        let link = self.link(key);
-        let live = link.settled()?;
+        let connection = self.connection(key);
+        let session = connection.settled()?;
         let names = &self.0.names;
         let token = Lease::random_token();
         let life = millis(ttl).max(1).to_string();
@@ -43,27 +43,27 @@ impl RedisStore {
             Seen::Entry(id) => &id.0,
             Seen::Unusable => b"*",
         };
-        if live.is_full() {
+        if session.is_full() {
             return Err(StoreError::Full);
         }
-        let (tags, tags_live) = self.link_to_read_tags(&link, &live)?;
+        let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
         let application = self.0.grants.apply(key, token);
         let (entry, place) = (names.entry(key), names.lease(key));
         let mut acquire = Batch::default();
         if key.id().is_variant() {
-            acquire.watch(&live, &names.entry(&key.primary()));
+            acquire.watch(&session, &names.entry(&key.primary()));
         }
         acquire.call(
             &scripts::ACQUIRE,
             &[&entry, &place],
             &[&token, life.as_bytes(), seen, if insists { b"1" } else { b"0" }],
         );
-        acquire.track(&live);
+        acquire.track(&session);
         acquire.call(&scripts::WATCH, &[&place], &[]);
         let (moment, reply) = tokio::join!(
-            self.moment(&tags, &tags_live),
-            link.run(Operation::pipeline("acquire"), &live, async |mut connection: MultiplexedConnection| {
-                acquire.run::<(Bulk, Watched)>(&mut connection).await
+            self.moment(&tags, &tags_session),
+            connection.run(Operation::pipeline("acquire"), &session, async |mut driver: MultiplexedConnection| {
+                acquire.run::<(Bulk, Watched)>(&mut driver).await
             })
         );
         let (Bulk(reply), (Bulk(held), _)) = reply.inspect_err(|error| {
@@ -80,7 +80,7 @@ impl RedisStore {
                 (Some(back_off), _) => Ok(back_off),
                 (None, Some(failures)) => match moment {
                     Ok(started) => {
-                        if live.tracking && tags_live.tracking && held == token {
+                        if session.tracking && tags_session.tracking && held == token {
                             application.granted();
                         }
                         let lease = Lease::new(key, token, started).under(tags.mark());
@@ -98,44 +98,44 @@ impl RedisStore {
 
     /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock
     /// of the server that has the tags, whoever has the entry.
-    async fn moment(&self, tags: &Link, live: &Arc<Live>) -> Result<[u8; 16], StoreError> {
+    async fn moment(&self, tags: &Connection, session: &Arc<Session>) -> Result<[u8; 16], StoreError> {
         let mut batch = Batch::default();
-        batch.track(live);
+        batch.track(session);
         batch.call(&scripts::LAST_INVALIDATION, &[&self.0.names.last_invalidation()], &[]);
         let ((_, Moment(now)),): ((Moment, Moment),) = tags
-            .run(Operation::script("last_invalidation"), live, async |mut connection: MultiplexedConnection| {
-                batch.run(&mut connection).await
+            .run(Operation::script("last_invalidation"), session, async |mut driver: MultiplexedConnection| {
+                batch.run(&mut driver).await
             })
             .await?;
         Ok(now)
     }
 
     pub(super) async fn is_lease_held_by(&self, key: &Key, token: LeaseToken) -> Result<bool, StoreError> {
-        let link = self.link(key);
-        let live = link.live()?;
+        let connection = self.connection(key);
+        let session = connection.session()?;
         let name = self.0.names.lease(key);
         let mut question = Batch::default();
         question.call(&scripts::WATCH, &[&name], &[]);
-        let ((Bulk(held), _),): (Watched,) = link
-            .run(Operation::script("watch"), &live, async |mut connection: MultiplexedConnection| {
-                question.run(&mut connection).await
+        let ((Bulk(held), _),): (Watched,) = connection
+            .run(Operation::script("watch"), &session, async |mut driver: MultiplexedConnection| {
+                question.run(&mut driver).await
             })
             .await?;
         Ok(held == token)
     }
 
     pub(super) async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, StoreError> {
-        let link = self.link(&lease.key);
-        let live = link.live()?;
+        let connection = self.connection(&lease.key);
+        let session = connection.session()?;
         let mut call = scripts::RENEW.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(ttl).max(1));
-        let Flag(renewed) = link
-            .run_patiently(Operation::script("renew"), &live, async |mut connection: MultiplexedConnection| {
-                call.invoke_async(&mut connection).await
+        let Flag(renewed) = connection
+            .run_patiently(Operation::script("renew"), &session, async |mut driver: MultiplexedConnection| {
+                call.invoke_async(&mut driver).await
             })
             .await?;
         if renewed {
-            self.watch_again(&link, &live, lease).await;
+            self.watch_again(&connection, &session, lease).await;
         } else {
             self.0.grants.end(lease);
         }
@@ -143,17 +143,17 @@ impl RedisStore {
     }
 
     /// Finds out whether a lease that something happened to is still held, and goes on watching it.
-    async fn watch_again(&self, link: &Link, live: &Arc<Live>, lease: &Lease) {
+    async fn watch_again(&self, connection: &Connection, session: &Arc<Session>, lease: &Lease) {
         let mut batch = Batch::default();
-        batch.track(live);
+        batch.track(session);
         batch.call(&scripts::WATCH, &[&self.0.names.lease(&lease.key)], &[]);
         // The push of our own renewal may still be on its way to us, and void the first of these questions. It comes before
         // the reply to it.
         for _ in 0..2 {
             let Some(question) = self.0.grants.ask_again(lease) else { return };
-            let watched: Result<(Watched,), StoreError> = link
-                .run_patiently(Operation::script("watch"), live, async |mut connection: MultiplexedConnection| {
-                    batch.run(&mut connection).await
+            let watched: Result<(Watched,), StoreError> = connection
+                .run_patiently(Operation::script("watch"), session, async |mut driver: MultiplexedConnection| {
+                    batch.run(&mut driver).await
                 })
                 .await;
             match watched {
@@ -168,47 +168,53 @@ impl RedisStore {
 
     /// Gives a lease back without waiting. One that can't be given back runs out by itself.
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
-        let link = self.link(&lease.key);
-        let Ok(live) = link.live() else { return };
+        let connection = self.connection(&lease.key);
+        let Ok(session) = connection.session() else { return };
         self.0.grants.end(lease);
         let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
-        self.end(Operation::script("release"), link.into_owned(), live, call);
+        self.end(Operation::script("release"), connection.into_owned(), session, call);
     }
 
     /// As [`release_lease`](Self::release_lease), when the load failed.
     pub(super) fn fail_lease(&self, lease: &Lease, Failed { status, pause, remembered }: Failed) {
-        let link = self.link(&lease.key);
-        let Ok(live) = link.live() else { return };
+        let connection = self.connection(&lease.key);
+        let Ok(session) = connection.session() else { return };
         self.0.grants.end(lease);
         let mut call = scripts::FAIL.key(self.0.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
-        self.end(Operation::script("fail"), link.into_owned(), live, call);
+        self.end(Operation::script("fail"), connection.into_owned(), session, call);
     }
 
-    fn end(&self, what: Operation, link: Arc<Link>, live: Arc<Live>, call: ScriptInvocation<'static>) {
+    fn end(
+        &self,
+        what: Operation,
+        connection: Arc<Connection>,
+        session: Arc<Session>,
+        call: ScriptInvocation<'static>,
+    ) {
         let end = async move {
-            let end = async |mut connection: MultiplexedConnection| call.invoke_async(&mut connection).await;
-            let _: Result<Flag, StoreError> = link.run_patiently(what, &live, end).await;
+            let end = async |mut driver: MultiplexedConnection| call.invoke_async(&mut driver).await;
+            let _: Result<Flag, StoreError> = connection.run_patiently(what, &session, end).await;
         };
         self.0.runtime.spawn(end.in_current_span());
     }
 
     /// Returns when it is time to look again.
     pub(super) async fn lease_may_have_ended(&self, key: &Key) {
-        let link = self.link(key);
-        let Ok(live) = link.live() else { return sleep(pause_untracked()).await };
-        if !live.tracking {
+        let connection = self.connection(key);
+        let Ok(session) = connection.session() else { return sleep(pause_untracked()).await };
+        if !session.tracking {
             return sleep(pause_untracked()).await;
         }
-        let waiter = live.waiters.join(key.id());
+        let waiter = session.waiters.join(key.id());
         let mut batch = Batch::default();
-        batch.track(&live);
+        batch.track(&session);
         batch.call(&scripts::WATCH, &[&self.0.names.lease(key)], &[]);
-        let watched: Result<(Watched,), StoreError> = link
-            .run(Operation::script("watch"), &live, async |mut connection: MultiplexedConnection| {
-                batch.run(&mut connection).await
+        let watched: Result<(Watched,), StoreError> = connection
+            .run(Operation::script("watch"), &session, async |mut driver: MultiplexedConnection| {
+                batch.run(&mut driver).await
             })
             .await;
         match watched {
@@ -217,7 +223,7 @@ impl RedisStore {
                 let left = u64::try_from(left).map_or(Duration::MAX, |left| Duration::from_millis(left + 1));
                 tokio::select! {
                     () = waiter.woken() => {}
-                    () = sleep(live.waiters.pause().min(left)) => {}
+                    () = sleep(session.waiters.pause().min(left)) => {}
                 }
             }
             Ok(_) => {}

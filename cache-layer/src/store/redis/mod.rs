@@ -3,7 +3,7 @@
 //! One operation a file, over four wings. An import runs down this list, or to a wing below:
 //!
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
-//! - [`lookup`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`many`], [`redirect`]: the operations
+//! - [`lookup`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -26,12 +26,12 @@ use self::topology::cluster::Cluster;
 use self::{
     connection::{
         address::Address,
-        link::{Link, Live, Shared, Timeouts},
-        share::Share,
-        tally::{Tally, WHEN_FULL},
+        link::{Connection, Context, Session, Timeouts},
+        shard::Share,
+        counters::{Counters, WHEN_FULL},
     },
     invalidate::{Hardness, invalidate},
-    topology::routes::{Routes, Way},
+    topology::routes::{Route, Topology},
     tracking::{grants::Grants, guard::Guard, pending::Pending},
     wire::{errors::is_not_allowed, names::Names, operation::Operation},
 };
@@ -56,7 +56,7 @@ mod full_tests;
 mod invalidate;
 mod lease;
 mod lookup;
-mod many;
+mod bulk;
 #[cfg(test)]
 mod pattern_tests;
 mod patterns;
@@ -70,7 +70,7 @@ mod tracking;
 mod wire;
 
 pub use config::RedisStoreBuilder;
-pub use connection::tally::Push;
+pub use connection::counters::Push;
 pub use state::{Breaker, RedisState};
 pub use tracking::guard::Restored;
 pub(super) use tracking::near::Near;
@@ -158,13 +158,13 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct RedisStore(Arc<Inner>);
 
 struct Inner {
-    routes: Routes,
+    topology: Topology,
     names: Names,
     pending: Arc<Pending>,
     guard: Arc<Guard>,
     near: NearSlot,
     grants: Arc<Grants>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     runtime: Handle,
     _stop: DropGuard,
 }
@@ -230,36 +230,36 @@ impl RedisStore {
         };
         let stop = CancellationToken::new();
         let (pending, guard, near) = (Arc::<Pending>::default(), Arc::new(guard), NearSlot::default());
-        let (grants, tally) = (Arc::<Grants>::default(), Arc::<Tally>::default());
-        let shared = Shared {
+        let (grants, counters) = (Arc::<Grants>::default(), Arc::<Counters>::default());
+        let context = Context {
             names: names.clone(),
             pending: pending.clone(),
             guard: guard.clone(),
             near: near.clone(),
             grants: grants.clone(),
-            tally: tally.clone(),
+            counters: counters.clone(),
             timeouts,
         };
-        let routes = match address {
+        let topology = match address {
             #[cfg(feature = "cluster")]
-            Address::Cluster(seeds) => Routes::Cluster(Cluster::start(seeds, connections, shared, runtime, &stop)),
+            Address::Cluster(seeds) => Topology::Cluster(Cluster::start(seeds, connections, context, runtime, &stop)),
             address => {
-                let one = || Link::new(address.clone(), Share::Everything, false, shared.clone());
-                let links: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
-                for link in &links {
-                    runtime.spawn(link.clone().keep(stop.clone()));
+                let one = || Connection::new(address.clone(), Share::Everything, false, context.clone());
+                let connections: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
+                for connection in &connections {
+                    runtime.spawn(connection.clone().keep(stop.clone()));
                 }
-                Routes::One(links)
+                Topology::One(connections)
             }
         };
         let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { routes, names, pending, guard, near, grants, tally, runtime, _stop }))
+        Self(Arc::new(Inner { topology, names, pending, guard, near, grants, counters, runtime, _stop }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.
     #[must_use]
     pub fn connected(&self) -> bool {
-        self.0.routes.to_tags().is_live()
+        self.0.topology.to_tags().is_connected()
     }
 
     /// Waits, at most for `timeout`, until there is a connection; in a cluster, one to every primary.
@@ -268,23 +268,24 @@ impl RedisStore {
     /// do not hear of until it has. In a cluster of containers the first attempt may be in vain, since the rules of the network
     /// lag behind a new one. After some five seconds, go on without.
     pub async fn wait_connected(&self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.0.routes.wait_connected()).await.is_ok()
+        tokio::time::timeout(timeout, self.0.topology.wait_connected()).await.is_ok()
     }
 
     /// Asks the server how it is; never waits longer than the operation timeout, or a second if that is longer.
     pub async fn status(&self) -> RedisStatus {
         let ask = async {
-            let link = self.link_to_tags();
-            let live = link.live()?;
+            let connection = self.connection_to_tags();
+            let session = connection.session()?;
             let begun = Instant::now();
-            link.run_patiently(Operation::command("PING"), &live, async |mut connection: MultiplexedConnection| {
-                redis::cmd("PING").query_async::<()>(&mut connection).await
-            })
-            .await?;
+            connection
+                .run_patiently(Operation::command("PING"), &session, async |mut driver: MultiplexedConnection| {
+                    redis::cmd("PING").query_async::<()>(&mut driver).await
+                })
+                .await?;
             let ping = begun.elapsed();
-            let info = link
-                .run_patiently(Operation::command("INFO"), &live, async |mut connection: MultiplexedConnection| {
-                    match redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut connection).await {
+            let info = connection
+                .run_patiently(Operation::command("INFO"), &session, async |mut driver: MultiplexedConnection| {
+                    match redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut driver).await {
                         // It answers, and says no more of itself.
                         Err(error) if is_not_allowed(&error) => Ok(String::new()),
                         info => info,
@@ -295,7 +296,7 @@ impl RedisStore {
             let number = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
             let no_room =
                 number("maxmemory").zip(number("used_memory")).is_some_and(|(max, used)| 0 < max && max <= used);
-            let full = self.0.tally.is_full() || (no_room && field("maxmemory_policy") == Some("noeviction"));
+            let full = self.0.counters.is_full() || (no_room && field("maxmemory_policy") == Some("noeviction"));
             Ok::<_, StoreError>(RedisStatus {
                 connected: true,
                 ping: Some(ping),
@@ -307,7 +308,7 @@ impl RedisStore {
         };
         ask.await.unwrap_or_else(|error| {
             let error = match error {
-                StoreError::Unavailable => self.link_to_tags().absence(),
+                StoreError::Unavailable => self.connection_to_tags().last_error(),
                 other => other.to_string(),
             };
             RedisStatus { error: Some(error), ..RedisStatus::default() }
@@ -321,48 +322,56 @@ impl RedisStore {
 
     /// The entry of `key` in the first tier.
     pub(super) fn near(&self, key: &Key) -> Option<Entry> {
-        let link = self.link(key);
-        let live = link.believed()?;
-        let (_, tags) = self.link_of_tags(&link, &live).ok()?;
-        self.0.near.get()?.get(&live, &tags, key)
+        let connection = self.connection(key);
+        let session = connection.believed()?;
+        let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
+        self.0.near.get()?.get(&session, &tags, key)
     }
 
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
-    fn link(&self, key: &Key) -> Cow<'_, Arc<Link>> {
-        self.0.routes.of_key(key)
+    fn connection(&self, key: &Key) -> Cow<'_, Arc<Connection>> {
+        self.0.topology.of_key(key)
     }
 
     /// The connection by which the tags of an entry are read that is read over `live`.
-    fn link_of_tags<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
-        self.0.routes.of_tags_beside(link, live)
+    fn connection_of_tags<'a>(
+        &self,
+        connection: &'a Arc<Connection>,
+        session: &'a Arc<Session>,
+    ) -> Result<Route<'a>, StoreError> {
+        self.0.topology.of_tags_beside(connection, session)
     }
 
     /// The same, if it may be read over by now.
-    fn link_to_read_tags<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
-        let way = self.link_of_tags(link, live)?;
+    fn connection_to_read_tags<'a>(
+        &self,
+        connection: &'a Arc<Connection>,
+        session: &'a Arc<Session>,
+    ) -> Result<Route<'a>, StoreError> {
+        let way = self.connection_of_tags(connection, session)?;
         if way.1.is_settled() { Ok(way) } else { Err(StoreError::Unavailable) }
     }
 
     /// A connection to invalidate tags by.
-    fn link_to_tags(&self) -> Arc<Link> {
-        self.0.routes.to_tags()
+    fn connection_to_tags(&self) -> Arc<Connection> {
+        self.0.topology.to_tags()
     }
 
     /// The connection that an invalidation takes.
-    fn link_of(&self, scope: Scope<'_>) -> Arc<Link> {
+    fn connection_of(&self, scope: Scope<'_>) -> Arc<Connection> {
         match scope {
-            Scope::Key(key) => self.link(key).into_owned(),
-            Scope::Tags(_) | Scope::Everything => self.link_to_tags(),
+            Scope::Key(key) => self.connection(key).into_owned(),
+            Scope::Tags(_) | Scope::Everything => self.connection_to_tags(),
         }
     }
 
-    fn links(&self) -> Vec<Arc<Link>> {
-        self.0.routes.all()
+    fn connections(&self) -> Vec<Arc<Connection>> {
+        self.0.topology.all()
     }
 
     /// Runs an invalidation in a task of its own: a caller that is cancelled has written what is to be invalidated all the
     /// same.
-    fn whatever_becomes_of_the_caller<T: Send + 'static>(
+    fn spawn_detached<T: Send + 'static>(
         &self,
         invalidation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
@@ -372,7 +381,7 @@ impl RedisStore {
 }
 
 /// 15 hex digits, the middle of a [`Token`].
-fn chance() -> String {
+fn nonce() -> String {
     format!("{:015x}", fastrand::u64(..1 << 60))
 }
 
@@ -408,7 +417,7 @@ impl Contract for RedisStore {
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {
-        !(self.link(&lease.key).is_live() && self.0.grants.stands(lease))
+        !(self.connection(&lease.key).is_connected() && self.0.grants.stands(lease))
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
@@ -429,17 +438,17 @@ impl Contract for RedisStore {
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
-        self.whatever_becomes_of_the_caller(async move { store.deliver(scope.borrow(), Hardness::Hard).await })
+        self.spawn_detached(async move { store.deliver(scope.borrow(), Hardness::Hard).await })
     }
 
     fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
-        self.whatever_becomes_of_the_caller(async move { store.deliver(scope.borrow(), Hardness::Soft).await })
+        self.spawn_detached(async move { store.deliver(scope.borrow(), Hardness::Soft).await })
     }
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
-        self.whatever_becomes_of_the_caller(async move { store.delete_pattern(&pattern).await })
+        self.spawn_detached(async move { store.delete_pattern(&pattern).await })
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
@@ -448,12 +457,12 @@ impl Contract for RedisStore {
 
     fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, tags) = (self.clone(), tags.clone());
-        self.whatever_becomes_of_the_caller(async move { store.put_many(entries, &tags).await })
+        self.spawn_detached(async move { store.put_many(entries, &tags).await })
     }
 }
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("routes", &self.0.routes).finish_non_exhaustive()
+        f.debug_struct("RedisStore").field("topology", &self.0.topology).finish_non_exhaustive()
     }
 }

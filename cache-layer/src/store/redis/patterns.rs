@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     RedisStore,
-    connection::link::{Link, Live},
+    connection::link::{Connection, Session},
     invalidate::{invalidate, marked},
     tracking::near::Near,
     wire::{
@@ -42,40 +42,40 @@ impl RedisStore {
     pub(super) async fn delete_pattern(&self, pattern: &Pattern) -> Result<u64, StoreError> {
         let near = self.0.near.get().map(|near| &**near);
         let mut deleted = Ok(0);
-        for link in self.0.routes.one_of_each_server() {
-            let here = match link.live() {
-                Ok(live) => self.delete_over(&link, &live, pattern, near).await,
+        for connection in self.0.topology.one_of_each_server() {
+            let here = match connection.session() {
+                Ok(session) => self.delete_over(&connection, &session, pattern, near).await,
                 Err(error) => Err(error),
             };
             deleted = deleted.and_then(|before| here.map(|here| before + here));
         }
         if deleted.is_err() {
             near.into_iter().for_each(|near| near.forget_matching(pattern));
-            self.0.routes.keep(pattern, &self.0.pending);
-            self.links().iter().for_each(|link| link.reset());
+            self.0.topology.keep(pattern, &self.0.pending);
+            self.connections().iter().for_each(|connection| connection.reset());
         }
         deleted
     }
 
     async fn delete_over(
         &self,
-        link: &Link,
-        live: &Arc<Live>,
+        connection: &Connection,
+        session: &Arc<Session>,
         pattern: &Pattern,
         near: Option<&Near>,
     ) -> Result<u64, StoreError> {
         let names = &self.0.names;
-        let delete = async |mut connection: MultiplexedConnection| {
-            let deleted = delete_matching(names, pattern, near, &mut connection).await?;
+        let delete = async |mut driver: MultiplexedConnection| {
+            let deleted = delete_matching(names, pattern, near, &mut driver).await?;
             // Nothing to ask a cluster's node, which takes no empty batch.
             let mark = match names.is_clustered() {
                 true => None,
-                false => marked::<Flag>(names, Batch::default(), 0, &mut connection).await?,
+                false => marked::<Flag>(names, Batch::default(), 0, &mut driver).await?,
             };
             Ok((deleted, mark))
         };
-        let (deleted, mark) = link.run_at_length(Operation::command("SCAN"), live, delete).await?;
-        if link.leads_to(live, mark.as_deref()).await? { Ok(deleted) } else { Err(StoreError::Unavailable) }
+        let (deleted, mark) = connection.run_at_length(Operation::command("SCAN"), session, delete).await?;
+        if connection.leads_to(session, mark.as_deref()).await? { Ok(deleted) } else { Err(StoreError::Unavailable) }
     }
 }
 
@@ -84,14 +84,14 @@ pub(super) async fn delete_matching(
     names: &Names,
     pattern: &Pattern,
     near: Option<&Near>,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    let mut sweep = Sweep { names, pattern, near, connection, step: FIRST_STEP };
+    let mut sweep = Sweep { names, pattern, near, driver, step: FIRST_STEP };
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // Kept, it would be refused for ever, and nothing would be read again.
             tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
-            invalidate(names, connection, Scope::Everything).await.map(|_| 0)
+            invalidate(names, driver, Scope::Everything).await.map(|_| 0)
         }
         result => result,
     }
@@ -102,7 +102,7 @@ struct Sweep<'a> {
     pattern: &'a Pattern,
     /// The first tier of this process, which lets go of what is deleted before anybody is told that it is.
     near: Option<&'a Near>,
-    connection: &'a mut MultiplexedConnection,
+    driver: &'a mut MultiplexedConnection,
     /// Names to look at in the next step.
     step: usize,
 }
@@ -122,7 +122,7 @@ impl Sweep<'_> {
             let begun = Instant::now();
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&selection).arg("COUNT").arg(self.step);
-            let Scanned { cursor: next, names: found } = in_time(scan.query_async(self.connection)).await?;
+            let Scanned { cursor: next, names: found } = in_time(scan.query_async(self.driver)).await?;
             // A server that goes nowhere would be asked for ever.
             if next == cursor && next != 0 {
                 return Err(no_answer());
@@ -184,7 +184,7 @@ impl Sweep<'_> {
         for names in &commands {
             batch.unlink(names.iter().map(|(name, _)| *name));
         }
-        let counts: Vec<Count> = exactly(commands.len(), in_time(batch.run(self.connection)).await?)?;
+        let counts: Vec<Count> = exactly(commands.len(), in_time(batch.run(self.driver)).await?)?;
         let unlinked = counts.into_iter().zip(&commands).map(|(count, names)| count.at_most(names.len()));
         let unlinked: Vec<u64> = unlinked.collect::<RedisResult<_>>()?;
         let deleted = unlinked.iter().take(primaries.len().div_ceil(at_once)).sum();
@@ -204,7 +204,7 @@ impl Sweep<'_> {
         for (name, _) in capped {
             batch.call_on(&scripts::CANONICAL_KEY, name);
         }
-        let keys: Vec<Bulk> = exactly(capped.len(), in_time(batch.run(self.connection)).await?)?;
+        let keys: Vec<Bulk> = exactly(capped.len(), in_time(batch.run(self.driver)).await?)?;
         let opened = capped.iter().zip(keys);
         let matches = |key: &[u8]| self.pattern.matches(readable_in_full(key).as_bytes());
         Ok(opened.filter(|(_, Bulk(key))| matches(key)).map(|(found, _)| *found).collect())

@@ -7,7 +7,7 @@ use redis::{
 };
 
 use super::{
-    EVERYTHING, RedisStore, chance,
+    EVERYTHING, RedisStore, nonce,
     topology::cluster::Cluster,
     tracking::tokens::life_invalidated,
     wire::{
@@ -39,12 +39,12 @@ impl RedisStore {
     }
 
     async fn send(&self, cluster: &Cluster, scope: Scope<'_>, command: &Cmd) -> Result<(), StoreError> {
-        let link = self.link_of(scope);
-        let redirected = link
+        let connection = self.connection_of(scope);
+        let redirected = connection
             .run_patiently(
                 Operation::command("UNLINK"),
-                &link.live()?,
-                async |mut connection: MultiplexedConnection| match command.query_async(&mut connection).await {
+                &connection.session()?,
+                async |mut driver: MultiplexedConnection| match command.query_async(&mut driver).await {
                     Err(error) if error.kind() == ServerErrorKind::Ask.into() => Ok(Some(error)),
                     reply => reply.and_then(|reply| is_done(&reply)).map(|()| None),
                 },
@@ -52,15 +52,16 @@ impl RedisStore {
             .await?;
         let Some(error) = redirected else { return Ok(()) };
         let (address, _) = error.redirect_node().ok_or(StoreError::Unavailable)?;
-        let (link, live) = cluster.live_at(address)?;
+        let (connection, session) = cluster.session_at(address)?;
         // Together, since other commands share the connection.
         let mut pipeline = Pipeline::new();
         pipeline.cmd("ASKING").add_command(command.clone());
-        link.run_patiently(Operation::command("ASKING"), &live, async |mut connection: MultiplexedConnection| {
-            let (Done, reply) = pipeline.query_async(&mut connection).await?;
-            is_done(&reply)
-        })
-        .await
+        connection
+            .run_patiently(Operation::command("ASKING"), &session, async |mut driver: MultiplexedConnection| {
+                let (Done, reply) = pipeline.query_async(&mut driver).await?;
+                is_done(&reply)
+            })
+            .await
     }
 }
 
@@ -81,7 +82,7 @@ fn commands(names: &Names, scope: Scope<'_>) -> Vec<Cmd> {
         Scope::Everything => vec![EVERYTHING],
     };
     let call = |script: &Script, name: String, life: u64| {
-        redis::cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(name).arg(chance()).arg(life).take()
+        redis::cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(name).arg(nonce()).arg(life).take()
     };
     let note = call(&scripts::NOTE_INVALIDATION, names.last_invalidation(), 0);
     let tokens = tags.into_iter().map(|tag| call(&scripts::INVALIDATE_TAG, names.tag(tag), life_invalidated(tag)));

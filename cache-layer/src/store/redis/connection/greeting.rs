@@ -4,15 +4,15 @@ use std::collections::HashMap;
 
 use redis::{ErrorKind, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 
-use super::share::Share;
+use super::shard::Share;
 use crate::store::redis::wire::errors::{is_not_allowed, proves_connection_useless};
 
 /// Of Redis and of those who count their versions as Redis does.
 const OLDEST: (u32, u32) = (7, 0);
 
 /// An error if what is at the other end can't serve `share`.
-pub(crate) async fn check(connection: &mut MultiplexedConnection, share: &Share) -> RedisResult<()> {
-    let greeting: RedisResult<HashMap<String, Value>> = redis::cmd("HELLO").query_async(connection).await;
+pub(crate) async fn check(driver: &mut MultiplexedConnection, share: &Share) -> RedisResult<()> {
+    let greeting: RedisResult<HashMap<String, Value>> = redis::cmd("HELLO").query_async(driver).await;
     match greeting {
         Ok(greeting) => judge(&greeting, share.is_everything()),
         Err(error) if is_not_allowed(&error) || !proves_connection_useless(&error) => {

@@ -6,9 +6,9 @@
 //!
 //! A server that was away is away for the others as well, and they are not all back at the same time. What was written
 //! through one that isn't, and acknowledged, is unknown to the server until that one is. So after such a loss a connection
-//! [settles](Live::is_settled): it takes invalidations, which are delivered before anything else, but nothing is read over
+//! [settles](Session::is_settled): it takes invalidations, which are delivered before anything else, but nothing is read over
 //! it, nor loaded, until the others have had time to come back. A blip is none of that: the same server, back before any
-//! invalidation stopped [waiting](Link::waits_until) for it.
+//! invalidation stopped [waiting](Connection::waits_until) for it.
 
 use std::{
     fmt,
@@ -34,9 +34,9 @@ use tracing::Instrument as _;
 use super::{
     address::Address,
     greeting,
-    reads::Reads,
-    share::Share,
-    tally::{Push, Tally},
+    batcher::LookupBatcher,
+    shard::Share,
+    counters::{Counters, Push},
 };
 use crate::store::redis::{
     NearSlot,
@@ -96,17 +96,17 @@ pub(crate) struct Timeouts {
 
 /// What all connections of a store have in common.
 #[derive(Clone)]
-pub(crate) struct Shared {
+pub(crate) struct Context {
     pub(crate) names: Names,
     pub(crate) pending: Arc<Pending>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) near: NearSlot,
     pub(crate) grants: Arc<Grants>,
-    pub(crate) tally: Arc<Tally>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) timeouts: Timeouts,
 }
 
-pub(crate) struct Link {
+pub(crate) struct Connection {
     address: Address,
     share: Share,
     names: Names,
@@ -114,11 +114,11 @@ pub(crate) struct Link {
     guard: Arc<Guard>,
     near: NearSlot,
     grants: Arc<Grants>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     timeouts: Timeouts,
-    live: RwLock<Option<Arc<Live>>>,
+    session: RwLock<Option<Arc<Session>>>,
     /// The connection that was given up last, and when, while what was read over it may still be served.
-    lost: RwLock<Option<(Arc<Live>, Instant)>>,
+    lost: RwLock<Option<(Arc<Session>, Instant)>>,
     /// Since when there is no connection, if there is none.
     absent: Mutex<Option<Instant>>,
     /// The data set behind the connection, or the last one.
@@ -126,18 +126,18 @@ pub(crate) struct Link {
     /// Whether its first connection is made after a loss, as far as the store is concerned.
     rejoins: bool,
     /// Why there is no connection, when there is none.
-    absence: RwLock<String>,
+    last_error: RwLock<String>,
     /// Wakes the keeper before its next heartbeat.
-    trouble: Arc<Notify>,
+    wake: Arc<Notify>,
     /// Wakes whoever waits for the first connection.
     connected: Notify,
 }
 
 /// A connection that works as far as anybody knows.
-pub(crate) struct Live {
-    connection: MultiplexedConnection,
+pub(crate) struct Session {
+    driver: MultiplexedConnection,
     /// Look-ups by it.
-    pub(crate) reads: Arc<Reads>,
+    pub(crate) reads: Arc<LookupBatcher>,
     /// Tells it from every other one of this process.
     pub(crate) number: u64,
     pub(crate) tokens: Arc<Tokens>,
@@ -159,12 +159,12 @@ pub(crate) struct Live {
     full_until: AtomicU64,
 }
 
-impl Link {
+impl Connection {
     pub(crate) fn new(
         address: Address,
         share: Share,
         rejoins: bool,
-        Shared { names, pending, guard, near, grants, tally, timeouts }: Shared,
+        Context { names, pending, guard, near, grants, counters, timeouts }: Context,
     ) -> Arc<Self> {
         Arc::new(Self {
             address,
@@ -174,35 +174,35 @@ impl Link {
             guard,
             near,
             grants,
-            tally,
+            counters,
             timeouts,
-            live: RwLock::new(None),
+            session: RwLock::new(None),
             lost: RwLock::new(None),
             absent: Mutex::new(Some(Instant::now())),
             data_set: Mutex::new(None),
             rejoins,
-            absence: RwLock::new("still connecting".to_owned()),
-            trouble: Arc::default(),
+            last_error: RwLock::new("still connecting".to_owned()),
+            wake: Arc::default(),
             connected: Notify::new(),
         })
     }
 
     /// The connection, if there is one.
-    pub(crate) fn live(&self) -> Result<Arc<Live>, StoreError> {
-        self.live.read().clone().ok_or(StoreError::Unavailable)
+    pub(crate) fn session(&self) -> Result<Arc<Session>, StoreError> {
+        self.session.read().clone().ok_or(StoreError::Unavailable)
     }
 
     /// The connection, if there is one that may be read over.
-    pub(crate) fn settled(&self) -> Result<Arc<Live>, StoreError> {
-        self.live().and_then(|live| if live.is_settled() { Ok(live) } else { Err(StoreError::Unavailable) })
+    pub(crate) fn settled(&self) -> Result<Arc<Session>, StoreError> {
+        self.session().and_then(|session| if session.is_settled() { Ok(session) } else { Err(StoreError::Unavailable) })
     }
 
     /// The connection whose knowledge counts: that which is there, or was there a moment ago.
-    pub(crate) fn believed(&self) -> Option<Arc<Live>> {
-        self.live().ok().or_else(|| {
+    pub(crate) fn believed(&self) -> Option<Arc<Session>> {
+        self.session().ok().or_else(|| {
             let grace = self.grace();
             let lost = self.lost.read().clone();
-            lost.filter(|(_, at)| at.elapsed() < grace).map(|(live, _)| live)
+            lost.filter(|(_, at)| at.elapsed() < grace).map(|(session, _)| session)
         })
     }
 
@@ -210,17 +210,17 @@ impl Link {
         self.near.get().map_or(Duration::ZERO, |near| near.grace())
     }
 
-    pub(crate) fn is_live(&self) -> bool {
-        self.live.read().is_some()
+    pub(crate) fn is_connected(&self) -> bool {
+        self.session.read().is_some()
     }
 
     /// Why there is no connection, when there is none.
-    pub(crate) fn absence(&self) -> String {
-        self.absence.read().clone()
+    pub(crate) fn last_error(&self) -> String {
+        self.last_error.read().clone()
     }
 
-    pub(crate) fn note_absence(&self, reason: String) {
-        *self.absence.write() = reason;
+    pub(crate) fn note_error(&self, reason: String) {
+        *self.last_error.write() = reason;
     }
 
     /// The mark of the data set behind the connection.
@@ -242,21 +242,21 @@ impl Link {
         *self.absent.lock() = since;
     }
 
-    fn note_loss(&self, lost: Option<(Arc<Live>, Instant)>) {
+    fn note_loss(&self, lost: Option<(Arc<Session>, Instant)>) {
         *self.lost.write() = lost;
     }
 
-    fn publish(&self, live: Option<Arc<Live>>) {
+    fn publish(&self, session: Option<Arc<Session>>) {
         self.note_loss(None);
-        self.note_absent(live.is_none().then(Instant::now));
-        *self.live.write() = live;
+        self.note_absent(session.is_none().then(Instant::now));
+        *self.session.write() = session;
     }
 
     /// Returns once there is a connection.
     pub(crate) async fn wait_connected(&self) {
         loop {
             let connected = self.connected.notified();
-            if self.is_live() {
+            if self.is_connected() {
                 return;
             }
             connected.await;
@@ -264,27 +264,27 @@ impl Link {
     }
 
     /// Gives the connection up: nobody gets it any more, and the keeper makes a new one.
-    pub(crate) fn give_up(&self, live: &Arc<Live>) {
-        let mut published = self.live.write();
-        if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
+    pub(crate) fn give_up(&self, session: &Arc<Session>) {
+        let mut published = self.session.write();
+        if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             *published = None;
             self.note_absent(Some(Instant::now()));
-            self.tally.lost_a_connection();
+            self.counters.lost_a_connection();
             if self.grace().is_zero() {
-                live.tokens.forget_all();
+                session.tokens.forget_all();
             } else {
-                self.note_loss(Some((live.clone(), Instant::now())));
+                self.note_loss(Some((session.clone(), Instant::now())));
             }
             self.grants.void_all();
-            live.waiters.wake_all();
-            self.trouble.notify_one();
+            session.waiters.wake_all();
+            self.wake.notify_one();
         }
     }
 
     /// Gives up whatever connection there is.
     pub(crate) fn reset(&self) {
-        if let Ok(live) = self.live() {
-            self.give_up(&live);
+        if let Ok(session) = self.session() {
+            self.give_up(&session);
         }
     }
 
@@ -292,49 +292,49 @@ impl Link {
     pub(crate) fn run<T, F>(
         &self,
         what: Operation,
-        live: &Arc<Live>,
+        session: &Arc<Session>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
     ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(self.timeouts.operation, what, live, operation)
+        self.run_within(self.timeouts.operation, what, session, operation)
     }
 
     /// As [`run`](Self::run), for an operation that is on its way already.
     pub(crate) fn wait<T>(
         &self,
         what: Operation,
-        live: &Arc<Live>,
+        session: &Arc<Session>,
         operation: impl Future<Output = RedisResult<T>>,
     ) -> impl Future<Output = Result<T, StoreError>> {
-        self.wait_within(self.timeouts.operation, what, live, operation)
+        self.wait_within(self.timeouts.operation, what, session, operation)
     }
 
     /// Runs one operation that no request waits for.
     pub(crate) fn run_patiently<T, F>(
         &self,
         what: Operation,
-        live: &Arc<Live>,
+        session: &Arc<Session>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
     ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(self.timeouts.operation.max(HEARTBEAT_TIMEOUT), what, live, operation)
+        self.run_within(self.timeouts.operation.max(HEARTBEAT_TIMEOUT), what, session, operation)
     }
 
     /// Runs an operation of many steps, each of which has a limit of its own.
     pub(crate) fn run_at_length<T, F>(
         &self,
         what: Operation,
-        live: &Arc<Live>,
+        session: &Arc<Session>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
     ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.run_within(Duration::MAX, what, live, operation)
+        self.run_within(Duration::MAX, what, session, operation)
     }
 
     // No `async fn`, which would keep the operation twice: as it came, and as it is run.
@@ -342,38 +342,38 @@ impl Link {
         &self,
         deadline: Duration,
         what: Operation,
-        live: &Arc<Live>,
+        session: &Arc<Session>,
         operation: impl FnOnce(MultiplexedConnection) -> F,
     ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.wait_within(deadline, what, live, operation(live.connection.clone()))
+        self.wait_within(deadline, what, session, operation(session.driver.clone()))
     }
 
     fn wait_within<T>(
         &self,
         deadline: Duration,
         what: Operation,
-        live: &Arc<Live>,
+        session: &Arc<Session>,
         operation: impl Future<Output = RedisResult<T>>,
     ) -> impl Future<Output = Result<T, StoreError>> {
-        self.tally.went(what);
-        let span = what.span(&live.server);
+        self.counters.sent(what);
+        let span = what.span(&session.server);
         async move {
             match timeout(deadline, operation).instrument(span.clone()).await {
                 Ok(Ok(reply)) => {
-                    live.succeeded();
+                    session.succeeded();
                     Ok(reply)
                 }
                 Ok(Err(reply)) => {
-                    let error = self.judge(live, &reply);
+                    let error = self.judge(session, &reply);
                     failed(&span, &error, Some(&reply));
                     Err(error)
                 }
                 Err(_) => {
-                    if live.timed_out(self.timeouts.operation) {
-                        self.give_up(live);
+                    if session.timed_out(self.timeouts.operation) {
+                        self.give_up(session);
                     }
                     failed(&span, &StoreError::TimedOut, None);
                     Err(StoreError::TimedOut)
@@ -383,19 +383,19 @@ impl Link {
     }
 
     /// What an error says of the connection and of its server, and to whoever asked.
-    fn judge(&self, live: &Arc<Live>, error: &RedisError) -> StoreError {
+    fn judge(&self, session: &Arc<Session>, error: &RedisError) -> StoreError {
         if proves_connection_useless(error) {
-            self.give_up(live);
+            self.give_up(session);
             return StoreError::Unavailable;
         }
-        live.succeeded();
+        session.succeeded();
         if error.is_cluster_error() {
-            self.share.misses();
+            self.share.refresh_topology();
             return StoreError::Unavailable;
         }
         if is_out_of_memory(error) {
-            live.full_until.store(millis(live.born.elapsed() + FULL), Ordering::Relaxed);
-            self.tally.refused();
+            session.full_until.store(millis(session.born.elapsed() + FULL), Ordering::Relaxed);
+            self.counters.refused();
             return StoreError::Full;
         }
         StoreError::Failed(error.to_string())
@@ -409,28 +409,28 @@ impl Link {
             let mut loss = self.rejoins.then(Loss::unwitnessed);
             loop {
                 match self.connect(loss.as_ref()).await {
-                    Ok(live) => {
-                        if live.is_settled() {
-                            tracing::info!(tracking = live.tracking, "connected to Redis");
+                    Ok(session) => {
+                        if session.is_settled() {
+                            tracing::info!(tracking = session.tracking, "connected to Redis");
                         } else {
                             let after = self.timeouts.settling;
                             tracing::info!(
-                                tracking = live.tracking,
+                                tracking = session.tracking,
                                 ?after,
                                 "connected to Redis; to be read from later"
                             );
                         }
                         reported = false;
                         self.connected.notify_waiters();
-                        let reason = self.watch(&live).await;
-                        loss = Some(Loss::of(&live));
-                        self.note_absence(reason.clone());
-                        self.give_up(&live);
-                        self.share.misses();
+                        let reason = self.watch(&session).await;
+                        loss = Some(Loss::of(&session));
+                        self.note_error(reason.clone());
+                        self.give_up(&session);
+                        self.share.refresh_topology();
                         tracing::warn!(%reason, "lost Redis; serving without it until it is back");
                         // One that is lost at once will be lost again: a server that takes connections and then
                         // refuses what matters must not be asked in a tight loop.
-                        if live.born.elapsed() < SHORT_LIVED {
+                        if session.born.elapsed() < SHORT_LIVED {
                             sleep(backoff.mul_f64(0.5 + fastrand::f64())).await;
                             backoff = (backoff * 2).min(LONGEST_BACKOFF);
                         } else {
@@ -439,8 +439,8 @@ impl Link {
                     }
                     Err(error) => {
                         loss.get_or_insert_with(Loss::unwitnessed);
-                        self.note_absence(error.to_string());
-                        self.share.misses();
+                        self.note_error(error.to_string());
+                        self.share.refresh_topology();
                         if !reported {
                             tracing::warn!(%error, "can't connect to Redis; serving without it until it is there");
                             reported = true;
@@ -458,7 +458,7 @@ impl Link {
     }
 
     /// A new connection, published: kept invalidations have been delivered over it.
-    async fn connect(&self, loss: Option<&Loss>) -> RedisResult<Arc<Live>> {
+    async fn connect(&self, loss: Option<&Loss>) -> RedisResult<Arc<Session>> {
         let tokens = Arc::new(Tokens::default());
         let waiters = Arc::new(Waiters::default());
         let closed = Arc::new(OnceLock::new());
@@ -468,30 +468,30 @@ impl Link {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(IN_FLIGHT)
             .set_push_sender({
-                let (closed, trouble) = (closed.clone(), self.trouble.clone());
+                let (closed, wake) = (closed.clone(), self.wake.clone());
                 let apply = apply_pushes(
                     self.names.clone(),
                     tokens.clone(),
                     self.grants.clone(),
                     waiters.clone(),
                     self.near.clone(),
-                    self.tally.clone(),
+                    self.counters.clone(),
                 );
                 move |push: PushInfo| {
                     if push.kind == PushKind::Disconnection {
                         let _ = closed.set(Instant::now());
-                        trouble.notify_one();
+                        wake.notify_one();
                     }
                     apply(push)
                 }
             });
         let client = self.address.client().await?;
         let connecting = async {
-            let connection = client.get_multiplexed_async_connection_with_config(&config).await;
-            let mut connection = connection.map_err(greeting::explain)?;
-            greeting::check(&mut connection, &self.share).await?;
+            let driver = client.get_multiplexed_async_connection_with_config(&config).await;
+            let mut driver = driver.map_err(greeting::explain)?;
+            greeting::check(&mut driver, &self.share).await?;
             let tracking: RedisResult<Done> =
-                redis::cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").query_async(&mut connection).await;
+                redis::cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").query_async(&mut driver).await;
             let tracking = match tracking {
                 Ok(Done) => true,
                 Err(error) if proves_connection_useless(&error) => return Err(error),
@@ -500,24 +500,24 @@ impl Link {
                     false
                 }
             };
-            scripts::load(&mut connection).await?;
-            let identity = Identity::ask(&mut connection).await?;
-            self.share.is_served(&mut connection).await?;
-            let mut tags = self.share.connection_to_tags(&connection).await?;
+            scripts::load(&mut driver).await?;
+            let identity = Identity::ask(&mut driver).await?;
+            self.share.is_served(&mut driver).await?;
+            let mut tags = self.share.connection_to_tags(&driver).await?;
             // If it does not say who it is, it may be another one, with a clock of its own.
             let known = self.data_set().clone();
             let known = if identity.is_some() { known } else { known.map(Known::by_another_clock) };
             self.check(identity.as_ref(), known, &mut tags).await?;
-            Ok((connection, tracking, identity))
+            Ok((driver, tracking, identity))
         };
         // Covers what the driver's own connection timeout doesn't: a server that accepts and then says nothing.
-        let (mut connection, tracking, identity) =
+        let (mut driver, tracking, identity) =
             timeout(self.timeouts.connect.saturating_add(HEARTBEAT_TIMEOUT), connecting)
                 .await
                 .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer while connecting").into()))?;
-        let live = Arc::new(Live {
-            reads: Reads::new(connection.clone(), self.timeouts.operation),
-            connection: connection.clone(),
+        let session = Arc::new(Session {
+            reads: LookupBatcher::new(driver.clone(), self.timeouts.operation),
+            driver: driver.clone(),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             tokens,
             waiters,
@@ -533,16 +533,16 @@ impl Link {
         });
         let publish = || {
             let settled = self.timeouts.settling.is_zero()
-                || loss.is_none_or(|loss| loss.is_blip(live.identity.as_ref(), self.timeouts.delivery));
-            live.settled.store(settled, Ordering::Relaxed);
-            self.publish(Some(live.clone()));
+                || loss.is_none_or(|loss| loss.is_blip(session.identity.as_ref(), self.timeouts.delivery));
+            session.settled.store(settled, Ordering::Relaxed);
+            self.publish(Some(session.clone()));
         };
         // One that is added between the last delivery and the publication would be overlooked: they exclude each other.
         while !self.pending.if_empty(&self.share, publish) {
             let mark = self.mark();
-            self.pending.deliver(&self.names, &self.share, mark.as_deref(), &mut connection).await?;
+            self.pending.deliver(&self.names, &self.share, mark.as_deref(), &mut driver).await?;
         }
-        Ok(live)
+        Ok(session)
     }
 
     /// Has the [guard](Guard::check) look which data set there is, and takes note of that.
@@ -554,31 +554,31 @@ impl Link {
     ) -> RedisResult<()> {
         let found = self.guard.check(identity, known, &self.share, tags, &self.names, &self.pending).await?;
         if found.is_none() {
-            self.tally.refused();
+            self.counters.refused();
         }
         *self.data_set() = found;
         Ok(())
     }
 
     /// Whether the server is there, and what is behind the connection still the data set that it was.
-    async fn heartbeat(&self, live: &Live) -> RedisResult<()> {
-        let mut connection = live.connection.clone();
+    async fn heartbeat(&self, session: &Session) -> RedisResult<()> {
+        let mut driver = session.driver.clone();
         if !self.share.is_everything() {
-            redis::cmd("PING").query_async::<()>(&mut connection).await?;
-            return self.share.is_served(&mut connection).await;
+            redis::cmd("PING").query_async::<()>(&mut driver).await?;
+            return self.share.is_served(&mut driver).await;
         }
         let (server, mark) = (self.names.identity(self.share.name()), self.names.mark(self.share.name()));
         // Read rather than a `PING`: it also keeps what is seldom read from being evicted.
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").cmd("MGET").arg(&server).arg(&mark);
         type Seen = ((u64, u64), (Option<String>, Option<String>));
-        let ((seconds, micros), (seen, mark)): Seen = pipeline.query_async(&mut connection).await?;
-        let id = live.identity.as_ref().map(|identity| &**identity.id());
+        let ((seconds, micros), (seen, mark)): Seen = pipeline.query_async(&mut driver).await?;
+        let id = session.identity.as_ref().map(|identity| &**identity.id());
         if seen.is_some() && id.is_some() && seen.as_deref() != id {
             return Err((ErrorKind::Io, "the server has another one's data set").into());
         }
         if (seen.is_none() && id.is_some()) || !self.is_mark(mark.as_deref()) || mark.is_none() {
-            return self.identify(live).await;
+            return self.identify(session).await;
         }
         if let Some(known) = self.data_set().as_mut().filter(|known| mark.as_deref() == Some(&*known.mark)) {
             known.seen = format!("{:016x}", seconds * 1_000_000 + micros);
@@ -588,12 +588,12 @@ impl Link {
 
     /// Reads who this server of a cluster was and its mark, where the tags are: what nobody reads is evicted first, and who
     /// finds neither takes the data set for another one. Nothing depends on it now, whatever comes of it.
-    async fn use_mark(&self, live: &Live) {
+    async fn use_mark(&self, session: &Session) {
         if self.share.is_everything() {
             return;
         }
         let reading = async {
-            let mut tags = self.share.connection_to_tags(&live.connection).await?;
+            let mut tags = self.share.connection_to_tags(&session.driver).await?;
             let (server, mark) = (self.names.identity(self.share.name()), self.names.mark(self.share.name()));
             redis::cmd("MGET").arg(server).arg(mark).query_async::<Value>(&mut tags).await
         };
@@ -607,31 +607,31 @@ impl Link {
 
     /// Whether what was done over `live` was done to the data set that this connection is for, by the mark that was found
     /// with it. If it was another one, then the connection is for that one from now on.
-    pub(crate) async fn leads_to(&self, live: &Arc<Live>, mark: Option<&str>) -> Result<bool, StoreError> {
+    pub(crate) async fn leads_to(&self, session: &Arc<Session>, mark: Option<&str>) -> Result<bool, StoreError> {
         if self.is_mark(mark) {
             return Ok(true);
         }
-        if timeout(HEARTBEAT_TIMEOUT, self.identify(live)).await.is_ok_and(|identified| identified.is_ok()) {
+        if timeout(HEARTBEAT_TIMEOUT, self.identify(session)).await.is_ok_and(|identified| identified.is_ok()) {
             return Ok(false);
         }
-        self.give_up(live);
+        self.give_up(session);
         Err(StoreError::Unavailable)
     }
 
     /// Finds out which data set is behind the connection, and lets go of what is known of the last one.
-    pub(crate) async fn identify(&self, live: &Live) -> RedisResult<()> {
+    pub(crate) async fn identify(&self, session: &Session) -> RedisResult<()> {
         let known = self.data_set().clone();
         let before = known.as_ref().map(|known| known.mark.clone());
-        let identity = live.identity.as_ref().map(Identity::later);
-        let mut tags = live.connection.clone();
+        let identity = session.identity.as_ref().map(Identity::later);
+        let mut tags = session.driver.clone();
         self.check(identity.as_ref(), known, &mut tags).await?;
         if before == self.mark() {
             return Ok(());
         }
         tracing::info!("the connection to Redis leads to another data set; what was known of the last one is void");
-        live.tokens.forget_all();
+        session.tokens.forget_all();
         self.grants.void_all();
-        live.waiters.wake_all();
+        session.waiters.wake_all();
         self.near.get().into_iter().for_each(|near| near.forget_all());
         if self.pending.concerns(&self.share) {
             return Err((ErrorKind::Io, "another data set is to hear of invalidations first").into());
@@ -640,28 +640,28 @@ impl Link {
     }
 
     /// Returns when the connection is of no more use, with the reason.
-    async fn watch(&self, live: &Arc<Live>) -> String {
+    async fn watch(&self, session: &Arc<Session>) -> String {
         let settling = sleep(self.timeouts.settling);
         tokio::pin!(settling);
         loop {
             tokio::select! {
-                () = self.trouble.notified() => {
-                    if live.closed.get().is_some() {
+                () = self.wake.notified() => {
+                    if session.closed.get().is_some() {
                         return "the other side closed the connection".to_owned();
                     }
-                    if !self.live().is_ok_and(|current| Arc::ptr_eq(&current, live)) {
+                    if !self.session().is_ok_and(|current| Arc::ptr_eq(&current, session)) {
                         return "an operation failed".to_owned();
                     }
                 }
-                () = &mut settling, if !live.is_settled() => {
-                    live.settled.store(true, Ordering::Relaxed);
+                () = &mut settling, if !session.is_settled() => {
+                    session.settled.store(true, Ordering::Relaxed);
                     tracing::info!("reading from Redis again");
                 }
                 () = sleep(HEARTBEAT) => {
-                    match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(live)).await {
+                    match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(session)).await {
                         Ok(Ok(())) => {
-                            live.succeeded();
-                            self.use_mark(live).await;
+                            session.succeeded();
+                            self.use_mark(session).await;
                         }
                         Ok(Err(error)) => return error.to_string(),
                         Err(_) => return "no answer to a heartbeat".to_owned(),
@@ -685,10 +685,10 @@ impl Loss {
         Self { since: Instant::now(), server: None }
     }
 
-    fn of(live: &Live) -> Self {
-        let answered = live.born + Duration::from_millis(live.last_success.load(Ordering::Relaxed));
-        let since = live.closed.get().map_or(answered, |closed| answered.max(*closed));
-        Self { since, server: live.identity.clone().filter(|_| live.is_settled()) }
+    fn of(session: &Session) -> Self {
+        let answered = session.born + Duration::from_millis(session.last_success.load(Ordering::Relaxed));
+        let since = session.closed.get().map_or(answered, |closed| answered.max(*closed));
+        Self { since, server: session.identity.clone().filter(|_| session.is_settled()) }
     }
 
     /// Whether the same server is back so soon that invalidations of other processes, if they lost it too, still wait for it.
@@ -698,7 +698,7 @@ impl Loss {
     }
 }
 
-impl Live {
+impl Session {
     /// Whether the server refused to store more a moment ago: no need to try each fill.
     pub(crate) fn is_full(&self) -> bool {
         millis(self.born.elapsed()) < self.full_until.load(Ordering::Relaxed)
@@ -711,8 +711,8 @@ impl Live {
 
     /// The connection itself, for the keeper of another one.
     #[cfg(feature = "cluster")]
-    pub(crate) fn connection(&self) -> MultiplexedConnection {
-        self.connection.clone()
+    pub(crate) fn driver(&self) -> MultiplexedConnection {
+        self.driver.clone()
     }
 
     fn succeeded(&self) {
@@ -734,9 +734,9 @@ impl Live {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("live", &self.is_live()).finish_non_exhaustive()
+        f.debug_struct("Link").field("live", &self.is_connected()).finish_non_exhaustive()
     }
 }
 
@@ -756,7 +756,7 @@ fn apply_pushes(
     grants: Arc<Grants>,
     waiters: Arc<Waiters>,
     near: NearSlot,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
 ) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
     move |push| {
         let everything = || {
@@ -771,23 +771,23 @@ fn apply_pushes(
                     let Value::BulkString(name) = name else { continue };
                     match names.parse(name) {
                         Some(Named::Tag(tag)) => {
-                            tally.heard(Push::Tag);
+                            counters.received(Push::Tag);
                             tokens.forget(tag);
                         }
                         Some(Named::Entry(id)) => {
-                            tally.heard(Push::Entry);
+                            counters.received(Push::Entry);
                             near.get().into_iter().for_each(|near| near.forget(id));
                             if !id.is_variant() {
                                 grants.void_variants(id);
                             }
                         }
                         Some(Named::Lease(id)) => {
-                            tally.heard(Push::Lease);
+                            counters.received(Push::Lease);
                             grants.doubt(id);
                             waiters.wake(id);
                         }
                         Some(Named::LastInvalidation) => {
-                            tally.heard(Push::Invalidation);
+                            counters.received(Push::Invalidation);
                             grants.void_all();
                         }
                         None => {}
@@ -798,7 +798,7 @@ fn apply_pushes(
             (PushKind::Disconnection, _) if near.get().is_some_and(|near| !near.grace().is_zero()) => {}
             // The whole data set is gone.
             (PushKind::Invalidate, _) => {
-                tally.heard(Push::Everything);
+                counters.received(Push::Everything);
                 everything();
             }
             // Nobody will tell what becomes of it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tests::{Fault, FaultProxy, RedisServer, wait_until};
 
-use super::share::Share;
+use super::shard::Share;
 use crate::store::redis::{fleet_tests::*, tracking::pending::Pending, wire::names::Names, *};
 
 /// Longer than any of these tests waits for anything.
@@ -102,10 +102,10 @@ async fn a_connection_that_is_closed_and_made_again_at_once_is_read_at_once() {
     let store = connect_with(builder(server.url()).delivery_timeout(FOR_EVER).settle_time(FOR_EVER)).await;
     fill(&store, &key("a"), "one", &["t"]).await;
     for _ in 0..3 {
-        let before = store.link(&key("a")).live().unwrap().number;
+        let before = store.connection(&key("a")).session().unwrap().number;
         let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         wait_until("it to be connected again", async || {
-            store.link(&key("a")).live().is_ok_and(|live| live.number != before)
+            store.connection(&key("a")).session().is_ok_and(|session| session.number != before)
         })
         .await;
         assert_eq!(read(&store, &key("a")).await.unwrap(), "one");

@@ -3,22 +3,22 @@
 //!
 //! - [`address`], [`sentinel`]: where the server is
 //! - [`greeting`]: whether it can be used
-//! - [`share`]: which part of the keys it has
+//! - [`shard`]: which part of the keys it has
 //! - [`link`]: the connection, its keeper, and the breaker
-//! - [`reads`]: look-ups on their way, sent together
-//! - [`tally`]: what happened over the connections so far
+//! - [`batcher`]: look-ups on their way, sent together
+//! - [`counters`]: what happened over the connections so far
 
 pub(crate) mod address;
 pub(crate) mod greeting;
 pub(crate) mod link;
 #[cfg(test)]
 pub(crate) mod loss_tests;
-pub(crate) mod reads;
+pub(crate) mod batcher;
 #[cfg(test)]
-pub(crate) mod reads_tests;
+pub(crate) mod batcher_tests;
 #[cfg(feature = "sentinel")]
 pub(crate) mod sentinel;
 #[cfg(all(test, feature = "sentinel"))]
 pub(crate) mod sentinel_tests;
-pub(crate) mod share;
-pub(crate) mod tally;
+pub(crate) mod shard;
+pub(crate) mod counters;

@@ -69,9 +69,9 @@ impl Sentinels {
 
 async fn ask(name: &str, sentinel: ConnectionInfo) -> RedisResult<(String, u16)> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(None);
-    let mut connection = Client::open(sentinel)?.get_multiplexed_async_connection_with_config(&config).await?;
+    let mut driver = Client::open(sentinel)?.get_multiplexed_async_connection_with_config(&config).await?;
     let address: Option<(String, String)> =
-        redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name).query_async(&mut connection).await?;
+        redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name).query_async(&mut driver).await?;
     let unknown = (ErrorKind::InvalidClientConfig, "the sentinels know no primary of that name");
     let (host, port) = address.ok_or(unknown)?;
     let port = port.parse().ok().filter(|port| !host.is_empty() && *port != 0);

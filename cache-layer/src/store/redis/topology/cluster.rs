@@ -24,8 +24,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::slots::{Primary, Slots, slot_of, slot_of_key};
 use crate::store::redis::connection::{
     address::{Address, at},
-    link::{Link, Live, Shared},
-    share::Share,
+    link::{Connection, Context, Session},
+    shard::Share,
 };
 use crate::{key::Key, store::StoreError, sync::RwLock};
 
@@ -39,15 +39,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Cluster {
     seeds: Vec<ConnectionInfo>,
     connections: usize,
-    shared: Shared,
+    context: Context,
     runtime: Handle,
     stop: CancellationToken,
     slot_of_tags: u16,
     map: RwLock<Arc<Map>>,
     /// Never connected: for slots that nobody has.
-    nowhere: Arc<Link>,
+    nowhere: Arc<Connection>,
     /// Wakes the keeper.
-    trouble: Notify,
+    wake: Notify,
     /// Wakes whoever waits for the keeper to have looked.
     looked: Notify,
 }
@@ -62,7 +62,7 @@ struct Map {
 /// The connections to one primary, which end with it.
 struct Member {
     primary: Primary,
-    links: Vec<Arc<Link>>,
+    connections: Vec<Arc<Connection>>,
     stop: CancellationToken,
     _stop: DropGuard,
 }
@@ -71,22 +71,22 @@ impl Cluster {
     pub(crate) fn start(
         seeds: Vec<ConnectionInfo>,
         connections: usize,
-        shared: Shared,
+        context: Context,
         runtime: &Handle,
         stop: &CancellationToken,
     ) -> Arc<Self> {
-        let slot_of_tags = slot_of(shared.names.prefix().bytes());
-        let nowhere = Link::new(Address::Cluster(Vec::new()), Share::Everything, false, shared.clone());
+        let slot_of_tags = slot_of(context.names.prefix().bytes());
+        let nowhere = Connection::new(Address::Cluster(Vec::new()), Share::Everything, false, context.clone());
         let cluster = Arc::new(Self {
             seeds,
             connections,
-            shared,
+            context,
             runtime: runtime.clone(),
             stop: stop.clone(),
             slot_of_tags,
             map: RwLock::default(),
             nowhere,
-            trouble: Notify::new(),
+            wake: Notify::new(),
             looked: Notify::new(),
         });
         runtime.spawn(cluster.clone().keep());
@@ -97,47 +97,57 @@ impl Cluster {
         self.map.read().clone()
     }
 
-    pub(crate) fn link(&self, key: &Key) -> Arc<Link> {
+    pub(crate) fn connection(&self, key: &Key) -> Arc<Connection> {
         let map = self.map();
         let Some(member) = map.member(slot_of_key(key)) else { return self.nowhere.clone() };
         // Not by the bytes that choose the slot.
-        member.links[usize::from(key.id().primary[0]) % member.links.len()].clone()
+        member.connections[usize::from(key.id().primary[0]) % member.connections.len()].clone()
     }
 
     /// The connection to the tags that is always used beside `link`, or a living one.
-    pub(crate) fn link_to_tags(&self, beside: Option<&Arc<Link>>) -> Arc<Link> {
+    pub(crate) fn connection_to_tags(&self, beside: Option<&Arc<Connection>>) -> Arc<Connection> {
         let map = self.map();
         let Some(member) = map.member(self.slot_of_tags) else { return self.nowhere.clone() };
-        let place = |link| map.members.iter().find_map(|m| m.links.iter().position(|other| Arc::ptr_eq(other, link)));
-        let link = match beside.and_then(place) {
-            Some(index) => &member.links[index],
-            None => member.links.iter().find(|link| link.is_live()).unwrap_or(&member.links[0]),
+        let place = |connection| {
+            map.members.iter().find_map(|m| m.connections.iter().position(|other| Arc::ptr_eq(other, connection)))
         };
-        link.clone()
+        let connection = match beside.and_then(place) {
+            Some(index) => &member.connections[index],
+            None => {
+                member.connections.iter().find(|connection| connection.is_connected()).unwrap_or(&member.connections[0])
+            }
+        };
+        connection.clone()
     }
 
-    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
-        self.map().members.iter().flat_map(|member| member.links.iter().cloned()).collect()
+    pub(crate) fn connections(&self) -> Vec<Arc<Connection>> {
+        self.map().members.iter().flat_map(|member| member.connections.iter().cloned()).collect()
     }
 
     /// A connection to each primary: a living one where there is any.
-    pub(crate) fn one_of_each_node(&self) -> Vec<Arc<Link>> {
+    pub(crate) fn one_of_each_node(&self) -> Vec<Arc<Connection>> {
         let map = self.map();
         let one = |member: &Arc<Member>| {
-            member.links.iter().find(|link| link.is_live()).or_else(|| member.links.first()).cloned()
+            member
+                .connections
+                .iter()
+                .find(|connection| connection.is_connected())
+                .or_else(|| member.connections.first())
+                .cloned()
         };
         if map.members.is_empty() { vec![self.nowhere.clone()] } else { map.members.iter().filter_map(one).collect() }
     }
 
     /// The connections to the server that `link` leads to.
-    pub(crate) fn links_beside(&self, link: &Arc<Link>) -> Vec<Arc<Link>> {
+    pub(crate) fn connections_beside(&self, connection: &Arc<Connection>) -> Vec<Arc<Connection>> {
         let map = self.map();
-        let member = map.members.iter().find(|member| member.links.iter().any(|other| Arc::ptr_eq(other, link)));
-        member.map_or_else(|| vec![link.clone()], |member| member.links.clone())
+        let member =
+            map.members.iter().find(|member| member.connections.iter().any(|other| Arc::ptr_eq(other, connection)));
+        member.map_or_else(|| vec![connection.clone()], |member| member.connections.clone())
     }
 
     /// A living connection to the node at `address`, as a redirection names it.
-    pub(crate) fn live_at(&self, address: &str) -> Result<(Arc<Link>, Arc<Live>), StoreError> {
+    pub(crate) fn session_at(&self, address: &str) -> Result<(Arc<Connection>, Arc<Session>), StoreError> {
         let map = self.map();
         let is_there = |member: &&Arc<Member>| {
             address.rsplit_once(':').is_some_and(|(host, port)| {
@@ -145,7 +155,11 @@ impl Cluster {
             })
         };
         let member = map.members.iter().find(is_there).ok_or(StoreError::Unavailable)?;
-        member.links.iter().find_map(|link| Some((link.clone(), link.live().ok()?))).ok_or(StoreError::Unavailable)
+        member
+            .connections
+            .iter()
+            .find_map(|connection| Some((connection.clone(), connection.session().ok()?)))
+            .ok_or(StoreError::Unavailable)
     }
 
     /// Returns once every primary is connected.
@@ -154,8 +168,8 @@ impl Cluster {
             let looked = self.looked.notified();
             let map = self.map();
             let all = async {
-                for link in map.members.iter().flat_map(|member| &member.links) {
-                    link.wait_connected().await;
+                for connection in map.members.iter().flat_map(|member| &member.connections) {
+                    connection.wait_connected().await;
                 }
             };
             if map.members.is_empty() {
@@ -172,7 +186,7 @@ impl Cluster {
     /// Has the keeper look who has what, and waits until it has, or for a second.
     pub(crate) async fn look_again(&self) {
         let looked = self.looked.notified();
-        self.trouble.notify_one();
+        self.wake.notify_one();
         let _ = timeout(PATIENCE, looked).await;
     }
 
@@ -187,7 +201,7 @@ impl Cluster {
                     }
                     Err(error) => {
                         late = true;
-                        self.nowhere.note_absence(error.to_string());
+                        self.nowhere.note_error(error.to_string());
                         if !reported {
                             tracing::warn!(%error, "no node says who has what in the Redis cluster");
                             reported = true;
@@ -196,7 +210,7 @@ impl Cluster {
                 }
                 self.looked.notify_waiters();
                 sleep(SHORTEST_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
-                let _ = timeout(LOOK, self.trouble.notified()).await;
+                let _ = timeout(LOOK, self.wake.notified()).await;
             }
         };
         tokio::select! {
@@ -214,8 +228,10 @@ impl Cluster {
         fastrand::shuffle(&mut members);
         let mut failure = RedisError::from((ErrorKind::Io, "no node answers"));
         for member in members {
-            let Some(live) = member.links.iter().find_map(|link| link.live().ok()) else { continue };
-            match timeout(PATIENCE, ask(live.connection(), &member.primary.host)).await {
+            let Some(session) = member.connections.iter().find_map(|connection| connection.session().ok()) else {
+                continue;
+            };
+            match timeout(PATIENCE, ask(session.driver(), &member.primary.host)).await {
                 Ok(Ok(slots)) => return Ok(slots),
                 Ok(Err(error)) => failure = error,
                 Err(_) => {}
@@ -225,7 +241,7 @@ impl Cluster {
         for node in known.chain(self.seeds.iter().cloned()) {
             let asking = async {
                 let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(self.shared.timeouts.connect))
+                    .set_connection_timeout(Some(self.context.timeouts.connect))
                     .set_response_timeout(None);
                 let host = host_of(&node);
                 let client = Client::open(node)?;
@@ -264,15 +280,15 @@ impl Cluster {
         }
         let map = Arc::new(Map { slots, members });
         // Invalidations that are kept may be for another server now, which must not be read before it has heard of them.
-        self.shared.pending.undisturbed(|kept| {
+        self.context.pending.undisturbed(|kept| {
             if kept {
-                map.members.iter().flat_map(|member| &member.links).for_each(|link| link.reset());
+                map.members.iter().flat_map(|member| &member.connections).for_each(|connection| connection.reset());
             }
             *self.map.write() = map;
         });
         for member in new {
-            for link in &member.links {
-                self.runtime.spawn(link.clone().keep(member.stop.clone()));
+            for connection in &member.connections {
+                self.runtime.spawn(connection.clone().keep(member.stop.clone()));
             }
         }
     }
@@ -283,14 +299,14 @@ impl Cluster {
             Client::open(self.info_of(primary))
                 .map_or_else(|_| Address::Cluster(Vec::new()), |client| Address::One(Box::new(client)))
         };
-        let link = || {
-            let patience = self.shared.timeouts.connect;
+        let connection = || {
+            let patience = self.context.timeouts.connect;
             let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone(), patience };
-            Link::new(address(), Share::Slots(node), rejoins, self.shared.clone())
+            Connection::new(address(), Share::Slots(node), rejoins, self.context.clone())
         };
         let stop = self.stop.child_token();
-        let links = std::iter::repeat_with(link).take(self.connections).collect();
-        Member { primary: primary.clone(), links, stop: stop.clone(), _stop: stop.drop_guard() }
+        let connections = std::iter::repeat_with(connection).take(self.connections).collect();
+        Member { primary: primary.clone(), connections, stop: stop.clone(), _stop: stop.drop_guard() }
     }
 }
 
@@ -302,7 +318,7 @@ impl Map {
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("links", &self.links()).finish_non_exhaustive()
+        f.debug_struct("Cluster").field("connections", &self.connections()).finish_non_exhaustive()
     }
 }
 
@@ -331,9 +347,9 @@ impl Node {
         cluster.map().member(slot).is_some_and(|member| member.primary.name == self.name)
     }
 
-    pub(crate) fn misses(&self) {
+    pub(crate) fn refresh_topology(&self) {
         if let Some(cluster) = self.cluster.upgrade() {
-            cluster.trouble.notify_one();
+            cluster.wake.notify_one();
         }
     }
 
@@ -341,16 +357,16 @@ impl Node {
         let connecting = async {
             loop {
                 // Not held while waiting: it would keep a cluster that nobody uses any more.
-                let link = self.cluster.upgrade()?.link_to_tags(None);
-                if let Ok(live) = link.live() {
-                    return Some(live.connection());
+                let connection = self.cluster.upgrade()?.connection_to_tags(None);
+                if let Ok(session) = connection.session() {
+                    return Some(session.driver());
                 }
                 // Another node may have them by the time that this one is given up.
-                let _ = timeout(SHORTEST_PAUSE, link.wait_connected()).await;
+                let _ = timeout(SHORTEST_PAUSE, connection.wait_connected()).await;
             }
         };
-        let connection = timeout(self.patience, connecting).await.ok().flatten();
-        Ok(connection.ok_or((ErrorKind::Io, "the node that has the tags is not connected"))?)
+        let driver = timeout(self.patience, connecting).await.ok().flatten();
+        Ok(driver.ok_or((ErrorKind::Io, "the node that has the tags is not connected"))?)
     }
 }
 
@@ -361,17 +377,17 @@ impl fmt::Debug for Node {
 }
 
 /// An error if the node finds that its cluster, as far as it sees, may not serve.
-pub(crate) async fn is_well(connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(connection).await?;
+pub(crate) async fn is_well(driver: &mut MultiplexedConnection) -> RedisResult<()> {
+    let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(driver).await?;
     if info.lines().any(|line| line == "cluster_state:ok") {
         return Ok(());
     }
     Err((ErrorKind::Io, "the node finds its cluster down").into())
 }
 
-async fn ask(mut connection: MultiplexedConnection, host: &str) -> RedisResult<Slots> {
-    is_well(&mut connection).await?;
-    let reply: Value = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
+async fn ask(mut driver: MultiplexedConnection, host: &str) -> RedisResult<Slots> {
+    is_well(&mut driver).await?;
+    let reply: Value = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut driver).await?;
     Slots::parse(&reply, host)
 }
 

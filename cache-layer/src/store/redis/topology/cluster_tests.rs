@@ -61,8 +61,8 @@ async fn a_start_on_a_healthy_cluster_has_nothing_to_complain_of() {
     for _ in 0..20 {
         let store = RedisStore::builder(cluster.url()).prefix("test").connections(2).build().unwrap();
         assert!(store.wait_connected(PATIENCE).await);
-        for link in store.links() {
-            assert_eq!(link.absence(), "still connecting");
+        for connection in store.connections() {
+            assert_eq!(connection.last_error(), "still connecting");
         }
     }
 }
@@ -82,7 +82,7 @@ async fn several_connections_to_each_node_are_one_store_and_none_is_left() {
         .build()
         .unwrap();
     assert!(store.wait_connected(PATIENCE).await);
-    assert_eq!(store.links().iter().filter(|link| link.is_live()).count(), 12);
+    assert_eq!(store.connections().iter().filter(|connection| connection.is_connected()).count(), 12);
     let tiered = TieredStore::new(1 << 20, store.clone());
     for round in 0..50 {
         let keys: Vec<Key> = (0..16).map(|i| key(&i.to_string())).collect();

@@ -9,60 +9,66 @@ use super::cluster::Cluster;
 #[cfg(feature = "cluster")]
 use crate::store::Scope;
 use crate::store::redis::{
-    connection::link::{Link, Live},
+    connection::link::{Connection, Session},
     tracking::pending::Pending,
 };
 use crate::{key::Key, pattern::Pattern, store::StoreError};
 
 #[derive(Debug)]
-pub(crate) enum Routes {
+pub(crate) enum Topology {
     /// Connections to one server.
-    One(Vec<Arc<Link>>),
+    One(Vec<Arc<Connection>>),
     #[cfg(feature = "cluster")]
     Cluster(Arc<Cluster>),
 }
 
 /// A link, and the connection that it has.
-pub(crate) type Way<'a> = (Cow<'a, Arc<Link>>, Cow<'a, Arc<Live>>);
+pub(crate) type Route<'a> = (Cow<'a, Arc<Connection>>, Cow<'a, Arc<Session>>);
 
-impl Routes {
+impl Topology {
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
-    pub(crate) fn of_key(&self, key: &Key) -> Cow<'_, Arc<Link>> {
+    pub(crate) fn of_key(&self, key: &Key) -> Cow<'_, Arc<Connection>> {
         match self {
-            Self::One(links) => Cow::Borrowed(&links[usize::from(key.id().primary[0]) % links.len()]),
+            Self::One(connections) => Cow::Borrowed(&connections[usize::from(key.id().primary[0]) % connections.len()]),
             #[cfg(feature = "cluster")]
-            Self::Cluster(cluster) => Cow::Owned(cluster.link(key)),
+            Self::Cluster(cluster) => Cow::Owned(cluster.connection(key)),
         }
     }
 
     /// The connection by which tags are read that judge an entry read over `live`. Where it can be, it is the same one,
     /// so that what it says of an entry and of its tags is in order.
-    pub(crate) fn of_tags_beside<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
+    pub(crate) fn of_tags_beside<'a>(
+        &self,
+        connection: &'a Arc<Connection>,
+        session: &'a Arc<Session>,
+    ) -> Result<Route<'a>, StoreError> {
         match self {
-            Self::One(_) => Ok((Cow::Borrowed(link), Cow::Borrowed(live))),
+            Self::One(_) => Ok((Cow::Borrowed(connection), Cow::Borrowed(session))),
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => {
-                let tags = cluster.link_to_tags(Some(link));
-                if Arc::ptr_eq(&tags, link) {
-                    return Ok((Cow::Borrowed(link), Cow::Borrowed(live)));
+                let tags = cluster.connection_to_tags(Some(connection));
+                if Arc::ptr_eq(&tags, connection) {
+                    return Ok((Cow::Borrowed(connection), Cow::Borrowed(session)));
                 }
-                let tags_live = tags.live()?;
-                Ok((Cow::Owned(tags), Cow::Owned(tags_live)))
+                let tags_session = tags.session()?;
+                Ok((Cow::Owned(tags), Cow::Owned(tags_session)))
             }
         }
     }
 
     /// A connection to invalidate tags by: a living one if there is any.
-    pub(crate) fn to_tags(&self) -> Arc<Link> {
+    pub(crate) fn to_tags(&self) -> Arc<Connection> {
         match self {
-            Self::One(links) => links.iter().find(|link| link.is_live()).unwrap_or(&links[0]).clone(),
+            Self::One(connections) => {
+                connections.iter().find(|connection| connection.is_connected()).unwrap_or(&connections[0]).clone()
+            }
             #[cfg(feature = "cluster")]
-            Self::Cluster(cluster) => cluster.link_to_tags(None),
+            Self::Cluster(cluster) => cluster.connection_to_tags(None),
         }
     }
 
     /// A connection to each server: a living one where there is any.
-    pub(crate) fn one_of_each_server(&self) -> Vec<Arc<Link>> {
+    pub(crate) fn one_of_each_server(&self) -> Vec<Arc<Connection>> {
         match self {
             Self::One(_) => vec![self.to_tags()],
             #[cfg(feature = "cluster")]
@@ -81,31 +87,31 @@ impl Routes {
     }
 
     /// Every connection.
-    pub(crate) fn all(&self) -> Vec<Arc<Link>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
         match self {
-            Self::One(links) => links.clone(),
+            Self::One(connections) => connections.clone(),
             #[cfg(feature = "cluster")]
-            Self::Cluster(cluster) => cluster.links(),
+            Self::Cluster(cluster) => cluster.connections(),
         }
     }
 
     /// Every connection to the server that `link` leads to.
     pub(crate) fn beside(
         &self,
-        #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] link: &Arc<Link>,
-    ) -> Vec<Arc<Link>> {
+        #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] connection: &Arc<Connection>,
+    ) -> Vec<Arc<Connection>> {
         match self {
-            Self::One(links) => links.clone(),
+            Self::One(connections) => connections.clone(),
             #[cfg(feature = "cluster")]
-            Self::Cluster(cluster) => cluster.links_beside(link),
+            Self::Cluster(cluster) => cluster.connections_beside(connection),
         }
     }
 
     /// Returns once the server is connected; in a cluster, all of them.
     pub(crate) async fn wait_connected(&self) {
         match self {
-            Self::One(links) => {
-                select_all(links.iter().map(|link| Box::pin(link.wait_connected()))).await;
+            Self::One(connections) => {
+                select_all(connections.iter().map(|connection| Box::pin(connection.wait_connected()))).await;
             }
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => cluster.wait_connected().await,

@@ -20,8 +20,9 @@ use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 
 use super::pending::Pending;
 use crate::store::redis::{
-    EVERYTHING, TOKEN_LIFE, chance,
-    connection::share::Share,
+    EVERYTHING, TOKEN_LIFE,
+    connection::shard::Share,
+    nonce,
     wire::{
         errors::{is_not_allowed, is_out_of_memory},
         names::Names,
@@ -171,9 +172,9 @@ impl Guard {
             &[&names.identity(share.name()), &names.mark(share.name()), &everything, &note],
             &[
                 server.as_deref().unwrap_or_default().as_bytes(),
-                chance().as_bytes(),
+                nonce().as_bytes(),
                 policy.as_bytes(),
-                chance().as_bytes(),
+                nonce().as_bytes(),
                 life.as_bytes(),
                 known.as_ref().map_or("", |known| &known.mark).as_bytes(),
                 known.as_ref().map_or("", |known| &known.seen).as_bytes(),

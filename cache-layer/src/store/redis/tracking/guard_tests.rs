@@ -100,10 +100,10 @@ async fn a_connection_that_was_lost_to_the_same_data_set_costs_no_entry() {
     let server = RedisServer::start();
     let store = connect_with(&server, Restored::Clear).await;
     fill(&store, &key("a"), "one", &["t"]).await;
-    let before = store.link(&key("a")).live().unwrap().number;
+    let before = store.connection(&key("a")).session().unwrap().number;
     let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     wait_until("it to be connected again", async || {
-        store.link(&key("a")).live().is_ok_and(|live| live.number != before)
+        store.connection(&key("a")).session().is_ok_and(|session| session.number != before)
     })
     .await;
     assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
@@ -115,12 +115,12 @@ async fn a_data_set_that_was_swapped_under_a_living_connection_is_noticed() {
     let store = connect(server.url()).await;
     let elsewhere = connect(other.url()).await;
     fill(&elsewhere, &key("a"), "of another data set", &[]).await;
-    let before = store.link(&key("a")).live().unwrap().number;
+    let before = store.connection(&key("a")).session().unwrap().number;
     let () = server.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
     wait_until("the data set to arrive", async || server.info("replication", "master_link_status") == "up").await;
     let () = server.command(&["REPLICAOF", "NO", "ONE"]);
     wait_until("the connection to be made anew", async || {
-        store.link(&key("a")).live().is_ok_and(|live| live.number != before)
+        store.connection(&key("a")).session().is_ok_and(|session| session.number != before)
     })
     .await;
     assert_eq!(read(&store, &key("a")).await, None);
@@ -352,10 +352,10 @@ async fn a_database_that_is_back_hears_again_what_this_process_invalidated_or_is
         }
         swap(&server);
         store.invalidate(Scope::Key(&key("a"))).await.unwrap();
-        let elsewhere = store.link(&key("a")).mark();
+        let elsewhere = store.connection(&key("a")).mark();
         swap(&server);
         wait_until("it to be noticed", async || {
-            store.link(&key("a")).mark() != elsewhere && store.get(&key("a")).await.is_ok()
+            store.connection(&key("a")).mark() != elsewhere && store.get(&key("a")).await.is_ok()
         })
         .await;
         assert_eq!(read(&store, &key("a")).await.as_deref(), after, "{policy:?}");
@@ -398,12 +398,12 @@ async fn a_swap_is_noticed_by_who_may_not_ask_for_info() {
 async fn what_is_no_mark_marks_nothing() {
     let server = RedisServer::start();
     let foreign = "not a mark, no!";
-    assert_eq!(foreign.len(), chance().len());
+    assert_eq!(foreign.len(), nonce().len());
     let () = server.command(&["SET", "test:mark", foreign]);
     let store = connect(server.url()).await;
     let mark: String = server.command(&["GET", "test:mark"]);
     assert_ne!(mark, foreign);
-    assert_eq!(store.link(&key("a")).mark().as_deref(), Some(&*mark));
+    assert_eq!(store.connection(&key("a")).mark().as_deref(), Some(&*mark));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

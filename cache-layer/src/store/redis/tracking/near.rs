@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::tokens::Verdict;
-use crate::store::redis::connection::link::Live;
+use crate::store::redis::connection::link::Session;
 use crate::{
     clock::millis,
     entry::Entry,
@@ -59,9 +59,9 @@ impl Near {
     }
 
     /// The entry of `key`, if it is known that nothing happened to it: `live` reads the entry, `tags` its tags.
-    pub(crate) fn get(&self, live: &Live, tags: &Live, key: &Key) -> Option<Entry> {
+    pub(crate) fn get(&self, session: &Session, tags: &Session, key: &Key) -> Option<Entry> {
         let (entry, connection) = self.entries.peek(key.id())?;
-        if live.number != connection || !entry.is_of(key) {
+        if session.number != connection || !entry.is_of(key) {
             return None;
         }
         match tags.tokens.judge(entry.stamps()) {
@@ -113,11 +113,11 @@ impl Near {
 
 impl Read<'_> {
     /// Keeps what was read over `live`, unless it changed since.
-    pub(crate) fn answer(self, live: &Arc<Live>, entry: &Entry) {
+    pub(crate) fn answer(self, session: &Arc<Session>, entry: &Entry) {
         let reads = self.near.reads();
         if reads.get(&self.id) == Some(&self.question) {
             // Under the lock, so that a push can't come in between.
-            self.near.entries.insert(self.id, entry.clone(), live.number);
+            self.near.entries.insert(self.id, entry.clone(), session.number);
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::store::redis::{
-    connection::share::Share,
+    connection::shard::Share,
     invalidate,
     invalidate::{Mark, invalidate_keys},
     patterns::delete_matching,

@@ -237,6 +237,6 @@ async fn a_connection_of_which_tracking_was_not_promised_is_none() {
         assert!(!store.connected(), "{reply:?}");
         assert!(proxy.be_honest() > 0);
         assert!(store.wait_connected(PATIENCE).await);
-        assert!(store.link_to_tags().live().unwrap().tracking);
+        assert!(store.connection_to_tags().session().unwrap().tracking);
     }
 }

@@ -12,7 +12,7 @@ use redis::{
 };
 
 use super::replies::{exactly, no_answer};
-use crate::store::redis::{chance, connection::link::Live};
+use crate::store::redis::{connection::link::Session, nonce};
 
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
@@ -280,7 +280,7 @@ script! {
 }
 
 /// Makes the server know every script, so that a call is its digest and not its text.
-pub(crate) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
         &ACQUIRE,
         &WATCH,
@@ -299,7 +299,7 @@ pub(crate) async fn load(connection: &mut MultiplexedConnection) -> RedisResult<
         &LAST_INVALIDATION,
         &IDENTIFY,
     ] {
-        script.load_async(connection).await?;
+        script.load_async(driver).await?;
     }
     Ok(())
 }
@@ -338,9 +338,9 @@ impl Batch {
 
     /// The token of the tag of that name, which is to live for [so long](crate::store::redis::tracking::tokens::lives).
     pub(crate) fn stamp(&mut self, tag: &str, lives: &[String; 3]) {
-        let chance = chance();
+        let nonce = nonce();
         let [least, made, extended] = lives.each_ref().map(|life| life.as_bytes());
-        self.call(&STAMP, &[tag], &[chance.as_bytes(), least, made, extended]);
+        self.call(&STAMP, &[tag], &[nonce.as_bytes(), least, made, extended]);
     }
 
     /// Reads the values of all these names.
@@ -365,34 +365,34 @@ impl Batch {
     }
 
     /// Has the next call's reads tracked, where the server tracks at all.
-    pub(crate) fn track(&mut self, live: &Live) {
-        if live.tracking {
+    pub(crate) fn track(&mut self, session: &Session) {
+        if session.tracking {
             self.cmd("CLIENT", Expected::Done).arg("CACHING").arg("YES");
         }
     }
 
     /// Begins to watch a key of any type, whatever it holds.
-    pub(crate) fn watch(&mut self, live: &Live, name: &str) {
-        if live.tracking {
-            self.track(live);
+    pub(crate) fn watch(&mut self, session: &Session, name: &str) {
+        if session.tracking {
+            self.track(session);
             self.cmd("PTTL", Expected::Number).arg(name);
         }
     }
 
     /// Every call's reply; the first error, if there is one. Scripts that the server forgot are given to it again, and then
     /// all calls are made again: what is called here may be repeated.
-    pub(crate) async fn run<T: FromRedisValue>(&self, connection: &mut MultiplexedConnection) -> RedisResult<T> {
-        match self.replies(connection).await {
+    pub(crate) async fn run<T: FromRedisValue>(&self, driver: &mut MultiplexedConnection) -> RedisResult<T> {
+        match self.replies(driver).await {
             Err(error) if matches!(error.kind(), ErrorKind::Server(ServerErrorKind::NoScript)) => {
-                load(connection).await?;
-                self.replies(connection).await
+                load(driver).await?;
+                self.replies(driver).await
             }
             result => result,
         }
     }
 
-    async fn replies<T: FromRedisValue>(&self, connection: &mut MultiplexedConnection) -> RedisResult<T> {
-        let values = connection.req_packed_commands(&self.pipeline, 0, self.expected.len()).await?;
+    async fn replies<T: FromRedisValue>(&self, driver: &mut MultiplexedConnection) -> RedisResult<T> {
+        let values = driver.req_packed_commands(&self.pipeline, 0, self.expected.len()).await?;
         let mut values = exactly(self.expected.len(), values)?;
         if let Some(Value::ServerError(error)) = values.iter().find(|value| matches!(value, Value::ServerError(_))) {
             return Err(error.clone().into());

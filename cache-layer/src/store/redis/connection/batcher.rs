@@ -34,8 +34,8 @@ const TOGETHER: usize = 64;
 const AT_ONCE: usize = 8;
 
 /// The look-ups of one connection.
-pub(crate) struct Reads {
-    connection: MultiplexedConnection,
+pub(crate) struct LookupBatcher {
+    driver: MultiplexedConnection,
     runtime: Handle,
     /// Of a round trip. Who waits for it has a deadline as well, so that this one only has to end it.
     deadline: Duration,
@@ -67,10 +67,10 @@ pub(crate) struct Envelope {
     entry: OnceLock<Result<Entry, Rejection>>,
 }
 
-impl Reads {
+impl LookupBatcher {
     /// Of a connection that is driven in the runtime that this is called in.
-    pub(crate) fn new(connection: MultiplexedConnection, deadline: Duration) -> Arc<Self> {
-        Arc::new(Self { connection, runtime: Handle::current(), deadline, next: Mutex::default() })
+    pub(crate) fn new(driver: MultiplexedConnection, deadline: Duration) -> Arc<Self> {
+        Arc::new(Self { driver, runtime: Handle::current(), deadline, next: Mutex::default() })
     }
 
     fn next(&self) -> MutexGuard<'_, Vec<Read>> {
@@ -119,7 +119,7 @@ impl Reads {
             }
             pipeline.cmd("GET").arg(&read.name);
         }
-        let mut values = match self.connection.clone().req_packed_commands(&pipeline, 0, pipeline.len()).await {
+        let mut values = match self.driver.clone().req_packed_commands(&pipeline, 0, pipeline.len()).await {
             Ok(values) => values.into_iter(),
             Err(error) => return reads.iter().for_each(|read| read.answer_with(Err(error.clone()))),
         };
@@ -162,7 +162,7 @@ impl Envelope {
 }
 
 #[cfg(test)]
-impl Reads {
+impl LookupBatcher {
     /// Keys that are about to be read.
     pub(crate) fn waiting(&self) -> usize {
         self.next().len()

@@ -5,15 +5,15 @@ use std::time::Duration;
 use futures_util::{future::join_all, poll};
 use tests::{RedisServer, wait_until};
 
-use super::reads::{Answer, Found, Reads};
+use super::batcher::{Answer, Found, LookupBatcher};
 use crate::store::redis::{fleet_tests::*, *};
 
-async fn reads(server: &RedisServer) -> Arc<Reads> {
+async fn reads(server: &RedisServer) -> Arc<LookupBatcher> {
     let client = redis::Client::open(server.url()).unwrap();
-    Reads::new(client.get_multiplexed_async_connection().await.unwrap(), Duration::from_secs(5))
+    LookupBatcher::new(client.get_multiplexed_async_connection().await.unwrap(), Duration::from_secs(5))
 }
 
-fn ask(reads: &Arc<Reads>, name: &str) -> Arc<Answer> {
+fn ask(reads: &Arc<LookupBatcher>, name: &str) -> Arc<Answer> {
     reads.ask(&key(name), false, || name.to_owned())
 }
 

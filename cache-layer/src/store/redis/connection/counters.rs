@@ -48,7 +48,7 @@ impl Push {
 }
 
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     begun: Instant,
     /// When the server last refused to store, in milliseconds after `begun` and at least 1; 0 if it has stored since.
     refused: AtomicU64,
@@ -58,7 +58,7 @@ pub(crate) struct Tally {
     pushes: [AtomicU64; Push::ALL.len()],
 }
 
-impl Default for Tally {
+impl Default for Counters {
     fn default() -> Self {
         Self {
             begun: Instant::now(),
@@ -71,7 +71,7 @@ impl Default for Tally {
     }
 }
 
-impl Tally {
+impl Counters {
     /// The server had no room for what was to be stored. Said once, for as long as it goes on.
     pub(crate) fn refused(&self) {
         let was_full = self.is_full();
@@ -102,7 +102,7 @@ impl Tally {
         self.lost_connections.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn went(&self, operation: Operation) {
+    pub(crate) fn sent(&self, operation: Operation) {
         self.round_trips[operation.kind()].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -111,7 +111,7 @@ impl Tally {
         Operation::KINDS.into_iter().zip(counts)
     }
 
-    pub(crate) fn heard(&self, push: Push) {
+    pub(crate) fn received(&self, push: Push) {
         self.pushes[push as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -127,16 +127,16 @@ mod tests {
 
     #[test]
     fn each_kind_is_counted_by_itself() {
-        let tally = Tally::default();
-        tally.heard(Push::Tag);
-        tally.heard(Push::Everything);
-        tally.heard(Push::Everything);
-        let heard: Vec<_> = tally.pushes().map(|(push, count)| (push.as_str(), count)).collect();
-        assert_eq!(heard, [("entry", 0), ("lease", 0), ("tag", 1), ("invalidation", 0), ("everything", 2)]);
+        let counters = Counters::default();
+        counters.received(Push::Tag);
+        counters.received(Push::Everything);
+        counters.received(Push::Everything);
+        let received: Vec<_> = counters.pushes().map(|(push, count)| (push.as_str(), count)).collect();
+        assert_eq!(received, [("entry", 0), ("lease", 0), ("tag", 1), ("invalidation", 0), ("everything", 2)]);
 
-        tally.went(Operation::command("MGET"));
-        tally.went(Operation::pipeline("acquire"));
-        let went: Vec<_> = tally.round_trips().filter(|(_, count)| *count > 0).collect();
-        assert_eq!(went, [("MGET", 1), ("acquire", 1)]);
+        counters.sent(Operation::command("MGET"));
+        counters.sent(Operation::pipeline("acquire"));
+        let sent: Vec<_> = counters.round_trips().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(sent, [("MGET", 1), ("acquire", 1)]);
     }
 }

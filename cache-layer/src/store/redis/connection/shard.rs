@@ -29,11 +29,11 @@ impl Share {
     }
 
     /// Something was not where it was looked for, or nobody was there.
-    pub(crate) fn misses(&self) {
+    pub(crate) fn refresh_topology(&self) {
         match self {
             Self::Everything => {}
             #[cfg(feature = "cluster")]
-            Self::Slots(node) => node.misses(),
+            Self::Slots(node) => node.refresh_topology(),
         }
     }
 
@@ -41,12 +41,12 @@ impl Share {
     #[cfg_attr(not(feature = "cluster"), expect(clippy::needless_pass_by_ref_mut))]
     pub(crate) async fn is_served(
         &self,
-        #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] connection: &mut MultiplexedConnection,
+        #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] driver: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
         match self {
             Self::Everything => Ok(()),
             #[cfg(feature = "cluster")]
-            Self::Slots(_) => crate::store::redis::topology::cluster::is_well(connection).await,
+            Self::Slots(_) => crate::store::redis::topology::cluster::is_well(driver).await,
         }
     }
 

@@ -8,7 +8,7 @@ use redis::{RedisResult, aio::MultiplexedConnection};
 
 use super::{
     EVERYTHING, RedisStore,
-    connection::link::{Link, Live},
+    connection::link::{Connection, Session},
     invalidate::{Hardness, marked},
     tracking::tokens::{Verdict, lives},
     wire::{
@@ -31,10 +31,10 @@ const ATTEMPTS: usize = 3;
 
 impl RedisStore {
     pub(super) async fn lookup_many(&self, keys: &[Key]) -> Vec<Result<Lookup, StoreError>> {
-        let groups = self.by_link(keys.iter());
-        let answers = groups.iter().map(|(link, places)| {
+        let groups = self.by_connection(keys.iter());
+        let answers = groups.iter().map(|(connection, places)| {
             let keys: Vec<&Key> = places.iter().map(|&place| &keys[place]).collect();
-            async move { self.lookup_on(link, &keys).await }
+            async move { self.lookup_on(connection, &keys).await }
         });
         let mut found: Vec<_> = keys.iter().map(|_| Err(StoreError::Unavailable)).collect();
         for ((_, places), answer) in groups.iter().zip(join_all(answers).await) {
@@ -46,10 +46,10 @@ impl RedisStore {
         found
     }
 
-    async fn lookup_on(&self, link: &Arc<Link>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
-        let live = link.settled()?;
-        let (tags, tags_live) = self.link_to_read_tags(link, &live)?;
-        let near = self.0.near.get().filter(|_| live.tracking);
+    async fn lookup_on(&self, connection: &Arc<Connection>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
+        let session = connection.settled()?;
+        let (tags, tags_session) = self.connection_to_read_tags(connection, &session)?;
+        let near = self.0.near.get().filter(|_| session.tracking);
         let reads = keys.iter().map(|key| near.map(|near| near.ask(key))).collect::<Vec<_>>();
         let names: Vec<String> = keys.iter().map(|key| self.0.names.entry(key)).collect();
         // One command reads from one slot of a cluster; there, the round trip carries one for each.
@@ -57,13 +57,13 @@ impl RedisStore {
         let mut batch = Batch::default();
         for names in names.chunks(at_once) {
             if near.is_some() {
-                batch.track(&live);
+                batch.track(&session);
             }
             batch.values(names);
         }
-        let values = link
-            .run(Operation::command("MGET"), &live, async |mut connection: MultiplexedConnection| {
-                let replies: Vec<Values> = batch.run(&mut connection).await?;
+        let values = connection
+            .run(Operation::command("MGET"), &session, async |mut driver: MultiplexedConnection| {
+                let replies: Vec<Values> = batch.run(&mut driver).await?;
                 let replies = replies.into_iter().zip(names.chunks(at_once));
                 let values: Vec<_> =
                     replies.map(|(values, names)| values.of(names.len())).collect::<RedisResult<_>>()?;
@@ -75,16 +75,16 @@ impl RedisStore {
             .zip(values)
             .map(|(key, reply)| reply.map(|bytes| envelope::decode(key, &Bytes::from(bytes))))
             .collect();
-        self.learn_tokens(&tags, &tags_live, decoded.iter().flatten().flatten()).await?;
+        self.learn_tokens(&tags, &tags_session, decoded.iter().flatten().flatten()).await?;
         let mut found = Vec::with_capacity(keys.len());
         for (decoded, read) in decoded.into_iter().zip(reads) {
             found.push(match decoded {
                 None => Lookup::Absent,
                 Some(Err(rejection)) => Lookup::Rejected(rejection, Seen::Unusable),
                 Some(Ok(entry)) => {
-                    let standing = self.standing(&tags, &tags_live, &entry).await?;
+                    let standing = self.standing(&tags, &tags_session, &entry).await?;
                     if let Some(read) = read.filter(|_| standing != Standing::Void) {
-                        read.answer(&live, &entry);
+                        read.answer(&session, &entry);
                     }
                     Lookup::judged(entry, standing)
                 }
@@ -97,44 +97,44 @@ impl RedisStore {
     /// longer than a reply, and each entry is judged by a read of its own.
     async fn learn_tokens(
         &self,
-        link: &Link,
-        live: &Arc<Live>,
+        connection: &Connection,
+        session: &Arc<Session>,
         entries: impl Iterator<Item = &Entry>,
     ) -> Result<(), StoreError> {
         let unknown: HashSet<Arc<str>> = entries
-            .filter_map(|entry| match live.tokens.judge(entry.stamps()) {
+            .filter_map(|entry| match session.tokens.judge(entry.stamps()) {
                 Verdict::Unknown(tags, _) => Some(tags),
                 Verdict::Known(_) => None,
             })
             .flatten()
             .collect();
-        if unknown.is_empty() || !live.tracking {
+        if unknown.is_empty() || !session.tracking {
             return Ok(());
         }
         let unknown: Vec<Arc<str>> = unknown.into_iter().collect();
         let mut batch = Batch::default();
-        batch.track(live);
+        batch.track(session);
         batch.values(unknown.iter().map(|tag| self.0.names.tag(tag)));
-        let question = live.tokens.ask(&unknown);
-        let values = link
-            .run(Operation::command("MGET"), live, async |mut connection: MultiplexedConnection| {
-                let (values,): (Values,) = batch.run(&mut connection).await?;
+        let question = session.tokens.ask(&unknown);
+        let values = connection
+            .run(Operation::command("MGET"), session, async |mut driver: MultiplexedConnection| {
+                let (values,): (Values,) = batch.run(&mut driver).await?;
                 values.of(unknown.len())
             })
             .await?;
         for (tag, value) in unknown.iter().zip(values) {
-            live.tokens.answer(question, tag, value.as_deref().and_then(Token::parse));
+            session.tokens.answer(question, tag, value.as_deref().and_then(Token::parse));
         }
         Ok(())
     }
 
     pub(super) async fn put_many(&self, entries: Vec<(Key, Entry)>, tags: &Tags) -> Result<(), StoreError> {
-        let groups = self.by_link(entries.iter().map(|(key, _)| key));
-        let writes = groups.iter().map(|(link, places)| {
+        let groups = self.by_connection(entries.iter().map(|(key, _)| key));
+        let writes = groups.iter().map(|(connection, places)| {
             let entries: Vec<&(Key, Entry)> = places.iter().map(|&place| &entries[place]).collect();
             async move {
-                let written = match link.live() {
-                    Ok(live) => self.put_on(link, &live, &entries, tags).await,
+                let written = match connection.session() {
+                    Ok(session) => self.put_on(connection, &session, &entries, tags).await,
                     Err(error) => Err(error),
                 };
                 if written.is_err() {
@@ -157,18 +157,18 @@ impl RedisStore {
     /// are. An entry with another one is invalid from the start, so it is written once more.
     async fn put_on(
         &self,
-        link: &Arc<Link>,
-        live: &Arc<Live>,
+        connection: &Arc<Connection>,
+        session: &Arc<Session>,
         entries: &[&(Key, Entry)],
         tags: &Tags,
     ) -> Result<(), StoreError> {
-        let (tags_link, tags_live) = self.link_of_tags(link, live)?;
+        let (tags_connection, tags_session) = self.connection_of_tags(connection, session)?;
         let names = &self.0.names;
         let now = Clock::system().now();
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
-        let mut tokens: Option<Vec<Token>> = all.iter().map(|tag| tags_live.tokens.get(tag)).collect();
+        let mut tokens: Option<Vec<Token>> = all.iter().map(|tag| tags_session.tokens.get(tag)).collect();
         for _ in 0..ATTEMPTS {
             let (mut asking, mut writing) = (Batch::default(), Batch::default());
             for tag in &all {
@@ -183,26 +183,29 @@ impl RedisStore {
                     writing.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &[&bytes, life.as_bytes()]);
                 }
             }
-            let ask = tags_link.run_patiently(
+            let ask = tags_connection.run_patiently(
                 Operation::pipeline("stamp"),
-                &tags_live,
-                async |mut connection: MultiplexedConnection| {
-                    exactly(all.len(), asking.run::<Vec<Stamped>>(&mut connection).await?)
+                &tags_session,
+                async |mut driver: MultiplexedConnection| {
+                    exactly(all.len(), asking.run::<Vec<Stamped>>(&mut driver).await?)
                 },
             );
-            let write =
-                link.run_patiently(Operation::pipeline("put"), live, async |mut connection: MultiplexedConnection| {
+            let write = connection.run_patiently(
+                Operation::pipeline("put"),
+                session,
+                async |mut driver: MultiplexedConnection| {
                     let expected = if tokens.is_some() { entries.len() } else { return Ok(None) };
-                    marked::<Flag>(names, writing, expected, &mut connection).await.map(Some)
-                });
+                    marked::<Flag>(names, writing, expected, &mut driver).await.map(Some)
+                },
+            );
             let (current, written) = tokio::join!(ask, write);
             let current = Some(current?.into_iter().map(|stamped| stamped.token).collect());
             let in_place = match written? {
-                Some(mark) => link.leads_to(live, mark.as_deref()).await?,
+                Some(mark) => connection.leads_to(session, mark.as_deref()).await?,
                 None => false,
             };
             if in_place {
-                self.0.tally.stored();
+                self.0.counters.stored();
             }
             if in_place && tokens == current {
                 return Ok(());
@@ -213,13 +216,13 @@ impl RedisStore {
     }
 
     /// The places of `keys`, by the connection that each goes over.
-    fn by_link<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<(Arc<Link>, Vec<usize>)> {
-        let mut groups: Vec<(Arc<Link>, Vec<usize>)> = Vec::new();
+    fn by_connection<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<(Arc<Connection>, Vec<usize>)> {
+        let mut groups: Vec<(Arc<Connection>, Vec<usize>)> = Vec::new();
         for (place, key) in keys.enumerate() {
-            let link = self.link(key);
-            match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &link)) {
+            let connection = self.connection(key);
+            match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &connection)) {
                 Some((_, places)) => places.push(place),
-                None => groups.push((link.into_owned(), vec![place])),
+                None => groups.push((connection.into_owned(), vec![place])),
             }
         }
         groups
