@@ -7,11 +7,15 @@ use futures_util::future::join_all;
 use redis::{RedisResult, aio::MultiplexedConnection};
 
 use super::{
-    EVERYTHING, RedisStore,
-    connection::link::{Connection, Session},
+    RedisStore,
+    connection::{
+        handle::{Connection, Limit},
+        session::Session,
+    },
     invalidate::{Hardness, marked},
     tracking::tokens::{Verdict, lives},
     wire::{
+        names::EVERYTHING,
         operation::Operation,
         replies::{Flag, Stamped, Values, exactly},
         scripts::{self, Batch},
@@ -49,20 +53,20 @@ impl RedisStore {
     async fn lookup_on(&self, connection: &Arc<Connection>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
         let session = connection.settled()?;
         let (tags, tags_session) = self.connection_to_read_tags(connection, &session)?;
-        let near = self.0.near.get().filter(|_| session.tracking);
+        let near = self.0.context.near.get().filter(|_| session.tracking);
         let reads = keys.iter().map(|key| near.map(|near| near.ask(key))).collect::<Vec<_>>();
-        let names: Vec<String> = keys.iter().map(|key| self.0.names.entry(key)).collect();
+        let names: Vec<String> = keys.iter().map(|key| self.0.context.names.entry(key)).collect();
         // One command reads from one slot of a cluster; there, the round trip carries one for each.
-        let at_once = if self.0.names.is_clustered() { 1 } else { names.len().max(1) };
+        let at_once = if self.0.context.names.is_clustered() { 1 } else { names.len().max(1) };
         let mut batch = Batch::default();
         for names in names.chunks(at_once) {
             if near.is_some() {
-                batch.track(&session);
+                batch.track(session.tracking);
             }
             batch.values(names);
         }
         let values = connection
-            .run(Operation::command("MGET"), &session, async |mut driver: MultiplexedConnection| {
+            .run_with(Operation::Mget, &session, Limit::Request, async |mut driver: MultiplexedConnection| {
                 let replies: Vec<Values> = batch.run(&mut driver).await?;
                 let replies = replies.into_iter().zip(names.chunks(at_once));
                 let values: Vec<_> =
@@ -113,11 +117,11 @@ impl RedisStore {
         }
         let unknown: Vec<Arc<str>> = unknown.into_iter().collect();
         let mut batch = Batch::default();
-        batch.track(session);
-        batch.values(unknown.iter().map(|tag| self.0.names.tag(tag)));
+        batch.track(session.tracking);
+        batch.values(unknown.iter().map(|tag| self.0.context.names.tag(tag)));
         let question = session.tokens.ask(&unknown);
         let values = connection
-            .run(Operation::command("MGET"), session, async |mut driver: MultiplexedConnection| {
+            .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
                 let (values,): (Values,) = batch.run(&mut driver).await?;
                 values.of(unknown.len())
             })
@@ -142,9 +146,9 @@ impl RedisStore {
                     join_all(entries.iter().map(|(key, _)| self.deliver(Scope::Key(key), Hardness::Hard))).await;
                 }
                 // This process hears of it by a push, but not before this returns.
-                let near = self.0.near.get();
+                let near = self.0.context.near.get();
                 for (key, _) in entries {
-                    self.0.grants.void_key(key.id());
+                    self.0.context.grants.void_key(key.id());
                     near.into_iter().for_each(|near| near.forget(key.id()));
                 }
                 written
@@ -163,7 +167,7 @@ impl RedisStore {
         tags: &Tags,
     ) -> Result<(), StoreError> {
         let (tags_connection, tags_session) = self.connection_of_tags(connection, session)?;
-        let names = &self.0.names;
+        let names = &self.0.context.names;
         let now = Clock::system().now();
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
@@ -177,22 +181,20 @@ impl RedisStore {
             if let Some(tokens) = &tokens {
                 let stamps: Vec<Stamp> =
                     all.iter().zip(tokens).map(|(tag, &token)| Stamp { tag: tag.clone(), token }).collect();
-                for (key, entry) in entries {
-                    let bytes = envelope::encode(&entry.clone().stamped(&stamps));
-                    let life = life(entry).to_string();
-                    writing.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &[&bytes, life.as_bytes()]);
-                }
+                writing = self.puts(entries, &stamps, life);
             }
-            let ask = tags_connection.run_patiently(
-                Operation::pipeline("stamp"),
+            let ask = tags_connection.run_with(
+                Operation::Stamp,
                 &tags_session,
+                Limit::Background,
                 async |mut driver: MultiplexedConnection| {
                     exactly(all.len(), asking.run::<Vec<Stamped>>(&mut driver).await?)
                 },
             );
-            let write = connection.run_patiently(
-                Operation::pipeline("put"),
+            let write = connection.run_with(
+                Operation::Put,
                 session,
+                Limit::Background,
                 async |mut driver: MultiplexedConnection| {
                     let expected = if tokens.is_some() { entries.len() } else { return Ok(None) };
                     marked::<Flag>(names, writing, expected, &mut driver).await.map(Some)
@@ -205,7 +207,7 @@ impl RedisStore {
                 None => false,
             };
             if in_place {
-                self.0.counters.stored();
+                self.0.context.counters.stored();
             }
             if in_place && tokens == current {
                 return Ok(());
@@ -213,6 +215,18 @@ impl RedisStore {
             tokens = current;
         }
         Ok(())
+    }
+
+    /// Writes `entries`, stamped, each for its `life` in milliseconds.
+    fn puts(&self, entries: &[&(Key, Entry)], stamps: &[Stamp], life: impl Fn(&Entry) -> u64) -> Batch {
+        let names = &self.0.context.names;
+        let mut batch = Batch::default();
+        for (key, entry) in entries {
+            let bytes = envelope::encode(&entry.clone().stamped(stamps));
+            let life = life(entry).to_string();
+            batch.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &[&bytes, life.as_bytes()]);
+        }
+        batch
     }
 
     /// The places of `keys`, by the connection that each goes over.

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use super::{
     RedisStore,
-    connection::{address::Address, link::Timeouts},
+    connection::{
+        address::Address,
+        context::{Context, Timeouts},
+    },
     tracking::guard::{Guard, Restored},
+    wire::names::Names,
 };
 use crate::error::ConfigError;
 
@@ -161,7 +165,13 @@ impl RedisStoreBuilder {
         };
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| ConfigError::new("a Redis store must be built inside a Tokio runtime"))?;
-        Ok(RedisStore::start(address, &prefix, connections, timeouts, Guard::new(restored), &runtime))
+        let names = match &address {
+            #[cfg(feature = "cluster")]
+            Address::Cluster(_) => Names::clustered(&prefix),
+            _ => Names::new(&prefix),
+        };
+        let context = Context::new(names, timeouts, Guard::new(restored));
+        Ok(RedisStore::start(address, connections, context, &runtime))
     }
 }
 

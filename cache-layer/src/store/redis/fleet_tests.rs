@@ -101,7 +101,7 @@ async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_i
                 node.get(&key("a")).await.unwrap();
                 assert!(node.overtaken(&lease), "round {round}: {scope:?}");
                 // The next round begins with an entry and without a lease.
-                let _: i64 = server.command(&["DEL", &node.0.names.lease(&place)]);
+                let _: i64 = server.command(&["DEL", &node.0.context.names.lease(&place)]);
                 fill(&other, &key("a"), "two", &["t"]).await;
                 node.get(&key("a")).await.unwrap();
             }
@@ -195,7 +195,7 @@ async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
             "release" => nodes.holder.release(&lease, None),
             "invalidation" => nodes.holder.invalidate(Scope::Key(&key("a"))).await.unwrap(),
             "expiry" => {
-                let name = nodes.holder.0.names.lease(&key("a"));
+                let name = nodes.holder.0.context.names.lease(&key("a"));
                 assert_eq!(nodes.server.command::<i64>(&["PEXPIRE", &name, "1"]), 1);
             }
             _ => assert!(nodes.server.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]) > 0),
@@ -297,7 +297,7 @@ async fn a_first_tier_lets_go_of_what_another_node_changes() {
                 fill(&writer, &key("a"), "two", &["t"]).await;
             }
             _ => {
-                let name = writer.0.names.entry(&key("a"));
+                let name = writer.0.context.names.entry(&key("a"));
                 assert_eq!(server.command::<i64>(&["PEXPIRE", &name, "1"]), 1);
             }
         }
@@ -500,7 +500,7 @@ async fn a_value_of_another_type_is_a_named_miss_and_is_overwritten() {
     let redis = connect(server.url()).await;
     let tiered = TieredStore::new(1 << 20, connect(server.url()).await);
     for store in [&redis as &dyn Contract, &tiered] {
-        let name = redis.0.names.entry(&key("a"));
+        let name = redis.0.context.names.entry(&key("a"));
         server.flushall();
         assert_eq!(server.command::<i64>(&["LPUSH", &name, "x"]), 1);
         assert!(matches!(store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Type, Seen::Unusable)));

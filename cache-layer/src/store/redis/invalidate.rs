@@ -7,13 +7,15 @@ use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::Mult
 #[cfg(feature = "cluster")]
 use super::topology::routes::Topology;
 use super::{
-    EVERYTHING, RedisStore,
-    connection::link::{Connection, Session},
-    nonce,
+    RedisStore,
+    connection::{
+        handle::{Connection, Limit},
+        session::Session,
+    },
     tracking::tokens::life_invalidated,
     wire::{
         errors::is_out_of_memory,
-        names::Names,
+        names::{EVERYTHING, Names, nonce},
         operation::Operation,
         replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
         scripts::{self, Batch},
@@ -30,7 +32,7 @@ const ATTEMPTS: usize = 3;
 impl RedisStore {
     /// Hard or soft; one that can't be delivered is kept as a hard one.
     pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
-        let pending = &self.0.pending;
+        let pending = &self.0.context.pending;
         let connection = self.connection_of(scope);
         let delivered = match connection.session() {
             Ok(session) => self.deliver_over(&connection, &session, scope, hardness).await,
@@ -50,7 +52,7 @@ impl RedisStore {
         }
         self.forget(scope);
         // One that is kept, too: it will have been delivered by the time that a data set is restored.
-        self.0.guard.remember(scope);
+        self.0.context.guard.remember(scope);
         match delivered {
             Err(error) => self.wait_for_delivery(scope).await.then_some(()).ok_or(error),
             delivered => delivered,
@@ -65,15 +67,18 @@ impl RedisStore {
         scope: Scope<'_>,
         hardness: Hardness,
     ) -> Result<(), StoreError> {
-        let names = &self.0.names;
+        let names = &self.0.context.names;
         for _ in 0..ATTEMPTS {
             let mark = connection
-                .run_patiently(operation(scope, hardness), session, async |mut driver: MultiplexedConnection| {
-                    match hardness {
+                .run_with(
+                    operation(scope, hardness),
+                    session,
+                    Limit::Background,
+                    async |mut driver: MultiplexedConnection| match hardness {
                         Hardness::Hard => invalidate(names, &mut driver, scope).await,
                         Hardness::Soft => soften(names, &mut driver, scope).await,
-                    }
-                })
+                    },
+                )
                 .await?;
             if connection.leads_to(session, mark.as_deref()).await? {
                 return Ok(());
@@ -84,20 +89,20 @@ impl RedisStore {
 
     /// Waits for a kept invalidation to be delivered, unless the server is gone for too long already.
     pub(super) async fn wait_for_delivery(&self, scope: Scope<'_>) -> bool {
-        self.0.pending.wait_for_delivery(scope, self.connection_of(scope).waits_until()).await
+        self.0.context.pending.wait_for_delivery(scope, self.connection_of(scope).waits_until()).await
     }
 
     /// Lets go of what `scope` covers. This process's other connections hear of it by a push of their own, but not before
     /// the invalidation returns; and what a lost connection knew may still be served.
     fn forget(&self, scope: Scope<'_>) {
-        let near = self.0.near.get();
+        let near = self.0.context.near.get();
         match scope {
             Scope::Key(key) => {
                 let primary = key.primary().id();
-                self.0.grants.void_key(primary);
+                self.0.context.grants.void_key(primary);
                 near.into_iter().for_each(|near| near.forget(primary));
             }
-            Scope::Tags(_) | Scope::Everything => self.0.grants.void_all(),
+            Scope::Tags(_) | Scope::Everything => self.0.context.grants.void_all(),
         }
         for session in self.connections().iter().filter_map(|connection| connection.believed()) {
             match scope {
@@ -111,10 +116,10 @@ impl RedisStore {
 
 fn operation(scope: Scope<'_>, hardness: Hardness) -> Operation {
     match (scope, hardness) {
-        (Scope::Key(_), Hardness::Hard) => Operation::command("UNLINK"),
-        (Scope::Key(_), Hardness::Soft) => Operation::script("soften_entry"),
-        (_, Hardness::Hard) => Operation::pipeline("invalidate_tag"),
-        (_, Hardness::Soft) => Operation::pipeline("soften_tag"),
+        (Scope::Key(_), Hardness::Hard) => Operation::Unlink,
+        (Scope::Key(_), Hardness::Soft) => Operation::SoftenEntry,
+        (_, Hardness::Hard) => Operation::InvalidateTag,
+        (_, Hardness::Soft) => Operation::SoftenTag,
     }
 }
 

@@ -8,7 +8,10 @@ use tracing::Instrument as _;
 
 use super::{
     RedisStore,
-    connection::link::{Connection, Session},
+    connection::{
+        handle::{Connection, Limit},
+        session::Session,
+    },
     tracking::waiters::pause_untracked,
     wire::{
         operation::Operation,
@@ -35,7 +38,7 @@ impl RedisStore {
     ) -> Result<Acquired, StoreError> {
         let connection = self.connection(key);
         let session = connection.settled()?;
-        let names = &self.0.names;
+        let names = &self.0.context.names;
         let token = Lease::random_token();
         let life = millis(ttl).max(1).to_string();
         let seen: &[u8] = match &seen {
@@ -47,97 +50,73 @@ impl RedisStore {
             return Err(StoreError::Full);
         }
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        let application = self.0.grants.apply(key, token);
+        let application = self.0.context.grants.apply(key, token);
         let (entry, place) = (names.entry(key), names.lease(key));
         let mut acquire = Batch::default();
         if key.id().is_variant() {
-            acquire.watch(&session, &names.entry(&key.primary()));
+            acquire.watch(session.tracking, &names.entry(&key.primary()));
         }
         acquire.call(
             &scripts::ACQUIRE,
             &[&entry, &place],
             &[&token, life.as_bytes(), seen, if insists { b"1" } else { b"0" }],
         );
-        acquire.track(&session);
+        acquire.track(session.tracking);
         acquire.call(&scripts::WATCH, &[&place], &[]);
-        let (moment, reply) = tokio::join!(
-            self.moment(&tags, &tags_session),
-            connection.run(Operation::pipeline("acquire"), &session, async |mut driver: MultiplexedConnection| {
-                acquire.run::<(Bulk, Watched)>(&mut driver).await
-            })
-        );
-        let (Bulk(reply), (Bulk(held), _)) = reply.inspect_err(|error| {
+        let (moment, reply) =
+            tokio::join!(self.moment(&tags, &tags_session), connection.run(Operation::Acquire, &session, &acquire));
+        let (Bulk(reply), (Bulk(held), _)): (Bulk, Watched) = reply.inspect_err(|error| {
             // It may still be granted, to nobody: what comes after it takes it back.
             if *error == StoreError::TimedOut {
                 self.release_lease(&Lease::new(key, token, [0; 16]), None);
             }
         })?;
-        match &reply[..] {
-            b"held" => Ok(Acquired::Held),
-            b"changed" => Ok(Acquired::Changed),
-            b"uncacheable" => Ok(Acquired::Uncacheable),
-            other => match (parse_back_off(other), parse_grant(other)) {
-                (Some(back_off), _) => Ok(back_off),
-                (None, Some(failures)) => match moment {
-                    Ok(started) => {
-                        if session.tracking && tags_session.tracking && held == token {
-                            application.granted();
-                        }
-                        let lease = Lease::new(key, token, started).under(tags.mark());
-                        Ok(Acquired::Granted(lease.after(failures)))
-                    }
-                    Err(error) => {
-                        self.release_lease(&Lease::new(key, token, [0; 16]), None);
-                        Err(error)
-                    }
-                },
-                (None, None) => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
-            },
+        let failures = match Answer::parse(&reply)? {
+            Answer::Granted { failures } => failures,
+            Answer::Refused(refused) => return Ok(refused),
+        };
+        let started = moment.inspect_err(|_| self.release_lease(&Lease::new(key, token, [0; 16]), None))?;
+        if session.tracking && tags_session.tracking && held == token {
+            application.granted();
         }
+        let lease = Lease::new(key, token, started).under(tags.mark());
+        Ok(Acquired::Granted(lease.after(failures)))
     }
 
     /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock
     /// of the server that has the tags, whoever has the entry.
     async fn moment(&self, tags: &Connection, session: &Arc<Session>) -> Result<[u8; 16], StoreError> {
         let mut batch = Batch::default();
-        batch.track(session);
-        batch.call(&scripts::LAST_INVALIDATION, &[&self.0.names.last_invalidation()], &[]);
-        let ((_, Moment(now)),): ((Moment, Moment),) = tags
-            .run(Operation::script("last_invalidation"), session, async |mut driver: MultiplexedConnection| {
-                batch.run(&mut driver).await
-            })
-            .await?;
+        batch.track(session.tracking);
+        batch.call(&scripts::LAST_INVALIDATION, &[&self.0.context.names.last_invalidation()], &[]);
+        let ((_, Moment(now)),): ((Moment, Moment),) = tags.run(Operation::LastInvalidation, session, &batch).await?;
         Ok(now)
     }
 
     pub(super) async fn is_lease_held_by(&self, key: &Key, token: LeaseToken) -> Result<bool, StoreError> {
         let connection = self.connection(key);
         let session = connection.session()?;
-        let name = self.0.names.lease(key);
+        let name = self.0.context.names.lease(key);
         let mut question = Batch::default();
         question.call(&scripts::WATCH, &[&name], &[]);
-        let ((Bulk(held), _),): (Watched,) = connection
-            .run(Operation::script("watch"), &session, async |mut driver: MultiplexedConnection| {
-                question.run(&mut driver).await
-            })
-            .await?;
+        let ((Bulk(held), _),): (Watched,) = connection.run(Operation::Watch, &session, &question).await?;
         Ok(held == token)
     }
 
     pub(super) async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, StoreError> {
         let connection = self.connection(&lease.key);
         let session = connection.session()?;
-        let mut call = scripts::RENEW.key(self.0.names.lease(&lease.key));
+        let mut call = scripts::RENEW.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(ttl).max(1));
         let Flag(renewed) = connection
-            .run_patiently(Operation::script("renew"), &session, async |mut driver: MultiplexedConnection| {
+            .run_with(Operation::Renew, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
                 call.invoke_async(&mut driver).await
             })
             .await?;
         if renewed {
             self.watch_again(&connection, &session, lease).await;
         } else {
-            self.0.grants.end(lease);
+            self.0.context.grants.end(lease);
         }
         Ok(renewed)
     }
@@ -145,14 +124,14 @@ impl RedisStore {
     /// Finds out whether a lease that something happened to is still held, and goes on watching it.
     async fn watch_again(&self, connection: &Connection, session: &Arc<Session>, lease: &Lease) {
         let mut batch = Batch::default();
-        batch.track(session);
-        batch.call(&scripts::WATCH, &[&self.0.names.lease(&lease.key)], &[]);
+        batch.track(session.tracking);
+        batch.call(&scripts::WATCH, &[&self.0.context.names.lease(&lease.key)], &[]);
         // The push of our own renewal may still be on its way to us, and void the first of these questions. It comes before
         // the reply to it.
         for _ in 0..2 {
-            let Some(question) = self.0.grants.ask_again(lease) else { return };
+            let Some(question) = self.0.context.grants.ask_again(lease) else { return };
             let watched: Result<(Watched,), StoreError> = connection
-                .run_patiently(Operation::script("watch"), session, async |mut driver: MultiplexedConnection| {
+                .run_with(Operation::Watch, session, Limit::Background, async |mut driver: MultiplexedConnection| {
                     batch.run(&mut driver).await
                 })
                 .await;
@@ -160,7 +139,7 @@ impl RedisStore {
                 Ok(((Bulk(held), _),)) if held == lease.token => question.granted(),
                 _ => return,
             }
-            if self.0.grants.stands(lease) {
+            if self.0.context.grants.stands(lease) {
                 return;
             }
         }
@@ -170,21 +149,21 @@ impl RedisStore {
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
         let connection = self.connection(&lease.key);
         let Ok(session) = connection.session() else { return };
-        self.0.grants.end(lease);
-        let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
+        self.0.context.grants.end(lease);
+        let mut call = scripts::RELEASE.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
-        self.end(Operation::script("release"), connection.into_owned(), session, call);
+        self.end(Operation::Release, connection.into_owned(), session, call);
     }
 
     /// As [`release_lease`](Self::release_lease), when the load failed.
     pub(super) fn fail_lease(&self, lease: &Lease, Failed { status, pause, remembered }: Failed) {
         let connection = self.connection(&lease.key);
         let Ok(session) = connection.session() else { return };
-        self.0.grants.end(lease);
-        let mut call = scripts::FAIL.key(self.0.names.lease(&lease.key));
+        self.0.context.grants.end(lease);
+        let mut call = scripts::FAIL.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
-        self.end(Operation::script("fail"), connection.into_owned(), session, call);
+        self.end(Operation::Fail, connection.into_owned(), session, call);
     }
 
     fn end(
@@ -196,7 +175,7 @@ impl RedisStore {
     ) {
         let end = async move {
             let end = async |mut driver: MultiplexedConnection| call.invoke_async(&mut driver).await;
-            let _: Result<Flag, StoreError> = connection.run_patiently(what, &session, end).await;
+            let _: Result<Flag, StoreError> = connection.run_with(what, &session, Limit::Background, end).await;
         };
         self.0.runtime.spawn(end.in_current_span());
     }
@@ -210,13 +189,9 @@ impl RedisStore {
         }
         let waiter = session.waiters.join(key.id());
         let mut batch = Batch::default();
-        batch.track(&session);
-        batch.call(&scripts::WATCH, &[&self.0.names.lease(key)], &[]);
-        let watched: Result<(Watched,), StoreError> = connection
-            .run(Operation::script("watch"), &session, async |mut driver: MultiplexedConnection| {
-                batch.run(&mut driver).await
-            })
-            .await;
+        batch.track(session.tracking);
+        batch.call(&scripts::WATCH, &[&self.0.context.names.lease(key)], &[]);
+        let watched: Result<(Watched,), StoreError> = connection.run(Operation::Watch, &session, &batch).await;
         match watched {
             Ok(((Bulk(held), Left(left)),)) if is_token(&held) => {
                 // The server may be late to expire a lease, and to say so.
@@ -229,6 +204,33 @@ impl RedisStore {
             Ok(_) => {}
             Err(_) => sleep(pause_untracked()).await,
         }
+    }
+}
+
+/// What [`ACQUIRE`](scripts::ACQUIRE) answers.
+enum Answer {
+    /// After so many loads that failed.
+    Granted {
+        failures: u32,
+    },
+    Refused(Acquired),
+}
+
+impl Answer {
+    fn parse(reply: &[u8]) -> Result<Self, StoreError> {
+        let refused = match reply {
+            b"held" => Acquired::Held,
+            b"changed" => Acquired::Changed,
+            b"uncacheable" => Acquired::Uncacheable,
+            other => match (parse_back_off(other), parse_grant(other)) {
+                (Some(back_off), _) => back_off,
+                (None, Some(failures)) => return Ok(Self::Granted { failures }),
+                (None, None) => {
+                    return Err(StoreError::Failed("an answer that is none of the protocol's".to_owned()));
+                }
+            },
+        };
+        Ok(Self::Refused(refused))
     }
 }
 

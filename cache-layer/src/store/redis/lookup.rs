@@ -7,8 +7,9 @@ use redis::aio::MultiplexedConnection;
 use super::{
     RedisStore,
     connection::{
-        link::{Connection, Session},
         batcher::Found,
+        handle::{Connection, Limit},
+        session::Session,
     },
     tracking::tokens::Verdict,
     wire::{operation::Operation, replies::Values, scripts::Batch},
@@ -27,10 +28,10 @@ impl RedisStore {
         let session = connection.settled()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        let read = self.0.near.get().filter(|_| session.tracking).map(|near| near.ask(key));
-        let answer = session.reads.ask(key, read.is_some(), || self.0.names.entry(key));
+        let read = self.0.context.near.get().filter(|_| session.tracking).map(|near| near.ask(key));
+        let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
-        let entry = match connection.wait(Operation::command("GET"), &session, asked).await? {
+        let entry = match connection.wait(Operation::Get, &session, Limit::Request, asked).await? {
             Found::Nothing => return Ok(Lookup::Absent),
             Found::Foreign => return Ok(Lookup::Rejected(Rejection::Type, Seen::Unusable)),
             Found::Envelope(envelope) => match envelope.open(key) {
@@ -58,11 +59,11 @@ impl RedisStore {
             Verdict::Unknown(unknown, standing) => (unknown, standing),
         };
         let mut batch = Batch::default();
-        batch.track(session);
-        batch.values(unknown.iter().map(|tag| self.0.names.tag(tag)));
+        batch.track(session.tracking);
+        batch.values(unknown.iter().map(|tag| self.0.context.names.tag(tag)));
         let question = session.tracking.then(|| session.tokens.ask(&unknown));
         let values = connection
-            .run(Operation::command("MGET"), session, async |mut driver: MultiplexedConnection| {
+            .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
                 let (values,): (Values,) = batch.run(&mut driver).await?;
                 values.of(unknown.len())
             })

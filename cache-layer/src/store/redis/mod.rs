@@ -12,7 +12,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,14 +26,15 @@ use self::topology::cluster::Cluster;
 use self::{
     connection::{
         address::Address,
-        link::{Connection, Context, Session, Timeouts},
-        shard::Share,
-        counters::{Counters, WHEN_FULL},
+        context::Context,
+        counters::WHEN_FULL,
+        handle::{Connection, Limit},
+        session::Session,
+        shard::Everything,
     },
     invalidate::{Hardness, invalidate},
     topology::routes::{Route, Topology},
-    tracking::{grants::Grants, guard::Guard, pending::Pending},
-    wire::{errors::is_not_allowed, names::Names, operation::Operation},
+    wire::{errors::is_not_allowed, operation::Operation},
 };
 use super::{
     Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store, StoreError,
@@ -42,6 +43,7 @@ use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
 #[cfg(test)]
 mod acl_tests;
+mod bulk;
 #[cfg(test)]
 mod coherence_tests;
 mod commit;
@@ -56,7 +58,6 @@ mod full_tests;
 mod invalidate;
 mod lease;
 mod lookup;
-mod bulk;
 #[cfg(test)]
 mod pattern_tests;
 mod patterns;
@@ -74,15 +75,6 @@ pub use connection::counters::Push;
 pub use state::{Breaker, RedisState};
 pub use tracking::guard::Restored;
 pub(super) use tracking::near::Near;
-
-/// The first tier of this store, once there is one.
-type NearSlot = Arc<OnceLock<Arc<Near>>>;
-
-/// The tag that every entry here carries: its new token voids them all. No tag of a user's is empty.
-const EVERYTHING: &str = "";
-/// The least life of that tag's token, which is renewed with every fill. Those of other tags are kept for as long as
-/// [what carries them](tokens::lives).
-const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A store on a Redis or Valkey server. Cheap to clone; clones share their connections.
 ///
@@ -159,12 +151,7 @@ pub struct RedisStore(Arc<Inner>);
 
 struct Inner {
     topology: Topology,
-    names: Names,
-    pending: Arc<Pending>,
-    guard: Arc<Guard>,
-    near: NearSlot,
-    grants: Arc<Grants>,
-    counters: Arc<Counters>,
+    context: Arc<Context>,
     runtime: Handle,
     _stop: DropGuard,
 }
@@ -215,45 +202,24 @@ impl RedisStore {
         RedisStoreBuilder::new(url.into())
     }
 
-    fn start(
-        address: Address,
-        prefix: &str,
-        connections: usize,
-        timeouts: Timeouts,
-        guard: Guard,
-        runtime: &Handle,
-    ) -> Self {
-        let names = match &address {
-            #[cfg(feature = "cluster")]
-            Address::Cluster(_) => Names::clustered(prefix),
-            _ => Names::new(prefix),
-        };
-        let stop = CancellationToken::new();
-        let (pending, guard, near) = (Arc::<Pending>::default(), Arc::new(guard), NearSlot::default());
-        let (grants, counters) = (Arc::<Grants>::default(), Arc::<Counters>::default());
-        let context = Context {
-            names: names.clone(),
-            pending: pending.clone(),
-            guard: guard.clone(),
-            near: near.clone(),
-            grants: grants.clone(),
-            counters: counters.clone(),
-            timeouts,
-        };
+    fn start(address: Address, connections: usize, context: Context, runtime: &Handle) -> Self {
+        let (context, stop) = (Arc::new(context), CancellationToken::new());
         let topology = match address {
             #[cfg(feature = "cluster")]
-            Address::Cluster(seeds) => Topology::Cluster(Cluster::start(seeds, connections, context, runtime, &stop)),
+            Address::Cluster(seeds) => {
+                Topology::Cluster(Cluster::start(seeds, connections, context.clone(), runtime, &stop))
+            }
             address => {
-                let one = || Connection::new(address.clone(), Share::Everything, false, context.clone());
+                let one = || Connection::new(address.clone(), Box::new(Everything), false, context.clone());
                 let connections: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
                 for connection in &connections {
-                    runtime.spawn(connection.clone().keep(stop.clone()));
+                    runtime.spawn(connection.clone().supervise(stop.clone()));
                 }
                 Topology::One(connections)
             }
         };
         let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { topology, names, pending, guard, near, grants, counters, runtime, _stop }))
+        Self(Arc::new(Inner { topology, context, runtime, _stop }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.
@@ -278,13 +244,13 @@ impl RedisStore {
             let session = connection.session()?;
             let begun = Instant::now();
             connection
-                .run_patiently(Operation::command("PING"), &session, async |mut driver: MultiplexedConnection| {
+                .run_with(Operation::Ping, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
                     redis::cmd("PING").query_async::<()>(&mut driver).await
                 })
                 .await?;
             let ping = begun.elapsed();
             let info = connection
-                .run_patiently(Operation::command("INFO"), &session, async |mut driver: MultiplexedConnection| {
+                .run_with(Operation::Info, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
                     match redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut driver).await {
                         // It answers, and says no more of itself.
                         Err(error) if is_not_allowed(&error) => Ok(String::new()),
@@ -296,7 +262,8 @@ impl RedisStore {
             let number = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
             let no_room =
                 number("maxmemory").zip(number("used_memory")).is_some_and(|(max, used)| 0 < max && max <= used);
-            let full = self.0.counters.is_full() || (no_room && field("maxmemory_policy") == Some("noeviction"));
+            let full =
+                self.0.context.counters.is_full() || (no_room && field("maxmemory_policy") == Some("noeviction"));
             Ok::<_, StoreError>(RedisStatus {
                 connected: true,
                 ping: Some(ping),
@@ -317,7 +284,7 @@ impl RedisStore {
 
     /// The first tier; made, if there is none, to hold about `max_bytes`.
     pub(super) fn near_or_init(&self, max_bytes: u64) -> Arc<Near> {
-        self.0.near.get_or_init(|| Arc::new(Near::new(max_bytes))).clone()
+        self.0.context.near.get_or_init(|| Arc::new(Near::new(max_bytes))).clone()
     }
 
     /// The entry of `key` in the first tier.
@@ -325,7 +292,7 @@ impl RedisStore {
         let connection = self.connection(key);
         let session = connection.believed()?;
         let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
-        self.0.near.get()?.get(&session, &tags, key)
+        self.0.context.near.get()?.get(&session, &tags, key)
     }
 
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
@@ -333,7 +300,7 @@ impl RedisStore {
         self.0.topology.of_key(key)
     }
 
-    /// The connection by which the tags of an entry are read that is read over `live`.
+    /// The connection by which the tags of an entry are read that is read over `session`.
     fn connection_of_tags<'a>(
         &self,
         connection: &'a Arc<Connection>,
@@ -348,8 +315,8 @@ impl RedisStore {
         connection: &'a Arc<Connection>,
         session: &'a Arc<Session>,
     ) -> Result<Route<'a>, StoreError> {
-        let way = self.connection_of_tags(connection, session)?;
-        if way.1.is_settled() { Ok(way) } else { Err(StoreError::Unavailable) }
+        let route = self.connection_of_tags(connection, session)?;
+        if route.1.is_settled() { Ok(route) } else { Err(StoreError::Unavailable) }
     }
 
     /// A connection to invalidate tags by.
@@ -378,11 +345,6 @@ impl RedisStore {
         let task = self.0.runtime.spawn(invalidation.in_current_span());
         Box::pin(async move { task.await.unwrap_or(Err(StoreError::Unavailable)) })
     }
-}
-
-/// 15 hex digits, the middle of a [`Token`].
-fn nonce() -> String {
-    format!("{:015x}", fastrand::u64(..1 << 60))
 }
 
 impl Store for RedisStore {}
@@ -417,7 +379,7 @@ impl Contract for RedisStore {
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {
-        !(self.connection(&lease.key).is_connected() && self.0.grants.stands(lease))
+        !(self.connection(&lease.key).is_connected() && self.0.context.grants.stands(lease))
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {

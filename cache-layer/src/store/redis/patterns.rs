@@ -11,7 +11,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     RedisStore,
-    connection::link::{Connection, Session},
+    connection::{
+        handle::{Connection, Limit},
+        session::Session,
+    },
     invalidate::{invalidate, marked},
     tracking::near::Near,
     wire::{
@@ -40,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl RedisStore {
     pub(super) async fn delete_pattern(&self, pattern: &Pattern) -> Result<u64, StoreError> {
-        let near = self.0.near.get().map(|near| &**near);
+        let near = self.0.context.near.get().map(|near| &**near);
         let mut deleted = Ok(0);
         for connection in self.0.topology.one_of_each_server() {
             let here = match connection.session() {
@@ -51,7 +54,7 @@ impl RedisStore {
         }
         if deleted.is_err() {
             near.into_iter().for_each(|near| near.forget_matching(pattern));
-            self.0.topology.keep(pattern, &self.0.pending);
+            self.0.topology.keep(pattern, &self.0.context.pending);
             self.connections().iter().for_each(|connection| connection.reset());
         }
         deleted
@@ -64,7 +67,7 @@ impl RedisStore {
         pattern: &Pattern,
         near: Option<&Near>,
     ) -> Result<u64, StoreError> {
-        let names = &self.0.names;
+        let names = &self.0.context.names;
         let delete = async |mut driver: MultiplexedConnection| {
             let deleted = delete_matching(names, pattern, near, &mut driver).await?;
             // Nothing to ask a cluster's node, which takes no empty batch.
@@ -74,7 +77,7 @@ impl RedisStore {
             };
             Ok((deleted, mark))
         };
-        let (deleted, mark) = connection.run_at_length(Operation::command("SCAN"), session, delete).await?;
+        let (deleted, mark) = connection.run_with(Operation::Scan, session, Limit::Steps, delete).await?;
         if connection.leads_to(session, mark.as_deref()).await? { Ok(deleted) } else { Err(StoreError::Unavailable) }
     }
 }

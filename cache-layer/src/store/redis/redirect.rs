@@ -7,11 +7,12 @@ use redis::{
 };
 
 use super::{
-    EVERYTHING, RedisStore, nonce,
+    RedisStore,
+    connection::handle::Limit,
     topology::cluster::Cluster,
     tracking::tokens::life_invalidated,
     wire::{
-        names::Names,
+        names::{EVERYTHING, Names, nonce},
         operation::Operation,
         replies::{Count, Done, Moment},
         scripts,
@@ -25,7 +26,7 @@ const ATTEMPTS: usize = 3;
 impl RedisStore {
     /// Delivers `scope`, one command after the other, each to where it belongs by now.
     pub(super) async fn deliver_to_where_it_went(&self, cluster: &Cluster, scope: Scope<'_>) -> Result<(), StoreError> {
-        for command in commands(&self.0.names, scope) {
+        for command in commands(&self.0.context.names, scope) {
             let mut attempts = 0;
             while let Err(error) = self.send(cluster, scope, &command).await {
                 attempts += 1;
@@ -41,9 +42,10 @@ impl RedisStore {
     async fn send(&self, cluster: &Cluster, scope: Scope<'_>, command: &Cmd) -> Result<(), StoreError> {
         let connection = self.connection_of(scope);
         let redirected = connection
-            .run_patiently(
-                Operation::command("UNLINK"),
+            .run_with(
+                Operation::Unlink,
                 &connection.session()?,
+                Limit::Background,
                 async |mut driver: MultiplexedConnection| match command.query_async(&mut driver).await {
                     Err(error) if error.kind() == ServerErrorKind::Ask.into() => Ok(Some(error)),
                     reply => reply.and_then(|reply| is_done(&reply)).map(|()| None),
@@ -57,7 +59,7 @@ impl RedisStore {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("ASKING").add_command(command.clone());
         connection
-            .run_patiently(Operation::command("ASKING"), &session, async |mut driver: MultiplexedConnection| {
+            .run_with(Operation::Asking, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
                 let (Done, reply) = pipeline.query_async(&mut driver).await?;
                 is_done(&reply)
             })

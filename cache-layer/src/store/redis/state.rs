@@ -68,9 +68,9 @@ impl RedisStore {
         };
         RedisState {
             breaker,
-            pending_invalidations: self.0.pending.count(),
-            lost_connections: self.0.counters.lost_connections(),
-            full: self.0.counters.is_full(),
+            pending_invalidations: self.0.context.pending.count(),
+            lost_connections: self.0.context.counters.lost_connections(),
+            full: self.0.context.counters.is_full(),
         }
     }
 
@@ -86,7 +86,7 @@ impl RedisStore {
     /// # }
     /// ```
     pub fn round_trips(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        self.0.counters.round_trips()
+        self.0.context.counters.round_trips()
     }
 
     /// What Redis told this process since the store was made, unasked: that something changed which it had read.
@@ -99,6 +99,6 @@ impl RedisStore {
     /// # }
     /// ```
     pub fn pushes(&self) -> impl Iterator<Item = (Push, u64)> + '_ {
-        self.0.counters.pushes()
+        self.0.context.counters.pushes()
     }
 }

@@ -1,7 +1,5 @@
 //! Where the servers are: what a URL says of one, of a group behind sentinels, or of a cluster.
 
-#[cfg(any(feature = "sentinel", feature = "cluster"))]
-use redis::ConnectionAddr;
 #[cfg(feature = "cluster")]
 use redis::ErrorKind;
 use redis::{Client, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisResult, io::tcp::TcpSettings};
@@ -54,18 +52,6 @@ impl Address {
             }
         }
     }
-}
-
-/// `info`, but at another place.
-#[cfg(any(feature = "sentinel", feature = "cluster"))]
-pub(crate) fn at(info: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
-    let addr = match info.addr().clone() {
-        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-            ConnectionAddr::TcpTls { host, port, insecure, tls_params }
-        }
-        _ => ConnectionAddr::Tcp(host, port),
-    };
-    info.clone().set_addr(addr)
 }
 
 fn server(url: &str) -> Result<ConnectionInfo, ConfigError> {

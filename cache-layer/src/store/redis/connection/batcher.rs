@@ -1,11 +1,12 @@
-//! Look-ups on their way: whoever is ready to ask asks first, and then everything goes out at once, each key once.
+//! Look-ups on their way: every task that is ready asks first, and then everything goes out at once, each key once. It is the
+//! pattern that is known as a *dataloader*.
 //!
 //! Many small requests cost less by what they ask than by the system calls that carry them, here and at the server. So the
-//! first who asks lets every task that is ready have its turn before anything is sent. Where none is, that takes no time;
-//! nobody waits for a clock, nor for an earlier round trip.
+//! first task that asks lets every other one that is ready have its turn before anything is sent. Where none is, that takes
+//! no time; no task waits for a clock, nor for an earlier round trip.
 //!
-//! Who asks for a key that is about to be read shares that read. It has not been sent, so it sees whatever was written
-//! before any of them asked.
+//! A task that asks for a key that is about to be read shares that read. It has not been sent, so it sees whatever was
+//! written before any of them asked.
 
 use std::{
     sync::{Arc, MutexGuard, OnceLock},

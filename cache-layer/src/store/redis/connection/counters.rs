@@ -54,7 +54,7 @@ pub(crate) struct Counters {
     refused: AtomicU64,
     refusals: Throttle,
     lost_connections: AtomicU64,
-    round_trips: [AtomicU64; Operation::KINDS.len()],
+    round_trips: [AtomicU64; Operation::ALL.len()],
     pushes: [AtomicU64; Push::ALL.len()],
 }
 
@@ -103,12 +103,12 @@ impl Counters {
     }
 
     pub(crate) fn sent(&self, operation: Operation) {
-        self.round_trips[operation.kind()].fetch_add(1, Ordering::Relaxed);
+        self.round_trips[operation as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn round_trips(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let counts = self.round_trips.iter().map(|count| count.load(Ordering::Relaxed));
-        Operation::KINDS.into_iter().zip(counts)
+        Operation::ALL.into_iter().map(Operation::as_str).zip(counts)
     }
 
     pub(crate) fn received(&self, push: Push) {
@@ -134,8 +134,8 @@ mod tests {
         let received: Vec<_> = counters.pushes().map(|(push, count)| (push.as_str(), count)).collect();
         assert_eq!(received, [("entry", 0), ("lease", 0), ("tag", 1), ("invalidation", 0), ("everything", 2)]);
 
-        counters.sent(Operation::command("MGET"));
-        counters.sent(Operation::pipeline("acquire"));
+        counters.sent(Operation::Mget);
+        counters.sent(Operation::Acquire);
         let sent: Vec<_> = counters.round_trips().filter(|(_, count)| *count > 0).collect();
         assert_eq!(sent, [("MGET", 1), ("acquire", 1)]);
     }

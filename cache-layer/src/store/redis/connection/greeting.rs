@@ -4,17 +4,16 @@ use std::collections::HashMap;
 
 use redis::{ErrorKind, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 
-use super::shard::Share;
 use crate::store::redis::wire::errors::{is_not_allowed, proves_connection_useless};
 
 /// Of Redis and of those who count their versions as Redis does.
 const OLDEST: (u32, u32) = (7, 0);
 
-/// An error if what is at the other end can't serve `share`.
-pub(crate) async fn check(driver: &mut MultiplexedConnection, share: &Share) -> RedisResult<()> {
+/// An error if what is at the other end can't be used: `alone`, it has to have everything.
+pub(crate) async fn check(driver: &mut MultiplexedConnection, alone: bool) -> RedisResult<()> {
     let greeting: RedisResult<HashMap<String, Value>> = redis::cmd("HELLO").query_async(driver).await;
     match greeting {
-        Ok(greeting) => judge(&greeting, share.is_everything()),
+        Ok(greeting) => judge(&greeting, alone),
         Err(error) if is_not_allowed(&error) || !proves_connection_useless(&error) => {
             tracing::debug!(%error, "Redis does not say what it is");
             Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tests::{Fault, FaultProxy, RedisServer, wait_until};
 
-use super::shard::Share;
+use super::shard::Everything;
 use crate::store::redis::{fleet_tests::*, tracking::pending::Pending, wire::names::Names, *};
 
 /// Longer than any of these tests waits for anything.
@@ -50,7 +50,7 @@ async fn a_server_that_was_restarted_hears_of_invalidations_at_once_and_is_read_
     store.invalidate(Scope::Key(&key("a"))).await.unwrap();
     invalidate_tag(&store, "t").await.unwrap();
     store.delete_matching(&Pattern::new("redis:*")).await.unwrap();
-    assert!(server.keys().contains(&store.0.names.tag("t")), "it was told");
+    assert!(server.keys().contains(&store.0.context.names.tag("t")), "it was told");
 
     wait_until("it to be read", async || store.get(&key("a")).await.is_ok()).await;
     assert!(back.elapsed() > Duration::from_secs(4), "{:?}", back.elapsed());
@@ -202,7 +202,7 @@ async fn many_kept_keys_are_delivered_in_few_round_trips() {
     let mut road = FaultProxy::start(server.addr()).await;
     let store = connect_with(builder(format!("redis://{}", road.addr()))).await;
     let keys: Vec<Key> = (0..KEYS).map(|i| key(&i.to_string())).collect();
-    let names: Vec<String> = keys.iter().map(|key| store.0.names.entry(key)).collect();
+    let names: Vec<String> = keys.iter().map(|key| store.0.context.names.entry(key)).collect();
     let pairs = names.iter().flat_map(|name| [&**name, "old"]);
     let () = server.command(&["MSET"].into_iter().chain(pairs).collect::<Vec<_>>());
     road.set(Fault::Cut).await;
@@ -243,9 +243,9 @@ async fn undeliverable() -> (RedisServer, FaultProxy, Pending, redis::aio::Multi
 async fn keys_that_take_too_long_to_deliver_become_everything() {
     let (_server, _road, pending, mut connection) = undeliverable().await;
     tokio::time::pause();
-    pending.deliver(&Names::new("test"), &Share::Everything, None, &mut connection).await.unwrap_err();
+    pending.deliver(&Names::new("test"), &Everything, None, &mut connection).await.unwrap_err();
     assert_eq!(pending.count(), 1);
-    assert!(pending.concerns(&Share::Everything));
+    assert!(pending.concerns(&Everything));
 }
 
 #[tokio::test]
@@ -254,7 +254,7 @@ async fn what_was_being_delivered_is_kept_when_its_keeper_goes() {
     let names = Names::new("test");
     let (key, patience) = (key("a"), std::time::Instant::now() + FOR_EVER);
     {
-        let delivery = pending.deliver(&names, &Share::Everything, None, &mut connection);
+        let delivery = pending.deliver(&names, &Everything, None, &mut connection);
         tokio::time::timeout(Duration::from_millis(300), delivery).await.unwrap_err();
     }
     assert_eq!(pending.count(), 3);

@@ -7,7 +7,7 @@ use crate::sync::Mutex;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult};
 use tokio::time::timeout;
 
-use super::address::at;
+use super::endpoint::at;
 use crate::store::redis::wire::replies::no_answer;
 
 /// How long one sentinel may take to answer before the next one is asked.

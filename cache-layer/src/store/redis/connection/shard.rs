@@ -1,80 +1,47 @@
-//! Which part of the data a server has.
+//! Which part of the data the server of a connection has: a shard of a cluster's, or, by default, everything.
+
+use std::{fmt, future::ready};
 
 use redis::{RedisResult, aio::MultiplexedConnection};
 
-use crate::store::Scope;
-#[cfg(feature = "cluster")]
-use crate::store::redis::topology::cluster::Node;
+use crate::store::{BoxFuture, Scope};
 
-#[derive(Debug)]
-pub(crate) enum Share {
-    Everything,
-    /// The slots that it has at this moment.
-    #[cfg(feature = "cluster")]
-    Slots(Node),
-}
-
-impl Share {
+/// As its defaults are, the whole data on one server.
+pub(crate) trait Shard: fmt::Debug + Send + Sync {
     /// Tells it from the other servers of the same data set.
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::Everything => "",
-            #[cfg(feature = "cluster")]
-            Self::Slots(node) => node.name(),
-        }
+    fn name(&self) -> &str {
+        ""
     }
 
-    pub(crate) fn is_everything(&self) -> bool {
-        matches!(self, Self::Everything)
-    }
-
-    /// Something was not where it was looked for, or nobody was there.
-    pub(crate) fn refresh_topology(&self) {
-        match self {
-            Self::Everything => {}
-            #[cfg(feature = "cluster")]
-            Self::Slots(node) => node.refresh_topology(),
-        }
-    }
-
-    /// An error if the server has its data but may not serve it.
-    #[cfg_attr(not(feature = "cluster"), expect(clippy::needless_pass_by_ref_mut))]
-    pub(crate) async fn is_served(
-        &self,
-        #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] driver: &mut MultiplexedConnection,
-    ) -> RedisResult<()> {
-        match self {
-            Self::Everything => Ok(()),
-            #[cfg(feature = "cluster")]
-            Self::Slots(_) => crate::store::redis::topology::cluster::is_well(driver).await,
-        }
-    }
-
-    /// A connection to the server that has the tags, for the keeper of `own`. Where that is another server, it is waited
-    /// for: at a start, all of them are connected to at the same time.
-    #[cfg_attr(not(feature = "cluster"), expect(clippy::unused_async))]
-    pub(crate) async fn connection_to_tags(&self, own: &MultiplexedConnection) -> RedisResult<MultiplexedConnection> {
-        match self {
-            Self::Everything => Ok(own.clone()),
-            #[cfg(feature = "cluster")]
-            Self::Slots(node) if node.has_tags() => Ok(own.clone()),
-            #[cfg(feature = "cluster")]
-            Self::Slots(node) => node.connection_to_tags().await,
-        }
+    fn is_everything(&self) -> bool {
+        true
     }
 
     /// Whether an invalidation of `scope` is for this server.
-    pub(crate) fn covers(
-        &self,
-        #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] scope: Scope<'_>,
-    ) -> bool {
-        match self {
-            Self::Everything => true,
-            #[cfg(feature = "cluster")]
-            Self::Slots(node) => match scope {
-                Scope::Key(key) => node.has_key(key),
-                Scope::Tags(_) | Scope::Everything => node.has_tags(),
-            },
-        }
+    fn covers(&self, _: Scope<'_>) -> bool {
+        true
+    }
+
+    /// Something was not where it was looked for, or nobody was there: who has what is to be asked again.
+    fn refresh_topology(&self) {}
+
+    /// An error if the server has its data but may not serve it.
+    fn is_served<'a>(&'a self, _: &'a mut MultiplexedConnection) -> BoxFuture<'a, RedisResult<()>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    /// A connection to the server that has the tags, for the supervisor of `own`. Where that is another server, it is waited
+    /// for: at a start, all of them are connected to at the same time.
+    fn driver_to_tags<'a>(
+        &'a self,
+        own: &'a MultiplexedConnection,
+    ) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
+        Box::pin(ready(Ok(own.clone())))
     }
 }
+
+/// All of the data: what a server alone has, or one behind sentinels.
+#[derive(Debug)]
+pub(crate) struct Everything;
+
+impl Shard for Everything {}

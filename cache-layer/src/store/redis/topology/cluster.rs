@@ -1,8 +1,13 @@
-//! A cluster: connections to each of its primaries, and a keeper who finds out which of them has what.
+//! A cluster: connections to each of its primaries, and a task that finds out which of them has what.
 //!
 //! All tags of a store lie in one slot, so one server's clock and one order hold for them: a load notes that server's
 //! time before it begins, and compares the tokens of its tags with it before it is stored, exactly as with a single
 //! server. No two clocks are ever compared.
+//!
+//! This is not the redis crate's own cluster client. What is read over a connection may be believed for as long as that very
+//! connection hears the server's pushes, and only because they are applied before the next reply is handed out. That client
+//! hides which connection answered and repeats commands over another one, and its pushes come by a channel of their own, in
+//! no order with replies.
 
 use std::{
     fmt,
@@ -11,7 +16,7 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, Value,
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult, Value,
     aio::MultiplexedConnection,
 };
 use tokio::{
@@ -23,11 +28,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::slots::{Primary, Slots, slot_of, slot_of_key};
 use crate::store::redis::connection::{
-    address::{Address, at},
-    link::{Connection, Context, Session},
-    shard::Share,
+    address::Address,
+    context::Context,
+    endpoint::{at, host_of},
+    handle::Connection,
+    session::Session,
+    shard::{Everything, Shard},
 };
-use crate::{key::Key, store::StoreError, sync::RwLock};
+use crate::{
+    key::Key,
+    store::{BoxFuture, Scope, StoreError},
+    sync::RwLock,
+};
 
 /// Pause between looks at who has what, when nothing gives cause for one.
 const LOOK: Duration = Duration::from_secs(2);
@@ -39,16 +51,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Cluster {
     seeds: Vec<ConnectionInfo>,
     connections: usize,
-    context: Context,
+    context: Arc<Context>,
     runtime: Handle,
     stop: CancellationToken,
     slot_of_tags: u16,
     map: RwLock<Arc<Map>>,
     /// Never connected: for slots that nobody has.
     nowhere: Arc<Connection>,
-    /// Wakes the keeper.
+    /// Wakes that task before its next look.
     wake: Notify,
-    /// Wakes whoever waits for the keeper to have looked.
+    /// Wakes all who wait for its next look.
     looked: Notify,
 }
 
@@ -71,12 +83,12 @@ impl Cluster {
     pub(crate) fn start(
         seeds: Vec<ConnectionInfo>,
         connections: usize,
-        context: Context,
+        context: Arc<Context>,
         runtime: &Handle,
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let slot_of_tags = slot_of(context.names.prefix().bytes());
-        let nowhere = Connection::new(Address::Cluster(Vec::new()), Share::Everything, false, context.clone());
+        let nowhere = Connection::new(Address::Cluster(Vec::new()), Box::new(Everything), false, context.clone());
         let cluster = Arc::new(Self {
             seeds,
             connections,
@@ -89,7 +101,7 @@ impl Cluster {
             wake: Notify::new(),
             looked: Notify::new(),
         });
-        runtime.spawn(cluster.clone().keep());
+        runtime.spawn(cluster.clone().run());
         cluster
     }
 
@@ -104,7 +116,7 @@ impl Cluster {
         member.connections[usize::from(key.id().primary[0]) % member.connections.len()].clone()
     }
 
-    /// The connection to the tags that is always used beside `link`, or a living one.
+    /// The connection to the tags that is always used beside `connection`, or a living one.
     pub(crate) fn connection_to_tags(&self, beside: Option<&Arc<Connection>>) -> Arc<Connection> {
         let map = self.map();
         let Some(member) = map.member(self.slot_of_tags) else { return self.nowhere.clone() };
@@ -138,7 +150,7 @@ impl Cluster {
         if map.members.is_empty() { vec![self.nowhere.clone()] } else { map.members.iter().filter_map(one).collect() }
     }
 
-    /// The connections to the server that `link` leads to.
+    /// The connections to the server that `connection` leads to.
     pub(crate) fn connections_beside(&self, connection: &Arc<Connection>) -> Vec<Arc<Connection>> {
         let map = self.map();
         let member =
@@ -183,14 +195,14 @@ impl Cluster {
         }
     }
 
-    /// Has the keeper look who has what, and waits until it has, or for a second.
+    /// Has the slots looked up again, and waits until they are, or for a second.
     pub(crate) async fn look_again(&self) {
         let looked = self.looked.notified();
         self.wake.notify_one();
         let _ = timeout(PATIENCE, looked).await;
     }
 
-    async fn keep(self: Arc<Self>) {
+    async fn run(self: Arc<Self>) {
         let keeping = async {
             let (mut reported, mut late) = (false, false);
             loop {
@@ -288,7 +300,7 @@ impl Cluster {
         });
         for member in new {
             for connection in &member.connections {
-                self.runtime.spawn(connection.clone().keep(member.stop.clone()));
+                self.runtime.spawn(connection.clone().supervise(member.stop.clone()));
             }
         }
     }
@@ -302,7 +314,7 @@ impl Cluster {
         let connection = || {
             let patience = self.context.timeouts.connect;
             let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone(), patience };
-            Connection::new(address(), Share::Slots(node), rejoins, self.context.clone())
+            Connection::new(address(), Box::new(node), rejoins, self.context.clone())
         };
         let stop = self.stop.child_token();
         let connections = std::iter::repeat_with(connection).take(self.connections).collect();
@@ -323,7 +335,7 @@ impl fmt::Debug for Cluster {
 }
 
 /// One primary, as its connections know it.
-pub(crate) struct Node {
+struct Node {
     cluster: Weak<Cluster>,
     name: String,
     /// How long to wait for the node that has the tags.
@@ -331,15 +343,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn has_key(&self, key: &Key) -> bool {
+    fn has_key(&self, key: &Key) -> bool {
         self.cluster.upgrade().is_some_and(|cluster| self.has_slot(&cluster, slot_of_key(key)))
     }
 
-    pub(crate) fn has_tags(&self) -> bool {
+    fn has_tags(&self) -> bool {
         self.cluster.upgrade().is_some_and(|cluster| self.has_slot(&cluster, cluster.slot_of_tags))
     }
 
@@ -347,13 +355,7 @@ impl Node {
         cluster.map().member(slot).is_some_and(|member| member.primary.name == self.name)
     }
 
-    pub(crate) fn refresh_topology(&self) {
-        if let Some(cluster) = self.cluster.upgrade() {
-            cluster.wake.notify_one();
-        }
-    }
-
-    pub(crate) async fn connection_to_tags(&self) -> RedisResult<MultiplexedConnection> {
+    async fn driver_of_tags(&self) -> RedisResult<MultiplexedConnection> {
         let connecting = async {
             loop {
                 // Not held while waiting: it would keep a cluster that nobody uses any more.
@@ -370,6 +372,40 @@ impl Node {
     }
 }
 
+impl Shard for Node {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_everything(&self) -> bool {
+        false
+    }
+
+    fn covers(&self, scope: Scope<'_>) -> bool {
+        match scope {
+            Scope::Key(key) => self.has_key(key),
+            Scope::Tags(_) | Scope::Everything => self.has_tags(),
+        }
+    }
+
+    fn refresh_topology(&self) {
+        if let Some(cluster) = self.cluster.upgrade() {
+            cluster.wake.notify_one();
+        }
+    }
+
+    fn is_served<'a>(&'a self, driver: &'a mut MultiplexedConnection) -> BoxFuture<'a, RedisResult<()>> {
+        Box::pin(is_well(driver))
+    }
+
+    fn driver_to_tags<'a>(
+        &'a self,
+        own: &'a MultiplexedConnection,
+    ) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
+        Box::pin(async move { if self.has_tags() { Ok(own.clone()) } else { self.driver_of_tags().await } })
+    }
+}
+
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Node").field(&self.name).finish()
@@ -377,7 +413,7 @@ impl fmt::Debug for Node {
 }
 
 /// An error if the node finds that its cluster, as far as it sees, may not serve.
-pub(crate) async fn is_well(driver: &mut MultiplexedConnection) -> RedisResult<()> {
+async fn is_well(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(driver).await?;
     if info.lines().any(|line| line == "cluster_state:ok") {
         return Ok(());
@@ -389,11 +425,4 @@ async fn ask(mut driver: MultiplexedConnection, host: &str) -> RedisResult<Slots
     is_well(&mut driver).await?;
     let reply: Value = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut driver).await?;
     Slots::parse(&reply, host)
-}
-
-fn host_of(node: &ConnectionInfo) -> String {
-    match node.addr() {
-        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.clone(),
-        other => other.to_string(),
-    }
 }

@@ -105,7 +105,7 @@ async fn a_slot_that_moves_is_followed() {
     let store = connect(cluster.url()).await;
     let redis = connect(cluster.url()).await;
     let tiered = TieredStore::new(1 << 20, redis.clone());
-    let name = store.0.names.entry(&key("a"));
+    let name = store.0.context.names.entry(&key("a"));
     let added = cluster.add_node();
     let mut from = cluster.index_of(&name);
     for to in [added, from] {
@@ -132,7 +132,7 @@ async fn a_slot_that_moves_is_followed() {
 async fn an_invalidation_finds_what_is_just_being_moved() {
     let cluster = RedisCluster::start(3, 0);
     let store = connect(cluster.url()).await;
-    let entry = store.0.names.entry(&key("a"));
+    let entry = store.0.context.names.entry(&key("a"));
     for name in [entry.clone(), token("t")] {
         let from = cluster.index_of(&name);
         let to = (from + 1) % 3;
@@ -173,8 +173,8 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
         let store = connect(cluster.url()).await;
         let home = cluster.index_of(&token("t"));
         let key = (0..).map(|i: u32| key(&i.to_string()));
-        let key = key.into_iter().find(|key| cluster.index_of(&store.0.names.entry(key)) != home).unwrap();
-        let index = if tags_die { home } else { cluster.index_of(&store.0.names.entry(&key)) };
+        let key = key.into_iter().find(|key| cluster.index_of(&store.0.context.names.entry(key)) != home).unwrap();
+        let index = if tags_die { home } else { cluster.index_of(&store.0.context.names.entry(&key)) };
         let replica = 3 + index;
         fill_when_possible(&store, &key, "old", &["t"]).await;
         let Acquired::Granted(lease) =
@@ -212,7 +212,7 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
 async fn a_node_that_is_gone_is_retried_and_its_invalidations_wait_for_it() {
     let mut cluster = RedisCluster::start(3, 0);
     let store = connect(cluster.url()).await;
-    let name = store.0.names.entry(&key("a"));
+    let name = store.0.context.names.entry(&key("a"));
     let index = cluster.index_of(&name);
     fill_when_possible(&store, &key("a"), "old", &[]).await;
     cluster.node_mut(index).stop();
@@ -235,7 +235,7 @@ async fn another_process_hears_of_an_invalidated_tag_within_moments() {
     let home = cluster.index_of(&token("t"));
     // An entry that does not lie with the tags.
     let names = (0..).map(|i: u32| key(&i.to_string()));
-    let key = names.into_iter().find(|key| cluster.index_of(&writer.0.names.entry(key)) != home).unwrap();
+    let key = names.into_iter().find(|key| cluster.index_of(&writer.0.context.names.entry(key)) != home).unwrap();
     let redis: &dyn Contract = &reader;
     for (who, reader) in [("from Redis", redis), ("with a first tier", &tiered)] {
         let (mut delays, mut stale) = (Vec::new(), 0);

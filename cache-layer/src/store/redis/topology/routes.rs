@@ -9,7 +9,7 @@ use super::cluster::Cluster;
 #[cfg(feature = "cluster")]
 use crate::store::Scope;
 use crate::store::redis::{
-    connection::link::{Connection, Session},
+    connection::{handle::Connection, session::Session},
     tracking::pending::Pending,
 };
 use crate::{key::Key, pattern::Pattern, store::StoreError};
@@ -22,7 +22,7 @@ pub(crate) enum Topology {
     Cluster(Arc<Cluster>),
 }
 
-/// A link, and the connection that it has.
+/// A connection, and the session that it has.
 pub(crate) type Route<'a> = (Cow<'a, Arc<Connection>>, Cow<'a, Arc<Session>>);
 
 impl Topology {
@@ -35,7 +35,7 @@ impl Topology {
         }
     }
 
-    /// The connection by which tags are read that judge an entry read over `live`. Where it can be, it is the same one,
+    /// The connection by which tags are read that judge an entry read over `session`. Where it can be, it is the same one,
     /// so that what it says of an entry and of its tags is in order.
     pub(crate) fn of_tags_beside<'a>(
         &self,
@@ -95,7 +95,7 @@ impl Topology {
         }
     }
 
-    /// Every connection to the server that `link` leads to.
+    /// Every connection to the server that `connection` leads to.
     pub(crate) fn beside(
         &self,
         #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] connection: &Arc<Connection>,

@@ -20,12 +20,10 @@ use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 
 use super::pending::Pending;
 use crate::store::redis::{
-    EVERYTHING, TOKEN_LIFE,
-    connection::shard::Share,
-    nonce,
+    connection::shard::Shard,
     wire::{
         errors::{is_not_allowed, is_out_of_memory},
-        names::Names,
+        names::{EVERYTHING, Names, TOKEN_LIFE, nonce},
         replies::{Bulk, Count, Flag, Moment, text},
         scripts::{self, Batch},
     },
@@ -152,13 +150,13 @@ impl Guard {
         &self,
         identity: Option<&Identity>,
         known: Option<Known>,
-        share: &Share,
+        shard: &dyn Shard,
         tags: &mut MultiplexedConnection,
         names: &Names,
         pending: &Pending,
     ) -> RedisResult<Option<Known>> {
         if let (Restored::Replay(last), Some(identity)) = (self.policy, identity) {
-            self.replay_unless_met(identity, share, last, pending);
+            self.replay_unless_met(identity, shard, last, pending);
         }
         let server = identity.map(|identity| identity.id.clone());
         // Another server's clock says nothing here, and whoever found it first has done what there is to do.
@@ -169,7 +167,7 @@ impl Guard {
         let mut batch = Batch::default();
         batch.call(
             &scripts::IDENTIFY,
-            &[&names.identity(share.name()), &names.mark(share.name()), &everything, &note],
+            &[&names.identity(shard.name()), &names.mark(shard.name()), &everything, &note],
             &[
                 server.as_deref().unwrap_or_default().as_bytes(),
                 nonce().as_bytes(),
@@ -189,7 +187,7 @@ impl Guard {
                 if let Restored::Replay(last) = self.policy
                     && known.is_some_and(|known| known.mark != mark)
                 {
-                    self.replay(share, last, pending);
+                    self.replay(shard, last, pending);
                 }
                 Ok(Some(Known { server, mark, seen }))
             }
@@ -197,7 +195,7 @@ impl Guard {
             // there is of another server: who finds it again and again takes the data set for another one each time.
             Err(error) if is_out_of_memory(&error) => {
                 let mut unlink = redis::cmd("UNLINK");
-                unlink.arg(names.identity(share.name())).arg(names.mark(share.name()));
+                unlink.arg(names.identity(shard.name())).arg(names.mark(shard.name()));
                 if clear {
                     unlink.arg(&everything).arg(&note);
                 }
@@ -207,16 +205,16 @@ impl Guard {
         }
     }
 
-    fn replay_unless_met(&self, identity: &Identity, share: &Share, last: Duration, pending: &Pending) {
+    fn replay_unless_met(&self, identity: &Identity, shard: &dyn Shard, last: Duration, pending: &Pending) {
         let met = |recent: &mut Recent| !recent.met.insert(identity.id.clone());
         if !met(&mut self.recent()) {
-            self.replay(share, last, pending);
+            self.replay(shard, last, pending);
         }
     }
 
-    fn replay(&self, share: &Share, last: Duration, pending: &Pending) {
+    fn replay(&self, shard: &dyn Shard, last: Duration, pending: &Pending) {
         for (when, scope) in &self.recent().invalidations {
-            if when.elapsed() <= last && share.covers(scope.borrow()) {
+            if when.elapsed() <= last && shard.covers(scope.borrow()) {
                 pending.add(scope.borrow());
             }
         }

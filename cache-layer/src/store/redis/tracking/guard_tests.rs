@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tests::{RedisServer, wait_until};
 
-use crate::store::redis::{fleet_tests::*, *};
+use crate::store::redis::{fleet_tests::*, wire::names::nonce, *};
 use crate::{store::TieredStore, tag::Tags};
 
 /// Fills as soon as the servers can be used, however they are being rearranged.

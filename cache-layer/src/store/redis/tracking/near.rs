@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::tokens::Verdict;
-use crate::store::redis::connection::link::Session;
+use crate::store::redis::connection::session::Session;
 use crate::{
     clock::millis,
     entry::Entry,

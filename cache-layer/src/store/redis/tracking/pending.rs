@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::store::redis::{
-    connection::shard::Share,
+    connection::shard::Shard,
     invalidate,
     invalidate::{Mark, invalidate_keys},
     patterns::delete_matching,
@@ -60,9 +60,9 @@ impl Backlog {
         self.keys.is_empty() && self.tags.is_empty() && self.patterns.is_empty() && !self.everything
     }
 
-    fn concerns(&self, share: &Share) -> bool {
+    fn concerns(&self, shard: &dyn Shard) -> bool {
         let tags = self.everything || !self.tags.is_empty() || !self.patterns.is_empty();
-        (tags && share.covers(Scope::Everything)) || self.keys.values().any(|key| share.covers(Scope::Key(key)))
+        (tags && shard.covers(Scope::Everything)) || self.keys.values().any(|key| shard.covers(Scope::Key(key)))
     }
 
     fn holds(&self, scope: Scope<'_>) -> bool {
@@ -74,11 +74,11 @@ impl Backlog {
             }
     }
 
-    /// What is for the server that has `share`, and the rest.
-    fn split(self, share: &Share) -> (Self, Self) {
-        let (keys, others) = self.keys.into_iter().partition(|(_, key)| share.covers(Scope::Key(key)));
+    /// What is for the server that has `shard`, and the rest.
+    fn split(self, shard: &dyn Shard) -> (Self, Self) {
+        let (keys, others) = self.keys.into_iter().partition(|(_, key)| shard.covers(Scope::Key(key)));
         let (mut taken, mut left) = (Self { keys, ..Self::default() }, Self { keys: others, ..Self::default() });
-        let of_tags = if share.covers(Scope::Everything) { &mut taken } else { &mut left };
+        let of_tags = if shard.covers(Scope::Everything) { &mut taken } else { &mut left };
         (of_tags.tags, of_tags.patterns, of_tags.everything) = (self.tags, self.patterns, self.everything);
         (taken, left)
     }
@@ -128,19 +128,19 @@ impl Pending {
         backlog.keys.len() + backlog.tags.len() + backlog.patterns.len() + usize::from(backlog.everything)
     }
 
-    /// Does `action` if nothing is kept for the server that has `share`, while nothing can be added; tells whether it did.
-    pub(crate) fn if_empty(&self, share: &Share, action: impl FnOnce()) -> bool {
+    /// Does `action` if nothing is kept for the server that has `shard`, while nothing can be added; tells whether it did.
+    pub(crate) fn if_empty(&self, shard: &dyn Shard, action: impl FnOnce()) -> bool {
         let backlog = self.backlog();
-        let empty = !backlog.concerns(share) && self.delivering.try_lock().is_ok();
+        let empty = !backlog.concerns(shard) && self.delivering.try_lock().is_ok();
         if empty {
             action();
         }
         empty
     }
 
-    /// Whether anything is kept for the server that has `share`.
-    pub(crate) fn concerns(&self, share: &Share) -> bool {
-        self.backlog().concerns(share)
+    /// Whether anything is kept for the server that has `shard`.
+    pub(crate) fn concerns(&self, shard: &dyn Shard) -> bool {
+        self.backlog().concerns(shard)
     }
 
     /// Waits, at most until `deadline`, until `scope` is no longer kept; `true` if it was delivered.
@@ -161,23 +161,23 @@ impl Pending {
         }
     }
 
-    /// Delivers everything that is kept for the server that has `share` to the data set of this `mark`, over a connection that
+    /// Delivers everything that is kept for the server that has `shard` to the data set of this `mark`, over a connection that
     /// nobody uses yet.
     pub(crate) async fn deliver(
         &self,
         names: &Names,
-        share: &Share,
+        shard: &dyn Shard,
         mark: Option<&str>,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
         let _waking = Waking(&self.delivered);
-        self.deliver_alone(names, share, mark, connection).await
+        self.deliver_alone(names, shard, mark, connection).await
     }
 
     async fn deliver_alone(
         &self,
         names: &Names,
-        share: &Share,
+        shard: &dyn Shard,
         mark: Option<&str>,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
@@ -186,7 +186,7 @@ impl Pending {
             false => Err(RedisError::from((ErrorKind::Io, "another data set took its place"))),
         };
         let _one_at_a_time = self.delivering.lock().await;
-        let mut taken = Taken { pending: self, backlog: self.take(share) };
+        let mut taken = Taken { pending: self, backlog: self.take(shard) };
         let backlog = &mut taken.backlog;
         let anything = !backlog.is_empty();
         let delivering = async {
@@ -207,7 +207,7 @@ impl Pending {
             Ok(delivered) => delivered?,
             Err(_) => {
                 // One is delivered sooner than many. Elsewhere than where the tags are, what is left gets less each time.
-                if share.covers(Scope::Everything) {
+                if shard.covers(Scope::Everything) {
                     taken.backlog = Backlog { everything: true, ..Backlog::default() };
                 }
                 return Err((ErrorKind::Io, "no answer to kept invalidations").into());
@@ -228,9 +228,9 @@ impl Pending {
         action(!backlog.is_empty() || self.delivering.try_lock().is_err());
     }
 
-    fn take(&self, share: &Share) -> Backlog {
+    fn take(&self, shard: &dyn Shard) -> Backlog {
         let mut backlog = self.backlog();
-        let (taken, left) = std::mem::take(&mut *backlog).split(share);
+        let (taken, left) = std::mem::take(&mut *backlog).split(shard);
         *backlog = left;
         taken
     }
@@ -277,6 +277,7 @@ async fn deliver_patterns(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::redis::connection::shard::Everything;
 
     #[test]
     fn the_same_invalidation_is_kept_once() {
@@ -285,7 +286,7 @@ mod tests {
             pending.add(Scope::Tags(&Tags::new(["a", "b"])));
             pending.add(Scope::Key(&Key::new(["k"])));
         }
-        let backlog = pending.take(&Share::Everything);
+        let backlog = pending.take(&Everything);
         assert_eq!((Tags::new(&backlog.tags), backlog.keys.len()), (Tags::new(["a", "b"]), 1));
         assert!(pending.backlog().is_empty());
     }
@@ -296,7 +297,7 @@ mod tests {
         for i in 0..=CAP {
             pending.add(Scope::Key(&Key::new([i.to_string()])));
         }
-        let backlog = pending.take(&Share::Everything);
+        let backlog = pending.take(&Everything);
         assert!(backlog.everything && backlog.keys.is_empty());
     }
 
@@ -308,7 +309,7 @@ mod tests {
         }
         assert_eq!(pending.backlog().patterns.len(), PATTERNS_CAP);
         pending.add_pattern(&Pattern::new("one more"));
-        let backlog = pending.take(&Share::Everything);
+        let backlog = pending.take(&Everything);
         assert!(backlog.everything && backlog.patterns.is_empty());
     }
 
@@ -316,10 +317,10 @@ mod tests {
     fn what_is_put_back_joins_what_came_since() {
         let pending = Pending::default();
         pending.add(Scope::Tags(&Tags::new(["a"])));
-        let backlog = pending.take(&Share::Everything);
+        let backlog = pending.take(&Everything);
         pending.add(Scope::Tags(&Tags::new(["b"])));
         pending.put_back(backlog);
-        assert_eq!(Tags::new(&pending.take(&Share::Everything).tags), Tags::new(["a", "b"]));
+        assert_eq!(Tags::new(&pending.take(&Everything).tags), Tags::new(["a", "b"]));
     }
 
     #[cfg(feature = "cluster")]

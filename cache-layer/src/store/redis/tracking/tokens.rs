@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::store::redis::{EVERYTHING, TOKEN_LIFE};
+use crate::store::redis::wire::names::{EVERYTHING, TOKEN_LIFE};
 use crate::{
     clock::millis,
     sync::Mutex,

@@ -51,7 +51,7 @@ async fn a_token_lives_as_long_as_the_longest_entry_that_carries_it_and_not_much
     let still = left(&server, "t");
     assert!((500_000..=long).contains(&still), "{still} of {long}");
     for name in ["short", "long", "shorter"] {
-        assert!(server.command::<i64>(&["PTTL", &store.0.names.entry(&key(name))]) <= still, "{name}");
+        assert!(server.command::<i64>(&["PTTL", &store.0.context.names.entry(&key(name))]) <= still, "{name}");
     }
     let everything = left(&server, "");
     assert!(everything > 20 * 60 * 60 * 1000, "{everything}");
@@ -155,7 +155,7 @@ async fn variants_that_nothing_leads_to_any_more_are_deleted() {
         let selector = format!("language {round}");
         assert_eq!(read(&store, &key("v").variant(selector.as_bytes())).await.unwrap(), selector);
     }
-    let known: String = server.command(&["GET", &store.0.names.variants(&key("v"))]);
+    let known: String = server.command(&["GET", &store.0.context.names.variants(&key("v"))]);
     assert_eq!(known.len(), 2 * 32);
 
     // Those of a primary entry that was invalidated go with the next one.
@@ -185,7 +185,7 @@ async fn of_variants_that_were_counted_too_few_the_oldest_go() {
 async fn what_is_known_of_variants_lives_as_long_as_they_do_and_is_no_more_than_that() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
-    let name = store.0.names.variants(&key("v"));
+    let name = store.0.context.names.variants(&key("v"));
     let left = || server.command::<i64>(&["PTTL", &name]);
     let parent = EntryId::random();
     vary(&store, parent, "long", 60_000).await;

@@ -5,70 +5,96 @@ use tracing::{Span, debug_span, field::Empty};
 
 use crate::store::StoreError;
 
-/// A round trip to the server: one command, one script, or several of these.
+/// A round trip to the server: one command, one script, or several of these, of which one says what they are for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Operation {
-    name: &'static str,
-    script: Option<&'static str>,
+pub(crate) enum Operation {
+    Get,
+    Mget,
+    Acquire,
+    LastInvalidation,
+    Watch,
+    Renew,
+    Release,
+    Fail,
+    Stamp,
+    Commit,
+    Put,
+    InvalidateTag,
+    SoftenTag,
+    Unlink,
+    SoftenEntry,
+    Scan,
+    Asking,
+    Ping,
+    Info,
 }
 
 impl Operation {
-    /// What round trips are counted as: by its script, or else by its command.
-    pub(crate) const KINDS: [&str; 20] = [
-        "GET",
-        "MGET",
-        "acquire",
-        "last_invalidation",
-        "watch",
-        "renew",
-        "release",
-        "fail",
-        "stamp",
-        "commit",
-        "put",
-        "invalidate_tag",
-        "soften_tag",
-        "UNLINK",
-        "soften_entry",
-        "SCAN",
-        "ASKING",
-        "PING",
-        "INFO",
-        "other",
+    /// Each in the place of its number.
+    pub(crate) const ALL: [Self; 19] = [
+        Self::Get,
+        Self::Mget,
+        Self::Acquire,
+        Self::LastInvalidation,
+        Self::Watch,
+        Self::Renew,
+        Self::Release,
+        Self::Fail,
+        Self::Stamp,
+        Self::Commit,
+        Self::Put,
+        Self::InvalidateTag,
+        Self::SoftenTag,
+        Self::Unlink,
+        Self::SoftenEntry,
+        Self::Scan,
+        Self::Asking,
+        Self::Ping,
+        Self::Info,
     ];
 
-    /// The place among [`KINDS`](Self::KINDS).
-    pub(crate) fn kind(self) -> usize {
-        let kind = self.script.unwrap_or(self.name);
-        let known = Self::KINDS.iter().position(|known| *known == kind);
-        debug_assert!(known.is_some(), "{kind} is missing among the kinds of operations");
-        known.unwrap_or(Self::KINDS.len() - 1)
+    /// The command that carries it, and the script that matters among those that are called.
+    const fn command_and_script(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Get => ("GET", None),
+            Self::Mget => ("MGET", None),
+            Self::Acquire => ("PIPELINE", Some("acquire")),
+            Self::LastInvalidation => ("EVALSHA", Some("last_invalidation")),
+            Self::Watch => ("EVALSHA", Some("watch")),
+            Self::Renew => ("EVALSHA", Some("renew")),
+            Self::Release => ("EVALSHA", Some("release")),
+            Self::Fail => ("EVALSHA", Some("fail")),
+            Self::Stamp => ("PIPELINE", Some("stamp")),
+            Self::Commit => ("EVALSHA", Some("commit")),
+            Self::Put => ("PIPELINE", Some("put")),
+            Self::InvalidateTag => ("PIPELINE", Some("invalidate_tag")),
+            Self::SoftenTag => ("PIPELINE", Some("soften_tag")),
+            Self::Unlink => ("UNLINK", None),
+            Self::SoftenEntry => ("EVALSHA", Some("soften_entry")),
+            Self::Scan => ("SCAN", None),
+            Self::Asking => ("ASKING", None),
+            Self::Ping => ("PING", None),
+            Self::Info => ("INFO", None),
+        }
     }
 
-    pub(crate) const fn command(name: &'static str) -> Self {
-        Self { name, script: None }
-    }
-
-    /// The script that matters among those that are called.
-    pub(crate) const fn script(script: &'static str) -> Self {
-        Self { name: "EVALSHA", script: Some(script) }
-    }
-
-    /// Several commands at once, of which one says what they are for.
-    pub(crate) const fn pipeline(script: &'static str) -> Self {
-        Self { name: "PIPELINE", script: Some(script) }
+    /// What it is counted as: its script, or else its command.
+    pub(crate) fn as_str(self) -> &'static str {
+        let (command, script) = self.command_and_script();
+        script.unwrap_or(command)
     }
 
     /// The span of this round trip to `server`.
     pub(crate) fn span(self, server: &Server) -> Span {
+        let (command, script) = self.command_and_script();
         debug_span!(
             "redis",
-            otel.name = self.name,
+            otel.name = command,
             otel.kind = "client",
             otel.status_code = Empty,
             db.system.name = "redis",
-            db.operation.name = self.name,
-            db.stored_procedure.name = self.script,
+            db.operation.name = command,
+            db.stored_procedure.name = script,
             db.response.status_code = Empty,
             server.address = &*server.address,
             server.port = server.port,
@@ -104,4 +130,16 @@ pub(crate) fn failed(span: &Span, error: &StoreError, reply: Option<&RedisError>
         StoreError::Failed(_) => "error",
     };
     span.record("error.type", code.unwrap_or(kind));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_operation_is_counted_in_its_own_place() {
+        for (place, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation as usize, place, "{operation:?}");
+        }
+    }
 }

@@ -11,8 +11,10 @@ use redis::{
     from_redis_value,
 };
 
-use super::replies::{exactly, no_answer};
-use crate::store::redis::{connection::link::Session, nonce};
+use super::{
+    names::nonce,
+    replies::{exactly, no_answer},
+};
 
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
@@ -365,16 +367,16 @@ impl Batch {
     }
 
     /// Has the next call's reads tracked, where the server tracks at all.
-    pub(crate) fn track(&mut self, session: &Session) {
-        if session.tracking {
+    pub(crate) fn track(&mut self, tracking: bool) {
+        if tracking {
             self.cmd("CLIENT", Expected::Done).arg("CACHING").arg("YES");
         }
     }
 
     /// Begins to watch a key of any type, whatever it holds.
-    pub(crate) fn watch(&mut self, session: &Session, name: &str) {
-        if session.tracking {
-            self.track(session);
+    pub(crate) fn watch(&mut self, tracking: bool, name: &str) {
+        if tracking {
+            self.track(tracking);
             self.cmd("PTTL", Expected::Number).arg(name);
         }
     }
