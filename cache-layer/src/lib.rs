@@ -61,6 +61,8 @@
 // Without a store there is nobody to use the rest.
 #![cfg_attr(not(feature = "memory"), allow(dead_code))]
 
+#[cfg(feature = "redis")]
+mod bounded;
 mod clock;
 mod engine;
 mod entry;

@@ -13,7 +13,8 @@ use super::{
         session::Session,
     },
     invalidate::{Hardness, marked},
-    tracking::tokens::{Verdict, lives},
+    tracking::tag_tracker::Verdict,
+    wire::token_life::lives,
     wire::{
         names::EVERYTHING,
         operation::Operation,
@@ -54,7 +55,7 @@ impl RedisStore {
         let session = connection.settled()?;
         let (tags, tags_session) = self.connection_to_read_tags(connection, &session)?;
         let near = self.0.context.near.get().filter(|_| session.tracking);
-        let reads = keys.iter().map(|key| near.map(|near| near.ask(key))).collect::<Vec<_>>();
+        let reads = keys.iter().map(|key| near.map(|near| near.begin_read(key))).collect::<Vec<_>>();
         let names: Vec<String> = keys.iter().map(|key| self.0.context.names.entry(key)).collect();
         // One command reads from one slot of a cluster; there, the round trip carries one for each.
         let at_once = if self.0.context.names.is_clustered() { 1 } else { names.len().max(1) };
@@ -88,7 +89,7 @@ impl RedisStore {
                 Some(Ok(entry)) => {
                     let standing = self.standing(&tags, &tags_session, &entry).await?;
                     if let Some(read) = read.filter(|_| standing != Standing::Void) {
-                        read.answer(&session, &entry);
+                        read.complete(session.number, &entry);
                     }
                     Lookup::judged(entry, standing)
                 }
@@ -119,16 +120,15 @@ impl RedisStore {
         let mut batch = Batch::default();
         batch.track(session.tracking);
         batch.values(unknown.iter().map(|tag| self.0.context.names.tag(tag)));
-        let question = session.tokens.ask(&unknown);
+        let reads = session.tokens.begin_read(&unknown);
         let values = connection
             .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
                 let (values,): (Values,) = batch.run(&mut driver).await?;
                 values.of(unknown.len())
             })
             .await?;
-        for (tag, value) in unknown.iter().zip(values) {
-            session.tokens.answer(question, tag, value.as_deref().and_then(Token::parse));
-        }
+        let tokens: Vec<Option<Token>> = values.iter().map(|value| value.as_deref().and_then(Token::parse)).collect();
+        reads.complete(&tokens);
         Ok(())
     }
 
@@ -148,8 +148,8 @@ impl RedisStore {
                 // This process hears of it by a push, but not before this returns.
                 let near = self.0.context.near.get();
                 for (key, _) in entries {
-                    self.0.context.grants.void_key(key.id());
-                    near.into_iter().for_each(|near| near.forget(key.id()));
+                    self.0.context.leases.revoke_key(key.id());
+                    near.into_iter().for_each(|near| near.void(key.id()));
                 }
                 written
             }

@@ -10,7 +10,7 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
-    tracking::tokens::lives,
+    wire::token_life::lives,
     wire::{
         names::{EVERYTHING, Names},
         operation::Operation,
@@ -51,13 +51,13 @@ impl RedisStore {
                 call.invoke_async(&mut driver).await
             })
             .await?;
-        self.0.context.grants.end(lease);
+        self.0.context.leases.end(lease);
         if stored {
             self.0.context.counters.stored();
         }
         // The server's push comes only after its answer.
         if let Some(near) = self.0.context.near.get().filter(|_| stored) {
-            writes.entries.iter().for_each(|(key, _)| near.forget(key.id()));
+            writes.entries.iter().for_each(|(key, _)| near.void(key.id()));
         }
         Ok(if stored { Committed::Stored } else { Committed::Refused })
     }

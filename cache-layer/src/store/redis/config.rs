@@ -8,7 +8,7 @@ use super::{
         address::Address,
         context::{Context, Timeouts},
     },
-    tracking::guard::{Guard, Restored},
+    tracking::dataset_guard::{DatasetGuard, Restored},
     wire::names::Names,
 };
 use crate::error::ConfigError;
@@ -170,7 +170,7 @@ impl RedisStoreBuilder {
             Address::Cluster(_) => Names::clustered(&prefix),
             _ => Names::new(&prefix),
         };
-        let context = Context::new(names, timeouts, Guard::new(restored));
+        let context = Context::new(names, timeouts, DatasetGuard::new(restored));
         Ok(RedisStore::start(address, connections, context, &runtime))
     }
 }

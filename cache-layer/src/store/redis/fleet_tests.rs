@@ -331,12 +331,12 @@ async fn a_push_while_an_entry_is_being_read_wins_over_the_read() {
     let Lookup::Found(entry) = redis.get(&key("a")).await.unwrap() else { panic!("not found") };
     let (near, session) = (redis.near_or_init(0), redis.connection(&key("a")).session().unwrap());
     for pushed in [false, true] {
-        near.forget(key("a").id());
-        let read = near.ask(&key("a"));
+        near.void(key("a").id());
+        let read = near.begin_read(&key("a"));
         if pushed {
-            near.forget(key("a").id());
+            near.void(key("a").id());
         }
-        read.answer(&session, &entry);
+        read.complete(session.number, &entry);
         assert_eq!(reader.peek(&key("a")).is_some(), !pushed);
     }
 }

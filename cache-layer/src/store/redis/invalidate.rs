@@ -9,16 +9,17 @@ use super::topology::routes::Topology;
 use super::{
     RedisStore,
     connection::{
+        deliver::wait_for_delivery,
         handle::{Connection, Limit},
         session::Session,
     },
-    tracking::tokens::life_invalidated,
     wire::{
         errors::is_out_of_memory,
         names::{EVERYTHING, Names, nonce},
         operation::Operation,
         replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
         scripts::{self, Batch},
+        token_life::life_invalidated,
     },
 };
 use crate::{
@@ -32,7 +33,7 @@ const ATTEMPTS: usize = 3;
 impl RedisStore {
     /// Hard or soft; one that can't be delivered is kept as a hard one.
     pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
-        let pending = &self.0.context.pending;
+        let outbox = &self.0.context.outbox;
         let connection = self.connection_of(scope);
         let delivered = match connection.session() {
             Ok(session) => self.deliver_over(&connection, &session, scope, hardness).await,
@@ -47,7 +48,7 @@ impl RedisStore {
         };
         if delivered.is_err() {
             // No connection to that server is used again before it has delivered this.
-            pending.add(scope);
+            outbox.add(scope);
             self.0.topology.beside(&self.connection_of(scope)).iter().for_each(|connection| connection.reset());
         }
         self.forget(scope);
@@ -89,7 +90,7 @@ impl RedisStore {
 
     /// Waits for a kept invalidation to be delivered, unless the server is gone for too long already.
     pub(super) async fn wait_for_delivery(&self, scope: Scope<'_>) -> bool {
-        self.0.context.pending.wait_for_delivery(scope, self.connection_of(scope).waits_until()).await
+        wait_for_delivery(&self.0.context.outbox, scope, self.connection_of(scope).waits_until()).await
     }
 
     /// Lets go of what `scope` covers. This process's other connections hear of it by a push of their own, but not before
@@ -99,16 +100,16 @@ impl RedisStore {
         match scope {
             Scope::Key(key) => {
                 let primary = key.primary().id();
-                self.0.context.grants.void_key(primary);
-                near.into_iter().for_each(|near| near.forget(primary));
+                self.0.context.leases.revoke_key(primary);
+                near.into_iter().for_each(|near| near.void(primary));
             }
-            Scope::Tags(_) | Scope::Everything => self.0.context.grants.void_all(),
+            Scope::Tags(_) | Scope::Everything => self.0.context.leases.revoke_all(),
         }
         for session in self.connections().iter().filter_map(|connection| connection.believed()) {
             match scope {
                 Scope::Key(key) => session.waiters.wake(key.primary().id()),
-                Scope::Tags(tags) => tags.iter().for_each(|tag| session.tokens.forget(tag)),
-                Scope::Everything => session.tokens.forget(EVERYTHING),
+                Scope::Tags(tags) => tags.iter().for_each(|tag| session.tokens.void(tag)),
+                Scope::Everything => session.tokens.void(EVERYTHING),
             }
         }
     }

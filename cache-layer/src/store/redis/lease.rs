@@ -50,7 +50,7 @@ impl RedisStore {
             return Err(StoreError::Full);
         }
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        let application = self.0.context.grants.apply(key, token);
+        let request = self.0.context.leases.begin(key, token);
         let (entry, place) = (names.entry(key), names.lease(key));
         let mut acquire = Batch::default();
         if key.id().is_variant() {
@@ -77,7 +77,7 @@ impl RedisStore {
         };
         let started = moment.inspect_err(|_| self.release_lease(&Lease::new(key, token, [0; 16]), None))?;
         if session.tracking && tags_session.tracking && held == token {
-            application.granted();
+            request.granted();
         }
         let lease = Lease::new(key, token, started).under(tags.mark());
         Ok(Acquired::Granted(lease.after(failures)))
@@ -116,7 +116,7 @@ impl RedisStore {
         if renewed {
             self.watch_again(&connection, &session, lease).await;
         } else {
-            self.0.context.grants.end(lease);
+            self.0.context.leases.end(lease);
         }
         Ok(renewed)
     }
@@ -129,7 +129,7 @@ impl RedisStore {
         // The push of our own renewal may still be on its way to us, and void the first of these questions. It comes before
         // the reply to it.
         for _ in 0..2 {
-            let Some(question) = self.0.context.grants.ask_again(lease) else { return };
+            let Some(question) = self.0.context.leases.begin_again(lease) else { return };
             let watched: Result<(Watched,), StoreError> = connection
                 .run_with(Operation::Watch, session, Limit::Background, async |mut driver: MultiplexedConnection| {
                     batch.run(&mut driver).await
@@ -139,7 +139,7 @@ impl RedisStore {
                 Ok(((Bulk(held), _),)) if held == lease.token => question.granted(),
                 _ => return,
             }
-            if self.0.context.grants.stands(lease) {
+            if self.0.context.leases.stands(lease) {
                 return;
             }
         }
@@ -149,7 +149,7 @@ impl RedisStore {
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
         let connection = self.connection(&lease.key);
         let Ok(session) = connection.session() else { return };
-        self.0.context.grants.end(lease);
+        self.0.context.leases.end(lease);
         let mut call = scripts::RELEASE.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
         self.end(Operation::Release, connection.into_owned(), session, call);
@@ -159,7 +159,7 @@ impl RedisStore {
     pub(super) fn fail_lease(&self, lease: &Lease, Failed { status, pause, remembered }: Failed) {
         let connection = self.connection(&lease.key);
         let Ok(session) = connection.session() else { return };
-        self.0.context.grants.end(lease);
+        self.0.context.leases.end(lease);
         let mut call = scripts::FAIL.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));

@@ -11,7 +11,7 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
-    tracking::tokens::Verdict,
+    tracking::tag_tracker::Verdict,
     wire::{operation::Operation, replies::Values, scripts::Batch},
 };
 use crate::{
@@ -28,7 +28,7 @@ impl RedisStore {
         let session = connection.settled()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        let read = self.0.context.near.get().filter(|_| session.tracking).map(|near| near.ask(key));
+        let read = self.0.context.near.get().filter(|_| session.tracking).map(|near| near.begin_read(key));
         let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
         let entry = match connection.wait(Operation::Get, &session, Limit::Request, asked).await? {
@@ -41,7 +41,7 @@ impl RedisStore {
         };
         let standing = self.standing(&tags, &tags_session, &entry).await?;
         if let Some(read) = read.filter(|_| standing != Standing::Void) {
-            read.answer(&session, &entry);
+            read.complete(session.number, &entry);
         }
         Ok(Lookup::judged(entry, standing))
     }
@@ -61,18 +61,18 @@ impl RedisStore {
         let mut batch = Batch::default();
         batch.track(session.tracking);
         batch.values(unknown.iter().map(|tag| self.0.context.names.tag(tag)));
-        let question = session.tracking.then(|| session.tokens.ask(&unknown));
+        let reads = session.tracking.then(|| session.tokens.begin_read(&unknown));
         let values = connection
             .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
                 let (values,): (Values,) = batch.run(&mut driver).await?;
                 values.of(unknown.len())
             })
             .await?;
-        for (tag, value) in unknown.iter().zip(values) {
-            let token = value.as_deref().and_then(Token::parse);
-            if let Some(question) = question {
-                session.tokens.answer(question, tag, token);
-            }
+        let tokens: Vec<Option<Token>> = values.iter().map(|value| value.as_deref().and_then(Token::parse)).collect();
+        if let Some(reads) = reads {
+            reads.complete(&tokens);
+        }
+        for (tag, token) in unknown.iter().zip(tokens) {
             let carried = entry.stamps().iter().find(|stamp| stamp.tag == *tag);
             let by_tag = match (carried, token) {
                 (Some(stamp), Some(current)) => stamp.token.judged_by(&current),

@@ -73,8 +73,8 @@ mod wire;
 pub use config::RedisStoreBuilder;
 pub use connection::counters::Push;
 pub use state::{Breaker, RedisState};
-pub use tracking::guard::Restored;
-pub(super) use tracking::near::Near;
+pub use tracking::dataset_guard::Restored;
+pub(super) use tracking::local_tier::LocalTier;
 
 /// A store on a Redis or Valkey server. Cheap to clone; clones share their connections.
 ///
@@ -283,8 +283,8 @@ impl RedisStore {
     }
 
     /// The first tier; made, if there is none, to hold about `max_bytes`.
-    pub(super) fn near_or_init(&self, max_bytes: u64) -> Arc<Near> {
-        self.0.context.near.get_or_init(|| Arc::new(Near::new(max_bytes))).clone()
+    pub(super) fn near_or_init(&self, max_bytes: u64) -> Arc<LocalTier> {
+        self.0.context.near.get_or_init(|| Arc::new(LocalTier::new(max_bytes))).clone()
     }
 
     /// The entry of `key` in the first tier.
@@ -292,7 +292,7 @@ impl RedisStore {
         let connection = self.connection(key);
         let session = connection.believed()?;
         let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
-        self.0.context.near.get()?.get(&session, &tags, key)
+        self.0.context.near.get()?.get(session.number, &tags.tokens, key)
     }
 
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
@@ -379,7 +379,7 @@ impl Contract for RedisStore {
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {
-        !(self.connection(&lease.key).is_connected() && self.0.context.grants.stands(lease))
+        !(self.connection(&lease.key).is_connected() && self.0.context.leases.stands(lease))
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {

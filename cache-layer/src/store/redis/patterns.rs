@@ -16,7 +16,7 @@ use super::{
         session::Session,
     },
     invalidate::{invalidate, marked},
-    tracking::near::Near,
+    tracking::local_tier::LocalTier,
     wire::{
         errors::is_not_allowed,
         names::{Kind, Names},
@@ -53,8 +53,8 @@ impl RedisStore {
             deleted = deleted.and_then(|before| here.map(|here| before + here));
         }
         if deleted.is_err() {
-            near.into_iter().for_each(|near| near.forget_matching(pattern));
-            self.0.topology.keep(pattern, &self.0.context.pending);
+            near.into_iter().for_each(|near| near.void_matching(pattern));
+            self.0.topology.keep(pattern, &self.0.context.outbox);
             self.connections().iter().for_each(|connection| connection.reset());
         }
         deleted
@@ -65,7 +65,7 @@ impl RedisStore {
         connection: &Connection,
         session: &Arc<Session>,
         pattern: &Pattern,
-        near: Option<&Near>,
+        near: Option<&LocalTier>,
     ) -> Result<u64, StoreError> {
         let names = &self.0.context.names;
         let delete = async |mut driver: MultiplexedConnection| {
@@ -86,7 +86,7 @@ impl RedisStore {
 pub(super) async fn delete_matching(
     names: &Names,
     pattern: &Pattern,
-    near: Option<&Near>,
+    near: Option<&LocalTier>,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
     let mut sweep = Sweep { names, pattern, near, driver, step: FIRST_STEP };
@@ -104,7 +104,7 @@ struct Sweep<'a> {
     names: &'a Names,
     pattern: &'a Pattern,
     /// The first tier of this process, which lets go of what is deleted before anybody is told that it is.
-    near: Option<&'a Near>,
+    near: Option<&'a LocalTier>,
     driver: &'a mut MultiplexedConnection,
     /// Names to look at in the next step.
     step: usize,
@@ -192,7 +192,7 @@ impl Sweep<'_> {
         let unlinked: Vec<u64> = unlinked.collect::<RedisResult<_>>()?;
         let deleted = unlinked.iter().take(primaries.len().div_ceil(at_once)).sum();
         if let Some(near) = self.near.filter(|_| kind == Kind::Entry) {
-            matching.iter().for_each(|(_, id)| near.forget(*id));
+            matching.iter().for_each(|(_, id)| near.void(*id));
         }
         self.pace(begun.elapsed()).await;
         Ok(deleted)

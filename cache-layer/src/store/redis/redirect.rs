@@ -10,7 +10,7 @@ use super::{
     RedisStore,
     connection::handle::Limit,
     topology::cluster::Cluster,
-    tracking::tokens::life_invalidated,
+    wire::token_life::life_invalidated,
     wire::{
         names::{EVERYTHING, Names, nonce},
         operation::Operation,

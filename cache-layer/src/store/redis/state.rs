@@ -68,7 +68,7 @@ impl RedisStore {
         };
         RedisState {
             breaker,
-            pending_invalidations: self.0.context.pending.count(),
+            pending_invalidations: self.0.context.outbox.count(),
             lost_connections: self.0.context.counters.lost_connections(),
             full: self.0.context.counters.is_full(),
         }

@@ -13,18 +13,16 @@ use redis::{
 use tokio::time::timeout;
 
 use super::{
+    deliver::deliver,
     greeting,
     handle::{Connection, HEARTBEAT_TIMEOUT},
+    identify::{Identity, Known},
     loss::Loss,
     pushes::Pushes,
     session::{Established, Session},
 };
 use crate::store::redis::{
-    tracking::{
-        guard::{Identity, Known},
-        tokens::Tokens,
-        waiters::Waiters,
-    },
+    tracking::{tag_tracker::TagTracker, waiters::Waiters},
     wire::{errors::proves_connection_useless, operation::Server, replies::Done, scripts},
 };
 
@@ -35,7 +33,7 @@ const IN_FLIGHT: usize = 1024;
 impl Connection {
     /// A new session, published: kept invalidations have been delivered over it.
     pub(super) async fn connect(&self, loss: Option<&Loss>) -> RedisResult<Arc<Session>> {
-        let (tokens, waiters) = (Arc::<Tokens>::default(), Arc::<Waiters>::default());
+        let (tokens, waiters) = (Arc::<TagTracker>::default(), Arc::<Waiters>::default());
         let closed = Arc::new(OnceLock::new());
         let pushes = Pushes { context: self.context.clone(), tokens: tokens.clone(), waiters: waiters.clone() };
         let config = self.config(pushes, closed.clone());
@@ -57,9 +55,9 @@ impl Connection {
             self.publish(Some(session.clone()));
         };
         // One that is added between the last delivery and the publication would be overlooked: they exclude each other.
-        while !self.context.pending.if_empty(&*self.shard, publish) {
+        while !self.context.outbox.if_empty(|scope| self.shard.covers(scope), publish) {
             let mark = self.mark();
-            self.context.pending.deliver(&self.context.names, &*self.shard, mark.as_deref(), &mut driver).await?;
+            deliver(&self.context.outbox, &self.context.names, &*self.shard, mark.as_deref(), &mut driver).await?;
         }
         Ok(session)
     }

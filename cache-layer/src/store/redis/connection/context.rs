@@ -7,7 +7,10 @@ use std::{
 
 use super::counters::Counters;
 use crate::store::redis::{
-    tracking::{grants::Grants, guard::Guard, near::Near, pending::Pending, tokens::Tokens, waiters::Waiters},
+    tracking::{
+        dataset_guard::DatasetGuard, lease_tracker::LeaseTracker, local_tier::LocalTier, outbox::Outbox,
+        tag_tracker::TagTracker, waiters::Waiters,
+    },
     wire::names::Names,
 };
 
@@ -24,32 +27,32 @@ pub(crate) struct Timeouts {
 pub(crate) struct Context {
     pub(crate) names: Names,
     pub(crate) timeouts: Timeouts,
-    pub(crate) guard: Guard,
-    pub(crate) pending: Pending,
-    pub(crate) grants: Grants,
+    pub(crate) guard: DatasetGuard,
+    pub(crate) outbox: Outbox,
+    pub(crate) leases: LeaseTracker,
     /// The first tier of this store, once there is one.
-    pub(crate) near: OnceLock<Arc<Near>>,
+    pub(crate) near: OnceLock<Arc<LocalTier>>,
     pub(crate) counters: Counters,
 }
 
 impl Context {
-    pub(crate) fn new(names: Names, timeouts: Timeouts, guard: Guard) -> Self {
+    pub(crate) fn new(names: Names, timeouts: Timeouts, guard: DatasetGuard) -> Self {
         Self {
             names,
             timeouts,
             guard,
-            pending: Pending::default(),
-            grants: Grants::default(),
+            outbox: Outbox::default(),
+            leases: LeaseTracker::default(),
             near: OnceLock::new(),
             counters: Counters::default(),
         }
     }
 
     /// Lets go of everything that is known by one connection, and of what any of them may have missed with it.
-    pub(super) fn forget_all(&self, tokens: &Tokens, waiters: &Waiters) {
-        tokens.forget_all();
-        self.grants.void_all();
+    pub(super) fn forget_all(&self, tokens: &TagTracker, waiters: &Waiters) {
+        tokens.void_all();
+        self.leases.revoke_all();
         waiters.wake_all();
-        self.near.get().into_iter().for_each(|near| near.forget_all());
+        self.near.get().into_iter().for_each(|near| near.void_all());
     }
 }

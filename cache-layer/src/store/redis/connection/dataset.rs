@@ -6,27 +6,23 @@ use redis::{ErrorKind, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
 use super::{
+    context::Context,
     handle::{Connection, HEARTBEAT_TIMEOUT},
+    identify::{Identify, Identity, Known},
     session::Session,
 };
-use crate::store::{
-    StoreError,
-    redis::tracking::guard::{Identity, Known},
-};
+use crate::store::StoreError;
 
 impl Connection {
-    /// Has the [guard](crate::store::redis::tracking::guard::Guard::check) look which data set there is, and takes note of that.
+    /// Finds out [which data set](super::identify) there is, and takes note of that.
     pub(super) async fn check(
         &self,
         identity: Option<&Identity>,
         known: Option<Known>,
         tags: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
-        let found = self
-            .context
-            .guard
-            .check(identity, known, &*self.shard, tags, &self.context.names, &self.context.pending)
-            .await?;
+        let Context { guard, outbox, names, .. } = &*self.context;
+        let found = Identify { guard, outbox, names, shard: &*self.shard }.run(identity, known, tags).await?;
         if found.is_none() {
             self.context.counters.refused();
         }
@@ -106,7 +102,7 @@ impl Connection {
         }
         tracing::info!("the connection to Redis leads to another data set; what was known of the last one is void");
         self.context.forget_all(&session.tokens, &session.waiters);
-        if self.context.pending.concerns(&*self.shard) {
+        if self.context.outbox.concerns(|scope| self.shard.covers(scope)) {
             return Err((ErrorKind::Io, "another data set is to hear of invalidations first").into());
         }
         Ok(())

@@ -15,17 +15,14 @@ use redis::{FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection}
 use tokio::{sync::Notify, time::timeout};
 use tracing::Instrument as _;
 
-use super::{address::Address, context::Context, session::Session, shard::Shard};
+use super::{address::Address, context::Context, identify::Known, session::Session, shard::Shard};
 use crate::{
     store::{
         StoreError,
-        redis::{
-            tracking::guard::Known,
-            wire::{
-                errors::{is_out_of_memory, proves_connection_useless},
-                operation::{Operation, failed},
-                scripts::Batch,
-            },
+        redis::wire::{
+            errors::{is_out_of_memory, proves_connection_useless},
+            operation::{Operation, failed},
+            scripts::Batch,
         },
     },
     sync::{Mutex, RwLock},
@@ -167,11 +164,11 @@ impl Connection {
             self.note_absent(Some(Instant::now()));
             self.context.counters.lost_a_connection();
             if self.grace().is_zero() {
-                session.tokens.forget_all();
+                session.tokens.void_all();
             } else {
                 self.note_loss(Some((session.clone(), Instant::now())));
             }
-            self.context.grants.void_all();
+            self.context.leases.revoke_all();
             session.waiters.wake_all();
             self.wake.notify_one();
         }

@@ -8,8 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::session::Session;
-use crate::store::redis::tracking::guard::Identity;
+use super::{identify::Identity, session::Session};
 
 /// The share of the time for which invalidations wait that a blip may take: others may be back so much later.
 const BLIP: u32 = 4;

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use tests::{Fault, FaultProxy, RedisServer, wait_until};
 
-use super::shard::Everything;
-use crate::store::redis::{fleet_tests::*, tracking::pending::Pending, wire::names::Names, *};
+use super::{
+    deliver::{deliver, wait_for_delivery},
+    shard::Everything,
+};
+use crate::store::redis::{fleet_tests::*, tracking::outbox::Outbox, wire::names::Names, *};
 
 /// Longer than any of these tests waits for anything.
 const FOR_EVER: Duration = Duration::from_secs(60);
@@ -225,40 +228,40 @@ async fn many_kept_keys_are_delivered_in_few_round_trips() {
 }
 
 /// Kept keys whose delivery hangs, for want of an answer.
-async fn undeliverable() -> (RedisServer, FaultProxy, Pending, redis::aio::MultiplexedConnection) {
+async fn undeliverable() -> (RedisServer, FaultProxy, Outbox, redis::aio::MultiplexedConnection) {
     let server = RedisServer::start();
     let mut road = FaultProxy::start(server.addr()).await;
     let client = redis::Client::open(format!("redis://{}", road.addr())).unwrap();
     let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
     let connection = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
     road.set(Fault::BlackHole).await;
-    let pending = Pending::default();
+    let outbox = Outbox::default();
     for name in ["a", "b", "c"] {
-        pending.add(Scope::Key(&key(name)));
+        outbox.add(Scope::Key(&key(name)));
     }
-    (server, road, pending, connection)
+    (server, road, outbox, connection)
 }
 
 #[tokio::test]
 async fn keys_that_take_too_long_to_deliver_become_everything() {
-    let (_server, _road, pending, mut connection) = undeliverable().await;
+    let (_server, _road, outbox, mut connection) = undeliverable().await;
     tokio::time::pause();
-    pending.deliver(&Names::new("test"), &Everything, None, &mut connection).await.unwrap_err();
-    assert_eq!(pending.count(), 1);
-    assert!(pending.concerns(&Everything));
+    deliver(&outbox, &Names::new("test"), &Everything, None, &mut connection).await.unwrap_err();
+    assert_eq!(outbox.count(), 1);
+    assert!(outbox.concerns(|_| true));
 }
 
 #[tokio::test]
 async fn what_was_being_delivered_is_kept_when_its_keeper_goes() {
-    let (_server, _road, pending, mut connection) = undeliverable().await;
+    let (_server, _road, outbox, mut connection) = undeliverable().await;
     let names = Names::new("test");
     let (key, patience) = (key("a"), std::time::Instant::now() + FOR_EVER);
     {
-        let delivery = pending.deliver(&names, &Everything, None, &mut connection);
+        let delivery = deliver(&outbox, &names, &Everything, None, &mut connection);
         tokio::time::timeout(Duration::from_millis(300), delivery).await.unwrap_err();
     }
-    assert_eq!(pending.count(), 3);
+    assert_eq!(outbox.count(), 3);
     // Who waits for it still does.
-    let waiting = pending.wait_for_delivery(Scope::Key(&key), patience);
+    let waiting = wait_for_delivery(&outbox, Scope::Key(&key), patience);
     tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap_err();
 }

@@ -6,6 +6,8 @@
 //! - [`supervisor`]: the task that keeps a connection
 //! - [`connect`], [`greeting`]: making a session, and whether the server can be used
 //! - [`dataset`]: which data set is behind a connection
+//! - [`identify`]: whether it is the one that was here before, and what is done if not
+//! - [`deliver`]: what the server has to hear of first
 //! - [`handle`]: a connection as operations see it, and the breaker
 //! - [`loss`]: whether a loss of the server was a blip
 //! - [`session`]: one established connection, and what is known by it
@@ -23,10 +25,12 @@ mod connect;
 pub(crate) mod context;
 pub(crate) mod counters;
 mod dataset;
+pub(crate) mod deliver;
 #[cfg(any(feature = "sentinel", feature = "cluster"))]
 pub(crate) mod endpoint;
 pub(crate) mod greeting;
 pub(crate) mod handle;
+pub(crate) mod identify;
 mod loss;
 #[cfg(test)]
 pub(crate) mod loss_tests;

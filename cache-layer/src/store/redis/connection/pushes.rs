@@ -1,5 +1,5 @@
 //! What the server says unasked: read first, applied second. The driver calls this inline in its reader, between replies:
-//! see [`tokens`](crate::store::redis::tracking::tokens).
+//! see [tags](crate::store::redis::tracking::tag_tracker).
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use redis::{PushInfo, PushKind, Value};
 
 use super::{context::Context, counters::Push};
 use crate::store::redis::{
-    tracking::{tokens::Tokens, waiters::Waiters},
+    tracking::{tag_tracker::TagTracker, waiters::Waiters},
     wire::names::Named,
 };
 
 /// What the pushes of one connection are applied to.
 pub(super) struct Pushes {
     pub(super) context: Arc<Context>,
-    pub(super) tokens: Arc<Tokens>,
+    pub(super) tokens: Arc<TagTracker>,
     pub(super) waiters: Arc<Waiters>,
 }
 
@@ -52,27 +52,27 @@ impl Pushes {
 
     fn changed(&self, name: &Value) {
         let Value::BulkString(name) = name else { return };
-        let Context { names, grants, near, counters, .. } = &*self.context;
+        let Context { names, leases, near, counters, .. } = &*self.context;
         match names.parse(name) {
             Some(Named::Tag(tag)) => {
                 counters.received(Push::Tag);
-                self.tokens.forget(tag);
+                self.tokens.void(tag);
             }
             Some(Named::Entry(id)) => {
                 counters.received(Push::Entry);
-                near.get().into_iter().for_each(|near| near.forget(id));
+                near.get().into_iter().for_each(|near| near.void(id));
                 if !id.is_variant() {
-                    grants.void_variants(id);
+                    leases.revoke_variants(id);
                 }
             }
             Some(Named::Lease(id)) => {
                 counters.received(Push::Lease);
-                grants.doubt(id);
+                leases.mark_unknown(id);
                 self.waiters.wake(id);
             }
             Some(Named::LastInvalidation) => {
                 counters.received(Push::Invalidation);
-                grants.void_all();
+                leases.revoke_all();
             }
             None => {}
         }

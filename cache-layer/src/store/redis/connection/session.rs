@@ -10,11 +10,11 @@ use std::{
 
 use redis::aio::MultiplexedConnection;
 
-use super::batcher::LookupBatcher;
+use super::{batcher::LookupBatcher, identify::Identity};
 use crate::{
     clock::millis,
     store::redis::{
-        tracking::{guard::Identity, tokens::Tokens, waiters::Waiters},
+        tracking::{tag_tracker::TagTracker, waiters::Waiters},
         wire::operation::Server,
     },
 };
@@ -34,7 +34,7 @@ pub(crate) struct Session {
     pub(crate) lookups: Arc<LookupBatcher>,
     /// Tells it from every other one of this process.
     pub(crate) number: u64,
-    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) tokens: Arc<TagTracker>,
     pub(crate) waiters: Arc<Waiters>,
     /// Whether the server tracks what this connection reads; a proxy or an access list may refuse it.
     pub(crate) tracking: bool,
@@ -64,7 +64,7 @@ pub(super) struct Established {
 impl Session {
     pub(super) fn new(
         Established { driver, server, tracking, identity }: Established,
-        tokens: Arc<Tokens>,
+        tokens: Arc<TagTracker>,
         waiters: Arc<Waiters>,
         closed: Arc<OnceLock<Instant>>,
         deadline: Duration,

@@ -292,7 +292,7 @@ impl Cluster {
         }
         let map = Arc::new(Map { slots, members });
         // Invalidations that are kept may be for another server now, which must not be read before it has heard of them.
-        self.context.pending.undisturbed(|kept| {
+        self.context.outbox.undisturbed(|kept| {
             if kept {
                 map.members.iter().flat_map(|member| &member.connections).for_each(|connection| connection.reset());
             }

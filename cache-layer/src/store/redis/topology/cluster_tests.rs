@@ -7,7 +7,7 @@ use tests::{RedisCluster, RedisServer, slot, wait_until};
 use crate::store::TieredStore;
 use crate::store::redis::{
     fleet_tests::*,
-    tracking::guard_tests::{cut_replicas_off, fill_when_possible},
+    tracking::dataset_guard_tests::{cut_replicas_off, fill_when_possible},
     *,
 };
 

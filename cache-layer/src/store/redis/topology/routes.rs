@@ -10,7 +10,7 @@ use super::cluster::Cluster;
 use crate::store::Scope;
 use crate::store::redis::{
     connection::{handle::Connection, session::Session},
-    tracking::pending::Pending,
+    tracking::outbox::Outbox,
 };
 use crate::{key::Key, pattern::Pattern, store::StoreError};
 
@@ -78,11 +78,11 @@ impl Topology {
 
     /// Keeps a pattern that could not be deleted. Not every server of a cluster is told when one of them is back, so that
     /// there it becomes an invalidation of everything, which one server can be told.
-    pub(crate) fn keep(&self, pattern: &Pattern, pending: &Pending) {
+    pub(crate) fn keep(&self, pattern: &Pattern, outbox: &Outbox) {
         match self {
-            Self::One(_) => pending.add_pattern(pattern),
+            Self::One(_) => outbox.add_pattern(pattern),
             #[cfg(feature = "cluster")]
-            Self::Cluster(_) => pending.add(Scope::Everything),
+            Self::Cluster(_) => outbox.add(Scope::Everything),
         }
     }
 

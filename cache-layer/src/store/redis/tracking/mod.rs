@@ -1,19 +1,25 @@
 //! What this process knows of the server, and until when it may believe that. Tracking never sends.
 //!
-//! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
-//! - [`grants`]: leases that were granted to this process, and whether they still stand
-//! - [`near`]: entries known to a connection, in the same way, for the tiered store
+//! - [`tracked`]: what was read once and is known until the server says that it changed, for the three that follow
+//! - [`tag_tracker`]: the tokens of tags, as a connection last read them
+//! - [`lease_tracker`]: leases that were granted to this process, and whether they still stand
+//! - [`local_tier`]: entries as connections last read them: the first tier of a tiered store
 //! - [`waiters`]: tasks that wait for the end of another process's lease
-//! - [`pending`]: invalidations that could not be delivered yet
-//! - [`guard`]: whether the data set is the one that was here before
+//! - [`outbox`]: invalidations that could not be delivered yet
+//! - [`dataset_guard`]: whether the data set is the one that was here before
 
-pub(crate) mod grants;
-pub(crate) mod guard;
+pub(crate) mod dataset_guard;
 #[cfg(test)]
-pub(crate) mod guard_tests;
-pub(crate) mod near;
-pub(crate) mod pending;
-pub(crate) mod tokens;
+pub(crate) mod dataset_guard_tests;
+pub(crate) mod lease_tracker;
+pub(crate) mod local_tier;
+pub(crate) mod outbox;
+pub(crate) mod tag_tracker;
 #[cfg(test)]
-pub(crate) mod tokens_tests;
+pub(crate) mod tag_tracker_tests;
+mod tracked;
+#[cfg(test)]
+mod tracked_tests;
 pub(crate) mod waiters;
+#[cfg(test)]
+mod waiters_tests;

@@ -5,10 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -22,16 +19,22 @@ const POLL_SPREAD: u64 = 75;
 /// The same where there are no pushes.
 const POLL_UNTRACKED: std::ops::Range<u64> = 5..25;
 
-/// One bell for each key that is waited for.
+/// One waker for each key that is waited for. It is in the table until it wakes, or the last of its waiters leaves.
 #[derive(Debug)]
 pub(crate) struct Waiters {
-    bells: Mutex<HashMap<KeyId, Arc<CancellationToken>>>,
+    wakers: Mutex<HashMap<KeyId, Waker>>,
     poll: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waker {
+    waiting: usize,
+    woken: CancellationToken,
 }
 
 impl Default for Waiters {
     fn default() -> Self {
-        Self { bells: Mutex::default(), poll: AtomicU64::new(POLL) }
+        Self { wakers: Mutex::default(), poll: AtomicU64::new(POLL) }
     }
 }
 
@@ -39,7 +42,7 @@ impl Default for Waiters {
 pub(crate) struct Waiter<'a> {
     waiters: &'a Waiters,
     id: KeyId,
-    bell: Arc<CancellationToken>,
+    woken: CancellationToken,
 }
 
 /// How long to wait before looking again where nobody will tell.
@@ -48,27 +51,26 @@ pub(crate) fn pause_untracked() -> Duration {
 }
 
 impl Waiters {
-    fn bells(&self) -> MutexGuard<'_, HashMap<KeyId, Arc<CancellationToken>>> {
-        self.bells.lock()
-    }
-
     /// Begins to wait. To be called before the lease is read: a push after that read is not missed, then.
     pub(crate) fn join(&self, id: KeyId) -> Waiter<'_> {
-        let bell = self.bells().entry(id).or_default().clone();
-        Waiter { waiters: self, id, bell }
+        let mut wakers = self.wakers.lock();
+        let waker = wakers.entry(id).or_default();
+        waker.waiting += 1;
+        Waiter { waiters: self, id, woken: waker.woken.clone() }
     }
 
     /// Something happened to the lease on this key.
     pub(crate) fn wake(&self, id: KeyId) {
-        if let Some(bell) = self.bells().remove(&id) {
-            bell.cancel();
+        let mut wakers = self.wakers.lock();
+        if let Some(waker) = wakers.remove(&id) {
+            waker.woken.cancel();
         }
     }
 
     /// Something may have happened to every lease.
     pub(crate) fn wake_all(&self) {
-        for (_, bell) in self.bells().drain() {
-            bell.cancel();
+        for (_, waker) in self.wakers.lock().drain() {
+            waker.woken.cancel();
         }
     }
 
@@ -84,23 +86,29 @@ impl Waiters {
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.bells().len()
+        self.wakers.lock().len()
     }
 }
 
 impl Waiter<'_> {
     /// Returns once something happened to the lease since this waiter joined.
-    pub(crate) async fn woken(&self) {
-        self.bell.cancelled().await;
+    pub(crate) fn woken(&self) -> impl Future<Output = ()> {
+        self.woken.cancelled()
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let mut bells = self.waiters.bells();
-        // The last to leave: one for the table and one for this.
-        if Arc::strong_count(&self.bell) == 2 && bells.get(&self.id).is_some_and(|bell| Arc::ptr_eq(bell, &self.bell)) {
-            bells.remove(&self.id);
+        let mut wakers = self.waiters.wakers.lock();
+        // One that has woken is no longer there, and what is there instead is another one.
+        if self.woken.is_cancelled() {
+            return;
+        }
+        if let Some(waker) = wakers.get_mut(&self.id) {
+            waker.waiting -= 1;
+            if waker.waiting == 0 {
+                wakers.remove(&self.id);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! - [`replies`]: what the server may answer
 //! - [`errors`]: what an error says about the server
 //! - [`operation`]: what a round trip is called in a trace
+//! - [`token_life`]: for how long the token of a tag is kept
 
 pub(crate) mod errors;
 pub(crate) mod names;
@@ -13,3 +14,4 @@ pub(crate) mod replies;
 #[cfg(test)]
 pub(crate) mod replies_tests;
 pub(crate) mod scripts;
+pub(crate) mod token_life;

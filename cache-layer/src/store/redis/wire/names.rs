@@ -22,7 +22,7 @@ use crate::key::{Key, KeyId};
 /// The tag that every entry here carries: its new token voids them all. No tag of a user's is empty.
 pub(crate) const EVERYTHING: &str = "";
 /// The least life of that tag's token, which is renewed with every fill. Those of other tags are kept for as long as
-/// [what carries them](crate::store::redis::tracking::tokens::lives).
+/// [what carries them](crate::store::redis::wire::token_life::lives).
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// 15 hex digits, the middle of a [`Token`](crate::tag::Token).

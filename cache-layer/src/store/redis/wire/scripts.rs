@@ -338,7 +338,7 @@ impl Batch {
         self.cmd("EVALSHA", Expected::Reply).arg(script.get_hash()).arg(1).arg(key);
     }
 
-    /// The token of the tag of that name, which is to live for [so long](crate::store::redis::tracking::tokens::lives).
+    /// The token of the tag of that name, which is to live for [so long](crate::store::redis::wire::token_life::lives).
     pub(crate) fn stamp(&mut self, tag: &str, lives: &[String; 3]) {
         let nonce = nonce();
         let [least, made, extended] = lives.each_ref().map(|life| life.as_bytes());
