@@ -61,6 +61,8 @@
 // Without a store, the rest has no user.
 #![cfg_attr(not(feature = "memory"), allow(dead_code))]
 
+#[cfg(feature = "redis")]
+mod bounded;
 mod clock;
 #[cfg(feature = "typed")]
 mod codec;

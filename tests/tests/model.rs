@@ -8,7 +8,7 @@
 //!
 //! | action | in `cache-layer/src/store/redis` |
 //! |---|---|
-//! | [`Get`](Action::Get) | `lookup.rs`: `near.ask`, then a tracked `GET` |
+//! | [`Get`](Action::Get) | `lookup.rs`: `near.begin_read`, then a tracked `GET` |
 //! | [`GetAnother`](Action::GetAnother) | the same for another key with this tag, as far as it matters here: the tracked `MGET` |
 //! | [`Deliver`](Action::Deliver) | `link.rs`: the reader applies a push at once, and hands a reply to whoever awaits it |
 //! | [`Handle`](Action::Handle) | `lookup.rs`: what the awaiting task does with the reply; a tracked `MGET` of an unknown token |
@@ -564,7 +564,7 @@ impl State {
 }
 
 impl Node {
-    /// What a read in the first tier returns now. `near.rs`: `get`.
+    /// What a read in the first tier returns now. `local_tier.rs`: `get`.
     fn near_hit(&self) -> Option<Version> {
         self.near.filter(|entry| self.token == Slot::Known(entry.stamp)).map(|entry| entry.version)
     }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, LeaseToken, Lookup, RedisStore, Scope,
-    Seen, Store, StoreError, redis::Near,
+    Seen, Store, StoreError, redis::LocalTier,
 };
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
@@ -27,7 +27,7 @@ use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 #[derive(Clone)]
 pub struct TieredStore {
     redis: RedisStore,
-    near: Arc<Near>,
+    near: Arc<LocalTier>,
 }
 
 impl TieredStore {

@@ -29,7 +29,7 @@ fn server_with(rules: &[String]) -> (RedisServer, String) {
 
 async fn connect(url: &str) -> RedisStore {
     let store = RedisStore::builder(url).prefix("test").operation_timeout(PATIENCE).build().unwrap();
-    assert!(store.wait_connected(PATIENCE).await, "{}", store.link_to_tags().absence());
+    assert!(store.wait_connected(PATIENCE).await, "{}", store.connection_to_tags().last_error());
     store
 }
 
@@ -108,7 +108,7 @@ async fn the_documented_user_can_do_all_that_is_done() {
     everything_works(&store).await;
     let status = store.status().await;
     assert!(status.connected && status.used_memory_human.is_some(), "{status:?}");
-    assert!(store.link_to_tags().live().unwrap().tracking);
+    assert!(store.connection_to_tags().session().unwrap().tracking);
     let refused: Vec<redis::Value> = server.command(&["ACL", "LOG"]);
     assert!(refused.is_empty(), "{refused:?}");
     assert!(store.status().await.error.is_none());
@@ -145,15 +145,15 @@ async fn a_replica_is_known_without_info() {
     let (server, url) = server_with(&rules);
     server.command::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
     let store = RedisStore::builder(url).prefix("test").build().unwrap();
-    wait_until("the reason to be known", async || store.link_to_tags().absence().contains("replica")).await;
+    wait_until("the reason to be known", async || store.connection_to_tags().last_error().contains("replica")).await;
     assert!(!store.connected());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_can_not_be_used_is_said_with_what_to_do() {
-    let absence = async |url: String, expected: &str| {
+    let last_error = async |url: String, expected: &str| {
         let store = RedisStore::builder(url).prefix("test").build().unwrap();
-        wait_until(expected, async || store.link_to_tags().absence().contains(expected)).await;
+        wait_until(expected, async || store.connection_to_tags().last_error().contains(expected)).await;
     };
     let server = RedisServer::start();
     let proxy = tests::LyingProxy::start(server.addr()).await;
@@ -161,15 +161,15 @@ async fn what_can_not_be_used_is_said_with_what_to_do() {
     let text = |text: &str| format!("${}\r\n{text}\r\n", text.len());
     let hello = ["server", "redis", "version", "6.0.16", "mode", "standalone", "role", "master"].map(text).concat();
     proxy.lie(&["HELLO"], format!("%4\r\n{hello}").as_bytes());
-    absence(url.clone(), "7.0 or Valkey 7.2, or newer, is needed; this is redis 6.0.16").await;
+    last_error(url.clone(), "7.0 or Valkey 7.2, or newer, is needed; this is redis 6.0.16").await;
     assert!(proxy.be_honest() > 0);
     // As nutcracker does.
     proxy.lie(&["HELLO"], b"");
-    absence(url.clone(), "must speak RESP3").await;
+    last_error(url.clone(), "must speak RESP3").await;
     assert!(proxy.be_honest() > 0);
     // As Redis 5 does.
     proxy.lie(&["HELLO"], b"-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n");
-    absence(url, "7.0").await;
+    last_error(url, "7.0").await;
 }
 
 #[cfg(feature = "cluster")]
@@ -185,5 +185,6 @@ async fn the_documented_user_is_enough_for_a_cluster_and_a_plain_url_to_it_is_to
     everything_works(&store).await;
 
     let plain = RedisStore::builder(cluster.primaries()[0].url()).prefix("test").build().unwrap();
-    wait_until("the reason to be known", async || plain.link_to_tags().absence().contains("redis+cluster://")).await;
+    wait_until("the reason to be known", async || plain.connection_to_tags().last_error().contains("redis+cluster://"))
+        .await;
 }

@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
-use redis::{Value, aio::MultiplexedConnection, from_redis_value};
+use redis::{ScriptInvocation, Value, aio::MultiplexedConnection, from_redis_value};
 
 use super::{
-    EVERYTHING, RedisStore,
-    names::Names,
-    operation::Operation,
-    replies::{Flag, Moment, Stamped, exactly, no_answer},
-    scripts::{self, Batch},
-    tokens::lives,
+    RedisStore,
+    connection::{
+        handle::{Connection, Limit},
+        session::Session,
+    },
+    wire::token_life::lives,
+    wire::{
+        names::{EVERYTHING, Names},
+        operation::Operation,
+        replies::{Flag, Moment, Stamped, exactly, no_answer},
+        scripts::{self, Batch},
+    },
 };
 use crate::{
     clock::Clock,
@@ -20,26 +26,54 @@ use crate::{
 };
 
 impl RedisStore {
-    pub(super) async fn commit_fill(&self, Fill { lease, writes, tags }: &Fill) -> Result<Committed, StoreError> {
-        let link = self.link(&lease.key);
-        let live = link.settled()?;
-        let (tags_link, tags_live) = self.link_to_read_tags(&link, &live)?;
+    pub(super) async fn commit_fill(&self, fill: &Fill) -> Result<Committed, StoreError> {
+        let Fill { lease, writes, .. } = fill;
+        let connection = self.connection(&lease.key);
+        let session = connection.settled()?;
+        let (tags_connection, tags_session) = self.connection_to_read_tags(&connection, &session)?;
         // Under another server, an invalidation of that time may be unknown, and its clock is another one.
-        if tags_link.mark() != lease.granted_by {
-            self.release_lease(lease, None);
-            return Ok(Committed::Refused);
-        }
+        let known_clock = tags_connection.mark() == lease.granted_by;
         let now = Clock::system().now();
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now);
         let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
-        if longest == 0 {
+        if !known_clock || longest == 0 {
             self.release_lease(lease, None);
             return Ok(Committed::Refused);
         }
 
-        // Tags lie in slots of their own, so they are read before the commit, not in it. An invalidation between the
-        // two changes a token that is already on the entry, which makes the entry invalid: nothing slips through.
-        let names = &self.0.names;
+        let Some(stamps) = self.stamps(&tags_connection, &tags_session, fill, longest).await? else {
+            self.release_lease(lease, None);
+            return Ok(Committed::Refused);
+        };
+        let call = self.write(fill, &stamps, life);
+        let Flag(stored) = connection
+            .run_with(Operation::Commit, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                call.invoke_async(&mut driver).await
+            })
+            .await?;
+        self.0.context.leases.end(lease);
+        if stored {
+            self.0.context.counters.stored();
+        }
+        // The server's push comes only after its answer.
+        if let Some(near) = self.0.context.near.get().filter(|_| stored) {
+            writes.entries.iter().for_each(|(key, _)| near.void(key.id()));
+        }
+        Ok(if stored { Committed::Stored } else { Committed::Refused })
+    }
+
+    /// The tokens of its tags, for a fill that is to live for so many milliseconds; `None` if an invalidation overtook it.
+    ///
+    /// Tags lie in slots of their own, so they are read before the commit, not in it. An invalidation between the two
+    /// changes a token that is already on the entry, which makes the entry invalid: nothing slips through.
+    async fn stamps(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        Fill { lease, tags, .. }: &Fill,
+        longest: u64,
+    ) -> Result<Option<Vec<Stamp>>, StoreError> {
+        let names = &self.0.context.names;
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
         let mut batch = Batch::default();
         for tag in &all {
@@ -47,9 +81,9 @@ impl RedisStore {
         }
         // After the tokens: what it is compared for is whether one of them was forgotten and made anew.
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
-        let (stamped, last) = tags_link
-            .run_patiently(Operation::pipeline("stamp"), &tags_live, async |mut connection: MultiplexedConnection| {
-                let mut replies: Vec<Value> = exactly(all.len() + 1, batch.run(&mut connection).await?)?;
+        let (stamped, last) = connection
+            .run_with(Operation::Stamp, session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                let mut replies: Vec<Value> = exactly(all.len() + 1, batch.run(&mut driver).await?)?;
                 let last = replies.pop().ok_or_else(no_answer)?;
                 let (Moment(last), Moment(_)) = from_redis_value(last)?;
                 let stamped = replies.into_iter().map(from_redis_value).collect::<Result<Vec<Stamped>, _>>()?;
@@ -66,12 +100,21 @@ impl RedisStore {
                 token.overtook(&lease.started)
             };
             if overtaken {
-                self.release_lease(lease, None);
-                return Ok(Committed::Refused);
+                return Ok(None);
             }
             stamps.push(Stamp { tag, token });
         }
+        Ok(Some(stamps))
+    }
 
+    /// The call that writes the entries of a fill, stamped, each for its `life` in milliseconds.
+    fn write(
+        &self,
+        Fill { lease, writes, .. }: &Fill,
+        stamps: &[Stamp],
+        life: impl Fn(&Entry) -> u64,
+    ) -> ScriptInvocation<'static> {
+        let names = &self.0.context.names;
         let guard = match &writes.guard {
             Some((key, version)) => (key, &envelope::version(*version)[..]),
             None => (&lease.key, &b""[..]),
@@ -89,22 +132,9 @@ impl RedisStore {
             call.key(names.variants(primary)).arg(Names::variant_digits(variant)).arg(most);
         }
         for (key, entry) in &writes.entries {
-            let bytes = envelope::encode(&entry.clone().stamped(&stamps));
+            let bytes = envelope::encode(&entry.clone().stamped(stamps));
             call.key(names.entry(key)).arg(&bytes[..]).arg(life(entry).max(1));
         }
-        let Flag(stored) = link
-            .run_patiently(Operation::script("commit"), &live, async |mut connection: MultiplexedConnection| {
-                call.invoke_async(&mut connection).await
-            })
-            .await?;
-        self.0.grants.end(lease);
-        if stored {
-            self.0.tally.stored();
-        }
-        // The server's push comes only after its answer.
-        if let Some(near) = self.0.near.get().filter(|_| stored) {
-            writes.entries.iter().for_each(|(key, _)| near.forget(key.id()));
-        }
-        Ok(if stored { Committed::Stored } else { Committed::Refused })
+        call
     }
 }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use super::{
     RedisStore,
-    address::Address,
-    guard::{Guard, Restored},
-    link::Timeouts,
+    connection::{
+        address::Address,
+        context::{Context, Timeouts},
+    },
+    tracking::dataset_guard::{DatasetGuard, Restored},
+    wire::names::Names,
 };
 use crate::error::{ConfigError, ConfigErrorKind};
 
@@ -181,7 +184,13 @@ impl RedisStoreBuilder {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| {
             ConfigError::new(ConfigErrorKind::NoRuntime, "a Redis store must be built inside a Tokio runtime")
         })?;
-        Ok(RedisStore::start(address, &prefix, connections, timeouts, Guard::new(restored), &runtime))
+        let names = match &address {
+            #[cfg(feature = "cluster")]
+            Address::Cluster(_) => Names::clustered(&prefix),
+            _ => Names::new(&prefix),
+        };
+        let context = Context::new(names, timeouts, DatasetGuard::new(restored));
+        Ok(RedisStore::start(address, connections, context, &runtime))
     }
 }
 

@@ -101,7 +101,7 @@ async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_i
                 node.get(&key("a")).await.unwrap();
                 assert!(node.overtaken(&lease), "round {round}: {scope:?}");
                 // The next round begins with an entry and without a lease.
-                let _: i64 = server.command(&["DEL", &node.0.names.lease(&place)]);
+                let _: i64 = server.command(&["DEL", &node.0.context.names.lease(&place)]);
                 fill(&other, &key("a"), "two", &["t"]).await;
                 node.get(&key("a")).await.unwrap();
             }
@@ -151,7 +151,7 @@ impl Waiting {
     async fn new() -> Self {
         let server = RedisServer::builder().config("enable-debug-command local").start();
         let (holder, waiter) = (connect(server.url()).await, connect(server.url()).await);
-        waiter.link(&key("a")).live().unwrap().waiters.hardly_poll();
+        waiter.connection(&key("a")).session().unwrap().waiters.hardly_poll();
         Self { server, holder, waiter }
     }
 
@@ -166,11 +166,11 @@ impl Waiting {
     }
 
     async fn begin(&self) -> tokio::task::JoinHandle<()> {
-        let live = self.waiter.link(&key("a")).live().unwrap();
+        let session = self.waiter.connection(&key("a")).session().unwrap();
         let before: i64 = self.tracked();
         let waiter = self.waiter.clone();
         let task = tokio::spawn(async move { waiter.changed(&key("a")).await });
-        wait_until("the waiter to wait", async || live.waiters.len() == 1 && self.tracked() > before).await;
+        wait_until("the waiter to wait", async || session.waiters.len() == 1 && self.tracked() > before).await;
         task
     }
 
@@ -195,7 +195,7 @@ async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
             "release" => nodes.holder.release(&lease, None),
             "invalidation" => nodes.holder.invalidate(Scope::Key(&key("a"))).await.unwrap(),
             "expiry" => {
-                let name = nodes.holder.0.names.lease(&key("a"));
+                let name = nodes.holder.0.context.names.lease(&key("a"));
                 assert_eq!(nodes.server.command::<i64>(&["PEXPIRE", &name, "1"]), 1);
             }
             _ => assert!(nodes.server.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]) > 0),
@@ -223,16 +223,16 @@ async fn one_push_wakes_all_who_wait_and_leaves_nothing_behind() {
     for waiter in waiters {
         tasks.spawn(async move { waiter.changed(&key("a")).await });
     }
-    let live = nodes.waiter.link(&key("a")).live().unwrap();
-    wait_until("somebody to wait", async || live.waiters.len() == 1).await;
+    let session = nodes.waiter.connection(&key("a")).session().unwrap();
+    wait_until("somebody to wait", async || session.waiters.len() == 1).await;
     nodes.holder.release(&lease, None);
     tokio::time::timeout(PATIENCE, tasks.join_all()).await.expect("all to be woken");
-    assert_eq!(live.waiters.len(), 0);
+    assert_eq!(session.waiters.len(), 0);
 
     let lease = nodes.lease(Waiting::LONG).await;
     let leaver = nodes.begin().await;
     leaver.abort();
-    wait_until("the one who left to be forgotten", async || live.waiters.len() == 0).await;
+    wait_until("the one who left to be forgotten", async || session.waiters.len() == 0).await;
     nodes.holder.release(&lease, None);
 }
 
@@ -297,7 +297,7 @@ async fn a_first_tier_lets_go_of_what_another_node_changes() {
                 fill(&writer, &key("a"), "two", &["t"]).await;
             }
             _ => {
-                let name = writer.0.names.entry(&key("a"));
+                let name = writer.0.context.names.entry(&key("a"));
                 assert_eq!(server.command::<i64>(&["PEXPIRE", &name, "1"]), 1);
             }
         }
@@ -329,14 +329,14 @@ async fn a_push_while_an_entry_is_being_read_wins_over_the_read() {
     let reader = TieredStore::new(1 << 20, redis.clone());
     fill(&reader, &key("a"), "one", &[]).await;
     let Lookup::Found(entry) = redis.get(&key("a")).await.unwrap() else { panic!("not found") };
-    let (near, live) = (redis.near_or_init(0), redis.link(&key("a")).live().unwrap());
+    let (near, session) = (redis.near_or_init(0), redis.connection(&key("a")).session().unwrap());
     for pushed in [false, true] {
-        near.forget(key("a").id());
-        let read = near.ask(&key("a"));
+        near.void(key("a").id());
+        let read = near.begin_read(&key("a"));
         if pushed {
-            near.forget(key("a").id());
+            near.void(key("a").id());
         }
-        read.answer(&live, &entry);
+        read.complete(session.number, &entry);
         assert_eq!(reader.peek(&key("a")).is_some(), !pushed);
     }
 }
@@ -500,7 +500,7 @@ async fn a_value_of_another_type_is_a_named_miss_and_is_overwritten() {
     let redis = connect(server.url()).await;
     let tiered = TieredStore::new(1 << 20, connect(server.url()).await);
     for store in [&redis as &dyn Contract, &tiered] {
-        let name = redis.0.names.entry(&key("a"));
+        let name = redis.0.context.names.entry(&key("a"));
         server.flushall();
         assert_eq!(server.command::<i64>(&["LPUSH", &name, "x"]), 1);
         assert!(matches!(store.get(&key("a")).await.unwrap(), Lookup::Rejected(Rejection::Type, Seen::Unusable)));
@@ -518,8 +518,8 @@ async fn several_connections_are_one_store() {
         .operation_timeout(Duration::from_secs(5))
         .build()
         .unwrap();
-    for link in store.links() {
-        tokio::time::timeout(PATIENCE, link.wait_connected()).await.unwrap();
+    for connection in store.connections() {
+        tokio::time::timeout(PATIENCE, connection.wait_connected()).await.unwrap();
     }
     for round in 0..50 {
         let keys: Vec<Key> = (0..16).map(|i| key(&i.to_string())).collect();

@@ -5,16 +5,22 @@ use std::sync::Arc;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::MultiplexedConnection};
 
 #[cfg(feature = "cluster")]
-use super::routes::Routes;
+use super::topology::routes::Topology;
 use super::{
-    EVERYTHING, RedisStore, chance,
-    errors::is_out_of_memory,
-    link::{Link, Live},
-    names::Names,
-    operation::Operation,
-    replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
-    scripts::{self, Batch},
-    tokens::life_invalidated,
+    RedisStore,
+    connection::{
+        deliver::wait_for_delivery,
+        handle::{Connection, Limit},
+        session::Session,
+    },
+    wire::{
+        errors::is_out_of_memory,
+        names::{EVERYTHING, Names, nonce},
+        operation::Operation,
+        replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
+        scripts::{self, Batch},
+        token_life::life_invalidated,
+    },
 };
 use crate::{
     key::Key,
@@ -27,27 +33,27 @@ const ATTEMPTS: usize = 3;
 impl RedisStore {
     /// Hard or soft; one that can't be delivered is kept as a hard one.
     pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
-        let pending = &self.0.pending;
-        let link = self.link_of(scope);
-        let delivered = match link.live() {
-            Ok(live) => self.deliver_over(&link, &live, scope, hardness).await,
+        let outbox = &self.0.context.outbox;
+        let connection = self.connection_of(scope);
+        let delivered = match connection.session() {
+            Ok(session) => self.deliver_over(&connection, &session, scope, hardness).await,
             Err(error) => Err(error),
         };
         #[cfg(feature = "cluster")]
-        let delivered = match (delivered, &self.0.routes) {
-            (Err(StoreError::Unavailable), Routes::Cluster(cluster)) if link.is_live() => {
+        let delivered = match (delivered, &self.0.topology) {
+            (Err(StoreError::Unavailable), Topology::Cluster(cluster)) if connection.is_connected() => {
                 self.deliver_to_where_it_went(cluster, scope).await
             }
             (delivered, _) => delivered,
         };
         if delivered.is_err() {
             // No connection to that server is used again before it has delivered this.
-            pending.add(scope);
-            self.0.routes.beside(&self.link_of(scope)).iter().for_each(|link| link.reset());
+            outbox.add(scope);
+            self.0.topology.beside(&self.connection_of(scope)).iter().for_each(|connection| connection.reset());
         }
         self.forget(scope);
         // One that is kept, too: it will have been delivered by the time that a data set is restored.
-        self.0.guard.remember(scope);
+        self.0.context.guard.remember(scope);
         match delivered {
             Err(error) => self.wait_for_delivery(scope).await.then_some(()).ok_or(error),
             delivered => delivered,
@@ -57,22 +63,25 @@ impl RedisStore {
     /// Over a connection that there is, to the data set that it is known to lead to.
     async fn deliver_over(
         &self,
-        link: &Link,
-        live: &Arc<Live>,
+        connection: &Connection,
+        session: &Arc<Session>,
         scope: Scope<'_>,
         hardness: Hardness,
     ) -> Result<(), StoreError> {
-        let names = &self.0.names;
+        let names = &self.0.context.names;
         for _ in 0..ATTEMPTS {
-            let mark = link
-                .run_patiently(operation(scope, hardness), live, async |mut connection: MultiplexedConnection| {
-                    match hardness {
-                        Hardness::Hard => invalidate(names, &mut connection, scope).await,
-                        Hardness::Soft => soften(names, &mut connection, scope).await,
-                    }
-                })
+            let mark = connection
+                .run_with(
+                    operation(scope, hardness),
+                    session,
+                    Limit::Background,
+                    async |mut driver: MultiplexedConnection| match hardness {
+                        Hardness::Hard => invalidate(names, &mut driver, scope).await,
+                        Hardness::Soft => soften(names, &mut driver, scope).await,
+                    },
+                )
                 .await?;
-            if link.leads_to(live, mark.as_deref()).await? {
+            if connection.leads_to(session, mark.as_deref()).await? {
                 return Ok(());
             }
         }
@@ -81,26 +90,26 @@ impl RedisStore {
 
     /// Waits for a kept invalidation to be delivered, unless the server is gone for too long already.
     pub(super) async fn wait_for_delivery(&self, scope: Scope<'_>) -> bool {
-        self.0.pending.wait_for_delivery(scope, self.link_of(scope).waits_until()).await
+        wait_for_delivery(&self.0.context.outbox, scope, self.connection_of(scope).waits_until()).await
     }
 
     /// Lets go of what `scope` covers. This process's other connections hear of it by a push of their own, but not before
     /// the invalidation returns; and what a lost connection knew may still be served.
     fn forget(&self, scope: Scope<'_>) {
-        let near = self.0.near.get();
+        let near = self.0.context.near.get();
         match scope {
             Scope::Key(key) => {
                 let primary = key.primary().id();
-                self.0.grants.void_key(primary);
-                near.into_iter().for_each(|near| near.forget(primary));
+                self.0.context.leases.revoke_key(primary);
+                near.into_iter().for_each(|near| near.void(primary));
             }
-            Scope::Tags(_) | Scope::Everything => self.0.grants.void_all(),
+            Scope::Tags(_) | Scope::Everything => self.0.context.leases.revoke_all(),
         }
-        for live in self.links().iter().filter_map(|link| link.believed()) {
+        for session in self.connections().iter().filter_map(|connection| connection.believed()) {
             match scope {
-                Scope::Key(key) => live.waiters.wake(key.primary().id()),
-                Scope::Tags(tags) => tags.iter().for_each(|tag| live.tokens.forget(tag)),
-                Scope::Everything => live.tokens.forget(EVERYTHING),
+                Scope::Key(key) => session.waiters.wake(key.primary().id()),
+                Scope::Tags(tags) => tags.iter().for_each(|tag| session.tokens.void(tag)),
+                Scope::Everything => session.tokens.void(EVERYTHING),
             }
         }
     }
@@ -108,10 +117,10 @@ impl RedisStore {
 
 fn operation(scope: Scope<'_>, hardness: Hardness) -> Operation {
     match (scope, hardness) {
-        (Scope::Key(_), Hardness::Hard) => Operation::command("UNLINK"),
-        (Scope::Key(_), Hardness::Soft) => Operation::script("soften_entry"),
-        (_, Hardness::Hard) => Operation::pipeline("invalidate_tag"),
-        (_, Hardness::Soft) => Operation::pipeline("soften_tag"),
+        (Scope::Key(_), Hardness::Hard) => Operation::Unlink,
+        (Scope::Key(_), Hardness::Soft) => Operation::SoftenEntry,
+        (_, Hardness::Hard) => Operation::InvalidateTag,
+        (_, Hardness::Soft) => Operation::SoftenTag,
     }
 }
 
@@ -130,7 +139,7 @@ pub(super) type Mark = Option<String>;
 /// One invalidation, in one round trip.
 pub(super) async fn invalidate(
     names: &Names,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
     scope: Scope<'_>,
 ) -> RedisResult<Mark> {
     match scope {
@@ -140,17 +149,17 @@ pub(super) async fn invalidate(
             let key = key.primary();
             let mut unlink = redis::cmd("UNLINK");
             unlink.arg(names.entry(&key)).arg(names.lease(&key));
-            unlinked(names, connection, unlink, 2).await
+            unlinked(names, driver, unlink, 2).await
         }
-        Scope::Tags(tags) => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, tags.iter()).await,
-        Scope::Everything => renew_tokens(names, connection, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
+        Scope::Tags(tags) => renew_tokens(names, driver, &scripts::INVALIDATE_TAG, tags.iter()).await,
+        Scope::Everything => renew_tokens(names, driver, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
     }
 }
 
 /// Invalidations of many keys, as [`invalidate`] does one, in one round trip.
 pub(super) async fn invalidate_keys(
     names: &Names,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
     keys: &[Key],
 ) -> RedisResult<Mark> {
     let mut batch = Batch::default();
@@ -158,26 +167,26 @@ pub(super) async fn invalidate_keys(
         let key = key.primary();
         batch.unlink([names.entry(&key), names.lease(&key)]);
     }
-    marked::<OfTwo>(names, batch, keys.len(), connection).await
+    marked::<OfTwo>(names, batch, keys.len(), driver).await
 }
 
 /// One soft invalidation, in one round trip.
-async fn soften(names: &Names, connection: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<Mark> {
+async fn soften(names: &Names, driver: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<Mark> {
     match scope {
         Scope::Key(key) => {
             let key = key.primary();
             let mut batch = Batch::default();
             batch.call(&scripts::SOFTEN_ENTRY, &[&names.entry(&key), &names.lease(&key)], &[]);
-            marked::<Flag>(names, batch, 1, connection).await
+            marked::<Flag>(names, batch, 1, driver).await
         }
-        Scope::Tags(tags) => renew_tokens(names, connection, &scripts::SOFTEN_TAG, tags.iter()).await,
-        Scope::Everything => renew_tokens(names, connection, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
+        Scope::Tags(tags) => renew_tokens(names, driver, &scripts::SOFTEN_TAG, tags.iter()).await,
+        Scope::Everything => renew_tokens(names, driver, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
     }
 }
 
 async fn renew_tokens<'a>(
     names: &Names,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
     script: &Script,
     tags: impl IntoIterator<Item = &'a str>,
 ) -> RedisResult<Mark> {
@@ -187,10 +196,10 @@ async fn renew_tokens<'a>(
     let tags: Vec<&str> = tags.into_iter().collect();
     for tag in &tags {
         let life = life_invalidated(tag).to_string();
-        batch.call(script, &[&names.tag(tag)], &[chance().as_bytes(), life.as_bytes()]);
+        batch.call(script, &[&names.tag(tag)], &[nonce().as_bytes(), life.as_bytes()]);
     }
-    match marked::<Moment>(names, batch, tags.len() + 1, connection).await {
-        Err(error) if is_out_of_memory(&error) => unlink_tags(names, connection, &tags).await,
+    match marked::<Moment>(names, batch, tags.len() + 1, driver).await {
+        Err(error) if is_out_of_memory(&error) => unlink_tags(names, driver, &tags).await,
         invalidated => invalidated,
     }
 }
@@ -200,14 +209,14 @@ pub(super) async fn marked<T: FromRedisValue>(
     names: &Names,
     mut batch: Batch,
     asked: usize,
-    connection: &mut MultiplexedConnection,
+    driver: &mut MultiplexedConnection,
 ) -> RedisResult<Mark> {
     // In a cluster, databases can't be swapped, and the mark may be on another server.
     if names.is_clustered() {
-        return exactly(asked, batch.run::<Vec<T>>(connection).await?).map(|_| None);
+        return exactly(asked, batch.run::<Vec<T>>(driver).await?).map(|_| None);
     }
     batch.get(&names.mark(""));
-    let mut replies = exactly(asked + 1, batch.run::<Vec<Value>>(connection).await?)?;
+    let mut replies = exactly(asked + 1, batch.run::<Vec<Value>>(driver).await?)?;
     let mark = replies.pop().map_or(Ok(None), mark);
     for reply in replies {
         T::from_redis_value(reply)?;
@@ -216,18 +225,13 @@ pub(super) async fn marked<T: FromRedisValue>(
 }
 
 /// Runs an `UNLINK` of so many names, and tells which data set it was for.
-async fn unlinked(
-    names: &Names,
-    connection: &mut MultiplexedConnection,
-    unlink: Cmd,
-    asked: usize,
-) -> RedisResult<Mark> {
+async fn unlinked(names: &Names, driver: &mut MultiplexedConnection, unlink: Cmd, asked: usize) -> RedisResult<Mark> {
     if names.is_clustered() {
-        return unlink.query_async::<Count>(connection).await?.at_most(asked).map(|_| None);
+        return unlink.query_async::<Count>(driver).await?.at_most(asked).map(|_| None);
     }
     let mut pipeline = Pipeline::new();
     pipeline.add_command(unlink).cmd("GET").arg(names.mark(""));
-    let (count, found) = pipeline.query_async::<(Count, Value)>(connection).await?;
+    let (count, found) = pipeline.query_async::<(Count, Value)>(driver).await?;
     count.at_most(asked)?;
     mark(found)
 }
@@ -241,11 +245,11 @@ fn mark(reply: Value) -> RedisResult<Mark> {
 
 /// Invalidates tags on a server that is full, where nothing can be written: without a token an entry is invalid, and
 /// without a note nothing tells a fill in flight that no invalidation overtook it.
-async fn unlink_tags(names: &Names, connection: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<Mark> {
+async fn unlink_tags(names: &Names, driver: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<Mark> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(names.last_invalidation());
     for tag in tags {
         unlink.arg(names.tag(tag));
     }
-    unlinked(names, connection, unlink, tags.len() + 1).await
+    unlinked(names, driver, unlink, tags.len() + 1).await
 }

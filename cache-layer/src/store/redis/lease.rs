@@ -8,11 +8,16 @@ use tracing::Instrument as _;
 
 use super::{
     RedisStore,
-    link::{Link, Live},
-    operation::Operation,
-    replies::{self, Bulk, Flag, Left, Moment},
-    scripts::{self, Batch},
-    waiters::pause_untracked,
+    connection::{
+        handle::{Connection, Limit},
+        session::Session,
+    },
+    tracking::waiters::pause_untracked,
+    wire::{
+        operation::Operation,
+        replies::{self, Bulk, Flag, Left, Moment},
+        scripts::{self, Batch},
+    },
 };
 use crate::{
     clock::millis,
@@ -31,9 +36,9 @@ impl RedisStore {
         ttl: Duration,
         insists: bool,
     ) -> Result<Acquired, StoreError> {
-        let link = self.link(key);
-        let live = link.settled()?;
-        let names = &self.0.names;
+        let connection = self.connection(key);
+        let session = connection.settled()?;
+        let names = &self.0.context.names;
         let token = Lease::random_token();
         let life = millis(ttl).max(1).to_string();
         let seen: &[u8] = match &seen {
@@ -41,124 +46,100 @@ impl RedisStore {
             Seen::Entry(id) => &id.0,
             Seen::Unusable => b"*",
         };
-        if live.is_full() {
+        if session.is_full() {
             return Err(StoreError::Full);
         }
-        let (tags, tags_live) = self.link_to_read_tags(&link, &live)?;
-        let application = self.0.grants.apply(key, token);
+        let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
+        let request = self.0.context.leases.begin(key, token);
         let (entry, place) = (names.entry(key), names.lease(key));
         let mut acquire = Batch::default();
         if key.id().is_variant() {
-            acquire.watch(&live, &names.entry(&key.primary()));
+            acquire.watch(session.tracking, &names.entry(&key.primary()));
         }
         acquire.call(
             &scripts::ACQUIRE,
             &[&entry, &place],
             &[&token, life.as_bytes(), seen, if insists { b"1" } else { b"0" }],
         );
-        acquire.track(&live);
+        acquire.track(session.tracking);
         acquire.call(&scripts::WATCH, &[&place], &[]);
-        let (moment, reply) = tokio::join!(
-            self.moment(&tags, &tags_live),
-            link.run(Operation::pipeline("acquire"), &live, async |mut connection: MultiplexedConnection| {
-                acquire.run::<(Bulk, Watched)>(&mut connection).await
-            })
-        );
-        let (Bulk(reply), (Bulk(held), _)) = reply.inspect_err(|error| {
+        let (moment, reply) =
+            tokio::join!(self.moment(&tags, &tags_session), connection.run(Operation::Acquire, &session, &acquire));
+        let (Bulk(reply), (Bulk(held), _)): (Bulk, Watched) = reply.inspect_err(|error| {
             // It may still be granted, to nobody: what comes after it takes it back.
             if *error == StoreError::TimedOut {
                 self.release_lease(&Lease::new(key, token, [0; 16]), None);
             }
         })?;
-        match &reply[..] {
-            b"held" => Ok(Acquired::Held),
-            b"changed" => Ok(Acquired::Changed),
-            b"uncacheable" => Ok(Acquired::Uncacheable),
-            other => match (parse_back_off(other), parse_grant(other)) {
-                (Some(back_off), _) => Ok(back_off),
-                (None, Some(failures)) => match moment {
-                    Ok(started) => {
-                        if live.tracking && tags_live.tracking && held == token {
-                            application.granted();
-                        }
-                        let lease = Lease::new(key, token, started).under(tags.mark());
-                        Ok(Acquired::Granted(lease.after(failures)))
-                    }
-                    Err(error) => {
-                        self.release_lease(&Lease::new(key, token, [0; 16]), None);
-                        Err(error)
-                    }
-                },
-                (None, None) => Err(StoreError::Failed("an answer that is none of the protocol's".to_owned())),
-            },
+        let failures = match Answer::parse(&reply)? {
+            Answer::Granted { failures } => failures,
+            Answer::Refused(refused) => return Ok(refused),
+        };
+        let started = moment.inspect_err(|_| self.release_lease(&Lease::new(key, token, [0; 16]), None))?;
+        if session.tracking && tags_session.tracking && held == token {
+            request.granted();
         }
+        let lease = Lease::new(key, token, started).under(tags.mark());
+        Ok(Acquired::Granted(lease.after(failures)))
     }
 
     /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock
     /// of the server that has the tags, whoever has the entry.
-    async fn moment(&self, tags: &Link, live: &Arc<Live>) -> Result<[u8; 16], StoreError> {
+    async fn moment(&self, tags: &Connection, session: &Arc<Session>) -> Result<[u8; 16], StoreError> {
         let mut batch = Batch::default();
-        batch.track(live);
-        batch.call(&scripts::LAST_INVALIDATION, &[&self.0.names.last_invalidation()], &[]);
-        let ((_, Moment(now)),): ((Moment, Moment),) = tags
-            .run(Operation::script("last_invalidation"), live, async |mut connection: MultiplexedConnection| {
-                batch.run(&mut connection).await
-            })
-            .await?;
+        batch.track(session.tracking);
+        batch.call(&scripts::LAST_INVALIDATION, &[&self.0.context.names.last_invalidation()], &[]);
+        let ((_, Moment(now)),): ((Moment, Moment),) = tags.run(Operation::LastInvalidation, session, &batch).await?;
         Ok(now)
     }
 
     pub(super) async fn is_lease_held_by(&self, key: &Key, token: LeaseToken) -> Result<bool, StoreError> {
-        let link = self.link(key);
-        let live = link.live()?;
-        let name = self.0.names.lease(key);
+        let connection = self.connection(key);
+        let session = connection.session()?;
+        let name = self.0.context.names.lease(key);
         let mut question = Batch::default();
         question.call(&scripts::WATCH, &[&name], &[]);
-        let ((Bulk(held), _),): (Watched,) = link
-            .run(Operation::script("watch"), &live, async |mut connection: MultiplexedConnection| {
-                question.run(&mut connection).await
-            })
-            .await?;
+        let ((Bulk(held), _),): (Watched,) = connection.run(Operation::Watch, &session, &question).await?;
         Ok(held == token)
     }
 
     pub(super) async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, StoreError> {
-        let link = self.link(&lease.key);
-        let live = link.live()?;
-        let mut call = scripts::RENEW.key(self.0.names.lease(&lease.key));
+        let connection = self.connection(&lease.key);
+        let session = connection.session()?;
+        let mut call = scripts::RENEW.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(ttl).max(1));
-        let Flag(renewed) = link
-            .run_patiently(Operation::script("renew"), &live, async |mut connection: MultiplexedConnection| {
-                call.invoke_async(&mut connection).await
+        let Flag(renewed) = connection
+            .run_with(Operation::Renew, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                call.invoke_async(&mut driver).await
             })
             .await?;
         if renewed {
-            self.watch_again(&link, &live, lease).await;
+            self.watch_again(&connection, &session, lease).await;
         } else {
-            self.0.grants.end(lease);
+            self.0.context.leases.end(lease);
         }
         Ok(renewed)
     }
 
     /// Finds out whether a lease that something happened to is still held, and goes on watching it.
-    async fn watch_again(&self, link: &Link, live: &Arc<Live>, lease: &Lease) {
+    async fn watch_again(&self, connection: &Connection, session: &Arc<Session>, lease: &Lease) {
         let mut batch = Batch::default();
-        batch.track(live);
-        batch.call(&scripts::WATCH, &[&self.0.names.lease(&lease.key)], &[]);
+        batch.track(session.tracking);
+        batch.call(&scripts::WATCH, &[&self.0.context.names.lease(&lease.key)], &[]);
         // The push of our own renewal may still be on its way to us, and void the first of these questions. It comes before
         // the reply to it.
         for _ in 0..2 {
-            let Some(question) = self.0.grants.ask_again(lease) else { return };
-            let watched: Result<(Watched,), StoreError> = link
-                .run_patiently(Operation::script("watch"), live, async |mut connection: MultiplexedConnection| {
-                    batch.run(&mut connection).await
+            let Some(question) = self.0.context.leases.begin_again(lease) else { return };
+            let watched: Result<(Watched,), StoreError> = connection
+                .run_with(Operation::Watch, session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                    batch.run(&mut driver).await
                 })
                 .await;
             match watched {
                 Ok(((Bulk(held), _),)) if held == lease.token => question.granted(),
                 _ => return,
             }
-            if self.0.grants.stands(lease) {
+            if self.0.context.leases.stands(lease) {
                 return;
             }
         }
@@ -166,61 +147,90 @@ impl RedisStore {
 
     /// Gives a lease back without waiting. One that can't be given back runs out by itself.
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
-        let link = self.link(&lease.key);
-        let Ok(live) = link.live() else { return };
-        self.0.grants.end(lease);
-        let mut call = scripts::RELEASE.key(self.0.names.lease(&lease.key));
+        let connection = self.connection(&lease.key);
+        let Ok(session) = connection.session() else { return };
+        self.0.context.leases.end(lease);
+        let mut call = scripts::RELEASE.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
-        self.end(Operation::script("release"), link.into_owned(), live, call);
+        self.end(Operation::Release, connection.into_owned(), session, call);
     }
 
     /// As [`release_lease`](Self::release_lease), when the load failed.
     pub(super) fn fail_lease(&self, lease: &Lease, Failed { status, pause, remembered }: Failed) {
-        let link = self.link(&lease.key);
-        let Ok(live) = link.live() else { return };
-        self.0.grants.end(lease);
-        let mut call = scripts::FAIL.key(self.0.names.lease(&lease.key));
+        let connection = self.connection(&lease.key);
+        let Ok(session) = connection.session() else { return };
+        self.0.context.leases.end(lease);
+        let mut call = scripts::FAIL.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
-        self.end(Operation::script("fail"), link.into_owned(), live, call);
+        self.end(Operation::Fail, connection.into_owned(), session, call);
     }
 
-    fn end(&self, what: Operation, link: Arc<Link>, live: Arc<Live>, call: ScriptInvocation<'static>) {
+    fn end(
+        &self,
+        what: Operation,
+        connection: Arc<Connection>,
+        session: Arc<Session>,
+        call: ScriptInvocation<'static>,
+    ) {
         let end = async move {
-            let end = async |mut connection: MultiplexedConnection| call.invoke_async(&mut connection).await;
-            let _: Result<Flag, StoreError> = link.run_patiently(what, &live, end).await;
+            let end = async |mut driver: MultiplexedConnection| call.invoke_async(&mut driver).await;
+            let _: Result<Flag, StoreError> = connection.run_with(what, &session, Limit::Background, end).await;
         };
         self.0.runtime.spawn(end.in_current_span());
     }
 
     /// Returns when it is time to look again.
     pub(super) async fn lease_may_have_ended(&self, key: &Key) {
-        let link = self.link(key);
-        let Ok(live) = link.live() else { return sleep(pause_untracked()).await };
-        if !live.tracking {
+        let connection = self.connection(key);
+        let Ok(session) = connection.session() else { return sleep(pause_untracked()).await };
+        if !session.tracking {
             return sleep(pause_untracked()).await;
         }
-        let waiter = live.waiters.join(key.id());
+        let waiter = session.waiters.join(key.id());
         let mut batch = Batch::default();
-        batch.track(&live);
-        batch.call(&scripts::WATCH, &[&self.0.names.lease(key)], &[]);
-        let watched: Result<(Watched,), StoreError> = link
-            .run(Operation::script("watch"), &live, async |mut connection: MultiplexedConnection| {
-                batch.run(&mut connection).await
-            })
-            .await;
+        batch.track(session.tracking);
+        batch.call(&scripts::WATCH, &[&self.0.context.names.lease(key)], &[]);
+        let watched: Result<(Watched,), StoreError> = connection.run(Operation::Watch, &session, &batch).await;
         match watched {
             Ok(((Bulk(held), Left(left)),)) if is_token(&held) => {
                 // The server may be late to expire a lease, and to say so.
                 let left = u64::try_from(left).map_or(Duration::MAX, |left| Duration::from_millis(left + 1));
                 tokio::select! {
                     () = waiter.woken() => {}
-                    () = sleep(live.waiters.pause().min(left)) => {}
+                    () = sleep(session.waiters.pause().min(left)) => {}
                 }
             }
             Ok(_) => {}
             Err(_) => sleep(pause_untracked()).await,
         }
+    }
+}
+
+/// What [`ACQUIRE`](scripts::ACQUIRE) answers.
+enum Answer {
+    /// After so many loads that failed.
+    Granted {
+        failures: u32,
+    },
+    Refused(Acquired),
+}
+
+impl Answer {
+    fn parse(reply: &[u8]) -> Result<Self, StoreError> {
+        let refused = match reply {
+            b"held" => Acquired::Held,
+            b"changed" => Acquired::Changed,
+            b"uncacheable" => Acquired::Uncacheable,
+            other => match (parse_back_off(other), parse_grant(other)) {
+                (Some(back_off), _) => back_off,
+                (None, Some(failures)) => return Ok(Self::Granted { failures }),
+                (None, None) => {
+                    return Err(StoreError::Failed("an answer that is none of the protocol's".to_owned()));
+                }
+            },
+        };
+        Ok(Self::Refused(refused))
     }
 }
 

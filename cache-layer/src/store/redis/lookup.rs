@@ -6,12 +6,13 @@ use redis::aio::MultiplexedConnection;
 
 use super::{
     RedisStore,
-    link::{Link, Live},
-    operation::Operation,
-    reads::Found,
-    replies::Values,
-    scripts::Batch,
-    tokens::Verdict,
+    connection::{
+        batcher::Found,
+        handle::{Connection, Limit},
+        session::Session,
+    },
+    tracking::tag_tracker::Verdict,
+    wire::{operation::Operation, replies::Values, scripts::Batch},
 };
 use crate::{
     entry::Entry,
@@ -23,14 +24,14 @@ use crate::{
 
 impl RedisStore {
     pub(super) async fn lookup(&self, key: &Key) -> Result<Lookup, StoreError> {
-        let link = self.link(key);
-        let live = link.settled()?;
+        let connection = self.connection(key);
+        let session = connection.settled()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
-        let (tags, tags_live) = self.link_to_read_tags(&link, &live)?;
-        let read = self.0.near.get().filter(|_| live.tracking).map(|near| near.ask(key));
-        let answer = live.reads.ask(key, read.is_some(), || self.0.names.entry(key));
+        let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
+        let read = self.0.context.near.get().filter(|_| session.tracking).map(|near| near.begin_read(key));
+        let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
-        let entry = match link.wait(Operation::command("GET"), &live, asked).await? {
+        let entry = match connection.wait(Operation::Get, &session, Limit::Request, asked).await? {
             Found::Nothing => return Ok(Lookup::Absent),
             Found::Foreign => return Ok(Lookup::Rejected(Rejection::Type, Seen::Unusable)),
             Found::Envelope(envelope) => match envelope.open(key) {
@@ -38,35 +39,40 @@ impl RedisStore {
                 Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
             },
         };
-        let standing = self.standing(&tags, &tags_live, &entry).await?;
+        let standing = self.standing(&tags, &tags_session, &entry).await?;
         if let Some(read) = read.filter(|_| standing != Standing::Void) {
-            read.answer(&live, &entry);
+            read.complete(session.number, &entry);
         }
         Ok(Lookup::judged(entry, standing))
     }
 
     /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every
     /// invalidation that came before them counts.
-    pub(super) async fn standing(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<Standing, StoreError> {
-        let (unknown, mut standing) = match live.tokens.judge(entry.stamps()) {
+    pub(super) async fn standing(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        entry: &Entry,
+    ) -> Result<Standing, StoreError> {
+        let (unknown, mut standing) = match session.tokens.judge(entry.stamps()) {
             Verdict::Known(standing) => return Ok(standing),
             Verdict::Unknown(unknown, standing) => (unknown, standing),
         };
         let mut batch = Batch::default();
-        batch.track(live);
-        batch.values(unknown.iter().map(|tag| self.0.names.tag(tag)));
-        let question = live.tracking.then(|| live.tokens.ask(&unknown));
-        let values = link
-            .run(Operation::command("MGET"), live, async |mut connection: MultiplexedConnection| {
-                let (values,): (Values,) = batch.run(&mut connection).await?;
+        batch.track(session.tracking);
+        batch.values(unknown.iter().map(|tag| self.0.context.names.tag(tag)));
+        let reads = session.tracking.then(|| session.tokens.begin_read(&unknown));
+        let values = connection
+            .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
+                let (values,): (Values,) = batch.run(&mut driver).await?;
                 values.of(unknown.len())
             })
             .await?;
-        for (tag, value) in unknown.iter().zip(values) {
-            let token = value.as_deref().and_then(Token::parse);
-            if let Some(question) = question {
-                live.tokens.answer(question, tag, token);
-            }
+        let tokens: Vec<Option<Token>> = values.iter().map(|value| value.as_deref().and_then(Token::parse)).collect();
+        if let Some(reads) = reads {
+            reads.complete(&tokens);
+        }
+        for (tag, token) in unknown.iter().zip(tokens) {
             let carried = entry.stamps().iter().find(|stamp| stamp.tag == *tag);
             let by_tag = match (carried, token) {
                 (Some(stamp), Some(current)) => stamp.token.judged_by(&current),

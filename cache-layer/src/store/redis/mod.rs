@@ -1,37 +1,18 @@
 //! A store that a fleet of processes shares, on Redis >= 7.0 or Valkey >= 7.2.
 //!
-//! - [`names`]: what the keys are called
-//! - [`lookup`]: reading entries, and whether their tags still hold
-//! - [`reads`]: look-ups on their way, sent together
-//! - [`replies`]: what the server may answer
-//! - [`lease`]: the right to load
-//! - [`grants`]: leases that were granted to this process, and whether they still stand
-//! - [`waiters`]: who waits for the end of another process's lease
-//! - [`commit`]: writing what was loaded
-//! - [`invalidate`]: voiding entries, or making them stale
-//! - [`patterns`]: deleting entries by their readable keys
-//! - [`many`]: reading and writing many entries in one round trip
-//! - [`scripts`]: what of this runs on the server
-//! - [`routes`]: which connection an operation takes
-//! - [`address`], [`sentinel`]: where the servers are
-//! - [`share`], [`cluster`], [`slots`]: which of them has what
-//! - [`greeting`]: whether a server can be used
-//! - [`link`]: one connection, its keeper, and the breaker
-//! - [`tokens`]: tag tokens known to a connection, kept right by server-assisted tracking
-//! - [`near`]: entries known to a connection, in the same way, for the tiered store
-//! - [`guard`]: whether the data set is the one that was here before
-//! - [`redirect`]: invalidations while a cluster is rearranged
-//! - [`operation`]: what a round trip is called in a trace
-//! - [`pending`]: invalidations that could not be delivered yet
-//! - [`state`]: what is known of the connections without asking
-//! - [`tally`]: what happened over them so far
-//! - [`errors`]: what an error says about the server
-//! - [`config`]: settings and their limits
+//! One operation a file, over four wings. An import runs down this list, or to a wing below:
+//!
+//! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
+//! - [`lookup`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`]: the operations
+//! - [`topology`]: which server has what
+//! - [`connection`]: one connection and the task that keeps it
+//! - [`tracking`]: what this process knows of the server; tracking never sends
+//! - [`wire`]: what is said on a connection; wire never remembers
 
 use std::{
     borrow::Cow,
     fmt,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -41,20 +22,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 #[cfg(feature = "cluster")]
-use self::cluster::Cluster;
+use self::topology::cluster::Cluster;
 use self::{
-    address::Address,
-    errors::is_not_allowed,
-    grants::Grants,
-    guard::Guard,
-    invalidate::{Hardness, invalidate},
-    link::{Link, Live, Shared, Timeouts},
-    names::Names,
-    operation::Operation,
-    pending::Pending,
-    routes::{Routes, Way},
-    share::Share,
-    tally::{Tally, WHEN_FULL},
+    connection::{
+        address::Address,
+        context::Context,
+        counters::WHEN_FULL,
+        handle::{Connection, Limit},
+        session::Session,
+        shard::Everything,
+    },
+    invalidate::Hardness,
+    topology::routes::{Route, Topology},
+    wire::{errors::is_not_allowed, operation::Operation},
 };
 use super::{
     Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store, StoreError,
@@ -63,81 +43,38 @@ use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
 #[cfg(test)]
 mod acl_tests;
-mod address;
-#[cfg(feature = "cluster")]
-mod cluster;
-#[cfg(all(test, feature = "cluster"))]
-mod cluster_tests;
+mod bulk;
 #[cfg(test)]
 mod coherence_tests;
 mod commit;
 mod config;
+mod connection;
 #[cfg(test)]
 mod disconnected_tests;
-mod errors;
 #[cfg(test)]
 mod fleet_tests;
 #[cfg(test)]
 mod full_tests;
-mod grants;
-mod greeting;
-mod guard;
-#[cfg(test)]
-mod guard_tests;
 mod invalidate;
 mod lease;
-mod link;
 mod lookup;
-#[cfg(test)]
-mod loss_tests;
-mod many;
-mod names;
-mod near;
-mod operation;
 #[cfg(test)]
 mod pattern_tests;
 mod patterns;
-mod pending;
-mod reads;
-#[cfg(test)]
-mod reads_tests;
 #[cfg(feature = "cluster")]
 mod redirect;
-mod replies;
-#[cfg(test)]
-mod replies_tests;
-mod routes;
 #[cfg(test)]
 mod schedule_tests;
-mod scripts;
-#[cfg(feature = "sentinel")]
-mod sentinel;
-#[cfg(all(test, feature = "sentinel"))]
-mod sentinel_tests;
-mod share;
-#[cfg(feature = "cluster")]
-mod slots;
 mod state;
-mod tally;
-mod tokens;
-#[cfg(test)]
-mod tokens_tests;
-mod waiters;
+mod topology;
+mod tracking;
+mod wire;
 
 pub use config::RedisStoreBuilder;
-pub use guard::Restored;
-pub(super) use near::Near;
+pub use connection::counters::Push;
 pub use state::{Breaker, RedisState};
-pub use tally::Push;
-
-/// The first tier of this store, once there is one.
-type NearSlot = Arc<OnceLock<Arc<Near>>>;
-
-/// The tag that every entry here carries: its new token voids them all. No tag of a user's is empty.
-const EVERYTHING: &str = "";
-/// The least life of that tag's token, which is renewed with every fill. Those of other tags are kept for as long as
-/// [what carries them](tokens::lives).
-const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+pub use tracking::dataset_guard::Restored;
+pub(super) use tracking::local_tier::LocalTier;
 
 /// A store on a Redis or Valkey server. Cheap to clone; clones share their connections.
 ///
@@ -213,13 +150,8 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct RedisStore(Arc<Inner>);
 
 struct Inner {
-    routes: Routes,
-    names: Names,
-    pending: Arc<Pending>,
-    guard: Arc<Guard>,
-    near: NearSlot,
-    grants: Arc<Grants>,
-    tally: Arc<Tally>,
+    topology: Topology,
+    context: Arc<Context>,
     runtime: Handle,
     _stop: DropGuard,
 }
@@ -270,51 +202,30 @@ impl RedisStore {
         RedisStoreBuilder::new(url.into())
     }
 
-    fn start(
-        address: Address,
-        prefix: &str,
-        connections: usize,
-        timeouts: Timeouts,
-        guard: Guard,
-        runtime: &Handle,
-    ) -> Self {
-        let names = match &address {
+    fn start(address: Address, connections: usize, context: Context, runtime: &Handle) -> Self {
+        let (context, stop) = (Arc::new(context), CancellationToken::new());
+        let topology = match address {
             #[cfg(feature = "cluster")]
-            Address::Cluster(_) => Names::clustered(prefix),
-            _ => Names::new(prefix),
-        };
-        let stop = CancellationToken::new();
-        let (pending, guard, near) = (Arc::<Pending>::default(), Arc::new(guard), NearSlot::default());
-        let (grants, tally) = (Arc::<Grants>::default(), Arc::<Tally>::default());
-        let shared = Shared {
-            names: names.clone(),
-            pending: pending.clone(),
-            guard: guard.clone(),
-            near: near.clone(),
-            grants: grants.clone(),
-            tally: tally.clone(),
-            timeouts,
-        };
-        let routes = match address {
-            #[cfg(feature = "cluster")]
-            Address::Cluster(seeds) => Routes::Cluster(Cluster::start(seeds, connections, shared, runtime, &stop)),
+            Address::Cluster(seeds) => {
+                Topology::Cluster(Cluster::start(seeds, connections, context.clone(), runtime, &stop))
+            }
             address => {
-                let one = || Link::new(address.clone(), Share::Everything, false, shared.clone());
-                let links: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
-                for link in &links {
-                    runtime.spawn(link.clone().keep(stop.clone()));
+                let one = || Connection::new(address.clone(), Box::new(Everything), false, context.clone());
+                let connections: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
+                for connection in &connections {
+                    runtime.spawn(connection.clone().supervise(stop.clone()));
                 }
-                Routes::One(links)
+                Topology::One(connections)
             }
         };
         let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { routes, names, pending, guard, near, grants, tally, runtime, _stop }))
+        Self(Arc::new(Inner { topology, context, runtime, _stop }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.
     #[must_use]
     pub fn connected(&self) -> bool {
-        self.0.routes.to_tags().is_live()
+        self.0.topology.to_tags().is_connected()
     }
 
     /// Waits, at most for `timeout`, until there is a connection; in a cluster, one to every primary.
@@ -323,23 +234,24 @@ impl RedisStore {
     /// do not hear of until it has. In a cluster of containers the first attempt may be in vain, since the rules of the network
     /// lag behind a new one. After some five seconds, go on without.
     pub async fn wait_connected(&self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.0.routes.wait_connected()).await.is_ok()
+        tokio::time::timeout(timeout, self.0.topology.wait_connected()).await.is_ok()
     }
 
     /// Asks the server how it is; never waits longer than the operation timeout, or a second if that is longer.
     pub async fn status(&self) -> RedisStatus {
         let ask = async {
-            let link = self.link_to_tags();
-            let live = link.live()?;
+            let connection = self.connection_to_tags();
+            let session = connection.session()?;
             let begun = Instant::now();
-            link.run_patiently(Operation::command("PING"), &live, async |mut connection: MultiplexedConnection| {
-                redis::cmd("PING").query_async::<()>(&mut connection).await
-            })
-            .await?;
+            connection
+                .run_with(Operation::Ping, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                    redis::cmd("PING").query_async::<()>(&mut driver).await
+                })
+                .await?;
             let ping = begun.elapsed();
-            let info = link
-                .run_patiently(Operation::command("INFO"), &live, async |mut connection: MultiplexedConnection| {
-                    match redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut connection).await {
+            let info = connection
+                .run_with(Operation::Info, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                    match redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut driver).await {
                         // It answers, and says no more of itself.
                         Err(error) if is_not_allowed(&error) => Ok(String::new()),
                         info => info,
@@ -350,7 +262,8 @@ impl RedisStore {
             let number = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
             let no_room =
                 number("maxmemory").zip(number("used_memory")).is_some_and(|(max, used)| 0 < max && max <= used);
-            let full = self.0.tally.is_full() || (no_room && field("maxmemory_policy") == Some("noeviction"));
+            let full =
+                self.0.context.counters.is_full() || (no_room && field("maxmemory_policy") == Some("noeviction"));
             Ok::<_, StoreError>(RedisStatus {
                 connected: true,
                 ping: Some(ping),
@@ -362,7 +275,7 @@ impl RedisStore {
         };
         ask.await.unwrap_or_else(|error| {
             let error = match error {
-                StoreError::Unavailable => self.link_to_tags().absence(),
+                StoreError::Unavailable => self.connection_to_tags().last_error(),
                 other => other.to_string(),
             };
             RedisStatus { error: Some(error), ..RedisStatus::default() }
@@ -370,65 +283,68 @@ impl RedisStore {
     }
 
     /// The first tier; made, if there is none, to hold about `max_bytes`.
-    pub(super) fn near_or_init(&self, max_bytes: u64) -> Arc<Near> {
-        self.0.near.get_or_init(|| Arc::new(Near::new(max_bytes))).clone()
+    pub(super) fn near_or_init(&self, max_bytes: u64) -> Arc<LocalTier> {
+        self.0.context.near.get_or_init(|| Arc::new(LocalTier::new(max_bytes))).clone()
     }
 
     /// The entry of `key` in the first tier.
     pub(super) fn near(&self, key: &Key) -> Option<Entry> {
-        let link = self.link(key);
-        let live = link.believed()?;
-        let (_, tags) = self.link_of_tags(&link, &live).ok()?;
-        self.0.near.get()?.get(&live, &tags, key)
+        let connection = self.connection(key);
+        let session = connection.believed()?;
+        let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
+        self.0.context.near.get()?.get(session.number, &tags.tokens, key)
     }
 
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.
-    fn link(&self, key: &Key) -> Cow<'_, Arc<Link>> {
-        self.0.routes.of_key(key)
+    fn connection(&self, key: &Key) -> Cow<'_, Arc<Connection>> {
+        self.0.topology.of_key(key)
     }
 
-    /// The connection by which the tags of an entry are read that is read over `live`.
-    fn link_of_tags<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
-        self.0.routes.of_tags_beside(link, live)
+    /// The connection by which the tags of an entry are read that is read over `session`.
+    fn connection_of_tags<'a>(
+        &self,
+        connection: &'a Arc<Connection>,
+        session: &'a Arc<Session>,
+    ) -> Result<Route<'a>, StoreError> {
+        self.0.topology.of_tags_beside(connection, session)
     }
 
     /// The same, if it may be read over by now.
-    fn link_to_read_tags<'a>(&self, link: &'a Arc<Link>, live: &'a Arc<Live>) -> Result<Way<'a>, StoreError> {
-        let way = self.link_of_tags(link, live)?;
-        if way.1.is_settled() { Ok(way) } else { Err(StoreError::Unavailable) }
+    fn connection_to_read_tags<'a>(
+        &self,
+        connection: &'a Arc<Connection>,
+        session: &'a Arc<Session>,
+    ) -> Result<Route<'a>, StoreError> {
+        let route = self.connection_of_tags(connection, session)?;
+        if route.1.is_settled() { Ok(route) } else { Err(StoreError::Unavailable) }
     }
 
     /// A connection to invalidate tags by.
-    fn link_to_tags(&self) -> Arc<Link> {
-        self.0.routes.to_tags()
+    fn connection_to_tags(&self) -> Arc<Connection> {
+        self.0.topology.to_tags()
     }
 
     /// The connection that an invalidation takes.
-    fn link_of(&self, scope: Scope<'_>) -> Arc<Link> {
+    fn connection_of(&self, scope: Scope<'_>) -> Arc<Connection> {
         match scope {
-            Scope::Key(key) => self.link(key).into_owned(),
-            Scope::Tags(_) | Scope::Everything => self.link_to_tags(),
+            Scope::Key(key) => self.connection(key).into_owned(),
+            Scope::Tags(_) | Scope::Everything => self.connection_to_tags(),
         }
     }
 
-    fn links(&self) -> Vec<Arc<Link>> {
-        self.0.routes.all()
+    fn connections(&self) -> Vec<Arc<Connection>> {
+        self.0.topology.all()
     }
 
     /// Runs an invalidation in a task of its own: a caller that is cancelled has written what is to be invalidated all the
     /// same.
-    fn whatever_becomes_of_the_caller<T: Send + 'static>(
+    fn spawn_detached<T: Send + 'static>(
         &self,
         invalidation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let task = self.0.runtime.spawn(invalidation.in_current_span());
         Box::pin(async move { task.await.unwrap_or(Err(StoreError::Unavailable)) })
     }
-}
-
-/// 15 hex digits, the middle of a [`Token`].
-fn chance() -> String {
-    format!("{:015x}", fastrand::u64(..1 << 60))
 }
 
 impl Store for RedisStore {}
@@ -463,7 +379,7 @@ impl Contract for RedisStore {
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {
-        !(self.link(&lease.key).is_live() && self.0.grants.stands(lease))
+        !(self.connection(&lease.key).is_connected() && self.0.context.leases.stands(lease))
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
@@ -484,17 +400,17 @@ impl Contract for RedisStore {
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
-        self.whatever_becomes_of_the_caller(async move { store.deliver(scope.borrow(), Hardness::Hard).await })
+        self.spawn_detached(async move { store.deliver(scope.borrow(), Hardness::Hard).await })
     }
 
     fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
-        self.whatever_becomes_of_the_caller(async move { store.deliver(scope.borrow(), Hardness::Soft).await })
+        self.spawn_detached(async move { store.deliver(scope.borrow(), Hardness::Soft).await })
     }
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
-        self.whatever_becomes_of_the_caller(async move { store.delete_pattern(&pattern).await })
+        self.spawn_detached(async move { store.delete_pattern(&pattern).await })
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
@@ -503,12 +419,12 @@ impl Contract for RedisStore {
 
     fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, tags) = (self.clone(), tags.clone());
-        self.whatever_becomes_of_the_caller(async move { store.put_many(entries, &tags).await })
+        self.spawn_detached(async move { store.put_many(entries, &tags).await })
     }
 }
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("routes", &self.0.routes).finish_non_exhaustive()
+        f.debug_struct("RedisStore").field("topology", &self.0.topology).finish_non_exhaustive()
     }
 }

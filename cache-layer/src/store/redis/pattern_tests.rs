@@ -7,6 +7,7 @@ use tests::RedisServer;
 
 use super::{
     fleet_tests::{connect, fill, key, read},
+    wire::names::EVERYTHING,
     *,
 };
 use crate::{
@@ -138,7 +139,8 @@ fn longest_command(server: &RedisServer) -> Duration {
 /// `total` entries as commits write them, of which every fifth is a list of products with the tag `lists`.
 async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
     fill(store, &key("first"), "x", &["lists"]).await;
-    let token = |tag: &str| Token::parse(&server.command::<Vec<u8>>(&["GET", &store.0.names.tag(tag)])).unwrap();
+    let token =
+        |tag: &str| Token::parse(&server.command::<Vec<u8>>(&["GET", &store.0.context.names.tag(tag)])).unwrap();
     let stamp = |tag: &str| Stamp { tag: tag.into(), token: token(tag) };
     let (lists, everything) = (stamp("lists"), stamp(EVERYTHING));
     let client = redis::Client::open(server.url()).unwrap();
@@ -152,7 +154,13 @@ async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
             let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::from_static(b"payload"));
             let stamps = if is_list { vec![lists.clone(), everything.clone()] } else { vec![everything.clone()] };
             let bytes = envelope::encode(&entry.stamped(&stamps));
-            pipeline.cmd("SET").arg(store.0.names.entry(&key)).arg(&bytes[..]).arg("PX").arg(3_600_000).ignore();
+            pipeline
+                .cmd("SET")
+                .arg(store.0.context.names.entry(&key))
+                .arg(&bytes[..])
+                .arg("PX")
+                .arg(3_600_000)
+                .ignore();
         }
         pipeline.query_async::<()>(&mut connection).await.unwrap();
     }

@@ -11,14 +11,19 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     RedisStore,
-    errors::is_not_allowed,
+    connection::{
+        handle::{Connection, Limit},
+        session::Session,
+    },
     invalidate::{invalidate, marked},
-    link::{Link, Live},
-    names::{Kind, Names},
-    near::Near,
-    operation::Operation,
-    replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
-    scripts::{self, Batch},
+    tracking::local_tier::LocalTier,
+    wire::{
+        errors::is_not_allowed,
+        names::{Kind, Names},
+        operation::Operation,
+        replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
+        scripts::{self, Batch},
+    },
 };
 use crate::{
     key::{CAPPED, KeyId, READABLE_CAP, readable_in_full},
@@ -38,42 +43,42 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl RedisStore {
     pub(super) async fn delete_pattern(&self, pattern: &Pattern) -> Result<u64, StoreError> {
-        let near = self.0.near.get().map(|near| &**near);
+        let near = self.0.context.near.get().map(|near| &**near);
         let mut deleted = Ok(0);
-        for link in self.0.routes.one_of_each_server() {
-            let here = match link.live() {
-                Ok(live) => self.delete_over(&link, &live, pattern, near).await,
+        for connection in self.0.topology.one_of_each_server() {
+            let here = match connection.session() {
+                Ok(session) => self.delete_over(&connection, &session, pattern, near).await,
                 Err(error) => Err(error),
             };
             deleted = deleted.and_then(|before| here.map(|here| before + here));
         }
         if deleted.is_err() {
-            near.into_iter().for_each(|near| near.forget_matching(pattern));
-            self.0.routes.keep(pattern, &self.0.pending);
-            self.links().iter().for_each(|link| link.reset());
+            near.into_iter().for_each(|near| near.void_matching(pattern));
+            self.0.topology.keep(pattern, &self.0.context.outbox);
+            self.connections().iter().for_each(|connection| connection.reset());
         }
         deleted
     }
 
     async fn delete_over(
         &self,
-        link: &Link,
-        live: &Arc<Live>,
+        connection: &Connection,
+        session: &Arc<Session>,
         pattern: &Pattern,
-        near: Option<&Near>,
+        near: Option<&LocalTier>,
     ) -> Result<u64, StoreError> {
-        let names = &self.0.names;
-        let delete = async |mut connection: MultiplexedConnection| {
-            let deleted = delete_matching(names, pattern, near, &mut connection).await?;
+        let names = &self.0.context.names;
+        let delete = async |mut driver: MultiplexedConnection| {
+            let deleted = delete_matching(names, pattern, near, &mut driver).await?;
             // Nothing to ask a cluster's node, which takes no empty batch.
             let mark = match names.is_clustered() {
                 true => None,
-                false => marked::<Flag>(names, Batch::default(), 0, &mut connection).await?,
+                false => marked::<Flag>(names, Batch::default(), 0, &mut driver).await?,
             };
             Ok((deleted, mark))
         };
-        let (deleted, mark) = link.run_at_length(Operation::command("SCAN"), live, delete).await?;
-        if link.leads_to(live, mark.as_deref()).await? { Ok(deleted) } else { Err(StoreError::Unavailable) }
+        let (deleted, mark) = connection.run_with(Operation::Scan, session, Limit::Steps, delete).await?;
+        if connection.leads_to(session, mark.as_deref()).await? { Ok(deleted) } else { Err(StoreError::Unavailable) }
     }
 }
 
@@ -81,15 +86,15 @@ impl RedisStore {
 pub(super) async fn delete_matching(
     names: &Names,
     pattern: &Pattern,
-    near: Option<&Near>,
-    connection: &mut MultiplexedConnection,
+    near: Option<&LocalTier>,
+    driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    let mut sweep = Sweep { names, pattern, near, connection, step: FIRST_STEP };
+    let mut sweep = Sweep { names, pattern, near, driver, step: FIRST_STEP };
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // Kept, it would be refused for ever, and nothing would be read again.
             tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
-            invalidate(names, connection, Scope::Everything).await.map(|_| 0)
+            invalidate(names, driver, Scope::Everything).await.map(|_| 0)
         }
         result => result,
     }
@@ -99,8 +104,8 @@ struct Sweep<'a> {
     names: &'a Names,
     pattern: &'a Pattern,
     /// The first tier of this process, which lets go of what is deleted before anybody is told that it is.
-    near: Option<&'a Near>,
-    connection: &'a mut MultiplexedConnection,
+    near: Option<&'a LocalTier>,
+    driver: &'a mut MultiplexedConnection,
     /// Names to look at in the next step.
     step: usize,
 }
@@ -120,7 +125,7 @@ impl Sweep<'_> {
             let begun = Instant::now();
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&selection).arg("COUNT").arg(self.step);
-            let Scanned { cursor: next, names: found } = in_time(scan.query_async(self.connection)).await?;
+            let Scanned { cursor: next, names: found } = in_time(scan.query_async(self.driver)).await?;
             // A server that goes nowhere would be asked for ever.
             if next == cursor && next != 0 {
                 return Err(no_answer());
@@ -182,12 +187,12 @@ impl Sweep<'_> {
         for names in &commands {
             batch.unlink(names.iter().map(|(name, _)| *name));
         }
-        let counts: Vec<Count> = exactly(commands.len(), in_time(batch.run(self.connection)).await?)?;
+        let counts: Vec<Count> = exactly(commands.len(), in_time(batch.run(self.driver)).await?)?;
         let unlinked = counts.into_iter().zip(&commands).map(|(count, names)| count.at_most(names.len()));
         let unlinked: Vec<u64> = unlinked.collect::<RedisResult<_>>()?;
         let deleted = unlinked.iter().take(primaries.len().div_ceil(at_once)).sum();
         if let Some(near) = self.near.filter(|_| kind == Kind::Entry) {
-            matching.iter().for_each(|(_, id)| near.forget(*id));
+            matching.iter().for_each(|(_, id)| near.void(*id));
         }
         self.pace(begun.elapsed()).await;
         Ok(deleted)
@@ -202,7 +207,7 @@ impl Sweep<'_> {
         for (name, _) in capped {
             batch.call_on(&scripts::CANONICAL_KEY, name);
         }
-        let keys: Vec<Bulk> = exactly(capped.len(), in_time(batch.run(self.connection)).await?)?;
+        let keys: Vec<Bulk> = exactly(capped.len(), in_time(batch.run(self.driver)).await?)?;
         let opened = capped.iter().zip(keys);
         let matches = |key: &[u8]| self.pattern.matches(readable_in_full(key).as_bytes());
         Ok(opened.filter(|(_, Bulk(key))| matches(key)).map(|(found, _)| *found).collect())

@@ -7,13 +7,16 @@ use redis::{
 };
 
 use super::{
-    EVERYTHING, RedisStore, chance,
-    cluster::Cluster,
-    names::Names,
-    operation::Operation,
-    replies::{Count, Done, Moment},
-    scripts,
-    tokens::life_invalidated,
+    RedisStore,
+    connection::handle::Limit,
+    topology::cluster::Cluster,
+    wire::token_life::life_invalidated,
+    wire::{
+        names::{EVERYTHING, Names, nonce},
+        operation::Operation,
+        replies::{Count, Done, Moment},
+        scripts,
+    },
 };
 use crate::store::{Scope, StoreError};
 
@@ -23,7 +26,7 @@ const ATTEMPTS: usize = 3;
 impl RedisStore {
     /// Delivers `scope`, one command after the other, each to where it belongs by now.
     pub(super) async fn deliver_to_where_it_went(&self, cluster: &Cluster, scope: Scope<'_>) -> Result<(), StoreError> {
-        for command in commands(&self.0.names, scope) {
+        for command in commands(&self.0.context.names, scope) {
             let mut attempts = 0;
             while let Err(error) = self.send(cluster, scope, &command).await {
                 attempts += 1;
@@ -37,12 +40,13 @@ impl RedisStore {
     }
 
     async fn send(&self, cluster: &Cluster, scope: Scope<'_>, command: &Cmd) -> Result<(), StoreError> {
-        let link = self.link_of(scope);
-        let redirected = link
-            .run_patiently(
-                Operation::command("UNLINK"),
-                &link.live()?,
-                async |mut connection: MultiplexedConnection| match command.query_async(&mut connection).await {
+        let connection = self.connection_of(scope);
+        let redirected = connection
+            .run_with(
+                Operation::Unlink,
+                &connection.session()?,
+                Limit::Background,
+                async |mut driver: MultiplexedConnection| match command.query_async(&mut driver).await {
                     Err(error) if error.kind() == ServerErrorKind::Ask.into() => Ok(Some(error)),
                     reply => reply.and_then(|reply| is_done(&reply)).map(|()| None),
                 },
@@ -50,15 +54,16 @@ impl RedisStore {
             .await?;
         let Some(error) = redirected else { return Ok(()) };
         let (address, _) = error.redirect_node().ok_or(StoreError::Unavailable)?;
-        let (link, live) = cluster.live_at(address)?;
+        let (connection, session) = cluster.session_at(address)?;
         // Together, since other commands share the connection.
         let mut pipeline = Pipeline::new();
         pipeline.cmd("ASKING").add_command(command.clone());
-        link.run_patiently(Operation::command("ASKING"), &live, async |mut connection: MultiplexedConnection| {
-            let (Done, reply) = pipeline.query_async(&mut connection).await?;
-            is_done(&reply)
-        })
-        .await
+        connection
+            .run_with(Operation::Asking, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
+                let (Done, reply) = pipeline.query_async(&mut driver).await?;
+                is_done(&reply)
+            })
+            .await
     }
 }
 
@@ -79,7 +84,7 @@ fn commands(names: &Names, scope: Scope<'_>) -> Vec<Cmd> {
         Scope::Everything => vec![EVERYTHING],
     };
     let call = |script: &Script, name: String, life: u64| {
-        redis::cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(name).arg(chance()).arg(life).take()
+        redis::cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(name).arg(nonce()).arg(life).take()
     };
     let note = call(&scripts::NOTE_INVALIDATION, names.last_invalidation(), 0);
     let tokens = tags.into_iter().map(|tag| call(&scripts::INVALIDATE_TAG, names.tag(tag), life_invalidated(tag)));

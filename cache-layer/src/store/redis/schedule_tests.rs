@@ -24,7 +24,10 @@ use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tests::RedisServer;
 use tokio::{join, task::JoinSet};
 
-use super::{EVERYTHING, RedisStore, names::Names};
+use super::{
+    RedisStore,
+    wire::names::{EVERYTHING, Names},
+};
 use crate::{
     clock::Clock,
     entry::{Deadlines, Entry, EntryId},

@@ -1,6 +1,6 @@
 //! What is known of the connections to Redis without asking it.
 
-use super::{RedisStore, tally::Push};
+use super::{RedisStore, connection::counters::Push};
 
 /// Whether operations are sent to Redis at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,19 +58,19 @@ impl RedisStore {
     /// ```
     #[must_use]
     pub fn state(&self) -> RedisState {
-        let links = self.links();
-        let breaker = if !links.iter().any(|link| link.is_live()) {
+        let connections = self.connections();
+        let breaker = if !connections.iter().any(|connection| connection.is_connected()) {
             Breaker::Open
-        } else if links.iter().all(|link| link.settled().is_ok()) {
+        } else if connections.iter().all(|connection| connection.settled().is_ok()) {
             Breaker::Closed
         } else {
             Breaker::HalfOpen
         };
         RedisState {
             breaker,
-            pending_invalidations: self.0.pending.count(),
-            lost_connections: self.0.tally.lost_connections(),
-            full: self.0.tally.is_full(),
+            pending_invalidations: self.0.context.outbox.count(),
+            lost_connections: self.0.context.counters.lost_connections(),
+            full: self.0.context.counters.is_full(),
         }
     }
 
@@ -86,7 +86,7 @@ impl RedisStore {
     /// # }
     /// ```
     pub fn round_trips(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        self.0.tally.round_trips()
+        self.0.context.counters.round_trips()
     }
 
     /// What Redis told this process since the store was made, unasked: that something changed which it had read.
@@ -99,6 +99,6 @@ impl RedisStore {
     /// # }
     /// ```
     pub fn pushes(&self) -> impl Iterator<Item = (Push, u64)> + '_ {
-        self.0.tally.pushes()
+        self.0.context.counters.pushes()
     }
 }

@@ -1,0 +1,244 @@
+//! Many entries in one round trip: of all keys that share a connection, everything goes out at once.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use redis::{RedisResult, aio::MultiplexedConnection};
+
+use super::{
+    RedisStore,
+    connection::{
+        handle::{Connection, Limit},
+        session::Session,
+    },
+    invalidate::{Hardness, marked},
+    tracking::tag_tracker::Verdict,
+    wire::token_life::lives,
+    wire::{
+        names::EVERYTHING,
+        operation::Operation,
+        replies::{Flag, Stamped, Values, exactly},
+        scripts::{self, Batch},
+    },
+};
+use crate::{
+    clock::Clock,
+    entry::{Entry, envelope},
+    key::Key,
+    store::{Lookup, Scope, Seen, StoreError},
+    tag::{Stamp, Standing, Tags, Token},
+    telemetry::Rejection,
+};
+
+/// Attempts at a write whose tags are invalidated meanwhile. After the last one, the entry is there and invalid.
+const ATTEMPTS: usize = 3;
+
+impl RedisStore {
+    pub(super) async fn lookup_many(&self, keys: &[Key]) -> Vec<Result<Lookup, StoreError>> {
+        let groups = self.by_connection(keys.iter());
+        let answers = groups.iter().map(|(connection, places)| {
+            let keys: Vec<&Key> = places.iter().map(|&place| &keys[place]).collect();
+            async move { self.lookup_on(connection, &keys).await }
+        });
+        let mut found: Vec<_> = keys.iter().map(|_| Err(StoreError::Unavailable)).collect();
+        for ((_, places), answer) in groups.iter().zip(join_all(answers).await) {
+            match answer {
+                Ok(lookups) => places.iter().zip(lookups).for_each(|(&place, lookup)| found[place] = Ok(lookup)),
+                Err(error) => places.iter().for_each(|&place| found[place] = Err(error.clone())),
+            }
+        }
+        found
+    }
+
+    async fn lookup_on(&self, connection: &Arc<Connection>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
+        let session = connection.settled()?;
+        let (tags, tags_session) = self.connection_to_read_tags(connection, &session)?;
+        let near = self.0.context.near.get().filter(|_| session.tracking);
+        let reads = keys.iter().map(|key| near.map(|near| near.begin_read(key))).collect::<Vec<_>>();
+        let names: Vec<String> = keys.iter().map(|key| self.0.context.names.entry(key)).collect();
+        // One command reads from one slot of a cluster; there, the round trip carries one for each.
+        let at_once = if self.0.context.names.is_clustered() { 1 } else { names.len().max(1) };
+        let mut batch = Batch::default();
+        for names in names.chunks(at_once) {
+            if near.is_some() {
+                batch.track(session.tracking);
+            }
+            batch.values(names);
+        }
+        let values = connection
+            .run_with(Operation::Mget, &session, Limit::Request, async |mut driver: MultiplexedConnection| {
+                let replies: Vec<Values> = batch.run(&mut driver).await?;
+                let replies = replies.into_iter().zip(names.chunks(at_once));
+                let values: Vec<_> =
+                    replies.map(|(values, names)| values.of(names.len())).collect::<RedisResult<_>>()?;
+                exactly(keys.len(), values.into_iter().flatten().collect())
+            })
+            .await?;
+        let decoded: Vec<Option<Result<Entry, Rejection>>> = keys
+            .iter()
+            .zip(values)
+            .map(|(key, reply)| reply.map(|bytes| envelope::decode(key, &Bytes::from(bytes))))
+            .collect();
+        self.learn_tokens(&tags, &tags_session, decoded.iter().flatten().flatten()).await?;
+        let mut found = Vec::with_capacity(keys.len());
+        for (decoded, read) in decoded.into_iter().zip(reads) {
+            found.push(match decoded {
+                None => Lookup::Absent,
+                Some(Err(rejection)) => Lookup::Rejected(rejection, Seen::Unusable),
+                Some(Ok(entry)) => {
+                    let standing = self.standing(&tags, &tags_session, &entry).await?;
+                    if let Some(read) = read.filter(|_| standing != Standing::Void) {
+                        read.complete(session.number, &entry);
+                    }
+                    Lookup::judged(entry, standing)
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    /// Reads the tokens that must be known to judge `entries`, all at once. Without tracking nothing can be known for
+    /// longer than a reply, and each entry is judged by a read of its own.
+    async fn learn_tokens(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        entries: impl Iterator<Item = &Entry>,
+    ) -> Result<(), StoreError> {
+        let unknown: HashSet<Arc<str>> = entries
+            .filter_map(|entry| match session.tokens.judge(entry.stamps()) {
+                Verdict::Unknown(tags, _) => Some(tags),
+                Verdict::Known(_) => None,
+            })
+            .flatten()
+            .collect();
+        if unknown.is_empty() || !session.tracking {
+            return Ok(());
+        }
+        let unknown: Vec<Arc<str>> = unknown.into_iter().collect();
+        let mut batch = Batch::default();
+        batch.track(session.tracking);
+        batch.values(unknown.iter().map(|tag| self.0.context.names.tag(tag)));
+        let reads = session.tokens.begin_read(&unknown);
+        let values = connection
+            .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
+                let (values,): (Values,) = batch.run(&mut driver).await?;
+                values.of(unknown.len())
+            })
+            .await?;
+        let tokens: Vec<Option<Token>> = values.iter().map(|value| value.as_deref().and_then(Token::parse)).collect();
+        reads.complete(&tokens);
+        Ok(())
+    }
+
+    pub(super) async fn put_many(&self, entries: Vec<(Key, Entry)>, tags: &Tags) -> Result<(), StoreError> {
+        let groups = self.by_connection(entries.iter().map(|(key, _)| key));
+        let writes = groups.iter().map(|(connection, places)| {
+            let entries: Vec<&(Key, Entry)> = places.iter().map(|&place| &entries[place]).collect();
+            async move {
+                let written = match connection.session() {
+                    Ok(session) => self.put_on(connection, &session, &entries, tags).await,
+                    Err(error) => Err(error),
+                };
+                if written.is_err() {
+                    // What is there is older than what should be there. Even a server that is full deletes it.
+                    join_all(entries.iter().map(|(key, _)| self.deliver(Scope::Key(key), Hardness::Hard))).await;
+                }
+                // This process hears of it by a push, but not before this returns.
+                let near = self.0.context.near.get();
+                for (key, _) in entries {
+                    self.0.context.leases.revoke_key(key.id());
+                    near.into_iter().for_each(|near| near.void(key.id()));
+                }
+                written
+            }
+        });
+        join_all(writes).await.into_iter().collect()
+    }
+
+    /// Writes entries with the tokens that their tags are believed to have, and reads in the same round trip what they
+    /// are. An entry with another one is invalid from the start, so it is written once more.
+    async fn put_on(
+        &self,
+        connection: &Arc<Connection>,
+        session: &Arc<Session>,
+        entries: &[&(Key, Entry)],
+        tags: &Tags,
+    ) -> Result<(), StoreError> {
+        let (tags_connection, tags_session) = self.connection_of_tags(connection, session)?;
+        let names = &self.0.context.names;
+        let now = Clock::system().now();
+        let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
+        let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
+        let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
+        let mut tokens: Option<Vec<Token>> = all.iter().map(|tag| tags_session.tokens.get(tag)).collect();
+        for _ in 0..ATTEMPTS {
+            let (mut asking, mut writing) = (Batch::default(), Batch::default());
+            for tag in &all {
+                asking.stamp(&names.tag(tag), &lives(tag, longest));
+            }
+            if let Some(tokens) = &tokens {
+                let stamps: Vec<Stamp> =
+                    all.iter().zip(tokens).map(|(tag, &token)| Stamp { tag: tag.clone(), token }).collect();
+                writing = self.puts(entries, &stamps, life);
+            }
+            let ask = tags_connection.run_with(
+                Operation::Stamp,
+                &tags_session,
+                Limit::Background,
+                async |mut driver: MultiplexedConnection| {
+                    exactly(all.len(), asking.run::<Vec<Stamped>>(&mut driver).await?)
+                },
+            );
+            let write = connection.run_with(
+                Operation::Put,
+                session,
+                Limit::Background,
+                async |mut driver: MultiplexedConnection| {
+                    let expected = if tokens.is_some() { entries.len() } else { return Ok(None) };
+                    marked::<Flag>(names, writing, expected, &mut driver).await.map(Some)
+                },
+            );
+            let (current, written) = tokio::join!(ask, write);
+            let current = Some(current?.into_iter().map(|stamped| stamped.token).collect());
+            let in_place = match written? {
+                Some(mark) => connection.leads_to(session, mark.as_deref()).await?,
+                None => false,
+            };
+            if in_place {
+                self.0.context.counters.stored();
+            }
+            if in_place && tokens == current {
+                return Ok(());
+            }
+            tokens = current;
+        }
+        Ok(())
+    }
+
+    /// Writes `entries`, stamped, each for its `life` in milliseconds.
+    fn puts(&self, entries: &[&(Key, Entry)], stamps: &[Stamp], life: impl Fn(&Entry) -> u64) -> Batch {
+        let names = &self.0.context.names;
+        let mut batch = Batch::default();
+        for (key, entry) in entries {
+            let bytes = envelope::encode(&entry.clone().stamped(stamps));
+            let life = life(entry).to_string();
+            batch.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &[&bytes, life.as_bytes()]);
+        }
+        batch
+    }
+
+    /// The places of `keys`, by the connection that each goes over.
+    fn by_connection<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<(Arc<Connection>, Vec<usize>)> {
+        let mut groups: Vec<(Arc<Connection>, Vec<usize>)> = Vec::new();
+        for (place, key) in keys.enumerate() {
+            let connection = self.connection(key);
+            match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &connection)) {
+                Some((_, places)) => places.push(place),
+                None => groups.push((connection.into_owned(), vec![place])),
+            }
+        }
+        groups
+    }
+}

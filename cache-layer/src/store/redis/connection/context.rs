@@ -1,0 +1,58 @@
+//! What all connections of a store have in common.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use super::counters::Counters;
+use crate::store::redis::{
+    tracking::{
+        dataset_guard::DatasetGuard, lease_tracker::LeaseTracker, local_tier::LocalTier, outbox::Outbox,
+        tag_tracker::TagTracker, waiters::Waiters,
+    },
+    wire::names::Names,
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    pub(crate) operation: Duration,
+    /// For how long after a loss an invalidation waits for the server.
+    pub(crate) delivery: Duration,
+    /// For how long nothing is read after a loss that was no blip.
+    pub(crate) settling: Duration,
+}
+
+pub(crate) struct Context {
+    pub(crate) names: Names,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) guard: DatasetGuard,
+    pub(crate) outbox: Outbox,
+    pub(crate) leases: LeaseTracker,
+    /// The first tier of this store, once there is one.
+    pub(crate) near: OnceLock<Arc<LocalTier>>,
+    pub(crate) counters: Counters,
+}
+
+impl Context {
+    pub(crate) fn new(names: Names, timeouts: Timeouts, guard: DatasetGuard) -> Self {
+        Self {
+            names,
+            timeouts,
+            guard,
+            outbox: Outbox::default(),
+            leases: LeaseTracker::default(),
+            near: OnceLock::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Lets go of everything that is known by one connection, and of what any of them may have missed with it.
+    pub(super) fn forget_all(&self, tokens: &TagTracker, waiters: &Waiters) {
+        tokens.void_all();
+        self.leases.revoke_all();
+        waiters.wake_all();
+        self.near.get().into_iter().for_each(|near| near.void_all());
+    }
+}

@@ -1,0 +1,110 @@
+//! Which data set is behind a connection: looked at when it is made, with each heartbeat, and with each invalidation.
+
+use std::sync::Arc;
+
+use redis::{ErrorKind, RedisResult, Value, aio::MultiplexedConnection};
+use tokio::time::timeout;
+
+use super::{
+    context::Context,
+    handle::{Connection, HEARTBEAT_TIMEOUT},
+    identify::{Identify, Identity, Known},
+    session::Session,
+};
+use crate::store::StoreError;
+
+impl Connection {
+    /// Finds out [which data set](super::identify) there is, and takes note of that.
+    pub(super) async fn check(
+        &self,
+        identity: Option<&Identity>,
+        known: Option<Known>,
+        tags: &mut MultiplexedConnection,
+    ) -> RedisResult<()> {
+        let Context { guard, outbox, names, .. } = &*self.context;
+        let found = Identify { guard, outbox, names, shard: &*self.shard }.run(identity, known, tags).await?;
+        if found.is_none() {
+            self.context.counters.refused();
+        }
+        *self.data_set() = found;
+        Ok(())
+    }
+
+    /// Whether the server is there, and what is behind the connection still the data set that it was.
+    pub(super) async fn heartbeat(&self, session: &Session) -> RedisResult<()> {
+        let mut driver = session.driver.clone();
+        if !self.shard.is_everything() {
+            redis::cmd("PING").query_async::<()>(&mut driver).await?;
+            return self.shard.is_served(&mut driver).await;
+        }
+        let (server, mark) =
+            (self.context.names.identity(self.shard.name()), self.context.names.mark(self.shard.name()));
+        // Read rather than a `PING`: it also keeps what is seldom read from being evicted.
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("TIME").cmd("MGET").arg(&server).arg(&mark);
+        type Seen = ((u64, u64), (Option<String>, Option<String>));
+        let ((seconds, micros), (seen, mark)): Seen = pipeline.query_async(&mut driver).await?;
+        let id = session.identity.as_ref().map(|identity| &**identity.id());
+        if seen.is_some() && id.is_some() && seen.as_deref() != id {
+            return Err((ErrorKind::Io, "the server has another one's data set").into());
+        }
+        if (seen.is_none() && id.is_some()) || !self.is_mark(mark.as_deref()) || mark.is_none() {
+            return self.identify(session).await;
+        }
+        if let Some(known) = self.data_set().as_mut().filter(|known| mark.as_deref() == Some(&*known.mark)) {
+            known.seen = format!("{:016x}", seconds * 1_000_000 + micros);
+        }
+        Ok(())
+    }
+
+    /// Reads who this server of a cluster was and its mark, where the tags are: what nobody reads is evicted first, and who
+    /// finds neither takes the data set for another one. Nothing depends on it now, whatever comes of it.
+    pub(super) async fn use_mark(&self, session: &Session) {
+        if self.shard.is_everything() {
+            return;
+        }
+        let reading = async {
+            let mut tags = self.shard.driver_to_tags(&session.driver).await?;
+            let (server, mark) =
+                (self.context.names.identity(self.shard.name()), self.context.names.mark(self.shard.name()));
+            redis::cmd("MGET").arg(server).arg(mark).query_async::<Value>(&mut tags).await
+        };
+        let _ = timeout(HEARTBEAT_TIMEOUT / 2, reading).await;
+    }
+
+    /// Whether `found` is the mark of the data set that this connection is for. A cluster's servers have one each.
+    pub(crate) fn is_mark(&self, found: Option<&str>) -> bool {
+        !self.shard.is_everything() || self.data_set().as_ref().map(|known| &*known.mark) == found
+    }
+
+    /// Whether what was done over `session` was done to the data set that this connection is for, by the mark that was found
+    /// with it. If it was another one, then the connection is for that one from now on.
+    pub(crate) async fn leads_to(&self, session: &Arc<Session>, mark: Option<&str>) -> Result<bool, StoreError> {
+        if self.is_mark(mark) {
+            return Ok(true);
+        }
+        if timeout(HEARTBEAT_TIMEOUT, self.identify(session)).await.is_ok_and(|identified| identified.is_ok()) {
+            return Ok(false);
+        }
+        self.give_up(session);
+        Err(StoreError::Unavailable)
+    }
+
+    /// Finds out which data set is behind the connection, and lets go of what is known of the last one.
+    pub(crate) async fn identify(&self, session: &Session) -> RedisResult<()> {
+        let known = self.data_set().clone();
+        let before = known.as_ref().map(|known| known.mark.clone());
+        let identity = session.identity.as_ref().map(Identity::later);
+        let mut tags = session.driver.clone();
+        self.check(identity.as_ref(), known, &mut tags).await?;
+        if before == self.mark() {
+            return Ok(());
+        }
+        tracing::info!("the connection to Redis leads to another data set; what was known of the last one is void");
+        self.context.forget_all(&session.tokens, &session.waiters);
+        if self.context.outbox.concerns(|scope| self.shard.covers(scope)) {
+            return Err((ErrorKind::Io, "another data set is to hear of invalidations first").into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Delivers what is in the [outbox](crate::store::redis::tracking::outbox), over a connection that nothing else uses yet.
+
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::shard::Shard;
+use crate::{
+    key::Key,
+    store::{
+        Scope,
+        redis::{
+            invalidate::{Mark, invalidate, invalidate_keys},
+            patterns::delete_matching,
+            tracking::outbox::{Backlog, Delivery, Outbox},
+            wire::names::Names,
+        },
+    },
+    tag::Tags,
+};
+
+/// Keys that are delivered in one round trip: by then the other processes may read again.
+const KEYS_AT_ONCE: usize = 500;
+/// How long a delivery of keys and tags may take before the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Delivers everything that is kept for the server that has `shard` to the data set of this `mark`.
+pub(crate) async fn deliver(
+    outbox: &Outbox,
+    names: &Names,
+    shard: &dyn Shard,
+    mark: Option<&str>,
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<()> {
+    let mut delivery = begin(outbox, shard).await;
+    let backlog = &mut delivery.backlog;
+    let anything = !backlog.is_empty();
+    match timeout(PATIENCE, deliver_scopes(backlog, names, mark, driver)).await {
+        Ok(delivered) => delivered?,
+        Err(_) => {
+            // One is delivered sooner than many. Elsewhere than where the tags are, what is left gets less each time.
+            if shard.covers(Scope::Everything) {
+                *backlog = Backlog::everything();
+            }
+            return Err((ErrorKind::Io, "no answer to kept invalidations").into());
+        }
+    }
+    // In their own time: each step of them has a limit, but a large server is not a slow one.
+    for pattern in &backlog.patterns {
+        // The first tier is void: it belongs to connections that are gone.
+        delete_matching(names, pattern, None, driver).await?;
+    }
+    *backlog = Backlog::default();
+    if anything {
+        tracing::info!("delivered the invalidations that were kept while Redis was away");
+    }
+    Ok(())
+}
+
+/// Waits for any other delivery to end.
+async fn begin<'a>(outbox: &'a Outbox, shard: &dyn Shard) -> Delivery<'a> {
+    loop {
+        let delivered = outbox.delivered();
+        if let Some(delivery) = outbox.begin_delivery(|scope| shard.covers(scope)) {
+            return delivery;
+        }
+        delivered.await;
+    }
+}
+
+async fn deliver_scopes(
+    backlog: &mut Backlog,
+    names: &Names,
+    mark: Option<&str>,
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<()> {
+    let told = |found: Mark| match names.is_clustered() || found.as_deref() == mark {
+        true => Ok(()),
+        false => Err(RedisError::from((ErrorKind::Io, "another data set took its place"))),
+    };
+    if backlog.everything {
+        told(invalidate(names, driver, Scope::Everything).await?)?;
+    }
+    if !backlog.tags.is_empty() {
+        told(invalidate(names, driver, Scope::Tags(&Tags::new(&backlog.tags))).await?)?;
+    }
+    while !backlog.keys.is_empty() {
+        let keys: Vec<Key> = backlog.keys.values().take(KEYS_AT_ONCE).cloned().collect();
+        told(invalidate_keys(names, driver, &keys).await?)?;
+        keys.iter().for_each(|key| drop(backlog.keys.remove(&key.id())));
+    }
+    Ok(())
+}
+
+/// Waits, at most until `deadline`, until `scope` is no longer kept; `true` if it was delivered.
+pub(crate) async fn wait_for_delivery(outbox: &Outbox, scope: Scope<'_>, deadline: std::time::Instant) -> bool {
+    let deadline = Instant::from_std(deadline);
+    loop {
+        let delivered = outbox.delivered();
+        if !outbox.may_hold(scope) {
+            return true;
+        }
+        if timeout_at(deadline, delivered).await.is_err() {
+            return false;
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! One connection as operations see it: the session that there is at this moment, if any, and how an operation runs over it.
+//!
+//! This is the breaker. An operation needs a [`Session`] that is published here; there is none while the server is
+//! unreachable, so operations fail at once. It is the [supervisor](super::supervisor), never a request, that finds out when
+//! the server is back.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use redis::{FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::{sync::Notify, time::timeout};
+use tracing::Instrument as _;
+
+use super::{address::Address, context::Context, identify::Known, session::Session, shard::Shard};
+use crate::{
+    store::{
+        StoreError,
+        redis::wire::{
+            errors::{is_out_of_memory, proves_connection_useless},
+            operation::{Operation, failed},
+            scripts::Batch,
+        },
+    },
+    sync::{Mutex, RwLock},
+};
+
+/// A heartbeat may be slow where an operation may not: it is the last word on a connection.
+pub(super) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(crate) struct Connection {
+    pub(super) context: Arc<Context>,
+    pub(super) address: Address,
+    pub(super) shard: Box<dyn Shard>,
+    /// Whether its first session is made after a loss, as far as the store is concerned.
+    pub(super) rejoins: bool,
+    current: RwLock<Option<Arc<Session>>>,
+    /// The session that was given up last, and when, while what was read over it may still be served.
+    last_session: RwLock<Option<(Arc<Session>, Instant)>>,
+    /// Since when there is no session, if there is none.
+    absent: Mutex<Option<Instant>>,
+    /// Why there is no session, when there is none.
+    last_error: RwLock<String>,
+    /// The data set behind the connection, or the last one.
+    data_set: Mutex<Option<Known>>,
+    /// Wakes the supervisor before its next heartbeat.
+    pub(super) wake: Arc<Notify>,
+    /// Wakes all who wait for the first session.
+    pub(super) connected: Notify,
+}
+
+/// How long an operation may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    /// A request waits for it.
+    Request,
+    /// No request waits for it.
+    Background,
+    /// It has many steps, each with a limit of its own.
+    Steps,
+}
+
+impl Connection {
+    pub(crate) fn new(address: Address, shard: Box<dyn Shard>, rejoins: bool, context: Arc<Context>) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            address,
+            shard,
+            rejoins,
+            current: RwLock::new(None),
+            last_session: RwLock::new(None),
+            absent: Mutex::new(Some(Instant::now())),
+            last_error: RwLock::new("still connecting".to_owned()),
+            data_set: Mutex::new(None),
+            wake: Arc::default(),
+            connected: Notify::new(),
+        })
+    }
+
+    /// The session, if there is one.
+    pub(crate) fn session(&self) -> Result<Arc<Session>, StoreError> {
+        self.current.read().clone().ok_or(StoreError::Unavailable)
+    }
+
+    /// The session, if there is one that may be read over.
+    pub(crate) fn settled(&self) -> Result<Arc<Session>, StoreError> {
+        self.session().and_then(|session| if session.is_settled() { Ok(session) } else { Err(StoreError::Unavailable) })
+    }
+
+    /// The session whose knowledge counts: that which is there, or was there a moment ago.
+    pub(crate) fn believed(&self) -> Option<Arc<Session>> {
+        self.session().ok().or_else(|| {
+            let grace = self.grace();
+            let lost = self.last_session.read().clone();
+            lost.filter(|(_, at)| at.elapsed() < grace).map(|(session, _)| session)
+        })
+    }
+
+    fn grace(&self) -> Duration {
+        self.context.near.get().map_or(Duration::ZERO, |near| near.grace())
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.current.read().is_some()
+    }
+
+    /// Why there is no connection, when there is none.
+    pub(crate) fn last_error(&self) -> String {
+        self.last_error.read().clone()
+    }
+
+    pub(crate) fn note_error(&self, reason: String) {
+        *self.last_error.write() = reason;
+    }
+
+    /// The mark of the data set behind the connection.
+    pub(crate) fn mark(&self) -> Option<Arc<str>> {
+        self.data_set().as_ref().map(|known| known.mark.clone())
+    }
+
+    pub(super) fn data_set(&self) -> MutexGuard<'_, Option<Known>> {
+        self.data_set.lock()
+    }
+
+    /// Until when an invalidation waits for there to be a connection: a server that is long gone slows nobody down.
+    pub(crate) fn waits_until(&self) -> Instant {
+        let absent = self.absent.lock();
+        absent.unwrap_or_else(Instant::now) + self.context.timeouts.delivery
+    }
+
+    fn note_absent(&self, since: Option<Instant>) {
+        *self.absent.lock() = since;
+    }
+
+    fn note_loss(&self, lost: Option<(Arc<Session>, Instant)>) {
+        *self.last_session.write() = lost;
+    }
+
+    pub(super) fn publish(&self, session: Option<Arc<Session>>) {
+        self.note_loss(None);
+        self.note_absent(session.is_none().then(Instant::now));
+        *self.current.write() = session;
+    }
+
+    /// Returns once there is a session.
+    pub(crate) async fn wait_connected(&self) {
+        loop {
+            let connected = self.connected.notified();
+            if self.is_connected() {
+                return;
+            }
+            connected.await;
+        }
+    }
+
+    /// Gives the session up: no operation gets it any more, and the supervisor makes a new one.
+    pub(crate) fn give_up(&self, session: &Arc<Session>) {
+        let mut published = self.current.write();
+        if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+            *published = None;
+            self.note_absent(Some(Instant::now()));
+            self.context.counters.lost_a_connection();
+            if self.grace().is_zero() {
+                session.tokens.void_all();
+            } else {
+                self.note_loss(Some((session.clone(), Instant::now())));
+            }
+            self.context.leases.revoke_all();
+            session.waiters.wake_all();
+            self.wake.notify_one();
+        }
+    }
+
+    /// Gives up whatever session there is.
+    pub(crate) fn reset(&self) {
+        if let Ok(session) = self.session() {
+            self.give_up(&session);
+        }
+    }
+
+    /// Runs the calls of `batch`, which a request waits for.
+    pub(crate) fn run<T: FromRedisValue>(
+        &self,
+        what: Operation,
+        session: &Arc<Session>,
+        batch: &Batch,
+    ) -> impl Future<Output = Result<T, StoreError>> {
+        let run = move |mut driver: MultiplexedConnection| async move { batch.run(&mut driver).await };
+        self.run_with(what, session, Limit::Request, run)
+    }
+
+    /// Runs one operation.
+    // No `async fn`, which would keep the operation twice: as it came, and as it is run.
+    pub(crate) fn run_with<T, F>(
+        &self,
+        what: Operation,
+        session: &Arc<Session>,
+        limit: Limit,
+        operation: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> impl Future<Output = Result<T, StoreError>>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        self.wait(what, session, limit, operation(session.driver.clone()))
+    }
+
+    /// As [`run_with`](Self::run_with), for an operation that is on its way already.
+    pub(crate) fn wait<T>(
+        &self,
+        what: Operation,
+        session: &Arc<Session>,
+        limit: Limit,
+        operation: impl Future<Output = RedisResult<T>>,
+    ) -> impl Future<Output = Result<T, StoreError>> {
+        let deadline = match limit {
+            Limit::Request => self.context.timeouts.operation,
+            Limit::Background => self.context.timeouts.operation.max(HEARTBEAT_TIMEOUT),
+            Limit::Steps => Duration::MAX,
+        };
+        self.context.counters.sent(what);
+        let span = what.span(&session.server);
+        async move {
+            match timeout(deadline, operation).instrument(span.clone()).await {
+                Ok(Ok(reply)) => {
+                    session.succeeded();
+                    Ok(reply)
+                }
+                Ok(Err(reply)) => {
+                    let error = self.judge(session, &reply);
+                    failed(&span, &error, Some(&reply));
+                    Err(error)
+                }
+                Err(_) => {
+                    if session.timed_out(self.context.timeouts.operation) {
+                        self.give_up(session);
+                    }
+                    failed(&span, &StoreError::TimedOut, None);
+                    Err(StoreError::TimedOut)
+                }
+            }
+        }
+    }
+
+    /// What an error says of the connection and of its server, and to whoever asked.
+    fn judge(&self, session: &Arc<Session>, error: &RedisError) -> StoreError {
+        if proves_connection_useless(error) {
+            self.give_up(session);
+            return StoreError::Unavailable;
+        }
+        session.succeeded();
+        if error.is_cluster_error() {
+            self.shard.refresh_topology();
+            return StoreError::Unavailable;
+        }
+        if is_out_of_memory(error) {
+            session.note_full();
+            self.context.counters.refused();
+            return StoreError::Full;
+        }
+        StoreError::Failed(error.to_string())
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("connected", &self.is_connected()).finish_non_exhaustive()
+    }
+}

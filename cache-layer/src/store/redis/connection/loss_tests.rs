@@ -1,0 +1,267 @@
+//! After a loss of the server, when not every process is back.
+
+use std::time::Duration;
+
+use tests::{Fault, FaultProxy, RedisServer, wait_until};
+
+use super::{
+    deliver::{deliver, wait_for_delivery},
+    shard::Everything,
+};
+use crate::store::redis::{fleet_tests::*, tracking::outbox::Outbox, wire::names::Names, *};
+
+/// Longer than any of these tests waits for anything.
+const FOR_EVER: Duration = Duration::from_secs(60);
+
+async fn connect_with(builder: RedisStoreBuilder) -> RedisStore {
+    let store = builder.build().unwrap();
+    assert!(store.wait_connected(PATIENCE).await, "the server does not answer");
+    store
+}
+
+async fn lose(store: &RedisStore) {
+    wait_until("the loss to be noticed", async || !store.connected()).await;
+}
+
+/// Kills the server, and starts it again, empty.
+async fn restart(server: &mut RedisServer, store: &RedisStore) {
+    server.kill();
+    lose(store).await;
+    server.restart();
+    assert!(store.wait_connected(PATIENCE).await);
+}
+
+async fn load(store: &RedisStore, name: &str) -> Result<Acquired, StoreError> {
+    Contract::acquire(store, &key(name), Seen::Nothing, LEASE).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_restarted_hears_of_invalidations_at_once_and_is_read_and_filled_later() {
+    let mut server = RedisServer::start();
+    let store = connect_with(builder(server.url()).settle_time(Duration::from_secs(5))).await;
+    fill(&store, &key("a"), "one", &["t"]).await;
+    assert_eq!(store.state().breaker, Breaker::Closed);
+    let Acquired::Granted(before) = load(&store, "b").await.unwrap() else { panic!("no lease") };
+
+    restart(&mut server, &store).await;
+    let back = Instant::now();
+    assert_eq!(store.state().breaker, Breaker::HalfOpen);
+    assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
+    assert_eq!(store.get_many(&[key("a")]).await[0].as_ref().unwrap_err(), &StoreError::Unavailable);
+    assert_eq!(load(&store, "a").await.unwrap_err(), StoreError::Unavailable);
+    assert_eq!(store.commit(&loaded(before, "one", &[])).await.unwrap_err(), StoreError::Unavailable);
+    store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+    invalidate_tag(&store, "t").await.unwrap();
+    store.delete_matching(&Pattern::new("redis:*")).await.unwrap();
+    assert!(server.keys().contains(&store.0.context.names.tag("t")), "it was told");
+
+    wait_until("it to be read", async || store.get(&key("a")).await.is_ok()).await;
+    assert!(back.elapsed() > Duration::from_secs(4), "{:?}", back.elapsed());
+    assert_eq!(store.state().breaker, Breaker::Closed);
+    assert_eq!(fill(&store, &key("a"), "two", &["t"]).await, Committed::Stored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_process_fills_that_is_back_before_another_one_is_read_by_nobody_until_that_one_is_back() {
+    let mut server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let [early, late] = [server.url(), format!("redis://{}", road.addr())].map(|url| {
+        RedisStore::builder(url).prefix("test").operation_timeout(PATIENCE).settle_time(Duration::from_secs(8)).build()
+    });
+    let (early, late) = (early.unwrap(), late.unwrap());
+    for store in [&early, &late] {
+        assert!(store.wait_connected(PATIENCE).await);
+    }
+    server.kill();
+    for store in [&early, &late] {
+        lose(store).await;
+    }
+    road.set(Fault::Cut).await;
+    server.restart();
+    assert!(early.wait_connected(PATIENCE).await);
+    // Long enough for no write to wait any more.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+
+    let lease = load(&early, "a").await;
+    invalidate_tag(&late, "t").await.unwrap_err();
+    if let Ok(Acquired::Granted(lease)) = lease {
+        // Loaded before what was invalidated.
+        let _ = early.commit(&loaded(lease, "old", &["t"])).await;
+    }
+    let found = early.get(&key("a")).await;
+    assert!(!matches!(found, Ok(Lookup::Found(_))), "{found:?} was invalidated and is found");
+
+    road.set(Fault::Pass).await;
+    assert!(late.wait_connected(PATIENCE).await);
+    wait_until("it to be read", async || early.get(&key("a")).await.is_ok()).await;
+    assert_eq!(read(&early, &key("a")).await, None);
+    assert_eq!(fill(&early, &key("a"), "new", &["t"]).await, Committed::Stored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_closed_and_made_again_at_once_is_read_at_once() {
+    let server = RedisServer::start();
+    // A blip is a quarter of that.
+    let store = connect_with(builder(server.url()).delivery_timeout(FOR_EVER).settle_time(FOR_EVER)).await;
+    fill(&store, &key("a"), "one", &["t"]).await;
+    for _ in 0..3 {
+        let before = store.connection(&key("a")).session().unwrap().number;
+        let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        wait_until("it to be connected again", async || {
+            store.connection(&key("a")).session().is_ok_and(|session| session.number != before)
+        })
+        .await;
+        assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_is_not_read_at_once_however_soon_it_is_there() {
+    let mut server = RedisServer::start();
+    let store = connect_with(builder(server.url()).delivery_timeout(FOR_EVER).settle_time(FOR_EVER)).await;
+    restart(&mut server, &store).await;
+    assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_silent_is_not_read_at_once_when_it_speaks_again() {
+    let server = RedisServer::start();
+    let store =
+        connect_with(builder(server.url()).delivery_timeout(Duration::from_secs(1)).settle_time(FOR_EVER)).await;
+    server.stop();
+    lose(&store).await;
+    server.cont();
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_not_there_at_the_start_is_not_read_at_once() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let store = builder(server.url()).settle_time(FOR_EVER).build().unwrap();
+    wait_until("an attempt to fail", async || {
+        store.status().await.error.is_some_and(|error| !error.contains("still connecting"))
+    })
+    .await;
+    server.restart();
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
+    // The next one finds it at once, and what is there is as good as ever.
+    let next = connect_with(builder(server.url()).settle_time(FOR_EVER)).await;
+    assert_eq!(read(&next, &key("a")).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_returns_when_a_server_that_was_just_lost_has_heard_of_it() {
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let store = connect_with(builder(format!("redis://{}", road.addr())).delivery_timeout(FOR_EVER)).await;
+    let other = connect(server.url()).await;
+    let tags = Tags::new(["hard"]);
+    for scope in [Scope::Tags(&tags), Scope::Key(&key("a")), Scope::Everything] {
+        fill(&other, &key("a"), "old", &["hard"]).await;
+        road.set(Fault::Cut).await;
+        lose(&store).await;
+        let (invalidate, mend) = tokio::join!(store.invalidate(scope), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let found = read(&other, &key("a")).await;
+            road.set(Fault::Pass).await;
+            found
+        });
+        assert_eq!(mend.unwrap(), "old", "it can't have arrived yet");
+        invalidate.unwrap();
+        assert_eq!(read(&other, &key("a")).await, None, "{scope:?}");
+        wait_until("nothing to be kept", async || store.connected() && store.state().pending_invalidations == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_waits_for_a_server_that_is_long_gone() {
+    let mut server = RedisServer::start();
+    let timeout = Duration::from_secs(1);
+    let store = connect_with(builder(server.url()).delivery_timeout(timeout)).await;
+    server.kill();
+    lose(&store).await;
+    invalidate_tag(&store, "t").await.unwrap_err();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        invalidate_tag(&store, "t").await.unwrap_err();
+    }
+    assert!(begun.elapsed() < 10 * timeout, "{:?}", begun.elapsed());
+}
+
+/// How often the server carried out this command.
+fn calls(server: &RedisServer, command: &str) -> u64 {
+    let stats: String = server.command(&["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_kept_keys_are_delivered_in_few_round_trips() {
+    const KEYS: usize = 9_000;
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let store = connect_with(builder(format!("redis://{}", road.addr()))).await;
+    let keys: Vec<Key> = (0..KEYS).map(|i| key(&i.to_string())).collect();
+    let names: Vec<String> = keys.iter().map(|key| store.0.context.names.entry(key)).collect();
+    let pairs = names.iter().flat_map(|name| [&**name, "old"]);
+    let () = server.command(&["MSET"].into_iter().chain(pairs).collect::<Vec<_>>());
+    road.set(Fault::Cut).await;
+    lose(&store).await;
+    for key in &keys {
+        store.invalidate(Scope::Key(key)).await.unwrap_err();
+    }
+    assert_eq!(store.state().pending_invalidations, KEYS);
+    let () = server.command(&["CONFIG", "RESETSTAT"]);
+
+    road.set(Fault::Pass).await;
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(store.state().pending_invalidations, 0);
+    let left: u64 = server.command(&["EXISTS"].into_iter().chain(names.iter().map(|name| &**name)).collect::<Vec<_>>());
+    assert_eq!(left, 0);
+    // Each round trip asks which data set it was for.
+    let round_trips = calls(&server, "get");
+    assert!(round_trips <= 40, "{round_trips} round trips");
+    assert!(calls(&server, "unlink") >= KEYS as u64);
+}
+
+/// Kept keys whose delivery hangs, for want of an answer.
+async fn undeliverable() -> (RedisServer, FaultProxy, Outbox, redis::aio::MultiplexedConnection) {
+    let server = RedisServer::start();
+    let mut road = FaultProxy::start(server.addr()).await;
+    let client = redis::Client::open(format!("redis://{}", road.addr())).unwrap();
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+    road.set(Fault::BlackHole).await;
+    let outbox = Outbox::default();
+    for name in ["a", "b", "c"] {
+        outbox.add(Scope::Key(&key(name)));
+    }
+    (server, road, outbox, connection)
+}
+
+#[tokio::test]
+async fn keys_that_take_too_long_to_deliver_become_everything() {
+    let (_server, _road, outbox, mut connection) = undeliverable().await;
+    tokio::time::pause();
+    deliver(&outbox, &Names::new("test"), &Everything, None, &mut connection).await.unwrap_err();
+    assert_eq!(outbox.count(), 1);
+    assert!(outbox.concerns(|_| true));
+}
+
+#[tokio::test]
+async fn what_was_being_delivered_is_kept_when_its_keeper_goes() {
+    let (_server, _road, outbox, mut connection) = undeliverable().await;
+    let names = Names::new("test");
+    let (key, patience) = (key("a"), std::time::Instant::now() + FOR_EVER);
+    {
+        let delivery = deliver(&outbox, &names, &Everything, None, &mut connection);
+        tokio::time::timeout(Duration::from_millis(300), delivery).await.unwrap_err();
+    }
+    assert_eq!(outbox.count(), 3);
+    // Who waits for it still does.
+    let waiting = wait_for_delivery(&outbox, Scope::Key(&key), patience);
+    tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap_err();
+}

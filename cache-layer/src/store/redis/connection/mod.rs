@@ -1,0 +1,44 @@
+//! One connection to a server and the task that keeps it. This is where tracking and wire meet: what is sent, what comes
+//! back, and what the server pushes in between.
+//!
+//! From the task down to the place that it connects to:
+//!
+//! - [`supervisor`]: the task that keeps a connection
+//! - [`connect`], [`greeting`]: making a session, and whether the server can be used
+//! - [`dataset`]: which data set is behind a connection
+//! - [`identify`]: whether it is the one that was here before, and what is done if not
+//! - [`deliver`]: what the server has to hear of first
+//! - [`handle`]: a connection as operations see it, and the breaker
+//! - [`loss`]: whether a loss of the server was a blip
+//! - [`session`]: one established connection, and what is known by it
+//! - [`pushes`]: what the server says unasked
+//! - [`batcher`]: look-ups on their way, sent together
+//! - [`context`], [`counters`]: what all connections of a store have in common
+//! - [`shard`]: which part of the data a server has
+//! - [`address`], [`sentinel`], [`endpoint`]: where the server is
+
+pub(crate) mod address;
+pub(crate) mod batcher;
+#[cfg(test)]
+pub(crate) mod batcher_tests;
+mod connect;
+pub(crate) mod context;
+pub(crate) mod counters;
+mod dataset;
+pub(crate) mod deliver;
+#[cfg(any(feature = "sentinel", feature = "cluster"))]
+pub(crate) mod endpoint;
+pub(crate) mod greeting;
+pub(crate) mod handle;
+pub(crate) mod identify;
+mod loss;
+#[cfg(test)]
+pub(crate) mod loss_tests;
+mod pushes;
+#[cfg(feature = "sentinel")]
+pub(crate) mod sentinel;
+#[cfg(all(test, feature = "sentinel"))]
+pub(crate) mod sentinel_tests;
+pub(crate) mod session;
+pub(crate) mod shard;
+mod supervisor;

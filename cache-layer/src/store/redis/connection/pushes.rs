@@ -1,0 +1,87 @@
+//! What the server says unasked: read first, applied second. The driver calls this inline in its reader, between replies:
+//! see [tags](crate::store::redis::tracking::tag_tracker).
+
+use std::sync::Arc;
+
+use redis::{PushInfo, PushKind, Value};
+
+use super::{context::Context, counters::Push};
+use crate::store::redis::{
+    tracking::{tag_tracker::TagTracker, waiters::Waiters},
+    wire::names::Named,
+};
+
+/// What the pushes of one connection are applied to.
+pub(super) struct Pushes {
+    pub(super) context: Arc<Context>,
+    pub(super) tokens: Arc<TagTracker>,
+    pub(super) waiters: Arc<Waiters>,
+}
+
+/// What a push says.
+enum Notice<'a> {
+    /// What is at these names has changed.
+    Changed(&'a [Value]),
+    /// The whole data set is gone.
+    Flushed,
+    /// The connection is gone: nothing says any more what changes.
+    Disconnected,
+}
+
+fn parse(push: &PushInfo) -> Option<Notice<'_>> {
+    match (&push.kind, push.data.first()) {
+        (PushKind::Invalidate, Some(Value::Array(names))) => Some(Notice::Changed(names)),
+        (PushKind::Invalidate, _) => Some(Notice::Flushed),
+        (PushKind::Disconnection, _) => Some(Notice::Disconnected),
+        _ => None,
+    }
+}
+
+impl Pushes {
+    pub(super) fn apply(&self, push: &PushInfo) {
+        match parse(push) {
+            Some(Notice::Changed(names)) => names.iter().for_each(|name| self.changed(name)),
+            Some(Notice::Flushed) => {
+                self.context.counters.received(Push::Everything);
+                self.context.forget_all(&self.tokens, &self.waiters);
+            }
+            Some(Notice::Disconnected) => self.disconnected(),
+            None => {}
+        }
+    }
+
+    fn changed(&self, name: &Value) {
+        let Value::BulkString(name) = name else { return };
+        let Context { names, leases, near, counters, .. } = &*self.context;
+        match names.parse(name) {
+            Some(Named::Tag(tag)) => {
+                counters.received(Push::Tag);
+                self.tokens.void(tag);
+            }
+            Some(Named::Entry(id)) => {
+                counters.received(Push::Entry);
+                near.get().into_iter().for_each(|near| near.void(id));
+                if !id.is_variant() {
+                    leases.revoke_variants(id);
+                }
+            }
+            Some(Named::Lease(id)) => {
+                counters.received(Push::Lease);
+                leases.mark_unknown(id);
+                self.waiters.wake(id);
+            }
+            Some(Named::LastInvalidation) => {
+                counters.received(Push::Invalidation);
+                leases.revoke_all();
+            }
+            None => {}
+        }
+    }
+
+    fn disconnected(&self) {
+        // With a grace, what is known is judged by the time that has passed since then.
+        if self.context.near.get().is_none_or(|near| near.grace().is_zero()) {
+            self.context.forget_all(&self.tokens, &self.waiters);
+        }
+    }
+}

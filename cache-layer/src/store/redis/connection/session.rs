@@ -1,0 +1,139 @@
+//! One established connection, and what is known by it: it begins and ends with the socket.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::aio::MultiplexedConnection;
+
+use super::{batcher::LookupBatcher, identify::Identity};
+use crate::{
+    clock::millis,
+    store::redis::{
+        tracking::{tag_tracker::TagTracker, waiters::Waiters},
+        wire::operation::Server,
+    },
+};
+
+/// Operations that must time out, without one that succeeds for twice their deadline, before the connection is given
+/// up: one slow reply proves nothing, and a burst of them is one stall.
+const TIMEOUTS_TO_GIVE_UP: u32 = 5;
+/// How long a server that was full is not asked to store anything.
+const FULL: Duration = Duration::from_secs(1);
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+/// A connection that works as far as this process knows.
+pub(crate) struct Session {
+    pub(super) driver: MultiplexedConnection,
+    /// Look-ups by it.
+    pub(crate) lookups: Arc<LookupBatcher>,
+    /// Tells it from every other one of this process.
+    pub(crate) number: u64,
+    pub(crate) tokens: Arc<TagTracker>,
+    pub(crate) waiters: Arc<Waiters>,
+    /// Whether the server tracks what this connection reads; a proxy or an access list may refuse it.
+    pub(crate) tracking: bool,
+    /// Who the server is, if it says so.
+    pub(super) identity: Option<Identity>,
+    pub(super) server: Server,
+    pub(super) born: Instant,
+    /// When the other side closed it, if it has.
+    pub(super) closed: Arc<OnceLock<Instant>>,
+    /// Whether it may be read over.
+    settled: AtomicBool,
+    /// Milliseconds after `born` of the last operation that succeeded, and the timeouts since.
+    last_success: AtomicU64,
+    timeouts: AtomicU32,
+    /// Milliseconds after `born` until when the server is taken to be full.
+    full_until: AtomicU64,
+}
+
+/// What a connection that was just made is known to be.
+pub(super) struct Established {
+    pub(super) driver: MultiplexedConnection,
+    pub(super) server: Server,
+    pub(super) tracking: bool,
+    pub(super) identity: Option<Identity>,
+}
+
+impl Session {
+    pub(super) fn new(
+        Established { driver, server, tracking, identity }: Established,
+        tokens: Arc<TagTracker>,
+        waiters: Arc<Waiters>,
+        closed: Arc<OnceLock<Instant>>,
+        deadline: Duration,
+    ) -> Self {
+        Self {
+            lookups: LookupBatcher::new(driver.clone(), deadline),
+            driver,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            tokens,
+            waiters,
+            tracking,
+            identity,
+            server,
+            born: Instant::now(),
+            closed,
+            settled: AtomicBool::new(false),
+            last_success: AtomicU64::new(0),
+            timeouts: AtomicU32::new(0),
+            full_until: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the server refused to store more a moment ago: no need to try each fill.
+    pub(crate) fn is_full(&self) -> bool {
+        millis(self.born.elapsed()) < self.full_until.load(Ordering::Relaxed)
+    }
+
+    /// Takes the server to be full for a while.
+    pub(super) fn note_full(&self) {
+        self.full_until.store(millis(self.born.elapsed() + FULL), Ordering::Relaxed);
+    }
+
+    /// Lets it be read over from now on.
+    pub(super) fn settle(&self) {
+        self.settled.store(true, Ordering::Relaxed);
+    }
+
+    /// When the server was last known to be there.
+    pub(super) fn last_seen(&self) -> Instant {
+        let answered = self.born + Duration::from_millis(self.last_success.load(Ordering::Relaxed));
+        self.closed.get().map_or(answered, |closed| answered.max(*closed))
+    }
+
+    /// Whether it may be read over: the other processes are back as well, if they ever lost it.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    /// The connection of the driver, for the supervisor of another connection.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn driver(&self) -> MultiplexedConnection {
+        self.driver.clone()
+    }
+
+    pub(super) fn succeeded(&self) {
+        // Written only where it changes: what one thread writes, the others have to fetch again.
+        let now = millis(self.born.elapsed());
+        if self.last_success.load(Ordering::Relaxed) != now {
+            self.last_success.store(now, Ordering::Relaxed);
+        }
+        if self.timeouts.load(Ordering::Relaxed) != 0 {
+            self.timeouts.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a timeout; `true` if it was one too many.
+    pub(super) fn timed_out(&self, deadline: Duration) -> bool {
+        let timeouts = self.timeouts.fetch_add(1, Ordering::Relaxed) + 1;
+        let silent = millis(self.born.elapsed()).saturating_sub(self.last_success.load(Ordering::Relaxed));
+        timeouts >= TIMEOUTS_TO_GIVE_UP && silent >= 2 * millis(deadline)
+    }
+}

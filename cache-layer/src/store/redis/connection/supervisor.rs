@@ -1,0 +1,121 @@
+//! The task that keeps a connection: connects, proves by heartbeat that the session still works, gives it up when it
+//! doesn't, and tries again.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    handle::{Connection, HEARTBEAT_TIMEOUT},
+    loss::Loss,
+    session::Session,
+};
+
+/// Pause between heartbeats: with its deadline, the bound on noticing a socket of which only one half is left.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// Short, since until every process is back none of them reads.
+const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
+/// A session that was lost sooner than this after it was made will be lost again.
+const SHORT_LIVED: Duration = Duration::from_secs(2);
+
+impl Connection {
+    /// Connects and keeps connecting until `stop`.
+    pub(crate) async fn supervise(self: Arc<Self>, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => self.publish(None),
+            () = self.reconnect() => {}
+        }
+    }
+
+    /// Connects, watches the session to its end, and begins again.
+    async fn reconnect(&self) {
+        let mut backoff = Backoff(FIRST_BACKOFF);
+        let mut reported = false;
+        let mut loss = self.rejoins.then(Loss::unwitnessed);
+        loop {
+            match self.connect(loss.as_ref()).await {
+                Ok(session) => {
+                    self.report(&session);
+                    reported = false;
+                    self.connected.notify_waiters();
+                    let reason = self.watch(&session).await;
+                    loss = Some(Loss::of(&session));
+                    self.note_error(reason.clone());
+                    self.give_up(&session);
+                    self.shard.refresh_topology();
+                    tracing::warn!(%reason, "lost Redis; serving without it until it is back");
+                    // One that is lost at once will be lost again: a server that takes connections and then
+                    // refuses what matters must not be asked in a tight loop.
+                    if session.born.elapsed() < SHORT_LIVED {
+                        backoff.pause().await;
+                    } else {
+                        backoff = Backoff(FIRST_BACKOFF);
+                    }
+                }
+                Err(error) => {
+                    loss.get_or_insert_with(Loss::unwitnessed);
+                    self.note_error(error.to_string());
+                    self.shard.refresh_topology();
+                    if !reported {
+                        tracing::warn!(%error, "can't connect to Redis; serving without it until it is there");
+                        reported = true;
+                    }
+                    backoff.pause().await;
+                }
+            }
+        }
+    }
+
+    fn report(&self, session: &Session) {
+        if session.is_settled() {
+            tracing::info!(tracking = session.tracking, "connected to Redis");
+        } else {
+            let after = self.context.timeouts.settling;
+            tracing::info!(tracking = session.tracking, ?after, "connected to Redis; to be read from later");
+        }
+    }
+
+    /// Returns when the connection is of no more use, with the reason.
+    async fn watch(&self, session: &Arc<Session>) -> String {
+        let settling = sleep(self.context.timeouts.settling);
+        tokio::pin!(settling);
+        loop {
+            tokio::select! {
+                () = self.wake.notified() => {
+                    if session.closed.get().is_some() {
+                        return "the other side closed the connection".to_owned();
+                    }
+                    if !self.session().is_ok_and(|current| Arc::ptr_eq(&current, session)) {
+                        return "an operation failed".to_owned();
+                    }
+                }
+                () = &mut settling, if !session.is_settled() => {
+                    session.settle();
+                    tracing::info!("reading from Redis again");
+                }
+                () = sleep(HEARTBEAT) => {
+                    match timeout(HEARTBEAT_TIMEOUT, self.heartbeat(session)).await {
+                        Ok(Ok(())) => {
+                            session.succeeded();
+                            self.use_mark(session).await;
+                        }
+                        Ok(Err(error)) => return error.to_string(),
+                        Err(_) => return "no answer to a heartbeat".to_owned(),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The next pause between attempts, of which each is twice as long as the one before, up to the longest.
+struct Backoff(Duration);
+
+impl Backoff {
+    async fn pause(&mut self) {
+        sleep(self.0.mul_f64(0.5 + fastrand::f64())).await;
+        self.0 = (self.0 * 2).min(LONGEST_BACKOFF);
+    }
+}

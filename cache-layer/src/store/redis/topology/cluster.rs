@@ -1,0 +1,428 @@
+//! A cluster: connections to each of its primaries, and a task that finds out which of them has what.
+//!
+//! All tags of a store lie in one slot, so one server's clock and one order hold for them: a load notes that server's
+//! time before it begins, and compares the tokens of its tags with it before it is stored, exactly as with a single
+//! server. No two clocks are ever compared.
+//!
+//! This is not the redis crate's own cluster client. What is read over a connection may be believed for as long as that very
+//! connection hears the server's pushes, and only because they are applied before the next reply is handed out. That client
+//! hides which connection answered and repeats commands over another one, and its pushes come by a channel of their own, in
+//! no order with replies.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult, Value,
+    aio::MultiplexedConnection,
+};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::slots::{Primary, Slots, slot_of, slot_of_key};
+use crate::store::redis::connection::{
+    address::Address,
+    context::Context,
+    endpoint::{at, host_of},
+    handle::Connection,
+    session::Session,
+    shard::{Everything, Shard},
+};
+use crate::{
+    key::Key,
+    store::{BoxFuture, Scope, StoreError},
+    sync::RwLock,
+};
+
+/// Pause between looks at who has what, when nothing gives cause for one.
+const LOOK: Duration = Duration::from_secs(2);
+/// The least pause, however much is not where it should be.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long one node may take to say who has what.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Cluster {
+    seeds: Vec<ConnectionInfo>,
+    connections: usize,
+    context: Arc<Context>,
+    runtime: Handle,
+    stop: CancellationToken,
+    slot_of_tags: u16,
+    map: RwLock<Arc<Map>>,
+    /// Never connected: for slots that nobody has.
+    nowhere: Arc<Connection>,
+    /// Wakes that task before its next look.
+    wake: Notify,
+    /// Wakes all who wait for its next look.
+    looked: Notify,
+}
+
+#[derive(Default)]
+struct Map {
+    slots: Slots,
+    /// As the primaries of `slots`.
+    members: Vec<Arc<Member>>,
+}
+
+/// The connections to one primary, which end with it.
+struct Member {
+    primary: Primary,
+    connections: Vec<Arc<Connection>>,
+    stop: CancellationToken,
+    _stop: DropGuard,
+}
+
+impl Cluster {
+    pub(crate) fn start(
+        seeds: Vec<ConnectionInfo>,
+        connections: usize,
+        context: Arc<Context>,
+        runtime: &Handle,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
+        let slot_of_tags = slot_of(context.names.prefix().bytes());
+        let nowhere = Connection::new(Address::Cluster(Vec::new()), Box::new(Everything), false, context.clone());
+        let cluster = Arc::new(Self {
+            seeds,
+            connections,
+            context,
+            runtime: runtime.clone(),
+            stop: stop.clone(),
+            slot_of_tags,
+            map: RwLock::default(),
+            nowhere,
+            wake: Notify::new(),
+            looked: Notify::new(),
+        });
+        runtime.spawn(cluster.clone().run());
+        cluster
+    }
+
+    fn map(&self) -> Arc<Map> {
+        self.map.read().clone()
+    }
+
+    pub(crate) fn connection(&self, key: &Key) -> Arc<Connection> {
+        let map = self.map();
+        let Some(member) = map.member(slot_of_key(key)) else { return self.nowhere.clone() };
+        // Not by the bytes that choose the slot.
+        member.connections[usize::from(key.id().primary[0]) % member.connections.len()].clone()
+    }
+
+    /// The connection to the tags that is always used beside `connection`, or a living one.
+    pub(crate) fn connection_to_tags(&self, beside: Option<&Arc<Connection>>) -> Arc<Connection> {
+        let map = self.map();
+        let Some(member) = map.member(self.slot_of_tags) else { return self.nowhere.clone() };
+        let place = |connection| {
+            map.members.iter().find_map(|m| m.connections.iter().position(|other| Arc::ptr_eq(other, connection)))
+        };
+        let connection = match beside.and_then(place) {
+            Some(index) => &member.connections[index],
+            None => {
+                member.connections.iter().find(|connection| connection.is_connected()).unwrap_or(&member.connections[0])
+            }
+        };
+        connection.clone()
+    }
+
+    pub(crate) fn connections(&self) -> Vec<Arc<Connection>> {
+        self.map().members.iter().flat_map(|member| member.connections.iter().cloned()).collect()
+    }
+
+    /// A connection to each primary: a living one where there is any.
+    pub(crate) fn one_of_each_node(&self) -> Vec<Arc<Connection>> {
+        let map = self.map();
+        let one = |member: &Arc<Member>| {
+            member
+                .connections
+                .iter()
+                .find(|connection| connection.is_connected())
+                .or_else(|| member.connections.first())
+                .cloned()
+        };
+        if map.members.is_empty() { vec![self.nowhere.clone()] } else { map.members.iter().filter_map(one).collect() }
+    }
+
+    /// The connections to the server that `connection` leads to.
+    pub(crate) fn connections_beside(&self, connection: &Arc<Connection>) -> Vec<Arc<Connection>> {
+        let map = self.map();
+        let member =
+            map.members.iter().find(|member| member.connections.iter().any(|other| Arc::ptr_eq(other, connection)));
+        member.map_or_else(|| vec![connection.clone()], |member| member.connections.clone())
+    }
+
+    /// A living connection to the node at `address`, as a redirection names it.
+    pub(crate) fn session_at(&self, address: &str) -> Result<(Arc<Connection>, Arc<Session>), StoreError> {
+        let map = self.map();
+        let is_there = |member: &&Arc<Member>| {
+            address.rsplit_once(':').is_some_and(|(host, port)| {
+                port.parse() == Ok(member.primary.port) && (host.is_empty() || host == member.primary.host)
+            })
+        };
+        let member = map.members.iter().find(is_there).ok_or(StoreError::Unavailable)?;
+        member
+            .connections
+            .iter()
+            .find_map(|connection| Some((connection.clone(), connection.session().ok()?)))
+            .ok_or(StoreError::Unavailable)
+    }
+
+    /// Returns once every primary is connected.
+    pub(crate) async fn wait_connected(&self) {
+        loop {
+            let looked = self.looked.notified();
+            let map = self.map();
+            let all = async {
+                for connection in map.members.iter().flat_map(|member| &member.connections) {
+                    connection.wait_connected().await;
+                }
+            };
+            if map.members.is_empty() {
+                looked.await;
+            } else {
+                tokio::select! {
+                    () = all => return,
+                    () = looked => {}
+                }
+            }
+        }
+    }
+
+    /// Has the slots looked up again, and waits until they are, or for a second.
+    pub(crate) async fn look_again(&self) {
+        let looked = self.looked.notified();
+        self.wake.notify_one();
+        let _ = timeout(PATIENCE, looked).await;
+    }
+
+    async fn run(self: Arc<Self>) {
+        let keeping = async {
+            let (mut reported, mut late) = (false, false);
+            loop {
+                match self.look().await {
+                    Ok(slots) => {
+                        reported = false;
+                        self.adopt(slots, late);
+                    }
+                    Err(error) => {
+                        late = true;
+                        self.nowhere.note_error(error.to_string());
+                        if !reported {
+                            tracing::warn!(%error, "no node says who has what in the Redis cluster");
+                            reported = true;
+                        }
+                    }
+                }
+                self.looked.notify_waiters();
+                sleep(SHORTEST_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                let _ = timeout(LOOK, self.wake.notified()).await;
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = keeping => {}
+        }
+        // The connections hold their nodes, which hold nothing; this breaks what would be left of the circle.
+        *self.map.write() = Arc::default();
+    }
+
+    /// What one node says, if it finds the cluster well: the view of one that doesn't may be out of date.
+    async fn look(&self) -> RedisResult<Slots> {
+        let map = self.map();
+        let mut members: Vec<_> = map.members.iter().collect();
+        fastrand::shuffle(&mut members);
+        let mut failure = RedisError::from((ErrorKind::Io, "no node answers"));
+        for member in members {
+            let Some(session) = member.connections.iter().find_map(|connection| connection.session().ok()) else {
+                continue;
+            };
+            match timeout(PATIENCE, ask(session.driver(), &member.primary.host)).await {
+                Ok(Ok(slots)) => return Ok(slots),
+                Ok(Err(error)) => failure = error,
+                Err(_) => {}
+            }
+        }
+        let known = map.members.iter().map(|member| self.info_of(&member.primary));
+        for node in known.chain(self.seeds.iter().cloned()) {
+            let asking = async {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(self.context.timeouts.connect))
+                    .set_response_timeout(None);
+                let host = host_of(&node);
+                let client = Client::open(node)?;
+                ask(client.get_multiplexed_async_connection_with_config(&config).await?, &host).await
+            };
+            match timeout(PATIENCE, asking).await {
+                Ok(Ok(slots)) => return Ok(slots),
+                Ok(Err(error)) => failure = error,
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
+
+    fn info_of(&self, primary: &Primary) -> ConnectionInfo {
+        at(&self.seeds[0], primary.host.clone(), primary.port)
+    }
+
+    /// Routes by `slots` from now on. Connections to primaries that stay are kept. One that comes later than the first may have
+    /// taken the place of one that was lost, as all may if it took several looks to find them.
+    fn adopt(self: &Arc<Self>, slots: Slots, late: bool) {
+        let old = self.map();
+        let rejoins = late || !old.members.is_empty();
+        if old.slots == slots {
+            return;
+        }
+        tracing::info!(primaries = slots.primaries.len(), "the Redis cluster has changed");
+        let (mut members, mut new) = (Vec::new(), Vec::new());
+        for primary in &slots.primaries {
+            let member = old.members.iter().find(|member| member.primary == *primary).cloned().unwrap_or_else(|| {
+                let member = Arc::new(self.member(primary, rejoins));
+                new.push(member.clone());
+                member
+            });
+            members.push(member);
+        }
+        let map = Arc::new(Map { slots, members });
+        // Invalidations that are kept may be for another server now, which must not be read before it has heard of them.
+        self.context.outbox.undisturbed(|kept| {
+            if kept {
+                map.members.iter().flat_map(|member| &member.connections).for_each(|connection| connection.reset());
+            }
+            *self.map.write() = map;
+        });
+        for member in new {
+            for connection in &member.connections {
+                self.runtime.spawn(connection.clone().supervise(member.stop.clone()));
+            }
+        }
+    }
+
+    fn member(self: &Arc<Self>, primary: &Primary, rejoins: bool) -> Member {
+        // Checked when the settings were: only the place is another one.
+        let address = || {
+            Client::open(self.info_of(primary))
+                .map_or_else(|_| Address::Cluster(Vec::new()), |client| Address::One(Box::new(client)))
+        };
+        let connection = || {
+            let patience = self.context.timeouts.connect;
+            let node = Node { cluster: Arc::downgrade(self), name: primary.name.clone(), patience };
+            Connection::new(address(), Box::new(node), rejoins, self.context.clone())
+        };
+        let stop = self.stop.child_token();
+        let connections = std::iter::repeat_with(connection).take(self.connections).collect();
+        Member { primary: primary.clone(), connections, stop: stop.clone(), _stop: stop.drop_guard() }
+    }
+}
+
+impl Map {
+    fn member(&self, slot: u16) -> Option<&Arc<Member>> {
+        self.members.get(self.slots.owner(slot)?)
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("connections", &self.connections()).finish_non_exhaustive()
+    }
+}
+
+/// One primary, as its connections know it.
+struct Node {
+    cluster: Weak<Cluster>,
+    name: String,
+    /// How long to wait for the node that has the tags.
+    patience: Duration,
+}
+
+impl Node {
+    fn has_key(&self, key: &Key) -> bool {
+        self.cluster.upgrade().is_some_and(|cluster| self.has_slot(&cluster, slot_of_key(key)))
+    }
+
+    fn has_tags(&self) -> bool {
+        self.cluster.upgrade().is_some_and(|cluster| self.has_slot(&cluster, cluster.slot_of_tags))
+    }
+
+    fn has_slot(&self, cluster: &Cluster, slot: u16) -> bool {
+        cluster.map().member(slot).is_some_and(|member| member.primary.name == self.name)
+    }
+
+    async fn driver_of_tags(&self) -> RedisResult<MultiplexedConnection> {
+        let connecting = async {
+            loop {
+                // Not held while waiting: it would keep a cluster that nobody uses any more.
+                let connection = self.cluster.upgrade()?.connection_to_tags(None);
+                if let Ok(session) = connection.session() {
+                    return Some(session.driver());
+                }
+                // Another node may have them by the time that this one is given up.
+                let _ = timeout(SHORTEST_PAUSE, connection.wait_connected()).await;
+            }
+        };
+        let driver = timeout(self.patience, connecting).await.ok().flatten();
+        Ok(driver.ok_or((ErrorKind::Io, "the node that has the tags is not connected"))?)
+    }
+}
+
+impl Shard for Node {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_everything(&self) -> bool {
+        false
+    }
+
+    fn covers(&self, scope: Scope<'_>) -> bool {
+        match scope {
+            Scope::Key(key) => self.has_key(key),
+            Scope::Tags(_) | Scope::Everything => self.has_tags(),
+        }
+    }
+
+    fn refresh_topology(&self) {
+        if let Some(cluster) = self.cluster.upgrade() {
+            cluster.wake.notify_one();
+        }
+    }
+
+    fn is_served<'a>(&'a self, driver: &'a mut MultiplexedConnection) -> BoxFuture<'a, RedisResult<()>> {
+        Box::pin(is_well(driver))
+    }
+
+    fn driver_to_tags<'a>(
+        &'a self,
+        own: &'a MultiplexedConnection,
+    ) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
+        Box::pin(async move { if self.has_tags() { Ok(own.clone()) } else { self.driver_of_tags().await } })
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Node").field(&self.name).finish()
+    }
+}
+
+/// An error if the node finds that its cluster, as far as it sees, may not serve.
+async fn is_well(driver: &mut MultiplexedConnection) -> RedisResult<()> {
+    let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(driver).await?;
+    if info.lines().any(|line| line == "cluster_state:ok") {
+        return Ok(());
+    }
+    Err((ErrorKind::Io, "the node finds its cluster down").into())
+}
+
+async fn ask(mut driver: MultiplexedConnection, host: &str) -> RedisResult<Slots> {
+    is_well(&mut driver).await?;
+    let reply: Value = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut driver).await?;
+    Slots::parse(&reply, host)
+}

@@ -1,0 +1,286 @@
+//! A cluster that is rearranged under the store.
+
+use std::collections::HashSet;
+
+use tests::{RedisCluster, RedisServer, slot, wait_until};
+
+use crate::store::TieredStore;
+use crate::store::redis::{
+    fleet_tests::*,
+    tracking::dataset_guard_tests::{cut_replicas_off, fill_when_possible},
+    *,
+};
+
+/// The name of a tag's token.
+fn token(tag: &str) -> String {
+    format!("test:t:{{test}}:{tag}")
+}
+
+async fn is_read(store: &RedisStore, key: &Key) -> bool {
+    matches!(store.get(key).await, Ok(Lookup::Found(_)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_are_spread_and_tags_are_together() {
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    for i in 0..60 {
+        assert_eq!(fill(&store, &key(&i.to_string()), "x", &["t", "u{v}"]).await, Committed::Stored);
+    }
+    let (mut with_entries, mut with_tags) = (HashSet::new(), HashSet::new());
+    for (index, node) in cluster.primaries().iter().enumerate() {
+        for name in node.keys() {
+            assert_eq!(node.command::<u16>(&["CLUSTER", "KEYSLOT", &name]), slot(&name));
+            let nodes = if name.contains(":e:") { &mut with_entries } else { &mut with_tags };
+            nodes.insert(index);
+        }
+    }
+    assert_eq!((with_entries.len(), with_tags.len()), (3, 1));
+    invalidate_tag(&store, "u{v}").await.unwrap();
+    for i in 0..60 {
+        assert_eq!(read(&store, &key(&i.to_string())).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_no_node_is_there_is_told() {
+    let alone = RedisServer::start();
+    for (url, why) in [
+        ("redis+cluster://127.0.0.1:1".to_owned(), "Connection refused"),
+        (format!("redis+cluster://127.0.0.1:{}", alone.port()), "cluster support disabled"),
+    ] {
+        let store = RedisStore::builder(url).build().unwrap();
+        wait_until(why, async || store.status().await.error.is_some_and(|error| error.contains(why))).await;
+    }
+}
+
+/// All nodes are connected to at once, and each asks the one that has the tags: which may not be there yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_on_a_healthy_cluster_has_nothing_to_complain_of() {
+    let cluster = RedisCluster::start(3, 0);
+    for _ in 0..20 {
+        let store = RedisStore::builder(cluster.url()).prefix("test").connections(2).build().unwrap();
+        assert!(store.wait_connected(PATIENCE).await);
+        for connection in store.connections() {
+            assert_eq!(connection.last_error(), "still connecting");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_connections_to_each_node_are_one_store_and_none_is_left() {
+    let cluster = RedisCluster::start(3, 0);
+    let clients = || -> u64 {
+        let counts = cluster.primaries().iter().map(|node| node.info("clients", "connected_clients"));
+        counts.map(|count| count.parse::<u64>().unwrap()).sum()
+    };
+    let without = clients();
+    let store = RedisStore::builder(cluster.url())
+        .prefix("test")
+        .connections(4)
+        .operation_timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(store.connections().iter().filter(|connection| connection.is_connected()).count(), 12);
+    let tiered = TieredStore::new(1 << 20, store.clone());
+    for round in 0..50 {
+        let keys: Vec<Key> = (0..16).map(|i| key(&i.to_string())).collect();
+        for key in &keys {
+            fill(&tiered, key, "x", &["t"]).await;
+            assert!(read(&tiered, key).await.is_some());
+        }
+        invalidate_tag(&tiered, "t").await.unwrap();
+        for key in &keys {
+            assert_eq!(read(&tiered, key).await, None, "round {round}");
+        }
+    }
+    drop((store, tiered));
+    wait_until("the connections to be closed", async || clients() <= without).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_moves_is_followed() {
+    let mut cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let redis = connect(cluster.url()).await;
+    let tiered = TieredStore::new(1 << 20, redis.clone());
+    let name = store.0.context.names.entry(&key("a"));
+    let added = cluster.add_node();
+    let mut from = cluster.index_of(&name);
+    for to in [added, from] {
+        fill_when_possible(&store, &key("a"), "one", &["t"]).await;
+        wait_until("it to be near", async || is_read(&redis, &key("a")).await && tiered.peek(&key("a")).is_some())
+            .await;
+        cluster.move_slot(slot(&name), from, to);
+        if to != added {
+            wait_until("it to be read at its new place", async || is_read(&store, &key("a")).await).await;
+        }
+        // A node that nobody has seen yet could have come with a dump: nothing that it has is trusted.
+        fill_when_possible(&store, &key("a"), "two", &["t"]).await;
+        assert_eq!(cluster.index_of(&name), to);
+        assert_eq!(read(&store, &key("a")).await.unwrap(), "two");
+        store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+        assert_eq!(read(&store, &key("a")).await, None);
+        wait_until("the first tier to let it go", async || tiered.peek(&key("a")).is_none()).await;
+        assert!(!is_read(&redis, &key("a")).await);
+        from = to;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_finds_what_is_just_being_moved() {
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let entry = store.0.context.names.entry(&key("a"));
+    for name in [entry.clone(), token("t")] {
+        let from = cluster.index_of(&name);
+        let to = (from + 1) % 3;
+        for moved_before in [false, true] {
+            fill_when_possible(&store, &key("a"), "one", &["t"]).await;
+            let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE).await.unwrap();
+            let Acquired::Granted(lease) = acquired else { panic!("no lease") };
+            let source = &cluster.primaries()[from];
+            cluster.begin_to_move_slot(slot(&name), from, to);
+            if moved_before {
+                let port = cluster.primaries()[to].port().to_string();
+                let _: String = source.command(&["MIGRATE", "127.0.0.1", &port, &name, "0", "5000"]);
+            }
+            if name == entry {
+                store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+            } else {
+                invalidate_tag(&store, "t").await.unwrap();
+            }
+            cluster.finish_to_move_slot(slot(&name), from, to);
+            wait_until("the cluster to be used again", async || store.get(&key("a")).await.is_ok()).await;
+            assert_eq!(read(&store, &key("a")).await, None, "{name}");
+            let late = loaded(lease, "old", &["t"]);
+            wait_until("the late fill to be refused", async || match Contract::commit(&store, &late).await {
+                Ok(Committed::Stored) => panic!("stored what was invalidated"),
+                committed => committed.is_ok(),
+            })
+            .await;
+            cluster.move_slot(slot(&name), to, from);
+            wait_until("the slot to be back", async || store.get(&key("a")).await.is_ok()).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_replica() {
+    for tags_die in [false, true] {
+        let mut cluster = RedisCluster::start(3, 1);
+        let store = connect(cluster.url()).await;
+        let home = cluster.index_of(&token("t"));
+        let key = (0..).map(|i: u32| key(&i.to_string()));
+        let key = key.into_iter().find(|key| cluster.index_of(&store.0.context.names.entry(key)) != home).unwrap();
+        let index = if tags_die { home } else { cluster.index_of(&store.0.context.names.entry(&key)) };
+        let replica = 3 + index;
+        fill_when_possible(&store, &key, "old", &["t"]).await;
+        let Acquired::Granted(lease) =
+            Contract::acquire(&store, &key, Seen::Unusable, Duration::from_secs(60)).await.unwrap()
+        else {
+            panic!("no lease")
+        };
+        wait_until("the replica to have it", async || !cluster.node_mut(replica).keys().is_empty()).await;
+        cut_replicas_off(&cluster.primaries()[index]);
+        if tags_die {
+            invalidate_tag(&store, "t").await.unwrap();
+        } else {
+            store.invalidate(Scope::Key(&key)).await.unwrap();
+        }
+        cluster.node_mut(index).kill();
+        wait_until("the replica to be promoted", async || {
+            cluster.node_mut(replica).info("replication", "role") == "master"
+        })
+        .await;
+        wait_until("the replica to be used", async || store.get(&key).await.is_ok()).await;
+        assert_eq!(read(&store, &key).await, None);
+        assert!(store.state().lost_connections >= 1, "who has left is counted all the same");
+        let late = loaded(lease, "old", &["t"]);
+        wait_until("the late fill to be refused", async || match Contract::commit(&store, &late).await {
+            Ok(Committed::Stored) => panic!("stored what was invalidated"),
+            committed => committed.is_ok(),
+        })
+        .await;
+        fill_when_possible(&store, &key, "new", &["t"]).await;
+        assert_eq!(read(&store, &key).await.unwrap(), "new");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_gone_is_retried_and_its_invalidations_wait_for_it() {
+    let mut cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let name = store.0.context.names.entry(&key("a"));
+    let index = cluster.index_of(&name);
+    fill_when_possible(&store, &key("a"), "old", &[]).await;
+    cluster.node_mut(index).stop();
+    store.invalidate(Scope::Key(&key("a"))).await.unwrap_err();
+    cluster.node_mut(index).cont();
+    assert!(store.wait_connected(PATIENCE).await);
+    wait_until("the node to be used again", async || store.get(&key("a")).await.is_ok()).await;
+    assert_eq!(read(&store, &key("a")).await, None);
+    fill_when_possible(&store, &key("a"), "new", &[]).await;
+}
+
+/// What the documentation states of clusters: an entry and its tags lie on different nodes, so a reader may hear of an
+/// invalidation a moment after it returned.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_process_hears_of_an_invalidated_tag_within_moments() {
+    const ROUNDS: usize = 2_000;
+    let cluster = RedisCluster::start(3, 0);
+    let (writer, reader) = (connect(cluster.url()).await, connect(cluster.url()).await);
+    let tiered = TieredStore::new(1 << 20, connect(cluster.url()).await);
+    let home = cluster.index_of(&token("t"));
+    // An entry that does not lie with the tags.
+    let names = (0..).map(|i: u32| key(&i.to_string()));
+    let key = names.into_iter().find(|key| cluster.index_of(&writer.0.context.names.entry(key)) != home).unwrap();
+    let redis: &dyn Contract = &reader;
+    for (who, reader) in [("from Redis", redis), ("with a first tier", &tiered)] {
+        let (mut delays, mut stale) = (Vec::new(), 0);
+        for round in 0..ROUNDS {
+            fill(&writer, &key, &round.to_string(), &["t"]).await;
+            for _ in 0..2 {
+                read(reader, &key).await;
+            }
+            invalidate_tag(&writer, "t").await.unwrap();
+            let returned = Instant::now();
+            let mut asked = returned;
+            while read(reader, &key).await.is_some() {
+                stale += 1;
+                assert!(asked.duration_since(returned) < PATIENCE, "round {round}");
+                asked = Instant::now();
+            }
+            // When the first read began that did not see it any more.
+            delays.push(asked.duration_since(returned));
+            assert_eq!(read(&writer, &key).await, None, "who invalidates has heard of it when it returns");
+        }
+        delays.sort_unstable();
+        let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
+        println!(
+            "{who}: {stale} stale reads after {ROUNDS} invalidations; none after p50 {:?}, p99 {:?}, max {:?}",
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        );
+    }
+}
+
+/// What nobody reads is what a server that is short of memory evicts first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_marks_of_all_nodes_are_read_though_nothing_else_is() {
+    let cluster = RedisCluster::start(3, 0);
+    let store = connect(cluster.url()).await;
+    let node = &cluster.primaries()[cluster.index_of(&token("t"))];
+    let marks: Vec<String> = node.keys().into_iter().filter(|name| name.starts_with("test:mark:")).collect();
+    assert_eq!(marks.len(), 3, "{marks:?}");
+    let () = node.command(&["CONFIG", "RESETSTAT"]);
+    wait_until("each node's connection to read its mark", async || {
+        let stats: String = node.command(&["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_mget:calls="));
+        calls.is_some_and(|rest| rest.split(',').next().unwrap().parse::<u64>().unwrap() >= 6)
+    })
+    .await;
+    assert_eq!(store.state().lost_connections, 0);
+}

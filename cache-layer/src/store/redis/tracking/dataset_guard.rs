@@ -1,0 +1,142 @@
+//! What this process does when a data set appears that may be older than an invalidation: its server was restarted with
+//! what it had saved, or a replica took its primary's place.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    store::{OwnedScope, Scope},
+    sync::Mutex,
+};
+
+/// Invalidations kept to be replayed; above that all are merged into one of everything.
+const MOST: usize = 10_000;
+
+/// What to do when a data set appears that may be older than the latest invalidations: see
+/// [`RedisStoreBuilder::on_restored`](crate::store::RedisStoreBuilder::on_restored).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Restored {
+    /// Invalidate everything: nothing is ever served that an invalidation covered. Costs a cold cache after a fail-over.
+    #[default]
+    Clear,
+    /// Repeat what this process invalidated in the last so long, which should be longer than replicas lag or dumps are
+    /// old. Misses invalidations by processes that are gone.
+    Replay(Duration),
+    /// Use the data set as it is: an invalidation that it has not heard of is lost.
+    Trust,
+}
+
+/// The policy, and what it takes to follow it: the servers that this process knows, and what it invalidated.
+#[derive(Debug)]
+pub(crate) struct DatasetGuard {
+    policy: Restored,
+    recent: Mutex<Recent>,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    /// The identities of the servers that this process has connected to.
+    met: HashSet<Arc<str>>,
+    invalidations: VecDeque<(Instant, OwnedScope)>,
+}
+
+impl DatasetGuard {
+    pub(crate) fn new(policy: Restored) -> Self {
+        Self { policy, recent: Mutex::default() }
+    }
+
+    /// Whether everything is invalidated in another data set.
+    pub(crate) fn clears(&self) -> bool {
+        self.policy == Restored::Clear
+    }
+
+    /// Takes note of an invalidation that was delivered, or will be.
+    pub(crate) fn remember(&self, scope: Scope<'_>) {
+        let Restored::Replay(last) = self.policy else { return };
+        let invalidations = &mut self.recent.lock().invalidations;
+        while invalidations.front().is_some_and(|(when, _)| when.elapsed() > last) {
+            invalidations.pop_front();
+        }
+        if invalidations.len() >= MOST {
+            invalidations.clear();
+            invalidations.push_back((Instant::now(), OwnedScope::Everything));
+        }
+        invalidations.push_back((Instant::now(), scope.to_owned()));
+    }
+
+    /// As [`replay`](Self::replay), unless this process has met that server before.
+    pub(crate) fn replay_unless_met(&self, server: &Arc<str>, again: impl FnMut(Scope<'_>)) {
+        let replays = matches!(self.policy, Restored::Replay(_));
+        if replays && self.recent.lock().met.insert(server.clone()) {
+            self.replay(again);
+        }
+    }
+
+    /// Goes through the invalidations that a data set which may be older has to hear of again.
+    pub(crate) fn replay(&self, mut again: impl FnMut(Scope<'_>)) {
+        let Restored::Replay(last) = self.policy else { return };
+        for (when, scope) in &self.recent.lock().invalidations {
+            if when.elapsed() <= last {
+                again(scope.borrow());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+
+    fn replayed(guard: &DatasetGuard) -> Vec<String> {
+        let mut replayed = Vec::new();
+        guard.replay(|scope| replayed.push(format!("{scope:?}")));
+        replayed
+    }
+
+    #[test]
+    fn only_who_replays_remembers() {
+        let key = Key::new(["k"]);
+        for policy in [Restored::Clear, Restored::Trust] {
+            let guard = DatasetGuard::new(policy);
+            guard.remember(Scope::Key(&key));
+            assert!(replayed(&guard).is_empty());
+        }
+        let guard = DatasetGuard::new(Restored::Replay(Duration::from_secs(60)));
+        guard.remember(Scope::Key(&key));
+        assert_eq!(replayed(&guard).len(), 1);
+    }
+
+    #[test]
+    fn what_is_older_than_the_policy_says_is_not_replayed() {
+        let guard = DatasetGuard::new(Restored::Replay(Duration::ZERO));
+        guard.remember(Scope::Everything);
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(replayed(&guard).is_empty());
+    }
+
+    #[test]
+    fn a_server_that_was_met_before_needs_no_replay() {
+        let guard = DatasetGuard::new(Restored::Replay(Duration::from_secs(60)));
+        guard.remember(Scope::Everything);
+        let mut replays = 0;
+        for server in ["a", "a", "b"] {
+            guard.replay_unless_met(&server.into(), |_| replays += 1);
+        }
+        assert_eq!(replays, 2);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_covers_all_the_same() {
+        let guard = DatasetGuard::new(Restored::Replay(Duration::from_secs(60)));
+        for i in 0..MOST + 10 {
+            guard.remember(Scope::Key(&Key::new([i.to_string()])));
+        }
+        let replayed = replayed(&guard);
+        assert!(replayed.len() < MOST && replayed[0].contains("Everything"));
+    }
+}

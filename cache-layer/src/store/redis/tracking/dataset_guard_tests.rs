@@ -1,0 +1,426 @@
+//! The server's bad days: restored, full, short of memory.
+
+use std::collections::HashSet;
+
+use tests::{RedisServer, wait_until};
+
+use crate::store::redis::{fleet_tests::*, wire::names::nonce, *};
+use crate::{store::TieredStore, tag::Tags};
+
+/// Fills as soon as the servers can be used, however they are being rearranged.
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
+pub(crate) async fn fill_when_possible(store: &impl Contract, key: &Key, payload: &str, tags: &[&str]) {
+    wait_until("a fill to be stored", async || {
+        let Ok(Acquired::Granted(lease)) = store.acquire(key, Seen::Unusable, LEASE).await else { return false };
+        matches!(store.commit(&loaded(lease, payload, tags)).await, Ok(Committed::Stored))
+    })
+    .await;
+}
+
+/// From now on, replicas hear of nothing, so that they don't know of it when they are promoted.
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
+pub(crate) fn cut_replicas_off(primary: &RedisServer) {
+    let () = primary.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
+    let _: u64 = primary.command(&["CLIENT", "KILL", "TYPE", "replica"]);
+}
+
+async fn connect_with(server: &RedisServer, policy: Restored) -> RedisStore {
+    let store = builder(server.url()).on_restored(policy).build().unwrap();
+    assert!(store.wait_connected(PATIENCE).await, "the server does not answer");
+    store
+}
+
+/// Kills the server, and starts it with what it last saved.
+async fn restart(server: &mut RedisServer, stores: &[&RedisStore]) {
+    server.kill();
+    for store in stores {
+        wait_until("the loss to be noticed", async || !store.connected()).await;
+    }
+    server.restart();
+    for store in stores {
+        assert!(store.wait_connected(PATIENCE).await);
+    }
+}
+
+/// A server that was restored from a dump which has not heard of the invalidation of the key `a` and of the tag `t`.
+async fn restored(policy: Restored) -> (RedisServer, RedisStore, Option<Lease>) {
+    let mut server = RedisServer::start();
+    let store = connect_with(&server, policy).await;
+    for name in ["a", "b", "untouched"] {
+        fill(&store, &key(name), "old", &[name]).await;
+    }
+    let lease = match store.acquire(&key("in flight"), Seen::Nothing, Duration::from_secs(60)).await.unwrap() {
+        Acquired::Granted(lease) => Some(lease),
+        _ => None,
+    };
+    let () = server.command(&["SAVE"]);
+    store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+    store.invalidate(Scope::Key(&key("in flight"))).await.unwrap();
+    invalidate_tag(&store, "b").await.unwrap();
+    restart(&mut server, &[&store]).await;
+    (server, store, lease)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_restored_dump_is_served() {
+    let (server, store, lease) = restored(Restored::Clear).await;
+    // A process that has never seen the server is as careful.
+    for store in [&store, &connect(server.url()).await] {
+        for name in ["a", "b", "untouched"] {
+            assert_eq!(read(store, &key(name)).await, None, "{name}");
+        }
+    }
+    assert_eq!(commit(&store, lease.unwrap(), "old", &[]).await, Committed::Refused);
+    assert_eq!(fill(&store, &key("a"), "new", &["a"]).await, Committed::Stored);
+    // Cleared once for all, not by each who connects.
+    let later = connect(server.url()).await;
+    assert_eq!(read(&later, &key("a")).await.unwrap(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_what_this_process_invalidated() {
+    let (_server, store, lease) = restored(Restored::Replay(Duration::from_secs(60))).await;
+    for name in ["a", "b"] {
+        assert_eq!(read(&store, &key(name)).await, None, "{name}");
+    }
+    assert_eq!(read(&store, &key("untouched")).await.unwrap(), "old");
+    assert_eq!(commit(&store, lease.unwrap(), "old", &[]).await, Committed::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dump_that_is_trusted_is_served_as_it_is() {
+    let (_server, store, _) = restored(Restored::Trust).await;
+    for name in ["a", "b", "untouched"] {
+        assert_eq!(read(&store, &key(name)).await.unwrap(), "old", "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_lost_to_the_same_data_set_costs_no_entry() {
+    let server = RedisServer::start();
+    let store = connect_with(&server, Restored::Clear).await;
+    fill(&store, &key("a"), "one", &["t"]).await;
+    let before = store.connection(&key("a")).session().unwrap().number;
+    let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    wait_until("it to be connected again", async || {
+        store.connection(&key("a")).session().is_ok_and(|session| session.number != before)
+    })
+    .await;
+    assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_set_that_was_swapped_under_a_living_connection_is_noticed() {
+    let (server, other) = (RedisServer::start(), RedisServer::start());
+    let store = connect(server.url()).await;
+    let elsewhere = connect(other.url()).await;
+    fill(&elsewhere, &key("a"), "of another data set", &[]).await;
+    let before = store.connection(&key("a")).session().unwrap().number;
+    let () = server.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
+    wait_until("the data set to arrive", async || server.info("replication", "master_link_status") == "up").await;
+    let () = server.command(&["REPLICAOF", "NO", "ONE"]);
+    wait_until("the connection to be made anew", async || {
+        store.connection(&key("a")).session().is_ok_and(|session| session.number != before)
+    })
+    .await;
+    assert_eq!(read(&store, &key("a")).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_began_by_another_servers_clock_is_not_stored() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    for (of_another, committed) in [(false, Committed::Stored), (true, Committed::Refused)] {
+        let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE).await.unwrap();
+        let Acquired::Granted(lease) = acquired else { panic!("no lease") };
+        let lease = if of_another { lease.under(Some("another".into())) } else { lease };
+        assert_eq!(commit(&store, lease, "x", &["t"]).await, committed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_takes_an_invalidation_all_the_same() {
+    let server = RedisServer::start();
+    let store = TieredStore::new(1 << 20, connect(server.url()).await);
+    let other = connect(server.url()).await;
+    for round in 0..3 {
+        for name in ["by tag", "by key", "by all"] {
+            assert_eq!(fill(&store, &key(name), "old", &[name]).await, Committed::Stored, "round {round}");
+        }
+        let mut leases = Vec::new();
+        for name in ["1", "2"] {
+            let acquired = Contract::acquire(&store, &key(name), Seen::Unusable, Duration::from_secs(60)).await;
+            let Acquired::Granted(lease) = acquired.unwrap() else { panic!("no lease") };
+            leases.push(lease);
+        }
+        let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+        invalidate_tag(&store, "by tag").await.unwrap();
+        store.invalidate(Scope::Key(&key("by key"))).await.unwrap();
+        for name in ["by tag", "by key"] {
+            assert_eq!(read(&store, &key(name)).await, None, "{name}");
+            assert_eq!(read(&other, &key(name)).await, None, "{name}");
+        }
+        assert_eq!(read(&other, &key("by all")).await.unwrap(), "old");
+        store.invalidate(Scope::Everything).await.unwrap();
+        assert_eq!(read(&other, &key("by all")).await, None);
+
+        // What was loading is not stored later, when there is room, even if another fill has brought the tag back.
+        let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+        let mut leases = leases.into_iter();
+        assert_eq!(commit(&store, leases.next().unwrap(), "old", &["by tag"]).await, Committed::Refused);
+        assert_eq!(fill(&other, &key("new"), "new", &["by tag"]).await, Committed::Stored);
+        assert_eq!(commit(&store, leases.next().unwrap(), "old", &["by tag"]).await, Committed::Refused);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_is_not_asked_to_store_each_fill() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let acquire = async || Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE).await;
+    acquire().await.unwrap_err();
+    let () = server.command(&["CONFIG", "RESETSTAT"]);
+    for _ in 0..100 {
+        acquire().await.unwrap_err();
+    }
+    let stats: String = server.command(&["INFO", "commandstats"]);
+    assert!(!stats.contains("cmdstat_evalsha"), "{stats}");
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    wait_until("it to be tried again", async || matches!(acquire().await, Ok(Acquired::Granted(_)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_of_ours_is_evicted_nothing_stale_is_served() {
+    let server = RedisServer::start();
+    let store = TieredStore::new(1 << 20, connect(server.url()).await);
+    let mut evicted = HashSet::new();
+    for round in 0..60 {
+        fill(&store, &key("a"), "old", &["t"]).await;
+        let acquired = Contract::acquire(&store, &key("b"), Seen::Unusable, Duration::from_secs(60)).await.unwrap();
+        let Acquired::Granted(lease) = acquired else { panic!("no lease") };
+        // Everything that there is, in turn; before, between and after what it could hide.
+        let keys = server.keys();
+        let victim = &keys[round % keys.len()];
+        evicted.insert(victim.split(':').nth(1).unwrap().to_owned());
+        let evict = |moment: usize| {
+            if round / keys.len() % 3 == moment {
+                let _: u64 = server.command(&["DEL", victim]);
+            }
+        };
+        evict(0);
+        invalidate_tag(&store, "t").await.unwrap();
+        evict(1);
+        store.invalidate(Scope::Key(&key("b"))).await.unwrap();
+        evict(2);
+        assert_eq!(read(&store, &key("a")).await, None, "without {victim}");
+        assert_eq!(commit(&store, lease, "old", &["t"]).await, Committed::Refused, "without {victim}");
+        wait_until("the next fill to be stored", async || {
+            fill(&store, &key("a"), "new", &["t"]).await == Committed::Stored
+        })
+        .await;
+        assert_eq!(read(&store, &key("a")).await.unwrap(), "new", "without {victim}");
+    }
+    assert_eq!(evicted, ["e", "l", "t", "i", "id", "mark"].map(str::to_owned).into());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_not_taken_for_a_server_nor_asked_again_and_again() {
+    let primary = RedisServer::start();
+    let replica = RedisServer::builder().config(&format!("replicaof 127.0.0.1 {}", primary.port())).start();
+    let store = builder(replica.url()).build().unwrap();
+    let begun = Instant::now();
+    wait_until("the store to say why", async || {
+        store.status().await.error.is_some_and(|error| error.contains("replica"))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let connections: u64 = replica.info("stats", "total_connections_received").parse().unwrap();
+    assert!(connections < 30 + begun.elapsed().as_secs(), "{connections} connections");
+    assert!(!store.connected());
+    let () = replica.command(&["REPLICAOF", "NO", "ONE"]);
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(fill(&store, &key("a"), "one", &[]).await, Committed::Stored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_loading_is_waited_for() {
+    let mut server = RedisServer::builder()
+        .config("key-load-delay 200")
+        .config("loading-process-events-interval-bytes 1024")
+        .start();
+    let store = connect_with(&server, Restored::Trust).await;
+    for i in 0..2_000 {
+        let () = server.command(&["SET", &format!("ballast:{i}"), &"x".repeat(1_000)]);
+    }
+    fill(&store, &key("a"), "one", &["t"]).await;
+    let () = server.command(&["SAVE"]);
+    server.kill();
+    wait_until("the loss to be noticed", async || !store.connected()).await;
+    server.restart();
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
+    store.invalidate(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
+    assert_eq!(read(&store, &key("a")).await, None);
+}
+
+/// How late a swap is noticed, and much more for a machine that has other things to do.
+const NOTICED: Duration = Duration::from_secs(10);
+
+fn swap(server: &RedisServer) {
+    let () = server.command(&["SWAPDB", "0", "1"]);
+}
+
+/// No server tells its clients of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_swapped_is_another_one_and_not_the_old_one_when_it_is_back() {
+    let server = RedisServer::start();
+    let (reader, writer) = (TieredStore::new(1 << 20, connect(server.url()).await), connect(server.url()).await);
+    let tags = Tags::new(["t"]);
+    for scope in [Scope::Key(&key("a")), Scope::Tags(&tags), Scope::Everything] {
+        fill(&writer, &key("a"), "old", &["t"]).await;
+        wait_until("the entry to be near", async || {
+            read(&reader, &key("a")).await.is_some() && reader.peek(&key("a")).is_some()
+        })
+        .await;
+
+        swap(&server);
+        let swapped = Instant::now();
+        writer.invalidate(scope).await.unwrap();
+        wait_until("the first tier to be void", async || reader.peek(&key("a")).is_none()).await;
+        assert_eq!(read(&reader, &key("a")).await, None, "{scope:?}");
+        assert!(swapped.elapsed() < NOTICED, "{scope:?}: {:?}", swapped.elapsed());
+        // It is of use, too.
+        assert_eq!(fill(&reader, &key("b"), "new", &["t"]).await, Committed::Stored, "{scope:?}");
+        assert_eq!(read(&writer, &key("b")).await.unwrap(), "new");
+
+        swap(&server);
+        let swapped = Instant::now();
+        for store in [&writer as &dyn Contract, &reader] {
+            wait_until("what it missed to be void", async || read(store, &key("a")).await.is_none()).await;
+        }
+        assert!(swapped.elapsed() < NOTICED, "{scope:?}: {:?}", swapped.elapsed());
+        assert_eq!(read(&connect(server.url()).await, &key("a")).await, None, "{scope:?}");
+    }
+}
+
+/// Sooner than any heartbeat: whoever invalidates finds out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_that_went_to_another_database_is_not_lost_when_the_old_one_is_back_at_once() {
+    let server = RedisServer::start();
+    let (reader, writer) = (TieredStore::new(1 << 20, connect(server.url()).await), connect(server.url()).await);
+    let tags = Tags::new(["t"]);
+    for by in ["key", "tag", "softened key", "softened tag", "pattern", "write"] {
+        fill(&writer, &key("a"), "old", &["t"]).await;
+        wait_until("the entry to be near", async || {
+            read(&reader, &key("a")).await.is_some() && reader.peek(&key("a")).is_some()
+        })
+        .await;
+        swap(&server);
+        match by {
+            "key" => writer.invalidate(Scope::Key(&key("a"))).await.unwrap(),
+            "tag" => writer.invalidate(Scope::Tags(&tags)).await.unwrap(),
+            "softened key" => writer.soften(Scope::Key(&key("a"))).await.unwrap(),
+            "softened tag" => writer.soften(Scope::Tags(&tags)).await.unwrap(),
+            // Or it is kept, and delivered before anything is read.
+            "pattern" => drop(writer.delete_matching(&Pattern::new("redis:*")).await),
+            _ => {
+                let entry = reader.peek(&key("a")).expect("it is near");
+                let _ = writer.put(vec![(key("a"), entry)], &tags).await;
+            }
+        }
+        swap(&server);
+        let swapped = Instant::now();
+        for store in [&writer as &dyn Contract, &reader] {
+            let void = async || {
+                store.peek(&key("a")).is_none()
+                    && store.get(&key("a")).await.is_ok_and(|found| !matches!(found, Lookup::Found(_)))
+            };
+            wait_until(by, void).await;
+        }
+        assert!(swapped.elapsed() < NOTICED, "{by}: {:?}", swapped.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_back_hears_again_what_this_process_invalidated_or_is_trusted() {
+    for (policy, after) in [(Restored::Replay(Duration::from_secs(60)), None), (Restored::Trust, Some("old"))] {
+        let server = RedisServer::start();
+        let store = connect_with(&server, policy).await;
+        for name in ["a", "untouched"] {
+            fill(&store, &key(name), "old", &[name]).await;
+        }
+        swap(&server);
+        store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+        let elsewhere = store.connection(&key("a")).mark();
+        swap(&server);
+        wait_until("it to be noticed", async || {
+            store.connection(&key("a")).mark() != elsewhere && store.get(&key("a")).await.is_ok()
+        })
+        .await;
+        assert_eq!(read(&store, &key("a")).await.as_deref(), after, "{policy:?}");
+        assert_eq!(read(&store, &key("untouched")).await.unwrap(), "old", "{policy:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
+    let server = RedisServer::start();
+    let stores = [connect(server.url()).await, connect(server.url()).await, connect(server.url()).await];
+    fill(&stores[0], &key("a"), "one", &["t"]).await;
+    server.flushall();
+    assert_eq!(fill(&stores[1], &key("a"), "two", &["t"]).await, Committed::Stored);
+    let mark = || server.keys().contains(&"test:mark".to_owned());
+    wait_until("the data set to be marked again", async || mark()).await;
+    // Everybody has found out by then.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    for store in &stores {
+        assert_eq!(read(store, &key("a")).await.unwrap(), "two");
+        assert_eq!(store.state().lost_connections, 0);
+    }
+}
+
+/// Who may not ask who the server is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swap_is_noticed_by_who_may_not_ask_for_info() {
+    let server = RedisServer::start();
+    let () = server.command(&["ACL", "SETUSER", "cache", "on", ">secret", "~test:*", "+@all", "-info"]);
+    let store = connect(server.url().replace("redis://", "redis://cache:secret@")).await;
+    fill(&store, &key("a"), "old", &["t"]).await;
+    swap(&server);
+    invalidate_tag(&store, "t").await.unwrap();
+    swap(&server);
+    wait_until("what it missed to be void", async || read(&store, &key("a")).await.is_none()).await;
+}
+
+/// What another program left there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_mark_marks_nothing() {
+    let server = RedisServer::start();
+    let foreign = "not a mark, no!";
+    assert_eq!(foreign.len(), nonce().len());
+    let () = server.command(&["SET", "test:mark", foreign]);
+    let store = connect(server.url()).await;
+    let mark: String = server.command(&["GET", "test:mark"]);
+    assert_ne!(mark, foreign);
+    assert_eq!(store.connection(&key("a")).mark().as_deref(), Some(&*mark));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_dump_hears_again_what_was_kept_before_it_was_delivered() {
+    let mut server = RedisServer::start();
+    let mut road = tests::FaultProxy::start(server.addr()).await;
+    let url = format!("redis://{}", road.addr());
+    let store = builder(url).on_restored(Restored::Replay(Duration::from_secs(60))).build().unwrap();
+    assert!(store.wait_connected(PATIENCE).await);
+    fill(&store, &key("a"), "old", &[]).await;
+    let () = server.command(&["SAVE"]);
+    road.set(tests::Fault::Cut).await;
+    wait_until("the loss to be noticed", async || !store.connected()).await;
+    store.invalidate(Scope::Key(&key("a"))).await.unwrap_err();
+    road.set(tests::Fault::Pass).await;
+    assert!(store.wait_connected(PATIENCE).await);
+    assert_eq!(read(&store, &key("a")).await, None);
+    restart(&mut server, &[&store]).await;
+    assert_eq!(read(&store, &key("a")).await, None);
+}

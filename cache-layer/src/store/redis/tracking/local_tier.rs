@@ -1,0 +1,116 @@
+//! Entries kept in this process, as its connections last read them: the first tier of a
+//! [`TieredStore`](crate::store::TieredStore).
+//!
+//! They are read with tracking on, like the [tokens](super::tag_tracker) of tags, and dropped by the server's push as soon
+//! as they change. An entry is good only while the connection that read it lives, and for a set time after that: what
+//! another one misses is unknown.
+
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::{
+    tag_tracker::{TagTracker, Verdict},
+    tracked::{Ticket, Tracked},
+};
+use crate::{
+    bounded::Bound,
+    clock::millis,
+    entry::Entry,
+    key::{Key, KeyId, readable_in_full},
+    pattern::Pattern,
+    store::{Eviction, shelf::Shelf},
+};
+
+pub(crate) struct LocalTier {
+    /// From the connection of that number.
+    entries: Shelf,
+    /// For how long, in milliseconds, entries are good after their connection was lost.
+    grace: AtomicU64,
+    /// Reads under way; what they read is in `entries`. Whatever changes is void here first, and then removed there.
+    reads: Tracked<KeyId, Infallible>,
+}
+
+/// A read under way; forgotten when it is dropped.
+pub(crate) struct EntryRead<'a> {
+    entries: &'a Shelf,
+    id: KeyId,
+    ticket: Ticket<'a, KeyId, Infallible>,
+}
+
+impl LocalTier {
+    pub(crate) fn new(max_bytes: u64) -> Self {
+        // There are as many reads as tasks that wait for one.
+        Self { entries: Shelf::new(max_bytes), grace: AtomicU64::new(0), reads: Tracked::new(Bound::none()) }
+    }
+
+    pub(crate) fn serve_while_disconnected(&self, limit: Duration) {
+        self.grace.store(millis(limit), Ordering::SeqCst);
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace.load(Ordering::SeqCst))
+    }
+
+    /// The entry of `key`, if the connection of that number read it and it is known that nothing happened to it, nor to its
+    /// `tags`.
+    pub(crate) fn get(&self, connection: u64, tags: &TagTracker, key: &Key) -> Option<Entry> {
+        let (entry, read_over) = self.entries.peek(key.id())?;
+        if connection != read_over || !entry.is_of(key) {
+            return None;
+        }
+        match tags.judge(entry.stamps()) {
+            Verdict::Known(standing) => entry.standing(standing),
+            Verdict::Unknown(..) => None,
+        }
+    }
+
+    /// Says that `key` is about to be read. To be called before the read is sent.
+    pub(crate) fn begin_read(&self, key: &Key) -> EntryRead<'_> {
+        let id = key.id();
+        EntryRead { entries: &self.entries, id, ticket: self.reads.begin_read(id) }
+    }
+
+    /// The entry changed.
+    pub(crate) fn void(&self, id: KeyId) {
+        self.reads.void(&id);
+        self.entries.remove(id);
+    }
+
+    /// Entries whose readable key matches changed, or their change could not be told to the server.
+    pub(crate) fn void_matching(&self, pattern: &Pattern) {
+        self.reads.void_all();
+        self.entries.remove_where(|entry| pattern.matches(readable_in_full(entry.canonical()).as_bytes()));
+    }
+
+    /// Every entry may have changed.
+    pub(crate) fn void_all(&self) {
+        self.reads.void_all();
+        self.entries.empty();
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.entries.size().1
+    }
+
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries.size().0
+    }
+
+    pub(crate) fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
+        self.entries.evictions()
+    }
+}
+
+impl EntryRead<'_> {
+    /// Keeps what was read over the connection of that number, unless it changed since.
+    pub(crate) fn complete(self, connection: u64, entry: &Entry) {
+        let Self { entries, id, ticket } = self;
+        ticket.complete_with(|| {
+            entries.insert(id, entry.clone(), connection);
+            None
+        });
+    }
+}

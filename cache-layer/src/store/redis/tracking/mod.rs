@@ -1,0 +1,25 @@
+//! What this process knows of the server, and until when it may believe that. Tracking never sends.
+//!
+//! - [`tracked`]: what was read once and is known until the server says that it changed, for the three that follow
+//! - [`tag_tracker`]: the tokens of tags, as a connection last read them
+//! - [`lease_tracker`]: leases that were granted to this process, and whether they still stand
+//! - [`local_tier`]: entries as connections last read them: the first tier of a tiered store
+//! - [`waiters`]: tasks that wait for the end of another process's lease
+//! - [`outbox`]: invalidations that could not be delivered yet
+//! - [`dataset_guard`]: whether the data set is the one that was here before
+
+pub(crate) mod dataset_guard;
+#[cfg(test)]
+pub(crate) mod dataset_guard_tests;
+pub(crate) mod lease_tracker;
+pub(crate) mod local_tier;
+pub(crate) mod outbox;
+pub(crate) mod tag_tracker;
+#[cfg(test)]
+pub(crate) mod tag_tracker_tests;
+mod tracked;
+#[cfg(test)]
+mod tracked_tests;
+pub(crate) mod waiters;
+#[cfg(test)]
+mod waiters_tests;

@@ -1,0 +1,135 @@
+//! The tokens of tags as a connection last read them, kept right by the server's tracking.
+//!
+//! Tokens are read with tracking on, and the server pushes a name as soon as its token changes. The connection delivers
+//! pushes and replies in order, and pushes are applied inline, before the next reply is handed out. So whichever task has
+//! the reply to a `GET` sees a table in which every invalidation that came before that `GET` has been applied.
+
+use std::sync::Arc;
+
+use super::tracked::{Ticket, Tracked};
+use crate::{
+    bounded::Bound,
+    tag::{Stamp, Standing, Token},
+};
+
+/// Tags known at one time; above that the table starts anew, at the cost of reading tokens again.
+const MOST: usize = 100_000;
+
+#[derive(Debug)]
+pub(crate) struct TagTracker(Tracked<Arc<str>, Token>);
+
+/// A read of tokens under way.
+pub(crate) struct TagReads<'a>(Vec<Ticket<'a, Arc<str>, Token>>);
+
+/// What the table says about an entry's stamps.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Known(Standing),
+    /// These tags must be read first; by the others, it stands so.
+    Unknown(Vec<Arc<str>>, Standing),
+}
+
+impl Default for TagTracker {
+    fn default() -> Self {
+        Self(Tracked::new(Bound::starting_anew(MOST)))
+    }
+}
+
+impl TagTracker {
+    pub(crate) fn judge(&self, stamps: &[Stamp]) -> Verdict {
+        let mut unknown = Vec::new();
+        let mut standing = Standing::Current;
+        self.0.look(|known| {
+            for Stamp { tag, token } in stamps {
+                match known.get(tag) {
+                    Some(current) => standing = standing.and(token.judged_by(current)),
+                    None => unknown.push(tag.clone()),
+                }
+            }
+        });
+        if unknown.is_empty() || standing == Standing::Void {
+            Verdict::Known(standing)
+        } else {
+            Verdict::Unknown(unknown, standing)
+        }
+    }
+
+    /// The token of a tag, if it is known.
+    pub(crate) fn get(&self, tag: &str) -> Option<Token> {
+        self.0.get(tag)
+    }
+
+    /// Says that the tokens of `tags` are about to be read. To be called before the read is sent.
+    pub(crate) fn begin_read(&self, tags: &[Arc<str>]) -> TagReads<'_> {
+        TagReads(self.0.begin_reads(tags.iter().cloned()))
+    }
+
+    /// The tag's token changed.
+    pub(crate) fn void(&self, tag: &str) {
+        self.0.void(tag);
+    }
+
+    /// Every token may have changed.
+    pub(crate) fn void_all(&self) {
+        self.0.void_all();
+    }
+}
+
+impl TagReads<'_> {
+    /// Takes the tokens that the tags have, in the order in which they were asked for, if they have any.
+    pub(crate) fn complete(self, tokens: &[Option<Token>]) {
+        for (ticket, token) in self.0.into_iter().zip(tokens) {
+            if let Some(token) = token {
+                ticket.complete(*token);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(tag: &str, last: u8) -> Stamp {
+        let mut token = *b"000000000000000a0123456789abcdei";
+        token[30] = last;
+        Stamp { tag: tag.into(), token: Token(token) }
+    }
+
+    fn read<'a>(tags: &'a TagTracker, stamp: &Stamp) -> TagReads<'a> {
+        tags.begin_read(std::slice::from_ref(&stamp.tag))
+    }
+
+    #[test]
+    fn a_push_while_a_read_is_under_way_wins_over_its_answer() {
+        let tags = TagTracker::default();
+        let old = stamp("a", b'0');
+        let reading = read(&tags, &old);
+        tags.void("a");
+        reading.complete(&[Some(old.token)]);
+        assert_eq!(tags.judge(&[old]), Verdict::Unknown(vec!["a".into()], Standing::Current));
+    }
+
+    #[test]
+    fn an_older_answer_does_not_stand_in_for_a_newer_question() {
+        let tags = TagTracker::default();
+        let (old, new) = (stamp("a", b'0'), stamp("a", b'1'));
+        let first = read(&tags, &old);
+        tags.void("a");
+        let second = read(&tags, &new);
+        first.complete(&[Some(old.token)]);
+        assert_eq!(tags.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()], Standing::Current));
+        second.complete(&[Some(new.token)]);
+        assert_eq!(tags.judge(&[old]), Verdict::Known(Standing::Void));
+        assert_eq!(tags.judge(&[new]), Verdict::Known(Standing::Current));
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let tags = TagTracker::default();
+        for i in 0..MOST + 10 {
+            tags.begin_read(&[i.to_string().into()]).complete(&[Some(stamp("", b'0').token)]);
+        }
+        assert!(tags.0.len() <= MOST);
+    }
+}

@@ -1,0 +1,207 @@
+//! What is kept beside the entries goes with them: tags and variants are named by what clients ask for.
+
+use tests::{RedisServer, wait_until};
+
+use crate::store::redis::{
+    fleet_tests::{LEASE, connect, fill, invalidate_tag, key, loaded, read},
+    *,
+};
+use crate::{
+    clock::Clock,
+    entry::{Deadlines, EntryId},
+    store::{TieredStore, Writes},
+};
+
+fn entry(key: &Key, id: EntryId, life: u64, payload: &str) -> Entry {
+    let deadlines = Deadlines::fresh_until(Clock::system().now() + life);
+    Entry::new(id, key, deadlines, bytes::Bytes::new(), payload.to_owned().into())
+}
+
+async fn lease(store: &RedisStore, key: &Key) -> Lease {
+    match store.acquire(key, Seen::Unusable, LEASE).await.unwrap() {
+        Acquired::Granted(lease) => lease,
+        other => panic!("no lease: {other:?}"),
+    }
+}
+
+/// Stores an entry that is kept for so many milliseconds.
+async fn keep(store: &RedisStore, key: &Key, life: u64, tags: &[&str]) {
+    let lease = lease(store, key).await;
+    let entries = vec![(key.clone(), entry(key, EntryId::random(), life, "value"))];
+    let fill = Fill { writes: Writes { entries, guard: None }, ..loaded(lease, "", tags) };
+    assert_eq!(store.commit(&fill).await.unwrap(), Committed::Stored);
+}
+
+fn left(server: &RedisServer, tag: &str) -> i64 {
+    server.command(&["PTTL", &format!("test:t:{tag}")])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_lives_as_long_as_the_longest_entry_that_carries_it_and_not_much_longer() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    keep(&store, &key("short"), 10_000, &["t"]).await;
+    let short = left(&server, "t");
+    assert!((5_000..=12_500).contains(&short), "{short}");
+    keep(&store, &key("long"), 600_000, &["t"]).await;
+    let long = left(&server, "t");
+    assert!((600_000..=1_350_000).contains(&long), "{long}");
+    // What lives less changes nothing.
+    keep(&store, &key("shorter"), 1_000, &["t"]).await;
+    let still = left(&server, "t");
+    assert!((500_000..=long).contains(&still), "{still} of {long}");
+    for name in ["short", "long", "shorter"] {
+        assert!(server.command::<i64>(&["PTTL", &store.0.context.names.entry(&key(name))]) <= still, "{name}");
+    }
+    let everything = left(&server, "");
+    assert!(everything > 20 * 60 * 60 * 1000, "{everything}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_and_what_is_softened_keeps_its_token() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let place = key("a");
+    store
+        .put(vec![(place.clone(), entry(&place, EntryId::random(), 300_000, "value"))], &Tags::new(["t"]))
+        .await
+        .unwrap();
+    assert!((290_000..=375_000).contains(&left(&server, "t")), "{}", left(&server, "t"));
+    store.soften(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
+    assert!((290_000..=375_000).contains(&left(&server, "t")), "{}", left(&server, "t"));
+    assert!(matches!(store.get(&place).await, Ok(Lookup::Found(_))));
+    // Nothing carries it any more.
+    invalidate_tag(&store, "t").await.unwrap();
+    assert!((1..=60_000).contains(&left(&server, "t")), "{}", left(&server, "t"));
+}
+
+/// As the requests of a stranger for what is not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_of_entries_that_are_gone_are_gone() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    for name in 0..100 {
+        keep(&store, &key(&name.to_string()), 500, &[&format!("product:{name}")]).await;
+    }
+    let tokens = async || server.keys().iter().filter(|name| name.contains(":t:product:")).count();
+    assert!(tokens().await > 0);
+    wait_until("the tokens to be gone", async || tokens().await == 0).await;
+}
+
+/// A token that is gone may be made anew: it is another one, so that nothing is served that it had covered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_made_anew_is_another_one() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let tiered = TieredStore::new(1 << 20, connect(server.url()).await);
+    fill(&store, &key("a"), "old", &["t"]).await;
+    wait_until("the entry to be near", async || {
+        assert_eq!(read(&tiered, &key("a")).await.as_deref(), Some("old"));
+        tiered.peek(&key("a")).is_some()
+    })
+    .await;
+    let () = server.command(&["DEL", "test:t:t"]);
+    assert_eq!(read(&store, &key("a")).await, None);
+    fill(&store, &key("b"), "new", &["t"]).await;
+    assert_eq!(read(&store, &key("b")).await.as_deref(), Some("new"));
+    for _ in 0..2 {
+        assert_eq!((read(&store, &key("a")).await, read(&tiered, &key("a")).await), (None, None));
+    }
+}
+
+/// A load that began before an invalidation is not stored, though what that wrote is gone by the time that it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_is_not_forgotten_with_its_token() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let late = lease(&store, &key("a")).await;
+    invalidate_tag(&store, "t").await.unwrap();
+    let () = server.command(&["DEL", "test:t:t"]);
+    // By a load that began after it, the tag has a token again.
+    assert_eq!(fill(&store, &key("b"), "new", &["t"]).await, Committed::Stored);
+    assert_eq!(store.commit(&loaded(late, "old", &["t"])).await.unwrap(), Committed::Refused);
+}
+
+/// A primary entry and one of its variants, as a load brings them.
+async fn vary(store: &RedisStore, primary: EntryId, selector: &str, life: u64) -> Committed {
+    let (place, variant) = (key("v"), key("v").variant(selector.as_bytes()));
+    let lease = lease(store, &place).await;
+    let entries = vec![
+        (place.clone(), entry(&place, primary, life, "").leading_to(8)),
+        (variant.clone(), entry(&variant, EntryId::random(), life, selector)),
+    ];
+    store.commit(&Fill { writes: Writes { entries, guard: None }, ..loaded(lease, "", &[]) }).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variants_that_nothing_leads_to_any_more_are_deleted() {
+    const MOST: usize = 8;
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let variants = || server.keys().iter().filter(|name| name.contains(":e:") && !name.contains(":-:")).count();
+    let mut parent = EntryId::random();
+    for round in 0..50 {
+        // As the front end does, which begins anew when there are as many as there may be.
+        if round % MOST == 0 {
+            parent = EntryId::random();
+        }
+        // Each of them is written twice, as by a refresh.
+        for _ in 0..2 {
+            assert_eq!(vary(&store, parent, &format!("language {round}"), 60_000).await, Committed::Stored);
+            assert_eq!(variants(), round % MOST + 1, "round {round}");
+        }
+    }
+    for round in 48..50 {
+        let selector = format!("language {round}");
+        assert_eq!(read(&store, &key("v").variant(selector.as_bytes())).await.unwrap(), selector);
+    }
+    let known: String = server.command(&["GET", &store.0.context.names.variants(&key("v"))]);
+    assert_eq!(known.len(), 2 * 32);
+
+    // Those of a primary entry that was invalidated go with the next one.
+    store.invalidate(Scope::Key(&key("v"))).await.unwrap();
+    vary(&store, EntryId::random(), "another", 60_000).await;
+    assert_eq!(variants(), 1);
+}
+
+/// Loads that run at the same time have each counted themselves alone, so that the front end begins anew too late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_variants_that_were_counted_too_few_the_oldest_go() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let parent = EntryId::random();
+    for round in 0..20 {
+        assert_eq!(vary(&store, parent, &format!("language {round}"), 60_000).await, Committed::Stored);
+        let variants = server.keys().iter().filter(|name| name.contains(":e:") && !name.contains(":-:")).count();
+        assert_eq!(variants, (round + 1).min(8), "round {round}");
+    }
+    for round in 12..20 {
+        let selector = format!("language {round}");
+        assert_eq!(read(&store, &key("v").variant(selector.as_bytes())).await.unwrap(), selector);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_of_variants_lives_as_long_as_they_do_and_is_no_more_than_that() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let name = store.0.context.names.variants(&key("v"));
+    let left = || server.command::<i64>(&["PTTL", &name]);
+    let parent = EntryId::random();
+    vary(&store, parent, "long", 60_000).await;
+    vary(&store, parent, "short", 1_000).await;
+    assert!((30_000..=60_000).contains(&left()), "{}", left());
+    vary(&store, parent, "longer", 120_000).await;
+    assert!((90_000..=120_000).contains(&left()), "{}", left());
+    // What another program left there counts as nothing, and names nothing that would be deleted.
+    let other = format!("test:e:{}", "x".repeat(32));
+    let () = server.command(&["SET", &other, "another's"]);
+    for junk in [&["SET", &*name, "{}:-:x"][..], &["LPUSH", &*name, "a"]] {
+        let _: i64 = server.command(&["DEL", &name]);
+        let _: redis::Value = server.command(junk);
+        assert_eq!(vary(&store, EntryId::random(), "one", 1_000).await, Committed::Stored);
+        assert_eq!(server.command::<String>(&["GET", &name]).len(), 32);
+        assert_eq!(server.command::<String>(&["GET", &other]), "another's");
+    }
+    wait_until("it to be gone", async || left() == -2).await;
+}

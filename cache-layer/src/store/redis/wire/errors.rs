@@ -1,0 +1,39 @@
+//! What an error says about the server that answered it.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// Whether this error says that the connection, or the server behind it, will answer nothing else for now.
+pub(crate) fn proves_connection_useless(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Parse
+                | ErrorKind::AuthenticationFailed
+                | ErrorKind::Server(
+                    ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ReadOnly
+                )
+        )
+}
+
+/// Whether the server answers this command to nobody, or not to this user.
+pub(crate) fn is_not_allowed(error: &RedisError) -> bool {
+    // What was renamed away is unknown.
+    let unknown = || error.detail().is_some_and(|detail| detail.starts_with("unknown command"));
+    error.code() == Some("NOPERM") || (error.code() == Some("ERR") && unknown())
+}
+
+/// Whether the server refuses to store more. Several calls in one round trip fail with the first one's error.
+pub(crate) fn is_out_of_memory(error: &RedisError) -> bool {
+    has_code(error, "OOM")
+}
+
+/// Whether the key holds a value of another type.
+pub(crate) fn is_wrong_type(error: &RedisError) -> bool {
+    has_code(error, "WRONGTYPE")
+}
+
+fn has_code(error: &RedisError, code: &str) -> bool {
+    let errors = error.clone().into_server_errors();
+    errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == code))
+}

@@ -1,0 +1,17 @@
+//! What is said on a connection. Wire never remembers: there is no state here, and no connection.
+//!
+//! - [`names`]: what the keys are called
+//! - [`scripts`]: what runs on the server, and how commands go out together
+//! - [`replies`]: what the server may answer
+//! - [`errors`]: what an error says about the server
+//! - [`operation`]: what a round trip is called in a trace
+//! - [`token_life`]: for how long the token of a tag is kept
+
+pub(crate) mod errors;
+pub(crate) mod names;
+pub(crate) mod operation;
+pub(crate) mod replies;
+#[cfg(test)]
+pub(crate) mod replies_tests;
+pub(crate) mod scripts;
+pub(crate) mod token_life;

@@ -1,0 +1,242 @@
+//! The names of our keys in Redis. `{…}` makes an entry, its variants and its lease share a cluster slot; what follows
+//! is for people and patterns.
+//!
+//! | name | holds |
+//! |---|---|
+//! | `<prefix>:e:{<digest>}:<variant or ->:<readable>` | an entry |
+//! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or what came of it: see [`scripts`](super::scripts) |
+//! | `<prefix>:v:{<digest>}:-:<readable>` | which variants the entry leads to: their digests, one after the other |
+//! | `<prefix>:t:<tag>` | the tag's token |
+//! | `<prefix>:i` | when a tag was last invalidated |
+//! | `<prefix>:id` | who served this data set last |
+//! | `<prefix>:mark` | what tells this data set from every other one |
+//!
+//! In a cluster, tags and what belongs to them lie in one slot, the prefix's own: `<prefix>:t:{<prefix>}:<tag>`,
+//! `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` and `<prefix>:mark:{<prefix>}:<node>` for each primary. They
+//! have one server's clock and order then.
+
+use std::time::Duration;
+
+use crate::{
+    hex,
+    key::{Key, KeyId},
+};
+
+/// The tag that every entry here carries: its new token voids them all. No tag of a user's is empty.
+pub(crate) const EVERYTHING: &str = "";
+/// The least life of that tag's token, which is renewed with every fill. Those of other tags are kept for as long as
+/// [what carries them](crate::store::redis::wire::token_life::lives).
+pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// 15 hex digits, the middle of a [`Token`](crate::tag::Token).
+pub(crate) fn nonce() -> String {
+    format!("{:015x}", fastrand::u64(..1 << 60))
+}
+
+/// What a name stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Named<'a> {
+    Tag(&'a str),
+    Entry(KeyId),
+    Lease(KeyId),
+    LastInvalidation,
+}
+
+/// What there is of every key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Entry,
+    Lease,
+    Variants,
+}
+
+impl Kind {
+    fn letter(self) -> char {
+        match self {
+            Self::Entry => 'e',
+            Self::Lease => 'l',
+            Self::Variants => 'v',
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    prefix: String,
+    /// What comes before tags, so that they share a slot where there are slots.
+    tags: String,
+}
+
+impl Names {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), tags: String::new() }
+    }
+
+    /// The same, for a cluster.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn clustered(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), tags: format!("{{{prefix}}}:") }
+    }
+
+    pub(crate) fn is_clustered(&self) -> bool {
+        !self.tags.is_empty()
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(crate) fn entry(&self, key: &Key) -> String {
+        self.of_key(Kind::Entry, key)
+    }
+
+    pub(crate) fn lease(&self, key: &Key) -> String {
+        self.of_key(Kind::Lease, key)
+    }
+
+    /// What is known of the variants of a primary key.
+    pub(crate) fn variants(&self, primary: &Key) -> String {
+        self.of_key(Kind::Variants, primary)
+    }
+
+    /// A variant as its name has it.
+    pub(crate) fn variant_digits(variant: &Key) -> String {
+        let mut digits = String::with_capacity(32);
+        push_hex(&mut digits, &variant.id().variant);
+        digits
+    }
+
+    pub(crate) fn tag(&self, tag: &str) -> String {
+        format!("{}:t:{}{tag}", self.prefix, self.tags)
+    }
+
+    pub(crate) fn last_invalidation(&self) -> String {
+        self.beside_tags("i")
+    }
+
+    pub(crate) fn identity(&self, server: &str) -> String {
+        self.beside_tags("id") + server
+    }
+
+    pub(crate) fn mark(&self, server: &str) -> String {
+        self.beside_tags("mark") + server
+    }
+
+    fn beside_tags(&self, kind: &str) -> String {
+        format!("{}:{kind}{}{}", self.prefix, if self.tags.is_empty() { "" } else { ":" }, self.tags)
+    }
+
+    /// What a name stands for; `None` if it is none of ours, or nobody keeps what it stands for.
+    pub(crate) fn parse<'a>(&self, name: &'a [u8]) -> Option<Named<'a>> {
+        if *name == *self.last_invalidation().as_bytes() {
+            return Some(Named::LastInvalidation);
+        }
+        if let Some(tag) = name.strip_prefix(self.prefix.as_bytes()).and_then(|name| name.strip_prefix(b":t:")) {
+            let tag = str::from_utf8(tag).ok()?.strip_prefix(&self.tags)?;
+            return Some(Named::Tag(tag));
+        }
+        let entry = self.parse_of(Kind::Entry, name).map(|(id, _)| Named::Entry(id));
+        entry.or_else(|| self.parse_of(Kind::Lease, name).map(|(id, _)| Named::Lease(id)))
+    }
+
+    /// The key that a name of this kind is of, and its readable form.
+    pub(crate) fn parse_of<'a>(&self, kind: Kind, name: &'a [u8]) -> Option<(KeyId, &'a [u8])> {
+        let rest = name.strip_prefix(self.of_kind(kind).as_bytes())?;
+        let (primary, rest) = rest.strip_prefix(b"{")?.split_at_checked(32)?;
+        let rest = rest.strip_prefix(b"}:")?;
+        let (variant, readable) = match rest.strip_prefix(b"-:") {
+            Some(readable) => (KeyId::PRIMARY, readable),
+            None => {
+                let (variant, rest) = rest.split_at_checked(32)?;
+                (parse_hex(variant)?, rest.strip_prefix(b":")?)
+            }
+        };
+        Some((KeyId { primary: parse_hex(primary)?, variant }, readable))
+    }
+
+    /// What all names of this kind begin with.
+    pub(crate) fn of_kind(&self, kind: Kind) -> String {
+        format!("{}:{}:", self.prefix, kind.letter())
+    }
+
+    fn of_key(&self, kind: Kind, key: &Key) -> String {
+        let id = key.id();
+        let mut name = String::with_capacity(self.prefix.len() + 80 + key.canonical().len());
+        name.push_str(&self.prefix);
+        name.push(':');
+        name.push(kind.letter());
+        name.push_str(":{");
+        push_hex(&mut name, &id.primary);
+        name.push_str("}:");
+        if id.is_variant() {
+            push_hex(&mut name, &id.variant);
+        } else {
+            name.push('-');
+        }
+        name.push(':');
+        key.push_readable(&mut name);
+        name
+    }
+}
+
+fn parse_hex(digits: &[u8]) -> Option<[u8; 16]> {
+    let number = u128::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+    Some(number.to_be_bytes())
+}
+
+fn push_hex(name: &mut String, bytes: &[u8]) {
+    name.extend(bytes.iter().flat_map(|byte| hex::of_byte(*byte)).map(char::from));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_its_variants_and_its_lease_share_a_slot() {
+        let names = Names::new("shop");
+        let key = Key::new(["http://", "a", "/x"]);
+        let slot = |name: &str| name[name.find('{').unwrap()..=name.find('}').unwrap()].to_owned();
+        let entry = names.entry(&key);
+        assert!(entry.starts_with("shop:e:{") && entry.ends_with("}:-:http://a/x"), "{entry}");
+        assert_eq!(slot(&entry), slot(&names.lease(&key)));
+        assert_eq!(slot(&entry), slot(&names.entry(&key.variant(b"de"))));
+        assert_ne!(entry, names.entry(&key.variant(b"de")));
+    }
+
+    #[test]
+    fn what_a_name_stands_for_is_found_again() {
+        let names = Names::new("shop");
+        assert_eq!(names.parse(names.tag("product:1").as_bytes()), Some(Named::Tag("product:1")));
+        // A readable part that looks like a variant is none.
+        let key = Key::new(["http://a/", &"0".repeat(32), ":e:{}"]);
+        for key in [key.clone(), key.variant(b"de")] {
+            assert_eq!(names.parse(names.entry(&key).as_bytes()), Some(Named::Entry(key.id())));
+            assert_eq!(names.parse(names.lease(&key).as_bytes()), Some(Named::Lease(key.id())));
+            let readable = key.readable();
+            for (kind, name) in [(Kind::Entry, names.entry(&key)), (Kind::Lease, names.lease(&key))] {
+                assert_eq!(names.parse_of(kind, name.as_bytes()), Some((key.id(), readable.as_bytes())));
+            }
+        }
+        assert_eq!(names.parse(names.last_invalidation().as_bytes()), Some(Named::LastInvalidation));
+        assert_eq!(names.parse(names.identity("").as_bytes()), None);
+        assert_eq!(names.parse(names.mark("").as_bytes()), None);
+        assert_eq!(names.parse(b"shop:x:{00"), None);
+        assert_eq!(names.parse(b"other:t:product:1"), None);
+        assert_eq!(names.parse(b"shop:e:{00"), None);
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn in_a_cluster_no_tag_chooses_its_slot() {
+        let names = Names::clustered("shop");
+        for tag in ["", "a", "{b}", "}{c}"] {
+            let name = names.tag(tag);
+            assert!(name.starts_with("shop:t:{shop}:"), "{name}");
+            assert_eq!(names.parse(name.as_bytes()), Some(Named::Tag(tag)));
+        }
+        assert_eq!(names.last_invalidation(), "shop:i:{shop}:");
+        assert_eq!(names.identity("abc"), "shop:id:{shop}:abc");
+    }
+}

@@ -1,0 +1,281 @@
+//! What the server may answer to what was asked of it. A reply of another kind or length is none: whatever made it, this
+//! connection's replies can't be trusted to belong to its questions, so that nothing is taken from it.
+//!
+//! The driver's own conversions are generous: to them `nil`, an empty array, an empty set and an empty map are all an empty
+//! list, and `OK` is true.
+
+use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, RedisResult, Value};
+
+use crate::tag::Token;
+
+/// A string.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Bulk(pub(crate) Vec<u8>);
+
+/// A string, or nothing at that name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Maybe(pub(crate) Option<Vec<u8>>);
+
+/// What there is at each of several names, in their order; to be held against [how many](Self::of) were asked for.
+#[derive(Debug)]
+pub(crate) struct Values(Vec<Option<Vec<u8>>>);
+
+/// Yes or no, as scripts say it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Flag(pub(crate) bool);
+
+/// How many.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Count(pub(crate) u64);
+
+/// How many of two names there were.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OfTwo;
+
+/// Milliseconds that a key has left; negative, if it is not there or stays.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Left(pub(crate) i64);
+
+/// The server's time: 16 hex digits of microseconds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Moment(pub(crate) [u8; 16]);
+
+/// `OK`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Done;
+
+/// The state of a tag, and whether it was made just now.
+#[derive(Debug)]
+pub(crate) struct Stamped {
+    pub(crate) token: Token,
+    pub(crate) created: bool,
+}
+
+/// A step of a `SCAN`: where the next one begins, and what was found.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    pub(crate) cursor: u64,
+    pub(crate) names: Vec<Vec<u8>>,
+}
+
+impl Values {
+    /// The values of so many names.
+    pub(crate) fn of(self, asked: usize) -> RedisResult<Vec<Option<Vec<u8>>>> {
+        exactly(asked, self.0)
+    }
+}
+
+impl Count {
+    /// Of so many at most.
+    pub(crate) fn at_most(self, asked: usize) -> RedisResult<u64> {
+        if self.0 <= asked as u64 { Ok(self.0) } else { Err(no_answer()) }
+    }
+}
+
+/// The replies, if they are as many as the questions.
+pub(crate) fn exactly<T>(asked: usize, replies: Vec<T>) -> RedisResult<Vec<T>> {
+    if replies.len() == asked { Ok(replies) } else { Err(no_answer()) }
+}
+
+/// A string that was written as text.
+pub(crate) fn text(bytes: Vec<u8>) -> RedisResult<String> {
+    String::from_utf8(bytes).map_err(|_| no_answer())
+}
+
+/// The error of a reply that is no answer to its question.
+pub(crate) fn no_answer() -> RedisError {
+    (ErrorKind::Parse, "a reply that is no answer to what was asked").into()
+}
+
+fn unexpected() -> ParsingError {
+    "a reply that is no answer to what was asked".into()
+}
+
+/// Reads a reply by value or by reference; the driver asks for the latter alone.
+macro_rules! reply {
+    ($type:ty, $read:expr) => {
+        impl FromRedisValue for $type {
+            fn from_redis_value_ref(value: &Value) -> Result<Self, ParsingError> {
+                Self::from_redis_value(value.clone())
+            }
+
+            fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+                let read: fn(Value) -> Option<Self> = $read;
+                read(value).ok_or_else(unexpected)
+            }
+        }
+    };
+}
+
+reply!(Bulk, |value| string(value).map(Self));
+reply!(Maybe, |value| match value {
+    Value::Nil => Some(Self(None)),
+    value => string(value).map(|bytes| Self(Some(bytes))),
+});
+reply!(Values, |value| match value {
+    Value::Array(values) => {
+        let string_or_nil = |value| match value {
+            Value::Nil => Some(None),
+            value => string(value).map(Some),
+        };
+        values.into_iter().map(string_or_nil).collect::<Option<_>>().map(Self)
+    }
+    _ => None,
+});
+reply!(Flag, |value| flag(&value).map(Self));
+reply!(Count, |value| match value {
+    Value::Int(count) => count.try_into().ok().map(Self),
+    _ => None,
+});
+reply!(OfTwo, |value| matches!(value, Value::Int(0..=2)).then_some(Self));
+reply!(Left, |value| match value {
+    Value::Int(left @ -2..) => Some(Self(left)),
+    _ => None,
+});
+reply!(Moment, |value| moment(&string(value)?).map(Self));
+reply!(Done, |value| (value == Value::Okay).then_some(Self));
+reply!(Stamped, |value| match value {
+    Value::Array(parts) => {
+        let [token, created] = parts.try_into().ok()?;
+        let token = Token::parse(&string(token)?)?;
+        Some(Self { token, created: flag(&created)? })
+    }
+    _ => None,
+});
+reply!(Scanned, |value| match value {
+    Value::Array(parts) => {
+        let [cursor, names] = parts.try_into().ok()?;
+        let cursor = str::from_utf8(&string(cursor)?).ok()?.parse().ok()?;
+        let Value::Array(names) = names else { return None };
+        Some(Self { cursor, names: names.into_iter().map(string).collect::<Option<_>>()? })
+    }
+    _ => None,
+});
+
+fn string(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Int(0) => Some(false),
+        Value::Int(1) => Some(true),
+        _ => None,
+    }
+}
+
+/// 16 hex digits, which are compared as text.
+pub(crate) fn moment(bytes: &[u8]) -> Option<[u8; 16]> {
+    let digits: [u8; 16] = bytes.try_into().ok()?;
+    digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    fn array(values: impl IntoIterator<Item = Value>) -> Value {
+        Value::Array(values.into_iter().collect())
+    }
+
+    /// What may come instead of an answer, whatever was asked.
+    fn no_answers() -> Vec<Value> {
+        vec![
+            Value::Nil,
+            Value::Okay,
+            Value::Int(-1),
+            Value::Int(7),
+            Value::Boolean(true),
+            Value::Double(1.0),
+            Value::SimpleString("1".to_owned()),
+            bulk(""),
+            bulk("1"),
+            array([]),
+            array([Value::Nil]),
+            array([bulk("a"), bulk("b"), bulk("c")]),
+            array([array([bulk("a")]), array([])]),
+            Value::Set(vec![]),
+            Value::Set(vec![bulk("a"), bulk("b")]),
+            Value::Map(vec![]),
+            Value::Map(vec![(bulk("a"), bulk("b"))]),
+        ]
+    }
+
+    fn read<T: FromRedisValue>(value: &Value) -> Result<T, ParsingError> {
+        T::from_redis_value_ref(value)
+    }
+
+    #[test]
+    fn as_many_values_as_names_each_a_string_or_nothing() {
+        let reply = array([bulk("a"), Value::Nil]);
+        assert_eq!(read::<Values>(&reply).unwrap().of(2).unwrap(), [Some(b"a".to_vec()), None]);
+        for value in no_answers() {
+            let read = read::<Values>(&value).map_err(RedisError::from).and_then(|values| values.of(2));
+            assert!(read.is_err(), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_an_answer_is_one() {
+        let token = format!("{:032}", 0).replace("00000000", "0000000a");
+        let token = format!("{}c", &token[..31]);
+        let moment = "000648f1a2b3c4d5";
+        assert!(read::<Flag>(&Value::Int(1)).unwrap().0 && !read::<Flag>(&Value::Int(0)).unwrap().0);
+        assert_eq!(read::<Count>(&Value::Int(2)).unwrap().at_most(2).unwrap(), 2);
+        assert_eq!(&read::<Moment>(&bulk(moment)).unwrap().0, moment.as_bytes());
+        assert!(read::<Stamped>(&array([bulk(&token), Value::Int(1)])).unwrap().created);
+        assert!([0, 1, 2].iter().all(|&count| read::<OfTwo>(&Value::Int(count)).is_ok()));
+        let scanned = read::<Scanned>(&array([bulk("17"), array([bulk("a")])])).unwrap();
+        assert_eq!((scanned.cursor, scanned.names), (17, vec![b"a".to_vec()]));
+        for value in no_answers() {
+            assert!(read::<Flag>(&value).is_err(), "{value:?}");
+            assert!(read::<OfTwo>(&value).is_err(), "{value:?}");
+            assert!(read::<Moment>(&value).is_err(), "{value:?}");
+            assert!(read::<Stamped>(&value).is_err(), "{value:?}");
+            assert!(read::<Scanned>(&value).is_err(), "{value:?}");
+            let count = read::<Count>(&value).map_err(RedisError::from).and_then(|count| count.at_most(2));
+            assert!(count.is_err(), "{value:?}");
+            assert_eq!(read::<Bulk>(&value).is_ok(), matches!(value, Value::BulkString(_)), "{value:?}");
+            assert_eq!(read::<Done>(&value).is_ok(), value == Value::Okay, "{value:?}");
+        }
+        for odd in ["000648F1A2B3C4D5", "000648f1a2b3c4d", "000648f1a2b3c4d5a", "000648f1a2b3c4 5"] {
+            assert!(read::<Moment>(&bulk(odd)).is_err(), "{odd}");
+        }
+        for odd in [array([bulk("-1"), array([])]), array([bulk("1"), Value::Nil]), array([bulk("1"), bulk("a")])] {
+            assert!(read::<Scanned>(&odd).is_err(), "{odd:?}");
+        }
+        assert!(read::<Stamped>(&array([bulk(&token), Value::Nil])).is_err());
+    }
+
+    #[test]
+    fn nothing_is_nil_and_what_is_left_is_a_number() {
+        assert_eq!(read::<Maybe>(&Value::Nil).unwrap(), Maybe(None));
+        assert_eq!(read::<Maybe>(&bulk("a")).unwrap(), Maybe(Some(b"a".to_vec())));
+        assert_eq!([-2, 7].map(|left| read::<Left>(&Value::Int(left)).unwrap().0), [-2, 7]);
+        assert!(read::<Left>(&Value::Int(-3)).is_err());
+        for value in no_answers() {
+            assert_eq!(read::<Maybe>(&value).is_ok(), matches!(value, Value::Nil | Value::BulkString(_)), "{value:?}");
+            assert_eq!(read::<Left>(&value).is_ok(), matches!(value, Value::Int(_)), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_too_few_or_too_many_is_no_answer() {
+        let (token, one) = (bulk("000000000000000a000000000000000c"), Value::Int(1));
+        assert!(read::<Stamped>(&array([token.clone(), one.clone()])).is_ok());
+        for parts in [vec![token.clone()], vec![token, one.clone(), one]] {
+            assert!(read::<Stamped>(&array(parts.clone())).is_err(), "{parts:?}");
+        }
+        let (cursor, names) = (bulk("0"), array([bulk("a")]));
+        for parts in [vec![cursor.clone()], vec![cursor, names.clone(), names]] {
+            assert!(read::<Scanned>(&array(parts.clone())).is_err(), "{parts:?}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! A server, or something before it, whose replies are no answers to what it was asked: nothing is served from them, and
+//! nothing is stored by them.
+
+use tests::{LyingProxy, RedisServer, wait_until};
+
+use super::scripts;
+use crate::store::redis::{
+    fleet_tests::{PATIENCE, connect, fill, invalidate_tag, key, loaded, read},
+    *,
+};
+use crate::{
+    clock::Clock,
+    entry::{Deadlines, EntryId},
+    store::TieredStore,
+};
+
+/// What may come instead of the values of several names, as it is on the wire.
+const NO_VALUES: [&[u8]; 9] = [
+    b"*0\r\n",
+    b"*1\r\n$1\r\na\r\n",
+    b"*9\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
+    b"*2\r\n*0\r\n*0\r\n",
+    b"~0\r\n",
+    b"%0\r\n",
+    b"$0\r\n\r\n",
+    b"_\r\n",
+    b"+OK\r\n",
+];
+
+async fn lied_to(server: &RedisServer) -> (LyingProxy, RedisStore) {
+    let proxy = LyingProxy::start(server.addr()).await;
+    let store = connect(format!("redis://{}", proxy.addr())).await;
+    (proxy, store)
+}
+
+async fn connected_again(store: &RedisStore) {
+    wait_until("the connection to be back", async || store.connected()).await;
+}
+
+/// Whatever is read or learnt through `proxy` afterwards, the entry that was voided is not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_that_were_not_answered_prove_nothing() {
+    let server = RedisServer::start();
+    let other = connect(server.url()).await;
+    let (proxy, store) = lied_to(&server).await;
+    let (tiered_proxy, below) = lied_to(&server).await;
+    let tiered = TieredStore::new(1 << 20, below.clone());
+    for (round, reply) in NO_VALUES.into_iter().enumerate() {
+        let place = key(&round.to_string());
+        fill(&other, &place, "old", &["t"]).await;
+        for (proxy, direct, store) in
+            [(&proxy, &store, &store as &dyn Contract), (&tiered_proxy, &below, &tiered as &dyn Contract)]
+        {
+            connected_again(direct).await;
+            assert_eq!(read(store, &place).await.as_deref(), Some("old"));
+            proxy.lie(&["MGET"], reply);
+        }
+        invalidate_tag(&other, "t").await.unwrap();
+        for (proxy, direct, store) in
+            [(&proxy, &store, &store as &dyn Contract), (&tiered_proxy, &below, &tiered as &dyn Contract)]
+        {
+            for _ in 0..3 {
+                assert!(store.peek(&place).is_none(), "{reply:?}");
+                let found = store.get(&place).await;
+                assert!(!matches!(found, Ok(Lookup::Found(_))), "{reply:?}: {found:?}");
+                let found = &store.get_many(&[place.clone(), key("other")]).await[0];
+                assert!(!matches!(found, Ok(Lookup::Found(_))), "{reply:?}: {found:?}");
+            }
+            assert!(proxy.be_honest() > 0, "{reply:?}: nothing was asked");
+            connected_again(direct).await;
+            assert_eq!(read(store, &place).await, None, "{reply:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_were_not_answered_are_not_there() {
+    let server = RedisServer::start();
+    let (proxy, store) = lied_to(&server).await;
+    let keys = [key("a"), key("b"), key("c")];
+    for key in &keys {
+        fill(&store, key, "value", &[]).await;
+    }
+    let odd: [&[u8]; 5] = [b"*0\r\n", b"*1\r\n$1\r\na\r\n", b"%0\r\n", b":1\r\n", b"+OK\r\n"];
+    for reply in odd {
+        for command in ["GET", "MGET"] {
+            connected_again(&store).await;
+            proxy.lie(&[command], reply);
+            let found = store.get(&keys[0]).await;
+            let many = store.get_many(&keys).await;
+            assert!(proxy.be_honest() > 0);
+            if command == "MGET" {
+                assert!(many.iter().all(Result::is_err), "{reply:?}: {many:?}");
+            } else {
+                assert!(found.is_err(), "{reply:?}: {found:?}");
+            }
+        }
+    }
+    connected_again(&store).await;
+    assert!(store.get_many(&keys).await.iter().all(|found| matches!(found, Ok(Lookup::Found(_)))));
+}
+
+/// What a script answers otherwise than it is written.
+const NO_SCRIPT: [&[u8]; 5] = [b"*0\r\n", b"*2\r\n$0\r\n\r\n$0\r\n\r\n", b"$0\r\n\r\n", b"_\r\n", b"+OK\r\n"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_stored_by_replies_that_are_none() {
+    let server = RedisServer::start();
+    let other = connect(server.url()).await;
+    let (proxy, store) = lied_to(&server).await;
+    let calls = [&*scripts::STAMP, &scripts::LAST_INVALIDATION, &scripts::COMMIT];
+    for (round, (script, reply)) in
+        calls.into_iter().flat_map(|script| NO_SCRIPT.map(|reply| (script, reply))).enumerate()
+    {
+        connected_again(&store).await;
+        let place = key(&round.to_string());
+        let Acquired::Granted(lease) = store.acquire(&place, Seen::Nothing, PATIENCE).await.unwrap() else {
+            panic!("no lease")
+        };
+        proxy.lie(&["EVALSHA", script.get_hash()], reply);
+        let committed = store.commit(&loaded(lease, "old", &["t"])).await;
+        assert!(proxy.be_honest() > 0);
+        assert!(committed.is_err(), "{reply:?}: {committed:?}");
+        // Carried out or not, what is there carries its tags.
+        invalidate_tag(&other, "t").await.unwrap();
+        assert_eq!(read(&other, &place).await, None, "{reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_was_not_granted_is_none() {
+    let server = RedisServer::start();
+    let (proxy, store) = lied_to(&server).await;
+    for (round, (script, reply)) in [&*scripts::ACQUIRE, &scripts::LAST_INVALIDATION]
+        .into_iter()
+        .flat_map(|script| NO_SCRIPT.map(|reply| (script, reply)))
+        .enumerate()
+    {
+        connected_again(&store).await;
+        proxy.lie(&["EVALSHA", script.get_hash()], reply);
+        let acquired = store.acquire(&key(&round.to_string()), Seen::Nothing, PATIENCE).await;
+        assert!(proxy.be_honest() > 0);
+        assert!(acquired.is_err(), "{reply:?}: {acquired:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_that_was_not_acknowledged_is_kept_until_it_is() {
+    let server = RedisServer::start();
+    let (proxy, store) = lied_to(&server).await;
+    let tag = Tags::new(["t"]);
+    for (words, reply) in [
+        (vec!["UNLINK"], &b"*0\r\n"[..]),
+        (vec!["UNLINK"], b"$-1\r\n"),
+        (vec!["UNLINK"], b"+OK\r\n"),
+        (vec!["UNLINK"], b":-1\r\n"),
+        (vec!["EVALSHA", scripts::INVALIDATE_TAG.get_hash()], b"*0\r\n"),
+        (vec!["EVALSHA", scripts::INVALIDATE_TAG.get_hash()], b"$2\r\nOK\r\n"),
+        (vec!["EVALSHA", scripts::NOTE_INVALIDATION.get_hash()], b"$0\r\n\r\n"),
+        (vec!["SCAN"], b"*0\r\n"),
+        (vec!["SCAN"], b"*2\r\n$1\r\n0\r\n$-1\r\n"),
+        (vec!["SCAN"], b"*2\r\n$2\r\n-1\r\n*0\r\n"),
+        (vec!["SCAN"], b"*2\r\n$1\r\n7\r\n*0\r\n"),
+    ] {
+        connected_again(&store).await;
+        fill(&store, &key("a"), "old", &["t"]).await;
+        proxy.lie(&words, reply);
+        let told = match words[..] {
+            ["UNLINK"] => store.invalidate(Scope::Key(&key("a"))).await,
+            ["SCAN"] => store.delete_matching(&Pattern::new("redis:a")).await.map(drop),
+            _ => store.invalidate(Scope::Tags(&tag)).await,
+        };
+        assert!(told.is_err(), "{words:?} answered by {reply:?}: {told:?}");
+        assert!(proxy.be_honest() > 0);
+        connected_again(&store).await;
+        assert_eq!(read(&store, &key("a")).await, None, "{words:?} answered by {reply:?}");
+        assert_eq!(store.state().pending_invalidations, 0);
+    }
+}
+
+/// What is written without a load stands under all of its tags, or is void.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_by_replies_that_are_none_is_not_left_without_its_tags() {
+    let server = RedisServer::start();
+    let other = connect(server.url()).await;
+    let (proxy, store) = lied_to(&server).await;
+    let tags = Tags::new(["t"]);
+    for (round, (script, reply)) in [&*scripts::STAMP, &scripts::PUT]
+        .into_iter()
+        .flat_map(|script| NO_SCRIPT.map(|reply| (script, reply)))
+        .enumerate()
+    {
+        connected_again(&store).await;
+        let place = key(&round.to_string());
+        let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+        let entry = Entry::new(EntryId::random(), &place, deadlines, bytes::Bytes::new(), "old".into());
+        proxy.lie(&["EVALSHA", script.get_hash()], reply);
+        let put = store.put(vec![(place.clone(), entry)], &tags).await;
+        assert!(proxy.be_honest() > 0);
+        assert!(put.is_err(), "{reply:?}: {put:?}");
+        invalidate_tag(&other, "t").await.unwrap();
+        assert_eq!(read(&other, &place).await, None, "{reply:?}");
+    }
+}
+
+/// A read that is not tracked must not be kept as if it were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_did_not_promise_to_track_is_not_kept() {
+    let server = RedisServer::start();
+    let other = connect(server.url()).await;
+    let (proxy, below) = lied_to(&server).await;
+    let tiered = TieredStore::new(1 << 20, below.clone());
+    for (round, reply) in [&b"$-1\r\n"[..], b":1\r\n", b"*0\r\n"].into_iter().enumerate() {
+        connected_again(&below).await;
+        let place = key(&round.to_string());
+        fill(&other, &place, "value", &["t"]).await;
+        proxy.lie(&["CLIENT", "CACHING"], reply);
+        let found = tiered.get(&place).await;
+        assert!(found.is_err(), "{reply:?}: {found:?}");
+        assert!(tiered.peek(&place).is_none());
+        assert!(proxy.be_honest() > 0);
+    }
+}
+
+/// Without tracking a first tier would be served for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_of_which_tracking_was_not_promised_is_none() {
+    let server = RedisServer::start();
+    for reply in [&b"$-1\r\n"[..], b":1\r\n", b"*0\r\n", b"+PONG\r\n"] {
+        let proxy = LyingProxy::start(server.addr()).await;
+        proxy.lie(&["CLIENT", "TRACKING"], reply);
+        let store = crate::store::redis::fleet_tests::builder(format!("redis://{}", proxy.addr())).build().unwrap();
+        wait_until("the reply to be refused", async || {
+            store.status().await.error.is_some_and(|error| !error.contains("still connecting"))
+        })
+        .await;
+        assert!(!store.connected(), "{reply:?}");
+        assert!(proxy.be_honest() > 0);
+        assert!(store.wait_connected(PATIENCE).await);
+        assert!(store.connection_to_tags().session().unwrap().tracking);
+    }
+}
+
+/// More than was asked for can't have been deleted: that reply is to another question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_deleted_more_than_was_asked_for_is_asked_again() {
+    let server = RedisServer::start();
+    let (proxy, store) = lied_to(&server).await;
+    for by_pattern in [false, true] {
+        connected_again(&store).await;
+        fill(&store, &key("a"), "old", &[]).await;
+        proxy.lie(&["UNLINK"], b":9\r\n");
+        let told = match by_pattern {
+            false => store.invalidate(Scope::Key(&key("a"))).await,
+            true => store.delete_matching(&Pattern::new("redis:a")).await.map(drop),
+        };
+        assert!(told.is_err(), "by a pattern: {by_pattern}: {told:?}");
+        assert!(proxy.be_honest() > 0);
+        connected_again(&store).await;
+        assert_eq!(read(&store, &key("a")).await, None, "by a pattern: {by_pattern}");
+        assert_eq!(store.state().pending_invalidations, 0);
+    }
+}
+
+/// As [`what_the_server_did_not_promise_to_track_is_not_kept`], of several read at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_are_several_that_the_server_did_not_promise_to_track() {
+    let server = RedisServer::start();
+    let other = connect(server.url()).await;
+    let (proxy, below) = lied_to(&server).await;
+    let tiered = TieredStore::new(1 << 20, below.clone());
+    for (round, reply) in [&b"$-1\r\n"[..], b":1\r\n", b"*0\r\n"].into_iter().enumerate() {
+        connected_again(&below).await;
+        let places = ["a", "b"].map(|name| key(&format!("{name}{round}")));
+        for place in &places {
+            fill(&other, place, "value", &["t"]).await;
+        }
+        proxy.lie(&["CLIENT", "CACHING"], reply);
+        let found = tiered.get_many(&places).await;
+        assert!(found.iter().all(Result::is_err), "{reply:?}: {found:?}");
+        assert!(places.iter().all(|place| tiered.peek(place).is_none()));
+        assert!(proxy.be_honest() > 0);
+    }
+}
