@@ -73,25 +73,21 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
                 |miss: &Miss| context.failure_policy(&asked.headers, miss.stale.as_ref(), !reply_to.is_awaited());
             let find = || context.select(&asked.key, &asked.headers);
             let acquired = context.cache.acquire(flight, miss, &mut patience, policy, find).await;
-            let granted = match acquired {
-                Acquire::Granted(permit, miss) => Ok((permit, miss)),
+            let (permit, miss) = match acquired {
+                Acquire::Granted(permit, miss) => (permit, miss),
                 Acquire::Found(hit) => return reply_to.send(LoadReply::Entry(hit.entry, Served::Collapsed)),
-                Acquire::Uncacheable => Err((NoCacheReason::Remembered, None)),
-                Acquire::BackedOff(failure, miss) => {
-                    match context.reply_while_backing_off(&asked.headers, miss.stale.as_ref(), &failure) {
-                        Some(reply) => return reply_to.send(reply),
-                        None => Err((NoCacheReason::BackedOff, miss.stale)),
-                    }
+                Acquire::Uncacheable => {
+                    let (key, reason) = (&asked.key, NoCacheReason::Remembered);
+                    let forward = Forward { service, request, key, reason, deadline: end, stale: None };
+                    return Box::pin(context.reply_uncached(forward, purpose, reply_to)).await;
                 }
-            };
-            let (permit, miss) = match granted {
-                Ok(granted) => granted,
-                Err(_) if purpose.is_in_background() => return,
-                Err((reason, stale)) => {
-                    let (key, stale) = (&asked.key, stale.as_ref());
+                Acquire::BackedOff(failure, miss) => {
+                    let (key, reason, stale) = (&asked.key, NoCacheReason::BackedOff, miss.stale.as_ref());
+                    if let Some(reply) = context.reply_while_backing_off(&asked.headers, stale, &failure) {
+                        return reply_to.send(reply);
+                    }
                     let forward = Forward { service, request, key, reason, deadline: end, stale };
-                    // In a box, as it is rare: a load's future is moved, and should be small.
-                    return Box::pin(context.reply_uncached(forward, reply_to)).await;
+                    return Box::pin(context.reply_uncached(forward, purpose, reply_to)).await;
                 }
             };
             let mut fill = Box::new(Fill { context, request: asked, miss, permit, reply_to, room: None });
@@ -121,8 +117,17 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
 }
 
 impl Context {
-    /// Forwards a request by itself, and replies with what comes of it, unless its client leaves before that.
-    async fn reply_uncached<S: Origin<B>, B>(&self, forward: Forward<'_, S, B>, reply_to: ReplyTo<ReplyOf<S, B>>) {
+    /// Forwards a request by itself, and replies with what comes of it, unless its client leaves before that; in the background,
+    /// there is no client. To be put in a box, as it is rare: the future of a load is moved, and should be small.
+    async fn reply_uncached<S: Origin<B>, B>(
+        &self,
+        forward: Forward<'_, S, B>,
+        purpose: Purpose,
+        reply_to: ReplyTo<ReplyOf<S, B>>,
+    ) {
+        if purpose.is_in_background() {
+            return;
+        }
         let reply = async { self.forward_uncached(forward).await.map_or_else(LoadReply::Failed, LoadReply::Response) };
         reply_to.send_while_awaited(reply).await;
     }

@@ -18,7 +18,7 @@ use super::{
     reply::LoadReply,
 };
 use crate::{
-    engine::{growing_body::BodyWriter, task::ReplyTo},
+    engine::{growing_body::BodyWriter, permit::WritePermit, task::ReplyTo},
     inherit::Reads,
     policy::{Freshness, Remaining},
     semantics::{
@@ -26,6 +26,7 @@ use crate::{
         conditional::{is_not_modified, retain_not_modified_fields},
         storable::forbids_length,
     },
+    store::Writes,
     tag::Tags,
     telemetry::NoCacheReason,
 };
@@ -110,7 +111,12 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
         let draft = context.draft(plan, &self.request, self.miss.detail.varies.take(), is_new);
         let mut body = Incoming::new(body);
         match length.exact() {
-            Some(exact) if body.take_at_once(exact).await => self.store_whole(draft, head, body).await,
+            Some(exact) if body.take_at_once(exact).await => {
+                // Until the load is over.
+                let _room = self.room.take();
+                let (permit, writes, tags) = self.reply_whole(draft, head, body);
+                permit.commit(writes, tags).await;
+            }
             // In a box, so that the load of a body that is there, as most are, is the smaller for it.
             _ => Box::pin(self.store_streaming(draft, head, body, length)).await,
         }
@@ -153,8 +159,8 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
         ClientHead { parts, status, not_modified, in_part, offers_ranges, why, not_stored }
     }
 
-    /// All of the body is there.
-    async fn store_whole(self: Box<Self>, draft: Draft, head: ClientHead, body: Incoming<R>) {
+    /// All of the body is there: replies, and returns what is to be stored.
+    fn reply_whole(self: Box<Self>, draft: Draft, head: ClientHead, body: Incoming<R>) -> (WritePermit, Writes, Tags) {
         let millis = self.context.load_time(&self.request);
         let (writes, tags, entry) = draft.complete(|entry| entry.loaded(body.taken(), millis));
         drop(body);
@@ -169,7 +175,7 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
             true => LoadReply::Entry(entry, head.served()),
             false => head.reply(ResponseBody::stored(payload)),
         });
-        self.permit.commit(writes, tags).await;
+        (self.permit, writes, tags)
     }
 
     /// The body is passed on while it comes in, to the client and to the requests that join.
