@@ -6,8 +6,8 @@
 #
 # A page with `Cache-Control: max-age=60` is in the cache. A DELETE (a PUT, a POST) of the same URL goes through Envoy to the
 # server, which says 200. Expected (RFC 9111, section 4.4: a cache MUST invalidate the target URI): the GET behind it goes to
-# the server. Seen: it is answered from the cache, and so is every other until the minute is over. That goes for `cache_v2`
-# as well as for the older `cache`. A write through Envoy has to be followed by the end of the max-age, or by nothing.
+# the server. Seen: it is answered from the cache, and so is every other until the minute is over, by `cache_v2` as well as by
+# the older `cache`.
 #
 # Output: cache: DELETE 200, then a hit; PUT 200, then a hit; POST 200, then a hit
 #         cache_v2: DELETE 200, then a hit; PUT 200, then a hit; POST 200, then a hit

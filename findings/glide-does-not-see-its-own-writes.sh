@@ -5,9 +5,9 @@
 # findings/glide-does-not-see-its-own-writes.sh
 #
 # A client has a cache with a time to live of a minute. That it is not told of other clients' writes is said where it is
-# configured. Expected: `set` and `delete` of a key drop what this client has of it, since it knows; and a key that expires in half a
-# second is served for no longer. Seen: all three are served as they were, for the whole minute. With `server_assisted=True` none
-# of them is.
+# configured. Expected: `set` and `delete` of a key drop what this client has of it, since it sends them itself; and a key that
+# expires in half a second is served for no longer. Seen: all three are served as they were, here two seconds later. With
+# `server_assisted=True` none of them is.
 #
 # Output: default: after its own set b'old', after its own delete b'old', after the key's time b'old'
 #         server_assisted: after its own set b'new', after its own delete None, after the key's time None

@@ -5,10 +5,9 @@
 # findings/glide-keeps-its-cache-over-a-lost-connection.sh
 #
 # A client with `server_assisted=True` has read a key; its connection is cut, and can't be made again for a second; meanwhile
-# another client writes the key. Expected, as Valkey's documentation of client-side caching asks for it: nothing of what was
-# kept before is served after the connection was lost. Seen: once the client is connected again (it reads another key from
-# the server), it serves the old value on, here for the five seconds of the test, until the time to live of the cache or
-# the next write of the key, which it is told of again.
+# another client writes the key. Expected, as Valkey's documentation of client-side caching asks for: what was kept before is
+# dropped when the connection is lost. Seen: once the client is connected again (it reads other keys from the server), it
+# serves the old value on, here for all of five seconds. It is told of the next write of the key.
 #
 # Output: before the cut b'old'; connected again, for 5 s b'old'; after the next write b'newer'
 #
