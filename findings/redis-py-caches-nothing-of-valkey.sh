@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# redis-py with a client-side cache doesn't connect to Valkey, whatever its version, and says that the version is too low.
+# redis-py with a client-side cache doesn't connect to Valkey 9.1, and asks for Redis 7.4 or later.
 #
 # redis 8.1.0 (the newest redis-py) with Valkey 9.1.2. Run it with Python 3.10 or newer, which brings both, on Linux:
 # findings/redis-py-caches-nothing-of-valkey.sh
 #
 # A service whose server was moved from Redis to Valkey, which has `CLIENT TRACKING`, has `cache_config=CacheConfig()`. Expected:
-# it caches, or goes on without the cache. Seen: every command fails with a ConnectionError that asks for "Redis 7.4 or later";
-# Valkey's HELLO says 9.1.2, but it is the name of the server that is not accepted. Without the setting the same client works,
-# and with node-redis 6.3.1, whose cache has the same setting, both do.
+# it caches, or goes on without the cache. Seen: it connects no more; the first command fails with a ConnectionError that asks
+# for "Redis 7.4 or later", though Valkey's HELLO says 9.1.2: it is the server's name that is not accepted. Without the
+# setting the same client works. node-redis 6.3.1 (seen beside this) caches on the same server.
 #
-# Output: the server says valkey 9.1.2; without a cache: 1; with one: ConnectionError … client-side caching is supported by Redis 7.4 or later
+# Output: the server says valkey 9.1.2; without a cache: 1; with one: ConnectionError: To maximize compatibility … Redis 7.4 or later
 #
 # Exit status 0: it is as described. 1: it is not any more, or could not be tried.
 set -euo pipefail
