@@ -86,7 +86,7 @@ impl Context {
         match view(&entry) {
             Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), headers, now),
             Some(Stored::Varies(stored)) => {
-                let softened = entry.is_softened().then_some(entry.deadlines().fresh);
+                let softened = entry.is_soft_invalidated().then_some(entry.deadlines().fresh);
                 let varies = Varies { version: entry.version(), stored: stored.clone(), softened };
                 Decision::Variant(self.variant_key(key, &stored.fields, headers), varies)
             }
@@ -243,7 +243,7 @@ fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
     };
     match varies.softened {
         _ if !leads_here => Err(entry.id()),
-        Some(moment) => Ok(entry.softened(moment)),
+        Some(moment) => Ok(entry.soft_invalidated(moment)),
         None => Ok(entry),
     }
 }

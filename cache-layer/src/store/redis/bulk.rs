@@ -27,7 +27,7 @@ use crate::{
     entry::{Entry, envelope},
     key::Key,
     store::{Lookup, Scope, Seen, StoreError},
-    tag::{Stamp, Standing, Tags, Token},
+    tag::{TagStamp, TagState, TagToken, Tags},
     telemetry::Rejection,
 };
 
@@ -87,11 +87,11 @@ impl RedisStore {
                 None => Lookup::Absent,
                 Some(Err(rejection)) => Lookup::Rejected(rejection, Seen::Unusable),
                 Some(Ok(entry)) => {
-                    let standing = self.standing(&tags, &tags_session, &entry).await?;
-                    if let Some(read) = read.filter(|_| standing != Standing::Void) {
+                    let state = self.tag_state(&tags, &tags_session, &entry).await?;
+                    if let Some(read) = read.filter(|_| state != TagState::Invalid) {
                         read.complete(session.number, &entry);
                     }
-                    Lookup::judged(entry, standing)
+                    Lookup::judged(entry, state)
                 }
             });
         }
@@ -127,7 +127,8 @@ impl RedisStore {
                 values.of(unknown.len())
             })
             .await?;
-        let tokens: Vec<Option<Token>> = values.iter().map(|value| value.as_deref().and_then(Token::parse)).collect();
+        let tokens: Vec<Option<TagToken>> =
+            values.iter().map(|value| value.as_deref().and_then(TagToken::parse)).collect();
         reads.complete(&tokens);
         Ok(())
     }
@@ -172,19 +173,19 @@ impl RedisStore {
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
-        let mut tokens: Option<Vec<Token>> = all.iter().map(|tag| tags_session.tokens.get(tag)).collect();
+        let mut tokens: Option<Vec<TagToken>> = all.iter().map(|tag| tags_session.tokens.get(tag)).collect();
         for _ in 0..ATTEMPTS {
             let (mut asking, mut writing) = (Batch::default(), Batch::default());
             for tag in &all {
                 asking.stamp(&names.tag(tag), &lives(tag, longest));
             }
             if let Some(tokens) = &tokens {
-                let stamps: Vec<Stamp> =
-                    all.iter().zip(tokens).map(|(tag, &token)| Stamp { tag: tag.clone(), token }).collect();
+                let stamps: Vec<TagStamp> =
+                    all.iter().zip(tokens).map(|(tag, &token)| TagStamp { tag: tag.clone(), token }).collect();
                 writing = self.puts(entries, &stamps, life);
             }
             let ask = tags_connection.run_with(
-                Operation::Stamp,
+                Operation::TagStamp,
                 &tags_session,
                 Limit::Background,
                 async |mut driver: MultiplexedConnection| {
@@ -218,7 +219,7 @@ impl RedisStore {
     }
 
     /// Writes `entries`, stamped, each for its `life` in milliseconds.
-    fn puts(&self, entries: &[&(Key, Entry)], stamps: &[Stamp], life: impl Fn(&Entry) -> u64) -> Batch {
+    fn puts(&self, entries: &[&(Key, Entry)], stamps: &[TagStamp], life: impl Fn(&Entry) -> u64) -> Batch {
         let names = &self.0.context.names;
         let mut batch = Batch::default();
         for (key, entry) in entries {

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     entry::{Entry, envelope},
     store::{Committed, Fill, StoreError},
-    tag::Stamp,
+    tag::TagStamp,
 };
 
 impl RedisStore {
@@ -72,7 +72,7 @@ impl RedisStore {
         session: &Arc<Session>,
         Fill { lease, tags, .. }: &Fill,
         longest: u64,
-    ) -> Result<Option<Vec<Stamp>>, StoreError> {
+    ) -> Result<Option<Vec<TagStamp>>, StoreError> {
         let names = &self.0.context.names;
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
         let mut batch = Batch::default();
@@ -82,7 +82,7 @@ impl RedisStore {
         // After the tokens: what it is compared for is whether one of them was forgotten and made anew.
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
         let (stamped, last) = connection
-            .run_with(Operation::Stamp, session, Limit::Background, async |mut driver: MultiplexedConnection| {
+            .run_with(Operation::TagStamp, session, Limit::Background, async |mut driver: MultiplexedConnection| {
                 let mut replies: Vec<Value> = exactly(all.len() + 1, batch.run(&mut driver).await?)?;
                 let last = replies.pop().ok_or_else(no_answer)?;
                 let (Moment(last), Moment(_)) = from_redis_value(last)?;
@@ -102,7 +102,7 @@ impl RedisStore {
             if overtaken {
                 return Ok(None);
             }
-            stamps.push(Stamp { tag, token });
+            stamps.push(TagStamp { tag, token });
         }
         Ok(Some(stamps))
     }
@@ -111,7 +111,7 @@ impl RedisStore {
     fn write(
         &self,
         Fill { lease, writes, .. }: &Fill,
-        stamps: &[Stamp],
+        stamps: &[TagStamp],
         life: impl Fn(&Entry) -> u64,
     ) -> ScriptInvocation<'static> {
         let names = &self.0.context.names;

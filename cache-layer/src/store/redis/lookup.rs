@@ -18,7 +18,7 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{Lookup, Seen, StoreError},
-    tag::{Standing, Token},
+    tag::{TagState, TagToken},
     telemetry::Rejection,
 };
 
@@ -39,24 +39,24 @@ impl RedisStore {
                 Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
             },
         };
-        let standing = self.standing(&tags, &tags_session, &entry).await?;
-        if let Some(read) = read.filter(|_| standing != Standing::Void) {
+        let state = self.tag_state(&tags, &tags_session, &entry).await?;
+        if let Some(read) = read.filter(|_| state != TagState::Invalid) {
             read.complete(session.number, &entry);
         }
-        Ok(Lookup::judged(entry, standing))
+        Ok(Lookup::judged(entry, state))
     }
 
     /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every
     /// invalidation that came before them counts.
-    pub(super) async fn standing(
+    pub(super) async fn tag_state(
         &self,
         connection: &Connection,
         session: &Arc<Session>,
         entry: &Entry,
-    ) -> Result<Standing, StoreError> {
-        let (unknown, mut standing) = match session.tokens.judge(entry.stamps()) {
-            Verdict::Known(standing) => return Ok(standing),
-            Verdict::Unknown(unknown, standing) => (unknown, standing),
+    ) -> Result<TagState, StoreError> {
+        let (unknown, mut state) = match session.tokens.judge(entry.stamps()) {
+            Verdict::Known(state) => return Ok(state),
+            Verdict::Unknown(unknown, state) => (unknown, state),
         };
         let mut batch = Batch::default();
         batch.track(session.tracking);
@@ -68,18 +68,19 @@ impl RedisStore {
                 values.of(unknown.len())
             })
             .await?;
-        let tokens: Vec<Option<Token>> = values.iter().map(|value| value.as_deref().and_then(Token::parse)).collect();
+        let tokens: Vec<Option<TagToken>> =
+            values.iter().map(|value| value.as_deref().and_then(TagToken::parse)).collect();
         if let Some(reads) = reads {
             reads.complete(&tokens);
         }
         for (tag, token) in unknown.iter().zip(tokens) {
             let carried = entry.stamps().iter().find(|stamp| stamp.tag == *tag);
             let by_tag = match (carried, token) {
-                (Some(stamp), Some(current)) => stamp.token.judged_by(&current),
-                _ => Standing::Void,
+                (Some(stamp), Some(current)) => stamp.token.compared_with(&current),
+                _ => TagState::Invalid,
             };
-            standing = standing.and(by_tag);
+            state = state.and(by_tag);
         }
-        Ok(standing)
+        Ok(state)
     }
 }

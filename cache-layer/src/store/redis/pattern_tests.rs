@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId, envelope},
     store::TieredStore,
-    tag::{Stamp, Tags, Token},
+    tag::{TagStamp, TagToken, Tags},
 };
 
 #[tokio::test]
@@ -140,8 +140,8 @@ fn longest_command(server: &RedisServer) -> Duration {
 async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
     fill(store, &key("first"), "x", &["lists"]).await;
     let token =
-        |tag: &str| Token::parse(&server.command::<Vec<u8>>(&["GET", &store.0.context.names.tag(tag)])).unwrap();
-    let stamp = |tag: &str| Stamp { tag: tag.into(), token: token(tag) };
+        |tag: &str| TagToken::parse(&server.command::<Vec<u8>>(&["GET", &store.0.context.names.tag(tag)])).unwrap();
+    let stamp = |tag: &str| TagStamp { tag: tag.into(), token: token(tag) };
     let (lists, everything) = (stamp("lists"), stamp(EVERYTHING));
     let client = redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();

@@ -21,12 +21,12 @@ use crate::{
     entry::Entry,
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
-    store::{Eviction, shelf::Shelf},
+    store::{Eviction, entry_cache::EntryCache},
 };
 
 pub(crate) struct LocalTier {
     /// From the connection of that number.
-    entries: Shelf,
+    entries: EntryCache,
     /// For how long, in milliseconds, entries are good after their connection was lost.
     grace: AtomicU64,
     /// Reads under way; what they read is in `entries`. Whatever changes is void here first, and then removed there.
@@ -35,7 +35,7 @@ pub(crate) struct LocalTier {
 
 /// A read under way; forgotten when it is dropped.
 pub(crate) struct EntryRead<'a> {
-    entries: &'a Shelf,
+    entries: &'a EntryCache,
     id: KeyId,
     ticket: Ticket<'a, KeyId, Infallible>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct EntryRead<'a> {
 impl LocalTier {
     pub(crate) fn new(max_bytes: u64) -> Self {
         // There are as many reads as tasks that wait for one.
-        Self { entries: Shelf::new(max_bytes), grace: AtomicU64::new(0), reads: Tracked::new(Bound::none()) }
+        Self { entries: EntryCache::new(max_bytes), grace: AtomicU64::new(0), reads: Tracked::new(Bound::none()) }
     }
 
     pub(crate) fn serve_while_disconnected(&self, limit: Duration) {
@@ -62,7 +62,7 @@ impl LocalTier {
             return None;
         }
         match tags.judge(entry.stamps()) {
-            Verdict::Known(standing) => entry.standing(standing),
+            Verdict::Known(state) => entry.in_state(state),
             Verdict::Unknown(..) => None,
         }
     }
@@ -88,7 +88,7 @@ impl LocalTier {
     /// Every entry may have changed.
     pub(crate) fn void_all(&self) {
         self.reads.void_all();
-        self.entries.empty();
+        self.entries.clear();
     }
 
     pub(crate) fn bytes(&self) -> u64 {

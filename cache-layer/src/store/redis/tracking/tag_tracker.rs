@@ -9,24 +9,24 @@ use std::sync::Arc;
 use super::tracked::{Ticket, Tracked};
 use crate::{
     bounded::Bound,
-    tag::{Stamp, Standing, Token},
+    tag::{TagStamp, TagState, TagToken},
 };
 
 /// Tags known at one time; above that the table starts anew, at the cost of reading tokens again.
 const MOST: usize = 100_000;
 
 #[derive(Debug)]
-pub(crate) struct TagTracker(Tracked<Arc<str>, Token>);
+pub(crate) struct TagTracker(Tracked<Arc<str>, TagToken>);
 
 /// A read of tokens under way.
-pub(crate) struct TagReads<'a>(Vec<Ticket<'a, Arc<str>, Token>>);
+pub(crate) struct TagReads<'a>(Vec<Ticket<'a, Arc<str>, TagToken>>);
 
 /// What the table says about an entry's stamps.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Known(Standing),
+    Known(TagState),
     /// These tags must be read first; by the others, it stands so.
-    Unknown(Vec<Arc<str>>, Standing),
+    Unknown(Vec<Arc<str>>, TagState),
 }
 
 impl Default for TagTracker {
@@ -36,26 +36,26 @@ impl Default for TagTracker {
 }
 
 impl TagTracker {
-    pub(crate) fn judge(&self, stamps: &[Stamp]) -> Verdict {
+    pub(crate) fn judge(&self, stamps: &[TagStamp]) -> Verdict {
         let mut unknown = Vec::new();
-        let mut standing = Standing::Current;
+        let mut state = TagState::Current;
         self.0.look(|known| {
-            for Stamp { tag, token } in stamps {
+            for TagStamp { tag, token } in stamps {
                 match known.get(tag) {
-                    Some(current) => standing = standing.and(token.judged_by(current)),
+                    Some(current) => state = state.and(token.compared_with(current)),
                     None => unknown.push(tag.clone()),
                 }
             }
         });
-        if unknown.is_empty() || standing == Standing::Void {
-            Verdict::Known(standing)
+        if unknown.is_empty() || state == TagState::Invalid {
+            Verdict::Known(state)
         } else {
-            Verdict::Unknown(unknown, standing)
+            Verdict::Unknown(unknown, state)
         }
     }
 
     /// The token of a tag, if it is known.
-    pub(crate) fn get(&self, tag: &str) -> Option<Token> {
+    pub(crate) fn get(&self, tag: &str) -> Option<TagToken> {
         self.0.get(tag)
     }
 
@@ -77,7 +77,7 @@ impl TagTracker {
 
 impl TagReads<'_> {
     /// Takes the tokens that the tags have, in the order in which they were asked for, if they have any.
-    pub(crate) fn complete(self, tokens: &[Option<Token>]) {
+    pub(crate) fn complete(self, tokens: &[Option<TagToken>]) {
         for (ticket, token) in self.0.into_iter().zip(tokens) {
             if let Some(token) = token {
                 ticket.complete(*token);
@@ -90,13 +90,13 @@ impl TagReads<'_> {
 mod tests {
     use super::*;
 
-    fn stamp(tag: &str, last: u8) -> Stamp {
+    fn stamp(tag: &str, last: u8) -> TagStamp {
         let mut token = *b"000000000000000a0123456789abcdei";
         token[30] = last;
-        Stamp { tag: tag.into(), token: Token(token) }
+        TagStamp { tag: tag.into(), token: TagToken(token) }
     }
 
-    fn read<'a>(tags: &'a TagTracker, stamp: &Stamp) -> TagReads<'a> {
+    fn read<'a>(tags: &'a TagTracker, stamp: &TagStamp) -> TagReads<'a> {
         tags.begin_read(std::slice::from_ref(&stamp.tag))
     }
 
@@ -107,7 +107,7 @@ mod tests {
         let reading = read(&tags, &old);
         tags.void("a");
         reading.complete(&[Some(old.token)]);
-        assert_eq!(tags.judge(&[old]), Verdict::Unknown(vec!["a".into()], Standing::Current));
+        assert_eq!(tags.judge(&[old]), Verdict::Unknown(vec!["a".into()], TagState::Current));
     }
 
     #[test]
@@ -118,10 +118,10 @@ mod tests {
         tags.void("a");
         let second = read(&tags, &new);
         first.complete(&[Some(old.token)]);
-        assert_eq!(tags.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()], Standing::Current));
+        assert_eq!(tags.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()], TagState::Current));
         second.complete(&[Some(new.token)]);
-        assert_eq!(tags.judge(&[old]), Verdict::Known(Standing::Void));
-        assert_eq!(tags.judge(&[new]), Verdict::Known(Standing::Current));
+        assert_eq!(tags.judge(&[old]), Verdict::Known(TagState::Invalid));
+        assert_eq!(tags.judge(&[new]), Verdict::Known(TagState::Current));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) const EVERYTHING: &str = "";
 /// [what carries them](crate::store::redis::wire::token_life::lives).
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// 15 hex digits, the middle of a [`Token`](crate::tag::Token).
+/// 15 hex digits, the middle of a [`TagToken`](crate::tag::TagToken).
 pub(crate) fn nonce() -> String {
     format!("{:015x}", fastrand::u64(..1 << 60))
 }
