@@ -6,7 +6,7 @@
 //! serves what was invalidated.
 //!
 //! The middle of a token is its *line*: a soft invalidation writes a later time and keeps the line, a hard one begins a
-//! new line. So an entry of another line is void, and one of this line with another time is stale.
+//! new line. An entry with a token of another line is invalid, and one of the same line and another time is stale.
 
 use std::sync::Arc;
 
@@ -75,9 +75,9 @@ impl Tags {
 /// The state of a tag at one moment: 16 hex digits of the store's time in microseconds, 15 of its line, and how it came to
 /// be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Token(pub(crate) [u8; Self::LENGTH]);
+pub(crate) struct TagToken(pub(crate) [u8; Self::LENGTH]);
 
-impl Token {
+impl TagToken {
     pub(crate) const LENGTH: usize = 32;
 
     /// Written by a fill that found no token: safe beside any load.
@@ -95,7 +95,7 @@ impl Token {
     /// Written by a soft invalidation: as [`invalidated`](Self::invalidated) for loads, but entries with the token that it
     /// came after are only stale.
     #[cfg(feature = "memory")]
-    pub(crate) fn softened(at: u64, before: Option<Self>) -> Self {
+    pub(crate) fn soft_invalidated(at: u64, before: Option<Self>) -> Self {
         let mut token = Self::write(at, b's');
         if let Some(before) = before {
             token.0[16..31].copy_from_slice(before.line());
@@ -120,14 +120,14 @@ impl Token {
         str::from_utf8(&self.0[..16]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0) / 1000
     }
 
-    /// What an entry with this token is worth, now that its tag has the `current` one.
-    pub(crate) fn judged_by(&self, current: &Self) -> Standing {
+    /// The state of an entry with this token, now that its tag has the `current` one.
+    pub(crate) fn compared_with(&self, current: &Self) -> TagState {
         if self == current {
-            Standing::Current
+            TagState::Current
         } else if self.line() == current.line() {
-            Standing::StaleSince(current.time())
+            TagState::StaleSince(current.time())
         } else {
-            Standing::Void
+            TagState::Invalid
         }
     }
 
@@ -151,31 +151,31 @@ impl Token {
     }
 }
 
-/// What an entry is worth by its tags.
+/// The state of an entry by its tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
+pub(crate) enum TagState {
     Current,
     /// A soft invalidation came after it, at that time, in milliseconds since the Unix epoch.
     StaleSince(u64),
-    Void,
+    Invalid,
 }
 
-impl Standing {
-    /// By both of two tags.
+impl TagState {
+    /// The state by both of two tags: the worse one.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Void, _) | (_, Self::Void) => Self::Void,
+            (Self::Invalid, _) | (_, Self::Invalid) => Self::Invalid,
             (Self::StaleSince(one), Self::StaleSince(other)) => Self::StaleSince(one.min(other)),
-            (Self::Current, standing) | (standing, Self::Current) => standing,
+            (Self::Current, state) | (state, Self::Current) => state,
         }
     }
 }
 
 /// A tag as an entry carries it: with the token that it had when the entry was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct TagStamp {
     pub(crate) tag: Arc<str>,
-    pub(crate) token: Token,
+    pub(crate) token: TagToken,
 }
 
 #[cfg(test)]
@@ -185,47 +185,53 @@ mod tests {
     #[cfg(feature = "memory")]
     #[test]
     fn only_an_invalidation_overtakes_a_load() {
-        assert!(Token::invalidated(7).overtook(&hex::of_u64(7)));
-        assert!(!Token::invalidated(6).overtook(&hex::of_u64(7)));
-        assert!(!Token::created(9).overtook(&hex::of_u64(7)));
-        assert!(Token::created(9).created_since(&hex::of_u64(7)) && !Token::created(6).created_since(&hex::of_u64(7)));
+        assert!(TagToken::invalidated(7).overtook(&hex::of_u64(7)));
+        assert!(!TagToken::invalidated(6).overtook(&hex::of_u64(7)));
+        assert!(!TagToken::created(9).overtook(&hex::of_u64(7)));
+        assert!(
+            TagToken::created(9).created_since(&hex::of_u64(7)) && !TagToken::created(6).created_since(&hex::of_u64(7))
+        );
     }
 
     #[cfg(feature = "memory")]
     #[test]
     fn a_soft_invalidation_overtakes_a_load_as_a_hard_one_does() {
-        assert!(Token::softened(7, Some(Token::created(1))).overtook(&hex::of_u64(7)));
-        assert!(!Token::softened(6, None).overtook(&hex::of_u64(7)));
+        assert!(TagToken::soft_invalidated(7, Some(TagToken::created(1))).overtook(&hex::of_u64(7)));
+        assert!(!TagToken::soft_invalidated(6, None).overtook(&hex::of_u64(7)));
     }
 
     #[cfg(feature = "memory")]
     #[test]
     fn what_is_softened_is_stale_until_its_line_ends() {
-        let made = Token::created(1_000);
-        let soft = Token::softened(5_000_000, Some(made));
-        let softer = Token::softened(6_000_000, Some(soft));
-        assert_eq!(made.judged_by(&made), Standing::Current);
-        assert_eq!(made.judged_by(&soft), Standing::StaleSince(5_000));
-        assert_eq!(made.judged_by(&softer), Standing::StaleSince(6_000));
-        assert_eq!(soft.judged_by(&softer), Standing::StaleSince(6_000));
-        assert_eq!(soft.judged_by(&soft), Standing::Current);
+        let made = TagToken::created(1_000);
+        let soft = TagToken::soft_invalidated(5_000_000, Some(made));
+        let softer = TagToken::soft_invalidated(6_000_000, Some(soft));
+        assert_eq!(made.compared_with(&made), TagState::Current);
+        assert_eq!(made.compared_with(&soft), TagState::StaleSince(5_000));
+        assert_eq!(made.compared_with(&softer), TagState::StaleSince(6_000));
+        assert_eq!(soft.compared_with(&softer), TagState::StaleSince(6_000));
+        assert_eq!(soft.compared_with(&soft), TagState::Current);
 
-        let hard = Token::invalidated(7_000_000);
-        let soft_after = Token::softened(8_000_000, Some(hard));
+        let hard = TagToken::invalidated(7_000_000);
+        let soft_after = TagToken::soft_invalidated(8_000_000, Some(hard));
         for token in [made, soft, softer] {
-            assert_eq!(token.judged_by(&hard), Standing::Void);
-            assert_eq!(token.judged_by(&soft_after), Standing::Void);
+            assert_eq!(token.compared_with(&hard), TagState::Invalid);
+            assert_eq!(token.compared_with(&soft_after), TagState::Invalid);
         }
-        assert_eq!(made.judged_by(&Token::softened(9_000_000, None)), Standing::Void, "its token was lost");
+        assert_eq!(
+            made.compared_with(&TagToken::soft_invalidated(9_000_000, None)),
+            TagState::Invalid,
+            "its token was lost"
+        );
     }
 
     #[test]
     fn the_worst_of_several_tags_decides() {
-        use Standing::{Current, StaleSince, Void};
+        use TagState::{Current, Invalid, StaleSince};
         assert_eq!(Current.and(StaleSince(2)), StaleSince(2));
         assert_eq!(StaleSince(3).and(StaleSince(2)), StaleSince(2));
-        assert_eq!(StaleSince(3).and(Void), Void);
-        assert_eq!(Void.and(Current), Void);
+        assert_eq!(StaleSince(3).and(Invalid), Invalid);
+        assert_eq!(Invalid.and(Current), Invalid);
     }
 
     #[test]

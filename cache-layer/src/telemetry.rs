@@ -114,7 +114,7 @@ labels! {
 /// A look-up that has ended. One whose request was given up is a miss, unless its answer was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Lookup {
+pub struct LookupEvent {
     /// What came of it.
     pub result: LookupResult,
     /// Where the answer was found.
@@ -127,13 +127,17 @@ pub struct Lookup {
     pub saved: Duration,
 }
 
-impl Lookup {
+impl LookupEvent {
     /// A look-up that took no time: for tests of an observer.
     #[must_use]
     pub fn new(result: LookupResult, tier: Tier) -> Self {
         Self { result, tier, duration: Duration::ZERO, age: None, saved: Duration::ZERO }
     }
 }
+
+/// The former name of [`LookupEvent`].
+#[deprecated(note = "renamed to `LookupEvent`")]
+pub type Lookup = LookupEvent;
 
 labels! {
     /// How a load ended.
@@ -193,7 +197,7 @@ pub enum Event {
     /// A request was not looked up, for this reason.
     Bypass(NoCacheReason),
     /// A look-up ended, which is a [`Hit`](Self::Hit) or a [`Miss`](Self::Miss): how, where, and how long it took.
-    Lookup(Lookup),
+    Lookup(LookupEvent),
     /// A request waits for another one's load.
     Coalesced,
     /// A request has waited for another one's load, or a load for another process's.

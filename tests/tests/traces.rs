@@ -10,7 +10,7 @@ use std::{
 use cache_layer::{
     Cache, CacheLayer,
     store::{MemoryStore, RedisStore, TieredStore},
-    telemetry::{Event, LoadOutcome, Lookup, LookupResult, Release, Tier, WaitScope},
+    telemetry::{Event, LoadOutcome, LookupEvent, LookupResult, Release, Tier, WaitScope},
 };
 use http::Method;
 use tests::{App, Backend, Gate, Origin, RedisServer, echo, request, wait_until};
@@ -316,7 +316,7 @@ async fn an_observer_hears_of_each_look_up_once_and_as_it_is_counted() {
     }
     app.send(Method::POST, "/a", &[]).await;
     let events = events.lock().unwrap();
-    let lookups: Vec<Lookup> = events
+    let lookups: Vec<LookupEvent> = events
         .iter()
         .filter_map(|event| if let Event::Lookup(lookup) = event { Some(*lookup) } else { None })
         .collect();
@@ -367,6 +367,6 @@ async fn a_request_that_is_given_up_was_a_miss() {
     wait_until("the application is asked", async || app.cache.counts().misses == 1).await;
     request.abort();
     assert!(request.await.unwrap_err().is_cancelled());
-    let missed = |event: &Event| matches!(event, Event::Lookup(Lookup { result: LookupResult::Miss, .. }));
+    let missed = |event: &Event| matches!(event, Event::Lookup(LookupEvent { result: LookupResult::Miss, .. }));
     assert_eq!(events.lock().unwrap().iter().filter(|event| missed(event)).count(), 1);
 }

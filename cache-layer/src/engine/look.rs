@@ -10,7 +10,7 @@ use tracing::{Instrument, Span, debug_span, field::Empty, instrument::Instrument
 use super::{Cache, flight::Follower};
 use crate::{
     key::Key,
-    telemetry::{Event, Lookup, LookupResult, NoCacheReason, Release, Telemetry, Tier, WaitScope},
+    telemetry::{Event, LookupEvent, LookupResult, NoCacheReason, Release, Telemetry, Tier, WaitScope},
 };
 
 /// What is known of a look-up so far. It ends when this is dropped: in a miss, unless it was said otherwise.
@@ -190,7 +190,7 @@ impl Drop for Look {
         }
         if let Some((telemetry, began)) = observed.take() {
             let duration = began.elapsed();
-            telemetry.emit(Event::Lookup(Lookup { result: *result, tier, duration, age, saved }));
+            telemetry.emit(Event::Lookup(LookupEvent { result: *result, tier, duration, age, saved }));
         }
     }
 }

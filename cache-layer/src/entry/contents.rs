@@ -10,11 +10,11 @@ use bytes::Bytes;
 
 use super::{
     deadlines::{Deadlines, SKEW},
-    version::{EntryId, Mark, Version},
+    version::{EntryId, SoftMark, Version},
 };
 use crate::{
     key::Key,
-    tag::{Stamp, Standing, Tags},
+    tag::{TagStamp, TagState, Tags},
 };
 
 /// A stored value: a payload, what its front end knows about it, and what decides its life. Cheap to clone.
@@ -23,7 +23,7 @@ pub struct Entry {
     pub(super) contents: Arc<Contents>,
     /// The moment from which on soft invalidations make the entry stale, in milliseconds since the Unix epoch.
     stale_since: u64,
-    mark: Mark,
+    mark: SoftMark,
 }
 
 /// No soft invalidation made the entry stale.
@@ -36,7 +36,7 @@ pub(super) struct Contents {
     pub(super) canonical: Bytes,
     pub(super) deadlines: Deadlines,
     pub(super) load_time: u32,
-    pub(super) stamps: Vec<Stamp>,
+    pub(super) stamps: Vec<TagStamp>,
     pub(super) meta: Bytes,
     pub(super) payload: Bytes,
     pub(super) held: Held,
@@ -115,7 +115,7 @@ impl Entry {
     }
 
     pub(super) fn of(contents: Contents) -> Self {
-        Self { contents: Arc::new(contents), stale_since: NEVER, mark: Mark::default() }
+        Self { contents: Arc::new(contents), stale_since: NEVER, mark: SoftMark::default() }
     }
 
     /// The same entry, with a payload that is compressed by its nature, or isn't.
@@ -140,24 +140,24 @@ impl Entry {
     }
 
     /// The same entry, stale since `moment`, in milliseconds since the Unix epoch, by a soft invalidation.
-    pub(crate) fn softened(&self, moment: u64) -> Self {
+    pub(crate) fn soft_invalidated(&self, moment: u64) -> Self {
         Self { stale_since: self.stale_since.min(moment), ..self.clone() }
     }
 
     /// What is left of it by its tags.
-    pub(crate) fn standing(self, standing: Standing) -> Option<Self> {
-        match standing {
-            Standing::Current => Some(self),
-            Standing::StaleSince(moment) => Some(self.softened(moment)),
-            Standing::Void => None,
+    pub(crate) fn in_state(self, state: TagState) -> Option<Self> {
+        match state {
+            TagState::Current => Some(self),
+            TagState::StaleSince(moment) => Some(self.soft_invalidated(moment)),
+            TagState::Invalid => None,
         }
     }
 
     /// The same entry, if that is its mark.
-    pub(crate) fn marked(&self, mark: Mark) -> Self {
+    pub(crate) fn marked(&self, mark: SoftMark) -> Self {
         match mark.0 {
             0 => self.clone(),
-            seconds => Self { mark, ..self.softened(u64::from(seconds) * 1000) },
+            seconds => Self { mark, ..self.soft_invalidated(u64::from(seconds) * 1000) },
         }
     }
 
@@ -170,14 +170,14 @@ impl Entry {
     /// The same entry as it is `now`: after a soft invalidation it is not fresh, whatever the clock says that the
     /// invalidation's moment was taken from.
     pub(crate) fn seen_at(mut self, now: impl FnOnce() -> u64) -> Self {
-        if self.is_softened() {
+        if self.is_soft_invalidated() {
             self.stale_since = self.stale_since.min(now());
         }
         self
     }
 
     /// Whether a soft invalidation came over it.
-    pub(crate) fn is_softened(&self) -> bool {
+    pub(crate) fn is_soft_invalidated(&self) -> bool {
         self.stale_since != NEVER
     }
 
@@ -187,7 +187,7 @@ impl Entry {
     }
 
     /// The same entry, carrying `stamps`.
-    pub(crate) fn stamped(self, stamps: &[Stamp]) -> Self {
+    pub(crate) fn stamped(self, stamps: &[TagStamp]) -> Self {
         // Most of what has no tags is in others' hands by now.
         if self.contents.stamps == stamps {
             return self;
@@ -234,7 +234,7 @@ impl Entry {
         self.contents.load_time.into()
     }
 
-    pub(crate) fn stamps(&self) -> &[Stamp] {
+    pub(crate) fn stamps(&self) -> &[TagStamp] {
         &self.contents.stamps
     }
 
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_softened_entry_is_stale_at_once_with_windows_as_long_as_its_own() {
-        let soft = entry(deadlines()).softened(4 * MINUTE);
+        let soft = entry(deadlines()).soft_invalidated(4 * MINUTE);
         let Deadlines { fresh, stale_while_revalidate, stale_if_error, gone, .. } = soft.deadlines();
         assert_eq!([fresh, stale_while_revalidate, stale_if_error], [4 * MINUTE, 6 * MINUTE, 9 * MINUTE]);
         assert_eq!(gone, 60 * MINUTE, "its validators are kept");
@@ -341,13 +341,13 @@ mod tests {
 
     #[test]
     fn what_may_not_be_used_stale_may_not_be_used_once_it_is_softened() {
-        let soft = entry(Deadlines::fresh_until(10 * MINUTE)).softened(4 * MINUTE);
+        let soft = entry(Deadlines::fresh_until(10 * MINUTE)).soft_invalidated(4 * MINUTE);
         assert_eq!(soft.deadlines().stale_while_revalidate, 4 * MINUTE);
     }
 
     #[test]
     fn a_clock_that_is_behind_makes_no_softened_entry_fresh() {
-        let soft = entry(deadlines()).softened(4 * MINUTE).seen_at(|| 3 * MINUTE);
+        let soft = entry(deadlines()).soft_invalidated(4 * MINUTE).seen_at(|| 3 * MINUTE);
         assert_eq!((soft.deadlines().fresh, soft.deadlines().stale_while_revalidate), (3 * MINUTE, 5 * MINUTE));
         assert_eq!(entry(deadlines()).seen_at(|| 3 * MINUTE).deadlines(), deadlines());
     }
@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn what_is_stale_already_is_softened_for_no_longer() {
-        let soft = entry(deadlines()).softened(11 * MINUTE).seen_at(|| 11 * MINUTE);
+        let soft = entry(deadlines()).soft_invalidated(11 * MINUTE).seen_at(|| 11 * MINUTE);
         assert_eq!(soft.deadlines(), deadlines());
     }
 

@@ -29,11 +29,11 @@ use super::{
     compression::{Coding, decompressed},
     contents::{Contents, Entry, Held},
     deadlines::Deadlines,
-    version::{EntryId, Mark, Version},
+    version::{EntryId, SoftMark, Version},
 };
 use crate::{
     key::Key,
-    tag::{Stamp, Tags, Token},
+    tag::{TagStamp, TagToken, Tags},
     telemetry::Rejection,
 };
 
@@ -53,7 +53,7 @@ const CHECKSUM: std::ops::Range<usize> = 24..32;
 pub(crate) fn encode(entry: &Entry) -> Bytes {
     let contents = &*entry.contents;
     let (coding, payload) = entry.coded_payload();
-    let tags: usize = contents.stamps.iter().map(|stamp| 2 + stamp.tag.len() + Token::LENGTH).sum();
+    let tags: usize = contents.stamps.iter().map(|stamp| 2 + stamp.tag.len() + TagToken::LENGTH).sum();
     let mut out = BytesMut::with_capacity(HEAD + contents.canonical.len() + tags + contents.meta.len() + payload.len());
     out.put_slice(MAGIC);
     out.put_u8(VERSION);
@@ -72,7 +72,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u32(contents.meta.len() as u32);
     out.put_u64(u64::from(coding.0) << LENGTH_BITS | payload.len() as u64);
     out.put_slice(&contents.canonical);
-    for Stamp { tag, token } in &contents.stamps {
+    for TagStamp { tag, token } in &contents.stamps {
         out.put_u16(tag.len() as u16);
         out.put_slice(tag.as_bytes());
         out.put_slice(&token.0);
@@ -93,7 +93,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
         return Err(Rejection::Version);
     }
     let mut reader = Reader { bytes, at: MARK.start };
-    let mark = Mark(u32::from_be_bytes(reader.array()?));
+    let mark = SoftMark(u32::from_be_bytes(reader.array()?));
     let id = EntryId(reader.array()?);
     let sum = reader.u64()?;
     let [fresh, stale_while_revalidate, stale_if_error, made, gone] =
@@ -181,10 +181,10 @@ impl<'a> Reader<'a> {
         self.take(N as u64).and_then(|taken| taken.try_into().map_err(|_| Rejection::Truncated))
     }
 
-    fn stamp(&mut self) -> Result<Stamp, Rejection> {
+    fn stamp(&mut self) -> Result<TagStamp, Rejection> {
         let length = u16::from_be_bytes(self.array()?);
         let tag = str::from_utf8(self.take(u64::from(length))?).map_err(|_| Rejection::Malformed)?;
-        Ok(Stamp { tag: Arc::from(tag), token: Token(self.array()?) })
+        Ok(TagStamp { tag: Arc::from(tag), token: TagToken(self.array()?) })
     }
 
     fn u64(&mut self) -> Result<u64, Rejection> {
@@ -211,7 +211,7 @@ mod tests {
             gone: 1_800_000_120_000,
         };
         Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), Bytes::new())
-            .stamped(&[Stamp { tag: "products".into(), token: Token(*b"00000000000000070123456789abcdec") }])
+            .stamped(&[TagStamp { tag: "products".into(), token: TagToken(*b"00000000000000070123456789abcdec") }])
             .loaded([Bytes::from("payload")].iter(), 1_234)
     }
 
@@ -285,7 +285,7 @@ mod tests {
             let mut bytes = whole.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
             match decode(&key(), &bytes.into()) {
-                Ok(entry) => assert!(MARK.contains(&(bit / 8)) && entry.is_softened(), "bit {bit}"),
+                Ok(entry) => assert!(MARK.contains(&(bit / 8)) && entry.is_soft_invalidated(), "bit {bit}"),
                 Err(_) => assert!(!MARK.contains(&(bit / 8)), "bit {bit}"),
             }
         }
@@ -296,7 +296,7 @@ mod tests {
         let mut bytes = encode(&entry()).to_vec();
         bytes[MARK].copy_from_slice(&1_799_999_990_u32.to_be_bytes());
         let marked = decode(&key(), &bytes.into()).unwrap();
-        assert_eq!(marked.version().mark, Mark(1_799_999_990));
+        assert_eq!(marked.version().mark, SoftMark(1_799_999_990));
         assert_eq!(marked.deadlines().fresh, 1_799_999_990_000);
         assert_eq!(marked.deadlines().stale_while_revalidate, 1_800_000_020_000);
         assert_eq!(marked.id(), entry().id());
@@ -339,9 +339,9 @@ mod tests {
             let [made, fresh, stale_while_revalidate, stale_if_error, gone] = deadlines;
             let made = made.min(gone.saturating_sub(1));
             let deadlines = Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone };
-            let stamps: Vec<_> = tags.iter().map(|tag| Stamp {
+            let stamps: Vec<_> = tags.iter().map(|tag| TagStamp {
                 tag: tag.as_str().into(),
-                token: Token(*b"000000000000000a0123456789abcdei"),
+                token: TagToken(*b"000000000000000a0123456789abcdei"),
             }).collect();
             let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), Bytes::new())
                 .stamped(&stamps)

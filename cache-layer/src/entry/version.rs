@@ -14,15 +14,15 @@ impl EntryId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Version {
     pub(crate) id: EntryId,
-    pub(crate) mark: Mark,
+    pub(crate) mark: SoftMark,
 }
 
 /// The time of the last soft invalidation of an entry's key, in whole seconds since the Unix epoch, rounded up; 0 if there
 /// was none. No two soft invalidations of one entry have the same: a second one within a second is one more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
-pub(crate) struct Mark(pub(crate) u32);
+pub(crate) struct SoftMark(pub(crate) u32);
 
-impl Mark {
+impl SoftMark {
     #[cfg(feature = "memory")]
     pub(super) fn next(self, now: u64) -> Self {
         let seconds = u32::try_from(now / 1000 + 1).unwrap_or(u32::MAX);

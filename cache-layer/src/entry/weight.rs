@@ -7,7 +7,7 @@
 #[cfg(feature = "memory")]
 use super::contents::{Contents, Entry};
 #[cfg(feature = "memory")]
-use crate::{key::KeyId, tag::Stamp};
+use crate::{key::KeyId, tag::TagStamp};
 
 /// Metadata that begins so is a response's, and has field lines from there on: length of the name (2), name, length of the
 /// value (4), value. Those of one name follow each other.
@@ -33,7 +33,7 @@ impl Entry {
         const ENTRY: usize = SLOT + COUNTERS + size_of::<Contents>() + ALLOCATION + BUFFER;
         let contents = &*self.contents;
         let beside = if contents.held.beside > 0 { contents.held.beside + 2 * BUFFER } else { 0 };
-        let tags = |stamp: &Stamp| size_of::<Stamp>() + COUNTERS + stamp.tag.len() + ALLOCATION;
+        let tags = |stamp: &TagStamp| size_of::<TagStamp>() + COUNTERS + stamp.tag.len() + ALLOCATION;
         let stamps: usize = contents.stamps.iter().map(tags).sum();
         ENTRY + contents.held.buffer + beside + stamps + view(&contents.meta)
     }

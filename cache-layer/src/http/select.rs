@@ -135,7 +135,7 @@ impl Shared {
         let response = match view(entry) {
             Some(Stored::Response(response)) => response,
             Some(Stored::Varies(stored)) => {
-                let softened = entry.is_softened().then_some(entry.deadlines().fresh);
+                let softened = entry.is_soft_invalidated().then_some(entry.deadlines().fresh);
                 let varies = Varies { version: entry.version(), stored: stored.clone(), softened };
                 return Step::Variant(self.variant_key(key, &stored.fields, headers), varies);
             }
@@ -237,7 +237,7 @@ fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, Entry> {
     let leads_here = response(&entry).is_some_and(|response| response.parent == Some(varies.version.id));
     match varies.softened {
         _ if !leads_here => Err(entry),
-        Some(moment) => Ok(entry.softened(moment)),
+        Some(moment) => Ok(entry.soft_invalidated(moment)),
         None => Ok(entry),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     hex,
     key::Key,
     pattern::Pattern,
-    tag::{Standing, Tags},
+    tag::{TagState, Tags},
     telemetry::{InvalidationKind, Rejection},
 };
 
@@ -94,9 +94,9 @@ pub enum Lookup {
 
 impl Lookup {
     /// What there is, by what its tags have come to.
-    pub(crate) fn judged(entry: Entry, standing: Standing) -> Self {
+    pub(crate) fn judged(entry: Entry, state: TagState) -> Self {
         let id = entry.id();
-        entry.standing(standing).map_or(Self::Rejected(Rejection::Tag, Seen::Entry(id)), Self::Found)
+        entry.in_state(state).map_or(Self::Rejected(Rejection::Tag, Seen::Entry(id)), Self::Found)
     }
 }
 
@@ -117,7 +117,7 @@ pub(crate) type LeaseToken = [u8; 16];
 pub struct Lease {
     pub(crate) key: Key,
     pub(crate) token: LeaseToken,
-    /// 16 hex digits, as in a [`Token`](crate::tag::Token).
+    /// 16 hex digits, as in a [`TagToken`](crate::tag::TagToken).
     pub(crate) started: [u8; 16],
     /// Whose clock that was, where it could be another one's later.
     #[cfg(feature = "redis")]

@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
     Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store,
-    StoreError, shelf::Shelf,
+    StoreError, entry_cache::EntryCache,
 };
 use crate::{
     clock::Clock,
@@ -25,7 +25,7 @@ use crate::{
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
     sync::Mutex,
-    tag::{Stamp, Standing, Tags, Token},
+    tag::{TagStamp, TagState, TagToken, Tags},
     telemetry::Rejection,
 };
 
@@ -41,21 +41,21 @@ use crate::{
 pub struct MemoryStore(Arc<Inner>);
 
 struct Inner {
-    entries: Shelf,
-    tokens: QuickCache<Arc<str>, Token, Weight>,
-    /// When every entry was last softened, by the store's clock.
-    softened: AtomicU64,
+    entries: EntryCache,
+    tokens: QuickCache<Arc<str>, TagToken, Weight>,
+    /// When everything was last soft-invalidated, by the store's clock.
+    all_soft_invalidated: AtomicU64,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
 }
 
-/// What a tag's token takes.
+/// The weight of a tag's token, in bytes.
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<Arc<str>, Token> for Weight {
-    fn weight(&self, tag: &Arc<str>, _: &Token) -> u64 {
+impl Weighter<Arc<str>, TagToken> for Weight {
+    fn weight(&self, tag: &Arc<str>, _: &TagToken) -> u64 {
         tag.len() as u64 + 192
     }
 }
@@ -70,7 +70,7 @@ struct Fills {
     /// The leases that are held.
     leases: BTreeMap<KeyId, Lease>,
     failures: BTreeMap<KeyId, Failure>,
-    /// Until when a key is loaded without waiting for one another.
+    /// Keys whose response can't be stored, and until when their requests don't wait for one another.
     uncacheable: BTreeMap<KeyId, Instant>,
     /// The store's clock, in microseconds since the Unix epoch: no two leases or invalidations have the same time.
     now: u64,
@@ -144,19 +144,21 @@ impl Fills {
 const REMEMBERED_CAP: usize = 10_000;
 
 impl MemoryStore {
-    /// A store of which the entries take about `max_bytes` bytes of memory. Counted is what is allocated for them, as it is
-    /// once they have been asked for: bodies, keys and tags by their bytes, some 600 bytes of bookkeeping each, and of a
-    /// response, beside the bytes of its head, 100 to 300 for each header field, however short. An entry is kept if it takes at most 7 MiB, or nine tenths of a store below 8 MiB; in one above
-    /// 128 MiB, a twentieth of it or 60 MiB, whichever is less; and in one above 4 GiB, a hundredth.
+    /// A store whose entries take about `max_bytes` bytes of memory. Counted is what is allocated for an entry, as it is
+    /// once the entry has been asked for: body, key and tags by their bytes, some 600 bytes of bookkeeping, and for a
+    /// response, beside the bytes of its head, 100 to 300 for each header field, however short.
+    ///
+    /// The largest entry that is kept takes 7 MiB, or nine tenths of a store below 8 MiB; in a store above 128 MiB, a
+    /// twentieth of it or 60 MiB, whichever is less; and in one above 4 GiB, a hundredth.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
-        let entries = Shelf::new(max_bytes);
+        let entries = EntryCache::new(max_bytes);
         let bytes = (max_bytes / 4).max(1 << 20);
         let tokens = QuickCache::with_weighter(usize::try_from(bytes / 256).unwrap_or(usize::MAX), bytes, Weight);
         Self(Arc::new(Inner {
             entries,
             tokens,
-            softened: AtomicU64::new(0),
+            all_soft_invalidated: AtomicU64::new(0),
             fills: Mutex::default(),
             ended: Notify::new(),
         }))
@@ -201,7 +203,7 @@ impl Inner {
         self.fills.lock()
     }
 
-    /// What `found` is worth, which is in the place of `key`.
+    /// The look-up that found this entry in the place of `key`, by the state of the entry's tags.
     fn judge(&self, key: &Key, found: Option<(Entry, u64)>) -> Lookup {
         let Some((entry, stored)) = found else {
             return Lookup::Absent;
@@ -209,14 +211,14 @@ impl Inner {
         if !entry.is_of(key) {
             return Lookup::Rejected(Rejection::Key, Seen::Entry(entry.id()));
         }
-        let softened = self.softened.load(Ordering::SeqCst);
-        let by_all = if stored < softened { Standing::StaleSince(softened / 1000) } else { Standing::Current };
-        let by_tag = |stamp: &Stamp| match self.tokens.get(&stamp.tag) {
-            Some(current) => stamp.token.judged_by(&current),
-            None => Standing::Void,
+        let soft_since = self.all_soft_invalidated.load(Ordering::SeqCst);
+        let by_all = if stored < soft_since { TagState::StaleSince(soft_since / 1000) } else { TagState::Current };
+        let by_tag = |stamp: &TagStamp| match self.tokens.get(&stamp.tag) {
+            Some(current) => stamp.token.compared_with(&current),
+            None => TagState::Invalid,
         };
-        let standing = entry.stamps().iter().map(by_tag).fold(by_all, Standing::and);
-        Lookup::judged(entry, standing)
+        let state = entry.stamps().iter().map(by_tag).fold(by_all, TagState::and);
+        Lookup::judged(entry, state)
     }
 
     fn lookup(&self, key: &Key) -> Lookup {
@@ -278,7 +280,7 @@ impl Inner {
                 return Committed::Refused;
             }
             let token = known.unwrap_or_else(|| self.create_token(&mut fills, tag));
-            stamps.push(Stamp { tag: tag.clone(), token });
+            stamps.push(TagStamp { tag: tag.clone(), token });
         }
         let stored = fills.tick();
         for (key, entry) in &writes.entries {
@@ -288,8 +290,8 @@ impl Inner {
     }
 
     /// Gives a token to a tag that has none: one that voids no load.
-    fn create_token(&self, fills: &mut Fills, tag: &Arc<str>) -> Token {
-        let token = Token::created(fills.tick());
+    fn create_token(&self, fills: &mut Fills, tag: &Arc<str>) -> TagToken {
+        let token = TagToken::created(fills.tick());
         self.tokens.insert(tag.clone(), token);
         token
     }
@@ -308,14 +310,14 @@ impl Inner {
                 let now = fills.tick();
                 fills.last_invalidation = now;
                 for tag in tags.as_slice() {
-                    self.tokens.insert(tag.clone(), Token::invalidated(now));
+                    self.tokens.insert(tag.clone(), TagToken::invalidated(now));
                 }
             }
             Scope::Everything => {
                 fills.leases.clear();
                 fills.failures.clear();
                 fills.uncacheable.clear();
-                self.entries.empty();
+                self.entries.clear();
             }
         }
     }
@@ -334,12 +336,12 @@ impl Inner {
             Scope::Tags(tags) => {
                 fills.last_invalidation = now;
                 for tag in tags.as_slice() {
-                    self.tokens.insert(tag.clone(), Token::softened(now, self.tokens.get(tag)));
+                    self.tokens.insert(tag.clone(), TagToken::soft_invalidated(now, self.tokens.get(tag)));
                 }
             }
             Scope::Everything => {
                 fills.leases.clear();
-                self.softened.store(now, Ordering::SeqCst);
+                self.all_soft_invalidated.store(now, Ordering::SeqCst);
             }
         }
     }
@@ -356,9 +358,9 @@ impl Inner {
         let mut fills = self.fills();
         let stamp = |tag: &Arc<str>| {
             let token = self.tokens.get(tag).unwrap_or_else(|| self.create_token(&mut fills, tag));
-            Stamp { tag: tag.clone(), token }
+            TagStamp { tag: tag.clone(), token }
         };
-        let stamps: Vec<Stamp> = tags.as_slice().iter().map(stamp).collect();
+        let stamps: Vec<TagStamp> = tags.as_slice().iter().map(stamp).collect();
         let stored = fills.tick();
         for (key, entry) in entries {
             fills.void(key.id());

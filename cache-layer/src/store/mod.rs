@@ -14,20 +14,20 @@ mod contract;
 #[cfg(all(test, feature = "redis"))]
 mod contract_tests;
 #[cfg(feature = "memory")]
+mod entry_cache;
+#[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "memory")]
-mod shelf;
 #[cfg(feature = "redis")]
 mod tiered;
 
 #[cfg(feature = "memory")]
+pub use entry_cache::Eviction;
+#[cfg(feature = "memory")]
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use redis::{Breaker, Push, RedisState, RedisStatus, RedisStore, RedisStoreBuilder, Restored};
-#[cfg(feature = "memory")]
-pub use shelf::Eviction;
 #[cfg(feature = "redis")]
 pub use tiered::TieredStore;
 

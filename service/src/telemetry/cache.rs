@@ -13,7 +13,7 @@ use std::sync::Arc;
 use cache_layer::{
     Cache,
     store::{Eviction, MemoryStore, RedisStore, TieredStore},
-    telemetry::{Event, Lookup, LookupResult, Observer},
+    telemetry::{Event, LookupEvent, LookupResult, Observer},
 };
 use opentelemetry::{
     KeyValue,
@@ -125,7 +125,7 @@ impl CacheMetrics {
         counter.add(1, &[self.cache.clone(), KeyValue::new(one.0, one.1), KeyValue::new(other.0, other.1)]);
     }
 
-    fn looked_up(&self, lookup: Lookup) {
+    fn looked_up(&self, lookup: LookupEvent) {
         let (result, tier) = (lookup.result.as_str(), lookup.tier.as_str());
         self.count_by_both(&self.lookups, [("result", result), ("tier", tier)]);
         if !lookup.result.is_hit() {

@@ -16,7 +16,7 @@ use crate::{
     clock::Clock,
     entry::{Entry, envelope},
     store::{Committed, Fill, StoreError},
-    tag::Stamp,
+    tag::TagStamp,
 };
 
 impl RedisStore {
@@ -69,7 +69,7 @@ impl RedisStore {
                 self.release_lease(lease, None);
                 return Ok(Committed::Refused);
             }
-            stamps.push(Stamp { tag, token });
+            stamps.push(TagStamp { tag, token });
         }
 
         let guard = match &writes.guard {

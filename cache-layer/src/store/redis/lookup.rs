@@ -17,7 +17,7 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{Lookup, Seen, StoreError},
-    tag::{Standing, Token},
+    tag::{TagState, TagToken},
     telemetry::Rejection,
 };
 
@@ -38,19 +38,19 @@ impl RedisStore {
                 Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
             },
         };
-        let standing = self.standing(&tags, &tags_live, &entry).await?;
-        if let Some(read) = read.filter(|_| standing != Standing::Void) {
+        let state = self.tag_state(&tags, &tags_live, &entry).await?;
+        if let Some(read) = read.filter(|_| state != TagState::Invalid) {
             read.answer(&live, &entry);
         }
-        Ok(Lookup::judged(entry, standing))
+        Ok(Lookup::judged(entry, state))
     }
 
     /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every
     /// invalidation that came before them counts.
-    pub(super) async fn standing(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<Standing, StoreError> {
-        let (unknown, mut standing) = match live.tokens.judge(entry.stamps()) {
-            Verdict::Known(standing) => return Ok(standing),
-            Verdict::Unknown(unknown, standing) => (unknown, standing),
+    pub(super) async fn tag_state(&self, link: &Link, live: &Arc<Live>, entry: &Entry) -> Result<TagState, StoreError> {
+        let (unknown, mut state) = match live.tokens.judge(entry.stamps()) {
+            Verdict::Known(state) => return Ok(state),
+            Verdict::Unknown(unknown, state) => (unknown, state),
         };
         let mut batch = Batch::default();
         batch.track(live);
@@ -63,17 +63,17 @@ impl RedisStore {
             })
             .await?;
         for (tag, value) in unknown.iter().zip(values) {
-            let token = value.as_deref().and_then(Token::parse);
+            let token = value.as_deref().and_then(TagToken::parse);
             if let Some(question) = question {
                 live.tokens.answer(question, tag, token);
             }
             let carried = entry.stamps().iter().find(|stamp| stamp.tag == *tag);
             let by_tag = match (carried, token) {
-                (Some(stamp), Some(current)) => stamp.token.judged_by(&current),
-                _ => Standing::Void,
+                (Some(stamp), Some(current)) => stamp.token.compared_with(&current),
+                _ => TagState::Invalid,
             };
-            standing = standing.and(by_tag);
+            state = state.and(by_tag);
         }
-        Ok(standing)
+        Ok(state)
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     entry::{Entry, envelope},
     key::Key,
     store::{Lookup, Scope, Seen, StoreError},
-    tag::{Stamp, Standing, Tags, Token},
+    tag::{TagStamp, TagState, TagToken, Tags},
     telemetry::Rejection,
 };
 
@@ -80,11 +80,11 @@ impl RedisStore {
                 None => Lookup::Absent,
                 Some(Err(rejection)) => Lookup::Rejected(rejection, Seen::Unusable),
                 Some(Ok(entry)) => {
-                    let standing = self.standing(&tags, &tags_live, &entry).await?;
-                    if let Some(read) = read.filter(|_| standing != Standing::Void) {
+                    let state = self.tag_state(&tags, &tags_live, &entry).await?;
+                    if let Some(read) = read.filter(|_| state != TagState::Invalid) {
                         read.answer(&live, &entry);
                     }
-                    Lookup::judged(entry, standing)
+                    Lookup::judged(entry, state)
                 }
             });
         }
@@ -121,7 +121,7 @@ impl RedisStore {
             })
             .await?;
         for (tag, value) in unknown.iter().zip(values) {
-            live.tokens.answer(question, tag, value.as_deref().and_then(Token::parse));
+            live.tokens.answer(question, tag, value.as_deref().and_then(TagToken::parse));
         }
         Ok(())
     }
@@ -166,15 +166,15 @@ impl RedisStore {
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
-        let mut tokens: Option<Vec<Token>> = all.iter().map(|tag| tags_live.tokens.get(tag)).collect();
+        let mut tokens: Option<Vec<TagToken>> = all.iter().map(|tag| tags_live.tokens.get(tag)).collect();
         for _ in 0..ATTEMPTS {
             let (mut asking, mut writing) = (Batch::default(), Batch::default());
             for tag in &all {
                 asking.stamp(&names.tag(tag), &lives(tag, longest));
             }
             if let Some(tokens) = &tokens {
-                let stamps: Vec<Stamp> =
-                    all.iter().zip(tokens).map(|(tag, &token)| Stamp { tag: tag.clone(), token }).collect();
+                let stamps: Vec<TagStamp> =
+                    all.iter().zip(tokens).map(|(tag, &token)| TagStamp { tag: tag.clone(), token }).collect();
                 for (key, entry) in entries {
                     let bytes = envelope::encode(&entry.clone().stamped(&stamps));
                     let life = life(entry).to_string();

@@ -426,7 +426,7 @@ impl RedisStore {
     }
 }
 
-/// 15 hex digits, the middle of a [`Token`].
+/// 15 hex digits, the middle of a [`TagToken`](crate::tag::TagToken).
 fn chance() -> String {
     format!("{:015x}", fastrand::u64(..1 << 60))
 }

@@ -20,13 +20,13 @@ use crate::{
     entry::Entry,
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
-    store::{Eviction, shelf::Shelf},
+    store::{Eviction, entry_cache::EntryCache},
     sync::Mutex,
 };
 
 pub(in crate::store) struct Near {
     /// From the connection of that number.
-    entries: Shelf,
+    entries: EntryCache,
     /// For how long, in milliseconds, entries are good after their connection was lost.
     grace: AtomicU64,
     /// Reads under way, each with its question. A push removes it, and then its answer is not kept.
@@ -42,7 +42,7 @@ pub(super) struct Read<'a> {
 
 impl Near {
     pub(in crate::store) fn new(max_bytes: u64) -> Self {
-        Self { entries: Shelf::new(max_bytes), grace: AtomicU64::new(0), reads: Mutex::default() }
+        Self { entries: EntryCache::new(max_bytes), grace: AtomicU64::new(0), reads: Mutex::default() }
     }
 
     pub(in crate::store) fn serve_while_disconnected(&self, limit: Duration) {
@@ -64,7 +64,7 @@ impl Near {
             return None;
         }
         match tags.tokens.judge(entry.stamps()) {
-            Verdict::Known(standing) => entry.standing(standing),
+            Verdict::Known(state) => entry.in_state(state),
             Verdict::Unknown(..) => None,
         }
     }
@@ -94,7 +94,7 @@ impl Near {
     pub(super) fn forget_all(&self) {
         let mut reads = self.reads();
         reads.clear();
-        self.entries.empty();
+        self.entries.clear();
     }
 
     pub(in crate::store) fn bytes(&self) -> u64 {

@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId, envelope},
     store::TieredStore,
-    tag::{Stamp, Tags, Token},
+    tag::{TagStamp, TagToken, Tags},
 };
 
 #[tokio::test]
@@ -138,8 +138,8 @@ fn longest_command(server: &RedisServer) -> Duration {
 /// `total` entries as commits write them, of which every fifth is a list of products with the tag `lists`.
 async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
     fill(store, &key("first"), "x", &["lists"]).await;
-    let token = |tag: &str| Token::parse(&server.command::<Vec<u8>>(&["GET", &store.0.names.tag(tag)])).unwrap();
-    let stamp = |tag: &str| Stamp { tag: tag.into(), token: token(tag) };
+    let token = |tag: &str| TagToken::parse(&server.command::<Vec<u8>>(&["GET", &store.0.names.tag(tag)])).unwrap();
+    let stamp = |tag: &str| TagStamp { tag: tag.into(), token: token(tag) };
     let (lists, everything) = (stamp("lists"), stamp(EVERYTHING));
     let client = redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();

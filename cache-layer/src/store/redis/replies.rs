@@ -6,7 +6,7 @@
 
 use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, RedisResult, Value};
 
-use crate::tag::Token;
+use crate::tag::TagToken;
 
 /// A string.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(super) struct Done;
 /// The state of a tag, and whether it was made just now.
 #[derive(Debug)]
 pub(super) struct Stamped {
-    pub(super) token: Token,
+    pub(super) token: TagToken,
     pub(super) created: bool,
 }
 
@@ -137,7 +137,7 @@ reply!(Done, |value| (value == Value::Okay).then_some(Self));
 reply!(Stamped, |value| match value {
     Value::Array(parts) => {
         let [token, created] = parts.try_into().ok()?;
-        let token = Token::parse(&string(token)?)?;
+        let token = TagToken::parse(&string(token)?)?;
         Some(Self { token, created: flag(&created)? })
     }
     _ => None,

@@ -118,7 +118,7 @@ struct Answer {
 
 impl From<&Entry> for Answer {
     fn from(entry: &Entry) -> Self {
-        Self { version: version(entry), softened: entry.is_softened() }
+        Self { version: version(entry), softened: entry.is_soft_invalidated() }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{EVERYTHING, TOKEN_LIFE};
 use crate::{
     clock::millis,
     sync::Mutex,
-    tag::{Stamp, Standing, Token},
+    tag::{TagStamp, TagState, TagToken},
 };
 
 /// How much longer a token lives than what carries it, and at least: so that it is not the first to go, and is still there
@@ -54,7 +54,7 @@ enum Slot {
     /// A read is under way. Its answer is kept only if no push removed this slot in the meantime: the reply may be
     /// handled later than a push that came after it.
     Asked(u64),
-    Known(Token),
+    Known(TagToken),
 }
 
 #[derive(Debug, Default)]
@@ -65,9 +65,9 @@ pub(super) struct Tokens {
 /// What the table says about an entry's stamps.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Known(Standing),
+    Known(TagState),
     /// These tags must be read first; by the others, it stands so.
-    Unknown(Vec<Arc<str>>, Standing),
+    Unknown(Vec<Arc<str>>, TagState),
 }
 
 impl Tokens {
@@ -75,25 +75,25 @@ impl Tokens {
         self.slots.lock()
     }
 
-    pub(super) fn judge(&self, stamps: &[Stamp]) -> Verdict {
+    pub(super) fn judge(&self, stamps: &[TagStamp]) -> Verdict {
         let slots = self.slots();
         let mut unknown = Vec::new();
-        let mut standing = Standing::Current;
-        for Stamp { tag, token } in stamps {
+        let mut state = TagState::Current;
+        for TagStamp { tag, token } in stamps {
             match slots.get(tag) {
-                Some(Slot::Known(current)) => standing = standing.and(token.judged_by(current)),
+                Some(Slot::Known(current)) => state = state.and(token.compared_with(current)),
                 Some(Slot::Asked(_)) | None => unknown.push(tag.clone()),
             }
         }
-        if unknown.is_empty() || standing == Standing::Void {
-            Verdict::Known(standing)
+        if unknown.is_empty() || state == TagState::Invalid {
+            Verdict::Known(state)
         } else {
-            Verdict::Unknown(unknown, standing)
+            Verdict::Unknown(unknown, state)
         }
     }
 
     /// The token of a tag, if it is known.
-    pub(super) fn get(&self, tag: &str) -> Option<Token> {
+    pub(super) fn get(&self, tag: &str) -> Option<TagToken> {
         match self.slots().get(tag) {
             Some(Slot::Known(token)) => Some(*token),
             Some(Slot::Asked(_)) | None => None,
@@ -114,7 +114,7 @@ impl Tokens {
     }
 
     /// Takes the answer to `question`.
-    pub(super) fn answer(&self, question: u64, tag: &Arc<str>, token: Option<Token>) {
+    pub(super) fn answer(&self, question: u64, tag: &Arc<str>, token: Option<TagToken>) {
         let mut slots = self.slots();
         if matches!(slots.get(tag), Some(Slot::Asked(asked)) if *asked == question) {
             match token {
@@ -139,10 +139,10 @@ impl Tokens {
 mod tests {
     use super::*;
 
-    fn stamp(tag: &str, last: u8) -> Stamp {
+    fn stamp(tag: &str, last: u8) -> TagStamp {
         let mut token = *b"000000000000000a0123456789abcdei";
         token[30] = last;
-        Stamp { tag: tag.into(), token: Token(token) }
+        TagStamp { tag: tag.into(), token: TagToken(token) }
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
         let question = tokens.ask(std::slice::from_ref(&old.tag));
         tokens.forget("a");
         tokens.answer(question, &old.tag, Some(old.token));
-        assert_eq!(tokens.judge(&[old]), Verdict::Unknown(vec!["a".into()], Standing::Current));
+        assert_eq!(tokens.judge(&[old]), Verdict::Unknown(vec!["a".into()], TagState::Current));
     }
 
     #[test]
@@ -163,10 +163,10 @@ mod tests {
         tokens.forget("a");
         let second = tokens.ask(std::slice::from_ref(&old.tag));
         tokens.answer(first, &old.tag, Some(old.token));
-        assert_eq!(tokens.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()], Standing::Current));
+        assert_eq!(tokens.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()], TagState::Current));
         tokens.answer(second, &old.tag, Some(new.token));
-        assert_eq!(tokens.judge(&[old]), Verdict::Known(Standing::Void));
-        assert_eq!(tokens.judge(&[new]), Verdict::Known(Standing::Current));
+        assert_eq!(tokens.judge(&[old]), Verdict::Known(TagState::Invalid));
+        assert_eq!(tokens.judge(&[new]), Verdict::Known(TagState::Current));
     }
 
     #[test]

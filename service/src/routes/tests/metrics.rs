@@ -6,8 +6,8 @@ use cache_layer::{
     Cache,
     store::{MemoryStore, RedisStore, TieredStore},
     telemetry::{
-        Event, FillOutcome, InvalidationKind, LoadOutcome, Lookup, LookupResult, NoCacheReason, Observer, Rejection,
-        Release, Tier, WaitScope,
+        Event, FillOutcome, InvalidationKind, LoadOutcome, LookupEvent, LookupResult, NoCacheReason, Observer,
+        Rejection, Release, Tier, WaitScope,
     },
 };
 
@@ -118,8 +118,8 @@ fn every_event() -> Vec<Event> {
     events
 }
 
-fn lookup(result: LookupResult, tier: Tier, moment: Duration) -> Lookup {
-    let mut lookup = Lookup::new(result, tier);
+fn lookup(result: LookupResult, tier: Tier, moment: Duration) -> LookupEvent {
+    let mut lookup = LookupEvent::new(result, tier);
     (lookup.duration, lookup.age, lookup.saved) = (moment, Some(moment), moment);
     lookup
 }

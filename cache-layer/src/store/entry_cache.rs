@@ -48,7 +48,7 @@ labels! {
 ///
 /// An expired entry is dropped when it is asked for, when there is no more room, which is soon for an entry that is not
 /// asked for, or when its shard is swept.
-pub(super) struct Shelf {
+pub(super) struct EntryCache {
     shards: Box<[Shard]>,
     /// Bytes that an entry may take.
     largest: u64,
@@ -64,7 +64,7 @@ pub(super) struct Shelf {
 
 struct Shard {
     entries: QuickCache<KeyId, Slot, Weight, DefaultHashBuilder, Evictions>,
-    /// The [`Shelf::generation`] in which it was last swept.
+    /// The [`EntryCache::generation`] in which it was last swept.
     swept: AtomicU64,
 }
 
@@ -120,7 +120,7 @@ impl Lifecycle<KeyId, Slot> for Evictions {
     }
 }
 
-impl Shelf {
+impl EntryCache {
     pub(super) fn new(max_bytes: u64) -> Self {
         Self::swept_within(max_bytes, ROUND)
     }
@@ -219,7 +219,7 @@ impl Shelf {
     }
 
     /// Removes all entries. One that is inserted at the same time may go as well.
-    pub(super) fn empty(&self) {
+    pub(super) fn clear(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -285,57 +285,57 @@ mod tests {
         Entry::new(EntryId::random(), key, deadlines, Bytes::new(), vec![0; payload].into())
     }
 
-    fn count(shelf: &Shelf, eviction: Eviction) -> u64 {
-        shelf.evictions().find(|(one, _)| *one == eviction).map_or(0, |(_, count)| count)
+    fn count(cache: &EntryCache, eviction: Eviction) -> u64 {
+        cache.evictions().find(|(one, _)| *one == eviction).map_or(0, |(_, count)| count)
     }
 
     #[test]
     fn what_was_there_is_gone_once_it_is_emptied() {
-        let shelf = Shelf::new(1 << 20);
+        let cache = EntryCache::new(1 << 20);
         let key = Key::new(["k"]);
-        shelf.insert(key.id(), entry(&key, 0), 7);
-        assert_eq!(shelf.get(key.id()).unwrap().1, 7);
-        shelf.empty();
-        assert!(shelf.get(key.id()).is_none());
-        shelf.insert(key.id(), entry(&key, 0), 8);
-        assert_eq!(shelf.get(key.id()).unwrap().1, 8);
+        cache.insert(key.id(), entry(&key, 0), 7);
+        assert_eq!(cache.get(key.id()).unwrap().1, 7);
+        cache.clear();
+        assert!(cache.get(key.id()).is_none());
+        cache.insert(key.id(), entry(&key, 0), 8);
+        assert_eq!(cache.get(key.id()).unwrap().1, 8);
     }
 
     #[test]
     fn what_it_is_emptied_of_makes_room_at_once() {
-        let shelf = Shelf::new(SHARD * SHARDS);
+        let cache = EntryCache::new(SHARD * SHARDS);
         let keys: Vec<_> = (0..1_000).map(|i| Key::new([i.to_string()])).collect();
-        keys.iter().for_each(|key| shelf.insert(key.id(), entry(key, 0), 0));
-        assert_eq!(shelf.size().0, 1_000);
-        shelf.empty();
-        assert_eq!(shelf.size(), (0, 0));
-        keys.iter().for_each(|key| shelf.insert(key.id(), entry(key, 0), 0));
-        assert_eq!(shelf.size().0, 1_000);
-        assert_eq!(count(&shelf, Eviction::Invalidated), 1_000);
+        keys.iter().for_each(|key| cache.insert(key.id(), entry(key, 0), 0));
+        assert_eq!(cache.size().0, 1_000);
+        cache.clear();
+        assert_eq!(cache.size(), (0, 0));
+        keys.iter().for_each(|key| cache.insert(key.id(), entry(key, 0), 0));
+        assert_eq!(cache.size().0, 1_000);
+        assert_eq!(count(&cache, Eviction::Invalidated), 1_000);
     }
 
     #[test]
     fn it_is_bounded_by_bytes() {
         for bytes in [100_000, 3 * SHARD] {
-            let shelf = Shelf::new(bytes);
+            let cache = EntryCache::new(bytes);
             let key = |i: u64| Key::new([i.to_string()]);
             let inserted = 2 * bytes / 1_000;
-            (0..inserted).for_each(|i| shelf.insert(key(i).id(), entry(&key(i), 1_000), 0));
-            let (entries, kept) = shelf.size();
+            (0..inserted).for_each(|i| cache.insert(key(i).id(), entry(&key(i), 1_000), 0));
+            let (entries, kept) = cache.size();
             assert!((bytes / 10 * 9..=bytes).contains(&kept), "{kept} of {bytes}");
-            assert_eq!(count(&shelf, Eviction::Size), inserted - entries);
+            assert_eq!(count(&cache, Eviction::Size), inserted - entries);
         }
     }
 
     #[test]
     fn what_is_asked_for_stays_while_others_come_and_go() {
-        let shelf = Shelf::new(1 << 20);
+        let cache = EntryCache::new(1 << 20);
         let wanted = Key::new(["wanted"]);
-        shelf.insert(wanted.id(), entry(&wanted, 0), 0);
+        cache.insert(wanted.id(), entry(&wanted, 0), 0);
         for i in 0..10_000 {
-            assert!(shelf.get(wanted.id()).is_some(), "{i}");
+            assert!(cache.get(wanted.id()).is_some(), "{i}");
             let other = Key::new([i.to_string()]);
-            shelf.insert(other.id(), entry(&other, 1_000), 0);
+            cache.insert(other.id(), entry(&other, 1_000), 0);
         }
     }
 
@@ -351,52 +351,52 @@ mod tests {
             (3 * gib, 60 * mib),
             (16 * gib, 16 * gib / 100),
         ] {
-            let shelf = Shelf::new(max_bytes);
-            assert!(shelf.largest >= said, "of {max_bytes}: {}", shelf.largest);
+            let cache = EntryCache::new(max_bytes);
+            assert!(cache.largest >= said, "of {max_bytes}: {}", cache.largest);
         }
     }
 
     #[test]
     fn what_is_larger_than_a_shard_is_not_kept_and_nothing_goes_for_it() {
-        let shelf = Shelf::new(SHARD);
+        let cache = EntryCache::new(SHARD);
         let [small, large] = ["small", "large"].map(|name| Key::new([name]));
-        shelf.insert(small.id(), entry(&small, 0), 0);
-        shelf.insert(large.id(), entry(&large, 0), 0);
-        shelf.insert(large.id(), entry(&large, SHARD as usize / 100 * 96), 0);
-        assert!(shelf.get(large.id()).is_none(), "nor is what it should have replaced");
-        assert!(shelf.get(small.id()).is_some());
-        shelf.insert(large.id(), entry(&large, SHARD as usize / 100 * 94), 0);
-        assert!(shelf.get(large.id()).is_some());
+        cache.insert(small.id(), entry(&small, 0), 0);
+        cache.insert(large.id(), entry(&large, 0), 0);
+        cache.insert(large.id(), entry(&large, SHARD as usize / 100 * 96), 0);
+        assert!(cache.get(large.id()).is_none(), "nor is what it should have replaced");
+        assert!(cache.get(small.id()).is_some());
+        cache.insert(large.id(), entry(&large, SHARD as usize / 100 * 94), 0);
+        assert!(cache.get(large.id()).is_some());
     }
 
     #[test]
     fn what_nobody_asks_for_any_more_is_swept() {
-        let shelf = Shelf::swept_within(SHARD * SHARDS, Duration::ZERO);
+        let cache = EntryCache::swept_within(SHARD * SHARDS, Duration::ZERO);
         let gone = Deadlines::fresh_until(Clock::system().now() + 20);
         for i in 0..100 {
             let key = Key::new([i.to_string()]);
-            shelf.insert(key.id(), Entry::new(EntryId::random(), &key, gone, Bytes::new(), Bytes::new()), 0);
+            cache.insert(key.id(), Entry::new(EntryId::random(), &key, gone, Bytes::new(), Bytes::new()), 0);
         }
         std::thread::sleep(Duration::from_millis(30));
         let key = Key::new(["one that stays"]);
-        (0..=SHARDS).for_each(|_| shelf.insert(key.id(), entry(&key, 0), 0));
-        assert_eq!((shelf.size().0, count(&shelf, Eviction::Expired)), (1, 100));
+        (0..=SHARDS).for_each(|_| cache.insert(key.id(), entry(&key, 0), 0));
+        assert_eq!((cache.size().0, count(&cache, Eviction::Expired)), (1, 100));
     }
 
     #[test]
     fn it_tells_why_entries_left() {
-        let shelf = Shelf::new(100_000);
+        let cache = EntryCache::new(100_000);
         let keys: Vec<_> = (0..5).map(|i| Key::new([i.to_string()])).collect();
-        keys[..4].iter().for_each(|key| shelf.insert(key.id(), entry(key, 0), 0));
-        shelf.insert(keys[0].id(), entry(&keys[0], 1), 0);
-        shelf.remove(keys[0].id());
-        shelf.remove_where(|entry| entry.is_of(&keys[1]));
+        keys[..4].iter().for_each(|key| cache.insert(key.id(), entry(key, 0), 0));
+        cache.insert(keys[0].id(), entry(&keys[0], 1), 0);
+        cache.remove(keys[0].id());
+        cache.remove_where(|entry| entry.is_of(&keys[1]));
         let gone = Deadlines::fresh_until(Clock::system().now() - 1);
-        shelf.insert(keys[2].id(), Entry::new(EntryId::random(), &keys[2], gone, Bytes::new(), Bytes::new()), 0);
-        assert!(shelf.get(keys[2].id()).is_none());
-        shelf.insert(keys[4].id(), entry(&keys[4], 200_000), 0);
+        cache.insert(keys[2].id(), Entry::new(EntryId::random(), &keys[2], gone, Bytes::new(), Bytes::new()), 0);
+        assert!(cache.get(keys[2].id()).is_none());
+        cache.insert(keys[4].id(), entry(&keys[4], 200_000), 0);
         let wanted = [(Eviction::Size, 1), (Eviction::Expired, 1), (Eviction::Invalidated, 2)];
-        assert_eq!(shelf.evictions().collect::<Vec<_>>(), wanted);
-        assert_eq!(shelf.size().0, 1);
+        assert_eq!(cache.evictions().collect::<Vec<_>>(), wanted);
+        assert_eq!(cache.size().0, 1);
     }
 }
