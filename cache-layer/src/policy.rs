@@ -32,9 +32,9 @@ pub enum Remaining {
     /// caches that ignore `Age`; one that follows RFC 9111 keeps such a response for exactly as long as before.
     ///
     /// So it is in `CDN-Cache-Control` and other targeted fields, in `Surrogate-Control` and in `X-Accel-Expires`. `Expires`
-    /// moves along. A response with none of these keeps `Age` and `Date`. Of a response that is stale already, `max-age` is 0, and `stale-while-revalidate` and
-    /// `stale-if-error` are what is left of them, so that two caches in a row are not stale for twice the time. How long this
-    /// cache has had a response is still in `X-Cache-Age`.
+    /// moves along. A response with none of these keeps `Age` and `Date`. Of a response that is stale already, `max-age` is
+    /// 0, and `stale-while-revalidate` and `stale-if-error` are what is left of them, so that two caches in a row are not
+    /// stale for twice the time. How long this cache has had a response is still in `X-Cache-Age`.
     MaxAge,
 }
 

@@ -102,20 +102,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::semantics::date::write_http_date;
-
-    type Fields<'a> = &'a [(&'static str, &'a str)];
+    use crate::semantics::{
+        date::write_http_date,
+        test_fields::{Fields, headers},
+    };
 
     /// 23 November 2026.
     const NOW: u64 = 1_795_392_000;
-
-    fn headers(fields: Fields<'_>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-        }
-        headers
-    }
 
     fn not_modified(request: Fields<'_>, stored: Fields<'_>) -> bool {
         is_not_modified(&headers(request), StatusCode::OK, &headers(stored), NOW)

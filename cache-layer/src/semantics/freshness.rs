@@ -121,23 +121,13 @@ fn age_value(headers: &HeaderMap) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
-
     use super::*;
+    use crate::semantics::test_fields::headers;
 
     /// `Mon, 23 Nov 2026 00:00:00 GMT`, and a fraction that must not matter.
     const NOW_MS: u64 = 1_795_392_000_900;
 
     type Fields = &'static [(&'static str, &'static str)];
-
-    fn headers(fields: Fields) -> HeaderMap {
-        let field = |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields.iter().map(field) {
-            headers.append(name, value);
-        }
-        headers
-    }
 
     fn explicit(fields: Fields) -> Option<u64> {
         let headers = headers(fields);

@@ -55,6 +55,8 @@ pub(crate) mod storable;
 pub(crate) mod structured;
 pub(crate) mod tag_fields;
 pub(crate) mod targeted;
+#[cfg(test)]
+mod test_fields;
 pub(crate) mod update;
 pub(crate) mod validator;
 pub(crate) mod vary;

@@ -150,18 +150,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    type Fields<'a> = &'a [(&'static str, &'a str)];
+    use crate::semantics::test_fields::{Fields, headers};
 
     const NOW: u64 = 1_795_392_000;
-
-    fn headers(fields: Fields<'_>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(*name, HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
 
     fn select_from(request: Fields<'_>, stored: Fields<'_>, length: u64) -> Selected {
         select(&Method::GET, &headers(request), StatusCode::OK, &headers(stored), length, NOW)

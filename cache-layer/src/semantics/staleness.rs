@@ -95,20 +95,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::semantics::{freshness::LifetimeSource, targeted::ResponseDirectives};
+    use crate::semantics::{freshness::LifetimeSource, targeted::ResponseDirectives, test_fields::headers};
 
     const NOW: u64 = 1_000_000;
 
     fn policy() -> CachingPolicy {
         CachingPolicy { keep_for_validation: 0, stale_if_disconnected: 0, ..CachingPolicy::strict() }
-    }
-
-    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for &(name, value) in fields {
-            headers.append(name, HeaderValue::from_static(value));
-        }
-        headers
     }
 
     fn windows_of(policy: &CachingPolicy, fields: &[(&'static str, &'static str)], lifetime: u64, age: u64) -> Windows {

@@ -289,17 +289,8 @@ mod tests {
         freshness::{initial_age, lifetime},
         sites::Sites,
         targeted::ResponseDirectives,
+        test_fields::{Fields, headers},
     };
-
-    type Fields<'a> = &'a [(&'static str, &'static str)];
-
-    fn headers(fields: Fields<'_>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for &(name, value) in fields {
-            headers.append(name, HeaderValue::from_static(value));
-        }
-        headers
-    }
 
     fn request_refusal(method: &str, fields: Fields<'_>, has_body: bool) -> Option<NoCacheReason> {
         refusal_of_request(&Method::from_bytes(method.as_bytes()).unwrap(), &headers(fields), has_body)

@@ -73,23 +73,14 @@ fn delta_seconds(value: Option<&BareItem>) -> DeltaSeconds {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::{
         DeltaSeconds::{Invalid, Seconds},
         *,
     };
+    use crate::semantics::test_fields::headers;
 
     const OWN: HeaderName = HeaderName::from_static("own-cache-control");
     const CDN: HeaderName = HeaderName::from_static("cdn-cache-control");
-
-    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for &(name, value) in fields {
-            headers.append(name, HeaderValue::from_static(value));
-        }
-        headers
-    }
 
     fn read(fields: &[(&'static str, &'static str)]) -> ResponseDirectives {
         ResponseDirectives::from_headers(&headers(fields), &[OWN, CDN])

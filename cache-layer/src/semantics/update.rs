@@ -80,16 +80,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::semantics::test_fields::headers;
 
     type Fields = &'static [(&'static str, &'static str)];
-
-    fn headers(fields: Fields) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for &(name, value) in fields {
-            headers.append(name, HeaderValue::from_static(value));
-        }
-        headers
-    }
 
     fn freshened(stored: Fields, newer: Fields, policy: &CachingPolicy) -> HeaderMap {
         let mut stored = headers(stored);

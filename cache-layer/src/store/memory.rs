@@ -43,14 +43,14 @@ pub struct MemoryStore(Arc<Inner>);
 struct Inner {
     entries: EntryCache,
     tokens: QuickCache<Arc<str>, TagToken, Weight>,
-    /// When every entry was last softened, by the store's clock.
-    softened: AtomicU64,
+    /// When everything was last soft-invalidated, by the store's clock.
+    all_soft_invalidated: AtomicU64,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
 }
 
-/// What a tag's token takes.
+/// The weight of a tag's token, in bytes.
 #[derive(Clone)]
 struct Weight;
 
@@ -70,7 +70,7 @@ struct Fills {
     /// The leases that are held.
     leases: BTreeMap<KeyId, Lease>,
     failures: BTreeMap<KeyId, Failure>,
-    /// Until when a key is loaded without waiting for one another.
+    /// Keys whose response can't be stored, and until when their requests don't wait for one another.
     uncacheable: BTreeMap<KeyId, Instant>,
     /// The store's clock, in microseconds since the Unix epoch: no two leases or invalidations have the same time.
     now: u64,
@@ -144,10 +144,12 @@ impl Fills {
 const REMEMBERED_CAP: usize = 10_000;
 
 impl MemoryStore {
-    /// A store of which the entries take about `max_bytes` bytes of memory. Counted is what is allocated for them, as it is
-    /// once they have been asked for: bodies, keys and tags by their bytes, some 600 bytes of bookkeeping each, and of a
-    /// response, beside the bytes of its head, 100 to 300 for each header field, however short. An entry is kept if it takes at most 7 MiB, or nine tenths of a store below 8 MiB; in one above
-    /// 128 MiB, a twentieth of it or 60 MiB, whichever is less; and in one above 4 GiB, a hundredth.
+    /// A store whose entries take about `max_bytes` bytes of memory. Counted is what is allocated for an entry, as it is
+    /// once the entry has been asked for: body, key and tags by their bytes, some 600 bytes of bookkeeping, and for a
+    /// response, beside the bytes of its head, 100 to 300 for each header field, however short.
+    ///
+    /// The largest entry that is kept takes 7 MiB, or nine tenths of a store below 8 MiB; in a store above 128 MiB, a
+    /// twentieth of it or 60 MiB, whichever is less; and in one above 4 GiB, a hundredth.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         let entries = EntryCache::new(max_bytes);
@@ -156,7 +158,7 @@ impl MemoryStore {
         Self(Arc::new(Inner {
             entries,
             tokens,
-            softened: AtomicU64::new(0),
+            all_soft_invalidated: AtomicU64::new(0),
             fills: Mutex::default(),
             ended: Notify::new(),
         }))
@@ -201,7 +203,7 @@ impl Inner {
         self.fills.lock()
     }
 
-    /// What `found` is worth, which is in the place of `key`.
+    /// The look-up that found this entry in the place of `key`, by the state of the entry's tags.
     fn judge(&self, key: &Key, found: Option<(Entry, u64)>) -> Lookup {
         let Some((entry, stored)) = found else {
             return Lookup::Absent;
@@ -209,8 +211,8 @@ impl Inner {
         if !entry.is_of(key) {
             return Lookup::Rejected(Rejection::Key, Seen::Entry(entry.id()));
         }
-        let softened = self.softened.load(Ordering::SeqCst);
-        let by_all = if stored < softened { TagState::StaleSince(softened / 1000) } else { TagState::Current };
+        let soft_since = self.all_soft_invalidated.load(Ordering::SeqCst);
+        let by_all = if stored < soft_since { TagState::StaleSince(soft_since / 1000) } else { TagState::Current };
         let by_tag = |stamp: &TagStamp| match self.tokens.get(&stamp.tag) {
             Some(current) => stamp.token.compared_with(&current),
             None => TagState::Invalid,
@@ -339,7 +341,7 @@ impl Inner {
             }
             Scope::Everything => {
                 fills.leases.clear();
-                self.softened.store(now, Ordering::SeqCst);
+                self.all_soft_invalidated.store(now, Ordering::SeqCst);
             }
         }
     }
