@@ -172,15 +172,7 @@ impl<R: Body<Data = Bytes>> Feed<R> {
                 Some(Rest::Alone(rest)) => return rest.as_mut().poll_frame(cx).map_err(BodyError::Inner),
                 Some(Rest::Shared(reader)) => match ready!(reader.poll_next(cx)) {
                     Some(Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                    Some(Err(Incomplete)) => {
-                        self.ended = true;
-                        // The application's own word, if it is why.
-                        let error = match self.pieces.try_recv() {
-                            Ok(Piece::Failed(error)) => BodyError::Inner(error),
-                            _ => BodyError::BrokenOff,
-                        };
-                        return Poll::Ready(Some(Err(error)));
-                    }
+                    Some(Err(Incomplete)) => return Poll::Ready(Some(Err(self.incomplete()))),
                     None => self.rest = None,
                 },
             }
@@ -195,6 +187,15 @@ impl<R: Body<Data = Bytes>> Feed<R> {
                 Some(Piece::End) => self.ended = true,
                 None => return self.poll_broken_off(cx),
             }
+        }
+    }
+
+    /// Why the body ends before it is whole: by the application's own word, if it is why.
+    fn incomplete(&mut self) -> BodyError<R::Error> {
+        self.ended = true;
+        match self.pieces.try_recv() {
+            Ok(Piece::Failed(error)) => BodyError::Inner(error),
+            _ => BodyError::BrokenOff,
         }
     }
 

@@ -15,6 +15,11 @@ use crate::{
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// A place where entries are kept.
+///
+/// The contract behind it is this crate's own for now; what implements it is listed [here](super).
+pub trait Store: Contract {}
+
 /// The contract. Time is the store's own: a lease's start is compared with invalidations by the same clock.
 pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// The valid entry of `key`, if this process has it in memory: an answer without waiting. Its time may be up, as its

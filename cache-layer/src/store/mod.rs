@@ -31,9 +31,5 @@ pub use redis::{Breaker, Push, RedisState, RedisStatus, RedisStore, RedisStoreBu
 #[cfg(feature = "redis")]
 pub use tiered::TieredStore;
 
+pub use contract::Store;
 pub(crate) use contract::*;
-
-/// A place where entries are kept.
-///
-/// The contract behind it is this crate's own for now; what implements it is listed [here](self).
-pub trait Store: Contract {}

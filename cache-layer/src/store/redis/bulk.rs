@@ -12,10 +12,11 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
-    invalidate::{Hardness, marked},
+    invalidate::Hardness,
     tracking::tag_tracker::Verdict,
     wire::token_life::lives,
     wire::{
+        invalidation::marked,
         names::EVERYTHING,
         operation::Operation,
         replies::{Flag, Stamped, Values, exactly},

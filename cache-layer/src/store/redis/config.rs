@@ -26,6 +26,34 @@ pub struct RedisStoreBuilder {
     sentinel_credentials: Option<(Option<String>, String)>,
 }
 
+impl RedisStore {
+    /// Settings of a store at `url`: `redis://` or, with the feature `tls`, `rediss://`, then
+    /// `[user[:password]@]host[:port][/db]`; or `unix:///path[?db=N&user=…&pass=…]`. Here and in what follows, `valkey` may
+    /// stand for `redis`.
+    ///
+    /// With the feature `sentinel`: `redis+sentinel://[user[:password]@]host[:port][,…]/name[/db]`, where the hosts are
+    /// sentinels (port 26379 unless given), `name` is what they call the primary, and user and password are for the
+    /// servers; those for the sentinels come as `?sentinel_user=…&sentinel_pass=…` or by
+    /// [`sentinel_credentials`](RedisStoreBuilder::sentinel_credentials). With the feature `cluster`:
+    /// `redis+cluster://[user[:password]@]host[:port][,…]`, where the hosts are some of the nodes; the others are found.
+    /// With `tls`, `rediss+sentinel://` and `rediss+cluster://`, where every server and sentinel is reached by TLS, under the
+    /// name or address that the sentinels or the cluster give it: its certificate must be for that one.
+    ///
+    /// ```no_run
+    /// # use cache_layer::store::RedisStore;
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(all(feature = "cluster", feature = "sentinel"))] {
+    /// let cluster = RedisStore::builder("redis+cluster://:password@10.0.0.1,10.0.0.2,10.0.0.3").build()?;
+    /// let primary = RedisStore::builder("redis+sentinel://10.0.0.1,10.0.0.2,10.0.0.3/main/0").build()?;
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
+        RedisStoreBuilder::new(url.into())
+    }
+}
+
 impl RedisStoreBuilder {
     pub(super) fn new(url: String) -> Self {
         let timeouts = Timeouts {
@@ -126,7 +154,37 @@ impl RedisStoreBuilder {
     ///
     /// If a setting can't be used, or if there is no Tokio runtime to connect from.
     pub fn build(self) -> Result<RedisStore, ConfigError> {
+        self.check()?;
         let Self { url, prefix, connections, timeouts, restored, .. } = self;
+        let address = Address::parse(&url)?;
+        #[cfg(feature = "sentinel")]
+        let address = match (address, self.sentinel_credentials) {
+            (Address::Sentinel(sentinels), Some((user, password))) => {
+                Address::Sentinel(sentinels.with_credentials(user.as_deref(), &password))
+            }
+            (_, Some(_)) => {
+                return Err(ConfigError::new(
+                    ConfigErrorKind::Conflict,
+                    "sentinel credentials: need a URL that begins with redis[s]+sentinel://",
+                ));
+            }
+            (address, None) => address,
+        };
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| {
+            ConfigError::new(ConfigErrorKind::NoRuntime, "a Redis store must be built inside a Tokio runtime")
+        })?;
+        let names = match &address {
+            #[cfg(feature = "cluster")]
+            Address::Cluster(_) => Names::clustered(&prefix),
+            _ => Names::new(&prefix),
+        };
+        let context = Context::new(names, timeouts, DatasetGuard::new(restored));
+        Ok(RedisStore::start(address, connections, context, &runtime))
+    }
+
+    /// Whether each setting is within its limits.
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self { prefix, connections, timeouts, restored, .. } = self;
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(allowed) {
             return Err(ConfigError::new(
@@ -134,7 +192,7 @@ impl RedisStoreBuilder {
                 format!("prefix {prefix:?}: must be 1 to 64 of A-Z a-z 0-9 _ . -"),
             ));
         }
-        if !(1..=64).contains(&connections) {
+        if !(1..=64).contains(connections) {
             return Err(ConfigError::new(
                 ConfigErrorKind::Range,
                 format!("connections {connections}: must be 1 to 64"),
@@ -160,37 +218,14 @@ impl RedisStoreBuilder {
         }
         let age = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
         if let Restored::Replay(last) = restored
-            && !age.contains(&last)
+            && !age.contains(last)
         {
             return Err(ConfigError::new(
                 ConfigErrorKind::Range,
                 format!("replay of {last:?} on a restored data set: must be 1 s to 24 h"),
             ));
         }
-        let address = Address::parse(&url)?;
-        #[cfg(feature = "sentinel")]
-        let address = match (address, self.sentinel_credentials) {
-            (Address::Sentinel(sentinels), Some((user, password))) => {
-                Address::Sentinel(sentinels.with_credentials(user.as_deref(), &password))
-            }
-            (_, Some(_)) => {
-                return Err(ConfigError::new(
-                    ConfigErrorKind::Conflict,
-                    "sentinel credentials: need a URL that begins with redis[s]+sentinel://",
-                ));
-            }
-            (address, None) => address,
-        };
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| {
-            ConfigError::new(ConfigErrorKind::NoRuntime, "a Redis store must be built inside a Tokio runtime")
-        })?;
-        let names = match &address {
-            #[cfg(feature = "cluster")]
-            Address::Cluster(_) => Names::clustered(&prefix),
-            _ => Names::new(&prefix),
-        };
-        let context = Context::new(names, timeouts, DatasetGuard::new(restored));
-        Ok(RedisStore::start(address, connections, context, &runtime))
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 
 #[cfg(feature = "cluster")]
 use super::topology::routes::Topology;
@@ -14,18 +14,12 @@ use super::{
         session::Session,
     },
     wire::{
-        errors::is_out_of_memory,
-        names::{EVERYTHING, Names, nonce},
+        invalidation::{invalidate, soften},
+        names::EVERYTHING,
         operation::Operation,
-        replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
-        scripts::{self, Batch},
-        token_life::life_invalidated,
     },
 };
-use crate::{
-    key::Key,
-    store::{Scope, StoreError},
-};
+use crate::store::{Scope, StoreError};
 
 /// How often an invalidation is sent: databases may be swapped while it is on its way.
 const ATTEMPTS: usize = 3;
@@ -131,125 +125,4 @@ pub(super) enum Hardness {
     Hard,
     /// It is stale.
     Soft,
-}
-
-/// The mark of the data set that something was done to: `None` in a cluster, or if it has none.
-pub(super) type Mark = Option<String>;
-
-/// One invalidation, in one round trip.
-pub(super) async fn invalidate(
-    names: &Names,
-    driver: &mut MultiplexedConnection,
-    scope: Scope<'_>,
-) -> RedisResult<Mark> {
-    match scope {
-        // The lease goes with the entry: a load in flight can't commit any more. Variants are reached through this
-        // entry alone, and theirs compare it when they commit.
-        Scope::Key(key) => {
-            let key = key.primary();
-            let mut unlink = redis::cmd("UNLINK");
-            unlink.arg(names.entry(&key)).arg(names.lease(&key));
-            unlinked(names, driver, unlink, 2).await
-        }
-        Scope::Tags(tags) => renew_tokens(names, driver, &scripts::INVALIDATE_TAG, tags.iter()).await,
-        Scope::Everything => renew_tokens(names, driver, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
-    }
-}
-
-/// Invalidations of many keys, as [`invalidate`] does one, in one round trip.
-pub(super) async fn invalidate_keys(
-    names: &Names,
-    driver: &mut MultiplexedConnection,
-    keys: &[Key],
-) -> RedisResult<Mark> {
-    let mut batch = Batch::default();
-    for key in keys {
-        let key = key.primary();
-        batch.unlink([names.entry(&key), names.lease(&key)]);
-    }
-    marked::<OfTwo>(names, batch, keys.len(), driver).await
-}
-
-/// One soft invalidation, in one round trip.
-async fn soften(names: &Names, driver: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<Mark> {
-    match scope {
-        Scope::Key(key) => {
-            let key = key.primary();
-            let mut batch = Batch::default();
-            batch.call(&scripts::SOFTEN_ENTRY, &[&names.entry(&key), &names.lease(&key)], &[]);
-            marked::<Flag>(names, batch, 1, driver).await
-        }
-        Scope::Tags(tags) => renew_tokens(names, driver, &scripts::SOFTEN_TAG, tags.iter()).await,
-        Scope::Everything => renew_tokens(names, driver, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
-    }
-}
-
-async fn renew_tokens<'a>(
-    names: &Names,
-    driver: &mut MultiplexedConnection,
-    script: &Script,
-    tags: impl IntoIterator<Item = &'a str>,
-) -> RedisResult<Mark> {
-    let mut batch = Batch::default();
-    // Noted first: a fill that finds no token must find the note.
-    batch.call(&scripts::NOTE_INVALIDATION, &[&names.last_invalidation()], &[]);
-    let tags: Vec<&str> = tags.into_iter().collect();
-    for tag in &tags {
-        let life = life_invalidated(tag).to_string();
-        batch.call(script, &[&names.tag(tag)], &[nonce().as_bytes(), life.as_bytes()]);
-    }
-    match marked::<Moment>(names, batch, tags.len() + 1, driver).await {
-        Err(error) if is_out_of_memory(&error) => unlink_tags(names, driver, &tags).await,
-        invalidated => invalidated,
-    }
-}
-
-/// Runs `batch`, whose calls have so many replies of one kind, and tells which data set it was for.
-pub(super) async fn marked<T: FromRedisValue>(
-    names: &Names,
-    mut batch: Batch,
-    asked: usize,
-    driver: &mut MultiplexedConnection,
-) -> RedisResult<Mark> {
-    // In a cluster, databases can't be swapped, and the mark may be on another server.
-    if names.is_clustered() {
-        return exactly(asked, batch.run::<Vec<T>>(driver).await?).map(|_| None);
-    }
-    batch.get(&names.mark(""));
-    let mut replies = exactly(asked + 1, batch.run::<Vec<Value>>(driver).await?)?;
-    let mark = replies.pop().map_or(Ok(None), mark);
-    for reply in replies {
-        T::from_redis_value(reply)?;
-    }
-    mark
-}
-
-/// Runs an `UNLINK` of so many names, and tells which data set it was for.
-async fn unlinked(names: &Names, driver: &mut MultiplexedConnection, unlink: Cmd, asked: usize) -> RedisResult<Mark> {
-    if names.is_clustered() {
-        return unlink.query_async::<Count>(driver).await?.at_most(asked).map(|_| None);
-    }
-    let mut pipeline = Pipeline::new();
-    pipeline.add_command(unlink).cmd("GET").arg(names.mark(""));
-    let (count, found) = pipeline.query_async::<(Count, Value)>(driver).await?;
-    count.at_most(asked)?;
-    mark(found)
-}
-
-fn mark(reply: Value) -> RedisResult<Mark> {
-    match Maybe::from_redis_value(reply)? {
-        Maybe(None) => Ok(None),
-        Maybe(Some(bytes)) => text(bytes).map(Some),
-    }
-}
-
-/// Invalidates tags on a server that is full, where nothing can be written: without a token an entry is invalid, and
-/// without a note nothing tells a fill in flight that no invalidation overtook it.
-async fn unlink_tags(names: &Names, driver: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<Mark> {
-    let mut unlink = redis::cmd("UNLINK");
-    unlink.arg(names.last_invalidation());
-    for tag in tags {
-        unlink.arg(names.tag(tag));
-    }
-    unlinked(names, driver, unlink, tags.len() + 1).await
 }

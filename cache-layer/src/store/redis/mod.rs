@@ -2,6 +2,7 @@
 //!
 //! One operation a file, over four wings. An import runs down this list, or to a wing below:
 //!
+//! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
 //! - [`lookup`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`]: the operations
 //! - [`topology`]: which server has what
@@ -9,33 +10,9 @@
 //! - [`tracking`]: what this process knows of the server; tracking never sends
 //! - [`wire`]: what is said on a connection; wire never remembers
 
-use std::{
-    borrow::Cow,
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use redis::aio::MultiplexedConnection;
-use tokio::runtime::Handle;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::Instrument as _;
-
-#[cfg(feature = "cluster")]
-use self::topology::cluster::Cluster;
-use self::{
-    connection::{
-        address::Address,
-        context::Context,
-        counters::WHEN_FULL,
-        handle::{Connection, Limit},
-        session::Session,
-        shard::Everything,
-    },
-    invalidate::Hardness,
-    topology::routes::{Route, Topology},
-    wire::{errors::is_not_allowed, operation::Operation},
-};
+use self::invalidate::Hardness;
 use super::{
     Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store, StoreError,
 };
@@ -66,6 +43,7 @@ mod redirect;
 #[cfg(test)]
 mod schedule_tests;
 mod state;
+mod store;
 mod topology;
 mod tracking;
 mod wire;
@@ -73,279 +51,9 @@ mod wire;
 pub use config::RedisStoreBuilder;
 pub use connection::counters::Push;
 pub use state::{Breaker, RedisState};
+pub use store::{RedisStatus, RedisStore};
 pub use tracking::dataset_guard::Restored;
 pub(super) use tracking::local_tier::LocalTier;
-
-/// A store on a Redis or Valkey server. Cheap to clone; clones share their connections.
-///
-/// No request ever waits for a connection: while there is none, look-ups miss at once and nothing is stored. Look-ups of
-/// many requests that are ready at the same time go out together, and those of one key are one command.
-///
-/// # Several servers
-///
-/// The URL says what there is. What an invalidation guarantees, once it has returned `Ok`, depends on it:
-///
-/// | URL | read from Redis | in the first tier of a [`TieredStore`](super::TieredStore) |
-/// |---|---|---|
-/// | `redis://` one server | by anybody: gone | here: gone; elsewhere: gone when the server's push arrives |
-/// | `redis+sentinel://` a primary with replicas | as above, and see below for a fail-over | as above |
-/// | `redis+cluster://` primaries that share the keys | by key, and here: gone; a tag, elsewhere: gone when the push arrives | as above |
-///
-/// The push leaves before the invalidation returns, so it arrives after the time that the network takes: in a cluster on
-/// one machine with other work to do, in two runs, 0 and 1 of 2,000 reads from Redis were stale that began right after an
-/// invalidation of a tag returned (the one within 0.7 ms of it), and the last stale read of a first tier began 2.3 ms after it
-/// at the 99th percentile, 4.7 ms at worst. A
-/// connection of which only one half is left is noticed within two seconds; nothing is served over it from then on.
-///
-/// After a loss of Redis the processes are back one after the other, and what was invalidated meanwhile is delivered by each
-/// before it reads anything. So none reads before the others had time to be back:
-/// [`settle_time`](RedisStoreBuilder::settle_time), with the bounds of that.
-///
-/// **One server.** An entry and its tags are judged over one connection, which tells in order what it read and what
-/// changed: a read that begins after an invalidation returned does not see what it covered.
-///
-/// **Sentinel** (feature `sentinel`). Each connection asks the sentinels anew who the primary is, and a server that says it
-/// is a replica is none. Replicas are never read: they lag. A fail-over loses what the replica had not heard of yet,
-/// invalidations included, and [`Restored`] says what is done about it: by default everything is invalidated. While an
-/// old primary is cut off from the sentinels but not from this process, two primaries take invalidations, each from its
-/// own side; `min-replicas-to-write 1` keeps that short.
-///
-/// **Cluster** (feature `cluster`). An entry lies with its own key's slot; all tags of a prefix lie in one slot, so that
-/// one clock and one order hold for them. That one primary serves every fill with one more round trip, and every hit whose
-/// tags this process does not know; without it nothing is served from the cache. An invalidation by key reaches one
-/// primary, one by tags another. `MOVED`, `ASK`, `TRYAGAIN` and `CLUSTERDOWN` send a look-up or a fill on without the
-/// cache, and an invalidation to where its keys are by now. Who has what is asked at once then, and every two seconds. A
-/// primary that is cut off from its cluster but not from this process is used until it notices, `cluster-node-timeout` and
-/// a second later; a primary that was never seen before, a promoted replica for one, is treated as [`Restored`].
-///
-/// # What the server's user must be allowed
-///
-/// The keys `<prefix>:*`, no channels, and these commands, as a line for `ACL SETUSER NAME`:
-///
-/// ```text
-#[doc = include_str!("acl.txt")]
-/// ```
-///
-/// `select` is for another database than 0, `asking` and `cluster` for a cluster.
-/// Without `client|tracking` tags are read with every hit, and nothing is kept in a first tier. Without `info` a data set
-/// that was restored is not noticed, and [`status`](RedisStore::status) says less. Without `scan` a pattern invalidates everything. Sentinels must allow `hello` and `sentinel|get-master-addr-by-name`.
-///
-/// Redict 7.3 and Valkey 9.1 were tried, alone, behind sentinels and as a cluster. Every test of this store is run against Redis 7.0.15, Redis 8.0.2 and Valkey 8.1.1, alone, behind sentinels and as a
-/// cluster, and passes unchanged: nothing that is asked of them here is answered differently, but the names and versions
-/// in `INFO`. Valkey frees what is evicted, expired or overwritten in the background by default, where Redis, 8.0 included,
-/// wants `lazyfree-lazy-eviction` and its like.
-///
-/// # Example
-///
-/// ```no_run
-/// use cache_layer::{Cache, store::RedisStore};
-///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let store = RedisStore::builder("redis://127.0.0.1:6379/0").prefix("shop").build()?;
-/// let cache = Cache::new(store);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone)]
-pub struct RedisStore(Arc<Inner>);
-
-struct Inner {
-    topology: Topology,
-    context: Arc<Context>,
-    runtime: Handle,
-    _stop: DropGuard,
-}
-
-/// How a Redis server is doing, from [`RedisStore::status`].
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct RedisStatus {
-    /// Whether the server answered.
-    pub connected: bool,
-    /// How long it took to answer a `PING`.
-    pub ping: Option<Duration>,
-    /// The memory that the server uses, as it says it, such as `1.05M`; nothing if it does not say, as for a user who may not
-    /// ask for `info`.
-    pub used_memory_human: Option<String>,
-    /// Clients connected to the server.
-    pub connected_clients: Option<u64>,
-    /// Whether it has no room and evicts nothing, so that nothing more is stored.
-    pub full: bool,
-    /// Why there is no answer; or, if it is [`full`](Self::full), what to do about that.
-    pub error: Option<String>,
-}
-
-impl RedisStore {
-    /// Settings of a store at `url`: `redis://` or, with the feature `tls`, `rediss://`, then
-    /// `[user[:password]@]host[:port][/db]`; or `unix:///path[?db=N&user=…&pass=…]`. Here and in what follows, `valkey` may
-    /// stand for `redis`.
-    ///
-    /// With the feature `sentinel`: `redis+sentinel://[user[:password]@]host[:port][,…]/name[/db]`, where the hosts are
-    /// sentinels (port 26379 unless given), `name` is what they call the primary, and user and password are for the
-    /// servers; those for the sentinels come as `?sentinel_user=…&sentinel_pass=…` or by
-    /// [`sentinel_credentials`](RedisStoreBuilder::sentinel_credentials). With the feature `cluster`:
-    /// `redis+cluster://[user[:password]@]host[:port][,…]`, where the hosts are some of the nodes; the others are found.
-    /// With `tls`, `rediss+sentinel://` and `rediss+cluster://`, where every server and sentinel is reached by TLS, under the
-    /// name or address that the sentinels or the cluster give it: its certificate must be for that one.
-    ///
-    /// ```no_run
-    /// # use cache_layer::store::RedisStore;
-    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// # #[cfg(all(feature = "cluster", feature = "sentinel"))] {
-    /// let cluster = RedisStore::builder("redis+cluster://:password@10.0.0.1,10.0.0.2,10.0.0.3").build()?;
-    /// let primary = RedisStore::builder("redis+sentinel://10.0.0.1,10.0.0.2,10.0.0.3/main/0").build()?;
-    /// # }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
-        RedisStoreBuilder::new(url.into())
-    }
-
-    fn start(address: Address, connections: usize, context: Context, runtime: &Handle) -> Self {
-        let (context, stop) = (Arc::new(context), CancellationToken::new());
-        let topology = match address {
-            #[cfg(feature = "cluster")]
-            Address::Cluster(seeds) => {
-                Topology::Cluster(Cluster::start(seeds, connections, context.clone(), runtime, &stop))
-            }
-            address => {
-                let one = || Connection::new(address.clone(), Box::new(Everything), false, context.clone());
-                let connections: Vec<_> = std::iter::repeat_with(one).take(connections).collect();
-                for connection in &connections {
-                    runtime.spawn(connection.clone().supervise(stop.clone()));
-                }
-                Topology::One(connections)
-            }
-        };
-        let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { topology, context, runtime, _stop }))
-    }
-
-    /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.
-    #[must_use]
-    pub fn connected(&self) -> bool {
-        self.0.topology.to_tags().is_connected()
-    }
-
-    /// Waits, at most for `timeout`, until there is a connection; in a cluster, one to every primary.
-    ///
-    /// For a start-up, before any request is taken: what is invalidated through a process that has no connection yet, others
-    /// do not hear of until it has. In a cluster of containers the first attempt may be in vain, since the rules of the network
-    /// lag behind a new one. After some five seconds, go on without.
-    pub async fn wait_connected(&self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.0.topology.wait_connected()).await.is_ok()
-    }
-
-    /// Asks the server how it is; never waits longer than the operation timeout, or a second if that is longer.
-    pub async fn status(&self) -> RedisStatus {
-        let ask = async {
-            let connection = self.connection_to_tags();
-            let session = connection.session()?;
-            let begun = Instant::now();
-            connection
-                .run_with(Operation::Ping, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
-                    redis::cmd("PING").query_async::<()>(&mut driver).await
-                })
-                .await?;
-            let ping = begun.elapsed();
-            let info = connection
-                .run_with(Operation::Info, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
-                    match redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut driver).await {
-                        // It answers, and says no more of itself.
-                        Err(error) if is_not_allowed(&error) => Ok(String::new()),
-                        info => info,
-                    }
-                })
-                .await?;
-            let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let number = |name: &str| field(name).and_then(|number| number.parse::<u64>().ok());
-            let no_room =
-                number("maxmemory").zip(number("used_memory")).is_some_and(|(max, used)| 0 < max && max <= used);
-            let full =
-                self.0.context.counters.is_full() || (no_room && field("maxmemory_policy") == Some("noeviction"));
-            Ok::<_, StoreError>(RedisStatus {
-                connected: true,
-                ping: Some(ping),
-                used_memory_human: field("used_memory_human").map(str::to_owned),
-                connected_clients: number("connected_clients"),
-                full,
-                error: full.then(|| WHEN_FULL.to_owned()),
-            })
-        };
-        ask.await.unwrap_or_else(|error| {
-            let error = match error {
-                StoreError::Unavailable => self.connection_to_tags().last_error(),
-                other => other.to_string(),
-            };
-            RedisStatus { error: Some(error), ..RedisStatus::default() }
-        })
-    }
-
-    /// The first tier; made, if there is none, to hold about `max_bytes`.
-    pub(super) fn near_or_init(&self, max_bytes: u64) -> Arc<LocalTier> {
-        self.0.context.near.get_or_init(|| Arc::new(LocalTier::new(max_bytes))).clone()
-    }
-
-    /// The entry of `key` in the first tier.
-    pub(super) fn near(&self, key: &Key) -> Option<Entry> {
-        let connection = self.connection(key);
-        let session = connection.believed()?;
-        let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
-        self.0.context.near.get()?.get(session.number, &tags.tokens, key)
-    }
-
-    /// The connection of `key`: always the same one, so that what is done with a key stays in order.
-    fn connection(&self, key: &Key) -> Cow<'_, Arc<Connection>> {
-        self.0.topology.of_key(key)
-    }
-
-    /// The connection by which the tags of an entry are read that is read over `session`.
-    fn connection_of_tags<'a>(
-        &self,
-        connection: &'a Arc<Connection>,
-        session: &'a Arc<Session>,
-    ) -> Result<Route<'a>, StoreError> {
-        self.0.topology.of_tags_beside(connection, session)
-    }
-
-    /// The same, if it may be read over by now.
-    fn connection_to_read_tags<'a>(
-        &self,
-        connection: &'a Arc<Connection>,
-        session: &'a Arc<Session>,
-    ) -> Result<Route<'a>, StoreError> {
-        let route = self.connection_of_tags(connection, session)?;
-        if route.1.is_settled() { Ok(route) } else { Err(StoreError::Unavailable) }
-    }
-
-    /// A connection to invalidate tags by.
-    fn connection_to_tags(&self) -> Arc<Connection> {
-        self.0.topology.to_tags()
-    }
-
-    /// The connection that an invalidation takes.
-    fn connection_of(&self, scope: Scope<'_>) -> Arc<Connection> {
-        match scope {
-            Scope::Key(key) => self.connection(key).into_owned(),
-            Scope::Tags(_) | Scope::Everything => self.connection_to_tags(),
-        }
-    }
-
-    fn connections(&self) -> Vec<Arc<Connection>> {
-        self.0.topology.all()
-    }
-
-    /// Runs an invalidation in a task of its own: a caller that is cancelled has written what is to be invalidated all the
-    /// same.
-    fn spawn_detached<T: Send + 'static>(
-        &self,
-        invalidation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let task = self.0.runtime.spawn(invalidation.in_current_span());
-        Box::pin(async move { task.await.unwrap_or(Err(StoreError::Unavailable)) })
-    }
-}
 
 impl Store for RedisStore {}
 
@@ -420,11 +128,5 @@ impl Contract for RedisStore {
     fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, tags) = (self.clone(), tags.clone());
         self.spawn_detached(async move { store.put_many(entries, &tags).await })
-    }
-}
-
-impl fmt::Debug for RedisStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("topology", &self.0.topology).finish_non_exhaustive()
     }
 }

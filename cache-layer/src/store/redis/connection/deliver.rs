@@ -11,10 +11,12 @@ use crate::{
     store::{
         Scope,
         redis::{
-            invalidate::{Mark, invalidate, invalidate_keys},
-            patterns::delete_matching,
             tracking::outbox::{Backlog, Delivery, Outbox},
-            wire::names::Names,
+            wire::{
+                invalidation::{Mark, invalidate, invalidate_keys},
+                names::Names,
+                sweep::delete_matching,
+            },
         },
     },
     tag::Tags,
@@ -49,7 +51,7 @@ pub(crate) async fn deliver(
     // In their own time: each step of them has a limit, but a large server is not a slow one.
     for pattern in &backlog.patterns {
         // The first tier is void: it belongs to connections that are gone.
-        delete_matching(names, pattern, None, driver).await?;
+        delete_matching(names, pattern, &mut |_| {}, driver).await?;
     }
     *backlog = Backlog::default();
     if anything {

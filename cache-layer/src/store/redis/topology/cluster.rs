@@ -203,34 +203,36 @@ impl Cluster {
     }
 
     async fn run(self: Arc<Self>) {
-        let keeping = async {
-            let (mut reported, mut late) = (false, false);
-            loop {
-                match self.look().await {
-                    Ok(slots) => {
-                        reported = false;
-                        self.adopt(slots, late);
-                    }
-                    Err(error) => {
-                        late = true;
-                        self.nowhere.note_error(error.to_string());
-                        if !reported {
-                            tracing::warn!(%error, "no node says who has what in the Redis cluster");
-                            reported = true;
-                        }
-                    }
-                }
-                self.looked.notify_waiters();
-                sleep(SHORTEST_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
-                let _ = timeout(LOOK, self.wake.notified()).await;
-            }
-        };
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = keeping => {}
+            () = self.follow_the_slots() => {}
         }
         // The connections hold their nodes, which hold nothing; this breaks what would be left of the circle.
         *self.map.write() = Arc::default();
+    }
+
+    /// Looks up the slots, again and again.
+    async fn follow_the_slots(self: &Arc<Self>) {
+        let (mut reported, mut late) = (false, false);
+        loop {
+            match self.look().await {
+                Ok(slots) => {
+                    reported = false;
+                    self.adopt(slots, late);
+                }
+                Err(error) => {
+                    late = true;
+                    self.nowhere.note_error(error.to_string());
+                    if !reported {
+                        tracing::warn!(%error, "no node says who has what in the Redis cluster");
+                        reported = true;
+                    }
+                }
+            }
+            self.looked.notify_waiters();
+            sleep(SHORTEST_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+            let _ = timeout(LOOK, self.wake.notified()).await;
+        }
     }
 
     /// What one node says, if it finds the cluster well: the view of one that doesn't may be out of date.

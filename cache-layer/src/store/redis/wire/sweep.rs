@@ -1,0 +1,180 @@
+//! A pass over the names of one server: `SCAN` in small steps, over the leases first and then over the entries. In that order
+//! a fill in flight is either voided, or has put its entry where the second pass finds it.
+//!
+//! The server selects by what every match begins with; the rest is compared here, since a readable key that is capped
+//! says only how the key begins.
+
+use std::{fmt::Write as _, time::Duration};
+
+use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    errors::is_not_allowed,
+    invalidation::invalidate,
+    names::{Kind, Names},
+    replies::{Bulk, Count, Scanned, exactly, no_answer},
+    scripts::{self, Batch},
+};
+use crate::{
+    key::{CAPPED, KeyId, READABLE_CAP, readable_in_full},
+    pattern::Pattern,
+    store::Scope,
+};
+
+/// How many names the server looks at in one step, so that it has time for others in between.
+const STEP: std::ops::RangeInclusive<usize> = 100..=1_000;
+const FIRST_STEP: usize = 200;
+/// A step that takes longer is followed by shorter ones, and one that takes less than a quarter of it by longer ones.
+const LONG_STEP: Duration = Duration::from_millis(2);
+/// The longest pause after a step; otherwise it is as long as the step was, so that at most half the time is taken.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// How long one step may take before the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Deletes what matches on one server; tells how many primary keys had an entry, and `deleted` the id of each.
+pub(crate) async fn delete_matching(
+    names: &Names,
+    pattern: &Pattern,
+    deleted: &mut (dyn FnMut(KeyId) + Send),
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<u64> {
+    let mut sweep = Sweep { names, pattern, deleted, driver, step: FIRST_STEP };
+    match sweep.run().await {
+        Err(error) if is_not_allowed(&error) => {
+            // Kept, it would be refused for ever, and nothing would be read again.
+            tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
+            invalidate(names, driver, Scope::Everything).await.map(|_| 0)
+        }
+        result => result,
+    }
+}
+
+struct Sweep<'a> {
+    names: &'a Names,
+    pattern: &'a Pattern,
+    /// Told of each entry as soon as it is deleted.
+    deleted: &'a mut (dyn FnMut(KeyId) + Send),
+    driver: &'a mut MultiplexedConnection,
+    /// Names to look at in the next step.
+    step: usize,
+}
+
+impl Sweep<'_> {
+    async fn run(&mut self) -> RedisResult<u64> {
+        self.pass(Kind::Lease).await?;
+        self.pass(Kind::Entry).await
+    }
+
+    /// Deletes every matching name of one kind that is there from the beginning of the pass to its end.
+    async fn pass(&mut self, kind: Kind) -> RedisResult<u64> {
+        let selection = self.selection(kind);
+        let mut deleted = 0;
+        let mut cursor = 0_u64;
+        loop {
+            let begun = Instant::now();
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&selection).arg("COUNT").arg(self.step);
+            let Scanned { cursor: next, names: found } = in_time(scan.query_async(self.driver)).await?;
+            // A server that goes nowhere would be asked for ever.
+            if next == cursor && next != 0 {
+                return Err(no_answer());
+            }
+            cursor = next;
+            self.pace(begun.elapsed()).await;
+            if !found.is_empty() {
+                deleted += self.delete(kind, &found).await?;
+            }
+            if cursor == 0 {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// A pattern of the server's for all names that may match.
+    fn selection(&self, kind: Kind) -> Vec<u8> {
+        // What a capped readable key shows for certain.
+        let literal = self.pattern.literal_prefix(READABLE_CAP - 10);
+        let digest = "?".repeat(32);
+        let mut selection = self.names.of_kind(kind);
+        // Writing to a string can't fail.
+        let _ = write!(selection, "{{{digest}}}:*:");
+        let mut selection = selection.into_bytes();
+        for byte in literal {
+            if matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\' | b'^') {
+                selection.push(b'\\');
+            }
+            selection.push(byte);
+        }
+        selection.push(b'*');
+        selection
+    }
+
+    /// Deletes those of the `found` names that match.
+    async fn delete(&mut self, kind: Kind, found: &[Vec<u8>]) -> RedisResult<u64> {
+        let begun = Instant::now();
+        let mut matching: Vec<(&[u8], KeyId)> = Vec::with_capacity(found.len());
+        let mut capped = Vec::new();
+        for name in found {
+            let Some((id, readable)) = self.names.parse_of(kind, name) else { continue };
+            match (readable.ends_with(CAPPED.as_bytes()), kind) {
+                (false, _) if self.pattern.matches(readable) => matching.push((name, id)),
+                (false, _) => {}
+                // It holds nothing to compare. Whose fill is refused for nothing loads again.
+                (true, Kind::Lease | Kind::Variants) => matching.push((name, id)),
+                (true, Kind::Entry) => capped.push((&name[..], id)),
+            }
+        }
+        matching.extend(self.open(&capped).await?);
+        if matching.is_empty() {
+            return Ok(0);
+        }
+        let (primaries, variants): (Vec<_>, Vec<_>) = matching.iter().partition(|(_, id)| !id.is_variant());
+        // One command takes names of one slot of a cluster; there, the round trip carries one for each.
+        let at_once = if self.names.is_clustered() { 1 } else { matching.len() };
+        let mut batch = Batch::default();
+        let commands: Vec<_> = primaries.chunks(at_once).chain(variants.chunks(at_once)).collect();
+        for names in &commands {
+            batch.unlink(names.iter().map(|(name, _)| *name));
+        }
+        let counts: Vec<Count> = exactly(commands.len(), in_time(batch.run(self.driver)).await?)?;
+        let unlinked = counts.into_iter().zip(&commands).map(|(count, names)| count.at_most(names.len()));
+        let unlinked: Vec<u64> = unlinked.collect::<RedisResult<_>>()?;
+        let deleted = unlinked.iter().take(primaries.len().div_ceil(at_once)).sum();
+        if kind == Kind::Entry {
+            matching.iter().for_each(|(_, id)| (self.deleted)(*id));
+        }
+        self.pace(begun.elapsed()).await;
+        Ok(deleted)
+    }
+
+    /// Those of the `capped` names whose entry says that it matches.
+    async fn open<'n>(&mut self, capped: &[(&'n [u8], KeyId)]) -> RedisResult<Vec<(&'n [u8], KeyId)>> {
+        if capped.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut batch = Batch::default();
+        for (name, _) in capped {
+            batch.call_on(&scripts::CANONICAL_KEY, name);
+        }
+        let keys: Vec<Bulk> = exactly(capped.len(), in_time(batch.run(self.driver)).await?)?;
+        let opened = capped.iter().zip(keys);
+        let matches = |key: &[u8]| self.pattern.matches(readable_in_full(key).as_bytes());
+        Ok(opened.filter(|(_, Bulk(key))| matches(key)).map(|(found, _)| *found).collect())
+    }
+
+    /// Leaves the server to others for a while.
+    async fn pace(&mut self, taken: Duration) {
+        if taken > LONG_STEP {
+            self.step = (self.step / 2).max(*STEP.start());
+        } else if taken < LONG_STEP / 4 {
+            self.step = (self.step * 2).min(*STEP.end());
+        }
+        sleep(taken.min(LONGEST_PAUSE)).await;
+    }
+}
+
+async fn in_time<T>(step: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    let late = |_| Err::<T, RedisError>((ErrorKind::Io, "no answer to a step of a pattern").into());
+    timeout(PATIENCE, step).await.unwrap_or_else(late)
+}
