@@ -10,14 +10,14 @@
 //! |---|---|
 //! | [`Get`](Action::Get) | `lookup.rs`: `near.begin_read`, then a tracked `GET` |
 //! | [`GetAnother`](Action::GetAnother) | the same for another key with this tag, as far as it matters here: the tracked `MGET` |
-//! | [`Deliver`](Action::Deliver) | `link.rs`: the reader applies a push at once, and hands a reply to whoever awaits it |
+//! | [`Deliver`](Action::Deliver) | `connection/pushes.rs`: the reader applies a push at once, and hands a reply to whoever awaits it |
 //! | [`Handle`](Action::Handle) | `lookup.rs`: what the awaiting task does with the reply; a tracked `MGET` of an unknown token |
 //! | [`Acquire`](Action::Acquire) | `lease.rs`: `LAST_INVALIDATION` and `ACQUIRE`; then the application reads its database |
 //! | [`Stamp`](Action::Stamp) | `commit.rs`: `STAMP` and `LAST_INVALIDATION`, compared with the load's start |
 //! | [`Commit`](Action::Commit) | `commit.rs`: `COMMIT` |
 //! | [`InvalidateKey`](Action::InvalidateKey) | `invalidate.rs`: `UNLINK` of entry and lease |
 //! | [`Note`](Action::Note), [`InvalidateTag`](Action::InvalidateTag) | `invalidate.rs`: `NOTE_INVALIDATION`, then `INVALIDATE_TAG` |
-//! | [`Reconnect`](Action::Reconnect) | `link.rs`: another connection, with a token table of its own |
+//! | [`Reconnect`](Action::Reconnect) | `connection/connect.rs`: another connection, with a token table of its own |
 //!
 //! A command takes effect as soon as it is sent, a load reads as soon as it has its lease, and an invalidation is
 //! acknowledged as soon as it takes effect: that makes more reads wrong, and none right. What is on its way to a node may

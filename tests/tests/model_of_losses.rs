@@ -8,10 +8,10 @@
 //! | action | in `cache-layer/src/store/redis` |
 //! |---|---|
 //! | [`Lose`](Action::Lose), [`Return`](Action::Return) | the server |
-//! | [`Blink`](Action::Blink), [`Back`](Action::Back) | `link.rs`: a blip, at whose end kept invalidations are delivered |
-//! | [`Reconnect`](Action::Reconnect) | `link.rs`: `connect`, the same after a loss |
+//! | [`Blink`](Action::Blink), [`Back`](Action::Back) | `connection/loss.rs`: a blip, at whose end kept invalidations are delivered |
+//! | [`Reconnect`](Action::Reconnect) | `connection/connect.rs`: `connect`, the same after a loss |
 //! | [`GiveUp`](Action::GiveUp) | `invalidate.rs`: `wait_for_delivery` ends in vain |
-//! | [`Settle`](Action::Settle) | `link.rs`: `watch`, when the settle time is over |
+//! | [`Settle`](Action::Settle) | `connection/supervisor.rs`: `watch`, when the settle time is over |
 //! | [`Write`](Action::Write) | the truth changes; `invalidate.rs`: `deliver` |
 //! | [`Load`](Action::Load), [`Commit`](Action::Commit) | `lease.rs` and `commit.rs`, for who reads |
 //! | [`Read`](Action::Read) | `lookup.rs`, for who reads; everybody else asks the application |

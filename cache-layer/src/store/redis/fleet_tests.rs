@@ -1,6 +1,6 @@
 //! What only a store on a server has to keep: coherence between nodes, and its promises through the server's bad days.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tests::{Fault, FaultProxy, RedisServer, wait_until};

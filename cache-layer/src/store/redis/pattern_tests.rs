@@ -1,6 +1,6 @@
 //! Patterns on a server: what they match, and what they and tags cost everybody else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tests::RedisServer;

@@ -1,6 +1,6 @@
 //! After a loss of the server, when not every process is back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::{Fault, FaultProxy, RedisServer, wait_until};
 

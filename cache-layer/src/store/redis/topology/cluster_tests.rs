@@ -1,6 +1,6 @@
 //! A cluster that is rearranged under the store.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use tests::{RedisCluster, RedisServer, slot, wait_until};
 

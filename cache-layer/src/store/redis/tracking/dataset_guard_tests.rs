@@ -1,6 +1,6 @@
 //! The server's bad days: restored, full, short of memory.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use tests::{RedisServer, wait_until};
 
