@@ -120,7 +120,11 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if tag_count > Tags::MAX + 1 {
         return Err(Rejection::Malformed);
     }
-    let stamps = (0..tag_count).map(|_| reader.stamp()).collect::<Result<_, _>>()?;
+    // Not collected: a `Vec` that grows keeps room for more, and the entry keeps the `Vec`.
+    let mut stamps = Vec::with_capacity(tag_count);
+    for _ in 0..tag_count {
+        stamps.push(reader.stamp()?);
+    }
     let meta = reader.slice(meta_length)?;
     let payload = reader.slice(payload_length)?;
     if reader.at != bytes.len() {
