@@ -35,6 +35,8 @@ pub(crate) async fn deliver(
     mark: Option<&str>,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
+    // A connection whose deliveries time out again and again is not to overtake another one.
+    let _turn = outbox.turns().lock().await;
     let mut delivery = begin(outbox, shard).await;
     let backlog = &mut delivery.backlog;
     let anything = !backlog.is_empty();

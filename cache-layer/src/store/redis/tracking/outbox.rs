@@ -24,6 +24,7 @@ const MOST_PATTERNS: usize = 16;
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     delivered: Notify,
+    turns: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -159,10 +160,15 @@ impl Outbox {
         if queue.delivering {
             return None;
         }
-        queue.delivering = true;
         let (taken, left) = std::mem::take(&mut queue.backlog).split(covers);
         queue.backlog = left;
+        queue.delivering = true;
         Some(Delivery { outbox: self, backlog: taken })
+    }
+
+    /// For connections that have something to deliver: first come, first served.
+    pub(crate) fn turns(&self) -> &tokio::sync::Mutex<()> {
+        &self.turns
     }
 
     /// Resolves at the next end of a delivery from now on, however it ends.
