@@ -29,15 +29,10 @@ impl<T> LoadTask<T> {
     /// The reply, and the task, which may go on after it. A panic of the load goes on here, where it would have been without
     /// a cache.
     pub(crate) async fn reply(self) -> (T, JoinHandle<()>) {
-        let task = match self.reply_unless_panicked().await {
-            Ok(replied) => return replied,
-            Err(task) => task,
-        };
-        if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
-            std::panic::resume_unwind(panic);
+        match self.reply_unless_panicked().await {
+            Ok(replied) => replied,
+            Err(task) => resume_panic(task).await,
         }
-        // The runtime is shutting down, and this task with it.
-        std::future::pending().await
     }
 
     /// As [`reply`](Self::reply); the task alone, if the load panicked or its runtime is shutting down.
@@ -69,4 +64,13 @@ impl<T> ReplyTo<T> {
         };
         self.send(reply);
     }
+}
+
+/// Goes on with the panic that ended `task`.
+pub(crate) async fn resume_panic<T>(task: JoinHandle<()>) -> T {
+    if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
+        std::panic::resume_unwind(panic);
+    }
+    // The runtime is shutting down, and this task with it.
+    std::future::pending().await
 }

@@ -1,4 +1,5 @@
-//! A load that has the right to store what comes: its end, whatever the application answers.
+//! A load that has the right to store what comes: what it needs before it asks the application, and its end where there is
+//! nothing to store.
 
 use std::sync::Arc;
 
@@ -51,7 +52,9 @@ impl<R: Body, E> Fill<R, E> {
     /// Says what the load is for, and waits for room at the application until `deadline`; in the background, not at all.
     pub(super) async fn admit(&mut self, purpose: Purpose, deadline: Instant) -> Admission {
         let Self { context, permit, reply_to, room, .. } = self;
-        permit.is_for(purpose, &self.miss.key);
+        if self.miss.reached_store() {
+            permit.is_for(purpose, &self.miss.key);
+        }
         if purpose.is_in_background() {
             *room = context.load_limit.take();
         } else {

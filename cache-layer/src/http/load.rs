@@ -69,8 +69,9 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
         let Self { context, service, mut request, asked, miss, purpose, mut patience } = self;
         async move {
             let end = patience.end();
-            let policy =
-                |miss: &Miss| context.failure_policy(&asked.headers, miss.stale.as_ref(), !reply_to.is_awaited());
+            // The task of a load in the background may run before the request has dropped its end.
+            let is_unawaited = || purpose.is_in_background() || !reply_to.is_awaited();
+            let policy = |miss: &Miss| context.failure_policy(&asked.headers, miss.stale.as_ref(), is_unawaited());
             let find = || context.select(&asked.key, &asked.headers);
             let acquired = context.cache.acquire(flight, miss, &mut patience, policy, find).await;
             let (permit, miss) = match acquired {

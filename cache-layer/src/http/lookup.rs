@@ -81,11 +81,10 @@ impl RequestLookup<'_> {
                 Selection::Fresh(hit) if !self.is_due(&hit) => return self.respond(hit.entry, served),
                 Selection::Fresh(hit) => {
                     let miss = hit.miss(self.key, ForwardReason::Stale);
-                    return self.refresh(hit.entry, served, miss, Purpose::EarlyRefresh);
+                    return self.refresh(hit.entry, served, miss);
                 }
                 Selection::Stale(hit, miss) => {
-                    let purpose = cache.purpose_of_refresh(&miss.key);
-                    return self.refresh(hit.entry, Served::Stale, miss, purpose);
+                    return self.refresh(hit.entry, Served::Stale, miss);
                 }
                 Selection::Missing(miss) => miss,
             };
@@ -118,12 +117,16 @@ impl RequestLookup<'_> {
     }
 
     /// There is an answer, which is to be refreshed by one request.
-    fn refresh<R: Body>(&mut self, entry: ResponseEntry, served: Served, miss: Miss, purpose: Purpose) -> Next<R> {
+    fn refresh<R: Body>(&mut self, entry: ResponseEntry, served: Served, miss: Miss) -> Next<R> {
         let cache = &self.context.cache;
         if *self.method == Method::HEAD || cache.recent_failure(&miss.key).is_some() {
             return self.respond(entry, served);
         }
         let Role::Leader(flight) = cache.flights().join(&miss.key) else { return self.respond(entry, served) };
+        let purpose = match served {
+            Served::Stale => cache.purpose_of_refresh(&miss.key),
+            _ => Purpose::EarlyRefresh,
+        };
         let answer = match purpose {
             Purpose::Overdue => Answer::LoadOrStale(entry),
             _ => Answer::Stored(self.context.respond(entry, self.method, self.headers, served, self.span)),

@@ -8,7 +8,7 @@
 //! - [`write`]: a request that may change something
 //! - [`load`]: asking the application once for all requests that wait
 //! - [`receive`], [`revalidate`]: a new response, and word that a stored one still holds; passed to the client, and stored
-//! - [`fill`]: how a load ends
+//! - [`fill`]: how a load begins, and how it ends without a response to store
 //! - [`forward`]: a request that the application answers by itself
 //! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304

@@ -58,10 +58,11 @@ impl Context {
         };
         let place = match self.select(key, headers).await {
             Selection::Fresh(hit) => hit.key(key),
-            Selection::Stale(_, miss) | Selection::Missing(miss) => miss.key,
+            Selection::Stale(_, miss) | Selection::Missing(miss) if miss.reached_store() => miss.key,
+            // A store that doesn't answer has given no lease that this request would wait for, and a client could have made the
+            // mark up: so it counts for nothing.
+            Selection::Stale(..) | Selection::Missing(_) => return false,
         };
-        // A store that doesn't say has given no lease that this request would wait for, and a client could have made the mark
-        // up: so it counts for nothing.
         let nested = self.cache.is_held_by(&place, token).await.unwrap_or(false);
         if nested {
             headers.insert(&FIELD, mark);

@@ -20,7 +20,7 @@ use crate::{
         patience::{LONGEST_PAUSE, Patience},
         permit::{Demand, FailurePolicy, Purpose, WritePermit},
         span::LookupSpan,
-        task::{LoadTask, ReplyTo},
+        task::{LoadTask, ReplyTo, resume_panic},
     },
     inherit::{self, Reads},
     key::Key,
@@ -217,12 +217,12 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
-        let purpose = self.cache.purpose_of_refresh(&self.key);
         match self.cache.flights().join(&self.key) {
-            Role::Leader(flight) if purpose == Purpose::Overdue => {
-                return self.lead_overdue(flight, hit, miss, load, patience, span).await;
-            }
             Role::Leader(flight) => {
+                let purpose = self.cache.purpose_of_refresh(&self.key);
+                if purpose == Purpose::Overdue {
+                    return self.lead_overdue(flight, hit, miss, load, patience, span).await;
+                }
                 let load_span = self.cache.background_span(&self.key, &span);
                 drop(self.clone().begin(flight, miss, load, patience, purpose, load_span));
             }
@@ -373,8 +373,14 @@ where
     {
         let asked = self.clone();
         let load_span = asked.cache.load_span(&self.key, &span);
-        let (result, _) = self.begin(flight, miss, load, patience, Purpose::Answer, load_span).reply().await;
-        asked.settle(result, &mut span).await
+        let task = self.begin(flight, miss, load, patience, Purpose::Answer, load_span);
+        match task.reply_unless_panicked().await {
+            Ok((result, _)) => asked.settle(result, &mut span).await,
+            Err(task) => {
+                asked.cache.emit(Event::Miss);
+                resume_panic(task).await
+            }
+        }
     }
 
     /// What the call that led a load returns.
