@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setback_is_forgotten_when_it_ends_or_its_key_is_invalidated() {
+    fn a_failure_is_forgotten_when_it_ends_or_its_key_is_invalidated() {
         let (recent_failures, key) = (RecentFailures::default(), Key::new(["k"]));
         recent_failures.remember(&key, RecentFailure::new(None, Duration::ZERO));
         assert!(recent_failures.get(&key).is_none());

@@ -24,8 +24,8 @@ use crate::{
     key::Key,
     pattern::Pattern,
     store::{
-        Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, MemoryStore, Scope, Seen,
-        Store, StoreError,
+        Acquired, BoxFuture, Committed, Contract, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup,
+        MemoryStore, Scope, Seen, Store, StoreError,
     },
     tag::Tags,
 };
@@ -70,16 +70,18 @@ impl Contract for Elsewhere {
         self.store.get(key)
     }
 
-    fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Key,
+        seen: Seen,
+        ttl: Duration,
+        failures: Failures,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
         match self.says {
-            Says::TheTruth => self.store.acquire(key, seen, ttl),
+            Says::TheTruth => self.store.acquire(key, seen, ttl, failures),
             Says::Changed => Box::pin(async { Ok(Acquired::Changed) }),
             Says::Held => Box::pin(async { Ok(Acquired::Held) }),
         }
-    }
-
-    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Contract::acquire(self, key, seen, ttl)
     }
 
     fn identity(&self) -> usize {
@@ -115,12 +117,8 @@ impl Contract for Elsewhere {
         Box::pin(async {})
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.invalidate(scope)
-    }
-
-    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.soften(scope)
+    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.invalidate(scope, hardness)
     }
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {

@@ -6,7 +6,7 @@ use super::{cache::Cache, error::InvalidateError};
 use crate::{
     key::Key,
     pattern::Pattern,
-    store::{Scope, StoreError},
+    store::{Hardness, Scope, StoreError},
     tag::Tags,
     telemetry::{Event, InvalidationKind},
 };
@@ -16,14 +16,6 @@ use crate::{
 struct Invalidation<'a> {
     scope: Scope<'a>,
     hardness: Hardness,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hardness {
-    /// The entries are not used again.
-    Hard,
-    /// The entries are stale at once.
-    Soft,
 }
 
 impl Cache {
@@ -180,10 +172,7 @@ impl Cache {
 
     async fn run(&self, Invalidation { scope, hardness }: Invalidation<'_>) -> Result<(), InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let result = match hardness {
-            Hardness::Hard => self.0.store.invalidate(scope).await,
-            Hardness::Soft => self.0.store.soften(scope).await,
-        };
+        let result = self.0.store.invalidate(scope, hardness).await;
         if hardness == Hardness::Hard {
             self.forget_what_was_learned(scope);
         }

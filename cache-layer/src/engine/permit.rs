@@ -21,7 +21,7 @@ use super::{
 use crate::{
     entry::Entry,
     key::Key,
-    store::{Acquired, Committed, Failed, Fill, Lease, LeaseToken, Seen, StoreError, Writes},
+    store::{Acquired, Committed, Failed, Failures, Fill, Lease, LeaseToken, Seen, StoreError, Writes},
     tag::Tags,
     telemetry::{Event, FillOutcome, LoadOutcome, NoCacheReason, Release, WaitScope},
     throttle::Throttle,
@@ -92,7 +92,7 @@ impl Purpose {
 pub(crate) struct FailurePolicy {
     /// How long to leave the application alone after one; `None`: not at all.
     pub(crate) back_off: Option<BackOff>,
-    /// Whether those that came before lease_guard this one up.
+    /// Whether those that came before hold this one up.
     pub(crate) heed: bool,
 }
 
@@ -190,12 +190,8 @@ impl Cache {
             self.emit(Event::Release(Release::WaitTimeout));
             permit(flight, Err(NoCacheReason::WaitedTooLong))
         };
-        let acquired = if heed && back_off.is_some() {
-            self.0.store.acquire(key, seen, self.lease_life())
-        } else {
-            self.0.store.insist(key, seen, self.lease_life())
-        };
-        match acquired.await {
+        let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
+        match self.0.store.acquire(key, seen, self.lease_life(), failures).await {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
             // What it changed to may not be seen by a lookup: the store may read from a replica that lags.
             Ok(Acquired::Changed) => match patience.again(LONGEST_PAUSE, Duration::ZERO).await {

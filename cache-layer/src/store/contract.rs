@@ -37,11 +37,15 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// The valid entry of `key`.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
 
-    /// Takes the lease on `key` for `ttl`, unless somebody has it or the entry is no longer the one that was `seen`.
-    fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>>;
-
-    /// As [`acquire`](Self::acquire), whether or not the key backs off from a failure.
-    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>>;
+    /// Takes the lease on `key` for `ttl`, unless another load has it, the entry is no longer the one that was `seen`, or the
+    /// key backs off from a failure that is to be heeded.
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Key,
+        seen: Seen,
+        ttl: Duration,
+        failures: Failures,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>>;
 
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
@@ -67,13 +71,10 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// Returns when a lease held by somebody else may have ended; the caller looks again.
     fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()>;
 
-    /// Voids what `scope` covers, and fills of it that are in flight. Once this returned `Ok`, nobody reads it again;
-    /// once it returned an error, nobody reads it through this store, which goes on trying.
-    fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
-
-    /// Makes what `scope` covers stale, and voids fills of it that are in flight. Once this returned `Ok`, nobody reads it
-    /// as fresh; once it returned an error, this store treats it as [`invalidate`](Self::invalidate) would.
-    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Makes what `scope` covers invalid or stale, and voids fills of it that are in flight. Once this returned `Ok`, no store
+    /// reads it again, or none as fresh; once it returned an error, this store reads it no more, however soft the
+    /// invalidation was, and goes on trying.
+    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Deletes the entries whose readable key matches, voids fills of them that are in flight, and tells how many
     /// primary keys had one. Otherwise as [`invalidate`](Self::invalidate).
@@ -86,6 +87,23 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     /// loaded under them is older. Once this returned `Ok`, nobody reads what was there before; once it returned an
     /// error, the keys are invalidated like by an [`invalidate`](Self::invalidate) that did.
     fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// Whether a recent failure to load a key holds up the next load of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failures {
+    /// Until the pause after it is over.
+    Heed,
+    Ignore,
+}
+
+/// What becomes of the entries that an invalidation covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hardness {
+    /// They are not used again.
+    Hard,
+    /// They are stale at once.
+    Soft,
 }
 
 /// What a store found.

@@ -25,6 +25,7 @@ use crate::{
     entry::{Deadlines, Entry, EntryId},
     key::Key,
     pattern::Pattern,
+    store::{Failures, Hardness},
     tag::Tags,
     telemetry::Rejection,
 };
@@ -97,7 +98,7 @@ impl Subject {
     }
 
     async fn lease(&self, key: &Key) -> Lease {
-        match self.store.acquire(key, Seen::Unusable, LEASE).await.unwrap() {
+        match self.store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
             Acquired::Granted(lease) => lease,
             other => panic!("no lease: {other:?}"),
         }
@@ -107,7 +108,10 @@ impl Subject {
     async fn fail(&self, lease: &Lease, pause: Duration) {
         self.store.fail(lease, Failed { status: Some(503), pause, remembered: LEASE });
         wait_until("the failure to be known", async || {
-            matches!(self.store.acquire(&lease.key, Seen::Unusable, LEASE).await, Ok(Acquired::BackOff { .. }))
+            matches!(
+                self.store.acquire(&lease.key, Seen::Unusable, LEASE, Failures::Heed).await,
+                Ok(Acquired::BackOff { .. })
+            )
         })
         .await;
     }
@@ -163,7 +167,7 @@ impl Subject {
             "tag" => Scope::Tags(&tags),
             _ => Scope::Everything,
         };
-        self.store.soften(scope).await.unwrap();
+        self.store.invalidate(scope, Hardness::Soft).await.unwrap();
     }
 
     async fn delete(&self, pattern: &str) -> u64 {
@@ -183,11 +187,11 @@ impl Subject {
     }
 
     async fn invalidate_tag(&self, tag: &str) {
-        self.store.invalidate(Scope::Tags(&Tags::new([tag]))).await.unwrap();
+        self.store.invalidate(Scope::Tags(&Tags::new([tag])), Hardness::Hard).await.unwrap();
     }
 
     async fn invalidate(&self, key: &Key) {
-        self.store.invalidate(Scope::Key(key)).await.unwrap();
+        self.store.invalidate(Scope::Key(key), Hardness::Hard).await.unwrap();
     }
 
     /// Loses the token of `tag`, as a server does when memory is short.
@@ -349,13 +353,13 @@ contract! {
 
     async fn one_holds_the_lease_at_a_time(subject) {
         let lease = subject.lease(&key("a")).await;
-        let second = subject.store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap();
+        let second = subject.store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap();
         assert!(matches!(second, Acquired::Held), "{second:?}");
         subject.lease(&key("b")).await;
         subject.lease(&key("a").variant(b"de")).await;
         subject.store.release(&lease, None);
         wait_until("the lease to be free", async || {
-            matches!(subject.store.acquire(&key("a"), Seen::Nothing, LEASE).await, Ok(Acquired::Granted(_)))
+            matches!(subject.store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await, Ok(Acquired::Granted(_)))
         })
         .await;
     }
@@ -377,7 +381,7 @@ contract! {
         let (store, waiting) = (subject.store.clone(), key("a"));
         let waiter = tokio::spawn(async move {
             loop {
-                match store.acquire(&waiting, Seen::Nothing, LEASE).await.unwrap() {
+                match store.acquire(&waiting, Seen::Nothing, LEASE, Failures::Heed).await.unwrap() {
                     Acquired::Held => store.changed(&waiting).await,
                     other => break other,
                 }
@@ -392,10 +396,10 @@ contract! {
         subject.fill(&key("a"), "one", &[]).await;
         let Lookup::Found(seen) = subject.store.get(&key("a")).await.unwrap() else { panic!("not found") };
         for seen in [Seen::Nothing, Seen::Entry(EntryId::random())] {
-            let acquired = subject.store.acquire(&key("a"), seen, LEASE).await.unwrap();
+            let acquired = subject.store.acquire(&key("a"), seen, LEASE, Failures::Heed).await.unwrap();
             assert!(matches!(acquired, Acquired::Changed), "{acquired:?}");
         }
-        let acquired = subject.store.acquire(&key("a"), Seen::Entry(seen.id()), LEASE).await.unwrap();
+        let acquired = subject.store.acquire(&key("a"), Seen::Entry(seen.id()), LEASE, Failures::Heed).await.unwrap();
         assert!(matches!(acquired, Acquired::Granted(_)), "{acquired:?}");
     }
 
@@ -408,11 +412,11 @@ contract! {
         };
         let seen = look_up().await;
         subject.fill(&key("a"), "two", &["t"]).await;
-        let acquired = subject.store.acquire(&key("a"), seen, LEASE).await.unwrap();
+        let acquired = subject.store.acquire(&key("a"), seen, LEASE, Failures::Heed).await.unwrap();
         assert!(matches!(acquired, Acquired::Changed), "{acquired:?}");
 
         subject.invalidate_tag("t").await;
-        let acquired = subject.store.acquire(&key("a"), look_up().await, LEASE).await.unwrap();
+        let acquired = subject.store.acquire(&key("a"), look_up().await, LEASE, Failures::Heed).await.unwrap();
         assert!(matches!(acquired, Acquired::Granted(_)), "{acquired:?}");
     }
 
@@ -431,7 +435,7 @@ contract! {
                 assert!(!subject.store.overtaken(&lease), "{scope:?}");
                 assert!(subject.store.renew(&lease, LEASE).await.unwrap());
                 assert!(!subject.store.overtaken(&lease), "{scope:?}, after a renewal");
-                subject.store.invalidate(scope).await.unwrap();
+                subject.store.invalidate(scope, Hardness::Hard).await.unwrap();
                 assert!(subject.store.overtaken(&lease), "{scope:?}");
                 subject.store.renew(&lease, LEASE).await.unwrap();
                 assert!(subject.store.overtaken(&lease), "{scope:?}, and a renewal changes nothing");
@@ -456,13 +460,13 @@ contract! {
     async fn after_a_failure_everybody_is_told_to_hold_off(subject) {
         let lease = subject.lease(&key("a")).await;
         subject.fail(&lease, Duration::from_secs(60)).await;
-        let acquired = subject.store.acquire(&key("a"), Seen::Unusable, LEASE).await.unwrap();
+        let acquired = subject.store.acquire(&key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
         let Acquired::BackOff { remaining, status: Some(503) } = acquired else { panic!("{acquired:?}") };
         assert!((Duration::from_secs(30)..=Duration::from_secs(60)).contains(&remaining), "{remaining:?}");
-        let acquired = subject.store.insist(&key("a"), Seen::Unusable, LEASE).await.unwrap();
+        let acquired = subject.store.acquire(&key("a"), Seen::Unusable, LEASE, Failures::Ignore).await.unwrap();
         let Acquired::Granted(lease) = acquired else { panic!("{acquired:?}") };
         assert_eq!(lease.failures, 1);
-        let other = subject.store.insist(&key("a"), Seen::Unusable, LEASE).await.unwrap();
+        let other = subject.store.acquire(&key("a"), Seen::Unusable, LEASE, Failures::Ignore).await.unwrap();
         assert!(matches!(other, Acquired::Held), "it is a lease like any other: {other:?}");
         assert_eq!(subject.commit(lease, "one", &[]).await, Committed::Stored);
         assert_eq!(subject.lease(&key("a")).await.failures, 0, "a success ends it");
@@ -472,7 +476,7 @@ contract! {
         for before in 0..3 {
             let mut lease = None;
             wait_until("the pause to be over", async || {
-                lease = match subject.store.acquire(&key("a"), Seen::Unusable, LEASE).await.unwrap() {
+                lease = match subject.store.acquire(&key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
                     Acquired::Granted(lease) => Some(lease),
                     _ => None,
                 };
@@ -494,7 +498,7 @@ contract! {
             subject.store.fail(&lease, Failed { status: None, pause: LEASE, remembered: LEASE });
             if !overtaken {
                 wait_until("the failure to be known", async || {
-                    let acquired = subject.store.acquire(&key("a"), Seen::Unusable, LEASE).await;
+                    let acquired = subject.store.acquire(&key("a"), Seen::Unusable, LEASE, Failures::Heed).await;
                     matches!(acquired, Ok(Acquired::BackOff { status: None, .. }))
                 })
                 .await;
@@ -547,7 +551,7 @@ contract! {
 
     async fn invalidation_of_everything_during_a_load_wins(subject) {
         let lease = subject.lease(&key("a")).await;
-        subject.store.invalidate(Scope::Everything).await.unwrap();
+        subject.store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
         assert_eq!(subject.commit(lease, "old", &[]).await, Committed::Refused);
         assert_eq!(subject.read(&key("a")).await, None);
     }
@@ -635,7 +639,7 @@ contract! {
     async fn everything_is_voided_at_once(subject) {
         subject.fill(&key("a"), "a", &["t"]).await;
         subject.fill(&key("b"), "b", &[]).await;
-        subject.store.invalidate(Scope::Everything).await.unwrap();
+        subject.store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
         assert_eq!((subject.read(&key("a")).await, subject.read(&key("b")).await), (None, None));
         subject.fill(&key("a"), "a2", &["t"]).await;
         assert_eq!(subject.read(&key("a")).await.unwrap(), "a2");
@@ -674,7 +678,7 @@ contract! {
             let others = if scope == "everything" { State::Stale } else { State::Fresh };
             assert_eq!(subject.state(&key("b")).await, others, "{scope}");
             // Who saw the stale entry may load it again, and that is fresh.
-            let acquired = subject.store.acquire(&key("a"), Seen::Entry(soft.id()), LEASE).await.unwrap();
+            let acquired = subject.store.acquire(&key("a"), Seen::Entry(soft.id()), LEASE, Failures::Heed).await.unwrap();
             let Acquired::Granted(lease) = acquired else { panic!("{scope}: {acquired:?}") };
             assert_eq!(subject.commit(lease, "two", &["t"]).await, Committed::Stored, "{scope}");
             assert_eq!(subject.state(&key("a")).await, State::Fresh, "{scope}");
@@ -777,7 +781,7 @@ contract! {
     async fn what_is_remembered_as_uncacheable_is_forgotten_with_its_key(subject) {
         let lease = subject.lease(&key("a")).await;
         subject.store.release(&lease, Some(Duration::from_secs(60)));
-        let acquire = async || subject.store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap();
+        let acquire = async || subject.store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap();
         wait_until("it to be remembered", async || matches!(acquire().await, Acquired::Uncacheable)).await;
         subject.invalidate(&key("a")).await;
         let acquired = acquire().await;
@@ -822,13 +826,17 @@ impl Schedules {
                             let version = truth.version.fetch_add(1, Ordering::SeqCst) + 1;
                             let tags = Tags::new([&tag]);
                             let soft = match fastrand::u8(..12) {
-                                0 => subject.store.invalidate(Scope::Everything).await.map(|()| false),
-                                1..4 => subject.store.invalidate(Scope::Key(&key)).await.map(|()| false),
-                                4..7 => subject.store.invalidate(Scope::Tags(&tags)).await.map(|()| false),
+                                0 => subject.store.invalidate(Scope::Everything, Hardness::Hard).await.map(|()| false),
+                                1..4 => {
+                                    subject.store.invalidate(Scope::Key(&key), Hardness::Hard).await.map(|()| false)
+                                }
+                                4..7 => {
+                                    subject.store.invalidate(Scope::Tags(&tags), Hardness::Hard).await.map(|()| false)
+                                }
                                 7 => subject.store.delete_matching(&pattern).await.map(|_| false),
-                                8 => subject.store.soften(Scope::Everything).await.map(|()| true),
-                                9 => subject.store.soften(Scope::Key(&key)).await.map(|()| true),
-                                _ => subject.store.soften(Scope::Tags(&tags)).await.map(|()| true),
+                                8 => subject.store.invalidate(Scope::Everything, Hardness::Soft).await.map(|()| true),
+                                9 => subject.store.invalidate(Scope::Key(&key), Hardness::Soft).await.map(|()| true),
+                                _ => subject.store.invalidate(Scope::Tags(&tags), Hardness::Soft).await.map(|()| true),
                             };
                             truth.fresh_floor.fetch_max(version, Ordering::SeqCst);
                             if !soft.unwrap() {
@@ -836,7 +844,8 @@ impl Schedules {
                             }
                         }
                         1..4 => {
-                            let acquired = subject.store.acquire(&key, Seen::Unusable, LEASE).await.unwrap();
+                            let acquired =
+                                subject.store.acquire(&key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
                             let Acquired::Granted(lease) = acquired else { continue };
                             let version = truth.version.load(Ordering::SeqCst);
                             for _ in 0..fastrand::u8(..4) {
@@ -938,7 +947,7 @@ impl<'a> Algebra<'a> {
             let mut granted = None;
             // A commit that was refused gives its lease back without waiting.
             wait_until("the lease to be free", async || {
-                granted = match self.subject.store.acquire(&key, Seen::Unusable, LEASE).await.unwrap() {
+                granted = match self.subject.store.acquire(&key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
                     Acquired::Granted(lease) => Some(lease),
                     _ => None,
                 };
@@ -983,8 +992,8 @@ impl<'a> Algebra<'a> {
         }
         let names = Tags::new(tags.iter().map(|tag| format!("tag {tag}")));
         match becomes {
-            State::Void => self.subject.store.invalidate(Scope::Tags(&names)).await.unwrap(),
-            _ => self.subject.store.soften(Scope::Tags(&names)).await.unwrap(),
+            State::Void => self.subject.store.invalidate(Scope::Tags(&names), Hardness::Hard).await.unwrap(),
+            _ => self.subject.store.invalidate(Scope::Tags(&names), Hardness::Soft).await.unwrap(),
         }
         for tag in tags {
             self.known[tag] = true;
@@ -1001,8 +1010,8 @@ impl<'a> Algebra<'a> {
         let key = key(&index.to_string());
         let becomes = if self.random.bool() { State::Void } else { State::Stale };
         match becomes {
-            State::Void => self.subject.store.invalidate(Scope::Key(&key)).await.unwrap(),
-            _ => self.subject.store.soften(Scope::Key(&key)).await.unwrap(),
+            State::Void => self.subject.store.invalidate(Scope::Key(&key), Hardness::Hard).await.unwrap(),
+            _ => self.subject.store.invalidate(Scope::Key(&key), Hardness::Soft).await.unwrap(),
         }
         self.places[index].lower(becomes, |_| true);
         self.places[index].loading.iter_mut().for_each(|loading| loading.voided = true);
@@ -1011,8 +1020,8 @@ impl<'a> Algebra<'a> {
     async fn invalidate_everything(&mut self) {
         let becomes = if self.random.u8(..4) == 0 { State::Void } else { State::Stale };
         match becomes {
-            State::Void => self.subject.store.invalidate(Scope::Everything).await.unwrap(),
-            _ => self.subject.store.soften(Scope::Everything).await.unwrap(),
+            State::Void => self.subject.store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap(),
+            _ => self.subject.store.invalidate(Scope::Everything, Hardness::Soft).await.unwrap(),
         }
         for place in &mut self.places {
             place.lower(becomes, |_| true);

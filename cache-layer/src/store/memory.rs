@@ -15,8 +15,8 @@ use quick_cache::{Weighter, sync::Cache as QuickCache};
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store,
-    StoreError, entry_cache::EntryCache,
+    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup,
+    Scope, Seen, Store, StoreError, entry_cache::EntryCache,
 };
 use crate::{
     clock::Clock,
@@ -225,7 +225,7 @@ impl Inner {
         self.judge(key, self.entries.get(key.id()))
     }
 
-    fn acquire(&self, key: &Key, seen: Seen, insists: bool) -> Acquired {
+    fn acquire(&self, key: &Key, seen: Seen, failures: Failures) -> Acquired {
         let id = key.id();
         let mut fills = self.fills();
         if fills.uncacheable.get(&id).is_some_and(|until| Instant::now() < *until) {
@@ -244,14 +244,14 @@ impl Inner {
             return Acquired::Held;
         }
         let now = Instant::now();
-        let failures = match fills.failures.get(&id).filter(|failure| now < failure.forgotten) {
-            Some(Failure { ready, status, .. }) if !insists && now < *ready => {
+        let count = match fills.failures.get(&id).filter(|failure| now < failure.forgotten) {
+            Some(Failure { ready, status, .. }) if failures == Failures::Heed && now < *ready => {
                 return Acquired::BackOff { remaining: *ready - now, status: *status };
             }
             Some(failure) => failure.count,
             None => 0,
         };
-        let lease = Lease::new(key, Lease::random_token(), hex::of_u64(fills.tick())).after(failures);
+        let lease = Lease::new(key, Lease::random_token(), hex::of_u64(fills.tick())).after(count);
         fills.leases.insert(id, lease.clone());
         Acquired::Granted(lease)
     }
@@ -322,7 +322,7 @@ impl Inner {
         }
     }
 
-    fn soften(&self, scope: Scope<'_>) {
+    fn soft_invalidate(&self, scope: Scope<'_>) {
         let mut fills = self.fills();
         let now = fills.tick();
         match scope {
@@ -391,12 +391,14 @@ impl Contract for MemoryStore {
         Box::pin(ready(Ok(self.0.lookup(key))))
     }
 
-    fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, _: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Box::pin(ready(Ok(self.0.acquire(key, seen, false))))
-    }
-
-    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, _: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Box::pin(ready(Ok(self.0.acquire(key, seen, true))))
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Key,
+        seen: Seen,
+        _: Duration,
+        failures: Failures,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        Box::pin(ready(Ok(self.0.acquire(key, seen, failures))))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, _: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -451,14 +453,11 @@ impl Contract for MemoryStore {
         })
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.invalidate(scope);
-        self.0.ended.notify_waiters();
-        Box::pin(ready(Ok(())))
-    }
-
-    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.0.soften(scope);
+    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+        match hardness {
+            Hardness::Hard => self.0.invalidate(scope),
+            Hardness::Soft => self.0.soft_invalidate(scope),
+        }
         self.0.ended.notify_waiters();
         Box::pin(ready(Ok(())))
     }
@@ -504,12 +503,12 @@ mod tests {
     #[tokio::test]
     async fn what_is_remembered_as_uncacheable_is_forgotten_with_everything() {
         let (store, key) = (MemoryStore::new(1 << 20), Key::new(["k"]));
-        let acquire = async || store.acquire(&key, Seen::Nothing, Duration::ZERO).await.unwrap();
+        let acquire = async || store.acquire(&key, Seen::Nothing, Duration::ZERO, Failures::Heed).await.unwrap();
         for _ in 0..2 {
             let Acquired::Granted(lease) = acquire().await else { panic!("no lease") };
             store.release(&lease, Some(Duration::from_secs(60)));
             assert!(matches!(acquire().await, Acquired::Uncacheable));
-            Contract::invalidate(&store, Scope::Everything).await.unwrap();
+            Contract::invalidate(&store, Scope::Everything, Hardness::Hard).await.unwrap();
         }
     }
 
@@ -518,7 +517,9 @@ mod tests {
         let store = MemoryStore::new(1 << 20);
         for number in 0..=REMEMBERED_CAP {
             let key = Key::new([number.to_string()]);
-            let Acquired::Granted(lease) = store.acquire(&key, Seen::Nothing, Duration::ZERO).await.unwrap() else {
+            let Acquired::Granted(lease) =
+                store.acquire(&key, Seen::Nothing, Duration::ZERO, Failures::Heed).await.unwrap()
+            else {
                 panic!("no lease");
             };
             store.release(&lease, Some(Duration::from_secs(60)));

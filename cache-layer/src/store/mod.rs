@@ -1,8 +1,8 @@
 //! Where entries are kept. Every store keeps the same contract, and the same tests hold each of them to it.
 //!
-//! A fill works under a *lease*: `acquire` takes it, `commit` compares it and writes, and an invalidation kills it. So a
-//! load that began before an invalidation can't overwrite what came after, on any node: the lock saves work, the
-//! comparison keeps the promise.
+//! A fill works under a *lease*: `acquire` takes it, and `commit` compares it and writes. An invalidation takes it away, or
+//! leaves what the comparison finds to be younger. So a load that began before an invalidation can't overwrite what came
+//! after, on any node: the lock saves work, the comparison keeps the promise.
 //!
 //! | store | entries live | shared by |
 //! |---|---|---|

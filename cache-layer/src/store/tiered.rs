@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Fill, Lease, LeaseToken, Lookup, RedisStore, Scope,
-    Seen, Store, StoreError, redis::LocalTier,
+    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup,
+    RedisStore, Scope, Seen, Store, StoreError, redis::LocalTier,
 };
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
@@ -97,12 +97,14 @@ impl Contract for TieredStore {
         self.redis.get(key)
     }
 
-    fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Contract::acquire(&self.redis, key, seen, ttl)
-    }
-
-    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Contract::insist(&self.redis, key, seen, ttl)
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Key,
+        seen: Seen,
+        ttl: Duration,
+        failures: Failures,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        self.redis.acquire(key, seen, ttl, failures)
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -133,12 +135,8 @@ impl Contract for TieredStore {
         self.redis.changed(key)
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.redis.invalidate(scope)
-    }
-
-    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.redis.soften(scope)
+    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.invalidate(scope, hardness)
     }
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {

@@ -66,17 +66,19 @@ async fn everything_works(store: &RedisStore) {
     })
     .await;
     assert!(matches!(store.get_many(&[key("a"), key("b")]).await[..], [Ok(Lookup::Found(_)), Ok(Lookup::Absent)]));
-    store.soften(Scope::Key(&key("a"))).await.unwrap();
-    store.soften(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
+    store.invalidate(Scope::Key(&key("a")), Hardness::Soft).await.unwrap();
+    store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Soft).await.unwrap();
     invalidate_tag(store, "t").await.unwrap();
     assert_eq!(read(&tiered, &key("a")).await, None);
 
-    let Acquired::Granted(lease) = store.acquire(&key("b"), Seen::Nothing, LEASE).await.unwrap() else { panic!() };
-    assert!(matches!(store.acquire(&key("b"), Seen::Nothing, LEASE).await, Ok(Acquired::Held)));
+    let Acquired::Granted(lease) = store.acquire(&key("b"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap() else {
+        panic!()
+    };
+    assert!(matches!(store.acquire(&key("b"), Seen::Nothing, LEASE, Failures::Heed).await, Ok(Acquired::Held)));
     assert!(store.renew(&lease, LEASE).await.unwrap());
     store.fail(&lease, Failed { status: Some(500), pause: LEASE, remembered: LEASE });
     store.changed(&key("b")).await;
-    let insisting = async || store.insist(&key("b"), Seen::Nothing, LEASE).await;
+    let insisting = async || store.acquire(&key("b"), Seen::Nothing, LEASE, Failures::Ignore).await;
     let mut granted = None;
     wait_until("the lease to be free", async || {
         granted = if let Ok(Acquired::Granted(lease)) = insisting().await { Some(lease) } else { None };
@@ -84,21 +86,24 @@ async fn everything_works(store: &RedisStore) {
     })
     .await;
     assert_eq!(commit(store, granted.unwrap(), "two", &[]).await, Committed::Stored);
-    store.invalidate(Scope::Key(&key("b"))).await.unwrap();
+    store.invalidate(Scope::Key(&key("b")), Hardness::Hard).await.unwrap();
     store.put(vec![(key("c"), entry(&key("c")))], &Tags::new(["t"])).await.unwrap();
     assert_eq!(store.delete_matching(&Pattern::new("redis:c*")).await.unwrap(), 1);
     assert_eq!(read(store, &key("c")).await, None);
 
     // Two variants, and then their key begins anew.
     for _ in 0..2 {
-        let Acquired::Granted(lease) = store.acquire(&key("v"), Seen::Unusable, LEASE).await.unwrap() else { panic!() };
+        let Acquired::Granted(lease) = store.acquire(&key("v"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap()
+        else {
+            panic!()
+        };
         let variant = key("v").variant(b"de");
         let entries = vec![(key("v"), entry(&key("v"))), (variant.clone(), entry(&variant))];
         let fill = Fill { writes: Writes { entries, guard: None }, ..loaded(lease, "", &[]) };
         assert_eq!(store.commit(&fill).await.unwrap(), Committed::Stored);
         assert!(matches!(store.get(&variant).await, Ok(Lookup::Found(_))));
     }
-    store.invalidate(Scope::Everything).await.unwrap();
+    store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,6 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
-    invalidate::Hardness,
     tracking::tag_tracker::Verdict,
     wire::token_life::lives,
     wire::{
@@ -27,7 +26,7 @@ use crate::{
     clock::Clock,
     entry::{Entry, envelope},
     key::Key,
-    store::{Lookup, Scope, Seen, StoreError},
+    store::{Hardness, Lookup, Scope, Seen, StoreError},
     tag::{TagStamp, TagState, TagToken, Tags},
     telemetry::Rejection,
 };

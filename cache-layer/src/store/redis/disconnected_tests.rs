@@ -36,16 +36,16 @@ async fn it_is_served_until_its_own_process_invalidates_it() {
     for name in names {
         assert_eq!(store.peek(&key(name)).unwrap().payload(), name.as_bytes());
     }
-    store.invalidate(Scope::Key(&key("by key"))).await.unwrap_err();
+    store.invalidate(Scope::Key(&key("by key")), Hardness::Hard).await.unwrap_err();
     invalidate_tag(&store, "by tag").await.unwrap_err();
-    store.soften(Scope::Tags(&crate::tag::Tags::new(["softly"]))).await.unwrap_err();
+    store.invalidate(Scope::Tags(&crate::tag::Tags::new(["softly"])), Hardness::Soft).await.unwrap_err();
     store.delete_matching(&Pattern::new("redis:by?pattern")).await.unwrap_err();
     store.delete_matching(&Pattern::new("redis:by%20[a]*pattern")).await.unwrap_err();
     for name in names {
         let expected = name == "untouched" || name == "by pattern";
         assert_eq!(store.peek(&key(name)).is_some(), expected, "{name}");
     }
-    store.invalidate(Scope::Everything).await.unwrap_err();
+    store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap_err();
     assert!(store.peek(&key("untouched")).is_none());
 }
 

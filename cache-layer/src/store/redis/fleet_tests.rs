@@ -34,7 +34,9 @@ pub(super) fn key(name: &str) -> Key {
 }
 
 pub(super) async fn fill(store: &(impl Contract + ?Sized), key: &Key, payload: &str, tags: &[&str]) -> Committed {
-    let Acquired::Granted(lease) = store.acquire(key, Seen::Unusable, LEASE).await.unwrap() else { panic!("no lease") };
+    let Acquired::Granted(lease) = store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() else {
+        panic!("no lease")
+    };
     commit(store, lease, payload, tags).await
 }
 
@@ -62,7 +64,7 @@ pub(super) async fn read(store: &(impl Contract + ?Sized), key: &Key) -> Option<
 }
 
 pub(super) async fn invalidate_tag(store: &(impl Contract + ?Sized), tag: &str) -> Result<(), StoreError> {
-    store.invalidate(Scope::Tags(&Tags::new([tag]))).await
+    store.invalidate(Scope::Tags(&Tags::new([tag])), Hardness::Hard).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,14 +92,16 @@ async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_i
     for round in 0..300 {
         for place in [key("a"), key("a").variant(b"de")] {
             for scope in [Scope::Key(&key("a")), Scope::Tags(&tags), Scope::Everything] {
-                let Acquired::Granted(lease) = node.acquire(&place, Seen::Unusable, LEASE).await.unwrap() else {
+                let Acquired::Granted(lease) =
+                    node.acquire(&place, Seen::Unusable, LEASE, Failures::Heed).await.unwrap()
+                else {
                     panic!("no lease")
                 };
                 if round % 10 == 0 {
                     assert!(node.renew(&lease, LEASE).await.unwrap());
                 }
                 assert!(!node.overtaken(&lease), "round {round}: {scope:?} is still to come");
-                other.invalidate(scope).await.unwrap();
+                other.invalidate(scope, Hardness::Hard).await.unwrap();
                 node.get(&key("a")).await.unwrap();
                 assert!(node.overtaken(&lease), "round {round}: {scope:?}");
                 // The next round begins with an entry and without a lease.
@@ -114,7 +118,7 @@ async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_i
 async fn the_first_lease_on_an_empty_server_is_not_overtaken() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
-    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap() else {
         panic!("no lease")
     };
     // What the lease brought about has come by the time of this reply.
@@ -127,7 +131,7 @@ async fn a_lease_of_a_connection_that_is_gone_is_overtaken() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     fill(&store, &key("b"), "one", &[]).await;
-    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap() else {
         panic!("no lease")
     };
     assert!(!store.overtaken(&lease));
@@ -158,7 +162,7 @@ impl Waiting {
     async fn lease(&self, ttl: Duration) -> Lease {
         loop {
             // What ended the one before may still be on its way.
-            match self.holder.acquire(&key("a"), Seen::Unusable, ttl).await {
+            match self.holder.acquire(&key("a"), Seen::Unusable, ttl, Failures::Heed).await {
                 Ok(Acquired::Granted(lease)) => return lease,
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }
@@ -193,7 +197,7 @@ async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
                 assert_eq!(commit(&nodes.holder, lease, "one", &[]).await, Committed::Stored);
             }
             "release" => nodes.holder.release(&lease, None),
-            "invalidation" => nodes.holder.invalidate(Scope::Key(&key("a"))).await.unwrap(),
+            "invalidation" => nodes.holder.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap(),
             "expiry" => {
                 let name = nodes.holder.0.context.names.lease(&key("a"));
                 assert_eq!(nodes.server.command::<i64>(&["PEXPIRE", &name, "1"]), 1);
@@ -243,11 +247,12 @@ async fn where_tracking_is_refused_who_waits_polls() {
         server.command(&["ACL", "SETUSER", "cache", "on", ">secret", "~test:*", "+@all", "-client|tracking"]);
     let waiter = connect(server.url().replace("redis://", "redis://cache:secret@")).await;
     let holder = connect(server.url()).await;
-    let Acquired::Granted(lease) = holder.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap() else {
+    let Acquired::Granted(lease) = holder.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap()
+    else {
         panic!("no lease")
     };
     let waiting = async {
-        while matches!(waiter.acquire(&key("a"), Seen::Nothing, LEASE).await.unwrap(), Acquired::Held) {
+        while matches!(waiter.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap(), Acquired::Held) {
             waiter.changed(&key("a")).await;
         }
     };
@@ -290,9 +295,9 @@ async fn a_first_tier_lets_go_of_what_another_node_changes() {
         assert_eq!(read(&reader, &key("a")).await.unwrap(), "one");
         wait_until("the entry to be near", async || read(&reader, &key("a")).await.is_some() && is_near()).await;
         match change {
-            "key" => writer.invalidate(Scope::Key(&key("a"))).await.unwrap(),
+            "key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap(),
             "tag" => invalidate_tag(&writer, "t").await.unwrap(),
-            "everything" => writer.invalidate(Scope::Everything).await.unwrap(),
+            "everything" => writer.invalidate(Scope::Everything, Hardness::Hard).await.unwrap(),
             "another fill" => {
                 fill(&writer, &key("a"), "two", &["t"]).await;
             }
@@ -353,7 +358,7 @@ async fn an_invalidation_that_could_not_be_delivered_is_kept_and_delivered_first
     proxy.set(Fault::Cut).await;
     wait_until("the connection to be lost", async || !store.connected()).await;
     assert!(invalidate_tag(&store, "by tag").await.is_err());
-    assert!(store.invalidate(Scope::Key(&key("by key"))).await.is_err());
+    assert!(store.invalidate(Scope::Key(&key("by key")), Hardness::Hard).await.is_err());
     assert_eq!(read(&other, &key("by tag")).await.unwrap(), "old", "it can't have arrived yet");
 
     proxy.set(Fault::Pass).await;
@@ -371,7 +376,8 @@ async fn a_load_that_an_undelivered_invalidation_overtook_is_not_stored() {
     let server = RedisServer::start();
     let mut proxy = FaultProxy::start(server.addr()).await;
     let store = connect(format!("redis://{}", proxy.addr())).await;
-    let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, Duration::from_secs(60)).await.unwrap()
+    let Acquired::Granted(lease) =
+        store.acquire(&key("a"), Seen::Nothing, Duration::from_secs(60), Failures::Heed).await.unwrap()
     else {
         panic!("no lease")
     };
@@ -460,7 +466,7 @@ async fn a_server_that_is_down_costs_nothing_and_is_picked_up_when_it_comes() {
     server.restart();
     assert!(store.wait_connected(PATIENCE).await);
     wait_until("a fill to be stored", async || {
-        matches!(store.acquire(&key("a"), Seen::Nothing, LEASE).await, Ok(Acquired::Granted(_)))
+        matches!(store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await, Ok(Acquired::Granted(_)))
     })
     .await;
 }

@@ -29,7 +29,8 @@ async fn a_full_server_is_told_of_and_so_is_its_recovery() {
     let server = full_server();
     let store = connect(server.url()).await;
     assert_eq!(fill(&store, &key("a"), "one", &["t"]).await, Committed::Stored);
-    let Acquired::Granted(lease) = store.acquire(&key("b"), Seen::Nothing, Duration::from_secs(5)).await.unwrap()
+    let Acquired::Granted(lease) =
+        store.acquire(&key("b"), Seen::Nothing, Duration::from_secs(5), Failures::Heed).await.unwrap()
     else {
         panic!("no lease")
     };
@@ -44,18 +45,18 @@ async fn a_full_server_is_told_of_and_so_is_its_recovery() {
     let refused = store.commit(&super::fleet_tests::loaded(lease, "two", &["new"])).await;
     assert_eq!(refused.unwrap_err(), StoreError::Full);
     for _ in 0..3 {
-        let refused = store.acquire(&key("c"), Seen::Nothing, Duration::from_secs(5)).await;
+        let refused = store.acquire(&key("c"), Seen::Nothing, Duration::from_secs(5), Failures::Heed).await;
         assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
     }
     assert!(store.state().full && store.connected());
     // What is there is served, and can be voided.
     assert_eq!(read(&store, &key("a")).await.as_deref(), Some("one"));
-    store.invalidate(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
+    store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Hard).await.unwrap();
     assert_eq!(read(&store, &key("a")).await, None);
 
     let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     wait_until("there to be room again", async || {
-        store.acquire(&key("d"), Seen::Unusable, Duration::from_secs(5)).await.is_ok()
+        store.acquire(&key("d"), Seen::Unusable, Duration::from_secs(5), Failures::Heed).await.is_ok()
     })
     .await;
     assert_eq!(fill(&store, &key("e"), "three", &[]).await, Committed::Stored);
@@ -100,7 +101,7 @@ async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
     let variant = key("v").variant(b"de");
     let mut leases = Vec::new();
     for key in [&key("b"), &key("v")] {
-        let acquired = store.acquire(key, Seen::Nothing, Duration::from_secs(60)).await.unwrap();
+        let acquired = store.acquire(key, Seen::Nothing, Duration::from_secs(60), Failures::Heed).await.unwrap();
         let Acquired::Granted(lease) = acquired else { panic!("no lease") };
         leases.push(lease);
     }

@@ -19,7 +19,7 @@ use super::{
         operation::Operation,
     },
 };
-use crate::store::{Scope, StoreError};
+use crate::store::{Hardness, Scope, StoreError};
 
 /// How often an invalidation is sent: databases may be swapped while it is on its way.
 const ATTEMPTS: usize = 3;
@@ -116,13 +116,4 @@ fn operation(scope: Scope<'_>, hardness: Hardness) -> Operation {
         (_, Hardness::Hard) => Operation::InvalidateTag,
         (_, Hardness::Soft) => Operation::SoftenTag,
     }
-}
-
-/// What becomes of what an invalidation covers.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Hardness {
-    /// It is void.
-    Hard,
-    /// It is stale.
-    Soft,
 }

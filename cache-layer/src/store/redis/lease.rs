@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::millis,
     key::Key,
-    store::{Acquired, Failed, Lease, LeaseToken, Seen, StoreError},
+    store::{Acquired, Failed, Failures, Lease, LeaseToken, Seen, StoreError},
 };
 
 /// What a lease's key holds, and for how many milliseconds more.
@@ -34,7 +34,7 @@ impl RedisStore {
         key: &Key,
         seen: Seen,
         ttl: Duration,
-        insists: bool,
+        failures: Failures,
     ) -> Result<Acquired, StoreError> {
         let connection = self.connection(key);
         let session = connection.settled()?;
@@ -59,7 +59,7 @@ impl RedisStore {
         acquire.call(
             &scripts::ACQUIRE,
             &[&entry, &place],
-            &[&token, life.as_bytes(), seen, if insists { b"1" } else { b"0" }],
+            &[&token, life.as_bytes(), seen, if failures == Failures::Ignore { b"1" } else { b"0" }],
         );
         acquire.track(session.tracking);
         acquire.call(&scripts::WATCH, &[&place], &[]);

@@ -1,6 +1,6 @@
 //! A store that a fleet of processes shares, on Redis >= 7.0 or Valkey >= 7.2.
 //!
-//! One operation a file, over four wings. An import runs down this list, or to a wing below:
+//! One kind of operation per file, over four wings. An import runs down this list, or to a wing below:
 //!
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
@@ -12,9 +12,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use self::invalidate::Hardness;
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Failed, Fill, Lease, LeaseToken, Lookup, Scope, Seen, Store, StoreError,
+    Acquired, BoxFuture, Committed, Contract, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, Scope, Seen,
+    Store, StoreError,
 };
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
@@ -70,12 +70,14 @@ impl Contract for RedisStore {
         Box::pin(self.lookup(key))
     }
 
-    fn acquire<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Box::pin(self.acquire_lease(key, seen, ttl, false))
-    }
-
-    fn insist<'a>(&'a self, key: &'a Key, seen: Seen, ttl: Duration) -> BoxFuture<'a, Result<Acquired, StoreError>> {
-        Box::pin(self.acquire_lease(key, seen, ttl, true))
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Key,
+        seen: Seen,
+        ttl: Duration,
+        failures: Failures,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        Box::pin(self.acquire_lease(key, seen, ttl, failures))
     }
 
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -106,14 +108,9 @@ impl Contract for RedisStore {
         Box::pin(self.lease_may_have_ended(key))
     }
 
-    fn invalidate<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
-        self.spawn_detached(async move { store.deliver(scope.borrow(), Hardness::Hard).await })
-    }
-
-    fn soften<'a>(&'a self, scope: Scope<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        let (store, scope) = (self.clone(), scope.to_owned());
-        self.spawn_detached(async move { store.deliver(scope.borrow(), Hardness::Soft).await })
+        self.spawn_detached(async move { store.deliver(scope.borrow(), hardness).await })
     }
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {

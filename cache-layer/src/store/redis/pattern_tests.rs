@@ -212,7 +212,7 @@ async fn cost(total: usize) -> [Stalls; 3] {
 }
 
 async fn invalidate_tag(store: &RedisStore, tag: &str) {
-    store.invalidate(Scope::Tags(&Tags::new([tag]))).await.unwrap();
+    store.invalidate(Scope::Tags(&Tags::new([tag])), Hardness::Hard).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! Deleting by pattern: on every server a pass over its names.
+//! Deleting by pattern: on every server, a [sweep](super::wire::sweep) of its names; kept where that fails.
 
 use std::sync::Arc;
 

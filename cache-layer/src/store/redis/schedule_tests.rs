@@ -33,7 +33,10 @@ use crate::{
     entry::{Deadlines, Entry, EntryId},
     key::Key,
     pattern::Pattern,
-    store::{Acquired, Committed, Contract, Fill, Lease, Lookup, Scope, Seen, StoreError, TieredStore, Writes},
+    store::{
+        Acquired, Committed, Contract, Failures, Fill, Hardness, Lease, Lookup, Scope, Seen, StoreError, TieredStore,
+        Writes,
+    },
     tag::Tags,
 };
 
@@ -356,7 +359,7 @@ impl Node for Tiered {
 }
 
 pub(super) async fn begin(store: &impl Contract, place: &Place) -> Option<Lease> {
-    match store.acquire(&place.key, Seen::Unusable, LEASE).await {
+    match store.acquire(&place.key, Seen::Unusable, LEASE, Failures::Heed).await {
         Ok(Acquired::Granted(lease)) => Some(lease),
         _ => None,
     }
@@ -372,13 +375,13 @@ pub(super) async fn end(store: &impl Contract, place: &Place, lease: Lease, vers
 /// Whether it was acknowledged.
 pub(super) async fn invalidate(store: &impl Contract, place: &Place, by: By) -> bool {
     match scope(place, by) {
-        Some(scope) => store.invalidate(scope).await.is_ok(),
+        Some(scope) => store.invalidate(scope, Hardness::Hard).await.is_ok(),
         None => store.delete_matching(&place.pattern).await.is_ok(),
     }
 }
 
 async fn soften(store: &impl Contract, place: &Place, by: By) -> bool {
-    store.soften(scope(place, by).expect("no pattern")).await.is_ok()
+    store.invalidate(scope(place, by).expect("no pattern"), Hardness::Soft).await.is_ok()
 }
 
 fn scope(place: &Place, by: By) -> Option<Scope<'_>> {

@@ -32,7 +32,7 @@ async fn restart(server: &mut RedisServer, store: &RedisStore) {
 }
 
 async fn load(store: &RedisStore, name: &str) -> Result<Acquired, StoreError> {
-    Contract::acquire(store, &key(name), Seen::Nothing, LEASE).await
+    Contract::acquire(store, &key(name), Seen::Nothing, LEASE, Failures::Heed).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,7 +50,7 @@ async fn a_server_that_was_restarted_hears_of_invalidations_at_once_and_is_read_
     assert_eq!(store.get_many(&[key("a")]).await[0].as_ref().unwrap_err(), &StoreError::Unavailable);
     assert_eq!(load(&store, "a").await.unwrap_err(), StoreError::Unavailable);
     assert_eq!(store.commit(&loaded(before, "one", &[])).await.unwrap_err(), StoreError::Unavailable);
-    store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+    store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
     invalidate_tag(&store, "t").await.unwrap();
     store.delete_matching(&Pattern::new("redis:*")).await.unwrap();
     assert!(server.keys().contains(&store.0.context.names.tag("t")), "it was told");
@@ -163,7 +163,7 @@ async fn an_invalidation_returns_when_a_server_that_was_just_lost_has_heard_of_i
         fill(&other, &key("a"), "old", &["hard"]).await;
         road.set(Fault::Cut).await;
         lose(&store).await;
-        let (invalidate, mend) = tokio::join!(store.invalidate(scope), async {
+        let (invalidate, mend) = tokio::join!(store.invalidate(scope, Hardness::Hard), async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             let found = read(&other, &key("a")).await;
             road.set(Fault::Pass).await;
@@ -211,7 +211,7 @@ async fn many_kept_keys_are_delivered_in_few_round_trips() {
     road.set(Fault::Cut).await;
     lose(&store).await;
     for key in &keys {
-        store.invalidate(Scope::Key(key)).await.unwrap_err();
+        store.invalidate(Scope::Key(key), Hardness::Hard).await.unwrap_err();
     }
     assert_eq!(store.state().pending_invalidations, KEYS);
     let () = server.command(&["CONFIG", "RESETSTAT"]);

@@ -16,11 +16,15 @@ async fn after_a_fail_over_the_new_primary_is_used_and_holds_nothing_stale() {
     let store = TieredStore::new(1 << 20, redis.clone());
     for death in [false, true] {
         fill_when_possible(&store, &key("a"), "old", &["t"]).await;
-        let Acquired::Granted(lease) =
-            Contract::acquire(&store, &key(&format!("in flight {death}")), Seen::Unusable, Duration::from_secs(60))
-                .await
-                .unwrap()
-        else {
+        let Acquired::Granted(lease) = Contract::acquire(
+            &store,
+            &key(&format!("in flight {death}")),
+            Seen::Unusable,
+            Duration::from_secs(60),
+            Failures::Heed,
+        )
+        .await
+        .unwrap() else {
             panic!("no lease")
         };
         wait_until("the replica to have it", async || !group.replica().keys().is_empty()).await;
@@ -34,8 +38,10 @@ async fn after_a_fail_over_the_new_primary_is_used_and_holds_nothing_stale() {
         }
         let port = group.primary().port();
         wait_until("the new primary to be used", async || {
-            matches!(Contract::acquire(&store, &key("b"), Seen::Unusable, LEASE).await, Ok(Acquired::Granted(_)))
-                && group.primary().keys().iter().any(|name| name.contains(":l:"))
+            matches!(
+                Contract::acquire(&store, &key("b"), Seen::Unusable, LEASE, Failures::Heed).await,
+                Ok(Acquired::Granted(_))
+            ) && group.primary().keys().iter().any(|name| name.contains(":l:"))
         })
         .await;
         // The sentinels may cut the new primary's connections once more.

@@ -120,7 +120,7 @@ async fn a_slot_that_moves_is_followed() {
         fill_when_possible(&store, &key("a"), "two", &["t"]).await;
         assert_eq!(cluster.index_of(&name), to);
         assert_eq!(read(&store, &key("a")).await.unwrap(), "two");
-        store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+        store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
         assert_eq!(read(&store, &key("a")).await, None);
         wait_until("the first tier to let it go", async || tiered.peek(&key("a")).is_none()).await;
         assert!(!is_read(&redis, &key("a")).await);
@@ -138,7 +138,7 @@ async fn an_invalidation_finds_what_is_just_being_moved() {
         let to = (from + 1) % 3;
         for moved_before in [false, true] {
             fill_when_possible(&store, &key("a"), "one", &["t"]).await;
-            let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE).await.unwrap();
+            let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
             let Acquired::Granted(lease) = acquired else { panic!("no lease") };
             let source = &cluster.primaries()[from];
             cluster.begin_to_move_slot(slot(&name), from, to);
@@ -147,7 +147,7 @@ async fn an_invalidation_finds_what_is_just_being_moved() {
                 let _: String = source.command(&["MIGRATE", "127.0.0.1", &port, &name, "0", "5000"]);
             }
             if name == entry {
-                store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+                store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
             } else {
                 invalidate_tag(&store, "t").await.unwrap();
             }
@@ -178,7 +178,7 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
         let replica = 3 + index;
         fill_when_possible(&store, &key, "old", &["t"]).await;
         let Acquired::Granted(lease) =
-            Contract::acquire(&store, &key, Seen::Unusable, Duration::from_secs(60)).await.unwrap()
+            Contract::acquire(&store, &key, Seen::Unusable, Duration::from_secs(60), Failures::Heed).await.unwrap()
         else {
             panic!("no lease")
         };
@@ -187,7 +187,7 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
         if tags_die {
             invalidate_tag(&store, "t").await.unwrap();
         } else {
-            store.invalidate(Scope::Key(&key)).await.unwrap();
+            store.invalidate(Scope::Key(&key), Hardness::Hard).await.unwrap();
         }
         cluster.node_mut(index).kill();
         wait_until("the replica to be promoted", async || {
@@ -216,7 +216,7 @@ async fn a_node_that_is_gone_is_retried_and_its_invalidations_wait_for_it() {
     let index = cluster.index_of(&name);
     fill_when_possible(&store, &key("a"), "old", &[]).await;
     cluster.node_mut(index).stop();
-    store.invalidate(Scope::Key(&key("a"))).await.unwrap_err();
+    store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap_err();
     cluster.node_mut(index).cont();
     assert!(store.wait_connected(PATIENCE).await);
     wait_until("the node to be used again", async || store.get(&key("a")).await.is_ok()).await;

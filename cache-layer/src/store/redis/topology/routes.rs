@@ -1,4 +1,4 @@
-//! Which connection an operation takes.
+//! Which server an operation goes to: the only one, or a node of a cluster.
 
 use std::{borrow::Cow, sync::Arc};
 

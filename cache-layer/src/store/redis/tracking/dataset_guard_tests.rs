@@ -11,7 +11,9 @@ use crate::{store::TieredStore, tag::Tags};
 #[cfg(any(feature = "cluster", feature = "sentinel"))]
 pub(crate) async fn fill_when_possible(store: &impl Contract, key: &Key, payload: &str, tags: &[&str]) {
     wait_until("a fill to be stored", async || {
-        let Ok(Acquired::Granted(lease)) = store.acquire(key, Seen::Unusable, LEASE).await else { return false };
+        let Ok(Acquired::Granted(lease)) = store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await else {
+            return false;
+        };
         matches!(store.commit(&loaded(lease, payload, tags)).await, Ok(Committed::Stored))
     })
     .await;
@@ -49,13 +51,14 @@ async fn restored(policy: Restored) -> (RedisServer, RedisStore, Option<Lease>) 
     for name in ["a", "b", "untouched"] {
         fill(&store, &key(name), "old", &[name]).await;
     }
-    let lease = match store.acquire(&key("in flight"), Seen::Nothing, Duration::from_secs(60)).await.unwrap() {
-        Acquired::Granted(lease) => Some(lease),
-        _ => None,
-    };
+    let lease =
+        match store.acquire(&key("in flight"), Seen::Nothing, Duration::from_secs(60), Failures::Heed).await.unwrap() {
+            Acquired::Granted(lease) => Some(lease),
+            _ => None,
+        };
     let () = server.command(&["SAVE"]);
-    store.invalidate(Scope::Key(&key("a"))).await.unwrap();
-    store.invalidate(Scope::Key(&key("in flight"))).await.unwrap();
+    store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
+    store.invalidate(Scope::Key(&key("in flight")), Hardness::Hard).await.unwrap();
     invalidate_tag(&store, "b").await.unwrap();
     restart(&mut server, &[&store]).await;
     (server, store, lease)
@@ -131,7 +134,7 @@ async fn a_load_that_began_by_another_servers_clock_is_not_stored() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     for (of_another, committed) in [(false, Committed::Stored), (true, Committed::Refused)] {
-        let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE).await.unwrap();
+        let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
         let Acquired::Granted(lease) = acquired else { panic!("no lease") };
         let lease = if of_another { lease.under(Some("another".into())) } else { lease };
         assert_eq!(commit(&store, lease, "x", &["t"]).await, committed);
@@ -149,19 +152,20 @@ async fn a_full_server_takes_an_invalidation_all_the_same() {
         }
         let mut leases = Vec::new();
         for name in ["1", "2"] {
-            let acquired = Contract::acquire(&store, &key(name), Seen::Unusable, Duration::from_secs(60)).await;
+            let acquired =
+                Contract::acquire(&store, &key(name), Seen::Unusable, Duration::from_secs(60), Failures::Heed).await;
             let Acquired::Granted(lease) = acquired.unwrap() else { panic!("no lease") };
             leases.push(lease);
         }
         let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
         invalidate_tag(&store, "by tag").await.unwrap();
-        store.invalidate(Scope::Key(&key("by key"))).await.unwrap();
+        store.invalidate(Scope::Key(&key("by key")), Hardness::Hard).await.unwrap();
         for name in ["by tag", "by key"] {
             assert_eq!(read(&store, &key(name)).await, None, "{name}");
             assert_eq!(read(&other, &key(name)).await, None, "{name}");
         }
         assert_eq!(read(&other, &key("by all")).await.unwrap(), "old");
-        store.invalidate(Scope::Everything).await.unwrap();
+        store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
         assert_eq!(read(&other, &key("by all")).await, None);
 
         // What was loading is not stored later, when there is room, even if another fill has brought the tag back.
@@ -178,7 +182,7 @@ async fn a_full_server_is_not_asked_to_store_each_fill() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let acquire = async || Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE).await;
+    let acquire = async || Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await;
     acquire().await.unwrap_err();
     let () = server.command(&["CONFIG", "RESETSTAT"]);
     for _ in 0..100 {
@@ -197,7 +201,9 @@ async fn whatever_of_ours_is_evicted_nothing_stale_is_served() {
     let mut evicted = HashSet::new();
     for round in 0..60 {
         fill(&store, &key("a"), "old", &["t"]).await;
-        let acquired = Contract::acquire(&store, &key("b"), Seen::Unusable, Duration::from_secs(60)).await.unwrap();
+        let acquired = Contract::acquire(&store, &key("b"), Seen::Unusable, Duration::from_secs(60), Failures::Heed)
+            .await
+            .unwrap();
         let Acquired::Granted(lease) = acquired else { panic!("no lease") };
         // Everything that there is, in turn; before, between and after what it could hide.
         let keys = server.keys();
@@ -211,7 +217,7 @@ async fn whatever_of_ours_is_evicted_nothing_stale_is_served() {
         evict(0);
         invalidate_tag(&store, "t").await.unwrap();
         evict(1);
-        store.invalidate(Scope::Key(&key("b"))).await.unwrap();
+        store.invalidate(Scope::Key(&key("b")), Hardness::Hard).await.unwrap();
         evict(2);
         assert_eq!(read(&store, &key("a")).await, None, "without {victim}");
         assert_eq!(commit(&store, lease, "old", &["t"]).await, Committed::Refused, "without {victim}");
@@ -260,7 +266,7 @@ async fn a_server_that_is_loading_is_waited_for() {
     server.restart();
     assert!(store.wait_connected(PATIENCE).await);
     assert_eq!(read(&store, &key("a")).await.unwrap(), "one");
-    store.invalidate(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
+    store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Hard).await.unwrap();
     assert_eq!(read(&store, &key("a")).await, None);
 }
 
@@ -286,7 +292,7 @@ async fn a_database_that_is_swapped_is_another_one_and_not_the_old_one_when_it_i
 
         swap(&server);
         let swapped = Instant::now();
-        writer.invalidate(scope).await.unwrap();
+        writer.invalidate(scope, Hardness::Hard).await.unwrap();
         wait_until("the first tier to be void", async || reader.peek(&key("a")).is_none()).await;
         assert_eq!(read(&reader, &key("a")).await, None, "{scope:?}");
         assert!(swapped.elapsed() < NOTICED, "{scope:?}: {:?}", swapped.elapsed());
@@ -318,10 +324,10 @@ async fn an_invalidation_that_went_to_another_database_is_not_lost_when_the_old_
         .await;
         swap(&server);
         match by {
-            "key" => writer.invalidate(Scope::Key(&key("a"))).await.unwrap(),
-            "tag" => writer.invalidate(Scope::Tags(&tags)).await.unwrap(),
-            "softened key" => writer.soften(Scope::Key(&key("a"))).await.unwrap(),
-            "softened tag" => writer.soften(Scope::Tags(&tags)).await.unwrap(),
+            "key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap(),
+            "tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Hard).await.unwrap(),
+            "softened key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Soft).await.unwrap(),
+            "softened tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Soft).await.unwrap(),
             // Or it is kept, and delivered before anything is read.
             "pattern" => drop(writer.delete_matching(&Pattern::new("redis:*")).await),
             _ => {
@@ -351,7 +357,7 @@ async fn a_database_that_is_back_hears_again_what_this_process_invalidated_or_is
             fill(&store, &key(name), "old", &[name]).await;
         }
         swap(&server);
-        store.invalidate(Scope::Key(&key("a"))).await.unwrap();
+        store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap();
         let elsewhere = store.connection(&key("a")).mark();
         swap(&server);
         wait_until("it to be noticed", async || {
@@ -417,7 +423,7 @@ async fn a_restored_dump_hears_again_what_was_kept_before_it_was_delivered() {
     let () = server.command(&["SAVE"]);
     road.set(tests::Fault::Cut).await;
     wait_until("the loss to be noticed", async || !store.connected()).await;
-    store.invalidate(Scope::Key(&key("a"))).await.unwrap_err();
+    store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await.unwrap_err();
     road.set(tests::Fault::Pass).await;
     assert!(store.wait_connected(PATIENCE).await);
     assert_eq!(read(&store, &key("a")).await, None);

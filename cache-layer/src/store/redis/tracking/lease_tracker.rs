@@ -18,7 +18,7 @@ type Place = (KeyId, LeaseToken);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    TagState,
+    Standing,
     /// The lease was extended, or it is gone.
     Unknown,
 }
@@ -48,7 +48,7 @@ impl LeaseTracker {
     }
 
     pub(crate) fn stands(&self, lease: &Lease) -> bool {
-        self.0.get(&place(lease)) == Some(State::TagState)
+        self.0.get(&place(lease)) == Some(State::Standing)
     }
 
     /// The lease has ended.
@@ -91,7 +91,7 @@ impl PendingLease<'_> {
     /// The lease is held; it stands unless something happened to it since it was asked for.
     pub(crate) fn granted(mut self) {
         if let Some(ticket) = self.0.take() {
-            ticket.complete(State::TagState);
+            ticket.complete(State::Standing);
         }
     }
 }

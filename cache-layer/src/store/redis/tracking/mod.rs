@@ -6,7 +6,7 @@
 //! - [`local_tier`]: entries as connections last read them: the first tier of a tiered store
 //! - [`waiters`]: tasks that wait for the end of another process's lease
 //! - [`outbox`]: invalidations that could not be delivered yet
-//! - [`dataset_guard`]: whether the data set is the one that was here before
+//! - [`dataset_guard`]: what to do about a data set that may be older than an invalidation, and what to replay on it
 
 pub(crate) mod dataset_guard;
 #[cfg(test)]

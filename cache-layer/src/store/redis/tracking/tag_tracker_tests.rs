@@ -18,7 +18,7 @@ fn entry(key: &Key, id: EntryId, life: u64, payload: &str) -> Entry {
 }
 
 async fn lease(store: &RedisStore, key: &Key) -> Lease {
-    match store.acquire(key, Seen::Unusable, LEASE).await.unwrap() {
+    match store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
         Acquired::Granted(lease) => lease,
         other => panic!("no lease: {other:?}"),
     }
@@ -67,7 +67,7 @@ async fn what_is_put_and_what_is_softened_keeps_its_token() {
         .await
         .unwrap();
     assert!((290_000..=375_000).contains(&left(&server, "t")), "{}", left(&server, "t"));
-    store.soften(Scope::Tags(&Tags::new(["t"]))).await.unwrap();
+    store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Soft).await.unwrap();
     assert!((290_000..=375_000).contains(&left(&server, "t")), "{}", left(&server, "t"));
     assert!(matches!(store.get(&place).await, Ok(Lookup::Found(_))));
     // Nothing carries it any more.
@@ -159,7 +159,7 @@ async fn variants_that_nothing_leads_to_any_more_are_deleted() {
     assert_eq!(known.len(), 2 * 32);
 
     // Those of a primary entry that was invalidated go with the next one.
-    store.invalidate(Scope::Key(&key("v"))).await.unwrap();
+    store.invalidate(Scope::Key(&key("v")), Hardness::Hard).await.unwrap();
     vary(&store, EntryId::random(), "another", 60_000).await;
     assert_eq!(variants(), 1);
 }

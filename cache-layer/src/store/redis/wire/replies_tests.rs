@@ -114,7 +114,8 @@ async fn nothing_is_stored_by_replies_that_are_none() {
     {
         connected_again(&store).await;
         let place = key(&round.to_string());
-        let Acquired::Granted(lease) = store.acquire(&place, Seen::Nothing, PATIENCE).await.unwrap() else {
+        let Acquired::Granted(lease) = store.acquire(&place, Seen::Nothing, PATIENCE, Failures::Heed).await.unwrap()
+        else {
             panic!("no lease")
         };
         proxy.lie(&["EVALSHA", script.get_hash()], reply);
@@ -138,7 +139,7 @@ async fn a_lease_that_was_not_granted_is_none() {
     {
         connected_again(&store).await;
         proxy.lie(&["EVALSHA", script.get_hash()], reply);
-        let acquired = store.acquire(&key(&round.to_string()), Seen::Nothing, PATIENCE).await;
+        let acquired = store.acquire(&key(&round.to_string()), Seen::Nothing, PATIENCE, Failures::Heed).await;
         assert!(proxy.be_honest() > 0);
         assert!(acquired.is_err(), "{reply:?}: {acquired:?}");
     }
@@ -166,9 +167,9 @@ async fn an_invalidation_that_was_not_acknowledged_is_kept_until_it_is() {
         fill(&store, &key("a"), "old", &["t"]).await;
         proxy.lie(&words, reply);
         let told = match words[..] {
-            ["UNLINK"] => store.invalidate(Scope::Key(&key("a"))).await,
+            ["UNLINK"] => store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await,
             ["SCAN"] => store.delete_matching(&Pattern::new("redis:a")).await.map(drop),
-            _ => store.invalidate(Scope::Tags(&tag)).await,
+            _ => store.invalidate(Scope::Tags(&tag), Hardness::Hard).await,
         };
         assert!(told.is_err(), "{words:?} answered by {reply:?}: {told:?}");
         assert!(proxy.be_honest() > 0);
@@ -251,7 +252,7 @@ async fn who_deleted_more_than_was_asked_for_is_asked_again() {
         fill(&store, &key("a"), "old", &[]).await;
         proxy.lie(&["UNLINK"], b":9\r\n");
         let told = match by_pattern {
-            false => store.invalidate(Scope::Key(&key("a"))).await,
+            false => store.invalidate(Scope::Key(&key("a")), Hardness::Hard).await,
             true => store.delete_matching(&Pattern::new("redis:a")).await.map(drop),
         };
         assert!(told.is_err(), "by a pattern: {by_pattern}: {told:?}");

@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 /// How long one step may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Deletes what matches on one server; tells how many primary keys had an entry, and `deleted` the id of each.
+/// Deletes what matches on one server; tells how many primary keys had an entry. `deleted` is told the id of each entry that matched, variants too.
 pub(crate) async fn delete_matching(
     names: &Names,
     pattern: &Pattern,
