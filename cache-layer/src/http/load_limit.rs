@@ -1,4 +1,4 @@
-//! LoadPermit at the application: how many requests may be there at one time because the cache has no answer.
+//! How many requests may be at the application at one time because the cache has no answer.
 
 use std::sync::{
     Arc,
@@ -21,7 +21,7 @@ struct Limit {
     waiting: AtomicUsize,
 }
 
-/// LoadPermit for one request, until it is dropped.
+/// A place for one request at the application, until it is dropped.
 #[derive(Debug)]
 pub(super) struct LoadPermit {
     _permit: Option<OwnedSemaphorePermit>,
@@ -33,7 +33,7 @@ impl LoadLimit {
         Self(Some(Arc::new(Limit { load_limit, waiting: AtomicUsize::new(0) })))
     }
 
-    /// LoadPermit for one request, as soon as there is some: first come, first served. `None` if there was none by `deadline`.
+    /// A permit for one request, as soon as there is one: first come, first served. `None` if there was none by `deadline`.
     pub(super) async fn wait(&self, deadline: Instant) -> Option<LoadPermit> {
         if let Some(room) = self.take() {
             return Some(room);
@@ -45,7 +45,7 @@ impl LoadLimit {
         Some(LoadPermit { _permit: Some(permit) })
     }
 
-    /// LoadPermit for one request, if there is some.
+    /// A permit for one request, if there is one.
     pub(super) fn take(&self) -> Option<LoadPermit> {
         let permit = match &self.0 {
             None => None,

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
-/// LoadPermit for the fields of most responses, and for what is said about them.
+/// Room for the fields of most responses, and for what is said about them.
 const FIELDS: usize = 12;
 
 /// What an entry of this front end is.
