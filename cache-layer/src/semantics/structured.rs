@@ -8,18 +8,22 @@ use sfv::{Dictionary, List, Parser};
 
 /// The members of a dictionary; none if the field is absent. Of a key that repeats, the last counts.
 pub(crate) fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
-    Parser::new(&combined(headers, name)).parse().ok()
+    let Some(field) = combined(headers, name) else { return Some(Dictionary::new()) };
+    Parser::new(&field).parse().ok()
 }
 
 /// The members of a list; none if the field is absent.
 pub(crate) fn list(headers: &HeaderMap, name: &HeaderName) -> Option<List> {
-    Parser::new(&combined(headers, name)).parse().ok()
+    let Some(field) = combined(headers, name) else { return Some(List::new()) };
+    Parser::new(&field).parse().ok()
 }
 
-/// The lines of a field as the one value that a parser reads (RFC 9651, section 4.2).
-fn combined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
+/// The lines of a field as the one value that a parser reads (RFC 9651, section 4.2); `None` if there are none, as in most
+/// responses.
+fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    headers.get(name)?;
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    lines.join(&b", "[..])
+    Some(lines.join(&b", "[..]))
 }
 
 /// What this crate relies on, whichever version of the parser it is built with.
