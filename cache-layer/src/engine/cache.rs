@@ -23,7 +23,7 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{Contract, LeaseToken, Lookup, Seen, StoreError},
-    telemetry::{Counts, Event, Telemetry},
+    telemetry::{Counts, Event, Telemetry, Tier},
 };
 #[cfg(feature = "typed")]
 use crate::{codec::Codec, tag::Tags, telemetry::FillOutcome};
@@ -140,6 +140,16 @@ impl Cache {
     /// Whether the lease of this token is held on `key`; `None` if the store doesn't say.
     pub(crate) async fn is_held_by(&self, key: &Key, token: LeaseToken) -> Option<bool> {
         self.0.store.is_held_by(key, token).await.ok()
+    }
+
+    /// Where a lookup finds what this process doesn't [have at hand](Self::peek).
+    pub(crate) fn far_tier(&self) -> Tier {
+        if self.is_local() { Tier::Memory } else { Tier::Store }
+    }
+
+    /// Whether the store is in this process, all of it.
+    pub(crate) fn is_local(&self) -> bool {
+        self.0.store.is_local()
     }
 
     /// The entry of `key`, if this process has it in memory.

@@ -67,16 +67,6 @@ impl Cache {
         debug_span!("cache.get", otel.name = %format_args!("cache.get {name}"), cache.name = name, cache_layer.keys = keys)
     }
 
-    /// Where a lookup finds what this process doesn't [have at hand](Self::peek).
-    pub(crate) fn far_tier(&self) -> Tier {
-        if self.is_local() { Tier::Memory } else { Tier::Store }
-    }
-
-    /// Whether the store is in this process, all of it.
-    pub(crate) fn is_local(&self) -> bool {
-        self.0.store.is_local()
-    }
-
     /// The span of a load that `lookup` waits for.
     pub(crate) fn load_span(&self, key: &Key, lookup: &LookupSpan) -> Span {
         let name = &*self.0.name;
