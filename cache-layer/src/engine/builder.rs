@@ -13,13 +13,13 @@ use tokio_util::task::TaskTracker;
 use super::{
     backoff::RecentFailures,
     cache::{COMMITS, Cache, Inner, ON_THEIR_WAY},
-    predictor::Predictor,
+    recent_keys::RecentKeys,
 };
 #[cfg(feature = "typed")]
 use crate::codec::Codec;
 use crate::{
     clock::Clock,
-    store::{Contract, Store},
+    store::{Store, StoreBackend},
     telemetry::{Observer, Telemetry},
 };
 
@@ -48,7 +48,7 @@ impl Cache {
 /// Settings of a [`Cache`], from [`Cache::builder`].
 #[must_use = "a builder does nothing until it is built"]
 pub struct CacheBuilder {
-    store: Box<dyn Contract>,
+    store: Box<dyn StoreBackend>,
     name: Cow<'static, str>,
     keys_in_traces: bool,
     clock: Clock,
@@ -135,10 +135,10 @@ impl CacheBuilder {
             #[cfg(feature = "typed")]
             codec,
             flights: Arc::default(),
-            predictor: Predictor::default(),
+            uncacheable: RecentKeys::default(),
             recent_failures: RecentFailures::default(),
             invalidations: AtomicU64::new(0),
-            overdue: Predictor::default(),
+            failed_refreshes: RecentKeys::default(),
             abandoned_load,
             commits: Semaphore::new(COMMITS),
             on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),

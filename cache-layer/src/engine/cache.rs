@@ -16,13 +16,13 @@ use tokio_util::task::TaskTracker;
 use super::{
     backoff::{RecentFailure, RecentFailures},
     flight::Flights,
-    predictor::Predictor,
+    recent_keys::RecentKeys,
 };
 use crate::{
     clock::Clock,
     entry::Entry,
     key::Key,
-    store::{Contract, LeaseToken, Lookup, Seen, StoreError},
+    store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
     telemetry::{Counts, Event, Telemetry, Tier},
 };
 #[cfg(feature = "typed")]
@@ -52,7 +52,7 @@ const UNIT: u64 = 1024;
 pub struct Cache(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) store: Box<dyn Contract>,
+    pub(super) store: Box<dyn StoreBackend>,
     pub(super) name: Cow<'static, str>,
     pub(super) keys_in_traces: bool,
     pub(super) clock: Clock,
@@ -61,12 +61,12 @@ pub(super) struct Inner {
     #[cfg(feature = "typed")]
     pub(super) codec: Codec,
     pub(super) flights: Arc<Flights>,
-    pub(super) predictor: Predictor,
+    pub(super) uncacheable: RecentKeys,
     pub(super) recent_failures: RecentFailures,
     /// Invalidations that began in this process: what was loaded before one and couldn't be stored isn't shared after.
     pub(super) invalidations: AtomicU64,
     /// Keys whose last refresh in the background brought nothing to be stored.
-    pub(super) overdue: Predictor,
+    pub(super) failed_refreshes: RecentKeys,
     pub(super) abandoned_load: Duration,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,
@@ -181,7 +181,7 @@ impl Cache {
 
     /// Whether a response for this primary key could not be kept lately.
     pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
-        self.0.predictor.has(key)
+        self.0.uncacheable.has(key)
     }
 
     /// The failure that the key backs off from, as far as this process remembers.

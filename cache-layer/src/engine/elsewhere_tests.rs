@@ -24,8 +24,8 @@ use crate::{
     key::Key,
     pattern::Pattern,
     store::{
-        Acquired, BoxFuture, Committed, Contract, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup,
-        MemoryStore, Scope, Seen, Store, StoreError,
+        Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, MemoryStore,
+        Scope, Seen, Store, StoreBackend, StoreError,
     },
     tag::Tags,
 };
@@ -60,7 +60,7 @@ impl Elsewhere {
 
 impl Store for Elsewhere {}
 
-impl Contract for Elsewhere {
+impl StoreBackend for Elsewhere {
     fn peek(&self, _: &Key) -> Option<Entry> {
         None
     }
@@ -113,7 +113,7 @@ impl Contract for Elsewhere {
         self.store.fail(lease, failed);
     }
 
-    fn changed<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, ()> {
+    fn lease_ended<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, ()> {
         Box::pin(async {})
     }
 

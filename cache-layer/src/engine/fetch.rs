@@ -51,7 +51,7 @@ impl<D> Miss<D> {
 
 /// How the leader of a flight came out of asking for the right to load.
 #[expect(clippy::large_enum_variant, reason = "there is one for each load, and it moves once")]
-pub(crate) enum Acquire<H, D> {
+pub(crate) enum AcquireOutcome<H, D> {
     Granted(WritePermit, Miss<D>),
     /// Another load has brought this. The flight has ended.
     Found(H),
@@ -84,22 +84,22 @@ impl Cache {
         patience: &mut Patience,
         policy: impl Fn(&Miss<D>) -> FailurePolicy,
         find: impl Fn() -> F,
-    ) -> impl Future<Output = Acquire<H, D>> {
+    ) -> impl Future<Output = AcquireOutcome<H, D>> {
         async move {
             loop {
                 let Some(seen) = miss.expected else {
-                    return Acquire::Granted(self.load_without_store(flight), miss);
+                    return AcquireOutcome::Granted(self.load_without_store(flight), miss);
                 };
                 match self.try_acquire(flight, &miss.key, seen, patience, policy(&miss)).await {
-                    Attempt::Granted(permit) => return Acquire::Granted(permit, miss),
+                    Attempt::Granted(permit) => return AcquireOutcome::Granted(permit, miss),
                     Attempt::Changed(again) => flight = again,
-                    Attempt::Uncacheable => return Acquire::Uncacheable,
-                    Attempt::BackedOff(failure) => return Acquire::BackedOff(failure, miss),
+                    Attempt::Uncacheable => return AcquireOutcome::Uncacheable,
+                    Attempt::BackedOff(failure) => return AcquireOutcome::BackedOff(failure, miss),
                 }
                 miss = match find().await {
                     Found::Fresh(hit) => {
                         flight.finish(FlightOutcome::Stored);
-                        return Acquire::Found(hit);
+                        return AcquireOutcome::Found(hit);
                     }
                     Found::Stale(_, miss) | Found::Missing(miss) => miss,
                 };
@@ -109,7 +109,7 @@ impl Cache {
 
     /// What a refresh of `key`, which is stale and may be used, is for.
     pub(crate) fn purpose_of_refresh(&self, key: &Key) -> Purpose {
-        if self.is_overdue(key) { Purpose::Overdue } else { Purpose::Refresh }
+        if self.refresh_failed_lately(key) { Purpose::RetriedRefresh } else { Purpose::Refresh }
     }
 
     /// Whether a request may be given what `load` brings: nothing that was invalidated before the request came. To be asked

@@ -14,9 +14,8 @@
 //! - [`flight`]: requests of this process for one key, of which one loads
 //! - [`in_progress`], [`growing_body`]: what other requests may have of a load before it has ended
 //! - [`backoff`]: recent failures, and how long to leave the application alone after them
-//! - [`predictor`]: keys that it makes no sense to wait for
+//! - [`recent_keys`]: keys that it makes no sense to wait for
 //! - [`early`]: when to refresh what is still fresh
-//! - [`error`]: an invalidation that did not reach the store
 
 pub(crate) mod backoff;
 mod builder;
@@ -24,7 +23,6 @@ mod cache;
 pub(crate) mod early;
 #[cfg(all(test, feature = "memory"))]
 mod elsewhere_tests;
-mod error;
 pub(crate) mod fetch;
 pub(crate) mod flight;
 pub(crate) mod growing_body;
@@ -32,9 +30,9 @@ pub(crate) mod in_progress;
 mod invalidate;
 pub(crate) mod patience;
 pub(crate) mod permit;
-mod predictor;
+mod recent_keys;
 pub(crate) mod span;
 pub(crate) mod task;
 
 pub(crate) use self::cache::Retrieved;
-pub use self::{builder::CacheBuilder, cache::Cache, error::InvalidateError};
+pub use self::{builder::CacheBuilder, cache::Cache, invalidate::InvalidateError};

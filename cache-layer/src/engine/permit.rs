@@ -38,7 +38,7 @@ const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 const LONGEST_BEAT: Duration = Duration::from_secs(1);
 
 /// How long a key is loaded by a request of its own after a refresh in the background that came to nothing.
-const REMEMBER_OVERDUE: Duration = Duration::from_secs(60);
+const REMEMBER_FAILED_REFRESH: Duration = Duration::from_secs(60);
 
 /// What of the room for entries on their way to the store a body of unknown length takes, until it is there.
 const OF_UNKNOWN_LENGTH: u64 = 64 * 1024;
@@ -74,7 +74,7 @@ pub(crate) enum Purpose {
     Answer,
     /// To answer a request that something stale may answer as well: the last refresh of that in the background brought
     /// nothing.
-    Overdue,
+    RetriedRefresh,
     /// In the background, for later requests: what is there is stale, or will soon be.
     Refresh,
     EarlyRefresh,
@@ -207,7 +207,7 @@ impl Cache {
                 }
             }
             Ok(Acquired::Uncacheable) => {
-                self.0.predictor.remember(&key.primary(), REMEMBER_UNCACHEABLE);
+                self.0.uncacheable.remember(&key.primary(), REMEMBER_UNCACHEABLE);
                 flight.finish(FlightOutcome::Uncacheable);
                 Attempt::Uncacheable
             }
@@ -227,7 +227,7 @@ impl Cache {
     /// Waits until another process's load of `key` may have ended.
     async fn wait_for_the_fleet(&self, key: &Key, deadline: Instant) -> Release {
         let began = Instant::now();
-        let release = match timeout_at(deadline, self.0.store.changed(key)).await {
+        let release = match timeout_at(deadline, self.0.store.lease_ended(key)).await {
             Ok(()) if Instant::now() < deadline => Release::Done,
             _ => Release::WaitTimeout,
         };
@@ -265,7 +265,7 @@ impl Cache {
     fn refresh_failed(&self, key: &Key, outcome: LoadOutcome) {
         static THROTTLE: Throttle = Throttle::new();
         self.emit(Event::RefreshFailed);
-        self.0.overdue.remember(key, REMEMBER_OVERDUE);
+        self.0.failed_refreshes.remember(key, REMEMBER_FAILED_REFRESH);
         if let Some(kept_back) = THROTTLE.pass() {
             let outcome = outcome.as_str();
             tracing::warn!(outcome, kept_back, "a refresh in the background had no answer");
@@ -273,8 +273,8 @@ impl Cache {
     }
 
     /// Whether the last refresh of `key` in the background brought nothing that could be stored.
-    pub(crate) fn is_overdue(&self, key: &Key) -> bool {
-        self.0.overdue.has(key)
+    pub(crate) fn refresh_failed_lately(&self, key: &Key) -> bool {
+        self.0.failed_refreshes.has(key)
     }
 }
 
@@ -293,7 +293,7 @@ impl WritePermit {
     pub(crate) fn is_for(&mut self, purpose: Purpose, key: &Key) {
         self.lease_guard.refreshes = match purpose {
             Purpose::Answer => None,
-            Purpose::Overdue | Purpose::Refresh | Purpose::EarlyRefresh => {
+            Purpose::RetriedRefresh | Purpose::Refresh | Purpose::EarlyRefresh => {
                 Some(Refreshes { key: key.clone(), in_background: purpose.is_in_background() })
             }
         };
@@ -440,12 +440,12 @@ impl WritePermit {
         lease_guard.ends(Release::GiveUp, outcome);
         lease_guard.answered = true;
         if let Some(Refreshes { key, .. }) = &lease_guard.refreshes {
-            cache.0.overdue.remember(key, REMEMBER_OVERDUE);
+            cache.0.failed_refreshes.remember(key, REMEMBER_FAILED_REFRESH);
         }
         not_kept(reason);
         cache.emit(Event::NotStored(reason));
         if let Some(key) = remembered {
-            cache.0.predictor.remember(key, REMEMBER_UNCACHEABLE);
+            cache.0.uncacheable.remember(key, REMEMBER_UNCACHEABLE);
             if let Ok(lease) = std::mem::replace(&mut lease_guard.lease, Err(reason)) {
                 cache.0.store.release(&lease, Some(REMEMBER_UNCACHEABLE));
             }
@@ -476,7 +476,7 @@ impl WritePermit {
             lease_guard.lease = Err(NoCacheReason::LeaseLost);
         }
         if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) = (&committed, &lease_guard.refreshes) {
-            cache.0.overdue.forget(key);
+            cache.0.failed_refreshes.forget(key);
         }
         drop((lease_guard, room));
         let (fill, outcome) = match committed {
@@ -575,7 +575,7 @@ mod tests {
         let lasted = began.elapsed().saturating_sub(before);
         permit.abandon();
         assert_eq!(cache.counts().failed_refreshes, u64::from(in_background));
-        assert_eq!(cache.is_overdue(&key), in_background);
+        assert_eq!(cache.refresh_failed_lately(&key), in_background);
         assert!(permission(&cache, &key).await.is_some(), "it has left nothing behind");
         Some(lasted)
     }

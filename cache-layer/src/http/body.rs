@@ -17,6 +17,7 @@ use crate::engine::growing_body::{BodyReader, Incomplete};
 /// Why the [body](ResponseBody) of a response ended before its end. It reads like the application's own error where it is
 /// that; the application's is in [`Inner`](Self::Inner), with all that it is caused by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BodyError<E> {
     /// The application's body failed.
     Inner(E),

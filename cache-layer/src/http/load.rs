@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::{
-        fetch::Acquire,
+        fetch::AcquireOutcome,
         flight::Flight,
         patience::Patience,
         permit::Purpose,
@@ -75,14 +75,14 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
             let find = || context.select(&asked.key, &asked.headers);
             let acquired = context.cache.acquire(flight, miss, &mut patience, policy, find).await;
             let (permit, miss) = match acquired {
-                Acquire::Granted(permit, miss) => (permit, miss),
-                Acquire::Found(hit) => return reply_to.send(LoadReply::Entry(hit.entry, Served::Collapsed)),
-                Acquire::Uncacheable => {
+                AcquireOutcome::Granted(permit, miss) => (permit, miss),
+                AcquireOutcome::Found(hit) => return reply_to.send(LoadReply::Entry(hit.entry, Served::Collapsed)),
+                AcquireOutcome::Uncacheable => {
                     let (key, reason) = (&asked.key, NoCacheReason::Remembered);
                     let forward = Forward { service, request, key, reason, deadline: end, stale: None };
                     return Box::pin(context.reply_uncached(forward, purpose, reply_to)).await;
                 }
-                Acquire::BackedOff(failure, miss) => {
+                AcquireOutcome::BackedOff(failure, miss) => {
                     let (key, reason, stale) = (&asked.key, NoCacheReason::BackedOff, miss.stale.as_ref());
                     if let Some(reply) = context.reply_while_backing_off(&asked.headers, stale, &failure) {
                         return reply_to.send(reply);

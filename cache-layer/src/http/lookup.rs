@@ -128,7 +128,7 @@ impl RequestLookup<'_> {
             _ => Purpose::EarlyRefresh,
         };
         let answer = match purpose {
-            Purpose::Overdue => Answer::LoadOrStale(entry),
+            Purpose::RetriedRefresh => Answer::LoadOrStale(entry),
             _ => Answer::Stored(self.context.respond(entry, self.method, self.headers, served, self.span)),
         };
         Next::Lead { flight, miss, purpose, answer }

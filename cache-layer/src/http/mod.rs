@@ -20,7 +20,7 @@
 //!   [`range_memory`]: what is remembered of the ranges that clients ask for
 //! - [`target`]: the key of a request
 //! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
-//! - [`annotate`]: what the cache says about itself in a response; [`remaining`]: to caches that ignore `Age`
+//! - [`annotate`]: what the cache says about itself in a response; [`remaining_freshness`]: the same to caches that ignore `Age`
 //! - [`body`], [`future`], [`oneshot`], [`origin`], [`reply`]: the types that Tower and the tasks of loads ask for
 
 mod annotate;
@@ -45,7 +45,7 @@ mod range_memory;
 mod ranges;
 mod receive;
 mod record;
-mod remaining;
+mod remaining_freshness;
 mod reply;
 mod respond;
 mod response_entry;

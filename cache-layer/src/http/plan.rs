@@ -11,7 +11,7 @@ use http::{
 use super::{
     annotate,
     context::Context,
-    remaining::Left,
+    remaining_freshness::RemainingFreshness,
     response_entry::ResponseEntry,
     select::Varies,
     stored::{Stored, StoredResponse, StoredVaries, Traits},
@@ -109,8 +109,8 @@ impl Draft {
 
 impl Plan {
     /// What is left of the response's freshness.
-    pub(super) fn left(&self, now: u64) -> Left {
-        Left::new(self.response.age(now), &self.deadlines, now)
+    pub(super) fn remaining_freshness(&self, now: u64) -> RemainingFreshness {
+        RemainingFreshness::new(self.response.age(now), &self.deadlines, now)
     }
 }
 

@@ -105,7 +105,7 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
         let context = &self.context;
         head.parts.headers.entry(DATE).or_insert(date);
         if context.policy.remaining != Remaining::Age {
-            plan.left(context.cache.now()).say(&mut head.parts.headers, context.policy.remaining);
+            plan.remaining_freshness(context.cache.now()).say(&mut head.parts.headers, context.policy.remaining);
         }
         let is_new = self.miss.stale.is_none();
         let draft = context.draft(plan, &self.request, self.miss.detail.varies.take(), is_new);

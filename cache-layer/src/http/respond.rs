@@ -10,7 +10,7 @@ use super::{
     annotate::{self, Served},
     body::ResponseBody,
     context::Context,
-    remaining::Left,
+    remaining_freshness::RemainingFreshness,
     reply::LoadReply,
     response_entry::ResponseEntry,
     select::milliseconds_left,
@@ -162,7 +162,7 @@ impl Context {
         self.policy.strip_internal(response.headers_mut());
         annotate::stored(response.headers_mut(), &self.name, &times, served);
         if self.policy.remaining != Remaining::Age {
-            let left = Left::new(times.age, &deadlines, now);
+            let left = RemainingFreshness::new(times.age, &deadlines, now);
             left.say(response.headers_mut(), self.policy.remaining);
         }
         response

@@ -18,10 +18,10 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A place where entries are kept.
 ///
 /// The contract behind it is this crate's own for now; what implements it is listed [here](super).
-pub trait Store: Contract {}
+pub trait Store: StoreBackend {}
 
 /// The contract. Time is the store's own: a lease's start is compared with invalidations by the same clock.
-pub trait Contract: fmt::Debug + Send + Sync + 'static {
+pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// The valid entry of `key`, if this process has it in memory: an answer without waiting. Its time may be up, as its
     /// deadlines say. `None` says nothing about other places.
     fn peek(&self, key: &Key) -> Option<Entry>;
@@ -69,7 +69,7 @@ pub trait Contract: fmt::Debug + Send + Sync + 'static {
     fn fail(&self, lease: &Lease, failed: Failed);
 
     /// Returns when a lease held by somebody else may have ended; the caller looks again.
-    fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()>;
+    fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()>;
 
     /// Makes what `scope` covers invalid or stale, and voids fills of it that are in flight. Once this returned `Ok`, no store
     /// reads it again, or none as fresh; once it returned an error, this store reads it no more, however soft the

@@ -17,7 +17,7 @@ use tests::RedisSentinel;
 use tests::{RedisServer, RedisServerBuilder, wait_until};
 
 use super::{
-    Acquired, Committed, Contract, Failed, Fill, Lease, Lookup, MemoryStore, RedisStore, Scope, Seen, TieredStore,
+    Acquired, Committed, Failed, Fill, Lease, Lookup, MemoryStore, RedisStore, Scope, Seen, StoreBackend, TieredStore,
     Writes,
 };
 use crate::{
@@ -36,7 +36,7 @@ type LoseToken = Box<dyn Fn(&str) + Send + Sync>;
 
 /// A store under test, and what keeps it alive.
 struct Subject {
-    store: Arc<dyn Contract>,
+    store: Arc<dyn StoreBackend>,
     redis: Option<RedisServer>,
     memory: Option<MemoryStore>,
     /// Of servers that several tests share one after the other: takes a tag, and deletes its token.
@@ -382,7 +382,7 @@ contract! {
         let waiter = tokio::spawn(async move {
             loop {
                 match store.acquire(&waiting, Seen::Nothing, LEASE, Failures::Heed).await.unwrap() {
-                    Acquired::Held => store.changed(&waiting).await,
+                    Acquired::Held => store.lease_ended(&waiting).await,
                     other => break other,
                 }
             }

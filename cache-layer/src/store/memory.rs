@@ -15,8 +15,8 @@ use quick_cache::{Weighter, sync::Cache as QuickCache};
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup,
-    Scope, Seen, Store, StoreError, entry_cache::EntryCache,
+    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, Scope, Seen,
+    Store, StoreBackend, StoreError, entry_cache::EntryCache,
 };
 use crate::{
     clock::Clock,
@@ -60,7 +60,7 @@ impl Weighter<Arc<str>, TagToken> for Weight {
     }
 }
 
-/// The leases, and what [`Contract::acquire`] has to remember besides. Commits and invalidations take its lock, one at a
+/// The leases, and what [`StoreBackend::acquire`] has to remember besides. Commits and invalidations take its lock, one at a
 /// time; reads never do.
 ///
 /// Failures and uncacheable keys are remembered here although the engine of each [`Cache`](crate::Cache) remembers its own:
@@ -371,7 +371,7 @@ impl Inner {
 
 impl Store for MemoryStore {}
 
-impl Contract for MemoryStore {
+impl StoreBackend for MemoryStore {
     fn peek(&self, key: &Key) -> Option<Entry> {
         match self.0.judge(key, self.0.entries.peek(key.id())) {
             Lookup::Found(entry) => Some(entry),
@@ -442,7 +442,7 @@ impl Contract for MemoryStore {
         self.0.ended.notify_waiters();
     }
 
-    fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
+    fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
         let id = key.id();
         Box::pin(async move {
             let mut ended = std::pin::pin!(self.0.ended.notified());
@@ -508,7 +508,7 @@ mod tests {
             let Acquired::Granted(lease) = acquire().await else { panic!("no lease") };
             store.release(&lease, Some(Duration::from_secs(60)));
             assert!(matches!(acquire().await, Acquired::Uncacheable));
-            Contract::invalidate(&store, Scope::Everything, Hardness::Hard).await.unwrap();
+            StoreBackend::invalidate(&store, Scope::Everything, Hardness::Hard).await.unwrap();
         }
     }
 

@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup,
-    RedisStore, Scope, Seen, Store, StoreError, redis::LocalTier,
+    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, RedisStore,
+    Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
 };
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
@@ -27,7 +27,7 @@ use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 #[derive(Clone)]
 pub struct TieredStore {
     redis: RedisStore,
-    near: Arc<LocalTier>,
+    local_tier: Arc<LocalTier>,
 }
 
 impl TieredStore {
@@ -36,8 +36,8 @@ impl TieredStore {
     /// A Redis store has one first tier: made again over a clone of the same one, this is the tier that is there already.
     #[must_use]
     pub fn new(max_bytes: u64, redis: RedisStore) -> Self {
-        let near = redis.near_or_init(max_bytes);
-        Self { redis, near }
+        let local_tier = redis.local_tier_or_init(max_bytes);
+        Self { redis, local_tier }
     }
 
     /// For how long after the connection was lost the first tier is still served; zero unless set, which means not at all.
@@ -58,7 +58,7 @@ impl TieredStore {
     /// ```
     #[must_use]
     pub fn serve_while_disconnected(self, limit: Duration) -> Self {
-        self.near.serve_while_disconnected(limit);
+        self.local_tier.serve_while_disconnected(limit);
         self
     }
 
@@ -66,27 +66,27 @@ impl TieredStore {
     /// [`MemoryStore::bytes`](super::MemoryStore::bytes).
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.near.bytes()
+        self.local_tier.bytes()
     }
 
     /// Entries of the first tier at this moment, as [`MemoryStore::entries`](super::MemoryStore::entries).
     #[must_use]
     pub fn memory_entries(&self) -> u64 {
-        self.near.entries()
+        self.local_tier.entries()
     }
 
     /// Entries that left the first tier since the store was made, and why, as
     /// [`MemoryStore::evictions`](super::MemoryStore::evictions).
     pub fn memory_evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
-        self.near.evictions()
+        self.local_tier.evictions()
     }
 }
 
 impl Store for TieredStore {}
 
-impl Contract for TieredStore {
+impl StoreBackend for TieredStore {
     fn peek(&self, key: &Key) -> Option<Entry> {
-        self.redis.near(key)
+        self.redis.peek_local_tier(key)
     }
 
     fn identity(&self) -> usize {
@@ -120,7 +120,7 @@ impl Contract for TieredStore {
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
-        Contract::commit(&self.redis, fill)
+        StoreBackend::commit(&self.redis, fill)
     }
 
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
@@ -131,8 +131,8 @@ impl Contract for TieredStore {
         self.redis.fail(lease, failed);
     }
 
-    fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
-        self.redis.changed(key)
+    fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
+        self.redis.lease_ended(key)
     }
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {

@@ -15,7 +15,7 @@ use crate::{
     engine::{
         Cache,
         backoff::BackOff,
-        fetch::{Acquire, Followed, Found, Miss},
+        fetch::{AcquireOutcome, Followed, Found, Miss},
         flight::{Flight, FlightOutcome, Follower, Role},
         patience::{LONGEST_PAUSE, Patience},
         permit::{Demand, FailurePolicy, Purpose, WritePermit},
@@ -220,8 +220,8 @@ where
         match self.cache.flights().join(&self.key) {
             Role::Leader(flight) => {
                 let purpose = self.cache.purpose_of_refresh(&self.key);
-                if purpose == Purpose::Overdue {
-                    return self.lead_overdue(flight, hit, miss, load, patience, span).await;
+                if purpose == Purpose::RetriedRefresh {
+                    return self.retry_refresh(flight, hit, miss, load, patience, span).await;
                 }
                 let load_span = self.cache.background_span(&self.key, &span);
                 drop(self.clone().begin(flight, miss, load, patience, purpose, load_span));
@@ -234,7 +234,7 @@ where
     }
 
     /// Leads `flight` in place of a refresh in the background; `hit` is the value if the load fails or takes too long.
-    async fn lead_overdue<E>(
+    async fn retry_refresh<E>(
         self,
         flight: Flight,
         hit: Hit<V>,
@@ -248,7 +248,7 @@ where
     {
         let (asked, end) = (self.clone(), patience.end());
         let load_span = asked.cache.load_span(&self.key, &span);
-        let task = self.begin(flight, miss, load, patience, Purpose::Overdue, load_span);
+        let task = self.begin(flight, miss, load, patience, Purpose::RetriedRefresh, load_span);
         match timeout_at(end, task.reply_unless_panicked()).await {
             Ok(Ok((LoadResult::Failed(_), _)) | Err(_)) | Err(_) => {
                 asked.cache.emit(Event::Miss);
@@ -427,10 +427,10 @@ where
         let policy = |miss: &Miss| FailurePolicy { back_off, heed: asked.stale_if_error(miss).is_some() };
         let find = || async move { asked.find().await.0 };
         let (mut permit, miss) = match self.cache.acquire(flight, miss, &mut patience, policy, find).await {
-            Acquire::Granted(permit, miss) => (permit, miss),
-            Acquire::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
-            Acquire::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
-            Acquire::BackedOff(_, miss) => {
+            AcquireOutcome::Granted(permit, miss) => (permit, miss),
+            AcquireOutcome::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
+            AcquireOutcome::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
+            AcquireOutcome::BackedOff(_, miss) => {
                 let stale = self.stale_if_error(&miss);
                 return reply_to.send(stale.map_or(LoadResult::Unshared(load), LoadResult::StaleIfError));
             }

@@ -77,7 +77,7 @@ async fn everything_works(store: &RedisStore) {
     assert!(matches!(store.acquire(&key("b"), Seen::Nothing, LEASE, Failures::Heed).await, Ok(Acquired::Held)));
     assert!(store.renew(&lease, LEASE).await.unwrap());
     store.fail(&lease, Failed { status: Some(500), pause: LEASE, remembered: LEASE });
-    store.changed(&key("b")).await;
+    store.lease_ended(&key("b")).await;
     let insisting = async || store.acquire(&key("b"), Seen::Nothing, LEASE, Failures::Ignore).await;
     let mut granted = None;
     wait_until("the lease to be free", async || {

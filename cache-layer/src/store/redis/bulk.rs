@@ -54,14 +54,14 @@ impl RedisStore {
     async fn lookup_on(&self, connection: &Arc<Connection>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
         let session = connection.settled()?;
         let (tags, tags_session) = self.connection_to_read_tags(connection, &session)?;
-        let near = self.0.context.near.get().filter(|_| session.tracking);
-        let reads = keys.iter().map(|key| near.map(|near| near.begin_read(key))).collect::<Vec<_>>();
+        let local_tier = self.0.context.local_tier.get().filter(|_| session.tracking);
+        let reads = keys.iter().map(|key| local_tier.map(|tier| tier.begin_read(key))).collect::<Vec<_>>();
         let names: Vec<String> = keys.iter().map(|key| self.0.context.names.entry(key)).collect();
         // One command reads from one slot of a cluster; there, the round trip carries one for each.
         let at_once = if self.0.context.names.is_clustered() { 1 } else { names.len().max(1) };
         let mut batch = Batch::default();
         for names in names.chunks(at_once) {
-            if near.is_some() {
+            if local_tier.is_some() {
                 batch.track(session.tracking);
             }
             batch.values(names);
@@ -147,10 +147,10 @@ impl RedisStore {
                     join_all(entries.iter().map(|(key, _)| self.deliver(Scope::Key(key), Hardness::Hard))).await;
                 }
                 // This process hears of it by a push, but not before this returns.
-                let near = self.0.context.near.get();
+                let local_tier = self.0.context.local_tier.get();
                 for (key, _) in entries {
                     self.0.context.leases.revoke_key(key.id());
-                    near.into_iter().for_each(|near| near.void(key.id()));
+                    local_tier.into_iter().for_each(|tier| tier.void(key.id()));
                 }
                 written
             }

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::schedule_tests::{By, Place, begin, connect, end, get, invalidate, version};
 use crate::{
     key::Key,
-    store::{Contract, TieredStore},
+    store::{StoreBackend, TieredStore},
 };
 
 const KEYS: u64 = 8;

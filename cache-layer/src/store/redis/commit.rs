@@ -56,8 +56,8 @@ impl RedisStore {
             self.0.context.counters.stored();
         }
         // The server's push comes only after its answer.
-        if let Some(near) = self.0.context.near.get().filter(|_| stored) {
-            writes.entries.iter().for_each(|(key, _)| near.void(key.id()));
+        if let Some(local_tier) = self.0.context.local_tier.get().filter(|_| stored) {
+            writes.entries.iter().for_each(|(key, _)| local_tier.void(key.id()));
         }
         Ok(if stored { Committed::Stored } else { Committed::Refused })
     }

@@ -33,14 +33,19 @@ pub(super) fn key(name: &str) -> Key {
     Key::new(["redis:", name])
 }
 
-pub(super) async fn fill(store: &(impl Contract + ?Sized), key: &Key, payload: &str, tags: &[&str]) -> Committed {
+pub(super) async fn fill(store: &(impl StoreBackend + ?Sized), key: &Key, payload: &str, tags: &[&str]) -> Committed {
     let Acquired::Granted(lease) = store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() else {
         panic!("no lease")
     };
     commit(store, lease, payload, tags).await
 }
 
-pub(super) async fn commit(store: &(impl Contract + ?Sized), lease: Lease, payload: &str, tags: &[&str]) -> Committed {
+pub(super) async fn commit(
+    store: &(impl StoreBackend + ?Sized),
+    lease: Lease,
+    payload: &str,
+    tags: &[&str],
+) -> Committed {
     store.commit(&loaded(lease, payload, tags)).await.unwrap()
 }
 
@@ -53,7 +58,7 @@ pub(super) fn loaded(lease: Lease, payload: &str, tags: &[&str]) -> Fill {
     Fill { lease, writes: Writes { entries: vec![(key, entry)], guard: None }, tags: Tags::new(tags) }
 }
 
-pub(super) async fn read(store: &(impl Contract + ?Sized), key: &Key) -> Option<String> {
+pub(super) async fn read(store: &(impl StoreBackend + ?Sized), key: &Key) -> Option<String> {
     if let Some(entry) = store.peek(key) {
         return Some(String::from_utf8(entry.payload().to_vec()).unwrap());
     }
@@ -63,7 +68,7 @@ pub(super) async fn read(store: &(impl Contract + ?Sized), key: &Key) -> Option<
     }
 }
 
-pub(super) async fn invalidate_tag(store: &(impl Contract + ?Sized), tag: &str) -> Result<(), StoreError> {
+pub(super) async fn invalidate_tag(store: &(impl StoreBackend + ?Sized), tag: &str) -> Result<(), StoreError> {
     store.invalidate(Scope::Tags(&Tags::new([tag])), Hardness::Hard).await
 }
 
@@ -173,7 +178,7 @@ impl Waiting {
         let session = self.waiter.connection(&key("a")).session().unwrap();
         let before: i64 = self.tracked();
         let waiter = self.waiter.clone();
-        let task = tokio::spawn(async move { waiter.changed(&key("a")).await });
+        let task = tokio::spawn(async move { waiter.lease_ended(&key("a")).await });
         wait_until("the waiter to wait", async || session.waiters.len() == 1 && self.tracked() > before).await;
         task
     }
@@ -225,7 +230,7 @@ async fn one_push_wakes_all_who_wait_and_leaves_nothing_behind() {
     let waiters: Vec<_> = (0..100).map(|_| nodes.waiter.clone()).collect();
     let mut tasks = tokio::task::JoinSet::new();
     for waiter in waiters {
-        tasks.spawn(async move { waiter.changed(&key("a")).await });
+        tasks.spawn(async move { waiter.lease_ended(&key("a")).await });
     }
     let session = nodes.waiter.connection(&key("a")).session().unwrap();
     wait_until("somebody to wait", async || session.waiters.len() == 1).await;
@@ -253,7 +258,7 @@ async fn where_tracking_is_refused_who_waits_polls() {
     };
     let waiting = async {
         while matches!(waiter.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap(), Acquired::Held) {
-            waiter.changed(&key("a")).await;
+            waiter.lease_ended(&key("a")).await;
         }
     };
     let release = async { holder.release(&lease, None) };
@@ -270,7 +275,7 @@ async fn wake_up_after_a_commit_takes_less_than_five_milliseconds() {
         let lease = nodes.lease(LEASE).await;
         let waiter = nodes.waiter.clone();
         let waiter = tokio::spawn(async move {
-            waiter.changed(&key("a")).await;
+            waiter.lease_ended(&key("a")).await;
             Instant::now()
         });
         tokio::time::sleep(Duration::from_millis(3)).await;
@@ -334,12 +339,12 @@ async fn a_push_while_an_entry_is_being_read_wins_over_the_read() {
     let reader = TieredStore::new(1 << 20, redis.clone());
     fill(&reader, &key("a"), "one", &[]).await;
     let Lookup::Found(entry) = redis.get(&key("a")).await.unwrap() else { panic!("not found") };
-    let (near, session) = (redis.near_or_init(0), redis.connection(&key("a")).session().unwrap());
+    let (local_tier, session) = (redis.local_tier_or_init(0), redis.connection(&key("a")).session().unwrap());
     for pushed in [false, true] {
-        near.void(key("a").id());
-        let read = near.begin_read(&key("a"));
+        local_tier.void(key("a").id());
+        let read = local_tier.begin_read(&key("a"));
         if pushed {
-            near.void(key("a").id());
+            local_tier.void(key("a").id());
         }
         read.complete(session.number, &entry);
         assert_eq!(reader.peek(&key("a")).is_some(), !pushed);
@@ -389,7 +394,7 @@ async fn a_load_that_an_undelivered_invalidation_overtook_is_not_stored() {
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     let entry = Entry::new(EntryId::random(), &key("a"), deadlines, Bytes::new(), Bytes::from_static(b"old"));
     let writes = Writes { entries: vec![(key("a"), entry)], guard: None };
-    let committed = Contract::commit(&store, &Fill { lease, writes, tags: Tags::new(["t"]) }).await.unwrap();
+    let committed = StoreBackend::commit(&store, &Fill { lease, writes, tags: Tags::new(["t"]) }).await.unwrap();
     assert_eq!(committed, Committed::Refused);
 }
 
@@ -505,7 +510,7 @@ async fn a_value_of_another_type_is_a_named_miss_and_is_overwritten() {
     let server = RedisServer::start();
     let redis = connect(server.url()).await;
     let tiered = TieredStore::new(1 << 20, connect(server.url()).await);
-    for store in [&redis as &dyn Contract, &tiered] {
+    for store in [&redis as &dyn StoreBackend, &tiered] {
         let name = redis.0.context.names.entry(&key("a"));
         server.flushall();
         assert_eq!(server.command::<i64>(&["LPUSH", &name, "x"]), 1);

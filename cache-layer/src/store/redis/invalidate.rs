@@ -90,12 +90,12 @@ impl RedisStore {
     /// Lets go of what `scope` covers. This process's other connections hear of it by a push of their own, but not before
     /// the invalidation returns; and what a lost connection knew may still be served.
     fn forget(&self, scope: Scope<'_>) {
-        let near = self.0.context.near.get();
+        let local_tier = self.0.context.local_tier.get();
         match scope {
             Scope::Key(key) => {
                 let primary = key.primary().id();
                 self.0.context.leases.revoke_key(primary);
-                near.into_iter().for_each(|near| near.void(primary));
+                local_tier.into_iter().for_each(|tier| tier.void(primary));
             }
             Scope::Tags(_) | Scope::Everything => self.0.context.leases.revoke_all(),
         }

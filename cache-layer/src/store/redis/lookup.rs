@@ -28,7 +28,7 @@ impl RedisStore {
         let session = connection.settled()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        let read = self.0.context.near.get().filter(|_| session.tracking).map(|near| near.begin_read(key));
+        let read = self.0.context.local_tier.get().filter(|_| session.tracking).map(|tier| tier.begin_read(key));
         let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
         let entry = match connection.wait(Operation::Get, &session, Limit::Request, asked).await? {

@@ -13,8 +13,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Contract, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, Scope, Seen,
-    Store, StoreError,
+    Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, Scope, Seen, Store,
+    StoreBackend, StoreError,
 };
 use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 
@@ -57,7 +57,7 @@ pub(super) use tracking::local_tier::LocalTier;
 
 impl Store for RedisStore {}
 
-impl Contract for RedisStore {
+impl StoreBackend for RedisStore {
     fn peek(&self, _: &Key) -> Option<Entry> {
         None
     }
@@ -104,7 +104,7 @@ impl Contract for RedisStore {
         self.fail_lease(lease, failed);
     }
 
-    fn changed<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
+    fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
         Box::pin(self.lease_may_have_ended(key))
     }
 

@@ -17,17 +17,17 @@ use crate::{pattern::Pattern, store::StoreError};
 
 impl RedisStore {
     pub(super) async fn delete_pattern(&self, pattern: &Pattern) -> Result<u64, StoreError> {
-        let near = self.0.context.near.get().map(|near| &**near);
+        let local_tier = self.0.context.local_tier.get().map(|tier| &**tier);
         let mut deleted = Ok(0);
         for connection in self.0.topology.one_of_each_server() {
             let here = match connection.session() {
-                Ok(session) => self.delete_over(&connection, &session, pattern, near).await,
+                Ok(session) => self.delete_over(&connection, &session, pattern, local_tier).await,
                 Err(error) => Err(error),
             };
             deleted = deleted.and_then(|before| here.map(|here| before + here));
         }
         if deleted.is_err() {
-            near.into_iter().for_each(|near| near.void_matching(pattern));
+            local_tier.into_iter().for_each(|tier| tier.void_matching(pattern));
             self.0.topology.keep(pattern, &self.0.context.outbox);
             self.connections().iter().for_each(|connection| connection.reset());
         }
@@ -39,12 +39,12 @@ impl RedisStore {
         connection: &Connection,
         session: &Arc<Session>,
         pattern: &Pattern,
-        near: Option<&LocalTier>,
+        local_tier: Option<&LocalTier>,
     ) -> Result<u64, StoreError> {
         let names = &self.0.context.names;
         let delete = async |mut driver: MultiplexedConnection| {
             // The first tier lets go of what is deleted before the caller is told that it is.
-            let mut void = |id| near.into_iter().for_each(|near| near.void(id));
+            let mut void = |id| local_tier.into_iter().for_each(|tier| tier.void(id));
             let deleted = delete_matching(names, pattern, &mut void, &mut driver).await?;
             // Nothing to ask a cluster's node, which takes no empty batch.
             let mark = match names.is_clustered() {

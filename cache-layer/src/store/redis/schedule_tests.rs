@@ -34,8 +34,8 @@ use crate::{
     key::Key,
     pattern::Pattern,
     store::{
-        Acquired, Committed, Contract, Failures, Fill, Hardness, Lease, Lookup, Scope, Seen, StoreError, TieredStore,
-        Writes,
+        Acquired, Committed, Failures, Fill, Hardness, Lease, Lookup, Scope, Seen, StoreBackend, StoreError,
+        TieredStore, Writes,
     },
     tag::Tags,
 };
@@ -358,14 +358,14 @@ impl Node for Tiered {
     }
 }
 
-pub(super) async fn begin(store: &impl Contract, place: &Place) -> Option<Lease> {
+pub(super) async fn begin(store: &impl StoreBackend, place: &Place) -> Option<Lease> {
     match store.acquire(&place.key, Seen::Unusable, LEASE, Failures::Heed).await {
         Ok(Acquired::Granted(lease)) => Some(lease),
         _ => None,
     }
 }
 
-pub(super) async fn end(store: &impl Contract, place: &Place, lease: Lease, version: u64) -> bool {
+pub(super) async fn end(store: &impl StoreBackend, place: &Place, lease: Lease, version: u64) -> bool {
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
     let entry = Entry::new(EntryId::random(), &place.key, deadlines, Bytes::new(), version.to_string().into());
     let writes = Writes { entries: vec![(place.key.clone(), entry)], guard: None };
@@ -373,14 +373,14 @@ pub(super) async fn end(store: &impl Contract, place: &Place, lease: Lease, vers
 }
 
 /// Whether it was acknowledged.
-pub(super) async fn invalidate(store: &impl Contract, place: &Place, by: By) -> bool {
+pub(super) async fn invalidate(store: &impl StoreBackend, place: &Place, by: By) -> bool {
     match scope(place, by) {
         Some(scope) => store.invalidate(scope, Hardness::Hard).await.is_ok(),
         None => store.delete_matching(&place.pattern).await.is_ok(),
     }
 }
 
-async fn soften(store: &impl Contract, place: &Place, by: By) -> bool {
+async fn soften(store: &impl StoreBackend, place: &Place, by: By) -> bool {
     store.invalidate(scope(place, by).expect("no pattern"), Hardness::Soft).await.is_ok()
 }
 
@@ -393,7 +393,7 @@ fn scope(place: &Place, by: By) -> Option<Scope<'_>> {
     }
 }
 
-async fn read(store: &impl Contract, key: &Key) -> Option<Answer> {
+async fn read(store: &impl StoreBackend, key: &Key) -> Option<Answer> {
     match store.get(key).await.ok()? {
         Lookup::Found(entry) => Some(Answer::from(&entry)),
         Lookup::Absent | Lookup::Rejected(..) => None,
@@ -401,7 +401,7 @@ async fn read(store: &impl Contract, key: &Key) -> Option<Answer> {
 }
 
 /// What was found; an error if there was no reply.
-pub(super) async fn get(store: &impl Contract, key: &Key) -> Result<Option<u64>, StoreError> {
+pub(super) async fn get(store: &impl StoreBackend, key: &Key) -> Result<Option<u64>, StoreError> {
     Ok(match store.get(key).await? {
         Lookup::Found(entry) => Some(version(&entry)),
         Lookup::Absent | Lookup::Rejected(..) => None,

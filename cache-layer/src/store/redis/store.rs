@@ -214,16 +214,16 @@ impl RedisStore {
     }
 
     /// The first tier; made, if there is none, to hold about `max_bytes`.
-    pub(in crate::store) fn near_or_init(&self, max_bytes: u64) -> Arc<LocalTier> {
-        self.0.context.near.get_or_init(|| Arc::new(LocalTier::new(max_bytes))).clone()
+    pub(in crate::store) fn local_tier_or_init(&self, max_bytes: u64) -> Arc<LocalTier> {
+        self.0.context.local_tier.get_or_init(|| Arc::new(LocalTier::new(max_bytes))).clone()
     }
 
     /// The entry of `key` in the first tier.
-    pub(in crate::store) fn near(&self, key: &Key) -> Option<Entry> {
+    pub(in crate::store) fn peek_local_tier(&self, key: &Key) -> Option<Entry> {
         let connection = self.connection(key);
         let session = connection.believed()?;
         let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
-        self.0.context.near.get()?.get(session.number, &tags.tokens, key)
+        self.0.context.local_tier.get()?.get(session.number, &tags.tokens, key)
     }
 
     /// The connection of `key`: always the same one, so that what is done with a key stays in order.

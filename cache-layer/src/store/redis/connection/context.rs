@@ -31,7 +31,7 @@ pub(crate) struct Context {
     pub(crate) outbox: Outbox,
     pub(crate) leases: LeaseTracker,
     /// The first tier of this store, once there is one.
-    pub(crate) near: OnceLock<Arc<LocalTier>>,
+    pub(crate) local_tier: OnceLock<Arc<LocalTier>>,
     pub(crate) counters: Counters,
 }
 
@@ -43,7 +43,7 @@ impl Context {
             guard,
             outbox: Outbox::default(),
             leases: LeaseTracker::default(),
-            near: OnceLock::new(),
+            local_tier: OnceLock::new(),
             counters: Counters::default(),
         }
     }
@@ -53,6 +53,6 @@ impl Context {
         tokens.void_all();
         self.leases.revoke_all();
         waiters.wake_all();
-        self.near.get().into_iter().for_each(|near| near.void_all());
+        self.local_tier.get().into_iter().for_each(|tier| tier.void_all());
     }
 }

@@ -100,7 +100,7 @@ impl Connection {
     }
 
     fn grace(&self) -> Duration {
-        self.context.near.get().map_or(Duration::ZERO, |near| near.grace())
+        self.context.local_tier.get().map_or(Duration::ZERO, |tier| tier.grace())
     }
 
     pub(crate) fn is_connected(&self) -> bool {

@@ -32,7 +32,7 @@ async fn restart(server: &mut RedisServer, store: &RedisStore) {
 }
 
 async fn load(store: &RedisStore, name: &str) -> Result<Acquired, StoreError> {
-    Contract::acquire(store, &key(name), Seen::Nothing, LEASE, Failures::Heed).await
+    StoreBackend::acquire(store, &key(name), Seen::Nothing, LEASE, Failures::Heed).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,7 +52,7 @@ impl Pushes {
 
     fn changed(&self, name: &Value) {
         let Value::BulkString(name) = name else { return };
-        let Context { names, leases, near, counters, .. } = &*self.context;
+        let Context { names, leases, local_tier, counters, .. } = &*self.context;
         match names.parse(name) {
             Some(Named::Tag(tag)) => {
                 counters.received(Push::Tag);
@@ -60,7 +60,7 @@ impl Pushes {
             }
             Some(Named::Entry(id)) => {
                 counters.received(Push::Entry);
-                near.get().into_iter().for_each(|near| near.void(id));
+                local_tier.get().into_iter().for_each(|tier| tier.void(id));
                 if !id.is_variant() {
                     leases.revoke_variants(id);
                 }
@@ -80,7 +80,7 @@ impl Pushes {
 
     fn disconnected(&self) {
         // With a grace, what is known is judged by the time that has passed since then.
-        if self.context.near.get().is_none_or(|near| near.grace().is_zero()) {
+        if self.context.local_tier.get().is_none_or(|tier| tier.grace().is_zero()) {
             self.context.forget_all(&self.tokens, &self.waiters);
         }
     }

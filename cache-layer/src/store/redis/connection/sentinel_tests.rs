@@ -16,7 +16,7 @@ async fn after_a_fail_over_the_new_primary_is_used_and_holds_nothing_stale() {
     let store = TieredStore::new(1 << 20, redis.clone());
     for death in [false, true] {
         fill_when_possible(&store, &key("a"), "old", &["t"]).await;
-        let Acquired::Granted(lease) = Contract::acquire(
+        let Acquired::Granted(lease) = StoreBackend::acquire(
             &store,
             &key(&format!("in flight {death}")),
             Seen::Unusable,
@@ -39,7 +39,7 @@ async fn after_a_fail_over_the_new_primary_is_used_and_holds_nothing_stale() {
         let port = group.primary().port();
         wait_until("the new primary to be used", async || {
             matches!(
-                Contract::acquire(&store, &key("b"), Seen::Unusable, LEASE, Failures::Heed).await,
+                StoreBackend::acquire(&store, &key("b"), Seen::Unusable, LEASE, Failures::Heed).await,
                 Ok(Acquired::Granted(_))
             ) && group.primary().keys().iter().any(|name| name.contains(":l:"))
         })
@@ -48,7 +48,7 @@ async fn after_a_fail_over_the_new_primary_is_used_and_holds_nothing_stale() {
         wait_until("the connection to settle", async || store.get(&key("a")).await.is_ok()).await;
         assert_eq!(read(&store, &key("a")).await, None, "on port {port}");
         let late = loaded(lease, "old", &["t"]);
-        wait_until("the late fill to be refused", async || match Contract::commit(&store, &late).await {
+        wait_until("the late fill to be refused", async || match StoreBackend::commit(&store, &late).await {
             Ok(Committed::Stored) => panic!("stored what was invalidated"),
             committed => committed.is_ok(),
         })

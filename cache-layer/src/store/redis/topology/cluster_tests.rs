@@ -138,7 +138,8 @@ async fn an_invalidation_finds_what_is_just_being_moved() {
         let to = (from + 1) % 3;
         for moved_before in [false, true] {
             fill_when_possible(&store, &key("a"), "one", &["t"]).await;
-            let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
+            let acquired =
+                StoreBackend::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
             let Acquired::Granted(lease) = acquired else { panic!("no lease") };
             let source = &cluster.primaries()[from];
             cluster.begin_to_move_slot(slot(&name), from, to);
@@ -155,7 +156,7 @@ async fn an_invalidation_finds_what_is_just_being_moved() {
             wait_until("the cluster to be used again", async || store.get(&key("a")).await.is_ok()).await;
             assert_eq!(read(&store, &key("a")).await, None, "{name}");
             let late = loaded(lease, "old", &["t"]);
-            wait_until("the late fill to be refused", async || match Contract::commit(&store, &late).await {
+            wait_until("the late fill to be refused", async || match StoreBackend::commit(&store, &late).await {
                 Ok(Committed::Stored) => panic!("stored what was invalidated"),
                 committed => committed.is_ok(),
             })
@@ -178,7 +179,7 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
         let replica = 3 + index;
         fill_when_possible(&store, &key, "old", &["t"]).await;
         let Acquired::Granted(lease) =
-            Contract::acquire(&store, &key, Seen::Unusable, Duration::from_secs(60), Failures::Heed).await.unwrap()
+            StoreBackend::acquire(&store, &key, Seen::Unusable, Duration::from_secs(60), Failures::Heed).await.unwrap()
         else {
             panic!("no lease")
         };
@@ -198,7 +199,7 @@ async fn a_primary_that_dies_is_replaced_and_nothing_stale_is_served_by_its_repl
         assert_eq!(read(&store, &key).await, None);
         assert!(store.state().lost_connections >= 1, "who has left is counted all the same");
         let late = loaded(lease, "old", &["t"]);
-        wait_until("the late fill to be refused", async || match Contract::commit(&store, &late).await {
+        wait_until("the late fill to be refused", async || match StoreBackend::commit(&store, &late).await {
             Ok(Committed::Stored) => panic!("stored what was invalidated"),
             committed => committed.is_ok(),
         })
@@ -236,7 +237,7 @@ async fn another_process_hears_of_an_invalidated_tag_within_moments() {
     // An entry that does not lie with the tags.
     let names = (0..).map(|i: u32| key(&i.to_string()));
     let key = names.into_iter().find(|key| cluster.index_of(&writer.0.context.names.entry(key)) != home).unwrap();
-    let redis: &dyn Contract = &reader;
+    let redis: &dyn StoreBackend = &reader;
     for (who, reader) in [("from Redis", redis), ("with a first tier", &tiered)] {
         let (mut delays, mut stale) = (Vec::new(), 0);
         for round in 0..ROUNDS {

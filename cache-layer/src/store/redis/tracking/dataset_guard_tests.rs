@@ -9,7 +9,7 @@ use crate::{store::TieredStore, tag::Tags};
 
 /// Fills as soon as the servers can be used, however they are being rearranged.
 #[cfg(any(feature = "cluster", feature = "sentinel"))]
-pub(crate) async fn fill_when_possible(store: &impl Contract, key: &Key, payload: &str, tags: &[&str]) {
+pub(crate) async fn fill_when_possible(store: &impl StoreBackend, key: &Key, payload: &str, tags: &[&str]) {
     wait_until("a fill to be stored", async || {
         let Ok(Acquired::Granted(lease)) = store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await else {
             return false;
@@ -134,7 +134,7 @@ async fn a_load_that_began_by_another_servers_clock_is_not_stored() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     for (of_another, committed) in [(false, Committed::Stored), (true, Committed::Refused)] {
-        let acquired = Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
+        let acquired = StoreBackend::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap();
         let Acquired::Granted(lease) = acquired else { panic!("no lease") };
         let lease = if of_another { lease.under(Some("another".into())) } else { lease };
         assert_eq!(commit(&store, lease, "x", &["t"]).await, committed);
@@ -153,7 +153,8 @@ async fn a_full_server_takes_an_invalidation_all_the_same() {
         let mut leases = Vec::new();
         for name in ["1", "2"] {
             let acquired =
-                Contract::acquire(&store, &key(name), Seen::Unusable, Duration::from_secs(60), Failures::Heed).await;
+                StoreBackend::acquire(&store, &key(name), Seen::Unusable, Duration::from_secs(60), Failures::Heed)
+                    .await;
             let Acquired::Granted(lease) = acquired.unwrap() else { panic!("no lease") };
             leases.push(lease);
         }
@@ -182,7 +183,7 @@ async fn a_full_server_is_not_asked_to_store_each_fill() {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let acquire = async || Contract::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await;
+    let acquire = async || StoreBackend::acquire(&store, &key("a"), Seen::Unusable, LEASE, Failures::Heed).await;
     acquire().await.unwrap_err();
     let () = server.command(&["CONFIG", "RESETSTAT"]);
     for _ in 0..100 {
@@ -201,9 +202,10 @@ async fn whatever_of_ours_is_evicted_nothing_stale_is_served() {
     let mut evicted = HashSet::new();
     for round in 0..60 {
         fill(&store, &key("a"), "old", &["t"]).await;
-        let acquired = Contract::acquire(&store, &key("b"), Seen::Unusable, Duration::from_secs(60), Failures::Heed)
-            .await
-            .unwrap();
+        let acquired =
+            StoreBackend::acquire(&store, &key("b"), Seen::Unusable, Duration::from_secs(60), Failures::Heed)
+                .await
+                .unwrap();
         let Acquired::Granted(lease) = acquired else { panic!("no lease") };
         // Everything that there is, in turn; before, between and after what it could hide.
         let keys = server.keys();
@@ -302,7 +304,7 @@ async fn a_database_that_is_swapped_is_another_one_and_not_the_old_one_when_it_i
 
         swap(&server);
         let swapped = Instant::now();
-        for store in [&writer as &dyn Contract, &reader] {
+        for store in [&writer as &dyn StoreBackend, &reader] {
             wait_until("what it missed to be void", async || read(store, &key("a")).await.is_none()).await;
         }
         assert!(swapped.elapsed() < NOTICED, "{scope:?}: {:?}", swapped.elapsed());
@@ -337,7 +339,7 @@ async fn an_invalidation_that_went_to_another_database_is_not_lost_when_the_old_
         }
         swap(&server);
         let swapped = Instant::now();
-        for store in [&writer as &dyn Contract, &reader] {
+        for store in [&writer as &dyn StoreBackend, &reader] {
             let void = async || {
                 store.peek(&key("a")).is_none()
                     && store.get(&key("a")).await.is_ok_and(|found| !matches!(found, Lookup::Found(_)))

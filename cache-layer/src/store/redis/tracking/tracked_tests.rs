@@ -1,3 +1,5 @@
+//! What [`Tracked`] keeps of a read, by the pushes that come before and after its reply.
+
 use super::tracked::{Tracked, TrackedRanges};
 use crate::bounded::Bound;
 

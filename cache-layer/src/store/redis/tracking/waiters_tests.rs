@@ -1,3 +1,5 @@
+//! [`Waiters`]: which waiter is woken by what, and that a waiter that goes away leaves nothing behind.
+
 use futures_util::FutureExt as _;
 
 use super::waiters::{Waiter, Waiters};

@@ -49,7 +49,7 @@ async fn tokens_that_were_not_answered_prove_nothing() {
         let place = key(&round.to_string());
         fill(&other, &place, "old", &["t"]).await;
         for (proxy, direct, store) in
-            [(&proxy, &store, &store as &dyn Contract), (&tiered_proxy, &below, &tiered as &dyn Contract)]
+            [(&proxy, &store, &store as &dyn StoreBackend), (&tiered_proxy, &below, &tiered as &dyn StoreBackend)]
         {
             connected_again(direct).await;
             assert_eq!(read(store, &place).await.as_deref(), Some("old"));
@@ -57,7 +57,7 @@ async fn tokens_that_were_not_answered_prove_nothing() {
         }
         invalidate_tag(&other, "t").await.unwrap();
         for (proxy, direct, store) in
-            [(&proxy, &store, &store as &dyn Contract), (&tiered_proxy, &below, &tiered as &dyn Contract)]
+            [(&proxy, &store, &store as &dyn StoreBackend), (&tiered_proxy, &below, &tiered as &dyn StoreBackend)]
         {
             for _ in 0..3 {
                 assert!(store.peek(&place).is_none(), "{reply:?}");

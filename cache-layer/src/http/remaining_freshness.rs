@@ -20,7 +20,7 @@ use crate::{
 const X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
 
 /// What is left of a response, in seconds.
-pub(super) struct Left {
+pub(super) struct RemainingFreshness {
     age: u64,
     /// Until this cache asks again; 0 of what is stale.
     fresh: u64,
@@ -30,7 +30,7 @@ pub(super) struct Left {
     now: u64,
 }
 
-impl Left {
+impl RemainingFreshness {
     /// Of a response of this age in seconds; `now` is in milliseconds, as the deadlines are.
     pub(super) fn new(age: u64, deadlines: &Deadlines, now: u64) -> Self {
         // Up, as the age is rounded down: together they are what the response has stated.
@@ -150,7 +150,7 @@ mod tests {
 
     type Fields<'a> = &'a [(&'static str, &'static str)];
 
-    fn left(age: u64, fresh_ms: i64) -> Left {
+    fn left(age: u64, fresh_ms: i64) -> RemainingFreshness {
         let fresh = NOW.saturating_add_signed(fresh_ms);
         let deadlines = Deadlines {
             fresh,
@@ -159,10 +159,10 @@ mod tests {
             made: NOW,
             gone: fresh + 100_000,
         };
-        Left::new(age, &deadlines, NOW)
+        RemainingFreshness::new(age, &deadlines, NOW)
     }
 
-    fn said(by: Remaining, left: &Left, fields: Fields<'_>) -> Vec<(String, String)> {
+    fn said(by: Remaining, left: &RemainingFreshness, fields: Fields<'_>) -> Vec<(String, String)> {
         let mut headers: HeaderMap = fields
             .iter()
             .map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
@@ -172,13 +172,13 @@ mod tests {
         headers.iter().map(line).collect()
     }
 
-    fn accel_expires(left: &Left, fields: Fields<'_>) -> Option<String> {
+    fn accel_expires(left: &RemainingFreshness, fields: Fields<'_>) -> Option<String> {
         let said = said(Remaining::AccelExpires, left, fields);
         said.into_iter().find_map(|(name, value)| (name == "x-accel-expires").then_some(value))
     }
 
     #[track_caller]
-    fn by_max_age(left: &Left, fields: Fields<'_>, expected: Fields<'_>) {
+    fn by_max_age(left: &RemainingFreshness, fields: Fields<'_>, expected: Fields<'_>) {
         let mut said = said(Remaining::MaxAge, left, fields);
         let mut expected: Vec<_> = expected.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         said.sort();

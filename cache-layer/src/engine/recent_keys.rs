@@ -16,9 +16,9 @@ use crate::{
 const CAP: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(crate) struct Predictor(Mutex<HashMap<KeyId, Instant>>);
+pub(crate) struct RecentKeys(Mutex<HashMap<KeyId, Instant>>);
 
-impl Predictor {
+impl RecentKeys {
     fn until(&self) -> MutexGuard<'_, HashMap<KeyId, Instant>> {
         self.0.lock()
     }
@@ -62,20 +62,20 @@ mod tests {
 
     #[test]
     fn what_is_remembered_runs_out() {
-        let predictor = Predictor::default();
+        let keys = RecentKeys::default();
         let key = Key::new(["k"]);
-        predictor.remember(&key, Duration::from_secs(60));
-        assert!(predictor.has(&key));
-        predictor.remember(&key, Duration::ZERO);
-        assert!(!predictor.has(&key));
+        keys.remember(&key, Duration::from_secs(60));
+        assert!(keys.has(&key));
+        keys.remember(&key, Duration::ZERO);
+        assert!(!keys.has(&key));
     }
 
     #[test]
     fn it_is_bounded() {
-        let predictor = Predictor::default();
+        let keys = RecentKeys::default();
         for i in 0..CAP + 5 {
-            predictor.remember(&Key::new([i.to_string()]), Duration::from_secs(60));
+            keys.remember(&Key::new([i.to_string()]), Duration::from_secs(60));
         }
-        assert_eq!(predictor.until().len(), CAP);
+        assert_eq!(keys.until().len(), CAP);
     }
 }
