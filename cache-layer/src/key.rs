@@ -115,6 +115,22 @@ impl Key {
         &self.canonical
     }
 
+    /// The digest by which stores find the entry, as 32 hex digits; of a variant, two of them with a colon between.
+    ///
+    /// ```
+    /// let key = cache_layer::Key::new(["product", "42"]);
+    /// assert_eq!(key.digest().len(), 32);
+    /// assert_eq!(key.variant(b"de").digest().split_once(':').map(|(primary, _)| primary.to_owned()), Some(key.digest()));
+    /// ```
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let digits = |bytes: &[u8; 16]| format!("{:032x}", u128::from_be_bytes(*bytes));
+        match self.id.is_variant() {
+            true => format!("{}:{}", digits(&self.id.primary), digits(&self.id.variant)),
+            false => digits(&self.id.primary),
+        }
+    }
+
     /// The parts one after another, for people: printable, without braces, blanks or glob characters of its own, and
     /// capped; a capped one ends in `%+`.
     pub(crate) fn readable(&self) -> String {
@@ -126,6 +142,18 @@ impl Key {
     /// Appends the [readable](Self::readable) form.
     pub(crate) fn push_readable(&self, text: &mut String) {
         push_readable(text, &self.canonical, READABLE_CAP);
+    }
+}
+
+/// As people read it, and as a pattern matches it: the parts one after another, in printable ASCII, where other bytes and
+/// `{ } % * [ ] \` are `%` and two hex digits; what is longer than 200 bytes is cut off, and ends in `%+`.
+///
+/// ```
+/// assert_eq!(cache_layer::Key::new(["product:", "42 a"]).to_string(), "product:42%20a");
+/// ```
+impl Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.readable())
     }
 }
 
@@ -215,6 +243,12 @@ impl PartialEq for Key {
 }
 
 impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -95,9 +95,12 @@ mod typed;
 
 pub use self::{
     clock::Clock,
-    engine::{Cache, CacheBuilder, InvalidateError},
+    engine::{Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, TagChange, TagDetails},
     error::{ConfigError, ConfigErrorKind},
-    http::{BodyError, CacheLayer, CacheService, ResponseBody, ResponseFuture},
+    http::{
+        BodyError, CacheLayer, CacheService, Explanation, KeyDetails, PlanDetails, ResponseBody, ResponseDetails,
+        ResponseFuture, VariantDetails, Verdict,
+    },
     key::Key,
     policy::{Freshness, Profile, Remaining, SetCookie},
     tag::Tags,

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use crate::labels::labels;
 pub use crate::semantics::storable::NoCacheReason;
+use crate::{key::Key, labels::labels, tag::Tags};
 
 labels! {
     /// Why bytes that a store returned are not the entry that was asked for. Each is a miss, never an error.
@@ -270,6 +270,99 @@ pub enum Event {
 pub trait Observer: Send + Sync + 'static {
     /// Takes note of `event`.
     fn observe(&self, event: Event);
+
+    /// Whether it is told by [`observe_named`](Self::observe_named) what events are about; asked once, when the cache is
+    /// built. `false` unless it says otherwise: names cost each look-up the copy of a handle, and have no place among the
+    /// labels of a metric.
+    fn wants_names(&self) -> bool {
+        false
+    }
+
+    /// Takes note of what an event is about, after [`observe`](Self::observe) was told of the event itself.
+    fn observe_named(&self, named: &Named<'_>) {
+        let _ = named;
+    }
+}
+
+/// What an event is about.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use cache_layer::{Cache, store::MemoryStore, telemetry::{Event, Named, Observer}};
+///
+/// #[derive(Clone, Default)]
+/// struct Lookups(Arc<Mutex<Vec<String>>>);
+///
+/// impl Observer for Lookups {
+///     fn observe(&self, _: Event) {}
+///
+///     fn wants_names(&self) -> bool {
+///         true
+///     }
+///
+///     fn observe_named(&self, named: &Named<'_>) {
+///         if let Named::Lookup { key, event, .. } = named {
+///             self.0.lock().unwrap().push(format!("{key}: {}", event.result));
+///         }
+///     }
+/// }
+///
+/// let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(Lookups::default()).build();
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Named<'a> {
+    /// [`Event::Lookup`].
+    #[non_exhaustive]
+    Lookup {
+        /// What was looked up.
+        key: &'a Key,
+        /// How it ended.
+        event: LookupEvent,
+        /// Why it was no hit, if there is a name for that.
+        reason: Option<NoCacheReason>,
+    },
+    /// [`Event::Invalidation`].
+    #[non_exhaustive]
+    Invalidation {
+        /// What it covers.
+        covers: Covers<'a>,
+        /// Whether that becomes stale, rather than void.
+        soft: bool,
+        /// Whether the store has it, or it is kept to be retried.
+        delivered: bool,
+    },
+}
+
+/// What an invalidation covers, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Covers<'a> {
+    /// A key with its variants.
+    Key(&'a Key),
+    /// What carries one of these.
+    Tags(&'a Tags),
+    /// Keys that match.
+    Pattern(&'a str),
+    /// Everything.
+    All,
+}
+
+/// Two observers are one.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn observe(&self, event: Event) {
+        self.0.observe(event);
+        self.1.observe(event);
+    }
+
+    fn wants_names(&self) -> bool {
+        self.0.wants_names() || self.1.wants_names()
+    }
+
+    fn observe_named(&self, named: &Named<'_>) {
+        self.0.observe_named(named);
+        self.1.observe_named(named);
+    }
 }
 
 impl<F: Fn(Event) + Send + Sync + 'static> Observer for F {
@@ -352,11 +445,25 @@ struct Counters {
 pub(crate) struct Telemetry {
     counters: Arc<Counters>,
     observer: Option<Arc<dyn Observer>>,
+    wants_names: bool,
 }
 
 impl Telemetry {
     pub(crate) fn with_observer(observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { counters: Arc::default(), observer }
+        let wants_names = observer.as_ref().is_some_and(|observer| observer.wants_names());
+        Self { counters: Arc::default(), observer, wants_names }
+    }
+
+    /// Whether the observer is told what events are about.
+    pub(crate) fn wants_names(&self) -> bool {
+        self.wants_names
+    }
+
+    /// Tells the observer what an event is about, if it wants to know.
+    pub(crate) fn name(&self, named: &Named<'_>) {
+        if let Some(observer) = self.observer.as_ref().filter(|_| self.wants_names) {
+            observer.observe_named(named);
+        }
     }
 
     /// Whether anybody is told more than what is counted here anyhow.

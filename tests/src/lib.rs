@@ -48,7 +48,7 @@ pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
 pub use lying_proxy::LyingProxy;
 pub use neighbour::Neighbour;
-pub use origin::{Body, Failure, Gate, Origin, echo, full};
+pub use origin::{Body, Failure, Gate, Head, Length, Origin, echo, full};
 pub use postgres::PostgresServer;
 pub use redis_cluster::{RedisCluster, RedisClusterBuilder, slot};
 pub use redis_sentinel::{RedisSentinel, RedisSentinelBuilder};

@@ -5,7 +5,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use tokio::sync::watch;
 use tower::Service;
@@ -37,6 +38,50 @@ impl fmt::Debug for Answered {
     }
 }
 
+/// A response with the length of its body in place of the body.
+#[derive(Clone, Debug)]
+pub struct Head(Response<Length>);
+
+/// A body of which no more is known than how long it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    least: u64,
+    most: Option<u64>,
+}
+
+impl Head {
+    fn of(response: &Response<Body>) -> Self {
+        let hint = response.body().size_hint();
+        let mut head = Response::new(Length { least: hint.lower(), most: hint.upper() });
+        *head.status_mut() = response.status();
+        *head.headers_mut() = response.headers().clone();
+        *head.extensions_mut() = response.extensions().clone();
+        Self(head)
+    }
+
+    /// As a response.
+    #[must_use]
+    pub fn response(&self) -> &Response<Length> {
+        &self.0
+    }
+}
+
+impl http_body::Body for Length {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Failure>>> {
+        Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        let mut hint = http_body::SizeHint::new();
+        hint.set_lower(self.least);
+        self.most.into_iter().for_each(|most| hint.set_upper(most));
+        hint
+    }
+}
+
 /// What an application, or its body, fails with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure(pub &'static str);
@@ -53,6 +98,7 @@ impl Error for Failure {}
 #[derive(Clone)]
 pub struct Origin {
     calls: Arc<AtomicUsize>,
+    last: Arc<Mutex<Option<Head>>>,
     answer: Arc<dyn Fn(usize, Request<Body>) -> Answered + Send + Sync>,
 }
 
@@ -64,7 +110,7 @@ impl Origin {
         F: Future<Output = Result<Response<Body>, Failure>> + Send + 'static,
     {
         let answer = move |call, request| Answered(Box::pin(answer(call, request)));
-        Self { calls: Arc::default(), answer: Arc::new(answer) }
+        Self { calls: Arc::default(), last: Arc::default(), answer: Arc::new(answer) }
     }
 
     /// Answers with an [`echo`] that has these fields.
@@ -86,6 +132,12 @@ impl Origin {
         })
     }
 
+    /// What it answered last, apart from the body; nothing, if it failed.
+    #[must_use]
+    pub fn last(&self) -> Option<Head> {
+        self.last.lock().unwrap().clone()
+    }
+
     /// How often it was called.
     #[must_use]
     pub fn calls(&self) -> usize {
@@ -104,7 +156,13 @@ impl Service<Request<Body>> for Origin {
 
     fn call(&mut self, request: Request<Body>) -> Answered {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        (self.answer)(call, request)
+        let (answer, last) = ((self.answer)(call, request), self.last.clone());
+        *last.lock().unwrap() = None;
+        Answered(Box::pin(async move {
+            let response = answer.await?;
+            *last.lock().unwrap() = Some(Head::of(&response));
+            Ok(response)
+        }))
     }
 }
 

@@ -98,6 +98,11 @@ impl Flights {
         self.table().len()
     }
 
+    /// Whether this process is loading `key`.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.table().contains_key(&key.id())
+    }
+
     /// Joins the flight for `key`; there is one leader at a time.
     pub(crate) fn join(self: &Arc<Self>, key: &Key) -> Role {
         let id = key.id();

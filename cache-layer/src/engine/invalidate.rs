@@ -8,7 +8,7 @@ use crate::{
     pattern::Pattern,
     store::{Hardness, Scope, StoreError},
     tag::Tags,
-    telemetry::{Event, InvalidationKind},
+    telemetry::{Covers, Event, InvalidationKind, Named},
 };
 
 /// What an invalidation covers, and what it does to that.
@@ -155,12 +155,12 @@ impl Cache {
     pub async fn delete_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let mut deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
-        if let Some(pattern) = under_http(pattern) {
-            let more = self.0.store.delete_matching(&Pattern::new(&pattern)).await;
+        if let Some(http) = under_http(pattern) {
+            let more = self.0.store.delete_matching(&Pattern::new(&http)).await;
             deleted = deleted.and_then(|deleted| Ok(deleted + more?));
         }
         self.0.recent_failures.forget_all();
-        self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard)
+        self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
     }
 
     async fn run_on_tags(&self, tags: &Tags, hardness: Hardness) -> Result<(), InvalidateError> {
@@ -176,7 +176,12 @@ impl Cache {
         if hardness == Hardness::Hard {
             self.forget_what_was_learned(scope);
         }
-        self.delivered(result, scope.into(), hardness)
+        let covers = match scope {
+            Scope::Key(key) => Covers::Key(key),
+            Scope::Tags(tags) => Covers::Tags(tags),
+            Scope::Everything => Covers::All,
+        };
+        self.delivered(result, scope.into(), hardness, covers)
     }
 
     /// What is made anew may be cacheable, and its load may succeed.
@@ -196,14 +201,17 @@ impl Cache {
         result: Result<T, StoreError>,
         kind: InvalidationKind,
         hardness: Hardness,
+        covers: Covers<'_>,
     ) -> Result<T, InvalidateError> {
-        self.emit(Event::Invalidation { kind, soft: hardness == Hardness::Soft, delivered: result.is_ok() });
+        let (soft, delivered) = (hardness == Hardness::Soft, result.is_ok());
+        self.emit(Event::Invalidation { kind, soft, delivered });
+        self.0.telemetry.name(&Named::Invalidation { covers, soft, delivered });
         result.map_err(InvalidateError::from)
     }
 }
 
 /// The pattern that matches what layers keep of the URIs under `https` that this one matches, if it names that scheme.
-fn under_http(pattern: &str) -> Option<String> {
+pub(super) fn under_http(pattern: &str) -> Option<String> {
     let (before, after) = pattern.split_once("://")?;
     before.strip_suffix("https").map(|space| format!("{space}http://{after}"))
 }

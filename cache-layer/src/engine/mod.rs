@@ -6,6 +6,7 @@
 //! - [`fetch`]: from a miss to the right to load, once for both front ends; waiting for another request's load
 //! - [`permit`]: the right to load, its lease, and the commit
 //! - [`invalidate`]: invalidation, hard and soft
+//! - [`inspect`]: what a cache has and knows, for people
 //! - [`task`]: a load in a task of its own, and its reply
 //! - [`span`]: one request's lookup, and its load, as traces and observers see them
 //! - [`patience`]: how long a request waits for others, and how often it asks again
@@ -27,6 +28,7 @@ pub(crate) mod fetch;
 pub(crate) mod flight;
 pub(crate) mod growing_body;
 pub(crate) mod in_progress;
+pub(crate) mod inspect;
 mod invalidate;
 pub(crate) mod patience;
 pub(crate) mod permit;
@@ -35,4 +37,9 @@ pub(crate) mod span;
 pub(crate) mod task;
 
 pub(crate) use self::cache::Retrieved;
-pub use self::{builder::CacheBuilder, cache::Cache, invalidate::InvalidateError};
+pub use self::{
+    builder::CacheBuilder,
+    cache::Cache,
+    inspect::{EntryDetails, InspectError, Inspected, TagChange, TagDetails},
+    invalidate::InvalidateError,
+};

@@ -10,18 +10,26 @@ use tracing::{Instrument, Span, debug_span, field::Empty, instrument::Instrument
 use super::{cache::Cache, flight::Follower};
 use crate::{
     key::Key,
-    telemetry::{Event, LookupEvent, LookupResult, NoCacheReason, Release, Telemetry, Tier, WaitScope},
+    telemetry::{Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Telemetry, Tier, WaitScope},
 };
 
 /// What is known of a lookup so far. It ends when this is dropped: in a miss, unless it was said otherwise.
 pub(crate) struct LookupSpan {
     span: Span,
-    observed: Option<(Telemetry, Instant)>,
+    observed: Option<Observed>,
     result: LookupResult,
     tier: Tier,
     age: Option<Duration>,
     saved: Duration,
     reason: Option<NoCacheReason>,
+}
+
+/// What the observer is told at the end.
+struct Observed {
+    telemetry: Telemetry,
+    began: Instant,
+    /// What is looked up, if the observer wants to know.
+    key: Option<Key>,
 }
 
 impl Cache {
@@ -42,7 +50,11 @@ impl Cache {
             cache_layer.wait_ms = Empty,
         );
         self.name_key(&span, key);
-        self.lookup_span_in(span)
+        let mut lookup = self.lookup_span_in(span);
+        if let Some(observed) = lookup.observed.as_mut().filter(|_| self.0.telemetry.wants_names()) {
+            observed.key = Some(key.clone());
+        }
+        lookup
     }
 
     /// Begins a lookup that is traced by `span`, if it is.
@@ -50,7 +62,11 @@ impl Cache {
         let telemetry = &self.0.telemetry;
         LookupSpan {
             span,
-            observed: telemetry.is_observed().then(|| (telemetry.clone(), Instant::now())),
+            observed: telemetry.is_observed().then(|| Observed {
+                telemetry: telemetry.clone(),
+                began: Instant::now(),
+                key: None,
+            }),
             result: LookupResult::Miss,
             tier: Tier::None,
             age: None,
@@ -158,7 +174,11 @@ impl LookupSpan {
         if !self.span.is_disabled() {
             self.span.follows_from(follower.load());
         }
-        Wait { span: self.span.clone(), observed: self.observed.clone().map(|(t, _)| t), began: Instant::now() }
+        Wait {
+            span: self.span.clone(),
+            observed: self.observed.as_ref().map(|observed| observed.telemetry.clone()),
+            began: Instant::now(),
+        }
     }
 }
 
@@ -178,9 +198,12 @@ impl Drop for LookupSpan {
                 span.record("cache_layer.reason", reason.as_str());
             }
         }
-        if let Some((telemetry, began)) = observed.take() {
-            let duration = began.elapsed();
-            telemetry.emit(Event::Lookup(LookupEvent { result: *result, tier, duration, age, saved }));
+        if let Some(Observed { telemetry, began, key }) = observed.take() {
+            let event = LookupEvent { result: *result, tier, duration: began.elapsed(), age, saved };
+            telemetry.emit(Event::Lookup(event));
+            if let Some(key) = &key {
+                telemetry.name(&Named::Lookup { key, event, reason: *reason });
+            }
         }
     }
 }

@@ -54,6 +54,7 @@ impl Served {
 }
 
 /// What there is to say about the age of a stored response, in seconds.
+#[derive(Clone, Copy)]
 pub(super) struct Times {
     pub(super) age: u64,
     pub(super) resident: u64,

@@ -23,7 +23,7 @@ use crate::{
     },
     semantics::{
         conditional::{unconditional, validating},
-        staleness::{has_validator, is_replaceable_error},
+        staleness::is_replaceable_error,
     },
     telemetry::{Event, NoCacheReason},
 };
@@ -99,8 +99,7 @@ impl<R: Body, E> Fill<R, E> {
     pub(super) fn prepare<B>(&mut self, request: &mut Request<B>, purpose: Purpose) -> (Option<ResponseEntry>, bool) {
         unconditional(request.headers_mut());
         let stored = self.miss.stale.clone().and_then(ResponseEntry::new);
-        let validator = stored.as_ref().map(ResponseEntry::response);
-        let validator = validator.filter(|stored| has_validator(&stored.headers) && !stored.traits.unmatched);
+        let validator = stored.as_ref().map(ResponseEntry::response).filter(|stored| stored.can_be_validated());
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
         }

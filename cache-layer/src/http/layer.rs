@@ -59,7 +59,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CacheLayer {
-    context: Context,
+    pub(super) context: Context,
 }
 
 impl CacheLayer {
@@ -409,6 +409,26 @@ impl CacheLayer {
     pub fn pass_tag_fields(mut self, pass: bool) -> Self {
         self.context.policy.pass_tag_fields = pass;
         self
+    }
+
+    /// The tag that this layer gives to responses of the cache group `group` (RFC 9875) of the origin of `uri`, for
+    /// [`Cache::invalidate_tag`](crate::Cache::invalidate_tag); `None` for a URI without a host.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// let layer = CacheLayer::new(cache.clone());
+    /// let origin = http::Uri::from_static("https://shop.example/");
+    /// if let Some(tag) = layer.group_tag(&origin, "prices") {
+    ///     cache.invalidate_tag(&tag).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn group_tag(&self, uri: &Uri, group: &str) -> Option<String> {
+        Target::of_uri(&self.context.sites, uri).map(|target| self.context.group_tag(&target, group))
     }
 
     /// Which requests by other methods than the safe ones change something, so that what they name is voided once they are

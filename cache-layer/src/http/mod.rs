@@ -2,6 +2,7 @@
 //!
 //! In the order that a request meets them, each of which knows only those below it:
 //!
+//! - [`explain`]: what a layer would do with a request, and why
 //! - [`layer`]: [`CacheLayer`] and its settings
 //! - [`service`]: [`CacheService`], what becomes of one request: a hit in memory is answered here
 //! - [`fetch`], [`lookup`]: a request whose answer is not in memory; found in the store, waited for, or loaded
@@ -26,6 +27,7 @@
 mod annotate;
 mod body;
 mod context;
+mod explain;
 mod failure;
 mod fetch;
 mod fill;
@@ -57,6 +59,7 @@ mod target;
 mod write;
 
 pub use body::{BodyError, ResponseBody};
+pub use explain::{Explanation, KeyDetails, PlanDetails, ResponseDetails, VariantDetails, Verdict};
 pub use future::ResponseFuture;
 pub use layer::CacheLayer;
 #[cfg(feature = "unstable-parts")]

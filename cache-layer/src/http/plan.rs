@@ -77,9 +77,9 @@ pub(super) struct OriginResponse {
 /// What is going to be stored, but for the body.
 pub(super) struct Plan {
     response: StoredResponse,
-    vary: Option<VaryFields>,
-    tags: Tags,
-    deadlines: Deadlines,
+    pub(super) vary: Option<VaryFields>,
+    pub(super) tags: Tags,
+    pub(super) deadlines: Deadlines,
 }
 
 /// The entries of a response, before its payload is there.

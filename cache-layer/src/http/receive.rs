@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 use super::{
     annotate::{self, Served},
     body::{Piece, ResponseBody},
+    context::Context,
     fill::Fill,
-    plan::{Draft, OriginResponse, Plan},
+    plan::{CacheRequest, Draft, OriginResponse, Plan},
     record::{Incoming, Unkept, content_length, pass_on, record},
     reply::LoadReply,
 };
@@ -77,18 +78,36 @@ impl Length {
 }
 
 /// What to store of a response.
-struct Planned {
-    plan: Result<Plan, NoCacheReason>,
+pub(super) struct Planned {
+    pub(super) plan: Result<Plan, NoCacheReason>,
     length: Length,
     /// The date that the response has, or is given.
     date: HeaderValue,
+}
+
+impl Context {
+    /// What to store of the response with this head. Takes out of that what only the cache is told.
+    pub(super) fn plan_head(&self, request: &CacheRequest, parts: &mut Parts, hint: SizeHint) -> Planned {
+        let mut headers = parts.headers.clone();
+        let date = self.dated(&mut headers).clone();
+        let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
+        let freshness = parts.extensions.remove::<Freshness>();
+        let inherited = parts.extensions.remove::<Reads>();
+        let declared = content_length(&headers);
+        let plan = declared.and_then(|declared| {
+            let length = declared.unwrap_or(0).max(hint.lower());
+            let response = OriginResponse { status: parts.status, headers, tags, freshness, inherited, length };
+            self.plan(request, response)
+        });
+        Planned { plan, length: Length { declared: declared.unwrap_or(None), hint }, date }
+    }
 }
 
 impl<R: Body<Data = Bytes>, E> Fill<R, E> {
     /// Passes a new response to the client, and stores it if it may be stored.
     pub(super) async fn receive(mut self: Box<Self>, response: Response<R>) {
         let (mut parts, body) = response.into_parts();
-        let Planned { plan, length, date } = self.plan(&mut parts, body.size_hint());
+        let Planned { plan, length, date } = self.context.plan_head(&self.request, &mut parts, body.size_hint());
         if plan.is_ok() {
             self.permit.reserve(length.known());
         }
@@ -120,22 +139,6 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
             // In a box, so that the load of a body that is there, as most are, is the smaller for it.
             _ => Box::pin(self.store_streaming(draft, head, body, length)).await,
         }
-    }
-
-    /// Takes out of the head what only the cache is told.
-    fn plan(&self, parts: &mut Parts, hint: SizeHint) -> Planned {
-        let mut headers = parts.headers.clone();
-        let date = self.context.dated(&mut headers).clone();
-        let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
-        let freshness = parts.extensions.remove::<Freshness>();
-        let inherited = parts.extensions.remove::<Reads>();
-        let declared = content_length(&headers);
-        let plan = declared.and_then(|declared| {
-            let length = declared.unwrap_or(0).max(hint.lower());
-            let response = OriginResponse { status: parts.status, headers, tags, freshness, inherited, length };
-            self.context.plan(&self.request, response)
-        });
-        Planned { plan, length: Length { declared: declared.unwrap_or(None), hint }, date }
     }
 
     fn client_head(&self, mut parts: Parts, not_stored: Option<NoCacheReason>) -> ClientHead {

@@ -13,7 +13,6 @@ use super::{
     remaining_freshness::RemainingFreshness,
     reply::LoadReply,
     response_entry::ResponseEntry,
-    select::milliseconds_left,
     stored::StoredResponse,
 };
 use crate::{
@@ -146,12 +145,7 @@ impl Context {
         let stored = entry.response();
         let now = self.cache.now();
         let deadlines = entry.deadlines_at(now);
-        let times = annotate::Times {
-            age: stored.age(now),
-            resident: stored.resident(now),
-            ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
-            fresh: now < deadlines.fresh,
-        };
+        let times = entry.times(now);
         if let (Some(lookup), Some(result)) = (lookup, served.result(times.fresh)) {
             lookup.found(result);
             lookup.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));

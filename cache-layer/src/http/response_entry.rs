@@ -5,7 +5,7 @@ use std::ops::Deref;
 use http::HeaderMap;
 
 use super::{
-    annotate,
+    annotate::{self, Times},
     stored::{Stored, StoredResponse},
 };
 use crate::entry::Entry;
@@ -23,6 +23,17 @@ impl ResponseEntry {
     /// An entry that was made of a [`Stored::Response`].
     pub(super) fn written(entry: Entry) -> Self {
         Self(entry)
+    }
+
+    /// What there is to say about its age.
+    pub(super) fn times(&self, now: u64) -> Times {
+        let (response, deadlines) = (self.response(), self.0.deadlines_at(now));
+        Times {
+            age: response.age(now),
+            resident: response.resident(now),
+            ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
+            fresh: now < deadlines.fresh,
+        }
     }
 
     /// The response, apart from its payload.
@@ -67,4 +78,10 @@ pub(super) fn view(entry: &Entry) -> Option<&Stored> {
         }
         Some(stored)
     })
+}
+
+/// Milliseconds until `moment`; negative after it.
+pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
+    // Both are milliseconds since the Unix epoch, and fit for the next 292 million years.
+    (moment as i64).saturating_sub(now as i64)
 }

@@ -3,7 +3,10 @@
 use http::{header::ACCEPT_RANGES, response};
 use http_body::Body;
 
-use super::{annotate::Served, fill::Fill, plan::OriginResponse, reply::LoadReply, response_entry::ResponseEntry};
+use super::{
+    annotate::Served, context::Context, fill::Fill, plan::OriginResponse, reply::LoadReply,
+    response_entry::ResponseEntry,
+};
 use crate::{
     inherit::Reads,
     policy::Freshness,
@@ -22,7 +25,7 @@ impl<R: Body, E> Fill<R, E> {
         let Some(mut head) = head.filter(|head| selects(&head.headers, &stored.headers, now / 1000)) else {
             return self.unmatched(entry, asked_about).await;
         };
-        let response = self.freshened(&entry, &mut head);
+        let response = self.context.freshened(&entry, &mut head);
         let (why, varies) = (self.miss.detail.why, self.miss.detail.varies.take());
         match self.context.plan(&self.request, response) {
             Ok(plan) => {
@@ -42,24 +45,6 @@ impl<R: Body, E> Fill<R, E> {
         }
     }
 
-    /// The stored response as a 304 updates it (section 3.2).
-    fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> OriginResponse {
-        let (policy, stored) = (&self.context.policy, entry.response());
-        self.context.dated(&mut head.headers);
-        let mut headers = stored.headers.clone();
-        freshen(&mut headers, &head.headers, &policy.caching);
-        let names_tags = policy.tag_fields.iter().any(|name| head.headers.contains_key(name));
-        let tags = head.extensions.remove::<Tags>().or_else(|| names_tags.then(Tags::default));
-        OriginResponse {
-            status: stored.status,
-            headers,
-            tags: tags.unwrap_or_else(|| entry.tags()),
-            freshness: head.extensions.remove::<Freshness>(),
-            inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
-            length: entry.payload().len() as u64,
-        }
-    }
-
     /// The 304 names another response than the one that was asked about, which may only be spelled otherwise: so this one is
     /// not made fresh. Yet the application has said that it holds, and the request is gone. The next one asks for the whole.
     async fn unmatched(self: Box<Self>, entry: ResponseEntry, asked_about: bool) {
@@ -73,5 +58,25 @@ impl<R: Body, E> Fill<R, E> {
         permit.emit(Event::NotStored(reason));
         let writes = context.unmatched(&entry, &request, miss.detail.varies.as_ref());
         permit.commit(writes, entry.tags()).await;
+    }
+}
+
+impl Context {
+    /// The stored response as a 304 updates it (section 3.2).
+    pub(super) fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> OriginResponse {
+        let (policy, stored) = (&self.policy, entry.response());
+        self.dated(&mut head.headers);
+        let mut headers = stored.headers.clone();
+        freshen(&mut headers, &head.headers, &policy.caching);
+        let names_tags = policy.tag_fields.iter().any(|name| head.headers.contains_key(name));
+        let tags = head.extensions.remove::<Tags>().or_else(|| names_tags.then(Tags::default));
+        OriginResponse {
+            status: stored.status,
+            headers,
+            tags: tags.unwrap_or_else(|| entry.tags()),
+            freshness: head.extensions.remove::<Freshness>(),
+            inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
+            length: entry.payload().len() as u64,
+        }
     }
 }

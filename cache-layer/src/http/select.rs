@@ -4,7 +4,7 @@ use http::HeaderMap;
 
 use super::{
     context::Context,
-    response_entry::{ResponseEntry, view},
+    response_entry::{ResponseEntry, milliseconds_left, view},
     stored::{Stored, StoredVaries},
 };
 use crate::{
@@ -264,12 +264,6 @@ fn no_response(primary: &Key, id: EntryId, variant: Option<(Key, Varies)>) -> Se
         None => (primary.clone(), None),
     };
     missing(key, Some(Seen::Entry(id)), ForwardReason::Miss, varies)
-}
-
-/// Milliseconds until `moment`; negative after it.
-pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
-    // Both are milliseconds since the Unix epoch, and fit for the next 292 million years.
-    (moment as i64).saturating_sub(now as i64)
 }
 
 #[cfg(all(test, feature = "memory"))]

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
     entry::{EntryId, weight},
-    semantics::vary::VaryFields,
+    semantics::{staleness::has_validator, vary::VaryFields},
 };
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
@@ -89,6 +89,11 @@ impl StoredResponse {
     /// Seconds (RFC 9111, section 4.2.3). A clock behind the writer's makes no response younger than it came.
     pub(super) fn age(&self, now: u64) -> u64 {
         self.initial_age + self.resident(now)
+    }
+
+    /// Whether the application can be asked if it still holds.
+    pub(super) fn can_be_validated(&self) -> bool {
+        has_validator(&self.headers) && !self.traits.unmatched
     }
 
     /// Seconds since it came in.

@@ -76,6 +76,11 @@ impl<'a> Target<'a> {
         self.path_and_query.path()
     }
 
+    /// Path and query as the key has them.
+    pub(super) fn path_and_query(&self, key_rules: &KeyRules<'_>) -> Cow<'_, str> {
+        without_parameters(self.path_and_query.as_str(), key_rules.ignored_query)
+    }
+
     /// Scheme and authority.
     pub(super) fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority)

@@ -9,7 +9,7 @@ use crate::{
     hex,
     key::Key,
     pattern::Pattern,
-    tag::{TagState, Tags},
+    tag::{TagState, TagToken, Tags},
     telemetry::{InvalidationKind, Rejection},
 };
 
@@ -36,6 +36,16 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// The valid entry of `key`.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
+
+    /// What [`acquire`](Self::acquire) would meet at `key`: read, and nothing changed or tracked.
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>>;
+
+    /// The token that `tag` has now.
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>>;
+
+    /// How many primary keys have an entry that `reach` covers, whatever its tags have come to; `None` if that takes more
+    /// than to look at names.
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>>;
 
     /// Takes the lease on `key` for `ttl`, unless another load has it, the entry is no longer the one that was `seen`, or the
     /// key backs off from a failure that is to be heeded.
@@ -191,6 +201,35 @@ pub enum Acquired {
         remaining: Duration,
         status: Option<u16>,
     },
+}
+
+/// What is at the place of a key's lease, from [`Cache::inspect_lease`](crate::Cache::inspect_lease).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseState {
+    /// Nothing: a load may begin.
+    Free,
+    /// Somebody is loading.
+    Held,
+    /// What a recent load brought could not be stored: requests don't wait for one another.
+    Uncacheable,
+    /// Recent loads failed.
+    Failed {
+        /// For how much longer the application is left alone; zero once that is over.
+        remaining: Duration,
+        /// The status of the last failure; `None` if there was no response.
+        status: Option<u16>,
+        /// How many failed, one after the other.
+        failures: u32,
+    },
+}
+
+/// What an invalidation would cover.
+#[derive(Clone, Copy, Debug)]
+pub enum Reach<'a> {
+    Tag(&'a str),
+    Pattern(&'a Pattern),
+    Everything,
 }
 
 /// A load that failed.

@@ -218,6 +218,15 @@ impl EntryCache {
         ids
     }
 
+    /// How many primary keys there are among the entries that `condition` holds for. It looks at every entry.
+    pub(super) fn count_where(&self, condition: impl Fn(&Entry) -> bool) -> u64 {
+        let generation = self.generation.load(Ordering::SeqCst);
+        let now = Clock::system().now();
+        let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
+        let there = |slot: &Slot| slot.generation == generation && now < slot.expires_at;
+        entries.filter(|(id, slot)| !id.is_variant() && there(slot) && condition(&slot.entry)).count() as u64
+    }
+
     /// Removes all entries. One that is inserted at the same time may go as well.
     pub(super) fn clear(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);

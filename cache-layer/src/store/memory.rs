@@ -15,8 +15,8 @@ use quick_cache::{Weighter, sync::Cache as QuickCache};
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
-    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, Scope, Seen,
-    Store, StoreBackend, StoreError, entry_cache::EntryCache,
+    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
+    Reach, Scope, Seen, Store, StoreBackend, StoreError, entry_cache::EntryCache,
 };
 use crate::{
     clock::Clock,
@@ -256,6 +256,34 @@ impl Inner {
         Acquired::Granted(lease)
     }
 
+    fn lease_state(&self, key: &Key) -> LeaseState {
+        let (id, now, fills) = (key.id(), Instant::now(), self.fills());
+        if fills.uncacheable.get(&id).is_some_and(|until| now < *until) {
+            return LeaseState::Uncacheable;
+        }
+        if fills.leases.contains_key(&id) {
+            return LeaseState::Held;
+        }
+        match fills.failures.get(&id).filter(|failure| now < failure.forgotten) {
+            Some(Failure { count, status, ready, .. }) => LeaseState::Failed {
+                remaining: ready.saturating_duration_since(now),
+                status: *status,
+                failures: *count,
+            },
+            None => LeaseState::Free,
+        }
+    }
+
+    fn count(&self, reach: Reach<'_>) -> u64 {
+        match reach {
+            Reach::Everything => self.entries.count_where(|_| true),
+            Reach::Tag(tag) => self.entries.count_where(|entry| entry.stamps().iter().any(|stamp| *stamp.tag == *tag)),
+            Reach::Pattern(pattern) => {
+                self.entries.count_where(|entry| pattern.matches(readable_in_full(entry.canonical()).as_bytes()))
+            }
+        }
+    }
+
     fn commit(&self, Fill { lease, writes, tags }: &Fill) -> Committed {
         let mut fills = self.fills();
         if !fills.holds(lease) {
@@ -389,6 +417,18 @@ impl StoreBackend for MemoryStore {
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         Box::pin(ready(Ok(self.0.lookup(key))))
+    }
+
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
+        Box::pin(ready(Ok(self.0.lease_state(key))))
+    }
+
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
+        Box::pin(ready(Ok(self.0.tokens.get(tag))))
+    }
+
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        Box::pin(ready(Ok(Some(self.0.count(reach)))))
     }
 
     fn acquire<'a>(

@@ -31,5 +31,5 @@ pub use redis::{Breaker, Push, RedisState, RedisStatus, RedisStore, RedisStoreBu
 #[cfg(feature = "redis")]
 pub use tiered::TieredStore;
 
-pub use contract::Store;
 pub(crate) use contract::*;
+pub use contract::{LeaseState, Store};

@@ -3,10 +3,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, RedisStore,
-    Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
+    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
+    Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
 };
-use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
+use crate::{
+    entry::Entry,
+    key::Key,
+    pattern::Pattern,
+    tag::{TagToken, Tags},
+};
 
 /// A [`RedisStore`] with a first tier in this process: a hit there costs no round trip. Cheap to clone.
 ///
@@ -95,6 +100,18 @@ impl StoreBackend for TieredStore {
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.redis.get(key)
+    }
+
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
+        self.redis.lease_state(key)
+    }
+
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
+        self.redis.tag_token(tag)
+    }
+
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        StoreBackend::count(&self.redis, reach)
     }
 
     fn acquire<'a>(
