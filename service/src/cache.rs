@@ -2,10 +2,12 @@
 
 use std::{fmt, time::Duration};
 
+use axum::Router;
 use cache_layer::{
     Cache, CacheLayer, InvalidateError,
     store::{MemoryStore, RedisStore, TieredStore},
 };
+use cache_layer_admin::{Admin, Recorder};
 use serde::Serialize;
 use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
@@ -22,7 +24,11 @@ const NAME: &str = "products";
 #[derive(Clone)]
 pub(crate) struct ProductCache {
     cache: Cache,
+    layer: CacheLayer,
     redis: Option<RedisStore>,
+    memory: Option<Memory>,
+    /// For the operator, if there is a port for that.
+    recorder: Option<Recorder>,
     /// How long what is read from the database is kept: as long as any response may be.
     ttl: Duration,
 }
@@ -79,32 +85,57 @@ impl ProductCache {
             ),
         };
         let meter = metrics.meter();
-        let cache = match (&redis, config.cache_first_tier) {
+        let (cache, memory) = match (&redis, config.cache_first_tier) {
             (None, _) => {
                 let store = MemoryStore::new(config.cache_memory);
-                observe_memory(&meter, NAME, Memory::All(store.clone()));
-                Cache::builder(store)
+                (Cache::builder(store.clone()), Some(Memory::All(store)))
             }
-            (Some(redis), 0) => Cache::builder(redis.clone()),
+            (Some(redis), 0) => (Cache::builder(redis.clone()), None),
             (Some(redis), bytes) => {
                 let store = TieredStore::new(bytes, redis.clone());
-                observe_memory(&meter, NAME, Memory::FirstTier(store.clone()));
-                Cache::builder(store)
+                (Cache::builder(store.clone()), Some(Memory::FirstTier(store)))
             }
         };
+        if let Some(memory) = &memory {
+            observe_memory(&meter, NAME, memory.clone());
+        }
         if let Some(redis) = &redis {
             observe_redis(&meter, NAME, redis);
         }
-        let cache = cache
-            .name(NAME)
-            .keys_in_traces(config.trace_keys)
-            .observer(metrics.of_cache(NAME))
-            .lock_timeout(config.cache_lock_timeout)
-            .build();
+        let recorder = config.admin_listen.map(|_| Recorder::new());
+        let measured = metrics.of_cache(NAME);
+        let cache = match &recorder {
+            Some(recorder) => cache.observer((measured, recorder.clone())),
+            None => cache.observer(measured),
+        };
+        let cache = cache.name(NAME).keys_in_traces(config.trace_keys).lock_timeout(config.cache_lock_timeout).build();
         observe_loads(&meter, NAME, cache.clone());
         let rules = config.cache_paths.with_default(config.cache_default_ttl);
         let ttl = rules.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
-        Ok(Self { cache, redis, ttl })
+        let layer = CacheLayer::new(cache.clone())
+            .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
+            .max_body(config.cache_max_body)
+            .inherit(true);
+        Ok(Self { cache, layer, redis, memory, recorder, ttl })
+    }
+
+    /// What the operator is shown; `None` if there is no port for that.
+    pub(crate) fn admin(&self, config: &Config) -> Result<Option<Router>, ConfigError> {
+        let Some(recorder) = &self.recorder else { return Ok(None) };
+        let mut admin = Admin::new(self.cache.clone()).name(NAME).layer(NAME, &self.layer).recorder(recorder.clone());
+        if let Some(redis) = &self.redis {
+            admin = admin.redis(redis.clone());
+        }
+        admin = match &self.memory {
+            Some(Memory::All(store)) => admin.memory(store.clone()),
+            Some(Memory::FirstTier(store)) => admin.first_tier(store.clone()),
+            None => admin,
+        };
+        if let Some(token) = &config.admin_token_file {
+            let wrong = |error| ConfigError::Wrong(format!("the token in APP_ADMIN_TOKEN_FILE is not taken: {error}"));
+            admin = admin.token(token.expose()).map_err(wrong)?;
+        }
+        Ok(Some(admin.router()))
     }
 
     /// Returns once Redis is there, or after `patience`.
@@ -117,11 +148,8 @@ impl ProductCache {
     }
 
     /// The middleware that answers the configured paths from the cache.
-    pub(crate) fn layer(&self, config: &Config) -> CacheLayer {
-        CacheLayer::new(self.cache.clone())
-            .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
-            .max_body(config.cache_max_body)
-            .inherit(true)
+    pub(crate) fn layer(&self) -> CacheLayer {
+        self.layer.clone()
     }
 
     /// Where values are kept.

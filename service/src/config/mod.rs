@@ -128,6 +128,14 @@ pub struct Config {
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = switch, action = clap::ArgAction::Set)]
     pub trace_keys: bool,
 
+    /// Address and port of the operator's page and API, such as 127.0.0.1:9090; without it there is none
+    #[arg(long, value_name = "ADDRESS", value_parser = listen)]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// A file with the token that the operator's API asks for; without one it answers this machine only, and changes nothing
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| secret_file::read(path).map(Password::from), requires = "admin_listen")]
+    pub admin_token_file: Option<Password>,
+
     /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
     #[arg(long)]
     pub healthcheck: bool,

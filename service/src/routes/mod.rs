@@ -29,7 +29,7 @@ use crate::{
 
 /// All routes. From the outside in: metrics, log, cache, limits, handler.
 pub(crate) fn router(app: App, config: &Config) -> Router {
-    let cache = app.cache.layer(config);
+    let cache = app.cache.layer();
     let cached = products::routes().merge(categories::routes());
     let log = TraceLayer::new_for_http()
         .make_span_with(ServerSpan)

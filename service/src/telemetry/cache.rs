@@ -178,6 +178,7 @@ impl Observer for CacheMetrics {
 }
 
 /// What is kept in this process, entries and bytes.
+#[derive(Clone)]
 pub(crate) enum Memory {
     All(MemoryStore),
     FirstTier(TieredStore),
