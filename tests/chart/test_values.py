@@ -33,6 +33,8 @@ INGRESS = {"ingress.enabled": True}
 ROUTE = {"httpRoute.enabled": True, "httpRoute.parentRefs": [{"name": "public"}]}
 DIGEST = "sha256:" + "0" * 64
 PEERS = [{"podSelector": {"matchLabels": {"a": "b"}}}]
+ADMIN = {"admin.enabled": True}
+OPEN_ADMIN = {"admin.enabled": True, "admin.listen": "0.0.0.0:9191"}
 LABEL = {"a": "b"}
 
 # What is set besides, the value, what to, where to look, and what is there: None for nothing.
@@ -243,6 +245,18 @@ CASES = [
     (SCALED, "autoscaling.behavior", {"scaleUp": {}}, f"HorizontalPodAutoscaler/{NAME} spec behavior", {"scaleUp": {}}),
     ({**POSTGRES, "replicaCount": 2}, "podDisruptionBudget.enabled", False, f"PodDisruptionBudget/{NAME}", None),
     ({**POSTGRES, "replicaCount": 2}, "podDisruptionBudget.maxUnavailable", "25%", f"PodDisruptionBudget/{NAME} spec maxUnavailable", "25%"),
+    ({}, "admin.enabled", False, f"{ENV} APP_ADMIN_LISTEN", None),
+    ({}, "admin.enabled", True, f"{ENV} APP_ADMIN_LISTEN value", "127.0.0.1:9090"),
+    ({}, "admin.enabled", True, f"{ENV} APP_ADMIN_TOKEN_FILE", None),
+    ({}, "admin.enabled", True, f"Service/{NAME}-admin", None),
+    (ADMIN, "admin.listen", "0.0.0.0:9191", f"Service/{NAME}-admin spec ports 0 port", 9191),
+    (ADMIN, "admin.listen", "0.0.0.0:9191", f"{SERVICE} ports admin containerPort", 9191),
+    (ADMIN, "admin.listen", "0.0.0.0:9191", f"{POLICY} spec ingress 1", None),
+    (ADMIN, "admin.existingSecret", "operators", f"{ENV} APP_ADMIN_TOKEN_FILE value", "/run/secrets/service/admin-token"),
+    ({**ADMIN, "admin.existingSecret": "operators"}, "admin.existingSecretKey", "k",
+     f"{POD} spec volumes secrets projected sources 1 secret items 0 key", "k"),
+    (OPEN_ADMIN, "networkPolicy.adminFrom", PEERS, f"{POLICY} spec ingress 1 from", PEERS),
+    (ADMIN, "networkPolicy.adminFrom", PEERS, f"{POLICY} spec ingress 1", None),
     ({}, "networkPolicy.enabled", False, POLICY, None),
     ({}, "networkPolicy.enabled", False, REDIS_POLICY, None),
     ({}, "networkPolicy.enabled", True, f"{REDIS_POLICY} spec ingress 0 from 0 podSelector matchLabels", {f"{NAME}-redis-client": "true"}),
