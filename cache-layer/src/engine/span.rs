@@ -50,22 +50,22 @@ impl Cache {
             cache_layer.wait_ms = Empty,
         );
         self.name_key(&span, key);
-        let mut lookup = self.lookup_span_in(span);
-        if let Some(observed) = lookup.observed.as_mut().filter(|_| self.0.telemetry.wants_names()) {
-            observed.key = Some(key.clone());
-        }
-        lookup
+        self.begin_lookup(span, Some(key))
     }
 
     /// Begins a lookup that is traced by `span`, if it is.
     pub(crate) fn lookup_span_in(&self, span: Span) -> LookupSpan {
+        self.begin_lookup(span, None)
+    }
+
+    fn begin_lookup(&self, span: Span, key: Option<&Key>) -> LookupSpan {
         let telemetry = &self.0.telemetry;
         LookupSpan {
             span,
             observed: telemetry.is_observed().then(|| Observed {
                 telemetry: telemetry.clone(),
                 began: Instant::now(),
-                key: None,
+                key: key.filter(|_| telemetry.wants_names()).cloned(),
             }),
             result: LookupResult::Miss,
             tier: Tier::None,

@@ -12,7 +12,7 @@ use super::{
     layer::CacheLayer,
     plan::{CacheRequest, Plan},
     receive::Planned,
-    response_entry::ResponseEntry,
+    response_entry::{ResponseEntry, times},
     select::{Hit, Miss, Selection, Varies},
     target::Target,
 };
@@ -430,7 +430,8 @@ impl Context {
 
     /// `entry` answers.
     fn answered(&self, explanation: &mut Explanation, entry: &ResponseEntry, served: Served) {
-        let times = entry.times(self.cache.now());
+        let now = self.cache.now();
+        let times = times(entry.response(), &entry.deadlines_at(now), now);
         explanation.entry = Some(self.details(entry));
         explanation.says(|headers| annotate::stored(headers, &self.name, &times, served));
     }

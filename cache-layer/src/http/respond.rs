@@ -12,7 +12,7 @@ use super::{
     context::Context,
     remaining_freshness::RemainingFreshness,
     reply::LoadReply,
-    response_entry::ResponseEntry,
+    response_entry::{ResponseEntry, times},
     stored::StoredResponse,
 };
 use crate::{
@@ -145,7 +145,7 @@ impl Context {
         let stored = entry.response();
         let now = self.cache.now();
         let deadlines = entry.deadlines_at(now);
-        let times = entry.times(now);
+        let times = times(stored, &deadlines, now);
         if let (Some(lookup), Some(result)) = (lookup, served.result(times.fresh)) {
             lookup.found(result);
             lookup.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));

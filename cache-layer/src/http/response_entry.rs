@@ -8,7 +8,7 @@ use super::{
     annotate::{self, Times},
     stored::{Stored, StoredResponse},
 };
-use crate::entry::Entry;
+use crate::entry::{Deadlines, Entry};
 
 /// An [`Entry`] whose metadata is a response: it was read as one, or written as one.
 #[derive(Clone, Debug)]
@@ -23,17 +23,6 @@ impl ResponseEntry {
     /// An entry that was made of a [`Stored::Response`].
     pub(super) fn written(entry: Entry) -> Self {
         Self(entry)
-    }
-
-    /// What there is to say about its age.
-    pub(super) fn times(&self, now: u64) -> Times {
-        let (response, deadlines) = (self.response(), self.0.deadlines_at(now));
-        Times {
-            age: response.age(now),
-            resident: response.resident(now),
-            ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
-            fresh: now < deadlines.fresh,
-        }
     }
 
     /// The response, apart from its payload.
@@ -84,4 +73,14 @@ pub(super) fn view(entry: &Entry) -> Option<&Stored> {
 pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
     // Both are milliseconds since the Unix epoch, and fit for the next 292 million years.
     (moment as i64).saturating_sub(now as i64)
+}
+
+/// What there is to say about the age of a response with these deadlines.
+pub(super) fn times(response: &StoredResponse, deadlines: &Deadlines, now: u64) -> Times {
+    Times {
+        age: response.age(now),
+        resident: response.resident(now),
+        ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
+        fresh: now < deadlines.fresh,
+    }
 }
