@@ -240,7 +240,11 @@ pub(crate) fn purged(purged: &Value) -> String {
 
 pub(crate) fn audit(records: &Value) -> String {
     let shown = rows(records, |one| {
-        let who = if one["by"] == "application" { "(application)".to_owned() } else { text(&one["actor"]) };
+        let who = match (&one["by"], &one["actor"]) {
+            (by, _) if by == "application" => "(application)".to_owned(),
+            (_, Value::Null) => text(&one["from"]),
+            (_, actor) => text(actor),
+        };
         let delivered = if one["delivered"] == Value::Bool(true) { "" } else { "not delivered yet" };
         let what = format!("{} {}", text(&one["kind"]), text(&one["what"]));
         vec![
