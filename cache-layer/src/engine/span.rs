@@ -54,6 +54,7 @@ impl Cache {
     }
 
     /// Begins a lookup that is traced by `span`, if it is.
+    #[cfg(feature = "typed")]
     pub(crate) fn lookup_span_in(&self, span: Span) -> LookupSpan {
         self.begin_lookup(span, None)
     }
