@@ -9,6 +9,7 @@ use crate::semantics::{
     cache_control::CacheControl,
     caching_policy::CachingPolicy,
     delta_seconds::DeltaSeconds,
+    list::has_any,
     tag_fields::{CACHE_TAG, SURROGATE_KEY},
     targeted::ResponseDirectives,
 };
@@ -196,20 +197,27 @@ impl Policy {
 
     /// Takes out what is between the application and this cache.
     pub(crate) fn strip_internal(&self, headers: &mut HeaderMap) {
-        if !self.pass_tag_fields {
+        if !self.pass_tag_fields && has_any(headers, &self.tag_fields) {
             self.tag_fields.iter().for_each(|name| drop(headers.remove(name)));
         }
     }
 
+    /// Whether a field is between the application and this cache.
+    pub(crate) fn is_internal(&self, name: &HeaderName) -> bool {
+        !self.pass_tag_fields && self.tag_fields.contains(name)
+    }
+
     /// Whether the request has one of the cookies that no cached response is for.
     pub(crate) fn is_bypassed_by_cookie(&self, headers: &HeaderMap) -> bool {
+        if self.bypass_cookies.is_empty() {
+            return false;
+        }
         let mut pairs =
             headers.get_all(COOKIE).into_iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
-        !self.bypass_cookies.is_empty()
-            && pairs.any(|pair| {
-                let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
-                self.bypass_cookies.iter().any(|bypass| bypass.as_bytes() == name)
-            })
+        pairs.any(|pair| {
+            let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+            self.bypass_cookies.iter().any(|bypass| bypass.as_bytes() == name)
+        })
     }
 }
 

@@ -157,6 +157,11 @@ impl Cache {
         self.0.store.peek(key).map(|entry| entry.seen_at(|| self.now()))
     }
 
+    /// As [`lookup`](Self::lookup), without waiting; `None` if only that can tell. The time of what is found may be up.
+    pub(crate) fn lookup_at_once(&self, key: &Key) -> Option<Retrieved> {
+        self.0.store.get_at_once(key).map(|found| self.retrieved(Ok(found)))
+    }
+
     /// The entry of `key`.
     pub(crate) async fn lookup(&self, key: &Key) -> Retrieved {
         let found = self.0.store.get(key).await;

@@ -17,7 +17,7 @@ use tracing::{Span, span};
 use super::in_progress::InProgress;
 use crate::{
     entry::Entry,
-    key::{Key, KeyId},
+    key::{Hashed, Key, KeyHash},
     sync::Mutex,
     telemetry::Release,
 };
@@ -55,8 +55,9 @@ impl FlightOutcome {
 }
 
 /// How far a flight is.
-#[derive(Clone, Debug)]
-pub(crate) enum Stage {
+#[derive(Clone, Debug, Default)]
+enum Stage {
+    #[default]
     Loading,
     /// What is coming in may be had by others.
     InProgress(Arc<InProgress>),
@@ -64,7 +65,7 @@ pub(crate) enum Stage {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<KeyId, Follower>>);
+pub(crate) struct Flights(Mutex<HashMap<KeyHash, Arc<Shared>, Hashed>>);
 
 /// What a request is to a flight.
 pub(crate) enum Role {
@@ -75,21 +76,46 @@ pub(crate) enum Role {
 /// The leader's side of a flight. Dropped without a word, the flight ends as [`Void`](FlightOutcome::Void).
 pub(crate) struct Flight {
     flights: Arc<Flights>,
-    id: KeyId,
-    stage: watch::Sender<Stage>,
-    load: Arc<OnceLock<span::Id>>,
+    id: KeyHash,
+    shared: Arc<Shared>,
     /// How it ends, once that is known.
     outcome: FlightOutcome,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Follower {
     stage: watch::Receiver<Stage>,
-    load: Arc<OnceLock<span::Id>>,
+    shared: Arc<Shared>,
+}
+
+/// What leader and followers have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    progress: Mutex<Progress>,
+    /// The span that the load is in.
+    load: OnceLock<span::Id>,
+}
+
+/// How far a flight is, for the followers that come; and those that are there. Most loads have none, and need no channel.
+#[derive(Debug, Default)]
+struct Progress {
+    stage: Stage,
+    followers: Option<watch::Sender<Stage>>,
+}
+
+impl Progress {
+    fn follow(&mut self) -> watch::Receiver<Stage> {
+        self.followers.get_or_insert_with(|| watch::Sender::new(self.stage.clone())).subscribe()
+    }
+
+    fn is_followed(&self) -> bool {
+        let is_read = matches!(&self.stage, Stage::InProgress(in_progress) if in_progress.payload.is_read());
+        is_read || self.followers.as_ref().is_some_and(|followers| followers.receiver_count() > 0)
+    }
 }
 
 impl Flights {
-    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Follower>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<KeyHash, Arc<Shared>, Hashed>> {
         self.0.lock()
     }
 
@@ -100,13 +126,17 @@ impl Flights {
 
     /// Joins the flight for `key`; there is one leader at a time.
     pub(crate) fn join(self: &Arc<Self>, key: &Key) -> Role {
-        let id = key.id();
+        let id = key.hash();
         match self.table().entry(id) {
-            hash_map::Entry::Occupied(flight) => Role::Follower(flight.get().clone()),
+            hash_map::Entry::Occupied(flight) => {
+                let shared = flight.get().clone();
+                // Before the flight can be left: its end is told to those who follow it by then.
+                let stage = shared.progress.lock().follow();
+                Role::Follower(Follower { stage, shared })
+            }
             hash_map::Entry::Vacant(vacant) => {
-                let ((stage, watched), load) = (watch::channel(Stage::Loading), Arc::<OnceLock<_>>::default());
-                vacant.insert(Follower { stage: watched, load: load.clone() });
-                Role::Leader(Flight { flights: self.clone(), id, stage, load, outcome: FlightOutcome::Void })
+                let shared = vacant.insert(Arc::default()).clone();
+                Role::Leader(Flight { flights: self.clone(), id, shared, outcome: FlightOutcome::Void })
             }
         }
     }
@@ -116,26 +146,28 @@ impl Flight {
     /// Says which span the load is in, for the followers.
     pub(crate) fn is_in(&self, load: &Span) {
         if let Some(id) = load.id() {
-            let _ = self.load.set(id);
+            let _ = self.shared.load.set(id);
         }
     }
 
     /// Lets the followers have what is coming in.
     pub(super) fn publish_partial(&self, in_progress: InProgress) {
-        self.stage.send_replace(Stage::InProgress(Arc::new(in_progress)));
+        let mut progress = self.shared.progress.lock();
+        progress.stage = Stage::InProgress(Arc::new(in_progress));
+        if let Some(followers) = &progress.followers {
+            followers.send_replace(progress.stage.clone());
+        }
     }
 
     /// Whether a follower waits for how it ends, or reads what it publishes.
     pub(super) fn is_followed(&self) -> bool {
-        let in_table = self.flights.table().get(&self.id).is_some_and(|flight| Arc::ptr_eq(&flight.load, &self.load));
-        let is_read = matches!(&*self.stage.borrow(), Stage::InProgress(in_progress) if in_progress.payload.is_read());
-        is_read || self.stage.receiver_count() > usize::from(in_table)
+        self.shared.progress.lock().is_followed()
     }
 
     /// Lets requests that come from now on join another flight.
     pub(crate) fn leave(&self) {
         if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
-            && Arc::ptr_eq(&flight.get().load, &self.load)
+            && Arc::ptr_eq(flight.get(), &self.shared)
         {
             flight.remove();
         }
@@ -150,10 +182,10 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.leave();
-        // From here on nothing can join. Most loads have no follower, and to tell none costs as much as to tell one.
-        if self.stage.receiver_count() > 0 {
+        // From here on nothing can join.
+        if let Some(followers) = self.shared.progress.lock().followers.take() {
             let outcome = std::mem::replace(&mut self.outcome, FlightOutcome::Void);
-            self.stage.send_replace(Stage::Finished(outcome));
+            followers.send_replace(Stage::Finished(outcome));
         }
     }
 }
@@ -161,7 +193,7 @@ impl Drop for Flight {
 impl Follower {
     /// The span that the load is in, if it is traced.
     pub(crate) fn load(&self) -> Option<span::Id> {
-        self.load.get().cloned()
+        self.shared.load.get().cloned()
     }
 
     /// What is coming in, as soon as it may be had; or nothing, if the flight ends before that.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    key::{Key, KeyId},
+    key::{Hashed, Key, KeyHash},
     sync::Mutex,
 };
 
@@ -16,19 +16,19 @@ use crate::{
 const CAP: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(crate) struct RecentKeys(Mutex<HashMap<KeyId, Instant>>);
+pub(crate) struct RecentKeys(Mutex<HashMap<KeyHash, Instant, Hashed>>);
 
 impl RecentKeys {
-    fn until(&self) -> MutexGuard<'_, HashMap<KeyId, Instant>> {
+    fn until(&self) -> MutexGuard<'_, HashMap<KeyHash, Instant, Hashed>> {
         self.0.lock()
     }
 
     pub(crate) fn has(&self, key: &Key) -> bool {
         let mut until = self.until();
-        match until.get(&key.id()) {
+        match until.get(&key.hash()) {
             Some(end) if Instant::now() < *end => true,
             Some(_) => {
-                until.remove(&key.id());
+                until.remove(&key.hash());
                 false
             }
             None => false,
@@ -40,7 +40,7 @@ impl RecentKeys {
     }
 
     pub(crate) fn forget(&self, key: &Key) {
-        self.until().remove(&key.id());
+        self.until().remove(&key.hash());
     }
 
     pub(crate) fn remember(&self, key: &Key, duration: Duration) {
@@ -51,7 +51,7 @@ impl RecentKeys {
         }
         // Full of what is still true: forgetting one more costs a wait, not an error.
         if until.len() < CAP {
-            until.insert(key.id(), now + duration);
+            until.insert(key.hash(), now + duration);
         }
     }
 }

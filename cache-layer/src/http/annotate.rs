@@ -172,12 +172,11 @@ fn forwarded(headers: &mut HeaderMap, x_cache: &'static str) {
     headers.remove(X_CACHE_AGE);
 }
 
-/// Takes out what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not be
-/// replayed with every hit.
-pub(super) fn clear(headers: &mut HeaderMap) {
-    for name in [X_CACHE, X_CACHE_AGE, CACHE_STATUS] {
-        headers.remove(name);
-    }
+/// Whether a field is what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not
+/// be replayed with every hit.
+pub(super) fn is_own(name: &HeaderName) -> bool {
+    static OWN: [HeaderName; 3] = [X_CACHE, X_CACHE_AGE, CACHE_STATUS];
+    OWN.contains(name)
 }
 
 fn status(headers: &mut HeaderMap, name: &CacheName, outcome: Outcome, detail: Option<NoCacheReason>) {

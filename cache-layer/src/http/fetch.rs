@@ -12,7 +12,7 @@ use super::{
     context::Context,
     forward::Forward,
     load::Load,
-    lookup::{Answer, Next, RequestLookup},
+    lookup::{Answer, Known, Next, RequestLookup},
     oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
@@ -20,14 +20,14 @@ use super::{
 };
 use crate::{
     engine::span::LookupSpan,
-    entry::{Entry, EntryId},
+    entry::Entry,
     key::Key,
     semantics::update::head_outdates,
     telemetry::{Event, NoCacheReason},
     throttle::Throttle,
 };
 
-/// Answers a request whose answer is not in memory, or is the entry `due` there, which is to be refreshed.
+/// Answers a request whose answer is not in memory, or is to be refreshed; `known` is what memory had.
 #[expect(
     clippy::manual_async_fn,
     reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
@@ -37,7 +37,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
     service: S,
     request: Request<B>,
     key: Key,
-    due: Option<EntryId>,
+    known: Known,
     mut span: LookupSpan,
 ) -> impl Future<Output = Result<Response<ResponseBody<S::Content>>, S::Error>> + Send {
     async move {
@@ -48,7 +48,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
             key: &key,
             method: request.method(),
             headers: request.headers(),
-            due,
+            known,
             patience: &mut patience,
             span: &mut span,
         };
@@ -106,7 +106,7 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
         return Ok(context.bypassed(Oneshot::new(service, request).await?, reason));
     }
     let span = lookup.span();
-    fetch(context, service, request, key, None, lookup).instrument(span).await
+    fetch(context, service, request, key, Known::Nothing, lookup).instrument(span).await
 }
 
 impl Context {

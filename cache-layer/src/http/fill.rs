@@ -100,7 +100,7 @@ impl<R: Body, E> Fill<R, E> {
         unconditional(request.headers_mut());
         let stored = self.miss.stale.clone().and_then(ResponseEntry::new);
         let validator = stored.as_ref().map(ResponseEntry::response);
-        let validator = validator.filter(|stored| has_validator(&stored.headers) && !stored.traits.unmatched);
+        let validator = validator.filter(|stored| has_validator(&stored.headers) && !stored.info.traits.unmatched);
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
         }

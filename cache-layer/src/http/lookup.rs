@@ -11,7 +11,7 @@ use super::{
     context::Context,
     respond::Content,
     response_entry::ResponseEntry,
-    select::{Hit, Miss, Selection},
+    select::{Hit, Miss, Selection, missing_uri},
 };
 use crate::{
     engine::{
@@ -26,6 +26,7 @@ use crate::{
     entry::{Entry, EntryId},
     key::Key,
     semantics::cache_status::ForwardReason,
+    store::Seen,
     telemetry::{Event, NoCacheReason, Release},
 };
 
@@ -35,10 +36,19 @@ pub(super) struct RequestLookup<'a> {
     pub(super) key: &'a Key,
     pub(super) method: &'a Method,
     pub(super) headers: &'a HeaderMap,
-    /// The entry in memory that is to be refreshed, if this process has one.
-    pub(super) due: Option<EntryId>,
+    pub(super) known: Known,
     pub(super) patience: &'a mut Patience,
     pub(super) span: &'a mut LookupSpan,
+}
+
+/// What a request knows before it is looked up.
+#[derive(Clone, Copy)]
+pub(super) enum Known {
+    Nothing,
+    /// The store, which is all here, has nothing that could be used.
+    Missing(Seen),
+    /// This entry in memory is to be refreshed.
+    Due(EntryId),
 }
 
 /// What is to be done for a request.
@@ -77,7 +87,7 @@ impl RequestLookup<'_> {
         let mut served = Served::Hit;
         loop {
             self.span.at(cache.far_tier());
-            let miss = match self.context.select(self.key, self.headers).await {
+            let miss = match self.select().await {
                 Selection::Fresh(hit) if !self.is_due(&hit) => return self.respond(hit.entry, served),
                 Selection::Fresh(hit) => {
                     let miss = hit.miss(self.key, ForwardReason::Stale);
@@ -101,15 +111,30 @@ impl RequestLookup<'_> {
                 cache.emit(Event::Coalesced);
                 served = Served::Collapsed;
             }
-            if let Some(next) = self.follow(follower, miss, served).await {
+            if let Some(next) = Box::pin(self.follow(follower, miss, served)).await {
                 return next;
             }
         }
     }
 
+    /// What the store has; once, what is known of that.
+    async fn select(&mut self) -> Selection {
+        match self.known {
+            Known::Missing(seen) => {
+                self.known = Known::Nothing;
+                missing_uri(self.key, seen)
+            }
+            // In a box, so that the future of what is known to be missing is the smaller for it.
+            Known::Nothing | Known::Due(_) => Box::pin(self.context.select(self.key, self.headers)).await,
+        }
+    }
+
     fn is_due(&self, hit: &Hit) -> bool {
         *self.method != Method::HEAD
-            && self.due.map_or_else(|| self.context.is_due_early(&hit.entry), |due| due == hit.entry.id())
+            && match self.known {
+                Known::Due(due) => due == hit.entry.id(),
+                Known::Nothing | Known::Missing(_) => self.context.is_due_early(&hit.entry),
+            }
     }
 
     fn respond<R: Body>(&mut self, entry: ResponseEntry, served: Served) -> Next<R> {
@@ -156,7 +181,7 @@ impl RequestLookup<'_> {
             NoCacheReason::HeadMiss
         } else {
             let stale = stale.cloned().and_then(ResponseEntry::new);
-            context.passes_range(self.key, self.headers, stale.map(|entry| entry.response().response_time))?
+            context.passes_range(self.key, self.headers, stale.map(|entry| entry.response().info.response_time))?
         };
         self.span.because(reason);
         Some(Next::Forward { reason, stale: stale.cloned(), learns: true })

@@ -14,12 +14,12 @@ use super::{
     remaining_freshness::RemainingFreshness,
     response_entry::ResponseEntry,
     select::Varies,
-    stored::{Stored, StoredResponse, StoredVaries, Traits},
+    stored::{Stored, StoredInfo, StoredVaries, Traits},
     target::Target,
 };
 use crate::{
     clock::millis,
-    entry::{Deadlines, Entry, EntryId, Version},
+    entry::{Deadlines, Entry, EntryHead, EntryId, Version},
     inherit::Reads,
     key::Key,
     policy::Freshness,
@@ -28,9 +28,10 @@ use crate::{
         date::write_http_date,
         freshness::{initial_age, lifetime},
         groups::cache_groups,
+        list::{has, has_any},
         received::Received,
         staleness::{Windows, forbids_stale_use},
-        storable::{refusal_of_freshness, refusal_of_response, retain_stored_fields},
+        storable::{is_stored_field, refusal_of_freshness, refusal_of_response},
         tag_fields::named_tags,
         targeted::ResponseDirectives,
         vary::{Vary, VaryFields},
@@ -62,9 +63,9 @@ impl CacheRequest {
 }
 
 /// A response as the application gave it, apart from its body.
-pub(super) struct OriginResponse {
+pub(super) struct OriginResponse<'h> {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: &'h HeaderMap,
     /// What its handler said about it beside its fields.
     pub(super) tags: Tags,
     pub(super) freshness: Option<Freshness>,
@@ -74,9 +75,16 @@ pub(super) struct OriginResponse {
     pub(super) length: u64,
 }
 
+/// The fields of a response, and the date that it is given if it has none.
+#[derive(Clone, Copy)]
+pub(super) struct DatedHeaders<'h> {
+    pub(super) own: &'h HeaderMap,
+    pub(super) date: Option<&'h HeaderValue>,
+}
+
 /// What is going to be stored, but for the body.
 pub(super) struct Plan {
-    response: StoredResponse,
+    info: StoredInfo,
     vary: Option<VaryFields>,
     tags: Tags,
     deadlines: Deadlines,
@@ -87,43 +95,47 @@ pub(super) struct Draft {
     guard: Option<(Key, Version)>,
     /// The entry that leads to the response, if the key has variants.
     parent: Option<(Key, Entry)>,
-    response: (Key, Entry),
+    response: EntryHead,
     tags: Tags,
 }
 
 impl Draft {
     /// The entries, the response's without its payload.
     pub(super) fn entries(&self) -> Arc<[(Key, Entry)]> {
-        self.parent.iter().chain([&self.response]).cloned().collect()
+        let response = (self.response.key.clone(), self.response.without_payload());
+        self.parent.iter().cloned().chain([response]).collect()
     }
 
     /// Puts the payload in its place. Returns the response's entry, too.
-    pub(super) fn complete(self, with_payload: impl FnOnce(Entry) -> Entry) -> (Writes, Tags, ResponseEntry) {
-        let Self { guard, parent, response: (key, entry), tags } = self;
-        let entry = with_payload(entry);
-        let response = ResponseEntry::written(entry.clone());
-        let entries = parent.into_iter().chain([(key, entry)]).collect();
-        (Writes { entries, guard }, tags, response)
+    pub(super) fn complete(self, with_payload: impl FnOnce(&EntryHead) -> Entry) -> (Writes, Tags, ResponseEntry) {
+        let Self { guard, parent, response, tags } = self;
+        let entry = with_payload(&response);
+        let answer = ResponseEntry::written(entry.clone());
+        let entry = (response.key, entry);
+        let entries = match parent {
+            Some(parent) => vec![parent, entry],
+            None => vec![entry],
+        };
+        (Writes { entries, guard }, tags, answer)
     }
 }
 
 impl Plan {
     /// What is left of the response's freshness.
     pub(super) fn remaining_freshness(&self, now: u64) -> RemainingFreshness {
-        RemainingFreshness::new(self.response.age(now), &self.deadlines, now)
+        RemainingFreshness::new(self.info.age(now), &self.deadlines, now)
     }
 }
 
 impl Context {
     /// What to store of `response`.
-    pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse) -> Result<Plan, NoCacheReason> {
-        let OriginResponse { status, mut headers, tags, freshness, inherited, length } = response;
+    pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse<'_>) -> Result<Plan, NoCacheReason> {
+        let OriginResponse { status, headers, tags, freshness, inherited, length } = response;
         let policy = &self.policy.caching;
         let response_time = self.cache.now();
-        let directives = freshness
-            .map_or_else(|| ResponseDirectives::from_headers(&headers, &policy.targets), Freshness::directives);
-        let received =
-            Received { status, headers: &headers, directives: &directives, request_time: request.time, response_time };
+        let directives =
+            freshness.map_or_else(|| ResponseDirectives::from_headers(headers, &policy.targets), Freshness::directives);
+        let received = Received { status, headers, directives: &directives, request_time: request.time, response_time };
         self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();
         let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));
@@ -143,19 +155,15 @@ impl Context {
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
-        let tags = self.tags_of(request, &headers, inherited.tags_and(tags))?;
-        let vary = match Vary::from_headers(&headers) {
+        let tags = self.tags_of(request, headers, inherited.tags_and(tags))?;
+        let vary = match Vary::from_headers(headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
-        annotate::clear(&mut headers);
-        self.policy.strip_internal(&mut headers);
-        retain_stored_fields(policy, &mut headers);
         let cc = &directives.cache_control;
-        let response = StoredResponse {
+        let info = StoredInfo {
             status,
-            headers,
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
@@ -174,7 +182,7 @@ impl Context {
             stale_if_error: windows.stale_if_error,
             gone: windows.keep.max(windows.fresh),
         };
-        Ok(Plan { response, vary, tags, deadlines })
+        Ok(Plan { info, vary, tags, deadlines })
     }
 
     /// Whether a response may be stored, whatever its freshness.
@@ -193,6 +201,9 @@ impl Context {
     fn tags_of(&self, request: &CacheRequest, headers: &HeaderMap, mut tags: Tags) -> Result<Tags, NoCacheReason> {
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
+        if !has_any(headers, &self.policy.tag_fields) && groups.is_empty() {
+            return if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) };
+        }
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
         if !named.is_empty() || !groups.is_empty() {
             tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
@@ -214,25 +225,31 @@ impl Context {
         lifetime - fastrand::u64(..=lifetime / 100 * u64::from(self.policy.jitter))
     }
 
-    /// Without a date of its own, a response is dated before any client has it: a later answer can't know the date.
-    pub(super) fn dated<'a>(&self, headers: &'a mut HeaderMap) -> &'a HeaderValue {
-        headers.entry(DATE).or_insert_with(|| write_http_date(self.cache.now() / 1000))
+    /// Without a date of its own, a response is given one before any client has it: a later answer can't know it.
+    pub(super) fn date_for(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        (!has(headers, &DATE)).then(|| write_http_date(self.cache.now() / 1000))
     }
 
-    /// The entries of a plan. The response is a new variant if there was nothing in its place.
-    pub(super) fn draft(&self, plan: Plan, request: &CacheRequest, known: Option<Varies>, is_new: bool) -> Draft {
-        let Plan { mut response, vary, tags, deadlines } = plan;
+    /// The entries of a plan, for a response with these fields. It is a new variant if there was nothing in its place.
+    pub(super) fn draft(
+        &self,
+        plan: Plan,
+        request: &CacheRequest,
+        headers: DatedHeaders<'_>,
+        known: Option<Varies>,
+        is_new: bool,
+    ) -> Draft {
+        let Plan { mut info, vary, tags, deadlines } = plan;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
-        let is_compressed = is_compressed(&response.headers);
-        let entry = |id, key: &Key, stored: &Stored| {
-            Entry::new(id, key, deadlines, stored.to_bytes(), Bytes::new()).compressed(is_compressed)
+        let is_compressed = is_compressed(headers.own);
+        let head = |key, info: StoredInfo| {
+            let meta = self.stored_head(info, headers);
+            EntryHead { key, id: EntryId::random(), deadlines, meta, is_compressed }
         };
         let Some(fields) = vary else {
-            let stored = Stored::Response(response);
-            let entry = entry(EntryId::random(), &request.key, &stored);
-            return Draft { guard, parent: None, response: (request.key.clone(), entry), tags };
+            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
         // many, or softened: written again, the entry would make them fresh.
@@ -247,34 +264,45 @@ impl Context {
         };
         let variant = self.variant_key(&request.key, &fields, &request.headers);
         let varies = Stored::Varies(StoredVaries { fields, variants });
-        response.parent = Some(parent);
-        let stored = Stored::Response(response);
         // Loads that begin at the same time count the same variants: the store that writes them counts better.
-        let leads_there = entry(parent, &request.key, &varies).leading_to(self.policy.max_variants);
-        let response = entry(EntryId::random(), &variant, &stored);
-        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: (variant, response), tags }
+        let leads_there = Entry::new(parent, &request.key, deadlines, varies.to_bytes().into(), Bytes::new())
+            .compressed(is_compressed)
+            .leading_to(self.policy.max_variants);
+        info.parent = Some(parent);
+        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: head(variant, info), tags }
+    }
+
+    /// The metadata of a response: what is stored of its fields, and no more.
+    fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
+        let is_stored = is_stored_field(&self.policy.caching, headers.own);
+        let fields = headers
+            .own
+            .iter()
+            .filter(|(name, _)| is_stored(name) && !annotate::is_own(name) && !self.policy.is_internal(name));
+        info.with_fields(fields.chain(headers.date.map(|date| (&DATE, date))))
     }
 
     /// The stored response as it is, but that the application doesn't know it by its validators.
     pub(super) fn unmatched(&self, entry: &ResponseEntry, request: &CacheRequest, known: Option<&Varies>) -> Writes {
         let stored = entry.response();
-        let mut headers = stored.headers.clone();
-        annotate::clear(&mut headers);
-        headers.remove(AGE);
-        let is_compressed = is_compressed(&headers);
-        let response = Stored::Response(StoredResponse {
-            headers,
-            stale_if_disconnected: stored.stale_if_disconnected.saturating_sub(entry.brought_forward()),
-            traits: Traits { unmatched: true, ..stored.traits },
-            ..*stored
-        });
+        let info = StoredInfo {
+            stale_if_disconnected: stored.info.stale_if_disconnected.saturating_sub(entry.brought_forward()),
+            traits: Traits { unmatched: true, ..stored.info.traits },
+            ..stored.info
+        };
+        let fields = stored.headers.iter().filter(|(name, _)| **name != AGE && !annotate::is_own(name));
         let key = known.map_or_else(
             || request.key.clone(),
             |known| self.variant_key(&request.key, &known.stored.fields, &request.headers),
         );
-        let entry = Entry::new(EntryId::random(), &key, entry.deadlines(), response.to_bytes(), Bytes::new())
-            .compressed(is_compressed)
-            .loaded_again(entry, entry.load_time());
+        let head = EntryHead {
+            key: key.clone(),
+            id: EntryId::random(),
+            deadlines: entry.deadlines(),
+            meta: info.with_fields(fields),
+            is_compressed: is_compressed(&stored.headers),
+        };
+        let entry = head.loaded_again(entry, entry.load_time());
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }
     }
 }

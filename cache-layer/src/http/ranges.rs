@@ -62,7 +62,7 @@ impl Context {
         }
         let came = OriginResponse {
             status: StatusCode::OK,
-            headers,
+            headers: &headers,
             tags: Tags::default(),
             freshness: response.extensions().get::<Freshness>().copied(),
             inherited: response.extensions().get::<Reads>().cloned(),

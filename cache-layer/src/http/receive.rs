@@ -13,7 +13,7 @@ use super::{
     annotate::{self, Served},
     body::{Piece, ResponseBody},
     fill::Fill,
-    plan::{Draft, OriginResponse, Plan},
+    plan::{DatedHeaders, Draft, OriginResponse, Plan},
     record::{Incoming, Unkept, content_length, pass_on, record},
     reply::LoadReply,
 };
@@ -80,8 +80,8 @@ impl Length {
 struct Planned {
     plan: Result<Plan, NoCacheReason>,
     length: Length,
-    /// The date that the response has, or is given.
-    date: HeaderValue,
+    /// The date that the response is given, if it has none.
+    date: Option<HeaderValue>,
 }
 
 impl<R: Body<Data = Bytes>, E> Fill<R, E> {
@@ -93,22 +93,28 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
             self.permit.reserve(length.known());
         }
         let not_stored = plan.as_ref().err().copied().or_else(|| self.permit.refusal());
-        let mut head = self.client_head(parts, not_stored);
         let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
+                let head = self.client_head(parts, not_stored);
                 let (status, offers_ranges) = (head.status, head.offers_ranges);
                 self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
                 return self.reply_to.send(head.reply(ResponseBody::inner(body)));
             }
         };
-        let context = &self.context;
-        head.parts.headers.entry(DATE).or_insert(date);
-        if context.policy.remaining != Remaining::Age {
-            plan.remaining_freshness(context.cache.now()).say(&mut head.parts.headers, context.policy.remaining);
+        let (remaining, now) = (self.context.policy.remaining, self.context.cache.now());
+        let left = (remaining != Remaining::Age).then(|| plan.remaining_freshness(now));
+        let (varies, is_new) = (self.miss.detail.varies.take(), self.miss.stale.is_none());
+        // Before the client's head is made of it: what is stored are the fields as they came.
+        let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
+        let draft = self.context.draft(plan, &self.request, headers, varies, is_new);
+        let mut head = self.client_head(parts, not_stored);
+        if let Some(date) = date {
+            head.parts.headers.insert(DATE, date);
         }
-        let is_new = self.miss.stale.is_none();
-        let draft = context.draft(plan, &self.request, self.miss.detail.varies.take(), is_new);
+        if let Some(left) = left {
+            left.say(&mut head.parts.headers, remaining);
+        }
         let mut body = Incoming::new(body);
         match length.exact() {
             Some(exact) if body.take_at_once(exact).await => {
@@ -124,12 +130,12 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
 
     /// Takes out of the head what only the cache is told.
     fn plan(&self, parts: &mut Parts, hint: SizeHint) -> Planned {
-        let mut headers = parts.headers.clone();
-        let date = self.context.dated(&mut headers).clone();
+        let date = self.context.date_for(&parts.headers);
         let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
         let freshness = parts.extensions.remove::<Freshness>();
         let inherited = parts.extensions.remove::<Reads>();
-        let declared = content_length(&headers);
+        let headers = &parts.headers;
+        let declared = content_length(headers);
         let plan = declared.and_then(|declared| {
             let length = declared.unwrap_or(0).max(hint.lower());
             let response = OriginResponse { status: parts.status, headers, tags, freshness, inherited, length };

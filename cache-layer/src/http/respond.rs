@@ -147,8 +147,8 @@ impl Context {
         let now = self.cache.now();
         let deadlines = entry.deadlines_at(now);
         let times = annotate::Times {
-            age: stored.age(now),
-            resident: stored.resident(now),
+            age: stored.info.age(now),
+            resident: stored.info.resident(now),
             ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
             fresh: now < deadlines.fresh,
         };
@@ -157,7 +157,7 @@ impl Context {
             lookup.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
         }
         let answer = Answer::new(stored, &content, method, request, now / 1000);
-        let mut response = answer.response(stored.status, entry.into_headers(), content, method);
+        let mut response = answer.response(stored.info.status, entry.into_headers(), content, method);
         // Another process may have stored what it passes on.
         self.policy.strip_internal(response.headers_mut());
         annotate::stored(response.headers_mut(), &self.name, &times, served);
@@ -197,7 +197,7 @@ enum Answer {
 
 impl Answer {
     fn new(stored: &StoredResponse, content: &Content, method: &Method, request: &HeaderMap, now_secs: u64) -> Self {
-        let (status, headers) = (stored.status, &stored.headers);
+        let (status, headers) = (stored.info.status, &stored.headers);
         if is_not_modified(request, status, headers, now_secs) {
             return Self::NotModified;
         }

@@ -70,6 +70,14 @@ impl Hit {
     }
 }
 
+/// What the memory of this process has for a request.
+pub(super) enum InMemory {
+    Answer(ResponseEntry),
+    /// The store is all here, and has nothing under the primary key.
+    Missing(Seen),
+    Unknown,
+}
+
 /// What an entry means for one request.
 pub(super) enum Decision {
     Answer(ResponseEntry),
@@ -97,16 +105,16 @@ impl Context {
     fn decide_on(&self, entry: ResponseEntry, headers: &HeaderMap, now: u64) -> Decision {
         let response = entry.response();
         // It may lead its clients round in a circle.
-        if response.status.is_redirection() && !response.traits.no_circle {
+        if response.info.status.is_redirection() && !response.info.traits.no_circle {
             return Decision::Validate(entry, ForwardReason::Miss);
         }
         let deadlines = entry.deadlines_at(now);
         let from_the_future = entry.is_from_the_future(now);
         let candidate = Candidate {
-            age: response.age(now),
+            age: response.info.age(now),
             freshness_left_ms: milliseconds_left(deadlines.fresh, now),
-            immutable: response.traits.immutable,
-            never_stale: response.traits.never_stale || from_the_future,
+            immutable: response.info.traits.immutable,
+            never_stale: response.info.traits.never_stale || from_the_future,
         };
         match self.directives(headers).reuse(candidate) {
             Reuse::Fresh | Reuse::AcceptedStale => Decision::Answer(entry),
@@ -117,15 +125,16 @@ impl Context {
         }
     }
 
-    /// The answer that `find` has, if it has one that asks for nothing more.
-    fn select_from(
+    /// The answer that `entry` is, or that it leads to by `find`, if that asks for nothing more.
+    fn answer_of(
         &self,
+        entry: Entry,
         find: impl Fn(&Key) -> Option<Entry>,
         key: &Key,
         headers: &HeaderMap,
     ) -> Option<ResponseEntry> {
         let now = self.cache.now();
-        let decision = match self.decide(find(key)?, key, headers, now) {
+        let decision = match self.decide(entry, key, headers, now) {
             Decision::Variant(key, varies) => self.decide(variant_of(find(&key)?, &varies).ok()?, &key, headers, now),
             decision => decision,
         };
@@ -135,9 +144,15 @@ impl Context {
         }
     }
 
-    /// The answer that this process has in memory.
-    pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
-        self.select_from(|key| self.cache.peek(key), key, headers)
+    /// What this process can tell from its memory.
+    pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> InMemory {
+        let entry = match self.cache.lookup_at_once(key) {
+            Some(Retrieved::Found(entry)) => entry,
+            Some(Retrieved::Missing(seen)) => return InMemory::Missing(seen),
+            Some(Retrieved::Unavailable) | None => return InMemory::Unknown,
+        };
+        let answer = self.answer_of(entry, |key| self.cache.peek(key), key, headers);
+        answer.map_or(InMemory::Unknown, InMemory::Answer)
     }
 
     /// The one of `entries`, a primary key's, that answers a request; for entries that are not stored, or not yet.
@@ -148,14 +163,14 @@ impl Context {
         headers: &HeaderMap,
     ) -> Option<ResponseEntry> {
         let find = |key: &Key| entries.iter().find(|(one, _)| one == key).map(|(_, entry)| entry.clone());
-        self.select_from(find, key, headers)
+        self.answer_of(find(key)?, find, key, headers)
     }
 
     /// What the store has for a request.
     pub(super) async fn select(&self, key: &Key, headers: &HeaderMap) -> Selection {
         let entry = match self.cache.lookup(key).await {
             Retrieved::Found(entry) => entry,
-            Retrieved::Missing(seen) => return missing(key.clone(), Some(seen), ForwardReason::UriMiss, None),
+            Retrieved::Missing(seen) => return missing_uri(key, seen),
             Retrieved::Unavailable => return unreachable_store(key),
         };
         let (variant, varies) = match self.decide(entry, key, headers, self.cache.now()) {
@@ -200,7 +215,7 @@ impl Context {
         let Some(beta) = self.policy.early_refresh else { return false };
         let now = self.cache.now();
         let life = Life {
-            lifetime: entry.deadlines().fresh.saturating_sub(entry.response().response_time),
+            lifetime: entry.deadlines().fresh.saturating_sub(entry.response().info.response_time),
             left: entry.deadlines_at(now).fresh.saturating_sub(now),
             load_time: entry.load_time(),
         };
@@ -224,7 +239,7 @@ impl Context {
         let until = match status {
             Some(_) => deadlines.stale_if_error,
             None => {
-                let disconnected = entry.response().stale_if_disconnected.saturating_sub(entry.brought_forward());
+                let disconnected = entry.response().info.stale_if_disconnected.saturating_sub(entry.brought_forward());
                 disconnected.max(deadlines.stale_if_error)
             }
         };
@@ -238,7 +253,7 @@ impl Context {
 /// The entry, if `varies` leads to it, and as stale as that is; or the id of another one.
 fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
     let leads_here = match view(&entry) {
-        Some(Stored::Response(response)) => response.parent == Some(varies.version.id),
+        Some(Stored::Response(response)) => response.info.parent == Some(varies.version.id),
         Some(Stored::Varies(_)) | None => false,
     };
     match varies.softened {
@@ -246,6 +261,11 @@ fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
         Some(moment) => Ok(entry.soft_invalidated(moment)),
         None => Ok(entry),
     }
+}
+
+/// There is nothing under the primary key that could be used.
+pub(super) fn missing_uri(primary: &Key, seen: Seen) -> Selection {
+    missing(primary.clone(), Some(seen), ForwardReason::UriMiss, None)
 }
 
 fn missing(key: Key, expected: Option<Seen>, why: ForwardReason, varies: Option<Varies>) -> Selection {
@@ -278,7 +298,7 @@ mod tests {
     use crate::{
         engine::Cache,
         entry::Deadlines,
-        http::stored::{StoredResponse, Traits},
+        http::stored::{StoredInfo, Traits},
         store::MemoryStore,
     };
     use bytes::Bytes;
@@ -289,17 +309,22 @@ mod tests {
         let context = Context::new(Cache::new(MemoryStore::new(1 << 20)));
         let key = Key::new(["k"]);
         let decision = |status, no_circle| {
-            let stored = Stored::Response(StoredResponse {
+            let info = StoredInfo {
                 status,
-                headers: HeaderMap::new(),
                 response_time: 0,
                 initial_age: 0,
                 stale_if_disconnected: 0,
                 traits: Traits { no_circle, ..Traits::default() },
                 parent: None,
-            });
+            };
             let deadlines = Deadlines::fresh_until(1_000_000);
-            let entry = Entry::new(EntryId::random(), &key, deadlines, stored.to_bytes(), Bytes::new());
+            let entry = Entry::new(
+                EntryId::random(),
+                &key,
+                deadlines,
+                info.with_fields(std::iter::empty()).into(),
+                Bytes::new(),
+            );
             context.decide(entry, &key, &HeaderMap::new(), 1_000)
         };
         assert!(matches!(decision(StatusCode::OK, false), Decision::Answer(_)));

@@ -18,7 +18,9 @@ use super::{
     context::Context,
     fetch::{fetch, fetch_unless_nested},
     future::ResponseFuture,
+    lookup::Known,
     origin::Origin,
+    select::InMemory,
     target::Target,
     write::write_through,
 };
@@ -123,22 +125,23 @@ impl<S: Clone> CacheService<S> {
             return ResponseFuture::boxed(fetched);
         }
         let mut lookup = context.cache.lookup_span(&key);
-        let due = match context.select_in_memory(&key, headers) {
-            Some(entry) => {
+        let known = match context.select_in_memory(&key, headers) {
+            InMemory::Answer(entry) => {
                 lookup.at(Tier::Memory);
                 if *method != Method::GET || !context.is_due_early(&entry) {
                     return ResponseFuture::ready(context.respond(entry, method, headers, Served::Hit, &mut lookup));
                 }
-                Some(entry.id())
+                Known::Due(entry.id())
             }
-            None if context.cache.is_uncacheable(&key) && !context.directives(headers).only_if_cached() => {
+            _ if context.cache.is_uncacheable(&key) && !context.directives(headers).only_if_cached() => {
                 lookup.bypassed(NoCacheReason::Remembered);
                 return self.bypass(request, NoCacheReason::Remembered);
             }
-            None => None,
+            InMemory::Missing(seen) => Known::Missing(seen),
+            InMemory::Unknown => Known::Nothing,
         };
         let span = lookup.span();
-        let fetched = fetch(context.clone(), inner.clone(), request, key, due, lookup);
+        let fetched = fetch(context.clone(), inner.clone(), request, key, known, lookup);
         ResponseFuture::boxed(fetched.instrument(span))
     }
 

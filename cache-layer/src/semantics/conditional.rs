@@ -22,7 +22,8 @@ pub(crate) fn must_be_forwarded(request: &HeaderMap) -> bool {
 
 /// Whether the client that sent this GET or HEAD has the stored response already, so that a 304 answers it.
 pub(crate) fn is_not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap, now_secs: u64) -> bool {
-    if !status.is_success() {
+    static PRECONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
+    if !status.is_success() || !has_any(request, &PRECONDITIONS) {
         return false;
     }
     if request.contains_key(IF_NONE_MATCH) {

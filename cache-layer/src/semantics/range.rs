@@ -9,7 +9,7 @@ use http::{
 
 use super::{
     date::parse_http_date,
-    list::members,
+    list::{has, members},
     validator::{EntityTag, single_line, strong_last_modified},
 };
 
@@ -43,6 +43,9 @@ pub(crate) fn select(
     now_secs: u64,
 ) -> Selected {
     let sliceable = |_: &&[u8]| *method == Method::GET && status == StatusCode::OK && accepts_ranges(stored);
+    if !has(request, &RANGE) {
+        return Selected::Whole;
+    }
     let spec = single_line(request, &RANGE).filter(sliceable).and_then(parse_single);
     match spec {
         Some(spec) if if_range_holds(request, stored, now_secs) => spec.within(length),

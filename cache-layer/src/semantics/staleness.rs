@@ -1,13 +1,13 @@
 //! How long a stored response may be used once it is stale (RFC 9111, section 4.2.4; RFC 5861).
 
 use http::{
-    HeaderMap, StatusCode,
+    HeaderMap, HeaderName, StatusCode,
     header::{ETAG, LAST_MODIFIED, SET_COOKIE},
 };
 
 use super::{
     cache_control::CacheControl, caching_policy::CachingPolicy, delta_seconds::DeltaSeconds, freshness::Lifetime,
-    received::Received,
+    list::has_any, received::Received,
 };
 
 /// Until when a stored response serves which purpose, in milliseconds since the Unix epoch. A purpose is served
@@ -81,7 +81,8 @@ pub(crate) fn forbids_stale_use(cc: &CacheControl) -> bool {
 
 /// Whether the application can be asked if the response still holds.
 pub(crate) fn has_validator(headers: &HeaderMap) -> bool {
-    headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
+    static VALIDATORS: [HeaderName; 2] = [ETAG, LAST_MODIFIED];
+    has_any(headers, &VALIDATORS)
 }
 
 /// Whether a response with this status is an error that a stale response may stand in for (RFC 5861, section 4).

@@ -4,7 +4,7 @@ use http::{
     Method, StatusCode,
     header::{
         AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName,
-        IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE,
+        IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE, VARY,
     },
 };
 
@@ -15,7 +15,7 @@ use super::{
     freshness::{Lifetime, LifetimeSource},
     hop_by_hop,
     invalidation::{Target, represents_target},
-    list::{has_any, members},
+    list::{has, has_any, members},
     range::has_foreign_unit,
     received::Received,
     staleness::Windows,
@@ -156,6 +156,9 @@ fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE) || members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
+/// Response fields that may keep it from being stored.
+static REFUSING: [HeaderName; 4] = [SET_COOKIE, VARY, CONTENT_RANGE, TRAILER];
+
 /// Why a response must not be kept, whatever its freshness.
 pub(crate) fn refusal_of_response(
     policy: &CachingPolicy,
@@ -169,8 +172,11 @@ pub(crate) fn refusal_of_response(
     if cc.private {
         return Some(NoCacheReason::Private);
     }
-    if request_headers.contains_key(AUTHORIZATION) && !permits_sharing_authorized(cc) {
+    if has(request_headers, &AUTHORIZATION) && !permits_sharing_authorized(cc) {
         return Some(NoCacheReason::Authorization);
+    }
+    if !has_any(headers, &REFUSING) {
+        return streaming_type(headers);
     }
     if headers.contains_key(SET_COOKIE) && policy.set_cookie == SetCookie::Refuse {
         return Some(NoCacheReason::SetCookie);
@@ -218,13 +224,11 @@ pub(crate) fn post_answers_get(
     policy.post_for_get && stated && received.status.is_success() && represents_target(target, received.headers)
 }
 
-/// Leaves of a response what is stored (RFC 9111, section 3.1). Its age is kept apart.
-pub(crate) fn retain_stored_fields(policy: &CachingPolicy, headers: &mut HeaderMap) {
-    hop_by_hop::strip(headers);
-    headers.remove(AGE);
-    if policy.set_cookie == SetCookie::Strip {
-        headers.remove(SET_COOKIE);
-    }
+/// Tells what is stored of a response from what is not (RFC 9111, section 3.1). Its age is kept apart.
+pub(crate) fn is_stored_field(policy: &CachingPolicy, headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool + use<> {
+    let is_end_to_end = hop_by_hop::is_end_to_end(headers);
+    let strips_cookies = policy.set_cookie == SetCookie::Strip;
+    move |name| is_end_to_end(name) && *name != AGE && !(strips_cookies && *name == SET_COOKIE)
 }
 
 /// The statuses whose requirements on caches are met here (RFC 9111, section 5.2.2.3).
@@ -261,11 +265,12 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn streaming_type(headers: &HeaderMap) -> Option<NoCacheReason> {
+    const GRPC: &[u8] = b"application/grpc";
     let line = headers.get(CONTENT_TYPE)?.as_bytes();
-    let media_type = line.split(|&byte| byte == b';').next()?.trim_ascii().to_ascii_lowercase();
-    if media_type == b"text/event-stream" {
+    let media_type = line.split(|&byte| byte == b';').next()?.trim_ascii();
+    if media_type.eq_ignore_ascii_case(b"text/event-stream") {
         Some(NoCacheReason::EventStream)
-    } else if media_type.starts_with(b"application/grpc") {
+    } else if media_type.get(..GRPC.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC)) {
         Some(NoCacheReason::Grpc)
     } else {
         None
@@ -453,10 +458,11 @@ mod tests {
         ] {
             let policy = CachingPolicy { set_cookie, ..CachingPolicy::safe() };
             assert_eq!(whole_refusal(&policy, &[], 200, COOKIE), refusal, "{set_cookie:?}");
-            let mut stored = headers(COOKIE);
-            retain_stored_fields(&policy, &mut stored);
-            assert_eq!(stored.contains_key("set-cookie"), kept, "{set_cookie:?}");
-            assert!(stored.contains_key("cache-control") && !stored.contains_key("age"));
+            let came = headers(COOKIE);
+            let is_stored = is_stored_field(&policy, &came);
+            let stored = |name| is_stored(&HeaderName::from_static(name));
+            assert_eq!(stored("set-cookie"), kept, "{set_cookie:?}");
+            assert!(stored("cache-control") && !stored("age"));
         }
     }
 

@@ -26,6 +26,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// deadlines say. `None` says nothing about other places.
     fn peek(&self, key: &Key) -> Option<Entry>;
 
+    /// As [`get`](Self::get), without waiting; `None` if only that can tell. The time of what is found may be up.
+    fn get_at_once(&self, key: &Key) -> Option<Lookup> {
+        self.peek(key).map(Lookup::Found)
+    }
+
     /// Whether all there is, is in this process.
     fn is_local(&self) -> bool {
         false

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     entry::Entry,
     hex,
-    key::{Key, KeyId, readable_in_full},
+    key::{Key, KeyHash, readable_in_full},
     pattern::Pattern,
     sync::Mutex,
     tag::{TagStamp, TagState, TagToken, Tags},
@@ -41,7 +41,7 @@ use crate::{
 pub struct MemoryStore(Arc<Inner>);
 
 struct Inner {
-    entries: EntryCache,
+    entries: EntryCache<KeyHash>,
     tokens: QuickCache<Arc<str>, TagToken, Weight>,
     /// When everything was last soft-invalidated, by the store's clock.
     all_soft_invalidated: AtomicU64,
@@ -68,10 +68,10 @@ impl Weighter<Arc<str>, TagToken> for Weight {
 #[derive(Default)]
 struct Fills {
     /// The leases that are held.
-    leases: BTreeMap<KeyId, Lease>,
-    failures: BTreeMap<KeyId, Failure>,
+    leases: BTreeMap<KeyHash, Lease>,
+    failures: BTreeMap<KeyHash, Failure>,
     /// Keys whose response can't be stored, and until when their requests don't wait for one another.
-    uncacheable: BTreeMap<KeyId, Instant>,
+    uncacheable: BTreeMap<KeyHash, Instant>,
     /// The store's clock, in microseconds since the Unix epoch: no two leases or invalidations have the same time.
     now: u64,
     /// When a tag was last invalidated: what a load must be younger than to trust that an absent token means
@@ -95,7 +95,7 @@ impl Fills {
     }
 
     fn holds(&self, lease: &Lease) -> bool {
-        self.leases.get(&lease.key.id()).is_some_and(|held| held.token == lease.token)
+        self.leases.get(&lease.key.hash()).is_some_and(|held| held.token == lease.token)
     }
 
     fn is_overtaken(&self, lease: &Lease) -> bool {
@@ -103,8 +103,8 @@ impl Fills {
     }
 
     /// Takes the leases of a key and all its variants away, and forgets their failures.
-    fn void(&mut self, primary: KeyId) {
-        let last = KeyId { variant: [0xff; 16], ..primary };
+    fn void(&mut self, primary: KeyHash) {
+        let last = KeyHash { variant: u64::MAX, ..primary };
         while let Some((&id, _)) = self.leases.range(primary..=last).next() {
             self.leases.remove(&id);
         }
@@ -121,7 +121,7 @@ impl Fills {
         if self.failures.len() < REMEMBERED_CAP {
             let (count, ready) = (lease.failures.saturating_add(1), now + pause);
             let failure = Failure { count, status, ready, forgotten: ready + remembered };
-            self.failures.insert(lease.key.id(), failure);
+            self.failures.insert(lease.key.hash(), failure);
         }
     }
 
@@ -130,12 +130,12 @@ impl Fills {
             // To look for those whose time is up would take longer than to wait for one another once more.
             self.uncacheable.clear();
         }
-        self.uncacheable.insert(key.id(), Instant::now() + duration);
+        self.uncacheable.insert(key.hash(), Instant::now() + duration);
     }
 
     fn end(&mut self, lease: &Lease) {
         if self.holds(lease) {
-            self.leases.remove(&lease.key.id());
+            self.leases.remove(&lease.key.hash());
         }
     }
 }
@@ -221,12 +221,16 @@ impl Inner {
         Lookup::judged(entry, state)
     }
 
+    fn peek(&self, key: &Key) -> Lookup {
+        self.judge(key, self.entries.peek(key.hash()))
+    }
+
     fn lookup(&self, key: &Key) -> Lookup {
-        self.judge(key, self.entries.get(key.id()))
+        self.judge(key, self.entries.get(key.hash()))
     }
 
     fn acquire(&self, key: &Key, seen: Seen, failures: Failures) -> Acquired {
-        let id = key.id();
+        let id = key.hash();
         let mut fills = self.fills();
         if fills.uncacheable.get(&id).is_some_and(|until| Instant::now() < *until) {
             return Acquired::Uncacheable;
@@ -262,9 +266,9 @@ impl Inner {
             return Committed::Refused;
         }
         fills.end(lease);
-        fills.failures.remove(&lease.key.id());
+        fills.failures.remove(&lease.key.hash());
         if let Some((key, version)) = &writes.guard
-            && self.entries.get(key.id()).map(|(entry, _)| entry.version()) != Some(*version)
+            && self.entries.get(key.hash()).map(|(entry, _)| entry.version()) != Some(*version)
         {
             return Committed::Refused;
         }
@@ -284,7 +288,7 @@ impl Inner {
         }
         let stored = fills.tick();
         for (key, entry) in &writes.entries {
-            self.entries.insert(key.id(), entry.clone().stamped(&stamps), stored);
+            self.entries.insert(key.hash(), entry.clone().stamped(&stamps), stored);
         }
         Committed::Stored
     }
@@ -301,7 +305,7 @@ impl Inner {
         match scope {
             Scope::Key(key) => {
                 // Variants are reached through the primary entry alone.
-                let primary = key.primary().id();
+                let primary = KeyHash { variant: KeyHash::PRIMARY, ..key.hash() };
                 fills.void(primary);
                 fills.uncacheable.remove(&primary);
                 self.entries.remove(primary);
@@ -327,7 +331,7 @@ impl Inner {
         let now = fills.tick();
         match scope {
             Scope::Key(key) => {
-                let primary = key.primary().id();
+                let primary = KeyHash { variant: KeyHash::PRIMARY, ..key.hash() };
                 fills.void(primary);
                 if let Some((entry, stored)) = self.entries.get(primary) {
                     self.entries.insert(primary, entry.marked_anew(now / 1000), stored);
@@ -363,8 +367,8 @@ impl Inner {
         let stamps: Vec<TagStamp> = tags.as_slice().iter().map(stamp).collect();
         let stored = fills.tick();
         for (key, entry) in entries {
-            fills.void(key.id());
-            self.entries.insert(key.id(), entry.stamped(&stamps), stored);
+            fills.void(key.hash());
+            self.entries.insert(key.hash(), entry.stamped(&stamps), stored);
         }
     }
 }
@@ -373,10 +377,14 @@ impl Store for MemoryStore {}
 
 impl StoreBackend for MemoryStore {
     fn peek(&self, key: &Key) -> Option<Entry> {
-        match self.0.judge(key, self.0.entries.peek(key.id())) {
+        match self.0.peek(key) {
             Lookup::Found(entry) => Some(entry),
             Lookup::Absent | Lookup::Rejected(..) => None,
         }
+    }
+
+    fn get_at_once(&self, key: &Key) -> Option<Lookup> {
+        Some(self.0.peek(key))
     }
 
     fn is_local(&self) -> bool {
@@ -406,7 +414,7 @@ impl StoreBackend for MemoryStore {
     }
 
     fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(ready(Ok(self.0.fills().leases.get(&key.id()).is_some_and(|held| held.token == token))))
+        Box::pin(ready(Ok(self.0.fills().leases.get(&key.hash()).is_some_and(|held| held.token == token))))
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {
@@ -425,7 +433,7 @@ impl StoreBackend for MemoryStore {
             fills.remember_uncacheable(&lease.key, duration);
         }
         if fills.holds(lease) {
-            fills.failures.remove(&lease.key.id());
+            fills.failures.remove(&lease.key.hash());
         }
         fills.end(lease);
         drop(fills);
@@ -443,7 +451,7 @@ impl StoreBackend for MemoryStore {
     }
 
     fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
-        let id = key.id();
+        let id = key.hash();
         Box::pin(async move {
             let mut ended = std::pin::pin!(self.0.ended.notified());
             ended.as_mut().enable();
