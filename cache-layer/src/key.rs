@@ -181,6 +181,12 @@ impl Key {
         self.hash.is_variant()
     }
 
+    /// The same key, found by the hash of another one: what happens to two keys in 2^64.
+    #[cfg(all(test, feature = "memory"))]
+    pub(crate) fn colliding_with(self, other: &Self) -> Self {
+        Self { hash: other.hash, ..self }
+    }
+
     /// What it is found by in this process.
     pub(crate) fn hash(&self) -> KeyHash {
         self.hash
@@ -356,6 +362,40 @@ mod tests {
         assert_ne!(german, english);
         assert_ne!(german, key);
         assert!(german.id().is_variant() && !key.id().is_variant());
+    }
+
+    #[test]
+    fn a_key_is_found_by_the_same_whenever_that_is_asked_for() {
+        let asked = || {
+            let key = Key::new(["http://", "a", "/x"]);
+            key.id();
+            key
+        };
+        let unasked = Key::new(["http://", "a", "/x"]);
+        for (one, other) in [
+            (asked(), unasked.clone()),
+            (asked().variant(b"de"), unasked.variant(b"de")),
+            (asked().variant(b"de").primary(), unasked.variant(b"de").primary()),
+        ] {
+            assert_eq!((one.id(), one.hash(), &one), (other.id(), other.hash(), &other));
+        }
+    }
+
+    #[test]
+    fn a_variant_is_found_beside_its_primary_key_and_apart_from_it() {
+        let key = Key::new(["http://", "a", "/x"]);
+        let (german, english) = (key.variant(b"de").hash(), key.variant(b"en").hash());
+        assert_eq!([german.primary, english.primary], [key.hash().primary; 2]);
+        assert!(german.is_variant() && english.is_variant() && !key.is_variant() && german != english);
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_for_the_stack_is_a_key() {
+        for length in [200, 252, 253, 5_000] {
+            let key = Key::new([vec![b'x'; length]]);
+            assert_eq!(key.canonical().len(), PREFIX + length);
+            assert_eq!(key.variant(b"de").primary(), key);
+        }
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
-use tokio_util::task::TaskTracker;
 
 use super::{
     backoff::{RecentFailure, RecentFailures},
@@ -70,7 +69,6 @@ pub(super) struct Inner {
     pub(super) abandoned_load: Duration,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,
-    pub(super) tasks: TaskTracker,
 }
 
 /// What the store has for a key.
@@ -86,7 +84,7 @@ impl Cache {
     /// all have. For an orderly shutdown, once no request comes in any more. Invalidations that could not be delivered are
     /// not waited for: nobody knows for how long.
     pub async fn drain(&self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok()
+        tokio::time::timeout(timeout, self.0.flights.landed()).await.is_ok()
     }
 
     /// Keys that this process is loading at this moment.
@@ -128,8 +126,7 @@ impl Cache {
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
-        // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
-        self.0.tasks.spawn(Box::pin(task))
+        self.0.flights.spawn(task)
     }
 
     /// Whether what one of the two loads is stored for the other one, as far as this process can tell.

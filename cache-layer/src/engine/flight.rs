@@ -1,4 +1,5 @@
-//! Single flight: of the requests of this process for one key, one loads and the others wait for how it ends.
+//! Single flight: of the requests of this process for one key, one loads, in a task of its own, and the others wait for how it
+//! ends.
 //!
 //! The followers learn that it has ended, and look their key up again: what they get has passed the fence of the commit. Or
 //! they have part in it before that, if the leader [publishes](Flight::publish_partial) what is coming in and no invalidation
@@ -11,8 +12,12 @@ use std::{
     sync::{Arc, MutexGuard, OnceLock},
 };
 
-use tokio::sync::watch;
-use tracing::{Span, span};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span, instrument::Instrumented, span};
 
 use super::in_progress::InProgress;
 use crate::{
@@ -64,8 +69,21 @@ enum Stage {
     Finished(FlightOutcome),
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<KeyHash, Arc<Shared>, Hashed>>);
+/// The loads of this process, and the tasks that they and what follows from them run in.
+#[derive(Debug)]
+pub(crate) struct Flights {
+    table: Mutex<HashMap<KeyHash, Arc<Shared>, Hashed>>,
+    tasks: TaskTracker,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        let tasks = TaskTracker::new();
+        // So that waiting for them ends whenever there is none; it takes new ones all the same.
+        tasks.close();
+        Self { table: Mutex::default(), tasks }
+    }
+}
 
 /// What a request is to a flight.
 pub(crate) enum Role {
@@ -116,7 +134,7 @@ impl Progress {
 
 impl Flights {
     fn table(&self) -> MutexGuard<'_, HashMap<KeyHash, Arc<Shared>, Hashed>> {
-        self.0.lock()
+        self.table.lock()
     }
 
     /// Loads under way.
@@ -211,6 +229,93 @@ impl Follower {
             Ok(Stage::Loading | Stage::InProgress(_)) | Err(_) => FlightOutcome::Void,
         }
     }
+}
+
+/// A load in a task of its own, and its reply: the client that asked for the load may leave, and the load goes on.
+pub(crate) struct LoadTask<T> {
+    reply: oneshot::Receiver<T>,
+    task: JoinHandle<()>,
+}
+
+/// Where a load replies, to the request that waits for it.
+pub(crate) struct ReplyTo<T>(oneshot::Sender<T>);
+
+impl Flights {
+    /// Runs `task` to its end whatever becomes of its caller; [`landed`](Self::landed) waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
+        self.tasks.spawn(Box::pin(task))
+    }
+
+    /// Runs `load` in a task of its own, whatever becomes of the caller.
+    pub(crate) fn spawn_load<T, F>(&self, span: Span, load: impl FnOnce(ReplyTo<T>) -> F) -> LoadTask<T>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (reply_to, reply) = oneshot::channel();
+        LoadTask { reply, task: self.spawn(in_span(load(ReplyTo(reply_to)), span)) }
+    }
+
+    /// Returns once no task is under way.
+    pub(super) async fn landed(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Runs `load` in its span; where loads are not traced, in whatever span its request is in, so that its log lines still
+/// say whose they are.
+fn in_span<F: Future>(load: F, span: Span) -> Instrumented<F> {
+    if span.is_disabled() { load.in_current_span() } else { load.instrument(span) }
+}
+
+impl<T> LoadTask<T> {
+    /// The reply, and the task, which may go on after it. A panic of the load goes on here, where it would have been without
+    /// a cache.
+    pub(crate) async fn reply(self) -> (T, JoinHandle<()>) {
+        match self.reply.await {
+            Ok(reply) => (reply, self.task),
+            Err(_) => Box::pin(resume_panic(self.task)).await,
+        }
+    }
+
+    /// As [`reply`](Self::reply); the task alone, if the load panicked or its runtime is shutting down.
+    pub(crate) async fn reply_unless_panicked(self) -> Result<(T, JoinHandle<()>), JoinHandle<()>> {
+        match self.reply.await {
+            Ok(reply) => Ok((reply, self.task)),
+            Err(_) => Err(self.task),
+        }
+    }
+}
+
+impl<T> ReplyTo<T> {
+    /// Replies. The request may be gone, which is no matter to the load.
+    pub(crate) fn send(self, reply: T) {
+        let _ = self.0.send(reply);
+    }
+
+    /// Whether a request waits for the reply.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    /// Replies what `reply` comes to, unless the request leaves before that: `reply` ends with it then, as it would without a
+    /// cache.
+    pub(crate) async fn send_while_awaited(mut self, reply: impl Future<Output = T>) {
+        let reply = tokio::select! {
+            reply = reply => reply,
+            () = self.0.closed() => return,
+        };
+        self.send(reply);
+    }
+}
+
+/// Goes on with the panic that ended `task`.
+pub(crate) async fn resume_panic<T>(task: JoinHandle<()>) -> T {
+    if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
+        std::panic::resume_unwind(panic);
+    }
+    // The runtime is shutting down, and this task with it.
+    std::future::pending().await
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::AGE};
 
 use crate::{
-    semantics::cache_status::{CacheName, CacheStatus, ForwardReason, Outcome, Text, write_number},
+    semantics::{
+        cache_status::{CacheName, CacheStatus, ForwardReason, Outcome, Text, write_number},
+        list::has,
+    },
     telemetry::{LookupResult, NoCacheReason},
 };
 
@@ -144,9 +147,19 @@ fn value(text: Bytes) -> HeaderValue {
 
 /// The request went to the application, since nothing stored could answer it.
 pub(super) fn miss(headers: &mut HeaderMap, name: &CacheName, why: ForwardReason, not_stored: Option<NoCacheReason>) {
+    missed(headers, status_of_miss(name, why, not_stored));
+}
+
+/// As [`miss`], with this `Cache-Status`.
+pub(super) fn missed(headers: &mut HeaderMap, status: HeaderValue) {
     forwarded(headers, "MISS");
+    headers.append(CACHE_STATUS, status);
+}
+
+/// What `Cache-Status` says of a request that went to the application.
+pub(super) fn status_of_miss(name: &CacheName, why: ForwardReason, not_stored: Option<NoCacheReason>) -> HeaderValue {
     let outcome = Outcome::Forward { why, status: None, ttl: None, stored: not_stored.is_none(), collapsed: false };
-    status(headers, name, outcome, detail(why, not_stored));
+    status(name, outcome, detail(why, not_stored))
 }
 
 /// Why nothing is kept, or else more about why the application was asked.
@@ -162,14 +175,16 @@ pub(super) fn bypass(headers: &mut HeaderMap, name: &CacheName, reason: NoCacheR
         _ => (ForwardReason::Bypass, Some(reason)),
     };
     let outcome = Outcome::Forward { why, status: None, ttl: None, stored: false, collapsed: false };
-    status(headers, name, outcome, detail);
+    headers.append(CACHE_STATUS, status(name, outcome, detail));
 }
 
 /// The answer is the application's. What a cache of this kind behind it said about itself is not this one's to pass on;
 /// `Cache-Status` is a list of all caches on the way, and `Age` is the response's own.
 fn forwarded(headers: &mut HeaderMap, x_cache: &'static str) {
     headers.insert(X_CACHE, HeaderValue::from_static(x_cache));
-    headers.remove(X_CACHE_AGE);
+    if has(headers, &X_CACHE_AGE) {
+        headers.remove(X_CACHE_AGE);
+    }
 }
 
 /// Whether a field is what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not
@@ -179,11 +194,11 @@ pub(super) fn is_own(name: &HeaderName) -> bool {
     OWN.contains(name)
 }
 
-fn status(headers: &mut HeaderMap, name: &CacheName, outcome: Outcome, detail: Option<NoCacheReason>) {
+fn status(name: &CacheName, outcome: Outcome, detail: Option<NoCacheReason>) -> HeaderValue {
     let status = CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str) };
     let mut text = Text::new();
     status.write(&mut text);
-    headers.append(CACHE_STATUS, value(Bytes::copy_from_slice(&text)));
+    value(Bytes::copy_from_slice(&text))
 }
 
 #[cfg(test)]

@@ -1,17 +1,25 @@
 //! What all requests through one layer share.
 
+use std::sync::OnceLock;
+
 use http::{
-    HeaderMap, Response,
+    HeaderMap, HeaderValue, Response,
     header::{AUTHORIZATION, COOKIE},
 };
 
-use super::{load_limit::LoadLimit, range_memory::RangeMemory, target::KeyRules};
+use super::{annotate, load_limit::LoadLimit, range_memory::RangeMemory, target::KeyRules};
 use crate::{
     engine::Cache,
     inherit,
     key::Key,
     policy::Policy,
-    semantics::{cache_status::CacheName, reuse::RequestDirectives, sites::Sites, vary::VaryFields},
+    semantics::{
+        cache_status::{CacheName, ForwardReason},
+        reuse::RequestDirectives,
+        sites::Sites,
+        vary::VaryFields,
+    },
+    telemetry::NoCacheReason,
 };
 
 /// The cache, and the settings of a [`CacheLayer`](super::CacheLayer).
@@ -26,6 +34,8 @@ pub(super) struct Context {
     pub(super) sites: Sites,
     pub(super) load_limit: LoadLimit,
     pub(super) range_memory: RangeMemory,
+    /// What most misses have in `Cache-Status`, once one has had it.
+    pub(super) usual_status: OnceLock<HeaderValue>,
 }
 
 /// Whether a response may be due to this one client.
@@ -43,6 +53,7 @@ impl Context {
             sites: Sites::default(),
             load_limit: LoadLimit::default(),
             range_memory: RangeMemory::default(),
+            usual_status: OnceLock::new(),
         }
     }
 
@@ -77,6 +88,15 @@ impl Context {
 
     pub(super) fn directives(&self, headers: &HeaderMap) -> RequestDirectives {
         RequestDirectives::from_headers(headers, self.policy.caching.request_directives)
+    }
+
+    /// What `Cache-Status` says of a request that went to the application.
+    pub(super) fn status_of_miss(&self, why: ForwardReason, not_stored: Option<NoCacheReason>) -> HeaderValue {
+        let status = || annotate::status_of_miss(&self.name, why, not_stored);
+        match (why, not_stored) {
+            (ForwardReason::UriMiss, None) => self.usual_status.get_or_init(status).clone(),
+            _ => status(),
+        }
     }
 
     /// Runs a handler; its response is given what the handler read from the cache, if the response inherits from that.

@@ -4,11 +4,11 @@
 //!
 //! - [`layer`]: [`CacheLayer`] and its settings
 //! - [`service`]: [`CacheService`], what becomes of one request: a hit in memory is answered here
-//! - [`fetch`], [`lookup`]: a request whose answer is not in memory; found in the store, waited for, or loaded
+//! - [`fetch`]: a request whose answer is not in memory: found in the store, waited for, or loaded
 //! - [`write`]: a request that may change something
 //! - [`load`]: asking the application once for all requests that wait
-//! - [`receive`], [`revalidate`]: a new response, and word that a stored one still holds; passed to the client, and stored
-//! - [`fill`]: how a load begins, and how it ends without a response to store
+//! - [`revalidate`]: word that a stored response still holds
+//! - [`granted_load`]: a load that may store what comes: how it asks, a new response, and how it ends without one
 //! - [`forward`]: a request that the application answers by itself
 //! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
@@ -28,13 +28,12 @@ mod body;
 mod context;
 mod failure;
 mod fetch;
-mod fill;
 mod forward;
 mod future;
+mod granted_load;
 mod layer;
 mod load;
 mod load_limit;
-mod lookup;
 mod nested;
 mod oneshot;
 mod origin;
@@ -43,7 +42,6 @@ mod parts;
 mod plan;
 mod range_memory;
 mod ranges;
-mod receive;
 mod record;
 mod remaining_freshness;
 mod reply;

@@ -12,6 +12,7 @@ use super::{
     target::Target,
 };
 use crate::{
+    clock::Clock,
     engine::Cache,
     entry::{Entry, envelope},
     key::Key,
@@ -144,5 +145,5 @@ fn fields(fields: &[(header::HeaderName, &'static str)]) -> HeaderMap {
 
 fn came(headers: &HeaderMap, length: usize) -> OriginResponse<'_> {
     let (status, tags, length) = (StatusCode::OK, Tags::default(), length as u64);
-    OriginResponse { status, headers, tags, freshness: None, inherited: None, length }
+    OriginResponse { status, headers, time: Clock::system().now(), tags, freshness: None, inherited: None, length }
 }

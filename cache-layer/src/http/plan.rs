@@ -66,6 +66,8 @@ impl CacheRequest {
 pub(super) struct OriginResponse<'h> {
     pub(super) status: StatusCode,
     pub(super) headers: &'h HeaderMap,
+    /// When it came, in milliseconds since the Unix epoch.
+    pub(super) time: u64,
     /// What its handler said about it beside its fields.
     pub(super) tags: Tags,
     pub(super) freshness: Option<Freshness>,
@@ -130,9 +132,8 @@ impl Plan {
 impl Context {
     /// What to store of `response`.
     pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse<'_>) -> Result<Plan, NoCacheReason> {
-        let OriginResponse { status, headers, tags, freshness, inherited, length } = response;
+        let OriginResponse { status, headers, time: response_time, tags, freshness, inherited, length } = response;
         let policy = &self.policy.caching;
-        let response_time = self.cache.now();
         let directives =
             freshness.map_or_else(|| ResponseDirectives::from_headers(headers, &policy.targets), Freshness::directives);
         let received = Received { status, headers, directives: &directives, request_time: request.time, response_time };
@@ -225,11 +226,6 @@ impl Context {
         lifetime - fastrand::u64(..=lifetime / 100 * u64::from(self.policy.jitter))
     }
 
-    /// Without a date of its own, a response is given one before any client has it: a later answer can't know it.
-    pub(super) fn date_for(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        (!has(headers, &DATE)).then(|| write_http_date(self.cache.now() / 1000))
-    }
-
     /// The entries of a plan, for a response with these fields. It is a new variant if there was nothing in its place.
     pub(super) fn draft(
         &self,
@@ -243,7 +239,8 @@ impl Context {
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
-        let is_compressed = is_compressed(headers.own);
+        // Where it is never compressed, it is no matter.
+        let is_compressed = !self.cache.is_local() && is_compressed(headers.own);
         let head = |key, info: StoredInfo| {
             let meta = self.stored_head(info, headers);
             EntryHead { key, id: EntryId::random(), deadlines, meta, is_compressed }
@@ -300,11 +297,17 @@ impl Context {
             id: EntryId::random(),
             deadlines: entry.deadlines(),
             meta: info.with_fields(fields),
-            is_compressed: is_compressed(&stored.headers),
+            is_compressed: !self.cache.is_local() && is_compressed(&stored.headers),
         };
         let entry = head.loaded_again(entry, entry.load_time());
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }
     }
+}
+
+/// Without a date of its own, a response that came at `now` is given one before any client has it: a later answer can't know
+/// it.
+pub(super) fn date_for(headers: &HeaderMap, now: u64) -> Option<HeaderValue> {
+    (!has(headers, &DATE)).then(|| write_http_date(now / 1000))
 }
 
 /// Whether the next response to the same request will most likely be refused for the same reason.

@@ -16,14 +16,19 @@ use super::{
     record::content_length,
 };
 use crate::{
-    inherit::Reads, key::Key, policy::Freshness, semantics::range::complete_length, tag::Tags, telemetry::NoCacheReason,
+    inherit::Reads,
+    key::Key,
+    policy::Freshness,
+    semantics::{list::has, range::complete_length},
+    tag::Tags,
+    telemetry::NoCacheReason,
 };
 
 impl Context {
     /// Why a request for a part of what is not stored, or has been `stale` since this response came, goes to the application
     /// as it is; `None` if the whole is to be loaded.
     pub(super) fn passes_range(&self, key: &Key, request: &HeaderMap, stale: Option<u64>) -> Option<NoCacheReason> {
-        if !request.contains_key(RANGE) {
+        if !has(request, &RANGE) {
             return None;
         }
         let client = Client::of(request);
@@ -63,6 +68,7 @@ impl Context {
         let came = OriginResponse {
             status: StatusCode::OK,
             headers: &headers,
+            time: now,
             tags: Tags::default(),
             freshness: response.extensions().get::<Freshness>().copied(),
             inherited: response.extensions().get::<Reads>().cloned(),

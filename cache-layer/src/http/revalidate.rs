@@ -9,8 +9,8 @@ use http_body::Body;
 
 use super::{
     annotate::Served,
-    fill::Fill,
-    plan::{DatedHeaders, OriginResponse},
+    granted_load::GrantedLoad,
+    plan::{DatedHeaders, OriginResponse, date_for},
     reply::LoadReply,
     response_entry::ResponseEntry,
 };
@@ -25,7 +25,7 @@ use crate::{
     telemetry::{Event, NoCacheReason},
 };
 
-impl<R: Body, E> Fill<R, E> {
+impl<R: Body, E> GrantedLoad<R, E> {
     /// `entry` still holds: by the head of a 304, or by one that is none, since the application was not asked.
     pub(super) async fn revalidated(mut self: Box<Self>, entry: ResponseEntry, head: Option<response::Parts>) {
         self.permit.not_modified();
@@ -59,7 +59,7 @@ impl<R: Body, E> Fill<R, E> {
 
     /// The stored fields as a 304 updates them (section 3.2).
     fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> HeaderMap {
-        if let Some(date) = self.context.date_for(&head.headers) {
+        if let Some(date) = date_for(&head.headers, self.context.cache.now()) {
             head.headers.insert(DATE, date);
         }
         let mut headers = entry.response().headers.clone();
@@ -79,6 +79,7 @@ impl<R: Body, E> Fill<R, E> {
         OriginResponse {
             status: entry.response().info.status,
             headers,
+            time: self.context.cache.now(),
             tags: tags.unwrap_or_else(|| entry.tags()),
             freshness: head.extensions.remove::<Freshness>(),
             inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),

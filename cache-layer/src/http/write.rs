@@ -11,7 +11,7 @@ use tracing::Span;
 use super::{
     body::ResponseBody,
     context::Context,
-    fill::Fill,
+    granted_load::GrantedLoad,
     oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
@@ -22,9 +22,10 @@ use super::{
 use crate::{
     engine::{
         Cache, InvalidateError,
+        fetch::Attempt,
         flight::Role,
         patience::Patience,
-        permit::{Attempt, FailurePolicy, WritePermit},
+        permit::{FailurePolicy, WritePermit},
     },
     key::Key,
     semantics::{
@@ -150,9 +151,9 @@ impl Context {
         let detail = Route { why: ForwardReason::Miss, varies: None };
         let miss = Miss { key: request.key.clone(), expected: Some(Seen::Unusable), stale: None, detail };
         let context = self.clone();
-        let task = self.cache.spawn_load(Span::none(), |reply_to| {
-            let fill = Fill::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
-            Box::new(fill).receive(response)
+        let task = self.cache.flights().spawn_load(Span::none(), |reply_to| {
+            let load = GrantedLoad::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
+            Box::new(load).receive(response)
         });
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
@@ -162,12 +163,12 @@ impl Context {
     }
 
     /// The right to store what no lookup asked for; `None` while a load of it is under way, or where it would not be kept.
-    async fn permit_to_replace(&self, key: &Key) -> Option<WritePermit> {
+    async fn permit_to_replace(&self, key: &Key) -> Option<Box<WritePermit>> {
         let Role::Leader(flight) = self.cache.flights().join(key) else { return None };
         let (mut patience, policy) = (Patience::none(), FailurePolicy::default());
         match self.cache.try_acquire(flight, key, Seen::Unusable, &mut patience, policy).await {
             Attempt::Granted(permit) => Some(permit),
-            Attempt::Changed(_) | Attempt::Uncacheable | Attempt::BackedOff(_) => None,
+            Attempt::LookAgain(_) | Attempt::Uncacheable | Attempt::BackedOff(_) => None,
         }
     }
 

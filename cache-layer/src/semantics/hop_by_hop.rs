@@ -33,7 +33,24 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 /// Tells the fields of a message that are not hop-by-hop from those that are.
 pub(crate) fn is_end_to_end(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool + use<> {
     let named = if has(headers, &CONNECTION) { named(headers) } else { Vec::new() };
-    move |name| !FIELDS.contains(name) && !named.contains(name)
+    move |name| !is_listed(name) && !named.contains(name)
+}
+
+/// Whether a field is one of [`FIELDS`]. Told by its length first, sooner than name by name.
+fn is_listed(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 fn named(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -78,6 +95,12 @@ mod tests {
         let left: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let expected: [(&str, &[u8]); 3] = [("content-type", b"text/plain"), ("x-twice", b"1"), ("x-twice", b"2")];
         assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn a_field_is_told_as_it_is_listed() {
+        assert!(FIELDS.iter().all(is_listed));
+        assert!(!is_listed(&http::header::ETAG));
     }
 
     #[test]

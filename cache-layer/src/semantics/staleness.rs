@@ -6,8 +6,12 @@ use http::{
 };
 
 use super::{
-    cache_control::CacheControl, caching_policy::CachingPolicy, delta_seconds::DeltaSeconds, freshness::Lifetime,
-    list::has_any, received::Received,
+    cache_control::CacheControl,
+    caching_policy::CachingPolicy,
+    delta_seconds::DeltaSeconds,
+    freshness::Lifetime,
+    list::{has, has_any},
+    received::Received,
 };
 
 /// Until when a stored response serves which purpose, in milliseconds since the Unix epoch. A purpose is served
@@ -42,7 +46,8 @@ impl Windows {
 
         let stated = |stated: Option<DeltaSeconds>| stated.map(|stated| stated.seconds().unwrap_or(0) * 1000);
         // What was only configured is no permission to hand out one client's cookie for longer.
-        let configured = |millis| if headers.contains_key(SET_COOKIE) { 0 } else { millis };
+        let sets_cookie = has(headers, &SET_COOKIE);
+        let configured = |millis| if sets_cookie { 0 } else { millis };
         let while_revalidate =
             stated(cc.stale_while_revalidate).unwrap_or_else(|| configured(policy.default_stale_while_revalidate));
         let if_error = stated(cc.stale_if_error).unwrap_or_else(|| configured(policy.default_stale_if_error));

@@ -6,6 +6,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{Dictionary, List, Parser};
 
+use super::list::has;
+
 /// The members of a dictionary; none if the field is absent. Of a key that repeats, the last counts.
 pub(crate) fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
     let Some(field) = combined(headers, name) else { return Some(Dictionary::new()) };
@@ -21,7 +23,9 @@ pub(crate) fn list(headers: &HeaderMap, name: &HeaderName) -> Option<List> {
 /// The lines of a field as the one value that a parser reads (RFC 9651, section 4.2); `None` if there are none, as in most
 /// responses.
 fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
-    headers.get(name)?;
+    if !has(headers, name) {
+        return None;
+    }
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     Some(lines.join(&b", "[..]))
 }

@@ -2,7 +2,10 @@
 
 use http::header::{ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
 
-use super::{list::members, preference};
+use super::{
+    list::{has, members},
+    preference,
+};
 
 /// Which spellings of a selecting field are taken for one (RFC 9111, section 4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,9 @@ pub(crate) enum Vary {
 impl Vary {
     /// `None` when the response does not vary.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        if !has(headers, &VARY) {
+            return None;
+        }
         let mut names = Vec::new();
         for member in members(headers, &VARY) {
             // `*` is a valid token, and so it has to be told from a field of that name.

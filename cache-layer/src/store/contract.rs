@@ -225,6 +225,13 @@ pub(crate) struct Writes {
     pub(crate) guard: Option<(Key, Version)>,
 }
 
+impl Writes {
+    /// Bytes of the payload of each entry.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
+        self.entries.iter().map(|(_, entry)| entry.payload().len() as u64)
+    }
+}
+
 /// How a commit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {

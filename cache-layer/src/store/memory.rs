@@ -247,12 +247,12 @@ impl Inner {
         if fills.leases.contains_key(&id) {
             return Acquired::Held;
         }
-        let now = Instant::now();
-        let count = match fills.failures.get(&id).filter(|failure| now < failure.forgotten) {
-            Some(Failure { ready, status, .. }) if failures == Failures::Heed && now < *ready => {
+        let count = match fills.failures.get(&id).map(|failure| (failure, Instant::now())) {
+            Some((failure, now)) if now >= failure.forgotten => 0,
+            Some((Failure { ready, status, .. }, now)) if failures == Failures::Heed && now < *ready => {
                 return Acquired::BackOff { remaining: *ready - now, status: *status };
             }
-            Some(failure) => failure.count,
+            Some((failure, _)) => failure.count,
             None => 0,
         };
         let lease = Lease::new(key, Lease::random_token(), hex::of_u64(fills.tick())).after(count);
@@ -506,7 +506,13 @@ impl fmt::Debug for MemoryStore {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::{
+        entry::{Deadlines, EntryId},
+        store::Writes,
+    };
 
     #[tokio::test]
     async fn what_is_remembered_as_uncacheable_is_forgotten_with_everything() {
@@ -533,5 +539,29 @@ mod tests {
             store.release(&lease, Some(Duration::from_secs(60)));
         }
         assert!((1..=REMEMBERED_CAP).contains(&store.0.fills().uncacheable.len()));
+    }
+
+    #[tokio::test]
+    async fn keys_that_collide_are_never_taken_for_one_another() {
+        let (store, one) = (MemoryStore::new(1 << 20), Key::new(["one"]));
+        let other = Key::new(["other"]).colliding_with(&one);
+        let load = async |key: &Key, seen| {
+            let Acquired::Granted(lease) = store.acquire(key, seen, Duration::ZERO, Failures::Heed).await.unwrap()
+            else {
+                return None;
+            };
+            let deadlines = Deadlines::fresh_until(Clock::system().now() + 60_000);
+            let entry = Entry::new(EntryId::random(), key, deadlines, Bytes::new(), Bytes::new());
+            let writes = Writes { entries: vec![(key.clone(), entry)], guard: None };
+            store.commit(&Fill { lease, writes, tags: Tags::default() }).await.ok()
+        };
+        assert_eq!(load(&one, Seen::Nothing).await, Some(Committed::Stored));
+        assert!(store.peek(&other).is_none());
+        let Lookup::Rejected(Rejection::Key, seen) = store.get(&other).await.unwrap() else {
+            panic!("it is another's")
+        };
+        assert_eq!(load(&other, Seen::Nothing).await, None, "there is something");
+        assert_eq!(load(&other, seen).await, Some(Committed::Stored));
+        assert!(store.peek(&one).is_none() && store.peek(&other).is_some());
     }
 }
