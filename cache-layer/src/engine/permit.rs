@@ -141,7 +141,8 @@ impl LeaseGuard {
     }
 
     fn ends(&mut self, release: Release, outcome: LoadOutcome) {
-        (self.release, self.outcome, self.took) = (release, outcome, Some(self.begun.elapsed()));
+        (self.release, self.outcome) = (release, outcome);
+        self.took = self.cache.0.telemetry.is_observed().then(|| self.begun.elapsed());
     }
 }
 
@@ -151,8 +152,10 @@ impl Drop for LeaseGuard {
             self.cache.0.store.release(lease, None);
         }
         self.cache.emit(Event::Release(self.release));
-        let duration = self.took.unwrap_or_else(|| self.begun.elapsed());
-        self.cache.emit(Event::Loaded { outcome: self.outcome, duration });
+        if self.cache.0.telemetry.is_observed() {
+            let duration = self.took.unwrap_or_else(|| self.begun.elapsed());
+            self.cache.emit(Event::Loaded { outcome: self.outcome, duration });
+        }
         if let Some(Refreshes { key, in_background: true }) = &self.refreshes
             && !self.answered
         {

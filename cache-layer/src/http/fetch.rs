@@ -19,6 +19,7 @@ use super::{
     respond::Content,
     response_entry::ResponseEntry,
     select::{Hit, Miss, Selection, missing_uri},
+    target::Target,
 };
 use crate::{
     engine::{
@@ -48,6 +49,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
     service: S,
     request: Request<B>,
     key: Key,
+    target: Target<'static>,
     known: Known,
     mut span: LookupSpan,
 ) -> impl Future<Output = Result<Response<ResponseBody<S::Content>>, S::Error>> + Send {
@@ -73,12 +75,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
             }
             Next::Lead { flight, miss, purpose, answer } => (flight, miss, purpose, answer),
         };
-        // It had a host when its key was made.
-        let Some(asked) = CacheRequest::of_get(&context, key.clone(), &request) else {
-            let (reason, stale) = (NoCacheReason::NoAuthority, None);
-            let forward = Forward { service, request, key: &key, reason, deadline: end, stale };
-            return Box::pin(context.forward_uncached(forward)).await;
-        };
+        let asked = CacheRequest::as_get(target, key.clone(), &request);
         let headers = asked.headers.clone();
         let load = Box::new(Load { context: context.clone(), service, request, asked, miss, purpose, patience });
         let begin = |span: Span| {
@@ -88,7 +85,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
         let (reply, task) = match answer {
             LeaderAnswer::Stored(response) => {
                 drop(begin(context.cache.background_span(&key, &span)));
-                return Ok(response);
+                return Ok(*response);
             }
             LeaderAnswer::Load => begin(context.cache.load_span(&key, &span)).reply().await,
             LeaderAnswer::LoadOrStale(stale) => {
@@ -112,9 +109,10 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     service: S,
     mut request: Request<B>,
     key: Key,
+    target: Target<'static>,
     mark: HeaderValue,
+    lookup: LookupSpan,
 ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-    let lookup = context.cache.lookup_span(&key);
     if context.keep_mark(request.headers_mut(), &key, mark).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
@@ -122,7 +120,7 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
         return Ok(context.bypassed(Oneshot::new(service, request).await?, reason));
     }
     let span = lookup.span();
-    fetch(context, service, request, key, Known::Nothing, lookup).instrument(span).await
+    fetch(context, service, request, key, target, Known::Nothing, lookup).instrument(span).await
 }
 
 /// A request, as far as it is needed to find out what is to be done.
@@ -169,7 +167,7 @@ enum Next<R: Body> {
 /// What answers a request that leads a load.
 enum LeaderAnswer<R: Body> {
     /// This; the load is for later requests.
-    Stored(Response<ResponseBody<R>>),
+    Stored(Box<Response<ResponseBody<R>>>),
     Load,
     /// The load; or this, if the load panics or takes too long.
     LoadOrStale(ResponseEntry),
@@ -249,7 +247,10 @@ impl RequestLookup<'_> {
         };
         let answer = match purpose {
             Purpose::RetriedRefresh => LeaderAnswer::LoadOrStale(entry),
-            _ => LeaderAnswer::Stored(self.context.respond(entry, self.method, self.headers, served, self.span)),
+            _ => {
+                let response = self.context.respond(entry, self.method, self.headers, served, self.span);
+                LeaderAnswer::Stored(Box::new(response))
+            }
         };
         Next::Lead { flight, miss, purpose, answer }
     }

@@ -287,10 +287,10 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
         let mut body = Incoming::new(body);
         match length.exact() {
-            Some(exact) if body.take_at_once(exact).await => {
+            Some(exact) if body.take_at_once(exact) => {
                 // Until the load is over.
                 let _room = self.room.take();
-                let (permit, writes, tags) = self.reply_whole(draft, head, body);
+                let (permit, writes, tags) = self.reply_whole(draft, head, body, now);
                 permit.commit(writes, tags).await;
             }
             // In a box, so that the load of a body that is there, as most are, is the smaller for it.
@@ -341,8 +341,9 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         draft: Draft,
         head: ClientHead,
         body: Incoming<R>,
+        now: u64,
     ) -> (Box<WritePermit>, Writes, Tags) {
-        let millis = self.context.load_time(&self.request);
+        let millis = now.saturating_sub(self.request.time);
         let (writes, tags, entry) = draft.complete(|entry| entry.loaded(body.taken(), millis));
         drop(body);
         let payload = entry.payload().clone();

@@ -54,11 +54,15 @@ pub(super) struct CacheRequest {
 }
 
 impl CacheRequest {
-    /// A request that is answered as GET is. `None` if it doesn't say clearly which host it is for.
+    /// A request that is answered as GET is, and was not sent on yet.
+    pub(super) fn as_get<B>(target: Target<'static>, key: Key, request: &Request<B>) -> Self {
+        Self { target, key, method: Method::GET, headers: Arc::new(request.headers().clone()), time: 0 }
+    }
+
+    /// A request that is answered as GET is, and sent on now. `None` if it doesn't say clearly which host it is for.
     pub(super) fn of_get<B>(context: &Context, key: Key, request: &Request<B>) -> Option<Self> {
-        let headers = Arc::new(request.headers().clone());
-        let target = Target::of(&context.sites, request.uri(), &headers)?.into_owned();
-        Some(Self { target, key, method: Method::GET, headers, time: context.cache.now() })
+        let target = Target::of(&context.sites, request.uri(), request.headers())?.into_owned();
+        Some(Self { time: context.cache.now(), ..Self::as_get(target, key, request) })
     }
 }
 

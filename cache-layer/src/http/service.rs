@@ -24,6 +24,7 @@ use super::{
     write::write_through,
 };
 use crate::{
+    engine::span::LookupSpan,
     key::Key,
     semantics::storable::refusal_of_request,
     telemetry::{Event, NoCacheReason, Tier},
@@ -86,7 +87,14 @@ where
         match (refusal, Target::of(&context.sites, request.uri(), headers)) {
             (None, Some(target)) => {
                 let key = target.key(&context.key_rules(headers));
-                self.answer(request, key, mark)
+                match self.answer_at_once(&request, &key, mark.is_some()) {
+                    AtOnce::Answer(response) => ResponseFuture::ready(response),
+                    AtOnce::Bypass(reason) => self.bypass(request, reason),
+                    AtOnce::Fetch(known, lookup) => {
+                        let target = target.into_owned();
+                        self.fetch(request, key, target, mark, known, lookup)
+                    }
+                }
             }
             (Some(NoCacheReason::Method), Some(target)) => {
                 context.cache.emit(Event::Bypass(NoCacheReason::Method));
@@ -99,49 +107,66 @@ where
     }
 }
 
-impl<S: Clone> CacheService<S> {
-    /// A request that the cache may have an answer for, or is to find one for. What goes on to a future is cloned for it: a
-    /// hit clones nothing.
-    fn answer<B: Send + 'static>(
-        &self,
-        request: Request<B>,
-        key: Key,
-        mark: Option<HeaderValue>,
-    ) -> ResponseFuture<S, B, S::Content>
-    where
-        S: Origin<B>,
-    {
-        let Self { inner, context } = self;
+/// What becomes of a request that the cache may have an answer for, or is to find one for.
+enum AtOnce<R: Body> {
+    Answer(Response<ResponseBody<R>>),
+    Bypass(NoCacheReason),
+    Fetch(Known, LookupSpan),
+}
+
+impl<S> CacheService<S> {
+    /// A hit in memory is answered here: nothing is cloned for it. A request with another process's mark has no hit.
+    fn answer_at_once<B, R: Body>(&self, request: &Request<B>, key: &Key, marked: bool) -> AtOnce<R> {
+        let context = &self.context;
         let (method, headers) = (request.method(), request.headers());
-        if context.is_nested(&key, request.extensions()) {
-            return self.bypass(request, NoCacheReason::Nested);
+        if context.is_nested(key, request.extensions()) {
+            return AtOnce::Bypass(NoCacheReason::Nested);
         }
         if context.policy.is_bypassed_by_cookie(headers) {
-            return self.bypass(request, NoCacheReason::Cookie);
+            return AtOnce::Bypass(NoCacheReason::Cookie);
         }
-        if let Some(mark) = mark {
-            let fetched = fetch_unless_nested(context.clone(), inner.clone(), request, key, mark);
-            return ResponseFuture::boxed(fetched);
+        let mut lookup = context.cache.lookup_span(key);
+        if marked {
+            return AtOnce::Fetch(Known::Nothing, lookup);
         }
-        let mut lookup = context.cache.lookup_span(&key);
-        let known = match context.select_in_memory(&key, headers) {
+        let known = match context.select_in_memory(key, headers) {
             InMemory::Answer(entry) => {
                 lookup.at(Tier::Memory);
                 if *method != Method::GET || !context.is_due_early(&entry) {
-                    return ResponseFuture::ready(context.respond(entry, method, headers, Served::Hit, &mut lookup));
+                    return AtOnce::Answer(context.respond(entry, method, headers, Served::Hit, &mut lookup));
                 }
                 Known::Due(entry.id())
             }
-            _ if context.cache.is_uncacheable(&key) && !context.directives(headers).only_if_cached() => {
+            _ if context.cache.is_uncacheable(key) && !context.directives(headers).only_if_cached() => {
                 lookup.bypassed(NoCacheReason::Remembered);
-                return self.bypass(request, NoCacheReason::Remembered);
+                return AtOnce::Bypass(NoCacheReason::Remembered);
             }
             InMemory::Missing(seen) => Known::Missing(seen),
             InMemory::Unknown => Known::Nothing,
         };
-        let span = lookup.span();
-        let fetched = fetch(context.clone(), inner.clone(), request, key, known, lookup);
-        ResponseFuture::boxed(fetched.instrument(span))
+        AtOnce::Fetch(known, lookup)
+    }
+}
+
+impl<S: Clone> CacheService<S> {
+    /// A request whose answer takes a future, and with it a clone of what the service is made of.
+    fn fetch<B: Send + 'static>(
+        &self,
+        request: Request<B>,
+        key: Key,
+        target: Target<'static>,
+        mark: Option<HeaderValue>,
+        known: Known,
+        lookup: LookupSpan,
+    ) -> ResponseFuture<S, B, S::Content>
+    where
+        S: Origin<B>,
+    {
+        let (context, inner, span) = (self.context.clone(), self.inner.clone(), lookup.span());
+        if let Some(mark) = mark {
+            return ResponseFuture::boxed(fetch_unless_nested(context, inner, request, key, target, mark, lookup));
+        }
+        ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup).instrument(span))
     }
 
     /// A request that is not looked up.
