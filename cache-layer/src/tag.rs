@@ -86,6 +86,16 @@ impl TagToken {
         Self::write(at, b'c')
     }
 
+    /// As [`created`](Self::created), by a load that began at `start`, which must be stored only if nothing was invalidated
+    /// since. `chance` is 15 hex digits.
+    #[cfg(feature = "redis")]
+    pub(crate) fn created_by(start: [u8; 16], chance: &str) -> Self {
+        let mut bytes = [b'c'; Self::LENGTH];
+        bytes[..16].copy_from_slice(&start);
+        bytes[16..31].copy_from_slice(chance.as_bytes());
+        Self(bytes)
+    }
+
     /// Written by an invalidation: a load that began before it must not be stored.
     #[cfg(feature = "memory")]
     pub(crate) fn invalidated(at: u64) -> Self {
