@@ -86,7 +86,7 @@ impl TagToken {
         Self::write(at, b'c')
     }
 
-    /// As [`created`](Self::created), by a load that began at `start`, which must be stored only if nothing was invalidated
+    /// Written by a load that began at `start` and found no token; it must be stored only if nothing was invalidated
     /// since. `chance` is 15 hex digits.
     #[cfg(feature = "redis")]
     pub(crate) fn created_by(start: [u8; 16], chance: &str) -> Self {
