@@ -44,6 +44,7 @@ pub(crate) mod groups;
 pub(crate) mod hop_by_hop;
 pub(crate) mod invalidation;
 pub(crate) mod list;
+pub(crate) mod no_vary_search;
 pub(crate) mod preference;
 pub(crate) mod query;
 pub(crate) mod range;
