@@ -97,7 +97,9 @@ pub use self::{
     clock::Clock,
     engine::{Cache, CacheBuilder, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
-    http::{BodyError, CacheLayer, CacheService, ResponseBody, ResponseFuture},
+    http::{
+        AskAgain, BodyError, CacheLayer, CacheService, QueryBody, QueryLayer, QueryService, ResponseBody, ResponseFuture,
+    },
     key::Key,
     policy::{Freshness, Profile, Remaining, SetCookie},
     tag::Tags,

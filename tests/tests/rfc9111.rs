@@ -1934,9 +1934,10 @@ mod a_key {
                 assert_eq!((answer.x_cache(), answer.call()), (x_cache, call), "{tenant:?}");
             }
         }
+        // A write is about its target, whatever else the keys of that are made of (RFC 9111, section 4.4).
         app.send(Method::POST, "/", tenants[0]).await;
-        for (tenant, x_cache) in tenants.into_iter().zip(["MISS", "HIT", "HIT", "HIT"]) {
-            assert_eq!(app.get("/", tenant).await.x_cache(), x_cache, "{tenant:?}");
+        for tenant in tenants {
+            assert_eq!(app.get("/", tenant).await.x_cache(), "MISS", "{tenant:?}");
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Context {
     pub(super) sites: Sites,
     pub(super) load_limit: LoadLimit,
     pub(super) range_memory: RangeMemory,
+    /// Whether the content of some requests is part of their keys.
+    pub(super) has_content_keys: bool,
 }
 
 /// Whether a response may be due to this one client.
@@ -43,7 +45,13 @@ impl Context {
             sites: Sites::default(),
             load_limit: LoadLimit::default(),
             range_memory: RangeMemory::default(),
+            has_content_keys: false,
         }
+    }
+
+    /// Whether a target may have responses that its own key does not lead to.
+    pub(super) fn has_tagged_targets(&self) -> bool {
+        self.has_content_keys || !self.policy.key_headers.is_empty()
     }
 
     /// What the key of a request with `headers` is made of.

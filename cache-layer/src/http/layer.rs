@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, StatusCode, Uri, request};
 use tower_layer::Layer;
 
-use super::{context::Context, load_limit::LoadLimit, service::CacheService, target::Target};
+use super::{context::Context, load_limit::LoadLimit, service::CacheService, target::{Affected, Target}};
 use crate::{
     clock::millis,
-    engine::Cache,
+    engine::{Cache, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
     key::Key,
     policy::{Profile, Remaining, SetCookie, Voids},
@@ -66,6 +66,11 @@ impl CacheLayer {
     /// A layer over `cache` that keeps what the application says, and nothing else.
     pub fn new(cache: Cache) -> Self {
         Self { context: Context::new(cache) }
+    }
+
+    pub(super) fn with_content_keys(mut self) -> Self {
+        self.context.has_content_keys = true;
+        self
     }
 }
 
@@ -358,6 +363,25 @@ impl CacheLayer {
     pub fn key(&self, uri: &Uri) -> Option<Key> {
         let headers = HeaderMap::new();
         Target::of_uri(&self.context.sites, uri).map(|target| target.key(&self.context.key_rules(&headers)))
+    }
+
+    /// Voids every response that is stored for an absolute URI, whatever its key: those for other
+    /// [`key_headers`](Self::key_headers), and those to [QUERY](Self::query) with any content. `false` for a URI without a host,
+    /// which names nothing. A write that succeeds does the same for its own target.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cache::invalidate`].
+    pub async fn invalidate_uri(&self, uri: &Uri) -> Result<bool, InvalidateError> {
+        let headers = HeaderMap::new();
+        let Some(target) = Target::of_uri(&self.context.sites, uri) else { return Ok(false) };
+        let Affected { keys, tags } = target.affected(&self.context.key_rules(&headers), &headers);
+        let mut result = self.context.cache.invalidate_tags(tags).await;
+        for key in keys {
+            // Each is to be tried, whatever became of the one before.
+            result = self.context.cache.invalidate(&key).await.and(result);
+        }
+        result.map(|()| true)
     }
 
     /// The key under which this layer keeps what it stores for a request with this URI and these fields: what a handler has

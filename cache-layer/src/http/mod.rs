@@ -2,6 +2,8 @@
 //!
 //! In the order that a request meets them, each of which knows only those below it:
 //!
+//! - [`query`]: [`QueryLayer`], around the one below: requests that are answered by their content, which [`query_body`] has
+//!   read; [`ask_again`]: an application that means 304 and says 412
 //! - [`layer`]: [`CacheLayer`] and its settings
 //! - [`service`]: [`CacheService`], what becomes of one request: a hit in memory is answered here
 //! - [`fetch`], [`lookup`]: a request whose answer is not in memory; found in the store, waited for, or loaded
@@ -24,6 +26,7 @@
 //! - [`body`], [`future`], [`oneshot`], [`origin`], [`reply`]: the types that Tower and the tasks of loads ask for
 
 mod annotate;
+mod ask_again;
 mod body;
 mod context;
 mod failure;
@@ -41,6 +44,8 @@ mod origin;
 #[cfg(feature = "unstable-parts")]
 mod parts;
 mod plan;
+mod query;
+mod query_body;
 mod range_memory;
 mod ranges;
 mod receive;
@@ -56,9 +61,12 @@ mod stored;
 mod target;
 mod write;
 
+pub use ask_again::AskAgain;
 pub use body::{BodyError, ResponseBody};
 pub use future::ResponseFuture;
 pub use layer::CacheLayer;
 #[cfg(feature = "unstable-parts")]
 pub use parts::Parts;
+pub use query::{QueryLayer, QueryService};
+pub use query_body::QueryBody;
 pub use service::CacheService;

@@ -58,6 +58,7 @@ impl Parts {
             target,
             key,
             method: Method::GET,
+            has_content: false,
             headers: Arc::new(request.clone()),
             time: context.cache.now(),
         };

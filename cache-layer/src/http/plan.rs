@@ -46,6 +46,8 @@ pub(super) struct CacheRequest {
     /// The primary key.
     pub(super) key: Key,
     pub(super) method: Method,
+    /// Whether its content is part of its key.
+    pub(super) has_content: bool,
     /// For the load, and for the request that waits for it.
     pub(super) headers: Arc<HeaderMap>,
     /// When it was sent on, in milliseconds since the Unix epoch.
@@ -57,7 +59,8 @@ impl CacheRequest {
     pub(super) fn of_get<B>(context: &Context, key: Key, request: &Request<B>) -> Option<Self> {
         let headers = Arc::new(request.headers().clone());
         let target = Target::of(&context.sites, request.uri(), &headers)?.into_owned();
-        Some(Self { target, key, method: Method::GET, headers, time: context.cache.now() })
+        let has_content = !matches!(*request.method(), Method::GET | Method::HEAD);
+        Some(Self { target, key, method: Method::GET, has_content, headers, time: context.cache.now() })
     }
 }
 
@@ -194,10 +197,18 @@ impl Context {
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
-        if !named.is_empty() || !groups.is_empty() {
-            tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
+        let of_target = self.tag_of_target(request);
+        if !named.is_empty() || !groups.is_empty() || of_target.is_some() {
+            let more = groups.iter().chain(&of_target).map(String::as_str);
+            tags = Tags::new(tags.iter().chain(named).chain(more));
         }
         if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
+    }
+
+    /// What reaches a response when its target is written to, if that does not say its key.
+    fn tag_of_target(&self, request: &CacheRequest) -> Option<String> {
+        let key_is_target = !request.has_content && self.policy.key_headers.is_empty();
+        (!key_is_target).then(|| request.target.tag(&self.key_rules(&request.headers)))
     }
 
     /// The tag of a cache group: groups are an origin's own (RFC 9875, section 2).
@@ -289,6 +300,8 @@ pub(super) fn is_lasting(reason: NoCacheReason) -> bool {
             | NoCacheReason::SetCookie
             | NoCacheReason::VaryStar
             | NoCacheReason::EventStream
+            | NoCacheReason::Incremental
+            | NoCacheReason::Dictionary
             | NoCacheReason::Grpc
             | NoCacheReason::NoFreshness
             | NoCacheReason::AlreadyStale

@@ -99,9 +99,13 @@ where
 }
 
 impl<S: Clone> CacheService<S> {
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     /// A request that the cache may have an answer for, or is to find one for. What goes on to a future is cloned for it: a
     /// hit clones nothing.
-    fn answer<B: Send + 'static>(
+    pub(super) fn answer<B: Send + 'static>(
         &self,
         request: Request<B>,
         key: Key,
@@ -143,7 +147,7 @@ impl<S: Clone> CacheService<S> {
     }
 
     /// A request that is not looked up.
-    fn bypass<B, R: Body>(&self, request: Request<B>, reason: NoCacheReason) -> ResponseFuture<S, B, R>
+    pub(super) fn bypass<B, R: Body>(&self, request: Request<B>, reason: NoCacheReason) -> ResponseFuture<S, B, R>
     where
         S: Service<Request<B>>,
     {

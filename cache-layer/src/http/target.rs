@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, StatusCode, Uri, header::HOST, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header::HOST, uri::PathAndQuery};
 
 use crate::{
+    hex,
     key::Key,
     semantics::{
         invalidation::{self, affected_paths, redirected_path},
@@ -86,12 +87,46 @@ impl<'a> Target<'a> {
         self.key_of(self.path_and_query.as_str(), key_rules)
     }
 
+    /// The key of what is stored for it, by this method, and for the content of which this is the digest.
+    ///
+    /// It reads as the target's own key does, and then `#QUERY:` and the digest: no target has a `#`.
+    pub(super) fn key_with_content(&self, key_rules: &KeyRules<'_>, method: &Method, digest: &[u8; 32]) -> Key {
+        let mut parts = self.parts_of(self.path_and_query.as_str(), key_rules);
+        parts.push(format!("#{method}:").into_bytes());
+        parts.push(digest.iter().flat_map(|byte| hex::of_byte(*byte)).collect());
+        Key::new(parts)
+    }
+
     fn key_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
+        if !key_rules.key_headers.is_empty() {
+            return Key::new(self.parts_of(path_and_query, key_rules));
+        }
+        self.key_of_uri(path_and_query, key_rules)
+    }
+
+    /// The key of the target alone, whatever else the keys of what is stored for it are made of.
+    fn key_of_uri(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
         let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
         let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
-        if key_rules.key_headers.is_empty() {
-            return Key::of_parts(parts.iter().map(|part| part.as_bytes()));
-        }
+        Key::of_parts(parts.iter().map(|part| part.as_bytes()))
+    }
+
+    /// The tag of all that is stored for this target under other keys than its own.
+    pub(super) fn tag(&self, key_rules: &KeyRules<'_>) -> String {
+        self.tag_of(self.path_and_query.as_str(), key_rules)
+    }
+
+    fn tag_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> String {
+        // A digest, since a target may be longer than a tag.
+        let digest = self.key_of_uri(path_and_query, key_rules).id().primary;
+        let digits = digest.iter().flat_map(|byte| hex::of_byte(*byte)).map(char::from);
+        "uri ".chars().chain(digits).collect()
+    }
+
+    /// The parts of a key, where it may have more than those of the target.
+    fn parts_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Vec<Vec<u8>> {
+        let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
+        let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
         let mut parts: Vec<Vec<u8>> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
         for name in key_rules.key_headers {
             // How many lines there are tells an absent field from an empty one.
@@ -99,7 +134,7 @@ impl<'a> Target<'a> {
             parts.push(lines.len().to_be_bytes().to_vec());
             parts.extend(lines);
         }
-        Key::new(parts)
+        parts
     }
 
     /// What references in a response are relative to.
@@ -112,10 +147,14 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The keys that a response to an unsafe method makes stale (RFC 9111, section 4.4).
-    pub(super) fn affected(&self, key_rules: &KeyRules<'_>, response: &HeaderMap) -> Vec<Key> {
+    /// What a response to an unsafe method makes stale (RFC 9111, section 4.4).
+    pub(super) fn affected(&self, key_rules: &KeyRules<'_>, response: &HeaderMap) -> Affected {
         let others = affected_paths(self.reference(key_rules.sites), response);
-        std::iter::once(self.key(key_rules)).chain(others.iter().map(|path| self.key_of(path, key_rules))).collect()
+        let paths = std::iter::once(self.path_and_query.as_str()).chain(others.iter().map(String::as_str));
+        Affected {
+            keys: paths.clone().map(|path| self.key_of(path, key_rules)).collect(),
+            tags: paths.map(|path| self.tag_of(path, key_rules)).collect(),
+        }
     }
 
     /// Whether a response leads to what it would be stored as, and with it every client that is answered from there: to another
@@ -128,6 +167,19 @@ impl<'a> Target<'a> {
     ) -> bool {
         redirected_path(self.reference(key_rules.sites), status, response)
             .is_some_and(|path| self.key_of(&path, key_rules) == self.key(key_rules))
+    }
+}
+
+/// Targets that are stale: by their own keys, and by the tags of all that is stored for them under others.
+#[derive(Default)]
+pub(super) struct Affected {
+    pub(super) keys: Vec<Key>,
+    pub(super) tags: Vec<String>,
+}
+
+impl Affected {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.tags.is_empty()
     }
 }
 
@@ -208,6 +260,38 @@ mod tests {
     fn a_host_that_contradicts_the_target_is_none() {
         assert_eq!(target("http://victim/h", &["evil"]), None);
         assert_eq!(key("http://a.example/h", &["A.example:80"]), key("/h", &["a.example"]));
+    }
+
+    #[test]
+    fn a_key_with_content_is_that_of_one_method_target_and_content() {
+        let digests = [[1; 32], [2; 32]];
+        let mut keys = Vec::new();
+        for uri in ["http://a/s", "http://a/s?x", "http://b/s"] {
+            let target = target(uri, &[]).unwrap();
+            keys.push(target.key(&key_rules("")));
+            for method in [Method::POST, Method::from_bytes(b"QUERY").unwrap(), Method::from_bytes(b"query").unwrap()] {
+                keys.extend(digests.iter().map(|digest| target.key_with_content(&key_rules(""), &method, digest)));
+            }
+        }
+        for key in &keys {
+            assert_eq!(keys.iter().filter(|other| *other == key).count(), 1, "{key:?}");
+        }
+        let readable = keys[3].readable();
+        assert!(readable.starts_with("http://a/s#QUERY:0101"), "{readable}");
+    }
+
+    #[test]
+    fn a_target_has_one_tag_whatever_its_keys_are_made_of() {
+        let name = [HeaderName::from_static("x-tenant")];
+        let fields = HeaderMap::from_iter([(name[0].clone(), "1".parse().unwrap())]);
+        let rules = KeyRules { key_headers: &name, headers: &fields, ..key_rules("") };
+        let target = |uri| target(uri, &[]).unwrap();
+        assert_eq!(target("http://a/s").tag(&rules), target("http://a/s").tag(&key_rules("")));
+        assert_ne!(target("http://a/s").key(&rules), target("http://a/s").key(&key_rules("")));
+        assert_ne!(target("http://a/s").tag(&rules), target("http://a/s?").tag(&rules));
+        assert_ne!(target("http://a/s").tag(&rules), target("http://a/s").tag(&key_rules("x")));
+        let affected = target("http://a/s").affected(&rules, &HeaderMap::new());
+        assert_eq!(affected.tags, [target("http://a/s").tag(&rules)]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tracing::Span;
@@ -17,7 +17,7 @@ use super::{
     plan::CacheRequest,
     reply::LoadReply,
     select::{Miss, Route},
-    target::Target,
+    target::{Affected, Target},
 };
 use crate::{
     engine::{
@@ -42,23 +42,30 @@ use crate::{
 };
 
 /// A write without an answer yet. Dropped with its key, its client has left, or the application has failed, and what the
-/// application has done by then can't be known: the key is invalidated to be safe.
+/// application has done by then can't be known: the target is invalidated to be safe.
 struct Abandoned {
     cache: Cache,
-    key: Option<Key>,
+    affected: Option<Affected>,
 }
 
 impl Abandoned {
-    /// Invalidates the key in a task of its own, whether or not its end is waited for.
+    /// Invalidates the target in a task of its own, whether or not its end is waited for.
     fn invalidate(&mut self) -> Option<JoinHandle<()>> {
         // Without a runtime there is no process left to serve what is stored.
-        let (Some(key), Ok(_)) = (self.key.take(), Handle::try_current()) else { return None };
+        let (Some(affected), Ok(_)) = (self.affected.take(), Handle::try_current()) else { return None };
         let cache = self.cache.clone();
-        Some(self.cache.spawn(async move {
-            if let Err(error) = cache.invalidate(&key).await {
-                undelivered(&error);
-            }
-        }))
+        Some(self.cache.spawn(invalidate(cache, affected)))
+    }
+}
+
+/// Invalidates all that is stored for these targets.
+async fn invalidate(cache: Cache, Affected { keys, tags }: Affected) {
+    let mut results = vec![cache.invalidate_tags(tags).await];
+    for key in keys {
+        results.push(cache.invalidate(&key).await);
+    }
+    for error in results.into_iter().filter_map(Result::err) {
+        undelivered(&error);
     }
 }
 
@@ -88,7 +95,10 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     let time = context.cache.now();
     let (changes, request) = if is_safe(&method) { (false, request) } else { context.policy.voids.judge(request) };
     let key = target.key(&context.key_rules(&headers));
-    let mut abandoned = changes.then(|| Abandoned { cache: context.cache.clone(), key: Some(key.clone()) });
+    let mut abandoned = changes.then(|| {
+        let affected = context.affected(&target, &headers, &HeaderMap::new());
+        Abandoned { cache: context.cache.clone(), affected: Some(affected) }
+    });
     let response = match Oneshot::new(service, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -100,12 +110,12 @@ pub(super) async fn write_through<S: Origin<B>, B>(
         }
     };
     if let Some(abandoned) = &mut abandoned {
-        abandoned.key = None;
+        abandoned.affected = None;
     }
     let is_call = is_grpc(&headers) && is_grpc(response.headers());
-    let request = CacheRequest { target, key, method, headers: headers.into(), time };
-    if changes && !is_call && invalidates(&request.method, response.status()) {
-        context.invalidate_outdated(&request, response.headers()).await;
+    let request = CacheRequest { target, key, method, has_content: false, headers: headers.into(), time };
+    if changes && !is_call {
+        context.invalidate_outdated(&request, response.status(), response.headers()).await;
     }
     if request.method == Method::POST && context.answers_get(&request.target, &response) {
         return Ok(context.keep_for_get(request, response).await);
@@ -115,24 +125,32 @@ pub(super) async fn write_through<S: Origin<B>, B>(
 
 impl Context {
     /// Invalidates what a write makes stale, by its target and by the fields of its response.
-    async fn invalidate_outdated(&self, request: &CacheRequest, response: &HeaderMap) {
+    async fn invalidate_outdated(&self, request: &CacheRequest, status: StatusCode, response: &HeaderMap) {
         let CacheRequest { target, method, headers, .. } = request;
-        let keys = target.affected(&self.key_rules(headers), response);
+        let mut affected = Affected::default();
+        if invalidates(method, status) {
+            affected = self.affected(target, headers, response);
+        }
+        // Whatever the status: the application has said so itself (RFC 9875, section 3).
         let groups = invalidated_groups(method, response);
-        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(target, group)).collect();
-        let cache = self.cache.clone();
+        affected.tags.extend(groups.iter().map(|group| self.group_tag(target, group)));
+        if affected.is_empty() {
+            return;
+        }
         // In a task of its own: the write is done, whether or not its client waits for what follows from it.
-        let invalidated = self.cache.spawn(async move {
-            let mut results = vec![cache.invalidate_tags(groups).await];
-            for key in keys {
-                results.push(cache.invalidate(&key).await);
-            }
-            for error in results.into_iter().filter_map(Result::err) {
-                undelivered(&error);
-            }
-        });
+        let invalidated = self.cache.spawn(invalidate(self.cache.clone(), affected));
         // It fails only if the runtime is shutting down.
         let _ = invalidated.await;
+    }
+
+    /// What is stale after a write to `target`.
+    fn affected(&self, target: &Target<'_>, request: &HeaderMap, response: &HeaderMap) -> Affected {
+        let mut affected = target.affected(&self.key_rules(request), response);
+        if !self.has_tagged_targets() {
+            // Where each key is that of a target, a second write to the store would find nothing.
+            affected.tags.clear();
+        }
+        affected
     }
 
     /// A response to POST that GET would have, too (RFC 9110, section 9.3.3).

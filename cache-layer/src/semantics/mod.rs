@@ -17,6 +17,9 @@
 //! - [`vary`]: the request fields that select a response, on [`list`] and [`preference`]
 //! - [`compressed`]: content that is compressed already
 //! - [`query`]: the parameters of a target that select none
+//! - [`no_vary_search`]: the parameters of which a response says so itself
+//! - [`content_key`]: what the content of a request adds to its key (RFC 10008)
+//! - [`incremental`]: what is to be passed on as it comes in (RFC 10036)
 //! - [`reuse`]: what a request says about the stored response that it wants
 //! - [`conditional`]: preconditions, a client's and the cache's own, on [`validator`]
 //! - [`update`]: what a 304 and a HEAD change in a stored response
@@ -35,6 +38,7 @@ pub(crate) mod compressed;
 pub(crate) mod conditional;
 #[cfg(test)]
 mod conformance;
+pub(crate) mod content_key;
 pub(crate) mod date;
 pub(crate) mod delta_seconds;
 #[cfg(test)]
@@ -42,6 +46,7 @@ mod differential_tests;
 pub(crate) mod freshness;
 pub(crate) mod groups;
 pub(crate) mod hop_by_hop;
+pub(crate) mod incremental;
 pub(crate) mod invalidation;
 pub(crate) mod list;
 pub(crate) mod no_vary_search;

@@ -3,8 +3,8 @@
 use http::{
     Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName,
-        IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE,
+        AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
+        HeaderMap, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE, VARY,
     },
 };
 
@@ -12,8 +12,10 @@ use super::{
     cache_control::CacheControl,
     caching_policy::{CachingPolicy, SetCookie},
     conditional::must_be_forwarded,
+    content_key::has_one_type,
     freshness::{Lifetime, LifetimeSource},
     hop_by_hop,
+    incremental::is_incremental,
     invalidation::{Target, represents_target},
     list::{has_any, members},
     range::has_foreign_unit,
@@ -80,6 +82,20 @@ labels! {
         /// Its age on arrival exceeds its lifetime, or what states the lifetime is invalid, and nothing permits its use
         /// (RFC 9111, section 4.2).
         AlreadyStale => "stale",
+        /// Content that may be part of a key, and of which the request doesn't say in one way what it is (RFC 10008, section 2).
+        ContentType => "content-type",
+        /// Content that may be part of a key is longer than what is read for that.
+        ContentTooLarge => "content-too-large",
+        /// Content that may be part of a key did not come to its end, not in time, or not with the length that was announced.
+        ContentUnread => "content-unread",
+        /// The client waits for the application's word before it sends its content (RFC 9110, section 10.1.1).
+        Expect => "expect",
+        /// The message is to be passed on as it comes in (RFC 10036).
+        Incremental => "incremental",
+        /// An error in answer to a request that was made ahead of its user (`Sec-Purpose`) is about that request alone.
+        SecPurpose => "sec-purpose",
+        /// The content can be read only with a dictionary that few clients have (RFC 9842).
+        Dictionary => "dictionary",
         /// A response to HEAD is forwarded and not kept (RFC 9110, section 9.3.2).
         HeadMiss => "head",
         /// The content exceeds the limit.
@@ -124,6 +140,8 @@ labels! {
     }
 }
 
+static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
+
 /// What beside its method and its body may keep the cache from touching a request.
 static TELLING: [HeaderName; 6] = [UPGRADE, CONNECTION, RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, CACHE_CONTROL];
 
@@ -148,6 +166,38 @@ pub(crate) fn refusal_of_request(method: &Method, headers: &HeaderMap, has_body:
     }
     if must_be_forwarded(headers) {
         return Some(NoCacheReason::ConditionalRequest);
+    }
+    CacheControl::from_headers(headers).no_store.then_some(NoCacheReason::RequestNoStore)
+}
+
+/// Why a request with content, which would be part of its key, must not be answered from the cache, or its response be
+/// kept; known before the content is read.
+pub(crate) fn refusal_of_request_with_content(headers: &HeaderMap, reads_expected: bool) -> Option<NoCacheReason> {
+    if asks_for_upgrade(headers) {
+        return Some(NoCacheReason::Upgrade);
+    }
+    if !has_one_type(headers) {
+        return Some(NoCacheReason::ContentType);
+    }
+    for (name, reason) in [
+        (CONTENT_RANGE, NoCacheReason::ContentRange),
+        (TRAILER, NoCacheReason::Trailers),
+        (IF_MATCH, NoCacheReason::ConditionalRequest),
+        (IF_UNMODIFIED_SINCE, NoCacheReason::ConditionalRequest),
+    ] {
+        if headers.contains_key(name) {
+            return Some(reason);
+        }
+    }
+    // To read the content is to tell the client to send it.
+    if headers.contains_key(EXPECT) && !reads_expected {
+        return Some(NoCacheReason::Expect);
+    }
+    if is_incremental(headers) {
+        return Some(NoCacheReason::Incremental);
+    }
+    if has_foreign_unit(headers) {
+        return Some(NoCacheReason::RangeRequest);
     }
     CacheControl::from_headers(headers).no_store.then_some(NoCacheReason::RequestNoStore)
 }
@@ -184,7 +234,30 @@ pub(crate) fn refusal_of_response(
     if headers.contains_key(TRAILER) {
         return Some(NoCacheReason::Trailers);
     }
+    if is_incremental(headers) {
+        return Some(NoCacheReason::Incremental);
+    }
+    if is_refusal_to_prefetch(request_headers, received.status) {
+        return Some(NoCacheReason::SecPurpose);
+    }
+    if needs_dictionary(headers) {
+        return Some(NoCacheReason::Dictionary);
+    }
     streaming_type(headers)
+}
+
+/// Whether this may be said to a request that was made ahead of its user, and not be meant for any other (Preliminary Request
+/// Denied).
+fn is_refusal_to_prefetch(request: &HeaderMap, status: StatusCode) -> bool {
+    (status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE) && request.contains_key(&SEC_PURPOSE)
+}
+
+/// Whether the content is of use only with a dictionary, or was chosen by one: each that some client still has would be a
+/// variant (RFC 9842, section 6).
+fn needs_dictionary(headers: &HeaderMap) -> bool {
+    let by_dictionary = |coding: &[u8]| coding.eq_ignore_ascii_case(b"dcb") || coding.eq_ignore_ascii_case(b"dcz");
+    members(headers, &CONTENT_ENCODING).any(by_dictionary)
+        || members(headers, &VARY).any(|name| name.eq_ignore_ascii_case(b"available-dictionary"))
 }
 
 /// Why a response that may otherwise be kept is not, for want of freshness.
