@@ -98,10 +98,11 @@ pub use self::{
     engine::{Cache, CacheBuilder, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
     http::{
-        AskAgain, BodyError, CacheLayer, CacheService, QueryBody, QueryLayer, QueryService, ResponseBody, ResponseFuture,
+        AskAgain, BodyError, CacheLayer, CacheService, QueryBody, QueryLayer, QueryService, ResponseBody,
+        ResponseFuture,
     },
     key::Key,
-    policy::{Freshness, Profile, Remaining, SetCookie},
+    policy::{Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},
     tag::Tags,
 };
 

@@ -5,12 +5,17 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, Request, header::COOKIE, request};
 
 pub use crate::semantics::caching_policy::{Profile, SetCookie};
-use crate::semantics::{
-    cache_control::CacheControl,
-    caching_policy::CachingPolicy,
-    delta_seconds::DeltaSeconds,
-    tag_fields::{CACHE_TAG, SURROGATE_KEY},
-    targeted::ResponseDirectives,
+use crate::{
+    error::{ConfigError, ConfigErrorKind},
+    semantics::{
+        cache_control::CacheControl,
+        caching_policy::CachingPolicy,
+        delta_seconds::DeltaSeconds,
+        no_vary_search::Grammar,
+        tag_fields::{CACHE_TAG, SURROGATE_KEY},
+        targeted::ResponseDirectives,
+        vary::Normalization,
+    },
 };
 
 /// By which field an answer tells the caches after this one how much of its freshness is left.
@@ -36,6 +41,151 @@ pub enum Remaining {
     /// 0, and `stale-while-revalidate` and `stale-if-error` are what is left of them, so that two caches in a row are not
     /// stale for twice the time. How long this cache has had a response is still in `X-Cache-Age`.
     MaxAge,
+}
+
+/// Which requests are given the same variant of a response, where that varies and the requests differ.
+///
+/// What an application chooses by, it names in `Vary`; two requests that say the same in those fields are answered by one
+/// response. Clients say the same thing in many ways, and the application may know fewer: each level takes more for one. At
+/// every level, a response in a coding that the client refuses is not used.
+///
+/// | one | other | [`safe`](Self::safe) | [`all`](Self::all) | [`negotiate`](Self::negotiate) with `br` and `gzip` |
+/// |---|---|---|---|---|
+/// | `gzip, br` | `GZIP ,br;q=1.0` | one | one | one |
+/// | `gzip, br` | `br, gzip` | | one | one |
+/// | `gzip, deflate, br, zstd` | `br, gzip` | | | one |
+/// | `gzip;q=0.5, br` | `gzip;q=0.4, br` | | | one |
+/// | `gzip` | `gzip;q=0` | | | |
+/// | nothing | an empty field | | | |
+///
+/// ```
+/// # use cache_layer::{Cache, CacheLayer, ConfigError, Vary, store::MemoryStore};
+/// # fn example() -> Result<(), ConfigError> {
+/// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// let vary = Vary::negotiate(["br", "gzip"])?.languages(["de", "en"])?.cookies(["theme"]);
+/// let layer = CacheLayer::new(cache).vary(vary);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vary(Normalization);
+
+impl Vary {
+    /// What an application can't tell apart that reads the fields by their syntax: case, white space, the digits of weights,
+    /// and former names, in `Accept-Encoding` and `Accept-Language`; white space around commas in `Accept` and `Accept-Charset`.
+    /// Unless set.
+    #[must_use]
+    pub fn safe() -> Self {
+        Self(Normalization::safe())
+    }
+
+    /// As [`safe`](Self::safe), and in any order: of codings, and of languages with different weights. Of languages with the
+    /// same one, applications take the first.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(Normalization::all())
+    }
+
+    /// Chooses for an application that has these codings and no other, such as `br` and `gzip`: which of them the client accepts,
+    /// and in which order, is all that counts. A load asks the application with an `Accept-Encoding` that says exactly this, so
+    /// that the application can't choose by more. A field that can't be read, or that refuses what is not coded, stays as it is,
+    /// and so does an absent one.
+    ///
+    /// # Errors
+    ///
+    /// If a name is not that of a coding.
+    pub fn negotiate<N: AsRef<str>>(codings: impl IntoIterator<Item = N>) -> Result<Self, ConfigError> {
+        Ok(Self(Normalization { codings: names("coding", codings)?, ..Normalization::safe() }))
+    }
+
+    /// Chooses for an application that has these languages and no other: which of them the client accepts, and in which order.
+    /// A load asks the application with an `Accept-Language` that says exactly this, or `*` if there is none. A language is
+    /// accepted by its own name, by that of what it is a dialect of, and by that of a dialect of it: `de` by `de-CH`, too.
+    ///
+    /// # Errors
+    ///
+    /// If a name is not that of a language.
+    pub fn languages<N: AsRef<str>>(mut self, languages: impl IntoIterator<Item = N>) -> Result<Self, ConfigError> {
+        self.0.languages = names("language", languages)?;
+        Ok(self)
+    }
+
+    /// Where a response varies by `Cookie`, these cookies alone count. It is the word of the application's owner that no response
+    /// which says neither `private` nor `no-store` depends on another one: the application goes on seeing all of them.
+    #[must_use]
+    pub fn cookies<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.0.cookies = names.into_iter().map(Into::into).collect();
+        self.0.cookies.sort_unstable();
+        self.0.cookies.dedup();
+        self
+    }
+
+    pub(crate) fn into_normalization(self) -> Normalization {
+        self.0
+    }
+}
+
+/// Names that may stand in a list of preferences.
+fn names<N: AsRef<str>>(what: &str, names: impl IntoIterator<Item = N>) -> Result<Vec<String>, ConfigError> {
+    let is_name =
+        |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let name = |name: N| match name.as_ref() {
+        name if is_name(name) => Ok(name.to_owned()),
+        name => {
+            Err(ConfigError::new(ConfigErrorKind::Syntax, format!("{what} {name:?}: letters, digits and hyphens only")))
+        }
+    };
+    names.into_iter().map(name).collect()
+}
+
+/// What responses may say of the queries that they answer, with `No-Vary-Search`
+/// (draft-ietf-httpbis-no-vary-search-10): that the order of parameters means nothing (`key-order`), that some parameters don't
+/// (`params=("utm_source")`), or all but some (`except=("id")`).
+///
+/// A response with such a field answers requests for its own target and for every other query that is one with its own by the
+/// field. What is stored for the very target of a request comes first. `Vary`, freshness and all else count as ever; only
+/// what is fresh is used for another query than its own. It is believed of a 200 without `Set-Cookie`, in answer to a request
+/// without `Authorization`. Where no response of a path had the field, nothing is looked up for it. A write to any target of
+/// the path voids what answers for several queries.
+///
+/// The first request decides for all. **A parameter that the page repeats in any way must not be named**: what one client put
+/// there would be every client's page. Nor one that carries a signature, a session, or a consent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoVarySearch {
+    former_spelling: bool,
+    of_all: bool,
+}
+
+impl NoVarySearch {
+    /// By the grammar of draft -10, and not of all parameters at once.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the former spelling is read as well, `params, except=("id")`, which is all that browsers understand in 2026; not
+    /// unless set. `params=("…")` and `key-order` mean the same in both.
+    #[must_use]
+    pub fn former_spelling(mut self, read: bool) -> Self {
+        self.former_spelling = read;
+        self
+    }
+
+    /// Whether a response may say that no parameter counts at all, `except=()`; it is not believed unless set. Somebody who can
+    /// have one field written in one response would have that response answer for the whole path.
+    #[must_use]
+    pub fn of_all(mut self, believed: bool) -> Self {
+        self.of_all = believed;
+        self
+    }
+
+    pub(crate) fn grammar(self) -> Grammar {
+        if self.former_spelling { Grammar::Former } else { Grammar::Approved }
+    }
+
+    pub(crate) fn believes_all(self) -> bool {
+        self.of_all
+    }
 }
 
 /// How long this cache keeps a response, said by its handler: put into the response's extensions, it decides alone,

@@ -23,10 +23,11 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
+    tag::Tags,
     telemetry::{Counts, Event, Telemetry, Tier},
 };
 #[cfg(feature = "typed")]
-use crate::{codec::Codec, tag::Tags, telemetry::FillOutcome};
+use crate::{codec::Codec, telemetry::FillOutcome};
 
 /// Commits under way at one time, to a store outside of this process. More wait for their turn.
 pub(super) const COMMITS: usize = 256;
@@ -213,6 +214,11 @@ impl Cache {
             }
         }
         result
+    }
+
+    /// Stores what leads to an entry, and is none itself: nothing is counted.
+    pub(crate) async fn put_alias(&self, key: Key, alias: Entry) -> Result<(), StoreError> {
+        self.0.store.put(vec![(key, alias)], &Tags::default()).await
     }
 
     #[cfg(feature = "typed")]

@@ -5,7 +5,7 @@ use http::{
     header::{AUTHORIZATION, COOKIE},
 };
 
-use super::{load_limit::LoadLimit, range_memory::RangeMemory, target::KeyRules};
+use super::{load_limit::LoadLimit, range_memory::RangeMemory, target::KeyRules, variations::Variations};
 use crate::{
     engine::Cache,
     inherit,
@@ -28,6 +28,8 @@ pub(super) struct Context {
     pub(super) range_memory: RangeMemory,
     /// Whether the content of some requests is part of their keys.
     pub(super) has_content_keys: bool,
+    /// What is known of queries that make no difference, if responses may say so.
+    pub(super) variations: Option<Variations>,
 }
 
 /// Whether a response may be due to this one client.
@@ -46,12 +48,13 @@ impl Context {
             load_limit: LoadLimit::default(),
             range_memory: RangeMemory::default(),
             has_content_keys: false,
+            variations: None,
         }
     }
 
     /// Whether a target may have responses that its own key does not lead to.
     pub(super) fn has_tagged_targets(&self) -> bool {
-        self.has_content_keys || !self.policy.key_headers.is_empty()
+        self.has_content_keys || self.variations.is_some() || !self.policy.key_headers.is_empty()
     }
 
     /// What the key of a request with `headers` is made of.
@@ -69,7 +72,7 @@ impl Context {
     /// The key of the variant of `key` that a request with `headers` selects.
     pub(super) fn variant_key(&self, key: &Key, fields: &VaryFields, headers: &HeaderMap) -> Key {
         let mut selector = Vec::with_capacity(64);
-        for value in fields.selecting_values(headers, self.policy.caching.normalization) {
+        for value in fields.selecting_values(headers, &self.policy.caching.normalization) {
             match value {
                 // Absent and empty are two values.
                 None => selector.push(0),

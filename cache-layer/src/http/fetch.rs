@@ -7,6 +7,7 @@ use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
 use super::{
+    alias::Alias,
     annotate::Served,
     body::ResponseBody,
     context::Context,
@@ -87,6 +88,22 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
         let response = context.respond_with_loaded(reply, &Method::GET, &headers, &mut span)?;
         Ok(response.map(|body| body.recorded_by(task)))
     }
+}
+
+/// As [`fetch`], for a request that what is stored for another query may answer.
+pub(super) async fn fetch_or_alias<S: Origin<B>, B: Send + 'static>(
+    context: Arc<Context>,
+    service: S,
+    request: Request<B>,
+    key: Key,
+    alias: Alias,
+    mut span: LookupSpan,
+) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
+    if let Some(entry) = context.select_by_alias(&key, request.headers(), &alias).await {
+        span.at(context.cache.far_tier());
+        return Ok(context.respond(entry, request.method(), request.headers(), Served::Hit, &mut span));
+    }
+    fetch(context, service, request, key, None, span).await
 }
 
 /// As [`fetch`], for a request with the mark of another process's load. What is in memory does not answer it before it is

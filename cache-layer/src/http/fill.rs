@@ -104,6 +104,7 @@ impl<R: Body, E> Fill<R, E> {
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
         }
+        self.context.policy.caching.normalization.negotiate(request.headers_mut());
         let validates = validator.is_some();
         self.context.mark(request, &self.request.key, self.permit.token());
         if purpose == Purpose::EarlyRefresh {

@@ -5,13 +5,19 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, StatusCode, Uri, request};
 use tower_layer::Layer;
 
-use super::{context::Context, load_limit::LoadLimit, service::CacheService, target::{Affected, Target}};
+use super::{
+    context::Context,
+    load_limit::LoadLimit,
+    service::CacheService,
+    target::{Affected, Target},
+    variations::Variations,
+};
 use crate::{
     clock::millis,
     engine::{Cache, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
     key::Key,
-    policy::{Profile, Remaining, SetCookie, Voids},
+    policy::{NoVarySearch, Profile, Remaining, SetCookie, Vary, Voids},
     semantics::{cache_status::CacheName, caching_policy::CachingPolicy},
 };
 
@@ -330,9 +336,29 @@ impl CacheLayer {
         self
     }
 
+    /// Whether responses may say themselves which queries they answer, with `No-Vary-Search`, and what of it is believed
+    /// ([`NoVarySearch`]); the field is passed on and means nothing here unless set.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, NoVarySearch, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).no_vary_search(NoVarySearch::new());
+    /// ```
+    pub fn no_vary_search(mut self, rules: NoVarySearch) -> Self {
+        self.context.variations = Some(Variations::new(rules));
+        self
+    }
+
     /// Request fields that are part of the key, for what an application reads without saying so in `Vary`.
     pub fn key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.context.policy.key_headers = names.into_iter().collect();
+        self
+    }
+
+    /// Which requests are given the same variant of a response, where that varies; [`Vary::safe`] in the safe profile. All
+    /// layers over one cache need the same.
+    pub fn vary(mut self, vary: Vary) -> Self {
+        self.context.policy.caching.normalization = vary.into_normalization();
         self
     }
 
@@ -367,7 +393,8 @@ impl CacheLayer {
 
     /// Voids every response that is stored for an absolute URI, whatever its key: those for other
     /// [`key_headers`](Self::key_headers), and those to [QUERY](Self::query) with any content. `false` for a URI without a host,
-    /// which names nothing. A write that succeeds does the same for its own target.
+    /// which names nothing. A write that succeeds does the same for its own target. Where responses have such keys, one in 4096 of
+    /// those of other targets is voided with them.
     ///
     /// # Errors
     ///

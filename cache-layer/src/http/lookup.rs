@@ -25,7 +25,7 @@ use crate::{
     },
     entry::{Entry, EntryId},
     key::Key,
-    semantics::cache_status::ForwardReason,
+    semantics::{cache_status::ForwardReason, incremental::is_incremental},
     telemetry::{Event, NoCacheReason, Release},
 };
 
@@ -154,6 +154,9 @@ impl RequestLookup<'_> {
         }
         let reason = if *self.method == Method::HEAD {
             NoCacheReason::HeadMiss
+        } else if is_incremental(self.headers) {
+            // A load would make others wait for it, or make it wait for theirs.
+            NoCacheReason::Incremental
         } else {
             let stale = stale.cloned().and_then(ResponseEntry::new);
             context.passes_range(self.key, self.headers, stale.map(|entry| entry.response().response_time))?

@@ -17,6 +17,7 @@
 //! - [`nested`]: layers in one another's way
 //! - [`select`]: which stored response a request may have
 //! - [`ranges`]: ranges of what is not stored
+//! - [`alias`]: responses that answer for more queries than their own; [`variations`]: of which paths that is known
 //! - [`plan`], [`record`]: what to store of a response, and the copy of its body
 //! - [`context`]: what all requests through one layer share; [`load_limit`]: how many of them may be at the application;
 //!   [`range_memory`]: what is remembered of the ranges that clients ask for
@@ -25,6 +26,7 @@
 //! - [`annotate`]: what the cache says about itself in a response; [`remaining_freshness`]: the same to caches that ignore `Age`
 //! - [`body`], [`future`], [`oneshot`], [`origin`], [`reply`]: the types that Tower and the tasks of loads ask for
 
+mod alias;
 mod annotate;
 mod ask_again;
 mod body;
@@ -59,6 +61,7 @@ mod select;
 mod service;
 mod stored;
 mod target;
+mod variations;
 mod write;
 
 pub use ask_again::AskAgain;

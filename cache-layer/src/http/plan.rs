@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode,
-    header::{AGE, DATE},
+    header::{AGE, CONTENT_ENCODING, DATE},
 };
 
 use super::{
@@ -24,6 +24,7 @@ use crate::{
     key::Key,
     policy::Freshness,
     semantics::{
+        cache_control::CacheControl,
         compressed::is_compressed,
         date::write_http_date,
         freshness::{initial_age, lifetime},
@@ -146,28 +147,24 @@ impl Context {
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
-        let tags = self.tags_of(request, &headers, inherited.tags_and(tags))?;
+        let of_path = self.learn_variation(request, status, &headers);
+        let tags = self.tags_of(request, &headers, inherited.tags_and(tags), of_path.as_deref())?;
         let vary = match Vary::from_headers(&headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
+        let traits = traits(status, &headers, &directives.cache_control);
         annotate::clear(&mut headers);
         self.policy.strip_internal(&mut headers);
         retain_stored_fields(policy, &mut headers);
-        let cc = &directives.cache_control;
         let response = StoredResponse {
             status,
             headers,
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: Traits {
-                immutable: cc.immutable,
-                never_stale: forbids_stale_use(cc),
-                no_circle: true,
-                unmatched: false,
-            },
+            traits,
             parent: None,
         };
         let deadlines = Deadlines {
@@ -177,6 +174,9 @@ impl Context {
             stale_if_error: windows.stale_if_error,
             gone: windows.keep.max(windows.fresh),
         };
+        if of_path.is_some() {
+            self.keep_alias(request, deadlines);
+        }
         Ok(Plan { response, vary, tags, deadlines })
     }
 
@@ -193,13 +193,19 @@ impl Context {
     }
 
     /// The tags of a response: these, and those that its fields name.
-    fn tags_of(&self, request: &CacheRequest, headers: &HeaderMap, mut tags: Tags) -> Result<Tags, NoCacheReason> {
+    fn tags_of(
+        &self,
+        request: &CacheRequest,
+        headers: &HeaderMap,
+        mut tags: Tags,
+        of_path: Option<&str>,
+    ) -> Result<Tags, NoCacheReason> {
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
         let of_target = self.tag_of_target(request);
-        if !named.is_empty() || !groups.is_empty() || of_target.is_some() {
-            let more = groups.iter().chain(&of_target).map(String::as_str);
+        if !named.is_empty() || !groups.is_empty() || of_target.is_some() || of_path.is_some() {
+            let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path);
             tags = Tags::new(tags.iter().chain(named).chain(more));
         }
         if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
@@ -214,6 +220,12 @@ impl Context {
     /// The tag of a cache group: groups are an origin's own (RFC 9875, section 2).
     pub(super) fn group_tag(&self, target: &Target<'_>, group: &str) -> String {
         format!("group {} {} {group}", self.namespace, target.origin())
+    }
+
+    /// These tags, without those of the groups that a response was in: a newer one says again in which it is.
+    pub(super) fn without_groups(&self, target: &Target<'_>, tags: &Tags) -> Tags {
+        let of_groups = self.group_tag(target, "");
+        Tags::new(tags.iter().filter(|tag| !tag.starts_with(&of_groups)))
     }
 
     /// Milliseconds since the application was asked.
@@ -287,6 +299,16 @@ impl Context {
             .compressed(is_compressed)
             .loaded_again(entry, entry.load_time());
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }
+    }
+}
+
+fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl) -> Traits {
+    Traits {
+        immutable: cc.immutable,
+        never_stale: forbids_stale_use(cc),
+        no_circle: true,
+        unmatched: false,
+        plain: !status.is_redirection() && !headers.contains_key(CONTENT_ENCODING),
     }
 }
 

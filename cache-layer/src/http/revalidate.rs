@@ -7,7 +7,10 @@ use super::{annotate::Served, fill::Fill, plan::OriginResponse, reply::LoadReply
 use crate::{
     inherit::Reads,
     policy::Freshness,
-    semantics::update::{freshen, selects},
+    semantics::{
+        groups::names_groups,
+        update::{freshen, selects},
+    },
     tag::Tags,
     telemetry::{Event, NoCacheReason},
 };
@@ -53,7 +56,11 @@ impl<R: Body, E> Fill<R, E> {
         OriginResponse {
             status: stored.status,
             headers,
-            tags: tags.unwrap_or_else(|| entry.tags()),
+            tags: match tags {
+                Some(tags) => tags,
+                None if names_groups(&head.headers) => self.context.without_groups(&self.request.target, &entry.tags()),
+                None => entry.tags(),
+            },
             freshness: head.extensions.remove::<Freshness>(),
             inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
             length: entry.payload().len() as u64,

@@ -16,7 +16,7 @@ use super::{
     annotate::Served,
     body::ResponseBody,
     context::Context,
-    fetch::{fetch, fetch_unless_nested},
+    fetch::{fetch, fetch_or_alias, fetch_unless_nested},
     future::ResponseFuture,
     origin::Origin,
     target::Target,
@@ -142,6 +142,12 @@ impl<S: Clone> CacheService<S> {
             None => None,
         };
         let span = lookup.span();
+        if due.is_none()
+            && let Some(alias) = context.alias_of(&request)
+        {
+            let fetched = fetch_or_alias(context.clone(), inner.clone(), request, key, alias, lookup);
+            return ResponseFuture::boxed(fetched.instrument(span));
+        }
         let fetched = fetch(context.clone(), inner.clone(), request, key, due, lookup);
         ResponseFuture::boxed(fetched.instrument(span))
     }

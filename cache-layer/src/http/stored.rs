@@ -58,6 +58,8 @@ pub(super) struct Traits {
     pub(super) no_circle: bool,
     /// The application doesn't know it by its validators: asked by them, it said 304 about another one.
     pub(super) unmatched: bool,
+    /// Nothing of it keeps it from some requests: it is no redirect, and not coded. Former versions didn't say.
+    pub(super) plain: bool,
 }
 
 impl Traits {
@@ -65,6 +67,7 @@ impl Traits {
     const NEVER_STALE: u8 = 2;
     const NO_CIRCLE: u8 = 4;
     const UNMATCHED: u8 = 8;
+    const PLAIN: u8 = 16;
 
     fn to_byte(self) -> u8 {
         let of = |is: bool, bit: u8| u8::from(is) * bit;
@@ -72,6 +75,7 @@ impl Traits {
             | of(self.never_stale, Self::NEVER_STALE)
             | of(self.no_circle, Self::NO_CIRCLE)
             | of(self.unmatched, Self::UNMATCHED)
+            | of(self.plain, Self::PLAIN)
     }
 
     fn from_byte(byte: u8) -> Self {
@@ -81,6 +85,7 @@ impl Traits {
             never_stale: is(Self::NEVER_STALE),
             no_circle: is(Self::NO_CIRCLE),
             unmatched: is(Self::UNMATCHED),
+            plain: is(Self::PLAIN),
         }
     }
 }
@@ -193,7 +198,7 @@ mod tests {
             response_time: 1_800_000_000_000,
             initial_age: 7,
             stale_if_disconnected: 1_800_000_060_000,
-            traits: Traits { immutable: true, never_stale: false, no_circle: true, unmatched: true },
+            traits: Traits { immutable: true, never_stale: false, no_circle: true, unmatched: true, plain: false },
             parent: Some(EntryId([9; 16])),
         }
     }

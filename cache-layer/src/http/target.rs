@@ -77,6 +77,14 @@ impl<'a> Target<'a> {
         self.path_and_query.path()
     }
 
+    pub(super) fn query(&self) -> Option<&str> {
+        self.path_and_query.query()
+    }
+
+    pub(super) fn path_and_query(&self) -> &str {
+        self.path_and_query.as_str()
+    }
+
     /// Scheme and authority.
     pub(super) fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority)
@@ -95,6 +103,35 @@ impl<'a> Target<'a> {
         parts.push(format!("#{method}:").into_bytes());
         parts.push(digest.iter().flat_map(|byte| hex::of_byte(*byte)).collect());
         Key::new(parts)
+    }
+
+    /// The key of what is stored for another target of the same origin.
+    pub(super) fn key_of_other(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
+        self.key_of(path_and_query, key_rules)
+    }
+
+    /// What names the path, whatever the query.
+    pub(super) fn path_key(&self, key_rules: &KeyRules<'_>) -> Key {
+        self.key_of_uri(self.path(), key_rules)
+    }
+
+    /// The key of what leads to the target, and to it alone, for all queries of which this is the digest of what they have in
+    /// common.
+    pub(super) fn alias_key(&self, key_rules: &KeyRules<'_>, digest: &[u8; 32]) -> Key {
+        let mut parts = self.parts_of(self.path(), key_rules);
+        parts.push(b"#alias:".to_vec());
+        parts.push(digest.iter().flat_map(|byte| hex::of_byte(*byte)).collect());
+        Key::new(parts)
+    }
+
+    /// The tag of all that answers for several queries of the path.
+    pub(super) fn path_tag(&self, key_rules: &KeyRules<'_>) -> String {
+        self.path_tag_of(self.path(), key_rules)
+    }
+
+    fn path_tag_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> String {
+        let path = path_and_query.split('?').next().unwrap_or_default();
+        format!("path {}", name_of(&self.key_of_uri(path, key_rules)))
     }
 
     fn key_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
@@ -117,10 +154,7 @@ impl<'a> Target<'a> {
     }
 
     fn tag_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> String {
-        // A digest, since a target may be longer than a tag.
-        let digest = self.key_of_uri(path_and_query, key_rules).id().primary;
-        let digits = digest.iter().flat_map(|byte| hex::of_byte(*byte)).map(char::from);
-        "uri ".chars().chain(digits).collect()
+        format!("uri {}", name_of(&self.key_of_uri(path_and_query, key_rules)))
     }
 
     /// The parts of a key, where it may have more than those of the target.
@@ -153,7 +187,7 @@ impl<'a> Target<'a> {
         let paths = std::iter::once(self.path_and_query.as_str()).chain(others.iter().map(String::as_str));
         Affected {
             keys: paths.clone().map(|path| self.key_of(path, key_rules)).collect(),
-            tags: paths.map(|path| self.tag_of(path, key_rules)).collect(),
+            tags: paths.flat_map(|path| [self.tag_of(path, key_rules), self.path_tag_of(path, key_rules)]).collect(),
         }
     }
 
@@ -168,6 +202,14 @@ impl<'a> Target<'a> {
         redirected_path(self.reference(key_rules.sites), status, response)
             .is_some_and(|path| self.key_of(&path, key_rules) == self.key(key_rules))
     }
+}
+
+/// One of 4096 names, by the digest of a key. Few names have their tokens at all times: with one for each target, a fill would be
+/// the first to have it, and a store that knows of no token can't tell which invalidation may have been of that. The price is
+/// that a write voids one in 4096 of what is stored for other targets, too.
+fn name_of(key: &Key) -> String {
+    let [first, second, ..] = key.id().primary;
+    format!("{:03x}", u16::from_be_bytes([first, second]) >> 4)
 }
 
 /// Targets that are stale: by their own keys, and by the tags of all that is stored for them under others.
@@ -291,7 +333,7 @@ mod tests {
         assert_ne!(target("http://a/s").tag(&rules), target("http://a/s?").tag(&rules));
         assert_ne!(target("http://a/s").tag(&rules), target("http://a/s").tag(&key_rules("x")));
         let affected = target("http://a/s").affected(&rules, &HeaderMap::new());
-        assert_eq!(affected.tags, [target("http://a/s").tag(&rules)]);
+        assert_eq!(affected.tags, [target("http://a/s").tag(&rules), target("http://a/s?x").path_tag(&rules)]);
     }
 
     #[test]

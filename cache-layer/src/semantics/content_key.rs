@@ -148,9 +148,20 @@ mod tests {
         ] {
             assert_eq!(media_type(line).as_deref(), Some(expected), "{line}");
         }
-        for line in
-            ["", "json", "a/", "/b", "a/b/c", "a b/c", "a/b, c/d", "a/b;c", "a/b;c=", "a/b;c=\"", "a/b;c=d e", "a/b;c =d"]
-        {
+        for line in [
+            "",
+            "json",
+            "a/",
+            "/b",
+            "a/b/c",
+            "a b/c",
+            "a/b, c/d",
+            "a/b;c",
+            "a/b;c=",
+            "a/b;c=\"",
+            "a/b;c=d e",
+            "a/b;c =d",
+        ] {
             assert_eq!(media_type(line), None, "{line}");
         }
     }

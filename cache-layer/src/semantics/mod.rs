@@ -14,7 +14,7 @@
 //! - [`freshness`]: how long a response is fresh, and how old it already is
 //! - [`staleness`]: what may be done with it afterwards, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
-//! - [`vary`]: the request fields that select a response, on [`list`] and [`preference`]
+//! - [`vary`]: the request fields that select a response, on [`list`], [`preference`] and [`negotiation`]
 //! - [`compressed`]: content that is compressed already
 //! - [`query`]: the parameters of a target that select none
 //! - [`no_vary_search`]: the parameters of which a response says so itself
@@ -49,6 +49,7 @@ pub(crate) mod hop_by_hop;
 pub(crate) mod incremental;
 pub(crate) mod invalidation;
 pub(crate) mod list;
+pub(crate) mod negotiation;
 pub(crate) mod no_vary_search;
 pub(crate) mod preference;
 pub(crate) mod query;
