@@ -23,7 +23,7 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
-    telemetry::{Counts, Event, Telemetry, Tier},
+    telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
 };
 #[cfg(feature = "typed")]
 use crate::{codec::Codec, tag::Tags, telemetry::FillOutcome};
@@ -182,6 +182,11 @@ impl Cache {
     /// Whether a response for this primary key could not be kept lately.
     pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
         self.0.uncacheable.has(key)
+    }
+
+    /// Why it could not, as far as this process knows.
+    pub(crate) fn first_reason(&self, key: &Key) -> Option<NoCacheReason> {
+        self.0.uncacheable.reason(key)
     }
 
     /// The failure that the key backs off from, as far as this process remembers.

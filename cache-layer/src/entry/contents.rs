@@ -118,6 +118,14 @@ impl Entry {
         Self { contents: Arc::new(contents), stale_since: NEVER, mark: SoftMark::default() }
     }
 
+    /// The same entry with other metadata, before it is loaded.
+    pub(crate) fn described(self, meta: Bytes) -> Self {
+        self.change(|contents| {
+            contents.held.beside = contents.canonical.len() + meta.len();
+            (contents.meta, contents.view) = (meta, OnceLock::new());
+        })
+    }
+
     /// The same entry, with a payload that is compressed by its nature, or isn't.
     pub(crate) fn compressed(self, is_compressed: bool) -> Self {
         self.change(|contents| contents.is_compressed = is_compressed)
@@ -243,7 +251,6 @@ impl Entry {
         Tags::new(self.contents.stamps.iter().map(|stamp| &stamp.tag))
     }
 
-    #[cfg(any(test, feature = "typed"))]
     pub(crate) fn meta(&self) -> &Bytes {
         &self.contents.meta
     }

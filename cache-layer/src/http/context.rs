@@ -1,17 +1,14 @@
 //! What all requests through one layer share.
 
-use http::{
-    HeaderMap, Response,
-    header::{AUTHORIZATION, COOKIE},
-};
+use http::{HeaderMap, Response, header::AUTHORIZATION};
 
-use super::{load_limit::LoadLimit, range_memory::RangeMemory, target::KeyRules};
+use super::{annotate::Signature, load_limit::LoadLimit, range_memory::RangeMemory, target::KeyRules};
 use crate::{
     engine::Cache,
     inherit,
     key::Key,
     policy::Policy,
-    semantics::{cache_status::CacheName, reuse::RequestDirectives, sites::Sites, vary::VaryFields},
+    semantics::{reuse::RequestDirectives, sites::Sites, vary::VaryFields},
 };
 
 /// The cache, and the settings of a [`CacheLayer`](super::CacheLayer).
@@ -19,7 +16,7 @@ use crate::{
 pub(super) struct Context {
     pub(super) cache: Cache,
     pub(super) policy: Policy,
-    pub(super) name: CacheName,
+    pub(super) signature: Signature,
     /// What the keys of all requests begin with.
     pub(super) namespace: String,
     /// What scheme and host of a request are taken for.
@@ -28,17 +25,12 @@ pub(super) struct Context {
     pub(super) range_memory: RangeMemory,
 }
 
-/// Whether a response may be due to this one client.
-pub(super) fn is_personal(request: &HeaderMap) -> bool {
-    request.contains_key(AUTHORIZATION) || request.contains_key(COOKIE)
-}
-
 impl Context {
     pub(super) fn new(cache: Cache) -> Self {
         Self {
             cache,
             policy: Policy::default(),
-            name: CacheName::default(),
+            signature: Signature::default(),
             namespace: String::new(),
             sites: Sites::default(),
             load_limit: LoadLimit::default(),
@@ -48,19 +40,27 @@ impl Context {
 
     /// What the key of a request with `headers` is made of.
     pub(super) fn key_rules<'a>(&'a self, headers: &'a HeaderMap) -> KeyRules<'a> {
-        let Policy { caching, key_headers, .. } = &self.policy;
+        let Policy { caching, key_headers, cookies, .. } = &self.policy;
         KeyRules {
             sites: &self.sites,
             namespace: &self.namespace,
             ignored_query: &caching.ignored_query,
             key_headers,
+            key_cookies: &cookies.keyed,
+            hinted: &[],
             headers,
         }
+    }
+
+    /// Whether a response may be due to this one client.
+    pub(super) fn is_personal(&self, request: &HeaderMap) -> bool {
+        request.contains_key(AUTHORIZATION) || self.policy.cookies.any_counts(request)
     }
 
     /// The key of the variant of `key` that a request with `headers` selects.
     pub(super) fn variant_key(&self, key: &Key, fields: &VaryFields, headers: &HeaderMap) -> Key {
         let mut selector = Vec::with_capacity(64);
+        let headers = &*self.policy.cookies.that_count(headers);
         for value in fields.selecting_values(headers, self.policy.caching.normalization) {
             match value {
                 // Absent and empty are two values.
@@ -76,7 +76,8 @@ impl Context {
     }
 
     pub(super) fn directives(&self, headers: &HeaderMap) -> RequestDirectives {
-        RequestDirectives::from_headers(headers, self.policy.caching.request_directives)
+        let directives = RequestDirectives::from_headers(headers, self.policy.caching.request_directives);
+        if self.policy.refresh { directives.refreshing() } else { directives }
     }
 
     /// Runs a handler; its response is given what the handler read from the cache, if the response inherits from that.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     annotate::Served,
-    context::{Context, is_personal},
+    context::Context,
     load_limit::LoadPermit,
     plan::{CacheRequest, is_lasting},
     reply::LoadReply,
@@ -89,7 +89,7 @@ impl<R: Body, E> Fill<R, E> {
     pub(super) fn failed(self: Box<Self>, purpose: Purpose, error: E) {
         let reply = self.stale_if_error(None).unwrap_or(LoadReply::Failed(error));
         // Without its request, a service may have no answer that has one otherwise.
-        self.permit.failed(None, !purpose.is_in_background() && !is_personal(&self.request.headers));
+        self.permit.failed(None, !purpose.is_in_background() && !self.context.is_personal(&self.request.headers));
         self.context.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
         self.reply_to.send(reply);
     }
@@ -100,7 +100,8 @@ impl<R: Body, E> Fill<R, E> {
         unconditional(request.headers_mut());
         let stored = self.miss.stale.clone().and_then(ResponseEntry::new);
         let validator = stored.as_ref().map(ResponseEntry::response);
-        let validator = validator.filter(|stored| has_validator(&stored.headers) && !stored.traits.unmatched);
+        let validator =
+            validator.filter(|stored| has_validator(&stored.headers) && stored.traits.are_known_to_the_application());
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
         }
@@ -130,7 +131,7 @@ impl<R: Body, E> Fill<R, E> {
 
     /// Ends a load that the application answers with an error, for which something stale stands in.
     pub(super) fn failed_with(self: Box<Self>, status: StatusCode, stale: LoadReply<R, E>) {
-        self.permit.failed(Some(status.as_u16()), !is_personal(&self.request.headers));
+        self.permit.failed(Some(status.as_u16()), !self.context.is_personal(&self.request.headers));
         self.reply_to.send(stale);
     }
 
@@ -161,7 +162,7 @@ impl Context {
         reason: NoCacheReason,
     ) {
         // What may be due to this one client, or to a moment's trouble, is not held against the others.
-        let personal = is_personal(&request.headers);
+        let personal = self.is_personal(&request.headers);
         if is_replaceable_error(status) {
             permit.emit(Event::NotStored(reason));
             return permit.failed(Some(status.as_u16()), !personal);

@@ -15,9 +15,10 @@
 //! - [`nested`]: layers in one another's way
 //! - [`select`]: which stored response a request may have
 //! - [`ranges`]: ranges of what is not stored
-//! - [`plan`], [`record`]: what to store of a response, and the copy of its body
+//! - [`plan`], [`record`]: what to store of a response, and the copy of its body; [`minted`]: entity tags for what has none
 //! - [`context`]: what all requests through one layer share; [`load_limit`]: how many of them may be at the application;
 //!   [`range_memory`]: what is remembered of the ranges that clients ask for
+//! - [`rules`]: settings for some requests; [`hints`]: what layers outside say of one
 //! - [`target`]: the key of a request
 //! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
 //! - [`annotate`]: what the cache says about itself in a response; [`remaining_freshness`]: the same to caches that ignore `Age`
@@ -31,10 +32,12 @@ mod fetch;
 mod fill;
 mod forward;
 mod future;
+mod hints;
 mod layer;
 mod load;
 mod load_limit;
 mod lookup;
+mod minted;
 mod nested;
 mod oneshot;
 mod origin;
@@ -50,6 +53,7 @@ mod reply;
 mod respond;
 mod response_entry;
 mod revalidate;
+mod rules;
 mod select;
 mod service;
 mod stored;
@@ -58,7 +62,9 @@ mod write;
 
 pub use body::{BodyError, ResponseBody};
 pub use future::ResponseFuture;
+pub use hints::Hints;
 pub use layer::CacheLayer;
 #[cfg(feature = "unstable-parts")]
 pub use parts::Parts;
+pub use rules::{Rule, Rules};
 pub use service::CacheService;

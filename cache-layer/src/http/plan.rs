@@ -11,6 +11,7 @@ use http::{
 use super::{
     annotate,
     context::Context,
+    minted::{self, with_tag},
     remaining_freshness::RemainingFreshness,
     response_entry::ResponseEntry,
     select::Varies,
@@ -55,8 +56,8 @@ pub(super) struct CacheRequest {
 impl CacheRequest {
     /// A request that is answered as GET is. `None` if it doesn't say clearly which host it is for.
     pub(super) fn of_get<B>(context: &Context, key: Key, request: &Request<B>) -> Option<Self> {
-        let headers = Arc::new(request.headers().clone());
-        let target = Target::of(&context.sites, request.uri(), &headers)?.into_owned();
+        let target = Target::of_request(&context.sites, request)?.into_owned();
+        let headers = Arc::new(context.policy.cookies.that_count(request.headers()).into_owned());
         Some(Self { target, key, method: Method::GET, headers, time: context.cache.now() })
     }
 }
@@ -80,6 +81,8 @@ pub(super) struct Plan {
     vary: Option<VaryFields>,
     tags: Tags,
     deadlines: Deadlines,
+    /// Whether it is to be given an entity tag.
+    mints: bool,
 }
 
 /// The entries of a response, before its payload is there.
@@ -89,9 +92,18 @@ pub(super) struct Draft {
     parent: Option<(Key, Entry)>,
     response: (Key, Entry),
     tags: Tags,
+    mints: bool,
 }
 
 impl Draft {
+    /// Gives the response an entity tag of its `content`, if it is to have one.
+    pub(super) fn mint<'a>(&mut self, content: impl Iterator<Item = &'a Bytes>) -> Option<HeaderValue> {
+        let (_, entry) = &mut self.response;
+        let (meta, tag) = self.mints.then(|| with_tag(entry.meta(), content))??;
+        *entry = entry.clone().described(meta);
+        Some(tag)
+    }
+
     /// The entries, the response's without its payload.
     pub(super) fn entries(&self) -> Arc<[(Key, Entry)]> {
         self.parent.iter().chain([&self.response]).cloned().collect()
@@ -99,7 +111,7 @@ impl Draft {
 
     /// Puts the payload in its place. Returns the response's entry, too.
     pub(super) fn complete(self, with_payload: impl FnOnce(Entry) -> Entry) -> (Writes, Tags, ResponseEntry) {
-        let Self { guard, parent, response: (key, entry), tags } = self;
+        let Self { guard, parent, response: (key, entry), tags, .. } = self;
         let entry = with_payload(entry);
         let response = ResponseEntry::written(entry.clone());
         let entries = parent.into_iter().chain([(key, entry)]).collect();
@@ -130,15 +142,20 @@ impl Context {
         if left == Some(0) {
             return Err(NoCacheReason::MadeFromStale);
         }
-        let rule = self.policy.ttl(request.target.path()).map(millis).or(left);
+        let rule = self.policy.ttl(request.target.path()).map(millis);
+        let ruled = rule.is_some();
+        let rule = rule.or(left);
         let mut lifetime = lifetime(policy, &received, rule);
         if let Some(lifetime) = &mut lifetime {
             lifetime.millis = self.jittered(lifetime.millis).min(left.unwrap_or(u64::MAX));
         }
         let age = initial_age(&received);
         let windows = Windows::new(policy, &received, lifetime, age);
-        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows) {
+        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows, ruled) {
             return Err(reason);
+        }
+        if !self.policy.keeps(status, &headers) {
+            return Err(NoCacheReason::KeepIf);
         }
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
@@ -149,9 +166,10 @@ impl Context {
             Some(Vary::Fields(fields)) => Some(fields),
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
+        let mints = self.policy.etags && minted::is_due(status, &headers, &directives.cache_control);
         annotate::clear(&mut headers);
         self.policy.strip_internal(&mut headers);
-        retain_stored_fields(policy, &mut headers);
+        retain_stored_fields(policy, &self.policy.not_stored, &mut headers);
         let cc = &directives.cache_control;
         let response = StoredResponse {
             status,
@@ -163,18 +181,11 @@ impl Context {
                 immutable: cc.immutable,
                 never_stale: forbids_stale_use(cc),
                 no_circle: true,
-                unmatched: false,
+                ..Traits::default()
             },
             parent: None,
         };
-        let deadlines = Deadlines {
-            made: response_time,
-            fresh: windows.fresh,
-            stale_while_revalidate: windows.stale_while_revalidate,
-            stale_if_error: windows.stale_if_error,
-            gone: windows.keep.max(windows.fresh),
-        };
-        Ok(Plan { response, vary, tags, deadlines })
+        Ok(Plan { response, vary, tags, deadlines: deadlines(&windows, response_time), mints })
     }
 
     /// Whether a response may be stored, whatever its freshness.
@@ -221,7 +232,7 @@ impl Context {
 
     /// The entries of a plan. The response is a new variant if there was nothing in its place.
     pub(super) fn draft(&self, plan: Plan, request: &CacheRequest, known: Option<Varies>, is_new: bool) -> Draft {
-        let Plan { mut response, vary, tags, deadlines } = plan;
+        let Plan { mut response, vary, tags, deadlines, mints } = plan;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
@@ -232,7 +243,7 @@ impl Context {
         let Some(fields) = vary else {
             let stored = Stored::Response(response);
             let entry = entry(EntryId::random(), &request.key, &stored);
-            return Draft { guard, parent: None, response: (request.key.clone(), entry), tags };
+            return Draft { guard, parent: None, response: (request.key.clone(), entry), tags, mints };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
         // many, or softened: written again, the entry would make them fresh.
@@ -252,7 +263,7 @@ impl Context {
         // Loads that begin at the same time count the same variants: the store that writes them counts better.
         let leads_there = entry(parent, &request.key, &varies).leading_to(self.policy.max_variants);
         let response = entry(EntryId::random(), &variant, &stored);
-        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: (variant, response), tags }
+        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: (variant, response), tags, mints }
     }
 
     /// The stored response as it is, but that the application doesn't know it by its validators.
@@ -279,6 +290,16 @@ impl Context {
     }
 }
 
+fn deadlines(windows: &Windows, made: u64) -> Deadlines {
+    Deadlines {
+        made,
+        fresh: windows.fresh,
+        stale_while_revalidate: windows.stale_while_revalidate,
+        stale_if_error: windows.stale_if_error,
+        gone: windows.keep.max(windows.fresh),
+    }
+}
+
 /// Whether the next response to the same request will most likely be refused for the same reason.
 pub(super) fn is_lasting(reason: NoCacheReason) -> bool {
     matches!(
@@ -292,6 +313,8 @@ pub(super) fn is_lasting(reason: NoCacheReason) -> bool {
             | NoCacheReason::Grpc
             | NoCacheReason::NoFreshness
             | NoCacheReason::AlreadyStale
+            | NoCacheReason::Rule
+            | NoCacheReason::OneClient
             | NoCacheReason::BodyTooLarge
             | NoCacheReason::Trailers
             | NoCacheReason::TooManyTags

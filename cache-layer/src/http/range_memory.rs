@@ -5,13 +5,11 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
-use http::{
-    HeaderMap,
-    header::{AUTHORIZATION, COOKIE},
-};
+use http::{HeaderMap, header::AUTHORIZATION};
 
 use crate::{
     key::{Key, KeyId},
+    semantics::cookies::CookiePolicy,
     sync::Mutex,
 };
 
@@ -32,8 +30,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn of(request: &HeaderMap) -> Self {
-        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: request.contains_key(COOKIE) }
+    pub(super) fn of(request: &HeaderMap, cookies: &CookiePolicy) -> Self {
+        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: cookies.any_counts(request) }
     }
 
     /// A response to it may be its own: such are rarely kept.

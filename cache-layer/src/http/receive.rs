@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Response, StatusCode,
-    header::{ACCEPT_RANGES, CONTENT_LENGTH, DATE, RANGE},
+    header::{ACCEPT_RANGES, CONTENT_LENGTH, DATE, ETAG, IF_NONE_MATCH, RANGE},
     response::Parts,
 };
 use http_body::{Body, SizeHint};
@@ -38,7 +38,7 @@ struct ClientHead {
     status: StatusCode,
     /// The client has the response already, by its precondition.
     not_modified: bool,
-    /// The client wants a part of it, which can be cut out once the whole is there.
+    /// The client wants what can only be told once the whole is there: a part of it, or whether it has it already.
     in_part: bool,
     offers_ranges: bool,
     why: ForwardReason,
@@ -154,13 +154,23 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
             parts.headers.remove(CONTENT_LENGTH);
         }
         context.policy.strip_internal(&mut parts.headers);
-        annotate::miss(&mut parts.headers, &context.name, why, not_stored);
+        annotate::miss(&mut parts.headers, &context.signature, why, not_stored);
         let offers_ranges = parts.headers.contains_key(ACCEPT_RANGES);
         ClientHead { parts, status, not_modified, in_part, offers_ranges, why, not_stored }
     }
 
     /// All of the body is there: replies, and returns what is to be stored.
-    fn reply_whole(self: Box<Self>, draft: Draft, head: ClientHead, body: Incoming<R>) -> (WritePermit, Writes, Tags) {
+    fn reply_whole(
+        self: Box<Self>,
+        mut draft: Draft,
+        mut head: ClientHead,
+        body: Incoming<R>,
+    ) -> (WritePermit, Writes, Tags) {
+        if let Some(tag) = draft.mint(body.taken()) {
+            head.parts.headers.insert(ETAG, tag);
+            // The client may have it.
+            head.in_part |= self.request.headers.contains_key(IF_NONE_MATCH);
+        }
         let millis = self.context.load_time(&self.request);
         let (writes, tags, entry) = draft.complete(|entry| entry.loaded(body.taken(), millis));
         drop(body);
@@ -179,7 +189,7 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
     }
 
     /// The body is passed on while it comes in, to the client and to the requests that join.
-    async fn store_streaming(self: Box<Self>, draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
+    async fn store_streaming(self: Box<Self>, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
         let Self { context, request, mut permit, reply_to, room, .. } = *self;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
@@ -201,6 +211,7 @@ impl<R: Body<Data = Bytes>, E> Fill<R, E> {
             None => permit.abandon(),
             Some(Ok(pieces)) => {
                 let millis = context.load_time(&request);
+                draft.mint(pieces.iter());
                 let (writes, tags, entry) = draft.complete(|entry| entry.loaded(pieces.iter(), millis));
                 drop(pieces);
                 if let Some(growing) = growing {

@@ -160,7 +160,7 @@ impl Context {
         let mut response = answer.response(stored.status, entry.into_headers(), content, method);
         // Another process may have stored what it passes on.
         self.policy.strip_internal(response.headers_mut());
-        annotate::stored(response.headers_mut(), &self.name, &times, served);
+        annotate::stored(response.headers_mut(), &self.signature, &times, served);
         if self.policy.remaining != Remaining::Age {
             let left = RemainingFreshness::new(times.age, &deadlines, now);
             left.say(response.headers_mut(), self.policy.remaining);
@@ -173,7 +173,7 @@ impl Context {
     pub(super) fn gateway_timeout<R: Body>(&self, reason: NoCacheReason) -> Response<ResponseBody<R>> {
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
+        annotate::miss(response.headers_mut(), &self.signature, ForwardReason::Miss, Some(reason));
         response
     }
 
@@ -184,7 +184,7 @@ impl Context {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         let seconds = self.cache.lock_timeout().as_secs().max(1);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(NoCacheReason::Overloaded));
+        annotate::miss(response.headers_mut(), &self.signature, ForwardReason::Miss, Some(NoCacheReason::Overloaded));
         response
     }
 }

@@ -13,12 +13,14 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
-    annotate::Served,
+    annotate::{Refusal, Served},
     body::ResponseBody,
     context::Context,
     fetch::{fetch, fetch_unless_nested},
     future::ResponseFuture,
+    hints::Hints,
     origin::Origin,
+    rules::{Choice, RequestSettings, RuledContexts},
     target::Target,
     write::write_through,
 };
@@ -37,11 +39,13 @@ use crate::{
 pub struct CacheService<S> {
     inner: S,
     context: Arc<Context>,
+    /// None where all requests are looked up, by the same settings.
+    ruled: Option<Arc<RuledContexts>>,
 }
 
 impl<S> CacheService<S> {
-    pub(super) fn new(inner: S, context: Arc<Context>) -> Self {
-        Self { inner, context }
+    pub(super) fn new(inner: S, context: Arc<Context>, ruled: Option<Arc<RuledContexts>>) -> Self {
+        Self { inner, context, ruled }
     }
 
     /// The service behind the cache.
@@ -82,15 +86,20 @@ where
         let mark = context.take_mark(request.headers_mut());
         let (method, headers) = (request.method(), request.headers());
         let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
-        match (refusal, Target::of(&context.sites, request.uri(), headers)) {
+        match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => {
-                let key = target.key(&context.key_rules(headers));
-                self.answer(request, key, mark)
+                let hints = request.extensions().get::<Hints>();
+                if self.ruled.is_none() && hints.is_none() {
+                    let key = target.key(&context.key_rules(headers));
+                    return self.answer(context, request, key, mark);
+                }
+                let choice = self.settings(hints).choose(&target, headers);
+                self.answer_by(choice, request, mark)
             }
             (Some(NoCacheReason::Method), Some(target)) => {
                 context.cache.emit(Event::Bypass(NoCacheReason::Method));
-                let target = target.into_owned();
-                ResponseFuture::boxed(write_through(context.clone(), self.inner.clone(), request, target))
+                let (settings, target) = (self.settings(request.extensions().get()), target.into_owned());
+                ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target))
             }
             (Some(reason), _) => self.bypass(request, reason),
             (None, None) => self.bypass(request, NoCacheReason::NoAuthority),
@@ -99,10 +108,40 @@ where
 }
 
 impl<S: Clone> CacheService<S> {
+    fn settings(&self, hints: Option<&Hints>) -> RequestSettings {
+        RequestSettings::new(self.context.clone(), self.ruled.as_deref(), hints)
+    }
+
+    /// As [`answer`](Self::answer), for a request that rules, hints or the like have something to say of.
+    fn answer_by<B: Send + 'static>(
+        &self,
+        Choice { context, key, mut bypass }: Choice,
+        mut request: Request<B>,
+        mark: Option<HeaderValue>,
+    ) -> ResponseFuture<S, B, S::Content>
+    where
+        S: Origin<B>,
+    {
+        // What a layer further out stores is its to decide.
+        if context.is_nested(&key, request.extensions()) {
+            return self.bypass(request, NoCacheReason::Nested);
+        }
+        if let (None, Some(bypass_if)) = (bypass, &context.policy.bypass_if) {
+            let judged;
+            (judged, request) = bypass_if.judge(request);
+            bypass = judged.then_some(NoCacheReason::BypassIf);
+        }
+        match bypass {
+            Some(reason) => self.bypass(request, reason),
+            None => self.answer(&context, request, key, mark),
+        }
+    }
+
     /// A request that the cache may have an answer for, or is to find one for. What goes on to a future is cloned for it: a
     /// hit clones nothing.
     fn answer<B: Send + 'static>(
         &self,
+        context: &Arc<Context>,
         request: Request<B>,
         key: Key,
         mark: Option<HeaderValue>,
@@ -110,13 +149,10 @@ impl<S: Clone> CacheService<S> {
     where
         S: Origin<B>,
     {
-        let Self { inner, context } = self;
+        let inner = &self.inner;
         let (method, headers) = (request.method(), request.headers());
         if context.is_nested(&key, request.extensions()) {
             return self.bypass(request, NoCacheReason::Nested);
-        }
-        if context.policy.is_bypassed_by_cookie(headers) {
-            return self.bypass(request, NoCacheReason::Cookie);
         }
         if let Some(mark) = mark {
             let fetched = fetch_unless_nested(context.clone(), inner.clone(), request, key, mark);
@@ -133,7 +169,7 @@ impl<S: Clone> CacheService<S> {
             }
             None if context.cache.is_uncacheable(&key) && !context.directives(headers).only_if_cached() => {
                 lookup.bypassed(NoCacheReason::Remembered);
-                return self.bypass(request, NoCacheReason::Remembered);
+                return self.bypass(request, context.refusal(NoCacheReason::Remembered, &key));
             }
             None => None,
         };
@@ -143,12 +179,13 @@ impl<S: Clone> CacheService<S> {
     }
 
     /// A request that is not looked up.
-    fn bypass<B, R: Body>(&self, request: Request<B>, reason: NoCacheReason) -> ResponseFuture<S, B, R>
+    fn bypass<B, R: Body>(&self, request: Request<B>, refusal: impl Into<Refusal>) -> ResponseFuture<S, B, R>
     where
         S: Service<Request<B>>,
     {
-        self.context.cache.emit(Event::Bypass(reason));
-        ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), reason)
+        let refusal = refusal.into();
+        self.context.cache.emit(Event::Bypass(refusal.reason));
+        ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), refusal)
     }
 }
 

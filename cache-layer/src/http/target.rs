@@ -2,11 +2,15 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, StatusCode, Uri, header::HOST, uri::PathAndQuery};
+#[cfg(feature = "axum")]
+use http::Extensions;
+use http::{HeaderMap, HeaderName, Request, StatusCode, Uri, header::HOST, uri::PathAndQuery};
 
+use super::hints::Hints;
 use crate::{
     key::Key,
     semantics::{
+        cookies,
         invalidation::{self, affected_paths, redirected_path},
         query::without_parameters,
         sites::Sites,
@@ -39,6 +43,28 @@ impl<'a> Target<'a> {
             }
         }
         Some(target)
+    }
+
+    /// The target of a request, by the path that its client has sent.
+    pub(super) fn of_request<B>(sites: &'a Sites, request: &'a Request<B>) -> Option<Self> {
+        let target = Self::of(sites, request.uri(), request.headers())?;
+        #[cfg(feature = "axum")]
+        let target = target.before_nesting(request.extensions());
+        Some(target)
+    }
+
+    /// The target before axum took the prefix of a nested router off. Where something else was done to the path, by what isn't
+    /// known here, it is left as it is now: it may be what tells one client's page from another's.
+    #[cfg(feature = "axum")]
+    fn before_nesting(self, extensions: &'a Extensions) -> Self {
+        let original = extensions.get::<axum::extract::OriginalUri>().and_then(|original| original.0.path_and_query());
+        let Some(original) = original else { return self };
+        let (path, query) = (self.path_and_query.path(), self.path_and_query.query());
+        let is_nested = original.query() == query && (path == "/" || original.path().ends_with(path));
+        match is_nested && *original != *self.path_and_query {
+            true => Self { path_and_query: Cow::Borrowed(original), ..self },
+            false => self,
+        }
     }
 
     /// The target of an absolute URI.
@@ -76,6 +102,11 @@ impl<'a> Target<'a> {
         self.path_and_query.path()
     }
 
+    /// The authority, as keys have it.
+    pub(super) fn host(&self) -> &str {
+        &self.authority
+    }
+
     /// Scheme and authority.
     pub(super) fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority)
@@ -89,7 +120,7 @@ impl<'a> Target<'a> {
     fn key_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
         let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
         let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
-        if key_rules.key_headers.is_empty() {
+        if key_rules.is_plain() {
             return Key::of_parts(parts.iter().map(|part| part.as_bytes()));
         }
         let mut parts: Vec<Vec<u8>> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
@@ -98,6 +129,16 @@ impl<'a> Target<'a> {
             let lines: Vec<_> = key_rules.headers.get_all(name).iter().map(|line| line.as_bytes().to_vec()).collect();
             parts.push(lines.len().to_be_bytes().to_vec());
             parts.extend(lines);
+        }
+        // No path has a fragment, so nothing that a client sends reads like this.
+        for cookie in key_rules.key_cookies {
+            let given: Vec<_> = cookies::values(key_rules.headers, cookie).map(<[u8]>::to_vec).collect();
+            parts.push(format!("#{cookie}=").into_bytes());
+            parts.push(given.len().to_be_bytes().to_vec());
+            parts.extend(given);
+        }
+        for part in key_rules.hinted {
+            parts.extend([b"#".to_vec(), part.as_bytes().to_vec()]);
         }
         Key::new(parts)
     }
@@ -112,10 +153,17 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The keys that a response to an unsafe method makes stale (RFC 9111, section 4.4).
-    pub(super) fn affected(&self, key_rules: &KeyRules<'_>, response: &HeaderMap) -> Vec<Key> {
-        let others = affected_paths(self.reference(key_rules.sites), response);
-        std::iter::once(self.key(key_rules)).chain(others.iter().map(|path| self.key_of(path, key_rules))).collect()
+    /// The targets that a response to an unsafe method makes stale (RFC 9111, section 4.4), this one first.
+    pub(super) fn affected(&self, sites: &Sites, response: &HeaderMap) -> Vec<Self> {
+        let others = affected_paths(self.reference(sites), response);
+        let others = others.iter().filter_map(|path| self.with_path(path));
+        std::iter::once(self.clone()).chain(others).collect()
+    }
+
+    /// Another path and query of the same site.
+    fn with_path(&self, path_and_query: &str) -> Option<Self> {
+        let path_and_query = Cow::Owned(path_and_query.parse().ok()?);
+        Some(Self { path_and_query, ..self.clone() })
     }
 
     /// Whether a response leads to what it would be stored as, and with it every client that is answered from there: to another
@@ -139,9 +187,24 @@ pub(super) struct KeyRules<'a> {
     pub(super) namespace: &'a str,
     /// Query parameters that make no difference.
     pub(super) ignored_query: &'a [String],
-    /// Request fields that do, and the request's.
+    /// Request fields and cookies that do, and the request's.
     pub(super) key_headers: &'a [HeaderName],
+    pub(super) key_cookies: &'a [Box<str>],
     pub(super) headers: &'a HeaderMap,
+    /// What a layer outside says that does.
+    pub(super) hinted: &'a [Box<str>],
+}
+
+impl<'a> KeyRules<'a> {
+    /// Whether nothing but the target is in the key.
+    fn is_plain(&self) -> bool {
+        self.key_headers.is_empty() && self.key_cookies.is_empty() && self.hinted.is_empty()
+    }
+
+    /// The same, and what a layer outside says of the request.
+    pub(super) fn hinted(self, hints: Option<&'a Hints>) -> Self {
+        Self { hinted: hints.map_or(&[], |hints| &hints.key_parts), ..self }
+    }
 }
 
 /// Which host the application would take can't be known: a smuggler's doing, or a mistake.
@@ -160,8 +223,6 @@ fn host(headers: &HeaderMap) -> Result<Option<&str>, Unclear> {
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
-
-    use http::Request;
 
     use super::*;
 
@@ -187,7 +248,15 @@ mod tests {
 
     fn key_rules(namespace: &str) -> KeyRules<'_> {
         static NO_FIELDS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-        KeyRules { sites: &ONE, namespace, ignored_query: &[], key_headers: &[], headers: &NO_FIELDS }
+        KeyRules {
+            sites: &ONE,
+            namespace,
+            ignored_query: &[],
+            key_headers: &[],
+            key_cookies: &[],
+            hinted: &[],
+            headers: &NO_FIELDS,
+        }
     }
 
     fn key(uri: &str, hosts: &[&str]) -> Key {

@@ -16,6 +16,7 @@ use super::{
     origin::Origin,
     plan::CacheRequest,
     reply::LoadReply,
+    rules::RequestSettings,
     select::{Miss, Route},
     target::Target,
 };
@@ -76,18 +77,21 @@ fn undelivered(error: &InvalidateError) {
     }
 }
 
-/// An unsafe request: the application answers it, and what that makes stale is gone before the client knows.
+/// An unsafe request: the application answers it, and what that makes stale is gone before the client knows. What is stored for
+/// its target, and for what its response names, is stored by the settings for GET.
 pub(super) async fn write_through<S: Origin<B>, B>(
-    context: Arc<Context>,
+    settings: RequestSettings,
     service: S,
     request: Request<B>,
     target: Target<'static>,
 ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
     let method = request.method().clone();
     let headers = request.headers().clone();
+    let voids = &settings.context(&target, &method).policy.voids;
+    let (changes, request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
+    let context = settings.context(&target, &Method::GET);
     let time = context.cache.now();
-    let (changes, request) = if is_safe(&method) { (false, request) } else { context.policy.voids.judge(request) };
-    let key = target.key(&context.key_rules(&headers));
+    let key = settings.key(&target, &headers);
     let mut abandoned = changes.then(|| Abandoned { cache: context.cache.clone(), key: Some(key.clone()) });
     let response = match Oneshot::new(service, request).await {
         Ok(response) => response,
@@ -105,19 +109,23 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     let is_call = is_grpc(&headers) && is_grpc(response.headers());
     let request = CacheRequest { target, key, method, headers: headers.into(), time };
     if changes && !is_call && invalidates(&request.method, response.status()) {
-        context.invalidate_outdated(&request, response.headers()).await;
+        let keys = request.target.affected(&context.sites, response.headers());
+        let keys = keys.iter().map(|target| settings.key(target, &request.headers)).collect();
+        context.invalidate_outdated(&request, response.headers(), keys).await;
     }
-    if request.method == Method::POST && context.answers_get(&request.target, &response) {
+    if request.method == Method::POST
+        && context.policy.bypass.is_none()
+        && context.answers_get(&request.target, &response)
+    {
         return Ok(context.keep_for_get(request, response).await);
     }
     Ok(context.bypassed(response, NoCacheReason::Method))
 }
 
 impl Context {
-    /// Invalidates what a write makes stale, by its target and by the fields of its response.
-    async fn invalidate_outdated(&self, request: &CacheRequest, response: &HeaderMap) {
-        let CacheRequest { target, method, headers, .. } = request;
-        let keys = target.affected(&self.key_rules(headers), response);
+    /// Invalidates what a write makes stale: these keys, and by the fields of its response.
+    async fn invalidate_outdated(&self, request: &CacheRequest, response: &HeaderMap, keys: Vec<Key>) {
+        let CacheRequest { target, method, .. } = request;
         let groups = invalidated_groups(method, response);
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(target, group)).collect();
         let cache = self.cache.clone();

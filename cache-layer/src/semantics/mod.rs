@@ -15,6 +15,8 @@
 //! - [`staleness`]: what may be done with it afterwards, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
 //! - [`vary`]: the request fields that select a response, on [`list`] and [`preference`]
+//! - [`one_request`]: fields that are about one request or for one client, by [`names`]
+//! - [`cookies`]: which cookies of a request make a difference
 //! - [`compressed`]: content that is compressed already
 //! - [`query`]: the parameters of a target that select none
 //! - [`reuse`]: what a request says about the stored response that it wants
@@ -35,6 +37,7 @@ pub(crate) mod compressed;
 pub(crate) mod conditional;
 #[cfg(test)]
 mod conformance;
+pub(crate) mod cookies;
 pub(crate) mod date;
 pub(crate) mod delta_seconds;
 #[cfg(test)]
@@ -44,6 +47,8 @@ pub(crate) mod groups;
 pub(crate) mod hop_by_hop;
 pub(crate) mod invalidation;
 pub(crate) mod list;
+pub(crate) mod names;
+pub(crate) mod one_request;
 pub(crate) mod preference;
 pub(crate) mod query;
 pub(crate) mod range;

@@ -16,6 +16,8 @@ use super::{
     hop_by_hop,
     invalidation::{Target, represents_target},
     list::{has_any, members},
+    names::Names,
+    one_request::{self, is_for_one_client},
     range::has_foreign_unit,
     received::Received,
     staleness::Windows,
@@ -44,6 +46,16 @@ labels! {
         Nested => "nested",
         /// The request has a precondition that is not for caches to evaluate (RFC 9110, section 13.1).
         ConditionalRequest => "conditional",
+        /// The cache is [turned off](crate::CacheLayer::enabled).
+        Off => "off",
+        /// A [rule](crate::Rule) says that nothing is kept, by itself or by a lifetime of zero.
+        Rule => "rule",
+        /// A layer outside [says](crate::Hints::bypass) that the request is not for the cache.
+        Hint => "hint",
+        /// The request is not for the cache, by [`bypass_if`](crate::CacheLayer::bypass_if).
+        BypassIf => "bypass-if",
+        /// The path may mean another one to the application than to the [rules](crate::Rule) (RFC 3986, section 6.2.2).
+        UnclearPath => "unclear-path",
         /// The request says `no-store` (RFC 9111, section 5.2.1.5).
         RequestNoStore => "request-no-store",
         /// The request wants a stored response and there is none (RFC 9111, section 5.2.1.7).
@@ -51,7 +63,7 @@ labels! {
         /// The application said 304 about another response than the one that is stored (RFC 9111, section 4.3.4). The next
         /// request asks for the whole.
         Unmatched => "unmatched",
-        /// The status is not kept, or must be understood and is not (RFC 9111, section 3).
+        /// The status is not kept, must be understood and is not (RFC 9111, section 3), or is none that a rule speaks for.
         Status => "status",
         /// The response says `no-store` (RFC 9111, section 5.2.2.5).
         NoStore => "no-store",
@@ -61,8 +73,14 @@ labels! {
         NoCache => "no-cache",
         /// The request was authorised, and the response does not permit sharing (RFC 9111, section 3.5).
         Authorization => "authorization",
-        /// The request has cookies, and the response does not state its own freshness.
+        /// The request has cookies, and the response does not state its own freshness; or one of them
+        /// [bypasses](crate::CacheLayer::bypass_on_cookies) the cache.
         Cookie => "cookie",
+        /// The response is for one client by one of its fields (`Clear-Site-Data`, a token against forged requests, the nonce of a
+        /// Content Security Policy), and does not state its own freshness.
+        OneClient => "one-client",
+        /// The response is not to be kept, by [`keep_if`](crate::CacheLayer::keep_if).
+        KeepIf => "keep-if",
         /// The response sets a cookie (RFC 9111, section 7.3).
         SetCookie => "set-cookie",
         /// No other request can select the response (RFC 9111, section 4.1).
@@ -106,7 +124,8 @@ labels! {
         Abandoned => "abandoned",
         /// There was no room at the application for as long as a request waits.
         Overloaded => "overloaded",
-        /// An earlier response to the same request could not be kept.
+        /// An earlier response to the same request could not be kept. `Cache-Status` names the reason for that as well, if this
+        /// process knows it: `remembered/set-cookie`.
         Remembered => "remembered",
         /// The application failed lately, and is left alone for a while.
         BackedOff => "backed-off",
@@ -188,23 +207,37 @@ pub(crate) fn refusal_of_response(
 }
 
 /// Why a response that may otherwise be kept is not, for want of freshness.
+///
+/// `ruled`: a rule states the lifetime of successes, if not that of this one.
 pub(crate) fn refusal_of_freshness(
     request_headers: &HeaderMap,
     received: &Received<'_>,
     lifetime: Option<Lifetime>,
     windows: &Windows,
+    ruled: bool,
 ) -> Option<NoCacheReason> {
     let cc = &received.directives.cache_control;
     // To ask for validation each time is a statement as well.
     if lifetime.is_none() && !cc.no_cache {
-        return Some(NoCacheReason::NoFreshness);
+        return Some(if ruled { NoCacheReason::Status } else { NoCacheReason::NoFreshness });
     }
     if !windows.are_worth_storing(received.response_time) {
-        return Some(if cc.no_cache { NoCacheReason::NoCache } else { NoCacheReason::AlreadyStale });
+        let forbidden =
+            lifetime.is_some_and(|lifetime| lifetime.source == LifetimeSource::Rule && lifetime.millis == 0);
+        return Some(match cc.no_cache {
+            true => NoCacheReason::NoCache,
+            false if forbidden => NoCacheReason::Rule,
+            false => NoCacheReason::AlreadyStale,
+        });
     }
-    // Neither a rule nor an estimate knows what the application makes of a cookie.
-    let stated = lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response);
-    (!stated && request_headers.contains_key(COOKIE)).then_some(NoCacheReason::Cookie)
+    if lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response) {
+        return None;
+    }
+    // Neither a rule nor an estimate knows what the application makes of a cookie, or for whom it made the response.
+    if request_headers.contains_key(COOKIE) {
+        return Some(NoCacheReason::Cookie);
+    }
+    is_for_one_client(received.headers).then_some(NoCacheReason::OneClient)
 }
 
 /// Whether a response to POST may be kept for GET of its target, once nothing refuses it (RFC 9110, section 9.3.3).
@@ -218,8 +251,9 @@ pub(crate) fn post_answers_get(
     policy.post_for_get && stated && received.status.is_success() && represents_target(target, received.headers)
 }
 
-/// Leaves of a response what is stored (RFC 9111, section 3.1). Its age is kept apart.
-pub(crate) fn retain_stored_fields(policy: &CachingPolicy, headers: &mut HeaderMap) {
+/// Leaves of a response what is stored (RFC 9111, section 3.1), without the fields of these names. Its age is kept apart.
+pub(crate) fn retain_stored_fields(policy: &CachingPolicy, not_stored: &Names, headers: &mut HeaderMap) {
+    one_request::remove(headers, not_stored);
     hop_by_hop::strip(headers);
     headers.remove(AGE);
     if policy.set_cookie == SetCookie::Strip {
@@ -327,7 +361,7 @@ mod tests {
         refusal_of_response(policy, &request, &received).or_else(|| {
             let lifetime = lifetime(policy, &received, None);
             let windows = Windows::new(policy, &received, lifetime, initial_age(&received));
-            refusal_of_freshness(&request, &received, lifetime, &windows)
+            refusal_of_freshness(&request, &received, lifetime, &windows, false)
         })
     }
 
@@ -454,7 +488,7 @@ mod tests {
             let policy = CachingPolicy { set_cookie, ..CachingPolicy::safe() };
             assert_eq!(whole_refusal(&policy, &[], 200, COOKIE), refusal, "{set_cookie:?}");
             let mut stored = headers(COOKIE);
-            retain_stored_fields(&policy, &mut stored);
+            retain_stored_fields(&policy, &Names::default(), &mut stored);
             assert_eq!(stored.contains_key("set-cookie"), kept, "{set_cookie:?}");
             assert!(stored.contains_key("cache-control") && !stored.contains_key("age"));
         }
