@@ -7,6 +7,7 @@ use tokio::{net::TcpListener, time};
 
 use crate::{
     app::{App, ShutdownHandle, StartError},
+    cache::{ProductCache, Reloaded},
     config::Config,
     connections::{self, Limits},
     routes,
@@ -49,6 +50,12 @@ impl Server {
     #[must_use]
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.app.shutdown.clone()
+    }
+
+    /// A handle to read the rules of the cache again with.
+    #[must_use]
+    pub fn reload_handle(&self) -> ReloadHandle {
+        ReloadHandle(self.app.cache.clone())
     }
 
     /// Serves until `signal`, then shuts down.
@@ -107,6 +114,27 @@ impl Server {
             Ok(true) => tracing::info!("stopped"),
             _ => tracing::warn!("stopped with work of the cache or the database undone"),
         }
+    }
+}
+
+/// Reads the rules of the cache of a [`Server`] again, while it runs; a clone does the same.
+#[derive(Clone)]
+pub struct ReloadHandle(ProductCache);
+
+impl ReloadHandle {
+    /// Reads the file again: the rules in it count for all requests from then on, or, if something is wrong with it, those before.
+    ///
+    /// # Errors
+    ///
+    /// If there is no file, or if something is wrong with it: a sentence that names the line.
+    pub async fn reload(&self) -> Result<Reloaded, String> {
+        self.0.reload_rules().await
+    }
+}
+
+impl fmt::Debug for ReloadHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReloadHandle")
     }
 }
 

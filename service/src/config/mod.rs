@@ -3,6 +3,7 @@
 //! A flag and its variable share their name: `--redis-url` is `APP_REDIS_URL`. The flag wins.
 
 mod cache_paths;
+mod cache_rules;
 mod quantity;
 mod secret_file;
 mod secret_url;
@@ -23,7 +24,7 @@ use clap::{
 use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use tracing_subscriber::EnvFilter;
 
-pub use self::{cache_paths::CachePaths, secret_file::Password, secret_url::SecretUrl};
+pub use self::{cache_paths::CachePaths, cache_rules::CacheRules, secret_file::Password, secret_url::SecretUrl};
 
 /// A product-catalogue API with an HTTP cache in front.
 ///
@@ -83,6 +84,14 @@ pub struct Config {
     /// Paths to cache, with everything below them, as PATH or PATH=TIME
     #[arg(long, value_name = "PATHS", default_value = "/api/products=60s,/api/categories=60s")]
     pub cache_paths: CachePaths,
+
+    /// Whether there is a cache at all; without, requests go to the handlers, and changes still invalidate what others have
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = switch, action = clap::ArgAction::Set)]
+    pub cache_enabled: bool,
+
+    /// A file of rules for some of the requests, in TOML, read again on SIGHUP; see docs/service.md
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| CacheRules::read(path))]
+    pub cache_rules: Option<CacheRules>,
 
     /// How long responses are kept under a path that has no time of its own
     #[arg(long, value_name = "TIME", default_value = "300s", value_parser = quantity::positive_time)]
