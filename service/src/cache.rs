@@ -11,7 +11,7 @@ use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{CacheSwitch, Config, ConfigError},
     telemetry::{Memory, Throttle, metrics::Metrics, observe_loads, observe_memory, observe_redis},
 };
 
@@ -21,7 +21,8 @@ const NAME: &str = "products";
 /// The handle on the cache; a clone is the same one.
 #[derive(Clone)]
 pub(crate) struct ProductCache {
-    cache: Cache,
+    /// `None` where it is switched off: then nothing is kept, and there is nothing to invalidate.
+    cache: Option<Cache>,
     redis: Option<RedisStore>,
     /// How long what is read from the database is kept: as long as any response may be.
     ttl: Duration,
@@ -65,8 +66,13 @@ pub(crate) struct RedisHealth {
 }
 
 impl ProductCache {
-    /// Memory over Redis if there is a URL for it, else memory. Does not wait for Redis.
+    /// Redis if there is a URL for it, with a first tier if one is asked for, else memory; nothing if it is off. Does not wait for Redis.
     pub(crate) fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
+        let rules = config.cache_paths.with_default(config.cache_default_ttl);
+        let ttl = rules.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
+        if config.cache == CacheSwitch::Off {
+            return Ok(Self { cache: None, redis: None, ttl });
+        }
         let redis = match &config.redis_url {
             None => None,
             Some(url) => Some(
@@ -102,9 +108,7 @@ impl ProductCache {
             .lock_timeout(config.cache_lock_timeout)
             .build();
         observe_loads(&meter, NAME, cache.clone());
-        let rules = config.cache_paths.with_default(config.cache_default_ttl);
-        let ttl = rules.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
-        Ok(Self { cache, redis, ttl })
+        Ok(Self { cache: Some(cache), redis, ttl })
     }
 
     /// Returns once Redis is there, or after `patience`.
@@ -116,17 +120,18 @@ impl ProductCache {
         }
     }
 
-    /// The middleware that answers the configured paths from the cache.
-    pub(crate) fn layer(&self, config: &Config) -> CacheLayer {
-        CacheLayer::new(self.cache.clone())
+    /// The middleware that answers the configured paths from the cache, if there is one.
+    pub(crate) fn layer(&self, config: &Config) -> Option<CacheLayer> {
+        let layer = CacheLayer::new(self.cache.clone()?)
             .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)
-            .inherit(true)
+            .inherit(true);
+        Some(layer)
     }
 
-    /// Where values are kept.
-    pub(crate) fn values(&self) -> &Cache {
-        &self.cache
+    /// Where values are kept, if there is a cache.
+    pub(crate) fn values(&self) -> Option<&Cache> {
+        self.cache.as_ref()
     }
 
     pub(crate) fn ttl(&self) -> Duration {
@@ -158,11 +163,12 @@ impl ProductCache {
     }
 
     async fn invalidate(&self, sources: impl IntoIterator<Item = Source> + Send) -> Result<(), InvalidateError> {
+        let Some(cache) = &self.cache else { return Ok(()) };
         let tags: Vec<_> = sources.into_iter().map(|source| source.to_string()).collect();
-        self.cache.invalidate_tags(tags).await
+        cache.invalidate_tags(tags).await
     }
 
-    /// `None` without a Redis.
+    /// `None` without a Redis, or if the cache is off.
     pub(crate) async fn redis_health(&self) -> Option<RedisHealth> {
         // Monitors ask every few seconds: without this, each of their round trips would be a trace.
         let status = self.redis.as_ref()?.status().with_subscriber(NoSubscriber::new()).await;
@@ -178,6 +184,9 @@ impl ProductCache {
 
     /// Waits for writes to the cache that no request waits for.
     pub(crate) async fn drain(&self, patience: Duration) -> bool {
-        self.cache.drain(patience).await
+        match &self.cache {
+            Some(cache) => cache.drain(patience).await,
+            None => true,
+        }
     }
 }

@@ -57,7 +57,7 @@ mod telemetry;
 
 pub use self::{
     app::{ShutdownHandle, StartError},
-    config::{CachePaths, Config, ConfigError, LogFormat, Password, SecretUrl},
+    config::{CachePaths, CacheSwitch, Config, ConfigError, LogFormat, Password, SecretUrl},
     healthcheck::healthcheck,
     server::Server,
     telemetry::Telemetry,

@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, time};
 
 use crate::{
     app::{App, ShutdownHandle, StartError},
-    config::Config,
+    config::{CacheSwitch, Config},
     connections::{self, Limits},
     routes,
 };
@@ -70,9 +70,9 @@ impl Server {
     pub async fn run(self) {
         let Self { config, app, router, listener, address } = self;
         tracing::info!(
-            "listening on http://{address} (documentation at /docs), products in {}, cache in {}",
+            "listening on http://{address} (documentation at /docs), products in {}, cache {}",
             config.database_url,
-            config.redis_url.as_ref().map_or("memory".to_owned(), ToString::to_string),
+            where_the_cache_is(&config),
         );
 
         let last = LAST_REQUESTS.min(config.shutdown_timeout / 2);
@@ -107,6 +107,14 @@ impl Server {
             Ok(true) => tracing::info!("stopped"),
             _ => tracing::warn!("stopped with work of the cache or the database undone"),
         }
+    }
+}
+
+fn where_the_cache_is(config: &Config) -> String {
+    match (config.cache, &config.redis_url) {
+        (CacheSwitch::Off, _) => "off".to_owned(),
+        (CacheSwitch::On, None) => "in memory".to_owned(),
+        (CacheSwitch::On, Some(url)) => format!("in {url}"),
     }
 }
 

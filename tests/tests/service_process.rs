@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::json;
 use tests::{HttpClient, RedisServer, ServiceProcess, wait_until};
 use tokio::task::JoinSet;
@@ -36,6 +36,26 @@ mod start {
         let hit = client.get(&url, &[]).await;
         assert!(hit.header("age").unwrap().parse::<u64>().is_ok());
         assert_eq!(hit.body, miss.body);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_a_cache_needs_no_redis_and_keeps_nothing() {
+        let redis = RedisServer::start();
+        let variables = [("APP_CACHE", "off"), ("APP_REDIS_URL", &redis.url())];
+        let connections = || redis.info("stats", "total_connections_received").parse::<u64>().unwrap();
+        let before = connections();
+        let service = ServiceProcess::start(SERVICE, &variables);
+        assert!(service.log().contains("cache off"), "{}", service.log());
+        let client = HttpClient::new();
+        let url = format!("{}/api/products/42", service.url());
+        for _ in 0..3 {
+            let answer = client.get(&url, &[]).await;
+            assert_eq!((answer.status, answer.header("x-cache"), answer.header("age")), (StatusCode::OK, None, None));
+        }
+        assert_eq!(connections(), before + 1, "of this test alone");
+        let metrics = client.get(&format!("{}/metrics", service.url()), &[]).await;
+        let metrics = metrics.text();
+        assert!(metrics.contains("http_server") && !metrics.contains("cache_layer"), "{metrics}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -68,6 +68,10 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = redis_timeout)]
     pub redis_timeout: Duration,
 
+    /// Whether there is a cache: on or off; without, Redis is not connected to, and every request reads the database
+    #[arg(long, value_name = "SWITCH", default_value = "on")]
+    pub cache: CacheSwitch,
+
     /// First part of every key in Redis; services that share it share their cache
     #[arg(long, value_name = "NAME", default_value = "service", value_parser = cache_prefix)]
     pub cache_prefix: String,
@@ -131,6 +135,15 @@ pub struct Config {
     /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
     #[arg(long)]
     pub healthcheck: bool,
+}
+
+/// Whether there is a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheSwitch {
+    /// Responses, and what is read from the database, are cached.
+    On,
+    /// Nothing is.
+    Off,
 }
 
 /// How log lines are written.
@@ -258,6 +271,18 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+impl FromStr for CacheSwitch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err("must be on or off".to_owned()),
+        }
+    }
+}
 
 impl FromStr for LogFormat {
     type Err = String;
