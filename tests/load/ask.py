@@ -2,6 +2,7 @@
 
 import pathlib
 import subprocess
+import sys
 
 SCRIPT = pathlib.Path(__file__).with_suffix(".lua")
 
@@ -38,3 +39,10 @@ class Ask:
 
 def ask(*args, **options):
     return Ask(*args, **options).finish()
+
+
+def fill(server, count, start, variants=0, connections=4, ahead=64):
+    """Asks for exactly so many URLs that nobody asked for before, each once, or once for each variant, with so many requests on the
+    way on each connection."""
+    numbers = map(str, (server.port, start, count, variants, connections, ahead))
+    subprocess.run([sys.executable, str(SCRIPT.with_name("fill.py")), *numbers], check=True, stdout=subprocess.DEVNULL)

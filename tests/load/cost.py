@@ -6,7 +6,7 @@ import threading
 import time
 
 import servers
-from ask import ask
+from ask import fill
 
 HEADER = ["", "round trips before the load", "after it", "scripts", "commands", "bytes in", "bytes out", "Redis' CPU µs"]
 #: The load takes so long: time enough to ask Redis in the middle of it, also where the processor is shared.
@@ -28,7 +28,7 @@ class Cost:
         ]  # fmt: skip
 
 
-def of_a_miss(start, seconds):
+def of_a_miss(start, misses):
     """`start(redis, **options)` starts the handler over a Redis. One client, for whom Redis' reads are the round trips; then 50
     clients, for whom what is sent together counts as what it is."""
     redis = servers.redis()
@@ -40,7 +40,7 @@ def of_a_miss(start, seconds):
             slow.stop()
         quick = start(redis)
         try:
-            return Cost(before, after, *totals(redis, quick, seconds))
+            return Cost(before, after, *totals(redis, quick, misses))
         finally:
             quick.stop()
     finally:
@@ -71,9 +71,9 @@ def round_trips(redis, server):
     return statistics.median(before), statistics.median(after)
 
 
-def totals(redis, server, seconds):
-    """Scripts, commands (also those within scripts), bytes and processor time, for each of many misses."""
-    ask(server, "distinct", 50, 1)
+def totals(redis, server, misses):
+    """Scripts, commands (also those within scripts), bytes and processor time, for each of so many misses."""
+    fill(server, 1_000, start=0, connections=50, ahead=1)
     with servers.RedisInfo(redis) as info:
         def counters():
             time.sleep(0.2)
@@ -88,5 +88,5 @@ def totals(redis, server, seconds):
             ]
 
         began = counters()
-        misses = ask(server, "distinct", 50, seconds).requests
+        fill(server, misses, start=1_000, connections=50, ahead=1)
         return [(end - start) / misses for start, end in zip(began, counters(), strict=True)]

@@ -1,14 +1,11 @@
 """What a request costs as the work grows: with entries, tags, variants, bytes and processes."""
 
-import pathlib
-import subprocess
 import time
 
 import plot
 import servers
-from ask import Ask, ask
+from ask import Ask, ask, fill
 
-FILL = pathlib.Path(__file__).with_name("fill.py")
 STORES = ("memory", "tiered", "redis")
 
 
@@ -58,11 +55,6 @@ def entries(binaries, counts, out):
         "Redis' own count.\n\n" + plot.table(rows, ["", "entries", "bytes each", "beyond"]) + "\n\n![hits by entries](entries.svg)\n"
     )
     return text, beyond
-
-
-def fill(server, count, start, variants=0):
-    """Asks for so many URLs that nobody asked for before, each once, or once for each variant."""
-    subprocess.run(["python3", str(FILL), str(server.port), str(start), str(count), str(variants)], check=True, stdout=subprocess.DEVNULL)
 
 
 def rates(binaries, seconds, options, query="", many=0):

@@ -162,7 +162,7 @@ def costs(plan):
     print("what a miss costs Redis ...", flush=True)
     begin = {name: servers.rival if name in LAYERS else servers.target for name in ("redis", "tiered", "handmade", "hitbox")}
     found = {
-        name: cost.of_a_miss(lambda redis, name=name, **options: begin[name](plan.binaries, name, redis, **options), plan.seconds)
+        name: cost.of_a_miss(lambda redis, name=name, **options: begin[name](plan.binaries, name, redis, **options), plan.misses)
         for name in plan.here(list(begin))
     }
     text = plot.table([found[name].row(name) for name in found], cost.HEADER)
@@ -213,7 +213,7 @@ class Plan:
     def __init__(self, arguments):
         self.binaries, self.quick, self.only = arguments.binaries, arguments.quick, arguments.only
         self.whole = not self.only
-        self.rounds, self.seconds = (2, 1) if self.quick else (6, 2)
+        self.rounds, self.seconds, self.misses = (2, 1, 2_000) if self.quick else (6, 2, 20_000)
 
     def wants(self, name):
         return self.whole or any(text.lower() in name.lower() for text in self.only)
