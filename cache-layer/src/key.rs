@@ -1,6 +1,7 @@
 //! What names an entry: a digest to find it by, and the canonical key to prove it is the right one.
 
 use std::{
+    cmp::Ordering,
     fmt::{self, Display},
     hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher, RandomState},
     sync::{Arc, LazyLock, OnceLock},
@@ -307,6 +308,38 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+    }
+}
+
+/// By the bytes of their parts.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.canonical.cmp(&other.canonical)
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The parts one after another, as [patterns](crate::Cache::delete_pattern) are compared with them; what is longer than 200 bytes
+/// is cut off, and ends in `%+`.
+///
+/// ```
+/// # use cache_layer::Key;
+/// assert_eq!(Key::from(("product", 42)).to_string(), "product:42");
+/// ```
+impl Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.readable())
+    }
+}
+
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.readable())
@@ -405,6 +438,16 @@ mod tests {
         let long = Key::new(["x".repeat(1_000)]).readable();
         assert!(long.len() <= READABLE_CAP + 2 && long.ends_with(CAPPED), "{long}");
         assert_eq!(readable_in_full(Key::new(["x".repeat(1_000)]).canonical()).len(), 1_000);
+    }
+
+    #[test]
+    #[expect(clippy::mutable_key_type, reason = "the digest that a key makes when it is asked is no part of either")]
+    fn keys_are_ordered_and_hashed_as_they_are_equal() {
+        let keys =
+            [Key::new(["b"]), Key::new(["a"]).variant(b"x"), Key::new(["a"]), Key::new(["a", ""]), Key::new(["b"])];
+        let sorted = std::collections::BTreeSet::from(keys.clone());
+        assert_eq!(sorted.len(), 4);
+        assert_eq!(std::collections::HashSet::from(keys), sorted.into_iter().collect());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!
 //! - [`RedisServer`], [`PostgresServer`]: a real server process each, on a free port, in a folder that goes with it.
 //! - [`RedisCluster`], [`RedisSentinel`]: several of them that know each other.
+//! - [`RedisUsage`]: what a server was asked for, in its own count.
 //! - [`ServiceProcess`]: the product service as its users run it.
 //! - [`FaultProxy`]: a TCP proxy that delays, swallows, cuts and lies on demand.
 //! - [`LyingProxy`]: a Redis that answers something else.
@@ -34,6 +35,7 @@ mod program;
 mod redis_cluster;
 mod redis_sentinel;
 mod redis_server;
+mod redis_usage;
 mod service_process;
 mod shared_origin;
 mod supervisor;
@@ -53,6 +55,7 @@ pub use postgres::PostgresServer;
 pub use redis_cluster::{RedisCluster, RedisClusterBuilder, slot};
 pub use redis_sentinel::{RedisSentinel, RedisSentinelBuilder};
 pub use redis_server::{RedisServer, RedisServerBuilder};
+pub use redis_usage::RedisUsage;
 pub use service_process::ServiceProcess;
 pub use shared_origin::SharedOrigin;
 pub use wait::wait_until;

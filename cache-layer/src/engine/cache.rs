@@ -22,10 +22,11 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
-    telemetry::{Counts, Event, Telemetry, Tier},
+    tag::Tags,
+    telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
 };
 #[cfg(feature = "typed")]
-use crate::{codec::Codec, tag::Tags, telemetry::FillOutcome};
+use crate::{codec::Codec, telemetry::FillOutcome};
 
 /// Commits under way at one time, to a store outside of this process. More wait for their turn.
 pub(super) const COMMITS: usize = 256;
@@ -186,6 +187,11 @@ impl Cache {
         self.0.uncacheable.has(key)
     }
 
+    /// Why it could not, as far as this process knows.
+    pub(crate) fn first_reason(&self, key: &Key) -> Option<NoCacheReason> {
+        self.0.uncacheable.reason(key)
+    }
+
     /// The failure that the key backs off from, as far as this process remembers.
     pub(crate) fn recent_failure(&self, key: &Key) -> Option<RecentFailure> {
         self.0.recent_failures.get(key)
@@ -215,6 +221,11 @@ impl Cache {
             }
         }
         result
+    }
+
+    /// Stores what leads to an entry, and is none itself: nothing is counted.
+    pub(crate) async fn put_alias(&self, key: Key, alias: Entry) -> Result<(), StoreError> {
+        self.0.store.put(vec![(key, alias)], &Tags::default()).await
     }
 
     #[cfg(feature = "typed")]

@@ -170,10 +170,14 @@ impl Flight {
 
     /// Lets the followers have what is coming in.
     pub(super) fn publish_partial(&self, in_progress: InProgress) {
+        let stage = Stage::InProgress(Arc::new(in_progress));
         let mut progress = self.shared.progress.lock();
-        progress.stage = Stage::InProgress(Arc::new(in_progress));
-        if let Some(followers) = &progress.followers {
-            followers.send_replace(progress.stage.clone());
+        progress.stage = stage.clone();
+        let followers = progress.followers.clone();
+        // Nobody is woken while a lock is held.
+        drop(progress);
+        if let Some(followers) = followers {
+            followers.send_replace(stage);
         }
     }
 
@@ -201,7 +205,8 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.leave();
         // From here on nothing can join.
-        if let Some(followers) = self.shared.progress.lock().followers.take() {
+        let followers = self.shared.progress.lock().followers.take();
+        if let Some(followers) = followers {
             let outcome = std::mem::replace(&mut self.outcome, FlightOutcome::Void);
             followers.send_replace(Stage::Finished(outcome));
         }

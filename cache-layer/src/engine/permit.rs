@@ -382,7 +382,7 @@ impl WritePermit {
         not_kept(reason);
         cache.emit(Event::NotStored(reason));
         if let Some(key) = remembered {
-            cache.0.uncacheable.remember(key, REMEMBER_UNCACHEABLE);
+            cache.0.uncacheable.remember_why(key, REMEMBER_UNCACHEABLE, Some(reason));
             if let Ok(lease) = std::mem::replace(&mut lease_guard.lease, Err(reason)) {
                 cache.0.store.release(&lease, Some(REMEMBER_UNCACHEABLE));
             }

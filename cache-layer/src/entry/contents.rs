@@ -264,7 +264,6 @@ impl Entry {
         Tags::new(self.contents.stamps.iter().map(|stamp| &stamp.tag))
     }
 
-    #[cfg(any(test, feature = "typed"))]
     pub(crate) fn meta(&self) -> &Bytes {
         &self.contents.meta
     }

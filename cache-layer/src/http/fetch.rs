@@ -8,6 +8,7 @@ use tokio::time::timeout_at;
 use tracing::{Instrument as _, Span};
 
 use super::{
+    alias::Alias,
     annotate::Served,
     body::ResponseBody,
     context::Context,
@@ -33,7 +34,7 @@ use crate::{
     },
     entry::{Entry, EntryId},
     key::Key,
-    semantics::{cache_status::ForwardReason, update::head_outdates},
+    semantics::{cache_status::ForwardReason, incremental::is_incremental, update::head_outdates},
     store::Seen,
     telemetry::{Event, NoCacheReason, Release},
     throttle::Throttle,
@@ -75,7 +76,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
             }
             Next::Lead { flight, miss, purpose, answer } => (flight, miss, purpose, answer),
         };
-        let asked = CacheRequest::as_get(target, key.clone(), &request);
+        let asked = CacheRequest::as_get(&context, target, key.clone(), &request);
         let headers = asked.headers.clone();
         let load = Box::new(Load { context: context.clone(), service, request, asked, miss, purpose, patience });
         let begin = |span: Span| {
@@ -100,6 +101,23 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
         let response = context.respond_with_loaded(reply, &Method::GET, &headers, &mut span)?;
         Ok(response.map(|body| body.recorded_by(task)))
     }
+}
+
+/// As [`fetch`], for a request that what is stored for another query may answer.
+pub(super) async fn fetch_or_alias<S: Origin<B>, B: Send + 'static>(
+    context: Arc<Context>,
+    service: S,
+    request: Request<B>,
+    key: Key,
+    target: Target<'static>,
+    (known, alias): (Known, Alias),
+    mut span: LookupSpan,
+) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
+    if let Some(entry) = context.select_by_alias(&key, request.headers(), &alias).await {
+        span.at(context.cache.far_tier());
+        return Ok(context.respond(entry, request.method(), request.headers(), Served::Hit, &mut span));
+    }
+    fetch(context, service, request, key, target, known, span).await
 }
 
 /// As [`fetch`], for a request with the mark of another process's load. What is in memory does not answer it before it is
@@ -145,7 +163,6 @@ pub(super) enum Known {
 }
 
 /// What is to be done for a request.
-#[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is taken apart at once")]
 enum Next<R: Body> {
     Respond(Response<ResponseBody<R>>),
     /// It leads a load.
@@ -275,6 +292,9 @@ impl RequestLookup<'_> {
         }
         let reason = if *self.method == Method::HEAD {
             NoCacheReason::HeadMiss
+        } else if is_incremental(self.headers) {
+            // A load would make others wait for it, or make it wait for theirs.
+            NoCacheReason::Incremental
         } else {
             let stale = stale.cloned().and_then(ResponseEntry::new);
             context.passes_range(self.key, self.headers, stale.map(|entry| entry.response().info.response_time))?

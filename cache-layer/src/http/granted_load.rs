@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{ACCEPT_RANGES, CONTENT_LENGTH, DATE, RANGE},
+    header::{ACCEPT_RANGES, CONTENT_LENGTH, DATE, ETAG, IF_NONE_MATCH, RANGE},
     response::Parts,
 };
 use http_body::{Body, SizeHint};
@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     annotate::{self, Served},
     body::{Piece, ResponseBody},
-    context::{Context, is_personal},
+    context::Context,
     load_limit::LoadPermit,
     oneshot::Oneshot,
     origin::Origin,
@@ -148,7 +148,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
     fn failed(self: Box<Self>, purpose: Purpose, error: E) {
         let reply = self.stale_if_error(None).unwrap_or(LoadReply::Failed(error));
         // Without its request, a service may have no answer that has one otherwise.
-        self.permit.failed(None, !purpose.is_in_background() && !is_personal(&self.request.headers));
+        self.permit.failed(None, !purpose.is_in_background() && !self.context.is_personal(&self.request.headers));
         self.context.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
         self.reply_to.send(reply);
     }
@@ -159,10 +159,12 @@ impl<R: Body, E> GrantedLoad<R, E> {
         unconditional(request.headers_mut());
         let stored = self.miss.stale.clone().and_then(ResponseEntry::new);
         let validator = stored.as_ref().map(ResponseEntry::response);
-        let validator = validator.filter(|stored| has_validator(&stored.headers) && !stored.info.traits.unmatched);
+        let validator = validator
+            .filter(|stored| has_validator(&stored.headers) && stored.info.traits.are_known_to_the_application());
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
         }
+        self.context.policy.caching.normalization.negotiate(request.headers_mut());
         let validates = validator.is_some();
         self.context.mark(request, &self.request.key, self.permit.token());
         if purpose == Purpose::EarlyRefresh {
@@ -189,7 +191,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
 
     /// Ends a load that the application answers with an error, for which something stale stands in.
     fn failed_with(self: Box<Self>, status: StatusCode, stale: LoadReply<R, E>) {
-        self.permit.failed(Some(status.as_u16()), !is_personal(&self.request.headers));
+        self.permit.failed(Some(status.as_u16()), !self.context.is_personal(&self.request.headers));
         self.reply_to.send(stale);
     }
 
@@ -207,7 +209,7 @@ struct ClientHead {
     status: StatusCode,
     /// The client has the response already, by its precondition.
     not_modified: bool,
-    /// The client wants a part of it, which can be cut out once the whole is there.
+    /// The client wants what can only be told once the whole is there: a part of it, or whether it has it already.
     in_part: bool,
     offers_ranges: bool,
     why: ForwardReason,
@@ -330,7 +332,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             parts.headers.remove(CONTENT_LENGTH);
         }
         context.policy.strip_internal(&mut parts.headers);
-        annotate::missed(&mut parts.headers, context.status_of_miss(why, not_stored));
+        annotate::missed(&mut parts.headers, &context.signature, context.status_of_miss(why, not_stored));
         let offers_ranges = has(&parts.headers, &ACCEPT_RANGES);
         ClientHead { parts, status, not_modified, in_part, offers_ranges, why, not_stored }
     }
@@ -338,11 +340,16 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     /// All of the body is there: replies, and returns what is to be stored.
     fn reply_whole(
         self: Box<Self>,
-        draft: Draft,
-        head: ClientHead,
+        mut draft: Draft,
+        mut head: ClientHead,
         body: Incoming<R>,
         now: u64,
     ) -> (Box<WritePermit>, Writes, Tags) {
+        if let Some(tag) = draft.mint(body.taken()) {
+            head.parts.headers.insert(ETAG, tag);
+            // The client may have it.
+            head.in_part |= self.request.headers.contains_key(IF_NONE_MATCH);
+        }
         let millis = now.saturating_sub(self.request.time);
         let (writes, tags, entry) = draft.complete(|entry| entry.loaded(body.taken(), millis));
         drop(body);
@@ -361,7 +368,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     }
 
     /// The body is passed on while it comes in, to the client and to the requests that join.
-    async fn store_streaming(self: Box<Self>, draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
+    async fn store_streaming(self: Box<Self>, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
         let Self { context, request, mut permit, reply_to, room, .. } = *self;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
@@ -383,6 +390,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             None => permit.abandon(),
             Some(Ok(pieces)) => {
                 let millis = context.load_time(&request);
+                draft.mint(pieces.iter());
                 let (writes, tags, entry) = draft.complete(|entry| entry.loaded(pieces.iter(), millis));
                 drop(pieces);
                 if let Some(growing) = growing {
@@ -429,7 +437,7 @@ impl Context {
         reason: NoCacheReason,
     ) {
         // What may be due to this one client, or to a moment's trouble, is not held against the others.
-        let personal = is_personal(&request.headers);
+        let personal = self.is_personal(&request.headers);
         if is_replaceable_error(status) {
             permit.emit(Event::NotStored(reason));
             return permit.failed(Some(status.as_u16()), !personal);

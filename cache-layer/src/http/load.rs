@@ -77,6 +77,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
     }
 
     /// Loads, with the right to store what comes.
+    #[expect(clippy::boxed_local, reason = "what is in the box is moved once, into the next one")]
     fn load(
         self: Box<Self>,
         permit: Box<WritePermit>,

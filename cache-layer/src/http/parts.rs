@@ -59,6 +59,8 @@ impl Parts {
             target,
             key,
             method: Method::GET,
+            has_content: false,
+            is_hinted: false,
             headers: Arc::new(request.clone()),
             time: context.cache.now(),
         };

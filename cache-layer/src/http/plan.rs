@@ -5,12 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode,
-    header::{AGE, DATE},
+    header::{AGE, CONTENT_ENCODING, DATE},
 };
 
 use super::{
     annotate,
     context::Context,
+    hints::Hints,
+    minted::{self, with_tag},
     remaining_freshness::RemainingFreshness,
     response_entry::ResponseEntry,
     select::Varies,
@@ -22,8 +24,9 @@ use crate::{
     entry::{Deadlines, Entry, EntryHead, EntryId, Version},
     inherit::Reads,
     key::Key,
-    policy::Freshness,
+    policy::{Freshness, Policy},
     semantics::{
+        cache_control::CacheControl,
         compressed::is_compressed,
         date::write_http_date,
         freshness::{initial_age, lifetime},
@@ -47,6 +50,10 @@ pub(super) struct CacheRequest {
     /// The primary key.
     pub(super) key: Key,
     pub(super) method: Method,
+    /// Whether its content is part of its key.
+    pub(super) has_content: bool,
+    /// Whether a layer outside has made a part of its key.
+    pub(super) is_hinted: bool,
     /// For the load, and for the request that waits for it.
     pub(super) headers: Arc<HeaderMap>,
     /// When it was sent on, in milliseconds since the Unix epoch.
@@ -55,15 +62,27 @@ pub(super) struct CacheRequest {
 
 impl CacheRequest {
     /// A request that is answered as GET is, and was not sent on yet.
-    pub(super) fn as_get<B>(target: Target<'static>, key: Key, request: &Request<B>) -> Self {
-        Self { target, key, method: Method::GET, headers: Arc::new(request.headers().clone()), time: 0 }
+    pub(super) fn as_get<B>(context: &Context, target: Target<'static>, key: Key, request: &Request<B>) -> Self {
+        let has_content = !matches!(*request.method(), Method::GET | Method::HEAD);
+        let headers = Arc::new(context.policy.cookies.that_count(request.headers()).into_owned());
+        Self { target, key, method: Method::GET, has_content, is_hinted: is_hinted(request), headers, time: 0 }
+    }
+
+    /// Whether what is stored for it may answer for other queries as well: its key says no more than who it is for.
+    pub(super) fn may_have_alias(&self) -> bool {
+        !self.has_content && !self.is_hinted
     }
 
     /// A request that is answered as GET is, and sent on now. `None` if it doesn't say clearly which host it is for.
     pub(super) fn of_get<B>(context: &Context, key: Key, request: &Request<B>) -> Option<Self> {
-        let target = Target::of(&context.sites, request.uri(), request.headers())?.into_owned();
-        Some(Self { time: context.cache.now(), ..Self::as_get(target, key, request) })
+        let target = Target::of_request(&context.sites, request)?.into_owned();
+        Some(Self { time: context.cache.now(), ..Self::as_get(context, target, key, request) })
     }
+}
+
+/// Whether a layer outside has made a part of the request's key.
+pub(super) fn is_hinted<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<Hints>().is_some_and(|hints| !hints.key_parts.is_empty())
 }
 
 /// A response as the application gave it, apart from its body.
@@ -94,6 +113,8 @@ pub(super) struct Plan {
     vary: Option<VaryFields>,
     tags: Tags,
     deadlines: Deadlines,
+    /// Whether it is to be given an entity tag.
+    mints: bool,
 }
 
 /// The entries of a response, before its payload is there.
@@ -103,9 +124,17 @@ pub(super) struct Draft {
     parent: Option<(Key, Entry)>,
     response: EntryHead,
     tags: Tags,
+    mints: bool,
 }
 
 impl Draft {
+    /// Gives the response an entity tag of its `content`, if it is to have one.
+    pub(super) fn mint<'a>(&mut self, content: impl Iterator<Item = &'a Bytes>) -> Option<HeaderValue> {
+        let (meta, tag) = self.mints.then(|| with_tag(&self.response.meta, content))??;
+        self.response.meta = meta;
+        Some(tag)
+    }
+
     /// The entries, the response's without its payload.
     pub(super) fn entries(&self) -> Arc<[(Key, Entry)]> {
         let response = (self.response.key.clone(), self.response.without_payload());
@@ -114,7 +143,7 @@ impl Draft {
 
     /// Puts the payload in its place. Returns the response's entry, too.
     pub(super) fn complete(self, with_payload: impl FnOnce(&EntryHead) -> Entry) -> (Writes, Tags, ResponseEntry) {
-        let Self { guard, parent, response, tags } = self;
+        let Self { guard, parent, response, tags, .. } = self;
         let entry = with_payload(&response);
         let answer = ResponseEntry::written(entry.clone());
         let entry = (response.key, entry);
@@ -147,47 +176,45 @@ impl Context {
         if left == Some(0) {
             return Err(NoCacheReason::MadeFromStale);
         }
-        let rule = self.policy.ttl(request.target.path()).map(millis).or(left);
+        let rule = self.policy.ttl(request.target.path()).map(millis);
+        let ruled = rule.is_some();
+        let rule = rule.or(left);
         let mut lifetime = lifetime(policy, &received, rule);
         if let Some(lifetime) = &mut lifetime {
             lifetime.millis = self.jittered(lifetime.millis).min(left.unwrap_or(u64::MAX));
         }
         let age = initial_age(&received);
         let windows = Windows::new(policy, &received, lifetime, age);
-        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows) {
+        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows, ruled) {
             return Err(reason);
+        }
+        if !self.policy.keeps(status, headers) {
+            return Err(NoCacheReason::KeepIf);
         }
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
-        let tags = self.tags_of(request, headers, inherited.tags_and(tags))?;
+        let of_path = self.learn_variation(request, status, headers);
+        let tags = self.tags_of(request, headers, inherited.tags_and(tags), of_path.as_deref())?;
         let vary = match Vary::from_headers(headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
-        let cc = &directives.cache_control;
+        let mints = self.policy.etags && minted::is_due(status, headers, &directives.cache_control);
         let info = StoredInfo {
             status,
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: Traits {
-                immutable: cc.immutable,
-                never_stale: forbids_stale_use(cc),
-                no_circle: true,
-                unmatched: false,
-            },
+            traits: traits(status, headers, &directives.cache_control),
             parent: None,
         };
-        let deadlines = Deadlines {
-            made: response_time,
-            fresh: windows.fresh,
-            stale_while_revalidate: windows.stale_while_revalidate,
-            stale_if_error: windows.stale_if_error,
-            gone: windows.keep.max(windows.fresh),
-        };
-        Ok(Plan { info, vary, tags, deadlines })
+        let deadlines = deadlines(&windows, response_time);
+        if of_path.is_some() {
+            self.keep_alias(request, deadlines);
+        }
+        Ok(Plan { info, vary, tags, deadlines, mints })
     }
 
     /// Whether a response may be stored, whatever its freshness.
@@ -203,22 +230,42 @@ impl Context {
     }
 
     /// The tags of a response: these, and those that its fields name.
-    fn tags_of(&self, request: &CacheRequest, headers: &HeaderMap, mut tags: Tags) -> Result<Tags, NoCacheReason> {
+    fn tags_of(
+        &self,
+        request: &CacheRequest,
+        headers: &HeaderMap,
+        mut tags: Tags,
+        of_path: Option<&str>,
+    ) -> Result<Tags, NoCacheReason> {
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
-        if !has_any(headers, &self.policy.tag_fields) && groups.is_empty() {
+        let of_target = self.tag_of_target(request);
+        let is_named = has_any(headers, &self.policy.tag_fields) || !groups.is_empty();
+        if !is_named && of_target.is_none() && of_path.is_none() {
             return if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) };
         }
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
-        if !named.is_empty() || !groups.is_empty() {
-            tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
-        }
+        let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path);
+        tags = Tags::new(tags.iter().chain(named).chain(more));
         if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
+    }
+
+    /// What reaches a response when its target is written to, if that does not say its key.
+    fn tag_of_target(&self, request: &CacheRequest) -> Option<String> {
+        let Policy { key_headers, cookies, .. } = &self.policy;
+        let key_is_target = !request.has_content && key_headers.is_empty() && cookies.keyed.is_empty();
+        (!key_is_target).then(|| request.target.tag(&self.key_rules(&request.headers)))
     }
 
     /// The tag of a cache group: groups are an origin's own (RFC 9875, section 2).
     pub(super) fn group_tag(&self, target: &Target<'_>, group: &str) -> String {
         format!("group {} {} {group}", self.namespace, target.origin())
+    }
+
+    /// These tags, without those of the groups that a response was in: a newer one says again in which it is.
+    pub(super) fn without_groups(&self, target: &Target<'_>, tags: &Tags) -> Tags {
+        let of_groups = self.group_tag(target, "");
+        Tags::new(tags.iter().filter(|tag| !tag.starts_with(&of_groups)))
     }
 
     /// Milliseconds since the application was asked.
@@ -239,7 +286,7 @@ impl Context {
         known: Option<Varies>,
         is_new: bool,
     ) -> Draft {
-        let Plan { mut info, vary, tags, deadlines } = plan;
+        let Plan { mut info, vary, tags, deadlines, mints } = plan;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
@@ -250,7 +297,7 @@ impl Context {
             EntryHead { key, id: EntryId::random(), deadlines, meta, is_compressed }
         };
         let Some(fields) = vary else {
-            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags };
+            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
         // many, or softened: written again, the entry would make them fresh.
@@ -270,12 +317,12 @@ impl Context {
             .compressed(is_compressed)
             .leading_to(self.policy.max_variants);
         info.parent = Some(parent);
-        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: head(variant, info), tags }
+        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: head(variant, info), tags, mints }
     }
 
     /// The metadata of a response: what is stored of its fields, and no more.
     fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
-        let is_stored = is_stored_field(&self.policy.caching, headers.own);
+        let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
         let fields = headers
             .own
             .iter()
@@ -308,10 +355,31 @@ impl Context {
     }
 }
 
+fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl) -> Traits {
+    Traits {
+        immutable: cc.immutable,
+        never_stale: forbids_stale_use(cc),
+        no_circle: true,
+        unmatched: false,
+        minted: false,
+        plain: !status.is_redirection() && !has(headers, &CONTENT_ENCODING),
+    }
+}
+
 /// Without a date of its own, a response that came at `now` is given one before any client has it: a later answer can't know
 /// it.
 pub(super) fn date_for(headers: &HeaderMap, now: u64) -> Option<HeaderValue> {
     (!has(headers, &DATE)).then(|| write_http_date(now / 1000))
+}
+
+fn deadlines(windows: &Windows, made: u64) -> Deadlines {
+    Deadlines {
+        made,
+        fresh: windows.fresh,
+        stale_while_revalidate: windows.stale_while_revalidate,
+        stale_if_error: windows.stale_if_error,
+        gone: windows.keep.max(windows.fresh),
+    }
 }
 
 /// Whether the next response to the same request will most likely be refused for the same reason.
@@ -324,9 +392,13 @@ pub(super) fn is_lasting(reason: NoCacheReason) -> bool {
             | NoCacheReason::SetCookie
             | NoCacheReason::VaryStar
             | NoCacheReason::EventStream
+            | NoCacheReason::Incremental
+            | NoCacheReason::Dictionary
             | NoCacheReason::Grpc
             | NoCacheReason::NoFreshness
             | NoCacheReason::AlreadyStale
+            | NoCacheReason::Rule
+            | NoCacheReason::OneClient
             | NoCacheReason::BodyTooLarge
             | NoCacheReason::Trailers
             | NoCacheReason::TooManyTags

@@ -5,13 +5,11 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
-use http::{
-    HeaderMap,
-    header::{AUTHORIZATION, COOKIE},
-};
+use http::{HeaderMap, header::AUTHORIZATION};
 
 use crate::{
     key::{Hashed, Key, KeyHash},
+    semantics::cookies::CookiePolicy,
     sync::Mutex,
 };
 
@@ -22,7 +20,9 @@ const REMEMBERED: u64 = 60 * 60 * 1000;
 
 /// What is remembered of ranges, by key and kind of client. Clones are one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct RangeMemory(Arc<Mutex<HashMap<(KeyHash, Client), Learned, Hashed>>>);
+pub(super) struct RangeMemory(Arc<Mutex<LearnedRanges>>);
+
+type LearnedRanges = HashMap<(KeyHash, Client), Learned, Hashed>;
 
 /// What of a client may decide whether its response is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,8 +32,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn of(request: &HeaderMap) -> Self {
-        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: request.contains_key(COOKIE) }
+    pub(super) fn of(request: &HeaderMap, cookies: &CookiePolicy) -> Self {
+        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: cookies.any_counts(request) }
     }
 
     /// A response to it may be its own: such are rarely kept.

@@ -31,7 +31,7 @@ impl Context {
         if !has(request, &RANGE) {
             return None;
         }
-        let client = Client::of(request);
+        let client = Client::of(request, &self.policy.cookies);
         match (self.range_memory.learned(key, client, self.cache.now()), stale) {
             // What was stored after that is newer.
             (Some(Learned { kept: false, at }), stale) if stale.is_none_or(|came| came < at) => {
@@ -47,7 +47,7 @@ impl Context {
         let matters = offers_ranges || asked.headers.contains_key(RANGE);
         if matters && is_lasting_for_client(reason) {
             let learned = Learned { kept: false, at: self.cache.now() };
-            self.range_memory.learn(&asked.key, Client::of(&asked.headers), learned);
+            self.range_memory.learn(&asked.key, Client::of(&asked.headers, &self.policy.cookies), learned);
         }
     }
 
@@ -74,7 +74,7 @@ impl Context {
             inherited: response.extensions().get::<Reads>().cloned(),
             length: length.unwrap_or(0),
         };
-        let client = Client::of(&asked.headers);
+        let client = Client::of(&asked.headers, &self.policy.cookies);
         let kept = match self.plan(asked, came) {
             Err(reason) if !is_lasting_for_client(reason) => return,
             // It was not watched what the handler read: the whole may inherit its freshness.

@@ -18,6 +18,7 @@ use crate::{
     inherit::Reads,
     policy::Freshness,
     semantics::{
+        groups::names_groups,
         list::has_any,
         update::{freshen, selects},
     },
@@ -80,7 +81,11 @@ impl<R: Body, E> GrantedLoad<R, E> {
             status: entry.response().info.status,
             headers,
             time: self.context.cache.now(),
-            tags: tags.unwrap_or_else(|| entry.tags()),
+            tags: match tags {
+                Some(tags) => tags,
+                None if names_groups(&head.headers) => self.context.without_groups(&self.request.target, &entry.tags()),
+                None => entry.tags(),
+            },
             freshness: head.extensions.remove::<Freshness>(),
             inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
             length: entry.payload().len() as u64,

@@ -18,6 +18,7 @@ use crate::{
     semantics::{
         cache_status::ForwardReason,
         reuse::{Candidate, Reuse},
+        vary::accepts_codings,
     },
     store::Seen,
     telemetry::{Event, Rejection},
@@ -85,6 +86,8 @@ pub(super) enum Decision {
     Validate(ResponseEntry, ForwardReason),
     /// The key has variants, and the request selects this one.
     Variant(Key, Varies),
+    /// It is in a coding that the client refuses.
+    Refused(EntryId),
     /// It is not an entry of this front end's.
     Unreadable(EntryId),
 }
@@ -104,9 +107,15 @@ impl Context {
 
     fn decide_on(&self, entry: ResponseEntry, headers: &HeaderMap, now: u64) -> Decision {
         let response = entry.response();
-        // It may lead its clients round in a circle.
-        if response.info.status.is_redirection() && !response.info.traits.no_circle {
-            return Decision::Validate(entry, ForwardReason::Miss);
+        if !response.info.traits.plain {
+            // It may lead its clients round in a circle.
+            if response.info.status.is_redirection() && !response.info.traits.no_circle {
+                return Decision::Validate(entry, ForwardReason::Miss);
+            }
+            // Whatever has led here, no client gets what it can't read.
+            if !accepts_codings(headers, &response.headers) {
+                return Decision::Refused(entry.id());
+            }
         }
         let deadlines = entry.deadlines_at(now);
         let from_the_future = entry.is_from_the_future(now);
@@ -206,7 +215,7 @@ impl Context {
                 Selection::Missing(Hit { entry, variant }.miss(primary, why))
             }
             Decision::Variant(_, varies) => no_response(primary, varies.version.id, variant),
-            Decision::Unreadable(id) => no_response(primary, id, variant),
+            Decision::Refused(id) | Decision::Unreadable(id) => no_response(primary, id, variant),
         }
     }
 

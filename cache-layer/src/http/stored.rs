@@ -66,13 +66,24 @@ pub(super) struct Traits {
     pub(super) no_circle: bool,
     /// The application doesn't know it by its validators: asked by them, it said 304 about another one.
     pub(super) unmatched: bool,
+    /// Nothing of it keeps it from some requests: it is no redirect, and not coded. Former versions didn't say.
+    pub(super) plain: bool,
+    /// Its entity tag is the cache's own, of which the application knows nothing.
+    pub(super) minted: bool,
 }
 
 impl Traits {
+    /// Whether the application is to be asked by the response's validators, if it has some.
+    pub(super) fn are_known_to_the_application(self) -> bool {
+        !self.unmatched && !self.minted
+    }
+
     const IMMUTABLE: u8 = 1;
     const NEVER_STALE: u8 = 2;
     const NO_CIRCLE: u8 = 4;
     const UNMATCHED: u8 = 8;
+    const PLAIN: u8 = 16;
+    const MINTED: u8 = 32;
 
     fn to_byte(self) -> u8 {
         let of = |is: bool, bit: u8| u8::from(is) * bit;
@@ -80,6 +91,8 @@ impl Traits {
             | of(self.never_stale, Self::NEVER_STALE)
             | of(self.no_circle, Self::NO_CIRCLE)
             | of(self.unmatched, Self::UNMATCHED)
+            | of(self.plain, Self::PLAIN)
+            | of(self.minted, Self::MINTED)
     }
 
     fn from_byte(byte: u8) -> Self {
@@ -89,6 +102,8 @@ impl Traits {
             never_stale: is(Self::NEVER_STALE),
             no_circle: is(Self::NO_CIRCLE),
             unmatched: is(Self::UNMATCHED),
+            plain: is(Self::PLAIN),
+            minted: is(Self::MINTED),
         }
     }
 }
@@ -193,7 +208,7 @@ mod tests {
             response_time: 1_800_000_000_000,
             initial_age: 7,
             stale_if_disconnected: 1_800_000_060_000,
-            traits: Traits { immutable: true, never_stale: false, no_circle: true, unmatched: true },
+            traits: Traits { immutable: true, no_circle: true, unmatched: true, minted: true, ..Traits::default() },
             parent: Some(EntryId([9; 16])),
         };
         StoredResponse { headers, info }

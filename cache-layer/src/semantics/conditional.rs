@@ -82,7 +82,7 @@ pub(crate) fn validating(request: &mut HeaderMap, stored: &HeaderMap) {
 /// Leaves of a stored response what a 304 says: everything but the metadata of content that it does not have
 /// (RFC 9110, section 15.4.5).
 pub(crate) fn retain_not_modified_fields(headers: &mut HeaderMap) {
-    const CONTENT_FIELDS: [HeaderName; 10] = [
+    const CONTENT_FIELDS: [HeaderName; 11] = [
         ACCEPT_RANGES,
         CONTENT_ENCODING,
         CONTENT_LANGUAGE,
@@ -93,6 +93,7 @@ pub(crate) fn retain_not_modified_fields(headers: &mut HeaderMap) {
         HeaderName::from_static("content-md5"),
         HeaderName::from_static("digest"),
         HeaderName::from_static("repr-digest"),
+        HeaderName::from_static("unencoded-digest"),
     ];
     for name in CONTENT_FIELDS {
         headers.remove(name);

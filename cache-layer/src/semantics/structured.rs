@@ -1,10 +1,10 @@
 //! Structured fields (RFC 9651), as [`sfv`] reads them.
 //!
-//! A field that does not parse to its end is not read at all. The types of `sfv` stay within this module's two users: no
+//! A field that does not parse to its end is not read at all. The types of `sfv` stay within the users of this module: no
 //! public signature names them.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sfv::{Dictionary, List, Parser};
+use sfv::{Dictionary, Item, List, Parser};
 
 use super::list::has;
 
@@ -18,6 +18,11 @@ pub(crate) fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Dicti
 pub(crate) fn list(headers: &HeaderMap, name: &HeaderName) -> Option<List> {
     let Some(field) = combined(headers, name) else { return Some(List::new()) };
     Parser::new(&field).parse().ok()
+}
+
+/// The item of a field that has one.
+pub(crate) fn item(headers: &HeaderMap, name: &HeaderName) -> Option<Item> {
+    Parser::new(&combined(headers, name)?).parse().ok()
 }
 
 /// The lines of a field as the one value that a parser reads (RFC 9651, section 4.2); `None` if there are none, as in most

@@ -39,7 +39,8 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// Tells stores of this process apart: clones of one have the same.
     fn identity(&self) -> usize;
 
-    /// The valid entry of `key`.
+    /// The valid entry of `key`. A store may take the lease along, for an [`acquire`](Self::acquire) of this process that most
+    /// likely follows; if none does, it is soon free again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
 
     /// Takes the lease on `key` for `ttl`, unless another load has it, the entry is no longer the one that was `seen`, or the

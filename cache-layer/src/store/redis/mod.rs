@@ -4,7 +4,7 @@
 //!
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
-//! - [`lookup`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`]: the operations
+//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -21,6 +21,9 @@ use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
 #[cfg(test)]
 mod acl_tests;
 mod bulk;
+mod claim;
+#[cfg(test)]
+mod claim_tests;
 #[cfg(test)]
 mod coherence_tests;
 mod commit;
