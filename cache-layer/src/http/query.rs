@@ -253,7 +253,7 @@ impl Rules {
         let (body, reason) = match self.read(&parts, body).await {
             Ok(content) => {
                 let context = cache.context();
-                if let Some(target) = Target::of(&context.sites, &parts.uri, &parts.headers) {
+                if let Some(target) = Target::of_parts(&context.sites, &parts) {
                     let digest = self.digest(&parts, &content);
                     let settings = cache.settings(parts.extensions.get::<Hints>());
                     let choice = settings.choose_with(&target, &parts.headers, |rules| {

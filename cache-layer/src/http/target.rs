@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-#[cfg(feature = "axum")]
-use http::Extensions;
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Uri, header::HOST, uri::PathAndQuery};
+use http::{
+    Extensions, HeaderMap, HeaderName, Method, Request, StatusCode, Uri, header::HOST, request, uri::PathAndQuery,
+};
 
 use super::hints::Hints;
 use crate::{
@@ -48,9 +48,19 @@ impl<'a> Target<'a> {
 
     /// The target of a request, by the path that its client has sent.
     pub(super) fn of_request<B>(sites: &'a Sites, request: &'a Request<B>) -> Option<Self> {
-        let target = Self::of(sites, request.uri(), request.headers())?;
+        Self::as_sent(sites, request.uri(), request.headers(), request.extensions())
+    }
+
+    /// The same of a request whose body is elsewhere.
+    pub(super) fn of_parts(sites: &'a Sites, request: &'a request::Parts) -> Option<Self> {
+        Self::as_sent(sites, &request.uri, &request.headers, &request.extensions)
+    }
+
+    #[cfg_attr(not(feature = "axum"), expect(unused_variables, reason = "only axum leaves anything there"))]
+    fn as_sent(sites: &'a Sites, uri: &'a Uri, headers: &'a HeaderMap, extensions: &'a Extensions) -> Option<Self> {
+        let target = Self::of(sites, uri, headers)?;
         #[cfg(feature = "axum")]
-        let target = target.before_nesting(request.extensions());
+        let target = target.before_nesting(extensions);
         Some(target)
     }
 
@@ -389,6 +399,17 @@ mod tests {
         assert_ne!(target("http://a/s").tag(&rules), target("http://a/s?").tag(&rules));
         assert_ne!(target("http://a/s").tag(&rules), target("http://a/s").tag(&key_rules("x")));
         assert_eq!(target("http://a/s").path_tag(&rules), target("http://a/s?x").path_tag(&rules));
+    }
+
+    #[cfg(feature = "axum")]
+    #[test]
+    fn a_request_in_a_nested_router_has_the_path_that_its_client_has_sent() {
+        let mut request = Request::get("http://a/items?x=1").body(()).unwrap();
+        request.extensions_mut().insert(axum::extract::OriginalUri(Uri::from_static("http://a/shop/items?x=1")));
+        let sites = Sites::default();
+        assert_eq!(Target::of_request(&sites, &request).unwrap().path(), "/shop/items");
+        let (parts, ()) = request.into_parts();
+        assert_eq!(Target::of_parts(&sites, &parts).unwrap().path(), "/shop/items");
     }
 
     #[test]
