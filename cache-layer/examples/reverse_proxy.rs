@@ -29,14 +29,14 @@ use std::{
 
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, ConfigError, ResponseBody,
+    Cache, CacheLayer, ConfigError, NoVarySearch, QueryBody, ResponseBody, Vary,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use clap::{Parser, ValueEnum, error::ErrorKind};
 use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
-    body::{Body as _, Incoming},
+    body::Incoming,
     client, header,
     http::uri::{Authority, PathAndQuery, Scheme},
     server,
@@ -51,7 +51,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::{sleep, timeout},
 };
-use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn};
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use self::{
     http10::Held,
@@ -112,6 +112,56 @@ struct Options {
     /// reads `max-age`
     #[arg(long, value_enum, default_value_t = Remaining::Age)]
     remaining: Remaining,
+
+    /// Keep responses to QUERY, too, by its content, up to this size; without it, QUERY passes through
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    query: Option<u64>,
+
+    /// Believe responses that say in No-Vary-Search which queries they answer
+    #[arg(long)]
+    no_vary_search: bool,
+
+    /// Which requests get the same variant of a response that varies: `safe`, `all`, or `negotiate=CODING,..`, which also has
+    /// the origin choose among these codings alone
+    #[arg(long, value_name = "LEVEL", value_parser = vary)]
+    vary: Option<Vary>,
+
+    /// A request field that is part of the key, though responses don't name it in Vary; may be repeated
+    #[arg(long, value_name = "NAME")]
+    key_header: Vec<header::HeaderName>,
+
+    /// The most requests that are at the origin at one time because there is nothing stored; without it, any number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_loads: Option<u32>,
+}
+
+impl Options {
+    fn layer(&self, cache: Cache) -> CacheLayer {
+        let profile = match self.profile {
+            Profile::Safe => cache_layer::Profile::Safe,
+            Profile::Strict => cache_layer::Profile::Strict,
+        };
+        let remaining = match self.remaining {
+            Remaining::Age => cache_layer::Remaining::Age,
+            Remaining::AccelExpires => cache_layer::Remaining::AccelExpires,
+            Remaining::MaxAge => cache_layer::Remaining::MaxAge,
+        };
+        let mut layer =
+            CacheLayer::new(cache).profile(profile).remaining(remaining).key_headers(self.key_header.clone());
+        if let Some(ttl) = self.ttl {
+            layer = layer.ttl(ttl);
+        }
+        if let Some(vary) = &self.vary {
+            layer = layer.vary(vary.clone());
+        }
+        if self.no_vary_search {
+            layer = layer.no_vary_search(NoVarySearch::new());
+        }
+        if let Some(most) = self.max_loads {
+            layer = layer.max_loads(most as usize);
+        }
+        layer
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -181,23 +231,25 @@ async fn run(options: Options, cache: Cache) -> io::Result<()> {
 
 /// Answers until it is told to end.
 async fn serve(listener: TcpListener, options: Options, cache: Cache) -> io::Result<()> {
-    let Options { origin, ttl, header_timeout, profile, remaining, .. } = options;
-    let profile = match profile {
-        Profile::Safe => cache_layer::Profile::Safe,
-        Profile::Strict => cache_layer::Profile::Strict,
-    };
-    let remaining = match remaining {
-        Remaining::Age => cache_layer::Remaining::Age,
-        Remaining::AccelExpires => cache_layer::Remaining::AccelExpires,
-        Remaining::MaxAge => cache_layer::Remaining::MaxAge,
-    };
-    let mut layer = CacheLayer::new(cache.clone()).profile(profile).remaining(remaining);
-    if let Some(ttl) = ttl {
-        layer = layer.ttl(ttl);
+    let (layer, origin, header_timeout) = (options.layer(cache.clone()), options.origin, options.header_timeout);
+    match options.query {
+        None => {
+            let forward = service_fn(move |request| forward(origin.clone(), request));
+            accept(listener, header_timeout, layer.layer(forward), cache).await
+        }
+        Some(size) => {
+            let forward = service_fn(move |request: Request<QueryBody<Incoming>>| forward(origin.clone(), request));
+            accept(listener, header_timeout, layer.query().max_content(size).layer(forward), cache).await
+        }
     }
-    let service =
-        ServiceBuilder::new().layer(layer).service(service_fn(move |request| forward(origin.clone(), request)));
+}
 
+async fn accept<S>(listener: TcpListener, header_timeout: Duration, service: S, cache: Cache) -> io::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<ResponseBody<Incoming>>, Error = BoxError>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let closing = Arc::new(AtomicBool::new(false));
     let mut end = pin!(async {
@@ -340,7 +392,10 @@ fn is_host(value: &header::HeaderValue) -> bool {
 
 /// Asks the origin, over a connection for this request alone: a kept one may be closed under a request that can't be
 /// sent twice.
-async fn forward(origin: Authority, mut request: Request<Incoming>) -> Result<Response<Incoming>, BoxError> {
+async fn forward<B>(origin: Authority, mut request: Request<B>) -> Result<Response<Incoming>, BoxError>
+where
+    B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+{
     if request.headers().contains_key(header::TE) {
         request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("te"));
     }
@@ -413,6 +468,15 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).map_err(|_| "must be a whole number of seconds".to_owned())
+}
+
+fn vary(text: &str) -> Result<Vary, String> {
+    match text.split_once('=') {
+        None if text == "safe" => Ok(Vary::safe()),
+        None if text == "all" => Ok(Vary::all()),
+        Some(("negotiate", codings)) => Vary::negotiate(codings.split(',')).map_err(|wrong| wrong.to_string()),
+        _ => Err("must be safe, all, or negotiate=CODING,.. such as negotiate=br,gzip".to_owned()),
+    }
 }
 
 fn origin(text: &str) -> Result<Authority, String> {

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::time::Instant;
+
 /// Where "now" comes from: the system, or a clock that a test moves by hand.
 ///
 /// ```
@@ -28,6 +30,8 @@ enum Source {
     #[default]
     System,
     Manual(Arc<AtomicU64>),
+    /// The moment of Tokio's clock at which it was so late.
+    Tokio(Instant, u64),
 }
 
 impl Clock {
@@ -43,12 +47,20 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicU64::new(Self::system().now()))))
     }
 
+    /// A clock that goes as Tokio's does, from the present moment on: where that is paused, what is stored ages with
+    /// `tokio::time::advance`, and with the timers that it runs to.
+    #[must_use]
+    pub fn tokio() -> Self {
+        Self(Source::Tokio(Instant::now(), Self::system().now()))
+    }
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub fn now(&self) -> u64 {
         match &self.0 {
             Source::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis),
             Source::Manual(now) => now.load(Ordering::Acquire),
+            Source::Tokio(begin, at) => at.saturating_add(millis(begin.elapsed())),
         }
     }
 
@@ -72,6 +84,7 @@ impl fmt::Debug for Clock {
         f.write_str(match self.0 {
             Source::System => "Clock(system)",
             Source::Manual(_) => "Clock(manual)",
+            Source::Tokio(..) => "Clock(tokio)",
         })
     }
 }

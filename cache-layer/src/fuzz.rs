@@ -14,7 +14,9 @@ use crate::{
         cache_control::CacheControl,
         date::{parse_http_date, write_http_date},
         groups::cache_groups,
-        preference,
+        negotiation::{canonical_coding, negotiated_codings, negotiated_languages},
+        no_vary_search::{Grammar, NO_VARY_SEARCH, NoVarySearch},
+        preference::{self, Order},
         range::{self, Selected},
         structured,
         targeted::ResponseDirectives,
@@ -150,6 +152,23 @@ pub fn structured_fields(data: &[u8]) {
     let _ = cache_groups(&headers);
 }
 
+/// Queries that are one by a field are one both ways, and a query is one with itself in pieces that say nothing.
+pub fn queries(data: &[u8]) {
+    let mut parts = data.splitn(3, |&byte| byte == b'\n').map(spelled);
+    let mut part = || parts.next().unwrap_or_default();
+    let headers = fields(&NO_VARY_SEARCH, &part());
+    let (one, other) = (part(), part());
+    let (one, other) = (String::from_utf8_lossy(&one), String::from_utf8_lossy(&other));
+    for grammar in [Grammar::Approved, Grammar::Former] {
+        let Some(variation) = NoVarySearch::from_headers(&headers, grammar) else { continue };
+        assert!(variation.are_equivalent(Some(&one), Some(&format!("&&{one}&"))));
+        assert_eq!(
+            variation.are_equivalent(Some(&one), Some(&other)),
+            variation.are_equivalent(Some(&other), Some(&one))
+        );
+    }
+}
+
 /// A part lies within what is stored, is not empty, and is not cut out of another part.
 pub fn ranges(data: &[u8]) {
     let (length, text) = data.split_at(data.len().min(2));
@@ -158,8 +177,14 @@ pub fn ranges(data: &[u8]) {
     let mut stored = HeaderMap::new();
     let select = |stored: &HeaderMap| range::select(&Method::GET, &request, StatusCode::OK, stored, length, 0);
     let selected = select(&stored);
-    if let Selected::Part(part) = &selected {
+    let parts = match &selected {
+        Selected::Part(part) => std::slice::from_ref(part),
+        Selected::Parts(parts) => parts,
+        Selected::Whole | Selected::Unsatisfiable => &[],
+    };
+    for (at, part) in parts.iter().enumerate() {
         assert!(part.start < part.end && part.end <= length, "{part:?} of {length}");
+        assert!(parts[..at].iter().all(|other| other.end < part.start || part.end < other.start), "{parts:?}");
     }
     if range::has_foreign_unit(&request) {
         assert_eq!(selected, Selected::Whole);
@@ -171,9 +196,15 @@ pub fn ranges(data: &[u8]) {
 /// What a selecting field is brought to selects the same, and nothing that can't be read is brought to it.
 pub fn lists(data: &[u8]) {
     let text = spelled(data);
-    for order_is_moot in [false, true] {
-        if let Some(canonical) = preference::canonical(&text, order_is_moot) {
-            assert_eq!(preference::canonical(&canonical, order_is_moot), Some(canonical));
+    for order in [Order::Counts, Order::CountsAmongEquals, Order::Moot] {
+        if let Some(canonical) = preference::canonical(&text, order, canonical_coding) {
+            assert_eq!(preference::canonical(&canonical, order, canonical_coding), Some(canonical));
+        }
+    }
+    let has = ["br".to_owned(), "de".to_owned()];
+    for negotiated in [negotiated_codings, negotiated_languages] {
+        if let Some(once) = negotiated(&text, &has) {
+            assert_eq!(negotiated(&once, &has), Some(once));
         }
     }
     assert!(entity_tags(&text).count() <= text.len());
@@ -186,7 +217,7 @@ pub fn lists(data: &[u8]) {
     let line: Vec<u8> = text.into_iter().filter(|&byte| byte != b'\n').collect();
     let mut request = fields(&ACCEPT_LANGUAGE, &line);
     request.extend(fields(&HeaderName::from_static("x-list"), &line));
-    for normalization in [Normalization::safe(), Normalization::all()] {
+    for normalization in [&Normalization::safe(), &Normalization::permitted()] {
         let values = names.selecting_values(&request, normalization);
         let spelled: HeaderMap = ["accept-language", "x-list"]
             .into_iter()
@@ -326,5 +357,5 @@ mod tests {
         }
     }
 
-    targets! { dates directives structured_fields ranges lists envelopes }
+    targets! { dates directives structured_fields ranges lists queries envelopes }
 }

@@ -1,12 +1,14 @@
 //! What names an entry: a digest to find it by, and the canonical key to prove it is the right one.
 
 use std::{
+    cmp::Ordering,
     fmt::{self, Display},
-    hash::{Hash, Hasher},
+    hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher, RandomState},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
-use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
 
 use crate::hex;
 
@@ -30,8 +32,68 @@ pub(crate) const CAPPED: &str = "%+";
 /// ```
 #[derive(Clone)]
 pub struct Key {
-    id: KeyId,
-    canonical: Bytes,
+    hash: KeyHash,
+    /// Made when it is first asked for: only what leaves this process needs it.
+    id: OnceLock<KeyId>,
+    canonical: Arc<[u8]>,
+}
+
+/// What this process finds a key by: a hash that nobody outside can choose keys for, of the primary key and, for a variant,
+/// of the variant. Two keys may have the same, once in 2^64: whoever finds something by it compares the keys as well, or
+/// could take one key for another without harm.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct KeyHash {
+    pub(crate) primary: u64,
+    pub(crate) variant: u64,
+}
+
+/// The secret of the hashes of this process.
+static HASHING: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl KeyHash {
+    /// No variant.
+    pub(crate) const PRIMARY: u64 = 0;
+
+    fn of(canonical: &[u8]) -> Self {
+        Self { primary: HASHING.hash_one(canonical), variant: Self::PRIMARY }
+    }
+
+    fn variant(self, selector: &[u8]) -> Self {
+        Self { variant: HASHING.hash_one((self.primary, selector)).max(1), ..self }
+    }
+
+    pub(crate) fn is_variant(self) -> bool {
+        self.variant != Self::PRIMARY
+    }
+}
+
+impl Hash for KeyHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.primary ^ self.variant);
+    }
+}
+
+/// Takes a [`KeyHash`] for what it is: a hash.
+pub(crate) type Hashed = BuildHasherDefault<HashedHasher>;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HashedHasher(u64);
+
+impl Hasher for HashedHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // What comes with a key's hash is of few values: a flag, a kind.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 ^= hash;
+    }
 }
 
 /// The fixed-size identity of a key: the digest of its primary key and, for a variant, the digest of what selects it.
@@ -45,6 +107,7 @@ impl KeyId {
     /// No variant: SHA-256 of anything is not zero in practice, and a variant that were would only be a miss.
     pub(crate) const PRIMARY: [u8; 16] = [0; 16];
 
+    #[cfg(feature = "redis")]
     pub(crate) fn is_variant(self) -> bool {
         self.variant != Self::PRIMARY
     }
@@ -61,23 +124,21 @@ impl Hash for KeyId {
 impl Key {
     /// A key made of `parts`, in their order.
     pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        let mut canonical = Vec::with_capacity(96);
-        for part in parts {
-            push_part(&mut canonical, part.as_ref());
-        }
-        Self::of(canonical)
+        let parts: SmallVec<[P; 8]> = parts.into_iter().collect();
+        Self::of_parts(parts.iter().map(AsRef::as_ref))
     }
 
-    /// As [`new`](Self::new), for parts that can be looked at twice: there is one allocation, of the right size.
+    /// As [`new`](Self::new), for parts that can be looked at twice: nothing is allocated but the key.
     pub(crate) fn of_parts<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
-        let mut canonical = Vec::with_capacity(parts.clone().map(|part| size_of::<u32>() + part.len()).sum());
-        parts.for_each(|part| push_part(&mut canonical, part));
-        Self::of(canonical)
+        let length = parts.clone().map(|part| PREFIX + part.len()).sum();
+        with_buffer(length, |canonical| {
+            parts.fold(&mut *canonical, |rest, part| write_part(rest, part));
+            Self::of(canonical)
+        })
     }
 
-    fn of(canonical: Vec<u8>) -> Self {
-        let id = KeyId { primary: digest(&canonical), variant: KeyId::PRIMARY };
-        Self { id, canonical: canonical.into() }
+    fn of(canonical: &[u8]) -> Self {
+        Self { hash: KeyHash::of(canonical), id: OnceLock::new(), canonical: canonical.into() }
     }
 
     /// The key of the variant of this entry that `selector` names (for a response: the values of its `Vary` fields).
@@ -85,33 +146,64 @@ impl Key {
     /// It lives and dies with its primary key: stores keep both in one place.
     #[must_use]
     pub fn variant(&self, selector: &[u8]) -> Self {
-        let mut canonical = Vec::with_capacity(self.canonical.len() + selector.len() + 5);
-        canonical.extend_from_slice(&self.canonical);
-        canonical.push(b'v');
-        push_part(&mut canonical, selector);
-        let id = KeyId { primary: self.id.primary, variant: digest(&canonical) };
-        Self { id, canonical: canonical.into() }
+        with_buffer(self.canonical.len() + 1 + PREFIX + selector.len(), |canonical| {
+            let (primary, rest) = canonical.split_at_mut(self.canonical.len());
+            primary.copy_from_slice(&self.canonical);
+            rest[0] = b'v';
+            write_part(&mut rest[1..], selector);
+            let id = self.id.get().map(|id| KeyId { variant: digest(canonical), ..*id }.into()).unwrap_or_default();
+            Self { hash: self.hash.variant(selector), id, canonical: (&*canonical).into() }
+        })
     }
 
     /// The key that this is a variant of; itself, if it is none.
     pub(crate) fn primary(&self) -> Self {
-        if !self.id.is_variant() {
+        if !self.is_variant() {
             return self.clone();
+        }
+        let id = self.id.get().map(|id| KeyId { variant: KeyId::PRIMARY, ..*id }.into()).unwrap_or_default();
+        let hash = KeyHash { variant: KeyHash::PRIMARY, ..self.hash };
+        Self { hash, id, canonical: self.canonical[..self.primary_length()].into() }
+    }
+
+    /// Bytes of the canonical key that are those of the primary one.
+    fn primary_length(&self) -> usize {
+        if !self.is_variant() {
+            return self.canonical.len();
         }
         let mut end = 0;
         while let Some(length) = self.canonical[end..].first_chunk::<4>().filter(|length| length[0] != b'v') {
             end += 4 + u32::from_be_bytes(*length) as usize;
         }
-        let id = KeyId { variant: KeyId::PRIMARY, ..self.id };
-        Self { id, canonical: self.canonical.slice(..end) }
+        end
     }
 
+    pub(crate) fn is_variant(&self) -> bool {
+        self.hash.is_variant()
+    }
+
+    /// The same key, found by the hash of another one: what happens to two keys in 2^64.
+    #[cfg(all(test, feature = "memory"))]
+    pub(crate) fn colliding_with(self, other: &Self) -> Self {
+        Self { hash: other.hash, ..self }
+    }
+
+    /// What it is found by in this process.
+    pub(crate) fn hash(&self) -> KeyHash {
+        self.hash
+    }
+
+    /// What it is found by in the fleet.
     pub(crate) fn id(&self) -> KeyId {
-        self.id
+        *self.id.get_or_init(|| {
+            let primary = digest(&self.canonical[..self.primary_length()]);
+            let variant = if self.is_variant() { digest(&self.canonical) } else { KeyId::PRIMARY };
+            KeyId { primary, variant }
+        })
     }
 
     /// The bytes that are stored with the entry and compared on read.
-    pub(crate) fn canonical(&self) -> &Bytes {
+    pub(crate) fn canonical(&self) -> &[u8] {
         &self.canonical
     }
 
@@ -125,9 +217,10 @@ impl Key {
     #[must_use]
     pub fn digest(&self) -> String {
         let digits = |bytes: &[u8; 16]| format!("{:032x}", u128::from_be_bytes(*bytes));
-        match self.id.is_variant() {
-            true => format!("{}:{}", digits(&self.id.primary), digits(&self.id.variant)),
-            false => digits(&self.id.primary),
+        let id = self.id();
+        match self.is_variant() {
+            true => format!("{}:{}", digits(&id.primary), digits(&id.variant)),
+            false => digits(&id.primary),
         }
     }
 
@@ -142,18 +235,6 @@ impl Key {
     /// Appends the [readable](Self::readable) form.
     pub(crate) fn push_readable(&self, text: &mut String) {
         push_readable(text, &self.canonical, READABLE_CAP);
-    }
-}
-
-/// As people read it, and as a pattern matches it: the parts one after another, in printable ASCII, where other bytes and
-/// `{ } % * [ ] \` are `%` and two hex digits; what is longer than 200 bytes is cut off, and ends in `%+`.
-///
-/// ```
-/// assert_eq!(cache_layer::Key::new(["product:", "42 a"]).to_string(), "product:42%20a");
-/// ```
-impl Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.readable())
     }
 }
 
@@ -238,7 +319,7 @@ impl<D: Display> From<(&str, D)> for Key {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.id == other.id && self.canonical == other.canonical
+        self.hash == other.hash && self.canonical == other.canonical
     }
 }
 
@@ -246,7 +327,33 @@ impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
+        self.hash.hash(state);
+    }
+}
+
+/// By the bytes of their parts.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.canonical.cmp(&other.canonical)
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The parts one after another, as [patterns](crate::Cache::delete_pattern) are compared with them: in printable ASCII, where
+/// other bytes and `{ } % * [ ] \` are `%` and two hex digits; what is longer than 200 bytes is cut off, and ends in `%+`.
+///
+/// ```
+/// # use cache_layer::Key;
+/// assert_eq!(Key::from(("product", 42)).to_string(), "product:42");
+/// ```
+impl Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.readable())
     }
 }
 
@@ -256,11 +363,27 @@ impl fmt::Debug for Key {
     }
 }
 
-fn push_part(canonical: &mut Vec<u8>, part: &[u8]) {
+/// Bytes of a part's length.
+const PREFIX: usize = size_of::<u32>();
+
+/// Runs `write` with a buffer of this length: most keys are short enough for one on the stack.
+fn with_buffer<T>(length: usize, write: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut short = [0; 256];
+    match short.get_mut(..length) {
+        Some(buffer) => write(buffer),
+        None => write(&mut vec![0; length]),
+    }
+}
+
+/// Writes a part at the beginning of `buffer`, and returns what is left of that.
+fn write_part<'b>(buffer: &'b mut [u8], part: &[u8]) -> &'b mut [u8] {
     // Parts come out of request heads and are far below 4 GiB; a longer one is cut in its prefix, never in its bytes.
     let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-    canonical.extend_from_slice(&length.to_be_bytes());
-    canonical.extend_from_slice(part);
+    let (prefix, rest) = buffer.split_at_mut(PREFIX);
+    prefix.copy_from_slice(&length.to_be_bytes());
+    let (bytes, rest) = rest.split_at_mut(part.len());
+    bytes.copy_from_slice(part);
+    rest
 }
 
 fn digest(bytes: &[u8]) -> [u8; 16] {
@@ -292,12 +415,56 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_found_by_the_same_whenever_that_is_asked_for() {
+        let asked = || {
+            let key = Key::new(["http://", "a", "/x"]);
+            key.id();
+            key
+        };
+        let unasked = Key::new(["http://", "a", "/x"]);
+        for (one, other) in [
+            (asked(), unasked.clone()),
+            (asked().variant(b"de"), unasked.variant(b"de")),
+            (asked().variant(b"de").primary(), unasked.variant(b"de").primary()),
+        ] {
+            assert_eq!((one.id(), one.hash(), &one), (other.id(), other.hash(), &other));
+        }
+    }
+
+    #[test]
+    fn a_variant_is_found_beside_its_primary_key_and_apart_from_it() {
+        let key = Key::new(["http://", "a", "/x"]);
+        let (german, english) = (key.variant(b"de").hash(), key.variant(b"en").hash());
+        assert_eq!([german.primary, english.primary], [key.hash().primary; 2]);
+        assert!(german.is_variant() && english.is_variant() && !key.is_variant() && german != english);
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_for_the_stack_is_a_key() {
+        for length in [200, 252, 253, 5_000] {
+            let key = Key::new([vec![b'x'; length]]);
+            assert_eq!(key.canonical().len(), PREFIX + length);
+            assert_eq!(key.variant(b"de").primary(), key);
+        }
+    }
+
+    #[test]
     fn the_readable_form_is_safe_to_print_and_capped() {
         assert_eq!(Key::new(["http://", "a.example", "/x?y=1"]).readable(), "http://a.example/x?y=1");
         assert_eq!(Key::new(["a{b}c *\n"]).readable(), "a%7Bb%7Dc%20%2A%0A");
         let long = Key::new(["x".repeat(1_000)]).readable();
         assert!(long.len() <= READABLE_CAP + 2 && long.ends_with(CAPPED), "{long}");
         assert_eq!(readable_in_full(Key::new(["x".repeat(1_000)]).canonical()).len(), 1_000);
+    }
+
+    #[test]
+    #[expect(clippy::mutable_key_type, reason = "the digest that a key makes when it is asked is no part of either")]
+    fn keys_are_ordered_and_hashed_as_they_are_equal() {
+        let keys =
+            [Key::new(["b"]), Key::new(["a"]).variant(b"x"), Key::new(["a"]), Key::new(["a", ""]), Key::new(["b"])];
+        let sorted = std::collections::BTreeSet::from(keys.clone());
+        assert_eq!(sorted.len(), 4);
+        assert_eq!(std::collections::HashSet::from(keys), sorted.into_iter().collect());
     }
 
     #[test]

@@ -7,7 +7,7 @@ macro_rules! labels {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum $name {
-            $($(#[$doc])+ $variant,)+
+            $($(#[$doc])+ #[doc = concat!("\n\nIts label: `", $label, "`.")] $variant,)+
         }
 
         impl $name {

@@ -1,16 +1,28 @@
-//! The settings of a layer: what to keep, for how long, and under which names.
+//! The settings of a layer: what to keep, for how long, and under which names; [`shown`]: the same for people.
 
-use std::{fmt, sync::Arc, time::Duration};
+mod shown;
 
-use http::{HeaderMap, HeaderName, Request, header::COOKIE, request};
+use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, Request, StatusCode, request};
 
 pub use crate::semantics::caching_policy::{Profile, SetCookie};
-use crate::semantics::{
-    cache_control::CacheControl,
-    caching_policy::CachingPolicy,
-    delta_seconds::DeltaSeconds,
-    tag_fields::{CACHE_TAG, SURROGATE_KEY},
-    targeted::ResponseDirectives,
+use crate::{
+    error::{ConfigError, ConfigErrorKind},
+    semantics::{
+        cache_control::CacheControl,
+        caching_policy::CachingPolicy,
+        cookies::CookiePolicy,
+        delta_seconds::DeltaSeconds,
+        list::has_any,
+        names::Names,
+        no_vary_search::Grammar,
+        one_request::OF_ONE_REQUEST,
+        tag_fields::{CACHE_TAG, SURROGATE_KEY},
+        targeted::ResponseDirectives,
+        vary::Normalization,
+    },
+    telemetry::NoCacheReason,
 };
 
 /// By which field an answer tells the caches after this one how much of its freshness is left.
@@ -36,6 +48,151 @@ pub enum Remaining {
     /// 0, and `stale-while-revalidate` and `stale-if-error` are what is left of them, so that two caches in a row are not
     /// stale for twice the time. How long this cache has had a response is still in `X-Cache-Age`.
     MaxAge,
+}
+
+/// Which requests are given the same variant of a response, where that varies and the requests differ.
+///
+/// What an application chooses by, it names in `Vary`; two requests that say the same in those fields are answered by one
+/// response. Clients say the same thing in many ways, and the application may know fewer: each level takes more for one. At
+/// every level, a response in a coding that the client refuses is not used.
+///
+/// | one | other | [`safe`](Self::safe) | [`all`](Self::all) | [`negotiate`](Self::negotiate) with `br` and `gzip` |
+/// |---|---|---|---|---|
+/// | `gzip, br` | `GZIP ,br;q=1.0` | one | one | one |
+/// | `gzip, br` | `br, gzip` | | one | one |
+/// | `gzip, deflate, br, zstd` | `br, gzip` | | | one |
+/// | `gzip;q=0.5, br` | `gzip;q=0.4, br` | | | one |
+/// | `gzip` | `gzip;q=0` | | | |
+/// | nothing | an empty field | | | |
+///
+/// ```
+/// # use cache_layer::{Cache, CacheLayer, ConfigError, Vary, store::MemoryStore};
+/// # fn example() -> Result<(), ConfigError> {
+/// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// let vary = Vary::negotiate(["br", "gzip"])?.languages(["de", "en"])?.cookies(["theme"]);
+/// let layer = CacheLayer::new(cache).vary(vary);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vary(Normalization);
+
+impl Vary {
+    /// What an application can't tell apart that reads the fields by their syntax: case, white space, the digits of weights,
+    /// and former names, in `Accept-Encoding` and `Accept-Language`; white space around commas in `Accept` and `Accept-Charset`.
+    /// Unless set.
+    #[must_use]
+    pub fn safe() -> Self {
+        Self(Normalization::safe())
+    }
+
+    /// As [`safe`](Self::safe), and in any order: of codings, and of languages with different weights. Of languages with the
+    /// same one, applications take the first.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(Normalization::all())
+    }
+
+    /// Chooses for an application that has these codings and no other, such as `br` and `gzip`: which of them the client accepts,
+    /// and in which order, is all that counts. A load asks the application with an `Accept-Encoding` that says exactly this, so
+    /// that the application can't choose by more. A field that can't be read, or that refuses what is not coded, stays as it is,
+    /// and so does an absent one.
+    ///
+    /// # Errors
+    ///
+    /// If a name is not that of a coding.
+    pub fn negotiate<N: AsRef<str>>(codings: impl IntoIterator<Item = N>) -> Result<Self, ConfigError> {
+        Ok(Self(Normalization { codings: names("coding", codings)?, ..Normalization::safe() }))
+    }
+
+    /// Chooses for an application that has these languages and no other: which of them the client accepts, and in which order.
+    /// A load asks the application with an `Accept-Language` that says exactly this, or `*` if there is none. A language is
+    /// accepted by its own name, by that of what it is a dialect of, and by that of a dialect of it: `de` by `de-CH`, too.
+    ///
+    /// # Errors
+    ///
+    /// If a name is not that of a language.
+    pub fn languages<N: AsRef<str>>(mut self, languages: impl IntoIterator<Item = N>) -> Result<Self, ConfigError> {
+        self.0.languages = names("language", languages)?;
+        Ok(self)
+    }
+
+    /// Where a response varies by `Cookie`, these cookies alone count. It is the word of the application's owner that no response
+    /// which says neither `private` nor `no-store` depends on another one: the application goes on seeing all of them.
+    #[must_use]
+    pub fn cookies<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.0.cookies = names.into_iter().map(Into::into).collect();
+        self.0.cookies.sort_unstable();
+        self.0.cookies.dedup();
+        self
+    }
+
+    pub(crate) fn into_normalization(self) -> Normalization {
+        self.0
+    }
+}
+
+/// Names that may stand in a list of preferences.
+fn names<N: AsRef<str>>(what: &str, names: impl IntoIterator<Item = N>) -> Result<Vec<String>, ConfigError> {
+    let is_name =
+        |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let name = |name: N| match name.as_ref() {
+        name if is_name(name) => Ok(name.to_owned()),
+        name => {
+            Err(ConfigError::new(ConfigErrorKind::Syntax, format!("{what} {name:?}: letters, digits and hyphens only")))
+        }
+    };
+    names.into_iter().map(name).collect()
+}
+
+/// What responses may say of the queries that they answer, with `No-Vary-Search`
+/// (draft-ietf-httpbis-no-vary-search-10): that the order of parameters means nothing (`key-order`), that some parameters don't
+/// (`params=("utm_source")`), or all but some (`except=("id")`).
+///
+/// A response with such a field answers requests for its own target and for every other query that is one with its own by the
+/// field. What is stored for the very target of a request comes first. `Vary`, freshness and all else count as ever; only
+/// what is fresh is used for another query than its own. It is believed of a 200 without `Set-Cookie`, in answer to a request
+/// without `Authorization`. Where no response of a path had the field, nothing is looked up for it. A write to any target of
+/// the path voids what answers for several queries.
+///
+/// The first request decides for all. **A parameter that the page repeats in any way must not be named**: what one client put
+/// there would be every client's page. Nor one that carries a signature, a session, or a consent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoVarySearch {
+    former_spelling: bool,
+    of_all: bool,
+}
+
+impl NoVarySearch {
+    /// By the grammar of draft -10, and not of all parameters at once.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the former spelling is read as well, `params, except=("id")`, which is all that browsers understand in 2026; not
+    /// unless set. `params=("…")` and `key-order` mean the same in both.
+    #[must_use]
+    pub fn former_spelling(mut self, read: bool) -> Self {
+        self.former_spelling = read;
+        self
+    }
+
+    /// Whether a response may say that no parameter counts at all, `except=()`; it is not believed unless set. Somebody who can
+    /// have one field written in one response would have that response answer for the whole path.
+    #[must_use]
+    pub fn of_all(mut self, believed: bool) -> Self {
+        self.of_all = believed;
+        self
+    }
+
+    pub(crate) fn grammar(self) -> Grammar {
+        if self.former_spelling { Grammar::Former } else { Grammar::Approved }
+    }
+
+    pub(crate) fn believes_all(self) -> bool {
+        self.of_all
+    }
 }
 
 /// How long this cache keeps a response, said by its handler: put into the response's extensions, it decides alone,
@@ -100,8 +257,13 @@ impl Freshness {
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) caching: CachingPolicy,
+    /// Why requests go to the application as they are, if they do.
+    pub(crate) bypass: Option<NoCacheReason>,
+    pub(crate) bypass_if: Option<RequestPredicate>,
+    /// Whether what is stored is loaded anew, or validated.
+    pub(crate) refresh: bool,
     ttl: Option<Duration>,
-    /// Longest prefix first.
+    /// The most special first.
     paths: Vec<(String, Duration)>,
     /// Shortens every freshness at random by up to this share, in per cent.
     pub(crate) jitter: u8,
@@ -110,6 +272,12 @@ pub(crate) struct Policy {
     pub(crate) early_refresh: Option<f32>,
     /// Whether responses inherit from what their handlers read.
     pub(crate) inherits: bool,
+    /// Which responses are kept, of those that may be.
+    pub(crate) keep_if: Option<KeepIf>,
+    /// Whether responses without a validator are given one.
+    pub(crate) etags: bool,
+    /// Response fields that are about one request.
+    pub(crate) not_stored: Names,
     /// Variants of one key; more begin anew.
     pub(crate) max_variants: u16,
     pub(crate) key_headers: Vec<HeaderName>,
@@ -117,35 +285,70 @@ pub(crate) struct Policy {
     pub(crate) tag_fields: Vec<HeaderName>,
     pub(crate) pass_tag_fields: bool,
     pub(crate) remaining: Remaining,
-    pub(crate) bypass_cookies: Vec<String>,
+    pub(crate) cookies: CookiePolicy,
     /// How long a failing application is left alone: after the first failure, and at most.
     pub(crate) failure_backoff: (Duration, Duration),
     pub(crate) share_failures: bool,
     pub(crate) voids: Voids,
 }
 
-/// Which unsafe requests invalidate what they are sent to: all of them, or those that a predicate of the user's selects.
-#[derive(Clone, Default)]
-pub(crate) struct Voids(Option<Arc<Predicate>>);
-
-type Predicate = dyn Fn(&request::Parts) -> bool + Send + Sync;
+/// Which unsafe requests invalidate what they are sent to.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Voids {
+    #[default]
+    All,
+    None,
+    If(RequestPredicate),
+}
 
 impl Voids {
-    pub(crate) fn by(is_change: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(is_change)))
-    }
-
     /// Whether `request` invalidates; gives the request back.
     pub(crate) fn judge<B>(&self, request: Request<B>) -> (bool, Request<B>) {
-        let Some(is_change) = &self.0 else { return (true, request) };
-        let (parts, body) = request.into_parts();
-        (is_change(&parts), Request::from_parts(parts, body))
+        match self {
+            Self::All => (true, request),
+            Self::None => (false, request),
+            Self::If(is_change) => is_change.judge(request),
+        }
     }
 }
 
-impl fmt::Debug for Voids {
+/// What a user says of requests.
+#[derive(Clone)]
+pub(crate) struct RequestPredicate(Arc<dyn Fn(&request::Parts) -> bool + Send + Sync>);
+
+impl RequestPredicate {
+    pub(crate) fn new(holds: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(holds))
+    }
+
+    /// Whether it holds for `request`; gives the request back.
+    pub(crate) fn judge<B>(&self, request: Request<B>) -> (bool, Request<B>) {
+        let (parts, body) = request.into_parts();
+        ((self.0)(&parts), Request::from_parts(parts, body))
+    }
+}
+
+impl fmt::Debug for RequestPredicate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "what the predicate says" } else { "all" })
+        f.write_str("a predicate")
+    }
+}
+
+/// What a user says of responses that may be kept.
+#[derive(Clone)]
+pub(crate) struct KeepIf(Arc<ResponsePredicate>);
+
+type ResponsePredicate = dyn Fn(StatusCode, &HeaderMap) -> bool + Send + Sync;
+
+impl KeepIf {
+    pub(crate) fn new(keeps: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(keeps))
+    }
+}
+
+impl fmt::Debug for KeepIf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a predicate")
     }
 }
 
@@ -153,18 +356,24 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             caching: CachingPolicy::safe(),
+            bypass: None,
+            bypass_if: None,
+            refresh: false,
             ttl: None,
             paths: Vec::new(),
             jitter: 0,
             max_body: 1024 * 1024,
             early_refresh: None,
             inherits: false,
+            keep_if: None,
+            etags: false,
+            not_stored: Names::new(OF_ONE_REQUEST),
             max_variants: 64,
             key_headers: Vec::new(),
             tag_fields: vec![CACHE_TAG, SURROGATE_KEY],
             pass_tag_fields: false,
             remaining: Remaining::Age,
-            bypass_cookies: Vec::new(),
+            cookies: CookiePolicy::default(),
             failure_backoff: (Duration::from_secs(1), Duration::from_secs(30)),
             share_failures: false,
             voids: Voids::default(),
@@ -182,7 +391,28 @@ impl Policy {
         let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
         self.paths.retain(|(known, _)| *known != prefix);
         self.paths.push((prefix, ttl));
-        self.paths.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        self.paths.sort_by(|(one, _), (other, _)| order(one, other));
+    }
+
+    /// Responses are refreshed early by this factor; not at all by one that is none.
+    pub(crate) fn set_early_refresh(&mut self, beta: f32) {
+        self.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
+    }
+
+    /// Has `ttl` count for all paths.
+    pub(crate) fn set_only_ttl(&mut self, ttl: Duration) {
+        self.paths.clear();
+        self.ttl = Some(ttl);
+    }
+
+    /// Whether something is to be asked of a request before it is looked up.
+    pub(crate) fn asks_first(&self) -> bool {
+        self.bypass.is_some() || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
+    }
+
+    /// Whether the user keeps such a response.
+    pub(crate) fn keeps(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        self.keep_if.as_ref().is_none_or(|keep_if| (keep_if.0)(status, headers))
     }
 
     /// The most specific rule for `path`; none means that only the application decides.
@@ -191,25 +421,28 @@ impl Policy {
         if path.split('/').any(is_dot_segment) {
             return None;
         }
-        self.paths.iter().find(|(prefix, _)| covers(prefix, path)).map(|(_, ttl)| *ttl).or(self.ttl)
+        self.of_prefix(path).map(|(_, ttl)| *ttl).or(self.ttl)
+    }
+
+    fn of_prefix(&self, path: &str) -> Option<&(String, Duration)> {
+        self.paths.iter().find(|(prefix, _)| covers(prefix, path))
+    }
+
+    /// The prefix whose lifetime counts for `path`, if there is one.
+    fn prefix_of(&self, path: &str) -> Option<&str> {
+        self.of_prefix(path).map(|(prefix, _)| if prefix.is_empty() { "/" } else { prefix.as_str() })
     }
 
     /// Takes out what is between the application and this cache.
     pub(crate) fn strip_internal(&self, headers: &mut HeaderMap) {
-        if !self.pass_tag_fields {
+        if !self.pass_tag_fields && has_any(headers, &self.tag_fields) {
             self.tag_fields.iter().for_each(|name| drop(headers.remove(name)));
         }
     }
 
-    /// Whether the request has one of the cookies that no cached response is for.
-    pub(crate) fn is_bypassed_by_cookie(&self, headers: &HeaderMap) -> bool {
-        let mut pairs =
-            headers.get_all(COOKIE).into_iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
-        !self.bypass_cookies.is_empty()
-            && pairs.any(|pair| {
-                let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
-                self.bypass_cookies.iter().any(|bypass| bypass.as_bytes() == name)
-            })
+    /// Whether a field is between the application and this cache.
+    pub(crate) fn is_internal(&self, name: &HeaderName) -> bool {
+        !self.pass_tag_fields && self.tag_fields.contains(name)
     }
 }
 
@@ -224,9 +457,36 @@ fn is_dot_segment(segment: &str) -> bool {
     decoded.split('/').any(|segment| matches!(segment, "." | ".."))
 }
 
-/// Whether `path` is `prefix` or lies below it: `/a` covers `/a` and `/a/b`, and not `/ab`.
+/// Whether `path` is `prefix` or lies below it: `/a` covers `/a` and `/a/b`, and not `/ab`. `{any}` stands for one segment.
 fn covers(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    if !prefix.contains('{') {
+        return path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    }
+    let mut segments = path.split('/');
+    prefix.split('/').all(|wanted| segments.next().is_some_and(|segment| is_any(wanted, segment) || wanted == segment))
+}
+
+fn is_any(wanted: &str, segment: &str) -> bool {
+    is_capture(wanted) && !segment.is_empty()
+}
+
+fn is_capture(segment: &str) -> bool {
+    segment.len() > 2 && segment.starts_with('{') && segment.ends_with('}')
+}
+
+/// The more special of two prefixes comes first: by the first segment in which they differ.
+fn order(one: &str, other: &str) -> Ordering {
+    let rank = |segment| (is_capture(segment), segment);
+    let (mut segments, mut others) = (one.split('/'), other.split('/'));
+    loop {
+        match (segments.next(), others.next()) {
+            (None, None) => return Ordering::Equal,
+            (Some(_), None) => return Ordering::Less,
+            (None, Some(_)) => return Ordering::Greater,
+            (Some(one), Some(other)) if one == other => {}
+            (Some(one), Some(other)) => return rank(one).cmp(&rank(other)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +546,25 @@ mod tests {
         let mut policy = Policy::default();
         policy.add_path("api/", MINUTE);
         assert_eq!(policy.ttl("/api/users"), Some(MINUTE));
+    }
+
+    #[test]
+    fn a_capture_is_any_segment_and_less_special_than_a_literal_one() {
+        let second = Duration::from_secs(1);
+        let mut policy = Policy::default();
+        policy.add_path("/shops", HOUR);
+        policy.add_path("/shops/{id}/orders", second);
+        policy.add_path("/shops/main", MINUTE);
+        for (path, expected) in [
+            ("/shops/7/orders", Some(second)),
+            ("/shops/7/orders/8", Some(second)),
+            ("/shops/7", Some(HOUR)),
+            ("/shops//orders", Some(HOUR)),
+            ("/shops/main/orders", Some(MINUTE)),
+            ("/shop/7/orders", None),
+        ] {
+            assert_eq!(policy.ttl(path), expected, "{path}");
+        }
     }
 
     #[test]

@@ -3,9 +3,7 @@
 //! No lock of this crate is held across an `.await` or while foreign code runs, and what it guards is whole between any
 //! two statements: after a panic elsewhere the state behind a lock is as good as before.
 
-use std::sync::{self, MutexGuard, PoisonError};
-#[cfg(feature = "redis")]
-use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{self, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(sync::Mutex<T>);
@@ -20,11 +18,9 @@ impl<T> Mutex<T> {
     }
 }
 
-#[cfg(feature = "redis")]
 #[derive(Debug, Default)]
 pub(crate) struct RwLock<T>(sync::RwLock<T>);
 
-#[cfg(feature = "redis")]
 impl<T> RwLock<T> {
     pub(crate) const fn new(value: T) -> Self {
         Self(sync::RwLock::new(value))

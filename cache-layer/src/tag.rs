@@ -24,13 +24,13 @@ use crate::hex;
 ///
 /// The layer takes them out again and stores them with the entry, and with them those that the response names in its
 /// [`tag_fields`](crate::CacheLayer::tag_fields). [`Cache::invalidate_tag`](crate::Cache::invalidate_tag)
-/// then drops every entry that carries the tag. At most 64 tags of at most 256 bytes each are kept; a response with
+/// then drops every entry that carries the tag. At most 1,024 tags of at most 256 bytes each are kept; a response with
 /// more is not stored, since an entry that an invalidation can't reach must not exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tags(Vec<Arc<str>>);
 
 impl Tags {
-    pub(crate) const MAX: usize = 64;
+    pub(crate) const MAX: usize = 1_024;
     pub(crate) const MAX_LENGTH: usize = 256;
 
     /// The given tags, without repetitions and empty ones.
@@ -84,6 +84,16 @@ impl TagToken {
     #[cfg(feature = "memory")]
     pub(crate) fn created(at: u64) -> Self {
         Self::write(at, b'c')
+    }
+
+    /// Written by a load that began at `start` and found no token; it must be stored only if nothing was invalidated
+    /// since. `chance` is 15 hex digits.
+    #[cfg(feature = "redis")]
+    pub(crate) fn created_by(start: [u8; 16], chance: &str) -> Self {
+        let mut bytes = [b'c'; Self::LENGTH];
+        bytes[..16].copy_from_slice(&start);
+        bytes[16..31].copy_from_slice(chance.as_bytes());
+        Self(bytes)
     }
 
     /// Written by an invalidation: a load that began before it must not be stored.
@@ -242,8 +252,8 @@ mod tests {
 
     #[test]
     fn too_many_or_too_long_tags_do_not_fit() {
-        assert!(Tags::new((0..64).map(|i| i.to_string())).fit());
-        assert!(!Tags::new((0..65).map(|i| i.to_string())).fit());
+        assert!(Tags::new((0..1_024).map(|i| i.to_string())).fit());
+        assert!(!Tags::new((0..1_025).map(|i| i.to_string())).fit());
         assert!(!Tags::new(["x".repeat(257)]).fit());
     }
 }

@@ -47,6 +47,10 @@
 - {name: APP_CACHE_PREFIX, value: {{ include "cache.prefix" . | quote }}}
 - {name: APP_CACHE_FIRST_TIER, value: {{ include "cache.size" .Values.cache.firstTier | quote }}}
 {{- end }}
+- {name: APP_CACHE, value: {{ ternary "on" "off" .Values.cache.enabled | quote }}}
+{{- if .Values.cache.rules }}
+- {name: APP_CACHE_RULES, value: /etc/cache-layer/rules.toml}
+{{- end }}
 - {name: APP_CACHE_PATHS, value: {{ .Values.cache.paths | quote }}}
 - {name: APP_CACHE_DEFAULT_TTL, value: {{ .Values.cache.defaultTtl | quote }}}
 - {name: APP_CACHE_MAX_BODY, value: {{ include "cache.size" .Values.cache.maxBody | quote }}}

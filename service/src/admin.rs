@@ -17,8 +17,9 @@ pub(crate) struct AdminServer {
 impl AdminServer {
     /// `None` if it is not asked for.
     pub(crate) async fn bind(config: &Config, cache: &ProductCache) -> Result<Option<Self>, StartError> {
-        let (Some(listen), Some(router)) = (config.admin_listen, cache.admin(config).map_err(StartError::Config)?)
-        else {
+        let Some(listen) = config.admin_listen else { return Ok(None) };
+        let Some(router) = cache.admin(config).map_err(StartError::Config)? else {
+            tracing::warn!("APP_ADMIN_LISTEN is set, but the cache is off: there is nothing to show");
             return Ok(None);
         };
         let failed = |error| StartError::Listen(listen, error);

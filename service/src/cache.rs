@@ -1,10 +1,18 @@
 //! The cache in front of the API: where it stores responses, which ones, and when they are invalid.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::Router;
 use cache_layer::{
-    Cache, CacheLayer, InvalidateError,
+    Cache, CacheLayer, InvalidateError, Rules,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use cache_layer_admin::{Admin, Recorder};
@@ -13,7 +21,7 @@ use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{CacheRules, CacheSwitch, Config, ConfigError},
     telemetry::{Memory, Throttle, metrics::Metrics, observe_loads, observe_memory, observe_redis},
 };
 
@@ -23,14 +31,34 @@ const NAME: &str = "products";
 /// The handle on the cache; a clone is the same one.
 #[derive(Clone)]
 pub(crate) struct ProductCache {
-    cache: Cache,
-    layer: CacheLayer,
+    /// `None` where it is switched off: then nothing is kept, and there is nothing to invalidate.
+    cache: Option<Cache>,
+    layer: Option<CacheLayer>,
     redis: Option<RedisStore>,
     memory: Option<Memory>,
     /// For the operator, if there is a port for that.
     recorder: Option<Recorder>,
-    /// How long what is read from the database is kept: as long as any response may be.
-    ttl: Duration,
+    /// How long what is read from the database is kept, in milliseconds: as long as any response may be.
+    ttl: Arc<AtomicU64>,
+    rules: CacheRulesInUse,
+}
+
+/// The rules from a file, and the file.
+#[derive(Clone, Default)]
+struct CacheRulesInUse {
+    rules: Rules,
+    file: Option<PathBuf>,
+    /// The longest time of any path.
+    longest_path_ttl: Duration,
+}
+
+/// What came of reading the rules again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// How many there are.
+    pub rules: usize,
+    /// Where they are from.
+    pub file: PathBuf,
 }
 
 /// What is read from the database. A change invalidates what is stored of it, and every response that was made from it.
@@ -70,20 +98,31 @@ pub(crate) struct RedisHealth {
     error: Option<String>,
 }
 
+/// The Redis that is named, if one is.
+fn redis(config: &Config) -> Result<Option<RedisStore>, ConfigError> {
+    let Some(url) = &config.redis_url else { return Ok(None) };
+    let store = RedisStore::builder(url.expose())
+        .prefix(&config.cache_prefix)
+        .connections(config.redis_connections as usize)
+        .operation_timeout(config.redis_timeout)
+        .build()
+        .map_err(|error| ConfigError::wrong("redis-url", url, error))?;
+    Ok(Some(store))
+}
+
 impl ProductCache {
-    /// Memory over Redis if there is a URL for it, else memory. Does not wait for Redis.
+    /// Redis if there is a URL for it, with a first tier if one is asked for, else memory; nothing if it is off. Does not wait for Redis.
     pub(crate) fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
-        let redis = match &config.redis_url {
-            None => None,
-            Some(url) => Some(
-                RedisStore::builder(url.expose())
-                    .prefix(&config.cache_prefix)
-                    .connections(config.redis_connections as usize)
-                    .operation_timeout(config.redis_timeout)
-                    .build()
-                    .map_err(|error| ConfigError::wrong("redis-url", url, error))?,
-            ),
-        };
+        let paths = config.cache_paths.with_default(config.cache_default_ttl);
+        let longest_path_ttl = paths.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
+        let file = config.cache_rules.as_ref().map(|rules| rules.file().to_owned());
+        let rules = CacheRulesInUse { rules: Rules::default(), file, longest_path_ttl };
+        let without =
+            Self { cache: None, layer: None, redis: None, memory: None, recorder: None, ttl: Arc::default(), rules };
+        if config.cache == CacheSwitch::Off {
+            return Ok(without);
+        }
+        let redis = redis(config)?;
         let meter = metrics.meter();
         let (cache, memory) = match (&redis, config.cache_first_tier) {
             (None, _) => {
@@ -110,19 +149,23 @@ impl ProductCache {
         };
         let cache = cache.name(NAME).keys_in_traces(config.trace_keys).lock_timeout(config.cache_lock_timeout).build();
         observe_loads(&meter, NAME, cache.clone());
-        let rules = config.cache_paths.with_default(config.cache_default_ttl);
-        let ttl = rules.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
         let layer = CacheLayer::new(cache.clone())
             .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)
-            .inherit(true);
-        Ok(Self { cache, layer, redis, memory, recorder, ttl })
+            .etags(true)
+            .inherit(true)
+            .rules(without.rules.rules.clone());
+        let cache = Self { cache: Some(cache), layer: Some(layer), redis, memory, recorder, ..without };
+        cache.rule_by(config.cache_rules.as_ref()).map_err(|why| ConfigError::wrong("cache-rules", "", why))?;
+        Ok(cache)
     }
 
     /// What the operator is shown; `None` if there is no port for that.
     pub(crate) fn admin(&self, config: &Config) -> Result<Option<Router>, ConfigError> {
-        let Some(recorder) = &self.recorder else { return Ok(None) };
-        let mut admin = Admin::new(self.cache.clone()).name(NAME).layer(NAME, &self.layer).recorder(recorder.clone());
+        let (Some(cache), Some(layer), Some(recorder)) = (&self.cache, &self.layer, &self.recorder) else {
+            return Ok(None);
+        };
+        let mut admin = Admin::new(cache.clone()).name(NAME).layer(NAME, layer).recorder(recorder.clone());
         if let Some(redis) = &self.redis {
             admin = admin.redis(redis.clone());
         }
@@ -147,18 +190,43 @@ impl ProductCache {
         }
     }
 
-    /// The middleware that answers the configured paths from the cache.
-    pub(crate) fn layer(&self) -> CacheLayer {
+    /// Has these rules count for all requests from now on.
+    fn rule_by(&self, rules: Option<&CacheRules>) -> Result<(), cache_layer::ConfigError> {
+        self.rules.rules.replace(rules.iter().flat_map(|rules| rules.rules.iter().cloned()))?;
+        let longest = rules.and_then(|rules| rules.longest_ttl).max(Some(self.rules.longest_path_ttl));
+        let millis = longest.unwrap_or_default().as_millis();
+        self.ttl.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads the file of rules again, and has them count. What is wrong with it, if something is: the rules are those before, then.
+    pub(crate) async fn reload_rules(&self) -> Result<Reloaded, String> {
+        let Some(file) = self.rules.file.clone() else {
+            return Err("there is no file of rules; APP_CACHE_RULES names one".to_owned());
+        };
+        let read = tokio::task::spawn_blocking({
+            let file = file.clone();
+            move || CacheRules::read(file)
+        });
+        let rules = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        let wrong = |why| format!("{}: {why}; the rules are those before", file.display());
+        let rules = rules.map_err(wrong)?;
+        self.rule_by(Some(&rules)).map_err(|error| wrong(error.to_string()))?;
+        Ok(Reloaded { rules: rules.rules.len(), file })
+    }
+
+    /// The middleware that answers the configured paths from the cache, if there is one.
+    pub(crate) fn layer(&self) -> Option<CacheLayer> {
         self.layer.clone()
     }
 
-    /// Where values are kept.
-    pub(crate) fn values(&self) -> &Cache {
-        &self.cache
+    /// Where values are kept, if there is a cache.
+    pub(crate) fn values(&self) -> Option<&Cache> {
+        self.cache.as_ref()
     }
 
     pub(crate) fn ttl(&self) -> Duration {
-        self.ttl
+        Duration::from_millis(self.ttl.load(Ordering::Relaxed))
     }
 
     /// Invalidates what a created, changed or deleted product was part of. The database has committed: an invalidation that
@@ -186,11 +254,12 @@ impl ProductCache {
     }
 
     async fn invalidate(&self, sources: impl IntoIterator<Item = Source> + Send) -> Result<(), InvalidateError> {
+        let Some(cache) = &self.cache else { return Ok(()) };
         let tags: Vec<_> = sources.into_iter().map(|source| source.to_string()).collect();
-        self.cache.invalidate_tags(tags).await
+        cache.invalidate_tags(tags).await
     }
 
-    /// `None` without a Redis.
+    /// `None` without a Redis, or if the cache is off.
     pub(crate) async fn redis_health(&self) -> Option<RedisHealth> {
         // Monitors ask every few seconds: without this, each of their round trips would be a trace.
         let status = self.redis.as_ref()?.status().with_subscriber(NoSubscriber::new()).await;
@@ -206,6 +275,9 @@ impl ProductCache {
 
     /// Waits for writes to the cache that no request waits for.
     pub(crate) async fn drain(&self, patience: Duration) -> bool {
-        self.cache.drain(patience).await
+        match &self.cache {
+            Some(cache) => cache.drain(patience).await,
+            None => true,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cache_layer::cached;
+use cache_layer::{Cache, cached};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -30,27 +30,52 @@ impl Catalogue {
     }
 
     /// `None` if there is no such product.
+    pub(crate) async fn product(&self, id: i64) -> Result<Option<Product>, ReadError> {
+        match self.cache.values() {
+            Some(cache) => self.cached_product(cache, id).await,
+            None => Ok(self.database.product(id).await?),
+        }
+    }
+
+    /// Some products in the order of their ids, and how many there are in all.
+    pub(crate) async fn products(
+        &self,
+        category: Option<String>,
+        limit: i64,
+        offset: i64,
+    ) -> Result<(Vec<Product>, i64), ReadError> {
+        match self.cache.values() {
+            Some(cache) => self.cached_products(cache, category, limit, offset).await,
+            None => Ok(self.database.products(category.as_deref(), limit, offset).await?),
+        }
+    }
+
+    pub(crate) async fn categories(&self) -> Result<Vec<Category>, ReadError> {
+        match self.cache.values() {
+            Some(cache) => self.cached_categories(cache).await,
+            None => Ok(self.database.categories().await?),
+        }
+    }
+
     #[cached(
         name = "product",
-        cache = "self.cache.values()",
         ttl = self.cache.ttl(),
         tags = [Source::Product(id).to_string()],
         lock
     )]
-    pub(crate) async fn product(&self, id: i64) -> Result<Option<Product>, ReadError> {
+    async fn cached_product(&self, cache: &Cache, id: i64) -> Result<Option<Product>, ReadError> {
         Ok(self.database.product(id).await?)
     }
 
-    /// Some products in the order of their ids, and how many there are in all.
     #[cached(
         name = "products",
-        cache = "self.cache.values()",
         ttl = self.cache.ttl(),
         tags = [Source::Products.to_string()],
         lock
     )]
-    pub(crate) async fn products(
+    async fn cached_products(
         &self,
+        cache: &Cache,
         category: Option<String>,
         limit: i64,
         offset: i64,
@@ -60,12 +85,11 @@ impl Catalogue {
 
     #[cached(
         name = "categories",
-        cache = "self.cache.values()",
         ttl = self.cache.ttl(),
         tags = [Source::Categories.to_string()],
         lock
     )]
-    pub(crate) async fn categories(&self) -> Result<Vec<Category>, ReadError> {
+    async fn cached_categories(&self, cache: &Cache) -> Result<Vec<Category>, ReadError> {
         Ok(self.database.categories().await?)
     }
 

@@ -59,8 +59,9 @@ mod telemetry;
 
 pub use self::{
     app::{ShutdownHandle, StartError},
-    config::{CachePaths, Config, ConfigError, LogFormat, Password, SecretUrl},
+    cache::Reloaded,
+    config::{CachePaths, CacheRules, CacheSwitch, Config, ConfigError, LogFormat, Password, SecretUrl},
     healthcheck::healthcheck,
-    server::Server,
+    server::{ReloadHandle, Server},
     telemetry::Telemetry,
 };

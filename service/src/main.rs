@@ -3,7 +3,7 @@
 use std::{fmt::Display, process::ExitCode};
 
 use mimalloc::MiMalloc;
-use service::{Config, ConfigError, Server, StartError, Telemetry};
+use service::{Config, ConfigError, ReloadHandle, Server, StartError, Telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What one thread allocates for a request, another one often frees: with the C library's allocator they wait for each
@@ -36,8 +36,14 @@ async fn main() -> ExitCode {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => return refuse(&error, 1),
     };
+    // Before the server is there, so that the signal ends nothing.
+    let hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return refuse(&error, 1),
+    };
     match Server::bind(config).await {
         Ok(server) => {
+            tokio::spawn(reload(hangup, server.reload_handle()));
             server.run_until(stopped(terminate, interrupt)).await;
             telemetry.shutdown().await;
             ExitCode::SUCCESS
@@ -60,6 +66,16 @@ async fn stopped(mut terminate: Signal, mut interrupt: Signal) {
         next().await;
         std::process::exit(1);
     });
+}
+
+/// Reads the rules of the cache again with each signal.
+async fn reload(mut hangup: Signal, rules: ReloadHandle) {
+    while hangup.recv().await.is_some() {
+        match rules.reload().await {
+            Ok(reloaded) => tracing::info!("{} cache rules of {}", reloaded.rules, reloaded.file.display()),
+            Err(why) => tracing::error!("the cache rules are not read again: {why}"),
+        }
+    }
 }
 
 /// Prints one line, however many the cause has.

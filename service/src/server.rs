@@ -8,7 +8,8 @@ use tokio::{net::TcpListener, time};
 use crate::{
     admin::AdminServer,
     app::{App, ShutdownHandle, StartError},
-    config::Config,
+    cache::{ProductCache, Reloaded},
+    config::{CacheSwitch, Config},
     connections::{self, Limits},
     routes,
 };
@@ -60,6 +61,12 @@ impl Server {
         self.app.shutdown.clone()
     }
 
+    /// A handle to read the rules of the cache again with.
+    #[must_use]
+    pub fn reload_handle(&self) -> ReloadHandle {
+        ReloadHandle(self.app.cache.clone())
+    }
+
     /// Serves until `signal`, then shuts down.
     pub async fn run_until(self, signal: impl Future<Output = ()>) {
         let shutdown = self.shutdown_handle();
@@ -81,9 +88,9 @@ impl Server {
         // Ends with this function: it holds up nothing.
         let _admin = admin.map(AdminServer::start);
         tracing::info!(
-            "listening on http://{address} (documentation at /docs), products in {}, cache in {}",
+            "listening on http://{address} (documentation at /docs), products in {}, cache {}",
             config.database_url,
-            config.redis_url.as_ref().map_or("memory".to_owned(), ToString::to_string),
+            where_the_cache_is(&config),
         );
 
         let last = LAST_REQUESTS.min(config.shutdown_timeout / 2);
@@ -118,6 +125,35 @@ impl Server {
             Ok(true) => tracing::info!("stopped"),
             _ => tracing::warn!("stopped with work of the cache or the database undone"),
         }
+    }
+}
+
+/// Reads the rules of the cache of a [`Server`] again, while it runs; a clone does the same.
+#[derive(Clone)]
+pub struct ReloadHandle(ProductCache);
+
+impl ReloadHandle {
+    /// Reads the file again: the rules in it count for all requests from then on, or, if something is wrong with it, those before.
+    ///
+    /// # Errors
+    ///
+    /// If there is no file, or if something is wrong with it: a sentence that names the line.
+    pub async fn reload(&self) -> Result<Reloaded, String> {
+        self.0.reload_rules().await
+    }
+}
+
+impl fmt::Debug for ReloadHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReloadHandle")
+    }
+}
+
+fn where_the_cache_is(config: &Config) -> String {
+    match (config.cache, &config.redis_url) {
+        (CacheSwitch::Off, _) => "off".to_owned(),
+        (CacheSwitch::On, None) => "in memory".to_owned(),
+        (CacheSwitch::On, Some(url)) => format!("in {url}"),
     }
 }
 

@@ -185,22 +185,24 @@ esac
 
 
 @pytest.mark.parametrize(
-    ("shared", "health", "said"),
+    ("cached", "shared", "health", "x_cache", "said"),
     [
-        ("true", '{"redis":{"connected":true,"ping_ms":1}}', None),
-        ("true", '{"redis":{"connected":false,"error":"WRONGPASS: invalid"}}', "not connected to Redis: .*WRONGPASS"),
-        ("true", '{"redis":null}', "not connected to Redis"),
-        ("false", '{"redis":null}', None),
+        ("true", "true", '{"redis":{"connected":true,"ping_ms":1}}', "MISS", None),
+        ("true", "true", '{"redis":{"connected":false,"error":"WRONGPASS: invalid"}}', "MISS", "not connected to Redis: .*WRONGPASS"),
+        ("true", "true", '{"redis":null}', "MISS", "not connected to Redis"),
+        ("true", "false", '{"redis":null}', "MISS", None),
+        ("false", "false", '{"redis":null}', "", None),
+        ("false", "false", '{"redis":null}', "MISS", "the cache is off, but a response comes with X-Cache"),
     ],
 )
-def test_what_helm_test_runs_says_why_redis_is_not_there(shared, health, said, tmp_path):
+def test_what_helm_test_runs_says_what_is_not_as_it_was_set(cached, shared, health, x_cache, said, tmp_path):
     (tmp_path / "nc").write_text(NC)
     (tmp_path / "nc").chmod(0o755)
     (tmp_path / "sleep").symlink_to("/bin/true")
     (tmp_path / "health").write_text(f"HTTP/1.1 200 OK\r\n\r\n{health}")
-    (tmp_path / "state").write_text("MISS")
+    (tmp_path / "state").write_text(x_cache)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HEALTH": str(tmp_path / "health"), "STATE": str(tmp_path / "state")}
-    env |= {"SERVICE": "shop", "PORT": "80", "SHARED": shared}
+    env |= {"SERVICE": "shop", "PORT": "80", "SHARED": shared, "CACHED": cached}
     script = ["sh", "-eu", CHART / "files/test.sh"]
     process = subprocess.run(script, env=env, capture_output=True, text=True)
     assert (process.returncode == 0) == (said is None), process.stdout

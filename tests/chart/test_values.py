@@ -2,6 +2,7 @@
 
 import fnmatch
 import shutil
+from hashlib import sha256
 
 import pytest
 import readme
@@ -36,6 +37,7 @@ PEERS = [{"podSelector": {"matchLabels": {"a": "b"}}}]
 ADMIN = {"admin.enabled": True}
 OPEN_ADMIN = {"admin.enabled": True, "admin.listen": "0.0.0.0:9191"}
 LABEL = {"a": "b"}
+RULES = '[[rule]]\npath = "/api/products/{id}"\nttl = "30s"\n'
 
 # What is set besides, the value, what to, where to look, and what is there: None for nothing.
 CASES = [
@@ -60,7 +62,15 @@ CASES = [
     ({}, "serviceAccount.name", "robot", "ServiceAccount/robot automountServiceAccountToken", False),
     ({"serviceAccount.create": False}, "serviceAccount.name", "robot", f"{POD} spec serviceAccountName", "robot"),
     ({}, "serviceAccount.annotations", LABEL, f"ServiceAccount/{NAME} metadata annotations", LABEL),
+    ({}, "cache.enabled", True, f"{ENV} APP_CACHE value", "on"),
+    ({}, "cache.enabled", False, f"{ENV} APP_CACHE value", "off"),
+    ({}, "cache.enabled", False, f"{TEST} env CACHED value", "false"),
+    ({}, "cache.enabled", False, f"{TEST} env SHARED value", "false"),
     ({}, "cache.paths", "/a=1s,/b", f"{ENV} APP_CACHE_PATHS value", "/a=1s,/b"),
+    ({}, "cache.rules", "", f"{ENV} APP_CACHE_RULES", None),
+    ({}, "cache.rules", RULES, f"{ENV} APP_CACHE_RULES value", "/etc/cache-layer/rules.toml"),
+    ({}, "cache.rules", RULES, f"ConfigMap/{NAME}-rules data rules.toml", RULES),
+    ({}, "cache.rules", RULES, f"{POD} metadata annotations checksum/cache-rules", sha256(RULES.encode()).hexdigest()),
     ({}, "cache.defaultTtl", "1m", f"{ENV} APP_CACHE_DEFAULT_TTL value", "1m"),
     ({}, "cache.maxBody", "2Mi", f"{ENV} APP_CACHE_MAX_BODY value", "2MiB"),
     ({}, "cache.maxBody", "2MiB", f"{ENV} APP_CACHE_MAX_BODY value", "2MiB"),

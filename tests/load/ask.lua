@@ -1,4 +1,4 @@
--- Which path to ask for next. Arguments: `same`; `distinct START`; `zipf COUNT`. A second one is the query.
+-- Which path to ask for next. Arguments: `same`; `distinct START`; `zipf COUNT`; `path`. A third one is the query, or the path.
 local kind, number, query
 local counter, cdf = 0, nil
 
@@ -33,6 +33,9 @@ local function zipf()
 end
 
 function request()
+    if kind == "path" then
+        return wrk.format("GET", query)
+    end
     local name = 1
     if kind == "distinct" then
         counter = counter + 1

@@ -1,13 +1,11 @@
-"""Asks for many URLs, each once, over a few connections with many requests on the way: port, start, count, variants."""
+"""Asks for many URLs, each once: port, start, count, variants, connections, and how many requests may be on the way on each."""
 
 import socket
 import sys
 import threading
 
-WINDOW = 64
 
-
-def ask(port, paths, languages):
+def ask(port, paths, languages, ahead):
     with socket.create_connection(("127.0.0.1", port)) as connection:
         reader = connection.makefile("rb")
         waiting = 0
@@ -24,7 +22,7 @@ def ask(port, paths, languages):
                 header = f"Accept-Language: {language}\r\n" if language else ""
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{header}\r\n".encode())
                 waiting += 1
-                if waiting >= WINDOW:
+                if waiting >= ahead:
                     read_one()
                     waiting -= 1
         for _ in range(waiting):
@@ -32,13 +30,12 @@ def ask(port, paths, languages):
 
 
 def main():
-    port, start, count = map(int, sys.argv[1:4])
-    variants = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+    port, start, count, variants, connections, ahead = map(int, sys.argv[1:])
     languages = [f"l{number}" for number in range(variants)] or [None]
-    workers = 4 if count >= 4 else 1
+    workers = min(connections, count)
     parts = [range(start + 1 + worker, start + 1 + count, workers) for worker in range(workers)]
     threads = [
-        threading.Thread(target=ask, args=(port, (f"/v/{number}" for number in part), languages)) for part in parts
+        threading.Thread(target=ask, args=(port, (f"/v/{number}" for number in part), languages, ahead)) for part in parts
     ]
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""Plain SVG, without a library: bars side by side, and lines over a logarithmic axis."""
+"""Tables, and plain SVG without a library: bars side by side, and lines over a logarithmic axis."""
 
 import html
 import math
@@ -64,3 +64,9 @@ def head(width, height, title, unit):
         f'<text x="12" y="22" style="{STYLE};font-weight:600;font-size:14px">{html.escape(title)}</text>'
         f'<text x="{width - 12}" y="22" text-anchor="end" style="{STYLE}">{html.escape(unit)}</text>'
     )
+
+
+def table(rows, header):
+    """In Markdown."""
+    align = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [header, align, *rows])

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -81,13 +82,29 @@ def redis():
     return Server("redis", command, port, folder=folder)
 
 
+class RedisInfo:
+    """What a Redis counts, asked for over one connection: each question is one read of Redis', and nothing else."""
+
+    def __init__(self, server):
+        self.connection = socket.create_connection(("127.0.0.1", server.port))
+        self.replies = self.connection.makefile("rb")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.replies.close()
+        self.connection.close()
+
+    def section(self, *names):
+        self.connection.sendall(f"INFO {' '.join(names)}\r\n".encode())
+        text = self.replies.read(int(self.replies.readline()[1:]) + 2).decode()
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
 def redis_info(server, section="memory"):
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(f"INFO {section}\r\n".encode())
-        reply = connection.makefile("rb")
-        length = int(reply.readline()[1:])
-        text = reply.read(length).decode()
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    with RedisInfo(server) as info:
+        return info.section(section)
 
 
 def redis_command(server, *words):
@@ -98,12 +115,28 @@ def redis_command(server, *words):
 
 
 def target(binaries, mode, redis_server=None, **options):
-    command = [str(binaries / "load-target"), mode]
+    """The handler behind one of our stores, or without, or with a cache by hand."""
+    return handler(binaries / "load-target", mode, redis_server, **options)
+
+
+def rival(binaries, mode, redis_server=None, **options):
+    """The handler behind another's layer."""
+    return handler(binaries / "load-rivals", mode, redis_server, **options)
+
+
+def handler(binary, mode, redis_server=None, **options):
+    command = [str(binary), mode]
     if redis_server:
         command += ["--redis", f"redis://127.0.0.1:{redis_server.port}"]
     for name, value in options.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return Server(mode, command)
+
+
+def reverse_proxy(binaries, origin):
+    port = free_port()
+    command = [str(binaries / "examples" / "reverse_proxy"), "--listen", f"127.0.0.1:{port}", "--origin", origin.url, "--memory", "1GiB"]
+    return Server("reverse_proxy", command, port)
 
 
 def service(binaries, name, env):
@@ -145,6 +178,72 @@ def varnish(origin):
     return Server("varnish", command, port, folder=folder)
 
 
+def haproxy(origin):
+    folder, port = tempfile.mkdtemp(prefix="load-haproxy-"), free_port()
+    config = pathlib.Path(folder, "haproxy.cfg")
+    config.write_text(f"""
+global
+    maxconn 4096
+defaults
+    mode http
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+    http-reuse always
+cache kept
+    total-max-size 1024
+    max-object-size 1048576
+    max-age 3600
+frontend all
+    bind 127.0.0.1:{port}
+    http-request cache-use kept
+    http-response cache-store kept
+    default_backend origin
+backend origin
+    server one 127.0.0.1:{origin.port}
+""")
+    return Server("haproxy", ["haproxy", "-db", "-f", str(config)], port, folder=folder)
+
+
+def trafficserver(origin):
+    folder, port = tempfile.mkdtemp(prefix="load-trafficserver-"), free_port()
+    for name in ("etc", "var", "log", "run", "cache"):
+        os.mkdir(f"{folder}/{name}")
+    layout = {
+        "prefix": folder, "exec_prefix": folder, "bindir": "/usr/bin", "sbindir": "/usr/sbin", "sysconfdir": f"{folder}/etc",
+        "datadir": f"{folder}/cache", "includedir": "/usr/include", "libdir": "/usr/lib", "libexecdir": folder,
+        "localstatedir": f"{folder}/var", "runtimedir": f"{folder}/run", "logdir": f"{folder}/log", "cachedir": f"{folder}/cache",
+    }  # fmt: skip
+    pathlib.Path(folder, "runroot.yaml").write_text("".join(f"{name}: {path}\n" for name, path in layout.items()))
+    # Whoever starts it; and nothing that the others don't do either: log lines, Via, names to resolve.
+    settings = f"""
+        proxy.config.admin.user_id STRING #-1
+        proxy.config.http.server_ports STRING {port}:ip-in=127.0.0.1
+        proxy.config.http.insert_request_via_str INT 0
+        proxy.config.log.logging_enabled INT 0
+        proxy.config.diags.show_location INT 0
+        proxy.config.cache.ram_cache.size INT 1073741824
+        proxy.config.net.connections_throttle INT 4096
+    """
+    etc = pathlib.Path(folder, "etc")
+    (etc / "records.config").write_text("".join(f"CONFIG {line.strip()}\n" for line in settings.strip().splitlines()))
+    (etc / "remap.config").write_text(f"map / http://127.0.0.1:{origin.port}/\n")
+    (etc / "ip_allow.yaml").write_text("ip_allow: [{apply: in, ip_addrs: 127.0.0.1, action: allow, methods: ALL}]\n")
+    (etc / "storage.config").write_text(f"{folder}/cache 1G\n")
+    server = Server("trafficserver", ["traffic_server", f"--run-root={folder}/runroot.yaml"], port, folder=folder)
+    # It listens before its cache is there.
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            if "age" in get(server.url + "/v/ready")[0]:
+                return server
+        except OSError:
+            pass
+        time.sleep(0.2)
+    server.stop()
+    raise SystemExit("trafficserver keeps nothing")
+
+
 def get(url):
     with urllib.request.urlopen(url, timeout=10) as response:
         return {name.lower(): value for name, value in response.headers.items()}, response.read()
@@ -157,4 +256,12 @@ def machine():
         "varnish": subprocess.run(["varnishd", "-V"], capture_output=True, text=True).stderr.split("-")[1].split(" ")[0],
         "redis": subprocess.run(["redis-server", "--version"], capture_output=True, text=True).stdout.split("v=")[1].split()[0],
     }
+    # Each says it in a way of its own.
+    for name, command in {"haproxy": ["haproxy", "-v"], "traffic_server": ["traffic_server", "-V"]}.items():
+        if shutil.which(name):
+            out = subprocess.run(command, capture_output=True, text=True).stdout
+            versions[name.replace("_", "")] = re.search(r"\d+\.\d+\.\d+", out)[0]
+    pinned = (pathlib.Path(__file__).parent / "rivals" / "Cargo.toml").read_text()
+    for name in ("http-cache-tower-server", "hitbox-tower", "moka"):
+        versions[name] = re.search(rf'^{name} = .*"=([^"]+)"', pinned, re.M)[1]
     return {"cores": os.cpu_count(), "cpu": cpu, "versions": ", ".join(" ".join(pair) for pair in versions.items())}

@@ -15,7 +15,9 @@ export class Browser {
   static async start(program = process.env.CHROMIUM ?? "chromium") {
     const browser = new Browser();
     browser.folder = mkdtempSync(join(tmpdir(), "tests-page-"));
-    browser.process = spawn(program, [...FLAGS, `--user-data-dir=${browser.folder}`, "about:blank"], { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"], detached: true });
+    // All that it writes goes with the folder, what it leaves in a temporary directory included.
+    const env = { ...process.env, TMPDIR: browser.folder };
+    browser.process = spawn(program, [...FLAGS, `--user-data-dir=${join(browser.folder, "profile")}`, "about:blank"], { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"], detached: true, env });
     browser.waiting = new Map();
     browser.last = 0;
     browser.listeners = [];

@@ -1,23 +1,16 @@
 //! A cache in front of an application, and what its clients see.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
-use cache_layer::{Cache, CacheLayer, CacheService, Explanation, ResponseBody, Verdict};
+use cache_layer::{Cache, CacheLayer, CacheService, ResponseBody};
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt as _;
 use sfv::{BareItem, List, ListEntry, Parser};
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::{
-    Backend, Response,
+    Backend, Foreteller, Response,
     origin::{Body, Failure, Origin, full},
 };
 
@@ -35,10 +28,8 @@ pub struct App {
     /// The layer that the cache is in.
     pub layer: CacheLayer,
     service: CacheService<Origin>,
-    origin: Origin,
-    /// Requests that began, and requests that have ended.
-    asks: Arc<[AtomicUsize; 2]>,
-    explains: bool,
+    /// `None` if nothing is explained before a request.
+    foreteller: Option<Foreteller>,
 }
 
 impl App {
@@ -46,7 +37,8 @@ impl App {
     pub fn new(cache: Cache, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> Self {
         let layer = set(CacheLayer::new(cache.clone()));
         let service = layer.layer(origin.clone());
-        Self { cache, layer, service, origin: origin.clone(), asks: Arc::default(), explains: true }
+        let foreteller = Some(Foreteller::new(cache.clone(), origin));
+        Self { cache, layer, service, foreteller }
     }
 
     /// One more cache on `backend` in front of `origin`, with nothing set.
@@ -57,7 +49,7 @@ impl App {
     /// Asks for no explanation before a request: for a test that counts what is read or turned away.
     #[must_use]
     pub fn unexplained(self) -> Self {
-        Self { explains: false, ..self }
+        Self { foreteller: None, ..self }
     }
 
     /// The service, to put into a stack.
@@ -79,11 +71,18 @@ impl App {
     /// As [`get`](Self::get), for any request. What the layer explained just before has to be what `Cache-Status` says, unless
     /// there is another request or load at the same time.
     pub async fn ask(&self, request: Request<Body>) -> Response {
-        let foretold = Foretold::of(self, &request).await;
+        let explaining = self.foreteller.as_ref().map(|foreteller| {
+            let foretold = foreteller.foretell(&request, self.layer.explain(&request));
+            async move { (foreteller, foretold.await) }
+        });
+        let foretold = match explaining {
+            Some(explaining) => Some(explaining.await),
+            None => None,
+        };
         let response =
             ask(&self.service, request).await.unwrap_or_else(|error| panic!("the application failed: {error}"));
-        if let Some(foretold) = foretold {
-            foretold.compare(self, &response);
+        if let Some((foreteller, foretold)) = foretold {
+            foreteller.compare(foretold, &response);
         }
         self.settled().await;
         response
@@ -103,69 +102,6 @@ impl App {
     pub async fn settled(&self) {
         assert!(self.cache.drain(LIMIT).await, "loads were still under way after {LIMIT:?}");
     }
-}
-
-/// What a layer explained before a request was sent.
-struct Foretold {
-    explanation: Explanation,
-    request: String,
-    /// How many requests had begun by then, this one included; 0 if it is not the only one.
-    began: usize,
-    calls: usize,
-}
-
-impl Foretold {
-    // No `async fn`, which would keep a body that is not `Sync`.
-    fn of(app: &App, request: &Request<Body>) -> impl Future<Output = Option<Self>> + Send {
-        let [begun, ended] = &*app.asks;
-        let before = begun.fetch_add(1, Ordering::SeqCst);
-        let alone = before == ended.load(Ordering::SeqCst) && app.cache.loads_in_flight() == 0;
-        let calls = app.origin.calls();
-        let line = format!("{} {} {:?}", request.method(), request.uri(), request.headers());
-        let explaining = app.explains.then(|| app.layer.explain(request));
-        let began = if alone { before + 1 } else { 0 };
-        async move { Some(Self { explanation: explaining?.await, request: line, began, calls }) }
-    }
-
-    fn compare(self, app: &App, response: &Response) {
-        let Self { explanation, request, began, calls } = self;
-        let [begun, ended] = &*app.asks;
-        ended.fetch_add(1, Ordering::SeqCst);
-        // A request that waits answers as the other one's load ends.
-        if begun.load(Ordering::SeqCst) != began || explanation.verdict == Verdict::Wait {
-            return;
-        }
-        let explanation = match (explanation.is_final, app.origin.last()) {
-            (true, _) => explanation,
-            (false, Some(head)) if app.origin.calls() == calls + 1 => explanation.if_answered(head.response()),
-            (false, None) if app.origin.calls() == calls + 1 => explanation.if_failed(),
-            (false, _) => return,
-        };
-        // A response to POST that may be kept for GET.
-        if !explanation.is_final {
-            return;
-        }
-        let came = response.headers.get_all("cache-status").iter().last().and_then(|line| line.to_str().ok());
-        let came = came.unwrap_or_default();
-        let [(said, foretold_ttl), (same, ttl)] = [&explanation.cache_status, came].map(without_ttl);
-        // A second may have begun in between; and what is softened is stale since the moment at which that is noticed.
-        let in_time = match (foretold_ttl, ttl) {
-            (Some(foretold), Some(ttl)) => foretold.abs_diff(ttl) <= 1,
-            (foretold, ttl) => foretold == ttl,
-        };
-        assert!(
-            said == same && in_time,
-            "explained as {:?}, and then {came:?} came to {request}: {explanation:?}",
-            explanation.cache_status
-        );
-    }
-}
-
-/// A member of `Cache-Status`, and its `ttl` apart.
-fn without_ttl(member: &str) -> (String, Option<i64>) {
-    let is_ttl = |parameter: &&str| parameter.starts_with("ttl=");
-    let ttl = member.split("; ").find(is_ttl).and_then(|parameter| parameter[4..].parse().ok());
-    (member.split("; ").filter(|parameter| !is_ttl(parameter)).collect::<Vec<_>>().join("; "), ttl)
 }
 
 /// A request without content, to [`HOST`] unless `uri` or `fields` say otherwise.

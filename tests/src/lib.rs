@@ -4,12 +4,14 @@
 //!
 //! - [`RedisServer`], [`PostgresServer`]: a real server process each, on a free port, in a folder that goes with it.
 //! - [`RedisCluster`], [`RedisSentinel`]: several of them that know each other.
+//! - [`RedisUsage`]: what a server was asked for, in its own count.
 //! - [`ServiceProcess`]: the product service as its users run it.
 //! - [`FaultProxy`]: a TCP proxy that delays, swallows, cuts and lies on demand.
 //! - [`LyingProxy`]: a Redis that answers something else.
 //! - [`HttpClient`]: requests over real sockets, answers read to their last trailer.
 //! - [`Load`]: many clients at once, and what they saw.
 //! - [`Origin`], [`App`], [`Backend`]: an application that says what it was asked, a cache in front of it, on every store.
+//! - [`Foreteller`]: what is explained of a request before it is sent, compared with what comes.
 //! - [`Feed`]: a body that a test feeds piece by piece.
 //! - [`CacheNode`], [`SharedOrigin`]: a process of a fleet, and the application that the fleet stands in front of.
 //! - [`Neighbour`]: another cache between this one and its clients: nginx, HAProxy.
@@ -23,6 +25,7 @@ mod cache_node;
 mod certificate;
 mod fault_proxy;
 mod feed;
+mod foretold;
 mod http_client;
 mod load;
 mod lying_proxy;
@@ -34,6 +37,7 @@ mod program;
 mod redis_cluster;
 mod redis_sentinel;
 mod redis_server;
+mod redis_usage;
 mod service_process;
 mod shared_origin;
 mod supervisor;
@@ -44,6 +48,7 @@ pub use backend::Backend;
 pub use cache_node::{CacheNode, Storm};
 pub use fault_proxy::{Direction, Fault, FaultProxy};
 pub use feed::{Feed, Unread};
+pub use foretold::{Foreteller, Foretold};
 pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
 pub use lying_proxy::LyingProxy;
@@ -53,6 +58,7 @@ pub use postgres::PostgresServer;
 pub use redis_cluster::{RedisCluster, RedisClusterBuilder, slot};
 pub use redis_sentinel::{RedisSentinel, RedisSentinelBuilder};
 pub use redis_server::{RedisServer, RedisServerBuilder};
+pub use redis_usage::RedisUsage;
 pub use service_process::ServiceProcess;
 pub use shared_origin::SharedOrigin;
 pub use wait::wait_until;

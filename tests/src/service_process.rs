@@ -63,6 +63,11 @@ impl ServiceProcess {
         self.supervisor.signal(Signal::TERM);
     }
 
+    /// SIGHUP.
+    pub fn hangup(&self) {
+        self.supervisor.signal(Signal::HUP);
+    }
+
     /// SIGKILL; returns when it is gone.
     pub fn kill(&mut self) {
         self.supervisor.kill();

@@ -12,9 +12,14 @@
 //! | [`GetAnother`](Action::GetAnother) | the same for another key with this tag, as far as it matters here: the tracked `MGET` |
 //! | [`Deliver`](Action::Deliver) | `connection/pushes.rs`: the reader applies a push at once, and hands a reply to whoever awaits it |
 //! | [`Handle`](Action::Handle) | `lookup.rs`: what the awaiting task does with the reply; a tracked `MGET` of an unknown token |
-//! | [`Acquire`](Action::Acquire) | `lease.rs`: `LAST_INVALIDATION` and `ACQUIRE`; then the application reads its database |
-//! | [`Stamp`](Action::Stamp) | `commit.rs`: `STAMP` and `LAST_INVALIDATION`, compared with the load's start |
-//! | [`Commit`](Action::Commit) | `commit.rs`: `COMMIT` |
+//! | [`Look`](Action::Look) | `lookup.rs`, in a process that will load: the entry as it is before the lease is asked for |
+//! | [`Take`](Action::Take) | `lease.rs`: `SET … NX GET` |
+//! | [`Claim`](Action::Claim) | `claim.rs`: the same, by a look-up that has seen nothing yet |
+//! | [`Begin`](Action::Begin) | the entry behind the lease, and `TIME`; then the application reads its database |
+//! | [`Learn`](Action::Learn) | `lookup.rs`, `lease.rs`: any tracked read of the token; it may be believed for as long as one likes |
+//! | [`CommitBelieved`](Action::CommitBelieved) | `commit.rs`: `COMMIT` with a token that is known to live |
+//! | [`CommitCompared`](Action::CommitCompared) | `commit.rs`: `COMMIT` with one that it compares, or with a new one |
+//! | [`Stamp`](Action::Stamp), [`Commit`](Action::Commit) | `commit.rs`, in a cluster: `STAMP` and `LAST_INVALIDATION`, compared with the load's start; then `COMMIT` |
 //! | [`InvalidateKey`](Action::InvalidateKey) | `invalidate.rs`: `UNLINK` of entry and lease |
 //! | [`Note`](Action::Note), [`InvalidateTag`](Action::InvalidateTag) | `invalidate.rs`: `NOTE_INVALIDATION`, then `INVALIDATE_TAG` |
 //! | [`Reconnect`](Action::Reconnect) | `connection/connect.rs`: another connection, with a token table of its own |
@@ -32,11 +37,18 @@ use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 
 const STORE_NEVER_STALE: &str = "the server holds nothing valid that is stale";
 const NEVER_STALE: &str = "a read over the connection is never stale";
+/// What a load that holds its lease begins for is not there already.
+const ONE_LOAD: &str = "nobody loads what another load has brought";
 /// Until then it is late by what is on its way; the node that invalidated doesn't wait for it.
 const NEAR_NEVER_STALE: &str = "a first tier is not stale once every push on its way to it has arrived";
 
 #[test]
 fn nothing_stale_is_ever_stored_whoever_loads_and_whatever_is_lost() {
+    Protocol { changes: 1, losses: None, ..FILLS }.explore();
+}
+
+#[test]
+fn nothing_stale_is_ever_stored_however_often_the_truth_changes() {
     FILLS.explore();
 }
 
@@ -75,6 +87,24 @@ fn the_model_finds_a_commit_that_trusts_a_token_made_by_another_fill_since() {
 }
 
 #[test]
+fn the_model_finds_a_lease_that_is_taken_after_the_entry_was_looked_at() {
+    let path = Protocol { read_behind_lease: false, ..FILLS }.counterexample();
+    assert!(matches!(path.last(), Some(Action::Begin(_))));
+}
+
+#[test]
+fn the_model_finds_a_load_that_is_dated_after_it_has_read() {
+    let path = Protocol { dated_first: false, ..FILLS }.counterexample();
+    assert!(path.iter().any(|action| matches!(action, Action::Date(_))));
+}
+
+#[test]
+fn the_model_finds_a_believed_token_that_is_written_again_once_it_was_lost() {
+    let path = Protocol { lost_stays_lost: false, ..FILLS }.counterexample();
+    assert!(path.contains(&Action::LoseToken));
+}
+
+#[test]
 fn the_model_finds_an_answer_that_is_kept_though_a_push_came_since_it_was_asked_for() {
     Protocol { push_beats_answer: false, ..READS }.counterexample();
 }
@@ -100,6 +130,9 @@ struct Protocol {
     loads: usize,
     /// Whether there is a node that reads.
     reads: bool,
+    /// In every way that there is to take a lease and to commit. Otherwise by a claim, and with what is believed: what reads find
+    /// does not differ by more than that.
+    every_way: bool,
     /// A commit is refused unless its lease is still held.
     lease_compared: bool,
     /// A fill is dropped whose tag was invalidated since its load began.
@@ -108,6 +141,12 @@ struct Protocol {
     note_consulted: bool,
     /// So is one that finds a token that another fill made since.
     created_tokens_doubted: bool,
+    /// The entry is read behind the lease.
+    read_behind_lease: bool,
+    /// A load knows when it began before it reads.
+    dated_first: bool,
+    /// A token that was known and is gone is not written again.
+    lost_stays_lost: bool,
     /// What was read is not kept if a push came since it was asked for.
     push_beats_answer: bool,
     /// The first tier's entries are void with the connection that brought them.
@@ -116,26 +155,30 @@ struct Protocol {
     pushes_in_order: bool,
 }
 
-/// Two nodes load, any number of things is lost, and reading is asking the server.
+/// Two nodes load, and reading is asking the server.
 const FILLS: Protocol = Protocol {
     changes: 2,
-    losses: None,
+    losses: Some(1),
     loads: 2,
     reads: false,
+    every_way: true,
     lease_compared: true,
     token_compared: true,
     note_consulted: true,
     created_tokens_doubted: true,
+    read_behind_lease: true,
+    dated_first: true,
+    lost_stays_lost: true,
     push_beats_answer: true,
     near_ends_with_connection: true,
     pushes_in_order: true,
 };
 
 /// One node loads, another one reads.
-const READS: Protocol = Protocol { losses: Some(1), loads: 1, reads: true, ..FILLS };
+const READS: Protocol = Protocol { losses: Some(1), loads: 1, reads: true, every_way: false, ..FILLS };
 
 /// Two nodes load, another one reads.
-const ALL: Protocol = Protocol { changes: 1, losses: Some(1), reads: true, ..FILLS };
+const ALL: Protocol = Protocol { changes: 1, losses: Some(1), reads: true, every_way: false, ..FILLS };
 
 impl Protocol {
     /// Visits every state there is; panics with the way to one that must not be.
@@ -145,13 +188,14 @@ impl Protocol {
         checker.assert_properties();
     }
 
-    /// The shortest way to a stale read; panics if there is none.
+    /// The shortest way to a stale read, or to a load too many; panics if there is none.
     fn counterexample(self) -> Vec<Action> {
         let checker = self.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         let found = checker.discoveries();
-        let path: Option<Path<State, Action>> =
-            [STORE_NEVER_STALE, NEVER_STALE, NEAR_NEVER_STALE].into_iter().find_map(|name| found.get(name).cloned());
-        let actions = path.expect("a stale read is found").into_actions();
+        let path: Option<Path<State, Action>> = [STORE_NEVER_STALE, NEVER_STALE, NEAR_NEVER_STALE, ONE_LOAD]
+            .into_iter()
+            .find_map(|name| found.get(name).cloned());
+        let actions = path.expect("a bug is found").into_actions();
         println!("{actions:?}");
         actions
     }
@@ -173,10 +217,12 @@ struct State {
     entry: Option<Entry>,
     lease: Option<usize>,
     token: Option<Token>,
-    loads: Vec<Load>,
+    loads: Vec<Loader>,
     reader: Node,
     /// Whether a read over the connection returned what it must not.
     stale: bool,
+    /// Whether a load began for what was there.
+    wasted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -251,17 +297,46 @@ enum Read {
     ToldToken(Version, Option<Entry>, Option<Name>),
 }
 
+/// A node that loads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Loader {
+    load: Load,
+    /// The token as it was read at some time, whatever came since.
+    known: Option<Known>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Known {
+    token: Token,
+    /// Whether it says that it was made since the load began.
+    since: bool,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Load {
     #[default]
     None,
+    /// What was there is of no use. `changed`: it is no longer what was seen.
+    Looked {
+        changed: bool,
+    },
+    /// The lease is taken after that.
+    Taken {
+        changed: bool,
+    },
+    /// The lease is taken by a look-up.
+    Claimed,
+    /// With a guard taken out: it has read, and does not know when it began.
+    Undated(Version),
     /// The server's clock is left out: instead, a load knows what came since it began.
     Began {
         version: Version,
         /// Whether any tag was invalidated, or the server forgot when one last was.
         noted: bool,
-        /// Whether the tag got a token.
+        /// Whether the tag got a token, by its own word.
         token_made: bool,
+        /// Whether the other load under way began before.
+        second: bool,
     },
     Stamped(Entry),
 }
@@ -280,7 +355,14 @@ enum Action {
     /// The message at this place of the inbox.
     Deliver(usize),
     Handle,
-    Acquire(usize),
+    Look(usize),
+    Take(usize),
+    Claim(usize),
+    Begin(usize),
+    Date(usize),
+    Learn(usize),
+    CommitBelieved(usize),
+    CommitCompared(usize),
     Stamp(usize),
     Commit(usize),
     Reconnect,
@@ -304,20 +386,15 @@ impl Model for Protocol {
         if state.losses != Some(0) {
             actions.extend(state.lease.map(|_| Action::LeaseRunsOut));
             actions.extend(state.token.map(|_| Action::LoseToken));
-            if state.loads.iter().any(|load| matches!(load, Load::Began { noted: false, .. })) {
+            if state.loads.iter().any(|loader| matches!(loader.load, Load::Began { noted: false, .. })) {
                 actions.push(Action::LoseNote);
             }
             if state.reader.uses_connection() {
                 actions.push(Action::Reconnect);
             }
         }
-        for (id, load) in state.loads.iter().enumerate() {
-            match load {
-                Load::None if state.lease.is_none() => actions.push(Action::Acquire(id)),
-                Load::None => {}
-                Load::Began { .. } => actions.push(Action::Stamp(id)),
-                Load::Stamped(_) => actions.push(Action::Commit(id)),
-            }
+        for (id, loader) in state.loads.iter().enumerate() {
+            self.load_on(state, id, *loader, actions);
         }
         let reader = &state.reader;
         match reader.read {
@@ -350,8 +427,8 @@ impl Model for Protocol {
             }
             Action::InvalidateKey => {
                 state.lease = None;
-                if state.entry.take().is_some() {
-                    state.reader.hear_that_the_entry_changed();
+                if state.entry.is_some() {
+                    state.change_entry(None);
                 }
                 if state.reader.invalidates {
                     state.reader.forget_entry();
@@ -363,7 +440,7 @@ impl Model for Protocol {
                 state.invalidation = Invalidation::Noted;
             }
             Action::InvalidateTag => {
-                state.make_token(true);
+                state.make_token(true, None);
                 if state.reader.invalidates {
                     state.reader.token = Slot::Unknown;
                 }
@@ -380,18 +457,28 @@ impl Model for Protocol {
             Action::GetAnother => state.reader.ask_token(state.token, state.floor, None),
             Action::Deliver(place) => state.reader.deliver(place),
             Action::Handle => self.handle(&mut state),
-            Action::Acquire(id) => {
+            Action::Look(id) => state.loads[id].load = Load::Looked { changed: false },
+            Action::Take(id) => {
+                let Load::Looked { changed } = state.loads[id].load else { return None };
                 state.lease = Some(id);
-                state.loads[id] = Load::Began { version: state.truth, noted: false, token_made: false };
+                state.loads[id].load = Load::Taken { changed };
             }
+            Action::Claim(id) => {
+                state.lease = Some(id);
+                state.loads[id].load = Load::Claimed;
+            }
+            Action::Begin(id) => self.begin(&mut state, id),
+            Action::Date(id) => {
+                let Load::Undated(version) = state.loads[id].load else { return None };
+                state.date(id, version);
+            }
+            Action::Learn(id) => state.learn(id),
+            Action::CommitBelieved(id) => self.commit_believed(&mut state, id),
+            Action::CommitCompared(id) => self.commit_compared(&mut state, id),
             Action::Stamp(id) => self.stamp(&mut state, id),
             Action::Commit(id) => {
-                let Load::Stamped(entry) = std::mem::take(&mut state.loads[id]) else { return None };
-                if state.lease == Some(id) || !self.lease_compared {
-                    state.lease = None;
-                    state.entry = Some(entry);
-                    state.reader.hear_that_the_entry_changed();
-                }
+                let Load::Stamped(entry) = state.loads[id].load else { return None };
+                self.write(&mut state, id, entry);
             }
             Action::Reconnect => {
                 state.reader.reconnect();
@@ -407,10 +494,10 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(STORE_NEVER_STALE, |_, state: &State| {
-                let valid = state.entry.filter(|entry| state.token.is_some_and(|token| token.name == entry.stamp));
-                valid.is_none_or(|entry| entry.version >= state.floor)
+                state.valid().is_none_or(|entry| entry.version >= state.floor)
             }),
             Property::always(NEVER_STALE, |_, state: &State| !state.stale),
+            Property::always(ONE_LOAD, |_, state: &State| !state.wasted),
             Property::always(NEAR_NEVER_STALE, |_, state: &State| {
                 let reader = &state.reader;
                 let heard = reader.invalidates || reader.inbox.iter().all(|message| message.is_reply());
@@ -418,7 +505,14 @@ impl Model for Protocol {
             }),
             // Without these, a model in which nothing ever happens would do.
             Property::sometimes("a load is overtaken", |_, state: &State| {
-                state.loads.iter().any(|load| matches!(load, Load::Stamped(entry) if entry.version < state.floor))
+                state
+                    .loads
+                    .iter()
+                    .any(|loader| matches!(loader.load, Load::Began { version, .. } if version < state.floor))
+            }),
+            Property::sometimes("a believed token is out of date", |_, state: &State| {
+                let out_of_date = |known: Known| state.token.is_none_or(|token| token.name != known.token.name);
+                state.loads.iter().any(|loader| loader.known.is_some_and(out_of_date))
             }),
             Property::sometimes("the last version is stored and served", |protocol: &Self, state: &State| {
                 let stored = state.entry.is_some_and(|entry| entry.version == protocol.changes);
@@ -458,23 +552,115 @@ impl Protocol {
         }
     }
 
-    fn stamp(&self, state: &mut State, id: usize) {
-        let Load::Began { version, noted, token_made } = state.loads[id] else { return };
-        let found = state.token;
-        let token = found.unwrap_or_else(|| state.make_token(false));
-        let overtaken = match found {
-            Some(Token { invalidated: true, .. }) => self.token_compared && token_made,
-            Some(_) if !token_made || !self.created_tokens_doubted => false,
-            _ => self.note_consulted && noted,
+    /// What the node that loads, of this number, may do next.
+    fn load_on(&self, state: &State, id: usize, loader: Loader, actions: &mut Vec<Action>) {
+        match loader.load {
+            Load::None => {
+                if self.every_way && state.valid().is_none() {
+                    actions.push(Action::Look(id));
+                }
+                if state.lease.is_none() {
+                    actions.push(Action::Claim(id));
+                }
+            }
+            Load::Looked { .. } if state.lease.is_none() => actions.push(Action::Take(id)),
+            Load::Looked { .. } => {}
+            Load::Taken { .. } | Load::Claimed => actions.push(Action::Begin(id)),
+            Load::Undated(_) => actions.push(Action::Date(id)),
+            Load::Began { .. } => {
+                actions.push(Action::CommitCompared(id));
+                if self.every_way {
+                    actions.push(Action::Stamp(id));
+                }
+                actions.extend(loader.known.map(|_| Action::CommitBelieved(id)));
+                if state.token.is_some() && loader.known.map(|known| known.token) != state.token {
+                    actions.push(Action::Learn(id));
+                }
+            }
+            Load::Stamped(_) => actions.push(Action::Commit(id)),
+        }
+    }
+
+    /// Looks at the entry behind the lease, and begins to load if that is of no use.
+    fn begin(&self, state: &mut State, id: usize) {
+        let as_seen = match state.loads[id].load {
+            Load::Taken { changed } => !changed,
+            _ => state.valid().is_none(),
         };
-        if !overtaken {
-            state.loads[id] = Load::Stamped(Entry { version, stamp: token.name });
+        if self.read_behind_lease && !as_seen {
+            state.release(id);
             return;
         }
-        state.loads[id] = Load::None;
-        if state.lease == Some(id) {
-            state.lease = None;
+        state.wasted |= state.lease == Some(id) && state.valid().is_some();
+        let version = state.truth;
+        if self.dated_first {
+            state.date(id, version);
+        } else {
+            state.loads[id].load = Load::Undated(version);
         }
+    }
+
+    /// Whether a fill is void that carries this token; `None` if that is for the note to say.
+    fn is_overtaken(&self, Known { token, since }: Known) -> Option<bool> {
+        match (token.invalidated, since) {
+            (true, since) => Some(since && self.token_compared),
+            (false, true) if self.created_tokens_doubted => None,
+            (false, _) => Some(false),
+        }
+    }
+
+    /// With the token that is known, and not compared.
+    fn commit_believed(&self, state: &mut State, id: usize) {
+        let Loader { load: Load::Began { version, noted, .. }, known: Some(known) } = state.loads[id] else { return };
+        if self.is_overtaken(known).unwrap_or(noted && self.note_consulted) {
+            state.release(id);
+        } else {
+            self.write(state, id, Entry { version, stamp: known.token.name });
+        }
+    }
+
+    /// With the token that is known, or a new one, if that is what the tag has; otherwise, what it has is known from then on.
+    fn commit_compared(&self, state: &mut State, id: usize) {
+        let Loader { load: Load::Began { version, noted, .. }, known } = state.loads[id] else { return };
+        match (state.token, known) {
+            (Some(token), Some(known)) if token == known.token => self.commit_believed(state, id),
+            (Some(_), _) => state.learn(id),
+            (None, Some(known)) if !self.lost_stays_lost => {
+                state.token = Some(known.token);
+                self.commit_believed(state, id);
+            }
+            (None, Some(_)) => state.loads[id].known = None,
+            (None, None) if noted && self.note_consulted => state.release(id),
+            (None, None) => {
+                if state.lease == Some(id) || !self.lease_compared {
+                    let token = state.make_token(false, Some(id));
+                    self.write(state, id, Entry { version, stamp: token.name });
+                } else {
+                    state.release(id);
+                }
+            }
+        }
+    }
+
+    fn stamp(&self, state: &mut State, id: usize) {
+        let Load::Began { version, noted, token_made, .. } = state.loads[id].load else { return };
+        let found = state.token;
+        let token = found.unwrap_or_else(|| state.make_token(false, None));
+        let known = Known { token, since: found.is_none() || token_made };
+        if self.is_overtaken(known).unwrap_or(noted && self.note_consulted) {
+            state.release(id);
+        } else {
+            state.leave(id, Load::Stamped(Entry { version, stamp: token.name }));
+        }
+    }
+
+    /// Writes, if the lease is still held, and ends it.
+    fn write(&self, state: &mut State, id: usize, entry: Entry) {
+        if state.lease == Some(id) || !self.lease_compared {
+            state.lease = None;
+            state.change_entry(Some(entry));
+        }
+        state.leave(id, Load::None);
     }
 }
 
@@ -488,24 +674,76 @@ impl State {
             entry: None,
             lease: None,
             token: None,
-            loads: vec![Load::None; protocol.loads],
+            loads: vec![Loader::default(); protocol.loads],
             reader: Node { invalidates: reader_invalidates, ..Node::default() },
             stale: false,
+            wasted: false,
         }
     }
 
+    /// The entry, if its tag's token says that it may be used.
+    fn valid(&self) -> Option<Entry> {
+        self.entry.filter(|entry| self.token.is_some_and(|token| token.name == entry.stamp))
+    }
+
     fn note(&mut self) {
-        for load in &mut self.loads {
-            if let Load::Began { noted, .. } = load {
+        for loader in &mut self.loads {
+            if let Load::Began { noted, .. } = &mut loader.load {
                 *noted = true;
             }
         }
     }
 
-    fn make_token(&mut self, invalidated: bool) -> Token {
-        for load in &mut self.loads {
-            if let Load::Began { token_made, .. } = load {
-                *token_made = true;
+    /// There is another entry, or none any more.
+    fn change_entry(&mut self, entry: Option<Entry>) {
+        self.entry = entry;
+        for loader in &mut self.loads {
+            if let Load::Looked { changed } | Load::Taken { changed } = &mut loader.load {
+                *changed = true;
+            }
+        }
+        self.reader.hear_that_the_entry_changed();
+    }
+
+    /// The load knows from now on what comes after it began.
+    fn date(&mut self, id: usize, version: Version) {
+        let second = self.loads.iter().any(|loader| matches!(loader.load, Load::Began { .. }));
+        let loader = &mut self.loads[id];
+        loader.load = Load::Began { version, noted: false, token_made: false, second };
+        loader.known.iter_mut().for_each(|known| known.since = false);
+    }
+
+    fn learn(&mut self, id: usize) {
+        let (token, loader) = (self.token, &mut self.loads[id]);
+        let since = matches!(loader.load, Load::Began { token_made: true, .. });
+        loader.known = token.map(|token| Known { token, since });
+    }
+
+    /// The load is no longer one that may make a token.
+    fn leave(&mut self, id: usize, load: Load) {
+        self.loads[id].load = load;
+        for loader in &mut self.loads {
+            if let Load::Began { second, .. } = &mut loader.load {
+                *second = false;
+            }
+        }
+    }
+
+    /// The load has ended without anything to store.
+    fn release(&mut self, id: usize) {
+        self.leave(id, Load::None);
+        if self.lease == Some(id) {
+            self.lease = None;
+        }
+    }
+
+    /// A new token for the tag: dated now or, if it is a load's, when that began.
+    fn make_token(&mut self, invalidated: bool, by: Option<usize>) -> Token {
+        let of_first = by.is_some_and(|id| matches!(self.loads[id].load, Load::Began { second: false, .. }));
+        for (id, loader) in self.loads.iter_mut().enumerate() {
+            if let Load::Began { token_made, .. } = &mut loader.load {
+                // One that began first dates it before the other one began.
+                *token_made |= by == Some(id) || !of_first;
             }
         }
         let token = Token { name: Name::MAX, invalidated };
@@ -534,10 +772,11 @@ impl State {
     fn each_name(&mut self, mut visit: impl FnMut(&mut Name)) {
         self.entry.iter_mut().for_each(|entry| visit(&mut entry.stamp));
         self.token.iter_mut().for_each(|token| visit(&mut token.name));
-        for load in &mut self.loads {
+        for Loader { load, known } in &mut self.loads {
             if let Load::Stamped(entry) = load {
                 visit(&mut entry.stamp);
             }
+            known.iter_mut().for_each(|known| visit(&mut known.token.name));
         }
         let reader = &mut self.reader;
         for message in &mut reader.inbox {

@@ -329,7 +329,10 @@ mod a_body {
         let first = app.get("/", &[]).await;
         assert_eq!((first.x_cache(), first.cache_status().detail.as_deref()), ("MISS", Some("body-too-large")));
         let second = app.get("/", &[]).await;
-        assert_eq!((second.x_cache(), second.cache_status().detail.as_deref()), ("BYPASS", Some("remembered")));
+        assert_eq!(
+            (second.x_cache(), second.cache_status().detail.as_deref()),
+            ("BYPASS", Some("remembered/body-too-large"))
+        );
     }
 
     /// Servers send an exact one with a length, and not in chunks.

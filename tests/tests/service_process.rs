@@ -11,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::json;
-use tests::{HttpClient, RedisServer, ServiceProcess, wait_until};
+use tests::{HttpClient, Load, RedisServer, ServiceProcess, wait_until};
 use tokio::task::JoinSet;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_service-under-test");
@@ -36,6 +36,26 @@ mod start {
         let hit = client.get(&url, &[]).await;
         assert!(hit.header("age").unwrap().parse::<u64>().is_ok());
         assert_eq!(hit.body, miss.body);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_a_cache_needs_no_redis_and_keeps_nothing() {
+        let redis = RedisServer::start();
+        let variables = [("APP_CACHE", "off"), ("APP_REDIS_URL", &redis.url())];
+        let connections = || redis.info("stats", "total_connections_received").parse::<u64>().unwrap();
+        let before = connections();
+        let service = ServiceProcess::start(SERVICE, &variables);
+        assert!(service.log().contains("cache off"), "{}", service.log());
+        let client = HttpClient::new();
+        let url = format!("{}/api/products/42", service.url());
+        for _ in 0..3 {
+            let answer = client.get(&url, &[]).await;
+            assert_eq!((answer.status, answer.header("x-cache"), answer.header("age")), (StatusCode::OK, None, None));
+        }
+        assert_eq!(connections(), before + 1, "of this test alone");
+        let metrics = client.get(&format!("{}/metrics", service.url()), &[]).await;
+        let metrics = metrics.text();
+        assert!(metrics.contains("http_server") && !metrics.contains("cache_layer"), "{metrics}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +143,7 @@ mod start {
     }
 
     /// For starts that fail: runs the service to its end.
-    fn run(variables: &[(&str, &str)]) -> Output {
+    pub(super) fn run(variables: &[(&str, &str)]) -> Output {
         Command::new("timeout")
             .args(["20", SERVICE])
             .env_clear()
@@ -470,5 +490,112 @@ fn read_until(connection: &mut TcpStream, end: &str) {
     while !seen.ends_with(end) {
         connection.read_exact(&mut byte).unwrap();
         seen.push(byte[0].into());
+    }
+}
+
+/// Rules in a file, read again while requests run.
+mod rules {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// A file whose settings say its number, all of them: lifetimes in hundreds of seconds, and whether products have entity tags.
+    fn file(number: u64) -> String {
+        let rule = |path: &str| {
+            let (ttl, etags) = (100 * number, number.is_multiple_of(2));
+            format!("[[rule]]\npath = \"{path}\"\nttl = \"{ttl}s\"\netags = {etags}\ninherit = false\n")
+        };
+        // Those in between make the file longer than what is read of it at once.
+        let others: String = (0..200).map(|other| rule(&format!("/api/other/{other}"))).collect();
+        format!("{}{others}{}", rule("/api/products/{id}"), rule("/api/products"))
+    }
+
+    /// In one step, as editors and orchestrators do.
+    fn put(folder: &Path, text: &str) {
+        fs::write(folder.join("rules.new"), text).unwrap();
+        fs::rename(folder.join("rules.new"), folder.join("rules.toml")).unwrap();
+    }
+
+    fn service(folder: &Path) -> ServiceProcess {
+        put(folder, &file(1));
+        ServiceProcess::start(SERVICE, &[("APP_CACHE_RULES", folder.join("rules.toml").to_str().unwrap())])
+    }
+
+    /// The number of the file that the answer to a second request is by.
+    async fn number(client: &HttpClient, url: &str) -> u64 {
+        wait_until("it is stored", async || client.get(url, &[]).await.x_cache() == "HIT").await;
+        let hit = client.get(url, &[]).await;
+        let status = hit.header("cache-status").unwrap();
+        let ttl: u64 = status.split("ttl=").nth(1).unwrap().parse().unwrap_or_else(|_| panic!("{status}"));
+        let number = ttl.div_ceil(100);
+        assert_eq!(hit.header("etag").is_some(), number.is_multiple_of(2), "{url}: half of a file, {status}");
+        number
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn are_read_again_at_a_signal_without_a_failed_request() {
+        const FILES: u64 = 12;
+        let folder = tempfile::tempdir().unwrap();
+        let service = service(folder.path());
+        let client = HttpClient::new();
+        let urls: Vec<_> = (1..=20).map(|id| format!("{}/api/products/{id}", service.url())).collect();
+        let load = Load::start(&client, 4, &urls);
+        let mut seen = Vec::new();
+        for file_number in 1..=FILES {
+            put(folder.path(), &file(file_number));
+            service.hangup();
+            let text = format!("{} cache rules", file(file_number).matches("[[rule]]").count());
+            wait_until("it is read", async || service.log().matches(&text).count() >= file_number as usize).await;
+            // What no request has asked for yet.
+            seen.push(
+                number(&client, &format!("{}/api/products/{file_number}?new={file_number}", service.url())).await,
+            );
+            assert_eq!(
+                number(&client, &format!("{}/api/products?limit={file_number}", service.url())).await,
+                file_number
+            );
+        }
+        let report = load.stop().await;
+        report.assert_no_failure();
+        assert_eq!(seen, (1..=FILES).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn that_are_wrong_are_named_by_their_line_and_leave_those_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut service = service(folder.path());
+        let client = HttpClient::new();
+        for (text, why) in [
+            ("[[rule]]\npath = \"/a\"\nttl = \"soon\"\n", "rules.toml: line 3: \"soon\" must be a time"),
+            ("[[rule]]\npath = \"/a/{b\"\n", "rules.toml: line 1: rule for \"/a/{b\""),
+        ] {
+            put(folder.path(), text);
+            service.hangup();
+            wait_until("it says why", async || {
+                let log = service.log().replace("\\\"", "\"");
+                log.contains(why) && log.contains("the rules are those before")
+            })
+            .await;
+        }
+        assert_eq!(number(&client, &format!("{}/api/products/1", service.url())).await, 1);
+        fs::remove_file(folder.path().join("rules.toml")).unwrap();
+        service.hangup();
+        wait_until("it says that it is gone", async || service.log().contains("cannot read that file")).await;
+        assert_eq!(number(&client, &format!("{}/api/products/2", service.url())).await, 1);
+        service.terminate();
+        assert_eq!(service.wait(), 0, "{}", service.log());
+
+        let output = start::run(&[("APP_CACHE_RULES", folder.path().join("rules.toml").to_str().unwrap())]);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(line.starts_with("service: APP_CACHE_RULES (or --cache-rules) is \""), "{line}");
+        assert_eq!((output.status.code(), line.lines().count()), (Some(2), 1), "{line}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_signal_without_a_file_ends_nothing() {
+        let service = ServiceProcess::start(SERVICE, &[]);
+        service.hangup();
+        wait_until("it says that there is none", async || service.log().contains("APP_CACHE_RULES names one")).await;
+        assert_eq!(HttpClient::new().get(&format!("{}/health/live", service.url()), &[]).await.status, 200);
     }
 }

@@ -70,9 +70,9 @@ async fn a_response_with_more_tags_than_an_invalidation_could_reach_is_not_store
     let origin = Origin::new(|call, request| async move {
         let mut response = echo(call, &request, &[("cache-control", "max-age=60")]);
         let value = match request.uri().path() {
-            "/many" => (0..65).map(|n| n.to_string()).collect::<Vec<_>>().join(","),
+            "/many" => (0..1_025).map(|n| n.to_string()).collect::<Vec<_>>().join(","),
             "/long" => "x".repeat(257),
-            _ => (0..64).map(|n| n.to_string()).collect::<Vec<_>>().join(","),
+            _ => (0..1_024).map(|n| n.to_string()).collect::<Vec<_>>().join(","),
         };
         response.headers_mut().insert("cache-tag", HeaderValue::from_str(&value).unwrap());
         Ok(response)
@@ -82,6 +82,9 @@ async fn a_response_with_more_tags_than_an_invalidation_could_reach_is_not_store
         let response = app.get(path, &[]).await;
         assert_eq!((response.cache_status().detail.as_deref(), response.header("cache-tag")), (detail, None), "{path}");
     }
+    assert_eq!(app.get("/fit", &[]).await.header("x-cache"), Some("HIT"));
+    app.cache.invalidate_tag("1023").await.unwrap();
+    assert_eq!(app.get("/fit", &[]).await.header("x-cache"), Some("MISS"));
 }
 
 async fn a_304_that_names_tags_replaces_those_named_before(backend: &Backend) {

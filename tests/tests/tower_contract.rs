@@ -220,7 +220,27 @@ mod a_call {
         assert_eq!((answer.x_cache(), answer.call()), ("HIT", 1));
     }
 
-    over_each_store!(is_not_made_for_a_hit, that_a_timeout_outside_gives_up_is_stored_when_it_ends);
+    /// What is stored is for all: what a layer further out keeps in its client's task does not reach the load.
+    async fn sees_no_task_local_of_its_client(backend: &Backend) {
+        tokio::task_local! {
+            static USER: &'static str;
+        }
+        let origin = Origin::new(|call, request| async move {
+            assert!(USER.try_with(|user| user.len()).is_err(), "a page for all was made for one");
+            Ok(echo(call, &request, MAX_AGE))
+        });
+        let app = App::on(backend, &origin).await;
+        for x_cache in ["MISS", "HIT"] {
+            let answer = USER.scope("somebody", app.get("/", &[])).await;
+            assert_eq!((answer.x_cache(), answer.call()), (x_cache, 1));
+        }
+    }
+
+    over_each_store!(
+        is_not_made_for_a_hit,
+        that_a_timeout_outside_gives_up_is_stored_when_it_ends,
+        sees_no_task_local_of_its_client,
+    );
 }
 
 mod an_error {

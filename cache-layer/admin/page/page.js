@@ -245,10 +245,10 @@ async function hottest() {
 
 const moods = { hit: "good", stale: "fair", "backed-off": "fair", wait: "wait", validate: "fair", load: "poor", forward: "poor", refuse: "poor" };
 
-function query(form, several = []) {
+function query(form, several = [], without = []) {
   const pairs = [];
   for (const { name, value } of form.elements) {
-    if (!name || !value.trim()) continue;
+    if (!name || without.includes(name) || !value.trim()) continue;
     const values = several.includes(name) ? value.split("\n") : [value];
     pairs.push(...values.map((one) => one.trim()).filter(Boolean).map((one) => [name, one]));
   }
@@ -267,7 +267,7 @@ function facts(entry, ...more) {
     ["Load took", entry.load_ms ? millis(entry.load_ms) : undefined],
     ["Soft invalidation", entry.soft_invalidated ? "came over it" : undefined],
     ["From the future", entry.from_the_future ? "made later than it is now: its clock, or this one, is wrong" : undefined],
-    ["Immutable", entry.immutable ? "yes" : undefined], ["Never stale", entry.never_stale ? "yes" : undefined],
+    ["Entity tag", entry.minted ? "the cache's own" : undefined], ["Immutable", entry.immutable ? "yes" : undefined], ["Never stale", entry.never_stale ? "yes" : undefined],
     ["Can be validated", entry.can_be_validated === undefined ? undefined : entry.can_be_validated ? "yes" : "no"]]);
 }
 
@@ -282,7 +282,7 @@ const decisionColumns = [
 
 function lease(of) {
   if (!of) return undefined;
-  const words = { free: "free", held: "held: somebody is loading", uncacheable: "a recent response could not be stored", failed: "recent loads failed" };
+  const words = { free: "free", "no-room": "none: the store is full", held: "held: somebody is loading", uncacheable: "a recent response could not be stored", failed: "recent loads failed" };
   const more = of.state === "failed" ? " (" + of.failures + (of.status ? ", last with " + of.status : "") + (of.back_off_ms ? ", left alone for " + millis(of.back_off_ms) : "") + ")" : "";
   return (words[of.state] ?? of.state) + more;
 }
@@ -295,12 +295,15 @@ function shown(told) {
       ["", told.is_final ? undefined : "if the response may be stored: the application decides"],
       ["Reason", told.reason && element("span", {}, element("code", {}, told.reason.name), " – " + told.reason.means)],
       ["Stored, but", told.rejected && (told.rejected === "tag" ? "a tag of it was invalidated, or its token is lost" : told.rejected)],
-      ["Found in", told.tier === "none" ? undefined : told.tier], ["Rule", told.rule_ms === null ? undefined : "keeps for " + millis(told.rule_ms) + " what states no freshness"],
+      ["Before that", told.first_reason && element("span", {}, element("code", {}, told.first_reason.name), " – " + told.first_reason.means)],
+      ["Found in", told.tier === "none" ? undefined : told.tier], ["Stored for", told.alias_of && element("code", {}, told.alias_of)], ["Rule", told.rule && element("code", {}, told.rule)],
       ["Loading here", told.is_loading ? "yes" : undefined], ["Lease", lease(told.lease)],
-      ["If the application fails", entry ? (told.stands_in ? "what is stored stands in" : undefined) : undefined]]))];
+      ["If the application fails", entry ? (told.stands_in ? "what is stored stands in" : undefined) : undefined]]),
+    ...told.notes.map((note) => element("p", { class: "quiet" }, note)))];
   if (plan) {
     parts.push(card("What would be stored", list([["Fresh for", millis(plan.fresh_ms)], ["Stale while revalidating until", millis(plan.stale_while_revalidate_ms)],
-      ["Stale on error until", millis(plan.stale_if_error_ms)], ["Kept for", millis(plan.kept_ms)], ["Tags", plan.tags.join(", ")], ["Varies by", plan.vary]])));
+      ["Stale on error until", millis(plan.stale_if_error_ms)], ["Kept for", millis(plan.kept_ms)], ["Tags", plan.tags.join(", ")], ["Varies by", plan.vary],
+      ["Entity tag", plan.minted ? "of the cache's own" : undefined], ["Other queries", plan.answers_other_queries ? "answers for them, too" : undefined]])));
   }
   if (entry) {
     parts.push(element("div", { class: "columns" }, card("Deadlines", deadlines(entry)), card("Entry", facts(entry))));
@@ -309,15 +312,25 @@ function shown(told) {
   if (told.tags.length) parts.push(card("Tags", table(tagColumns, told.tags, "")));
   if (key) {
     parts.push(card("Key", list([["Reads", element("code", {}, key.readable)], ["Namespace", key.namespace], ["Origin", key.origin], ["Path and query", key.path_and_query],
-      ["Fields", key.fields.join(", ")], ["Digest", element("code", {}, key.digest)],
+      ["Fields", key.fields.join(", ")], ["Cookies", key.cookies.join(", ")], ["From outside", key.hinted ? count(key.hinted) + (key.hinted === 1 ? " part" : " parts") : undefined],
+      ["Content", key.content && element("code", {}, key.content)], ["Digest", element("code", {}, key.digest)],
       ["Variant", told.variant && element("span", {}, "by " + told.variant.fields + ", one of " + told.variant.variants + ": ", element("code", {}, told.variant.digest))]])));
+  }
+  const settings = (title, some) => some.length && parts.push(card(title, table([{ name: "Setting", kind: "code", of: (row) => row.name },
+    { name: "Is", of: (row) => row.value }, { name: "Said by", of: (row) => row.origin }], some, "", true)));
+  settings("Settings", told.settings.filter((one) => one.origin !== "default"));
+  if (told.settings.length) {
+    parts.push(element("details", { class: "card" }, element("summary", {}, "Settings that nobody says anything of"),
+      list(told.settings.filter((one) => one.origin === "default").map((one) => [one.name, one.value]))));
   }
   if (told.recent.length) parts.push(card("Last decisions here", table(decisionColumns, told.recent, "", true)));
   return parts;
 }
 
 async function explain() {
-  const told = await attempt(() => json("api/explain?" + query($("explain-form"), ["header", "response_header"])));
+  const form = $("explain-form"), content = form.elements.content.value;
+  const target = "api/explain?" + query(form, ["header", "hint", "response_header"], ["content"]);
+  const told = await attempt(() => content ? json(target, { method: "POST", body: content }) : json(target));
   if (told) $("explained").replaceChildren(...shown(told));
 }
 

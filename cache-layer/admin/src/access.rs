@@ -84,13 +84,18 @@ fn check(
     match (token, given) {
         (Some(token), Some(given)) if token.is(given) => Ok(()),
         (_, Some(_)) => Err(Problem::unauthorized("the token is wrong")),
-        (_, None) if *method == Method::GET && is_local(peer, uri, headers) => Ok(()),
+        (_, None) if only_reads(method, uri) && is_local(peer, uri, headers) => Ok(()),
         (None, None) => Err(Problem::new(
             StatusCode::FORBIDDEN,
             "no token is set, so that only a client on the same machine may ask, and nothing can be changed",
         )),
         (Some(_), None) => Err(Problem::unauthorized("a token is needed: `Authorization: Bearer …`")),
     }
+}
+
+/// To explain a request with content changes nothing, either.
+fn only_reads(method: &Method, uri: &Uri) -> bool {
+    *method == Method::GET || (*method == Method::POST && uri.path() == "/api/explain")
 }
 
 fn has_token_in_query(uri: &Uri) -> bool {
@@ -184,6 +189,8 @@ mod tests {
         }
         assert_eq!(status(HERE, "POST", "/api/purge", &[local]), 401);
         assert_eq!(status(HERE, "DELETE", "/api/stats", &[local]), 401);
+        assert_eq!(status(HERE, "POST", "/api/explain", &[local]), 200);
+        assert_eq!(status(Some("10.0.0.7:5000"), "POST", "/api/explain", &[local]), 401);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 use cache_layer::{
-    Cache, CacheLayer,
+    Cache, CacheLayer, QueryLayer,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use http::{HeaderValue, StatusCode, Uri, header};
@@ -23,7 +23,7 @@ use crate::{
     page,
     problem::Problem,
     recorder::{Recorder, now},
-    state::{Context, Inner, Memory},
+    state::{Context, Inner, Layer, Memory},
 };
 
 /// The most that a request may say.
@@ -80,10 +80,18 @@ impl Admin {
 
     /// A layer over the cache, by which URLs become keys, and requests are explained. It has to be the one that is in the
     /// application's stack, or a clone of it. Several have different names.
-    pub fn layer(mut self, name: impl Into<String>, layer: &CacheLayer) -> Self {
-        let name = name.into();
+    pub fn layer(self, name: impl Into<String>, layer: &CacheLayer) -> Self {
+        self.named(name.into(), Layer::Plain(layer.clone()))
+    }
+
+    /// As [`layer`](Self::layer), for one that answers requests by their content.
+    pub fn query_layer(self, name: impl Into<String>, layer: &QueryLayer) -> Self {
+        self.named(name.into(), Layer::Query(layer.clone()))
+    }
+
+    fn named(mut self, name: String, layer: Layer) -> Self {
         self.0.layers.retain(|(known, _)| *known != name);
-        self.0.layers.push((name, layer.clone()));
+        self.0.layers.push((name, layer));
         self
     }
 

@@ -30,6 +30,22 @@ fn of_request(reason: NoCacheReason) -> Option<&'static str> {
         R::Cookie => {
             "The request has a cookie. Either the layer passes by requests with it (bypass_on_cookies), or only a rule would keep the response, and a rule doesn't know what the cookie makes of it: state freshness in the response."
         }
+        R::Off => "The cache is switched off (enabled).",
+        R::Hint => "A layer outside of the cache says that the request is not for it (Hints::bypass).",
+        R::BypassIf => "The request is not for the cache, by the application's own bypass_if.",
+        R::UnclearPath => {
+            "The path has dot segments, empty segments or needless encoding: it may mean another one to the application than to the rules."
+        }
+        R::ContentType => {
+            "The content may be part of the key, and the request doesn't say in one way what it is (Content-Type)."
+        }
+        R::ContentTooLarge => {
+            "The content may be part of the key, and is longer than what is read for that (max_content)."
+        }
+        R::ContentUnread => {
+            "The content may be part of the key, and did not come to its end: it broke off, took too long, or had another length than announced."
+        }
+        R::Expect => "The client waits for the application's word before it sends its content (Expect: 100-continue).",
         R::HeadMiss => "Nothing is stored to answer HEAD from, and a response to HEAD is not kept.",
         R::StatedPort => {
             "The request names a port that goes without saying, which the application may have repeated in what it made."
@@ -66,11 +82,21 @@ fn of_response(reason: NoCacheReason) -> Option<&'static str> {
         R::AlreadyStale => {
             "It was stale when it came: its Age exceeds its lifetime, or what states the lifetime can't be read."
         }
+        R::Rule => "A rule says that nothing of these requests is kept: by bypass, or by a lifetime of zero.",
+        R::OneClient => {
+            "A field of the response (Clear-Site-Data, a CSRF token, a nonce) makes it one client's, and only a rule would keep it: state freshness in the response."
+        }
+        R::KeepIf => "The application's own keep_if says that such a response is not kept.",
+        R::Incremental => {
+            "The message is to be passed on as it comes in (Incremental), so that nobody waits for all of it."
+        }
+        R::SecPurpose => "An error in answer to a request that was made ahead of its user is about that request alone.",
+        R::Dictionary => "The content can be read only with a dictionary that few clients have.",
         R::BodyTooLarge => "The content exceeds max_body.",
         R::BodyTruncated => "The content was not as long as announced.",
         R::BodyFailed => "The content ended in an error.",
         R::ServiceFailed => "The service failed and gave no response.",
-        R::TooManyTags => "More than 64 tags, or one of more than 256 bytes: an invalidation could not reach it.",
+        R::TooManyTags => "More than 1,024 tags, or one of more than 256 bytes: an invalidation could not reach it.",
         R::MadeFromStale => {
             "It was made from something stored that is stale, or that may have been invalidated meanwhile."
         }

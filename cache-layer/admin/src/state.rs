@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer,
+    Cache, CacheLayer, Explanation, QueryLayer,
     store::{MemoryStore, RedisStore, TieredStore},
 };
+
+use http::Request;
+use http_body_util::Full;
 
 use crate::{access::Token, answers::Answers, audit::Audit, problem::Problem, recorder::Recorder};
 
@@ -16,7 +20,7 @@ pub(crate) struct Context(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) name: String,
     pub(crate) cache: Cache,
-    pub(crate) layers: Vec<(String, CacheLayer)>,
+    pub(crate) layers: Vec<(String, Layer)>,
     pub(crate) memory: Option<Memory>,
     pub(crate) redis: Option<RedisStore>,
     pub(crate) recorder: Option<Recorder>,
@@ -34,9 +38,33 @@ pub(crate) enum Memory {
     FirstTier(TieredStore),
 }
 
+/// A layer over the cache.
+#[derive(Clone)]
+pub(crate) enum Layer {
+    Plain(CacheLayer),
+    /// One that answers requests by their content, too.
+    Query(QueryLayer),
+}
+
+impl Layer {
+    pub(crate) fn cache_layer(&self) -> &CacheLayer {
+        match self {
+            Self::Plain(layer) => layer,
+            Self::Query(layer) => layer.cache_layer(),
+        }
+    }
+
+    pub(crate) async fn explain(&self, request: &Request<Full<Bytes>>, content: Bytes) -> Explanation {
+        match self {
+            Self::Plain(layer) => layer.explain(request).await,
+            Self::Query(layer) => layer.explain(request, content).await,
+        }
+    }
+}
+
 impl Context {
     /// The layer of that name, or the only one.
-    pub(crate) fn layer(&self, name: Option<&str>) -> Result<(&str, &CacheLayer), Problem> {
+    pub(crate) fn layer(&self, name: Option<&str>) -> Result<(&str, &Layer), Problem> {
         let names = || self.0.layers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         let found = match (name, &self.0.layers[..]) {
             (Some(name), layers) => layers.iter().find(|(known, _)| known == name),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    key::{Key, KeyId},
+    key::{Hashed, Key, KeyHash},
     sync::Mutex,
 };
 
@@ -64,7 +64,7 @@ impl RecentFailure {
 
 /// What this process remembers, so that not every request has to ask the store.
 #[derive(Debug, Default)]
-pub(crate) struct RecentFailures(Mutex<HashMap<KeyId, Remembered>>);
+pub(crate) struct RecentFailures(Mutex<HashMap<KeyHash, Remembered, Hashed>>);
 
 #[derive(Debug)]
 struct Remembered {
@@ -73,17 +73,17 @@ struct Remembered {
 }
 
 impl RecentFailures {
-    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Remembered>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<KeyHash, Remembered, Hashed>> {
         self.0.lock()
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<RecentFailure> {
         let mut table = self.table();
-        let remembered = table.get(&key.id())?;
+        let remembered = table.get(&key.hash())?;
         if Instant::now() < remembered.trusted_until {
             return Some(remembered.recent_failure);
         }
-        table.remove(&key.id());
+        table.remove(&key.hash());
         None
     }
 
@@ -96,13 +96,13 @@ impl RecentFailures {
         // Full of what is still true: forgetting one more costs a question, not an error.
         if table.len() < CAP {
             let trusted_until = recent_failure.until.min(now + TRUST);
-            table.insert(key.id(), Remembered { recent_failure, trusted_until });
+            table.insert(key.hash(), Remembered { recent_failure, trusted_until });
         }
     }
 
     /// The key was invalidated, with all its variants.
     pub(crate) fn forget(&self, key: &Key) {
-        let primary = key.id().primary;
+        let primary = key.hash().primary;
         self.table().retain(|id, _| id.primary != primary);
     }
 

@@ -8,7 +8,6 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use super::{
     backoff::RecentFailures,
@@ -122,9 +121,6 @@ impl CacheBuilder {
         #[cfg(feature = "typed")]
         let codec = self.codec;
         let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, .. } = self;
-        let tasks = TaskTracker::new();
-        // So that waiting for them ends whenever there is none; it takes new ones all the same.
-        tasks.close();
         Cache(Arc::new(Inner {
             store,
             name,
@@ -142,7 +138,6 @@ impl CacheBuilder {
             abandoned_load,
             commits: Semaphore::new(COMMITS),
             on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
-            tasks,
         }))
     }
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
-use tokio_util::task::TaskTracker;
 
 use super::{
     backoff::{RecentFailure, RecentFailures},
@@ -23,10 +22,11 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
-    telemetry::{Counts, Event, Telemetry, Tier},
+    tag::Tags,
+    telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
 };
 #[cfg(feature = "typed")]
-use crate::{codec::Codec, tag::Tags, telemetry::FillOutcome};
+use crate::{codec::Codec, telemetry::FillOutcome};
 
 /// Commits under way at one time, to a store outside of this process. More wait for their turn.
 pub(super) const COMMITS: usize = 256;
@@ -70,7 +70,15 @@ pub(super) struct Inner {
     pub(super) abandoned_load: Duration,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,
-    pub(super) tasks: TaskTracker,
+}
+
+/// What an entry is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// To answer with it, or to load what isn't there.
+    Answer,
+    /// To be shown: nothing is taken along for a load, and no observer is told.
+    Inspection,
 }
 
 /// What the store has for a key.
@@ -86,7 +94,7 @@ impl Cache {
     /// all have. For an orderly shutdown, once no request comes in any more. Invalidations that could not be delivered are
     /// not waited for: nobody knows for how long.
     pub async fn drain(&self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok()
+        tokio::time::timeout(timeout, self.0.flights.landed()).await.is_ok()
     }
 
     /// Keys that this process is loading at this moment.
@@ -128,8 +136,7 @@ impl Cache {
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
-        // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
-        self.0.tasks.spawn(Box::pin(task))
+        self.0.flights.spawn(task)
     }
 
     /// Whether what one of the two loads is stored for the other one, as far as this process can tell.
@@ -157,10 +164,28 @@ impl Cache {
         self.0.store.peek(key).map(|entry| entry.seen_at(|| self.now()))
     }
 
+    /// As [`lookup`](Self::lookup), without waiting; `None` if only that can tell. The time of what is found may be up.
+    pub(crate) fn lookup_at_once(&self, key: &Key) -> Option<Retrieved> {
+        self.0.store.get_at_once(key).map(|found| self.retrieved(Ok(found)))
+    }
+
     /// The entry of `key`.
     pub(crate) async fn lookup(&self, key: &Key) -> Retrieved {
         let found = self.0.store.get(key).await;
         self.retrieved(found)
+    }
+
+    /// The entry of `key`, for this purpose.
+    pub(crate) async fn read(&self, key: &Key, purpose: Reading) -> Retrieved {
+        if purpose == Reading::Answer {
+            return self.lookup(key).await;
+        }
+        match self.0.store.look(key).await {
+            Ok(Lookup::Found(entry)) => Retrieved::Found(entry.seen_at(|| self.now())),
+            Ok(Lookup::Absent) => Retrieved::Missing(Seen::Nothing),
+            Ok(Lookup::Rejected(_, seen)) => Retrieved::Missing(seen),
+            Err(_) => Retrieved::Unavailable,
+        }
     }
 
     fn retrieved(&self, found: Result<Lookup, StoreError>) -> Retrieved {
@@ -182,6 +207,11 @@ impl Cache {
     /// Whether a response for this primary key could not be kept lately.
     pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
         self.0.uncacheable.has(key)
+    }
+
+    /// Why it could not, as far as this process knows.
+    pub(crate) fn first_reason(&self, key: &Key) -> Option<NoCacheReason> {
+        self.0.uncacheable.reason(key)
     }
 
     /// The failure that the key backs off from, as far as this process remembers.
@@ -213,6 +243,11 @@ impl Cache {
             }
         }
         result
+    }
+
+    /// Stores what leads to an entry, and is none itself: nothing is counted.
+    pub(crate) async fn put_alias(&self, key: Key, alias: Entry) -> Result<(), StoreError> {
+        self.0.store.put(vec![(key, alias)], &Tags::default()).await
     }
 
     #[cfg(feature = "typed")]

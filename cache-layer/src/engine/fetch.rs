@@ -4,6 +4,8 @@
 //! ([`Flights::join`](super::flight::Flights::join)): its leader [acquires](Cache::acquire) the right to load, and the others
 //! [follow](Follower::follow).
 
+use std::time::Duration;
+
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -11,15 +13,15 @@ use super::{
     cache::Cache,
     flight::{Flight, FlightOutcome, Follower},
     in_progress::InProgress,
-    patience::Patience,
-    permit::{Attempt, FailurePolicy, Purpose, WritePermit},
+    patience::{LONGEST_PAUSE, LONGEST_PAUSE_FOR_A_LEASE, Patience},
+    permit::{FailurePolicy, Purpose, REMEMBER_UNCACHEABLE, WritePermit, reason_of},
     span::Wait,
 };
 use crate::{
     entry::Entry,
     key::Key,
-    store::Seen,
-    telemetry::{NoCacheReason, Release},
+    store::{Acquired, Failures, Seen},
+    telemetry::{Event, NoCacheReason, Release, WaitScope},
 };
 
 /// What a lookup means for one request. `H` is an answer, and `D` what a front end knows of a miss.
@@ -50,15 +52,25 @@ impl<D> Miss<D> {
 }
 
 /// How the leader of a flight came out of asking for the right to load.
-#[expect(clippy::large_enum_variant, reason = "there is one for each load, and it moves once")]
-pub(crate) enum AcquireOutcome<H, D> {
-    Granted(WritePermit, Miss<D>),
+pub(crate) enum AcquireOutcome<H> {
+    Granted(Box<WritePermit>),
     /// Another load has brought this. The flight has ended.
     Found(H),
     /// A recent load of this key could not be stored: load without a thought of storing. The flight has ended.
     Uncacheable,
     /// A recent load of this key failed: leave the application alone. The flight has ended.
-    BackedOff(RecentFailure, Miss<D>),
+    BackedOff(RecentFailure),
+}
+
+/// What came of asking once for the right to load.
+pub(crate) enum Attempt {
+    Granted(Box<WritePermit>),
+    /// The key changed, or may have: look again, and ask again.
+    LookAgain(Flight),
+    /// A recent load of this key could not be stored. The flight has ended.
+    Uncacheable,
+    /// A recent load of this key failed. The flight has ended.
+    BackedOff(RecentFailure),
 }
 
 /// How a request came out of waiting for another request's load.
@@ -72,39 +84,94 @@ pub(crate) enum Followed<T> {
 impl Cache {
     /// Asks for the right to load what `miss` is about. While the key is loaded elsewhere in the fleet, or changes, the
     /// request waits, and looks again with `find`, for as long as there is `patience`; after that the load goes ahead, and is
-    /// not stored.
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
-    )]
-    pub(crate) fn acquire<H, D, F: Future<Output = Found<H, D>>>(
+    /// not stored. `miss` is what was found last.
+    pub(crate) async fn acquire<H, D, F: Future<Output = Found<H, D>>>(
         &self,
         mut flight: Flight,
-        mut miss: Miss<D>,
+        miss: &mut Miss<D>,
         patience: &mut Patience,
         policy: impl Fn(&Miss<D>) -> FailurePolicy,
         find: impl Fn() -> F,
-    ) -> impl Future<Output = AcquireOutcome<H, D>> {
-        async move {
-            loop {
-                let Some(seen) = miss.expected else {
-                    return AcquireOutcome::Granted(self.load_without_store(flight), miss);
-                };
-                match self.try_acquire(flight, &miss.key, seen, patience, policy(&miss)).await {
-                    Attempt::Granted(permit) => return AcquireOutcome::Granted(permit, miss),
-                    Attempt::Changed(again) => flight = again,
-                    Attempt::Uncacheable => return AcquireOutcome::Uncacheable,
-                    Attempt::BackedOff(failure) => return AcquireOutcome::BackedOff(failure, miss),
+    ) -> AcquireOutcome<H> {
+        loop {
+            let Some(seen) = miss.expected else {
+                return AcquireOutcome::Granted(self.load_without_store(flight));
+            };
+            match self.try_acquire(flight, &miss.key, seen, patience, policy(miss)).await {
+                Attempt::Granted(permit) => return AcquireOutcome::Granted(permit),
+                Attempt::LookAgain(again) => flight = again,
+                Attempt::Uncacheable => return AcquireOutcome::Uncacheable,
+                Attempt::BackedOff(failure) => return AcquireOutcome::BackedOff(failure),
+            }
+            // In a box, so that the future of a load that looks no second time is the smaller for it.
+            *miss = match Box::pin(find()).await {
+                Found::Fresh(hit) => {
+                    flight.finish(FlightOutcome::Stored);
+                    return AcquireOutcome::Found(hit);
                 }
-                miss = match find().await {
-                    Found::Fresh(hit) => {
-                        flight.finish(FlightOutcome::Stored);
-                        return AcquireOutcome::Found(hit);
-                    }
-                    Found::Stale(_, miss) | Found::Missing(miss) => miss,
-                };
+                Found::Stale(_, miss) | Found::Missing(miss) => miss,
+            };
+        }
+    }
+
+    /// Asks once for the right to load `key`, having `seen` what is there. Waits while another process loads it, for as long as
+    /// there is `patience`; after that the load goes ahead, and is not stored.
+    pub(crate) async fn try_acquire(
+        &self,
+        flight: Flight,
+        key: &Key,
+        seen: Seen,
+        patience: &mut Patience,
+        FailurePolicy { back_off, heed }: FailurePolicy,
+    ) -> Attempt {
+        let permit = |flight, lease| Attempt::Granted(self.permit(flight, lease, back_off));
+        let too_long = |flight| {
+            self.emit(Event::Release(Release::WaitTimeout));
+            permit(flight, Err(NoCacheReason::WaitedTooLong))
+        };
+        let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
+        match self.0.store.acquire(key, seen, self.lease_life(), failures).await {
+            Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
+            // What it changed to may not be seen by a lookup: the store may read from a replica that lags.
+            Ok(Acquired::Changed) => match patience.again(LONGEST_PAUSE, Duration::ZERO).await {
+                true => Attempt::LookAgain(flight),
+                false => too_long(flight),
+            },
+            Ok(Acquired::Held) => {
+                let began = Instant::now();
+                let release = self.wait_for_the_fleet(key, patience.deadline()).await;
+                match release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await {
+                    true => Attempt::LookAgain(flight),
+                    false => too_long(flight),
+                }
+            }
+            Ok(Acquired::Uncacheable) => {
+                self.0.uncacheable.remember(&key.primary(), REMEMBER_UNCACHEABLE);
+                flight.finish(FlightOutcome::Uncacheable);
+                Attempt::Uncacheable
+            }
+            Ok(Acquired::BackOff { remaining, status }) => {
+                let recent_failure = RecentFailure::new(status, remaining);
+                self.0.recent_failures.remember(key, recent_failure);
+                flight.finish(FlightOutcome::Failed);
+                Attempt::BackedOff(recent_failure)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "could not take a lease");
+                permit(flight, Err(reason_of(&error)))
             }
         }
+    }
+
+    /// Waits until another process's load of `key` may have ended.
+    async fn wait_for_the_fleet(&self, key: &Key, deadline: Instant) -> Release {
+        let began = Instant::now();
+        let release = match timeout_at(deadline, self.0.store.lease_ended(key)).await {
+            Ok(()) if Instant::now() < deadline => Release::Done,
+            _ => Release::WaitTimeout,
+        };
+        self.emit(Event::Waited { scope: WaitScope::Fleet, release, duration: began.elapsed() });
+        release
     }
 
     /// What a refresh of `key`, which is stale and may be used, is for.

@@ -1,4 +1,5 @@
-//! Single flight: of the requests of this process for one key, one loads and the others wait for how it ends.
+//! Single flight: of the requests of this process for one key, one loads, in a task of its own, and the others wait for how it
+//! ends.
 //!
 //! The followers learn that it has ended, and look their key up again: what they get has passed the fence of the commit. Or
 //! they have part in it before that, if the leader [publishes](Flight::publish_partial) what is coming in and no invalidation
@@ -11,13 +12,17 @@ use std::{
     sync::{Arc, MutexGuard, OnceLock},
 };
 
-use tokio::sync::watch;
-use tracing::{Span, span};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span, instrument::Instrumented, span};
 
 use super::in_progress::InProgress;
 use crate::{
     entry::Entry,
-    key::{Key, KeyId},
+    key::{Hashed, Key, KeyHash},
     sync::Mutex,
     telemetry::Release,
 };
@@ -55,16 +60,30 @@ impl FlightOutcome {
 }
 
 /// How far a flight is.
-#[derive(Clone, Debug)]
-pub(crate) enum Stage {
+#[derive(Clone, Debug, Default)]
+enum Stage {
+    #[default]
     Loading,
     /// What is coming in may be had by others.
     InProgress(Arc<InProgress>),
     Finished(FlightOutcome),
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<KeyId, Follower>>);
+/// The loads of this process, and the tasks that they and what follows from them run in.
+#[derive(Debug)]
+pub(crate) struct Flights {
+    table: Mutex<HashMap<KeyHash, Arc<Shared>, Hashed>>,
+    tasks: TaskTracker,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        let tasks = TaskTracker::new();
+        // So that waiting for them ends whenever there is none; it takes new ones all the same.
+        tasks.close();
+        Self { table: Mutex::default(), tasks }
+    }
+}
 
 /// What a request is to a flight.
 pub(crate) enum Role {
@@ -75,22 +94,47 @@ pub(crate) enum Role {
 /// The leader's side of a flight. Dropped without a word, the flight ends as [`Void`](FlightOutcome::Void).
 pub(crate) struct Flight {
     flights: Arc<Flights>,
-    id: KeyId,
-    stage: watch::Sender<Stage>,
-    load: Arc<OnceLock<span::Id>>,
+    id: KeyHash,
+    shared: Arc<Shared>,
     /// How it ends, once that is known.
     outcome: FlightOutcome,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Follower {
     stage: watch::Receiver<Stage>,
-    load: Arc<OnceLock<span::Id>>,
+    shared: Arc<Shared>,
+}
+
+/// What leader and followers have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    progress: Mutex<Progress>,
+    /// The span that the load is in.
+    load: OnceLock<span::Id>,
+}
+
+/// How far a flight is, for the followers that come; and those that are there. Most loads have none, and need no channel.
+#[derive(Debug, Default)]
+struct Progress {
+    stage: Stage,
+    followers: Option<watch::Sender<Stage>>,
+}
+
+impl Progress {
+    fn follow(&mut self) -> watch::Receiver<Stage> {
+        self.followers.get_or_insert_with(|| watch::Sender::new(self.stage.clone())).subscribe()
+    }
+
+    fn is_followed(&self) -> bool {
+        let is_read = matches!(&self.stage, Stage::InProgress(in_progress) if in_progress.payload.is_read());
+        is_read || self.followers.as_ref().is_some_and(|followers| followers.receiver_count() > 0)
+    }
 }
 
 impl Flights {
-    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Follower>> {
-        self.0.lock()
+    fn table(&self) -> MutexGuard<'_, HashMap<KeyHash, Arc<Shared>, Hashed>> {
+        self.table.lock()
     }
 
     /// Loads under way.
@@ -100,18 +144,22 @@ impl Flights {
 
     /// Whether this process is loading `key`.
     pub(crate) fn has(&self, key: &Key) -> bool {
-        self.table().contains_key(&key.id())
+        self.table().contains_key(&key.hash())
     }
 
     /// Joins the flight for `key`; there is one leader at a time.
     pub(crate) fn join(self: &Arc<Self>, key: &Key) -> Role {
-        let id = key.id();
+        let id = key.hash();
         match self.table().entry(id) {
-            hash_map::Entry::Occupied(flight) => Role::Follower(flight.get().clone()),
+            hash_map::Entry::Occupied(flight) => {
+                let shared = flight.get().clone();
+                // Before the flight can be left: its end is told to those who follow it by then.
+                let stage = shared.progress.lock().follow();
+                Role::Follower(Follower { stage, shared })
+            }
             hash_map::Entry::Vacant(vacant) => {
-                let ((stage, watched), load) = (watch::channel(Stage::Loading), Arc::<OnceLock<_>>::default());
-                vacant.insert(Follower { stage: watched, load: load.clone() });
-                Role::Leader(Flight { flights: self.clone(), id, stage, load, outcome: FlightOutcome::Void })
+                let shared = vacant.insert(Arc::default()).clone();
+                Role::Leader(Flight { flights: self.clone(), id, shared, outcome: FlightOutcome::Void })
             }
         }
     }
@@ -121,26 +169,32 @@ impl Flight {
     /// Says which span the load is in, for the followers.
     pub(crate) fn is_in(&self, load: &Span) {
         if let Some(id) = load.id() {
-            let _ = self.load.set(id);
+            let _ = self.shared.load.set(id);
         }
     }
 
     /// Lets the followers have what is coming in.
     pub(super) fn publish_partial(&self, in_progress: InProgress) {
-        self.stage.send_replace(Stage::InProgress(Arc::new(in_progress)));
+        let stage = Stage::InProgress(Arc::new(in_progress));
+        let mut progress = self.shared.progress.lock();
+        progress.stage = stage.clone();
+        let followers = progress.followers.clone();
+        // Nobody is woken while a lock is held.
+        drop(progress);
+        if let Some(followers) = followers {
+            followers.send_replace(stage);
+        }
     }
 
     /// Whether a follower waits for how it ends, or reads what it publishes.
     pub(super) fn is_followed(&self) -> bool {
-        let in_table = self.flights.table().get(&self.id).is_some_and(|flight| Arc::ptr_eq(&flight.load, &self.load));
-        let is_read = matches!(&*self.stage.borrow(), Stage::InProgress(in_progress) if in_progress.payload.is_read());
-        is_read || self.stage.receiver_count() > usize::from(in_table)
+        self.shared.progress.lock().is_followed()
     }
 
     /// Lets requests that come from now on join another flight.
     pub(crate) fn leave(&self) {
         if let hash_map::Entry::Occupied(flight) = self.flights.table().entry(self.id)
-            && Arc::ptr_eq(&flight.get().load, &self.load)
+            && Arc::ptr_eq(flight.get(), &self.shared)
         {
             flight.remove();
         }
@@ -155,10 +209,11 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.leave();
-        // From here on nothing can join. Most loads have no follower, and to tell none costs as much as to tell one.
-        if self.stage.receiver_count() > 0 {
+        // From here on nothing can join.
+        let followers = self.shared.progress.lock().followers.take();
+        if let Some(followers) = followers {
             let outcome = std::mem::replace(&mut self.outcome, FlightOutcome::Void);
-            self.stage.send_replace(Stage::Finished(outcome));
+            followers.send_replace(Stage::Finished(outcome));
         }
     }
 }
@@ -166,7 +221,7 @@ impl Drop for Flight {
 impl Follower {
     /// The span that the load is in, if it is traced.
     pub(crate) fn load(&self) -> Option<span::Id> {
-        self.load.get().cloned()
+        self.shared.load.get().cloned()
     }
 
     /// What is coming in, as soon as it may be had; or nothing, if the flight ends before that.
@@ -184,6 +239,93 @@ impl Follower {
             Ok(Stage::Loading | Stage::InProgress(_)) | Err(_) => FlightOutcome::Void,
         }
     }
+}
+
+/// A load in a task of its own, and its reply: the client that asked for the load may leave, and the load goes on.
+pub(crate) struct LoadTask<T> {
+    reply: oneshot::Receiver<T>,
+    task: JoinHandle<()>,
+}
+
+/// Where a load replies, to the request that waits for it.
+pub(crate) struct ReplyTo<T>(oneshot::Sender<T>);
+
+impl Flights {
+    /// Runs `task` to its end whatever becomes of its caller; [`landed`](Self::landed) waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
+        self.tasks.spawn(Box::pin(task))
+    }
+
+    /// Runs `load` in a task of its own, whatever becomes of the caller.
+    pub(crate) fn spawn_load<T, F>(&self, span: Span, load: impl FnOnce(ReplyTo<T>) -> F) -> LoadTask<T>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (reply_to, reply) = oneshot::channel();
+        LoadTask { reply, task: self.spawn(in_span(load(ReplyTo(reply_to)), span)) }
+    }
+
+    /// Returns once no task is under way.
+    pub(super) async fn landed(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Runs `load` in its span; where loads are not traced, in whatever span its request is in, so that its log lines still
+/// say whose they are.
+fn in_span<F: Future>(load: F, span: Span) -> Instrumented<F> {
+    if span.is_disabled() { load.in_current_span() } else { load.instrument(span) }
+}
+
+impl<T> LoadTask<T> {
+    /// The reply, and the task, which may go on after it. A panic of the load goes on here, where it would have been without
+    /// a cache.
+    pub(crate) async fn reply(self) -> (T, JoinHandle<()>) {
+        match self.reply.await {
+            Ok(reply) => (reply, self.task),
+            Err(_) => Box::pin(resume_panic(self.task)).await,
+        }
+    }
+
+    /// As [`reply`](Self::reply); the task alone, if the load panicked or its runtime is shutting down.
+    pub(crate) async fn reply_unless_panicked(self) -> Result<(T, JoinHandle<()>), JoinHandle<()>> {
+        match self.reply.await {
+            Ok(reply) => Ok((reply, self.task)),
+            Err(_) => Err(self.task),
+        }
+    }
+}
+
+impl<T> ReplyTo<T> {
+    /// Replies. The request may be gone, which is no matter to the load.
+    pub(crate) fn send(self, reply: T) {
+        let _ = self.0.send(reply);
+    }
+
+    /// Whether a request waits for the reply.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    /// Replies what `reply` comes to, unless the request leaves before that: `reply` ends with it then, as it would without a
+    /// cache.
+    pub(crate) async fn send_while_awaited(mut self, reply: impl Future<Output = T>) {
+        let reply = tokio::select! {
+            reply = reply => reply,
+            () = self.0.closed() => return,
+        };
+        self.send(reply);
+    }
+}
+
+/// Goes on with the panic that ended `task`.
+pub(crate) async fn resume_panic<T>(task: JoinHandle<()>) -> T {
+    if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
+        std::panic::resume_unwind(panic);
+    }
+    // The runtime is shutting down, and this task with it.
+    std::future::pending().await
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ impl Cache {
         if let Some(entry) = self.peek(key) {
             return Ok(Inspected::Entry(Tier::Memory, EntryDetails::of(&entry, self.now())));
         }
-        match self.0.store.get(key).await.map_err(InspectError)? {
+        match self.0.store.look(key).await.map_err(InspectError)? {
             Lookup::Found(entry) => {
                 let now = self.now();
                 let entry = entry.seen_at(|| now);

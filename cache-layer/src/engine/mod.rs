@@ -7,12 +7,11 @@
 //! - [`permit`]: the right to load, its lease, and the commit
 //! - [`invalidate`]: invalidation, hard and soft
 //! - [`inspect`]: what a cache has and knows, for people
-//! - [`task`]: a load in a task of its own, and its reply
 //! - [`span`]: one request's lookup, and its load, as traces and observers see them
 //! - [`patience`]: how long a request waits for others, and how often it asks again
 //! - [`builder`]: the settings
 //! - [`cache`]: the handle, and what its clones share
-//! - [`flight`]: requests of this process for one key, of which one loads
+//! - [`flight`]: requests of this process for one key, of which one loads, in a task of its own
 //! - [`in_progress`], [`growing_body`]: what other requests may have of a load before it has ended
 //! - [`backoff`]: recent failures, and how long to leave the application alone after them
 //! - [`recent_keys`]: keys that it makes no sense to wait for
@@ -34,9 +33,8 @@ pub(crate) mod patience;
 pub(crate) mod permit;
 mod recent_keys;
 pub(crate) mod span;
-pub(crate) mod task;
 
-pub(crate) use self::cache::Retrieved;
+pub(crate) use self::cache::{Reading, Retrieved};
 pub use self::{
     builder::CacheBuilder,
     cache::Cache,

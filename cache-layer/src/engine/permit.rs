@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -15,20 +15,19 @@ use super::{
     flight::{Flight, FlightOutcome},
     growing_body::GrowingBody,
     in_progress::InProgress,
-    patience::{LONGEST_PAUSE, LONGEST_PAUSE_FOR_A_LEASE, Patience},
     span::not_kept,
 };
 use crate::{
     entry::Entry,
     key::Key,
-    store::{Acquired, Committed, Failed, Failures, Fill, Lease, LeaseToken, Seen, StoreError, Writes},
+    store::{Committed, Failed, Fill, Lease, LeaseToken, StoreError, Writes},
     tag::Tags,
-    telemetry::{Event, FillOutcome, LoadOutcome, NoCacheReason, Release, WaitScope},
+    telemetry::{Event, FillOutcome, LoadOutcome, NoCacheReason, Release},
     throttle::Throttle,
 };
 
 /// How long a key whose response could not be kept is loaded without waiting for one another.
-const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
+pub(super) const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 
 /// How long a load keeps its place at least, and in lock timeouts.
 const LONGEST_LOAD: Duration = Duration::from_secs(60);
@@ -46,25 +45,13 @@ const OF_UNKNOWN_LENGTH: u64 = 64 * 1024;
 const BESIDE_THE_PAYLOAD: u64 = 1024;
 
 /// Why nothing is stored, by what the store answered.
-fn reason_of(error: &StoreError) -> NoCacheReason {
+pub(super) fn reason_of(error: &StoreError) -> NoCacheReason {
     if *error == StoreError::Full { NoCacheReason::StoreFull } else { NoCacheReason::StoreUnavailable }
 }
 
 /// What became of a commit, by why nothing is stored.
 fn outcome_of(reason: NoCacheReason) -> FillOutcome {
     if reason == NoCacheReason::StoreFull { FillOutcome::Full } else { FillOutcome::Unavailable }
-}
-
-/// What came of asking once for the right to load.
-#[expect(clippy::large_enum_variant, reason = "there is one for each load, and it moves once")]
-pub(crate) enum Attempt {
-    Granted(WritePermit),
-    /// The key changed, or may have: look again, and ask again.
-    Changed(Flight),
-    /// A recent load of this key could not be stored. The flight has ended.
-    Uncacheable,
-    /// A recent load of this key failed. The flight has ended.
-    BackedOff(RecentFailure),
 }
 
 /// What a load is for.
@@ -107,7 +94,7 @@ pub(crate) enum Demand {
 }
 
 /// The right to load, and to store what comes. Every way to end it tells the flight's followers; dropped without a word, it
-/// was lost.
+/// was lost. In a box, since it goes from one step of a load to the next.
 pub(crate) struct WritePermit {
     cache: Cache,
     /// Dropped before the flight: by the time a follower is woken, the lease is free.
@@ -154,7 +141,8 @@ impl LeaseGuard {
     }
 
     fn ends(&mut self, release: Release, outcome: LoadOutcome) {
-        (self.release, self.outcome, self.took) = (release, outcome, Some(self.begun.elapsed()));
+        (self.release, self.outcome) = (release, outcome);
+        self.took = self.cache.0.telemetry.is_observed().then(|| self.begun.elapsed());
     }
 }
 
@@ -164,8 +152,10 @@ impl Drop for LeaseGuard {
             self.cache.0.store.release(lease, None);
         }
         self.cache.emit(Event::Release(self.release));
-        let duration = self.took.unwrap_or_else(|| self.begun.elapsed());
-        self.cache.emit(Event::Loaded { outcome: self.outcome, duration });
+        if self.cache.0.telemetry.is_observed() {
+            let duration = self.took.unwrap_or_else(|| self.begun.elapsed());
+            self.cache.emit(Event::Loaded { outcome: self.outcome, duration });
+        }
         if let Some(Refreshes { key, in_background: true }) = &self.refreshes
             && !self.answered
         {
@@ -175,90 +165,37 @@ impl Drop for LeaseGuard {
 }
 
 impl Cache {
-    /// Asks once for the right to load `key`, having `seen` what is there. Waits while another process loads it, for as long as
-    /// there is `patience`; after that the load goes ahead, and is not stored.
-    pub(crate) async fn try_acquire(
-        &self,
-        flight: Flight,
-        key: &Key,
-        seen: Seen,
-        patience: &mut Patience,
-        FailurePolicy { back_off, heed }: FailurePolicy,
-    ) -> Attempt {
-        let permit = |flight, lease| Attempt::Granted(self.permit(flight, lease, back_off));
-        let too_long = |flight| {
-            self.emit(Event::Release(Release::WaitTimeout));
-            permit(flight, Err(NoCacheReason::WaitedTooLong))
-        };
-        let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
-        match self.0.store.acquire(key, seen, self.lease_life(), failures).await {
-            Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
-            // What it changed to may not be seen by a lookup: the store may read from a replica that lags.
-            Ok(Acquired::Changed) => match patience.again(LONGEST_PAUSE, Duration::ZERO).await {
-                true => Attempt::Changed(flight),
-                false => too_long(flight),
-            },
-            Ok(Acquired::Held) => {
-                let began = Instant::now();
-                let release = self.wait_for_the_fleet(key, patience.deadline()).await;
-                match release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await {
-                    true => Attempt::Changed(flight),
-                    false => too_long(flight),
-                }
-            }
-            Ok(Acquired::Uncacheable) => {
-                self.0.uncacheable.remember(&key.primary(), REMEMBER_UNCACHEABLE);
-                flight.finish(FlightOutcome::Uncacheable);
-                Attempt::Uncacheable
-            }
-            Ok(Acquired::BackOff { remaining, status }) => {
-                let recent_failure = RecentFailure::new(status, remaining);
-                self.0.recent_failures.remember(key, recent_failure);
-                flight.finish(FlightOutcome::Failed);
-                Attempt::BackedOff(recent_failure)
-            }
-            Err(error) => {
-                tracing::debug!(%error, "could not take a lease");
-                permit(flight, Err(reason_of(&error)))
-            }
-        }
-    }
-
-    /// Waits until another process's load of `key` may have ended.
-    async fn wait_for_the_fleet(&self, key: &Key, deadline: Instant) -> Release {
-        let began = Instant::now();
-        let release = match timeout_at(deadline, self.0.store.lease_ended(key)).await {
-            Ok(()) if Instant::now() < deadline => Release::Done,
-            _ => Release::WaitTimeout,
-        };
-        self.emit(Event::Waited { scope: WaitScope::Fleet, release, duration: began.elapsed() });
-        release
-    }
-
     /// The right to load when the store is known not to answer.
-    pub(crate) fn load_without_store(&self, flight: Flight) -> WritePermit {
+    pub(crate) fn load_without_store(&self, flight: Flight) -> Box<WritePermit> {
         self.permit(flight, Err(NoCacheReason::StoreUnavailable), None)
     }
 
-    fn permit(&self, flight: Flight, lease: Result<Lease, NoCacheReason>, back_off: Option<BackOff>) -> WritePermit {
-        let (release, outcome) = (Release::Dangling, LoadOutcome::Lost);
-        let begun = Instant::now();
-        let (took, refreshes, answered) = (None, None, false);
-        let lease_guard = LeaseGuard { cache: self.clone(), lease, release, outcome, begun, took, refreshes, answered };
-        let invalidations = self.invalidations();
-        let (unawaited, overaged, overtaken) = (None, false, false);
-        let room = Ok(None);
-        WritePermit {
+    pub(super) fn permit(
+        &self,
+        flight: Flight,
+        lease: Result<Lease, NoCacheReason>,
+        back_off: Option<BackOff>,
+    ) -> Box<WritePermit> {
+        Box::new(WritePermit {
             cache: self.clone(),
-            lease_guard,
+            lease_guard: LeaseGuard {
+                cache: self.clone(),
+                lease,
+                release: Release::Dangling,
+                outcome: LoadOutcome::Lost,
+                begun: Instant::now(),
+                took: None,
+                refreshes: None,
+                answered: false,
+            },
             flight,
-            invalidations,
+            invalidations: self.invalidations(),
             back_off,
-            room,
-            unawaited,
-            overaged,
-            overtaken,
-        }
+            room: Ok(None),
+            unawaited: None,
+            overaged: false,
+            overtaken: false,
+        })
     }
 
     /// A refresh of `key` in the background had no answer: by an error, by a panic, or by silence.
@@ -380,8 +317,8 @@ impl WritePermit {
     }
 
     /// The load was ended, since no request waits for it any more.
-    pub(crate) fn abandon(self) {
-        let Self { cache, mut lease_guard, .. } = self;
+    pub(crate) fn abandon(self: Box<Self>) {
+        let Self { cache, mut lease_guard, .. } = *self;
         // Without a lease, it was ended before it could be late.
         lease_guard.answered |= lease_guard.begun.elapsed() < cache.0.abandoned_load;
         lease_guard.ends(Release::Dangling, LoadOutcome::Abandoned);
@@ -406,19 +343,19 @@ impl WritePermit {
     }
 
     /// The load failed, with a response of this status or without any. `backs_off`: that says something about the next.
-    pub(crate) fn failed(self, status: Option<u16>, backs_off: bool) {
+    pub(crate) fn failed(self: Box<Self>, status: Option<u16>, backs_off: bool) {
         self.fail(status, backs_off, FlightOutcome::Failed);
     }
 
     /// The load failed, with an error for all followers.
     #[cfg(feature = "typed")]
-    pub(crate) fn failed_with(mut self, error: Arc<dyn Any + Send + Sync>) {
+    pub(crate) fn failed_with(mut self: Box<Self>, error: Arc<dyn Any + Send + Sync>) {
         self.lease_guard.answered = true;
         self.fail(None, true, FlightOutcome::FailedWith(error));
     }
 
-    fn fail(self, status: Option<u16>, backs_off: bool, outcome: FlightOutcome) {
-        let Self { cache, mut lease_guard, flight, invalidations, back_off, .. } = self;
+    fn fail(self: Box<Self>, status: Option<u16>, backs_off: bool, outcome: FlightOutcome) {
+        let Self { cache, mut lease_guard, flight, invalidations, back_off, .. } = *self;
         lease_guard.ends(Release::TransientError, LoadOutcome::Failed);
         lease_guard.answered |= status.is_some();
         if let (Ok(lease), Some(back_off)) = (&lease_guard.lease, back_off.filter(|_| backs_off)) {
@@ -434,8 +371,8 @@ impl WritePermit {
     }
 
     /// What was loaded can't be kept; nor, if it is to be `remembered` for this primary key, will what is loaded next.
-    pub(crate) fn uncacheable(self, reason: NoCacheReason, remembered: Option<&Key>) {
-        let Self { cache, mut lease_guard, flight, .. } = self;
+    pub(crate) fn uncacheable(self: Box<Self>, reason: NoCacheReason, remembered: Option<&Key>) {
+        let Self { cache, mut lease_guard, flight, .. } = *self;
         let outcome = lease_guard.outcome.unless_lost();
         lease_guard.ends(Release::GiveUp, outcome);
         lease_guard.answered = true;
@@ -445,7 +382,7 @@ impl WritePermit {
         not_kept(reason);
         cache.emit(Event::NotStored(reason));
         if let Some(key) = remembered {
-            cache.0.uncacheable.remember(key, REMEMBER_UNCACHEABLE);
+            cache.0.uncacheable.remember_why(key, REMEMBER_UNCACHEABLE, Some(reason));
             if let Ok(lease) = std::mem::replace(&mut lease_guard.lease, Err(reason)) {
                 cache.0.store.release(&lease, Some(REMEMBER_UNCACHEABLE));
             }
@@ -455,22 +392,26 @@ impl WritePermit {
     }
 
     /// Stores what was loaded, unless an invalidation came first.
-    pub(crate) async fn commit(mut self, writes: Writes, tags: Tags) {
+    pub(crate) async fn commit(mut self: Box<Self>, writes: Writes, tags: Tags) {
         let outcome = self.lease_guard.outcome.unless_lost();
         self.lease_guard.ends(Release::Done, outcome);
         self.lease_guard.answered = true;
-        let sizes: Vec<u64> = writes.entries.iter().map(|(_, entry)| entry.payload().len() as u64).collect();
         let (committed, writes) = match self.lease_guard.lease.clone() {
             Ok(lease) => {
                 let fill = Fill { lease, writes, tags };
-                (self.store(&fill, sizes.iter().sum()).await, fill.writes)
+                (self.store(&fill).await, fill.writes)
             }
             Err(reason) => {
                 not_kept(reason);
                 (Err(outcome_of(reason)), writes)
             }
         };
-        let Self { cache, mut lease_guard, flight, invalidations, room, .. } = self;
+        self.committed(committed, writes);
+    }
+
+    /// Tells everybody what became of a commit.
+    fn committed(self: Box<Self>, committed: Result<Committed, FillOutcome>, writes: Writes) {
+        let Self { cache, mut lease_guard, flight, invalidations, room, .. } = *self;
         if committed.is_ok() {
             // The commit ended it.
             lease_guard.lease = Err(NoCacheReason::LeaseLost);
@@ -480,7 +421,11 @@ impl WritePermit {
         }
         drop((lease_guard, room));
         let (fill, outcome) = match committed {
-            Ok(Committed::Stored) => (FillOutcome::Stored, FlightOutcome::Stored),
+            Ok(Committed::Stored) => {
+                cache.emit(Event::Fill(FillOutcome::Stored));
+                writes.sizes().for_each(|bytes| cache.emit(Event::Kept { bytes }));
+                return flight.finish(FlightOutcome::Stored);
+            }
             Ok(Committed::Refused) => (FillOutcome::Fenced, FlightOutcome::Void),
             Err(outcome) if cache.invalidations() != invalidations => (outcome, FlightOutcome::Void),
             // The followers would find nothing, and load one after the other.
@@ -488,18 +433,21 @@ impl WritePermit {
             Err(outcome) => (outcome, FlightOutcome::Unstored(writes.entries.into())),
         };
         cache.emit(Event::Fill(fill));
-        if fill == FillOutcome::Stored {
-            sizes.into_iter().for_each(|bytes| cache.emit(Event::Kept { bytes }));
-        }
         flight.finish(outcome);
     }
 
-    /// Writes `fill`, of so many `bytes`, when its turn comes.
-    async fn store(&mut self, fill: &Fill, bytes: u64) -> Result<Committed, FillOutcome> {
-        let cache = self.cache.clone();
-        if cache.is_local() {
-            return cache.0.store.commit(fill).await.map_err(|error| outcome_of(reason_of(&error)));
+    /// Writes `fill`: at once where that is in this process, and otherwise when its turn comes.
+    async fn store(&mut self, fill: &Fill) -> Result<Committed, FillOutcome> {
+        if self.cache.is_local() {
+            let committed = self.cache.0.store.commit(fill).await;
+            return committed.map_err(|error| outcome_of(reason_of(&error)));
         }
+        // In a box, so that the future of a commit in this process is the smaller for it.
+        Box::pin(self.store_in_turn(fill)).await
+    }
+
+    async fn store_in_turn(&mut self, fill: &Fill) -> Result<Committed, FillOutcome> {
+        let cache = self.cache.clone();
         let room = match std::mem::replace(&mut self.room, Ok(None)) {
             Ok(room) => room,
             Err(reason) => {
@@ -507,7 +455,8 @@ impl WritePermit {
                 return Err(FillOutcome::Shed);
             }
         };
-        let turn = timeout(cache.lock_timeout(), cache.turn_to_commit(room, bytes + BESIDE_THE_PAYLOAD));
+        let bytes = fill.writes.sizes().sum::<u64>() + BESIDE_THE_PAYLOAD;
+        let turn = timeout(cache.lock_timeout(), cache.turn_to_commit(room, bytes));
         let store = async {
             let Ok(_turn) = turn.await else {
                 not_kept(NoCacheReason::StoreBusy);
@@ -525,9 +474,12 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{engine::flight::Role, store::MemoryStore};
+    use crate::{
+        engine::{fetch::Attempt, flight::Role},
+        store::{MemoryStore, Seen},
+    };
 
-    async fn permission(cache: &Cache, key: &Key) -> Option<WritePermit> {
+    async fn permission(cache: &Cache, key: &Key) -> Option<Box<WritePermit>> {
         let Role::Leader(flight) = cache.flights().join(key) else { return None };
         match cache.try_acquire(flight, key, Seen::Unusable, &mut cache.patience(), FailurePolicy::default()).await {
             Attempt::Granted(permit) => Some(permit),

@@ -8,27 +8,35 @@ use std::{
 };
 
 use crate::{
-    key::{Key, KeyId},
+    key::{Hashed, Key, KeyHash},
     sync::Mutex,
+    telemetry::NoCacheReason,
 };
 
 /// Keys remembered at one time.
 const CAP: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(crate) struct RecentKeys(Mutex<HashMap<KeyId, Instant>>);
+pub(crate) struct RecentKeys(Mutex<HashMap<KeyHash, Recent, Hashed>>);
+
+/// What is remembered of a key.
+#[derive(Debug)]
+struct Recent {
+    until: Instant,
+    reason: Option<NoCacheReason>,
+}
 
 impl RecentKeys {
-    fn until(&self) -> MutexGuard<'_, HashMap<KeyId, Instant>> {
+    fn until(&self) -> MutexGuard<'_, HashMap<KeyHash, Recent, Hashed>> {
         self.0.lock()
     }
 
     pub(crate) fn has(&self, key: &Key) -> bool {
         let mut until = self.until();
-        match until.get(&key.id()) {
-            Some(end) if Instant::now() < *end => true,
+        match until.get(&key.hash()) {
+            Some(recent) if Instant::now() < recent.until => true,
             Some(_) => {
-                until.remove(&key.id());
+                until.remove(&key.hash());
                 false
             }
             None => false,
@@ -40,18 +48,27 @@ impl RecentKeys {
     }
 
     pub(crate) fn forget(&self, key: &Key) {
-        self.until().remove(&key.id());
+        self.until().remove(&key.hash());
+    }
+
+    /// Why a key is remembered, if that is known here.
+    pub(crate) fn reason(&self, key: &Key) -> Option<NoCacheReason> {
+        self.until().get(&key.hash()).and_then(|recent| recent.reason)
     }
 
     pub(crate) fn remember(&self, key: &Key, duration: Duration) {
+        self.remember_why(key, duration, None);
+    }
+
+    pub(crate) fn remember_why(&self, key: &Key, duration: Duration, reason: Option<NoCacheReason>) {
         let now = Instant::now();
         let mut until = self.until();
         if until.len() >= CAP {
-            until.retain(|_, end| now < *end);
+            until.retain(|_, recent| now < recent.until);
         }
         // Full of what is still true: forgetting one more costs a wait, not an error.
         if until.len() < CAP {
-            until.insert(key.id(), now + duration);
+            until.insert(key.hash(), Recent { until: now + duration, reason });
         }
     }
 }

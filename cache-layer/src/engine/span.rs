@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{Instrument, Span, debug_span, field::Empty, instrument::Instrumented};
+use tracing::{Span, debug_span, field::Empty};
 
 use super::{cache::Cache, flight::Follower};
 use crate::{
@@ -232,10 +232,4 @@ pub(crate) fn not_kept(reason: NoCacheReason) {
     if span.metadata().is_some_and(|metadata| metadata.name() == "cache.load") {
         span.record("cache_layer.reason", reason.as_str());
     }
-}
-
-/// Runs `load` in its span; where loads are not traced, in whatever span its request is in, so that its log lines still
-/// say whose they are.
-pub(crate) fn in_span<F: Future>(load: F, span: Span) -> Instrumented<F> {
-    if span.is_disabled() { load.in_current_span() } else { load.instrument(span) }
 }

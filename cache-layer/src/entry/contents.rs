@@ -79,39 +79,60 @@ pub(super) struct Held {
     pub(super) beside: usize,
 }
 
-impl Entry {
-    pub(crate) fn new(id: EntryId, key: &Key, deadlines: Deadlines, meta: Bytes, payload: Bytes) -> Self {
-        Self::of(Contents::new(id, key.canonical().clone(), deadlines, meta, payload))
+/// An entry before its payload is there.
+#[derive(Debug)]
+pub(crate) struct EntryHead {
+    pub(crate) key: Key,
+    pub(crate) id: EntryId,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) meta: Vec<u8>,
+    /// Whether the payload is compressed by its nature.
+    pub(crate) is_compressed: bool,
+}
+
+impl EntryHead {
+    /// The entry without its payload.
+    pub(crate) fn without_payload(&self) -> Entry {
+        let meta = Bytes::copy_from_slice(&self.meta);
+        Entry::new(self.id, &self.key, self.deadlines, meta, Bytes::new()).compressed(self.is_compressed)
     }
 
-    /// The same entry, with the payload that its load brought, in these pieces and in so many milliseconds; 49 days at most.
+    /// The entry with the payload that its load brought, in these pieces and in so many milliseconds; 49 days at most.
     ///
     /// The pieces are copied in any case: a slice of a larger buffer would keep all of it in memory. So is the little there is
     /// beside them, into the same buffer: of small entries, buffers of their own and their counters would be a tenth.
-    pub(crate) fn loaded<'a>(self, pieces: impl Iterator<Item = &'a Bytes> + Clone, millis: u64) -> Self {
-        self.change(|contents| {
-            let (canonical, meta) = (contents.canonical.len(), contents.meta.len());
-            let mut buffer = Vec::with_capacity(canonical + meta + pieces.clone().map(Bytes::len).sum::<usize>());
-            buffer.extend_from_slice(&contents.canonical);
-            buffer.extend_from_slice(&contents.meta);
-            pieces.for_each(|piece| buffer.extend_from_slice(piece));
-            contents.held = Held { buffer: buffer.len(), beside: 0 };
-            let mut rest = Bytes::from(buffer);
-            contents.canonical = rest.split_to(canonical);
-            contents.meta = rest.split_to(meta);
-            contents.payload = rest;
-            contents.load_time = u32::try_from(millis).unwrap_or(u32::MAX);
+    pub(crate) fn loaded<'a>(&self, pieces: impl Iterator<Item = &'a Bytes> + Clone, millis: u64) -> Entry {
+        let (canonical, meta) = (self.key.canonical(), &self.meta);
+        let length = canonical.len() + meta.len() + pieces.clone().map(Bytes::len).sum::<usize>();
+        let mut buffer = Vec::with_capacity(length);
+        buffer.extend_from_slice(canonical);
+        buffer.extend_from_slice(meta);
+        pieces.for_each(|piece| buffer.extend_from_slice(piece));
+        let mut rest = Bytes::from(buffer);
+        let (canonical, meta) = (rest.split_to(canonical.len()), rest.split_to(meta.len()));
+        Entry::of(Contents {
+            held: Held { buffer: length, beside: 0 },
+            load_time: u32::try_from(millis).unwrap_or(u32::MAX),
+            is_compressed: self.is_compressed,
+            ..Contents::new(self.id, canonical, self.deadlines, meta, rest)
         })
     }
 
     /// As [`loaded`](Self::loaded), with the payload of another entry: it is not copied.
-    pub(crate) fn loaded_again(self, stored: &Self, millis: u64) -> Self {
-        self.change(|contents| {
-            contents.payload = stored.payload().clone();
-            contents.held =
-                Held { buffer: stored.contents.held.buffer, beside: contents.canonical.len() + contents.meta.len() };
-            contents.load_time = u32::try_from(millis).unwrap_or(u32::MAX);
+    pub(crate) fn loaded_again(&self, stored: &Entry, millis: u64) -> Entry {
+        let (canonical, meta) = (Bytes::copy_from_slice(self.key.canonical()), Bytes::copy_from_slice(&self.meta));
+        Entry::of(Contents {
+            held: Held { buffer: stored.contents.held.buffer, beside: canonical.len() + meta.len() },
+            load_time: u32::try_from(millis).unwrap_or(u32::MAX),
+            is_compressed: self.is_compressed,
+            ..Contents::new(self.id, canonical, self.deadlines, meta, stored.payload().clone())
         })
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(id: EntryId, key: &Key, deadlines: Deadlines, meta: Bytes, payload: Bytes) -> Self {
+        Self::of(Contents::new(id, Bytes::copy_from_slice(key.canonical()), deadlines, meta, payload))
     }
 
     pub(super) fn of(contents: Contents) -> Self {
@@ -243,7 +264,6 @@ impl Entry {
         Tags::new(self.contents.stamps.iter().map(|stamp| &stamp.tag))
     }
 
-    #[cfg(any(test, feature = "typed"))]
     pub(crate) fn meta(&self) -> &Bytes {
         &self.contents.meta
     }
@@ -309,8 +329,8 @@ mod tests {
 
     #[test]
     fn what_is_loaded_lies_in_one_buffer() {
-        let meta = Bytes::from_static(b"meta");
-        let planned = Entry::new(EntryId::random(), &Key::new(["k"]), deadlines(), meta, Bytes::new());
+        let (key, meta) = (Key::new(["k"]), b"meta".to_vec());
+        let planned = EntryHead { key, id: EntryId::random(), deadlines: deadlines(), meta, is_compressed: false };
         let pieces = [Bytes::from_static(b"pay"), Bytes::new(), Bytes::from_static(b"load")];
         let entry = planned.loaded(pieces.iter(), 7);
         let Contents { canonical, meta, payload, .. } = &*entry.contents;

@@ -201,6 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::entry::EntryHead;
 
     fn key() -> Key {
         Key::new(["http://", "example.org", "/products?page=2"])
@@ -214,9 +215,10 @@ mod tests {
             made: 1_800_000_090_000,
             gone: 1_800_000_120_000,
         };
-        Entry::new(EntryId(*b"0123456789abcdef"), &key(), deadlines, Bytes::from_static(b"meta"), Bytes::new())
-            .stamped(&[TagStamp { tag: "products".into(), token: TagToken(*b"00000000000000070123456789abcdec") }])
+        let (id, meta) = (EntryId(*b"0123456789abcdef"), b"meta".to_vec());
+        EntryHead { key: key(), id, deadlines, meta, is_compressed: false }
             .loaded([Bytes::from("payload")].iter(), 1_234)
+            .stamped(&[TagStamp { tag: "products".into(), token: TagToken(*b"00000000000000070123456789abcdec") }])
     }
 
     fn assert_same(left: &Entry, right: &Entry) {
@@ -265,7 +267,7 @@ mod tests {
         assert_eq!(encode(&entry())[4..=23], version(entry().version()));
         // And the canonical key, 76 to 79 its length.
         assert_eq!(encode(&entry())[76..80], (key().canonical().len() as u32).to_be_bytes());
-        assert_eq!(encode(&entry())[94..94 + key().canonical().len()], **key().canonical());
+        assert_eq!(encode(&entry())[94..94 + key().canonical().len()], *key().canonical());
     }
 
     #[test]
@@ -347,9 +349,8 @@ mod tests {
                 tag: tag.as_str().into(),
                 token: TagToken(*b"000000000000000a0123456789abcdei"),
             }).collect();
-            let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), Bytes::new())
-                .stamped(&stamps)
-                .loaded([Bytes::from(payload)].iter(), load_time.into());
+            let head = EntryHead { key: key.clone(), id: EntryId::random(), deadlines, meta, is_compressed: false };
+            let entry = head.loaded([Bytes::from(payload)].iter(), load_time.into()).stamped(&stamps);
             assert_same(&decode(&key, &encode(&entry)).unwrap(), &entry);
         }
 

@@ -18,7 +18,7 @@ mod version;
 pub(crate) mod weight;
 
 pub(crate) use self::{
-    contents::Entry,
+    contents::{Entry, EntryHead},
     deadlines::Deadlines,
     version::{EntryId, Version},
 };

@@ -7,7 +7,7 @@
 #[cfg(feature = "memory")]
 use super::contents::{Contents, Entry};
 #[cfg(feature = "memory")]
-use crate::{key::KeyId, tag::TagStamp};
+use crate::{key::KeyHash, tag::TagStamp};
 
 /// Metadata that begins so is a response's, and has field lines from there on: length of the name (2), name, length of the
 /// value (4), value. Those of one name follow each other.
@@ -29,7 +29,7 @@ impl Entry {
     /// Bytes of memory that this entry takes, near enough to bound a store by.
     pub(crate) fn weight(&self) -> usize {
         // The slots of a store grow with it, by doubling, and some are of entries that have left.
-        const SLOT: usize = 2 * (size_of::<KeyId>() + 96);
+        const SLOT: usize = 2 * (size_of::<KeyHash>() + 96);
         const ENTRY: usize = SLOT + COUNTERS + size_of::<Contents>() + ALLOCATION + BUFFER;
         let contents = &*self.contents;
         let beside = if contents.held.beside > 0 { contents.held.beside + 2 * BUFFER } else { 0 };

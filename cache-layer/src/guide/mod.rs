@@ -1,16 +1,22 @@
-//! How to use the library, topic by topic. Every example here is compiled, and most are run.
+//! How to use the library, topic by topic. Every example here is compiled, and most are run. A page is there with the features
+//! that it is about; docs.rs has all.
 
+#[cfg(all(feature = "memory", feature = "typed"))]
 #[doc = include_str!("http.md")]
 pub mod http {}
 
+#[cfg(feature = "macros")]
 #[doc = include_str!("typed.md")]
 pub mod typed {}
 
+#[cfg(all(feature = "redis", feature = "typed"))]
 #[doc = include_str!("invalidation.md")]
 pub mod invalidation {}
 
+#[cfg(feature = "redis")]
 #[doc = include_str!("redis.md")]
 pub mod redis {}
 
+#[cfg(all(feature = "memory", feature = "typed"))]
 #[doc = include_str!("testing.md")]
 pub mod testing {}

@@ -4,13 +4,87 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::AGE};
 
 use crate::{
-    semantics::cache_status::{CacheName, CacheStatus, ForwardReason, Outcome, Text, write_number},
+    semantics::{
+        cache_status::{CacheName, CacheStatus, ForwardReason, Outcome, Text, write_number},
+        list::has,
+    },
     telemetry::{LookupResult, NoCacheReason},
 };
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_CACHE_AGE: HeaderName = HeaderName::from_static("x-cache-age");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What the cache calls itself, and in which fields it says what it did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signature {
+    pub(super) name: CacheName,
+    /// None where they are the usual ones.
+    fields: Option<Box<SignatureFields>>,
+}
+
+/// The fields in which the cache says what it did; none where it says nothing.
+#[derive(Clone, Debug)]
+pub(super) struct SignatureFields {
+    /// Whatever the others are.
+    pub(super) silent: bool,
+    pub(super) x_cache: Option<HeaderName>,
+    pub(super) x_cache_age: Option<HeaderName>,
+    pub(super) cache_status: Option<HeaderName>,
+}
+
+impl Default for SignatureFields {
+    fn default() -> Self {
+        let [x_cache, x_cache_age, cache_status] = [X_CACHE, X_CACHE_AGE, CACHE_STATUS].map(Some);
+        Self { silent: false, x_cache, x_cache_age, cache_status }
+    }
+}
+
+impl SignatureFields {
+    /// Those that are there, in the order of `X-Cache`, `X-Cache-Age` and `Cache-Status`.
+    fn names(&self) -> [Option<&HeaderName>; 3] {
+        let Self { silent, x_cache, x_cache_age, cache_status } = self;
+        [x_cache, x_cache_age, cache_status].map(|name| name.as_ref().filter(|_| !silent))
+    }
+}
+
+impl Signature {
+    /// Its fields, to be changed.
+    pub(super) fn fields_mut(&mut self) -> &mut SignatureFields {
+        self.fields.get_or_insert_default()
+    }
+
+    /// The same name, and the usual fields.
+    pub(super) fn plain(&self) -> Self {
+        Self { name: self.name.clone(), fields: None }
+    }
+
+    /// The field that says what the cache did; `None` if none does.
+    pub(super) fn status_field(&self) -> Option<HeaderName> {
+        match &self.fields {
+            Some(fields) => fields.names()[2].cloned(),
+            None => Some(CACHE_STATUS),
+        }
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.fields.as_ref().is_some_and(|fields| fields.silent)
+    }
+
+    /// Gives what a stored response says of itself the names that it is to have.
+    fn rename(&self, headers: &mut HeaderMap) {
+        let Some(fields) = &self.fields else { return };
+        let said = [X_CACHE, X_CACHE_AGE, CACHE_STATUS].map(|usual| headers.remove(usual));
+        for (value, name) in said.into_iter().zip(fields.names()) {
+            match (value, name) {
+                (Some(value), Some(name)) => drop(headers.insert(name, value)),
+                // What an inner cache of this kind says of its own.
+                (None, Some(name)) => drop(headers.remove(name)),
+                (_, None) => {}
+            }
+        }
+    }
+}
 
 /// How a stored response came to be the answer.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +128,6 @@ impl Served {
 }
 
 /// What there is to say about the age of a stored response, in seconds.
-#[derive(Clone, Copy)]
 pub(super) struct Times {
     pub(super) age: u64,
     pub(super) resident: u64,
@@ -63,7 +136,7 @@ pub(super) struct Times {
 }
 
 /// The answer is a stored response.
-pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, note: Served) {
+pub(super) fn stored(headers: &mut HeaderMap, signature: &Signature, times: &Times, note: Served) {
     let forward = |why, status, stored, collapsed| Outcome::Forward { why, status, ttl: None, stored, collapsed };
     let (x_cache, outcome, detail) = match note {
         Served::Hit if times.fresh => ("HIT", Outcome::Hit { ttl: times.ttl }, None),
@@ -80,7 +153,8 @@ pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, n
     };
     // All that is written anew for every hit is in one allocation.
     let mut text = Text::new();
-    CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str) }.write(&mut text);
+    let name = &signature.name;
+    CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str), first: None }.write(&mut text);
     let status = text.len();
     write_number(&mut text, times.age);
     let age = text.len();
@@ -96,6 +170,7 @@ pub(super) fn stored(headers: &mut HeaderMap, name: &CacheName, times: &Times, n
             Some(value(text.slice(..status))),
         ],
     );
+    signature.rename(headers);
 }
 
 /// What [`stored`] says, in the order that it gives these fields.
@@ -144,48 +219,105 @@ fn value(text: Bytes) -> HeaderValue {
 }
 
 /// The request went to the application, since nothing stored could answer it.
-pub(super) fn miss(headers: &mut HeaderMap, name: &CacheName, why: ForwardReason, not_stored: Option<NoCacheReason>) {
-    forwarded(headers, "MISS");
+pub(super) fn miss(
+    headers: &mut HeaderMap,
+    signature: &Signature,
+    why: ForwardReason,
+    not_stored: Option<NoCacheReason>,
+) {
+    missed(headers, signature, status_of_miss(signature, why, not_stored));
+}
+
+/// As [`miss`], with this `Cache-Status`.
+pub(super) fn missed(headers: &mut HeaderMap, signature: &Signature, status: HeaderValue) {
+    forwarded(headers, signature, "MISS", status);
+}
+
+/// What `Cache-Status` says of a request that went to the application.
+pub(super) fn status_of_miss(
+    signature: &Signature,
+    why: ForwardReason,
+    not_stored: Option<NoCacheReason>,
+) -> HeaderValue {
     let outcome = Outcome::Forward { why, status: None, ttl: None, stored: not_stored.is_none(), collapsed: false };
-    status(headers, name, outcome, detail(why, not_stored));
+    status(signature, outcome, detail(why, not_stored).map(Refusal::from))
+}
+
+/// The request went to the application by itself.
+pub(super) fn passed(headers: &mut HeaderMap, signature: &Signature, refusal: Refusal) {
+    let why = ForwardReason::Miss;
+    let outcome = Outcome::Forward { why, status: None, ttl: None, stored: false, collapsed: false };
+    forwarded(headers, signature, "MISS", status(signature, outcome, Some(refusal)));
+}
+
+/// Why nothing is kept; and, where that is remembered from an earlier request, why nothing was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reason: NoCacheReason,
+    pub(super) first: Option<NoCacheReason>,
+}
+
+impl From<NoCacheReason> for Refusal {
+    fn from(reason: NoCacheReason) -> Self {
+        Self { reason, first: None }
+    }
 }
 
 /// Why nothing is kept, or else more about why the application was asked.
-fn detail(why: ForwardReason, not_stored: Option<NoCacheReason>) -> Option<NoCacheReason> {
+pub(super) fn detail(why: ForwardReason, not_stored: Option<NoCacheReason>) -> Option<NoCacheReason> {
     not_stored.or((why == ForwardReason::FromTheFuture).then_some(NoCacheReason::FromTheFuture))
 }
 
 /// The request was not looked up.
-pub(super) fn bypass(headers: &mut HeaderMap, name: &CacheName, reason: NoCacheReason) {
-    forwarded(headers, "BYPASS");
-    let (why, detail) = match reason {
+pub(super) fn bypass(headers: &mut HeaderMap, signature: &Signature, refusal: Refusal) {
+    let (why, detail) = match refusal.reason {
         NoCacheReason::Method | NoCacheReason::ConnectMethod => (ForwardReason::Method, None),
-        _ => (ForwardReason::Bypass, Some(reason)),
+        _ => (ForwardReason::Bypass, Some(refusal)),
     };
     let outcome = Outcome::Forward { why, status: None, ttl: None, stored: false, collapsed: false };
-    status(headers, name, outcome, detail);
+    forwarded(headers, signature, "BYPASS", status(signature, outcome, detail));
 }
 
 /// The answer is the application's. What a cache of this kind behind it said about itself is not this one's to pass on;
 /// `Cache-Status` is a list of all caches on the way, and `Age` is the response's own.
-fn forwarded(headers: &mut HeaderMap, x_cache: &'static str) {
-    headers.insert(X_CACHE, HeaderValue::from_static(x_cache));
+fn forwarded(headers: &mut HeaderMap, signature: &Signature, x_cache: &'static str, status: HeaderValue) {
+    let x_cache = HeaderValue::from_static(x_cache);
+    let Some(fields) = &signature.fields else {
+        headers.insert(X_CACHE, x_cache);
+        if has(headers, &X_CACHE_AGE) {
+            headers.remove(X_CACHE_AGE);
+        }
+        headers.append(CACHE_STATUS, status);
+        return;
+    };
+    headers.remove(X_CACHE);
     headers.remove(X_CACHE_AGE);
-}
-
-/// Takes out what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not be
-/// replayed with every hit.
-pub(super) fn clear(headers: &mut HeaderMap) {
-    for name in [X_CACHE, X_CACHE_AGE, CACHE_STATUS] {
+    let [x_cache_field, age_field, status_field] = fields.names();
+    if let Some(name) = age_field {
         headers.remove(name);
+    }
+    if let Some(name) = x_cache_field {
+        headers.insert(name, x_cache);
+    }
+    if let Some(name) = status_field {
+        headers.append(name, status);
     }
 }
 
-fn status(headers: &mut HeaderMap, name: &CacheName, outcome: Outcome, detail: Option<NoCacheReason>) {
-    let status = CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str) };
+/// Whether a field is what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not
+/// be replayed with every hit.
+pub(super) fn is_own(name: &HeaderName) -> bool {
+    // As texts, which are told by their length first.
+    matches!(name.as_str(), "x-cache" | "x-cache-age" | "cache-status")
+}
+
+fn status(signature: &Signature, outcome: Outcome, detail: Option<Refusal>) -> HeaderValue {
+    let first = detail.and_then(|detail| detail.first).map(NoCacheReason::as_str);
+    let detail = detail.map(|detail| detail.reason.as_str());
+    let status = CacheStatus { name: &signature.name, outcome, detail, first };
     let mut text = Text::new();
     status.write(&mut text);
-    headers.append(CACHE_STATUS, value(Bytes::copy_from_slice(&text)));
+    value(Bytes::copy_from_slice(&text))
 }
 
 #[cfg(test)]

@@ -86,6 +86,13 @@ enum Rest<R> {
     Shared(BodyReader),
 }
 
+/// An empty one, as layers make them that answer by themselves.
+impl<R: Body> Default for ResponseBody<R> {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
 type NextFrame<R> = Result<Frame<Bytes>, BodyError<<R as Body>::Error>>;
 
 impl<R: Body> ResponseBody<R> {

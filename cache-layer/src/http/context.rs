@@ -1,17 +1,23 @@
 //! What all requests through one layer share.
 
-use http::{
-    HeaderMap, Response,
-    header::{AUTHORIZATION, COOKIE},
-};
+use std::sync::OnceLock;
 
-use super::{load_limit::LoadLimit, range_memory::RangeMemory, target::KeyRules};
+use http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION};
+
+use super::{
+    annotate::{self, Signature},
+    load_limit::LoadLimit,
+    range_memory::RangeMemory,
+    target::KeyRules,
+    variations::Variations,
+};
 use crate::{
     engine::Cache,
     inherit,
     key::Key,
     policy::Policy,
-    semantics::{cache_status::CacheName, reuse::RequestDirectives, sites::Sites, vary::VaryFields},
+    semantics::{cache_status::ForwardReason, reuse::RequestDirectives, sites::Sites, vary::VaryFields},
+    telemetry::NoCacheReason,
 };
 
 /// The cache, and the settings of a [`CacheLayer`](super::CacheLayer).
@@ -19,18 +25,19 @@ use crate::{
 pub(super) struct Context {
     pub(super) cache: Cache,
     pub(super) policy: Policy,
-    pub(super) name: CacheName,
+    pub(super) signature: Signature,
     /// What the keys of all requests begin with.
     pub(super) namespace: String,
     /// What scheme and host of a request are taken for.
     pub(super) sites: Sites,
     pub(super) load_limit: LoadLimit,
     pub(super) range_memory: RangeMemory,
-}
-
-/// Whether a response may be due to this one client.
-pub(super) fn is_personal(request: &HeaderMap) -> bool {
-    request.contains_key(AUTHORIZATION) || request.contains_key(COOKIE)
+    /// What most misses have in `Cache-Status`, once one has had it.
+    pub(super) usual_status: OnceLock<HeaderValue>,
+    /// Whether the content of some requests is part of their keys.
+    pub(super) has_content_keys: bool,
+    /// What is known of queries that make no difference, if responses may say so.
+    pub(super) variations: Option<Variations>,
 }
 
 impl Context {
@@ -38,30 +45,47 @@ impl Context {
         Self {
             cache,
             policy: Policy::default(),
-            name: CacheName::default(),
+            signature: Signature::default(),
             namespace: String::new(),
             sites: Sites::default(),
             load_limit: LoadLimit::default(),
             range_memory: RangeMemory::default(),
+            usual_status: OnceLock::new(),
+            has_content_keys: false,
+            variations: None,
         }
+    }
+
+    /// Whether a target may have responses that its own key does not lead to.
+    pub(super) fn has_tagged_targets(&self) -> bool {
+        let Policy { key_headers, cookies, .. } = &self.policy;
+        self.has_content_keys || self.variations.is_some() || !key_headers.is_empty() || !cookies.keyed.is_empty()
     }
 
     /// What the key of a request with `headers` is made of.
     pub(super) fn key_rules<'a>(&'a self, headers: &'a HeaderMap) -> KeyRules<'a> {
-        let Policy { caching, key_headers, .. } = &self.policy;
+        let Policy { caching, key_headers, cookies, .. } = &self.policy;
         KeyRules {
             sites: &self.sites,
             namespace: &self.namespace,
             ignored_query: &caching.ignored_query,
             key_headers,
+            key_cookies: &cookies.keyed,
+            hinted: &[],
             headers,
         }
+    }
+
+    /// Whether a response may be due to this one client.
+    pub(super) fn is_personal(&self, request: &HeaderMap) -> bool {
+        request.contains_key(AUTHORIZATION) || self.policy.cookies.any_counts(request)
     }
 
     /// The key of the variant of `key` that a request with `headers` selects.
     pub(super) fn variant_key(&self, key: &Key, fields: &VaryFields, headers: &HeaderMap) -> Key {
         let mut selector = Vec::with_capacity(64);
-        for value in fields.selecting_values(headers, self.policy.caching.normalization) {
+        let headers = &*self.policy.cookies.that_count(headers);
+        for value in fields.selecting_values(headers, &self.policy.caching.normalization) {
             match value {
                 // Absent and empty are two values.
                 None => selector.push(0),
@@ -76,7 +100,17 @@ impl Context {
     }
 
     pub(super) fn directives(&self, headers: &HeaderMap) -> RequestDirectives {
-        RequestDirectives::from_headers(headers, self.policy.caching.request_directives)
+        let directives = RequestDirectives::from_headers(headers, self.policy.caching.request_directives);
+        if self.policy.refresh { directives.refreshing() } else { directives }
+    }
+
+    /// What `Cache-Status` says of a request that went to the application.
+    pub(super) fn status_of_miss(&self, why: ForwardReason, not_stored: Option<NoCacheReason>) -> HeaderValue {
+        let status = || annotate::status_of_miss(&self.signature, why, not_stored);
+        match (why, not_stored) {
+            (ForwardReason::UriMiss, None) => self.usual_status.get_or_init(status).clone(),
+            _ => status(),
+        }
     }
 
     /// Runs a handler; its response is given what the handler read from the cache, if the response inherits from that.

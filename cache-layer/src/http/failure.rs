@@ -6,7 +6,7 @@ use http_body::Body;
 use super::{
     annotate::{self, Served},
     body::ResponseBody,
-    context::{Context, is_personal},
+    context::Context,
     reply::LoadReply,
 };
 use crate::{
@@ -33,7 +33,7 @@ impl Context {
     }
 
     pub(super) fn shares_failures(&self, request: &HeaderMap) -> bool {
-        self.policy.share_failures && !is_personal(request)
+        self.policy.share_failures && !self.is_personal(request)
     }
 
     /// What a request gets without asking the application; `None` if the application has to be asked all the same.
@@ -63,7 +63,7 @@ impl Context {
         let seconds = failure.remaining().as_millis().div_ceil(1000).max(1);
         let headers = response.headers_mut();
         headers.insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
-        annotate::miss(headers, &self.name, ForwardReason::Miss, Some(NoCacheReason::BackedOff));
+        annotate::miss(headers, &self.signature, ForwardReason::Miss, Some(NoCacheReason::BackedOff));
         response
     }
 }

@@ -1,33 +1,47 @@
-//! A request whose answer is not in memory: answered from the store, by another request's load, or by the application.
+//! A request whose answer is not in memory: found in the store, waited for, loaded, or answered by the application alone.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
+use http_body::Body;
 use tokio::time::timeout_at;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::{
+    alias::Alias,
     annotate::Served,
     body::ResponseBody,
     context::Context,
     forward::Forward,
     load::Load,
-    lookup::{Answer, Next, RequestLookup},
     oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
+    respond::Content,
     response_entry::ResponseEntry,
+    select::{Hit, Miss, Selection, missing_uri},
+    target::Target,
 };
 use crate::{
-    engine::span::LookupSpan,
+    engine::{
+        Reading,
+        backoff::RecentFailure,
+        fetch::Followed,
+        flight::{Flight, FlightOutcome, Follower, Role},
+        in_progress::InProgress,
+        patience::{LONGEST_PAUSE, Patience},
+        permit::Purpose,
+        span::LookupSpan,
+    },
     entry::{Entry, EntryId},
     key::Key,
-    semantics::update::head_outdates,
-    telemetry::{Event, NoCacheReason},
+    semantics::{cache_status::ForwardReason, incremental::is_incremental, update::head_outdates},
+    store::Seen,
+    telemetry::{Event, NoCacheReason, Release},
     throttle::Throttle,
 };
 
-/// Answers a request whose answer is not in memory, or is the entry `due` there, which is to be refreshed.
+/// Answers a request whose answer is not in memory, or is to be refreshed; `known` is what memory had.
 #[expect(
     clippy::manual_async_fn,
     reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
@@ -37,7 +51,8 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
     service: S,
     request: Request<B>,
     key: Key,
-    due: Option<EntryId>,
+    target: Target<'static>,
+    known: Known,
     mut span: LookupSpan,
 ) -> impl Future<Output = Result<Response<ResponseBody<S::Content>>, S::Error>> + Send {
     async move {
@@ -48,7 +63,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
             key: &key,
             method: request.method(),
             headers: request.headers(),
-            due,
+            known,
             patience: &mut patience,
             span: &mut span,
         };
@@ -57,36 +72,53 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
             Next::Forward { reason, stale, learns } => {
                 let stale = stale.as_ref();
                 let forward = Forward { service, request, key: &key, reason, deadline: end, stale };
-                return context.forward(forward, learns).await;
+                // In a box, as what is rare or lasts: the future of a load is the smaller for it.
+                return Box::pin(context.forward(forward, learns)).await;
             }
             Next::Lead { flight, miss, purpose, answer } => (flight, miss, purpose, answer),
         };
-        // It had a host when its key was made.
-        let Some(asked) = CacheRequest::of_get(&context, key.clone(), &request) else {
-            let (reason, stale) = (NoCacheReason::NoAuthority, None);
-            let forward = Forward { service, request, key: &key, reason, deadline: end, stale };
-            return context.forward_uncached(forward).await;
-        };
+        let asked = CacheRequest::as_get(&context, target, key.clone(), &request);
         let headers = asked.headers.clone();
-        let load = Load { context: context.clone(), service, request, asked, miss, purpose, patience };
-        let replied = match answer {
-            Answer::Stored(response) => {
-                load.begin_in_background(flight, &span);
-                return Ok(response);
+        let load = Box::new(Load { context: context.clone(), service, request, asked, miss, purpose, patience });
+        let begin = |span: Span| {
+            flight.is_in(&span);
+            context.cache.flights().spawn_load(span, |reply_to| load.lead(flight, reply_to))
+        };
+        let (reply, task) = match answer {
+            LeaderAnswer::Stored(response) => {
+                drop(begin(context.cache.background_span(&key, &span)));
+                return Ok(*response);
             }
-            Answer::Load => load.begin(flight, &span).reply().await,
-            Answer::LoadOrStale(stale) => {
-                let Ok(Ok(replied)) = timeout_at(end, load.begin(flight, &span).reply_unless_panicked()).await else {
+            LeaderAnswer::Load => begin(context.cache.load_span(&key, &span)).reply().await,
+            LeaderAnswer::LoadOrStale(stale) => {
+                let replied = timeout_at(end, begin(context.cache.load_span(&key, &span)).reply_unless_panicked());
+                let Ok(Ok(replied)) = Box::pin(replied).await else {
                     let served = Served::StaleIfError(None);
                     return Ok(context.respond_after_miss(stale, &Method::GET, &headers, served));
                 };
                 replied
             }
         };
-        let (reply, task) = replied;
         let response = context.respond_with_loaded(reply, &Method::GET, &headers, &mut span)?;
         Ok(response.map(|body| body.recorded_by(task)))
     }
+}
+
+/// As [`fetch`], for a request that what is stored for another query may answer.
+pub(super) async fn fetch_or_alias<S: Origin<B>, B: Send + 'static>(
+    context: Arc<Context>,
+    service: S,
+    request: Request<B>,
+    key: Key,
+    target: Target<'static>,
+    (known, alias): (Known, Alias),
+    mut span: LookupSpan,
+) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
+    if let Some(entry) = context.select_by_alias(&key, request.headers(), &alias, Reading::Answer).await {
+        span.at(context.cache.far_tier());
+        return Ok(context.respond(entry, request.method(), request.headers(), Served::Hit, &mut span));
+    }
+    fetch(context, service, request, key, target, known, span).await
 }
 
 /// As [`fetch`], for a request with the mark of another process's load. What is in memory does not answer it before it is
@@ -96,17 +128,268 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     service: S,
     mut request: Request<B>,
     key: Key,
+    target: Target<'static>,
     mark: HeaderValue,
+    lookup: LookupSpan,
 ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-    let lookup = context.cache.lookup_span(&key);
-    if context.keep_mark(request.headers_mut(), &key, mark).await {
+    if context.keep_mark(request.headers_mut(), &key, mark, Reading::Answer).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
         context.cache.emit(Event::Bypass(reason));
         return Ok(context.bypassed(Oneshot::new(service, request).await?, reason));
     }
     let span = lookup.span();
-    fetch(context, service, request, key, None, lookup).instrument(span).await
+    fetch(context, service, request, key, target, Known::Nothing, lookup).instrument(span).await
+}
+
+/// A request, as far as it is needed to find out what is to be done.
+struct RequestLookup<'a> {
+    context: &'a Context,
+    key: &'a Key,
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    known: Known,
+    patience: &'a mut Patience,
+    span: &'a mut LookupSpan,
+}
+
+/// What a request knows before it is looked up.
+#[derive(Clone, Copy)]
+pub(super) enum Known {
+    Nothing,
+    /// The store, which is all here, has nothing that could be used.
+    Missing(Seen),
+    /// This entry in memory is to be refreshed.
+    Due(EntryId),
+}
+
+/// What is to be done for a request.
+enum Next<R: Body> {
+    Respond(Response<ResponseBody<R>>),
+    /// It leads a load.
+    Lead {
+        flight: Flight,
+        miss: Miss,
+        purpose: Purpose,
+        answer: LeaderAnswer<R>,
+    },
+    /// The application answers it by itself; or what is `stale`, in place of an error. `learns`: what the response says of the
+    /// next range is remembered.
+    Forward {
+        reason: NoCacheReason,
+        stale: Option<Entry>,
+        learns: bool,
+    },
+}
+
+/// What answers a request that leads a load.
+enum LeaderAnswer<R: Body> {
+    /// This; the load is for later requests.
+    Stored(Box<Response<ResponseBody<R>>>),
+    Load,
+    /// The load; or this, if the load panics or takes too long.
+    LoadOrStale(ResponseEntry),
+}
+
+impl RequestLookup<'_> {
+    /// Looks the request up, and waits for another request's load, for as long as there is patience.
+    async fn next<R: Body>(&mut self) -> Next<R> {
+        let cache = &self.context.cache;
+        let mut served = Served::Hit;
+        loop {
+            self.span.at(cache.far_tier());
+            let miss = match self.select().await {
+                Selection::Fresh(hit) if !self.is_due(&hit) => return self.respond(hit.entry, served),
+                Selection::Fresh(hit) => {
+                    let miss = hit.miss(self.key, ForwardReason::Stale);
+                    return self.refresh(hit.entry, served, miss);
+                }
+                Selection::Stale(hit, miss) => {
+                    return self.refresh(hit.entry, Served::Stale, miss);
+                }
+                Selection::Missing(miss) => miss,
+            };
+            if let Some(next) = self.without_load(&miss) {
+                return next;
+            }
+            let follower = match cache.flights().join(&miss.key) {
+                Role::Leader(flight) => {
+                    return Next::Lead { flight, miss, purpose: Purpose::Answer, answer: LeaderAnswer::Load };
+                }
+                Role::Follower(follower) => follower,
+            };
+            if matches!(served, Served::Hit) {
+                cache.emit(Event::Coalesced);
+                served = Served::Collapsed;
+            }
+            if let Some(next) = Box::pin(self.follow(follower, miss, served)).await {
+                return next;
+            }
+        }
+    }
+
+    /// What the store has; once, what is known of that.
+    async fn select(&mut self) -> Selection {
+        match self.known {
+            Known::Missing(seen) => {
+                self.known = Known::Nothing;
+                missing_uri(self.key, seen)
+            }
+            // In a box, so that the future of what is known to be missing is the smaller for it.
+            Known::Nothing | Known::Due(_) => {
+                Box::pin(self.context.select(self.key, self.headers, Reading::Answer)).await
+            }
+        }
+    }
+
+    fn is_due(&self, hit: &Hit) -> bool {
+        *self.method != Method::HEAD
+            && match self.known {
+                Known::Due(due) => due == hit.entry.id(),
+                Known::Nothing | Known::Missing(_) => self.context.is_due_early(&hit.entry),
+            }
+    }
+
+    fn respond<R: Body>(&mut self, entry: ResponseEntry, served: Served) -> Next<R> {
+        Next::Respond(self.context.respond(entry, self.method, self.headers, served, self.span))
+    }
+
+    /// There is an answer, which is to be refreshed by one request.
+    fn refresh<R: Body>(&mut self, entry: ResponseEntry, served: Served, miss: Miss) -> Next<R> {
+        let cache = &self.context.cache;
+        if *self.method == Method::HEAD || cache.recent_failure(&miss.key).is_some() {
+            return self.respond(entry, served);
+        }
+        let Role::Leader(flight) = cache.flights().join(&miss.key) else { return self.respond(entry, served) };
+        let purpose = match served {
+            Served::Stale => cache.purpose_of_refresh(&miss.key),
+            _ => Purpose::EarlyRefresh,
+        };
+        let answer = match purpose {
+            Purpose::RetriedRefresh => LeaderAnswer::LoadOrStale(entry),
+            _ => {
+                let response = self.context.respond(entry, self.method, self.headers, served, self.span);
+                LeaderAnswer::Stored(Box::new(response))
+            }
+        };
+        Next::Lead { flight, miss, purpose, answer }
+    }
+
+    /// What a request gets for which nothing will be loaded; `None` if it is to be loaded.
+    fn without_load<R: Body>(&mut self, miss: &Miss) -> Option<Next<R>> {
+        let (context, stale) = (self.context, miss.stale.as_ref());
+        if !miss.reached_store() {
+            self.span.unavailable();
+        } else if miss.detail.why == ForwardReason::FromTheFuture {
+            self.span.because(NoCacheReason::FromTheFuture);
+        }
+        if context.directives(self.headers).only_if_cached() {
+            context.cache.emit(Event::Miss);
+            self.span.because(NoCacheReason::OnlyIfCached);
+            return Some(Next::Respond(context.gateway_timeout(NoCacheReason::OnlyIfCached)));
+        }
+        if let Some(failure) = context.cache.recent_failure(&miss.key)
+            && let Some(response) = self.respond_while_backing_off(stale, &failure)
+        {
+            return Some(Next::Respond(response));
+        }
+        let reason = if *self.method == Method::HEAD {
+            NoCacheReason::HeadMiss
+        } else if is_incremental(self.headers) {
+            // A load would make others wait for it, or make it wait for theirs.
+            NoCacheReason::Incremental
+        } else {
+            let stale = stale.cloned().and_then(ResponseEntry::new);
+            context.passes_range(self.key, self.headers, stale.map(|entry| entry.response().info.response_time))?
+        };
+        self.span.because(reason);
+        Some(Next::Forward { reason, stale: stale.cloned(), learns: true })
+    }
+
+    fn respond_while_backing_off<R: Body>(
+        &mut self,
+        stale: Option<&Entry>,
+        failure: &RecentFailure,
+    ) -> Option<Response<ResponseBody<R>>> {
+        let reply = self.context.reply_while_backing_off::<R, Infallible>(self.headers, stale, failure)?;
+        let Ok(response) = self.context.respond_with_loaded(reply, self.method, self.headers, self.span);
+        Some(response)
+    }
+
+    /// Waits for another request's load; `None` if the request is to look again.
+    async fn follow<R: Body>(&mut self, follower: Follower, miss: Miss, served: Served) -> Option<Next<R>> {
+        let wait = self.span.wait_for(&follower);
+        let deadline = self.patience.deadline();
+        let join = |load: &InProgress| self.join(load, miss.reached_store());
+        let outcome = match follower.follow(wait, deadline, join).await {
+            Followed::Joined(response) => return Some(Next::Respond(response)),
+            Followed::Ended(outcome) => outcome,
+            Followed::TimedOut => return Some(self.waited_too_long(miss)),
+        };
+        match outcome {
+            // A request that could reach the store must not take an entry that was loaded without it: the request may know
+            // of an invalidation that the load did not.
+            FlightOutcome::Unstored(entries) if !miss.reached_store() => {
+                match self.context.select_among(&entries, self.key, self.headers) {
+                    Some(entry) => Some(self.respond(entry, served)),
+                    None => Some(self.forward(NoCacheReason::StoreUnavailable, miss)),
+                }
+            }
+            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Void
+                if self.patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
+            {
+                None
+            }
+            FlightOutcome::Uncacheable => Some(self.forward(NoCacheReason::Remembered, miss)),
+            FlightOutcome::Failed => Some(self.failed_together(miss)),
+            _ => Some(self.waited_too_long(miss)),
+        }
+    }
+
+    /// What is coming in, if it answers this request as well as it will from the store, and the request came before any
+    /// invalidation of it. `reached_store`: the request's own lookup was answered.
+    fn join<R: Body>(&mut self, load: &InProgress, reached_store: bool) -> Option<Response<ResponseBody<R>>> {
+        let context = self.context;
+        if !context.cache.may_join(load, reached_store) {
+            return None;
+        }
+        let entry = context.select_among(&load.entries, self.key, self.headers)?;
+        let content = match load.payload.length() {
+            Some(length) => Content::Loading(load.payload.clone(), length),
+            // A part can be cut out once the whole is there.
+            None if self.headers.contains_key(RANGE) => return None,
+            None => Content::Growing(load.payload.read_all()?),
+        };
+        context.cache.emit(Event::Joined);
+        Some(context.respond_while_loading(entry, content, self.method, self.headers, self.span))
+    }
+
+    /// The load failed. It did so by an error that a stale entry stood in for, or without any response: the wider of the two
+    /// permissions is the one that counts.
+    fn failed_together<R: Body>(&mut self, miss: Miss) -> Next<R> {
+        let (context, stale) = (self.context, miss.stale.as_ref());
+        if let Some(entry) = context.stale_if_error_entry(self.headers, stale, None) {
+            context.cache.emit(Event::Miss);
+            self.span.because(NoCacheReason::ServiceFailed);
+            return self.respond(entry, Served::StaleIfError(None));
+        }
+        if let Some(failure) = context.cache.recent_failure(&miss.key)
+            && let Some(response) = self.respond_while_backing_off(stale, &failure)
+        {
+            return Next::Respond(response);
+        }
+        self.forward(NoCacheReason::ServiceFailed, miss)
+    }
+
+    fn waited_too_long<R: Body>(&mut self, miss: Miss) -> Next<R> {
+        self.context.cache.emit(Event::Release(Release::WaitTimeout));
+        self.forward(NoCacheReason::WaitedTooLong, miss)
+    }
+
+    fn forward<R: Body>(&mut self, reason: NoCacheReason, miss: Miss) -> Next<R> {
+        self.span.because(reason);
+        Next::Forward { reason, stale: miss.stale, learns: false }
+    }
 }
 
 impl Context {

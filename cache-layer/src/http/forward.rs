@@ -5,7 +5,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::{
-    annotate::{self, Served},
+    annotate::{self, Refusal, Served},
     body::ResponseBody,
     context::Context,
     oneshot::Oneshot,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     entry::Entry,
     key::Key,
-    semantics::{cache_status::ForwardReason, staleness::is_replaceable_error},
+    semantics::staleness::is_replaceable_error,
     telemetry::{Event, NoCacheReason},
 };
 
@@ -33,14 +33,25 @@ pub(super) struct Forward<'a, S, B> {
 
 impl Context {
     /// The response to a request that was not looked up.
-    pub(super) fn bypassed<R: Body>(&self, response: Response<R>, reason: NoCacheReason) -> Response<ResponseBody<R>> {
+    pub(super) fn bypassed<R: Body>(
+        &self,
+        response: Response<R>,
+        refusal: impl Into<Refusal>,
+    ) -> Response<ResponseBody<R>> {
+        let refusal = refusal.into();
         let mut response = response.map(ResponseBody::inner);
         // A layer further out stores it, by its tags among others, and takes them out for its clients.
-        if reason != NoCacheReason::Nested {
+        if refusal.reason != NoCacheReason::Nested {
             self.policy.strip_internal(response.headers_mut());
         }
-        annotate::bypass(response.headers_mut(), &self.name, reason);
+        annotate::bypass(response.headers_mut(), &self.signature, refusal);
         response
+    }
+
+    /// The reason, and what it was for the earlier request that it is remembered from.
+    pub(super) fn refusal(&self, reason: NoCacheReason, key: &Key) -> Refusal {
+        let first = if reason == NoCacheReason::Remembered { self.cache.first_reason(key) } else { None };
+        Refusal { reason, first }
     }
 
     /// Forwards one request, and stores nothing.
@@ -74,7 +85,7 @@ impl Context {
         }
         let mut response = result?.map(ResponseBody::inner);
         self.policy.strip_internal(response.headers_mut());
-        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
+        annotate::passed(response.headers_mut(), &self.signature, self.refusal(reason, key));
         Ok(response)
     }
 

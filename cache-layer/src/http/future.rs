@@ -14,8 +14,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{body::ResponseBody, context::Context, oneshot::Oneshot};
-use crate::telemetry::NoCacheReason;
+use super::{annotate::Refusal, body::ResponseBody, context::Context, oneshot::Oneshot};
 
 pin_project! {
     /// The response future of [`CacheService`](super::CacheService).
@@ -41,7 +40,7 @@ pin_project! {
         /// A hit in memory.
         Ready { response: Option<Response<ResponseBody<R>>> },
         /// Nothing for the cache to do but to say so.
-        Bypass { #[pin] forward: Oneshot<S, Request<B>>, context: Arc<Context>, reason: NoCacheReason },
+        Bypass { #[pin] forward: Oneshot<S, Request<B>>, context: Arc<Context>, refusal: Refusal },
         /// Anything that has to wait for a store, or for others.
         Boxed { future: Boxed<R, S::Error> },
     }
@@ -56,8 +55,8 @@ where
         Self { kind: Kind::Ready { response: Some(response) } }
     }
 
-    pub(super) fn bypass(service: S, request: Request<B>, context: Arc<Context>, reason: NoCacheReason) -> Self {
-        Self { kind: Kind::Bypass { forward: Oneshot::new(service, request), context, reason } }
+    pub(super) fn bypass(service: S, request: Request<B>, context: Arc<Context>, refusal: Refusal) -> Self {
+        Self { kind: Kind::Bypass { forward: Oneshot::new(service, request), context, refusal } }
     }
 
     pub(super) fn boxed(
@@ -77,8 +76,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             KindProj::Ready { response } => Poll::Ready(Ok(response.take().expect("polled after it was ready"))),
-            KindProj::Bypass { forward, context, reason } => {
-                Poll::Ready(Ok(context.bypassed(ready!(forward.poll(cx))?, *reason)))
+            KindProj::Bypass { forward, context, refusal } => {
+                Poll::Ready(Ok(context.bypassed(ready!(forward.poll(cx))?, *refusal)))
             }
             KindProj::Boxed { future } => future.as_mut().poll(cx),
         }

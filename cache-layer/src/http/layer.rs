@@ -5,14 +5,23 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, StatusCode, Uri, request};
 use tower_layer::Layer;
 
-use super::{context::Context, load_limit::LoadLimit, service::CacheService, target::Target};
+use super::{
+    context::Context,
+    hints::Hints,
+    load_limit::LoadLimit,
+    rules::{RequestSettings, Rule, RuledContexts, Rules},
+    service::CacheService,
+    target::{Affected, Target},
+    variations::Variations,
+};
 use crate::{
     clock::millis,
-    engine::Cache,
+    engine::{Cache, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
     key::Key,
-    policy::{Profile, Remaining, SetCookie, Voids},
-    semantics::{cache_status::CacheName, caching_policy::CachingPolicy},
+    policy::{KeepIf, NoVarySearch, Profile, Remaining, RequestPredicate, SetCookie, Vary, Voids},
+    semantics::{cache_status::CacheName, caching_policy::CachingPolicy, names::Names, one_request::OF_ONE_REQUEST},
+    telemetry::NoCacheReason,
 };
 
 /// Puts a [`Cache`] in front of a service.
@@ -41,11 +50,13 @@ use crate::{
 ///
 /// # Where to put it
 ///
-/// Outside of what makes a response, inside of what changes it for one client: compression goes around the cache, and
-/// so does a check of who may ask at all. Limits that protect the application go inside, so that hits don't count.
+/// Outside of what makes a response, inside of what changes it for one client: compression, CORS and request ids go around the
+/// cache, and so does a check of who may ask at all. Limits that protect the application go inside, so that hits don't count.
+/// `docs/middleware.md` of the repository has a row for each layer of tower-http and its neighbours.
 ///
-/// The key of a request is its host, path and query *as this layer sees them*. Inside axum's `nest`, the path has
-/// lost its prefix: two nested routers over one cache need a [`namespace`](Self::namespace) each, or the layer outside of both.
+/// The key of a request is its host, path and query *as this layer sees them*. Inside axum's `nest`, the path has lost its
+/// prefix: two nested routers over one cache need a [`namespace`](Self::namespace) each, or the layer outside of both. With the
+/// feature `axum`, keys and rules have the whole path there, as long as nothing but prefixes was taken off.
 ///
 /// `http` and `https` are one site unless [`schemes_apart`](Self::schemes_apart) says otherwise, and hosts are one where
 /// [`canonical_host`](Self::canonical_host) says so.
@@ -60,12 +71,54 @@ use crate::{
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CacheLayer {
     pub(super) context: Context,
+    /// None where it has never had any.
+    rules: Option<Rules>,
 }
 
 impl CacheLayer {
     /// A layer over `cache` that keeps what the application says, and nothing else.
     pub fn new(cache: Cache) -> Self {
-        Self { context: Context::new(cache) }
+        Self { context: Context::new(cache), rules: None }
+    }
+}
+
+/// # Rules
+///
+/// Settings for some of the requests.
+impl CacheLayer {
+    /// Settings for the requests of a path, and, if the [rule](Rule) says so, of a host or of some methods. Of several that match,
+    /// the most special one is for a request, and what that leaves open is as the layer has it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, CacheLayer, ConfigError, Rule, store::MemoryStore};
+    /// # fn main() -> Result<(), ConfigError> {
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    /// let layer = CacheLayer::new(cache)
+    ///     .rule(Rule::prefix("/shops").ttl(minute).stale_while_revalidate(minute))?
+    ///     .rule(Rule::path("/shops/{id}/orders").ttl(second))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If no request can match the rule, or if there is one for the same requests.
+    pub fn rule(mut self, rule: Rule) -> Result<Self, ConfigError> {
+        self.rules = Some(self.rules.unwrap_or_default().with(rule)?);
+        Ok(self)
+    }
+
+    /// Rules that can be [replaced](Rules::replace) while requests run, in place of those before.
+    pub fn rules(mut self, rules: Rules) -> Self {
+        self.rules = Some(rules);
+        self
+    }
+
+    pub(super) fn with_content_keys(mut self) -> Self {
+        self.context.has_content_keys = true;
+        self
     }
 }
 
@@ -85,7 +138,8 @@ impl CacheLayer {
 
     /// As [`ttl`](Self::ttl), for paths that are `prefix` or lie below it, by whole segments: `/a` covers `/a/b` and
     /// not `/ab`. The longest prefix decides; zero means that these are not kept. Paths are compared as they were sent,
-    /// without decoding, and one with dot segments is covered by no rule; a prefix without its leading slash is given one.
+    /// without decoding, and one with dot segments is covered by no rule; a prefix without its leading slash is given one, and
+    /// `{any}` in it stands for any one segment. For other settings than this one, there is [`rule`](Self::rule).
     pub fn ttl_for_path(mut self, prefix: impl AsRef<str>, ttl: Duration) -> Self {
         self.context.policy.add_path(prefix.as_ref(), ttl);
         self
@@ -167,7 +221,7 @@ impl CacheLayer {
     /// more, earlier, which is for loads whose duration varies. Zero or less, or what is no number, turns it off. The
     /// application sees requests for what is still fresh, as it does with `stale-while-revalidate` for what is stale.
     pub fn early_refresh(mut self, beta: f32) -> Self {
-        self.context.policy.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
+        self.context.policy.set_early_refresh(beta);
         self
     }
 
@@ -202,12 +256,65 @@ impl CacheLayer {
         self
     }
 
+    /// Which responses to keep, of those that may be kept; all of them unless set. For what their fields say no word of
+    /// `Cache-Control` about: an error that comes as 200, say (`detail=keep-if`).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, CacheLayer, ConfigError, Rule, store::MemoryStore};
+    /// # use http::header::CACHE_CONTROL;
+    /// # fn main() -> Result<(), ConfigError> {
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// // async-graphql says `Cache-Control` where there is no error, and says nothing where there is one.
+    /// let graphql = Rule::path("/graphql").ttl_cap(Duration::from_secs(60));
+    /// let graphql = graphql.keep_if(|_, headers| headers.contains_key(CACHE_CONTROL));
+    /// let layer = CacheLayer::new(cache).rule(graphql)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keep_if(mut self, keeps: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
+        self.context.policy.keep_if = Some(KeepIf::new(keeps));
+        self
+    }
+
+    /// Response fields that are not stored, since they say something of one request; a name that ends in `*` is a prefix. The
+    /// response to the request that loaded has them, and hits don't. [`NOT_STORED`](Self::NOT_STORED) unless set.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let and_mine = CacheLayer::NOT_STORED.iter().copied().chain(["x-served-by"]);
+    /// let layer = CacheLayer::new(cache).not_stored(and_mine);
+    /// ```
+    pub fn not_stored<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        let names = names.into_iter().map(|name| name.as_ref().to_ascii_lowercase());
+        self.context.policy.not_stored = Names::new(names);
+        self
+    }
+
+    /// The fields that are [not stored](Self::not_stored) unless others are set: ids of requests and traces, what a request took,
+    /// and what is left of a client's limit.
+    pub const NOT_STORED: &'static [&'static str] = OF_ONE_REQUEST;
+
     /// The longest body to keep, in bytes, which is also the most that is held of a response on its way; 1 MiB unless set.
     /// A longer one is passed on whole, and not kept; where several requests read one of an unknown length by then, they go on
     /// at the pace of the slowest, and as much again is held of it. A range of a response that is not stored yet is answered
     /// once the whole is there; of one that turned out to be longer, the next ranges are the application's to answer.
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.context.policy.max_body = bytes;
+        self
+    }
+
+    /// Whether responses that come without `ETag` and `Last-Modified` are given a strong `ETag` of their bytes, so that clients which
+    /// have them are answered with a 304, as of an API in JSON; off unless set.
+    ///
+    /// It is for successes that are stored, and not for what says `no-transform`. A body that streams to the client who loaded
+    /// it has no tag there yet: hits have it. The application is never asked by such a tag, and knows nothing of it, so that a
+    /// write with `If-Match` can't succeed by it. A layer outside that changes bodies and leaves a strong tag as it is, as
+    /// tower-http's compression does, makes one tag of two representations: clients that resume an interrupted download there
+    /// need it off.
+    pub fn etags(mut self, minted: bool) -> Self {
+        self.context.policy.etags = minted;
         self
     }
 
@@ -325,15 +432,57 @@ impl CacheLayer {
         self
     }
 
+    /// Whether responses may say themselves which queries they answer, with `No-Vary-Search`, and what of it is believed
+    /// ([`NoVarySearch`]); the field is passed on and means nothing here unless set.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, NoVarySearch, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).no_vary_search(NoVarySearch::new());
+    /// ```
+    pub fn no_vary_search(mut self, rules: NoVarySearch) -> Self {
+        self.context.variations = Some(Variations::new(rules));
+        self
+    }
+
     /// Request fields that are part of the key, for what an application reads without saying so in `Vary`.
     pub fn key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.context.policy.key_headers = names.into_iter().collect();
         self
     }
 
-    /// Cookies whose requests go to the application, whatever is stored, such as that of a session.
+    /// Which requests are given the same variant of a response, where that varies; [`Vary::safe`] in the safe profile. All
+    /// layers over one cache need the same.
+    pub fn vary(mut self, vary: Vary) -> Self {
+        self.context.policy.caching.normalization = vary.into_normalization();
+        self
+    }
+
+    /// Cookies whose values are part of the key, and which therefore don't keep a response from being stored: those of a
+    /// [rule](Rule::key_cookies) most often. None unless set.
+    pub fn key_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.context.policy.cookies.keyed = names.into_iter().map(|name| name.as_ref().into()).collect();
+        self
+    }
+
+    /// Cookies that make no difference to the response, such as those of analytics; a name that ends in `*` is a prefix. A
+    /// request that has no others is one without cookies to the cache, in `Vary: Cookie` as well; the application still sees
+    /// them. None unless set.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).ignore_cookies(["_ga*", "_gid", "consent"]).bypass_on_cookies(["session"]);
+    /// ```
+    pub fn ignore_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.context.policy.cookies.ignored = Names::new(names);
+        self
+    }
+
+    /// Cookies whose requests go to the application, whatever is stored, such as that of a session; a name that ends in `*` is
+    /// a prefix.
     pub fn bypass_on_cookies<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.context.policy.bypass_cookies = names.into_iter().map(Into::into).collect();
+        self.context.policy.cookies.bypass = Names::new(names.into_iter().map(Into::into));
         self
     }
 
@@ -356,8 +505,49 @@ impl CacheLayer {
     /// ```
     #[must_use]
     pub fn key(&self, uri: &Uri) -> Option<Key> {
+        self.key_of_target(&Target::of_uri(&self.context.sites, uri)?, &HeaderMap::new())
+    }
+
+    /// Voids every response that is stored for an absolute URI, whatever its key: those for other
+    /// [`key_headers`](Self::key_headers), and those to [QUERY](Self::query) with any content. `false` for a URI without a host,
+    /// which names nothing. A write that succeeds does the same for its own target. Where responses have such keys, one in 4096 of
+    /// those of other targets is voided with them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cache::invalidate`].
+    pub async fn invalidate_uri(&self, uri: &Uri) -> Result<bool, InvalidateError> {
+        let Some(Affected { keys, tags }) = self.affected(uri) else { return Ok(false) };
+        let mut result = self.context.cache.invalidate_tags(tags).await;
+        for key in keys {
+            // Each is to be tried, whatever became of the one before.
+            result = self.context.cache.invalidate(&key).await.and(result);
+        }
+        result.map(|()| true)
+    }
+
+    /// As [`invalidate_uri`](Self::invalidate_uri), but makes responses stale rather than void, as
+    /// [`Cache::soft_invalidate`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cache::invalidate`].
+    pub async fn soft_invalidate_uri(&self, uri: &Uri) -> Result<bool, InvalidateError> {
+        let Some(Affected { keys, tags }) = self.affected(uri) else { return Ok(false) };
+        let mut result = self.context.cache.soft_invalidate_tags(tags).await;
+        for key in keys {
+            result = self.context.cache.soft_invalidate(&key).await.and(result);
+        }
+        result.map(|()| true)
+    }
+
+    /// By what everything is reached that is stored for a URI.
+    fn affected(&self, uri: &Uri) -> Option<Affected> {
         let headers = HeaderMap::new();
-        Target::of_uri(&self.context.sites, uri).map(|target| target.key(&self.context.key_rules(&headers)))
+        let target = Target::of_uri(&self.context.sites, uri)?;
+        // A layer over the same cache may tell requests by their content, if this one doesn't.
+        let context = Context { has_content_keys: true, ..self.context.clone() };
+        Some(self.settings(context, None).affected(&target, &headers, &headers))
     }
 
     /// The key under which this layer keeps what it stores for a request with this URI and these fields: what a handler has
@@ -381,7 +571,51 @@ impl CacheLayer {
     /// ```
     #[must_use]
     pub fn key_of(&self, uri: &Uri, headers: &HeaderMap) -> Option<Key> {
-        Target::of(&self.context.sites, uri, headers).map(|target| target.key(&self.context.key_rules(headers)))
+        self.key_of_target(&Target::of(&self.context.sites, uri, headers)?, headers)
+    }
+
+    fn key_of_target(&self, target: &Target<'_>, headers: &HeaderMap) -> Option<Key> {
+        if self.rules.is_none() {
+            return Some(target.key(&self.context.key_rules(headers)));
+        }
+        Some(self.settings(self.context.clone(), None).key(target, headers))
+    }
+
+    /// The settings of this layer's rules, over these.
+    /// The settings for a request of which a layer outside says this.
+    pub(super) fn settings(&self, context: Context, hints: Option<&Hints>) -> RequestSettings {
+        let context = Arc::new(context);
+        let ruled = self.rules.as_ref().map(|rules| RuledContexts::new(context.clone(), rules.clone()));
+        RequestSettings::new(context, ruled.as_ref(), hints)
+    }
+}
+
+/// # A way past the cache
+impl CacheLayer {
+    /// Whether the cache is there at all; it is unless set. Turned off, it looks nothing up, and stores nothing (`detail=off`).
+    /// What is written through it still voids what is stored, so that nothing is outdated where it is on, or when it is on again.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).enabled(std::env::var_os("NO_CACHE").is_none());
+    /// ```
+    pub fn enabled(mut self, on: bool) -> Self {
+        self.context.policy.bypass = (!on).then_some(NoCacheReason::Off);
+        self
+    }
+
+    /// Which requests go to the application as they are, with nothing kept of what comes (`detail=bypass-if`); none unless set.
+    /// For what a layer outside finds out, there are [`Hints`](crate::Hints).
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).bypass_if(|request| request.headers.contains_key("x-preview"));
+    /// ```
+    pub fn bypass_if(mut self, bypasses: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.context.policy.bypass_if = Some(RequestPredicate::new(bypasses));
+        self
     }
 }
 
@@ -391,7 +625,7 @@ impl CacheLayer {
     /// `Cache-Tag`, with commas between tags, and `Surrogate-Key`, with blanks, unless set. In other fields, commas and
     /// blanks are both between tags. None means that these fields mean nothing here, and are passed on.
     ///
-    /// A response that names more than 64 tags, or one of more than 256 bytes, is not kept. When the application says that
+    /// A response that names more than 1,024 tags, or one of more than 256 bytes, is not kept. When the application says that
     /// a stored response still holds (304), and names tags, they replace those that were named before.
     ///
     /// ```
@@ -445,7 +679,7 @@ impl CacheLayer {
     /// let layer = CacheLayer::new(cache).voids(|request| request.uri.path() != "/graphql");
     /// ```
     pub fn voids(mut self, is_change: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.context.policy.voids = Voids::by(is_change);
+        self.context.policy.voids = Voids::If(RequestPredicate::new(is_change));
         self
     }
 }
@@ -459,13 +693,49 @@ impl CacheLayer {
     ///
     /// If `name` is empty, or has other characters than printable ASCII.
     pub fn name(mut self, name: &str) -> Result<Self, ConfigError> {
-        self.context.name = CacheName::new(name).ok_or_else(|| {
+        self.context.signature.name = CacheName::new(name).ok_or_else(|| {
             ConfigError::new(
                 ConfigErrorKind::Syntax,
                 format!("cache name {name:?}: must be printable ASCII, not empty"),
             )
         })?;
         Ok(self)
+    }
+
+    /// Whether responses say what the cache did for them: in `X-Cache`, `X-Cache-Age` and `Cache-Status`. They do unless set.
+    /// `Age`, which other caches have to know, they have in any case.
+    pub fn announce(mut self, announces: bool) -> Self {
+        if announces == self.context.signature.is_silent() {
+            self.context.signature.fields_mut().silent = !announces;
+        }
+        self
+    }
+
+    /// The field in which responses say `HIT`, `MISS` and so on; `X-Cache` unless set, and `None` for none.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # use http::HeaderName;
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// // Behind a CDN that has an `X-Cache` of its own.
+    /// let layer = CacheLayer::new(cache).x_cache_field(HeaderName::from_static("x-app-cache")).x_cache_age_field(None);
+    /// ```
+    pub fn x_cache_field(mut self, name: impl Into<Option<HeaderName>>) -> Self {
+        self.context.signature.fields_mut().x_cache = name.into();
+        self
+    }
+
+    /// The field in which responses say how many seconds ago they came in; `X-Cache-Age` unless set, and `None` for none.
+    pub fn x_cache_age_field(mut self, name: impl Into<Option<HeaderName>>) -> Self {
+        self.context.signature.fields_mut().x_cache_age = name.into();
+        self
+    }
+
+    /// The field in which responses say what the cache did, and why, by RFC 9211; `Cache-Status` unless set, and `None` for
+    /// none.
+    pub fn cache_status_field(mut self, name: impl Into<Option<HeaderName>>) -> Self {
+        self.context.signature.fields_mut().cache_status = name.into();
+        self
     }
 
     /// By which field answers tell the caches after this one how much of their freshness is left; [`Remaining::Age`] unless
@@ -514,6 +784,11 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CacheService::new(inner, Arc::new(self.context.clone()))
+        let context = Arc::new(self.context.clone());
+        let ruled = match &self.rules {
+            None if !context.policy.asks_first() => None,
+            rules => Some(Arc::new(RuledContexts::new(context.clone(), rules.clone().unwrap_or_default()))),
+        };
+        CacheService::new(inner, context, ruled)
     }
 }

@@ -10,7 +10,12 @@ use std::sync::Arc;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::{context::Context, select::Selection};
-use crate::{engine::Cache, key::Key, semantics::list::has_any, store::LeaseToken};
+use crate::{
+    engine::{Cache, Reading},
+    key::Key,
+    semantics::list::has_any,
+    store::LeaseToken,
+};
 
 /// The request field by which a load is known to another process.
 static FIELD: HeaderName = HeaderName::from_static("cache-layer-load");
@@ -50,13 +55,19 @@ impl Context {
 
     /// Whether `mark` is that of a load of what this request would wait for. It stays on the request then, for layers that
     /// are further in still.
-    pub(super) async fn keep_mark(&self, headers: &mut HeaderMap, key: &Key, mark: HeaderValue) -> bool {
+    pub(super) async fn keep_mark(
+        &self,
+        headers: &mut HeaderMap,
+        key: &Key,
+        mark: HeaderValue,
+        purpose: Reading,
+    ) -> bool {
         let Some(token) =
             LeaseToken::try_from(mark.as_bytes()).ok().filter(|token| token.iter().all(u8::is_ascii_hexdigit))
         else {
             return false;
         };
-        let place = match self.select(key, headers).await {
+        let place = match self.select(key, headers, purpose).await {
             Selection::Fresh(hit) => hit.key(key),
             Selection::Stale(_, miss) | Selection::Missing(miss) if miss.reached_store() => miss.key,
             // A store that doesn't answer has given no lease that this request would wait for, and a client could have made the

@@ -6,12 +6,13 @@ use super::{
     ResponseBody,
     annotate::Served,
     context::Context,
-    plan::{CacheRequest, OriginResponse},
+    plan::{CacheRequest, DatedHeaders, OriginResponse},
     response_entry::ResponseEntry,
     select::Decision,
     target::Target,
 };
 use crate::{
+    clock::Clock,
     engine::Cache,
     entry::{Entry, envelope},
     key::Key,
@@ -51,19 +52,21 @@ impl Parts {
             (header::CACHE_CONTROL, "public, max-age=3600"),
             (header::ETAG, "\"33a64df551425fcc\""),
         ]);
-        context.dated(&mut response);
+        response.insert(header::DATE, header::HeaderValue::from_static("Sun, 29 Nov 2026 06:00:00 GMT"));
         let target = Target::of(&context.sites, &uri, &request).expect("it has a host").into_owned();
         let key = target.key(&context.key_rules(&request));
         let asked = CacheRequest {
             target,
             key,
             method: Method::GET,
+            has_content: false,
+            is_hinted: false,
             headers: Arc::new(request.clone()),
             time: context.cache.now(),
         };
-        let plan = context.plan(&asked, came(response.clone(), length)).expect("it may be stored");
+        let plan = context.plan(&asked, came(&response, length)).expect("it may be stored");
         let payload = Bytes::from(vec![b'x'; length]);
-        let draft = context.draft(plan, &asked, None, true);
+        let draft = context.draft(plan, &asked, DatedHeaders { own: &response, date: None }, None, true);
         let (_, _, entry) = draft.complete(|entry| entry.loaded([&payload].into_iter(), 0));
         let entry = entry.into_entry();
         let bytes = envelope::encode(&entry);
@@ -118,9 +121,10 @@ impl Parts {
     /// Decides whether the response may be stored, for how long, and under which key, and makes its entry.
     #[must_use]
     pub fn plan(&self) -> bool {
-        let came = came(self.response.clone(), self.entry.payload().len());
+        let came = came(&self.response, self.entry.payload().len());
         let plan = self.context.plan(&self.asked, came).expect("it may be stored");
-        !self.context.draft(plan, &self.asked, None, true).entries().is_empty()
+        let headers = DatedHeaders { own: &self.response, date: None };
+        !self.context.draft(plan, &self.asked, headers, None, true).entries().is_empty()
     }
 
     /// The entry as Redis has it.
@@ -141,7 +145,7 @@ fn fields(fields: &[(header::HeaderName, &'static str)]) -> HeaderMap {
     fields.iter().map(|(name, value)| (name.clone(), header::HeaderValue::from_static(value))).collect()
 }
 
-fn came(headers: HeaderMap, length: usize) -> OriginResponse {
+fn came(headers: &HeaderMap, length: usize) -> OriginResponse<'_> {
     let (status, tags, length) = (StatusCode::OK, Tags::default(), length as u64);
-    OriginResponse { status, headers, tags, freshness: None, inherited: None, length }
+    OriginResponse { status, headers, time: Clock::system().now(), tags, freshness: None, inherited: None, length }
 }

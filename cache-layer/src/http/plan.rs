@@ -5,32 +5,37 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode,
-    header::{AGE, DATE},
+    header::{AGE, CONTENT_ENCODING, DATE},
 };
 
 use super::{
     annotate,
     context::Context,
+    hints::Hints,
+    minted::{self, with_tag},
     remaining_freshness::RemainingFreshness,
     response_entry::ResponseEntry,
     select::Varies,
-    stored::{Stored, StoredResponse, StoredVaries, Traits},
+    stored::{Stored, StoredInfo, StoredVaries, Traits},
     target::Target,
 };
 use crate::{
     clock::millis,
-    entry::{Deadlines, Entry, EntryId, Version},
+    entry::{Deadlines, Entry, EntryHead, EntryId, Version},
     inherit::Reads,
     key::Key,
-    policy::Freshness,
+    policy::{Freshness, Policy},
     semantics::{
+        cache_control::CacheControl,
         compressed::is_compressed,
         date::write_http_date,
         freshness::{initial_age, lifetime},
         groups::cache_groups,
+        list::{has, has_any},
+        no_vary_search::NoVarySearch as Variation,
         received::Received,
         staleness::{Windows, forbids_stale_use},
-        storable::{refusal_of_freshness, refusal_of_response, retain_stored_fields},
+        storable::{is_stored_field, refusal_of_freshness, refusal_of_response},
         tag_fields::named_tags,
         targeted::ResponseDirectives,
         vary::{Vary, VaryFields},
@@ -46,6 +51,10 @@ pub(super) struct CacheRequest {
     /// The primary key.
     pub(super) key: Key,
     pub(super) method: Method,
+    /// Whether its content is part of its key.
+    pub(super) has_content: bool,
+    /// Whether a layer outside has made a part of its key.
+    pub(super) is_hinted: bool,
     /// For the load, and for the request that waits for it.
     pub(super) headers: Arc<HeaderMap>,
     /// When it was sent on, in milliseconds since the Unix epoch.
@@ -53,18 +62,36 @@ pub(super) struct CacheRequest {
 }
 
 impl CacheRequest {
-    /// A request that is answered as GET is. `None` if it doesn't say clearly which host it is for.
+    /// A request that is answered as GET is, and was not sent on yet.
+    pub(super) fn as_get<B>(context: &Context, target: Target<'static>, key: Key, request: &Request<B>) -> Self {
+        let has_content = !matches!(*request.method(), Method::GET | Method::HEAD);
+        let headers = Arc::new(context.policy.cookies.that_count(request.headers()).into_owned());
+        Self { target, key, method: Method::GET, has_content, is_hinted: is_hinted(request), headers, time: 0 }
+    }
+
+    /// Whether what is stored for it may answer for other queries as well: its key says no more than who it is for.
+    pub(super) fn may_have_alias(&self) -> bool {
+        !self.has_content && !self.is_hinted
+    }
+
+    /// A request that is answered as GET is, and sent on now. `None` if it doesn't say clearly which host it is for.
     pub(super) fn of_get<B>(context: &Context, key: Key, request: &Request<B>) -> Option<Self> {
-        let headers = Arc::new(request.headers().clone());
-        let target = Target::of(&context.sites, request.uri(), &headers)?.into_owned();
-        Some(Self { target, key, method: Method::GET, headers, time: context.cache.now() })
+        let target = Target::of_request(&context.sites, request)?.into_owned();
+        Some(Self { time: context.cache.now(), ..Self::as_get(context, target, key, request) })
     }
 }
 
+/// Whether a layer outside has made a part of the request's key.
+pub(super) fn is_hinted<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<Hints>().is_some_and(|hints| !hints.key_parts.is_empty())
+}
+
 /// A response as the application gave it, apart from its body.
-pub(super) struct OriginResponse {
+pub(super) struct OriginResponse<'h> {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: &'h HeaderMap,
+    /// When it came, in milliseconds since the Unix epoch.
+    pub(super) time: u64,
     /// What its handler said about it beside its fields.
     pub(super) tags: Tags,
     pub(super) freshness: Option<Freshness>,
@@ -74,12 +101,23 @@ pub(super) struct OriginResponse {
     pub(super) length: u64,
 }
 
+/// The fields of a response, and the date that it is given if it has none.
+#[derive(Clone, Copy)]
+pub(super) struct DatedHeaders<'h> {
+    pub(super) own: &'h HeaderMap,
+    pub(super) date: Option<&'h HeaderValue>,
+}
+
 /// What is going to be stored, but for the body.
 pub(super) struct Plan {
-    response: StoredResponse,
+    info: StoredInfo,
     pub(super) vary: Option<VaryFields>,
     pub(super) tags: Tags,
     pub(super) deadlines: Deadlines,
+    /// Whether it is to be given an entity tag.
+    pub(super) mints: bool,
+    /// For which other queries it is an answer, if it says so.
+    pub(super) variation: Option<Arc<Variation>>,
 }
 
 /// The entries of a response, before its payload is there.
@@ -87,94 +125,97 @@ pub(super) struct Draft {
     guard: Option<(Key, Version)>,
     /// The entry that leads to the response, if the key has variants.
     parent: Option<(Key, Entry)>,
-    response: (Key, Entry),
+    response: EntryHead,
     tags: Tags,
+    mints: bool,
 }
 
 impl Draft {
+    /// Gives the response an entity tag of its `content`, if it is to have one.
+    pub(super) fn mint<'a>(&mut self, content: impl Iterator<Item = &'a Bytes>) -> Option<HeaderValue> {
+        let (meta, tag) = self.mints.then(|| with_tag(&self.response.meta, content))??;
+        self.response.meta = meta;
+        Some(tag)
+    }
+
     /// The entries, the response's without its payload.
     pub(super) fn entries(&self) -> Arc<[(Key, Entry)]> {
-        self.parent.iter().chain([&self.response]).cloned().collect()
+        let response = (self.response.key.clone(), self.response.without_payload());
+        self.parent.iter().cloned().chain([response]).collect()
     }
 
     /// Puts the payload in its place. Returns the response's entry, too.
-    pub(super) fn complete(self, with_payload: impl FnOnce(Entry) -> Entry) -> (Writes, Tags, ResponseEntry) {
-        let Self { guard, parent, response: (key, entry), tags } = self;
-        let entry = with_payload(entry);
-        let response = ResponseEntry::written(entry.clone());
-        let entries = parent.into_iter().chain([(key, entry)]).collect();
-        (Writes { entries, guard }, tags, response)
+    pub(super) fn complete(self, with_payload: impl FnOnce(&EntryHead) -> Entry) -> (Writes, Tags, ResponseEntry) {
+        let Self { guard, parent, response, tags, .. } = self;
+        let entry = with_payload(&response);
+        let answer = ResponseEntry::written(entry.clone());
+        let entry = (response.key, entry);
+        let entries = match parent {
+            Some(parent) => vec![parent, entry],
+            None => vec![entry],
+        };
+        (Writes { entries, guard }, tags, answer)
     }
 }
 
 impl Plan {
     /// What is left of the response's freshness.
     pub(super) fn remaining_freshness(&self, now: u64) -> RemainingFreshness {
-        RemainingFreshness::new(self.response.age(now), &self.deadlines, now)
+        RemainingFreshness::new(self.info.age(now), &self.deadlines, now)
     }
 }
 
 impl Context {
     /// What to store of `response`.
-    pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse) -> Result<Plan, NoCacheReason> {
-        let OriginResponse { status, mut headers, tags, freshness, inherited, length } = response;
+    pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse<'_>) -> Result<Plan, NoCacheReason> {
+        let OriginResponse { status, headers, time: response_time, tags, freshness, inherited, length } = response;
         let policy = &self.policy.caching;
-        let response_time = self.cache.now();
-        let directives = freshness
-            .map_or_else(|| ResponseDirectives::from_headers(&headers, &policy.targets), Freshness::directives);
-        let received =
-            Received { status, headers: &headers, directives: &directives, request_time: request.time, response_time };
+        let directives =
+            freshness.map_or_else(|| ResponseDirectives::from_headers(headers, &policy.targets), Freshness::directives);
+        let received = Received { status, headers, directives: &directives, request_time: request.time, response_time };
         self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();
         let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));
         if left == Some(0) {
             return Err(NoCacheReason::MadeFromStale);
         }
-        let rule = self.policy.ttl(request.target.path()).map(millis).or(left);
+        let rule = self.policy.ttl(request.target.path()).map(millis);
+        let ruled = rule.is_some();
+        let rule = rule.or(left);
         let mut lifetime = lifetime(policy, &received, rule);
         if let Some(lifetime) = &mut lifetime {
             lifetime.millis = self.jittered(lifetime.millis).min(left.unwrap_or(u64::MAX));
         }
         let age = initial_age(&received);
         let windows = Windows::new(policy, &received, lifetime, age);
-        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows) {
+        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows, ruled) {
             return Err(reason);
+        }
+        if !self.policy.keeps(status, headers) {
+            return Err(NoCacheReason::KeepIf);
         }
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
-        let tags = self.tags_of(request, &headers, inherited.tags_and(tags))?;
-        let vary = match Vary::from_headers(&headers) {
+        let variation = self.variation_of(request, status, headers);
+        let of_path = variation.as_ref().map(|_| request.target.path_tag(&self.key_rules(&request.headers)));
+        let tags = self.tags_of(request, headers, inherited.tags_and(tags), of_path.as_deref())?;
+        let vary = match Vary::from_headers(headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
-        annotate::clear(&mut headers);
-        self.policy.strip_internal(&mut headers);
-        retain_stored_fields(policy, &mut headers);
-        let cc = &directives.cache_control;
-        let response = StoredResponse {
+        let mints = self.policy.etags && minted::is_due(status, headers, &directives.cache_control);
+        let info = StoredInfo {
             status,
-            headers,
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: Traits {
-                immutable: cc.immutable,
-                never_stale: forbids_stale_use(cc),
-                no_circle: true,
-                unmatched: false,
-            },
+            traits: traits(status, headers, &directives.cache_control),
             parent: None,
         };
-        let deadlines = Deadlines {
-            made: response_time,
-            fresh: windows.fresh,
-            stale_while_revalidate: windows.stale_while_revalidate,
-            stale_if_error: windows.stale_if_error,
-            gone: windows.keep.max(windows.fresh),
-        };
-        Ok(Plan { response, vary, tags, deadlines })
+        let deadlines = deadlines(&windows, response_time);
+        Ok(Plan { info, vary, tags, deadlines, mints, variation })
     }
 
     /// Whether a response may be stored, whatever its freshness.
@@ -190,19 +231,42 @@ impl Context {
     }
 
     /// The tags of a response: these, and those that its fields name.
-    fn tags_of(&self, request: &CacheRequest, headers: &HeaderMap, mut tags: Tags) -> Result<Tags, NoCacheReason> {
+    fn tags_of(
+        &self,
+        request: &CacheRequest,
+        headers: &HeaderMap,
+        mut tags: Tags,
+        of_path: Option<&str>,
+    ) -> Result<Tags, NoCacheReason> {
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
-        let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
-        if !named.is_empty() || !groups.is_empty() {
-            tags = Tags::new(tags.iter().chain(named).chain(groups.iter().map(String::as_str)));
+        let of_target = self.tag_of_target(request);
+        let is_named = has_any(headers, &self.policy.tag_fields) || !groups.is_empty();
+        if !is_named && of_target.is_none() && of_path.is_none() {
+            return if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) };
         }
+        let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
+        let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path);
+        tags = Tags::new(tags.iter().chain(named).chain(more));
         if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
+    }
+
+    /// What reaches a response when its target is written to, if that does not say its key.
+    fn tag_of_target(&self, request: &CacheRequest) -> Option<String> {
+        let Policy { key_headers, cookies, .. } = &self.policy;
+        let key_is_target = !request.has_content && key_headers.is_empty() && cookies.keyed.is_empty();
+        (!key_is_target).then(|| request.target.tag(&self.key_rules(&request.headers)))
     }
 
     /// The tag of a cache group: groups are an origin's own (RFC 9875, section 2).
     pub(super) fn group_tag(&self, target: &Target<'_>, group: &str) -> String {
         format!("group {} {} {group}", self.namespace, target.origin())
+    }
+
+    /// These tags, without those of the groups that a response was in: a newer one says again in which it is.
+    pub(super) fn without_groups(&self, target: &Target<'_>, tags: &Tags) -> Tags {
+        let of_groups = self.group_tag(target, "");
+        Tags::new(tags.iter().filter(|tag| !tag.starts_with(&of_groups)))
     }
 
     /// Milliseconds since the application was asked.
@@ -214,25 +278,31 @@ impl Context {
         lifetime - fastrand::u64(..=lifetime / 100 * u64::from(self.policy.jitter))
     }
 
-    /// Without a date of its own, a response is dated before any client has it: a later answer can't know the date.
-    pub(super) fn dated<'a>(&self, headers: &'a mut HeaderMap) -> &'a HeaderValue {
-        headers.entry(DATE).or_insert_with(|| write_http_date(self.cache.now() / 1000))
-    }
-
-    /// The entries of a plan. The response is a new variant if there was nothing in its place.
-    pub(super) fn draft(&self, plan: Plan, request: &CacheRequest, known: Option<Varies>, is_new: bool) -> Draft {
-        let Plan { mut response, vary, tags, deadlines } = plan;
+    /// The entries of a plan, for a response with these fields. It is a new variant if there was nothing in its place.
+    pub(super) fn draft(
+        &self,
+        plan: Plan,
+        request: &CacheRequest,
+        headers: DatedHeaders<'_>,
+        known: Option<Varies>,
+        is_new: bool,
+    ) -> Draft {
+        let Plan { mut info, vary, tags, deadlines, mints, variation } = plan;
+        if let Some(variation) = variation {
+            self.keep_alias(request, &variation, deadlines);
+            self.learn_variation(request, variation);
+        }
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
-        let is_compressed = is_compressed(&response.headers);
-        let entry = |id, key: &Key, stored: &Stored| {
-            Entry::new(id, key, deadlines, stored.to_bytes(), Bytes::new()).compressed(is_compressed)
+        // Where it is never compressed, it is no matter.
+        let is_compressed = !self.cache.is_local() && is_compressed(headers.own);
+        let head = |key, info: StoredInfo| {
+            let meta = self.stored_head(info, headers);
+            EntryHead { key, id: EntryId::random(), deadlines, meta, is_compressed }
         };
         let Some(fields) = vary else {
-            let stored = Stored::Response(response);
-            let entry = entry(EntryId::random(), &request.key, &stored);
-            return Draft { guard, parent: None, response: (request.key.clone(), entry), tags };
+            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
         // many, or softened: written again, the entry would make them fresh.
@@ -247,35 +317,73 @@ impl Context {
         };
         let variant = self.variant_key(&request.key, &fields, &request.headers);
         let varies = Stored::Varies(StoredVaries { fields, variants });
-        response.parent = Some(parent);
-        let stored = Stored::Response(response);
         // Loads that begin at the same time count the same variants: the store that writes them counts better.
-        let leads_there = entry(parent, &request.key, &varies).leading_to(self.policy.max_variants);
-        let response = entry(EntryId::random(), &variant, &stored);
-        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: (variant, response), tags }
+        let leads_there = Entry::new(parent, &request.key, deadlines, varies.to_bytes().into(), Bytes::new())
+            .compressed(is_compressed)
+            .leading_to(self.policy.max_variants);
+        info.parent = Some(parent);
+        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: head(variant, info), tags, mints }
+    }
+
+    /// The metadata of a response: what is stored of its fields, and no more.
+    fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
+        let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
+        let fields = headers
+            .own
+            .iter()
+            .filter(|(name, _)| is_stored(name) && !annotate::is_own(name) && !self.policy.is_internal(name));
+        info.with_fields(fields.chain(headers.date.map(|date| (&DATE, date))))
     }
 
     /// The stored response as it is, but that the application doesn't know it by its validators.
     pub(super) fn unmatched(&self, entry: &ResponseEntry, request: &CacheRequest, known: Option<&Varies>) -> Writes {
         let stored = entry.response();
-        let mut headers = stored.headers.clone();
-        annotate::clear(&mut headers);
-        headers.remove(AGE);
-        let is_compressed = is_compressed(&headers);
-        let response = Stored::Response(StoredResponse {
-            headers,
-            stale_if_disconnected: stored.stale_if_disconnected.saturating_sub(entry.brought_forward()),
-            traits: Traits { unmatched: true, ..stored.traits },
-            ..*stored
-        });
+        let info = StoredInfo {
+            stale_if_disconnected: stored.info.stale_if_disconnected.saturating_sub(entry.brought_forward()),
+            traits: Traits { unmatched: true, ..stored.info.traits },
+            ..stored.info
+        };
+        let fields = stored.headers.iter().filter(|(name, _)| **name != AGE && !annotate::is_own(name));
         let key = known.map_or_else(
             || request.key.clone(),
             |known| self.variant_key(&request.key, &known.stored.fields, &request.headers),
         );
-        let entry = Entry::new(EntryId::random(), &key, entry.deadlines(), response.to_bytes(), Bytes::new())
-            .compressed(is_compressed)
-            .loaded_again(entry, entry.load_time());
+        let head = EntryHead {
+            key: key.clone(),
+            id: EntryId::random(),
+            deadlines: entry.deadlines(),
+            meta: info.with_fields(fields),
+            is_compressed: !self.cache.is_local() && is_compressed(&stored.headers),
+        };
+        let entry = head.loaded_again(entry, entry.load_time());
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }
+    }
+}
+
+fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl) -> Traits {
+    Traits {
+        immutable: cc.immutable,
+        never_stale: forbids_stale_use(cc),
+        no_circle: true,
+        unmatched: false,
+        minted: false,
+        plain: !status.is_redirection() && !has(headers, &CONTENT_ENCODING),
+    }
+}
+
+/// Without a date of its own, a response that came at `now` is given one before any client has it: a later answer can't know
+/// it.
+pub(super) fn date_for(headers: &HeaderMap, now: u64) -> Option<HeaderValue> {
+    (!has(headers, &DATE)).then(|| write_http_date(now / 1000))
+}
+
+fn deadlines(windows: &Windows, made: u64) -> Deadlines {
+    Deadlines {
+        made,
+        fresh: windows.fresh,
+        stale_while_revalidate: windows.stale_while_revalidate,
+        stale_if_error: windows.stale_if_error,
+        gone: windows.keep.max(windows.fresh),
     }
 }
 
@@ -289,9 +397,13 @@ pub(super) fn is_lasting(reason: NoCacheReason) -> bool {
             | NoCacheReason::SetCookie
             | NoCacheReason::VaryStar
             | NoCacheReason::EventStream
+            | NoCacheReason::Incremental
+            | NoCacheReason::Dictionary
             | NoCacheReason::Grpc
             | NoCacheReason::NoFreshness
             | NoCacheReason::AlreadyStale
+            | NoCacheReason::Rule
+            | NoCacheReason::OneClient
             | NoCacheReason::BodyTooLarge
             | NoCacheReason::Trailers
             | NoCacheReason::TooManyTags

@@ -5,13 +5,11 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
-use http::{
-    HeaderMap,
-    header::{AUTHORIZATION, COOKIE},
-};
+use http::{HeaderMap, header::AUTHORIZATION};
 
 use crate::{
-    key::{Key, KeyId},
+    key::{Hashed, Key, KeyHash},
+    semantics::cookies::CookiePolicy,
     sync::Mutex,
 };
 
@@ -22,7 +20,9 @@ const REMEMBERED: u64 = 60 * 60 * 1000;
 
 /// What is remembered of ranges, by key and kind of client. Clones are one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct RangeMemory(Arc<Mutex<HashMap<(KeyId, Client), Learned>>>);
+pub(super) struct RangeMemory(Arc<Mutex<LearnedRanges>>);
+
+type LearnedRanges = HashMap<(KeyHash, Client), Learned, Hashed>;
 
 /// What of a client may decide whether its response is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,8 +32,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn of(request: &HeaderMap) -> Self {
-        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: request.contains_key(COOKIE) }
+    pub(super) fn of(request: &HeaderMap, cookies: &CookiePolicy) -> Self {
+        Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: cookies.any_counts(request) }
     }
 
     /// A response to it may be its own: such are rarely kept.
@@ -51,12 +51,12 @@ pub(super) struct Learned {
 }
 
 impl RangeMemory {
-    fn table(&self) -> MutexGuard<'_, HashMap<(KeyId, Client), Learned>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<(KeyHash, Client), Learned, Hashed>> {
         self.0.lock()
     }
 
     pub(super) fn learned(&self, key: &Key, client: Client, now: u64) -> Option<Learned> {
-        let learned = self.table().get(&(key.id(), client)).copied()?;
+        let learned = self.table().get(&(key.hash(), client)).copied()?;
         // One from the future is from before the clock was set back.
         (now.checked_sub(learned.at)? < REMEMBERED).then_some(learned)
     }
@@ -67,7 +67,7 @@ impl RangeMemory {
             // To look for those whose time is up would take longer than to learn them once more.
             table.clear();
         }
-        table.insert((key.id(), client), learned);
+        table.insert((key.hash(), client), learned);
     }
 }
 

@@ -16,17 +16,22 @@ use super::{
     record::content_length,
 };
 use crate::{
-    inherit::Reads, key::Key, policy::Freshness, semantics::range::complete_length, tag::Tags, telemetry::NoCacheReason,
+    inherit::Reads,
+    key::Key,
+    policy::Freshness,
+    semantics::{list::has, range::complete_length},
+    tag::Tags,
+    telemetry::NoCacheReason,
 };
 
 impl Context {
     /// Why a request for a part of what is not stored, or has been `stale` since this response came, goes to the application
     /// as it is; `None` if the whole is to be loaded.
     pub(super) fn passes_range(&self, key: &Key, request: &HeaderMap, stale: Option<u64>) -> Option<NoCacheReason> {
-        if !request.contains_key(RANGE) {
+        if !has(request, &RANGE) {
             return None;
         }
-        let client = Client::of(request);
+        let client = Client::of(request, &self.policy.cookies);
         match (self.range_memory.learned(key, client, self.cache.now()), stale) {
             // What was stored after that is newer.
             (Some(Learned { kept: false, at }), stale) if stale.is_none_or(|came| came < at) => {
@@ -42,7 +47,7 @@ impl Context {
         let matters = offers_ranges || asked.headers.contains_key(RANGE);
         if matters && is_lasting_for_client(reason) {
             let learned = Learned { kept: false, at: self.cache.now() };
-            self.range_memory.learn(&asked.key, Client::of(&asked.headers), learned);
+            self.range_memory.learn(&asked.key, Client::of(&asked.headers, &self.policy.cookies), learned);
         }
     }
 
@@ -62,13 +67,14 @@ impl Context {
         }
         let came = OriginResponse {
             status: StatusCode::OK,
-            headers,
+            headers: &headers,
+            time: now,
             tags: Tags::default(),
             freshness: response.extensions().get::<Freshness>().copied(),
             inherited: response.extensions().get::<Reads>().cloned(),
             length: length.unwrap_or(0),
         };
-        let client = Client::of(&asked.headers);
+        let client = Client::of(&asked.headers, &self.policy.cookies);
         let kept = match self.plan(asked, came) {
             Err(reason) if !is_lasting_for_client(reason) => return,
             // It was not watched what the handler read: the whole may inherit its freshness.

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    task::{Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -30,25 +30,23 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
 
     /// Takes what is there, and waits for nothing; `true` if that was all of it, and of this length. Most bodies were made
     /// before their response was.
-    pub(super) async fn take_at_once(&mut self, length: u64) -> bool {
+    pub(super) fn take_at_once(&mut self, length: u64) -> bool {
         let mut taken = 0;
-        poll_fn(|cx| {
-            while taken <= length
-                && let Poll::Ready(next) = self.body.as_mut().poll_frame(cx)
-            {
-                let data = next.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                // What is no data, or the end, is for the reader; and so is what brings nothing, of which there may be no end.
-                let goes_on = data.is_some_and(|data| !data.is_empty());
-                taken += data.map_or(0, |data| data.len() as u64);
-                self.ended |= next.is_none();
-                self.ahead.extend(next);
-                if !goes_on {
-                    break;
-                }
+        // A reader that waits asks again, with a waker of its own.
+        let mut unwoken = Context::from_waker(Waker::noop());
+        while taken <= length
+            && let Poll::Ready(next) = self.body.as_mut().poll_frame(&mut unwoken)
+        {
+            let data = next.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+            // What is no data, or the end, is for the reader; and so is what brings nothing, of which there may be no end.
+            let goes_on = data.is_some_and(|data| !data.is_empty());
+            taken += data.map_or(0, |data| data.len() as u64);
+            self.ended |= next.is_none();
+            self.ahead.extend(next);
+            if !goes_on {
+                break;
             }
-            Poll::Ready(())
-        })
-        .await;
+        }
         self.ended && taken == length
     }
 
@@ -186,8 +184,6 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoCache
 
 #[cfg(test)]
 mod tests {
-    use std::task::Context;
-
     use super::*;
 
     /// What a body says when it is asked, one answer after the other; a pause, where there is `None`.
@@ -221,7 +217,7 @@ mod tests {
     /// What was taken at once of a body of six bytes, and what a reader has of it afterwards.
     async fn take(answers: Answers) -> (Option<Vec<u8>>, Vec<Result<Bytes, &'static str>>) {
         let mut incoming = Incoming::new(Told(answers.into()));
-        let taken = incoming.take_at_once(6).await.then(|| incoming.taken().flatten().copied().collect());
+        let taken = incoming.take_at_once(6).then(|| incoming.taken().flatten().copied().collect());
         let mut read = Vec::new();
         while let Some(frame) = incoming.next().await {
             read.push(frame.map(|frame| frame.into_data().unwrap_or_else(|_| "trailers".into())));

@@ -3,16 +3,17 @@
 use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
 
 use super::{
-    annotate::{self, Served},
+    annotate::{self, Served, Times},
     body::ResponseBody,
     context::Context,
     remaining_freshness::RemainingFreshness,
     reply::LoadReply,
-    response_entry::{ResponseEntry, times},
+    response_entry::ResponseEntry,
+    select::milliseconds_left,
     stored::StoredResponse,
 };
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         growing_body::{BodyReader, GrowingBody},
         span::LookupSpan,
     },
+    entry::Deadlines,
     policy::Remaining,
     semantics::{
         cache_status::ForwardReason,
@@ -53,6 +55,21 @@ impl Content {
             Self::Stored(payload) => ResponseBody::stored(payload),
             Self::Loading(body, length) => ResponseBody::joined(body.read(0..length)),
             Self::Growing(reader) => ResponseBody::joined(reader),
+        }
+    }
+
+    fn parts<R: Body>(
+        self,
+        parts: &[Range<u64>],
+        content_type: Option<&HeaderValue>,
+        boundary: &str,
+    ) -> ResponseBody<R> {
+        match self {
+            Self::Stored(payload) => {
+                ResponseBody::stored(range::multipart(&payload, parts, content_type, boundary).into())
+            }
+            // Nothing takes several parts of it.
+            Self::Loading(..) | Self::Growing(_) => self.whole(),
         }
     }
 
@@ -151,10 +168,10 @@ impl Context {
             lookup.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
         }
         let answer = Answer::new(stored, &content, method, request, now / 1000);
-        let mut response = answer.response(stored.status, entry.into_headers(), content, method);
+        let mut response = answer.response(stored.info.status, entry.into_headers(), content, method);
         // Another process may have stored what it passes on.
         self.policy.strip_internal(response.headers_mut());
-        annotate::stored(response.headers_mut(), &self.name, &times, served);
+        annotate::stored(response.headers_mut(), &self.signature, &times, served);
         if self.policy.remaining != Remaining::Age {
             let left = RemainingFreshness::new(times.age, &deadlines, now);
             left.say(response.headers_mut(), self.policy.remaining);
@@ -167,7 +184,7 @@ impl Context {
     pub(super) fn gateway_timeout<R: Body>(&self, reason: NoCacheReason) -> Response<ResponseBody<R>> {
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(reason));
+        annotate::miss(response.headers_mut(), &self.signature, ForwardReason::Miss, Some(reason));
         response
     }
 
@@ -178,9 +195,28 @@ impl Context {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         let seconds = self.cache.lock_timeout().as_secs().max(1);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        annotate::miss(response.headers_mut(), &self.name, ForwardReason::Miss, Some(NoCacheReason::Overloaded));
+        annotate::miss(response.headers_mut(), &self.signature, ForwardReason::Miss, Some(NoCacheReason::Overloaded));
         response
     }
+}
+
+/// What there is to say about the age of a response with these deadlines.
+pub(super) fn times(response: &StoredResponse, deadlines: &Deadlines, now: u64) -> Times {
+    Times {
+        age: response.info.age(now),
+        resident: response.info.resident(now),
+        ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
+        fresh: now < deadlines.fresh,
+    }
+}
+
+static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+
+/// Takes out what is true of all of the content, and not of a part. `Repr-Digest` is true of both.
+fn remove_what_is_of_the_whole(headers: &mut HeaderMap) {
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(&CONTENT_DIGEST);
+    headers.remove("content-md5");
 }
 
 /// What of a complete response answers a request (RFC 9110, sections 13.2.2 and 14.2).
@@ -191,7 +227,7 @@ enum Answer {
 
 impl Answer {
     fn new(stored: &StoredResponse, content: &Content, method: &Method, request: &HeaderMap, now_secs: u64) -> Self {
-        let (status, headers) = (stored.status, &stored.headers);
+        let (status, headers) = (stored.info.status, &stored.headers);
         if is_not_modified(request, status, headers, now_secs) {
             return Self::NotModified;
         }
@@ -219,19 +255,30 @@ impl Answer {
                 (StatusCode::NOT_MODIFIED, ResponseBody::empty())
             }
             Self::Of(Selected::Whole) if method == Method::HEAD => {
+                // Of content that this is without (RFC 9530, section 2).
+                headers.remove(&CONTENT_DIGEST);
                 if let Some(length) = length.filter(|_| !forbids_length(status)) {
                     headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
                 }
                 (status, ResponseBody::empty())
             }
             Self::Of(Selected::Whole) => (status, content.whole()),
+            // Several parts are put together from what is there.
+            Self::Of(Selected::Parts(_)) if !matches!(content, Content::Stored(_)) => (status, content.whole()),
             Self::Of(Selected::Part(part)) => {
-                headers.remove(header::CONTENT_LENGTH);
+                remove_what_is_of_the_whole(&mut headers);
                 headers.insert(header::CONTENT_RANGE, range::content_range(&part, length.unwrap_or(0)));
                 (StatusCode::PARTIAL_CONTENT, content.part(part.start..part.end))
             }
+            Self::Of(Selected::Parts(parts)) => {
+                remove_what_is_of_the_whole(&mut headers);
+                let boundary = format!("{:032x}", fastrand::u128(..));
+                let content_type = headers.insert(header::CONTENT_TYPE, range::multipart_type(&boundary));
+                (StatusCode::PARTIAL_CONTENT, content.parts(&parts, content_type.as_ref(), &boundary))
+            }
             Self::Of(Selected::Unsatisfiable) => {
-                for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+                remove_what_is_of_the_whole(&mut headers);
+                for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING] {
                     headers.remove(name);
                 }
                 headers.insert(header::CONTENT_RANGE, range::unsatisfied_content_range(length.unwrap_or(0)));

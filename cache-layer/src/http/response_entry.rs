@@ -5,10 +5,10 @@ use std::ops::Deref;
 use http::HeaderMap;
 
 use super::{
-    annotate::{self, Times},
+    annotate,
     stored::{Stored, StoredResponse},
 };
-use crate::entry::{Deadlines, Entry};
+use crate::entry::Entry;
 
 /// An [`Entry`] whose metadata is a response: it was read as one, or written as one.
 #[derive(Clone, Debug)]
@@ -67,20 +67,4 @@ pub(super) fn view(entry: &Entry) -> Option<&Stored> {
         }
         Some(stored)
     })
-}
-
-/// Milliseconds until `moment`; negative after it.
-pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
-    // Both are milliseconds since the Unix epoch, and fit for the next 292 million years.
-    (moment as i64).saturating_sub(now as i64)
-}
-
-/// What there is to say about the age of a response with these deadlines.
-pub(super) fn times(response: &StoredResponse, deadlines: &Deadlines, now: u64) -> Times {
-    Times {
-        age: response.age(now),
-        resident: response.resident(now),
-        ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
-        fresh: now < deadlines.fresh,
-    }
 }

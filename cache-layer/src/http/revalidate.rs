@@ -1,21 +1,34 @@
 //! The application says that what is stored still holds (RFC 9111, section 4.3.4).
 
-use http::{header::ACCEPT_RANGES, response};
+use http::{
+    HeaderMap,
+    header::{ACCEPT_RANGES, DATE},
+    response,
+};
 use http_body::Body;
 
 use super::{
-    annotate::Served, context::Context, fill::Fill, plan::OriginResponse, reply::LoadReply,
+    annotate::Served,
+    context::Context,
+    granted_load::GrantedLoad,
+    plan::{DatedHeaders, OriginResponse, date_for},
+    reply::LoadReply,
     response_entry::ResponseEntry,
+    target::Target,
 };
 use crate::{
     inherit::Reads,
     policy::Freshness,
-    semantics::update::{freshen, selects},
+    semantics::{
+        groups::names_groups,
+        list::has_any,
+        update::{freshen, selects},
+    },
     tag::Tags,
     telemetry::{Event, NoCacheReason},
 };
 
-impl<R: Body, E> Fill<R, E> {
+impl<R: Body, E> GrantedLoad<R, E> {
     /// `entry` still holds: by the head of a 304, or by one that is none, since the application was not asked.
     pub(super) async fn revalidated(mut self: Box<Self>, entry: ResponseEntry, head: Option<response::Parts>) {
         self.permit.not_modified();
@@ -25,11 +38,13 @@ impl<R: Body, E> Fill<R, E> {
         let Some(mut head) = head.filter(|head| selects(&head.headers, &stored.headers, now / 1000)) else {
             return self.unmatched(entry, asked_about).await;
         };
-        let response = self.context.freshened(&entry, &mut head);
+        let headers = self.context.freshened(&entry, &mut head);
+        let response = self.context.origin_response(&self.request.target, &entry, &headers, &mut head);
         let (why, varies) = (self.miss.detail.why, self.miss.detail.varies.take());
         match self.context.plan(&self.request, response) {
             Ok(plan) => {
-                let draft = self.context.draft(plan, &self.request, varies, false);
+                let headers = DatedHeaders { own: &headers, date: None };
+                let draft = self.context.draft(plan, &self.request, headers, varies, false);
                 let millis = self.context.load_time(&self.request);
                 let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };
@@ -37,7 +52,7 @@ impl<R: Body, E> Fill<R, E> {
                 self.permit.commit(writes, tags).await;
             }
             Err(reason) => {
-                let (status, offers_ranges) = (stored.status, stored.headers.contains_key(ACCEPT_RANGES));
+                let (status, offers_ranges) = (stored.info.status, stored.headers.contains_key(ACCEPT_RANGES));
                 let served = Served::Validated { why, not_stored: Some(reason) };
                 self.reply_to.send(LoadReply::Entry(entry.clone(), served));
                 self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
@@ -62,18 +77,35 @@ impl<R: Body, E> Fill<R, E> {
 }
 
 impl Context {
-    /// The stored response as a 304 updates it (section 3.2).
-    pub(super) fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> OriginResponse {
-        let (policy, stored) = (&self.policy, entry.response());
-        self.dated(&mut head.headers);
-        let mut headers = stored.headers.clone();
-        freshen(&mut headers, &head.headers, &policy.caching);
-        let names_tags = policy.tag_fields.iter().any(|name| head.headers.contains_key(name));
+    /// The stored fields as a 304 updates them (section 3.2).
+    pub(super) fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> HeaderMap {
+        if let Some(date) = date_for(&head.headers, self.cache.now()) {
+            head.headers.insert(DATE, date);
+        }
+        let mut headers = entry.response().headers.clone();
+        freshen(&mut headers, &head.headers, &self.policy.caching);
+        headers
+    }
+
+    /// The stored response, with these fields, and with what the handler of the 304 said beside its own.
+    pub(super) fn origin_response<'h>(
+        &self,
+        target: &Target<'_>,
+        entry: &ResponseEntry,
+        headers: &'h HeaderMap,
+        head: &mut response::Parts,
+    ) -> OriginResponse<'h> {
+        let names_tags = has_any(&head.headers, &self.policy.tag_fields);
         let tags = head.extensions.remove::<Tags>().or_else(|| names_tags.then(Tags::default));
         OriginResponse {
-            status: stored.status,
+            status: entry.response().info.status,
             headers,
-            tags: tags.unwrap_or_else(|| entry.tags()),
+            time: self.cache.now(),
+            tags: match tags {
+                Some(tags) => tags,
+                None if names_groups(&head.headers) => self.without_groups(target, &entry.tags()),
+                None => entry.tags(),
+            },
             freshness: head.extensions.remove::<Freshness>(),
             inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
             length: entry.payload().len() as u64,

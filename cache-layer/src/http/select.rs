@@ -4,12 +4,12 @@ use http::HeaderMap;
 
 use super::{
     context::Context,
-    response_entry::{ResponseEntry, milliseconds_left, view},
+    response_entry::{ResponseEntry, view},
     stored::{Stored, StoredVaries},
 };
 use crate::{
     engine::{
-        Retrieved,
+        Reading, Retrieved,
         early::{Life, is_due},
         fetch::{self, Found},
     },
@@ -18,6 +18,7 @@ use crate::{
     semantics::{
         cache_status::ForwardReason,
         reuse::{Candidate, Reuse},
+        vary::accepts_codings,
     },
     store::Seen,
     telemetry::{Event, Rejection},
@@ -70,6 +71,14 @@ impl Hit {
     }
 }
 
+/// What the memory of this process has for a request.
+pub(super) enum InMemory {
+    Answer(ResponseEntry),
+    /// The store is all here, and has nothing under the primary key.
+    Missing(Seen),
+    Unknown,
+}
+
 /// What an entry means for one request.
 pub(super) enum Decision {
     Answer(ResponseEntry),
@@ -77,6 +86,8 @@ pub(super) enum Decision {
     Validate(ResponseEntry, ForwardReason),
     /// The key has variants, and the request selects this one.
     Variant(Key, Varies),
+    /// It is in a coding that the client refuses.
+    Refused(EntryId),
     /// It is not an entry of this front end's.
     Unreadable(EntryId),
 }
@@ -96,17 +107,23 @@ impl Context {
 
     fn decide_on(&self, entry: ResponseEntry, headers: &HeaderMap, now: u64) -> Decision {
         let response = entry.response();
-        // It may lead its clients round in a circle.
-        if response.status.is_redirection() && !response.traits.no_circle {
-            return Decision::Validate(entry, ForwardReason::Miss);
+        if !response.info.traits.plain {
+            // It may lead its clients round in a circle.
+            if response.info.status.is_redirection() && !response.info.traits.no_circle {
+                return Decision::Validate(entry, ForwardReason::Miss);
+            }
+            // Whatever has led here, no client gets what it can't read.
+            if !accepts_codings(headers, &response.headers) {
+                return Decision::Refused(entry.id());
+            }
         }
         let deadlines = entry.deadlines_at(now);
         let from_the_future = entry.is_from_the_future(now);
         let candidate = Candidate {
-            age: response.age(now),
+            age: response.info.age(now),
             freshness_left_ms: milliseconds_left(deadlines.fresh, now),
-            immutable: response.traits.immutable,
-            never_stale: response.traits.never_stale || from_the_future,
+            immutable: response.info.traits.immutable,
+            never_stale: response.info.traits.never_stale || from_the_future,
         };
         match self.directives(headers).reuse(candidate) {
             Reuse::Fresh | Reuse::AcceptedStale => Decision::Answer(entry),
@@ -117,15 +134,16 @@ impl Context {
         }
     }
 
-    /// The answer that `find` has, if it has one that asks for nothing more.
-    fn select_from(
+    /// The answer that `entry` is, or that it leads to by `find`, if that asks for nothing more.
+    fn answer_of(
         &self,
+        entry: Entry,
         find: impl Fn(&Key) -> Option<Entry>,
         key: &Key,
         headers: &HeaderMap,
     ) -> Option<ResponseEntry> {
         let now = self.cache.now();
-        let decision = match self.decide(find(key)?, key, headers, now) {
+        let decision = match self.decide(entry, key, headers, now) {
             Decision::Variant(key, varies) => self.decide(variant_of(find(&key)?, &varies).ok()?, &key, headers, now),
             decision => decision,
         };
@@ -135,9 +153,20 @@ impl Context {
         }
     }
 
-    /// The answer that this process has in memory.
-    pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
-        self.select_from(|key| self.cache.peek(key), key, headers)
+    /// The answer that this process has in memory, looked at and not looked up: no observer is told.
+    pub(super) fn peek_answer(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
+        self.answer_of(self.cache.peek(key)?, |key| self.cache.peek(key), key, headers)
+    }
+
+    /// What this process can tell from its memory.
+    pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> InMemory {
+        let entry = match self.cache.lookup_at_once(key) {
+            Some(Retrieved::Found(entry)) => entry,
+            Some(Retrieved::Missing(seen)) => return InMemory::Missing(seen),
+            Some(Retrieved::Unavailable) | None => return InMemory::Unknown,
+        };
+        let answer = self.answer_of(entry, |key| self.cache.peek(key), key, headers);
+        answer.map_or(InMemory::Unknown, InMemory::Answer)
     }
 
     /// The one of `entries`, a primary key's, that answers a request; for entries that are not stored, or not yet.
@@ -148,25 +177,25 @@ impl Context {
         headers: &HeaderMap,
     ) -> Option<ResponseEntry> {
         let find = |key: &Key| entries.iter().find(|(one, _)| one == key).map(|(_, entry)| entry.clone());
-        self.select_from(find, key, headers)
+        self.answer_of(find(key)?, find, key, headers)
     }
 
     /// What the store has for a request.
-    pub(super) async fn select(&self, key: &Key, headers: &HeaderMap) -> Selection {
-        let entry = match self.cache.lookup(key).await {
+    pub(super) async fn select(&self, key: &Key, headers: &HeaderMap, purpose: Reading) -> Selection {
+        let entry = match self.cache.read(key, purpose).await {
             Retrieved::Found(entry) => entry,
-            Retrieved::Missing(seen) => return missing(key.clone(), Some(seen), ForwardReason::UriMiss, None),
+            Retrieved::Missing(seen) => return missing_uri(key, seen),
             Retrieved::Unavailable => return unreachable_store(key),
         };
         let (variant, varies) = match self.decide(entry, key, headers, self.cache.now()) {
             Decision::Variant(variant, varies) => (variant, varies),
-            decision => return self.selected(key, decision, None),
+            decision => return self.selected(key, decision, None, purpose),
         };
-        let seen = match self.cache.lookup(&variant).await {
+        let seen = match self.cache.read(&variant, purpose).await {
             Retrieved::Found(entry) => match variant_of(entry, &varies) {
                 Ok(entry) => {
                     let decision = self.decide(entry, &variant, headers, self.cache.now());
-                    return self.selected(key, decision, Some((variant, varies)));
+                    return self.selected(key, decision, Some((variant, varies)), purpose);
                 }
                 Err(id) => Seen::Entry(id),
             },
@@ -176,7 +205,13 @@ impl Context {
         missing(variant, Some(seen), ForwardReason::VaryMiss, Some(varies))
     }
 
-    fn selected(&self, primary: &Key, decision: Decision, variant: Option<(Key, Varies)>) -> Selection {
+    fn selected(
+        &self,
+        primary: &Key,
+        decision: Decision,
+        variant: Option<(Key, Varies)>,
+        purpose: Reading,
+    ) -> Selection {
         match decision {
             Decision::Answer(entry) => Selection::Fresh(Hit { entry, variant }),
             Decision::AnswerAndRefresh(entry) => {
@@ -185,13 +220,13 @@ impl Context {
                 Selection::Stale(hit, miss)
             }
             Decision::Validate(entry, why) => {
-                if why == ForwardReason::FromTheFuture {
+                if why == ForwardReason::FromTheFuture && purpose == Reading::Answer {
                     self.cache.emit(Event::Rejected(Rejection::Future));
                 }
                 Selection::Missing(Hit { entry, variant }.miss(primary, why))
             }
             Decision::Variant(_, varies) => no_response(primary, varies.version.id, variant),
-            Decision::Unreadable(id) => no_response(primary, id, variant),
+            Decision::Refused(id) | Decision::Unreadable(id) => no_response(primary, id, variant),
         }
     }
 
@@ -200,7 +235,7 @@ impl Context {
         let Some(beta) = self.policy.early_refresh else { return false };
         let now = self.cache.now();
         let life = Life {
-            lifetime: entry.deadlines().fresh.saturating_sub(entry.response().response_time),
+            lifetime: entry.deadlines().fresh.saturating_sub(entry.response().info.response_time),
             left: entry.deadlines_at(now).fresh.saturating_sub(now),
             load_time: entry.load_time(),
         };
@@ -224,7 +259,7 @@ impl Context {
         let until = match status {
             Some(_) => deadlines.stale_if_error,
             None => {
-                let disconnected = entry.response().stale_if_disconnected.saturating_sub(entry.brought_forward());
+                let disconnected = entry.response().info.stale_if_disconnected.saturating_sub(entry.brought_forward());
                 disconnected.max(deadlines.stale_if_error)
             }
         };
@@ -238,7 +273,7 @@ impl Context {
 /// The entry, if `varies` leads to it, and as stale as that is; or the id of another one.
 fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
     let leads_here = match view(&entry) {
-        Some(Stored::Response(response)) => response.parent == Some(varies.version.id),
+        Some(Stored::Response(response)) => response.info.parent == Some(varies.version.id),
         Some(Stored::Varies(_)) | None => false,
     };
     match varies.softened {
@@ -246,6 +281,11 @@ fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
         Some(moment) => Ok(entry.soft_invalidated(moment)),
         None => Ok(entry),
     }
+}
+
+/// There is nothing under the primary key that could be used.
+pub(super) fn missing_uri(primary: &Key, seen: Seen) -> Selection {
+    missing(primary.clone(), Some(seen), ForwardReason::UriMiss, None)
 }
 
 fn missing(key: Key, expected: Option<Seen>, why: ForwardReason, varies: Option<Varies>) -> Selection {
@@ -266,13 +306,19 @@ fn no_response(primary: &Key, id: EntryId, variant: Option<(Key, Varies)>) -> Se
     missing(key, Some(Seen::Entry(id)), ForwardReason::Miss, varies)
 }
 
+/// Milliseconds until `moment`; negative after it.
+pub(super) fn milliseconds_left(moment: u64, now: u64) -> i64 {
+    // Both are milliseconds since the Unix epoch, and fit for the next 292 million years.
+    (moment as i64).saturating_sub(now as i64)
+}
+
 #[cfg(all(test, feature = "memory"))]
 mod tests {
     use super::*;
     use crate::{
         engine::Cache,
         entry::Deadlines,
-        http::stored::{StoredResponse, Traits},
+        http::stored::{StoredInfo, Traits},
         store::MemoryStore,
     };
     use bytes::Bytes;
@@ -283,17 +329,22 @@ mod tests {
         let context = Context::new(Cache::new(MemoryStore::new(1 << 20)));
         let key = Key::new(["k"]);
         let decision = |status, no_circle| {
-            let stored = Stored::Response(StoredResponse {
+            let info = StoredInfo {
                 status,
-                headers: HeaderMap::new(),
                 response_time: 0,
                 initial_age: 0,
                 stale_if_disconnected: 0,
                 traits: Traits { no_circle, ..Traits::default() },
                 parent: None,
-            });
+            };
             let deadlines = Deadlines::fresh_until(1_000_000);
-            let entry = Entry::new(EntryId::random(), &key, deadlines, stored.to_bytes(), Bytes::new());
+            let entry = Entry::new(
+                EntryId::random(),
+                &key,
+                deadlines,
+                info.with_fields(std::iter::empty()).into(),
+                Bytes::new(),
+            );
             context.decide(entry, &key, &HeaderMap::new(), 1_000)
         };
         assert!(matches!(decision(StatusCode::OK, false), Decision::Answer(_)));

@@ -13,16 +13,20 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use super::{
-    annotate::Served,
+    annotate::{Refusal, Served},
     body::ResponseBody,
     context::Context,
-    fetch::{fetch, fetch_unless_nested},
+    fetch::{Known, fetch, fetch_or_alias, fetch_unless_nested},
     future::ResponseFuture,
+    hints::Hints,
     origin::Origin,
+    rules::{Choice, RequestSettings, RuledContexts},
+    select::InMemory,
     target::Target,
     write::write_through,
 };
 use crate::{
+    engine::span::LookupSpan,
     key::Key,
     semantics::storable::refusal_of_request,
     telemetry::{Event, NoCacheReason, Tier},
@@ -37,11 +41,13 @@ use crate::{
 pub struct CacheService<S> {
     inner: S,
     context: Arc<Context>,
+    /// None where all requests are looked up, by the same settings.
+    ruled: Option<Arc<RuledContexts>>,
 }
 
 impl<S> CacheService<S> {
-    pub(super) fn new(inner: S, context: Arc<Context>) -> Self {
-        Self { inner, context }
+    pub(super) fn new(inner: S, context: Arc<Context>, ruled: Option<Arc<RuledContexts>>) -> Self {
+        Self { inner, context, ruled }
     }
 
     /// The service behind the cache.
@@ -82,15 +88,28 @@ where
         let mark = context.take_mark(request.headers_mut());
         let (method, headers) = (request.method(), request.headers());
         let refusal = refusal_of_request(method, headers, !request.body().is_end_stream());
-        match (refusal, Target::of(&context.sites, request.uri(), headers)) {
+        match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => {
+                let hints = request.extensions().get::<Hints>();
+                if self.ruled.is_some() || hints.is_some() {
+                    let choice = self.settings(hints).choose(&target, headers);
+                    let target = target.into_owned();
+                    return self.answer_by(choice, request, target, mark);
+                }
                 let key = target.key(&context.key_rules(headers));
-                self.answer(request, key, mark)
+                match context.answer_at_once(&request, &key, mark.is_some()) {
+                    AtOnce::Answer(response) => ResponseFuture::ready(response),
+                    AtOnce::Bypass(refusal) => self.bypass(request, refusal),
+                    AtOnce::Fetch(known, lookup) => {
+                        let target = target.into_owned();
+                        self.fetch(context.clone(), request, key, target, mark, (known, lookup))
+                    }
+                }
             }
             (Some(NoCacheReason::Method), Some(target)) => {
                 context.cache.emit(Event::Bypass(NoCacheReason::Method));
-                let target = target.into_owned();
-                ResponseFuture::boxed(write_through(context.clone(), self.inner.clone(), request, target))
+                let (settings, target) = (self.settings(request.extensions().get()), target.into_owned());
+                ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target))
             }
             (Some(reason), _) => self.bypass(request, reason),
             (None, None) => self.bypass(request, NoCacheReason::NoAuthority),
@@ -98,57 +117,116 @@ where
     }
 }
 
+/// What becomes of a request that the cache may have an answer for, or is to find one for.
+enum AtOnce<R: Body> {
+    Answer(Response<ResponseBody<R>>),
+    Bypass(Refusal),
+    Fetch(Known, LookupSpan),
+}
+
+impl Context {
+    /// A hit in memory is answered here: nothing is cloned for it. A request with another process's mark has no hit.
+    fn answer_at_once<B, R: Body>(&self, request: &Request<B>, key: &Key, marked: bool) -> AtOnce<R> {
+        let (method, headers) = (request.method(), request.headers());
+        if self.is_nested(key, request.extensions()) {
+            return AtOnce::Bypass(NoCacheReason::Nested.into());
+        }
+        let mut lookup = self.cache.lookup_span(key);
+        if marked {
+            return AtOnce::Fetch(Known::Nothing, lookup);
+        }
+        let known = match self.select_in_memory(key, headers) {
+            InMemory::Answer(entry) => {
+                lookup.at(Tier::Memory);
+                if *method != Method::GET || !self.is_due_early(&entry) {
+                    return AtOnce::Answer(self.respond(entry, method, headers, Served::Hit, &mut lookup));
+                }
+                Known::Due(entry.id())
+            }
+            _ if self.cache.is_uncacheable(key) && !self.directives(headers).only_if_cached() => {
+                lookup.bypassed(NoCacheReason::Remembered);
+                return AtOnce::Bypass(self.refusal(NoCacheReason::Remembered, key));
+            }
+            InMemory::Missing(seen) => Known::Missing(seen),
+            InMemory::Unknown => Known::Nothing,
+        };
+        AtOnce::Fetch(known, lookup)
+    }
+}
+
 impl<S: Clone> CacheService<S> {
-    /// A request that the cache may have an answer for, or is to find one for. What goes on to a future is cloned for it: a
-    /// hit clones nothing.
-    fn answer<B: Send + 'static>(
+    pub(super) fn settings(&self, hints: Option<&Hints>) -> RequestSettings {
+        RequestSettings::new(self.context.clone(), self.ruled.as_deref(), hints)
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// A request whose key or settings are not those that its target has by itself.
+    pub(super) fn answer_by<B: Send + 'static>(
         &self,
-        request: Request<B>,
-        key: Key,
+        Choice { context, key, mut bypass }: Choice,
+        mut request: Request<B>,
+        target: Target<'static>,
         mark: Option<HeaderValue>,
     ) -> ResponseFuture<S, B, S::Content>
     where
         S: Origin<B>,
     {
-        let Self { inner, context } = self;
-        let (method, headers) = (request.method(), request.headers());
+        // What a layer further out stores is its to decide.
         if context.is_nested(&key, request.extensions()) {
             return self.bypass(request, NoCacheReason::Nested);
         }
-        if context.policy.is_bypassed_by_cookie(headers) {
-            return self.bypass(request, NoCacheReason::Cookie);
+        if let (None, Some(bypass_if)) = (bypass, &context.policy.bypass_if) {
+            let judged;
+            (judged, request) = bypass_if.judge(request);
+            bypass = judged.then_some(NoCacheReason::BypassIf);
         }
+        if let Some(reason) = bypass {
+            return self.bypass(request, reason);
+        }
+        match context.answer_at_once(&request, &key, mark.is_some()) {
+            AtOnce::Answer(response) => ResponseFuture::ready(response),
+            AtOnce::Bypass(refusal) => self.bypass(request, refusal),
+            AtOnce::Fetch(known, lookup) => self.fetch(context, request, key, target, mark, (known, lookup)),
+        }
+    }
+
+    /// A request whose answer takes a future, and with it a clone of what the service is made of.
+    fn fetch<B: Send + 'static>(
+        &self,
+        context: Arc<Context>,
+        request: Request<B>,
+        key: Key,
+        target: Target<'static>,
+        mark: Option<HeaderValue>,
+        (known, lookup): (Known, LookupSpan),
+    ) -> ResponseFuture<S, B, S::Content>
+    where
+        S: Origin<B>,
+    {
+        let (inner, span) = (self.inner.clone(), lookup.span());
         if let Some(mark) = mark {
-            let fetched = fetch_unless_nested(context.clone(), inner.clone(), request, key, mark);
-            return ResponseFuture::boxed(fetched);
+            return ResponseFuture::boxed(fetch_unless_nested(context, inner, request, key, target, mark, lookup));
         }
-        let mut lookup = context.cache.lookup_span(&key);
-        let due = match context.select_in_memory(&key, headers) {
-            Some(entry) => {
-                lookup.at(Tier::Memory);
-                if *method != Method::GET || !context.is_due_early(&entry) {
-                    return ResponseFuture::ready(context.respond(entry, method, headers, Served::Hit, &mut lookup));
-                }
-                Some(entry.id())
-            }
-            None if context.cache.is_uncacheable(&key) && !context.directives(headers).only_if_cached() => {
-                lookup.bypassed(NoCacheReason::Remembered);
-                return self.bypass(request, NoCacheReason::Remembered);
-            }
-            None => None,
-        };
-        let span = lookup.span();
-        let fetched = fetch(context.clone(), inner.clone(), request, key, due, lookup);
-        ResponseFuture::boxed(fetched.instrument(span))
+        if !matches!(known, Known::Due(_))
+            && let Some(alias) = context.alias_of(&request)
+        {
+            let fetched = fetch_or_alias(context, inner, request, key, target, (known, alias), lookup);
+            return ResponseFuture::boxed(fetched.instrument(span));
+        }
+        ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup).instrument(span))
     }
 
     /// A request that is not looked up.
-    fn bypass<B, R: Body>(&self, request: Request<B>, reason: NoCacheReason) -> ResponseFuture<S, B, R>
+    pub(super) fn bypass<B, R: Body>(&self, request: Request<B>, refusal: impl Into<Refusal>) -> ResponseFuture<S, B, R>
     where
         S: Service<Request<B>>,
     {
-        self.context.cache.emit(Event::Bypass(reason));
-        ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), reason)
+        let refusal = refusal.into();
+        self.context.cache.emit(Event::Bypass(refusal.reason));
+        ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), refusal)
     }
 }
 

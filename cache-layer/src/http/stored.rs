@@ -6,7 +6,7 @@
 //! | `R` | status (2 bytes), traits (1), time of the response (8, milliseconds), its age then (8, seconds), until when it stands in for an application that can't be reached (8, milliseconds), the entry it is a variant of (16, zero: none), field lines: name length (2), name, value length (4), value |
 //! | `V` | variants made so far (2 bytes), field names with commas between them |
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
 };
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
+/// Bytes of the metadata of most responses.
+const METADATA: usize = 512;
 /// Room for the fields of most responses, and for what is said about them.
 const FIELDS: usize = 12;
 
@@ -35,8 +37,14 @@ pub(super) struct StoredVaries {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StoredResponse {
-    pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
+    pub(super) info: StoredInfo,
+}
+
+/// What is stored of a response beside its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StoredInfo {
+    pub(super) status: StatusCode,
     /// When the response came in, in milliseconds since the Unix epoch, and how many seconds old it was then.
     pub(super) response_time: u64,
     pub(super) initial_age: u64,
@@ -58,13 +66,24 @@ pub(super) struct Traits {
     pub(super) no_circle: bool,
     /// The application doesn't know it by its validators: asked by them, it said 304 about another one.
     pub(super) unmatched: bool,
+    /// Nothing of it keeps it from some requests: it is no redirect, and not coded. Former versions didn't say.
+    pub(super) plain: bool,
+    /// Its entity tag is the cache's own, of which the application knows nothing.
+    pub(super) minted: bool,
 }
 
 impl Traits {
+    /// Whether the application is to be asked by the response's validators, if it has some.
+    fn are_known_to_the_application(self) -> bool {
+        !self.unmatched && !self.minted
+    }
+
     const IMMUTABLE: u8 = 1;
     const NEVER_STALE: u8 = 2;
     const NO_CIRCLE: u8 = 4;
     const UNMATCHED: u8 = 8;
+    const PLAIN: u8 = 16;
+    const MINTED: u8 = 32;
 
     fn to_byte(self) -> u8 {
         let of = |is: bool, bit: u8| u8::from(is) * bit;
@@ -72,6 +91,8 @@ impl Traits {
             | of(self.never_stale, Self::NEVER_STALE)
             | of(self.no_circle, Self::NO_CIRCLE)
             | of(self.unmatched, Self::UNMATCHED)
+            | of(self.plain, Self::PLAIN)
+            | of(self.minted, Self::MINTED)
     }
 
     fn from_byte(byte: u8) -> Self {
@@ -81,53 +102,57 @@ impl Traits {
             never_stale: is(Self::NEVER_STALE),
             no_circle: is(Self::NO_CIRCLE),
             unmatched: is(Self::UNMATCHED),
+            plain: is(Self::PLAIN),
+            minted: is(Self::MINTED),
         }
     }
 }
 
 impl StoredResponse {
+    /// Whether the application can be asked if it still holds.
+    pub(super) fn can_be_validated(&self) -> bool {
+        has_validator(&self.headers) && self.info.traits.are_known_to_the_application()
+    }
+}
+
+impl StoredInfo {
     /// Seconds (RFC 9111, section 4.2.3). A clock behind the writer's makes no response younger than it came.
     pub(super) fn age(&self, now: u64) -> u64 {
         self.initial_age + self.resident(now)
-    }
-
-    /// Whether the application can be asked if it still holds.
-    pub(super) fn can_be_validated(&self) -> bool {
-        has_validator(&self.headers) && !self.traits.unmatched
     }
 
     /// Seconds since it came in.
     pub(super) fn resident(&self, now: u64) -> u64 {
         now.saturating_sub(self.response_time) / 1000
     }
+
+    /// The metadata of an entry that holds the response with these `fields`. Those of one name
+    /// follow each other.
+    pub(super) fn with_fields<'f>(&self, fields: impl Iterator<Item = (&'f HeaderName, &'f HeaderValue)>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(METADATA);
+        out.put_u8(weight::RESPONSE);
+        out.put_u16(self.status.as_u16());
+        out.put_u8(self.traits.to_byte());
+        out.put_u64(self.response_time);
+        out.put_u64(self.initial_age);
+        out.put_u64(self.stale_if_disconnected);
+        out.put_slice(&self.parent.unwrap_or(NO_PARENT).0);
+        for (name, value) in fields {
+            // Header names are below 64 KiB by their type, and values by every server's limit.
+            out.put_u16(name.as_str().len() as u16);
+            out.put_slice(name.as_str().as_bytes());
+            out.put_u32(value.len() as u32);
+            out.put_slice(value.as_bytes());
+        }
+        out
+    }
 }
 
 impl Stored {
-    pub(super) fn to_bytes(&self) -> Bytes {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
         match self {
-            Self::Varies(varies) => {
-                [&b"V"[..], &varies.variants.to_be_bytes(), &varies.fields.to_bytes()].concat().into()
-            }
-            Self::Response(response) => {
-                let lines = response.headers.iter();
-                let length = lines.map(|(name, value)| 6 + name.as_str().len() + value.len()).sum::<usize>();
-                let mut out = BytesMut::with_capacity(weight::FIELDS_AT + length);
-                out.put_u8(weight::RESPONSE);
-                out.put_u16(response.status.as_u16());
-                out.put_u8(response.traits.to_byte());
-                out.put_u64(response.response_time);
-                out.put_u64(response.initial_age);
-                out.put_u64(response.stale_if_disconnected);
-                out.put_slice(&response.parent.unwrap_or(NO_PARENT).0);
-                for (name, value) in &response.headers {
-                    // Header names are below 64 KiB by their type, and values by every server's limit.
-                    out.put_u16(name.as_str().len() as u16);
-                    out.put_slice(name.as_str().as_bytes());
-                    out.put_u32(value.len() as u32);
-                    out.put_slice(value.as_bytes());
-                }
-                out.freeze()
-            }
+            Self::Varies(varies) => [&b"V"[..], &varies.variants.to_be_bytes(), &varies.fields.to_bytes()].concat(),
+            Self::Response(response) => response.info.with_fields(response.headers.iter()),
         }
     }
 
@@ -154,15 +179,8 @@ impl Stored {
                     let value = bytes.slice_ref(take(&mut rest, usize::try_from(length).ok()?)?);
                     headers.try_append(name, HeaderValue::from_maybe_shared(value).ok()?).ok()?;
                 }
-                Some(Self::Response(StoredResponse {
-                    status,
-                    headers,
-                    response_time,
-                    initial_age,
-                    stale_if_disconnected,
-                    traits,
-                    parent,
-                }))
+                let info = StoredInfo { status, response_time, initial_age, stale_if_disconnected, traits, parent };
+                Some(Self::Response(StoredResponse { headers, info }))
             }
             _ => None,
         }
@@ -192,21 +210,21 @@ mod tests {
         headers.append("x-twice", HeaderValue::from_static("two"));
         headers.append("x-raw", HeaderValue::from_bytes(b"caf\xe9").unwrap());
         headers.append("x-empty", HeaderValue::from_static(""));
-        StoredResponse {
+        let info = StoredInfo {
             status: StatusCode::OK,
-            headers,
             response_time: 1_800_000_000_000,
             initial_age: 7,
             stale_if_disconnected: 1_800_000_060_000,
-            traits: Traits { immutable: true, never_stale: false, no_circle: true, unmatched: true },
+            traits: Traits { immutable: true, no_circle: true, unmatched: true, minted: true, ..Traits::default() },
             parent: Some(EntryId([9; 16])),
-        }
+        };
+        StoredResponse { headers, info }
     }
 
     #[test]
     fn field_lines_are_kept_to_the_byte_with_duplicates_in_order() {
         let stored = Stored::Response(response());
-        assert_eq!(Stored::from_bytes(&stored.to_bytes()), Some(stored));
+        assert_eq!(Stored::from_bytes(&stored.to_bytes().into()), Some(stored));
     }
 
     #[test]
@@ -215,12 +233,12 @@ mod tests {
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Language, X-Region"));
         let Some(Vary::Fields(fields)) = Vary::from_headers(&headers) else { panic!("it varies") };
         let stored = Stored::Varies(StoredVaries { fields, variants: 3 });
-        assert_eq!(Stored::from_bytes(&stored.to_bytes()), Some(stored));
+        assert_eq!(Stored::from_bytes(&stored.to_bytes().into()), Some(stored));
     }
 
     #[test]
     fn every_truncation_is_nothing_or_fewer_fields_but_no_panic() {
-        let whole = Stored::Response(response()).to_bytes();
+        let whole = Bytes::from(Stored::Response(response()).to_bytes());
         for length in 0..whole.len() {
             assert_ne!(Stored::from_bytes(&whole.slice(..length)), Some(Stored::Response(response())));
         }
@@ -228,8 +246,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_behind_makes_no_response_younger() {
-        assert_eq!(response().age(1_700_000_000_000), 7);
-        assert_eq!(response().age(1_800_000_003_999), 10);
+        assert_eq!(response().info.age(1_700_000_000_000), 7);
+        assert_eq!(response().info.age(1_800_000_003_999), 10);
     }
 
     proptest! {

@@ -2,11 +2,16 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, StatusCode, Uri, header::HOST, uri::PathAndQuery};
+use http::{
+    Extensions, HeaderMap, HeaderName, Method, Request, StatusCode, Uri, header::HOST, request, uri::PathAndQuery,
+};
 
+use super::hints::Hints;
 use crate::{
+    hex,
     key::Key,
     semantics::{
+        cookies,
         invalidation::{self, affected_paths, redirected_path},
         query::without_parameters,
         sites::Sites,
@@ -39,6 +44,38 @@ impl<'a> Target<'a> {
             }
         }
         Some(target)
+    }
+
+    /// The target of a request, by the path that its client has sent.
+    pub(super) fn of_request<B>(sites: &'a Sites, request: &'a Request<B>) -> Option<Self> {
+        Self::as_sent(sites, request.uri(), request.headers(), request.extensions())
+    }
+
+    /// The same of a request whose body is elsewhere.
+    pub(super) fn of_parts(sites: &'a Sites, request: &'a request::Parts) -> Option<Self> {
+        Self::as_sent(sites, &request.uri, &request.headers, &request.extensions)
+    }
+
+    #[cfg_attr(not(feature = "axum"), expect(unused_variables, reason = "only axum leaves anything there"))]
+    fn as_sent(sites: &'a Sites, uri: &'a Uri, headers: &'a HeaderMap, extensions: &'a Extensions) -> Option<Self> {
+        let target = Self::of(sites, uri, headers)?;
+        #[cfg(feature = "axum")]
+        let target = target.before_nesting(extensions);
+        Some(target)
+    }
+
+    /// The target before axum took the prefix of a nested router off. Where something else was done to the path, by what isn't
+    /// known here, it is left as it is now: it may be what tells one client's page from another's.
+    #[cfg(feature = "axum")]
+    fn before_nesting(self, extensions: &'a Extensions) -> Self {
+        let original = extensions.get::<axum::extract::OriginalUri>().and_then(|original| original.0.path_and_query());
+        let Some(original) = original else { return self };
+        let (path, query) = (self.path_and_query.path(), self.path_and_query.query());
+        let is_nested = original.query() == query && (path == "/" || original.path().ends_with(path));
+        match is_nested && *original != *self.path_and_query {
+            true => Self { path_and_query: Cow::Borrowed(original), ..self },
+            false => self,
+        }
     }
 
     /// The target of an absolute URI.
@@ -76,9 +113,22 @@ impl<'a> Target<'a> {
         self.path_and_query.path()
     }
 
-    /// Path and query as the key has them.
-    pub(super) fn path_and_query(&self, key_rules: &KeyRules<'_>) -> Cow<'_, str> {
+    pub(super) fn query(&self) -> Option<&str> {
+        self.path_and_query.query()
+    }
+
+    pub(super) fn path_and_query(&self) -> &str {
+        self.path_and_query.as_str()
+    }
+
+    /// Path and query as keys have them.
+    pub(super) fn keyed_path_and_query(&self, key_rules: &KeyRules<'_>) -> Cow<'_, str> {
         without_parameters(self.path_and_query.as_str(), key_rules.ignored_query)
+    }
+
+    /// The authority, as keys have it.
+    pub(super) fn host(&self) -> &str {
+        &self.authority
     }
 
     /// Scheme and authority.
@@ -91,12 +141,63 @@ impl<'a> Target<'a> {
         self.key_of(self.path_and_query.as_str(), key_rules)
     }
 
+    /// The key of what is stored for it, by this method, and for the content of which this is the digest.
+    ///
+    /// It reads as the target's own key does, and then `#QUERY:` and the digest: no target has a `#`.
+    pub(super) fn key_with_content(&self, key_rules: &KeyRules<'_>, method: &Method, digest: &[u8; 32]) -> Key {
+        let mut parts = self.parts_of(self.path_and_query.as_str(), key_rules);
+        parts.push(format!("#{method}:").into_bytes());
+        parts.push(digest.iter().flat_map(|byte| hex::of_byte(*byte)).collect());
+        Key::new(parts)
+    }
+
+    /// The key of what is stored for another target of the same origin.
+    pub(super) fn key_of_other(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
+        self.key_of(path_and_query, key_rules)
+    }
+
+    /// What names the path, whatever the query.
+    pub(super) fn path_key(&self, key_rules: &KeyRules<'_>) -> Key {
+        self.key_of_uri(self.path(), key_rules)
+    }
+
+    /// The key of what leads to the target, and to it alone, for all queries of which this is the digest of what they have in
+    /// common.
+    pub(super) fn alias_key(&self, key_rules: &KeyRules<'_>, digest: &[u8; 32]) -> Key {
+        let mut parts = self.parts_of(self.path(), key_rules);
+        parts.push(b"#alias:".to_vec());
+        parts.push(digest.iter().flat_map(|byte| hex::of_byte(*byte)).collect());
+        Key::new(parts)
+    }
+
+    /// The tag of all that answers for several queries of the path.
+    pub(super) fn path_tag(&self, key_rules: &KeyRules<'_>) -> String {
+        format!("path {}", name_of(&self.path_key(key_rules)))
+    }
+
     fn key_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
+        if key_rules.is_plain() {
+            return self.key_of_uri(path_and_query, key_rules);
+        }
+        Key::new(self.parts_of(path_and_query, key_rules))
+    }
+
+    /// The key of the target alone, whatever else the keys of what is stored for it are made of.
+    fn key_of_uri(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
         let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
         let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
-        if key_rules.key_headers.is_empty() {
-            return Key::of_parts(parts.iter().map(|part| part.as_bytes()));
-        }
+        Key::of_parts(parts.iter().map(|part| part.as_bytes()))
+    }
+
+    /// The tag of all that is stored for this target under other keys than its own.
+    pub(super) fn tag(&self, key_rules: &KeyRules<'_>) -> String {
+        format!("uri {}", name_of(&self.key_of_uri(self.path_and_query.as_str(), key_rules)))
+    }
+
+    /// The parts of a key, where it may have more than those of the target.
+    fn parts_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Vec<Vec<u8>> {
+        let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
+        let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
         let mut parts: Vec<Vec<u8>> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
         for name in key_rules.key_headers {
             // How many lines there are tells an absent field from an empty one.
@@ -104,7 +205,17 @@ impl<'a> Target<'a> {
             parts.push(lines.len().to_be_bytes().to_vec());
             parts.extend(lines);
         }
-        Key::new(parts)
+        // No path has a fragment, so nothing that a client sends reads like this.
+        for cookie in key_rules.key_cookies {
+            let given: Vec<_> = cookies::values(key_rules.headers, cookie).map(<[u8]>::to_vec).collect();
+            parts.push(format!("#{cookie}=").into_bytes());
+            parts.push(given.len().to_be_bytes().to_vec());
+            parts.extend(given);
+        }
+        for part in key_rules.hinted {
+            parts.extend([b"#".to_vec(), part.as_bytes().to_vec()]);
+        }
+        parts
     }
 
     /// What references in a response are relative to.
@@ -117,10 +228,17 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The keys that a response to an unsafe method makes stale (RFC 9111, section 4.4).
-    pub(super) fn affected(&self, key_rules: &KeyRules<'_>, response: &HeaderMap) -> Vec<Key> {
-        let others = affected_paths(self.reference(key_rules.sites), response);
-        std::iter::once(self.key(key_rules)).chain(others.iter().map(|path| self.key_of(path, key_rules))).collect()
+    /// The targets that a response to an unsafe method makes stale (RFC 9111, section 4.4), this one first.
+    pub(super) fn affected(&self, sites: &Sites, response: &HeaderMap) -> Vec<Self> {
+        let others = affected_paths(self.reference(sites), response);
+        let others = others.iter().filter_map(|path| self.with_path(path));
+        std::iter::once(self.clone()).chain(others).collect()
+    }
+
+    /// Another path and query of the same site.
+    fn with_path(&self, path_and_query: &str) -> Option<Self> {
+        let path_and_query = Cow::Owned(path_and_query.parse().ok()?);
+        Some(Self { path_and_query, ..self.clone() })
     }
 
     /// Whether a response leads to what it would be stored as, and with it every client that is answered from there: to another
@@ -136,6 +254,27 @@ impl<'a> Target<'a> {
     }
 }
 
+/// One of 4096 names, by the digest of a key. Few names have their tokens at all times: with one for each target, a fill would be
+/// the first to have it, and a store that knows of no token can't tell which invalidation may have been of that. The price is
+/// that a write voids one in 4096 of what is stored for other targets, too.
+fn name_of(key: &Key) -> String {
+    let [first, second, ..] = key.id().primary;
+    format!("{:03x}", u16::from_be_bytes([first, second]) >> 4)
+}
+
+/// Targets that are stale: by their own keys, and by the tags of all that is stored for them under others.
+#[derive(Default)]
+pub(super) struct Affected {
+    pub(super) keys: Vec<Key>,
+    pub(super) tags: Vec<String>,
+}
+
+impl Affected {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.tags.is_empty()
+    }
+}
+
 /// What a key is made of beside the target.
 #[derive(Clone, Copy)]
 pub(super) struct KeyRules<'a> {
@@ -144,9 +283,24 @@ pub(super) struct KeyRules<'a> {
     pub(super) namespace: &'a str,
     /// Query parameters that make no difference.
     pub(super) ignored_query: &'a [String],
-    /// Request fields that do, and the request's.
+    /// Request fields and cookies that do, and the request's.
     pub(super) key_headers: &'a [HeaderName],
+    pub(super) key_cookies: &'a [Box<str>],
     pub(super) headers: &'a HeaderMap,
+    /// What a layer outside says that does.
+    pub(super) hinted: &'a [Box<str>],
+}
+
+impl<'a> KeyRules<'a> {
+    /// Whether nothing but the target is in the key.
+    fn is_plain(&self) -> bool {
+        self.key_headers.is_empty() && self.key_cookies.is_empty() && self.hinted.is_empty()
+    }
+
+    /// The same, and what a layer outside says of the request.
+    pub(super) fn hinted(self, hints: Option<&'a Hints>) -> Self {
+        Self { hinted: hints.map_or(&[], |hints| &hints.key_parts), ..self }
+    }
 }
 
 /// Which host the application would take can't be known: a smuggler's doing, or a mistake.
@@ -165,8 +319,6 @@ fn host(headers: &HeaderMap) -> Result<Option<&str>, Unclear> {
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
-
-    use http::Request;
 
     use super::*;
 
@@ -192,7 +344,15 @@ mod tests {
 
     fn key_rules(namespace: &str) -> KeyRules<'_> {
         static NO_FIELDS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-        KeyRules { sites: &ONE, namespace, ignored_query: &[], key_headers: &[], headers: &NO_FIELDS }
+        KeyRules {
+            sites: &ONE,
+            namespace,
+            ignored_query: &[],
+            key_headers: &[],
+            key_cookies: &[],
+            hinted: &[],
+            headers: &NO_FIELDS,
+        }
     }
 
     fn key(uri: &str, hosts: &[&str]) -> Key {
@@ -213,6 +373,48 @@ mod tests {
     fn a_host_that_contradicts_the_target_is_none() {
         assert_eq!(target("http://victim/h", &["evil"]), None);
         assert_eq!(key("http://a.example/h", &["A.example:80"]), key("/h", &["a.example"]));
+    }
+
+    #[test]
+    fn a_key_with_content_is_that_of_one_method_target_and_content() {
+        let digests = [[1; 32], [2; 32]];
+        let mut keys = Vec::new();
+        for uri in ["http://a/s", "http://a/s?x", "http://b/s"] {
+            let target = target(uri, &[]).unwrap();
+            keys.push(target.key(&key_rules("")));
+            for method in [Method::POST, Method::from_bytes(b"QUERY").unwrap(), Method::from_bytes(b"query").unwrap()] {
+                keys.extend(digests.iter().map(|digest| target.key_with_content(&key_rules(""), &method, digest)));
+            }
+        }
+        for key in &keys {
+            assert_eq!(keys.iter().filter(|other| *other == key).count(), 1, "{key:?}");
+        }
+        let readable = keys[3].readable();
+        assert!(readable.starts_with("http://a/s#QUERY:0101"), "{readable}");
+    }
+
+    #[test]
+    fn a_target_has_one_tag_whatever_its_keys_are_made_of() {
+        let name = [HeaderName::from_static("x-tenant")];
+        let fields = HeaderMap::from_iter([(name[0].clone(), "1".parse().unwrap())]);
+        let rules = KeyRules { key_headers: &name, headers: &fields, ..key_rules("") };
+        let target = |uri| target(uri, &[]).unwrap();
+        assert_eq!(target("http://a/s").tag(&rules), target("http://a/s").tag(&key_rules("")));
+        assert_ne!(target("http://a/s").key(&rules), target("http://a/s").key(&key_rules("")));
+        assert_ne!(target("http://a/s").tag(&rules), target("http://a/s?").tag(&rules));
+        assert_ne!(target("http://a/s").tag(&rules), target("http://a/s").tag(&key_rules("x")));
+        assert_eq!(target("http://a/s").path_tag(&rules), target("http://a/s?x").path_tag(&rules));
+    }
+
+    #[cfg(feature = "axum")]
+    #[test]
+    fn a_request_in_a_nested_router_has_the_path_that_its_client_has_sent() {
+        let mut request = Request::get("http://a/items?x=1").body(()).unwrap();
+        request.extensions_mut().insert(axum::extract::OriginalUri(Uri::from_static("http://a/shop/items?x=1")));
+        let sites = Sites::default();
+        assert_eq!(Target::of_request(&sites, &request).unwrap().path(), "/shop/items");
+        let (parts, ()) = request.into_parts();
+        assert_eq!(Target::of_parts(&sites, &parts).unwrap().path(), "/shop/items");
     }
 
     #[test]

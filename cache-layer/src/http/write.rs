@@ -11,20 +11,22 @@ use tracing::Span;
 use super::{
     body::ResponseBody,
     context::Context,
-    fill::Fill,
+    granted_load::GrantedLoad,
     oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
     reply::LoadReply,
+    rules::RequestSettings,
     select::{Miss, Route},
-    target::Target,
+    target::{Affected, Target},
 };
 use crate::{
     engine::{
         Cache, InvalidateError,
+        fetch::Attempt,
         flight::Role,
         patience::Patience,
-        permit::{Attempt, FailurePolicy, WritePermit},
+        permit::{FailurePolicy, WritePermit},
     },
     key::Key,
     semantics::{
@@ -42,23 +44,30 @@ use crate::{
 };
 
 /// A write without an answer yet. Dropped with its key, its client has left, or the application has failed, and what the
-/// application has done by then can't be known: the key is invalidated to be safe.
+/// application has done by then can't be known: the target is invalidated to be safe.
 struct Abandoned {
     cache: Cache,
-    key: Option<Key>,
+    affected: Option<Affected>,
 }
 
 impl Abandoned {
-    /// Invalidates the key in a task of its own, whether or not its end is waited for.
+    /// Invalidates the target in a task of its own, whether or not its end is waited for.
     fn invalidate(&mut self) -> Option<JoinHandle<()>> {
         // Without a runtime there is no process left to serve what is stored.
-        let (Some(key), Ok(_)) = (self.key.take(), Handle::try_current()) else { return None };
+        let (Some(affected), Ok(_)) = (self.affected.take(), Handle::try_current()) else { return None };
         let cache = self.cache.clone();
-        Some(self.cache.spawn(async move {
-            if let Err(error) = cache.invalidate(&key).await {
-                undelivered(&error);
-            }
-        }))
+        Some(self.cache.spawn(invalidate(cache, affected)))
+    }
+}
+
+/// Invalidates all that is stored for these targets.
+async fn invalidate(cache: Cache, Affected { keys, tags }: Affected) {
+    let mut results = vec![cache.invalidate_tags(tags).await];
+    for key in keys {
+        results.push(cache.invalidate(&key).await);
+    }
+    for error in results.into_iter().filter_map(Result::err) {
+        undelivered(&error);
     }
 }
 
@@ -76,19 +85,25 @@ fn undelivered(error: &InvalidateError) {
     }
 }
 
-/// An unsafe request: the application answers it, and what that makes stale is gone before the client knows.
+/// An unsafe request: the application answers it, and what that makes stale is gone before the client knows. What is stored for
+/// its target, and for what its response names, is stored by the settings for GET.
 pub(super) async fn write_through<S: Origin<B>, B>(
-    context: Arc<Context>,
+    settings: RequestSettings,
     service: S,
     request: Request<B>,
     target: Target<'static>,
 ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
     let method = request.method().clone();
     let headers = request.headers().clone();
+    let voids = &settings.context(&target, &method).policy.voids;
+    let (changes, request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
+    let context = settings.context(&target, &Method::GET);
     let time = context.cache.now();
-    let (changes, request) = if is_safe(&method) { (false, request) } else { context.policy.voids.judge(request) };
-    let key = target.key(&context.key_rules(&headers));
-    let mut abandoned = changes.then(|| Abandoned { cache: context.cache.clone(), key: Some(key.clone()) });
+    let key = settings.key(&target, &headers);
+    let mut abandoned = changes.then(|| {
+        let affected = settings.affected(&target, &headers, &HeaderMap::new());
+        Abandoned { cache: context.cache.clone(), affected: Some(affected) }
+    });
     let response = match Oneshot::new(service, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -100,37 +115,39 @@ pub(super) async fn write_through<S: Origin<B>, B>(
         }
     };
     if let Some(abandoned) = &mut abandoned {
-        abandoned.key = None;
+        abandoned.affected = None;
     }
     let is_call = is_grpc(&headers) && is_grpc(response.headers());
-    let request = CacheRequest { target, key, method, headers: headers.into(), time };
-    if changes && !is_call && invalidates(&request.method, response.status()) {
-        context.invalidate_outdated(&request, response.headers()).await;
+    let request =
+        CacheRequest { target, key, method, has_content: false, is_hinted: false, headers: headers.into(), time };
+    if changes && !is_call {
+        let mut affected = Affected::default();
+        if invalidates(&request.method, response.status()) {
+            affected = settings.affected(&request.target, &request.headers, response.headers());
+        }
+        context.invalidate_outdated(&request, response.headers(), affected).await;
     }
-    if request.method == Method::POST && context.answers_get(&request.target, &response) {
+    if request.method == Method::POST
+        && context.policy.bypass.is_none()
+        && context.answers_get(&request.target, &response)
+    {
         return Ok(context.keep_for_get(request, response).await);
     }
     Ok(context.bypassed(response, NoCacheReason::Method))
 }
 
 impl Context {
-    /// Invalidates what a write makes stale, by its target and by the fields of its response.
-    async fn invalidate_outdated(&self, request: &CacheRequest, response: &HeaderMap) {
-        let CacheRequest { target, method, headers, .. } = request;
-        let keys = target.affected(&self.key_rules(headers), response);
+    /// Invalidates what a write makes stale: what it has `affected`, and what the fields of its response name.
+    async fn invalidate_outdated(&self, request: &CacheRequest, response: &HeaderMap, mut affected: Affected) {
+        let CacheRequest { target, method, .. } = request;
+        // Whatever the status: the application has said so itself (RFC 9875, section 3).
         let groups = invalidated_groups(method, response);
-        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(target, group)).collect();
-        let cache = self.cache.clone();
+        affected.tags.extend(groups.iter().map(|group| self.group_tag(target, group)));
+        if affected.is_empty() {
+            return;
+        }
         // In a task of its own: the write is done, whether or not its client waits for what follows from it.
-        let invalidated = self.cache.spawn(async move {
-            let mut results = vec![cache.invalidate_tags(groups).await];
-            for key in keys {
-                results.push(cache.invalidate(&key).await);
-            }
-            for error in results.into_iter().filter_map(Result::err) {
-                undelivered(&error);
-            }
-        });
+        let invalidated = self.cache.spawn(invalidate(self.cache.clone(), affected));
         // It fails only if the runtime is shutting down.
         let _ = invalidated.await;
     }
@@ -150,9 +167,9 @@ impl Context {
         let detail = Route { why: ForwardReason::Miss, varies: None };
         let miss = Miss { key: request.key.clone(), expected: Some(Seen::Unusable), stale: None, detail };
         let context = self.clone();
-        let task = self.cache.spawn_load(Span::none(), |reply_to| {
-            let fill = Fill::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
-            Box::new(fill).receive(response)
+        let task = self.cache.flights().spawn_load(Span::none(), |reply_to| {
+            let load = GrantedLoad::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
+            Box::new(load).receive(response)
         });
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
@@ -162,12 +179,12 @@ impl Context {
     }
 
     /// The right to store what no lookup asked for; `None` while a load of it is under way, or where it would not be kept.
-    async fn permit_to_replace(&self, key: &Key) -> Option<WritePermit> {
+    async fn permit_to_replace(&self, key: &Key) -> Option<Box<WritePermit>> {
         let Role::Leader(flight) = self.cache.flights().join(key) else { return None };
         let (mut patience, policy) = (Patience::none(), FailurePolicy::default());
         match self.cache.try_acquire(flight, key, Seen::Unusable, &mut patience, policy).await {
             Attempt::Granted(permit) => Some(permit),
-            Attempt::Changed(_) | Attempt::Uncacheable | Attempt::BackedOff(_) => None,
+            Attempt::LookAgain(_) | Attempt::Uncacheable | Attempt::BackedOff(_) => None,
         }
     }
 

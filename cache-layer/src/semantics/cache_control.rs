@@ -235,7 +235,7 @@ impl<'a> Iterator for Directives<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let start = self.rest.iter().position(|byte| !b", \t".contains(byte))?;
+            let start = self.rest.iter().position(|byte| !matches!(byte, b',' | b' ' | b'\t'))?;
             self.rest = &self.rest[start..];
             let name = self.take_token();
             let mut argument = self.take_argument();
@@ -250,8 +250,23 @@ impl<'a> Iterator for Directives<'a> {
 }
 
 fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
+
+/// The bytes of a token (RFC 9110, section 5.6.2).
+const TOKEN: [bool; 256] = {
+    let (others, mut token, mut byte) = (b"!#$%&'*+-.^_`|~", [false; 256], 0);
+    while byte < 256 {
+        token[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut other = 0;
+    while other < others.len() {
+        token[others[other] as usize] = true;
+        other += 1;
+    }
+    token
+};
 
 #[cfg(test)]
 mod tests {

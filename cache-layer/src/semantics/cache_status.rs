@@ -36,6 +36,8 @@ pub(crate) struct CacheStatus<'a> {
     pub(crate) outcome: Outcome,
     /// More about it, for people.
     pub(crate) detail: Option<&'static str>,
+    /// What the detail of an earlier request was, where this one's only says that there was one. Both are tokens then.
+    pub(crate) first: Option<&'static str>,
 }
 
 /// Whether the cache answered itself.
@@ -131,6 +133,10 @@ impl CacheStatus<'_> {
         if let Some(detail) = self.detail {
             text.extend_from_slice(b"; detail=");
             write_token_or_string(text, detail);
+            if let Some(first) = self.first {
+                text.push(b'/');
+                text.extend_from_slice(first.as_bytes());
+            }
         }
     }
 }
@@ -196,7 +202,7 @@ mod tests {
     fn status(name: &str, outcome: Outcome, detail: Option<&'static str>) -> HeaderValue {
         let name = CacheName::new(name).unwrap();
         let mut text = Text::new();
-        CacheStatus { name: &name, outcome, detail }.write(&mut text);
+        CacheStatus { name: &name, outcome, detail, first: None }.write(&mut text);
         HeaderValue::from_bytes(&text).unwrap()
     }
 

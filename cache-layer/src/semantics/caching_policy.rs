@@ -113,7 +113,7 @@ impl CachingPolicy {
             stale_if_disconnected: 24 * HOUR,
             keep_for_validation: 24 * HOUR,
             request_directives: true,
-            normalization: Normalization::all(),
+            normalization: Normalization::permitted(),
             ..Self::safe()
         }
     }

@@ -5,6 +5,10 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 
+use super::list::has;
+
+/// What is compressed by its nature, but for some.
+const FAMILIES: &[&str] = &["image", "audio", "video"];
 /// Types of content, apart from pictures, sound and films, that are compressed by their nature.
 const COMPRESSED: &[&str] = &[
     "application/gzip",
@@ -25,14 +29,18 @@ const TEXTUAL: &[&str] = &["image/bmp", "image/svg+xml"];
 /// Whether a response with these fields has content that is compressed already.
 pub(crate) fn is_compressed(headers: &HeaderMap) -> bool {
     let is_identity = |value: &[u8]| value.eq_ignore_ascii_case(b"identity");
-    if headers.get_all(CONTENT_ENCODING).iter().any(|value| !is_identity(value.as_bytes().trim_ascii())) {
+    if has(headers, &CONTENT_ENCODING)
+        && headers.get_all(CONTENT_ENCODING).iter().any(|value| !is_identity(value.as_bytes().trim_ascii()))
+    {
         return true;
     }
-    let Some(media_type) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let family = media_type.split('/').next().unwrap_or_default();
-    (matches!(family, "image" | "audio" | "video") && !TEXTUAL.contains(&media_type.as_str()))
-        || COMPRESSED.contains(&media_type.as_str())
+    let Some(media_type) = headers.get(CONTENT_TYPE).map(|value| value.as_bytes()) else { return false };
+    let end = media_type.iter().position(|&byte| byte == b';').unwrap_or(media_type.len());
+    let media_type = media_type[..end].trim_ascii();
+    let family = &media_type[..media_type.iter().position(|&byte| byte == b'/').unwrap_or(media_type.len())];
+    let is_one_of = |types: &[&str]| types.iter().any(|one| media_type.eq_ignore_ascii_case(one.as_bytes()));
+    let is_medium = FAMILIES.iter().any(|one| family.eq_ignore_ascii_case(one.as_bytes()));
+    (is_medium && !is_one_of(TEXTUAL)) || is_one_of(COMPRESSED)
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ pub(crate) fn must_be_forwarded(request: &HeaderMap) -> bool {
 
 /// Whether the client that sent this GET or HEAD has the stored response already, so that a 304 answers it.
 pub(crate) fn is_not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap, now_secs: u64) -> bool {
-    if !status.is_success() {
+    static PRECONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
+    if !status.is_success() || !has_any(request, &PRECONDITIONS) {
         return false;
     }
     if request.contains_key(IF_NONE_MATCH) {
@@ -53,11 +54,17 @@ fn none_match_fails(request: &HeaderMap, stored: &HeaderMap) -> bool {
 /// Removes the preconditions and the range of a client, so that the application gives the whole response.
 pub(crate) fn unconditional(request: &mut HeaderMap) {
     static FIELDS: [HeaderName; 6] = [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE];
-    if has_any(request, &FIELDS) {
+    if request.keys().any(may_be_conditional) {
         for name in &FIELDS {
             request.remove(name);
         }
     }
+}
+
+/// Whether a request field may be a precondition or a range: told by how it begins, sooner than name by name.
+fn may_be_conditional(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("if-") || name == "range"
 }
 
 /// Turns a request into one that validates a stored response: the client's own preconditions give way to the
@@ -75,7 +82,7 @@ pub(crate) fn validating(request: &mut HeaderMap, stored: &HeaderMap) {
 /// Leaves of a stored response what a 304 says: everything but the metadata of content that it does not have
 /// (RFC 9110, section 15.4.5).
 pub(crate) fn retain_not_modified_fields(headers: &mut HeaderMap) {
-    const CONTENT_FIELDS: [HeaderName; 10] = [
+    const CONTENT_FIELDS: [HeaderName; 11] = [
         ACCEPT_RANGES,
         CONTENT_ENCODING,
         CONTENT_LANGUAGE,
@@ -86,6 +93,7 @@ pub(crate) fn retain_not_modified_fields(headers: &mut HeaderMap) {
         HeaderName::from_static("content-md5"),
         HeaderName::from_static("digest"),
         HeaderName::from_static("repr-digest"),
+        HeaderName::from_static("unencoded-digest"),
     ];
     for name in CONTENT_FIELDS {
         headers.remove(name);

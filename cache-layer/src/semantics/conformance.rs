@@ -44,7 +44,7 @@ fn second(status: u16, fields: &[(&'static str, &'static str)]) -> Second {
     let lifetime = lifetime(&policy, &received, None);
     let windows = Windows::new(&policy, &received, lifetime, initial_age(&received));
     let refused = refusal_of_response(&policy, &request, &received)
-        .or_else(|| refusal_of_freshness(&request, &received, lifetime, &windows));
+        .or_else(|| refusal_of_freshness(&request, &received, lifetime, &windows, false));
     let later = NOW + 3_000;
     match refused {
         None if later < windows.fresh => Cached,

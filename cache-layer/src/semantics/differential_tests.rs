@@ -43,7 +43,7 @@ fn ours(exchange: &Exchange) -> bool {
     let windows = Windows::new(&policy, &received, lifetime, age);
     let refused = refusal_of_request(method, first, false)
         .or_else(|| refusal_of_response(&policy, first, &received))
-        .or_else(|| refusal_of_freshness(first, &received, lifetime, &windows));
+        .or_else(|| refusal_of_freshness(first, &received, lifetime, &windows, false));
     if refused.is_some() || !selects(first, response, second) {
         return false;
     }
@@ -62,7 +62,7 @@ fn selects(first: &HeaderMap, response: &HeaderMap, second: &HeaderMap) -> bool 
         None => true,
         Some(Vary::Star) => false,
         Some(Vary::Fields(fields)) => {
-            let values = |request| fields.selecting_values(request, Normalization::default());
+            let values = |request| fields.selecting_values(request, &Normalization::default());
             values(first) == values(second)
         }
     }

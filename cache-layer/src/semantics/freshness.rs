@@ -6,8 +6,8 @@ use http::{
 };
 
 use super::{
-    caching_policy::CachingPolicy, date::parse_http_date, delta_seconds::DeltaSeconds, received::Received,
-    targeted::ResponseDirectives,
+    caching_policy::CachingPolicy, date::parse_http_date, delta_seconds::DeltaSeconds, list::has_any,
+    received::Received, targeted::ResponseDirectives,
 };
 
 /// How long a response is fresh from its creation on.
@@ -98,10 +98,14 @@ fn is_heuristically_cacheable(status: StatusCode) -> bool {
 
 /// The age in seconds with which a response arrived: `corrected_initial_age` of RFC 9111, section 4.2.3.
 pub(crate) fn initial_age(received: &Received<'_>) -> u64 {
+    static TELLING: [HeaderName; 2] = [DATE, AGE];
     let now_secs = received.response_time / 1000;
+    let response_delay = received.response_time.saturating_sub(received.request_time) / 1000;
+    if !has_any(received.headers, &TELLING) {
+        return response_delay;
+    }
     let date = date_value(received.headers, DATE, now_secs).unwrap_or(now_secs);
     let apparent_age = now_secs.saturating_sub(date);
-    let response_delay = received.response_time.saturating_sub(received.request_time) / 1000;
     apparent_age.max(age_value(received.headers) + response_delay)
 }
 

@@ -22,6 +22,11 @@ pub(crate) fn cache_groups(headers: &HeaderMap) -> Option<Vec<String>> {
     fit.then_some(groups)
 }
 
+/// Whether the message says which groups it is in, if only that it is in none.
+pub(crate) fn names_groups(headers: &HeaderMap) -> bool {
+    headers.contains_key(&CACHE_GROUPS)
+}
+
 /// The groups, within its origin, that a response to this method makes stale. A safe method invalidates nothing.
 pub(crate) fn invalidated_groups(method: &Method, headers: &HeaderMap) -> Vec<String> {
     if is_safe(method) {

@@ -14,6 +14,11 @@ pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Ite
         .filter(|member| !member.is_empty())
 }
 
+/// Whether this field is there.
+pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    has_any(headers, std::slice::from_ref(name))
+}
+
 /// Whether any of these fields is there. Of the few that most messages have, the names are compared sooner than hashed.
 pub(crate) fn has_any(headers: &HeaderMap, names: &[HeaderName]) -> bool {
     headers.keys().any(|name| names.contains(name))

@@ -14,9 +14,14 @@
 //! - [`freshness`]: how long a response is fresh, and how old it already is
 //! - [`staleness`]: what may be done with it afterwards, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
-//! - [`vary`]: the request fields that select a response, on [`list`] and [`preference`]
+//! - [`vary`]: the request fields that select a response, on [`list`], [`preference`] and [`negotiation`]
+//! - [`one_request`]: fields that are about one request or for one client, by [`names`]
+//! - [`cookies`]: which cookies of a request make a difference
 //! - [`compressed`]: content that is compressed already
 //! - [`query`]: the parameters of a target that select none
+//! - [`no_vary_search`]: the parameters of which a response says so itself
+//! - [`content_key`]: what the content of a request adds to its key (RFC 10008)
+//! - [`incremental`]: what is to be passed on as it comes in (RFC 10036)
 //! - [`reuse`]: what a request says about the stored response that it wants
 //! - [`conditional`]: preconditions, a client's and the cache's own, on [`validator`]
 //! - [`update`]: what a 304 and a HEAD change in a stored response
@@ -35,6 +40,8 @@ pub(crate) mod compressed;
 pub(crate) mod conditional;
 #[cfg(test)]
 mod conformance;
+pub(crate) mod content_key;
+pub(crate) mod cookies;
 pub(crate) mod date;
 pub(crate) mod delta_seconds;
 #[cfg(test)]
@@ -42,8 +49,13 @@ mod differential_tests;
 pub(crate) mod freshness;
 pub(crate) mod groups;
 pub(crate) mod hop_by_hop;
+pub(crate) mod incremental;
 pub(crate) mod invalidation;
 pub(crate) mod list;
+pub(crate) mod names;
+pub(crate) mod negotiation;
+pub(crate) mod no_vary_search;
+pub(crate) mod one_request;
 pub(crate) mod preference;
 pub(crate) mod query;
 pub(crate) mod range;

@@ -1,31 +1,58 @@
 //! Lists of preferences with weights, as in `Accept-Encoding` and `Accept-Language` (RFC 9110, section 12.4.2).
 
-/// The one spelling of a list: lower case, no white space, weights without needless digits.
+/// What the order of members says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Something, perhaps: members keep it.
+    #[default]
+    Counts,
+    /// Something among members of the same weight.
+    CountsAmongEquals,
+    /// Nothing.
+    Moot,
+}
+
+/// The one spelling of a list: lower case, no white space, weights without needless digits, names as `rename` has them.
 ///
-/// Members keep their order, or are sorted if it is said not to matter. `None` for a value that is no such list.
-pub(crate) fn canonical(value: &[u8], order_is_moot: bool) -> Option<Vec<u8>> {
-    let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
-    let mut members = members.map(Preference::parse).collect::<Option<Vec<_>>>()?;
-    if order_is_moot {
-        members.sort_by(|a, b| b.weight.cmp(&a.weight).then_with(|| a.name.cmp(&b.name)));
+/// `None` for a value that is no such list.
+pub(crate) fn canonical(value: &[u8], order: Order, rename: fn(&str) -> &str) -> Option<Vec<u8>> {
+    let mut members = preferences(value)?;
+    for member in &mut members {
+        let name = rename(&member.name);
+        if name != member.name {
+            member.name = name.to_owned();
+        }
+    }
+    match order {
+        Order::Counts => {}
+        Order::CountsAmongEquals => members.sort_by_key(|member| std::cmp::Reverse(member.weight)),
+        Order::Moot => members.sort_by(|a, b| b.weight.cmp(&a.weight).then_with(|| a.name.cmp(&b.name))),
     }
     let members: Vec<Vec<u8>> = members.into_iter().map(Preference::into_bytes).collect();
     Some(members.join(&b','))
 }
 
-struct Preference {
-    name: Vec<u8>,
+/// The members of a list; `None` for a value that is no such list.
+pub(crate) fn preferences(value: &[u8]) -> Option<Vec<Preference>> {
+    let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
+    members.map(Preference::parse).collect()
+}
+
+pub(crate) struct Preference {
+    /// In lower case.
+    pub(crate) name: String,
     /// Thousandths.
-    weight: u16,
+    pub(crate) weight: u16,
 }
 
 impl Preference {
     fn parse(member: &[u8]) -> Option<Self> {
         let mut parts = member.splitn(2, |&byte| byte == b';').map(<[u8]>::trim_ascii);
-        let name = parts.next()?.to_ascii_lowercase();
+        let name = parts.next()?;
         if name.is_empty() || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.*+".contains(byte)) {
             return None;
         }
+        let name = str::from_utf8(name).ok()?.to_ascii_lowercase();
         let weight = match parts.next() {
             None => 1000,
             Some(parameter) => parse_weight(parameter)?,
@@ -35,11 +62,11 @@ impl Preference {
 
     fn into_bytes(self) -> Vec<u8> {
         if self.weight == 1000 {
-            return self.name;
+            return self.name.into_bytes();
         }
         // A spelling that is read again: a value that can't be read, and stays as it is, must not look like this one.
         let fraction = format!(".{:03}", self.weight);
-        [&self.name[..], b";q=0", fraction.trim_end_matches('0').trim_end_matches('.').as_bytes()].concat()
+        [self.name.as_bytes(), b";q=0", fraction.trim_end_matches('0').trim_end_matches('.').as_bytes()].concat()
     }
 }
 
@@ -62,14 +89,25 @@ fn parse_weight(parameter: &[u8]) -> Option<u16> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::canonical;
+    use super::{Order, canonical};
+
+    fn spelled(value: &str, order: Order) -> Option<String> {
+        canonical(value.as_bytes(), order, |name| name).map(|value| String::from_utf8(value).unwrap())
+    }
 
     fn ordered(value: &str) -> Option<String> {
-        canonical(value.as_bytes(), false).map(|value| String::from_utf8(value).unwrap())
+        spelled(value, Order::Counts)
     }
 
     fn unordered(value: &str) -> Option<String> {
-        canonical(value.as_bytes(), true).map(|value| String::from_utf8(value).unwrap())
+        spelled(value, Order::Moot)
+    }
+
+    #[test]
+    fn the_order_of_equals_may_count_alone() {
+        let by_weight = |value| spelled(value, Order::CountsAmongEquals);
+        assert_eq!(by_weight("en;q=0.8, de;q=0.9"), by_weight("de;q=0.9, en;q=0.8"));
+        assert_ne!(by_weight("en, de"), by_weight("de, en"));
     }
 
     #[test]
@@ -132,8 +170,8 @@ mod tests {
         }
 
         #[test]
-        fn junk_never_panics(junk: Vec<u8>, order_is_moot: bool) {
-            let _ = canonical(&junk, order_is_moot);
+        fn junk_never_panics(junk: Vec<u8>) {
+            let _ = canonical(&junk, Order::Moot, |name| name);
         }
     }
 }

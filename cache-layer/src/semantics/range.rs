@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{ACCEPT_RANGES, CONTENT_RANGE, IF_RANGE, LAST_MODIFIED, RANGE},
+    header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_RANGE, IF_RANGE, LAST_MODIFIED, RANGE},
 };
 
 use super::{
     date::parse_http_date,
-    list::members,
+    list::{has, members},
     validator::{EntityTag, single_line, strong_last_modified},
 };
 
@@ -20,6 +20,8 @@ pub(crate) enum Selected {
     Whole,
     /// These bytes, in a 206. They are not empty and lie within the content.
     Part(Range<u64>),
+    /// Each of these, two or more, in a 206 of several parts (RFC 9110, section 15.3.7.2). No two of them meet.
+    Parts(Vec<Range<u64>>),
     /// Nothing: a 416.
     Unsatisfiable,
 }
@@ -32,8 +34,9 @@ pub(crate) fn has_foreign_unit(request: &HeaderMap) -> bool {
 
 /// Selects from a stored response with content of `length` bytes.
 ///
-/// A range that can't be read, is one of several, or depends on a validator that the stored response doesn't
-/// have, is ignored, as RFC 9110, section 14.2, permits: the whole is never wrong.
+/// Ranges that can't be read, are too many, or depend on a validator that the stored response doesn't have, are ignored, as
+/// RFC 9110, section 14.2, permits: the whole is never wrong. Several of coded content, too: of which coding the parts would
+/// be, clients disagree.
 pub(crate) fn select(
     method: &Method,
     request: &HeaderMap,
@@ -43,11 +46,75 @@ pub(crate) fn select(
     now_secs: u64,
 ) -> Selected {
     let sliceable = |_: &&[u8]| *method == Method::GET && status == StatusCode::OK && accepts_ranges(stored);
-    let spec = single_line(request, &RANGE).filter(sliceable).and_then(parse_single);
-    match spec {
-        Some(spec) if if_range_holds(request, stored, now_secs) => spec.within(length),
-        _ => Selected::Whole,
+    if !has(request, &RANGE) {
+        return Selected::Whole;
     }
+    let specs = single_line(request, &RANGE).filter(sliceable).and_then(parse);
+    match specs.as_deref() {
+        None => Selected::Whole,
+        Some(_) if !if_range_holds(request, stored, now_secs) => Selected::Whole,
+        Some([spec]) => spec.within(length),
+        Some(_) if stored.contains_key(CONTENT_ENCODING) => Selected::Whole,
+        Some(specs) => several(specs, length),
+    }
+}
+
+/// The parts that `specs` name, in their order, where none of them is outside of the content, and those that meet are one.
+fn several(specs: &[Spec], length: u64) -> Selected {
+    let mut parts: Vec<Range<u64>> = Vec::new();
+    for spec in specs {
+        let mut part = match spec.within(length) {
+            Selected::Part(part) => part,
+            Selected::Unsatisfiable => continue,
+            Selected::Whole | Selected::Parts(_) => return Selected::Whole,
+        };
+        let mut place = parts.len();
+        while let Some(at) = parts.iter().position(|other| part.start <= other.end && other.start <= part.end) {
+            let other = parts.remove(at);
+            part = part.start.min(other.start)..part.end.max(other.end);
+            place = place.min(at);
+        }
+        parts.insert(place.min(parts.len()), part);
+    }
+    match &parts[..] {
+        [] => Selected::Unsatisfiable,
+        [part] => Selected::Part(part.clone()),
+        _ => Selected::Parts(parts),
+    }
+}
+
+/// A 206 of several parts of `content`, with the boundary that its `Content-Type` names.
+pub(crate) fn multipart(
+    content: &[u8],
+    parts: &[Range<u64>],
+    content_type: Option<&HeaderValue>,
+    boundary: &str,
+) -> Vec<u8> {
+    let length = content.len() as u64;
+    let selected: u64 = parts.iter().map(|part| part.end - part.start).sum();
+    let mut body = Vec::with_capacity(selected as usize + parts.len() * 192);
+    for part in parts {
+        body.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
+        if let Some(content_type) = content_type {
+            body.extend_from_slice(b"Content-Type: ");
+            body.extend_from_slice(content_type.as_bytes());
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"Content-Range: ");
+        body.extend_from_slice(content_range(part, length).as_bytes());
+        body.extend_from_slice(b"\r\n\r\n");
+        // Within the content, which is in memory: these fit.
+        body.extend_from_slice(&content[part.start as usize..part.end as usize]);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    body
+}
+
+/// The `Content-Type` of a 206 of several parts.
+pub(crate) fn multipart_type(boundary: &str) -> HeaderValue {
+    let text = format!("multipart/byteranges; boundary={boundary}");
+    HeaderValue::from_str(&text).expect("a boundary is visible ASCII")
 }
 
 /// The `Content-Range` of a part.
@@ -120,11 +187,18 @@ fn is_bytes_unit(unit: &[u8]) -> bool {
     unit.trim_ascii().eq_ignore_ascii_case(b"bytes")
 }
 
-/// The range of a set that has only one.
-fn parse_single(line: &[u8]) -> Option<Spec> {
+/// More ranges than a client has use for: each costs more than its bytes.
+const MOST_RANGES: usize = 16;
+
+/// The ranges of a set; `None` if any of them can't be read, or if they are too many.
+fn parse(line: &[u8]) -> Option<Vec<Spec>> {
     let (unit, set) = split_unit(line)?;
-    let mut specs = set.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty());
-    let spec = specs.next().filter(|_| is_bytes_unit(unit) && specs.next().is_none())?;
+    let specs = set.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty());
+    let specs: Vec<Spec> = specs.take(MOST_RANGES + 1).map(parse_one).collect::<Option<_>>()?;
+    (is_bytes_unit(unit) && (1..=MOST_RANGES).contains(&specs.len())).then_some(specs)
+}
+
+fn parse_one(spec: &[u8]) -> Option<Spec> {
     let dash = spec.iter().position(|&byte| byte == b'-')?;
     match (&spec[..dash], &spec[dash + 1..]) {
         (b"", suffix) => Some(Spec::Suffix(parse_position(suffix)?)),
@@ -189,10 +263,50 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_or_is_several_is_ignored() {
+    fn several_ranges_are_parts_and_those_that_meet_are_one() {
+        for (line, expected) in [
+            ("bytes=0-1,3-4", &[0..2, 3..5][..]),
+            ("bytes=-1, 0-1", &[10..11, 0..2]),
+            ("bytes=5-6,0-0,8-", &[5..7, 0..1, 8..11]),
+            ("bytes=0-0,20-30,-1", &[0..1, 10..11]),
+            ("bytes=0-1,7-8,4-5,2-3", &[0..6, 7..9]),
+            ("bytes=8-9,0-0,2-3,1-2", &[8..10, 0..4]),
+        ] {
+            assert_eq!(range(line), Selected::Parts(expected.to_vec()), "{line}");
+        }
+        for (line, expected) in
+            [("bytes=0-1,1-4", 0..5), ("bytes=0-1,2-4", 0..5), ("bytes=3-4,0-9", 0..10), ("bytes=0-1,11-", 0..2)]
+        {
+            assert_eq!(range(line), Selected::Part(expected), "{line}");
+        }
+        assert_eq!(range("bytes=-1,0-"), Selected::Part(0..11));
+        assert_eq!(range("bytes=11-,-0"), Selected::Unsatisfiable);
+        let many = |count: usize| {
+            let specs: Vec<String> = (0..count).map(|at| format!("{}-{}", 2 * at, 2 * at)).collect();
+            select_from(&[("range", &format!("bytes={}", specs.join(",")))], &[], 100)
+        };
+        assert!(matches!(many(MOST_RANGES), Selected::Parts(parts) if parts.len() == MOST_RANGES));
+        assert_eq!(many(MOST_RANGES + 1), Selected::Whole);
+        let coded = select_from(&[("range", "bytes=0-1,3-4")], &[("content-encoding", "gzip")], 11);
+        assert_eq!(coded, Selected::Whole);
+    }
+
+    #[test]
+    fn parts_are_told_apart_by_their_boundary() {
+        let content_type = HeaderValue::from_static("text/plain");
+        let body = multipart(b"hello world", &[0..2, 6..11], Some(&content_type), "b");
+        assert_eq!(
+            String::from_utf8(body).unwrap(),
+            "--b\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/11\r\n\r\nhe\r\n\
+             --b\r\nContent-Type: text/plain\r\nContent-Range: bytes 6-10/11\r\n\r\nworld\r\n--b--\r\n"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_ignored() {
         for line in [
-            "bytes=0-1,3-4",
-            "bytes=-1, 0-",
+            "bytes=0-1,2-1",
+            "bytes=0-1,x",
             "bytes=2-1",
             "bytes=a-b",
             "bytes=1",
@@ -299,6 +413,7 @@ mod tests {
             match select_from(&[("range", &line)], &[], length) {
                 Selected::Whole => prop_assert!(last < first),
                 Selected::Part(part) => prop_assert_eq!(part.collect::<Vec<_>>(), indexed),
+                Selected::Parts(parts) => panic!("{parts:?} of one range"),
                 Selected::Unsatisfiable => prop_assert!(indexed.is_empty()),
             }
         }
@@ -317,6 +432,26 @@ mod tests {
             if let Selected::Part(part) = select_from(&[("range", &line)], &[], length) {
                 prop_assert!(part.start < part.end && part.end <= length);
             }
+        }
+
+        #[test]
+        fn several_parts_are_the_bytes_that_were_asked_for(
+            ranges in prop::collection::vec((0..40_u64, 0..8_u64), 1..6),
+            length in 1..40_u64,
+        ) {
+            let specs: Vec<_> = ranges.iter().map(|(first, more)| format!("{first}-{}", first + more)).collect();
+            let line = format!("bytes={}", specs.join(","));
+            let asked_for = |at: &u64| ranges.iter().any(|(first, more)| (*first..=first + more).contains(at));
+            let expected: Vec<u64> = (0..length).filter(asked_for).collect();
+            let parts = match select_from(&[("range", &line)], &[], length) {
+                Selected::Whole => panic!("{line}"),
+                Selected::Part(part) => vec![part],
+                Selected::Parts(parts) => parts,
+                Selected::Unsatisfiable => vec![],
+            };
+            let mut selected: Vec<u64> = parts.into_iter().flatten().collect();
+            selected.sort_unstable();
+            prop_assert_eq!(selected, expected);
         }
     }
 }

@@ -57,6 +57,12 @@ impl RequestDirectives {
         Self { cache_control }
     }
 
+    /// The same, and that what is stored is validated or loaded anew.
+    pub(crate) fn refreshing(mut self) -> Self {
+        self.cache_control.no_cache = true;
+        self
+    }
+
     /// Whether the client wants no other answer than a stored one; if there is none, it gets a 504.
     pub(crate) fn only_if_cached(&self) -> bool {
         self.cache_control.only_if_cached

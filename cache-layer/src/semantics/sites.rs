@@ -76,7 +76,7 @@ impl Sites {
 const DEFAULT_PORTS: [&str; 2] = [":80", ":443"];
 
 /// An authority under either scheme.
-fn plain_authority(authority: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn plain_authority(authority: &str) -> Option<Cow<'_, str>> {
     normal(without_port(authority, &DEFAULT_PORTS))
 }
 

@@ -1,12 +1,16 @@
 //! How long a stored response may be used once it is stale (RFC 9111, section 4.2.4; RFC 5861).
 
 use http::{
-    HeaderMap, StatusCode,
+    HeaderMap, HeaderName, StatusCode,
     header::{ETAG, LAST_MODIFIED, SET_COOKIE},
 };
 
 use super::{
-    cache_control::CacheControl, caching_policy::CachingPolicy, delta_seconds::DeltaSeconds, freshness::Lifetime,
+    cache_control::CacheControl,
+    caching_policy::CachingPolicy,
+    delta_seconds::DeltaSeconds,
+    freshness::Lifetime,
+    list::{has, has_any},
     received::Received,
 };
 
@@ -42,7 +46,8 @@ impl Windows {
 
         let stated = |stated: Option<DeltaSeconds>| stated.map(|stated| stated.seconds().unwrap_or(0) * 1000);
         // What was only configured is no permission to hand out one client's cookie for longer.
-        let configured = |millis| if headers.contains_key(SET_COOKIE) { 0 } else { millis };
+        let sets_cookie = has(headers, &SET_COOKIE);
+        let configured = |millis| if sets_cookie { 0 } else { millis };
         let while_revalidate =
             stated(cc.stale_while_revalidate).unwrap_or_else(|| configured(policy.default_stale_while_revalidate));
         let if_error = stated(cc.stale_if_error).unwrap_or_else(|| configured(policy.default_stale_if_error));
@@ -81,7 +86,8 @@ pub(crate) fn forbids_stale_use(cc: &CacheControl) -> bool {
 
 /// Whether the application can be asked if the response still holds.
 pub(crate) fn has_validator(headers: &HeaderMap) -> bool {
-    headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
+    static VALIDATORS: [HeaderName; 2] = [ETAG, LAST_MODIFIED];
+    has_any(headers, &VALIDATORS)
 }
 
 /// Whether a response with this status is an error that a stale response may stand in for (RFC 5861, section 4).

@@ -3,8 +3,8 @@
 use http::{
     Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName,
-        IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE,
+        AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
+        HeaderMap, HeaderName, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, TRAILER, UPGRADE, VARY,
     },
 };
 
@@ -12,10 +12,14 @@ use super::{
     cache_control::CacheControl,
     caching_policy::{CachingPolicy, SetCookie},
     conditional::must_be_forwarded,
+    content_key::has_one_type,
     freshness::{Lifetime, LifetimeSource},
     hop_by_hop,
+    incremental::{INCREMENTAL, is_incremental},
     invalidation::{Target, represents_target},
-    list::{has_any, members},
+    list::{has, has_any, members},
+    names::Names,
+    one_request::is_for_one_client,
     range::has_foreign_unit,
     received::Received,
     staleness::Windows,
@@ -44,6 +48,16 @@ labels! {
         Nested => "nested",
         /// The request has a precondition that is not for caches to evaluate (RFC 9110, section 13.1).
         ConditionalRequest => "conditional",
+        /// The cache is [turned off](crate::CacheLayer::enabled).
+        Off => "off",
+        /// A [rule](crate::Rule) says that nothing is kept, by itself or by a lifetime of zero.
+        Rule => "rule",
+        /// A layer outside [says](crate::Hints::bypass) that the request is not for the cache.
+        Hint => "hint",
+        /// The request is not for the cache, by [`bypass_if`](crate::CacheLayer::bypass_if).
+        BypassIf => "bypass-if",
+        /// The path may mean another one to the application than to the [rules](crate::Rule) (RFC 3986, section 6.2.2).
+        UnclearPath => "unclear-path",
         /// The request says `no-store` (RFC 9111, section 5.2.1.5).
         RequestNoStore => "request-no-store",
         /// The request wants a stored response and there is none (RFC 9111, section 5.2.1.7).
@@ -51,7 +65,7 @@ labels! {
         /// The application said 304 about another response than the one that is stored (RFC 9111, section 4.3.4). The next
         /// request asks for the whole.
         Unmatched => "unmatched",
-        /// The status is not kept, or must be understood and is not (RFC 9111, section 3).
+        /// The status is not kept, must be understood and is not (RFC 9111, section 3), or is none that a rule speaks for.
         Status => "status",
         /// The response says `no-store` (RFC 9111, section 5.2.2.5).
         NoStore => "no-store",
@@ -61,8 +75,14 @@ labels! {
         NoCache => "no-cache",
         /// The request was authorised, and the response does not permit sharing (RFC 9111, section 3.5).
         Authorization => "authorization",
-        /// The request has cookies, and the response does not state its own freshness.
+        /// The request has cookies, and the response does not state its own freshness; or one of them
+        /// [bypasses](crate::CacheLayer::bypass_on_cookies) the cache.
         Cookie => "cookie",
+        /// The response is for one client by one of its fields (`Clear-Site-Data`, a token against forged requests, the nonce of a
+        /// Content Security Policy), and does not state its own freshness.
+        OneClient => "one-client",
+        /// The response is not to be kept, by [`keep_if`](crate::CacheLayer::keep_if).
+        KeepIf => "keep-if",
         /// The response sets a cookie (RFC 9111, section 7.3).
         SetCookie => "set-cookie",
         /// No other request can select the response (RFC 9111, section 4.1).
@@ -80,6 +100,20 @@ labels! {
         /// Its age on arrival exceeds its lifetime, or what states the lifetime is invalid, and nothing permits its use
         /// (RFC 9111, section 4.2).
         AlreadyStale => "stale",
+        /// Content that may be part of a key, and of which the request doesn't say in one way what it is (RFC 10008, section 2).
+        ContentType => "content-type",
+        /// Content that may be part of a key is longer than what is read for that.
+        ContentTooLarge => "content-too-large",
+        /// Content that may be part of a key did not come to its end, not in time, or not with the length that was announced.
+        ContentUnread => "content-unread",
+        /// The client waits for the application's word before it sends its content (RFC 9110, section 10.1.1).
+        Expect => "expect",
+        /// The message is to be passed on as it comes in (RFC 10036).
+        Incremental => "incremental",
+        /// An error in answer to a request that was made ahead of its user (`Sec-Purpose`) is about that request alone.
+        SecPurpose => "sec-purpose",
+        /// The content can be read only with a dictionary that few clients have (RFC 9842).
+        Dictionary => "dictionary",
         /// A response to HEAD is forwarded and not kept (RFC 9110, section 9.3.2).
         HeadMiss => "head",
         /// The content exceeds the limit.
@@ -106,7 +140,8 @@ labels! {
         Abandoned => "abandoned",
         /// There was no room at the application for as long as a request waits.
         Overloaded => "overloaded",
-        /// An earlier response to the same request could not be kept.
+        /// An earlier response to the same request could not be kept. `Cache-Status` names the reason for that as well, if this
+        /// process knows it: `remembered/set-cookie`.
         Remembered => "remembered",
         /// The application failed lately, and is left alone for a while.
         BackedOff => "backed-off",
@@ -123,6 +158,8 @@ labels! {
         FromTheFuture => "from-the-future",
     }
 }
+
+static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 
 /// What beside its method and its body may keep the cache from touching a request.
 static TELLING: [HeaderName; 6] = [UPGRADE, CONNECTION, RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, CACHE_CONTROL];
@@ -152,9 +189,44 @@ pub(crate) fn refusal_of_request(method: &Method, headers: &HeaderMap, has_body:
     CacheControl::from_headers(headers).no_store.then_some(NoCacheReason::RequestNoStore)
 }
 
+/// Why a request with content, which would be part of its key, must not be answered from the cache, or its response be
+/// kept; known before the content is read.
+pub(crate) fn refusal_of_request_with_content(headers: &HeaderMap, reads_expected: bool) -> Option<NoCacheReason> {
+    if asks_for_upgrade(headers) {
+        return Some(NoCacheReason::Upgrade);
+    }
+    if !has_one_type(headers) {
+        return Some(NoCacheReason::ContentType);
+    }
+    for (name, reason) in [
+        (CONTENT_RANGE, NoCacheReason::ContentRange),
+        (TRAILER, NoCacheReason::Trailers),
+        (IF_MATCH, NoCacheReason::ConditionalRequest),
+        (IF_UNMODIFIED_SINCE, NoCacheReason::ConditionalRequest),
+    ] {
+        if headers.contains_key(name) {
+            return Some(reason);
+        }
+    }
+    // To read the content is to tell the client to send it.
+    if headers.contains_key(EXPECT) && !reads_expected {
+        return Some(NoCacheReason::Expect);
+    }
+    if is_incremental(headers) {
+        return Some(NoCacheReason::Incremental);
+    }
+    if has_foreign_unit(headers) {
+        return Some(NoCacheReason::RangeRequest);
+    }
+    CacheControl::from_headers(headers).no_store.then_some(NoCacheReason::RequestNoStore)
+}
+
 fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE) || members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
+
+/// Response fields that may keep it from being stored.
+static REFUSING: [HeaderName; 6] = [SET_COOKIE, VARY, CONTENT_RANGE, TRAILER, INCREMENTAL, CONTENT_ENCODING];
 
 /// Why a response must not be kept, whatever its freshness.
 pub(crate) fn refusal_of_response(
@@ -169,8 +241,14 @@ pub(crate) fn refusal_of_response(
     if cc.private {
         return Some(NoCacheReason::Private);
     }
-    if request_headers.contains_key(AUTHORIZATION) && !permits_sharing_authorized(cc) {
+    if has(request_headers, &AUTHORIZATION) && !permits_sharing_authorized(cc) {
         return Some(NoCacheReason::Authorization);
+    }
+    if is_refusal_to_prefetch(request_headers, received.status) {
+        return Some(NoCacheReason::SecPurpose);
+    }
+    if !has_any(headers, &REFUSING) {
+        return streaming_type(headers);
     }
     if headers.contains_key(SET_COOKIE) && policy.set_cookie == SetCookie::Refuse {
         return Some(NoCacheReason::SetCookie);
@@ -184,27 +262,61 @@ pub(crate) fn refusal_of_response(
     if headers.contains_key(TRAILER) {
         return Some(NoCacheReason::Trailers);
     }
+    if is_incremental(headers) {
+        return Some(NoCacheReason::Incremental);
+    }
+    if needs_dictionary(headers) {
+        return Some(NoCacheReason::Dictionary);
+    }
     streaming_type(headers)
 }
 
+/// Whether this may be said to a request that was made ahead of its user, and not be meant for any other (Preliminary Request
+/// Denied).
+fn is_refusal_to_prefetch(request: &HeaderMap, status: StatusCode) -> bool {
+    (status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE) && request.contains_key(&SEC_PURPOSE)
+}
+
+/// Whether the content is of use only with a dictionary, or was chosen by one: each that some client still has would be a
+/// variant (RFC 9842, section 6).
+fn needs_dictionary(headers: &HeaderMap) -> bool {
+    let by_dictionary = |coding: &[u8]| coding.eq_ignore_ascii_case(b"dcb") || coding.eq_ignore_ascii_case(b"dcz");
+    members(headers, &CONTENT_ENCODING).any(by_dictionary)
+        || members(headers, &VARY).any(|name| name.eq_ignore_ascii_case(b"available-dictionary"))
+}
+
 /// Why a response that may otherwise be kept is not, for want of freshness.
+///
+/// `ruled`: a rule states the lifetime of successes, if not that of this one.
 pub(crate) fn refusal_of_freshness(
     request_headers: &HeaderMap,
     received: &Received<'_>,
     lifetime: Option<Lifetime>,
     windows: &Windows,
+    ruled: bool,
 ) -> Option<NoCacheReason> {
     let cc = &received.directives.cache_control;
     // To ask for validation each time is a statement as well.
     if lifetime.is_none() && !cc.no_cache {
-        return Some(NoCacheReason::NoFreshness);
+        return Some(if ruled { NoCacheReason::Status } else { NoCacheReason::NoFreshness });
     }
     if !windows.are_worth_storing(received.response_time) {
-        return Some(if cc.no_cache { NoCacheReason::NoCache } else { NoCacheReason::AlreadyStale });
+        let forbidden =
+            lifetime.is_some_and(|lifetime| lifetime.source == LifetimeSource::Rule && lifetime.millis == 0);
+        return Some(match cc.no_cache {
+            true => NoCacheReason::NoCache,
+            false if forbidden => NoCacheReason::Rule,
+            false => NoCacheReason::AlreadyStale,
+        });
     }
-    // Neither a rule nor an estimate knows what the application makes of a cookie.
-    let stated = lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response);
-    (!stated && request_headers.contains_key(COOKIE)).then_some(NoCacheReason::Cookie)
+    if lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response) {
+        return None;
+    }
+    // Neither a rule nor an estimate knows what the application makes of a cookie, or for whom it made the response.
+    if request_headers.contains_key(COOKIE) {
+        return Some(NoCacheReason::Cookie);
+    }
+    is_for_one_client(received.headers).then_some(NoCacheReason::OneClient)
 }
 
 /// Whether a response to POST may be kept for GET of its target, once nothing refuses it (RFC 9110, section 9.3.3).
@@ -218,12 +330,20 @@ pub(crate) fn post_answers_get(
     policy.post_for_get && stated && received.status.is_success() && represents_target(target, received.headers)
 }
 
-/// Leaves of a response what is stored (RFC 9111, section 3.1). Its age is kept apart.
-pub(crate) fn retain_stored_fields(policy: &CachingPolicy, headers: &mut HeaderMap) {
-    hop_by_hop::strip(headers);
-    headers.remove(AGE);
-    if policy.set_cookie == SetCookie::Strip {
-        headers.remove(SET_COOKIE);
+/// Tells what is stored of a response from what is not (RFC 9111, section 3.1), without the fields of these names. Its age is kept
+/// apart.
+pub(crate) fn is_stored_field<'a>(
+    policy: &CachingPolicy,
+    not_stored: &'a Names,
+    headers: &HeaderMap,
+) -> impl Fn(&HeaderName) -> bool + use<'a> {
+    let is_end_to_end = hop_by_hop::is_end_to_end(headers);
+    let strips_cookies = policy.set_cookie == SetCookie::Strip;
+    move |name| {
+        is_end_to_end(name)
+            && *name != AGE
+            && !(strips_cookies && *name == SET_COOKIE)
+            && !not_stored.has(name.as_str().as_bytes())
     }
 }
 
@@ -261,11 +381,12 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn streaming_type(headers: &HeaderMap) -> Option<NoCacheReason> {
+    const GRPC: &[u8] = b"application/grpc";
     let line = headers.get(CONTENT_TYPE)?.as_bytes();
-    let media_type = line.split(|&byte| byte == b';').next()?.trim_ascii().to_ascii_lowercase();
-    if media_type == b"text/event-stream" {
+    let media_type = line.split(|&byte| byte == b';').next()?.trim_ascii();
+    if media_type.eq_ignore_ascii_case(b"text/event-stream") {
         Some(NoCacheReason::EventStream)
-    } else if media_type.starts_with(b"application/grpc") {
+    } else if media_type.get(..GRPC.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC)) {
         Some(NoCacheReason::Grpc)
     } else {
         None
@@ -327,7 +448,7 @@ mod tests {
         refusal_of_response(policy, &request, &received).or_else(|| {
             let lifetime = lifetime(policy, &received, None);
             let windows = Windows::new(policy, &received, lifetime, initial_age(&received));
-            refusal_of_freshness(&request, &received, lifetime, &windows)
+            refusal_of_freshness(&request, &received, lifetime, &windows, false)
         })
     }
 
@@ -453,10 +574,11 @@ mod tests {
         ] {
             let policy = CachingPolicy { set_cookie, ..CachingPolicy::safe() };
             assert_eq!(whole_refusal(&policy, &[], 200, COOKIE), refusal, "{set_cookie:?}");
-            let mut stored = headers(COOKIE);
-            retain_stored_fields(&policy, &mut stored);
-            assert_eq!(stored.contains_key("set-cookie"), kept, "{set_cookie:?}");
-            assert!(stored.contains_key("cache-control") && !stored.contains_key("age"));
+            let (came, no_names) = (headers(COOKIE), Names::default());
+            let is_stored = is_stored_field(&policy, &no_names, &came);
+            let stored = |name| is_stored(&HeaderName::from_static(name));
+            assert_eq!(stored("set-cookie"), kept, "{set_cookie:?}");
+            assert!(stored("cache-control") && !stored("age"));
         }
     }
 

@@ -1,10 +1,12 @@
 //! Structured fields (RFC 9651), as [`sfv`] reads them.
 //!
-//! A field that does not parse to its end is not read at all. The types of `sfv` stay within this module's two users: no
+//! A field that does not parse to its end is not read at all. The types of `sfv` stay within the users of this module: no
 //! public signature names them.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sfv::{Dictionary, List, Parser};
+use sfv::{Dictionary, Item, List, Parser};
+
+use super::list::has;
 
 /// The members of a dictionary; none if the field is absent. Of a key that repeats, the last counts.
 pub(crate) fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
@@ -18,10 +20,17 @@ pub(crate) fn list(headers: &HeaderMap, name: &HeaderName) -> Option<List> {
     Parser::new(&field).parse().ok()
 }
 
+/// The item of a field that has one.
+pub(crate) fn item(headers: &HeaderMap, name: &HeaderName) -> Option<Item> {
+    Parser::new(&combined(headers, name)?).parse().ok()
+}
+
 /// The lines of a field as the one value that a parser reads (RFC 9651, section 4.2); `None` if there are none, as in most
 /// responses.
 fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
-    headers.get(name)?;
+    if !has(headers, name) {
+        return None;
+    }
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     Some(lines.join(&b", "[..]))
 }

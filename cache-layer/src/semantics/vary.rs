@@ -1,30 +1,115 @@
 //! Which request fields select a response (RFC 9111, section 4.1).
 
-use http::header::{ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
+use std::fmt;
 
-use super::{list::members, preference};
+use http::header::{
+    ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, COOKIE, HeaderMap, HeaderName,
+    HeaderValue, VARY,
+};
 
-/// Which spellings of a selecting field are taken for one (RFC 9111, section 4.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+use super::{
+    list::{has, members},
+    negotiation::{accepts_coding, canonical_coding, negotiated_codings, negotiated_languages},
+    preference::{self, Order},
+};
+
+/// Which spellings of a selecting field are taken for one (RFC 9111, section 4.1), and which differences an application is
+/// known, or made, not to see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Normalization {
-    /// In `Accept-Encoding` and `Accept-Language`: case, white space and the digits of weights. In `Accept` and
+    /// In `Accept-Encoding` and `Accept-Language`: case, white space, the digits of weights, and former names. In `Accept` and
     /// `Accept-Charset`, lists by their definition as well: white space around commas.
     pub(crate) preferences: bool,
-    /// In the first two: the order of members. Some applications take the first of the same weight, or of all.
-    pub(crate) preference_order: bool,
+    /// In the first two, the order of members. Some applications take the first of the same weight, or of all.
+    pub(crate) coding_order: Order,
+    pub(crate) language_order: Order,
     /// In all other fields: white space around commas. It may have a meaning in a field that is no list.
     pub(crate) list_space: bool,
+    /// What the application has, if that is known: it gets the fields as [`negotiate`](Self::negotiate) leaves them.
+    pub(crate) codings: Vec<String>,
+    pub(crate) languages: Vec<String>,
+    /// The cookies that count where a response varies by `Cookie`, if not all do; sorted.
+    pub(crate) cookies: Vec<String>,
+}
+
+impl fmt::Display for Normalization {
+    /// The level, and what there is to negotiate: `safe, codings br gzip`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { codings, languages, cookies, .. } = self;
+        let level = Self { codings: Vec::new(), languages: Vec::new(), cookies: Vec::new(), ..self.clone() };
+        let levels = [("safe", Self::safe()), ("all", Self::all()), ("permitted", Self::permitted())];
+        let name = levels.iter().find(|(_, known)| *known == level).map_or("own", |(name, _)| *name);
+        f.write_str(name)?;
+        for (what, names) in [("codings", codings), ("languages", languages), ("cookies", cookies)] {
+            if !names.is_empty() {
+                write!(f, ", {what} {}", names.join(" "))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Normalization {
     /// Only what an application that reads the fields by their syntax can't tell apart.
     pub(crate) const fn safe() -> Self {
-        Self { preferences: true, preference_order: false, list_space: false }
+        Self {
+            preferences: true,
+            coding_order: Order::Counts,
+            language_order: Order::Counts,
+            list_space: false,
+            codings: Vec::new(),
+            languages: Vec::new(),
+            cookies: Vec::new(),
+        }
+    }
+
+    /// As [`safe`](Self::safe), and the order where it has no meaning.
+    pub(crate) fn all() -> Self {
+        Self { coding_order: Order::Moot, language_order: Order::CountsAmongEquals, ..Self::safe() }
     }
 
     /// Whatever RFC 9111 permits.
-    pub(crate) const fn all() -> Self {
-        Self { preferences: true, preference_order: true, list_space: true }
+    pub(crate) fn permitted() -> Self {
+        Self { coding_order: Order::Moot, language_order: Order::Moot, list_space: true, ..Self::safe() }
+    }
+
+    /// Negotiates in the application's place: its request says what it needs to choose by, and no more.
+    pub(crate) fn negotiate(&self, request: &mut HeaderMap) {
+        let has_choices = [(ACCEPT_ENCODING, &self.codings), (ACCEPT_LANGUAGE, &self.languages)];
+        for (name, _) in has_choices.into_iter().filter(|(_, has)| !has.is_empty()) {
+            let negotiated = selecting_value(request, &name).and_then(|value| self.negotiated(&name, &value));
+            if let Some(value) = negotiated.and_then(|value| HeaderValue::from_bytes(&value).ok()) {
+                request.insert(name, value);
+            }
+        }
+    }
+
+    /// What a field becomes by negotiation; `None` if it stays as it is.
+    fn negotiated(&self, name: &HeaderName, value: &[u8]) -> Option<Vec<u8>> {
+        if *name == ACCEPT_ENCODING && !self.codings.is_empty() {
+            return negotiated_codings(value, &self.codings);
+        }
+        if *name == ACCEPT_LANGUAGE && !self.languages.is_empty() {
+            return negotiated_languages(value, &self.languages);
+        }
+        None
+    }
+
+    /// The cookies that count, those of one name in their order; nothing at all if the request has none of them.
+    fn counting_cookies(&self, request: &HeaderMap) -> Vec<u8> {
+        let pairs = || {
+            let lines = request.get_all(COOKIE).into_iter();
+            lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';')).map(<[u8]>::trim_ascii)
+        };
+        let mut counting = Vec::new();
+        for name in &self.cookies {
+            let is_named = |pair: &&[u8]| pair.split(|&byte| byte == b'=').next() == Some(name.as_bytes());
+            for pair in pairs().filter(is_named) {
+                counting.extend_from_slice(pair);
+                counting.push(b';');
+            }
+        }
+        counting
     }
 }
 
@@ -41,6 +126,9 @@ pub(crate) enum Vary {
 impl Vary {
     /// `None` when the response does not vary.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        if !has(headers, &VARY) {
+            return None;
+        }
         let mut names = Vec::new();
         for member in members(headers, &VARY) {
             // `*` is a valid token, and so it has to be told from a field of that name.
@@ -72,9 +160,14 @@ impl VaryFields {
 
     /// What a request says in each field, in the order of the names. Lines are combined with `", "`; an
     /// absent field differs from an empty one.
-    pub(crate) fn selecting_values(&self, request: &HeaderMap, normalization: Normalization) -> Vec<Option<Vec<u8>>> {
-        let normalize = |name, value| normalized(name, value, normalization);
-        self.0.iter().map(|name| Some(normalize(name, selecting_value(request, name)?))).collect()
+    pub(crate) fn selecting_values(&self, request: &HeaderMap, normalization: &Normalization) -> Vec<Option<Vec<u8>>> {
+        let value = |name: &HeaderName| {
+            if *name == COOKIE && !normalization.cookies.is_empty() {
+                return Some(normalization.counting_cookies(request));
+            }
+            Some(normalized(name, selecting_value(request, name)?, normalization))
+        };
+        self.0.iter().map(value).collect()
     }
 
     /// The names with commas between them, for [`VaryFields::from_bytes`].
@@ -101,16 +194,29 @@ fn selecting_value(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     Some(value)
 }
 
-fn normalized(name: &HeaderName, value: Vec<u8>, normalization: Normalization) -> Vec<u8> {
+fn normalized(name: &HeaderName, value: Vec<u8>, normalization: &Normalization) -> Vec<u8> {
     if name == ACCEPT_ENCODING || name == ACCEPT_LANGUAGE {
         if !normalization.preferences {
             return value;
         }
+        if let Some(negotiated) = normalization.negotiated(name, &value) {
+            return negotiated;
+        }
+        let canonical = match name == ACCEPT_ENCODING {
+            true => preference::canonical(&value, normalization.coding_order, canonical_coding),
+            false => preference::canonical(&value, normalization.language_order, |language| language),
+        };
         // What can't be read stays as it is, and is no spelling of anything else.
-        return preference::canonical(&value, normalization.preference_order).unwrap_or(value);
+        return canonical.unwrap_or(value);
     }
     let is_list = normalization.preferences && (name == ACCEPT || name == ACCEPT_CHARSET);
     if is_list || normalization.list_space { without_space_at_commas(&value) } else { value }
+}
+
+/// Whether the content of a stored response may be sent to the client of a request (RFC 9110, section 12.5.3).
+pub(crate) fn accepts_codings(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    selecting_value(request, &ACCEPT_ENCODING)
+        .is_none_or(|value| members(stored, &CONTENT_ENCODING).all(|coding| accepts_coding(&value, coding)))
 }
 
 /// Without the white space before and after commas that are outside of quotes.
@@ -138,7 +244,6 @@ fn without_space_at_commas(value: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -205,10 +310,10 @@ mod tests {
             &[("foo", "1"), ("foo", "2"), ("bar", " a\t")],
             &[("foo", " 1 "), ("bar", "a"), ("foo", "2"), ("other", "x")],
         ] {
-            assert_eq!(fields.selecting_values(&request(lines), Normalization::default()), expected, "{lines:?}");
+            assert_eq!(fields.selecting_values(&request(lines), &Normalization::default()), expected, "{lines:?}");
         }
         assert_ne!(
-            fields.selecting_values(&request(&[("foo", "1,2"), ("bar", "a")]), Normalization::default()),
+            fields.selecting_values(&request(&[("foo", "1,2"), ("bar", "a")]), &Normalization::default()),
             expected
         );
     }
@@ -216,18 +321,18 @@ mod tests {
     #[test]
     fn absent_matches_only_absent() {
         let fields = fields(&["foo"]);
-        for normalization in [Normalization::default(), Normalization::all()] {
+        for normalization in [&Normalization::default(), &Normalization::permitted()] {
             assert_eq!(fields.selecting_values(&request(&[]), normalization), [None]);
             assert_eq!(fields.selecting_values(&request(&[("foo", "")]), normalization), [Some(vec![])]);
         }
         for name in ["accept-language", "accept-encoding"] {
-            let all = Normalization::all();
+            let all = &Normalization::permitted();
             assert_eq!(super::tests::fields(&[name]).selecting_values(&request(&[]), all), [None]);
             assert_eq!(super::tests::fields(&[name]).selecting_values(&request(&[(name, "")]), all), [Some(vec![])]);
         }
     }
 
-    fn same(name: &'static str, one: &'static str, other: &'static str, normalization: Normalization) -> bool {
+    fn same(name: &'static str, one: &'static str, other: &'static str, normalization: &Normalization) -> bool {
         let values = |value| fields(&[name]).selecting_values(&request(&[(name, value)]), normalization);
         values(one) == values(other)
     }
@@ -236,20 +341,89 @@ mod tests {
     fn spellings_of_a_preference_are_one() {
         for name in ["accept-language", "accept-encoding"] {
             for other in ["eN, De", " en , de", "en,de;q=1.0", "EN ;Q=1,\tde,,"] {
-                assert!(same(name, "en, de", other, Normalization::safe()), "{name} {other}");
-                assert!(!same(name, "en, de", other, Normalization::default()), "{name} {other}");
+                assert!(same(name, "en, de", other, &Normalization::safe()), "{name} {other}");
+                assert!(!same(name, "en, de", other, &Normalization::default()), "{name} {other}");
             }
-            assert!(!same(name, "en, de", "de, en", Normalization::safe()));
-            assert!(same(name, "en, de", "de, en", Normalization::all()));
-            assert!(!same(name, "en, de", "fr;q=0.5, de;q=1.0", Normalization::all()));
-            assert!(!same(name, "en, de", "en, de;q=0.9", Normalization::all()));
+            assert!(!same(name, "en, de", "de, en", &Normalization::safe()));
+            assert!(same(name, "en, de", "de, en", &Normalization::permitted()));
+            assert!(!same(name, "en, de", "fr;q=0.5, de;q=1.0", &Normalization::permitted()));
+            assert!(!same(name, "en, de", "en, de;q=0.9", &Normalization::permitted()));
         }
+    }
+
+    /// The table of the levels: which of two values are one.
+    #[test]
+    fn levels_take_more_and_more_for_one() {
+        let negotiate = Normalization { codings: vec!["br".to_owned(), "gzip".to_owned()], ..Normalization::safe() };
+        for (name, one, other, safe, all, negotiated) in [
+            ("accept-encoding", "gzip, br", "GZIP ,br;q=1.0", true, true, true),
+            ("accept-encoding", "gzip, br", "br, gzip", false, true, true),
+            ("accept-encoding", "gzip, deflate, br, zstd", "br, gzip", false, false, true),
+            ("accept-encoding", "gzip", "gzip;q=0", false, false, false),
+            ("accept-encoding", "gzip;q=0.5, br", "gzip;q=0.4, br", false, false, true),
+            ("accept-encoding", "gzip, br, dcb", "gzip, br", false, false, true),
+            ("accept-encoding", "*", "gzip, br", false, false, true),
+            ("accept-encoding", "x-gzip", "gzip", true, true, true),
+            ("accept-encoding", "", "identity", false, false, false),
+            ("accept-language", "de-CH, de;q=0.9", "DE-ch,de;q=0.900", true, true, true),
+            ("accept-language", "en, de", "de, en", false, false, false),
+            ("accept-language", "en;q=0.8, de;q=0.9", "de;q=0.9, en;q=0.8", false, true, false),
+        ] {
+            for (level, expected) in
+                [(&Normalization::safe(), safe), (&Normalization::all(), all), (&negotiate, negotiated)]
+            {
+                assert_eq!(same(name, one, other, level), expected, "{one} {other} {level:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_application_sees_what_it_is_selected_by() {
+        let normalization = Normalization {
+            codings: vec!["br".to_owned(), "gzip".to_owned()],
+            languages: vec!["de".to_owned(), "en".to_owned()],
+            ..Normalization::safe()
+        };
+        let fields = fields(&["accept-encoding, accept-language"]);
+        let before =
+            request(&[("accept-encoding", "gzip, zstd"), ("accept-encoding", "br"), ("accept-language", "de-CH, en")]);
+        let mut after = before.clone();
+        normalization.negotiate(&mut after);
+        assert_eq!(after, request(&[("accept-encoding", "br, gzip"), ("accept-language", "de, en;q=0.99")]));
+        assert_eq!(fields.selecting_values(&after, &normalization), fields.selecting_values(&before, &normalization));
+        for unchanged in [&[][..], &[("accept-encoding", "identity;q=0, br")], &[("accept-language", "junk!")]] {
+            let mut request = request(unchanged);
+            normalization.negotiate(&mut request);
+            assert_eq!(request, super::tests::request(unchanged));
+        }
+    }
+
+    #[test]
+    fn only_the_cookies_that_count_select() {
+        let normalization =
+            Normalization { cookies: vec!["lang".to_owned(), "theme".to_owned()], ..Normalization::safe() };
+        let values = |lines| fields(&["cookie"]).selecting_values(&request(lines), &normalization);
+        let dark = values(&[("cookie", "theme=dark")]);
+        assert_eq!(values(&[("cookie", "id=7; theme=dark"), ("cookie", "x")]), dark);
+        for other in [
+            &[][..],
+            &[("cookie", "id=7")],
+            &[("cookie", "theme=light")],
+            &[("cookie", "theme=")],
+            &[("cookie", "xtheme=dark")],
+            &[("cookie", "theme=dark; theme=light")],
+            &[("cookie", "theme=dark; lang=de")],
+        ] {
+            assert_ne!(values(other), dark, "{other:?}");
+        }
+        assert_eq!(values(&[]), values(&[("cookie", "id=7")]));
+        assert_eq!(values(&[("cookie", "lang=de; theme=dark")]), values(&[("cookie", "theme=dark; lang=de")]));
     }
 
     #[test]
     fn what_is_no_preference_is_none_of_their_spellings() {
         for other in ["de;q=500", "de;q=.5", "de;q=0.5000", "\"de\";q=0.5"] {
-            assert!(!same("accept-language", "de;q=0.5", other, Normalization::safe()), "{other}");
+            assert!(!same("accept-language", "de;q=0.5", other, &Normalization::safe()), "{other}");
         }
     }
 
@@ -264,18 +438,18 @@ mod tests {
             ("\"1\", 2", "\"1\",2", true),
             ("1, ,2", "1,,2", true),
         ] {
-            assert_eq!(same("foo", one, other, Normalization::all()), expected, "{one} {other}");
-            assert!(!same("foo", one, other, Normalization::safe()), "{one} {other}");
+            assert_eq!(same("foo", one, other, &Normalization::permitted()), expected, "{one} {other}");
+            assert!(!same("foo", one, other, &Normalization::safe()), "{one} {other}");
         }
     }
 
     #[test]
     fn space_at_commas_is_moot_where_the_field_is_known_to_be_a_list() {
         for name in ["accept", "accept-charset"] {
-            assert!(same(name, "a/b;q=0.5, c/d", " a/b;q=0.5 ,c/d", Normalization::safe()), "{name}");
-            assert!(!same(name, "a/b, c/d", "a/b,c/d", Normalization::default()), "{name}");
+            assert!(same(name, "a/b;q=0.5, c/d", " a/b;q=0.5 ,c/d", &Normalization::safe()), "{name}");
+            assert!(!same(name, "a/b, c/d", "a/b,c/d", &Normalization::default()), "{name}");
             for other in ["c/d,a/b", "A/b,c/d", "a/b,c/d;q=1", "a/b,c/d,"] {
-                assert!(!same(name, "a/b, c/d", other, Normalization::safe()), "{name} {other}");
+                assert!(!same(name, "a/b, c/d", other, &Normalization::safe()), "{name} {other}");
             }
         }
     }

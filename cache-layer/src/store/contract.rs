@@ -26,6 +26,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// deadlines say. `None` says nothing about other places.
     fn peek(&self, key: &Key) -> Option<Entry>;
 
+    /// As [`get`](Self::get), without waiting; `None` if only that can tell. The time of what is found may be up.
+    fn get_at_once(&self, key: &Key) -> Option<Lookup> {
+        self.peek(key).map(Lookup::Found)
+    }
+
     /// Whether all there is, is in this process.
     fn is_local(&self) -> bool {
         false
@@ -34,8 +39,14 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// Tells stores of this process apart: clones of one have the same.
     fn identity(&self) -> usize;
 
-    /// The valid entry of `key`.
+    /// The valid entry of `key`. A store may take the lease along, for an [`acquire`](Self::acquire) of this process that most
+    /// likely follows; if none does, it is soon free again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
+
+    /// As [`get`](Self::get), for one who only looks: nothing is taken along.
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
+        self.get(key)
+    }
 
     /// What [`acquire`](Self::acquire) would meet at `key`: read, and nothing changed or tracked.
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>>;
@@ -213,6 +224,8 @@ pub enum LeaseState {
     Held,
     /// What a recent load brought could not be stored: requests don't wait for one another.
     Uncacheable,
+    /// The store has no room, and evicts nothing to make some: no load is given the right to store what it brings.
+    NoRoom,
     /// Recent loads failed.
     Failed {
         /// For how much longer the application is left alone; zero once that is over.
@@ -257,6 +270,13 @@ pub(crate) struct Writes {
     pub(crate) entries: Vec<(Key, Entry)>,
     /// Only if this key still holds this entry, and no soft invalidation came over it.
     pub(crate) guard: Option<(Key, Version)>,
+}
+
+impl Writes {
+    /// Bytes of the payload of each entry.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
+        self.entries.iter().map(|(_, entry)| entry.payload().len() as u64)
+    }
 }
 
 /// How a commit ended.

@@ -3,6 +3,7 @@
 use std::{
     array,
     cell::Cell,
+    hash::{BuildHasher, Hash},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +17,7 @@ use smallvec::SmallVec;
 use crate::{
     clock::{Clock, millis},
     entry::Entry,
-    key::KeyId,
+    key::{Hashed, KeyHash, KeyId},
     labels::labels,
 };
 
@@ -44,12 +45,40 @@ labels! {
     }
 }
 
+/// What entries are found by.
+pub(crate) trait Place: Copy + Eq + Hash + Send + Sync + 'static {
+    type Hashing: BuildHasher + Clone + Default + Send + Sync;
+
+    /// A number that is the same for a key and its variants, and else not.
+    fn shard(self) -> u16;
+}
+
+/// Within a process.
+impl Place for KeyHash {
+    type Hashing = Hashed;
+
+    fn shard(self) -> u16 {
+        // Of other bits than those that tell places of one shard apart.
+        (self.primary >> 32) as u16
+    }
+}
+
+/// As the server's pushes have it.
+impl Place for KeyId {
+    type Hashing = DefaultHashBuilder;
+
+    fn shard(self) -> u16 {
+        let [first, second, ..] = self.primary;
+        u16::from_be_bytes([first, second])
+    }
+}
+
 /// A map that holds about so many bytes of entries, and keeps those that are asked for (S3-FIFO).
 ///
 /// An expired entry is dropped when it is asked for, when there is no more room, which is soon for an entry that is not
 /// asked for, or when its shard is swept.
-pub(super) struct EntryCache {
-    shards: Box<[Shard]>,
+pub(crate) struct EntryCache<P: Place> {
+    shards: Box<[Shard<P>]>,
     /// Bytes that an entry may take.
     largest: u64,
     /// Counts how often the cache was cleared. Slots of an earlier generation are void at once, and dropped by sweeping.
@@ -62,8 +91,8 @@ pub(super) struct EntryCache {
     evictions: Evictions,
 }
 
-struct Shard {
-    entries: QuickCache<KeyId, Slot, Weight, DefaultHashBuilder, Evictions>,
+struct Shard<P: Place> {
+    entries: QuickCache<P, Slot, Weight, P::Hashing, Evictions>,
     /// The [`EntryCache::generation`] in which it was last swept.
     swept: AtomicU64,
 }
@@ -83,8 +112,8 @@ struct Slot {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<KeyId, Slot> for Weight {
-    fn weight(&self, _: &KeyId, slot: &Slot) -> u64 {
+impl<P> Weighter<P, Slot> for Weight {
+    fn weight(&self, _: &P, slot: &Slot) -> u64 {
         slot.weight
     }
 }
@@ -102,25 +131,30 @@ impl Evictions {
 }
 
 /// The slots that had to make room for an entry; dropped once the shard is free again.
-#[derive(Default)]
-struct MadeRoom {
+struct MadeRoom<P> {
     /// The key of that entry: its own former slot leaves as well.
-    inserted: Option<KeyId>,
+    inserted: Option<P>,
     left: SmallVec<[Slot; 2]>,
 }
 
-impl Lifecycle<KeyId, Slot> for Evictions {
-    type RequestState = MadeRoom;
+impl<P> Default for MadeRoom<P> {
+    fn default() -> Self {
+        Self { inserted: None, left: SmallVec::new() }
+    }
+}
 
-    fn on_evict(&self, state: &mut MadeRoom, id: KeyId, slot: Slot) {
-        if state.inserted != Some(id) {
+impl<P: Place> Lifecycle<P, Slot> for Evictions {
+    type RequestState = MadeRoom<P>;
+
+    fn on_evict(&self, state: &mut MadeRoom<P>, place: P, slot: Slot) {
+        if state.inserted != Some(place) {
             self.add(Eviction::Size, 1);
         }
         state.left.push(slot);
     }
 }
 
-impl EntryCache {
+impl<P: Place> EntryCache<P> {
     pub(super) fn new(max_bytes: u64) -> Self {
         Self::swept_within(max_bytes, ROUND)
     }
@@ -136,12 +170,7 @@ impl EntryCache {
             .build()
             .expect("a capacity is all that is needed");
         let shard = || Shard {
-            entries: QuickCache::with_options(
-                options.clone(),
-                Weight,
-                DefaultHashBuilder::default(),
-                evictions.clone(),
-            ),
+            entries: QuickCache::with_options(options.clone(), Weight, P::Hashing::default(), evictions.clone()),
             swept: AtomicU64::new(0),
         };
         Self {
@@ -156,18 +185,17 @@ impl EntryCache {
     }
 
     /// The shard of a key and its variants.
-    fn shard(&self, id: KeyId) -> &Shard {
-        let [first, second, ..] = id.primary;
-        &self.shards[usize::from(u16::from_be_bytes([first, second])) % self.shards.len()]
+    fn shard(&self, id: P) -> &Shard<P> {
+        &self.shards[usize::from(id.shard()) % self.shards.len()]
     }
 
     /// The entry, and where it came from. It may have expired, as its deadlines say.
-    pub(super) fn peek(&self, id: KeyId) -> Option<(Entry, u64)> {
+    pub(super) fn peek(&self, id: P) -> Option<(Entry, u64)> {
         self.slot(id).map(|Slot { entry, source, .. }| (entry, source))
     }
 
     /// The entry, and where it came from. An expired one is dropped.
-    pub(super) fn get(&self, id: KeyId) -> Option<(Entry, u64)> {
+    pub(super) fn get(&self, id: P) -> Option<(Entry, u64)> {
         let Slot { entry, source, expires_at, .. } = self.slot(id)?;
         if Clock::system().now() < expires_at {
             return Some((entry, source));
@@ -178,11 +206,11 @@ impl EntryCache {
         None
     }
 
-    fn slot(&self, id: KeyId) -> Option<Slot> {
+    fn slot(&self, id: P) -> Option<Slot> {
         self.shard(id).entries.get(&id).filter(|slot| slot.generation == self.generation.load(Ordering::SeqCst))
     }
 
-    pub(super) fn insert(&self, id: KeyId, entry: Entry, source: u64) {
+    pub(super) fn insert(&self, id: P, entry: Entry, source: u64) {
         let (shard, generation) = (self.shard(id), self.generation.load(Ordering::SeqCst));
         let (now, expires_at) = (Clock::system().now(), entry.deadlines().gone);
         self.sweep_if_due(shard, generation, now);
@@ -202,29 +230,29 @@ impl EntryCache {
         shard.entries.insert_with_lifecycle(id, Slot { entry, source, generation, expires_at, weight }, &mut made_room);
     }
 
-    pub(super) fn remove(&self, id: KeyId) {
+    pub(super) fn remove(&self, id: P) {
         if self.shard(id).entries.remove(&id).is_some() {
             self.evictions.add(Eviction::Invalidated, 1);
         }
     }
 
     /// Removes the entries that `condition` holds for; returns their keys.
-    pub(super) fn remove_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<KeyId> {
+    pub(super) fn remove_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<P> {
         let generation = self.generation.load(Ordering::SeqCst);
         let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
         let found = entries.filter(|(_, slot)| slot.generation == generation && condition(&slot.entry));
-        let ids: Vec<KeyId> = found.map(|(id, _)| id).collect();
+        let ids: Vec<P> = found.map(|(id, _)| id).collect();
         ids.iter().for_each(|id| self.remove(*id));
         ids
     }
 
-    /// How many primary keys there are among the entries that `condition` holds for. It looks at every entry.
-    pub(super) fn count_where(&self, condition: impl Fn(&Entry) -> bool) -> u64 {
+    /// How many entries there are that `condition` holds for. It looks at every entry.
+    pub(super) fn count_where(&self, condition: impl Fn(P, &Entry) -> bool) -> u64 {
         let generation = self.generation.load(Ordering::SeqCst);
         let now = Clock::system().now();
         let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
         let there = |slot: &Slot| slot.generation == generation && now < slot.expires_at;
-        entries.filter(|(id, slot)| !id.is_variant() && there(slot) && condition(&slot.entry)).count() as u64
+        entries.filter(|(id, slot)| there(slot) && condition(*id, &slot.entry)).count() as u64
     }
 
     /// Removes all entries. One that is inserted at the same time may go as well.
@@ -232,7 +260,7 @@ impl EntryCache {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn sweep_if_due(&self, shard: &Shard, generation: u64, now: u64) {
+    fn sweep_if_due(&self, shard: &Shard<P>, generation: u64, now: u64) {
         if shard.swept.load(Ordering::Relaxed) != generation {
             self.sweep(shard, generation, now);
         }
@@ -246,7 +274,7 @@ impl EntryCache {
     }
 
     /// Drops the slots that have expired or are of an earlier generation.
-    fn sweep(&self, shard: &Shard, generation: u64, now: u64) {
+    fn sweep(&self, shard: &Shard<P>, generation: u64, now: u64) {
         let (expired, void) = (Cell::new(0), Cell::new(0));
         shard.entries.retain(|_, slot| {
             let count = match (slot.generation >= generation, now < slot.expires_at) {
@@ -294,7 +322,7 @@ mod tests {
         Entry::new(EntryId::random(), key, deadlines, Bytes::new(), vec![0; payload].into())
     }
 
-    fn count(cache: &EntryCache, eviction: Eviction) -> u64 {
+    fn count(cache: &EntryCache<KeyHash>, eviction: Eviction) -> u64 {
         cache.evictions().find(|(one, _)| *one == eviction).map_or(0, |(_, count)| count)
     }
 
@@ -302,23 +330,23 @@ mod tests {
     fn what_was_there_is_gone_once_it_is_emptied() {
         let cache = EntryCache::new(1 << 20);
         let key = Key::new(["k"]);
-        cache.insert(key.id(), entry(&key, 0), 7);
-        assert_eq!(cache.get(key.id()).unwrap().1, 7);
+        cache.insert(key.hash(), entry(&key, 0), 7);
+        assert_eq!(cache.get(key.hash()).unwrap().1, 7);
         cache.clear();
-        assert!(cache.get(key.id()).is_none());
-        cache.insert(key.id(), entry(&key, 0), 8);
-        assert_eq!(cache.get(key.id()).unwrap().1, 8);
+        assert!(cache.get(key.hash()).is_none());
+        cache.insert(key.hash(), entry(&key, 0), 8);
+        assert_eq!(cache.get(key.hash()).unwrap().1, 8);
     }
 
     #[test]
     fn what_it_is_emptied_of_makes_room_at_once() {
         let cache = EntryCache::new(SHARD * SHARDS);
         let keys: Vec<_> = (0..1_000).map(|i| Key::new([i.to_string()])).collect();
-        keys.iter().for_each(|key| cache.insert(key.id(), entry(key, 0), 0));
+        keys.iter().for_each(|key| cache.insert(key.hash(), entry(key, 0), 0));
         assert_eq!(cache.size().0, 1_000);
         cache.clear();
         assert_eq!(cache.size(), (0, 0));
-        keys.iter().for_each(|key| cache.insert(key.id(), entry(key, 0), 0));
+        keys.iter().for_each(|key| cache.insert(key.hash(), entry(key, 0), 0));
         assert_eq!(cache.size().0, 1_000);
         assert_eq!(count(&cache, Eviction::Invalidated), 1_000);
     }
@@ -329,7 +357,7 @@ mod tests {
             let cache = EntryCache::new(bytes);
             let key = |i: u64| Key::new([i.to_string()]);
             let inserted = 2 * bytes / 1_000;
-            (0..inserted).for_each(|i| cache.insert(key(i).id(), entry(&key(i), 1_000), 0));
+            (0..inserted).for_each(|i| cache.insert(key(i).hash(), entry(&key(i), 1_000), 0));
             let (entries, kept) = cache.size();
             assert!((bytes / 10 * 9..=bytes).contains(&kept), "{kept} of {bytes}");
             assert_eq!(count(&cache, Eviction::Size), inserted - entries);
@@ -340,11 +368,11 @@ mod tests {
     fn what_is_asked_for_stays_while_others_come_and_go() {
         let cache = EntryCache::new(1 << 20);
         let wanted = Key::new(["wanted"]);
-        cache.insert(wanted.id(), entry(&wanted, 0), 0);
+        cache.insert(wanted.hash(), entry(&wanted, 0), 0);
         for i in 0..10_000 {
-            assert!(cache.get(wanted.id()).is_some(), "{i}");
+            assert!(cache.get(wanted.hash()).is_some(), "{i}");
             let other = Key::new([i.to_string()]);
-            cache.insert(other.id(), entry(&other, 1_000), 0);
+            cache.insert(other.hash(), entry(&other, 1_000), 0);
         }
     }
 
@@ -360,7 +388,7 @@ mod tests {
             (3 * gib, 60 * mib),
             (16 * gib, 16 * gib / 100),
         ] {
-            let cache = EntryCache::new(max_bytes);
+            let cache = EntryCache::<KeyHash>::new(max_bytes);
             assert!(cache.largest >= said, "of {max_bytes}: {}", cache.largest);
         }
     }
@@ -369,13 +397,13 @@ mod tests {
     fn what_is_larger_than_a_shard_is_not_kept_and_nothing_goes_for_it() {
         let cache = EntryCache::new(SHARD);
         let [small, large] = ["small", "large"].map(|name| Key::new([name]));
-        cache.insert(small.id(), entry(&small, 0), 0);
-        cache.insert(large.id(), entry(&large, 0), 0);
-        cache.insert(large.id(), entry(&large, SHARD as usize / 100 * 96), 0);
-        assert!(cache.get(large.id()).is_none(), "nor is what it should have replaced");
-        assert!(cache.get(small.id()).is_some());
-        cache.insert(large.id(), entry(&large, SHARD as usize / 100 * 94), 0);
-        assert!(cache.get(large.id()).is_some());
+        cache.insert(small.hash(), entry(&small, 0), 0);
+        cache.insert(large.hash(), entry(&large, 0), 0);
+        cache.insert(large.hash(), entry(&large, SHARD as usize / 100 * 96), 0);
+        assert!(cache.get(large.hash()).is_none(), "nor is what it should have replaced");
+        assert!(cache.get(small.hash()).is_some());
+        cache.insert(large.hash(), entry(&large, SHARD as usize / 100 * 94), 0);
+        assert!(cache.get(large.hash()).is_some());
     }
 
     #[test]
@@ -384,11 +412,11 @@ mod tests {
         let gone = Deadlines::fresh_until(Clock::system().now() + 20);
         for i in 0..100 {
             let key = Key::new([i.to_string()]);
-            cache.insert(key.id(), Entry::new(EntryId::random(), &key, gone, Bytes::new(), Bytes::new()), 0);
+            cache.insert(key.hash(), Entry::new(EntryId::random(), &key, gone, Bytes::new(), Bytes::new()), 0);
         }
         std::thread::sleep(Duration::from_millis(30));
         let key = Key::new(["one that stays"]);
-        (0..=SHARDS).for_each(|_| cache.insert(key.id(), entry(&key, 0), 0));
+        (0..=SHARDS).for_each(|_| cache.insert(key.hash(), entry(&key, 0), 0));
         assert_eq!((cache.size().0, count(&cache, Eviction::Expired)), (1, 100));
     }
 
@@ -396,14 +424,14 @@ mod tests {
     fn it_tells_why_entries_left() {
         let cache = EntryCache::new(100_000);
         let keys: Vec<_> = (0..5).map(|i| Key::new([i.to_string()])).collect();
-        keys[..4].iter().for_each(|key| cache.insert(key.id(), entry(key, 0), 0));
-        cache.insert(keys[0].id(), entry(&keys[0], 1), 0);
-        cache.remove(keys[0].id());
+        keys[..4].iter().for_each(|key| cache.insert(key.hash(), entry(key, 0), 0));
+        cache.insert(keys[0].hash(), entry(&keys[0], 1), 0);
+        cache.remove(keys[0].hash());
         cache.remove_where(|entry| entry.is_of(&keys[1]));
         let gone = Deadlines::fresh_until(Clock::system().now() - 1);
-        cache.insert(keys[2].id(), Entry::new(EntryId::random(), &keys[2], gone, Bytes::new(), Bytes::new()), 0);
-        assert!(cache.get(keys[2].id()).is_none());
-        cache.insert(keys[4].id(), entry(&keys[4], 200_000), 0);
+        cache.insert(keys[2].hash(), Entry::new(EntryId::random(), &keys[2], gone, Bytes::new(), Bytes::new()), 0);
+        assert!(cache.get(keys[2].hash()).is_none());
+        cache.insert(keys[4].hash(), entry(&keys[4], 200_000), 0);
         let wanted = [(Eviction::Size, 1), (Eviction::Expired, 1), (Eviction::Invalidated, 2)];
         assert_eq!(cache.evictions().collect::<Vec<_>>(), wanted);
         assert_eq!(cache.size().0, 1);

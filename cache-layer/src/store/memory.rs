@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     entry::Entry,
     hex,
-    key::{Key, KeyId, readable_in_full},
+    key::{Key, KeyHash, readable_in_full},
     pattern::Pattern,
     sync::Mutex,
     tag::{TagStamp, TagState, TagToken, Tags},
@@ -41,7 +41,7 @@ use crate::{
 pub struct MemoryStore(Arc<Inner>);
 
 struct Inner {
-    entries: EntryCache,
+    entries: EntryCache<KeyHash>,
     tokens: QuickCache<Arc<str>, TagToken, Weight>,
     /// When everything was last soft-invalidated, by the store's clock.
     all_soft_invalidated: AtomicU64,
@@ -68,10 +68,10 @@ impl Weighter<Arc<str>, TagToken> for Weight {
 #[derive(Default)]
 struct Fills {
     /// The leases that are held.
-    leases: BTreeMap<KeyId, Lease>,
-    failures: BTreeMap<KeyId, Failure>,
+    leases: BTreeMap<KeyHash, Lease>,
+    failures: BTreeMap<KeyHash, Failure>,
     /// Keys whose response can't be stored, and until when their requests don't wait for one another.
-    uncacheable: BTreeMap<KeyId, Instant>,
+    uncacheable: BTreeMap<KeyHash, Instant>,
     /// The store's clock, in microseconds since the Unix epoch: no two leases or invalidations have the same time.
     now: u64,
     /// When a tag was last invalidated: what a load must be younger than to trust that an absent token means
@@ -95,7 +95,7 @@ impl Fills {
     }
 
     fn holds(&self, lease: &Lease) -> bool {
-        self.leases.get(&lease.key.id()).is_some_and(|held| held.token == lease.token)
+        self.leases.get(&lease.key.hash()).is_some_and(|held| held.token == lease.token)
     }
 
     fn is_overtaken(&self, lease: &Lease) -> bool {
@@ -103,8 +103,8 @@ impl Fills {
     }
 
     /// Takes the leases of a key and all its variants away, and forgets their failures.
-    fn void(&mut self, primary: KeyId) {
-        let last = KeyId { variant: [0xff; 16], ..primary };
+    fn void(&mut self, primary: KeyHash) {
+        let last = KeyHash { variant: u64::MAX, ..primary };
         while let Some((&id, _)) = self.leases.range(primary..=last).next() {
             self.leases.remove(&id);
         }
@@ -121,7 +121,7 @@ impl Fills {
         if self.failures.len() < REMEMBERED_CAP {
             let (count, ready) = (lease.failures.saturating_add(1), now + pause);
             let failure = Failure { count, status, ready, forgotten: ready + remembered };
-            self.failures.insert(lease.key.id(), failure);
+            self.failures.insert(lease.key.hash(), failure);
         }
     }
 
@@ -130,12 +130,12 @@ impl Fills {
             // To look for those whose time is up would take longer than to wait for one another once more.
             self.uncacheable.clear();
         }
-        self.uncacheable.insert(key.id(), Instant::now() + duration);
+        self.uncacheable.insert(key.hash(), Instant::now() + duration);
     }
 
     fn end(&mut self, lease: &Lease) {
         if self.holds(lease) {
-            self.leases.remove(&lease.key.id());
+            self.leases.remove(&lease.key.hash());
         }
     }
 }
@@ -221,12 +221,16 @@ impl Inner {
         Lookup::judged(entry, state)
     }
 
+    fn peek(&self, key: &Key) -> Lookup {
+        self.judge(key, self.entries.peek(key.hash()))
+    }
+
     fn lookup(&self, key: &Key) -> Lookup {
-        self.judge(key, self.entries.get(key.id()))
+        self.judge(key, self.entries.get(key.hash()))
     }
 
     fn acquire(&self, key: &Key, seen: Seen, failures: Failures) -> Acquired {
-        let id = key.id();
+        let id = key.hash();
         let mut fills = self.fills();
         if fills.uncacheable.get(&id).is_some_and(|until| Instant::now() < *until) {
             return Acquired::Uncacheable;
@@ -243,12 +247,12 @@ impl Inner {
         if fills.leases.contains_key(&id) {
             return Acquired::Held;
         }
-        let now = Instant::now();
-        let count = match fills.failures.get(&id).filter(|failure| now < failure.forgotten) {
-            Some(Failure { ready, status, .. }) if failures == Failures::Heed && now < *ready => {
+        let count = match fills.failures.get(&id).map(|failure| (failure, Instant::now())) {
+            Some((failure, now)) if now >= failure.forgotten => 0,
+            Some((Failure { ready, status, .. }, now)) if failures == Failures::Heed && now < *ready => {
                 return Acquired::BackOff { remaining: *ready - now, status: *status };
             }
-            Some(failure) => failure.count,
+            Some((failure, _)) => failure.count,
             None => 0,
         };
         let lease = Lease::new(key, Lease::random_token(), hex::of_u64(fills.tick())).after(count);
@@ -257,7 +261,7 @@ impl Inner {
     }
 
     fn lease_state(&self, key: &Key) -> LeaseState {
-        let (id, now, fills) = (key.id(), Instant::now(), self.fills());
+        let (id, now, fills) = (key.hash(), Instant::now(), self.fills());
         if fills.uncacheable.get(&id).is_some_and(|until| now < *until) {
             return LeaseState::Uncacheable;
         }
@@ -275,13 +279,12 @@ impl Inner {
     }
 
     fn count(&self, reach: Reach<'_>) -> u64 {
-        match reach {
-            Reach::Everything => self.entries.count_where(|_| true),
-            Reach::Tag(tag) => self.entries.count_where(|entry| entry.stamps().iter().any(|stamp| *stamp.tag == *tag)),
-            Reach::Pattern(pattern) => {
-                self.entries.count_where(|entry| pattern.matches(readable_in_full(entry.canonical()).as_bytes()))
-            }
-        }
+        let reaches = |entry: &Entry| match reach {
+            Reach::Everything => true,
+            Reach::Tag(tag) => entry.stamps().iter().any(|stamp| *stamp.tag == *tag),
+            Reach::Pattern(pattern) => pattern.matches(readable_in_full(entry.canonical()).as_bytes()),
+        };
+        self.entries.count_where(|id, entry| !id.is_variant() && reaches(entry))
     }
 
     fn commit(&self, Fill { lease, writes, tags }: &Fill) -> Committed {
@@ -290,9 +293,9 @@ impl Inner {
             return Committed::Refused;
         }
         fills.end(lease);
-        fills.failures.remove(&lease.key.id());
+        fills.failures.remove(&lease.key.hash());
         if let Some((key, version)) = &writes.guard
-            && self.entries.get(key.id()).map(|(entry, _)| entry.version()) != Some(*version)
+            && self.entries.get(key.hash()).map(|(entry, _)| entry.version()) != Some(*version)
         {
             return Committed::Refused;
         }
@@ -312,7 +315,7 @@ impl Inner {
         }
         let stored = fills.tick();
         for (key, entry) in &writes.entries {
-            self.entries.insert(key.id(), entry.clone().stamped(&stamps), stored);
+            self.entries.insert(key.hash(), entry.clone().stamped(&stamps), stored);
         }
         Committed::Stored
     }
@@ -329,7 +332,7 @@ impl Inner {
         match scope {
             Scope::Key(key) => {
                 // Variants are reached through the primary entry alone.
-                let primary = key.primary().id();
+                let primary = KeyHash { variant: KeyHash::PRIMARY, ..key.hash() };
                 fills.void(primary);
                 fills.uncacheable.remove(&primary);
                 self.entries.remove(primary);
@@ -355,7 +358,7 @@ impl Inner {
         let now = fills.tick();
         match scope {
             Scope::Key(key) => {
-                let primary = key.primary().id();
+                let primary = KeyHash { variant: KeyHash::PRIMARY, ..key.hash() };
                 fills.void(primary);
                 if let Some((entry, stored)) = self.entries.get(primary) {
                     self.entries.insert(primary, entry.marked_anew(now / 1000), stored);
@@ -391,8 +394,8 @@ impl Inner {
         let stamps: Vec<TagStamp> = tags.as_slice().iter().map(stamp).collect();
         let stored = fills.tick();
         for (key, entry) in entries {
-            fills.void(key.id());
-            self.entries.insert(key.id(), entry.stamped(&stamps), stored);
+            fills.void(key.hash());
+            self.entries.insert(key.hash(), entry.stamped(&stamps), stored);
         }
     }
 }
@@ -401,10 +404,14 @@ impl Store for MemoryStore {}
 
 impl StoreBackend for MemoryStore {
     fn peek(&self, key: &Key) -> Option<Entry> {
-        match self.0.judge(key, self.0.entries.peek(key.id())) {
+        match self.0.peek(key) {
             Lookup::Found(entry) => Some(entry),
             Lookup::Absent | Lookup::Rejected(..) => None,
         }
+    }
+
+    fn get_at_once(&self, key: &Key) -> Option<Lookup> {
+        Some(self.0.peek(key))
     }
 
     fn is_local(&self) -> bool {
@@ -446,7 +453,7 @@ impl StoreBackend for MemoryStore {
     }
 
     fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(ready(Ok(self.0.fills().leases.get(&key.id()).is_some_and(|held| held.token == token))))
+        Box::pin(ready(Ok(self.0.fills().leases.get(&key.hash()).is_some_and(|held| held.token == token))))
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {
@@ -465,7 +472,7 @@ impl StoreBackend for MemoryStore {
             fills.remember_uncacheable(&lease.key, duration);
         }
         if fills.holds(lease) {
-            fills.failures.remove(&lease.key.id());
+            fills.failures.remove(&lease.key.hash());
         }
         fills.end(lease);
         drop(fills);
@@ -483,7 +490,7 @@ impl StoreBackend for MemoryStore {
     }
 
     fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
-        let id = key.id();
+        let id = key.hash();
         Box::pin(async move {
             let mut ended = std::pin::pin!(self.0.ended.notified());
             ended.as_mut().enable();
@@ -538,7 +545,13 @@ impl fmt::Debug for MemoryStore {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::{
+        entry::{Deadlines, EntryId},
+        store::Writes,
+    };
 
     #[tokio::test]
     async fn what_is_remembered_as_uncacheable_is_forgotten_with_everything() {
@@ -565,5 +578,29 @@ mod tests {
             store.release(&lease, Some(Duration::from_secs(60)));
         }
         assert!((1..=REMEMBERED_CAP).contains(&store.0.fills().uncacheable.len()));
+    }
+
+    #[tokio::test]
+    async fn keys_that_collide_are_never_taken_for_one_another() {
+        let (store, one) = (MemoryStore::new(1 << 20), Key::new(["one"]));
+        let other = Key::new(["other"]).colliding_with(&one);
+        let load = async |key: &Key, seen| {
+            let Acquired::Granted(lease) = store.acquire(key, seen, Duration::ZERO, Failures::Heed).await.unwrap()
+            else {
+                return None;
+            };
+            let deadlines = Deadlines::fresh_until(Clock::system().now() + 60_000);
+            let entry = Entry::new(EntryId::random(), key, deadlines, Bytes::new(), Bytes::new());
+            let writes = Writes { entries: vec![(key.clone(), entry)], guard: None };
+            store.commit(&Fill { lease, writes, tags: Tags::default() }).await.ok()
+        };
+        assert_eq!(load(&one, Seen::Nothing).await, Some(Committed::Stored));
+        assert!(store.peek(&other).is_none());
+        let Lookup::Rejected(Rejection::Key, seen) = store.get(&other).await.unwrap() else {
+            panic!("it is another's")
+        };
+        assert_eq!(load(&other, Seen::Nothing).await, None, "there is something");
+        assert_eq!(load(&other, seen).await, Some(Committed::Stored));
+        assert!(store.peek(&one).is_none() && store.peek(&other).is_some());
     }
 }

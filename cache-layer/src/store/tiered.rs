@@ -102,6 +102,10 @@ impl StoreBackend for TieredStore {
         self.redis.get(key)
     }
 
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
+        self.redis.look(key)
+    }
+
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
         self.redis.lease_state(key)
     }

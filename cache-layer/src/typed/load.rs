@@ -16,11 +16,10 @@ use crate::{
         Cache,
         backoff::BackOff,
         fetch::{AcquireOutcome, Followed, Found, Miss},
-        flight::{Flight, FlightOutcome, Follower, Role},
+        flight::{Flight, FlightOutcome, Follower, LoadTask, ReplyTo, Role, resume_panic},
         patience::{LONGEST_PAUSE, Patience},
         permit::{Demand, FailurePolicy, Purpose, WritePermit},
         span::LookupSpan,
-        task::{LoadTask, ReplyTo, resume_panic},
     },
     inherit::{self, Reads},
     key::Key,
@@ -135,6 +134,16 @@ impl<V, E> fmt::Debug for GetOrLoad<V, E> {
     }
 }
 
+/// A load that a call leads.
+struct LedLoad<V, E> {
+    ask: Ask<V>,
+    flight: Flight,
+    miss: Miss,
+    load: Load<V, E>,
+    patience: Patience,
+    purpose: Purpose,
+}
+
 /// What came of a load, for the call that leads it.
 enum LoadResult<V, E> {
     /// Another load has brought this.
@@ -188,7 +197,11 @@ where
                 span.unavailable();
             }
             let follower = match self.cache.flights().join(&self.key) {
-                Role::Leader(flight) => return self.lead(flight, miss, load, patience, span).await,
+                Role::Leader(flight) => {
+                    let ask = self.clone();
+                    let led = LedLoad { ask, flight, miss, load, patience, purpose: Purpose::Answer };
+                    return self.lead(led, span).await;
+                }
                 Role::Follower(_) if self.lock == Lock::Off => return self.load_uncached(load).await,
                 Role::Follower(follower) => follower,
             };
@@ -220,11 +233,11 @@ where
         match self.cache.flights().join(&self.key) {
             Role::Leader(flight) => {
                 let purpose = self.cache.purpose_of_refresh(&self.key);
+                let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose };
                 if purpose == Purpose::RetriedRefresh {
-                    return self.retry_refresh(flight, hit, miss, load, patience, span).await;
+                    return self.retry_refresh(led, hit, span).await;
                 }
-                let load_span = self.cache.background_span(&self.key, &span);
-                drop(self.clone().begin(flight, miss, load, patience, purpose, load_span));
+                drop(led.begin(self.cache.background_span(&self.key, &span)));
             }
             Role::Follower(_) => {}
         }
@@ -233,28 +246,19 @@ where
         Ok(hit.noted())
     }
 
-    /// Leads `flight` in place of a refresh in the background; `hit` is the value if the load fails or takes too long.
-    async fn retry_refresh<E>(
-        self,
-        flight: Flight,
-        hit: Hit<V>,
-        miss: Miss,
-        load: Load<V, E>,
-        patience: Patience,
-        mut span: LookupSpan,
-    ) -> Result<V, E>
+    /// Leads in place of a refresh in the background; `hit` is the value if the load fails or takes too long.
+    async fn retry_refresh<E>(self, led: LedLoad<V, E>, hit: Hit<V>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
-        let (asked, end) = (self.clone(), patience.end());
-        let load_span = asked.cache.load_span(&self.key, &span);
-        let task = self.begin(flight, miss, load, patience, Purpose::RetriedRefresh, load_span);
+        let end = led.patience.end();
+        let task = led.begin(self.cache.load_span(&self.key, &span));
         match timeout_at(end, task.reply_unless_panicked()).await {
             Ok(Ok((LoadResult::Failed(_), _)) | Err(_)) | Err(_) => {
-                asked.cache.emit(Event::Miss);
+                self.cache.emit(Event::Miss);
                 Ok(hit.noted())
             }
-            Ok(Ok((result, _))) => asked.settle(result, &mut span).await,
+            Ok(Ok((result, _))) => self.settle(result, &mut span).await,
         }
     }
 
@@ -341,43 +345,16 @@ where
         Ok(loaded.value)
     }
 
-    /// Loads in a task of its own: the caller may leave, and the load goes on and is stored all the same, for a while.
-    fn begin<E>(
-        self,
-        flight: Flight,
-        miss: Miss,
-        load: Load<V, E>,
-        patience: Patience,
-        purpose: Purpose,
-        span: Span,
-    ) -> LoadTask<LoadResult<V, E>>
+    /// Leads, and waits for what comes of it.
+    async fn lead<E>(self, led: LedLoad<V, E>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
-        let cache = self.cache.clone();
-        flight.is_in(&span);
-        cache.spawn_load(span, |reply_to| self.load(flight, miss, load, patience, purpose, reply_to))
-    }
-
-    /// Leads `flight`, and waits for what comes of it.
-    async fn lead<E>(
-        self,
-        flight: Flight,
-        miss: Miss,
-        load: Load<V, E>,
-        patience: Patience,
-        mut span: LookupSpan,
-    ) -> Result<V, E>
-    where
-        E: Clone + Send + Sync + 'static,
-    {
-        let asked = self.clone();
-        let load_span = asked.cache.load_span(&self.key, &span);
-        let task = self.begin(flight, miss, load, patience, Purpose::Answer, load_span);
+        let task = led.begin(self.cache.load_span(&self.key, &span));
         match task.reply_unless_panicked().await {
-            Ok((result, _)) => asked.settle(result, &mut span).await,
+            Ok((result, _)) => self.settle(result, &mut span).await,
             Err(task) => {
-                asked.cache.emit(Event::Miss);
+                self.cache.emit(Event::Miss);
                 resume_panic(task).await
             }
         }
@@ -408,50 +385,14 @@ where
         }
     }
 
-    /// Leads `flight` to its end.
-    async fn load<E>(
-        self,
-        flight: Flight,
-        miss: Miss,
-        load: Load<V, E>,
-        patience: Patience,
-        purpose: Purpose,
-        reply_to: ReplyTo<LoadResult<V, E>>,
-    ) where
-        E: Clone + Send + Sync + 'static,
-    {
-        let mut patience = if self.lock == Lock::Fleet { patience } else { Patience::none() };
-        let asked = &self;
-        // After a failure, others are left alone for a while where a stale value stands in, and only there.
-        let back_off = BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF);
-        let policy = |miss: &Miss| FailurePolicy { back_off, heed: asked.stale_if_error(miss).is_some() };
-        let find = || async move { asked.find().await.0 };
-        let (mut permit, miss) = match self.cache.acquire(flight, miss, &mut patience, policy, find).await {
-            AcquireOutcome::Granted(permit, miss) => (permit, miss),
-            AcquireOutcome::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
-            AcquireOutcome::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
-            AcquireOutcome::BackedOff(_, miss) => {
-                let stale = self.stale_if_error(&miss);
-                return reply_to.send(stale.map_or(LoadResult::Unshared(load), LoadResult::StaleIfError));
-            }
-        };
-        let stale = miss.stale.as_ref().and_then(|entry| Some(Stale::new(read(entry)?, entry.tags())));
-        permit.is_for(purpose, &self.key);
-        let demand = || if reply_to.is_awaited() { Demand::Awaited } else { Demand::Unawaited };
-        match permit.while_loading(inherit::collect(load(stale)), demand).await {
-            None => permit.abandon(),
-            Some((Ok(loaded), reads)) => self.keep(permit, loaded, &reads, reply_to).await,
-            Some((Err(error), _)) => {
-                self.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
-                let stale = self.stale_if_error(&miss);
-                permit.failed_with(Arc::new(error.clone()));
-                reply_to.send(stale.map_or(LoadResult::Failed(error), LoadResult::StaleIfError));
-            }
-        }
-    }
-
     /// Hands out what was loaded, and then stores it.
-    async fn keep<E>(self, permit: WritePermit, loaded: Loaded<V>, reads: &Reads, reply_to: ReplyTo<LoadResult<V, E>>) {
+    async fn keep<E>(
+        self,
+        permit: Box<WritePermit>,
+        loaded: Loaded<V>,
+        reads: &Reads,
+        reply_to: ReplyTo<LoadResult<V, E>>,
+    ) {
         let Self { cache, key, .. } = &self;
         let now = cache.now();
         let terms = self.terms_of(&loaded);
@@ -479,6 +420,52 @@ where
             terms.ttl = ttl;
         }
         loaded.on(terms)
+    }
+}
+
+impl<V, E> LedLoad<V, E>
+where
+    V: Serialize + DeserializeOwned + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    /// Loads in a task of its own: the caller may leave, and the load goes on and is stored all the same, for a while.
+    fn begin(self, span: Span) -> LoadTask<LoadResult<V, E>> {
+        let cache = self.ask.cache.clone();
+        self.flight.is_in(&span);
+        cache.flights().spawn_load(span, |reply_to| self.run(reply_to))
+    }
+
+    /// Leads the flight to its end.
+    async fn run(self, reply_to: ReplyTo<LoadResult<V, E>>) {
+        let Self { ask, flight, mut miss, load, patience, purpose } = self;
+        let mut patience = if ask.lock == Lock::Fleet { patience } else { Patience::none() };
+        let asked = &ask;
+        // After a failure, others are left alone for a while where a stale value stands in, and only there.
+        let back_off = BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF);
+        let policy = |miss: &Miss| FailurePolicy { back_off, heed: asked.stale_if_error(miss).is_some() };
+        let find = || async move { asked.find().await.0 };
+        let mut permit = match ask.cache.acquire(flight, &mut miss, &mut patience, policy, find).await {
+            AcquireOutcome::Granted(permit) => permit,
+            AcquireOutcome::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
+            AcquireOutcome::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
+            AcquireOutcome::BackedOff(_) => {
+                let stale = ask.stale_if_error(&miss);
+                return reply_to.send(stale.map_or(LoadResult::Unshared(load), LoadResult::StaleIfError));
+            }
+        };
+        let stale = miss.stale.as_ref().and_then(|entry| Some(Stale::new(read(entry)?, entry.tags())));
+        permit.is_for(purpose, &ask.key);
+        let demand = || if reply_to.is_awaited() { Demand::Awaited } else { Demand::Unawaited };
+        match permit.while_loading(inherit::collect(load(stale)), demand).await {
+            None => permit.abandon(),
+            Some((Ok(loaded), reads)) => ask.keep(permit, loaded, &reads, reply_to).await,
+            Some((Err(error), _)) => {
+                ask.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
+                let stale = ask.stale_if_error(&miss);
+                permit.failed_with(Arc::new(error.clone()));
+                reply_to.send(stale.map_or(LoadResult::Failed(error), LoadResult::StaleIfError));
+            }
+        }
     }
 }
 

@@ -93,7 +93,7 @@ pub enum SetError {
     /// The cache's [codec](crate::Codec) can't write this value so that it would be read back as it is; what was there is
     /// there still.
     Unserializable(String),
-    /// More than 64 tags, or one above 256 bytes; what was there is there still.
+    /// More than 1,024 tags, or one above 256 bytes; what was there is there still.
     TooManyTags,
     /// The store could not be reached. What was there is older than what should be, so it is invalidated.
     Undelivered(InvalidateError),

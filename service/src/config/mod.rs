@@ -3,6 +3,7 @@
 //! A flag and its variable share their name: `--redis-url` is `APP_REDIS_URL`. The flag wins.
 
 mod cache_paths;
+mod cache_rules;
 mod quantity;
 mod secret_file;
 mod secret_url;
@@ -23,7 +24,7 @@ use clap::{
 use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use tracing_subscriber::EnvFilter;
 
-pub use self::{cache_paths::CachePaths, secret_file::Password, secret_url::SecretUrl};
+pub use self::{cache_paths::CachePaths, cache_rules::CacheRules, secret_file::Password, secret_url::SecretUrl};
 
 /// A product-catalogue API with an HTTP cache in front.
 ///
@@ -68,6 +69,10 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = redis_timeout)]
     pub redis_timeout: Duration,
 
+    /// Whether there is a cache: on or off; without, Redis is not connected to, and every request reads the database
+    #[arg(long, value_name = "SWITCH", default_value = "on")]
+    pub cache: CacheSwitch,
+
     /// First part of every key in Redis; services that share it share their cache
     #[arg(long, value_name = "NAME", default_value = "service", value_parser = cache_prefix)]
     pub cache_prefix: String,
@@ -83,6 +88,10 @@ pub struct Config {
     /// Paths to cache, with everything below them, as PATH or PATH=TIME
     #[arg(long, value_name = "PATHS", default_value = "/api/products=60s,/api/categories=60s")]
     pub cache_paths: CachePaths,
+
+    /// A file of rules for some of the requests, in TOML, read again on SIGHUP; see docs/service.md
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| CacheRules::read(path))]
+    pub cache_rules: Option<CacheRules>,
 
     /// How long responses are kept under a path that has no time of its own
     #[arg(long, value_name = "TIME", default_value = "300s", value_parser = quantity::positive_time)]
@@ -139,6 +148,15 @@ pub struct Config {
     /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
     #[arg(long)]
     pub healthcheck: bool,
+}
+
+/// Whether there is a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheSwitch {
+    /// Responses, and what is read from the database, are cached.
+    On,
+    /// Nothing is.
+    Off,
 }
 
 /// How log lines are written.
@@ -266,6 +284,18 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+impl FromStr for CacheSwitch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err("must be on or off".to_owned()),
+        }
+    }
+}
 
 impl FromStr for LogFormat {
     type Err = String;

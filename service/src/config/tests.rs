@@ -26,6 +26,7 @@ fn nothing_needs_to_be_set() {
     assert_eq!(config.listen, "127.0.0.1:8000".parse().unwrap());
     assert_eq!(config.database_url.expose(), "sqlite://products.db");
     assert_eq!(config.redis_url, None);
+    assert_eq!(config.cache, CacheSwitch::On);
     assert_eq!(config.cache_memory, 64 << 20);
     assert_eq!(config.cache_default_ttl, Duration::from_secs(300));
     assert_eq!(config.cache_lock_timeout, Duration::from_secs(5));
@@ -58,6 +59,8 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ("APP_REDIS_URL", "http://redis", "redis://:PASSWORD@HOST:6379/0"),
         ("APP_REDIS_CONNECTIONS", "many", "from 1 to 64"),
         ("APP_REDIS_TIMEOUT", "0ms", "from 1ms to 10s"),
+        ("APP_CACHE", "no", "must be on or off"),
+        ("APP_CACHE", "OFF", "must be on or off"),
         ("APP_CACHE_PREFIX", "a b", "1 to 64 letters"),
         ("APP_CACHE_PREFIX", "{a}", "1 to 64 letters"),
         ("APP_CACHE_MEMORY", "64M", "64MiB"),

@@ -37,7 +37,7 @@ enum Status {
 #[derive(Serialize, ToSchema)]
 struct Health {
     status: Status,
-    /// The Redis of the cache; null if none is configured and the cache is in memory.
+    /// The Redis of the cache; null if none is configured and the cache is in memory, or if the cache is off.
     redis: Option<RedisHealth>,
     database: DatabaseHealth,
 }

@@ -27,10 +27,13 @@ use crate::{
     },
 };
 
-/// All routes. From the outside in: metrics, log, cache, limits, handler.
+/// All routes. From the outside in: metrics, log, cache (unless it is off), limits, handler.
 pub(crate) fn router(app: App, config: &Config) -> Router {
-    let cache = app.cache.layer();
-    let cached = products::routes().merge(categories::routes());
+    let products = limited(products::routes().merge(categories::routes()), config);
+    let products = match app.cache.layer() {
+        Some(cache) => products.layer(cache),
+        None => products,
+    };
     let log = TraceLayer::new_for_http()
         .make_span_with(ServerSpan)
         .on_response(ServerSpan)
@@ -43,8 +46,7 @@ pub(crate) fn router(app: App, config: &Config) -> Router {
     // A health check must not wait for the store of the cache; and probes, which come every few seconds, would be most of the
     // traces.
     let probes = limited(health::routes().merge(metrics::routes()), config).layer(one_host.clone());
-    limited(cached, config)
-        .layer(cache)
+    products
         .merge(limited(openapi::routes(), config))
         .fallback(not_found)
         .layer(one_host)

@@ -9,6 +9,7 @@ use super::{
     limits::{MAX_REQUEST_BODY, limited},
     *,
 };
+use crate::{config::CacheSwitch, product::Product};
 
 mod metrics;
 mod traces;
@@ -245,6 +246,38 @@ async fn a_read_is_a_hit_until_what_it_shows_changes() {
     service.settle().await;
     service.request("DELETE", "/api/products/1").await;
     assert_eq!(hits().await, [false, false, true, false]);
+}
+
+#[tokio::test]
+async fn without_a_cache_every_read_is_the_databases() {
+    // A Redis that cannot be reached: nobody asks for it.
+    let redis_url = Some("redis://127.0.0.1:1".into());
+    let off = Service::with(Config { cache: CacheSwitch::Off, redis_url, ..Config::default() }).await;
+    let on = Service::new().await;
+    for path in
+        ["/api/products?per_page=3", "/api/products/1", "/api/products/999", "/api/categories", "/api/products?page=0"]
+    {
+        for _ in 0..2 {
+            let (without, with) = (off.get(path).await, on.get(path).await);
+            assert_eq!((without.status, &without.body), (with.status, &with.body), "{path}");
+            assert_eq!(without.header(header::CONTENT_TYPE), with.header(header::CONTENT_TYPE), "{path}");
+            for field in ["x-cache", "age", "cache-status"] {
+                assert!(without.headers.get(field).is_none(), "{path}: {field}");
+            }
+            on.settle().await;
+        }
+    }
+    // Behind the service's back: with a cache, this would not be seen.
+    let product = off.app.database.product(1).await.unwrap().unwrap();
+    off.app.database.replace(&Product { stock: product.stock + 1, ..product.clone() }).await.unwrap();
+    assert_eq!(off.get("/api/products/1").await.json()["stock"], product.stock + 1);
+
+    assert_eq!(off.request("DELETE", "/api/products/1/cache").await.json(), json!({"status": "invalidated"}));
+    assert_eq!(off.send_json("PUT", "/api/products/1", kettle()).await.status, 200);
+    assert_eq!(off.get("/api/products/1").await.json()["name"], "Kettle");
+    let health = off.get("/health").await.json();
+    assert_eq!((&health["status"], &health["redis"]), (&json!("healthy"), &Value::Null));
+    off.settle().await;
 }
 
 #[tokio::test]

@@ -28,13 +28,14 @@ try {
 }
 
 async function main(options) {
-  const suite = await openSuite(options.suite);
+  const [suite, own] = [await openSuite(options.suite), await openSuite(options.suite, true)];
   const folders = { logs: join(options.target, 'logs'), results: join(options.target, 'results') };
   for (const folder of Object.values(folders)) mkdirSync(folder, { recursive: true });
-  const unknown = options.test.filter((id) => !suite.tests.some((test) => test.id === id));
+  const has = (suite, id) => suite.tests.some((test) => test.id === id);
+  const unknown = options.test.filter((id) => !has(suite, id) && !has(own, id));
   if (unknown.length > 0) throw new Error(`the suite has no test ${unknown.join(', ')}`);
 
-  const runs = options.profile.map((profile) => ({ suite, profile, options, folders }));
+  const runs = options.profile.map((profile) => ({ suite: profile === 'own' ? own : suite, profile, options, folders }));
   if (options.test.length > 0) {
     for (const run of runs) await show(run);
     return 0;
@@ -50,7 +51,7 @@ async function main(options) {
 async function show({ suite, profile, options, folders }) {
   for (const store of options.store) {
     const stack = await openStack({ suite, proxy: options.proxy, profile, store, logs: folders.logs });
-    for (const id of options.test) {
+    for (const id of options.test.filter((id) => suite.tests.some((test) => test.id === id))) {
       console.log(`\n=== ${id}, ${profile}, ${store}`);
       const raw = await measure(suite, stack.base, { ids: [id], show: true, failed: stack.failed });
       console.log(raw[id] === true ? 'passed' : raw[id].join(': '));
@@ -70,7 +71,7 @@ function expectationOf({ suite, profile, options }) {
 
 async function compare({ suite, profile, options, folders, file, expectation }) {
   const started = Date.now();
-  console.log(`\n### ${profile}: http-cache-tests ${suite.title}\n`);
+  console.log(`\n### ${profile}: ${suite.own ? '' : 'http-cache-tests '}${suite.title}\n`);
 
   const opened = options.store.map((store) => openStack({ suite, proxy: options.proxy, profile, store, logs: folders.logs }));
   const stacks = await Promise.all(opened);

@@ -20,7 +20,7 @@ export function measure(suite, base, { ids = null, show = false, log, failed }) 
   const out = show ? 'inherit' : openSync(log, ids === null ? 'w' : 'a');
   const child = fork(SELF, [], { stdio: ['ignore', out, out, 'ipc'], execArgv: ['--no-warnings'] });
   if (!show) closeSync(out);
-  child.send({ folder: suite.folder, base, ids, show });
+  child.send({ folder: suite.folder, own: suite.own, base, ids, show });
   let deadline;
   const results = new Promise((resolve, reject) => {
     deadline = setTimeout(() => reject(new Error(`no results after ${RUN_SECONDS} s: see ${log}`)), RUN_SECONDS * 1000);
@@ -33,8 +33,8 @@ export function measure(suite, base, { ids = null, show = false, log, failed }) 
   });
 }
 
-async function run({ folder, base, ids, show }) {
-  const suite = await openSuite(folder);
+async function run({ folder, own, base, ids, show }) {
+  const suite = await openSuite(folder, own);
   const chosen = suite.all
     .map((group) => ({ ...group, tests: group.tests.filter((test) => ids === null || ids.includes(test.id)) }))
     .filter((group) => group.tests.length > 0);

@@ -2,7 +2,7 @@ import { parseArgs } from 'node:util';
 
 import { STORES } from './stack.mjs';
 
-export const PROFILES = ['safe', 'strict'];
+export const PROFILES = ['safe', 'strict', 'own'];
 
 /** Throws with one line where something is wrong. */
 export function parseOptions(args) {

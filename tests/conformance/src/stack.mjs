@@ -8,6 +8,13 @@ import { startServer } from './processes.mjs';
 
 export const STORES = ['memory', 'redis', 'tiered'];
 
+/** What the proxy is told for a profile. */
+const PROXY = {
+  safe: ['--profile', 'safe'],
+  strict: ['--profile', 'strict'],
+  own: ['--profile', 'safe', '--query', '64KiB', '--no-vary-search'],
+};
+
 const LOOPBACK = fileURLToPath(new URL('loopback.cjs', import.meta.url));
 
 /** Resolves to `{ store, base, failed, close }`; `failed` rejects as soon as one of the servers is gone. */
@@ -20,7 +27,7 @@ export async function openStack({ suite, proxy, profile, store, logs }) {
   try {
     const origin = await startOrigin(suite, log('origin'));
     servers.push(origin);
-    const args = ['--listen', '127.0.0.1:0', '--origin', `http://${origin.match[1]}`, '--profile', profile];
+    const args = ['--listen', '127.0.0.1:0', '--origin', `http://${origin.match[1]}`, ...PROXY[profile]];
     if (store !== 'memory') {
       const redis = await startRedis(log('redis'));
       servers.push(redis);

@@ -1,7 +1,7 @@
 // The suite as it lies on disk: the release on npm, or a checkout of its repository, which has moved things since.
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 
 export const KINDS = ['required', 'optimal', 'check'];
 
@@ -37,13 +37,19 @@ function layout(folder) {
   };
 }
 
-/** What the suite tests a cache between client and origin with; `all` has the tests for browsers as well. */
-export async function openSuite(folder) {
+/** Tests of our own, in its format. */
+const OWN = fileURLToPath(new URL('../tests/index.mjs', import.meta.url));
+
+/**
+ * What the suite tests a cache between client and origin with; `all` has the tests for browsers as well. With `own`, its server
+ * and its client, and the tests of this folder instead.
+ */
+export async function openSuite(folder, own = false) {
   const { engine, scoring, more, ownFetch } = layout(folder);
   const index = join(folder, 'tests/index.mjs');
   if (!existsSync(index)) throw new Error(`${folder} has no tests/index.mjs: it is no copy of the suite`);
   const all = [];
-  for (const file of [index, ...more]) all.push(...[(await load(file)).default].flat());
+  for (const file of own ? [OWN] : [index, ...more]) all.push(...[(await load(file)).default].flat());
   const groups = all
     .map(({ id, name, tests }) => ({ id, name, tests: tests.filter((test) => test.browser_only !== true).map(describe) }))
     .filter((group) => group.tests.length > 0);
@@ -53,9 +59,10 @@ export async function openSuite(folder) {
 
   return {
     folder,
+    own,
     // Release and checkout call themselves by the same version.
-    name: `${version}-${tests.length}`,
-    title: `${version}, ${tests.length} tests`,
+    name: own ? 'own' : `${version}-${tests.length}`,
+    title: own ? `${tests.length} tests of our own` : `${version}, ${tests.length} tests`,
     all,
     groups,
     tests,

@@ -1,10 +1,10 @@
 //! One row of requests, as many as are asked for, on one thread and without a socket: what `run` counts the instructions
 //! of. The application is the cheapest there can be, so that what a row has more than `application` is the cache's part.
 
-use std::{convert::Infallible, env, fmt::Debug, process::ExitCode};
+use std::{convert::Infallible, env, fmt::Debug, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
-use cache_layer::{Cache, CacheLayer, Key, store::MemoryStore};
+use cache_layer::{Cache, CacheLayer, Key, Rule, store::MemoryStore};
 use http::{
     Request, Response,
     header::{ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT, VARY},
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     match row.as_str() {
         "application" => ask(&runtime, &service_fn(application), Paths::Same, count, None),
         "memory-hit" => ask(&runtime, &cached(), Paths::Same, count, Some("HIT")),
+        "memory-hit-rules" => ask(&runtime, &ruled(), Paths::Same, count, Some("HIT")),
         "memory-hit-variant" => ask(&runtime, &cached(), Paths::SameVaried, count, Some("HIT")),
         "memory-miss" => ask(&runtime, &cached(), Paths::New, count, Some("MISS")),
         "bypass" => ask(&runtime, &cached(), Paths::Personal, count, Some("BYPASS")),
@@ -42,7 +43,9 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: instructions application|memory-hit|memory-hit-variant|memory-miss|bypass|key COUNT");
+    eprintln!(
+        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-miss|bypass|key COUNT"
+    );
     ExitCode::FAILURE
 }
 
@@ -87,6 +90,16 @@ async fn application(request: Request<Empty<Bytes>>) -> Result<Response<Full<Byt
 fn cached()
 -> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
     CacheLayer::new(Cache::new(MemoryStore::new(64 << 20))).layer(service_fn(application))
+}
+
+/// As [`cached`], with a hundred rules, one of which is for what is asked for.
+fn ruled()
+-> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
+    let hour = Duration::from_secs(3600);
+    let layer = CacheLayer::new(Cache::new(MemoryStore::new(64 << 20)));
+    let others = (0..99).map(|number| Rule::path(format!("/things-{number}/{{id}}")).ttl(hour));
+    let rules = others.chain([Rule::path("/products/{id}").ttl(hour)]);
+    rules.fold(layer, |layer, rule| layer.rule(rule).expect("rules")).layer(service_fn(application))
 }
 
 /// Asks so many times, each answer read to the end. A row whose answers come from elsewhere than it says measures nothing.

@@ -3,7 +3,9 @@
 //! The handler returns bytes that are in memory already, for any path below `/v` (the length is the query `bytes`, 1,580
 //! unless given), and says that they are fresh for an hour. So every difference between two modes is the cache's.
 
-use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+mod handler;
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -12,23 +14,17 @@ use axum::{
     http::{HeaderValue, Uri, header},
     response::Response,
     routing::get,
-    serve::ListenerExt as _,
 };
-use bytes::Bytes;
 use cache_layer::{
     Cache, CacheLayer, ResponseBody, Tags,
     store::{MemoryStore, RedisStore, Store, TieredStore},
 };
 use clap::{Parser, ValueEnum};
-use mimalloc::MiMalloc;
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
-use tower::{Service, ServiceBuilder, make::Shared};
+use tower::{Service, ServiceBuilder};
 
-/// The service's own.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+use self::handler::{body, compute, response, serve};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Mode {
@@ -75,35 +71,8 @@ struct Responses {
     work: Duration,
 }
 
-/// Bytes to answer with: a slice of these.
-static BODY: [u8; 1 << 20] = [b'x'; 1 << 20];
-
-fn body(query: Option<&str>) -> Bytes {
-    let length = query.and_then(|query| query.strip_prefix("bytes=")?.split('&').next()?.parse().ok()).unwrap_or(1_580);
-    Bytes::from_static(&BODY[..length.min(BODY.len())])
-}
-
-fn response(body: Bytes) -> Response {
-    let mut response = Response::new(Body::from(body));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
-    response
-}
-
-/// Takes so much of the processor's time. By the clock on the wall, what others take of it meanwhile would be work as well.
-fn compute(work: Duration) {
-    let spent = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or(Duration::MAX);
-    let end = spent() + work;
-    while spent() < end {
-        (0..100).for_each(|_| std::hint::spin_loop());
-    }
-}
-
 async fn answer(State(responses): State<Responses>, RawQuery(query): RawQuery) -> Response {
-    if !responses.work.is_zero() {
-        compute(responses.work);
-    }
+    compute(responses.work);
     let mut response = response(body(query.as_deref()));
     if let Some(tags) = responses.tags {
         response.extensions_mut().insert(tags);
@@ -115,7 +84,7 @@ async fn answer(State(responses): State<Responses>, RawQuery(query): RawQuery) -
 }
 
 async fn answer_by_hand(
-    State(mut redis): State<MultiplexedConnection>,
+    State((mut redis, work)): State<(MultiplexedConnection, Duration)>,
     uri: Uri,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -123,6 +92,7 @@ async fn answer_by_hand(
     match redis.get::<_, Option<Vec<u8>>>(&key).await {
         Ok(Some(found)) => response(found.into()),
         Ok(None) | Err(_) => {
+            compute(work);
             let body = body(query.as_deref());
             let _: Result<(), _> = redis.set_ex(&key, &body[..], 3_600).await;
             response(body)
@@ -161,22 +131,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         Mode::Handmade => {
             let connection = redis::Client::open(&*args.redis)?.get_multiplexed_async_connection().await?;
-            serve(listener, Router::new().route("/v/{*any}", get(answer_by_hand)).with_state(connection)).await?;
+            let state = (connection, Duration::from_micros(args.work));
+            serve(listener, Router::new().route("/v/{*any}", get(answer_by_hand)).with_state(state)).await?;
         }
     }
     Ok(())
-}
-
-async fn serve<S>(listener: TcpListener, service: S) -> io::Result<()>
-where
-    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    let listener = listener.tap_io(|connection| {
-        // As the proxies do.
-        let _ = connection.set_nodelay(true);
-    });
-    axum::serve(listener, Shared::new(service)).await
 }
 
 async fn connected(store: RedisStore) -> RedisStore {

@@ -1,12 +1,15 @@
 //! What the cache would do with a request, and why.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State};
+use bytes::Bytes;
 use cache_layer::{
-    Explanation, Inspected, Key, PlanDetails, ResponseDetails, Verdict,
+    Explanation, Hints, Inspected, Key, PlanDetails, ResponseDetails, SettingDetails, Verdict,
     telemetry::{NoCacheReason, Tier},
 };
-use http::{Response, StatusCode};
-use http_body_util::Empty;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{Empty, Full};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -15,7 +18,12 @@ use super::{
     stored::{Entry, Lease, Tag, left},
     top::Decided,
 };
-use crate::{problem::Problem, reasons::meaning, redact, state::Context};
+use crate::{
+    problem::Problem,
+    reasons::meaning,
+    redact,
+    state::{Context, Layer},
+};
 
 /// Decisions about a key that are shown.
 const DECISIONS: usize = 20;
@@ -39,14 +47,24 @@ pub(crate) struct Explained {
     is_final: bool,
     /// Why it is not answered from what is stored, or why the response would not be stored.
     reason: Option<Reason>,
+    /// Why an earlier response could not be stored, if that is remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_reason: Option<Reason>,
+    /// What can't be known here, for a person.
+    notes: Vec<&'static str>,
     key: Option<KeyParts>,
     /// Where the entry was found: `memory`, `store` or `none`.
     #[schema(example = "memory")]
     tier: &'static str,
-    /// For how long a rule keeps what states no freshness of its own, in milliseconds.
-    #[schema(example = 60000)]
-    rule_ms: Option<u64>,
+    /// Which requests the rule is for that is for this one; null if the layer's settings count alone.
+    #[schema(example = "GET shop.example/products/{id}")]
+    rule: Option<String>,
+    /// Each setting that counts for the request, and who says so.
+    settings: Vec<Setting>,
     entry: Option<StoredResponse>,
+    /// The key of the stored response, if that is another query's and answers this one as well (No-Vary-Search).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alias_of: Option<String>,
     /// Why what is there is not used, if it can't be: `tag`, for one that was invalidated.
     #[serde(skip_serializing_if = "Option::is_none")]
     rejected: Option<&'static str>,
@@ -79,6 +97,24 @@ impl Reason {
     }
 }
 
+/// A setting, for one request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Setting {
+    #[schema(example = "ttl")]
+    name: &'static str,
+    #[schema(example = "60s for /api/products")]
+    value: String,
+    /// `default`, `layer`, `rule` or `hint`.
+    #[schema(example = "layer")]
+    origin: &'static str,
+}
+
+impl Setting {
+    fn of(setting: &SettingDetails) -> Self {
+        Self { name: setting.name, value: setting.value.clone(), origin: setting.origin.as_str() }
+    }
+}
+
 /// A key, and what it is made of.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct KeyParts {
@@ -91,6 +127,12 @@ pub(crate) struct KeyParts {
     path_and_query: String,
     /// The names of the request fields that are part of it.
     fields: Vec<String>,
+    /// The names of the cookies that are part of it.
+    cookies: Vec<String>,
+    /// How many parts a layer outside has added.
+    hinted: usize,
+    /// The digest of the content that is part of it.
+    content: Option<String>,
 }
 
 /// A stored response.
@@ -104,6 +146,8 @@ pub(crate) struct StoredResponse {
     age: u64,
     immutable: bool,
     never_stale: bool,
+    /// Whether its entity tag is the cache's own.
+    minted: bool,
     can_be_validated: bool,
     #[serde(flatten)]
     entry: Entry,
@@ -129,6 +173,10 @@ pub(crate) struct Plan {
     kept_ms: i64,
     tags: Vec<String>,
     vary: String,
+    /// Whether it is given an entity tag.
+    minted: bool,
+    /// Whether it answers for other queries as well, as its No-Vary-Search says.
+    answers_other_queries: bool,
 }
 
 impl Plan {
@@ -141,6 +189,8 @@ impl Plan {
             kept_ms: of(plan.gone),
             tags: plan.tags.clone(),
             vary: plan.vary.clone(),
+            minted: plan.minted,
+            answers_other_queries: plan.answers_other_queries,
         }
     }
 }
@@ -153,6 +203,7 @@ impl StoredResponse {
             age: response.age,
             immutable: response.immutable,
             never_stale: response.never_stale,
+            minted: response.minted,
             can_be_validated: response.can_be_validated,
             entry: Entry::of(&response.entry),
         }
@@ -175,7 +226,7 @@ fn sentence(explanation: &Explanation) -> &'static str {
 }
 
 /// What the cache would do with a request, and why: a dry run over the functions that requests are answered by. With
-/// `status` or `response_header`, also what it would do with such a response.
+/// `status` or `response_header`, also what it would do with such a response. For a request with content, see the same by POST.
 #[utoipa::path(
     get,
     path = "/api/explain",
@@ -184,6 +235,7 @@ fn sentence(explanation: &Explanation) -> &'static str {
         ("method" = Option<String>, Query, description = "GET unless given"),
         ("header" = Vec<String>, Query, description = "A request field as `name: value`; several, if need be"),
         ("layer" = Option<String>, Query, description = "Which layer, where there are several"),
+        ("hint" = Vec<String>, Query, description = "What a layer outside says of the request: `bypass`, `refresh`, `ttl:SECONDS` or `key-part:TEXT`; several, if need be"),
         ("status" = Option<u16>, Query, description = "The status that the application would answer with"),
         ("response_header" = Vec<String>, Query, description = "A field of that answer, as `name: value`"),
     ),
@@ -196,15 +248,93 @@ pub(super) async fn explain(
     State(context): State<Context>,
     parameters: Parameters,
 ) -> Result<Json<Explained>, Problem> {
-    let parameters = parameters.known(&["url", "method", "header", "layer", "status", "response_header"])?;
-    let request = parameters.request()?;
+    answer(&context, parameters, None).await
+}
+
+/// The same, for a request that has the body of this one as its content. It changes nothing, and takes no token where reading
+/// takes none.
+#[utoipa::path(
+    post,
+    path = "/api/explain",
+    params(
+        ("url" = String, Query, description = "An absolute URL, or a path beside a Host", example = "http://shop.example/api/search"),
+        ("method" = Option<String>, Query, description = "QUERY unless given"),
+        ("header" = Vec<String>, Query, description = "A request field as `name: value`; several, if need be", example = "content-type: application/json"),
+        ("layer" = Option<String>, Query, description = "Which layer, where there are several"),
+        ("hint" = Vec<String>, Query, description = "What a layer outside says of the request"),
+        ("status" = Option<u16>, Query, description = "The status that the application would answer with"),
+        ("response_header" = Vec<String>, Query, description = "A field of that answer, as `name: value`"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The content of the request"),
+    responses(
+        (status = 200, description = "What it would do", body = Explained),
+        (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn explain_content(
+    State(context): State<Context>,
+    parameters: Parameters,
+    content: Bytes,
+) -> Result<Json<Explained>, Problem> {
+    answer(&context, parameters, Some(content)).await
+}
+
+async fn answer(context: &Context, parameters: Parameters, content: Option<Bytes>) -> Result<Json<Explained>, Problem> {
+    let parameters = parameters.known(&["url", "method", "header", "layer", "hint", "status", "response_header"])?;
+    let method = if content.is_some() { "QUERY" } else { "GET" };
+    let mut request = parameters.request(method)?.map(|_| Full::new(content.clone().unwrap_or_default()));
+    if let Some(hints) = hints(&parameters)? {
+        hints.add_to(request.extensions_mut());
+    }
     let (name, layer) = context.layer(parameters.get("layer"))?;
     let response = response(&parameters)?;
-    let mut explanation = layer.explain(&request).await;
+    let mut explanation = layer.explain(&request, content.clone().unwrap_or_default()).await;
     if let Some(response) = response {
         explanation = explanation.if_answered(&response);
     }
-    Ok(Json(explained(&context, name, &explanation).await))
+    let notes = notes(layer, &request, content.is_some(), &explanation);
+    Ok(Json(Explained { notes, ..explained(context, name, &explanation).await }))
+}
+
+/// What a layer outside of the cache is said to say.
+fn hints(parameters: &Parameters) -> Result<Option<Hints>, Problem> {
+    let mut hints = None;
+    for hint in parameters.all("hint").filter(|hint| !hint.is_empty()) {
+        let said: Hints = hints.take().unwrap_or_default();
+        let wrong = || Problem::bad_request("hint: is to be bypass, refresh, ttl:SECONDS or key-part:TEXT");
+        hints = Some(match hint.split_once(':') {
+            None if hint == "bypass" => said.bypass(),
+            None if hint == "refresh" => said.refresh(),
+            Some(("ttl", seconds)) => said.ttl(Duration::from_secs(seconds.parse().map_err(|_| wrong())?)),
+            Some(("key-part", part)) => said.key_part(part),
+            _ => return Err(wrong()),
+        });
+    }
+    Ok(hints)
+}
+
+/// What can't be known of the request from here.
+fn notes(
+    layer: &Layer,
+    request: &Request<Full<Bytes>>,
+    has_content: bool,
+    explanation: &Explanation,
+) -> Vec<&'static str> {
+    let mut notes = Vec::new();
+    let keys_content =
+        matches!(layer, Layer::Query(_)) && explanation.key.as_ref().is_some_and(|key| key.content.is_some());
+    if keys_content && !has_content {
+        notes.push("The content of the request is part of its key, and none was given: this is what becomes of an empty one. Send the content as the body of a POST.");
+    }
+    let judges = |setting: &SettingDetails| setting.name == "bypass_if" && setting.value != "none";
+    let judged = explanation.settings.as_ref().is_some_and(|settings| settings.all.iter().any(judges));
+    if judged {
+        notes.push("The application's bypass_if was asked about the request as it is given here: what it looks for among the extensions of a request is not there.");
+    }
+    if request.method() == Method::POST && !explanation.is_final {
+        notes.push("A response to POST may be kept for GET, if it states its freshness and names the target as its Content-Location.");
+    }
+    notes
 }
 
 /// The response that is asked about, if one is.
@@ -247,6 +377,8 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
         cache_status: explanation.cache_status.clone(),
         is_final: explanation.is_final,
         reason: explanation.reason.map(Reason::of),
+        first_reason: explanation.first_reason.map(Reason::of),
+        notes: Vec::new(),
         key: key.map(|key| KeyParts {
             readable: redact::url(&readable(key)),
             digest: key.key.digest(),
@@ -254,10 +386,15 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
             origin: key.origin.clone(),
             path_and_query: redact::url(&key.path_and_query),
             fields: key.fields.iter().map(ToString::to_string).collect(),
+            cookies: key.cookies.clone(),
+            hinted: key.hinted.len(),
+            content: key.content.clone(),
         }),
         tier: if entry.is_some() { explanation.tier.as_str() } else { Tier::None.as_str() },
-        rule_ms: explanation.rule.map(|rule| u64::try_from(rule.as_millis()).unwrap_or(u64::MAX)),
+        rule: explanation.settings.as_ref().and_then(|settings| settings.rule.clone()),
+        settings: explanation.settings.iter().flat_map(|settings| &settings.all).map(Setting::of).collect(),
         entry: entry.map(StoredResponse::of),
+        alias_of: explanation.alias_of.as_deref().map(redact::url),
         rejected,
         variant: explanation.variant.as_ref().map(|variant| Variant {
             digest: variant.key.digest(),
@@ -273,7 +410,7 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
     }
 }
 
-/// The key without the values of request fields, which may be somebody's own.
+/// The key without the values of request fields, cookies and hints, which may be somebody's own.
 fn readable(key: &cache_layer::KeyDetails) -> String {
     format!("{}{}{}", key.namespace, key.origin, key.path_and_query)
 }

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State};
 
-use super::parameters::Parameters;
+use super::{parameters::Parameters, stored::is_own_tag};
 use crate::{audit::Record, problem::Problem, recorder::Invalidation, redact, state::Context};
 
 /// The last purges by way of this API, and what the application invalidated itself, the newest first. Both are of this
@@ -43,7 +43,10 @@ fn was(record: &Record, invalidation: &Invalidation) -> bool {
         kind => kind,
     };
     let same = kind == "key" || kind == "all" || record.kind == "group" || invalidation.names.contains(&record.what);
-    kind == invalidation.kind && same && (record.began..=record.at).contains(&invalidation.at)
+    // What is stored for a URL under other keys is reached by tags of the cache's own.
+    let of_url =
+        record.kind == "url" && invalidation.kind == "tag" && invalidation.names.iter().all(|tag| is_own_tag(tag));
+    ((kind == invalidation.kind && same) || of_url) && (record.began..=record.at).contains(&invalidation.at)
 }
 
 fn record(invalidation: &Invalidation) -> Record {

@@ -32,6 +32,7 @@ use crate::state::Context;
     modifiers(&Bearer),
     paths(
         explain::explain,
+        explain::explain_content,
         stored::entry,
         stored::tag,
         purge::purge,
@@ -59,7 +60,7 @@ pub(crate) async fn document() -> Json<&'static utoipa::openapi::OpenApi> {
 
 pub(crate) fn routes() -> Router<Context> {
     Router::new()
-        .route("/api/explain", get(explain::explain))
+        .route("/api/explain", get(explain::explain).post(explain::explain_content))
         .route("/api/entry", get(stored::entry))
         .route("/api/tag/{*tag}", get(stored::tag))
         .route("/api/purge", post(purge::purge))

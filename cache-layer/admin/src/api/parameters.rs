@@ -2,7 +2,6 @@
 
 use axum::extract::{FromRequestParts, Query};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
-use http_body_util::Empty;
 
 use crate::problem::Problem;
 
@@ -47,13 +46,13 @@ impl Parameters {
         self.get(name).map(parse).transpose()
     }
 
-    /// The request that `method`, `url` and `header` describe.
-    pub(crate) fn request(&self) -> Result<Request<Empty<bytes::Bytes>>, Problem> {
-        let method = self.get("method").unwrap_or("GET");
+    /// The request that `method`, `url` and `header` describe; `unless` there is one, the method is this.
+    pub(crate) fn request(&self, unless: &str) -> Result<Request<()>, Problem> {
+        let method = self.get("method").unwrap_or(unless);
         let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes())
             .map_err(|_| Problem::bad_request(format!("method: {method:?} is none")))?;
         let uri = uri(self.get("url").ok_or_else(|| Problem::bad_request("url: missing"))?)?;
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(());
         (*request.method_mut(), *request.uri_mut()) = (method, uri);
         *request.headers_mut() = fields(self.all("header"), "header")?;
         Ok(request)

@@ -19,7 +19,8 @@ use crate::{audit::Record, problem::Problem, recorder::now, redact, state::Conte
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Purge {
-    /// What is stored for an absolute URL, with all its variants, by every layer.
+    /// What is stored for an absolute URL, with all its variants, by every layer; that under other keys as well (the content of
+    /// a QUERY, fields, cookies), which is not among what is `matched`.
     #[serde(default)]
     #[schema(example = "http://shop.example/api/products/42")]
     url: Option<String>,
@@ -82,7 +83,9 @@ pub(crate) struct Purged {
 const MOST_SAID: usize = 200;
 
 enum Target {
-    Keys(&'static str, String, Vec<Key>),
+    /// The keys of a URL, and all that is stored for it under others.
+    Url(String, Uri, Vec<Key>),
+    Key(String, Key),
     Tags(&'static str, String, Vec<String>),
     Pattern(String),
     All,
@@ -149,7 +152,7 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
     };
     let result = match purge.dry_run {
         true => Ok(None),
-        false => invalidate(cache, &target, soft).await,
+        false => invalidate(context, &target, soft).await,
     };
     let delivered = result.is_ok();
     match result {
@@ -187,11 +190,11 @@ fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {
     if let Some(url) = url {
         let uri = uri(url)?;
         let keys = by_layers(context, |layer| layer.key(&uri))?;
-        return Ok(Target::Keys("url", redact::url(url), keys));
+        return Ok(Target::Url(redact::url(url), uri, keys));
     }
     if let Some(parts) = key {
         let key = Key::new(parts);
-        return Ok(Target::Keys("key", redact::url(&key.to_string()), vec![key]));
+        return Ok(Target::Key(redact::url(&key.to_string()), key));
     }
     if let Some(tag) = tag {
         return Ok(Target::Tags("tag", tag.clone(), vec![tag.clone()]));
@@ -213,7 +216,7 @@ fn by_layers<T: PartialEq>(
     of: impl Fn(&cache_layer::CacheLayer) -> Option<T>,
 ) -> Result<Vec<T>, Problem> {
     let mut made: Vec<T> = Vec::new();
-    for one in context.0.layers.iter().filter_map(|(_, layer)| of(layer)) {
+    for one in context.0.layers.iter().filter_map(|(_, layer)| of(layer.cache_layer())) {
         if !made.contains(&one) {
             made.push(one);
         }
@@ -230,7 +233,9 @@ fn by_layers<T: PartialEq>(
 impl Target {
     fn names(&self) -> (&'static str, String) {
         match self {
-            Self::Keys(kind, what, _) | Self::Tags(kind, what, _) => (kind, what.clone()),
+            Self::Url(what, ..) => ("url", what.clone()),
+            Self::Key(what, _) => ("key", what.clone()),
+            Self::Tags(kind, what, _) => (kind, what.clone()),
             Self::Pattern(pattern) => ("pattern", pattern.clone()),
             Self::All => ("all", "everything".to_owned()),
         }
@@ -241,13 +246,14 @@ impl Target {
 async fn reach(cache: &Cache, target: &Target) -> Result<Option<u64>, String> {
     let told = |error: cache_layer::InspectError| error.to_string();
     match target {
-        Target::Keys(_, _, keys) => {
+        Target::Url(_, _, keys) => {
             let mut found = 0;
             for key in keys {
                 found += u64::from(cache.inspect(key).await.map_err(told)? != Inspected::Absent);
             }
             Ok(Some(found))
         }
+        Target::Key(_, key) => Ok(Some(u64::from(cache.inspect(key).await.map_err(told)? != Inspected::Absent))),
         Target::Tags(_, _, tags) => {
             let mut sum = Some(0);
             for tag in tags {
@@ -261,17 +267,21 @@ async fn reach(cache: &Cache, target: &Target) -> Result<Option<u64>, String> {
 }
 
 /// Tells how many keys a pattern has deleted.
-async fn invalidate(cache: &Cache, target: &Target, soft: bool) -> Result<Option<u64>, InvalidateError> {
+async fn invalidate(context: &Context, target: &Target, soft: bool) -> Result<Option<u64>, InvalidateError> {
+    let cache = &context.0.cache;
     match target {
-        Target::Keys(_, _, keys) => {
+        Target::Url(_, uri, _) => {
             // Each is kept to be retried, whatever becomes of the others.
             let mut result = Ok(None);
-            for key in keys {
-                let one = if soft { cache.soft_invalidate(key).await } else { cache.invalidate(key).await };
-                result = result.and_then(|_| one.map(|()| None));
+            for (_, layer) in &context.0.layers {
+                let layer = layer.cache_layer();
+                let one = if soft { layer.soft_invalidate_uri(uri).await } else { layer.invalidate_uri(uri).await };
+                result = result.and_then(|_| one.map(|_| None));
             }
             result
         }
+        Target::Key(_, key) if soft => cache.soft_invalidate(key).await.map(|()| None),
+        Target::Key(_, key) => cache.invalidate(key).await.map(|()| None),
         Target::Tags(_, _, tags) if soft => cache.soft_invalidate_tags(tags).await.map(|()| None),
         Target::Tags(_, _, tags) => cache.invalidate_tags(tags).await.map(|()| None),
         Target::Pattern(pattern) => cache.delete_pattern(pattern).await.map(Some),

@@ -73,7 +73,7 @@ pub(super) fn left(at: u64, now: u64) -> i64 {
 /// What is at the place of a key's lease.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Lease {
-    /// `free`, `held`, `uncacheable` or `failed`.
+    /// `free`, `held`, `uncacheable`, `failed`, or `no-room` where the store can take nothing more.
     #[schema(example = "free")]
     state: &'static str,
     /// For how much longer the application is left alone, in milliseconds.
@@ -94,6 +94,7 @@ impl Lease {
             LeaseState::Free => plain("free"),
             LeaseState::Held => plain("held"),
             LeaseState::Uncacheable => plain("uncacheable"),
+            LeaseState::NoRoom => plain("no-room"),
             LeaseState::Failed { remaining, status, failures } => Self {
                 state: "failed",
                 back_off_ms: Some(u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX)),
@@ -146,7 +147,7 @@ pub(super) async fn entry(State(context): State<Context>, parameters: Parameters
     }
     if let Some(url) = parameters.get("url") {
         let uri = uri(url)?;
-        let of_layer = context.0.layers.iter().map(|(name, layer)| (Some(name.clone()), layer.key(&uri)));
+        let of_layer = context.0.layers.iter().map(|(name, layer)| (Some(name.clone()), layer.cache_layer().key(&uri)));
         let before = keys.len();
         keys.extend(of_layer.filter_map(|(name, key)| Some((name, key?))));
         if keys.len() == before && !context.0.layers.is_empty() {
@@ -186,6 +187,9 @@ pub(crate) struct Tag {
     /// `created` by an entry that carries it, `invalidated`, or `soft-invalidated`.
     #[schema(example = "invalidated")]
     change: Option<&'static str>,
+    /// What it is for, if the cache has made it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    means: Option<&'static str>,
     /// How many keys carry it, void ones included; null where the store keeps no such list, as in Redis.
     #[schema(example = 3)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,7 +199,25 @@ pub(crate) struct Tag {
 impl Tag {
     pub(super) fn of(name: &str, details: Option<TagDetails>) -> Self {
         let (since, change) = (details.map(|tag| tag.since), details.map(|tag| tag.change.as_str()));
-        Self { name: name.to_owned(), since, change, keys: None }
+        Self { name: name.to_owned(), since, change, means: meaning(name), keys: None }
+    }
+}
+
+/// Whether a tag is one by which the cache itself reaches what is stored for a target.
+pub(super) fn is_own_tag(tag: &str) -> bool {
+    meaning(tag).is_some() && !tag.starts_with("group ")
+}
+
+/// What a tag of the cache's own is for.
+fn meaning(tag: &str) -> Option<&'static str> {
+    let hex = |rest: &str| rest.len() == 3 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match tag.split_once(' ')? {
+        ("uri", rest) if hex(rest) => Some("a write to the target reaches it, whatever else is in its key"),
+        ("path", rest) if hex(rest) => {
+            Some("a write to any target of the path reaches it: it answers for several queries")
+        }
+        ("group", _) => Some("a cache group of its origin (RFC 9875)"),
+        _ => None,
     }
 }
 

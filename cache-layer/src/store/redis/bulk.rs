@@ -148,7 +148,10 @@ impl RedisStore {
                 }
                 // This process hears of it by a push, but not before this returns.
                 let local_tier = self.0.context.local_tier.get();
-                for (key, _) in entries {
+                for (key, entry) in entries {
+                    if written.is_ok() {
+                        self.note_stored(key, entry);
+                    }
                     self.0.context.leases.revoke_key(key.id());
                     local_tier.into_iter().for_each(|tier| tier.void(key.id()));
                 }
@@ -173,7 +176,8 @@ impl RedisStore {
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
-        let mut tokens: Option<Vec<TagToken>> = all.iter().map(|tag| tags_session.tokens.get(tag)).collect();
+        let mut tokens: Option<Vec<TagToken>> =
+            all.iter().map(|tag| tags_session.tokens.get(tag).map(|known| known.token)).collect();
         for _ in 0..ATTEMPTS {
             let (mut asking, mut writing) = (Batch::default(), Batch::default());
             for tag in &all {

@@ -1,8 +1,12 @@
 //! Writing what was loaded, if nothing overtook it.
+//!
+//! Entries go out with the tokens that their tags are believed to have, in one round trip: those that are known here, and new ones
+//! for tags of which nothing is known. Where the tags are, the script that writes compares them, and says what they are if they
+//! are others. An entry with another token than its tag has is void, so that what is believed can cost a load, and nothing else.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use redis::{ScriptInvocation, Value, aio::MultiplexedConnection, from_redis_value};
+use redis::{Value, aio::MultiplexedConnection, from_redis_value};
 
 use super::{
     RedisStore,
@@ -12,18 +16,30 @@ use super::{
     },
     wire::token_life::lives,
     wire::{
-        names::{EVERYTHING, Names},
+        names::{EVERYTHING, Names, nonce},
         operation::Operation,
-        replies::{Flag, Moment, Stamped, exactly, no_answer},
-        scripts::{self, Batch},
+        replies::{Commit, Moment, Stamped, Values, exactly, no_answer},
+        scripts::{self, Batch, Call},
     },
 };
 use crate::{
     clock::Clock,
     entry::{Entry, envelope},
-    store::{Committed, Fill, StoreError},
-    tag::TagStamp,
+    store::{Committed, Fill, Lease, StoreError},
+    tag::{TagStamp, TagToken},
 };
+
+/// How often a fill is sent whose tags have other tokens than was believed. Each time it is told what they are.
+const ATTEMPTS: usize = 3;
+
+/// A tag of a fill, with the token that its entries are to carry.
+struct Believed {
+    stamp: TagStamp,
+    /// Made here, for a tag that is taken to have none.
+    new: bool,
+    /// Whether the script has to look whether it is so, and for how long.
+    compared: bool,
+}
 
 impl RedisStore {
     pub(super) async fn commit_fill(&self, fill: &Fill) -> Result<Committed, StoreError> {
@@ -41,79 +57,144 @@ impl RedisStore {
             return Ok(Committed::Refused);
         }
 
-        let Some(stamps) = self.stamps(&tags_connection, &tags_session, fill, longest).await? else {
+        let Some(stored) =
+            self.write_fill(fill, (&connection, &session), (&tags_connection, &tags_session), longest).await?
+        else {
             self.release_lease(lease, None);
             return Ok(Committed::Refused);
         };
-        let call = self.write(fill, &stamps, life);
-        let Flag(stored) = connection
-            .run_with(Operation::Commit, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
-                call.invoke_async(&mut driver).await
-            })
-            .await?;
         self.0.context.leases.end(lease);
-        if stored {
-            self.0.context.counters.stored();
+        if !stored {
+            return Ok(Committed::Refused);
         }
+        self.0.context.counters.stored();
+        writes.entries.iter().for_each(|(key, entry)| self.note_stored(key, entry));
         // The server's push comes only after its answer.
-        if let Some(local_tier) = self.0.context.local_tier.get().filter(|_| stored) {
+        if let Some(local_tier) = self.0.context.local_tier.get() {
             writes.entries.iter().for_each(|(key, _)| local_tier.void(key.id()));
         }
-        Ok(if stored { Committed::Stored } else { Committed::Refused })
+        Ok(Committed::Stored)
     }
 
-    /// The tokens of its tags, for a fill that is to live for so many milliseconds; `None` if an invalidation overtook it.
+    /// Sends a fill whose entries are to live for so many milliseconds, and tells whether it was stored; `None` if it need not be
+    /// sent, since an invalidation overtook it.
+    async fn write_fill(
+        &self,
+        fill: &Fill,
+        (connection, session): (&Connection, &Arc<Session>),
+        (tags, tags_session): (&Connection, &Arc<Session>),
+        longest: u64,
+    ) -> Result<Option<bool>, StoreError> {
+        let mut believed = believed(tags_session, fill, longest);
+        let mut last = None;
+        let started = &fill.lease.started;
+        // An absent token may be a forgotten one, and one that was made since may stand in for it: was anything invalidated since
+        // the load began?
+        let is_doubted =
+            |believed: &[Believed]| believed.iter().any(|tag| !tag.new && tag.stamp.token.created_since(started));
+        for _ in 0..ATTEMPTS {
+            let asks = believed.iter().any(|tag| tag.compared) || (last.is_none() && is_doubted(&believed));
+            if asks && self.0.context.names.is_clustered() {
+                // Tags lie in a slot of their own.
+                last = Some(self.ask_for_tokens(tags, tags_session, &mut believed, longest).await?);
+            }
+            let (doubted, overtaken) =
+                (is_doubted(&believed), believed.iter().any(|tag| tag.stamp.token.overtook(started)));
+            if overtaken || (doubted && last.is_some_and(|last| last >= *started)) {
+                return Ok(None);
+            }
+            let call = self.commit_call(fill, &believed, doubted && last.is_none(), longest);
+            let answer = match last {
+                Some(_) if !self.0.context.names.is_clustered() => {
+                    self.commit_and_learn(call, connection, session, &believed).await?
+                }
+                _ => commit(call, connection, session, 1).await?.0,
+            };
+            match answer {
+                Commit::Stored => return Ok(Some(true)),
+                Commit::Refused => return Ok(Some(false)),
+                Commit::Differs(noted, tokens) => {
+                    last = Some(noted);
+                    learn(&mut believed, tokens, &fill.lease)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Commits, and reads the tokens of the tags along with that, so that the next fill that carries them knows them.
+    async fn commit_and_learn(
+        &self,
+        mut call: Batch,
+        connection: &Connection,
+        session: &Arc<Session>,
+        believed: &[Believed],
+    ) -> Result<Commit, StoreError> {
+        if !session.tracking {
+            return Ok(commit(call, connection, session, 1).await?.0);
+        }
+        let tags: Vec<Arc<str>> = believed.iter().filter(|tag| tag.compared).map(|tag| tag.stamp.tag.clone()).collect();
+        call.track(session.tracking);
+        let names = &self.0.context.names;
+        call.values(tags.iter().map(|tag| names.tag(tag)).chain([names.mark("")]));
+        let reads = session.tokens.begin_read(&tags);
+        let (answer, values) = commit(call, connection, session, 2).await?;
+        if let Some(Ok(mut values)) = values.map(|values| values.of(tags.len() + 1)) {
+            let mark = values.pop().flatten();
+            // If the database was swapped for another one, its tokens say nothing about the one that will be back.
+            if !connection.is_mark(mark.as_deref().and_then(|mark| str::from_utf8(mark).ok())) {
+                return Ok(answer);
+            }
+            let tokens: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagToken::parse)).collect();
+            reads.complete(&tokens);
+        }
+        Ok(answer)
+    }
+
+    /// Asks what the tokens are, where the tags are; and tells when any was last invalidated.
     ///
-    /// Tags lie in slots of their own, so they are read before the commit, not in it. An invalidation between the two
-    /// changes a token that is already on the entry, which makes the entry invalid: nothing slips through.
-    async fn stamps(
+    /// An invalidation between this and the commit changes a token that is already on the entry, which makes the entry invalid:
+    /// nothing slips through.
+    async fn ask_for_tokens(
         &self,
         connection: &Connection,
         session: &Arc<Session>,
-        Fill { lease, tags, .. }: &Fill,
+        believed: &mut [Believed],
         longest: u64,
-    ) -> Result<Option<Vec<TagStamp>>, StoreError> {
+    ) -> Result<[u8; 16], StoreError> {
         let names = &self.0.context.names;
-        let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
         let mut batch = Batch::default();
-        for tag in &all {
+        for Believed { stamp: TagStamp { tag, .. }, .. } in believed.iter() {
             batch.stamp(&names.tag(tag), &lives(tag, longest));
         }
         // After the tokens: what it is compared for is whether one of them was forgotten and made anew.
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
+        let asked = believed.len();
         let (stamped, last) = connection
             .run_with(Operation::TagStamp, session, Limit::Background, async |mut driver: MultiplexedConnection| {
-                let mut replies: Vec<Value> = exactly(all.len() + 1, batch.run(&mut driver).await?)?;
+                let mut replies: Vec<Value> = exactly(asked + 1, batch.run(&mut driver).await?)?;
                 let last = replies.pop().ok_or_else(no_answer)?;
                 let (Moment(last), Moment(_)) = from_redis_value(last)?;
                 let stamped = replies.into_iter().map(from_redis_value).collect::<Result<Vec<Stamped>, _>>()?;
                 Ok((stamped, last))
             })
             .await?;
-        let mut stamps = Vec::with_capacity(all.len());
-        for (tag, Stamped { token, created }) in all.into_iter().zip(stamped) {
-            // An absent token may be a forgotten one, and one that was made since may stand in for it: was anything
-            // invalidated since the load began?
-            let overtaken = if created || token.created_since(&lease.started) {
-                last >= lease.started
-            } else {
-                token.overtook(&lease.started)
-            };
-            if overtaken {
-                return Ok(None);
-            }
-            stamps.push(TagStamp { tag, token });
+        for (tag, Stamped { token }) in believed.iter_mut().zip(stamped) {
+            tag.stamp.token = token;
+            (tag.new, tag.compared) = (false, false);
         }
-        Ok(Some(stamps))
+        Ok(last)
     }
 
-    /// The call that writes the entries of a fill, stamped, each for its `life` in milliseconds.
-    fn write(
+    /// The call that writes the entries of a fill, stamped, each for its life. `doubted`: not if any tag was invalidated since the
+    /// load began.
+    fn commit_call(
         &self,
         Fill { lease, writes, .. }: &Fill,
-        stamps: &[TagStamp],
-        life: impl Fn(&Entry) -> u64,
-    ) -> ScriptInvocation<'static> {
+        believed: &[Believed],
+        doubted: bool,
+        longest: u64,
+    ) -> Batch {
         let names = &self.0.context.names;
         let guard = match &writes.guard {
             Some((key, version)) => (key, &envelope::version(*version)[..]),
@@ -125,16 +206,74 @@ impl RedisStore {
             }
             _ => None,
         };
-        let script = if variant.is_some() { &scripts::COMMIT_VARIANT } else { &scripts::COMMIT };
-        let mut call = script.key(names.lease(&lease.key));
-        call.key(names.entry(guard.0)).arg(&lease.token[..]).arg(guard.1);
+        let compared: Vec<&Believed> = believed.iter().filter(|tag| tag.compared).collect();
+        let others = if compared.is_empty() && !doubted { 0 } else { compared.len() + 1 };
+        let mut call = Call::default();
+        call.key(names.lease(&lease.key)).key(names.entry(guard.0));
+        call.arg(lease.token.to_vec()).arg(guard.1.to_vec()).arg(others.to_string()).arg(lease.started.to_vec());
+        call.arg(flag(doubted));
         if let Some((primary, variant, most)) = variant {
-            call.key(names.variants(primary)).arg(Names::variant_digits(variant)).arg(most);
+            call.key(names.variants(primary)).arg(Names::variant_digits(variant)).arg(most.to_string());
         }
+        let stamps: Vec<TagStamp> = believed.iter().map(|tag| tag.stamp.clone()).collect();
+        let now = Clock::system().now();
         for (key, entry) in &writes.entries {
-            let bytes = envelope::encode(&entry.clone().stamped(stamps));
-            call.key(names.entry(key)).arg(&bytes[..]).arg(life(entry).max(1));
+            let life = entry.deadlines().gone.saturating_sub(now).max(1).to_string();
+            call.key(names.entry(key)).arg(envelope::encode(&entry.clone().stamped(&stamps))).arg(life);
         }
-        call
+        if others > 0 {
+            call.key(names.last_invalidation());
+        }
+        for Believed { stamp: TagStamp { tag, token }, new, .. } in compared {
+            let [least, made, extended] = lives(tag, longest);
+            call.key(names.tag(tag)).arg(token.0.to_vec()).arg(flag(*new));
+            call.arg(least).arg(made).arg(extended);
+        }
+        call.of(if variant.is_some() { &scripts::COMMIT_VARIANT } else { &scripts::COMMIT })
     }
+}
+
+/// Makes the call, of so many replies: how it ended, and what was read along with it.
+async fn commit(
+    call: Batch,
+    connection: &Connection,
+    session: &Arc<Session>,
+    replies: usize,
+) -> Result<(Commit, Option<Values>), StoreError> {
+    connection
+        .run_with(Operation::Commit, session, Limit::Background, async |mut driver: MultiplexedConnection| {
+            let mut replies = exactly(replies, call.run::<Vec<Value>>(&mut driver).await?)?.into_iter();
+            let answer = from_redis_value(replies.next().ok_or_else(no_answer)?)?;
+            Ok((answer, replies.next().map(from_redis_value).transpose()?))
+        })
+        .await
+}
+
+fn flag(flag: bool) -> &'static str {
+    if flag { "1" } else { "0" }
+}
+
+/// The tokens that the tags of a fill are believed to have, the one of everything last.
+fn believed(session: &Session, Fill { lease, tags, .. }: &Fill, longest: u64) -> Vec<Believed> {
+    let all = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]);
+    let believe = |tag: Arc<str>| {
+        let known = session.tokens.get(&tag);
+        let lives = known.is_some_and(|known| known.lives_for(Duration::from_millis(longest)));
+        let token = known.map_or_else(|| TagToken::created_by(lease.started, &nonce()), |known| known.token);
+        Believed { stamp: TagStamp { tag, token }, new: known.is_none(), compared: !lives }
+    };
+    all.map(believe).collect()
+}
+
+/// Takes over what the tokens of those tags are that were compared.
+fn learn(believed: &mut [Believed], tokens: Vec<Option<TagToken>>, lease: &Lease) -> Result<(), StoreError> {
+    let compared: Vec<&mut Believed> = believed.iter_mut().filter(|tag| tag.compared).collect();
+    if compared.len() != tokens.len() {
+        return Err(StoreError::Failed("the tokens of other tags than were asked for".to_owned()));
+    }
+    for (tag, token) in compared.into_iter().zip(tokens) {
+        tag.new = token.is_none();
+        tag.stamp.token = token.unwrap_or_else(|| TagToken::created_by(lease.started, &nonce()));
+    }
+    Ok(())
 }

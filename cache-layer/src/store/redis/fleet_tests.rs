@@ -24,9 +24,33 @@ pub(super) fn builder(url: String) -> RedisStoreBuilder {
 }
 
 pub(super) async fn connect(url: String) -> RedisStore {
-    let store = builder(url).build().unwrap();
+    connect_with(builder(url)).await
+}
+
+pub(super) async fn connect_with(builder: RedisStoreBuilder) -> RedisStore {
+    let store = builder.build().unwrap();
     assert!(store.wait_connected(PATIENCE).await, "the server does not answer");
     store
+}
+
+pub(super) async fn lose(store: &RedisStore) {
+    wait_until("the loss to be noticed", async || !store.connected()).await;
+}
+
+pub(super) async fn connected_again(store: &RedisStore) {
+    wait_until("the connection to be back", async || store.connected()).await;
+}
+
+/// Kills the server, and starts it again with what it last saved: empty, if that was nothing.
+pub(super) async fn restart(server: &mut RedisServer, stores: &[&RedisStore]) {
+    server.kill();
+    for store in stores {
+        lose(store).await;
+    }
+    server.restart();
+    for store in stores {
+        assert!(store.wait_connected(PATIENCE).await);
+    }
 }
 
 pub(super) fn key(name: &str) -> Key {
@@ -34,10 +58,14 @@ pub(super) fn key(name: &str) -> Key {
 }
 
 pub(super) async fn fill(store: &(impl StoreBackend + ?Sized), key: &Key, payload: &str, tags: &[&str]) -> Committed {
-    let Acquired::Granted(lease) = store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() else {
-        panic!("no lease")
-    };
-    commit(store, lease, payload, tags).await
+    loop {
+        match store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
+            Acquired::Granted(lease) => return commit(store, lease, payload, tags).await,
+            // Another node's look-up may have taken it along, for a moment.
+            Acquired::Held => tokio::time::sleep(Duration::from_millis(2)).await,
+            other => panic!("no lease: {other:?}"),
+        }
+    }
 }
 
 pub(super) async fn commit(

@@ -9,8 +9,8 @@ use super::{
     connection::{handle::Limit, session::Session},
     wire::{
         operation::Operation,
-        replies::{Bulk, Left, Values},
-        scripts::{self, Batch},
+        replies::{AnyType, Values},
+        scripts::Batch,
         sweep::count_matching,
     },
 };
@@ -26,12 +26,19 @@ impl RedisStore {
     pub(super) async fn read_lease(&self, key: &Key) -> Result<LeaseState, StoreError> {
         let connection = self.connection(key);
         let session = connection.session()?;
+        if session.is_full() {
+            return Ok(LeaseState::NoRoom);
+        }
         let name = self.0.context.names.lease(key);
         let mut question = Batch::default();
-        question.call(&scripts::WATCH, &[&name], &[]);
-        let ((Bulk(held), _),): ((Bulk, Left),) = connection.run(Operation::Watch, &session, &question).await?;
+        question.get_any(&name);
+        let (AnyType(held),): (AnyType,) = connection.run(Operation::Watch, &session, &question).await?;
         // The pause ends by the server's clock, which this process's stands in for.
-        Ok(lease_state(&held, Clock::system().now().saturating_mul(1000)))
+        match lease_state(&held.unwrap_or_default(), Clock::system().now().saturating_mul(1000)) {
+            // A look-up of this process took it along, for the next load.
+            LeaseState::Held if self.0.context.claims.has(key.id()) => Ok(LeaseState::Free),
+            state => Ok(state),
+        }
     }
 
     pub(super) async fn read_tag(&self, tag: &str) -> Result<Option<TagToken>, StoreError> {

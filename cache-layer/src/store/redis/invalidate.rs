@@ -95,6 +95,7 @@ impl RedisStore {
             Scope::Key(key) => {
                 let primary = key.primary().id();
                 self.0.context.leases.revoke_key(primary);
+                self.0.context.fresh.forget(primary);
                 local_tier.into_iter().for_each(|tier| tier.void(primary));
             }
             Scope::Tags(_) | Scope::Everything => self.0.context.leases.revoke_all(),

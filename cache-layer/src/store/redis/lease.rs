@@ -1,6 +1,9 @@
 //! Leases: taken, kept alive, given back, and waited for.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use redis::{ScriptInvocation, aio::MultiplexedConnection};
 use tokio::time::sleep;
@@ -14,8 +17,9 @@ use super::{
     },
     tracking::waiters::pause_untracked,
     wire::{
+        names::EVERYTHING,
         operation::Operation,
-        replies::{self, Bulk, Flag, Left, Moment},
+        replies::{self, AnyType, Bulk, Flag, Left, Moment, Taken, Time},
         scripts::{self, Batch},
     },
 };
@@ -23,10 +27,24 @@ use crate::{
     clock::millis,
     key::Key,
     store::{Acquired, Failed, Failures, Lease, LeaseToken, Seen, StoreError},
+    tag::TagToken,
 };
 
-/// What a lease's key holds, and for how many milliseconds more.
-type Watched = (Bulk, Left);
+/// How an attempt by plain commands ended: what was there instead of the lease, the id of the entry behind it, and what is
+/// there once it is watched.
+type Attempt = (Taken, AnyType, AnyType);
+
+/// A lease that is asked for.
+struct Wanted {
+    /// The names of the entry and of the lease.
+    entry: String,
+    place: String,
+    token: LeaseToken,
+    /// In milliseconds.
+    life: u64,
+    seen: Seen,
+    failures: Failures,
+}
 
 impl RedisStore {
     pub(super) async fn acquire_lease(
@@ -36,71 +54,161 @@ impl RedisStore {
         ttl: Duration,
         failures: Failures,
     ) -> Result<Acquired, StoreError> {
+        let life = millis(ttl).max(1);
+        if self.0.context.lease_life.load(Ordering::Relaxed) != life {
+            self.0.context.lease_life.store(life, Ordering::Relaxed);
+        }
+        if let Some(lease) = self.claimed(key, seen, life).await {
+            return Ok(Acquired::Granted(lease));
+        }
         let connection = self.connection(key);
         let session = connection.settled()?;
-        let names = &self.0.context.names;
-        let token = Lease::random_token();
-        let life = millis(ttl).max(1).to_string();
-        let seen: &[u8] = match &seen {
-            Seen::Nothing => b"",
-            Seen::Entry(id) => &id.0,
-            Seen::Unusable => b"*",
-        };
         if session.is_full() {
             return Err(StoreError::Full);
         }
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        let request = self.0.context.leases.begin(key, token);
-        let (entry, place) = (names.entry(key), names.lease(key));
-        let mut acquire = Batch::default();
-        if key.id().is_variant() {
-            acquire.watch(session.tracking, &names.entry(&key.primary()));
-        }
-        acquire.call(
-            &scripts::ACQUIRE,
-            &[&entry, &place],
-            &[&token, life.as_bytes(), seen, if failures == Failures::Ignore { b"1" } else { b"0" }],
+        let names = &self.0.context.names;
+        let wanted = Wanted {
+            entry: names.entry(key),
+            place: names.lease(key),
+            token: Lease::random_token(),
+            life,
+            seen,
+            failures,
+        };
+        let request = self.0.context.leases.begin(key, wanted.token);
+        let (moment, answer, ()) = tokio::join!(
+            self.moment(&tags, &tags_session),
+            self.take_lease(&connection, &session, key, &wanted),
+            self.know_everything(&tags, &tags_session)
         );
-        acquire.track(session.tracking);
-        acquire.call(&scripts::WATCH, &[&place], &[]);
-        let (moment, reply) =
-            tokio::join!(self.moment(&tags, &tags_session), connection.run(Operation::Acquire, &session, &acquire));
-        let (Bulk(reply), (Bulk(held), _)): (Bulk, Watched) = reply.inspect_err(|error| {
-            // It may still be granted, to nobody: what comes after it takes it back.
-            if *error == StoreError::TimedOut {
-                self.release_lease(&Lease::new(key, token, [0; 16]), None);
-            }
-        })?;
-        let failures = match Answer::parse(&reply)? {
-            Answer::Granted { failures } => failures,
+        let nobodys = Lease::new(key, wanted.token, [0; 16]);
+        // It may still be granted, to nobody: what comes after it takes it back.
+        let give_back = |_: &StoreError| self.release_lease(&nobodys, None);
+        let (failures, watched) = match answer.inspect_err(give_back)? {
+            Answer::Granted { failures, watched } => (failures, watched),
             Answer::Refused(refused) => return Ok(refused),
         };
-        let started = moment.inspect_err(|_| self.release_lease(&Lease::new(key, token, [0; 16]), None))?;
-        if session.tracking && tags_session.tracking && held == token {
+        let started = moment.inspect_err(give_back)?;
+        if watched && session.tracking && tags_session.tracking {
             request.granted();
         }
-        let lease = Lease::new(key, token, started).under(tags.mark());
+        let lease = Lease::new(key, wanted.token, started).under(tags.mark());
         Ok(Acquired::Granted(lease.after(failures)))
     }
 
+    /// Takes the lease first, and looks behind it whether the entry is still the one that was seen: under the lease, no other load
+    /// changes that.
+    async fn take_lease(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        key: &Key,
+        wanted: &Wanted,
+    ) -> Result<Answer, StoreError> {
+        let mut take = Batch::default();
+        if key.id().is_variant() {
+            take.watch(session.tracking, &self.0.context.names.entry(&key.primary()));
+        }
+        take.take(&wanted.place, &wanted.token, wanted.life);
+        take.entry_id(&wanted.entry);
+        take.track(session.tracking);
+        take.get_any(&wanted.place);
+        let attempt: Attempt = connection.run(Operation::Acquire, session, &take).await?;
+        let (taken, AnyType(found), AnyType(held)) = attempt;
+        if !is_what_was_seen(found.as_deref().unwrap_or_default(), wanted.seen) {
+            if taken == Taken::Now {
+                self.give_back(&Lease::new(key, wanted.token, [0; 16])).await;
+            }
+            return Ok(Answer::Refused(Acquired::Changed));
+        }
+        match taken {
+            Taken::Now => Ok(Answer::Granted { failures: 0, watched: held.as_deref() == Some(&wanted.token) }),
+            Taken::Not(other) if is_token(&other) => Ok(Answer::Refused(Acquired::Held)),
+            Taken::Not(other) if other == b"!u" => Ok(Answer::Refused(Acquired::Uncacheable)),
+            Taken::Not(_) | Taken::Foreign => self.take_after_all(connection, session, wanted).await,
+        }
+    }
+
+    /// Takes the lease in the place of what was left there: by a failure whose pause may be over, or by another program.
+    async fn take_after_all(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        Wanted { entry, place, token, life, seen, failures }: &Wanted,
+    ) -> Result<Answer, StoreError> {
+        let seen: &[u8] = match seen {
+            Seen::Nothing => b"",
+            Seen::Entry(id) => &id.0,
+            Seen::Unusable => b"*",
+        };
+        let insists: &[u8] = if *failures == Failures::Ignore { b"1" } else { b"0" };
+        let mut acquire = Batch::default();
+        acquire.call(&scripts::ACQUIRE, &[entry, place], &[token, life.to_string().as_bytes(), seen, insists]);
+        acquire.track(session.tracking);
+        acquire.get_any(place);
+        let answered: (Bulk, AnyType) = connection.run(Operation::Acquire, session, &acquire).await?;
+        let (Bulk(answer), AnyType(held)) = answered;
+        Answer::parse(&answer, held.as_deref() == Some(token))
+    }
+
     /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock
-    /// of the server that has the tags, whoever has the entry.
+    /// of the server that has the tags, whoever has the entry. The last invalidation is tracked from then on.
     async fn moment(&self, tags: &Connection, session: &Arc<Session>) -> Result<[u8; 16], StoreError> {
+        let note = self.0.context.names.last_invalidation();
         let mut batch = Batch::default();
         batch.track(session.tracking);
-        batch.call(&scripts::LAST_INVALIDATION, &[&self.0.context.names.last_invalidation()], &[]);
+        batch.get_any(&note);
+        batch.time();
+        let (AnyType(last), Time(now)): (AnyType, Time) =
+            tags.run(Operation::LastInvalidation, session, &batch).await?;
+        if last.is_some_and(|last| replies::moment(&last).is_some()) {
+            return Ok(now);
+        }
+        // It was lost. Noted now, that doesn't void what is loaded from now on.
+        let mut batch = Batch::default();
+        batch.track(session.tracking);
+        batch.call(&scripts::LAST_INVALIDATION, &[&note], &[]);
         let ((_, Moment(now)),): ((Moment, Moment),) = tags.run(Operation::LastInvalidation, session, &batch).await?;
         Ok(now)
+    }
+
+    /// Sees to it that the token that every entry carries is known, and for how long it lives, so that a commit need not ask for
+    /// it. Whatever becomes of this, the commit asks if it has to.
+    pub(super) async fn know_everything(&self, tags: &Connection, session: &Arc<Session>) {
+        let known = session.tokens.get(EVERYTHING);
+        if !session.tracking || known.is_some_and(|known| known.lives_for(Duration::ZERO)) {
+            return;
+        }
+        let name = self.0.context.names.tag(EVERYTHING);
+        let (mut batch, then) = (Batch::default(), Instant::now());
+        if let Some(known) = known {
+            batch.left(&name);
+            let answer: Result<(Left,), StoreError> = tags.run(Operation::Mget, session, &batch).await;
+            if let Some(life) = answer.ok().and_then(|(left,)| left.life()) {
+                session.tokens.note_life(EVERYTHING, known.token, then, life);
+            }
+            return;
+        }
+        batch.track(session.tracking);
+        batch.get_any(&name);
+        batch.left(&name);
+        let read = session.tokens.begin_read(&[EVERYTHING.into()]);
+        let answer: Result<(AnyType, Left), StoreError> = tags.run(Operation::Mget, session, &batch).await;
+        if let Ok((AnyType(Some(token)), left)) = answer
+            && let (Some(token), Some(life)) = (TagToken::parse(&token), left.life())
+        {
+            read.complete_living(token, then, life);
+        }
     }
 
     pub(super) async fn is_lease_held_by(&self, key: &Key, token: LeaseToken) -> Result<bool, StoreError> {
         let connection = self.connection(key);
         let session = connection.session()?;
-        let name = self.0.context.names.lease(key);
         let mut question = Batch::default();
-        question.call(&scripts::WATCH, &[&name], &[]);
-        let ((Bulk(held), _),): (Watched,) = connection.run(Operation::Watch, &session, &question).await?;
-        Ok(held == token)
+        question.get_any(&self.0.context.names.lease(key));
+        let (AnyType(held),): (AnyType,) = connection.run(Operation::Watch, &session, &question).await?;
+        Ok(held.as_deref() == Some(&token))
     }
 
     pub(super) async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, StoreError> {
@@ -125,18 +233,18 @@ impl RedisStore {
     async fn watch_again(&self, connection: &Connection, session: &Arc<Session>, lease: &Lease) {
         let mut batch = Batch::default();
         batch.track(session.tracking);
-        batch.call(&scripts::WATCH, &[&self.0.context.names.lease(&lease.key)], &[]);
+        batch.get_any(&self.0.context.names.lease(&lease.key));
         // The push of our own renewal may still be on its way to us, and void the first of these questions. It comes before
         // the reply to it.
         for _ in 0..2 {
             let Some(question) = self.0.context.leases.begin_again(lease) else { return };
-            let watched: Result<(Watched,), StoreError> = connection
+            let watched: Result<(AnyType,), StoreError> = connection
                 .run_with(Operation::Watch, session, Limit::Background, async |mut driver: MultiplexedConnection| {
                     batch.run(&mut driver).await
                 })
                 .await;
             match watched {
-                Ok(((Bulk(held), _),)) if held == lease.token => question.granted(),
+                Ok((AnyType(Some(held)),)) if held == lease.token => question.granted(),
                 _ => return,
             }
             if self.0.context.leases.stands(lease) {
@@ -147,12 +255,29 @@ impl RedisStore {
 
     /// Gives a lease back without waiting. One that can't be given back runs out by itself.
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
+        if let Some(release) = self.release(lease, uncacheable) {
+            self.0.runtime.spawn(release.in_current_span());
+        }
+    }
+
+    /// As [`release_lease`](Self::release_lease), and waits until that is done: what this process asks for next finds none.
+    pub(super) async fn give_back(&self, lease: &Lease) {
+        if let Some(release) = self.release(lease, None) {
+            release.await;
+        }
+    }
+
+    fn release(
+        &self,
+        lease: &Lease,
+        uncacheable: Option<Duration>,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
         let connection = self.connection(&lease.key);
-        let Ok(session) = connection.session() else { return };
+        let session = connection.session().ok()?;
         self.0.context.leases.end(lease);
         let mut call = scripts::RELEASE.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
-        self.end(Operation::Release, connection.into_owned(), session, call);
+        Some(end(Operation::Release, connection.into_owned(), session, call))
     }
 
     /// As [`release_lease`](Self::release_lease), when the load failed.
@@ -163,21 +288,7 @@ impl RedisStore {
         let mut call = scripts::FAIL.key(self.0.context.names.lease(&lease.key));
         call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
-        self.end(Operation::Fail, connection.into_owned(), session, call);
-    }
-
-    fn end(
-        &self,
-        what: Operation,
-        connection: Arc<Connection>,
-        session: Arc<Session>,
-        call: ScriptInvocation<'static>,
-    ) {
-        let end = async move {
-            let end = async |mut driver: MultiplexedConnection| call.invoke_async(&mut driver).await;
-            let _: Result<Flag, StoreError> = connection.run_with(what, &session, Limit::Background, end).await;
-        };
-        self.0.runtime.spawn(end.in_current_span());
+        self.0.runtime.spawn(end(Operation::Fail, connection.into_owned(), session, call).in_current_span());
     }
 
     /// Returns when it is time to look again.
@@ -188,12 +299,14 @@ impl RedisStore {
             return sleep(pause_untracked()).await;
         }
         let waiter = session.waiters.join(key.id());
+        let name = self.0.context.names.lease(key);
         let mut batch = Batch::default();
         batch.track(session.tracking);
-        batch.call(&scripts::WATCH, &[&self.0.context.names.lease(key)], &[]);
-        let watched: Result<(Watched,), StoreError> = connection.run(Operation::Watch, &session, &batch).await;
+        batch.get_any(&name);
+        batch.left(&name);
+        let watched: Result<(AnyType, Left), StoreError> = connection.run(Operation::Watch, &session, &batch).await;
         match watched {
-            Ok(((Bulk(held), Left(left)),)) if is_token(&held) => {
+            Ok((AnyType(Some(held)), Left(left))) if is_token(&held) => {
                 // The server may be late to expire a lease, and to say so.
                 let left = u64::try_from(left).map_or(Duration::MAX, |left| Duration::from_millis(left + 1));
                 tokio::select! {
@@ -207,24 +320,32 @@ impl RedisStore {
     }
 }
 
-/// What [`ACQUIRE`](scripts::ACQUIRE) answers.
+/// Makes the call that ends a lease.
+async fn end(what: Operation, connection: Arc<Connection>, session: Arc<Session>, call: ScriptInvocation<'static>) {
+    let end = async |mut driver: MultiplexedConnection| call.invoke_async(&mut driver).await;
+    let _: Result<Flag, StoreError> = connection.run_with(what, &session, Limit::Background, end).await;
+}
+
+/// How an attempt to take a lease ended.
 enum Answer {
-    /// After so many loads that failed.
+    /// After so many loads that failed. `watched`: the server tells what happens to it.
     Granted {
         failures: u32,
+        watched: bool,
     },
     Refused(Acquired),
 }
 
 impl Answer {
-    fn parse(reply: &[u8]) -> Result<Self, StoreError> {
+    /// What [`ACQUIRE`](scripts::ACQUIRE) answers.
+    fn parse(reply: &[u8], watched: bool) -> Result<Self, StoreError> {
         let refused = match reply {
             b"held" => Acquired::Held,
             b"changed" => Acquired::Changed,
             b"uncacheable" => Acquired::Uncacheable,
             other => match (parse_back_off(other), parse_grant(other)) {
                 (Some(back_off), _) => back_off,
-                (None, Some(failures)) => return Ok(Self::Granted { failures }),
+                (None, Some(failures)) => return Ok(Self::Granted { failures, watched }),
                 (None, None) => {
                     return Err(StoreError::Failed("an answer that is none of the protocol's".to_owned()));
                 }
@@ -246,6 +367,15 @@ fn parse_grant(reply: &[u8]) -> Option<u32> {
     let (time, failures) = reply.split_first_chunk::<16>()?;
     replies::moment(time)?;
     str::from_utf8(failures).ok()?.parse().ok()
+}
+
+/// Whether an entry of this id, empty if there is none, is what was seen.
+fn is_what_was_seen(found: &[u8], seen: Seen) -> bool {
+    match seen {
+        Seen::Nothing => found.is_empty(),
+        Seen::Entry(id) => *found == id.0,
+        Seen::Unusable => true,
+    }
 }
 
 /// Whether this is somebody's lease, and not what became of one.

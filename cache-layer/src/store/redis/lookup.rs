@@ -23,27 +23,33 @@ use crate::{
 };
 
 impl RedisStore {
-    pub(super) async fn lookup(&self, key: &Key) -> Result<Lookup, StoreError> {
+    /// `loads`: a load most likely follows where there is nothing; otherwise nothing is taken along, or learned.
+    pub(super) async fn lookup(&self, key: &Key, loads: bool) -> Result<Lookup, StoreError> {
         let connection = self.connection(key);
         let session = connection.settled()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
+        if let Some(claim) = loads.then(|| self.begin_claim(key, &session)).flatten() {
+            return self.lookup_and_claim(key, (&connection, &session), (&tags, &tags_session), claim).await;
+        }
         let read = self.0.context.local_tier.get().filter(|_| session.tracking).map(|tier| tier.begin_read(key));
         let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
-        let entry = match connection.wait(Operation::Get, &session, Limit::Request, asked).await? {
-            Found::Nothing => return Ok(Lookup::Absent),
-            Found::Foreign => return Ok(Lookup::Rejected(Rejection::Type, Seen::Unusable)),
-            Found::Envelope(envelope) => match envelope.open(key) {
-                Ok(entry) => entry,
-                Err(rejection) => return Ok(Lookup::Rejected(rejection, Seen::Unusable)),
-            },
+        let found = connection.wait(Operation::Get, &session, Limit::Request, asked).await?;
+        let lookup = match opened(found, key) {
+            Ok(entry) => {
+                let state = self.tag_state(&tags, &tags_session, &entry).await?;
+                if let Some(read) = read.filter(|_| state != TagState::Invalid) {
+                    read.complete(session.number, &entry);
+                }
+                Lookup::judged(entry, state)
+            }
+            Err(lookup) => lookup,
         };
-        let state = self.tag_state(&tags, &tags_session, &entry).await?;
-        if let Some(read) = read.filter(|_| state != TagState::Invalid) {
-            read.complete(session.number, &entry);
+        if loads {
+            self.learn_from(key, &lookup);
         }
-        Ok(Lookup::judged(entry, state))
+        Ok(lookup)
     }
 
     /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every
@@ -82,5 +88,16 @@ impl RedisStore {
             state = state.and(by_tag);
         }
         Ok(state)
+    }
+}
+
+/// The entry of `key` that was found; or why there is none.
+pub(super) fn opened(found: &Found, key: &Key) -> Result<Entry, Lookup> {
+    match found {
+        Found::Nothing => Err(Lookup::Absent),
+        Found::Foreign => Err(Lookup::Rejected(Rejection::Type, Seen::Unusable)),
+        Found::Envelope(envelope) => {
+            envelope.open(key).map_err(|rejection| Lookup::Rejected(rejection, Seen::Unusable))
+        }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
-//! - [`lookup`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`]: the operations
+//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -26,6 +26,9 @@ use crate::{
 #[cfg(test)]
 mod acl_tests;
 mod bulk;
+mod claim;
+#[cfg(test)]
+mod claim_tests;
 #[cfg(test)]
 mod coherence_tests;
 mod commit;
@@ -73,7 +76,11 @@ impl StoreBackend for RedisStore {
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
-        Box::pin(self.lookup(key))
+        Box::pin(self.lookup(key, true))
+    }
+
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
+        Box::pin(self.lookup(key, false))
     }
 
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {

@@ -74,7 +74,8 @@ impl RedisStore {
         }
     }
 
-    /// Round trips to Redis since the store was made, by what they were for, as spans name it: a script, or else a command.
+    /// Round trips to Redis since the store was made, by what they were for: a script, or what several commands together are for, such
+    /// as `claim`, or else a command.
     /// A pattern counts once for each server, however many steps that takes; what keeps the connections is not in here.
     /// Each look-up counts, those that went together as well.
     ///

@@ -68,7 +68,7 @@ use crate::{
 /// own side; `min-replicas-to-write 1` keeps that short.
 ///
 /// **Cluster** (feature `cluster`). An entry lies with its own key's slot; all tags of a prefix lie in one slot, so that
-/// one clock and one order hold for them. That one primary serves every fill with one more round trip, and every hit whose
+/// one clock and one order hold for them. That one primary takes part in every load, and in every fill and hit whose
 /// tags this process does not know; without it nothing is served from the cache. An invalidation by key reaches one
 /// primary, one by tags another. `MOVED`, `ASK`, `TRYAGAIN` and `CLUSTERDOWN` send a look-up or a fill on without the
 /// cache, and an invalidation to where its keys are by now. Who has what is asked at once then, and every two seconds. A

@@ -80,9 +80,9 @@ impl Client {
         self.answer(self.request(Method::GET, path)?.body(Full::default())).await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let request = self.request(Method::POST, path)?.header(header::CONTENT_TYPE, "application/json");
-        self.answer(request.body(Full::from(body.to_string()))).await
+    pub(crate) async fn post(&self, path: &str, kind: &str, body: impl Into<Bytes>) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, path)?.header(header::CONTENT_TYPE, kind);
+        self.answer(request.body(Full::from(body.into()))).await
     }
 
     /// Tells `take` the type and the data of each event, until it says `false`, or there is no more.

@@ -4,7 +4,11 @@ mod client;
 mod doctor;
 mod show;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::{Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -44,11 +48,22 @@ enum Command {
         /// An absolute URL
         url: String,
         /// The method
-        #[arg(short = 'X', long, default_value = "GET")]
+        #[arg(
+            short = 'X',
+            long,
+            default_value = "GET",
+            default_value_if("content", clap::builder::ArgPredicate::IsPresent, "QUERY")
+        )]
         method: String,
         /// A field of the request, as "name: value"
         #[arg(short = 'H', long = "header", value_name = "FIELD")]
         headers: Vec<String>,
+        /// A file with the content of the request, or - for standard input
+        #[arg(long, value_name = "FILE")]
+        content: Option<PathBuf>,
+        /// What a layer outside says of the request: bypass, refresh, ttl:SECONDS or key-part:TEXT
+        #[arg(long = "hint", value_name = "HINT")]
+        hints: Vec<String>,
         /// Which layer, where there are several
         #[arg(long)]
         layer: Option<String>,
@@ -207,7 +222,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
             pairs.extend(key.iter().map(|part| ("key", Some(part.as_str()))));
             query("/api/entry", &pairs)
         }
-        Command::Explain { url, method, headers, layer, status, response_headers } => {
+        Command::Explain { url, method, headers, layer, status, response_headers, hints, content: _ } => {
             let status = status.map(|status| status.to_string());
             let mut pairs = vec![
                 ("url", Some(url.as_str())),
@@ -217,11 +232,17 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
             ];
             pairs.extend(headers.iter().map(|field| ("header", Some(field.as_str()))));
             pairs.extend(response_headers.iter().map(|field| ("response_header", Some(field.as_str()))));
+            pairs.extend(hints.iter().map(|hint| ("hint", Some(hint.as_str()))));
             query("/api/explain", &pairs)
         }
         Command::Doctor { .. } | Command::Completions { .. } => return Ok(ExitCode::SUCCESS),
     };
-    let answer = client.get(&path).await?;
+    let answer = match command {
+        Command::Explain { content: Some(file), .. } => {
+            client.post(&path, "application/octet-stream", content_of(file)?).await?
+        }
+        _ => client.get(&path).await?,
+    };
     let text = match command {
         _ if as_json => pretty(&answer),
         Command::Status => show::status(&answer),
@@ -233,6 +254,14 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn content_of(file: &Path) -> Result<Vec<u8>, Failure> {
+    let read = match file.as_os_str() == "-" {
+        true => std::io::stdin().lock().bytes().collect(),
+        false => std::fs::read(file),
+    };
+    read.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
 }
 
 /// A path with those of the pairs that have a value.
@@ -264,7 +293,7 @@ async fn purge(client: &Client, command: &Command, as_json: bool) -> Result<Exit
         Kind::All => ("all", json!(true)),
     };
     body[name] = value;
-    let answer = client.post("/api/purge", &body).await?;
+    let answer = client.post("/api/purge", "application/json", body.to_string()).await?;
     print(&if as_json { pretty(&answer) } else { show::purged(&answer) })?;
     // It is kept and retried, and other processes may still serve what it covers.
     Ok(ExitCode::from(u8::from(answer["delivered"] != Value::Bool(true))))

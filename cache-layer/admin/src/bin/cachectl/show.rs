@@ -116,6 +116,7 @@ pub(crate) fn status(stats: &Value) -> String {
         let state = if redis["connected"] == Value::Bool(true) { "connected" } else { "not connected" };
         let said = format!("{state}, breaker {}, {}", text(&redis["breaker"]), micros(&redis["ping_us"]));
         pairs.push(("redis", said.trim_end_matches(", ").to_owned()));
+        pairs.push(("lost connections", text(&redis["lost_connections"])));
         pairs.push(("redis memory", text(&redis["used_memory"])));
         pairs.push(("invalidations pending", text(&redis["pending_invalidations"])));
         pairs.push(("trouble", text(&redis["error"])));
@@ -147,11 +148,21 @@ pub(crate) fn explanation(told: &Value) -> String {
         ("digest", text(&key["digest"])),
         ("variant by", text(&told["variant"]["fields"])),
         ("found in", if entry.is_null() { String::new() } else { text(&told["tier"]) }),
-        ("rule", millis(&told["rule_ms"])),
+        ("rule", text(&told["rule"])),
+        ("stored for", text(&told["alias_of"])),
         ("lease", text(&told["lease"]["state"])),
     ]);
     if !entry.is_null() {
         let _ = write!(shown, "\n{}", in_entry(entry));
+    }
+    let notes = rows(&told["notes"], |note| vec![text(note)]).concat();
+    for note in &notes {
+        let _ = writeln!(shown, "\nnote: {note}");
+    }
+    let said = told["settings"].as_array().into_iter().flatten().filter(|one| one["origin"] != "default");
+    let said: Vec<_> = said.map(|one| vec![text(&one["name"]), text(&one["value"]), text(&one["origin"])]).collect();
+    if !said.is_empty() {
+        let _ = write!(shown, "\n{}", table(&["SETTING", "IS", "SAID BY"], &said));
     }
     let tags = rows(&told["tags"], |tag| vec![text(&tag["name"]), text(&tag["change"]), moment(&tag["since"])]);
     if !tags.is_empty() {

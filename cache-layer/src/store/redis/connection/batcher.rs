@@ -7,6 +7,9 @@
 //!
 //! A task that asks for a key that is about to be read shares that read. It has not been sent, so it sees whatever was
 //! written before any of them asked.
+//!
+//! A look-up may [claim](Claim) the lease on its key along the way: in the same message, and first, so that what is read behind
+//! it is what no other load changes any more.
 
 use std::{
     sync::{Arc, MutexGuard, OnceLock},
@@ -16,15 +19,19 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use redis::{
-    Pipeline, RedisError, RedisResult, Value,
+    FromRedisValue as _, Pipeline, RedisError, RedisResult, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
 };
 use tokio::{runtime::Handle, sync::SetOnce, task::yield_now, time::timeout};
 
-use crate::store::redis::wire::{errors::is_wrong_type, replies::no_answer};
+use crate::store::redis::wire::{
+    errors::is_wrong_type,
+    replies::{self, Taken, Time, Values, no_answer},
+};
 use crate::{
     entry::{Entry, envelope},
     key::Key,
+    store::LeaseToken,
     sync::Mutex,
     telemetry::Rejection,
 };
@@ -48,7 +55,29 @@ struct Read {
     key: Key,
     name: String,
     tracked: bool,
+    claim: Option<Claim>,
     answer: Arc<Answer>,
+}
+
+/// A lease that is asked for together with what it is a lease on.
+pub(crate) struct Claim {
+    /// The names of the lease, and of the last invalidation.
+    pub(crate) lease: String,
+    pub(crate) note: String,
+    pub(crate) token: LeaseToken,
+    /// In milliseconds.
+    pub(crate) life: u64,
+    pub(crate) outcome: Arc<SetOnce<Claimed>>,
+}
+
+/// What came of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claimed {
+    /// The lease was taken by this time of the server's, and it is tracked, as the last invalidation is.
+    Taken([u8; 16]),
+    NotTaken,
+    /// Who knows.
+    Doubtful,
 }
 
 /// What the server answers, for everybody who asked.
@@ -80,13 +109,38 @@ impl LookupBatcher {
 
     /// Asks for `key`, which is kept under `name`; `tracked` if the server is to tell when it changes.
     pub(crate) fn ask(self: &Arc<Self>, key: &Key, tracked: bool, name: impl FnOnce() -> String) -> Arc<Answer> {
+        self.add(key, tracked, name, None)
+    }
+
+    /// As [`ask`](Self::ask), with a claim.
+    pub(crate) fn ask_and_claim(
+        self: &Arc<Self>,
+        key: &Key,
+        name: impl FnOnce() -> String,
+        claim: Claim,
+    ) -> Arc<Answer> {
+        self.add(key, false, name, Some(claim))
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        key: &Key,
+        tracked: bool,
+        name: impl FnOnce() -> String,
+        claim: Option<Claim>,
+    ) -> Arc<Answer> {
         let mut next = self.next();
         if let Some(read) = next.iter_mut().find(|read| read.key == *key) {
             read.tracked |= tracked;
+            match (&read.claim, claim) {
+                (None, claim) => read.claim = claim,
+                (Some(_), Some(second)) => second.came_to(Claimed::NotTaken),
+                (Some(_), None) => {}
+            }
             return read.answer.clone();
         }
         let answer = Arc::new(Answer::new());
-        next.push(Read { key: key.clone(), name: name(), tracked, answer: answer.clone() });
+        next.push(Read { key: key.clone(), name: name(), tracked, claim, answer: answer.clone() });
         match next.len() {
             1 => {
                 let reads = self.clone();
@@ -113,26 +167,101 @@ impl LookupBatcher {
 
     /// Reads them in one message to the driver.
     async fn read(&self, reads: &[Read]) {
-        let mut pipeline = Pipeline::with_capacity(2 * reads.len());
-        for read in reads {
-            if read.tracked {
-                pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
-            }
-            pipeline.cmd("GET").arg(&read.name);
-        }
+        let pipeline = questions(reads);
         let mut values = match self.driver.clone().req_packed_commands(&pipeline, 0, pipeline.len()).await {
             Ok(values) => values.into_iter(),
-            Err(error) => return reads.iter().for_each(|read| read.answer_with(Err(error.clone()))),
+            Err(error) => {
+                reads.iter().filter_map(|read| read.claim.as_ref()).for_each(|claim| claim.came_to(Claimed::Doubtful));
+                return reads.iter().for_each(|read| read.answer_with(Err(error.clone())));
+            }
         };
+        let (mut taken, mut answers) = (Vec::new(), Vec::with_capacity(reads.len()));
         for read in reads {
+            if read.claim.is_some() {
+                taken.push(values.next());
+            }
             let tracked = if read.tracked { values.next() } else { Some(Value::Okay) };
-            read.answer_with(match (tracked, values.next()) {
+            answers.push(match (tracked, values.next()) {
                 (Some(Value::Okay), Some(value)) => found(value),
                 // It would not tell of changes, so that the value is worth nothing.
                 (Some(Value::ServerError(refusal)), _) => Err(refusal.into()),
                 _ => Err(no_answer()),
             });
         }
+        // Said first: who has an answer looks at what came of the claim.
+        let claims: Vec<&Claim> = reads.iter().filter_map(|read| read.claim.as_ref()).collect();
+        let settled = settle(&claims, taken, &values.collect::<Vec<_>>());
+        if settled.is_none() {
+            claims.iter().for_each(|claim| claim.came_to(Claimed::Doubtful));
+        }
+        for (read, answer) in reads.iter().zip(answers) {
+            read.answer_with(if settled.is_some() { answer } else { Err(no_answer()) });
+        }
+    }
+}
+
+/// The leases first, and what they are on behind them; then, once for all claims, what watches over them and the time.
+fn questions(reads: &[Read]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(2 * reads.len() + 3);
+    for read in reads {
+        if let Some(Claim { lease, token, life, .. }) = &read.claim {
+            pipeline.cmd("SET").arg(lease).arg(token).arg("NX").arg("GET").arg("PX").arg(*life);
+        }
+        if read.tracked {
+            pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
+        }
+        pipeline.cmd("GET").arg(&read.name);
+    }
+    let claims: Vec<&Claim> = reads.iter().filter_map(|read| read.claim.as_ref()).collect();
+    if let Some(first) = claims.first() {
+        pipeline.cmd("CLIENT").arg("CACHING").arg("YES").cmd("MGET");
+        for claim in &claims {
+            pipeline.arg(&claim.lease);
+        }
+        pipeline.arg(&first.note).cmd("TIME");
+    }
+    pipeline
+}
+
+/// Says what came of claims, by what was there before each of them and by the `rest` of the replies; `None` if one of these is no
+/// answer to its question.
+fn settle(claims: &[&Claim], taken: Vec<Option<Value>>, rest: &[Value]) -> Option<()> {
+    if claims.is_empty() {
+        return rest.is_empty().then_some(());
+    }
+    let refused = |value: &Value| matches!(value, Value::ServerError(_));
+    let watched = match rest {
+        [_, _, _] if rest.iter().any(refused) => None,
+        [Value::Okay, held, time] => {
+            let held = Values::from_redis_value_ref(held).ok()?.of(claims.len() + 1).ok()?;
+            Some((held, Time::from_redis_value_ref(time).ok()?.0))
+        }
+        _ => return None,
+    };
+    // Lost, it is not known when a tag was last invalidated.
+    let watched = watched.filter(|(held, _)| held.last().and_then(|last| replies::moment(last.as_deref()?)).is_some());
+    let mut outcomes = Vec::with_capacity(claims.len());
+    for (place, (claim, taken)) in claims.iter().zip(taken).enumerate() {
+        let taken = taken?;
+        let unknown = refused(&taken);
+        outcomes.push(match (Taken::from_redis_value(taken), &watched) {
+            (Ok(Taken::Not(_) | Taken::Foreign), _) => Claimed::NotTaken,
+            (Ok(Taken::Now), Some((held, time))) if held[place].as_deref() == Some(&claim.token) => {
+                Claimed::Taken(*time)
+            }
+            (Ok(Taken::Now), _) => Claimed::Doubtful,
+            (Err(_), _) if unknown => Claimed::Doubtful,
+            (Err(_), _) => return None,
+        });
+    }
+    claims.iter().zip(outcomes).for_each(|(claim, outcome)| claim.came_to(outcome));
+    Some(())
+}
+
+impl Claim {
+    fn came_to(&self, outcome: Claimed) {
+        // Set nowhere else.
+        let _ = self.outcome.set(outcome);
     }
 }
 

@@ -1,15 +1,15 @@
 //! What all connections of a store have in common.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
 use super::counters::Counters;
 use crate::store::redis::{
     tracking::{
-        dataset_guard::DatasetGuard, lease_tracker::LeaseTracker, local_tier::LocalTier, outbox::Outbox,
-        tag_tracker::TagTracker, waiters::Waiters,
+        claims::Claims, dataset_guard::DatasetGuard, fresh_keys::FreshKeys, lease_tracker::LeaseTracker,
+        local_tier::LocalTier, outbox::Outbox, tag_tracker::TagTracker, waiters::Waiters,
     },
     wire::names::Names,
 };
@@ -30,6 +30,10 @@ pub(crate) struct Context {
     pub(crate) guard: DatasetGuard,
     pub(crate) outbox: Outbox,
     pub(crate) leases: LeaseTracker,
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) fresh: FreshKeys,
+    /// For how many milliseconds leases are taken, as they were asked for last; 0 until then.
+    pub(crate) lease_life: AtomicU64,
     /// The first tier of this store, once there is one.
     pub(crate) local_tier: OnceLock<Arc<LocalTier>>,
     pub(crate) counters: Counters,
@@ -43,6 +47,9 @@ impl Context {
             guard,
             outbox: Outbox::default(),
             leases: LeaseTracker::default(),
+            claims: Arc::default(),
+            fresh: FreshKeys::default(),
+            lease_life: AtomicU64::new(0),
             local_tier: OnceLock::new(),
             counters: Counters::default(),
         }

@@ -11,7 +11,7 @@ use super::{
     identify::{Identify, Identity, Known},
     session::Session,
 };
-use crate::store::StoreError;
+use crate::store::{StoreError, redis::wire::names::EVERYTHING};
 
 impl Connection {
     /// Finds out [which data set](super::identify) there is, and takes note of that.
@@ -39,11 +39,12 @@ impl Connection {
         }
         let (server, mark) =
             (self.context.names.identity(self.shard.name()), self.context.names.mark(self.shard.name()));
-        // Read rather than a `PING`: it also keeps what is seldom read from being evicted.
+        // Read rather than a `PING`: it also keeps what is seldom read from being evicted, such as the token that is known here.
+        let everything = self.context.names.tag(EVERYTHING);
         let mut pipeline = redis::pipe();
-        pipeline.cmd("TIME").cmd("MGET").arg(&server).arg(&mark);
-        type Seen = ((u64, u64), (Option<String>, Option<String>));
-        let ((seconds, micros), (seen, mark)): Seen = pipeline.query_async(&mut driver).await?;
+        pipeline.cmd("TIME").cmd("MGET").arg(&server).arg(&mark).arg(everything);
+        type Seen = ((u64, u64), (Option<String>, Option<String>, Value));
+        let ((seconds, micros), (seen, mark, _)): Seen = pipeline.query_async(&mut driver).await?;
         let id = session.identity.as_ref().map(|identity| &**identity.id());
         if seen.is_some() && id.is_some() && seen.as_deref() != id {
             return Err((ErrorKind::Io, "the server has another one's data set").into());
@@ -67,7 +68,8 @@ impl Connection {
             let mut tags = self.shard.driver_to_tags(&session.driver).await?;
             let (server, mark) =
                 (self.context.names.identity(self.shard.name()), self.context.names.mark(self.shard.name()));
-            redis::cmd("MGET").arg(server).arg(mark).query_async::<Value>(&mut tags).await
+            let everything = self.context.names.tag(EVERYTHING);
+            redis::cmd("MGET").arg(server).arg(mark).arg(everything).query_async::<Value>(&mut tags).await
         };
         let _ = timeout(HEARTBEAT_TIMEOUT / 2, reading).await;
     }

@@ -13,24 +13,6 @@ use crate::store::redis::{fleet_tests::*, tracking::outbox::Outbox, wire::names:
 /// Longer than any of these tests waits for anything.
 const FOR_EVER: Duration = Duration::from_secs(60);
 
-async fn connect_with(builder: RedisStoreBuilder) -> RedisStore {
-    let store = builder.build().unwrap();
-    assert!(store.wait_connected(PATIENCE).await, "the server does not answer");
-    store
-}
-
-async fn lose(store: &RedisStore) {
-    wait_until("the loss to be noticed", async || !store.connected()).await;
-}
-
-/// Kills the server, and starts it again, empty.
-async fn restart(server: &mut RedisServer, store: &RedisStore) {
-    server.kill();
-    lose(store).await;
-    server.restart();
-    assert!(store.wait_connected(PATIENCE).await);
-}
-
 async fn load(store: &RedisStore, name: &str) -> Result<Acquired, StoreError> {
     StoreBackend::acquire(store, &key(name), Seen::Nothing, LEASE, Failures::Heed).await
 }
@@ -43,7 +25,7 @@ async fn a_server_that_was_restarted_hears_of_invalidations_at_once_and_is_read_
     assert_eq!(store.state().breaker, Breaker::Closed);
     let Acquired::Granted(before) = load(&store, "b").await.unwrap() else { panic!("no lease") };
 
-    restart(&mut server, &store).await;
+    restart(&mut server, &[&store]).await;
     let back = Instant::now();
     assert_eq!(store.state().breaker, Breaker::HalfOpen);
     assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
@@ -119,7 +101,7 @@ async fn a_connection_that_is_closed_and_made_again_at_once_is_read_at_once() {
 async fn another_server_is_not_read_at_once_however_soon_it_is_there() {
     let mut server = RedisServer::start();
     let store = connect_with(builder(server.url()).delivery_timeout(FOR_EVER).settle_time(FOR_EVER)).await;
-    restart(&mut server, &store).await;
+    restart(&mut server, &[&store]).await;
     assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
 }
 

@@ -51,6 +51,11 @@ impl LeaseTracker {
         self.0.get(&place(lease)) == Some(State::Standing)
     }
 
+    /// Whether there is a lease on the key of this id, or one is being asked for.
+    pub(crate) fn has_any(&self, id: KeyId) -> bool {
+        self.0.has_any((id, [0; 16])..=(id, [0xff; 16]))
+    }
+
     /// The lease has ended.
     pub(crate) fn end(&self, lease: &Lease) {
         self.0.void(&place(lease));

@@ -26,7 +26,7 @@ use crate::{
 
 pub(crate) struct LocalTier {
     /// From the connection of that number.
-    entries: EntryCache,
+    entries: EntryCache<KeyId>,
     /// For how long, in milliseconds, entries are good after their connection was lost.
     grace: AtomicU64,
     /// Reads under way; what they read is in `entries`. Whatever changes is void here first, and then removed there.
@@ -35,7 +35,7 @@ pub(crate) struct LocalTier {
 
 /// A read under way; forgotten when it is dropped.
 pub(crate) struct EntryRead<'a> {
-    entries: &'a EntryCache,
+    entries: &'a EntryCache<KeyId>,
     id: KeyId,
     ticket: Ticket<'a, KeyId, Infallible>,
 }

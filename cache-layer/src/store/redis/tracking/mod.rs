@@ -2,15 +2,19 @@
 //!
 //! - [`tracked`]: what was read once and is known until the server says that it changed, for the three that follow
 //! - [`tag_tracker`]: the tokens of tags, as a connection last read them
+//! - [`claims`]: leases that look-ups took along for the loads that follow
+//! - [`fresh_keys`]: which look-ups those are
 //! - [`lease_tracker`]: leases that were granted to this process, and whether they still stand
 //! - [`local_tier`]: entries as connections last read them: the first tier of a tiered store
 //! - [`waiters`]: tasks that wait for the end of another process's lease
 //! - [`outbox`]: invalidations that could not be delivered yet
 //! - [`dataset_guard`]: what to do about a data set that may be older than an invalidation, and what to replay on it
 
+pub(crate) mod claims;
 pub(crate) mod dataset_guard;
 #[cfg(test)]
 pub(crate) mod dataset_guard_tests;
+pub(crate) mod fresh_keys;
 pub(crate) mod lease_tracker;
 pub(crate) mod local_tier;
 pub(crate) mod outbox;

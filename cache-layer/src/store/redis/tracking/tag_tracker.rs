@@ -4,7 +4,10 @@
 //! pushes and replies in order, and pushes are applied inline, before the next reply is handed out. So whichever task has
 //! the reply to a `GET` sees a table in which every invalidation that came before that `GET` has been applied.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::tracked::{Ticket, Tracked};
 use crate::{
@@ -16,10 +19,25 @@ use crate::{
 const MOST: usize = 100_000;
 
 #[derive(Debug)]
-pub(crate) struct TagTracker(Tracked<Arc<str>, TagToken>);
+pub(crate) struct TagTracker(Tracked<Arc<str>, Known>);
 
 /// A read of tokens under way.
-pub(crate) struct TagReads<'a>(Vec<Ticket<'a, Arc<str>, TagToken>>);
+pub(crate) struct TagReads<'a>(Vec<Ticket<'a, Arc<str>, Known>>);
+
+/// A token, and until when at least the server keeps it, if that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) token: TagToken,
+    until: Option<Instant>,
+}
+
+impl Known {
+    /// Whether the server keeps it for so much longer, unless it runs out of memory.
+    pub(crate) fn lives_for(&self, life: Duration) -> bool {
+        let end = Instant::now().checked_add(life);
+        self.until.zip(end).is_some_and(|(until, end)| end <= until)
+    }
+}
 
 /// What the table says about an entry's stamps.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +60,7 @@ impl TagTracker {
         self.0.look(|known| {
             for TagStamp { tag, token } in stamps {
                 match known.get(tag) {
-                    Some(current) => state = state.and(token.compared_with(current)),
+                    Some(current) => state = state.and(token.compared_with(&current.token)),
                     None => unknown.push(tag.clone()),
                 }
             }
@@ -55,13 +73,22 @@ impl TagTracker {
     }
 
     /// The token of a tag, if it is known.
-    pub(crate) fn get(&self, tag: &str) -> Option<TagToken> {
+    pub(crate) fn get(&self, tag: &str) -> Option<Known> {
         self.0.get(tag)
     }
 
     /// Says that the tokens of `tags` are about to be read. To be called before the read is sent.
     pub(crate) fn begin_read(&self, tags: &[Arc<str>]) -> TagReads<'_> {
         TagReads(self.0.begin_reads(tags.iter().cloned()))
+    }
+
+    /// The token of a tag had so much longer to live `then`, if it is still this one.
+    pub(crate) fn note_life(&self, tag: &str, token: TagToken, then: Instant, life: Duration) {
+        self.0.update(tag, |known| {
+            if known.token == token {
+                known.until = then.checked_add(life);
+            }
+        });
     }
 
     /// The tag's token changed.
@@ -80,8 +107,15 @@ impl TagReads<'_> {
     pub(crate) fn complete(self, tokens: &[Option<TagToken>]) {
         for (ticket, token) in self.0.into_iter().zip(tokens) {
             if let Some(token) = token {
-                ticket.complete(*token);
+                ticket.complete(Known { token: *token, until: None });
             }
+        }
+    }
+
+    /// As [`complete`](Self::complete), of the token of one tag, which had so much longer to live `then`.
+    pub(crate) fn complete_living(self, token: TagToken, then: Instant, life: Duration) {
+        for ticket in self.0 {
+            ticket.complete(Known { token, until: then.checked_add(life) });
         }
     }
 }
@@ -122,6 +156,20 @@ mod tests {
         second.complete(&[Some(new.token)]);
         assert_eq!(tags.judge(&[old]), Verdict::Known(TagState::Invalid));
         assert_eq!(tags.judge(&[new]), Verdict::Known(TagState::Current));
+    }
+
+    #[test]
+    fn how_long_a_token_lives_is_known_only_if_it_was_asked() {
+        let (tags, stamp, minute) = (TagTracker::default(), stamp("a", b'0'), Duration::from_secs(60));
+        read(&tags, &stamp).complete(&[Some(stamp.token)]);
+        assert!(!tags.get("a").unwrap().lives_for(Duration::ZERO));
+        read(&tags, &stamp).complete_living(stamp.token, Instant::now(), minute);
+        let known = tags.get("a").unwrap();
+        assert!(known.lives_for(minute / 2) && !known.lives_for(2 * minute) && !known.lives_for(Duration::MAX));
+        tags.note_life("a", stamp.token, Instant::now(), 3 * minute);
+        assert!(tags.get("a").unwrap().lives_for(2 * minute));
+        tags.note_life("a", self::stamp("a", b'1').token, Instant::now(), 9 * minute);
+        assert!(!tags.get("a").unwrap().lives_for(5 * minute), "that was another one");
     }
 
     #[test]

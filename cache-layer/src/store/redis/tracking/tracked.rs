@@ -139,6 +139,16 @@ impl<K: Hash + Ord + Clone, V, M: Map<K, Slot<V>>> Tracked<K, V, M> {
         self.table.lock().slots.get(key)?.known().copied()
     }
 
+    /// Adds to what is known of `key`, if anything is.
+    pub(super) fn update<Q: Hash + Ord + ?Sized>(&self, key: &Q, add: impl FnOnce(&mut V))
+    where
+        K: Borrow<Q>,
+    {
+        if let Some(Slot::Known(value)) = self.table.lock().slots.get_mut(key) {
+            add(value);
+        }
+    }
+
     /// Looks at what is known of many keys at one moment.
     pub(super) fn look<T>(&self, look: impl FnOnce(Known<'_, K, V, M>) -> T) -> T {
         look(Known { slots: &self.table.lock().slots, of: PhantomData })
@@ -171,6 +181,11 @@ impl<K: Hash + Ord + Clone, V: Clone> TrackedRanges<K, V> {
         for key in changed {
             table.slots.remove(&key);
         }
+    }
+
+    /// Whether the value of any key in `range` is known, or being read.
+    pub(super) fn has_any(&self, range: impl RangeBounds<K>) -> bool {
+        self.table.lock().slots.range(range).next().is_some()
     }
 
     /// The values of all keys in `range` that are known, or being read, changed to `value`.

@@ -9,6 +9,7 @@ use crate::store::StoreError;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operation {
     Get,
+    Claim,
     Mget,
     Acquire,
     LastInvalidation,
@@ -31,8 +32,9 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// Each in the place of its number.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Get,
+        Self::Claim,
         Self::Mget,
         Self::Acquire,
         Self::LastInvalidation,
@@ -58,9 +60,8 @@ impl Operation {
         match self {
             Self::Get => ("GET", None),
             Self::Mget => ("MGET", None),
-            Self::Acquire => ("PIPELINE", Some("acquire")),
-            Self::LastInvalidation => ("EVALSHA", Some("last_invalidation")),
-            Self::Watch => ("EVALSHA", Some("watch")),
+            Self::Claim | Self::Acquire | Self::LastInvalidation => ("PIPELINE", None),
+            Self::Watch => ("GET", None),
             Self::Renew => ("EVALSHA", Some("renew")),
             Self::Release => ("EVALSHA", Some("release")),
             Self::Fail => ("EVALSHA", Some("fail")),
@@ -78,10 +79,18 @@ impl Operation {
         }
     }
 
-    /// What it is counted as: its script, or else its command.
+    /// What it is counted as: its script, or what several commands together are for, or else its command.
     pub(crate) fn as_str(self) -> &'static str {
-        let (command, script) = self.command_and_script();
-        script.unwrap_or(command)
+        match self {
+            Self::Claim => "claim",
+            Self::Acquire => "acquire",
+            Self::LastInvalidation => "last_invalidation",
+            Self::Watch => "watch",
+            other => {
+                let (command, script) = other.command_and_script();
+                script.unwrap_or(command)
+            }
+        }
     }
 
     /// The span of this round trip to `server`.

@@ -4,9 +4,12 @@
 //! The driver's own conversions are generous: to them `nil`, an empty array, an empty set and an empty map are all an empty
 //! list, and `OK` is true.
 
+use std::time::Duration;
+
 use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, RedisResult, Value};
 
-use crate::tag::TagToken;
+use super::errors::is_wrong_type;
+use crate::{hex, tag::TagToken};
 
 /// A string.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,6 +18,21 @@ pub(crate) struct Bulk(pub(crate) Vec<u8>);
 /// A string, or nothing at that name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Maybe(pub(crate) Option<Vec<u8>>);
+
+/// A string, or nothing of that type at that name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AnyType(pub(crate) Option<Vec<u8>>);
+
+/// What a `SET … NX GET` came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Nothing was there.
+    Now,
+    /// This is there.
+    Not(Vec<u8>),
+    /// Something of another type is there.
+    Foreign,
+}
 
 /// What there is at each of several names, in their order; to be held against [how many](Self::of) were asked for.
 #[derive(Debug)]
@@ -40,15 +58,28 @@ pub(crate) struct Left(pub(crate) i64);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Moment(pub(crate) [u8; 16]);
 
+/// The server's time as `TIME` says it, in the form of a [`Moment`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) [u8; 16]);
+
 /// `OK`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Done;
 
-/// The state of a tag, and whether it was made just now.
+/// How a script that commits ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Commit {
+    Stored,
+    Refused,
+    /// Nothing was written, since a tag has another token than the entries: when a tag was last invalidated, and the token of
+    /// each tag that was looked at.
+    Differs([u8; 16], Vec<Option<TagToken>>),
+}
+
+/// The state of a tag, whether it was made just now or not.
 #[derive(Debug)]
 pub(crate) struct Stamped {
     pub(crate) token: TagToken,
-    pub(crate) created: bool,
 }
 
 /// A step of a `SCAN`: where the next one begins, and what was found.
@@ -69,6 +100,13 @@ impl Count {
     /// Of so many at most.
     pub(crate) fn at_most(self, asked: usize) -> RedisResult<u64> {
         if self.0 <= asked as u64 { Ok(self.0) } else { Err(no_answer()) }
+    }
+}
+
+impl Left {
+    /// How long that is, for a key that goes.
+    pub(crate) fn life(&self) -> Option<Duration> {
+        u64::try_from(self.0).ok().map(Duration::from_millis)
     }
 }
 
@@ -112,6 +150,16 @@ reply!(Maybe, |value| match value {
     Value::Nil => Some(Self(None)),
     value => string(value).map(|bytes| Self(Some(bytes))),
 });
+reply!(AnyType, |value| match value {
+    Value::Nil => Some(Self(None)),
+    Value::ServerError(error) => is_wrong_type(&error.into()).then_some(Self(None)),
+    value => string(value).map(|bytes| Self(Some(bytes))),
+});
+reply!(Taken, |value| match value {
+    Value::Nil => Some(Self::Now),
+    Value::ServerError(error) => is_wrong_type(&error.into()).then_some(Self::Foreign),
+    value => string(value).map(Self::Not),
+});
 reply!(Values, |value| match value {
     Value::Array(values) => {
         let string_or_nil = |value| match value {
@@ -133,12 +181,33 @@ reply!(Left, |value| match value {
     _ => None,
 });
 reply!(Moment, |value| moment(&string(value)?).map(Self));
+reply!(Time, |value| match value {
+    Value::Array(parts) => {
+        let number = |value| str::from_utf8(&string(value)?).ok()?.parse::<u64>().ok();
+        let [seconds, micros] = parts.try_into().ok()?;
+        let micros = number(seconds)?.checked_mul(1_000_000)?.checked_add(number(micros)?)?;
+        Some(Self(hex::of_u64(micros)))
+    }
+    _ => None,
+});
 reply!(Done, |value| (value == Value::Okay).then_some(Self));
+reply!(Commit, |value| match value {
+    Value::Array(parts) => {
+        let mut parts = parts.into_iter();
+        let last = moment(&string(parts.next()?)?)?;
+        let token = |part| match &string(part)?[..] {
+            b"" => Some(None),
+            bytes => TagToken::parse(bytes).map(Some),
+        };
+        Some(Self::Differs(last, parts.map(token).collect::<Option<_>>()?))
+    }
+    value => flag(&value).map(|stored| if stored { Self::Stored } else { Self::Refused }),
+});
 reply!(Stamped, |value| match value {
     Value::Array(parts) => {
         let [token, created] = parts.try_into().ok()?;
         let token = TagToken::parse(&string(token)?)?;
-        Some(Self { token, created: flag(&created)? })
+        flag(&created).map(|_| Self { token })
     }
     _ => None,
 });
@@ -230,7 +299,7 @@ mod tests {
         assert!(read::<Flag>(&Value::Int(1)).unwrap().0 && !read::<Flag>(&Value::Int(0)).unwrap().0);
         assert_eq!(read::<Count>(&Value::Int(2)).unwrap().at_most(2).unwrap(), 2);
         assert_eq!(&read::<Moment>(&bulk(moment)).unwrap().0, moment.as_bytes());
-        assert!(read::<Stamped>(&array([bulk(&token), Value::Int(1)])).unwrap().created);
+        assert_eq!(&read::<Stamped>(&array([bulk(&token), Value::Int(1)])).unwrap().token.0[..], token.as_bytes());
         assert!([0, 1, 2].iter().all(|&count| read::<OfTwo>(&Value::Int(count)).is_ok()));
         let scanned = read::<Scanned>(&array([bulk("17"), array([bulk("a")])])).unwrap();
         assert_eq!((scanned.cursor, scanned.names), (17, vec![b"a".to_vec()]));
@@ -264,6 +333,52 @@ mod tests {
             assert_eq!(read::<Maybe>(&value).is_ok(), matches!(value, Value::Nil | Value::BulkString(_)), "{value:?}");
             assert_eq!(read::<Left>(&value).is_ok(), matches!(value, Value::Int(_)), "{value:?}");
         }
+    }
+
+    #[test]
+    fn a_lease_is_taken_by_nil_and_by_nothing_else() {
+        let foreign = || redis::parse_redis_value(b"-WRONGTYPE Operation against a key\r\n").unwrap();
+        assert_eq!(read::<Taken>(&Value::Nil).unwrap(), Taken::Now);
+        assert_eq!(read::<Taken>(&bulk("a")).unwrap(), Taken::Not(b"a".to_vec()));
+        assert_eq!(read::<Taken>(&foreign()).unwrap(), Taken::Foreign);
+        assert_eq!(read::<AnyType>(&foreign()).unwrap(), AnyType(None));
+        let full = redis::parse_redis_value(b"-OOM command not allowed\r\n").unwrap();
+        assert!(read::<Taken>(&full).is_err() && read::<AnyType>(&full).is_err());
+        for value in no_answers() {
+            let expected = matches!(value, Value::Nil | Value::BulkString(_));
+            assert_eq!(read::<Taken>(&value).is_ok(), expected, "{value:?}");
+            assert_eq!(read::<AnyType>(&value).is_ok(), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn the_time_is_two_numbers() {
+        let time = array([bulk("1800000000"), bulk("000007")]);
+        assert_eq!(read::<Time>(&time).unwrap().0, hex::of_u64(1_800_000_000_000_007));
+        for value in no_answers() {
+            assert!(read::<Time>(&value).is_err(), "{value:?}");
+        }
+        for odd in [
+            array([bulk("1"), Value::Int(2)]),
+            array([bulk("-1"), bulk("2")]),
+            array([bulk(&u64::MAX.to_string()), bulk("0")]),
+        ] {
+            assert!(read::<Time>(&odd).is_err(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn a_commit_is_stored_or_refused_or_told_what_the_tokens_are() {
+        let (last, token) = ("000648f1a2b3c4d5", "000000000000000a000000000000000c");
+        assert_eq!(read::<Commit>(&Value::Int(1)).unwrap(), Commit::Stored);
+        assert_eq!(read::<Commit>(&Value::Int(0)).unwrap(), Commit::Refused);
+        let told = read::<Commit>(&array([bulk(last), bulk(token), bulk("")])).unwrap();
+        let Commit::Differs(noted, tokens) = told else { panic!("{told:?}") };
+        assert_eq!((&noted[..], tokens), (last.as_bytes(), vec![TagToken::parse(token.as_bytes()), None]));
+        for value in no_answers() {
+            assert!(read::<Commit>(&value).is_err(), "{value:?}");
+        }
+        assert!(read::<Commit>(&array([bulk(last), bulk("x")])).is_err());
     }
 
     #[test]

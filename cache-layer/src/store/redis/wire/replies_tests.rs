@@ -5,7 +5,7 @@ use tests::{LyingProxy, RedisServer, wait_until};
 
 use super::scripts;
 use crate::store::redis::{
-    fleet_tests::{PATIENCE, connect, fill, invalidate_tag, key, loaded, read},
+    fleet_tests::{PATIENCE, connect, connected_again, fill, invalidate_tag, key, loaded, read},
     *,
 };
 use crate::{
@@ -31,10 +31,6 @@ async fn lied_to(server: &RedisServer) -> (LyingProxy, RedisStore) {
     let proxy = LyingProxy::start(server.addr()).await;
     let store = connect(format!("redis://{}", proxy.addr())).await;
     (proxy, store)
-}
-
-async fn connected_again(store: &RedisStore) {
-    wait_until("the connection to be back", async || store.connected()).await;
 }
 
 /// Whatever is read or learnt through `proxy` afterwards, the entry that was voided is not there.
@@ -108,17 +104,14 @@ async fn nothing_is_stored_by_replies_that_are_none() {
     let server = RedisServer::start();
     let other = connect(server.url()).await;
     let (proxy, store) = lied_to(&server).await;
-    let calls = [&*scripts::STAMP, &scripts::LAST_INVALIDATION, &scripts::COMMIT];
-    for (round, (script, reply)) in
-        calls.into_iter().flat_map(|script| NO_SCRIPT.map(|reply| (script, reply))).enumerate()
-    {
+    for (round, reply) in NO_SCRIPT.into_iter().enumerate() {
         connected_again(&store).await;
         let place = key(&round.to_string());
         let Acquired::Granted(lease) = store.acquire(&place, Seen::Nothing, PATIENCE, Failures::Heed).await.unwrap()
         else {
             panic!("no lease")
         };
-        proxy.lie(&["EVALSHA", script.get_hash()], reply);
+        proxy.lie(&["EVALSHA", scripts::COMMIT.get_hash()], reply);
         let committed = store.commit(&loaded(lease, "old", &["t"])).await;
         assert!(proxy.be_honest() > 0);
         assert!(committed.is_err(), "{reply:?}: {committed:?}");
@@ -128,20 +121,62 @@ async fn nothing_is_stored_by_replies_that_are_none() {
     }
 }
 
+/// What is asked to take a lease, and what are no answers to that.
+const NO_LEASE: [(&str, &[u8]); 14] = [
+    ("SET", b"*0\r\n"),
+    ("SET", b":1\r\n"),
+    ("SET", b"+OK\r\n"),
+    ("GETRANGE", b"*0\r\n"),
+    ("GETRANGE", b"+OK\r\n"),
+    ("GET", b"*0\r\n"),
+    ("GET", b":1\r\n"),
+    ("GET", b"+OK\r\n"),
+    ("CLIENT", b"$-1\r\n"),
+    ("TIME", b"_\r\n"),
+    ("TIME", b"*0\r\n"),
+    ("TIME", b"$1\r\n7\r\n"),
+    ("TIME", b"*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+    ("TIME", b"*3\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n3\r\n"),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_was_not_granted_is_none() {
     let server = RedisServer::start();
     let (proxy, store) = lied_to(&server).await;
-    for (round, (script, reply)) in [&*scripts::ACQUIRE, &scripts::LAST_INVALIDATION]
-        .into_iter()
-        .flat_map(|script| NO_SCRIPT.map(|reply| (script, reply)))
-        .enumerate()
-    {
+    for (round, (command, reply)) in NO_LEASE.into_iter().enumerate() {
         connected_again(&store).await;
-        proxy.lie(&["EVALSHA", script.get_hash()], reply);
+        proxy.lie(&[command], reply);
         let acquired = store.acquire(&key(&round.to_string()), Seen::Nothing, PATIENCE, Failures::Heed).await;
         assert!(proxy.be_honest() > 0);
-        assert!(acquired.is_err(), "{reply:?}: {acquired:?}");
+        assert!(acquired.is_err(), "{command} answered by {reply:?}: {acquired:?}");
+    }
+}
+
+/// Nor is one that a look-up took along; and nothing is found by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_was_not_granted_is_none() {
+    let server = RedisServer::start();
+    let other = connect(server.url()).await;
+    let (proxy, store) = lied_to(&server).await;
+    let of_claims = NO_LEASE.into_iter().filter(|(command, _)| *command != "GETRANGE");
+    let values = NO_VALUES.into_iter().map(|reply| ("MGET", reply));
+    for (round, (command, reply)) in of_claims.chain(values).enumerate() {
+        connected_again(&store).await;
+        // For so long leases are taken from then on: what can't be given back is soon over.
+        let short = Duration::from_millis(200);
+        let first = store.acquire(&key("first"), Seen::Unusable, short, Failures::Heed).await.unwrap();
+        if let Acquired::Granted(lease) = first {
+            store.release(&lease, None);
+        }
+        let place = key(&round.to_string());
+        proxy.lie(&[command], reply);
+        let found = store.get(&place).await;
+        assert!(proxy.be_honest() > 0, "{command}");
+        assert!(found.is_err(), "{command} answered by {reply:?}: {found:?}");
+        wait_until("the lease to be free", async || {
+            matches!(other.acquire(&place, Seen::Nothing, PATIENCE, Failures::Heed).await, Ok(Acquired::Granted(_)))
+        })
+        .await;
     }
 }
 

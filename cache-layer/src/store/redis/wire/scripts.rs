@@ -5,16 +5,19 @@
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use redis::{
-    ErrorKind, FromRedisValue, Pipeline, RedisResult, Script, ServerErrorKind, ToRedisArgs, Value,
+    ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ServerErrorKind, ToRedisArgs, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
     from_redis_value,
 };
 
 use super::{
+    errors::is_wrong_type,
     names::nonce,
     replies::{exactly, no_answer},
 };
+use crate::store::LeaseToken;
 
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
@@ -59,13 +62,6 @@ script! {
 }
 
 script! {
-    /// KEYS lease. Returns what it holds, and for how many milliseconds more. To be tracked: what the server tracks of a
-    /// script may be all its keys from its first read on, so that one that reads and then writes wakes its own caller.
-    WATCH = "local held = redis.pcall('GET', KEYS[1]);
-             return {type(held) == 'string' and held or '', redis.call('PTTL', KEYS[1])}"
-}
-
-script! {
     /// KEYS lease. ARGV token, milliseconds. Returns whether the lease was still held.
     RENEW = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
              return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
@@ -90,37 +86,90 @@ script! {
     )
 }
 
-script! {
-    /// KEYS lease, guard, then the entries. ARGV token, the guard's mark and id (empty: no guard), then for each entry its
-    /// bytes and its milliseconds. Returns whether it wrote. Then the lease is gone in any case.
-    ///
-    /// A `SET` comes first: the server looks for room only until a script has written something.
-    COMMIT = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
-              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then
-                  redis.call('DEL', KEYS[1]);
-                  return 0
-              end;
-              for i = 3, #KEYS do
-                  redis.call('SET', KEYS[i], ARGV[2 * i - 3], 'PX', ARGV[2 * i - 2])
-              end;
-              redis.call('DEL', KEYS[1]);
-              return 1"
+/// What both scripts that commit begin with. KEYS lease, guard, …, then the last `ARGV[3]` of them, if there are any: the last
+/// invalidation, and tags. ARGV token, the guard's mark and id (empty: no guard), the number of those keys, when the load
+/// began, whether it is void (1) if any tag was invalidated since then; …, and last, for each tag, the token that the entries
+/// carry, whether that is a new one (1), then as of [`STAMP`] the three lives in milliseconds.
+///
+/// A new token stands for a tag that has none, unless something was invalidated since the load began: that may have been this
+/// tag, whose token was lost since. It says when the load began, so that a load that began before this one doubts it as well.
+macro_rules! compare {
+    () => {
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
+         if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then
+             redis.call('DEL', KEYS[1]);
+             return 0
+         end;
+         local count, made, kept = tonumber(ARGV[3]), {}, {};
+         local keys, args = #KEYS - count + 1, #ARGV - 5 * (count - 1);
+         if count > 0 then
+             local last, told, differs = redis.pcall('GET', KEYS[keys]), {}, false;
+             if type(last) ~= 'string' or #last ~= 16 or last:find('[^0-9a-f]') then
+                 local t = redis.call('TIME');
+                 last = string.format('%016x', t[1] * 1000000 + t[2])
+             end;
+             local void = ARGV[5] == '1';
+             for i = 1, count - 1 do
+                 local token, at = redis.pcall('GET', KEYS[keys + i]), args + 5 * (i - 1);
+                 if type(token) ~= 'string' or #token ~= 32 or not token:find('^%x+[cis]$') then token = '' end;
+                 if token == ARGV[at + 1] then
+                     kept[i] = at
+                 elseif token == '' and ARGV[at + 2] == '1' then
+                     made[i] = at;
+                     void = true
+                 else
+                     differs = true
+                 end;
+                 told[i] = token
+             end;
+             if differs then return {last, unpack(told)} end;
+             if void and last >= ARGV[4] then
+                 redis.call('DEL', KEYS[1]);
+                 return 0
+             end
+         end;
+        "
+    };
+}
+
+/// What both end with, once the entries are written.
+macro_rules! keep_tokens {
+    () => {
+        "for i, at in pairs(made) do redis.call('SET', KEYS[keys + i], ARGV[at + 1], 'PX', ARGV[at + 4]) end;
+         for i, at in pairs(kept) do
+             if redis.call('PTTL', KEYS[keys + i]) < tonumber(ARGV[at + 3]) then
+                 redis.call('PEXPIRE', KEYS[keys + i], ARGV[at + 5])
+             end
+         end;
+         redis.call('DEL', KEYS[1]);
+        "
+    };
 }
 
 script! {
-    /// KEYS lease, guard, known variants, primary entry, variant. ARGV token, the guard's mark and id (empty: no guard), the
-    /// variant's digits, how many variants there may be (0: any number), then for each of the two entries its bytes and its
-    /// milliseconds. Returns as [`COMMIT`].
+    /// KEYS and ARGV as `compare!` says: in between, the entries, and for each its bytes and its milliseconds. Returns whether
+    /// it wrote, after which the lease is gone in any case; or else when a tag was last invalidated, and each tag's token.
+    ///
+    /// A `SET` comes first: the server looks for room only until a script has written something.
+    COMMIT = concat!(
+        compare!(),
+        "for i = 3, #KEYS - count do redis.call('SET', KEYS[i], ARGV[2 * i], 'PX', ARGV[2 * i + 1]) end;",
+        keep_tokens!(),
+        "return 1"
+    )
+}
+
+script! {
+    /// KEYS and ARGV as `compare!` says: in between, known variants, primary entry, variant; and the variant's digits, how many
+    /// variants there may be (0: any number), then for each of the two entries its bytes and its milliseconds. Returns as
+    /// [`COMMIT`].
     ///
     /// Another primary entry leads to none of the variants so far: they are deleted, or they would stay until their time
     /// is up, as many as there are values of the fields that select them. So is the oldest, where there are too many: loads
     /// that ran at the same time have each counted themselves alone.
-    COMMIT_VARIANT = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
-              if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then
-                  redis.call('DEL', KEYS[1]);
-                  return 0
-              end;
-              local digits, most, life = ARGV[3], tonumber(ARGV[4]), math.max(ARGV[6], ARGV[8]);
+    COMMIT_VARIANT = concat!(
+        compare!(),
+        "local digits, most, life = ARGV[6], tonumber(ARGV[7]), math.max(ARGV[9], ARGV[11]);
               local known = redis.pcall('GET', KEYS[3]);
               if type(known) ~= 'string' or #known % 32 ~= 0 then known = '' end;
               local function delete(variants)
@@ -130,11 +179,11 @@ script! {
                       if old ~= digits then redis.pcall('UNLINK', before .. old .. after) end
                   end
               end;
-              local same = redis.pcall('GETRANGE', KEYS[4], 8, 23) == ARGV[5]:sub(9, 24);
-              redis.call('SET', KEYS[4], ARGV[5], 'PX', ARGV[6]);
-              redis.call('SET', KEYS[5], ARGV[7], 'PX', ARGV[8]);
-              redis.call('DEL', KEYS[1]);
-              if known ~= '' then
+              local same = redis.pcall('GETRANGE', KEYS[4], 8, 23) == ARGV[8]:sub(9, 24);
+              redis.call('SET', KEYS[4], ARGV[8], 'PX', ARGV[9]);
+              redis.call('SET', KEYS[5], ARGV[10], 'PX', ARGV[11]);",
+        keep_tokens!(),
+        "if known ~= '' then
                   if same then
                       life = math.max(life, redis.call('PTTL', KEYS[3]))
                   else
@@ -154,6 +203,7 @@ script! {
                   redis.call('PEXPIRE', KEYS[3], string.format('%d', life))
               end;
               return 1"
+    )
 }
 
 script! {
@@ -285,7 +335,6 @@ script! {
 pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
         &ACQUIRE,
-        &WATCH,
         &RENEW,
         &RELEASE,
         &FAIL,
@@ -322,6 +371,8 @@ enum Expected {
     Done,
     /// A number that nobody needs.
     Number,
+    /// What the caller wants to know, which may be that another type is there.
+    AnyType,
 }
 
 impl Batch {
@@ -361,9 +412,34 @@ impl Batch {
         }
     }
 
-    /// Asks for what is at `name`, as the last reply.
+    /// Asks for what is at `name`.
     pub(crate) fn get(&mut self, name: &str) {
         self.cmd("GET", Expected::Reply).arg(name);
+    }
+
+    /// Asks for what is at `name`, of whatever type it is.
+    pub(crate) fn get_any(&mut self, name: &str) {
+        self.cmd("GET", Expected::AnyType).arg(name);
+    }
+
+    /// Asks for the id of the entry at `name`.
+    pub(crate) fn entry_id(&mut self, name: &str) {
+        self.cmd("GETRANGE", Expected::AnyType).arg(name).arg(8).arg(23);
+    }
+
+    /// Takes the lease at `name` for so many milliseconds, unless there is one. What is to be read under it is read after this.
+    pub(crate) fn take(&mut self, name: &str, token: &LeaseToken, life: u64) {
+        self.cmd("SET", Expected::AnyType).arg(name).arg(token).arg("NX").arg("GET").arg("PX").arg(life);
+    }
+
+    /// For how many milliseconds more there is something at `name`.
+    pub(crate) fn left(&mut self, name: &str) {
+        self.cmd("PTTL", Expected::Reply).arg(name);
+    }
+
+    /// What time it is.
+    pub(crate) fn time(&mut self) {
+        self.cmd("TIME", Expected::Reply);
     }
 
     /// Has the next call's reads tracked, where the server tracks at all.
@@ -396,14 +472,19 @@ impl Batch {
     async fn replies<T: FromRedisValue>(&self, driver: &mut MultiplexedConnection) -> RedisResult<T> {
         let values = driver.req_packed_commands(&self.pipeline, 0, self.expected.len()).await?;
         let mut values = exactly(self.expected.len(), values)?;
-        if let Some(Value::ServerError(error)) = values.iter().find(|value| matches!(value, Value::ServerError(_))) {
-            return Err(error.clone().into());
+        for (value, expected) in values.iter().zip(&self.expected) {
+            if let Value::ServerError(error) = value {
+                let error = RedisError::from(error.clone());
+                if !(matches!(expected, Expected::AnyType) && is_wrong_type(&error)) {
+                    return Err(error);
+                }
+            }
         }
-        if self.expected.iter().any(|expected| !matches!(expected, Expected::Reply)) {
+        if self.expected.iter().any(|expected| matches!(expected, Expected::Done | Expected::Number)) {
             let mut replies = Vec::with_capacity(values.len());
             for (value, expected) in values.into_iter().zip(&self.expected) {
                 match (expected, value) {
-                    (Expected::Reply, value) => replies.push(value),
+                    (Expected::Reply | Expected::AnyType, value) => replies.push(value),
                     (Expected::Done, Value::Okay) | (Expected::Number, Value::Int(_)) => {}
                     (Expected::Done | Expected::Number, _) => return Err(no_answer()),
                 }
@@ -411,5 +492,33 @@ impl Batch {
             values = replies;
         }
         Ok(from_redis_value(Value::Array(values))?)
+    }
+}
+
+/// A call of one script, put together piece by piece.
+#[derive(Default)]
+pub(crate) struct Call {
+    keys: Vec<String>,
+    arguments: Vec<Bytes>,
+}
+
+impl Call {
+    pub(crate) fn key(&mut self, name: String) -> &mut Self {
+        self.keys.push(name);
+        self
+    }
+
+    pub(crate) fn arg(&mut self, argument: impl Into<Bytes>) -> &mut Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// The call, of that script.
+    pub(crate) fn of(&self, script: &Script) -> Batch {
+        let mut batch = Batch::default();
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        let arguments: Vec<&[u8]> = self.arguments.iter().map(|argument| &argument[..]).collect();
+        batch.call(script, &keys, &arguments);
+        batch
     }
 }

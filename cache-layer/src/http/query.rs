@@ -1,0 +1,324 @@
+//! QUERY (RFC 10008): requests that are answered by their content. A layer of its own around the cache's: it reads the content,
+//! and what follows is as for GET, under a key that has the content in it.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{self, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, request};
+use http_body::Body;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    ask_again::AskAgain, body::ResponseBody, future::ResponseFuture, hints::Hints, layer::CacheLayer, origin::Origin,
+    query_body::QueryBody, record::content_length, service::CacheService, target::Target,
+};
+use crate::{
+    semantics::{
+        cache_control::CacheControl,
+        content_key::{self, Meaning},
+        storable::refusal_of_request_with_content,
+    },
+    telemetry::NoCacheReason,
+};
+
+/// The longest content that is read unless another limit is set.
+const MOST_CONTENT: u64 = 64 * 1024;
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+const QUERY: &str = "QUERY";
+
+/// A [`CacheLayer`] that keeps responses to QUERY as well (RFC 10008), made by [`CacheLayer::query`].
+///
+/// QUERY is GET with content: safe, and its response is that of the content. A response is kept under the method, the target,
+/// the content and every `Content-*` field that says what the content is, and answers only QUERY with all of them the same,
+/// byte by byte; the type is compared in lower case. All else is as for GET: freshness, which must be stated, `Vary`,
+/// conditions, validation, stale use, one load for all who wait. A write to the target that succeeds voids the responses to
+/// every content.
+///
+/// ```
+/// use cache_layer::{Cache, CacheLayer, QueryBody, store::MemoryStore};
+/// use http::{Request, Response};
+/// use tower::{ServiceBuilder, service_fn};
+///
+/// # type Body = http_body_util::Full<bytes::Bytes>;
+/// async fn search(request: Request<QueryBody<Body>>) -> Result<Response<Body>, std::convert::Infallible> {
+///     // …
+/// #   Ok(Response::new(Body::default()))
+/// }
+///
+/// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// let service = ServiceBuilder::new().layer(CacheLayer::new(cache).query().max_content(16 * 1024)).service_fn(search);
+/// # let _: cache_layer::QueryService<_> = service;
+/// ```
+///
+/// The application gets its requests with a [`QueryBody`] in place of their own body, which has the same bytes; axum's `Router`
+/// takes any. The content is read before the application sees the request, and so before a check in it of who may ask: put that
+/// outside of the cache. It is held in memory while its request is answered, and never in the names of keys, in logs or in
+/// traces, where only a digest of it is; who can read names in Redis can tell from that which of some contents it was.
+///
+/// Some requests are forwarded as they are, and their responses not kept: without one `Content-Type` that can be read, with
+/// `Content-Range`, trailers, `Expect` ([`expect_continue`](Self::expect_continue)), `Incremental: ?1`, `If-Match` or
+/// `If-Unmodified-Since`, with longer content than [`max_content`](Self::max_content), and with content that breaks off or comes
+/// in for longer than [`read_timeout`](Self::read_timeout). While a client is sending, no other request waits for it. A method
+/// `query`, in lower case, is another one, and like any unknown method voids what it is sent to.
+///
+/// Where a `Location` in the response names a resource that GET repeats the query by, let clients use that: any cache on the way
+/// keeps it.
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is put on a service"]
+pub struct QueryLayer {
+    cache: CacheLayer,
+    rules: Rules,
+}
+
+/// What is read, and for what.
+#[derive(Clone)]
+struct Rules {
+    most_content: u64,
+    read_timeout: Duration,
+    reads_expected: bool,
+    normalize: Option<Arc<Normalize>>,
+    posts: Option<Arc<Predicate>>,
+}
+
+type Normalize = dyn Fn(&request::Parts, &[u8]) -> Option<Vec<u8>> + Send + Sync;
+type Predicate = dyn Fn(&request::Parts) -> bool + Send + Sync;
+
+impl CacheLayer {
+    /// Keeps responses to QUERY, too, by the content of the requests (RFC 10008); they are passed through unless this is
+    /// called. To be called last: [`QueryLayer`] has settings of its own.
+    pub fn query(self) -> QueryLayer {
+        let rules = Rules {
+            most_content: MOST_CONTENT,
+            read_timeout: READ_TIMEOUT,
+            reads_expected: false,
+            normalize: None,
+            posts: None,
+        };
+        QueryLayer { cache: self.with_content_keys(), rules }
+    }
+}
+
+impl QueryLayer {
+    /// The longest content that is read, in bytes; 64 KiB unless set. A request with more is forwarded as it comes in.
+    pub fn max_content(mut self, bytes: u64) -> Self {
+        self.rules.most_content = bytes;
+        self
+    }
+
+    /// For how long to wait for the content of a request; 10 s unless set. One that takes longer is forwarded as it comes in.
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.rules.read_timeout = timeout;
+        self
+    }
+
+    /// Whether requests with `Expect: 100-continue` are read as well; they are forwarded unless set. To read their content is to
+    /// tell the client to send it, before the application had a chance to refuse.
+    pub fn expect_continue(mut self, reads: bool) -> Self {
+        self.rules.reads_expected = reads;
+        self
+    }
+
+    /// Makes one of contents that mean the same: what this returns stands for the content in the key, and `None` leaves that to
+    /// the bytes. The application gets the content as it came. Nothing is made one unless this is set.
+    ///
+    /// Only for a language whose rules are the application's own: a mistake here is a wrong answer. White space in JSON means
+    /// nothing, but the order of names, names that repeat, and the spelling of numbers may. A request with `no-transform` is
+    /// never answered so (RFC 10008, section 2.7).
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// let layer = CacheLayer::new(cache).query().normalize(|request, content| {
+    ///     // Terms, one on each line, in any order.
+    ///     let mut terms: Vec<&[u8]> = content.split(|&byte| byte == b'\n').collect();
+    ///     terms.sort_unstable();
+    ///     (request.uri.path() == "/terms").then(|| terms.join(&b'\n'))
+    /// });
+    /// ```
+    pub fn normalize(
+        mut self,
+        normalize: impl Fn(&request::Parts, &[u8]) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.normalize = Some(Arc::new(normalize));
+        self
+    }
+
+    /// The layer that this one is around.
+    #[must_use]
+    pub fn cache_layer(&self) -> &CacheLayer {
+        &self.cache
+    }
+
+    /// The digest of a request's content, if that is part of its key, or why it is not; `None` for a request that is not answered
+    /// by its content.
+    pub(super) async fn digest_of(
+        &self,
+        request: &Request<()>,
+        content: Bytes,
+    ) -> Option<Result<[u8; 32], NoCacheReason>> {
+        let (parts, ()) = request.clone().into_parts();
+        if !self.rules.cover(&parts) {
+            return None;
+        }
+        let content = QueryBody::<String>::of_content(content);
+        match self.rules.read(&parts, content).await {
+            Ok(content) => Some(Ok(self.rules.digest(&parts, &content))),
+            Err((_, reason)) => Some(Err(reason)),
+        }
+    }
+
+    /// POST requests that only read, as those of GraphQL and of many searches do: they are answered by their content as QUERY
+    /// is, and never for QUERY or GET. None unless set. One that can't be answered so is a POST like any other, and voids what it
+    /// is sent to unless [`voids`](CacheLayer::voids) says otherwise.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// let layer = CacheLayer::new(cache)
+    ///     .voids(|request| request.uri.path() != "/search")
+    ///     .query()
+    ///     .posts(|request| request.uri.path() == "/search");
+    /// ```
+    pub fn posts(mut self, only_reads: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.rules.posts = Some(Arc::new(only_reads));
+        self
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules")
+            .field("most_content", &self.most_content)
+            .field("read_timeout", &self.read_timeout)
+            .field("reads_expected", &self.reads_expected)
+            .field("normalizes", &self.normalize.is_some())
+            .field("posts", &self.posts.is_some())
+            .finish()
+    }
+}
+
+impl<S> Layer<S> for QueryLayer {
+    type Service = QueryService<S>;
+
+    fn layer(&self, inner: S) -> QueryService<S> {
+        QueryService { cache: self.cache.layer(AskAgain::new(inner)), rules: Arc::new(self.rules.clone()) }
+    }
+}
+
+/// A service behind a cache that answers QUERY as well, made by [`QueryLayer`].
+///
+/// It is always ready, as a [`CacheService`] is.
+#[derive(Clone, Debug)]
+pub struct QueryService<S> {
+    cache: CacheService<AskAgain<S>>,
+    rules: Arc<Rules>,
+}
+
+impl<S> QueryService<S> {
+    /// The service behind the cache.
+    pub fn get_ref(&self) -> &S {
+        self.cache.get_ref().get_ref()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for QueryService<S>
+where
+    S: Service<Request<QueryBody<B>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body<Data = Bytes, Error: Send> + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send + 'static,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<AskAgain<S>, QueryBody<B>, R>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        if !self.rules.cover(&parts) {
+            return self.cache.call(Request::from_parts(parts, QueryBody::untouched(body)));
+        }
+        ResponseFuture::boxed(self.rules.clone().answer(self.cache.clone(), parts, body))
+    }
+}
+
+impl Rules {
+    /// Whether the request is one that is answered by its content.
+    fn cover(&self, request: &request::Parts) -> bool {
+        match request.method.as_str() {
+            QUERY => true,
+            "POST" => self.posts.as_ref().is_some_and(|only_reads| only_reads(request)),
+            _ => false,
+        }
+    }
+
+    async fn answer<S, B>(
+        self: Arc<Self>,
+        mut cache: CacheService<S>,
+        mut parts: request::Parts,
+        body: B,
+    ) -> Result<Response<ResponseBody<S::Content>>, S::Error>
+    where
+        S: Origin<QueryBody<B>> + Clone,
+        B: Body<Data = Bytes, Error: Send> + Send + 'static,
+    {
+        let (body, reason) = match self.read(&parts, body).await {
+            Ok(content) => {
+                let context = cache.context();
+                if let Some(target) = Target::of_parts(&context.sites, &parts) {
+                    let digest = self.digest(&parts, &content);
+                    let settings = cache.settings(parts.extensions.get::<Hints>());
+                    let choice = settings.choose_with(&target, &parts.headers, |rules| {
+                        target.key_with_content(rules, &parts.method, &digest)
+                    });
+                    let target = target.into_owned();
+                    let mark = context.take_mark(&mut parts.headers);
+                    let request = Request::from_parts(parts, QueryBody::of_content(content));
+                    return cache.answer_by(choice, request, target, mark).await;
+                }
+                (QueryBody::of_content(content), NoCacheReason::NoAuthority)
+            }
+            Err(unread) => unread,
+        };
+        let is_post = parts.method == Method::POST;
+        let request = Request::from_parts(parts, body);
+        if is_post {
+            return cache.call(request).await;
+        }
+        cache.bypass(request, reason).await
+    }
+
+    /// The content of a request that may be answered by it; or its body as it came, and why it may not.
+    async fn read<B: Body<Data = Bytes>>(
+        &self,
+        request: &request::Parts,
+        body: B,
+    ) -> Result<Bytes, (QueryBody<B>, NoCacheReason)> {
+        if let Some(reason) = refusal_of_request_with_content(&request.headers, self.reads_expected) {
+            return Err((QueryBody::untouched(body), reason));
+        }
+        let Ok(declared) = content_length(&request.headers) else {
+            return Err((QueryBody::untouched(body), NoCacheReason::ContentUnread));
+        };
+        QueryBody::read(body, self.most_content, declared, Instant::now() + self.read_timeout).await
+    }
+
+    fn digest(&self, request: &request::Parts, content: &Bytes) -> [u8; 32] {
+        let normalize = self.normalize.as_ref().filter(|_| !CacheControl::from_headers(&request.headers).no_transform);
+        let normalized = normalize.and_then(|normalize| normalize(request, content));
+        let meaning = normalized.as_deref().map_or(Meaning::Raw(content), Meaning::Normalized);
+        content_key::digest(&request.headers, meaning)
+    }
+}

@@ -1,0 +1,171 @@
+//! By which settings a request is answered: those of its rule, or else the layer's.
+
+use std::sync::{Arc, OnceLock};
+
+use http::{HeaderMap, Method};
+
+use super::{
+    rule::Rule,
+    set::{RuleSet, Rules, Unclear},
+};
+use crate::{
+    http::{
+        context::Context,
+        hints::Hints,
+        target::{Affected, KeyRules, Target},
+    },
+    key::Key,
+    sync::RwLock,
+    telemetry::NoCacheReason,
+};
+
+/// The settings of a layer by its rules.
+#[derive(Debug)]
+pub(in crate::http) struct RuledContexts {
+    base: Arc<Context>,
+    rules: Rules,
+    current: RwLock<Arc<Ruling>>,
+}
+
+/// What the rules of one moment make of a layer's settings.
+#[derive(Debug)]
+struct Ruling {
+    base: Arc<Context>,
+    set: Arc<RuleSet>,
+    /// Those of each rule, made when the first request needs them.
+    contexts: Box<[OnceLock<Arc<Context>>]>,
+}
+
+impl RuledContexts {
+    pub(in crate::http) fn new(base: Arc<Context>, rules: Rules) -> Self {
+        let current = RwLock::new(Arc::new(Ruling::new(base.clone(), rules.current())));
+        Self { base, rules, current }
+    }
+
+    /// What the rules say now.
+    fn current(&self) -> Arc<Ruling> {
+        let current = self.current.read().clone();
+        if current.set.generation == self.rules.generation() { current } else { self.renewed() }
+    }
+
+    #[cold]
+    fn renewed(&self) -> Arc<Ruling> {
+        let mut current = self.current.write();
+        let set = self.rules.current();
+        // Others may have come first, with an older set or with this one.
+        if current.set.generation < set.generation {
+            *current = Arc::new(Ruling::new(self.base.clone(), set));
+        }
+        current.clone()
+    }
+}
+
+impl Ruling {
+    fn new(base: Arc<Context>, set: Arc<RuleSet>) -> Self {
+        let contexts = set.rules.iter().map(|_| OnceLock::new()).collect();
+        Self { base, set, contexts }
+    }
+
+    fn context(&self, target: &Target<'_>, method: &Method) -> Result<&Arc<Context>, Unclear> {
+        let found = self.set.find(target.host(), target.path(), method)?;
+        Ok(found.map_or(&self.base, |number| self.of_rule(number)))
+    }
+
+    fn of_rule(&self, number: usize) -> &Arc<Context> {
+        self.contexts[number].get_or_init(|| {
+            let mut context = Context::clone(&self.base);
+            self.set.rules[number].apply(&mut context.policy);
+            Arc::new(context)
+        })
+    }
+}
+
+/// By what one request is answered, with all that it leads to: rules that are replaced meanwhile are for the next one.
+pub(in crate::http) struct RequestSettings {
+    base: Arc<Context>,
+    /// None where the layer has no rules.
+    ruling: Option<Arc<Ruling>>,
+    hints: Option<Hints>,
+}
+
+impl RequestSettings {
+    pub(in crate::http) fn new(base: Arc<Context>, ruled: Option<&RuledContexts>, hints: Option<&Hints>) -> Self {
+        Self { base, ruling: ruled.map(RuledContexts::current), hints: hints.cloned() }
+    }
+
+    /// The settings for a request of one of the layer's sites. A path that is not clear has no rule.
+    pub(in crate::http) fn context(&self, target: &Target<'_>, method: &Method) -> &Arc<Context> {
+        let ruled = self.ruling.as_ref().and_then(|ruling| ruling.context(target, method).ok());
+        ruled.unwrap_or(&self.base)
+    }
+
+    /// The rule for a request, if there is one.
+    pub(in crate::http) fn rule(&self, target: &Target<'_>, method: &Method) -> Option<Rule> {
+        let set = &self.ruling.as_ref()?.set;
+        let number = set.find(target.host(), target.path(), method).ok()??;
+        set.rules.get(number).cloned()
+    }
+
+    /// The key of what GET of a target has, for one who sends these fields.
+    pub(in crate::http) fn key(&self, target: &Target<'_>, headers: &HeaderMap) -> Key {
+        let context = self.context(target, &Method::GET);
+        target.key(&context.key_rules(headers).hinted(self.hints.as_ref()))
+    }
+
+    /// What is stale after a write to a target, by which `response` came.
+    pub(in crate::http) fn affected(&self, target: &Target<'_>, request: &HeaderMap, response: &HeaderMap) -> Affected {
+        let mut affected = Affected::default();
+        for target in target.affected(&self.base.sites, response) {
+            let context = self.context(&target, &Method::GET);
+            affected.keys.push(self.key(&target, request));
+            // Where each key is that of a target, a second write to the store would find nothing.
+            if context.has_tagged_targets() {
+                let rules = context.key_rules(request);
+                affected.tags.extend([target.tag(&rules), target.path_tag(&rules)]);
+            }
+        }
+        affected
+    }
+
+    /// What becomes of a GET or HEAD.
+    pub(in crate::http) fn choose(self, target: &Target<'_>, headers: &HeaderMap) -> Choice {
+        self.choose_with(target, headers, |rules| target.key(rules))
+    }
+
+    /// The same for a request that is answered as GET is, and has another key.
+    pub(in crate::http) fn choose_with(
+        self,
+        target: &Target<'_>,
+        headers: &HeaderMap,
+        key: impl FnOnce(&KeyRules<'_>) -> Key,
+    ) -> Choice {
+        let hints = self.hints.as_ref();
+        let ruled = self.ruling.as_ref().map_or(Ok(&self.base), |ruling| ruling.context(target, &Method::GET));
+        let context = ruled.unwrap_or(&self.base);
+        let key = key(&context.key_rules(headers).hinted(hints));
+        let bypass = match context.policy.bypass {
+            Some(reason) => Some(reason),
+            None if ruled.is_err() => Some(NoCacheReason::UnclearPath),
+            None if hints.is_some_and(|hints| hints.bypass) => Some(NoCacheReason::Hint),
+            None if context.policy.cookies.bypasses(headers) => Some(NoCacheReason::Cookie),
+            None => None,
+        };
+        Choice { context: hinted(context, hints), key, bypass }
+    }
+}
+
+/// What becomes of a request that the cache may have an answer for.
+pub(in crate::http) struct Choice {
+    pub(in crate::http) context: Arc<Context>,
+    pub(in crate::http) key: Key,
+    /// Why the request goes to the application as it is, if it does.
+    pub(in crate::http) bypass: Option<NoCacheReason>,
+}
+
+/// These settings, and what a layer outside says of one request.
+fn hinted(context: &Arc<Context>, hints: Option<&Hints>) -> Arc<Context> {
+    let Some(hints) = hints.filter(|hints| hints.refresh || hints.ttl.is_some()) else { return context.clone() };
+    let mut context = Context::clone(context);
+    hints.apply(&mut context.policy);
+    Arc::new(context)
+}

@@ -1,0 +1,245 @@
+//! Which paths a rule is for.
+
+use std::borrow::Cow;
+
+/// The segments of a path that a rule covers, and what may follow them.
+///
+/// Paths are compared as they are sent, but for one slash at the end, which makes no difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PathPattern {
+    pub(super) segments: Vec<Segment>,
+    pub(super) tail: Tail,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Segment {
+    /// This one.
+    Literal(Box<str>),
+    /// Any one: `{id}`.
+    Any,
+}
+
+/// What may follow the segments of a pattern; the most special first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// Nothing.
+    End,
+    /// One segment or more: `{*rest}`.
+    Below,
+    /// Nothing, or any segments.
+    Prefix,
+}
+
+impl PathPattern {
+    /// Reads a pattern as axum writes it: `/shops/{id}/orders`, `/files/{*path}`, with `{{` and `}}` for braces. What is wrong
+    /// with it, if something is.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let path = text.strip_prefix('/').ok_or("must begin with a slash")?;
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let mut pattern = Self { segments: Vec::new(), tail: Tail::End };
+        if path.is_empty() {
+            return Ok(pattern);
+        }
+        for text in path.split('/') {
+            if pattern.tail != Tail::End {
+                return Err("nothing may follow {*…}".to_owned());
+            }
+            match capture(text) {
+                Some(name) if !is_name(name.trim_start_matches('*')) => {
+                    return Err(format!("{text} must have a name, of letters, digits and underscores"));
+                }
+                Some(name) if name.starts_with('*') => pattern.tail = Tail::Below,
+                Some(_) => pattern.segments.push(Segment::Any),
+                None => pattern.segments.push(Segment::Literal(literal(text)?.into())),
+            }
+        }
+        Ok(pattern)
+    }
+
+    /// As [`parse`](Self::parse), for all that lies below as well.
+    pub(super) fn parse_prefix(text: &str) -> Result<Self, String> {
+        match Self::parse(text)? {
+            Self { tail: Tail::End, segments } => Ok(Self { segments, tail: Tail::Prefix }),
+            _ => Err("a prefix covers what is below it without {*…}".to_owned()),
+        }
+    }
+
+    /// All paths.
+    pub(super) fn all() -> Self {
+        Self { segments: Vec::new(), tail: Tail::Prefix }
+    }
+}
+
+/// What is between the braces, if a segment is one capture.
+fn capture(text: &str) -> Option<&str> {
+    let name = text.strip_prefix('{')?.strip_suffix('}')?;
+    (!name.starts_with('{') && !name.ends_with('}')).then_some(name)
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// The segment that `text` stands for, if a request can have it.
+fn literal(text: &str) -> Result<String, String> {
+    if text.starts_with([':', '*']) {
+        return Err(format!("{text} is a pattern of older routers; write {{name}} or {{*name}}"));
+    }
+    let plain = text.replace("{{", "\u{1}").replace("}}", "\u{2}");
+    if plain.contains(['{', '}']) {
+        return Err(format!("{text} must be all capture or none; write {{{{ and }}}} for braces"));
+    }
+    if let Some(wrong) = text.chars().find(|char| !char.is_ascii_graphic() || matches!(char, '?' | '#')) {
+        return Err(match wrong {
+            '?' | '#' => format!("{wrong:?} is not part of a path"),
+            _ => format!("{wrong:?} is sent percent-encoded; write it so"),
+        });
+    }
+    let plain = plain.replace('\u{1}', "{").replace('\u{2}', "}");
+    match clear_path(&format!("/{plain}")) {
+        _ if text.is_empty() => Err("a segment is empty".to_owned()),
+        Some(path) => Ok(path[1..].to_owned()),
+        None => Err(format!("{text} may mean another path to the application; write it plainly")),
+    }
+}
+
+/// `path` as it is compared with patterns; `None` if it may mean another one to the application: one with dot segments, with
+/// empty segments, or with characters encoded that mean the same as they are (RFC 3986, section 6.2.2).
+pub(super) fn clear_path(path: &str) -> Option<Cow<'_, str>> {
+    let (mut before, mut telling) = (0, false);
+    for &byte in path.as_bytes() {
+        if TELLING[usize::from(byte)] {
+            if byte == b'/' {
+                if before == b'/' {
+                    return None;
+                }
+            } else {
+                telling = true;
+            }
+        }
+        before = byte;
+    }
+    if telling { clear_path_told(path) } else { Some(Cow::Borrowed(path)) }
+}
+
+const TELLING: [bool; 256] = {
+    let mut telling = [false; 256];
+    telling[b'/' as usize] = true;
+    telling[b'.' as usize] = true;
+    telling[b'%' as usize] = true;
+    telling[b'\\' as usize] = true;
+    telling
+};
+
+/// As [`clear_path`], for a path that has one of the characters that matter.
+#[cold]
+fn clear_path_told(path: &str) -> Option<Cow<'_, str>> {
+    if path.contains('\\') || path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return None;
+    }
+    let mut plain = String::new();
+    let mut rest = path;
+    while let Some((start, encoded)) = rest.split_once('%') {
+        let digits = encoded.get(..2).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        let byte = u8::from_str_radix(digits, 16).ok()?;
+        if byte.is_ascii_alphanumeric() || b"-._~/\\%\0".contains(&byte) {
+            return None;
+        }
+        plain.push_str(start);
+        plain.push('%');
+        plain.push_str(&digits.to_ascii_uppercase());
+        rest = &encoded[2..];
+    }
+    if plain.is_empty() {
+        return Some(Cow::Borrowed(path));
+    }
+    plain.push_str(rest);
+    Some(Cow::Owned(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn literal_of(text: &str) -> Segment {
+        Segment::Literal(text.into())
+    }
+
+    #[test]
+    fn patterns_are_read_as_axum_writes_them() {
+        for (text, segments, tail) in [
+            ("/", vec![], Tail::End),
+            ("/shops", vec![literal_of("shops")], Tail::End),
+            ("/shops/", vec![literal_of("shops")], Tail::End),
+            ("/shops/{id}/orders", vec![literal_of("shops"), Segment::Any, literal_of("orders")], Tail::End),
+            ("/files/{*path}", vec![literal_of("files")], Tail::Below),
+            ("/{*path}", vec![], Tail::Below),
+            ("/a/{{b}}", vec![literal_of("a"), literal_of("{b}")], Tail::End),
+            ("/caf%c3%A9", vec![literal_of("caf%C3%A9")], Tail::End),
+            ("/a.json", vec![literal_of("a.json")], Tail::End),
+        ] {
+            assert_eq!(PathPattern::parse(text), Ok(PathPattern { segments, tail }), "{text}");
+        }
+        assert_eq!(PathPattern::parse_prefix("/"), Ok(PathPattern::all()));
+        let prefix = PathPattern { segments: vec![Segment::Any], tail: Tail::Prefix };
+        assert_eq!(PathPattern::parse_prefix("/{id}/"), Ok(prefix));
+    }
+
+    #[test]
+    fn what_no_request_can_match_is_refused_and_says_why() {
+        for (text, why) in [
+            ("", "begin with a slash"),
+            ("shops", "begin with a slash"),
+            ("/a//b", "empty"),
+            ("/a/{}", "must have a name"),
+            ("/a/{*}", "must have a name"),
+            ("/a/{b c}", "must have a name"),
+            ("/a/{b", "all capture or none"),
+            ("/a/b}", "all capture or none"),
+            ("/a/x{b}", "all capture or none"),
+            ("/a/{b}.json", "all capture or none"),
+            ("/a/:b", "{name}"),
+            ("/a/*b", "{*name}"),
+            ("/{*a}/b", "nothing may follow"),
+            ("/a?b", "not part of a path"),
+            ("/a#b", "not part of a path"),
+            ("/a b", "percent-encoded"),
+            ("/café", "percent-encoded"),
+            ("/a/../b", "write it plainly"),
+            ("/a/%62", "write it plainly"),
+            ("/a/%zz", "write it plainly"),
+        ] {
+            let error = PathPattern::parse(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert!(PathPattern::parse_prefix("/a/{*b}").is_err());
+    }
+
+    #[test]
+    fn a_path_that_may_mean_another_one_is_not_clear() {
+        for path in [
+            "//a",
+            "/a//b",
+            "/a//",
+            "/.",
+            "/a/..",
+            "/./a",
+            "/a/%2e%2E/b",
+            "/a/%2Fb",
+            "/a%5cb",
+            "/a\\b",
+            "/%61",
+            "/a%",
+            "/a%4",
+            "/a%g0",
+            "/a%252e",
+            "/a%00",
+        ] {
+            assert_eq!(clear_path(path), None, "{path}");
+        }
+        for path in ["/", "/a/", "/a.b/..c/...", "/a%20b", "/caf%C3%A9", "/a;b=c", "/a:b@c", "/{a}"] {
+            assert_eq!(clear_path(path).as_deref(), Some(path));
+        }
+        assert_eq!(clear_path("/caf%c3%a9/%3a").as_deref(), Some("/caf%C3%A9/%3A"));
+    }
+}

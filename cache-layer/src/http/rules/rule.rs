@@ -1,0 +1,405 @@
+//! A rule: which requests it is for, and by which settings they are answered.
+
+use std::{fmt, time::Duration};
+
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+
+use super::{
+    index::{HostPattern, Scope},
+    pattern::PathPattern,
+};
+use crate::{
+    clock::millis,
+    error::{ConfigError, ConfigErrorKind},
+    policy::{KeepIf, Policy, Voids},
+    semantics::{names::Names, sites::plain_authority},
+    telemetry::NoCacheReason,
+};
+
+/// Settings of a [`CacheLayer`](crate::CacheLayer) for some of its requests: those of a path, and, if it says so, of a host or
+/// of some methods.
+///
+/// **Of several rules that match, the most special one is for a request, and no other; what it leaves open is as the layer has
+/// it.** A named host is more special than a domain, and that than any host; of two rules for the same hosts, the path decides:
+/// the first segment in which they differ, where a literal one comes before a capture, and what ends there before what goes on;
+/// and of two for the same path, the one that names the request's method.
+///
+/// | rules | `/shops` | `/shops/7` | `/shops/7/orders` | `/shops/7/items` |
+/// |---|---|---|---|---|
+/// | `prefix("/shops")` | ✓ | | | ✓ |
+/// | `path("/shops/{id}")` | | ✓ | | |
+/// | `path("/shops/{id}/orders")` | | | ✓ | |
+///
+/// Paths are compared as they were sent, but that one slash at their end makes no difference. A path that may mean another one to
+/// the application (with dot segments, empty segments, or characters encoded that need no encoding) is not looked up by a layer
+/// that has rules, and what comes is not kept (`detail=unclear-path`).
+///
+/// ```
+/// use std::time::Duration;
+/// use cache_layer::{Cache, CacheLayer, ConfigError, Rule, store::MemoryStore};
+/// use http::{HeaderName, Method, StatusCode};
+///
+/// # fn main() -> Result<(), ConfigError> {
+/// let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+/// let layer = CacheLayer::new(Cache::new(MemoryStore::new(64 * 1024 * 1024)))
+///     .ttl(minute)
+///     .rule(Rule::path("/shops/{id}/orders").ttl(second).key_headers([HeaderName::from_static("x-tenant")]))?
+///     .rule(Rule::prefix("/files").ttl(60 * minute).max_body(64 * 1024 * 1024))?
+///     .rule(Rule::path("/search").negative_ttl(StatusCode::NOT_FOUND, second))?
+///     .rule(Rule::path("/graphql").methods([Method::POST]).voids(false))?
+///     .rule(Rule::prefix("/admin").bypass())?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a rule does nothing until a layer has it"]
+pub struct Rule {
+    /// As it was given, for people.
+    path: String,
+    scope: Result<Scope, ConfigError>,
+    settings: RuleSettings,
+}
+
+/// What a rule says; none of it where it leaves the setting open.
+#[derive(Clone, Debug, Default)]
+struct RuleSettings {
+    bypass: bool,
+    ttl: Option<Duration>,
+    ttl_cap: Option<Duration>,
+    negative_ttls: Vec<(StatusCode, Duration)>,
+    stale_while_revalidate: Option<Duration>,
+    stale_if_error: Option<Duration>,
+    early_refresh: Option<f32>,
+    max_body: Option<u64>,
+    #[cfg(feature = "typed")]
+    inherit: Option<bool>,
+    etags: Option<bool>,
+    keep_if: Option<KeepIf>,
+    voids: Option<bool>,
+    key_headers: Option<Vec<HeaderName>>,
+    key_cookies: Option<Vec<Box<str>>>,
+    ignore_query: Option<Vec<String>>,
+    ignore_cookies: Option<Names>,
+    bypass_on_cookies: Option<Names>,
+}
+
+/// # Which requests
+impl Rule {
+    /// For a path, as axum's routes are written: `/shops/{id}/orders`, where `{id}` is any one segment, and `/files/{*path}`,
+    /// which is for one segment or more. `{{` and `}}` stand for braces.
+    ///
+    /// What no request can match is refused when the rule is [given to a layer](crate::CacheLayer::rule): a segment that is
+    /// partly a capture, `:id`, a query, what is sent percent-encoded and is not written so.
+    pub fn path(pattern: impl Into<String>) -> Self {
+        Self::of(pattern.into(), PathPattern::parse)
+    }
+
+    /// For a path and all that lies below it, by whole segments: `/shops/{id}` is for `/shops/7` and `/shops/7/orders`, and
+    /// not for `/shops`.
+    pub fn prefix(pattern: impl Into<String>) -> Self {
+        Self::of(pattern.into(), PathPattern::parse_prefix)
+    }
+
+    /// For every path, such as of a [host](Self::host).
+    pub fn any_path() -> Self {
+        Self::of("/".to_owned(), |_| Ok(PathPattern::all()))
+    }
+
+    fn of(text: String, parse: impl FnOnce(&str) -> Result<PathPattern, String>) -> Self {
+        let scope = match parse(&text) {
+            Ok(path) => Ok(Scope { host: HostPattern::Any, path, methods: Vec::new() }),
+            Err(why) => Err(wrong(&text, &why)),
+        };
+        Self { path: text, scope, settings: RuleSettings::default() }
+    }
+
+    /// Only requests for this host, or for all below a domain: `shop.example`, `shop.internal:8080`, `*.shop.example`. It is
+    /// compared with what [`canonical_host`](crate::CacheLayer::canonical_host) makes of a request's; the ports 80 and 443 go
+    /// without saying.
+    pub fn host(mut self, host: &str) -> Self {
+        let authority = |text| plain_authority(text).map(|authority| authority.into());
+        let pattern = match host.strip_prefix('*') {
+            // With the dot, so that it is no end of another name.
+            Some(domain) if domain.starts_with('.') => {
+                authority(&domain[1..]).map(|domain: Box<str>| HostPattern::Below(format!(".{domain}").into()))
+            }
+            Some(_) => None,
+            None => authority(host).map(HostPattern::Exact),
+        };
+        match (pattern, &mut self.scope) {
+            (Some(pattern), Ok(scope)) => scope.host = pattern,
+            (None, Ok(_)) => {
+                self.scope = Err(wrong(&self.path, &format!("host {host:?} must be a host, or *. and a domain")));
+            }
+            (_, Err(_)) => {}
+        }
+        self
+    }
+
+    /// Only requests with these methods; with all of them unless set. HEAD is answered as GET is, and has the rule for GET.
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        let mut methods: Vec<Method> = methods.into_iter().collect();
+        methods.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        methods.dedup();
+        let why = match () {
+            () if methods.is_empty() => Some("must be for one method at least"),
+            () if methods.contains(&Method::HEAD) => Some("HEAD is answered as GET is: the rule for GET is its rule"),
+            () => None,
+        };
+        match (why, &mut self.scope) {
+            (None, Ok(scope)) => scope.methods = methods,
+            (Some(why), Ok(_)) => self.scope = Err(wrong(&self.path, why)),
+            (_, Err(_)) => {}
+        }
+        self
+    }
+}
+
+/// # What is kept, and for how long
+///
+/// Each of these is as the setter of the same name of a [`CacheLayer`](crate::CacheLayer), for the requests of the rule.
+impl Rule {
+    /// These requests go to the application, and nothing that comes is kept (`detail=rule`).
+    pub fn bypass(mut self) -> Self {
+        self.settings.bypass = true;
+        self
+    }
+
+    /// How long to keep responses for which the application states no freshness; zero means not at all (`detail=rule`).
+    /// [`ttl_for_path`](crate::CacheLayer::ttl_for_path) has no effect then.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.settings.ttl = Some(ttl);
+        self
+    }
+
+    /// The longest that a response is fresh, whatever it says.
+    pub fn ttl_cap(mut self, cap: Duration) -> Self {
+        self.settings.ttl_cap = Some(cap);
+        self
+    }
+
+    /// How long to keep responses with this status that state no freshness of their own; beside what the layer says of other
+    /// statuses.
+    pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
+        self.settings.negative_ttls.push((status, ttl));
+        self
+    }
+
+    /// `stale-while-revalidate` for responses that have none.
+    pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.settings.stale_while_revalidate = Some(window);
+        self
+    }
+
+    /// `stale-if-error` for responses that have none.
+    pub fn stale_if_error(mut self, window: Duration) -> Self {
+        self.settings.stale_if_error = Some(window);
+        self
+    }
+
+    /// Refreshes responses in the background before they are stale.
+    pub fn early_refresh(mut self, beta: f32) -> Self {
+        self.settings.early_refresh = Some(beta);
+        self
+    }
+
+    /// The longest body to keep, in bytes.
+    pub fn max_body(mut self, bytes: u64) -> Self {
+        self.settings.max_body = Some(bytes);
+        self
+    }
+
+    /// Whether responses inherit from what their handlers read from the cache.
+    #[cfg(feature = "typed")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
+    pub fn inherit(mut self, inherits: bool) -> Self {
+        self.settings.inherit = Some(inherits);
+        self
+    }
+
+    /// Whether responses without a validator are given an entity tag.
+    pub fn etags(mut self, minted: bool) -> Self {
+        self.settings.etags = Some(minted);
+        self
+    }
+
+    /// Which responses to keep, of those that may be kept; in place of what the layer says.
+    pub fn keep_if(mut self, keeps: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.keep_if = Some(KeepIf::new(keeps));
+        self
+    }
+
+    /// Whether requests by other methods than the safe ones void what they are sent to; in place of what the layer
+    /// [says](crate::CacheLayer::voids).
+    pub fn voids(mut self, void: bool) -> Self {
+        self.settings.voids = Some(void);
+        self
+    }
+}
+
+/// # Keys
+///
+/// In place of what the layer says.
+impl Rule {
+    /// Request fields that are part of the key.
+    pub fn key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.settings.key_headers = Some(names.into_iter().collect());
+        self
+    }
+
+    /// Cookies whose values are part of the key.
+    pub fn key_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.settings.key_cookies = Some(names.into_iter().map(|name| name.as_ref().into()).collect());
+        self
+    }
+
+    /// Query parameters that make no difference to the response.
+    pub fn ignore_query<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.settings.ignore_query = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Cookies that make no difference to the response.
+    pub fn ignore_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.settings.ignore_cookies = Some(Names::new(names));
+        self
+    }
+
+    /// Cookies whose requests go to the application, whatever is stored.
+    pub fn bypass_on_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.settings.bypass_on_cookies = Some(Names::new(names));
+        self
+    }
+}
+
+impl Rule {
+    pub(super) fn scope(&self) -> Result<&Scope, ConfigError> {
+        self.scope.as_ref().map_err(Clone::clone)
+    }
+
+    /// The settings that it says something of, by the names of their setters.
+    pub(in crate::http) fn says(&self) -> Vec<&'static str> {
+        // Taken apart, so that no setting is forgotten here.
+        let RuleSettings {
+            bypass,
+            ttl,
+            ttl_cap,
+            negative_ttls,
+            stale_while_revalidate,
+            stale_if_error,
+            early_refresh,
+            max_body,
+            #[cfg(feature = "typed")]
+            inherit,
+            etags,
+            keep_if,
+            voids,
+            key_headers,
+            key_cookies,
+            ignore_query,
+            ignore_cookies,
+            bypass_on_cookies,
+        } = &self.settings;
+        let said = [
+            ("bypass", *bypass),
+            ("ttl", ttl.is_some()),
+            ("ttl_cap", ttl_cap.is_some()),
+            ("negative_ttl", !negative_ttls.is_empty()),
+            ("stale_while_revalidate", stale_while_revalidate.is_some()),
+            ("stale_if_error", stale_if_error.is_some()),
+            ("early_refresh", early_refresh.is_some()),
+            ("max_body", max_body.is_some()),
+            #[cfg(feature = "typed")]
+            ("inherit", inherit.is_some()),
+            ("etags", etags.is_some()),
+            ("keep_if", keep_if.is_some()),
+            ("voids", voids.is_some()),
+            ("key_headers", key_headers.is_some()),
+            ("key_cookies", key_cookies.is_some()),
+            ("ignore_query", ignore_query.is_some()),
+            ("ignore_cookies", ignore_cookies.is_some()),
+            ("bypass_on_cookies", bypass_on_cookies.is_some()),
+        ];
+        said.into_iter().filter(|(_, said)| *said).map(|(name, _)| name).collect()
+    }
+
+    /// Makes a layer's policy that of this rule.
+    pub(super) fn apply(&self, policy: &mut Policy) {
+        // Taken apart, so that no setting is forgotten here.
+        let RuleSettings {
+            bypass,
+            ttl,
+            ttl_cap,
+            negative_ttls,
+            stale_while_revalidate,
+            stale_if_error,
+            early_refresh,
+            max_body,
+            #[cfg(feature = "typed")]
+            inherit,
+            etags,
+            keep_if,
+            voids,
+            key_headers,
+            key_cookies,
+            ignore_query,
+            ignore_cookies,
+            bypass_on_cookies,
+        } = self.settings.clone();
+        let caching = &mut policy.caching;
+        if bypass {
+            policy.bypass.get_or_insert(NoCacheReason::Rule);
+        }
+        caching.negative_ttl.extend(negative_ttls.into_iter().map(|(status, ttl)| (status.as_u16(), millis(ttl))));
+        caching.ttl_cap = ttl_cap.map(millis).or(caching.ttl_cap);
+        set(&mut caching.default_stale_while_revalidate, stale_while_revalidate.map(millis));
+        set(&mut caching.default_stale_if_error, stale_if_error.map(millis));
+        set(&mut caching.ignored_query, ignore_query);
+        if let Some(beta) = early_refresh {
+            policy.set_early_refresh(beta);
+        }
+        set(&mut policy.max_body, max_body);
+        #[cfg(feature = "typed")]
+        set(&mut policy.inherits, inherit);
+        set(&mut policy.etags, etags);
+        set(&mut policy.keep_if, keep_if.map(Some));
+        set(&mut policy.voids, voids.map(|void| if void { Voids::All } else { Voids::None }));
+        set(&mut policy.key_headers, key_headers);
+        set(&mut policy.cookies.keyed, key_cookies);
+        set(&mut policy.cookies.ignored, ignore_cookies);
+        set(&mut policy.cookies.bypass, bypass_on_cookies);
+        if let Some(ttl) = ttl {
+            policy.set_only_ttl(ttl);
+        }
+    }
+}
+
+fn set<T>(setting: &mut T, said: Option<T>) {
+    if let Some(said) = said {
+        *setting = said;
+    }
+}
+
+fn wrong(path: &str, why: &str) -> ConfigError {
+    ConfigError::new(ConfigErrorKind::Syntax, format!("rule for {path:?}: {why}"))
+}
+
+impl fmt::Display for Rule {
+    /// Which requests it is for: `GET shop.example/shops/{id}`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(scope) = &self.scope else { return f.write_str(&self.path) };
+        for (number, method) in scope.methods.iter().enumerate() {
+            let between = if number == 0 { "" } else { "," };
+            write!(f, "{between}{method}")?;
+        }
+        if !scope.methods.is_empty() {
+            f.write_str(" ")?;
+        }
+        match &scope.host {
+            HostPattern::Any => {}
+            HostPattern::Exact(host) => f.write_str(host)?,
+            HostPattern::Below(domain) => write!(f, "*{domain}")?,
+        }
+        write!(f, "{scope_path}", scope_path = self.path)
+    }
+}

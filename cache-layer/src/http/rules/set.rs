@@ -1,0 +1,131 @@
+//! The rules of a layer, which may be replaced while requests run.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::Method;
+
+use super::{index::Index, pattern::clear_path, rule::Rule};
+use crate::{
+    error::{ConfigError, ConfigErrorKind},
+    sync::Mutex,
+};
+
+/// The rules of one or more [layers](crate::CacheLayer), to be replaced while requests run: clones are one.
+///
+/// Each request is answered by the rules of one moment, all of them. What is stored stays as it was made: to have a shorter
+/// lifetime count at once, invalidate what it is for.
+///
+/// ```
+/// use std::time::Duration;
+/// use cache_layer::{Cache, CacheLayer, ConfigError, Rule, Rules, store::MemoryStore};
+///
+/// # fn main() -> Result<(), ConfigError> {
+/// let rules = Rules::new([Rule::prefix("/products").ttl(Duration::from_secs(60))])?;
+/// let layer = CacheLayer::new(Cache::new(MemoryStore::new(1024 * 1024))).rules(rules.clone());
+///
+/// // Later, by what an operator says:
+/// rules.replace([Rule::prefix("/products").ttl(Duration::from_secs(5))])?;
+/// assert!(rules.replace([Rule::path("/products/{id")]).is_err());
+/// // The rules are still those before.
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct Rules(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    current: Mutex<Arc<RuleSet>>,
+    /// That of the current set; written after it.
+    generation: AtomicU64,
+}
+
+/// Rules that are looked at together.
+#[derive(Debug, Default)]
+pub(super) struct RuleSet {
+    /// Of all sets of its [`Rules`], the how manyth it is.
+    pub(super) generation: u64,
+    pub(super) rules: Vec<Rule>,
+    index: Index,
+}
+
+impl Rules {
+    /// These rules, in any order.
+    ///
+    /// # Errors
+    ///
+    /// If no request can match one of them, or if two are for the same requests: the first such.
+    pub fn new(rules: impl IntoIterator<Item = Rule>) -> Result<Self, ConfigError> {
+        let set = Arc::new(RuleSet::new(rules, 0)?);
+        Ok(Self(Arc::new(Shared { current: Mutex::new(set), generation: AtomicU64::new(0) })))
+    }
+
+    /// Has these rules count, in place of those before, for all requests from now on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new). The rules are those before, then.
+    pub fn replace(&self, rules: impl IntoIterator<Item = Rule>) -> Result<(), ConfigError> {
+        let mut set = RuleSet::new(rules, 0)?;
+        let mut current = self.0.current.lock();
+        set.generation = current.generation + 1;
+        let generation = set.generation;
+        *current = Arc::new(set);
+        self.0.generation.store(generation, Ordering::Release);
+        Ok(())
+    }
+
+    /// Those that count now.
+    pub(super) fn current(&self) -> Arc<RuleSet> {
+        self.0.current.lock().clone()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// These and one more.
+    pub(in crate::http) fn with(&self, rule: Rule) -> Result<Self, ConfigError> {
+        Self::new(self.current().rules.iter().cloned().chain([rule]))
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.current().rules).finish()
+    }
+}
+
+/// The path of a request may mean another one to its application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unclear;
+
+impl RuleSet {
+    fn new(rules: impl IntoIterator<Item = Rule>, generation: u64) -> Result<Self, ConfigError> {
+        let mut set = Self { generation, rules: Vec::new(), index: Index::default() };
+        for rule in rules {
+            set.index.insert(rule.scope()?, set.rules.len()).map_err(|other| {
+                let other = &set.rules[other];
+                let message = format!("rule for {rule}: there is one for the same requests already, {other}");
+                ConfigError::new(ConfigErrorKind::Conflict, message)
+            })?;
+            set.rules.push(rule);
+        }
+        Ok(set)
+    }
+
+    /// The number of the rule for a request, if there is one.
+    pub(super) fn find(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
+        if self.rules.is_empty() {
+            return Ok(None);
+        }
+        let path = clear_path(path).ok_or(Unclear)?;
+        Ok(self.index.find(host, &path, method))
+    }
+}

@@ -1,0 +1,200 @@
+//! Look-ups that take the lease along: where most likely a load follows, it need not ask for it in a round trip of its own.
+//!
+//! The lease is taken first, and what it is a lease on is read behind that, so that the answer is as good as that to the
+//! question of [`acquire_lease`](RedisStore::acquire_lease). In a cluster, what a lease needs is on two servers: there, each load
+//! asks for it.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tokio::{
+    sync::SetOnce,
+    time::{sleep, timeout},
+};
+use tracing::Instrument as _;
+
+use super::{
+    RedisStore,
+    connection::{
+        batcher::{Claim, Claimed},
+        context::Context,
+        handle::{Connection, Limit},
+        session::Session,
+    },
+    lookup::opened,
+    tracking::claims::{LIFE, Offer, PendingClaim},
+    wire::operation::Operation,
+};
+use crate::{
+    clock::Clock,
+    entry::Entry,
+    key::Key,
+    store::{Lease, LeaseToken, Lookup, Seen, StoreError},
+};
+
+/// A connection, and its session.
+type Over<'a> = (&'a Connection, &'a Arc<Session>);
+
+impl RedisStore {
+    /// What a look-up of `key` takes along, if a load most likely follows it.
+    pub(super) fn begin_claim(&self, key: &Key, session: &Session) -> Option<PendingClaim> {
+        let Context { names, fresh, claims, leases, lease_life, .. } = &*self.0.context;
+        let id = key.id();
+        let possible = session.tracking && !session.is_full() && !names.is_clustered() && !id.is_variant();
+        let likely = || fresh.is_trusted() && !fresh.has(id, Clock::system().now()) && !leases.has_any(id);
+        // Without a load before, nobody knows for how long.
+        let known = possible && lease_life.load(Ordering::Relaxed) > 0;
+        if known && likely() { claims.begin(id) } else { None }
+    }
+
+    pub(super) async fn lookup_and_claim(
+        &self,
+        key: &Key,
+        (connection, session): Over<'_>,
+        (tags, tags_session): Over<'_>,
+        claim: PendingClaim,
+    ) -> Result<Lookup, StoreError> {
+        let Context { names, leases, fresh, lease_life, .. } = &*self.0.context;
+        let (token, life, outcome) = (Lease::random_token(), lease_life.load(Ordering::Relaxed), Arc::default());
+        let request = leases.begin(key, token);
+        let (lease, note) = (names.lease(key), names.last_invalidation());
+        let asked = Claim { lease, note, token, life, outcome: Arc::clone(&outcome) };
+        let answer = session.lookups.ask_and_claim(key, || names.entry(key), asked);
+        let mut sent = SentClaim { store: self, key, token, outcome: &outcome, claim: Some(claim) };
+        let answered = async { answer.wait().await.as_ref().map_err(Clone::clone) };
+        let wait = connection.wait(Operation::Claim, session, Limit::Request, answered);
+        let (found, ()) = tokio::join!(wait, self.know_everything(tags, tags_session));
+        let lookup = match opened(found?, key) {
+            Ok(entry) => {
+                let state = self.tag_state(tags, tags_session, &entry).await?;
+                Lookup::judged(entry, state)
+            }
+            Err(lookup) => lookup,
+        };
+        match outcome.get() {
+            Some(Claimed::Taken(started)) => {
+                if let Some(seen) = to_be_loaded(&lookup) {
+                    request.granted();
+                    let lease = Lease::new(key, token, *started).under(tags.mark());
+                    if sent.claim.take().is_some_and(|claim| claim.taken(lease, seen, life)) {
+                        self.attend_to_claims();
+                    }
+                } else {
+                    fresh.learn(false);
+                }
+            }
+            Some(Claimed::NotTaken) => drop(sent.claim.take()),
+            Some(Claimed::Doubtful) | None => {}
+        }
+        if to_be_loaded(&lookup).is_none() {
+            self.note_fresh(key, &lookup);
+        }
+        Ok(lookup)
+    }
+
+    /// The lease on `key` that a look-up took along, which found there what was `seen`, for so many milliseconds.
+    pub(super) async fn claimed(&self, key: &Key, seen: Seen, life: u64) -> Option<Lease> {
+        let Context { claims, leases, fresh, timeouts, .. } = &*self.0.context;
+        loop {
+            match claims.take(key.id()) {
+                Offer::None => return None,
+                // For so long at most: who looks up may have been left alone by its caller.
+                Offer::Asked(asked) => timeout(timeouts.operation, asked.cancelled()).await.ok()?,
+                Offer::Taken(taken) => {
+                    fresh.learn(true);
+                    let as_seen = taken.seen == seen || seen == Seen::Unusable;
+                    // Whatever has happened to it since is found out by asking for another one.
+                    if as_seen && taken.life == life && leases.stands(&taken.lease) {
+                        return Some(taken.lease);
+                    }
+                    self.give_back(&taken.lease).await;
+                }
+            }
+        }
+    }
+
+    /// Gives back what no load asks for.
+    fn attend_to_claims(&self) {
+        let store = self.clone();
+        self.0.runtime.spawn(async move {
+            loop {
+                sleep(LIFE).await;
+                let Some(overdue) = store.0.context.claims.overdue() else { return };
+                for (lease, claim) in overdue {
+                    store.0.context.fresh.learn(false);
+                    store.give_back_claim(lease, claim);
+                }
+            }
+        });
+    }
+
+    /// Gives a claim back. Until that is done, loads of this process wait for it.
+    fn give_back_claim(&self, lease: Lease, claim: PendingClaim) {
+        let store = self.clone();
+        let give_back = async move {
+            store.give_back(&lease).await;
+            drop(claim);
+        };
+        self.0.runtime.spawn(give_back.in_current_span());
+    }
+
+    /// What a look-up that took nothing along says of those that might.
+    pub(super) fn learn_from(&self, key: &Key, lookup: &Lookup) {
+        let (Context { fresh, .. }, id) = (&*self.0.context, key.id());
+        if id.is_variant() {
+            return;
+        }
+        let loaded = to_be_loaded(lookup).is_some();
+        if !fresh.has(id, Clock::system().now()) && !fresh.is_trusted() {
+            fresh.learn(loaded);
+        }
+        if loaded { fresh.forget(id) } else { self.note_fresh(key, lookup) }
+    }
+
+    fn note_fresh(&self, key: &Key, lookup: &Lookup) {
+        if let Lookup::Found(entry) = lookup {
+            self.note_stored(key, entry);
+        }
+    }
+
+    /// There is an entry of `key`.
+    pub(super) fn note_stored(&self, key: &Key, entry: &Entry) {
+        if !key.id().is_variant() {
+            self.0.context.fresh.note(key.id(), entry.deadlines().fresh);
+        }
+    }
+}
+
+/// What a load is most likely to be asked to have seen; `None` if there is none to be expected.
+fn to_be_loaded(lookup: &Lookup) -> Option<Seen> {
+    match lookup {
+        Lookup::Absent => Some(Seen::Nothing),
+        Lookup::Rejected(_, seen) => Some(*seen),
+        Lookup::Found(entry) => (entry.deadlines().fresh <= Clock::system().now()).then(|| Seen::Entry(entry.id())),
+    }
+}
+
+/// A claim that is on its way. If nobody is there any more when it is granted, it is given back.
+struct SentClaim<'a> {
+    store: &'a RedisStore,
+    key: &'a Key,
+    token: LeaseToken,
+    outcome: &'a Arc<SetOnce<Claimed>>,
+    claim: Option<PendingClaim>,
+}
+
+impl Drop for SentClaim<'_> {
+    fn drop(&mut self) {
+        let Some(claim) = self.claim.take() else { return };
+        let (store, lease, outcome) =
+            (self.store.clone(), Lease::new(self.key, self.token, [0; 16]), self.outcome.clone());
+        let give_back = async move {
+            // It may not have been sent yet, and what gives it back must not overtake it.
+            let _ = timeout(2 * store.0.context.timeouts.operation, outcome.wait()).await;
+            if outcome.get() != Some(&Claimed::NotTaken) {
+                store.give_back(&lease).await;
+            }
+            drop(claim);
+        };
+        self.store.0.runtime.spawn(give_back.in_current_span());
+    }
+}

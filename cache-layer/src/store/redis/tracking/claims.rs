@@ -1,0 +1,204 @@
+//! Leases that look-ups took along, until the loads ask for them that they were most likely taken for.
+//!
+//! A look-up that will probably be followed by a load [claims](Claims::begin) the lease on its key in the same round trip.
+//! The first load of the key in this process [takes](Claims::take) it. Who asks while the look-up is under way waits for how that
+//! ends: the lease may be its own process's, which it would wait for otherwise as for another one's. A claim that nobody takes
+//! within [`LIFE`] is given back, and who asks meanwhile waits for that.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    key::KeyId,
+    store::{Lease, Seen},
+    sync::Mutex,
+};
+
+/// How long a claim waits for its load, which asks as soon as it has the look-up's answer. Another process waits so long for
+/// nothing, if there is none.
+pub(crate) const LIFE: Duration = Duration::from_millis(20);
+/// Claims at one time. A look-up beyond takes none along.
+const MOST: usize = 10_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Claims(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    claims: HashMap<KeyId, Claim>,
+    /// Whether somebody looks after those that nobody takes.
+    attended: bool,
+}
+
+#[derive(Debug)]
+enum Claim {
+    /// On its way, here or back; cancelled when it has arrived, or has come to nothing.
+    Asked(CancellationToken),
+    Taken(Taken),
+}
+
+/// A lease, and what was behind it.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) lease: Lease,
+    pub(crate) seen: Seen,
+    /// What it was taken for, in milliseconds.
+    pub(crate) life: u64,
+    since: Instant,
+}
+
+/// What there is for a load.
+#[derive(Debug)]
+pub(crate) enum Offer {
+    None,
+    /// Look again once this is cancelled.
+    Asked(CancellationToken),
+    Taken(Taken),
+}
+
+/// A claim that is being asked for, or given back; forgotten when it is dropped without a lease.
+#[must_use]
+pub(crate) struct PendingClaim {
+    claims: Arc<Claims>,
+    id: KeyId,
+    asked: CancellationToken,
+}
+
+impl Claims {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock()
+    }
+
+    /// Says that the lease on the key of this id is about to be asked for; `None` if there is a claim on it already.
+    pub(crate) fn begin(self: &Arc<Self>, id: KeyId) -> Option<PendingClaim> {
+        let mut table = self.table();
+        if table.claims.len() >= MOST || table.claims.contains_key(&id) {
+            return None;
+        }
+        Some(self.ask(&mut table, id))
+    }
+
+    fn ask(self: &Arc<Self>, table: &mut Table, id: KeyId) -> PendingClaim {
+        let asked = CancellationToken::new();
+        table.claims.insert(id, Claim::Asked(asked.clone()));
+        PendingClaim { claims: self.clone(), id, asked }
+    }
+
+    /// Whether there is a claim on the key of this id, for the next load.
+    pub(crate) fn has(&self, id: KeyId) -> bool {
+        self.table().claims.contains_key(&id)
+    }
+
+    /// Takes the claim on the key of this id.
+    pub(crate) fn take(&self, id: KeyId) -> Offer {
+        let mut table = self.table();
+        match table.claims.get(&id) {
+            None => Offer::None,
+            Some(Claim::Asked(asked)) => Offer::Asked(asked.clone()),
+            Some(Claim::Taken(_)) => match table.claims.remove(&id) {
+                Some(Claim::Taken(taken)) => Offer::Taken(taken),
+                _ => Offer::None,
+            },
+        }
+    }
+
+    /// The claims that nobody took in time, to be given back; `None` once there is nothing more to look after.
+    pub(crate) fn overdue(self: &Arc<Self>) -> Option<Vec<(Lease, PendingClaim)>> {
+        let mut table = self.table();
+        table.attended = !table.claims.is_empty();
+        if !table.attended {
+            return None;
+        }
+        let is_overdue = |claim: &Claim| matches!(claim, Claim::Taken(taken) if taken.since.elapsed() >= LIFE);
+        let overdue: Vec<_> = table.claims.extract_if(|_, claim| is_overdue(claim)).collect();
+        let give_back = |(id, claim)| match claim {
+            Claim::Taken(taken) => Some((taken.lease, self.ask(&mut table, id))),
+            Claim::Asked(_) => None,
+        };
+        Some(overdue.into_iter().filter_map(give_back).collect())
+    }
+}
+
+impl PendingClaim {
+    /// The lease is there, taken for so many milliseconds, and this was `seen` behind it. `true` if somebody has to begin to look
+    /// after what becomes [`overdue`](Claims::overdue).
+    pub(crate) fn taken(self, lease: Lease, seen: Seen, life: u64) -> bool {
+        let mut table = self.claims.table();
+        table.claims.insert(self.id, Claim::Taken(Taken { lease, seen, life, since: Instant::now() }));
+        !std::mem::replace(&mut table.attended, true)
+    }
+}
+
+impl Drop for PendingClaim {
+    fn drop(&mut self) {
+        let mut table = self.claims.table();
+        if matches!(table.claims.get(&self.id), Some(Claim::Asked(_))) {
+            table.claims.remove(&self.id);
+        }
+        drop(table);
+        self.asked.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+
+    fn lease(key: &Key) -> Lease {
+        Lease::new(key, Lease::random_token(), *b"000000000000000a")
+    }
+
+    #[test]
+    fn a_key_has_one_claim_and_one_load_takes_it() {
+        let (claims, key) = (Arc::new(Claims::default()), Key::new(["k"]));
+        let pending = claims.begin(key.id()).unwrap();
+        assert!(claims.begin(key.id()).is_none());
+        let Offer::Asked(asked) = claims.take(key.id()) else { panic!("it is on its way") };
+        assert!(!asked.is_cancelled());
+        assert!(pending.taken(lease(&key), Seen::Nothing, 7), "nobody looks after it yet");
+        assert!(asked.is_cancelled() && claims.begin(key.id()).is_none());
+        assert!(matches!(claims.take(key.id()), Offer::Taken(Taken { seen: Seen::Nothing, life: 7, .. })));
+        assert!(matches!(claims.take(key.id()), Offer::None));
+    }
+
+    #[test]
+    fn a_claim_that_comes_to_nothing_wakes_who_waits_for_it() {
+        let (claims, key) = (Arc::new(Claims::default()), Key::new(["k"]));
+        let pending = claims.begin(key.id()).unwrap();
+        let Offer::Asked(asked) = claims.take(key.id()) else { panic!("it is on its way") };
+        drop(pending);
+        assert!(asked.is_cancelled() && matches!(claims.take(key.id()), Offer::None));
+    }
+
+    #[test]
+    fn what_nobody_takes_is_given_back_and_then_nobody_looks_after_it() {
+        let (claims, [one, other]) = (Arc::new(Claims::default()), ["one", "other"].map(|name| Key::new([name])));
+        assert!(claims.begin(one.id()).unwrap().taken(lease(&one), Seen::Nothing, 7));
+        assert!(claims.overdue().unwrap().is_empty(), "it is too soon");
+        std::thread::sleep(LIFE);
+        assert!(!claims.begin(other.id()).unwrap().taken(lease(&other), Seen::Nothing, 7), "somebody does");
+        let overdue = claims.overdue().unwrap();
+        assert_eq!(overdue.iter().map(|(lease, _)| lease.key.id()).collect::<Vec<_>>(), [one.id()]);
+        assert!(matches!(claims.take(one.id()), Offer::Asked(_)), "it is on its way back");
+        drop(overdue);
+        claims.take(other.id());
+        assert!(claims.overdue().is_none());
+        assert!(claims.begin(one.id()).unwrap().taken(lease(&one), Seen::Nothing, 7), "it begins anew");
+    }
+
+    #[test]
+    fn there_are_so_many_at_most() {
+        let claims = Arc::new(Claims::default());
+        let keys: Vec<Key> = (0..MOST).map(|number| Key::new([number.to_string()])).collect();
+        let pending: Vec<_> = keys.iter().map(|key| claims.begin(key.id()).unwrap()).collect();
+        assert!(claims.begin(Key::new(["one more"]).id()).is_none());
+        drop(pending);
+        assert!(claims.begin(Key::new(["one more"]).id()).is_some());
+    }
+}

@@ -1,0 +1,141 @@
+//! Keys that have a fresh entry, as far as this process knows: a look-up of any other one is most likely followed by a load.
+//!
+//! That is a guess, and how good it is depends on what is asked for: of a fleet that has filled the store, each process
+//! finds what the others stored. So it is held against what comes of it, and not made for as long as it is wrong too often.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::key::KeyId;
+
+/// Keys that are remembered at one time, each in one of the places that its digest says: a cache line of them.
+const PLACES: usize = 1 << 14;
+const WAYS: usize = 8;
+/// Milliseconds that moments are rounded up to, and bits of them.
+const TICK: u64 = 16;
+const MOMENT_BITS: u32 = 38;
+const MOMENT: u64 = (1 << MOMENT_BITS) - 1;
+
+/// A wrong guess costs a lease that has to be given back, a right one saves a round trip: one in five may be wrong.
+const WRONG: i64 = -4;
+const RIGHT: i64 = 1;
+/// How soon the guess is trusted again.
+const EXTREME: i64 = 64;
+
+pub(crate) struct FreshKeys {
+    /// What tells a key from others of its place, and until when it is fresh.
+    places: Box<[AtomicU64]>,
+    trust: AtomicI64,
+}
+
+impl Default for FreshKeys {
+    fn default() -> Self {
+        Self { places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(), trust: AtomicI64::new(0) }
+    }
+}
+
+impl FreshKeys {
+    /// There is an entry that is fresh until that moment, in milliseconds since the Unix epoch.
+    pub(crate) fn note(&self, id: KeyId, fresh_until: u64) {
+        let (places, mark) = self.places(id);
+        let moment = |known: u64| known & MOMENT;
+        // Where there is no room, the one goes that is over first.
+        let (mut place, mut first) = (&places[0], u64::MAX);
+        for one in places {
+            let known = one.load(Ordering::Relaxed);
+            if known >> MOMENT_BITS == mark {
+                place = one;
+                break;
+            }
+            if moment(known) < first {
+                (place, first) = (one, moment(known));
+            }
+        }
+        place.store(mark << MOMENT_BITS | fresh_until.div_ceil(TICK).min(MOMENT), Ordering::Relaxed);
+    }
+
+    /// There is no such entry any more.
+    pub(crate) fn forget(&self, id: KeyId) {
+        let (places, mark) = self.places(id);
+        for place in places {
+            if place.load(Ordering::Relaxed) >> MOMENT_BITS == mark {
+                place.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether there is a fresh entry at the moment `now`.
+    pub(crate) fn has(&self, id: KeyId, now: u64) -> bool {
+        let (places, mark) = self.places(id);
+        places.iter().any(|place| {
+            let known = place.load(Ordering::Relaxed);
+            known >> MOMENT_BITS == mark && now / TICK < known & MOMENT
+        })
+    }
+
+    /// Whether a key that has none, as far as is known, is taken to be about to be loaded.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.trust.load(Ordering::Relaxed) >= 0
+    }
+
+    /// A key that had none, as far as was known, is loaded; or it is not.
+    pub(crate) fn learn(&self, right: bool) {
+        let (trust, change) = (self.trust.load(Ordering::Relaxed), if right { RIGHT } else { WRONG });
+        let changed = (trust + change).clamp(-EXTREME, EXTREME);
+        // Written only where it changes; one that is lost to another at the same moment makes no difference.
+        if changed != trust {
+            self.trust.store(changed, Ordering::Relaxed);
+        }
+    }
+
+    /// Its places, and what tells it from others there.
+    fn places(&self, id: KeyId) -> (&[AtomicU64], u64) {
+        let digest = u128::from_be_bytes(id.primary);
+        let first = (digest >> 64) as usize % (PLACES / WAYS) * WAYS;
+        (&self.places[first..first + WAYS], digest as u64 >> MOMENT_BITS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    #[test]
+    fn a_key_is_fresh_until_it_is_not() {
+        let (fresh, id) = (FreshKeys::default(), Key::new(["k"]).id());
+        assert!(!fresh.has(id, NOW));
+        fresh.note(id, NOW + 1_000);
+        assert!(fresh.has(id, NOW) && fresh.has(id, NOW + 999));
+        assert!(!fresh.has(id, NOW + 1_000 + TICK));
+        assert!(!fresh.has(Key::new(["other"]).id(), NOW));
+        fresh.forget(Key::new(["other"]).id());
+        assert!(fresh.has(id, NOW));
+        fresh.forget(id);
+        assert!(!fresh.has(id, NOW));
+        fresh.note(id, u64::MAX);
+        assert!(fresh.has(id, NOW));
+    }
+
+    #[test]
+    fn a_guess_that_is_wrong_too_often_is_not_made_until_it_would_be_right_again() {
+        let fresh = FreshKeys::default();
+        assert!(fresh.is_trusted());
+        (0..1_000).for_each(|_| fresh.learn(false));
+        assert!(!fresh.is_trusted());
+        (0..EXTREME).for_each(|_| fresh.learn(true));
+        assert!(fresh.is_trusted());
+        (0..1_000).for_each(|_| fresh.learn(true));
+        (0..=EXTREME / -WRONG).for_each(|_| fresh.learn(false));
+        assert!(!fresh.is_trusted());
+    }
+
+    #[test]
+    fn few_of_those_that_fit_forget_one_another() {
+        let fresh = FreshKeys::default();
+        let keys: Vec<KeyId> = (0..PLACES / 4).map(|number| Key::new([number.to_string()]).id()).collect();
+        keys.iter().for_each(|id| fresh.note(*id, NOW));
+        assert!(keys.iter().filter(|id| fresh.has(**id, NOW - 1_000)).count() > keys.len() * 99 / 100);
+    }
+}

@@ -1,0 +1,266 @@
+//! Rules of the cache, in a file.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use axum::http::{HeaderName, Method, StatusCode};
+use cache_layer::{Rule, Rules};
+use serde::{Deserialize, Deserializer, de};
+use toml::Spanned;
+
+use super::quantity;
+
+/// What a file says about some of the requests, and where it is, to be read again.
+///
+/// ```toml
+/// [[rule]]
+/// path = "/api/products/{id}"    # or prefix = "/api/products"
+/// methods = ["GET"]
+/// ttl = "30s"
+/// stale_while_revalidate = "10s"
+/// negative_ttl = { 404 = "5s" }
+/// ```
+#[derive(Clone, Debug)]
+pub struct CacheRules {
+    file: PathBuf,
+    pub(crate) rules: Vec<Rule>,
+    /// The longest lifetime that one of them states.
+    pub(crate) longest_ttl: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    rule: Vec<Spanned<Entry>>,
+}
+
+/// A rule as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    path: Option<String>,
+    prefix: Option<String>,
+    host: Option<String>,
+    methods: Option<Vec<Written<Method>>>,
+    #[serde(default)]
+    bypass: bool,
+    ttl: Option<Time>,
+    ttl_cap: Option<Time>,
+    #[serde(default)]
+    negative_ttl: BTreeMap<Written<StatusCode>, Time>,
+    stale_while_revalidate: Option<Time>,
+    stale_if_error: Option<Time>,
+    max_body: Option<Size>,
+    inherit: Option<bool>,
+    etags: Option<bool>,
+    voids: Option<bool>,
+    key_headers: Option<Vec<Written<HeaderName>>>,
+    key_cookies: Option<Vec<String>>,
+    ignore_query: Option<Vec<String>>,
+    ignore_cookies: Option<Vec<String>>,
+    bypass_on_cookies: Option<Vec<String>>,
+}
+
+/// A time as the settings have it: `30s`, or a number of seconds.
+#[derive(Clone, Copy)]
+struct Time(Duration);
+
+/// A size as the settings have it: `64MiB`, or a number of bytes.
+struct Size(u64);
+
+/// What is read from a text by its own type.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Written<T>(T);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrNumber {
+    Number(u64),
+    Text(String),
+}
+
+impl fmt::Display for TextOrNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = TextOrNumber::deserialize(deserializer)?.to_string();
+        quantity::time(&text).map(Self).map_err(|why| de::Error::custom(format!("{text:?} {why}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = TextOrNumber::deserialize(deserializer)?.to_string();
+        quantity::bytes(&text).map(Self).map_err(|why| de::Error::custom(format!("{text:?} {why}")))
+    }
+}
+
+impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for Written<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(|why| de::Error::custom(format!("{text:?}: {why}")))
+    }
+}
+
+impl CacheRules {
+    /// Reads a file. What is wrong with it, and in which line, if something is.
+    pub(crate) fn read(file: impl AsRef<Path>) -> Result<Self, String> {
+        let file = file.as_ref();
+        let text = fs::read_to_string(file).map_err(|error| format!("cannot read that file: {error}"))?;
+        Self::parse(file, &text)
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, String> {
+        let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+        let document: Document = toml::from_str(text).map_err(|error| {
+            let message = error.message().lines().collect::<Vec<_>>().join(" ");
+            error.span().map_or_else(|| message.clone(), |span| format!("line {}: {message}", line_of(span.start)))
+        })?;
+        let mut rules = Vec::new();
+        let mut longest_ttl = None;
+        for entry in document.rule {
+            let line = line_of(entry.span().start);
+            let entry = entry.into_inner();
+            longest_ttl = longest_ttl.max(entry.ttl.map(|Time(ttl)| ttl));
+            rules.push(entry.rule().map_err(|why| format!("line {line}: {why}"))?);
+            // Whether it goes together with those before.
+            Rules::new(rules.iter().cloned()).map_err(|error| format!("line {line}: {error}"))?;
+        }
+        Ok(Self { file: file.to_owned(), rules, longest_ttl })
+    }
+
+    /// Where they are from.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+impl Entry {
+    fn rule(self) -> Result<Rule, String> {
+        let mut rule = match (self.path, self.prefix) {
+            (Some(path), None) => Rule::path(path),
+            (None, Some(prefix)) => Rule::prefix(prefix),
+            _ => return Err("a rule has a path or a prefix, and not both".to_owned()),
+        };
+        if let Some(host) = self.host {
+            rule = rule.host(&host);
+        }
+        if let Some(methods) = self.methods {
+            rule = rule.methods(methods.into_iter().map(|Written(method)| method));
+        }
+        if self.bypass {
+            rule = rule.bypass();
+        }
+        for (Written(status), Time(ttl)) in self.negative_ttl {
+            rule = rule.negative_ttl(status, ttl);
+        }
+        let names = |names: Vec<Written<HeaderName>>| names.into_iter().map(|Written(name)| name).collect::<Vec<_>>();
+        rule = with(rule, self.ttl, |rule, Time(ttl)| rule.ttl(ttl));
+        rule = with(rule, self.ttl_cap, |rule, Time(cap)| rule.ttl_cap(cap));
+        rule = with(rule, self.stale_while_revalidate, |rule, Time(window)| rule.stale_while_revalidate(window));
+        rule = with(rule, self.stale_if_error, |rule, Time(window)| rule.stale_if_error(window));
+        rule = with(rule, self.max_body, |rule, Size(bytes)| rule.max_body(bytes));
+        rule = with(rule, self.inherit, Rule::inherit);
+        rule = with(rule, self.etags, Rule::etags);
+        rule = with(rule, self.voids, Rule::voids);
+        rule = with(rule, self.key_headers.map(names), Rule::key_headers);
+        rule = with(rule, self.key_cookies, Rule::key_cookies);
+        rule = with(rule, self.ignore_query, Rule::ignore_query);
+        rule = with(rule, self.ignore_cookies, Rule::ignore_cookies);
+        Ok(with(rule, self.bypass_on_cookies, Rule::bypass_on_cookies))
+    }
+}
+
+fn with<T>(rule: Rule, setting: Option<T>, set: impl FnOnce(Rule, T) -> Rule) -> Rule {
+    match setting {
+        Some(setting) => set(rule, setting),
+        None => rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<CacheRules, String> {
+        CacheRules::parse(Path::new("rules.toml"), text)
+    }
+
+    const ALL: &str = r#"
+# What changes often.
+[[rule]]
+path = "/api/products/{id}"
+host = "shop.example"
+methods = ["GET"]
+ttl = "30s"
+ttl_cap = "5m"
+negative_ttl = { 404 = "5s", 410 = 60 }
+stale_while_revalidate = 10
+stale_if_error = "1h"
+max_body = "64KiB"
+inherit = false
+etags = true
+key_headers = ["x-tenant"]
+key_cookies = ["currency"]
+ignore_query = ["utm_*"]
+ignore_cookies = ["_ga*"]
+bypass_on_cookies = ["session"]
+
+[[rule]]
+prefix = "/api"
+ttl = "2m"
+
+[[rule]]
+path = "/api/products"
+methods = ["POST"]
+voids = false
+
+[[rule]]
+prefix = "/admin"
+bypass = true
+"#;
+
+    #[test]
+    fn every_setting_can_be_written() {
+        let rules = parse(ALL).unwrap();
+        let scopes: Vec<_> = rules.rules.iter().map(ToString::to_string).collect();
+        assert_eq!(scopes, ["GET shop.example/api/products/{id}", "/api", "POST /api/products", "/admin"]);
+        assert_eq!(rules.longest_ttl, Some(Duration::from_secs(120)));
+        assert!(parse("").unwrap().rules.is_empty());
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        for (text, line, why) in [
+            ("[[rule]]\npath = \"/a\"\nttl = \"soon\"\n", 3, "\"soon\" must be a time"),
+            ("[[rule]]\npath = \"/a\"\ntll = \"5s\"\n", 3, "unknown field `tll`"),
+            ("[[rule]]\npath = \"/a\"\n\n[[rule]]\npath = \"/a/{b\"\n", 4, "all capture or none"),
+            ("[[rule]]\npath = \"/a\"\n[[rule]]\npath = \"/a/\"\n", 3, "for the same requests already"),
+            ("[[rule]]\nttl = \"5s\"\n", 1, "a path or a prefix"),
+            ("[[rule]]\npath = \"/a\"\nprefix = \"/b\"\n", 1, "a path or a prefix"),
+            ("[[rule]]\npath = \"/a\"\nnegative_ttl = { 4040 = \"5s\" }\n", 3, "status code"),
+            ("[[rule]]\npath = \"/a\"\nkey_headers = [\"x y\"]\n", 3, "header name"),
+            ("[[rule]]\npath = \"/a\"\nmax_body = \"64M\"\n", 3, "\"64M\" must be a size"),
+            ("[[rule]]\npath = \"/a\"\nbypass = \"yes\"\n", 3, "boolean"),
+            ("# well\n[[rule]\n", 2, "]"),
+            ("[[rules]]\npath = \"/a\"\n", 1, "unknown field `rules`"),
+            ("[[rule]]\npath = \"/a\"\nhost = \"*\"\n", 1, "must be a host"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(&format!("line {line}: ")) && error.contains(why), "{text}{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}

@@ -1,0 +1,660 @@
+//! What the settings of a layer, of its rules, and of a request's hints do to what clients get.
+
+use std::{sync::Mutex, time::Duration};
+
+use cache_layer::{Cache, CacheLayer, Clock, Freshness, Hints, Rule, Rules, store::MemoryStore};
+use http::{HeaderName, Method, Request, StatusCode, Uri, header::CACHE_CONTROL};
+use tests::{App, Body, Origin, Response, echo, request};
+
+type Fields = &'static [(&'static str, &'static str)];
+
+const MAX_AGE: Fields = &[("cache-control", "max-age=60")];
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn cache(clock: &Clock) -> Cache {
+    Cache::builder(MemoryStore::new(1 << 20)).clock(clock.clone()).build()
+}
+
+fn app(origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
+    App::new(cache(&Clock::manual()), origin, set)
+}
+
+fn name(name: &'static str) -> HeaderName {
+    HeaderName::from_static(name)
+}
+
+/// What `X-Cache` says, and the reason in `Cache-Status`.
+fn said(response: &Response) -> (&str, Option<String>) {
+    (response.x_cache(), response.cache_status().detail)
+}
+
+/// What is said of the second of two requests.
+async fn second(app: &App, uri: &str, fields: &[(&str, &str)]) -> (String, Option<String>) {
+    app.get(uri, fields).await;
+    let response = app.get(uri, fields).await;
+    let (x_cache, detail) = said(&response);
+    (x_cache.to_owned(), detail)
+}
+
+fn hit() -> (String, Option<String>) {
+    ("HIT".to_owned(), None)
+}
+
+fn refused(reason: &str) -> (String, Option<String>) {
+    ("BYPASS".to_owned(), Some(reason.to_owned()))
+}
+
+mod a_rule {
+    use super::*;
+
+    #[tokio::test]
+    async fn states_a_lifetime_for_its_own_requests() {
+        let clock = Clock::manual();
+        let rules = |layer: CacheLayer| {
+            let layer = layer.ttl(seconds(5)).ttl_for_path("/shops", seconds(7));
+            let layer = layer.rule(Rule::path("/shops/{id}/orders").ttl(seconds(10))).unwrap();
+            layer.rule(Rule::prefix("/shops/main").ttl(seconds(20)).stale_while_revalidate(seconds(5))).unwrap()
+        };
+        let app = App::new(cache(&clock), &Origin::echo(&[]), rules);
+        for (uri, ttl) in [("/shops/7/orders?all", 10), ("/shops/main/orders", 20), ("/shops/7", 7), ("/", 5)] {
+            app.get(uri, &[]).await;
+            assert_eq!(app.get(uri, &[]).await.cache_status().ttl, Some(ttl), "{uri}");
+        }
+        clock.advance(seconds(22));
+        assert_eq!(app.get("/shops/main/orders", &[]).await.x_cache(), "STALE");
+        assert_eq!(app.get("/shops/7/orders?all", &[]).await.x_cache(), "MISS");
+    }
+
+    #[tokio::test]
+    async fn is_for_a_host_if_it_says_so() {
+        let rules = |layer: CacheLayer| {
+            let layer = layer.canonical_host("www.shop.example", "shop.example").unwrap();
+            let layer = layer.rule(Rule::any_path().host("Shop.Example:443").ttl(seconds(10))).unwrap();
+            let layer = layer.rule(Rule::any_path().host("*.tenants.example").ttl(seconds(20))).unwrap();
+            layer.rule(Rule::path("/x").host("a.tenants.example").ttl(seconds(30))).unwrap()
+        };
+        let app = app(&Origin::echo(&[]), rules);
+        for (host, ttl) in [
+            ("shop.example", Some(10)),
+            ("www.shop.example", Some(10)),
+            ("a.tenants.example", Some(30)),
+            ("b.tenants.example", Some(20)),
+            ("tenants.example", None),
+            ("evil-tenants.example", None),
+        ] {
+            app.get("/x", &[("host", host)]).await;
+            assert_eq!(app.get("/x", &[("host", host)]).await.cache_status().ttl, ttl, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sends_requests_past_the_cache() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer.rule(Rule::prefix("/admin").bypass()).unwrap());
+        assert_eq!(second(&app, "/admin/users", &[]).await, refused("rule"));
+        assert_eq!(second(&app, "/", &[]).await, hit());
+    }
+
+    #[tokio::test]
+    async fn has_a_say_in_the_key_and_writes_and_invalidations_find_it() {
+        let rule = Rule::prefix("/shops/{id}").key_headers([name("x-tenant")]).ignore_query(["utm_*"]);
+        let set = |layer: CacheLayer| layer.rule(rule.clone()).unwrap();
+        let origin = Origin::new(|call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, MAX_AGE);
+            if request.method() == Method::POST {
+                response.headers_mut().insert("location", "/shops/7/orders".parse().unwrap());
+                *response.status_mut() = StatusCode::SEE_OTHER;
+            }
+            Ok(response)
+        });
+        let app = app(&origin, set);
+        let tenant = |tenant| [("x-tenant", tenant)];
+        let one = app.get("/shops/7/orders", &tenant("one")).await.call();
+        assert_ne!(app.get("/shops/7/orders", &tenant("two")).await.call(), one);
+        assert_eq!(app.get("/shops/7/orders?utm_source=mail", &tenant("one")).await.call(), one);
+        // From a path that has no rule.
+        app.send(Method::POST, "/orders", &tenant("one")).await;
+        assert_eq!(app.get("/shops/7/orders", &tenant("one")).await.x_cache(), "MISS");
+        // A write is one of the target, for all who may ask for it (RFC 9111, section 4.4).
+        assert_eq!(app.get("/shops/7/orders", &tenant("two")).await.x_cache(), "MISS");
+        // To the path itself, by a method that the rule is not alone for.
+        app.send(Method::DELETE, "/shops/7/orders", &tenant("two")).await;
+        assert_eq!(app.get("/shops/7/orders", &tenant("two")).await.x_cache(), "MISS");
+
+        let layer = set(CacheLayer::new(app.cache.clone()));
+        let (parts, _) = request(Method::GET, "/shops/7/orders", &tenant("one")).into_parts();
+        for key in [
+            layer.key_of(&parts.uri, &parts.headers),
+            layer.key_of(&Uri::from_static("/shops/7/orders?utm_source=x"), &parts.headers),
+        ] {
+            assert_eq!(second(&app, "/shops/7/orders", &tenant("one")).await, hit());
+            app.cache.invalidate(&key.unwrap()).await.unwrap();
+            assert_eq!(app.get("/shops/7/orders", &tenant("one")).await.x_cache(), "MISS");
+        }
+        assert_eq!(second(&app, "/shops/7", &[]).await, hit());
+        app.cache.invalidate(&layer.key(&"http://shop.example/shops/7".parse().unwrap()).unwrap()).await.unwrap();
+        assert_eq!(app.get("/shops/7", &[]).await.x_cache(), "MISS");
+    }
+
+    #[tokio::test]
+    async fn keys_on_one_cookie() {
+        let rule = Rule::path("/prices").ttl(seconds(60)).key_cookies(["currency"]);
+        let app = app(&Origin::echo(&[]), |layer| layer.rule(rule).unwrap());
+        let euros = app.get("/prices", &[("cookie", "currency=EUR")]).await.call();
+        assert_eq!(app.get("/prices", &[("cookie", "currency=EUR")]).await.call(), euros);
+        let mut others = Vec::new();
+        for line in ["currency=USD", "currency=", "currency=EUR; currency=USD", ""] {
+            let (before, after) =
+                (app.get("/prices", &[("cookie", line)]).await, app.get("/prices", &[("cookie", line)]).await);
+            assert_eq!((before.call(), after.x_cache()), (after.call(), "HIT"), "{line}");
+            others.push(before.call());
+        }
+        others.push(euros);
+        others.sort_unstable();
+        others.dedup();
+        assert_eq!(others.len(), 5, "each has its own");
+        // Another cookie may make a difference that the key does not make.
+        assert_eq!(
+            app.get("/prices", &[("cookie", "currency=GBP; session=1")]).await.cache_status().detail.as_deref(),
+            Some("cookie")
+        );
+    }
+
+    #[tokio::test]
+    async fn refuses_responses_and_keeps_statuses() {
+        let origin = Origin::new(|call, request: Request<Body>| async move {
+            let fields = if request.uri().query() == Some("good") { MAX_AGE } else { &[] };
+            let mut response = echo(call, &request, fields);
+            if request.uri().path() == "/missing" {
+                *response.status_mut() = StatusCode::NOT_FOUND;
+            }
+            Ok(response)
+        });
+        let graphql = Rule::path("/graphql").ttl(seconds(60)).keep_if(|_, headers| headers.contains_key(CACHE_CONTROL));
+        let missing = Rule::path("/missing").negative_ttl(StatusCode::NOT_FOUND, seconds(60));
+        let app = app(&origin, |layer| layer.rule(graphql).unwrap().rule(missing).unwrap());
+        assert_eq!(second(&app, "/graphql?good", &[]).await, hit());
+        assert_eq!(second(&app, "/graphql?errors", &[]).await, ("MISS".to_owned(), Some("keep-if".to_owned())));
+        assert_eq!(second(&app, "/missing", &[]).await, hit());
+    }
+
+    #[tokio::test]
+    async fn of_a_method_says_whether_it_is_a_change() {
+        let rule = Rule::path("/graphql").methods([Method::POST]).voids(false);
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer.rule(rule).unwrap());
+        app.get("/graphql", &[]).await;
+        app.send(Method::POST, "/graphql", &[]).await;
+        assert_eq!(app.get("/graphql", &[]).await.x_cache(), "HIT");
+        app.send(Method::PUT, "/graphql", &[]).await;
+        assert_eq!(app.get("/graphql", &[]).await.x_cache(), "MISS");
+    }
+
+    #[tokio::test]
+    async fn limits_bodies() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer.rule(Rule::path("/tiny").max_body(3)).unwrap());
+        assert_eq!(second(&app, "/tiny", &[]).await.1.as_deref(), Some("remembered/body-too-large"));
+        assert_eq!(second(&app, "/", &[]).await, hit());
+    }
+
+    /// Whose key would not be the one that the rule makes.
+    #[tokio::test]
+    async fn is_not_evaded_by_another_spelling() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| {
+            layer.rule(Rule::prefix("/t").key_headers([name("x-tenant")])).unwrap()
+        });
+        for uri in ["/x/../t/1", "/%74/1", "//t/1", "/x/%2e%2e/t/1", "/t%2F1", "/x\\t"] {
+            assert_eq!(second(&app, uri, &[]).await, refused("unclear-path"), "{uri}");
+        }
+        assert_eq!(second(&app, "/t/1/", &[]).await, hit());
+        // Without rules, they are but paths.
+        let app = self::app(&Origin::echo(MAX_AGE), |layer| layer);
+        assert_eq!(second(&app, "/%74/1", &[]).await, hit());
+    }
+
+    #[test]
+    fn that_no_request_can_match_is_refused() {
+        let add = |rule| CacheLayer::new(cache(&Clock::manual())).rule(rule).map(drop);
+        let error = |rule| add(rule).unwrap_err().to_string();
+        assert_eq!(
+            error(Rule::path("/a/{b")),
+            "rule for \"/a/{b\": {b must be all capture or none; write {{ and }} for braces"
+        );
+        assert!(error(Rule::path("/a").methods([Method::HEAD])).contains("HEAD is answered as GET is"));
+        assert!(error(Rule::path("/a").methods([])).contains("one method"));
+        for host in ["", "*", "*example", "a b", "http://a"] {
+            assert!(error(Rule::path("/a").host(host)).contains("must be a host"), "{host}");
+        }
+        let twice = Rules::new([Rule::path("/a/{b}").host("x.example"), Rule::path("/a/{c}/").host("X.example:80")]);
+        assert_eq!(
+            twice.unwrap_err().to_string(),
+            "rule for x.example/a/{c}/: there is one for the same requests already, x.example/a/{b}"
+        );
+    }
+
+    #[tokio::test]
+    async fn may_be_replaced_and_a_request_is_answered_by_the_rules_of_one_moment() {
+        let rules = Rules::new([Rule::path("/a").ttl(seconds(10))]).unwrap();
+        let app = app(&Origin::echo(&[]), |layer| layer.rules(rules.clone()));
+        app.get("/a", &[]).await;
+        assert_eq!(app.get("/a", &[]).await.cache_status().ttl, Some(10));
+        rules.replace([Rule::path("/a").ttl(seconds(20)), Rule::path("/b").ttl(seconds(30))]).unwrap();
+        assert_eq!(app.get("/a", &[]).await.cache_status().ttl, Some(10), "it was stored before");
+        for (uri, ttl) in [("/a?x", 20), ("/b", 30)] {
+            app.get(uri, &[]).await;
+            assert_eq!(app.get(uri, &[]).await.cache_status().ttl, Some(ttl));
+        }
+        assert!(rules.replace([Rule::path("/c").ttl(seconds(5)), Rule::path("c")]).is_err());
+        app.get("/a?y", &[]).await;
+        assert_eq!(app.get("/a?y", &[]).await.cache_status().ttl, Some(20), "those before count");
+        rules.replace([]).unwrap();
+        assert_eq!(second(&app, "/a?z", &[]).await.1.as_deref(), Some("remembered/no-freshness"));
+    }
+
+    /// Two settings of one rule, which readers that see both halves of a change would find apart.
+    #[test]
+    fn is_never_seen_in_part() {
+        let of = |number: u64| {
+            let even = number.is_multiple_of(2);
+            [Rule::path("/a").ttl(seconds(10 + number)), Rule::path("/b").ttl(seconds(10 + number)).etags(even)]
+        };
+        let rules = Rules::new(of(0)).unwrap();
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        let seen = Mutex::new(std::collections::BTreeSet::new());
+        std::thread::scope(|scope| {
+            for reader in 0..2 {
+                let (rules, ended, seen) = (rules.clone(), &ended, &seen);
+                scope.spawn(move || {
+                    runtime().block_on(async {
+                        let app = app(&Origin::echo(&[]), |layer| layer.rules(rules));
+                        let mut asked = 0;
+                        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                            asked += 1;
+                            let uri = format!("/b?{reader}.{asked}");
+                            app.get(&uri, &[]).await;
+                            let response = app.get(&uri, &[]).await;
+                            let ttl = response.cache_status().ttl.expect("it is stored");
+                            assert_eq!(
+                                response.header("etag").is_some(),
+                                ttl % 2 == 0,
+                                "{uri}: one rule's lifetime, another's tags"
+                            );
+                            seen.lock().unwrap().insert(ttl);
+                        }
+                    });
+                });
+            }
+            for number in 1..400 {
+                rules.replace(of(number)).unwrap();
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(seen.lock().unwrap().len() > 5, "few changes were seen");
+    }
+}
+
+mod a_hint {
+    use super::*;
+
+    async fn ask(app: &App, uri: &str, hints: Hints) -> Response {
+        let mut request = request(Method::GET, uri, &[]);
+        hints.add_to(request.extensions_mut());
+        app.ask(request).await
+    }
+
+    #[tokio::test]
+    async fn sends_its_request_past_the_cache() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer);
+        let stored = app.get("/", &[]).await.call();
+        let response = ask(&app, "/", Hints::new().bypass()).await;
+        assert_eq!(said(&response), ("BYPASS", Some("hint".to_owned())));
+        assert_eq!(app.get("/", &[]).await.call(), stored);
+    }
+
+    #[tokio::test]
+    async fn has_what_is_stored_loaded_anew() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer);
+        let stored = app.get("/", &[]).await.call();
+        let refreshed = ask(&app, "/", Hints::new().refresh()).await;
+        assert_ne!(refreshed.call(), stored);
+        assert_eq!(refreshed.cache_status().fwd.as_deref(), Some("request"));
+        assert_eq!(app.get("/", &[]).await.call(), refreshed.call());
+    }
+
+    #[tokio::test]
+    async fn tells_tenants_apart() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer);
+        let tenant = |tenant: &str| Hints::new().key_part(tenant);
+        let one = ask(&app, "/", tenant("one")).await.call();
+        let two = ask(&app, "/", tenant("two")).await.call();
+        let nobody = app.get("/", &[]).await.call();
+        for (hints, call) in [(tenant("one"), one), (tenant("two"), two), (Hints::new(), nobody)] {
+            let response = ask(&app, "/", hints).await;
+            assert_eq!((response.x_cache(), response.call()), ("HIT", call));
+        }
+        assert_eq!(ask(&app, "/", tenant("o").key_part("ne")).await.x_cache(), "MISS");
+        // A write of a tenant's.
+        let mut write = request(Method::PUT, "/", &[]);
+        tenant("one").add_to(write.extensions_mut());
+        app.ask(write).await;
+        assert_eq!(ask(&app, "/", tenant("two")).await.x_cache(), "HIT");
+        assert_eq!(ask(&app, "/", tenant("one")).await.x_cache(), "MISS");
+        assert_eq!(app.cache.delete_pattern("*/#two").await.unwrap(), 1);
+        assert_eq!(ask(&app, "/", tenant("two")).await.x_cache(), "MISS");
+    }
+
+    #[tokio::test]
+    async fn states_a_lifetime_in_place_of_a_rules() {
+        let app = app(&Origin::echo(&[]), |layer| layer.rule(Rule::any_path().ttl(seconds(60))).unwrap());
+        ask(&app, "/", Hints::new().ttl(seconds(10))).await;
+        assert_eq!(app.get("/", &[]).await.cache_status().ttl, Some(10));
+        let none = ask(&app, "/none", Hints::new().ttl(Duration::ZERO)).await;
+        assert_eq!(none.cache_status().detail.as_deref(), Some("rule"));
+    }
+}
+
+mod cookies {
+    use super::*;
+
+    const ANALYTICS: &[(&str, &str)] = &[("cookie", "_ga=GA1.1; _ga_X=2"), ("cookie", "consent=yes")];
+
+    #[tokio::test]
+    async fn that_are_ignored_make_no_difference() {
+        const VARIED: Fields = &[("vary", "cookie")];
+        for fields in [&[][..], VARIED] {
+            let app = app(&Origin::echo(fields), |layer| layer.ttl(seconds(60)).ignore_cookies(["_ga*", "consent"]));
+            let first = app.get("/", ANALYTICS).await;
+            assert_eq!(first.cache_status().detail, None);
+            assert!(first.text().contains("_ga=GA1.1"), "the application still sees them: {first:?}");
+            for cookies in [&[][..], &[("cookie", "_ga=3")], ANALYTICS] {
+                assert_eq!(app.get("/", cookies).await.call(), first.call(), "{cookies:?}");
+            }
+            let session = [("cookie", "_ga=3; session=1")];
+            let expected = if fields == VARIED { "MISS" } else { "HIT" };
+            assert_eq!(app.get("/", &session).await.x_cache(), expected);
+            assert_eq!(app.get("/other", &session).await.cache_status().detail.as_deref(), Some("cookie"));
+        }
+    }
+
+    #[tokio::test]
+    async fn that_bypass_are_named_or_begin_alike() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer.bypass_on_cookies(["session", "admin_*"]));
+        for cookie in ["session=1", "a=b; admin_x=1"] {
+            assert_eq!(second(&app, "/", &[("cookie", cookie)]).await, refused("cookie"));
+        }
+        assert_eq!(second(&app, "/", &[("cookie", "sessions=1")]).await, hit());
+    }
+
+    /// An analytics cookie is on each request of a browser's, and makes no range of it personal.
+    #[tokio::test]
+    async fn that_are_ignored_keep_no_range_from_being_cut_out_of_the_whole() {
+        let app = app(&Origin::echo(MAX_AGE), |layer| layer.ignore_cookies(["_ga"]));
+        let fields = [("cookie", "_ga=1"), ("range", "bytes=0-1")];
+        assert_eq!(app.get("/", &fields).await.status, StatusCode::PARTIAL_CONTENT);
+    }
+}
+
+mod a_layer {
+    use super::*;
+
+    #[tokio::test]
+    async fn that_is_off_looks_nothing_up_and_voids_all_the_same() {
+        let origin = Origin::echo(MAX_AGE);
+        let app = app(&origin, |layer| layer);
+        let off = App::new(app.cache.clone(), &origin, |layer| layer.enabled(false));
+        assert_eq!(second(&off, "/", &[]).await, refused("off"));
+        let stored = app.get("/", &[]).await.call();
+        assert_eq!(off.get("/", &[]).await.cache_status().detail.as_deref(), Some("off"));
+        assert_eq!(app.get("/", &[]).await.call(), stored);
+        off.send(Method::PUT, "/", &[]).await;
+        assert_eq!(app.get("/", &[]).await.x_cache(), "MISS");
+        let rules = |layer: CacheLayer| layer.enabled(false).rule(Rule::path("/").ttl(seconds(60)).bypass()).unwrap();
+        assert_eq!(second(&self::app(&origin, rules), "/", &[]).await, refused("off"));
+    }
+
+    #[tokio::test]
+    async fn may_be_there_or_not() {
+        for on in [true, false] {
+            let layer = CacheLayer::new(cache(&Clock::manual())).enabled(on);
+            let stack = tower::ServiceBuilder::new().layer(layer).service(Origin::echo(MAX_AGE));
+            let get = || tests::ask(&stack, request(Method::GET, "/", &[]));
+            get().await.unwrap();
+            assert_eq!(get().await.unwrap().x_cache(), if on { "HIT" } else { "BYPASS" });
+        }
+    }
+
+    #[tokio::test]
+    async fn asks_a_predicate_what_is_not_for_the_cache() {
+        let app =
+            app(&Origin::echo(MAX_AGE), |layer| layer.bypass_if(|request| request.headers.contains_key("x-preview")));
+        assert_eq!(second(&app, "/", &[("x-preview", "1")]).await, refused("bypass-if"));
+        assert_eq!(second(&app, "/", &[]).await, hit());
+    }
+
+    #[tokio::test]
+    async fn names_what_it_refuses() {
+        let rules = |layer: CacheLayer| layer.ttl(seconds(60)).ttl_for_path("/zero", Duration::ZERO);
+        let status = |status| {
+            Origin::new(move |call, request: Request<Body>| async move {
+                let mut response = echo(call, &request, &[]);
+                *response.status_mut() = status;
+                Ok(response)
+            })
+        };
+        let reason = async |origin: &Origin, uri| app(origin, rules).get(uri, &[]).await.cache_status().detail;
+        assert_eq!(reason(&Origin::echo(&[]), "/zero").await.as_deref(), Some("rule"));
+        for code in [StatusCode::NOT_FOUND, StatusCode::SEE_OTHER, StatusCode::TOO_MANY_REQUESTS] {
+            assert_eq!(reason(&status(code), "/").await.as_deref(), Some("status"), "{code}");
+        }
+        let without_rule = app(&Origin::echo(&[]), |layer| layer).get("/", &[]).await;
+        assert_eq!(without_rule.cache_status().detail.as_deref(), Some("no-freshness"));
+    }
+
+    #[tokio::test]
+    async fn says_what_it_did_in_other_fields_or_not_at_all() {
+        let names = ["x-cache", "x-cache-age", "cache-status", "x-app-cache", "x-app-age", "app-cache-status"];
+        let there = |response: &Response| names.map(|name| response.headers.contains_key(name));
+        let renamed = |layer: CacheLayer| {
+            let layer = layer.x_cache_field(name("x-app-cache")).x_cache_age_field(name("x-app-age"));
+            layer.cache_status_field(name("app-cache-status"))
+        };
+        type Set = fn(CacheLayer) -> CacheLayer;
+        let cases: [(Set, [bool; 6]); 4] = [
+            (|layer| layer.announce(false).announce(true), [true, true, true, false, false, false]),
+            (|layer| layer.announce(false), [false; 6]),
+            (renamed, [false, false, false, true, true, true]),
+            (|layer| layer.x_cache_field(None), [false, true, true, false, false, false]),
+        ];
+        for (set, on_hits) in cases {
+            let app = app(&Origin::echo(MAX_AGE), set);
+            let mut without_age = on_hits;
+            (without_age[1], without_age[4]) = (false, false);
+            assert_eq!(there(&app.get("/", &[]).await), without_age);
+            let hit = app.get("/", &[]).await;
+            assert_eq!((there(&hit), hit.header("age")), (on_hits, Some("0")));
+            assert_eq!(there(&app.send(Method::POST, "/", &[]).await), without_age);
+        }
+        let silent = App::new(cache(&Clock::manual()), &Origin::echo(MAX_AGE), |layer| renamed(layer).announce(false));
+        assert_eq!(there(&silent.get("/", &[]).await), [false; 6]);
+    }
+}
+
+mod fields_of_one_request {
+    use super::*;
+
+    const REPLAYED: Fields = &[
+        ("x-request-id", "1"),
+        ("x-correlation-id", "1"),
+        ("traceparent", "00-1"),
+        ("traceresponse", "00-1"),
+        ("server-timing", "db;dur=53"),
+        ("x-ratelimit-remaining", "2"),
+        ("ratelimit", "\"d\";r=2"),
+        ("ratelimit-policy", "\"d\";q=3"),
+        ("x-served-by", "7"),
+    ];
+
+    fn with_replayed(more: Fields) -> Origin {
+        Origin::new(move |call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, REPLAYED);
+            for (name, value) in more {
+                response.headers_mut().append(*name, value.parse().unwrap());
+            }
+            Ok(response)
+        })
+    }
+
+    #[tokio::test]
+    async fn are_not_replayed() {
+        let app = app(&with_replayed(MAX_AGE), |layer| layer);
+        let names = |response: &Response| -> Vec<&str> {
+            REPLAYED.iter().map(|(name, _)| *name).filter(|name| response.headers.contains_key(*name)).collect()
+        };
+        let first = app.get("/", &[]).await;
+        assert_eq!(names(&first).len(), REPLAYED.len(), "its own it has");
+        assert_eq!(names(&app.get("/", &[]).await), ["x-served-by"]);
+        let mine = CacheLayer::NOT_STORED.iter().copied().chain(["X-Served-*"]);
+        let app = self::app(&with_replayed(MAX_AGE), |layer| layer.not_stored(mine));
+        app.get("/", &[]).await;
+        assert!(names(&app.get("/", &[]).await).is_empty());
+    }
+
+    #[tokio::test]
+    async fn of_a_304_are_not_kept_either() {
+        let origin = Origin::new(|call, request: Request<Body>| async move {
+            let mut response = echo(call, &request, &[("cache-control", "max-age=1"), ("etag", "\"a\"")]);
+            response.headers_mut().insert("x-request-id", call.into());
+            if request.headers().contains_key("if-none-match") {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                *response.body_mut() = tests::full("");
+            }
+            Ok(response)
+        });
+        let clock = Clock::manual();
+        let app = App::new(cache(&clock), &origin, |layer| layer);
+        app.get("/", &[]).await;
+        clock.advance(seconds(2));
+        assert_eq!(app.get("/", &[]).await.x_cache(), "REVALIDATED");
+        assert_eq!(app.get("/", &[]).await.header("x-request-id"), None);
+    }
+
+    #[tokio::test]
+    async fn or_for_one_client_keep_a_response_from_being_stored_by_a_rule_alone() {
+        const ONE: [Fields; 4] = [
+            &[("clear-site-data", "\"cache\"")],
+            &[("x-csrf-token", "t")],
+            &[("content-security-policy", "script-src 'nonce-abc'")],
+            &[("content-security-policy-report-only", "script-src 'nonce-abc'")],
+        ];
+        for fields in ONE {
+            let app = app(&with_replayed(fields), |layer| layer.ttl(seconds(60)));
+            assert_eq!(second(&app, "/", &[]).await, refused("remembered/one-client"), "{fields:?}");
+            // What the application says itself counts.
+            let by_itself = Origin::new(move |call, request: Request<Body>| async move {
+                let mut response = echo(call, &request, fields);
+                response.extensions_mut().insert(Freshness::of(seconds(60)));
+                Ok(response)
+            });
+            assert_eq!(second(&self::app(&by_itself, |layer| layer), "/", &[]).await, hit());
+        }
+    }
+}
+
+mod entity_tags {
+    use super::*;
+
+    fn minting(origin: &Origin, clock: &Clock) -> App {
+        App::new(cache(clock), origin, |layer| layer.ttl(seconds(60)).etags(true))
+    }
+
+    fn same(fields: Fields) -> Origin {
+        Origin::new(move |_, request: Request<Body>| async move {
+            assert!(!request.headers().contains_key("if-none-match"), "asked by a tag that it knows nothing of");
+            let mut response = http::Response::new(tests::full("[1,2,3]"));
+            response.headers_mut().insert("content-type", "application/json".parse().unwrap());
+            for (name, value) in fields {
+                response.headers_mut().insert(*name, value.parse().unwrap());
+            }
+            Ok(response)
+        })
+    }
+
+    #[tokio::test]
+    async fn are_given_to_what_has_none_and_answer_conditional_requests() {
+        let clock = Clock::manual();
+        let app = minting(&same(&[]), &clock);
+        let first = app.get("/", &[]).await;
+        let tag = first.header("etag").expect("a tag").to_owned();
+        assert_eq!(app.get("/", &[]).await.header("etag"), Some(&*tag));
+        let conditional = [("if-none-match", &*tag)];
+        let not_modified = app.get("/", &conditional).await;
+        assert_eq!((not_modified.status, not_modified.x_cache()), (StatusCode::NOT_MODIFIED, "HIT"));
+        // Once it is loaded anew, and is the same.
+        clock.advance(seconds(7200));
+        let loaded = app.get("/", &conditional).await;
+        assert_eq!(
+            (loaded.status, loaded.x_cache(), loaded.header("etag")),
+            (StatusCode::NOT_MODIFIED, "MISS", Some(&*tag))
+        );
+        let part = app.get("/", &[("range", "bytes=1-1"), ("if-range", &tag)]).await;
+        assert_eq!((part.status, part.text()), (StatusCode::PARTIAL_CONTENT, "1"));
+        // A layer that mints none, or not to all.
+        let plain = self::app(&same(&[]), |layer| layer.ttl(seconds(60)));
+        assert_eq!(second(&plain, "/", &[]).await, hit());
+        assert_eq!(plain.get("/", &[]).await.header("etag"), None);
+    }
+
+    #[tokio::test]
+    async fn are_not_given_where_there_is_another_validator_or_the_application_forbids_it() {
+        const ITS_OWN: [Fields; 3] = [
+            &[("etag", "W/\"its own\"")],
+            &[("last-modified", "Mon, 23 Nov 2026 00:00:00 GMT")],
+            &[("cache-control", "max-age=60, no-transform")],
+        ];
+        for fields in ITS_OWN {
+            let app = minting(&same(fields), &Clock::manual());
+            let own = fields.iter().find(|(name, _)| *name == "etag").map(|(_, value)| *value);
+            for _ in 0..2 {
+                assert_eq!(app.get("/", &[]).await.header("etag"), own, "{fields:?}");
+            }
+        }
+        let app = minting(&same(&[("cache-control", "no-store")]), &Clock::manual());
+        assert_eq!(app.get("/", &[]).await.header("etag"), None, "it is not stored");
+    }
+
+    #[tokio::test]
+    async fn change_with_the_content() {
+        let clock = Clock::manual();
+        let app = minting(&Origin::echo(&[]), &clock);
+        let before = app.get("/", &[]).await.header("etag").unwrap().to_owned();
+        clock.advance(seconds(7200));
+        let after = app.get("/", &[("if-none-match", &before)]).await;
+        assert_eq!(after.status, StatusCode::OK);
+        assert_ne!(after.header("etag"), Some(&*before));
+    }
+}
+
+#[tokio::test]
+#[expect(clippy::mutable_key_type, reason = "the digest that a key makes when it is asked is no part of its order")]
+async fn keys_go_into_sets_and_logs() {
+    let layer = CacheLayer::new(cache(&Clock::manual()));
+    let key = |uri: &'static str| layer.key(&Uri::from_static(uri)).unwrap();
+    let keys = std::collections::BTreeSet::from([key("http://a/x"), key("https://a/x"), key("http://a/y")]);
+    let texts: Vec<_> = keys.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["http://a/x", "http://a/y"]);
+    assert_eq!(keys.into_iter().collect::<std::collections::HashSet<_>>().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_ages_with_tokios_clock() {
+    let cache = Cache::builder(MemoryStore::new(1 << 20)).clock(Clock::tokio()).build();
+    let app = App::new(cache, &Origin::echo(MAX_AGE), |layer| layer);
+    app.get("/", &[]).await;
+    tokio::time::advance(seconds(59)).await;
+    assert_eq!(app.get("/", &[]).await.x_cache(), "HIT");
+    tokio::time::advance(seconds(1)).await;
+    assert_eq!(app.get("/", &[]).await.x_cache(), "MISS");
+}

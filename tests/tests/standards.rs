@@ -1,0 +1,490 @@
+//! Standards that most caches don't know yet: `No-Vary-Search`, `Incremental` (RFC 10036), groups at any status (RFC 9875),
+//! requests ahead of their users, dictionaries (RFC 9842); and levels of `Vary`. QUERY is in `query.rs`.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use cache_layer::{CacheLayer, Clock, NoVarySearch, Vary};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use tests::{App, Backend, Feed, Gate, Origin, Response, echo, over_each_store, request, wait_until};
+
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
+const FRESH: (&str, &str) = ("x-say-cache-control", "max-age=60");
+
+/// Says what the request has it say: fields in `x-say-…`, and a status in `x-status`.
+fn obedient() -> Origin {
+    Origin::new(|call, request| async move {
+        let mut response = echo(call, &request, &[]);
+        for (name, value) in request.headers() {
+            if let Some(name) = name.as_str().strip_prefix("x-say-") {
+                response.headers_mut().append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.clone());
+            }
+        }
+        if let Some(status) = request.headers().get("x-status") {
+            *response.status_mut() = StatusCode::from_bytes(status.as_bytes()).unwrap();
+        }
+        Ok(response)
+    })
+}
+
+async fn app(backend: &Backend, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
+    App::new(backend.cache().await.build(), origin, set)
+}
+
+mod no_vary_search {
+    use super::*;
+
+    const UTM: (&str, &str) = ("x-say-no-vary-search", "params=(\"utm\")");
+
+    fn on(layer: CacheLayer) -> CacheLayer {
+        layer.no_vary_search(NoVarySearch::new())
+    }
+
+    async fn x_cache(app: &App, uri: &str, fields: Fields<'_>) -> String {
+        app.get(uri, fields).await.x_cache().to_owned()
+    }
+
+    async fn one_response_answers_for_every_query_that_it_says(backend: &Backend) {
+        let origin = obedient();
+        let app = app(backend, &origin, on).await;
+        assert_eq!(x_cache(&app, "/s?id=1&utm=a", &[FRESH, UTM]).await, "MISS");
+        for uri in ["/s?id=1", "/s?utm=b&id=1&utm", "/s?id=1&utm=a", "/s?&id=1", "/s?%69d=1"] {
+            let response = app.get(uri, &[]).await;
+            assert_eq!((response.x_cache(), response.call()), ("HIT", 1), "{uri}");
+            assert!(response.cache_status().hit, "{uri}");
+        }
+        let head = app.send(Method::HEAD, "/s?id=1", &[]).await;
+        assert_eq!((head.x_cache(), head.call()), ("HIT", 1));
+        let not_modified = [FRESH, UTM, ("x-say-etag", "\"v\"")];
+        app.get("/e?utm=1", &not_modified).await;
+        assert_eq!(app.get("/e", &[("if-none-match", "\"v\"")]).await.status, 304);
+        for uri in ["/s?id=2", "/s?id=1&utm=a&x", "/t?id=1", "/s"] {
+            assert_eq!(x_cache(&app, uri, &[FRESH, UTM]).await, "MISS", "{uri}");
+        }
+        // What is stored for the very target comes first.
+        let own = app.get("/x?id=3", &[FRESH]).await.call();
+        let other = app.get("/x?id=3&utm=1", &[FRESH, UTM]).await.call();
+        assert_ne!(own, other);
+        assert_eq!(app.get("/x?id=3", &[]).await.call(), own);
+        assert_eq!(app.get("/x?id=3&utm=2", &[]).await.call(), other);
+    }
+
+    async fn the_field_means_nothing_unless_that_is_set(backend: &Backend) {
+        let app = app(backend, &obedient(), |layer| layer).await;
+        app.get("/s?id=1&utm=a", &[FRESH, UTM]).await;
+        assert_eq!(x_cache(&app, "/s?id=1", &[]).await, "MISS");
+        let hit = app.get("/s?id=1&utm=a", &[]).await;
+        assert_eq!((hit.x_cache(), hit.header("no-vary-search")), ("HIT", Some("params=(\"utm\")")));
+    }
+
+    async fn a_write_to_any_target_of_the_path_reaches_it(backend: &Backend) {
+        let origin = obedient();
+        let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
+        here.get("/other?utm=1", &[FRESH, UTM]).await;
+        // Each time another one, since what can't be kept is remembered for a while.
+        for (id, written) in ["/s?id=0&utm=z", "/s?id=1&utm=a", "/s", "/s?id=9"].into_iter().enumerate() {
+            let (own, other) = (format!("/s?id={id}&utm=a"), format!("/s?id={id}"));
+            here.get(&own, &[FRESH, UTM]).await;
+            assert_eq!(x_cache(&here, &other, &[]).await, "HIT");
+            there.send(Method::POST, written, &[]).await;
+            assert_eq!(x_cache(&here, &other, &[]).await, "MISS", "{written}");
+            assert_eq!(x_cache(&here, &own, &[FRESH, UTM]).await, "MISS", "{written}");
+        }
+        assert_eq!(x_cache(&here, "/other", &[]).await, "HIT");
+        let layer = on(CacheLayer::new(there.cache.clone()));
+        here.get("/s?id=7&utm=a", &[FRESH, UTM]).await;
+        assert!(layer.invalidate_uri(&"http://shop.example/s?id=7".parse().unwrap()).await.unwrap());
+        assert_eq!(x_cache(&here, "/s?id=7", &[]).await, "MISS");
+    }
+
+    async fn a_load_that_such_a_write_overtakes_is_not_stored(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    if call == 1 {
+                        gate.pass().await;
+                    }
+                    let fields = [("cache-control", "max-age=60"), ("no-vary-search", "params=(\"utm\")")];
+                    Ok(echo(call, &request, &fields))
+                }
+            }
+        });
+        let app = app(backend, &origin, on).await;
+        let filling = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/s?utm=1", &[]).await }
+        });
+        wait_until("the load is under way", async || origin.calls() == 1).await;
+        tests::ask(&app.service(), request(Method::POST, "/s?utm=2", &[])).await.unwrap();
+        gate.open();
+        filling.await.unwrap();
+        assert_eq!(x_cache(&app, "/s?utm=1", &[]).await, "MISS");
+    }
+
+    async fn what_could_be_one_clients_own_is_not_believed(backend: &Backend) {
+        let origin = obedient();
+        let app = app(backend, &origin, |layer| {
+            on(layer)
+                .set_cookie(cache_layer::SetCookie::Keep)
+                .negative_ttl(StatusCode::NOT_FOUND, Duration::from_secs(60))
+        })
+        .await;
+        let public = ("x-say-cache-control", "public, max-age=60");
+        for (at, fields) in [
+            &[FRESH, UTM, ("x-status", "404")][..],
+            &[FRESH, UTM, ("x-status", "301"), ("x-say-location", "/elsewhere")],
+            &[FRESH, UTM, ("x-say-set-cookie", "a=b")],
+            &[public, UTM, ("authorization", "Basic eA==")],
+            &[FRESH, ("x-say-no-vary-search", "except=()")],
+            &[FRESH, ("x-say-no-vary-search", "params")],
+            &[FRESH, ("x-say-no-vary-search", "params=(utm)")],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(x_cache(&app, &format!("/{at}?utm=1"), fields).await, "MISS");
+            assert_eq!(x_cache(&app, &format!("/{at}?utm=1"), &[]).await, "HIT", "{fields:?}");
+            assert_eq!(x_cache(&app, &format!("/{at}?utm=2"), &[]).await, "MISS", "{fields:?}");
+        }
+        // Nor is one who may be told more than others answered with what others were.
+        app.get("/s?utm=1", &[FRESH, UTM]).await;
+        assert_eq!(x_cache(&app, "/s?utm=2", &[("authorization", "Basic eA==")]).await, "MISS");
+    }
+
+    async fn more_is_believed_where_that_is_set(backend: &Backend) {
+        let app = app(backend, &obedient(), |layer| {
+            layer.no_vary_search(NoVarySearch::new().former_spelling(true).of_all(true))
+        })
+        .await;
+        for (at, field, other, expected) in [
+            (1, "except=()", "/1?b", "HIT"),
+            (2, "params", "/2?b", "HIT"),
+            (3, "params, except=(\"id\")", "/3?id=1&x=2", "HIT"),
+            (4, "params, except=(\"id\")", "/4?id=2", "MISS"),
+        ] {
+            app.get(&format!("/{at}?id=1&x=1"), &[FRESH, ("x-say-no-vary-search", field)]).await;
+            assert_eq!(x_cache(&app, other, &[]).await, expected, "{field} {other}");
+        }
+    }
+
+    async fn the_response_itself_has_the_last_word(backend: &Backend) {
+        let clock = Clock::manual();
+        let origin = obedient();
+        let app = App::new(backend.cache().await.clock(clock.clone()).build(), &origin, on);
+        app.get("/s?id=1&utm=a", &[FRESH, UTM]).await;
+        assert_eq!(x_cache(&app, "/s?id=1", &[]).await, "HIT");
+        // It is made anew, and says nothing of the kind any more.
+        clock.advance(Duration::from_secs(61));
+        assert_eq!(x_cache(&app, "/s?id=1&utm=a", &[FRESH]).await, "MISS");
+        assert_eq!(x_cache(&app, "/s?id=1", &[]).await, "MISS");
+        // Only what is fresh stands in for another query.
+        let stale = ("x-say-cache-control", "max-age=1, stale-while-revalidate=600");
+        app.get("/t?utm=1", &[stale, UTM]).await;
+        assert_eq!(x_cache(&app, "/t?utm=2", &[]).await, "HIT");
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(x_cache(&app, "/t?utm=2", &[]).await, "MISS");
+        assert_eq!(x_cache(&app, "/t?utm=1", &[]).await, "STALE");
+    }
+
+    async fn vary_selects_as_ever(backend: &Backend) {
+        let app = app(backend, &obedient(), on).await;
+        let fields = |language| [FRESH, UTM, ("x-say-vary", "Accept-Language"), ("accept-language", language)];
+        app.get("/s?utm=1", &fields("de")).await;
+        assert_eq!(x_cache(&app, "/s?utm=2", &fields("de")).await, "HIT");
+        assert_eq!(x_cache(&app, "/s?utm=2", &fields("en")).await, "MISS");
+    }
+
+    async fn what_one_process_has_another_finds(backend: &Backend) {
+        let origin = obedient();
+        let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
+        here.get("/s?id=1&utm=1", &[FRESH, UTM]).await;
+        // It knows nothing of the path yet, and asks the application.
+        assert_eq!(x_cache(&there, "/s?id=2&utm=2", &[FRESH, UTM]).await, "MISS");
+        let found = there.get("/s?id=1&utm=3", &[]).await;
+        assert_eq!((found.x_cache(), found.call()), ("HIT", 1));
+        assert_eq!(here.get("/s?id=2", &[]).await.x_cache(), "HIT");
+    }
+
+    over_each_store!(
+        one_response_answers_for_every_query_that_it_says,
+        the_field_means_nothing_unless_that_is_set,
+        a_write_to_any_target_of_the_path_reaches_it,
+        a_load_that_such_a_write_overtakes_is_not_stored,
+        what_could_be_one_clients_own_is_not_believed,
+        more_is_believed_where_that_is_set,
+        the_response_itself_has_the_last_word,
+        vary_selects_as_ever,
+        what_one_process_has_another_finds,
+    );
+}
+
+mod vary {
+    use super::*;
+
+    const VARIES: Fields<'static> =
+        &[("cache-control", "max-age=60"), ("vary", "Accept-Encoding, Accept-Language, Cookie")];
+
+    /// An origin that varies, and what it was asked.
+    fn varying() -> (Origin, Arc<Mutex<Vec<HeaderMap>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        let origin = Origin::new(move |call, request| {
+            seen.lock().unwrap().push(request.headers().clone());
+            async move { Ok(echo(call, &request, VARIES)) }
+        });
+        (origin, asked)
+    }
+
+    async fn calls(app: &App, name: &str, values: &[&str]) -> Vec<usize> {
+        let mut calls = Vec::new();
+        for value in values {
+            let first = app.get("/", &[(name, value)]).await.call();
+            assert_eq!(app.get("/", &[(name, value)]).await.call(), first, "{value}");
+            calls.push(first);
+        }
+        calls
+    }
+
+    async fn each_level_takes_more_for_one(backend: &Backend) {
+        const CODINGS: [&str; 6] = ["gzip, br", "GZIP ,br;q=1.0", "br, gzip", "gzip, zstd, br", "gzip", "gzip;q=0"];
+        const LANGUAGES: [&str; 5] = ["de-CH, de;q=0.9", "DE-ch,de;q=0.900", "de;q=0.9, de-CH", "en, de", "de, en"];
+        let negotiate = || Vary::negotiate(["br", "gzip"]).unwrap().languages(["de", "en"]).unwrap();
+        for (level, codings, languages) in [
+            (Vary::safe(), [1, 1, 2, 3, 4, 5], [1, 1, 2, 3, 4]),
+            (Vary::all(), [1, 1, 1, 2, 3, 4], [1, 1, 1, 2, 3]),
+            (negotiate(), [1, 1, 1, 1, 2, 3], [1, 1, 1, 2, 3]),
+        ] {
+            for (name, values, expected) in
+                [("accept-encoding", &CODINGS[..], &codings[..]), ("accept-language", &LANGUAGES, &languages)]
+            {
+                let (origin, _) = varying();
+                let app = app(backend, &origin, |layer| layer.vary(level.clone())).await;
+                app.cache.invalidate_all().await.unwrap();
+                assert_eq!(calls(&app, name, values).await, expected, "{level:?}");
+            }
+        }
+    }
+
+    async fn the_application_gets_what_it_is_selected_by(backend: &Backend) {
+        let (origin, asked) = varying();
+        let vary = Vary::negotiate(["br", "gzip"]).unwrap().languages(["de", "en"]).unwrap();
+        let app = app(backend, &origin, |layer| layer.vary(vary)).await;
+        let mine = [("accept-encoding", "zstd, gzip, br;q=0.5"), ("accept-language", "de-AT, fr"), ("cookie", "a=b")];
+        app.get("/", &mine).await;
+        let asked = asked.lock().unwrap();
+        let of = |name| asked[0].get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(of("accept-encoding"), Some("gzip, br;q=0.99"));
+        assert_eq!((of("accept-language"), of("cookie")), (Some("de"), Some("a=b")));
+        for (name, value) in [("coding", "br, gzip"), ("coding", ""), ("coding", "*")] {
+            assert!(Vary::negotiate([value]).is_err(), "{name} {value}");
+            assert!(Vary::safe().languages([value]).is_err(), "{name} {value}");
+        }
+    }
+
+    async fn named_cookies_count_alone(backend: &Backend) {
+        let (origin, _) = varying();
+        let app = app(backend, &origin, |layer| layer.vary(Vary::safe().cookies(["theme"]))).await;
+        let cookies = ["theme=dark", "id=1; theme=dark", "theme=light", "id=2; theme=light; x=y", "id=3"];
+        assert_eq!(calls(&app, "cookie", &cookies).await, [1, 1, 2, 2, 3]);
+        assert_eq!(app.get("/", &[]).await.call(), 3);
+    }
+
+    /// However it came about that one key has them all.
+    async fn no_client_gets_a_coding_that_it_refuses(backend: &Backend) {
+        let origin = Origin::new(|call, request| async move {
+            let coding = request.headers().get("accept-encoding").cloned();
+            let mut response = echo(call, &request, &[("cache-control", "max-age=60"), ("etag", "\"v\"")]);
+            if let Some(coding) = coding.filter(|coding| coding == "gzip" || coding == "unheard-of") {
+                response.headers_mut().insert("content-encoding", coding);
+            }
+            Ok(response)
+        });
+        let app = app(backend, &origin, |layer| layer).await;
+        let coding = |response: &Response| response.header("content-encoding").map(str::to_owned);
+        app.get("/", &[("accept-encoding", "gzip")]).await;
+        for accepts in [&[][..], &[("accept-encoding", "x-gzip, br")], &[("accept-encoding", "*")]] {
+            let response = app.get("/", accepts).await;
+            assert_eq!((response.x_cache(), coding(&response).as_deref()), ("HIT", Some("gzip")), "{accepts:?}");
+        }
+        for refuses in ["identity", "br", "gzip;q=0, *", ""] {
+            app.get("/", &[("accept-encoding", "gzip")]).await;
+            let response = app.get("/", &[("accept-encoding", refuses)]).await;
+            assert_eq!((response.x_cache(), coding(&response)), ("MISS", None), "{refuses}");
+            app.cache.invalidate_all().await.unwrap();
+        }
+        // What is no coding that anybody knows is what the application makes of it.
+        app.get("/odd", &[("accept-encoding", "unheard-of")]).await;
+        assert_eq!(app.get("/odd", &[("accept-encoding", "br")]).await.x_cache(), "HIT");
+    }
+
+    over_each_store!(
+        each_level_takes_more_for_one,
+        the_application_gets_what_it_is_selected_by,
+        named_cookies_count_alone,
+        no_client_gets_a_coding_that_it_refuses,
+    );
+}
+
+mod incremental {
+    use super::*;
+
+    async fn a_request_waits_for_no_other_and_none_for_it(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    if !request.headers().contains_key("incremental") {
+                        gate.pass().await;
+                    }
+                    Ok(echo(call, &request, &[("cache-control", "max-age=60")]))
+                }
+            }
+        });
+        let app = app(backend, &origin, |layer| layer).await;
+        let loading = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/", &[]).await }
+        });
+        wait_until("another request is loading", async || origin.calls() == 1).await;
+        let response = tests::ask(&app.service(), request(Method::GET, "/", &[("incremental", "?1")])).await.unwrap();
+        assert_eq!((response.call(), response.cache_status().detail.as_deref()), (2, Some("incremental")));
+        gate.open();
+        assert_eq!(loading.await.unwrap().call(), 1);
+        // What is there whole is as good as what comes in.
+        let response = app.get("/", &[("incremental", "?1")]).await;
+        assert_eq!((response.x_cache(), response.call()), ("HIT", 1));
+        assert_eq!(app.get("/b", &[("incremental", "?0")]).await.x_cache(), "MISS");
+        assert_eq!(app.get("/b", &[]).await.x_cache(), "HIT");
+    }
+
+    async fn a_response_goes_through_as_it_comes_in(backend: &Backend) {
+        let (feed, body) = Feed::new();
+        let body = Arc::new(Mutex::new(Some(body)));
+        let origin = Origin::new(move |call, request| {
+            let body = body.clone();
+            async move {
+                let fields = [("cache-control", "max-age=60"), ("incremental", "?1")];
+                let response = echo(call, &request, &fields);
+                let first = body.lock().unwrap().take();
+                Ok(match first {
+                    Some(body) => response.map(|_| body),
+                    None => response,
+                })
+            }
+        });
+        let app = app(backend, &origin, |layer| layer).await;
+        let mut live = app.begin(request(Method::GET, "/", &[])).await.unwrap().into_body();
+        feed.data("one").unwrap();
+        let frame = http_body_util::BodyExt::frame(&mut live).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "one");
+        // Nobody is attached to it, and it is not kept.
+        let other = app.get("/", &[]).await;
+        assert_eq!((other.call(), other.header("incremental")), (2, Some("?1")));
+        drop((feed, live));
+        let status = app.get("/", &[]).await.cache_status();
+        assert!(!status.hit && !status.stored, "{status:?}");
+    }
+
+    over_each_store!(a_request_waits_for_no_other_and_none_for_it, a_response_goes_through_as_it_comes_in);
+}
+
+mod others {
+    use super::*;
+
+    async fn a_refusal_to_prefetch_is_for_that_request_alone(backend: &Backend) {
+        let app = app(backend, &obedient(), |layer| layer).await;
+        for status in ["403", "429", "503"] {
+            let uri = format!("/{status}");
+            let ahead = [FRESH, ("sec-purpose", "prefetch"), ("x-status", status)];
+            let refused = app.get(&uri, &ahead).await;
+            assert_eq!((refused.status.as_str(), refused.cache_status().stored), (status, false));
+            let visit = app.get(&uri, &[FRESH]).await;
+            assert_eq!((visit.status.as_u16(), visit.x_cache()), (200, "MISS"), "{status}");
+        }
+        app.get("/kept", &[FRESH, ("sec-purpose", "prefetch")]).await;
+        assert_eq!(app.get("/kept", &[]).await.x_cache(), "HIT");
+        app.get("/visit", &[FRESH, ("x-status", "403")]).await;
+        assert_eq!(app.get("/visit", &[]).await.x_cache(), "HIT");
+    }
+
+    async fn what_needs_a_dictionary_is_not_kept(backend: &Backend) {
+        let app = app(backend, &obedient(), |layer| layer).await;
+        for (uri, field) in [
+            ("/a", ("x-say-content-encoding", "dcb")),
+            ("/b", ("x-say-content-encoding", "gzip, DCZ")),
+            ("/c", ("x-say-vary", "accept-encoding, Available-Dictionary")),
+        ] {
+            let response = app.get(uri, &[FRESH, field]).await;
+            assert_eq!(response.cache_status().detail.as_deref(), Some("dictionary"), "{field:?}");
+            assert_ne!(app.get(uri, &[FRESH, field]).await.x_cache(), "HIT");
+        }
+        app.get("/d", &[FRESH, ("x-say-use-as-dictionary", "match=\"/d*\"")]).await;
+        let dictionary = app.get("/d", &[]).await;
+        assert_eq!((dictionary.x_cache(), dictionary.header("use-as-dictionary")), ("HIT", Some("match=\"/d*\"")));
+    }
+
+    async fn a_group_is_stale_whatever_the_status(backend: &Backend) {
+        let app = app(backend, &obedient(), |layer| layer).await;
+        for (method, status, expected) in [
+            (Method::POST, "200", "MISS"),
+            (Method::POST, "409", "MISS"),
+            (Method::PUT, "500", "MISS"),
+            (Method::GET, "409", "HIT"),
+        ] {
+            for uri in ["/in", "/out"] {
+                app.get(uri, &[FRESH, ("x-say-cache-groups", "\"g\"")]).await;
+            }
+            let fields = [("x-say-cache-group-invalidation", "\"g\""), ("x-status", status)];
+            app.send(method.clone(), "/write", &fields).await;
+            assert_eq!(app.get("/in", &[FRESH]).await.x_cache(), expected, "{method} {status}");
+            app.cache.invalidate_all().await.unwrap();
+        }
+        // An error says nothing about its own target.
+        app.get("/in", &[FRESH]).await;
+        app.send(Method::POST, "/in", &[("x-say-cache-group-invalidation", "\"g\""), ("x-status", "409")]).await;
+        assert_eq!(app.get("/in", &[FRESH]).await.x_cache(), "HIT");
+    }
+
+    async fn a_304_says_again_in_which_groups_a_response_is(backend: &Backend) {
+        let clock = Clock::manual();
+        let origin = obedient();
+        let app = App::new(backend.cache().await.clock(clock.clone()).build(), &origin, |layer| layer);
+        let first = [FRESH, ("x-say-etag", "\"v\""), ("x-say-cache-groups", "\"one\""), ("x-say-cache-tag", "t")];
+        for (groups, stale_by) in [(None, "\"one\""), (Some("\"two\""), "\"two\"")] {
+            app.cache.invalidate_all().await.unwrap();
+            app.get("/", &first).await;
+            clock.advance(Duration::from_secs(61));
+            let mut fields = vec![FRESH, ("x-say-etag", "\"v\""), ("x-status", "304")];
+            fields.extend(groups.map(|groups| ("x-say-cache-groups", groups)));
+            assert_eq!(app.get("/", &fields).await.x_cache(), "REVALIDATED");
+            let other = if stale_by == "\"one\"" { "\"two\"" } else { "\"one\"" };
+            app.send(Method::POST, "/w", &[("x-say-cache-group-invalidation", other)]).await;
+            assert_eq!(app.get("/", &[]).await.x_cache(), "HIT", "{groups:?}");
+            app.send(Method::POST, "/w", &[("x-say-cache-group-invalidation", stale_by)]).await;
+            assert_eq!(app.get("/", &first).await.x_cache(), "MISS", "{groups:?}");
+        }
+        // Present and empty: in none any more. Its tags are another matter.
+        clock.advance(Duration::from_secs(61));
+        let fields = [FRESH, ("x-say-etag", "\"v\""), ("x-status", "304"), ("x-say-cache-groups", "")];
+        assert_eq!(app.get("/", &fields).await.x_cache(), "REVALIDATED");
+        app.send(Method::POST, "/w", &[("x-say-cache-group-invalidation", "\"one\"")]).await;
+        assert_eq!(app.get("/", &[]).await.x_cache(), "HIT");
+        app.cache.invalidate_tag("t").await.unwrap();
+        assert_eq!(app.get("/", &first).await.x_cache(), "MISS");
+    }
+
+    over_each_store!(
+        a_refusal_to_prefetch_is_for_that_request_alone,
+        what_needs_a_dictionary_is_not_kept,
+        a_group_is_stale_whatever_the_status,
+        a_304_says_again_in_which_groups_a_response_is,
+    );
+}
