@@ -141,6 +141,16 @@ impl Key {
         Self { hash: KeyHash::of(canonical), id: OnceLock::new(), canonical: canonical.into() }
     }
 
+    /// The key that an entry with these canonical bytes is of.
+    pub(crate) fn of_canonical(canonical: &[u8]) -> Self {
+        let (primary, rest) = canonical.split_at(primary_length(canonical));
+        let primary = Self::of(primary);
+        match rest.get(1 + PREFIX..) {
+            Some(selector) => primary.variant(selector),
+            None => primary,
+        }
+    }
+
     /// The key of the variant of this entry that `selector` names (for a response: the values of its `Vary` fields).
     ///
     /// It lives and dies with its primary key: stores keep both in one place.
@@ -171,11 +181,7 @@ impl Key {
         if !self.is_variant() {
             return self.canonical.len();
         }
-        let mut end = 0;
-        while let Some(length) = self.canonical[end..].first_chunk::<4>().filter(|length| length[0] != b'v') {
-            end += 4 + u32::from_be_bytes(*length) as usize;
-        }
-        end
+        primary_length(&self.canonical)
     }
 
     pub(crate) fn is_variant(&self) -> bool {
@@ -219,6 +225,16 @@ impl Key {
     pub(crate) fn push_readable(&self, text: &mut String) {
         push_readable(text, &self.canonical, READABLE_CAP);
     }
+}
+
+/// Bytes of a canonical key, which may be a variant's, that are those of the primary one.
+fn primary_length(canonical: &[u8]) -> usize {
+    let mut end = 0;
+    // What follows is whole: it was written here, or compared with what was.
+    while let Some(length) = canonical.get(end..).and_then(|rest| rest.first_chunk::<4>()).filter(|length| length[0] != b'v') {
+        end += 4 + u32::from_be_bytes(*length) as usize;
+    }
+    end.min(canonical.len())
 }
 
 /// The readable form of a canonical key, in full: what patterns are compared with.
@@ -395,6 +411,15 @@ mod tests {
         assert_ne!(german, english);
         assert_ne!(german, key);
         assert!(german.id().is_variant() && !key.id().is_variant());
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_canonical_bytes() {
+        let key = Key::new(["http://", "", "/v?v=v"]);
+        for key in [key.variant(b"de"), key.variant(b""), key.variant(b"vvvvvvvv"), key, Key::new([""; 0])] {
+            let again = Key::of_canonical(key.canonical());
+            assert_eq!((&again, again.id()), (&key, key.id()));
+        }
     }
 
     #[test]

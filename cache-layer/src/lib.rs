@@ -51,6 +51,7 @@
 //! | `postcard` | no | a compact [`Codec`] beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
 //! | `zstd` | no | large entries are compressed in Redis; implies `redis` |
+//! | `encode` | no | [`CacheLayer::encode`]: responses are kept in `zstd`, `br` and `gzip`, each encoded once; `encode-zstd`, `encode-br` and `encode-gzip` add one of them each |
 //! | `tls` | no | `rediss://` URLs, trusting the system's certificates, or `SSL_CERT_FILE` and `SSL_CERT_DIR` |
 
 // Layout. Two front ends turn a call into a key, and its result into an entry: `http` for requests and responses, `typed` for
@@ -68,6 +69,7 @@ mod bounded;
 mod clock;
 #[cfg(feature = "typed")]
 mod codec;
+mod coding;
 mod engine;
 mod entry;
 mod error;
@@ -97,6 +99,7 @@ mod typed;
 
 pub use self::{
     clock::Clock,
+    coding::Coding,
     engine::{Cache, CacheBuilder, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
     http::{
@@ -104,7 +107,7 @@ pub use self::{
         ResponseFuture, Rule, Rules,
     },
     key::Key,
-    policy::{Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},
+    policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},
     tag::Tags,
 };
 

@@ -4,7 +4,10 @@ use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Request, StatusCode, request};
 
-pub use crate::semantics::caching_policy::{Profile, SetCookie};
+pub use crate::semantics::{
+    caching_policy::{Profile, SetCookie},
+    encodable::Encode,
+};
 use crate::{
     error::{ConfigError, ConfigErrorKind},
     semantics::{
@@ -274,6 +277,8 @@ pub(crate) struct Policy {
     pub(crate) keep_if: Option<KeepIf>,
     /// Whether responses without a validator are given one.
     pub(crate) etags: bool,
+    /// What this cache encodes itself, if it does.
+    pub(crate) encode: Option<Arc<Encode>>,
     /// Response fields that are about one request.
     pub(crate) not_stored: Names,
     /// Variants of one key; more begin anew.
@@ -365,6 +370,7 @@ impl Default for Policy {
             inherits: false,
             keep_if: None,
             etags: false,
+            encode: None,
             not_stored: Names::new(OF_ONE_REQUEST),
             max_variants: 64,
             key_headers: Vec::new(),
@@ -395,6 +401,11 @@ impl Policy {
     /// Responses are refreshed early by this factor; not at all by one that is none.
     pub(crate) fn set_early_refresh(&mut self, beta: f32) {
         self.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
+    }
+
+    /// Has this encoded; nothing, if it is in no coding.
+    pub(crate) fn set_encode(&mut self, encode: Encode) {
+        self.encode = Some(encode).filter(|encode| !encode.codings().is_empty()).map(Arc::new);
     }
 
     /// Has `ttl` count for all paths.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::labels::labels;
-pub use crate::semantics::storable::NoCacheReason;
+pub use crate::{coding::Coding, semantics::storable::NoCacheReason};
 
 labels! {
     /// Why bytes that a store returned are not the entry that was asked for. Each is a miss, never an error.
@@ -239,6 +239,17 @@ pub enum Event {
         /// Of its body, or of its value as it is written, before it is compressed.
         bytes: u64,
     },
+    /// What is stored was encoded, for all requests that will get it so.
+    Encoded {
+        /// In which coding.
+        coding: Coding,
+        /// Bytes of what was encoded.
+        content: u64,
+        /// Bytes of what came of it; none if it is not kept, since it is not shorter by a tenth.
+        coded: Option<u64>,
+        /// How long it took.
+        duration: Duration,
+    },
     /// Requests that wait for a load, if there are any, were released.
     Release(Release),
     /// Stored bytes were turned away.
@@ -367,9 +378,11 @@ impl Telemetry {
     pub(crate) fn emit(&self, event: Event) {
         let counters = &*self.counters;
         let counter = match event {
-            Event::Lookup(_) | Event::Waited { .. } | Event::Loaded { .. } | Event::Kept { .. } => {
-                return self.observe(event);
-            }
+            Event::Lookup(_)
+            | Event::Waited { .. }
+            | Event::Loaded { .. }
+            | Event::Kept { .. }
+            | Event::Encoded { .. } => return self.observe(event),
             Event::Hit => &counters.hits,
             Event::Miss => &counters.misses,
             Event::Bypass(_) => &counters.bypasses,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheLayer, InvalidateError, Rules,
+    Cache, CacheLayer, Encode, InvalidateError, Rules,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use serde::Serialize;
@@ -179,10 +179,14 @@ impl ProductCache {
 
     /// The middleware that answers the configured paths from the cache, if there is one.
     pub(crate) fn layer(&self, config: &Config) -> Option<CacheLayer> {
+        // Without a first tier, what no process has made before it is written is made by none.
+        let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
+        let encode = Encode::new(config.cache_encode.0.iter().copied()).in_store(keeps_none);
         let layer = CacheLayer::new(self.cache.clone()?)
             .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)
             .etags(true)
+            .encode(encode)
             .inherit(true)
             .rules(self.rules.rules.clone());
         Some(layer)

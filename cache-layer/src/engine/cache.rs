@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    entry::Entry,
+    entry::{Entry, EntryId},
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
     tag::Tags,
@@ -153,6 +153,16 @@ impl Cache {
     /// The entry of `key`, if this process has it in memory.
     pub(crate) fn peek(&self, key: &Key) -> Option<Entry> {
         self.0.store.peek(key).map(|entry| entry.seen_at(|| self.now()))
+    }
+
+    /// Whether what is [added](Self::amend) to entries is kept.
+    pub(crate) fn keeps_additions(&self) -> bool {
+        self.0.store.keeps_additions()
+    }
+
+    /// Adds something to the entry with this id, in the memory of this process: `true` if it is there, and there is room.
+    pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl Fn(&Entry) -> Entry) -> bool {
+        self.0.store.amend(key, of, &amends)
     }
 
     /// As [`lookup`](Self::lookup), without waiting; `None` if only that can tell. The time of what is found may be up.

@@ -26,7 +26,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{
-    compression::{Coding, decompressed},
+    compression::{Written, decompressed, forms},
     contents::{Contents, Entry, Held},
     deadlines::Deadlines,
     version::{EntryId, SoftMark, Version},
@@ -52,7 +52,7 @@ const CHECKSUM: std::ops::Range<usize> = 24..32;
 
 pub(crate) fn encode(entry: &Entry) -> Bytes {
     let contents = &*entry.contents;
-    let (coding, payload) = entry.coded_payload();
+    let (written, payload) = entry.written_payload();
     let tags: usize = contents.stamps.iter().map(|stamp| 2 + stamp.tag.len() + TagToken::LENGTH).sum();
     let mut out = BytesMut::with_capacity(HEAD + contents.canonical.len() + tags + contents.meta.len() + payload.len());
     out.put_slice(MAGIC);
@@ -70,7 +70,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u32(contents.canonical.len() as u32);
     out.put_u16(contents.stamps.len() as u16);
     out.put_u32(contents.meta.len() as u32);
-    out.put_u64(u64::from(coding.0) << LENGTH_BITS | payload.len() as u64);
+    out.put_u64(u64::from(written.0) << LENGTH_BITS | payload.len() as u64);
     out.put_slice(&contents.canonical);
     for TagStamp { tag, token } in &contents.stamps {
         out.put_u16(tag.len() as u16);
@@ -106,7 +106,7 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let tag_count = usize::from(u16::from_be_bytes(reader.array()?));
     let meta_length = u64::from(u32::from_be_bytes(reader.array()?));
     let payload_length = reader.u64()?;
-    let coding = Coding((payload_length >> LENGTH_BITS) as u8);
+    let written = Written((payload_length >> LENGTH_BITS) as u8);
     let payload_length = payload_length & ((1 << LENGTH_BITS) - 1);
     if sum != checksum(bytes) {
         // Of the two, truncation is the one an operator can do something about.
@@ -130,12 +130,18 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if reader.at != bytes.len() {
         return Err(Rejection::Malformed);
     }
-    let parts = decompressed(coding, [canonical, meta, payload])?;
+    let (parts, codings) = if written == Written::FORMS {
+        let (payload, codings) = forms::read(payload)?;
+        ([canonical, meta, payload], Some(codings))
+    } else {
+        (decompressed(written, [canonical, meta, payload])?, None)
+    };
     // What is a slice of the reply keeps all of it.
-    let buffer = if coding.is_plain() { bytes.len() } else { parts.iter().map(Bytes::len).sum() };
+    let buffer = if written.is_sliced() { bytes.len() } else { parts.iter().map(Bytes::len).sum() };
     let [canonical, meta, payload] = parts;
     let held = Held { buffer, beside: 0 };
-    let contents = Contents { load_time, stamps, held, ..Contents::new(id, canonical, deadlines, meta, payload) };
+    let contents =
+        Contents { load_time, stamps, held, codings, ..Contents::new(id, canonical, deadlines, meta, payload) };
     Ok(Entry::of(contents).marked(mark))
 }
 

@@ -1,11 +1,13 @@
 //! What is stored: an entry, its deadlines, and its envelope on the wire.
 //!
 //! - [`contents`]: the entry itself
+//! - [`codings`]: its payload in content codings
 //! - [`deadlines`]: until when it serves which purpose
 //! - [`version`]: what tells one state of a key from another
 //! - [`weight`]: what an entry takes in memory
 //! - `envelope`: an entry as bytes, on `compression`
 
+mod codings;
 #[cfg(feature = "redis")]
 mod compression;
 #[cfg(all(test, feature = "zstd"))]
@@ -18,6 +20,7 @@ mod version;
 pub(crate) mod weight;
 
 pub(crate) use self::{
+    codings::Form,
     contents::{Entry, EntryHead},
     deadlines::Deadlines,
     version::{EntryId, Version},

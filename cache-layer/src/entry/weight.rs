@@ -5,7 +5,10 @@
 //! full is not overfull once its entries are asked for.
 
 #[cfg(feature = "memory")]
-use super::contents::{Contents, Entry};
+use super::{
+    codings::Codings,
+    contents::{Contents, Entry},
+};
 #[cfg(feature = "memory")]
 use crate::{key::KeyHash, tag::TagStamp};
 
@@ -35,7 +38,11 @@ impl Entry {
         let beside = if contents.held.beside > 0 { contents.held.beside + 2 * BUFFER } else { 0 };
         let tags = |stamp: &TagStamp| size_of::<TagStamp>() + COUNTERS + stamp.tag.len() + ALLOCATION;
         let stamps: usize = contents.stamps.iter().map(tags).sum();
-        ENTRY + contents.held.buffer + beside + stamps + view(&contents.meta)
+        let codings = contents.codings.as_ref().map_or(0, |codings| {
+            let (buffers, bytes) = codings.held();
+            COUNTERS + size_of::<Codings>() + ALLOCATION + buffers * BUFFER + bytes
+        });
+        ENTRY + contents.held.buffer + beside + stamps + codings + view(&contents.meta)
     }
 }
 

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION};
 
 use super::{
     annotate::{self, Signature},
+    encode::Encoders,
     load_limit::LoadLimit,
     range_memory::RangeMemory,
     target::KeyRules,
@@ -36,6 +37,7 @@ pub(super) struct Context {
     pub(super) usual_status: OnceLock<HeaderValue>,
     /// Whether the content of some requests is part of their keys.
     pub(super) has_content_keys: bool,
+    pub(super) encoders: Encoders,
     /// What is known of queries that make no difference, if responses may say so.
     pub(super) variations: Option<Variations>,
 }
@@ -52,6 +54,7 @@ impl Context {
             range_memory: RangeMemory::default(),
             usual_status: OnceLock::new(),
             has_content_keys: false,
+            encoders: Encoders::default(),
             variations: None,
         }
     }

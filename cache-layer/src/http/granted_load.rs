@@ -15,6 +15,7 @@ use super::{
     annotate::{self, Served},
     body::{Piece, ResponseBody},
     context::Context,
+    encode::Encoding,
     load_limit::LoadPermit,
     oneshot::Oneshot,
     origin::Origin,
@@ -268,7 +269,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
-                let head = self.client_head(parts, not_stored, now);
+                let head = self.client_head(parts, not_stored, false, now);
                 let (status, offers_ranges) = (head.status, head.offers_ranges);
                 self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
                 return self.reply_to.send(head.reply(ResponseBody::inner(body)));
@@ -280,7 +281,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         // Before the client's head is made of it: what is stored are the fields as they came.
         let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
         let draft = self.context.draft(plan, &self.request, headers, varies, is_new);
-        let mut head = self.client_head(parts, not_stored, now);
+        let encoding = draft.is_encodable().then(|| self.encoding());
+        let mut head = self.client_head(parts, not_stored, encoding.is_some(), now);
         if let Some(date) = date {
             head.parts.headers.insert(DATE, date);
         }
@@ -293,7 +295,11 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 // Until the load is over.
                 let _room = self.room.take();
                 let (permit, writes, tags) = self.reply_whole(draft, head, body, now);
-                permit.commit(writes, tags).await;
+                match encoding {
+                    None => permit.commit(writes, tags).await,
+                    // In a box, since most are not encoded.
+                    Some(encoding) => Box::pin(encoding.commit(permit, writes, tags)).await,
+                }
             }
             // In a box, so that the load of a body that is there, as most are, is the smaller for it.
             _ => Box::pin(self.store_streaming(draft, head, body, length)).await,
@@ -317,11 +323,25 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         Planned { plan, length: Length { declared: declared.unwrap_or(None), hint }, date }
     }
 
-    fn client_head(&self, mut parts: Parts, not_stored: Option<NoCacheReason>, now: u64) -> ClientHead {
+    fn encoding(&self) -> Encoding {
+        Encoding { context: self.context.clone(), request: self.request.headers.clone() }
+    }
+
+    /// `encodable`: what is stored of it may be sent in content codings of the cache's own.
+    fn client_head(
+        &self,
+        mut parts: Parts,
+        not_stored: Option<NoCacheReason>,
+        encodable: bool,
+        now: u64,
+    ) -> ClientHead {
         let Self { context, request, miss, .. } = self;
         let (status, why) = (parts.status, miss.detail.why);
         // What a client wants of a response to its POST, only the application can say.
         let of_get = request.method == Method::GET;
+        if encodable {
+            context.as_it_came(of_get.then_some(&*request.headers), status, &mut parts.headers);
+        }
         let not_modified = of_get && is_not_modified(&request.headers, status, &parts.headers, now / 1000);
         let in_part = of_get && !not_modified && has(&request.headers, &RANGE);
         if not_modified {
@@ -369,6 +389,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
 
     /// The body is passed on while it comes in, to the client and to the requests that join.
     async fn store_streaming(self: Box<Self>, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
+        let encoding = draft.is_encodable().then(|| self.encoding());
         let Self { context, request, mut permit, reply_to, room, .. } = *self;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
@@ -400,7 +421,10 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                     Some(reply_to) => reply_to.send(LoadReply::Entry(entry, served)),
                     None => drop(feed.send(Piece::End)),
                 }
-                permit.commit(writes, tags).await;
+                match encoding {
+                    None => permit.commit(writes, tags).await,
+                    Some(encoding) => encoding.commit(permit, writes, tags).await,
+                }
             }
             Some(Err(Unkept { reason, rest })) => {
                 if let (Some(reply_to), Some(whole)) = (waiting, held) {

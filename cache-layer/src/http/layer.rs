@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::{
     context::Context,
+    encode::Encoders,
     load_limit::LoadLimit,
     rules::{RequestSettings, Rule, RuledContexts, Rules},
     service::CacheService,
@@ -18,7 +19,7 @@ use crate::{
     engine::{Cache, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
     key::Key,
-    policy::{KeepIf, NoVarySearch, Profile, Remaining, RequestPredicate, SetCookie, Vary, Voids},
+    policy::{Encode, KeepIf, NoVarySearch, Profile, Remaining, RequestPredicate, SetCookie, Vary, Voids},
     semantics::{cache_status::CacheName, caching_policy::CachingPolicy, names::Names, one_request::OF_ONE_REQUEST},
     telemetry::NoCacheReason,
 };
@@ -314,6 +315,34 @@ impl CacheLayer {
     /// need it off.
     pub fn etags(mut self, minted: bool) -> Self {
         self.context.policy.etags = minted;
+        self
+    }
+
+    /// In which content codings responses are kept and sent, each encoded once, the shortest first; in none unless set. It takes the
+    /// place of a layer that compresses around this one, and would on every hit.
+    ///
+    /// ```
+    /// # #[cfg(feature = "encode")] {
+    /// # use cache_layer::{Cache, CacheLayer, Coding::{Brotli, Gzip, Zstd}, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).encode([Zstd, Brotli, Gzip]);
+    /// # }
+    /// ```
+    ///
+    /// Text-like content that is stored is encoded when it is first wanted: by the request that loaded it, once that has its answer, or by
+    /// a later one. Until that is done, and for clients that accept no coding, responses go out as the application made them. What does
+    /// not shrink by a tenth stays as it is, and so does what is in a coding already, varies by `Accept-Encoding`, says
+    /// `no-transform`, or has a digest of its bytes or a signature: an application that encodes itself goes on doing it.
+    ///
+    /// Clients have the last word, by `Accept-Encoding` and its weights (RFC 9110, section 12.5.3). Responses that could have been
+    /// another say `Vary: Accept-Encoding`; a strong `ETag` is `"v"` as the application gave it, and `"v-gzip"` in gzip, and both
+    /// are known when they come back. Ranges are of the representation that is sent.
+    ///
+    /// Each coding counts for the size of a store in memory. Settings beyond that, and what Redis keeps, are in [`Encode`].
+    pub fn encode(mut self, encode: impl Into<Encode>) -> Self {
+        let encode = encode.into();
+        self.context.encoders = encode.most_at_once().map_or_else(Encoders::default, Encoders::at_once);
+        self.context.policy.set_encode(encode);
         self
     }
 

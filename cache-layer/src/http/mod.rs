@@ -15,6 +15,7 @@
 //! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`nested`]: layers in one another's way
+//! - [`encode`]: content codings: what makes them of a stored response, and which one a request gets
 //! - [`select`]: which stored response a request may have
 //! - [`ranges`]: ranges of what is not stored
 //! - [`alias`]: responses that answer for more queries than their own; [`variations`]: of which paths that is known
@@ -32,6 +33,7 @@ mod annotate;
 mod ask_again;
 mod body;
 mod context;
+mod encode;
 mod failure;
 mod fetch;
 mod forward;

@@ -125,9 +125,15 @@ pub(super) struct Draft {
     response: EntryHead,
     tags: Tags,
     mints: bool,
+    encodable: bool,
 }
 
 impl Draft {
+    /// Whether the response may be sent in content codings of the cache's own.
+    pub(super) fn is_encodable(&self) -> bool {
+        self.encodable
+    }
+
     /// Gives the response an entity tag of its `content`, if it is to have one.
     pub(super) fn mint<'a>(&mut self, content: impl Iterator<Item = &'a Bytes>) -> Option<HeaderValue> {
         let (meta, tag) = self.mints.then(|| with_tag(&self.response.meta, content))??;
@@ -202,12 +208,14 @@ impl Context {
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
         let mints = self.policy.etags && minted::is_due(status, headers, &directives.cache_control);
+        let encodable =
+            self.policy.encode.as_ref().is_some_and(|encode| encode.may_encode(status, headers, length));
         let info = StoredInfo {
             status,
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: traits(status, headers, &directives.cache_control),
+            traits: traits(status, headers, &directives.cache_control, encodable),
             parent: None,
         };
         let deadlines = deadlines(&windows, response_time);
@@ -287,6 +295,7 @@ impl Context {
         is_new: bool,
     ) -> Draft {
         let Plan { mut info, vary, tags, deadlines, mints } = plan;
+        let encodable = info.traits.encodable;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
@@ -297,7 +306,7 @@ impl Context {
             EntryHead { key, id: EntryId::random(), deadlines, meta, is_compressed }
         };
         let Some(fields) = vary else {
-            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints };
+            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints, encodable };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
         // many, or softened: written again, the entry would make them fresh.
@@ -317,7 +326,8 @@ impl Context {
             .compressed(is_compressed)
             .leading_to(self.policy.max_variants);
         info.parent = Some(parent);
-        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: head(variant, info), tags, mints }
+        let parent = Some((request.key.clone(), leads_there));
+        Draft { guard, parent, response: head(variant, info), tags, mints, encodable }
     }
 
     /// The metadata of a response: what is stored of its fields, and no more.
@@ -350,19 +360,21 @@ impl Context {
             meta: info.with_fields(fields),
             is_compressed: !self.cache.is_local() && is_compressed(&stored.headers),
         };
-        let entry = head.loaded_again(entry, entry.load_time());
+        let entry = head.loaded_again(entry, entry.load_time(), info.traits.encodable);
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }
     }
 }
 
-fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl) -> Traits {
+fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl, encodable: bool) -> Traits {
+    let encodable = encodable && !cc.no_transform;
     Traits {
         immutable: cc.immutable,
         never_stale: forbids_stale_use(cc),
         no_circle: true,
         unmatched: false,
         minted: false,
-        plain: !status.is_redirection() && !has(headers, &CONTENT_ENCODING),
+        plain: !status.is_redirection() && !encodable && !has(headers, &CONTENT_ENCODING),
+        encodable,
     }
 }
 

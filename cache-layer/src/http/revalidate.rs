@@ -43,8 +43,8 @@ impl<R: Body, E> GrantedLoad<R, E> {
             Ok(plan) => {
                 let headers = DatedHeaders { own: &headers, date: None };
                 let draft = self.context.draft(plan, &self.request, headers, varies, false);
-                let millis = self.context.load_time(&self.request);
-                let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis));
+                let (millis, coded) = (self.context.load_time(&self.request), draft.is_encodable());
+                let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis, coded));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };
                 self.reply_to.send(LoadReply::Entry(again, served));
                 self.permit.commit(writes, tags).await;

@@ -66,7 +66,8 @@ impl Hit {
             Some((key, varies)) => (key.clone(), Some(varies.clone())),
             None => (primary.clone(), None),
         };
-        let (expected, stale) = (Some(Seen::Entry(self.entry.id())), Some(Entry::clone(&self.entry)));
+        // What comes of it may be any answer.
+        let (expected, stale) = (Some(Seen::Entry(self.entry.id())), self.entry.inflated());
         Miss { key, expected, stale, detail: Route { why, varies } }
     }
 }
@@ -95,7 +96,7 @@ pub(super) enum Decision {
 impl Context {
     pub(super) fn decide(&self, entry: Entry, key: &Key, headers: &HeaderMap, now: u64) -> Decision {
         match view(&entry) {
-            Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), headers, now),
+            Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), key, headers, now),
             Some(Stored::Varies(stored)) => {
                 let softened = entry.is_soft_invalidated().then_some(entry.deadlines().fresh);
                 let varies = Varies { version: entry.version(), stored: stored.clone(), softened };
@@ -105,18 +106,29 @@ impl Context {
         }
     }
 
-    fn decide_on(&self, entry: ResponseEntry, headers: &HeaderMap, now: u64) -> Decision {
+    fn decide_on(&self, entry: ResponseEntry, key: &Key, headers: &HeaderMap, now: u64) -> Decision {
         let response = entry.response();
         if !response.info.traits.plain {
             // It may lead its clients round in a circle.
             if response.info.status.is_redirection() && !response.info.traits.no_circle {
                 return Decision::Validate(entry, ForwardReason::Miss);
             }
+            if response.info.traits.encodable {
+                return match self.legible(entry, key, headers) {
+                    Ok(entry) => self.decide_by_age(entry, headers, now),
+                    Err(id) => Decision::Unreadable(id),
+                };
+            }
             // Whatever has led here, no client gets what it can't read.
             if !accepts_codings(headers, &response.headers) {
                 return Decision::Refused(entry.id());
             }
         }
+        self.decide_by_age(entry, headers, now)
+    }
+
+    fn decide_by_age(&self, entry: ResponseEntry, headers: &HeaderMap, now: u64) -> Decision {
+        let response = entry.response();
         let deadlines = entry.deadlines_at(now);
         let from_the_future = entry.is_from_the_future(now);
         let candidate = Candidate {

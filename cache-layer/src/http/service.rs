@@ -220,11 +220,16 @@ impl<S: Clone> CacheService<S> {
     }
 
     /// A request that is not looked up.
-    pub(super) fn bypass<B, R: Body>(&self, request: Request<B>, refusal: impl Into<Refusal>) -> ResponseFuture<S, B, R>
+    pub(super) fn bypass<B, R: Body>(
+        &self,
+        mut request: Request<B>,
+        refusal: impl Into<Refusal>,
+    ) -> ResponseFuture<S, B, R>
     where
         S: Service<Request<B>>,
     {
         let refusal = refusal.into();
+        self.context.add_plain_tags(&mut request);
         self.context.cache.emit(Event::Bypass(refusal.reason));
         ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), refusal)
     }

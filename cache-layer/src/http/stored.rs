@@ -66,10 +66,12 @@ pub(super) struct Traits {
     pub(super) no_circle: bool,
     /// The application doesn't know it by its validators: asked by them, it said 304 about another one.
     pub(super) unmatched: bool,
-    /// Nothing of it keeps it from some requests: it is no redirect, and not coded. Former versions didn't say.
+    /// There is one of it for all requests: it is no redirect, not coded, and not to be coded. Former versions didn't say.
     pub(super) plain: bool,
     /// Its entity tag is the cache's own, of which the application knows nothing.
     pub(super) minted: bool,
+    /// It may be sent in content codings of the cache's own.
+    pub(super) encodable: bool,
 }
 
 impl Traits {
@@ -84,6 +86,7 @@ impl Traits {
     const UNMATCHED: u8 = 8;
     const PLAIN: u8 = 16;
     const MINTED: u8 = 32;
+    const ENCODABLE: u8 = 64;
 
     fn to_byte(self) -> u8 {
         let of = |is: bool, bit: u8| u8::from(is) * bit;
@@ -93,6 +96,7 @@ impl Traits {
             | of(self.unmatched, Self::UNMATCHED)
             | of(self.plain, Self::PLAIN)
             | of(self.minted, Self::MINTED)
+            | of(self.encodable, Self::ENCODABLE)
     }
 
     fn from_byte(byte: u8) -> Self {
@@ -104,6 +108,7 @@ impl Traits {
             unmatched: is(Self::UNMATCHED),
             plain: is(Self::PLAIN),
             minted: is(Self::MINTED),
+            encodable: is(Self::ENCODABLE),
         }
     }
 }
@@ -208,7 +213,7 @@ mod tests {
             response_time: 1_800_000_000_000,
             initial_age: 7,
             stale_if_disconnected: 1_800_000_060_000,
-            traits: Traits { immutable: true, no_circle: true, unmatched: true, minted: true, ..Traits::default() },
+            traits: Traits { immutable: true, no_circle: true, unmatched: true, minted: true, encodable: true, ..Traits::default() },
             parent: Some(EntryId([9; 16])),
         };
         StoredResponse { headers, info }

@@ -31,6 +31,17 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         self.peek(key).map(Lookup::Found)
     }
 
+    /// Whether what this process adds to an entry is kept, by [`amend`](Self::amend).
+    fn keeps_additions(&self) -> bool {
+        false
+    }
+
+    /// Puts what `amends` makes of it, which is the same with something added, in the place of the entry with this id, in the memory
+    /// of this process: `true` if it is there, and there is room. It can only be gone sooner, never come back by this.
+    fn amend(&self, _key: &Key, _of: EntryId, _amends: &dyn Fn(&Entry) -> Entry) -> bool {
+        false
+    }
+
     /// Whether all there is, is in this process.
     fn is_local(&self) -> bool {
         false

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    entry::Entry,
+    entry::{Entry, EntryId},
     hex,
     key::{Key, KeyHash, readable_in_full},
     pattern::Pattern,
@@ -387,6 +387,14 @@ impl StoreBackend for MemoryStore {
         Some(self.0.peek(key))
     }
 
+    fn keeps_additions(&self) -> bool {
+        true
+    }
+
+    fn amend(&self, key: &Key, of: EntryId, amends: &dyn Fn(&Entry) -> Entry) -> bool {
+        self.0.entries.amend(key.hash(), of, amends)
+    }
+
     fn is_local(&self) -> bool {
         true
     }
@@ -509,10 +517,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{
-        entry::{Deadlines, EntryId},
-        store::Writes,
-    };
+    use crate::{entry::Deadlines, store::Writes};
 
     #[tokio::test]
     async fn what_is_remembered_as_uncacheable_is_forgotten_with_everything() {

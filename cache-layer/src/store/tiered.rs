@@ -6,7 +6,12 @@ use super::{
     Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, RedisStore,
     Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
 };
-use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
+use crate::{
+    entry::{Entry, EntryId},
+    key::Key,
+    pattern::Pattern,
+    tag::Tags,
+};
 
 /// A [`RedisStore`] with a first tier in this process: a hit there costs no round trip. Cheap to clone.
 ///
@@ -87,6 +92,14 @@ impl Store for TieredStore {}
 impl StoreBackend for TieredStore {
     fn peek(&self, key: &Key) -> Option<Entry> {
         self.redis.peek_local_tier(key)
+    }
+
+    fn keeps_additions(&self) -> bool {
+        true
+    }
+
+    fn amend(&self, key: &Key, of: EntryId, amends: &dyn Fn(&Entry) -> Entry) -> bool {
+        self.local_tier.amend(key, of, amends)
     }
 
     fn identity(&self) -> usize {

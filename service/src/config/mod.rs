@@ -2,6 +2,7 @@
 //!
 //! A flag and its variable share their name: `--redis-url` is `APP_REDIS_URL`. The flag wins.
 
+mod cache_encode;
 mod cache_paths;
 mod cache_rules;
 mod quantity;
@@ -24,7 +25,10 @@ use clap::{
 use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use tracing_subscriber::EnvFilter;
 
-pub use self::{cache_paths::CachePaths, cache_rules::CacheRules, secret_file::Password, secret_url::SecretUrl};
+pub use self::{
+    cache_encode::CacheEncode, cache_paths::CachePaths, cache_rules::CacheRules, secret_file::Password,
+    secret_url::SecretUrl,
+};
 
 /// A product-catalogue API with an HTTP cache in front.
 ///
@@ -104,6 +108,10 @@ pub struct Config {
     /// Largest response body to keep
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = quantity::bytes)]
     pub cache_max_body: u64,
+
+    /// Content codings that responses are kept in, each encoded once: off, or some of zstd, br and gzip, the preferred one first
+    #[arg(long, value_name = "CODINGS", default_value = "zstd,gzip")]
+    pub cache_encode: CacheEncode,
 
     /// How long a request may take before it is answered with 503
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = quantity::positive_time)]

@@ -8,10 +8,10 @@
 //! How long invalidations take to reach other processes is not measured: a push from Redis carries no time, and two clocks
 //! differ by more than a push takes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cache_layer::{
-    Cache,
+    Cache, Coding,
     store::{Eviction, MemoryStore, RedisStore, TieredStore},
     telemetry::{Event, LookupEvent, LookupResult, Observer},
 };
@@ -49,6 +49,9 @@ pub(crate) struct CacheMetrics {
     rejected: Counter<u64>,
     refreshes: Counter<u64>,
     overloaded: Counter<u64>,
+    encoded: Counter<u64>,
+    encoded_bytes: Counter<u64>,
+    encode_time: Counter<f64>,
     entry_size: Histogram<f64>,
     entry_age: Histogram<f64>,
     store_errors: Counter<u64>,
@@ -107,6 +110,21 @@ impl CacheMetrics {
                 "{request}",
                 "Requests that were turned away for want of room at the application",
             ),
+            encoded: counter(
+                "cache_layer.encoded",
+                "{response}",
+                "Stored responses that were encoded, by the coding; what did not shrink as well",
+            ),
+            encoded_bytes: counter(
+                "cache_layer.encoded.content",
+                "By",
+                "Bytes of what was encoded, by the coding, before (in) and after (out)",
+            ),
+            encode_time: meter
+                .f64_counter("cache_layer.encode.time")
+                .with_unit("s")
+                .with_description("What encoding took, by the coding")
+                .build(),
             entry_size: histogram("cache_layer.entry.size", "By", "Bodies and values, when they are stored", &SIZE),
             entry_age: histogram("cache_layer.entry.age", "s", "How old responses are when they are served", &AGE),
             store_errors: counter("cache_layer.store.errors", "{operation}", "Look-ups that the store did not answer"),
@@ -123,6 +141,17 @@ impl CacheMetrics {
 
     fn count_by_both(&self, counter: &Counter<u64>, [one, other]: [(&'static str, &'static str); 2]) {
         counter.add(1, &[self.cache.clone(), KeyValue::new(one.0, one.1), KeyValue::new(other.0, other.1)]);
+    }
+
+    fn encoded(&self, coding: Coding, content: u64, coded: Option<u64>, duration: Duration) {
+        let coding = KeyValue::new("coding", coding.as_str());
+        let labels = [self.cache.clone(), coding];
+        self.encoded.add(1, &labels);
+        self.encode_time.add(duration.as_secs_f64(), &labels);
+        let [cache, coding] = labels;
+        for (way, bytes) in [("in", content), ("out", coded.unwrap_or(content))] {
+            self.encoded_bytes.add(bytes, &[cache.clone(), coding.clone(), KeyValue::new("way", way)]);
+        }
     }
 
     fn looked_up(&self, lookup: LookupEvent) {
@@ -170,6 +199,7 @@ impl Observer for CacheMetrics {
                 let outcome = if delivered { "delivered" } else { "pending" };
                 self.count_by_both(&self.invalidations, [("kind", kind.as_str()), ("outcome", outcome)]);
             }
+            Event::Encoded { coding, content, coded, duration } => self.encoded(coding, content, coded, duration),
             Event::StoreUnavailable => self.count(&self.store_errors),
             // Reported twice, since `Lookup` and `Waited` say more; or not of interest here.
             _ => {}

@@ -4,18 +4,18 @@
 use std::{convert::Infallible, env, fmt::Debug, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
-use cache_layer::{Cache, CacheLayer, Key, Rule, store::MemoryStore};
+use cache_layer::{Cache, CacheLayer, Coding, Key, Rule, store::MemoryStore};
 use http::{
     Request, Response,
-    header::{ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT, VARY},
+    header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT, VARY},
 };
 use http_body::Body;
 use http_body_util::{BodyExt as _, Empty, Full};
 use tokio::runtime::Runtime;
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
-/// Requests before those that are asked for: the first one stores.
-const WARM_UP: usize = 2;
+/// Requests before those that are asked for: the first one stores, and the next ones have it encoded.
+const WARM_UP: usize = 8;
 
 static BODY: [u8; 1_580] = [b'x'; 1_580];
 
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         "memory-hit" => ask(&runtime, &cached(), Paths::Same, count, Some("HIT")),
         "memory-hit-rules" => ask(&runtime, &ruled(), Paths::Same, count, Some("HIT")),
         "memory-hit-variant" => ask(&runtime, &cached(), Paths::SameVaried, count, Some("HIT")),
+        "memory-hit-encoded" => ask(&runtime, &encoding(), Paths::SameEncoded, count, Some("HIT")),
         "memory-miss" => ask(&runtime, &cached(), Paths::New, count, Some("MISS")),
         "bypass" => ask(&runtime, &cached(), Paths::Personal, count, Some("BYPASS")),
         "key" => (0..count).for_each(|_| {
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-miss|bypass|key COUNT"
+        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-hit-encoded|memory-miss|bypass|key COUNT"
     );
     ExitCode::FAILURE
 }
@@ -54,6 +55,8 @@ fn usage() -> ExitCode {
 enum Paths {
     Same,
     SameVaried,
+    /// As a browser asks, which accepts a few codings.
+    SameEncoded,
     New,
     /// With `no-store`.
     Personal,
@@ -62,7 +65,7 @@ enum Paths {
 impl Paths {
     fn request(self, number: usize) -> Request<Empty<Bytes>> {
         let path = match self {
-            Self::Same | Self::Personal => "/products/1".to_owned(),
+            Self::Same | Self::SameEncoded | Self::Personal => "/products/1".to_owned(),
             Self::SameVaried => "/varied/products/1".to_owned(),
             Self::New => format!("/products/{number}"),
         };
@@ -71,7 +74,11 @@ impl Paths {
             .header(USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
             .header(ACCEPT, "application/json")
             .header(ACCEPT_LANGUAGE, "de,en;q=0.5");
-        let request = if matches!(self, Self::Personal) { request.header(CACHE_CONTROL, "no-store") } else { request };
+        let request = match self {
+            Self::Personal => request.header(CACHE_CONTROL, "no-store"),
+            Self::SameEncoded => request.header(ACCEPT_ENCODING, "gzip, deflate, br, zstd"),
+            Self::Same | Self::SameVaried | Self::New => request,
+        };
         request.body(Empty::new()).expect("a request")
     }
 }
@@ -90,6 +97,12 @@ async fn application(request: Request<Empty<Bytes>>) -> Result<Response<Full<Byt
 fn cached()
 -> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
     CacheLayer::new(Cache::new(MemoryStore::new(64 << 20))).layer(service_fn(application))
+}
+
+/// As [`cached`], and what is stored is encoded.
+fn encoding()
+-> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
+    CacheLayer::new(Cache::new(MemoryStore::new(64 << 20))).encode([Coding::Gzip]).layer(service_fn(application))
 }
 
 /// As [`cached`], with a hundred rules, one of which is for what is asked for.
@@ -113,7 +126,8 @@ where
         let from = response.headers().get("x-cache").map(|value| value.as_bytes());
         assert!(x_cache.is_none_or(|expected| from == Some(expected.as_bytes())), "{from:?}");
         let body = response.into_body().collect().await.expect("a whole body").to_bytes();
-        assert_eq!(body.len(), BODY.len());
+        let is_encoded = matches!(paths, Paths::SameEncoded) && x_cache.is_some();
+        assert!(if is_encoded { body.len() < 100 } else { body.len() <= BODY.len() }, "{}", body.len());
         // What a request leaves for later is its cost as well.
         tokio::task::yield_now().await;
     };

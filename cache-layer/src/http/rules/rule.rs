@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::millis,
     error::{ConfigError, ConfigErrorKind},
-    policy::{KeepIf, Policy, Voids},
+    policy::{Encode, KeepIf, Policy, Voids},
     semantics::{names::Names, sites::plain_authority},
     telemetry::NoCacheReason,
 };
@@ -74,6 +74,7 @@ struct RuleSettings {
     #[cfg(feature = "typed")]
     inherit: Option<bool>,
     etags: Option<bool>,
+    encode: Option<Encode>,
     keep_if: Option<KeepIf>,
     voids: Option<bool>,
     key_headers: Option<Vec<HeaderName>>,
@@ -223,6 +224,13 @@ impl Rule {
         self
     }
 
+    /// In which content codings responses are kept and sent; by [`Encode::new([])`](Encode::new), in none. How many encoders run at
+    /// one time is as the layer says.
+    pub fn encode(mut self, encode: impl Into<Encode>) -> Self {
+        self.settings.encode = Some(encode.into());
+        self
+    }
+
     /// Which responses to keep, of those that may be kept; in place of what the layer says.
     pub fn keep_if(mut self, keeps: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
         self.settings.keep_if = Some(KeepIf::new(keeps));
@@ -292,6 +300,7 @@ impl Rule {
             #[cfg(feature = "typed")]
             inherit,
             etags,
+            encode,
             keep_if,
             voids,
             key_headers,
@@ -316,6 +325,9 @@ impl Rule {
         #[cfg(feature = "typed")]
         set(&mut policy.inherits, inherit);
         set(&mut policy.etags, etags);
+        if let Some(encode) = encode {
+            policy.set_encode(encode);
+        }
         set(&mut policy.keep_if, keep_if.map(Some));
         set(&mut policy.voids, voids.map(|void| if void { Voids::All } else { Voids::None }));
         set(&mut policy.key_headers, key_headers);

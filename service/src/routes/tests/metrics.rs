@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use cache_layer::{
-    Cache,
+    Cache, Coding,
     store::{MemoryStore, RedisStore, TieredStore},
     telemetry::{
         Event, FillOutcome, InvalidationKind, LoadOutcome, LookupEvent, LookupResult, NoCacheReason, Observer,
@@ -110,6 +110,9 @@ fn every_event() -> Vec<Event> {
     events.extend(NoCacheReason::ALL.iter().copied().map(Event::NotStored));
     events.extend(FillOutcome::ALL.iter().copied().map(Event::Fill));
     events.extend(Rejection::ALL.iter().copied().map(Event::Rejected));
+    for &coding in Coding::ALL {
+        events.push(Event::Encoded { coding, content: 2, coded: Some(1), duration: moment });
+    }
     for &kind in InvalidationKind::ALL {
         for (soft, delivered) in [(false, false), (false, true), (true, false), (true, true)] {
             events.push(Event::Invalidation { kind, soft, delivered });
