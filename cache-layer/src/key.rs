@@ -231,7 +231,9 @@ impl Key {
 fn primary_length(canonical: &[u8]) -> usize {
     let mut end = 0;
     // What follows is whole: it was written here, or compared with what was.
-    while let Some(length) = canonical.get(end..).and_then(|rest| rest.first_chunk::<4>()).filter(|length| length[0] != b'v') {
+    while let Some(length) =
+        canonical.get(end..).and_then(|rest| rest.first_chunk::<4>()).filter(|length| length[0] != b'v')
+    {
         end += 4 + u32::from_be_bytes(*length) as usize;
     }
     end.min(canonical.len())

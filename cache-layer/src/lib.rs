@@ -63,6 +63,11 @@
 #![warn(missing_docs)]
 // Without a store, the rest has no user.
 #![cfg_attr(not(feature = "memory"), allow(dead_code))]
+// Without a coding, there is none to match.
+#![cfg_attr(
+    not(any(feature = "encode-zstd", feature = "encode-br", feature = "encode-gzip")),
+    allow(clippy::empty_enums, unreachable_code, unreachable_patterns, unused_variables)
+)]
 
 #[cfg(feature = "redis")]
 mod bounded;

@@ -58,7 +58,7 @@ mod telemetry;
 pub use self::{
     app::{ShutdownHandle, StartError},
     cache::Reloaded,
-    config::{CachePaths, CacheRules, CacheSwitch, Config, ConfigError, LogFormat, Password, SecretUrl},
+    config::{CacheEncode, CachePaths, CacheRules, CacheSwitch, Config, ConfigError, LogFormat, Password, SecretUrl},
     healthcheck::healthcheck,
     server::{ReloadHandle, Server},
     telemetry::Telemetry,

@@ -135,7 +135,8 @@ pub(super) mod forms {
         let coded: Vec<_> = Coding::ALL.iter().copied().filter_map(made).collect();
         let has_frame = coded.first()?.0.is_zstd() && entry.payload_length() <= MOST;
         let itself = (!has_frame).then(|| (ITSELF, entry.payload()));
-        let forms: Vec<_> = itself.into_iter().chain(coded.iter().map(|(coding, coded)| (mark(*coding), *coded))).collect();
+        let forms: Vec<_> =
+            itself.into_iter().chain(coded.iter().map(|(coding, coded)| (mark(*coding), *coded))).collect();
         let bytes: usize = forms.iter().map(|(_, bytes)| bytes.len()).sum();
         let mut written = Vec::with_capacity(9 + 9 * forms.len() + bytes);
         written.put_u64(entry.payload_length());

@@ -208,8 +208,7 @@ impl Context {
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
         let mints = self.policy.etags && minted::is_due(status, headers, &directives.cache_control);
-        let encodable =
-            self.policy.encode.as_ref().is_some_and(|encode| encode.may_encode(status, headers, length));
+        let encodable = self.policy.encode.as_ref().is_some_and(|encode| encode.may_encode(status, headers, length));
         let info = StoredInfo {
             status,
             response_time,

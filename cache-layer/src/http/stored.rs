@@ -213,7 +213,14 @@ mod tests {
             response_time: 1_800_000_000_000,
             initial_age: 7,
             stale_if_disconnected: 1_800_000_060_000,
-            traits: Traits { immutable: true, no_circle: true, unmatched: true, minted: true, encodable: true, ..Traits::default() },
+            traits: Traits {
+                immutable: true,
+                no_circle: true,
+                unmatched: true,
+                minted: true,
+                encodable: true,
+                ..Traits::default()
+            },
             parent: Some(EntryId([9; 16])),
         };
         StoredResponse { headers, info }

@@ -54,11 +54,6 @@ impl Acceptance {
         }
     }
 
-    /// Whether it accepts any of these codings.
-    pub(crate) fn any(&self, codings: &[Coding]) -> bool {
-        codings.iter().any(|coding| self.weight(*coding) > 0)
-    }
-
     /// Of these codings, one before the other, the one that the client takes most gladly, if it takes it more gladly than what is
     /// not coded.
     pub(crate) fn best(&self, codings: impl Iterator<Item = Coding>) -> Option<Coding> {
@@ -83,9 +78,10 @@ mod tests {
     use crate::semantics::{negotiation::accepts_coding, preference::preferences};
 
     fn acceptance(lines: &[&str]) -> Acceptance {
-        let line = |line: &&str| (ACCEPT_ENCODING, HeaderValue::from_str(line).unwrap());
         let mut request = HeaderMap::new();
-        lines.iter().map(line).for_each(|(name, value)| drop(request.append(name, value)));
+        for line in lines {
+            request.append(ACCEPT_ENCODING, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        }
         Acceptance::of(&request)
     }
 

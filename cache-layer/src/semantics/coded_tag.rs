@@ -89,7 +89,9 @@ pub(crate) fn add_plain_tags(request: &mut HeaderMap, codings: &[Coding], is_saf
             .flat_map(|line| entity_tags(line.as_bytes()))
             .filter_map(|tag| plain(tag, codings))
             .collect();
-        plain.into_iter().for_each(|tag| drop(request.append(&name, tag)));
+        for tag in plain {
+            request.append(&name, tag);
+        }
     }
 }
 
@@ -117,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_strong_tag_has_the_name_of_the_coding_in_its_quotes() {
-        for (tag, coded_tag) in [("\"abc\"", "\"abc-gzip\""), ("\"\"", "\"-gzip\""), ("\"a-gzip\"", "\"a-gzip-gzip\"")] {
+        for (tag, coded_tag) in [("\"abc\"", "\"abc-gzip\""), ("\"\"", "\"-gzip\""), ("\"a-gzip\"", "\"a-gzip-gzip\"")]
+        {
             assert_eq!(coded(&value(tag), Coding::Gzip), coded_tag);
         }
         assert_eq!(coded(&value("\"abc\""), Coding::Brotli), "\"abc-br\"");
@@ -194,7 +197,11 @@ mod tests {
             ),
             (&[("if-none-match", "\"a-gzip\"")], true, &[("if-none-match", "\"a-gzip\"")]),
             (&[("if-none-match", "\"a-br\"")], false, &[("if-none-match", "\"a-br\""), ("if-none-match", "\"a\"")]),
-            (&[("if-match", "W/\"a-gzip\", \"a-zstd\", a-gzip, *")], false, &[("if-match", "W/\"a-gzip\", \"a-zstd\", a-gzip, *")]),
+            (
+                &[("if-match", "W/\"a-gzip\", \"a-zstd\", a-gzip, *")],
+                false,
+                &[("if-match", "W/\"a-gzip\", \"a-zstd\", a-gzip, *")],
+            ),
             (&[("if-match", "\"gzip\"")], false, &[("if-match", "\"gzip\"")]),
             (&[("if-range", "\"a-gzip\"")], false, &[("if-range", "\"a-gzip\"")]),
         ];

@@ -5,7 +5,12 @@ use http::{
     header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, VARY},
 };
 
-use super::{cache_control::CacheControl, coded_tag, list::{has, has_any, members}, storable::forbids_length};
+use super::{
+    cache_control::CacheControl,
+    coded_tag,
+    list::{has, has_any, members},
+    storable::forbids_length,
+};
 use crate::{
     coding::Coding,
     error::{ConfigError, ConfigErrorKind},
@@ -118,7 +123,7 @@ impl Encode {
     /// Redis has content once, in `zstd`, if that is among the codings. A client that accepts it gets it as it comes. For others it is
     /// inflated, or encoded, which is kept in the first tier, if there is one; where there is none, they get what is not coded, unless
     /// this is set. With it, all codings are made before the entry is written, by the process that loaded it, and each entry takes so
-    /// much more of Redis.
+    /// much more of Redis. One for which no encoder is free by then is written without, until it is loaded again.
     pub fn in_store(mut self, all: bool) -> Self {
         self.in_store = all;
         self
@@ -300,7 +305,9 @@ mod tests {
     #[test]
     fn what_has_no_content_or_little_is_left_alone() {
         let text = headers(&[("content-type", "text/plain")]);
-        for (status, expected) in [(200, true), (203, true), (404, true), (410, true), (204, false), (206, false), (304, false)] {
+        for (status, expected) in
+            [(200, true), (203, true), (404, true), (410, true), (204, false), (206, false), (304, false)]
+        {
             assert_eq!(encode().may_encode(StatusCode::from_u16(status).unwrap(), &text, 0), expected, "{status}");
         }
         for (length, expected) in [(0, true), (1, false), (255, false), (256, true)] {

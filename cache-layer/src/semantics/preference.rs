@@ -34,7 +34,9 @@ pub(crate) fn canonical(value: &[u8], order: Order, rename: fn(&str) -> &str) ->
 
 /// The members of a list; `None` for a value that is no such list.
 pub(crate) fn preferences(value: &[u8]) -> Option<Vec<Preference>> {
-    weighed(value).map(|member| member.map(|(name, weight)| Preference { name: name.to_ascii_lowercase(), weight })).collect()
+    weighed(value)
+        .map(|member| member.map(|(name, weight)| Preference { name: name.to_ascii_lowercase(), weight }))
+        .collect()
 }
 
 /// The members of a list, as they are spelled, and their weights in thousandths; `None` for one that is none.

@@ -236,9 +236,7 @@ impl<P: Place> EntryCache<P> {
     /// Puts what `amends` makes of it in the place of the entry with this id, if it is still there, and if there is room for it:
     /// `true` if so. What removes it meanwhile has removed it.
     pub(super) fn amend(&self, id: P, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
-        let is_it = |slot: &Slot| {
-            slot.generation == self.generation.load(Ordering::SeqCst) && slot.entry.id() == of
-        };
+        let is_it = |slot: &Slot| slot.generation == self.generation.load(Ordering::SeqCst) && slot.entry.id() == of;
         // Where there is nothing, a place would be made.
         if !self.shard(id).entries.peek(&id).is_some_and(|slot| is_it(&slot)) {
             return false;

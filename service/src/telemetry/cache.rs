@@ -143,14 +143,13 @@ impl CacheMetrics {
         counter.add(1, &[self.cache.clone(), KeyValue::new(one.0, one.1), KeyValue::new(other.0, other.1)]);
     }
 
-    fn encoded(&self, coding: Coding, content: u64, coded: Option<u64>, duration: Duration) {
+    fn count_encoded(&self, coding: Coding, content: u64, coded: Option<u64>, duration: Duration) {
+        // By the coding alone, whichever cache it is for.
         let coding = KeyValue::new("coding", coding.as_str());
-        let labels = [self.cache.clone(), coding];
-        self.encoded.add(1, &labels);
-        self.encode_time.add(duration.as_secs_f64(), &labels);
-        let [cache, coding] = labels;
+        self.encoded.add(1, std::slice::from_ref(&coding));
+        self.encode_time.add(duration.as_secs_f64(), std::slice::from_ref(&coding));
         for (way, bytes) in [("in", content), ("out", coded.unwrap_or(content))] {
-            self.encoded_bytes.add(bytes, &[cache.clone(), coding.clone(), KeyValue::new("way", way)]);
+            self.encoded_bytes.add(bytes, &[coding.clone(), KeyValue::new("way", way)]);
         }
     }
 
@@ -199,7 +198,7 @@ impl Observer for CacheMetrics {
                 let outcome = if delivered { "delivered" } else { "pending" };
                 self.count_by_both(&self.invalidations, [("kind", kind.as_str()), ("outcome", outcome)]);
             }
-            Event::Encoded { coding, content, coded, duration } => self.encoded(coding, content, coded, duration),
+            Event::Encoded { coding, content, coded, duration } => self.count_encoded(coding, content, coded, duration),
             Event::StoreUnavailable => self.count(&self.store_errors),
             // Reported twice, since `Lookup` and `Waited` say more; or not of interest here.
             _ => {}

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use cache_layer::{Cache, CacheLayer, Coding, Key, Rule, store::MemoryStore};
 use http::{
     Request, Response,
-    header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT, VARY},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT,
+        VARY,
+    },
 };
 use http_body::Body;
 use http_body_util::{BodyExt as _, Empty, Full};

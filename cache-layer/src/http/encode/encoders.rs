@@ -1,12 +1,6 @@
 //! The encoders at work. None of them is ever waited for by a request.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::Arc,
-    thread::available_parallelism,
-    time::Instant,
-};
+use std::{collections::HashSet, fmt, sync::Arc, thread::available_parallelism, time::Instant};
 
 use bytes::Bytes;
 use tokio::{
@@ -125,21 +119,23 @@ impl Drop for Turn {
     }
 }
 
+/// Encodes content, where no request waits behind it.
+async fn encode(cache: &Cache, content: Bytes, coding: Coding) -> Form {
+    if content.len() < LONG {
+        return encode_here(cache, &content, coding);
+    }
+    let cache = cache.clone();
+    // It fails if it panics, or if the runtime is shutting down.
+    spawn_blocking(move || encode_here(&cache, &content, coding)).await.unwrap_or_default()
+}
+
 /// Encodes content, and tells observers.
-pub(super) async fn encode(cache: &Cache, content: Bytes, coding: Coding) -> Form {
-    let (begun, length) = (Instant::now(), content.len() as u64);
-    let coded = if content.len() < LONG {
-        coding.encode(&content)
-    } else {
-        match spawn_blocking(move || coding.encode(&content)).await {
-            Ok(coded) => coded,
-            // It panicked, or the runtime is shutting down.
-            Err(_) => return Form::Unmade,
-        }
-    };
+pub(super) fn encode_here(cache: &Cache, content: &Bytes, coding: Coding) -> Form {
+    let begun = Instant::now();
+    let coded = coding.encode(content);
     cache.emit(Event::Encoded {
         coding,
-        content: length,
+        content: content.len() as u64,
         coded: coded.as_ref().map(|coded| coded.len() as u64),
         duration: begun.elapsed(),
     });

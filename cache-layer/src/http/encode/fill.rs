@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::encoders::encode_here;
 use crate::{
     engine::permit::{Demand, WritePermit},
     entry::Form,
@@ -52,7 +53,11 @@ impl Context {
             return;
         }
         for coding in encode.stored_codings() {
-            let form = self.encoders.encode(&self.cache, entry, coding).await;
+            // What large entries are compressed in by every commit has no bound of its own.
+            let form = match coding.is_zstd() {
+                true => encode_here(&self.cache, entry.payload(), coding),
+                false => self.encoders.encode(&self.cache, entry, coding).await,
+            };
             if form != Form::Unmade && *entry.form(coding) == Form::Unmade {
                 *entry = entry.clone().with_form(coding, form);
             }

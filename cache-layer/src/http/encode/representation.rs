@@ -84,7 +84,8 @@ impl Context {
         }
         let coding = acceptance.best(ranked.iter().copied().filter(|coding| is_made(*coding)));
         let may_be_made = |coding: &Coding| *entry.form(*coding) != Form::InVain;
-        let is_long_enough = self.policy.encode.as_ref().is_some_and(|encode| encode.is_long_enough(entry.payload_length()));
+        let is_long_enough =
+            self.policy.encode.as_ref().is_some_and(|encode| encode.is_long_enough(entry.payload_length()));
         let wanted = acceptance.best(ranked.iter().copied().filter(may_be_made)).filter(|_| is_long_enough);
         Choice { coding, wanted: wanted.filter(|wanted| Some(*wanted) != coding), several: true }
     }
@@ -113,7 +114,12 @@ impl Context {
     }
 
     /// The representation that a request gets of an entry that may have several; `is_whole`: its payload is there.
-    pub(in crate::http) fn represent(&self, entry: ResponseEntry, request: &HeaderMap, is_whole: bool) -> Representation {
+    pub(in crate::http) fn represent(
+        &self,
+        entry: ResponseEntry,
+        request: &HeaderMap,
+        is_whole: bool,
+    ) -> Representation {
         let Choice { coding, wanted, several } = self.choose(&entry, request);
         if let Some(wanted) = wanted.filter(|_| is_whole) {
             self.encoders.start(&self.cache, &entry, wanted);
@@ -133,7 +139,9 @@ impl Context {
     /// Makes of the fields of a response as it came, which may have other representations later, those of the one that its client
     /// gets: this, or one that it has already.
     pub(in crate::http) fn as_it_came(&self, request: Option<&HeaderMap>, status: StatusCode, headers: &mut HeaderMap) {
-        if let Some((request, (acceptance, ranked))) = request.and_then(|request| Some((request, self.accepted(request)?))) {
+        if let Some((request, (acceptance, ranked))) =
+            request.and_then(|request| Some((request, self.accepted(request)?)))
+        {
             let representations = ranked.into_iter().map(Some).chain((acceptance.identity() > 0).then_some(None));
             if let Some(Some(coding)) = named(request, (status, headers), representations, |_| false) {
                 describe(headers, coding, 0);
