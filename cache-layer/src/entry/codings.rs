@@ -1,10 +1,7 @@
 //! The payload of an entry in content codings, beside itself, or in place of itself as it came from Redis.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
-use super::contents::Entry;
 use crate::coding::Coding;
 
 /// What is known of a payload in one coding.
@@ -28,94 +25,25 @@ pub(super) struct Codings {
     bytes: usize,
 }
 
-static UNMADE: Form = Form::Unmade;
-
 impl Codings {
+    /// Takes note of what is known of one coding.
+    pub(super) fn set(&mut self, coding: Coding, form: Form) {
+        if let Form::Made(coded) = &form {
+            self.buffers += 1;
+            self.bytes += coded.len();
+        }
+        self.forms[coding.number()] = form;
+    }
+
     /// Made of what is in a buffer that is counted otherwise.
     #[cfg(feature = "redis")]
-    pub(super) fn of(forms: [Form; Coding::COUNT], framed: Option<u64>) -> Arc<Self> {
-        Arc::new(Self { forms, framed, ..Self::default() })
+    pub(super) fn of(forms: [Form; Coding::COUNT], framed: Option<u64>) -> Self {
+        Self { forms, framed, ..Self::default() }
     }
 
     /// How many buffers it has of its own, and of how many bytes.
     #[cfg(feature = "memory")]
     pub(super) fn held(&self) -> (usize, usize) {
         (self.buffers, self.bytes)
-    }
-}
-
-impl Entry {
-    /// What is known of the payload in this coding.
-    pub(crate) fn form(&self, coding: Coding) -> &Form {
-        self.contents.codings.as_ref().map_or(&UNMADE, |codings| &codings.forms[coding.number()])
-    }
-
-    /// The same entry, of whose payload this is known.
-    pub(crate) fn with_form(self, coding: Coding, form: Form) -> Self {
-        self.change_codings(|codings| {
-            if let Form::Made(coded) = &form {
-                codings.buffers += 1;
-                codings.bytes += coded.len();
-            }
-            codings.forms[coding.number()] = form;
-        })
-    }
-
-    /// The same entry, of whose payload everything is known that is of the same payload's of `other`.
-    pub(super) fn with_codings_of(self, other: &Self) -> Self {
-        match &other.contents.codings {
-            Some(codings) if !other.is_framed() => {
-                let codings = codings.clone();
-                self.change(|contents| contents.codings = Some(codings))
-            }
-            _ => self,
-        }
-    }
-
-    fn change_codings(self, change: impl FnOnce(&mut Codings)) -> Self {
-        self.change(|contents| change(Arc::make_mut(contents.codings.get_or_insert_default())))
-    }
-
-    /// Whether there is only a zstd frame of its payload: as it came from Redis, where nobody has needed more.
-    pub(crate) fn is_framed(&self) -> bool {
-        self.contents.codings.as_ref().is_some_and(|codings| codings.framed.is_some())
-    }
-
-    /// How long the payload is, whether or not it is here.
-    pub(crate) fn payload_length(&self) -> u64 {
-        let framed = self.contents.codings.as_ref().and_then(|codings| codings.framed);
-        framed.unwrap_or(self.contents.payload.len() as u64)
-    }
-
-    /// The same entry with its payload: that of the zstd frame, which is kept, if only that was here. `None` if none is in it.
-    pub(crate) fn inflated(&self) -> Option<Self> {
-        if !self.is_framed() {
-            return Some(self.clone());
-        }
-        self.inflate().map(|payload| self.clone().with_payload(payload))
-    }
-
-    /// The same entry, whose zstd frame has this in it.
-    pub(crate) fn with_payload(self, payload: Bytes) -> Self {
-        let entry = self.change_codings(|codings| codings.framed = None);
-        entry.change(|contents| {
-            contents.held.buffer += payload.len();
-            contents.payload = payload;
-        })
-    }
-
-    #[cfg(all(feature = "redis", feature = "encode-zstd"))]
-    fn inflate(&self) -> Option<Bytes> {
-        use crate::coding::zstd;
-
-        let length = usize::try_from(self.payload_length()).ok()?;
-        let Form::Made(frame) = self.form(Coding::Zstd) else { return None };
-        zstd::decompress(Vec::with_capacity(length), frame, length).map(Bytes::from)
-    }
-
-    #[cfg(not(all(feature = "redis", feature = "encode-zstd")))]
-    #[expect(clippy::unused_self, reason = "there is no such entry")]
-    fn inflate(&self) -> Option<Bytes> {
-        None
     }
 }

@@ -178,9 +178,9 @@ pub(super) mod forms {
         match itself {
             _ if !written.is_empty() => Err(Rejection::Malformed),
             Some(itself) if itself.len() as u64 == length && count > 1 && !(has_frame && length <= MOST) => {
-                Ok((itself, Codings::of(forms, None)))
+                Ok((itself, Arc::new(Codings::of(forms, None))))
             }
-            None if has_frame && length <= MOST => Ok((Bytes::new(), Codings::of(forms, Some(length)))),
+            None if has_frame && length <= MOST => Ok((Bytes::new(), Arc::new(Codings::of(forms, Some(length))))),
             _ => Err(Rejection::Malformed),
         }
     }

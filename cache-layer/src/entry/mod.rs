@@ -1,7 +1,7 @@
 //! What is stored: an entry, its deadlines, and its envelope on the wire.
 //!
 //! - [`contents`]: the entry itself
-//! - [`codings`]: its payload in content codings
+//! - [`codings`]: its payload in content codings; [`representations`]: what is there of it
 //! - [`deadlines`]: until when it serves which purpose
 //! - [`version`]: what tells one state of a key from another
 //! - [`weight`]: what an entry takes in memory
@@ -16,6 +16,7 @@ mod contents;
 mod deadlines;
 #[cfg(feature = "redis")]
 pub(crate) mod envelope;
+mod representations;
 mod version;
 pub(crate) mod weight;
 

@@ -8,10 +8,10 @@
 //! How long invalidations take to reach other processes is not measured: a push from Redis carries no time, and two clocks
 //! differ by more than a push takes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use cache_layer::{
-    Cache, Coding,
+    Cache,
     store::{Eviction, MemoryStore, RedisStore, TieredStore},
     telemetry::{Event, LookupEvent, LookupResult, Observer},
 };
@@ -19,6 +19,8 @@ use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram, Meter},
 };
+
+use super::encoding::EncodingMetrics;
 
 /// Seconds that a lookup takes: in memory, some microseconds; in Redis, some hundred.
 const LOOKUP: [f64; 9] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.25];
@@ -49,9 +51,7 @@ pub(crate) struct CacheMetrics {
     rejected: Counter<u64>,
     refreshes: Counter<u64>,
     overloaded: Counter<u64>,
-    encoded: Counter<u64>,
-    encoded_bytes: Counter<u64>,
-    encode_time: Counter<f64>,
+    encoding: EncodingMetrics,
     entry_size: Histogram<f64>,
     entry_age: Histogram<f64>,
     store_errors: Counter<u64>,
@@ -110,21 +110,7 @@ impl CacheMetrics {
                 "{request}",
                 "Requests that were turned away for want of room at the application",
             ),
-            encoded: counter(
-                "cache_layer.encoded",
-                "{response}",
-                "Stored responses that were encoded, by the coding; what did not shrink as well",
-            ),
-            encoded_bytes: counter(
-                "cache_layer.encoded.content",
-                "By",
-                "Bytes of what was encoded, by the coding, before (in) and after (out)",
-            ),
-            encode_time: meter
-                .f64_counter("cache_layer.encode.time")
-                .with_unit("s")
-                .with_description("What encoding took, by the coding")
-                .build(),
+            encoding: EncodingMetrics::new(meter),
             entry_size: histogram("cache_layer.entry.size", "By", "Bodies and values, when they are stored", &SIZE),
             entry_age: histogram("cache_layer.entry.age", "s", "How old responses are when they are served", &AGE),
             store_errors: counter("cache_layer.store.errors", "{operation}", "Look-ups that the store did not answer"),
@@ -141,16 +127,6 @@ impl CacheMetrics {
 
     fn count_by_both(&self, counter: &Counter<u64>, [one, other]: [(&'static str, &'static str); 2]) {
         counter.add(1, &[self.cache.clone(), KeyValue::new(one.0, one.1), KeyValue::new(other.0, other.1)]);
-    }
-
-    fn count_encoded(&self, coding: Coding, content: u64, coded: Option<u64>, duration: Duration) {
-        // By the coding alone, whichever cache it is for.
-        let coding = KeyValue::new("coding", coding.as_str());
-        self.encoded.add(1, std::slice::from_ref(&coding));
-        self.encode_time.add(duration.as_secs_f64(), std::slice::from_ref(&coding));
-        for (way, bytes) in [("in", content), ("out", coded.unwrap_or(content))] {
-            self.encoded_bytes.add(bytes, &[coding.clone(), KeyValue::new("way", way)]);
-        }
     }
 
     fn looked_up(&self, lookup: LookupEvent) {
@@ -198,7 +174,9 @@ impl Observer for CacheMetrics {
                 let outcome = if delivered { "delivered" } else { "pending" };
                 self.count_by_both(&self.invalidations, [("kind", kind.as_str()), ("outcome", outcome)]);
             }
-            Event::Encoded { coding, content, coded, duration } => self.count_encoded(coding, content, coded, duration),
+            Event::Encoded { coding, content, coded, duration } => {
+                self.encoding.encoded(coding, content, coded, duration);
+            }
             Event::StoreUnavailable => self.count(&self.store_errors),
             // Reported twice, since `Lookup` and `Waited` say more; or not of interest here.
             _ => {}
