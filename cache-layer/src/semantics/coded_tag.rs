@@ -46,6 +46,7 @@ fn names(tag: EntityTag<'_>, base: &[u8], coding: Option<Coding>) -> bool {
 }
 
 /// The first of these representations of what has this strong `base` tag that the client has, by its `If-None-Match`.
+#[allow(clippy::option_option, reason = "which representation, if any: as it was made, or in a coding")]
 pub(crate) fn none_match(
     request: &HeaderMap,
     base: &HeaderValue,
@@ -61,6 +62,7 @@ pub(crate) fn none_match(
 }
 
 /// The first of these representations that the client has a part of, by its `If-Range`.
+#[allow(clippy::option_option, reason = "which representation, if any: as it was made, or in a coding")]
 pub(crate) fn if_range(
     request: &HeaderMap,
     base: &HeaderValue,

@@ -40,6 +40,8 @@ pub(in crate::http) struct Representation {
 type Ranked = SmallVec<[Coding; Coding::COUNT]>;
 
 /// Of these representations, the one that a client names by what it has of it: all of it, or a part.
+#[allow(clippy::option_option, reason = "which representation, if any: as it was made, or in a coding")]
+#[allow(clippy::needless_pass_by_value, reason = "an iterator, which is gone through twice")]
 fn named(
     request: &HeaderMap,
     (status, headers): (StatusCode, &HeaderMap),
