@@ -122,6 +122,7 @@ impl CacheBuilder {
         let codec = self.codec;
         let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, .. } = self;
         Cache(Arc::new(Inner {
+            is_local: store.is_local(),
             store,
             name,
             keys_in_traces,

@@ -53,6 +53,8 @@ pub struct Cache(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) store: Box<dyn StoreBackend>,
+    /// Whether the store is in this process, all of it.
+    pub(super) is_local: bool,
     pub(super) name: Cow<'static, str>,
     pub(super) keys_in_traces: bool,
     pub(super) clock: Clock,
@@ -147,7 +149,13 @@ impl Cache {
 
     /// Whether the store is in this process, all of it.
     pub(crate) fn is_local(&self) -> bool {
-        self.0.store.is_local()
+        self.0.is_local
+    }
+
+    /// The key as the store finds it: to be asked for once, before the key goes there.
+    pub(crate) fn named(&self, key: impl Into<Key>) -> Key {
+        let key = key.into();
+        if self.is_local() { key } else { key.named() }
     }
 
     /// The entry of `key`, if this process has it in memory.

@@ -27,7 +27,7 @@ impl Cache {
     ///
     /// If the store could not be reached: see [`InvalidateError`].
     pub async fn invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
-        self.run(Invalidation { scope: Scope::Key(key), hardness: Hardness::Hard }).await
+        self.run_on_key(key, Hardness::Hard).await
     }
 
     /// Voids every entry that carries `tag`, at the cost of one small write.
@@ -71,7 +71,7 @@ impl Cache {
     ///
     /// As for [`invalidate`](Self::invalidate); what is kept to be retried is a hard invalidation.
     pub async fn soft_invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
-        self.run(Invalidation { scope: Scope::Key(key), hardness: Hardness::Soft }).await
+        self.run_on_key(key, Hardness::Soft).await
     }
 
     /// Makes every entry that carries `tag` stale, as [`soft_invalidate`](Self::soft_invalidate) does, at the cost of one
@@ -161,6 +161,10 @@ impl Cache {
         }
         self.0.recent_failures.forget_all();
         self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard)
+    }
+
+    async fn run_on_key(&self, key: &Key, hardness: Hardness) -> Result<(), InvalidateError> {
+        self.run(Invalidation { scope: Scope::Key(&self.named(key)), hardness }).await
     }
 
     async fn run_on_tags(&self, tags: &Tags, hardness: Hardness) -> Result<(), InvalidateError> {

@@ -73,6 +73,7 @@ impl Context {
             key_cookies: &cookies.keyed,
             hinted: &[],
             headers,
+            is_shared: !self.cache.is_local(),
         }
     }
 

@@ -125,12 +125,12 @@ impl Cache {
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
     {
         let load: Load<V, E> = Box::new(move |stale| Box::pin(load(stale)));
-        GetOrLoad::new(self.clone(), key.into(), load)
+        GetOrLoad::new(self.clone(), self.named(key), load)
     }
 
     /// The value of `key`, if it is there and fresh. One that is no longer of this type is deleted.
     pub async fn get<V: DeserializeOwned>(&self, key: impl Into<Key>) -> Option<V> {
-        let key = key.into();
+        let key = self.named(key);
         let mut lookup = self.lookup_span(&key);
         lookup.at(Tier::Memory);
         let hit = match self.find_here(&key) {
@@ -156,7 +156,7 @@ impl Cache {
         &self,
         keys: impl IntoIterator<Item = impl Into<Key>>,
     ) -> Vec<Option<V>> {
-        let keys: Vec<Key> = keys.into_iter().map(Into::into).collect();
+        let keys: Vec<Key> = keys.into_iter().map(|key| self.named(key)).collect();
         let span = self.batch_span(keys.len());
         let mut lookups: Vec<LookupSpan> = keys.iter().map(|_| self.lookup_span_in(Span::none())).collect();
         let mut hits: Vec<Option<Hit<V>>> = keys.iter().map(|key| self.find_here(key)).collect();
@@ -175,7 +175,7 @@ impl Cache {
 
     /// Whether there is a fresh value of `key`, of whatever type. Not counted as a hit or a miss.
     pub async fn contains(&self, key: impl Into<Key>) -> bool {
-        let key = key.into();
+        let key = self.named(key);
         let is_fresh = |entry: &Entry| {
             let now = self.now();
             now < entry.deadlines_at(now).fresh
@@ -199,7 +199,7 @@ impl Cache {
     /// # }
     /// ```
     pub fn set<V: Serialize + ?Sized>(&self, key: impl Into<Key>, value: &V) -> Set {
-        Set::new(self.clone(), vec![(key.into(), self.codec().encode(value))])
+        Set::new(self.clone(), vec![(self.named(key), self.codec().encode(value))])
     }
 
     /// Stores values, as [`set`](Self::set) does, in one round trip.
@@ -208,7 +208,7 @@ impl Cache {
         values: impl IntoIterator<Item = (K, &'v V)>,
     ) -> Set {
         let codec = self.codec();
-        Set::new(self.clone(), values.into_iter().map(|(key, value)| (key.into(), codec.encode(value))).collect())
+        Set::new(self.clone(), values.into_iter().map(|(key, value)| (self.named(key), codec.encode(value))).collect())
     }
 
     /// Deletes the value of `key`; another name for [`invalidate`](Self::invalidate).

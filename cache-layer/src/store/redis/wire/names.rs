@@ -185,8 +185,11 @@ fn parse_hex(digits: &[u8]) -> Option<[u8; 16]> {
     Some(number.to_be_bytes())
 }
 
-fn push_hex(name: &mut String, bytes: &[u8]) {
-    name.extend(bytes.iter().flat_map(|byte| hex::of_byte(*byte)).map(char::from));
+fn push_hex(name: &mut String, digest: &[u8; 16]) {
+    let number = u128::from_be_bytes(*digest);
+    for half in [(number >> 64) as u64, number as u64] {
+        name.push_str(str::from_utf8(&hex::of_u64(half)).unwrap_or_default());
+    }
 }
 
 #[cfg(test)]
