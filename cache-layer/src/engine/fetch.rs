@@ -130,21 +130,22 @@ impl Cache {
             permit(flight, Err(NoCacheReason::WaitedTooLong))
         };
         let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
-        match self.0.store.acquire(key, seen, self.lease_life(), failures).await {
+        let acquired = match self.0.store.acquire_at_once(key, seen, failures) {
+            Some(acquired) => Ok(acquired),
+            None => self.0.store.acquire(key, seen, self.lease_life(), failures).await,
+        };
+        match acquired {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
-            // What it changed to may not be seen by a lookup: the store may read from a replica that lags.
-            Ok(Acquired::Changed) => match patience.again(LONGEST_PAUSE, Duration::ZERO).await {
+            // What it changed to may not be seen by a lookup: the store may read from a replica that lags. In a box, as is the
+            // other wait, so that the future of who need not wait is the smaller for it.
+            Ok(Acquired::Changed) => match Box::pin(patience.again(LONGEST_PAUSE, Duration::ZERO)).await {
                 true => Attempt::LookAgain(flight),
                 false => too_long(flight),
             },
-            Ok(Acquired::Held) => {
-                let began = Instant::now();
-                let release = self.wait_for_the_fleet(key, patience.deadline()).await;
-                match release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await {
-                    true => Attempt::LookAgain(flight),
-                    false => too_long(flight),
-                }
-            }
+            Ok(Acquired::Held) => match Box::pin(self.outwait_the_fleet(key, patience)).await {
+                true => Attempt::LookAgain(flight),
+                false => too_long(flight),
+            },
             Ok(Acquired::Uncacheable) => {
                 self.0.uncacheable.remember(&key.primary(), REMEMBER_UNCACHEABLE);
                 flight.finish(FlightOutcome::Uncacheable);
@@ -161,6 +162,13 @@ impl Cache {
                 permit(flight, Err(reason_of(&error)))
             }
         }
+    }
+
+    /// Waits until another process's load of `key` may have ended; `false` if that is too long.
+    async fn outwait_the_fleet(&self, key: &Key, patience: &mut Patience) -> bool {
+        let began = Instant::now();
+        let release = self.wait_for_the_fleet(key, patience.deadline()).await;
+        release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await
     }
 
     /// Waits until another process's load of `key` may have ended.

@@ -392,21 +392,24 @@ impl WritePermit {
     }
 
     /// Stores what was loaded, unless an invalidation came first.
-    pub(crate) async fn commit(mut self: Box<Self>, writes: Writes, tags: Tags) {
-        let outcome = self.lease_guard.outcome.unless_lost();
-        self.lease_guard.ends(Release::Done, outcome);
-        self.lease_guard.answered = true;
-        let (committed, writes) = match self.lease_guard.lease.clone() {
-            Ok(lease) => {
-                let fill = Fill { lease, writes, tags };
-                (self.store(&fill).await, fill.writes)
-            }
-            Err(reason) => {
-                not_kept(reason);
-                (Err(outcome_of(reason)), writes)
-            }
-        };
-        self.committed(committed, writes);
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
+    pub(crate) fn commit(mut self: Box<Self>, writes: Writes, tags: Tags) -> impl Future<Output = ()> + Send {
+        async move {
+            let outcome = self.lease_guard.outcome.unless_lost();
+            self.lease_guard.ends(Release::Done, outcome);
+            self.lease_guard.answered = true;
+            let (committed, writes) = match self.lease_guard.lease.clone() {
+                Ok(lease) => {
+                    let fill = Fill { lease, writes, tags };
+                    (self.store(&fill).await, fill.writes)
+                }
+                Err(reason) => {
+                    not_kept(reason);
+                    (Err(outcome_of(reason)), writes)
+                }
+            };
+            self.committed(committed, writes);
+        }
     }
 
     /// Tells everybody what became of a commit.
@@ -438,9 +441,8 @@ impl WritePermit {
 
     /// Writes `fill`: at once where that is in this process, and otherwise when its turn comes.
     async fn store(&mut self, fill: &Fill) -> Result<Committed, FillOutcome> {
-        if self.cache.is_local() {
-            let committed = self.cache.0.store.commit(fill).await;
-            return committed.map_err(|error| outcome_of(reason_of(&error)));
+        if let Some(committed) = self.cache.0.store.commit_at_once(fill) {
+            return Ok(committed);
         }
         // In a box, so that the future of a commit in this process is the smaller for it.
         Box::pin(self.store_in_turn(fill)).await

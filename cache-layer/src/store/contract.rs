@@ -53,6 +53,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         failures: Failures,
     ) -> BoxFuture<'a, Result<Acquired, StoreError>>;
 
+    /// As [`acquire`](Self::acquire), without waiting; `None` if only that can.
+    fn acquire_at_once(&self, _key: &Key, _seen: Seen, _failures: Failures) -> Option<Acquired> {
+        None
+    }
+
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
 
@@ -65,6 +70,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Writes the entries of `fill` and ends its lease, all or nothing, if nothing overtook it.
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>>;
+
+    /// As [`commit`](Self::commit), without waiting; `None` if only that can.
+    fn commit_at_once(&self, _fill: &Fill) -> Option<Committed> {
+        None
+    }
 
     /// Ends a lease without a fill, without waiting. `uncacheable`: for so long, [`acquire`](Self::acquire) tells
     /// everybody not to wait for one another.
