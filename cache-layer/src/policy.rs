@@ -415,6 +415,9 @@ impl Policy {
 
     /// The most specific rule for `path`; none means that only the application decides.
     pub(crate) fn ttl(&self, path: &str) -> Option<Duration> {
+        if self.paths.is_empty() && self.ttl.is_none() {
+            return None;
+        }
         // `/public/../account` may be one thing to a rule and another to the application.
         if path.split('/').any(is_dot_segment) {
             return None;
