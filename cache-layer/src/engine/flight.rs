@@ -248,7 +248,7 @@ pub(crate) struct ReplyTo<T>(oneshot::Sender<T>);
 impl Flights {
     /// Runs `task` to its end whatever becomes of its caller; [`landed`](Self::landed) waits for it.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
+        // In a box from here on: a runtime moves what it is given several times.
         self.tasks.spawn(Box::pin(task))
     }
 
@@ -258,7 +258,9 @@ impl Flights {
         F: Future<Output = ()> + Send + 'static,
     {
         let (reply_to, reply) = oneshot::channel();
-        LoadTask { reply, task: self.spawn(in_span(load(ReplyTo(reply_to)), span)) }
+        // In a box from its beginning on: what it is wrapped in, and a runtime, would move it several times, and it is large.
+        let load = Box::pin(load(ReplyTo(reply_to)));
+        LoadTask { reply, task: self.tasks.spawn(in_span(load, span)) }
     }
 
     /// Returns once no task is under way.

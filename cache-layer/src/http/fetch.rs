@@ -66,7 +66,9 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
             patience: &mut patience,
             span: &mut span,
         };
-        let (flight, miss, purpose, answer) = match lookup.next().await {
+        let known = lookup.next_at_once();
+        let next = if let Some(next) = known { next } else { Box::pin(lookup.next()).await };
+        let (flight, miss, purpose, answer) = match next {
             Next::Respond(response) => return Ok(response),
             Next::Forward { reason, stale, learns } => {
                 let stale = stale.as_ref();
@@ -191,6 +193,23 @@ enum LeaderAnswer<R: Body> {
 }
 
 impl RequestLookup<'_> {
+    /// What is to be done where that takes no look-up, and no wait for another request's load: a future that does both is in a
+    /// box, so that the one of what is known to be missing is the smaller for it.
+    fn next_at_once<R: Body>(&mut self) -> Option<Next<R>> {
+        let Known::Missing(seen) = self.known else { return None };
+        self.span.at(self.context.cache.far_tier());
+        let miss = missing_uri(self.key, seen);
+        if let Some(next) = self.without_load(&miss) {
+            return Some(next);
+        }
+        match self.context.cache.flights().join(&miss.key) {
+            Role::Leader(flight) => {
+                Some(Next::Lead { flight, miss, purpose: Purpose::Answer, answer: LeaderAnswer::Load })
+            }
+            Role::Follower(_) => None,
+        }
+    }
+
     /// Looks the request up, and waits for another request's load, for as long as there is patience.
     async fn next<R: Body>(&mut self) -> Next<R> {
         let cache = &self.context.cache;
@@ -221,7 +240,7 @@ impl RequestLookup<'_> {
                 cache.emit(Event::Coalesced);
                 served = Served::Collapsed;
             }
-            if let Some(next) = Box::pin(self.follow(follower, miss, served)).await {
+            if let Some(next) = self.follow(follower, miss, served).await {
                 return next;
             }
         }
@@ -232,10 +251,9 @@ impl RequestLookup<'_> {
         match self.known {
             Known::Missing(seen) => {
                 self.known = Known::Nothing;
-                missing_uri(self.key, seen)
+                Selection::Missing(missing_uri(self.key, seen))
             }
-            // In a box, so that the future of what is known to be missing is the smaller for it.
-            Known::Nothing | Known::Due(_) => Box::pin(self.context.select(self.key, self.headers)).await,
+            Known::Nothing | Known::Due(_) => self.context.select(self.key, self.headers).await,
         }
     }
 

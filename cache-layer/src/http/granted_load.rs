@@ -1,6 +1,9 @@
 //! A load that has the right to store what comes: it asks the application, passes the response to the client, and stores it.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{
@@ -66,41 +69,45 @@ enum Admission {
 
 impl<R: Body, E> GrantedLoad<R, E> {
     /// Asks the application, and does with its answer what there is to do, by `deadline` for room at the application.
-    pub(super) async fn run<S, B>(
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
+    pub(super) fn run<S, B>(
         mut self: Box<Self>,
         service: S,
         mut request: Request<B>,
         purpose: Purpose,
         deadline: Instant,
-    ) where
+    ) -> impl Future<Output = ()>
+    where
         S: Origin<B, Content = R, Error = E>,
         R: Body<Data = Bytes>,
     {
-        match self.admit(purpose, deadline).await {
-            Admission::Admitted => {}
-            Admission::Abandoned => return self.permit.abandon(),
-            Admission::NoRoom => return self.refuse(purpose),
-        }
-        let (stored, validates) = self.prepare(&mut request, purpose);
-        let answered = {
-            let asking = pin!(Oneshot::new(service, request));
-            self.ask(asking).await
-            // What the application holds for a request, such as its place under a limit, is free from here on.
-        };
-        let response = match answered {
-            Some(Ok(response)) => response,
-            Some(Err(error)) => return self.failed(purpose, error),
-            None => return self.permit.abandon(),
-        };
-        if let Some(entry) = stored
-            && response.status() == StatusCode::NOT_MODIFIED
-        {
-            let (head, _) = response.into_parts();
-            return Box::pin(self.revalidated(entry, validates.then_some(head))).await;
-        }
-        match self.stale_instead_of(response.status()) {
-            Some(reply) => self.failed_with(response.status(), reply),
-            None => self.receive(response).await,
+        async move {
+            match self.admit(purpose, deadline).await {
+                Admission::Admitted => {}
+                Admission::Abandoned => return self.permit.abandon(),
+                Admission::NoRoom => return self.refuse(purpose),
+            }
+            let (stored, validates) = self.prepare(&mut request, purpose);
+            let answered = {
+                let asking = pin!(Oneshot::new(service, request));
+                self.ask(asking).await
+                // What the application holds for a request, such as its place under a limit, is free from here on.
+            };
+            let response = match answered {
+                Some(Ok(response)) => response,
+                Some(Err(error)) => return self.failed(purpose, error),
+                None => return self.permit.abandon(),
+            };
+            if let Some(entry) = stored
+                && response.status() == StatusCode::NOT_MODIFIED
+            {
+                let (head, _) = response.into_parts();
+                return Box::pin(self.revalidated(entry, validates.then_some(head))).await;
+            }
+            match self.stale_instead_of(response.status()) {
+                Some(reply) => self.failed_with(response.status(), reply),
+                None => self.receive(response).await,
+            }
         }
     }
 
@@ -247,6 +254,19 @@ impl Length {
     }
 }
 
+/// What is left of a load once its response has come.
+enum Received<F> {
+    Done,
+    /// All of it was there, and its client has it.
+    Stored {
+        permit: Box<WritePermit>,
+        writes: Writes,
+        tags: Tags,
+        room: Option<LoadPermit>,
+    },
+    Streaming(Pin<Box<F>>),
+}
+
 /// What to store of a response.
 struct Planned {
     plan: Result<Plan, NoCacheReason>,
@@ -256,8 +276,23 @@ struct Planned {
 }
 
 impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
-    /// Passes a new response to the client, and stores it if it may be stored.
-    pub(super) async fn receive(mut self: Box<Self>, response: Response<R>) {
+    /// Passes a new response to the client, and stores it if it may be stored. What takes no time is done when this is called,
+    /// so that the future of it has only what it waits with.
+    pub(super) fn receive(self: Box<Self>, response: Response<R>) -> impl Future<Output = ()> {
+        let received = self.take_in(response);
+        async move {
+            match received {
+                Received::Done => {}
+                Received::Stored { permit, writes, tags, room } => {
+                    permit.commit(writes, tags).await;
+                    drop(room);
+                }
+                Received::Streaming(rest) => rest.await,
+            }
+        }
+    }
+
+    fn take_in(mut self: Box<Self>, response: Response<R>) -> Received<impl Future<Output = ()>> {
         let (mut parts, body) = response.into_parts();
         let now = self.context.cache.now();
         let Planned { plan, length, date } = self.plan(&mut parts, body.size_hint(), now);
@@ -271,7 +306,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 let head = self.client_head(parts, not_stored, now);
                 let (status, offers_ranges) = (head.status, head.offers_ranges);
                 self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
-                return self.reply_to.send(head.reply(ResponseBody::inner(body)));
+                self.reply_to.send(head.reply(ResponseBody::inner(body)));
+                return Received::Done;
             }
         };
         let remaining = self.context.policy.remaining;
@@ -289,14 +325,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
         let mut body = Incoming::new(body);
         match length.exact() {
-            Some(exact) if body.take_at_once(exact) => {
-                // Until the load is over.
-                let _room = self.room.take();
-                let (permit, writes, tags) = self.reply_whole(draft, head, body, now);
-                permit.commit(writes, tags).await;
-            }
-            // In a box, so that the load of a body that is there, as most are, is the smaller for it.
-            _ => Box::pin(self.store_streaming(draft, head, body, length)).await,
+            Some(exact) if body.take_at_once(exact) => self.reply_whole(draft, head, body, now),
+            _ => Received::Streaming(Box::pin(self.store_streaming(draft, head, body, length))),
         }
     }
 
@@ -338,13 +368,13 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     }
 
     /// All of the body is there: replies, and returns what is to be stored.
-    fn reply_whole(
+    fn reply_whole<F>(
         self: Box<Self>,
         mut draft: Draft,
         mut head: ClientHead,
         body: Incoming<R>,
         now: u64,
-    ) -> (Box<WritePermit>, Writes, Tags) {
+    ) -> Received<F> {
         if let Some(tag) = draft.mint(body.taken()) {
             head.parts.headers.insert(ETAG, tag);
             // The client may have it.
@@ -360,11 +390,12 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             self.permit.publish_partial(writes.entries.clone().into(), growing.body());
             growing.end(payload.clone());
         }
-        self.reply_to.send(match head.in_part {
+        let Self { permit, reply_to, room, .. } = *self;
+        reply_to.send(match head.in_part {
             true => LoadReply::Entry(entry, head.served()),
             false => head.reply(ResponseBody::stored(payload)),
         });
-        (self.permit, writes, tags)
+        Received::Stored { permit, writes, tags, room }
     }
 
     /// The body is passed on while it comes in, to the client and to the requests that join.

@@ -61,6 +61,8 @@ mod revalidate;
 mod rules;
 mod select;
 mod service;
+#[cfg(all(test, feature = "memory"))]
+mod sizes_tests;
 mod stored;
 mod target;
 mod variations;

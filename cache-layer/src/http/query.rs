@@ -14,6 +14,7 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
+use tracing::Span;
 
 use super::{
     ask_again::AskAgain, body::ResponseBody, future::ResponseFuture, hints::Hints, layer::CacheLayer, origin::Origin,
@@ -226,7 +227,7 @@ where
         if !self.rules.cover(&parts) {
             return self.cache.call(Request::from_parts(parts, QueryBody::untouched(body)));
         }
-        ResponseFuture::boxed(self.rules.clone().answer(self.cache.clone(), parts, body))
+        ResponseFuture::boxed(self.rules.clone().answer(self.cache.clone(), parts, body), Span::none())
     }
 }
 

@@ -179,7 +179,7 @@ impl Context {
     pub(super) async fn select(&self, key: &Key, headers: &HeaderMap) -> Selection {
         let entry = match self.cache.lookup(key).await {
             Retrieved::Found(entry) => entry,
-            Retrieved::Missing(seen) => return missing_uri(key, seen),
+            Retrieved::Missing(seen) => return Selection::Missing(missing_uri(key, seen)),
             Retrieved::Unavailable => return unreachable_store(key),
         };
         let (variant, varies) = match self.decide(entry, key, headers, self.cache.now()) {
@@ -273,8 +273,9 @@ fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
 }
 
 /// There is nothing under the primary key that could be used.
-pub(super) fn missing_uri(primary: &Key, seen: Seen) -> Selection {
-    missing(primary.clone(), Some(seen), ForwardReason::UriMiss, None)
+pub(super) fn missing_uri(primary: &Key, seen: Seen) -> Miss {
+    let detail = Route { why: ForwardReason::UriMiss, varies: None };
+    Miss { key: primary.clone(), expected: Some(seen), stale: None, detail }
 }
 
 fn missing(key: Key, expected: Option<Seen>, why: ForwardReason, varies: Option<Varies>) -> Selection {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
-use tracing::Instrument as _;
+use tracing::Span;
 
 use super::{
     annotate::{Refusal, Served},
@@ -109,7 +109,7 @@ where
             (Some(NoCacheReason::Method), Some(target)) => {
                 context.cache.emit(Event::Bypass(NoCacheReason::Method));
                 let (settings, target) = (self.settings(request.extensions().get()), target.into_owned());
-                ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target))
+                ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target), Span::none())
             }
             (Some(reason), _) => self.bypass(request, reason),
             (None, None) => self.bypass(request, NoCacheReason::NoAuthority),
@@ -208,15 +208,16 @@ impl<S: Clone> CacheService<S> {
     {
         let (inner, span) = (self.inner.clone(), lookup.span());
         if let Some(mark) = mark {
-            return ResponseFuture::boxed(fetch_unless_nested(context, inner, request, key, target, mark, lookup));
+            let fetched = fetch_unless_nested(context, inner, request, key, target, mark, lookup);
+            return ResponseFuture::boxed(fetched, Span::none());
         }
         if !matches!(known, Known::Due(_))
             && let Some(alias) = context.alias_of(&request)
         {
             let fetched = fetch_or_alias(context, inner, request, key, target, (known, alias), lookup);
-            return ResponseFuture::boxed(fetched.instrument(span));
+            return ResponseFuture::boxed(fetched, span);
         }
-        ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup).instrument(span))
+        ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup), span)
     }
 
     /// A request that is not looked up.

@@ -169,7 +169,7 @@ impl Context {
         let context = self.clone();
         let task = self.cache.flights().spawn_load(Span::none(), |reply_to| {
             let load = GrantedLoad::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
-            Box::new(load).receive(response)
+            async move { Box::new(load).receive(response).await }
         });
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
