@@ -91,12 +91,18 @@ where
         match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => {
                 let hints = request.extensions().get::<Hints>();
-                if self.ruled.is_some() || hints.is_some() {
-                    let choice = self.settings(hints).choose(&target, headers);
-                    let target = target.into_owned();
-                    return self.answer_by(choice, request, target, mark);
-                }
-                let key = target.key(&context.key_rules(headers));
+                let ruled;
+                let (context, key) = if self.ruled.is_none() && hints.is_none() {
+                    (context, target.key(&context.key_rules(headers)))
+                } else {
+                    let choice = Choice::of(context, self.ruled.as_deref(), hints, &target, headers);
+                    if choice.is_to_be_judged() {
+                        let target = target.into_owned();
+                        return self.answer_by(choice, request, target, mark);
+                    }
+                    ruled = choice.context;
+                    (&ruled, choice.key)
+                };
                 match context.answer_at_once(&request, &key, mark.is_some()) {
                     AtOnce::Answer(response) => ResponseFuture::ready(response),
                     AtOnce::Bypass(refusal) => self.bypass(request, refusal),

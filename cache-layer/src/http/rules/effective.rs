@@ -117,21 +117,39 @@ impl RequestSettings {
         affected
     }
 
-    /// What becomes of a GET or HEAD.
-    pub(in crate::http) fn choose(self, target: &Target<'_>, headers: &HeaderMap) -> Choice {
-        self.choose_with(target, headers, |rules| target.key(rules))
-    }
-
-    /// The same for a request that is answered as GET is, and has another key.
+    /// What becomes of a request that is answered as GET is, and has another key.
     pub(in crate::http) fn choose_with(
         self,
         target: &Target<'_>,
         headers: &HeaderMap,
         key: impl FnOnce(&KeyRules<'_>) -> Key,
     ) -> Choice {
-        let hints = self.hints.as_ref();
-        let ruled = self.ruling.as_ref().map_or(Ok(&self.base), |ruling| ruling.context(target, &Method::GET));
-        let context = ruled.unwrap_or(&self.base);
+        Choice::new((&self.base, self.ruling.as_deref()), self.hints.as_ref(), target, headers, key)
+    }
+}
+
+impl Choice {
+    /// What becomes of a GET or HEAD.
+    pub(in crate::http) fn of(
+        base: &Arc<Context>,
+        ruled: Option<&RuledContexts>,
+        hints: Option<&Hints>,
+        target: &Target<'_>,
+        headers: &HeaderMap,
+    ) -> Self {
+        let ruling = ruled.map(RuledContexts::current);
+        Self::new((base, ruling.as_deref()), hints, target, headers, |rules| target.key(rules))
+    }
+
+    fn new(
+        (base, ruling): (&Arc<Context>, Option<&Ruling>),
+        hints: Option<&Hints>,
+        target: &Target<'_>,
+        headers: &HeaderMap,
+        key: impl FnOnce(&KeyRules<'_>) -> Key,
+    ) -> Self {
+        let ruled = ruling.map_or(Ok(base), |ruling| ruling.context(target, &Method::GET));
+        let context = ruled.unwrap_or(base);
         let key = key(&context.key_rules(headers).hinted(hints));
         let bypass = match context.policy.bypass {
             Some(reason) => Some(reason),
@@ -140,7 +158,12 @@ impl RequestSettings {
             None if context.policy.cookies.bypasses(headers) => Some(NoCacheReason::Cookie),
             None => None,
         };
-        Choice { context: hinted(context, hints), key, bypass }
+        Self { context: hinted(context, hints), key, bypass }
+    }
+
+    /// Whether a request may go to the application without a look at what is stored.
+    pub(in crate::http) fn is_to_be_judged(&self) -> bool {
+        self.bypass.is_some() || self.context.policy.bypass_if.is_some()
     }
 }
 
