@@ -4,7 +4,7 @@
 use std::{convert::Infallible, env, fmt::Debug, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
-use cache_layer::{Cache, CacheLayer, Key, Rule, store::MemoryStore};
+use cache_layer::{Cache, CacheLayer, Key, Parts, Rule, store::MemoryStore};
 use http::{
     Request, Response,
     header::{ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT, VARY},
@@ -37,6 +37,11 @@ fn main() -> ExitCode {
             let parts = ["http", "://", "shop.example", "/products/1?currency=EUR"];
             std::hint::black_box(Key::new(std::hint::black_box(parts)));
         }),
+        "redis-hit-decode" => {
+            let parts = Parts::new(BODY.len());
+            let reply = parts.encode();
+            (0..count).for_each(|_| assert!(parts.answer(reply.to_vec()).status().is_success()));
+        }
         _ => return usage(),
     }
     ExitCode::SUCCESS
@@ -44,7 +49,8 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-miss|bypass|key COUNT"
+        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-miss|bypass|key|redis-hit-decode \
+         COUNT"
     );
     ExitCode::FAILURE
 }
