@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// So that a request that is never answered is a failed test and not a hung one.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The host of requests that name no other.
 pub const HOST: &str = "shop.example";

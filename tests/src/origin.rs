@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use tokio::sync::watch;
 use tower::Service;
@@ -86,6 +86,28 @@ impl Origin {
         })
     }
 
+    /// Answers with what the request has it say ([`obey`]).
+    #[must_use]
+    pub fn obedient() -> Self {
+        Self::new(|call, request| async move { Ok(obey(call, request).await) })
+    }
+
+    /// As [`obedient`](Self::obedient), for those who come while `gate` is open; whom it holds up, `is_held` tells by the number
+    /// of the call and the request.
+    #[must_use]
+    pub fn gated_obedient(gate: &Gate, is_held: fn(usize, &Request<Body>) -> bool) -> Self {
+        let gate = gate.clone();
+        Self::new(move |call, request| {
+            let gate = gate.clone();
+            async move {
+                if is_held(call, &request) {
+                    gate.pass().await;
+                }
+                Ok(obey(call, request).await)
+            }
+        })
+    }
+
     /// How often it was called.
     #[must_use]
     pub fn calls(&self) -> usize {
@@ -116,15 +138,45 @@ impl fmt::Debug for Origin {
 
 /// A response that says which call it answers, in `X-Call` and in its body, and there all that was asked.
 pub fn echo<B>(call: usize, request: &Request<B>, fields: &[(&str, &str)]) -> Response<Body> {
-    let mut text = format!("answer {call} to {} {}\n", request.method(), request.uri());
-    for (name, value) in request.headers() {
-        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
-    }
     let mut response = Response::builder().header("x-call", call);
     for (name, value) in fields {
         response = response.header(*name, *value);
     }
-    response.body(full(text)).expect("a valid response")
+    response.body(full(asked(call, request))).expect("a valid response")
+}
+
+/// As [`echo`], with the fields that the request has after `x-say-`, and the status in `x-status`. After all else, the body has
+/// the content of the request, how many trailers there were, and what it failed with.
+pub async fn obey(call: usize, request: Request<Body>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let content = match body.collect().await {
+        Ok(content) => {
+            let trailers = content.trailers().map_or_else(String::new, |trailers| format!("+{}", trailers.len()));
+            [&content.to_bytes()[..], trailers.as_bytes()].concat()
+        }
+        Err(failure) => format!("failed: {failure}").into(),
+    };
+    let request = Request::from_parts(parts, ());
+    let mut response = Response::new(full([asked(call, &request).as_bytes(), &content].concat()));
+    let headers = response.headers_mut();
+    headers.insert("x-call", call.into());
+    for (name, value) in request.headers() {
+        if let Some(name) = name.as_str().strip_prefix("x-say-") {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).expect("a name"), value.clone());
+        }
+    }
+    if let Some(status) = request.headers().get("x-status") {
+        *response.status_mut() = StatusCode::from_bytes(status.as_bytes()).expect("a status");
+    }
+    response
+}
+
+fn asked<B>(call: usize, request: &Request<B>) -> String {
+    let mut text = format!("answer {call} to {} {}\n", request.method(), request.uri());
+    for (name, value) in request.headers() {
+        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    }
+    text
 }
 
 /// A body that is there at once.

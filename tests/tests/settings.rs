@@ -221,7 +221,10 @@ mod a_rule {
             error(Rule::path("/a/{b")),
             "rule for \"/a/{b\": {b must be all capture or none; write {{ and }} for braces"
         );
-        assert!(error(Rule::path("/a").methods([Method::HEAD])).contains("HEAD is answered as GET is"));
+        for method in [Method::HEAD, Method::QUERY] {
+            let said = format!("{method} is answered as GET is");
+            assert!(error(Rule::path("/a").methods([method.clone()])).contains(&said), "{method}");
+        }
         assert!(error(Rule::path("/a").methods([])).contains("one method"));
         for host in ["", "*", "*example", "a b", "http://a"] {
             assert!(error(Rule::path("/a").host(host)).contains("must be a host"), "{host}");

@@ -136,7 +136,8 @@ impl Rule {
         self
     }
 
-    /// Only requests with these methods; with all of them unless set. HEAD is answered as GET is, and has the rule for GET.
+    /// Only requests with these methods; with all of them unless set. HEAD is answered as GET is, and has the rule for GET; so
+    /// are QUERY, and a POST that is answered by its content ([`QueryLayer`](crate::QueryLayer)).
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         let mut methods: Vec<Method> = methods.into_iter().collect();
         methods.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
@@ -144,6 +145,7 @@ impl Rule {
         let why = match () {
             () if methods.is_empty() => Some("must be for one method at least"),
             () if methods.contains(&Method::HEAD) => Some("HEAD is answered as GET is: the rule for GET is its rule"),
+            () if methods.contains(&Method::QUERY) => Some("QUERY is answered as GET is: the rule for GET is its rule"),
             () => None,
         };
         match (why, &mut self.scope) {
