@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_RANGE, RANGE, VARY},
+    header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_RANGE, CONTENT_TYPE, RANGE, VARY},
 };
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     key::Key,
     semantics::{
         cache_control::CacheControl,
+        content_key::{self, Meaning},
         date::{parse_http_date, write_http_date},
         groups::cache_groups,
         negotiation::{canonical_coding, negotiated_codings, negotiated_languages},
@@ -166,6 +167,33 @@ pub fn queries(data: &[u8]) {
             variation.are_equivalent(Some(&one), Some(&other)),
             variation.are_equivalent(Some(&other), Some(&one))
         );
+    }
+}
+
+/// A type that can be read is compared as it would be if it were written in its one spelling, and every byte of the content
+/// counts, also where it is moved to a field.
+pub fn contents(data: &[u8]) {
+    let text = spelled(data);
+    let mut parts = text.splitn(3, |&byte| byte == b'\n');
+    let mut part = || parts.next().unwrap_or_default();
+    let (media_type, language, content) = (part(), part(), part());
+    let headers = |media_type: &[u8], language: &[u8]| {
+        let mut headers = fields(&CONTENT_TYPE, media_type);
+        headers.extend(fields(&CONTENT_LANGUAGE, language));
+        headers
+    };
+    let asked = headers(media_type, language);
+    let digest = |headers: &HeaderMap, content: &[u8]| content_key::digest(headers, Meaning::Raw(content));
+    let own = digest(&asked, content);
+    if content_key::has_one_type(&asked) {
+        let canonical = content_key::canonical_media_type(media_type).expect("it is what has one type");
+        assert_eq!(digest(&headers(&canonical, language), content), own);
+        assert_eq!(content_key::canonical_media_type(&canonical), Some(canonical));
+    }
+    assert_ne!(digest(&asked, &[content, b"x"].concat()), own);
+    assert_ne!(content_key::digest(&asked, Meaning::Normalized(content)), own);
+    if asked.contains_key(CONTENT_LANGUAGE) {
+        assert_ne!(digest(&fields(&CONTENT_TYPE, media_type), &[language, content].concat()), own);
     }
 }
 
@@ -357,5 +385,5 @@ mod tests {
         }
     }
 
-    targets! { dates directives structured_fields ranges lists queries envelopes }
+    targets! { dates directives structured_fields ranges lists queries contents envelopes }
 }
