@@ -47,7 +47,7 @@
 //! | `sentinel` | no | `redis+sentinel://`: the primary that the sentinels name |
 //! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
 //! | `typed` | yes | values of any type that serde knows: [`Cache::get_or_load`] and its like |
-//! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers |
+//! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers; observers are told by which route a look-up came |
 //! | `postcard` | no | a compact [`Codec`] beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
 //! | `zstd` | no | large entries are compressed in Redis; implies `redis` |
@@ -100,8 +100,8 @@ pub use self::{
     engine::{Cache, CacheBuilder, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
     http::{
-        AskAgain, BodyError, CacheLayer, CacheService, Hints, QueryBody, QueryLayer, QueryService, ResponseBody,
-        ResponseFuture, Rule, Rules,
+        AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Hints, QueryBody, QueryLayer, QueryService,
+        ResponseBody, ResponseFuture, Rule, Rules,
     },
     key::Key,
     policy::{Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},

@@ -93,7 +93,7 @@ impl Vary {
 
     /// Chooses for an application that has these codings and no other, such as `br` and `gzip`: which of them the client accepts,
     /// and in which order, is all that counts. A load asks the application with an `Accept-Encoding` that says exactly this, so
-    /// that the application can't choose by more. A field that can't be read, or that refuses what is not coded, stays as it is,
+    /// that the application can't choose by more; what the client has sent is in [`ClientPreferences`](crate::ClientPreferences). A field that can't be read, or that refuses what is not coded, stays as it is,
     /// and so does an absent one.
     ///
     /// # Errors
@@ -152,6 +152,9 @@ fn names<N: AsRef<str>>(what: &str, names: impl IntoIterator<Item = N>) -> Resul
 /// what is fresh is used for another query than its own. It is believed of a 200 without `Set-Cookie`, in answer to a request
 /// without `Authorization`. Where no response of a path had the field, nothing is looked up for it. A write to any target of
 /// the path voids what answers for several queries.
+///
+/// Requests of one process for queries that are one, by what the newest response of their path has said, share one load. If its
+/// response turns out to be of another kind, each loads its own, and for some seconds none waits for another.
 ///
 /// The first request decides for all. **A parameter that the page repeats in any way must not be named**: what one client put
 /// there would be every client's page. Nor one that carries a signature, a session, or a consent.

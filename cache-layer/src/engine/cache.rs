@@ -24,6 +24,7 @@ use crate::{
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
     tag::Tags,
     telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
+    throttle::Throttle,
 };
 #[cfg(feature = "typed")]
 use crate::{codec::Codec, telemetry::FillOutcome};
@@ -223,9 +224,14 @@ impl Cache {
         result
     }
 
-    /// Stores what leads to an entry, and is none itself: nothing is counted.
-    pub(crate) async fn put_alias(&self, key: Key, alias: Entry) -> Result<(), StoreError> {
-        self.0.store.put(vec![(key, alias)], &Tags::default()).await
+    /// Stores what leads to an entry, and is none itself: nothing is counted, and without it there is one miss more.
+    pub(super) async fn put_alias(&self, alias: (Key, Entry)) {
+        if let Err(error) = self.0.store.put(vec![alias], &Tags::default()).await {
+            static THROTTLE: Throttle = Throttle::new();
+            if let Some(kept_back) = THROTTLE.pass() {
+                tracing::debug!(%error, kept_back, "an alias is not kept");
+            }
+        }
     }
 
     #[cfg(feature = "typed")]

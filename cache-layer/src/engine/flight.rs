@@ -98,6 +98,8 @@ pub(crate) struct Flight {
     shared: Arc<Shared>,
     /// How it ends, once that is known.
     outcome: FlightOutcome,
+    /// Another one, whose followers are this one's as well.
+    along: Option<Box<Self>>,
 }
 
 #[derive(Debug)]
@@ -154,7 +156,7 @@ impl Flights {
             }
             hash_map::Entry::Vacant(vacant) => {
                 let shared = vacant.insert(Arc::default()).clone();
-                Role::Leader(Flight { flights: self.clone(), id, shared, outcome: FlightOutcome::Void })
+                Role::Leader(Flight { flights: self.clone(), id, shared, outcome: FlightOutcome::Void, along: None })
             }
         }
     }
@@ -168,9 +170,20 @@ impl Flight {
         }
     }
 
+    /// Takes another flight along, if none is: its followers wait for this load, too, and learn how it ends.
+    pub(crate) fn take_along(&mut self, other: Box<Self>) {
+        self.along.get_or_insert(other);
+    }
+
     /// Lets the followers have what is coming in.
     pub(super) fn publish_partial(&self, in_progress: InProgress) {
-        let stage = Stage::InProgress(Arc::new(in_progress));
+        self.publish(Stage::InProgress(Arc::new(in_progress)));
+    }
+
+    fn publish(&self, stage: Stage) {
+        if let Some(along) = &self.along {
+            along.publish(stage.clone());
+        }
         let mut progress = self.shared.progress.lock();
         progress.stage = stage.clone();
         let followers = progress.followers.clone();
@@ -183,7 +196,7 @@ impl Flight {
 
     /// Whether a follower waits for how it ends, or reads what it publishes.
     pub(super) fn is_followed(&self) -> bool {
-        self.shared.progress.lock().is_followed()
+        self.shared.progress.lock().is_followed() || self.along.as_ref().is_some_and(|along| along.is_followed())
     }
 
     /// Lets requests that come from now on join another flight.
@@ -192,6 +205,9 @@ impl Flight {
             && Arc::ptr_eq(flight.get(), &self.shared)
         {
             flight.remove();
+        }
+        if let Some(along) = &self.along {
+            along.leave();
         }
     }
 
@@ -204,6 +220,9 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.leave();
+        if let Some(along) = &mut self.along {
+            along.outcome = self.outcome.clone();
+        }
         // From here on nothing can join.
         let followers = self.shared.progress.lock().followers.take();
         if let Some(followers) = followers {
@@ -389,6 +408,25 @@ mod tests {
         assert!(leader.is_followed());
         drop(follower);
         assert!(!leader.is_followed());
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_is_taken_along_is_followed_and_ends_as_the_other_does() {
+        let flights: Arc<Flights> = Arc::default();
+        let other = Key::new(["other"]);
+        let join = || flights.join(&other);
+        let mut leader = lead(&flights);
+        let Role::Leader(along) = join() else { panic!("there is none yet") };
+        leader.take_along(Box::new(along));
+        assert!(!leader.is_followed());
+        let Role::Follower(follower) = join() else { panic!("there is one") };
+        assert!(leader.is_followed());
+        leader.leave();
+        let Role::Leader(next) = join() else { panic!("it was left with the other") };
+        leader.finish(FlightOutcome::Uncacheable);
+        assert!(matches!(follower.outcome().await, FlightOutcome::Uncacheable));
+        assert!(matches!(join(), Role::Follower(_)), "the next one stays");
+        drop(next);
     }
 
     #[test]

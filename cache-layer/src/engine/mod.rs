@@ -29,7 +29,7 @@ pub(crate) mod in_progress;
 mod invalidate;
 pub(crate) mod patience;
 pub(crate) mod permit;
-mod recent_keys;
+pub(crate) mod recent_keys;
 pub(crate) mod span;
 
 pub(crate) use self::cache::Retrieved;

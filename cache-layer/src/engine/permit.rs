@@ -102,6 +102,8 @@ pub(crate) struct WritePermit {
     flight: Flight,
     invalidations: u64,
     back_off: Option<BackOff>,
+    /// What leads to its entries by another key, and is stored with them.
+    alias: Option<Box<(Key, Entry)>>,
     /// Room for its entries on their way to the store; or why there is none, though there is a lease.
     room: Result<Option<OwnedSemaphorePermit>, NoCacheReason>,
     /// Since when no request waits for it.
@@ -191,6 +193,7 @@ impl Cache {
             flight,
             invalidations: self.invalidations(),
             back_off,
+            alias: None,
             room: Ok(None),
             unawaited: None,
             overaged: false,
@@ -244,6 +247,15 @@ impl WritePermit {
         }
         let bytes = bytes.map_or(OF_UNKNOWN_LENGTH, |bytes| bytes + BESIDE_THE_PAYLOAD);
         self.room = self.cache.room_for(bytes).map(Some).ok_or(NoCacheReason::StoreBusy);
+    }
+
+    /// Has what leads to what comes stored before that, so that nobody who waits looks for it in vain; those who come for it
+    /// from now on wait as well, by `flight`.
+    pub(crate) fn with_alias(&mut self, alias: Box<(Key, Entry)>, flight: Option<Box<Flight>>) {
+        self.alias = Some(alias);
+        if let Some(flight) = flight {
+            self.flight.take_along(flight);
+        }
     }
 
     /// Runs `load`, and keeps the lease alive for as long as it takes. `None`: it was ended, since no request waits for
@@ -398,6 +410,9 @@ impl WritePermit {
         self.lease_guard.answered = true;
         let (committed, writes) = match self.lease_guard.lease.clone() {
             Ok(lease) => {
+                if let Some(alias) = self.alias.take() {
+                    Box::pin(self.cache.put_alias(*alias)).await;
+                }
                 let fill = Fill { lease, writes, tags };
                 (self.store(&fill).await, fill.writes)
             }

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
 use http_body::Body;
 use tokio::time::timeout_at;
 use tracing::{Instrument as _, Span};
@@ -34,7 +34,9 @@ use crate::{
     },
     entry::{Entry, EntryId},
     key::Key,
-    semantics::{cache_status::ForwardReason, incremental::is_incremental, update::head_outdates},
+    semantics::{
+        cache_status::ForwardReason, incremental::is_incremental, range::names_several, update::head_outdates,
+    },
     store::Seen,
     telemetry::{Event, NoCacheReason, Release},
     throttle::Throttle,
@@ -57,12 +59,15 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
     async move {
         let mut patience = context.cache.patience();
         let end = patience.end();
-        let mut lookup = RequestLookup {
+        let lookup = RequestLookup {
             context: &context,
             key: &key,
+            target: &target,
             method: request.method(),
             headers: request.headers(),
+            extensions: request.extensions(),
             known,
+            class: Class::Unasked,
             patience: &mut patience,
             span: &mut span,
         };
@@ -103,23 +108,6 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
     }
 }
 
-/// As [`fetch`], for a request that what is stored for another query may answer.
-pub(super) async fn fetch_or_alias<S: Origin<B>, B: Send + 'static>(
-    context: Arc<Context>,
-    service: S,
-    request: Request<B>,
-    key: Key,
-    target: Target<'static>,
-    (known, alias): (Known, Alias),
-    mut span: LookupSpan,
-) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-    if let Some(entry) = context.select_by_alias(&key, request.headers(), &alias).await {
-        span.at(context.cache.far_tier());
-        return Ok(context.respond(entry, request.method(), request.headers(), Served::Hit, &mut span));
-    }
-    fetch(context, service, request, key, target, known, span).await
-}
-
 /// As [`fetch`], for a request with the mark of another process's load. What is in memory does not answer it before it is
 /// clear that the mark is not this key's: a refresh is not to bring back what is to be refreshed.
 pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
@@ -145,9 +133,12 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
 struct RequestLookup<'a> {
     context: &'a Context,
     key: &'a Key,
+    target: &'a Target<'static>,
     method: &'a Method,
     headers: &'a HeaderMap,
+    extensions: &'a Extensions,
     known: Known,
+    class: Class,
     patience: &'a mut Patience,
     span: &'a mut LookupSpan,
 }
@@ -160,6 +151,24 @@ pub(super) enum Known {
     Missing(Seen),
     /// This entry in memory is to be refreshed.
     Due(EntryId),
+}
+
+/// What a request is to the loads of its class: see [`alias`](super::alias).
+enum Class {
+    Unasked,
+    /// It leads one, for all who wait.
+    Leads(Box<Flight>),
+    /// It has waited for one, which has ended.
+    Waited,
+    /// It waits for none.
+    Alone,
+}
+
+/// What becomes of a request by its class.
+enum ByClass<R: Body> {
+    Done(Box<Next<R>>),
+    /// It is to look again.
+    Again,
 }
 
 /// What is to be done for a request.
@@ -192,7 +201,7 @@ enum LeaderAnswer<R: Body> {
 
 impl RequestLookup<'_> {
     /// Looks the request up, and waits for another request's load, for as long as there is patience.
-    async fn next<R: Body>(&mut self) -> Next<R> {
+    async fn next<R: Body>(mut self) -> Next<R> {
         let cache = &self.context.cache;
         let mut served = Served::Hit;
         loop {
@@ -208,11 +217,21 @@ impl RequestLookup<'_> {
                 }
                 Selection::Missing(miss) => miss,
             };
+            if self.context.variations.is_some() {
+                match Box::pin(self.by_class(&miss, &mut served)).await {
+                    Some(ByClass::Done(next)) => return *next,
+                    Some(ByClass::Again) => continue,
+                    None => {}
+                }
+            }
             if let Some(next) = self.without_load(&miss) {
                 return next;
             }
             let follower = match cache.flights().join(&miss.key) {
-                Role::Leader(flight) => {
+                Role::Leader(mut flight) => {
+                    if let Class::Leads(class) = self.class {
+                        flight.take_along(class);
+                    }
                     return Next::Lead { flight, miss, purpose: Purpose::Answer, answer: LeaderAnswer::Load };
                 }
                 Role::Follower(follower) => follower,
@@ -248,6 +267,7 @@ impl RequestLookup<'_> {
     }
 
     fn respond<R: Body>(&mut self, entry: ResponseEntry, served: Served) -> Next<R> {
+        self.context.learn_from_stored(self.target, self.method, self.headers, self.extensions, &entry);
         Next::Respond(self.context.respond(entry, self.method, self.headers, served, self.span))
     }
 
@@ -317,7 +337,12 @@ impl RequestLookup<'_> {
     async fn follow<R: Body>(&mut self, follower: Follower, miss: Miss, served: Served) -> Option<Next<R>> {
         let wait = self.span.wait_for(&follower);
         let deadline = self.patience.deadline();
-        let join = |load: &InProgress| self.join(load, miss.reached_store());
+        let key = self.key;
+        let join = |load: &InProgress| {
+            self.join(load, miss.reached_store(), Served::Collapsed, |context, headers| {
+                context.select_among(&load.entries, key, headers)
+            })
+        };
         let outcome = match follower.follow(wait, deadline, join).await {
             Followed::Joined(response) => return Some(Next::Respond(response)),
             Followed::Ended(outcome) => outcome,
@@ -343,22 +368,99 @@ impl RequestLookup<'_> {
         }
     }
 
-    /// What is coming in, if it answers this request as well as it will from the store, and the request came before any
-    /// invalidation of it. `reached_store`: the request's own lookup was answered.
-    fn join<R: Body>(&mut self, load: &InProgress, reached_store: bool) -> Option<Response<ResponseBody<R>>> {
+    /// What becomes of a request for whose own target there is nothing: what answers for several queries may answer it, or is
+    /// being loaded. `None` if it is to be loaded for this one.
+    async fn by_class<R: Body>(&mut self, miss: &Miss, served: &mut Served) -> Option<ByClass<R>> {
+        let context = self.context;
+        if miss.detail.why != ForwardReason::UriMiss {
+            return None;
+        }
+        let alias = context.alias_of(self.target, self.method, self.headers, self.extensions)?;
+        if let Some(answer) = self.answer_by_alias(&alias, *served).await {
+            return Some(answer);
+        }
+        match self.class {
+            // Who loads for it may need its answer.
+            Class::Unasked if !Context::is_within_a_load(self.extensions) => {}
+            Class::Unasked | Class::Leads(_) | Class::Alone => return None,
+            Class::Waited => {
+                alias.is_apart();
+                return None;
+            }
+        }
+        if let Some(next) = self.without_load(miss) {
+            return Some(ByClass::Done(Box::new(next)));
+        }
+        let follower = match alias.join()? {
+            Role::Leader(flight) => {
+                self.class = Class::Leads(Box::new(flight));
+                // Another load may have ended since that look-up.
+                return self.answer_by_alias(&alias, *served).await;
+            }
+            Role::Follower(follower) => follower,
+        };
+        if matches!(served, Served::Hit) {
+            context.cache.emit(Event::Coalesced);
+            *served = Served::Collapsed;
+        }
+        Some(self.follow_class(follower, miss, &alias).await)
+    }
+
+    async fn answer_by_alias<R: Body>(&mut self, alias: &Alias<'_>, served: Served) -> Option<ByClass<R>> {
+        let entry = self.context.select_by_alias(alias, self.headers).await?;
+        let collapsed = matches!(served, Served::Collapsed);
+        Some(ByClass::Done(Box::new(self.respond(entry, Served::Alias { collapsed }))))
+    }
+
+    /// Waits for the load of another query of the class.
+    async fn follow_class<R: Body>(&mut self, follower: Follower, miss: &Miss, alias: &Alias<'_>) -> ByClass<R> {
+        let (wait, deadline) = (self.span.wait_for(&follower), self.patience.deadline());
+        let join = |load: &InProgress| {
+            let served = Served::Alias { collapsed: true };
+            self.join(load, miss.reached_store(), served, |context, headers| {
+                context.select_of_class(load, alias, headers)
+            })
+        };
+        let outcome = match follower.follow(wait, deadline, join).await {
+            Followed::Joined(response) => return ByClass::Done(Box::new(Next::Respond(response))),
+            Followed::Ended(outcome) => outcome,
+            Followed::TimedOut => return ByClass::Done(Box::new(self.waited_too_long(miss.clone()))),
+        };
+        self.class = match outcome {
+            // It was overtaken, or lost: one of those who wait takes it up.
+            FlightOutcome::Void => Class::Unasked,
+            FlightOutcome::Failed => Class::Alone,
+            _ => Class::Waited,
+        };
+        match self.patience.again(LONGEST_PAUSE, Duration::ZERO).await {
+            true => ByClass::Again,
+            false => ByClass::Done(Box::new(self.waited_too_long(miss.clone()))),
+        }
+    }
+
+    /// What is coming in, if it answers this request as well as it will from the store, as `select` tells, and the request came
+    /// before any invalidation of it. `reached_store`: the request's own lookup was answered.
+    fn join<R: Body>(
+        &mut self,
+        load: &InProgress,
+        reached_store: bool,
+        served: Served,
+        select: impl FnOnce(&Context, &HeaderMap) -> Option<ResponseEntry>,
+    ) -> Option<Response<ResponseBody<R>>> {
         let context = self.context;
         if !context.cache.may_join(load, reached_store) {
             return None;
         }
-        let entry = context.select_among(&load.entries, self.key, self.headers)?;
+        let entry = select(context, self.headers)?;
         let content = match load.payload.length() {
+            // Parts can be put together once the whole is there; where the length isn't known, nor can one be cut out.
+            Some(_) if names_several(self.headers) => return None,
             Some(length) => Content::Loading(load.payload.clone(), length),
-            // A part can be cut out once the whole is there.
             None if self.headers.contains_key(RANGE) => return None,
             None => Content::Growing(load.payload.read_all()?),
         };
         context.cache.emit(Event::Joined);
-        Some(context.respond_while_loading(entry, content, self.method, self.headers, self.span))
+        Some(context.respond_while_loading(entry, content, self.method, self.headers, served, self.span))
     }
 
     /// The load failed. It did so by an error that a stale entry stood in for, or without any response: the wider of the two

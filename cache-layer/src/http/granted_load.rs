@@ -19,6 +19,7 @@ use super::{
     oneshot::Oneshot,
     origin::Origin,
     plan::{CacheRequest, DatedHeaders, Draft, OriginResponse, Plan, date_for, is_lasting},
+    preferences::ClientPreferences,
     record::{Incoming, Unkept, content_length, pass_on, record},
     reply::LoadReply,
     response_entry::ResponseEntry,
@@ -164,7 +165,9 @@ impl<R: Body, E> GrantedLoad<R, E> {
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
         }
-        self.context.policy.caching.normalization.negotiate(request.headers_mut());
+        if let Some(sent) = self.context.policy.caching.normalization.negotiate(request.headers_mut()) {
+            ClientPreferences::keep(sent, request.extensions_mut());
+        }
         let validates = validator.is_some();
         self.context.mark(request, &self.request.key, self.permit.token());
         if purpose == Purpose::EarlyRefresh {
@@ -265,7 +268,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             self.permit.reserve(length.known());
         }
         let not_stored = plan.as_ref().err().copied().or_else(|| self.permit.refusal());
-        let plan = match plan {
+        let mut plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
                 let head = self.client_head(parts, not_stored, now);
@@ -274,6 +277,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 return self.reply_to.send(head.reply(ResponseBody::inner(body)));
             }
         };
+        plan.lead_there(&mut self.permit);
         let remaining = self.context.policy.remaining;
         let left = (remaining != Remaining::Age).then(|| plan.remaining_freshness(now));
         let (varies, is_new) = (self.miss.detail.varies.take(), self.miss.stale.is_none());

@@ -11,6 +11,7 @@
 //! - [`load`]: asking the application once for all requests that wait
 //! - [`revalidate`]: word that a stored response still holds
 //! - [`granted_load`]: a load that may store what comes: how it asks, a new response, and how it ends without one
+//! - [`preferences`]: what a client has sent, where the cache negotiates
 //! - [`forward`]: a request that the application answers by itself
 //! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
@@ -48,6 +49,7 @@ mod origin;
 #[cfg(feature = "unstable-parts")]
 mod parts;
 mod plan;
+mod preferences;
 mod query;
 mod query_body;
 mod range_memory;
@@ -73,6 +75,7 @@ pub use hints::Hints;
 pub use layer::CacheLayer;
 #[cfg(feature = "unstable-parts")]
 pub use parts::Parts;
+pub use preferences::ClientPreferences;
 pub use query::{QueryLayer, QueryService};
 pub use query_body::QueryBody;
 pub use rules::{Rule, Rules};

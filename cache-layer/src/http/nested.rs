@@ -41,6 +41,11 @@ impl Context {
         marks.any(|mark| mark.key == *key && mark.cache.shares_with(&self.cache))
     }
 
+    /// Whether this process is loading anything for a layer further out.
+    pub(super) fn is_within_a_load(extensions: &Extensions) -> bool {
+        extensions.get::<LoadMark>().is_some()
+    }
+
     /// Takes the mark that another process may have left.
     pub(super) fn take_mark(&self, headers: &mut HeaderMap) -> Option<HeaderValue> {
         // A store of this process has nothing to do with another one.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode,
+    Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode,
     header::{AGE, CONTENT_ENCODING, DATE},
 };
 
@@ -18,9 +18,11 @@ use super::{
     select::Varies,
     stored::{Stored, StoredInfo, StoredVaries, Traits},
     target::Target,
+    variations::NewAlias,
 };
 use crate::{
     clock::millis,
+    engine::permit::WritePermit,
     entry::{Deadlines, Entry, EntryHead, EntryId, Version},
     inherit::Reads,
     key::Key,
@@ -65,7 +67,15 @@ impl CacheRequest {
     pub(super) fn as_get<B>(context: &Context, target: Target<'static>, key: Key, request: &Request<B>) -> Self {
         let has_content = !matches!(*request.method(), Method::GET | Method::HEAD);
         let headers = Arc::new(context.policy.cookies.that_count(request.headers()).into_owned());
-        Self { target, key, method: Method::GET, has_content, is_hinted: is_hinted(request), headers, time: 0 }
+        Self {
+            target,
+            key,
+            method: Method::GET,
+            has_content,
+            is_hinted: is_hinted(request.extensions()),
+            headers,
+            time: 0,
+        }
     }
 
     /// Whether what is stored for it may answer for other queries as well: its key says no more than who it is for.
@@ -81,8 +91,8 @@ impl CacheRequest {
 }
 
 /// Whether a layer outside has made a part of the request's key.
-pub(super) fn is_hinted<B>(request: &Request<B>) -> bool {
-    request.extensions().get::<Hints>().is_some_and(|hints| !hints.key_parts.is_empty())
+pub(super) fn is_hinted(extensions: &Extensions) -> bool {
+    extensions.get::<Hints>().is_some_and(|hints| !hints.key_parts.is_empty())
 }
 
 /// A response as the application gave it, apart from its body.
@@ -115,6 +125,8 @@ pub(super) struct Plan {
     deadlines: Deadlines,
     /// Whether it is to be given an entity tag.
     mints: bool,
+    /// What leads to it from other queries.
+    alias: Option<Box<NewAlias>>,
 }
 
 /// The entries of a response, before its payload is there.
@@ -156,6 +168,13 @@ impl Draft {
 }
 
 impl Plan {
+    /// Has it found by other queries, too, if it answers them.
+    pub(super) fn lead_there(&mut self, permit: &mut WritePermit) {
+        if let Some(alias) = self.alias.take() {
+            alias.be_stored_by(permit);
+        }
+    }
+
     /// What is left of the response's freshness.
     pub(super) fn remaining_freshness(&self, now: u64) -> RemainingFreshness {
         RemainingFreshness::new(self.info.age(now), &self.deadlines, now)
@@ -194,7 +213,7 @@ impl Context {
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
-        let of_path = self.learn_variation(request, status, headers);
+        let of_path = self.learn_variation(request, status, headers, response_time);
         let tags = self.tags_of(request, headers, inherited.tags_and(tags), of_path.as_deref())?;
         let vary = match Vary::from_headers(headers) {
             None => None,
@@ -211,10 +230,8 @@ impl Context {
             parent: None,
         };
         let deadlines = deadlines(&windows, response_time);
-        if of_path.is_some() {
-            self.keep_alias(request, deadlines);
-        }
-        Ok(Plan { info, vary, tags, deadlines, mints })
+        let alias = of_path.and_then(|_| self.alias_to(request, deadlines));
+        Ok(Plan { info, vary, tags, deadlines, mints, alias })
     }
 
     /// Whether a response may be stored, whatever its freshness.
@@ -286,7 +303,7 @@ impl Context {
         known: Option<Varies>,
         is_new: bool,
     ) -> Draft {
-        let Plan { mut info, vary, tags, deadlines, mints } = plan;
+        let Plan { mut info, vary, tags, deadlines, mints, alias: _ } = plan;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));

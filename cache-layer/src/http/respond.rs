@@ -128,9 +128,10 @@ impl Context {
         content: Content,
         method: &Method,
         request: &HeaderMap,
+        served: Served,
         lookup: &mut LookupSpan,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(Reply { entry, content, served: Served::Collapsed }, method, request, Some(lookup))
+        self.respond_with(Reply { entry, content, served }, method, request, Some(lookup))
     }
 
     /// What a load replied, as an answer to a request.

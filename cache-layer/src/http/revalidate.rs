@@ -40,7 +40,8 @@ impl<R: Body, E> GrantedLoad<R, E> {
         let response = self.origin_response(&entry, &headers, &mut head);
         let (why, varies) = (self.miss.detail.why, self.miss.detail.varies.take());
         match self.context.plan(&self.request, response) {
-            Ok(plan) => {
+            Ok(mut plan) => {
+                plan.lead_there(&mut self.permit);
                 let headers = DatedHeaders { own: &headers, date: None };
                 let draft = self.context.draft(plan, &self.request, headers, varies, false);
                 let millis = self.context.load_time(&self.request);

@@ -16,7 +16,7 @@ use super::{
     annotate::{Refusal, Served},
     body::ResponseBody,
     context::Context,
-    fetch::{Known, fetch, fetch_or_alias, fetch_unless_nested},
+    fetch::{Known, fetch, fetch_unless_nested},
     future::ResponseFuture,
     hints::Hints,
     origin::Origin,
@@ -209,12 +209,6 @@ impl<S: Clone> CacheService<S> {
         let (inner, span) = (self.inner.clone(), lookup.span());
         if let Some(mark) = mark {
             return ResponseFuture::boxed(fetch_unless_nested(context, inner, request, key, target, mark, lookup));
-        }
-        if !matches!(known, Known::Due(_))
-            && let Some(alias) = context.alias_of(&request)
-        {
-            let fetched = fetch_or_alias(context, inner, request, key, target, (known, alias), lookup);
-            return ResponseFuture::boxed(fetched.instrument(span));
         }
         ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup).instrument(span))
     }
