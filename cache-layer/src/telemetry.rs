@@ -270,6 +270,33 @@ pub enum Event {
 pub trait Observer: Send + Sync + 'static {
     /// Takes note of `event`.
     fn observe(&self, event: Event);
+
+    /// Takes note of a look-up, as an [`Event::Lookup`], and of the route of the application that its request came by:
+    /// `/products/{id}`, for the label of a metric. That is what axum's router has matched, with the feature `axum` and the layer
+    /// inside of the router; else `None`. There are as many as the application has routes, whatever clients ask for.
+    ///
+    /// Unless it is overridden, [`observe`](Self::observe) is told, without the route.
+    ///
+    /// ```
+    /// use std::{collections::HashMap, sync::Mutex};
+    /// use cache_layer::telemetry::{Event, LookupEvent, LookupResult, Observer};
+    ///
+    /// #[derive(Default)]
+    /// struct Hits(Mutex<HashMap<(String, LookupResult), u64>>);
+    ///
+    /// impl Observer for Hits {
+    ///     fn observe(&self, _: Event) {}
+    ///
+    ///     fn observe_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+    ///         let labels = (route.unwrap_or("none").to_owned(), lookup.result);
+    ///         *self.0.lock().unwrap().entry(labels).or_default() += 1;
+    ///     }
+    /// }
+    /// ```
+    fn observe_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+        let _ = route;
+        self.observe(Event::Lookup(lookup));
+    }
 }
 
 impl<F: Fn(Event) + Send + Sync + 'static> Observer for F {
@@ -399,6 +426,13 @@ impl Telemetry {
     fn observe(&self, event: Event) {
         if let Some(observer) = &self.observer {
             observer.observe(event);
+        }
+    }
+
+    /// A look-up ended, of a request that came by `route`.
+    pub(crate) fn emit_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+        if let Some(observer) = &self.observer {
+            observer.observe_lookup(lookup, route);
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct LookupSpan {
     age: Option<Duration>,
     saved: Duration,
     reason: Option<NoCacheReason>,
+    /// By which of the application's routes the request came, if that is known.
+    route: Option<Box<str>>,
 }
 
 impl Cache {
@@ -56,6 +58,7 @@ impl Cache {
             age: None,
             saved: Duration::ZERO,
             reason: None,
+            route: None,
         }
     }
 
@@ -134,6 +137,14 @@ impl LookupSpan {
         (self.age, self.saved) = (age, saved);
     }
 
+    /// By which route the request came, if anybody wants to know.
+    #[cfg(feature = "axum")]
+    pub(crate) fn came_by(&mut self, route: impl FnOnce() -> Option<Box<str>>) {
+        if self.observed.is_some() {
+            self.route = route();
+        }
+    }
+
     pub(crate) fn because(&mut self, reason: NoCacheReason) {
         self.reason = Some(reason);
     }
@@ -164,7 +175,7 @@ impl LookupSpan {
 
 impl Drop for LookupSpan {
     fn drop(&mut self) {
-        let Self { span, observed, result, tier, age, saved, reason } = self;
+        let Self { span, observed, result, tier, age, saved, reason, route } = self;
         let (hit, tier) = (result.is_hit(), if result.is_hit() { *tier } else { Tier::None });
         let (age, saved) = if hit { (*age, *saved) } else { (None, Duration::ZERO) };
         if !span.is_disabled() {
@@ -180,7 +191,7 @@ impl Drop for LookupSpan {
         }
         if let Some((telemetry, began)) = observed.take() {
             let duration = began.elapsed();
-            telemetry.emit(Event::Lookup(LookupEvent { result: *result, tier, duration, age, saved }));
+            telemetry.emit_lookup(LookupEvent { result: *result, tier, duration, age, saved }, route.as_deref());
         }
     }
 }

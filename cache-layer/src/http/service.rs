@@ -132,6 +132,8 @@ impl Context {
             return AtOnce::Bypass(NoCacheReason::Nested.into());
         }
         let mut lookup = self.cache.lookup_span(key);
+        #[cfg(feature = "axum")]
+        lookup.came_by(|| Some(request.extensions().get::<axum::extract::MatchedPath>()?.as_str().into()));
         if marked {
             return AtOnce::Fetch(Known::Nothing, lookup);
         }
