@@ -120,7 +120,7 @@ pub use self::typed::attribute as __cached;
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use self::typed::unordered;
 #[cfg(feature = "typed")]
-pub use self::typed::{GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
+pub use self::typed::{GetOrLoad, GetOrLoadMany, Loaded, Lock, Set, SetError, Stale, depends_on};
 #[cfg(feature = "macros")]
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use cache_layer_macros::cached;

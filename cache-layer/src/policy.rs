@@ -268,6 +268,8 @@ pub(crate) struct Policy {
     pub(crate) max_body: u64,
     /// The factor by which responses are refreshed early, if they are.
     pub(crate) early_refresh: Option<f32>,
+    /// How long a request waits for a response where a stale one may stand in.
+    pub(crate) soft_timeout: Option<Duration>,
     /// Whether responses inherit from what their handlers read.
     pub(crate) inherits: bool,
     /// Which responses are kept, of those that may be.
@@ -362,6 +364,7 @@ impl Default for Policy {
             jitter: 0,
             max_body: 1024 * 1024,
             early_refresh: None,
+            soft_timeout: None,
             inherits: false,
             keep_if: None,
             etags: false,
@@ -394,7 +397,7 @@ impl Policy {
 
     /// Responses are refreshed early by this factor; not at all by one that is none.
     pub(crate) fn set_early_refresh(&mut self, beta: f32) {
-        self.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
+        self.early_refresh = beta_of(beta);
     }
 
     /// Has `ttl` count for all paths.
@@ -476,6 +479,11 @@ fn order(one: &str, other: &str) -> Ordering {
             (Some(one), Some(other)) => return rank(one).cmp(&rank(other)),
         }
     }
+}
+
+/// How early to refresh, if that is a factor at all.
+pub(crate) fn beta_of(beta: f32) -> Option<f32> {
+    Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0)
 }
 
 #[cfg(test)]

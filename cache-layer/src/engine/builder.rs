@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::{
     backoff::RecentFailures,
     cache::{COMMITS, Cache, Inner, ON_THEIR_WAY},
+    load_limit::LoadLimit,
     recent_keys::RecentKeys,
 };
 #[cfg(feature = "typed")]
@@ -38,6 +39,7 @@ impl Cache {
             observer: None,
             lock_timeout: Duration::from_secs(5),
             abandoned_load: Duration::from_secs(10),
+            load_limit: LoadLimit::default(),
             #[cfg(feature = "typed")]
             codec: Codec::default(),
         }
@@ -54,6 +56,7 @@ pub struct CacheBuilder {
     observer: Option<Arc<dyn Observer>>,
     lock_timeout: Duration,
     abandoned_load: Duration,
+    load_limit: LoadLimit,
     #[cfg(feature = "typed")]
     codec: Codec,
 }
@@ -79,6 +82,29 @@ impl CacheBuilder {
     /// beginning, goes on for as long as a load keeps its place: a minute, or twelve [lock timeouts](Self::lock_timeout).
     pub fn abandoned_load(mut self, bound: Duration) -> Self {
         self.abandoned_load = bound;
+        self
+    }
+
+    /// The most loads that run at one time, at least 1, of responses and of values together; without a limit unless set. It
+    /// protects what stands behind the cache, such as a database, from the day the cache is lost.
+    ///
+    /// It holds for this process, over all clones of the cache and all layers with it. For responses it is as if each layer had it
+    /// as its [own limit](crate::CacheLayer::max_loads), which may be lower. One load of a value more waits, first come, first
+    /// served, for as long as a load keeps its place, a minute or twelve [lock timeouts](Self::lock_timeout); then it goes
+    /// ahead. So no call fails for want of a place, unless it has a [`hard_timeout`](crate::GetOrLoad::hard_timeout); it has a
+    /// stale value sooner by a [`soft_timeout`](crate::GetOrLoad::soft_timeout). A refresh in the background waits for nothing: if
+    /// there is no place, it is left to a later call.
+    ///
+    /// What a load itself loads, in its own task, is part of it: a handler that asks for values needs no place for them.
+    ///
+    /// ```
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// // Never more than forty connections to the database.
+    /// let cache = Cache::builder(MemoryStore::new(64 * 1024 * 1024)).max_loads(40).build();
+    /// ```
+    pub fn max_loads(mut self, most: usize) -> Self {
+        self.load_limit = LoadLimit::new(most);
         self
     }
 
@@ -120,7 +146,7 @@ impl CacheBuilder {
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
         let codec = self.codec;
-        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, .. } = self;
+        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, load_limit, .. } = self;
         Cache(Arc::new(Inner {
             store,
             name,
@@ -136,6 +162,7 @@ impl CacheBuilder {
             invalidations: AtomicU64::new(0),
             failed_refreshes: RecentKeys::default(),
             abandoned_load,
+            load_limit,
             commits: Semaphore::new(COMMITS),
             on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
         }))

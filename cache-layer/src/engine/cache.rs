@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use super::{
     backoff::{RecentFailure, RecentFailures},
     flight::Flights,
+    load_limit::LoadLimit,
     recent_keys::RecentKeys,
 };
 use crate::{
@@ -35,6 +36,10 @@ pub(super) const COMMITS: usize = 256;
 /// is. A store that can't keep up is spared the newest: bodies must not pile up here.
 pub(super) const ON_THEIR_WAY: usize = 128 * 1024;
 const UNIT: u64 = 1024;
+
+/// How long a load keeps its place at least, and in lock timeouts.
+pub(super) const LONGEST_LOAD: Duration = Duration::from_secs(60);
+const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
 /// A cache: one handle over one store, cheap to clone. Front ends answer from it, and applications invalidate through
 /// it.
@@ -68,6 +73,7 @@ pub(super) struct Inner {
     /// Keys whose last refresh in the background brought nothing to be stored.
     pub(super) failed_refreshes: RecentKeys,
     pub(super) abandoned_load: Duration,
+    pub(super) load_limit: LoadLimit,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,
 }
@@ -116,6 +122,15 @@ impl Cache {
     /// when it runs out, and for the load of the one that takes it next.
     pub(crate) fn lease_life(&self) -> Duration {
         self.0.lock_timeout / 3
+    }
+
+    /// How long a load keeps its place: a lease, and one of those that may load at one time.
+    pub(crate) fn longest_load(&self) -> Duration {
+        LONGEST_LOAD.max(self.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS))
+    }
+
+    pub(crate) fn load_limit(&self) -> &LoadLimit {
+        &self.0.load_limit
     }
 
     pub(crate) fn flights(&self) -> &Arc<Flights> {

@@ -10,11 +10,13 @@ use std::any::Any;
 use std::{
     collections::{HashMap, hash_map},
     sync::{Arc, MutexGuard, OnceLock},
+    time::Duration,
 };
 
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, instrument::Instrumented, span};
@@ -261,6 +263,18 @@ impl Flights {
         LoadTask { reply, task: self.spawn(in_span(load(ReplyTo(reply_to)), span)) }
     }
 
+    /// Lets `load` go on, `longest` at most, for later requests: its own has something stale instead.
+    pub(crate) fn leave_to_later<T: Send + 'static>(&self, load: LoadTask<T>, longest: Duration) {
+        // It waits in the request's place, so that the load is not abandoned.
+        drop(self.spawn(async move { drop(timeout(longest, load.reply_unless_panicked()).await) }));
+    }
+
+    /// Runs the load of several keys in a task of its own, whatever becomes of the caller.
+    #[cfg(feature = "typed")]
+    pub(crate) fn spawn_batch(&self, span: Span, load: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.spawn(in_span(load, span))
+    }
+
     /// Returns once no task is under way.
     pub(super) async fn landed(&self) {
         self.tasks.wait().await;
@@ -290,9 +304,28 @@ impl<T> LoadTask<T> {
             Err(_) => Err(self.task),
         }
     }
+
+    /// As [`reply_unless_panicked`](Self::reply_unless_panicked), by `deadline`; the load, if it has not replied by then.
+    pub(crate) async fn reply_by(
+        mut self,
+        deadline: Instant,
+    ) -> Result<Result<(T, JoinHandle<()>), JoinHandle<()>>, Self> {
+        match timeout_at(deadline, &mut self.reply).await {
+            Ok(Ok(reply)) => Ok(Ok((reply, self.task))),
+            Ok(Err(_)) => Ok(Err(self.task)),
+            Err(_) => Err(self),
+        }
+    }
 }
 
 impl<T> ReplyTo<T> {
+    /// One for a part of a load, and where its reply arrives.
+    #[cfg(feature = "typed")]
+    pub(crate) fn channel() -> (Self, oneshot::Receiver<T>) {
+        let (reply_to, reply) = oneshot::channel();
+        (Self(reply_to), reply)
+    }
+
     /// Replies. The request may be gone, which is no matter to the load.
     pub(crate) fn send(self, reply: T) {
         let _ = self.0.send(reply);

@@ -13,6 +13,7 @@
 //! - [`flight`]: requests of this process for one key, of which one loads, in a task of its own
 //! - [`in_progress`], [`growing_body`]: what other requests may have of a load before it has ended
 //! - [`backoff`]: recent failures, and how long to leave the application alone after them
+//! - [`load_limit`]: how many loads run at one time
 //! - [`recent_keys`]: keys that it makes no sense to wait for
 //! - [`early`]: when to refresh what is still fresh
 
@@ -27,6 +28,7 @@ pub(crate) mod flight;
 pub(crate) mod growing_body;
 pub(crate) mod in_progress;
 mod invalidate;
+pub(crate) mod load_limit;
 pub(crate) mod patience;
 pub(crate) mod permit;
 mod recent_keys;

@@ -29,10 +29,6 @@ use crate::{
 /// How long a key whose response could not be kept is loaded without waiting for one another.
 pub(super) const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 
-/// How long a load keeps its place at least, and in lock timeouts.
-const LONGEST_LOAD: Duration = Duration::from_secs(60);
-const LONGEST_LOAD_TIMEOUTS: u32 = 12;
-
 /// How often at least is looked whether a request waits for a load.
 const LONGEST_BEAT: Duration = Duration::from_secs(1);
 
@@ -266,7 +262,7 @@ impl WritePermit {
 
     async fn until_abandoned(&mut self, demand: impl Fn() -> Demand) {
         let ttl = self.cache.lease_life();
-        let longest = LONGEST_LOAD.max(self.cache.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS));
+        let longest = self.cache.longest_load();
         let (pause, mut renewed) = ((ttl / 3).max(Duration::from_millis(1)), Instant::now());
         loop {
             sleep(pause.min(LONGEST_BEAT)).await;
@@ -475,7 +471,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{fetch::Attempt, flight::Role},
+        engine::{cache::LONGEST_LOAD, fetch::Attempt, flight::Role},
         store::{MemoryStore, Seen},
     };
 

@@ -67,6 +67,22 @@ impl Cache {
         debug_span!("cache.get", otel.name = %format_args!("cache.get {name}"), cache.name = name, cache_layer.keys = keys)
     }
 
+    /// The span of the load of many keys, within that of their lookups.
+    #[cfg(feature = "typed")]
+    pub(crate) fn batch_load_span(&self, keys: usize, lookups: &Span) -> Span {
+        let name = &*self.0.name;
+        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
+        lookups.in_scope(|| {
+            debug_span!(
+                "cache.load",
+                otel.name = %format_args!("cache.load {name}"),
+                cache.name = name,
+                cache_layer.keys = keys,
+                cache_layer.reason = Empty,
+            )
+        })
+    }
+
     /// The span of a load that `lookup` waits for.
     pub(crate) fn load_span(&self, key: &Key, lookup: &LookupSpan) -> Span {
         let name = &*self.0.name;

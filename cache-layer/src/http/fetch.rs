@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
 use http_body::Body;
-use tokio::time::timeout_at;
+use tokio::{task::JoinHandle, time::Instant};
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -26,7 +26,7 @@ use crate::{
     engine::{
         backoff::RecentFailure,
         fetch::Followed,
-        flight::{Flight, FlightOutcome, Follower, Role},
+        flight::{Flight, FlightOutcome, Follower, LoadTask, Role},
         in_progress::InProgress,
         patience::{LONGEST_PAUSE, Patience},
         permit::Purpose,
@@ -55,7 +55,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
     mut span: LookupSpan,
 ) -> impl Future<Output = Result<Response<ResponseBody<S::Content>>, S::Error>> + Send {
     async move {
-        let mut patience = context.cache.patience();
+        let mut patience = context.cache.patience().with_soft_timeout(context.policy.soft_timeout);
         let end = patience.end();
         let mut lookup = RequestLookup {
             context: &context,
@@ -89,11 +89,11 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
                 return Ok(*response);
             }
             LeaderAnswer::Load => begin(context.cache.load_span(&key, &span)).reply().await,
-            LeaderAnswer::LoadOrStale(stale) => {
-                let replied = timeout_at(end, begin(context.cache.load_span(&key, &span)).reply_unless_panicked());
-                let Ok(Ok(replied)) = Box::pin(replied).await else {
+            LeaderAnswer::LoadOrStale(stale, until) => {
+                let load = begin(context.cache.load_span(&key, &span));
+                let Some(replied) = Box::pin(context.reply_in_time(load, until, end)).await else {
                     let served = Served::StaleIfError(None);
-                    return Ok(context.respond_after_miss(stale, &Method::GET, &headers, served));
+                    return Ok(context.respond_after_miss(*stale, &Method::GET, &headers, served));
                 };
                 replied
             }
@@ -186,8 +186,8 @@ enum LeaderAnswer<R: Body> {
     /// This; the load is for later requests.
     Stored(Box<Response<ResponseBody<R>>>),
     Load,
-    /// The load; or this, if the load panics or takes too long.
-    LoadOrStale(ResponseEntry),
+    /// The load; or this, if the load panics, or has no reply by then.
+    LoadOrStale(Box<ResponseEntry>, Instant),
 }
 
 impl RequestLookup<'_> {
@@ -213,7 +213,11 @@ impl RequestLookup<'_> {
             }
             let follower = match cache.flights().join(&miss.key) {
                 Role::Leader(flight) => {
-                    return Next::Lead { flight, miss, purpose: Purpose::Answer, answer: LeaderAnswer::Load };
+                    let answer = match self.stale_if_slow(&miss) {
+                        Some((stale, until)) => LeaderAnswer::LoadOrStale(Box::new(stale), until),
+                        None => LeaderAnswer::Load,
+                    };
+                    return Next::Lead { flight, miss, purpose: Purpose::Answer, answer };
                 }
                 Role::Follower(follower) => follower,
             };
@@ -263,7 +267,10 @@ impl RequestLookup<'_> {
             _ => Purpose::EarlyRefresh,
         };
         let answer = match purpose {
-            Purpose::RetriedRefresh => LeaderAnswer::LoadOrStale(entry),
+            Purpose::RetriedRefresh => {
+                let until = self.patience.soft_deadline().unwrap_or(self.patience.end());
+                LeaderAnswer::LoadOrStale(Box::new(entry), until)
+            }
             _ => {
                 let response = self.context.respond(entry, self.method, self.headers, served, self.span);
                 LeaderAnswer::Stored(Box::new(response))
@@ -316,12 +323,19 @@ impl RequestLookup<'_> {
     /// Waits for another request's load; `None` if the request is to look again.
     async fn follow<R: Body>(&mut self, follower: Follower, miss: Miss, served: Served) -> Option<Next<R>> {
         let wait = self.span.wait_for(&follower);
-        let deadline = self.patience.deadline();
+        let stale = self.stale_if_slow(&miss);
+        let soft = stale.as_ref().map_or(self.patience.deadline(), |(_, until)| *until);
+        let deadline = self.patience.deadline().min(soft);
         let join = |load: &InProgress| self.join(load, miss.reached_store());
         let outcome = match follower.follow(wait, deadline, join).await {
             Followed::Joined(response) => return Some(Next::Respond(response)),
             Followed::Ended(outcome) => outcome,
-            Followed::TimedOut => return Some(self.waited_too_long(miss)),
+            Followed::TimedOut => {
+                return Some(match stale {
+                    Some((entry, _)) => self.respond_with_stale(entry, NoCacheReason::WaitedTooLong),
+                    None => self.waited_too_long(miss),
+                });
+            }
         };
         match outcome {
             // A request that could reach the store must not take an entry that was loaded without it: the request may know
@@ -366,9 +380,7 @@ impl RequestLookup<'_> {
     fn failed_together<R: Body>(&mut self, miss: Miss) -> Next<R> {
         let (context, stale) = (self.context, miss.stale.as_ref());
         if let Some(entry) = context.stale_if_error_entry(self.headers, stale, None) {
-            context.cache.emit(Event::Miss);
-            self.span.because(NoCacheReason::ServiceFailed);
-            return self.respond(entry, Served::StaleIfError(None));
+            return self.respond_with_stale(entry, NoCacheReason::ServiceFailed);
         }
         if let Some(failure) = context.cache.recent_failure(&miss.key)
             && let Some(response) = self.respond_while_backing_off(stale, &failure)
@@ -376,6 +388,19 @@ impl RequestLookup<'_> {
             return Next::Respond(response);
         }
         self.forward(NoCacheReason::ServiceFailed, miss)
+    }
+
+    /// What is stale stands in.
+    fn respond_with_stale<R: Body>(&mut self, entry: ResponseEntry, reason: NoCacheReason) -> Next<R> {
+        self.context.cache.emit(Event::Miss);
+        self.span.because(reason);
+        self.respond(entry, Served::StaleIfError(None))
+    }
+
+    /// What is stale, and may stand in for a response that is slow, and from when on.
+    fn stale_if_slow(&self, miss: &Miss) -> Option<(ResponseEntry, Instant)> {
+        let until = self.patience.soft_deadline()?;
+        Some((self.context.stale_if_error_entry(self.headers, miss.stale.as_ref(), None)?, until))
     }
 
     fn waited_too_long<R: Body>(&mut self, miss: Miss) -> Next<R> {
@@ -390,6 +415,25 @@ impl RequestLookup<'_> {
 }
 
 impl Context {
+    /// What a load replies by then, unless it panics. One that is left before its request's patience is at its `end` goes on for
+    /// later requests.
+    async fn reply_in_time<T: Send + 'static>(
+        &self,
+        load: LoadTask<T>,
+        until: Instant,
+        end: Instant,
+    ) -> Option<(T, JoinHandle<()>)> {
+        match load.reply_by(until).await {
+            Ok(replied) => replied.ok(),
+            Err(load) => {
+                if until < end {
+                    self.cache.flights().leave_to_later(load, self.cache.longest_load());
+                }
+                None
+            }
+        }
+    }
+
     /// Forwards a request for which nothing is loaded. A response to HEAD may say that what is `stale` has changed.
     async fn forward<S: Origin<B>, B>(
         &self,

@@ -71,7 +71,8 @@ impl Context {
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
         // A layer further in is not to wait for what this one has waited for, nor for its room.
         self.mark(&mut request, key, None);
-        let result = Oneshot::new(service, request).await;
+        let answer = Oneshot::new(service, request);
+        let result = if room.is_some() { self.in_its_place(answer).await } else { answer.await };
         drop(room);
         let failed = match &result {
             Ok(response) => Some(response.status()).filter(|status| is_replaceable_error(*status)).map(Some),

@@ -15,7 +15,6 @@ use super::{
     annotate::{self, Served},
     body::{Piece, ResponseBody},
     context::Context,
-    load_limit::LoadPermit,
     oneshot::Oneshot,
     origin::Origin,
     plan::{CacheRequest, DatedHeaders, Draft, OriginResponse, Plan, date_for, is_lasting},
@@ -28,6 +27,7 @@ use crate::{
     engine::{
         flight::ReplyTo,
         growing_body::BodyWriter,
+        load_limit::LoadPermit,
         permit::{Demand, Purpose, WritePermit},
     },
     inherit::Reads,

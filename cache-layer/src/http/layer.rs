@@ -7,7 +7,6 @@ use tower_layer::Layer;
 
 use super::{
     context::Context,
-    load_limit::LoadLimit,
     rules::{RequestSettings, Rule, RuledContexts, Rules},
     service::CacheService,
     target::{Affected, Target},
@@ -211,6 +210,29 @@ impl CacheLayer {
         self
     }
 
+    /// How long a request waits, from its begin on, where a stale response may stand in for an error
+    /// ([`stale_if_error`](Self::stale_if_error)): then it is answered with that, and the load goes on and is stored for later
+    /// requests; without a limit unless set. It has no effect where there is no such response.
+    ///
+    /// It counts until the head of the new response is there, for GET, and limits every wait for it: for the application, for
+    /// another request's load, for another process's, and for [room](Self::max_loads). A load that is left goes on for as long
+    /// as one keeps its place, a minute or twelve [lock timeouts](crate::CacheBuilder::lock_timeout).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    ///
+    /// // A page that is an hour old at most, rather than one that takes longer than a tenth of a second.
+    /// let layer = CacheLayer::new(Cache::new(MemoryStore::new(64 * 1024 * 1024)))
+    ///     .ttl(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(3600))
+    ///     .soft_timeout(Duration::from_millis(100));
+    /// ```
+    pub fn soft_timeout(mut self, limit: Duration) -> Self {
+        self.context.policy.soft_timeout = Some(limit);
+        self
+    }
+
     /// Refreshes responses in the background before they are stale, so that of those that are asked for often no request
     /// ever waits; off unless set. Each GET that is answered from the cache decides by chance, the more likely the less
     /// freshness is left and the longer the last load took (XFetch), in the last fifth of a freshness of a second or more.
@@ -359,12 +381,15 @@ impl CacheLayer {
     /// their response is there; in this process, over all services made with this layer or its clones. What the cache would not have answered in any case is not counted: writes, and whatever
     /// is passed through or known not to be cacheable.
     ///
+    /// [`CacheBuilder::max_loads`](crate::CacheBuilder::max_loads) limits the loads of all layers over a cache, and those of
+    /// values; a layer's own limit holds beside it.
+    ///
     /// One request more waits, first come, first served, for [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most;
     /// then it is answered with what is stale and may be used on errors, or else with 503, `Retry-After`
     /// and the detail `overloaded`. This is the one setting by which the cache turns requests away. A refresh in the
     /// background waits for nothing: if there is no room, it is left to a later request.
     pub fn max_loads(mut self, most: usize) -> Self {
-        self.context.load_limit = LoadLimit::new(most);
+        self.context.load_limit = self.context.cache.load_limit().within(most);
         self
     }
 }

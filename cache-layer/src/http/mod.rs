@@ -19,8 +19,8 @@
 //! - [`ranges`]: ranges of what is not stored
 //! - [`alias`]: responses that answer for more queries than their own; [`variations`]: of which paths that is known
 //! - [`plan`], [`record`]: what to store of a response, and the copy of its body; [`minted`]: entity tags for what has none
-//! - [`context`]: what all requests through one layer share; [`load_limit`]: how many of them may be at the application;
-//!   [`range_memory`]: what is remembered of the ranges that clients ask for
+//! - [`context`]: what all requests through one layer share; [`range_memory`]: what is remembered of the ranges that clients
+//!   ask for
 //! - [`rules`]: settings for some requests; [`hints`]: what layers outside say of one
 //! - [`target`]: the key of a request
 //! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
@@ -40,7 +40,6 @@ mod granted_load;
 mod hints;
 mod layer;
 mod load;
-mod load_limit;
 mod minted;
 mod nested;
 mod oneshot;
