@@ -557,10 +557,10 @@ async fn a_slow_or_failing_function_has_what_stands_in_for_it(backend: &Backend)
     assert_eq!(names(&cache, &db, "lamps".to_owned()).await, Ok(vec!["none of lamps".to_owned()]));
 }
 
-#[cached(name = "counted", ttl = "100s", jitter = 50, early = 1e6, skip(db))]
-async fn counted(cache: &Cache, db: &Db, id: u32) -> usize {
+#[cached(name = "counted", ttl = "100s", jitter = 50, early = 1e6, skip(db, clock))]
+async fn counted(cache: &Cache, db: &Db, clock: &Clock, id: u32) -> usize {
     let _ = id;
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    clock.advance(Duration::from_millis(5));
     db.query()
 }
 
@@ -569,14 +569,14 @@ async fn a_function_is_refreshed_early_and_lives_are_jittered(backend: &Backend)
     let cache = backend.cache().await.clock(clock.clone()).build();
     let db = Db::default();
     for id in 0..40 {
-        counted(&cache, &db, id).await;
+        counted(&cache, &db, &clock, id).await;
     }
     settled(&cache).await;
     clock.advance(75 * SECOND);
     let mut fresh = 0;
     for id in 0..40 {
         fresh += usize::from(cache.contains(counted_cache::key(id)).await);
-        counted(&cache, &db, id).await;
+        counted(&cache, &db, &clock, id).await;
         settled(&cache).await;
     }
     assert!((5..35).contains(&fresh), "{fresh} of 40, where half of them are expected");

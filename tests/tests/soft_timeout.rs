@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cache_layer::Clock;
 use http::Method;
-use tests::{App, Backend, Gate, Origin, Response, ask, echo, over_each_store, request, wait_until};
+use tests::{App, Backend, Failure, Gate, Origin, Response, ask, echo, over_each_store, request, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(10);
@@ -102,7 +102,7 @@ async fn a_refresh_that_is_retried_is_waited_for_no_longer(backend: &Backend) {
             let gate = gate.clone();
             async move {
                 match call {
-                    2 => Ok(echo(call, &request, &[("cache-control", "no-store")])),
+                    2 => Err(Failure("away")),
                     _ => {
                         if call > 2 {
                             gate.pass().await;
@@ -118,7 +118,7 @@ async fn a_refresh_that_is_retried_is_waited_for_no_longer(backend: &Backend) {
     get(&app).await;
     assert!(app.cache.drain(LIMIT).await);
     clock.advance(2 * MINUTE);
-    // The refresh in the background brings nothing to be kept.
+    // The refresh in the background has no answer.
     assert_eq!(get(&app).await.header("x-call"), Some("1"));
     assert!(app.cache.drain(LIMIT).await);
     assert_eq!(origin.calls(), 2);

@@ -326,9 +326,9 @@ async fn a_back_off_of_zero_is_none(backend: &Backend) {
 
 /// Loads a value that takes 30 ms, and has a millisecond to live. At a factor of a million, each call wants to refresh it.
 async fn nearly_stale(cache: &Cache, clock: &Clock, source: &Source) {
-    let slow = source.clone();
+    let (slow, time) = (source.clone(), clock.clone());
     let load = async move || {
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        time.advance(Duration::from_millis(30));
         Ok::<_, Failed>(slow.called())
     };
     assert_eq!(cache.get_or_load("k", load).ttl(MINUTE).tags(["t"]).await, Ok(1));

@@ -207,6 +207,12 @@ impl Entry {
         self.contents.deadlines.fresh.saturating_sub(self.stale_since)
     }
 
+    /// The same entry, whose load took so many milliseconds.
+    #[cfg(feature = "typed")]
+    pub(crate) fn loaded_in(self, millis: u64) -> Self {
+        self.change(|contents| contents.load_time = u32::try_from(millis).unwrap_or(u32::MAX))
+    }
+
     /// The same entry, carrying `stamps`.
     pub(crate) fn stamped(self, stamps: &[TagStamp]) -> Self {
         // Most of what has no tags is in others' hands by now.

@@ -371,19 +371,20 @@ impl<V> Ask<V>
 where
     V: Serialize + DeserializeOwned + Send + 'static,
 {
-    /// Ends a load: hands out what came of it, and then stores it.
+    /// Ends a load that `began` then: hands out what came of it, and then stores it.
     pub(super) async fn conclude<E, L>(
         self,
         permit: Box<WritePermit>,
         miss: &Miss,
-        loaded: (Result<Loaded<V>, E>, Reads),
+        (loaded, reads): (Result<Loaded<V>, E>, Reads),
+        began: u64,
         reply_to: ReplyTo<LoadResult<V, E, L>>,
     ) where
         E: Clone + Send + Sync + 'static,
     {
         match loaded {
-            (Ok(loaded), reads) => self.keep(permit, loaded, &reads, reply_to).await,
-            (Err(error), _) => {
+            Ok(loaded) => self.keep(permit, loaded, &reads, began, reply_to).await,
+            Err(error) => {
                 self.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
                 let stale = self.stale_if_error(miss);
                 permit.failed_with(Arc::new(error.clone()));
@@ -398,6 +399,7 @@ where
         permit: Box<WritePermit>,
         loaded: Loaded<V>,
         reads: &Reads,
+        began: u64,
         reply_to: ReplyTo<LoadResult<V, E, L>>,
     ) {
         let Self { cache, key, .. } = &self;
@@ -414,7 +416,8 @@ where
         });
         match proven {
             Ok((value, deadlines, tags)) => {
-                let entries = vec![(key.clone(), write(key, codec, value, deadlines))];
+                let entry = write(key, codec, value, deadlines).loaded_in(now.saturating_sub(began));
+                let entries = vec![(key.clone(), entry)];
                 permit.commit(Writes { entries, guard: None }, tags).await;
             }
             Err(reason) => permit.uncacheable(reason, None),

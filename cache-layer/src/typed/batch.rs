@@ -256,10 +256,11 @@ where
     async fn end(self, part: oneshot::Receiver<Received<V, E>>) {
         let Self { ask, mut permit, miss, purpose, reply_to, .. } = self;
         permit.is_for(purpose, &ask.key);
+        let began = ask.cache.now();
         let demand = || ask.demand(reply_to.is_awaited());
         match permit.while_loading(part, demand).await {
             None => permit.abandon(),
-            Some(Ok(loaded)) => ask.conclude(permit, &miss, loaded, reply_to).await,
+            Some(Ok(loaded)) => ask.conclude(permit, &miss, loaded, began, reply_to).await,
             // The load panicked.
             Some(Err(_)) => drop(permit),
         }

@@ -465,10 +465,11 @@ where
         let stale = miss.stale.as_ref().and_then(|entry| Some(Stale::new(read(entry)?, entry.tags())));
         permit.is_for(purpose, &ask.key);
         let demand = || ask.demand(reply_to.is_awaited());
+        let began = ask.cache.now();
         let loading = inherit::collect(asked.in_place(place, load(stale)));
         match permit.while_loading(loading, demand).await {
             None => permit.abandon(),
-            Some(loaded) => ask.conclude(permit, &miss, loaded, reply_to).await,
+            Some(loaded) => ask.conclude(permit, &miss, loaded, began, reply_to).await,
         }
     }
 }

@@ -76,14 +76,15 @@ impl Cache {
             self.emit(Event::Rejected(Rejection::Type));
             return Found::Missing(miss(seen, None));
         };
-        let Deadlines { fresh, stale_while_revalidate: usable, .. } = entry.deadlines_at(now);
+        let Deadlines { fresh, stale_while_revalidate: usable, gone, .. } = entry.deadlines_at(now);
         if entry.is_from_the_future(now) {
             self.emit(Event::Rejected(Rejection::Future));
         }
         if now < fresh {
             return Found::Fresh(Hit { value, entry });
         }
-        let miss = miss(seen, Some(entry.clone()));
+        // A store may be late to remove what is gone.
+        let miss = miss(seen, Some(entry.clone()).filter(|_| now < gone));
         if now < usable { Found::Stale(Hit { value, entry }, miss) } else { Found::Missing(miss) }
     }
 }
