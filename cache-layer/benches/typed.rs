@@ -16,7 +16,7 @@ use std::{
 
 use cache_layer::{
     Cache, Clock,
-    store::{MemoryStore, RedisStore, TieredStore},
+    store::{MemoryStore, RedisStore, RedisStoreBuilder, TieredStore},
 };
 use divan::{Bencher, Divan, black_box};
 use redis::AsyncCommands as _;
@@ -195,6 +195,31 @@ fn stale_after_a_soft_timeout_of_10_ms(bencher: Bencher<'_, '_>) {
     ask(Duration::ZERO);
     runtime.block_on(cache.drain(second));
     bencher.with_inputs(|| clock.advance(2 * second)).bench_local_values(|()| ask(Duration::from_millis(300)));
+}
+
+/// 4 KiB out of Redis: what it costs to open a sealed entry is the difference.
+#[divan::bench]
+fn get_4_kib_from_redis(bencher: Bencher<'_, '_>) {
+    bench_get_4_kib(bencher, |store| store);
+}
+
+#[cfg(feature = "sealed")]
+#[divan::bench]
+fn get_4_kib_from_a_sealed_redis(bencher: Bencher<'_, '_>) {
+    bench_get_4_kib(bencher, |store| store.sealed_with(cache_layer::store::KeyRing::new([1; 32], [2; 32])));
+}
+
+fn bench_get_4_kib(bencher: Bencher<'_, '_>, set: impl FnOnce(RedisStoreBuilder) -> RedisStoreBuilder) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    let cache = runtime.block_on(async {
+        let store = set(RedisStore::builder(server.url())).build().expect("a store");
+        assert!(store.wait_connected(Duration::from_secs(10)).await, "{server} is not reachable");
+        let cache = Cache::new(store);
+        cache.set("page", &"x".repeat(4096)).await.expect("stored");
+        cache
+    });
+    bencher.bench_local(|| runtime.block_on(cache.get::<String>("page")).expect("found"));
 }
 
 fn bench_hit(bencher: Bencher<'_, '_>, runtime: &Runtime, cache: &Cache) {

@@ -239,10 +239,10 @@ pub fn envelopes(data: &[u8]) {
         unmarked[envelope::MARK].fill(0);
         assert_eq!(envelope::encode(&entry), unmarked);
     }
-    let sealed = envelope::sealed(&as_envelope(&key, data));
-    if let Ok(entry) = envelope::decode(&key, &sealed) {
-        assert_eq!(envelope::encode(&entry), sealed);
-        let mut damaged = sealed.to_vec();
+    let summed = envelope::summed(&as_envelope(&key, data));
+    if let Ok(entry) = envelope::decode(&key, &summed) {
+        assert_eq!(envelope::encode(&entry), summed);
+        let mut damaged = summed.to_vec();
         let at = data.len() % damaged.len();
         damaged[at] ^= 1 << (data.len() % 8);
         assert!(envelope::decode(&key, &damaged.into()).is_err() != envelope::MARK.contains(&at));
@@ -352,8 +352,8 @@ mod tests {
         let golden = fs::read(folder.join("golden")).unwrap();
         envelope::decode(&key(), &golden.into()).expect("it is one as it stands");
         for name in ["plain", "tagged"] {
-            let sealed = envelope::sealed(&as_envelope(&key(), &fs::read(folder.join(name)).unwrap()));
-            envelope::decode(&key(), &sealed).unwrap_or_else(|rejection| panic!("{name}: {rejection:?}"));
+            let summed = envelope::summed(&as_envelope(&key(), &fs::read(folder.join(name)).unwrap()));
+            envelope::decode(&key(), &summed).unwrap_or_else(|rejection| panic!("{name}: {rejection:?}"));
         }
     }
 

@@ -48,8 +48,10 @@
 //! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
 //! | `typed` | yes | values of any type that serde knows: [`Cache::get_or_load`] and its like |
 //! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers |
-//! | `postcard` | no | a compact [`Codec`] beside JSON; implies `typed` |
+//! | `postcard` | no | a compact [codec](codec::Postcard) beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
+//! | `sealed` | no | entries in Redis are encrypted, and names hidden: `RedisStoreBuilder::sealed_with`; implies `redis` |
+//! | `testing` | no | [`testing::TestStore`](https://docs.rs/cache-layer/latest/cache_layer/testing/): slow, away, forgetful, or out of order, when it is told to be; implies `memory` |
 //! | `zstd` | no | large entries are compressed in Redis; implies `redis` |
 //! | `tls` | no | `rediss://` URLs, trusting the system's certificates, or `SSL_CERT_FILE` and `SSL_CERT_DIR` |
 
@@ -67,7 +69,8 @@
 mod bounded;
 mod clock;
 #[cfg(feature = "typed")]
-mod codec;
+#[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
+pub mod codec;
 mod engine;
 mod entry;
 mod error;
@@ -90,6 +93,9 @@ pub mod store;
 mod sync;
 mod tag;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 mod throttle;
 #[cfg(feature = "typed")]
 #[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
@@ -108,8 +114,6 @@ pub use self::{
     tag::Tags,
 };
 
-#[cfg(feature = "typed")]
-pub use self::codec::Codec;
 #[cfg(feature = "unstable-parts")]
 #[doc(hidden)]
 pub use self::http::Parts;

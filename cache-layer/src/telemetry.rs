@@ -27,6 +27,13 @@ labels! {
         Key => "key",
         /// The envelope is whole but can't be read.
         Malformed => "malformed",
+        /// Sealed with a key that this process has not, or not as its key sealed it: it was changed, or put under another
+        /// name. Or not sealed at all, in a store whose entries are.
+        Seal => "seal",
+        /// The value was written by a codec that this cache has not.
+        Codec => "codec",
+        /// The value is of another schema than this cache's.
+        Schema => "schema",
         /// The key holds another type of value.
         Type => "type",
         /// A tag of the entry was invalidated, or its token is gone.

@@ -11,7 +11,6 @@ use std::{
 };
 
 use cache_layer::{Cache, Clock, Loaded, Stale};
-use futures_util::future::join_all;
 use tests::{Backend, Gate, over_each_store, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);

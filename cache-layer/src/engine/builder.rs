@@ -16,7 +16,7 @@ use super::{
     recent_keys::RecentKeys,
 };
 #[cfg(feature = "typed")]
-use crate::codec::Codec;
+use crate::codec::{Chosen, Codec};
 use crate::{
     clock::Clock,
     store::{Store, StoreBackend},
@@ -41,7 +41,7 @@ impl Cache {
             abandoned_load: Duration::from_secs(10),
             load_limit: LoadLimit::default(),
             #[cfg(feature = "typed")]
-            codec: Codec::default(),
+            codec: Chosen::default(),
         }
     }
 }
@@ -58,7 +58,7 @@ pub struct CacheBuilder {
     abandoned_load: Duration,
     load_limit: LoadLimit,
     #[cfg(feature = "typed")]
-    codec: Codec,
+    codec: Chosen,
 }
 
 impl CacheBuilder {
@@ -114,11 +114,24 @@ impl CacheBuilder {
         self
     }
 
-    /// How typed values are written; [`Codec::Json`] unless set. Values that are there already are read as they were
-    /// written.
+    /// How typed values are written; [`Json`](crate::codec::Json) unless set. Values that are there already are read as they
+    /// were written, if that was by this codec or by one that comes with the library.
     #[cfg(feature = "typed")]
-    pub fn codec(mut self, codec: Codec) -> Self {
-        self.codec = codec;
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codec.set_codec(codec);
+        self
+    }
+
+    /// The number of what typed values mean, to be counted up when types change so that old values would be read, but as
+    /// something else; 0 unless set. A value of another number is a miss, for the reason
+    /// [`schema`](crate::telemetry::Rejection::Schema), and stays until it is loaded anew.
+    ///
+    /// It is for all values of a cache: while processes of two numbers run, each replaces what the other one has stored. Where
+    /// that is too much, a number in the key keeps them apart, as the `schema` of
+    /// [`#[cached]`](https://docs.rs/cache-layer/latest/cache_layer/attr.cached.html#settings) does for one function.
+    #[cfg(feature = "typed")]
+    pub fn schema(mut self, schema: u32) -> Self {
+        self.codec.set_schema(schema);
         self
     }
 

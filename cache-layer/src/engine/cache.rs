@@ -27,7 +27,7 @@ use crate::{
     telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
 };
 #[cfg(feature = "typed")]
-use crate::{codec::Codec, telemetry::FillOutcome};
+use crate::{codec::Chosen, telemetry::FillOutcome};
 
 /// Commits under way at one time, to a store outside of this process. More wait for their turn.
 pub(super) const COMMITS: usize = 256;
@@ -64,7 +64,7 @@ pub(super) struct Inner {
     pub(super) telemetry: Telemetry,
     pub(super) lock_timeout: Duration,
     #[cfg(feature = "typed")]
-    pub(super) codec: Codec,
+    pub(super) codec: Chosen,
     pub(super) flights: Arc<Flights>,
     pub(super) uncacheable: RecentKeys,
     pub(super) recent_failures: RecentFailures,
@@ -244,8 +244,8 @@ impl Cache {
     }
 
     #[cfg(feature = "typed")]
-    pub(crate) fn codec(&self) -> Codec {
-        self.0.codec
+    pub(crate) fn codec(&self) -> &Chosen {
+        &self.0.codec
     }
 
     /// Room for so many bytes on their way to the store, if there is.

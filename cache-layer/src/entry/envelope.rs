@@ -50,7 +50,18 @@ pub(crate) const MARK: std::ops::Range<usize> = 4..8;
 const LENGTH_BITS: u32 = 56;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
 
+/// Where it stands that an entry is sealed, and how.
+pub(super) const SEALED: (usize, u8) = (86, 0x80);
+
 pub(crate) fn encode(entry: &Entry) -> Bytes {
+    let mut out = write(entry);
+    let sum = checksum(&out);
+    out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    out.freeze()
+}
+
+/// The envelope without its sum.
+pub(super) fn write(entry: &Entry) -> BytesMut {
     let contents = &*entry.contents;
     let (coding, payload) = entry.coded_payload();
     let tags: usize = contents.stamps.iter().map(|stamp| 2 + stamp.tag.len() + TagToken::LENGTH).sum();
@@ -79,23 +90,49 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     }
     out.put_slice(&contents.meta);
     out.put_slice(&payload);
-    let sum = checksum(&out);
-    out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
-    out.freeze()
+    out
 }
 
 /// Reads the entry of `key` out of `bytes`.
 pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
+    check_version(bytes)?;
+    let sum = bytes.get(CHECKSUM).and_then(|sum| sum.try_into().ok()).map(u64::from_be_bytes);
+    let sum = sum.ok_or(Rejection::Truncated)?;
+    if sum == 0 && bytes.get(SEALED.0).is_some_and(|coding| coding & SEALED.1 != 0) {
+        return Err(Rejection::Seal);
+    }
+    if sum != checksum(bytes) {
+        // Of the two, truncation is the one an operator can do something about.
+        let is_short = bytes.len() < HEAD || least_length(bytes) > (bytes.len() - HEAD) as u64;
+        return Err(if is_short { Rejection::Truncated } else { Rejection::Checksum });
+    }
+    read(key, bytes)
+}
+
+/// Whether it is an envelope of this version.
+pub(super) fn check_version(bytes: &[u8]) -> Result<(), Rejection> {
     if bytes.get(..3) != Some(&MAGIC[..]) {
         return Err(Rejection::Foreign);
     }
     if bytes.get(3) != Some(&VERSION) {
         return Err(Rejection::Version);
     }
+    Ok(())
+}
+
+/// How many bytes there are behind a whole head at least.
+pub(super) fn least_length(head: &[u8]) -> u64 {
+    let number =
+        |place: std::ops::Range<usize>| head[place].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    [number(76..80), number(82..86), number(87..94)].into_iter().fold(0, u64::saturating_add)
+}
+
+/// Reads the entry of `key` out of bytes that are whole.
+pub(super) fn read(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let mut reader = Reader { bytes, at: MARK.start };
     let mark = SoftMark(u32::from_be_bytes(reader.array()?));
     let id = EntryId(reader.array()?);
-    let sum = reader.u64()?;
+    reader.u64()?;
     let [fresh, stale_while_revalidate, stale_if_error, made, gone] =
         [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?];
     // What is kept was made before it is gone: anything else is what earlier versions wrote there.
@@ -108,11 +145,6 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let payload_length = reader.u64()?;
     let coding = Coding((payload_length >> LENGTH_BITS) as u8);
     let payload_length = payload_length & ((1 << LENGTH_BITS) - 1);
-    if sum != checksum(bytes) {
-        // Of the two, truncation is the one an operator can do something about.
-        let least = [HEAD as u64, key_length, meta_length, payload_length].into_iter().fold(0, u64::saturating_add);
-        return Err(if least > bytes.len() as u64 { Rejection::Truncated } else { Rejection::Checksum });
-    }
     let canonical = reader.slice(key_length)?;
     if canonical != *key.canonical() {
         return Err(Rejection::Key);
@@ -149,10 +181,10 @@ pub(crate) fn version(Version { id, mark }: Version) -> [u8; 20] {
 
 /// The same bytes with the sum that belongs to them.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn sealed(bytes: &Bytes) -> Bytes {
-    let mut sealed = bytes.to_vec();
-    sealed[CHECKSUM].copy_from_slice(&checksum(bytes).to_be_bytes());
-    sealed.into()
+pub(crate) fn summed(bytes: &Bytes) -> Bytes {
+    let mut summed = bytes.to_vec();
+    summed[CHECKSUM].copy_from_slice(&checksum(bytes).to_be_bytes());
+    summed.into()
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
@@ -248,7 +280,7 @@ mod tests {
         let mut bytes = encode(&entry()).to_vec();
         // What stood there was never before the last moment.
         bytes.copy_within(64..72, 56);
-        let read = decode(&key(), &sealed(&bytes.into())).unwrap();
+        let read = decode(&key(), &summed(&bytes.into())).unwrap();
         assert_eq!(read.deadlines(), Deadlines { made: Deadlines::UNKNOWN, ..entry().deadlines() });
         assert!(!read.is_from_the_future(0));
     }

@@ -4,7 +4,7 @@
 //! - [`deadlines`]: until when it serves which purpose
 //! - [`version`]: what tells one state of a key from another
 //! - [`weight`]: what an entry takes in memory
-//! - `envelope`: an entry as bytes, on `compression`
+//! - `envelope`: an entry as bytes, on `compression`; `seal`: the same, encrypted
 
 #[cfg(feature = "redis")]
 mod compression;
@@ -14,9 +14,13 @@ mod contents;
 mod deadlines;
 #[cfg(feature = "redis")]
 pub(crate) mod envelope;
+#[cfg(feature = "sealed")]
+mod seal;
 mod version;
 pub(crate) mod weight;
 
+#[cfg(feature = "sealed")]
+pub use self::seal::KeyRing;
 pub(crate) use self::{
     contents::{Entry, EntryHead},
     deadlines::Deadlines,

@@ -261,7 +261,7 @@ impl From<Scope<'_>> for InvalidationKind {
 }
 
 /// A [`Scope`] that outlives its caller.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "testing"))]
 #[derive(Debug)]
 pub(crate) enum OwnedScope {
     Key(Key),
@@ -269,7 +269,7 @@ pub(crate) enum OwnedScope {
     Everything,
 }
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "testing"))]
 impl Scope<'_> {
     pub(crate) fn to_owned(self) -> OwnedScope {
         match self {
@@ -280,7 +280,7 @@ impl Scope<'_> {
     }
 }
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "testing"))]
 impl OwnedScope {
     pub(crate) fn borrow(&self) -> Scope<'_> {
         match self {

@@ -190,6 +190,19 @@ impl MemoryStore {
     }
 }
 
+#[cfg(feature = "testing")]
+impl MemoryStore {
+    /// Loses an entry, as if memory had been short.
+    pub(super) fn lose(&self, key: &Key) {
+        self.0.entries.remove(key.hash());
+    }
+
+    /// Loses all entries, as if memory had been short.
+    pub(super) fn lose_all(&self) {
+        self.0.entries.clear();
+    }
+}
+
 #[cfg(test)]
 impl MemoryStore {
     /// As if memory had been short.

@@ -9,7 +9,7 @@ use super::{
     loaded::Loaded,
     stand_in::StandIn,
     terms::{Lock, Terms},
-    value::{Hit, read, write},
+    value::{Hit, write},
 };
 use crate::{
     engine::{
@@ -106,7 +106,7 @@ impl<V> Ask<V> {
     /// How its load deals with failures. After one, others are left alone for a while where something stands in, and only there.
     pub(super) fn failure_policy(&self, miss: &Miss) -> FailurePolicy
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         FailurePolicy {
             back_off: self.back_off,
@@ -205,7 +205,7 @@ impl<V> Ask<V> {
     /// The stale value that may be used in place of an error.
     pub(super) fn stale_if_error(&self, miss: &Miss) -> Option<Hit<V>>
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         self.usable(miss.stale.as_ref()?)
     }
@@ -213,19 +213,19 @@ impl<V> Ask<V> {
     /// The value of an entry, if it may be used in place of an error.
     pub(super) fn usable(&self, entry: &Entry) -> Option<Hit<V>>
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         let now = self.cache.now();
         if now >= entry.deadlines_at(now).stale_if_error {
             return None;
         }
-        read(entry).map(|value| Hit { value, entry: entry.clone() })
+        self.cache.read(entry).ok().map(|value| Hit { value, entry: entry.clone() })
     }
 
     /// What the call gets whose load is left alone after a failure, if anything stands in.
     pub(super) fn while_backing_off<E, L>(&self, miss: &Miss) -> Option<LoadResult<V, E, L>>
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         let fallback = || self.stand_in.take_fallback().map(LoadResult::Fallback);
         self.stale_if_error(miss).map(LoadResult::StaleIfError).or_else(fallback)
@@ -234,7 +234,7 @@ impl<V> Ask<V> {
     /// What stands in while the load is left alone, as far as this process knows without asking.
     pub(super) fn left_alone(&self, miss: &Miss) -> Option<V>
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         let may_stand_in = miss.stale.is_some() || self.stand_in.has_fallback();
         if self.refresh || !may_stand_in || self.back_off.is_none() {
@@ -255,7 +255,7 @@ impl<V> Ask<V> {
     /// What a call returns that has loaded for itself alone.
     pub(super) fn unshared<E>(&self, loaded: Result<Loaded<V>, E>, reads: &Reads, miss: &Miss) -> Result<V, E>
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         if let (Err(_), Some(hit)) = (&loaded, self.stale_if_error(miss)) {
             return Ok(self.stands_in(hit));
@@ -289,7 +289,7 @@ impl<V> Ask<V> {
     /// The stale value that stands in where a load is slow, and from when on.
     pub(super) fn stale_if_slow(&self, miss: &Miss, patience: &Patience) -> Option<(Hit<V>, Instant)>
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         patience.soft_deadline().and_then(|deadline| Some((self.stale_if_error(miss)?, deadline)))
     }
@@ -309,7 +309,7 @@ impl<V> Ask<V> {
         span: &mut LookupSpan,
     ) -> Next<V, E>
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         let wait = span.wait_for(&follower);
         let stale = self.stale_if_slow(miss, patience);
@@ -330,7 +330,8 @@ impl<V> Ask<V> {
             _ if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => Next::LookAgain,
             FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
             FlightOutcome::Unstored(entries) if !miss.reached_store() => {
-                let value = entries.iter().find(|(key, _)| *key == self.key).and_then(|(_, entry)| read(entry));
+                let value =
+                    entries.iter().find(|(key, _)| *key == self.key).and_then(|(_, entry)| self.cache.read(entry).ok());
                 let Some(value) = value else { return Next::LoadUncached };
                 self.cache.emit(Event::Hit);
                 span.found(LookupResult::Collapsed);
@@ -354,7 +355,7 @@ impl<V> Ask<V> {
     /// The load that was waited for failed.
     fn failed_together<E: Clone + 'static>(&self, miss: &Miss, error: &Arc<dyn Any + Send + Sync>) -> Next<V, E>
     where
-        V: DeserializeOwned,
+        V: DeserializeOwned + 'static,
     {
         // A call for the same key with another type of error loads for itself.
         let result = match (self.stale_if_error(miss), error.downcast_ref::<E>()) {
@@ -411,7 +412,7 @@ where
         reply_to.send(LoadResult::Loaded(loaded.value, reads));
         let proven = written.and_then(|((deadlines, tags), value)| {
             // What can't be read back would be stored and loaded again each time, and all calls would wait for it.
-            let value = value.and_then(|value| codec.decode::<V>(&value).map(|_| value));
+            let value = value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value));
             Ok((value.map_err(|error| unserializable(key, &error))?, deadlines, tags))
         });
         match proven {

@@ -15,7 +15,7 @@ use super::{
     ask::{Ask, LoadResult},
     loaded::{Loaded, Stale},
     terms::Lock,
-    value::{Hit, read},
+    value::Hit,
 };
 use crate::{
     engine::{
@@ -149,7 +149,7 @@ where
 /// What is there by now, in one round trip; those that are found are replied.
 async fn look_again<K, V, E>(led: Vec<Led<K, V, E>>) -> Vec<Led<K, V, E>>
 where
-    V: DeserializeOwned,
+    V: DeserializeOwned + 'static,
 {
     let Some(cache) = led.first().map(|led| led.ask.cache.clone()) else { return led };
     let (looking, impatient): (Vec<_>, Vec<_>) =
@@ -171,7 +171,7 @@ where
     wanted
 }
 
-async fn find_again<V: DeserializeOwned>(cache: &Cache, keys: &[Key]) -> Vec<Found<Hit<Option<V>>>> {
+async fn find_again<V: DeserializeOwned + 'static>(cache: &Cache, keys: &[Key]) -> Vec<Found<Hit<Option<V>>>> {
     if keys.is_empty() {
         return Vec::new();
     }
@@ -249,7 +249,7 @@ where
 {
     fn stale(&self) -> Option<Stale<V>> {
         let entry = self.miss.stale.as_ref()?;
-        read::<Option<V>>(entry)?.map(|value| Stale::new(value, entry.tags()))
+        self.ask.cache.read::<Option<V>>(entry).ok()?.map(|value| Stale::new(value, entry.tags()))
     }
 
     /// Keeps the lease until the load brings this key's part, and ends with that.

@@ -10,7 +10,7 @@ use super::{
     ask::{Ask, LoadResult, Next, Skipped},
     loaded::{Loaded, Stale},
     terms::Lock,
-    value::{Hit, read},
+    value::Hit,
 };
 use crate::{
     engine::{
@@ -462,7 +462,7 @@ where
             Ok(place) => place,
             Err(Skipped) => return permit.leave_out(),
         };
-        let stale = miss.stale.as_ref().and_then(|entry| Some(Stale::new(read(entry)?, entry.tags())));
+        let stale = miss.stale.as_ref().and_then(|entry| Some(Stale::new(ask.cache.read(entry).ok()?, entry.tags())));
         permit.is_for(purpose, &ask.key);
         let demand = || ask.demand(reply_to.is_awaited());
         let began = ask.cache.now();

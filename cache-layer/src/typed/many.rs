@@ -439,7 +439,10 @@ where
 }
 
 /// What there is of each, in one round trip for what is not in memory.
-async fn find<K, V: DeserializeOwned>(cache: &Cache, pending: &mut [Asked<K, V>]) -> Vec<Found<Hit<Option<V>>>> {
+async fn find<K, V: DeserializeOwned + 'static>(
+    cache: &Cache,
+    pending: &mut [Asked<K, V>],
+) -> Vec<Found<Hit<Option<V>>>> {
     let mut found: Vec<Option<Found<Hit<Option<V>>>>> = Vec::with_capacity(pending.len());
     let (mut elsewhere, mut keys) = (Vec::new(), Vec::new());
     for (place, asked) in pending.iter_mut().enumerate() {

@@ -14,17 +14,14 @@ use std::{hash::Hash, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{Instrument as _, Span};
 
-use self::{
-    load::Load,
-    value::{Hit, read},
-};
+use self::{load::Load, value::Hit};
 use crate::{
     engine::{Cache, InvalidateError, Retrieved, fetch::Found, span::LookupSpan},
     entry::Entry,
     inherit::{self, Reads},
     key::Key,
     tag::Tags,
-    telemetry::{Event, LookupResult, Tier},
+    telemetry::{Event, LookupResult, Rejection, Tier},
 };
 
 #[cfg(feature = "macros")]
@@ -237,7 +234,7 @@ impl Cache {
     }
 
     /// The value of `key`, if it is there and fresh. One that is no longer of this type is deleted.
-    pub async fn get<V: DeserializeOwned>(&self, key: impl Into<Key>) -> Option<V> {
+    pub async fn get<V: DeserializeOwned + 'static>(&self, key: impl Into<Key>) -> Option<V> {
         let key = key.into();
         let mut lookup = self.lookup_span(&key);
         lookup.at(Tier::Memory);
@@ -260,7 +257,7 @@ impl Cache {
     /// let names: Vec<Option<String>> = cache.get_many([1, 2, 3].map(|id| ("name", id))).await;
     /// # }
     /// ```
-    pub async fn get_many<V: DeserializeOwned>(
+    pub async fn get_many<V: DeserializeOwned + 'static>(
         &self,
         keys: impl IntoIterator<Item = impl Into<Key>>,
     ) -> Vec<Option<V>> {
@@ -296,7 +293,7 @@ impl Cache {
 
     /// Stores `value`, over whatever is there. Loads of this key that are under way are not stored any more: what they
     /// bring is older. What the codec writes but can't read back is stored all the same, and then not found: see
-    /// [`Codec`](crate::Codec).
+    /// [`Json`](crate::codec::Json).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -329,9 +326,9 @@ impl Cache {
     }
 
     /// What was found, if it is fresh; if it is of another type, it is deleted.
-    fn fresh<V: DeserializeOwned>(&self, key: &Key, retrieved: Retrieved) -> Option<Hit<V>> {
+    fn fresh<V: DeserializeOwned + 'static>(&self, key: &Key, retrieved: Retrieved) -> Option<Hit<V>> {
         let Retrieved::Found(entry) = retrieved else { return None };
-        if read::<V>(&entry).is_none() {
+        if matches!(self.read::<V>(&entry), Err(Rejection::Type)) {
             let (cache, key) = (self.clone(), key.clone());
             self.spawn(async move { cache.invalidate(&key).await });
         }

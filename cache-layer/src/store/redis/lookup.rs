@@ -12,7 +12,7 @@ use super::{
         session::Session,
     },
     tracking::tag_tracker::Verdict,
-    wire::{operation::Operation, replies::Values, scripts::Batch},
+    wire::{operation::Operation, replies::Values, scripts::Batch, sealing::Sealing},
 };
 use crate::{
     entry::Entry,
@@ -35,7 +35,7 @@ impl RedisStore {
         let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
         let found = connection.wait(Operation::Get, &session, Limit::Request, asked).await?;
-        let lookup = match opened(found, key) {
+        let lookup = match opened(found, key, self.0.context.names.sealing()) {
             Ok(entry) => {
                 let state = self.tag_state(&tags, &tags_session, &entry).await?;
                 if let Some(read) = read.filter(|_| state != TagState::Invalid) {
@@ -89,12 +89,12 @@ impl RedisStore {
 }
 
 /// The entry of `key` that was found; or why there is none.
-pub(super) fn opened(found: &Found, key: &Key) -> Result<Entry, Lookup> {
+pub(super) fn opened(found: &Found, key: &Key, sealing: &Sealing) -> Result<Entry, Lookup> {
     match found {
         Found::Nothing => Err(Lookup::Absent),
         Found::Foreign => Err(Lookup::Rejected(Rejection::Type, Seen::Unusable)),
         Found::Envelope(envelope) => {
-            envelope.open(key).map_err(|rejection| Lookup::Rejected(rejection, Seen::Unusable))
+            envelope.open(key, sealing).map_err(|rejection| Lookup::Rejected(rejection, Seen::Unusable))
         }
     }
 }
