@@ -51,6 +51,13 @@ fn respond(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
+fn answer_by_redis(bencher: Bencher<'_, '_>) {
+    let parts = parts();
+    let reply = parts.encode();
+    bencher.with_inputs(|| reply.to_vec()).bench_local_values(|reply| black_box(&parts).answer(reply));
+}
+
+#[divan::bench]
 fn plan(bencher: Bencher<'_, '_>) {
     let parts = parts();
     bencher.bench_local(|| black_box(&parts).plan());

@@ -8,11 +8,15 @@
 //! cargo bench -p cache-layer --bench typed
 //! ```
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use cache_layer::{
-    Cache,
-    store::{MemoryStore, RedisStore, TieredStore},
+    Cache, Clock,
+    store::{MemoryStore, RedisStore, RedisStoreBuilder, TieredStore},
 };
 use divan::{Bencher, Divan, black_box};
 use redis::AsyncCommands as _;
@@ -26,7 +30,7 @@ fn main() {
     Divan::default().min_time(Duration::from_secs(1)).config_with_args().main();
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Product {
     id: u64,
     name: String,
@@ -103,6 +107,119 @@ fn get_many_100_by_hand(bencher: Bencher<'_, '_>) {
         assert_eq!(found.len() as u64, MANY);
         black_box(found)
     });
+}
+
+/// As `get_many_100_by_hand`, which it is to be compared with: all are there.
+#[divan::bench]
+fn get_or_load_many_100_from_redis(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    let cache = Cache::new(connect(&runtime, &server));
+    let products: Vec<_> = (0..MANY).map(|id| Some(product(id))).collect();
+    let set = cache.set_many(products.iter().enumerate().map(|(id, product)| (("product", id), product)));
+    runtime.block_on(set.tags(["products"]).into_future()).expect("stored");
+    bencher.bench_local(|| {
+        let load = async |_: Vec<(&'static str, u64)>| -> Result<Vec<_>, Infallible> { unreachable!("all are there") };
+        let keys = (0..MANY).map(|id| ("product", id));
+        let found: Vec<Option<Product>> =
+            runtime.block_on(cache.get_or_load_many(keys, load).into_future()).expect("found");
+        assert!(found.iter().all(Option::is_some));
+        black_box(found)
+    });
+}
+
+/// None is there: a look-up, a load, and a hundred that are stored.
+#[divan::bench]
+fn get_or_load_many_100_cold(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    let cache = Cache::new(connect(&runtime, &server));
+    let first = AtomicU64::new(0);
+    bencher.bench_local(|| {
+        let first = first.fetch_add(MANY, Ordering::Relaxed);
+        let load = async |missing: Vec<(&'static str, u64)>| {
+            Ok::<_, Infallible>(missing.into_iter().map(|key| (key, product(key.1))).collect::<Vec<_>>())
+        };
+        let keys = (first..first + MANY).map(|id| ("product", id));
+        runtime.block_on(async {
+            let found = cache.get_or_load_many(keys, load).await.expect("loaded");
+            // By hand, it is stored before it is returned.
+            assert!(cache.drain(Duration::from_secs(10)).await);
+            black_box(found)
+        })
+    });
+}
+
+/// The same by hand: an `MGET`, and a pipeline of `SET`s. No two who ask wait for each other, and nothing can be invalidated
+/// but by its name.
+#[divan::bench]
+fn get_or_load_many_100_cold_by_hand(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    let client = redis::Client::open(server.url()).expect("a URL");
+    let mut connection = runtime.block_on(client.get_multiplexed_async_connection()).expect("a connection");
+    let first = AtomicU64::new(0);
+    bencher.bench_local(|| {
+        let first = first.fetch_add(MANY, Ordering::Relaxed);
+        let ids: Vec<u64> = (first..first + MANY).collect();
+        runtime.block_on(async {
+            let names: Vec<String> = ids.iter().map(|id| format!("product:{id}")).collect();
+            let replies: Vec<Option<Vec<u8>>> = connection.mget(&names).await.expect("an answer");
+            assert!(replies.iter().all(Option::is_none));
+            let found: Vec<Product> = ids.iter().map(|id| product(*id)).collect();
+            let mut pipeline = redis::pipe();
+            for (name, product) in names.iter().zip(&found) {
+                pipeline.set_ex(name, serde_json::to_vec(product).expect("JSON"), 300).ignore();
+            }
+            let () = pipeline.query_async(&mut connection).await.expect("stored");
+            black_box(found)
+        })
+    });
+}
+
+/// A load of 300 ms, a stale value, and a soft time-out of 10 ms: the slowest call is what it is about.
+#[divan::bench(sample_count = 200, sample_size = 1, min_time = 0)]
+fn stale_after_a_soft_timeout_of_10_ms(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let clock = Clock::manual();
+    let cache = Cache::builder(MemoryStore::new(64 << 20)).clock(clock.clone()).build();
+    let second = Duration::from_secs(1);
+    let ask = |load_time: Duration| {
+        let load = async move || {
+            tokio::time::sleep(load_time).await;
+            Ok::<_, Infallible>(product(1))
+        };
+        let ask = cache.get_or_load(("product", 1), load).ttl(second).stale_if_error(3600 * second);
+        runtime.block_on(ask.soft_timeout(Duration::from_millis(10)).into_future()).expect("an answer")
+    };
+    ask(Duration::ZERO);
+    runtime.block_on(cache.drain(second));
+    bencher.with_inputs(|| clock.advance(2 * second)).bench_local_values(|()| ask(Duration::from_millis(300)));
+}
+
+/// 4 KiB out of Redis: what it costs to open a sealed entry is the difference.
+#[divan::bench]
+fn get_4_kib_from_redis(bencher: Bencher<'_, '_>) {
+    bench_get_4_kib(bencher, |store| store);
+}
+
+#[cfg(feature = "sealed")]
+#[divan::bench]
+fn get_4_kib_from_a_sealed_redis(bencher: Bencher<'_, '_>) {
+    bench_get_4_kib(bencher, |store| store.sealed_with(cache_layer::store::KeyRing::new([1; 32], [2; 32])));
+}
+
+fn bench_get_4_kib(bencher: Bencher<'_, '_>, set: impl FnOnce(RedisStoreBuilder) -> RedisStoreBuilder) {
+    let runtime = runtime();
+    let server = RedisServer::start();
+    let cache = runtime.block_on(async {
+        let store = set(RedisStore::builder(server.url())).build().expect("a store");
+        assert!(store.wait_connected(Duration::from_secs(10)).await, "{server} is not reachable");
+        let cache = Cache::new(store);
+        cache.set("page", &"x".repeat(4096)).await.expect("stored");
+        cache
+    });
+    bencher.bench_local(|| runtime.block_on(cache.get::<String>("page")).expect("found"));
 }
 
 fn bench_hit(bencher: Bencher<'_, '_>, runtime: &Runtime, cache: &Cache) {

@@ -29,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, ConfigError, NoVarySearch, QueryBody, ResponseBody, Vary,
+    Cache, CacheLayer, Coding, ConfigError, NoVarySearch, QueryBody, ResponseBody, Vary,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use clap::{Parser, ValueEnum, error::ErrorKind};
@@ -130,6 +130,11 @@ struct Options {
     #[arg(long, value_name = "NAME")]
     key_header: Vec<header::HeaderName>,
 
+    /// Keep responses in these content codings as well, and send them to clients that accept them, the preferred one first: some of
+    /// zstd, br and gzip, of those that the example was built with
+    #[arg(long, value_name = "CODING,..", value_delimiter = ',')]
+    encode: Vec<Coding>,
+
     /// The most requests that are at the origin at one time because there is nothing stored; without it, any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_loads: Option<u32>,
@@ -156,6 +161,9 @@ impl Options {
         }
         if self.no_vary_search {
             layer = layer.no_vary_search(NoVarySearch::new());
+        }
+        if !self.encode.is_empty() {
+            layer = layer.encode(self.encode.clone());
         }
         if let Some(most) = self.max_loads {
             layer = layer.max_loads(most as usize);

@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_RANGE, RANGE, VARY},
+    header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_RANGE, CONTENT_TYPE, RANGE, VARY},
 };
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     key::Key,
     semantics::{
         cache_control::CacheControl,
+        content_key::{self, Meaning},
         date::{parse_http_date, write_http_date},
         groups::cache_groups,
         negotiation::{canonical_coding, negotiated_codings, negotiated_languages},
@@ -169,6 +170,33 @@ pub fn queries(data: &[u8]) {
     }
 }
 
+/// A type that can be read is compared as it would be if it were written in its one spelling, and every byte of the content
+/// counts, also where it is moved to a field.
+pub fn contents(data: &[u8]) {
+    let text = spelled(data);
+    let mut parts = text.splitn(3, |&byte| byte == b'\n');
+    let mut part = || parts.next().unwrap_or_default();
+    let (media_type, language, content) = (part(), part(), part());
+    let headers = |media_type: &[u8], language: &[u8]| {
+        let mut headers = fields(&CONTENT_TYPE, media_type);
+        headers.extend(fields(&CONTENT_LANGUAGE, language));
+        headers
+    };
+    let asked = headers(media_type, language);
+    let digest = |headers: &HeaderMap, content: &[u8]| content_key::digest(headers, Meaning::Raw(content));
+    let own = digest(&asked, content);
+    if content_key::has_one_type(&asked) {
+        let canonical = content_key::canonical_media_type(media_type).expect("it is what has one type");
+        assert_eq!(digest(&headers(&canonical, language), content), own);
+        assert_eq!(content_key::canonical_media_type(&canonical), Some(canonical));
+    }
+    assert_ne!(digest(&asked, &[content, b"x"].concat()), own);
+    assert_ne!(content_key::digest(&asked, Meaning::Normalized(content)), own);
+    if asked.contains_key(CONTENT_LANGUAGE) {
+        assert_ne!(digest(&fields(&CONTENT_TYPE, media_type), &[language, content].concat()), own);
+    }
+}
+
 /// A part lies within what is stored, is not empty, and is not cut out of another part.
 pub fn ranges(data: &[u8]) {
     let (length, text) = data.split_at(data.len().min(2));
@@ -239,10 +267,10 @@ pub fn envelopes(data: &[u8]) {
         unmarked[envelope::MARK].fill(0);
         assert_eq!(envelope::encode(&entry), unmarked);
     }
-    let sealed = envelope::sealed(&as_envelope(&key, data));
-    if let Ok(entry) = envelope::decode(&key, &sealed) {
-        assert_eq!(envelope::encode(&entry), sealed);
-        let mut damaged = sealed.to_vec();
+    let summed = envelope::summed(&as_envelope(&key, data));
+    if let Ok(entry) = envelope::decode(&key, &summed) {
+        assert_eq!(envelope::encode(&entry), summed);
+        let mut damaged = summed.to_vec();
         let at = data.len() % damaged.len();
         damaged[at] ^= 1 << (data.len() % 8);
         assert!(envelope::decode(&key, &damaged.into()).is_err() != envelope::MARK.contains(&at));
@@ -352,10 +380,10 @@ mod tests {
         let golden = fs::read(folder.join("golden")).unwrap();
         envelope::decode(&key(), &golden.into()).expect("it is one as it stands");
         for name in ["plain", "tagged"] {
-            let sealed = envelope::sealed(&as_envelope(&key(), &fs::read(folder.join(name)).unwrap()));
-            envelope::decode(&key(), &sealed).unwrap_or_else(|rejection| panic!("{name}: {rejection:?}"));
+            let summed = envelope::summed(&as_envelope(&key(), &fs::read(folder.join(name)).unwrap()));
+            envelope::decode(&key(), &summed).unwrap_or_else(|rejection| panic!("{name}: {rejection:?}"));
         }
     }
 
-    targets! { dates directives structured_fields ranges lists queries envelopes }
+    targets! { dates directives structured_fields ranges lists queries contents envelopes }
 }

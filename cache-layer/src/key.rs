@@ -4,7 +4,7 @@ use std::{
     cmp::Ordering,
     fmt::{self, Display},
     hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher, RandomState},
-    sync::{Arc, LazyLock, OnceLock},
+    sync::{Arc, LazyLock},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -33,8 +33,8 @@ pub(crate) const CAPPED: &str = "%+";
 #[derive(Clone)]
 pub struct Key {
     hash: KeyHash,
-    /// Made when it is first asked for: only what leaves this process needs it.
-    id: OnceLock<KeyId>,
+    /// Where it is at hand: only what leaves this process needs it.
+    id: Option<KeyId>,
     canonical: Arc<[u8]>,
 }
 
@@ -138,7 +138,17 @@ impl Key {
     }
 
     fn of(canonical: &[u8]) -> Self {
-        Self { hash: KeyHash::of(canonical), id: OnceLock::new(), canonical: canonical.into() }
+        Self { hash: KeyHash::of(canonical), id: None, canonical: canonical.into() }
+    }
+
+    /// The key that an entry with these canonical bytes is of.
+    pub(crate) fn of_canonical(canonical: &[u8]) -> Self {
+        let (primary, rest) = canonical.split_at(primary_length(canonical));
+        let primary = Self::of(primary);
+        match rest.get(1 + PREFIX..) {
+            Some(selector) => primary.variant(selector),
+            None => primary,
+        }
     }
 
     /// The key of the variant of this entry that `selector` names (for a response: the values of its `Vary` fields).
@@ -151,7 +161,7 @@ impl Key {
             primary.copy_from_slice(&self.canonical);
             rest[0] = b'v';
             write_part(&mut rest[1..], selector);
-            let id = self.id.get().map(|id| KeyId { variant: digest(canonical), ..*id }.into()).unwrap_or_default();
+            let id = self.id.map(|id| KeyId { variant: digest(canonical), ..id });
             Self { hash: self.hash.variant(selector), id, canonical: (&*canonical).into() }
         })
     }
@@ -161,7 +171,7 @@ impl Key {
         if !self.is_variant() {
             return self.clone();
         }
-        let id = self.id.get().map(|id| KeyId { variant: KeyId::PRIMARY, ..*id }.into()).unwrap_or_default();
+        let id = self.id.map(|id| KeyId { variant: KeyId::PRIMARY, ..id });
         let hash = KeyHash { variant: KeyHash::PRIMARY, ..self.hash };
         Self { hash, id, canonical: self.canonical[..self.primary_length()].into() }
     }
@@ -171,11 +181,7 @@ impl Key {
         if !self.is_variant() {
             return self.canonical.len();
         }
-        let mut end = 0;
-        while let Some(length) = self.canonical[end..].first_chunk::<4>().filter(|length| length[0] != b'v') {
-            end += 4 + u32::from_be_bytes(*length) as usize;
-        }
-        end
+        primary_length(&self.canonical)
     }
 
     pub(crate) fn is_variant(&self) -> bool {
@@ -193,18 +199,40 @@ impl Key {
         self.hash
     }
 
-    /// What it is found by in the fleet.
+    /// What it is found by in the fleet. Made anew each time, unless the key [has it at hand](Self::named).
     pub(crate) fn id(&self) -> KeyId {
-        *self.id.get_or_init(|| {
+        self.id.unwrap_or_else(|| {
             let primary = digest(&self.canonical[..self.primary_length()]);
             let variant = if self.is_variant() { digest(&self.canonical) } else { KeyId::PRIMARY };
             KeyId { primary, variant }
         })
     }
 
+    /// The same key, with what it is found by in the fleet at hand. So are its variants then, and its clones.
+    pub(crate) fn named(self) -> Self {
+        Self { id: Some(self.id()), ..self }
+    }
+
     /// The bytes that are stored with the entry and compared on read.
     pub(crate) fn canonical(&self) -> &[u8] {
         &self.canonical
+    }
+
+    /// The digest by which stores find the entry, as 32 hex digits; of a variant, two of them with a colon between.
+    ///
+    /// ```
+    /// let key = cache_layer::Key::new(["product", "42"]);
+    /// assert_eq!(key.digest().len(), 32);
+    /// assert_eq!(key.variant(b"de").digest().split_once(':').map(|(primary, _)| primary.to_owned()), Some(key.digest()));
+    /// ```
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let digits = |bytes: &[u8; 16]| format!("{:032x}", u128::from_be_bytes(*bytes));
+        let id = self.id();
+        match self.is_variant() {
+            true => format!("{}:{}", digits(&id.primary), digits(&id.variant)),
+            false => digits(&id.primary),
+        }
     }
 
     /// The parts one after another, for people: printable, without braces, blanks or glob characters of its own, and
@@ -219,6 +247,18 @@ impl Key {
     pub(crate) fn push_readable(&self, text: &mut String) {
         push_readable(text, &self.canonical, READABLE_CAP);
     }
+}
+
+/// Bytes of a canonical key, which may be a variant's, that are those of the primary one.
+fn primary_length(canonical: &[u8]) -> usize {
+    let mut end = 0;
+    // What follows is whole: it was written here, or compared with what was.
+    while let Some(length) =
+        canonical.get(end..).and_then(|rest| rest.first_chunk::<4>()).filter(|length| length[0] != b'v')
+    {
+        end += 4 + u32::from_be_bytes(*length) as usize;
+    }
+    end.min(canonical.len())
 }
 
 /// The readable form of a canonical key, in full: what patterns are compared with.
@@ -237,16 +277,21 @@ fn push_readable(text: &mut String, canonical: &[u8], cap: usize) {
         let Some((part, tail)) = tail.split_at_checked(length) else {
             break;
         };
-        for &byte in part {
+        let mut part = part;
+        while let Some(&byte) = part.first() {
             if text.len() + 3 > end {
                 text.push_str(CAPPED);
                 return;
             }
-            if READABLE[usize::from(byte)] {
-                text.push(byte as char);
-            } else {
+            // As much at one time as may be shown, and stands for itself.
+            let room = end - 2 - text.len();
+            let plain = part.iter().take(room).take_while(|byte| READABLE[usize::from(**byte)]).count();
+            text.push_str(str::from_utf8(&part[..plain]).unwrap_or_default());
+            part = &part[plain..];
+            if plain == 0 {
                 text.push('%');
                 text.extend(hex::of_byte(byte).map(|digit| char::from(digit.to_ascii_uppercase())));
+                part = &part[1..];
             }
         }
         rest = tail;
@@ -327,8 +372,8 @@ impl PartialOrd for Key {
     }
 }
 
-/// The parts one after another, as [patterns](crate::Cache::delete_pattern) are compared with them; what is longer than 200 bytes
-/// is cut off, and ends in `%+`.
+/// The parts one after another, as [patterns](crate::Cache::delete_pattern) are compared with them: in printable ASCII, where
+/// other bytes and `{ } % * [ ] \` are `%` and two hex digits; what is longer than 200 bytes is cut off, and ends in `%+`.
 ///
 /// ```
 /// # use cache_layer::Key;
@@ -398,17 +443,23 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_by_the_same_whenever_that_is_asked_for() {
-        let asked = || {
-            let key = Key::new(["http://", "a", "/x"]);
-            key.id();
-            key
-        };
-        let unasked = Key::new(["http://", "a", "/x"]);
+    fn a_key_is_known_by_its_canonical_bytes() {
+        let key = Key::new(["http://", "", "/v?v=v"]);
+        for key in [key.variant(b"de"), key.variant(b""), key.variant(b"vvvvvvvv"), key, Key::new([""; 0])] {
+            let again = Key::of_canonical(key.canonical());
+            assert_eq!((&again, again.id()), (&key, key.id()));
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_by_the_same_whether_it_is_at_hand_or_not() {
+        let key = Key::new(["http://", "a", "/x"]);
+        let named = key.clone().named();
         for (one, other) in [
-            (asked(), unasked.clone()),
-            (asked().variant(b"de"), unasked.variant(b"de")),
-            (asked().variant(b"de").primary(), unasked.variant(b"de").primary()),
+            (named.clone(), key.clone()),
+            (named.variant(b"de"), key.variant(b"de")),
+            (named.variant(b"de"), key.variant(b"de").named()),
+            (named.variant(b"de").primary(), key.variant(b"de").primary()),
         ] {
             assert_eq!((one.id(), one.hash(), &one), (other.id(), other.hash(), &other));
         }
@@ -441,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::mutable_key_type, reason = "the digest that a key makes when it is asked is no part of either")]
+    #[deny(clippy::mutable_key_type)]
     fn keys_are_ordered_and_hashed_as_they_are_equal() {
         let keys =
             [Key::new(["b"]), Key::new(["a"]).variant(b"x"), Key::new(["a"]), Key::new(["a", ""]), Key::new(["b"])];

@@ -47,10 +47,13 @@
 //! | `sentinel` | no | `redis+sentinel://`: the primary that the sentinels name |
 //! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
 //! | `typed` | yes | values of any type that serde knows: [`Cache::get_or_load`] and its like |
-//! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers |
-//! | `postcard` | no | a compact [`Codec`] beside JSON; implies `typed` |
+//! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers; observers are told by which route a look-up came |
+//! | `postcard` | no | a compact [codec](codec::Postcard) beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
+//! | `sealed` | no | entries in Redis are encrypted, and names hidden: `RedisStoreBuilder::sealed_with`; implies `redis` |
+//! | `testing` | no | [`testing::TestStore`](https://docs.rs/cache-layer/latest/cache_layer/testing/): slow, away, forgetful, or out of order, when it is told to be; implies `memory` |
 //! | `zstd` | no | large entries are compressed in Redis; implies `redis` |
+//! | `encode` | no | [`CacheLayer::encode`]: responses are kept in `zstd`, `br` and `gzip`, each encoded once; `encode-zstd`, `encode-br` and `encode-gzip` add one of them each |
 //! | `tls` | no | `rediss://` URLs, trusting the system's certificates, or `SSL_CERT_FILE` and `SSL_CERT_DIR` |
 
 // Layout. Two front ends turn a call into a key, and its result into an entry: `http` for requests and responses, `typed` for
@@ -62,12 +65,19 @@
 #![warn(missing_docs)]
 // Without a store, the rest has no user.
 #![cfg_attr(not(feature = "memory"), allow(dead_code))]
+// Without a coding, there is none to match.
+#![cfg_attr(
+    not(any(feature = "encode-zstd", feature = "encode-br", feature = "encode-gzip")),
+    allow(clippy::empty_enums, unreachable_code, unreachable_patterns, unused_variables)
+)]
 
 #[cfg(feature = "redis")]
 mod bounded;
 mod clock;
 #[cfg(feature = "typed")]
-mod codec;
+#[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
+pub mod codec;
+mod coding;
 mod engine;
 mod entry;
 mod error;
@@ -90,6 +100,9 @@ pub mod store;
 mod sync;
 mod tag;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 mod throttle;
 #[cfg(feature = "typed")]
 #[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
@@ -97,19 +110,19 @@ mod typed;
 
 pub use self::{
     clock::Clock,
-    engine::{Cache, CacheBuilder, InvalidateError},
+    coding::Coding,
+    engine::{Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, TagChange, TagDetails},
     error::{ConfigError, ConfigErrorKind},
     http::{
-        AskAgain, BodyError, CacheLayer, CacheService, Hints, QueryBody, QueryLayer, QueryService, ResponseBody,
-        ResponseFuture, Rule, Rules,
+        AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails,
+        QueryBody, QueryLayer, QueryService, ResponseBody, ResponseDetails, ResponseFuture, Rule, Rules,
+        SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict,
     },
     key::Key,
-    policy::{Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},
+    policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},
     tag::Tags,
 };
 
-#[cfg(feature = "typed")]
-pub use self::codec::Codec;
 #[cfg(feature = "unstable-parts")]
 #[doc(hidden)]
 pub use self::http::Parts;
@@ -120,7 +133,7 @@ pub use self::typed::attribute as __cached;
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use self::typed::unordered;
 #[cfg(feature = "typed")]
-pub use self::typed::{GetOrLoad, Loaded, Lock, Set, SetError, Stale, depends_on};
+pub use self::typed::{GetOrLoad, GetOrLoadMany, Loaded, Lock, Set, SetError, Stale, depends_on};
 #[cfg(feature = "macros")]
 #[cfg_attr(docsrs, doc(cfg(feature = "macros")))]
 pub use cache_layer_macros::cached;

@@ -1,10 +1,15 @@
-//! The settings of a layer: what to keep, for how long, and under which names.
+//! The settings of a layer: what to keep, for how long, and under which names; [`shown`]: the same for people.
+
+mod shown;
 
 use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Request, StatusCode, request};
 
-pub use crate::semantics::caching_policy::{Profile, SetCookie};
+pub use crate::semantics::{
+    caching_policy::{Profile, SetCookie},
+    encodable::Encode,
+};
 use crate::{
     error::{ConfigError, ConfigErrorKind},
     semantics::{
@@ -93,7 +98,7 @@ impl Vary {
 
     /// Chooses for an application that has these codings and no other, such as `br` and `gzip`: which of them the client accepts,
     /// and in which order, is all that counts. A load asks the application with an `Accept-Encoding` that says exactly this, so
-    /// that the application can't choose by more. A field that can't be read, or that refuses what is not coded, stays as it is,
+    /// that the application can't choose by more; what the client has sent is in [`ClientPreferences`](crate::ClientPreferences). A field that can't be read, or that refuses what is not coded, stays as it is,
     /// and so does an absent one.
     ///
     /// # Errors
@@ -152,6 +157,9 @@ fn names<N: AsRef<str>>(what: &str, names: impl IntoIterator<Item = N>) -> Resul
 /// what is fresh is used for another query than its own. It is believed of a 200 without `Set-Cookie`, in answer to a request
 /// without `Authorization`. Where no response of a path had the field, nothing is looked up for it. A write to any target of
 /// the path voids what answers for several queries.
+///
+/// Requests of one process for queries that are one, by what the newest response of their path has said, share one load. If its
+/// response turns out to be of another kind, each loads its own, and for some seconds none waits for another.
 ///
 /// The first request decides for all. **A parameter that the page repeats in any way must not be named**: what one client put
 /// there would be every client's page. Nor one that carries a signature, a session, or a consent.
@@ -268,12 +276,16 @@ pub(crate) struct Policy {
     pub(crate) max_body: u64,
     /// The factor by which responses are refreshed early, if they are.
     pub(crate) early_refresh: Option<f32>,
+    /// How long a request waits for a response where a stale one may stand in.
+    pub(crate) soft_timeout: Option<Duration>,
     /// Whether responses inherit from what their handlers read.
     pub(crate) inherits: bool,
     /// Which responses are kept, of those that may be.
     pub(crate) keep_if: Option<KeepIf>,
     /// Whether responses without a validator are given one.
     pub(crate) etags: bool,
+    /// What this cache encodes itself, if it does.
+    pub(crate) encode: Option<Arc<Encode>>,
     /// Response fields that are about one request.
     pub(crate) not_stored: Names,
     /// Variants of one key; more begin anew.
@@ -362,9 +374,11 @@ impl Default for Policy {
             jitter: 0,
             max_body: 1024 * 1024,
             early_refresh: None,
+            soft_timeout: None,
             inherits: false,
             keep_if: None,
             etags: false,
+            encode: None,
             not_stored: Names::new(OF_ONE_REQUEST),
             max_variants: 64,
             key_headers: Vec::new(),
@@ -394,7 +408,12 @@ impl Policy {
 
     /// Responses are refreshed early by this factor; not at all by one that is none.
     pub(crate) fn set_early_refresh(&mut self, beta: f32) {
-        self.early_refresh = Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0);
+        self.early_refresh = beta_of(beta);
+    }
+
+    /// Has this encoded; nothing, if it is in no coding.
+    pub(crate) fn set_encode(&mut self, encode: Encode) {
+        self.encode = Some(encode).filter(|encode| !encode.codings().is_empty()).map(Arc::new);
     }
 
     /// Has `ttl` count for all paths.
@@ -415,11 +434,23 @@ impl Policy {
 
     /// The most specific rule for `path`; none means that only the application decides.
     pub(crate) fn ttl(&self, path: &str) -> Option<Duration> {
+        if self.paths.is_empty() && self.ttl.is_none() {
+            return None;
+        }
         // `/public/../account` may be one thing to a rule and another to the application.
         if path.split('/').any(is_dot_segment) {
             return None;
         }
-        self.paths.iter().find(|(prefix, _)| covers(prefix, path)).map(|(_, ttl)| *ttl).or(self.ttl)
+        self.of_prefix(path).map(|(_, ttl)| *ttl).or(self.ttl)
+    }
+
+    fn of_prefix(&self, path: &str) -> Option<&(String, Duration)> {
+        self.paths.iter().find(|(prefix, _)| covers(prefix, path))
+    }
+
+    /// The prefix whose lifetime counts for `path`, if there is one.
+    fn prefix_of(&self, path: &str) -> Option<&str> {
+        self.of_prefix(path).map(|(prefix, _)| if prefix.is_empty() { "/" } else { prefix.as_str() })
     }
 
     /// Takes out what is between the application and this cache.
@@ -476,6 +507,11 @@ fn order(one: &str, other: &str) -> Ordering {
             (Some(one), Some(other)) => return rank(one).cmp(&rank(other)),
         }
     }
+}
+
+/// How early to refresh, if that is a factor at all.
+pub(crate) fn beta_of(beta: f32) -> Option<f32> {
+    Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0)
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl Tags {
 /// The state of a tag at one moment: 16 hex digits of the store's time in microseconds, 15 of its line, and how it came to
 /// be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct TagToken(pub(crate) [u8; Self::LENGTH]);
+pub struct TagToken(pub(crate) [u8; Self::LENGTH]);
 
 impl TagToken {
     pub(crate) const LENGTH: usize = 32;
@@ -126,7 +126,7 @@ impl TagToken {
     }
 
     /// Milliseconds since the Unix epoch; 0 if the digits are none, which no store writes.
-    fn time(&self) -> u64 {
+    pub(crate) fn time(&self) -> u64 {
         str::from_utf8(&self.0[..16]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0) / 1000
     }
 

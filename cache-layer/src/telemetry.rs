@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use crate::labels::labels;
-pub use crate::semantics::storable::NoCacheReason;
+pub use crate::{coding::Coding, semantics::storable::NoCacheReason};
+use crate::{key::Key, labels::labels, tag::Tags};
 
 labels! {
     /// Why bytes that a store returned are not the entry that was asked for. Each is a miss, never an error.
@@ -27,6 +27,13 @@ labels! {
         Key => "key",
         /// The envelope is whole but can't be read.
         Malformed => "malformed",
+        /// Sealed with a key that this process has not, or not as its key sealed it: it was changed, or put under another
+        /// name. Or not sealed at all, in a store whose entries are.
+        Seal => "seal",
+        /// The value was written by a codec that this cache has not.
+        Codec => "codec",
+        /// The value is of another schema than this cache's.
+        Schema => "schema",
         /// The key holds another type of value.
         Type => "type",
         /// A tag of the entry was invalidated, or its token is gone.
@@ -239,6 +246,17 @@ pub enum Event {
         /// Of its body, or of its value as it is written, before it is compressed.
         bytes: u64,
     },
+    /// What is stored was encoded, for all requests that will get it so.
+    Encoded {
+        /// In which coding.
+        coding: Coding,
+        /// Bytes of what was encoded.
+        content: u64,
+        /// Bytes of what came of it; none if it is not kept, since it is not shorter by a tenth.
+        coded: Option<u64>,
+        /// How long it took.
+        duration: Duration,
+    },
     /// Requests that wait for a load, if there are any, were released.
     Release(Release),
     /// Stored bytes were turned away.
@@ -270,6 +288,126 @@ pub enum Event {
 pub trait Observer: Send + Sync + 'static {
     /// Takes note of `event`.
     fn observe(&self, event: Event);
+
+    /// Takes note of a look-up, as an [`Event::Lookup`], and of the route of the application that its request came by:
+    /// `/products/{id}`, for the label of a metric. That is what axum's router has matched, with the feature `axum` and the layer
+    /// inside of the router; else `None`. There are as many as the application has routes, whatever clients ask for.
+    ///
+    /// Unless it is overridden, [`observe`](Self::observe) is told, without the route.
+    ///
+    /// ```
+    /// use std::{collections::HashMap, sync::Mutex};
+    /// use cache_layer::telemetry::{Event, LookupEvent, LookupResult, Observer};
+    ///
+    /// #[derive(Default)]
+    /// struct Hits(Mutex<HashMap<(String, LookupResult), u64>>);
+    ///
+    /// impl Observer for Hits {
+    ///     fn observe(&self, _: Event) {}
+    ///
+    ///     fn observe_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+    ///         let labels = (route.unwrap_or("none").to_owned(), lookup.result);
+    ///         *self.0.lock().unwrap().entry(labels).or_default() += 1;
+    ///     }
+    /// }
+    /// ```
+    fn observe_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+        let _ = route;
+        self.observe(Event::Lookup(lookup));
+    }
+
+    /// Whether it is told by [`observe_named`](Self::observe_named) what events are about; asked once, when the cache is
+    /// built. `false` unless it says otherwise: names cost each look-up the copy of a handle, and have no place among the
+    /// labels of a metric.
+    fn wants_names(&self) -> bool {
+        false
+    }
+
+    /// Takes note of what an event is about, after [`observe`](Self::observe) was told of the event itself.
+    fn observe_named(&self, named: &Named<'_>) {
+        let _ = named;
+    }
+}
+
+/// What an event is about.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use cache_layer::{Cache, store::MemoryStore, telemetry::{Event, Named, Observer}};
+///
+/// #[derive(Clone, Default)]
+/// struct Lookups(Arc<Mutex<Vec<String>>>);
+///
+/// impl Observer for Lookups {
+///     fn observe(&self, _: Event) {}
+///
+///     fn wants_names(&self) -> bool {
+///         true
+///     }
+///
+///     fn observe_named(&self, named: &Named<'_>) {
+///         if let Named::Lookup { key, event, .. } = named {
+///             self.0.lock().unwrap().push(format!("{key}: {}", event.result));
+///         }
+///     }
+/// }
+///
+/// let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(Lookups::default()).build();
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Named<'a> {
+    /// [`Event::Lookup`].
+    #[non_exhaustive]
+    Lookup {
+        /// What was looked up.
+        key: &'a Key,
+        /// How it ended.
+        event: LookupEvent,
+        /// Why it was no hit, if there is a name for that.
+        reason: Option<NoCacheReason>,
+    },
+    /// [`Event::Invalidation`].
+    #[non_exhaustive]
+    Invalidation {
+        /// What it covers.
+        covers: Covers<'a>,
+        /// Whether that becomes stale, rather than void.
+        soft: bool,
+        /// Whether the store has it, or it is kept to be retried.
+        delivered: bool,
+    },
+}
+
+/// What an invalidation covers, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Covers<'a> {
+    /// A key with its variants.
+    Key(&'a Key),
+    /// What carries one of these.
+    Tags(&'a Tags),
+    /// Keys that match.
+    Pattern(&'a str),
+    /// Everything.
+    All,
+}
+
+/// Two observers are one.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn observe(&self, event: Event) {
+        self.0.observe(event);
+        self.1.observe(event);
+    }
+
+    fn wants_names(&self) -> bool {
+        self.0.wants_names() || self.1.wants_names()
+    }
+
+    fn observe_named(&self, named: &Named<'_>) {
+        self.0.observe_named(named);
+        self.1.observe_named(named);
+    }
 }
 
 impl<F: Fn(Event) + Send + Sync + 'static> Observer for F {
@@ -352,11 +490,25 @@ struct Counters {
 pub(crate) struct Telemetry {
     counters: Arc<Counters>,
     observer: Option<Arc<dyn Observer>>,
+    wants_names: bool,
 }
 
 impl Telemetry {
     pub(crate) fn with_observer(observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { counters: Arc::default(), observer }
+        let wants_names = observer.as_ref().is_some_and(|observer| observer.wants_names());
+        Self { counters: Arc::default(), observer, wants_names }
+    }
+
+    /// Whether the observer is told what events are about.
+    pub(crate) fn wants_names(&self) -> bool {
+        self.wants_names
+    }
+
+    /// Tells the observer what an event is about, if it wants to know.
+    pub(crate) fn name(&self, named: &Named<'_>) {
+        if let Some(observer) = self.observer.as_ref().filter(|_| self.wants_names) {
+            observer.observe_named(named);
+        }
     }
 
     /// Whether anybody is told more than what is counted here anyhow.
@@ -367,9 +519,11 @@ impl Telemetry {
     pub(crate) fn emit(&self, event: Event) {
         let counters = &*self.counters;
         let counter = match event {
-            Event::Lookup(_) | Event::Waited { .. } | Event::Loaded { .. } | Event::Kept { .. } => {
-                return self.observe(event);
-            }
+            Event::Lookup(_)
+            | Event::Waited { .. }
+            | Event::Loaded { .. }
+            | Event::Kept { .. }
+            | Event::Encoded { .. } => return self.observe(event),
             Event::Hit => &counters.hits,
             Event::Miss => &counters.misses,
             Event::Bypass(_) => &counters.bypasses,
@@ -399,6 +553,13 @@ impl Telemetry {
     fn observe(&self, event: Event) {
         if let Some(observer) = &self.observer {
             observer.observe(event);
+        }
+    }
+
+    /// A look-up ended, of a request that came by `route`.
+    pub(crate) fn emit_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+        if let Some(observer) = &self.observer {
+            observer.observe_lookup(lookup, route);
         }
     }
 

@@ -54,8 +54,15 @@
 - {name: APP_CACHE_PATHS, value: {{ .Values.cache.paths | quote }}}
 - {name: APP_CACHE_DEFAULT_TTL, value: {{ .Values.cache.defaultTtl | quote }}}
 - {name: APP_CACHE_MAX_BODY, value: {{ include "cache.size" .Values.cache.maxBody | quote }}}
+- {name: APP_CACHE_ENCODE, value: {{ .Values.cache.encode | quote }}}
 - {name: APP_CACHE_MEMORY, value: {{ include "cache.size" .Values.cache.memory | quote }}}
 - {name: APP_CACHE_LOCK_TIMEOUT, value: {{ .Values.cache.lockTimeout | quote }}}
+{{- if .Values.admin.enabled }}
+- {name: APP_ADMIN_LISTEN, value: {{ .Values.admin.listen | quote }}}
+{{- if .Values.admin.existingSecret }}
+- {name: APP_ADMIN_TOKEN_FILE, value: /run/secrets/service/admin-token}
+{{- end }}
+{{- end }}
 - {name: APP_REQUEST_TIMEOUT, value: {{ .Values.requestTimeout | quote }}}
 - {name: APP_SHUTDOWN_DELAY, value: "{{ .Values.shutdown.delaySeconds }}s"}
 - {name: APP_SHUTDOWN_TIMEOUT, value: "{{ .Values.shutdown.timeoutSeconds }}s"}
@@ -100,5 +107,12 @@
 {{- else -}}
 {{- $scheme := ternary "443" $default (hasPrefix "https://" .Values.otel.endpoint) -}}
 {{ regexFind ":[0-9]+" (regexReplaceAll "^[a-z]+://" .Values.otel.endpoint "") | trimPrefix ":" | default $scheme }}
+{{- end -}}
+{{- end }}
+
+{{/* The port of the operator's page, if others than the pod itself can reach it. */}}
+{{- define "cache.admin.port" -}}
+{{- if and .Values.admin.enabled (not (regexMatch "^(127\\.|\\[::1\\])" .Values.admin.listen)) -}}
+{{ regexFind "[0-9]+$" .Values.admin.listen }}
 {{- end -}}
 {{- end }}

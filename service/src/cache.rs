@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use cache_layer::{
-    Cache, CacheLayer, InvalidateError, Rules,
+    Cache, CacheLayer, Encode, InvalidateError, Rules,
     store::{MemoryStore, RedisStore, TieredStore},
 };
+use cache_layer_admin::{Admin, Recorder};
 use serde::Serialize;
 use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
@@ -31,7 +33,11 @@ const NAME: &str = "products";
 pub(crate) struct ProductCache {
     /// `None` where it is switched off: then nothing is kept, and there is nothing to invalidate.
     cache: Option<Cache>,
+    layer: Option<CacheLayer>,
     redis: Option<RedisStore>,
+    memory: Option<Memory>,
+    /// For the operator, if there is a port for that.
+    recorder: Option<Recorder>,
     /// How long what is read from the database is kept, in milliseconds: as long as any response may be.
     ttl: Arc<AtomicU64>,
     rules: CacheRulesInUse,
@@ -92,6 +98,18 @@ pub(crate) struct RedisHealth {
     error: Option<String>,
 }
 
+/// The Redis that is named, if one is.
+fn redis(config: &Config) -> Result<Option<RedisStore>, ConfigError> {
+    let Some(url) = &config.redis_url else { return Ok(None) };
+    let store = RedisStore::builder(url.expose())
+        .prefix(&config.cache_prefix)
+        .connections(config.redis_connections as usize)
+        .operation_timeout(config.redis_timeout)
+        .build()
+        .map_err(|error| ConfigError::wrong("redis-url", url, error))?;
+    Ok(Some(store))
+}
+
 impl ProductCache {
     /// Redis if there is a URL for it, with a first tier if one is asked for, else memory; nothing if it is off. Does not wait for Redis.
     pub(crate) fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
@@ -99,48 +117,72 @@ impl ProductCache {
         let longest_path_ttl = paths.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
         let file = config.cache_rules.as_ref().map(|rules| rules.file().to_owned());
         let rules = CacheRulesInUse { rules: Rules::default(), file, longest_path_ttl };
-        let without = Self { cache: None, redis: None, ttl: Arc::default(), rules };
+        let without =
+            Self { cache: None, layer: None, redis: None, memory: None, recorder: None, ttl: Arc::default(), rules };
         if config.cache == CacheSwitch::Off {
             return Ok(without);
         }
-        let redis = match &config.redis_url {
-            None => None,
-            Some(url) => Some(
-                RedisStore::builder(url.expose())
-                    .prefix(&config.cache_prefix)
-                    .connections(config.redis_connections as usize)
-                    .operation_timeout(config.redis_timeout)
-                    .build()
-                    .map_err(|error| ConfigError::wrong("redis-url", url, error))?,
-            ),
-        };
+        let redis = redis(config)?;
         let meter = metrics.meter();
-        let cache = match (&redis, config.cache_first_tier) {
+        let (cache, memory) = match (&redis, config.cache_first_tier) {
             (None, _) => {
                 let store = MemoryStore::new(config.cache_memory);
-                observe_memory(&meter, NAME, Memory::All(store.clone()));
-                Cache::builder(store)
+                (Cache::builder(store.clone()), Some(Memory::All(store)))
             }
-            (Some(redis), 0) => Cache::builder(redis.clone()),
+            (Some(redis), 0) => (Cache::builder(redis.clone()), None),
             (Some(redis), bytes) => {
                 let store = TieredStore::new(bytes, redis.clone());
-                observe_memory(&meter, NAME, Memory::FirstTier(store.clone()));
-                Cache::builder(store)
+                (Cache::builder(store.clone()), Some(Memory::FirstTier(store)))
             }
         };
+        if let Some(memory) = &memory {
+            observe_memory(&meter, NAME, memory.clone());
+        }
         if let Some(redis) = &redis {
             observe_redis(&meter, NAME, redis);
         }
-        let cache = cache
-            .name(NAME)
-            .keys_in_traces(config.trace_keys)
-            .observer(metrics.of_cache(NAME))
-            .lock_timeout(config.cache_lock_timeout)
-            .build();
+        let recorder = config.admin_listen.map(|_| Recorder::new());
+        let measured = metrics.of_cache(NAME);
+        let cache = match &recorder {
+            Some(recorder) => cache.observer((measured, recorder.clone())),
+            None => cache.observer(measured),
+        };
+        let cache = cache.name(NAME).keys_in_traces(config.trace_keys).lock_timeout(config.cache_lock_timeout).build();
         observe_loads(&meter, NAME, cache.clone());
-        let cache = Self { cache: Some(cache), redis, ..without };
+        // Without a first tier, what no process has made before it is written is made by none.
+        let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
+        let encode = Encode::new(config.cache_encode.0.iter().copied()).in_store(keeps_none);
+        let layer = CacheLayer::new(cache.clone())
+            .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
+            .max_body(config.cache_max_body)
+            .etags(true)
+            .encode(encode)
+            .inherit(true)
+            .rules(without.rules.rules.clone());
+        let cache = Self { cache: Some(cache), layer: Some(layer), redis, memory, recorder, ..without };
         cache.rule_by(config.cache_rules.as_ref()).map_err(|why| ConfigError::wrong("cache-rules", "", why))?;
         Ok(cache)
+    }
+
+    /// What the operator is shown; `None` if there is no port for that.
+    pub(crate) fn admin(&self, config: &Config) -> Result<Option<Router>, ConfigError> {
+        let (Some(cache), Some(layer), Some(recorder)) = (&self.cache, &self.layer, &self.recorder) else {
+            return Ok(None);
+        };
+        let mut admin = Admin::new(cache.clone()).name(NAME).layer(NAME, layer).recorder(recorder.clone());
+        if let Some(redis) = &self.redis {
+            admin = admin.redis(redis.clone());
+        }
+        admin = match &self.memory {
+            Some(Memory::All(store)) => admin.memory(store.clone()),
+            Some(Memory::FirstTier(store)) => admin.first_tier(store.clone()),
+            None => admin,
+        };
+        if let Some(token) = &config.admin_token_file {
+            let wrong = |error| ConfigError::Wrong(format!("the token in APP_ADMIN_TOKEN_FILE is not taken: {error}"));
+            admin = admin.token(token.expose()).map_err(wrong)?;
+        }
+        Ok(Some(admin.router()))
     }
 
     /// Returns once Redis is there, or after `patience`.
@@ -178,14 +220,8 @@ impl ProductCache {
     }
 
     /// The middleware that answers the configured paths from the cache, if there is one.
-    pub(crate) fn layer(&self, config: &Config) -> Option<CacheLayer> {
-        let layer = CacheLayer::new(self.cache.clone()?)
-            .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
-            .max_body(config.cache_max_body)
-            .etags(true)
-            .inherit(true)
-            .rules(self.rules.rules.clone());
-        Some(layer)
+    pub(crate) fn layer(&self) -> Option<CacheLayer> {
+        self.layer.clone()
     }
 
     /// Where values are kept, if there is a cache.

@@ -27,6 +27,7 @@
 //! From the outside in; each imports only what comes after it, and `config` and `telemetry` are for all of them.
 //!
 //! - `server`: from start to graceful shutdown.
+//! - `admin`: the operator's page and API, on a port of its own.
 //! - `connections`: accepted, timed out, and closed gracefully.
 //! - `routes`: the HTTP interface, one file for each group of routes.
 //! - `app`: what handlers work with, opened once.
@@ -40,6 +41,7 @@
 //! - `telemetry`: logs, traces and metrics.
 //! - `healthcheck`: asks a running service from outside whether it is ready.
 
+mod admin;
 mod app;
 mod cache;
 mod catalogue;
@@ -58,7 +60,7 @@ mod telemetry;
 pub use self::{
     app::{ShutdownHandle, StartError},
     cache::Reloaded,
-    config::{CachePaths, CacheRules, CacheSwitch, Config, ConfigError, LogFormat, Password, SecretUrl},
+    config::{CacheEncode, CachePaths, CacheRules, CacheSwitch, Config, ConfigError, LogFormat, Password, SecretUrl},
     healthcheck::healthcheck,
     server::{ReloadHandle, Server},
     telemetry::Telemetry,

@@ -6,6 +6,7 @@ use axum::Router;
 use tokio::{net::TcpListener, time};
 
 use crate::{
+    admin::AdminServer,
     app::{App, ShutdownHandle, StartError},
     cache::{ProductCache, Reloaded},
     config::{CacheSwitch, Config},
@@ -26,6 +27,7 @@ pub struct Server {
     router: Router,
     listener: TcpListener,
     address: SocketAddr,
+    admin: Option<AdminServer>,
 }
 
 impl Server {
@@ -37,13 +39,20 @@ impl Server {
         let failed = |error| StartError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { router: routes::router(app.clone(), &config), config, app, listener, address })
+        let admin = AdminServer::bind(&config, &app.cache).await?;
+        Ok(Self { router: routes::router(app.clone(), &config), config, app, listener, address, admin })
     }
 
     /// Where the service listens: with port 0, the port that was free.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the operator's page is, if it is anywhere.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(AdminServer::local_addr)
     }
 
     /// A handle to end [`run`](Self::run) with.
@@ -75,7 +84,9 @@ impl Server {
     /// Serves until told to shut down; then lets requests in flight finish, writes out what the cache
     /// still has to write, and closes the database.
     pub async fn run(self) {
-        let Self { config, app, router, listener, address } = self;
+        let Self { config, app, router, listener, address, admin } = self;
+        // Ends with this function: it holds up nothing.
+        let _admin = admin.map(AdminServer::start);
         tracing::info!(
             "listening on http://{address} (documentation at /docs), products in {}, cache {}",
             config.database_url,

@@ -34,6 +34,8 @@ INGRESS = {"ingress.enabled": True}
 ROUTE = {"httpRoute.enabled": True, "httpRoute.parentRefs": [{"name": "public"}]}
 DIGEST = "sha256:" + "0" * 64
 PEERS = [{"podSelector": {"matchLabels": {"a": "b"}}}]
+ADMIN = {"admin.enabled": True}
+OPEN_ADMIN = {"admin.enabled": True, "admin.listen": "0.0.0.0:9191"}
 LABEL = {"a": "b"}
 RULES = '[[rule]]\npath = "/api/products/{id}"\nttl = "30s"\n'
 
@@ -74,6 +76,8 @@ CASES = [
     ({}, "cache.maxBody", "2MiB", f"{ENV} APP_CACHE_MAX_BODY value", "2MiB"),
     ({}, "cache.maxBody", "512k", f"{ENV} APP_CACHE_MAX_BODY value", "512kB"),
     ({}, "cache.maxBody", 10485760, f"{ENV} APP_CACHE_MAX_BODY value", "10485760"),
+    ({}, "cache.encode", "br,gzip", f"{ENV} APP_CACHE_ENCODE value", "br,gzip"),
+    ({}, "cache.encode", "off", f"{ENV} APP_CACHE_ENCODE value", "off"),
     ({}, "cache.memory", "128Mi", f"{ENV} APP_CACHE_MEMORY value", "128MiB"),
     ({"resources.limits.memory": "4Gi"}, "cache.memory", "2GiB", f"{ENV} APP_CACHE_MEMORY value", "2GiB"),
     # Held against the limit only where it is used.
@@ -253,6 +257,18 @@ CASES = [
     (SCALED, "autoscaling.behavior", {"scaleUp": {}}, f"HorizontalPodAutoscaler/{NAME} spec behavior", {"scaleUp": {}}),
     ({**POSTGRES, "replicaCount": 2}, "podDisruptionBudget.enabled", False, f"PodDisruptionBudget/{NAME}", None),
     ({**POSTGRES, "replicaCount": 2}, "podDisruptionBudget.maxUnavailable", "25%", f"PodDisruptionBudget/{NAME} spec maxUnavailable", "25%"),
+    ({}, "admin.enabled", False, f"{ENV} APP_ADMIN_LISTEN", None),
+    ({}, "admin.enabled", True, f"{ENV} APP_ADMIN_LISTEN value", "127.0.0.1:9090"),
+    ({}, "admin.enabled", True, f"{ENV} APP_ADMIN_TOKEN_FILE", None),
+    ({}, "admin.enabled", True, f"Service/{NAME}-admin", None),
+    (ADMIN, "admin.listen", "0.0.0.0:9191", f"Service/{NAME}-admin spec ports 0 port", 9191),
+    (ADMIN, "admin.listen", "0.0.0.0:9191", f"{SERVICE} ports admin containerPort", 9191),
+    (ADMIN, "admin.listen", "0.0.0.0:9191", f"{POLICY} spec ingress 1", None),
+    (ADMIN, "admin.existingSecret", "operators", f"{ENV} APP_ADMIN_TOKEN_FILE value", "/run/secrets/service/admin-token"),
+    ({**ADMIN, "admin.existingSecret": "operators"}, "admin.existingSecretKey", "k",
+     f"{POD} spec volumes secrets projected sources 1 secret items 0 key", "k"),
+    (OPEN_ADMIN, "networkPolicy.adminFrom", PEERS, f"{POLICY} spec ingress 1 from", PEERS),
+    (ADMIN, "networkPolicy.adminFrom", PEERS, f"{POLICY} spec ingress 1", None),
     ({}, "networkPolicy.enabled", False, POLICY, None),
     ({}, "networkPolicy.enabled", False, REDIS_POLICY, None),
     ({}, "networkPolicy.enabled", True, f"{REDIS_POLICY} spec ingress 0 from 0 podSelector matchLabels", {f"{NAME}-redis-client": "true"}),

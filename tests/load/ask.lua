@@ -1,4 +1,5 @@
--- Which path to ask for next. Arguments: `same`; `distinct START`; `zipf COUNT`; `path`. A third one is the query, or the path.
+-- Which path to ask for next. Arguments: `same`; `distinct START`; `zipf COUNT`; `path`. A third one is the query, or the path; a fourth one what
+-- `Accept-Encoding` says.
 local kind, number, query
 local counter, cdf = 0, nil
 
@@ -10,6 +11,9 @@ end
 
 function init(args)
     kind, number, query = args[1], tonumber(args[2] or "0"), args[3] or ""
+    if args[4] and args[4] ~= "" then
+        wrk.headers["Accept-Encoding"] = args[4]
+    end
     counter = number + id * 100000000
     math.randomseed(4711 + id)
     if kind == "zipf" then

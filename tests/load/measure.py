@@ -28,9 +28,13 @@ RIVALS = ["handmade", "moka", "http-cache", "hitbox", "nginx", "varnish", "hapro
 LAYERS = {"moka", "http-cache", "hitbox"}
 OVER_REDIS = {"tiered", "redis", "handmade", "hitbox"}
 PROXIES = {proxy.__name__: proxy for proxy in (servers.nginx, servers.varnish, servers.haproxy, servers.trafficserver)}
+#: The same, and what it sends is coded: once, or, around the cache, each time. Asked with this `Accept-Encoding`.
+ENCODED = {"encoded memory": "gzip", "compressed memory": "gzip", "gzip_nginx": "gzip", "gzip_varnish": "gzip", "encoded redis": "zstd"}
+PROXIES |= {"gzip_nginx": servers.gzip_nginx, "gzip_varnish": servers.gzip_varnish}
 #: The field that says where a response comes from, and what it has if that is a cache.
 MARKS = {name: ("x-cache", "HIT") for name in ("memory", "redis", "tiered", "reverse_proxy", "http-cache", "nginx")} | {
-    "hitbox": ("x-cache-status", "HIT"), "varnish": ("x-varnish", " "), "haproxy": ("age", ""), "trafficserver": ("age", ""),
+    "encoded memory": ("x-cache", "HIT"), "compressed memory": ("x-cache", "HIT"), "encoded redis": ("x-cache", "HIT"),
+    "gzip_nginx": ("x-cache", "HIT"), "gzip_varnish": ("x-varnish", " "), "hitbox": ("x-cache-status", "HIT"), "varnish": ("x-varnish", " "), "haproxy": ("age", ""), "trafficserver": ("age", ""),
 }  # fmt: skip
 #: Those that have no `working` one are proxies, whose share in so slow a miss is no question.
 WORKING = [f"working {name}" for name in ("plain", "memory", "redis", "handmade", "moka", "hitbox")]
@@ -56,6 +60,8 @@ SCENARIOS = [
     Scenario(targets.SLOW, 50, WORKING, "distinct"),
     Scenario(targets.ZIPF, 50, OURS + RIVALS, "zipf"),
     Scenario(targets.LARGE, 50, OURS + RIVALS, "same", "?bytes=65536"),
+    Scenario(targets.ENCODED, 50, ["memory", "redis", *ENCODED], "same", "?page"),
+    Scenario(targets.ENCODED_MISSES, 2, ["memory", "encoded memory"], "distinct", "?page"),
 ]
 
 
@@ -74,6 +80,10 @@ class Servers:
     def start(self, name):
         mode = name.removeprefix("working ")
         options = {"work": 200} if mode != name else {}
+        if name in ("encoded memory", "encoded redis"):
+            mode, options = name.removeprefix("encoded "), {"encode": "zstd,gzip"}
+        if name == "compressed memory":
+            mode, options = "memory", {"compress": True}
         if mode in PROXIES:
             return PROXIES[mode](self["plain"])
         if mode == "reverse_proxy":
@@ -92,6 +102,15 @@ class Servers:
         assert len(body) == 1_580, (name, len(body))
         field, value = MARKS.get(name.removeprefix("working "), ("content-type", "json"))
         assert field in headers and value in headers[field], (name, headers)
+        if name in ENCODED:
+            self.check_coding(name)
+
+    def check_coding(self, name):
+        """Whether it sends a page in the coding that it is asked for, once it has had the time to make it."""
+        for _ in range(3):
+            headers, _ = servers.get(self.running[name].url + "/v/check?page", ENCODED[name])
+            time.sleep(0.2)
+        assert headers.get("content-encoding") == ENCODED[name], (name, headers)
 
     def empty(self):
         """A million misses are not to fill the machine."""
@@ -108,14 +127,14 @@ def run(scenario, running, rounds, seconds):
     """Results of each server, a round each."""
     results = {name: [] for name in scenario.names}
     for name in scenario.names:
-        ask(running[name], scenario.kind, scenario.connections, 1, scenario.query)
+        ask(running[name], scenario.kind, scenario.connections, 1, scenario.query, accepts=ENCODED.get(name, ""))
     for number in range(rounds):
         # Turned round by round, so that nobody always comes after the same neighbour.
         turn = number % len(scenario.names)
         for name in scenario.names[turn:] + scenario.names[:turn]:
             if scenario.kind == "distinct":
                 running.empty()
-            results[name].append(ask(running[name], scenario.kind, scenario.connections, seconds, scenario.query))
+            results[name].append(ask(running[name], scenario.kind, scenario.connections, seconds, scenario.query, accepts=ENCODED.get(name, "")))
     return results
 
 

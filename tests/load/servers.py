@@ -145,7 +145,11 @@ def service(binaries, name, env):
     return Server(name, [str(binaries / "service")], port, env=settings, folder=folder)
 
 
-def nginx(origin):
+def gzip_nginx(origin):
+    return nginx(origin, "gzip on; gzip_types application/json; gzip_comp_level 6; gzip_proxied any;")
+
+
+def nginx(origin, more=""):
     folder, port = tempfile.mkdtemp(prefix="load-nginx-"), free_port()
     # Workers may run as another user than who starts them.
     os.chmod(folder, 0o777)
@@ -154,6 +158,7 @@ def nginx(origin):
 worker_processes auto; daemon off; pid {folder}/pid; error_log /dev/null crit;
 events {{ worker_connections 4096; }}
 http {{
+    {more}
     access_log off; sendfile on; tcp_nodelay on; keepalive_requests 100000000; client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/temp; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
     proxy_cache_path {folder}/cache levels=1:2 keys_zone=c:64m max_size=4g inactive=1h use_temp_path=off;
@@ -171,10 +176,17 @@ http {{
     return Server("nginx", ["nginx", "-c", str(config), "-e", "/dev/null"], port, folder=folder)
 
 
-def varnish(origin):
+def gzip_varnish(origin):
+    """It keeps what it has compressed."""
+    return varnish(origin, "sub vcl_backend_response { set beresp.do_gzip = true; }")
+
+
+def varnish(origin, more=""):
     folder, port = tempfile.mkdtemp(prefix="load-varnish-"), free_port()
     os.chmod(folder, 0o777)
-    command = ["varnishd", "-F", "-n", folder, "-a", f"127.0.0.1:{port}", "-b", f"127.0.0.1:{origin.port}", "-s", "malloc,4g"]
+    settings = pathlib.Path(folder, "settings.vcl")
+    settings.write_text(f'vcl 4.1; backend default {{ .host = "127.0.0.1"; .port = "{origin.port}"; }} {more}')
+    command = ["varnishd", "-F", "-n", folder, "-a", f"127.0.0.1:{port}", "-f", str(settings), "-s", "malloc,4g"]
     return Server("varnish", command, port, folder=folder)
 
 
@@ -244,8 +256,9 @@ def trafficserver(origin):
     raise SystemExit("trafficserver keeps nothing")
 
 
-def get(url):
-    with urllib.request.urlopen(url, timeout=10) as response:
+def get(url, accepts="identity"):
+    asked = urllib.request.Request(url, headers={"Accept-Encoding": accepts})
+    with urllib.request.urlopen(asked, timeout=10) as response:
         return {name.lower(): value for name, value in response.headers.items()}, response.read()
 
 

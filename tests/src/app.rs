@@ -10,12 +10,12 @@ use sfv::{BareItem, List, ListEntry, Parser};
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::{
-    Backend, Response,
+    Backend, Foreteller, Response,
     origin::{Body, Failure, Origin, full},
 };
 
 /// So that a request that is never answered is a failed test and not a hung one.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The host of requests that name no other.
 pub const HOST: &str = "shop.example";
@@ -25,19 +25,31 @@ pub const HOST: &str = "shop.example";
 pub struct App {
     /// The cache.
     pub cache: Cache,
+    /// The layer that the cache is in.
+    pub layer: CacheLayer,
     service: CacheService<Origin>,
+    /// `None` if nothing is explained before a request.
+    foreteller: Option<Foreteller>,
 }
 
 impl App {
     /// `cache` in front of `origin`, by the settings that `set` makes.
     pub fn new(cache: Cache, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> Self {
-        let service = set(CacheLayer::new(cache.clone())).layer(origin.clone());
-        Self { cache, service }
+        let layer = set(CacheLayer::new(cache.clone()));
+        let service = layer.layer(origin.clone());
+        let foreteller = Some(Foreteller::new(cache.clone(), origin));
+        Self { cache, layer, service, foreteller }
     }
 
     /// One more cache on `backend` in front of `origin`, with nothing set.
     pub async fn on(backend: &Backend, origin: &Origin) -> Self {
         Self::new(backend.cache().await.build(), origin, |layer| layer)
+    }
+
+    /// Asks for no explanation before a request: for a test that counts what is read or turned away.
+    #[must_use]
+    pub fn unexplained(self) -> Self {
+        Self { foreteller: None, ..self }
     }
 
     /// The service, to put into a stack.
@@ -56,10 +68,22 @@ impl App {
         self.ask(request(method, uri, fields)).await
     }
 
-    /// As [`get`](Self::get), for any request.
+    /// As [`get`](Self::get), for any request. What the layer explained just before has to be what `Cache-Status` says, unless
+    /// there is another request or load at the same time.
     pub async fn ask(&self, request: Request<Body>) -> Response {
+        let explaining = self.foreteller.as_ref().map(|foreteller| {
+            let foretold = foreteller.foretell(&request, self.layer.explain(&request));
+            async move { (foreteller, foretold.await) }
+        });
+        let foretold = match explaining {
+            Some(explaining) => Some(explaining.await),
+            None => None,
+        };
         let response =
             ask(&self.service, request).await.unwrap_or_else(|error| panic!("the application failed: {error}"));
+        if let Some((foreteller, foretold)) = foretold {
+            foreteller.compare(foretold, &response);
+        }
         self.settled().await;
         response
     }

@@ -43,7 +43,11 @@ impl CacheNode {
 
     /// Asks for `path` by so many tasks at once. The process may be killed meanwhile: then this panics.
     pub fn storm(&self, tasks: usize, path: &str) -> impl Future<Output = Storm> + use<> {
-        let answer = self.order(&format!("storm/{tasks}{path}"));
+        self.storm_by(&format!("storm/{tasks}{path}"))
+    }
+
+    fn storm_by(&self, order: &str) -> impl Future<Output = Storm> + use<> {
+        let answer = self.order(order);
         async move {
             let answer = answer.await;
             Storm {
@@ -51,6 +55,11 @@ impl CacheNode {
                 finished: answer["finished"].as_u64().expect("a time"),
             }
         }
+    }
+
+    /// As [`storm`](Self::storm), by QUERY with this content, which has no `/`.
+    pub fn query_storm(&self, tasks: usize, content: &str, path: &str) -> impl Future<Output = Storm> + use<> {
+        self.storm_by(&format!("query/{tasks}/{content}{path}"))
     }
 
     /// When this process last stored something, in microseconds since the Unix epoch; 0 if it never did.

@@ -11,6 +11,8 @@
 //! - [`HttpClient`]: requests over real sockets, answers read to their last trailer.
 //! - [`Load`]: many clients at once, and what they saw.
 //! - [`Origin`], [`App`], [`Backend`]: an application that says what it was asked, a cache in front of it, on every store.
+//! - [`QueryApp`]: an [`App`] that answers QUERY, too.
+//! - [`Foreteller`]: what is explained of a request before it is sent, compared with what comes.
 //! - [`Feed`]: a body that a test feeds piece by piece.
 //! - [`CacheNode`], [`SharedOrigin`]: a process of a fleet, and the application that the fleet stands in front of.
 //! - [`Neighbour`]: another cache between this one and its clients: nginx, HAProxy.
@@ -24,6 +26,7 @@ mod cache_node;
 mod certificate;
 mod fault_proxy;
 mod feed;
+mod foretold;
 mod http_client;
 mod load;
 mod lying_proxy;
@@ -32,6 +35,7 @@ mod origin;
 mod port;
 mod postgres;
 mod program;
+mod query_app;
 mod redis_cluster;
 mod redis_sentinel;
 mod redis_server;
@@ -46,12 +50,14 @@ pub use backend::Backend;
 pub use cache_node::{CacheNode, Storm};
 pub use fault_proxy::{Direction, Fault, FaultProxy};
 pub use feed::{Feed, Unread};
+pub use foretold::{Foreteller, Foretold};
 pub use http_client::{HttpClient, RequestError, Response};
 pub use load::{Load, Report};
 pub use lying_proxy::LyingProxy;
 pub use neighbour::Neighbour;
-pub use origin::{Body, Failure, Gate, Origin, echo, full};
+pub use origin::{Body, Failure, Gate, Head, Length, Origin, echo, full, obey};
 pub use postgres::PostgresServer;
+pub use query_app::QueryApp;
 pub use redis_cluster::{RedisCluster, RedisClusterBuilder, slot};
 pub use redis_sentinel::{RedisSentinel, RedisSentinelBuilder};
 pub use redis_server::{RedisServer, RedisServerBuilder};

@@ -5,14 +5,15 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use tokio::sync::watch;
 use tower::Service;
@@ -37,6 +38,50 @@ impl fmt::Debug for Answered {
     }
 }
 
+/// A response with the length of its body in place of the body.
+#[derive(Clone, Debug)]
+pub struct Head(Response<Length>);
+
+/// A body of which no more is known than how long it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    least: u64,
+    most: Option<u64>,
+}
+
+impl Head {
+    fn of(response: &Response<Body>) -> Self {
+        let hint = response.body().size_hint();
+        let mut head = Response::new(Length { least: hint.lower(), most: hint.upper() });
+        *head.status_mut() = response.status();
+        *head.headers_mut() = response.headers().clone();
+        *head.extensions_mut() = response.extensions().clone();
+        Self(head)
+    }
+
+    /// As a response.
+    #[must_use]
+    pub fn response(&self) -> &Response<Length> {
+        &self.0
+    }
+}
+
+impl http_body::Body for Length {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Failure>>> {
+        Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        let mut hint = http_body::SizeHint::new();
+        hint.set_lower(self.least);
+        self.most.into_iter().for_each(|most| hint.set_upper(most));
+        hint
+    }
+}
+
 /// What an application, or its body, fails with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure(pub &'static str);
@@ -53,6 +98,7 @@ impl Error for Failure {}
 #[derive(Clone)]
 pub struct Origin {
     calls: Arc<AtomicUsize>,
+    last: Arc<Mutex<Option<Head>>>,
     answer: Arc<dyn Fn(usize, Request<Body>) -> Answered + Send + Sync>,
 }
 
@@ -64,7 +110,7 @@ impl Origin {
         F: Future<Output = Result<Response<Body>, Failure>> + Send + 'static,
     {
         let answer = move |call, request| Answered(Box::pin(answer(call, request)));
-        Self { calls: Arc::default(), answer: Arc::new(answer) }
+        Self { calls: Arc::default(), last: Arc::default(), answer: Arc::new(answer) }
     }
 
     /// Answers with an [`echo`] that has these fields.
@@ -86,6 +132,34 @@ impl Origin {
         })
     }
 
+    /// Answers with what the request has it say ([`obey`]).
+    #[must_use]
+    pub fn obedient() -> Self {
+        Self::new(|call, request| async move { Ok(obey(call, request).await) })
+    }
+
+    /// As [`obedient`](Self::obedient), for those who come while `gate` is open; whom it holds up, `is_held` tells by the number
+    /// of the call and the request.
+    #[must_use]
+    pub fn gated_obedient(gate: &Gate, is_held: fn(usize, &Request<Body>) -> bool) -> Self {
+        let gate = gate.clone();
+        Self::new(move |call, request| {
+            let gate = gate.clone();
+            async move {
+                if is_held(call, &request) {
+                    gate.pass().await;
+                }
+                Ok(obey(call, request).await)
+            }
+        })
+    }
+
+    /// What it answered last, apart from the body; nothing, if it failed.
+    #[must_use]
+    pub fn last(&self) -> Option<Head> {
+        self.last.lock().unwrap().clone()
+    }
+
     /// How often it was called.
     #[must_use]
     pub fn calls(&self) -> usize {
@@ -104,7 +178,13 @@ impl Service<Request<Body>> for Origin {
 
     fn call(&mut self, request: Request<Body>) -> Answered {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        (self.answer)(call, request)
+        let (answer, last) = ((self.answer)(call, request), self.last.clone());
+        *last.lock().unwrap() = None;
+        Answered(Box::pin(async move {
+            let response = answer.await?;
+            *last.lock().unwrap() = Some(Head::of(&response));
+            Ok(response)
+        }))
     }
 }
 
@@ -116,15 +196,45 @@ impl fmt::Debug for Origin {
 
 /// A response that says which call it answers, in `X-Call` and in its body, and there all that was asked.
 pub fn echo<B>(call: usize, request: &Request<B>, fields: &[(&str, &str)]) -> Response<Body> {
-    let mut text = format!("answer {call} to {} {}\n", request.method(), request.uri());
-    for (name, value) in request.headers() {
-        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
-    }
     let mut response = Response::builder().header("x-call", call);
     for (name, value) in fields {
         response = response.header(*name, *value);
     }
-    response.body(full(text)).expect("a valid response")
+    response.body(full(asked(call, request))).expect("a valid response")
+}
+
+/// As [`echo`], with the fields that the request has after `x-say-`, and the status in `x-status`. After all else, the body has
+/// the content of the request, how many trailers there were, and what it failed with.
+pub async fn obey(call: usize, request: Request<Body>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let content = match body.collect().await {
+        Ok(content) => {
+            let trailers = content.trailers().map_or_else(String::new, |trailers| format!("+{}", trailers.len()));
+            [&content.to_bytes()[..], trailers.as_bytes()].concat()
+        }
+        Err(failure) => format!("failed: {failure}").into(),
+    };
+    let request = Request::from_parts(parts, ());
+    let mut response = Response::new(full([asked(call, &request).as_bytes(), &content].concat()));
+    let headers = response.headers_mut();
+    headers.insert("x-call", call.into());
+    for (name, value) in request.headers() {
+        if let Some(name) = name.as_str().strip_prefix("x-say-") {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).expect("a name"), value.clone());
+        }
+    }
+    if let Some(status) = request.headers().get("x-status") {
+        *response.status_mut() = StatusCode::from_bytes(status.as_bytes()).expect("a status");
+    }
+    response
+}
+
+fn asked<B>(call: usize, request: &Request<B>) -> String {
+    let mut text = format!("answer {call} to {} {}\n", request.method(), request.uri());
+    for (name, value) in request.headers() {
+        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    }
+    text
 }
 
 /// A body that is there at once.

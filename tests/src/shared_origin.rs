@@ -12,14 +12,15 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::Gate;
 
-/// An HTTP server whose answers are its version, fresh for five minutes and tagged `all`. It knows who called.
+/// An HTTP server whose answers are its version, and after it what it was sent, fresh for five minutes and tagged `all`. It knows
+/// who called.
 #[derive(Debug)]
 pub struct SharedOrigin {
     addr: SocketAddr,
@@ -94,9 +95,10 @@ impl State {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let caller = request.headers().get("x-node").and_then(|name| name.to_str().ok()).unwrap_or_default();
         self.calls().push((request.uri().path().to_owned(), caller.to_owned()));
+        let content = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
         // What it answers is decided before it takes its time, as by a database that was read.
         let version = self.version.load(Ordering::SeqCst);
         let failing = self.failing.load(Ordering::SeqCst);
@@ -104,7 +106,7 @@ impl State {
         self.gate.pass().await;
         let response = Response::builder().header("cache-control", "public, max-age=300").header("x-tags", "all");
         let response = if failing { Response::builder().status(503) } else { response };
-        response.body(Full::from(version.to_string())).expect("a valid response")
+        response.body(Full::from([version.to_string().as_bytes(), &content].concat())).expect("a valid response")
     }
 }
 
@@ -116,7 +118,7 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         connections.spawn(async move {
             let service = service_fn(move |request| {
                 let state = state.clone();
-                async move { Ok::<_, Infallible>(state.answer(&request).await) }
+                async move { Ok::<_, Infallible>(state.answer(request).await) }
             });
             // However a client leaves, the others stay.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;

@@ -1,5 +1,6 @@
 //! `#[cached]` functions, over every store.
 
+#![allow(clippy::ptr_arg, reason = "a function may take the list that the cache asks for by reference")]
 #![allow(clippy::option_option, reason = "it is one of the types whose keys could be taken for another's")]
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 
 use cache_layer::{Cache, Clock, Key, cached};
 use serde::{Deserialize, Serialize};
-use tests::{Backend, over_each_store};
+use tests::{Backend, Gate, over_each_store};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -37,6 +38,12 @@ over_each_store!(
     equal_maps_and_sets_are_one_argument,
     the_type_says_what_a_result_is,
     the_type_says_what_may_be_none,
+    a_slow_or_failing_function_has_what_stands_in_for_it,
+    a_function_is_refreshed_early_and_lives_are_jittered,
+    each_of_many_has_an_entry_of_its_own,
+    many_return_what_they_are_written_to_return,
+    methods_with_many_find_the_cache_in_self,
+    one_and_many_share_their_entries,
 );
 
 /// A database that counts what it is asked.
@@ -496,4 +503,189 @@ async fn the_type_says_what_may_be_none(backend: &Backend) {
         assert_eq!(db.queries(), queries);
         clock.advance(SECOND / 2);
     }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Slow;
+
+/// Answers at once the first time, then takes its time, and then fails.
+#[cached(
+    name = "rate",
+    ttl = "1m",
+    stale_if_error = "1h",
+    soft_timeout = "10ms",
+    hard_timeout("20ms", Slow),
+    failure_backoff("10s", "30s"),
+    keep = "1d",
+    skip(db, gate)
+)]
+async fn rate(cache: &Cache, db: &Db, gate: &Gate) -> Result<usize, Slow> {
+    let query = db.query();
+    if query > 1 {
+        gate.pass().await;
+    }
+    if query > 2 { Err(Slow) } else { Ok(query) }
+}
+
+#[cached(name = "names", fallback = vec![format!("none of {of}")], skip(db))]
+async fn names(cache: &Cache, db: &Db, of: String) -> Result<Vec<String>, Slow> {
+    let _ = (of, db.query());
+    Err(Slow)
+}
+
+async fn a_slow_or_failing_function_has_what_stands_in_for_it(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let (db, gate) = (Db::default(), Gate::closed());
+    assert_eq!(rate(&cache, &db, &gate).await, Ok(1));
+    settled(&cache).await;
+    clock.advance(100 * SECOND);
+    assert_eq!(rate(&cache, &db, &gate).await, Ok(1), "while it is slow");
+    gate.open();
+    settled(&cache).await;
+    assert_eq!((rate(&cache, &db, &gate).await, db.queries()), (Ok(2), 2));
+    clock.advance(100 * SECOND);
+    for _ in 0..3 {
+        assert_eq!(rate(&cache, &db, &gate).await, Ok(2), "while it fails");
+        settled(&cache).await;
+        assert_eq!(db.queries(), 3, "and is left alone");
+    }
+    cache.invalidate_all().await.unwrap();
+    let (cold, shut) = (Db::default(), Gate::closed());
+    cold.query();
+    assert_eq!(rate(&cache, &cold, &shut).await, Err(Slow), "there is nothing else");
+    shut.open();
+    assert_eq!(names(&cache, &db, "lamps".to_owned()).await, Ok(vec!["none of lamps".to_owned()]));
+}
+
+#[cached(name = "counted", ttl = "100s", jitter = 50, early = 1e6, skip(db, clock))]
+async fn counted(cache: &Cache, db: &Db, clock: &Clock, id: u32) -> usize {
+    let _ = id;
+    clock.advance(Duration::from_millis(5));
+    db.query()
+}
+
+async fn a_function_is_refreshed_early_and_lives_are_jittered(backend: &Backend) {
+    let clock = Clock::manual();
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let db = Db::default();
+    for id in 0..40 {
+        counted(&cache, &db, &clock, id).await;
+    }
+    settled(&cache).await;
+    clock.advance(75 * SECOND);
+    let mut fresh = 0;
+    for id in 0..40 {
+        fresh += usize::from(cache.contains(counted_cache::key(id)).await);
+        counted(&cache, &db, &clock, id).await;
+        settled(&cache).await;
+    }
+    assert!((5..35).contains(&fresh), "{fresh} of 40, where half of them are expected");
+    assert!(cache.counts().early_refreshes > 0);
+}
+
+/// What the functions below were asked for.
+#[derive(Clone, Default)]
+struct Asked(Arc<std::sync::Mutex<Vec<Vec<u64>>>>);
+
+impl Asked {
+    fn note(&self, ids: &[u64]) {
+        self.0.lock().unwrap().push(ids.to_vec());
+    }
+
+    fn calls(&self) -> Vec<Vec<u64>> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[cached(name = "price", ttl = "1m", negative_ttl = "1s", tags = ["price:{shop}:{id}", "prices"], many(id in ids), skip(asked))]
+async fn prices(cache: &Cache, asked: &Asked, shop: &str, ids: &[u64]) -> Result<HashMap<u64, String>, Missing> {
+    asked.note(ids);
+    if ids.contains(&13) {
+        return Err(Missing);
+    }
+    Ok(ids.iter().filter(|id| **id < 100).map(|id| (*id, format!("{shop} {id}"))).collect())
+}
+
+async fn each_of_many_has_an_entry_of_its_own(backend: &Backend) {
+    let (one, other) = (backend.cache().await.build(), backend.cache().await.build());
+    let asked = Asked::default();
+    let found = prices(&one, &asked, "a", &[1, 2, 2, 100]).await.unwrap();
+    assert_eq!(found, HashMap::from([(1, "a 1".to_owned()), (2, "a 2".to_owned())]));
+    settled(&one).await;
+    assert_eq!(prices(&other, &asked, "a", &[1, 2, 3, 100]).await.unwrap().len(), 3);
+    settled(&other).await;
+    assert_eq!(prices(&other, &asked, "b", &[1]).await.unwrap()[&1], "b 1");
+    settled(&other).await;
+    assert_eq!(asked.calls(), [vec![1, 2, 100], vec![3], vec![1]]);
+    assert_eq!(prices(&one, &asked, "a", &[1, 13]).await, Err(Missing));
+    // By its own tag, and by its arguments.
+    other.invalidate_tag("price:a:1").await.unwrap();
+    prices_cache::invalidate(&other, "a", 2).await.unwrap();
+    assert!(!other.contains(prices_cache::key("a", 1)).await && !other.contains(prices_cache::key("a", 2)).await);
+    assert!(other.contains(prices_cache::key("a", 3)).await && other.contains(prices_cache::key("b", 1)).await);
+    assert_eq!(prices_cache::refresh(&other, &asked, "a", &[3, 4]).await.unwrap().len(), 2);
+    assert_eq!(asked.calls().pop(), Some(vec![3, 4]));
+}
+
+#[cached(name = "squares", many(n in numbers), key = "{n}")]
+async fn squares(cache: &Cache, numbers: Vec<u64>) -> Vec<(u64, u64)> {
+    numbers.into_iter().map(|n| (n, n * n)).collect()
+}
+
+#[cached(name = "cubes", many(n in numbers), hard_timeout("10s", Slow), lock = "process", jitter = 10)]
+async fn cubes(cache: &Cache, numbers: &Vec<u64>) -> Result<BTreeMap<u64, u64>, Slow> {
+    Ok(numbers.iter().map(|n| (*n, n * n * n)).collect())
+}
+
+async fn many_return_what_they_are_written_to_return(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    for _ in 0..2 {
+        assert_eq!(squares(&cache, vec![3, 1, 3]).await, [(3, 9), (1, 1), (3, 9)]);
+        assert_eq!(cubes(&cache, &vec![3, 1]).await, Ok(BTreeMap::from([(1, 1), (3, 27)])));
+        settled(&cache).await;
+    }
+    assert_eq!(squares_cache::key(3), Key::new(["squares", ":", "3"]));
+    assert_eq!(cache.counts().hits, 4);
+}
+
+#[derive(Clone)]
+struct Shop {
+    cache: Cache,
+    asked: Asked,
+}
+
+impl Shop {
+    #[cached(name = "stock", cache = "self.cache", many(id in ids))]
+    async fn stock_of(&self, ids: &[u64]) -> HashMap<u64, u32> {
+        self.asked.note(ids);
+        ids.iter().map(|id| (*id, 7)).collect()
+    }
+
+    /// One of the same.
+    #[cached(name = "stock", cache = "self.cache")]
+    async fn stock(&self, id: u64) -> Option<u32> {
+        self.asked.note(&[id]);
+        Some(8)
+    }
+}
+
+async fn methods_with_many_find_the_cache_in_self(backend: &Backend) {
+    let shop = Shop { cache: backend.cache().await.build(), asked: Asked::default() };
+    assert_eq!(shop.stock_of(&[1, 2]).await.len(), 2);
+    settled(&shop.cache).await;
+    shop.stock_of_invalidate(1).await.unwrap();
+    assert_eq!(shop.stock_of(&[1, 2]).await, HashMap::from([(1, 7), (2, 7)]));
+    assert_eq!(shop.asked.calls(), [vec![1, 2], vec![1]]);
+}
+
+async fn one_and_many_share_their_entries(backend: &Backend) {
+    let shop = Shop { cache: backend.cache().await.build(), asked: Asked::default() };
+    assert_eq!(Shop::stock_key(1), Shop::stock_of_key(1));
+    shop.stock(1).await;
+    settled(&shop.cache).await;
+    assert_eq!(shop.stock_of(&[1, 2]).await, HashMap::from([(1, 8), (2, 7)]));
+    settled(&shop.cache).await;
+    assert_eq!(shop.stock(2).await, Some(7));
+    assert_eq!(shop.asked.calls(), [vec![1], vec![2]]);
 }

@@ -1,6 +1,9 @@
 //! One load for a whole fleet: processes that know of each other by Redis alone, and one cold key.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use tests::{CacheNode, Gate, RedisServer, SharedOrigin, Storm, wait_until};
@@ -25,14 +28,37 @@ async fn a_cold_key_is_loaded_once_for_eight_processes_of_256_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn equal_queries_are_loaded_once_for_eight_processes_of_256_tasks() {
+    for tiers in [&[][..], TIERED] {
+        let fleet = Fleet::start(Duration::from_millis(100), &open(), tiers).await;
+        for (loads, content) in [(1, "one"), (2, "two")] {
+            let storms = fleet.nodes.iter().map(|node| node.query_storm(TASKS, content, "/cold"));
+            for storm in join_all(storms).await {
+                assert_eq!(storm.answers[&format!("200 0{content}")], TASKS as u64, "{storm:?}");
+            }
+            assert_eq!(fleet.origin.callers("/cold").len(), loads, "{content}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_killed_costs_the_fleet_one_more_load() {
+    one_more_load(|node| Box::pin(node.storm(TASKS, "/cold")), "200 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_of_a_query_that_is_killed_costs_the_fleet_one_more_load() {
+    one_more_load(|node| Box::pin(node.query_storm(TASKS, "one", "/cold")), "200 0one").await;
+}
+
+async fn one_more_load(storm: impl Fn(&CacheNode) -> Pin<Box<dyn Future<Output = Storm> + Send>>, answer: &str) {
     let (gate, lock_timeout) = (Gate::closed(), Duration::from_secs(3));
     let patience = [("LOCK_TIMEOUT_MS", "3000")];
     let Fleet { origin, nodes, _redis } = Fleet::start(Duration::ZERO, &gate, &patience).await;
     let mut storms: Vec<_> = nodes
         .into_iter()
         .map(|node| {
-            let storm = tokio::spawn(node.storm(TASKS, "/cold"));
+            let storm = tokio::spawn(storm(&node));
             (node, storm)
         })
         .collect();
@@ -48,7 +74,7 @@ async fn a_leader_that_is_killed_costs_the_fleet_one_more_load() {
     let killed = Instant::now();
     for (_, storm) in storms {
         let storm = storm.await.unwrap();
-        assert_eq!(storm.answers["200 0"], TASKS as u64, "{storm:?}");
+        assert_eq!(storm.answers[answer], TASKS as u64, "{storm:?}");
     }
     let loads = origin.callers("/cold").len();
     println!("{loads} loads, all answered {:?} after the leader was killed", killed.elapsed());

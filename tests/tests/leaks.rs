@@ -955,7 +955,7 @@ mod bytes_in_redis {
 
         /// A node that has seen nothing yet.
         async fn node(&self) -> App {
-            App::on(&self.backend, &self.origin).await
+            App::on(&self.backend, &self.origin).await.unexplained()
         }
 
         fn entries(&self) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! Layers of others around the cache and inside it: the table of docs/middleware.md, row by row, against the real crates.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,7 +14,11 @@ use axum::{
     response::IntoResponse,
     routing::{any, get},
 };
-use cache_layer::{Cache, CacheLayer, Hints, ResponseBody, Rule, store::MemoryStore};
+use cache_layer::{
+    Cache, CacheLayer, Hints, ResponseBody, Rule,
+    store::MemoryStore,
+    telemetry::{Event, LookupEvent, LookupResult, Observer},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use tests::{Body, Origin, Response, request};
 use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer};
@@ -401,6 +406,54 @@ async fn panics_are_caught_inside() {
 }
 
 /// A layer inside sees paths without their prefix, and keeps them apart all the same.
+/// By as many labels as there are routes, however many paths clients ask for.
+#[tokio::test]
+async fn look_ups_are_counted_by_route() {
+    #[derive(Clone, Default)]
+    struct Routes(Arc<Mutex<Counts>>);
+    type Counts = HashMap<(Option<String>, LookupResult), usize>;
+
+    impl Observer for Routes {
+        fn observe(&self, event: Event) {
+            assert!(!matches!(event, Event::Lookup(_)), "it is told of look-ups with their routes");
+        }
+
+        fn observe_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+            *self.0.lock().unwrap().entry((route.map(str::to_owned), lookup.result)).or_default() += 1;
+        }
+    }
+
+    let routes = Routes::default();
+    let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(routes.clone()).build();
+    let caching = Caching { layer: CacheLayer::new(cache.clone()).ttl(MINUTE), cache };
+    let products = Router::new().route("/products/{id}", get(async || "a product"));
+    let app = Router::new().nest("/shop", products).fallback(async || "nothing").layer(caching.layer.clone());
+    for id in 0..10 {
+        for _ in 0..2 {
+            caching.get(&app, &format!("/shop/products/{id}"), &[]).await;
+        }
+        caching.get(&app, &format!("/other/{id}"), &[]).await;
+    }
+    let by_route = routes.0.lock().unwrap().clone();
+    let product = || Some("/shop/products/{id}".to_owned());
+    let expected =
+        [((None, LookupResult::Miss), 10), ((product(), LookupResult::Hit), 10), ((product(), LookupResult::Miss), 10)];
+    assert_eq!(by_route, HashMap::from(expected));
+    // What wants no routes has its look-ups all the same.
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = told.clone();
+    let observer = move |event: Event| {
+        if matches!(event, Event::Lookup(_)) {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(observer).build();
+    let caching = Caching { layer: CacheLayer::new(cache.clone()).ttl(MINUTE), cache };
+    let app = Router::new().route("/a", get(async || "a")).layer(caching.layer.clone());
+    caching.get(&app, "/a", &[]).await;
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn nested_routers_are_told_apart() {
     let caching = Caching::set(|layer| layer.rule(Rule::path("/new/a").ttl(Duration::from_secs(7))).unwrap());

@@ -1,66 +1,30 @@
 //! QUERY (RFC 10008), answered by content; and every response of a target, whatever its key, voided by a write to that.
 //!
-//! `q1` and so on are the vectors of `docs/library.md`.
+//! `q1` to `q20` are cases in which caches and clients elsewhere went wrong.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
-use cache_layer::{Cache, CacheLayer, Clock, QueryBody, QueryLayer, QueryService};
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
-use http_body_util::BodyExt as _;
-use tests::{App, Backend, Body, Feed, Gate, Origin, Response, ask, full, over_each_store, request, wait_until};
-use tower::{
-    Layer as _, Service as _, ServiceExt as _,
-    util::{MapRequest, MapRequestLayer},
-};
-
-type Fields<'a> = &'a [(&'a str, &'a str)];
-type Plain = fn(Request<QueryBody<Body>>) -> Request<Body>;
+use cache_layer::{CacheLayer, Clock, Hints, Rule};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use tests::{App, Backend, Feed, Gate, Origin, QueryApp, ask, full, obey, over_each_store, request, wait_until};
+use tower::{Service as _, ServiceExt as _};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const FRESH: (&str, &str) = ("x-say-cache-control", "max-age=60");
 const A: &str = "{\"a\":1}";
-const LIMIT: Duration = Duration::from_secs(30);
 
-/// A cache that answers QUERY in front of an origin.
-#[derive(Clone)]
-struct Queries {
-    cache: Cache,
-    service: QueryService<MapRequest<Origin, Plain>>,
+/// What the vectors begin with.
+trait Vectors {
+    async fn q1(&self);
+    async fn is_hit(&self, uri: &str, content: &str);
+    async fn is_miss(&self, uri: &str, content: &str);
 }
 
-impl Queries {
-    fn new(cache: Cache, origin: &Origin, set: impl FnOnce(CacheLayer) -> QueryLayer) -> Self {
-        let plain: Plain = |request| request.map(QueryBody::boxed_unsync);
-        let service = set(CacheLayer::new(cache.clone())).layer(MapRequestLayer::new(plain).layer(origin.clone()));
-        Self { cache, service }
-    }
-
-    async fn on(backend: &Backend, origin: &Origin) -> Self {
-        Self::new(backend.cache().await.build(), origin, CacheLayer::query)
-    }
-
-    async fn ask(&self, request: Request<Body>) -> Response {
-        let response = ask(&self.service, request).await.unwrap();
-        assert!(self.cache.drain(LIMIT).await);
-        response
-    }
-
-    async fn send(&self, method: &str, uri: &str, fields: Fields<'_>, content: &str) -> Response {
-        let method = Method::from_bytes(method.as_bytes()).unwrap();
-        self.ask(request(method, uri, fields).map(|_| full(content.to_owned()))).await
-    }
-
-    async fn query(&self, uri: &str, fields: Fields<'_>, content: &str) -> Response {
-        self.send("QUERY", uri, fields, content).await
-    }
-
+impl Vectors for QueryApp {
     /// Stores the answer to the first vector.
     async fn q1(&self) {
         assert_eq!(self.query("/s", &[JSON, FRESH], A).await.x_cache(), "MISS");
@@ -76,39 +40,9 @@ impl Queries {
     }
 }
 
-/// Says in its body what it was asked, content and all, and in its fields what the request has it say: `x-say-etag`, and a
-/// status in `x-status`.
-fn origin() -> Origin {
-    Origin::new(|call, request| async move { Ok(said(call, request).await) })
-}
-
-async fn said(call: usize, request: Request<Body>) -> http::Response<Body> {
-    let (parts, body) = request.into_parts();
-    let body = body.collect().await;
-    let content = body.map_or_else(
-        |error| format!("failed: {error}").into(),
-        |body| {
-            let trailers = body.trailers().map_or_else(String::new, |trailers| format!("+{}", trailers.len()));
-            [&body.to_bytes()[..], trailers.as_bytes()].concat()
-        },
-    );
-    let text = format!("answer {call} to {} {}\n{}", parts.method, parts.uri, String::from_utf8_lossy(&content));
-    let mut response = http::Response::new(full(text));
-    response.headers_mut().insert("x-call", call.into());
-    for (name, value) in &parts.headers {
-        if let Some(name) = name.as_str().strip_prefix("x-say-") {
-            response.headers_mut().append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.clone());
-        }
-    }
-    if let Some(status) = parts.headers.get("x-status") {
-        *response.status_mut() = StatusCode::from_bytes(status.as_bytes()).unwrap();
-    }
-    response
-}
-
 async fn the_same_content_of_the_same_type_is_one(backend: &Backend) {
-    let origin = origin();
-    let app = Queries::on(backend, &origin).await;
+    let origin = Origin::obedient();
+    let app = QueryApp::on(backend, &origin).await;
     app.q1().await;
     let again = app.query("/s", &[JSON], A).await;
     assert!(again.cache_status().hit && again.text().ends_with(A), "q1: {again:?}");
@@ -130,8 +64,8 @@ async fn the_same_content_of_the_same_type_is_one(backend: &Backend) {
 }
 
 async fn no_other_method_is_answered(backend: &Backend) {
-    let origin = origin();
-    let app = Queries::on(backend, &origin).await;
+    let origin = Origin::obedient();
+    let app = QueryApp::on(backend, &origin).await;
     app.q1().await;
     let get = app.send("GET", "/s", &[FRESH], "").await;
     assert_eq!(get.x_cache(), "MISS", "q7");
@@ -150,9 +84,9 @@ async fn no_other_method_is_answered(backend: &Backend) {
 }
 
 async fn a_write_to_the_target_voids_every_content(backend: &Backend) {
-    let origin = origin();
-    let app = Queries::on(backend, &origin).await;
-    let other = Queries::on(backend, &origin).await;
+    let origin = Origin::obedient();
+    let app = QueryApp::on(backend, &origin).await;
+    let other = QueryApp::on(backend, &origin).await;
     for (what, method, fields, expected) in [
         ("q9", "POST", &[][..], "MISS"),
         ("q10", "POST", &[("x-status", "500")], "HIT"),
@@ -184,7 +118,7 @@ async fn a_response_of_any_key_is_reached_by_its_target(backend: &Backend) {
     let tenant = HeaderName::from_static("x-tenant");
     let set = |layer: CacheLayer| layer.key_headers([tenant.clone()]).query();
     let layer = CacheLayer::new(backend.cache().await.build()).key_headers([tenant.clone()]);
-    let app = Queries::new(backend.cache().await.build(), &origin(), set);
+    let app = QueryApp::new(backend.cache().await.build(), &Origin::obedient(), set);
     let of = |number| [("x-tenant", number), FRESH, JSON];
     let fill = async || {
         for number in ["1", "2"] {
@@ -213,8 +147,8 @@ async fn a_response_of_any_key_is_reached_by_its_target(backend: &Backend) {
 }
 
 async fn a_condition_is_about_the_response_to_its_content(backend: &Backend) {
-    let origin = origin();
-    let app = Queries::on(backend, &origin).await;
+    let origin = Origin::obedient();
+    let app = QueryApp::on(backend, &origin).await;
     let tagged = [JSON, FRESH, ("x-say-etag", "\"x\""), ("x-say-which", "1")];
     app.query("/s", &tagged, A).await;
     let other = [JSON, FRESH, ("x-say-etag", "\"x\""), ("x-say-which", "2")];
@@ -238,7 +172,7 @@ async fn an_application_that_says_412_is_asked_again(backend: &Backend) {
         async move {
             let condition = request.headers().get("if-none-match").cloned();
             let by_the_letter = request.headers().contains_key("x-letter");
-            let mut response = said(call, request).await;
+            let mut response = obey(call, request).await;
             if condition.is_some() {
                 *response.status_mut() =
                     if by_the_letter { StatusCode::PRECONDITION_FAILED } else { StatusCode::NOT_MODIFIED };
@@ -247,7 +181,7 @@ async fn an_application_that_says_412_is_asked_again(backend: &Backend) {
         }
     });
     let clock = Clock::manual();
-    let app = Queries::new(backend.cache().await.clock(clock.clone()).build(), &origin, CacheLayer::query);
+    let app = QueryApp::new(backend.cache().await.clock(clock.clone()).build(), &origin, CacheLayer::query);
     let tagged = [JSON, FRESH, ("x-say-etag", "\"x\"")];
     app.query("/s", &tagged, A).await;
     clock.advance(Duration::from_secs(61));
@@ -266,8 +200,8 @@ async fn an_application_that_says_412_is_asked_again(backend: &Backend) {
 }
 
 async fn what_cannot_be_answered_by_its_content_goes_through_as_it_came(backend: &Backend) {
-    let origin = origin();
-    let app = Queries::new(backend.cache().await.build(), &origin, |layer| {
+    let origin = Origin::obedient();
+    let app = QueryApp::new(backend.cache().await.build(), &origin, |layer| {
         layer.query().max_content(7).read_timeout(Duration::from_millis(200))
     });
     for (detail, fields) in [
@@ -329,8 +263,8 @@ async fn what_cannot_be_answered_by_its_content_goes_through_as_it_came(backend:
 }
 
 async fn a_client_that_stops_half_way_leaves_nothing(backend: &Backend) {
-    let origin = origin();
-    let app = Queries::on(backend, &origin).await;
+    let origin = Origin::obedient();
+    let app = QueryApp::on(backend, &origin).await;
     let (feed, body) = Feed::new();
     feed.data("{\"a\"").unwrap();
     let half = request(Method::from_bytes(b"QUERY").unwrap(), "/s", &[FRESH, JSON]).map(|_| body);
@@ -353,7 +287,7 @@ async fn a_client_that_stops_half_way_leaves_nothing(backend: &Backend) {
 }
 
 async fn vary_selects_among_the_responses_to_one_content(backend: &Backend) {
-    let app = Queries::on(backend, &origin()).await;
+    let app = QueryApp::on(backend, &Origin::obedient()).await;
     let fields = |accept| [JSON, FRESH, ("x-say-vary", "Accept, Accept-Query"), ("accept", accept)];
     for accept in ["text/plain", "text/html"] {
         assert_eq!(app.query("/s", &fields(accept), A).await.x_cache(), "MISS", "q17: {accept}");
@@ -362,7 +296,7 @@ async fn vary_selects_among_the_responses_to_one_content(backend: &Backend) {
 }
 
 async fn a_redirect_is_that_of_its_content(backend: &Backend) {
-    let app = Queries::on(backend, &origin()).await;
+    let app = QueryApp::on(backend, &Origin::obedient()).await;
     for status in ["303", "307", "308"] {
         let uri = format!("/s{status}");
         let fields = [JSON, FRESH, ("x-status", status), ("x-say-location", "/stored/1")];
@@ -380,46 +314,28 @@ async fn a_redirect_is_that_of_its_content(backend: &Backend) {
 }
 
 async fn a_write_under_way_keeps_what_is_filled_meanwhile_from_lasting(backend: &Backend) {
-    let gate = Gate::closed();
-    let writing = Arc::new(AtomicBool::new(false));
-    let origin = Origin::new({
-        let (gate, writing) = (gate.clone(), writing.clone());
-        move |call, request| {
-            let (gate, writing) = (gate.clone(), writing.clone());
-            async move {
-                if request.method() == Method::POST {
-                    writing.store(true, Ordering::SeqCst);
-                    gate.pass().await;
-                }
-                Ok(said(call, request).await)
-            }
-        }
-    });
-    let app = Queries::on(backend, &origin).await;
-    let mut service = app.service.clone();
-    let post = tokio::spawn(service.call(request(Method::POST, "/s", &[])));
-    wait_until("the write is under way", async || writing.load(Ordering::SeqCst)).await;
-    app.q1().await;
-    gate.open();
-    post.await.unwrap().unwrap();
-    app.is_miss("/s", A).await;
+    // What one process writes, that one fills, or another.
+    for (uri, by_another) in [("/one", false), ("/other", true)] {
+        let gate = Gate::closed();
+        let origin = Origin::gated_obedient(&gate, |_, request| request.method() == Method::POST);
+        let (writer, reader) = (QueryApp::on(backend, &origin).await, QueryApp::on(backend, &origin).await);
+        let mut service = writer.service.clone();
+        let post = tokio::spawn(service.call(request(Method::POST, uri, &[])));
+        wait_until("the write is under way", async || origin.calls() == 1).await;
+        let filler = if by_another { &reader } else { &writer };
+        filler.is_miss(uri, A).await;
+        reader.is_hit(uri, A).await;
+        gate.open();
+        post.await.unwrap().unwrap();
+        reader.is_miss(uri, A).await;
+        writer.is_hit(uri, A).await;
+    }
 }
 
 async fn a_load_that_a_write_overtakes_is_not_stored(backend: &Backend) {
     let gate = Gate::closed();
-    let origin = Origin::new({
-        let gate = gate.clone();
-        move |call, request| {
-            let gate = gate.clone();
-            async move {
-                if call == 1 {
-                    gate.pass().await;
-                }
-                Ok(said(call, request).await)
-            }
-        }
-    });
-    let app = Queries::on(backend, &origin).await;
+    let origin = Origin::gated_obedient(&gate, |call, _| call == 1);
+    let app = QueryApp::on(backend, &origin).await;
     let filling = tokio::spawn({
         let app = app.clone();
         async move { app.query("/s", &[JSON, FRESH], A).await }
@@ -432,8 +348,8 @@ async fn a_load_that_a_write_overtakes_is_not_stored(backend: &Backend) {
 }
 
 async fn contents_that_mean_the_same_are_one_where_the_application_says_so(backend: &Backend) {
-    let origin = origin();
-    let app = Queries::new(backend.cache().await.build(), &origin, |layer| {
+    let origin = Origin::obedient();
+    let app = QueryApp::new(backend.cache().await.build(), &origin, |layer| {
         layer.query().normalize(|request, content| {
             let unspaced: Vec<u8> = content.iter().copied().filter(|byte| *byte != b' ').collect();
             (request.uri.path() != "/raw").then_some(unspaced)
@@ -454,17 +370,8 @@ async fn contents_that_mean_the_same_are_one_where_the_application_says_so(backe
 
 async fn equal_queries_wait_for_one_load(backend: &Backend) {
     let gate = Gate::closed();
-    let origin = Origin::new({
-        let gate = gate.clone();
-        move |call, request| {
-            let gate = gate.clone();
-            async move {
-                gate.pass().await;
-                Ok(said(call, request).await)
-            }
-        }
-    });
-    let (here, there) = (Queries::on(backend, &origin).await, Queries::on(backend, &origin).await);
+    let origin = Origin::gated_obedient(&gate, |_, _| true);
+    let (here, there) = (QueryApp::on(backend, &origin).await, QueryApp::on(backend, &origin).await);
     let clients: Vec<_> = (0..20)
         .map(|number| {
             let app = if number % 2 == 0 { here.clone() } else { there.clone() };
@@ -482,8 +389,8 @@ async fn equal_queries_wait_for_one_load(backend: &Backend) {
 }
 
 async fn a_refresh_in_the_background_has_the_content(backend: &Backend) {
-    let (clock, origin) = (Clock::manual(), origin());
-    let app = Queries::new(backend.cache().await.clock(clock.clone()).build(), &origin, CacheLayer::query);
+    let (clock, origin) = (Clock::manual(), Origin::obedient());
+    let app = QueryApp::new(backend.cache().await.clock(clock.clone()).build(), &origin, CacheLayer::query);
     let fields = [JSON, ("x-say-cache-control", "max-age=1, stale-while-revalidate=60")];
     app.query("/s", &fields, A).await;
     clock.advance(Duration::from_secs(2));
@@ -495,8 +402,8 @@ async fn a_refresh_in_the_background_has_the_content(backend: &Backend) {
 }
 
 async fn a_post_that_only_reads_is_answered_by_its_content(backend: &Backend) {
-    let origin = origin();
-    let app = Queries::new(backend.cache().await.build(), &origin, |layer| {
+    let origin = Origin::obedient();
+    let app = QueryApp::new(backend.cache().await.build(), &origin, |layer| {
         layer.voids(|request| request.uri.path() != "/search").query().posts(|request| request.uri.path() == "/search")
     });
     for (content, expected) in [("1", "MISS"), ("1", "HIT"), ("2", "MISS"), ("2", "HIT")] {
@@ -513,7 +420,50 @@ async fn a_post_that_only_reads_is_answered_by_its_content(backend: &Backend) {
     assert_eq!(app.send("POST", "/other", &[JSON, FRESH], "1").await.x_cache(), "BYPASS");
 }
 
+async fn the_rule_for_get_is_the_rule_for_a_query(backend: &Backend) {
+    let minute = Duration::from_secs(60);
+    for (at, (rule, expected, detail)) in [
+        (Rule::path("/s").ttl(minute), "HIT", None),
+        (Rule::path("/s").methods([Method::GET]).ttl(minute), "HIT", None),
+        (Rule::path("/s").methods([Method::POST]).ttl(minute), "BYPASS", Some("remembered")),
+        (Rule::path("/other").ttl(minute), "BYPASS", Some("remembered")),
+        (Rule::path("/s").bypass(), "BYPASS", Some("rule")),
+        (Rule::path("/s").ttl(minute).keep_if(|_, _| false), "MISS", Some("keep-if")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let set = |layer: CacheLayer| layer.namespace(at.to_string()).rule(rule.clone()).unwrap().query();
+        let app = QueryApp::new(backend.cache().await.build(), &Origin::obedient(), set);
+        app.query("/s", &[JSON], A).await;
+        let again = app.query("/s", &[JSON], A).await;
+        let said = again.cache_status().detail.map(|detail| detail.split('/').next().unwrap_or_default().to_owned());
+        assert_eq!((again.x_cache(), said.as_deref()), (expected, detail), "{rule:?}");
+    }
+}
+
+async fn what_a_layer_outside_says_is_in_the_key(backend: &Backend) {
+    let app = QueryApp::on(backend, &Origin::obedient()).await;
+    let of = |tenant: &str| {
+        let mut request = request(Method::QUERY, "/s", &[JSON, FRESH]).map(|_| full(A));
+        Hints::new().key_part(tenant).add_to(request.extensions_mut());
+        request
+    };
+    for tenant in ["one", "two"] {
+        assert_eq!(app.ask(of(tenant)).await.x_cache(), "MISS", "{tenant}");
+        assert_eq!(app.ask(of(tenant)).await.x_cache(), "HIT", "{tenant}");
+    }
+    app.is_miss("/s", A).await;
+    // A write reaches every content of its target, whoever it is for.
+    app.send("POST", "/s", &[], "").await;
+    for tenant in ["one", "two"] {
+        assert_eq!(app.ask(of(tenant)).await.x_cache(), "MISS", "{tenant}");
+    }
+}
+
 over_each_store!(
+    the_rule_for_get_is_the_rule_for_a_query,
+    what_a_layer_outside_says_is_in_the_key,
     the_same_content_of_the_same_type_is_one,
     no_other_method_is_answered,
     a_write_to_the_target_voids_every_content,
@@ -534,7 +484,7 @@ over_each_store!(
 
 #[tokio::test]
 async fn a_layer_without_it_passes_query_through() {
-    let origin = origin();
+    let origin = Origin::obedient();
     let app = App::on(&Backend::memory(), &origin).await;
     for _ in 0..2 {
         let method = Method::from_bytes(b"QUERY").unwrap();
@@ -547,7 +497,7 @@ async fn a_layer_without_it_passes_query_through() {
 #[tokio::test]
 async fn content_is_in_no_name() {
     let backend = Backend::redis();
-    let app = Queries::on(&backend, &origin()).await;
+    let app = QueryApp::on(&backend, &Origin::obedient()).await;
     const SECRET: &str = "a-secret";
     assert_eq!(app.query("/s", &[JSON, FRESH], SECRET).await.x_cache(), "MISS");
     let keys = backend.server().keys();
@@ -563,9 +513,9 @@ async fn the_application_gets_the_content_in_one_piece_and_its_length() {
     let seen = lengths.clone();
     let origin = Origin::new(move |call, request| {
         seen.lock().unwrap().push(http_body::Body::size_hint(request.body()).exact());
-        async move { Ok(said(call, request).await) }
+        async move { Ok(obey(call, request).await) }
     });
-    let app = Queries::on(&Backend::memory(), &origin).await;
+    let app = QueryApp::on(&Backend::memory(), &origin).await;
     let (feed, body) = Feed::new();
     for piece in ["{\"a\"", "", ":1}"] {
         feed.data(Bytes::from_static(piece.as_bytes())).unwrap();

@@ -20,7 +20,7 @@ fn about(expected: u64) -> std::ops::RangeInclusive<u64> {
 
 /// An application that answers with these `fields`, and a cache before it that has begun to work.
 async fn app(backend: &Backend, name: &str, fields: &'static [(&'static str, &'static str)]) -> App {
-    let app = App::on(backend, &Origin::echo(fields)).await;
+    let app = App::on(backend, &Origin::echo(fields)).await.unexplained();
     // The first lease tells for how long they are taken; by the third, the token that everything carries is known.
     for number in 0..3 {
         app.get(&format!("/{name}/{number}"), &[]).await;

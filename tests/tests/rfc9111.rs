@@ -827,6 +827,32 @@ mod a_range {
         assert_eq!(origin.calls(), 1);
     }
 
+    /// One part can be had while the whole comes in, and so can its begin; several are put together once it is there.
+    async fn that_are_several_wait_for_what_comes_in(backend: &Backend) {
+        let (feed, body) = Feed::new();
+        let body = Mutex::new(Some(body));
+        let origin = Origin::new(move |_, _| {
+            let body = body.lock().unwrap().take().expect("it is asked once");
+            let response = http::Response::builder().header("cache-control", "max-age=60").header("content-length", 10);
+            std::future::ready(Ok(response.body(body).unwrap()))
+        });
+        let app = App::on(backend, &origin).await;
+        let first = app.begin(request(Method::GET, "/", &[])).await.unwrap();
+        let several = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/", &[("range", "bytes=0-1,4-5")]).await }
+        });
+        wait_until("it waits", async || app.cache.counts().coalesced == 1).await;
+        for piece in [&DIGITS[..4], &DIGITS[4..]] {
+            feed.data(piece).unwrap();
+        }
+        drop(feed);
+        assert_eq!(first.into_body().collect().await.unwrap().to_bytes(), DIGITS);
+        let several = several.await.unwrap();
+        let content_type = several.header("content-type").unwrap_or_default();
+        assert!(several.status == 206 && content_type.starts_with("multipart/byteranges"), "{several:?}");
+    }
+
     fn assert_part_of(answer: &tests::Response, range: &str, text: &str) {
         assert_eq!((answer.status.as_u16(), answer.header("content-range"), answer.text()), (206, Some(range), text));
     }
@@ -1084,6 +1110,7 @@ mod a_range {
         of_what_is_stale_is_cut_out_of_what_is_validated,
         beyond_the_end_can_not_be_satisfied,
         of_another_version_is_the_whole,
+        that_are_several_wait_for_what_comes_in,
         that_is_one_of_several_is_a_part_of_its_own,
         has_no_digest_of_the_whole_content,
         that_is_none_gets_the_whole,

@@ -2,33 +2,21 @@
 //! requests ahead of their users, dictionaries (RFC 9842); and levels of `Vary`. QUERY is in `query.rs`.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
-use cache_layer::{CacheLayer, Clock, NoVarySearch, Vary};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
-use tests::{App, Backend, Feed, Gate, Origin, Response, echo, over_each_store, request, wait_until};
+use cache_layer::{CacheLayer, ClientPreferences, Clock, NoVarySearch, Vary};
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt as _;
+use tests::{
+    App, Backend, CacheStatus, Feed, Gate, Origin, Response, echo, obey, over_each_store, request, wait_until,
+};
+use tokio::task::JoinHandle;
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
 const FRESH: (&str, &str) = ("x-say-cache-control", "max-age=60");
-
-/// Says what the request has it say: fields in `x-say-…`, and a status in `x-status`.
-fn obedient() -> Origin {
-    Origin::new(|call, request| async move {
-        let mut response = echo(call, &request, &[]);
-        for (name, value) in request.headers() {
-            if let Some(name) = name.as_str().strip_prefix("x-say-") {
-                response.headers_mut().append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.clone());
-            }
-        }
-        if let Some(status) = request.headers().get("x-status") {
-            *response.status_mut() = StatusCode::from_bytes(status.as_bytes()).unwrap();
-        }
-        Ok(response)
-    })
-}
 
 async fn app(backend: &Backend, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
     App::new(backend.cache().await.build(), origin, set)
@@ -48,7 +36,7 @@ mod no_vary_search {
     }
 
     async fn one_response_answers_for_every_query_that_it_says(backend: &Backend) {
-        let origin = obedient();
+        let origin = Origin::obedient();
         let app = app(backend, &origin, on).await;
         assert_eq!(x_cache(&app, "/s?id=1&utm=a", &[FRESH, UTM]).await, "MISS");
         for uri in ["/s?id=1", "/s?utm=b&id=1&utm", "/s?id=1&utm=a", "/s?&id=1", "/s?%69d=1"] {
@@ -58,6 +46,9 @@ mod no_vary_search {
         }
         let head = app.send(Method::HEAD, "/s?id=1", &[]).await;
         assert_eq!((head.x_cache(), head.call()), ("HIT", 1));
+        for (uri, detail) in [("/s?id=1", Some("nvs")), ("/s?id=1&utm=a", None)] {
+            assert_eq!(app.get(uri, &[]).await.cache_status().detail.as_deref(), detail, "{uri}");
+        }
         let not_modified = [FRESH, UTM, ("x-say-etag", "\"v\"")];
         app.get("/e?utm=1", &not_modified).await;
         assert_eq!(app.get("/e", &[("if-none-match", "\"v\"")]).await.status, 304);
@@ -73,7 +64,7 @@ mod no_vary_search {
     }
 
     async fn the_field_means_nothing_unless_that_is_set(backend: &Backend) {
-        let app = app(backend, &obedient(), |layer| layer).await;
+        let app = app(backend, &Origin::obedient(), |layer| layer).await;
         app.get("/s?id=1&utm=a", &[FRESH, UTM]).await;
         assert_eq!(x_cache(&app, "/s?id=1", &[]).await, "MISS");
         let hit = app.get("/s?id=1&utm=a", &[]).await;
@@ -81,7 +72,7 @@ mod no_vary_search {
     }
 
     async fn a_write_to_any_target_of_the_path_reaches_it(backend: &Backend) {
-        let origin = obedient();
+        let origin = Origin::obedient();
         let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
         here.get("/other?utm=1", &[FRESH, UTM]).await;
         // Each time another one, since what can't be kept is remembered for a while.
@@ -128,7 +119,7 @@ mod no_vary_search {
     }
 
     async fn what_could_be_one_clients_own_is_not_believed(backend: &Backend) {
-        let origin = obedient();
+        let origin = Origin::obedient();
         let app = app(backend, &origin, |layer| {
             on(layer)
                 .set_cookie(cache_layer::SetCookie::Keep)
@@ -158,7 +149,7 @@ mod no_vary_search {
     }
 
     async fn more_is_believed_where_that_is_set(backend: &Backend) {
-        let app = app(backend, &obedient(), |layer| {
+        let app = app(backend, &Origin::obedient(), |layer| {
             layer.no_vary_search(NoVarySearch::new().former_spelling(true).of_all(true))
         })
         .await;
@@ -175,7 +166,7 @@ mod no_vary_search {
 
     async fn the_response_itself_has_the_last_word(backend: &Backend) {
         let clock = Clock::manual();
-        let origin = obedient();
+        let origin = Origin::obedient();
         let app = App::new(backend.cache().await.clock(clock.clone()).build(), &origin, on);
         app.get("/s?id=1&utm=a", &[FRESH, UTM]).await;
         assert_eq!(x_cache(&app, "/s?id=1", &[]).await, "HIT");
@@ -193,7 +184,7 @@ mod no_vary_search {
     }
 
     async fn vary_selects_as_ever(backend: &Backend) {
-        let app = app(backend, &obedient(), on).await;
+        let app = app(backend, &Origin::obedient(), on).await;
         let fields = |language| [FRESH, UTM, ("x-say-vary", "Accept-Language"), ("accept-language", language)];
         app.get("/s?utm=1", &fields("de")).await;
         assert_eq!(x_cache(&app, "/s?utm=2", &fields("de")).await, "HIT");
@@ -201,7 +192,7 @@ mod no_vary_search {
     }
 
     async fn what_one_process_has_another_finds(backend: &Backend) {
-        let origin = obedient();
+        let origin = Origin::obedient();
         let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
         here.get("/s?id=1&utm=1", &[FRESH, UTM]).await;
         // It knows nothing of the path yet, and asks the application.
@@ -211,7 +202,226 @@ mod no_vary_search {
         assert_eq!(here.get("/s?id=2", &[]).await.x_cache(), "HIT");
     }
 
+    /// What a process loads after the path has become known, and the clients who asked for it at one time.
+    async fn all_at_once(app: &App, path: &str, clients: usize, fields: Fields<'static>) -> Vec<JoinHandle<Response>> {
+        let coalesced = app.cache.counts().coalesced;
+        let clients: Vec<_> = (0..clients)
+            .map(|utm| {
+                let (app, uri) = (app.clone(), format!("{path}?id=1&utm={utm}"));
+                tokio::spawn(async move { app.get(&uri, fields).await })
+            })
+            .collect();
+        let waiting = clients.len() as u64 - 1;
+        wait_until("all but one wait", async || app.cache.counts().coalesced == coalesced + waiting).await;
+        clients
+    }
+
+    async fn queries_of_one_class_wait_for_one_load(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_obedient(&gate, |call, request| call > 1 && request.method() == Method::GET);
+        let app = app(backend, &origin, on).await;
+        app.get("/s?utm=0", &[FRESH, UTM]).await;
+        let clients = all_at_once(&app, "/s", 20, &[FRESH, UTM]).await;
+        // Another class is another load, and nobody waits for the body who wants none.
+        let other = tests::ask(&app.service(), request(Method::HEAD, "/s?id=1", &[])).await.unwrap();
+        assert_eq!((other.x_cache(), other.call()), ("MISS", 3));
+        gate.open();
+        let mut answers = Vec::new();
+        for client in clients {
+            let answer = client.await.unwrap();
+            let status = answer.cache_status();
+            assert_eq!(answer.call(), 2, "{answer:?}");
+            answers.push((answer.x_cache().to_owned(), status.collapsed, status.detail));
+        }
+        answers.sort();
+        let collapsed = ("HIT".to_owned(), true, Some("nvs".to_owned()));
+        assert_eq!(answers.pop(), Some(("MISS".to_owned(), false, None)));
+        assert_eq!(answers, vec![collapsed; 19]);
+        let later = app.get("/s?id=1&utm=later", &[]).await;
+        assert_eq!((later.call(), later.cache_status().detail.as_deref()), (2, Some("nvs")));
+        assert_eq!(app.get("/s?id=2", &[]).await.call(), 4);
+        assert_eq!(app.cache.loads_in_flight(), 0);
+    }
+
+    /// Whatever the one response turns out to be: each of the others asks for its own, at once, and nobody waits again.
+    async fn what_turns_out_to_be_of_no_class_is_loaded_by_each(backend: &Backend) {
+        const CLIENTS: usize = 6;
+        const RESPONSES: [Fields<'_>; 5] = [
+            &[FRESH],
+            &[FRESH, ("x-say-no-vary-search", "params=(\"ref\")")],
+            &[("x-say-cache-control", "no-store"), UTM],
+            &[FRESH, UTM, ("x-status", "500")],
+            &[FRESH, UTM, ("x-status", "404")],
+        ];
+        for (at, fields) in RESPONSES.into_iter().enumerate() {
+            let gates = [Gate::closed(), Gate::closed()];
+            let (early, late) = (gates[0].clone(), gates[1].clone());
+            let origin = Origin::new(move |call, request| {
+                let gate = gates[usize::from(request.headers().contains_key("x-late"))].clone();
+                async move {
+                    if call > 1 {
+                        gate.pass().await;
+                    }
+                    Ok(obey(call, request).await)
+                }
+            });
+            let (app, path) = (app(backend, &origin, on).await, format!("/{at}"));
+            app.get(&format!("{path}?utm=0"), &[FRESH, UTM]).await;
+            let clients = all_at_once(&app, &path, CLIENTS, fields).await;
+            assert_eq!(origin.calls(), 2, "{fields:?}");
+            early.open();
+            let mut calls = Vec::new();
+            for client in clients {
+                calls.push(client.await.unwrap().call());
+            }
+            calls.sort_unstable();
+            assert_eq!(calls, (2..2 + CLIENTS).collect::<Vec<_>>(), "{fields:?}");
+            if fields.contains(&("x-status", "500")) {
+                continue;
+            }
+            let later = ["a", "b"].map(|utm| {
+                let (app, uri) = (app.clone(), format!("{path}?id=1&utm={utm}"));
+                tokio::spawn(async move { app.get(&uri, &[FRESH, ("x-late", "")]).await })
+            });
+            wait_until("neither waits for the other", async || origin.calls() == 3 + CLIENTS).await;
+            late.open();
+            for client in later {
+                assert_eq!(client.await.unwrap().x_cache(), "MISS");
+            }
+        }
+    }
+
+    async fn a_client_that_leaves_takes_nothing_from_its_class(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_obedient(&gate, |call, _| call > 1);
+        let app = app(backend, &origin, on).await;
+        app.get("/s?utm=0", &[FRESH, UTM]).await;
+        let leader = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/s?id=1", &[FRESH, UTM]).await }
+        });
+        wait_until("it loads", async || origin.calls() == 2).await;
+        let others = ["/s?id=1&utm=1", "/s?id=1&utm=2"].map(|uri| {
+            let app = app.clone();
+            tokio::spawn(async move { app.get(uri, &[FRESH, UTM]).await })
+        });
+        wait_until("others wait", async || app.cache.counts().coalesced == 2).await;
+        leader.abort();
+        assert!(leader.await.unwrap_err().is_cancelled());
+        gate.open();
+        for other in others {
+            assert_eq!(other.await.unwrap().call(), 2);
+        }
+    }
+
+    /// And where nothing is known of the path, it is from the head on that comes.
+    async fn a_query_of_the_class_has_part_in_what_comes_in(backend: &Backend) {
+        for streamed in [1, 2] {
+            let (feed, body) = Feed::new();
+            let body = Arc::new(Mutex::new(Some(body)));
+            let origin = Origin::new(move |call, request| {
+                let body = body.clone();
+                async move {
+                    let response = obey(call, request).await;
+                    let streamed = if call == streamed { body.lock().unwrap().take() } else { None };
+                    Ok(match streamed {
+                        Some(body) => response.map(|_| body),
+                        None => response,
+                    })
+                }
+            });
+            let (app, path) = (app(backend, &origin, on).await, format!("/{streamed}"));
+            if streamed == 2 {
+                app.get(&format!("{path}?utm=0"), &[FRESH, UTM]).await;
+            }
+            let begin = async |uri: &str| app.begin(request(Method::GET, uri, &[FRESH, UTM])).await.unwrap();
+            let mut bodies = Vec::new();
+            for (query, detail) in [("id=1&utm=1", None), ("id=1&utm=2", Some("nvs")), ("id=1", Some("nvs"))] {
+                let (head, body) = begin(&format!("{path}?{query}")).await.into_parts();
+                assert_eq!(CacheStatus::of(&head.headers).detail.as_deref(), detail, "{query}");
+                bodies.push(body);
+            }
+            feed.data("one").unwrap();
+            for body in &mut bodies {
+                assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+            }
+            feed.data(" two").unwrap();
+            drop(feed);
+            for body in bodies {
+                assert_eq!(body.collect().await.unwrap().to_bytes(), " two");
+            }
+            app.settled().await;
+            assert_eq!(app.get(&format!("{path}?id=1&utm=3"), &[]).await.x_cache(), "HIT");
+            assert_eq!(origin.calls(), streamed);
+        }
+    }
+
+    async fn a_load_of_a_class_that_a_write_overtakes_reaches_nobody_who_came_after_it(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::gated_obedient(&gate, |call, _| call == 2);
+        let app = app(backend, &origin, on).await;
+        app.get("/s?utm=0", &[FRESH, UTM]).await;
+        let before = all_at_once(&app, "/s", 3, &[FRESH, UTM]).await;
+        tests::ask(&app.service(), request(Method::POST, "/s?id=9", &[])).await.unwrap();
+        let after = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/s?id=1&utm=after", &[FRESH, UTM]).await }
+        });
+        wait_until("it waits, or has its own", async || app.cache.counts().coalesced == 3 || origin.calls() == 4).await;
+        gate.open();
+        assert_eq!(after.await.unwrap().call(), 4);
+        for client in before {
+            let call = client.await.unwrap().call();
+            assert!(call == 2 || call == 4, "{call}");
+        }
+        assert_eq!(origin.calls(), 4, "one more load, for all");
+    }
+
+    /// Such as a page that is put together from others, of which one is of its own class.
+    async fn what_a_load_asks_for_itself_waits_for_no_class(backend: &Backend) {
+        let service = Arc::new(OnceLock::new());
+        let inside = service.clone();
+        let origin = Origin::new(move |call, asked| {
+            let inside = inside.clone();
+            async move {
+                if call == 2 {
+                    let service: &cache_layer::CacheService<Origin> = inside.get().expect("it is set");
+                    let mut part = request(Method::GET, "/s?id=1&utm=part", &[FRESH, UTM]);
+                    *part.extensions_mut() = asked.extensions().clone();
+                    let part = tests::ask(service, part).await?;
+                    assert_eq!((part.x_cache(), part.cache_status().detail), ("MISS", None));
+                }
+                Ok(obey(call, asked).await)
+            }
+        });
+        let app = app(backend, &origin, on).await;
+        assert!(service.set(app.service()).is_ok());
+        app.get("/s?utm=0", &[FRESH, UTM]).await;
+        assert_eq!(app.get("/s?id=1&utm=page", &[FRESH, UTM]).await.call(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_field_is_learned_from_what_another_process_has_stored() {
+        for backend in [Backend::redis(), Backend::tiered()] {
+            let origin = Origin::obedient();
+            let (here, there) = (app(&backend, &origin, on).await, app(&backend, &origin, on).await);
+            here.get("/s?id=1&utm=1", &[FRESH, UTM]).await;
+            // Who explains a request reads it into the first tier.
+            let there = there.unexplained();
+            let own = there.get("/s?id=1&utm=1", &[]).await;
+            assert_eq!((own.x_cache(), own.cache_status().detail), ("HIT", None));
+            let other = there.get("/s?id=1&utm=2", &[]).await;
+            assert_eq!((other.call(), other.cache_status().detail.as_deref()), (1, Some("nvs")));
+        }
+    }
+
     over_each_store!(
+        queries_of_one_class_wait_for_one_load,
+        what_turns_out_to_be_of_no_class_is_loaded_by_each,
+        a_client_that_leaves_takes_nothing_from_its_class,
+        a_query_of_the_class_has_part_in_what_comes_in,
+        a_load_of_a_class_that_a_write_overtakes_reaches_nobody_who_came_after_it,
+        what_a_load_asks_for_itself_waits_for_no_class,
         one_response_answers_for_every_query_that_it_says,
         the_field_means_nothing_unless_that_is_set,
         a_write_to_any_target_of_the_path_reaches_it,
@@ -287,6 +497,33 @@ mod vary {
         }
     }
 
+    async fn what_a_client_has_sent_is_beside_it(backend: &Backend) {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let seen = sent.clone();
+        let origin = Origin::new(move |call, request| {
+            seen.lock().unwrap().push(request.extensions().get::<ClientPreferences>().cloned());
+            async move { Ok(echo(call, &request, VARIES)) }
+        });
+        let vary = Vary::negotiate(["br", "gzip"]).unwrap().languages(["de", "en"]).unwrap();
+        let app = app(backend, &origin, |layer| layer.vary(vary)).await;
+        for fields in [
+            &[("accept-encoding", "zstd, gzip"), ("accept-encoding", "br;q=0.5"), ("accept-language", "fr")][..],
+            &[("accept-encoding", "gzip"), ("accept-language", "de-AT, fr")],
+            // There is nothing to negotiate.
+            &[("accept-encoding", "br, gzip")],
+            &[],
+        ] {
+            app.get("/", fields).await;
+            let kept = sent.lock().unwrap().pop().unwrap();
+            let is_rewritten = fields.iter().any(|(_, value)| value.contains("zstd") || value.contains("fr"));
+            let expected = is_rewritten.then(|| request(Method::GET, "http://h/", fields).headers().clone());
+            assert_eq!(kept.as_ref().map(ClientPreferences::headers), expected.as_ref(), "{fields:?}");
+        }
+        // One that goes through as it came has its own.
+        app.get("/", &[("accept-encoding", "zstd, gzip"), ("cache-control", "no-store")]).await;
+        assert_eq!(sent.lock().unwrap().pop(), Some(None));
+    }
+
     async fn named_cookies_count_alone(backend: &Backend) {
         let (origin, _) = varying();
         let app = app(backend, &origin, |layer| layer.vary(Vary::safe().cookies(["theme"]))).await;
@@ -326,6 +563,7 @@ mod vary {
     over_each_store!(
         each_level_takes_more_for_one,
         the_application_gets_what_it_is_selected_by,
+        what_a_client_has_sent_is_beside_it,
         named_cookies_count_alone,
         no_client_gets_a_coding_that_it_refuses,
     );
@@ -400,7 +638,7 @@ mod others {
     use super::*;
 
     async fn a_refusal_to_prefetch_is_for_that_request_alone(backend: &Backend) {
-        let app = app(backend, &obedient(), |layer| layer).await;
+        let app = app(backend, &Origin::obedient(), |layer| layer).await;
         for status in ["403", "429", "503"] {
             let uri = format!("/{status}");
             let ahead = [FRESH, ("sec-purpose", "prefetch"), ("x-status", status)];
@@ -416,7 +654,7 @@ mod others {
     }
 
     async fn what_needs_a_dictionary_is_not_kept(backend: &Backend) {
-        let app = app(backend, &obedient(), |layer| layer).await;
+        let app = app(backend, &Origin::obedient(), |layer| layer).await;
         for (uri, field) in [
             ("/a", ("x-say-content-encoding", "dcb")),
             ("/b", ("x-say-content-encoding", "gzip, DCZ")),
@@ -432,7 +670,7 @@ mod others {
     }
 
     async fn a_group_is_stale_whatever_the_status(backend: &Backend) {
-        let app = app(backend, &obedient(), |layer| layer).await;
+        let app = app(backend, &Origin::obedient(), |layer| layer).await;
         for (method, status, expected) in [
             (Method::POST, "200", "MISS"),
             (Method::POST, "409", "MISS"),
@@ -455,7 +693,7 @@ mod others {
 
     async fn a_304_says_again_in_which_groups_a_response_is(backend: &Backend) {
         let clock = Clock::manual();
-        let origin = obedient();
+        let origin = Origin::obedient();
         let app = App::new(backend.cache().await.clock(clock.clone()).build(), &origin, |layer| layer);
         let first = [FRESH, ("x-say-etag", "\"v\""), ("x-say-cache-groups", "\"one\""), ("x-say-cache-tag", "t")];
         for (groups, stale_by) in [(None, "\"one\""), (Some("\"two\""), "\"two\"")] {

@@ -109,7 +109,7 @@ impl Visit for Fields<'_> {
 
 async fn app(cache: cache_layer::CacheBuilder, fields: &'static [(&'static str, &'static str)]) -> App {
     let origin = Origin::new(move |call, request| async move { Ok(echo(call, &request, fields)) });
-    App::new(cache.name("products").build(), &origin, |layer| layer)
+    App::new(cache.name("products").build(), &origin, |layer| layer).unexplained()
 }
 
 fn memory() -> cache_layer::CacheBuilder {

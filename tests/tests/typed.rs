@@ -11,7 +11,9 @@ use std::{
 };
 
 use cache_layer::{
-    Cache, CacheBuilder, Clock, Codec, Loaded, Lock, SetError, Stale, depends_on,
+    Cache, CacheBuilder, Clock, Loaded, Lock, SetError, Stale,
+    codec::{Codec, CodecError, Postcard},
+    depends_on,
     store::RedisStore,
     telemetry::{Event, NoCacheReason, Rejection},
 };
@@ -50,6 +52,7 @@ over_each_store!(
     what_its_own_type_does_not_read_is_answered_and_not_kept,
     a_float_comes_back_to_the_last_bit,
     codecs_read_each_others_values,
+    a_value_of_another_codec_or_schema_is_a_miss_with_a_reason,
     a_value_inherits_from_what_its_load_reads,
     a_value_from_a_stale_one_is_not_kept,
     a_response_inherits_from_what_its_handler_reads,
@@ -555,7 +558,7 @@ where
     answers_and_keeps_nothing(backend.cache().await, value.clone()).await;
 
     // What tells them apart keeps them.
-    let exact = backend.cache().await.codec(Codec::Postcard).build();
+    let exact = backend.cache().await.codec(Postcard).build();
     exact.set("exact", &value).await.unwrap();
     let found = exact.get::<V>("exact").await;
     assert_eq!(format!("{found:?}"), format!("{:?}", Some(value)));
@@ -618,7 +621,7 @@ async fn what_its_own_type_does_not_read_is_answered_and_not_kept(backend: &Back
     }
     let flat = Flat { rest: Stock { by_id: [(1, 2)].into() } };
     answers_and_keeps_nothing(backend.cache().await, flat).await;
-    let compact = || async { backend.cache().await.codec(Codec::Postcard) };
+    let compact = || async { backend.cache().await.codec(Postcard) };
     answers_and_keeps_nothing(compact().await, Price::Cents(1)).await;
     answers_and_keeps_nothing(compact().await, Price::Text("1.00".to_owned())).await;
     answers_and_keeps_nothing(compact().await, serde_json::json!({"price": 1})).await;
@@ -642,7 +645,7 @@ async fn a_float_comes_back_to_the_last_bit(backend: &Backend) {
 
 async fn codecs_read_each_others_values(backend: &Backend) {
     let json = backend.cache().await.build();
-    let compact = backend.cache().await.codec(Codec::Postcard).build();
+    let compact = backend.cache().await.codec(Postcard).build();
     json.set(("product", 1), &product(1)).await.unwrap();
     compact.set(("product", 2), &product(2)).await.unwrap();
     for cache in [&json, &compact] {
@@ -652,6 +655,65 @@ async fn codecs_read_each_others_values(backend: &Backend) {
     compact.set("k", "a text").await.unwrap();
     assert_eq!(compact.get::<Vec<Product>>("k").await, None);
     assert_eq!(compact.counts().rejected, [(Rejection::Type, 1)]);
+}
+
+/// JSON, upside down.
+#[derive(Debug)]
+struct Reversed(&'static str);
+
+impl Codec for Reversed {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn encode<V: Serialize + ?Sized>(&self, value: &V) -> Result<Vec<u8>, CodecError> {
+        let mut bytes = serde_json::to_vec(value)?;
+        bytes.reverse();
+        Ok(bytes)
+    }
+
+    fn decode<V: serde::de::DeserializeOwned>(&self, bytes: &[u8]) -> Result<V, CodecError> {
+        let mut bytes = bytes.to_vec();
+        bytes.reverse();
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+}
+
+async fn a_value_of_another_codec_or_schema_is_a_miss_with_a_reason(backend: &Backend) {
+    let own = backend.cache().await.codec(Reversed("one")).build();
+    let same = backend.cache().await.codec(Reversed("one")).build();
+    let other = backend.cache().await.codec(Reversed("other")).build();
+    let plain = backend.cache().await.build();
+    own.set(("product", 1), &product(1)).await.unwrap();
+    own.set("nested", &vec![Some((1.5, "a".to_owned())), None]).await.unwrap();
+    assert_eq!(same.get::<Product>(("product", 1)).await, Some(product(1)));
+    assert_eq!(same.get::<Vec<Option<(f64, String)>>>("nested").await, Some(vec![Some((1.5, "a".to_owned())), None]));
+    assert_eq!(same.get::<Vec<u8>>(("product", 1)).await, None, "it is of another type");
+    settled(&same).await;
+    own.set(("product", 1), &product(1)).await.unwrap();
+    for cache in [&other, &plain] {
+        wait_until("it is there", async || cache.contains(("product", 1)).await).await;
+        assert_eq!(cache.get::<Product>(("product", 1)).await, None);
+        settled(cache).await;
+        assert_eq!(cache.counts().rejected, [(Rejection::Codec, 1)]);
+    }
+    assert!(own.contains(("product", 1)).await, "it is not theirs to delete");
+    // What comes with the library is read by all.
+    plain.set(("product", 2), &product(2)).await.unwrap();
+    assert_eq!(own.get::<Product>(("product", 2)).await, Some(product(2)));
+    // It is loaded, and then found.
+    let calls = Calls::default();
+    assert_eq!((load(&own, "k", &calls).await, load(&same, "k", &calls).await), (1, 1));
+
+    let newer = backend.cache().await.schema(2).build();
+    assert_eq!(newer.get::<Product>(("product", 2)).await, None);
+    assert_eq!(newer.counts().rejected, [(Rejection::Schema, 1)]);
+    assert!(plain.contains(("product", 2)).await);
+    newer.set(("product", 2), &product(3)).await.unwrap();
+    let newest = backend.cache().await.schema(2).codec(Reversed("one")).build();
+    assert_eq!(newest.get::<Product>(("product", 2)).await, Some(product(3)));
+    newest.set(("product", 2), &product(4)).await.unwrap();
+    assert_eq!(newest.get::<Product>(("product", 2)).await, Some(product(4)));
 }
 
 /// Loads a product under its own tag, for a minute.
@@ -725,7 +787,8 @@ async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
     let clock = Clock::manual();
     let cache = backend.cache().await.clock(clock.clone()).build();
     let origin = page(&cache);
-    let app = App::new(cache.clone(), &origin, |layer| layer.inherit(true));
+    // What a handler is going to read, nobody can explain beforehand.
+    let app = App::new(cache.clone(), &origin, |layer| layer.inherit(true)).unexplained();
     for (calls, tag) in [(1, "product:1"), (2, "product:2")] {
         app.get("/page", &[]).await;
         assert!(app.get("/page", &[]).await.cache_status().hit);
@@ -741,6 +804,7 @@ async fn a_response_inherits_from_what_its_handler_reads(backend: &Backend) {
 
     // A rule is no reason to keep it longer than what it is made from.
     let ruled = App::new(cache.clone(), &origin, |layer| layer.inherit(true).ttl(3600 * SECOND).namespace("ruled"));
+    let ruled = ruled.unexplained();
     clock.advance(30 * SECOND);
     ruled.get("/page", &[]).await;
     assert_eq!(ruled.get("/page", &[]).await.cache_status().ttl, Some(30));

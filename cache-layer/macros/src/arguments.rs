@@ -8,7 +8,8 @@ use syn::{
 
 use crate::duration::milliseconds;
 
-const SETTINGS: &str = "`name`, `ttl`, `tags`, `lock`, `stale_while_revalidate`, `stale_if_error`, `negative_ttl`, `skip`, `key`, `schema` or `cache`";
+const SETTINGS: &str = "`name`, `ttl`, `jitter`, `tags`, `lock`, `early_refresh`, `stale_while_revalidate`, `stale_if_error`, `keep`, \
+    `soft_timeout`, `hard_timeout`, `fallback`, `failure_backoff`, `negative_ttl`, `many`, `skip`, `key`, `schema` or `cache`";
 
 /// A `Lock` of the library, by the name of its variant.
 pub(crate) struct Lock(pub(crate) Ident);
@@ -18,12 +19,28 @@ pub(crate) enum Duration {
     Expression(Expr),
 }
 
+/// `many(id in ids)`: an element of an argument, and that argument.
+pub(crate) struct Many {
+    pub(crate) item: Ident,
+    pub(crate) items: Ident,
+}
+
 pub(crate) struct Arguments {
     pub(crate) name: LitStr,
     pub(crate) ttl: Option<Duration>,
+    pub(crate) jitter: Option<Expr>,
+    pub(crate) early_refresh: Option<Expr>,
     pub(crate) stale_while_revalidate: Option<Duration>,
     pub(crate) stale_if_error: Option<Duration>,
+    pub(crate) keep: Option<Duration>,
+    pub(crate) soft_timeout: Option<Duration>,
+    /// After how long, and with which error.
+    pub(crate) hard_timeout: Option<(Duration, Expr)>,
+    pub(crate) fallback: Option<Expr>,
+    /// The first pause, and the longest.
+    pub(crate) failure_backoff: Option<(Duration, Duration)>,
     pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) many: Option<Many>,
     /// Texts with arguments in them, or expressions.
     pub(crate) tags: Vec<Expr>,
     pub(crate) lock: Option<Lock>,
@@ -40,9 +57,17 @@ impl Parse for Arguments {
         let mut arguments = Self {
             name: LitStr::new("", begin),
             ttl: None,
+            jitter: None,
+            early_refresh: None,
             stale_while_revalidate: None,
             stale_if_error: None,
+            keep: None,
+            soft_timeout: None,
+            hard_timeout: None,
+            fallback: None,
+            failure_backoff: None,
             negative_ttl: None,
+            many: None,
             tags: Vec::new(),
             lock: None,
             skip: Vec::new(),
@@ -56,21 +81,10 @@ impl Parse for Arguments {
             if seen.contains(&setting) {
                 return Err(Error::new(setting.span(), format!("`{setting}` is said twice")));
             }
-            match setting.to_string().as_str() {
-                "name" => name = Some(value::<LitStr>(input, &setting, "a text, such as `name = \"product_list\"`")?),
-                "ttl" => arguments.ttl = Some(duration(input, &setting)?),
-                "stale_while_revalidate" => arguments.stale_while_revalidate = Some(duration(input, &setting)?),
-                "stale_if_error" => arguments.stale_if_error = Some(duration(input, &setting)?),
-                "negative_ttl" => arguments.negative_ttl = Some(duration(input, &setting)?),
-                "tags" => arguments.tags = tags(input, &setting)?,
-                "lock" => arguments.lock = Some(lock(input, &setting)?),
-                "skip" => arguments.skip = names(input, &setting)?,
-                "key" => arguments.key = Some(value(input, &setting, "a text, such as `key = \"{category}/{page}\"`")?),
-                "schema" => arguments.schema = Some(value(input, &setting, "a number, such as `schema = 2`")?),
-                "cache" => arguments.cache = Some(cache(input, &setting)?),
-                other => {
-                    return Err(Error::new(setting.span(), format!("there is no setting `{other}`: write {SETTINGS}")));
-                }
+            if setting == "name" {
+                name = Some(value::<LitStr>(input, &setting, "a text, such as `name = \"product_list\"`")?);
+            } else if !arguments.time(input, &setting)? && !arguments.other(input, &setting)? {
+                return Err(Error::new(setting.span(), format!("there is no setting `{setting}`: write {SETTINGS}")));
             }
             seen.push(setting);
             if !input.is_empty() {
@@ -91,16 +105,113 @@ impl Parse for Arguments {
     }
 }
 
+impl Arguments {
+    /// Reads a setting that is a duration, or has some; `false` if this is none.
+    fn time(&mut self, input: ParseStream<'_>, setting: &Ident) -> Result<bool> {
+        let place = match setting.to_string().as_str() {
+            "ttl" => &mut self.ttl,
+            "stale_while_revalidate" => &mut self.stale_while_revalidate,
+            "stale_if_error" => &mut self.stale_if_error,
+            "keep" => &mut self.keep,
+            "soft_timeout" => &mut self.soft_timeout,
+            "negative_ttl" => &mut self.negative_ttl,
+            "hard_timeout" => {
+                let what = "a duration and an error: write `hard_timeout(\"2s\", Error::TimedOut)`";
+                let (limit, error) = pair(input, setting, what)?;
+                self.hard_timeout = Some((duration_of(limit, setting)?, error));
+                return Ok(true);
+            }
+            "failure_backoff" => {
+                let what = "a first pause and a longest: write `failure_backoff(\"1s\", \"30s\")`";
+                let (first, longest) = pair(input, setting, what)?;
+                self.failure_backoff = Some((duration_of(first, setting)?, duration_of(longest, setting)?));
+                return Ok(true);
+            }
+            _ => return Ok(false),
+        };
+        *place = Some(duration(input, setting)?);
+        Ok(true)
+    }
+
+    /// Reads any other setting; `false` if there is none of that name.
+    fn other(&mut self, input: ParseStream<'_>, setting: &Ident) -> Result<bool> {
+        match setting.to_string().as_str() {
+            "jitter" => self.jitter = Some(number(input, setting, "per cent without quotes, such as `jitter = 10`")?),
+            "early" | "early_refresh" => {
+                let what = "a factor without quotes, such as `early_refresh = 1.0`";
+                self.early_refresh = Some(number(input, setting, what)?);
+            }
+            "fallback" => self.fallback = Some(value(input, setting, "a value, such as `fallback = Vec::new()`")?),
+            "many" => self.many = Some(many(input, setting)?),
+            "tags" => self.tags = tags(input, setting)?,
+            "lock" => self.lock = Some(lock(input, setting)?),
+            "skip" => self.skip = names(input, setting)?,
+            "key" => self.key = Some(value(input, setting, "a text, such as `key = \"{category}/{page}\"`")?),
+            "schema" => self.schema = Some(value(input, setting, "a number, such as `schema = 2`")?),
+            "cache" => self.cache = Some(cache(input, setting)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
 fn value<T: Parse>(input: ParseStream<'_>, setting: &Ident, what: &str) -> Result<T> {
     let equals = input.parse::<Token![=]>();
     equals.and_then(|_| input.parse()).map_err(|error| Error::new(error.span(), format!("`{setting}` is {what}")))
 }
 
+const DURATION: &str = "a duration in quotes, such as `\"60s\"`, or an expression";
+
 fn duration(input: ParseStream<'_>, setting: &Ident) -> Result<Duration> {
-    let what = "a duration in quotes, such as `\"60s\"`, or an expression";
+    duration_of(value(input, setting, DURATION)?, setting)
+}
+
+/// A number, or an expression.
+fn number(input: ParseStream<'_>, setting: &Ident, what: &str) -> Result<Expr> {
     match value(input, setting, what)? {
+        Expr::Lit(ExprLit { lit, .. }) if !matches!(lit, Lit::Int(_) | Lit::Float(_)) => {
+            Err(Error::new_spanned(lit, format!("`{setting}` is {what}")))
+        }
+        number => Ok(number),
+    }
+}
+
+/// Two expressions in parentheses.
+fn pair(input: ParseStream<'_>, setting: &Ident, what: &str) -> Result<(Expr, Expr)> {
+    let wrong = |span| Error::new(span, format!("`{setting}` has {what}"));
+    if !input.peek(syn::token::Paren) {
+        return Err(wrong(setting.span()));
+    }
+    let content;
+    parenthesized!(content in input);
+    let mut both = Punctuated::<Expr, Token![,]>::parse_terminated(&content)?.into_iter();
+    match (both.next(), both.next(), both.next()) {
+        (Some(one), Some(other), None) => Ok((one, other)),
+        _ => Err(wrong(setting.span())),
+    }
+}
+
+fn many(input: ParseStream<'_>, setting: &Ident) -> Result<Many> {
+    let wrong = |span| {
+        Error::new(span, "`many` names an argument, and what one of its elements is called: write `many(id in ids)`")
+    };
+    if !input.peek(syn::token::Paren) {
+        return Err(wrong(setting.span()));
+    }
+    let content;
+    parenthesized!(content in input);
+    let read = |content: ParseStream<'_>| {
+        let item = content.parse()?;
+        content.parse::<Token![in]>()?;
+        Ok(Many { item, items: content.parse()? })
+    };
+    read(&content).map_err(|error: Error| wrong(error.span()))
+}
+
+fn duration_of(expression: Expr, setting: &Ident) -> Result<Duration> {
+    match expression {
         Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => milliseconds(&text).map(Duration::Milliseconds),
-        Expr::Lit(other) => Err(Error::new_spanned(other, format!("`{setting}` is {what}"))),
+        Expr::Lit(other) => Err(Error::new_spanned(other, format!("`{setting}` is {DURATION}"))),
         expression => Ok(Duration::Expression(expression)),
     }
 }

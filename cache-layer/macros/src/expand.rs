@@ -6,7 +6,7 @@ use syn::{Expr, ExprLit, FnArg, Ident, ItemFn, Lit, Pat, Receiver, Signature, Ty
 
 use crate::{
     arguments::{Arguments, Duration, Lock},
-    function::{Function, Input},
+    function::{Element, Function, Input},
     template::Piece,
 };
 
@@ -60,48 +60,34 @@ fn without_mut(signature: &Signature) -> Signature {
 impl Function {
     /// The body: looks up, and loads if it must.
     fn answer(&self, refresh: bool) -> TokenStream {
-        let Self { item, receiver, inputs, cache, output, arguments, .. } = self;
-        let uncached = uncached_name(&item.sig.ident);
-        let key = self.key();
-        let settings = settings(arguments);
-        let refresh = refresh.then(|| quote!(.refresh()));
-        // The load outlives its caller, so it borrows nothing.
-        let owned = inputs
-            .iter()
-            .filter(|input| input.borrowed)
-            .map(|Input { name, .. }| quote!(let #name = ::cache_layer::__cached::ToOwned::to_owned(#name);));
-        let passed =
-            inputs.iter().map(|Input { name, borrowed, .. }| if *borrowed { quote!(&#name) } else { quote!(#name) });
-        let this = receiver.as_ref().map(|receiver| {
-            if receiver.reference.is_some() || matches!(&*receiver.ty, Type::Reference(_)) {
-                quote!(let __this = ::cache_layer::__cached::Clone::clone(self);)
-            } else {
-                quote!(let __this = self;)
-            }
-        });
-        let call = match receiver {
-            Some(_) => quote!(__this.#uncached(#(#passed),*).await),
-            None => quote!(#uncached(#(#passed),*).await),
+        let cache = &self.cache;
+        let answer = match self.inputs.iter().find_map(|input| Some((input, input.element.as_ref()?))) {
+            None => self.answer_one(refresh),
+            Some((input, element)) => self.answer_many(input, element, refresh),
         };
-        // Whether it is a `Result` is for its type to say: an alias has any name.
-        let returned = quote!(::cache_layer::__cached::Returned::<#output>::of());
-        let negative_ttl = arguments.negative_ttl.as_ref().map(|ttl| {
-            let (ttl, span) = (duration(ttl), output.span());
-            quote_spanned!(span=> let __ask = ::cache_layer::__cached::Absent::negative_ttl(__ask, #ttl);)
-        });
-        let tags = arguments.tags.iter().map(|tag| match tag {
-            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => quote!(::cache_layer::__cached::format!(#text)),
-            other => quote!(::std::string::String::from(#other)),
-        });
         quote! {
             #[allow(unused_imports)]
             use ::cache_layer::__cached::Plain as _;
             let __cache: ::cache_layer::__cached::Cache = (#cache).clone();
+            #answer
+        }
+    }
+
+    fn answer_one(&self, refresh: bool) -> TokenStream {
+        let Self { output, arguments, .. } = self;
+        let (key, tags, call, returned) = (self.key(), self.tags(), self.call(), self.returned());
+        let (before, settings) = settings(arguments);
+        let refresh = refresh.then(|| quote!(.refresh()));
+        let owned = self.owned(|_| true);
+        let negative_ttl = arguments.negative_ttl.as_ref().map(|ttl| {
+            let (ttl, span) = (duration(ttl), output.span());
+            quote_spanned!(span=> let __ask = ::cache_layer::__cached::Absent::negative_ttl(__ask, #ttl);)
+        });
+        quote! {
             let __key = #key;
-            let __tags: ::std::vec::Vec<::std::string::String> =
-                ::std::vec![#(#tags),*];
-            #this
-            #(#owned)*
+            let __tags: ::std::vec::Vec<::std::string::String> = #tags;
+            #before
+            #owned
             let __ask = __cache
                 .get_or_load(__key, move || async move { #returned.loaded(#call) })
                 #settings
@@ -110,6 +96,86 @@ impl Function {
             #negative_ttl
             #returned.answer(__ask.await)
         }
+    }
+
+    /// The same of each element of an argument: the function runs for those that are missing.
+    fn answer_many(&self, input: &Input, element: &Element, refresh: bool) -> TokenStream {
+        let (key, tags, call, returned) = (self.key(), self.tags(), self.call(), self.returned());
+        let (items, Element { name: item, ty }) = (&input.name, element);
+        let (before, settings) = settings(&self.arguments);
+        let refresh = refresh.then(|| quote!(.refresh()));
+        let negative_ttl = self.arguments.negative_ttl.as_ref().map(|ttl| {
+            let ttl = duration(ttl);
+            quote!(.negative_ttl(#ttl))
+        });
+        let all = if input.borrowed { quote!(#items.to_vec()) } else { quote!(#items) };
+        let owned = self.owned(|other| other.name != *items);
+        quote! {
+            let __items: ::std::vec::Vec<#ty> = #all;
+            let __asked: ::std::vec::Vec<::cache_layer::__cached::Item<#ty>> = ::std::iter::Iterator::collect(
+                ::std::iter::Iterator::map(::std::iter::IntoIterator::into_iter(__items), |#item| {
+                    let __key = #key;
+                    let __tags: ::std::vec::Vec<::std::string::String> = #tags;
+                    ::cache_layer::__cached::Item::new(#item, __key, __tags)
+                }),
+            );
+            #before
+            #owned
+            let __ask = __cache
+                .get_or_load_many(__asked.clone(), move |__missing: ::std::vec::Vec<::cache_layer::__cached::Item<#ty>>| async move {
+                    let #items = ::cache_layer::__cached::items(&__missing);
+                    #returned.loaded(#call).map(|__brought| ::cache_layer::__cached::brought(__missing, __brought))
+                })
+                #settings
+                .tags_of(|__item: &::cache_layer::__cached::Item<#ty>| __item.tags())
+                #negative_ttl
+                #refresh;
+            #returned.answer(__ask.await.map(|__values| ::cache_layer::__cached::found(__asked, __values)))
+        }
+    }
+
+    /// What the load, which outlives its caller, has of its own: it borrows nothing.
+    fn owned(&self, which: impl Fn(&Input) -> bool) -> TokenStream {
+        let owned = self
+            .inputs
+            .iter()
+            .filter(|input| input.borrowed && which(input))
+            .map(|Input { name, .. }| quote!(let #name = ::cache_layer::__cached::ToOwned::to_owned(#name);));
+        let this = self.receiver.as_ref().map(|receiver| {
+            if receiver.reference.is_some() || matches!(&*receiver.ty, Type::Reference(_)) {
+                quote!(let __this = ::cache_layer::__cached::Clone::clone(self);)
+            } else {
+                quote!(let __this = self;)
+            }
+        });
+        quote!(#this #(#owned)*)
+    }
+
+    /// The call of the function itself.
+    fn call(&self) -> TokenStream {
+        let uncached = uncached_name(&self.item.sig.ident);
+        let passed = self
+            .inputs
+            .iter()
+            .map(|Input { name, borrowed, .. }| if *borrowed { quote!(&#name) } else { quote!(#name) });
+        match self.receiver {
+            Some(_) => quote!(__this.#uncached(#(#passed),*).await),
+            None => quote!(#uncached(#(#passed),*).await),
+        }
+    }
+
+    /// Whether it returns a `Result` is for its type to say: an alias has any name.
+    fn returned(&self) -> TokenStream {
+        let output = &self.output;
+        quote!(::cache_layer::__cached::Returned::<#output>::of())
+    }
+
+    fn tags(&self) -> TokenStream {
+        let tags = self.arguments.tags.iter().map(|tag| match tag {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => quote!(::cache_layer::__cached::format!(#text)),
+            other => quote!(::std::string::String::from(#other)),
+        });
+        quote!(::std::vec![#(#tags),*])
     }
 
     fn key(&self) -> TokenStream {
@@ -131,8 +197,8 @@ impl Function {
                 .iter()
                 .filter(|input| input.keyed)
                 .enumerate()
-                .map(|(place, Input { name, .. })| {
-                    let comma = (place > 0).then(|| quote!(.piece(",")));
+                .map(|(place, input)| {
+                    let (name, comma) = (input.key_name(), (place > 0).then(|| quote!(.piece(","))));
                     quote!(#comma .argument(&#name))
                 })
                 .collect(),
@@ -240,11 +306,11 @@ impl Function {
     }
 
     fn keyed_inputs(&self) -> Vec<TokenStream> {
-        self.inputs.iter().filter(|input| input.keyed).map(Input::declaration).collect()
+        self.inputs.iter().filter(|input| input.keyed).map(Input::key_declaration).collect()
     }
 
     fn keyed_names(&self) -> Vec<&Ident> {
-        self.inputs.iter().filter(|input| input.keyed).map(|input| &input.name).collect()
+        self.inputs.iter().filter(|input| input.keyed).map(Input::key_name).collect()
     }
 }
 
@@ -256,22 +322,56 @@ impl Input {
         let Self { name, ty, .. } = self;
         quote!(#name: #ty)
     }
+
+    fn key_declaration(&self) -> TokenStream {
+        match &self.element {
+            None => self.declaration(),
+            Some(Element { name, ty }) => quote!(#name: #ty),
+        }
+    }
 }
 
-/// What the call of the cache is told, but for the tags and what is for `None` only.
-fn settings(arguments: &Arguments) -> TokenStream {
-    let Arguments { ttl, stale_while_revalidate, stale_if_error, lock, .. } = arguments;
+/// What is made before the arguments go to the load; and what the call of the cache is told, but for the tags and what is
+/// for `None` only.
+fn settings(arguments: &Arguments) -> (TokenStream, TokenStream) {
     let durations = [
-        (quote!(ttl), ttl),
-        (quote!(stale_while_revalidate), stale_while_revalidate),
-        (quote!(stale_if_error), stale_if_error),
+        (quote!(ttl), &arguments.ttl),
+        (quote!(stale_while_revalidate), &arguments.stale_while_revalidate),
+        (quote!(stale_if_error), &arguments.stale_if_error),
+        (quote!(keep), &arguments.keep),
+        (quote!(soft_timeout), &arguments.soft_timeout),
     ];
     let durations = durations.into_iter().filter_map(|(setter, setting)| {
         let duration = duration(setting.as_ref()?);
         Some(quote!(.#setter(#duration)))
     });
-    let lock = lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
-    quote!(#(#durations)* #lock)
+    let numbers = [(quote!(jitter), &arguments.jitter), (quote!(early_refresh), &arguments.early_refresh)];
+    let numbers = numbers.into_iter().filter_map(|(setter, setting)| {
+        let number = setting.as_ref()?;
+        Some(quote!(.#setter(#number)))
+    });
+    let lock = arguments.lock.as_ref().map(|Lock(variant)| quote!(.lock(::cache_layer::__cached::Lock::#variant)));
+    let back_off = arguments.failure_backoff.as_ref().map(|(first, longest)| {
+        let (first, longest) = (duration(first), duration(longest));
+        quote!(.failure_backoff(#first, #longest))
+    });
+    let (error, hard_timeout) = arguments
+        .hard_timeout
+        .as_ref()
+        .map(|(limit, error)| {
+            let limit = duration(limit);
+            (quote!(let __timed_out = #error;), quote!(.hard_timeout(#limit, __timed_out)))
+        })
+        .unzip();
+    let (value, fallback) = arguments
+        .fallback
+        .as_ref()
+        .map(|value| (quote!(let __fallback = #value;), quote!(.fallback(__fallback))))
+        .unzip();
+    let error: Option<TokenStream> = error;
+    let value: Option<TokenStream> = value;
+    let (hard_timeout, fallback): (Option<TokenStream>, Option<TokenStream>) = (hard_timeout, fallback);
+    (quote!(#error #value), quote!(#(#durations)* #(#numbers)* #lock #back_off #hard_timeout #fallback))
 }
 
 fn duration(duration: &Duration) -> TokenStream {

@@ -1,12 +1,12 @@
 //! The function that is to be cached, and whether it can be.
 
 use syn::{
-    Error, Expr, FnArg, Ident, ItemFn, Pat, PatIdent, PatType, Receiver, Result, ReturnType, Signature, Type, TypePath,
-    TypeReference, parse_quote,
+    Error, Expr, FnArg, GenericArgument, Ident, ItemFn, Pat, PatIdent, PatType, PathArguments, Receiver, Result,
+    ReturnType, Signature, Type, TypePath, TypeReference, parse_quote,
 };
 
 use crate::{
-    arguments::Arguments,
+    arguments::{Arguments, Many},
     template::{Piece, pieces},
 };
 
@@ -30,12 +30,23 @@ pub(crate) struct Input {
     pub(crate) borrowed: bool,
     /// Whether it is part of the key.
     pub(crate) keyed: bool,
+    /// What of it is part of a key, where each of its elements has one.
+    pub(crate) element: Option<Element>,
+}
+
+/// An element of an argument, and its type.
+pub(crate) struct Element {
+    pub(crate) name: Ident,
+    pub(crate) ty: Type,
 }
 
 impl Function {
     pub(crate) fn new(arguments: Arguments, item: ItemFn) -> Result<Self> {
         check(&item.sig)?;
         let (receiver, mut inputs) = inputs_of(&item.sig)?;
+        if let Some(many) = &arguments.many {
+            take_apart(&arguments, many, &mut inputs)?;
+        }
         for skipped in &arguments.skip {
             find(&mut inputs, skipped)?.keyed = false;
         }
@@ -48,9 +59,59 @@ impl Function {
                 }
             }
         }
+        if let Some(element) = inputs.iter().find_map(|input| input.element.as_ref().filter(|_| !input.keyed)) {
+            let name = &element.name;
+            return Err(Error::new(
+                name.span(),
+                format!(
+                    "all elements would have one key: `{name}` can't be skipped, and a template has to name `{{{name}}}`"
+                ),
+            ));
+        }
         let (cache, cache_is_argument) = cache_of(&arguments, &mut inputs, &item.sig)?;
         let output = output_of(&item.sig)?;
         Ok(Self { arguments, receiver, inputs, template, cache, cache_is_argument, output, item })
+    }
+}
+
+/// Has each element of an argument have an entry of its own.
+fn take_apart(arguments: &Arguments, Many { item, items }: &Many, inputs: &mut [Input]) -> Result<()> {
+    if let Some(fallback) = &arguments.fallback {
+        return Err(Error::new_spanned(
+            fallback,
+            "`fallback` is for functions with one value, and not for `many`: leave it out, and put in what is missing behind \
+             the call",
+        ));
+    }
+    if let Some(input) = inputs.iter().find(|input| input.name == *item) {
+        let name = &input.name;
+        return Err(Error::new(item.span(), format!("`{name}` is an argument already: call the element otherwise")));
+    }
+    let input = find(inputs, items)?;
+    let Some(ty) = element_of(&input.ty) else {
+        return Err(Error::new_spanned(
+            &input.ty,
+            format!("`many` goes through a list: write `{items}: Vec<…>` or `{items}: &[…]`"),
+        ));
+    };
+    input.element = Some(Element { name: item.clone(), ty });
+    Ok(())
+}
+
+/// The type of the elements of a `Vec` or a slice.
+fn element_of(ty: &Type) -> Option<Type> {
+    match ty {
+        Type::Reference(reference) => element_of(&reference.elem),
+        Type::Slice(slice) => Some((*slice.elem).clone()),
+        Type::Path(TypePath { path, .. }) => {
+            let last = path.segments.last().filter(|segment| segment.ident == "Vec")?;
+            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+            match arguments.args.first()? {
+                GenericArgument::Type(element) => Some(element.clone()),
+                _ => None,
+            }
+        }
+        _ => None,
     }
 }
 
@@ -134,7 +195,12 @@ impl Input {
             Type::Reference(_) => true,
             _ => false,
         };
-        Ok(Self { name: ident.clone(), ty: (**ty).clone(), borrowed, keyed: true })
+        Ok(Self { name: ident.clone(), ty: (**ty).clone(), borrowed, keyed: true, element: None })
+    }
+
+    /// What it, or one of its elements, is called where a key is made of it.
+    pub(crate) fn key_name(&self) -> &Ident {
+        self.element.as_ref().map_or(&self.name, |element| &element.name)
     }
 }
 
@@ -146,8 +212,8 @@ fn receiver_of(this: &Receiver) -> Result<Receiver> {
 }
 
 fn find<'a>(inputs: &'a mut [Input], name: &Ident) -> Result<&'a mut Input> {
-    let known: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.name)).collect();
-    inputs.iter_mut().find(|input| input.name == *name).ok_or_else(|| {
+    let known: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.key_name())).collect();
+    inputs.iter_mut().find(|input| input.key_name() == name).ok_or_else(|| {
         let known = if known.is_empty() { "it has none".to_owned() } else { format!("write {}", known.join(" or ")) };
         Error::new(name.span(), format!("the function has no argument `{name}`: {known}"))
     })

@@ -39,12 +39,20 @@ mod template;
 ///
 /// | setting | what it says |
 /// |---|---|
-/// | `name = "…"` | what the entries are called; needed, and to be used by one function only |
+/// | `name = "…"` | what the entries are called; needed, and to be used by one function only, but for [`many`](#many-at-once) |
 /// | `ttl = "60s"` | how long a value is fresh (`ms`, `s`, `m`, `h`, `d`, or several: `"1m30s"`; or an expression); five minutes unless set |
+/// | `jitter = 10` | by up to how many per cent it is shorter, at random |
+/// | `early_refresh = 1.0`, or `early` | loaded anew in the background before it is stale, and how early |
 /// | `tags = ["product:{id}"]` | tags, with arguments in them as in `format!`, or expressions: `tags = [filter.tag()]` |
 /// | `lock` | one load in the whole fleet (`lock = "fleet"`, as if it were not said), in each process (`"process"`), or no waiting (`"off"`) |
 /// | `stale_while_revalidate = "10s"` | for so long after, the value is used while it is loaded anew |
 /// | `stale_if_error = "1h"` | for so long after, the value is used if the function fails |
+/// | `keep = "1d"` | for so long after, the value is there for a load that wants to know it; the function itself doesn't |
+/// | `soft_timeout = "50ms"` | how long a call waits where a stale value may stand in by `stale_if_error` |
+/// | `hard_timeout("2s", Error::TimedOut)` | how long it waits at most, and its error then |
+/// | `fallback = Vec::new()` | what it returns in place of an error |
+/// | `failure_backoff("1s", "30s")` | how long a failing function is left alone where something stands in, at first and at most |
+/// | `many(id in ids)` | [each element of `ids` has an entry of its own](#many-at-once) |
 /// | `negative_ttl = "5s"` | how long `None` is fresh, of a function that returns an `Option` |
 /// | `skip(db)` | arguments that are no part of the key |
 /// | `key = "{category}/{page}"` | the key, of arguments that implement `Display`; unless set, [of all that are not skipped](#what-the-key-is-made-of) |
@@ -62,6 +70,43 @@ mod template;
 /// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` has no room for a module: beside
 /// a method `product(&self, …)` there are `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
 /// an argument) and `product_refresh(&self, …)`.
+///
+/// # Many at once
+///
+/// With `many(id in ids)`, the function takes a list, `ids: Vec<u64>` or `ids: &[u64]`, and returns pairs of an element and its
+/// value, as a `HashMap`, a `BTreeMap` or a `Vec<(u64, …)>`. It runs for the elements that are missing, once, and the caller has all
+/// that there are. One that it leaves out has no value, which is known for as long as `negative_ttl` says. `id` is an element in
+/// tags, in a template, and for the companions.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use cache_layer::{Cache, cached, store::MemoryStore};
+///
+/// # #[derive(Clone)] struct Db;
+/// # impl Db { async fn names(&self, ids: &[u64]) -> HashMap<u64, String> { ids.iter().map(|id| (*id, format!("lamp {id}"))).collect() } }
+/// # #[derive(Clone, Debug)] struct DbError;
+/// /// `SELECT … WHERE id = ANY($1)`, for those that are not there.
+/// #[cached(name = "product_name", ttl = "5m", tags = ["product:{id}"], many(id in ids), skip(db))]
+/// async fn names(cache: &Cache, db: &Db, ids: &[u64]) -> Result<HashMap<u64, String>, DbError> {
+///     Ok(db.names(ids).await)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// let names = names(&cache, &Db, &[7, 8]).await.unwrap();
+/// assert_eq!(names[&8], "lamp 8");
+/// # assert!(cache.drain(std::time::Duration::from_secs(1)).await);
+/// # assert!(cache.contains(names_cache::key(8)).await);
+/// names_cache::invalidate(&cache, 8).await?;
+/// # assert!(!cache.contains(names_cache::key(8)).await);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Elements are `Clone`, `Eq` and `Hash`; values, and what else the function takes, are `Clone`, and all is `Sync`. The entries are
+/// those of a function that returns an `Option` for one `id`: it may have the same name, if its key is made of the same
+/// arguments. What it means to ask for many is with [`get_or_load_many`].
 ///
 /// # What the key is made of
 ///
@@ -86,6 +131,7 @@ mod template;
 ///
 /// [`Key`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Key.html
 /// [invalidates]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.invalidate
+/// [`get_or_load_many`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.get_or_load_many
 /// [`unordered`]: https://docs.rs/cache-layer/latest/cache_layer/fn.unordered.html
 #[proc_macro_attribute]
 pub fn cached(arguments: TokenStream, item: TokenStream) -> TokenStream {

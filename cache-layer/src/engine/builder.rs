@@ -12,10 +12,11 @@ use tokio::sync::Semaphore;
 use super::{
     backoff::RecentFailures,
     cache::{COMMITS, Cache, Inner, ON_THEIR_WAY},
+    load_limit::LoadLimit,
     recent_keys::RecentKeys,
 };
 #[cfg(feature = "typed")]
-use crate::codec::Codec;
+use crate::codec::{Chosen, Codec};
 use crate::{
     clock::Clock,
     store::{Store, StoreBackend},
@@ -38,8 +39,9 @@ impl Cache {
             observer: None,
             lock_timeout: Duration::from_secs(5),
             abandoned_load: Duration::from_secs(10),
+            load_limit: LoadLimit::default(),
             #[cfg(feature = "typed")]
-            codec: Codec::default(),
+            codec: Chosen::default(),
         }
     }
 }
@@ -54,8 +56,9 @@ pub struct CacheBuilder {
     observer: Option<Arc<dyn Observer>>,
     lock_timeout: Duration,
     abandoned_load: Duration,
+    load_limit: LoadLimit,
     #[cfg(feature = "typed")]
-    codec: Codec,
+    codec: Chosen,
 }
 
 impl CacheBuilder {
@@ -82,17 +85,53 @@ impl CacheBuilder {
         self
     }
 
+    /// The most loads that run at one time, at least 1, of responses and of values together; without a limit unless set. It
+    /// protects what stands behind the cache, such as a database, from the day the cache is lost.
+    ///
+    /// It holds for this process, over all clones of the cache and all layers with it. For responses it is as if each layer had it
+    /// as its [own limit](crate::CacheLayer::max_loads), which may be lower. One load of a value more waits, first come, first
+    /// served, for as long as a load keeps its place, a minute or twelve [lock timeouts](Self::lock_timeout); then it goes
+    /// ahead. So no call fails for want of a place, unless it has a [`hard_timeout`](crate::GetOrLoad::hard_timeout); it has a
+    /// stale value sooner by a [`soft_timeout`](crate::GetOrLoad::soft_timeout). A refresh in the background waits for nothing: if
+    /// there is no place, it is left to a later call.
+    ///
+    /// What a load itself loads, in its own task, is part of it: a handler that asks for values needs no place for them.
+    ///
+    /// ```
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// // Never more than forty connections to the database.
+    /// let cache = Cache::builder(MemoryStore::new(64 * 1024 * 1024)).max_loads(40).build();
+    /// ```
+    pub fn max_loads(mut self, most: usize) -> Self {
+        self.load_limit = LoadLimit::new(most);
+        self
+    }
+
     /// The clock that freshness is judged by; the system's unless set.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// How typed values are written; [`Codec::Json`] unless set. Values that are there already are read as they were
-    /// written.
+    /// How typed values are written; [`Json`](crate::codec::Json) unless set. Values that are there already are read as they
+    /// were written, if that was by this codec or by one that comes with the library.
     #[cfg(feature = "typed")]
-    pub fn codec(mut self, codec: Codec) -> Self {
-        self.codec = codec;
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codec.set_codec(codec);
+        self
+    }
+
+    /// The number of what typed values mean, to be counted up when types change so that old values would be read, but as
+    /// something else; 0 unless set. A value of another number is a miss, for the reason
+    /// [`schema`](crate::telemetry::Rejection::Schema), and stays until it is loaded anew.
+    ///
+    /// It is for all values of a cache: while processes of two numbers run, each replaces what the other one has stored. Where
+    /// that is too much, a number in the key keeps them apart, as the `schema` of
+    /// [`#[cached]`](https://docs.rs/cache-layer/latest/cache_layer/attr.cached.html#settings) does for one function.
+    #[cfg(feature = "typed")]
+    pub fn schema(mut self, schema: u32) -> Self {
+        self.codec.set_schema(schema);
         self
     }
 
@@ -120,8 +159,9 @@ impl CacheBuilder {
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
         let codec = self.codec;
-        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, .. } = self;
+        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, load_limit, .. } = self;
         Cache(Arc::new(Inner {
+            is_local: store.is_local(),
             store,
             name,
             keys_in_traces,
@@ -136,6 +176,7 @@ impl CacheBuilder {
             invalidations: AtomicU64::new(0),
             failed_refreshes: RecentKeys::default(),
             abandoned_load,
+            load_limit,
             commits: Semaphore::new(COMMITS),
             on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
         }))

@@ -15,18 +15,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use super::{
     backoff::{RecentFailure, RecentFailures},
     flight::Flights,
+    load_limit::LoadLimit,
     recent_keys::RecentKeys,
 };
 use crate::{
     clock::Clock,
-    entry::Entry,
+    entry::{Entry, EntryId},
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
     tag::Tags,
     telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
+    throttle::Throttle,
 };
 #[cfg(feature = "typed")]
-use crate::{codec::Codec, telemetry::FillOutcome};
+use crate::{codec::Chosen, telemetry::FillOutcome};
 
 /// Commits under way at one time, to a store outside of this process. More wait for their turn.
 pub(super) const COMMITS: usize = 256;
@@ -35,6 +37,10 @@ pub(super) const COMMITS: usize = 256;
 /// is. A store that can't keep up is spared the newest: bodies must not pile up here.
 pub(super) const ON_THEIR_WAY: usize = 128 * 1024;
 const UNIT: u64 = 1024;
+
+/// How long a load keeps its place at least, and in lock timeouts.
+pub(super) const LONGEST_LOAD: Duration = Duration::from_secs(60);
+const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
 /// A cache: one handle over one store, cheap to clone. Front ends answer from it, and applications invalidate through
 /// it.
@@ -53,13 +59,15 @@ pub struct Cache(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) store: Box<dyn StoreBackend>,
+    /// Whether the store is in this process, all of it.
+    pub(super) is_local: bool,
     pub(super) name: Cow<'static, str>,
     pub(super) keys_in_traces: bool,
     pub(super) clock: Clock,
     pub(super) telemetry: Telemetry,
     pub(super) lock_timeout: Duration,
     #[cfg(feature = "typed")]
-    pub(super) codec: Codec,
+    pub(super) codec: Chosen,
     pub(super) flights: Arc<Flights>,
     pub(super) uncacheable: RecentKeys,
     pub(super) recent_failures: RecentFailures,
@@ -68,8 +76,18 @@ pub(super) struct Inner {
     /// Keys whose last refresh in the background brought nothing to be stored.
     pub(super) failed_refreshes: RecentKeys,
     pub(super) abandoned_load: Duration,
+    pub(super) load_limit: LoadLimit,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,
+}
+
+/// What an entry is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// To answer with it, or to load what isn't there.
+    Answer,
+    /// To be shown: nothing is taken along for a load, and no observer is told.
+    Inspection,
 }
 
 /// What the store has for a key.
@@ -118,6 +136,15 @@ impl Cache {
         self.0.lock_timeout / 3
     }
 
+    /// How long a load keeps its place: a lease, and one of those that may load at one time.
+    pub(crate) fn longest_load(&self) -> Duration {
+        LONGEST_LOAD.max(self.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS))
+    }
+
+    pub(crate) fn load_limit(&self) -> &LoadLimit {
+        &self.0.load_limit
+    }
+
     pub(crate) fn flights(&self) -> &Arc<Flights> {
         &self.0.flights
     }
@@ -147,12 +174,28 @@ impl Cache {
 
     /// Whether the store is in this process, all of it.
     pub(crate) fn is_local(&self) -> bool {
-        self.0.store.is_local()
+        self.0.is_local
+    }
+
+    /// The key as the store finds it: to be asked for once, before the key goes there.
+    pub(crate) fn named(&self, key: impl Into<Key>) -> Key {
+        let key = key.into();
+        if self.is_local() { key } else { key.named() }
     }
 
     /// The entry of `key`, if this process has it in memory.
     pub(crate) fn peek(&self, key: &Key) -> Option<Entry> {
         self.0.store.peek(key).map(|entry| entry.seen_at(|| self.now()))
+    }
+
+    /// Whether what is [added](Self::amend) to entries is kept.
+    pub(crate) fn keeps_additions(&self) -> bool {
+        self.0.store.keeps_additions()
+    }
+
+    /// Adds something to the entry with this id, in the memory of this process: `true` if it is there, and there is room.
+    pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl Fn(&Entry) -> Entry) -> bool {
+        self.0.store.amend(key, of, &amends)
     }
 
     /// As [`lookup`](Self::lookup), without waiting; `None` if only that can tell. The time of what is found may be up.
@@ -164,6 +207,19 @@ impl Cache {
     pub(crate) async fn lookup(&self, key: &Key) -> Retrieved {
         let found = self.0.store.get(key).await;
         self.retrieved(found)
+    }
+
+    /// The entry of `key`, for this purpose.
+    pub(crate) async fn read(&self, key: &Key, purpose: Reading) -> Retrieved {
+        if purpose == Reading::Answer {
+            return self.lookup(key).await;
+        }
+        match self.0.store.look(key).await {
+            Ok(Lookup::Found(entry)) => Retrieved::Found(entry.seen_at(|| self.now())),
+            Ok(Lookup::Absent) => Retrieved::Missing(Seen::Nothing),
+            Ok(Lookup::Rejected(_, seen)) => Retrieved::Missing(seen),
+            Err(_) => Retrieved::Unavailable,
+        }
     }
 
     fn retrieved(&self, found: Result<Lookup, StoreError>) -> Retrieved {
@@ -223,14 +279,19 @@ impl Cache {
         result
     }
 
-    /// Stores what leads to an entry, and is none itself: nothing is counted.
-    pub(crate) async fn put_alias(&self, key: Key, alias: Entry) -> Result<(), StoreError> {
-        self.0.store.put(vec![(key, alias)], &Tags::default()).await
+    /// Stores what leads to an entry, and is none itself: nothing is counted, and without it there is one miss more.
+    pub(crate) async fn put_alias(&self, alias: (Key, Entry)) {
+        if let Err(error) = self.0.store.put(vec![alias], &Tags::default()).await {
+            static THROTTLE: Throttle = Throttle::new();
+            if let Some(kept_back) = THROTTLE.pass() {
+                tracing::debug!(%error, kept_back, "an alias is not kept");
+            }
+        }
     }
 
     #[cfg(feature = "typed")]
-    pub(crate) fn codec(&self) -> Codec {
-        self.0.codec
+    pub(crate) fn codec(&self) -> &Chosen {
+        &self.0.codec
     }
 
     /// Room for so many bytes on their way to the store, if there is.

@@ -24,10 +24,10 @@ use crate::{
     key::Key,
     pattern::Pattern,
     store::{
-        Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, MemoryStore,
-        Scope, Seen, Store, StoreBackend, StoreError,
+        Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
+        MemoryStore, Reach, Scope, Seen, Store, StoreBackend, StoreError,
     },
-    tag::Tags,
+    tag::{TagToken, Tags},
 };
 
 /// What a store says when it is asked for a lease.
@@ -68,6 +68,18 @@ impl StoreBackend for Elsewhere {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.looks.fetch_add(1, Ordering::SeqCst);
         self.store.get(key)
+    }
+
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
+        self.store.lease_state(key)
+    }
+
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
+        self.store.tag_token(tag)
+    }
+
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        StoreBackend::count(&self.store, reach)
     }
 
     fn acquire<'a>(

@@ -73,6 +73,20 @@ pub(crate) enum Attempt {
     BackedOff(RecentFailure),
 }
 
+/// What came of asking once for the right to load, without waiting.
+#[cfg(feature = "typed")]
+pub(crate) enum AttemptNow {
+    Granted(Box<WritePermit>),
+    /// The key changed, or may have.
+    Changed(Flight),
+    /// Another process loads it.
+    Held(Flight),
+    /// A recent load of this key could not be stored. The flight has ended.
+    Uncacheable,
+    /// A recent load of this key failed. The flight has ended.
+    BackedOff,
+}
+
 /// How a request came out of waiting for another request's load.
 pub(crate) enum Followed<T> {
     /// It has part in what is coming in.
@@ -130,21 +144,22 @@ impl Cache {
             permit(flight, Err(NoCacheReason::WaitedTooLong))
         };
         let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
-        match self.0.store.acquire(key, seen, self.lease_life(), failures).await {
+        let acquired = match self.0.store.acquire_at_once(key, seen, failures) {
+            Some(acquired) => Ok(acquired),
+            None => self.0.store.acquire(key, seen, self.lease_life(), failures).await,
+        };
+        match acquired {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
-            // What it changed to may not be seen by a lookup: the store may read from a replica that lags.
-            Ok(Acquired::Changed) => match patience.again(LONGEST_PAUSE, Duration::ZERO).await {
+            // What it changed to may not be seen by a lookup: the store may read from a replica that lags. In a box, as is the
+            // other wait, so that the future of who need not wait is the smaller for it.
+            Ok(Acquired::Changed) => match Box::pin(patience.again(LONGEST_PAUSE, Duration::ZERO)).await {
                 true => Attempt::LookAgain(flight),
                 false => too_long(flight),
             },
-            Ok(Acquired::Held) => {
-                let began = Instant::now();
-                let release = self.wait_for_the_fleet(key, patience.deadline()).await;
-                match release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await {
-                    true => Attempt::LookAgain(flight),
-                    false => too_long(flight),
-                }
-            }
+            Ok(Acquired::Held) => match Box::pin(self.wait_out(key, patience)).await {
+                true => Attempt::LookAgain(flight),
+                false => too_long(flight),
+            },
             Ok(Acquired::Uncacheable) => {
                 self.0.uncacheable.remember(&key.primary(), REMEMBER_UNCACHEABLE);
                 flight.finish(FlightOutcome::Uncacheable);
@@ -161,6 +176,51 @@ impl Cache {
                 permit(flight, Err(reason_of(&error)))
             }
         }
+    }
+
+    /// Asks once for the right to load `key`, and waits for nobody.
+    #[cfg(feature = "typed")]
+    pub(crate) async fn attempt(
+        &self,
+        flight: Flight,
+        key: &Key,
+        expected: Option<Seen>,
+        FailurePolicy { back_off, heed }: FailurePolicy,
+    ) -> AttemptNow {
+        let Some(seen) = expected else { return AttemptNow::Granted(self.load_without_store(flight)) };
+        let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
+        match self.0.store.acquire(key, seen, self.lease_life(), failures).await {
+            Ok(Acquired::Granted(lease)) => AttemptNow::Granted(self.permit(flight, Ok(lease), back_off)),
+            Ok(Acquired::Changed) => AttemptNow::Changed(flight),
+            Ok(Acquired::Held) => AttemptNow::Held(flight),
+            Ok(Acquired::Uncacheable) => {
+                flight.finish(FlightOutcome::Uncacheable);
+                AttemptNow::Uncacheable
+            }
+            Ok(Acquired::BackOff { remaining, status }) => {
+                self.0.recent_failures.remember(key, RecentFailure::new(status, remaining));
+                flight.finish(FlightOutcome::Failed);
+                AttemptNow::BackedOff
+            }
+            Err(error) => {
+                tracing::debug!(%error, "could not take a lease");
+                AttemptNow::Granted(self.permit(flight, Err(reason_of(&error)), back_off))
+            }
+        }
+    }
+
+    /// The right to load, after a wait that was too long: nothing will be stored.
+    #[cfg(feature = "typed")]
+    pub(crate) fn load_impatiently(&self, flight: Flight) -> Box<WritePermit> {
+        self.emit(Event::Release(Release::WaitTimeout));
+        self.permit(flight, Err(NoCacheReason::WaitedTooLong), None)
+    }
+
+    /// Waits until another process's load of `key` may have ended, and says whether there is patience to look again.
+    pub(crate) async fn wait_out(&self, key: &Key, patience: &mut Patience) -> bool {
+        let began = Instant::now();
+        let release = self.wait_for_the_fleet(key, patience.deadline()).await;
+        release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await
     }
 
     /// Waits until another process's load of `key` may have ended.

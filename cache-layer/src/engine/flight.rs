@@ -10,11 +10,13 @@ use std::any::Any;
 use std::{
     collections::{HashMap, hash_map},
     sync::{Arc, MutexGuard, OnceLock},
+    time::Duration,
 };
 
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, instrument::Instrumented, span};
@@ -98,6 +100,8 @@ pub(crate) struct Flight {
     shared: Arc<Shared>,
     /// How it ends, once that is known.
     outcome: FlightOutcome,
+    /// Another one, whose followers are this one's as well.
+    along: Option<Box<Self>>,
 }
 
 #[derive(Debug)]
@@ -142,6 +146,11 @@ impl Flights {
         self.table().len()
     }
 
+    /// Whether this process is loading `key`.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.table().contains_key(&key.hash())
+    }
+
     /// Joins the flight for `key`; there is one leader at a time.
     pub(crate) fn join(self: &Arc<Self>, key: &Key) -> Role {
         let id = key.hash();
@@ -154,7 +163,7 @@ impl Flights {
             }
             hash_map::Entry::Vacant(vacant) => {
                 let shared = vacant.insert(Arc::default()).clone();
-                Role::Leader(Flight { flights: self.clone(), id, shared, outcome: FlightOutcome::Void })
+                Role::Leader(Flight { flights: self.clone(), id, shared, outcome: FlightOutcome::Void, along: None })
             }
         }
     }
@@ -168,9 +177,20 @@ impl Flight {
         }
     }
 
+    /// Takes another flight along, if none is: its followers wait for this load, too, and learn how it ends.
+    pub(crate) fn take_along(&mut self, other: Box<Self>) {
+        self.along.get_or_insert(other);
+    }
+
     /// Lets the followers have what is coming in.
     pub(super) fn publish_partial(&self, in_progress: InProgress) {
-        let stage = Stage::InProgress(Arc::new(in_progress));
+        self.publish(Stage::InProgress(Arc::new(in_progress)));
+    }
+
+    fn publish(&self, stage: Stage) {
+        if let Some(along) = &self.along {
+            along.publish(stage.clone());
+        }
         let mut progress = self.shared.progress.lock();
         progress.stage = stage.clone();
         let followers = progress.followers.clone();
@@ -183,7 +203,7 @@ impl Flight {
 
     /// Whether a follower waits for how it ends, or reads what it publishes.
     pub(super) fn is_followed(&self) -> bool {
-        self.shared.progress.lock().is_followed()
+        self.shared.progress.lock().is_followed() || self.along.as_ref().is_some_and(|along| along.is_followed())
     }
 
     /// Lets requests that come from now on join another flight.
@@ -192,6 +212,9 @@ impl Flight {
             && Arc::ptr_eq(flight.get(), &self.shared)
         {
             flight.remove();
+        }
+        if let Some(along) = &self.along {
+            along.leave();
         }
     }
 
@@ -204,6 +227,9 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.leave();
+        if let Some(along) = &mut self.along {
+            along.outcome = self.outcome.clone();
+        }
         // From here on nothing can join.
         let followers = self.shared.progress.lock().followers.take();
         if let Some(followers) = followers {
@@ -248,7 +274,7 @@ pub(crate) struct ReplyTo<T>(oneshot::Sender<T>);
 impl Flights {
     /// Runs `task` to its end whatever becomes of its caller; [`landed`](Self::landed) waits for it.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        // In a box from here on: a runtime moves what it is given several times, and a load's future is large.
+        // In a box from here on: a runtime moves what it is given several times.
         self.tasks.spawn(Box::pin(task))
     }
 
@@ -258,7 +284,21 @@ impl Flights {
         F: Future<Output = ()> + Send + 'static,
     {
         let (reply_to, reply) = oneshot::channel();
-        LoadTask { reply, task: self.spawn(in_span(load(ReplyTo(reply_to)), span)) }
+        // In a box from its beginning on: what it is wrapped in, and a runtime, would move it several times, and it is large.
+        let load = Box::pin(load(ReplyTo(reply_to)));
+        LoadTask { reply, task: self.tasks.spawn(in_span(load, span)) }
+    }
+
+    /// Lets `load` go on, `longest` at most, for later requests: its own has something stale instead.
+    pub(crate) fn leave_to_later<T: Send + 'static>(&self, load: LoadTask<T>, longest: Duration) {
+        // It waits in the request's place, so that the load is not abandoned.
+        drop(self.spawn(async move { drop(timeout(longest, load.reply_unless_panicked()).await) }));
+    }
+
+    /// Runs the load of several keys in a task of its own, whatever becomes of the caller.
+    #[cfg(feature = "typed")]
+    pub(crate) fn spawn_batch(&self, span: Span, load: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.spawn(in_span(load, span))
     }
 
     /// Returns once no task is under way.
@@ -290,9 +330,28 @@ impl<T> LoadTask<T> {
             Err(_) => Err(self.task),
         }
     }
+
+    /// As [`reply_unless_panicked`](Self::reply_unless_panicked), by `deadline`; the load, if it has not replied by then.
+    pub(crate) async fn reply_by(
+        mut self,
+        deadline: Instant,
+    ) -> Result<Result<(T, JoinHandle<()>), JoinHandle<()>>, Self> {
+        match timeout_at(deadline, &mut self.reply).await {
+            Ok(Ok(reply)) => Ok(Ok((reply, self.task))),
+            Ok(Err(_)) => Ok(Err(self.task)),
+            Err(_) => Err(self),
+        }
+    }
 }
 
 impl<T> ReplyTo<T> {
+    /// One for a part of a load, and where its reply arrives.
+    #[cfg(feature = "typed")]
+    pub(crate) fn channel() -> (Self, oneshot::Receiver<T>) {
+        let (reply_to, reply) = oneshot::channel();
+        (Self(reply_to), reply)
+    }
+
     /// Replies. The request may be gone, which is no matter to the load.
     pub(crate) fn send(self, reply: T) {
         let _ = self.0.send(reply);
@@ -389,6 +448,25 @@ mod tests {
         assert!(leader.is_followed());
         drop(follower);
         assert!(!leader.is_followed());
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_is_taken_along_is_followed_and_ends_as_the_other_does() {
+        let flights: Arc<Flights> = Arc::default();
+        let other = Key::new(["other"]);
+        let join = || flights.join(&other);
+        let mut leader = lead(&flights);
+        let Role::Leader(along) = join() else { panic!("there is none yet") };
+        leader.take_along(Box::new(along));
+        assert!(!leader.is_followed());
+        let Role::Follower(follower) = join() else { panic!("there is one") };
+        assert!(leader.is_followed());
+        leader.leave();
+        let Role::Leader(next) = join() else { panic!("it was left with the other") };
+        leader.finish(FlightOutcome::Uncacheable);
+        assert!(matches!(follower.outcome().await, FlightOutcome::Uncacheable));
+        assert!(matches!(join(), Role::Follower(_)), "the next one stays");
+        drop(next);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     pattern::Pattern,
     store::{Hardness, Scope, StoreError},
     tag::Tags,
-    telemetry::{Event, InvalidationKind},
+    telemetry::{Covers, Event, InvalidationKind, Named},
 };
 
 /// What an invalidation covers, and what it does to that.
@@ -27,7 +27,7 @@ impl Cache {
     ///
     /// If the store could not be reached: see [`InvalidateError`].
     pub async fn invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
-        self.run(Invalidation { scope: Scope::Key(key), hardness: Hardness::Hard }).await
+        self.run_on_key(key, Hardness::Hard).await
     }
 
     /// Voids every entry that carries `tag`, at the cost of one small write.
@@ -71,7 +71,7 @@ impl Cache {
     ///
     /// As for [`invalidate`](Self::invalidate); what is kept to be retried is a hard invalidation.
     pub async fn soft_invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
-        self.run(Invalidation { scope: Scope::Key(key), hardness: Hardness::Soft }).await
+        self.run_on_key(key, Hardness::Soft).await
     }
 
     /// Makes every entry that carries `tag` stale, as [`soft_invalidate`](Self::soft_invalidate) does, at the cost of one
@@ -155,12 +155,16 @@ impl Cache {
     pub async fn delete_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let mut deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
-        if let Some(pattern) = under_http(pattern) {
-            let more = self.0.store.delete_matching(&Pattern::new(&pattern)).await;
+        if let Some(http) = under_http(pattern) {
+            let more = self.0.store.delete_matching(&Pattern::new(&http)).await;
             deleted = deleted.and_then(|deleted| Ok(deleted + more?));
         }
         self.0.recent_failures.forget_all();
-        self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard)
+        self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
+    }
+
+    async fn run_on_key(&self, key: &Key, hardness: Hardness) -> Result<(), InvalidateError> {
+        self.run(Invalidation { scope: Scope::Key(&self.named(key)), hardness }).await
     }
 
     async fn run_on_tags(&self, tags: &Tags, hardness: Hardness) -> Result<(), InvalidateError> {
@@ -176,7 +180,12 @@ impl Cache {
         if hardness == Hardness::Hard {
             self.forget_what_was_learned(scope);
         }
-        self.delivered(result, scope.into(), hardness)
+        let covers = match scope {
+            Scope::Key(key) => Covers::Key(key),
+            Scope::Tags(tags) => Covers::Tags(tags),
+            Scope::Everything => Covers::All,
+        };
+        self.delivered(result, scope.into(), hardness, covers)
     }
 
     /// What is made anew may be cacheable, and its load may succeed.
@@ -196,14 +205,17 @@ impl Cache {
         result: Result<T, StoreError>,
         kind: InvalidationKind,
         hardness: Hardness,
+        covers: Covers<'_>,
     ) -> Result<T, InvalidateError> {
-        self.emit(Event::Invalidation { kind, soft: hardness == Hardness::Soft, delivered: result.is_ok() });
+        let (soft, delivered) = (hardness == Hardness::Soft, result.is_ok());
+        self.emit(Event::Invalidation { kind, soft, delivered });
+        self.0.telemetry.name(&Named::Invalidation { covers, soft, delivered });
         result.map_err(InvalidateError::from)
     }
 }
 
 /// The pattern that matches what layers keep of the URIs under `https` that this one matches, if it names that scheme.
-fn under_http(pattern: &str) -> Option<String> {
+pub(super) fn under_http(pattern: &str) -> Option<String> {
     let (before, after) = pattern.split_once("://")?;
     before.strip_suffix("https").map(|space| format!("{space}http://{after}"))
 }

@@ -6,6 +6,7 @@
 //! - [`fetch`]: from a miss to the right to load, once for both front ends; waiting for another request's load
 //! - [`permit`]: the right to load, its lease, and the commit
 //! - [`invalidate`]: invalidation, hard and soft
+//! - [`inspect`]: what a cache has and knows, for people
 //! - [`span`]: one request's lookup, and its load, as traces and observers see them
 //! - [`patience`]: how long a request waits for others, and how often it asks again
 //! - [`builder`]: the settings
@@ -13,6 +14,7 @@
 //! - [`flight`]: requests of this process for one key, of which one loads, in a task of its own
 //! - [`in_progress`], [`growing_body`]: what other requests may have of a load before it has ended
 //! - [`backoff`]: recent failures, and how long to leave the application alone after them
+//! - [`load_limit`]: how many loads run at one time
 //! - [`recent_keys`]: keys that it makes no sense to wait for
 //! - [`early`]: when to refresh what is still fresh
 
@@ -26,11 +28,18 @@ pub(crate) mod fetch;
 pub(crate) mod flight;
 pub(crate) mod growing_body;
 pub(crate) mod in_progress;
+pub(crate) mod inspect;
 mod invalidate;
+pub(crate) mod load_limit;
 pub(crate) mod patience;
 pub(crate) mod permit;
-mod recent_keys;
+pub(crate) mod recent_keys;
 pub(crate) mod span;
 
-pub(crate) use self::cache::Retrieved;
-pub use self::{builder::CacheBuilder, cache::Cache, invalidate::InvalidateError};
+pub(crate) use self::cache::{Reading, Retrieved};
+pub use self::{
+    builder::CacheBuilder,
+    cache::Cache,
+    inspect::{EntryDetails, InspectError, Inspected, TagChange, TagDetails},
+    invalidate::InvalidateError,
+};

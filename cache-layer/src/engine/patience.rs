@@ -14,10 +14,12 @@ pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub(super) const LONGEST_PAUSE_FOR_A_LEASE: Duration = Duration::from_millis(50);
 
 /// The patience of one request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Patience {
     deadline: Instant,
     end: Instant,
+    /// Until when to wait while something stale may stand in.
+    soft: Option<Instant>,
     rounds: u32,
 }
 
@@ -28,7 +30,7 @@ impl Cache {
         let longest = self.lock_timeout();
         let spread = u32::try_from(longest.as_millis() / 4).unwrap_or(u32::MAX);
         let end = Instant::now() + longest;
-        Patience { deadline: end - Duration::from_millis(fastrand::u32(..=spread).into()), end, rounds: 0 }
+        Patience { deadline: end - Duration::from_millis(fastrand::u32(..=spread).into()), end, soft: None, rounds: 0 }
     }
 }
 
@@ -36,7 +38,18 @@ impl Patience {
     /// None at all.
     pub(crate) fn none() -> Self {
         let now = Instant::now();
-        Self { deadline: now, end: now, rounds: 0 }
+        Self { deadline: now, end: now, soft: None, rounds: 0 }
+    }
+
+    /// With a time from now on after which something stale stands in, if there is any.
+    pub(crate) fn with_soft_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.soft = timeout.map(|timeout| Instant::now() + timeout);
+        self
+    }
+
+    /// Until when to wait while something stale may stand in, if that is sooner than for anything else.
+    pub(crate) fn soft_deadline(&self) -> Option<Instant> {
+        self.soft
     }
 
     /// Until when to wait for room at the application.
@@ -74,7 +87,7 @@ mod tests {
     use super::*;
 
     fn until(deadline: Instant) -> Patience {
-        Patience { deadline, end: deadline, rounds: 0 }
+        Patience { deadline, end: deadline, soft: None, rounds: 0 }
     }
 
     #[tokio::test(start_paused = true)]

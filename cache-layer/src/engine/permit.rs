@@ -29,10 +29,6 @@ use crate::{
 /// How long a key whose response could not be kept is loaded without waiting for one another.
 pub(super) const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 
-/// How long a load keeps its place at least, and in lock timeouts.
-const LONGEST_LOAD: Duration = Duration::from_secs(60);
-const LONGEST_LOAD_TIMEOUTS: u32 = 12;
-
 /// How often at least is looked whether a request waits for a load.
 const LONGEST_BEAT: Duration = Duration::from_secs(1);
 
@@ -102,6 +98,8 @@ pub(crate) struct WritePermit {
     flight: Flight,
     invalidations: u64,
     back_off: Option<BackOff>,
+    /// What leads to its entries by another key, and is stored with them.
+    alias: Option<Box<(Key, Entry)>>,
     /// Room for its entries on their way to the store; or why there is none, though there is a lease.
     room: Result<Option<OwnedSemaphorePermit>, NoCacheReason>,
     /// Since when no request waits for it.
@@ -191,6 +189,7 @@ impl Cache {
             flight,
             invalidations: self.invalidations(),
             back_off,
+            alias: None,
             room: Ok(None),
             unawaited: None,
             overaged: false,
@@ -246,6 +245,15 @@ impl WritePermit {
         self.room = self.cache.room_for(bytes).map(Some).ok_or(NoCacheReason::StoreBusy);
     }
 
+    /// Has what leads to what comes stored before that, so that nobody who waits looks for it in vain; those who come for it
+    /// from now on wait as well, by `flight`.
+    pub(crate) fn with_alias(&mut self, alias: Box<(Key, Entry)>, flight: Option<Box<Flight>>) {
+        self.alias = Some(alias);
+        if let Some(flight) = flight {
+            self.flight.take_along(flight);
+        }
+    }
+
     /// Runs `load`, and keeps the lease alive for as long as it takes. `None`: it was ended, since no request waits for
     /// it any more, neither its own, as `demand` says, nor a follower, and
     ///
@@ -266,7 +274,7 @@ impl WritePermit {
 
     async fn until_abandoned(&mut self, demand: impl Fn() -> Demand) {
         let ttl = self.cache.lease_life();
-        let longest = LONGEST_LOAD.max(self.cache.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS));
+        let longest = self.cache.longest_load();
         let (pause, mut renewed) = ((ttl / 3).max(Duration::from_millis(1)), Instant::now());
         loop {
             sleep(pause.min(LONGEST_BEAT)).await;
@@ -392,21 +400,27 @@ impl WritePermit {
     }
 
     /// Stores what was loaded, unless an invalidation came first.
-    pub(crate) async fn commit(mut self: Box<Self>, writes: Writes, tags: Tags) {
-        let outcome = self.lease_guard.outcome.unless_lost();
-        self.lease_guard.ends(Release::Done, outcome);
-        self.lease_guard.answered = true;
-        let (committed, writes) = match self.lease_guard.lease.clone() {
-            Ok(lease) => {
-                let fill = Fill { lease, writes, tags };
-                (self.store(&fill).await, fill.writes)
-            }
-            Err(reason) => {
-                not_kept(reason);
-                (Err(outcome_of(reason)), writes)
-            }
-        };
-        self.committed(committed, writes);
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
+    pub(crate) fn commit(mut self: Box<Self>, writes: Writes, tags: Tags) -> impl Future<Output = ()> + Send {
+        async move {
+            let outcome = self.lease_guard.outcome.unless_lost();
+            self.lease_guard.ends(Release::Done, outcome);
+            self.lease_guard.answered = true;
+            let (committed, writes) = match self.lease_guard.lease.clone() {
+                Ok(lease) => {
+                    if let Some(alias) = self.alias.take() {
+                        Box::pin(self.cache.put_alias(*alias)).await;
+                    }
+                    let fill = Fill { lease, writes, tags };
+                    (self.store(&fill).await, fill.writes)
+                }
+                Err(reason) => {
+                    not_kept(reason);
+                    (Err(outcome_of(reason)), writes)
+                }
+            };
+            self.committed(committed, writes);
+        }
     }
 
     /// Tells everybody what became of a commit.
@@ -438,9 +452,8 @@ impl WritePermit {
 
     /// Writes `fill`: at once where that is in this process, and otherwise when its turn comes.
     async fn store(&mut self, fill: &Fill) -> Result<Committed, FillOutcome> {
-        if self.cache.is_local() {
-            let committed = self.cache.0.store.commit(fill).await;
-            return committed.map_err(|error| outcome_of(reason_of(&error)));
+        if let Some(committed) = self.cache.0.store.commit_at_once(fill) {
+            return Ok(committed);
         }
         // In a box, so that the future of a commit in this process is the smaller for it.
         Box::pin(self.store_in_turn(fill)).await
@@ -475,7 +488,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{fetch::Attempt, flight::Role},
+        engine::{cache::LONGEST_LOAD, fetch::Attempt, flight::Role},
         store::{MemoryStore, Seen},
     };
 

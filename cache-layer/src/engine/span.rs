@@ -10,18 +10,28 @@ use tracing::{Span, debug_span, field::Empty};
 use super::{cache::Cache, flight::Follower};
 use crate::{
     key::Key,
-    telemetry::{Event, LookupEvent, LookupResult, NoCacheReason, Release, Telemetry, Tier, WaitScope},
+    telemetry::{Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Telemetry, Tier, WaitScope},
 };
 
 /// What is known of a lookup so far. It ends when this is dropped: in a miss, unless it was said otherwise.
 pub(crate) struct LookupSpan {
     span: Span,
-    observed: Option<(Telemetry, Instant)>,
+    observed: Option<Observed>,
     result: LookupResult,
     tier: Tier,
     age: Option<Duration>,
     saved: Duration,
     reason: Option<NoCacheReason>,
+    /// By which of the application's routes the request came, if that is known.
+    route: Option<Box<str>>,
+}
+
+/// What the observer is told at the end.
+struct Observed {
+    telemetry: Telemetry,
+    began: Instant,
+    /// What is looked up, if the observer wants to know.
+    key: Option<Key>,
 }
 
 impl Cache {
@@ -42,20 +52,30 @@ impl Cache {
             cache_layer.wait_ms = Empty,
         );
         self.name_key(&span, key);
-        self.lookup_span_in(span)
+        self.begin_lookup(span, Some(key))
     }
 
     /// Begins a lookup that is traced by `span`, if it is.
+    #[cfg(feature = "typed")]
     pub(crate) fn lookup_span_in(&self, span: Span) -> LookupSpan {
+        self.begin_lookup(span, None)
+    }
+
+    fn begin_lookup(&self, span: Span, key: Option<&Key>) -> LookupSpan {
         let telemetry = &self.0.telemetry;
         LookupSpan {
             span,
-            observed: telemetry.is_observed().then(|| (telemetry.clone(), Instant::now())),
+            observed: telemetry.is_observed().then(|| Observed {
+                telemetry: telemetry.clone(),
+                began: Instant::now(),
+                key: key.filter(|_| telemetry.wants_names()).cloned(),
+            }),
             result: LookupResult::Miss,
             tier: Tier::None,
             age: None,
             saved: Duration::ZERO,
             reason: None,
+            route: None,
         }
     }
 
@@ -65,6 +85,22 @@ impl Cache {
         let name = &*self.0.name;
         let keys = i64::try_from(keys).unwrap_or(i64::MAX);
         debug_span!("cache.get", otel.name = %format_args!("cache.get {name}"), cache.name = name, cache_layer.keys = keys)
+    }
+
+    /// The span of the load of many keys, within that of their lookups.
+    #[cfg(feature = "typed")]
+    pub(crate) fn batch_load_span(&self, keys: usize, lookups: &Span) -> Span {
+        let name = &*self.0.name;
+        let keys = i64::try_from(keys).unwrap_or(i64::MAX);
+        lookups.in_scope(|| {
+            debug_span!(
+                "cache.load",
+                otel.name = %format_args!("cache.load {name}"),
+                cache.name = name,
+                cache_layer.keys = keys,
+                cache_layer.reason = Empty,
+            )
+        })
     }
 
     /// The span of a load that `lookup` waits for.
@@ -134,6 +170,14 @@ impl LookupSpan {
         (self.age, self.saved) = (age, saved);
     }
 
+    /// By which route the request came, if anybody wants to know.
+    #[cfg(feature = "axum")]
+    pub(crate) fn came_by(&mut self, route: impl FnOnce() -> Option<Box<str>>) {
+        if self.observed.is_some() {
+            self.route = route();
+        }
+    }
+
     pub(crate) fn because(&mut self, reason: NoCacheReason) {
         self.reason = Some(reason);
     }
@@ -158,13 +202,17 @@ impl LookupSpan {
         if !self.span.is_disabled() {
             self.span.follows_from(follower.load());
         }
-        Wait { span: self.span.clone(), observed: self.observed.clone().map(|(t, _)| t), began: Instant::now() }
+        Wait {
+            span: self.span.clone(),
+            observed: self.observed.as_ref().map(|observed| observed.telemetry.clone()),
+            began: Instant::now(),
+        }
     }
 }
 
 impl Drop for LookupSpan {
     fn drop(&mut self) {
-        let Self { span, observed, result, tier, age, saved, reason } = self;
+        let Self { span, observed, result, tier, age, saved, reason, route } = self;
         let (hit, tier) = (result.is_hit(), if result.is_hit() { *tier } else { Tier::None });
         let (age, saved) = if hit { (*age, *saved) } else { (None, Duration::ZERO) };
         if !span.is_disabled() {
@@ -178,9 +226,12 @@ impl Drop for LookupSpan {
                 span.record("cache_layer.reason", reason.as_str());
             }
         }
-        if let Some((telemetry, began)) = observed.take() {
-            let duration = began.elapsed();
-            telemetry.emit(Event::Lookup(LookupEvent { result: *result, tier, duration, age, saved }));
+        if let Some(Observed { telemetry, began, key }) = observed.take() {
+            let event = LookupEvent { result: *result, tier, duration: began.elapsed(), age, saved };
+            telemetry.emit_lookup(event, route.as_deref());
+            if let Some(key) = &key {
+                telemetry.name(&Named::Lookup { key, event, reason: *reason });
+            }
         }
     }
 }

@@ -1,4 +1,11 @@
-//! Payloads as they are kept outside this process: what is large and shrinks is compressed, once, when it is written.
+//! Payloads as they are kept outside this process: what is large and shrinks is compressed, once, when it is written. What
+//! clients are sent in content codings is written in those.
+//!
+//! | first byte of the length | then |
+//! |---|---|
+//! | 0 | the payload |
+//! | 1 | its length (8 bytes), and a zstd frame |
+//! | 2 | its length (8); how many forms of it there are (1), and of each, in this order, what it is (1) and its length (8); these forms. 0 is the payload itself, and 1, 2 and 3 are `zstd`, `br` and `gzip`. The payload itself is there if `zstd` is not |
 
 use bytes::Bytes;
 
@@ -7,37 +14,46 @@ use crate::telemetry::Rejection;
 
 /// How a payload is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Coding(pub(super) u8);
+pub(super) struct Written(pub(super) u8);
 
-impl Coding {
+impl Written {
     const PLAIN: Self = Self(0);
     /// The length that it had, 8 bytes, and a zstd frame.
-    #[cfg(feature = "zstd")]
+    #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
     const ZSTD: Self = Self(1);
+    /// In content codings.
+    pub(super) const FORMS: Self = Self(2);
 
-    pub(super) fn is_plain(self) -> bool {
-        self == Self::PLAIN
+    /// Whether it is slices of what was read.
+    pub(super) fn is_sliced(self) -> bool {
+        self == Self::PLAIN || self == Self::FORMS
     }
 }
 
+/// The longest payload that a frame may declare; one that declares more is malformed.
+const MOST: u64 = 64 * 1024 * 1024;
+
 impl Entry {
     /// The payload, compressed if that is worth it.
-    pub(super) fn coded_payload(&self) -> (Coding, Bytes) {
-        #[cfg(feature = "zstd")]
-        if let Some(frame) = (!self.contents.is_compressed).then(|| zstd::compress(self.payload())).flatten() {
-            return (Coding::ZSTD, frame);
+    pub(super) fn written_payload(&self) -> (Written, Bytes) {
+        if let Some(forms) = forms::write(self) {
+            return (Written::FORMS, forms);
         }
-        (Coding::PLAIN, self.payload().clone())
+        #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+        if let Some(frame) = (!self.contents.is_compressed).then(|| zstd::compress(self.payload())).flatten() {
+            return (Written::ZSTD, frame);
+        }
+        (Written::PLAIN, self.payload().clone())
     }
 }
 
 /// A key, metadata and a payload as they were before they were written. Where the payload was compressed, they lie in one
 /// buffer of their own: as slices, the first two would keep the frame in memory as well.
-pub(super) fn decompressed(coding: Coding, parts: [Bytes; 3]) -> Result<[Bytes; 3], Rejection> {
-    match coding {
-        Coding::PLAIN => Ok(parts),
-        #[cfg(feature = "zstd")]
-        Coding::ZSTD => {
+pub(super) fn decompressed(written: Written, parts: [Bytes; 3]) -> Result<[Bytes; 3], Rejection> {
+    match written {
+        Written::PLAIN => Ok(parts),
+        #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+        Written::ZSTD => {
             let [canonical, meta, frame] = parts;
             let mut whole = zstd::decompress(&[&canonical, &meta], &frame).ok_or(Rejection::Malformed)?;
             Ok([whole.split_to(canonical.len()), whole.split_to(meta.len()), whole])
@@ -48,35 +64,21 @@ pub(super) fn decompressed(coding: Coding, parts: [Bytes; 3]) -> Result<[Bytes; 
 }
 
 /// Below, a round trip costs more than the bytes.
-#[cfg(feature = "zstd")]
+#[cfg(any(feature = "zstd", feature = "encode-zstd"))]
 pub(super) const THRESHOLD: usize = 1024;
 
-#[cfg(feature = "zstd")]
+#[cfg(any(feature = "zstd", feature = "encode-zstd"))]
 mod zstd {
-    use std::{cell::RefCell, io::Cursor};
-
-    use ::zstd::bulk::{Compressor, Decompressor};
     use bytes::{BufMut as _, Bytes};
 
-    use super::THRESHOLD;
-
-    /// Of a page of 20 products, 3,709 bytes of JSON, level 1 makes 742 bytes, 3 makes 716, and 5 to 9 make 645 at a third
-    /// of the speed (zlib's 6: 678). See `benches/compression.rs`.
-    const LEVEL: i32 = 3;
-    /// The longest payload that a frame may declare; one that declares more is malformed.
-    const MOST: u64 = 64 * 1024 * 1024;
-
-    thread_local! {
-        // Made once for each thread: making one costs several times what it then does for a page.
-        static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL).ok());
-        static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
-    }
+    use super::{MOST, THRESHOLD};
+    use crate::coding::zstd;
 
     pub(super) fn compress(payload: &[u8]) -> Option<Bytes> {
         if payload.len() < THRESHOLD || payload.len() as u64 > MOST {
             return None;
         }
-        let frame = COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(payload).ok())?;
+        let frame = zstd::compress(payload)?;
         // Not worth the work of every reader.
         if frame.len() + size_of::<u64>() > payload.len() / 8 * 7 {
             return None;
@@ -96,22 +98,106 @@ mod zstd {
         let ahead: usize = head.iter().map(|part| part.len()).sum();
         let mut whole = Vec::with_capacity(ahead + length);
         head.iter().for_each(|part| whole.extend_from_slice(part));
-        let mut whole = Cursor::new(whole);
-        whole.set_position(ahead as u64);
-        let inflate = |decompressor: &mut Option<Decompressor<'_>>| {
-            decompressor.as_mut()?.decompress_to_buffer(frame, &mut whole).ok()
-        };
-        let inflated = DECOMPRESSOR.with_borrow_mut(inflate)?;
-        (inflated == length).then(|| whole.into_inner().into())
+        zstd::decompress(whole, frame, length).map(Bytes::from)
     }
 }
 
-#[cfg(all(test, feature = "zstd"))]
+/// Payloads in content codings.
+pub(super) mod forms {
+    use std::sync::Arc;
+
+    use bytes::{Buf as _, BufMut as _, Bytes};
+
+    use super::MOST;
+    use crate::{
+        coding::Coding,
+        entry::{
+            codings::{Codings, Form},
+            contents::Entry,
+        },
+        telemetry::Rejection,
+    };
+
+    /// The payload itself.
+    const ITSELF: u8 = 0;
+
+    fn mark(coding: Coding) -> u8 {
+        coding.number() as u8 + 1
+    }
+
+    /// `None` if it is in no content coding.
+    pub(super) fn write(entry: &Entry) -> Option<Bytes> {
+        let codings = entry.contents.codings.as_ref()?;
+        let made = |coding: Coding| match &codings.forms[coding.number()] {
+            Form::Made(coded) => Some((coding, coded)),
+            Form::Unmade | Form::InVain => None,
+        };
+        let coded: Vec<_> = Coding::ALL.iter().copied().filter_map(made).collect();
+        let has_frame = coded.first()?.0.is_zstd() && entry.payload_length() <= MOST;
+        let itself = (!has_frame).then(|| (ITSELF, entry.payload()));
+        let forms: Vec<_> =
+            itself.into_iter().chain(coded.iter().map(|(coding, coded)| (mark(*coding), *coded))).collect();
+        let bytes: usize = forms.iter().map(|(_, bytes)| bytes.len()).sum();
+        let mut written = Vec::with_capacity(9 + 9 * forms.len() + bytes);
+        written.put_u64(entry.payload_length());
+        written.put_u8(forms.len() as u8);
+        for (mark, bytes) in &forms {
+            written.put_u8(*mark);
+            written.put_u64(bytes.len() as u64);
+        }
+        forms.iter().for_each(|(_, bytes)| written.put_slice(bytes));
+        Some(written.into())
+    }
+
+    /// The payload, which is empty if there is only a frame of it, and its codings. Nothing is copied, nor inflated.
+    pub(in crate::entry) fn read(mut written: Bytes) -> Result<(Bytes, Arc<Codings>), Rejection> {
+        let length = u64::from_be_bytes(take(&mut written)?);
+        let [count] = take(&mut written)?;
+        let mut marks = Vec::with_capacity(count.into());
+        for _ in 0..count {
+            let [mark] = take(&mut written)?;
+            marks.push((mark, u64::from_be_bytes(take(&mut written)?)));
+        }
+        let (mut itself, mut forms) = (None, <[Form; Coding::COUNT]>::default());
+        let mut last = None;
+        for (mark, length) in marks {
+            let length = usize::try_from(length).ok().filter(|length| *length <= written.len());
+            let bytes = written.split_to(length.ok_or(Rejection::Malformed)?);
+            if last.replace(mark) >= Some(mark) {
+                return Err(Rejection::Malformed);
+            }
+            match mark.checked_sub(1) {
+                None => itself = Some(bytes),
+                Some(number) => {
+                    let coding = Coding::of_number(number.into()).ok_or(Rejection::Version)?;
+                    forms[coding.number()] = Form::Made(bytes);
+                }
+            }
+        }
+        let has_frame = Coding::ALL.iter().any(|one| one.is_zstd() && forms[one.number()] != Form::Unmade);
+        match itself {
+            _ if !written.is_empty() => Err(Rejection::Malformed),
+            Some(itself) if itself.len() as u64 == length && count > 1 && !(has_frame && length <= MOST) => {
+                Ok((itself, Arc::new(Codings::of(forms, None))))
+            }
+            None if has_frame && length <= MOST => Ok((Bytes::new(), Arc::new(Codings::of(forms, Some(length))))),
+            _ => Err(Rejection::Malformed),
+        }
+    }
+
+    fn take<const N: usize>(bytes: &mut Bytes) -> Result<[u8; N], Rejection> {
+        let chunk = *bytes.first_chunk().ok_or(Rejection::Malformed)?;
+        bytes.advance(N);
+        Ok(chunk)
+    }
+}
+
+#[cfg(all(test, any(feature = "zstd", feature = "encode-zstd")))]
 mod tests {
     use super::*;
 
-    fn unpack(coding: Coding, payload: Vec<u8>) -> Result<[Bytes; 3], Rejection> {
-        decompressed(coding, [Bytes::from_static(b"key"), Bytes::from_static(b"meta"), payload.into()])
+    fn unpack(written: Written, payload: Vec<u8>) -> Result<[Bytes; 3], Rejection> {
+        decompressed(written, [Bytes::from_static(b"key"), Bytes::from_static(b"meta"), payload.into()])
     }
 
     #[test]
@@ -119,7 +205,7 @@ mod tests {
         let bomb = ::zstd::bulk::compress(&vec![0; 100 << 20], 1).unwrap();
         for declared in [100_u64 << 20, 1 << 20, 0, u64::MAX] {
             let coded: Vec<u8> = declared.to_be_bytes().into_iter().chain(bomb.iter().copied()).collect();
-            assert_eq!(unpack(Coding::ZSTD, coded), Err(Rejection::Malformed), "{declared}");
+            assert_eq!(unpack(Written::ZSTD, coded), Err(Rejection::Malformed), "{declared}");
         }
     }
 
@@ -127,12 +213,12 @@ mod tests {
     fn no_bytes_make_it_panic() {
         for length in 0..200 {
             let bytes: Vec<u8> = (0..length).map(|_| fastrand::u8(..)).collect();
-            let _ = unpack(Coding::ZSTD, bytes);
+            let _ = unpack(Written::ZSTD, bytes);
         }
     }
 
     #[test]
-    fn another_coding_is_a_named_miss() {
-        assert_eq!(unpack(Coding(9), Vec::new()), Err(Rejection::Version));
+    fn another_way_to_write_it_is_a_named_miss() {
+        assert_eq!(unpack(Written(9), Vec::new()), Err(Rejection::Version));
     }
 }

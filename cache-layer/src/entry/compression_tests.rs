@@ -58,3 +58,96 @@ fn nothing_of_the_frame_is_kept_with_what_was_in_it() {
     assert_eq!([canonical.as_ptr_range().end, meta.as_ptr_range().end], [meta.as_ptr(), payload.as_ptr()]);
     assert!([canonical, meta, payload].iter().all(|part| !reply.contains(&part.as_ptr())));
 }
+
+#[cfg(feature = "encode")]
+mod forms {
+    use super::*;
+    use crate::{coding::Coding, entry::Form};
+
+    fn coded(codings: &[Coding]) -> Entry {
+        let add = |entry: Entry, coding: &Coding| {
+            let form = coding.encode(entry.payload()).map_or(Form::InVain, Form::Made);
+            entry.with_form(*coding, form)
+        };
+        codings.iter().fold(entry(page()), add)
+    }
+
+    #[test]
+    fn what_is_kept_in_codings_comes_back_in_them() {
+        for codings in [&[Coding::Zstd][..], &[Coding::Gzip], &[Coding::Brotli, Coding::Gzip], Coding::ALL] {
+            let page = coded(codings);
+            let written = envelope::encode(&page);
+            let read = read(&written).unwrap();
+            let has_frame = codings.contains(&Coding::Zstd);
+            assert_eq!((read.is_framed(), read.payload_length()), (has_frame, page.payload().len() as u64));
+            for coding in Coding::ALL {
+                assert_eq!(read.form(*coding), page.form(*coding), "{coding}");
+            }
+            assert_eq!(envelope::encode(&read), written, "without having looked into it");
+            let whole = read.inflated().unwrap();
+            assert_eq!((whole.payload(), whole.is_framed()), (page.payload(), false));
+            assert_eq!(envelope::encode(&whole), written);
+            // One frame, and not the payload as well.
+            let longest = codings.iter().map(|coding| coding.encode(page.payload()).unwrap().len() + 9).sum::<usize>();
+            let plain = if has_frame { 0 } else { 9 + page.payload().len() };
+            assert_eq!(written.len(), 95 + read.contents.canonical.len() - 1 + 9 + longest + plain);
+        }
+    }
+
+    #[test]
+    fn what_was_in_vain_is_written_as_it_is() {
+        let in_vain = entry(page()).with_form(Coding::Gzip, Form::InVain);
+        assert_eq!(read(&envelope::encode(&in_vain)).unwrap().payload(), in_vain.payload());
+    }
+
+    #[test]
+    fn a_frame_that_lies_is_no_payload() {
+        for (frame, length) in [
+            (::zstd::bulk::compress(&vec![0; 100 << 20], 1).unwrap(), 1_000_u64),
+            (::zstd::bulk::compress(b"short", 1).unwrap(), 6),
+            (b"no frame at all".to_vec(), 15),
+            (Vec::new(), 1),
+        ] {
+            let mut written = envelope::encode(&coded(&[Coding::Zstd])).to_vec();
+            let at = envelope::HEAD + Key::new(["k"]).canonical().len();
+            written.truncate(at);
+            written.extend_from_slice(&length.to_be_bytes());
+            written.extend_from_slice(&[1, 1]);
+            written.extend_from_slice(&(frame.len() as u64).to_be_bytes());
+            written.extend_from_slice(&frame);
+            let payload = (2 << 56 | (written.len() - at) as u64).to_be_bytes();
+            written[envelope::HEAD - 8..envelope::HEAD].copy_from_slice(&payload);
+            let read = read(&envelope::summed(&written.into())).unwrap();
+            assert!(read.is_framed() && read.inflated().is_none(), "{length}");
+        }
+    }
+
+    #[test]
+    fn forms_that_are_cut_off_or_changed_are_named_misses() {
+        let whole = envelope::encode(&coded(Coding::ALL));
+        for length in envelope::HEAD..whole.len() {
+            let mut cut = whole[..length].to_vec();
+            let at = envelope::HEAD + Key::new(["k"]).canonical().len();
+            if length < at {
+                continue;
+            }
+            let payload = (2 << 56 | (length - at) as u64).to_be_bytes();
+            cut[envelope::HEAD - 8..envelope::HEAD].copy_from_slice(&payload);
+            assert_eq!(read(&envelope::summed(&cut.into())).unwrap_err(), Rejection::Malformed, "{length}");
+        }
+        let at = envelope::HEAD + Key::new(["k"]).canonical().len();
+        // The number of forms, and what the first and the second are.
+        for (offset, byte, rejection) in [
+            (8, 0, Rejection::Malformed),
+            (8, 2, Rejection::Malformed),
+            (9, 0, Rejection::Malformed),
+            (9, 2, Rejection::Malformed),
+            (9, 9, Rejection::Version),
+            (18, 1, Rejection::Malformed),
+        ] {
+            let mut changed = whole.to_vec();
+            changed[at + offset] = byte;
+            assert_eq!(read(&envelope::summed(&changed.into())).unwrap_err(), rejection, "{offset} {byte}");
+        }
+    }
+}

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    codings::Codings,
     deadlines::{Deadlines, SKEW},
     version::{EntryId, SoftMark, Version},
 };
@@ -39,6 +40,8 @@ pub(super) struct Contents {
     pub(super) stamps: Vec<TagStamp>,
     pub(super) meta: Bytes,
     pub(super) payload: Bytes,
+    /// The payload in content codings, if there is any of it.
+    pub(super) codings: Option<Arc<Codings>>,
     pub(super) held: Held,
     /// Whether the payload is compressed by its nature, so that compressing it would be in vain.
     pub(super) is_compressed: bool,
@@ -61,6 +64,7 @@ impl Contents {
             stamps: Vec::new(),
             meta,
             payload,
+            codings: None,
             held,
             is_compressed: false,
             most_variants: 0,
@@ -118,15 +122,16 @@ impl EntryHead {
         })
     }
 
-    /// As [`loaded`](Self::loaded), with the payload of another entry: it is not copied.
-    pub(crate) fn loaded_again(&self, stored: &Entry, millis: u64) -> Entry {
+    /// As [`loaded`](Self::loaded), with the payload of another entry: it is not copied. `coded`: nor are its codings made anew.
+    pub(crate) fn loaded_again(&self, stored: &Entry, millis: u64, coded: bool) -> Entry {
         let (canonical, meta) = (Bytes::copy_from_slice(self.key.canonical()), Bytes::copy_from_slice(&self.meta));
-        Entry::of(Contents {
+        let again = Entry::of(Contents {
             held: Held { buffer: stored.contents.held.buffer, beside: canonical.len() + meta.len() },
             load_time: u32::try_from(millis).unwrap_or(u32::MAX),
             is_compressed: self.is_compressed,
             ..Contents::new(self.id, canonical, self.deadlines, meta, stored.payload().clone())
-        })
+        });
+        if coded { again.with_codings_of(stored) } else { again }
     }
 }
 
@@ -155,7 +160,7 @@ impl Entry {
     }
 
     /// The same entry with changed contents: changed in place, if no other handle shares them.
-    fn change(mut self, change: impl FnOnce(&mut Contents)) -> Self {
+    pub(super) fn change(mut self, change: impl FnOnce(&mut Contents)) -> Self {
         change(Arc::make_mut(&mut self.contents));
         self
     }
@@ -207,6 +212,12 @@ impl Entry {
         self.contents.deadlines.fresh.saturating_sub(self.stale_since)
     }
 
+    /// The same entry, whose load took so many milliseconds.
+    #[cfg(feature = "typed")]
+    pub(crate) fn loaded_in(self, millis: u64) -> Self {
+        self.change(|contents| contents.load_time = u32::try_from(millis).unwrap_or(u32::MAX))
+    }
+
     /// The same entry, carrying `stamps`.
     pub(crate) fn stamped(self, stamps: &[TagStamp]) -> Self {
         // Most of what has no tags is in others' hands by now.
@@ -230,7 +241,6 @@ impl Entry {
     }
 
     /// The bytes of the key that it was stored under.
-    #[cfg(feature = "memory")]
     pub(crate) fn canonical(&self) -> &Bytes {
         &self.contents.canonical
     }
@@ -268,6 +278,7 @@ impl Entry {
         &self.contents.meta
     }
 
+    /// The payload; nothing of it where [only a frame](Self::is_framed) is here.
     pub(crate) fn payload(&self) -> &Bytes {
         &self.contents.payload
     }

@@ -26,7 +26,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{
-    compression::{Coding, decompressed},
+    compression::{Written, decompressed, forms},
     contents::{Contents, Entry, Held},
     deadlines::Deadlines,
     version::{EntryId, SoftMark, Version},
@@ -50,9 +50,20 @@ pub(crate) const MARK: std::ops::Range<usize> = 4..8;
 const LENGTH_BITS: u32 = 56;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
 
+/// Where it stands that an entry is sealed, and how.
+pub(super) const SEALED: (usize, u8) = (86, 0x80);
+
 pub(crate) fn encode(entry: &Entry) -> Bytes {
+    let mut out = write(entry);
+    let sum = checksum(&out);
+    out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    out.freeze()
+}
+
+/// The envelope without its sum.
+pub(super) fn write(entry: &Entry) -> BytesMut {
     let contents = &*entry.contents;
-    let (coding, payload) = entry.coded_payload();
+    let (written, payload) = entry.written_payload();
     let tags: usize = contents.stamps.iter().map(|stamp| 2 + stamp.tag.len() + TagToken::LENGTH).sum();
     let mut out = BytesMut::with_capacity(HEAD + contents.canonical.len() + tags + contents.meta.len() + payload.len());
     out.put_slice(MAGIC);
@@ -70,7 +81,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     out.put_u32(contents.canonical.len() as u32);
     out.put_u16(contents.stamps.len() as u16);
     out.put_u32(contents.meta.len() as u32);
-    out.put_u64(u64::from(coding.0) << LENGTH_BITS | payload.len() as u64);
+    out.put_u64(u64::from(written.0) << LENGTH_BITS | payload.len() as u64);
     out.put_slice(&contents.canonical);
     for TagStamp { tag, token } in &contents.stamps {
         out.put_u16(tag.len() as u16);
@@ -79,23 +90,49 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
     }
     out.put_slice(&contents.meta);
     out.put_slice(&payload);
-    let sum = checksum(&out);
-    out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
-    out.freeze()
+    out
 }
 
 /// Reads the entry of `key` out of `bytes`.
 pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
+    check_version(bytes)?;
+    let sum = bytes.get(CHECKSUM).and_then(|sum| sum.try_into().ok()).map(u64::from_be_bytes);
+    let sum = sum.ok_or(Rejection::Truncated)?;
+    if sum == 0 && bytes.get(SEALED.0).is_some_and(|coding| coding & SEALED.1 != 0) {
+        return Err(Rejection::Seal);
+    }
+    if sum != checksum(bytes) {
+        // Of the two, truncation is the one an operator can do something about.
+        let is_short = bytes.len() < HEAD || least_length(bytes) > (bytes.len() - HEAD) as u64;
+        return Err(if is_short { Rejection::Truncated } else { Rejection::Checksum });
+    }
+    read(key, bytes)
+}
+
+/// Whether it is an envelope of this version.
+pub(super) fn check_version(bytes: &[u8]) -> Result<(), Rejection> {
     if bytes.get(..3) != Some(&MAGIC[..]) {
         return Err(Rejection::Foreign);
     }
     if bytes.get(3) != Some(&VERSION) {
         return Err(Rejection::Version);
     }
+    Ok(())
+}
+
+/// How many bytes there are behind a whole head at least.
+pub(super) fn least_length(head: &[u8]) -> u64 {
+    let number =
+        |place: std::ops::Range<usize>| head[place].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    [number(76..80), number(82..86), number(87..94)].into_iter().fold(0, u64::saturating_add)
+}
+
+/// Reads the entry of `key` out of bytes that are whole.
+pub(super) fn read(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let mut reader = Reader { bytes, at: MARK.start };
     let mark = SoftMark(u32::from_be_bytes(reader.array()?));
     let id = EntryId(reader.array()?);
-    let sum = reader.u64()?;
+    reader.u64()?;
     let [fresh, stale_while_revalidate, stale_if_error, made, gone] =
         [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?];
     // What is kept was made before it is gone: anything else is what earlier versions wrote there.
@@ -106,13 +143,8 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let tag_count = usize::from(u16::from_be_bytes(reader.array()?));
     let meta_length = u64::from(u32::from_be_bytes(reader.array()?));
     let payload_length = reader.u64()?;
-    let coding = Coding((payload_length >> LENGTH_BITS) as u8);
+    let written = Written((payload_length >> LENGTH_BITS) as u8);
     let payload_length = payload_length & ((1 << LENGTH_BITS) - 1);
-    if sum != checksum(bytes) {
-        // Of the two, truncation is the one an operator can do something about.
-        let least = [HEAD as u64, key_length, meta_length, payload_length].into_iter().fold(0, u64::saturating_add);
-        return Err(if least > bytes.len() as u64 { Rejection::Truncated } else { Rejection::Checksum });
-    }
     let canonical = reader.slice(key_length)?;
     if canonical != *key.canonical() {
         return Err(Rejection::Key);
@@ -130,12 +162,18 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if reader.at != bytes.len() {
         return Err(Rejection::Malformed);
     }
-    let parts = decompressed(coding, [canonical, meta, payload])?;
+    let (parts, codings) = if written == Written::FORMS {
+        let (payload, codings) = forms::read(payload)?;
+        ([canonical, meta, payload], Some(codings))
+    } else {
+        (decompressed(written, [canonical, meta, payload])?, None)
+    };
     // What is a slice of the reply keeps all of it.
-    let buffer = if coding.is_plain() { bytes.len() } else { parts.iter().map(Bytes::len).sum() };
+    let buffer = if written.is_sliced() { bytes.len() } else { parts.iter().map(Bytes::len).sum() };
     let [canonical, meta, payload] = parts;
     let held = Held { buffer, beside: 0 };
-    let contents = Contents { load_time, stamps, held, ..Contents::new(id, canonical, deadlines, meta, payload) };
+    let contents =
+        Contents { load_time, stamps, held, codings, ..Contents::new(id, canonical, deadlines, meta, payload) };
     Ok(Entry::of(contents).marked(mark))
 }
 
@@ -149,10 +187,10 @@ pub(crate) fn version(Version { id, mark }: Version) -> [u8; 20] {
 
 /// The same bytes with the sum that belongs to them.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn sealed(bytes: &Bytes) -> Bytes {
-    let mut sealed = bytes.to_vec();
-    sealed[CHECKSUM].copy_from_slice(&checksum(bytes).to_be_bytes());
-    sealed.into()
+pub(crate) fn summed(bytes: &Bytes) -> Bytes {
+    let mut summed = bytes.to_vec();
+    summed[CHECKSUM].copy_from_slice(&checksum(bytes).to_be_bytes());
+    summed.into()
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
@@ -248,7 +286,7 @@ mod tests {
         let mut bytes = encode(&entry()).to_vec();
         // What stood there was never before the last moment.
         bytes.copy_within(64..72, 56);
-        let read = decode(&key(), &sealed(&bytes.into())).unwrap();
+        let read = decode(&key(), &summed(&bytes.into())).unwrap();
         assert_eq!(read.deadlines(), Deadlines { made: Deadlines::UNKNOWN, ..entry().deadlines() });
         assert!(!read.is_from_the_future(0));
     }

@@ -1,7 +1,7 @@
 //! What tells one state of a key from another.
 
 /// Tells one making of an entry from any other, so that a writer can say "only if it still is the one I saw".
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct EntryId(pub(crate) [u8; 16]);
 
 impl EntryId {

@@ -5,7 +5,10 @@
 //! full is not overfull once its entries are asked for.
 
 #[cfg(feature = "memory")]
-use super::contents::{Contents, Entry};
+use super::{
+    codings::Codings,
+    contents::{Contents, Entry},
+};
 #[cfg(feature = "memory")]
 use crate::{key::KeyHash, tag::TagStamp};
 
@@ -35,7 +38,11 @@ impl Entry {
         let beside = if contents.held.beside > 0 { contents.held.beside + 2 * BUFFER } else { 0 };
         let tags = |stamp: &TagStamp| size_of::<TagStamp>() + COUNTERS + stamp.tag.len() + ALLOCATION;
         let stamps: usize = contents.stamps.iter().map(tags).sum();
-        ENTRY + contents.held.buffer + beside + stamps + view(&contents.meta)
+        let codings = contents.codings.as_ref().map_or(0, |codings| {
+            let (buffers, bytes) = codings.held();
+            COUNTERS + size_of::<Codings>() + ALLOCATION + buffers * BUFFER + bytes
+        });
+        ENTRY + contents.held.buffer + beside + stamps + codings + view(&contents.meta)
     }
 }
 
@@ -95,57 +102,35 @@ fn field(lines: &[u8]) -> Option<(&[u8], &[u8])> {
 /// otherwise a buffer.
 #[cfg(feature = "memory")]
 fn name_on_the_heap(name: &[u8]) -> usize {
-    let has_constant = matches!(
-        name,
-        b"accept-ranges"
-            | b"access-control-allow-credentials"
-            | b"access-control-allow-headers"
-            | b"access-control-allow-methods"
-            | b"access-control-allow-origin"
-            | b"access-control-expose-headers"
-            | b"access-control-max-age"
-            | b"allow"
-            | b"alt-svc"
-            | b"cache-control"
-            | b"content-disposition"
-            | b"content-encoding"
-            | b"content-language"
-            | b"content-length"
-            | b"content-location"
-            | b"content-range"
-            | b"content-security-policy"
-            | b"content-security-policy-report-only"
-            | b"content-type"
-            | b"date"
-            | b"etag"
-            | b"expires"
-            | b"last-modified"
-            | b"link"
-            | b"location"
-            | b"pragma"
-            | b"referrer-policy"
-            | b"retry-after"
-            | b"server"
-            | b"set-cookie"
-            | b"strict-transport-security"
-            | b"vary"
-            | b"via"
-            | b"warning"
-            | b"www-authenticate"
-            | b"x-content-type-options"
-            | b"x-dns-prefetch-control"
-            | b"x-frame-options"
-            | b"x-xss-protection"
-            | b"accept"
-            | b"accept-charset"
-            | b"accept-encoding"
-            | b"accept-language"
-            | b"cookie"
-            | b"host"
-            | b"origin"
-            | b"referer"
-            | b"user-agent"
-    );
+    // By their length first: an entry that is stored is asked for each of its names.
+    let has_constant = match name.len() {
+        3 => matches!(name, b"via"),
+        4 => matches!(name, b"date" | b"etag" | b"host" | b"link" | b"vary"),
+        5 => matches!(name, b"allow"),
+        6 => matches!(name, b"accept" | b"cookie" | b"origin" | b"pragma" | b"server"),
+        7 => matches!(name, b"alt-svc" | b"expires" | b"referer" | b"warning"),
+        8 => matches!(name, b"location"),
+        10 => matches!(name, b"set-cookie" | b"user-agent"),
+        11 => matches!(name, b"retry-after"),
+        12 => matches!(name, b"content-type"),
+        13 => matches!(name, b"accept-ranges" | b"cache-control" | b"content-range" | b"last-modified"),
+        14 => matches!(name, b"accept-charset" | b"content-length"),
+        15 => matches!(name, b"accept-encoding" | b"accept-language" | b"referrer-policy" | b"x-frame-options"),
+        16 => matches!(
+            name,
+            b"content-encoding" | b"content-language" | b"content-location" | b"www-authenticate" | b"x-xss-protection"
+        ),
+        19 => matches!(name, b"content-disposition"),
+        22 => matches!(name, b"access-control-max-age" | b"x-content-type-options" | b"x-dns-prefetch-control"),
+        23 => matches!(name, b"content-security-policy"),
+        25 => matches!(name, b"strict-transport-security"),
+        27 => matches!(name, b"access-control-allow-origin"),
+        28 => matches!(name, b"access-control-allow-headers" | b"access-control-allow-methods"),
+        29 => matches!(name, b"access-control-expose-headers"),
+        32 => matches!(name, b"access-control-allow-credentials"),
+        35 => matches!(name, b"content-security-policy-report-only"),
+        _ => false,
+    };
     if has_constant { 0 } else { name.len() + BUFFER }
 }
 
@@ -166,7 +151,35 @@ mod tests {
 
     #[test]
     fn names_without_a_buffer_are_those_that_have_a_constant() {
-        for name in ["etag", "accept-ranges", "x-xss-protection", "user-agent", "content-security-policy-report-only"] {
+        let names = [
+            "via",
+            "etag",
+            "allow",
+            "cookie",
+            "expires",
+            "location",
+            "set-cookie",
+            "user-agent",
+            "retry-after",
+            "content-type",
+            "accept-ranges",
+            "cache-control",
+            "last-modified",
+            "content-length",
+            "referrer-policy",
+            "x-xss-protection",
+            "content-encoding",
+            "content-disposition",
+            "access-control-max-age",
+            "content-security-policy",
+            "strict-transport-security",
+            "access-control-allow-origin",
+            "access-control-allow-headers",
+            "access-control-expose-headers",
+            "access-control-allow-credentials",
+            "content-security-policy-report-only",
+        ];
+        for name in names {
             // Two readings of such a name are one text.
             let [one, other] = [(); 2].map(|()| http::HeaderName::from_bytes(name.as_bytes()).unwrap());
             assert_eq!(one.as_str().as_ptr(), other.as_str().as_ptr(), "{name}");

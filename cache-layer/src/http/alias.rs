@@ -4,102 +4,168 @@
 //! kept, under what all of those have in common; it names the target, and nothing else. A request finds the response by the
 //! alias, and has it only if the response itself, as it is stored then, says that the two queries are one. So an alias that
 //! leads nowhere, or to what has changed, is a miss, and no invalidation has to reach it.
+//!
+//! Queries that are one by what the newest response of their path has said are a *class*. Of the requests of this process for
+//! one class, one loads, and the others wait; who finds then that the response is not of the class loads for itself, and none
+//! waits for another one of that class for a while.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{Extensions, HeaderMap, Method, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     context::Context,
-    plan::{CacheRequest, is_hinted},
+    plan::{CacheRequest, Plan, is_hinted},
     response_entry::ResponseEntry,
     select::Selection,
     target::{KeyRules, Target},
+    variations::{NewAlias, Variations},
 };
 use crate::{
-    engine::Retrieved,
+    engine::{Reading, Retrieved, flight::Role, in_progress::InProgress, permit::WritePermit},
     entry::{Deadlines, Entry, EntryId},
     key::Key,
     semantics::no_vary_search::NoVarySearch as Variation,
-    throttle::Throttle,
 };
 
 /// The first byte of the metadata of an alias; the target's path and query follow.
 const ALIAS: u8 = b'A';
 
+/// For how long nobody waits for a load of a class that brought a response of another one.
+const REMEMBER_APART: Duration = Duration::from_secs(5);
+
 /// Where a request finds a response that answers its query, too.
-pub(super) struct Alias {
+pub(super) struct Alias<'a> {
     key: Key,
-    target: Target<'static>,
+    target: &'a Target<'static>,
+    variation: Arc<Variation>,
+    variations: &'a Variations,
+}
+
+impl Alias<'_> {
+    /// Joins the load of its class, if there is to be one for all.
+    pub(super) fn join(&self) -> Option<Role> {
+        (!self.variations.apart.has(&self.key)).then(|| self.variations.classes.join(&self.key))
+    }
+
+    /// A load of its class has ended, and its response is of another one.
+    pub(super) fn is_apart(&self) {
+        self.variations.apart.remember(&self.key, REMEMBER_APART);
+    }
+}
+
+/// Whether a request may be answered by what is stored for another query.
+fn may_have_alias(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> bool {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    is_read && !headers.contains_key(header::AUTHORIZATION) && !is_hinted(extensions)
 }
 
 impl Context {
-    /// The alias of a request for which nothing is stored under its own target; `None` if nothing is known of its path.
-    pub(super) fn alias_of<B>(&self, request: &Request<B>) -> Option<Alias> {
-        let variations = self.variations.as_ref()?;
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        if !is_read || request.headers().contains_key(header::AUTHORIZATION) || is_hinted(request) {
-            return None;
-        }
-        let target = Target::of_request(&self.sites, request)?;
-        let rules = self.key_rules(request.headers());
+    /// The alias of a request for `target`; `None` if nothing is known of its path.
+    pub(super) fn alias_of<'a>(
+        &'a self,
+        target: &'a Target<'static>,
+        method: &Method,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<Alias<'a>> {
+        let variations = self.variations.as_ref().filter(|_| may_have_alias(method, headers, extensions))?;
+        let rules = self.key_rules(headers);
         let variation = variations.known(&target.path_key(&rules))?;
-        let key = alias_key(&target, &rules, &variation)?;
-        Some(Alias { key, target: target.into_owned() })
+        let key = alias_key(target, &rules, &variation)?;
+        Some(Alias { key, target, variation, variations })
     }
 
-    /// The response that an alias leads to, if it is fresh, and says itself that it answers the query. `None` if there is
-    /// something under the request's own `key`, which comes first.
-    pub(super) async fn select_by_alias(&self, key: &Key, headers: &HeaderMap, alias: &Alias) -> Option<ResponseEntry> {
-        let variations = self.variations.as_ref()?;
-        if !matches!(self.cache.lookup(key).await, Retrieved::Missing(_)) {
-            return None;
-        }
-        let Retrieved::Found(found) = self.cache.lookup(&alias.key).await else { return None };
+    /// The response that an alias leads to, if it is fresh, and says itself that it answers the query. What is stored for the
+    /// request's own target comes first.
+    pub(super) async fn select_by_alias(
+        &self,
+        alias: &Alias<'_>,
+        headers: &HeaderMap,
+        purpose: Reading,
+    ) -> Option<ResponseEntry> {
+        let Retrieved::Found(found) = self.cache.read(&alias.key, purpose).await else { return None };
         let (&kind, owner) = found.meta().split_first()?;
         let owner = str::from_utf8(owner).ok().filter(|_| kind == ALIAS)?;
         let owner_key = alias.target.key_of_other(owner, &self.key_rules(headers));
-        let Selection::Fresh(hit) = self.select(&owner_key, headers).await else { return None };
+        let Selection::Fresh(hit) = self.select(&owner_key, headers, purpose).await else { return None };
         let response = hit.entry.response();
-        let variation = variations.of(headers, response.info.status, &response.headers)?;
+        let variation = alias.variations.of(headers, response.info.status, &response.headers)?;
         let (path, query) = split(owner);
         let is_one = path == alias.target.path() && variation.are_equivalent(query, alias.target.query());
         is_one.then_some(hit.entry)
     }
 
-    /// Learns from a response that is going to be stored; returns the tag by which a write to any target of its path reaches it.
-    pub(super) fn learn_variation(
+    /// What is coming in for another query of the class, if it answers the request, and says itself that it is of the class.
+    pub(super) fn select_of_class(
+        &self,
+        load: &InProgress,
+        alias: &Alias<'_>,
+        headers: &HeaderMap,
+    ) -> Option<ResponseEntry> {
+        let (owner, _) = load.entries.first()?;
+        let entry = self.select_among(&load.entries, owner, headers)?;
+        let response = entry.response();
+        let variation = alias.variations.of(headers, response.info.status, &response.headers)?;
+        (variation == *alias.variation).then_some(entry)
+    }
+
+    /// For which other queries a response is an answer as well, if it says so and may be believed.
+    pub(super) fn variation_of(
         &self,
         request: &CacheRequest,
         status: StatusCode,
         response: &HeaderMap,
-    ) -> Option<String> {
+    ) -> Option<Arc<Variation>> {
         let variations = self.variations.as_ref().filter(|_| request.may_have_alias())?;
-        let variation = Arc::new(variations.of(&request.headers, status, response)?);
-        let rules = self.key_rules(&request.headers);
-        variations.learn(&request.target.path_key(&rules), variation);
-        Some(request.target.path_tag(&rules))
+        variations.of(&request.headers, status, response).map(Arc::new)
     }
 
-    /// Keeps the alias of a response that is going to be stored, in a task of its own.
-    pub(super) fn keep_alias(&self, request: &CacheRequest, deadlines: Deadlines) {
-        let Some(variations) = self.variations.as_ref().filter(|_| request.may_have_alias()) else { return };
+    /// Has a response that came at `time` found by other queries, too, if it answers them: the permit stores what leads there.
+    pub(super) fn lead_there(&self, request: &CacheRequest, plan: &Plan, time: u64, permit: &mut WritePermit) {
+        let (Some(variations), Some(variation)) = (&self.variations, &plan.variation) else { return };
+        let path = request.target.path_key(&self.key_rules(&request.headers));
+        variations.learn(&path, variation.clone(), time);
+        if let Some(alias) = self.alias_to(request, plan.deadlines) {
+            alias.be_stored_by(permit);
+        }
+    }
+
+    /// Learns from a response that is stored, maybe by another process.
+    pub(super) fn learn_from_stored(
+        &self,
+        target: &Target<'_>,
+        method: &Method,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        stored: &ResponseEntry,
+    ) {
+        let Some(variations) = &self.variations else { return };
+        let response = stored.response();
+        if let Some(variation) = variations.of(headers, response.info.status, &response.headers)
+            && may_have_alias(method, headers, extensions)
+        {
+            let path = target.path_key(&self.key_rules(headers));
+            variations.learn(&path, Arc::new(variation), response.info.response_time);
+        }
+    }
+
+    /// The alias of a response that is going to be stored.
+    fn alias_to(&self, request: &CacheRequest, deadlines: Deadlines) -> Option<NewAlias> {
+        let variations = self.variations.as_ref()?;
         let rules = self.key_rules(&request.headers);
-        let Some(variation) = variations.known(&request.target.path_key(&rules)) else { return };
-        let Some(key) = alias_key(&request.target, &rules, &variation) else { return };
+        let variation = variations.known(&request.target.path_key(&rules))?;
+        let key = alias_key(&request.target, &rules, &variation)?;
         let meta = [&[ALIAS], request.target.path_and_query().as_bytes()].concat();
         let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), Bytes::new());
-        let cache = self.cache.clone();
-        drop(self.cache.spawn(async move {
-            if let Err(error) = cache.put_alias(key, entry).await {
-                static THROTTLE: Throttle = Throttle::new();
-                if let Some(kept_back) = THROTTLE.pass() {
-                    tracing::debug!(%error, kept_back, "an alias is not kept");
-                }
-            }
-        }));
+        // Whoever comes for the class from now on waits for this response, though none was known to be of it before.
+        let flight = match variations.classes.join(&key) {
+            Role::Leader(flight) => Some(Box::new(flight)),
+            Role::Follower(_) => None,
+        };
+        Some(NewAlias::new((key, entry), flight))
     }
 }
 
@@ -114,6 +180,8 @@ fn alias_key(target: &Target<'_>, rules: &KeyRules<'_>, variation: &Variation) -
 
 #[cfg(all(test, feature = "memory"))]
 mod tests {
+    use http::Request;
+
     use super::*;
     use crate::{engine::Cache, http::variations::Variations, policy::NoVarySearch, store::MemoryStore};
 
@@ -127,27 +195,37 @@ mod tests {
         Request::builder().method(method).uri(uri).body(()).unwrap()
     }
 
-    fn learn(context: &Context, uri: &str, field: &'static str) -> Option<String> {
+    fn learn(context: &Context, uri: &str, field: &'static str, time: u64) -> Option<()> {
         let request = request(Method::GET, uri);
         let asked = CacheRequest::of_get(context, Key::new(["k"]), &request).unwrap();
         let headers = HeaderMap::from_iter([("no-vary-search".parse().unwrap(), field.parse().unwrap())]);
-        context.learn_variation(&asked, StatusCode::OK, &headers)
+        let variation = context.variation_of(&asked, StatusCode::OK, &headers)?;
+        let path = asked.target.path_key(&context.key_rules(&asked.headers));
+        context.variations.as_ref().unwrap().learn(&path, variation, time);
+        Some(())
     }
 
     #[test]
     fn nothing_is_looked_up_for_a_path_that_never_had_the_field() {
         let context = context();
-        let alias = |method, uri| context.alias_of(&request(method, uri)).map(|alias| alias.key);
+        let alias = |method, uri| {
+            let request = request(method, uri);
+            let target = Target::of_request(&context.sites, &request)?.into_owned();
+            context.alias_of(&target, request.method(), request.headers(), request.extensions()).map(|alias| alias.key)
+        };
         assert!(alias(Method::GET, "http://a/s?x=1").is_none());
-        assert!(learn(&context, "http://a/s?x=1&y=2", "params=(\"y\")").is_some());
+        assert!(learn(&context, "http://a/s?x=1&y=2", "params=(\"y\")", 1).is_some());
         assert!(alias(Method::GET, "http://a/t?x=1").is_none() && alias(Method::GET, "http://b/s?x=1").is_none());
         let found = alias(Method::GET, "http://a/s?x=1");
         assert!(found.is_some() && found == alias(Method::HEAD, "http://a/s?y=3&x=1"));
         assert_ne!(found, alias(Method::GET, "http://a/s?x=2"));
         assert!(alias(Method::POST, "http://a/s?x=1").is_none());
-        // The newest word counts.
-        learn(&context, "http://a/s", "params=(\"z\")");
-        assert_ne!(alias(Method::GET, "http://a/s?x=1"), found);
-        assert!(learn(&context, "http://a/s", "except=()").is_none());
+        // The newest word counts, in whatever order they are heard.
+        learn(&context, "http://a/s", "params=(\"z\")", 3);
+        let newest = alias(Method::GET, "http://a/s?x=1");
+        assert_ne!(newest, found);
+        learn(&context, "http://a/s", "params=(\"y\")", 2);
+        assert_eq!(alias(Method::GET, "http://a/s?x=1"), newest);
+        assert!(learn(&context, "http://a/s", "except=()", 4).is_none());
     }
 }

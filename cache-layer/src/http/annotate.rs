@@ -54,6 +54,19 @@ impl Signature {
         self.fields.get_or_insert_default()
     }
 
+    /// The same name, and the usual fields.
+    pub(super) fn plain(&self) -> Self {
+        Self { name: self.name.clone(), fields: None }
+    }
+
+    /// The field that says what the cache did; `None` if none does.
+    pub(super) fn status_field(&self) -> Option<HeaderName> {
+        match &self.fields {
+            Some(fields) => fields.names()[2].cloned(),
+            None => Some(CACHE_STATUS),
+        }
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         self.fields.as_ref().is_some_and(|fields| fields.silent)
     }
@@ -80,6 +93,8 @@ pub(super) enum Served {
     Hit,
     /// It was there once the load that this request waited for had ended.
     Collapsed,
+    /// It was there under another query, of the same class; if `collapsed`, once the load had ended that this request waited for.
+    Alias { collapsed: bool },
     /// It is stale, and may be used all the same: while it is refreshed, or by the client's leave.
     Stale,
     /// It is stale, and answers while a failing application is left alone.
@@ -101,9 +116,9 @@ impl Served {
     /// What came of a look-up that was enough.
     pub(super) fn result(self, fresh: bool) -> Option<LookupResult> {
         match self {
-            Self::Hit if fresh => Some(LookupResult::Hit),
-            Self::Hit | Self::Stale | Self::BackedOff => Some(LookupResult::Stale),
-            Self::Collapsed => Some(LookupResult::Collapsed),
+            Self::Hit | Self::Alias { collapsed: false } if fresh => Some(LookupResult::Hit),
+            Self::Hit | Self::Alias { collapsed: false } | Self::Stale | Self::BackedOff => Some(LookupResult::Stale),
+            Self::Collapsed | Self::Alias { collapsed: true } => Some(LookupResult::Collapsed),
             Self::StaleIfError(_) | Self::Validated { .. } | Self::Loaded { .. } => None,
         }
     }
@@ -122,26 +137,37 @@ pub(super) struct Times {
     pub(super) fresh: bool,
 }
 
+/// The detail of an answer that was stored for another query: by `No-Vary-Search`.
+const BY_ALIAS: &str = "nvs";
+
 /// The answer is a stored response.
 pub(super) fn stored(headers: &mut HeaderMap, signature: &Signature, times: &Times, note: Served) {
     let forward = |why, status, stored, collapsed| Outcome::Forward { why, status, ttl: None, stored, collapsed };
+    let reason = |why, not_stored| detail(why, not_stored).map(NoCacheReason::as_str);
     let (x_cache, outcome, detail) = match note {
         Served::Hit if times.fresh => ("HIT", Outcome::Hit { ttl: times.ttl }, None),
         Served::Hit | Served::Stale => ("STALE", Outcome::Hit { ttl: times.ttl }, None),
-        Served::BackedOff => ("STALE", Outcome::Hit { ttl: times.ttl }, Some(NoCacheReason::BackedOff)),
+        Served::BackedOff => ("STALE", Outcome::Hit { ttl: times.ttl }, Some(NoCacheReason::BackedOff.as_str())),
+        Served::Alias { collapsed: false } => {
+            let x_cache = if times.fresh { "HIT" } else { "STALE" };
+            (x_cache, Outcome::Hit { ttl: times.ttl }, Some(BY_ALIAS))
+        }
+        Served::Alias { collapsed: true } => {
+            ("HIT", forward(ForwardReason::UriMiss, None, false, true), Some(BY_ALIAS))
+        }
         Served::Collapsed => ("HIT", forward(ForwardReason::UriMiss, None, false, true), None),
         Served::StaleIfError(status) => ("STALE", forward(ForwardReason::Stale, status, false, false), None),
         Served::Validated { why, not_stored } => {
-            ("REVALIDATED", forward(why, Some(304), not_stored.is_none(), false), detail(why, not_stored))
+            ("REVALIDATED", forward(why, Some(304), not_stored.is_none(), false), reason(why, not_stored))
         }
         Served::Loaded { why, not_stored } => {
-            ("MISS", forward(why, None, not_stored.is_none(), false), detail(why, not_stored))
+            ("MISS", forward(why, None, not_stored.is_none(), false), reason(why, not_stored))
         }
     };
     // All that is written anew for every hit is in one allocation.
     let mut text = Text::new();
     let name = &signature.name;
-    CacheStatus { name, outcome, detail: detail.map(NoCacheReason::as_str), first: None }.write(&mut text);
+    CacheStatus { name, outcome, detail, first: None }.write(&mut text);
     let status = text.len();
     write_number(&mut text, times.age);
     let age = text.len();
@@ -251,7 +277,7 @@ impl From<NoCacheReason> for Refusal {
 }
 
 /// Why nothing is kept, or else more about why the application was asked.
-fn detail(why: ForwardReason, not_stored: Option<NoCacheReason>) -> Option<NoCacheReason> {
+pub(super) fn detail(why: ForwardReason, not_stored: Option<NoCacheReason>) -> Option<NoCacheReason> {
     not_stored.or((why == ForwardReason::FromTheFuture).then_some(NoCacheReason::FromTheFuture))
 }
 

@@ -6,13 +6,13 @@ use http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION};
 
 use super::{
     annotate::{self, Signature},
-    load_limit::LoadLimit,
+    encode::Encoders,
     range_memory::RangeMemory,
     target::KeyRules,
     variations::Variations,
 };
 use crate::{
-    engine::Cache,
+    engine::{Cache, load_limit::LoadLimit},
     inherit,
     key::Key,
     policy::Policy,
@@ -36,6 +36,7 @@ pub(super) struct Context {
     pub(super) usual_status: OnceLock<HeaderValue>,
     /// Whether the content of some requests is part of their keys.
     pub(super) has_content_keys: bool,
+    pub(super) encoders: Encoders,
     /// What is known of queries that make no difference, if responses may say so.
     pub(super) variations: Option<Variations>,
 }
@@ -43,15 +44,16 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn new(cache: Cache) -> Self {
         Self {
+            load_limit: cache.load_limit().clone(),
             cache,
             policy: Policy::default(),
             signature: Signature::default(),
             namespace: String::new(),
             sites: Sites::default(),
-            load_limit: LoadLimit::default(),
             range_memory: RangeMemory::default(),
             usual_status: OnceLock::new(),
             has_content_keys: false,
+            encoders: Encoders::default(),
             variations: None,
         }
     }
@@ -73,6 +75,7 @@ impl Context {
             key_cookies: &cookies.keyed,
             hinted: &[],
             headers,
+            is_shared: !self.cache.is_local(),
         }
     }
 
@@ -119,12 +122,22 @@ impl Context {
         handler: impl Future<Output = Result<Response<R>, E>>,
     ) -> Result<Response<R>, E> {
         if !self.policy.inherits {
-            return handler.await;
+            return self.in_its_place(handler).await;
         }
-        let (result, reads) = inherit::collect(handler).await;
+        let (result, reads) = inherit::collect(self.in_its_place(handler)).await;
         result.map(|mut response| {
             response.extensions_mut().insert(reads);
             response
         })
+    }
+
+    /// Runs the application for a request that has a place under the limit: the values that it loads need none of their own.
+    pub(super) async fn in_its_place<T>(&self, handler: impl Future<Output = T>) -> T {
+        #[cfg(feature = "typed")]
+        if self.load_limit.is_limited() {
+            // In a box, so that the future of a load without a limit is the smaller for it.
+            return Box::pin(LoadLimit::placed(handler)).await;
+        }
+        handler.await
     }
 }

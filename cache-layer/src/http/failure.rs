@@ -32,7 +32,7 @@ impl Context {
         FailurePolicy { back_off: BackOff::new(first, longest), heed }
     }
 
-    fn shares_failures(&self, request: &HeaderMap) -> bool {
+    pub(super) fn shares_failures(&self, request: &HeaderMap) -> bool {
         self.policy.share_failures && !self.is_personal(request)
     }
 

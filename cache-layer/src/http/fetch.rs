@@ -2,9 +2,9 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
 use http_body::Body;
-use tokio::time::timeout_at;
+use tokio::{task::JoinHandle, time::Instant};
 use tracing::{Instrument as _, Span};
 
 use super::{
@@ -24,9 +24,10 @@ use super::{
 };
 use crate::{
     engine::{
+        Reading,
         backoff::RecentFailure,
         fetch::Followed,
-        flight::{Flight, FlightOutcome, Follower, Role},
+        flight::{Flight, FlightOutcome, Follower, LoadTask, Role},
         in_progress::InProgress,
         patience::{LONGEST_PAUSE, Patience},
         permit::Purpose,
@@ -34,7 +35,9 @@ use crate::{
     },
     entry::{Entry, EntryId},
     key::Key,
-    semantics::{cache_status::ForwardReason, incremental::is_incremental, update::head_outdates},
+    semantics::{
+        cache_status::ForwardReason, incremental::is_incremental, range::names_several, update::head_outdates,
+    },
     store::Seen,
     telemetry::{Event, NoCacheReason, Release},
     throttle::Throttle,
@@ -55,22 +58,25 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
     mut span: LookupSpan,
 ) -> impl Future<Output = Result<Response<ResponseBody<S::Content>>, S::Error>> + Send {
     async move {
-        let mut patience = context.cache.patience();
+        let mut patience = context.cache.patience().with_soft_timeout(context.policy.soft_timeout);
         let end = patience.end();
         let mut lookup = RequestLookup {
             context: &context,
             key: &key,
+            target: &target,
             method: request.method(),
             headers: request.headers(),
+            extensions: request.extensions(),
             known,
+            class: Class::Unasked,
             patience: &mut patience,
             span: &mut span,
         };
-        let (flight, miss, purpose, answer) = match lookup.next().await {
+        let next = if let Some(next) = lookup.next_at_once() { next } else { Box::pin(lookup.next()).await };
+        let (flight, miss, purpose, answer) = match next {
             Next::Respond(response) => return Ok(response),
             Next::Forward { reason, stale, learns } => {
-                let stale = stale.as_ref();
-                let forward = Forward { service, request, key: &key, reason, deadline: end, stale };
+                let forward = Forward { service, request, key: &key, reason, deadline: end, stale: stale.as_ref() };
                 // In a box, as what is rare or lasts: the future of a load is the smaller for it.
                 return Box::pin(context.forward(forward, learns)).await;
             }
@@ -89,11 +95,11 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
                 return Ok(*response);
             }
             LeaderAnswer::Load => begin(context.cache.load_span(&key, &span)).reply().await,
-            LeaderAnswer::LoadOrStale(stale) => {
-                let replied = timeout_at(end, begin(context.cache.load_span(&key, &span)).reply_unless_panicked());
-                let Ok(Ok(replied)) = Box::pin(replied).await else {
+            LeaderAnswer::LoadOrStale(stale, until) => {
+                let load = begin(context.cache.load_span(&key, &span));
+                let Some(replied) = Box::pin(context.reply_in_time(load, until, end)).await else {
                     let served = Served::StaleIfError(None);
-                    return Ok(context.respond_after_miss(stale, &Method::GET, &headers, served));
+                    return Ok(context.respond_after_miss(*stale, &Method::GET, &headers, served));
                 };
                 replied
             }
@@ -101,23 +107,6 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
         let response = context.respond_with_loaded(reply, &Method::GET, &headers, &mut span)?;
         Ok(response.map(|body| body.recorded_by(task)))
     }
-}
-
-/// As [`fetch`], for a request that what is stored for another query may answer.
-pub(super) async fn fetch_or_alias<S: Origin<B>, B: Send + 'static>(
-    context: Arc<Context>,
-    service: S,
-    request: Request<B>,
-    key: Key,
-    target: Target<'static>,
-    (known, alias): (Known, Alias),
-    mut span: LookupSpan,
-) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-    if let Some(entry) = context.select_by_alias(&key, request.headers(), &alias).await {
-        span.at(context.cache.far_tier());
-        return Ok(context.respond(entry, request.method(), request.headers(), Served::Hit, &mut span));
-    }
-    fetch(context, service, request, key, target, known, span).await
 }
 
 /// As [`fetch`], for a request with the mark of another process's load. What is in memory does not answer it before it is
@@ -131,7 +120,7 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     mark: HeaderValue,
     lookup: LookupSpan,
 ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-    if context.keep_mark(request.headers_mut(), &key, mark).await {
+    if context.keep_mark(request.headers_mut(), &key, mark, Reading::Answer).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
         context.cache.emit(Event::Bypass(reason));
@@ -145,9 +134,12 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
 struct RequestLookup<'a> {
     context: &'a Context,
     key: &'a Key,
+    target: &'a Target<'static>,
     method: &'a Method,
     headers: &'a HeaderMap,
+    extensions: &'a Extensions,
     known: Known,
+    class: Class,
     patience: &'a mut Patience,
     span: &'a mut LookupSpan,
 }
@@ -160,6 +152,24 @@ pub(super) enum Known {
     Missing(Seen),
     /// This entry in memory is to be refreshed.
     Due(EntryId),
+}
+
+/// What a request is to the loads of its class: see [`alias`](super::alias).
+enum Class {
+    Unasked,
+    /// It leads one, for all who wait.
+    Leads(Box<Flight>),
+    /// It has waited for one, which has ended.
+    Waited,
+    /// It waits for none.
+    Alone,
+}
+
+/// What becomes of a request by its class.
+enum ByClass<R: Body> {
+    Done(Box<Next<R>>),
+    /// It is to look again.
+    Again,
 }
 
 /// What is to be done for a request.
@@ -186,13 +196,34 @@ enum LeaderAnswer<R: Body> {
     /// This; the load is for later requests.
     Stored(Box<Response<ResponseBody<R>>>),
     Load,
-    /// The load; or this, if the load panics or takes too long.
-    LoadOrStale(ResponseEntry),
+    /// The load; or this, if the load panics, or has no reply by then.
+    LoadOrStale(Box<ResponseEntry>, Instant),
 }
 
 impl RequestLookup<'_> {
+    /// What is to be done where that takes no look-up, and no wait for another request's load: a future that does both is in a
+    /// box, so that the one of what is known to be missing is the smaller for it.
+    fn next_at_once<R: Body>(&mut self) -> Option<Next<R>> {
+        let Known::Missing(seen) = self.known else { return None };
+        // Another query's load may answer it.
+        if self.context.variations.is_some() {
+            return None;
+        }
+        self.span.at(self.context.cache.far_tier());
+        let miss = missing_uri(self.key, seen);
+        if let Some(next) = self.without_load(&miss) {
+            return Some(next);
+        }
+        match self.context.cache.flights().join(&miss.key) {
+            Role::Leader(flight) => {
+                Some(Next::Lead { flight, miss, purpose: Purpose::Answer, answer: LeaderAnswer::Load })
+            }
+            Role::Follower(_) => None,
+        }
+    }
+
     /// Looks the request up, and waits for another request's load, for as long as there is patience.
-    async fn next<R: Body>(&mut self) -> Next<R> {
+    async fn next<R: Body>(mut self) -> Next<R> {
         let cache = &self.context.cache;
         let mut served = Served::Hit;
         loop {
@@ -208,12 +239,26 @@ impl RequestLookup<'_> {
                 }
                 Selection::Missing(miss) => miss,
             };
+            if self.context.variations.is_some() {
+                match Box::pin(self.by_class(&miss, &mut served)).await {
+                    Some(ByClass::Done(next)) => return *next,
+                    Some(ByClass::Again) => continue,
+                    None => {}
+                }
+            }
             if let Some(next) = self.without_load(&miss) {
                 return next;
             }
             let follower = match cache.flights().join(&miss.key) {
-                Role::Leader(flight) => {
-                    return Next::Lead { flight, miss, purpose: Purpose::Answer, answer: LeaderAnswer::Load };
+                Role::Leader(mut flight) => {
+                    let answer = match self.stale_if_slow(&miss) {
+                        Some((stale, until)) => LeaderAnswer::LoadOrStale(Box::new(stale), until),
+                        None => LeaderAnswer::Load,
+                    };
+                    if let Class::Leads(class) = self.class {
+                        flight.take_along(class);
+                    }
+                    return Next::Lead { flight, miss, purpose: Purpose::Answer, answer };
                 }
                 Role::Follower(follower) => follower,
             };
@@ -221,7 +266,7 @@ impl RequestLookup<'_> {
                 cache.emit(Event::Coalesced);
                 served = Served::Collapsed;
             }
-            if let Some(next) = Box::pin(self.follow(follower, miss, served)).await {
+            if let Some(next) = self.follow(follower, miss, served).await {
                 return next;
             }
         }
@@ -232,10 +277,9 @@ impl RequestLookup<'_> {
         match self.known {
             Known::Missing(seen) => {
                 self.known = Known::Nothing;
-                missing_uri(self.key, seen)
+                Selection::Missing(missing_uri(self.key, seen))
             }
-            // In a box, so that the future of what is known to be missing is the smaller for it.
-            Known::Nothing | Known::Due(_) => Box::pin(self.context.select(self.key, self.headers)).await,
+            Known::Nothing | Known::Due(_) => self.context.select(self.key, self.headers, Reading::Answer).await,
         }
     }
 
@@ -248,6 +292,7 @@ impl RequestLookup<'_> {
     }
 
     fn respond<R: Body>(&mut self, entry: ResponseEntry, served: Served) -> Next<R> {
+        self.context.learn_from_stored(self.target, self.method, self.headers, self.extensions, &entry);
         Next::Respond(self.context.respond(entry, self.method, self.headers, served, self.span))
     }
 
@@ -263,7 +308,10 @@ impl RequestLookup<'_> {
             _ => Purpose::EarlyRefresh,
         };
         let answer = match purpose {
-            Purpose::RetriedRefresh => LeaderAnswer::LoadOrStale(entry),
+            Purpose::RetriedRefresh => {
+                let until = self.patience.soft_deadline().unwrap_or(self.patience.end());
+                LeaderAnswer::LoadOrStale(Box::new(entry), until)
+            }
             _ => {
                 let response = self.context.respond(entry, self.method, self.headers, served, self.span);
                 LeaderAnswer::Stored(Box::new(response))
@@ -316,12 +364,24 @@ impl RequestLookup<'_> {
     /// Waits for another request's load; `None` if the request is to look again.
     async fn follow<R: Body>(&mut self, follower: Follower, miss: Miss, served: Served) -> Option<Next<R>> {
         let wait = self.span.wait_for(&follower);
-        let deadline = self.patience.deadline();
-        let join = |load: &InProgress| self.join(load, miss.reached_store());
+        let stale = self.stale_if_slow(&miss);
+        let soft = stale.as_ref().map_or(self.patience.deadline(), |(_, until)| *until);
+        let deadline = self.patience.deadline().min(soft);
+        let key = self.key;
+        let join = |load: &InProgress| {
+            self.join(load, miss.reached_store(), Served::Collapsed, |context, headers| {
+                context.select_among(&load.entries, key, headers)
+            })
+        };
         let outcome = match follower.follow(wait, deadline, join).await {
             Followed::Joined(response) => return Some(Next::Respond(response)),
             Followed::Ended(outcome) => outcome,
-            Followed::TimedOut => return Some(self.waited_too_long(miss)),
+            Followed::TimedOut => {
+                return Some(match stale {
+                    Some((entry, _)) => self.respond_with_stale(entry, NoCacheReason::WaitedTooLong),
+                    None => self.waited_too_long(miss),
+                });
+            }
         };
         match outcome {
             // A request that could reach the store must not take an entry that was loaded without it: the request may know
@@ -343,22 +403,99 @@ impl RequestLookup<'_> {
         }
     }
 
-    /// What is coming in, if it answers this request as well as it will from the store, and the request came before any
-    /// invalidation of it. `reached_store`: the request's own lookup was answered.
-    fn join<R: Body>(&mut self, load: &InProgress, reached_store: bool) -> Option<Response<ResponseBody<R>>> {
+    /// What becomes of a request for whose own target there is nothing: what answers for several queries may answer it, or is
+    /// being loaded. `None` if it is to be loaded for this one.
+    async fn by_class<R: Body>(&mut self, miss: &Miss, served: &mut Served) -> Option<ByClass<R>> {
+        let context = self.context;
+        if miss.detail.why != ForwardReason::UriMiss {
+            return None;
+        }
+        let alias = context.alias_of(self.target, self.method, self.headers, self.extensions)?;
+        if let Some(answer) = self.answer_by_alias(&alias, *served).await {
+            return Some(answer);
+        }
+        match self.class {
+            // Who loads for it may need its answer.
+            Class::Unasked if !Context::is_within_a_load(self.extensions) => {}
+            Class::Unasked | Class::Leads(_) | Class::Alone => return None,
+            Class::Waited => {
+                alias.is_apart();
+                return None;
+            }
+        }
+        if let Some(next) = self.without_load(miss) {
+            return Some(ByClass::Done(Box::new(next)));
+        }
+        let follower = match alias.join()? {
+            Role::Leader(flight) => {
+                self.class = Class::Leads(Box::new(flight));
+                // Another load may have ended since that look-up.
+                return self.answer_by_alias(&alias, *served).await;
+            }
+            Role::Follower(follower) => follower,
+        };
+        if matches!(served, Served::Hit) {
+            context.cache.emit(Event::Coalesced);
+            *served = Served::Collapsed;
+        }
+        Some(self.follow_class(follower, miss, &alias).await)
+    }
+
+    async fn answer_by_alias<R: Body>(&mut self, alias: &Alias<'_>, served: Served) -> Option<ByClass<R>> {
+        let entry = self.context.select_by_alias(alias, self.headers, Reading::Answer).await?;
+        let collapsed = matches!(served, Served::Collapsed);
+        Some(ByClass::Done(Box::new(self.respond(entry, Served::Alias { collapsed }))))
+    }
+
+    /// Waits for the load of another query of the class.
+    async fn follow_class<R: Body>(&mut self, follower: Follower, miss: &Miss, alias: &Alias<'_>) -> ByClass<R> {
+        let (wait, deadline) = (self.span.wait_for(&follower), self.patience.deadline());
+        let join = |load: &InProgress| {
+            let served = Served::Alias { collapsed: true };
+            self.join(load, miss.reached_store(), served, |context, headers| {
+                context.select_of_class(load, alias, headers)
+            })
+        };
+        let outcome = match follower.follow(wait, deadline, join).await {
+            Followed::Joined(response) => return ByClass::Done(Box::new(Next::Respond(response))),
+            Followed::Ended(outcome) => outcome,
+            Followed::TimedOut => return ByClass::Done(Box::new(self.waited_too_long(miss.clone()))),
+        };
+        self.class = match outcome {
+            // It was overtaken, or lost: one of those who wait takes it up.
+            FlightOutcome::Void => Class::Unasked,
+            FlightOutcome::Failed => Class::Alone,
+            _ => Class::Waited,
+        };
+        match self.patience.again(LONGEST_PAUSE, Duration::ZERO).await {
+            true => ByClass::Again,
+            false => ByClass::Done(Box::new(self.waited_too_long(miss.clone()))),
+        }
+    }
+
+    /// What is coming in, if it answers this request as well as it will from the store, as `select` tells, and the request came
+    /// before any invalidation of it. `reached_store`: the request's own lookup was answered.
+    fn join<R: Body>(
+        &mut self,
+        load: &InProgress,
+        reached_store: bool,
+        served: Served,
+        select: impl FnOnce(&Context, &HeaderMap) -> Option<ResponseEntry>,
+    ) -> Option<Response<ResponseBody<R>>> {
         let context = self.context;
         if !context.cache.may_join(load, reached_store) {
             return None;
         }
-        let entry = context.select_among(&load.entries, self.key, self.headers)?;
+        let entry = select(context, self.headers)?;
         let content = match load.payload.length() {
+            // Parts can be put together once the whole is there; where the length isn't known, nor can one be cut out.
+            Some(_) if names_several(self.headers) => return None,
             Some(length) => Content::Loading(load.payload.clone(), length),
-            // A part can be cut out once the whole is there.
             None if self.headers.contains_key(RANGE) => return None,
             None => Content::Growing(load.payload.read_all()?),
         };
         context.cache.emit(Event::Joined);
-        Some(context.respond_while_loading(entry, content, self.method, self.headers, self.span))
+        Some(context.respond_while_loading(entry, content, self.method, self.headers, served, self.span))
     }
 
     /// The load failed. It did so by an error that a stale entry stood in for, or without any response: the wider of the two
@@ -366,9 +503,7 @@ impl RequestLookup<'_> {
     fn failed_together<R: Body>(&mut self, miss: Miss) -> Next<R> {
         let (context, stale) = (self.context, miss.stale.as_ref());
         if let Some(entry) = context.stale_if_error_entry(self.headers, stale, None) {
-            context.cache.emit(Event::Miss);
-            self.span.because(NoCacheReason::ServiceFailed);
-            return self.respond(entry, Served::StaleIfError(None));
+            return self.respond_with_stale(entry, NoCacheReason::ServiceFailed);
         }
         if let Some(failure) = context.cache.recent_failure(&miss.key)
             && let Some(response) = self.respond_while_backing_off(stale, &failure)
@@ -376,6 +511,19 @@ impl RequestLookup<'_> {
             return Next::Respond(response);
         }
         self.forward(NoCacheReason::ServiceFailed, miss)
+    }
+
+    /// What is stale stands in.
+    fn respond_with_stale<R: Body>(&mut self, entry: ResponseEntry, reason: NoCacheReason) -> Next<R> {
+        self.context.cache.emit(Event::Miss);
+        self.span.because(reason);
+        self.respond(entry, Served::StaleIfError(None))
+    }
+
+    /// What is stale, and may stand in for a response that is slow, and from when on.
+    fn stale_if_slow(&self, miss: &Miss) -> Option<(ResponseEntry, Instant)> {
+        let until = self.patience.soft_deadline()?;
+        Some((self.context.stale_if_error_entry(self.headers, miss.stale.as_ref(), None)?, until))
     }
 
     fn waited_too_long<R: Body>(&mut self, miss: Miss) -> Next<R> {
@@ -390,6 +538,25 @@ impl RequestLookup<'_> {
 }
 
 impl Context {
+    /// What a load replies by then, unless it panics. One that is left before its request's patience is at its `end` goes on for
+    /// later requests.
+    async fn reply_in_time<T: Send + 'static>(
+        &self,
+        load: LoadTask<T>,
+        until: Instant,
+        end: Instant,
+    ) -> Option<(T, JoinHandle<()>)> {
+        match load.reply_by(until).await {
+            Ok(replied) => replied.ok(),
+            Err(load) => {
+                if until < end {
+                    self.cache.flights().leave_to_later(load, self.cache.longest_load());
+                }
+                None
+            }
+        }
+    }
+
     /// Forwards a request for which nothing is loaded. A response to HEAD may say that what is `stale` has changed.
     async fn forward<S: Origin<B>, B>(
         &self,

@@ -8,6 +8,7 @@ use super::{
     annotate::{self, Refusal, Served},
     body::ResponseBody,
     context::Context,
+    encode::vary,
     oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     entry::Entry,
     key::Key,
-    semantics::staleness::is_replaceable_error,
+    semantics::{coded_tag::add_plain_tags, invalidation::is_safe, staleness::is_replaceable_error},
     telemetry::{Event, NoCacheReason},
 };
 
@@ -48,6 +49,14 @@ impl Context {
         response
     }
 
+    /// Has a request that goes to the application name what its client has by the application's own tags as well.
+    pub(super) fn add_plain_tags<B>(&self, request: &mut Request<B>) {
+        if let Some(encode) = &self.policy.encode {
+            let is_safe = is_safe(request.method());
+            add_plain_tags(request.headers_mut(), encode.codings(), is_safe);
+        }
+    }
+
     /// The reason, and what it was for the earlier request that it is remembered from.
     pub(super) fn refusal(&self, reason: NoCacheReason, key: &Key) -> Refusal {
         let first = if reason == NoCacheReason::Remembered { self.cache.first_reason(key) } else { None };
@@ -71,7 +80,8 @@ impl Context {
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
         // A layer further in is not to wait for what this one has waited for, nor for its room.
         self.mark(&mut request, key, None);
-        let result = Oneshot::new(service, request).await;
+        let answer = Oneshot::new(service, request);
+        let result = if room.is_some() { self.in_its_place(answer).await } else { answer.await };
         drop(room);
         let failed = match &result {
             Ok(response) => Some(response.status()).filter(|status| is_replaceable_error(*status)).map(Some),
@@ -95,7 +105,15 @@ impl Context {
         forward: Forward<'_, S, B>,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
         let request = CacheRequest::of_get(self, forward.key.clone(), &forward.request);
-        let response = self.forward_uncached(forward).await?;
+        let is_head = forward.request.method() == Method::HEAD;
+        let mut response = self.forward_uncached(forward).await?;
+        // As GET would have it.
+        if is_head
+            && let Some(encode) = &self.policy.encode
+            && encode.may_encode(response.status(), response.headers(), 0)
+        {
+            vary(response.headers_mut());
+        }
         if let Some(request) = request {
             self.learn_from_answer(&request, &response);
         }

@@ -13,6 +13,7 @@ use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
+use tracing::{Instrument as _, Span, instrument::Instrumented};
 
 use super::{annotate::Refusal, body::ResponseBody, context::Context, oneshot::Oneshot};
 
@@ -42,7 +43,7 @@ pin_project! {
         /// Nothing for the cache to do but to say so.
         Bypass { #[pin] forward: Oneshot<S, Request<B>>, context: Arc<Context>, refusal: Refusal },
         /// Anything that has to wait for a store, or for others.
-        Boxed { future: Boxed<R, S::Error> },
+        Boxed { #[pin] future: Instrumented<Boxed<R, S::Error>> },
     }
 }
 
@@ -59,10 +60,13 @@ where
         Self { kind: Kind::Bypass { forward: Oneshot::new(service, request), context, refusal } }
     }
 
+    /// A future that runs in `span`. In a box before it is anything else: it is large, and every wrapping would move it.
     pub(super) fn boxed(
         future: impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send + 'static,
+        span: Span,
     ) -> Self {
-        Self { kind: Kind::Boxed { future: Box::pin(future) } }
+        let future: Boxed<R, S::Error> = Box::pin(future);
+        Self { kind: Kind::Boxed { future: future.instrument(span) } }
     }
 }
 
@@ -79,7 +83,7 @@ where
             KindProj::Bypass { forward, context, refusal } => {
                 Poll::Ready(Ok(context.bypassed(ready!(forward.poll(cx))?, *refusal)))
             }
-            KindProj::Boxed { future } => future.as_mut().poll(cx),
+            KindProj::Boxed { future } => future.poll(cx),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! A load that has the right to store what comes: it asks the application, passes the response to the client, and stores it.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{
@@ -15,10 +18,11 @@ use super::{
     annotate::{self, Served},
     body::{Piece, ResponseBody},
     context::Context,
-    load_limit::LoadPermit,
+    encode::Encoding,
     oneshot::Oneshot,
     origin::Origin,
     plan::{CacheRequest, DatedHeaders, Draft, OriginResponse, Plan, date_for, is_lasting},
+    preferences::ClientPreferences,
     record::{Incoming, Unkept, content_length, pass_on, record},
     reply::LoadReply,
     response_entry::ResponseEntry,
@@ -28,6 +32,7 @@ use crate::{
     engine::{
         flight::ReplyTo,
         growing_body::BodyWriter,
+        load_limit::LoadPermit,
         permit::{Demand, Purpose, WritePermit},
     },
     inherit::Reads,
@@ -36,7 +41,7 @@ use crate::{
         cache_status::ForwardReason,
         conditional::{is_not_modified, retain_not_modified_fields, unconditional, validating},
         list::has,
-        staleness::{has_validator, is_replaceable_error},
+        staleness::is_replaceable_error,
         storable::forbids_length,
     },
     store::Writes,
@@ -66,41 +71,45 @@ enum Admission {
 
 impl<R: Body, E> GrantedLoad<R, E> {
     /// Asks the application, and does with its answer what there is to do, by `deadline` for room at the application.
-    pub(super) async fn run<S, B>(
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
+    pub(super) fn run<S, B>(
         mut self: Box<Self>,
         service: S,
         mut request: Request<B>,
         purpose: Purpose,
         deadline: Instant,
-    ) where
+    ) -> impl Future<Output = ()>
+    where
         S: Origin<B, Content = R, Error = E>,
         R: Body<Data = Bytes>,
     {
-        match self.admit(purpose, deadline).await {
-            Admission::Admitted => {}
-            Admission::Abandoned => return self.permit.abandon(),
-            Admission::NoRoom => return self.refuse(purpose),
-        }
-        let (stored, validates) = self.prepare(&mut request, purpose);
-        let answered = {
-            let asking = pin!(Oneshot::new(service, request));
-            self.ask(asking).await
-            // What the application holds for a request, such as its place under a limit, is free from here on.
-        };
-        let response = match answered {
-            Some(Ok(response)) => response,
-            Some(Err(error)) => return self.failed(purpose, error),
-            None => return self.permit.abandon(),
-        };
-        if let Some(entry) = stored
-            && response.status() == StatusCode::NOT_MODIFIED
-        {
-            let (head, _) = response.into_parts();
-            return Box::pin(self.revalidated(entry, validates.then_some(head))).await;
-        }
-        match self.stale_instead_of(response.status()) {
-            Some(reply) => self.failed_with(response.status(), reply),
-            None => self.receive(response).await,
+        async move {
+            match self.admit(purpose, deadline).await {
+                Admission::Admitted => {}
+                Admission::Abandoned => return self.permit.abandon(),
+                Admission::NoRoom => return self.refuse(purpose),
+            }
+            let (stored, validates) = self.prepare(&mut request, purpose);
+            let answered = {
+                let asking = pin!(Oneshot::new(service, request));
+                self.ask(asking).await
+                // What the application holds for a request, such as its place under a limit, is free from here on.
+            };
+            let response = match answered {
+                Some(Ok(response)) => response,
+                Some(Err(error)) => return self.failed(purpose, error),
+                None => return self.permit.abandon(),
+            };
+            if let Some(entry) = stored
+                && response.status() == StatusCode::NOT_MODIFIED
+            {
+                let (head, _) = response.into_parts();
+                return Box::pin(self.revalidated(entry, validates.then_some(head))).await;
+            }
+            match self.stale_instead_of(response.status()) {
+                Some(reply) => self.failed_with(response.status(), reply),
+                None => self.receive(response).await,
+            }
         }
     }
 
@@ -158,13 +167,13 @@ impl<R: Body, E> GrantedLoad<R, E> {
     fn prepare<B>(&mut self, request: &mut Request<B>, purpose: Purpose) -> (Option<ResponseEntry>, bool) {
         unconditional(request.headers_mut());
         let stored = self.miss.stale.clone().and_then(ResponseEntry::new);
-        let validator = stored.as_ref().map(ResponseEntry::response);
-        let validator = validator
-            .filter(|stored| has_validator(&stored.headers) && stored.info.traits.are_known_to_the_application());
+        let validator = stored.as_ref().map(ResponseEntry::response).filter(|stored| stored.can_be_validated());
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
         }
-        self.context.policy.caching.normalization.negotiate(request.headers_mut());
+        if let Some(sent) = self.context.policy.caching.normalization.negotiate(request.headers_mut()) {
+            ClientPreferences::keep(sent, request.extensions_mut());
+        }
         let validates = validator.is_some();
         self.context.mark(request, &self.request.key, self.permit.token());
         if purpose == Purpose::EarlyRefresh {
@@ -247,20 +256,53 @@ impl Length {
     }
 }
 
+/// What is left of a load once its response has come.
+enum Received<F> {
+    Done,
+    /// All of it was there, and its client has it.
+    Stored {
+        permit: Box<WritePermit>,
+        writes: Writes,
+        tags: Tags,
+        room: Option<LoadPermit>,
+        encoding: Option<Box<Encoding>>,
+    },
+    Streaming(Pin<Box<F>>),
+}
+
 /// What to store of a response.
-struct Planned {
-    plan: Result<Plan, NoCacheReason>,
+pub(super) struct Planned {
+    pub(super) plan: Result<Plan, NoCacheReason>,
     length: Length,
     /// The date that the response is given, if it has none.
     date: Option<HeaderValue>,
 }
 
 impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
-    /// Passes a new response to the client, and stores it if it may be stored.
-    pub(super) async fn receive(mut self: Box<Self>, response: Response<R>) {
+    /// Passes a new response to the client, and stores it if it may be stored. What takes no time is done when this is called,
+    /// so that the future of it has only what it waits with.
+    pub(super) fn receive(self: Box<Self>, response: Response<R>) -> impl Future<Output = ()> {
+        let received = self.take_in(response);
+        async move {
+            match received {
+                Received::Done => {}
+                Received::Stored { permit, writes, tags, room, encoding } => {
+                    match encoding {
+                        None => permit.commit(writes, tags).await,
+                        // In a box, since most are not encoded.
+                        Some(encoding) => Box::pin(encoding.commit(permit, writes, tags)).await,
+                    }
+                    drop(room);
+                }
+                Received::Streaming(rest) => rest.await,
+            }
+        }
+    }
+
+    fn take_in(mut self: Box<Self>, response: Response<R>) -> Received<impl Future<Output = ()>> {
         let (mut parts, body) = response.into_parts();
         let now = self.context.cache.now();
-        let Planned { plan, length, date } = self.plan(&mut parts, body.size_hint(), now);
+        let Planned { plan, length, date } = self.context.plan_head(&self.request, &mut parts, body.size_hint(), now);
         if plan.is_ok() {
             self.permit.reserve(length.known());
         }
@@ -268,19 +310,22 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
-                let head = self.client_head(parts, not_stored, now);
+                let head = self.client_head(parts, not_stored, false, now);
                 let (status, offers_ranges) = (head.status, head.offers_ranges);
                 self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
-                return self.reply_to.send(head.reply(ResponseBody::inner(body)));
+                self.reply_to.send(head.reply(ResponseBody::inner(body)));
+                return Received::Done;
             }
         };
+        self.context.lead_there(&self.request, &plan, now, &mut self.permit);
         let remaining = self.context.policy.remaining;
         let left = (remaining != Remaining::Age).then(|| plan.remaining_freshness(now));
         let (varies, is_new) = (self.miss.detail.varies.take(), self.miss.stale.is_none());
         // Before the client's head is made of it: what is stored are the fields as they came.
         let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
         let draft = self.context.draft(plan, &self.request, headers, varies, is_new);
-        let mut head = self.client_head(parts, not_stored, now);
+        let encoding = draft.is_encodable().then(|| self.encoding());
+        let mut head = self.client_head(parts, not_stored, encoding.is_some(), now);
         if let Some(date) = date {
             head.parts.headers.insert(DATE, date);
         }
@@ -289,39 +334,30 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
         let mut body = Incoming::new(body);
         match length.exact() {
-            Some(exact) if body.take_at_once(exact) => {
-                // Until the load is over.
-                let _room = self.room.take();
-                let (permit, writes, tags) = self.reply_whole(draft, head, body, now);
-                permit.commit(writes, tags).await;
-            }
-            // In a box, so that the load of a body that is there, as most are, is the smaller for it.
-            _ => Box::pin(self.store_streaming(draft, head, body, length)).await,
+            Some(exact) if body.take_at_once(exact) => self.reply_whole(draft, head, body, encoding, now),
+            _ => Received::Streaming(Box::pin(self.store_streaming(draft, head, body, length))),
         }
     }
 
-    /// Takes out of the head what only the cache is told.
-    fn plan(&self, parts: &mut Parts, hint: SizeHint, now: u64) -> Planned {
-        let date = date_for(&parts.headers, now);
-        let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
-        let freshness = parts.extensions.remove::<Freshness>();
-        let inherited = parts.extensions.remove::<Reads>();
-        let headers = &parts.headers;
-        let declared = content_length(headers);
-        let plan = declared.and_then(|declared| {
-            let length = declared.unwrap_or(0).max(hint.lower());
-            let response =
-                OriginResponse { status: parts.status, headers, time: now, tags, freshness, inherited, length };
-            self.context.plan(&self.request, response)
-        });
-        Planned { plan, length: Length { declared: declared.unwrap_or(None), hint }, date }
+    fn encoding(&self) -> Encoding {
+        Encoding { context: self.context.clone(), request: self.request.headers.clone() }
     }
 
-    fn client_head(&self, mut parts: Parts, not_stored: Option<NoCacheReason>, now: u64) -> ClientHead {
+    /// `encodable`: what is stored of it may be sent in content codings of the cache's own.
+    fn client_head(
+        &self,
+        mut parts: Parts,
+        not_stored: Option<NoCacheReason>,
+        encodable: bool,
+        now: u64,
+    ) -> ClientHead {
         let Self { context, request, miss, .. } = self;
         let (status, why) = (parts.status, miss.detail.why);
         // What a client wants of a response to its POST, only the application can say.
         let of_get = request.method == Method::GET;
+        if encodable {
+            context.as_it_came(of_get.then_some(&*request.headers), status, &mut parts.headers);
+        }
         let not_modified = of_get && is_not_modified(&request.headers, status, &parts.headers, now / 1000);
         let in_part = of_get && !not_modified && has(&request.headers, &RANGE);
         if not_modified {
@@ -338,13 +374,14 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     }
 
     /// All of the body is there: replies, and returns what is to be stored.
-    fn reply_whole(
+    fn reply_whole<F>(
         self: Box<Self>,
         mut draft: Draft,
         mut head: ClientHead,
         body: Incoming<R>,
+        encoding: Option<Encoding>,
         now: u64,
-    ) -> (Box<WritePermit>, Writes, Tags) {
+    ) -> Received<F> {
         if let Some(tag) = draft.mint(body.taken()) {
             head.parts.headers.insert(ETAG, tag);
             // The client may have it.
@@ -360,15 +397,17 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             self.permit.publish_partial(writes.entries.clone().into(), growing.body());
             growing.end(payload.clone());
         }
-        self.reply_to.send(match head.in_part {
+        let Self { permit, reply_to, room, .. } = *self;
+        reply_to.send(match head.in_part {
             true => LoadReply::Entry(entry, head.served()),
             false => head.reply(ResponseBody::stored(payload)),
         });
-        (self.permit, writes, tags)
+        Received::Stored { permit, writes, tags, room, encoding: encoding.map(Box::new) }
     }
 
     /// The body is passed on while it comes in, to the client and to the requests that join.
     async fn store_streaming(self: Box<Self>, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
+        let encoding = draft.is_encodable().then(|| self.encoding());
         let Self { context, request, mut permit, reply_to, room, .. } = *self;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
@@ -400,7 +439,10 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                     Some(reply_to) => reply_to.send(LoadReply::Entry(entry, served)),
                     None => drop(feed.send(Piece::End)),
                 }
-                permit.commit(writes, tags).await;
+                match encoding {
+                    None => permit.commit(writes, tags).await,
+                    Some(encoding) => encoding.commit(permit, writes, tags).await,
+                }
             }
             Some(Err(Unkept { reason, rest })) => {
                 if let (Some(reply_to), Some(whole)) = (waiting, held) {
@@ -418,6 +460,23 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
 }
 
 impl Context {
+    /// What to store of the response with this head, which came at `now`. Takes out of it what only the cache is told.
+    pub(super) fn plan_head(&self, request: &CacheRequest, parts: &mut Parts, hint: SizeHint, now: u64) -> Planned {
+        let date = date_for(&parts.headers, now);
+        let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
+        let freshness = parts.extensions.remove::<Freshness>();
+        let inherited = parts.extensions.remove::<Reads>();
+        let headers = &parts.headers;
+        let declared = content_length(headers);
+        let plan = declared.and_then(|declared| {
+            let length = declared.unwrap_or(0).max(hint.lower());
+            let response =
+                OriginResponse { status: parts.status, headers, time: now, tags, freshness, inherited, length };
+            self.plan(request, response)
+        });
+        Planned { plan, length: Length { declared: declared.unwrap_or(None), hint }, date }
+    }
+
     /// Who waits for a load, by whether the request does that leads it, or that has its body.
     fn demand(&self, awaited: bool) -> Demand {
         match awaited {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::Extensions;
 
+use crate::policy::Policy;
+
 /// What a layer outside of the cache knows of a request: who it is for, or that it is to have no stored response. Put into the
 /// request's extensions, where no client can put anything. They stay there, for caches that are further in.
 ///
@@ -64,6 +66,20 @@ impl Hints {
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
+    }
+
+    /// Makes a request's policy that of these.
+    pub(super) fn apply(&self, policy: &mut Policy) {
+        policy.refresh = self.refresh;
+        if let Some(ttl) = self.ttl {
+            policy.set_only_ttl(ttl);
+        }
+    }
+
+    /// The settings that they say something of, by the names that people know.
+    pub(super) fn says(&self) -> Vec<&'static str> {
+        let said = [("bypass", self.bypass), ("refresh", self.refresh), ("ttl", self.ttl.is_some())];
+        said.into_iter().filter(|(_, said)| *said).map(|(name, _)| name).collect()
     }
 
     /// Puts these into a request's extensions, beside what others have said there: parts of keys come after theirs, and of two

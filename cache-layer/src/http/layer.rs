@@ -7,7 +7,8 @@ use tower_layer::Layer;
 
 use super::{
     context::Context,
-    load_limit::LoadLimit,
+    encode::Encoders,
+    hints::Hints,
     rules::{RequestSettings, Rule, RuledContexts, Rules},
     service::CacheService,
     target::{Affected, Target},
@@ -18,7 +19,7 @@ use crate::{
     engine::{Cache, InvalidateError},
     error::{ConfigError, ConfigErrorKind},
     key::Key,
-    policy::{KeepIf, NoVarySearch, Profile, Remaining, RequestPredicate, SetCookie, Vary, Voids},
+    policy::{Encode, KeepIf, NoVarySearch, Profile, Remaining, RequestPredicate, SetCookie, Vary, Voids},
     semantics::{cache_status::CacheName, caching_policy::CachingPolicy, names::Names, one_request::OF_ONE_REQUEST},
     telemetry::NoCacheReason,
 };
@@ -69,7 +70,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CacheLayer {
-    context: Context,
+    pub(super) context: Context,
     /// None where it has never had any.
     rules: Option<Rules>,
 }
@@ -211,6 +212,29 @@ impl CacheLayer {
         self
     }
 
+    /// How long a request waits, from its begin on, where a stale response may stand in for an error
+    /// ([`stale_if_error`](Self::stale_if_error)): then it is answered with that, and the load goes on and is stored for later
+    /// requests; without a limit unless set. It has no effect where there is no such response.
+    ///
+    /// It counts until the head of the new response is there, for GET, and limits every wait for it: for the application, for
+    /// another request's load, for another process's, and for [room](Self::max_loads). A load that is left goes on for as long
+    /// as one keeps its place, a minute or twelve [lock timeouts](crate::CacheBuilder::lock_timeout).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    ///
+    /// // A page that is an hour old at most, rather than one that takes longer than a tenth of a second.
+    /// let layer = CacheLayer::new(Cache::new(MemoryStore::new(64 * 1024 * 1024)))
+    ///     .ttl(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(3600))
+    ///     .soft_timeout(Duration::from_millis(100));
+    /// ```
+    pub fn soft_timeout(mut self, limit: Duration) -> Self {
+        self.context.policy.soft_timeout = Some(limit);
+        self
+    }
+
     /// Refreshes responses in the background before they are stale, so that of those that are asked for often no request
     /// ever waits; off unless set. Each GET that is answered from the cache decides by chance, the more likely the less
     /// freshness is left and the longer the last load took (XFetch), in the last fifth of a freshness of a second or more.
@@ -317,6 +341,34 @@ impl CacheLayer {
         self
     }
 
+    /// In which content codings responses are kept and sent, each encoded once, the shortest first; in none unless set. It takes the
+    /// place of a layer that compresses around this one, and would on every hit.
+    ///
+    /// ```
+    /// # #[cfg(feature = "encode")] {
+    /// # use cache_layer::{Cache, CacheLayer, Coding::{Brotli, Gzip, Zstd}, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).encode([Zstd, Brotli, Gzip]);
+    /// # }
+    /// ```
+    ///
+    /// Text-like content that is stored is encoded when it is first wanted: by the request that loaded it, once that has its answer, or by
+    /// a later one. Until that is done, and for clients that accept no coding, responses go out as the application made them. What does
+    /// not shrink by a tenth stays as it is, and so does what is in a coding already, varies by `Accept-Encoding`, says
+    /// `no-transform`, or has a digest of its bytes or a signature: an application that encodes itself goes on doing it.
+    ///
+    /// Clients have the last word, by `Accept-Encoding` and its weights (RFC 9110, section 12.5.3). Responses that could have been
+    /// another say `Vary: Accept-Encoding`; a strong `ETag` is `"v"` as the application gave it, and `"v-gzip"` in gzip, and both
+    /// are known when they come back. Ranges are of the representation that is sent.
+    ///
+    /// Each coding counts for the size of a store in memory. Settings beyond that, and what Redis keeps, are in [`Encode`].
+    pub fn encode(mut self, encode: impl Into<Encode>) -> Self {
+        let encode = encode.into();
+        self.context.encoders = encode.most_at_once().map_or_else(Encoders::default, Encoders::at_once);
+        self.context.policy.set_encode(encode);
+        self
+    }
+
     /// The most variants of one URI to keep; 64 unless set, at least 1. One more, and they begin anew.
     pub fn max_variants(mut self, variants: u16) -> Self {
         self.context.policy.max_variants = variants.max(1);
@@ -359,12 +411,15 @@ impl CacheLayer {
     /// their response is there; in this process, over all services made with this layer or its clones. What the cache would not have answered in any case is not counted: writes, and whatever
     /// is passed through or known not to be cacheable.
     ///
+    /// [`CacheBuilder::max_loads`](crate::CacheBuilder::max_loads) limits the loads of all layers over a cache, and those of
+    /// values; a layer's own limit holds beside it.
+    ///
     /// One request more waits, first come, first served, for [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most;
     /// then it is answered with what is stale and may be used on errors, or else with 503, `Retry-After`
     /// and the detail `overloaded`. This is the one setting by which the cache turns requests away. A refresh in the
     /// background waits for nothing: if there is no room, it is left to a later request.
     pub fn max_loads(mut self, most: usize) -> Self {
-        self.context.load_limit = LoadLimit::new(most);
+        self.context.load_limit = self.context.cache.load_limit().within(most);
         self
     }
 }
@@ -516,17 +571,37 @@ impl CacheLayer {
     ///
     /// As for [`Cache::invalidate`].
     pub async fn invalidate_uri(&self, uri: &Uri) -> Result<bool, InvalidateError> {
-        let headers = HeaderMap::new();
-        let Some(target) = Target::of_uri(&self.context.sites, uri) else { return Ok(false) };
-        // A layer over the same cache may tell requests by their content, if this one doesn't.
-        let context = Context { has_content_keys: true, ..self.context.clone() };
-        let Affected { keys, tags } = self.settings(context).affected(&target, &headers, &headers);
+        let Some(Affected { keys, tags }) = self.affected(uri) else { return Ok(false) };
         let mut result = self.context.cache.invalidate_tags(tags).await;
         for key in keys {
             // Each is to be tried, whatever became of the one before.
             result = self.context.cache.invalidate(&key).await.and(result);
         }
         result.map(|()| true)
+    }
+
+    /// As [`invalidate_uri`](Self::invalidate_uri), but makes responses stale rather than void, as
+    /// [`Cache::soft_invalidate`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cache::invalidate`].
+    pub async fn soft_invalidate_uri(&self, uri: &Uri) -> Result<bool, InvalidateError> {
+        let Some(Affected { keys, tags }) = self.affected(uri) else { return Ok(false) };
+        let mut result = self.context.cache.soft_invalidate_tags(tags).await;
+        for key in keys {
+            result = self.context.cache.soft_invalidate(&key).await.and(result);
+        }
+        result.map(|()| true)
+    }
+
+    /// By what everything is reached that is stored for a URI.
+    fn affected(&self, uri: &Uri) -> Option<Affected> {
+        let headers = HeaderMap::new();
+        let target = Target::of_uri(&self.context.sites, uri)?;
+        // A layer over the same cache may tell requests by their content, if this one doesn't.
+        let context = Context { has_content_keys: true, ..self.context.clone() };
+        Some(self.settings(context, None).affected(&target, &headers, &headers))
     }
 
     /// The key under which this layer keeps what it stores for a request with this URI and these fields: what a handler has
@@ -557,14 +632,15 @@ impl CacheLayer {
         if self.rules.is_none() {
             return Some(target.key(&self.context.key_rules(headers)));
         }
-        Some(self.settings(self.context.clone()).key(target, headers))
+        Some(self.settings(self.context.clone(), None).key(target, headers))
     }
 
     /// The settings of this layer's rules, over these.
-    fn settings(&self, context: Context) -> RequestSettings {
+    /// The settings for a request of which a layer outside says this.
+    pub(super) fn settings(&self, context: Context, hints: Option<&Hints>) -> RequestSettings {
         let context = Arc::new(context);
         let ruled = self.rules.as_ref().map(|rules| RuledContexts::new(context.clone(), rules.clone()));
-        RequestSettings::new(context, ruled.as_ref(), None)
+        RequestSettings::new(context, ruled.as_ref(), hints)
     }
 }
 
@@ -621,6 +697,26 @@ impl CacheLayer {
     pub fn pass_tag_fields(mut self, pass: bool) -> Self {
         self.context.policy.pass_tag_fields = pass;
         self
+    }
+
+    /// The tag that this layer gives to responses of the cache group `group` (RFC 9875) of the origin of `uri`, for
+    /// [`Cache::invalidate_tag`](crate::Cache::invalidate_tag); `None` for a URI without a host.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// let layer = CacheLayer::new(cache.clone());
+    /// let origin = http::Uri::from_static("https://shop.example/");
+    /// if let Some(tag) = layer.group_tag(&origin, "prices") {
+    ///     cache.invalidate_tag(&tag).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn group_tag(&self, uri: &Uri, group: &str) -> Option<String> {
+        Target::of_uri(&self.context.sites, uri).map(|target| self.context.group_tag(&target, group))
     }
 
     /// Which requests by other methods than the safe ones change something, so that what they name is voided once they are

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     engine::{
+        Reading,
         fetch::AcquireOutcome,
         flight::{Flight, ReplyTo},
         patience::Patience,
@@ -72,7 +73,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
         // The task of a load in the background may run before the request has dropped its end.
         let is_unawaited = || purpose.is_in_background() || !reply_to.is_awaited();
         let policy = |miss: &Miss| context.failure_policy(&asked.headers, miss.stale.as_ref(), is_unawaited());
-        let find = || context.select(&asked.key, &asked.headers);
+        let find = || context.select(&asked.key, &asked.headers, Reading::Answer);
         context.cache.acquire(flight, miss, patience, policy, find).await
     }
 

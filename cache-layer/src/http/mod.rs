@@ -2,6 +2,7 @@
 //!
 //! In the order that a request meets them, each of which knows only those below it:
 //!
+//! - [`explain`]: what a layer would do with a request, and why
 //! - [`query`]: [`QueryLayer`], around the one below: requests that are answered by their content, which [`query_body`] has
 //!   read; [`ask_again`]: an application that means 304 and says 412
 //! - [`layer`]: [`CacheLayer`] and its settings
@@ -11,16 +12,18 @@
 //! - [`load`]: asking the application once for all requests that wait
 //! - [`revalidate`]: word that a stored response still holds
 //! - [`granted_load`]: a load that may store what comes: how it asks, a new response, and how it ends without one
+//! - [`preferences`]: what a client has sent, where the cache negotiates
 //! - [`forward`]: a request that the application answers by itself
 //! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`nested`]: layers in one another's way
+//! - [`encode`]: content codings: what makes them of a stored response, and which one a request gets
 //! - [`select`]: which stored response a request may have
 //! - [`ranges`]: ranges of what is not stored
 //! - [`alias`]: responses that answer for more queries than their own; [`variations`]: of which paths that is known
 //! - [`plan`], [`record`]: what to store of a response, and the copy of its body; [`minted`]: entity tags for what has none
-//! - [`context`]: what all requests through one layer share; [`load_limit`]: how many of them may be at the application;
-//!   [`range_memory`]: what is remembered of the ranges that clients ask for
+//! - [`context`]: what all requests through one layer share; [`range_memory`]: what is remembered of the ranges that clients
+//!   ask for
 //! - [`rules`]: settings for some requests; [`hints`]: what layers outside say of one
 //! - [`target`]: the key of a request
 //! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
@@ -32,6 +35,8 @@ mod annotate;
 mod ask_again;
 mod body;
 mod context;
+mod encode;
+mod explain;
 mod failure;
 mod fetch;
 mod forward;
@@ -40,7 +45,6 @@ mod granted_load;
 mod hints;
 mod layer;
 mod load;
-mod load_limit;
 mod minted;
 mod nested;
 mod oneshot;
@@ -48,6 +52,7 @@ mod origin;
 #[cfg(feature = "unstable-parts")]
 mod parts;
 mod plan;
+mod preferences;
 mod query;
 mod query_body;
 mod range_memory;
@@ -61,6 +66,8 @@ mod revalidate;
 mod rules;
 mod select;
 mod service;
+#[cfg(all(test, feature = "memory"))]
+mod sizes_tests;
 mod stored;
 mod target;
 mod variations;
@@ -68,11 +75,16 @@ mod write;
 
 pub use ask_again::AskAgain;
 pub use body::{BodyError, ResponseBody};
+pub use explain::{
+    Explanation, KeyDetails, PlanDetails, ResponseDetails, SettingDetails, SettingOrigin, SettingsDetails,
+    VariantDetails, Verdict,
+};
 pub use future::ResponseFuture;
 pub use hints::Hints;
 pub use layer::CacheLayer;
 #[cfg(feature = "unstable-parts")]
 pub use parts::Parts;
+pub use preferences::ClientPreferences;
 pub use query::{QueryLayer, QueryService};
 pub use query_body::QueryBody;
 pub use rules::{Rule, Rules};

@@ -10,7 +10,12 @@ use std::sync::Arc;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request};
 
 use super::{context::Context, select::Selection};
-use crate::{engine::Cache, key::Key, semantics::list::has_any, store::LeaseToken};
+use crate::{
+    engine::{Cache, Reading},
+    key::Key,
+    semantics::list::has_any,
+    store::LeaseToken,
+};
 
 /// The request field by which a load is known to another process.
 static FIELD: HeaderName = HeaderName::from_static("cache-layer-load");
@@ -41,6 +46,11 @@ impl Context {
         marks.any(|mark| mark.key == *key && mark.cache.shares_with(&self.cache))
     }
 
+    /// Whether this process is loading anything for a layer further out.
+    pub(super) fn is_within_a_load(extensions: &Extensions) -> bool {
+        extensions.get::<LoadMark>().is_some()
+    }
+
     /// Takes the mark that another process may have left.
     pub(super) fn take_mark(&self, headers: &mut HeaderMap) -> Option<HeaderValue> {
         // A store of this process has nothing to do with another one.
@@ -50,13 +60,19 @@ impl Context {
 
     /// Whether `mark` is that of a load of what this request would wait for. It stays on the request then, for layers that
     /// are further in still.
-    pub(super) async fn keep_mark(&self, headers: &mut HeaderMap, key: &Key, mark: HeaderValue) -> bool {
+    pub(super) async fn keep_mark(
+        &self,
+        headers: &mut HeaderMap,
+        key: &Key,
+        mark: HeaderValue,
+        purpose: Reading,
+    ) -> bool {
         let Some(token) =
             LeaseToken::try_from(mark.as_bytes()).ok().filter(|token| token.iter().all(u8::is_ascii_hexdigit))
         else {
             return false;
         };
-        let place = match self.select(key, headers).await {
+        let place = match self.select(key, headers, purpose).await {
             Selection::Fresh(hit) => hit.key(key),
             Selection::Stale(_, miss) | Selection::Missing(miss) if miss.reached_store() => miss.key,
             // A store that doesn't answer has given no lease that this request would wait for, and a client could have made the

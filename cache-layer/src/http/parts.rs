@@ -16,6 +16,7 @@ use crate::{
     engine::Cache,
     entry::{Entry, envelope},
     key::Key,
+    semantics::date::write_http_date,
     store::MemoryStore,
     tag::Tags,
 };
@@ -52,7 +53,7 @@ impl Parts {
             (header::CACHE_CONTROL, "public, max-age=3600"),
             (header::ETAG, "\"33a64df551425fcc\""),
         ]);
-        response.insert(header::DATE, header::HeaderValue::from_static("Sun, 29 Nov 2026 06:00:00 GMT"));
+        response.insert(header::DATE, write_http_date(context.cache.now() / 1000));
         let target = Target::of(&context.sites, &uri, &request).expect("it has a host").into_owned();
         let key = target.key(&context.key_rules(&request));
         let asked = CacheRequest {
@@ -131,6 +132,23 @@ impl Parts {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         envelope::encode(&self.entry)
+    }
+
+    /// The answer to a request by what Redis has replied: its key as it is found there, the entry out of the reply, whether
+    /// that may answer, and the response.
+    ///
+    /// # Panics
+    ///
+    /// If the reply does not answer.
+    #[must_use]
+    pub fn answer(&self, reply: Vec<u8>) -> Response<ResponseBody<String>> {
+        let key = self.key().named();
+        let mut lookup = self.context.cache.lookup_span(&key);
+        let entry = envelope::decode(&key, &reply.into()).expect("it is whole");
+        let Decision::Answer(entry) = self.context.decide(entry, &key, &self.request, self.context.cache.now()) else {
+            panic!("it is fresh");
+        };
+        self.context.respond(entry, &Method::GET, &self.request, Served::Hit, &mut lookup)
     }
 
     /// The entry out of what Redis has, and its header fields.

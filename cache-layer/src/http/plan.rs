@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode,
+    Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode,
     header::{AGE, CONTENT_ENCODING, DATE},
 };
 
@@ -32,6 +32,7 @@ use crate::{
         freshness::{initial_age, lifetime},
         groups::cache_groups,
         list::{has, has_any},
+        no_vary_search::NoVarySearch as Variation,
         received::Received,
         staleness::{Windows, forbids_stale_use},
         storable::{is_stored_field, refusal_of_freshness, refusal_of_response},
@@ -65,7 +66,15 @@ impl CacheRequest {
     pub(super) fn as_get<B>(context: &Context, target: Target<'static>, key: Key, request: &Request<B>) -> Self {
         let has_content = !matches!(*request.method(), Method::GET | Method::HEAD);
         let headers = Arc::new(context.policy.cookies.that_count(request.headers()).into_owned());
-        Self { target, key, method: Method::GET, has_content, is_hinted: is_hinted(request), headers, time: 0 }
+        Self {
+            target,
+            key,
+            method: Method::GET,
+            has_content,
+            is_hinted: is_hinted(request.extensions()),
+            headers,
+            time: 0,
+        }
     }
 
     /// Whether what is stored for it may answer for other queries as well: its key says no more than who it is for.
@@ -81,8 +90,8 @@ impl CacheRequest {
 }
 
 /// Whether a layer outside has made a part of the request's key.
-pub(super) fn is_hinted<B>(request: &Request<B>) -> bool {
-    request.extensions().get::<Hints>().is_some_and(|hints| !hints.key_parts.is_empty())
+pub(super) fn is_hinted(extensions: &Extensions) -> bool {
+    extensions.get::<Hints>().is_some_and(|hints| !hints.key_parts.is_empty())
 }
 
 /// A response as the application gave it, apart from its body.
@@ -110,11 +119,13 @@ pub(super) struct DatedHeaders<'h> {
 /// What is going to be stored, but for the body.
 pub(super) struct Plan {
     info: StoredInfo,
-    vary: Option<VaryFields>,
-    tags: Tags,
-    deadlines: Deadlines,
+    pub(super) vary: Option<VaryFields>,
+    pub(super) tags: Tags,
+    pub(super) deadlines: Deadlines,
     /// Whether it is to be given an entity tag.
-    mints: bool,
+    pub(super) mints: bool,
+    /// For which other queries it is an answer, if it says so.
+    pub(super) variation: Option<Arc<Variation>>,
 }
 
 /// The entries of a response, before its payload is there.
@@ -125,9 +136,15 @@ pub(super) struct Draft {
     response: EntryHead,
     tags: Tags,
     mints: bool,
+    encodable: bool,
 }
 
 impl Draft {
+    /// Whether the response may be sent in content codings of the cache's own.
+    pub(super) fn is_encodable(&self) -> bool {
+        self.encodable
+    }
+
     /// Gives the response an entity tag of its `content`, if it is to have one.
     pub(super) fn mint<'a>(&mut self, content: impl Iterator<Item = &'a Bytes>) -> Option<HeaderValue> {
         let (meta, tag) = self.mints.then(|| with_tag(&self.response.meta, content))??;
@@ -194,7 +211,8 @@ impl Context {
         if length > self.policy.max_body {
             return Err(NoCacheReason::BodyTooLarge);
         }
-        let of_path = self.learn_variation(request, status, headers);
+        let variation = self.variation_of(request, status, headers);
+        let of_path = variation.as_ref().map(|_| request.target.path_tag(&self.key_rules(&request.headers)));
         let tags = self.tags_of(request, headers, inherited.tags_and(tags), of_path.as_deref())?;
         let vary = match Vary::from_headers(headers) {
             None => None,
@@ -202,19 +220,17 @@ impl Context {
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
         let mints = self.policy.etags && minted::is_due(status, headers, &directives.cache_control);
+        let encodable = self.policy.encode.as_ref().is_some_and(|encode| encode.may_encode(status, headers, length));
         let info = StoredInfo {
             status,
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: traits(status, headers, &directives.cache_control),
+            traits: traits(status, headers, &directives.cache_control, encodable),
             parent: None,
         };
         let deadlines = deadlines(&windows, response_time);
-        if of_path.is_some() {
-            self.keep_alias(request, deadlines);
-        }
-        Ok(Plan { info, vary, tags, deadlines, mints })
+        Ok(Plan { info, vary, tags, deadlines, mints, variation })
     }
 
     /// Whether a response may be stored, whatever its freshness.
@@ -286,7 +302,8 @@ impl Context {
         known: Option<Varies>,
         is_new: bool,
     ) -> Draft {
-        let Plan { mut info, vary, tags, deadlines, mints } = plan;
+        let Plan { mut info, vary, tags, deadlines, mints, variation: _ } = plan;
+        let encodable = info.traits.encodable;
         // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
         // what it deletes: without the one that was seen, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
@@ -297,7 +314,7 @@ impl Context {
             EntryHead { key, id: EntryId::random(), deadlines, meta, is_compressed }
         };
         let Some(fields) = vary else {
-            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints };
+            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints, encodable };
         };
         // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
         // many, or softened: written again, the entry would make them fresh.
@@ -317,7 +334,8 @@ impl Context {
             .compressed(is_compressed)
             .leading_to(self.policy.max_variants);
         info.parent = Some(parent);
-        Draft { guard, parent: Some((request.key.clone(), leads_there)), response: head(variant, info), tags, mints }
+        let parent = Some((request.key.clone(), leads_there));
+        Draft { guard, parent, response: head(variant, info), tags, mints, encodable }
     }
 
     /// The metadata of a response: what is stored of its fields, and no more.
@@ -350,19 +368,21 @@ impl Context {
             meta: info.with_fields(fields),
             is_compressed: !self.cache.is_local() && is_compressed(&stored.headers),
         };
-        let entry = head.loaded_again(entry, entry.load_time());
+        let entry = head.loaded_again(entry, entry.load_time(), info.traits.encodable);
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }
     }
 }
 
-fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl) -> Traits {
+fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl, encodable: bool) -> Traits {
+    let encodable = encodable && !cc.no_transform;
     Traits {
         immutable: cc.immutable,
         never_stale: forbids_stale_use(cc),
         no_circle: true,
         unmatched: false,
         minted: false,
-        plain: !status.is_redirection() && !has(headers, &CONTENT_ENCODING),
+        plain: !status.is_redirection() && !encodable && !has(headers, &CONTENT_ENCODING),
+        encodable,
     }
 }
 

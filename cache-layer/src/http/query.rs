@@ -14,6 +14,7 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
+use tracing::Span;
 
 use super::{
     ask_again::AskAgain, body::ResponseBody, future::ResponseFuture, hints::Hints, layer::CacheLayer, origin::Origin,
@@ -74,12 +75,12 @@ const QUERY: &str = "QUERY";
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct QueryLayer {
     cache: CacheLayer,
-    rules: Rules,
+    policy: ContentPolicy,
 }
 
-/// What is read, and for what.
+/// Of which requests the content is read, and how.
 #[derive(Clone)]
-struct Rules {
+struct ContentPolicy {
     most_content: u64,
     read_timeout: Duration,
     reads_expected: bool,
@@ -94,34 +95,34 @@ impl CacheLayer {
     /// Keeps responses to QUERY, too, by the content of the requests (RFC 10008); they are passed through unless this is
     /// called. To be called last: [`QueryLayer`] has settings of its own.
     pub fn query(self) -> QueryLayer {
-        let rules = Rules {
+        let policy = ContentPolicy {
             most_content: MOST_CONTENT,
             read_timeout: READ_TIMEOUT,
             reads_expected: false,
             normalize: None,
             posts: None,
         };
-        QueryLayer { cache: self.with_content_keys(), rules }
+        QueryLayer { cache: self.with_content_keys(), policy }
     }
 }
 
 impl QueryLayer {
     /// The longest content that is read, in bytes; 64 KiB unless set. A request with more is forwarded as it comes in.
     pub fn max_content(mut self, bytes: u64) -> Self {
-        self.rules.most_content = bytes;
+        self.policy.most_content = bytes;
         self
     }
 
     /// For how long to wait for the content of a request; 10 s unless set. One that takes longer is forwarded as it comes in.
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.read_timeout = timeout;
+        self.policy.read_timeout = timeout;
         self
     }
 
     /// Whether requests with `Expect: 100-continue` are read as well; they are forwarded unless set. To read their content is to
     /// tell the client to send it, before the application had a chance to refuse.
     pub fn expect_continue(mut self, reads: bool) -> Self {
-        self.rules.reads_expected = reads;
+        self.policy.reads_expected = reads;
         self
     }
 
@@ -146,8 +147,31 @@ impl QueryLayer {
         mut self,
         normalize: impl Fn(&request::Parts, &[u8]) -> Option<Vec<u8>> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.normalize = Some(Arc::new(normalize));
+        self.policy.normalize = Some(Arc::new(normalize));
         self
+    }
+
+    /// The layer that this one is around.
+    pub fn cache_layer(&self) -> &CacheLayer {
+        &self.cache
+    }
+
+    /// The digest of a request's content, if that is part of its key, or why it is not; `None` for a request that is not answered
+    /// by its content.
+    pub(super) async fn digest_of(
+        &self,
+        request: &Request<()>,
+        content: Bytes,
+    ) -> Option<Result<[u8; 32], NoCacheReason>> {
+        let (parts, ()) = request.clone().into_parts();
+        if !self.policy.cover(&parts) {
+            return None;
+        }
+        let content = QueryBody::<String>::of_content(content);
+        match self.policy.read(&parts, content).await {
+            Ok(content) => Some(Ok(self.policy.digest(&parts, &content))),
+            Err((_, reason)) => Some(Err(reason)),
+        }
     }
 
     /// POST requests that only read, as those of GraphQL and of many searches do: they are answered by their content as QUERY
@@ -163,14 +187,14 @@ impl QueryLayer {
     ///     .posts(|request| request.uri.path() == "/search");
     /// ```
     pub fn posts(mut self, only_reads: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.rules.posts = Some(Arc::new(only_reads));
+        self.policy.posts = Some(Arc::new(only_reads));
         self
     }
 }
 
-impl fmt::Debug for Rules {
+impl fmt::Debug for ContentPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rules")
+        f.debug_struct("ContentPolicy")
             .field("most_content", &self.most_content)
             .field("read_timeout", &self.read_timeout)
             .field("reads_expected", &self.reads_expected)
@@ -184,7 +208,7 @@ impl<S> Layer<S> for QueryLayer {
     type Service = QueryService<S>;
 
     fn layer(&self, inner: S) -> QueryService<S> {
-        QueryService { cache: self.cache.layer(AskAgain::new(inner)), rules: Arc::new(self.rules.clone()) }
+        QueryService { cache: self.cache.layer(AskAgain::new(inner)), policy: Arc::new(self.policy.clone()) }
     }
 }
 
@@ -194,7 +218,7 @@ impl<S> Layer<S> for QueryLayer {
 #[derive(Clone, Debug)]
 pub struct QueryService<S> {
     cache: CacheService<AskAgain<S>>,
-    rules: Arc<Rules>,
+    policy: Arc<ContentPolicy>,
 }
 
 impl<S> QueryService<S> {
@@ -223,14 +247,14 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        if !self.rules.cover(&parts) {
+        if !self.policy.cover(&parts) {
             return self.cache.call(Request::from_parts(parts, QueryBody::untouched(body)));
         }
-        ResponseFuture::boxed(self.rules.clone().answer(self.cache.clone(), parts, body))
+        ResponseFuture::boxed(self.policy.clone().answer(self.cache.clone(), parts, body), Span::none())
     }
 }
 
-impl Rules {
+impl ContentPolicy {
     /// Whether the request is one that is answered by its content.
     fn cover(&self, request: &request::Parts) -> bool {
         match request.method.as_str() {

@@ -18,14 +18,35 @@ use crate::{engine::growing_body::BodyWriter, telemetry::NoCacheReason};
 /// A body as it comes in.
 pub(super) struct Incoming<R: Body> {
     body: Pin<Box<R>>,
-    /// What was taken ahead of its reader.
-    ahead: VecDeque<Result<Frame<R::Data>, R::Error>>,
+    ahead: Ahead<R>,
     ended: bool,
+}
+
+/// What was taken ahead of a body's reader. Most bodies that are there are of one frame, which needs no buffer.
+struct Ahead<R: Body> {
+    first: Option<Taken<R>>,
+    others: VecDeque<Taken<R>>,
+}
+
+type Taken<R> = Result<Frame<<R as Body>::Data>, <R as Body>::Error>;
+
+impl<R: Body> Ahead<R> {
+    fn push(&mut self, frame: Taken<R>) {
+        match self.first {
+            None if self.others.is_empty() => self.first = Some(frame),
+            _ => self.others.push_back(frame),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Taken<R>> {
+        self.first.take().or_else(|| self.others.pop_front())
+    }
 }
 
 impl<R: Body<Data = Bytes>> Incoming<R> {
     pub(super) fn new(body: R) -> Self {
-        Self { body: Box::pin(body), ahead: VecDeque::new(), ended: false }
+        let ahead = Ahead { first: None, others: VecDeque::new() };
+        Self { body: Box::pin(body), ahead, ended: false }
     }
 
     /// Takes what is there, and waits for nothing; `true` if that was all of it, and of this length. Most bodies were made
@@ -42,7 +63,9 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
             let goes_on = data.is_some_and(|data| !data.is_empty());
             taken += data.map_or(0, |data| data.len() as u64);
             self.ended |= next.is_none();
-            self.ahead.extend(next);
+            if let Some(next) = next {
+                self.ahead.push(next);
+            }
             if !goes_on {
                 break;
             }
@@ -52,12 +75,12 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
 
     /// What was taken.
     pub(super) fn taken(&self) -> impl Iterator<Item = &Bytes> + Clone {
-        self.ahead.iter().flatten().filter_map(Frame::data_ref)
+        self.ahead.first.iter().chain(&self.ahead.others).flatten().filter_map(Frame::data_ref)
     }
 
     async fn next(&mut self) -> Option<Result<Frame<R::Data>, R::Error>> {
         poll_fn(|cx| {
-            if let Some(frame) = self.ahead.pop_front() {
+            if let Some(frame) = self.ahead.pop() {
                 return Poll::Ready(Some(frame));
             }
             if self.ended {
@@ -121,7 +144,9 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
                 return Err(Unkept { reason, rest: Some(body) });
             }
             let _ = feed.send(Piece::Frame(Frame::data(data)));
-            body.ahead.drain(..).for_each(|frame| drop(feed.send(frame.map_or_else(Piece::Failed, Piece::Frame))));
+            while let Some(frame) = body.ahead.pop() {
+                let _ = feed.send(frame.map_or_else(Piece::Failed, Piece::Frame));
+            }
             let _ = feed.send(if body.ended { Piece::End } else { Piece::Rest(body.body) });
             return Err(reason.into());
         }

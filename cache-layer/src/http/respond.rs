@@ -7,23 +7,26 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use http_body::Body;
 
 use super::{
-    annotate::{self, Served},
+    annotate::{self, Served, Times},
     body::ResponseBody,
     context::Context,
+    encode::Representation,
     remaining_freshness::RemainingFreshness,
     reply::LoadReply,
     response_entry::ResponseEntry,
     select::milliseconds_left,
-    stored::StoredResponse,
+    stored::StoredInfo,
 };
 use crate::{
     engine::{
         growing_body::{BodyReader, GrowingBody},
         span::LookupSpan,
     },
+    entry::Deadlines,
     policy::Remaining,
     semantics::{
         cache_status::ForwardReason,
+        coded_tag::resumes_by_date,
         conditional::{is_not_modified, retain_not_modified_fields},
         range::{self, Selected},
         storable::forbids_length,
@@ -128,9 +131,10 @@ impl Context {
         content: Content,
         method: &Method,
         request: &HeaderMap,
+        served: Served,
         lookup: &mut LookupSpan,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(Reply { entry, content, served: Served::Collapsed }, method, request, Some(lookup))
+        self.respond_with(Reply { entry, content, served }, method, request, Some(lookup))
     }
 
     /// What a load replied, as an answer to a request.
@@ -158,21 +162,21 @@ impl Context {
         if served.is_hit() {
             self.cache.emit(Event::Hit);
         }
-        let stored = entry.response();
+        let info = entry.response().info;
         let now = self.cache.now();
         let deadlines = entry.deadlines_at(now);
-        let times = annotate::Times {
-            age: stored.info.age(now),
-            resident: stored.info.resident(now),
-            ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
-            fresh: now < deadlines.fresh,
-        };
+        let times = times(info, &deadlines, now);
         if let (Some(lookup), Some(result)) = (lookup, served.result(times.fresh)) {
             lookup.found(result);
             lookup.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
         }
-        let answer = Answer::new(stored, &content, method, request, now / 1000);
-        let mut response = answer.response(stored.info.status, entry.into_headers(), content, method);
+        let mut response = if info.traits.encodable {
+            self.negotiated(entry, content, method, request, now / 1000)
+        } else {
+            let headers = entry.into_headers();
+            let answer = Answer::new(info.status, &headers, &content, method, request, now / 1000);
+            answer.response(info.status, headers, content, method)
+        };
         // Another process may have stored what it passes on.
         self.policy.strip_internal(response.headers_mut());
         annotate::stored(response.headers_mut(), &self.signature, &times, served);
@@ -181,6 +185,26 @@ impl Context {
             left.say(response.headers_mut(), self.policy.remaining);
         }
         response
+    }
+
+    /// The answer out of an entry that may have several representations: of the one that the request gets.
+    fn negotiated<R: Body>(
+        &self,
+        entry: ResponseEntry,
+        content: Content,
+        method: &Method,
+        request: &HeaderMap,
+        now_secs: u64,
+    ) -> Response<ResponseBody<R>> {
+        let status = entry.response().info.status;
+        let is_whole = matches!(content, Content::Stored(_));
+        let Representation { headers, coded, is_told_by_date } = self.represent(entry, request, is_whole);
+        let content = coded.map_or(content, Content::Stored);
+        let mut answer = Answer::new(status, &headers, &content, method, request, now_secs);
+        if !is_told_by_date && resumes_by_date(request) && matches!(answer, Answer::Of(_)) {
+            answer = Answer::Of(Selected::Whole);
+        }
+        answer.response(status, headers, content, method)
     }
 
     /// An answer of the cache's own: nothing that is stored may be used, and the application is not asked (RFC 9111,
@@ -204,6 +228,16 @@ impl Context {
     }
 }
 
+/// What there is to say about the age of a response with these deadlines.
+pub(super) fn times(info: StoredInfo, deadlines: &Deadlines, now: u64) -> Times {
+    Times {
+        age: info.age(now),
+        resident: info.resident(now),
+        ttl: milliseconds_left(deadlines.fresh, now).div_euclid(1000),
+        fresh: now < deadlines.fresh,
+    }
+}
+
 static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
 /// Takes out what is true of all of the content, and not of a part. `Repr-Digest` is true of both.
@@ -220,8 +254,15 @@ enum Answer {
 }
 
 impl Answer {
-    fn new(stored: &StoredResponse, content: &Content, method: &Method, request: &HeaderMap, now_secs: u64) -> Self {
-        let (status, headers) = (stored.info.status, &stored.headers);
+    /// Of a complete response with this `status` and these `headers`.
+    fn new(
+        status: StatusCode,
+        headers: &HeaderMap,
+        content: &Content,
+        method: &Method,
+        request: &HeaderMap,
+        now_secs: u64,
+    ) -> Self {
         if is_not_modified(request, status, headers, now_secs) {
             return Self::NotModified;
         }

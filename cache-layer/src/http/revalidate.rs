@@ -9,10 +9,12 @@ use http_body::Body;
 
 use super::{
     annotate::Served,
+    context::Context,
     granted_load::GrantedLoad,
     plan::{DatedHeaders, OriginResponse, date_for},
     reply::LoadReply,
     response_entry::ResponseEntry,
+    target::Target,
 };
 use crate::{
     inherit::Reads,
@@ -36,15 +38,16 @@ impl<R: Body, E> GrantedLoad<R, E> {
         let Some(mut head) = head.filter(|head| selects(&head.headers, &stored.headers, now / 1000)) else {
             return self.unmatched(entry, asked_about).await;
         };
-        let headers = self.freshened(&entry, &mut head);
-        let response = self.origin_response(&entry, &headers, &mut head);
+        let headers = self.context.freshened(&entry, &mut head);
+        let response = self.context.origin_response(&self.request.target, &entry, &headers, &mut head);
         let (why, varies) = (self.miss.detail.why, self.miss.detail.varies.take());
         match self.context.plan(&self.request, response) {
             Ok(plan) => {
+                self.context.lead_there(&self.request, &plan, now, &mut self.permit);
                 let headers = DatedHeaders { own: &headers, date: None };
                 let draft = self.context.draft(plan, &self.request, headers, varies, false);
-                let millis = self.context.load_time(&self.request);
-                let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis));
+                let (millis, coded) = (self.context.load_time(&self.request), draft.is_encodable());
+                let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis, coded));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };
                 self.reply_to.send(LoadReply::Entry(again, served));
                 self.permit.commit(writes, tags).await;
@@ -55,40 +58,6 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 self.reply_to.send(LoadReply::Entry(entry.clone(), served));
                 self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
             }
-        }
-    }
-
-    /// The stored fields as a 304 updates them (section 3.2).
-    fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> HeaderMap {
-        if let Some(date) = date_for(&head.headers, self.context.cache.now()) {
-            head.headers.insert(DATE, date);
-        }
-        let mut headers = entry.response().headers.clone();
-        freshen(&mut headers, &head.headers, &self.context.policy.caching);
-        headers
-    }
-
-    /// The stored response, with these fields, and with what the handler of the 304 said beside its own.
-    fn origin_response<'h>(
-        &self,
-        entry: &ResponseEntry,
-        headers: &'h HeaderMap,
-        head: &mut response::Parts,
-    ) -> OriginResponse<'h> {
-        let names_tags = has_any(&head.headers, &self.context.policy.tag_fields);
-        let tags = head.extensions.remove::<Tags>().or_else(|| names_tags.then(Tags::default));
-        OriginResponse {
-            status: entry.response().info.status,
-            headers,
-            time: self.context.cache.now(),
-            tags: match tags {
-                Some(tags) => tags,
-                None if names_groups(&head.headers) => self.context.without_groups(&self.request.target, &entry.tags()),
-                None => entry.tags(),
-            },
-            freshness: head.extensions.remove::<Freshness>(),
-            inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
-            length: entry.payload().len() as u64,
         }
     }
 
@@ -105,5 +74,42 @@ impl<R: Body, E> GrantedLoad<R, E> {
         permit.emit(Event::NotStored(reason));
         let writes = context.unmatched(&entry, &request, miss.detail.varies.as_ref());
         permit.commit(writes, entry.tags()).await;
+    }
+}
+
+impl Context {
+    /// The stored fields as a 304 updates them (section 3.2).
+    pub(super) fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> HeaderMap {
+        if let Some(date) = date_for(&head.headers, self.cache.now()) {
+            head.headers.insert(DATE, date);
+        }
+        let mut headers = entry.response().headers.clone();
+        freshen(&mut headers, &head.headers, &self.policy.caching);
+        headers
+    }
+
+    /// The stored response, with these fields, and with what the handler of the 304 said beside its own.
+    pub(super) fn origin_response<'h>(
+        &self,
+        target: &Target<'_>,
+        entry: &ResponseEntry,
+        headers: &'h HeaderMap,
+        head: &mut response::Parts,
+    ) -> OriginResponse<'h> {
+        let names_tags = has_any(&head.headers, &self.policy.tag_fields);
+        let tags = head.extensions.remove::<Tags>().or_else(|| names_tags.then(Tags::default));
+        OriginResponse {
+            status: entry.response().info.status,
+            headers,
+            time: self.cache.now(),
+            tags: match tags {
+                Some(tags) => tags,
+                None if names_groups(&head.headers) => self.without_groups(target, &entry.tags()),
+                None => entry.tags(),
+            },
+            freshness: head.extensions.remove::<Freshness>(),
+            inherited: head.extensions.remove::<Reads>().map(|reads| reads.and(&entry.tags())),
+            length: entry.payload().len() as u64,
+        }
     }
 }

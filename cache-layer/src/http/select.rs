@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     engine::{
-        Retrieved,
+        Reading, Retrieved,
         early::{Life, is_due},
         fetch::{self, Found},
     },
@@ -66,7 +66,8 @@ impl Hit {
             Some((key, varies)) => (key.clone(), Some(varies.clone())),
             None => (primary.clone(), None),
         };
-        let (expected, stale) = (Some(Seen::Entry(self.entry.id())), Some(Entry::clone(&self.entry)));
+        // What comes of it may be any answer.
+        let (expected, stale) = (Some(Seen::Entry(self.entry.id())), self.entry.inflated());
         Miss { key, expected, stale, detail: Route { why, varies } }
     }
 }
@@ -95,7 +96,7 @@ pub(super) enum Decision {
 impl Context {
     pub(super) fn decide(&self, entry: Entry, key: &Key, headers: &HeaderMap, now: u64) -> Decision {
         match view(&entry) {
-            Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), headers, now),
+            Some(Stored::Response(_)) => self.decide_on(ResponseEntry::written(entry), key, headers, now),
             Some(Stored::Varies(stored)) => {
                 let softened = entry.is_soft_invalidated().then_some(entry.deadlines().fresh);
                 let varies = Varies { version: entry.version(), stored: stored.clone(), softened };
@@ -105,18 +106,29 @@ impl Context {
         }
     }
 
-    fn decide_on(&self, entry: ResponseEntry, headers: &HeaderMap, now: u64) -> Decision {
+    fn decide_on(&self, entry: ResponseEntry, key: &Key, headers: &HeaderMap, now: u64) -> Decision {
         let response = entry.response();
         if !response.info.traits.plain {
             // It may lead its clients round in a circle.
             if response.info.status.is_redirection() && !response.info.traits.no_circle {
                 return Decision::Validate(entry, ForwardReason::Miss);
             }
+            if response.info.traits.encodable {
+                return match self.legible(entry, key, headers) {
+                    Ok(entry) => self.decide_by_age(entry, headers, now),
+                    Err(id) => Decision::Unreadable(id),
+                };
+            }
             // Whatever has led here, no client gets what it can't read.
             if !accepts_codings(headers, &response.headers) {
                 return Decision::Refused(entry.id());
             }
         }
+        self.decide_by_age(entry, headers, now)
+    }
+
+    fn decide_by_age(&self, entry: ResponseEntry, headers: &HeaderMap, now: u64) -> Decision {
+        let response = entry.response();
         let deadlines = entry.deadlines_at(now);
         let from_the_future = entry.is_from_the_future(now);
         let candidate = Candidate {
@@ -153,6 +165,11 @@ impl Context {
         }
     }
 
+    /// The answer that this process has in memory, looked at and not looked up: no observer is told.
+    pub(super) fn peek_answer(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
+        self.answer_of(self.cache.peek(key)?, |key| self.cache.peek(key), key, headers)
+    }
+
     /// What this process can tell from its memory.
     pub(super) fn select_in_memory(&self, key: &Key, headers: &HeaderMap) -> InMemory {
         let entry = match self.cache.lookup_at_once(key) {
@@ -176,21 +193,21 @@ impl Context {
     }
 
     /// What the store has for a request.
-    pub(super) async fn select(&self, key: &Key, headers: &HeaderMap) -> Selection {
-        let entry = match self.cache.lookup(key).await {
+    pub(super) async fn select(&self, key: &Key, headers: &HeaderMap, purpose: Reading) -> Selection {
+        let entry = match self.cache.read(key, purpose).await {
             Retrieved::Found(entry) => entry,
-            Retrieved::Missing(seen) => return missing_uri(key, seen),
+            Retrieved::Missing(seen) => return Selection::Missing(missing_uri(key, seen)),
             Retrieved::Unavailable => return unreachable_store(key),
         };
         let (variant, varies) = match self.decide(entry, key, headers, self.cache.now()) {
             Decision::Variant(variant, varies) => (variant, varies),
-            decision => return self.selected(key, decision, None),
+            decision => return self.selected(key, decision, None, purpose),
         };
-        let seen = match self.cache.lookup(&variant).await {
+        let seen = match self.cache.read(&variant, purpose).await {
             Retrieved::Found(entry) => match variant_of(entry, &varies) {
                 Ok(entry) => {
                     let decision = self.decide(entry, &variant, headers, self.cache.now());
-                    return self.selected(key, decision, Some((variant, varies)));
+                    return self.selected(key, decision, Some((variant, varies)), purpose);
                 }
                 Err(id) => Seen::Entry(id),
             },
@@ -200,7 +217,13 @@ impl Context {
         missing(variant, Some(seen), ForwardReason::VaryMiss, Some(varies))
     }
 
-    fn selected(&self, primary: &Key, decision: Decision, variant: Option<(Key, Varies)>) -> Selection {
+    fn selected(
+        &self,
+        primary: &Key,
+        decision: Decision,
+        variant: Option<(Key, Varies)>,
+        purpose: Reading,
+    ) -> Selection {
         match decision {
             Decision::Answer(entry) => Selection::Fresh(Hit { entry, variant }),
             Decision::AnswerAndRefresh(entry) => {
@@ -209,7 +232,7 @@ impl Context {
                 Selection::Stale(hit, miss)
             }
             Decision::Validate(entry, why) => {
-                if why == ForwardReason::FromTheFuture {
+                if why == ForwardReason::FromTheFuture && purpose == Reading::Answer {
                     self.cache.emit(Event::Rejected(Rejection::Future));
                 }
                 Selection::Missing(Hit { entry, variant }.miss(primary, why))
@@ -273,8 +296,9 @@ fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
 }
 
 /// There is nothing under the primary key that could be used.
-pub(super) fn missing_uri(primary: &Key, seen: Seen) -> Selection {
-    missing(primary.clone(), Some(seen), ForwardReason::UriMiss, None)
+pub(super) fn missing_uri(primary: &Key, seen: Seen) -> Miss {
+    let detail = Route { why: ForwardReason::UriMiss, varies: None };
+    Miss { key: primary.clone(), expected: Some(seen), stale: None, detail }
 }
 
 fn missing(key: Key, expected: Option<Seen>, why: ForwardReason, varies: Option<Varies>) -> Selection {

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
-use tracing::Instrument as _;
+use tracing::Span;
 
 use super::{
     annotate::{Refusal, Served},
     body::ResponseBody,
     context::Context,
-    fetch::{Known, fetch, fetch_or_alias, fetch_unless_nested},
+    fetch::{Known, fetch, fetch_unless_nested},
     future::ResponseFuture,
     hints::Hints,
     origin::Origin,
@@ -91,12 +91,18 @@ where
         match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => {
                 let hints = request.extensions().get::<Hints>();
-                if self.ruled.is_some() || hints.is_some() {
-                    let choice = self.settings(hints).choose(&target, headers);
-                    let target = target.into_owned();
-                    return self.answer_by(choice, request, target, mark);
-                }
-                let key = target.key(&context.key_rules(headers));
+                let ruled;
+                let (context, key) = if self.ruled.is_none() && hints.is_none() {
+                    (context, target.key(&context.key_rules(headers)))
+                } else {
+                    let choice = Choice::of(context, self.ruled.as_deref(), hints, &target, headers);
+                    if choice.is_to_be_judged() {
+                        let target = target.into_owned();
+                        return self.answer_by(choice, request, target, mark);
+                    }
+                    ruled = choice.context;
+                    (&ruled, choice.key)
+                };
                 match context.answer_at_once(&request, &key, mark.is_some()) {
                     AtOnce::Answer(response) => ResponseFuture::ready(response),
                     AtOnce::Bypass(refusal) => self.bypass(request, refusal),
@@ -109,7 +115,7 @@ where
             (Some(NoCacheReason::Method), Some(target)) => {
                 context.cache.emit(Event::Bypass(NoCacheReason::Method));
                 let (settings, target) = (self.settings(request.extensions().get()), target.into_owned());
-                ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target))
+                ResponseFuture::boxed(write_through(settings, self.inner.clone(), request, target), Span::none())
             }
             (Some(reason), _) => self.bypass(request, reason),
             (None, None) => self.bypass(request, NoCacheReason::NoAuthority),
@@ -132,6 +138,8 @@ impl Context {
             return AtOnce::Bypass(NoCacheReason::Nested.into());
         }
         let mut lookup = self.cache.lookup_span(key);
+        #[cfg(feature = "axum")]
+        lookup.came_by(|| Some(request.extensions().get::<axum::extract::MatchedPath>()?.as_str().into()));
         if marked {
             return AtOnce::Fetch(Known::Nothing, lookup);
         }
@@ -208,23 +216,23 @@ impl<S: Clone> CacheService<S> {
     {
         let (inner, span) = (self.inner.clone(), lookup.span());
         if let Some(mark) = mark {
-            return ResponseFuture::boxed(fetch_unless_nested(context, inner, request, key, target, mark, lookup));
+            let fetched = fetch_unless_nested(context, inner, request, key, target, mark, lookup);
+            return ResponseFuture::boxed(fetched, Span::none());
         }
-        if !matches!(known, Known::Due(_))
-            && let Some(alias) = context.alias_of(&request)
-        {
-            let fetched = fetch_or_alias(context, inner, request, key, target, (known, alias), lookup);
-            return ResponseFuture::boxed(fetched.instrument(span));
-        }
-        ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup).instrument(span))
+        ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup), span)
     }
 
     /// A request that is not looked up.
-    pub(super) fn bypass<B, R: Body>(&self, request: Request<B>, refusal: impl Into<Refusal>) -> ResponseFuture<S, B, R>
+    pub(super) fn bypass<B, R: Body>(
+        &self,
+        mut request: Request<B>,
+        refusal: impl Into<Refusal>,
+    ) -> ResponseFuture<S, B, R>
     where
         S: Service<Request<B>>,
     {
         let refusal = refusal.into();
+        self.context.add_plain_tags(&mut request);
         self.context.cache.emit(Event::Bypass(refusal.reason));
         ResponseFuture::bypass(self.inner.clone(), request, self.context.clone(), refusal)
     }

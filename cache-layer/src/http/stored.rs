@@ -7,11 +7,14 @@
 //! | `V` | variants made so far (2 bytes), field names with commas between them |
 
 use bytes::{BufMut, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, VARY},
+};
 
 use crate::{
     entry::{EntryId, weight},
-    semantics::vary::VaryFields,
+    semantics::{staleness::has_validator, vary::VaryFields},
 };
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
@@ -66,15 +69,17 @@ pub(super) struct Traits {
     pub(super) no_circle: bool,
     /// The application doesn't know it by its validators: asked by them, it said 304 about another one.
     pub(super) unmatched: bool,
-    /// Nothing of it keeps it from some requests: it is no redirect, and not coded. Former versions didn't say.
+    /// There is one of it for all requests: it is no redirect, not coded, and not to be coded. Former versions didn't say.
     pub(super) plain: bool,
     /// Its entity tag is the cache's own, of which the application knows nothing.
     pub(super) minted: bool,
+    /// It may be sent in content codings of the cache's own.
+    pub(super) encodable: bool,
 }
 
 impl Traits {
     /// Whether the application is to be asked by the response's validators, if it has some.
-    pub(super) fn are_known_to_the_application(self) -> bool {
+    fn are_known_to_the_application(self) -> bool {
         !self.unmatched && !self.minted
     }
 
@@ -84,6 +89,7 @@ impl Traits {
     const UNMATCHED: u8 = 8;
     const PLAIN: u8 = 16;
     const MINTED: u8 = 32;
+    const ENCODABLE: u8 = 64;
 
     fn to_byte(self) -> u8 {
         let of = |is: bool, bit: u8| u8::from(is) * bit;
@@ -93,6 +99,7 @@ impl Traits {
             | of(self.unmatched, Self::UNMATCHED)
             | of(self.plain, Self::PLAIN)
             | of(self.minted, Self::MINTED)
+            | of(self.encodable, Self::ENCODABLE)
     }
 
     fn from_byte(byte: u8) -> Self {
@@ -104,7 +111,15 @@ impl Traits {
             unmatched: is(Self::UNMATCHED),
             plain: is(Self::PLAIN),
             minted: is(Self::MINTED),
+            encodable: is(Self::ENCODABLE),
         }
+    }
+}
+
+impl StoredResponse {
+    /// Whether the application can be asked if it still holds.
+    pub(super) fn can_be_validated(&self) -> bool {
+        has_validator(&self.headers) && self.info.traits.are_known_to_the_application()
     }
 }
 
@@ -167,7 +182,7 @@ impl Stored {
                 let mut headers = HeaderMap::with_capacity(FIELDS);
                 while !rest.is_empty() {
                     let length = u16::from_be_bytes(array(&mut rest)?);
-                    let name = HeaderName::from_bytes(take(&mut rest, usize::from(length))?).ok()?;
+                    let name = name_of(take(&mut rest, usize::from(length))?)?;
                     let length = u32::from_be_bytes(array(&mut rest)?);
                     let value = bytes.slice_ref(take(&mut rest, usize::try_from(length).ok()?)?);
                     headers.try_append(name, HeaderValue::from_maybe_shared(value).ok()?).ok()?;
@@ -178,6 +193,21 @@ impl Stored {
             _ => None,
         }
     }
+}
+
+/// The field of this name. Those that most responses have are known sooner than they are read.
+fn name_of(name: &[u8]) -> Option<HeaderName> {
+    Some(match name {
+        b"content-type" => CONTENT_TYPE,
+        b"content-length" => CONTENT_LENGTH,
+        b"cache-control" => CACHE_CONTROL,
+        b"etag" => ETAG,
+        b"date" => DATE,
+        b"vary" => VARY,
+        b"last-modified" => LAST_MODIFIED,
+        b"content-encoding" => CONTENT_ENCODING,
+        _ => return HeaderName::from_bytes(name).ok(),
+    })
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
@@ -208,7 +238,14 @@ mod tests {
             response_time: 1_800_000_000_000,
             initial_age: 7,
             stale_if_disconnected: 1_800_000_060_000,
-            traits: Traits { immutable: true, no_circle: true, unmatched: true, minted: true, ..Traits::default() },
+            traits: Traits {
+                immutable: true,
+                no_circle: true,
+                unmatched: true,
+                minted: true,
+                encodable: true,
+                ..Traits::default()
+            },
             parent: Some(EntryId([9; 16])),
         };
         StoredResponse { headers, info }
@@ -218,6 +255,24 @@ mod tests {
     fn field_lines_are_kept_to_the_byte_with_duplicates_in_order() {
         let stored = Stored::Response(response());
         assert_eq!(Stored::from_bytes(&stored.to_bytes().into()), Some(stored));
+    }
+
+    #[test]
+    fn a_name_that_is_known_is_what_it_would_be_read_as() {
+        for name in [
+            "content-type",
+            "content-length",
+            "cache-control",
+            "etag",
+            "date",
+            "vary",
+            "last-modified",
+            "content-encoding",
+            "x-other",
+        ] {
+            assert_eq!(name_of(name.as_bytes()), HeaderName::from_bytes(name.as_bytes()).ok());
+        }
+        assert_eq!(name_of(b"not a name"), None);
     }
 
     #[test]

@@ -121,6 +121,11 @@ impl<'a> Target<'a> {
         self.path_and_query.as_str()
     }
 
+    /// Path and query as keys have them.
+    pub(super) fn keyed_path_and_query(&self, key_rules: &KeyRules<'_>) -> Cow<'_, str> {
+        without_parameters(self.path_and_query.as_str(), key_rules.ignored_query)
+    }
+
     /// The authority, as keys have it.
     pub(super) fn host(&self) -> &str {
         &self.authority
@@ -143,7 +148,7 @@ impl<'a> Target<'a> {
         let mut parts = self.parts_of(self.path_and_query.as_str(), key_rules);
         parts.push(format!("#{method}:").into_bytes());
         parts.push(digest.iter().flat_map(|byte| hex::of_byte(*byte)).collect());
-        Key::new(parts)
+        key_rules.named(Key::new(parts))
     }
 
     /// The key of what is stored for another target of the same origin.
@@ -162,7 +167,7 @@ impl<'a> Target<'a> {
         let mut parts = self.parts_of(self.path(), key_rules);
         parts.push(b"#alias:".to_vec());
         parts.push(digest.iter().flat_map(|byte| hex::of_byte(*byte)).collect());
-        Key::new(parts)
+        key_rules.named(Key::new(parts))
     }
 
     /// The tag of all that answers for several queries of the path.
@@ -174,14 +179,14 @@ impl<'a> Target<'a> {
         if key_rules.is_plain() {
             return self.key_of_uri(path_and_query, key_rules);
         }
-        Key::new(self.parts_of(path_and_query, key_rules))
+        key_rules.named(Key::new(self.parts_of(path_and_query, key_rules)))
     }
 
     /// The key of the target alone, whatever else the keys of what is stored for it are made of.
     fn key_of_uri(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
         let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
         let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
-        Key::of_parts(parts.iter().map(|part| part.as_bytes()))
+        key_rules.named(Key::of_parts(parts.iter().map(|part| part.as_bytes())))
     }
 
     /// The tag of all that is stored for this target under other keys than its own.
@@ -284,12 +289,19 @@ pub(super) struct KeyRules<'a> {
     pub(super) headers: &'a HeaderMap,
     /// What a layer outside says that does.
     pub(super) hinted: &'a [Box<str>],
+    /// Whether the store is shared by processes.
+    pub(super) is_shared: bool,
 }
 
 impl<'a> KeyRules<'a> {
     /// Whether nothing but the target is in the key.
     fn is_plain(&self) -> bool {
         self.key_headers.is_empty() && self.key_cookies.is_empty() && self.hinted.is_empty()
+    }
+
+    /// The key as its store finds it.
+    fn named(&self, key: Key) -> Key {
+        if self.is_shared { key.named() } else { key }
     }
 
     /// The same, and what a layer outside says of the request.
@@ -347,6 +359,7 @@ mod tests {
             key_cookies: &[],
             hinted: &[],
             headers: &NO_FIELDS,
+            is_shared: false,
         }
     }
 

@@ -8,6 +8,12 @@ use std::{
 use http::{HeaderMap, StatusCode, header};
 
 use crate::{
+    engine::{
+        flight::{Flight, Flights},
+        permit::WritePermit,
+        recent_keys::RecentKeys,
+    },
+    entry::Entry,
     key::{Key, KeyId},
     policy::NoVarySearch,
     semantics::no_vary_search::NoVarySearch as Variation,
@@ -21,29 +27,45 @@ const CAP: usize = 10_000;
 pub(super) struct Variations {
     rules: NoVarySearch,
     /// Whoever asks for a path of which nothing is known looks nothing up.
-    by_path: Arc<Mutex<HashMap<KeyId, Arc<Variation>>>>,
+    by_path: Arc<Mutex<HashMap<KeyId, Newest>>>,
+    /// The loads under way, by the keys of their classes.
+    pub(super) classes: Arc<Flights>,
+    /// Classes whose last load brought a response of another one: their requests don't wait for one another.
+    pub(super) apart: Arc<RecentKeys>,
+}
+
+/// What the newest response of a path says, and when that came, in milliseconds since the Unix epoch.
+#[derive(Debug)]
+struct Newest {
+    variation: Arc<Variation>,
+    time: u64,
 }
 
 impl Variations {
     pub(super) fn new(rules: NoVarySearch) -> Self {
-        Self { rules, by_path: Arc::default() }
+        Self { rules, by_path: Arc::default(), classes: Arc::default(), apart: Arc::default() }
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Arc<Variation>>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<KeyId, Newest>> {
         self.by_path.lock()
     }
 
     pub(super) fn known(&self, path: &Key) -> Option<Arc<Variation>> {
-        self.table().get(&path.id()).cloned()
+        self.table().get(&path.id()).map(|newest| newest.variation.clone())
     }
 
-    pub(super) fn learn(&self, path: &Key, variation: Arc<Variation>) {
+    /// Has this count for a path, if no newer response of it says something else.
+    pub(super) fn learn(&self, path: &Key, variation: Arc<Variation>, time: u64) {
         let mut table = self.table();
-        if table.len() >= CAP && !table.contains_key(&path.id()) {
+        let known = table.get(&path.id()).map(|newest| newest.time);
+        if known.is_some_and(|known| known > time) {
+            return;
+        }
+        if table.len() >= CAP && known.is_none() {
             // What is still in use is learned again, at the cost of a miss.
             table.clear();
         }
-        table.insert(path.id(), variation);
+        table.insert(path.id(), Newest { variation, time });
     }
 
     /// What a response says, if it may be believed: an error, or what may be one client's own, says nothing for others.
@@ -53,6 +75,24 @@ impl Variations {
             && !response.contains_key(header::SET_COOKIE)
             && !request.contains_key(header::AUTHORIZATION);
         (is_everybodys && (self.rules.believes_all() || !variation.ignores_all())).then_some(variation)
+    }
+}
+
+/// An alias that is going to be stored.
+pub(super) struct NewAlias {
+    entry: Box<(Key, Entry)>,
+    /// That of its class, if this load leads it.
+    flight: Option<Box<Flight>>,
+}
+
+impl NewAlias {
+    pub(super) fn new(entry: (Key, Entry), flight: Option<Box<Flight>>) -> Self {
+        Self { entry: Box::new(entry), flight }
+    }
+
+    /// Has it stored with what the permit is for.
+    pub(super) fn be_stored_by(self, permit: &mut WritePermit) {
+        permit.with_alias(self.entry, self.flight);
     }
 }
 
@@ -66,7 +106,7 @@ mod tests {
         let headers = HeaderMap::from_iter([("no-vary-search".parse().unwrap(), "key-order".parse().unwrap())]);
         let variation = Arc::new(variations.of(&HeaderMap::new(), StatusCode::OK, &headers).unwrap());
         for number in 0..=CAP {
-            variations.learn(&Key::new([number.to_string()]), variation.clone());
+            variations.learn(&Key::new([number.to_string()]), variation.clone(), 0);
         }
         let known = variations.table().len();
         assert!((1..=CAP).contains(&known), "{known}");

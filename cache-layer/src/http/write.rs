@@ -90,11 +90,12 @@ fn undelivered(error: &InvalidateError) {
 pub(super) async fn write_through<S: Origin<B>, B>(
     settings: RequestSettings,
     service: S,
-    request: Request<B>,
+    mut request: Request<B>,
     target: Target<'static>,
 ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
     let method = request.method().clone();
     let headers = request.headers().clone();
+    settings.context(&target, &Method::GET).add_plain_tags(&mut request);
     let voids = &settings.context(&target, &method).policy.voids;
     let (changes, request) = if is_safe(&method) { (false, request) } else { voids.judge(request) };
     let context = settings.context(&target, &Method::GET);
@@ -169,7 +170,7 @@ impl Context {
         let context = self.clone();
         let task = self.cache.flights().spawn_load(Span::none(), |reply_to| {
             let load = GrantedLoad::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
-            Box::new(load).receive(response)
+            async move { Box::new(load).receive(response).await }
         });
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),

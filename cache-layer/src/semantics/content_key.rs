@@ -69,7 +69,7 @@ pub(crate) fn has_one_type(headers: &HeaderMap) -> bool {
 
 /// A media type in the one spelling of what is spelled in many (RFC 9110, section 8.3.1): names in lower case, no white space.
 /// Values stay as they are, quotes included. `None` for what is no media type.
-fn canonical_media_type(line: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn canonical_media_type(line: &[u8]) -> Option<Vec<u8>> {
     let (media_type, mut parameters) = line.split_at(line.iter().position(|&byte| byte == b';').unwrap_or(line.len()));
     let mut canonical = media_type.trim_ascii().to_ascii_lowercase();
     let slash = canonical.iter().position(|&byte| byte == b'/')?;

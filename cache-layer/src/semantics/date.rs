@@ -5,6 +5,8 @@
 //! reads the two-digit years of RFC 850 dates by a fixed pivot, where RFC 9110 asks for at most fifty years ahead of now.
 //! What it reads and writes is the same here, and that is tested, too.
 
+use std::cell::RefCell;
+
 use http::HeaderValue;
 
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -30,6 +32,20 @@ pub(crate) fn parse_http_date(value: &[u8], now_secs: u64) -> Option<u64> {
 
 /// Writes an IMF-fixdate; dates past the year 9999 saturate.
 pub(crate) fn write_http_date(unix_secs: u64) -> HeaderValue {
+    thread_local! {
+        /// Most are asked for again within the same second.
+        static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    let read = |last: &RefCell<Option<(u64, HeaderValue)>>| match &mut *last.borrow_mut() {
+        Some((second, date)) if *second == unix_secs => date.clone(),
+        last => last.insert((unix_secs, written(unix_secs))).1.clone(),
+    };
+    // Where a thread ends, there is none.
+    LAST.try_with(read).unwrap_or_else(|_| written(unix_secs))
+}
+
+/// As [`write_http_date`], from scratch.
+fn written(unix_secs: u64) -> HeaderValue {
     let unix_secs = unix_secs.min(LAST_SECOND);
     let days = DAYS_BEFORE_EPOCH + unix_secs / SECONDS_PER_DAY;
     let time = unix_secs % SECONDS_PER_DAY;

@@ -15,6 +15,8 @@
 //! - [`staleness`]: what may be done with it afterwards, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
 //! - [`vary`]: the request fields that select a response, on [`list`], [`preference`] and [`negotiation`]
+//! - [`encodable`]: what this cache may send in a content coding of its own; [`accept_encoding`]: which of them a client accepts;
+//!   [`coded_tag`]: the entity tags of what is coded
 //! - [`one_request`]: fields that are about one request or for one client, by [`names`]
 //! - [`cookies`]: which cookies of a request make a difference
 //! - [`compressed`]: content that is compressed already
@@ -33,9 +35,11 @@
 //! - [`tag_fields`]: what its application calls a response when it invalidates it
 //! - [`cache_status`]: saying what happened, per RFC 9211
 
+pub(crate) mod accept_encoding;
 pub(crate) mod cache_control;
 pub(crate) mod cache_status;
 pub(crate) mod caching_policy;
+pub(crate) mod coded_tag;
 pub(crate) mod compressed;
 pub(crate) mod conditional;
 #[cfg(test)]
@@ -46,6 +50,7 @@ pub(crate) mod date;
 pub(crate) mod delta_seconds;
 #[cfg(test)]
 mod differential_tests;
+pub(crate) mod encodable;
 pub(crate) mod freshness;
 pub(crate) mod groups;
 pub(crate) mod hop_by_hop;

@@ -5,8 +5,8 @@
 pub(crate) struct Names {
     exact: Vec<Box<str>>,
     prefixes: Vec<Box<str>>,
-    /// The lengths of exact names, one bit each; the last is for all beyond.
-    lengths: u64,
+    /// What exact names are of, one bit for each value of their [`shape`].
+    shapes: u64,
     /// What prefixes begin with, one bit for each value of the lower six bits.
     initials: u64,
 }
@@ -22,7 +22,7 @@ impl Names {
                     list.prefixes.push(prefix.into());
                 }
                 None => {
-                    list.lengths |= length(name.as_bytes());
+                    list.shapes |= shape(name.as_bytes());
                     list.exact.push(name.into());
                 }
             }
@@ -34,17 +34,25 @@ impl Names {
         self.exact.is_empty() && self.prefixes.is_empty()
     }
 
-    /// Whether `name` is one of them. Most are of none of these lengths, and begin otherwise.
+    /// As they were given, the prefixes last.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = String> {
+        let exact = self.exact.iter().map(ToString::to_string);
+        exact.chain(self.prefixes.iter().map(|prefix| format!("{prefix}*")))
+    }
+
+    /// Whether `name` is one of them. Most are of none of these shapes, and begin otherwise.
     pub(crate) fn has(&self, name: &[u8]) -> bool {
         let is_exact = || self.exact.iter().any(|exact| exact.as_bytes() == name);
         let is_below = || self.prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
         let first = name.first().map_or(u64::MAX, |byte| initial(*byte));
-        (self.lengths & length(name) != 0 && is_exact()) || (self.initials & first != 0 && is_below())
+        (self.shapes & shape(name) != 0 && is_exact()) || (self.initials & first != 0 && is_below())
     }
 }
 
-fn length(name: &[u8]) -> u64 {
-    1 << name.len().min(63)
+/// One of 64 bits, by a name's length and its ends.
+fn shape(name: &[u8]) -> u64 {
+    let (first, last) = (name.first().copied().unwrap_or(0), name.last().copied().unwrap_or(0));
+    1 << ((name.len() + 7 * usize::from(first) + 29 * usize::from(last)) & 63)
 }
 
 fn initial(byte: u8) -> u64 {

@@ -34,8 +34,15 @@ pub(crate) fn canonical(value: &[u8], order: Order, rename: fn(&str) -> &str) ->
 
 /// The members of a list; `None` for a value that is no such list.
 pub(crate) fn preferences(value: &[u8]) -> Option<Vec<Preference>> {
+    weighed(value)
+        .map(|member| member.map(|(name, weight)| Preference { name: name.to_ascii_lowercase(), weight }))
+        .collect()
+}
+
+/// The members of a list, as they are spelled, and their weights in thousandths; `None` for one that is none.
+pub(crate) fn weighed(value: &[u8]) -> impl Iterator<Item = Option<(&str, u16)>> {
     let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
-    members.map(Preference::parse).collect()
+    members.map(weighed_member)
 }
 
 pub(crate) struct Preference {
@@ -45,21 +52,20 @@ pub(crate) struct Preference {
     pub(crate) weight: u16,
 }
 
-impl Preference {
-    fn parse(member: &[u8]) -> Option<Self> {
-        let mut parts = member.splitn(2, |&byte| byte == b';').map(<[u8]>::trim_ascii);
-        let name = parts.next()?;
-        if name.is_empty() || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.*+".contains(byte)) {
-            return None;
-        }
-        let name = str::from_utf8(name).ok()?.to_ascii_lowercase();
-        let weight = match parts.next() {
-            None => 1000,
-            Some(parameter) => parse_weight(parameter)?,
-        };
-        Some(Self { name, weight })
+fn weighed_member(member: &[u8]) -> Option<(&str, u16)> {
+    let mut parts = member.splitn(2, |&byte| byte == b';').map(<[u8]>::trim_ascii);
+    let name = parts.next()?;
+    if name.is_empty() || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.*+".contains(byte)) {
+        return None;
     }
+    let weight = match parts.next() {
+        None => 1000,
+        Some(parameter) => parse_weight(parameter)?,
+    };
+    Some((str::from_utf8(name).ok()?, weight))
+}
 
+impl Preference {
     fn into_bytes(self) -> Vec<u8> {
         if self.weight == 1000 {
             return self.name.into_bytes();

@@ -6,9 +6,10 @@ use std::borrow::Cow;
 ///
 /// Names are compared byte by byte, as they stand; what is left keeps its order and its bytes.
 pub(crate) fn without_parameters<'a>(path_and_query: &'a str, ignored: &[String]) -> Cow<'a, str> {
-    let Some((path, query)) = path_and_query.split_once('?').filter(|_| !ignored.is_empty()) else {
+    if ignored.is_empty() {
         return Cow::Borrowed(path_and_query);
-    };
+    }
+    let Some((path, query)) = path_and_query.split_once('?') else { return Cow::Borrowed(path_and_query) };
     let counts = |parameter: &&str| {
         let name = parameter.split('=').next().unwrap_or_default();
         !ignored.iter().any(|ignored| match ignored.strip_suffix('*') {

@@ -32,6 +32,11 @@ pub(crate) fn has_foreign_unit(request: &HeaderMap) -> bool {
     !request.get_all(RANGE).iter().all(is_bytes)
 }
 
+/// Whether the request asks for several ranges.
+pub(crate) fn names_several(request: &HeaderMap) -> bool {
+    request.get(RANGE).is_some_and(|line| line.as_bytes().contains(&b','))
+}
+
 /// Selects from a stored response with content of `length` bytes.
 ///
 /// Ranges that can't be read, are too many, or depend on a validator that the stored response doesn't have, are ignored, as

@@ -38,6 +38,11 @@ impl<'a> EntityTag<'a> {
         self.opaque == other.opaque
     }
 
+    /// What it says, in its quotes.
+    pub(crate) fn opaque(self) -> &'a [u8] {
+        self.opaque
+    }
+
     /// Whether it promises the same bytes.
     pub(crate) fn is_strong(self) -> bool {
         !self.weak

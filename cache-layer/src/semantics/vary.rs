@@ -1,5 +1,7 @@
 //! Which request fields select a response (RFC 9111, section 4.1).
 
+use std::fmt;
+
 use http::header::{
     ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, COOKIE, HeaderMap, HeaderName,
     HeaderValue, VARY,
@@ -30,6 +32,23 @@ pub(crate) struct Normalization {
     pub(crate) cookies: Vec<String>,
 }
 
+impl fmt::Display for Normalization {
+    /// The level, and what there is to negotiate: `safe, codings br gzip`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { codings, languages, cookies, .. } = self;
+        let level = Self { codings: Vec::new(), languages: Vec::new(), cookies: Vec::new(), ..self.clone() };
+        let levels = [("safe", Self::safe()), ("all", Self::all()), ("permitted", Self::permitted())];
+        let name = levels.iter().find(|(_, known)| *known == level).map_or("own", |(name, _)| *name);
+        f.write_str(name)?;
+        for (what, names) in [("codings", codings), ("languages", languages), ("cookies", cookies)] {
+            if !names.is_empty() {
+                write!(f, ", {what} {}", names.join(" "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Normalization {
     /// Only what an application that reads the fields by their syntax can't tell apart.
     pub(crate) const fn safe() -> Self {
@@ -54,15 +73,31 @@ impl Normalization {
         Self { coding_order: Order::Moot, language_order: Order::Moot, list_space: true, ..Self::safe() }
     }
 
-    /// Negotiates in the application's place: its request says what it needs to choose by, and no more.
-    pub(crate) fn negotiate(&self, request: &mut HeaderMap) {
-        let has_choices = [(ACCEPT_ENCODING, &self.codings), (ACCEPT_LANGUAGE, &self.languages)];
-        for (name, _) in has_choices.into_iter().filter(|(_, has)| !has.is_empty()) {
-            let negotiated = selecting_value(request, &name).and_then(|value| self.negotiated(&name, &value));
-            if let Some(value) = negotiated.and_then(|value| HeaderValue::from_bytes(&value).ok()) {
+    /// Negotiates in the application's place: its request says what it needs to choose by, and no more. Returns what the client
+    /// has sent in both fields, if it was something else.
+    pub(crate) fn negotiate(&self, request: &mut HeaderMap) -> Option<HeaderMap> {
+        let negotiated = |name: &HeaderName, has: &[String]| {
+            let value = if has.is_empty() { None } else { selecting_value(request, name) };
+            let value = HeaderValue::from_bytes(&self.negotiated(name, &value?)?).ok()?;
+            let mut lines = request.get_all(name).iter();
+            let is_the_same = lines.next() == Some(&value) && lines.next().is_none();
+            (!is_the_same).then_some(value)
+        };
+        let coding = negotiated(&ACCEPT_ENCODING, &self.codings);
+        let language = negotiated(&ACCEPT_LANGUAGE, &self.languages);
+        if coding.is_none() && language.is_none() {
+            return None;
+        }
+        let mut sent = HeaderMap::with_capacity(2);
+        for (name, value) in [(ACCEPT_ENCODING, coding), (ACCEPT_LANGUAGE, language)] {
+            for line in request.get_all(&name) {
+                sent.append(&name, line.clone());
+            }
+            if let Some(value) = value {
                 request.insert(name, value);
             }
         }
+        Some(sent)
     }
 
     /// What a field becomes by negotiation; `None` if it stays as it is.
@@ -369,12 +404,13 @@ mod tests {
         let before =
             request(&[("accept-encoding", "gzip, zstd"), ("accept-encoding", "br"), ("accept-language", "de-CH, en")]);
         let mut after = before.clone();
-        normalization.negotiate(&mut after);
+        assert_eq!(normalization.negotiate(&mut after), Some(before.clone()));
+        assert_eq!(normalization.negotiate(&mut after), None);
         assert_eq!(after, request(&[("accept-encoding", "br, gzip"), ("accept-language", "de, en;q=0.99")]));
         assert_eq!(fields.selecting_values(&after, &normalization), fields.selecting_values(&before, &normalization));
         for unchanged in [&[][..], &[("accept-encoding", "identity;q=0, br")], &[("accept-language", "junk!")]] {
             let mut request = request(unchanged);
-            normalization.negotiate(&mut request);
+            assert_eq!(normalization.negotiate(&mut request), None);
             assert_eq!(request, super::tests::request(unchanged));
         }
     }

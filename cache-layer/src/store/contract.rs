@@ -9,7 +9,7 @@ use crate::{
     hex,
     key::Key,
     pattern::Pattern,
-    tag::{TagState, Tags},
+    tag::{TagState, TagToken, Tags},
     telemetry::{InvalidationKind, Rejection},
 };
 
@@ -31,6 +31,17 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         self.peek(key).map(Lookup::Found)
     }
 
+    /// Whether what this process adds to an entry is kept, by [`amend`](Self::amend).
+    fn keeps_additions(&self) -> bool {
+        false
+    }
+
+    /// Puts what `amends` makes of it, which is the same with something added, in the place of the entry with this id, in the memory
+    /// of this process: `true` if it is there, and there is room. It can only be gone sooner, never come back by this.
+    fn amend(&self, _key: &Key, _of: EntryId, _amends: &dyn Fn(&Entry) -> Entry) -> bool {
+        false
+    }
+
     /// Whether all there is, is in this process.
     fn is_local(&self) -> bool {
         false
@@ -43,6 +54,21 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// likely follows; if none does, it is soon free again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
 
+    /// As [`get`](Self::get), for one who only looks: nothing is taken along.
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
+        self.get(key)
+    }
+
+    /// What [`acquire`](Self::acquire) would meet at `key`: read, and nothing changed or tracked.
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>>;
+
+    /// The token that `tag` has now.
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>>;
+
+    /// How many primary keys have an entry that `reach` covers, whatever its tags have come to; `None` if that takes more
+    /// than to look at names.
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>>;
+
     /// Takes the lease on `key` for `ttl`, unless another load has it, the entry is no longer the one that was `seen`, or the
     /// key backs off from a failure that is to be heeded.
     fn acquire<'a>(
@@ -52,6 +78,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         ttl: Duration,
         failures: Failures,
     ) -> BoxFuture<'a, Result<Acquired, StoreError>>;
+
+    /// As [`acquire`](Self::acquire), without waiting; `None` if only that can.
+    fn acquire_at_once(&self, _key: &Key, _seen: Seen, _failures: Failures) -> Option<Acquired> {
+        None
+    }
 
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
@@ -65,6 +96,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Writes the entries of `fill` and ends its lease, all or nothing, if nothing overtook it.
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>>;
+
+    /// As [`commit`](Self::commit), without waiting; `None` if only that can.
+    fn commit_at_once(&self, _fill: &Fill) -> Option<Committed> {
+        None
+    }
 
     /// Ends a lease without a fill, without waiting. `uncacheable`: for so long, [`acquire`](Self::acquire) tells
     /// everybody not to wait for one another.
@@ -199,6 +235,37 @@ pub enum Acquired {
     },
 }
 
+/// What is at the place of a key's lease, from [`Cache::inspect_lease`](crate::Cache::inspect_lease).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseState {
+    /// Nothing: a load may begin.
+    Free,
+    /// Somebody is loading.
+    Held,
+    /// What a recent load brought could not be stored: requests don't wait for one another.
+    Uncacheable,
+    /// The store has no room, and evicts nothing to make some: no load is given the right to store what it brings.
+    NoRoom,
+    /// Recent loads failed.
+    Failed {
+        /// For how much longer the application is left alone; zero once that is over.
+        remaining: Duration,
+        /// The status of the last failure; `None` if there was no response.
+        status: Option<u16>,
+        /// How many failed, one after the other.
+        failures: u32,
+    },
+}
+
+/// What an invalidation would cover.
+#[derive(Clone, Copy, Debug)]
+pub enum Reach<'a> {
+    Tag(&'a str),
+    Pattern(&'a Pattern),
+    Everything,
+}
+
 /// A load that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
@@ -261,7 +328,7 @@ impl From<Scope<'_>> for InvalidationKind {
 }
 
 /// A [`Scope`] that outlives its caller.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "testing"))]
 #[derive(Debug)]
 pub(crate) enum OwnedScope {
     Key(Key),
@@ -269,7 +336,7 @@ pub(crate) enum OwnedScope {
     Everything,
 }
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "testing"))]
 impl Scope<'_> {
     pub(crate) fn to_owned(self) -> OwnedScope {
         match self {
@@ -280,7 +347,7 @@ impl Scope<'_> {
     }
 }
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "testing"))]
 impl OwnedScope {
     pub(crate) fn borrow(&self) -> Scope<'_> {
         match self {

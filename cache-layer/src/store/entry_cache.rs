@@ -11,12 +11,15 @@ use std::{
     time::Duration,
 };
 
-use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync::Cache as QuickCache};
+use quick_cache::{
+    DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter,
+    sync::{Cache as QuickCache, EntryAction, EntryResult},
+};
 use smallvec::SmallVec;
 
 use crate::{
     clock::{Clock, millis},
-    entry::Entry,
+    entry::{Entry, EntryId},
     key::{Hashed, KeyHash, KeyId},
     labels::labels,
 };
@@ -230,6 +233,29 @@ impl<P: Place> EntryCache<P> {
         shard.entries.insert_with_lifecycle(id, Slot { entry, source, generation, expires_at, weight }, &mut made_room);
     }
 
+    /// Puts what `amends` makes of it in the place of the entry with this id, if it is still there, and if there is room for it:
+    /// `true` if so. What removes it meanwhile has removed it.
+    pub(super) fn amend(&self, id: P, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
+        let is_it = |slot: &Slot| slot.generation == self.generation.load(Ordering::SeqCst) && slot.entry.id() == of;
+        // Where there is nothing, a place would be made.
+        if !self.shard(id).entries.peek(&id).is_some_and(|slot| is_it(&slot)) {
+            return false;
+        }
+        let amended = self.shard(id).entries.entry(&id, Some(Duration::ZERO), |_, slot| {
+            if !is_it(slot) {
+                return EntryAction::Retain(false);
+            }
+            let entry = amends(&slot.entry);
+            let weight = entry.weight() as u64;
+            if weight > self.largest {
+                return EntryAction::Retain(false);
+            }
+            (slot.entry, slot.weight) = (entry, weight);
+            EntryAction::Retain(true)
+        });
+        matches!(amended, EntryResult::Retained(true))
+    }
+
     pub(super) fn remove(&self, id: P) {
         if self.shard(id).entries.remove(&id).is_some() {
             self.evictions.add(Eviction::Invalidated, 1);
@@ -244,6 +270,15 @@ impl<P: Place> EntryCache<P> {
         let ids: Vec<P> = found.map(|(id, _)| id).collect();
         ids.iter().for_each(|id| self.remove(*id));
         ids
+    }
+
+    /// How many entries there are that `condition` holds for. It looks at every entry.
+    pub(super) fn count_where(&self, condition: impl Fn(P, &Entry) -> bool) -> u64 {
+        let generation = self.generation.load(Ordering::SeqCst);
+        let now = Clock::system().now();
+        let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
+        let there = |slot: &Slot| slot.generation == generation && now < slot.expires_at;
+        entries.filter(|(id, slot)| there(slot) && condition(*id, &slot.entry)).count() as u64
     }
 
     /// Removes all entries. One that is inserted at the same time may go as well.
@@ -303,10 +338,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{
-        entry::{Deadlines, EntryId},
-        key::Key,
-    };
+    use crate::{entry::Deadlines, key::Key};
 
     fn entry(key: &Key, payload: usize) -> Entry {
         let deadlines = Deadlines::fresh_until(Clock::system().now() + 60_000);
@@ -409,6 +441,41 @@ mod tests {
         let key = Key::new(["one that stays"]);
         (0..=SHARDS).for_each(|_| cache.insert(key.hash(), entry(&key, 0), 0));
         assert_eq!((cache.size().0, count(&cache, Eviction::Expired)), (1, 100));
+    }
+
+    #[cfg(feature = "encode-gzip")]
+    #[test]
+    fn what_is_added_to_an_entry_counts_and_brings_none_back() {
+        use crate::{coding::Coding, entry::Form};
+
+        let cache = EntryCache::new(SHARD);
+        let key = Key::new(["k"]);
+        let add = |of: EntryId, bytes: usize| {
+            let coded = Form::Made(vec![0; bytes].into());
+            cache.amend(key.hash(), of, |entry| entry.clone().with_form(Coding::Gzip, coded))
+        };
+        assert!(!add(EntryId::random(), 1_000), "there is nothing");
+        assert_eq!(cache.size().0, 0);
+        let first = entry(&key, 0);
+        cache.insert(key.hash(), first.clone(), 7);
+        let before = cache.size().1;
+        assert!(!add(EntryId::random(), 1_000), "it is another one");
+        assert!(add(first.id(), 1_000));
+        assert!((before + 1_000..before + 1_300).contains(&cache.size().1), "{} {before}", cache.size().1);
+        let (amended, source) = cache.get(key.hash()).unwrap();
+        assert_eq!((amended.form(Coding::Gzip), source), (&Form::Made(vec![0; 1_000].into()), 7));
+        assert!(!add(first.id(), SHARD as usize), "it would be larger than any");
+        assert_eq!(cache.get(key.hash()).unwrap().0.form(Coding::Gzip), amended.form(Coding::Gzip));
+        cache.insert(key.hash(), entry(&key, 0), 8);
+        assert!(!add(first.id(), 1_000), "it has been replaced");
+        assert_eq!(cache.size().1, before);
+        cache.clear();
+        assert!(!add(cache.slot(key.hash()).map_or(first.id(), |slot| slot.entry.id()), 1_000));
+        let second = entry(&key, 0);
+        cache.insert(key.hash(), second.clone(), 9);
+        cache.remove(key.hash());
+        assert!(!add(second.id(), 1_000), "it was removed");
+        assert!(cache.get(key.hash()).is_none());
     }
 
     #[test]

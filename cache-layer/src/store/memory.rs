@@ -1,7 +1,7 @@
 //! A store in this process: bounded by bytes, with an admission policy that keeps what is asked for.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, hash_map},
     fmt,
     future::ready,
     sync::{
@@ -12,17 +12,18 @@ use std::{
 };
 
 use quick_cache::{Weighter, sync::Cache as QuickCache};
+use smallvec::SmallVec;
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
-    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, Scope, Seen,
-    Store, StoreBackend, StoreError, entry_cache::EntryCache,
+    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
+    Reach, Scope, Seen, Store, StoreBackend, StoreError, entry_cache::EntryCache,
 };
 use crate::{
     clock::Clock,
-    entry::Entry,
+    entry::{Entry, EntryId},
     hex,
-    key::{Key, KeyHash, readable_in_full},
+    key::{Hashed, Key, KeyHash, readable_in_full},
     pattern::Pattern,
     sync::Mutex,
     tag::{TagStamp, TagState, TagToken, Tags},
@@ -67,8 +68,7 @@ impl Weighter<Arc<str>, TagToken> for Weight {
 /// several caches may share one store.
 #[derive(Default)]
 struct Fills {
-    /// The leases that are held.
-    leases: BTreeMap<KeyHash, Lease>,
+    leases: Leases,
     failures: BTreeMap<KeyHash, Failure>,
     /// Keys whose response can't be stored, and until when their requests don't wait for one another.
     uncacheable: BTreeMap<KeyHash, Instant>,
@@ -77,6 +77,49 @@ struct Fills {
     /// When a tag was last invalidated: what a load must be younger than to trust that an absent token means
     /// "never invalidated" and not "forgotten".
     last_invalidation: u64,
+}
+
+/// The leases that are held, those of a key and of its variants together.
+#[derive(Default)]
+struct Leases(HashMap<u64, SmallVec<[Lease; 1]>, Hashed>);
+
+impl Leases {
+    fn get(&self, id: KeyHash) -> Option<&Lease> {
+        self.0.get(&id.primary)?.iter().find(|lease| lease.key.hash() == id)
+    }
+
+    fn insert(&mut self, lease: Lease) {
+        self.0.entry(lease.key.hash().primary).or_default().push(lease);
+    }
+
+    /// Takes this one away; `false` if it is not held.
+    fn remove(&mut self, lease: &Lease) -> bool {
+        let id = lease.key.hash();
+        let hash_map::Entry::Occupied(mut leases) = self.0.entry(id.primary) else { return false };
+        let is_it = |held: &Lease| held.key.hash() == id && held.token == lease.token;
+        let Some(place) = leases.get().iter().position(is_it) else { return false };
+        match leases.get().len() {
+            1 => drop(leases.remove()),
+            _ => drop(leases.get_mut().swap_remove(place)),
+        }
+        true
+    }
+
+    /// Takes those of a key and all its variants.
+    fn remove_all_of(&mut self, primary: u64) {
+        self.0.remove(&primary);
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Lease) -> bool) {
+        self.0.retain(|_, leases| {
+            leases.retain(|lease| stays(lease));
+            !leases.is_empty()
+        });
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// Loads that failed, one after the other.
@@ -95,7 +138,7 @@ impl Fills {
     }
 
     fn holds(&self, lease: &Lease) -> bool {
-        self.leases.get(&lease.key.hash()).is_some_and(|held| held.token == lease.token)
+        self.leases.get(lease.key.hash()).is_some_and(|held| held.token == lease.token)
     }
 
     fn is_overtaken(&self, lease: &Lease) -> bool {
@@ -105,9 +148,7 @@ impl Fills {
     /// Takes the leases of a key and all its variants away, and forgets their failures.
     fn void(&mut self, primary: KeyHash) {
         let last = KeyHash { variant: u64::MAX, ..primary };
-        while let Some((&id, _)) = self.leases.range(primary..=last).next() {
-            self.leases.remove(&id);
-        }
+        self.leases.remove_all_of(primary.primary);
         while let Some((&id, _)) = self.failures.range(primary..=last).next() {
             self.failures.remove(&id);
         }
@@ -133,10 +174,9 @@ impl Fills {
         self.uncacheable.insert(key.hash(), Instant::now() + duration);
     }
 
-    fn end(&mut self, lease: &Lease) {
-        if self.holds(lease) {
-            self.leases.remove(&lease.key.hash());
-        }
+    /// Ends a lease; `false` if it is not held.
+    fn end(&mut self, lease: &Lease) -> bool {
+        self.leases.remove(lease)
     }
 }
 
@@ -187,6 +227,19 @@ impl MemoryStore {
     /// ```
     pub fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
         self.0.entries.evictions()
+    }
+}
+
+#[cfg(feature = "testing")]
+impl MemoryStore {
+    /// Loses an entry, as if memory had been short.
+    pub(super) fn lose(&self, key: &Key) {
+        self.0.entries.remove(key.hash());
+    }
+
+    /// Loses all entries, as if memory had been short.
+    pub(super) fn lose_all(&self) {
+        self.0.entries.clear();
     }
 }
 
@@ -244,7 +297,7 @@ impl Inner {
         if changed {
             return Acquired::Changed;
         }
-        if fills.leases.contains_key(&id) {
+        if fills.leases.get(id).is_some() {
             return Acquired::Held;
         }
         let count = match fills.failures.get(&id).map(|failure| (failure, Instant::now())) {
@@ -256,16 +309,48 @@ impl Inner {
             None => 0,
         };
         let lease = Lease::new(key, Lease::random_token(), hex::of_u64(fills.tick())).after(count);
-        fills.leases.insert(id, lease.clone());
+        fills.leases.insert(lease.clone());
         Acquired::Granted(lease)
     }
 
-    fn commit(&self, Fill { lease, writes, tags }: &Fill) -> Committed {
+    fn lease_state(&self, key: &Key) -> LeaseState {
+        let (id, now, fills) = (key.hash(), Instant::now(), self.fills());
+        if fills.uncacheable.get(&id).is_some_and(|until| now < *until) {
+            return LeaseState::Uncacheable;
+        }
+        if fills.leases.get(id).is_some() {
+            return LeaseState::Held;
+        }
+        match fills.failures.get(&id).filter(|failure| now < failure.forgotten) {
+            Some(Failure { count, status, ready, .. }) => LeaseState::Failed {
+                remaining: ready.saturating_duration_since(now),
+                status: *status,
+                failures: *count,
+            },
+            None => LeaseState::Free,
+        }
+    }
+
+    fn count(&self, reach: Reach<'_>) -> u64 {
+        let reaches = |entry: &Entry| match reach {
+            Reach::Everything => true,
+            Reach::Tag(tag) => entry.stamps().iter().any(|stamp| *stamp.tag == *tag),
+            Reach::Pattern(pattern) => pattern.matches(readable_in_full(entry.canonical()).as_bytes()),
+        };
+        self.entries.count_where(|id, entry| !id.is_variant() && reaches(entry))
+    }
+
+    fn commit(&self, fill: &Fill) -> Committed {
+        let committed = self.commit_under_lease(fill);
+        self.ended.notify_waiters();
+        committed
+    }
+
+    fn commit_under_lease(&self, Fill { lease, writes, tags }: &Fill) -> Committed {
         let mut fills = self.fills();
-        if !fills.holds(lease) {
+        if !fills.end(lease) {
             return Committed::Refused;
         }
-        fills.end(lease);
         fills.failures.remove(&lease.key.hash());
         if let Some((key, version)) = &writes.guard
             && self.entries.get(key.hash()).map(|(entry, _)| entry.version()) != Some(*version)
@@ -353,7 +438,7 @@ impl Inner {
     fn delete_matching(&self, pattern: &Pattern) -> u64 {
         let matches = |canonical: &[u8]| pattern.matches(readable_in_full(canonical).as_bytes());
         // The leases first: a fill in flight is either voided here, or has put its entry where the second pass finds it.
-        self.fills().leases.retain(|_, lease| !matches(lease.key.canonical()));
+        self.fills().leases.retain(|lease| !matches(lease.key.canonical()));
         let deleted = self.entries.remove_where(|entry| matches(entry.canonical()));
         deleted.iter().filter(|id| !id.is_variant()).count() as u64
     }
@@ -387,6 +472,14 @@ impl StoreBackend for MemoryStore {
         Some(self.0.peek(key))
     }
 
+    fn keeps_additions(&self) -> bool {
+        true
+    }
+
+    fn amend(&self, key: &Key, of: EntryId, amends: &dyn Fn(&Entry) -> Entry) -> bool {
+        self.0.entries.amend(key.hash(), of, amends)
+    }
+
     fn is_local(&self) -> bool {
         true
     }
@@ -399,6 +492,18 @@ impl StoreBackend for MemoryStore {
         Box::pin(ready(Ok(self.0.lookup(key))))
     }
 
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
+        Box::pin(ready(Ok(self.0.lease_state(key))))
+    }
+
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
+        Box::pin(ready(Ok(self.0.tokens.get(tag))))
+    }
+
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        Box::pin(ready(Ok(Some(self.0.count(reach)))))
+    }
+
     fn acquire<'a>(
         &'a self,
         key: &'a Key,
@@ -409,12 +514,16 @@ impl StoreBackend for MemoryStore {
         Box::pin(ready(Ok(self.0.acquire(key, seen, failures))))
     }
 
+    fn acquire_at_once(&self, key: &Key, seen: Seen, failures: Failures) -> Option<Acquired> {
+        Some(self.0.acquire(key, seen, failures))
+    }
+
     fn renew<'a>(&'a self, lease: &'a Lease, _: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(ready(Ok(self.0.fills().holds(lease))))
     }
 
     fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(ready(Ok(self.0.fills().leases.get(&key.hash()).is_some_and(|held| held.token == token))))
+        Box::pin(ready(Ok(self.0.fills().leases.get(key.hash()).is_some_and(|held| held.token == token))))
     }
 
     fn overtaken(&self, lease: &Lease) -> bool {
@@ -422,30 +531,30 @@ impl StoreBackend for MemoryStore {
     }
 
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
-        let committed = self.0.commit(fill);
-        self.0.ended.notify_waiters();
-        Box::pin(ready(Ok(committed)))
+        Box::pin(ready(Ok(self.0.commit(fill))))
+    }
+
+    fn commit_at_once(&self, fill: &Fill) -> Option<Committed> {
+        Some(self.0.commit(fill))
     }
 
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
         let mut fills = self.0.fills();
-        if let Some(duration) = uncacheable.filter(|_| fills.holds(lease)) {
-            fills.remember_uncacheable(&lease.key, duration);
-        }
-        if fills.holds(lease) {
+        if fills.end(lease) {
             fills.failures.remove(&lease.key.hash());
+            if let Some(duration) = uncacheable {
+                fills.remember_uncacheable(&lease.key, duration);
+            }
         }
-        fills.end(lease);
         drop(fills);
         self.0.ended.notify_waiters();
     }
 
     fn fail(&self, lease: &Lease, failed: Failed) {
         let mut fills = self.0.fills();
-        if fills.holds(lease) {
+        if fills.end(lease) {
             fills.fail(lease, failed);
         }
-        fills.end(lease);
         drop(fills);
         self.0.ended.notify_waiters();
     }
@@ -455,7 +564,7 @@ impl StoreBackend for MemoryStore {
         Box::pin(async move {
             let mut ended = std::pin::pin!(self.0.ended.notified());
             ended.as_mut().enable();
-            if self.0.fills().leases.contains_key(&id) {
+            if self.0.fills().leases.get(id).is_some() {
                 ended.await;
             }
         })
@@ -509,10 +618,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{
-        entry::{Deadlines, EntryId},
-        store::Writes,
-    };
+    use crate::{entry::Deadlines, store::Writes};
 
     #[tokio::test]
     async fn what_is_remembered_as_uncacheable_is_forgotten_with_everything() {

@@ -19,6 +19,8 @@ mod entry_cache;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "testing")]
+mod test_store;
 #[cfg(feature = "redis")]
 mod tiered;
 
@@ -28,8 +30,14 @@ pub use entry_cache::Eviction;
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use redis::{Breaker, Push, RedisState, RedisStatus, RedisStore, RedisStoreBuilder, Restored};
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use test_store::TestStore;
 #[cfg(feature = "redis")]
 pub use tiered::TieredStore;
 
-pub use contract::Store;
+#[cfg(feature = "sealed")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sealed")))]
+pub use crate::entry::KeyRing;
 pub(crate) use contract::*;
+pub use contract::{LeaseState, Store};

@@ -3,10 +3,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, RedisStore,
-    Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
+    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
+    Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
 };
-use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
+use crate::{
+    entry::{Entry, EntryId},
+    key::Key,
+    pattern::Pattern,
+    tag::{TagToken, Tags},
+};
 
 /// A [`RedisStore`] with a first tier in this process: a hit there costs no round trip. Cheap to clone.
 ///
@@ -89,12 +94,36 @@ impl StoreBackend for TieredStore {
         self.redis.peek_local_tier(key)
     }
 
+    fn keeps_additions(&self) -> bool {
+        true
+    }
+
+    fn amend(&self, key: &Key, of: EntryId, amends: &dyn Fn(&Entry) -> Entry) -> bool {
+        self.local_tier.amend(key, of, amends)
+    }
+
     fn identity(&self) -> usize {
         self.redis.identity()
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.redis.get(key)
+    }
+
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
+        self.redis.look(key)
+    }
+
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
+        self.redis.lease_state(key)
+    }
+
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
+        self.redis.tag_token(tag)
+    }
+
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        StoreBackend::count(&self.redis, reach)
     }
 
     fn acquire<'a>(

@@ -2,7 +2,15 @@
 
 pub use std::{borrow::ToOwned, clone::Clone, format, time::Duration};
 
-use std::{convert::Infallible, fmt, fmt::Display, marker::PhantomData};
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    fmt,
+    fmt::Display,
+    hash::{BuildHasher, Hash, Hasher},
+    marker::PhantomData,
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -49,6 +57,119 @@ impl KeyParts {
     #[must_use]
     pub fn key(self) -> Key {
         Key::new(self.0)
+    }
+}
+
+/// One of the things that a function with `many` is asked for. It is its key that tells it from others.
+#[derive(Clone, Debug)]
+pub struct Item<T> {
+    item: T,
+    key: Key,
+    tags: Arc<[String]>,
+}
+
+impl<T> Item<T> {
+    /// An element, the key of its entry, and its tags.
+    pub fn new(item: T, key: Key, tags: Vec<String>) -> Self {
+        Self { item, key, tags: tags.into() }
+    }
+
+    /// Its tags.
+    #[must_use]
+    pub fn tags(&self) -> Vec<String> {
+        self.tags.to_vec()
+    }
+}
+
+impl<T> PartialEq for Item<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl<T> Eq for Item<T> {}
+
+impl<T> Hash for Item<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash().primary.hash(state);
+    }
+}
+
+impl<T> From<Item<T>> for Key {
+    fn from(item: Item<T>) -> Self {
+        item.key
+    }
+}
+
+/// What the function is to be called with.
+#[must_use]
+pub fn items<T: Clone>(missing: &[Item<T>]) -> Vec<T> {
+    missing.iter().map(|item| item.item.clone()).collect()
+}
+
+/// What the function returned, by what it was asked for.
+#[must_use]
+pub fn brought<T: Clone + Eq + Hash, C: Pairs<T>>(missing: Vec<Item<T>>, returned: C) -> Vec<(Item<T>, C::Value)> {
+    let mut missing: HashMap<T, Item<T>> = missing.into_iter().map(|item| (item.item.clone(), item)).collect();
+    returned.into_pairs().into_iter().filter_map(|(item, value)| Some((missing.remove(&item)?, value))).collect()
+}
+
+/// What the cache has, for the caller: in the order in which it was asked for.
+#[must_use]
+pub fn found<T, C: Pairs<T>>(asked: Vec<Item<T>>, values: Vec<Option<C::Value>>) -> C {
+    C::of_pairs(asked.into_iter().zip(values).filter_map(|(item, value)| Some((item.item, value?))).collect())
+}
+
+/// What a function with `many` returns: pairs of an element and its value.
+#[diagnostic::on_unimplemented(
+    message = "`many` is for a function that returns pairs of `{T}` and a value, which `{Self}` does not hold: return a \
+               `HashMap<{T}, …>`, a `BTreeMap<{T}, …>` or a `Vec<({T}, …)>`",
+    label = "this holds no such pairs"
+)]
+pub trait Pairs<T>: Sized {
+    /// What belongs to an element.
+    type Value;
+
+    /// The pairs.
+    fn into_pairs(self) -> Vec<(T, Self::Value)>;
+
+    /// What holds these.
+    fn of_pairs(pairs: Vec<(T, Self::Value)>) -> Self;
+}
+
+impl<T, V> Pairs<T> for Vec<(T, V)> {
+    type Value = V;
+
+    fn into_pairs(self) -> Self {
+        self
+    }
+
+    fn of_pairs(pairs: Self) -> Self {
+        pairs
+    }
+}
+
+impl<T: Eq + Hash, V, S: BuildHasher + Default> Pairs<T> for HashMap<T, V, S> {
+    type Value = V;
+
+    fn into_pairs(self) -> Vec<(T, V)> {
+        self.into_iter().collect()
+    }
+
+    fn of_pairs(pairs: Vec<(T, V)>) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl<T: Ord, V> Pairs<T> for BTreeMap<T, V> {
+    type Value = V;
+
+    fn into_pairs(self) -> Vec<(T, V)> {
+        self.into_iter().collect()
+    }
+
+    fn of_pairs(pairs: Vec<(T, V)>) -> Self {
+        pairs.into_iter().collect()
     }
 }
 

@@ -1,69 +1,86 @@
 //! Getting a value, from the cache or from the load that makes it.
 
-use std::{any::Any, fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, pin::Pin, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument as _, Span};
 
 use super::{
+    ask::{Ask, LoadResult, Next, Skipped},
     loaded::{Loaded, Stale},
-    terms::{Lock, Terms},
-    value::{Hit, read, write},
+    terms::Lock,
+    value::Hit,
 };
 use crate::{
     engine::{
         Cache,
         backoff::BackOff,
-        fetch::{AcquireOutcome, Followed, Found, Miss},
-        flight::{Flight, FlightOutcome, Follower, LoadTask, ReplyTo, Role, resume_panic},
-        patience::{LONGEST_PAUSE, Patience},
-        permit::{Demand, FailurePolicy, Purpose, WritePermit},
+        fetch::{AcquireOutcome, Found, Miss},
+        flight::{Flight, LoadTask, ReplyTo, Role, resume_panic},
+        load_limit::LoadLimit,
+        patience::Patience,
+        permit::Purpose,
         span::LookupSpan,
     },
-    inherit::{self, Reads},
+    inherit,
     key::Key,
-    store::{Seen, Writes},
-    telemetry::{Event, LookupResult, NoCacheReason, Tier},
-    throttle::Throttle,
+    policy::beta_of,
+    store::Seen,
+    telemetry::{Event, LookupResult, Tier},
 };
-
-/// How long a failing load is left alone where a stale value stands in: after the first failure, and at most.
-const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 
 type Loading<V, E> = Pin<Box<dyn Future<Output = Result<Loaded<V>, E>> + Send>>;
 pub(super) type Load<V, E> = Box<dyn FnOnce(Option<Stale<V>>) -> Loading<V, E> + Send>;
 
 /// A value that is asked for, from [`Cache::get_or_load`] or [`Cache::get_or_load_with`]; await it.
+///
+/// ```
+/// use std::time::Duration;
+/// use cache_layer::{Cache, store::MemoryStore};
+///
+/// # #[derive(Clone, Debug)] enum DbError { TimedOut }
+/// # async fn query() -> Result<Vec<String>, DbError> { Ok(vec!["lamp".to_owned()]) }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), DbError> {
+/// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+/// let products = cache
+///     .get_or_load("bestsellers", query)
+///     .ttl(Duration::from_secs(60))
+///     // Loaded anew before it is stale, so that nobody waits for what is asked for often.
+///     .early_refresh(1.0)
+///     // What is stale stands in for a failure, and for what takes longer than 50 ms.
+///     .stale_if_error(Duration::from_secs(3600))
+///     .soft_timeout(Duration::from_millis(50))
+///     // Where there is nothing stale, the call ends after two seconds.
+///     .hard_timeout(Duration::from_secs(2), DbError::TimedOut)
+///     .await?;
+/// # assert_eq!(products, ["lamp"]);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is asked for until it is awaited"]
 pub struct GetOrLoad<V, E> {
     ask: Ask<V>,
     load: Load<V, E>,
-}
-
-/// For how long a value is fresh that says there is nothing, and how to tell.
-type Negative<V> = (Duration, fn(&V) -> bool);
-
-/// What is asked for, and on which terms.
-struct Ask<V> {
-    cache: Cache,
-    key: Key,
-    terms: Terms,
-    lock: Lock,
-    negative: Option<Negative<V>>,
-    refresh: bool,
+    hard_timeout: Option<(Duration, E)>,
 }
 
 impl<V, E> GetOrLoad<V, E> {
     pub(super) fn new(cache: Cache, key: Key, load: Load<V, E>) -> Self {
-        let ask = Ask { cache, key, terms: Terms::default(), lock: Lock::default(), negative: None, refresh: false };
-        Self { ask, load }
+        Self { ask: Ask::new(cache, key), load, hard_timeout: None }
     }
 
     /// How long the value is fresh; five minutes unless set. Zero: it is not kept.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ask.terms.ttl = ttl;
+        self
+    }
+
+    /// Shortens the life of the value at random by up to this share, 0 to 100 per cent, so that what was loaded together does
+    /// not expire together; 0 unless set.
+    pub fn jitter(mut self, per_cent: u8) -> Self {
+        self.ask.terms.jitter = per_cent.min(100);
         self
     }
 
@@ -78,15 +95,75 @@ impl<V, E> GetOrLoad<V, E> {
     /// set.
     ///
     /// After a load in the background that brought nothing to be kept, the next call loads before it returns. It has the stale
-    /// value if that load fails, or takes longer than the [lock timeout](crate::CacheBuilder::lock_timeout).
+    /// value if that load fails, or takes longer than the [lock timeout](crate::CacheBuilder::lock_timeout), or than a
+    /// [soft timeout](Self::soft_timeout).
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.ask.terms.stale_while_revalidate = window;
         self
     }
 
-    /// For so long after it ceased to be fresh, the value is used if loading it anew fails; none unless set.
+    /// For so long after it ceased to be fresh, the value is used if loading it anew fails, or takes longer than a
+    /// [soft timeout](Self::soft_timeout); none unless set.
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.ask.terms.stale_if_error = window;
+        self
+    }
+
+    /// For so long after it ceased to be fresh, the value is there for its load, which may say that it
+    /// [still holds](Stale::not_modified); none unless set, beyond the two windows above. Nobody is given it as it is.
+    pub fn keep(mut self, window: Duration) -> Self {
+        self.ask.terms.keep = window;
+        self
+    }
+
+    /// Refreshes the value in the background before it is stale, so that nobody ever waits for what is asked for often; off
+    /// unless set. Each call that finds it decides by chance, the more likely the less of its life is left and the longer its
+    /// load took (XFetch), in the last fifth of a life of a second or more; of all in the fleet, one loads.
+    ///
+    /// `beta` is how early: at 1, most often a few times as long before the end as a load takes; at more, earlier, which is for
+    /// loads whose duration varies. Zero or less, or what is no number, turns it off.
+    pub fn early_refresh(mut self, beta: f32) -> Self {
+        self.ask.early = beta_of(beta);
+        self
+    }
+
+    /// How long the call waits, from its begin on, where a stale value may stand in by
+    /// [`stale_if_error`](Self::stale_if_error): then it returns that, and the load goes on and is stored for later calls; without a
+    /// limit unless set. It has no effect where there is no such value.
+    ///
+    /// It limits every wait for what is loaded: for this call's own load, for another call's, for another process's, and for
+    /// a [place](crate::CacheBuilder::max_loads). A load that is left goes on for as long as one keeps its place, a minute or
+    /// twelve [lock timeouts](crate::CacheBuilder::lock_timeout). Calls meanwhile wait as long as this one did.
+    pub fn soft_timeout(mut self, limit: Duration) -> Self {
+        self.ask.stand_in.soft_timeout = Some(limit);
+        self
+    }
+
+    /// How long the call waits at most, from its begin on, whatever it waits for; without a limit unless set. Then it returns
+    /// the stale value, if one may stand in for an error, or else the [fallback](Self::fallback), or else `error`.
+    ///
+    /// The load goes on as if its caller had left, and what it brings within
+    /// [`abandoned_load`](crate::CacheBuilder::abandoned_load) is stored.
+    pub fn hard_timeout(mut self, limit: Duration, error: E) -> Self {
+        self.hard_timeout = Some((limit, error));
+        self.ask.stand_in.knows_stale();
+        self
+    }
+
+    /// What the call returns in place of an error if nothing stale may stand in: of the load, or of the
+    /// [hard timeout](Self::hard_timeout). It is not stored, and neither is what is made from it. A slow load is waited for all the
+    /// same: it is a last resort.
+    pub fn fallback(mut self, value: V) -> Self {
+        self.ask.stand_in.set_fallback(value);
+        self
+    }
+
+    /// How long a failing load is left alone, by all processes with the same store, while a stale value or a
+    /// [fallback](Self::fallback) stands in: `first` after one failure, doubling with each that follows, `longest` at most, and a
+    /// fifth more or less at random; 1 s and 30 s unless set. Zero turns it off. Calls for which nothing stands in load as
+    /// ever. A success ends it, and so does the invalidation of the key.
+    pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.ask.back_off = BackOff::new(first, longest);
         self
     }
 
@@ -120,7 +197,12 @@ where
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.ask.answer(self.load))
+        let Self { mut ask, load, hard_timeout } = self;
+        ask.placed = LoadLimit::is_placed();
+        match hard_timeout {
+            None if !ask.stand_in.has_fallback() => Box::pin(ask.answer(load)),
+            hard_timeout => Box::pin(ask.answer_in_time(load, hard_timeout)),
+        }
     }
 }
 
@@ -144,28 +226,40 @@ struct LedLoad<V, E> {
     purpose: Purpose,
 }
 
-/// What came of a load, for the call that leads it.
-enum LoadResult<V, E> {
-    /// Another load has brought this.
-    Found(Hit<V>),
-    Loaded(V, Reads),
-    StaleIfError(Hit<V>),
-    Failed(E),
-    /// The load can't be shared: each call runs its own.
-    Unshared(Load<V, E>),
-}
-
-/// How a call goes on that waited for another call's load.
-enum Next<V, E> {
-    Return(Result<V, E>),
-    LookAgain,
-    LoadUncached,
-}
+/// What came of such a load.
+type Answer<V, E> = LoadResult<V, E, Load<V, E>>;
 
 impl<V> Ask<V>
 where
     V: Serialize + DeserializeOwned + Send + 'static,
 {
+    /// As [`answer`](Self::answer), with what the call has for the case that it fails, or takes too long.
+    async fn answer_in_time<E>(self, load: Load<V, E>, hard_timeout: Option<(Duration, E)>) -> Result<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let answer = self.clone().answer(load);
+        let answered = match hard_timeout {
+            None => answer.await,
+            Some((limit, error)) => match timeout(limit, answer).await {
+                Ok(answered) => answered,
+                Err(_) => self.too_late(error),
+            },
+        };
+        answered.or_else(|error| self.fallback().ok_or(error))
+    }
+
+    /// What the call returns that has waited for as long as it may.
+    fn too_late<E>(&self, error: E) -> Result<V, E> {
+        match self.stand_in.stale().and_then(|entry| self.usable(&entry)) {
+            Some(hit) => Ok(self.stands_in(hit)),
+            None => {
+                self.cache.emit(Event::Miss);
+                Err(error)
+            }
+        }
+    }
+
     async fn answer<E>(self, load: Load<V, E>) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
@@ -179,7 +273,7 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
-        let mut patience = self.cache.patience();
+        let mut patience = self.patience();
         let mut waited = false;
         loop {
             let (found, tier) = self.find().await;
@@ -188,11 +282,18 @@ where
                 Found::Fresh(hit) => {
                     self.cache.emit(Event::Hit);
                     self.describe(&hit, waited, &mut span);
+                    if self.is_due_early(&hit) {
+                        self.refresh_early(&hit, load, patience, &span);
+                    }
                     return Ok(hit.noted());
                 }
                 Found::Stale(hit, miss) => return self.refresh_stale(hit, miss, load, patience, span).await,
                 Found::Missing(miss) => miss,
             };
+            self.stand_in.note_stale(&miss);
+            if let Some(value) = self.left_alone(&miss) {
+                return Ok(value);
+            }
             if !miss.reached_store() {
                 span.unavailable();
             }
@@ -202,7 +303,7 @@ where
                     let led = LedLoad { ask, flight, miss, load, patience, purpose: Purpose::Answer };
                     return self.lead(led, span).await;
                 }
-                Role::Follower(_) if self.lock == Lock::Off => return self.load_uncached(load).await,
+                Role::Follower(_) if self.lock == Lock::Off => return self.load_uncached(load, &miss, &patience).await,
                 Role::Follower(follower) => follower,
             };
             if !waited {
@@ -212,8 +313,21 @@ where
             match self.follow(follower, &miss, &mut patience, &mut span).await {
                 Next::Return(result) => return result,
                 Next::LookAgain => {}
-                Next::LoadUncached => return self.load_uncached(load).await,
+                Next::LoadUncached => return self.load_uncached(load, &miss, &patience).await,
             }
+        }
+    }
+
+    /// There is a value, which is fresh, and one call refreshes it before it no longer is.
+    fn refresh_early<E>(&self, hit: &Hit<V>, load: Load<V, E>, patience: Patience, span: &LookupSpan)
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        if let Role::Leader(flight) = self.cache.flights().join(&self.key) {
+            let (key, expected) = (self.key.clone(), Some(Seen::Entry(hit.entry.id())));
+            let miss = Miss { key, expected, stale: Some(hit.entry.clone()), detail: () };
+            let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose: Purpose::EarlyRefresh };
+            drop(led.begin(self.cache.background_span(&self.key, span)));
         }
     }
 
@@ -232,10 +346,12 @@ where
     {
         match self.cache.flights().join(&self.key) {
             Role::Leader(flight) => {
+                self.stand_in.note_stale(&miss);
                 let purpose = self.cache.purpose_of_refresh(&self.key);
+                let until = patience.soft_deadline().unwrap_or(patience.end());
                 let led = LedLoad { ask: self.clone(), flight, miss, load, patience, purpose };
                 if purpose == Purpose::RetriedRefresh {
-                    return self.retry_refresh(led, hit, span).await;
+                    return self.lead_until(until, led, hit, span).await;
                 }
                 drop(led.begin(self.cache.background_span(&self.key, &span)));
             }
@@ -246,19 +362,19 @@ where
         Ok(hit.noted())
     }
 
-    /// Leads in place of a refresh in the background; `hit` is the value if the load fails or takes too long.
-    async fn retry_refresh<E>(self, led: LedLoad<V, E>, hit: Hit<V>, mut span: LookupSpan) -> Result<V, E>
+    /// Leads, and waits for what comes of it; `hit` is the value if the load fails, or has not come by `until`.
+    async fn lead_until<E>(self, until: Instant, led: LedLoad<V, E>, hit: Hit<V>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
     {
-        let end = led.patience.end();
         let task = led.begin(self.cache.load_span(&self.key, &span));
-        match timeout_at(end, task.reply_unless_panicked()).await {
-            Ok(Ok((LoadResult::Failed(_), _)) | Err(_)) | Err(_) => {
-                self.cache.emit(Event::Miss);
-                Ok(hit.noted())
-            }
+        match task.reply_by(until).await {
+            Ok(Ok((LoadResult::Failed(_), _)) | Err(_)) => Ok(self.stands_in(hit)),
             Ok(Ok((result, _))) => self.settle(result, &mut span).await,
+            Err(task) => {
+                self.cache.flights().leave_to_later(task, self.cache.longest_load());
+                Ok(self.stands_in(hit))
+            }
         }
     }
 
@@ -271,78 +387,18 @@ where
         self.cache.find(&self.key).await
     }
 
-    /// Says in the lookup's span what was found, and is fresh.
-    fn describe(&self, hit: &Hit<V>, waited: bool, span: &mut LookupSpan) {
-        span.found(match self.negative {
-            Some((_, is_negative)) if is_negative(&hit.value) => LookupResult::Negative,
-            _ if waited => LookupResult::Collapsed,
-            _ => LookupResult::Hit,
-        });
-        span.aged(None, Duration::from_millis(hit.entry.load_time()));
-    }
-
-    /// The stale value that may be used in place of an error.
-    fn stale_if_error(&self, miss: &Miss) -> Option<Hit<V>> {
-        let now = self.cache.now();
-        let entry = miss.stale.clone().filter(|entry| now < entry.deadlines_at(now).stale_if_error)?;
-        read(&entry).map(|value| Hit { value, entry })
-    }
-
-    /// Waits for another call's load.
-    async fn follow<E: Clone + 'static>(
-        &self,
-        follower: Follower,
-        miss: &Miss,
-        patience: &mut Patience,
-        span: &mut LookupSpan,
-    ) -> Next<V, E> {
-        let wait = span.wait_for(&follower);
-        let outcome = match follower.follow(wait, patience.deadline(), |_| None::<V>).await {
-            Followed::Ended(outcome) => outcome,
-            Followed::Joined(_) | Followed::TimedOut => return Next::LoadUncached,
-        };
-        match outcome {
-            // Another call's load may have begun before this call did.
-            _ if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => Next::LookAgain,
-            FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
-            FlightOutcome::Unstored(entries) if !miss.reached_store() => {
-                let value = entries.iter().find(|(key, _)| *key == self.key).and_then(|(_, entry)| read(entry));
-                let Some(value) = value else { return Next::LoadUncached };
-                self.cache.emit(Event::Hit);
-                span.found(LookupResult::Collapsed);
-                // Its tags are not known to hold.
-                inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
-                Next::Return(Ok(value))
-            }
-            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Void
-                if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
-            {
-                Next::LookAgain
-            }
-            _ => Next::LoadUncached,
-        }
-    }
-
-    /// The load that was waited for failed.
-    fn failed_together<E: Clone + 'static>(&self, miss: &Miss, error: &Arc<dyn Any + Send + Sync>) -> Next<V, E> {
-        // A call for the same key with another type of error loads for itself.
-        let result = match (self.stale_if_error(miss), error.downcast_ref::<E>()) {
-            (Some(hit), _) => Ok(hit.noted()),
-            (None, Some(error)) => Err(error.clone()),
-            (None, None) => return Next::LoadUncached,
-        };
-        self.cache.emit(Event::Miss);
-        Next::Return(result)
-    }
-
     /// Loads for this one call, and stores nothing.
-    async fn load_uncached<E>(self, load: Load<V, E>) -> Result<V, E> {
-        self.cache.emit(Event::Miss);
-        let (loaded, reads) = inherit::collect(load(None)).await;
-        let loaded = loaded?;
-        let reads = self.terms_of(&loaded).apply_to(&reads, self.cache.now());
-        inherit::note(|| reads);
-        Ok(loaded.value)
+    async fn load_uncached<E>(self, load: Load<V, E>, miss: &Miss, patience: &Patience) -> Result<V, E> {
+        let stale = self.stale_if_slow(miss, patience);
+        let load = inherit::collect(self.in_place(None, load(None)));
+        let (loaded, reads) = match stale {
+            None => load.await,
+            Some((hit, until)) => match timeout_at(until, load).await {
+                Ok(loaded) => loaded,
+                Err(_) => return Ok(self.stands_in(hit)),
+            },
+        };
+        self.unshared(loaded, &reads, miss)
     }
 
     /// Leads, and waits for what comes of it.
@@ -350,6 +406,9 @@ where
     where
         E: Clone + Send + Sync + 'static,
     {
+        if let Some((hit, until)) = self.stale_if_slow(&led.miss, &led.patience) {
+            return Box::pin(self.lead_until(until, led, hit, span)).await;
+        }
         let task = led.begin(self.cache.load_span(&self.key, &span));
         match task.reply_unless_panicked().await {
             Ok((result, _)) => self.settle(result, &mut span).await,
@@ -361,65 +420,14 @@ where
     }
 
     /// What the call that led a load returns.
-    async fn settle<E>(self, result: LoadResult<V, E>, span: &mut LookupSpan) -> Result<V, E> {
-        match result {
-            LoadResult::Found(hit) => {
-                self.describe(&hit, true, span);
-                self.cache.emit(Event::Hit);
-                Ok(hit.noted())
-            }
-            LoadResult::Unshared(load) => self.load_uncached(load).await,
-            LoadResult::StaleIfError(hit) => {
-                self.cache.emit(Event::Miss);
-                Ok(hit.noted())
-            }
-            LoadResult::Loaded(value, reads) => {
-                self.cache.emit(Event::Miss);
-                inherit::note(|| reads);
-                Ok(value)
-            }
-            LoadResult::Failed(error) => {
-                self.cache.emit(Event::Miss);
-                Err(error)
+    async fn settle<E>(self, result: Answer<V, E>, span: &mut LookupSpan) -> Result<V, E> {
+        match self.settled(result, span) {
+            Ok(result) => result,
+            Err(load) => {
+                let miss = Miss { key: self.key.clone(), expected: None, stale: None, detail: () };
+                self.load_uncached(load, &miss, &Patience::none()).await
             }
         }
-    }
-
-    /// Hands out what was loaded, and then stores it.
-    async fn keep<E>(
-        self,
-        permit: Box<WritePermit>,
-        loaded: Loaded<V>,
-        reads: &Reads,
-        reply_to: ReplyTo<LoadResult<V, E>>,
-    ) {
-        let Self { cache, key, .. } = &self;
-        let now = cache.now();
-        let terms = self.terms_of(&loaded);
-        let reads = terms.apply_to(reads, now);
-        let codec = cache.codec();
-        let written = terms.settle(&reads, now).map(|settled| (settled, codec.encode(&loaded.value)));
-        reply_to.send(LoadResult::Loaded(loaded.value, reads));
-        let proven = written.and_then(|((deadlines, tags), value)| {
-            // What can't be read back would be stored and loaded again each time, and all calls would wait for it.
-            let value = value.and_then(|value| codec.decode::<V>(&value).map(|_| value));
-            Ok((value.map_err(|error| unserializable(key, &error))?, deadlines, tags))
-        });
-        match proven {
-            Ok((value, deadlines, tags)) => {
-                let entries = vec![(key.clone(), write(key, codec, value, deadlines))];
-                permit.commit(Writes { entries, guard: None }, tags).await;
-            }
-            Err(reason) => permit.uncacheable(reason, None),
-        }
-    }
-
-    fn terms_of(&self, loaded: &Loaded<V>) -> Terms {
-        let mut terms = self.terms.clone();
-        if let Some((ttl, _)) = self.negative.filter(|(_, is_negative)| is_negative(&loaded.value)) {
-            terms.ttl = ttl;
-        }
-        loaded.on(terms)
     }
 }
 
@@ -429,66 +437,40 @@ where
     E: Clone + Send + Sync + 'static,
 {
     /// Loads in a task of its own: the caller may leave, and the load goes on and is stored all the same, for a while.
-    fn begin(self, span: Span) -> LoadTask<LoadResult<V, E>> {
+    fn begin(self, span: Span) -> LoadTask<Answer<V, E>> {
         let cache = self.ask.cache.clone();
         self.flight.is_in(&span);
         cache.flights().spawn_load(span, |reply_to| self.run(reply_to))
     }
 
     /// Leads the flight to its end.
-    async fn run(self, reply_to: ReplyTo<LoadResult<V, E>>) {
+    async fn run(self, reply_to: ReplyTo<Answer<V, E>>) {
         let Self { ask, flight, mut miss, load, patience, purpose } = self;
         let mut patience = if ask.lock == Lock::Fleet { patience } else { Patience::none() };
         let asked = &ask;
-        // After a failure, others are left alone for a while where a stale value stands in, and only there.
-        let back_off = BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF);
-        let policy = |miss: &Miss| FailurePolicy { back_off, heed: asked.stale_if_error(miss).is_some() };
+        let policy = |miss: &Miss| asked.failure_policy(miss);
         let find = || async move { asked.find().await.0 };
         let mut permit = match ask.cache.acquire(flight, &mut miss, &mut patience, policy, find).await {
             AcquireOutcome::Granted(permit) => permit,
             AcquireOutcome::Found(hit) => return reply_to.send(LoadResult::Found(hit)),
             AcquireOutcome::Uncacheable => return reply_to.send(LoadResult::Unshared(load)),
             AcquireOutcome::BackedOff(_) => {
-                let stale = ask.stale_if_error(&miss);
-                return reply_to.send(stale.map_or(LoadResult::Unshared(load), LoadResult::StaleIfError));
+                return reply_to.send(ask.while_backing_off(&miss).unwrap_or(LoadResult::Unshared(load)));
             }
         };
-        let stale = miss.stale.as_ref().and_then(|entry| Some(Stale::new(read(entry)?, entry.tags())));
+        let place = match ask.place_unless_skipped(purpose) {
+            Ok(place) => place,
+            Err(Skipped) => return permit.leave_out(),
+        };
+        let stale =
+            miss.stale.as_ref().and_then(|entry| Some(Stale::new(ask.cache.value_of(entry).ok()?, entry.tags())));
         permit.is_for(purpose, &ask.key);
-        let demand = || if reply_to.is_awaited() { Demand::Awaited } else { Demand::Unawaited };
-        match permit.while_loading(inherit::collect(load(stale)), demand).await {
+        let demand = || ask.demand(reply_to.is_awaited());
+        let began = ask.cache.now();
+        let loading = inherit::collect(asked.in_place(place, load(stale)));
+        match permit.while_loading(loading, demand).await {
             None => permit.abandon(),
-            Some((Ok(loaded), reads)) => ask.keep(permit, loaded, &reads, reply_to).await,
-            Some((Err(error), _)) => {
-                ask.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
-                let stale = ask.stale_if_error(&miss);
-                permit.failed_with(Arc::new(error.clone()));
-                reply_to.send(stale.map_or(LoadResult::Failed(error), LoadResult::StaleIfError));
-            }
+            Some(loaded) => ask.conclude(permit, &miss, loaded, began, reply_to).await,
         }
     }
-}
-
-// Not derived: a value need not be `Clone`.
-impl<V> Clone for Ask<V> {
-    fn clone(&self) -> Self {
-        let Self { cache, key, terms, lock, negative, refresh } = self;
-        Self {
-            cache: cache.clone(),
-            key: key.clone(),
-            terms: terms.clone(),
-            lock: *lock,
-            negative: *negative,
-            refresh: *refresh,
-        }
-    }
-}
-
-/// Says, once in a while, why a value is not kept.
-fn unserializable(key: &Key, error: &str) -> NoCacheReason {
-    static THROTTLE: Throttle = Throttle::new();
-    if let Some(kept_back) = THROTTLE.pass() {
-        tracing::warn!(%error, ?key, kept_back, "a value can't be written and read back, and is not kept");
-    }
-    NoCacheReason::Unserializable
 }

@@ -39,6 +39,11 @@ impl<V> Loaded<V> {
         self
     }
 
+    /// The same, of another value.
+    pub(super) fn map<T>(self, with: impl FnOnce(V) -> T) -> Loaded<T> {
+        Loaded { value: with(self.value), ttl: self.ttl, tags: self.tags }
+    }
+
     /// The terms, those of the call being `terms`.
     pub(super) fn on(&self, mut terms: Terms) -> Terms {
         terms.ttl = self.ttl.unwrap_or(terms.ttl);

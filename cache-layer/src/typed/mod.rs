@@ -1,37 +1,40 @@
 //! The typed front end: values of any type that serde knows, by the same engine that keeps responses.
 //!
 //! - [`load`]: getting a value, from the cache or from the load that makes it
+//! - [`ask`]: what a call asks for, and what becomes of its load; [`stand_in`]: what it has where that is late, or fails
+//! - [`many`]: getting many values at once; [`batch`]: the load of what is missing of them
 //! - [`loaded`]: what a load brings, and what it is given
 //! - [`set`]: storing values that no load stands behind
 //! - [`terms`]: for how long, under which tags, and which callers wait for one load
 //! - [`value`]: a value as an entry
 //! - [`attribute`], [`argument`]: what `#[cached]` is made of, and its keys
 
-use std::time::Duration;
+use std::{hash::Hash, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{Instrument as _, Span};
 
-use self::{
-    load::Load,
-    value::{Hit, read},
-};
+use self::{load::Load, value::Hit};
 use crate::{
     engine::{Cache, InvalidateError, Retrieved, fetch::Found, span::LookupSpan},
     entry::Entry,
     inherit::{self, Reads},
     key::Key,
     tag::Tags,
-    telemetry::{Event, LookupResult, Tier},
+    telemetry::{Event, LookupResult, Rejection, Tier},
 };
 
 #[cfg(feature = "macros")]
 mod argument;
+mod ask;
 #[cfg(feature = "macros")]
 pub mod attribute;
+mod batch;
 mod load;
 mod loaded;
+mod many;
 mod set;
+mod stand_in;
 mod terms;
 mod value;
 
@@ -40,6 +43,7 @@ pub use self::argument::unordered;
 pub use self::{
     load::GetOrLoad,
     loaded::{Loaded, Stale},
+    many::GetOrLoadMany,
     set::{Set, SetError},
     terms::Lock,
 };
@@ -125,12 +129,113 @@ impl Cache {
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
     {
         let load: Load<V, E> = Box::new(move |stale| Box::pin(load(stale)));
-        GetOrLoad::new(self.clone(), key.into(), load)
+        GetOrLoad::new(self.clone(), self.named(key), load)
+    }
+
+    /// The values of `keys`, in their order, and `None` for those that have none. What is there comes in one round trip, and
+    /// `load` is asked once for what is missing: it has the missing keys, and returns pairs of a key and its value. A key that it
+    /// leaves out has no value, which is stored as well ([`negative_ttl`](GetOrLoadMany::negative_ttl)).
+    ///
+    /// It is [`get_or_load`](Self::get_or_load) of an `Option` for each key, in common: of all who ask for a key meanwhile, in the
+    /// whole fleet, one loads it. So `load` is asked for what nobody else loads, and the rest is waited for. A key that comes
+    /// twice is asked for once.
+    ///
+    /// ```
+    /// use std::{convert::Infallible, time::Duration};
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// /// `SELECT … WHERE id = ANY($1)`
+    /// async fn products(ids: Vec<u64>) -> Vec<(u64, String)> {
+    ///     ids.into_iter().filter(|id| *id < 100).map(|id| (id, format!("product {id}"))).collect()
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let load = async |missing: Vec<(&'static str, u64)>| {
+    ///     let found = products(missing.into_iter().map(|(_, id)| id).collect()).await;
+    ///     Ok::<Vec<_>, Infallible>(found.into_iter().map(|(id, product)| (("product", id), product)).collect())
+    /// };
+    /// let keys = [7, 8, 1_000].map(|id| ("product", id));
+    /// let found = cache.get_or_load_many(keys, load).ttl(Duration::from_secs(60)).await;
+    /// assert_eq!(found, Ok(vec![Some("product 7".to_owned()), Some("product 8".to_owned()), None]));
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What `load` fails with, if one of the keys has neither a value that was there nor a stale one to stand in.
+    /// [`each`](GetOrLoadMany::each) tells of every key by itself. What other calls load is stored all the same.
+    ///
+    /// `load` is cloned for each time that it is asked: once, but for keys that another process was loading in vain.
+    ///
+    /// # Cancellation
+    ///
+    /// As for [`get_or_load`](Self::get_or_load).
+    pub fn get_or_load_many<K, V, E, F, Fut, L>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        load: F,
+    ) -> GetOrLoadMany<K, V, E>
+    where
+        K: Clone + Eq + Hash + Into<Key> + Send + Sync + 'static,
+        V: Serialize + DeserializeOwned + Clone + Send + 'static,
+        E: Clone + Send + Sync + 'static,
+        F: FnOnce(Vec<K>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<L, E>> + Send + 'static,
+        L: IntoIterator<Item = (K, V)>,
+    {
+        self.get_or_load_many_with(keys, async move |wanted: Vec<(K, Option<Stale<V>>)>| {
+            let brought = load(wanted.into_iter().map(|(key, _)| key).collect()).await?;
+            Ok(brought.into_iter().map(|(key, value)| (key, Ok(Loaded::new(value)))).collect())
+        })
+    }
+
+    /// As [`get_or_load_many`](Self::get_or_load_many), for a load that decides of each value by itself for how long and under
+    /// which tags it is kept, that may fail for some, and that can make use of what was there, as with
+    /// [`get_or_load_with`](Self::get_or_load_with).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cache_layer::{Cache, Loaded, Stale, store::MemoryStore};
+    ///
+    /// #[derive(Clone, Debug, PartialEq)]
+    /// struct Unreadable;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let load = async |wanted: Vec<(&'static str, Option<Stale<u32>>)>| {
+    ///     let value = |key| match key {
+    ///         "bad" => Err(Unreadable),
+    ///         _ => Ok(Loaded::new(7).ttl(Duration::from_secs(30)).tags([key])),
+    ///     };
+    ///     Ok(wanted.into_iter().map(|(key, _)| (key, value(key))).collect())
+    /// };
+    /// let each = cache.get_or_load_many_with(["good", "bad"], load).each().await;
+    /// assert_eq!(each, [Ok(Some(7)), Err(Unreadable)]);
+    /// # assert!(cache.drain(Duration::from_secs(1)).await);
+    /// assert!(cache.contains("good").await);
+    /// # }
+    /// ```
+    pub fn get_or_load_many_with<K, V, E, F, Fut>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        load: F,
+    ) -> GetOrLoadMany<K, V, E>
+    where
+        K: Clone + Eq + Hash + Into<Key> + Send + Sync + 'static,
+        V: Serialize + DeserializeOwned + Clone + Send + 'static,
+        E: Clone + Send + Sync + 'static,
+        F: FnOnce(Vec<(K, Option<Stale<V>>)>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<(K, Result<Loaded<V>, E>)>, E>> + Send + 'static,
+    {
+        GetOrLoadMany::new(self.clone(), keys.into_iter().collect(), many::shared(load))
     }
 
     /// The value of `key`, if it is there and fresh. One that is no longer of this type is deleted.
-    pub async fn get<V: DeserializeOwned>(&self, key: impl Into<Key>) -> Option<V> {
-        let key = key.into();
+    pub async fn get<V: DeserializeOwned + 'static>(&self, key: impl Into<Key>) -> Option<V> {
+        let key = self.named(key);
         let mut lookup = self.lookup_span(&key);
         lookup.at(Tier::Memory);
         let hit = match self.find_here(&key) {
@@ -152,11 +257,11 @@ impl Cache {
     /// let names: Vec<Option<String>> = cache.get_many([1, 2, 3].map(|id| ("name", id))).await;
     /// # }
     /// ```
-    pub async fn get_many<V: DeserializeOwned>(
+    pub async fn get_many<V: DeserializeOwned + 'static>(
         &self,
         keys: impl IntoIterator<Item = impl Into<Key>>,
     ) -> Vec<Option<V>> {
-        let keys: Vec<Key> = keys.into_iter().map(Into::into).collect();
+        let keys: Vec<Key> = keys.into_iter().map(|key| self.named(key)).collect();
         let span = self.batch_span(keys.len());
         let mut lookups: Vec<LookupSpan> = keys.iter().map(|_| self.lookup_span_in(Span::none())).collect();
         let mut hits: Vec<Option<Hit<V>>> = keys.iter().map(|key| self.find_here(key)).collect();
@@ -175,7 +280,7 @@ impl Cache {
 
     /// Whether there is a fresh value of `key`, of whatever type. Not counted as a hit or a miss.
     pub async fn contains(&self, key: impl Into<Key>) -> bool {
-        let key = key.into();
+        let key = self.named(key);
         let is_fresh = |entry: &Entry| {
             let now = self.now();
             now < entry.deadlines_at(now).fresh
@@ -188,7 +293,7 @@ impl Cache {
 
     /// Stores `value`, over whatever is there. Loads of this key that are under way are not stored any more: what they
     /// bring is older. What the codec writes but can't read back is stored all the same, and then not found: see
-    /// [`Codec`](crate::Codec).
+    /// [`Json`](crate::codec::Json).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -199,7 +304,7 @@ impl Cache {
     /// # }
     /// ```
     pub fn set<V: Serialize + ?Sized>(&self, key: impl Into<Key>, value: &V) -> Set {
-        Set::new(self.clone(), vec![(key.into(), self.codec().encode(value))])
+        Set::new(self.clone(), vec![(self.named(key), self.codec().encode(value))])
     }
 
     /// Stores values, as [`set`](Self::set) does, in one round trip.
@@ -208,7 +313,7 @@ impl Cache {
         values: impl IntoIterator<Item = (K, &'v V)>,
     ) -> Set {
         let codec = self.codec();
-        Set::new(self.clone(), values.into_iter().map(|(key, value)| (key.into(), codec.encode(value))).collect())
+        Set::new(self.clone(), values.into_iter().map(|(key, value)| (self.named(key), codec.encode(value))).collect())
     }
 
     /// Deletes the value of `key`; another name for [`invalidate`](Self::invalidate).
@@ -221,9 +326,9 @@ impl Cache {
     }
 
     /// What was found, if it is fresh; if it is of another type, it is deleted.
-    fn fresh<V: DeserializeOwned>(&self, key: &Key, retrieved: Retrieved) -> Option<Hit<V>> {
+    fn fresh<V: DeserializeOwned + 'static>(&self, key: &Key, retrieved: Retrieved) -> Option<Hit<V>> {
         let Retrieved::Found(entry) = retrieved else { return None };
-        if read::<V>(&entry).is_none() {
+        if matches!(self.value_of::<V>(&entry), Err(Rejection::Type)) {
             let (cache, key) = (self.clone(), key.clone());
             self.spawn(async move { cache.invalidate(&key).await });
         }

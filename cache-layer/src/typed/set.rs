@@ -90,7 +90,7 @@ impl fmt::Debug for Set {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SetError {
-    /// The cache's [codec](crate::Codec) can't write this value so that it would be read back as it is; what was there is
+    /// The cache's [codec](crate::codec::Codec) can't write this value so that it would be read back as it is; what was there is
     /// there still.
     Unserializable(String),
     /// More than 1,024 tags, or one above 256 bytes; what was there is there still.

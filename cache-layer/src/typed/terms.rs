@@ -31,15 +31,20 @@ pub enum Lock {
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) ttl: Duration,
+    /// By how many per cent of it a life may be shorter.
+    pub(super) jitter: u8,
     pub(super) stale_while_revalidate: Duration,
     pub(super) stale_if_error: Duration,
+    /// How long a value is there for its load once it is stale.
+    pub(super) keep: Duration,
     pub(super) tags: Tags,
 }
 
 impl Default for Terms {
     fn default() -> Self {
         let none = Duration::ZERO;
-        Self { ttl: TTL, stale_while_revalidate: none, stale_if_error: none, tags: Tags::default() }
+        let tags = Tags::default();
+        Self { ttl: TTL, jitter: 0, stale_while_revalidate: none, stale_if_error: none, keep: none, tags }
     }
 }
 
@@ -50,8 +55,14 @@ impl Terms {
 
     /// What there is to say of a value that is made now out of `reads`: its tags, and until when it is fresh.
     pub(super) fn apply_to(&self, reads: &Reads, now: u64) -> Reads {
-        let fresh_until = earliest(Some(after(now, self.ttl)), reads.fresh_until);
+        let fresh_until = earliest(Some(now.saturating_add(self.life())), reads.fresh_until);
         Reads::new(&reads.tags_and(self.tags.clone()), fresh_until)
+    }
+
+    /// For how long a value is fresh that is made now, in milliseconds.
+    fn life(&self) -> u64 {
+        let ttl = millis(self.ttl);
+        ttl - fastrand::u64(..=ttl / 100 * u64::from(self.jitter.min(100)))
     }
 
     /// The life of a value of which there is `reads` to say, and its tags; or why it has none.
@@ -70,7 +81,8 @@ impl Terms {
     fn deadlines(&self, fresh: u64, made: u64) -> Deadlines {
         let stale_while_revalidate = after(fresh, self.stale_while_revalidate);
         let stale_if_error = after(fresh, self.stale_if_error).max(stale_while_revalidate);
-        Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone: stale_if_error }
+        let gone = after(fresh, self.keep).max(stale_if_error);
+        Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone }
     }
 }
 
@@ -97,6 +109,23 @@ mod tests {
     fn what_is_made_from_something_stale_is_not_kept() {
         let reads = Reads::new(&Tags::default(), Some(1_000));
         assert_eq!(Terms::default().settle(&reads, 1_000).unwrap_err(), NoCacheReason::MadeFromStale);
+    }
+
+    #[test]
+    fn lives_are_shorter_by_up_to_the_jitter_and_never_longer() {
+        let terms = Terms { ttl: Duration::from_secs(100), jitter: 10, ..Terms::default() };
+        let lives: Vec<u64> = (0..1_000).map(|_| terms.life()).collect();
+        assert!(lives.iter().all(|life| (90_000..=100_000).contains(life)), "{lives:?}");
+        assert!(lives.iter().min() < Some(&91_000) && lives.iter().max() > Some(&99_000));
+        assert_eq!(Terms { ttl: Duration::MAX, jitter: 0, ..Terms::default() }.life(), millis(Duration::MAX));
+    }
+
+    #[test]
+    fn what_is_kept_for_its_load_is_gone_when_that_is_over() {
+        let keep = Duration::from_millis(500);
+        let terms = Terms { ttl: Duration::from_millis(10), keep, ..Terms::default() };
+        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), 0), 0).unwrap();
+        assert_eq!((deadlines.fresh, deadlines.stale_if_error, deadlines.gone), (10, 10, 510));
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! A typed value as an entry: the value's own bytes, and how they are written.
 
-use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    codec::Codec,
+    codec::Chosen,
     engine::{
         Cache, Retrieved,
         fetch::{Found, Miss},
@@ -16,19 +15,10 @@ use crate::{
     telemetry::{Event, Rejection, Tier},
 };
 
-/// Begins the metadata of a typed entry. A response's begins otherwise.
-const KIND: u8 = b'T';
-
-pub(super) fn write(key: &Key, codec: Codec, value: Vec<u8>, deadlines: Deadlines) -> Entry {
+pub(super) fn write(key: &Key, codec: &Chosen, value: Vec<u8>, deadlines: Deadlines) -> Entry {
     // What a vector has to spare would be kept as long as the value.
     let value = value.into_boxed_slice().into();
-    Entry::new(EntryId::random(), key, deadlines, Bytes::copy_from_slice(&[KIND, codec.mark()]), value)
-}
-
-/// The value, if the entry holds one of this type.
-pub(super) fn read<V: DeserializeOwned>(entry: &Entry) -> Option<V> {
-    let [KIND, mark] = entry.meta()[..] else { return None };
-    Codec::of_mark(mark)?.decode(entry.payload()).ok()
+    Entry::new(EntryId::random(), key, deadlines, codec.meta().into_boxed_slice().into(), value)
 }
 
 /// A value, and the entry that it came from.
@@ -46,8 +36,13 @@ impl<V> Hit<V> {
 }
 
 impl Cache {
+    /// The value, if the entry holds one of this type.
+    pub(super) fn value_of<V: DeserializeOwned + 'static>(&self, entry: &Entry) -> Result<V, Rejection> {
+        self.codec().decode(entry.meta(), entry.payload())
+    }
+
     /// What is there for `key`, in this process or further away, and where it is.
-    pub(super) async fn find<V: DeserializeOwned>(&self, key: &Key) -> (Found<Hit<V>>, Tier) {
+    pub(super) async fn find<V: DeserializeOwned + 'static>(&self, key: &Key) -> (Found<Hit<V>>, Tier) {
         match self.find_here(key) {
             Some(hit) => (Found::Fresh(hit), Tier::Memory),
             None => (self.judge(key, self.lookup(key).await), self.far_tier()),
@@ -55,16 +50,16 @@ impl Cache {
     }
 
     /// The fresh value of `key`, if this process has it in memory.
-    pub(super) fn find_here<V: DeserializeOwned>(&self, key: &Key) -> Option<Hit<V>> {
+    pub(super) fn find_here<V: DeserializeOwned + 'static>(&self, key: &Key) -> Option<Hit<V>> {
         let entry = self.peek(key)?;
         let now = self.now();
         if now >= entry.deadlines_at(now).fresh {
             return None;
         }
-        read(&entry).map(|value| Hit { value, entry })
+        self.value_of(&entry).ok().map(|value| Hit { value, entry })
     }
 
-    pub(super) fn judge<V: DeserializeOwned>(&self, key: &Key, retrieved: Retrieved) -> Found<Hit<V>> {
+    pub(super) fn judge<V: DeserializeOwned + 'static>(&self, key: &Key, retrieved: Retrieved) -> Found<Hit<V>> {
         let miss = |expected, stale| Miss { key: key.clone(), expected, stale, detail: () };
         let entry = match retrieved {
             Retrieved::Found(entry) => entry,
@@ -72,18 +67,22 @@ impl Cache {
             Retrieved::Unavailable => return Found::Missing(miss(None, None)),
         };
         let (now, seen) = (self.now(), Some(Seen::Entry(entry.id())));
-        let Some(value) = read(&entry) else {
-            self.emit(Event::Rejected(Rejection::Type));
-            return Found::Missing(miss(seen, None));
+        let value = match self.value_of(&entry) {
+            Ok(value) => value,
+            Err(rejection) => {
+                self.emit(Event::Rejected(rejection));
+                return Found::Missing(miss(seen, None));
+            }
         };
-        let Deadlines { fresh, stale_while_revalidate: usable, .. } = entry.deadlines_at(now);
+        let Deadlines { fresh, stale_while_revalidate: usable, gone, .. } = entry.deadlines_at(now);
         if entry.is_from_the_future(now) {
             self.emit(Event::Rejected(Rejection::Future));
         }
         if now < fresh {
             return Found::Fresh(Hit { value, entry });
         }
-        let miss = miss(seen, Some(entry.clone()));
+        // A store may be late to remove what is gone.
+        let miss = miss(seen, Some(entry.clone()).filter(|_| now < gone));
         if now < usable { Found::Stale(Hit { value, entry }, miss) } else { Found::Missing(miss) }
     }
 }

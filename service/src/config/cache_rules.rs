@@ -58,6 +58,7 @@ struct Entry {
     max_body: Option<Size>,
     inherit: Option<bool>,
     etags: Option<bool>,
+    encode: Option<bool>,
     voids: Option<bool>,
     key_headers: Option<Vec<Written<HeaderName>>>,
     key_cookies: Option<Vec<String>>,
@@ -174,6 +175,8 @@ impl Entry {
         rule = with(rule, self.max_body, |rule, Size(bytes)| rule.max_body(bytes));
         rule = with(rule, self.inherit, Rule::inherit);
         rule = with(rule, self.etags, Rule::etags);
+        // In which codings, the settings say.
+        rule = with(rule, self.encode.filter(|on| !on), |rule, _| rule.encode([]));
         rule = with(rule, self.voids, Rule::voids);
         rule = with(rule, self.key_headers.map(names), Rule::key_headers);
         rule = with(rule, self.key_cookies, Rule::key_cookies);
@@ -212,6 +215,7 @@ stale_if_error = "1h"
 max_body = "64KiB"
 inherit = false
 etags = true
+encode = false
 key_headers = ["x-tenant"]
 key_cookies = ["currency"]
 ignore_query = ["utm_*"]

@@ -2,6 +2,7 @@
 //!
 //! A flag and its variable share their name: `--redis-url` is `APP_REDIS_URL`. The flag wins.
 
+mod cache_encode;
 mod cache_paths;
 mod cache_rules;
 mod quantity;
@@ -24,7 +25,10 @@ use clap::{
 use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use tracing_subscriber::EnvFilter;
 
-pub use self::{cache_paths::CachePaths, cache_rules::CacheRules, secret_file::Password, secret_url::SecretUrl};
+pub use self::{
+    cache_encode::CacheEncode, cache_paths::CachePaths, cache_rules::CacheRules, secret_file::Password,
+    secret_url::SecretUrl,
+};
 
 /// A product-catalogue API with an HTTP cache in front.
 ///
@@ -105,6 +109,10 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = quantity::bytes)]
     pub cache_max_body: u64,
 
+    /// Content codings that responses are kept in, each encoded once: off, or some of zstd, br and gzip, the preferred one first
+    #[arg(long, value_name = "CODINGS", default_value = "zstd,gzip")]
+    pub cache_encode: CacheEncode,
+
     /// How long a request may take before it is answered with 503
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = quantity::positive_time)]
     pub request_timeout: Duration,
@@ -136,6 +144,14 @@ pub struct Config {
     /// Whether traces name the keys of the cache, which contain URLs; without, they have a digest of each
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = switch, action = clap::ArgAction::Set)]
     pub trace_keys: bool,
+
+    /// Address and port of the operator's page and API, such as 127.0.0.1:9090; without it there is none
+    #[arg(long, value_name = "ADDRESS", value_parser = listen)]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// A file with the token that the operator's API asks for; without one it answers this machine only, and changes nothing
+    #[arg(long, value_name = "FILE", value_parser = |path: &str| secret_file::read(path).map(Password::from), requires = "admin_listen")]
+    pub admin_token_file: Option<Password>,
 
     /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
     #[arg(long)]

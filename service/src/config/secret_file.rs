@@ -7,7 +7,7 @@ use std::{fmt, fs};
 pub struct Password(String);
 
 impl Password {
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

@@ -30,7 +30,7 @@ use crate::{
 /// All routes. From the outside in: metrics, log, cache (unless it is off), limits, handler.
 pub(crate) fn router(app: App, config: &Config) -> Router {
     let products = limited(products::routes().merge(categories::routes()), config);
-    let products = match app.cache.layer(config) {
+    let products = match app.cache.layer() {
         Some(cache) => products.layer(cache),
         None => products,
     };

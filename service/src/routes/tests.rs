@@ -442,7 +442,9 @@ async fn a_client_of_http_1_0_is_told_how_long_its_answer_is() {
             let length = answer.header(header::CONTENT_LENGTH);
             assert!(streamed || length == answer.body.len().to_string(), "{path}: {length:?}");
             let coded = path.starts_with("/docs") || path.starts_with("/openapi");
-            assert_eq!(answer.header(header::CONTENT_ENCODING) == "gzip", streamed && coded, "{path}");
+            // What the cache has encoded has its length in any version.
+            let may_be = path.starts_with("/api") && answer.header("x-cache") == "HIT";
+            assert!(may_be || (answer.header(header::CONTENT_ENCODING) == "gzip") == (streamed && coded), "{path}");
         }
     }
 }

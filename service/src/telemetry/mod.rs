@@ -8,6 +8,7 @@
 //! - [`otlp`]: where spans and metrics are sent, by the standard `OTEL_*` variables
 
 mod cache;
+mod encoding;
 mod logs;
 pub(crate) mod metrics;
 mod otlp;

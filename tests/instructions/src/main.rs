@@ -4,18 +4,21 @@
 use std::{convert::Infallible, env, fmt::Debug, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
-use cache_layer::{Cache, CacheLayer, Key, Rule, store::MemoryStore};
+use cache_layer::{Cache, CacheLayer, Coding, Key, Parts, Rule, store::MemoryStore};
 use http::{
     Request, Response,
-    header::{ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT, VARY},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, USER_AGENT,
+        VARY,
+    },
 };
 use http_body::Body;
 use http_body_util::{BodyExt as _, Empty, Full};
 use tokio::runtime::Runtime;
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
-/// Requests before those that are asked for: the first one stores.
-const WARM_UP: usize = 2;
+/// Requests before those that are asked for: the first one stores, and the next ones have it encoded.
+const WARM_UP: usize = 8;
 
 static BODY: [u8; 1_580] = [b'x'; 1_580];
 
@@ -31,12 +34,18 @@ fn main() -> ExitCode {
         "memory-hit" => ask(&runtime, &cached(), Paths::Same, count, Some("HIT")),
         "memory-hit-rules" => ask(&runtime, &ruled(), Paths::Same, count, Some("HIT")),
         "memory-hit-variant" => ask(&runtime, &cached(), Paths::SameVaried, count, Some("HIT")),
+        "memory-hit-encoded" => ask(&runtime, &encoding(), Paths::SameEncoded, count, Some("HIT")),
         "memory-miss" => ask(&runtime, &cached(), Paths::New, count, Some("MISS")),
         "bypass" => ask(&runtime, &cached(), Paths::Personal, count, Some("BYPASS")),
         "key" => (0..count).for_each(|_| {
             let parts = ["http", "://", "shop.example", "/products/1?currency=EUR"];
             std::hint::black_box(Key::new(std::hint::black_box(parts)));
         }),
+        "redis-hit-decode" => {
+            let parts = Parts::new(BODY.len());
+            let reply = parts.encode();
+            (0..count).for_each(|_| assert!(parts.answer(reply.to_vec()).status().is_success()));
+        }
         _ => return usage(),
     }
     ExitCode::SUCCESS
@@ -44,7 +53,8 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-miss|bypass|key COUNT"
+        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-hit-encoded|memory-miss|bypass|key|\
+         redis-hit-decode COUNT"
     );
     ExitCode::FAILURE
 }
@@ -54,6 +64,8 @@ fn usage() -> ExitCode {
 enum Paths {
     Same,
     SameVaried,
+    /// As a browser asks, which accepts a few codings.
+    SameEncoded,
     New,
     /// With `no-store`.
     Personal,
@@ -62,7 +74,7 @@ enum Paths {
 impl Paths {
     fn request(self, number: usize) -> Request<Empty<Bytes>> {
         let path = match self {
-            Self::Same | Self::Personal => "/products/1".to_owned(),
+            Self::Same | Self::SameEncoded | Self::Personal => "/products/1".to_owned(),
             Self::SameVaried => "/varied/products/1".to_owned(),
             Self::New => format!("/products/{number}"),
         };
@@ -71,7 +83,11 @@ impl Paths {
             .header(USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
             .header(ACCEPT, "application/json")
             .header(ACCEPT_LANGUAGE, "de,en;q=0.5");
-        let request = if matches!(self, Self::Personal) { request.header(CACHE_CONTROL, "no-store") } else { request };
+        let request = match self {
+            Self::Personal => request.header(CACHE_CONTROL, "no-store"),
+            Self::SameEncoded => request.header(ACCEPT_ENCODING, "gzip, deflate, br, zstd"),
+            Self::Same | Self::SameVaried | Self::New => request,
+        };
         request.body(Empty::new()).expect("a request")
     }
 }
@@ -90,6 +106,12 @@ async fn application(request: Request<Empty<Bytes>>) -> Result<Response<Full<Byt
 fn cached()
 -> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
     CacheLayer::new(Cache::new(MemoryStore::new(64 << 20))).layer(service_fn(application))
+}
+
+/// As [`cached`], and what is stored is encoded.
+fn encoding()
+-> impl Service<Request<Empty<Bytes>>, Response = Response<impl Body<Error: Debug>>, Error = Infallible> + Clone {
+    CacheLayer::new(Cache::new(MemoryStore::new(64 << 20))).encode([Coding::Gzip]).layer(service_fn(application))
 }
 
 /// As [`cached`], with a hundred rules, one of which is for what is asked for.
@@ -113,7 +135,8 @@ where
         let from = response.headers().get("x-cache").map(|value| value.as_bytes());
         assert!(x_cache.is_none_or(|expected| from == Some(expected.as_bytes())), "{from:?}");
         let body = response.into_body().collect().await.expect("a whole body").to_bytes();
-        assert_eq!(body.len(), BODY.len());
+        let is_encoded = matches!(paths, Paths::SameEncoded) && x_cache.is_some();
+        assert!(if is_encoded { body.len() < 100 } else { body.len() <= BODY.len() }, "{}", body.len());
         // What a request leaves for later is its cost as well.
         tokio::task::yield_now().await;
     };

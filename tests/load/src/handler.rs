@@ -1,6 +1,6 @@
 //! The handler behind every cache, and the server around it. The crate of the rivals has this file as well.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, sync::LazyLock, time::Duration};
 
 use axum::{
     body::Body,
@@ -22,7 +22,26 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// Bytes to answer with: a slice of these.
 static BODY: [u8; 1 << 20] = [b'x'; 1 << 20];
 
+/// A page of products, which shrinks as such do; asked for by the query `page`.
+static PAGE: LazyLock<Bytes> = LazyLock::new(|| {
+    let product = |id: usize| {
+        format!(
+            r#"{{"id":{id},"name":"Product {id}","description":"A product of the category {}, number {id}","price":"{}.{:02}","stock":{},"rating":{}.{},"currency":"EUR"}}"#,
+            ["books", "clothing", "electronics"][id % 3],
+            5 + id * 37 % 500,
+            id * 49 % 100,
+            id * 10,
+            id % 5,
+            id * 7 % 10,
+        )
+    };
+    format!("[{}]", (1..=22).map(product).collect::<Vec<_>>().join(",")).into()
+});
+
 pub(crate) fn body(query: Option<&str>) -> Bytes {
+    if query == Some("page") {
+        return PAGE.clone();
+    }
     let length = query.and_then(|query| query.strip_prefix("bytes=")?.split('&').next()?.parse().ok()).unwrap_or(1_580);
     Bytes::from_static(&BODY[..length.min(BODY.len())])
 }

@@ -1,7 +1,7 @@
 //! One handler behind one cache or another, for a load generator to ask.
 //!
 //! The handler returns bytes that are in memory already, for any path below `/v` (the length is the query `bytes`, 1,580
-//! unless given), and says that they are fresh for an hour. So every difference between two modes is the cache's.
+//! unless given, and `page` for a page of products), and says that they are fresh for an hour. So every difference between two modes is the cache's.
 
 mod handler;
 
@@ -16,13 +16,14 @@ use axum::{
     routing::get,
 };
 use cache_layer::{
-    Cache, CacheLayer, ResponseBody, Tags,
+    Cache, CacheLayer, Coding, ResponseBody, Tags,
     store::{MemoryStore, RedisStore, Store, TieredStore},
 };
 use clap::{Parser, ValueEnum};
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder};
+use tower_http::compression::{CompressionBody, CompressionLayer};
 
 use self::handler::{body, compute, response, serve};
 
@@ -59,6 +60,12 @@ struct Args {
     /// Whether responses vary on `Accept-Language`
     #[arg(long)]
     vary: bool,
+    /// Content codings that the layer keeps
+    #[arg(long, value_delimiter = ',')]
+    encode: Vec<Coding>,
+    /// Whether a layer around the cache compresses, each response anew
+    #[arg(long)]
+    compress: bool,
     /// Microseconds of the processor's time that the handler takes, as if it asked a database in this process
     #[arg(long, default_value_t = 0)]
     work: u64,
@@ -103,11 +110,12 @@ async fn answer_by_hand(
 /// The cache is before the router, so that a hit is not routed.
 fn cached(
     store: impl Store,
+    encode: Vec<Coding>,
     routes: Router,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static {
     ServiceBuilder::new()
         .map_response(|response: Response<ResponseBody<Body>>| response.map(Body::new))
-        .layer(CacheLayer::new(Cache::new(store)))
+        .layer(CacheLayer::new(Cache::new(store)).encode(encode))
         .service(routes)
 }
 
@@ -123,11 +131,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", listener.local_addr()?);
     match args.mode {
         Mode::Plain => serve(listener, routes).await?,
-        Mode::Memory => serve(listener, cached(MemoryStore::new(args.memory), routes)).await?,
-        Mode::Redis => serve(listener, cached(connected(redis()?).await, routes)).await?,
+        Mode::Memory if args.compress => {
+            let cached = cached(MemoryStore::new(args.memory), args.encode, routes);
+            let around = ServiceBuilder::new()
+                .map_response(|response: Response<CompressionBody<Body>>| response.map(Body::new))
+                .layer(CompressionLayer::new());
+            serve(listener, around.service(cached)).await?;
+        }
+        Mode::Memory => serve(listener, cached(MemoryStore::new(args.memory), args.encode, routes)).await?,
+        Mode::Redis => serve(listener, cached(connected(redis()?).await, args.encode, routes)).await?,
         Mode::Tiered => {
             let store = TieredStore::new(args.memory, connected(redis()?).await);
-            serve(listener, cached(store, routes)).await?;
+            serve(listener, cached(store, args.encode, routes)).await?;
         }
         Mode::Handmade => {
             let connection = redis::Client::open(&*args.redis)?.get_multiplexed_async_connection().await?;

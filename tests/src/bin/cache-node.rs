@@ -26,7 +26,7 @@ use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use serde_json::json;
-use tests::{App, Failure, HOST, HttpClient, Origin, full, request};
+use tests::{App, Failure, HOST, HttpClient, Origin, QueryApp, full, request};
 use tokio::{net::TcpListener, task::JoinSet};
 use tower::{ServiceExt as _, service_fn};
 
@@ -35,6 +35,8 @@ type Anything = Box<dyn Error + Send + Sync>;
 #[derive(Clone)]
 struct Node {
     app: App,
+    /// The same cache, as it answers QUERY.
+    queries: QueryApp,
     redis: RedisStore,
     /// When a fill was last stored, in microseconds since the Unix epoch.
     stored: Arc<AtomicU64>,
@@ -62,11 +64,13 @@ async fn main() -> Result<(), Anything> {
         .build();
     let (origin, name) = (env::var("ORIGIN_URL")?, env::var("NODE").unwrap_or_default());
     let back_off = env::var_os("SHARE_FAILURES_MS").map(|_| number("SHARE_FAILURES_MS", 0));
-    let app = App::new(cache, &forward(origin, name), |layer| match back_off {
+    let origin = forward(origin, name);
+    let queries = QueryApp::new(cache.clone(), &origin, CacheLayer::query);
+    let app = App::new(cache, &origin, |layer| match back_off {
         Some(back_off) => layer.share_failures(true).failure_backoff(back_off, back_off),
         None => layer,
     });
-    let node = Node { app, redis, stored };
+    let node = Node { app, queries, redis, stored };
 
     let listener = TcpListener::bind(env::var("APP_LISTEN")?).await?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -88,8 +92,9 @@ fn forward(origin: String, name: String) -> Origin {
     Origin::new(move |_, request| {
         let (client, url, name) = (client.clone(), format!("{origin}{}", request.uri().path()), name.clone());
         async move {
+            let (method, content) = (request.method().clone(), request.into_body().collect().await?.to_bytes());
             let answer = client
-                .try_request(Method::GET, &url, &[("x-node", &name)], "")
+                .try_request(method, &url, &[("x-node", &name)], content)
                 .await
                 .map_err(|_| Failure("the application did not answer"))?;
             let mut response = Response::builder().status(answer.status);
@@ -128,19 +133,36 @@ impl Node {
             }
             ("storm", arguments) => {
                 let (tasks, path) = arguments.split_once('/').expect("storm/<tasks>/<path>");
-                self.storm(tasks.parse().expect("a number"), &format!("/{path}")).await
+                self.storm(tasks.parse().expect("a number"), &format!("/{path}"), None).await
+            }
+            ("query", arguments) => {
+                let [tasks, content, path] = *arguments.splitn(3, '/').collect::<Vec<_>>() else {
+                    panic!("query/<tasks>/<content>/<path>")
+                };
+                self.storm(tasks.parse().expect("a number"), &format!("/{path}"), Some(content)).await
             }
             _ => json!({ "unknown": order }),
         }
     }
 
-    /// Asks for `path` by so many tasks at once: how often each answer came, and when the last one did.
-    async fn storm(&self, tasks: usize, path: &str) -> serde_json::Value {
+    /// Asks for `path` by so many tasks at once, by QUERY if there is `content`: how often each answer came, and when the last
+    /// one did.
+    async fn storm(&self, tasks: usize, path: &str, content: Option<&str>) -> serde_json::Value {
         let mut storm = JoinSet::new();
         for _ in 0..tasks {
-            let (service, request) = (self.app.service(), request(Method::GET, path, &[]));
+            let node = self.clone();
+            let request = match content {
+                None => request(Method::GET, path, &[]),
+                Some(content) => {
+                    request(Method::QUERY, path, &[("content-type", "text/plain")]).map(|_| full(content.to_owned()))
+                }
+            };
             storm.spawn(async move {
-                match tests::ask(&service, request).await {
+                let answer = match *request.method() {
+                    Method::GET => tests::ask(&node.app.service(), request).await,
+                    _ => tests::ask(&node.queries.service, request).await,
+                };
+                match answer {
                     Ok(response) => format!("{} {}", response.status.as_u16(), response.text()),
                     Err(failure) => failure.to_string(),
                 }

@@ -57,4 +57,59 @@ async fn names_what_is_not_there(cache: &Cache, id: u32) -> u32 {
     id
 }
 
+#[cached(name = "list", jitter = "10%")]
+async fn quoted_number(cache: &Cache) -> u32 {
+    1
+}
+
+#[cached(name = "list", early = "soon")]
+async fn no_factor(cache: &Cache) -> u32 {
+    1
+}
+
+#[cached(name = "list", soft_timeout = 50)]
+async fn no_soft_duration(cache: &Cache) -> u32 {
+    1
+}
+
+#[cached(name = "list", hard_timeout = "2s")]
+async fn without_an_error(cache: &Cache) -> Result<u32, String> {
+    Ok(1)
+}
+
+#[cached(name = "list", failure_backoff("1s"))]
+async fn without_a_longest(cache: &Cache) -> u32 {
+    1
+}
+
+#[cached(name = "list", many = ids)]
+async fn names_no_element(cache: &Cache, ids: Vec<u32>) -> Vec<(u32, u32)> {
+    Vec::new()
+}
+
+#[cached(name = "list", many(id of ids))]
+async fn no_in(cache: &Cache, ids: Vec<u32>) -> Vec<(u32, u32)> {
+    Vec::new()
+}
+
+#[cached(name = "list", many(id in all))]
+async fn many_of_what_is_not_there(cache: &Cache, ids: Vec<u32>) -> Vec<(u32, u32)> {
+    Vec::new()
+}
+
+#[cached(name = "list", many(id in ids))]
+async fn many_of_one(cache: &Cache, ids: u32) -> Vec<(u32, u32)> {
+    Vec::new()
+}
+
+#[cached(name = "list", many(id in ids), key = "all")]
+async fn one_key_for_all(cache: &Cache, ids: Vec<u32>) -> Vec<(u32, u32)> {
+    Vec::new()
+}
+
+#[cached(name = "list", many(id in ids), fallback = Vec::new())]
+async fn a_fallback_of_many(cache: &Cache, ids: Vec<u32>) -> Vec<(u32, u32)> {
+    Vec::new()
+}
+
 fn main() {}

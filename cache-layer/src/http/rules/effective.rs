@@ -4,7 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, Method};
 
-use super::set::{RuleSet, Rules, Unclear};
+use super::{
+    rule::Rule,
+    set::{RuleSet, Rules, Unclear},
+};
 use crate::{
     http::{
         context::Context,
@@ -96,6 +99,13 @@ impl RequestSettings {
         ruled.unwrap_or(&self.base)
     }
 
+    /// The rule for a request, if there is one.
+    pub(in crate::http) fn rule(&self, target: &Target<'_>, method: &Method) -> Option<Rule> {
+        let set = &self.ruling.as_ref()?.set;
+        let number = set.find(target.host(), target.path(), method).ok()??;
+        set.rules.get(number).cloned()
+    }
+
     /// The key of what GET of a target has, for one who sends these fields.
     pub(in crate::http) fn key(&self, target: &Target<'_>, headers: &HeaderMap) -> Key {
         let context = self.context(target, &Method::GET);
@@ -117,21 +127,39 @@ impl RequestSettings {
         affected
     }
 
-    /// What becomes of a GET or HEAD.
-    pub(in crate::http) fn choose(self, target: &Target<'_>, headers: &HeaderMap) -> Choice {
-        self.choose_with(target, headers, |rules| target.key(rules))
-    }
-
-    /// The same for a request that is answered as GET is, and has another key.
+    /// What becomes of a request that is answered as GET is, and has another key.
     pub(in crate::http) fn choose_with(
         self,
         target: &Target<'_>,
         headers: &HeaderMap,
         key: impl FnOnce(&KeyRules<'_>) -> Key,
     ) -> Choice {
-        let hints = self.hints.as_ref();
-        let ruled = self.ruling.as_ref().map_or(Ok(&self.base), |ruling| ruling.context(target, &Method::GET));
-        let context = ruled.unwrap_or(&self.base);
+        Choice::new((&self.base, self.ruling.as_deref()), self.hints.as_ref(), target, headers, key)
+    }
+}
+
+impl Choice {
+    /// What becomes of a GET or HEAD.
+    pub(in crate::http) fn of(
+        base: &Arc<Context>,
+        ruled: Option<&RuledContexts>,
+        hints: Option<&Hints>,
+        target: &Target<'_>,
+        headers: &HeaderMap,
+    ) -> Self {
+        let ruling = ruled.map(RuledContexts::current);
+        Self::new((base, ruling.as_deref()), hints, target, headers, |rules| target.key(rules))
+    }
+
+    fn new(
+        (base, ruling): (&Arc<Context>, Option<&Ruling>),
+        hints: Option<&Hints>,
+        target: &Target<'_>,
+        headers: &HeaderMap,
+        key: impl FnOnce(&KeyRules<'_>) -> Key,
+    ) -> Self {
+        let ruled = ruling.map_or(Ok(base), |ruling| ruling.context(target, &Method::GET));
+        let context = ruled.unwrap_or(base);
         let key = key(&context.key_rules(headers).hinted(hints));
         let bypass = match context.policy.bypass {
             Some(reason) => Some(reason),
@@ -140,7 +168,12 @@ impl RequestSettings {
             None if context.policy.cookies.bypasses(headers) => Some(NoCacheReason::Cookie),
             None => None,
         };
-        Choice { context: hinted(context, hints), key, bypass }
+        Self { context: hinted(context, hints), key, bypass }
+    }
+
+    /// Whether a request may go to the application without a look at what is stored.
+    pub(in crate::http) fn is_to_be_judged(&self) -> bool {
+        self.bypass.is_some() || self.context.policy.bypass_if.is_some()
     }
 }
 
@@ -156,9 +189,6 @@ pub(in crate::http) struct Choice {
 fn hinted(context: &Arc<Context>, hints: Option<&Hints>) -> Arc<Context> {
     let Some(hints) = hints.filter(|hints| hints.refresh || hints.ttl.is_some()) else { return context.clone() };
     let mut context = Context::clone(context);
-    context.policy.refresh = hints.refresh;
-    if let Some(ttl) = hints.ttl {
-        context.policy.set_only_ttl(ttl);
-    }
+    hints.apply(&mut context.policy);
     Arc::new(context)
 }

@@ -85,21 +85,15 @@ impl Index {
         leaf.insert(&scope.methods, number)
     }
 
-    /// The number of the rule for a request. `path` is [clear](super::pattern::clear_path).
-    pub(super) fn find(&self, host: &str, path: &str, method: &Method) -> Option<usize> {
+    /// The number of the rule for a request to a path of these segments.
+    pub(super) fn find(&self, host: &str, path: &[&str], method: &Method) -> Option<usize> {
         // HEAD is answered as GET is.
         let method = if *method == Method::HEAD { &Method::GET } else { method };
-        let path = path.strip_prefix('/').unwrap_or(path);
-        let path = path.strip_suffix('/').unwrap_or(path);
-        let path = Some(path).filter(|path| !path.is_empty());
         let of_host = || self.hosts.get(host)?.find(path, method);
         let of_domain = || {
             let mut domains = self.domains.iter().filter(|(domain, _)| is_below(host, domain));
             domains.find_map(|(_, node)| node.find(path, method))
         };
-        if self.hosts.is_empty() && self.domains.is_empty() {
-            return self.any.find(path, method);
-        }
         of_host().or_else(of_domain).or_else(|| self.any.find(path, method))
     }
 }
@@ -111,25 +105,13 @@ fn is_below(host: &str, domain: &str) -> bool {
 impl Node {
     /// The most special rule at this node and below for what is left of a path. No node is looked at twice: its place says how
     /// many segments lead to it.
-    fn find(&self, rest: Option<&str>, method: &Method) -> Option<usize> {
-        let Some(rest) = rest else {
+    fn find(&self, rest: &[&str], method: &Method) -> Option<usize> {
+        let Some((segment, rest)) = rest.split_first() else {
             return self.ends.find(method).or_else(|| self.prefix.find(method));
         };
-        let of_literal = || {
-            let (segment, rest) = split(rest);
-            self.literals.get(segment)?.find(rest, method)
-        };
-        let of_any = || self.any.as_ref()?.find(split(rest).1, method);
-        let found = if self.literals.is_empty() { None } else { of_literal() };
-        found.or_else(of_any).or_else(|| self.below.find(method)).or_else(|| self.prefix.find(method))
-    }
-}
-
-/// The first segment, and the others, if there are any.
-fn split(path: &str) -> (&str, Option<&str>) {
-    match path.bytes().position(|byte| byte == b'/') {
-        Some(at) => (&path[..at], Some(&path[at + 1..])),
-        None => (path, None),
+        let of_literal = || self.literals.get(*segment)?.find(rest, method);
+        let of_any = || self.any.as_ref()?.find(rest, method);
+        of_literal().or_else(of_any).or_else(|| self.below.find(method)).or_else(|| self.prefix.find(method))
     }
 }
 
@@ -160,13 +142,21 @@ impl Leaf {
 
 type Hashing = BuildHasherDefault<SegmentHasher>;
 
-/// Hashes names that only the owner of the rules chooses: requests are looked up and never put in.
-#[derive(Clone, Default)]
+/// FNV-1a, for names that are short, and that only the owner of the rules chooses: requests are looked up and never put in.
+#[derive(Clone)]
 struct SegmentHasher(u64);
+
+impl Default for SegmentHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
 
 impl Hasher for SegmentHasher {
     fn write(&mut self, bytes: &[u8]) {
-        self.0 ^= xxhash_rust::xxh3::xxh3_64(bytes);
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
     }
 
     fn write_u8(&mut self, _: u8) {
@@ -183,6 +173,7 @@ mod tests {
     use std::cmp::Reverse;
 
     use super::*;
+    use crate::http::rules::pattern::with_segments;
 
     /// A scope as its parts are written, to be matched by a reader who takes it literally.
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -323,7 +314,9 @@ mod tests {
         for &request in requests {
             let (host, path, method) = request;
             let best = (0..known.len()).filter(|&at| known[at].matches(request)).max_by_key(|&at| known[at].rank());
-            assert_eq!(index.find(host, path, &method.parse().unwrap()), best, "{request:?} with {known:?}");
+            let method = method.parse().unwrap();
+            let found = with_segments(path, |path| index.find(host, path, &method));
+            assert_eq!(found, Some(best), "{request:?} with {known:?}");
         }
     }
 

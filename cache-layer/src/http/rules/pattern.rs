@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 /// The segments of a path that a rule covers, and what may follow them.
 ///
 /// Paths are compared as they are sent, but for one slash at the end, which makes no difference.
@@ -101,6 +103,41 @@ fn literal(text: &str) -> Result<String, String> {
         Some(path) => Ok(path[1..].to_owned()),
         None => Err(format!("{text} may mean another path to the application; write it plainly")),
     }
+}
+
+/// Segments of most paths, at most.
+const SEGMENTS: usize = 8;
+type Segments<'a> = SmallVec<[&'a str; SEGMENTS]>;
+
+/// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if it is not
+/// [clear](clear_path).
+pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(&[&str]) -> T) -> Option<T> {
+    match plain_segments(path) {
+        Some(segments) => Some(look(&segments)),
+        None => clear_path(path).map(|path| look(&split(&path))),
+    }
+}
+
+/// The segments of a path in which nothing may mean something else: of most, read once.
+fn plain_segments(path: &str) -> Option<Segments<'_>> {
+    let mut segments = Segments::new();
+    let mut rest = path.strip_prefix('/').unwrap_or(path);
+    while !rest.is_empty() {
+        let end = rest.bytes().position(|byte| TELLING[usize::from(byte)]).unwrap_or(rest.len());
+        segments.push(&rest[..end]);
+        rest = match &rest[end..] {
+            "" => "",
+            below if end > 0 => below.strip_prefix('/')?,
+            _ => return None,
+        };
+    }
+    Some(segments)
+}
+
+fn split(path: &str) -> Segments<'_> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    if path.is_empty() { Segments::new() } else { path.split('/').collect() }
 }
 
 /// `path` as it is compared with patterns; `None` if it may mean another one to the application: one with dot segments, with
@@ -213,6 +250,35 @@ mod tests {
             assert!(error.contains(why), "{text}: {error}");
         }
         assert!(PathPattern::parse_prefix("/a/{*b}").is_err());
+    }
+
+    #[test]
+    fn a_path_is_split_the_same_way_whether_it_has_a_telling_character_or_not() {
+        let segments = |path| with_segments(path, |segments| segments.join("|"));
+        for (path, expected) in [
+            ("/", Some("")),
+            ("/a", Some("a")),
+            ("/a/", Some("a")),
+            ("/a/b/c/", Some("a|b|c")),
+            ("/a.b/c/", Some("a.b|c")),
+            ("/a/caf%c3%a9", Some("a|caf%C3%A9")),
+            ("/1/2/3/4/5/6/7/8/9/10", Some("1|2|3|4|5|6|7|8|9|10")),
+            ("*", Some("*")),
+            ("", Some("")),
+            ("//", None),
+            ("//a", None),
+            ("/a//", None),
+            ("/a//b", None),
+            ("/a/./b", None),
+            ("/a\\b", None),
+            ("/a/%2f", None),
+        ] {
+            assert_eq!(segments(path).as_deref(), expected, "{path}");
+            assert_eq!(segments(path).is_some(), clear_path(path).is_some(), "{path}");
+            if let Some(plain) = plain_segments(path) {
+                assert_eq!(plain, split(path), "{path}");
+            }
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::millis,
     error::{ConfigError, ConfigErrorKind},
-    policy::{KeepIf, Policy, Voids},
+    policy::{Encode, KeepIf, Policy, Voids},
     semantics::{names::Names, sites::plain_authority},
     telemetry::NoCacheReason,
 };
@@ -74,6 +74,7 @@ struct RuleSettings {
     #[cfg(feature = "typed")]
     inherit: Option<bool>,
     etags: Option<bool>,
+    encode: Option<Encode>,
     keep_if: Option<KeepIf>,
     voids: Option<bool>,
     key_headers: Option<Vec<HeaderName>>,
@@ -136,7 +137,8 @@ impl Rule {
         self
     }
 
-    /// Only requests with these methods; with all of them unless set. HEAD is answered as GET is, and has the rule for GET.
+    /// Only requests with these methods; with all of them unless set. HEAD is answered as GET is, and has the rule for GET; so
+    /// are QUERY, and a POST that is answered by its content ([`QueryLayer`](crate::QueryLayer)).
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         let mut methods: Vec<Method> = methods.into_iter().collect();
         methods.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
@@ -144,6 +146,7 @@ impl Rule {
         let why = match () {
             () if methods.is_empty() => Some("must be for one method at least"),
             () if methods.contains(&Method::HEAD) => Some("HEAD is answered as GET is: the rule for GET is its rule"),
+            () if methods.contains(&Method::QUERY) => Some("QUERY is answered as GET is: the rule for GET is its rule"),
             () => None,
         };
         match (why, &mut self.scope) {
@@ -223,6 +226,13 @@ impl Rule {
         self
     }
 
+    /// In which content codings responses are kept and sent; by [`Encode::new([])`](Encode::new), in none. How many encoders run at
+    /// one time is as the layer says.
+    pub fn encode(mut self, encode: impl Into<Encode>) -> Self {
+        self.settings.encode = Some(encode.into());
+        self
+    }
+
     /// Which responses to keep, of those that may be kept; in place of what the layer says.
     pub fn keep_if(mut self, keeps: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
         self.settings.keep_if = Some(KeepIf::new(keeps));
@@ -277,6 +287,54 @@ impl Rule {
         self.scope.as_ref().map_err(Clone::clone)
     }
 
+    /// The settings that it says something of, by the names of their setters.
+    pub(in crate::http) fn says(&self) -> Vec<&'static str> {
+        // Taken apart, so that no setting is forgotten here.
+        let RuleSettings {
+            bypass,
+            ttl,
+            ttl_cap,
+            negative_ttls,
+            stale_while_revalidate,
+            stale_if_error,
+            early_refresh,
+            max_body,
+            #[cfg(feature = "typed")]
+            inherit,
+            etags,
+            encode,
+            keep_if,
+            voids,
+            key_headers,
+            key_cookies,
+            ignore_query,
+            ignore_cookies,
+            bypass_on_cookies,
+        } = &self.settings;
+        let said = [
+            ("bypass", *bypass),
+            ("ttl", ttl.is_some()),
+            ("ttl_cap", ttl_cap.is_some()),
+            ("negative_ttl", !negative_ttls.is_empty()),
+            ("stale_while_revalidate", stale_while_revalidate.is_some()),
+            ("stale_if_error", stale_if_error.is_some()),
+            ("early_refresh", early_refresh.is_some()),
+            ("max_body", max_body.is_some()),
+            #[cfg(feature = "typed")]
+            ("inherit", inherit.is_some()),
+            ("etags", etags.is_some()),
+            ("encode", encode.is_some()),
+            ("keep_if", keep_if.is_some()),
+            ("voids", voids.is_some()),
+            ("key_headers", key_headers.is_some()),
+            ("key_cookies", key_cookies.is_some()),
+            ("ignore_query", ignore_query.is_some()),
+            ("ignore_cookies", ignore_cookies.is_some()),
+            ("bypass_on_cookies", bypass_on_cookies.is_some()),
+        ];
+        said.into_iter().filter(|(_, said)| *said).map(|(name, _)| name).collect()
+    }
+
     /// Makes a layer's policy that of this rule.
     pub(super) fn apply(&self, policy: &mut Policy) {
         // Taken apart, so that no setting is forgotten here.
@@ -292,6 +350,7 @@ impl Rule {
             #[cfg(feature = "typed")]
             inherit,
             etags,
+            encode,
             keep_if,
             voids,
             key_headers,
@@ -316,6 +375,9 @@ impl Rule {
         #[cfg(feature = "typed")]
         set(&mut policy.inherits, inherit);
         set(&mut policy.etags, etags);
+        if let Some(encode) = encode {
+            policy.set_encode(encode);
+        }
         set(&mut policy.keep_if, keep_if.map(Some));
         set(&mut policy.voids, voids.map(|void| if void { Voids::All } else { Voids::None }));
         set(&mut policy.key_headers, key_headers);

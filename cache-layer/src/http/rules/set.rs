@@ -10,7 +10,7 @@ use std::{
 
 use http::Method;
 
-use super::{index::Index, pattern::clear_path, rule::Rule};
+use super::{index::Index, pattern::with_segments, rule::Rule};
 use crate::{
     error::{ConfigError, ConfigErrorKind},
     sync::Mutex,
@@ -125,7 +125,6 @@ impl RuleSet {
         if self.rules.is_empty() {
             return Ok(None);
         }
-        let path = clear_path(path).ok_or(Unclear)?;
-        Ok(self.index.find(host, &path, method))
+        with_segments(path, |path| self.index.find(host, path, method)).ok_or(Unclear)
     }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    entry::{Entry, envelope},
+    entry::Entry,
     key::Key,
     store::{Hardness, Lookup, Scope, Seen, StoreError},
     tag::{TagStamp, TagState, TagToken, Tags},
@@ -75,10 +75,11 @@ impl RedisStore {
                 exactly(keys.len(), values.into_iter().flatten().collect())
             })
             .await?;
+        let sealing = self.0.context.names.sealing();
         let decoded: Vec<Option<Result<Entry, Rejection>>> = keys
             .iter()
             .zip(values)
-            .map(|(key, reply)| reply.map(|bytes| envelope::decode(key, &Bytes::from(bytes))))
+            .map(|(key, reply)| reply.map(|bytes| sealing.decode(key, &Bytes::from(bytes))))
             .collect();
         self.learn_tokens(&tags, &tags_session, decoded.iter().flatten().flatten()).await?;
         let mut found = Vec::with_capacity(keys.len());
@@ -227,7 +228,7 @@ impl RedisStore {
         let names = &self.0.context.names;
         let mut batch = Batch::default();
         for (key, entry) in entries {
-            let bytes = envelope::encode(&entry.clone().stamped(stamps));
+            let bytes = names.sealing().encode(&entry.clone().stamped(stamps));
             let life = life(entry).to_string();
             batch.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &[&bytes, life.as_bytes()]);
         }

@@ -63,7 +63,7 @@ impl RedisStore {
         let answered = async { answer.wait().await.as_ref().map_err(Clone::clone) };
         let wait = connection.wait(Operation::Claim, session, Limit::Request, answered);
         let (found, ()) = tokio::join!(wait, self.know_everything(tags, tags_session));
-        let lookup = match opened(found?, key) {
+        let lookup = match opened(found?, key, self.0.context.names.sealing()) {
             Ok(entry) => {
                 let state = self.tag_state(tags, tags_session, &entry).await?;
                 Lookup::judged(entry, state)

@@ -16,7 +16,7 @@ use super::{
     },
     wire::token_life::lives,
     wire::{
-        names::{EVERYTHING, Names, nonce},
+        names::{EVERYTHING, nonce},
         operation::Operation,
         replies::{Commit, Moment, Stamped, Values, exactly, no_answer},
         scripts::{self, Batch, Call},
@@ -213,13 +213,13 @@ impl RedisStore {
         call.arg(lease.token.to_vec()).arg(guard.1.to_vec()).arg(others.to_string()).arg(lease.started.to_vec());
         call.arg(flag(doubted));
         if let Some((primary, variant, most)) = variant {
-            call.key(names.variants(primary)).arg(Names::variant_digits(variant)).arg(most.to_string());
+            call.key(names.variants(primary)).arg(names.variant_digits(variant)).arg(most.to_string());
         }
         let stamps: Vec<TagStamp> = believed.iter().map(|tag| tag.stamp.clone()).collect();
         let now = Clock::system().now();
         for (key, entry) in &writes.entries {
             let life = entry.deadlines().gone.saturating_sub(now).max(1).to_string();
-            call.key(names.entry(key)).arg(envelope::encode(&entry.clone().stamped(&stamps))).arg(life);
+            call.key(names.entry(key)).arg(names.sealing().encode(&entry.clone().stamped(&stamps))).arg(life);
         }
         if others > 0 {
             call.key(names.last_invalidation());

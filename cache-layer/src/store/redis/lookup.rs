@@ -12,7 +12,7 @@ use super::{
         session::Session,
     },
     tracking::tag_tracker::Verdict,
-    wire::{operation::Operation, replies::Values, scripts::Batch},
+    wire::{operation::Operation, replies::Values, scripts::Batch, sealing::Sealing},
 };
 use crate::{
     entry::Entry,
@@ -23,19 +23,20 @@ use crate::{
 };
 
 impl RedisStore {
-    pub(super) async fn lookup(&self, key: &Key) -> Result<Lookup, StoreError> {
+    /// `loads`: a load most likely follows where there is nothing; otherwise nothing is taken along, or learned.
+    pub(super) async fn lookup(&self, key: &Key, loads: bool) -> Result<Lookup, StoreError> {
         let connection = self.connection(key);
         let session = connection.settled()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        if let Some(claim) = self.begin_claim(key, &session) {
+        if let Some(claim) = loads.then(|| self.begin_claim(key, &session)).flatten() {
             return self.lookup_and_claim(key, (&connection, &session), (&tags, &tags_session), claim).await;
         }
         let read = self.0.context.local_tier.get().filter(|_| session.tracking).map(|tier| tier.begin_read(key));
         let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
         let found = connection.wait(Operation::Get, &session, Limit::Request, asked).await?;
-        let lookup = match opened(found, key) {
+        let lookup = match opened(found, key, self.0.context.names.sealing()) {
             Ok(entry) => {
                 let state = self.tag_state(&tags, &tags_session, &entry).await?;
                 if let Some(read) = read.filter(|_| state != TagState::Invalid) {
@@ -45,7 +46,9 @@ impl RedisStore {
             }
             Err(lookup) => lookup,
         };
-        self.learn_from(key, &lookup);
+        if loads {
+            self.learn_from(key, &lookup);
+        }
         Ok(lookup)
     }
 
@@ -89,12 +92,12 @@ impl RedisStore {
 }
 
 /// The entry of `key` that was found; or why there is none.
-pub(super) fn opened(found: &Found, key: &Key) -> Result<Entry, Lookup> {
+pub(super) fn opened(found: &Found, key: &Key, sealing: &Sealing) -> Result<Entry, Lookup> {
     match found {
         Found::Nothing => Err(Lookup::Absent),
         Found::Foreign => Err(Lookup::Rejected(Rejection::Type, Seen::Unusable)),
         Found::Envelope(envelope) => {
-            envelope.open(key).map_err(|rejection| Lookup::Rejected(rejection, Seen::Unusable))
+            envelope.open(key, sealing).map_err(|rejection| Lookup::Rejected(rejection, Seen::Unusable))
         }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
-//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`]: the operations
+//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -13,10 +13,15 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseToken, Lookup, Scope, Seen, Store,
-    StoreBackend, StoreError,
+    Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup, Reach,
+    Scope, Seen, Store, StoreBackend, StoreError,
 };
-use crate::{entry::Entry, key::Key, pattern::Pattern, tag::Tags};
+use crate::{
+    entry::Entry,
+    key::Key,
+    pattern::Pattern,
+    tag::{TagToken, Tags},
+};
 
 #[cfg(test)]
 mod acl_tests;
@@ -35,6 +40,7 @@ mod disconnected_tests;
 mod fleet_tests;
 #[cfg(test)]
 mod full_tests;
+mod inspect;
 mod invalidate;
 mod lease;
 mod lookup;
@@ -70,7 +76,23 @@ impl StoreBackend for RedisStore {
     }
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
-        Box::pin(self.lookup(key))
+        Box::pin(self.lookup(key, true))
+    }
+
+    fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
+        Box::pin(self.lookup(key, false))
+    }
+
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
+        Box::pin(self.read_lease(key))
+    }
+
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
+        Box::pin(self.read_tag(tag))
+    }
+
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        Box::pin(self.count_names(reach))
     }
 
     fn acquire<'a>(

@@ -13,10 +13,17 @@ use super::{
     tracking::local_tier::LocalTier,
     wire::{invalidation::marked, operation::Operation, replies::Flag, scripts::Batch, sweep::delete_matching},
 };
-use crate::{pattern::Pattern, store::StoreError};
+use crate::{
+    pattern::Pattern,
+    store::{Hardness, Scope, StoreError},
+};
 
 impl RedisStore {
     pub(super) async fn delete_pattern(&self, pattern: &Pattern) -> Result<u64, StoreError> {
+        if self.0.context.names.sealing().hides_names() {
+            // No pattern tells which names it matches.
+            return self.deliver(Scope::Everything, Hardness::Hard).await.map(|()| 0);
+        }
         let local_tier = self.0.context.local_tier.get().map(|tier| &**tier);
         let mut deleted = Ok(0);
         for connection in self.0.topology.one_of_each_server() {

@@ -27,14 +27,9 @@ use tokio::{runtime::Handle, sync::SetOnce, task::yield_now, time::timeout};
 use crate::store::redis::wire::{
     errors::is_wrong_type,
     replies::{self, Taken, Time, Values, no_answer},
+    sealing::Sealing,
 };
-use crate::{
-    entry::{Entry, envelope},
-    key::Key,
-    store::LeaseToken,
-    sync::Mutex,
-    telemetry::Rejection,
-};
+use crate::{entry::Entry, key::Key, store::LeaseToken, sync::Mutex, telemetry::Rejection};
 
 /// Keys that wait for one another at most: to look for one among more would take longer than to read it.
 const TOGETHER: usize = 64;
@@ -286,8 +281,8 @@ fn found(value: Value) -> RedisResult<Found> {
 
 impl Envelope {
     /// The entry of `key` that is in it.
-    pub(crate) fn open(&self, key: &Key) -> Result<Entry, Rejection> {
-        self.entry.get_or_init(|| envelope::decode(key, &self.bytes)).clone()
+    pub(crate) fn open(&self, key: &Key, sealing: &Sealing) -> Result<Entry, Rejection> {
+        self.entry.get_or_init(|| sealing.decode(key, &self.bytes)).clone()
     }
 }
 

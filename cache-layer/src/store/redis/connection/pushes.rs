@@ -56,7 +56,7 @@ impl Pushes {
         match names.parse(name) {
             Some(Named::Tag(tag)) => {
                 counters.received(Push::Tag);
-                self.tokens.void(tag);
+                self.tokens.void(&tag);
             }
             Some(Named::Entry(id)) => {
                 counters.received(Push::Entry);

@@ -89,6 +89,11 @@ impl Claims {
         PendingClaim { claims: self.clone(), id, asked }
     }
 
+    /// Whether there is a claim on the key of this id, for the next load.
+    pub(crate) fn has(&self, id: KeyId) -> bool {
+        self.table().claims.contains_key(&id)
+    }
+
     /// Takes the claim on the key of this id.
     pub(crate) fn take(&self, id: KeyId) -> Offer {
         let mut table = self.table();

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     bounded::Bound,
     clock::millis,
-    entry::Entry,
+    entry::{Entry, EntryId},
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
     store::{Eviction, entry_cache::EntryCache},
@@ -71,6 +71,11 @@ impl LocalTier {
     pub(crate) fn begin_read(&self, key: &Key) -> EntryRead<'_> {
         let id = key.id();
         EntryRead { entries: &self.entries, id, ticket: self.reads.begin_read(id) }
+    }
+
+    /// Puts what `amends` makes of it in the place of the entry with this id, if that is here.
+    pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
+        self.entries.amend(key.id(), of, amends)
     }
 
     /// The entry changed.

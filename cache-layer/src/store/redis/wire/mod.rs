@@ -1,6 +1,6 @@
 //! What is said on a connection. Wire never remembers: there is no state here, and no connection.
 //!
-//! - [`names`]: what the keys are called
+//! - [`names`]: what the keys are called; [`sealing`]: whether they are hidden, and entries sealed
 //! - [`scripts`]: what runs on the server, and how commands go out together
 //! - [`replies`]: what the server may answer
 //! - [`invalidation`], [`sweep`]: what makes entries invalid, by key and tag, and by pattern
@@ -16,5 +16,6 @@ pub(crate) mod replies;
 #[cfg(test)]
 pub(crate) mod replies_tests;
 pub(crate) mod scripts;
+pub(crate) mod sealing;
 pub(crate) mod sweep;
 pub(crate) mod token_life;

@@ -15,8 +15,9 @@
 //! `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` and `<prefix>:mark:{<prefix>}:<node>` for each primary. They
 //! have one server's clock and order then.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
+use super::sealing::Sealing;
 use crate::{
     hex,
     key::{Key, KeyId},
@@ -36,7 +37,7 @@ pub(crate) fn nonce() -> String {
 /// What a name stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Named<'a> {
-    Tag(&'a str),
+    Tag(Cow<'a, str>),
     Entry(KeyId),
     Lease(KeyId),
     LastInvalidation,
@@ -65,17 +66,28 @@ pub(crate) struct Names {
     prefix: String,
     /// What comes before tags, so that they share a slot where there are slots.
     tags: String,
+    sealing: Sealing,
 }
 
 impl Names {
     pub(crate) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), tags: String::new() }
+        Self { prefix: prefix.to_owned(), tags: String::new(), sealing: Sealing::default() }
+    }
+
+    /// The same where entries are sealed: digests and tags are hidden, and nothing is there for people to read.
+    pub(crate) fn sealed(self, sealing: Sealing) -> Self {
+        Self { sealing, ..self }
+    }
+
+    /// How the entries are written that have these names.
+    pub(crate) fn sealing(&self) -> &Sealing {
+        &self.sealing
     }
 
     /// The same, for a cluster.
     #[cfg(feature = "cluster")]
     pub(crate) fn clustered(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), tags: format!("{{{prefix}}}:") }
+        Self { prefix: prefix.to_owned(), tags: format!("{{{prefix}}}:"), sealing: Sealing::default() }
     }
 
     pub(crate) fn is_clustered(&self) -> bool {
@@ -101,14 +113,14 @@ impl Names {
     }
 
     /// A variant as its name has it.
-    pub(crate) fn variant_digits(variant: &Key) -> String {
+    pub(crate) fn variant_digits(&self, variant: &Key) -> String {
         let mut digits = String::with_capacity(32);
-        push_hex(&mut digits, &variant.id().variant);
+        push_hex(&mut digits, &self.sealing.hide_id(variant.id().variant));
         digits
     }
 
     pub(crate) fn tag(&self, tag: &str) -> String {
-        format!("{}:t:{}{tag}", self.prefix, self.tags)
+        format!("{}:t:{}{}", self.prefix, self.tags, self.sealing.hide_tag(tag))
     }
 
     pub(crate) fn last_invalidation(&self) -> String {
@@ -134,7 +146,7 @@ impl Names {
         }
         if let Some(tag) = name.strip_prefix(self.prefix.as_bytes()).and_then(|name| name.strip_prefix(b":t:")) {
             let tag = str::from_utf8(tag).ok()?.strip_prefix(&self.tags)?;
-            return Some(Named::Tag(tag));
+            return self.sealing.reveal_tag(tag).map(Named::Tag);
         }
         let entry = self.parse_of(Kind::Entry, name).map(|(id, _)| Named::Entry(id));
         entry.or_else(|| self.parse_of(Kind::Lease, name).map(|(id, _)| Named::Lease(id)))
@@ -152,7 +164,9 @@ impl Names {
                 (parse_hex(variant)?, rest.strip_prefix(b":")?)
             }
         };
-        Some((KeyId { primary: parse_hex(primary)?, variant }, readable))
+        let revealed = |id: [u8; 16]| if id == KeyId::PRIMARY { id } else { self.sealing.reveal_id(id) };
+        let primary = self.sealing.reveal_id(parse_hex(primary)?);
+        Some((KeyId { primary, variant: revealed(variant) }, readable))
     }
 
     /// What all names of this kind begin with.
@@ -167,15 +181,17 @@ impl Names {
         name.push(':');
         name.push(kind.letter());
         name.push_str(":{");
-        push_hex(&mut name, &id.primary);
+        push_hex(&mut name, &self.sealing.hide_id(id.primary));
         name.push_str("}:");
         if id.is_variant() {
-            push_hex(&mut name, &id.variant);
+            push_hex(&mut name, &self.sealing.hide_id(id.variant));
         } else {
             name.push('-');
         }
         name.push(':');
-        key.push_readable(&mut name);
+        if !self.sealing.hides_names() {
+            key.push_readable(&mut name);
+        }
         name
     }
 }
@@ -185,8 +201,11 @@ fn parse_hex(digits: &[u8]) -> Option<[u8; 16]> {
     Some(number.to_be_bytes())
 }
 
-fn push_hex(name: &mut String, bytes: &[u8]) {
-    name.extend(bytes.iter().flat_map(|byte| hex::of_byte(*byte)).map(char::from));
+fn push_hex(name: &mut String, digest: &[u8; 16]) {
+    let number = u128::from_be_bytes(*digest);
+    for half in [(number >> 64) as u64, number as u64] {
+        name.push_str(str::from_utf8(&hex::of_u64(half)).unwrap_or_default());
+    }
 }
 
 #[cfg(test)]
@@ -208,7 +227,7 @@ mod tests {
     #[test]
     fn what_a_name_stands_for_is_found_again() {
         let names = Names::new("shop");
-        assert_eq!(names.parse(names.tag("product:1").as_bytes()), Some(Named::Tag("product:1")));
+        assert_eq!(names.parse(names.tag("product:1").as_bytes()), Some(Named::Tag("product:1".into())));
         // A readable part that looks like a variant is none.
         let key = Key::new(["http://a/", &"0".repeat(32), ":e:{}"]);
         for key in [key.clone(), key.variant(b"de")] {
@@ -227,6 +246,32 @@ mod tests {
         assert_eq!(names.parse(b"shop:e:{00"), None);
     }
 
+    #[cfg(feature = "sealed")]
+    #[test]
+    fn hidden_names_are_found_again_by_those_who_have_the_secret() {
+        let sealing = |secret| Sealing { ring: Some(crate::entry::KeyRing::new([secret; 32], [2; 32])) };
+        let names = Names::new("shop").sealed(sealing(1));
+        let others = Names::new("shop").sealed(sealing(3));
+        let key = Key::new(["http://a/", "secret"]);
+        for key in [key.clone(), key.variant(b"de")] {
+            let name = names.entry(&key);
+            assert_eq!(names.parse(name.as_bytes()), Some(Named::Entry(key.id())));
+            assert_eq!(names.parse(names.lease(&key).as_bytes()), Some(Named::Lease(key.id())));
+            assert_ne!(others.parse(name.as_bytes()), Some(Named::Entry(key.id())));
+            assert_ne!(others.entry(&key), name);
+            assert!(!name.contains("secret") && !name.contains(&Names::new("shop").entry(&key)[8..40]), "{name}");
+            assert_eq!(name.contains(&names.variant_digits(&key)), key.id().is_variant());
+        }
+        for tag in ["", "product:1", "a\u{e9}"] {
+            let name = names.tag(tag);
+            assert_eq!(names.parse(name.as_bytes()), Some(Named::Tag(tag.into())));
+            assert_eq!((others.parse(name.as_bytes()), names.tag(tag)), (None, name.clone()));
+            assert!(tag.is_empty() || !name.contains(tag), "{name}");
+        }
+        assert_eq!(names.parse(b"shop:t:product:1"), None);
+        assert_eq!(names.parse("shop:t:\u{e9}\u{e9}".as_bytes()), None);
+    }
+
     #[cfg(feature = "cluster")]
     #[test]
     fn in_a_cluster_no_tag_chooses_its_slot() {
@@ -234,7 +279,7 @@ mod tests {
         for tag in ["", "a", "{b}", "}{c}"] {
             let name = names.tag(tag);
             assert!(name.starts_with("shop:t:{shop}:"), "{name}");
-            assert_eq!(names.parse(name.as_bytes()), Some(Named::Tag(tag)));
+            assert_eq!(names.parse(name.as_bytes()), Some(Named::Tag(tag.into())));
         }
         assert_eq!(names.last_invalidation(), "shop:i:{shop}:");
         assert_eq!(names.identity("abc"), "shop:id:{shop}:abc");

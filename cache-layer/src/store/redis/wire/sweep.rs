@@ -39,7 +39,7 @@ pub(crate) async fn delete_matching(
     deleted: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    let mut sweep = Sweep { names, pattern, deleted, driver, step: FIRST_STEP };
+    let mut sweep = Sweep { names, pattern, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP };
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // Kept, it would be refused for ever, and nothing would be read again.
@@ -50,11 +50,26 @@ pub(crate) async fn delete_matching(
     }
 }
 
+/// How many primary keys have an entry on one server that matches; nothing is changed.
+pub(crate) async fn count_matching(
+    names: &Names,
+    pattern: &Pattern,
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<u64> {
+    Sweep { names, pattern, purpose: Purpose::Count, driver, step: FIRST_STEP }.pass(Kind::Entry).await
+}
+
+/// What becomes of the entries that match.
+enum Purpose<'a> {
+    /// They are deleted, and this is told of each as soon as it is.
+    Delete(&'a mut (dyn FnMut(KeyId) + Send)),
+    Count,
+}
+
 struct Sweep<'a> {
     names: &'a Names,
     pattern: &'a Pattern,
-    /// Told of each entry as soon as it is deleted.
-    deleted: &'a mut (dyn FnMut(KeyId) + Send),
+    purpose: Purpose<'a>,
     driver: &'a mut MultiplexedConnection,
     /// Names to look at in the next step.
     step: usize,
@@ -66,7 +81,7 @@ impl Sweep<'_> {
         self.pass(Kind::Entry).await
     }
 
-    /// Deletes every matching name of one kind that is there from the beginning of the pass to its end.
+    /// Deletes, or counts, every matching name of one kind that is there from the beginning of the pass to its end.
     async fn pass(&mut self, kind: Kind) -> RedisResult<u64> {
         let selection = self.selection(kind);
         let mut deleted = 0;
@@ -83,7 +98,7 @@ impl Sweep<'_> {
             cursor = next;
             self.pace(begun.elapsed()).await;
             if !found.is_empty() {
-                deleted += self.delete(kind, &found).await?;
+                deleted += self.deal_with(kind, &found).await?;
             }
             if cursor == 0 {
                 return Ok(deleted);
@@ -110,9 +125,20 @@ impl Sweep<'_> {
         selection
     }
 
-    /// Deletes those of the `found` names that match.
-    async fn delete(&mut self, kind: Kind, found: &[Vec<u8>]) -> RedisResult<u64> {
+    /// Deletes, or counts, those of the `found` names that match.
+    async fn deal_with(&mut self, kind: Kind, found: &[Vec<u8>]) -> RedisResult<u64> {
         let begun = Instant::now();
+        let matching = self.matching(kind, found).await?;
+        let dealt_with = match self.purpose {
+            Purpose::Count => Ok(matching.iter().filter(|(_, id)| !id.is_variant()).count() as u64),
+            Purpose::Delete(_) if matching.is_empty() => return Ok(0),
+            Purpose::Delete(_) => self.delete(kind, &matching).await,
+        };
+        self.pace(begun.elapsed()).await;
+        dealt_with
+    }
+
+    async fn matching<'n>(&mut self, kind: Kind, found: &'n [Vec<u8>]) -> RedisResult<Vec<(&'n [u8], KeyId)>> {
         let mut matching: Vec<(&[u8], KeyId)> = Vec::with_capacity(found.len());
         let mut capped = Vec::new();
         for name in found {
@@ -126,9 +152,10 @@ impl Sweep<'_> {
             }
         }
         matching.extend(self.open(&capped).await?);
-        if matching.is_empty() {
-            return Ok(0);
-        }
+        Ok(matching)
+    }
+
+    async fn delete(&mut self, kind: Kind, matching: &[(&[u8], KeyId)]) -> RedisResult<u64> {
         let (primaries, variants): (Vec<_>, Vec<_>) = matching.iter().partition(|(_, id)| !id.is_variant());
         // One command takes names of one slot of a cluster; there, the round trip carries one for each.
         let at_once = if self.names.is_clustered() { 1 } else { matching.len() };
@@ -141,10 +168,9 @@ impl Sweep<'_> {
         let unlinked = counts.into_iter().zip(&commands).map(|(count, names)| count.at_most(names.len()));
         let unlinked: Vec<u64> = unlinked.collect::<RedisResult<_>>()?;
         let deleted = unlinked.iter().take(primaries.len().div_ceil(at_once)).sum();
-        if kind == Kind::Entry {
-            matching.iter().for_each(|(_, id)| (self.deleted)(*id));
+        if let (Kind::Entry, Purpose::Delete(deleted)) = (kind, &mut self.purpose) {
+            matching.iter().for_each(|(_, id)| deleted(*id));
         }
-        self.pace(begun.elapsed()).await;
         Ok(deleted)
     }
 

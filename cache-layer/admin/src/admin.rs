@@ -1,0 +1,177 @@
+//! The settings, and the router.
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    middleware::{self, Next},
+    response::Response,
+    routing::get,
+};
+use cache_layer::{
+    Cache, CacheLayer, QueryLayer,
+    store::{MemoryStore, RedisStore, TieredStore},
+};
+use http::{HeaderValue, StatusCode, Uri, header};
+
+use crate::{
+    access::{Token, guard},
+    answers::Answers,
+    api,
+    audit::Audit,
+    page,
+    problem::Problem,
+    recorder::{Recorder, now},
+    state::{Context, Inner, Layer, Memory},
+};
+
+/// The most that a request may say.
+const MOST: usize = 64 * 1024;
+
+/// What operators are shown of a cache, and what they may do: a page, and an API.
+///
+/// ```
+/// use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+/// use cache_layer_admin::Admin;
+///
+/// let cache = Cache::new(MemoryStore::new(1 << 20));
+/// let layer = CacheLayer::new(cache.clone());
+/// let router: axum::Router = Admin::new(cache).layer("shop", &layer).router();
+/// ```
+#[must_use = "nothing is shown until its router is served"]
+pub struct Admin(Inner);
+
+/// Why a token is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenError;
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a token has at least {} characters of visible ASCII, and no blanks", Token::LEAST)
+    }
+}
+
+impl std::error::Error for TokenError {}
+
+impl Admin {
+    /// Over `cache`. Nothing can be changed, and only clients on this machine may read, unless there is a
+    /// [`token`](Self::token).
+    pub fn new(cache: Cache) -> Self {
+        Self(Inner {
+            name: "cache".to_owned(),
+            cache,
+            layers: Vec::new(),
+            memory: None,
+            redis: None,
+            recorder: None,
+            token: None,
+            audit: Audit::default(),
+            answers: Answers::default(),
+            since: now(),
+        })
+    }
+
+    /// What the cache is called; `cache` unless set.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.0.name = name.into();
+        self
+    }
+
+    /// A layer over the cache, by which URLs become keys, and requests are explained. It has to be the one that is in the
+    /// application's stack, or a clone of it. Several have different names.
+    pub fn layer(self, name: impl Into<String>, layer: &CacheLayer) -> Self {
+        self.named(name.into(), Layer::Plain(layer.clone()))
+    }
+
+    /// As [`layer`](Self::layer), for one that answers requests by their content.
+    pub fn query_layer(self, name: impl Into<String>, layer: &QueryLayer) -> Self {
+        self.named(name.into(), Layer::Query(layer.clone()))
+    }
+
+    fn named(mut self, name: String, layer: Layer) -> Self {
+        self.0.layers.retain(|(known, _)| *known != name);
+        self.0.layers.push((name, layer));
+        self
+    }
+
+    /// The store in this process, for its size and what it evicts.
+    pub fn memory(mut self, store: MemoryStore) -> Self {
+        self.0.memory = Some(Memory::All(store));
+        self
+    }
+
+    /// The store whose first tier is in this process.
+    pub fn first_tier(mut self, store: TieredStore) -> Self {
+        self.0.memory = Some(Memory::FirstTier(store));
+        self
+    }
+
+    /// The Redis behind the cache, for how it is.
+    pub fn redis(mut self, store: RedisStore) -> Self {
+        self.0.redis = Some(store);
+        self
+    }
+
+    /// What remembers, which is to be an observer of the cache. Without it there are no plots, no hottest keys, and nothing to
+    /// watch.
+    pub fn recorder(mut self, recorder: Recorder) -> Self {
+        self.0.recorder = Some(recorder);
+        self
+    }
+
+    /// What a request has to send as `Authorization: Bearer …` to change anything, or to read from another machine. White space
+    /// around it is left out, so that a file may end in a new line.
+    ///
+    /// # Errors
+    ///
+    /// If it has fewer than 16 characters, or others than visible ASCII.
+    pub fn token(mut self, token: impl AsRef<str>) -> Result<Self, TokenError> {
+        self.0.token = Some(Token::new(token.as_ref()).ok_or(TokenError)?);
+        Ok(self)
+    }
+
+    /// The routes: `/`, `/api/…` and `/openapi.json`. To be served with the addresses of its clients:
+    /// `into_make_service_with_connect_info::<SocketAddr>()`.
+    pub fn router(self) -> Router {
+        let token = self.0.token.clone();
+        let context = Context(Arc::new(self.0));
+        let guarded = api::routes()
+            .layer(middleware::from_fn_with_state(token, guard))
+            .layer(DefaultBodyLimit::max(MOST))
+            .with_state(context);
+        Router::new()
+            .merge(page::routes())
+            .route("/openapi.json", get(api::document))
+            .merge(guarded)
+            .fallback(not_found)
+            .layer(middleware::from_fn(with_care))
+    }
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+}
+
+/// Nothing of this is kept by another cache, shown within another page, or taken for what it is not.
+async fn with_care(request: Request, next: Next) -> Response {
+    const POLICY: HeaderValue = HeaderValue::from_static(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    );
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    response
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layers: Vec<&str> = self.0.layers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Admin").field("name", &self.0.name).field("layers", &layers).finish_non_exhaustive()
+    }
+}

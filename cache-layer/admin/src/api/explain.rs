@@ -1,0 +1,416 @@
+//! What the cache would do with a request, and why.
+
+use std::time::Duration;
+
+use axum::{Json, extract::State};
+use bytes::Bytes;
+use cache_layer::{
+    Explanation, Hints, Inspected, Key, PlanDetails, ResponseDetails, SettingDetails, Verdict,
+    telemetry::{NoCacheReason, Tier},
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{Empty, Full};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    parameters::{Parameters, fields},
+    stored::{Entry, Lease, Tag, left},
+    top::Decided,
+};
+use crate::{
+    problem::Problem,
+    reasons::meaning,
+    redact,
+    state::{Context, Layer},
+};
+
+/// Decisions about a key that are shown.
+const DECISIONS: usize = 20;
+
+/// What the cache would do with a request, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Explained {
+    /// The layer that was asked.
+    #[schema(example = "products")]
+    layer: String,
+    /// `hit`, `stale`, `backed-off`, `wait`, `load`, `validate`, `forward`, `bypass` or `refuse`.
+    #[schema(example = "hit")]
+    verdict: &'static str,
+    /// The same as a sentence.
+    #[schema(example = "Answered from what is stored, which is fresh.")]
+    sentence: &'static str,
+    /// What `Cache-Status` would say; where `is_final` is not set, of a response that may be stored.
+    #[schema(example = "cache-layer; hit; ttl=58")]
+    cache_status: String,
+    /// Whether that is known, whatever the application answers.
+    is_final: bool,
+    /// Why it is not answered from what is stored, or why the response would not be stored.
+    reason: Option<Reason>,
+    /// Why an earlier response could not be stored, if that is remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_reason: Option<Reason>,
+    /// What can't be known here, for a person.
+    notes: Vec<&'static str>,
+    key: Option<KeyParts>,
+    /// Where the entry was found: `memory`, `store` or `none`.
+    #[schema(example = "memory")]
+    tier: &'static str,
+    /// Which requests the rule is for that is for this one; null if the layer's settings count alone.
+    #[schema(example = "GET shop.example/products/{id}")]
+    rule: Option<String>,
+    /// Each setting that counts for the request, and who says so.
+    settings: Vec<Setting>,
+    entry: Option<StoredResponse>,
+    /// The key of the stored response, if that is another query's and answers this one as well (No-Vary-Search).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alias_of: Option<String>,
+    /// Why what is there is not used, if it can't be: `tag`, for one that was invalidated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<&'static str>,
+    variant: Option<Variant>,
+    /// Whether this process is loading what the request asks for.
+    is_loading: bool,
+    lease: Option<Lease>,
+    /// Whether what is stored stands in if the application fails.
+    stands_in: bool,
+    /// The state of each tag of the entry.
+    tags: Vec<Tag>,
+    /// What would be stored of the response that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Plan>,
+    /// The last decisions about this key in this process, the newest first.
+    recent: Vec<Decided>,
+}
+
+/// A reason by its name, as in `Cache-Status`, and what it means.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Reason {
+    #[schema(example = "no-freshness")]
+    name: &'static str,
+    means: &'static str,
+}
+
+impl Reason {
+    pub(super) fn of(reason: NoCacheReason) -> Self {
+        Self { name: reason.as_str(), means: meaning(reason) }
+    }
+}
+
+/// A setting, for one request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Setting {
+    #[schema(example = "ttl")]
+    name: &'static str,
+    #[schema(example = "60s for /api/products")]
+    value: String,
+    /// `default`, `layer`, `rule` or `hint`.
+    #[schema(example = "layer")]
+    origin: &'static str,
+}
+
+impl Setting {
+    fn of(setting: &SettingDetails) -> Self {
+        Self { name: setting.name, value: setting.value.clone(), origin: setting.origin.as_str() }
+    }
+}
+
+/// A key, and what it is made of.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct KeyParts {
+    /// As people read it.
+    readable: String,
+    digest: String,
+    namespace: String,
+    origin: String,
+    /// Without the parameters that make no difference.
+    path_and_query: String,
+    /// The names of the request fields that are part of it.
+    fields: Vec<String>,
+    /// The names of the cookies that are part of it.
+    cookies: Vec<String>,
+    /// How many parts a layer outside has added.
+    hinted: usize,
+    /// The digest of the content that is part of it.
+    content: Option<String>,
+}
+
+/// A stored response.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StoredResponse {
+    #[schema(example = 200)]
+    status: u16,
+    /// Names and values, in their order; the values of some are not shown.
+    headers: Vec<[String; 2]>,
+    /// In seconds.
+    age: u64,
+    immutable: bool,
+    never_stale: bool,
+    /// Whether its entity tag is the cache's own.
+    minted: bool,
+    can_be_validated: bool,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+/// A variant of a key.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Variant {
+    digest: String,
+    /// The request fields that select it.
+    #[schema(example = "accept-language")]
+    fields: String,
+    /// How many there are, as far as is known.
+    variants: u16,
+}
+
+/// What would be stored of a response.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Plan {
+    fresh_ms: i64,
+    stale_while_revalidate_ms: i64,
+    stale_if_error_ms: i64,
+    kept_ms: i64,
+    tags: Vec<String>,
+    vary: String,
+    /// Whether it is given an entity tag.
+    minted: bool,
+    /// Whether it answers for other queries as well, as its No-Vary-Search says.
+    answers_other_queries: bool,
+}
+
+impl Plan {
+    fn of(plan: &PlanDetails) -> Self {
+        let of = |moment| left(moment, plan.made);
+        Self {
+            fresh_ms: of(plan.fresh),
+            stale_while_revalidate_ms: of(plan.stale_while_revalidate),
+            stale_if_error_ms: of(plan.stale_if_error),
+            kept_ms: of(plan.gone),
+            tags: plan.tags.clone(),
+            vary: plan.vary.clone(),
+            minted: plan.minted,
+            answers_other_queries: plan.answers_other_queries,
+        }
+    }
+}
+
+impl StoredResponse {
+    fn of(response: &ResponseDetails) -> Self {
+        Self {
+            status: response.status.as_u16(),
+            headers: redact::fields(&response.headers),
+            age: response.age,
+            immutable: response.immutable,
+            never_stale: response.never_stale,
+            minted: response.minted,
+            can_be_validated: response.can_be_validated,
+            entry: Entry::of(&response.entry),
+        }
+    }
+}
+
+fn sentence(explanation: &Explanation) -> &'static str {
+    match explanation.verdict {
+        Verdict::Hit => "Answered from what is stored, which is fresh or accepted as it is.",
+        Verdict::Stale => "Answered from what is stored, which is stale, while it is refreshed in the background.",
+        Verdict::BackedOff => "Answered from what is stored, since the application failed lately and is left alone.",
+        Verdict::Wait => "Waits for a load of the same key that is under way.",
+        Verdict::Load => "Nothing stored answers: the application is asked, once for all who wait.",
+        Verdict::Validate => "The application is asked whether what is stored still holds.",
+        Verdict::Forward => "The application answers this request alone; nothing is stored.",
+        Verdict::Bypass => "The cache has nothing to do with this request.",
+        Verdict::Refuse => "The cache refuses the request without asking the application.",
+        _ => "See the documentation.",
+    }
+}
+
+/// What the cache would do with a request, and why: a dry run over the functions that requests are answered by. With
+/// `status` or `response_header`, also what it would do with such a response. For a request with content, see the same by POST.
+#[utoipa::path(
+    get,
+    path = "/api/explain",
+    params(
+        ("url" = String, Query, description = "An absolute URL, or a path beside a Host", example = "http://shop.example/api/products?page=2"),
+        ("method" = Option<String>, Query, description = "GET unless given"),
+        ("header" = Vec<String>, Query, description = "A request field as `name: value`; several, if need be"),
+        ("layer" = Option<String>, Query, description = "Which layer, where there are several"),
+        ("hint" = Vec<String>, Query, description = "What a layer outside says of the request: `bypass`, `refresh`, `ttl:SECONDS` or `key-part:TEXT`; several, if need be"),
+        ("status" = Option<u16>, Query, description = "The status that the application would answer with"),
+        ("response_header" = Vec<String>, Query, description = "A field of that answer, as `name: value`"),
+    ),
+    responses(
+        (status = 200, description = "What it would do", body = Explained),
+        (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn explain(
+    State(context): State<Context>,
+    parameters: Parameters,
+) -> Result<Json<Explained>, Problem> {
+    answer(&context, parameters, None).await
+}
+
+/// The same, for a request that has the body of this one as its content. It changes nothing, and takes no token where reading
+/// takes none.
+#[utoipa::path(
+    post,
+    path = "/api/explain",
+    params(
+        ("url" = String, Query, description = "An absolute URL, or a path beside a Host", example = "http://shop.example/api/search"),
+        ("method" = Option<String>, Query, description = "QUERY unless given"),
+        ("header" = Vec<String>, Query, description = "A request field as `name: value`; several, if need be", example = "content-type: application/json"),
+        ("layer" = Option<String>, Query, description = "Which layer, where there are several"),
+        ("hint" = Vec<String>, Query, description = "What a layer outside says of the request"),
+        ("status" = Option<u16>, Query, description = "The status that the application would answer with"),
+        ("response_header" = Vec<String>, Query, description = "A field of that answer, as `name: value`"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The content of the request"),
+    responses(
+        (status = 200, description = "What it would do", body = Explained),
+        (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn explain_content(
+    State(context): State<Context>,
+    parameters: Parameters,
+    content: Bytes,
+) -> Result<Json<Explained>, Problem> {
+    answer(&context, parameters, Some(content)).await
+}
+
+async fn answer(context: &Context, parameters: Parameters, content: Option<Bytes>) -> Result<Json<Explained>, Problem> {
+    let parameters = parameters.known(&["url", "method", "header", "layer", "hint", "status", "response_header"])?;
+    let method = if content.is_some() { "QUERY" } else { "GET" };
+    let mut request = parameters.request(method)?.map(|_| Full::new(content.clone().unwrap_or_default()));
+    if let Some(hints) = hints(&parameters)? {
+        hints.add_to(request.extensions_mut());
+    }
+    let (name, layer) = context.layer(parameters.get("layer"))?;
+    let response = response(&parameters)?;
+    let mut explanation = layer.explain(&request, content.clone().unwrap_or_default()).await;
+    if let Some(response) = response {
+        explanation = explanation.if_answered(&response);
+    }
+    let notes = notes(layer, &request, content.is_some(), &explanation);
+    Ok(Json(Explained { notes, ..explained(context, name, &explanation).await }))
+}
+
+/// What a layer outside of the cache is said to say.
+fn hints(parameters: &Parameters) -> Result<Option<Hints>, Problem> {
+    let mut hints = None;
+    for hint in parameters.all("hint").filter(|hint| !hint.is_empty()) {
+        let said: Hints = hints.take().unwrap_or_default();
+        let wrong = || Problem::bad_request("hint: is to be bypass, refresh, ttl:SECONDS or key-part:TEXT");
+        hints = Some(match hint.split_once(':') {
+            None if hint == "bypass" => said.bypass(),
+            None if hint == "refresh" => said.refresh(),
+            Some(("ttl", seconds)) => said.ttl(Duration::from_secs(seconds.parse().map_err(|_| wrong())?)),
+            Some(("key-part", part)) => said.key_part(part),
+            _ => return Err(wrong()),
+        });
+    }
+    Ok(hints)
+}
+
+/// What can't be known of the request from here.
+fn notes(
+    layer: &Layer,
+    request: &Request<Full<Bytes>>,
+    has_content: bool,
+    explanation: &Explanation,
+) -> Vec<&'static str> {
+    let mut notes = Vec::new();
+    let keys_content =
+        matches!(layer, Layer::Query(_)) && explanation.key.as_ref().is_some_and(|key| key.content.is_some());
+    if keys_content && !has_content {
+        notes.push("The content of the request is part of its key, and none was given: this is what becomes of an empty one. Send the content as the body of a POST.");
+    }
+    let judges = |setting: &SettingDetails| setting.name == "bypass_if" && setting.value != "none";
+    let judged = explanation.settings.as_ref().is_some_and(|settings| settings.all.iter().any(judges));
+    if judged {
+        notes.push("The application's bypass_if was asked about the request as it is given here: what it looks for among the extensions of a request is not there.");
+    }
+    if request.method() == Method::POST && !explanation.is_final {
+        notes.push("A response to POST may be kept for GET, if it states its freshness and names the target as its Content-Location.");
+    }
+    notes
+}
+
+/// The response that is asked about, if one is.
+fn response(parameters: &Parameters) -> Result<Option<Response<Empty<bytes::Bytes>>>, Problem> {
+    let status: Option<u16> = parameters.number("status")?;
+    let headers = fields(parameters.all("response_header"), "response_header")?;
+    if status.is_none() && headers.is_empty() {
+        return Ok(None);
+    }
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = StatusCode::from_u16(status.unwrap_or(200))
+        .map_err(|_| Problem::bad_request("status: is to be a number from 100 to 999"))?;
+    *response.headers_mut() = headers;
+    Ok(Some(response))
+}
+
+async fn explained(context: &Context, layer: &str, explanation: &Explanation) -> Explained {
+    let key = explanation.key.as_ref();
+    let entry = explanation.entry.as_ref();
+    let place: Option<&Key> = explanation.variant.as_ref().map(|variant| &variant.key).or(key.map(|key| &key.key));
+    let rejected = match place.filter(|_| entry.is_none() && explanation.verdict == Verdict::Load) {
+        Some(key) => match context.0.cache.inspect(key).await {
+            Ok(Inspected::Rejected(rejection)) => Some(rejection.as_str()),
+            _ => None,
+        },
+        None => None,
+    };
+    let mut tags = Vec::new();
+    for name in entry.iter().flat_map(|entry| &entry.entry.tags) {
+        tags.push(Tag::of(name, context.0.cache.inspect_tag(name).await.unwrap_or_default()));
+    }
+    let recent = match (&context.0.recorder, key) {
+        (Some(recorder), Some(key)) => recorder.recent(Some(&key.key), DECISIONS).iter().map(Decided::of).collect(),
+        _ => Vec::new(),
+    };
+    Explained {
+        layer: layer.to_owned(),
+        verdict: explanation.verdict.as_str(),
+        sentence: sentence(explanation),
+        cache_status: explanation.cache_status.clone(),
+        is_final: explanation.is_final,
+        reason: explanation.reason.map(Reason::of),
+        first_reason: explanation.first_reason.map(Reason::of),
+        notes: Vec::new(),
+        key: key.map(|key| KeyParts {
+            readable: redact::url(&readable(key)),
+            digest: key.key.digest(),
+            namespace: key.namespace.clone(),
+            origin: key.origin.clone(),
+            path_and_query: redact::url(&key.path_and_query),
+            fields: key.fields.iter().map(ToString::to_string).collect(),
+            cookies: key.cookies.clone(),
+            hinted: key.hinted.len(),
+            content: key.content.clone(),
+        }),
+        tier: if entry.is_some() { explanation.tier.as_str() } else { Tier::None.as_str() },
+        rule: explanation.settings.as_ref().and_then(|settings| settings.rule.clone()),
+        settings: explanation.settings.iter().flat_map(|settings| &settings.all).map(Setting::of).collect(),
+        entry: entry.map(StoredResponse::of),
+        alias_of: explanation.alias_of.as_deref().map(redact::url),
+        rejected,
+        variant: explanation.variant.as_ref().map(|variant| Variant {
+            digest: variant.key.digest(),
+            fields: variant.fields.clone(),
+            variants: variant.variants,
+        }),
+        is_loading: explanation.is_loading,
+        lease: explanation.lease.map(Lease::of),
+        stands_in: explanation.stands_in,
+        tags,
+        plan: explanation.plan.as_ref().map(Plan::of),
+        recent,
+    }
+}
+
+/// The key without the values of request fields, cookies and hints, which may be somebody's own.
+fn readable(key: &cache_layer::KeyDetails) -> String {
+    format!("{}{}{}", key.namespace, key.origin, key.path_and_query)
+}

@@ -1,0 +1,71 @@
+//! The API: JSON for machines, and for the page.
+
+mod explain;
+mod invalidations;
+mod live;
+mod parameters;
+mod purge;
+mod stats;
+mod stored;
+mod top;
+
+use std::sync::LazyLock;
+
+use axum::{
+    Json, Router,
+    routing::{get, post},
+};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+
+use crate::state::Context;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Operating a cache",
+        description = "See, explain and purge. Reading takes a token unless the client is on the same machine; changing always does.",
+    ),
+    security((), ("token" = [])),
+    modifiers(&Bearer),
+    paths(
+        explain::explain,
+        explain::explain_content,
+        stored::entry,
+        stored::tag,
+        purge::purge,
+        invalidations::audit,
+        stats::stats,
+        top::top,
+        live::live,
+    ),
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}
+
+pub(crate) async fn document() -> Json<&'static utoipa::openapi::OpenApi> {
+    static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(Document::openapi);
+    Json(&*DOCUMENT)
+}
+
+pub(crate) fn routes() -> Router<Context> {
+    Router::new()
+        .route("/api/explain", get(explain::explain).post(explain::explain_content))
+        .route("/api/entry", get(stored::entry))
+        .route("/api/tag/{*tag}", get(stored::tag))
+        .route("/api/purge", post(purge::purge))
+        .route("/api/audit", get(invalidations::audit))
+        .route("/api/stats", get(stats::stats))
+        .route("/api/top", get(top::top))
+        .route("/api/live", get(live::live))
+}

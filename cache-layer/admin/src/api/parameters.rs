@@ -1,0 +1,88 @@
+//! The query of a request, read with a clear word on what is wrong with it.
+
+use axum::extract::{FromRequestParts, Query};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
+
+use crate::problem::Problem;
+
+/// The pairs of a query, of which a name may come several times.
+pub(crate) struct Parameters(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        match Query::<Vec<(String, String)>>::try_from_uri(&parts.uri) {
+            Ok(Query(pairs)) => Ok(Self(pairs)),
+            Err(error) => Err(Problem::bad_request(format!("the query can't be read: {error}"))),
+        }
+    }
+}
+
+impl Parameters {
+    /// Refuses parameters that mean nothing here: a mistyped one would be passed over.
+    pub(crate) fn known(self, names: &[&str]) -> Result<Self, Problem> {
+        match self.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
+            Some((name, _)) => {
+                Err(Problem::bad_request(format!("{name:?} means nothing here; there is {}", names.join(", "))))
+            }
+            None => Ok(self),
+        }
+    }
+
+    pub(crate) fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The last value of that name that is not empty.
+    pub(crate) fn get<'a>(&'a self, name: &str) -> Option<&'a str> {
+        self.all(name).filter(|value| !value.is_empty()).last()
+    }
+
+    pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Problem> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| Problem::bad_request(format!("{name}: {text:?} is no number that fits here")))
+        };
+        self.get(name).map(parse).transpose()
+    }
+
+    /// The request that `method`, `url` and `header` describe; `unless` there is one, the method is this.
+    pub(crate) fn request(&self, unless: &str) -> Result<Request<()>, Problem> {
+        let method = self.get("method").unwrap_or(unless);
+        let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes())
+            .map_err(|_| Problem::bad_request(format!("method: {method:?} is none")))?;
+        let uri = uri(self.get("url").ok_or_else(|| Problem::bad_request("url: missing"))?)?;
+        let mut request = Request::new(());
+        (*request.method_mut(), *request.uri_mut()) = (method, uri);
+        *request.headers_mut() = fields(self.all("header"), "header")?;
+        Ok(request)
+    }
+}
+
+/// An absolute URL; or a path, beside a `Host`.
+pub(crate) fn uri(text: &str) -> Result<Uri, Problem> {
+    let text = text.trim();
+    let text = text.split_once('#').map_or(text, |(before, _)| before);
+    let parsed: Result<Uri, _> = text.parse();
+    match parsed {
+        Ok(uri) if uri.scheme().is_some() || uri.path().starts_with('/') => Ok(uri),
+        Ok(_) => Err(Problem::bad_request("url: is to be absolute, such as http://shop.example/products?page=2")),
+        Err(error) => Err(Problem::bad_request(format!("url: {error}"))),
+    }
+}
+
+/// Fields, each as `name: value`.
+pub(crate) fn fields<'a>(lines: impl Iterator<Item = &'a str>, parameter: &str) -> Result<HeaderMap, Problem> {
+    let mut headers = HeaderMap::new();
+    for line in lines.filter(|line| !line.trim().is_empty()) {
+        // The value may be a secret, and is not repeated.
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| Problem::bad_request(format!("{parameter}: is to be `name: value`; one has no colon")))?;
+        let bad = |what: &str| Problem::bad_request(format!("{parameter}: the {what} of {name:?} can't be sent"));
+        let field: HeaderName = name.trim().parse().map_err(|_| bad("name"))?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| bad("value"))?;
+        headers.append(field, value);
+    }
+    Ok(headers)
+}

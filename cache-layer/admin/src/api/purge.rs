@@ -1,0 +1,291 @@
+//! Purging: hard or soft, or only what would be reached.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Json,
+    extract::{ConnectInfo, Extension, State, rejection::JsonRejection},
+};
+use cache_layer::{Cache, Inspected, InvalidateError, Key};
+use http::{HeaderMap, StatusCode, Uri};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::parameters::uri;
+use crate::{audit::Record, problem::Problem, recorder::now, redact, state::Context};
+
+/// What is to be purged: exactly one of `url`, `key`, `tag`, `pattern`, `group` and `all`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Purge {
+    /// What is stored for an absolute URL, with all its variants, by every layer; that under other keys as well (the content of
+    /// a QUERY, fields, cookies), which is not among what is `matched`.
+    #[serde(default)]
+    #[schema(example = "http://shop.example/api/products/42")]
+    url: Option<String>,
+    /// A key of the application's own, by its parts.
+    #[serde(default)]
+    key: Option<Vec<String>>,
+    /// All that carries this tag.
+    #[serde(default)]
+    tag: Option<String>,
+    /// All whose readable key matches.
+    #[serde(default)]
+    pattern: Option<String>,
+    /// A cache group (RFC 9875) of the origin in `origin`.
+    #[serde(default)]
+    group: Option<String>,
+    /// Of a group, such as `https://shop.example`.
+    #[serde(default)]
+    origin: Option<String>,
+    /// Everything, if it is `true`.
+    #[serde(default)]
+    all: Option<bool>,
+    /// `hard` (void; unless given) or `soft` (stale, and used as such where it may be).
+    #[serde(default)]
+    mode: Option<String>,
+    /// Whether to tell only what would be reached.
+    #[serde(default)]
+    dry_run: bool,
+    /// Who asks, for the audit.
+    #[serde(default)]
+    actor: Option<String>,
+    /// Why, for the audit.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// What was purged, or would be.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Purged {
+    /// The number of the purge in the audit; none of a dry run.
+    #[schema(example = 17)]
+    id: Option<u64>,
+    #[schema(example = "tag")]
+    kind: &'static str,
+    #[schema(example = "product:42")]
+    what: String,
+    #[schema(example = "hard")]
+    mode: &'static str,
+    dry_run: bool,
+    /// How many keys it covers, those included whose entries are void already; null where the store can't tell.
+    #[schema(example = 3)]
+    matched: Option<u64>,
+    /// Whether it reached the store. If not, it is kept and retried, and this process no longer serves what it covers.
+    delivered: bool,
+    /// More about it, for a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+/// Who asks, and why, at most so long.
+const MOST_SAID: usize = 200;
+
+enum Target {
+    /// The keys of a URL, and all that is stored for it under others.
+    Url(String, Uri, Vec<Key>),
+    Key(String, Key),
+    Tags(&'static str, String, Vec<String>),
+    Pattern(String),
+    All,
+}
+
+/// Purges, or tells what a purge would reach. With the field `Idempotency-Key`, a request that is sent again gets the answer
+/// of the first, and purges nothing.
+#[utoipa::path(
+    post,
+    path = "/api/purge",
+    request_body = Purge,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Up to 200 characters, the same for a request that is sent again")),
+    security(("token" = [])),
+    responses(
+        (status = 200, description = "Purged; or, of a dry run, what would be", body = Purged),
+        (status = 400, description = "Something is wrong with the request", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The idempotency key came with another request before", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn purge(
+    State(context): State<Context>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    body: Result<Json<Purge>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Json(purge) = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
+    let Some(key) = headers.get("idempotency-key") else {
+        return run(&context, &purge, from).await.map(Json);
+    };
+    let key = key.to_str().ok().filter(|key| (1..=200).contains(&key.len()));
+    let key = key.ok_or_else(|| Problem::bad_request("Idempotency-Key: 1 to 200 characters of visible ASCII"))?;
+    let request = serde_json::to_string(&purge).unwrap_or_default();
+    let reused =
+        |_| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key: it came with another request before");
+    let answer = context.0.answers.of(key, &request).map_err(reused)?;
+    answer.get_or_try_init(|| run(&context, &purge, from)).await.cloned().map(Json)
+}
+
+async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<Value, Problem> {
+    let target = target(context, purge)?;
+    let soft = match purge.mode.as_deref() {
+        None | Some("hard") => false,
+        Some("soft") if matches!(target, Target::Pattern(_)) => {
+            return Err(Problem::bad_request("mode: a pattern deletes; there is no soft one"));
+        }
+        Some("soft") => true,
+        Some(_) => return Err(Problem::bad_request("mode: is to be hard or soft")),
+    };
+    for (name, said) in [("actor", &purge.actor), ("reason", &purge.reason)] {
+        if said.as_ref().is_some_and(|said| said.chars().count() > MOST_SAID) {
+            return Err(Problem::bad_request(format!("{name}: at most {MOST_SAID} characters")));
+        }
+    }
+    let cache = &context.0.cache;
+    let began = now();
+    // What a pattern deletes is counted as it goes.
+    let counts = purge.dry_run || !matches!(target, Target::Pattern(_));
+    let reach = if counts { reach(cache, &target).await } else { Ok(None) };
+    let (mut matched, mut note) = match reach {
+        Ok(matched) => (matched, None),
+        Err(error) => (None, Some(error)),
+    };
+    let result = match purge.dry_run {
+        true => Ok(None),
+        false => invalidate(context, &target, soft).await,
+    };
+    let delivered = result.is_ok();
+    match result {
+        Ok(counted) => matched = counted.or(matched),
+        Err(error) => note = Some(error.to_string()),
+    }
+    let (kind, what) = target.names();
+    let mode = if soft { "soft" } else { "hard" };
+    let id = (!purge.dry_run).then(|| context.0.audit.next());
+    if let Some(id) = id {
+        let (actor, reason) = (purge.actor.clone(), purge.reason.clone());
+        let what = what.clone();
+        let record =
+            Record { id, at: now(), began, by: "api", actor, reason, kind, what, mode, matched, delivered, from };
+        context.0.audit.add(record);
+    }
+    let purged = Purged { id, kind, what, mode, dry_run: purge.dry_run, matched, delivered, note };
+    serde_json::to_value(purged).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {
+    let Purge { url, key, tag, pattern, group, origin, all, .. } = purge;
+    let all = all.filter(|all| *all);
+    let named = [url.is_some(), key.is_some(), tag.is_some(), pattern.is_some(), group.is_some(), all.is_some()];
+    if named.into_iter().filter(|named| *named).count() != 1 {
+        return Err(Problem::bad_request("name exactly one of url, key, tag, pattern, group and all"));
+    }
+    if origin.is_some() != group.is_some() {
+        return Err(Problem::bad_request("a group is an origin's own: name both, group and origin"));
+    }
+    let empty = [url, tag, pattern, group].into_iter().flatten().any(String::is_empty);
+    if empty || key.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Problem::bad_request("what is to be purged is empty; for everything, say \"all\": true"));
+    }
+    if let Some(url) = url {
+        let uri = uri(url)?;
+        let keys = by_layers(context, |layer| layer.key(&uri))?;
+        return Ok(Target::Url(redact::url(url), uri, keys));
+    }
+    if let Some(parts) = key {
+        let key = Key::new(parts);
+        return Ok(Target::Key(redact::url(&key.to_string()), key));
+    }
+    if let Some(tag) = tag {
+        return Ok(Target::Tags("tag", tag.clone(), vec![tag.clone()]));
+    }
+    if let Some(pattern) = pattern {
+        return Ok(Target::Pattern(pattern.clone()));
+    }
+    if let (Some(group), Some(origin)) = (group, origin) {
+        let uri: Uri = uri(origin)?;
+        let tags = by_layers(context, |layer| layer.group_tag(&uri, group))?;
+        return Ok(Target::Tags("group", format!("{group} of {origin}"), tags));
+    }
+    Ok(Target::All)
+}
+
+/// What each layer makes of a URL, without repetitions.
+fn by_layers<T: PartialEq>(
+    context: &Context,
+    of: impl Fn(&cache_layer::CacheLayer) -> Option<T>,
+) -> Result<Vec<T>, Problem> {
+    let mut made: Vec<T> = Vec::new();
+    for one in context.0.layers.iter().filter_map(|(_, layer)| of(layer.cache_layer())) {
+        if !made.contains(&one) {
+            made.push(one);
+        }
+    }
+    match made.is_empty() {
+        true if context.0.layers.is_empty() => {
+            Err(Problem::bad_request("no layer is known here that has keys of URLs"))
+        }
+        true => Err(Problem::bad_request("the URL has no host: it is to be absolute")),
+        false => Ok(made),
+    }
+}
+
+impl Target {
+    fn names(&self) -> (&'static str, String) {
+        match self {
+            Self::Url(what, ..) => ("url", what.clone()),
+            Self::Key(what, _) => ("key", what.clone()),
+            Self::Tags(kind, what, _) => (kind, what.clone()),
+            Self::Pattern(pattern) => ("pattern", pattern.clone()),
+            Self::All => ("all", "everything".to_owned()),
+        }
+    }
+}
+
+/// How many keys it covers, as far as the store can tell.
+async fn reach(cache: &Cache, target: &Target) -> Result<Option<u64>, String> {
+    let told = |error: cache_layer::InspectError| error.to_string();
+    match target {
+        Target::Url(_, _, keys) => {
+            let mut found = 0;
+            for key in keys {
+                found += u64::from(cache.inspect(key).await.map_err(told)? != Inspected::Absent);
+            }
+            Ok(Some(found))
+        }
+        Target::Key(_, key) => Ok(Some(u64::from(cache.inspect(key).await.map_err(told)? != Inspected::Absent))),
+        Target::Tags(_, _, tags) => {
+            let mut sum = Some(0);
+            for tag in tags {
+                sum = sum.zip(cache.count_tag(tag).await.map_err(told)?).map(|(sum, count)| sum + count);
+            }
+            Ok(sum)
+        }
+        Target::Pattern(pattern) => cache.count_pattern(pattern).await.map_err(told),
+        Target::All => cache.count_all().await.map_err(told),
+    }
+}
+
+/// Tells how many keys a pattern has deleted.
+async fn invalidate(context: &Context, target: &Target, soft: bool) -> Result<Option<u64>, InvalidateError> {
+    let cache = &context.0.cache;
+    match target {
+        Target::Url(_, uri, _) => {
+            // Each is kept to be retried, whatever becomes of the others.
+            let mut result = Ok(None);
+            for (_, layer) in &context.0.layers {
+                let layer = layer.cache_layer();
+                let one = if soft { layer.soft_invalidate_uri(uri).await } else { layer.invalidate_uri(uri).await };
+                result = result.and_then(|_| one.map(|_| None));
+            }
+            result
+        }
+        Target::Key(_, key) if soft => cache.soft_invalidate(key).await.map(|()| None),
+        Target::Key(_, key) => cache.invalidate(key).await.map(|()| None),
+        Target::Tags(_, _, tags) if soft => cache.soft_invalidate_tags(tags).await.map(|()| None),
+        Target::Tags(_, _, tags) => cache.invalidate_tags(tags).await.map(|()| None),
+        Target::Pattern(pattern) => cache.delete_pattern(pattern).await.map(Some),
+        Target::All if soft => cache.soft_invalidate_all().await.map(|()| None),
+        Target::All => cache.invalidate_all().await.map(|()| None),
+    }
+}

@@ -1,0 +1,107 @@
+//! The keys that count most, and decisions as they are shown.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{explain::Reason, parameters::Parameters};
+use crate::{problem::Problem, recorder::Decision, redact, state::Context, top::Counter};
+
+/// Keys that are shown unless more are asked for, and at most.
+const SHOWN: usize = 20;
+const MOST: usize = 256;
+
+/// The keys that count most in this process, since it began.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Top {
+    /// Those that are asked for most.
+    hottest: Vec<Counted>,
+    /// Those whose misses took longest, all of them together.
+    dearest: Vec<Counted>,
+}
+
+/// A key, and how much it counts.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Counted {
+    key: String,
+    digest: String,
+    /// Look-ups; or, of the dearest, the microseconds that its misses took. At least what is true, and at most `error` more.
+    sum: u64,
+    error: u64,
+    /// How often it was counted, while it was among the keys that are kept track of.
+    times: u64,
+}
+
+impl Counted {
+    fn of(counter: &Counter) -> Self {
+        let Counter { key, sum, error, times } = counter;
+        let (sum, error, times) = (*sum, *error, *times);
+        Self { key: redact::url(&key.to_string()), digest: key.digest(), sum, error, times }
+    }
+}
+
+/// A decision.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Decided {
+    /// In milliseconds since the Unix epoch.
+    at: u64,
+    key: Option<String>,
+    digest: Option<String>,
+    /// `hit`, `stale`, `negative`, `collapsed`, `miss`, `error` or `bypass`.
+    #[schema(example = "hit")]
+    pub(super) result: &'static str,
+    /// `memory`, `store` or `none`.
+    #[schema(example = "memory")]
+    tier: &'static str,
+    /// From the question to the answer, in microseconds.
+    duration_us: u64,
+    /// How old what was found is, in seconds.
+    age: Option<u64>,
+    reason: Option<Reason>,
+}
+
+impl Decided {
+    pub(super) fn of(decision: &Decision) -> Self {
+        let event = &decision.event;
+        Self {
+            at: decision.at,
+            key: Some(redact::url(&decision.key.to_string())),
+            digest: Some(decision.key.digest()),
+            result: event.result.as_str(),
+            tier: event.tier.as_str(),
+            duration_us: u64::try_from(event.duration.as_micros()).unwrap_or(u64::MAX),
+            age: event.age.map(|age| age.as_secs()),
+            reason: decision.reason.map(Reason::of),
+        }
+    }
+
+    pub(super) fn bypassed(at: u64, reason: cache_layer::telemetry::NoCacheReason) -> Self {
+        Self {
+            at,
+            key: None,
+            digest: None,
+            result: "bypass",
+            tier: "none",
+            duration_us: 0,
+            age: None,
+            reason: Some(Reason::of(reason)),
+        }
+    }
+}
+
+/// The keys that count most in this process.
+#[utoipa::path(
+    get,
+    path = "/api/top",
+    params(("limit" = Option<usize>, Query, description = "How many of each, 20 unless given, at most 256")),
+    responses(
+        (status = 200, description = "The keys", body = Top),
+        (status = 404, description = "Nothing is recorded", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn top(State(context): State<Context>, parameters: Parameters) -> Result<Json<Top>, Problem> {
+    let limit = parameters.known(&["limit"])?.number("limit")?.unwrap_or(SHOWN).min(MOST);
+    let recorder = context.recorder()?;
+    let first = |counters: Vec<Counter>| counters.iter().take(limit).map(Counted::of).collect();
+    Ok(Json(Top { hottest: first(recorder.hottest()), dearest: first(recorder.dearest()) }))
+}

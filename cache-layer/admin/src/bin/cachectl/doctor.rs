@@ -1,0 +1,449 @@
+//! A look at the Redis behind a cache, without the application: what is not as the cache needs it, and what to do.
+//!
+//! It reads settings and counters, and writes nothing.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use redis::{FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
+use serde_json::json;
+
+use super::show::table;
+
+/// How long a question may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Clocks that differ by more make entries of other processes useless.
+const SKEW: u64 = 1_000;
+/// What the user of the cache has to be allowed; what it is without, in the words of the store's documentation.
+const COMMANDS: [(&str, &str); 17] = [
+    ("get", "nothing is read"),
+    ("mget", "nothing is read"),
+    ("set", "nothing is stored"),
+    ("getrange", "nothing is stored"),
+    ("setrange", "soft invalidations fail"),
+    ("unlink", "invalidations fail"),
+    ("del", "leases don't end"),
+    ("pexpire", "leases run out"),
+    ("pttl", "waiting for another process takes longer"),
+    ("evalsha", "nothing is stored"),
+    ("script|load", "nothing is stored"),
+    ("time", "nothing is stored"),
+    ("client|tracking", "there is no first tier, and tags are read with every hit"),
+    ("client|caching", "there is no first tier, and tags are read with every hit"),
+    ("hello", "there is no connection"),
+    ("info", "a data set that was restored is not noticed"),
+    ("scan", "a pattern invalidates everything"),
+];
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Good,
+    Note,
+    Warning,
+    Bad,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Note => "note",
+            Self::Warning => "WARN",
+            Self::Bad => "BAD",
+        }
+    }
+}
+
+/// What was found, and what to do about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Finding {
+    level: Level,
+    about: &'static str,
+    found: String,
+    advice: &'static str,
+}
+
+impl Finding {
+    fn new(level: Level, about: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+        Self { level, about, found: found.into(), advice }
+    }
+}
+
+pub(crate) fn is_bad(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.level == Level::Bad)
+}
+
+pub(crate) fn shown(findings: &[Finding], as_json: bool) -> String {
+    if as_json {
+        let of = |one: &Finding| json!({"level": one.level.name().to_lowercase(), "about": one.about, "found": one.found, "advice": one.advice});
+        let findings: Vec<_> = findings.iter().map(of).collect();
+        return format!("{:#}\n", json!(findings));
+    }
+    let row = |one: &Finding| {
+        let advice = if one.advice.is_empty() { String::new() } else { format!(" -> {}", one.advice) };
+        vec![one.level.name().to_owned(), one.about.to_owned(), format!("{}{advice}", one.found)]
+    };
+    table(&["", "ABOUT", "FOUND"], &findings.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Looks at the server at `url`.
+pub(crate) async fn examine(url: &str, prefix: &str) -> Vec<Finding> {
+    let mut connection = match connect(url).await {
+        Ok(connection) => connection,
+        Err(why) => {
+            let advice =
+                "see whether it runs, and whether address, TLS, user and password are those of the application";
+            return vec![Finding::new(Level::Bad, "connection", why, advice)];
+        }
+    };
+    let mut findings = Vec::new();
+    let server = &mut connection;
+    findings.push(round_trip(server).await);
+    let info = Info::of(server).await;
+    match &info {
+        None => findings.push(Finding::new(
+            Level::Warning,
+            "INFO",
+            "not allowed",
+            "allow `info`: without it, a data set that was restored is not noticed, and this command says less",
+        )),
+        Some(info) => {
+            findings.push(version(info));
+            findings.push(role(info));
+            findings.push(memory(info));
+            findings.push(eviction(info));
+            findings.push(persistence(info));
+        }
+    }
+    findings.push(clock(server).await);
+    findings.extend(permissions(server, prefix).await);
+    findings.extend(settings(server, info.as_ref()).await);
+    findings
+}
+
+async fn connect(url: &str) -> Result<MultiplexedConnection, String> {
+    // The scheme is Redis' own by another name, and the cache takes it.
+    let url = url.strip_prefix("valkey").map_or_else(|| url.to_owned(), |rest| format!("redis{rest}"));
+    if url.contains("+cluster") || url.contains("+sentinel") {
+        return Err("a cluster or sentinels: name one server with redis://".to_owned());
+    }
+    // An error may repeat the URL, and with it the password.
+    let client = redis::Client::open(url).map_err(|_| "the URL can't be read".to_owned())?;
+    let connecting = tokio::time::timeout(PATIENCE, client.get_multiplexed_async_connection()).await;
+    let connection = connecting.map_err(|_| format!("no connection within {PATIENCE:?}"))?;
+    connection.map_err(|error| said(&error))
+}
+
+/// The error without what surrounds it.
+fn said(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
+}
+
+async fn ask<T: FromRedisValue>(server: &mut MultiplexedConnection, words: &[&str]) -> RedisResult<T> {
+    let mut command = redis::cmd(words[0]);
+    for word in &words[1..] {
+        command.arg(*word);
+    }
+    match tokio::time::timeout(PATIENCE, command.query_async(server)).await {
+        Ok(answer) => answer,
+        Err(_) => Err((redis::ErrorKind::Io, "no answer in time").into()),
+    }
+}
+
+async fn round_trip(server: &mut MultiplexedConnection) -> Finding {
+    let begun = Instant::now();
+    if let Err(error) = ask::<String>(server, &["PING"]).await {
+        return Finding::new(Level::Bad, "PING", said(&error), "the cache can't ask whether the server lives");
+    }
+    let took = begun.elapsed();
+    let found = format!("a round trip takes {:.1} ms from here", took.as_secs_f64() * 1e3);
+    match took.as_millis() {
+        0..=9 => Finding::new(Level::Good, "round trip", found, ""),
+        _ => Finding::new(Level::Warning, "round trip", found, "bring it closer: every hit in Redis takes one"),
+    }
+}
+
+/// What `INFO` says.
+struct Info(String);
+
+impl Info {
+    async fn of(server: &mut MultiplexedConnection) -> Option<Self> {
+        ask(server, &["INFO"]).await.ok().map(Self)
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.text(name)?.parse().ok()
+    }
+}
+
+fn version(info: &Info) -> Finding {
+    let (name, version, least) = match info.text("valkey_version") {
+        Some(version) => ("Valkey", version, (7, 2)),
+        None => ("Redis", info.text("redis_version").unwrap_or("unknown"), (7, 0)),
+    };
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let is = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    let found = format!("{name} {version}");
+    match is >= least {
+        true => Finding::new(Level::Good, "version", found, ""),
+        false => Finding::new(Level::Bad, "version", found, "the cache needs Redis 7.0 or Valkey 7.2, or newer"),
+    }
+}
+
+fn role(info: &Info) -> Finding {
+    let cluster = info.number("cluster_enabled") == Some(1);
+    match info.text("role") {
+        Some("master") if cluster => Finding::new(Level::Good, "role", "a primary of a cluster", ""),
+        Some("master") => Finding::new(Level::Good, "role", "a primary", ""),
+        Some(_) => Finding::new(
+            Level::Bad,
+            "role",
+            "a replica",
+            "give the cache the primary: replicas lag, and take no writes",
+        ),
+        None => Finding::new(Level::Note, "role", "not said", ""),
+    }
+}
+
+fn memory(info: &Info) -> Finding {
+    let used = info.text("used_memory_human").unwrap_or("?").to_owned();
+    match (info.number("used_memory"), info.number("maxmemory")) {
+        (_, Some(0) | None) => Finding::new(
+            Level::Warning,
+            "memory",
+            format!("{used} used, without a limit"),
+            "set maxmemory: a cache takes what it is given, and the system would end the server",
+        ),
+        (Some(used_bytes), Some(most)) => {
+            let share = used_bytes * 100 / most;
+            Finding::new(Level::Good, "memory", format!("{used} used, {share} % of maxmemory"), "")
+        }
+        (None, Some(_)) => Finding::new(Level::Note, "memory", "not said", ""),
+    }
+}
+
+fn eviction(info: &Info) -> Finding {
+    let policy = info.text("maxmemory_policy").unwrap_or("unknown").to_owned();
+    let evicted = info.number("evicted_keys").unwrap_or(0);
+    let limited = info.number("maxmemory").is_some_and(|most| most > 0);
+    match &*policy {
+        "noeviction" if limited => Finding::new(
+            Level::Bad,
+            "eviction",
+            "maxmemory-policy is noeviction",
+            "set allkeys-lfu or allkeys-lru: once it is full, nothing more is stored, and invalidations of tags may fail",
+        ),
+        "noeviction" => Finding::new(Level::Note, "eviction", policy, "set allkeys-lfu together with maxmemory"),
+        _ => Finding::new(Level::Good, "eviction", format!("{policy}, {evicted} keys evicted so far"), ""),
+    }
+}
+
+fn persistence(info: &Info) -> Finding {
+    let aof = info.number("aof_enabled") == Some(1);
+    let failed = info.text("rdb_last_bgsave_status") == Some("err");
+    match (aof, failed) {
+        (_, true) => Finding::new(
+            Level::Bad,
+            "persistence",
+            "the last snapshot failed",
+            "see to its disk, or switch snapshots off (save \"\"): with stop-writes-on-bgsave-error nothing is stored",
+        ),
+        (true, false) => Finding::new(
+            Level::Note,
+            "persistence",
+            "the append-only file is on",
+            "a cache can do without: what is restored is invalidated first",
+        ),
+        (false, false) => Finding::new(Level::Good, "persistence", "no append-only file", ""),
+    }
+}
+
+/// The server's clock beside this machine's.
+async fn clock(server: &mut MultiplexedConnection) -> Finding {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+    let before = now();
+    match ask::<(u64, u64)>(server, &["TIME"]).await {
+        Err(error) => Finding::new(Level::Bad, "clock", said(&error), "allow `time`: leases are dated by it"),
+        Ok((seconds, micros)) => {
+            // The question and the answer took as long as each other, more or less.
+            let here = before.midpoint(now());
+            let offset = here.abs_diff(seconds * 1000 + micros / 1000);
+            let found = format!("{offset} ms beside this machine's");
+            match offset {
+                0..=250 => Finding::new(Level::Good, "clock", found, ""),
+                251..=SKEW => {
+                    Finding::new(Level::Warning, "clock", found, "keep both by NTP: from 1 s on it costs hits")
+                }
+                _ => Finding::new(
+                    Level::Bad,
+                    "clock",
+                    found,
+                    "keep both by NTP: processes whose clocks differ so don't use each other's entries",
+                ),
+            }
+        }
+    }
+}
+
+/// What this user may not do that the cache has to.
+async fn permissions(server: &mut MultiplexedConnection, prefix: &str) -> Vec<Finding> {
+    let Ok(user) = ask::<String>(server, &["ACL", "WHOAMI"]).await else {
+        let advice =
+            "run `ACL DRYRUN` as an administrator, or look at the permissions that RedisStore's documentation lists";
+        return vec![Finding::new(Level::Note, "permissions", "can't be asked for by this user", advice)];
+    };
+    let key = format!("{prefix}:e:doctor");
+    let mut missing = Vec::new();
+    for (command, without) in COMMANDS {
+        let mut words = vec!["ACL", "DRYRUN", &*user];
+        words.extend(command.split('|'));
+        words.extend(arguments(command, &key));
+        match ask::<String>(server, &words).await {
+            Ok(answer) if answer == "OK" => {}
+            Ok(_) => {
+                missing.push(Finding::new(Level::Bad, "permissions", format!("no {command}: {without}"), "allow it"))
+            }
+            Err(error) if error.code() == Some("NOPERM") => {
+                let found = format!("{user} may not ask what it may do");
+                return vec![Finding::new(Level::Note, "permissions", found, "run this as an administrator as well")];
+            }
+            Err(_) => {}
+        }
+    }
+    match missing.is_empty() {
+        true => vec![Finding::new(
+            Level::Good,
+            "permissions",
+            format!("{user} may do all that the cache does under {prefix}:"),
+            "",
+        )],
+        false => missing,
+    }
+}
+
+/// As many as make a call of the command sound.
+fn arguments<'a>(command: &str, key: &'a str) -> Vec<&'a str> {
+    match command {
+        "get" | "mget" | "unlink" | "del" | "pttl" => vec![key],
+        "set" => vec![key, "x"],
+        "getrange" => vec![key, "0", "1"],
+        "setrange" => vec![key, "0", "x"],
+        "pexpire" => vec![key, "1"],
+        "evalsha" => vec!["0000000000000000000000000000000000000000", "1", key],
+        "script|load" => vec!["return 1"],
+        "client|tracking" => vec!["on", "optin"],
+        "client|caching" => vec!["yes"],
+        "hello" => vec!["3"],
+        "scan" => vec!["0"],
+        _ => Vec::new(),
+    }
+}
+
+async fn settings(server: &mut MultiplexedConnection, info: Option<&Info>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut setting = async |name: &str| {
+        let pair: Vec<String> = ask(server, &["CONFIG", "GET", name]).await.ok()?;
+        pair.into_iter().nth(1)
+    };
+    let Some(timeout) = setting("timeout").await else {
+        return vec![Finding::new(
+            Level::Note,
+            "settings",
+            "CONFIG is not allowed",
+            "ask an administrator for timeout and tracking-table-max-keys",
+        )];
+    };
+    if timeout != "0" {
+        let found = format!("timeout is {timeout} s");
+        findings.push(Finding::new(
+            Level::Warning,
+            "timeout",
+            found,
+            "set it to 0: an idle connection that is closed voids the first tier",
+        ));
+    }
+    let most = setting("tracking-table-max-keys").await.and_then(|most| most.parse::<u64>().ok()).unwrap_or(0);
+    let tracked = info.and_then(|info| info.number("tracking_total_keys")).unwrap_or(0);
+    let found = format!("{tracked} keys are tracked, of {most} at most");
+    findings.push(match most {
+        0 => Finding::new(Level::Good, "tracking", format!("{tracked} keys are tracked, without a limit"), ""),
+        most if tracked * 10 >= most * 8 => Finding::new(
+            Level::Warning,
+            "tracking",
+            found,
+            "raise tracking-table-max-keys: beyond it, the server evicts from first tiers what has not changed",
+        ),
+        _ => Finding::new(Level::Good, "tracking", found, ""),
+    });
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use ::tests::RedisServer;
+
+    use super::*;
+
+    fn level(findings: &[Finding], about: &str) -> Vec<Level> {
+        findings.iter().filter(|finding| finding.about == about).map(|finding| finding.level).collect()
+    }
+
+    #[tokio::test]
+    async fn a_server_as_the_cache_needs_it_is_found_good() {
+        let server = RedisServer::builder().config("maxmemory 100mb").config("maxmemory-policy allkeys-lfu").start();
+        let findings = examine(&server.url(), "shop").await;
+        assert!(!is_bad(&findings), "{}", shown(&findings, false));
+        for about in ["version", "role", "memory", "eviction", "persistence", "clock", "permissions", "tracking"] {
+            assert_eq!(level(&findings, about), [Level::Good], "{}", shown(&findings, false));
+        }
+        assert!(serde_json::from_str::<serde_json::Value>(&shown(&findings, true)).unwrap().is_array());
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_found_with_what_to_do() {
+        let server = RedisServer::builder()
+            .config("maxmemory 100mb")
+            .config("maxmemory-policy noeviction")
+            .config("timeout 30")
+            .start();
+        let findings = examine(&server.url(), "shop").await;
+        assert_eq!(level(&findings, "eviction"), [Level::Bad]);
+        assert_eq!(level(&findings, "timeout"), [Level::Warning]);
+        assert!(is_bad(&findings));
+        assert!(findings.iter().filter(|one| one.level == Level::Bad).all(|one| !one.advice.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn a_user_that_may_not_do_enough_is_told_what_is_missing() {
+        let server = RedisServer::builder()
+            .config(
+                "user lame on >secret ~shop:* -@all +get +mget +hello +ping +info +acl +acl|whoami +acl|dryrun +time",
+            )
+            .start();
+        let url = server.url().replace("redis://", "redis://lame:secret@");
+        let findings = examine(&url, "shop").await;
+        let missing: Vec<&str> =
+            findings.iter().filter(|one| one.about == "permissions").map(|one| one.found.as_str()).collect();
+        assert!(missing.iter().any(|found| found.starts_with("no evalsha")), "{missing:?}");
+        assert!(missing.iter().any(|found| found.starts_with("no scan")), "{missing:?}");
+        assert!(!missing.iter().any(|found| found.starts_with("no get:")), "{missing:?}");
+        let other = examine(&url, "another").await;
+        assert!(other.iter().any(|one| one.found.starts_with("no get:")), "its keys are not this user's");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_one_finding_without_its_password() {
+        let findings = examine("redis://:opensesame@127.0.0.1:1/0", "shop").await;
+        assert_eq!(findings.len(), 1);
+        assert!(is_bad(&findings) && !shown(&findings, false).contains("opensesame"));
+        let unreadable = examine("nonsense opensesame", "shop").await;
+        assert!(!shown(&unreadable, false).contains("opensesame"));
+    }
+}

@@ -1,0 +1,372 @@
+//! Asks the operator's API of an application with `cache-layer`, or its Redis directly.
+
+mod client;
+mod doctor;
+mod show;
+
+use std::{
+    io::{Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use serde_json::{Value, json};
+
+use self::client::{Client, Failure, encoded};
+
+/// See what a cache does, have its decisions explained, and purge.
+///
+/// All but `doctor` ask the operator's API of an application. Exit codes: 0 for success; 1 if something failed, or `doctor`
+/// has found something wrong; 2 for a wrong command line; 3 if the API refuses; 4 if it can't be reached.
+#[derive(Debug, Parser)]
+#[command(name = "cachectl", version, propagate_version = true)]
+struct Arguments {
+    /// Where the operator's API is
+    #[arg(long, global = true, env = "CACHECTL_URL", value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    api: String,
+
+    /// A file with the token; without one, a client on the same machine may read
+    #[arg(long, global = true, env = "CACHECTL_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Print JSON, as the API gives it
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How the cache does: now, and in the last minute, quarter of an hour and day
+    Status,
+    /// What the cache would do with a request, and why
+    Explain {
+        /// An absolute URL
+        url: String,
+        /// The method
+        #[arg(
+            short = 'X',
+            long,
+            default_value = "GET",
+            default_value_if("content", clap::builder::ArgPredicate::IsPresent, "QUERY")
+        )]
+        method: String,
+        /// A field of the request, as "name: value"
+        #[arg(short = 'H', long = "header", value_name = "FIELD")]
+        headers: Vec<String>,
+        /// A file with the content of the request, or - for standard input
+        #[arg(long, value_name = "FILE")]
+        content: Option<PathBuf>,
+        /// What a layer outside says of the request: bypass, refresh, ttl:SECONDS or key-part:TEXT
+        #[arg(long = "hint", value_name = "HINT")]
+        hints: Vec<String>,
+        /// Which layer, where there are several
+        #[arg(long)]
+        layer: Option<String>,
+        /// The status that the application would answer with
+        #[arg(long)]
+        status: Option<u16>,
+        /// A field of that answer, as "name: value"
+        #[arg(long = "response-header", value_name = "FIELD")]
+        response_headers: Vec<String>,
+    },
+    /// What is stored for a URL, or for a key of the application's own
+    Entry {
+        /// An absolute URL
+        #[arg(required_unless_present = "key")]
+        url: Option<String>,
+        /// A part of a key of the application's own, once for each part
+        #[arg(long, conflicts_with = "url")]
+        key: Vec<String>,
+    },
+    /// What is known of a tag
+    Tag {
+        /// The tag
+        tag: String,
+    },
+    /// Make entries void, or stale
+    Purge {
+        /// What kind of thing to purge
+        kind: Kind,
+        /// Which; nothing for all
+        #[arg(required_unless_present_any = ["all"])]
+        what: Option<String>,
+        /// Of a group: whose it is, such as https://shop.example
+        #[arg(long)]
+        origin: Option<String>,
+        /// Stale, and used as such where that is allowed, rather than void
+        #[arg(long)]
+        soft: bool,
+        /// Only tell what would be reached
+        #[arg(long)]
+        dry_run: bool,
+        /// Who asks, for the audit
+        #[arg(long, env = "USER", value_name = "NAME")]
+        actor: Option<String>,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: Option<String>,
+        /// Confirms that everything is meant
+        #[arg(long, hide = true)]
+        all: bool,
+    },
+    /// Who purged what, when and why
+    Audit {
+        /// Only purges (api), or only the application's own invalidations
+        #[arg(long, value_parser = ["api", "application"])]
+        by: Option<String>,
+    },
+    /// The keys that are asked for most, and those that were waited for longest
+    Top {
+        /// How many of each
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Decisions as they happen, until interrupted
+    Tail {
+        /// Only keys that contain this
+        #[arg(long)]
+        path: Option<String>,
+        /// Only this result: hit, stale, miss, bypass and so on
+        #[arg(long)]
+        result: Option<String>,
+        /// Only this reason
+        #[arg(long)]
+        reason: Option<String>,
+        /// Which share of them, above 0 and at most 1
+        #[arg(long)]
+        sample: Option<f64>,
+        /// End after so many
+        #[arg(long)]
+        count: Option<usize>,
+    },
+    /// Look at the Redis behind a cache directly, and say what to do about it
+    Doctor {
+        /// Redis or Valkey, as the application has it
+        #[arg(long, env = "CACHECTL_REDIS_URL", value_name = "URL", hide_env_values = true)]
+        redis: String,
+        /// What the cache's keys begin with
+        #[arg(long, default_value = "cache")]
+        prefix: String,
+    },
+    /// Completions for a shell, to be evaluated by it
+    Completions {
+        /// Which
+        shell: Shell,
+    },
+}
+
+/// What kind of thing is purged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Url,
+    Tag,
+    Pattern,
+    Group,
+    All,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse_from(with_all_confirmed(std::env::args()));
+    match run(&arguments).await {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("cachectl: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// `purge all` takes nothing more.
+fn with_all_confirmed(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut arguments: Vec<String> = arguments.collect();
+    if arguments.windows(2).any(|pair| pair == ["purge", "all"]) {
+        arguments.push("--all".to_owned());
+    }
+    arguments
+}
+
+async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    match &arguments.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "cachectl", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor { redis, prefix } => {
+            let findings = doctor::examine(redis, prefix).await;
+            print(&doctor::shown(&findings, arguments.json))?;
+            Ok(ExitCode::from(u8::from(doctor::is_bad(&findings))))
+        }
+        command => {
+            let client = Client::new(&arguments.api, arguments.token_file.as_deref())?;
+            ask(&client, command, arguments.json).await
+        }
+    }
+}
+
+async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCode, Failure> {
+    let path = match command {
+        Command::Purge { .. } => return purge(client, command, as_json).await,
+        Command::Tail { .. } => return tail(client, command, as_json).await,
+        Command::Status => "/api/stats".to_owned(),
+        Command::Tag { tag } => format!("/api/tag/{}", encoded(tag)),
+        Command::Top { limit } => format!("/api/top?limit={limit}"),
+        Command::Audit { by } => query("/api/audit", &[("by", by.as_deref())]),
+        Command::Entry { url, key } => {
+            let mut pairs = vec![("url", url.as_deref())];
+            pairs.extend(key.iter().map(|part| ("key", Some(part.as_str()))));
+            query("/api/entry", &pairs)
+        }
+        Command::Explain { url, method, headers, layer, status, response_headers, hints, content: _ } => {
+            let status = status.map(|status| status.to_string());
+            let mut pairs = vec![
+                ("url", Some(url.as_str())),
+                ("method", Some(method.as_str())),
+                ("layer", layer.as_deref()),
+                ("status", status.as_deref()),
+            ];
+            pairs.extend(headers.iter().map(|field| ("header", Some(field.as_str()))));
+            pairs.extend(response_headers.iter().map(|field| ("response_header", Some(field.as_str()))));
+            pairs.extend(hints.iter().map(|hint| ("hint", Some(hint.as_str()))));
+            query("/api/explain", &pairs)
+        }
+        Command::Doctor { .. } | Command::Completions { .. } => return Ok(ExitCode::SUCCESS),
+    };
+    let answer = match command {
+        Command::Explain { content: Some(file), .. } => {
+            client.post(&path, "application/octet-stream", content_of(file)?).await?
+        }
+        _ => client.get(&path).await?,
+    };
+    let text = match command {
+        _ if as_json => pretty(&answer),
+        Command::Status => show::status(&answer),
+        Command::Top { .. } => show::top(&answer),
+        Command::Audit { .. } => show::audit(&answer),
+        Command::Tag { .. } => show::tag(&answer),
+        Command::Entry { .. } => show::places(&answer),
+        _ => show::explanation(&answer),
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn content_of(file: &Path) -> Result<Vec<u8>, Failure> {
+    let read = match file.as_os_str() == "-" {
+        true => std::io::stdin().lock().bytes().collect(),
+        false => std::fs::read(file),
+    };
+    read.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
+}
+
+/// A path with those of the pairs that have a value.
+fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
+    let pairs = pairs.iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded((*value)?))));
+    match pairs.collect::<Vec<_>>().join("&") {
+        query if query.is_empty() => path.to_owned(),
+        query => format!("{path}?{query}"),
+    }
+}
+
+async fn purge(client: &Client, command: &Command, as_json: bool) -> Result<ExitCode, Failure> {
+    let Command::Purge { kind, what, origin, soft, dry_run, actor, reason, .. } = command else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut body = json!({
+        "mode": if *soft { "soft" } else { "hard" },
+        "dry_run": dry_run,
+        "actor": actor,
+        "reason": reason,
+        "origin": origin,
+    });
+    let (name, value) = match kind {
+        Kind::Url => ("url", json!(what)),
+        Kind::Tag => ("tag", json!(what)),
+        Kind::Pattern => ("pattern", json!(what)),
+        Kind::Group => ("group", json!(what)),
+        Kind::All if what.is_some() => return Err(Failure::Usage("purge all takes nothing more".to_owned())),
+        Kind::All => ("all", json!(true)),
+    };
+    body[name] = value;
+    let answer = client.post("/api/purge", "application/json", body.to_string()).await?;
+    print(&if as_json { pretty(&answer) } else { show::purged(&answer) })?;
+    // It is kept and retried, and other processes may still serve what it covers.
+    Ok(ExitCode::from(u8::from(answer["delivered"] != Value::Bool(true))))
+}
+
+async fn tail(client: &Client, command: &Command, as_json: bool) -> Result<ExitCode, Failure> {
+    let Command::Tail { path, result, reason, sample, count } = command else { return Ok(ExitCode::SUCCESS) };
+    let sample = sample.map(|sample| sample.to_string());
+    let target = query(
+        "/api/live",
+        &[
+            ("path", path.as_deref()),
+            ("result", result.as_deref()),
+            ("reason", reason.as_deref()),
+            ("sample", sample.as_deref()),
+        ],
+    );
+    let mut seen = 0;
+    let ended = client.watch(&target, |kind, data| {
+        if kind == "missed" {
+            eprintln!("cachectl: {data} decisions were missed");
+            return Ok(true);
+        }
+        match serde_json::from_str::<Value>(data) {
+            Ok(decision) if as_json => print(&format!("{decision}\n"))?,
+            Ok(decision) => print(&show::decision(&decision))?,
+            Err(_) => return Ok(true),
+        }
+        seen += 1;
+        Ok(count.is_none_or(|count| seen < count))
+    });
+    ended.await.map(|()| ExitCode::SUCCESS)
+}
+
+fn pretty(answer: &Value) -> String {
+    format!("{answer:#}\n")
+}
+
+/// A reader that has left is no failure of ours.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Failure::Broken(format!("standard output: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_is_purged_only_by_name() {
+        let parse = |line: &str| {
+            let words = line.split(' ').map(str::to_owned);
+            Arguments::try_parse_from(with_all_confirmed(words)).is_ok()
+        };
+        assert!(parse("cachectl purge all") && parse("cachectl purge tag t --soft"));
+        assert!(!parse("cachectl purge tag") && !parse("cachectl purge") && !parse("cachectl purge everything"));
+    }
+
+    #[test]
+    fn a_query_has_what_there_is_and_says_it_so_that_it_is_read_back() {
+        assert_eq!(query("/a", &[("x", None)]), "/a");
+        assert_eq!(
+            query("/a", &[("x", Some("1&2=3 #é")), ("y", None), ("z", Some(""))]),
+            "/a?x=1%262%3D3%20%23%C3%A9&z="
+        );
+    }
+}

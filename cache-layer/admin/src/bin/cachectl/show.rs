@@ -1,0 +1,329 @@
+//! Answers as people read them.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// Rows with their columns one below the other; the last one takes what is left.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(head.get(column).map(|name| name.chars().count())).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    let head: Vec<String> = head.iter().map(|name| (*name).to_owned()).collect();
+    for row in std::iter::once(&head).chain(rows) {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{:width$}", printable(cell)));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Without what a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars().map(|one| if one.is_control() { '\u{fffd}' } else { one }).collect()
+}
+
+fn list(pairs: &[(&str, String)]) -> String {
+    let shown: Vec<_> = pairs.iter().filter(|(_, value)| !value.is_empty()).collect();
+    let width = shown.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    shown.iter().map(|(name, value)| format!("{name:width$}  {}\n", printable(value))).collect()
+}
+
+/// A string without its quotes; nothing of nothing.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn rows<'a>(value: &'a Value, row: impl FnMut(&'a Value) -> Vec<String>) -> Vec<Vec<String>> {
+    value.as_array().into_iter().flatten().map(row).collect()
+}
+
+fn micros(value: &Value) -> String {
+    match value.as_f64() {
+        None => String::new(),
+        Some(micros) if micros < 1e3 => format!("{micros:.0} µs"),
+        Some(micros) if micros < 1e6 => format!("{:.1} ms", micros / 1e3),
+        Some(micros) => format!("{:.1} s", micros / 1e6),
+    }
+}
+
+fn millis(value: &Value) -> String {
+    value.as_f64().map(|millis| micros(&Value::from(millis * 1000.0))).unwrap_or_default()
+}
+
+fn bytes(value: &Value) -> String {
+    match value.as_f64() {
+        None => String::new(),
+        Some(bytes) if bytes < 1024.0 => format!("{bytes:.0} B"),
+        Some(bytes) if bytes < 1_048_576.0 => format!("{:.1} KiB", bytes / 1024.0),
+        Some(bytes) => format!("{:.1} MiB", bytes / 1_048_576.0),
+    }
+}
+
+/// In UTC, to the second (the calendar of days since 1970-01-01 after Howard Hinnant, "chrono-compatible date algorithms").
+fn moment(value: &Value) -> String {
+    let Some(seconds) = value.as_u64().filter(|at| *at > 0).map(|at| at / 1000) else { return String::new() };
+    let (days, of_day) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
+pub(crate) fn status(stats: &Value) -> String {
+    let window = |of: &Value| {
+        let sum = &of["sum"];
+        let ratio = sum["hit_ratio"].as_f64().map(|ratio| format!("{:.1} %", ratio * 100.0)).unwrap_or_default();
+        let each = sum["load_ms"].as_f64().zip(sum["loads"].as_f64().filter(|loads| *loads > 0.0));
+        vec![
+            text(&of["name"]),
+            ratio,
+            text(&sum["hits"]),
+            text(&sum["misses"]),
+            text(&sum["bypasses"]),
+            text(&sum["loads"]),
+            each.map(|(all, loads)| millis(&Value::from(all / loads))).unwrap_or_default(),
+            millis(&sum["saved_ms"]),
+        ]
+    };
+    let mut shown = format!("{}\n", text(&stats["name"]));
+    let windows = rows(&stats["windows"], window);
+    if !windows.is_empty() {
+        let head = ["LAST", "HIT RATIO", "HITS", "MISSES", "BYPASSES", "LOADS", "EACH", "SAVED"];
+        let _ = write!(shown, "\n{}", table(&head, &windows));
+    }
+    let (memory, redis) = (&stats["memory"], &stats["redis"]);
+    let mut pairs = vec![("loading now", text(&stats["loads_in_flight"]))];
+    if !memory.is_null() {
+        pairs.push((
+            "memory",
+            format!("{}, {} entries, {}", text(&memory["kind"]), memory["entries"], bytes(&memory["bytes"])),
+        ));
+    }
+    if !redis.is_null() {
+        let state = if redis["connected"] == Value::Bool(true) { "connected" } else { "not connected" };
+        let said = format!("{state}, breaker {}, {}", text(&redis["breaker"]), micros(&redis["ping_us"]));
+        pairs.push(("redis", said.trim_end_matches(", ").to_owned()));
+        pairs.push(("lost connections", text(&redis["lost_connections"])));
+        pairs.push(("redis memory", text(&redis["used_memory"])));
+        pairs.push(("invalidations pending", text(&redis["pending_invalidations"])));
+        pairs.push(("trouble", text(&redis["error"])));
+    }
+    let _ = write!(shown, "\n{}", list(&pairs));
+    let reasons = rows(&stats["windows"][1]["sum"]["reasons"], |one| vec![text(&one["name"]), text(&one["count"])]);
+    if !reasons.is_empty() {
+        let _ = write!(shown, "\n{}", table(&["REASON (15m)", "TIMES"], &reasons));
+    }
+    shown
+}
+
+pub(crate) fn explanation(told: &Value) -> String {
+    let (key, entry, reason) = (&told["key"], &told["entry"], &told["reason"]);
+    let because = match reason {
+        Value::Null => String::new(),
+        reason => format!("{}: {}", text(&reason["name"]), text(&reason["means"])),
+    };
+    let mut shown = format!("{}: {}\n\n", text(&told["verdict"]).to_uppercase(), text(&told["sentence"]));
+    shown += &list(&[
+        ("Cache-Status", text(&told["cache_status"])),
+        (
+            "",
+            if told["is_final"] == Value::Bool(true) { String::new() } else { "(the application decides)".to_owned() },
+        ),
+        ("reason", because),
+        ("stored, but", text(&told["rejected"])),
+        ("key", text(&key["readable"])),
+        ("digest", text(&key["digest"])),
+        ("variant by", text(&told["variant"]["fields"])),
+        ("found in", if entry.is_null() { String::new() } else { text(&told["tier"]) }),
+        ("rule", text(&told["rule"])),
+        ("stored for", text(&told["alias_of"])),
+        ("lease", text(&told["lease"]["state"])),
+    ]);
+    if !entry.is_null() {
+        let _ = write!(shown, "\n{}", in_entry(entry));
+    }
+    let notes = rows(&told["notes"], |note| vec![text(note)]).concat();
+    for note in &notes {
+        let _ = writeln!(shown, "\nnote: {note}");
+    }
+    let said = told["settings"].as_array().into_iter().flatten().filter(|one| one["origin"] != "default");
+    let said: Vec<_> = said.map(|one| vec![text(&one["name"]), text(&one["value"]), text(&one["origin"])]).collect();
+    if !said.is_empty() {
+        let _ = write!(shown, "\n{}", table(&["SETTING", "IS", "SAID BY"], &said));
+    }
+    let tags = rows(&told["tags"], |tag| vec![text(&tag["name"]), text(&tag["change"]), moment(&tag["since"])]);
+    if !tags.is_empty() {
+        let _ = write!(shown, "\n{}", table(&["TAG", "STATE", "SINCE"], &tags));
+    }
+    let plan = &told["plan"];
+    if !plan.is_null() {
+        let tags = rows(&plan["tags"], |tag| vec![text(tag)]).concat().join(", ");
+        let stored =
+            [("would be fresh for", millis(&plan["fresh_ms"])), ("kept for", millis(&plan["kept_ms"])), ("tags", tags)];
+        let _ = write!(shown, "\n{}", list(&stored));
+    }
+    shown
+}
+
+fn in_entry(entry: &Value) -> String {
+    let deadlines = rows(&entry["deadlines"], |one| {
+        let left = one["left"].as_i64().unwrap_or(0);
+        let when = if left > 0 {
+            format!("in {}", millis(&Value::from(left)))
+        } else {
+            format!("{} ago", millis(&Value::from(-left)))
+        };
+        vec![text(&one["name"]), when, moment(&one["at"])]
+    });
+    let facts = [
+        ("status", text(&entry["status"])),
+        ("age", entry["age"].as_u64().map(|age| format!("{age} s")).unwrap_or_default()),
+        ("made", moment(&entry["made"])),
+        ("body", bytes(&entry["bytes"])),
+        ("load took", millis(&entry["load_ms"])),
+    ];
+    format!("{}\n{}", list(&facts), table(&["ENDS", "WHEN", "AT"], &deadlines))
+}
+
+pub(crate) fn places(places: &Value) -> String {
+    let place = |place: &Value| {
+        let (entry, rejected) = (&place["entry"], text(&place["rejected"]));
+        let found = match (entry.is_null(), rejected.is_empty()) {
+            (false, _) => format!("in {}", text(&place["tier"])),
+            (true, true) => "nothing is stored".to_owned(),
+            (true, false) => format!("what is there is not used: {rejected}"),
+        };
+        let head = list(&[
+            ("layer", text(&place["layer"])),
+            ("key", text(&place["key"])),
+            ("digest", text(&place["digest"])),
+            ("found", found),
+            ("tags", rows(&entry["tags"], |tag| vec![text(tag)]).concat().join(", ")),
+            ("lease", text(&place["lease"]["state"])),
+        ]);
+        if entry.is_null() { head } else { format!("{head}\n{}", in_entry(entry)) }
+    };
+    places.as_array().into_iter().flatten().map(place).collect::<Vec<_>>().join("\n")
+}
+
+pub(crate) fn tag(tag: &Value) -> String {
+    let state = if tag["change"].is_null() {
+        "no token: nothing that carries it is used".to_owned()
+    } else {
+        text(&tag["change"])
+    };
+    let keys =
+        if tag["keys"].is_null() { "not known: Redis keeps no such list".to_owned() } else { text(&tag["keys"]) };
+    list(&[("tag", text(&tag["name"])), ("state", state), ("since", moment(&tag["since"])), ("keys", keys)])
+}
+
+pub(crate) fn purged(purged: &Value) -> String {
+    let dry = purged["dry_run"] == Value::Bool(true);
+    let matched = if purged["matched"].is_null() { "not known".to_owned() } else { text(&purged["matched"]) };
+    let done = match (dry, &purged["delivered"]) {
+        (true, _) => "nothing was changed",
+        (false, Value::Bool(true)) => "purged",
+        (false, _) => "kept, to be retried: other processes may still serve it",
+    };
+    let what = format!("{} {}", text(&purged["kind"]), text(&purged["what"]));
+    list(&[
+        ("what", what),
+        ("mode", text(&purged["mode"])),
+        (if dry { "would reach" } else { "reached" }, matched),
+        ("", done.to_owned()),
+        ("note", text(&purged["note"])),
+        ("audit", text(&purged["id"])),
+    ])
+}
+
+pub(crate) fn audit(records: &Value) -> String {
+    let shown = rows(records, |one| {
+        let who = match (&one["by"], &one["actor"]) {
+            (by, _) if by == "application" => "(application)".to_owned(),
+            (_, Value::Null) => text(&one["from"]),
+            (_, actor) => text(actor),
+        };
+        let delivered = if one["delivered"] == Value::Bool(true) { "" } else { "not delivered yet" };
+        let what = format!("{} {}", text(&one["kind"]), text(&one["what"]));
+        vec![
+            moment(&one["at"]),
+            who,
+            text(&one["mode"]),
+            text(&one["matched"]),
+            what,
+            text(&one["reason"]),
+            delivered.to_owned(),
+        ]
+    });
+    table(&["AT", "WHO", "HOW", "KEYS", "WHAT", "WHY", ""], &shown)
+}
+
+pub(crate) fn top(top: &Value) -> String {
+    let hottest = rows(&top["hottest"], |one| vec![text(&one["sum"]), text(&one["key"])]);
+    let dearest = rows(&top["dearest"], |one| vec![micros(&one["sum"]), text(&one["times"]), text(&one["key"])]);
+    format!("{}\n{}", table(&["LOOK-UPS", "KEY"], &hottest), table(&["WAITED", "MISSES", "KEY"], &dearest))
+}
+
+pub(crate) fn decision(decision: &Value) -> String {
+    let at = moment(&decision["at"]);
+    let at = at.split_once(' ').map_or(&*at, |(_, time)| time.trim_end_matches('Z'));
+    let tier = text(&decision["tier"]);
+    let cells = [
+        at.to_owned(),
+        format!("{:9}", text(&decision["result"])),
+        format!("{:6}", if tier == "none" { "" } else { &tier }),
+        format!("{:>8}", micros(&decision["duration_us"])),
+        printable(&text(&decision["key"])),
+        text(&decision["reason"]["name"]),
+    ];
+    format!("{}\n", cells.join("  ").trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn moments_are_those_of_the_calendar() {
+        for (millis, shown) in [
+            (951_827_696_000_u64, "2000-02-29 12:34:56Z"),
+            (1_795_940_000_000, "2026-11-29 08:13:20Z"),
+            (4_102_444_799_999, "2099-12-31 23:59:59Z"),
+            (1_000, "1970-01-01 00:00:01Z"),
+        ] {
+            assert_eq!(moment(&json!(millis)), shown);
+        }
+        assert_eq!(moment(&json!(0)), "");
+    }
+
+    #[test]
+    fn a_terminal_is_not_told_what_a_key_says() {
+        let shown = table(&["KEY", "TIMES"], &[vec!["\u{1b}[2Jgone".to_owned(), "1".to_owned()]]);
+        assert_eq!(shown, "KEY       TIMES\n\u{fffd}[2Jgone  1\n");
+        assert!(!decision(&json!({"key": "\u{1b}]0;x\u{7}", "result": "hit"})).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn numbers_have_units_that_fit() {
+        assert_eq!(
+            [json!(12), json!(1500), json!(2_000_000)].map(|value| micros(&value)),
+            ["12 µs", "1.5 ms", "2.0 s"]
+        );
+        assert_eq!([json!(12), json!(2048), json!(3 << 20)].map(|value| bytes(&value)), ["12 B", "2.0 KiB", "3.0 MiB"]);
+    }
+}

@@ -1,0 +1,90 @@
+//! What all answers are made from.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cache_layer::{
+    Cache, CacheLayer, Explanation, QueryLayer,
+    store::{MemoryStore, RedisStore, TieredStore},
+};
+
+use http::Request;
+use http_body_util::Full;
+
+use crate::{access::Token, answers::Answers, audit::Audit, problem::Problem, recorder::Recorder};
+
+/// Clones are one.
+#[derive(Clone)]
+pub(crate) struct Context(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) name: String,
+    pub(crate) cache: Cache,
+    pub(crate) layers: Vec<(String, Layer)>,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) redis: Option<RedisStore>,
+    pub(crate) recorder: Option<Recorder>,
+    pub(crate) token: Option<Token>,
+    pub(crate) audit: Audit,
+    pub(crate) answers: Answers,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub(crate) since: u64,
+}
+
+/// Entries in this process.
+#[derive(Clone, Debug)]
+pub(crate) enum Memory {
+    All(MemoryStore),
+    FirstTier(TieredStore),
+}
+
+/// A layer over the cache.
+#[derive(Clone)]
+pub(crate) enum Layer {
+    Plain(CacheLayer),
+    /// One that answers requests by their content, too.
+    Query(QueryLayer),
+}
+
+impl Layer {
+    pub(crate) fn cache_layer(&self) -> &CacheLayer {
+        match self {
+            Self::Plain(layer) => layer,
+            Self::Query(layer) => layer.cache_layer(),
+        }
+    }
+
+    pub(crate) async fn explain(&self, request: &Request<Full<Bytes>>, content: Bytes) -> Explanation {
+        match self {
+            Self::Plain(layer) => layer.explain(request).await,
+            Self::Query(layer) => layer.explain(request, content).await,
+        }
+    }
+}
+
+impl Context {
+    /// The layer of that name, or the only one.
+    pub(crate) fn layer(&self, name: Option<&str>) -> Result<(&str, &Layer), Problem> {
+        let names = || self.0.layers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = match (name, &self.0.layers[..]) {
+            (Some(name), layers) => layers.iter().find(|(known, _)| known == name),
+            (None, [only]) => Some(only),
+            (None, []) => return Err(Problem::bad_request("no layer is known here: the application names none")),
+            (None, _) => return Err(Problem::bad_request(format!("layer: name one of {}", names()))),
+        };
+        let Some((name, layer)) = found else {
+            return Err(Problem::bad_request(format!("layer: there is none of that name; there is {}", names())));
+        };
+        Ok((name, layer))
+    }
+
+    /// The recorder, for questions that only it can answer.
+    pub(crate) fn recorder(&self) -> Result<&Recorder, Problem> {
+        self.0.recorder.as_ref().ok_or_else(|| {
+            Problem::new(
+                http::StatusCode::NOT_FOUND,
+                "nothing is recorded: the application's cache has no `Recorder` among its observers",
+            )
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! Codecs of any type behind one, though their methods have type parameters: the value, or what reads it, is what has its type
+//! erased.
+
+use std::{any::Any, cell::Cell, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
+
+use super::contract::{Codec, CodecError};
+
+/// A codec of any type.
+pub(super) trait Erased: fmt::Debug + Send + Sync {
+    fn name(&self) -> &str;
+
+    fn encode_erased(&self, value: &dyn erased_serde::Serialize) -> Result<Vec<u8>, CodecError>;
+
+    /// What [`READ`] reads out of the bytes.
+    fn decode_erased(&self, bytes: &[u8]) -> Result<Read, CodecError>;
+}
+
+impl<C: Codec> Erased for C {
+    fn name(&self) -> &str {
+        Codec::name(self)
+    }
+
+    fn encode_erased(&self, value: &dyn erased_serde::Serialize) -> Result<Vec<u8>, CodecError> {
+        self.encode(value)
+    }
+
+    fn decode_erased(&self, bytes: &[u8]) -> Result<Read, CodecError> {
+        self.decode(bytes)
+    }
+}
+
+/// A value that was read.
+pub(super) struct Read(Box<dyn Any>);
+
+/// Reads a value of a type that the caller knows.
+type ReadValue = for<'de> fn(&mut dyn erased_serde::Deserializer<'de>) -> Result<Box<dyn Any>, erased_serde::Error>;
+
+thread_local! {
+    /// How the next [`Read`] of this thread is read: a codec knows no more of it than that it can be.
+    static READ: Cell<Option<ReadValue>> = const { Cell::new(None) };
+}
+
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Some(read) = READ.take() else { return Err(D::Error::custom("nothing says what to read")) };
+        read(&mut <dyn erased_serde::Deserializer<'_>>::erase(deserializer)).map(Self).map_err(D::Error::custom)
+    }
+}
+
+fn read_as<V: DeserializeOwned + 'static>(
+    deserializer: &mut dyn erased_serde::Deserializer<'_>,
+) -> Result<Box<dyn Any>, erased_serde::Error> {
+    let value: V = erased_serde::deserialize(deserializer)?;
+    Ok(Box::new(value))
+}
+
+/// The value of this type that `codec` reads out of the bytes.
+pub(super) fn decode<V: DeserializeOwned + 'static>(codec: &dyn Erased, bytes: &[u8]) -> Result<V, CodecError> {
+    READ.set(Some(read_as::<V>));
+    let read = codec.decode_erased(bytes);
+    // A codec that refuses the bytes may not have come to it.
+    READ.set(None);
+    read?.0.downcast().map(|value| *value).map_err(|_| "it is a value of another type".into())
+}

@@ -1,0 +1,233 @@
+//! Content codings: the forms that content is sent in to be shorter (RFC 9110, section 8.4.1).
+
+#[cfg(feature = "encode-br")]
+mod brotli;
+#[cfg(feature = "encode-gzip")]
+mod gzip;
+#[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+pub(crate) mod zstd;
+
+use std::{fmt, str::FromStr};
+
+use bytes::Bytes;
+
+use crate::error::{ConfigError, ConfigErrorKind};
+
+/// A content coding that stored responses can be kept in, for [`CacheLayer::encode`](crate::CacheLayer::encode). Each is there
+/// with its feature: `encode-zstd`, `encode-br`, `encode-gzip`, or `encode` for all three.
+///
+/// ```
+/// # #[cfg(feature = "encode-br")] {
+/// use cache_layer::Coding;
+///
+/// assert_eq!("br".parse(), Ok(Coding::Brotli));
+/// assert_eq!(Coding::Brotli.to_string(), "br");
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Coding {
+    /// `zstd` (RFC 8878), at level 3: within the window that clients have to have (RFC 9659).
+    #[cfg(feature = "encode-zstd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "encode-zstd")))]
+    Zstd,
+    /// `br` (RFC 7932), at quality 5.
+    #[cfg(feature = "encode-br")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "encode-br")))]
+    Brotli,
+    /// `gzip` (RFC 1952), at level 6.
+    #[cfg(feature = "encode-gzip")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "encode-gzip")))]
+    Gzip,
+}
+
+impl Coding {
+    /// Every one that this library was built with: the closed set of values of a metric's label.
+    pub const ALL: &'static [Self] = &[
+        #[cfg(feature = "encode-zstd")]
+        Self::Zstd,
+        #[cfg(feature = "encode-br")]
+        Self::Brotli,
+        #[cfg(feature = "encode-gzip")]
+        Self::Gzip,
+    ];
+
+    /// How many there are with all features.
+    pub(crate) const COUNT: usize = 3;
+
+    /// The name, as in `Accept-Encoding` and `Content-Encoding`, and for a metric's label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            #[cfg(feature = "encode-zstd")]
+            Self::Zstd => "zstd",
+            #[cfg(feature = "encode-br")]
+            Self::Brotli => "br",
+            #[cfg(feature = "encode-gzip")]
+            Self::Gzip => "gzip",
+        }
+    }
+
+    /// Below [`COUNT`](Self::COUNT), and the same in every build: entries in Redis have it.
+    pub(crate) const fn number(self) -> usize {
+        match self {
+            #[cfg(feature = "encode-zstd")]
+            Self::Zstd => 0,
+            #[cfg(feature = "encode-br")]
+            Self::Brotli => 1,
+            #[cfg(feature = "encode-gzip")]
+            Self::Gzip => 2,
+        }
+    }
+
+    /// The one of that number, if this library was built with it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn of_number(number: usize) -> Option<Self> {
+        Self::ALL.iter().copied().find(|coding| coding.number() == number)
+    }
+
+    /// Whether it is the one that large entries are written to Redis in.
+    pub(crate) const fn is_zstd(self) -> bool {
+        match self {
+            #[cfg(feature = "encode-zstd")]
+            Self::Zstd => true,
+            // Of no others, with that feature alone.
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// The content in this coding; `None` unless it is shorter by a tenth.
+    pub(crate) fn encode(self, content: &[u8]) -> Option<Bytes> {
+        let coded = self.compress(content).filter(|coded| is_worth_it(coded.len(), content.len()));
+        // Without the room that it was given in advance.
+        coded.map(|coded| coded.into_boxed_slice().into())
+    }
+
+    fn compress(self, content: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            #[cfg(feature = "encode-zstd")]
+            Self::Zstd => zstd::compress(content),
+            #[cfg(feature = "encode-br")]
+            Self::Brotli => brotli::compress(content),
+            #[cfg(feature = "encode-gzip")]
+            Self::Gzip => gzip::compress(content),
+        }
+    }
+}
+
+/// Whether it pays to send so many bytes in place of `whole`.
+fn is_worth_it(coded: usize, whole: usize) -> bool {
+    coded <= whole - whole / 10
+}
+
+impl fmt::Display for Coding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// By its name.
+impl FromStr for Coding {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        Self::ALL.iter().copied().find(|coding| coding.as_str() == name).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|coding| coding.as_str()).collect();
+            let allowed = match names[..] {
+                [] => "there is none without one of the features `encode-…`".to_owned(),
+                _ => format!("must be one of {}", names.join(", ")),
+            };
+            let why = format!("coding {name:?}: {allowed}");
+            ConfigError::new(ConfigErrorKind::Syntax, why)
+        })
+    }
+}
+
+#[cfg(all(test, feature = "encode"))]
+mod tests {
+    use std::io::Read as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hex;
+
+    fn decoded(coding: Coding, coded: &[u8]) -> Vec<u8> {
+        let mut content = Vec::new();
+        match coding {
+            Coding::Zstd => content = ::zstd::stream::decode_all(coded).unwrap(),
+            Coding::Brotli => drop(::brotli::Decompressor::new(coded, 4096).read_to_end(&mut content).unwrap()),
+            Coding::Gzip => drop(flate2::read::GzDecoder::new(coded).read_to_end(&mut content).unwrap()),
+        }
+        content
+    }
+
+    fn page() -> Vec<u8> {
+        let product = |id: u32| format!(r#"{{"id":{id},"name":"Product {id}","price":"{}.95"}}"#, id * 37 % 500);
+        (0..60).map(product).collect::<Vec<_>>().join(",").into()
+    }
+
+    #[test]
+    fn names_are_those_of_the_registry_and_numbers_are_for_ever() {
+        let named: Vec<_> = Coding::ALL.iter().map(|coding| (coding.number(), coding.as_str())).collect();
+        assert_eq!(named, [(0, "zstd"), (1, "br"), (2, "gzip")]);
+        for coding in Coding::ALL {
+            assert_eq!(coding.as_str().parse(), Ok(*coding));
+        }
+        assert!("deflate".parse::<Coding>().unwrap_err().to_string().contains("zstd, br, gzip"));
+    }
+
+    #[test]
+    fn what_does_not_shrink_by_a_tenth_is_left_as_it_is() {
+        let noise: Vec<u8> = (0..4_000).map(|_| fastrand::u8(..)).collect();
+        for coding in Coding::ALL {
+            assert_eq!(coding.encode(&noise), None, "{coding}");
+            assert_eq!(coding.encode(b"short"), None, "{coding}");
+            assert_eq!(coding.encode(b""), None, "{coding}");
+            let page = page();
+            assert!(coding.encode(&page).unwrap().len() < page.len() / 3, "{coding}");
+        }
+        assert!(is_worth_it(90, 100) && !is_worth_it(91, 100));
+    }
+
+    /// A strong entity tag is one of bytes: processes of a fleet, and of two versions of it, have to make the same. Whoever
+    /// changes a level, or takes a version of an encoder that writes something else, changes [`coded_tag`]'s suffix with it.
+    ///
+    /// [`coded_tag`]: crate::semantics::coded_tag
+    #[test]
+    fn encoders_write_what_they_have_always_written() {
+        let digest = |coding: &Coding| {
+            let digest = xxhash_rust::xxh3::xxh3_64(&coding.encode(&page()).unwrap());
+            String::from_utf8(hex::of_u64(digest).to_vec()).unwrap()
+        };
+        let digests: Vec<_> = Coding::ALL.iter().map(digest).collect();
+        assert_eq!(digests, ["3a603703c85be16a", "0c7d314ba87f3444", "d2e2a93fa6d44174"]);
+    }
+
+    /// RFC 9659: a client need not have more than 8 MiB.
+    #[test]
+    fn a_frame_needs_no_larger_window_than_clients_have() {
+        let content: Vec<u8> = (0..20_000_000_u32).map(|at| (at / 7 % 251) as u8).collect();
+        let frame = Coding::Zstd.encode(&content).unwrap();
+        let descriptor = frame[4];
+        assert_eq!(descriptor & 0x20, 0, "it has a window of its own");
+        assert!(10 + (frame[5] >> 3) <= 23, "{}", frame[5]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_coded_is_what_is_decoded(
+            words in prop::collection::vec("[a-z]{1,8}", 0..600),
+            noise in prop::collection::vec(any::<u8>(), 0..600),
+        ) {
+            let content = [words.join(" ").into_bytes(), noise].concat();
+            for coding in Coding::ALL {
+                if let Some(coded) = coding.encode(&content) {
+                    prop_assert!(coded.len() * 10 <= content.len() * 9 + 10);
+                    prop_assert_eq!(&decoded(*coding, &coded), &content, "{}", coding);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What a cache has and knows, for people. Nothing is loaded, counted as a look-up, or invalidated.
+
+use std::{fmt, time::Duration};
+
+use super::{cache::Cache, invalidate::under_http};
+use crate::{
+    entry::Entry,
+    key::Key,
+    pattern::Pattern,
+    store::{LeaseState, Lookup, Reach, StoreError},
+    tag::TagToken,
+    telemetry::{Rejection, Tier},
+};
+
+/// An entry, apart from what is in it. Moments are in milliseconds since the Unix epoch, as soft invalidations have moved
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntryDetails {
+    /// The moment at which it was looked at, by the clock that freshness is judged by.
+    pub now: u64,
+    /// When it was made; 0 if that is not known.
+    pub made: u64,
+    /// Until when it answers without a question.
+    pub fresh: u64,
+    /// Until when it answers while it is refreshed.
+    pub stale_while_revalidate: u64,
+    /// Until when it answers in place of an error.
+    pub stale_if_error: u64,
+    /// Until when it is kept, for its validators at least.
+    pub gone: u64,
+    /// Whether a soft invalidation came over it.
+    pub soft_invalidated: bool,
+    /// Whether it was made later than it is now, so that it may be of any age.
+    pub from_the_future: bool,
+    /// The tags that it was stored with, sorted.
+    pub tags: Vec<String>,
+    /// Bytes of its body, or of its value as it is written.
+    pub bytes: u64,
+    /// Bytes of memory that a store in this process counts it for; 0 without such a store.
+    pub memory: u64,
+    /// How long its load took; zero if that is not known.
+    pub load_time: Duration,
+}
+
+/// What came of looking at a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Inspected {
+    /// There is an entry, in this tier.
+    Entry(Tier, EntryDetails),
+    /// There is nothing.
+    Absent,
+    /// There is something that is not used, for this reason.
+    Rejected(Rejection),
+}
+
+/// What is known of a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TagDetails {
+    /// When its token was written, in milliseconds since the Unix epoch, by the store's clock.
+    pub since: u64,
+    /// By what.
+    pub change: TagChange,
+}
+
+crate::labels::labels! {
+    /// What wrote the token of a tag.
+    pub enum TagChange {
+        /// The first entry that carries it.
+        Created => "created",
+        /// An invalidation: what carried it before is void.
+        Invalidated => "invalidated",
+        /// A soft invalidation: what carried it before is stale.
+        SoftInvalidated => "soft-invalidated",
+    }
+}
+
+/// The store could not be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InspectError(StoreError);
+
+impl fmt::Display for InspectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store could not be asked: {}", self.0)
+    }
+}
+
+impl std::error::Error for InspectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl EntryDetails {
+    pub(crate) fn of(entry: &Entry, now: u64) -> Self {
+        let deadlines = entry.deadlines_at(now);
+        Self {
+            now,
+            made: deadlines.made,
+            fresh: deadlines.fresh,
+            stale_while_revalidate: deadlines.stale_while_revalidate,
+            stale_if_error: deadlines.stale_if_error,
+            gone: deadlines.gone,
+            soft_invalidated: entry.is_soft_invalidated(),
+            from_the_future: entry.is_from_the_future(now),
+            tags: entry.tags().iter().map(str::to_owned).collect(),
+            bytes: entry.payload().len() as u64,
+            #[cfg(feature = "memory")]
+            memory: entry.weight() as u64,
+            #[cfg(not(feature = "memory"))]
+            memory: 0,
+            load_time: Duration::from_millis(entry.load_time()),
+        }
+    }
+}
+
+impl TagDetails {
+    fn of(token: &TagToken) -> Self {
+        let change = match token.0.last() {
+            Some(b's') => TagChange::SoftInvalidated,
+            Some(b'i') => TagChange::Invalidated,
+            _ => TagChange::Created,
+        };
+        Self { since: token.time(), change }
+    }
+}
+
+/// # Looking inside
+///
+/// For operators: what these return changes while they look. They read as a request does, so that what is found in Redis
+/// may go into the first tier; they load nothing, and no metric counts them.
+impl Cache {
+    /// What is stored under `key`.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, Inspected, Key, store::MemoryStore};
+    /// # async fn example() -> Result<(), cache_layer::InspectError> {
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// if let Inspected::Entry(tier, entry) = cache.inspect(&Key::from(("product", 42))).await? {
+    ///     println!("in {tier}, {} bytes, fresh for {} ms", entry.bytes, entry.fresh.saturating_sub(entry.now));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn inspect(&self, key: &Key) -> Result<Inspected, InspectError> {
+        if let Some(entry) = self.peek(key) {
+            return Ok(Inspected::Entry(Tier::Memory, EntryDetails::of(&entry, self.now())));
+        }
+        match self.0.store.look(key).await.map_err(InspectError)? {
+            Lookup::Found(entry) => {
+                let now = self.now();
+                let entry = entry.seen_at(|| now);
+                Ok(Inspected::Entry(self.far_tier(), EntryDetails::of(&entry, now)))
+            }
+            Lookup::Absent => Ok(Inspected::Absent),
+            Lookup::Rejected(rejection, _) => Ok(Inspected::Rejected(rejection)),
+        }
+    }
+
+    /// Who loads `key`, or what has become of its last load, as far as others are held back by it.
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn inspect_lease(&self, key: &Key) -> Result<LeaseState, InspectError> {
+        self.0.store.lease_state(key).await.map_err(InspectError)
+    }
+
+    /// What is known of `tag`; `None` if it has no token, so that no entry that carries it is used.
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn inspect_tag(&self, tag: &str) -> Result<Option<TagDetails>, InspectError> {
+        let token = self.0.store.tag_token(tag).await.map_err(InspectError)?;
+        Ok(token.as_ref().map(TagDetails::of))
+    }
+
+    /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, those included whose entries are void already;
+    /// `None` where the store keeps no such list, as in Redis. It looks at every entry.
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn count_tag(&self, tag: &str) -> Result<Option<u64>, InspectError> {
+        self.0.store.count(Reach::Tag(tag)).await.map_err(InspectError)
+    }
+
+    /// How many keys [`delete_pattern`](Self::delete_pattern) would delete, at the same cost: it looks at the name of every
+    /// key, in small steps.
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn count_pattern(&self, pattern: &str) -> Result<Option<u64>, InspectError> {
+        let count = async |pattern: &str| {
+            self.0.store.count(Reach::Pattern(&Pattern::new(pattern))).await.map_err(InspectError)
+        };
+        let counted = count(pattern).await?;
+        match under_http(pattern) {
+            Some(http) => Ok(counted.zip(count(&http).await?).map(|(one, other)| one + other)),
+            None => Ok(counted),
+        }
+    }
+
+    /// How many keys have an entry, at the cost of looking at every name.
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn count_all(&self) -> Result<Option<u64>, InspectError> {
+        self.0.store.count(Reach::Everything).await.map_err(InspectError)
+    }
+}
+
+#[cfg(all(test, feature = "memory", feature = "typed"))]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    async fn kept(cache: &Cache, key: (&'static str, u32), tags: &[&str]) {
+        cache.set(key, &"value").ttl(Duration::from_secs(60)).tags(tags).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_stored_can_be_seen_and_what_an_invalidation_would_reach_counted() {
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        for id in 0..5 {
+            kept(&cache, ("product", id), if id < 3 { &["cheap"] } else { &["dear"] }).await;
+        }
+        let key = Key::from(("product", 1));
+        let Ok(Inspected::Entry(tier, entry)) = cache.inspect(&key).await else { panic!("it is stored") };
+        assert_eq!((tier, &*entry.tags, entry.bytes), (Tier::Memory, &["cheap".to_owned()][..], 7));
+        assert!((59_000..=60_000).contains(&(entry.fresh - entry.now)), "{entry:?}");
+        assert_eq!(cache.count_tag("cheap").await, Ok(Some(3)));
+        assert_eq!(cache.count_tag("none").await, Ok(Some(0)));
+        assert_eq!(cache.count_pattern("product:[34]").await, Ok(Some(2)));
+        assert_eq!(cache.count_all().await, Ok(Some(5)));
+        assert_eq!(cache.inspect(&Key::from(("product", 7))).await, Ok(Inspected::Absent));
+        assert_eq!(cache.inspect_lease(&key).await, Ok(LeaseState::Free));
+        assert_eq!((cache.counts().hits, cache.counts().misses), (0, 0), "nothing was looked up");
+    }
+
+    #[tokio::test]
+    async fn a_tag_says_when_it_was_invalidated_and_how() {
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        assert_eq!(cache.inspect_tag("t").await, Ok(None));
+        kept(&cache, ("product", 1), &["t"]).await;
+        let change = async || cache.inspect_tag("t").await.unwrap().unwrap().change;
+        assert_eq!(change().await, TagChange::Created);
+        cache.soft_invalidate_tag("t").await.unwrap();
+        assert_eq!(change().await, TagChange::SoftInvalidated);
+        cache.invalidate_tag("t").await.unwrap();
+        assert_eq!(change().await, TagChange::Invalidated);
+        assert_eq!(cache.inspect(&Key::from(("product", 1))).await, Ok(Inspected::Rejected(Rejection::Tag)));
+    }
+}

@@ -1,0 +1,178 @@
+//! How many loads run at one time, and who waits for a place.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+#[cfg(feature = "typed")]
+tokio::task_local! {
+    /// What runs in this has a place.
+    static PLACED: ();
+}
+
+/// The limit of a cache, and that of one front end within it. Unlimited by default. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LoadLimit {
+    own: Option<Arc<Limit>>,
+    of_cache: Option<Arc<Limit>>,
+}
+
+#[derive(Debug)]
+struct Limit {
+    places: Arc<Semaphore>,
+    /// Requests that wait for one.
+    waiting: AtomicUsize,
+}
+
+/// A place for one load, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct LoadPermit {
+    _own: Option<OwnedSemaphorePermit>,
+    _of_cache: Option<OwnedSemaphorePermit>,
+}
+
+impl LoadLimit {
+    /// That of a cache: so many loads, at least one.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { own: None, of_cache: Some(Limit::new(most)) }
+    }
+
+    /// A limit of a front end's own, within that of its cache.
+    pub(crate) fn within(&self, most: usize) -> Self {
+        Self { own: Some(Limit::new(most)), of_cache: self.of_cache.clone() }
+    }
+
+    /// A permit for one load, as soon as there is one: first come, first served. `None` if there was none by `deadline`.
+    pub(crate) async fn wait(&self, deadline: Instant) -> Option<LoadPermit> {
+        if let Some(permit) = self.take() {
+            return Some(permit);
+        }
+        // In this order in all of them: nobody waits for a front end's own place while it has one of the cache's.
+        let own = Limit::wait(self.own.as_deref(), deadline).await?;
+        let of_cache = Limit::wait(self.of_cache.as_deref(), deadline).await?;
+        Some(LoadPermit { _own: own, _of_cache: of_cache })
+    }
+
+    /// A permit for one load, if there is one.
+    pub(crate) fn take(&self) -> Option<LoadPermit> {
+        let own = Limit::take(self.own.as_deref())?;
+        let of_cache = Limit::take(self.of_cache.as_deref())?;
+        Some(LoadPermit { _own: own, _of_cache: of_cache })
+    }
+
+    /// Whether a request waits for a place.
+    pub(crate) fn is_contended(&self) -> bool {
+        [&self.own, &self.of_cache].into_iter().flatten().any(|limit| limit.waiting.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Runs `load`, which has a place: the loads of values that it waits for need none of their own, and would wait for each
+    /// other if they did.
+    #[cfg(feature = "typed")]
+    pub(crate) async fn placed<T>(load: impl Future<Output = T>) -> T {
+        PLACED.scope((), load).await
+    }
+
+    /// Whether this runs within a load that has a place.
+    #[cfg(feature = "typed")]
+    pub(crate) fn is_placed() -> bool {
+        PLACED.try_with(|()| ()).is_ok()
+    }
+
+    /// Whether the loads of the cache are limited.
+    #[cfg(feature = "typed")]
+    pub(crate) fn is_limited(&self) -> bool {
+        self.of_cache.is_some()
+    }
+}
+
+impl Limit {
+    fn new(most: usize) -> Arc<Self> {
+        let places = Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)));
+        Arc::new(Self { places, waiting: AtomicUsize::new(0) })
+    }
+
+    /// A place, if there is one; or nothing, where there is no limit.
+    #[allow(clippy::option_option, reason = "whether there is a place, and what it is where there is a limit")]
+    fn take(limit: Option<&Self>) -> Option<Option<OwnedSemaphorePermit>> {
+        match limit {
+            None => Some(None),
+            Some(limit) => limit.places.clone().try_acquire_owned().ok().map(Some),
+        }
+    }
+
+    #[allow(clippy::option_option, reason = "as above")]
+    async fn wait(limit: Option<&Self>, deadline: Instant) -> Option<Option<OwnedSemaphorePermit>> {
+        let Some(limit) = limit else { return Some(None) };
+        let _waiting = Waiting::at(&limit.waiting);
+        // The semaphore is never closed.
+        timeout_at(deadline, limit.places.clone().acquire_owned()).await.ok()?.ok().map(Some)
+    }
+}
+
+/// A request that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn at(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_goes_in_order_and_gives_up_in_time() {
+        let load_limit = LoadLimit::new(1);
+        let room = load_limit.take().expect("it is empty");
+        assert!(load_limit.take().is_none());
+        let soon = Instant::now() + std::time::Duration::from_secs(5);
+        assert!(load_limit.wait(soon).await.is_none());
+        assert_eq!(Instant::now(), soon);
+        let later = soon + std::time::Duration::from_secs(5);
+        let waiting = [load_limit.clone(), load_limit.clone()]
+            .map(|load_limit| tokio::spawn(async move { load_limit.wait(later).await }));
+        tokio::task::yield_now().await;
+        drop(room);
+        let [first, second] = waiting;
+        let room = first.await.unwrap().expect("it is first");
+        assert!(load_limit.take().is_none() && !second.is_finished() && load_limit.is_contended());
+        drop(room);
+        assert!(second.await.unwrap().is_some() && !load_limit.is_contended());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_front_end_has_no_more_than_its_own_and_no_more_than_is_left_of_the_cache() {
+        let cache = LoadLimit::new(2);
+        let (one, other) = (cache.within(1), cache.within(2));
+        let (first, second) = (one.take().expect("it is empty"), other.take().expect("there are two"));
+        assert!(one.take().is_none() && other.take().is_none() && cache.take().is_none());
+        drop(first);
+        // What is not had of the cache is given back to the front end.
+        let third = other.take().expect("the cache has one again");
+        assert!(one.take().is_none());
+        drop(third);
+        drop((one.take().expect("nothing was kept of the attempt"), second));
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_there_is_always_room() {
+        let load_limit = LoadLimit::default();
+        let taken: Vec<_> = (0..1_000).map(|_| load_limit.take()).collect();
+        assert!(taken.iter().all(Option::is_some) && load_limit.wait(Instant::now()).await.is_some());
+    }
+}

@@ -1,0 +1,83 @@
+//! An entry and its payload in content codings: what is there of it, and what is made whole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    codings::{Codings, Form},
+    contents::Entry,
+};
+use crate::coding::Coding;
+
+static UNMADE: Form = Form::Unmade;
+
+impl Entry {
+    /// What is known of the payload in this coding.
+    pub(crate) fn form(&self, coding: Coding) -> &Form {
+        self.contents.codings.as_ref().map_or(&UNMADE, |codings| &codings.forms[coding.number()])
+    }
+
+    /// The same entry, of whose payload this is known.
+    pub(crate) fn with_form(self, coding: Coding, form: Form) -> Self {
+        self.change_codings(|codings| codings.set(coding, form))
+    }
+
+    /// The same entry, of whose payload everything is known that is of the same payload's of `other`.
+    pub(super) fn with_codings_of(self, other: &Self) -> Self {
+        match &other.contents.codings {
+            Some(codings) if !other.is_framed() => {
+                let codings = codings.clone();
+                self.change(|contents| contents.codings = Some(codings))
+            }
+            _ => self,
+        }
+    }
+
+    fn change_codings(self, change: impl FnOnce(&mut Codings)) -> Self {
+        self.change(|contents| change(Arc::make_mut(contents.codings.get_or_insert_default())))
+    }
+
+    /// Whether there is only a zstd frame of its payload: as it came from Redis, where nobody has needed more.
+    pub(crate) fn is_framed(&self) -> bool {
+        self.contents.codings.as_ref().is_some_and(|codings| codings.framed.is_some())
+    }
+
+    /// How long the payload is, whether or not it is here.
+    pub(crate) fn payload_length(&self) -> u64 {
+        let framed = self.contents.codings.as_ref().and_then(|codings| codings.framed);
+        framed.unwrap_or(self.contents.payload.len() as u64)
+    }
+
+    /// The same entry with its payload: that of the zstd frame, which is kept, if only that was here. `None` if none is in it.
+    pub(crate) fn inflated(&self) -> Option<Self> {
+        if !self.is_framed() {
+            return Some(self.clone());
+        }
+        self.inflate().map(|payload| self.clone().with_payload(payload))
+    }
+
+    /// The same entry, whose zstd frame has this in it.
+    pub(crate) fn with_payload(self, payload: Bytes) -> Self {
+        let entry = self.change_codings(|codings| codings.framed = None);
+        entry.change(|contents| {
+            contents.held.buffer += payload.len();
+            contents.payload = payload;
+        })
+    }
+
+    #[cfg(all(feature = "redis", feature = "encode-zstd"))]
+    fn inflate(&self) -> Option<Bytes> {
+        use crate::coding::zstd;
+
+        let length = usize::try_from(self.payload_length()).ok()?;
+        let Form::Made(frame) = self.form(Coding::Zstd) else { return None };
+        zstd::decompress(Vec::with_capacity(length), frame, length).map(Bytes::from)
+    }
+
+    #[cfg(not(all(feature = "redis", feature = "encode-zstd")))]
+    #[expect(clippy::unused_self, reason = "there is no such entry")]
+    fn inflate(&self) -> Option<Bytes> {
+        None
+    }
+}

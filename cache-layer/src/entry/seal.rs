@@ -1,0 +1,346 @@
+//! Entries that need not trust where they are kept: encrypted, and bound to their key and their moments.
+//!
+//! A sealed envelope is one of [version 2](super::envelope) with the highest bit of byte 86 set, without a sum, and with this in
+//! the place of what follows the head:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 4 | which key it is sealed with: the beginning of the key's SHA-256 |
+//! | 12 | nonce, random |
+//! | … | canonical key, tags, metadata and payload, encrypted |
+//! | 16 | what proves that it is whole (AES-256-GCM-SIV, RFC 8452) |
+//!
+//! The head stays readable: the id, the moments and the lengths, which scripts and the server need. It is proven with the rest,
+//! and so is the canonical key of whoever asks: an entry that was changed, cut, or put under another key does not open. Only the
+//! mark of a soft invalidation is not proven, which a script writes, and which can but make an entry stale.
+
+use std::{fmt, sync::Arc};
+
+use aes_gcm_siv::{
+    Aes256GcmSiv, Nonce, Tag,
+    aead::{AeadInOut as _, KeyInit as _},
+    aes::{
+        Aes256,
+        cipher::{BlockCipherDecrypt as _, BlockCipherEncrypt as _},
+    },
+};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    contents::Entry,
+    envelope::{self, HEAD, MARK, SEALED},
+};
+use crate::{hex, key::Key, telemetry::Rejection};
+
+/// Which key, nonce, and proof.
+const KEY_ID: usize = 4;
+const NONCE: usize = 12;
+const PROOF: usize = 16;
+const OVERHEAD: usize = KEY_ID + NONCE + PROOF;
+
+/// The secrets of a [sealed](crate::store::RedisStoreBuilder::sealed_with) store: one that hides the names of keys and tags,
+/// and one or more that seal entries. All are 32 random bytes, the same in every process of the fleet. Cheap to clone.
+///
+/// ```
+/// use cache_layer::store::KeyRing;
+///
+/// # let (names, of_this_year, of_last_year) = ([1; 32], [2; 32], [3; 32]);
+/// let ring = KeyRing::new(names, of_this_year).opens(of_last_year);
+/// ```
+///
+/// # Rotation
+///
+/// In three steps, each of which reaches every process before the next one begins, so that none meets an entry that it can't
+/// open:
+///
+/// 1. the new key is one that entries are opened with: `KeyRing::new(names, old).opens(new)`
+/// 2. it seals: `KeyRing::new(names, new).opens(old)`
+/// 3. once the last entry of the old one is gone, by its own lifetime: `KeyRing::new(names, new)`
+///
+/// An entry whose key is not in the ring is a miss, for the reason [`seal`](crate::telemetry::Rejection::Seal). The secret of the
+/// names does not rotate: with another one, nothing that is there is found.
+#[derive(Clone)]
+pub struct KeyRing(Arc<Ring>);
+
+#[derive(Clone)]
+struct Ring {
+    ids: Aes256,
+    tags: Aes256GcmSiv,
+    /// The one that seals is the first.
+    keys: Vec<SealKey>,
+}
+
+#[derive(Clone)]
+struct SealKey {
+    id: [u8; KEY_ID],
+    cipher: Aes256GcmSiv,
+}
+
+impl SealKey {
+    fn new(key: [u8; 32]) -> Self {
+        let mut id = [0; KEY_ID];
+        id.copy_from_slice(&derived("key", &key)[..KEY_ID]);
+        Self { id, cipher: Aes256GcmSiv::new(&key.into()) }
+    }
+}
+
+/// A secret for one purpose.
+fn derived(purpose: &str, secret: &[u8; 32]) -> [u8; 32] {
+    Sha256::new()
+        .chain_update("cache-layer ")
+        .chain_update(purpose)
+        .chain_update([0_u8])
+        .chain_update(secret)
+        .finalize()
+        .into()
+}
+
+impl KeyRing {
+    /// Names are hidden with `names`; entries are sealed with `key`, and opened with it.
+    #[must_use]
+    pub fn new(names: [u8; 32], key: [u8; 32]) -> Self {
+        let ids = Aes256::new(&derived("ids", &names).into());
+        let tags = Aes256GcmSiv::new(&derived("tags", &names).into());
+        Self(Arc::new(Ring { ids, tags, keys: vec![SealKey::new(key)] }))
+    }
+
+    /// Entries that were sealed with `key` are opened, too.
+    #[must_use]
+    pub fn opens(mut self, key: [u8; 32]) -> Self {
+        Arc::make_mut(&mut self.0).keys.push(SealKey::new(key));
+        self
+    }
+
+    /// What stands for an id in names. Whoever has the secret can tell which one it is.
+    pub(crate) fn hide_id(&self, id: [u8; 16]) -> [u8; 16] {
+        let mut block = id.into();
+        self.0.ids.encrypt_block(&mut block);
+        block.into()
+    }
+
+    pub(crate) fn reveal_id(&self, hidden: [u8; 16]) -> [u8; 16] {
+        let mut block = hidden.into();
+        self.0.ids.decrypt_block(&mut block);
+        block.into()
+    }
+
+    /// What stands for a tag in names: the same each time, so that it is found. Its length can be told.
+    pub(crate) fn hide_tag(&self, tag: &str) -> String {
+        let mut hidden = tag.as_bytes().to_vec();
+        // One nonce for all is what this mode bears: equal tags are equal, and nothing else is told.
+        let nonce = Nonce::default();
+        let Ok(proof) = self.0.tags.encrypt_inout_detached(&nonce, b"", (&mut hidden[..]).into()) else {
+            // Only for texts of 64 GiB.
+            return String::new();
+        };
+        hidden.extend_from_slice(&proof);
+        hidden.iter().flat_map(|byte| hex::of_byte(*byte)).map(char::from).collect()
+    }
+
+    pub(crate) fn reveal_tag(&self, hidden: &str) -> Option<String> {
+        let mut bytes = (0..hidden.len() / 2)
+            .map(|place| u8::from_str_radix(hidden.get(2 * place..2 * place + 2)?, 16).ok())
+            .collect::<Option<Vec<u8>>>()?;
+        let proof = bytes.split_off(bytes.len().checked_sub(PROOF)?);
+        let proof = Tag::try_from(&proof[..]).ok()?;
+        self.0.tags.decrypt_inout_detached(&Nonce::default(), b"", (&mut bytes[..]).into(), &proof).ok()?;
+        String::from_utf8(bytes).ok()
+    }
+
+    /// The envelope of an entry, sealed.
+    pub(crate) fn seal(&self, entry: &Entry) -> Bytes {
+        let mut head = envelope::write(entry);
+        head[SEALED.0] |= SEALED.1;
+        let mut body = head.split_off(HEAD);
+        let Some(SealKey { id, cipher }) = self.0.keys.first() else { return Bytes::new() };
+        let nonce = nonce();
+        let proven = proven(&head, entry.canonical());
+        let Ok(proof) = cipher.encrypt_inout_detached(&Nonce::from(nonce), &proven, (&mut body[..]).into()) else {
+            // Only for entries of 64 GiB.
+            return Bytes::new();
+        };
+        let mut out = BytesMut::with_capacity(HEAD + OVERHEAD + body.len());
+        for part in [&head[..], &id[..], &nonce[..], &body[..], &proof[..]] {
+            out.put_slice(part);
+        }
+        out.freeze()
+    }
+
+    /// The entry of `key` that is in a sealed envelope.
+    pub(crate) fn open(&self, key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
+        envelope::check_version(bytes)?;
+        if bytes.len() < HEAD + OVERHEAD {
+            return Err(Rejection::Truncated);
+        }
+        let (head, rest) = bytes.split_at(HEAD);
+        // What was written by one who need not prove anything is not read.
+        if head[SEALED.0] & SEALED.1 == 0 {
+            return Err(Rejection::Seal);
+        }
+        if envelope::least_length(head) > rest.len().saturating_sub(OVERHEAD) as u64 {
+            return Err(Rejection::Truncated);
+        }
+        let (id, rest) = rest.split_at(KEY_ID);
+        let (nonce, rest) = rest.split_at(NONCE);
+        let (body, proof) = rest.split_at(rest.len() - PROOF);
+        let (Ok(nonce), Ok(proof)) = (Nonce::try_from(nonce), Tag::try_from(proof)) else {
+            return Err(Rejection::Truncated);
+        };
+        let known = self.0.keys.iter().find(|known| known.id[..] == *id).ok_or(Rejection::Seal)?;
+        let mut opened = BytesMut::with_capacity(HEAD + body.len());
+        opened.put_slice(head);
+        opened[MARK].fill(0);
+        let proven = proven(&opened, key.canonical());
+        opened[MARK].copy_from_slice(&head[MARK]);
+        opened[SEALED.0] &= !SEALED.1;
+        opened.put_slice(body);
+        known
+            .cipher
+            .decrypt_inout_detached(&nonce, &proven, (&mut opened[HEAD..]).into(), &proof)
+            .map_err(|_| Rejection::Seal)?;
+        envelope::read(key, &opened.freeze())
+    }
+}
+
+/// What is proven beside the encrypted part: the head, but for the mark, and whose entry it is.
+fn proven(head: &[u8], canonical: &[u8]) -> Vec<u8> {
+    [head, canonical].concat()
+}
+
+/// This mode bears a nonce that comes twice: it tells then whether two entries are the same, and nothing else.
+fn nonce() -> [u8; NONCE] {
+    let mut nonce = [0; NONCE];
+    if getrandom::fill(&mut nonce).is_err() {
+        nonce.copy_from_slice(&fastrand::u128(..).to_be_bytes()[..NONCE]);
+    }
+    nonce
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The ids tell nothing of the keys.
+        let ids: Vec<String> = self.0.keys.iter().map(|key| format!("{:08x}", u32::from_be_bytes(key.id))).collect();
+        f.debug_struct("KeyRing").field("keys", &ids).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        entry::{Deadlines, EntryId},
+        tag::{TagStamp, TagToken},
+    };
+
+    fn ring() -> KeyRing {
+        KeyRing::new([1; 32], [2; 32])
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new(["http://", "shop.example", name])
+    }
+
+    fn entry(key: &Key, payload: &'static str) -> Entry {
+        let (meta, payload) = (Bytes::from_static(b"some-metadata"), Bytes::from_static(payload.as_bytes()));
+        let stamp = TagStamp { tag: "some-tag".into(), token: TagToken([b'7'; TagToken::LENGTH]) };
+        Entry::new(EntryId::random(), key, Deadlines::fresh_until(1_800_000_000_000), meta, payload).stamped(&[stamp])
+    }
+
+    /// Why it does not open.
+    fn reason(ring: &KeyRing, key: &Key, bytes: &[u8]) -> Option<Rejection> {
+        ring.open(key, &Bytes::copy_from_slice(bytes)).err()
+    }
+
+    #[test]
+    fn what_was_sealed_comes_back_as_it_was() {
+        for payload in ["", "some payload"] {
+            let entry = entry(&key("/a"), payload);
+            let opened = ring().open(&key("/a"), &ring().seal(&entry)).unwrap();
+            assert_eq!(opened.payload(), entry.payload());
+            assert_eq!((opened.id(), opened.deadlines(), opened.meta()), (entry.id(), entry.deadlines(), entry.meta()));
+            assert_eq!(opened.stamps(), entry.stamps());
+        }
+    }
+
+    #[test]
+    fn nothing_of_it_can_be_read() {
+        let sealed = ring().seal(&entry(&key("/a"), "some payload"));
+        let plain = envelope::encode(&entry(&key("/a"), "some payload"));
+        for secret in ["shop.example", "some-tag", "some-metadata", "some payload"] {
+            let is_in = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(is_in(&plain) && !is_in(&sealed), "{secret}");
+        }
+        assert_ne!(ring().seal(&entry(&key("/a"), "x"))[HEAD..], ring().seal(&entry(&key("/a"), "x"))[HEAD..]);
+    }
+
+    #[test]
+    fn every_bit_that_flips_is_a_miss_with_a_reason() {
+        let (ring, key) = (ring(), key("/a"));
+        let sealed = ring.seal(&entry(&key, "some payload"));
+        for bit in 0..8 * sealed.len() {
+            let mut flipped = sealed.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let reason = reason(&ring, &key, &flipped);
+            match bit / 8 {
+                0..3 => assert_eq!(reason, Some(Rejection::Foreign)),
+                3 => assert_eq!(reason, Some(Rejection::Version)),
+                // A script writes there, and all that it does is to make the entry stale.
+                4..8 => assert_eq!(reason, None),
+                place => assert!(matches!(reason, Some(Rejection::Seal | Rejection::Truncated)), "{place}: {reason:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_cut_off_is_a_miss_with_a_reason() {
+        let (ring, key) = (ring(), key("/a"));
+        let sealed = ring.seal(&entry(&key, "some payload"));
+        for length in 0..sealed.len() {
+            let reason = reason(&ring, &key, &sealed[..length]);
+            let expected = match length {
+                0..3 => matches!(reason, Some(Rejection::Foreign)),
+                3 => matches!(reason, Some(Rejection::Version)),
+                _ => matches!(reason, Some(Rejection::Truncated | Rejection::Seal)),
+            };
+            assert!(expected, "{length}: {reason:?}");
+        }
+        assert_eq!(reason(&ring, &key, &[&sealed[..], b"x"].concat()), Some(Rejection::Seal));
+    }
+
+    #[test]
+    fn an_entry_opens_under_its_own_key_alone() {
+        let (ring, one, other) = (ring(), key("/a"), key("/b"));
+        let (of_one, of_other) = (ring.seal(&entry(&one, "1")), ring.seal(&entry(&other, "2")));
+        assert_eq!(reason(&ring, &one, &of_other), Some(Rejection::Seal));
+        assert_eq!(reason(&ring, &other, &of_one), Some(Rejection::Seal));
+        // Nor does it take on the moments of another one.
+        let mixed = [&of_other[..HEAD], &of_one[HEAD..]].concat();
+        assert_eq!(reason(&ring, &one, &mixed), Some(Rejection::Seal));
+    }
+
+    #[test]
+    fn what_is_not_sealed_does_not_count_and_what_is_needs_a_key() {
+        let (ring, key) = (ring(), key("/a"));
+        let plain = envelope::encode(&entry(&key, "1"));
+        assert_eq!(reason(&ring, &key, &plain), Some(Rejection::Seal));
+        assert_eq!(envelope::decode(&key, &ring.seal(&entry(&key, "1"))).err(), Some(Rejection::Seal));
+    }
+
+    #[test]
+    fn in_each_step_of_a_rotation_every_process_opens_what_every_other_seals() {
+        let names = [1; 32];
+        let steps = [
+            KeyRing::new(names, [2; 32]),
+            KeyRing::new(names, [2; 32]).opens([3; 32]),
+            KeyRing::new(names, [3; 32]).opens([2; 32]),
+            KeyRing::new(names, [3; 32]),
+        ];
+        let opens = |by: &KeyRing, of: &KeyRing| by.open(&key("/a"), &of.seal(&entry(&key("/a"), "1"))).is_ok();
+        for (before, after) in steps.iter().zip(&steps[1..]) {
+            assert!(opens(before, before) && opens(after, before) && opens(after, after));
+        }
+        assert!(opens(&steps[1], &steps[2]), "who has not taken the second step opens what comes after it");
+        assert!(!opens(&steps[0], &steps[2]) && !opens(&steps[3], &steps[0]));
+    }
+}

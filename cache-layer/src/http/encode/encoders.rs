@@ -1,0 +1,229 @@
+//! The encoders at work. None of them is ever waited for by a request.
+
+use std::{collections::HashSet, fmt, sync::Arc, thread::available_parallelism, time::Instant};
+
+use bytes::Bytes;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{spawn_blocking, yield_now},
+};
+
+use crate::{
+    coding::Coding,
+    engine::Cache,
+    entry::{Entry, EntryId, Form},
+    key::Key,
+    sync::Mutex,
+    telemetry::Event,
+};
+
+/// Bytes from which on content is encoded on a thread of its own, so that no request waits behind it on this one: below, going
+/// there would take longer.
+const LONG: usize = 32 * 1024;
+/// Entries that were encoded in vain, since nothing had room for more of them, and that are remembered at one time.
+const NOT_KEPT: usize = 10_000;
+
+/// The encoders of one layer. Clones are one.
+#[derive(Clone)]
+pub(in crate::http) struct Encoders(Arc<Inner>);
+
+struct Inner {
+    room: Arc<Semaphore>,
+    work: Mutex<Work>,
+}
+
+#[derive(Default)]
+struct Work {
+    under_way: HashSet<(EntryId, Coding)>,
+    not_kept: HashSet<(EntryId, Coding)>,
+}
+
+impl Default for Encoders {
+    fn default() -> Self {
+        let processors = available_parallelism().map_or(1, usize::from);
+        Self::at_once((processors / 2).max(1))
+    }
+}
+
+impl Encoders {
+    pub(in crate::http) fn at_once(most: usize) -> Self {
+        Self(Arc::new(Inner { room: Arc::new(Semaphore::new(most)), work: Mutex::default() }))
+    }
+
+    /// Has an entry encoded for later requests, in a task of its own, if it is kept in memory here and if there is room for
+    /// one more.
+    pub(in crate::http) fn start(&self, cache: &Cache, entry: &Entry, coding: Coding) {
+        // Without a runtime, as under a test of Tower's, there is nowhere to.
+        if !cache.keeps_additions() || Handle::try_current().is_err() {
+            return;
+        }
+        let Some(turn) = self.turn(entry.id(), coding) else { return };
+        let key = Key::of_canonical(entry.canonical());
+        let Some(entry) = cache.peek(&key).filter(|kept| kept.id() == entry.id()) else { return };
+        let encoding = turn.encode_in(cache.clone(), key, entry);
+        drop(cache.spawn(encoding));
+    }
+
+    /// The content in this coding, if there is room for an encoder.
+    pub(super) async fn encode(&self, cache: &Cache, entry: &Entry, coding: Coding) -> Form {
+        match self.turn(entry.id(), coding) {
+            Some(_turn) => encode(cache, entry.payload().clone(), coding).await,
+            None => Form::Unmade,
+        }
+    }
+
+    /// Room for an encoder, unless this very thing is being encoded already, or was in vain.
+    fn turn(&self, entry: EntryId, coding: Coding) -> Option<Turn> {
+        let room = self.0.room.clone().try_acquire_owned().ok()?;
+        let mut work = self.0.work.lock();
+        let is_new = !work.not_kept.contains(&(entry, coding)) && work.under_way.insert((entry, coding));
+        is_new.then(|| Turn { encoders: self.clone(), entry, coding, _room: room })
+    }
+}
+
+/// An encoder's turn at one thing.
+struct Turn {
+    encoders: Encoders,
+    entry: EntryId,
+    coding: Coding,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    async fn encode_in(self, cache: Cache, key: Key, entry: Entry) {
+        // The client whose request has led here is answered first.
+        yield_now().await;
+        let Some(entry) = entry.inflated() else { return };
+        let coding = self.coding;
+        let form = encode(&cache, entry.payload().clone(), coding).await;
+        drop(entry);
+        if form == Form::Unmade || !cache.amend(&key, self.entry, |kept| kept.clone().with_form(coding, form.clone())) {
+            self.is_not_kept();
+        }
+    }
+
+    fn is_not_kept(&self) {
+        let mut work = self.encoders.0.work.lock();
+        if work.not_kept.len() >= NOT_KEPT {
+            // To look for those that are gone would take longer than to encode some of them once more.
+            work.not_kept.clear();
+        }
+        work.not_kept.insert((self.entry, self.coding));
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.encoders.0.work.lock().under_way.remove(&(self.entry, self.coding));
+    }
+}
+
+/// Encodes content, where no request waits behind it.
+async fn encode(cache: &Cache, content: Bytes, coding: Coding) -> Form {
+    if content.len() < LONG {
+        return encode_here(cache, &content, coding);
+    }
+    let cache = cache.clone();
+    // It fails if it panics, or if the runtime is shutting down.
+    spawn_blocking(move || encode_here(&cache, &content, coding)).await.unwrap_or_default()
+}
+
+/// Encodes content, and tells observers.
+pub(super) fn encode_here(cache: &Cache, content: &Bytes, coding: Coding) -> Form {
+    let begun = Instant::now();
+    let coded = coding.encode(content);
+    cache.emit(Event::Encoded {
+        coding,
+        content: content.len() as u64,
+        coded: coded.as_ref().map(|coded| coded.len() as u64),
+        duration: begun.elapsed(),
+    });
+    coded.map_or(Form::InVain, Form::Made)
+}
+
+impl fmt::Debug for Encoders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoders").field("room", &self.0.room.available_permits()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "encode", feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::{entry::Deadlines, store::MemoryStore};
+
+    fn entry(number: usize) -> Entry {
+        let key = Key::new([number.to_string()]);
+        let text = Bytes::from(format!("number {number}. ").repeat(100));
+        let deadlines = Deadlines::fresh_until(crate::clock::Clock::system().now() + 60_000);
+        Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), text)
+    }
+
+    fn key(entry: &Entry) -> Key {
+        Key::of_canonical(entry.canonical())
+    }
+
+    async fn cache_with(entries: &[Entry]) -> Cache {
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        for entry in entries {
+            cache.put_alias((key(entry), entry.clone())).await;
+        }
+        cache
+    }
+
+    fn forms(cache: &Cache, entries: &[Entry]) -> usize {
+        let is_made = |entry: &&Entry| {
+            cache.peek(&key(entry)).is_some_and(|kept| matches!(kept.form(Coding::Gzip), Form::Made(_)))
+        };
+        entries.iter().filter(is_made).count()
+    }
+
+    #[tokio::test]
+    async fn what_has_no_room_is_not_waited_for() {
+        let entries: Vec<_> = (0..10).map(entry).collect();
+        let cache = cache_with(&entries).await;
+        let encoders = Encoders::at_once(2);
+        entries.iter().for_each(|entry| encoders.start(&cache, entry, Coding::Gzip));
+        assert!(cache.drain(std::time::Duration::from_secs(10)).await);
+        assert_eq!(forms(&cache, &entries), 2, "the others had no room, and nothing was queued");
+        encoders.start(&cache, &entries[9], Coding::Gzip);
+        assert!(cache.drain(std::time::Duration::from_secs(10)).await);
+        assert_eq!(forms(&cache, &entries), 3);
+    }
+
+    #[tokio::test]
+    async fn one_thing_is_encoded_once_at_a_time() {
+        let entry = entry(0);
+        let cache = cache_with(std::slice::from_ref(&entry)).await;
+        let encoders = Encoders::at_once(8);
+        let turn = encoders.turn(entry.id(), Coding::Gzip).unwrap();
+        assert!(encoders.turn(entry.id(), Coding::Gzip).is_none());
+        assert!(encoders.turn(entry.id(), Coding::Brotli).is_some());
+        assert_eq!(encoders.encode(&cache, &entry, Coding::Gzip).await, Form::Unmade);
+        drop(turn);
+        assert!(matches!(encoders.encode(&cache, &entry, Coding::Gzip).await, Form::Made(_)));
+    }
+
+    #[tokio::test]
+    async fn what_was_removed_meanwhile_stays_gone_and_is_not_tried_again() {
+        let entry = entry(0);
+        let cache = cache_with(std::slice::from_ref(&entry)).await;
+        let encoders = Encoders::at_once(1);
+        encoders.start(&cache, &entry, Coding::Gzip);
+        cache.invalidate(&key(&entry)).await.unwrap();
+        assert!(cache.drain(std::time::Duration::from_secs(10)).await);
+        assert!(cache.peek(&key(&entry)).is_none());
+        assert!(encoders.turn(entry.id(), Coding::Gzip).is_none());
+        assert!(encoders.turn(entry.id(), Coding::Brotli).is_some());
+    }
+
+    #[test]
+    fn without_a_runtime_nothing_is_started() {
+        let entry = entry(0);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let cache = runtime.block_on(cache_with(std::slice::from_ref(&entry)));
+        Encoders::at_once(1).start(&cache, &entry, Coding::Gzip);
+        assert_eq!(cache.loads_in_flight(), 0);
+    }
+}

@@ -1,0 +1,202 @@
+//! Which representation of a stored response a request gets (RFC 9110, sections 8.8.3, 12.5.3 and 13.1).
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, ETAG, IF_NONE_MATCH, IF_RANGE, VARY},
+};
+use smallvec::SmallVec;
+
+use crate::{
+    coding::Coding,
+    entry::{Entry, EntryId, Form},
+    http::{context::Context, response_entry::ResponseEntry},
+    key::Key,
+    semantics::{
+        accept_encoding::Acceptance,
+        coded_tag::{self, RepresentationId},
+        encodable::forbids_transformation,
+        list::has,
+    },
+    telemetry::{Event, Rejection},
+};
+
+/// The representation that a request gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// None: as the application made it.
+    coding: Option<Coding>,
+    /// What it would get if that were there.
+    pub(super) wanted: Option<Coding>,
+    /// Whether the client takes more than one.
+    several: bool,
+}
+
+/// A representation, apart from its status.
+pub(in crate::http) struct Representation {
+    pub(in crate::http) headers: HeaderMap,
+    /// Its content, if it is a coded one and that is here. It is not where the client has it already.
+    pub(in crate::http) coded: Option<Bytes>,
+    /// Whether a date tells of which representation a client has a part.
+    pub(in crate::http) is_told_by_date: bool,
+}
+
+/// Codings, the one that a client takes most gladly first.
+type Ranked = SmallVec<[Coding; Coding::COUNT]>;
+type Representations = SmallVec<[RepresentationId; Coding::COUNT + 1]>;
+
+/// Of these representations, the one that a client names by what it has of it: all of it, or a part.
+#[allow(clippy::needless_pass_by_value, reason = "an iterator, which is gone through twice")]
+fn named(
+    request: &HeaderMap,
+    (status, headers): (StatusCode, &HeaderMap),
+    representations: &[RepresentationId],
+    is_here: impl Fn(Coding) -> bool,
+) -> Option<RepresentationId> {
+    let base = coded_tag::strong_tag(headers)?;
+    if status.is_success()
+        && has(request, &IF_NONE_MATCH)
+        && let Some(all_of_it) = coded_tag::none_match(request, base, representations)
+    {
+        return Some(all_of_it);
+    }
+    if !has(request, &IF_RANGE) {
+        return None;
+    }
+    let is_here = |representation: &RepresentationId| match *representation {
+        RepresentationId::Plain => true,
+        RepresentationId::Coded(coding) => is_here(coding),
+    };
+    let here: Representations = representations.iter().copied().filter(is_here).collect();
+    coded_tag::if_range(request, base, &here)
+}
+
+/// Those of a response that a client accepts.
+fn representations(acceptance: &Acceptance, ranked: &Ranked) -> Representations {
+    let plain = (acceptance.identity() > 0).then_some(RepresentationId::Plain);
+    ranked.iter().copied().map(RepresentationId::Coded).chain(plain).collect()
+}
+
+impl Context {
+    /// What a client accepts of the codings that this layer makes, and which those are; `None` if it accepts none.
+    fn accepted(&self, request: &HeaderMap) -> Option<(Acceptance, Ranked)> {
+        let encode = self.policy.encode.as_ref()?;
+        let acceptance = Acceptance::of(request);
+        let mut ranked: Ranked =
+            encode.codings().iter().copied().filter(|coding| acceptance.weight(*coding) > 0).collect();
+        if ranked.is_empty() || forbids_transformation(request) {
+            return None;
+        }
+        ranked.sort_by_key(|coding| u16::MAX - acceptance.weight(*coding));
+        Some((acceptance, ranked))
+    }
+
+    /// Which representation of this entry a request gets.
+    pub(super) fn choose(&self, entry: &ResponseEntry, request: &HeaderMap) -> Choice {
+        let Some((acceptance, ranked)) = self.accepted(request) else { return Choice::default() };
+        let stored = entry.response();
+        let is_made = |coding: Coding| matches!(entry.form(coding), Form::Made(_));
+        let head = (stored.info.status, &stored.headers);
+        match named(request, head, &representations(&acceptance, &ranked), is_made) {
+            Some(RepresentationId::Coded(coding)) => {
+                return Choice { coding: Some(coding), wanted: None, several: true };
+            }
+            Some(RepresentationId::Plain) => return Choice { coding: None, wanted: None, several: true },
+            None => {}
+        }
+        let coding = acceptance.best(ranked.iter().copied().filter(|coding| is_made(*coding)));
+        let may_be_made = |coding: &Coding| *entry.form(*coding) != Form::InVain;
+        let is_long_enough =
+            self.policy.encode.as_ref().is_some_and(|encode| encode.is_long_enough(entry.payload_length()));
+        let wanted = acceptance.best(ranked.iter().copied().filter(may_be_made)).filter(|_| is_long_enough);
+        Choice { coding, wanted: wanted.filter(|wanted| Some(*wanted) != coding), several: true }
+    }
+
+    /// The entry as it can be used for a request: with its payload, unless the frame that came from Redis is what the client gets.
+    pub(in crate::http) fn legible(
+        &self,
+        entry: ResponseEntry,
+        key: &Key,
+        request: &HeaderMap,
+    ) -> Result<ResponseEntry, EntryId> {
+        if !entry.is_framed() || self.choose(&entry, request).coding.is_some() {
+            return Ok(entry);
+        }
+        let Some(whole) = entry.inflated() else {
+            self.cache.emit(Event::Rejected(Rejection::Malformed));
+            return Err(entry.id());
+        };
+        let with_payload = |kept: &Entry| match kept.is_framed() {
+            true => kept.clone().with_payload(whole.payload().clone()),
+            false => kept.clone(),
+        };
+        // For the next request, if it is kept here.
+        self.cache.amend(key, whole.id(), with_payload);
+        Ok(ResponseEntry::written(whole))
+    }
+
+    /// The representation that a request gets of an entry that may have several; `is_whole`: its payload is there.
+    pub(in crate::http) fn represent(
+        &self,
+        entry: ResponseEntry,
+        request: &HeaderMap,
+        is_whole: bool,
+    ) -> Representation {
+        let Choice { coding, wanted, several } = self.choose(&entry, request);
+        if let Some(wanted) = wanted.filter(|_| is_whole) {
+            self.encoders.start(&self.cache, &entry, wanted);
+        }
+        let coded = coding.and_then(|coding| match entry.form(coding) {
+            Form::Made(coded) => Some(coded.clone()),
+            Form::Unmade | Form::InVain => None,
+        });
+        let mut headers = entry.into_headers();
+        vary(&mut headers);
+        if let Some(coding) = coding {
+            describe(&mut headers, coding, coded.as_ref().map_or(0, Bytes::len));
+        }
+        Representation { headers, coded, is_told_by_date: !several }
+    }
+
+    /// Makes of the fields of a response as it came, which may have other representations later, those of the one that its client
+    /// gets: this, or one that it has already.
+    pub(in crate::http) fn as_it_came(&self, request: Option<&HeaderMap>, status: StatusCode, headers: &mut HeaderMap) {
+        let accepted = request.and_then(|request| Some((request, self.accepted(request)?)));
+        if let Some((request, (acceptance, ranked))) = accepted {
+            let representations = representations(&acceptance, &ranked);
+            if let Some(RepresentationId::Coded(coding)) =
+                named(request, (status, headers), &representations, |_| false)
+            {
+                describe(headers, coding, 0);
+            }
+        }
+        vary(headers);
+    }
+}
+
+/// Makes of the fields of a response those of its representation in this coding, of so many bytes.
+fn describe(headers: &mut HeaderMap, coding: Coding, length: usize) {
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
+    if let Some(declared) = headers.get_mut(CONTENT_LENGTH) {
+        *declared = HeaderValue::from(length);
+    }
+    if let Some(tag) = coded_tag::strong_tag(headers) {
+        let tag = coded_tag::coded(tag, coding);
+        headers.insert(ETAG, tag);
+    }
+}
+
+/// Says that the response could have been another, for another `Accept-Encoding`: in one line, since some read only one.
+pub(in crate::http) fn vary(headers: &mut HeaderMap) {
+    const NAME: &str = "accept-encoding";
+    let mut lines = headers.get_all(VARY).iter();
+    let value = match lines.next() {
+        None => HeaderValue::from_static(NAME),
+        Some(first) => {
+            let lines = std::iter::once(first).chain(lines).map(HeaderValue::as_bytes);
+            let names = lines.chain([NAME.as_bytes()]).collect::<Vec<_>>().join(&b", "[..]);
+            HeaderValue::from_bytes(&names).unwrap_or_else(|_| unreachable!("values and a comma are a value"))
+        }
+    };
+    headers.insert(VARY, value);
+}

@@ -1,0 +1,447 @@
+//! The half of an explanation that the request decides, in the order of [`service`](crate::http::service) and
+//! [`fetch`](crate::http::fetch).
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header::AGE};
+
+use super::{
+    details::{KeyDetails, ResponseDetails, SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict},
+    explanation::{Explanation, Pending, Rest},
+};
+use crate::{
+    engine::{EntryDetails, Reading, permit::Purpose},
+    entry::Entry,
+    http::{
+        annotate::{self, Refusal, Served},
+        context::Context,
+        hints::Hints,
+        layer::CacheLayer,
+        respond::times,
+        response_entry::ResponseEntry,
+        rules::{Choice, RequestSettings, Rule},
+        select::{Hit, Miss, Selection, Varies},
+        target::Target,
+    },
+    key::{Key, readable_in_full},
+    policy::Policy,
+    semantics::{cache_status::ForwardReason, incremental::is_incremental, storable::refusal_of_request},
+    store::LeaseState,
+    telemetry::{NoCacheReason, Tier},
+};
+
+/// A request, as far as it matters.
+pub(super) struct Asked {
+    request: Request<()>,
+    has_body: bool,
+    pub(super) content: Content,
+}
+
+/// What the content of a request is to its key.
+pub(super) enum Content {
+    /// Nothing.
+    NoPart,
+    /// Of this digest.
+    Part([u8; 32]),
+    /// It can't be part of it.
+    Refused(NoCacheReason),
+}
+
+impl From<Option<Result<[u8; 32], NoCacheReason>>> for Content {
+    fn from(read: Option<Result<[u8; 32], NoCacheReason>>) -> Self {
+        match read {
+            None => Self::NoPart,
+            Some(Ok(digest)) => Self::Part(digest),
+            Some(Err(reason)) => Self::Refused(reason),
+        }
+    }
+}
+
+impl Asked {
+    pub(super) fn new<B>(request: &Request<B>, has_body: bool) -> Self {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        *head.extensions_mut() = request.extensions().clone();
+        Self { request: head, has_body, content: Content::NoPart }
+    }
+
+    pub(super) fn request(&self) -> &Request<()> {
+        &self.request
+    }
+
+    /// Why the cache must not touch the request, if it must not.
+    fn refusal(&self) -> Option<NoCacheReason> {
+        match self.content {
+            Content::Part(_) => None,
+            // Any other POST.
+            Content::Refused(reason) if *self.request.method() != Method::POST => Some(reason),
+            Content::Refused(_) | Content::NoPart => {
+                refusal_of_request(self.request.method(), self.request.headers(), self.has_body)
+            }
+        }
+    }
+}
+
+/// A request of which is known under which key, and by which settings, it is answered.
+struct Examined {
+    context: Arc<Context>,
+    request: Request<()>,
+    target: Target<'static>,
+    key: Key,
+    explanation: Explanation,
+}
+
+impl CacheLayer {
+    pub(super) async fn examine(&self, mut asked: Asked) -> Explanation {
+        let base = &self.context;
+        let mark = base.take_mark(asked.request.headers_mut());
+        let (method, headers) = (asked.request.method(), asked.request.headers());
+        let (refusal, hints) = (asked.refusal(), asked.request.extensions().get::<Hints>());
+        let mut explanation = Explanation::new(Verdict::Bypass);
+        explanation.cache_status_field = base.signature.status_field();
+        let Some(target) = Target::of_request(&base.sites, &asked.request).map(Target::into_owned) else {
+            let reason = refusal.unwrap_or(NoCacheReason::NoAuthority);
+            return explanation.bypassed(base, method, reason.into());
+        };
+        let settings = self.settings(base.clone(), hints);
+        explanation.settings = Some(settings_details(&settings, &target, hints));
+        let Choice { context, key, bypass } = match &asked.content {
+            Content::Part(digest) => {
+                settings.choose_with(&target, headers, |rules| target.key_with_content(rules, method, digest))
+            }
+            Content::NoPart | Content::Refused(_) => settings.choose_with(&target, headers, |rules| target.key(rules)),
+        };
+        if !matches!(asked.content, Content::Refused(_)) {
+            explanation.key = Some(context.key_details(&target, &key, hints, &asked));
+        }
+        if let Some(reason) = refusal {
+            return explanation.bypassed(&context, method, reason.into());
+        }
+        // What a layer further out stores is its to decide.
+        if context.is_nested(&key, asked.request.extensions()) {
+            return explanation.bypassed(&context, method, NoCacheReason::Nested.into());
+        }
+        let judged = || context.policy.bypass_if.as_ref().is_some_and(|judge| judge.judge(asked.request.clone()).0);
+        if let Some(reason) = bypass.or_else(|| judged().then_some(NoCacheReason::BypassIf)) {
+            return explanation.bypassed(&context, method, reason.into());
+        }
+        if let Some(mark) = &mark
+            && context.keep_mark(&mut headers.clone(), &key, mark.clone(), Reading::Inspection).await
+        {
+            return explanation.bypassed(&context, method, NoCacheReason::Nested.into());
+        }
+        let examined = Examined { context, request: asked.request, target, key, explanation };
+        if mark.is_some() { examined.looked_up().await } else { examined.at_once().await }
+    }
+}
+
+impl Explanation {
+    /// It is not looked up.
+    fn bypassed(mut self, context: &Context, method: &Method, refusal: Refusal) -> Self {
+        let Refusal { reason, first } = refusal;
+        self.verdict = Verdict::Bypass;
+        (self.reason, self.first_reason) = (Some(reason), first);
+        // A response to POST may be kept for GET.
+        let may_answer_get =
+            reason == NoCacheReason::Method && *method == Method::POST && context.policy.caching.post_for_get;
+        self.is_final = !may_answer_get;
+        self.says(|headers| annotate::bypass(headers, &context.signature.plain(), refusal));
+        self
+    }
+}
+
+impl Examined {
+    fn headers(&self) -> &HeaderMap {
+        self.request.headers()
+    }
+
+    fn is_head(&self) -> bool {
+        *self.request.method() == Method::HEAD
+    }
+
+    fn only_if_cached(&self) -> bool {
+        self.context.directives(self.headers()).only_if_cached()
+    }
+
+    /// What memory says, and else the store.
+    async fn at_once(self) -> Explanation {
+        if let Some(entry) = self.context.peek_answer(&self.key, self.headers()) {
+            return self.hit(Tier::Memory, &entry, Served::Hit);
+        }
+        if self.context.cache.is_uncacheable(&self.key) && !self.only_if_cached() {
+            let refusal = self.context.refusal(NoCacheReason::Remembered, &self.key);
+            return self.explanation.bypassed(&self.context, self.request.method(), refusal);
+        }
+        self.looked_up().await
+    }
+
+    fn hit(mut self, tier: Tier, entry: &ResponseEntry, served: Served) -> Explanation {
+        (self.explanation.verdict, self.explanation.tier) = (Verdict::Hit, tier);
+        self.context.answered(&mut self.explanation, entry, served);
+        self.explanation
+    }
+
+    /// What the store has.
+    async fn looked_up(mut self) -> Explanation {
+        let cache = &self.context.cache;
+        self.explanation.tier = cache.far_tier();
+        match self.context.select(&self.key, self.request.headers(), Reading::Inspection).await {
+            Selection::Fresh(hit) => {
+                self.found(&hit);
+                let tier = self.explanation.tier;
+                self.hit(tier, &hit.entry, Served::Hit)
+            }
+            Selection::Stale(hit, miss) => {
+                let is_loading = cache.flights().has(&miss.key);
+                let refreshes = !self.is_head() && cache.recent_failure(&miss.key).is_none() && !is_loading;
+                let purpose = refreshes.then(|| cache.purpose_of_refresh(&miss.key));
+                self.explanation.is_loading = is_loading;
+                self.found(&hit);
+                if purpose == Some(Purpose::RetriedRefresh) {
+                    return self.missed(miss).await;
+                }
+                self.explanation.verdict = Verdict::Stale;
+                self.context.answered(&mut self.explanation, &hit.entry, Served::Stale);
+                self.explanation
+            }
+            Selection::Missing(miss) => {
+                if let Some(entry) = self.stored_for_another_query(&miss).await {
+                    self.explanation.alias_of = Some(readable_in_full(entry.canonical()));
+                    let tier = self.explanation.tier;
+                    return self.hit(tier, &entry, Served::Alias { collapsed: false });
+                }
+                self.route(&miss);
+                self.missed(miss).await
+            }
+        }
+    }
+
+    /// What is stored for another query, and answers this one.
+    async fn stored_for_another_query(&self, miss: &Miss) -> Option<ResponseEntry> {
+        if miss.detail.why != ForwardReason::UriMiss {
+            return None;
+        }
+        let (method, extensions) = (self.request.method(), self.request.extensions());
+        let alias = self.context.alias_of(&self.target, method, self.headers(), extensions)?;
+        self.context.select_by_alias(&alias, self.headers(), Reading::Inspection).await
+    }
+
+    /// What was found, if anything was.
+    fn route(&mut self, miss: &Miss) {
+        let entry = miss.stale.clone().and_then(ResponseEntry::new).map(|entry| self.context.details(&entry));
+        if entry.is_none() {
+            self.explanation.tier = Tier::None;
+        }
+        self.explanation.entry = entry;
+        self.explanation.variant = miss.detail.varies.as_ref().map(|varies| variant(&miss.key, varies));
+    }
+
+    fn found(&mut self, hit: &Hit) {
+        let miss = hit.miss(&self.key, ForwardReason::Stale);
+        self.route(&miss);
+    }
+
+    /// Nothing that is stored answers by itself.
+    async fn missed(mut self, miss: Miss) -> Explanation {
+        let context = self.context.clone();
+        let stale = miss.stale.as_ref();
+        self.explanation.stands_in = [None, Some(StatusCode::INTERNAL_SERVER_ERROR.as_u16())]
+            .iter()
+            .any(|status| context.stale_if_error_entry(self.headers(), stale, *status).is_some());
+        self.explanation.is_loading = context.cache.flights().has(&miss.key);
+        if self.only_if_cached() {
+            return self.refused(NoCacheReason::OnlyIfCached);
+        }
+        if let Some(failure) = context.cache.recent_failure(&miss.key)
+            && self.backed_off(stale, failure.status)
+        {
+            return self.explanation;
+        }
+        let came = stale.cloned().and_then(ResponseEntry::new).map(|entry| entry.response().info.response_time);
+        let alone = if self.is_head() {
+            Some(NoCacheReason::HeadMiss)
+        } else if is_incremental(self.headers()) {
+            Some(NoCacheReason::Incremental)
+        } else {
+            context.passes_range(&self.key, self.headers(), came)
+        };
+        if let Some(reason) = alone {
+            let refusal = context.refusal(reason, &self.key);
+            return self.forwarded(refusal, miss.stale);
+        }
+        if self.explanation.is_loading {
+            return self.waits();
+        }
+        self.asks_for_the_lease(miss).await
+    }
+
+    /// What the store says to a request that wants to load.
+    async fn asks_for_the_lease(mut self, miss: Miss) -> Explanation {
+        let context = self.context.clone();
+        let state = match miss.reached_store() {
+            true => context.cache.inspect_lease(&miss.key).await.ok(),
+            false => None,
+        };
+        self.explanation.lease = state;
+        let heeds = || {
+            let policy = context.failure_policy(self.headers(), miss.stale.as_ref(), false);
+            policy.heed && policy.back_off.is_some()
+        };
+        match state {
+            Some(LeaseState::Uncacheable) => self.forwarded(NoCacheReason::Remembered.into(), None),
+            Some(LeaseState::Held) => self.waits(),
+            Some(LeaseState::Failed { remaining, status, .. }) if !remaining.is_zero() && heeds() => {
+                match self.backed_off(miss.stale.as_ref(), status) {
+                    true => self.explanation,
+                    false => self.forwarded(NoCacheReason::BackedOff.into(), miss.stale),
+                }
+            }
+            Some(LeaseState::NoRoom) => self.loads(miss, Some(NoCacheReason::StoreFull)),
+            Some(LeaseState::Free | LeaseState::Failed { .. }) => self.loads(miss, None),
+            None => self.loads(miss, Some(NoCacheReason::StoreUnavailable)),
+        }
+    }
+
+    /// The application is asked; `not_stored`: why nothing is stored, whatever comes.
+    fn loads(mut self, miss: Miss, not_stored: Option<NoCacheReason>) -> Explanation {
+        let stored = miss.stale.clone().and_then(ResponseEntry::new);
+        let validates = stored.is_some_and(|stored| stored.response().can_be_validated());
+        self.explanation.verdict = if validates { Verdict::Validate } else { Verdict::Load };
+        let (why, signature) = (miss.detail.why, self.context.signature.plain());
+        self.explanation.reason = annotate::detail(why, not_stored);
+        self.explanation.says(|headers| annotate::miss(headers, &signature, why, not_stored));
+        self.pending(Rest::Load { miss, not_stored })
+    }
+
+    fn refused(mut self, reason: NoCacheReason) -> Explanation {
+        (self.explanation.verdict, self.explanation.reason) = (Verdict::Refuse, Some(reason));
+        let signature = self.context.signature.plain();
+        self.explanation.says(|headers| annotate::miss(headers, &signature, ForwardReason::Miss, Some(reason)));
+        self.explanation
+    }
+
+    /// The application answers it alone; what is `stale` may stand in for an error.
+    fn forwarded(mut self, refusal: Refusal, stale: Option<Entry>) -> Explanation {
+        self.explanation.verdict = Verdict::Forward;
+        (self.explanation.reason, self.explanation.first_reason) = (Some(refusal.reason), refusal.first);
+        let signature = self.context.signature.plain();
+        self.explanation.says(|headers| annotate::passed(headers, &signature, refusal));
+        let is_final = !self.explanation.stands_in;
+        Explanation { is_final, ..self.pending(Rest::Forward(stale)) }
+    }
+
+    fn pending(self, rest: Rest) -> Explanation {
+        let Self { context, request, target, key, explanation } = self;
+        let pending = Some(Arc::new(Pending { context, request, target, key, rest }));
+        Explanation { is_final: false, pending, ..explanation }
+    }
+
+    /// Another load is under way: what it brings answers, most likely.
+    fn waits(mut self) -> Explanation {
+        self.explanation.verdict = Verdict::Wait;
+        self.explanation.is_final = false;
+        let times = annotate::Times { age: 0, resident: 0, ttl: 0, fresh: true };
+        let signature = self.context.signature.plain();
+        self.explanation.says(|headers| annotate::stored(headers, &signature, &times, Served::Collapsed));
+        self.explanation
+    }
+
+    /// The application, which failed with this status, is left alone, if there is something else to answer with.
+    fn backed_off(&mut self, stale: Option<&Entry>, status: Option<u16>) -> bool {
+        let (context, reason) = (self.context.clone(), NoCacheReason::BackedOff);
+        match context.stale_if_error_entry(self.headers(), stale, status) {
+            Some(entry) => {
+                self.explanation.verdict = Verdict::BackedOff;
+                context.answered(&mut self.explanation, &entry, Served::BackedOff);
+            }
+            None if context.shares_failures(self.headers()) => {
+                self.explanation.verdict = Verdict::Refuse;
+                let signature = context.signature.plain();
+                self.explanation.says(|headers| annotate::miss(headers, &signature, ForwardReason::Miss, Some(reason)));
+            }
+            None => return false,
+        }
+        self.explanation.reason = Some(reason);
+        true
+    }
+}
+
+impl Context {
+    /// `entry` answers.
+    pub(super) fn answered(&self, explanation: &mut Explanation, entry: &ResponseEntry, served: Served) {
+        let now = self.cache.now();
+        let times = times(entry.response().info, &entry.deadlines_at(now), now);
+        explanation.entry = Some(self.details(entry));
+        explanation.says(|headers| annotate::stored(headers, &self.signature.plain(), &times, served));
+    }
+
+    fn details(&self, entry: &ResponseEntry) -> ResponseDetails {
+        let (response, now) = (entry.response(), self.cache.now());
+        let is_shown = |name: &HeaderName| !annotate::is_own(name) && *name != AGE;
+        let mut headers = HeaderMap::new();
+        for (name, value) in response.headers.iter().filter(|(name, _)| is_shown(name)) {
+            headers.append(name, value.clone());
+        }
+        self.policy.strip_internal(&mut headers);
+        ResponseDetails {
+            entry: EntryDetails::of(entry, now),
+            status: response.info.status,
+            headers,
+            age: response.info.age(now),
+            immutable: response.info.traits.immutable,
+            never_stale: response.info.traits.never_stale,
+            minted: response.info.traits.minted,
+            can_be_validated: response.can_be_validated(),
+        }
+    }
+
+    fn key_details(&self, target: &Target<'_>, key: &Key, hints: Option<&Hints>, asked: &Asked) -> KeyDetails {
+        let rules = self.key_rules(asked.request.headers());
+        let hex = |digest: &[u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        KeyDetails {
+            key: key.clone(),
+            namespace: self.namespace.clone(),
+            origin: target.origin(),
+            path_and_query: target.keyed_path_and_query(&rules).into_owned(),
+            fields: self.policy.key_headers.clone(),
+            cookies: self.policy.cookies.keyed.iter().map(ToString::to_string).collect(),
+            hinted: hints.iter().flat_map(|hints| &hints.key_parts).map(ToString::to_string).collect(),
+            content: match &asked.content {
+                Content::Part(digest) => Some(hex(digest)),
+                Content::NoPart | Content::Refused(_) => None,
+            },
+        }
+    }
+}
+
+fn variant(key: &Key, varies: &Varies) -> VariantDetails {
+    let fields = String::from_utf8_lossy(&varies.stored.fields.to_bytes()).into_owned();
+    VariantDetails { key: key.clone(), fields, variants: varies.stored.variants }
+}
+
+/// Each setting that counts for a request, and who says so.
+fn settings_details(settings: &RequestSettings, target: &Target<'_>, hints: Option<&Hints>) -> SettingsDetails {
+    let rule = settings.rule(target, &Method::GET);
+    let said = rule.as_ref().map(Rule::says).unwrap_or_default();
+    let mut policy = settings.context(target, &Method::GET).policy.clone();
+    let hinted = hints.map(Hints::says).unwrap_or_default();
+    if let Some(hints) = hints {
+        hints.apply(&mut policy);
+        if hints.bypass {
+            policy.bypass.get_or_insert(NoCacheReason::Hint);
+        }
+    }
+    let defaults = Policy::default().shown(target.path());
+    let origin = |name: &'static str, value: &str| match () {
+        () if hinted.contains(&name) => SettingOrigin::Hint,
+        () if said.contains(&name) => SettingOrigin::Rule,
+        () if defaults.iter().any(|(known, default)| *known == name && default == value) => SettingOrigin::Default,
+        () => SettingOrigin::Layer,
+    };
+    let all = policy.shown(target.path());
+    let all = all.into_iter().map(|(name, value)| SettingDetails { name, origin: origin(name, &value), value });
+    SettingsDetails { rule: rule.map(|rule| rule.to_string()), all: all.collect() }
+}

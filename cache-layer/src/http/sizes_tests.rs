@@ -1,0 +1,51 @@
+//! What a miss moves about: a future that grows costs every miss.
+
+use std::{convert::Infallible, mem::size_of_val, sync::Arc};
+
+use http::{Request, Response};
+use tower::service_fn;
+use tracing::Span;
+
+use super::{
+    context::Context,
+    fetch::{Known, fetch},
+    load::Load,
+    plan::CacheRequest,
+    select::{Miss, Route},
+    target::Target,
+};
+use crate::{
+    engine::{Cache, flight::Role, permit::Purpose},
+    semantics::cache_status::ForwardReason,
+    store::{MemoryStore, Seen},
+};
+
+/// Bytes, as a debug build has them.
+const MOST: usize = 2_048;
+
+#[tokio::test]
+async fn the_futures_of_a_miss_are_small() {
+    let context = Arc::new(Context::new(Cache::new(MemoryStore::new(1 << 20))));
+    let service = service_fn(async |_: Request<String>| Ok::<_, Infallible>(Response::new(String::new())));
+    let request = || Request::get("http://a/").body(String::new()).unwrap();
+    let target = || Target::of_uri(&context.sites, request().uri()).unwrap().into_owned();
+    let key = target().key(&context.key_rules(request().headers()));
+    let lookup = context.cache.lookup_span(&key);
+    let known = Known::Missing(Seen::Nothing);
+    let fetched = size_of_val(&fetch(context.clone(), service, request(), key.clone(), target(), known, lookup));
+
+    let Role::Leader(flight) = context.cache.flights().join(&key) else { panic!("nobody else is there") };
+    let asked = CacheRequest::as_get(&context, target(), key.clone(), &request());
+    let detail = Route { why: ForwardReason::UriMiss, varies: None };
+    let miss = Miss { key, expected: Some(Seen::Nothing), stale: None, detail };
+    let (purpose, patience) = (Purpose::Answer, context.cache.patience());
+    let load = Load { context: context.clone(), service, request: request(), asked, miss, purpose, patience };
+    let mut led = 0;
+    let task = context.cache.flights().spawn_load(Span::none(), |reply_to| {
+        let lead = Box::new(load).lead(flight, reply_to);
+        led = size_of_val(&lead);
+        lead
+    });
+    task.reply().await;
+    assert!(fetched <= MOST && led <= MOST, "{fetched} and {led}");
+}

@@ -1,0 +1,160 @@
+//! Which content codings a client accepts, and how gladly (RFC 9110, section 12.5.3).
+
+use http::{HeaderMap, header::ACCEPT_ENCODING};
+
+use super::{negotiation::canonical_coding, preference::weighed};
+use crate::coding::Coding;
+
+/// What an `Accept-Encoding` says of the codings that there are, in thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Acceptance {
+    codings: [Option<u16>; Coding::COUNT],
+    identity: Option<u16>,
+    /// What it says of all that it does not name.
+    others: Option<u16>,
+}
+
+impl Acceptance {
+    /// What a request accepts. Nothing but `identity` where it does not say: such a client may be able to decode nothing. Nor
+    /// where it can't be read.
+    pub(crate) fn of(request: &HeaderMap) -> Self {
+        let mut acceptance = Self::default();
+        for line in request.get_all(ACCEPT_ENCODING) {
+            for member in weighed(line.as_bytes()) {
+                let Some((name, weight)) = member else { return Self::default() };
+                acceptance.add(canonical_coding(name), weight);
+            }
+        }
+        acceptance
+    }
+
+    fn add(&mut self, name: &str, weight: u16) {
+        let coding = Coding::ALL.iter().find(|coding| name.eq_ignore_ascii_case(coding.as_str()));
+        let said = match coding {
+            Some(coding) => &mut self.codings[coding.number()],
+            None if name == "*" => &mut self.others,
+            None if name.eq_ignore_ascii_case("identity") => &mut self.identity,
+            None => return,
+        };
+        // Of several, the one that forbids.
+        *said = Some(said.map_or(weight, |first| first.min(weight)));
+    }
+
+    /// How gladly a client takes this coding; 0 if it refuses, or does not name it.
+    pub(crate) fn weight(&self, coding: Coding) -> u16 {
+        self.codings[coding.number()].or(self.others).unwrap_or(0)
+    }
+
+    /// How gladly it takes what is not coded: not more so than what is, unless it says so.
+    pub(crate) fn identity(&self) -> u16 {
+        match (self.identity, self.others) {
+            (Some(weight), _) => weight,
+            (None, Some(0)) => 0,
+            (None, _) => 1,
+        }
+    }
+
+    /// Of these codings, one before the other, the one that the client takes most gladly, if it takes it more gladly than what is
+    /// not coded.
+    pub(crate) fn best(&self, codings: impl Iterator<Item = Coding>) -> Option<Coding> {
+        let mut best = None;
+        for coding in codings {
+            let weight = self.weight(coding);
+            // Of the same weight, shorter is better, and the first is the shortest.
+            if weight > best.map_or(0, |(_, weight)| weight) {
+                best = Some((coding, weight));
+            }
+        }
+        best.filter(|(_, weight)| *weight >= self.identity()).map(|(coding, _)| coding)
+    }
+}
+
+#[cfg(all(test, feature = "encode"))]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::semantics::{negotiation::accepts_coding, preference::preferences};
+
+    fn acceptance(lines: &[&str]) -> Acceptance {
+        let mut request = HeaderMap::new();
+        for line in lines {
+            request.append(ACCEPT_ENCODING, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        }
+        Acceptance::of(&request)
+    }
+
+    /// RFC 9110, section 12.5.3, case by case, with `zstd`, `br` and `gzip` at hand, in this order.
+    #[test]
+    fn the_client_has_the_last_word() {
+        for (value, expected) in [
+            ("gzip", "gzip"),
+            ("gzip, deflate", "gzip"),
+            ("gzip, deflate, br", "br"),
+            ("gzip, deflate, br, zstd", "zstd"),
+            ("GZIP", "gzip"),
+            ("x-gzip", "gzip"),
+            ("compress, gzip", "gzip"),
+            ("", "identity"),
+            ("*", "zstd"),
+            ("*;q=0.1", "zstd"),
+            ("gzip;q=1.0, identity; q=0.5, *;q=0", "gzip"),
+            ("compress;q=0.5, gzip;q=1.0", "gzip"),
+            ("gzip;q=0.9, br;q=0.8", "gzip"),
+            ("gzip;q=0.8, br;q=0.9, zstd;q=0.1", "br"),
+            ("gzip;q=0", "identity"),
+            ("gzip;q=0, *", "zstd"),
+            ("zstd;q=0, br;q=0.0, *", "gzip"),
+            ("*;q=0", "identity"),
+            ("identity", "identity"),
+            ("identity, gzip", "gzip"),
+            ("identity;q=1, gzip;q=0.5", "identity"),
+            ("identity;q=0.5, gzip;q=0.4, br;q=0.6", "br"),
+            ("identity;q=0, gzip;q=0.001", "gzip"),
+            ("identity;q=1, *;q=0", "identity"),
+            ("gzip;q=0.001", "gzip"),
+            ("gzip, gzip;q=0", "identity"),
+            ("deflate", "identity"),
+            ("dcb, dcz", "identity"),
+            ("gzip;level=9", "identity"),
+            ("gzip, br;q=2", "identity"),
+            ("\u{fc}", "identity"),
+        ] {
+            let best = acceptance(&[value]).best(Coding::ALL.iter().copied());
+            assert_eq!(best.map_or("identity", Coding::as_str), expected, "{value}");
+        }
+        assert_eq!(acceptance(&[]).best(Coding::ALL.iter().copied()), None);
+        assert_eq!(acceptance(&["br;q=0.5", "gzip"]).best(Coding::ALL.iter().copied()), Some(Coding::Gzip));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_waited_for() {
+        let only = |value, coding| acceptance(&[value]).best(std::iter::once(coding));
+        assert_eq!(only("zstd, gzip;q=0.5", Coding::Gzip), Some(Coding::Gzip));
+        assert_eq!(only("zstd, identity;q=0.9, gzip;q=0.5", Coding::Gzip), None);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_what_the_rest_of_the_cache_takes_it_for(
+            members in prop::collection::vec(("(gzip|x-gzip|BR|br|zstd|identity|\\*|deflate)", 0..=1000_u16), 0..5),
+            junk in prop::option::of("[ -~]{0,6}"),
+        ) {
+            let spelled = members.iter().map(|(name, weight)| format!("{name};q={}.{:03}", weight / 1000, weight % 1000));
+            let value = spelled.chain(junk).collect::<Vec<_>>().join(",");
+            let acceptance = acceptance(&[&value]);
+            let Some(members) = preferences(value.as_bytes()) else {
+                prop_assert_eq!(acceptance, Acceptance::default());
+                return Ok(());
+            };
+            for coding in Coding::ALL {
+                let accepts = accepts_coding(value.as_bytes(), coding.as_str().as_bytes());
+                prop_assert_eq!(acceptance.weight(*coding) > 0, accepts, "{} {}", value, coding);
+            }
+            let best = acceptance.best(Coding::ALL.iter().copied());
+            prop_assert!(best.is_some() || !members.iter().any(|member| member.name == "gzip" && member.weight > 0)
+                || acceptance.identity() > 1 || acceptance.weight(Coding::Gzip) == 0, "{}", value);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The entity tags of representations that this cache has coded (RFC 9110, section 8.8.3.3).
+//!
+//! Bytes that differ have strong tags that differ: that of a coded one is the application's with the name of the coding at its
+//! end, `"abc"` and `"abc-gzip"`. A weak one is of all of them. The application knows only its own.
+
+use http::{
+    HeaderMap, HeaderValue,
+    header::{ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE},
+};
+
+use super::validator::{EntityTag, entity_tags, single_line};
+use crate::coding::Coding;
+
+/// Whether every representation of a response with these fields can be told from the others: it has one tag, in quotes, or none.
+pub(crate) fn can_be_coded(headers: &HeaderMap) -> bool {
+    let is_quoted = |tag: &[u8]| tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"");
+    match single_line(headers, &ETAG) {
+        Some(tag) => is_quoted(tag.strip_prefix(b"W/").unwrap_or(tag)),
+        None => !headers.contains_key(ETAG),
+    }
+}
+
+/// The strong tag of a response, in its quotes.
+pub(crate) fn strong_tag(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let tag = headers.get(ETAG)?;
+    (tag.len() >= 2 && tag.as_bytes().starts_with(b"\"") && tag.as_bytes().ends_with(b"\"")).then_some(tag)
+}
+
+/// The tag of what has this strong `tag`, in a coding.
+pub(crate) fn coded(tag: &HeaderValue, coding: Coding) -> HeaderValue {
+    let (tag, name) = (tag.as_bytes(), coding.as_str().as_bytes());
+    let opaque = tag.strip_suffix(b"\"").unwrap_or(tag);
+    let mut text = Vec::with_capacity(tag.len() + 1 + name.len());
+    for part in [opaque, b"-", name, b"\""] {
+        text.extend_from_slice(part);
+    }
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or_else(|_| unreachable!("a tag with a name in it"))
+}
+
+/// Tells the representations of a response apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RepresentationId {
+    /// As the application made it.
+    Plain,
+    Coded(Coding),
+}
+
+/// Whether a tag is that of this representation of what has this strong `base` tag; compared weakly.
+fn names(tag: EntityTag<'_>, base: &HeaderValue, representation: RepresentationId) -> bool {
+    let base = base.as_bytes();
+    let coding = match representation {
+        RepresentationId::Plain => return tag.matches_weakly(EntityTag::new(base)),
+        RepresentationId::Coded(coding) => coding,
+    };
+    let rest = base.strip_suffix(b"\"").and_then(|opaque| tag.opaque().strip_prefix(opaque));
+    let rest = rest.and_then(|rest| rest.strip_prefix(b"-")).and_then(|rest| rest.strip_suffix(b"\""));
+    rest == Some(coding.as_str().as_bytes())
+}
+
+/// The first of these representations of what has this strong `base` tag that the client has, by its `If-None-Match`.
+#[allow(clippy::option_option, reason = "which representation, if any: as it was made, or in a coding")]
+pub(crate) fn none_match(
+    request: &HeaderMap,
+    base: &HeaderValue,
+    representations: &[RepresentationId],
+) -> Option<RepresentationId> {
+    let lines = request.get_all(IF_NONE_MATCH);
+    let has = |representation| {
+        let mut tags = lines.iter().flat_map(|line| entity_tags(line.as_bytes()));
+        tags.any(|tag| names(tag, base, representation))
+    };
+    representations.iter().copied().find(|representation| has(*representation))
+}
+
+/// The first of these representations that the client has a part of, by its `If-Range`.
+#[allow(clippy::option_option, reason = "which representation, if any: as it was made, or in a coding")]
+pub(crate) fn if_range(
+    request: &HeaderMap,
+    base: &HeaderValue,
+    representations: &[RepresentationId],
+) -> Option<RepresentationId> {
+    let tag = EntityTag::new(single_line(request, &IF_RANGE)?);
+    representations.iter().copied().find(|representation| tag.is_strong() && names(tag, base, *representation))
+}
+
+/// Whether a client resumes by a date, which is that of every representation.
+pub(crate) fn resumes_by_date(request: &HeaderMap) -> bool {
+    request.get(IF_RANGE).is_some_and(|value| !value.as_bytes().ends_with(b"\""))
+}
+
+/// Adds to what a client says of a resource, for the application, the tags that it means: of `"abc-gzip"` as well `"abc"`.
+/// `is_safe`: the method changes nothing, so that only `If-Match` counts, and a 304 would name a tag that the client doesn't know.
+pub(crate) fn add_plain_tags(request: &mut HeaderMap, codings: &[Coding], is_safe: bool) {
+    for name in [IF_MATCH, IF_NONE_MATCH] {
+        if is_safe && name == IF_NONE_MATCH {
+            continue;
+        }
+        let plain: Vec<_> = request
+            .get_all(&name)
+            .iter()
+            .flat_map(|line| entity_tags(line.as_bytes()))
+            .filter_map(|tag| plain(tag, codings))
+            .collect();
+        for tag in plain {
+            request.append(&name, tag);
+        }
+    }
+}
+
+/// The strong tag without the name of one of these codings.
+fn plain(tag: EntityTag<'_>, codings: &[Coding]) -> Option<HeaderValue> {
+    let inside = tag.opaque().strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let plain = codings.iter().find_map(|coding| {
+        let rest = inside.strip_suffix(coding.as_str().as_bytes())?.strip_suffix(b"-")?;
+        Some([b"\"", rest, b"\""].concat())
+    })?;
+    // Strong, or `If-Match` would not match; a weak one stays what it is.
+    tag.is_strong().then(|| HeaderValue::from_bytes(&plain).ok()).flatten()
+}
+
+#[cfg(all(test, feature = "encode"))]
+mod tests {
+    use super::*;
+    use crate::semantics::test_fields::{Fields, headers};
+
+    const PLAIN: RepresentationId = RepresentationId::Plain;
+    const ZSTD: RepresentationId = RepresentationId::Coded(Coding::Zstd);
+    const BR: RepresentationId = RepresentationId::Coded(Coding::Brotli);
+    const GZIP: RepresentationId = RepresentationId::Coded(Coding::Gzip);
+    const ANY: [RepresentationId; 4] = [ZSTD, BR, GZIP, PLAIN];
+
+    fn value(text: &'static str) -> HeaderValue {
+        HeaderValue::from_static(text)
+    }
+
+    #[test]
+    fn a_strong_tag_has_the_name_of_the_coding_in_its_quotes() {
+        for (tag, coded_tag) in [("\"abc\"", "\"abc-gzip\""), ("\"\"", "\"-gzip\""), ("\"a-gzip\"", "\"a-gzip-gzip\"")]
+        {
+            assert_eq!(coded(&value(tag), Coding::Gzip), coded_tag);
+        }
+        assert_eq!(coded(&value("\"abc\""), Coding::Brotli), "\"abc-br\"");
+        assert_eq!(coded(&value("\"abc\""), Coding::Zstd), "\"abc-zstd\"");
+    }
+
+    #[test]
+    fn what_can_t_be_told_apart_is_not_coded() {
+        let cases: [(Fields<'_>, bool, bool); 8] = [
+            (&[], true, false),
+            (&[("etag", "\"a\"")], true, true),
+            (&[("etag", "\"\"")], true, true),
+            (&[("etag", "W/\"a\"")], true, false),
+            (&[("etag", "a")], false, false),
+            (&[("etag", "\"")], false, false),
+            (&[("etag", "W/a")], false, false),
+            (&[("etag", "\"a\""), ("etag", "\"b\"")], false, true),
+        ];
+        for (fields, can, is_strong) in cases {
+            let headers = headers(fields);
+            assert_eq!((can_be_coded(&headers), strong_tag(&headers).is_some()), (can, is_strong), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_has_what_its_tags_name() {
+        for (condition, expected) in [
+            ("\"abc\"", Some(PLAIN)),
+            ("\"abc-gzip\"", Some(GZIP)),
+            ("W/\"abc-gzip\"", Some(GZIP)),
+            ("\"abc-br\", \"abc-gzip\"", Some(BR)),
+            ("\"abc\", \"abc-gzip\"", Some(GZIP)),
+            ("\"x\", W/\"abc\"", Some(PLAIN)),
+            ("\"abc-deflate\"", None),
+            ("\"abcgzip\"", None),
+            ("\"abc-gzip-gzip\"", None),
+            ("\"ab-gzip\"", None),
+            ("abc-gzip", None),
+            ("*", None),
+        ] {
+            let request = headers(&[("if-none-match", condition)]);
+            assert_eq!(none_match(&request, &value("\"abc\""), &ANY), expected, "{condition}");
+        }
+        let lines = headers(&[("if-none-match", "\"x\""), ("if-none-match", "\"abc-zstd\"")]);
+        assert_eq!(none_match(&lines, &value("\"abc\""), &ANY), Some(ZSTD));
+        assert_eq!(none_match(&lines, &value("\"abc\""), &[GZIP, PLAIN]), None);
+    }
+
+    #[test]
+    fn a_client_resumes_what_it_has_a_part_of() {
+        for (condition, expected) in [
+            ("\"abc\"", Some(PLAIN)),
+            ("\"abc-br\"", Some(BR)),
+            ("W/\"abc-br\"", None),
+            ("\"abd\"", None),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", None),
+        ] {
+            let request = headers(&[("if-range", condition)]);
+            assert_eq!(if_range(&request, &value("\"abc\""), &ANY), expected, "{condition}");
+            assert_eq!(resumes_by_date(&request), condition.ends_with("GMT"), "{condition}");
+        }
+        assert!(!resumes_by_date(&headers(&[])));
+    }
+
+    #[test]
+    fn the_application_is_asked_by_its_own_tags_as_well() {
+        let codings = [Coding::Gzip, Coding::Brotli];
+        let cases: [(Fields<'_>, bool, Fields<'_>); 7] = [
+            (&[("if-match", "\"a-gzip\"")], false, &[("if-match", "\"a-gzip\""), ("if-match", "\"a\"")]),
+            (
+                &[("if-match", "\"a-br\", \"b\", \"c-gzip\"")],
+                true,
+                &[("if-match", "\"a-br\", \"b\", \"c-gzip\""), ("if-match", "\"a\""), ("if-match", "\"c\"")],
+            ),
+            (&[("if-none-match", "\"a-gzip\"")], true, &[("if-none-match", "\"a-gzip\"")]),
+            (&[("if-none-match", "\"a-br\"")], false, &[("if-none-match", "\"a-br\""), ("if-none-match", "\"a\"")]),
+            (
+                &[("if-match", "W/\"a-gzip\", \"a-zstd\", a-gzip, *")],
+                false,
+                &[("if-match", "W/\"a-gzip\", \"a-zstd\", a-gzip, *")],
+            ),
+            (&[("if-match", "\"gzip\"")], false, &[("if-match", "\"gzip\"")]),
+            (&[("if-range", "\"a-gzip\"")], false, &[("if-range", "\"a-gzip\"")]),
+        ];
+        for (before, is_safe, after) in cases {
+            let mut request = headers(before);
+            add_plain_tags(&mut request, &codings, is_safe);
+            assert_eq!(request, headers(after), "{before:?}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Which responses this cache may send in a content coding of its own (RFC 9110, sections 7.7, 8.4 and 12.5.3).
+
+use http::{
+    HeaderMap, HeaderName, StatusCode,
+    header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, VARY},
+};
+
+use super::{
+    cache_control::CacheControl,
+    coded_tag,
+    list::{has, has_any, members},
+    storable::forbids_length,
+};
+use crate::{
+    coding::Coding,
+    error::{ConfigError, ConfigErrorKind},
+};
+
+/// What this cache encodes itself, and how: for [`CacheLayer::encode`](crate::CacheLayer::encode).
+///
+/// ```
+/// # #[cfg(feature = "encode")]
+/// # fn example() -> Result<(), cache_layer::ConfigError> {
+/// use cache_layer::{Cache, CacheLayer, Coding, Encode, store::MemoryStore};
+///
+/// let encode = Encode::new([Coding::Zstd, Coding::Brotli, Coding::Gzip])
+///     .types(Encode::TYPES.iter().copied().chain(["application/vnd.shop.catalogue"]))?
+///     .at_least(1024)
+///     .at_once(2);
+/// let layer = CacheLayer::new(Cache::new(MemoryStore::new(64 * 1024 * 1024))).encode(encode);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "it does nothing until a layer has it"]
+pub struct Encode {
+    codings: Vec<Coding>,
+    types: Vec<String>,
+    at_least: u64,
+    at_once: Option<usize>,
+    in_store: bool,
+}
+
+/// Fields that are about the bytes of one representation, or that vouch for them: they would be wrong of any other.
+static OF_THE_BYTES: [HeaderName; 6] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("signature"),
+    HeaderName::from_static("signature-input"),
+];
+
+impl Encode {
+    /// The types that are text, or shrink as text does: `*` stands for any name, and `*+json` for all that end so.
+    pub const TYPES: &'static [&'static str] = &[
+        "text/*",
+        "application/*+json",
+        "application/*+xml",
+        "application/graphql",
+        "application/javascript",
+        "application/json",
+        "application/json-seq",
+        "application/jsonl",
+        "application/ndjson",
+        "application/rtf",
+        "application/sql",
+        "application/toml",
+        "application/wasm",
+        "application/x-javascript",
+        "application/x-ndjson",
+        "application/xml",
+        "application/yaml",
+        "font/otf",
+        "font/ttf",
+        "image/bmp",
+        "image/svg+xml",
+        "image/vnd.microsoft.icon",
+        "image/x-icon",
+        "model/gltf+json",
+    ];
+
+    /// In these codings. Of those that a client takes as gladly, the first is sent: name the shortest first.
+    pub fn new(codings: impl IntoIterator<Item = Coding>) -> Self {
+        let mut named = Vec::new();
+        for coding in codings {
+            if !named.contains(&coding) {
+                named.push(coding);
+            }
+        }
+        let types = Self::TYPES.iter().map(|&name| name.to_owned()).collect();
+        Self { codings: named, types, at_least: 256, at_once: None, in_store: false }
+    }
+
+    /// Which types of content, by `Content-Type`; [`TYPES`](Self::TYPES) unless set. Each is a name, or one with one `*` in its second
+    /// part.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not `NAME/NAME`, or has a `*` elsewhere, or more of them.
+    pub fn types<N: AsRef<str>>(mut self, types: impl IntoIterator<Item = N>) -> Result<Self, ConfigError> {
+        let media_type = |name: N| media_type(name.as_ref());
+        self.types = types.into_iter().map(media_type).collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// The shortest content to encode, in bytes; 256 unless set. What does not shrink by a tenth is sent as it is in any case.
+    pub fn at_least(mut self, bytes: u64) -> Self {
+        self.at_least = bytes;
+        self
+    }
+
+    /// The most encoders that run at one time, in this process, over all services made with the layer or its clones; half as many as
+    /// there are processors unless set, and at least one. Beyond that nothing waits: content is sent as it is, and encoded when it
+    /// is next asked for.
+    pub fn at_once(mut self, most: usize) -> Self {
+        self.at_once = Some(most.max(1));
+        self
+    }
+
+    /// Whether a store outside of this process keeps all of these codings; `zstd` alone, and what is not coded, unless set.
+    ///
+    /// Redis has content once, in `zstd`, if that is among the codings. A client that accepts it gets it as it comes. For others it is
+    /// inflated, or encoded, which is kept in the first tier, if there is one; where there is none, they get what is not coded, unless
+    /// this is set. With it, all codings are made before the entry is written, by the process that loaded it, and each entry takes so
+    /// much more of Redis. One for which no encoder is free by then is written without, until it is loaded again.
+    pub fn in_store(mut self, all: bool) -> Self {
+        self.in_store = all;
+        self
+    }
+
+    pub(crate) fn codings(&self) -> &[Coding] {
+        &self.codings
+    }
+
+    /// Those that a store outside of this process is given.
+    pub(crate) fn stored_codings(&self) -> impl Iterator<Item = Coding> + '_ {
+        self.codings.iter().copied().filter(|coding| self.in_store || coding.is_zstd())
+    }
+
+    pub(crate) fn most_at_once(&self) -> Option<usize> {
+        self.at_once
+    }
+
+    /// Whether content of so many bytes is worth it.
+    pub(crate) fn is_long_enough(&self, length: u64) -> bool {
+        length >= self.at_least
+    }
+
+    /// Whether a response may be sent in another coding than the one it came in, which is none: `length` is what its content has at
+    /// least, and 0 if that is not known.
+    pub(crate) fn may_encode(&self, status: StatusCode, headers: &HeaderMap, length: u64) -> bool {
+        let is_of_type = || headers.get(CONTENT_TYPE).is_some_and(|value| self.has_type(value.as_bytes()));
+        let has_content =
+            !forbids_length(status) && !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED);
+        let chooses = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str().as_bytes());
+        !self.codings.is_empty()
+            && has_content
+            && (length == 0 || self.is_long_enough(length))
+            && is_of_type()
+            && !has(headers, &CONTENT_ENCODING)
+            && !has(headers, &CONTENT_RANGE)
+            && !has_any(headers, &OF_THE_BYTES)
+            // Whoever negotiates goes on doing it.
+            && !members(headers, &VARY).any(chooses)
+            && coded_tag::can_be_coded(headers)
+            && !forbids_transformation(headers)
+    }
+
+    fn has_type(&self, value: &[u8]) -> bool {
+        let end = value.iter().position(|&byte| byte == b';').unwrap_or(value.len());
+        let media_type = value[..end].trim_ascii();
+        self.types.iter().any(|wanted| matches_type(wanted.as_bytes(), media_type))
+    }
+}
+
+impl<const N: usize> From<[Coding; N]> for Encode {
+    fn from(codings: [Coding; N]) -> Self {
+        Self::new(codings)
+    }
+}
+
+impl From<Vec<Coding>> for Encode {
+    fn from(codings: Vec<Coding>) -> Self {
+        Self::new(codings)
+    }
+}
+
+impl From<&[Coding]> for Encode {
+    fn from(codings: &[Coding]) -> Self {
+        Self::new(codings.iter().copied())
+    }
+}
+
+/// Whether a message says that nobody on its way may change its content (RFC 9111, sections 5.2.1.6 and 5.2.2.6).
+pub(crate) fn forbids_transformation(headers: &HeaderMap) -> bool {
+    has(headers, &CACHE_CONTROL) && CacheControl::from_headers(headers).no_transform
+}
+
+fn media_type(name: &str) -> Result<String, ConfigError> {
+    let is_name = |part: &str, also: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || also.as_bytes().contains(&byte))
+    };
+    let is_type = name.split_once('/').is_some_and(|(first, second)| {
+        is_name(first, "!#$&-^_.+") && is_name(second, "!#$&-^_.+*") && second.matches('*').count() <= 1
+    });
+    if is_type {
+        return Ok(name.to_ascii_lowercase());
+    }
+    let why = format!("type {name:?}: must be one such as text/html, text/* or application/*+json");
+    Err(ConfigError::new(ConfigErrorKind::Syntax, why))
+}
+
+fn matches_type(wanted: &[u8], media_type: &[u8]) -> bool {
+    let Some(star) = wanted.iter().position(|&byte| byte == b'*') else {
+        return media_type.eq_ignore_ascii_case(wanted);
+    };
+    let (before, after) = (&wanted[..star], &wanted[star + 1..]);
+    let Some((head, rest)) = media_type.split_at_checked(before.len()) else { return false };
+    let Some(from) = rest.len().checked_sub(after.len()).filter(|from| *from > 0) else { return false };
+    head.eq_ignore_ascii_case(before) && rest[from..].eq_ignore_ascii_case(after)
+}
+
+#[cfg(all(test, feature = "encode"))]
+mod tests {
+    use super::*;
+    use crate::semantics::test_fields::{Fields, headers};
+
+    fn encode() -> Encode {
+        Encode::new([Coding::Zstd, Coding::Gzip])
+    }
+
+    #[test]
+    fn what_is_text_shrinks() {
+        for (media_type, expected) in [
+            ("text/html; charset=utf-8", true),
+            ("Text/CSS", true),
+            ("text/", false),
+            ("application/json", true),
+            ("application/problem+json;charset=utf-8", true),
+            ("application/+json", false),
+            ("application/ld+JSON", true),
+            ("application/atom+xml", true),
+            ("application/jsonx", false),
+            ("image/svg+xml", true),
+            ("image/png", false),
+            ("application/zip", false),
+            ("application/octet-stream", false),
+            ("", false),
+            ("text", false),
+        ] {
+            let response = headers(&[("content-type", media_type)]);
+            assert_eq!(encode().may_encode(StatusCode::OK, &response, 0), expected, "{media_type}");
+        }
+        assert!(!encode().may_encode(StatusCode::OK, &headers(&[]), 0), "nobody knows what it is");
+        let own = encode().types(["application/x-own", "model/*"]).unwrap();
+        for (media_type, expected) in [("application/X-own", true), ("model/stl", true), ("text/plain", false)] {
+            assert_eq!(own.may_encode(StatusCode::OK, &headers(&[("content-type", media_type)]), 0), expected);
+        }
+        for wrong in ["text", "*/*", "text/*a*", "text/", "/x", "text/html; charset=utf-8", ""] {
+            let error = encode().types([wrong]).unwrap_err();
+            assert!(error.to_string().contains(&format!("{wrong:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_others_have_a_say_in_is_left_alone() {
+        let kept: [Fields<'_>; 6] = [
+            &[("vary", "origin")],
+            &[("cache-control", "max-age=60")],
+            &[("etag", "\"a\"")],
+            &[("etag", "W/\"a\"")],
+            &[("unencoded-digest", "sha-256=:AA==:")],
+            &[("accept-ranges", "bytes")],
+        ];
+        let left: [Fields<'_>; 14] = [
+            &[("content-encoding", "gzip")],
+            &[("content-encoding", "identity")],
+            &[("content-range", "bytes 0-4/10")],
+            &[("content-digest", "sha-256=:AA==:")],
+            &[("repr-digest", "sha-256=:AA==:")],
+            &[("digest", "sha-256=AA==")],
+            &[("content-md5", "AA==")],
+            &[("signature", "sig=:AA==:")],
+            &[("signature-input", "sig=()")],
+            &[("vary", "Origin, Accept-Encoding")],
+            &[("vary", "origin"), ("vary", "accept-encoding")],
+            &[("cache-control", "max-age=60, No-Transform")],
+            &[("etag", "a")],
+            &[("etag", "\"a\""), ("etag", "\"b\"")],
+        ];
+        let of = |fields: Fields<'_>| {
+            let mut response = headers(&[("content-type", "text/plain")]);
+            response.extend(headers(fields));
+            encode().may_encode(StatusCode::OK, &response, 0)
+        };
+        for fields in kept {
+            assert!(of(fields), "{fields:?}");
+        }
+        for fields in left {
+            assert!(!of(fields), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_content_or_little_is_left_alone() {
+        let text = headers(&[("content-type", "text/plain")]);
+        for (status, expected) in
+            [(200, true), (203, true), (404, true), (410, true), (204, false), (206, false), (304, false)]
+        {
+            assert_eq!(encode().may_encode(StatusCode::from_u16(status).unwrap(), &text, 0), expected, "{status}");
+        }
+        for (length, expected) in [(0, true), (1, false), (255, false), (256, true)] {
+            assert_eq!(encode().may_encode(StatusCode::OK, &text, length), expected, "{length}");
+        }
+        assert!(!Encode::new([]).may_encode(StatusCode::OK, &text, 0));
+        assert_eq!(Encode::from([Coding::Gzip, Coding::Gzip]).codings(), [Coding::Gzip]);
+    }
+}

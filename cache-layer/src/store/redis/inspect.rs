@@ -1,0 +1,116 @@
+//! Looking at what the server has, for people: nothing is changed, tracked or kept.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::aio::MultiplexedConnection;
+
+use super::{
+    RedisStore,
+    connection::{handle::Limit, session::Session},
+    wire::{
+        operation::Operation,
+        replies::{AnyType, Values},
+        scripts::Batch,
+        sweep::count_matching,
+    },
+};
+use crate::{
+    clock::Clock,
+    key::Key,
+    pattern::Pattern,
+    store::{LeaseState, Reach, StoreError},
+    tag::TagToken,
+};
+
+impl RedisStore {
+    pub(super) async fn read_lease(&self, key: &Key) -> Result<LeaseState, StoreError> {
+        let connection = self.connection(key);
+        let session = connection.session()?;
+        if session.is_full() {
+            return Ok(LeaseState::NoRoom);
+        }
+        let name = self.0.context.names.lease(key);
+        let mut question = Batch::default();
+        question.get_any(&name);
+        let (AnyType(held),): (AnyType,) = connection.run(Operation::Watch, &session, &question).await?;
+        // The pause ends by the server's clock, which this process's stands in for.
+        match lease_state(&held.unwrap_or_default(), Clock::system().now().saturating_mul(1000)) {
+            // A look-up of this process took it along, for the next load.
+            LeaseState::Held if self.0.context.claims.has(key.id()) => Ok(LeaseState::Free),
+            state => Ok(state),
+        }
+    }
+
+    pub(super) async fn read_tag(&self, tag: &str) -> Result<Option<TagToken>, StoreError> {
+        let connection = self.connection_to_tags();
+        let session = connection.session()?;
+        let mut batch = Batch::default();
+        batch.values([self.0.context.names.tag(tag)]);
+        let values = connection
+            .run_with(Operation::Mget, &session, Limit::Request, async |mut driver: MultiplexedConnection| {
+                let (values,): (Values,) = batch.run(&mut driver).await?;
+                values.of(1)
+            })
+            .await?;
+        Ok(values.first().and_then(|value| TagToken::parse(value.as_deref()?)))
+    }
+
+    /// A tag is not in an entry's name, so that its members can't be counted by looking at names.
+    pub(super) async fn count_names(&self, reach: Reach<'_>) -> Result<Option<u64>, StoreError> {
+        let every = Pattern::new("*");
+        let pattern = match reach {
+            Reach::Tag(_) => return Ok(None),
+            Reach::Pattern(pattern) => pattern,
+            Reach::Everything => &every,
+        };
+        let mut count = 0;
+        for connection in self.0.topology.one_of_each_server() {
+            let session: Arc<Session> = connection.session()?;
+            let names = &self.0.context.names;
+            let look = async |mut driver: MultiplexedConnection| count_matching(names, pattern, &mut driver).await;
+            count += connection.run_with(Operation::Scan, &session, Limit::Steps, look).await?;
+        }
+        Ok(Some(count))
+    }
+}
+
+/// What the value of a lease's key says at `now`, in microseconds since the Unix epoch.
+fn lease_state(held: &[u8], now: u64) -> LeaseState {
+    let failed = || {
+        let mut parts = str::from_utf8(held).ok()?.strip_prefix("!f")?.splitn(3, ':');
+        let failures = parts.next()?.parse().ok()?;
+        let status = parts.next()?.parse().ok().filter(|status| *status != 0);
+        let ready = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let remaining = Duration::from_micros(ready.saturating_sub(now));
+        Some(LeaseState::Failed { remaining, status, failures })
+    };
+    match held {
+        b"" => LeaseState::Free,
+        b"!u" => LeaseState::Uncacheable,
+        _ => failed().unwrap_or(LeaseState::Held),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_of_a_lease_is_told_from_the_others() {
+        let failed = |millis, status, failures| LeaseState::Failed {
+            remaining: Duration::from_millis(millis),
+            status,
+            failures,
+        };
+        for (held, state) in [
+            ("", LeaseState::Free),
+            ("!u", LeaseState::Uncacheable),
+            ("00112233445566aa", LeaseState::Held),
+            ("!f2:503:00000000000f4240", failed(900, Some(503), 2)),
+            ("!f1:0:0000000000000001", failed(0, None, 1)),
+            ("!f1:0:not a time", LeaseState::Held),
+        ] {
+            assert_eq!(lease_state(held.as_bytes(), 100_000), state, "{held}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Whether entries are sealed, and names hidden.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+#[cfg(feature = "sealed")]
+use crate::entry::KeyRing;
+use crate::{
+    entry::{Entry, envelope},
+    key::Key,
+    telemetry::Rejection,
+};
+
+/// They are, if there is a key ring.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sealing {
+    #[cfg(feature = "sealed")]
+    pub(crate) ring: Option<KeyRing>,
+}
+
+#[cfg(feature = "sealed")]
+impl Sealing {
+    pub(crate) fn encode(&self, entry: &Entry) -> Bytes {
+        self.ring.as_ref().map_or_else(|| envelope::encode(entry), |ring| ring.seal(entry))
+    }
+
+    pub(crate) fn decode(&self, key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
+        self.ring.as_ref().map_or_else(|| envelope::decode(key, bytes), |ring| ring.open(key, bytes))
+    }
+
+    /// Whether people can't read names, and patterns match none.
+    pub(crate) fn hides_names(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    pub(super) fn hide_id(&self, id: [u8; 16]) -> [u8; 16] {
+        self.ring.as_ref().map_or(id, |ring| ring.hide_id(id))
+    }
+
+    pub(super) fn reveal_id(&self, id: [u8; 16]) -> [u8; 16] {
+        self.ring.as_ref().map_or(id, |ring| ring.reveal_id(id))
+    }
+
+    pub(super) fn hide_tag<'t>(&self, tag: &'t str) -> Cow<'t, str> {
+        self.ring.as_ref().map_or(Cow::Borrowed(tag), |ring| Cow::Owned(ring.hide_tag(tag)))
+    }
+
+    pub(super) fn reveal_tag<'t>(&self, tag: &'t str) -> Option<Cow<'t, str>> {
+        match &self.ring {
+            None => Some(Cow::Borrowed(tag)),
+            Some(ring) => ring.reveal_tag(tag).map(Cow::Owned),
+        }
+    }
+}
+
+#[cfg(not(feature = "sealed"))]
+#[expect(clippy::unused_self, reason = "with the feature, it is used")]
+impl Sealing {
+    pub(crate) fn encode(&self, entry: &Entry) -> Bytes {
+        envelope::encode(entry)
+    }
+
+    pub(crate) fn decode(&self, key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
+        envelope::decode(key, bytes)
+    }
+
+    pub(crate) fn hides_names(&self) -> bool {
+        false
+    }
+
+    pub(super) fn hide_id(&self, id: [u8; 16]) -> [u8; 16] {
+        id
+    }
+
+    pub(super) fn reveal_id(&self, id: [u8; 16]) -> [u8; 16] {
+        id
+    }
+
+    pub(super) fn hide_tag<'t>(&self, tag: &'t str) -> Cow<'t, str> {
+        Cow::Borrowed(tag)
+    }
+
+    pub(super) fn reveal_tag<'t>(&self, tag: &'t str) -> Option<Cow<'t, str>> {
+        Some(Cow::Borrowed(tag))
+    }
+}

@@ -1,0 +1,364 @@
+//! A store for tests: slow, away, forgetful, or out of order, when it is told to be.
+
+use std::{collections::VecDeque, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::sleep};
+
+use super::{
+    Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
+    MemoryStore, OwnedScope, Reach, Scope, Seen, Store, StoreBackend, StoreError,
+};
+use crate::{
+    entry::Entry,
+    key::{Key, readable_in_full},
+    pattern::Pattern,
+    sync::Mutex,
+    tag::{TagToken, Tags},
+};
+
+/// What its entries take at most.
+const BYTES: u64 = 64 * 1024 * 1024;
+
+/// A store that behaves as one across a network, without one: it can be slow, away, forgetful, or out of order, and says what
+/// was loaded. For tests of code that uses a cache. Clones are one store; caches on it are to each other what processes are.
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+/// use cache_layer::{Cache, testing::TestStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let store = TestStore::new();
+/// let cache = Cache::new(store.clone());
+/// let price = async |id: u32| {
+///     let load = async move || Ok::<_, Infallible>(id * 100);
+///     let price = cache.get_or_load(("price", id), load).await;
+///     assert!(cache.drain(Duration::from_secs(5)).await);
+///     price
+/// };
+///
+/// assert_eq!((price(7).await, price(7).await), (Ok(700), Ok(700)));
+/// store.assert_loaded(["price:7"]);
+///
+/// // As an eviction would.
+/// store.lose(("price", 7));
+/// price(7).await;
+/// store.assert_loaded(["price:7"]);
+///
+/// // While it is away, everything is loaded, and nothing fails.
+/// store.disconnect();
+/// assert_eq!(price(7).await, Ok(700));
+/// assert!(cache.counts().unavailable > 0);
+/// store.reconnect();
+/// price(7).await;
+/// store.assert_loaded::<&str>([]);
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct TestStore(Arc<Inner>);
+
+struct Inner {
+    store: MemoryStore,
+    faults: Mutex<Faults>,
+    /// The readable keys of the leases that were granted since somebody asked.
+    loaded: Mutex<Vec<String>>,
+}
+
+#[derive(Default)]
+struct Faults {
+    delay: Option<RangeInclusive<Duration>>,
+    away: bool,
+    /// What was invalidated meanwhile.
+    outbox: Vec<(OwnedScope, Hardness)>,
+    /// Commits that wait, the oldest first, if they are to.
+    held: Option<VecDeque<oneshot::Sender<()>>>,
+}
+
+impl Default for TestStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TestStore {
+    /// A store without faults.
+    #[must_use]
+    pub fn new() -> Self {
+        let (faults, loaded) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { store: MemoryStore::new(BYTES), faults, loaded }))
+    }
+
+    /// Lets every answer take so long from now on, at random within these bounds: what is asked at the same time is then done in
+    /// any order. From zero to zero, none takes any.
+    pub fn delay(&self, bounds: RangeInclusive<Duration>) {
+        self.0.faults.lock().delay = Some(bounds).filter(|bounds| !bounds.end().is_zero());
+    }
+
+    /// Has it answer nothing from now on, as a server does that is away: look-ups fail, nothing is stored, and invalidations are
+    /// kept, and return an error.
+    pub fn disconnect(&self) {
+        self.0.faults.lock().away = true;
+    }
+
+    /// Has it answer again. What was invalidated meanwhile is delivered before anything is read.
+    pub fn reconnect(&self) {
+        self.0.faults.lock().away = false;
+    }
+
+    /// Loses what there is under `key`, as an eviction does: no load is voided by that.
+    pub fn lose(&self, key: impl Into<Key>) {
+        self.0.store.lose(&key.into());
+    }
+
+    /// Loses all that there is.
+    pub fn lose_all(&self) {
+        self.0.store.lose_all();
+    }
+
+    /// Holds up what loads bring before it is stored, until it is released: to see what becomes of it if something comes in
+    /// between. Callers have their values all the same.
+    pub fn hold_commits(&self) {
+        self.0.faults.lock().held.get_or_insert_default();
+    }
+
+    /// What is held up.
+    #[must_use]
+    pub fn held_commits(&self) -> usize {
+        self.0.faults.lock().held.as_ref().map_or(0, VecDeque::len)
+    }
+
+    /// Lets the newest go of what is held up; `false` if there is none.
+    pub fn release_newest_commit(&self) -> bool {
+        self.release(VecDeque::pop_back)
+    }
+
+    /// Lets the oldest go of what is held up; `false` if there is none.
+    pub fn release_oldest_commit(&self) -> bool {
+        self.release(VecDeque::pop_front)
+    }
+
+    /// Lets all go that is held up, and holds up nothing more.
+    pub fn release_commits(&self) {
+        // Each goes on when its sender is gone.
+        drop(self.0.faults.lock().held.take());
+    }
+
+    fn release(&self, which: fn(&mut VecDeque<oneshot::Sender<()>>) -> Option<oneshot::Sender<()>>) -> bool {
+        let released = self.0.faults.lock().held.as_mut().and_then(which);
+        released.is_some()
+    }
+
+    /// The keys that were loaded since this was asked the last time, as people read them, in the order in which their loads
+    /// began: every load that may be stored. Loads while the store is [away](Self::disconnect), and those of calls that wait for
+    /// nobody ([`Lock::Off`](crate::Lock)) or no longer, are not.
+    #[must_use]
+    pub fn take_loaded(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.loaded.lock())
+    }
+
+    /// Asserts that exactly these were loaded since this, or [`take_loaded`](Self::take_loaded), was asked the last time, as
+    /// people read them, in any order: `"price:7"`, `"http://shop.example/"`.
+    ///
+    /// # Panics
+    ///
+    /// If others were loaded, or one of them more than once.
+    #[track_caller]
+    pub fn assert_loaded<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) {
+        let mut loaded = self.take_loaded();
+        let mut expected: Vec<String> = keys.into_iter().map(|key| key.as_ref().to_owned()).collect();
+        loaded.sort_unstable();
+        expected.sort_unstable();
+        assert!(loaded == expected, "loaded were {loaded:?}, and not {expected:?}");
+    }
+
+    /// Where it keeps what it has.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> MemoryStore {
+        self.0.store.clone()
+    }
+
+    /// Waits as long as answers take, and says whether there is one.
+    async fn answers(&self) -> Result<(), StoreError> {
+        let delay = self.0.faults.lock().delay.clone();
+        if let Some(bounds) = delay {
+            sleep(within(&bounds)).await;
+        }
+        let outbox = {
+            let mut faults = self.0.faults.lock();
+            if faults.away {
+                return Err(StoreError::Unavailable);
+            }
+            std::mem::take(&mut faults.outbox)
+        };
+        for (scope, hardness) in outbox {
+            self.0.store.invalidate(scope.borrow(), hardness).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps an invalidation that could not be delivered.
+    fn keep(&self, scope: OwnedScope, hardness: Hardness) {
+        self.0.faults.lock().outbox.push((scope, hardness));
+    }
+
+    /// Waits until the commit may go on, if commits are held up.
+    async fn released(&self) {
+        let waiting = self.0.faults.lock().held.as_mut().map(|held| {
+            let (sender, receiver) = oneshot::channel();
+            held.push_back(sender);
+            receiver
+        });
+        if let Some(receiver) = waiting {
+            let _ = receiver.await;
+        }
+    }
+}
+
+fn within(bounds: &RangeInclusive<Duration>) -> Duration {
+    let (least, most) = (bounds.start().as_micros(), bounds.end().as_micros());
+    let [least, most] = [least.min(most), most].map(|micros| u64::try_from(micros).unwrap_or(u64::MAX));
+    Duration::from_micros(fastrand::u64(least..=most))
+}
+
+impl Store for TestStore {}
+
+impl StoreBackend for TestStore {
+    /// It is as one across a network, and has nothing in this process.
+    fn peek(&self, _: &Key) -> Option<Entry> {
+        None
+    }
+
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.get(key).await
+        })
+    }
+
+    fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.lease_state(key).await
+        })
+    }
+
+    fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.tag_token(tag).await
+        })
+    }
+
+    fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.count(reach).await
+        })
+    }
+
+    fn acquire<'a>(
+        &'a self,
+        key: &'a Key,
+        seen: Seen,
+        ttl: Duration,
+        failures: Failures,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            let acquired = self.0.store.acquire(key, seen, ttl, failures).await?;
+            if matches!(acquired, Acquired::Granted(_)) {
+                self.0.loaded.lock().push(readable_in_full(key.canonical()));
+            }
+            Ok(acquired)
+        })
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.renew(lease, ttl).await
+        })
+    }
+
+    fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.is_held_by(key, token).await
+        })
+    }
+
+    fn overtaken(&self, lease: &Lease) -> bool {
+        self.0.faults.lock().away || self.0.store.overtaken(lease)
+    }
+
+    fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>> {
+        Box::pin(async move {
+            self.released().await;
+            self.answers().await?;
+            self.0.store.commit(fill).await
+        })
+    }
+
+    fn release(&self, lease: &Lease, uncacheable: Option<Duration>) {
+        self.0.store.release(lease, uncacheable);
+    }
+
+    fn fail(&self, lease: &Lease, failed: Failed) {
+        self.0.store.fail(lease, failed);
+    }
+
+    fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()> {
+        self.0.store.lease_ended(key)
+    }
+
+    fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            if let Err(error) = self.answers().await {
+                // What is kept is a hard one, as with any store.
+                self.keep(scope.to_owned(), Hardness::Hard);
+                return Err(error);
+            }
+            self.0.store.invalidate(scope, hardness).await
+        })
+    }
+
+    fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move {
+            if let Err(error) = self.answers().await {
+                self.keep(OwnedScope::Everything, Hardness::Hard);
+                return Err(error);
+            }
+            self.0.store.delete_matching(pattern).await
+        })
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
+        Box::pin(async move {
+            match self.answers().await {
+                Ok(()) => self.0.store.get_many(keys).await,
+                Err(error) => keys.iter().map(|_| Err(error.clone())).collect(),
+            }
+        })
+    }
+
+    fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            if let Err(error) = self.answers().await {
+                entries.into_iter().for_each(|(key, _)| self.keep(OwnedScope::Key(key), Hardness::Hard));
+                return Err(error);
+            }
+            self.0.store.put(entries, tags).await
+        })
+    }
+}
+
+impl fmt::Debug for TestStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults = self.0.faults.lock();
+        f.debug_struct("TestStore").field("delay", &faults.delay).field("away", &faults.away).finish_non_exhaustive()
+    }
+}

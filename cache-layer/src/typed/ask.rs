@@ -1,0 +1,457 @@
+//! What a call asks for, and on which terms; and what becomes of its load.
+
+use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
+
+use super::{
+    loaded::Loaded,
+    stand_in::StandIn,
+    terms::{Lock, Terms},
+    value::{Hit, write},
+};
+use crate::{
+    engine::{
+        Cache,
+        backoff::BackOff,
+        early::{Life, is_due},
+        fetch::{Followed, Miss},
+        flight::{FlightOutcome, Follower, ReplyTo},
+        load_limit::{LoadLimit, LoadPermit},
+        patience::{LONGEST_PAUSE, Patience},
+        permit::{Demand, FailurePolicy, Purpose, WritePermit},
+        span::LookupSpan,
+    },
+    entry::Entry,
+    inherit::{self, Reads},
+    key::Key,
+    store::Writes,
+    telemetry::{Event, LookupResult, NoCacheReason},
+    throttle::Throttle,
+};
+
+/// How long a failing load is left alone where something stands in: after the first failure, and at most, unless it is said.
+const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+
+/// For how long a value is fresh that says there is nothing, and how to tell.
+pub(super) type Negative<V> = (Duration, fn(&V) -> bool);
+
+/// What is asked for, and on which terms.
+pub(super) struct Ask<V> {
+    pub(super) cache: Cache,
+    pub(super) key: Key,
+    pub(super) terms: Terms,
+    pub(super) lock: Lock,
+    pub(super) negative: Option<Negative<V>>,
+    pub(super) refresh: bool,
+    pub(super) early: Option<f32>,
+    pub(super) back_off: Option<BackOff>,
+    pub(super) stand_in: StandIn<V>,
+    /// It is asked for within a load that has a place among those that may load at one time.
+    pub(super) placed: bool,
+}
+
+/// What came of a load, for the call that leads it. `L` is the load, where each call has one of its own.
+pub(super) enum LoadResult<V, E, L> {
+    /// Another load has brought this.
+    Found(Hit<V>),
+    Loaded(V, Reads),
+    /// It failed, or has to wait for too long.
+    StaleIfError(Hit<V>),
+    /// It is left alone after a failure, and this stands in.
+    Fallback(V),
+    Failed(E),
+    /// The load can't be shared: each call runs its own.
+    Unshared(L),
+}
+
+/// A refresh in the background for which there is no place is left to a later call.
+pub(super) struct Skipped;
+
+/// How a call goes on that waited for another call's load.
+pub(super) enum Next<V, E> {
+    Return(Result<V, E>),
+    LookAgain,
+    LoadUncached,
+}
+
+impl<V> Ask<V> {
+    pub(super) fn new(cache: Cache, key: Key) -> Self {
+        Self {
+            cache,
+            key,
+            terms: Terms::default(),
+            lock: Lock::default(),
+            negative: None,
+            refresh: false,
+            early: None,
+            back_off: BackOff::new(FIRST_BACK_OFF, LONGEST_BACK_OFF),
+            stand_in: StandIn::default(),
+            placed: false,
+        }
+    }
+
+    /// The same for another key.
+    pub(super) fn of(&self, key: Key) -> Self {
+        Self { key, ..self.clone() }
+    }
+
+    /// How long it waits, from now on.
+    pub(super) fn patience(&self) -> Patience {
+        self.cache.patience().with_soft_timeout(self.stand_in.soft_timeout)
+    }
+
+    /// How its load deals with failures. After one, others are left alone for a while where something stands in, and only there.
+    pub(super) fn failure_policy(&self, miss: &Miss) -> FailurePolicy
+    where
+        V: DeserializeOwned + 'static,
+    {
+        FailurePolicy {
+            back_off: self.back_off,
+            heed: self.stand_in.has_fallback() || self.stale_if_error(miss).is_some(),
+        }
+    }
+
+    /// A place for a load in the background, if loads are limited and this is one; it waits for none.
+    pub(super) fn place_unless_skipped(&self, purpose: Purpose) -> Result<Option<LoadPermit>, Skipped> {
+        if self.placed || !purpose.is_in_background() {
+            return Ok(None);
+        }
+        if purpose == Purpose::EarlyRefresh {
+            self.cache.emit(Event::EarlyRefresh);
+        }
+        let place = self.cache.load_limit().take();
+        if place.is_none() {
+            self.cache.emit(Event::RefreshSkipped);
+        }
+        place.map(Some).ok_or(Skipped)
+    }
+
+    /// A place among the loads that may run at one time, as soon as there is one; where there is none for as long as a load keeps
+    /// its own, it goes ahead.
+    async fn place(&self) -> Option<LoadPermit> {
+        let limit = self.cache.load_limit();
+        let place = limit.wait(Instant::now() + self.cache.longest_load()).await;
+        if place.is_none() {
+            static THROTTLE: Throttle = Throttle::new();
+            if let Some(kept_back) = THROTTLE.pass() {
+                tracing::warn!(key = ?self.key, kept_back, "a load has waited in vain for a place, and goes ahead");
+            }
+        }
+        place
+    }
+
+    /// Runs a load in its place, which it may have already, if loads are limited; what it loads in turn needs none.
+    pub(super) async fn in_place<T>(&self, place: Option<LoadPermit>, load: impl Future<Output = T>) -> T {
+        if !self.cache.load_limit().is_limited() {
+            return load.await;
+        }
+        let _place = match place {
+            None if !self.placed => self.place().await,
+            place => place,
+        };
+        Box::pin(LoadLimit::placed(load)).await
+    }
+
+    /// Who waits for a load, by whether the call does that leads it.
+    pub(super) fn demand(&self, awaited: bool) -> Demand {
+        match awaited {
+            true => Demand::Awaited,
+            false if self.cache.load_limit().is_contended() => Demand::Contended,
+            false => Demand::Unawaited,
+        }
+    }
+
+    /// The terms of what was loaded.
+    pub(super) fn terms_of(&self, loaded: &Loaded<V>) -> Terms {
+        let mut terms = self.terms.clone();
+        if let Some((ttl, _)) = self.negative.filter(|(_, is_negative)| is_negative(&loaded.value)) {
+            terms.ttl = ttl;
+        }
+        loaded.on(terms)
+    }
+
+    /// Says in the lookup's span what was found, and is fresh.
+    pub(super) fn describe(&self, hit: &Hit<V>, waited: bool, span: &mut LookupSpan) {
+        span.found(match self.negative {
+            Some((_, is_negative)) if is_negative(&hit.value) => LookupResult::Negative,
+            _ if waited => LookupResult::Collapsed,
+            _ => LookupResult::Hit,
+        });
+        span.aged(None, Duration::from_millis(hit.entry.load_time()));
+    }
+
+    /// Whether a fresh value is to be refreshed by this call.
+    pub(super) fn is_due_early(&self, hit: &Hit<V>) -> bool {
+        let Some(beta) = self.early else { return false };
+        let now = self.cache.now();
+        let life = Life {
+            lifetime: hit.entry.deadlines().fresh.saturating_sub(hit.entry.deadlines().made),
+            left: hit.entry.deadlines_at(now).fresh.saturating_sub(now),
+            load_time: hit.entry.load_time(),
+        };
+        is_due(beta, life, fastrand::f64) && self.cache.recent_failure(&self.key).is_none()
+    }
+
+    /// What stands in after a failure, if nothing stale does: it is of no life at all.
+    pub(super) fn fallback(&self) -> Option<V> {
+        let value = self.stand_in.take_fallback()?;
+        inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
+        Some(value)
+    }
+
+    /// The stale value that may be used in place of an error.
+    pub(super) fn stale_if_error(&self, miss: &Miss) -> Option<Hit<V>>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        self.usable(miss.stale.as_ref()?)
+    }
+
+    /// The value of an entry, if it may be used in place of an error.
+    pub(super) fn usable(&self, entry: &Entry) -> Option<Hit<V>>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        let now = self.cache.now();
+        if now >= entry.deadlines_at(now).stale_if_error {
+            return None;
+        }
+        self.cache.value_of(entry).ok().map(|value| Hit { value, entry: entry.clone() })
+    }
+
+    /// What the call gets whose load is left alone after a failure, if anything stands in.
+    pub(super) fn while_backing_off<E, L>(&self, miss: &Miss) -> Option<LoadResult<V, E, L>>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        let fallback = || self.stand_in.take_fallback().map(LoadResult::Fallback);
+        self.stale_if_error(miss).map(LoadResult::StaleIfError).or_else(fallback)
+    }
+
+    /// What stands in while the load is left alone, as far as this process knows without asking.
+    pub(super) fn left_alone(&self, miss: &Miss) -> Option<V>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        let may_stand_in = miss.stale.is_some() || self.stand_in.has_fallback();
+        if self.refresh || !may_stand_in || self.back_off.is_none() {
+            return None;
+        }
+        self.cache.recent_failure(&self.key)?;
+        match self.while_backing_off::<Infallible, ()>(miss)? {
+            LoadResult::StaleIfError(hit) => Some(self.stands_in(hit)),
+            LoadResult::Fallback(value) => {
+                self.cache.emit(Event::Miss);
+                inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
+                Some(value)
+            }
+            _ => None,
+        }
+    }
+
+    /// What a call returns that has loaded for itself alone.
+    pub(super) fn unshared<E>(&self, loaded: Result<Loaded<V>, E>, reads: &Reads, miss: &Miss) -> Result<V, E>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        if let (Err(_), Some(hit)) = (&loaded, self.stale_if_error(miss)) {
+            return Ok(self.stands_in(hit));
+        }
+        self.cache.emit(Event::Miss);
+        let loaded = loaded?;
+        let reads = self.terms_of(&loaded).apply_to(reads, self.cache.now());
+        inherit::note(|| reads);
+        Ok(loaded.value)
+    }
+
+    /// What the call that led a load returns; or the load, if it is to run its own.
+    pub(super) fn settled<E, L>(&self, result: LoadResult<V, E, L>, span: &mut LookupSpan) -> Result<Result<V, E>, L> {
+        let (result, reads) = match result {
+            LoadResult::Found(hit) => {
+                self.describe(&hit, true, span);
+                self.cache.emit(Event::Hit);
+                return Ok(Ok(hit.noted()));
+            }
+            LoadResult::Unshared(load) => return Err(load),
+            LoadResult::StaleIfError(hit) => return Ok(Ok(self.stands_in(hit))),
+            LoadResult::Loaded(value, reads) => (Ok(value), reads),
+            LoadResult::Fallback(value) => (Ok(value), Reads::new(&self.terms.tags, Some(0))),
+            LoadResult::Failed(error) => (Err(error), Reads::default()),
+        };
+        self.cache.emit(Event::Miss);
+        inherit::note(|| reads);
+        Ok(result)
+    }
+
+    /// The stale value that stands in where a load is slow, and from when on.
+    pub(super) fn stale_if_slow(&self, miss: &Miss, patience: &Patience) -> Option<(Hit<V>, Instant)>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        patience.soft_deadline().and_then(|deadline| Some((self.stale_if_error(miss)?, deadline)))
+    }
+
+    /// The stale value stands in.
+    pub(super) fn stands_in(&self, hit: Hit<V>) -> V {
+        self.cache.emit(Event::Miss);
+        hit.noted()
+    }
+
+    /// Waits for another call's load.
+    pub(super) async fn follow<E: Clone + 'static>(
+        &self,
+        follower: Follower,
+        miss: &Miss,
+        patience: &mut Patience,
+        span: &mut LookupSpan,
+    ) -> Next<V, E>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        let wait = span.wait_for(&follower);
+        let stale = self.stale_if_slow(miss, patience);
+        let deadline = match &stale {
+            Some((_, soft)) => patience.deadline().min(*soft),
+            // To load by itself, it would have to wait for a place behind the load that it waits for.
+            None if self.cache.load_limit().is_contended() => patience.deadline() + self.cache.longest_load(),
+            None => patience.deadline(),
+        };
+        let outcome = match follower.follow(wait, deadline, |_| None::<V>).await {
+            Followed::Ended(outcome) => outcome,
+            Followed::Joined(_) | Followed::TimedOut => {
+                return stale.map_or(Next::LoadUncached, |(hit, _)| Next::Return(Ok(self.stands_in(hit))));
+            }
+        };
+        match outcome {
+            // Another call's load may have begun before this call did.
+            _ if self.refresh && patience.again(LONGEST_PAUSE, Duration::ZERO).await => Next::LookAgain,
+            FlightOutcome::FailedWith(error) => self.failed_together(miss, &error),
+            FlightOutcome::Unstored(entries) if !miss.reached_store() => {
+                let value = entries
+                    .iter()
+                    .find(|(key, _)| *key == self.key)
+                    .and_then(|(_, entry)| self.cache.value_of(entry).ok());
+                let Some(value) = value else { return Next::LoadUncached };
+                self.cache.emit(Event::Hit);
+                span.found(LookupResult::Collapsed);
+                // Its tags are not known to hold.
+                inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
+                Next::Return(Ok(value))
+            }
+            FlightOutcome::Failed => match self.while_backing_off::<E, ()>(miss) {
+                Some(result) => self.settled(result, span).map_or(Next::LoadUncached, Next::Return),
+                None => Next::LoadUncached,
+            },
+            FlightOutcome::Stored | FlightOutcome::Unstored(_) | FlightOutcome::Void
+                if patience.again(LONGEST_PAUSE, Duration::ZERO).await =>
+            {
+                Next::LookAgain
+            }
+            _ => Next::LoadUncached,
+        }
+    }
+
+    /// The load that was waited for failed.
+    fn failed_together<E: Clone + 'static>(&self, miss: &Miss, error: &Arc<dyn Any + Send + Sync>) -> Next<V, E>
+    where
+        V: DeserializeOwned + 'static,
+    {
+        // A call for the same key with another type of error loads for itself.
+        let result = match (self.stale_if_error(miss), error.downcast_ref::<E>()) {
+            (Some(hit), _) => Ok(hit.noted()),
+            (None, Some(error)) => Err(error.clone()),
+            (None, None) => return Next::LoadUncached,
+        };
+        self.cache.emit(Event::Miss);
+        Next::Return(result)
+    }
+}
+
+impl<V> Ask<V>
+where
+    V: Serialize + DeserializeOwned + Send + 'static,
+{
+    /// Ends a load that `began` then: hands out what came of it, and then stores it.
+    pub(super) async fn conclude<E, L>(
+        self,
+        permit: Box<WritePermit>,
+        miss: &Miss,
+        (loaded, reads): (Result<Loaded<V>, E>, Reads),
+        began: u64,
+        reply_to: ReplyTo<LoadResult<V, E, L>>,
+    ) where
+        E: Clone + Send + Sync + 'static,
+    {
+        match loaded {
+            Ok(loaded) => self.keep(permit, loaded, &reads, began, reply_to).await,
+            Err(error) => {
+                self.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
+                let stale = self.stale_if_error(miss);
+                permit.failed_with(Arc::new(error.clone()));
+                reply_to.send(stale.map_or(LoadResult::Failed(error), LoadResult::StaleIfError));
+            }
+        }
+    }
+
+    /// Hands out what was loaded, and then stores it.
+    async fn keep<E, L>(
+        self,
+        permit: Box<WritePermit>,
+        loaded: Loaded<V>,
+        reads: &Reads,
+        began: u64,
+        reply_to: ReplyTo<LoadResult<V, E, L>>,
+    ) {
+        let Self { cache, key, .. } = &self;
+        let now = cache.now();
+        let terms = self.terms_of(&loaded);
+        let reads = terms.apply_to(reads, now);
+        let codec = cache.codec();
+        let written = terms.settle(&reads, now).map(|settled| (settled, codec.encode(&loaded.value)));
+        reply_to.send(LoadResult::Loaded(loaded.value, reads));
+        let proven = written.and_then(|((deadlines, tags), value)| {
+            // What can't be read back would be stored and loaded again each time, and all calls would wait for it.
+            let value = value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value));
+            Ok((value.map_err(|error| unserializable(key, &error))?, deadlines, tags))
+        });
+        match proven {
+            Ok((value, deadlines, tags)) => {
+                let entry = write(key, codec, value, deadlines).loaded_in(now.saturating_sub(began));
+                let entries = vec![(key.clone(), entry)];
+                permit.commit(Writes { entries, guard: None }, tags).await;
+            }
+            Err(reason) => permit.uncacheable(reason, None),
+        }
+    }
+}
+
+// Not derived: a value need not be `Clone`.
+impl<V> Clone for Ask<V> {
+    fn clone(&self) -> Self {
+        let Self { cache, key, terms, lock, negative, refresh, early, back_off, stand_in, placed } = self;
+        Self {
+            cache: cache.clone(),
+            key: key.clone(),
+            terms: terms.clone(),
+            lock: *lock,
+            negative: *negative,
+            refresh: *refresh,
+            early: *early,
+            back_off: *back_off,
+            stand_in: stand_in.clone(),
+            placed: *placed,
+        }
+    }
+}
+
+/// Says, once in a while, why a value is not kept.
+fn unserializable(key: &Key, error: &str) -> NoCacheReason {
+    static THROTTLE: Throttle = Throttle::new();
+    if let Some(kept_back) = THROTTLE.pass() {
+        tracing::warn!(%error, ?key, kept_back, "a value can't be written and read back, and is not kept");
+    }
+    NoCacheReason::Unserializable
+}

@@ -1,0 +1,267 @@
+//! One load of many keys: leases are taken together, the load is asked once for all that this call leads, and what it brings is
+//! stored together.
+//!
+//! Each key has a flight, a lease and a commit of its own, so that one that fails, is invalidated, or is loaded elsewhere holds up
+//! no other. Those that another process loads are waited for, while the load of the others runs; in the rare case that this comes
+//! to nothing, the load is asked again, for those.
+
+use std::{collections::HashMap, hash::Hash, pin::Pin, pin::pin, sync::Arc};
+
+use futures_util::{FutureExt as _, StreamExt as _, future::join_all, stream::FuturesUnordered};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::oneshot;
+
+use super::{
+    ask::{Ask, LoadResult},
+    loaded::{Loaded, Stale},
+    terms::Lock,
+    value::Hit,
+};
+use crate::{
+    engine::{
+        Cache,
+        fetch::{AttemptNow, Found, Miss},
+        flight::{Flight, FlightOutcome, ReplyTo},
+        patience::{LONGEST_PAUSE, Patience},
+        permit::{Purpose, WritePermit},
+    },
+    inherit::{self, Reads},
+    key::Key,
+};
+
+/// What of a key is asked for, and what there is of it.
+pub(super) type Wanted<K, V> = (K, Option<Stale<V>>);
+type Brought<K, V, E> = Result<Vec<(K, Result<Loaded<V>, E>)>, E>;
+type Loading<K, V, E> = Pin<Box<dyn Future<Output = Brought<K, V, E>> + Send>>;
+/// The load of many keys, which may be asked more than once.
+pub(super) type LoadMany<K, V, E> = Arc<dyn Fn(Vec<Wanted<K, V>>) -> Loading<K, V, E> + Send + Sync>;
+
+/// What came of one key's part of the load. Each call that can't share it asks the load by itself.
+pub(super) type Part<V, E> = LoadResult<Option<V>, E, ()>;
+
+/// A key that a call leads.
+pub(super) struct Led<K, V, E> {
+    pub(super) id: K,
+    pub(super) ask: Ask<Option<V>>,
+    pub(super) flight: Flight,
+    pub(super) miss: Miss,
+    pub(super) patience: Patience,
+    pub(super) purpose: Purpose,
+    pub(super) reply_to: ReplyTo<Part<V, E>>,
+}
+
+/// A key that is about to be loaded.
+struct Granted<K, V, E> {
+    id: K,
+    ask: Ask<Option<V>>,
+    permit: Box<WritePermit>,
+    miss: Miss,
+    purpose: Purpose,
+    reply_to: ReplyTo<Part<V, E>>,
+}
+
+/// What is to be done next: look again for these.
+type Step<K, V, E> = Pin<Box<dyn Future<Output = Vec<Led<K, V, E>>> + Send>>;
+
+/// Leads the flights of `wanted` to their ends.
+pub(super) async fn lead<K, V, E>(mut wanted: Vec<Led<K, V, E>>, load: LoadMany<K, V, E>)
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Serialize + DeserializeOwned + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    let mut steps: FuturesUnordered<Step<K, V, E>> = FuturesUnordered::new();
+    loop {
+        let mut granted = Vec::with_capacity(wanted.len());
+        for attempted in join_all(wanted.into_iter().map(Led::attempt)).await {
+            match attempted {
+                Attempted::Granted(one) => granted.push(*one),
+                Attempted::Waits(waits) => steps.push(waits),
+                Attempted::Ended => {}
+            }
+        }
+        if !granted.is_empty() {
+            let load = load.clone();
+            steps.push(Box::pin(async move {
+                load_all(granted, &load).await;
+                Vec::new()
+            }));
+        }
+        let Some(mut again) = steps.next().await else { return };
+        // What ends together, such as the load of another process, is gone on with together.
+        while let Some(Some(more)) = steps.next().now_or_never() {
+            again.extend(more);
+        }
+        wanted = look_again(again).await;
+    }
+}
+
+/// What came of asking for the right to load a key.
+enum Attempted<K, V, E> {
+    Granted(Box<Granted<K, V, E>>),
+    /// Another process has it, or it changes.
+    Waits(Step<K, V, E>),
+    Ended,
+}
+
+impl<K, V, E> Led<K, V, E>
+where
+    K: Send + 'static,
+    V: Serialize + DeserializeOwned + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    async fn attempt(self) -> Attempted<K, V, E> {
+        let Self { id, ask, flight, miss, mut patience, purpose, reply_to } = self;
+        let cache = ask.cache.clone();
+        let policy = ask.failure_policy(&miss);
+        let (flight, is_held) = match cache.attempt(flight, &ask.key, miss.expected, policy).await {
+            AttemptNow::Granted(permit) => {
+                return Attempted::Granted(Box::new(Granted { id, ask, permit, miss, purpose, reply_to }));
+            }
+            AttemptNow::Uncacheable => {
+                reply_to.send(LoadResult::Unshared(()));
+                return Attempted::Ended;
+            }
+            AttemptNow::BackedOff => {
+                reply_to.send(ask.while_backing_off(&miss).unwrap_or(LoadResult::Unshared(())));
+                return Attempted::Ended;
+            }
+            AttemptNow::Held(flight) => (flight, true),
+            AttemptNow::Changed(flight) => (flight, false),
+        };
+        if is_held && ask.lock != Lock::Fleet {
+            let permit = cache.load_impatiently(flight);
+            return Attempted::Granted(Box::new(Granted { id, ask, permit, miss, purpose, reply_to }));
+        }
+        Attempted::Waits(Box::pin(async move {
+            let looks_again = match is_held {
+                true => cache.wait_out(&ask.key, &mut patience).await,
+                false => patience.again(LONGEST_PAUSE, std::time::Duration::ZERO).await,
+            };
+            // Without patience, it is loaded without the store.
+            let expected = miss.expected.filter(|_| looks_again);
+            let miss = Miss { expected, ..miss };
+            vec![Self { id, ask, flight, miss, patience, purpose, reply_to }]
+        }))
+    }
+}
+
+/// What is there by now, in one round trip; those that are found are replied.
+async fn look_again<K, V, E>(led: Vec<Led<K, V, E>>) -> Vec<Led<K, V, E>>
+where
+    V: DeserializeOwned + 'static,
+{
+    let Some(cache) = led.first().map(|led| led.ask.cache.clone()) else { return led };
+    let (looking, impatient): (Vec<_>, Vec<_>) =
+        led.into_iter().partition(|led| led.miss.reached_store() && !led.ask.refresh);
+    let keys: Vec<Key> = looking.iter().map(|led| led.ask.key.clone()).collect();
+    let mut wanted = impatient;
+    for (mut led, found) in looking.into_iter().zip(find_again::<V>(&cache, &keys).await) {
+        match found {
+            Found::Fresh(hit) => {
+                led.flight.finish(FlightOutcome::Stored);
+                led.reply_to.send(LoadResult::Found(hit));
+            }
+            Found::Stale(_, miss) | Found::Missing(miss) => {
+                led.miss = miss;
+                wanted.push(led);
+            }
+        }
+    }
+    wanted
+}
+
+async fn find_again<V: DeserializeOwned + 'static>(cache: &Cache, keys: &[Key]) -> Vec<Found<Hit<Option<V>>>> {
+    if keys.is_empty() {
+        return Vec::new();
+    }
+    let retrieved = cache.lookup_many(keys).await;
+    keys.iter().zip(retrieved).map(|(key, retrieved)| cache.judge(key, retrieved)).collect()
+}
+
+/// Asks the load once for all that is `granted`, and stores what comes.
+async fn load_all<K, V, E>(granted: Vec<Granted<K, V, E>>, load: &LoadMany<K, V, E>)
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Serialize + DeserializeOwned + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    let Some(first) = granted.first() else { return };
+    // One load has one place, whoever it is for.
+    let ask = first.ask.clone();
+    let Ok(place) = ask.place_unless_skipped(first.purpose) else {
+        return granted.into_iter().for_each(|mut one| one.permit.leave_out());
+    };
+    let (mut wanted, mut senders) = (Vec::with_capacity(granted.len()), HashMap::with_capacity(granted.len()));
+    let mut parts = Vec::with_capacity(granted.len());
+    for one in granted {
+        wanted.push((one.id.clone(), one.stale()));
+        let (sender, receiver) = oneshot::channel();
+        senders.insert(one.id.clone(), sender);
+        parts.push(one.end(receiver));
+    }
+    let loading = async {
+        let (brought, reads) = inherit::collect(ask.in_place(place, load(wanted))).await;
+        hand_out(brought, &reads, senders);
+    };
+    let mut ended = pin!(join_all(parts));
+    tokio::select! {
+        biased;
+        // Nobody waits for any of them any more.
+        _ = &mut ended => return,
+        () = loading => {}
+    }
+    ended.await;
+}
+
+/// What of the load is one key's.
+type Received<V, E> = (Result<Loaded<Option<V>>, E>, Reads);
+
+/// Gives each key its part of what the load brought: nothing, where it left one out.
+fn hand_out<K, V, E>(brought: Brought<K, V, E>, reads: &Reads, mut senders: HashMap<K, oneshot::Sender<Received<V, E>>>)
+where
+    K: Eq + Hash,
+    E: Clone,
+{
+    // A part may have been abandoned.
+    let left_out = match brought {
+        Ok(values) => {
+            for (id, value) in values {
+                if let Some(sender) = senders.remove(&id) {
+                    let _ = sender.send((value.map(|loaded| loaded.map(Some)), reads.clone()));
+                }
+            }
+            None
+        }
+        Err(error) => Some(error),
+    };
+    for (_, sender) in senders {
+        let part = left_out.clone().map_or_else(|| Ok(Loaded::new(None)), Err);
+        let _ = sender.send((part, reads.clone()));
+    }
+}
+
+impl<K, V, E> Granted<K, V, E>
+where
+    V: Serialize + DeserializeOwned + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    fn stale(&self) -> Option<Stale<V>> {
+        let entry = self.miss.stale.as_ref()?;
+        self.ask.cache.value_of::<Option<V>>(entry).ok()?.map(|value| Stale::new(value, entry.tags()))
+    }
+
+    /// Keeps the lease until the load brings this key's part, and ends with that.
+    async fn end(self, part: oneshot::Receiver<Received<V, E>>) {
+        let Self { ask, mut permit, miss, purpose, reply_to, .. } = self;
+        permit.is_for(purpose, &ask.key);
+        let began = ask.cache.now();
+        let demand = || ask.demand(reply_to.is_awaited());
+        match permit.while_loading(part, demand).await {
+            None => permit.abandon(),
+            Some(Ok(loaded)) => ask.conclude(permit, &miss, loaded, began, reply_to).await,
+            // The load panicked.
+            Some(Err(_)) => drop(permit),
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! Getting many values at once: one look-up for all, and one load for what is missing.
+
+use std::{collections::HashMap, fmt, hash::Hash, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::{Instrument as _, Span};
+
+use super::{
+    ask::{Ask, LoadResult, Next},
+    batch::{self, Led, LoadMany, Part},
+    loaded::{Loaded, Stale},
+    terms::Lock,
+    value::Hit,
+};
+use crate::{
+    engine::{
+        Cache,
+        backoff::BackOff,
+        fetch::{Found, Miss},
+        flight::{Follower, ReplyTo, Role, resume_panic},
+        load_limit::LoadLimit,
+        patience::Patience,
+        permit::Purpose,
+        span::LookupSpan,
+    },
+    inherit,
+    key::Key,
+    policy::beta_of,
+    store::Seen,
+    tag::Tags,
+    telemetry::{Event, LookupResult, Tier},
+};
+
+/// Values that are asked for together, from [`Cache::get_or_load_many`] or [`Cache::get_or_load_many_with`]; await it, or
+/// [`each`](Self::each).
+///
+/// Each is stored by itself, and is what [`get_or_load`](Cache::get_or_load) of an `Option` has under the same key.
+#[must_use = "nothing is asked for until it is awaited"]
+pub struct GetOrLoadMany<K, V, E> {
+    /// What is asked of each key.
+    ask: Ask<Option<V>>,
+    ids: Vec<K>,
+    tags_of: Option<TagsOf<K>>,
+    load: LoadMany<K, V, E>,
+    hard_timeout: Option<(Duration, E)>,
+}
+
+/// The tags of a key's own value.
+type TagsOf<K> = Box<dyn Fn(&K) -> Tags + Send>;
+
+/// A key, and who is waited for.
+type Waits<K, V, E> = (Asked<K, V>, Waiting<V, E>);
+
+impl<K, V, E> GetOrLoadMany<K, V, E> {
+    pub(super) fn new(cache: Cache, ids: Vec<K>, load: LoadMany<K, V, E>) -> Self {
+        // The key of each takes the place of this one.
+        let ask = Ask::new(cache, Key::new([b""]));
+        Self { ask, ids, tags_of: None, load, hard_timeout: None }
+    }
+
+    /// How long the values are fresh; five minutes unless set. Zero: they are not kept.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ask.terms.ttl = ttl;
+        self
+    }
+
+    /// As for [`GetOrLoad`](crate::GetOrLoad::jitter): each value has a life of its own.
+    pub fn jitter(mut self, per_cent: u8) -> Self {
+        self.ask.terms.jitter = per_cent.min(100);
+        self
+    }
+
+    /// How long it is known of a key that there is nothing, which is what the load said by leaving it out; as long as any value is
+    /// fresh, unless set. Zero: it is not kept.
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.ask.negative = Some((ttl, Option::is_none));
+        self
+    }
+
+    /// Tags of every value, beside those of what the load reads from the cache.
+    pub fn tags<T: AsRef<str>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.ask.terms.add_tags(tags);
+        self
+    }
+
+    /// Tags of the value of each key, and of its absence, beside those of all.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use cache_layer::{Cache, store::MemoryStore};
+    /// # async fn example(cache: &Cache) {
+    /// let load = async |missing: Vec<(&'static str, u64)>| {
+    ///     Ok::<_, Infallible>(missing.into_iter().map(|key| (key, format!("product {}", key.1))).collect::<Vec<_>>())
+    /// };
+    /// let products = cache
+    ///     .get_or_load_many([1, 2].map(|id| ("product", id)), load)
+    ///     .tags(["products"])
+    ///     .tags_of(|(_, id)| [format!("product:{id}")])
+    ///     .await;
+    /// # assert_eq!(products.unwrap()[1].as_deref(), Some("product 2"));
+    /// # }
+    /// ```
+    pub fn tags_of<I>(mut self, tags_of: impl Fn(&K) -> I + Send + 'static) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        self.tags_of = Some(Box::new(move |id| Tags::new(tags_of(id))));
+        self
+    }
+
+    /// As for [`GetOrLoad`](crate::GetOrLoad::stale_while_revalidate); what is stale is loaded anew together.
+    pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.ask.terms.stale_while_revalidate = window;
+        self
+    }
+
+    /// As for [`GetOrLoad`](crate::GetOrLoad::stale_if_error), for each value by itself.
+    pub fn stale_if_error(mut self, window: Duration) -> Self {
+        self.ask.terms.stale_if_error = window;
+        self
+    }
+
+    /// As for [`GetOrLoad`](crate::GetOrLoad::keep).
+    pub fn keep(mut self, window: Duration) -> Self {
+        self.ask.terms.keep = window;
+        self
+    }
+
+    /// As for [`GetOrLoad`](crate::GetOrLoad::early_refresh).
+    pub fn early_refresh(mut self, beta: f32) -> Self {
+        self.ask.early = beta_of(beta);
+        self
+    }
+
+    /// As for [`GetOrLoad`](crate::GetOrLoad::soft_timeout): values that have something stale have that then, and the others
+    /// are waited for.
+    pub fn soft_timeout(mut self, limit: Duration) -> Self {
+        self.ask.stand_in.soft_timeout = Some(limit);
+        self
+    }
+
+    /// As for [`GetOrLoad`](crate::GetOrLoad::hard_timeout), for each value that is not there by then.
+    pub fn hard_timeout(mut self, limit: Duration, error: E) -> Self {
+        self.hard_timeout = Some((limit, error));
+        self
+    }
+
+    /// As for [`GetOrLoad`](crate::GetOrLoad::failure_backoff).
+    pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.ask.back_off = BackOff::new(first, longest);
+        self
+    }
+
+    /// Who waits for whose load of a key; [`Lock::Fleet`] unless set.
+    pub fn lock(mut self, lock: Lock) -> Self {
+        self.ask.lock = lock;
+        self
+    }
+
+    /// Loads all anew, whatever is there, and stores what comes.
+    pub fn refresh(mut self) -> Self {
+        self.ask.refresh = true;
+        self
+    }
+}
+
+impl<K, V, E> GetOrLoadMany<K, V, E>
+where
+    K: Clone + Eq + Hash + Into<Key> + Send + Sync + 'static,
+    V: Serialize + DeserializeOwned + Clone + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    /// What there is of each key, in the order of the keys: those that are found are there whatever becomes of the load of the
+    /// others.
+    pub async fn each(self) -> Vec<Result<Option<V>, E>> {
+        let cache = self.ask.cache.clone();
+        let span = cache.batch_span(self.ids.len());
+        self.answer(span.clone()).instrument(span).await
+    }
+
+    async fn answer(self, span: Span) -> Vec<Result<Option<V>, E>> {
+        let (mut call, places) = Call::begin(self, span);
+        let mut pending = call.asked();
+        while !pending.is_empty() {
+            pending = call.round(pending).await;
+        }
+        call.load_uncached().await;
+        // Every place has been settled.
+        let answer = |place: &usize| call.settled[*place].clone().unwrap_or(Ok(None));
+        places.iter().map(answer).collect()
+    }
+}
+
+impl<K, V, E> IntoFuture for GetOrLoadMany<K, V, E>
+where
+    K: Clone + Eq + Hash + Into<Key> + Send + Sync + 'static,
+    V: Serialize + DeserializeOwned + Clone + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    type Output = Result<Vec<Option<V>>, E>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.each().await.into_iter().collect() })
+    }
+}
+
+impl<K: fmt::Debug, V, E> fmt::Debug for GetOrLoadMany<K, V, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GetOrLoadMany")
+            .field("keys", &self.ids)
+            .field("terms", &self.ask.terms)
+            .field("lock", &self.ask.lock)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What goes on for all keys of one call.
+struct Call<K, V, E> {
+    cache: Cache,
+    load: LoadMany<K, V, E>,
+    span: Span,
+    hard_timeout: Option<(Instant, E)>,
+    asked: Vec<Asked<K, V>>,
+    /// What is known of each distinct key.
+    settled: Vec<Option<Result<Option<V>, E>>>,
+    /// Keys that are to be loaded without storing what comes.
+    uncached: Vec<(Asked<K, V>, Miss)>,
+}
+
+/// One key, once.
+struct Asked<K, V> {
+    place: usize,
+    id: K,
+    ask: Ask<Option<V>>,
+    patience: Patience,
+    span: LookupSpan,
+    waited: bool,
+}
+
+/// What a key waits for.
+enum Waiting<V, E> {
+    /// This call's own load; until then, where there is a stale value.
+    Led(oneshot::Receiver<Part<V, E>>, Miss, Option<(Hit<Option<V>>, Instant)>),
+    /// Another call's.
+    Followed(Follower, Miss),
+}
+
+/// How a key goes on after that.
+enum Waited<V, E> {
+    Next(Next<Option<V>, E>, Miss),
+    /// The load panicked.
+    Panicked,
+}
+
+impl<K, V, E> Call<K, V, E>
+where
+    K: Clone + Eq + Hash + Into<Key> + Send + Sync + 'static,
+    V: Serialize + DeserializeOwned + Clone + Send + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    /// The call, and where among its distinct keys each of those is that were asked for.
+    fn begin(asked: GetOrLoadMany<K, V, E>, span: Span) -> (Self, Vec<usize>) {
+        let GetOrLoadMany { mut ask, ids, tags_of, load, hard_timeout } = asked;
+        ask.placed = LoadLimit::is_placed();
+        let cache = ask.cache.clone();
+        let hard_timeout = hard_timeout.map(|(limit, error)| (Instant::now() + limit, error));
+        let (mut known, mut asked) = (HashMap::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
+        let mut places = Vec::with_capacity(ids.len());
+        for id in ids {
+            let next = asked.len();
+            let place = *known.entry(id.clone()).or_insert(next);
+            places.push(place);
+            if place == next {
+                let mut ask = ask.of(ask.cache.named(id.clone()));
+                if let Some(tags_of) = &tags_of {
+                    ask.terms.add_tags(tags_of(&id).iter());
+                }
+                let (patience, span) = (ask.patience(), cache.lookup_span_in(Span::none()));
+                asked.push(Asked { place, id, ask, patience, span, waited: false });
+            }
+        }
+        let settled = asked.iter().map(|_| None).collect();
+        (Self { cache, load, span, hard_timeout, asked, settled, uncached: Vec::new() }, places)
+    }
+
+    fn asked(&mut self) -> Vec<Asked<K, V>> {
+        std::mem::take(&mut self.asked)
+    }
+
+    /// Looks `pending` up, leads or waits for what is missing, and returns what is to be looked up again.
+    async fn round(&mut self, mut pending: Vec<Asked<K, V>>) -> Vec<Asked<K, V>> {
+        let found = find(&self.cache, &mut pending).await;
+        let (mut led, mut refreshed, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        for (asked, found) in pending.into_iter().zip(found) {
+            match found {
+                Found::Fresh(hit) => self.found(asked, hit, &mut refreshed),
+                Found::Stale(hit, miss) => self.stale(asked, hit, miss, &mut refreshed, &mut led, &mut waiting),
+                Found::Missing(miss) => self.missing(asked, miss, &mut led, &mut waiting),
+            }
+        }
+        self.load(refreshed);
+        let task = self.load(led);
+        let hard_timeout = self.hard_timeout.clone();
+        let waits = waiting.into_iter().map(|(asked, waiting)| asked.wait(waiting, hard_timeout.as_ref()));
+        let mut again = Vec::new();
+        for (asked, waited) in join_all(waits).await {
+            match waited {
+                Waited::Next(Next::Return(result), _) => self.settled[asked.place] = Some(result),
+                Waited::Next(Next::LookAgain, _) => again.push(asked),
+                Waited::Next(Next::LoadUncached, miss) => self.uncached.push((asked, miss)),
+                Waited::Panicked => {
+                    self.cache.emit(Event::Miss);
+                    if let Some(task) = task {
+                        return resume_panic(task).await;
+                    }
+                    break;
+                }
+            }
+        }
+        again
+    }
+
+    /// A value is there and fresh.
+    fn found(&mut self, mut asked: Asked<K, V>, hit: Hit<Option<V>>, refreshed: &mut Vec<Led<K, V, E>>) {
+        self.cache.emit(Event::Hit);
+        asked.ask.describe(&hit, asked.waited, &mut asked.span);
+        let place = asked.place;
+        if asked.ask.is_due_early(&hit) {
+            let (key, expected) = (asked.ask.key.clone(), Some(Seen::Entry(hit.entry.id())));
+            let miss = Miss { key, expected, stale: Some(hit.entry.clone()), detail: () };
+            refreshed.extend(asked.refresh(miss, Purpose::EarlyRefresh));
+        }
+        self.settled[place] = Some(Ok(hit.noted()));
+    }
+
+    /// A value is there, which is stale and may be used, and is refreshed.
+    fn stale(
+        &mut self,
+        mut asked: Asked<K, V>,
+        hit: Hit<Option<V>>,
+        miss: Miss,
+        refreshed: &mut Vec<Led<K, V, E>>,
+        led: &mut Vec<Led<K, V, E>>,
+        waiting: &mut Vec<Waits<K, V, E>>,
+    ) {
+        let purpose = self.cache.purpose_of_refresh(&asked.ask.key);
+        if purpose == Purpose::RetriedRefresh
+            && let Role::Leader(flight) = self.cache.flights().join(&asked.ask.key)
+        {
+            let until = asked.patience.soft_deadline().unwrap_or(asked.patience.end());
+            let (one, reply) = asked.lead(flight, miss.clone(), purpose);
+            led.push(one);
+            waiting.push((asked, Waiting::Led(reply, miss, Some((hit, until)))));
+            return;
+        }
+        self.cache.emit(Event::Hit);
+        asked.span.found(LookupResult::Stale);
+        let place = asked.place;
+        if purpose != Purpose::RetriedRefresh {
+            refreshed.extend(asked.refresh(miss, purpose));
+        }
+        self.settled[place] = Some(Ok(hit.noted()));
+    }
+
+    /// A value has to be loaded, or waited for.
+    fn missing(
+        &mut self,
+        mut asked: Asked<K, V>,
+        miss: Miss,
+        led: &mut Vec<Led<K, V, E>>,
+        waiting: &mut Vec<Waits<K, V, E>>,
+    ) {
+        if let Some(value) = asked.ask.left_alone(&miss) {
+            self.settled[asked.place] = Some(Ok(value));
+            return;
+        }
+        if !miss.reached_store() {
+            asked.span.unavailable();
+        }
+        match self.cache.flights().join(&asked.ask.key) {
+            Role::Leader(flight) => {
+                let stale = asked.ask.stale_if_slow(&miss, &asked.patience);
+                let (one, reply) = asked.lead(flight, miss.clone(), Purpose::Answer);
+                led.push(one);
+                waiting.push((asked, Waiting::Led(reply, miss, stale)));
+            }
+            Role::Follower(_) if asked.ask.lock == Lock::Off => self.uncached.push((asked, miss)),
+            Role::Follower(follower) => {
+                if !asked.waited {
+                    asked.waited = true;
+                    self.cache.emit(Event::Coalesced);
+                }
+                waiting.push((asked, Waiting::Followed(follower, miss)));
+            }
+        }
+    }
+
+    /// Begins the load of what this call leads.
+    fn load(&self, led: Vec<Led<K, V, E>>) -> Option<JoinHandle<()>> {
+        if led.is_empty() {
+            return None;
+        }
+        let span = self.cache.batch_load_span(led.len(), &self.span);
+        led.iter().for_each(|one| one.flight.is_in(&span));
+        Some(self.cache.flights().spawn_batch(span, batch::lead(led, self.load.clone())))
+    }
+
+    /// Loads what can't be shared, for this one call, and stores nothing.
+    async fn load_uncached(&mut self) {
+        let uncached = std::mem::take(&mut self.uncached);
+        let Some((first, _)) = uncached.first() else { return };
+        let wanted = uncached.iter().map(|(asked, _)| (asked.id.clone(), None)).collect();
+        let ask = first.ask.clone();
+        let load = inherit::collect(ask.in_place(None, (self.load)(wanted)));
+        let loaded = match &self.hard_timeout {
+            None => Ok(load.await),
+            Some((until, error)) => timeout_at(*until, load).await.map_err(|_| error.clone()),
+        };
+        let (brought, reads) = match loaded {
+            Ok((Ok(values), reads)) => (Ok(values.into_iter().collect::<HashMap<_, _>>()), reads),
+            Ok((Err(error), reads)) => (Err(error), reads),
+            Err(error) => (Err(error), inherit::Reads::default()),
+        };
+        let (mut values, error) = match brought {
+            Ok(values) => (values, None),
+            Err(error) => (HashMap::new(), Some(error)),
+        };
+        for (asked, miss) in uncached {
+            let loaded = match (values.remove(&asked.id), &error) {
+                (Some(loaded), _) => loaded.map(|loaded: Loaded<V>| loaded.map(Some)),
+                (None, None) => Ok(Loaded::new(None)),
+                (None, Some(error)) => Err(error.clone()),
+            };
+            self.settled[asked.place] = Some(asked.ask.unshared(loaded, &reads, &miss));
+        }
+    }
+}
+
+/// What there is of each, in one round trip for what is not in memory.
+async fn find<K, V: DeserializeOwned + 'static>(
+    cache: &Cache,
+    pending: &mut [Asked<K, V>],
+) -> Vec<Found<Hit<Option<V>>>> {
+    let mut found: Vec<Option<Found<Hit<Option<V>>>>> = Vec::with_capacity(pending.len());
+    let (mut elsewhere, mut keys) = (Vec::new(), Vec::new());
+    for (place, asked) in pending.iter_mut().enumerate() {
+        let key = &asked.ask.key;
+        if asked.ask.refresh {
+            let miss = Miss { key: key.clone(), expected: Some(Seen::Unusable), stale: None, detail: () };
+            found.push(Some(Found::Missing(miss)));
+            continue;
+        }
+        asked.span.at(Tier::Memory);
+        found.push(cache.find_here(key).map(Found::Fresh));
+        if found[place].is_none() {
+            elsewhere.push(place);
+            keys.push(key.clone());
+        }
+    }
+    if !keys.is_empty() {
+        let retrieved = cache.lookup_many(&keys).await;
+        for ((place, key), retrieved) in elsewhere.into_iter().zip(&keys).zip(retrieved) {
+            pending[place].span.at(cache.far_tier());
+            found[place] = Some(cache.judge(key, retrieved));
+        }
+    }
+    found.into_iter().flatten().collect()
+}
+
+impl<K, V> Asked<K, V>
+where
+    K: Clone,
+    V: Serialize + DeserializeOwned + Clone + Send + 'static,
+{
+    /// Has the key's flight lead by the call's load; and where its part arrives.
+    fn lead<E>(
+        &self,
+        flight: crate::engine::flight::Flight,
+        miss: Miss,
+        purpose: Purpose,
+    ) -> (Led<K, V, E>, oneshot::Receiver<Part<V, E>>) {
+        let (reply_to, reply) = ReplyTo::channel();
+        let (id, ask, patience) = (self.id.clone(), self.ask.clone(), self.patience.clone());
+        (Led { id, ask, flight, miss, patience, purpose, reply_to }, reply)
+    }
+
+    /// The same in the background, unless it is loaded already.
+    fn refresh<E>(&self, miss: Miss, purpose: Purpose) -> Option<Led<K, V, E>> {
+        match self.ask.cache.flights().join(&self.ask.key) {
+            Role::Leader(flight) => Some(self.lead(flight, miss, purpose).0),
+            Role::Follower(_) => None,
+        }
+    }
+
+    /// Waits for the load of this key.
+    async fn wait<E>(mut self, waiting: Waiting<V, E>, hard_timeout: Option<&(Instant, E)>) -> (Self, Waited<V, E>)
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        let stale = match &waiting {
+            Waiting::Led(_, miss, _) | Waiting::Followed(_, miss) => miss.stale.clone(),
+        };
+        let waits = self.wait_for(waiting);
+        let waited = match hard_timeout {
+            None => waits.await,
+            Some((until, error)) => match timeout_at(*until, waits).await {
+                Ok(waited) => waited,
+                Err(_) => {
+                    let miss = Miss { key: self.ask.key.clone(), expected: None, stale, detail: () };
+                    let result = self.ask.stale_if_error(&miss).map(|hit| self.ask.stands_in(hit));
+                    if result.is_none() {
+                        self.ask.cache.emit(Event::Miss);
+                    }
+                    Waited::Next(Next::Return(result.ok_or_else(|| error.clone())), miss)
+                }
+            },
+        };
+        (self, waited)
+    }
+
+    async fn wait_for<E>(&mut self, waiting: Waiting<V, E>) -> Waited<V, E>
+    where
+        E: Clone + Send + Sync + 'static,
+    {
+        match waiting {
+            Waiting::Followed(follower, miss) => {
+                let next = self.ask.follow(follower, &miss, &mut self.patience, &mut self.span).await;
+                Waited::Next(next, miss)
+            }
+            Waiting::Led(reply, miss, None) => self.led(reply.await.ok(), miss),
+            Waiting::Led(mut reply, miss, Some((hit, until))) => match timeout_at(until, &mut reply).await {
+                Ok(Ok(part)) if !matches!(part, LoadResult::Failed(_)) => self.led(Some(part), miss),
+                Ok(_) => Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss),
+                Err(_) => {
+                    let longest = self.ask.cache.longest_load();
+                    // It waits in the place of this call, so that the load is not abandoned.
+                    drop(self.ask.cache.spawn(async move { drop(timeout(longest, reply).await) }));
+                    Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss)
+                }
+            },
+        }
+    }
+
+    fn led<E>(&mut self, part: Option<Part<V, E>>, miss: Miss) -> Waited<V, E> {
+        let Some(part) = part else { return Waited::Panicked };
+        let next = self.ask.settled(part, &mut self.span).map_or(Next::LoadUncached, Next::Return);
+        Waited::Next(next, miss)
+    }
+}
+
+/// How the load of [`Cache::get_or_load_many`] is asked.
+pub(super) fn shared<K, V, E, F, Fut>(load: F) -> LoadMany<K, V, E>
+where
+    F: FnOnce(Vec<(K, Option<Stale<V>>)>) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<Vec<(K, Result<Loaded<V>, E>)>, E>> + Send + 'static,
+{
+    Arc::new(move |wanted| Box::pin(load.clone()(wanted)))
+}

@@ -1,0 +1,795 @@
+//! What the cache encodes itself: the rules of RFC 9110, sections 8.4, 8.8.3, 12.5.3, 13 and 14, and RFC 9111, section 4.1, on each
+//! store; and real clients.
+
+use std::{
+    io::Read as _,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, routing::get};
+use cache_layer::{
+    Cache, CacheLayer, Clock, Coding, Encode, Rule,
+    store::{MemoryStore, RedisStore, TieredStore},
+    telemetry::Event,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use proptest::prelude::*;
+use tests::{App, Backend, Body, Feed, Origin, RedisServer, Response, full, over_each_store};
+use tower_http::compression::CompressionLayer;
+
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
+const MODIFIED: &str = "Sun, 22 Nov 2026 22:00:00 GMT";
+
+fn page() -> String {
+    let product = |id: usize| {
+        format!(r#"{{"id":{id},"name":"Product {id}","price":"{}.95","stock":{}}}"#, id * 37 % 500, id * 10)
+    };
+    format!("[{}]", (1..=60).map(product).collect::<Vec<_>>().join(","))
+}
+
+/// Answers with a page, under the tag `"v1"`, and with what the request has it say: fields in `x-say-…`, where an empty one takes a
+/// field out, and a status in `x-status`. A request that has this tag is answered with 304, where that is set.
+fn pages(validates: bool) -> (Origin, Arc<Mutex<Vec<HeaderMap>>>) {
+    let asked: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
+    let requests = asked.clone();
+    let origin = Origin::new(move |call, request| {
+        requests.lock().unwrap().push(request.headers().clone());
+        async move {
+            let is_known = request.headers().get("if-none-match").is_some_and(|tag| tag == "\"v1\"");
+            let body = if validates && is_known { full("") } else { full(page()) };
+            let mut response = http::Response::new(body);
+            if validates && is_known {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+            }
+            let fields = response.headers_mut();
+            for (name, value) in [
+                ("content-type", "application/json"),
+                ("cache-control", "max-age=60"),
+                ("etag", "\"v1\""),
+                ("last-modified", MODIFIED),
+            ] {
+                fields.insert(name, HeaderValue::from_static(value));
+            }
+            fields.insert("x-call", HeaderValue::from(call));
+            for (name, value) in request.headers() {
+                if let Some(name) = name.as_str().strip_prefix("x-say-") {
+                    fields.remove(name);
+                    if !value.is_empty() {
+                        fields.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.clone());
+                    }
+                }
+            }
+            if let Some(status) = request.headers().get("x-status") {
+                *response.status_mut() = StatusCode::from_bytes(status.as_bytes()).unwrap();
+            }
+            Ok(response)
+        }
+    });
+    (origin, asked)
+}
+
+fn all() -> Encode {
+    Encode::new([Coding::Zstd, Coding::Brotli, Coding::Gzip]).at_once(8)
+}
+
+/// In all codings, on each store.
+async fn app(backend: &Backend, origin: &Origin) -> App {
+    App::new(backend.cache().await.build(), origin, |layer| layer.encode(all().in_store(true)))
+}
+
+fn decoded(response: &Response) -> Vec<u8> {
+    let (mut content, coded) = (Vec::new(), &response.body[..]);
+    match response.header("content-encoding") {
+        None => content.extend_from_slice(coded),
+        Some("zstd") => content = zstd::stream::decode_all(coded).unwrap(),
+        Some("br") => drop(brotli::Decompressor::new(coded, 4096).read_to_end(&mut content).unwrap()),
+        Some("gzip") => drop(flate2::read::GzDecoder::new(coded).read_to_end(&mut content).unwrap()),
+        Some(other) => panic!("{other}"),
+    }
+    content
+}
+
+fn coding(response: &Response) -> &str {
+    response.header("content-encoding").unwrap_or("identity")
+}
+
+/// Asks until what comes is in this coding: the first answers have none.
+async fn warm(app: &App, uri: &str, wanted: &str, say: Fields<'_>) -> Response {
+    let fields: Vec<_> = say.iter().copied().chain([("accept-encoding", wanted)]).collect();
+    for _ in 0..4 {
+        let response = app.get(uri, &fields).await;
+        if coding(&response) == wanted {
+            return response;
+        }
+    }
+    panic!("it is never sent in {wanted}");
+}
+
+async fn warm_all(app: &App, uri: &str, say: Fields<'_>) {
+    for coding in ["zstd", "br", "gzip"] {
+        warm(app, uri, coding, say).await;
+    }
+}
+
+mod codings {
+    use super::*;
+
+    async fn the_first_answer_is_the_applications_own(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        for (uri, accepts) in [("/a", "gzip"), ("/b", "zstd, br"), ("/c", "")] {
+            let miss = app.get(uri, &[("accept-encoding", accepts)]).await;
+            assert_eq!((miss.x_cache(), coding(&miss), miss.text()), ("MISS", "identity", &*page()));
+            assert_eq!((miss.header("etag"), miss.header("vary")), (Some("\"v1\""), Some("accept-encoding")));
+        }
+    }
+
+    async fn a_response_is_loaded_once_and_sent_in_each_coding(backend: &Backend) {
+        let (origin, _) = pages(false);
+        let app = app(backend, &origin).await;
+        for (name, tag) in [("zstd", "\"v1-zstd\""), ("br", "\"v1-br\""), ("gzip", "\"v1-gzip\"")] {
+            let hit = warm(&app, "/", name, &[]).await;
+            assert_eq!((hit.x_cache(), hit.cache_status().hit, hit.header("etag")), ("HIT", true, Some(tag)));
+            assert_eq!(hit.header("vary"), Some("accept-encoding"));
+            assert_eq!(hit.header("content-type"), Some("application/json"));
+            assert!(hit.body.len() < page().len() / 3, "{name}: {}", hit.body.len());
+            assert_eq!(decoded(&hit), page().as_bytes(), "{name}");
+        }
+        let plain = app.get("/", &[]).await;
+        assert_eq!((plain.x_cache(), coding(&plain), plain.text()), ("HIT", "identity", &*page()));
+        assert_eq!((plain.header("etag"), plain.header("vary")), (Some("\"v1\""), Some("accept-encoding")));
+        assert_eq!(origin.calls(), 1);
+    }
+
+    /// RFC 9110, section 12.5.3.
+    async fn each_client_gets_what_it_likes_best(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        warm_all(&app, "/", &[]).await;
+        for (accepts, expected) in [
+            ("gzip", "gzip"),
+            ("gzip, deflate", "gzip"),
+            ("gzip, deflate, br", "br"),
+            ("gzip, deflate, br, zstd", "zstd"),
+            ("X-GZIP", "gzip"),
+            ("*", "zstd"),
+            ("gzip;q=1.0, br;q=0.5", "gzip"),
+            ("zstd;q=0, *", "br"),
+            ("identity;q=1, gzip;q=0.5", "identity"),
+            ("identity, *;q=0", "identity"),
+            ("identity;q=0, gzip;q=0.1", "gzip"),
+            ("*;q=0", "identity"),
+            ("gzip;q=0", "identity"),
+            ("deflate", "identity"),
+            ("", "identity"),
+            ("not a list;", "identity"),
+        ] {
+            let hit = app.get("/", &[("accept-encoding", accepts)]).await;
+            assert_eq!((hit.x_cache(), coding(&hit)), ("HIT", expected), "{accepts}");
+            assert_eq!(decoded(&hit), page().as_bytes(), "{accepts}");
+        }
+        let lines = [("accept-encoding", "gzip;q=0.5"), ("accept-encoding", "br")];
+        assert_eq!(coding(&app.get("/", &lines).await), "br");
+        let refuses = [("accept-encoding", "gzip"), ("cache-control", "no-transform")];
+        assert_eq!(coding(&app.get("/", &refuses).await), "identity");
+    }
+
+    async fn head_says_what_get_would(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        let miss = app.send(Method::HEAD, "/", &[("accept-encoding", "gzip")]).await;
+        assert_eq!((coding(&miss), miss.header("vary")), ("identity", Some("accept-encoding")));
+        warm_all(&app, "/", &[("x-say-content-length", &page().len().to_string())]).await;
+        for accepts in ["zstd", "br", "gzip", "identity"] {
+            let fields = [("accept-encoding", accepts)];
+            let (head, got) = (app.send(Method::HEAD, "/", &fields).await, app.get("/", &fields).await);
+            let without_own = |response: &Response| {
+                let mut headers = response.headers.clone();
+                for name in ["age", "x-cache-age", "cache-status"] {
+                    headers.remove(name);
+                }
+                headers
+            };
+            assert_eq!(without_own(&head), without_own(&got), "{accepts}");
+            assert_eq!(head.header("content-length"), Some(&*got.body.len().to_string()), "{accepts}");
+            assert!(head.body.is_empty());
+        }
+    }
+
+    /// RFC 9111, section 4.1: beside what the application varies by, each variant has codings of its own.
+    async fn variants_have_codings_of_their_own(backend: &Backend) {
+        let (origin, _) = pages(false);
+        let app = app(backend, &origin).await;
+        let say = |language| [("x-say-vary", "Accept-Language"), ("accept-language", language)];
+        for (language, call) in [("de", "1"), ("en", "2"), ("de", "1"), ("en", "2")] {
+            let hit = warm(&app, "/", "gzip", &say(language)).await;
+            assert_eq!(
+                (hit.header("x-call"), hit.header("vary")),
+                (Some(call), Some("Accept-Language, accept-encoding"))
+            );
+        }
+        assert_eq!(origin.calls(), 2);
+    }
+
+    async fn other_statuses_than_200_are_encoded(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        for status in ["404", "410"] {
+            let hit = warm(&app, &format!("/{status}"), "gzip", &[("x-status", status)]).await;
+            assert_eq!((hit.status.as_str(), decoded(&hit)), (status, page().into()));
+        }
+    }
+
+    async fn what_is_not_the_caches_to_change_stays_as_it_is(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        let cases: [(Fields<'_>, Option<&str>); 9] = [
+            (&[("x-say-cache-control", "max-age=60, no-transform")], None),
+            (&[("x-say-content-encoding", "gzip")], None),
+            (&[("x-say-content-encoding", "identity")], None),
+            (&[("x-say-content-digest", "sha-256=:AA==:")], None),
+            (&[("x-say-repr-digest", "sha-256=:AA==:")], None),
+            (&[("x-say-vary", "accept-encoding")], Some("accept-encoding")),
+            (&[("x-say-content-type", "image/png")], None),
+            (&[("x-say-content-type", "")], None),
+            (&[("x-say-etag", "v1")], None),
+        ];
+        for (number, (say, vary)) in cases.into_iter().enumerate() {
+            let fields: Vec<_> = say.iter().copied().chain([("accept-encoding", "gzip")]).collect();
+            for expected in ["MISS", "HIT", "HIT"] {
+                let response = app.get(&format!("/{number}"), &fields).await;
+                assert_eq!(response.x_cache(), expected, "{say:?}");
+                assert_eq!((response.text(), response.header("vary")), (&*page(), vary), "{say:?}");
+            }
+        }
+    }
+
+    async fn a_rule_may_have_nothing_encoded(backend: &Backend) {
+        let set = |layer: CacheLayer| layer.encode(all()).rule(Rule::prefix("/raw").encode([])).unwrap();
+        let app = App::new(backend.cache().await.build(), &pages(false).0, set);
+        for _ in 0..3 {
+            let response = app.get("/raw/a", &[("accept-encoding", "zstd")]).await;
+            assert_eq!((coding(&response), response.header("vary")), ("identity", None));
+        }
+        warm(&app, "/a", "zstd", &[]).await;
+    }
+
+    async fn what_does_not_shrink_is_tried_once(backend: &Backend) {
+        let encoded = Arc::new(AtomicUsize::new(0));
+        let count = encoded.clone();
+        let noise: Vec<u8> = (0..4_000).map(|_| fastrand::u8(..)).collect();
+        let body = noise.clone();
+        let origin = Origin::new(move |_, _| {
+            let body = body.clone();
+            async move {
+                let fields = [("content-type", "text/plain"), ("cache-control", "max-age=60")];
+                let response =
+                    fields.into_iter().fold(http::Response::builder(), |r, (name, value)| r.header(name, value));
+                Ok(response.body(full(body)).unwrap())
+            }
+        });
+        let cache = backend.cache().await.observer(move |event: Event| {
+            if let Event::Encoded { coded, .. } = event {
+                assert_eq!(coded, None);
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let app = App::new(cache.build(), &origin, |layer| layer.encode([Coding::Gzip]));
+        for _ in 0..5 {
+            let response = app.get("/", &[("accept-encoding", "gzip")]).await;
+            assert_eq!((coding(&response), &response.body[..]), ("identity", &noise[..]));
+        }
+        // Over Redis alone, there is nowhere to keep it.
+        assert_eq!(encoded.load(Ordering::SeqCst), usize::from(!matches!(backend, Backend::Redis(_))));
+    }
+
+    over_each_store!(
+        the_first_answer_is_the_applications_own,
+        a_response_is_loaded_once_and_sent_in_each_coding,
+        each_client_gets_what_it_likes_best,
+        head_says_what_get_would,
+        variants_have_codings_of_their_own,
+        other_statuses_than_200_are_encoded,
+        what_is_not_the_caches_to_change_stays_as_it_is,
+        a_rule_may_have_nothing_encoded,
+        what_does_not_shrink_is_tried_once,
+    );
+}
+
+mod validators {
+    use super::*;
+
+    /// RFC 9110, sections 8.8.3.3 and 13.1.2.
+    async fn a_client_is_told_what_it_has(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        warm_all(&app, "/", &[]).await;
+        for (accepts, has, expected) in [
+            ("gzip", "\"v1-gzip\"", Ok("\"v1-gzip\"")),
+            ("gzip", "W/\"v1-gzip\"", Ok("\"v1-gzip\"")),
+            ("gzip", "\"v1\"", Ok("\"v1\"")),
+            ("gzip, br", "\"v1-gzip\"", Ok("\"v1-gzip\"")),
+            ("gzip, br", "\"v1\", \"v1-gzip\"", Ok("\"v1-gzip\"")),
+            ("gzip, br", "\"x\", \"v1-br\", \"v1-gzip\"", Ok("\"v1-br\"")),
+            ("gzip", "*", Ok("\"v1-gzip\"")),
+            ("", "*", Ok("\"v1\"")),
+            ("", "\"v1\"", Ok("\"v1\"")),
+            // It has what it could not read: perhaps for another client.
+            ("gzip", "\"v1-br\"", Err("gzip")),
+            ("", "\"v1-gzip\"", Err("identity")),
+            ("gzip;q=0", "\"v1-gzip\"", Err("identity")),
+            ("gzip, identity;q=0", "\"v1\"", Err("gzip")),
+            ("gzip", "\"v0-gzip\"", Err("gzip")),
+            ("gzip", "\"v1-deflate\"", Err("gzip")),
+        ] {
+            let response = app.get("/", &[("accept-encoding", accepts), ("if-none-match", has)]).await;
+            let came = match response.status.as_u16() {
+                304 => Ok(response.header("etag").unwrap()),
+                _ => Err(coding(&response)),
+            };
+            assert_eq!(came, expected, "{accepts} {has}");
+            assert_eq!(response.header("vary"), Some("accept-encoding"));
+            if came.is_ok() {
+                assert!(response.body.is_empty() && response.header("content-encoding").is_none());
+            }
+        }
+        let by_date = [("accept-encoding", "gzip"), ("if-modified-since", MODIFIED)];
+        assert_eq!(app.get("/", &by_date).await.status, 304);
+    }
+
+    /// Its copy is from before the cache was emptied.
+    async fn a_client_is_told_what_it_has_by_a_miss_too(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        for (uri, has, expected) in [
+            ("/a", "\"v1-gzip\"", Some("\"v1-gzip\"")),
+            ("/b", "\"v1\"", Some("\"v1\"")),
+            ("/c", "\"v1-br\"", None),
+            ("/d", "\"v0-gzip\"", None),
+        ] {
+            let response = app.get(uri, &[("accept-encoding", "gzip"), ("if-none-match", has)]).await;
+            assert_eq!(response.x_cache(), "MISS");
+            assert_eq!(response.header("vary"), Some("accept-encoding"));
+            match expected {
+                Some(tag) => assert_eq!((response.status.as_u16(), response.header("etag")), (304, Some(tag)), "{has}"),
+                None => assert_eq!((response.text(), response.header("etag")), (&*page(), Some("\"v1\"")), "{has}"),
+            }
+        }
+    }
+
+    async fn a_weak_tag_is_of_every_coding(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        let weak = [("x-say-etag", "W/\"v1\"")];
+        let hit = warm(&app, "/", "gzip", &weak).await;
+        assert_eq!(hit.header("etag"), Some("W/\"v1\""));
+        for (accepts, has, status) in [("gzip", "W/\"v1\"", 304), ("br", "\"v1\"", 304), ("gzip", "W/\"v1-gzip\"", 200)]
+        {
+            let response = app.get("/", &[("accept-encoding", accepts), ("if-none-match", has)]).await;
+            assert_eq!(response.status, status, "{accepts} {has}");
+        }
+        let resumed = [("accept-encoding", "gzip"), ("range", "bytes=5-"), ("if-range", "W/\"v1\"")];
+        assert_eq!(app.get("/", &resumed).await.status, 200, "it is of no bytes");
+    }
+
+    async fn minted_tags_are_told_apart_as_well(backend: &Backend) {
+        let set = |layer: CacheLayer| layer.etags(true).encode(all().in_store(true));
+        let app = App::new(backend.cache().await.build(), &pages(false).0, set);
+        let without = [("x-say-etag", ""), ("x-say-last-modified", "")];
+        let plain = app.get("/", &without).await.header("etag").unwrap().to_owned();
+        let coded = warm(&app, "/", "gzip", &without).await.header("etag").unwrap().to_owned();
+        assert_eq!(coded, format!("{}-gzip\"", plain.trim_end_matches('"')));
+        let again = app.get("/", &[("accept-encoding", "gzip"), ("if-none-match", &coded)]).await;
+        assert_eq!((again.status.as_u16(), again.header("etag")), (304, Some(&*coded)));
+    }
+
+    /// RFC 9110, section 13.1.1: the application knows its own tags, and no others.
+    async fn a_write_is_about_what_the_application_knows(backend: &Backend) {
+        let (origin, asked) = pages(false);
+        let app = app(backend, &origin).await;
+        let seen = |name: &str| -> Vec<String> {
+            let asked = asked.lock().unwrap();
+            let lines = asked.last().unwrap().get_all(name).iter().map(|line| line.to_str().unwrap().to_owned());
+            lines.collect()
+        };
+        app.send(Method::PUT, "/", &[("if-match", "\"v1-gzip\"")]).await;
+        assert_eq!(seen("if-match"), ["\"v1-gzip\"", "\"v1\""]);
+        app.send(Method::PUT, "/", &[("if-none-match", "\"v1-zstd\", \"v0\"")]).await;
+        assert_eq!(seen("if-none-match"), ["\"v1-zstd\", \"v0\"", "\"v1\""]);
+        app.get("/", &[("if-match", "\"v1-br\"")]).await;
+        assert_eq!(seen("if-match"), ["\"v1-br\"", "\"v1\""]);
+        app.send(Method::PUT, "/", &[("if-match", "\"v1\", W/\"v1-gzip\"")]).await;
+        assert_eq!(seen("if-match"), ["\"v1\", W/\"v1-gzip\""]);
+    }
+
+    async fn what_the_application_validates_is_not_encoded_again(backend: &Backend) {
+        let (clock, encoded) = (Clock::manual(), Arc::new(AtomicUsize::new(0)));
+        let count = encoded.clone();
+        let cache = backend.cache().await.clock(clock.clone()).observer(move |event: Event| {
+            count.fetch_add(usize::from(matches!(event, Event::Encoded { .. })), Ordering::SeqCst);
+        });
+        let (origin, asked) = pages(true);
+        let app = App::new(cache.build(), &origin, |layer| layer.encode(all().in_store(true)));
+        warm_all(&app, "/", &[]).await;
+        assert_eq!(encoded.load(Ordering::SeqCst), 3);
+        for name in ["zstd", "br", "gzip", "identity"] {
+            clock.advance(Duration::from_secs(61));
+            let response = app.get("/", &[("accept-encoding", name)]).await;
+            assert_eq!((response.x_cache(), coding(&response)), ("REVALIDATED", name));
+            assert_eq!(decoded(&response), page().as_bytes());
+            assert_eq!(asked.lock().unwrap().last().unwrap()["if-none-match"], "\"v1\"");
+            let hit = app.get("/", &[("accept-encoding", name)]).await;
+            assert_eq!((hit.x_cache(), coding(&hit), hit.header("vary")), ("HIT", name, Some("accept-encoding")));
+        }
+        assert_eq!((encoded.load(Ordering::SeqCst), origin.calls()), (3, 5));
+        // Word that nobody may change it any more.
+        clock.advance(Duration::from_secs(61));
+        let fields = [("accept-encoding", "gzip"), ("x-say-cache-control", "max-age=60, no-transform")];
+        for x_cache in ["REVALIDATED", "HIT"] {
+            let response = app.get("/", &fields).await;
+            assert_eq!((response.x_cache(), coding(&response), response.text()), (x_cache, "identity", &*page()));
+            assert_eq!(response.header("vary"), None);
+        }
+    }
+
+    async fn what_is_stale_is_sent_coded(backend: &Backend) {
+        let clock = Clock::manual();
+        let cache = backend.cache().await.clock(clock.clone());
+        let set = |layer: CacheLayer| layer.stale_if_error(Duration::from_secs(60)).encode(all().in_store(true));
+        let app = App::new(cache.build(), &pages(false).0, set);
+        warm(&app, "/", "gzip", &[]).await;
+        clock.advance(Duration::from_secs(61));
+        let stale = app.get("/", &[("accept-encoding", "gzip"), ("x-status", "503")]).await;
+        assert_eq!((stale.x_cache(), coding(&stale), decoded(&stale)), ("STALE", "gzip", page().into()));
+    }
+
+    over_each_store!(
+        a_client_is_told_what_it_has,
+        a_client_is_told_what_it_has_by_a_miss_too,
+        a_weak_tag_is_of_every_coding,
+        minted_tags_are_told_apart_as_well,
+        a_write_is_about_what_the_application_knows,
+        what_the_application_validates_is_not_encoded_again,
+        what_is_stale_is_sent_coded,
+    );
+}
+
+mod ranges {
+    use super::*;
+
+    async fn ask(app: &App, accepts: &str, range: &str, if_range: Option<&str>) -> Response {
+        let if_range = if_range.map(|validator| ("if-range", validator));
+        let fields: Vec<_> = [("accept-encoding", accepts), ("range", range)].into_iter().chain(if_range).collect();
+        app.get("/", &fields).await
+    }
+
+    /// RFC 9110, section 14: a range is of what is sent.
+    async fn a_part_is_one_of_what_is_sent(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        warm_all(&app, "/", &[]).await;
+        for name in ["zstd", "br", "gzip", "identity"] {
+            let whole = app.get("/", &[("accept-encoding", name)]).await;
+            let length = whole.body.len();
+            let part = ask(&app, name, "bytes=10-19", None).await;
+            assert_eq!((part.status.as_u16(), coding(&part)), (206, name));
+            assert_eq!(part.header("content-range"), Some(&*format!("bytes 10-19/{length}")));
+            assert_eq!((&part.body[..], part.header("etag")), (&whole.body[10..20], whole.header("etag")));
+            assert_eq!(part.header("vary"), Some("accept-encoding"));
+            let last = ask(&app, name, "bytes=-7", None).await;
+            assert_eq!(last.body, whole.body[length - 7..]);
+            let beyond = ask(&app, name, &format!("bytes={length}-"), None).await;
+            assert_eq!(
+                (beyond.status.as_u16(), beyond.header("content-range")),
+                (416, Some(&*format!("bytes */{length}")))
+            );
+            assert_eq!((coding(&beyond), beyond.header("vary")), ("identity", Some("accept-encoding")));
+            // Of several parts of coded content, clients disagree what they would be.
+            let several = ask(&app, name, "bytes=0-4,20-24", None).await;
+            let status = if name == "identity" { 206 } else { 200 };
+            assert_eq!(several.status, status, "{name}");
+        }
+    }
+
+    /// RFC 9110, section 13.1.5.
+    async fn a_client_goes_on_with_what_it_has_a_part_of(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        warm_all(&app, "/", &[]).await;
+        for (accepts, if_range, expected) in [
+            ("gzip", "\"v1-gzip\"", Some("gzip")),
+            // From before there was another one.
+            ("gzip", "\"v1\"", Some("identity")),
+            ("gzip, br", "\"v1-gzip\"", Some("gzip")),
+            ("gzip, br, zstd", "\"v1-br\"", Some("br")),
+            ("", "\"v1\"", Some("identity")),
+            ("gzip", "\"v1-br\"", None),
+            ("", "\"v1-gzip\"", None),
+            ("gzip", "\"v0-gzip\"", None),
+            ("gzip", "W/\"v1-gzip\"", None),
+            ("gzip, identity;q=0", "\"v1\"", None),
+            // A date is that of all representations: good for who gets but one.
+            ("gzip", MODIFIED, None),
+            ("", MODIFIED, Some("identity")),
+            ("gzip;q=0", MODIFIED, Some("identity")),
+        ] {
+            let response = ask(&app, accepts, "bytes=5-", Some(if_range)).await;
+            let came = (response.status == StatusCode::PARTIAL_CONTENT).then(|| coding(&response));
+            assert_eq!(came, expected, "{accepts} {if_range}");
+            let whole = app.get("/", &[("accept-encoding", expected.unwrap_or(accepts))]).await;
+            assert_eq!(response.body, whole.body[if came.is_some() { 5 } else { 0 }..], "{accepts} {if_range}");
+        }
+    }
+
+    async fn a_part_of_a_miss_is_one_of_what_the_application_sent(backend: &Backend) {
+        let app = app(backend, &pages(false).0).await;
+        let part = ask(&app, "gzip", "bytes=10-19", None).await;
+        assert_eq!((part.x_cache(), part.status.as_u16(), coding(&part)), ("MISS", 206, "identity"));
+        assert_eq!((part.text(), part.header("etag")), (&page()[10..20], Some("\"v1\"")));
+        assert_eq!(part.header("vary"), Some("accept-encoding"));
+    }
+
+    over_each_store!(
+        a_part_is_one_of_what_is_sent,
+        a_client_goes_on_with_what_it_has_a_part_of,
+        a_part_of_a_miss_is_one_of_what_the_application_sent,
+    );
+}
+
+mod streams {
+    use super::*;
+
+    /// Of unknown length, piece by piece; whoever joins gets it as it comes in.
+    async fn what_streams_is_encoded_once_it_is_there(backend: &Backend) {
+        let (feed, unread) = Feed::new();
+        let unread = Mutex::new(Some(unread));
+        let origin = Origin::new(move |_, _| {
+            let body: Option<Body> = unread.lock().unwrap().take();
+            async move {
+                let response = http::Response::builder().header("cache-control", "max-age=60");
+                Ok(response.header("content-type", "text/plain").body(body.expect("one load")).unwrap())
+            }
+        });
+        let app = app(backend, &origin).await;
+        let gzip = [("accept-encoding", "gzip")];
+        let first = tokio::spawn({
+            let app = app.clone();
+            async move { app.get("/", &gzip).await }
+        });
+        for _ in 0..10 {
+            feed.data(page()).unwrap();
+        }
+        drop(feed);
+        let first = first.await.unwrap();
+        assert_eq!(
+            (first.x_cache(), coding(&first), first.header("vary")),
+            ("MISS", "identity", Some("accept-encoding"))
+        );
+        let hit = warm(&app, "/", "gzip", &[]).await;
+        assert_eq!(decoded(&hit), page().repeat(10).as_bytes());
+    }
+
+    over_each_store!(what_streams_is_encoded_once_it_is_there);
+}
+
+mod stores {
+    use super::*;
+
+    /// Redis has one frame, which goes to who accepts it; what else is made of it is kept in the process.
+    #[tokio::test]
+    async fn redis_has_one_frame() {
+        let server = RedisServer::start();
+        let connect = async || {
+            let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
+            assert!(store.wait_connected(Duration::from_secs(10)).await);
+            store
+        };
+        let (origin, _) = pages(false);
+        let alone = App::new(Cache::new(connect().await), &origin, |layer| layer.encode(all()));
+        alone.get("/", &[]).await;
+        let keys: Vec<_> = server.keys().into_iter().filter(|key| key.contains(":e:")).collect();
+        let length: usize = server.command(&["STRLEN", &keys[0]]);
+        assert!(keys.len() == 1 && length < page().len() / 2, "{keys:?}: {length}");
+
+        for (accepts, expected) in [("zstd", "zstd"), ("gzip, zstd", "zstd"), ("gzip", "identity"), ("", "identity")] {
+            let hit = alone.get("/", &[("accept-encoding", accepts)]).await;
+            assert_eq!((hit.x_cache(), coding(&hit), decoded(&hit)), ("HIT", expected, page().into()), "{accepts}");
+        }
+
+        let store = TieredStore::new(1 << 20, connect().await);
+        let tiered = App::new(Cache::new(store.clone()), &origin, |layer| layer.encode(all()));
+        let bytes = async |accepts: &str, expected: &str| {
+            let hit = warm(&tiered, "/", accepts, &[]).await;
+            assert_eq!((hit.x_cache(), coding(&hit), decoded(&hit)), ("HIT", expected, page().into()), "{accepts}");
+            store.memory_bytes()
+        };
+        let framed = bytes("zstd", "zstd").await;
+        assert_eq!(bytes("zstd", "zstd").await, framed, "nothing was inflated");
+        let inflated = bytes("identity", "identity").await;
+        assert!((page().len() as u64..page().len() as u64 + 200).contains(&(inflated - framed)), "{inflated} {framed}");
+        assert_eq!(bytes("identity", "identity").await, inflated, "once");
+        let coded = bytes("gzip", "gzip").await;
+        assert!(inflated < coded && coded < inflated + page().len() as u64 / 3, "{coded} {inflated}");
+        assert_eq!(bytes("gzip", "gzip").await, coded);
+        assert_eq!(origin.calls(), 1);
+    }
+
+    /// A fleet in which some encode and some don't reads the same entries.
+    #[tokio::test]
+    async fn who_encodes_nothing_reads_what_others_wrote() {
+        for backend in [Backend::redis(), Backend::tiered()] {
+            let (origin, _) = pages(false);
+            let encodes = app(&backend, &origin).await;
+            let plain = App::new(backend.cache().await.build(), &origin, |layer| layer);
+            encodes.get("/", &[]).await;
+            for accepts in ["zstd", "gzip", ""] {
+                for _ in 0..2 {
+                    let hit = plain.get("/", &[("accept-encoding", accepts)]).await;
+                    assert_eq!((hit.x_cache(), coding(&hit), hit.text()), ("HIT", "identity", &*page()));
+                    assert_eq!(hit.header("etag"), Some("\"v1\""));
+                }
+            }
+            plain.get("/plain", &[]).await;
+            warm(&encodes, "/plain", "identity", &[]).await;
+            assert_eq!(origin.calls(), 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn codings_count_for_the_size_of_a_store() {
+        let store = MemoryStore::new(1 << 20);
+        let app = App::new(Cache::new(store.clone()), &pages(false).0, |layer| layer.encode(all()));
+        app.get("/", &[]).await;
+        let plain = store.bytes();
+        let mut bytes = plain;
+        for name in ["zstd", "gzip"] {
+            let coded = warm(&app, "/", name, &[]).await.body.len() as u64;
+            assert!((coded..coded + 400).contains(&(store.bytes() - bytes)), "{name}: {} {bytes}", store.bytes());
+            bytes = store.bytes();
+        }
+        println!("an entry of {} bytes takes {plain}, and with two codings {bytes}", page().len());
+        app.send(Method::PUT, "/", &[]).await;
+        assert_eq!((store.bytes(), store.entries()), (0, 0));
+    }
+
+    /// An invalidation while an encoder is at work has the last word.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_encoder_brings_back_what_was_invalidated() {
+        for _ in 0..200 {
+            let app = App::new(Cache::new(MemoryStore::new(1 << 20)), &pages(false).0, |layer| layer.encode(all()));
+            app.get("/", &[]).await;
+            let key = CacheLayer::new(app.cache.clone()).key(&"http://shop.example/".parse().unwrap()).unwrap();
+            drop(app.begin(tests::request(Method::GET, "/", &[("accept-encoding", "gzip")])).await.unwrap());
+            app.cache.invalidate(&key).await.unwrap();
+            app.settled().await;
+            assert_eq!(app.get("/", &[("accept-encoding", "gzip")]).await.x_cache(), "MISS");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn bytes_in_are_bytes_out(
+            words in prop::collection::vec("[a-z]{1,9}", 0..400),
+            noise in prop::collection::vec(any::<u8>(), 0..400),
+            accepts in "(zstd|br|gzip|identity|\\*)(;q=0\\.[0-9])?(, (zstd|br|gzip|identity|\\*)(;q=0\\.[0-9])?){0,3}",
+        ) {
+            let content = [words.join(" ").into_bytes(), noise].concat();
+            let body = content.clone();
+            let origin = Origin::new(move |_, _| {
+                let body = body.clone();
+                async move {
+                    let response = http::Response::builder().header("cache-control", "max-age=60");
+                    Ok(response.header("content-type", "text/plain").body(full(body)).unwrap())
+                }
+            });
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let app = App::new(Cache::new(MemoryStore::new(1 << 20)), &origin, |layer| layer.encode(all()));
+                for _ in 0..3 {
+                    assert_eq!(decoded(&app.get("/", &[("accept-encoding", &accepts)]).await), content, "{accepts}");
+                }
+            });
+        }
+    }
+}
+
+/// An application that compresses goes on doing it, and the cache keeps what it makes: each coding as a variant.
+#[tokio::test]
+async fn an_application_that_encodes_itself_is_left_alone() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let handler = async move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        ([("cache-control", "max-age=60"), ("content-type", "application/json")], page())
+    };
+    let cache = Cache::new(MemoryStore::new(1 << 20));
+    let router = Router::new()
+        .route("/", get(handler))
+        .layer(CompressionLayer::new())
+        .layer(CacheLayer::new(cache.clone()).encode(all()));
+    let ask = async |accepts: &str| {
+        let request = tests::request(Method::GET, "/", &[("accept-encoding", accepts)]);
+        let response = tests::ask(&router, request).await.unwrap();
+        assert!(cache.drain(Duration::from_secs(10)).await);
+        assert_eq!((decoded(&response), response.header("vary")), (page().into(), Some("accept-encoding")));
+        (response.x_cache().to_owned(), coding(&response).to_owned())
+    };
+    for x_cache in ["MISS", "HIT", "HIT"] {
+        assert_eq!(ask("gzip").await, (x_cache.to_owned(), "gzip".to_owned()));
+        assert_eq!(ask("").await, (x_cache.to_owned(), "identity".to_owned()));
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+mod clients {
+    use super::*;
+
+    /// A server with a warm cache in front of `/`, and its URL.
+    async fn serve() -> String {
+        let handler = async || {
+            ([("cache-control", "max-age=60"), ("content-type", "application/json"), ("etag", "\"v1\"")], page())
+        };
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        let router = Router::new().route("/", get(handler)).layer(CacheLayer::new(cache.clone()).encode(all()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+        let client = tests::HttpClient::new();
+        for accepts in ["zstd", "br", "gzip"] {
+            for _ in 0..2 {
+                client.get(&url, &[("accept-encoding", accepts)]).await;
+                assert!(cache.drain(Duration::from_secs(10)).await);
+            }
+            assert_eq!(coding(&client.get(&url, &[("accept-encoding", accepts)]).await), accepts);
+        }
+        url
+    }
+
+    /// What a client of others prints: the coding, a line break, and the content as it has decoded it.
+    async fn run(program: &'static str, args: Vec<String>) -> (String, String) {
+        let output = tokio::task::spawn_blocking(move || Command::new(program).args(args).output()).await.unwrap();
+        let output = output.unwrap_or_else(|error| panic!("{program} is to be installed: {error}"));
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("decoded text");
+        let (coding, content) = text.split_once('\n').expect("two parts");
+        (coding.trim().to_owned(), content.to_owned())
+    }
+
+    #[tokio::test]
+    async fn curl_decodes_what_it_gets() {
+        let url = serve().await;
+        for accepts in ["zstd", "br", "gzip"] {
+            // What this build of curl can decode, it names itself; it decodes what it was told to name.
+            let field = format!("accept-encoding: {accepts}");
+            let args = ["-sS", "--compressed", "-H", &field, "-D", "-", &url];
+            let output = tokio::task::spawn_blocking({
+                let args = args.map(ToOwned::to_owned);
+                move || Command::new("curl").args(args).output()
+            });
+            let output = output.await.unwrap().expect("curl is to be installed");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let text = String::from_utf8(output.stdout).expect("decoded text");
+            let (head, content) = text.split_once("\r\n\r\n").expect("a head");
+            assert!(head.to_ascii_lowercase().contains(&format!("content-encoding: {accepts}")), "{head}");
+            assert_eq!(content, page());
+        }
+    }
+
+    #[tokio::test]
+    async fn python_decodes_what_it_gets() {
+        let script = "import gzip, sys, urllib.request as r\n\
+            a = r.urlopen(r.Request(sys.argv[1], headers={'Accept-Encoding': 'gzip'}))\n\
+            print(a.headers['Content-Encoding'])\n\
+            sys.stdout.write(gzip.decompress(a.read()).decode())";
+        let args = vec!["-c".to_owned(), script.to_owned(), serve().await];
+        assert_eq!(run("python3", args).await, ("gzip".to_owned(), page()));
+    }
+
+    #[tokio::test]
+    async fn node_decodes_what_it_gets() {
+        let script = "fetch(process.argv[1], {headers: {'accept-encoding': process.argv[2]}}).then(async (a) => \
+            process.stdout.write(a.headers.get('content-encoding') + '\\n' + await a.text()))";
+        let url = serve().await;
+        for accepts in ["gzip", "br"] {
+            let args = ["-e", script, &url, accepts].map(ToOwned::to_owned).to_vec();
+            assert_eq!(run("node", args).await, (accepts.to_owned(), page()));
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Entries that need not trust Redis: what lies there tells nothing, and what was changed there is not believed.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use cache_layer::{
+    Cache, CacheBuilder,
+    store::{KeyRing, RedisStore, TieredStore},
+    telemetry::Rejection,
+};
+use tests::{App, Origin, RedisServer, echo, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const NAMES: [u8; 32] = [1; 32];
+const OLD: [u8; 32] = [2; 32];
+const NEW: [u8; 32] = [3; 32];
+
+async fn connect(server: &RedisServer, ring: Option<KeyRing>) -> RedisStore {
+    let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10));
+    let store = match ring {
+        Some(ring) => store.sealed_with(ring),
+        None => store,
+    };
+    let store = store.build().unwrap();
+    assert!(store.wait_connected(LIMIT).await);
+    store
+}
+
+async fn cache(server: &RedisServer, ring: KeyRing) -> Cache {
+    Cache::new(connect(server, Some(ring)).await)
+}
+
+async fn tiered(server: &RedisServer, ring: KeyRing) -> CacheBuilder {
+    Cache::builder(TieredStore::new(16 << 20, connect(server, Some(ring)).await))
+}
+
+fn ring() -> KeyRing {
+    KeyRing::new(NAMES, OLD)
+}
+
+/// The name of the one entry that there is.
+fn entry_name(server: &RedisServer) -> String {
+    let mut entries = server.keys().into_iter().filter(|name| name.starts_with("cache:e:"));
+    let name = entries.next().expect("an entry");
+    assert_eq!(entries.next(), None);
+    name
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_the_keys_finds_what_others_stored_and_hears_what_they_invalidate() {
+    let server = RedisServer::start();
+    let (one, other) = (tiered(&server, ring()).await.build(), tiered(&server, ring()).await.build());
+    one.set(("product", 7), "lamp").tags(["product:7"]).await.unwrap();
+    for cache in [&one, &other] {
+        assert_eq!(cache.get::<String>(("product", 7)).await.as_deref(), Some("lamp"));
+    }
+    one.invalidate_tag("product:7").await.unwrap();
+    wait_until("it is void everywhere", async || !other.contains(("product", 7)).await).await;
+    other.set(("product", 7), "desk").await.unwrap();
+    wait_until("it is there", async || one.contains(("product", 7)).await).await;
+    one.delete(("product", 7)).await.unwrap();
+    wait_until("it is void everywhere", async || !other.contains(("product", 7)).await).await;
+    // One of the fleet loads, and is waited for.
+    let calls = Arc::new(AtomicUsize::new(0));
+    let asks = [&one, &other, &one, &other].map(|cache| {
+        let calls = calls.clone();
+        tokio::spawn(
+            cache
+                .get_or_load("rates", async move || {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Ok::<_, Infallible>(calls.fetch_add(1, Ordering::SeqCst))
+                })
+                .into_future(),
+        )
+    });
+    for ask in asks {
+        assert_eq!(ask.await.unwrap(), Ok(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variants_are_found_and_go_with_their_key() {
+    let server = RedisServer::start();
+    let cache = tiered(&server, ring()).await.build();
+    let fields: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("vary", "accept-language")];
+    let origin = Origin::new(move |call, request| async move { Ok(echo(call, &request, fields)) });
+    let app = App::new(cache.clone(), &origin, |layer| layer);
+    for _ in 0..2 {
+        for (language, call) in [("de", "1"), ("fr", "2")] {
+            let answer = app.get("/page", &[("accept-language", language)]).await;
+            assert_eq!(answer.header("x-call"), Some(call));
+        }
+    }
+    cache.invalidate_all().await.unwrap();
+    assert_eq!(app.get("/page", &[("accept-language", "de")]).await.header("x-call"), Some("3"));
+    // A pattern has no names to match.
+    assert_eq!(cache.delete_pattern("*nothing*").await, Ok(0));
+    assert_eq!(app.get("/page", &[("accept-language", "de")]).await.header("x-call"), Some("4"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_other_keys_finds_nothing_and_is_told_why() {
+    let server = RedisServer::start();
+    cache(&server, ring()).await.set("k", "secret").await.unwrap();
+    let other = cache(&server, KeyRing::new(NAMES, NEW)).await;
+    assert_eq!(other.get::<String>("k").await, None);
+    assert_eq!(other.counts().rejected, [(Rejection::Seal, 1)]);
+    let elsewhere = cache(&server, KeyRing::new(NEW, OLD)).await;
+    assert_eq!(elsewhere.get::<String>("k").await, None);
+    assert_eq!(elsewhere.counts().rejected, [], "it has another name there");
+    // Who has no keys writes nothing that is believed.
+    let plain = Cache::new(connect(&server, None).await);
+    plain.set("k", "forged").await.unwrap();
+    let names: Vec<String> = server.keys().into_iter().filter(|name| name.starts_with("cache:e:")).collect();
+    let (readable, hidden): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.ends_with(":k"));
+    let forged: Vec<u8> = server.command(&["GET", readable[0]]);
+    let mut put = ::redis::cmd("SET");
+    put.arg(hidden[0]).arg(forged);
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let () = put.query(&mut client.get_connection().unwrap()).unwrap();
+    let honest = cache(&server, ring()).await;
+    assert_eq!(honest.get::<String>("k").await, None);
+    assert_eq!(honest.counts().rejected, [(Rejection::Seal, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_of_the_server_holds_no_key_no_tag_and_no_value() {
+    let dump_of = async |ring: Option<KeyRing>| {
+        let server = RedisServer::start();
+        let () = server.command(&["CONFIG", "SET", "rdbcompression", "no"]);
+        let cache = Cache::new(connect(&server, ring).await);
+        cache.set(("a-secret-key", 7), "a-secret-value").tags(["a-secret-tag"]).await.unwrap();
+        let load = async || Ok::<_, Infallible>("a-secret-load".to_owned());
+        cache.get_or_load("a-secret-name", load).tags(["a-secret-tag"]).await.unwrap();
+        assert!(cache.drain(LIMIT).await);
+        let () = server.command(&["SAVE"]);
+        let folder: Vec<String> = server.command(&["CONFIG", "GET", "dir"]);
+        std::fs::read(format!("{}/dump.rdb", folder[1])).unwrap()
+    };
+    let (plain, sealed) = (dump_of(None).await, dump_of(Some(ring())).await);
+    for secret in ["a-secret-key", "a-secret-value", "a-secret-tag", "a-secret-load", "a-secret-name"] {
+        let is_in = |dump: &[u8]| dump.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(is_in(&plain), "{secret}: otherwise this looks in the wrong place");
+        assert!(!is_in(&sealed), "{secret}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_cut_or_swapped_in_the_server_is_a_miss() {
+    let server = RedisServer::start();
+    let cache = cache(&server, ring()).await;
+    cache.set("k", "value").await.unwrap();
+    let name = entry_name(&server);
+    let length: usize = server.command(&["STRLEN", &name]);
+    let before: Vec<u8> = server.command(&["GET", &name]);
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let mut put = |bytes: &[u8]| {
+        let () = ::redis::cmd("SET").arg(&name).arg(bytes).query(&mut connection).unwrap();
+    };
+    for place in (8..length).step_by(7) {
+        let mut changed = before.clone();
+        changed[place] ^= 0x10;
+        put(&changed);
+        assert_eq!(cache.get::<String>("k").await, None, "byte {place}");
+        put(&before[..place]);
+        assert_eq!(cache.get::<String>("k").await, None, "cut at {place}");
+    }
+    let reasons: Vec<Rejection> = cache.counts().rejected.into_iter().map(|(reason, _)| reason).collect();
+    assert!(reasons.iter().all(|reason| matches!(reason, Rejection::Seal | Rejection::Truncated)), "{reasons:?}");
+    put(&before);
+    assert_eq!(cache.get::<String>("k").await.as_deref(), Some("value"), "it is as it was");
+    cache.set("other", "other").await.unwrap();
+    let other = server.keys().into_iter().find(|other| other.starts_with("cache:e:") && *other != name).unwrap();
+    let bytes: Vec<u8> = server.command(&["GET", &other]);
+    put(&bytes);
+    assert_eq!(cache.get::<String>("k").await, None, "it is another key's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_under_load_costs_no_miss() {
+    const KEYS: usize = 100;
+    let server = RedisServer::start();
+    let loads = Arc::new(AtomicUsize::new(0));
+    let read_all = async |cache: &Cache| {
+        for id in 0..KEYS {
+            let loads = loads.clone();
+            let load = async move || {
+                loads.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(id)
+            };
+            assert_eq!(cache.get_or_load(("n", id), load).ttl(LIMIT * 100).await, Ok(id));
+        }
+        assert!(cache.drain(LIMIT).await);
+    };
+    let steps = [ring(), ring().opens(NEW), KeyRing::new(NAMES, NEW).opens(OLD)];
+    let mut fleet = vec![cache(&server, ring()).await, cache(&server, ring()).await, cache(&server, ring()).await];
+    read_all(&fleet[0]).await;
+    // One process after the other takes each step, while all read, and something is written.
+    for step in &steps {
+        for process in 0..fleet.len() {
+            fleet[process] = cache(&server, step.clone()).await;
+            fleet[process].set(("written", process), "value").await.unwrap();
+            for reader in &fleet {
+                read_all(reader).await;
+                assert_eq!(reader.get::<String>(("written", process)).await.as_deref(), Some("value"));
+            }
+        }
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), KEYS);
+}

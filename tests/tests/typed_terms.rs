@@ -1,0 +1,580 @@
+//! Values on the terms of their callers: what stands in for a load that is slow or fails, when what is fresh is loaded anew, and
+//! how many load at one time.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use cache_layer::{Cache, CacheBuilder, Clock, GetOrLoad, Loaded, Lock, Stale};
+use futures_util::future::join_all;
+use tests::{App, Backend, Gate, Origin, full, over_each_store, wait_until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_millis(10);
+
+over_each_store!(
+    what_is_stale_stands_in_for_a_slow_load_which_goes_on_and_is_stored,
+    a_slow_load_that_was_left_is_not_abandoned,
+    nothing_stale_means_waiting_for_the_load,
+    a_soft_timeout_counts_for_another_process_too,
+    a_load_that_fails_after_it_was_left_is_left_alone,
+    bursts_under_soft_timeouts_end_with_what_was_loaded_last,
+    a_hard_timeout_ends_the_wait_and_the_load_goes_on,
+    a_hard_timeout_prefers_what_is_stale,
+    a_fallback_stands_in_for_an_error_and_is_not_kept,
+    a_fallback_does_not_stand_in_for_a_slow_load,
+    a_failing_load_is_left_alone_where_something_stands_in,
+    a_back_off_of_zero_is_none,
+    what_is_fresh_is_refreshed_before_it_is_stale,
+    one_of_the_fleet_refreshes_early,
+    an_invalidation_during_an_early_refresh_wins,
+    lives_are_as_different_as_the_jitter_says,
+    what_is_kept_is_for_its_load_alone,
+    values_and_responses_share_the_places_of_their_cache,
+    what_a_load_loads_needs_no_place_of_its_own,
+    a_refresh_in_the_background_waits_for_no_place,
+    a_call_that_waits_for_a_place_ends_with_its_timeouts,
+);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Failed {
+    Broken,
+    TimedOut,
+}
+
+/// A function behind the cache, whose calls are counted.
+#[derive(Clone, Default)]
+struct Source {
+    calls: Arc<AtomicUsize>,
+}
+
+impl Source {
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn called(&self) -> usize {
+        self.calls.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// The number of the call.
+    fn count(&self, cache: &Cache) -> GetOrLoad<usize, Failed> {
+        self.count_behind(cache, &open())
+    }
+
+    /// The number of the call, once the gate is open.
+    fn count_behind(&self, cache: &Cache, gate: &Gate) -> GetOrLoad<usize, Failed> {
+        let (source, gate) = (self.clone(), gate.clone());
+        cache.get_or_load("k", async move || {
+            let call = source.called();
+            gate.pass().await;
+            Ok(call)
+        })
+    }
+
+    fn fail(&self, cache: &Cache) -> GetOrLoad<usize, Failed> {
+        let source = self.clone();
+        cache.get_or_load("k", async move || {
+            source.called();
+            Err(Failed::Broken)
+        })
+    }
+}
+
+fn open() -> Gate {
+    let gate = Gate::closed();
+    gate.open();
+    gate
+}
+
+async fn aging(backend: &Backend) -> (CacheBuilder, Clock) {
+    let clock = Clock::manual();
+    (backend.cache().await.clock(clock.clone()), clock)
+}
+
+async fn settled(cache: &Cache) {
+    assert!(cache.drain(LIMIT).await, "loads were still under way after {LIMIT:?}");
+}
+
+/// A value of which there is a first version, stale for half a minute, which may stand in for another half.
+async fn with_stale(cache: &Cache, clock: &Clock, source: &Source) {
+    assert_eq!(terms(source.count(cache)).await, Ok(1));
+    settled(cache).await;
+    clock.advance(MINUTE + MINUTE / 2);
+}
+
+fn terms(ask: GetOrLoad<usize, Failed>) -> GetOrLoad<usize, Failed> {
+    ask.ttl(MINUTE).stale_if_error(MINUTE)
+}
+
+/// ZiggyCreatures/FusionCache#583: there, the load got stuck once its caller had left.
+async fn what_is_stale_stands_in_for_a_slow_load_which_goes_on_and_is_stored(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, source, gate) = (cache.build(), Source::default(), Gate::closed());
+    with_stale(&cache, &clock, &source).await;
+    for _ in 0..3 {
+        assert_eq!(terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).await, Ok(1));
+    }
+    let callers = (0..10).map(|_| terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).into_future());
+    assert!(join_all(callers).await.iter().all(|answer| *answer == Ok(1)));
+    assert_eq!((source.calls(), cache.loads_in_flight()), (2, 1), "one of them loads, and still does");
+    gate.open();
+    settled(&cache).await;
+    assert_eq!(cache.get::<usize>("k").await, Some(2));
+    assert_eq!(terms(source.count(&cache)).soft_timeout(SOON).await, Ok(2));
+}
+
+async fn a_slow_load_that_was_left_is_not_abandoned(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    // A load that nobody waits for ends within a tenth of a second.
+    let cache = cache.abandoned_load(Duration::ZERO).lock_timeout(Duration::from_millis(300)).build();
+    let (source, gate) = (Source::default(), Gate::closed());
+    with_stale(&cache, &clock, &source).await;
+    assert_eq!(terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).await, Ok(1));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(cache.loads_in_flight(), 1);
+    gate.open();
+    settled(&cache).await;
+    assert_eq!(cache.get::<usize>("k").await, Some(2));
+}
+
+async fn nothing_stale_means_waiting_for_the_load(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, source) = (cache.build(), Source::default());
+    let gate = Gate::closed();
+    let first = tokio::spawn(terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).into_future());
+    wait_until("it loads", async || source.calls() == 1).await;
+    tokio::time::sleep(5 * SOON).await;
+    assert!(!first.is_finished());
+    gate.open();
+    assert_eq!(first.await.unwrap(), Ok(1));
+    settled(&cache).await;
+    // Nor does what is older than its window stand in.
+    clock.advance(3 * MINUTE);
+    let gate = Gate::closed();
+    let second = tokio::spawn(terms(source.count_behind(&cache, &gate)).soft_timeout(SOON).into_future());
+    wait_until("it loads again", async || source.calls() == 2).await;
+    tokio::time::sleep(5 * SOON).await;
+    assert!(!second.is_finished());
+    gate.open();
+    assert_eq!(second.await.unwrap(), Ok(2));
+}
+
+/// ZiggyCreatures/FusionCache#534: there, the first call after expiry waited for the second tier all the same.
+async fn a_soft_timeout_counts_for_another_process_too(backend: &Backend) {
+    let (one, clock) = aging(backend).await;
+    let (one, other) = (one.build(), backend.cache().await.clock(clock.clone()).build());
+    let (source, gate) = (Source::default(), Gate::closed());
+    with_stale(&one, &clock, &source).await;
+    let loading = tokio::spawn(terms(source.count_behind(&one, &gate)).into_future());
+    wait_until("one loads", async || source.calls() == 2).await;
+    assert_eq!(terms(source.count(&other)).soft_timeout(SOON).await, Ok(1));
+    assert_eq!(source.calls(), 2, "the other one waits for it");
+    gate.open();
+    assert_eq!(loading.await.unwrap(), Ok(2));
+    settled(&one).await;
+    settled(&other).await;
+    assert_eq!(terms(source.count(&other)).soft_timeout(SOON).await, Ok(2));
+    assert_eq!(source.calls(), 2);
+}
+
+/// ZiggyCreatures/FusionCache#332: there, a failure after the time-out was as if nothing had happened.
+async fn a_load_that_fails_after_it_was_left_is_left_alone(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, source, gate) = (cache.build(), Source::default(), Gate::closed());
+    with_stale(&cache, &clock, &source).await;
+    let failing = {
+        let (source, gate) = (source.clone(), gate.clone());
+        cache.get_or_load("k", async move || {
+            source.called();
+            gate.pass().await;
+            Err(Failed::Broken)
+        })
+    };
+    assert_eq!(terms(failing).soft_timeout(SOON).await, Ok(1));
+    gate.open();
+    settled(&cache).await;
+    assert_eq!(terms(source.count(&cache)).soft_timeout(SOON).await, Ok(1));
+    assert_eq!(source.calls(), 2, "a second of peace");
+}
+
+/// ZiggyCreatures/FusionCache#560: there, an old value came back under load, and stayed.
+async fn bursts_under_soft_timeouts_end_with_what_was_loaded_last(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let caches = [cache.build(), backend.cache().await.clock(clock.clone()).build()];
+    let version = Arc::new(AtomicUsize::new(0));
+    for round in 1..=6 {
+        version.store(round, Ordering::SeqCst);
+        let callers = (0..60).map(|caller| {
+            let (cache, version) = (caches[caller % 2].clone(), version.clone());
+            tokio::spawn(async move {
+                let load = async move || {
+                    let read = version.load(Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(5 * (caller as u64 % 7))).await;
+                    Ok::<_, Infallible>(read)
+                };
+                let ask = cache.get_or_load(("product", caller % 3), load).ttl(SECOND).stale_if_error(MINUTE);
+                ask.soft_timeout(SOON).await.unwrap()
+            })
+        });
+        let answers = join_all(callers.collect::<Vec<_>>()).await;
+        let answers: Vec<usize> = answers.into_iter().map(Result::unwrap).collect();
+        assert!(answers.iter().all(|answer| (round - 1..=round).contains(answer)), "{round}: {answers:?}");
+        for cache in &caches {
+            settled(cache).await;
+        }
+        for (cache, id) in caches.iter().zip([0, 1, 2].into_iter().cycle()) {
+            wait_until("it has what was loaded last", async || {
+                cache.get::<usize>(("product", id)).await == Some(round)
+            })
+            .await;
+        }
+        clock.advance(2 * SECOND);
+    }
+}
+
+async fn a_hard_timeout_ends_the_wait_and_the_load_goes_on(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let (source, gate) = (Source::default(), Gate::closed());
+    let ask = |source: &Source| source.count_behind(&cache, &gate).hard_timeout(SOON, Failed::TimedOut);
+    assert_eq!(ask(&source).await, Err(Failed::TimedOut));
+    assert_eq!(ask(&source).await, Err(Failed::TimedOut), "whoever waits for it has the same");
+    assert_eq!(ask(&source).fallback(7).await, Ok(7));
+    wait_until("it loads", async || source.calls() == 1).await;
+    gate.open();
+    settled(&cache).await;
+    assert_eq!(ask(&source).await, Ok(1));
+}
+
+async fn a_hard_timeout_prefers_what_is_stale(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, source, gate) = (cache.build(), Source::default(), Gate::closed());
+    with_stale(&cache, &clock, &source).await;
+    let ask = |source: &Source| terms(source.count_behind(&cache, &gate)).hard_timeout(SOON, Failed::TimedOut);
+    assert_eq!(ask(&source).fallback(7).await, Ok(1));
+    clock.advance(MINUTE);
+    assert_eq!(ask(&source).await, Err(Failed::TimedOut), "it is too old by now");
+    gate.open();
+    settled(&cache).await;
+}
+
+async fn a_fallback_stands_in_for_an_error_and_is_not_kept(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let source = Source::default();
+    let (inner, part) = (cache.clone(), source.clone());
+    let whole = async move || -> Result<usize, Failed> { part.fail(&inner).fallback(7).await };
+    assert_eq!(cache.get_or_load("whole", whole).await, Ok(7));
+    settled(&cache).await;
+    assert!(!cache.contains("k").await && !cache.contains("whole").await, "neither it, nor what is made of it");
+    assert_eq!(source.fail(&cache).await, Err(Failed::Broken));
+}
+
+/// ZiggyCreatures/FusionCache#67: there, it stood in for every slow first load.
+async fn a_fallback_does_not_stand_in_for_a_slow_load(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let (source, gate) = (Source::default(), Gate::closed());
+    let ask = source.count_behind(&cache, &gate).soft_timeout(SOON).fallback(7);
+    let asking = tokio::spawn(ask.into_future());
+    wait_until("it loads", async || source.calls() == 1).await;
+    tokio::time::sleep(5 * SOON).await;
+    gate.open();
+    assert_eq!(asking.await.unwrap(), Ok(1));
+}
+
+async fn a_failing_load_is_left_alone_where_something_stands_in(backend: &Backend) {
+    let (one, clock) = aging(backend).await;
+    let (one, other) = (one.build(), backend.cache().await.clock(clock.clone()).build());
+    let (source, pause) = (Source::default(), Duration::from_millis(300));
+    let ask = |cache: &Cache| source.fail(cache).fallback(7).failure_backoff(pause, pause);
+    assert_eq!(ask(&one).await, Ok(7));
+    settled(&one).await;
+    // What is said of a failure goes to the server without waiting.
+    wait_until("the other process knows", async || {
+        let before = source.calls();
+        assert_eq!(ask(&other).await, Ok(7));
+        source.calls() == before
+    })
+    .await;
+    let calls = source.calls();
+    assert_eq!(ask(&one).await, Ok(7));
+    assert_eq!(source.calls(), calls, "it is left alone");
+    assert_eq!(source.fail(&one).await, Err(Failed::Broken), "but not by those who have nothing else");
+    assert_eq!(source.calls(), calls + 1);
+    wait_until("the pause is over", async || {
+        assert_eq!(ask(&one).await, Ok(7));
+        source.calls() > calls + 1
+    })
+    .await;
+}
+
+async fn a_back_off_of_zero_is_none(backend: &Backend) {
+    let cache = backend.cache().await.build();
+    let source = Source::default();
+    for calls in 1..=3 {
+        let ask = source.fail(&cache).fallback(7).failure_backoff(Duration::ZERO, Duration::ZERO);
+        assert_eq!((ask.await, source.calls()), (Ok(7), calls));
+        settled(&cache).await;
+    }
+}
+
+/// Loads a value that takes 30 ms, and has a millisecond to live. At a factor of a million, each call wants to refresh it.
+async fn nearly_stale(cache: &Cache, clock: &Clock, source: &Source) {
+    let (slow, time) = (source.clone(), clock.clone());
+    let load = async move || {
+        time.advance(Duration::from_millis(30));
+        Ok::<_, Failed>(slow.called())
+    };
+    assert_eq!(cache.get_or_load("k", load).ttl(MINUTE).tags(["t"]).await, Ok(1));
+    settled(cache).await;
+    clock.advance(MINUTE - Duration::from_millis(1));
+}
+
+fn early(ask: GetOrLoad<usize, Failed>) -> GetOrLoad<usize, Failed> {
+    ask.ttl(MINUTE).tags(["t"]).early_refresh(1e6)
+}
+
+async fn what_is_fresh_is_refreshed_before_it_is_stale(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, source) = (cache.build(), Source::default());
+    nearly_stale(&cache, &clock, &source).await;
+    assert_eq!(source.count(&cache).ttl(MINUTE).await, Ok(1));
+    settled(&cache).await;
+    assert_eq!(source.calls(), 1, "not unless it is said");
+    assert_eq!(early(source.count(&cache)).await, Ok(1), "nobody waits for it");
+    settled(&cache).await;
+    assert_eq!((source.calls(), cache.counts().early_refreshes), (2, 1));
+    clock.advance(MINUTE / 2);
+    assert_eq!(early(source.count(&cache)).await, Ok(2));
+    settled(&cache).await;
+    assert_eq!(source.calls(), 2, "half of its life is no time for it");
+}
+
+async fn one_of_the_fleet_refreshes_early(backend: &Backend) {
+    let (one, clock) = aging(backend).await;
+    let caches = [one.build(), backend.cache().await.clock(clock.clone()).build()];
+    let (source, gate) = (Source::default(), Gate::closed());
+    nearly_stale(&caches[0], &clock, &source).await;
+    let callers = (0..40).map(|caller| early(source.count_behind(&caches[caller % 2], &gate)).into_future());
+    assert!(join_all(callers).await.iter().all(|answer| *answer == Ok(1)));
+    wait_until("one loads", async || source.calls() == 2).await;
+    gate.open();
+    for cache in &caches {
+        settled(cache).await;
+    }
+    assert_eq!(source.calls(), 2);
+}
+
+/// ZiggyCreatures/FusionCache#628: there, the invalidation was lost.
+async fn an_invalidation_during_an_early_refresh_wins(backend: &Backend) {
+    let (one, clock) = aging(backend).await;
+    let (one, other) = (one.build(), backend.cache().await.clock(clock.clone()).build());
+    let (source, gate) = (Source::default(), Gate::closed());
+    nearly_stale(&one, &clock, &source).await;
+    assert_eq!(early(source.count_behind(&one, &gate)).await, Ok(1));
+    wait_until("it loads", async || source.calls() == 2).await;
+    other.invalidate_tag("t").await.unwrap();
+    gate.open();
+    settled(&one).await;
+    wait_until("nothing is there", async || !one.contains("k").await).await;
+    assert!(!other.contains("k").await);
+}
+
+async fn lives_are_as_different_as_the_jitter_says(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let cache = cache.build();
+    for id in 0..60_u32 {
+        let load = async move || Ok::<_, Infallible>(id);
+        cache.get_or_load(("n", id), load).ttl(100 * SECOND).jitter(50).await.unwrap();
+    }
+    settled(&cache).await;
+    let fresh = async || cache.get_many::<u32>((0..60).map(|id| ("n", id))).await.iter().flatten().count();
+    assert_eq!(fresh().await, 60);
+    clock.advance(75 * SECOND);
+    let half = fresh().await;
+    assert!((10..50).contains(&half), "{half} of 60, where half of them are expected");
+    clock.advance(25 * SECOND);
+    assert_eq!(fresh().await, 0);
+}
+
+async fn what_is_kept_is_for_its_load_alone(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let cache = cache.build();
+    let ask = async |outcome: Result<(), Failed>| {
+        let load = async move |stale: Option<Stale<usize>>| {
+            outcome?;
+            Ok(stale.map_or_else(|| Loaded::new(1), |stale| Loaded::new(*stale + 10)))
+        };
+        let answer = cache.get_or_load_with("k", load).ttl(MINUTE).stale_if_error(SECOND).keep(10 * MINUTE).await;
+        settled(&cache).await;
+        answer
+    };
+    assert_eq!(ask(Ok(())).await, Ok(1));
+    clock.advance(9 * MINUTE);
+    assert_eq!(ask(Err(Failed::Broken)).await, Err(Failed::Broken), "it does not stand in");
+    assert_eq!(cache.get::<usize>("k").await, None);
+    assert_eq!(ask(Ok(())).await, Ok(11), "but its load has it");
+    clock.advance(12 * MINUTE);
+    assert_eq!(ask(Ok(())).await, Ok(1), "for so long and no longer");
+}
+
+/// How many run at one time, and the most that did.
+#[derive(Clone, Default)]
+struct Busy {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Busy {
+    async fn work(&self) {
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
+async fn values_and_responses_share_the_places_of_their_cache(backend: &Backend) {
+    let (cache, busy) = (backend.cache().await.max_loads(3).build(), Busy::default());
+    let origin = Origin::new({
+        let busy = busy.clone();
+        move |_, _| {
+            let busy = busy.clone();
+            async move {
+                busy.work().await;
+                Ok(http::Response::new(full("a page".to_owned())))
+            }
+        }
+    });
+    let app = App::new(cache.clone(), &origin, |layer| layer.ttl(MINUTE));
+    let values = (0..40).map(|id| {
+        let busy = busy.clone();
+        let load = async move || {
+            busy.work().await;
+            Ok::<_, Infallible>(id)
+        };
+        tokio::spawn(cache.get_or_load(("n", id), load).into_future())
+    });
+    let values: Vec<_> = values.collect();
+    let pages = (0..40).map(|id| {
+        let app = app.clone();
+        tokio::spawn(async move { app.get(&format!("/{id}"), &[]).await.status })
+    });
+    let pages: Vec<_> = pages.collect();
+    for (id, value) in values.into_iter().enumerate() {
+        assert_eq!(value.await.unwrap(), Ok(id));
+    }
+    for page in pages {
+        assert_eq!(page.await.unwrap(), 200);
+    }
+    assert_eq!(busy.most(), 3);
+}
+
+/// There is one place, and whoever has it must not wait for another.
+async fn what_a_load_loads_needs_no_place_of_its_own(backend: &Backend) {
+    let cache = backend.cache().await.max_loads(1).build();
+    let outer = async |cache: &Cache, key: &'static str| {
+        let inner = cache.clone();
+        let load = async move || {
+            let part = inner.get_or_load((key, 1), async || Ok::<_, Infallible>(1)).await?;
+            let parts = inner.get_or_load_many([(key, 2)], async |missing: Vec<(&str, i32)>| {
+                Ok::<_, Infallible>(missing.into_iter().map(|id| (id, 2)).collect::<Vec<_>>())
+            });
+            Ok::<_, Infallible>(part + parts.await?[0].unwrap_or(0))
+        };
+        cache.get_or_load(key, load).await
+    };
+    let whole = tokio::time::timeout(LIMIT, outer(&cache, "value")).await;
+    assert_eq!(whole.expect("it does not wait for itself"), Ok(3));
+    let handler = cache.clone();
+    let origin = Origin::new(move |_, _| {
+        let cache = handler.clone();
+        async move { Ok(http::Response::new(full(format!("{:?}", outer(&cache, "handler").await)))) }
+    });
+    let app = App::new(cache.clone(), &origin, |layer| layer.ttl(MINUTE));
+    let page = tokio::time::timeout(LIMIT, app.get("/page", &[])).await;
+    assert_eq!(page.expect("nor does a response wait for its values").status, 200);
+}
+
+async fn a_refresh_in_the_background_waits_for_no_place(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, source, gate) = (cache.max_loads(1).build(), Source::default(), Gate::closed());
+    let ask = || source.count(&cache).ttl(MINUTE).stale_while_revalidate(MINUTE);
+    assert_eq!(ask().await, Ok(1));
+    settled(&cache).await;
+    clock.advance(MINUTE + SECOND);
+    let (taken, other) = (Source::default(), gate.clone());
+    let hold = {
+        let taken = taken.clone();
+        async move || {
+            taken.called();
+            other.pass().await;
+            Ok::<_, Infallible>(())
+        }
+    };
+    let holder = tokio::spawn(cache.get_or_load("other", hold).into_future());
+    wait_until("the place is taken", async || taken.calls() == 1).await;
+    assert_eq!(ask().await, Ok(1));
+    wait_until("the refresh is left out", async || cache.counts().skipped_refreshes == 1).await;
+    assert_eq!(source.calls(), 1);
+    gate.open();
+    holder.await.unwrap().unwrap();
+    settled(&cache).await;
+    assert_eq!(ask().await, Ok(1));
+    settled(&cache).await;
+    assert_eq!(source.calls(), 2, "the next call refreshes it");
+}
+
+async fn a_call_that_waits_for_a_place_ends_with_its_timeouts(backend: &Backend) {
+    let (cache, clock) = aging(backend).await;
+    let (cache, source, gate) = (cache.max_loads(1).build(), Source::default(), Gate::closed());
+    with_stale(&cache, &clock, &source).await;
+    let (taken, other) = (Source::default(), gate.clone());
+    let hold = {
+        let taken = taken.clone();
+        async move || {
+            taken.called();
+            other.pass().await;
+            Ok::<_, Infallible>(())
+        }
+    };
+    let holder = tokio::spawn(cache.get_or_load("other", hold).into_future());
+    wait_until("the place is taken", async || taken.calls() == 1).await;
+    assert_eq!(terms(source.count(&cache)).soft_timeout(SOON).await, Ok(1));
+    let load = async || Ok::<usize, _>(2);
+    assert_eq!(cache.get_or_load("cold", load).hard_timeout(SOON, Failed::TimedOut).await, Err(Failed::TimedOut));
+    assert_eq!(source.calls(), 1);
+    gate.open();
+    holder.await.unwrap().unwrap();
+    settled(&cache).await;
+    assert_eq!(cache.get::<usize>("k").await, Some(2), "whoever waited for the place had it then");
+}
+
+/// Everybody loads for himself, but nobody longer than he has time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_timeout_counts_without_a_lock() {
+    let backend = Backend::memory();
+    let (cache, clock) = aging(&backend).await;
+    let (cache, source, gate) = (cache.build(), Source::default(), Gate::closed());
+    with_stale(&cache, &clock, &source).await;
+    let callers =
+        (0..5).map(|_| terms(source.count_behind(&cache, &gate)).lock(Lock::Off).soft_timeout(SOON).into_future());
+    assert!(join_all(callers).await.iter().all(|answer| *answer == Ok(1)));
+    assert_eq!(source.calls(), 6);
+    gate.open();
+    settled(&cache).await;
+    // What the fallback of an error is, is one for those who load by themselves, too.
+    clock.advance(MINUTE + MINUTE / 2);
+    let failing = (0..5).map(|_| terms(source.fail(&cache)).lock(Lock::Off).into_future());
+    let answers = join_all(failing).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+}
