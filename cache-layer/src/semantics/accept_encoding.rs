@@ -1,6 +1,8 @@
 //! Which content codings a client accepts, and how gladly (RFC 9110, section 12.5.3).
 
-use http::{HeaderMap, header::ACCEPT_ENCODING};
+use std::sync::LazyLock;
+
+use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING};
 
 use super::{negotiation::canonical_coding, preference::weighed};
 use crate::coding::Coding;
@@ -14,13 +16,28 @@ pub(crate) struct Acceptance {
     others: Option<u16>,
 }
 
+/// What most requests say, by the browsers and client libraries of today, read once for all of them.
+static USUAL: LazyLock<[(&str, Acceptance); 6]> = LazyLock::new(|| {
+    ["gzip, deflate, br, zstd", "gzip, deflate, br", "gzip, deflate", "gzip", "br", "zstd"]
+        .map(|line| (line, Acceptance::of_lines([line.as_bytes()].into_iter())))
+});
+
 impl Acceptance {
     /// What a request accepts. Nothing but `identity` where it does not say: such a client may be able to decode nothing. Nor
     /// where it can't be read.
     pub(crate) fn of(request: &HeaderMap) -> Self {
+        let mut lines = request.get_all(ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes);
+        let Some(first) = lines.next() else { return Self::default() };
+        match USUAL.iter().find(|(line, _)| line.as_bytes() == first) {
+            Some((_, acceptance)) if lines.size_hint().1 == Some(0) => *acceptance,
+            _ => Self::of_lines(std::iter::once(first).chain(lines)),
+        }
+    }
+
+    fn of_lines<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut acceptance = Self::default();
-        for line in request.get_all(ACCEPT_ENCODING) {
-            for member in weighed(line.as_bytes()) {
+        for line in lines {
+            for member in weighed(line) {
                 let Some((name, weight)) = member else { return Self::default() };
                 acceptance.add(canonical_coding(name), weight);
             }
@@ -71,7 +88,6 @@ impl Acceptance {
 
 #[cfg(all(test, feature = "encode"))]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -126,6 +142,14 @@ mod tests {
         }
         assert_eq!(acceptance(&[]).best(Coding::ALL.iter().copied()), None);
         assert_eq!(acceptance(&["br;q=0.5", "gzip"]).best(Coding::ALL.iter().copied()), Some(Coding::Gzip));
+    }
+
+    #[test]
+    fn what_is_usual_is_read_as_all_else() {
+        for (line, usual) in USUAL.iter() {
+            assert_eq!(acceptance(&[line, "deflate"]), *usual, "{line}");
+            assert_eq!(acceptance(&[line, "gzip;q=0"]).weight(Coding::Gzip), 0, "{line}");
+        }
     }
 
     #[test]
