@@ -20,7 +20,7 @@ use super::{
     future::ResponseFuture,
     hints::Hints,
     origin::Origin,
-    rules::{Choice, RequestSettings, RuledContexts},
+    rules::{Choice, RequestSettings, Ruled, RuledContexts},
     select::InMemory,
     target::Target,
     write::write_through,
@@ -42,12 +42,12 @@ pub struct CacheService<S> {
     inner: S,
     context: Arc<Context>,
     /// None where all requests are looked up, by the same settings.
-    ruled: Option<Arc<RuledContexts>>,
+    ruled: Option<Ruled>,
 }
 
 impl<S> CacheService<S> {
     pub(super) fn new(inner: S, context: Arc<Context>, ruled: Option<Arc<RuledContexts>>) -> Self {
-        Self { inner, context, ruled }
+        Self { inner, context, ruled: ruled.map(Ruled::new) }
     }
 
     /// The service behind the cache.
@@ -95,7 +95,7 @@ where
                 let (context, key) = if self.ruled.is_none() && hints.is_none() {
                     (context, target.key(&context.key_rules(headers)))
                 } else {
-                    let choice = Choice::of(context, self.ruled.as_deref(), hints, &target, headers);
+                    let choice = Choice::of(context, self.ruled.as_mut(), hints, &target, headers);
                     if choice.is_to_be_judged() {
                         let target = target.into_owned();
                         return self.answer_by(choice, request, target, mark);
@@ -164,7 +164,7 @@ impl Context {
 
 impl<S: Clone> CacheService<S> {
     pub(super) fn settings(&self, hints: Option<&Hints>) -> RequestSettings {
-        RequestSettings::new(self.context.clone(), self.ruled.as_deref(), hints)
+        RequestSettings::new(self.context.clone(), self.ruled.as_ref().map(Ruled::contexts), hints)
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {

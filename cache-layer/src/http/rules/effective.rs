@@ -36,6 +36,32 @@ struct Ruling {
     contexts: Box<[OnceLock<Arc<Context>>]>,
 }
 
+/// The settings of a layer by its rules, as one clone of a service has them.
+#[derive(Clone, Debug)]
+pub(in crate::http) struct Ruled {
+    contexts: Arc<RuledContexts>,
+    /// What the rules said when it last looked.
+    known: Arc<Ruling>,
+}
+
+impl Ruled {
+    pub(in crate::http) fn new(contexts: Arc<RuledContexts>) -> Self {
+        Self { known: contexts.current(), contexts }
+    }
+
+    pub(in crate::http) fn contexts(&self) -> &RuledContexts {
+        &self.contexts
+    }
+
+    /// What the rules say now.
+    fn current(&mut self) -> &Ruling {
+        if self.known.set.generation != self.contexts.rules.generation() {
+            self.known = self.contexts.current();
+        }
+        &self.known
+    }
+}
+
 impl RuledContexts {
     pub(in crate::http) fn new(base: Arc<Context>, rules: Rules) -> Self {
         let current = RwLock::new(Arc::new(Ruling::new(base.clone(), rules.current())));
@@ -142,13 +168,13 @@ impl Choice {
     /// What becomes of a GET or HEAD.
     pub(in crate::http) fn of(
         base: &Arc<Context>,
-        ruled: Option<&RuledContexts>,
+        ruled: Option<&mut Ruled>,
         hints: Option<&Hints>,
         target: &Target<'_>,
         headers: &HeaderMap,
     ) -> Self {
-        let ruling = ruled.map(RuledContexts::current);
-        Self::new((base, ruling.as_deref()), hints, target, headers, |rules| target.key(rules))
+        let ruling = ruled.map(|ruled| ruled.current());
+        Self::new((base, ruling), hints, target, headers, |rules| target.key(rules))
     }
 
     fn new(

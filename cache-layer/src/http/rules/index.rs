@@ -42,7 +42,7 @@ pub(super) struct Index {
 /// Where the patterns that begin with the same segments go on.
 #[derive(Clone, Debug, Default)]
 struct Node {
-    literals: HashMap<Box<str>, Self, Hashing>,
+    literals: HashMap<Box<[u8]>, Self, Hashing>,
     any: Option<Box<Self>>,
     ends: Leaf,
     below: Leaf,
@@ -73,7 +73,7 @@ impl Index {
         };
         for segment in &scope.path.segments {
             node = match segment {
-                Segment::Literal(text) => node.literals.entry(text.clone()).or_default(),
+                Segment::Literal(text) => node.literals.entry(text.as_bytes().into()).or_default(),
                 Segment::Any => node.any.get_or_insert_default(),
             };
         }
@@ -86,7 +86,7 @@ impl Index {
     }
 
     /// The number of the rule for a request to a path of these segments.
-    pub(super) fn find(&self, host: &str, path: &[&str], method: &Method) -> Option<usize> {
+    pub(super) fn find(&self, host: &str, path: &[&[u8]], method: &Method) -> Option<usize> {
         // HEAD is answered as GET is.
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         let of_host = || self.hosts.get(host)?.find(path, method);
@@ -105,7 +105,7 @@ fn is_below(host: &str, domain: &str) -> bool {
 impl Node {
     /// The most special rule at this node and below for what is left of a path. No node is looked at twice: its place says how
     /// many segments lead to it.
-    fn find(&self, rest: &[&str], method: &Method) -> Option<usize> {
+    fn find(&self, rest: &[&[u8]], method: &Method) -> Option<usize> {
         let Some((segment, rest)) = rest.split_first() else {
             return self.ends.find(method).or_else(|| self.prefix.find(method));
         };
@@ -135,6 +135,9 @@ impl Leaf {
     }
 
     fn find(&self, method: &Method) -> Option<usize> {
+        if self.of_methods.is_empty() {
+            return self.of_all;
+        }
         let given = self.of_methods.iter().find(|(methods, _)| methods.contains(method));
         given.map(|(_, number)| *number).or(self.of_all)
     }
@@ -159,9 +162,10 @@ impl Hasher for SegmentHasher {
         }
     }
 
-    fn write_u8(&mut self, _: u8) {
-        // A text is followed by one that says that it ends: here, each is hashed by itself.
-    }
+    // What says where a name ends: here, each is hashed by itself.
+    fn write_u8(&mut self, _: u8) {}
+
+    fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {
         self.0

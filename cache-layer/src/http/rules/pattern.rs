@@ -107,11 +107,11 @@ fn literal(text: &str) -> Result<String, String> {
 
 /// Segments of most paths, at most.
 const SEGMENTS: usize = 8;
-type Segments<'a> = SmallVec<[&'a str; SEGMENTS]>;
+type Segments<'a> = SmallVec<[&'a [u8]; SEGMENTS]>;
 
 /// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if it is not
 /// [clear](clear_path).
-pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(&[&str]) -> T) -> Option<T> {
+pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(&[&[u8]]) -> T) -> Option<T> {
     match plain_segments(path) {
         Some(segments) => Some(look(&segments)),
         None => clear_path(path).map(|path| look(&split(&path))),
@@ -121,15 +121,19 @@ pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(&[&str]) -> T) -> O
 /// The segments of a path in which nothing may mean something else: of most, read once.
 fn plain_segments(path: &str) -> Option<Segments<'_>> {
     let mut segments = Segments::new();
-    let mut rest = path.strip_prefix('/').unwrap_or(path);
-    while !rest.is_empty() {
-        let end = rest.bytes().position(|byte| TELLING[usize::from(byte)]).unwrap_or(rest.len());
-        segments.push(&rest[..end]);
-        rest = match &rest[end..] {
-            "" => "",
-            below if end > 0 => below.strip_prefix('/')?,
-            _ => return None,
-        };
+    let path = path.strip_prefix('/').unwrap_or(path).as_bytes();
+    let mut start = 0;
+    for (at, &byte) in path.iter().enumerate() {
+        if TELLING[usize::from(byte)] {
+            if byte != b'/' || at == start {
+                return None;
+            }
+            segments.push(&path[start..at]);
+            start = at + 1;
+        }
+    }
+    if start < path.len() {
+        segments.push(&path[start..]);
     }
     Some(segments)
 }
@@ -137,7 +141,7 @@ fn plain_segments(path: &str) -> Option<Segments<'_>> {
 fn split(path: &str) -> Segments<'_> {
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = path.strip_suffix('/').unwrap_or(path);
-    if path.is_empty() { Segments::new() } else { path.split('/').collect() }
+    if path.is_empty() { Segments::new() } else { path.split('/').map(str::as_bytes).collect() }
 }
 
 /// `path` as it is compared with patterns; `None` if it may mean another one to the application: one with dot segments, with
@@ -254,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_path_is_split_the_same_way_whether_it_has_a_telling_character_or_not() {
-        let segments = |path| with_segments(path, |segments| segments.join("|"));
+        let segments = |path| with_segments(path, |segments| String::from_utf8(segments.join(&b'|')).unwrap());
         for (path, expected) in [
             ("/", Some("")),
             ("/a", Some("a")),
