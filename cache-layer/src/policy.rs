@@ -18,7 +18,7 @@ use crate::{
         cookies::CookiePolicy,
         delta_seconds::DeltaSeconds,
         list::has_any,
-        names::Names,
+        names::{Names, Shapes},
         no_vary_search::Grammar,
         one_request::OF_ONE_REQUEST,
         tag_fields::{CACHE_TAG, SURROGATE_KEY},
@@ -293,6 +293,8 @@ pub(crate) struct Policy {
     pub(crate) key_headers: Vec<HeaderName>,
     /// Response fields that name tags, and whether clients see them.
     pub(crate) tag_fields: Vec<HeaderName>,
+    /// Those of the tag fields.
+    tag_shapes: Shapes,
     pub(crate) pass_tag_fields: bool,
     pub(crate) remaining: Remaining,
     pub(crate) cookies: CookiePolicy,
@@ -383,6 +385,7 @@ impl Default for Policy {
             max_variants: 64,
             key_headers: Vec::new(),
             tag_fields: vec![CACHE_TAG, SURROGATE_KEY],
+            tag_shapes: Shapes::of(&[CACHE_TAG, SURROGATE_KEY]),
             pass_tag_fields: false,
             remaining: Remaining::Age,
             cookies: CookiePolicy::default(),
@@ -451,6 +454,16 @@ impl Policy {
     /// The prefix whose lifetime counts for `path`, if there is one.
     fn prefix_of(&self, path: &str) -> Option<&str> {
         self.of_prefix(path).map(|(prefix, _)| if prefix.is_empty() { "/" } else { prefix.as_str() })
+    }
+
+    pub(crate) fn set_tag_fields(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+        self.tag_fields = names.into_iter().collect();
+        self.tag_shapes = Shapes::of(&self.tag_fields);
+    }
+
+    /// Whether one of these names may be that of a field which names tags.
+    pub(crate) fn may_name_tags(&self, names: Shapes) -> bool {
+        names.may_meet(self.tag_shapes)
     }
 
     /// Takes out what is between the application and this cache.

@@ -688,7 +688,7 @@ impl CacheLayer {
     /// let layer = CacheLayer::new(cache).tag_fields([http::HeaderName::from_static("x-product-tags")]);
     /// ```
     pub fn tag_fields(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.context.policy.tag_fields = names.into_iter().collect();
+        self.context.policy.set_tag_fields(names);
         self
     }
 

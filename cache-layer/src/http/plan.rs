@@ -30,8 +30,9 @@ use crate::{
         compressed::is_compressed,
         date::write_http_date,
         freshness::{initial_age, lifetime},
-        groups::cache_groups,
-        list::{has, has_any},
+        groups::{GROUPS, cache_groups},
+        list::has,
+        names::Shapes,
         no_vary_search::NoVarySearch as Variation,
         received::Received,
         staleness::{Windows, forbids_stale_use},
@@ -186,7 +187,9 @@ impl Context {
         let policy = &self.policy.caching;
         let directives =
             freshness.map_or_else(|| ResponseDirectives::from_headers(headers, &policy.targets), Freshness::directives);
-        let received = Received { status, headers, directives: &directives, request_time: request.time, response_time };
+        let names = Shapes::of(headers.keys());
+        let received =
+            Received { status, headers, names, directives: &directives, request_time: request.time, response_time };
         self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();
         let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));
@@ -213,7 +216,7 @@ impl Context {
         }
         let variation = self.variation_of(request, status, headers);
         let of_path = variation.as_ref().map(|_| request.target.path_tag(&self.key_rules(&request.headers)));
-        let tags = self.tags_of(request, headers, inherited.tags_and(tags), of_path.as_deref())?;
+        let tags = self.tags_of(request, &received, inherited.tags_and(tags), of_path.as_deref())?;
         let vary = match Vary::from_headers(headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
@@ -249,17 +252,17 @@ impl Context {
     fn tags_of(
         &self,
         request: &CacheRequest,
-        headers: &HeaderMap,
+        &Received { headers, names, .. }: &Received<'_>,
         mut tags: Tags,
         of_path: Option<&str>,
     ) -> Result<Tags, NoCacheReason> {
-        let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
-        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
         let of_target = self.tag_of_target(request);
-        let is_named = has_any(headers, &self.policy.tag_fields) || !groups.is_empty();
-        if !is_named && of_target.is_none() && of_path.is_none() {
+        let may_be_named = self.policy.may_name_tags(names) || names.may_meet(GROUPS);
+        if !may_be_named && of_target.is_none() && of_path.is_none() {
             return if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) };
         }
+        let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
+        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
         let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path);
         tags = Tags::new(tags.iter().chain(named).chain(more));
@@ -341,10 +344,12 @@ impl Context {
     /// The metadata of a response: what is stored of its fields, and no more.
     fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
         let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
-        let fields = headers
-            .own
-            .iter()
-            .filter(|(name, _)| is_stored(name) && !annotate::is_own(name) && !self.policy.is_internal(name));
+        let fields = headers.own.iter().filter(|(name, _)| {
+            let shape = Shapes::of_text(name.as_str());
+            is_stored(name, shape)
+                && !(shape.may_meet(annotate::OWN) && annotate::is_own(name))
+                && !(self.policy.may_name_tags(shape) && self.policy.is_internal(name))
+        });
         info.with_fields(fields.chain(headers.date.map(|date| (&DATE, date))))
     }
 

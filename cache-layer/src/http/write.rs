@@ -34,6 +34,7 @@ use crate::{
         freshness::lifetime,
         groups::invalidated_groups,
         invalidation::{invalidates, is_safe},
+        names::Shapes,
         received::Received,
         storable::{is_grpc, post_answers_get},
         targeted::ResponseDirectives,
@@ -197,6 +198,7 @@ impl Context {
         let received = Received {
             status: response.status(),
             headers,
+            names: Shapes::of(headers.keys()),
             directives: &directives,
             request_time: now,
             response_time: now,

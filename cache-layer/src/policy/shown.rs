@@ -32,6 +32,7 @@ impl Policy {
             max_variants,
             key_headers,
             tag_fields,
+            tag_shapes: _,
             pass_tag_fields,
             remaining,
             cookies: CookiePolicy { bypass: bypass_on_cookies, ignored, keyed },

@@ -15,10 +15,10 @@ use super::{
     content_key::has_one_type,
     freshness::{Lifetime, LifetimeSource},
     hop_by_hop,
-    incremental::{INCREMENTAL, is_incremental},
+    incremental::is_incremental,
     invalidation::{Target, represents_target},
     list::{has, has_any, members},
-    names::Names,
+    names::{Names, Shapes},
     one_request::is_for_one_client,
     range::has_foreign_unit,
     received::Received,
@@ -226,7 +226,8 @@ fn asks_for_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// Response fields that may keep it from being stored.
-static REFUSING: [HeaderName; 6] = [SET_COOKIE, VARY, CONTENT_RANGE, TRAILER, INCREMENTAL, CONTENT_ENCODING];
+const REFUSING: Shapes =
+    Shapes::of_each(&["set-cookie", "vary", "content-range", "trailer", "incremental", "content-encoding"]);
 
 /// Why a response must not be kept, whatever its freshness.
 pub(crate) fn refusal_of_response(
@@ -247,7 +248,7 @@ pub(crate) fn refusal_of_response(
     if is_refusal_to_prefetch(request_headers, received.status) {
         return Some(NoCacheReason::SecPurpose);
     }
-    if !has_any(headers, &REFUSING) {
+    if !received.names.may_meet(REFUSING) {
         return streaming_type(headers);
     }
     if headers.contains_key(SET_COOKIE) && policy.set_cookie == SetCookie::Refuse {
@@ -330,20 +331,21 @@ pub(crate) fn post_answers_get(
     policy.post_for_get && stated && received.status.is_success() && represents_target(target, received.headers)
 }
 
-/// Tells what is stored of a response from what is not (RFC 9111, section 3.1), without the fields of these names. Its age is kept
-/// apart.
+/// Tells what is stored of a response from what is not (RFC 9111, section 3.1), without the fields of these names, by a name and
+/// its shape. Its age is kept apart.
 pub(crate) fn is_stored_field<'a>(
     policy: &CachingPolicy,
     not_stored: &'a Names,
     headers: &HeaderMap,
-) -> impl Fn(&HeaderName) -> bool + use<'a> {
+) -> impl Fn(&HeaderName, Shapes) -> bool + use<'a> {
+    const APART: Shapes = Shapes::of_each(&["age", "set-cookie"]);
     let is_end_to_end = hop_by_hop::is_end_to_end(headers);
     let strips_cookies = policy.set_cookie == SetCookie::Strip;
-    move |name| {
-        is_end_to_end(name)
-            && *name != AGE
-            && !(strips_cookies && *name == SET_COOKIE)
-            && !not_stored.has(name.as_str().as_bytes())
+    move |name, shape| {
+        let is_apart = || *name == AGE || (strips_cookies && *name == SET_COOKIE);
+        is_end_to_end(name, shape)
+            && !(shape.may_meet(APART) && is_apart())
+            && !not_stored.has_shaped(name.as_str().as_bytes(), shape)
     }
 }
 
@@ -576,7 +578,7 @@ mod tests {
             assert_eq!(whole_refusal(&policy, &[], 200, COOKIE), refusal, "{set_cookie:?}");
             let (came, no_names) = (headers(COOKIE), Names::default());
             let is_stored = is_stored_field(&policy, &no_names, &came);
-            let stored = |name| is_stored(&HeaderName::from_static(name));
+            let stored = |name| is_stored(&HeaderName::from_static(name), Shapes::of_text(name));
             assert_eq!(stored("set-cookie"), kept, "{set_cookie:?}");
             assert!(stored("cache-control") && !stored("age"));
         }

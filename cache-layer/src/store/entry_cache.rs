@@ -214,8 +214,13 @@ impl<P: Place> EntryCache<P> {
     }
 
     pub(super) fn insert(&self, id: P, entry: Entry, source: u64) {
+        self.insert_at(Clock::system().now(), id, entry, source);
+    }
+
+    /// As [`insert`](Self::insert), at this moment, in milliseconds since the Unix epoch.
+    pub(super) fn insert_at(&self, now: u64, id: P, entry: Entry, source: u64) {
         let (shard, generation) = (self.shard(id), self.generation.load(Ordering::SeqCst));
-        let (now, expires_at) = (Clock::system().now(), entry.deadlines().gone);
+        let expires_at = entry.deadlines().gone;
         self.sweep_if_due(shard, generation, now);
         let weight = entry.weight() as u64;
         let refusal = if expires_at <= now {

@@ -133,7 +133,12 @@ struct Failure {
 
 impl Fills {
     fn tick(&mut self) -> u64 {
-        self.now = (self.now + 1).max(Clock::system().now().saturating_mul(1000));
+        self.tick_at(Clock::system().now())
+    }
+
+    /// As [`tick`](Self::tick), at this moment of the system's clock, in milliseconds.
+    fn tick_at(&mut self, now: u64) -> u64 {
+        self.now = (self.now + 1).max(now.saturating_mul(1000));
         self.now
     }
 
@@ -371,9 +376,10 @@ impl Inner {
             let token = known.unwrap_or_else(|| self.create_token(&mut fills, tag));
             stamps.push(TagStamp { tag: tag.clone(), token });
         }
-        let stored = fills.tick();
+        let now = Clock::system().now();
+        let stored = fills.tick_at(now);
         for (key, entry) in &writes.entries {
-            self.entries.insert(key.hash(), entry.clone().stamped(&stamps), stored);
+            self.entries.insert_at(now, key.hash(), entry.clone().stamped(&stamps), stored);
         }
         Committed::Stored
     }
