@@ -84,6 +84,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Some(ruled) = &mut self.ruled {
+            ruled.keep_up();
+        }
         let context = &self.context;
         let mark = context.take_mark(request.headers_mut());
         let (method, headers) = (request.method(), request.headers());
@@ -91,17 +94,23 @@ where
         match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => {
                 let hints = request.extensions().get::<Hints>();
-                let ruled;
-                let (context, key) = if self.ruled.is_none() && hints.is_none() {
+                let found = self.ruled.as_ref().map(|ruled| ruled.context(&target));
+                let settled = match found {
+                    _ if hints.is_some() => None,
+                    None => Some(context),
+                    Some(found) => found.ok().filter(|context| !context.policy.asks_first()),
+                };
+                let chosen;
+                let (context, key) = if let Some(context) = settled {
                     (context, target.key(&context.key_rules(headers)))
                 } else {
-                    let choice = Choice::of(context, self.ruled.as_mut(), hints, &target, headers);
+                    let choice = Choice::of(context, found.unwrap_or(Ok(context)), hints, &target, headers);
                     if choice.is_to_be_judged() {
                         let target = target.into_owned();
                         return self.answer_by(choice, request, target, mark);
                     }
-                    ruled = choice.context;
-                    (&ruled, choice.key)
+                    chosen = choice.context;
+                    (&chosen, choice.key)
                 };
                 match context.answer_at_once(&request, &key, mark.is_some()) {
                     AtOnce::Answer(response) => ResponseFuture::ready(response),

@@ -53,12 +53,16 @@ impl Ruled {
         &self.contexts
     }
 
-    /// What the rules say now.
-    fn current(&mut self) -> &Ruling {
+    /// Looks what the rules say now.
+    pub(in crate::http) fn keep_up(&mut self) {
         if self.known.set.generation != self.contexts.rules.generation() {
             self.known = self.contexts.current();
         }
-        &self.known
+    }
+
+    /// The settings for a GET or HEAD, by the rules that it has [kept up](Self::keep_up) with.
+    pub(in crate::http) fn context(&self, target: &Target<'_>) -> Result<&Arc<Context>, Unclear> {
+        self.known.context(target, &Method::GET)
     }
 }
 
@@ -160,31 +164,29 @@ impl RequestSettings {
         headers: &HeaderMap,
         key: impl FnOnce(&KeyRules<'_>) -> Key,
     ) -> Choice {
-        Choice::new((&self.base, self.ruling.as_deref()), self.hints.as_ref(), target, headers, key)
+        let ruled = self.ruling.as_ref().map_or(Ok(&self.base), |ruling| ruling.context(target, &Method::GET));
+        Choice::new((&self.base, ruled), self.hints.as_ref(), headers, key)
     }
 }
 
 impl Choice {
-    /// What becomes of a GET or HEAD.
+    /// What becomes of a GET or HEAD, by the settings that its rule has, if there is one.
     pub(in crate::http) fn of(
         base: &Arc<Context>,
-        ruled: Option<&mut Ruled>,
+        ruled: Result<&Arc<Context>, Unclear>,
         hints: Option<&Hints>,
         target: &Target<'_>,
         headers: &HeaderMap,
     ) -> Self {
-        let ruling = ruled.map(|ruled| ruled.current());
-        Self::new((base, ruling), hints, target, headers, |rules| target.key(rules))
+        Self::new((base, ruled), hints, headers, |rules| target.key(rules))
     }
 
     fn new(
-        (base, ruling): (&Arc<Context>, Option<&Ruling>),
+        (base, ruled): (&Arc<Context>, Result<&Arc<Context>, Unclear>),
         hints: Option<&Hints>,
-        target: &Target<'_>,
         headers: &HeaderMap,
         key: impl FnOnce(&KeyRules<'_>) -> Key,
     ) -> Self {
-        let ruled = ruling.map_or(Ok(base), |ruling| ruling.context(target, &Method::GET));
         let context = ruled.unwrap_or(base);
         let key = key(&context.key_rules(headers).hinted(hints));
         let bypass = match context.policy.bypass {
