@@ -16,7 +16,7 @@ use super::{
     annotate::{Refusal, Served},
     body::ResponseBody,
     context::Context,
-    fetch::{Known, fetch, fetch_unless_nested},
+    fetch::{Asking, Known, fetch, fetch_missing, fetch_unless_nested},
     future::ResponseFuture,
     hints::Hints,
     origin::Origin,
@@ -223,12 +223,17 @@ impl<S: Clone> CacheService<S> {
     where
         S: Origin<B>,
     {
-        let (inner, span) = (self.inner.clone(), lookup.span());
-        if let Some(mark) = mark {
-            let fetched = fetch_unless_nested(context, inner, request, key, target, mark, lookup);
-            return ResponseFuture::boxed(fetched, Span::none());
+        let span = lookup.span();
+        // Another query's load may answer what is missing, where responses say so.
+        let only_by_key = context.variations.is_none();
+        let asking = Asking { context, service: self.inner.clone(), request, key, target };
+        match (mark, known) {
+            (Some(mark), _) => ResponseFuture::boxed(fetch_unless_nested(asking, mark, lookup), Span::none()),
+            (None, Known::Missing(seen)) if only_by_key => {
+                ResponseFuture::boxed(fetch_missing(asking, seen, lookup), span)
+            }
+            (None, known) => ResponseFuture::boxed(fetch(asking, known, lookup), span),
         }
-        ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup), span)
     }
 
     /// A request that is not looked up.
