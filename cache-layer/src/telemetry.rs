@@ -400,6 +400,11 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.1.observe(event);
     }
 
+    fn observe_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+        self.0.observe_lookup(lookup, route);
+        self.1.observe_lookup(lookup, route);
+    }
+
     fn wants_names(&self) -> bool {
         self.0.wants_names() || self.1.wants_names()
     }
