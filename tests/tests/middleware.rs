@@ -21,7 +21,7 @@ use cache_layer::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use tests::{Body, Origin, Response, request};
-use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer};
+use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer, util::option_layer};
 use tower_governor::{GovernorLayer, governor::GovernorConfigBuilder, key_extractor::SmartIpKeyExtractor};
 use tower_http::{
     auth::AddAuthorizationLayer,
@@ -403,6 +403,25 @@ async fn panics_are_caught_inside() {
     let app = routes().layer(caching.layer.clone()).layer(CatchPanicLayer::new());
     let response = caching.get(&app, "/", &[("x-panic", "1")]).await;
     assert_eq!((response.status, response.header("x-cache")), (StatusCode::INTERNAL_SERVER_ERROR, None));
+}
+
+/// The example of `CacheLayer::enabled`: with the layer and without, the body is axum's own.
+#[tokio::test]
+async fn the_layer_may_be_left_out() {
+    for on in [true, false] {
+        let caching = Caching::new();
+        let layer = on.then(|| {
+            ServiceBuilder::new()
+                .map_response(|response: http::Response<ResponseBody<axum::body::Body>>| {
+                    response.map(axum::body::Body::new)
+                })
+                .layer(caching.layer.clone())
+        });
+        let app = counting().layer(option_layer(layer));
+        let first = caching.get(&app, "/", &[]).await;
+        let second = caching.get(&app, "/", &[]).await;
+        assert_eq!((first.text() == second.text(), second.header("x-cache")), (on, on.then_some("HIT")));
+    }
 }
 
 /// By as many labels as there are routes, however many paths clients ask for.

@@ -648,11 +648,29 @@ impl CacheLayer {
 impl CacheLayer {
     /// Whether the cache is there at all; it is unless set. Turned off, it looks nothing up, and stores nothing (`detail=off`).
     /// What is written through it still voids what is stored, so that nothing is outdated where it is on, or when it is on again.
+    /// Values ([`get_or_load`](crate::Cache::get_or_load), `#[cached]`) are stored all the same; a store without room,
+    /// `MemoryStore::new(0)`, keeps neither.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
     /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
     /// let layer = CacheLayer::new(cache).enabled(std::env::var_os("NO_CACHE").is_none());
+    /// ```
+    ///
+    /// To leave the layer out altogether, writes included, is a matter for `option_layer`, for which responses have to have the
+    /// same body with it and without it:
+    ///
+    /// ```
+    /// # use axum::{Router, body::Body, http::Response, routing::get};
+    /// # use cache_layer::{Cache, CacheLayer, ResponseBody, store::MemoryStore};
+    /// # use tower::{ServiceBuilder, util::option_layer};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = std::env::var_os("NO_CACHE").is_none().then(|| {
+    ///     ServiceBuilder::new()
+    ///         .map_response(|response: Response<ResponseBody<Body>>| response.map(Body::new))
+    ///         .layer(CacheLayer::new(cache))
+    /// });
+    /// let app: Router = Router::new().route("/", get(async || "hello")).layer(option_layer(layer));
     /// ```
     pub fn enabled(mut self, on: bool) -> Self {
         self.context.policy.bypass = (!on).then_some(NoCacheReason::Off);
