@@ -413,7 +413,7 @@ impl Policy {
 
     /// Has this encoded; nothing, if it is in no coding.
     pub(crate) fn set_encode(&mut self, encode: Encode) {
-        self.encode = Some(encode).filter(|encode| !encode.codings().is_empty()).map(Arc::new);
+        self.encode = Some(encode).filter(|encode| !encode.encoders().is_empty()).map(Arc::new);
     }
 
     /// Has `ttl` count for all paths.

@@ -12,7 +12,7 @@ use std::{
 
 use axum::Router;
 use cache_layer::{
-    Cache, CacheLayer, Encode, InvalidateError, Rules,
+    Cache, CacheLayer, InvalidateError, Rules,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use cache_layer_admin::{Admin, Recorder};
@@ -151,7 +151,11 @@ impl ProductCache {
         observe_loads(&meter, NAME, cache.clone());
         // Without a first tier, what no process has made before it is written is made by none.
         let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
-        let encode = Encode::new(config.cache_encode.0.iter().copied()).in_store(keeps_none);
+        let encode = config
+            .cache_encode
+            .encode()
+            .map_err(|why| ConfigError::wrong("cache-encode", "", why))?
+            .in_store(keeps_none);
         let layer = CacheLayer::new(cache.clone())
             .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)

@@ -77,6 +77,7 @@ CASES = [
     ({}, "cache.maxBody", "512k", f"{ENV} APP_CACHE_MAX_BODY value", "512kB"),
     ({}, "cache.maxBody", 10485760, f"{ENV} APP_CACHE_MAX_BODY value", "10485760"),
     ({}, "cache.encode", "br,gzip", f"{ENV} APP_CACHE_ENCODE value", "br,gzip"),
+    ({}, "cache.encode", "zstd,br:9", f"{ENV} APP_CACHE_ENCODE value", "zstd,br:9"),
     ({}, "cache.encode", "off", f"{ENV} APP_CACHE_ENCODE value", "off"),
     ({}, "cache.memory", "128Mi", f"{ENV} APP_CACHE_MEMORY value", "128MiB"),
     ({"resources.limits.memory": "4Gi"}, "cache.memory", "2GiB", f"{ENV} APP_CACHE_MEMORY value", "2GiB"),

@@ -54,7 +54,7 @@ impl Policy {
             ("inherit", yes(*inherits)),
             ("keep_if", set(keep_if.is_some())),
             ("etags", yes(*etags)),
-            ("encode", listed(encode.iter().flat_map(|encode| encode.codings()))),
+            ("encode", listed(encode.iter().flat_map(|encode| encode.encoders()))),
             ("not_stored", listed(not_stored.iter())),
             ("max_variants", max_variants.to_string()),
             ("key_headers", listed(key_headers)),

@@ -3,7 +3,7 @@
 use http::{HeaderMap, header::ACCEPT_ENCODING};
 
 use super::{negotiation::canonical_coding, preference::weighed};
-use crate::coding::Coding;
+use crate::coding::{Coding, Encoder};
 
 /// What an `Accept-Encoding` says of the codings that there are, in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,18 +54,18 @@ impl Acceptance {
         }
     }
 
-    /// Of these codings, one before the other, the one that the client takes most gladly, if it takes it more gladly than what is
+    /// Of these, one before the other, the one whose coding the client takes most gladly, if it takes it more gladly than what is
     /// not coded.
-    pub(crate) fn best(&self, codings: impl Iterator<Item = Coding>) -> Option<Coding> {
+    pub(crate) fn best(&self, encoders: impl Iterator<Item = Encoder>) -> Option<Encoder> {
         let mut best = None;
-        for coding in codings {
-            let weight = self.weight(coding);
+        for encoder in encoders {
+            let weight = self.weight(encoder.coding());
             // Of the same weight, shorter is better, and the first is the shortest.
             if weight > best.map_or(0, |(_, weight)| weight) {
-                best = Some((coding, weight));
+                best = Some((encoder, weight));
             }
         }
-        best.filter(|(_, weight)| *weight >= self.identity()).map(|(coding, _)| coding)
+        best.filter(|(_, weight)| *weight >= self.identity()).map(|(encoder, _)| encoder)
     }
 }
 
@@ -83,6 +83,11 @@ mod tests {
             request.append(ACCEPT_ENCODING, HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
         Acceptance::of(&request)
+    }
+
+    /// Of all that there are.
+    fn best(acceptance: &Acceptance) -> Option<Coding> {
+        acceptance.best(Coding::ALL.iter().copied().map(Encoder::usual)).map(Encoder::coding)
     }
 
     /// RFC 9110, section 12.5.3, case by case, with `zstd`, `br` and `gzip` at hand, in this order.
@@ -121,16 +126,17 @@ mod tests {
             ("gzip, br;q=2", "identity"),
             ("\u{fc}", "identity"),
         ] {
-            let best = acceptance(&[value]).best(Coding::ALL.iter().copied());
+            let best = best(&acceptance(&[value]));
             assert_eq!(best.map_or("identity", Coding::as_str), expected, "{value}");
         }
-        assert_eq!(acceptance(&[]).best(Coding::ALL.iter().copied()), None);
-        assert_eq!(acceptance(&["br;q=0.5", "gzip"]).best(Coding::ALL.iter().copied()), Some(Coding::Gzip));
+        assert_eq!(best(&acceptance(&[])), None);
+        assert_eq!(best(&acceptance(&["br;q=0.5", "gzip"])), Some(Coding::Gzip));
     }
 
     #[test]
     fn what_is_not_there_is_not_waited_for() {
-        let only = |value, coding| acceptance(&[value]).best(std::iter::once(coding));
+        let only =
+            |value, coding: Coding| acceptance(&[value]).best(std::iter::once(coding.into())).map(Encoder::coding);
         assert_eq!(only("zstd, gzip;q=0.5", Coding::Gzip), Some(Coding::Gzip));
         assert_eq!(only("zstd, identity;q=0.9, gzip;q=0.5", Coding::Gzip), None);
     }
@@ -152,7 +158,7 @@ mod tests {
                 let accepts = accepts_coding(value.as_bytes(), coding.as_str().as_bytes());
                 prop_assert_eq!(acceptance.weight(*coding) > 0, accepts, "{} {}", value, coding);
             }
-            let best = acceptance.best(Coding::ALL.iter().copied());
+            let best = best(&acceptance);
             prop_assert!(best.is_some() || !members.iter().any(|member| member.name == "gzip" && member.weight > 0)
                 || acceptance.identity() > 1 || acceptance.weight(Coding::Gzip) == 0, "{}", value);
         }

@@ -1,5 +1,6 @@
 use std::io::Write as _;
 
+use cache_layer::Coding;
 use tempfile::NamedTempFile;
 
 use super::*;
@@ -32,6 +33,12 @@ fn nothing_needs_to_be_set() {
     assert_eq!(config.cache_lock_timeout, Duration::from_secs(5));
     assert_eq!(config.cache_encode, "zstd, gzip".parse().unwrap());
     assert_eq!(parse(&[], &[("APP_CACHE_ENCODE", "off")]).unwrap().cache_encode, CacheEncode::default());
+    let leveled = parse(&[], &[("APP_CACHE_ENCODE", "br:9, gzip")]).unwrap().cache_encode;
+    assert_eq!(leveled, CacheEncode(vec![(Coding::Brotli, Some(9)), (Coding::Gzip, None)]));
+    for wrong in ["br:12", "br:0", "br:", "br:x", "deflate:1", "gzip:-1", "br:9:1"] {
+        let line = self::wrong(&[], &[("APP_CACHE_ENCODE", wrong)]);
+        assert!(line.contains(wrong), "{line}");
+    }
     assert_eq!(config.cache_paths, "/api/products=60s,/api/categories=60s".parse().unwrap());
 }
 
