@@ -242,8 +242,13 @@ mod no_vary_search {
     }
 
     /// What a process loads after the path has become known, and the clients who asked for it at one time.
-    async fn all_at_once(app: &App, path: &str, clients: usize, fields: Fields<'static>) -> Vec<JoinHandle<Response>> {
-        let coalesced = app.cache.counts().coalesced;
+    async fn all_at_once(
+        (app, origin): (&App, &Origin),
+        path: &str,
+        clients: usize,
+        fields: Fields<'static>,
+    ) -> Vec<JoinHandle<Response>> {
+        let (coalesced, calls) = (app.cache.counts().coalesced, origin.calls());
         let clients: Vec<_> = (0..clients)
             .map(|utm| {
                 let (app, uri) = (app.clone(), format!("{path}?id=1&utm={utm}"));
@@ -252,6 +257,7 @@ mod no_vary_search {
             .collect();
         let waiting = clients.len() as u64 - 1;
         wait_until("all but one wait", async || app.cache.counts().coalesced == coalesced + waiting).await;
+        wait_until("and that one loads", async || origin.calls() > calls).await;
         clients
     }
 
@@ -260,7 +266,7 @@ mod no_vary_search {
         let origin = Origin::gated_obedient(&gate, |call, request| call > 1 && request.method() == Method::GET);
         let app = app(backend, &origin, on).await;
         app.get("/s?utm=0", &[FRESH, UTM]).await;
-        let clients = all_at_once(&app, "/s", 20, &[FRESH, UTM]).await;
+        let clients = all_at_once((&app, &origin), "/s", 20, &[FRESH, UTM]).await;
         // Another class is another load, and nobody waits for the body who wants none.
         let other = tests::ask(&app.service(), request(Method::HEAD, "/s?id=1", &[])).await.unwrap();
         assert_eq!((other.x_cache(), other.call()), ("MISS", 3));
@@ -306,7 +312,7 @@ mod no_vary_search {
             });
             let (app, path) = (app(backend, &origin, on).await, format!("/{at}"));
             app.get(&format!("{path}?utm=0"), &[FRESH, UTM]).await;
-            let clients = all_at_once(&app, &path, CLIENTS, fields).await;
+            let clients = all_at_once((&app, &origin), &path, CLIENTS, fields).await;
             assert_eq!(origin.calls(), 2, "{fields:?}");
             early.open();
             let mut calls = Vec::new();
@@ -400,7 +406,7 @@ mod no_vary_search {
         let origin = Origin::gated_obedient(&gate, |call, _| call == 2);
         let app = app(backend, &origin, on).await;
         app.get("/s?utm=0", &[FRESH, UTM]).await;
-        let before = all_at_once(&app, "/s", 3, &[FRESH, UTM]).await;
+        let before = all_at_once((&app, &origin), "/s", 3, &[FRESH, UTM]).await;
         tests::ask(&app.service(), request(Method::POST, "/s?id=9", &[])).await.unwrap();
         let after = tokio::spawn({
             let app = app.clone();
