@@ -68,7 +68,7 @@
 // Without a coding, there is none to match.
 #![cfg_attr(
     not(any(feature = "encode-zstd", feature = "encode-br", feature = "encode-gzip")),
-    allow(clippy::empty_enums, unreachable_code, unreachable_patterns, unused_variables)
+    allow(clippy::empty_enums, unreachable_code, unreachable_patterns, unused_mut, unused_variables)
 )]
 
 #[cfg(feature = "redis")]

@@ -222,6 +222,22 @@ mod no_vary_search {
         assert_eq!(x_cache(&app, "/t?utm=1", &[]).await, "STALE");
     }
 
+    /// Whoever knows the path by what an older response of it has said.
+    async fn an_alias_of_before_leads_to_no_other_class(backend: &Backend) {
+        let origin = Origin::obedient();
+        let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
+        let (own, other) = ("/s?id=1&utm=a", "/s?id=1&utm=b");
+        assert_eq!(x_cache(&here, own, &[FRESH, UTM]).await, "MISS");
+        assert_eq!(x_cache(&there, "/s?id=9", &[FRESH, UTM]).await, "MISS");
+        assert_eq!(x_cache(&there, other, &[]).await, "HIT");
+        let layer = CacheLayer::new(there.cache.clone());
+        let key = layer.key(&format!("http://shop.example{own}").parse().unwrap()).unwrap();
+        assert!(there.cache.invalidate(&key).await.is_ok());
+        let made_anew = [FRESH, ("x-say-no-vary-search", "params=(\"ref\")")];
+        assert_eq!(x_cache(&here, own, &made_anew).await, "MISS");
+        assert_eq!(x_cache(&there, other, &[FRESH]).await, "MISS");
+    }
+
     async fn vary_selects_as_ever(backend: &Backend) {
         let app = app(backend, &Origin::obedient(), on).await;
         let fields = |language| [FRESH, UTM, ("x-say-vary", "Accept-Language"), ("accept-language", language)];
@@ -310,7 +326,9 @@ mod no_vary_search {
                     Ok(obey(call, request).await)
                 }
             });
-            let (app, path) = (app(backend, &origin, on).await, format!("/{at}"));
+            // Who waits for another one waits for longer than the test does.
+            let cache = backend.cache().await.lock_timeout(Duration::from_secs(3600)).build();
+            let (app, path) = (App::new(cache, &origin, on), format!("/{at}"));
             app.get(&format!("{path}?utm=0"), &[FRESH, UTM]).await;
             let clients = all_at_once((&app, &origin), &path, CLIENTS, fields).await;
             assert_eq!(origin.calls(), 2, "{fields:?}");
@@ -476,6 +494,7 @@ mod no_vary_search {
         what_a_layer_outside_tells_apart_stays_so,
         more_is_believed_where_that_is_set,
         the_response_itself_has_the_last_word,
+        an_alias_of_before_leads_to_no_other_class,
         vary_selects_as_ever,
         what_one_process_has_another_finds,
     );
