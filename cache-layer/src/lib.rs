@@ -114,7 +114,7 @@ pub use self::{
     engine::{Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, TagChange, TagDetails},
     error::{ConfigError, ConfigErrorKind},
     http::{
-        AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails,
+        AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails, PrivateCacheLayer,
         QueryBody, QueryLayer, QueryService, ResponseBody, ResponseDetails, ResponseFuture, Rule, Rules,
         SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict,
     },

@@ -9,6 +9,7 @@ use super::{
     context::Context,
     encode::Encoders,
     hints::Hints,
+    owner::Owner,
     rules::{RequestSettings, Rule, RuledContexts, Rules},
     service::CacheService,
     target::{Affected, Target},
@@ -79,6 +80,20 @@ impl CacheLayer {
     /// A layer over `cache` that keeps what the application says, and nothing else.
     pub fn new(cache: Cache) -> Self {
         Self { context: Context::new(cache), rules: None }
+    }
+
+    /// The settings that a private cache begins with.
+    pub(super) fn for_private_use(cache: Cache) -> Self {
+        let mut layer = Self::new(cache);
+        layer.context.policy.caching = CachingPolicy::private();
+        // They are between a server and the caches in front of it.
+        layer.context.policy.tag_fields = Vec::new();
+        layer
+    }
+
+    /// The same settings, for one owner alone.
+    pub(super) fn of_owner(&self, owner: Owner) -> Self {
+        Self { context: self.context.clone().of_owner(owner), rules: self.rules.clone() }
     }
 }
 

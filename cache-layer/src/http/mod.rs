@@ -5,6 +5,8 @@
 //! - [`explain`]: what a layer would do with a request, and why
 //! - [`query`]: [`QueryLayer`], around the one below: requests that are answered by their content, which [`query_body`] has
 //!   read; [`ask_again`]: an application that means 304 and says 412
+//! - [`private`]: [`PrivateCacheLayer`], for one owner in front of a client; [`owner`]: whose responses it keeps, and what tells
+//!   two of that owner's requests apart
 //! - [`layer`]: [`CacheLayer`] and its settings
 //! - [`service`]: [`CacheService`], what becomes of one request: a hit in memory is answered here
 //! - [`fetch`]: a request whose answer is not in memory: found in the store, waited for, or loaded
@@ -49,10 +51,12 @@ mod minted;
 mod nested;
 mod oneshot;
 mod origin;
+mod owner;
 #[cfg(feature = "unstable-parts")]
 mod parts;
 mod plan;
 mod preferences;
+mod private;
 mod query;
 mod query_body;
 mod range_memory;
@@ -85,6 +89,7 @@ pub use layer::CacheLayer;
 #[cfg(feature = "unstable-parts")]
 pub use parts::Parts;
 pub use preferences::ClientPreferences;
+pub use private::PrivateCacheLayer;
 pub use query::{QueryLayer, QueryService};
 pub use query_body::QueryBody;
 pub use rules::{Rule, Rules};

@@ -37,7 +37,6 @@ use crate::{
         staleness::{Windows, forbids_stale_use},
         storable::{is_stored_field, refusal_of_freshness, refusal_of_response},
         tag_fields::named_tags,
-        targeted::ResponseDirectives,
         vary::{Vary, VaryFields},
     },
     store::Writes,
@@ -185,7 +184,7 @@ impl Context {
         let OriginResponse { status, headers, time: response_time, tags, freshness, inherited, length } = response;
         let policy = &self.policy.caching;
         let directives =
-            freshness.map_or_else(|| ResponseDirectives::from_headers(headers, &policy.targets), Freshness::directives);
+            freshness.map_or_else(|| policy.directives(headers), Freshness::directives);
         let received = Received { status, headers, directives: &directives, request_time: request.time, response_time };
         self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();
@@ -202,7 +201,7 @@ impl Context {
         }
         let age = initial_age(&received);
         let windows = Windows::new(policy, &received, lifetime, age);
-        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows, ruled) {
+        if let Some(reason) = refusal_of_freshness(policy, &request.headers, &received, lifetime, &windows, ruled) {
             return Err(reason);
         }
         if !self.policy.keeps(status, headers) {
@@ -256,12 +255,13 @@ impl Context {
         let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
         let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
         let of_target = self.tag_of_target(request);
+        let of_owner = self.owner.as_ref().map(|owner| owner.tag());
         let is_named = has_any(headers, &self.policy.tag_fields) || !groups.is_empty();
         if !is_named && of_target.is_none() && of_path.is_none() {
             return if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) };
         }
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
-        let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path);
+        let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path).chain(of_owner);
         tags = Tags::new(tags.iter().chain(named).chain(more));
         if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
     }
@@ -269,7 +269,8 @@ impl Context {
     /// What reaches a response when its target is written to, if that does not say its key.
     fn tag_of_target(&self, request: &CacheRequest) -> Option<String> {
         let Policy { key_headers, cookies, .. } = &self.policy;
-        let key_is_target = !request.has_content && key_headers.is_empty() && cookies.keyed.is_empty();
+        let has_parts = !key_headers.is_empty() || !cookies.keyed.is_empty() || self.owner.is_some();
+        let key_is_target = !request.has_content && !has_parts;
         (!key_is_target).then(|| request.target.tag(&self.key_rules(&request.headers)))
     }
 

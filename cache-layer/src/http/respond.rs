@@ -147,6 +147,14 @@ impl Context {
     ) -> Result<Response<ResponseBody<R>>, E> {
         match reply {
             LoadReply::Entry(entry, served) => Ok(self.respond(entry, method, request, served, lookup)),
+            LoadReply::WithCookies(answer) => {
+                let (entry, served, cookies) = *answer;
+                let mut response = self.respond(entry, method, request, served, lookup);
+                for cookie in cookies {
+                    response.headers_mut().append(header::SET_COOKIE, cookie);
+                }
+                Ok(response)
+            }
             LoadReply::Response(response) => Ok(response),
             LoadReply::Failed(error) => Err(error),
         }

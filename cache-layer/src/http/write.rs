@@ -36,7 +36,6 @@ use crate::{
         invalidation::{invalidates, is_safe},
         received::Received,
         storable::{is_grpc, post_answers_get},
-        targeted::ResponseDirectives,
     },
     store::Seen,
     telemetry::NoCacheReason,
@@ -175,7 +174,7 @@ impl Context {
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
             // A response to POST is answered with as it is.
-            (LoadReply::Entry(..), _) => unreachable!("a response to POST is not cut, and has no precondition"),
+            (LoadReply::Entry(..) | LoadReply::WithCookies(_), _) => unreachable!("a response to POST is not cut, and has no precondition"),
         }
     }
 
@@ -192,7 +191,7 @@ impl Context {
     /// Whether this response to POST is to be kept for GET.
     fn answers_get<R>(&self, target: &Target<'_>, response: &Response<R>) -> bool {
         let (policy, headers) = (&self.policy.caching, response.headers());
-        let directives = ResponseDirectives::from_headers(headers, &policy.targets);
+        let directives = policy.directives(headers);
         let now = self.cache.now();
         let received = Received {
             status: response.status(),

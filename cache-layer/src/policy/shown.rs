@@ -84,6 +84,7 @@ impl Policy {
 
 fn shown_choices(caching: &CachingPolicy) -> Vec<Shown> {
     let CachingPolicy {
+        private,
         targets,
         heuristics,
         set_cookie,
@@ -102,6 +103,7 @@ fn shown_choices(caching: &CachingPolicy) -> Vec<Shown> {
     } = caching;
     let negative = negative_ttl.iter().map(|(status, millis)| format!("{status}: {}", duration(*millis)));
     vec![
+        ("private", yes(*private)),
         ("targeted_fields", listed(targets)),
         ("heuristics", yes(*heuristics)),
         ("set_cookie", format!("{set_cookie:?}")),

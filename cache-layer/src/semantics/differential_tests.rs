@@ -43,7 +43,7 @@ fn ours(exchange: &Exchange) -> bool {
     let windows = Windows::new(&policy, &received, lifetime, age);
     let refused = refusal_of_request(method, first, false)
         .or_else(|| refusal_of_response(&policy, first, &received))
-        .or_else(|| refusal_of_freshness(first, &received, lifetime, &windows, false));
+        .or_else(|| refusal_of_freshness(&policy, first, &received, lifetime, &windows, false));
     if refused.is_some() || !selects(first, response, second) {
         return false;
     }

@@ -241,7 +241,7 @@ pub(crate) fn refusal_of_response(
     if cc.private {
         return Some(NoCacheReason::Private);
     }
-    if has(request_headers, &AUTHORIZATION) && !permits_sharing_authorized(cc) {
+    if !policy.private && has(request_headers, &AUTHORIZATION) && !permits_sharing_authorized(cc) {
         return Some(NoCacheReason::Authorization);
     }
     if is_refusal_to_prefetch(request_headers, received.status) {
@@ -289,6 +289,7 @@ fn needs_dictionary(headers: &HeaderMap) -> bool {
 ///
 /// `ruled`: a rule states the lifetime of successes, if not that of this one.
 pub(crate) fn refusal_of_freshness(
+    policy: &CachingPolicy,
     request_headers: &HeaderMap,
     received: &Received<'_>,
     lifetime: Option<Lifetime>,
@@ -312,8 +313,9 @@ pub(crate) fn refusal_of_freshness(
     if lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response) {
         return None;
     }
-    // Neither a rule nor an estimate knows what the application makes of a cookie, or for whom it made the response.
-    if request_headers.contains_key(COOKIE) {
+    // Neither a rule nor an estimate knows what the application makes of a cookie, or for whom it made the response. In a private
+    // cache, cookies are part of the key.
+    if !policy.private && request_headers.contains_key(COOKIE) {
         return Some(NoCacheReason::Cookie);
     }
     is_for_one_client(received.headers).then_some(NoCacheReason::OneClient)
@@ -424,7 +426,7 @@ mod tests {
         response: Fields<'_>,
     ) -> Option<NoCacheReason> {
         let (status, response) = (StatusCode::from_u16(status).unwrap(), headers(response));
-        let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+        let directives = policy.directives(&response);
         refusal_of_response(policy, &headers(request), &Received::at(NOW, status, &response, &directives))
     }
 
@@ -443,12 +445,12 @@ mod tests {
     ) -> Option<NoCacheReason> {
         let (request, response) = (headers(request), headers(response));
         let status = StatusCode::from_u16(status).unwrap();
-        let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+        let directives = policy.directives(&response);
         let received = Received::at(NOW, status, &response, &directives);
         refusal_of_response(policy, &request, &received).or_else(|| {
             let lifetime = lifetime(policy, &received, None);
             let windows = Windows::new(policy, &received, lifetime, initial_age(&received));
-            refusal_of_freshness(&request, &received, lifetime, &windows, false)
+            refusal_of_freshness(policy, &request, &received, lifetime, &windows, false)
         })
     }
 
@@ -721,7 +723,7 @@ mod tests {
             let mut response = HeaderMap::new();
             let line = format!("public, s-maxage=60, {restriction}, stale-if-error=60");
             response.insert("cache-control", HeaderValue::from_str(&line).unwrap());
-            let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+            let directives = policy.directives(&response);
             let status = StatusCode::from_u16(status).unwrap();
             let received = Received::at(NOW, status, &response, &directives);
             let refusal = refusal_of_response(&policy, &HeaderMap::new(), &received);
