@@ -35,10 +35,10 @@ use cache_layer::{
 use clap::{Parser, ValueEnum, error::ErrorKind};
 use http_body_util::{Either, Full};
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
     client, header,
-    http::uri::{Authority, PathAndQuery, Scheme},
+    http::uri::{Authority, PathAndQuery},
     server,
     service::service_fn as hyper_service_fn,
 };
@@ -54,10 +54,16 @@ use tokio::{
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use self::{
+    arguments::{listen, origin, size},
+    fields::{field_lists, strip_hop_by_hop},
     http10::Held,
     interim::{Interim, Requests, Wire},
 };
 
+#[path = "reverse_proxy/arguments.rs"]
+mod arguments;
+#[path = "reverse_proxy/fields.rs"]
+mod fields;
 #[path = "reverse_proxy/http10.rs"]
 mod http10;
 #[path = "reverse_proxy/interim.rs"]
@@ -445,35 +451,6 @@ fn host(authority: &Authority) -> &str {
     authority.host().trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Removes the fields that belong to one connection. `Trailer` stays: the trailers that it announces are passed on.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const FIELDS: [&str; 9] = [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    let named: Vec<String> = field_lists(headers, &header::CONNECTION).collect();
-    for name in FIELDS.into_iter().chain(named.iter().map(String::as_str)) {
-        headers.remove(name);
-    }
-}
-
-/// The members of all lines of a field, in lower case.
-fn field_lists(headers: &HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = String> {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(|member| member.trim().to_ascii_lowercase())
-}
-
-fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080".to_owned())
-}
-
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).map_err(|_| "must be a whole number of seconds".to_owned())
 }
@@ -485,30 +462,4 @@ fn vary(text: &str) -> Result<Vary, String> {
         Some(("negotiate", codings)) => Vary::negotiate(codings.split(',')).map_err(|wrong| wrong.to_string()),
         _ => Err("must be safe, all, or negotiate=CODING,.. such as negotiate=br,gzip".to_owned()),
     }
-}
-
-fn origin(text: &str) -> Result<Authority, String> {
-    let parts = text.parse::<Uri>().map(Uri::into_parts).ok();
-    parts
-        .filter(|parts| parts.scheme == Some(Scheme::HTTP))
-        .filter(|parts| parts.path_and_query.as_ref().is_none_or(|path| path == "/"))
-        .and_then(|parts| parts.authority)
-        .filter(|authority| !authority.as_str().contains('@'))
-        .ok_or_else(|| "must be http://HOST or http://HOST:PORT, without a path".to_owned())
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit: Option<u64> = match unit {
-        "" => Some(1),
-        "KiB" => Some(1 << 10),
-        "MiB" => Some(1 << 20),
-        "GiB" => Some(1 << 30),
-        _ => None,
-    };
-    let bytes = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-    bytes
-        .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| "must be a size such as 512KiB, 64MiB, 1GiB, or plain bytes".to_owned())
 }

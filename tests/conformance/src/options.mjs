@@ -2,7 +2,7 @@ import { parseArgs } from 'node:util';
 
 import { STORES } from './stack.mjs';
 
-export const PROFILES = ['safe', 'strict', 'own'];
+export const PROFILES = ['safe', 'strict', 'own', 'private'];
 
 /** Throws with one line where something is wrong. */
 export function parseOptions(args) {
@@ -16,6 +16,7 @@ export function parseOptions(args) {
       test: { type: 'string', multiple: true, default: [] },
       suite: { type: 'string' },
       proxy: { type: 'string' },
+      'client-proxy': { type: 'string' },
       target: { type: 'string' },
     },
   });
