@@ -69,6 +69,7 @@ struct RuleSettings {
     negative_ttls: Vec<(StatusCode, Duration)>,
     stale_while_revalidate: Option<Duration>,
     stale_if_error: Option<Duration>,
+    soft_timeout: Option<Duration>,
     early_refresh: Option<f32>,
     max_body: Option<u64>,
     #[cfg(feature = "typed")]
@@ -200,6 +201,12 @@ impl Rule {
         self
     }
 
+    /// How long a request waits where a stale response may stand in; it does where one may on errors.
+    pub fn soft_timeout(mut self, limit: Duration) -> Self {
+        self.settings.soft_timeout = Some(limit);
+        self
+    }
+
     /// Refreshes responses in the background before they are stale.
     pub fn early_refresh(mut self, beta: f32) -> Self {
         self.settings.early_refresh = Some(beta);
@@ -297,6 +304,7 @@ impl Rule {
             negative_ttls,
             stale_while_revalidate,
             stale_if_error,
+            soft_timeout,
             early_refresh,
             max_body,
             #[cfg(feature = "typed")]
@@ -318,6 +326,7 @@ impl Rule {
             ("negative_ttl", !negative_ttls.is_empty()),
             ("stale_while_revalidate", stale_while_revalidate.is_some()),
             ("stale_if_error", stale_if_error.is_some()),
+            ("soft_timeout", soft_timeout.is_some()),
             ("early_refresh", early_refresh.is_some()),
             ("max_body", max_body.is_some()),
             #[cfg(feature = "typed")]
@@ -345,6 +354,7 @@ impl Rule {
             negative_ttls,
             stale_while_revalidate,
             stale_if_error,
+            soft_timeout,
             early_refresh,
             max_body,
             #[cfg(feature = "typed")]
@@ -368,6 +378,7 @@ impl Rule {
         set(&mut caching.default_stale_while_revalidate, stale_while_revalidate.map(millis));
         set(&mut caching.default_stale_if_error, stale_if_error.map(millis));
         set(&mut caching.ignored_query, ignore_query);
+        set(&mut policy.soft_timeout, soft_timeout.map(Some));
         if let Some(beta) = early_refresh {
             policy.set_early_refresh(beta);
         }
