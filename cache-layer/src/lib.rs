@@ -36,6 +36,8 @@
 //! The same engine stores any other value: `Cache::get_or_load`, or `#[cached]` on a function. The module
 //! [`guide`](https://docs.rs/cache-layer/latest/cache_layer/guide/) describes both, and rules, invalidation, Redis and tests.
 //!
+//! In front of a client, for one owner, a [`PrivateCacheLayer`] keeps what no shared cache may.
+//!
 //! # Features
 //!
 //! `cargo add cache-layer` is for a cache in memory; `cargo add cache-layer --features redis` for one that a fleet shares.
@@ -114,9 +116,9 @@ pub use self::{
     engine::{Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, TagChange, TagDetails},
     error::{ConfigError, ConfigErrorKind},
     http::{
-        AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails, PrivateCacheLayer,
-        QueryBody, QueryLayer, QueryService, ResponseBody, ResponseDetails, ResponseFuture, Rule, Rules,
-        SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict,
+        AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails,
+        PrivateCacheLayer, QueryBody, QueryLayer, QueryService, ResponseBody, ResponseDetails, ResponseFuture, Rule,
+        Rules, SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict,
     },
     key::Key,
     policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},

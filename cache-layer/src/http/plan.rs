@@ -183,8 +183,7 @@ impl Context {
     pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse<'_>) -> Result<Plan, NoCacheReason> {
         let OriginResponse { status, headers, time: response_time, tags, freshness, inherited, length } = response;
         let policy = &self.policy.caching;
-        let directives =
-            freshness.map_or_else(|| policy.directives(headers), Freshness::directives);
+        let directives = freshness.map_or_else(|| policy.directives(headers), Freshness::directives);
         let received = Received { status, headers, directives: &directives, request_time: request.time, response_time };
         self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();

@@ -17,8 +17,8 @@ const LONGEST_OWNER: usize = 200;
 
 /// Puts a cache in front of a *client*, for one owner: what a browser has, for a program that calls APIs.
 ///
-/// The service inside is the client, such as hyper-util's, or reqwest's behind a few lines that `docs/library.md` of the
-/// repository shows. It gets the requests whose responses are not stored, and validations of those that are stale.
+/// The service inside is the client, such as hyper-util's, or reqwest's behind a few lines that the
+/// [guide](https://docs.rs/cache-layer/latest/cache_layer/guide/client/) has. It gets the requests whose responses are not stored, and validations of those that are stale.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -105,7 +105,8 @@ impl PrivateCacheLayer {
     pub fn of(owner: impl Into<String>, cache: Cache) -> Result<Self, ConfigError> {
         let owner = owner.into();
         if owner.is_empty() || owner.len() > LONGEST_OWNER {
-            let message = format!("owner of a private cache: must have 1 to {LONGEST_OWNER} bytes, not {}", owner.len());
+            let message =
+                format!("owner of a private cache: must have 1 to {LONGEST_OWNER} bytes, not {}", owner.len());
             return Err(ConfigError::new(ConfigErrorKind::Range, message));
         }
         Ok(Self::owned(Owner::new(owner), cache))

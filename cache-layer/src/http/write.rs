@@ -174,7 +174,9 @@ impl Context {
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
             // A response to POST is answered with as it is.
-            (LoadReply::Entry(..) | LoadReply::WithCookies(_), _) => unreachable!("a response to POST is not cut, and has no precondition"),
+            (LoadReply::Entry(..) | LoadReply::WithCookies(_), _) => {
+                unreachable!("a response to POST is not cut, and has no precondition")
+            }
         }
     }
 

@@ -406,7 +406,13 @@ impl Context {
             namespace: self.namespace.clone(),
             origin: target.origin(),
             path_and_query: target.keyed_path_and_query(&rules).into_owned(),
-            fields: self.policy.key_headers.iter().chain(self.owner.iter().flat_map(|owner| owner.credentials())).cloned().collect(),
+            fields: self
+                .policy
+                .key_headers
+                .iter()
+                .chain(self.owner.iter().flat_map(|owner| owner.credentials()))
+                .cloned()
+                .collect(),
             cookies: self.policy.cookies.keyed.iter().map(ToString::to_string).collect(),
             hinted: hints.iter().flat_map(|hints| &hints.key_parts).map(ToString::to_string).collect(),
             content: match &asked.content {
