@@ -98,8 +98,7 @@ async fn what_is_private_is_kept_for_its_owner(backend: &Backend) {
     {
         let (origin, uri) = (Origin::echo(fields), format!("http://api.example/{row}"));
         // Two processes of one owner.
-        let (here, there) =
-            (Client::of("alice", backend, &origin).await, Client::of("alice", backend, &origin).await);
+        let (here, there) = (Client::of("alice", backend, &origin).await, Client::of("alice", backend, &origin).await);
         assert_eq!(here.get(&uri, sent).await.cache_status().detail, None, "{fields:?}");
         for client in [&here, &there] {
             assert_eq!(client.call(&uri, sent).await, 1, "{fields:?} {sent:?}");
@@ -254,10 +253,9 @@ async fn no_setting_makes_it_shared(backend: &Backend) {
     let origin = Origin::echo(PRIVATE);
     let change = |settings: CacheLayer| settings.profile(Profile::Strict).namespace("n").schemes_apart(false);
     let cache = backend.cache().await.build();
-    for other in [
-        |settings: CacheLayer, _: &Cache| settings,
-        |_: CacheLayer, cache: &Cache| CacheLayer::new(cache.clone()),
-    ] {
+    for other in
+        [|settings: CacheLayer, _: &Cache| settings, |_: CacheLayer, cache: &Cache| CacheLayer::new(cache.clone())]
+    {
         let uri = format!("http://api.example/{}", origin.calls());
         let mut calls = Vec::new();
         for owner in ["alice", "bob"] {
@@ -438,8 +436,7 @@ async fn equal_requests_of_an_owner_are_one_load(backend: &Backend) {
     let gate = Gate::closed();
     let origin = Origin::gated_echo(&gate, PRIVATE);
     let client = Client::of("alice", backend, &origin).await;
-    let asking: Vec<_> =
-        (0..8).map(|_| client.begin(URI, OLD_TOKEN)).collect();
+    let asking: Vec<_> = (0..8).map(|_| client.begin(URI, OLD_TOKEN)).collect();
     wait_until("the others wait", async || client.layer.cache().counts().coalesced == 7).await;
     gate.open();
     for asked in asking {

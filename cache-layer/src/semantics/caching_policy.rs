@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn what_is_said_to_shared_caches_is_not_said_to_a_private_one() {
-        let line = "private=\"set-cookie\", s-maxage=1, proxy-revalidate, max-age=60, must-revalidate, no-cache, public";
+        let line =
+            "private=\"set-cookie\", s-maxage=1, proxy-revalidate, max-age=60, must-revalidate, no-cache, public";
         let fields = headers(&[("cache-control", line), ("cdn-cache-control", "no-store")]);
         let shared = CachingPolicy::strict().directives(&fields);
         assert!(shared.targeted && shared.cache_control.no_store);
