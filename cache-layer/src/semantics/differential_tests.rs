@@ -117,7 +117,8 @@ fn why_only_they_answer(exchange: &Exchange, shared: bool) -> Option<&'static st
     let stored = CacheControl::from_headers(response);
     let wishes = CacheControl::from_headers(second);
     let has = |name: &str| response.contains_key(name);
-    let is_estimate = stored.max_age.or(stored.s_maxage).is_none() && !has("expires");
+    let stated = stored.max_age.or(stored.s_maxage.filter(|_| shared));
+    let is_estimate = stated.is_none() && !has("expires");
     let reasons = [
         (*method == Method::POST, "they keep responses to POST whatever their Content-Location"),
         (status.as_u16() == 206, "they keep a part as if it were the whole"),
