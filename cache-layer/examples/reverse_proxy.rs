@@ -30,7 +30,8 @@ use std::{
 use bytes::Bytes;
 use cache_layer::{
     Cache, CacheLayer, Coding, ConfigError, NoVarySearch, QueryBody, ResponseBody, Vary,
-    store::{MemoryStore, RedisStore, TieredStore},
+    store::{MemoryStore, RedisStore, Store, TieredStore},
+    telemetry::{Event, Named, Observer},
 };
 use clap::{Parser, ValueEnum, error::ErrorKind};
 use http_body_util::{Either, Full};
@@ -135,6 +136,11 @@ struct Options {
     #[arg(long, value_name = "CODING,..", value_delimiter = ',')]
     encode: Vec<Coding>,
 
+    /// Load so many of the hits again, from 0 to 1, and log whether they are still what the origin says: 0.001 is one in a
+    /// thousand
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    verify: Option<f64>,
+
     /// The most requests that are at the origin at one time because there is nothing stored; without it, any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_loads: Option<u32>,
@@ -167,6 +173,9 @@ impl Options {
         }
         if let Some(most) = self.max_loads {
             layer = layer.max_loads(most as usize);
+        }
+        if let Some(rate) = self.verify {
+            layer = layer.verify(rate);
         }
         layer
     }
@@ -215,12 +224,41 @@ fn refuse(why: &impl Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// A cache over `store`, which says which of the hits that are verified are no longer what the origin says.
+fn over(store: impl Store, options: &Options) -> Cache {
+    let cache = Cache::builder(store);
+    if options.verify.is_some() { cache.observer(Differences) } else { cache }.build()
+}
+
+struct Differences;
+
+impl Observer for Differences {
+    fn observe(&self, _: Event) {}
+
+    fn wants_names(&self) -> bool {
+        true
+    }
+
+    fn observe_named(&self, named: &Named<'_>) {
+        match named {
+            Named::Verified { key, age, differs: Some(differs), .. } => {
+                eprintln!("reverse_proxy: {key}, stored {} s ago, has another {differs} now", age.as_secs());
+            }
+            Named::VerifiedAgain { key, stable, .. } => {
+                let found = if *stable { "is stale" } else { "differs each time" };
+                eprintln!("reverse_proxy: {key} {found}");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Memory, Redis, or memory over Redis, by what is given.
 async fn cache(options: &Options) -> Result<Cache, ConfigError> {
     match (&options.redis, options.memory) {
-        (None, memory) => Ok(Cache::new(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)))),
-        (Some(url), None) => Ok(Cache::new(redis(url).await?)),
-        (Some(url), Some(bytes)) => Ok(Cache::new(TieredStore::new(bytes, redis(url).await?))),
+        (None, memory) => Ok(over(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)), options)),
+        (Some(url), None) => Ok(over(redis(url).await?, options)),
+        (Some(url), Some(bytes)) => Ok(over(TieredStore::new(bytes, redis(url).await?), options)),
     }
 }
 
@@ -476,6 +514,11 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).map_err(|_| "must be a whole number of seconds".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=1.0).contains(rate));
+    rate.ok_or_else(|| "must be a number from 0 to 1, such as 0.001".to_owned())
 }
 
 fn vary(text: &str) -> Result<Vary, String> {

@@ -12,9 +12,31 @@ pub(crate) fn of_u64(number: u64) -> [u8; 16] {
     std::array::from_fn(|i| DIGITS[(number >> (60 - 4 * i)) as usize & 15])
 }
 
+/// The number of up to 16 digits; `None` if they are none.
+pub(crate) fn parse(digits: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let push = |number: u64, byte: &u8| digit(byte).map(|digit| number << 4 | u64::from(digit));
+    (1..=16).contains(&digits.len()).then(|| digits.iter().try_fold(0, push))?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_are_read_as_they_are_written_and_nothing_else() {
+        for number in [0, 7, 0x1f, u64::MAX] {
+            assert_eq!(parse(&of_u64(number)), Some(number));
+        }
+        assert_eq!(parse(b"ff"), Some(255));
+        for odd in [&b""[..], b"+1", b"A", b"g", b" 1", b"00000000000000000"] {
+            assert_eq!(parse(odd), None, "{odd:?}");
+        }
+    }
 
     #[test]
     fn every_byte_has_its_two_digits() {

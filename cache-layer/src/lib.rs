@@ -95,6 +95,7 @@ mod key;
 mod labels;
 mod pattern;
 mod policy;
+mod ramp;
 mod semantics;
 pub mod store;
 mod sync;
@@ -111,7 +112,10 @@ mod typed;
 pub use self::{
     clock::Clock,
     coding::Coding,
-    engine::{Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, TagChange, TagDetails},
+    engine::{
+        Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, SoftInvalidation, TagChange,
+        TagDetails,
+    },
     error::{ConfigError, ConfigErrorKind},
     http::{
         AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails,
@@ -119,7 +123,7 @@ pub use self::{
         SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict,
     },
     key::Key,
-    policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},
+    policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary, Verify},
     tag::Tags,
 };
 

@@ -1,11 +1,14 @@
-//! The settings of a layer: what to keep, for how long, and under which names; [`shown`]: the same for people.
+//! The settings of a layer: what to keep, for how long, and under which names; [`verify`]: how hits are verified; [`shown`]: the
+//! same for people.
 
 mod shown;
+mod verify;
 
 use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Request, StatusCode, request};
 
+pub use self::verify::Verify;
 pub use crate::semantics::{
     caching_policy::{Profile, SetCookie},
     encodable::Encode,
@@ -266,6 +269,8 @@ pub(crate) struct Policy {
     /// Why requests go to the application as they are, if they do.
     pub(crate) bypass: Option<NoCacheReason>,
     pub(crate) bypass_if: Option<RequestPredicate>,
+    /// How hits are verified, if some are.
+    pub(crate) verify: Option<Verify>,
     /// Whether what is stored is loaded anew, or validated.
     pub(crate) refresh: bool,
     ttl: Option<Duration>,
@@ -368,6 +373,7 @@ impl Default for Policy {
             caching: CachingPolicy::safe(),
             bypass: None,
             bypass_if: None,
+            verify: None,
             refresh: false,
             ttl: None,
             paths: Vec::new(),
@@ -411,6 +417,11 @@ impl Policy {
         self.early_refresh = beta_of(beta);
     }
 
+    /// Has so many hits verified; none, if the rate is none.
+    pub(crate) fn set_verify(&mut self, verify: Verify) {
+        self.verify = Some(verify).filter(|verify| verify.rate() > 0.0);
+    }
+
     /// Has this encoded; nothing, if it is in no coding.
     pub(crate) fn set_encode(&mut self, encode: Encode) {
         self.encode = Some(encode).filter(|encode| !encode.codings().is_empty()).map(Arc::new);
@@ -422,9 +433,9 @@ impl Policy {
         self.ttl = Some(ttl);
     }
 
-    /// Whether something is to be asked of a request before it is looked up.
+    /// Whether something is to be asked of a request before it is looked up, or of its answer afterwards.
     pub(crate) fn asks_first(&self) -> bool {
-        self.bypass.is_some() || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
+        self.bypass.is_some() || self.verify.is_some() || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
     }
 
     /// Whether the user keeps such a response.

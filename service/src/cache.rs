@@ -147,7 +147,8 @@ impl ProductCache {
             Some(recorder) => cache.observer((measured, recorder.clone())),
             None => cache.observer(measured),
         };
-        let cache = cache.name(NAME).keys_in_traces(config.trace_keys).lock_timeout(config.cache_lock_timeout).build();
+        let cache = cache.name(NAME).keys_in_traces(config.trace_keys).lock_timeout(config.cache_lock_timeout);
+        let cache = cache.verify(config.cache_verify).build();
         observe_loads(&meter, NAME, cache.clone());
         // Without a first tier, what no process has made before it is written is made by none.
         let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
@@ -158,6 +159,7 @@ impl ProductCache {
             .etags(true)
             .encode(encode)
             .inherit(true)
+            .verify(config.cache_verify)
             .rules(without.rules.rules.clone());
         let cache = Self { cache: Some(cache), layer: Some(layer), redis, memory, recorder, ..without };
         cache.rule_by(config.cache_rules.as_ref()).map_err(|why| ConfigError::wrong("cache-rules", "", why))?;

@@ -253,6 +253,25 @@ async fn a_soft_purge_leaves_what_may_be_used_stale_and_a_group_is_its_origins_o
 }
 
 #[tokio::test]
+async fn a_purge_over_a_while_leaves_what_has_its_turn_to_come() {
+    let shop = Shop::new();
+    let fields = [("x-answer", "cache-control=max-age=3600, stale-while-revalidate=60"), ("x-answer", "cache-tag=t")];
+    for body in [
+        json!({"tag": "t", "mode": "soft", "over": 604_800}),
+        json!({"url": "http://shop.example/a", "mode": "soft", "over": 604_800}),
+        json!({"pattern": "http://shop.example/*", "mode": "soft", "over": 604_800}),
+        json!({"all": true, "mode": "soft", "over": 604_800}),
+    ] {
+        shop.get("/a", &fields).await;
+        let purged = shop.purge(&body).await;
+        assert_eq!((&purged["mode"], &purged["delivered"]), (&json!("soft"), &json!(true)), "{body}");
+        assert_eq!(shop.get("/a", &fields).await.headers()["x-cache"], "HIT", "{body}");
+    }
+    shop.purge(&json!({"pattern": "http://shop.example/*", "mode": "soft"})).await;
+    assert_eq!(shop.get("/a", &fields).await.headers()["x-cache"], "STALE");
+}
+
+#[tokio::test]
 async fn a_purge_that_is_sent_again_purges_once() {
     let shop = Shop::new();
     let body = json!({"tag": "t"});
@@ -279,7 +298,8 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         json!({"url": "http://a b/"}),
         json!({"group": "g"}),
         json!({"tag": "a", "mode": "gentle"}),
-        json!({"pattern": "a*", "mode": "soft"}),
+        json!({"tag": "a", "over": 60}),
+        json!({"tag": "a", "mode": "soft", "over": 604_801}),
         json!({"tag": "a", "reason": "x".repeat(201)}),
     ] {
         let (status, headers, text) = shop.post(&body, &[]).await;

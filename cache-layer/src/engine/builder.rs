@@ -9,18 +9,23 @@ use std::{
 
 use tokio::sync::Semaphore;
 
+#[cfg(feature = "typed")]
+use super::verifier::Verifier;
 use super::{
     backoff::RecentFailures,
     cache::{COMMITS, Cache, Inner, ON_THEIR_WAY},
     load_limit::LoadLimit,
     recent_keys::RecentKeys,
 };
-#[cfg(feature = "typed")]
-use crate::codec::{Chosen, Codec};
 use crate::{
     clock::Clock,
     store::{Store, StoreBackend},
     telemetry::{Observer, Telemetry},
+};
+#[cfg(feature = "typed")]
+use crate::{
+    codec::{Chosen, Codec},
+    policy::Verify,
 };
 
 impl Cache {
@@ -42,6 +47,8 @@ impl Cache {
             load_limit: LoadLimit::default(),
             #[cfg(feature = "typed")]
             codec: Chosen::default(),
+            #[cfg(feature = "typed")]
+            verifier: None,
         }
     }
 }
@@ -59,6 +66,8 @@ pub struct CacheBuilder {
     load_limit: LoadLimit,
     #[cfg(feature = "typed")]
     codec: Chosen,
+    #[cfg(feature = "typed")]
+    verifier: Option<Verifier>,
 }
 
 impl CacheBuilder {
@@ -105,6 +114,22 @@ impl CacheBuilder {
     /// ```
     pub fn max_loads(mut self, most: usize) -> Self {
         self.load_limit = LoadLimit::new(most);
+        self
+    }
+
+    /// Which share of the hits of typed values is verified, none unless set: their load runs again in the background, the bytes of
+    /// the value are compared, and [`Event::Verified`](crate::telemetry::Event::Verified) says what came of it. As
+    /// [`CacheLayer::verify`](crate::CacheLayer::verify), which is for responses; what the load itself asks the cache for is answered
+    /// as ever, so that only what it reads beyond that is verified.
+    ///
+    /// ```
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// let cache = Cache::builder(MemoryStore::new(64 * 1024 * 1024)).verify(0.001).build();
+    /// ```
+    #[cfg(feature = "typed")]
+    pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
+        self.verifier = Verifier::new(&verify.into());
         self
     }
 
@@ -158,7 +183,7 @@ impl CacheBuilder {
     #[must_use]
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
-        let codec = self.codec;
+        let (codec, verifier) = (self.codec, self.verifier);
         let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, load_limit, .. } = self;
         Cache(Arc::new(Inner {
             is_local: store.is_local(),
@@ -170,6 +195,8 @@ impl CacheBuilder {
             lock_timeout,
             #[cfg(feature = "typed")]
             codec,
+            #[cfg(feature = "typed")]
+            verifier,
             flights: Arc::default(),
             uncacheable: RecentKeys::default(),
             recent_failures: RecentFailures::default(),

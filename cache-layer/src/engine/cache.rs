@@ -12,6 +12,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
+#[cfg(feature = "typed")]
+use super::verifier::Verifier;
 use super::{
     backoff::{RecentFailure, RecentFailures},
     flight::Flights,
@@ -24,7 +26,7 @@ use crate::{
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
     tag::Tags,
-    telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
+    telemetry::{Counts, Event, Named, NoCacheReason, Telemetry, Tier},
     throttle::Throttle,
 };
 #[cfg(feature = "typed")]
@@ -77,6 +79,8 @@ pub(super) struct Inner {
     pub(super) failed_refreshes: RecentKeys,
     pub(super) abandoned_load: Duration,
     pub(super) load_limit: LoadLimit,
+    #[cfg(feature = "typed")]
+    pub(super) verifier: Option<Verifier>,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,
 }
@@ -120,6 +124,17 @@ impl Cache {
 
     pub(crate) fn emit(&self, event: Event) {
         self.0.telemetry.emit(event);
+    }
+
+    /// Tells the observer what an event was about, if it wants to know.
+    pub(crate) fn tell(&self, named: &Named<'_>) {
+        self.0.telemetry.name(named);
+    }
+
+    /// What hits of typed values are verified by, if some are.
+    #[cfg(feature = "typed")]
+    pub(crate) fn verifier(&self) -> Option<&Verifier> {
+        self.0.verifier.as_ref()
     }
 
     pub(crate) fn now(&self) -> u64 {

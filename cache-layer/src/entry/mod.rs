@@ -28,5 +28,5 @@ pub(crate) use self::{
     codings::Form,
     contents::{Entry, EntryHead},
     deadlines::Deadlines,
-    version::{EntryId, Version},
+    version::{EntryId, SoftMark, Version},
 };

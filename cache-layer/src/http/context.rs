@@ -12,7 +12,7 @@ use super::{
     variations::Variations,
 };
 use crate::{
-    engine::{Cache, load_limit::LoadLimit},
+    engine::{Cache, load_limit::LoadLimit, verifier::Verifier},
     inherit,
     key::Key,
     policy::Policy,
@@ -39,6 +39,10 @@ pub(super) struct Context {
     pub(super) encoders: Encoders,
     /// What is known of queries that make no difference, if responses may say so.
     pub(super) variations: Option<Variations>,
+    /// By what hits are verified, if some are.
+    pub(super) verifier: Option<Verifier>,
+    /// Whether a request may be asked something before it is looked up, or verified afterwards: then it takes a longer way.
+    pub(super) detours: bool,
 }
 
 impl Context {
@@ -55,7 +59,16 @@ impl Context {
             has_content_keys: false,
             encoders: Encoders::default(),
             variations: None,
+            verifier: None,
+            detours: false,
         }
+    }
+
+    /// The same by what its policy says now.
+    pub(super) fn settled(mut self) -> Self {
+        self.verifier = self.policy.verify.as_ref().and_then(Verifier::new);
+        self.detours = self.verifier.is_some() || self.policy.bypass_if.is_some();
+        self
     }
 
     /// Whether a target may have responses that its own key does not lead to.

@@ -74,7 +74,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
         };
         let next = if let Some(next) = lookup.next_at_once() { next } else { Box::pin(lookup.next()).await };
         let (flight, miss, purpose, answer) = match next {
-            Next::Respond(response) => return Ok(response),
+            Next::Respond(response) => return Ok(context.verifying(response, || service, request, &key)),
             Next::Forward { reason, stale, learns } => {
                 let forward = Forward { service, request, key: &key, reason, deadline: end, stale: stale.as_ref() };
                 // In a box, as what is rare or lasts: the future of a load is the smaller for it.

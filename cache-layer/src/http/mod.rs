@@ -14,6 +14,7 @@
 //! - [`granted_load`]: a load that may store what comes: how it asks, a new response, and how it ends without one
 //! - [`preferences`]: what a client has sent, where the cache negotiates
 //! - [`forward`]: a request that the application answers by itself
+//! - [`verify`]: whether what answered a request is still what the application would
 //! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`nested`]: layers in one another's way
@@ -71,6 +72,7 @@ mod sizes_tests;
 mod stored;
 mod target;
 mod variations;
+mod verify;
 mod write;
 
 pub use ask_again::AskAgain;

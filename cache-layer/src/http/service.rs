@@ -195,7 +195,9 @@ impl<S: Clone> CacheService<S> {
             return self.bypass(request, reason);
         }
         match context.answer_at_once(&request, &key, mark.is_some()) {
-            AtOnce::Answer(response) => ResponseFuture::ready(response),
+            AtOnce::Answer(response) => {
+                ResponseFuture::ready(context.verifying(response, || self.inner.clone(), request, &key))
+            }
             AtOnce::Bypass(refusal) => self.bypass(request, refusal),
             AtOnce::Fetch(known, lookup) => self.fetch(context, request, key, target, mark, (known, lookup)),
         }

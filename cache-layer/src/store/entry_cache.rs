@@ -264,10 +264,7 @@ impl<P: Place> EntryCache<P> {
 
     /// Removes the entries that `condition` holds for; returns their keys.
     pub(super) fn remove_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<P> {
-        let generation = self.generation.load(Ordering::SeqCst);
-        let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
-        let found = entries.filter(|(_, slot)| slot.generation == generation && condition(&slot.entry));
-        let ids: Vec<P> = found.map(|(id, _)| id).collect();
+        let ids = self.ids_where(|_, entry| condition(entry));
         ids.iter().for_each(|id| self.remove(*id));
         ids
     }
@@ -279,6 +276,14 @@ impl<P: Place> EntryCache<P> {
         let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
         let there = |slot: &Slot| slot.generation == generation && now < slot.expires_at;
         entries.filter(|(id, slot)| there(slot) && condition(*id, &slot.entry)).count() as u64
+    }
+
+    /// The keys of the entries that `condition` holds for. It looks at every entry.
+    pub(super) fn ids_where(&self, condition: impl Fn(P, &Entry) -> bool) -> Vec<P> {
+        let generation = self.generation.load(Ordering::SeqCst);
+        let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
+        let found = entries.filter(|(id, slot)| slot.generation == generation && condition(*id, &slot.entry));
+        found.map(|(id, _)| id).collect()
     }
 
     /// Removes all entries. One that is inserted at the same time may go as well.

@@ -336,6 +336,16 @@ impl StoreBackend for TestStore {
         })
     }
 
+    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move {
+            if let Err(error) = self.answers().await {
+                self.keep(OwnedScope::Everything, Hardness::Hard);
+                return Err(error);
+            }
+            self.0.store.soften_matching(pattern, window).await
+        })
+    }
+
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
         Box::pin(async move {
             match self.answers().await {

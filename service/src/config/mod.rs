@@ -113,6 +113,10 @@ pub struct Config {
     #[arg(long, value_name = "CODINGS", default_value = "zstd,gzip")]
     pub cache_encode: CacheEncode,
 
+    /// Which share of the hits is loaded again in the background, to see whether it is still the same: from 0, none, to 1
+    #[arg(long, value_name = "RATE", default_value = "0", value_parser = quantity::share)]
+    pub cache_verify: f64,
+
     /// How long a request may take before it is answered with 503
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = quantity::positive_time)]
     pub request_timeout: Duration,

@@ -50,6 +50,7 @@ pub(crate) struct CacheMetrics {
     invalidations: Counter<u64>,
     rejected: Counter<u64>,
     refreshes: Counter<u64>,
+    verified: Counter<u64>,
     overloaded: Counter<u64>,
     encoding: EncodingMetrics,
     entry_size: Histogram<f64>,
@@ -105,6 +106,7 @@ impl CacheMetrics {
                 "{refresh}",
                 "Refreshes of what is still fresh, those left out for want of room, and those that had no answer",
             ),
+            verified: counter("cache_layer.verified", "{hit}", "Hits that were loaded again, by what came of it"),
             overloaded: counter(
                 "cache_layer.overloaded",
                 "{request}",
@@ -165,6 +167,12 @@ impl Observer for CacheMetrics {
             Event::EarlyRefresh => self.count_by(&self.refreshes, "outcome", "early"),
             Event::RefreshSkipped => self.count_by(&self.refreshes, "outcome", "skipped"),
             Event::RefreshFailed => self.count_by(&self.refreshes, "outcome", "failed"),
+            Event::Verified { same, .. } => {
+                self.count_by(&self.verified, "outcome", if same { "same" } else { "differing" });
+            }
+            Event::VerifiedAgain { stable } => {
+                self.count_by(&self.verified, "outcome", if stable { "stale" } else { "unstable" });
+            }
             Event::Overloaded => self.count(&self.overloaded),
             Event::NotStored(reason) => self.count_by(&self.uncacheable, "reason", reason.as_str()),
             Event::Fill(outcome) => self.count_by(&self.fills, "outcome", outcome.as_str()),

@@ -1,6 +1,6 @@
 //! Purging: hard or soft, or only what would be reached.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Json,
@@ -45,6 +45,10 @@ pub(crate) struct Purge {
     /// `hard` (void; unless given) or `soft` (stale, and used as such where it may be).
     #[serde(default)]
     mode: Option<String>,
+    /// Over how many seconds a soft one is spread, each key in its turn; 0 unless given, which is at once.
+    #[serde(default)]
+    #[schema(example = 60)]
+    over: Option<u64>,
     /// Whether to tell only what would be reached.
     #[serde(default)]
     dry_run: bool,
@@ -81,6 +85,8 @@ pub(crate) struct Purged {
 
 /// Who asks, and why, at most so long.
 const MOST_SAID: usize = 200;
+/// The longest window.
+const LONGEST_OVER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 enum Target {
     /// The keys of a URL, and all that is stored for it under others.
@@ -130,12 +136,10 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
     let target = target(context, purge)?;
     let soft = match purge.mode.as_deref() {
         None | Some("hard") => false,
-        Some("soft") if matches!(target, Target::Pattern(_)) => {
-            return Err(Problem::bad_request("mode: a pattern deletes; there is no soft one"));
-        }
         Some("soft") => true,
         Some(_) => return Err(Problem::bad_request("mode: is to be hard or soft")),
     };
+    let over = over(purge, soft)?;
     for (name, said) in [("actor", &purge.actor), ("reason", &purge.reason)] {
         if said.as_ref().is_some_and(|said| said.chars().count() > MOST_SAID) {
             return Err(Problem::bad_request(format!("{name}: at most {MOST_SAID} characters")));
@@ -144,7 +148,7 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
     let cache = &context.0.cache;
     let began = now();
     // What a pattern deletes is counted as it goes.
-    let counts = purge.dry_run || !matches!(target, Target::Pattern(_));
+    let counts = purge.dry_run || soft || !matches!(target, Target::Pattern(_));
     let reach = if counts { reach(cache, &target).await } else { Ok(None) };
     let (mut matched, mut note) = match reach {
         Ok(matched) => (matched, None),
@@ -152,7 +156,7 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
     };
     let result = match purge.dry_run {
         true => Ok(None),
-        false => invalidate(context, &target, soft).await,
+        false => invalidate(context, &target, soft, over).await,
     };
     let delivered = result.is_ok();
     match result {
@@ -171,6 +175,15 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
     }
     let purged = Purged { id, kind, what, mode, dry_run: purge.dry_run, matched, delivered, note };
     serde_json::to_value(purged).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Over how long a purge is spread.
+fn over(purge: &Purge, soft: bool) -> Result<Duration, Problem> {
+    match Duration::from_secs(purge.over.unwrap_or(0)) {
+        over if over > LONGEST_OVER => Err(Problem::bad_request("over: at most 604800 seconds, a week")),
+        over if !over.is_zero() && !soft => Err(Problem::bad_request("over: is of a soft purge; mode is to be soft")),
+        over => Ok(over),
+    }
 }
 
 fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {
@@ -267,7 +280,12 @@ async fn reach(cache: &Cache, target: &Target) -> Result<Option<u64>, String> {
 }
 
 /// Tells how many keys a pattern has deleted.
-async fn invalidate(context: &Context, target: &Target, soft: bool) -> Result<Option<u64>, InvalidateError> {
+async fn invalidate(
+    context: &Context,
+    target: &Target,
+    soft: bool,
+    over: Duration,
+) -> Result<Option<u64>, InvalidateError> {
     let cache = &context.0.cache;
     match target {
         Target::Url(_, uri, _) => {
@@ -275,17 +293,21 @@ async fn invalidate(context: &Context, target: &Target, soft: bool) -> Result<Op
             let mut result = Ok(None);
             for (_, layer) in &context.0.layers {
                 let layer = layer.cache_layer();
-                let one = if soft { layer.soft_invalidate_uri(uri).await } else { layer.invalidate_uri(uri).await };
+                let one = match soft {
+                    true => layer.soft_invalidate_uri(uri).over(over).await,
+                    false => layer.invalidate_uri(uri).await,
+                };
                 result = result.and_then(|_| one.map(|_| None));
             }
             result
         }
-        Target::Key(_, key) if soft => cache.soft_invalidate(key).await.map(|()| None),
+        Target::Key(_, key) if soft => cache.soft_invalidate(key).over(over).await.map(|()| None),
         Target::Key(_, key) => cache.invalidate(key).await.map(|()| None),
-        Target::Tags(_, _, tags) if soft => cache.soft_invalidate_tags(tags).await.map(|()| None),
+        Target::Tags(_, _, tags) if soft => cache.soft_invalidate_tags(tags).over(over).await.map(|()| None),
         Target::Tags(_, _, tags) => cache.invalidate_tags(tags).await.map(|()| None),
+        Target::Pattern(pattern) if soft => cache.soft_invalidate_pattern(pattern).over(over).await.map(|()| None),
         Target::Pattern(pattern) => cache.delete_pattern(pattern).await.map(Some),
-        Target::All if soft => cache.soft_invalidate_all().await.map(|()| None),
+        Target::All if soft => cache.soft_invalidate_all().over(over).await.map(|()| None),
         Target::All => cache.invalidate_all().await.map(|()| None),
     }
 }

@@ -75,7 +75,7 @@ impl Ruling {
         self.contexts[number].get_or_init(|| {
             let mut context = Context::clone(&self.base);
             self.set.rules[number].apply(&mut context.policy);
-            Arc::new(context)
+            Arc::new(context.settled())
         })
     }
 }
@@ -171,9 +171,9 @@ impl Choice {
         Self { context: hinted(context, hints), key, bypass }
     }
 
-    /// Whether a request may go to the application without a look at what is stored.
+    /// Whether a request may go to the application without a look at what is stored, or once more after it was answered.
     pub(in crate::http) fn is_to_be_judged(&self) -> bool {
-        self.bypass.is_some() || self.context.policy.bypass_if.is_some()
+        self.bypass.is_some() || self.context.detours
     }
 }
 

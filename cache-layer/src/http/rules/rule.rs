@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::millis,
     error::{ConfigError, ConfigErrorKind},
-    policy::{Encode, KeepIf, Policy, Voids},
+    policy::{Encode, KeepIf, Policy, Verify, Voids},
     semantics::{names::Names, sites::plain_authority},
     telemetry::NoCacheReason,
 };
@@ -64,6 +64,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Default)]
 struct RuleSettings {
     bypass: bool,
+    verify: Option<Verify>,
     ttl: Option<Duration>,
     ttl_cap: Option<Duration>,
     negative_ttls: Vec<(StatusCode, Duration)>,
@@ -165,6 +166,12 @@ impl Rule {
     /// These requests go to the application, and nothing that comes is kept (`detail=rule`).
     pub fn bypass(mut self) -> Self {
         self.settings.bypass = true;
+        self
+    }
+
+    /// Which share of the hits is verified, counted for this rule alone; none, if it is zero.
+    pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
+        self.settings.verify = Some(verify.into());
         self
     }
 
@@ -292,6 +299,7 @@ impl Rule {
         // Taken apart, so that no setting is forgotten here.
         let RuleSettings {
             bypass,
+            verify,
             ttl,
             ttl_cap,
             negative_ttls,
@@ -313,6 +321,7 @@ impl Rule {
         } = &self.settings;
         let said = [
             ("bypass", *bypass),
+            ("verify", verify.is_some()),
             ("ttl", ttl.is_some()),
             ("ttl_cap", ttl_cap.is_some()),
             ("negative_ttl", !negative_ttls.is_empty()),
@@ -340,6 +349,7 @@ impl Rule {
         // Taken apart, so that no setting is forgotten here.
         let RuleSettings {
             bypass,
+            verify,
             ttl,
             ttl_cap,
             negative_ttls,
@@ -370,6 +380,9 @@ impl Rule {
         set(&mut caching.ignored_query, ignore_query);
         if let Some(beta) = early_refresh {
             policy.set_early_refresh(beta);
+        }
+        if let Some(verify) = verify {
+            policy.set_verify(verify);
         }
         set(&mut policy.max_body, max_body);
         #[cfg(feature = "typed")]

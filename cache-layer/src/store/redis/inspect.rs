@@ -19,7 +19,7 @@ use crate::{
     key::Key,
     pattern::Pattern,
     store::{LeaseState, Reach, StoreError},
-    tag::TagToken,
+    tag::{TagRecord, TagToken},
 };
 
 impl RedisStore {
@@ -52,7 +52,7 @@ impl RedisStore {
                 values.of(1)
             })
             .await?;
-        Ok(values.first().and_then(|value| TagToken::parse(value.as_deref()?)))
+        Ok(values.first().and_then(|value| TagRecord::parse(value.as_deref()?)).map(|record| record.token))
     }
 
     /// A tag is not in an entry's name, so that its members can't be counted by looking at names.

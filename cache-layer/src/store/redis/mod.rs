@@ -140,7 +140,12 @@ impl StoreBackend for RedisStore {
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
-        self.spawn_detached(async move { store.delete_pattern(&pattern).await })
+        self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Hard).await })
+    }
+
+    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let (store, pattern) = (self.clone(), pattern.clone());
+        self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Ramp(window)).await })
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

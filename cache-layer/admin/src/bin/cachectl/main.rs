@@ -101,6 +101,9 @@ enum Command {
         /// Stale, and used as such where that is allowed, rather than void
         #[arg(long)]
         soft: bool,
+        /// Stale one after the other, over so long: 60s, 10m, 2h
+        #[arg(long, value_name = "TIME", value_parser = seconds, requires = "soft")]
+        over: Option<u64>,
         /// Only tell what would be reached
         #[arg(long)]
         dry_run: bool,
@@ -264,6 +267,21 @@ fn content_of(file: &Path) -> Result<Vec<u8>, Failure> {
     read.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
 }
 
+/// A number of seconds, with its unit.
+fn seconds(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "" | "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3_600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let seconds = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    seconds.ok_or_else(|| "must be a time such as 60s, 10m, 2h or 1d".to_owned())
+}
+
 /// A path with those of the pairs that have a value.
 fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
     let pairs = pairs.iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded((*value)?))));
@@ -274,11 +292,12 @@ fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
 }
 
 async fn purge(client: &Client, command: &Command, as_json: bool) -> Result<ExitCode, Failure> {
-    let Command::Purge { kind, what, origin, soft, dry_run, actor, reason, .. } = command else {
+    let Command::Purge { kind, what, origin, soft, over, dry_run, actor, reason, .. } = command else {
         return Ok(ExitCode::SUCCESS);
     };
     let mut body = json!({
         "mode": if *soft { "soft" } else { "hard" },
+        "over": over,
         "dry_run": dry_run,
         "actor": actor,
         "reason": reason,
@@ -358,6 +377,8 @@ mod tests {
             Arguments::try_parse_from(with_all_confirmed(words)).is_ok()
         };
         assert!(parse("cachectl purge all") && parse("cachectl purge tag t --soft"));
+        assert!(parse("cachectl purge tag t --soft --over 60s") && !parse("cachectl purge tag t --over 60s"));
+        assert!(parse("cachectl purge all --soft --over 10m") && !parse("cachectl purge tag t --soft --over soon"));
         assert!(!parse("cachectl purge tag") && !parse("cachectl purge") && !parse("cachectl purge everything"));
     }
 

@@ -61,7 +61,7 @@ impl LocalTier {
         if connection != read_over || !entry.is_of(key) {
             return None;
         }
-        match tags.judge(entry.stamps()) {
+        match tags.judge(entry.stamps(), || key.id().turn()) {
             Verdict::Known(state) => entry.in_state(state),
             Verdict::Unknown(..) => None,
         }

@@ -6,7 +6,7 @@
 //! | `<prefix>:e:{<digest>}:<variant or ->:<readable>` | an entry |
 //! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or what came of it: see [`scripts`](super::scripts) |
 //! | `<prefix>:v:{<digest>}:-:<readable>` | which variants the entry leads to: their digests, one after the other |
-//! | `<prefix>:t:<tag>` | the tag's token |
+//! | `<prefix>:t:<tag>` | the tag's token, and behind it the [ramps](crate::ramp) that led to it |
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:id` | who served this data set last |
 //! | `<prefix>:mark` | what tells this data set from every other one |

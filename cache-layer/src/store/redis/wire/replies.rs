@@ -9,7 +9,10 @@ use std::time::Duration;
 use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, RedisResult, Value};
 
 use super::errors::is_wrong_type;
-use crate::{hex, tag::TagToken};
+use crate::{
+    hex,
+    tag::{TagRecord, TagToken},
+};
 
 /// A string.
 #[derive(Debug, PartialEq, Eq)]
@@ -197,7 +200,7 @@ reply!(Commit, |value| match value {
         let last = moment(&string(parts.next()?)?)?;
         let token = |part| match &string(part)?[..] {
             b"" => Some(None),
-            bytes => TagToken::parse(bytes).map(Some),
+            bytes => TagRecord::parse(bytes).map(|record| Some(record.token)),
         };
         Some(Self::Differs(last, parts.map(token).collect::<Option<_>>()?))
     }
@@ -206,7 +209,7 @@ reply!(Commit, |value| match value {
 reply!(Stamped, |value| match value {
     Value::Array(parts) => {
         let [token, created] = parts.try_into().ok()?;
-        let token = TagToken::parse(&string(token)?)?;
+        let token = TagRecord::parse(&string(token)?)?.token;
         flag(&created).map(|_| Self { token })
     }
     _ => None,
