@@ -48,6 +48,7 @@
 //! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
 //! | `typed` | yes | values of any type that serde knows: [`Cache::get_or_load`] and its like |
 //! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers; observers are told by which route a look-up came |
+//! | `otel` | no | `otel::Metrics`: what a cache does, as OpenTelemetry metrics |
 //! | `postcard` | no | a compact [codec](codec::Postcard) beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
 //! | `sealed` | no | entries in Redis are encrypted, and names hidden: `RedisStoreBuilder::sealed_with`; implies `redis` |
@@ -93,10 +94,14 @@ mod http;
 mod inherit;
 mod key;
 mod labels;
+#[cfg(feature = "otel")]
+#[cfg_attr(docsrs, doc(cfg(feature = "otel")))]
+pub mod otel;
 mod pattern;
 mod policy;
 mod semantics;
 pub mod store;
+mod switches;
 mod sync;
 mod tag;
 pub mod telemetry;
@@ -111,7 +116,9 @@ mod typed;
 pub use self::{
     clock::Clock,
     coding::Coding,
-    engine::{Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, TagChange, TagDetails},
+    engine::{
+        Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, SwitchError, TagChange, TagDetails,
+    },
     error::{ConfigError, ConfigErrorKind},
     http::{
         AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails,
@@ -120,6 +127,7 @@ pub use self::{
     },
     key::Key,
     policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},
+    switches::Switch,
     tag::Tags,
 };
 

@@ -1,6 +1,7 @@
 //! The cache in front of the API: where it stores responses, which ones, and when they are invalid.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::PathBuf,
     sync::{
@@ -22,7 +23,7 @@ use utoipa::ToSchema;
 
 use crate::{
     config::{CacheRules, CacheSwitch, Config, ConfigError},
-    telemetry::{Memory, Throttle, metrics::Metrics, observe_loads, observe_memory, observe_redis},
+    telemetry::{Throttle, metrics::Metrics},
 };
 
 /// What the cache is called in metrics and traces.
@@ -59,6 +60,13 @@ pub struct Reloaded {
     pub rules: usize,
     /// Where they are from.
     pub file: PathBuf,
+}
+
+/// Where responses are in this process.
+#[derive(Clone)]
+enum Memory {
+    All(MemoryStore),
+    FirstTier(TieredStore),
 }
 
 /// What is read from the database. A change invalidates what is stored of it, and every response that was made from it.
@@ -123,7 +131,7 @@ impl ProductCache {
             return Ok(without);
         }
         let redis = redis(config)?;
-        let meter = metrics.meter();
+        let metrics = metrics.of_cache(NAME);
         let (cache, memory) = match (&redis, config.cache_first_tier) {
             (None, _) => {
                 let store = MemoryStore::new(config.cache_memory);
@@ -135,20 +143,26 @@ impl ProductCache {
                 (Cache::builder(store.clone()), Some(Memory::FirstTier(store)))
             }
         };
-        if let Some(memory) = &memory {
-            observe_memory(&meter, NAME, memory.clone());
+        match &memory {
+            Some(Memory::All(store)) => metrics.watch_memory(store),
+            Some(Memory::FirstTier(store)) => metrics.watch_first_tier(store),
+            None => {}
         }
         if let Some(redis) = &redis {
-            observe_redis(&meter, NAME, redis);
+            metrics.watch_redis(redis);
         }
         let recorder = config.admin_listen.map(|_| Recorder::new());
-        let measured = metrics.of_cache(NAME);
         let cache = match &recorder {
-            Some(recorder) => cache.observer((measured, recorder.clone())),
-            None => cache.observer(measured),
+            Some(recorder) => cache.observer((metrics.observer(), recorder.clone())),
+            None => cache.observer(metrics.observer()),
         };
-        let cache = cache.name(NAME).keys_in_traces(config.trace_keys).lock_timeout(config.cache_lock_timeout).build();
-        observe_loads(&meter, NAME, cache.clone());
+        let cache = cache
+            .switches(true)
+            .name(NAME)
+            .keys_in_traces(config.trace_keys)
+            .lock_timeout(config.cache_lock_timeout)
+            .build();
+        metrics.watch_cache(&cache);
         // Without a first tier, what no process has made before it is written is made by none.
         let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
         let encode = Encode::new(config.cache_encode.0.iter().copied()).in_store(keeps_none);
@@ -275,6 +289,12 @@ impl ProductCache {
             full: status.full,
             error: status.error,
         })
+    }
+
+    /// What an operator has turned off or on for a while: the names of the switches, and for how many seconds more.
+    pub(crate) fn switched_on(&self) -> BTreeMap<String, u64> {
+        let on = self.cache.iter().flat_map(Cache::switched_on);
+        on.map(|(switch, left)| (switch.as_str().to_owned(), left.as_secs())).collect()
     }
 
     /// Waits for writes to the cache that no request waits for.

@@ -2,7 +2,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const views = ["overview", "explain", "stored", "purge", "audit", "live"];
+const views = ["overview", "explain", "stored", "purge", "switches", "audit", "live"];
 
 // ---------------------------------------------------------------------------------------------------------- elements
 
@@ -197,6 +197,7 @@ async function overview() {
     tiles.push(tile("Redis", redis.connected ? (redis.full ? "full" : "up") : "down",
       redis.connected ? micros(redis.ping_us) + (redis.used_memory ? ", " + redis.used_memory : "") : "breaker " + redis.breaker));
   }
+  for (const { name, left_ms } of stats.switches) tiles.push(tile("Switched on", name, "for " + countdown(left_ms) + " more"));
   tiles.push(tile("Loading now", count(stats.loads_in_flight), stats.redis ? count(stats.redis.pending_invalidations) + " invalidations pending" : ""));
   $("tiles").replaceChildren(...tiles);
   if (window) {
@@ -405,6 +406,29 @@ async function sendPurge(dry_run) {
     list([["What", told.kind + ": " + told.what], ["How", told.mode], [dry_run ? "Would reach" : "Reached", reach], ["Note", told.note], ["Number in the audit", told.id && count(told.id)]])));
 }
 
+// ---------------------------------------------------------------------------------------------------------- switches
+
+function showSwitches(states) {
+  const form = $("switch-form").elements;
+  if (!form.switch.length) form.switch.replaceChildren(...states.map(({ name }) => element("option", { value: name }, name)));
+  const left = (row) => row.on ? element("span", { "data-until": Date.now() + row.left_ms }, countdown(row.left_ms)) : "";
+  const off = (row) => row.on ? element("button", { type: "button", onclick: () => turn({ switch: row.name, seconds: 0 }) }, "Turn off") : "";
+  $("switched").replaceChildren(table([{ name: "Switch", kind: "code", of: (row) => row.name }, { name: "Is", of: (row) => row.on ? element("span", { class: "chip poor" }, "on") : "off" },
+    { name: "Ends", kind: "number", of: left }, { name: "While it is on", of: (row) => row.does }, { name: "", of: off }], states, "", true));
+}
+
+async function switches() {
+  const states = await attempt(() => json("api/switches"));
+  if (states) showSwitches(states);
+}
+
+async function turn(wanted) {
+  const { actor, reason } = $("switch-form").elements;
+  const body = { ...wanted, actor: actor.value.trim() || undefined, reason: reason.value.trim() || undefined };
+  const states = await attempt(() => json("api/switches", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) }));
+  if (states) showSwitches(states);
+}
+
 // ---------------------------------------------------------------------------------------------------------- audit
 
 let by = "";
@@ -478,7 +502,7 @@ function showDecisions() {
 // ---------------------------------------------------------------------------------------------------------- the frame
 
 const shows = {
-  overview, audit, live: showDecisions,
+  overview, audit, switches, live: showDecisions,
   explain: (parameters) => fill($("explain-form"), parameters) && explain(),
   stored: (parameters) => {
     if (parameters.has("tag")) return fill($("tag-form"), parameters) && tag();
@@ -523,6 +547,7 @@ async function begin() {
   submits("tag-form", tag);
   submits("purge-form", () => sendPurge(true));
   submits("live-form", watch);
+  submits("switch-form", () => turn({ switch: $("switch-form").elements.switch.value, seconds: Number($("switch-form").elements.seconds.value) }));
   $("purge-form").addEventListener("input", adaptPurge);
   $("purge-now").addEventListener("click", () => {
     const all = $("purge-form").elements.kind.value === "all";

@@ -42,13 +42,13 @@ pub(crate) struct Record {
     /// Why, as the request says.
     #[schema(example = "wrong price")]
     pub(crate) reason: Option<String>,
-    /// What kind of thing: `url`, `key`, `tag`, `pattern`, `group` or `all`.
+    /// What kind of thing: `url`, `key`, `tag`, `pattern`, `group` or `all`; or `switch`.
     #[schema(example = "tag")]
     pub(crate) kind: &'static str,
     /// Which.
     #[schema(example = "product:42")]
     pub(crate) what: String,
-    /// `hard` or `soft`.
+    /// `hard` or `soft`; of a switch, `on` or `off`.
     #[schema(example = "hard")]
     pub(crate) mode: &'static str,
     /// How many keys it covered, where the store can tell.

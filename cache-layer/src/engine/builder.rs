@@ -40,6 +40,7 @@ impl Cache {
             lock_timeout: Duration::from_secs(5),
             abandoned_load: Duration::from_secs(10),
             load_limit: LoadLimit::default(),
+            has_switches: false,
             #[cfg(feature = "typed")]
             codec: Chosen::default(),
         }
@@ -57,6 +58,7 @@ pub struct CacheBuilder {
     lock_timeout: Duration,
     abandoned_load: Duration,
     load_limit: LoadLimit,
+    has_switches: bool,
     #[cfg(feature = "typed")]
     codec: Chosen,
 }
@@ -148,6 +150,13 @@ impl CacheBuilder {
         self
     }
 
+    /// Whether an operator may turn things off for a while ([`Cache::switch`]), in this process and in all that share its Redis and
+    /// prefix; not unless set. To be set before a layer is made of the cache. Each request is asked for it then.
+    pub fn switches(mut self, on: bool) -> Self {
+        self.has_switches = on;
+        self
+    }
+
     /// Is told what happens, beside the cache's own [`counts`](Cache::counts).
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -159,7 +168,19 @@ impl CacheBuilder {
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
         let codec = self.codec;
-        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, load_limit, .. } = self;
+        let Self {
+            store,
+            name,
+            keys_in_traces,
+            clock,
+            observer,
+            lock_timeout,
+            abandoned_load,
+            load_limit,
+            has_switches,
+            ..
+        } = self;
+        let switches = has_switches.then(|| store.follow_switches());
         Cache(Arc::new(Inner {
             is_local: store.is_local(),
             store,
@@ -177,6 +198,7 @@ impl CacheBuilder {
             failed_refreshes: RecentKeys::default(),
             abandoned_load,
             load_limit,
+            switches,
             commits: Semaphore::new(COMMITS),
             on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
         }))

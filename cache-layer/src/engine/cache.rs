@@ -23,6 +23,7 @@ use crate::{
     entry::{Entry, EntryId},
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
+    switches::{Switch, Switches},
     tag::Tags,
     telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
     throttle::Throttle,
@@ -77,6 +78,8 @@ pub(super) struct Inner {
     pub(super) failed_refreshes: RecentKeys,
     pub(super) abandoned_load: Duration,
     pub(super) load_limit: LoadLimit,
+    /// What an operator has turned off or on, if that may be.
+    pub(super) switches: Option<Arc<Switches>>,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,
 }
@@ -170,6 +173,16 @@ impl Cache {
     /// Where a lookup finds what this process doesn't [have at hand](Self::peek).
     pub(crate) fn far_tier(&self) -> Tier {
         if self.is_local() { Tier::Memory } else { Tier::Store }
+    }
+
+    /// Whether an operator may turn things off.
+    pub(crate) fn has_switches(&self) -> bool {
+        self.0.switches.is_some()
+    }
+
+    /// Whether an operator has turned this on.
+    pub(crate) fn is_switched(&self, switch: Switch) -> bool {
+        self.0.switches.as_ref().is_some_and(|switches| switches.is_on(switch))
     }
 
     /// Whether the store is in this process, all of it.

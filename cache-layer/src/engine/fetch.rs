@@ -21,6 +21,7 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{Acquired, Failures, Seen},
+    switches::Switch,
     telemetry::{Event, NoCacheReason, Release, WaitScope},
 };
 
@@ -143,6 +144,9 @@ impl Cache {
             self.emit(Event::Release(Release::WaitTimeout));
             permit(flight, Err(NoCacheReason::WaitedTooLong))
         };
+        if self.is_switched(Switch::StopFills) {
+            return permit(flight, Err(NoCacheReason::FillsStopped));
+        }
         let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
         let acquired = match self.0.store.acquire_at_once(key, seen, failures) {
             Some(acquired) => Ok(acquired),

@@ -7,6 +7,7 @@
 //! - [`permit`]: the right to load, its lease, and the commit
 //! - [`invalidate`]: invalidation, hard and soft
 //! - [`inspect`]: what a cache has and knows, for people
+//! - [`switching`]: what an operator turns off or on
 //! - [`span`]: one request's lookup, and its load, as traces and observers see them
 //! - [`patience`]: how long a request waits for others, and how often it asks again
 //! - [`builder`]: the settings
@@ -35,6 +36,7 @@ pub(crate) mod patience;
 pub(crate) mod permit;
 pub(crate) mod recent_keys;
 pub(crate) mod span;
+mod switching;
 
 pub(crate) use self::cache::{Reading, Retrieved};
 pub use self::{
@@ -42,4 +44,5 @@ pub use self::{
     cache::Cache,
     inspect::{EntryDetails, InspectError, Inspected, TagChange, TagDetails},
     invalidate::InvalidateError,
+    switching::SwitchError,
 };

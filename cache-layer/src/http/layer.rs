@@ -840,7 +840,7 @@ impl<S> Layer<S> for CacheLayer {
     fn layer(&self, inner: S) -> Self::Service {
         let context = Arc::new(self.context.clone());
         let ruled = match &self.rules {
-            None if !context.policy.asks_first() => None,
+            None if !context.policy.asks_first() && !context.cache.has_switches() => None,
             rules => Some(Arc::new(RuledContexts::new(context.clone(), rules.clone().unwrap_or_default()))),
         };
         CacheService::new(inner, context, ruled)

@@ -50,6 +50,8 @@ labels! {
         ConditionalRequest => "conditional",
         /// The cache is [turned off](crate::CacheLayer::enabled).
         Off => "off",
+        /// An operator has [switched](crate::Switch::BypassReads) reading off, for a while.
+        Switched => "switched",
         /// A [rule](crate::Rule) says that nothing is kept, by itself or by a lifetime of zero.
         Rule => "rule",
         /// A layer outside [says](crate::Hints::bypass) that the request is not for the cache.
@@ -134,6 +136,8 @@ labels! {
         StoreUnavailable => "store-unavailable",
         /// The store has no room, and evicts nothing to make some.
         StoreFull => "store-full",
+        /// An operator has [stopped](crate::Switch::StopFills) storing, for a while.
+        FillsStopped => "fills-stopped",
         /// The store can't keep up: too much is on its way to it already.
         StoreBusy => "store-busy",
         /// No request waited for the load any more, and it was ended.

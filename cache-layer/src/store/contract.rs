@@ -1,14 +1,13 @@
 //! What every store promises, and the words it is said in.
 
-#[cfg(feature = "redis")]
-use std::sync::Arc;
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
     entry::{Entry, EntryId, Version},
     hex,
     key::Key,
     pattern::Pattern,
+    switches::{Switch, Switches},
     tag::{TagState, TagToken, Tags},
     telemetry::{InvalidationKind, Rejection},
 };
@@ -53,6 +52,12 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// The valid entry of `key`. A store may take the lease along, for an [`acquire`](Self::acquire) of this process that most
     /// likely follows; if none does, it is soon free again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
+
+    /// The operator's switches, which this process follows from now on.
+    fn follow_switches(&self) -> Arc<Switches>;
+
+    /// Turns a switch on for so long, or off, for all who follow the switches of this store.
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// As [`get`](Self::get), for one who only looks: nothing is taken along.
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

@@ -25,6 +25,7 @@ use crate::{
     hex,
     key::{Hashed, Key, KeyHash, readable_in_full},
     pattern::Pattern,
+    switches::{Switch, Switches},
     sync::Mutex,
     tag::{TagStamp, TagState, TagToken, Tags},
     telemetry::Rejection,
@@ -49,6 +50,8 @@ struct Inner {
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
+    /// Of this process alone.
+    switches: Arc<Switches>,
 }
 
 /// The weight of a tag's token, in bytes.
@@ -201,6 +204,7 @@ impl MemoryStore {
             all_soft_invalidated: AtomicU64::new(0),
             fills: Mutex::default(),
             ended: Notify::new(),
+            switches: Arc::default(),
         }))
     }
 
@@ -490,6 +494,15 @@ impl StoreBackend for MemoryStore {
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         Box::pin(ready(Ok(self.0.lookup(key))))
+    }
+
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.0.switches.clone()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.switches.set(switch, on_for);
+        Box::pin(ready(Ok(())))
     }
 
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {

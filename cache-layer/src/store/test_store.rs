@@ -12,6 +12,7 @@ use crate::{
     entry::Entry,
     key::{Key, readable_in_full},
     pattern::Pattern,
+    switches::{Switch, Switches},
     sync::Mutex,
     tag::{TagToken, Tags},
 };
@@ -236,6 +237,17 @@ impl StoreBackend for TestStore {
         Box::pin(async move {
             self.answers().await?;
             self.0.store.get(key).await
+        })
+    }
+
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.0.store.follow_switches()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.turn(switch, on_for).await
         })
     }
 

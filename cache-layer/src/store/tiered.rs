@@ -10,6 +10,7 @@ use crate::{
     entry::{Entry, EntryId},
     key::Key,
     pattern::Pattern,
+    switches::{Switch, Switches},
     tag::{TagToken, Tags},
 };
 
@@ -108,6 +109,14 @@ impl StoreBackend for TieredStore {
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.redis.get(key)
+    }
+
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.redis.follow_switches()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.turn(switch, on_for)
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

@@ -8,19 +8,19 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use cache_layer::otel;
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, Meter, MeterProvider as _, UpDownCounter},
+    metrics::{Counter, Histogram, MeterProvider as _, UpDownCounter},
 };
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
 
-use super::{
-    cache::{CacheMetrics, MOST_REASONS, UNCACHEABLE},
-    otlp,
-    traces::route,
-};
+use super::{otlp, traces::route};
 use crate::config::ConfigError;
+
+/// Each cache has a few of the many reasons not to store. Beyond this number in a process, they are counted together.
+const MOST_REASONS: usize = 100;
 
 /// Seconds: from a hit in memory to a request that is given up. A hit in Redis takes some 200 microseconds, which the
 /// buckets that the conventions advise, from 5 milliseconds up, would not tell from ten times as much. The alerts use the
@@ -71,13 +71,9 @@ impl Metrics {
         Ok(Self { provider, registry, requests, duration, active })
     }
 
-    pub(crate) fn meter(&self) -> Meter {
-        self.provider.meter("cache_layer")
-    }
-
-    /// What counts the events of the cache called `name`.
-    pub(crate) fn of_cache(&self, name: &'static str) -> CacheMetrics {
-        CacheMetrics::new(&self.meter(), name)
+    /// The instruments of the cache called `name`.
+    pub(crate) fn of_cache(&self, name: &'static str) -> otel::Metrics {
+        otel::Metrics::new(&self.provider.meter("cache_layer"), name)
     }
 
     /// All of them, in the text format of Prometheus.
@@ -139,7 +135,8 @@ pub(crate) async fn measure(State(metrics): State<Metrics>, request: Request, ne
 
 /// Limits instruments that would otherwise have more series than are of use.
 fn bounded(instrument: &Instrument) -> Option<Stream> {
-    let bounded = (instrument.name() == UNCACHEABLE).then(|| Stream::builder().with_cardinality_limit(MOST_REASONS));
+    let bounded =
+        (instrument.name() == otel::UNCACHEABLE).then(|| Stream::builder().with_cardinality_limit(MOST_REASONS));
     bounded.and_then(|stream| stream.build().ok())
 }
 

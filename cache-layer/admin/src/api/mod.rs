@@ -7,6 +7,7 @@ mod parameters;
 mod purge;
 mod stats;
 mod stored;
+mod switches;
 mod top;
 
 use std::sync::LazyLock;
@@ -37,6 +38,8 @@ use crate::state::Context;
         stored::tag,
         purge::purge,
         invalidations::audit,
+        switches::switches,
+        switches::turn,
         stats::stats,
         top::top,
         live::live,
@@ -65,6 +68,7 @@ pub(crate) fn routes() -> Router<Context> {
         .route("/api/tag/{*tag}", get(stored::tag))
         .route("/api/purge", post(purge::purge))
         .route("/api/audit", get(invalidations::audit))
+        .route("/api/switches", get(switches::switches).post(switches::turn))
         .route("/api/stats", get(stats::stats))
         .route("/api/top", get(top::top))
         .route("/api/live", get(live::live))

@@ -136,11 +136,7 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
         Some("soft") => true,
         Some(_) => return Err(Problem::bad_request("mode: is to be hard or soft")),
     };
-    for (name, said) in [("actor", &purge.actor), ("reason", &purge.reason)] {
-        if said.as_ref().is_some_and(|said| said.chars().count() > MOST_SAID) {
-            return Err(Problem::bad_request(format!("{name}: at most {MOST_SAID} characters")));
-        }
-    }
+    said_too_much(&purge.actor, &purge.reason)?;
     let cache = &context.0.cache;
     let began = now();
     // What a pattern deletes is counted as it goes.
@@ -171,6 +167,16 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
     }
     let purged = Purged { id, kind, what, mode, dry_run: purge.dry_run, matched, delivered, note };
     serde_json::to_value(purged).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Refuses more words than the audit has room for.
+pub(super) fn said_too_much(actor: &Option<String>, reason: &Option<String>) -> Result<(), Problem> {
+    for (name, said) in [("actor", actor), ("reason", reason)] {
+        if said.as_ref().is_some_and(|said| said.chars().count() > MOST_SAID) {
+            return Err(Problem::bad_request(format!("{name}: at most {MOST_SAID} characters")));
+        }
+    }
+    Ok(())
 }
 
 fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {

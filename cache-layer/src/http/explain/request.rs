@@ -27,6 +27,7 @@ use crate::{
     policy::Policy,
     semantics::{cache_status::ForwardReason, incremental::is_incremental, storable::refusal_of_request},
     store::LeaseState,
+    switches::Switch,
     telemetry::{NoCacheReason, Tier},
 };
 
@@ -281,6 +282,9 @@ impl Examined {
     /// What the store says to a request that wants to load.
     async fn asks_for_the_lease(mut self, miss: Miss) -> Explanation {
         let context = self.context.clone();
+        if miss.reached_store() && context.cache.is_switched(Switch::StopFills) {
+            return self.loads(miss, Some(NoCacheReason::FillsStopped));
+        }
         let state = match miss.reached_store() {
             true => context.cache.inspect_lease(&miss.key).await.ok(),
             false => None,

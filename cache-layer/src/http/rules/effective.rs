@@ -15,6 +15,7 @@ use crate::{
         target::{Affected, KeyRules, Target},
     },
     key::Key,
+    switches::Switch,
     sync::RwLock,
     telemetry::NoCacheReason,
 };
@@ -163,6 +164,7 @@ impl Choice {
         let key = key(&context.key_rules(headers).hinted(hints));
         let bypass = match context.policy.bypass {
             Some(reason) => Some(reason),
+            None if context.cache.is_switched(Switch::BypassReads) => Some(NoCacheReason::Switched),
             None if ruled.is_err() => Some(NoCacheReason::UnclearPath),
             None if hints.is_some_and(|hints| hints.bypass) => Some(NoCacheReason::Hint),
             None if context.policy.cookies.bypasses(headers) => Some(NoCacheReason::Cookie),

@@ -4,7 +4,8 @@
 //!
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
-//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`]: the operations
+//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`],
+//!   [`switches`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -20,6 +21,7 @@ use crate::{
     entry::Entry,
     key::Key,
     pattern::Pattern,
+    switches::{Switch, Switches},
     tag::{TagToken, Tags},
 };
 
@@ -53,6 +55,7 @@ mod redirect;
 mod schedule_tests;
 mod state;
 mod store;
+mod switches;
 mod topology;
 mod tracking;
 mod wire;
@@ -77,6 +80,14 @@ impl StoreBackend for RedisStore {
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         Box::pin(self.lookup(key, true))
+    }
+
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.begin_to_follow_switches()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.turn_for_all(switch, on_for))
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

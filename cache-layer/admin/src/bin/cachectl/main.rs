@@ -3,6 +3,7 @@
 mod client;
 mod doctor;
 mod show;
+mod warm;
 
 use std::{
     io::{Read as _, Write as _},
@@ -120,6 +121,23 @@ enum Command {
         #[arg(long, value_parser = ["api", "application"])]
         by: Option<String>,
     },
+    /// What is turned off or on for a while in the whole fleet; with a name, turns it
+    Switch {
+        /// Which: bypass-reads, stop-fills, first-tier-off or wider-grace
+        name: Option<String>,
+        /// For how long it is on, such as 90s, 10m or 2h, up to a day
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds, requires = "name")]
+        on_for: Option<u64>,
+        /// Off
+        #[arg(long, conflicts_with = "on_for", requires = "name")]
+        off: bool,
+        /// Who asks, for the audit
+        #[arg(long, env = "USER", value_name = "NAME")]
+        actor: Option<String>,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// The keys that are asked for most, and those that were waited for longest
     Top {
         /// How many of each
@@ -144,6 +162,8 @@ enum Command {
         #[arg(long)]
         count: Option<usize>,
     },
+    /// Ask an application for URLs, so that its cache has them before its users ask
+    Warm(warm::Warm),
     /// Look at the Redis behind a cache directly, and say what to do about it
     Doctor {
         /// Redis or Valkey, as the application has it
@@ -152,6 +172,11 @@ enum Command {
         /// What the cache's keys begin with
         #[arg(long, default_value = "cache")]
         prefix: String,
+    },
+    /// The man page of cachectl, or of one of its commands, for man to read
+    Man {
+        /// Which command
+        command: Option<String>,
     },
     /// Completions for a shell, to be evaluated by it
     Completions {
@@ -197,6 +222,15 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             clap_complete::generate(*shell, &mut Arguments::command(), "cachectl", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man { command } => {
+            print(&String::from_utf8_lossy(&man(command.as_deref())?))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Warm(warm) => {
+            let (shown, well) = warm.run(arguments.json).await?;
+            print(&shown)?;
+            Ok(ExitCode::from(u8::from(!well)))
+        }
         Command::Doctor { redis, prefix } => {
             let findings = doctor::examine(redis, prefix).await;
             print(&doctor::shown(&findings, arguments.json))?;
@@ -213,6 +247,16 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
     let path = match command {
         Command::Purge { .. } => return purge(client, command, as_json).await,
         Command::Tail { .. } => return tail(client, command, as_json).await,
+        Command::Switch { name: Some(name), on_for, off, actor, reason } => {
+            if on_for.is_none() && !off {
+                return Err(Failure::Usage("--for says for how long, or --off turns it off".to_owned()));
+            }
+            let body = json!({"switch": name, "seconds": on_for.unwrap_or(0), "actor": actor, "reason": reason});
+            let answer = client.post("/api/switches", "application/json", body.to_string()).await?;
+            print(&if as_json { pretty(&answer) } else { show::switches(&answer) })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Switch { name: None, .. } => "/api/switches".to_owned(),
         Command::Status => "/api/stats".to_owned(),
         Command::Tag { tag } => format!("/api/tag/{}", encoded(tag)),
         Command::Top { limit } => format!("/api/top?limit={limit}"),
@@ -235,7 +279,9 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
             pairs.extend(hints.iter().map(|hint| ("hint", Some(hint.as_str()))));
             query("/api/explain", &pairs)
         }
-        Command::Doctor { .. } | Command::Completions { .. } => return Ok(ExitCode::SUCCESS),
+        Command::Doctor { .. } | Command::Completions { .. } | Command::Warm(_) | Command::Man { .. } => {
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     let answer = match command {
         Command::Explain { content: Some(file), .. } => {
@@ -247,6 +293,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         _ if as_json => pretty(&answer),
         Command::Status => show::status(&answer),
         Command::Top { .. } => show::top(&answer),
+        Command::Switch { .. } => show::switches(&answer),
         Command::Audit { .. } => show::audit(&answer),
         Command::Tag { .. } => show::tag(&answer),
         Command::Entry { .. } => show::places(&answer),
@@ -256,12 +303,41 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// The page of cachectl, or of one of its commands.
+fn man(command: Option<&str>) -> Result<Vec<u8>, Failure> {
+    let mut all = Arguments::command();
+    all.build();
+    let of = match command {
+        None => all,
+        Some(name) => {
+            all.find_subcommand(name).cloned().ok_or_else(|| Failure::Usage(format!("{name}: is no command")))?
+        }
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(of).render(&mut page).map_err(|error| Failure::Broken(error.to_string()))?;
+    Ok(page)
+}
+
 fn content_of(file: &Path) -> Result<Vec<u8>, Failure> {
     let read = match file.as_os_str() == "-" {
         true => std::io::stdin().lock().bytes().collect(),
         false => std::fs::read(file),
     };
     read.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
+}
+
+/// A time such as 90s, 10m or 2h, in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is to be a number with s, m or h, up to a day");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    seconds.filter(|seconds| (1..=86_400).contains(seconds)).ok_or_else(wrong)
 }
 
 /// A path with those of the pairs that have a value.
@@ -359,6 +435,14 @@ mod tests {
         };
         assert!(parse("cachectl purge all") && parse("cachectl purge tag t --soft"));
         assert!(!parse("cachectl purge tag") && !parse("cachectl purge") && !parse("cachectl purge everything"));
+    }
+
+    #[test]
+    fn a_time_has_its_unit_and_an_end() {
+        assert_eq!([seconds("90s"), seconds("10m"), seconds("24h")], [Ok(90), Ok(600), Ok(86_400)]);
+        for wrong in ["", "10", "s", "0s", "25h", "1d", "-1s", "1ü"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -249,6 +249,17 @@ pub(crate) fn purged(purged: &Value) -> String {
     ])
 }
 
+pub(crate) fn switches(switches: &Value) -> String {
+    let shown = rows(switches, |one| {
+        let state = match one["on"] == Value::Bool(true) {
+            true => format!("on for {} more", millis(&one["left_ms"])),
+            false => "off".to_owned(),
+        };
+        vec![text(&one["name"]), state, text(&one["does"])]
+    });
+    table(&["SWITCH", "IS", "WHILE IT IS ON"], &shown)
+}
+
 pub(crate) fn audit(records: &Value) -> String {
     let shown = rows(records, |one| {
         let who = match (&one["by"], &one["actor"]) {

@@ -8,6 +8,7 @@
 //! | `<prefix>:v:{<digest>}:-:<readable>` | which variants the entry leads to: their digests, one after the other |
 //! | `<prefix>:t:<tag>` | the tag's token |
 //! | `<prefix>:i` | when a tag was last invalidated |
+//! | `<prefix>:switches` | the operator's switches, and until when they are on |
 //! | `<prefix>:id` | who served this data set last |
 //! | `<prefix>:mark` | what tells this data set from every other one |
 //!
@@ -41,6 +42,7 @@ pub(crate) enum Named<'a> {
     Entry(KeyId),
     Lease(KeyId),
     LastInvalidation,
+    Switches,
 }
 
 /// What there is of every key.
@@ -127,6 +129,10 @@ impl Names {
         self.beside_tags("i")
     }
 
+    pub(crate) fn switches(&self) -> String {
+        self.beside_tags("switches")
+    }
+
     pub(crate) fn identity(&self, server: &str) -> String {
         self.beside_tags("id") + server
     }
@@ -143,6 +149,9 @@ impl Names {
     pub(crate) fn parse<'a>(&self, name: &'a [u8]) -> Option<Named<'a>> {
         if *name == *self.last_invalidation().as_bytes() {
             return Some(Named::LastInvalidation);
+        }
+        if *name == *self.switches().as_bytes() {
+            return Some(Named::Switches);
         }
         if let Some(tag) = name.strip_prefix(self.prefix.as_bytes()).and_then(|name| name.strip_prefix(b":t:")) {
             let tag = str::from_utf8(tag).ok()?.strip_prefix(&self.tags)?;

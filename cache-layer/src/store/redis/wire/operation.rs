@@ -24,6 +24,7 @@ pub(crate) enum Operation {
     SoftenTag,
     Unlink,
     SoftenEntry,
+    Switch,
     Scan,
     Asking,
     Ping,
@@ -32,7 +33,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// Each in the place of its number.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Get,
         Self::Claim,
         Self::Mget,
@@ -49,6 +50,7 @@ impl Operation {
         Self::SoftenTag,
         Self::Unlink,
         Self::SoftenEntry,
+        Self::Switch,
         Self::Scan,
         Self::Asking,
         Self::Ping,
@@ -72,6 +74,7 @@ impl Operation {
             Self::SoftenTag => ("PIPELINE", Some("soften_tag")),
             Self::Unlink => ("UNLINK", None),
             Self::SoftenEntry => ("EVALSHA", Some("soften_entry")),
+            Self::Switch => ("EVALSHA", Some("switch")),
             Self::Scan => ("SCAN", None),
             Self::Asking => ("ASKING", None),
             Self::Ping => ("PING", None),

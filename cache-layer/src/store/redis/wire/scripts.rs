@@ -331,6 +331,28 @@ script! {
     )
 }
 
+script! {
+    /// KEYS switches. ARGV the name of a switch, nothing or `off `, and for how many milliseconds. Each line of the value is
+    /// `<name> <until>`, or `<name> off <until>` for as long as others may take it to be on.
+    SWITCH = "local t = redis.call('TIME');
+              local now = t[1] * 1000 + math.floor(t[2] / 1000);
+              local lines, last = {}, 0;
+              local keep = function(line, till)
+                  lines[#lines + 1] = line;
+                  last = math.max(last, till)
+              end;
+              local till = now + ARGV[3];
+              keep(string.format('%s %s%d', ARGV[1], ARGV[2], till), till);
+              local known = redis.pcall('GET', KEYS[1]);
+              if type(known) ~= 'string' then known = '' end;
+              for line in known:gmatch('[^\\n]+') do
+                  local name, till = line:match('^([%l-]+) [of ]*(%d+)$');
+                  if name and name ~= ARGV[1] and tonumber(till) > now then keep(line, tonumber(till)) end
+              end;
+              redis.call('SET', KEYS[1], table.concat(lines, '\\n'), 'PX', string.format('%d', last - now));
+              return 1"
+}
+
 /// Makes the server know every script, so that a call is its digest and not its text.
 pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
@@ -348,6 +370,7 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &CANONICAL_KEY,
         &NOTE_INVALIDATION,
         &LAST_INVALIDATION,
+        &SWITCH,
         &IDENTIFY,
     ] {
         script.load_async(driver).await?;
