@@ -7,6 +7,7 @@
 //! - [`permit`]: the right to load, its lease, and the commit
 //! - [`invalidate`]: invalidation, hard and soft
 //! - [`inspect`]: what a cache has and knows, for people
+//! - [`audit`]: who changed what, as operators' tools say it
 //! - [`switching`]: what an operator turns off or on
 //! - [`span`]: one request's lookup, and its load, as traces and observers see them
 //! - [`patience`]: how long a request waits for others, and how often it asks again
@@ -19,6 +20,7 @@
 //! - [`recent_keys`]: keys that it makes no sense to wait for
 //! - [`early`]: when to refresh what is still fresh
 
+mod audit;
 pub(crate) mod backoff;
 mod builder;
 mod cache;

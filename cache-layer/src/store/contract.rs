@@ -1,6 +1,14 @@
 //! What every store promises, and the words it is said in.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
 
 use crate::{
     entry::{Entry, EntryId, Version},
@@ -58,6 +66,16 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Turns a switch on for so long, or off, for all who follow the switches of this store.
     fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Adds a record to the audit that all who share this store have; `false` if it has none.
+    fn audit<'a>(&'a self, _record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    /// The last records of the audit, the newest first.
+    fn audited<'a>(&'a self, _most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
 
     /// As [`get`](Self::get), for one who only looks: nothing is taken along.
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

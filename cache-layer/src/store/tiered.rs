@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
     Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
@@ -117,6 +119,14 @@ impl StoreBackend for TieredStore {
 
     fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
         self.redis.turn(switch, on_for)
+    }
+
+    fn audit<'a>(&'a self, record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.redis.audit(record)
+    }
+
+    fn audited<'a>(&'a self, most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
+        self.redis.audited(most)
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

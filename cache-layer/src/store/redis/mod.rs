@@ -5,13 +5,15 @@
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
 //! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`],
-//!   [`switches`]: the operations
+//!   [`switches`], [`audit`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
 //! - [`wire`]: what is said on a connection; wire never remembers
 
 use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
 
 use super::{
     Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup, Reach,
@@ -27,6 +29,7 @@ use crate::{
 
 #[cfg(test)]
 mod acl_tests;
+mod audit;
 mod bulk;
 mod claim;
 #[cfg(test)]
@@ -88,6 +91,14 @@ impl StoreBackend for RedisStore {
 
     fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.turn_for_all(switch, on_for))
+    }
+
+    fn audit<'a>(&'a self, record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { self.add_record(record).await.map(|()| true) })
+    }
+
+    fn audited<'a>(&'a self, most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
+        Box::pin(self.read_records(most))
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {

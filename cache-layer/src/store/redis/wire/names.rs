@@ -9,6 +9,7 @@
 //! | `<prefix>:t:<tag>` | the tag's token |
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:switches` | the operator's switches, and until when they are on |
+//! | `<prefix>:audit` | who changed what: a stream |
 //! | `<prefix>:id` | who served this data set last |
 //! | `<prefix>:mark` | what tells this data set from every other one |
 //!
@@ -131,6 +132,10 @@ impl Names {
 
     pub(crate) fn switches(&self) -> String {
         self.beside_tags("switches")
+    }
+
+    pub(crate) fn audit(&self) -> String {
+        self.beside_tags("audit")
     }
 
     pub(crate) fn identity(&self, server: &str) -> String {

@@ -25,6 +25,8 @@ pub(crate) enum Operation {
     Unlink,
     SoftenEntry,
     Switch,
+    Audit,
+    Audited,
     Scan,
     Asking,
     Ping,
@@ -33,7 +35,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// Each in the place of its number.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Get,
         Self::Claim,
         Self::Mget,
@@ -51,6 +53,8 @@ impl Operation {
         Self::Unlink,
         Self::SoftenEntry,
         Self::Switch,
+        Self::Audit,
+        Self::Audited,
         Self::Scan,
         Self::Asking,
         Self::Ping,
@@ -75,6 +79,8 @@ impl Operation {
             Self::Unlink => ("UNLINK", None),
             Self::SoftenEntry => ("EVALSHA", Some("soften_entry")),
             Self::Switch => ("EVALSHA", Some("switch")),
+            Self::Audit => ("XADD", None),
+            Self::Audited => ("XREVRANGE", None),
             Self::Scan => ("SCAN", None),
             Self::Asking => ("ASKING", None),
             Self::Ping => ("PING", None),

@@ -82,6 +82,10 @@ pub(crate) struct Stamped {
     pub(crate) token: TagToken,
 }
 
+/// What the entries of a stream hold, each in one field.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Records(pub(crate) Vec<Vec<u8>>);
+
 /// A step of a `SCAN`: where the next one begins, and what was found.
 #[derive(Debug)]
 pub(crate) struct Scanned {
@@ -221,6 +225,22 @@ reply!(Scanned, |value| match value {
     _ => None,
 });
 
+reply!(Records, |value| match value {
+    Value::Array(entries) => {
+        let record = |entry| {
+            let Value::Array(parts) = entry else { return None };
+            let [id, fields] = parts.try_into().ok()?;
+            string(id)?;
+            let Value::Array(fields) = fields else { return None };
+            // Another program may have added others.
+            let [_, record] = fields.try_into().ok()?;
+            string(record)
+        };
+        entries.into_iter().map(record).collect::<Option<_>>().map(Self)
+    }
+    _ => None,
+});
+
 fn string(value: Value) -> Option<Vec<u8>> {
     match value {
         Value::BulkString(bytes) => Some(bytes),
@@ -321,6 +341,17 @@ mod tests {
             assert!(read::<Scanned>(&odd).is_err(), "{odd:?}");
         }
         assert!(read::<Stamped>(&array([bulk(&token), Value::Nil])).is_err());
+    }
+
+    #[test]
+    fn records_are_what_a_stream_has_in_its_field() {
+        let entry = |fields: Vec<Value>| array([array([bulk("1-0"), array(fields)])]);
+        assert_eq!(read::<Records>(&array([])).unwrap(), Records(vec![]));
+        assert_eq!(read::<Records>(&entry(vec![bulk("record"), bulk("a")])).unwrap(), Records(vec![b"a".to_vec()]));
+        assert!(read::<Records>(&entry(vec![bulk("record")])).is_err());
+        for value in no_answers() {
+            assert_eq!(read::<Records>(&value).is_ok(), value == array([]), "{value:?}");
+        }
     }
 
     #[test]

@@ -353,6 +353,29 @@ script! {
               return 1"
 }
 
+script! {
+    /// KEYS entry. ARGV tag. Returns whether the entry carries it, by the tags behind its key: each has a length, 256 bytes at most,
+    /// and a token of 32.
+    CARRIES = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 93);
+               if type(head) ~= 'string' or #head < 94 or head:sub(1, 4) ~= 'CLE\\2' then return 0 end;
+               local number = function(text, from, till)
+                   local sum = 0;
+                   for i = from, till do sum = sum * 256 + text:byte(i) end;
+                   return sum
+               end;
+               local tags = number(head, 81, 82);
+               if tags == 0 or head:byte(87) >= 128 then return 0 end;
+               local from = 94 + number(head, 77, 80);
+               local region, at = redis.call('GETRANGE', KEYS[1], from, from + 290 * tags - 1), 1;
+               for i = 1, tags do
+                   if at + 1 > #region then return 0 end;
+                   local length = number(region, at, at + 1);
+                   if region:sub(at + 2, at + 1 + length) == ARGV[1] then return 1 end;
+                   at = at + 2 + length + 32
+               end;
+               return 0"
+}
+
 /// Makes the server know every script, so that a call is its digest and not its text.
 pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
@@ -371,6 +394,7 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &NOTE_INVALIDATION,
         &LAST_INVALIDATION,
         &SWITCH,
+        &CARRIES,
         &IDENTIFY,
     ] {
         script.load_async(driver).await?;
@@ -463,6 +487,22 @@ impl Batch {
     /// What time it is.
     pub(crate) fn time(&mut self) {
         self.cmd("TIME", Expected::Reply);
+    }
+
+    /// Adds a record to the stream at `name`, which has so many at most, and is gone after so many milliseconds without one.
+    pub(crate) fn append(&mut self, name: &str, cap: usize, record: &[u8], life: u64) {
+        self.cmd("XADD", Expected::Reply).arg(name).arg("MAXLEN").arg(cap).arg("*").arg("record").arg(record);
+        self.cmd("PEXPIRE", Expected::Number).arg(name).arg(life);
+    }
+
+    /// The last records of the stream at `name`.
+    pub(crate) fn last(&mut self, name: &str, most: usize) {
+        self.cmd("XREVRANGE", Expected::Reply).arg(name).arg("+").arg("-").arg("COUNT").arg(most);
+    }
+
+    /// Whether each entry carries `tag`.
+    pub(crate) fn carries(&mut self, name: &[u8], tag: &str) {
+        self.cmd("EVALSHA", Expected::Reply).arg(CARRIES.get_hash()).arg(1).arg(name).arg(tag);
     }
 
     /// Has the next call's reads tracked, where the server tracks at all.

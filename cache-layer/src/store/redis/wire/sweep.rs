@@ -13,7 +13,7 @@ use super::{
     errors::is_not_allowed,
     invalidation::invalidate,
     names::{Kind, Names},
-    replies::{Bulk, Count, Scanned, exactly, no_answer},
+    replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
     scripts::{self, Batch},
 };
 use crate::{
@@ -59,11 +59,20 @@ pub(crate) async fn count_matching(
     Sweep { names, pattern, purpose: Purpose::Count, driver, step: FIRST_STEP }.pass(Kind::Entry).await
 }
 
+/// How many primary keys have an entry on one server that carries `tag`; nothing is changed.
+pub(crate) async fn count_carrying(names: &Names, tag: &str, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
+    let every = Pattern::new("*");
+    let purpose = Purpose::CountCarrying(tag);
+    Sweep { names, pattern: &every, purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await
+}
+
 /// What becomes of the entries that match.
 enum Purpose<'a> {
     /// They are deleted, and this is told of each as soon as it is.
     Delete(&'a mut (dyn FnMut(KeyId) + Send)),
     Count,
+    /// Those that carry the tag are counted.
+    CountCarrying(&'a str),
 }
 
 struct Sweep<'a> {
@@ -131,11 +140,23 @@ impl Sweep<'_> {
         let matching = self.matching(kind, found).await?;
         let dealt_with = match self.purpose {
             Purpose::Count => Ok(matching.iter().filter(|(_, id)| !id.is_variant()).count() as u64),
+            Purpose::CountCarrying(tag) => self.count_carrying(&matching, tag).await,
             Purpose::Delete(_) if matching.is_empty() => return Ok(0),
             Purpose::Delete(_) => self.delete(kind, &matching).await,
         };
         self.pace(begun.elapsed()).await;
         dealt_with
+    }
+
+    async fn count_carrying(&mut self, matching: &[(&[u8], KeyId)], tag: &str) -> RedisResult<u64> {
+        let mut batch = Batch::default();
+        let primaries: Vec<&[u8]> = matching.iter().filter(|(_, id)| !id.is_variant()).map(|(name, _)| *name).collect();
+        if primaries.is_empty() {
+            return Ok(0);
+        }
+        primaries.iter().for_each(|name| batch.carries(name, tag));
+        let carry: Vec<Flag> = exactly(primaries.len(), in_time(batch.run(self.driver)).await?)?;
+        Ok(carry.iter().filter(|Flag(carries)| *carries).count() as u64)
     }
 
     async fn matching<'n>(&mut self, kind: Kind, found: &'n [Vec<u8>]) -> RedisResult<Vec<(&'n [u8], KeyId)>> {
