@@ -16,7 +16,7 @@ use cache_layer::{
     Cache, CacheLayer, Encode, InvalidateError, Rules,
     store::{MemoryStore, RedisStore, TieredStore},
 };
-use cache_layer_admin::{Admin, Recorder};
+use cache_layer_admin::{Admin, PurgeLayer, PurgeRule, Recorder};
 use serde::Serialize;
 use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
@@ -69,6 +69,17 @@ enum Memory {
     FirstTier(TieredStore),
 }
 
+impl Memory {
+    /// Tells how many entries there are.
+    fn entries(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let memory = self.clone();
+        move || match &memory {
+            Self::All(store) => store.entries(),
+            Self::FirstTier(store) => store.memory_entries(),
+        }
+    }
+}
+
 /// What is read from the database. A change invalidates what is stored of it, and every response that was made from it.
 pub(crate) enum Source {
     Product(i64),
@@ -118,9 +129,18 @@ fn redis(config: &Config) -> Result<Option<RedisStore>, ConfigError> {
     Ok(Some(store))
 }
 
+/// What remembers for the operator, if there is a port for that or it is learned how much room is needed.
+fn recorder(config: &Config) -> Option<Recorder> {
+    match (config.admin_sizing, config.admin_listen) {
+        (true, _) => Some(Recorder::with_sizing()),
+        (false, Some(_)) => Some(Recorder::new()),
+        (false, None) => None,
+    }
+}
+
 impl ProductCache {
     /// Redis if there is a URL for it, with a first tier if one is asked for, else memory; nothing if it is off. Does not wait for Redis.
-    pub(crate) fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, all_metrics: &Metrics) -> Result<Self, ConfigError> {
         let paths = config.cache_paths.with_default(config.cache_default_ttl);
         let longest_path_ttl = paths.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
         let file = config.cache_rules.as_ref().map(|rules| rules.file().to_owned());
@@ -131,7 +151,7 @@ impl ProductCache {
             return Ok(without);
         }
         let redis = redis(config)?;
-        let metrics = metrics.of_cache(NAME);
+        let metrics = all_metrics.of_cache(NAME);
         let (cache, memory) = match (&redis, config.cache_first_tier) {
             (None, _) => {
                 let store = MemoryStore::new(config.cache_memory);
@@ -151,7 +171,10 @@ impl ProductCache {
         if let Some(redis) = &redis {
             metrics.watch_redis(redis);
         }
-        let recorder = config.admin_listen.map(|_| Recorder::new());
+        let recorder = recorder(config);
+        if let (true, Some(recorder), Some(memory)) = (config.admin_sizing, &recorder, &memory) {
+            all_metrics.watch_sizing(NAME, recorder, memory.entries());
+        }
         let cache = match &recorder {
             Some(recorder) => cache.observer((metrics.observer(), recorder.clone())),
             None => cache.observer(metrics.observer()),
@@ -178,8 +201,8 @@ impl ProductCache {
         Ok(cache)
     }
 
-    /// What the operator is shown; `None` if there is no port for that.
-    pub(crate) fn admin(&self, config: &Config) -> Result<Option<Router>, ConfigError> {
+    /// What the operator is shown, and what takes `PURGE`; `None` if there is no port for that.
+    pub(crate) fn admin(&self, config: &Config) -> Result<Option<(Router, PurgeLayer)>, ConfigError> {
         let (Some(cache), Some(layer), Some(recorder)) = (&self.cache, &self.layer, &self.recorder) else {
             return Ok(None);
         };
@@ -196,7 +219,8 @@ impl ProductCache {
             let wrong = |error| ConfigError::Wrong(format!("the token in APP_ADMIN_TOKEN_FILE is not taken: {error}"));
             admin = admin.token(token.expose()).map_err(wrong)?;
         }
-        Ok(Some(admin.router()))
+        let paths = config.admin_purge.iter().flat_map(|paths| &paths.0);
+        Ok(Some(admin.router_and_purge_layer(paths.map(PurgeRule::under))))
     }
 
     /// Returns once Redis is there, or after `patience`.

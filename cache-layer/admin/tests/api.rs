@@ -404,7 +404,7 @@ async fn the_counts_of_the_last_minute_the_top_and_the_stored_are_told() {
     let entry = shop.ask("/api/entry?url=http://shop.example/a").await;
     assert_eq!((&entry[0]["layer"], &entry[0]["entry"]["tags"]), (&json!("all"), &json!(["t"])));
     let document = shop.ask("/openapi.json").await;
-    assert_eq!(document["paths"].as_object().unwrap().len(), 9);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 10);
 }
 
 #[tokio::test]
@@ -428,7 +428,7 @@ async fn who_watches_sees_what_it_asked_for() {
 #[tokio::test]
 async fn over_redis_a_pattern_is_counted_a_tag_is_known_and_a_loss_is_said() {
     let server = RedisServer::start();
-    let redis = RedisStore::builder(server.url()).build().unwrap();
+    let redis = RedisStore::builder(server.url()).operation_timeout(MINUTE).build().unwrap();
     assert!(redis.wait_connected(MINUTE).await);
     let shop = Shop::over(Cache::builder(redis.clone()), |admin| admin.redis(redis));
     for number in 0..20 {
@@ -440,7 +440,7 @@ async fn over_redis_a_pattern_is_counted_a_tag_is_known_and_a_loss_is_said() {
     let purged = shop.purge(&json!({"pattern": "http://shop.example/p/1*"})).await;
     assert_eq!(purged["matched"], 11);
     let tag = shop.purge(&json!({"tag": "t", "dry_run": true})).await;
-    assert_eq!(tag["matched"], Value::Null);
+    assert_eq!(tag["matched"], 9);
     let told = shop.ask("/api/explain?url=http://shop.example/p/2").await;
     assert_eq!(
         (&told["verdict"], &told["tier"], &told["tags"][0]["change"]),

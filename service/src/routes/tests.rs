@@ -54,7 +54,7 @@ impl Service {
     async fn with(config: Config) -> Self {
         let config = Config { database_url: "sqlite::memory:".into(), ..config };
         let app = App::open(&config).await.unwrap();
-        Self { router: router(app.clone(), &config), app }
+        Self { router: router(app.clone(), &config, None), app }
     }
 
     async fn send(&self, request: Request) -> Answer {

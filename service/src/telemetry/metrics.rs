@@ -9,6 +9,7 @@ use axum::{
     response::Response,
 };
 use cache_layer::otel;
+use cache_layer_admin::Recorder;
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram, MeterProvider as _, UpDownCounter},
@@ -74,6 +75,30 @@ impl Metrics {
     /// The instruments of the cache called `name`.
     pub(crate) fn of_cache(&self, name: &'static str) -> otel::Metrics {
         otel::Metrics::new(&self.provider.meter("cache_layer"), name)
+    }
+
+    /// Reports, at each collection, the hit ratio that the cache called `name` would have with room for a half, for as much, for twice
+    /// and for four times of the entries that there are.
+    pub(crate) fn watch_sizing(
+        &self,
+        name: &'static str,
+        recorder: &Recorder,
+        entries: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        const SIZES: [(&str, u64); 4] = [("0.5", 1), ("1", 2), ("2", 4), ("4", 8)];
+        let recorder = recorder.clone();
+        self.provider
+            .meter("cache_layer")
+            .f64_observable_gauge("cache_layer.sizing.hit_ratio")
+            .with_description("The hit ratio that there would be with so many times the room in memory, by an estimate")
+            .with_callback(move |gauge| {
+                for (size, halves) in SIZES {
+                    if let Some(ratio) = recorder.hit_ratio_with(entries() * halves / 2) {
+                        gauge.observe(ratio, &[KeyValue::new("cache", name), KeyValue::new("size", size)]);
+                    }
+                }
+            })
+            .build();
     }
 
     /// All of them, in the text format of Prometheus.

@@ -5,6 +5,7 @@ mod invalidations;
 mod live;
 mod parameters;
 mod purge;
+mod sizing;
 mod stats;
 mod stored;
 mod switches;
@@ -21,6 +22,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
+pub(crate) use self::purge::purge_url;
 use crate::state::Context;
 
 #[derive(OpenApi)]
@@ -41,6 +43,7 @@ use crate::state::Context;
         switches::switches,
         switches::turn,
         stats::stats,
+        sizing::sizing,
         top::top,
         live::live,
     ),
@@ -70,6 +73,7 @@ pub(crate) fn routes() -> Router<Context> {
         .route("/api/audit", get(invalidations::audit))
         .route("/api/switches", get(switches::switches).post(switches::turn))
         .route("/api/stats", get(stats::stats))
+        .route("/api/sizing", get(sizing::sizing))
         .route("/api/top", get(top::top))
         .route("/api/live", get(live::live))
 }

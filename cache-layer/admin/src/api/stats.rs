@@ -42,6 +42,8 @@ pub(crate) struct Stats {
     name: String,
     /// The switches that are on.
     switches: Vec<On>,
+    /// Whether it is learned how the hit ratio depends on the size: `/api/sizing`.
+    sizing: bool,
     /// The layers that can be asked about.
     layers: Vec<String>,
     /// In milliseconds since the Unix epoch.
@@ -183,6 +185,7 @@ pub(super) async fn stats(State(context): State<Context>, parameters: Parameters
     Ok(Json(Stats {
         name: inner.name.clone(),
         switches: inner.cache.switched_on().into_iter().map(On::of).collect(),
+        sizing: inner.memory.is_some() && inner.recorder.as_ref().is_some_and(|recorder| recorder.sizing().is_some()),
         layers: inner.layers.iter().map(|(name, _)| name.clone()).collect(),
         now: now(),
         since: inner.since,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{parameters::Parameters, purge::said_too_much};
-use crate::{audit::Record, problem::Problem, recorder::now, state::Context};
+use crate::{audit::Record, problem::Problem, state::Context};
 
 /// A switch, as this process knows it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -106,7 +106,6 @@ pub(super) async fn turn(
     let known = Switch::ALL.iter().find(|known| known.as_str() == switch).copied();
     let switch = known.ok_or_else(|| Problem::bad_request(format!("switch: is to be one of {}", names())))?;
     said_too_much(&actor, &reason)?;
-    let began = now();
     let turned = match seconds {
         0 => context.0.cache.switch_off(switch).await,
         seconds => context.0.cache.switch(switch, Duration::from_secs(seconds)).await,
@@ -116,19 +115,15 @@ pub(super) async fn turn(
         SwitchError::Time(_) => Problem::bad_request(format!("seconds: {error}")),
         error => Problem::unavailable(&error),
     })?;
-    context.0.audit.add(Record {
+    let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
+    let mode = if seconds == 0 { "off" } else { "on" };
+    let record = Record {
         id: context.0.audit.next(),
-        at: now(),
-        began,
-        by: "api",
         actor,
         reason,
-        kind: "switch",
-        what: switch.as_str().to_owned(),
-        mode: if seconds == 0 { "off" } else { "on" },
-        matched: None,
-        delivered: true,
-        from: peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string()),
-    });
+        from,
+        ..Record::new("api", "switch", switch.as_str(), mode)
+    };
+    context.0.audit.add(&context.0.cache, record).await;
     Ok(Json(states(&context)))
 }

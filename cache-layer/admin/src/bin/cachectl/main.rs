@@ -118,7 +118,7 @@ enum Command {
     /// Who purged what, when and why
     Audit {
         /// Only purges (api), or only the application's own invalidations
-        #[arg(long, value_parser = ["api", "application"])]
+        #[arg(long, value_parser = ["api", "method", "application"])]
         by: Option<String>,
     },
     /// What is turned off or on for a while in the whole fleet; with a name, turns it
@@ -138,6 +138,8 @@ enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// How the hit ratio depends on the room in memory, where the application has it learned
+    Sizing,
     /// The keys that are asked for most, and those that were waited for longest
     Top {
         /// How many of each
@@ -258,6 +260,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         }
         Command::Switch { name: None, .. } => "/api/switches".to_owned(),
         Command::Status => "/api/stats".to_owned(),
+        Command::Sizing => "/api/sizing".to_owned(),
         Command::Tag { tag } => format!("/api/tag/{}", encoded(tag)),
         Command::Top { limit } => format!("/api/top?limit={limit}"),
         Command::Audit { by } => query("/api/audit", &[("by", by.as_deref())]),
@@ -293,6 +296,7 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         _ if as_json => pretty(&answer),
         Command::Status => show::status(&answer),
         Command::Top { .. } => show::top(&answer),
+        Command::Sizing => show::sizing(&answer),
         Command::Switch { .. } => show::switches(&answer),
         Command::Audit { .. } => show::audit(&answer),
         Command::Tag { .. } => show::tag(&answer),
