@@ -30,15 +30,16 @@ use std::{
 use bytes::Bytes;
 use cache_layer::{
     Cache, CacheLayer, Coding, ConfigError, NoVarySearch, QueryBody, ResponseBody, Vary,
-    store::{MemoryStore, RedisStore, TieredStore},
+    store::{MemoryStore, RedisStore, Store, TieredStore},
+    telemetry::{Event, Named, Observer},
 };
 use clap::{Parser, ValueEnum, error::ErrorKind};
 use http_body_util::{Either, Full};
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
     client, header,
-    http::uri::{Authority, PathAndQuery, Scheme},
+    http::uri::{Authority, PathAndQuery},
     server,
     service::service_fn as hyper_service_fn,
 };
@@ -54,10 +55,16 @@ use tokio::{
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use self::{
+    arguments::{listen, origin, size},
+    fields::{field_lists, strip_hop_by_hop},
     http10::Held,
     interim::{Interim, Requests, Wire},
 };
 
+#[path = "reverse_proxy/arguments.rs"]
+mod arguments;
+#[path = "reverse_proxy/fields.rs"]
+mod fields;
 #[path = "reverse_proxy/http10.rs"]
 mod http10;
 #[path = "reverse_proxy/interim.rs"]
@@ -135,6 +142,11 @@ struct Options {
     #[arg(long, value_name = "CODING,..", value_delimiter = ',')]
     encode: Vec<Coding>,
 
+    /// Load so many of the hits again, from 0 to 1, and log whether they are still what the origin says: 0.001 is one in a
+    /// thousand
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    verify: Option<f64>,
+
     /// The most requests that are at the origin at one time because there is nothing stored; without it, any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_loads: Option<u32>,
@@ -167,6 +179,9 @@ impl Options {
         }
         if let Some(most) = self.max_loads {
             layer = layer.max_loads(most as usize);
+        }
+        if let Some(rate) = self.verify {
+            layer = layer.verify(rate);
         }
         layer
     }
@@ -215,12 +230,41 @@ fn refuse(why: &impl Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// A cache over `store`, which says which of the hits that are verified are no longer what the origin says.
+fn over(store: impl Store, options: &Options) -> Cache {
+    let cache = Cache::builder(store);
+    if options.verify.is_some() { cache.observer(Differences) } else { cache }.build()
+}
+
+struct Differences;
+
+impl Observer for Differences {
+    fn observe(&self, _: Event) {}
+
+    fn wants_names(&self) -> bool {
+        true
+    }
+
+    fn observe_named(&self, named: &Named<'_>) {
+        match named {
+            Named::Verified { key, age, differs: Some(differs), .. } => {
+                eprintln!("reverse_proxy: {key}, stored {} s ago, has another {differs} now", age.as_secs());
+            }
+            Named::VerifiedAgain { key, stable, .. } => {
+                let found = if *stable { "is stale" } else { "differs each time" };
+                eprintln!("reverse_proxy: {key} {found}");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Memory, Redis, or memory over Redis, by what is given.
 async fn cache(options: &Options) -> Result<Cache, ConfigError> {
     match (&options.redis, options.memory) {
-        (None, memory) => Ok(Cache::new(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)))),
-        (Some(url), None) => Ok(Cache::new(redis(url).await?)),
-        (Some(url), Some(bytes)) => Ok(Cache::new(TieredStore::new(bytes, redis(url).await?))),
+        (None, memory) => Ok(over(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)), options)),
+        (Some(url), None) => Ok(over(redis(url).await?, options)),
+        (Some(url), Some(bytes)) => Ok(over(TieredStore::new(bytes, redis(url).await?), options)),
     }
 }
 
@@ -445,37 +489,13 @@ fn host(authority: &Authority) -> &str {
     authority.host().trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Removes the fields that belong to one connection. `Trailer` stays: the trailers that it announces are passed on.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const FIELDS: [&str; 9] = [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    let named: Vec<String> = field_lists(headers, &header::CONNECTION).collect();
-    for name in FIELDS.into_iter().chain(named.iter().map(String::as_str)) {
-        headers.remove(name);
-    }
-}
-
-/// The members of all lines of a field, in lower case.
-fn field_lists(headers: &HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = String> {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(|member| member.trim().to_ascii_lowercase())
-}
-
-fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080".to_owned())
-}
-
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).map_err(|_| "must be a whole number of seconds".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=1.0).contains(rate));
+    rate.ok_or_else(|| "must be a number from 0 to 1, such as 0.001".to_owned())
 }
 
 fn vary(text: &str) -> Result<Vary, String> {
@@ -485,30 +505,4 @@ fn vary(text: &str) -> Result<Vary, String> {
         Some(("negotiate", codings)) => Vary::negotiate(codings.split(',')).map_err(|wrong| wrong.to_string()),
         _ => Err("must be safe, all, or negotiate=CODING,.. such as negotiate=br,gzip".to_owned()),
     }
-}
-
-fn origin(text: &str) -> Result<Authority, String> {
-    let parts = text.parse::<Uri>().map(Uri::into_parts).ok();
-    parts
-        .filter(|parts| parts.scheme == Some(Scheme::HTTP))
-        .filter(|parts| parts.path_and_query.as_ref().is_none_or(|path| path == "/"))
-        .and_then(|parts| parts.authority)
-        .filter(|authority| !authority.as_str().contains('@'))
-        .ok_or_else(|| "must be http://HOST or http://HOST:PORT, without a path".to_owned())
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit: Option<u64> = match unit {
-        "" => Some(1),
-        "KiB" => Some(1 << 10),
-        "MiB" => Some(1 << 20),
-        "GiB" => Some(1 << 30),
-        _ => None,
-    };
-    let bytes = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-    bytes
-        .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| "must be a size such as 512KiB, 64MiB, 1GiB, or plain bytes".to_owned())
 }

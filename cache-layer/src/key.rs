@@ -11,6 +11,8 @@ use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
 use crate::hex;
+#[cfg(any(feature = "memory", feature = "redis"))]
+use crate::ramp::Turn;
 
 /// Bytes of the readable key that a store may show to people.
 pub(crate) const READABLE_CAP: usize = 200;
@@ -65,6 +67,12 @@ impl KeyHash {
     pub(crate) fn is_variant(self) -> bool {
         self.variant != Self::PRIMARY
     }
+
+    /// When its turn is, in this process.
+    #[cfg(feature = "memory")]
+    pub(crate) fn turn(self) -> Turn {
+        Turn((self.primary >> 32) as u32)
+    }
 }
 
 impl Hash for KeyHash {
@@ -110,6 +118,13 @@ impl KeyId {
     #[cfg(feature = "redis")]
     pub(crate) fn is_variant(self) -> bool {
         self.variant != Self::PRIMARY
+    }
+
+    /// When its turn is, in the fleet.
+    #[cfg(feature = "redis")]
+    pub(crate) fn turn(self) -> Turn {
+        let [.., a, b, c, d] = self.primary;
+        Turn(u32::from_be_bytes([a, b, c, d]))
     }
 }
 
@@ -424,6 +439,24 @@ fn digest(bytes: &[u8]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn the_turns_of_many_keys_are_even_over_a_window() {
+        let (mut here, mut fleet) = (vec![0_u32; 60], vec![0_u32; 60]);
+        for number in 0..200_000 {
+            let key = Key::new(["http://", "shop.example", &format!("/products/{number}")]);
+            here[key.hash().turn().of(60) as usize] += 1;
+            fleet[key.id().turn().of(60) as usize] += 1;
+        }
+        let key = Key::new(["http://", "shop.example", "/"]);
+        assert_eq!(key.variant(b"de").id().turn(), key.id().turn());
+        for seconds in [here, fleet] {
+            let most = f64::from(*seconds.iter().max().expect("there are sixty")) * 60.0 / 200_000.0;
+            println!("of 200,000 keys over 60 seconds, the fullest second has {most:.3} of the mean");
+            assert!(most <= 1.3, "{seconds:?}");
+        }
+    }
 
     #[test]
     fn parts_cannot_run_into_each_other() {

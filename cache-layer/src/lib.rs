@@ -36,6 +36,8 @@
 //! The same engine stores any other value: `Cache::get_or_load`, or `#[cached]` on a function. The module
 //! [`guide`](https://docs.rs/cache-layer/latest/cache_layer/guide/) describes both, and rules, invalidation, Redis and tests.
 //!
+//! In front of a client, for one owner, a [`PrivateCacheLayer`] keeps what no shared cache may.
+//!
 //! # Features
 //!
 //! `cargo add cache-layer` is for a cache in memory; `cargo add cache-layer --features redis` for one that a fleet shares.
@@ -48,6 +50,7 @@
 //! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
 //! | `typed` | yes | values of any type that serde knows: [`Cache::get_or_load`] and its like |
 //! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers; observers are told by which route a look-up came |
+//! | `otel` | no | `otel::Metrics`: what a cache does, as OpenTelemetry metrics |
 //! | `postcard` | no | a compact [codec](codec::Postcard) beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
 //! | `sealed` | no | entries in Redis are encrypted, and names hidden: `RedisStoreBuilder::sealed_with`; implies `redis` |
@@ -68,7 +71,7 @@
 // Without a coding, there is none to match.
 #![cfg_attr(
     not(any(feature = "encode-zstd", feature = "encode-br", feature = "encode-gzip")),
-    allow(clippy::empty_enums, unreachable_code, unreachable_patterns, unused_variables)
+    allow(clippy::empty_enums, unreachable_code, unreachable_patterns, unused_mut, unused_variables)
 )]
 
 #[cfg(feature = "redis")]
@@ -93,10 +96,15 @@ mod http;
 mod inherit;
 mod key;
 mod labels;
+#[cfg(feature = "otel")]
+#[cfg_attr(docsrs, doc(cfg(feature = "otel")))]
+pub mod otel;
 mod pattern;
 mod policy;
+mod ramp;
 mod semantics;
 pub mod store;
+mod switches;
 mod sync;
 mod tag;
 pub mod telemetry;
@@ -111,15 +119,19 @@ mod typed;
 pub use self::{
     clock::Clock,
     coding::Coding,
-    engine::{Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, TagChange, TagDetails},
+    engine::{
+        Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, SoftInvalidation, SwitchError,
+        TagChange, TagDetails,
+    },
     error::{ConfigError, ConfigErrorKind},
     http::{
         AskAgain, BodyError, CacheLayer, CacheService, ClientPreferences, Explanation, Hints, KeyDetails, PlanDetails,
-        QueryBody, QueryLayer, QueryService, ResponseBody, ResponseDetails, ResponseFuture, Rule, Rules,
-        SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict,
+        PrivateCacheLayer, QueryBody, QueryLayer, QueryService, ResponseBody, ResponseDetails, ResponseFuture, Rule,
+        Rules, SettingDetails, SettingOrigin, SettingsDetails, VariantDetails, Verdict,
     },
     key::Key,
-    policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary},
+    policy::{Encode, Freshness, NoVarySearch, Profile, Remaining, SetCookie, Vary, Verify},
+    switches::Switch,
     tag::Tags,
 };
 

@@ -1,11 +1,14 @@
-//! The settings of a layer: what to keep, for how long, and under which names; [`shown`]: the same for people.
+//! The settings of a layer: what to keep, for how long, and under which names; [`verify`]: how hits are verified; [`shown`]: the
+//! same for people.
 
 mod shown;
+mod verify;
 
 use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Request, StatusCode, request};
 
+pub use self::verify::Verify;
 pub use crate::semantics::{
     caching_policy::{Profile, SetCookie},
     encodable::Encode,
@@ -18,7 +21,7 @@ use crate::{
         cookies::CookiePolicy,
         delta_seconds::DeltaSeconds,
         list::has_any,
-        names::Names,
+        names::{Names, Shapes},
         no_vary_search::Grammar,
         one_request::OF_ONE_REQUEST,
         tag_fields::{CACHE_TAG, SURROGATE_KEY},
@@ -266,6 +269,8 @@ pub(crate) struct Policy {
     /// Why requests go to the application as they are, if they do.
     pub(crate) bypass: Option<NoCacheReason>,
     pub(crate) bypass_if: Option<RequestPredicate>,
+    /// How hits are verified, if some are.
+    pub(crate) verify: Option<Verify>,
     /// Whether what is stored is loaded anew, or validated.
     pub(crate) refresh: bool,
     ttl: Option<Duration>,
@@ -293,6 +298,8 @@ pub(crate) struct Policy {
     pub(crate) key_headers: Vec<HeaderName>,
     /// Response fields that name tags, and whether clients see them.
     pub(crate) tag_fields: Vec<HeaderName>,
+    /// Those of the tag fields.
+    tag_shapes: Shapes,
     pub(crate) pass_tag_fields: bool,
     pub(crate) remaining: Remaining,
     pub(crate) cookies: CookiePolicy,
@@ -368,6 +375,7 @@ impl Default for Policy {
             caching: CachingPolicy::safe(),
             bypass: None,
             bypass_if: None,
+            verify: None,
             refresh: false,
             ttl: None,
             paths: Vec::new(),
@@ -383,6 +391,7 @@ impl Default for Policy {
             max_variants: 64,
             key_headers: Vec::new(),
             tag_fields: vec![CACHE_TAG, SURROGATE_KEY],
+            tag_shapes: Shapes::of(&[CACHE_TAG, SURROGATE_KEY]),
             pass_tag_fields: false,
             remaining: Remaining::Age,
             cookies: CookiePolicy::default(),
@@ -411,9 +420,14 @@ impl Policy {
         self.early_refresh = beta_of(beta);
     }
 
+    /// Has so many hits verified; none, if the rate is none.
+    pub(crate) fn set_verify(&mut self, verify: Verify) {
+        self.verify = Some(verify).filter(|verify| verify.rate() > 0.0);
+    }
+
     /// Has this encoded; nothing, if it is in no coding.
     pub(crate) fn set_encode(&mut self, encode: Encode) {
-        self.encode = Some(encode).filter(|encode| !encode.codings().is_empty()).map(Arc::new);
+        self.encode = Some(encode).filter(|encode| !encode.encoders().is_empty()).map(Arc::new);
     }
 
     /// Has `ttl` count for all paths.
@@ -422,9 +436,9 @@ impl Policy {
         self.ttl = Some(ttl);
     }
 
-    /// Whether something is to be asked of a request before it is looked up.
+    /// Whether something is to be asked of a request before it is looked up, or of its answer afterwards.
     pub(crate) fn asks_first(&self) -> bool {
-        self.bypass.is_some() || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
+        self.bypass.is_some() || self.verify.is_some() || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
     }
 
     /// Whether the user keeps such a response.
@@ -451,6 +465,16 @@ impl Policy {
     /// The prefix whose lifetime counts for `path`, if there is one.
     fn prefix_of(&self, path: &str) -> Option<&str> {
         self.of_prefix(path).map(|(prefix, _)| if prefix.is_empty() { "/" } else { prefix.as_str() })
+    }
+
+    pub(crate) fn set_tag_fields(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+        self.tag_fields = names.into_iter().collect();
+        self.tag_shapes = Shapes::of(&self.tag_fields);
+    }
+
+    /// Whether one of these names may be that of a field which names tags.
+    pub(crate) fn may_name_tags(&self, names: Shapes) -> bool {
+        names.may_meet(self.tag_shapes)
     }
 
     /// Takes out what is between the application and this cache.

@@ -6,12 +6,18 @@
 //! serves what was invalidated.
 //!
 //! The middle of a token is its *line*: a soft invalidation writes a later time and keeps the line, a hard one begins a
-//! new line. An entry with a token of another line is invalid, and one of the same line and another time is stale.
+//! new line. An entry with a token of another line is invalid, and one of the same line and another time is stale: at once, or, by
+//! a [ramp](crate::ramp), in its turn.
 
 use std::sync::Arc;
 
-#[cfg(feature = "memory")]
-use crate::hex;
+#[cfg(any(feature = "memory", feature = "redis"))]
+use crate::ramp::Ramp;
+pub(crate) use crate::ramp::TagState;
+use crate::{
+    hex,
+    ramp::{Ramps, Turn},
+};
 
 /// The tags of a response, put into its extensions by a handler:
 ///
@@ -102,10 +108,9 @@ impl TagToken {
         Self::write(at, b'i')
     }
 
-    /// Written by a soft invalidation: as [`invalidated`](Self::invalidated) for loads, but entries with the token that it
-    /// came after are only stale.
+    /// Of the line of the one that it came after.
     #[cfg(feature = "memory")]
-    pub(crate) fn soft_invalidated(at: u64, before: Option<Self>) -> Self {
+    fn soft_invalidated(at: u64, before: Option<Self>) -> Self {
         let mut token = Self::write(at, b's');
         if let Some(before) = before {
             token.0[16..31].copy_from_slice(before.line());
@@ -127,18 +132,17 @@ impl TagToken {
 
     /// Milliseconds since the Unix epoch; 0 if the digits are none, which no store writes.
     pub(crate) fn time(&self) -> u64 {
-        str::from_utf8(&self.0[..16]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0) / 1000
+        self.micros() / 1000
     }
 
-    /// The state of an entry with this token, now that its tag has the `current` one.
-    pub(crate) fn compared_with(&self, current: &Self) -> TagState {
-        if self == current {
-            TagState::Current
-        } else if self.line() == current.line() {
-            TagState::StaleSince(current.time())
-        } else {
-            TagState::Invalid
-        }
+    /// The same in microseconds.
+    pub(crate) fn micros(&self) -> u64 {
+        hex::parse(&self.0[..16]).unwrap_or(0)
+    }
+
+    #[cfg(any(feature = "memory", feature = "redis"))]
+    fn is_soft(&self) -> bool {
+        self.0[31] == b's'
     }
 
     /// Whether this token was written by an invalidation at or after `start`, as 16 hex digits of the store's time.
@@ -161,23 +165,90 @@ impl TagToken {
     }
 }
 
-/// The state of an entry by its tags.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum TagState {
-    Current,
-    /// A soft invalidation came after it, at that time, in milliseconds since the Unix epoch.
-    StaleSince(u64),
-    Invalid,
+/// What a store keeps of a tag: its token, and the ramps that led to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct TagRecord {
+    pub(crate) token: TagToken,
+    /// None if the last soft invalidation, if any, was for all at once.
+    ramps: Option<Arc<Ramps>>,
 }
 
-impl TagState {
-    /// The state by both of two tags: the worse one.
-    pub(crate) fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Invalid, _) | (_, Self::Invalid) => Self::Invalid,
-            (Self::StaleSince(one), Self::StaleSince(other)) => Self::StaleSince(one.min(other)),
-            (Self::Current, state) | (state, Self::Current) => state,
+impl From<TagToken> for TagRecord {
+    fn from(token: TagToken) -> Self {
+        Self { token, ramps: None }
+    }
+}
+
+impl TagRecord {
+    /// A token, and behind it the digit `1` and at most so many ramps, each of 16 hex digits of the microseconds at which it came, 8
+    /// of the milliseconds by which it began sooner, and 8 of how long it takes.
+    #[cfg(feature = "redis")]
+    const RAMP: usize = 32;
+
+    /// The state of an entry of that turn that carries `token`.
+    pub(crate) fn state_of(&self, token: &TagToken, turn: impl FnOnce() -> Turn) -> TagState {
+        if *token == self.token {
+            return TagState::Current;
         }
+        if token.line() != self.token.line() {
+            return TagState::Invalid;
+        }
+        match &self.ramps {
+            None => TagState::StaleSince(self.token.time()),
+            Some(ramps) => ramps.state_of(token.micros(), turn()),
+        }
+    }
+
+    /// Written by a soft invalidation: as an [`invalidated`](TagToken::invalidated) one for loads, but entries with the token that
+    /// it came after are only stale: at once, or in their turn within so many microseconds.
+    #[cfg(feature = "memory")]
+    pub(crate) fn soft_invalidated(at: u64, window: u64, before: Option<Self>) -> Self {
+        let token = TagToken::soft_invalidated(at, before.as_ref().map(|before| before.token));
+        let Some(before) = before.filter(|_| window > 0) else { return token.into() };
+        let at_once = Ramp { at: before.token.micros(), start: before.token.micros(), window: 0 };
+        let earlier = match &before.ramps {
+            Some(ramps) => ramps.as_slice(),
+            None if before.token.is_soft() => std::slice::from_ref(&at_once),
+            // Nothing of its line is older.
+            None => &[],
+        };
+        Self { token, ramps: Some(Arc::new(Ramps::with(earlier, at, window))) }
+    }
+
+    /// From a store's reply: anything that can't be a record is none.
+    #[cfg(feature = "redis")]
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let (token, rest) = bytes.split_at_checked(TagToken::LENGTH)?;
+        let token = TagToken::parse(token)?;
+        let Some((version, rest)) = rest.split_first() else { return Some(token.into()) };
+        let ramp = |digits: &[u8]| {
+            let (at, rest) = digits.split_at(16);
+            let (lead, window) = rest.split_at(8);
+            let at = hex::parse(at)?;
+            Some(Ramp { at, start: at.checked_sub(hex::parse(lead)? * 1000)?, window: hex::parse(window)? * 1000 })
+        };
+        let whole = *version == b'1' && rest.len().is_multiple_of(Self::RAMP) && token.is_soft();
+        let ramps = whole.then(|| rest.chunks_exact(Self::RAMP).map(ramp).collect::<Option<Vec<_>>>())??;
+        let ramps = Ramps::new(ramps).filter(|ramps| ramps.newest() == token.micros())?;
+        Some(Self { token, ramps: Some(Arc::new(ramps)) })
+    }
+
+    #[cfg(all(test, feature = "redis"))]
+    pub(crate) fn ramps(&self) -> Option<&Ramps> {
+        self.ramps.as_deref()
+    }
+
+    /// As [`parse`](Self::parse) reads it.
+    #[cfg(all(test, feature = "redis"))]
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::from_utf8(self.token.0.to_vec()).expect("hex digits");
+        if let Some(ramps) = &self.ramps {
+            text.push('1');
+            for Ramp { at, start, window } in ramps.as_slice() {
+                text.push_str(&format!("{at:016x}{:08x}{:08x}", (at - start) / 1000, window / 1000));
+            }
+        }
+        text
     }
 }
 
@@ -191,6 +262,8 @@ pub(crate) struct TagStamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(all(feature = "redis", feature = "memory"))]
+    use crate::ramp::MOST;
 
     #[cfg(feature = "memory")]
     #[test]
@@ -204,44 +277,89 @@ mod tests {
     }
 
     #[cfg(feature = "memory")]
+    fn softened(at: u64, window: u64, before: Option<&TagRecord>) -> TagRecord {
+        TagRecord::soft_invalidated(at, window, before.cloned())
+    }
+
+    #[cfg(feature = "memory")]
     #[test]
     fn a_soft_invalidation_overtakes_a_load_as_a_hard_one_does() {
-        assert!(TagToken::soft_invalidated(7, Some(TagToken::created(1))).overtook(&hex::of_u64(7)));
-        assert!(!TagToken::soft_invalidated(6, None).overtook(&hex::of_u64(7)));
+        let made = TagRecord::from(TagToken::created(1));
+        for window in [0, 60_000_000] {
+            assert!(softened(7, window, Some(&made)).token.overtook(&hex::of_u64(7)));
+            assert!(!softened(6, window, None).token.overtook(&hex::of_u64(7)));
+        }
     }
 
     #[cfg(feature = "memory")]
     #[test]
     fn what_is_softened_is_stale_until_its_line_ends() {
-        let made = TagToken::created(1_000);
-        let soft = TagToken::soft_invalidated(5_000_000, Some(made));
-        let softer = TagToken::soft_invalidated(6_000_000, Some(soft));
-        assert_eq!(made.compared_with(&made), TagState::Current);
-        assert_eq!(made.compared_with(&soft), TagState::StaleSince(5_000));
-        assert_eq!(made.compared_with(&softer), TagState::StaleSince(6_000));
-        assert_eq!(soft.compared_with(&softer), TagState::StaleSince(6_000));
-        assert_eq!(soft.compared_with(&soft), TagState::Current);
+        let made = TagRecord::from(TagToken::created(1_000));
+        let soft = softened(5_000_000, 0, Some(&made));
+        let softer = softened(6_000_000, 0, Some(&soft));
+        let state = |of: &TagRecord, by: &TagRecord| by.state_of(&of.token, || Turn(0));
+        assert_eq!(state(&made, &made), TagState::Current);
+        assert_eq!(state(&made, &soft), TagState::StaleSince(5_000));
+        assert_eq!(state(&made, &softer), TagState::StaleSince(6_000));
+        assert_eq!(state(&soft, &softer), TagState::StaleSince(6_000));
+        assert_eq!(state(&soft, &soft), TagState::Current);
 
-        let hard = TagToken::invalidated(7_000_000);
-        let soft_after = TagToken::soft_invalidated(8_000_000, Some(hard));
-        for token in [made, soft, softer] {
-            assert_eq!(token.compared_with(&hard), TagState::Invalid);
-            assert_eq!(token.compared_with(&soft_after), TagState::Invalid);
+        let hard = TagRecord::from(TagToken::invalidated(7_000_000));
+        let soft_after = softened(8_000_000, 1_000_000, Some(&hard));
+        for record in [&made, &soft, &softer] {
+            assert_eq!(state(record, &hard), TagState::Invalid);
+            assert_eq!(state(record, &soft_after), TagState::Invalid);
         }
-        assert_eq!(
-            made.compared_with(&TagToken::soft_invalidated(9_000_000, None)),
-            TagState::Invalid,
-            "its token was lost"
-        );
+        let lost = softened(9_000_000, 1_000_000, None);
+        assert_eq!(state(&made, &lost), TagState::Invalid, "its token was lost");
     }
 
+    #[cfg(feature = "memory")]
     #[test]
-    fn the_worst_of_several_tags_decides() {
-        use TagState::{Current, Invalid, StaleSince};
-        assert_eq!(Current.and(StaleSince(2)), StaleSince(2));
-        assert_eq!(StaleSince(3).and(StaleSince(2)), StaleSince(2));
-        assert_eq!(StaleSince(3).and(Invalid), Invalid);
-        assert_eq!(Invalid.and(Current), Invalid);
+    fn by_a_ramp_each_key_is_stale_in_its_turn_and_what_was_stale_stays_so() {
+        let made = TagRecord::from(TagToken::created(1_000));
+        let soft = softened(5_000_000, 0, Some(&made));
+        let ramped = softened(9_000_000, 4_000_000, Some(&soft));
+        let half = || Turn(1 << 31);
+        assert_eq!(ramped.state_of(&soft.token, half), TagState::StaleFrom(11_000));
+        assert_eq!(ramped.state_of(&made.token, half), TagState::StaleSince(5_000));
+        assert_eq!(ramped.state_of(&ramped.token, half), TagState::Current);
+        let soft_after = softened(10_000_000, 0, Some(&ramped));
+        assert_eq!(soft_after.state_of(&soft.token, half), TagState::StaleSince(10_000), "all at once");
+    }
+
+    #[cfg(all(feature = "redis", feature = "memory"))]
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_nothing_else_is_one() {
+        let mut record = TagRecord::from(TagToken::created(1_000_000));
+        for step in 0..12 {
+            assert_eq!(TagRecord::parse(record.to_text().as_bytes()), Some(record.clone()));
+            record = softened((2 + step) * 1_000_000, 60_000_000, Some(&record));
+        }
+        let text = record.to_text();
+        let token = &text[..TagToken::LENGTH];
+        assert_eq!(text.len(), 33 + MOST * 32);
+        assert_eq!(TagRecord::parse(token.as_bytes()).unwrap().ramps, None);
+        for length in (0..text.len()).filter(|length| ![32, text.len()].contains(length)) {
+            assert_eq!(TagRecord::parse(&text.as_bytes()[..length]), None, "{length}");
+        }
+        let ramp = &text[text.len() - 32..];
+        let with = |ramps: &str| TagRecord::parse(format!("{token}{ramps}").as_bytes());
+        assert!(with(&format!("1{ramp}")).is_some());
+        for odd in [
+            "1".to_owned(),
+            format!("2{ramp}"),
+            format!("1{ramp}{ramp}"),
+            format!("1{}", ramp.to_uppercase().replace('0', "g")),
+            format!("1{}ffffffff", &ramp[..24]),
+            format!("1{}{}{}", &ramp[..16], "ffffffff", &ramp[24..]),
+            format!("1{:016x}{}", 7, &ramp[16..]),
+            format!("1{}{ramp}", format!("{:016x}{}", 1, &ramp[16..]).repeat(MOST)),
+        ] {
+            assert_eq!(with(&odd), None, "{odd}");
+        }
+        let created = token.replace('s', "c");
+        assert_eq!(TagRecord::parse(format!("{created}1{ramp}").as_bytes()), None, "no fill makes a ramp");
     }
 
     #[test]

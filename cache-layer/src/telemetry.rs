@@ -193,6 +193,18 @@ labels! {
     }
 }
 
+labels! {
+    /// In what a response or a value that is loaded differs from what is stored, and taken to be fresh.
+    pub enum Difference {
+        /// It has another status.
+        Status => "status",
+        /// It has another body, or is another value.
+        Body => "body",
+        /// One of the fields that are compared is another one.
+        Fields => "fields",
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -261,6 +273,19 @@ pub enum Event {
     Release(Release),
     /// Stored bytes were turned away.
     Rejected(Rejection),
+    /// A hit was loaded again in the background, to compare ([`CacheLayer::verify`](crate::CacheLayer::verify)).
+    Verified {
+        /// Whether what is stored is the same as what was loaded.
+        same: bool,
+        /// How old what is stored is, in whole seconds: since it came in, or since the value was made.
+        age: Duration,
+    },
+    /// What differed was loaded once more.
+    VerifiedAgain {
+        /// Whether that said the same as the load before: then what is stored is stale, though it is taken to be fresh. Otherwise
+        /// what is loaded differs each time.
+        stable: bool,
+    },
     /// An invalidation reached the store (`delivered`), or is kept to be retried.
     Invalidation {
         /// What it covers.
@@ -367,6 +392,24 @@ pub enum Named<'a> {
         /// Why it was no hit, if there is a name for that.
         reason: Option<NoCacheReason>,
     },
+    /// [`Event::Verified`].
+    #[non_exhaustive]
+    Verified {
+        /// What was verified.
+        key: &'a Key,
+        /// How old it is.
+        age: Duration,
+        /// In what it differs, if it does.
+        differs: Option<Difference>,
+    },
+    /// [`Event::VerifiedAgain`].
+    #[non_exhaustive]
+    VerifiedAgain {
+        /// What was verified.
+        key: &'a Key,
+        /// Whether two loads have said the same, and something else than what is stored.
+        stable: bool,
+    },
     /// [`Event::Invalidation`].
     #[non_exhaustive]
     Invalidation {
@@ -374,6 +417,8 @@ pub enum Named<'a> {
         covers: Covers<'a>,
         /// Whether that becomes stale, rather than void.
         soft: bool,
+        /// Over how long; zero, if at once.
+        over: Duration,
         /// Whether the store has it, or it is kept to be retried.
         delivered: bool,
     },
@@ -398,6 +443,11 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn observe(&self, event: Event) {
         self.0.observe(event);
         self.1.observe(event);
+    }
+
+    fn observe_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
+        self.0.observe_lookup(lookup, route);
+        self.1.observe_lookup(lookup, route);
     }
 
     fn wants_names(&self) -> bool {
@@ -442,6 +492,14 @@ pub struct Counts {
     pub failed_refreshes: u64,
     /// Requests that were turned away for want of room at the application.
     pub overloaded: u64,
+    /// Hits that were loaded again in the background, to compare.
+    pub verified: u64,
+    /// Those of them that differed.
+    pub differing: u64,
+    /// Of those that were loaded once more, the ones of which two loads said the same: they were stale.
+    pub stale_for_certain: u64,
+    /// And the ones of which no two did.
+    pub unstable: u64,
     /// Responses that were not stored.
     pub not_stored: u64,
     /// Fills that reached the store.
@@ -474,6 +532,10 @@ struct Counters {
     skipped_refreshes: AtomicU64,
     failed_refreshes: AtomicU64,
     overloaded: AtomicU64,
+    verified: AtomicU64,
+    differing: AtomicU64,
+    stale_for_certain: AtomicU64,
+    unstable: AtomicU64,
     not_stored: AtomicU64,
     stored: AtomicU64,
     fenced: AtomicU64,
@@ -534,6 +596,14 @@ impl Telemetry {
             Event::RefreshSkipped => &counters.skipped_refreshes,
             Event::RefreshFailed => &counters.failed_refreshes,
             Event::Overloaded => &counters.overloaded,
+            Event::Verified { same, .. } => {
+                if !same {
+                    counters.differing.fetch_add(1, Ordering::Relaxed);
+                }
+                &counters.verified
+            }
+            Event::VerifiedAgain { stable: true } => &counters.stale_for_certain,
+            Event::VerifiedAgain { stable: false } => &counters.unstable,
             Event::NotStored(_) => &counters.not_stored,
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
@@ -577,6 +647,10 @@ impl Telemetry {
             skipped_refreshes: of(&counters.skipped_refreshes),
             failed_refreshes: of(&counters.failed_refreshes),
             overloaded: of(&counters.overloaded),
+            verified: of(&counters.verified),
+            differing: of(&counters.differing),
+            stale_for_certain: of(&counters.stale_for_certain),
+            unstable: of(&counters.unstable),
             not_stored: of(&counters.not_stored),
             stored: of(&counters.stored),
             fenced: of(&counters.fenced),

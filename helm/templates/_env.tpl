@@ -61,7 +61,11 @@
 - {name: APP_ADMIN_LISTEN, value: {{ .Values.admin.listen | quote }}}
 {{- if .Values.admin.existingSecret }}
 - {name: APP_ADMIN_TOKEN_FILE, value: /run/secrets/service/admin-token}
+{{- with .Values.admin.purge }}
+- {name: APP_ADMIN_PURGE, value: {{ . | quote }}}
 {{- end }}
+{{- end }}
+- {name: APP_ADMIN_SIZING, value: {{ .Values.admin.sizing | quote }}}
 {{- end }}
 - {name: APP_REQUEST_TIMEOUT, value: {{ .Values.requestTimeout | quote }}}
 - {name: APP_SHUTDOWN_DELAY, value: "{{ .Values.shutdown.delaySeconds }}s"}

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use axum::Router;
+use cache_layer_admin::PurgeLayer;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{app::StartError, cache::ProductCache, config::Config};
@@ -15,17 +16,17 @@ pub(crate) struct AdminServer {
 }
 
 impl AdminServer {
-    /// `None` if it is not asked for.
-    pub(crate) async fn bind(config: &Config, cache: &ProductCache) -> Result<Option<Self>, StartError> {
+    /// `None` if it is not asked for. With it comes what takes `PURGE` on the service's own port.
+    pub(crate) async fn bind(config: &Config, cache: &ProductCache) -> Result<Option<(Self, PurgeLayer)>, StartError> {
         let Some(listen) = config.admin_listen else { return Ok(None) };
-        let Some(router) = cache.admin(config).map_err(StartError::Config)? else {
+        let Some((router, purge)) = cache.admin(config).map_err(StartError::Config)? else {
             tracing::warn!("APP_ADMIN_LISTEN is set, but the cache is off: there is nothing to show");
             return Ok(None);
         };
         let failed = |error| StartError::Listen(listen, error);
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Some(Self { router, listener, address }))
+        Ok(Some((Self { router, listener, address }, purge)))
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {

@@ -1,6 +1,7 @@
 //! The cache in front of the API: where it stores responses, which ones, and when they are invalid.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::PathBuf,
     sync::{
@@ -15,14 +16,14 @@ use cache_layer::{
     Cache, CacheLayer, Encode, InvalidateError, Rules,
     store::{MemoryStore, RedisStore, TieredStore},
 };
-use cache_layer_admin::{Admin, Recorder};
+use cache_layer_admin::{Admin, PurgeLayer, PurgeRule, Recorder};
 use serde::Serialize;
 use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use utoipa::ToSchema;
 
 use crate::{
     config::{CacheRules, CacheSwitch, Config, ConfigError},
-    telemetry::{Memory, Throttle, metrics::Metrics, observe_loads, observe_memory, observe_redis},
+    telemetry::{Throttle, metrics::Metrics},
 };
 
 /// What the cache is called in metrics and traces.
@@ -59,6 +60,24 @@ pub struct Reloaded {
     pub rules: usize,
     /// Where they are from.
     pub file: PathBuf,
+}
+
+/// Where responses are in this process.
+#[derive(Clone)]
+enum Memory {
+    All(MemoryStore),
+    FirstTier(TieredStore),
+}
+
+impl Memory {
+    /// Tells how many entries there are.
+    fn entries(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let memory = self.clone();
+        move || match &memory {
+            Self::All(store) => store.entries(),
+            Self::FirstTier(store) => store.memory_entries(),
+        }
+    }
 }
 
 /// What is read from the database. A change invalidates what is stored of it, and every response that was made from it.
@@ -110,9 +129,26 @@ fn redis(config: &Config) -> Result<Option<RedisStore>, ConfigError> {
     Ok(Some(store))
 }
 
+/// What remembers for the operator, if there is a port for that or it is learned how much room is needed.
+fn recorder(config: &Config) -> Option<Recorder> {
+    match (config.admin_sizing, config.admin_listen) {
+        (true, _) => Some(Recorder::with_sizing()),
+        (false, Some(_)) => Some(Recorder::new()),
+        (false, None) => None,
+    }
+}
+
+/// The codings that are asked for.
+fn encode(config: &Config) -> Result<Encode, ConfigError> {
+    // Without a first tier, what no process has made before it is written is made by none.
+    let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
+    let encode = config.cache_encode.encode().map_err(|why| ConfigError::wrong("cache-encode", "", why))?;
+    Ok(encode.in_store(keeps_none))
+}
+
 impl ProductCache {
     /// Redis if there is a URL for it, with a first tier if one is asked for, else memory; nothing if it is off. Does not wait for Redis.
-    pub(crate) fn new(config: &Config, metrics: &Metrics) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &Config, all_metrics: &Metrics) -> Result<Self, ConfigError> {
         let paths = config.cache_paths.with_default(config.cache_default_ttl);
         let longest_path_ttl = paths.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
         let file = config.cache_rules.as_ref().map(|rules| rules.file().to_owned());
@@ -123,7 +159,7 @@ impl ProductCache {
             return Ok(without);
         }
         let redis = redis(config)?;
-        let meter = metrics.meter();
+        let metrics = all_metrics.of_cache(NAME);
         let (cache, memory) = match (&redis, config.cache_first_tier) {
             (None, _) => {
                 let store = MemoryStore::new(config.cache_memory);
@@ -135,37 +171,45 @@ impl ProductCache {
                 (Cache::builder(store.clone()), Some(Memory::FirstTier(store)))
             }
         };
-        if let Some(memory) = &memory {
-            observe_memory(&meter, NAME, memory.clone());
+        match &memory {
+            Some(Memory::All(store)) => metrics.watch_memory(store),
+            Some(Memory::FirstTier(store)) => metrics.watch_first_tier(store),
+            None => {}
         }
         if let Some(redis) = &redis {
-            observe_redis(&meter, NAME, redis);
+            metrics.watch_redis(redis);
         }
-        let recorder = config.admin_listen.map(|_| Recorder::new());
-        let measured = metrics.of_cache(NAME);
+        let recorder = recorder(config);
+        if let (true, Some(recorder), Some(memory)) = (config.admin_sizing, &recorder, &memory) {
+            all_metrics.watch_sizing(NAME, recorder, memory.entries());
+        }
         let cache = match &recorder {
-            Some(recorder) => cache.observer((measured, recorder.clone())),
-            None => cache.observer(measured),
+            Some(recorder) => cache.observer((metrics.observer(), recorder.clone())),
+            None => cache.observer(metrics.observer()),
         };
-        let cache = cache.name(NAME).keys_in_traces(config.trace_keys).lock_timeout(config.cache_lock_timeout).build();
-        observe_loads(&meter, NAME, cache.clone());
-        // Without a first tier, what no process has made before it is written is made by none.
-        let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
-        let encode = Encode::new(config.cache_encode.0.iter().copied()).in_store(keeps_none);
+        let cache = cache
+            .switches(true)
+            .name(NAME)
+            .keys_in_traces(config.trace_keys)
+            .lock_timeout(config.cache_lock_timeout)
+            .verify(config.cache_verify)
+            .build();
+        metrics.watch_cache(&cache);
         let layer = CacheLayer::new(cache.clone())
             .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)
             .etags(true)
-            .encode(encode)
+            .encode(encode(config)?)
             .inherit(true)
+            .verify(config.cache_verify)
             .rules(without.rules.rules.clone());
         let cache = Self { cache: Some(cache), layer: Some(layer), redis, memory, recorder, ..without };
         cache.rule_by(config.cache_rules.as_ref()).map_err(|why| ConfigError::wrong("cache-rules", "", why))?;
         Ok(cache)
     }
 
-    /// What the operator is shown; `None` if there is no port for that.
-    pub(crate) fn admin(&self, config: &Config) -> Result<Option<Router>, ConfigError> {
+    /// What the operator is shown, and what takes `PURGE`; `None` if there is no port for that.
+    pub(crate) fn admin(&self, config: &Config) -> Result<Option<(Router, PurgeLayer)>, ConfigError> {
         let (Some(cache), Some(layer), Some(recorder)) = (&self.cache, &self.layer, &self.recorder) else {
             return Ok(None);
         };
@@ -182,7 +226,8 @@ impl ProductCache {
             let wrong = |error| ConfigError::Wrong(format!("the token in APP_ADMIN_TOKEN_FILE is not taken: {error}"));
             admin = admin.token(token.expose()).map_err(wrong)?;
         }
-        Ok(Some(admin.router()))
+        let paths = config.admin_purge.iter().flat_map(|paths| &paths.0);
+        Ok(Some(admin.router_and_purge_layer(paths.map(PurgeRule::under))))
     }
 
     /// Returns once Redis is there, or after `patience`.
@@ -275,6 +320,12 @@ impl ProductCache {
             full: status.full,
             error: status.error,
         })
+    }
+
+    /// What an operator has turned off or on for a while: the names of the switches, and for how many seconds more.
+    pub(crate) fn switched_on(&self) -> BTreeMap<String, u64> {
+        let on = self.cache.iter().flat_map(Cache::switched_on);
+        on.map(|(switch, left)| (switch.as_str().to_owned(), left.as_secs())).collect()
     }
 
     /// Waits for writes to the cache that no request waits for.

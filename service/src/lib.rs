@@ -60,7 +60,10 @@ mod telemetry;
 pub use self::{
     app::{ShutdownHandle, StartError},
     cache::Reloaded,
-    config::{CacheEncode, CachePaths, CacheRules, CacheSwitch, Config, ConfigError, LogFormat, Password, SecretUrl},
+    config::{
+        CacheEncode, CachePaths, CacheRules, CacheSwitch, Config, ConfigError, LogFormat, Password, PurgePaths,
+        SecretUrl,
+    },
     healthcheck::healthcheck,
     server::{ReloadHandle, Server},
     telemetry::Telemetry,

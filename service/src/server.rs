@@ -39,8 +39,8 @@ impl Server {
         let failed = |error| StartError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let admin = AdminServer::bind(&config, &app.cache).await?;
-        Ok(Self { router: routes::router(app.clone(), &config), config, app, listener, address, admin })
+        let (admin, purge) = AdminServer::bind(&config, &app.cache).await?.unzip();
+        Ok(Self { router: routes::router(app.clone(), &config, purge), config, app, listener, address, admin })
     }
 
     /// Where the service listens: with port 0, the port that was free.

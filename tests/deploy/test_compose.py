@@ -12,6 +12,9 @@ import yaml
 from common import DEPLOY, FILES, free_port, get, wait_until
 from engine import COMPOSE, ENGINE, IMAGE, engine, inspect
 
+# Of the operators.
+TOKEN = "operators-" + secrets.token_hex(8)
+
 
 @contextlib.contextmanager
 def stack(folder, file, *services, **variables):
@@ -23,6 +26,9 @@ def stack(folder, file, *services, **variables):
     password = folder / "deploy/secrets/redis-password"
     password.write_text("p@ss/w:rd%" + secrets.token_hex(8) + "\n")
     password.chmod(0o444)
+    token = folder / "deploy/secrets/admin-token"
+    token.write_text(TOKEN + "\n")
+    token.chmod(0o444)
     # Its folders belong to whoever runs this, alone: the containers' users pass by the folder's own mount.
     environment = {**os.environ, "SERVICE_IMAGE": IMAGE, **variables}
 
@@ -68,8 +74,12 @@ def test_the_stack_that_stays_answers_from_its_redis_and_lives_without_it(redis,
         pytest.skip(f"there is no {redis} to be had")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with stack(tmp_path, "compose.prod.yaml", PORT=str(port), REDIS_IMAGE=redis) as (project, password):
+    operators = free_port()
+    with stack(tmp_path, "compose.prod.yaml", PORT=str(port), ADMIN_PORT=str(operators), REDIS_IMAGE=redis) as (project, password):
         hit(url)
+        stats = f"http://127.0.0.1:{operators}/api/stats"
+        assert get(stats)[0] in (401, 403)
+        assert get(stats, headers={"authorization": f"Bearer {TOKEN}"})[0] == 200
         (server,) = containers_of(project, "redis")
         assert "NOAUTH" in engine("exec", server, "redis-cli", "ping", check=False).stdout
         engine("exec", server, "sh", "/etc/redis/redis-ping.sh")
@@ -86,7 +96,8 @@ def test_the_stack_that_stays_answers_from_its_redis_and_lives_without_it(redis,
         assert "ok: Redis refuses clients" in said and "ok: a miss, a hit, and after an invalidation a miss" in said
         for service in ("service", "redis"):
             (name,) = containers_of(project, service)
-            assert password not in engine("inspect", name) and password not in engine("logs", name)
+            for secret in (password, TOKEN):
+                assert secret not in engine("inspect", name) and secret not in engine("logs", name)
 
         engine("stop", "--time=1", server)
         assert get(f"{url}/api/products/7")[0] == 200

@@ -1,21 +1,23 @@
 // What an operator does with the page, and what must not happen to it.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Browser } from "./browser.mjs";
 
 const pictures = process.argv[2];
+const AXE = readFileSync(join(pictures, "npm/node_modules/axe-core/axe.min.js"), "utf8");
 const TOKEN = "a-token-of-some-length";
 const HOSTILE = `<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>`;
 
 // The service, and where it listens.
-async function service(folder) {
+async function service(folder, more = {}) {
   writeFileSync(join(folder, "token"), TOKEN + "\n");
   const env = {
     APP_LISTEN: "127.0.0.1:0", APP_ADMIN_LISTEN: "127.0.0.1:0", APP_ADMIN_TOKEN_FILE: join(folder, "token"), APP_DATABASE_URL: "sqlite://products.db",
+    APP_ADMIN_SIZING: "true", APP_ADMIN_PURGE: "/api", ...more,
   };
   const child = spawn(process.env.SERVICE, [], { cwd: folder, env, stdio: ["ignore", "pipe", "pipe"] });
   let log = "";
@@ -34,10 +36,38 @@ async function service(folder) {
   return { child, ...(await found.catch((error) => { child.kill("SIGKILL"); throw error; })) };
 }
 
+// A Redis at a socket of its own.
+async function redis(folder) {
+  const socket = join(folder, "redis.sock");
+  const child = spawn("redis-server", ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder], { stdio: "ignore" });
+  const ask = (...words) => execFileSync("redis-cli", ["-s", socket, ...words], { encoding: "utf8", maxBuffer: 2 ** 24 }).trim();
+  for (let attempt = 0; !existsSync(socket) || ask("PING") !== "PONG"; attempt += 1) {
+    if (attempt > 300) throw new Error("Redis does not answer");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  return { child, ask, url: "unix://" + socket };
+}
+
+async function ended(child) {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exit = new Promise((resolve) => child.once("exit", resolve));
+  child.kill("SIGKILL");
+  await exit;
+}
+
 async function traffic(app) {
   for (let round = 0; round < 3; round += 1) {
     for (const path of ["/api/products", "/api/products/1", "/api/products/2", "/api/categories", "/api/nothing"]) await (await fetch(app + path)).text();
   }
+}
+
+// What keeps people out who don't see the page, or have no mouse.
+async function open_to_all(browser, where) {
+  if (!(await browser.value("typeof axe === 'object'"))) await browser.value(`${AXE}; undefined`);
+  const rules = "{ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'], resultTypes: ['violations'] }";
+  const faults = await browser.value(`axe.run(document, ${rules}).then(({ violations }) => violations.map(({ id, impact, help, nodes }) =>
+    [impact, id, help, nodes.slice(0, 3).map((node) => node.html.slice(0, 200) + " " + node.failureSummary)]))`);
+  assert.deepEqual(faults, [], `${where}: axe finds a fault`);
 }
 
 // Nothing but what the page itself consists of, and all of it within its width.
@@ -48,6 +78,7 @@ async function sound(browser, width, where) {
   const unnamed = await browser.value(`[...document.querySelectorAll("input, select, textarea, button")].filter((one) => one.offsetParent
     && !one.labels?.length && !one.textContent.trim() && !one.getAttribute("aria-label")).map((one) => one.outerHTML)`);
   assert.deepEqual(unnamed, [], `${where}: without a name`);
+  await open_to_all(browser, where);
 }
 
 const text = (id) => `document.getElementById(${JSON.stringify(id)}).innerText`;
@@ -61,6 +92,7 @@ async function views(browser, { app, admin }, { width, dark }) {
   await browser.look({ width, dark });
   await browser.open(admin + "/#overview");
   await browser.until(`/Hit ratio\\s+[0-9.]+ %/.test(${text("tiles")}) && ${text("hottest")}.includes("/api/products")`, "there is an overview");
+  await browser.until(`/\\d+ keys\\./.test(${text("sizing-words")})`, "the curve is drawn");
   await seen("overview");
 
   // By keyboard alone, from the field to the answer.
@@ -103,8 +135,20 @@ async function views(browser, { app, admin }, { width, dark }) {
   await browser.value("document.getElementById('purge-now').click()");
   await browser.until(`/Reached\\s+\\d+ key/.test(${text("purged")})`, "it is purged");
 
+  await browser.value(`location.hash = "switches"`);
+  await browser.until(`${text("switched")}.includes("stop-fills")`, "there are switches");
+  await browser.value("document.querySelector('#switch-form [name=switch]').value = 'wider-grace'");
+  await browser.value("document.querySelector('#switch-form button').click()");
+  await browser.until(`/wider-grace[^]*\\bon\\b[^]*in 14 min/.test(${text("switched")})`, "one is on");
+  await seen("switches");
+  await browser.value("document.querySelector('#switched button').click()");
+  await browser.until(`document.querySelectorAll("#switched button").length === 0`, "it is off");
+
+  await browser.value(`location.hash = "stored?tag=" + encodeURIComponent(${JSON.stringify(HOSTILE)})`);
+  await browser.until(`${text("stored")}.includes("onerror=")`, "a tag is shown as text");
+  await sound(browser, width, `stored, hostile, ${name}`);
   await browser.value(`location.hash = "audit"`);
-  await browser.until(`${text("audited")}.includes("onerror=")`, "the purge is in the audit, as text");
+  await browser.until(`${text("audited")}.includes("onerror=") && ${text("audited")}.includes("PURGE from")`, "the purge is in the audit, as text");
   await seen("audit");
 
   await browser.value(`location.hash = "live"`);
@@ -121,25 +165,112 @@ async function views(browser, { app, admin }, { width, dark }) {
   await seen("trouble");
 }
 
+const MILLION = 1_000_000;
+
+// A copy of what is stored for a product, under so many names.
+const FILL = `local known = redis.call('KEYS', 'page:e:*products/1')[1];
+  local value = redis.call('GET', known);
+  for number = 1, ${MILLION} do
+    redis.call('SET', 'page:e:{' .. redis.sha1hex(number):sub(1, 32) .. '}:-:http://a.million/entries/' .. number, value)
+  end;
+  return 'filled'`;
+
+async function reach(browser, kind, what, expected) {
+  await browser.value(`location.hash = "purge?kind=${kind}&what=" + encodeURIComponent(${JSON.stringify(what)})`);
+  await browser.until("!document.getElementById('view-purge').hidden");
+  await browser.value("document.querySelector('#purge-form [name=reason]').focus()");
+  await browser.press("Enter");
+  await browser.until(`${expected}.test(${text("purged")})`, `the reach of ${kind} ${what} is told`);
+}
+
+// Over Redis: with a million entries, and then without Redis.
+async function over_redis(browser, { app, admin, server, name, width }) {
+  const seen = async (view) => {
+    await sound(browser, width, `${view} ${name}`);
+    await browser.picture(join(pictures, `${view}-${name}.png`));
+  };
+  await browser.open(admin + "/#overview");
+  await browser.value(`sessionStorage.setItem("token", ${JSON.stringify(TOKEN)})`);
+  await reach(browser, "pattern", "http://a.million/entries/*", "/Would reach\\s+1,000,000 keys/");
+  await seen("million-purge");
+  await browser.value(`location.hash = "stored?tag=product:1"`);
+  await browser.until(`/1,000,0\\d\\d/.test(${text("stored")})`, "the members of a tag are counted");
+  await seen("million-tag");
+  await browser.value("location.hash = 'overview'");
+  await browser.until(`${text("tiles")}.includes("Redis")`);
+  await seen("million-overview");
+
+  await ended(server.child);
+  await browser.until(`/Redis\\s+down/.test(${text("tiles")})`, "the overview says that Redis is down");
+  await seen("down-overview");
+  await browser.value(`location.hash = "explain?url=" + encodeURIComponent(${JSON.stringify(app + "/api/products/2")})`);
+  await browser.until(`${text("explained")}.includes("store-unavailable") || ${text("explained")}.startsWith("hit")`, "it is explained without Redis");
+  await seen("down-explain");
+  await browser.value(`location.hash = "stored?tag=product:2"`);
+  await browser.until("!document.getElementById('trouble').hidden", "it is said that the store does not answer");
+  await seen("down-stored");
+  await reach(browser, "tag", "product:2", "/Note\\s+the store/");
+  await browser.value("document.getElementById('purge-now').click()");
+  await browser.until(`${text("purged")}.includes("Reached")`, "a purge is kept");
+  await seen("down-purge");
+  await browser.value(`location.hash = "audit"`);
+  await browser.until(`${text("audited")}.includes("product:2")`, "this process has an audit");
+  await seen("down-audit");
+  await browser.value(`location.hash = "switches"`);
+  await browser.until(`${text("switched")}.includes("stop-fills")`, "there are switches");
+  await browser.value("document.querySelector('#switch-form button').click()");
+  await browser.until("!document.getElementById('trouble').hidden", "a switch that can't be turned is said");
+  await seen("down-switches");
+}
+
+const LOOKS = [{ width: 1300, dark: false }, { width: 390, dark: true }, { width: 1300, dark: true }, { width: 390, dark: false }];
+// That a token is missing, a URL is none, or Redis is away, the console says by itself.
+const sane = (browser, statuses) => assert.deepEqual(browser.complaints.filter((one) => !statuses.test(one)), []);
+const before = readdirSync(tmpdir());
 const folder = mkdtempSync(join(tmpdir(), "tests-page-service-"));
-const running = await service(folder);
+const children = [];
 let browser;
 try {
+  const running = await service(folder);
+  children.push(running.child);
   await traffic(running.app);
-  for (const look of [{ width: 1300, dark: false }, { width: 390, dark: true }, { width: 1300, dark: true }, { width: 390, dark: false }]) {
+  // Enough for a curve to be told: two thousand entries, some of which are asked for all the time.
+  for (let round = 0; round < 300; round += 1) {
+    const page = (place) => place < 15 ? 1 + (round * 15 + place) % 2000 : place;
+    await Promise.all(Array.from({ length: 25 }, async (_, place) => (await fetch(`${running.app}/api/products?per_page=1&page=${page(place)}`)).text()));
+  }
+  assert.match(await (await fetch(running.app + "/metrics")).text(), /cache_layer_sizing_hit_ratio\{[^}]*size="2"[^}]*\} [01]/);
+  const purge = async (path, authorization) => (await fetch(running.app + path, { method: "PURGE", headers: { authorization } })).status;
+  assert.deepEqual([await purge("/api/products/2", "Bearer " + TOKEN), await purge("/api/products/2", "Bearer another-token-of-length"), await purge("/health", "Bearer " + TOKEN)], [200, 401, 405]);
+  for (const look of LOOKS) {
     browser = await Browser.start();
     await views(browser, running, look);
-    // That a token is missing, or a URL is none, the console says by itself.
-    const complaints = browser.complaints.filter((one) => !/status of (401|400)/.test(one));
-    assert.deepEqual(complaints, []);
+    sane(browser, /status of (401|400)/);
     await browser.stop();
     browser = undefined;
     console.log(`ok: ${look.width} pixels, ${look.dark ? "dark" : "light"}`);
   }
+  await ended(running.child);
+  for (const look of [LOOKS[0], LOOKS[1]]) {
+    const server = await redis(folder);
+    children.push(server.child);
+    const fleet = await service(folder, { APP_REDIS_URL: server.url, APP_CACHE_PREFIX: "page" });
+    children.push(fleet.child);
+    await traffic(fleet.app);
+    assert.equal(server.ask("EVAL", FILL, "0"), "filled");
+    browser = await Browser.start();
+    await browser.look(look);
+    await over_redis(browser, { ...fleet, server, name: `${look.width}-${look.dark ? "dark" : "light"}`, width: look.width });
+    sane(browser, /status of (401|503)/);
+    await browser.stop();
+    browser = undefined;
+    await ended(fleet.child);
+    console.log(`ok: over Redis and without it, ${look.width} pixels`);
+  }
 } finally {
   await browser?.stop();
-  const ended = new Promise((resolve) => running.child.once("exit", resolve));
-  running.child.kill("SIGKILL");
-  await ended;
+  for (const child of children) await ended(child);
   rmSync(folder, { recursive: true, force: true });
 }
+const left = readdirSync(tmpdir()).filter((name) => !before.includes(name) && /chromium|tests-page/.test(name));
+assert.deepEqual(left, [], "something is left in the temporary directory");

@@ -72,6 +72,11 @@ impl CacheNode {
         self.order("reads-redis").await == true
     }
 
+    /// How often it has lost a connection to Redis.
+    pub async fn lost_connections(&self) -> u64 {
+        self.order("lost-connections").await.as_u64().expect("a number")
+    }
+
     /// Invalidates what carries `tag`; whether Redis has heard of it.
     pub async fn invalidate_tag(&self, tag: &str) -> bool {
         self.order(&format!("invalidate-tag/{tag}")).await == true

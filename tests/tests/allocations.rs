@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use allocation_counter::measure;
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer,
+    Cache, CacheLayer, Rule,
     store::{MemoryStore, RedisStore},
 };
 use http::{
@@ -25,12 +25,26 @@ static BODY: [u8; 1_580] = [b'x'; 1_580];
 #[test]
 fn a_hit_in_memory_allocates_four_times() {
     let runtime = runtime();
-    let mut service = service(Cache::new(MemoryStore::new(1 << 20)));
+    let mut service = service(CacheLayer::new(Cache::new(MemoryStore::new(1 << 20))));
     let miss = allocations(&runtime, &mut service, "MISS");
     let hit = (0..10).map(|_| allocations(&runtime, &mut service, "HIT")).min().unwrap();
     println!("allocations: {miss} for a miss, {hit} for a hit in memory");
     assert!(hit <= PER_MEMORY_HIT, "{hit}");
     assert!(hit < miss, "the counter counts nothing: {hit} and {miss}");
+}
+
+#[test]
+fn a_rule_makes_a_hit_allocate_no_more() {
+    let runtime = runtime();
+    let hour = Duration::from_secs(3600);
+    let rules = (0..99).map(|number| Rule::path(format!("/things-{number}/{{id}}")).ttl(hour));
+    let layer = rules
+        .chain([Rule::path("/products/{id}").ttl(hour)])
+        .fold(CacheLayer::new(Cache::new(MemoryStore::new(1 << 20))), |layer, rule| layer.rule(rule).unwrap());
+    let mut service = service(layer);
+    allocations(&runtime, &mut service, "MISS");
+    let hit = (0..10).map(|_| allocations(&runtime, &mut service, "HIT")).min().unwrap();
+    assert!(hit <= PER_MEMORY_HIT, "{hit}");
 }
 
 #[test]
@@ -43,7 +57,7 @@ fn a_hit_in_redis_allocates_less_than_a_miss() {
         store
     });
     let cache = Cache::new(store);
-    let mut service = service(cache.clone());
+    let mut service = service(CacheLayer::new(cache.clone()));
     let miss = allocations(&runtime, &mut service, "MISS");
     assert!(runtime.block_on(cache.drain(Duration::from_secs(10))), "the response is not stored");
     let hit = (0..10).map(|_| allocations(&runtime, &mut service, "HIT")).min().unwrap();
@@ -57,11 +71,12 @@ fn runtime() -> Runtime {
 
 type Answer<B> = Result<Response<B>, Infallible>;
 
+#[expect(clippy::needless_pass_by_value, reason = "what is returned would borrow it")]
 fn service(
-    cache: Cache,
+    layer: CacheLayer,
 ) -> impl Service<Request<Empty<Bytes>>, Response = Response<impl http_body::Body<Error: std::fmt::Debug>>, Error = Infallible>
 {
-    CacheLayer::new(cache).layer(service_fn(async |_| -> Answer<Full<Bytes>> {
+    layer.layer(service_fn(async |_| -> Answer<Full<Bytes>> {
         let response = Response::builder()
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_LENGTH, BODY.len())

@@ -689,3 +689,22 @@ async fn one_and_many_share_their_entries(backend: &Backend) {
     assert_eq!(shop.stock(2).await, Some(7));
     assert_eq!(shop.asked.calls(), [vec![1], vec![2]]);
 }
+
+/// Where clippy is to find nothing, which a build of the workspace that denies warnings shows.
+#[warn(clippy::needless_pass_by_value, clippy::ptr_arg, clippy::ref_option, clippy::trivially_copy_pass_by_ref)]
+mod without_lints {
+    use super::*;
+
+    /// Its list is one of a certain capacity, and its text is given away.
+    #[cached(name = "room")]
+    async fn room(_cache: &Cache, list: &Vec<u64>, text: String) -> String {
+        let room = list.capacity() > 0;
+        text + if room { " has room" } else { " has none" }
+    }
+
+    #[tokio::test]
+    async fn the_form_of_an_argument_is_the_functions_own_matter() {
+        let cache = Cache::new(cache_layer::store::MemoryStore::new(1 << 20));
+        assert_eq!(room(&cache, &vec![1], "it".to_owned()).await, "it has room");
+    }
+}

@@ -284,7 +284,42 @@ mod codings {
         assert_eq!(encoded.load(Ordering::SeqCst), usize::from(!matches!(backend, Backend::Redis(_))));
     }
 
+    /// Instances of two settings over one store, as while one is rolled out.
+    async fn two_levels_are_two_representations(backend: &Backend) {
+        let (origin, _) = pages(false);
+        let at = async |encode: Encode| App::new(backend.cache().await.build(), &origin, |layer| layer.encode(encode));
+        let usual = at(all().in_store(true)).await;
+        let best = at(all().in_store(true).level(Coding::Brotli, 11).unwrap()).await;
+        let mut seen = std::collections::HashMap::new();
+        for (uri, first, second) in [("/a", &usual, &best), ("/b", &best, &usual)] {
+            warm(first, uri, "br", &[]).await;
+            for app in [first, second, second, first, second, second] {
+                let tag = if std::ptr::eq(app, &best) { "\"v1-br11\"" } else { "\"v1-br\"" };
+                let response = app.get(uri, &[("accept-encoding", "br")]).await;
+                assert_eq!((response.x_cache(), decoded(&response)), ("HIT", page().into()), "{uri}");
+                if coding(&response) == "br" {
+                    assert_eq!(response.header("etag"), Some(tag), "{uri}");
+                    assert_eq!(
+                        *seen.entry(tag).or_insert(response.body.clone()),
+                        response.body,
+                        "one tag, one sequence of bytes"
+                    );
+                } else {
+                    assert_eq!(response.header("etag"), Some("\"v1\""), "{uri}");
+                }
+                let other = if std::ptr::eq(app, &best) { "\"v1-br\"" } else { "\"v1-br11\"" };
+                let fields = [("accept-encoding", "br"), ("if-none-match", other)];
+                assert_eq!(app.get(uri, &fields).await.status, 200, "{uri}: it has another one");
+                let fields = [("accept-encoding", "br"), ("if-none-match", tag)];
+                assert_eq!(app.get(uri, &fields).await.status, 304, "{uri}");
+            }
+        }
+        assert_ne!(seen["\"v1-br11\""], seen["\"v1-br\""]);
+        assert_eq!(origin.calls(), 2);
+    }
+
     over_each_store!(
+        two_levels_are_two_representations,
         the_first_answer_is_the_applications_own,
         a_response_is_loaded_once_and_sent_in_each_coding,
         each_client_gets_what_it_likes_best,

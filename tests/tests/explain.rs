@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, Clock, Explanation, Hints, NoVarySearch, Rule, SettingOrigin, Verdict,
+    Cache, CacheLayer, Clock, Explanation, Hints, NoVarySearch, Rule, SettingOrigin, Switch, Verdict,
     store::{LeaseState, MemoryStore, RedisStore},
     telemetry::NoCacheReason as R,
 };
@@ -175,7 +175,16 @@ async fn by_state() -> Vec<(R, Explanation)> {
         (R::StoreUnavailable, of_get(&CacheLayer::new(Cache::new(away)), &[]).await),
         (R::StoreFull, full_store().await),
         (R::Nested, nested().await),
+        (R::Switched, switched(Switch::BypassReads).await),
+        (R::FillsStopped, switched(Switch::StopFills).await),
     ]
+}
+
+/// An operator has turned this on.
+async fn switched(switch: Switch) -> Explanation {
+    let cache = Cache::builder(MemoryStore::new(1 << 20)).switches(true).build();
+    cache.switch(switch, MINUTE).await.unwrap();
+    of_get(&CacheLayer::new(cache), &[]).await
 }
 
 /// Redis has no room, and has said so.

@@ -21,7 +21,7 @@ use cache_layer::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use tests::{Body, Origin, Response, request};
-use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer};
+use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer, util::option_layer};
 use tower_governor::{GovernorLayer, governor::GovernorConfigBuilder, key_extractor::SmartIpKeyExtractor};
 use tower_http::{
     auth::AddAuthorizationLayer,
@@ -405,7 +405,25 @@ async fn panics_are_caught_inside() {
     assert_eq!((response.status, response.header("x-cache")), (StatusCode::INTERNAL_SERVER_ERROR, None));
 }
 
-/// A layer inside sees paths without their prefix, and keeps them apart all the same.
+/// The example of `CacheLayer::enabled`: with the layer and without, the body is axum's own.
+#[tokio::test]
+async fn the_layer_may_be_left_out() {
+    for on in [true, false] {
+        let caching = Caching::new();
+        let layer = on.then(|| {
+            ServiceBuilder::new()
+                .map_response(|response: http::Response<ResponseBody<axum::body::Body>>| {
+                    response.map(axum::body::Body::new)
+                })
+                .layer(caching.layer.clone())
+        });
+        let app = counting().layer(option_layer(layer));
+        let first = caching.get(&app, "/", &[]).await;
+        let second = caching.get(&app, "/", &[]).await;
+        assert_eq!((first.text() == second.text(), second.header("x-cache")), (on, on.then_some("HIT")));
+    }
+}
+
 /// By as many labels as there are routes, however many paths clients ask for.
 #[tokio::test]
 async fn look_ups_are_counted_by_route() {
@@ -424,7 +442,8 @@ async fn look_ups_are_counted_by_route() {
     }
 
     let routes = Routes::default();
-    let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(routes.clone()).build();
+    // One of two, as an exporter of metrics is beside one of the decisions.
+    let cache = Cache::builder(MemoryStore::new(1 << 20)).observer((|_: Event| {}, routes.clone())).build();
     let caching = Caching { layer: CacheLayer::new(cache.clone()).ttl(MINUTE), cache };
     let products = Router::new().route("/products/{id}", get(async || "a product"));
     let app = Router::new().nest("/shop", products).fallback(async || "nothing").layer(caching.layer.clone());
@@ -454,6 +473,7 @@ async fn look_ups_are_counted_by_route() {
     assert_eq!(told.load(Ordering::SeqCst), 1);
 }
 
+/// A layer inside sees paths without their prefix, and keeps them apart all the same.
 #[tokio::test]
 async fn nested_routers_are_told_apart() {
     let caching = Caching::set(|layer| layer.rule(Rule::path("/new/a").ttl(Duration::from_secs(7))).unwrap());

@@ -22,6 +22,8 @@
 //! | [`Stamp`](Action::Stamp), [`Commit`](Action::Commit) | `commit.rs`, in a cluster: `STAMP` and `LAST_INVALIDATION`, compared with the load's start; then `COMMIT` |
 //! | [`InvalidateKey`](Action::InvalidateKey) | `invalidate.rs`: `UNLINK` of entry and lease |
 //! | [`Note`](Action::Note), [`InvalidateTag`](Action::InvalidateTag) | `invalidate.rs`: `NOTE_INVALIDATION`, then `INVALIDATE_TAG` |
+//! | [`Ramp`](Action::Ramp) | `invalidate.rs`: `NOTE_INVALIDATION`, then `SOFTEN_TAG` over a window |
+//! | [`TurnComes`](Action::TurnComes) | nothing is said: by the clock, the key's turn within a window is there |
 //! | [`Reconnect`](Action::Reconnect) | `connection/connect.rs`: another connection, with a token table of its own |
 //!
 //! A command takes effect as soon as it is sent, a load reads as soon as it has its lease, and an invalidation is
@@ -60,6 +62,28 @@ fn no_read_is_stale_while_one_node_loads() {
 #[test]
 fn no_read_is_stale_while_two_nodes_load() {
     ALL.explore();
+}
+
+#[test]
+fn nothing_is_fresh_after_its_turn_whoever_loads() {
+    RAMPED_FILLS.explore();
+}
+
+#[test]
+fn nothing_is_read_as_fresh_after_its_turn() {
+    RAMPED_READS.explore();
+}
+
+#[test]
+fn the_model_finds_a_ramp_that_lets_a_load_under_way_pass() {
+    let path = Protocol { ramps_fence: false, ..RAMPED_FILLS }.counterexample();
+    assert!(path.contains(&Action::Ramp));
+}
+
+#[test]
+fn the_model_finds_a_second_ramp_that_forgets_the_first() {
+    let path = Protocol { ramps_kept: false, ..RAMPED_FILLS }.counterexample();
+    assert_eq!(path.iter().filter(|action| **action == Action::Ramp).count(), 2);
 }
 
 #[test]
@@ -133,6 +157,12 @@ struct Protocol {
     /// In every way that there is to take a lease and to commit. Otherwise by a claim, and with what is believed: what reads find
     /// does not differ by more than that.
     every_way: bool,
+    /// Whether tags are softened over windows, too.
+    ramps: bool,
+    /// A ramp is noted, and its token voids the loads that began before it.
+    ramps_fence: bool,
+    /// A ramp's token says what the ramps before it were.
+    ramps_kept: bool,
     /// A commit is refused unless its lease is still held.
     lease_compared: bool,
     /// A fill is dropped whose tag was invalidated since its load began.
@@ -162,6 +192,9 @@ const FILLS: Protocol = Protocol {
     loads: 2,
     reads: false,
     every_way: true,
+    ramps: false,
+    ramps_fence: true,
+    ramps_kept: true,
     lease_compared: true,
     token_compared: true,
     note_consulted: true,
@@ -179,6 +212,12 @@ const READS: Protocol = Protocol { losses: Some(1), loads: 1, reads: true, every
 
 /// Two nodes load, another one reads.
 const ALL: Protocol = Protocol { changes: 1, losses: Some(1), reads: true, every_way: false, ..FILLS };
+
+/// Two nodes load, and tags are softened over windows.
+const RAMPED_FILLS: Protocol = Protocol { ramps: true, every_way: false, ..FILLS };
+
+/// One node loads, another one reads, and tags are softened over windows.
+const RAMPED_READS: Protocol = Protocol { ramps: true, changes: 1, ..READS };
 
 impl Protocol {
     /// Visits every state there is; panics with the way to one that must not be.
@@ -209,8 +248,9 @@ type Name = u8;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     truth: Version,
-    /// Of the last invalidation that was acknowledged: reads that begin now must not return less.
-    floor: Version,
+    floor: Floor,
+    /// The ramps that there were.
+    ramps: Vec<Ramp>,
     invalidation: Invalidation,
     /// That may still happen.
     losses: Option<u8>,
@@ -223,6 +263,42 @@ struct State {
     stale: bool,
     /// Whether a load began for what was there.
     wasted: bool,
+}
+
+/// What reads that begin now must not return less than.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Floor {
+    /// By the last invalidation that was acknowledged.
+    any: Version,
+    /// As something fresh: by the ramps in which the key's turn has come.
+    fresh: Version,
+}
+
+impl Floor {
+    fn permits(self, (version, fresh): (Version, bool)) -> bool {
+        version >= self.any && (!fresh || version >= self.fresh)
+    }
+}
+
+/// A soft invalidation of the tag over a window: from one token to the next of the same line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Ramp {
+    from: Name,
+    to: Name,
+    truth: Version,
+    /// Whether the key's turn has come.
+    turned: bool,
+}
+
+/// Whether what carries one token may be used while its tag has the other, and then, whether it is fresh.
+fn freshness(ramps: &[Ramp], mut stamp: Name, token: Name) -> Option<bool> {
+    let mut fresh = true;
+    while stamp != token {
+        let ramp = ramps.iter().find(|ramp| ramp.from == stamp && ramp.to != stamp)?;
+        fresh &= !ramp.turned;
+        stamp = ramp.to;
+    }
+    Some(fresh)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -291,10 +367,10 @@ enum Slot {
 enum Read {
     #[default]
     None,
-    Getting(Version),
-    Got(Version, Entry),
-    AskingToken(Version, Option<Entry>),
-    ToldToken(Version, Option<Entry>, Option<Name>),
+    Getting(Floor),
+    Got(Floor, Entry),
+    AskingToken(Floor, Option<Entry>),
+    ToldToken(Floor, Option<Entry>, Option<Name>),
 }
 
 /// A node that loads.
@@ -347,6 +423,9 @@ enum Action {
     InvalidateKey,
     Note,
     InvalidateTag,
+    Ramp,
+    /// In this one of the ramps.
+    TurnComes(usize),
     LeaseRunsOut,
     LoseToken,
     LoseNote,
@@ -380,9 +459,17 @@ impl Model for Protocol {
         match state.invalidation {
             Invalidation::None if state.truth < self.changes => actions.push(Action::ChangeTruth),
             Invalidation::None => {}
-            Invalidation::Due => actions.extend([Action::InvalidateKey, Action::Note]),
-            Invalidation::Noted => actions.push(Action::InvalidateTag),
+            Invalidation::Due => {
+                actions.extend([Action::InvalidateKey, Action::Note]);
+                actions.extend((self.ramps && !self.ramps_fence).then_some(Action::Ramp));
+            }
+            Invalidation::Noted => {
+                actions.push(Action::InvalidateTag);
+                actions.extend(self.ramps.then_some(Action::Ramp));
+            }
         }
+        let turns = state.ramps.iter().enumerate().filter(|(_, ramp)| !ramp.turned);
+        actions.extend(turns.map(|(number, _)| Action::TurnComes(number)));
         if state.losses != Some(0) {
             actions.extend(state.lease.map(|_| Action::LeaseRunsOut));
             actions.extend(state.token.map(|_| Action::LoseToken));
@@ -446,6 +533,25 @@ impl Model for Protocol {
                 }
                 state.acknowledge();
             }
+            Action::Ramp => {
+                let before = state.token;
+                let to = state.make_token(self.ramps_fence, None).name;
+                if !self.ramps_kept {
+                    state.ramps.iter_mut().for_each(|ramp| (ramp.to, ramp.turned) = (to, false));
+                }
+                // If there was no token, nothing is of this line, and all is void.
+                let from = before.map_or(to, |before| before.name);
+                state.ramps.push(Ramp { from, to, truth: state.truth, turned: false });
+                if state.reader.invalidates {
+                    state.reader.token = Slot::Unknown;
+                }
+                state.invalidation = Invalidation::None;
+            }
+            Action::TurnComes(number) => {
+                let ramp = &mut state.ramps[number];
+                ramp.turned = true;
+                state.floor.fresh = state.floor.fresh.max(ramp.truth);
+            }
             Action::LeaseRunsOut => state.lease = None,
             Action::LoseToken => {
                 state.token = None;
@@ -494,21 +600,21 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(STORE_NEVER_STALE, |_, state: &State| {
-                state.valid().is_none_or(|entry| entry.version >= state.floor)
+                state.valid().is_none_or(|(entry, fresh)| state.floor.permits((entry.version, fresh)))
             }),
             Property::always(NEVER_STALE, |_, state: &State| !state.stale),
             Property::always(ONE_LOAD, |_, state: &State| !state.wasted),
             Property::always(NEAR_NEVER_STALE, |_, state: &State| {
                 let reader = &state.reader;
                 let heard = reader.invalidates || reader.inbox.iter().all(|message| message.is_reply());
-                !heard || reader.near_hit().is_none_or(|version| version >= state.floor)
+                !heard || reader.near_hit(&state.ramps).is_none_or(|hit| state.floor.permits(hit))
             }),
             // Without these, a model in which nothing ever happens would do.
             Property::sometimes("a load is overtaken", |_, state: &State| {
                 state
                     .loads
                     .iter()
-                    .any(|loader| matches!(loader.load, Load::Began { version, .. } if version < state.floor))
+                    .any(|loader| matches!(loader.load, Load::Began { version, .. } if version < state.floor.any.max(state.floor.fresh)))
             }),
             Property::sometimes("a believed token is out of date", |_, state: &State| {
                 let out_of_date = |known: Known| state.token.is_none_or(|token| token.name != known.token.name);
@@ -516,8 +622,9 @@ impl Model for Protocol {
             }),
             Property::sometimes("the last version is stored and served", |protocol: &Self, state: &State| {
                 let stored = state.entry.is_some_and(|entry| entry.version == protocol.changes);
-                let served = !protocol.reads || state.reader.near_hit() == Some(protocol.changes);
-                state.floor == protocol.changes && stored && served
+                let hit = state.reader.near_hit(&state.ramps);
+                let served = !protocol.reads || hit == Some((protocol.changes, true));
+                state.floor.any == protocol.changes && stored && served
             }),
         ]
     }
@@ -526,9 +633,9 @@ impl Model for Protocol {
 impl Protocol {
     fn handle(&self, state: &mut State) {
         let reader = &mut state.reader;
-        let (floor, entry, valid) = match std::mem::take(&mut reader.read) {
+        let (floor, entry, freshness) = match std::mem::take(&mut reader.read) {
             Read::Got(floor, entry) => match reader.token {
-                Slot::Known(token) => (floor, entry, token == entry.stamp),
+                Slot::Known(token) => (floor, entry, freshness(&state.ramps, entry.stamp, token)),
                 Slot::Unknown | Slot::Asked => {
                     reader.ask_token(state.token, floor, Some(entry));
                     return;
@@ -539,16 +646,16 @@ impl Protocol {
                     reader.token = token.map_or(Slot::Unknown, Slot::Known);
                 }
                 let Some(entry) = entry else { return };
-                (floor, entry, token == Some(entry.stamp))
+                (floor, entry, token.and_then(|token| freshness(&state.ramps, entry.stamp, token)))
             }
             Read::None | Read::Getting(_) | Read::AskingToken(..) => return,
         };
         let kept = std::mem::take(&mut reader.near_asked) || !self.push_beats_answer;
-        if valid {
+        if let Some(fresh) = freshness {
             if kept {
                 reader.near = Some(entry);
             }
-            state.stale |= entry.version < floor;
+            state.stale |= !floor.permits((entry.version, fresh));
         }
     }
 
@@ -556,7 +663,7 @@ impl Protocol {
     fn load_on(&self, state: &State, id: usize, loader: Loader, actions: &mut Vec<Action>) {
         match loader.load {
             Load::None => {
-                if self.every_way && state.valid().is_none() {
+                if self.every_way && state.fresh().is_none() {
                     actions.push(Action::Look(id));
                 }
                 if state.lease.is_none() {
@@ -585,13 +692,13 @@ impl Protocol {
     fn begin(&self, state: &mut State, id: usize) {
         let as_seen = match state.loads[id].load {
             Load::Taken { changed } => !changed,
-            _ => state.valid().is_none(),
+            _ => state.fresh().is_none(),
         };
         if self.read_behind_lease && !as_seen {
             state.release(id);
             return;
         }
-        state.wasted |= state.lease == Some(id) && state.valid().is_some();
+        state.wasted |= state.lease == Some(id) && state.fresh().is_some();
         let version = state.truth;
         if self.dated_first {
             state.date(id, version);
@@ -668,7 +775,8 @@ impl State {
     fn new(protocol: &Protocol, reader_invalidates: bool) -> Self {
         Self {
             truth: 0,
-            floor: 0,
+            floor: Floor::default(),
+            ramps: Vec::new(),
             invalidation: Invalidation::None,
             losses: protocol.losses,
             entry: None,
@@ -681,9 +789,15 @@ impl State {
         }
     }
 
-    /// The entry, if its tag's token says that it may be used.
-    fn valid(&self) -> Option<Entry> {
-        self.entry.filter(|entry| self.token.is_some_and(|token| token.name == entry.stamp))
+    /// The entry, if its tag's token says that it may be used, and whether it is fresh.
+    fn valid(&self) -> Option<(Entry, bool)> {
+        let entry = self.entry?;
+        freshness(&self.ramps, entry.stamp, self.token?.name).map(|fresh| (entry, fresh))
+    }
+
+    /// The entry, if it is fresh.
+    fn fresh(&self) -> Option<Entry> {
+        self.valid().and_then(|(entry, fresh)| fresh.then_some(entry))
     }
 
     fn note(&mut self) {
@@ -746,6 +860,7 @@ impl State {
                 *token_made |= by == Some(id) || !of_first;
             }
         }
+        // Another one than there is anywhere; before the next step, it has a smaller one.
         let token = Token { name: Name::MAX, invalidated };
         self.token = Some(token);
         self.reader.hear_that_the_tag_changed();
@@ -753,7 +868,7 @@ impl State {
     }
 
     fn acknowledge(&mut self) {
-        self.floor = self.truth;
+        self.floor.any = self.truth;
         self.invalidation = Invalidation::None;
     }
 
@@ -772,6 +887,10 @@ impl State {
     fn each_name(&mut self, mut visit: impl FnMut(&mut Name)) {
         self.entry.iter_mut().for_each(|entry| visit(&mut entry.stamp));
         self.token.iter_mut().for_each(|token| visit(&mut token.name));
+        for Ramp { from, to, .. } in &mut self.ramps {
+            visit(from);
+            visit(to);
+        }
         for Loader { load, known } in &mut self.loads {
             if let Load::Stamped(entry) = load {
                 visit(&mut entry.stamp);
@@ -804,18 +923,19 @@ impl State {
 
 impl Node {
     /// What a read in the first tier returns now. `local_tier.rs`: `get`.
-    fn near_hit(&self) -> Option<Version> {
-        self.near.filter(|entry| self.token == Slot::Known(entry.stamp)).map(|entry| entry.version)
+    fn near_hit(&self, ramps: &[Ramp]) -> Option<(Version, bool)> {
+        let (entry, Slot::Known(token)) = (self.near?, self.token) else { return None };
+        freshness(ramps, entry.stamp, token).map(|fresh| (entry.version, fresh))
     }
 
-    fn get(&mut self, entry: Option<Entry>, floor: Version) {
+    fn get(&mut self, entry: Option<Entry>, floor: Floor) {
         self.near_asked = true;
         self.tracked.entry = true;
         self.inbox.push_back(Message::Entry(entry));
         self.read = Read::Getting(floor);
     }
 
-    fn ask_token(&mut self, token: Option<Token>, floor: Version, entry: Option<Entry>) {
+    fn ask_token(&mut self, token: Option<Token>, floor: Floor, entry: Option<Entry>) {
         self.read = Read::AskingToken(floor, entry);
         self.token = Slot::Asked;
         self.tracked.tag = true;

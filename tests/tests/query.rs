@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cache_layer::{CacheLayer, Clock, Hints, Rule};
+use cache_layer::{CacheLayer, Clock, Hints, NoVarySearch, Rule};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tests::{App, Backend, Feed, Gate, Origin, QueryApp, ask, full, obey, over_each_store, request, wait_until};
 use tower::{Service as _, ServiceExt as _};
@@ -420,6 +420,33 @@ async fn a_post_that_only_reads_is_answered_by_its_content(backend: &Backend) {
     assert_eq!(app.send("POST", "/other", &[JSON, FRESH], "1").await.x_cache(), "BYPASS");
 }
 
+async fn only_some_queries_are_answered_so_where_that_is_set(backend: &Backend) {
+    let origin = Origin::obedient();
+    let set = |layer: CacheLayer| layer.query().queries(|request| request.uri.path() == "/search");
+    let app = QueryApp::new(backend.cache().await.build(), &origin, set);
+    app.is_miss("/search", A).await;
+    app.is_hit("/search", A).await;
+    assert_eq!(app.send("GET", "/other", &[FRESH], "").await.x_cache(), "MISS");
+    for _ in 0..2 {
+        let passed = app.query("/other", &[JSON, FRESH], A).await;
+        assert_eq!((passed.x_cache(), passed.cache_status().fwd.as_deref()), ("BYPASS", Some("method")));
+        assert!(passed.text().ends_with(A), "{passed:?}");
+    }
+    assert_eq!(app.send("GET", "/other", &[], "").await.x_cache(), "HIT", "it is safe all the same");
+    // Its content is left to the application, however long it takes.
+    let (feed, body) = Feed::new();
+    let calls = origin.calls();
+    let slow = request(Method::QUERY, "/other", &[FRESH, JSON]).map(|_| body);
+    let sending = tokio::spawn({
+        let app = app.clone();
+        async move { app.ask(slow).await }
+    });
+    wait_until("the application is asked", async || origin.calls() > calls).await;
+    feed.data("1").unwrap();
+    drop(feed);
+    assert!(sending.await.unwrap().text().ends_with("\n1"));
+}
+
 async fn the_rule_for_get_is_the_rule_for_a_query(backend: &Backend) {
     let minute = Duration::from_secs(60);
     for (at, (rule, expected, detail)) in [
@@ -480,6 +507,7 @@ over_each_store!(
     equal_queries_wait_for_one_load,
     a_refresh_in_the_background_has_the_content,
     a_post_that_only_reads_is_answered_by_its_content,
+    only_some_queries_are_answered_so_where_that_is_set,
 );
 
 #[tokio::test]
@@ -505,6 +533,24 @@ async fn content_is_in_no_name() {
     assert!(!keys.iter().any(|key| key.contains(SECRET)), "{keys:?}");
     assert_eq!(app.cache.delete_pattern("http://shop.example/s*").await.unwrap(), 1);
     app.is_miss("/s", SECRET).await;
+}
+
+/// `No-Vary-Search` is about targets, and a content has a key of its own: no alias leads to it, and none is stored in vain.
+#[tokio::test]
+async fn no_alias_leads_to_what_is_stored_by_content() {
+    let backend = Backend::redis();
+    let set = |layer: CacheLayer| layer.no_vary_search(NoVarySearch::new()).query();
+    let app = QueryApp::new(backend.cache().await.build(), &Origin::obedient(), set);
+    let fields = [JSON, FRESH, ("x-say-no-vary-search", "params=(\"utm\")")];
+    assert_eq!(app.query("/s?utm=1", &fields, A).await.x_cache(), "MISS");
+    assert_eq!(app.query("/s?utm=1", &fields, A).await.x_cache(), "HIT");
+    let keys = backend.server().keys();
+    assert!(!keys.iter().any(|key| key.contains("#alias:")), "{keys:?}");
+    assert_eq!(app.query("/s?utm=2", &fields, A).await.x_cache(), "MISS");
+    assert_eq!(app.send("GET", "/s?utm=3", &fields, "").await.x_cache(), "MISS");
+    let keys = backend.server().keys();
+    assert!(keys.iter().any(|key| key.contains("#alias:")), "that of GET: {keys:?}");
+    assert_eq!(app.query("/s?utm=3", &fields, A).await.x_cache(), "MISS");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cache_layer::Clock;
+use cache_layer::{Clock, Rule};
 use http::Method;
 use tests::{App, Backend, Failure, Gate, Origin, Response, ask, echo, over_each_store, request, wait_until};
 
@@ -15,6 +15,7 @@ over_each_store!(
     whoever_waits_for_another_requests_load_waits_no_longer,
     nothing_stale_means_waiting_for_the_application,
     a_refresh_that_is_retried_is_waited_for_no_longer,
+    a_rule_has_a_limit_of_its_own,
 );
 
 /// An application that answers its first request at once, and others when the gate is open.
@@ -127,4 +128,22 @@ async fn a_refresh_that_is_retried_is_waited_for_no_longer(backend: &Backend) {
     gate.open();
     assert!(app.cache.drain(LIMIT).await);
     assert_eq!(get(&app).await.header("x-call"), Some("3"));
+}
+
+async fn a_rule_has_a_limit_of_its_own(backend: &Backend) {
+    let (clock, gate) = (Clock::manual(), Gate::closed());
+    let origin = slow(&gate);
+    let cache = backend.cache().await.clock(clock.clone()).build();
+    let app = App::new(cache, &origin, |layer| {
+        let layer = layer.stale_if_error(10 * MINUTE).soft_timeout(LIMIT);
+        layer.rule(Rule::path("/page").soft_timeout(SOON)).unwrap()
+    });
+    get(&app).await;
+    assert!(app.cache.drain(LIMIT).await);
+    clock.advance(2 * MINUTE);
+    assert_eq!(get(&app).await.header("x-cache"), Some("STALE"));
+    assert_eq!(origin.calls(), 2);
+    gate.open();
+    assert!(app.cache.drain(LIMIT).await);
+    assert_eq!(get(&app).await.header("x-call"), Some("2"));
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use cache_layer::{CacheLayer, ClientPreferences, Clock, NoVarySearch, Vary};
+use cache_layer::{CacheLayer, ClientPreferences, Clock, Hints, NoVarySearch, Vary};
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use tests::{
@@ -61,6 +61,25 @@ mod no_vary_search {
         assert_ne!(own, other);
         assert_eq!(app.get("/x?id=3", &[]).await.call(), own);
         assert_eq!(app.get("/x?id=3&utm=2", &[]).await.call(), other);
+    }
+
+    /// What the parser's own tests have, through a whole cache.
+    async fn queries_match_as_the_draft_says(backend: &Backend) {
+        const YES: bool = true;
+        const NO: bool = false;
+        /// The stored URI, the lines of its field, the URI that is asked for, and whether they match.
+        const VECTORS: [(&str, &[&str], &str, bool); 41] =
+            include!("../../cache-layer/src/semantics/no_vary_search_vectors.rs");
+        let set = |layer: CacheLayer| layer.no_vary_search(NoVarySearch::new().of_all(true));
+        let app = app(backend, &Origin::obedient(), set).await;
+        for (at, (stored, lines, asked, matches)) in VECTORS.into_iter().enumerate() {
+            let host = format!("v{at}.example");
+            let mut fields = vec![FRESH, ("host", &*host)];
+            fields.extend(lines.iter().map(|line| ("x-say-no-vary-search", *line)));
+            assert_eq!(x_cache(&app, stored, &fields).await, "MISS", "{stored} {lines:?}");
+            let expected = if matches { "HIT" } else { "MISS" };
+            assert_eq!(x_cache(&app, asked, &fields).await, expected, "{stored} {lines:?} {asked}");
+        }
     }
 
     async fn the_field_means_nothing_unless_that_is_set(backend: &Backend) {
@@ -148,6 +167,26 @@ mod no_vary_search {
         assert_eq!(x_cache(&app, "/s?utm=2", &[("authorization", "Basic eA==")]).await, "MISS");
     }
 
+    /// An alias says nothing of who its response is for.
+    async fn what_a_layer_outside_tells_apart_stays_so(backend: &Backend) {
+        let app = app(backend, &Origin::obedient(), on).await;
+        let ask = async |uri: &str, tenant: Option<&str>| {
+            let mut request = request(Method::GET, uri, &[FRESH, UTM]);
+            if let Some(tenant) = tenant {
+                Hints::new().key_part(tenant).add_to(request.extensions_mut());
+            }
+            app.ask(request).await.x_cache().to_owned()
+        };
+        for (path, of) in [("/a", None), ("/b", Some("one"))] {
+            let [stored, asked] = [1, 2].map(|utm| format!("{path}?utm={utm}"));
+            assert_eq!(ask(&stored, of).await, "MISS");
+            assert_eq!(ask(&stored, of).await, "HIT");
+            for other in [None, Some("one"), Some("two")].into_iter().filter(|other| *other != of) {
+                assert_eq!(ask(&asked, other).await, "MISS", "{path} of {of:?} for {other:?}");
+            }
+        }
+    }
+
     async fn more_is_believed_where_that_is_set(backend: &Backend) {
         let app = app(backend, &Origin::obedient(), |layer| {
             layer.no_vary_search(NoVarySearch::new().former_spelling(true).of_all(true))
@@ -183,6 +222,22 @@ mod no_vary_search {
         assert_eq!(x_cache(&app, "/t?utm=1", &[]).await, "STALE");
     }
 
+    /// Whoever knows the path by what an older response of it has said.
+    async fn an_alias_of_before_leads_to_no_other_class(backend: &Backend) {
+        let origin = Origin::obedient();
+        let (here, there) = (app(backend, &origin, on).await, app(backend, &origin, on).await);
+        let (own, other) = ("/s?id=1&utm=a", "/s?id=1&utm=b");
+        assert_eq!(x_cache(&here, own, &[FRESH, UTM]).await, "MISS");
+        assert_eq!(x_cache(&there, "/s?id=9", &[FRESH, UTM]).await, "MISS");
+        assert_eq!(x_cache(&there, other, &[]).await, "HIT");
+        let layer = CacheLayer::new(there.cache.clone());
+        let key = layer.key(&format!("http://shop.example{own}").parse().unwrap()).unwrap();
+        assert!(there.cache.invalidate(&key).await.is_ok());
+        let made_anew = [FRESH, ("x-say-no-vary-search", "params=(\"ref\")")];
+        assert_eq!(x_cache(&here, own, &made_anew).await, "MISS");
+        assert_eq!(x_cache(&there, other, &[FRESH]).await, "MISS");
+    }
+
     async fn vary_selects_as_ever(backend: &Backend) {
         let app = app(backend, &Origin::obedient(), on).await;
         let fields = |language| [FRESH, UTM, ("x-say-vary", "Accept-Language"), ("accept-language", language)];
@@ -203,8 +258,13 @@ mod no_vary_search {
     }
 
     /// What a process loads after the path has become known, and the clients who asked for it at one time.
-    async fn all_at_once(app: &App, path: &str, clients: usize, fields: Fields<'static>) -> Vec<JoinHandle<Response>> {
-        let coalesced = app.cache.counts().coalesced;
+    async fn all_at_once(
+        (app, origin): (&App, &Origin),
+        path: &str,
+        clients: usize,
+        fields: Fields<'static>,
+    ) -> Vec<JoinHandle<Response>> {
+        let (coalesced, calls) = (app.cache.counts().coalesced, origin.calls());
         let clients: Vec<_> = (0..clients)
             .map(|utm| {
                 let (app, uri) = (app.clone(), format!("{path}?id=1&utm={utm}"));
@@ -213,6 +273,7 @@ mod no_vary_search {
             .collect();
         let waiting = clients.len() as u64 - 1;
         wait_until("all but one wait", async || app.cache.counts().coalesced == coalesced + waiting).await;
+        wait_until("and that one loads", async || origin.calls() > calls).await;
         clients
     }
 
@@ -221,7 +282,7 @@ mod no_vary_search {
         let origin = Origin::gated_obedient(&gate, |call, request| call > 1 && request.method() == Method::GET);
         let app = app(backend, &origin, on).await;
         app.get("/s?utm=0", &[FRESH, UTM]).await;
-        let clients = all_at_once(&app, "/s", 20, &[FRESH, UTM]).await;
+        let clients = all_at_once((&app, &origin), "/s", 20, &[FRESH, UTM]).await;
         // Another class is another load, and nobody waits for the body who wants none.
         let other = tests::ask(&app.service(), request(Method::HEAD, "/s?id=1", &[])).await.unwrap();
         assert_eq!((other.x_cache(), other.call()), ("MISS", 3));
@@ -265,9 +326,11 @@ mod no_vary_search {
                     Ok(obey(call, request).await)
                 }
             });
-            let (app, path) = (app(backend, &origin, on).await, format!("/{at}"));
+            // Who waits for another one waits for longer than the test does.
+            let cache = backend.cache().await.lock_timeout(Duration::from_secs(3600)).build();
+            let (app, path) = (App::new(cache, &origin, on), format!("/{at}"));
             app.get(&format!("{path}?utm=0"), &[FRESH, UTM]).await;
-            let clients = all_at_once(&app, &path, CLIENTS, fields).await;
+            let clients = all_at_once((&app, &origin), &path, CLIENTS, fields).await;
             assert_eq!(origin.calls(), 2, "{fields:?}");
             early.open();
             let mut calls = Vec::new();
@@ -361,7 +424,7 @@ mod no_vary_search {
         let origin = Origin::gated_obedient(&gate, |call, _| call == 2);
         let app = app(backend, &origin, on).await;
         app.get("/s?utm=0", &[FRESH, UTM]).await;
-        let before = all_at_once(&app, "/s", 3, &[FRESH, UTM]).await;
+        let before = all_at_once((&app, &origin), "/s", 3, &[FRESH, UTM]).await;
         tests::ask(&app.service(), request(Method::POST, "/s?id=9", &[])).await.unwrap();
         let after = tokio::spawn({
             let app = app.clone();
@@ -422,13 +485,16 @@ mod no_vary_search {
         a_query_of_the_class_has_part_in_what_comes_in,
         a_load_of_a_class_that_a_write_overtakes_reaches_nobody_who_came_after_it,
         what_a_load_asks_for_itself_waits_for_no_class,
+        queries_match_as_the_draft_says,
         one_response_answers_for_every_query_that_it_says,
         the_field_means_nothing_unless_that_is_set,
         a_write_to_any_target_of_the_path_reaches_it,
         a_load_that_such_a_write_overtakes_is_not_stored,
         what_could_be_one_clients_own_is_not_believed,
+        what_a_layer_outside_tells_apart_stays_so,
         more_is_believed_where_that_is_set,
         the_response_itself_has_the_last_word,
+        an_alias_of_before_leads_to_no_other_class,
         vary_selects_as_ever,
         what_one_process_has_another_finds,
     );
@@ -477,6 +543,41 @@ mod vary {
                 let app = app(backend, &origin, |layer| layer.vary(level.clone())).await;
                 app.cache.invalidate_all().await.unwrap();
                 assert_eq!(calls(&app, name, values).await, expected, "{level:?}");
+            }
+        }
+    }
+
+    /// What two clients send, and whether they are one by each level; the last is with `br` and `gzip`.
+    async fn two_clients_are_one_where_the_level_says_so(backend: &Backend) {
+        type Said = Option<&'static str>;
+        const CODING: &str = "accept-encoding";
+        const LANGUAGE: &str = "accept-language";
+        const ROWS: [(&str, Said, Said, [bool; 3]); 12] = [
+            (CODING, Some("gzip, br"), Some("GZIP ,br;q=1.0"), [true, true, true]),
+            (CODING, Some("gzip, br"), Some("br, gzip"), [false, true, true]),
+            (CODING, Some("gzip, deflate, br, zstd"), Some("br, gzip"), [false, false, true]),
+            (CODING, Some("gzip"), Some("gzip;q=0"), [false, false, false]),
+            (CODING, Some("gzip;q=0.5, br"), Some("gzip;q=0.4, br"), [false, false, true]),
+            (CODING, None, Some(""), [false, false, false]),
+            (CODING, Some("gzip, br, dcb"), Some("gzip, br"), [false, false, true]),
+            (CODING, Some("*"), Some("gzip, br"), [false, false, true]),
+            (CODING, Some("x-gzip"), Some("gzip"), [true, true, true]),
+            // Nothing is negotiated of these: it is as without.
+            (LANGUAGE, Some("de-CH, de;q=0.9"), Some("DE-ch,de;q=0.900"), [true, true, true]),
+            (LANGUAGE, Some("en, de"), Some("de, en"), [false, false, false]),
+            (LANGUAGE, Some("en;q=0.8, de;q=0.9"), Some("de;q=0.9, en;q=0.8"), [false, true, false]),
+        ];
+        let levels = [Vary::safe(), Vary::all(), Vary::negotiate(["br", "gzip"]).unwrap()];
+        for (at, level) in levels.into_iter().enumerate() {
+            let (origin, _) = varying();
+            let app = app(backend, &origin, |layer| layer.namespace(at.to_string()).vary(level.clone())).await;
+            for (row, (name, one, other, expected)) in ROWS.into_iter().enumerate() {
+                let uri = format!("/{row}");
+                let fields = |said: Said| said.map(|value| (name, value)).into_iter().collect::<Vec<_>>();
+                let call = app.get(&uri, &fields(one)).await.call();
+                let is_one = app.get(&uri, &fields(other)).await.call() == call;
+                assert_eq!(is_one, expected[at], "{level:?}: {name}: {one:?} and {other:?}");
+                assert_eq!(app.get(&uri, &fields(one)).await.call(), call);
             }
         }
     }
@@ -562,6 +663,7 @@ mod vary {
 
     over_each_store!(
         each_level_takes_more_for_one,
+        two_clients_are_one_where_the_level_says_so,
         the_application_gets_what_it_is_selected_by,
         what_a_client_has_sent_is_beside_it,
         named_cookies_count_alone,

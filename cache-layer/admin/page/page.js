@@ -2,7 +2,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const views = ["overview", "explain", "stored", "purge", "audit", "live"];
+const views = ["overview", "explain", "stored", "purge", "switches", "audit", "live"];
 
 // ---------------------------------------------------------------------------------------------------------- elements
 
@@ -197,6 +197,7 @@ async function overview() {
     tiles.push(tile("Redis", redis.connected ? (redis.full ? "full" : "up") : "down",
       redis.connected ? micros(redis.ping_us) + (redis.used_memory ? ", " + redis.used_memory : "") : "breaker " + redis.breaker));
   }
+  for (const { name, left_ms } of stats.switches) tiles.push(tile("Switched on", element("span", { class: "word" }, name), "ends " + countdown(left_ms)));
   tiles.push(tile("Loading now", count(stats.loads_in_flight), stats.redis ? count(stats.redis.pending_invalidations) + " invalidations pending" : ""));
   $("tiles").replaceChildren(...tiles);
   if (window) {
@@ -215,6 +216,39 @@ async function overview() {
   $("stores").replaceChildren(stores(stats));
   $("totals").replaceChildren(list([["Counted since", moment(stats.since)], ...Object.entries(stats.totals).map(([name, number]) => [name.replaceAll("_", " "), count(number)])]));
   if (window) await hottest();
+  if (stats.sizing) await sizing();
+}
+
+// The hit ratio by the room that there is: the curve, and where on it the cache is now.
+function curve({ points, bytes: now, hit_ratio }) {
+  const [width, height, left, bottom] = [Math.max(280, $("sizing").clientWidth), 190, 44, 20];
+  const [least, most] = [points[0].bytes, points.at(-1).bytes].map(Math.log);
+  const x = (room) => left + (width - left - 8) * (Math.log(room) - least) / (most - least);
+  const y = (ratio) => height - bottom - (height - bottom - 10) * ratio;
+  const lines = [0, .25, .5, .75, 1].flatMap((ratio) => [
+    drawn("line", { x1: left, x2: width, y1: y(ratio), y2: y(ratio), class: "grid" }),
+    drawn("text", { x: left - 8, y: y(ratio) + 4, "text-anchor": "end" }, 100 * ratio + " %")]);
+  const marks = points.filter((_, place) => place % (width < 600 ? 8 : 4) === 0).map(({ bytes: room }, place, all) => drawn("text",
+    { x: x(room), y: height - 4, "text-anchor": place === 0 ? "start" : place === all.length - 1 ? "end" : "middle" }, bytes(room)));
+  const line = drawn("polyline", { class: "curve", points: points.map((point) => x(point.bytes) + "," + y(point.hit_ratio)).join(" ") });
+  const here = hit_ratio === null ? [] : [drawn("circle", { cx: x(now), cy: y(hit_ratio), r: 5, class: "here" }, drawn("title", {}, "now: " + bytes(now) + ", " + share(hit_ratio)))];
+  return drawn("svg", { viewBox: "0 0 " + width + " " + height, preserveAspectRatio: "none", role: "img", "aria-label": $("sizing-words").textContent },
+    ...lines, ...marks, line, ...here);
+}
+
+async function sizing() {
+  const told = await attempt(() => json("api/sizing"));
+  if (!told) return;
+  $("sizing-card").hidden = false;
+  if (!told.points.length) {
+    $("sizing-words").textContent = "Too little is known yet.";
+    return $("sizing").replaceChildren();
+  }
+  const at = (factor) => told.points.reduce((best, point) => Math.abs(Math.log(point.bytes / told.bytes / factor)) < Math.abs(Math.log(best.bytes / told.bytes / factor)) ? point : best);
+  const change = (point) => bytes(told.bytes) + " to " + bytes(point.bytes) + ": " + share(told.hit_ratio) + " to " + share(point.hit_ratio);
+  $("sizing-words").textContent = change(at(2)) + "; " + change(at(.5)) + ". For a cache that forgets what was not asked for longest, if nothing ran out; from "
+    + count(told.followed) + " of about " + count(told.keys) + " keys.";
+  $("sizing").replaceChildren(curve(told));
 }
 
 function stores(stats) {
@@ -405,17 +439,40 @@ async function sendPurge(dry_run) {
     list([["What", told.kind + ": " + told.what], ["How", told.mode], [dry_run ? "Would reach" : "Reached", reach], ["Note", told.note], ["Number in the audit", told.id && count(told.id)]])));
 }
 
+// ---------------------------------------------------------------------------------------------------------- switches
+
+function showSwitches(states) {
+  const form = $("switch-form").elements;
+  if (!form.switch.length) form.switch.replaceChildren(...states.map(({ name }) => element("option", { value: name }, name)));
+  const left = (row) => row.on ? element("span", { "data-until": Date.now() + row.left_ms }, countdown(row.left_ms)) : "";
+  const off = (row) => row.on ? element("button", { type: "button", onclick: () => turn({ switch: row.name, seconds: 0 }) }, "Turn off") : "";
+  $("switched").replaceChildren(table([{ name: "Switch", kind: "code", of: (row) => row.name }, { name: "Is", of: (row) => row.on ? element("span", { class: "chip poor" }, "on") : "off" },
+    { name: "Ends", kind: "number", of: left }, { name: "While it is on", of: (row) => row.does }, { name: "Change", of: off }], states, "", true));
+}
+
+async function switches() {
+  const states = await attempt(() => json("api/switches"));
+  if (states) showSwitches(states);
+}
+
+async function turn(wanted) {
+  const { actor, reason } = $("switch-form").elements;
+  const body = { ...wanted, actor: actor.value.trim() || undefined, reason: reason.value.trim() || undefined };
+  const states = await attempt(() => json("api/switches", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) }));
+  if (states) showSwitches(states);
+}
+
 // ---------------------------------------------------------------------------------------------------------- audit
 
 let by = "";
 
 async function audit() {
   const records = await attempt(() => json("api/audit" + (by ? "?by=" + by : "")));
-  const choices = [["", "All"], ["api", "Purges"], ["application", "The application's"]];
+  const choices = [["", "All"], ["api", "Operators"], ["method", "PURGE"], ["application", "Application"]];
   $("audit-by").replaceChildren(...choices.map(([value, name]) => element("button", { type: "button", "aria-pressed": String(by === value), onclick: () => { by = value; audit(); } }, name)));
   if (!records) return;
   $("audited").replaceChildren(table([
-    { name: "At", kind: "time", of: (row) => moment(row.at) }, { name: "Who", of: (row) => row.by === "application" ? "the application" : row.actor ?? row.from ?? "" },
+    { name: "At", kind: "time", of: (row) => moment(row.at) }, { name: "Who", of: (row) => row.by === "application" ? "the application" : row.by === "method" ? "PURGE from " + (row.from ?? "?") : row.actor ?? row.from ?? "" },
     { name: "What", kind: "key", of: (row) => row.kind + (row.kind === "all" ? "" : ": " + row.what) }, { name: "How", of: (row) => row.mode },
     { name: "Keys", kind: "number", of: (row) => row.matched === null ? "" : count(row.matched) }, { name: "Why", of: (row) => row.reason },
     { name: "Delivered", of: (row) => row.delivered ? "yes" : "not yet" }], records, "Nothing was purged or invalidated yet."));
@@ -478,7 +535,7 @@ function showDecisions() {
 // ---------------------------------------------------------------------------------------------------------- the frame
 
 const shows = {
-  overview, audit, live: showDecisions,
+  overview, audit, switches, live: showDecisions,
   explain: (parameters) => fill($("explain-form"), parameters) && explain(),
   stored: (parameters) => {
     if (parameters.has("tag")) return fill($("tag-form"), parameters) && tag();
@@ -523,6 +580,7 @@ async function begin() {
   submits("tag-form", tag);
   submits("purge-form", () => sendPurge(true));
   submits("live-form", watch);
+  submits("switch-form", () => turn({ switch: $("switch-form").elements.switch.value, seconds: Number($("switch-form").elements.seconds.value) }));
   $("purge-form").addEventListener("input", adaptPurge);
   $("purge-now").addEventListener("click", () => {
     const all = $("purge-form").elements.kind.value === "all";

@@ -41,7 +41,7 @@ impl Token {
     }
 
     /// In a time that says nothing about where they differ.
-    fn is(&self, given: &[u8]) -> bool {
+    pub(crate) fn is(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()
     }
 }
@@ -105,14 +105,15 @@ fn has_token_in_query(uri: &Uri) -> bool {
     names.any(|name| NAMES.contains(&&*name))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+/// The token that comes with a request.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let line = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, given) = line.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| given.trim_ascii())
 }
 
 /// Whether a browser says that another site's page makes this request.
-fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+pub(crate) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     // `none` is a person who typed the address.
     let by_another_site = site.is_some_and(|site| !matches!(site, b"same-origin" | b"none"));
@@ -129,13 +130,16 @@ fn same(one: Option<&str>, other: Option<&str>) -> bool {
     one.zip(other).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
 }
 
+/// Whether the client is on this machine, and nothing stands between: that would have been asked by somebody else.
+pub(crate) fn is_direct(peer: Option<SocketAddr>, headers: &HeaderMap) -> bool {
+    const OF_PROXIES: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+        && !OF_PROXIES.iter().any(|name| headers.contains_key(*name))
+}
+
 /// Whether the client is on this machine, and means it by a name that only this machine has.
 fn is_local(peer: Option<SocketAddr>, uri: &Uri, headers: &HeaderMap) -> bool {
-    if !peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
-        return false;
-    }
-    // One that stands between has been asked by somebody else.
-    if ["forwarded", "x-forwarded-for", "via"].iter().any(|name| headers.contains_key(*name)) {
+    if !is_direct(peer, headers) {
         return false;
     }
     let stated = headers.get(HOST).and_then(|host| host.to_str().ok());

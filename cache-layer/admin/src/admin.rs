@@ -20,6 +20,7 @@ use crate::{
     answers::Answers,
     api,
     audit::Audit,
+    method::{PurgeLayer, PurgeRule},
     page,
     problem::Problem,
     recorder::{Recorder, now},
@@ -131,22 +132,41 @@ impl Admin {
         Ok(self)
     }
 
+    /// The [routes](Self::router), and a layer that takes `PURGE` on the application's own port, where one of `rules` allows it.
+    ///
+    /// ```
+    /// use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// use cache_layer_admin::{Admin, PurgeRule};
+    ///
+    /// let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// let layer = CacheLayer::new(cache.clone());
+    /// let admin = Admin::new(cache).layer("shop", &layer);
+    /// let (admin, purge) = admin.router_and_purge_layer([PurgeRule::under("/api/").from_this_machine()]);
+    /// let app: axum::Router = axum::Router::new().layer(layer).layer(purge);
+    /// ```
+    pub fn router_and_purge_layer(self, rules: impl IntoIterator<Item = PurgeRule>) -> (Router, PurgeLayer) {
+        let context = Context(Arc::new(self.0));
+        (routes(context.clone()), PurgeLayer::new(context, rules))
+    }
+
     /// The routes: `/`, `/api/…` and `/openapi.json`. To be served with the addresses of its clients:
     /// `into_make_service_with_connect_info::<SocketAddr>()`.
     pub fn router(self) -> Router {
-        let token = self.0.token.clone();
-        let context = Context(Arc::new(self.0));
-        let guarded = api::routes()
-            .layer(middleware::from_fn_with_state(token, guard))
-            .layer(DefaultBodyLimit::max(MOST))
-            .with_state(context);
-        Router::new()
-            .merge(page::routes())
-            .route("/openapi.json", get(api::document))
-            .merge(guarded)
-            .fallback(not_found)
-            .layer(middleware::from_fn(with_care))
+        routes(Context(Arc::new(self.0)))
     }
+}
+
+fn routes(context: Context) -> Router {
+    let guarded = api::routes()
+        .layer(middleware::from_fn_with_state(context.0.token.clone(), guard))
+        .layer(DefaultBodyLimit::max(MOST))
+        .with_state(context);
+    Router::new()
+        .merge(page::routes())
+        .route("/openapi.json", get(api::document))
+        .merge(guarded)
+        .fallback(not_found)
+        .layer(middleware::from_fn(with_care))
 }
 
 async fn not_found(uri: Uri) -> Problem {

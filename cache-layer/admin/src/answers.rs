@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
 /// Keys that are remembered.
@@ -13,30 +15,44 @@ const CAP: usize = 256;
 
 /// The answers to the last requests that have an idempotency key.
 #[derive(Default)]
-pub(crate) struct Answers(Mutex<VecDeque<(String, String, Answer)>>);
+pub(crate) struct Answers(Mutex<VecDeque<(Asked, Answer)>>);
 
 /// One that is there, or will be.
 pub(crate) type Answer = Arc<OnceCell<Value>>;
 
+/// By what a request is known that is sent again: digests of its idempotency key, and of what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) key: String,
+    pub(crate) request: String,
+}
+
 /// The same key came with another request.
 pub(crate) struct Reused;
 
+impl Asked {
+    pub(crate) fn new(key: &str, request: &str) -> Self {
+        let digest = |text: &str| Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { key: digest(key), request: digest(request) }
+    }
+}
+
 impl Answers {
-    fn known(&self) -> MutexGuard<'_, VecDeque<(String, String, Answer)>> {
+    fn known(&self) -> MutexGuard<'_, VecDeque<(Asked, Answer)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The place of the answer to `request`, by its key.
-    pub(crate) fn of(&self, key: &str, request: &str) -> Result<Answer, Reused> {
+    /// The place of the answer to what is asked.
+    pub(crate) fn of(&self, asked: &Asked) -> Result<Answer, Reused> {
         let mut known = self.known();
-        if let Some((_, before, answer)) = known.iter().find(|(one, ..)| one == key) {
-            return if before == request { Ok(answer.clone()) } else { Err(Reused) };
+        if let Some((before, answer)) = known.iter().find(|(before, _)| before.key == asked.key) {
+            return if before == asked { Ok(answer.clone()) } else { Err(Reused) };
         }
         if known.len() == CAP {
             known.pop_front();
         }
         let answer = Answer::default();
-        known.push_back((key.to_owned(), request.to_owned(), answer.clone()));
+        known.push_back((asked.clone(), answer.clone()));
         Ok(answer)
     }
 }
@@ -48,14 +64,15 @@ mod tests {
     #[test]
     fn an_answer_is_that_of_its_request_alone_and_the_oldest_are_forgotten() {
         let answers = Answers::default();
-        let Ok(first) = answers.of("a", "one") else { panic!("new") };
+        let of = |key: &str, request: &str| answers.of(&Asked::new(key, request));
+        let Ok(first) = of("a", "one") else { panic!("new") };
         first.set(Value::from(1)).unwrap();
-        assert_eq!(answers.of("a", "one").ok().and_then(|answer| answer.get().cloned()), Some(Value::from(1)));
-        assert!(answers.of("a", "two").is_err());
+        assert_eq!(of("a", "one").ok().and_then(|answer| answer.get().cloned()), Some(Value::from(1)));
+        assert!(of("a", "two").is_err());
         for number in 0..CAP {
-            assert!(answers.of(&number.to_string(), "x").is_ok());
+            assert!(of(&number.to_string(), "x").is_ok());
         }
-        assert!(answers.of("a", "two").is_ok_and(|answer| answer.get().is_none()));
+        assert!(of("a", "two").is_ok_and(|answer| answer.get().is_none()));
         assert_eq!(answers.known().len(), CAP);
     }
 }

@@ -1,56 +1,67 @@
-//! Who purged what, when and why: the last of them.
+//! Who purged what, when and why: in Redis for the whole fleet, and the last of this process in memory.
 
 use std::{
-    collections::VecDeque,
+    borrow::Cow,
+    collections::{HashSet, VecDeque},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use serde::Serialize;
+use cache_layer::Cache;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Purges that are remembered.
-const CAP: usize = 1_000;
+use crate::{answers::Asked, recorder::now};
 
-/// The last purges by way of this API.
-#[derive(Default)]
+/// Records of this process that are remembered in it.
+const CAP: usize = 1_000;
+/// What was purged is cut off after so many characters.
+const MOST: usize = 1_000;
+
+/// The last changes by way of this API.
 pub(crate) struct Audit {
+    /// Tells this process from the others of the fleet.
+    process: String,
     records: Mutex<VecDeque<Record>>,
     made: AtomicU64,
 }
 
-/// A purge that was asked for.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+/// A purge, or another change, that was asked for.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Record {
     /// Its number since the process began.
     #[schema(example = 17)]
     pub(crate) id: u64,
+    /// The process that was asked.
+    #[serde(default)]
+    #[schema(example = "5f0c66d1")]
+    pub(crate) process: String,
     /// When, in milliseconds since the Unix epoch.
     #[schema(example = 1795940000000_u64)]
     pub(crate) at: u64,
     /// When it began.
     #[serde(skip)]
     pub(crate) began: u64,
-    /// `api` for a purge by way of this API, `application` for an invalidation of the application's own.
+    /// `api` for a purge by way of this API, `method` for one by `PURGE`, `application` for an invalidation of the application's own.
     #[schema(example = "api")]
-    pub(crate) by: &'static str,
+    pub(crate) by: Cow<'static, str>,
     /// Who, as the request says.
     #[schema(example = "ada")]
     pub(crate) actor: Option<String>,
     /// Why, as the request says.
     #[schema(example = "wrong price")]
     pub(crate) reason: Option<String>,
-    /// What kind of thing: `url`, `key`, `tag`, `pattern`, `group` or `all`.
+    /// What kind of thing: `url`, `key`, `tag`, `pattern`, `group` or `all`; or `switch`.
     #[schema(example = "tag")]
-    pub(crate) kind: &'static str,
+    pub(crate) kind: Cow<'static, str>,
     /// Which.
     #[schema(example = "product:42")]
     pub(crate) what: String,
-    /// `hard` or `soft`.
+    /// `hard` or `soft`; of a switch, `on` or `off`.
     #[schema(example = "hard")]
-    pub(crate) mode: &'static str,
+    pub(crate) mode: Cow<'static, str>,
     /// How many keys it covered, where the store can tell.
     #[schema(example = 3)]
     pub(crate) matched: Option<u64>,
@@ -59,6 +70,44 @@ pub(crate) struct Record {
     /// The address that asked.
     #[schema(example = "127.0.0.1")]
     pub(crate) from: Option<String>,
+    /// By what a request that is sent again is known. It is nobody else's business.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub(crate) asked: Option<Asked>,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        // Of 32 bits: a fleet of a hundred has two alike once in a million times.
+        let process = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now()) >> 32;
+        Self { process: format!("{process:08x}"), records: Mutex::default(), made: AtomicU64::new(0) }
+    }
+}
+
+impl Record {
+    /// A change that is made now.
+    pub(crate) fn new(by: &'static str, kind: &'static str, what: &str, mode: &'static str) -> Self {
+        let now = now();
+        let [by, kind, mode] = [by, kind, mode].map(Cow::Borrowed);
+        let what =
+            what.char_indices().nth(MOST).map_or_else(|| what.to_owned(), |(end, _)| format!("{}…", &what[..end]));
+        Self {
+            id: 0,
+            process: String::new(),
+            at: now,
+            began: now,
+            by,
+            actor: None,
+            reason: None,
+            kind,
+            what,
+            mode,
+            matched: None,
+            delivered: true,
+            from: None,
+            asked: None,
+        }
+    }
 }
 
 impl Audit {
@@ -71,17 +120,34 @@ impl Audit {
         self.made.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(crate) fn add(&self, record: Record) {
+    /// Whether the record is of this process.
+    pub(crate) fn is_own(&self, record: &Record) -> bool {
+        record.process == self.process
+    }
+
+    /// Adds it in this process, to the log and, where the cache's store has an audit, there.
+    pub(crate) async fn add(&self, cache: &Cache, record: Record) {
+        let record = Record { process: self.process.clone(), at: now(), ..record };
         tracing::info!(
+            by = &*record.by,
             actor = record.actor.as_deref(),
             reason = record.reason.as_deref(),
-            kind = record.kind,
+            kind = &*record.kind,
             what = record.what,
-            mode = record.mode,
+            mode = &*record.mode,
             matched = record.matched,
             delivered = record.delivered,
-            "purged"
+            "{}",
+            if record.kind == "switch" { "switched" } else { "purged" }
         );
+        let line = serde_json::to_vec(&record).unwrap_or_default();
+        self.keep(record);
+        if let Err(error) = cache.audit(&line).await {
+            tracing::warn!(%error, "the audit of the fleet lacks a record, which this process has");
+        }
+    }
+
+    fn keep(&self, record: Record) {
         let mut records = self.records();
         if records.len() == CAP {
             records.pop_front();
@@ -89,36 +155,48 @@ impl Audit {
         records.push_back(record);
     }
 
-    /// The newest first.
-    pub(crate) fn last(&self) -> Vec<Record> {
-        self.records().iter().rev().cloned().collect()
+    /// The newest first: of this process, and of the fleet so many.
+    pub(crate) async fn last(&self, cache: &Cache, most: usize) -> Vec<Record> {
+        // Without an answer, those of this process are what there is.
+        let lines = cache.audited(most).await.unwrap_or_default();
+        let mut all: Vec<Record> = self.records().iter().rev().cloned().collect();
+        let known: HashSet<u64> = all.iter().map(|record| record.id).collect();
+        let read = lines.iter().filter_map(|line| serde_json::from_slice::<Record>(line).ok());
+        let read = read.map(|record| Record { began: record.at, ..record });
+        all.extend(read.filter(|record| !(self.is_own(record) && known.contains(&record.id))));
+        all.sort_by_key(|record| std::cmp::Reverse((record.at, record.id)));
+        all.truncate(most);
+        all
+    }
+
+    /// The record of a request of this idempotency key, if it is among the last of the fleet.
+    pub(crate) async fn asked_before(&self, cache: &Cache, asked: &Asked) -> Option<Record> {
+        const LOOKED_AT: usize = 256;
+        let last = self.last(cache, LOOKED_AT).await;
+        last.into_iter().find(|record| record.asked.as_ref().is_some_and(|before| before.key == asked.key))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use cache_layer::store::MemoryStore;
+
     use super::*;
 
-    #[test]
-    fn a_hundred_thousand_purges_stay_within_the_cap_and_the_newest_are_kept() {
-        let audit = Audit::default();
+    #[tokio::test]
+    async fn a_hundred_thousand_purges_stay_within_the_cap_and_the_newest_are_kept() {
+        let (audit, cache) = (Audit::default(), Cache::new(MemoryStore::new(1 << 20)));
         for _ in 0..100_000 {
-            audit.add(Record {
-                id: audit.next(),
-                at: 0,
-                began: 0,
-                by: "api",
-                actor: None,
-                reason: None,
-                kind: "tag",
-                what: "t".to_owned(),
-                mode: "hard",
-                matched: None,
-                delivered: true,
-                from: None,
-            });
+            audit.add(&cache, Record { id: audit.next(), ..Record::new("api", "tag", "t", "hard") }).await;
         }
-        let last = audit.last();
+        let last = audit.last(&cache, usize::MAX).await;
         assert_eq!((last.len(), last[0].id, last[CAP - 1].id), (CAP, 100_000, 99_001));
+    }
+
+    #[test]
+    fn what_is_long_is_cut_off() {
+        let record = Record::new("api", "pattern", &"ü".repeat(5_000), "hard");
+        assert_eq!(record.what.chars().count(), MOST + 1);
+        assert_eq!(Record::new("api", "tag", "t", "hard").what, "t");
     }
 }

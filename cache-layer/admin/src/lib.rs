@@ -43,8 +43,8 @@
 //!
 //! # Layout
 //!
-//! From the outside in: `admin` (settings and the router), `page`, `api` (one file for each group of questions), and below
-//! them `access`, `recorder` with `stats` and `top`, `audit`, `reasons`, `redact` and `problem`.
+//! From the outside in: `admin` (settings and the router), `page`, `method` (`PURGE`), `api` (one file for each group of questions), and below
+//! them `access`, `recorder` with `stats`, `top` and `sizing`, `audit`, `reasons`, `redact` and `problem`.
 
 #![warn(missing_docs)]
 
@@ -53,16 +53,19 @@ mod admin;
 mod answers;
 mod api;
 mod audit;
+mod method;
 mod page;
 mod problem;
 mod reasons;
 mod recorder;
 mod redact;
+mod sizing;
 mod state;
 mod stats;
 mod top;
 
 pub use self::{
     admin::{Admin, TokenError},
+    method::{PurgeLayer, PurgeRule, PurgeService},
     recorder::Recorder,
 };

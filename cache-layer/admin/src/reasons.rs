@@ -114,6 +114,8 @@ fn of_moment(reason: NoCacheReason) -> Option<&'static str> {
     Some(match reason {
         R::LeaseLost => "An invalidation, or another load, overtook the load: what it brought may be old.",
         R::WaitedTooLong => "Another request's load of the same key took longer than the lock timeout.",
+        R::Switched => "An operator has switched reading off (bypass-reads), for a while.",
+        R::FillsStopped => "An operator has stopped storing (stop-fills), for a while.",
         R::StoreUnavailable => "The store did not answer in time: see whether Redis is up.",
         R::StoreFull => "The store has no room and evicts nothing: set a maxmemory-policy that evicts.",
         R::StoreBusy => "The store can't keep up: too much is on its way to it already.",

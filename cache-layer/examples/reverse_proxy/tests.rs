@@ -208,3 +208,11 @@ async fn a_client_of_http_10_gets_events_as_they_come() {
     let end = timeout(LIMIT, client.read_to_end(&mut got)).await.expect("an end");
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
+
+#[test]
+fn a_rate_is_a_number_from_0_to_1() {
+    assert_eq!(rate("0.001"), Ok(0.001));
+    for odd in ["-1", "1.5", "NaN", "much", ""] {
+        assert!(rate(odd).is_err(), "{odd}");
+    }
+}

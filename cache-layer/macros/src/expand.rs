@@ -16,11 +16,12 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
     let uncached = Signature { ident: uncached_name(&sig.ident), ..sig.clone() };
     let signature = without_mut(sig);
     let answer = function.answer(false);
-    let companions = function.companions();
+    let (quiet, companions) = (quiet(), function.companions());
     // What is an argument for the key's or the cache's sake is not unused.
     let used = function.inputs.iter().map(|input| &input.name);
     quote! {
         #(#attrs)*
+        #quiet
         #vis #signature {
             #answer
         }
@@ -33,6 +34,20 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
         }
 
         #companions
+    }
+}
+
+/// What is to be said of the signature is said once, where its body is: of the functions around it, which take the same arguments
+/// and hand them on, it would be said again, or for the first time.
+fn quiet() -> TokenStream {
+    quote! {
+        #[allow(
+            clippy::needless_pass_by_value,
+            clippy::ptr_arg,
+            clippy::ref_option,
+            clippy::too_many_arguments,
+            clippy::trivially_copy_pass_by_ref
+        )]
     }
 }
 
@@ -223,10 +238,11 @@ impl Function {
         let invalidate_doc = "Invalidates the entry of these arguments.";
         let (all, keyed, keyed_names) = (self.all_inputs(), self.keyed_inputs(), self.keyed_names());
         let (key, refresh) = (self.key(), self.answer(true));
-        let types = quote!(::cache_layer::__cached);
+        let (types, quiet) = (quote!(::cache_layer::__cached), quiet());
         quote! {
             #[doc = #module_doc]
             #[allow(dead_code, unused_imports, unreachable_pub)]
+            #quiet
             #vis mod #module {
                 use super::*;
 
@@ -265,7 +281,7 @@ impl Function {
         let invalidate_doc = format!("Invalidates the entry that [`{}`](Self::{0}) has of these arguments.", sig.ident);
         let (all, keyed, keyed_names) = (self.all_inputs(), self.keyed_inputs(), self.keyed_names());
         let (key, refresh) = (self.key(), self.answer(true));
-        let types = quote!(::cache_layer::__cached);
+        let (types, quiet) = (quote!(::cache_layer::__cached), quiet());
         // Without `self`, the cache is to be named.
         let cache = &self.cache;
         let (from, cache) = match self.cache_is_argument {
@@ -275,6 +291,7 @@ impl Function {
         quote! {
             #[doc = #KEY_DOC]
             #[allow(dead_code)]
+            #quiet
             #[must_use]
             #vis fn #key_name(#(#keyed),*) -> #types::Key {
                 #key
@@ -286,6 +303,7 @@ impl Function {
             ///
             /// If the store could not be reached.
             #[allow(dead_code)]
+            #quiet
             #vis async fn #invalidate_name(
                 #from,
                 #(#keyed),*
@@ -295,6 +313,7 @@ impl Function {
 
             #[doc = #REFRESH_DOC]
             #[allow(dead_code)]
+            #quiet
             #vis async fn #refresh_name(#receiver, #(#all),*) #output {
                 #refresh
             }

@@ -3,14 +3,14 @@
 use brotli::enc::BrotliEncoderParams;
 
 /// The highest that costs not many times what the other codings do.
-const QUALITY: i32 = 5;
+pub(super) const QUALITY: i32 = 5;
 /// Bits of the window: as many as the content has, within what every decoder has.
 const WINDOW: std::ops::RangeInclusive<u32> = 10..=22;
 
-pub(super) fn compress(content: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn compress(content: &[u8], quality: i32) -> Option<Vec<u8>> {
     let window = (usize::BITS - content.len().leading_zeros()).clamp(*WINDOW.start(), *WINDOW.end());
     let params = BrotliEncoderParams {
-        quality: QUALITY,
+        quality,
         lgwin: i32::try_from(window).ok()?,
         size_hint: content.len(),
         ..BrotliEncoderParams::default()

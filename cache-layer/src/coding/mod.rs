@@ -7,7 +7,7 @@ mod gzip;
 #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
 pub(crate) mod zstd;
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use bytes::Bytes;
 
@@ -27,15 +27,15 @@ use crate::error::{ConfigError, ConfigErrorKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Coding {
-    /// `zstd` (RFC 8878), at level 3: within the window that clients have to have (RFC 9659).
+    /// `zstd` (RFC 8878), at level 3 of 1 to 19: within the window that clients have to have (RFC 9659).
     #[cfg(feature = "encode-zstd")]
     #[cfg_attr(docsrs, doc(cfg(feature = "encode-zstd")))]
     Zstd,
-    /// `br` (RFC 7932), at quality 5.
+    /// `br` (RFC 7932), at quality 5 of 1 to 11.
     #[cfg(feature = "encode-br")]
     #[cfg_attr(docsrs, doc(cfg(feature = "encode-br")))]
     Brotli,
-    /// `gzip` (RFC 1952), at level 6.
+    /// `gzip` (RFC 1952), at level 6 of 1 to 9.
     #[cfg(feature = "encode-gzip")]
     #[cfg_attr(docsrs, doc(cfg(feature = "encode-gzip")))]
     Gzip,
@@ -97,6 +97,54 @@ impl Coding {
         }
     }
 
+    /// The levels that there are, and the one that is taken unless another is set.
+    const fn levels(self) -> (RangeInclusive<u8>, u8) {
+        match self {
+            #[cfg(feature = "encode-zstd")]
+            // Beyond, a frame may need a larger window than clients have.
+            Self::Zstd => (1..=19, zstd::LEVEL as u8),
+            #[cfg(feature = "encode-br")]
+            Self::Brotli => (1..=11, brotli::QUALITY as u8),
+            #[cfg(feature = "encode-gzip")]
+            Self::Gzip => (1..=9, gzip::LEVEL as u8),
+        }
+    }
+}
+
+/// A coding at a level: of the same content it makes the same bytes. At another level than the usual one it is another
+/// representation, by its entity tag as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Encoder {
+    coding: Coding,
+    /// 0 stands for the usual one.
+    level: u8,
+}
+
+impl Encoder {
+    /// At the usual level.
+    pub(crate) const fn usual(coding: Coding) -> Self {
+        Self { coding, level: 0 }
+    }
+
+    /// At this level, if the coding has it.
+    pub(crate) fn at(coding: Coding, level: u8) -> Result<Self, ConfigError> {
+        let (levels, usual) = coding.levels();
+        if !levels.contains(&level) {
+            let why = format!("level {level} of {coding}: must be from {} to {}", levels.start(), levels.end());
+            return Err(ConfigError::new(ConfigErrorKind::Range, why));
+        }
+        Ok(Self { coding, level: if level == usual { 0 } else { level } })
+    }
+
+    pub(crate) const fn coding(self) -> Coding {
+        self.coding
+    }
+
+    /// 0 for the usual one.
+    pub(crate) const fn level(self) -> u8 {
+        self.level
+    }
+
     /// The content in this coding; `None` unless it is shorter by a tenth.
     pub(crate) fn encode(self, content: &[u8]) -> Option<Bytes> {
         let coded = self.compress(content).filter(|coded| is_worth_it(coded.len(), content.len()));
@@ -105,14 +153,31 @@ impl Coding {
     }
 
     fn compress(self, content: &[u8]) -> Option<Vec<u8>> {
-        match self {
+        let level = if self.level == 0 { self.coding.levels().1 } else { self.level };
+        match self.coding {
             #[cfg(feature = "encode-zstd")]
-            Self::Zstd => zstd::compress(content),
+            Coding::Zstd if self.level != 0 => zstd::compress_at(content, level.into()),
+            #[cfg(feature = "encode-zstd")]
+            Coding::Zstd => zstd::compress(content),
             #[cfg(feature = "encode-br")]
-            Self::Brotli => brotli::compress(content),
+            Coding::Brotli => brotli::compress(content, level.into()),
             #[cfg(feature = "encode-gzip")]
-            Self::Gzip => gzip::compress(content),
+            Coding::Gzip => gzip::compress(content, level.into()),
         }
+    }
+}
+
+impl From<Coding> for Encoder {
+    fn from(coding: Coding) -> Self {
+        Self::usual(coding)
+    }
+}
+
+/// As entity tags have it: `br`, and `br9` where that is not the usual level.
+impl fmt::Display for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.coding.as_str())?;
+        if self.level == 0 { Ok(()) } else { self.level.fmt(f) }
     }
 }
 
@@ -141,6 +206,14 @@ impl FromStr for Coding {
             let why = format!("coding {name:?}: {allowed}");
             ConfigError::new(ConfigErrorKind::Syntax, why)
         })
+    }
+}
+
+#[cfg(test)]
+impl Coding {
+    /// The content in this coding, at its usual level.
+    pub(crate) fn encode(self, content: &[u8]) -> Option<Bytes> {
+        Encoder::usual(self).encode(content)
     }
 }
 
@@ -205,14 +278,35 @@ mod tests {
         assert_eq!(digests, ["3a603703c85be16a", "0c7d314ba87f3444", "d2e2a93fa6d44174"]);
     }
 
+    #[test]
+    fn a_level_makes_other_bytes_and_has_another_name() {
+        for (coding, levels, name) in
+            [(Coding::Zstd, 1..=19, "zstd19"), (Coding::Brotli, 1..=11, "br11"), (Coding::Gzip, 1..=9, "gzip9")]
+        {
+            let highest = Encoder::at(coding, *levels.end()).unwrap();
+            let (usual, coded) = (coding.encode(&page()).unwrap(), highest.encode(&page()).unwrap());
+            assert_ne!(coded, usual, "{coding}");
+            assert_eq!((decoded(coding, &coded), &*highest.to_string()), (page(), name));
+            for wrong in [0, levels.end() + 1, u8::MAX] {
+                let error = Encoder::at(coding, wrong).unwrap_err();
+                assert_eq!(error.kind(), ConfigErrorKind::Range, "{error}");
+            }
+            let (_, usual) = coding.levels();
+            assert_eq!(Encoder::at(coding, usual).unwrap(), Encoder::usual(coding), "it is one, however it was set");
+            assert_eq!(Encoder::usual(coding).to_string(), coding.as_str());
+        }
+    }
+
     /// RFC 9659: a client need not have more than 8 MiB.
     #[test]
     fn a_frame_needs_no_larger_window_than_clients_have() {
         let content: Vec<u8> = (0..20_000_000_u32).map(|at| (at / 7 % 251) as u8).collect();
-        let frame = Coding::Zstd.encode(&content).unwrap();
-        let descriptor = frame[4];
-        assert_eq!(descriptor & 0x20, 0, "it has a window of its own");
-        assert!(10 + (frame[5] >> 3) <= 23, "{}", frame[5]);
+        for encoder in [Encoder::usual(Coding::Zstd), Encoder::at(Coding::Zstd, 19).unwrap()] {
+            let frame = encoder.encode(&content).unwrap();
+            let descriptor = frame[4];
+            assert_eq!(descriptor & 0x20, 0, "it has a window of its own");
+            assert!(10 + (frame[5] >> 3) <= 23, "{}", frame[5]);
+        }
     }
 
     proptest! {

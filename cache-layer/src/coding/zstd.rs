@@ -6,7 +6,7 @@ use zstd::bulk::Compressor;
 
 /// Of a page of 20 products, 3,709 bytes of JSON, level 1 makes 742 bytes, 3 makes 716, and 5 to 9 make 645 at a third
 /// of the speed (zlib's 6: 678). See `benches/compression.rs`.
-const LEVEL: i32 = 3;
+pub(super) const LEVEL: i32 = 3;
 
 thread_local! {
     // Made once for each thread: making one costs several times what it then does for a page.
@@ -16,6 +16,12 @@ thread_local! {
 /// A frame that says how long its content is.
 pub(crate) fn compress(content: &[u8]) -> Option<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(content).ok())
+}
+
+/// As [`compress`], at another level.
+#[cfg(feature = "encode-zstd")]
+pub(super) fn compress_at(content: &[u8], level: i32) -> Option<Vec<u8>> {
+    zstd::bulk::compress(content, level).ok()
 }
 
 /// Appends to `whole` what is in a frame, if that is so long, and no longer.

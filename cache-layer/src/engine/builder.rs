@@ -9,18 +9,23 @@ use std::{
 
 use tokio::sync::Semaphore;
 
+#[cfg(feature = "typed")]
+use super::verifier::Verifier;
 use super::{
     backoff::RecentFailures,
     cache::{COMMITS, Cache, Inner, ON_THEIR_WAY},
     load_limit::LoadLimit,
     recent_keys::RecentKeys,
 };
-#[cfg(feature = "typed")]
-use crate::codec::{Chosen, Codec};
 use crate::{
     clock::Clock,
     store::{Store, StoreBackend},
     telemetry::{Observer, Telemetry},
+};
+#[cfg(feature = "typed")]
+use crate::{
+    codec::{Chosen, Codec},
+    policy::Verify,
 };
 
 impl Cache {
@@ -40,8 +45,11 @@ impl Cache {
             lock_timeout: Duration::from_secs(5),
             abandoned_load: Duration::from_secs(10),
             load_limit: LoadLimit::default(),
+            has_switches: false,
             #[cfg(feature = "typed")]
             codec: Chosen::default(),
+            #[cfg(feature = "typed")]
+            verifier: None,
         }
     }
 }
@@ -57,8 +65,11 @@ pub struct CacheBuilder {
     lock_timeout: Duration,
     abandoned_load: Duration,
     load_limit: LoadLimit,
+    has_switches: bool,
     #[cfg(feature = "typed")]
     codec: Chosen,
+    #[cfg(feature = "typed")]
+    verifier: Option<Verifier>,
 }
 
 impl CacheBuilder {
@@ -108,6 +119,22 @@ impl CacheBuilder {
         self
     }
 
+    /// Which share of the hits of typed values is verified, none unless set: their load runs again in the background, the bytes of
+    /// the value are compared, and [`Event::Verified`](crate::telemetry::Event::Verified) says what came of it. As
+    /// [`CacheLayer::verify`](crate::CacheLayer::verify), which is for responses; what the load itself asks the cache for is answered
+    /// as ever, so that only what it reads beyond that is verified.
+    ///
+    /// ```
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// let cache = Cache::builder(MemoryStore::new(64 * 1024 * 1024)).verify(0.001).build();
+    /// ```
+    #[cfg(feature = "typed")]
+    pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
+        self.verifier = Verifier::new(&verify.into());
+        self
+    }
+
     /// The clock that freshness is judged by; the system's unless set.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -148,6 +175,13 @@ impl CacheBuilder {
         self
     }
 
+    /// Whether an operator may turn things off for a while ([`Cache::switch`]), in this process and in all that share its Redis and
+    /// prefix; not unless set. To be set before a layer is made of the cache. Each request is asked for it then.
+    pub fn switches(mut self, on: bool) -> Self {
+        self.has_switches = on;
+        self
+    }
+
     /// Is told what happens, beside the cache's own [`counts`](Cache::counts).
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -158,8 +192,20 @@ impl CacheBuilder {
     #[must_use]
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]
-        let codec = self.codec;
-        let Self { store, name, keys_in_traces, clock, observer, lock_timeout, abandoned_load, load_limit, .. } = self;
+        let (codec, verifier) = (self.codec, self.verifier);
+        let Self {
+            store,
+            name,
+            keys_in_traces,
+            clock,
+            observer,
+            lock_timeout,
+            abandoned_load,
+            load_limit,
+            has_switches,
+            ..
+        } = self;
+        let switches = has_switches.then(|| store.follow_switches());
         Cache(Arc::new(Inner {
             is_local: store.is_local(),
             store,
@@ -170,6 +216,8 @@ impl CacheBuilder {
             lock_timeout,
             #[cfg(feature = "typed")]
             codec,
+            #[cfg(feature = "typed")]
+            verifier,
             flights: Arc::default(),
             uncacheable: RecentKeys::default(),
             recent_failures: RecentFailures::default(),
@@ -177,6 +225,7 @@ impl CacheBuilder {
             failed_refreshes: RecentKeys::default(),
             abandoned_load,
             load_limit,
+            switches,
             commits: Semaphore::new(COMMITS),
             on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
         }))

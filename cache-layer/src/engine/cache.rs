@@ -12,6 +12,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
+#[cfg(feature = "typed")]
+use super::verifier::Verifier;
 use super::{
     backoff::{RecentFailure, RecentFailures},
     flight::Flights,
@@ -23,8 +25,9 @@ use crate::{
     entry::{Entry, EntryId},
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
+    switches::{Switch, Switches},
     tag::Tags,
-    telemetry::{Counts, Event, NoCacheReason, Telemetry, Tier},
+    telemetry::{Counts, Event, Named, NoCacheReason, Telemetry, Tier},
     throttle::Throttle,
 };
 #[cfg(feature = "typed")]
@@ -77,6 +80,10 @@ pub(super) struct Inner {
     pub(super) failed_refreshes: RecentKeys,
     pub(super) abandoned_load: Duration,
     pub(super) load_limit: LoadLimit,
+    #[cfg(feature = "typed")]
+    pub(super) verifier: Option<Verifier>,
+    /// What an operator has turned off or on, if that may be.
+    pub(super) switches: Option<Arc<Switches>>,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,
 }
@@ -120,6 +127,17 @@ impl Cache {
 
     pub(crate) fn emit(&self, event: Event) {
         self.0.telemetry.emit(event);
+    }
+
+    /// Tells the observer what an event was about, if it wants to know.
+    pub(crate) fn tell(&self, named: &Named<'_>) {
+        self.0.telemetry.name(named);
+    }
+
+    /// What hits of typed values are verified by, if some are.
+    #[cfg(feature = "typed")]
+    pub(crate) fn verifier(&self) -> Option<&Verifier> {
+        self.0.verifier.as_ref()
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -170,6 +188,16 @@ impl Cache {
     /// Where a lookup finds what this process doesn't [have at hand](Self::peek).
     pub(crate) fn far_tier(&self) -> Tier {
         if self.is_local() { Tier::Memory } else { Tier::Store }
+    }
+
+    /// Whether an operator may turn things off.
+    pub(crate) fn has_switches(&self) -> bool {
+        self.0.switches.is_some()
+    }
+
+    /// Whether an operator has turned this on.
+    pub(crate) fn is_switched(&self, switch: Switch) -> bool {
+        self.0.switches.as_ref().is_some_and(|switches| switches.is_on(switch))
     }
 
     /// Whether the store is in this process, all of it.

@@ -27,6 +27,7 @@ use crate::{
         Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
         MemoryStore, Reach, Scope, Seen, Store, StoreBackend, StoreError,
     },
+    switches::{Switch, Switches},
     tag::{TagToken, Tags},
 };
 
@@ -68,6 +69,14 @@ impl StoreBackend for Elsewhere {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.looks.fetch_add(1, Ordering::SeqCst);
         self.store.get(key)
+    }
+
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.store.follow_switches()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.turn(switch, on_for)
     }
 
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
@@ -135,6 +144,10 @@ impl StoreBackend for Elsewhere {
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         self.store.delete_matching(pattern)
+    }
+
+    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
+        self.store.soften_matching(pattern, window)
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

@@ -20,7 +20,8 @@ use super::{
 use crate::{
     entry::Entry,
     key::Key,
-    store::{Acquired, Failures, Seen},
+    store::{Acquired, Seen},
+    switches::Switch,
     telemetry::{Event, NoCacheReason, Release, WaitScope},
 };
 
@@ -128,6 +129,23 @@ impl Cache {
         }
     }
 
+    /// The right to load what `miss` is about, if the store is in this process and grants it; else the flight.
+    pub(crate) fn acquire_at_once<D>(
+        &self,
+        flight: Flight,
+        miss: &Miss<D>,
+        policy: FailurePolicy,
+    ) -> Result<Box<WritePermit>, Flight> {
+        if self.is_switched(Switch::StopFills) {
+            return Err(flight);
+        }
+        let granted = miss.expected.and_then(|seen| self.0.store.acquire_at_once(&miss.key, seen, policy.failures()));
+        match granted {
+            Some(Acquired::Granted(lease)) => Ok(self.permit(flight, Ok(lease), policy.back_off)),
+            _ => Err(flight),
+        }
+    }
+
     /// Asks once for the right to load `key`, having `seen` what is there. Waits while another process loads it, for as long as
     /// there is `patience`; after that the load goes ahead, and is not stored.
     pub(crate) async fn try_acquire(
@@ -136,14 +154,17 @@ impl Cache {
         key: &Key,
         seen: Seen,
         patience: &mut Patience,
-        FailurePolicy { back_off, heed }: FailurePolicy,
+        policy: FailurePolicy,
     ) -> Attempt {
-        let permit = |flight, lease| Attempt::Granted(self.permit(flight, lease, back_off));
+        let permit = |flight, lease| Attempt::Granted(self.permit(flight, lease, policy.back_off));
         let too_long = |flight| {
             self.emit(Event::Release(Release::WaitTimeout));
             permit(flight, Err(NoCacheReason::WaitedTooLong))
         };
-        let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
+        if self.is_switched(Switch::StopFills) {
+            return permit(flight, Err(NoCacheReason::FillsStopped));
+        }
+        let failures = policy.failures();
         let acquired = match self.0.store.acquire_at_once(key, seen, failures) {
             Some(acquired) => Ok(acquired),
             None => self.0.store.acquire(key, seen, self.lease_life(), failures).await,
@@ -185,12 +206,11 @@ impl Cache {
         flight: Flight,
         key: &Key,
         expected: Option<Seen>,
-        FailurePolicy { back_off, heed }: FailurePolicy,
+        policy: FailurePolicy,
     ) -> AttemptNow {
         let Some(seen) = expected else { return AttemptNow::Granted(self.load_without_store(flight)) };
-        let failures = if heed && back_off.is_some() { Failures::Heed } else { Failures::Ignore };
-        match self.0.store.acquire(key, seen, self.lease_life(), failures).await {
-            Ok(Acquired::Granted(lease)) => AttemptNow::Granted(self.permit(flight, Ok(lease), back_off)),
+        match self.0.store.acquire(key, seen, self.lease_life(), policy.failures()).await {
+            Ok(Acquired::Granted(lease)) => AttemptNow::Granted(self.permit(flight, Ok(lease), policy.back_off)),
             Ok(Acquired::Changed) => AttemptNow::Changed(flight),
             Ok(Acquired::Held) => AttemptNow::Held(flight),
             Ok(Acquired::Uncacheable) => {
@@ -204,7 +224,7 @@ impl Cache {
             }
             Err(error) => {
                 tracing::debug!(%error, "could not take a lease");
-                AttemptNow::Granted(self.permit(flight, Err(reason_of(&error)), back_off))
+                AttemptNow::Granted(self.permit(flight, Err(reason_of(&error)), policy.back_off))
             }
         }
     }

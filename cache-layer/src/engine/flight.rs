@@ -9,7 +9,10 @@
 use std::any::Any;
 use std::{
     collections::{HashMap, hash_map},
+    future::poll_fn,
+    pin::Pin,
     sync::{Arc, MutexGuard, OnceLock},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -265,7 +268,8 @@ impl Follower {
 /// A load in a task of its own, and its reply: the client that asked for the load may leave, and the load goes on.
 pub(crate) struct LoadTask<T> {
     reply: oneshot::Receiver<T>,
-    task: JoinHandle<()>,
+    /// None once there is a reply.
+    task: Option<JoinHandle<()>>,
 }
 
 /// Where a load replies, to the request that waits for it.
@@ -286,7 +290,7 @@ impl Flights {
         let (reply_to, reply) = oneshot::channel();
         // In a box from its beginning on: what it is wrapped in, and a runtime, would move it several times, and it is large.
         let load = Box::pin(load(ReplyTo(reply_to)));
-        LoadTask { reply, task: self.tasks.spawn(in_span(load, span)) }
+        LoadTask { reply, task: Some(self.tasks.spawn(in_span(load, span))) }
     }
 
     /// Lets `load` go on, `longest` at most, for later requests: its own has something stale instead.
@@ -313,34 +317,37 @@ fn in_span<F: Future>(load: F, span: Span) -> Instrumented<F> {
     if span.is_disabled() { load.in_current_span() } else { load.instrument(span) }
 }
 
+/// The reply of a load, and its task; the task alone, if there is none.
+type Replied<T> = Result<(T, JoinHandle<()>), JoinHandle<()>>;
+
 impl<T> LoadTask<T> {
-    /// The reply, and the task, which may go on after it. A panic of the load goes on here, where it would have been without
-    /// a cache.
+    /// The reply, and the task, which may go on after it; the task alone, if the load panicked or its runtime is shutting down.
+    /// Not to be asked again once it is ready.
+    pub(crate) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Replied<T>> {
+        let reply = ready!(Pin::new(&mut self.reply).poll(cx));
+        let task = self.task.take().expect("asked again");
+        Poll::Ready(match reply {
+            Ok(reply) => Ok((reply, task)),
+            Err(_) => Err(task),
+        })
+    }
+
+    /// As [`poll_reply`](Self::poll_reply). A panic of the load goes on here, where it would have been without a cache.
     pub(crate) async fn reply(self) -> (T, JoinHandle<()>) {
-        match self.reply.await {
-            Ok(reply) => (reply, self.task),
-            Err(_) => Box::pin(resume_panic(self.task)).await,
+        match self.reply_unless_panicked().await {
+            Ok(replied) => replied,
+            Err(panicked) => Box::pin(resume_panic(panicked)).await,
         }
     }
 
-    /// As [`reply`](Self::reply); the task alone, if the load panicked or its runtime is shutting down.
-    pub(crate) async fn reply_unless_panicked(self) -> Result<(T, JoinHandle<()>), JoinHandle<()>> {
-        match self.reply.await {
-            Ok(reply) => Ok((reply, self.task)),
-            Err(_) => Err(self.task),
-        }
+    /// As [`poll_reply`](Self::poll_reply).
+    pub(crate) async fn reply_unless_panicked(mut self) -> Replied<T> {
+        poll_fn(|cx| self.poll_reply(cx)).await
     }
 
     /// As [`reply_unless_panicked`](Self::reply_unless_panicked), by `deadline`; the load, if it has not replied by then.
-    pub(crate) async fn reply_by(
-        mut self,
-        deadline: Instant,
-    ) -> Result<Result<(T, JoinHandle<()>), JoinHandle<()>>, Self> {
-        match timeout_at(deadline, &mut self.reply).await {
-            Ok(Ok(reply)) => Ok(Ok((reply, self.task))),
-            Ok(Err(_)) => Ok(Err(self.task)),
-            Err(_) => Err(self),
-        }
+    pub(crate) async fn reply_by(mut self, deadline: Instant) -> Result<Replied<T>, Self> {
+        timeout_at(deadline, poll_fn(|cx| self.poll_reply(cx))).await.map_err(|_| self)
     }
 }
 

@@ -93,6 +93,19 @@ impl std::error::Error for InspectError {
     }
 }
 
+impl InspectError {
+    /// It was asked, and can't do it.
+    pub(super) fn failed(why: String) -> Self {
+        Self(StoreError::Failed(why))
+    }
+}
+
+impl From<StoreError> for InspectError {
+    fn from(error: StoreError) -> Self {
+        Self(error)
+    }
+}
+
 impl EntryDetails {
     pub(crate) fn of(entry: &Entry, now: u64) -> Self {
         let deadlines = entry.deadlines_at(now);
@@ -183,7 +196,8 @@ impl Cache {
     }
 
     /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, those included whose entries are void already;
-    /// `None` where the store keeps no such list, as in Redis. It looks at every entry.
+    /// `None` where names are [hidden](crate::store::RedisStoreBuilder::sealed_with). It looks at every entry; in Redis, which keeps no
+    /// list of a tag's members, in small steps.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! Invalidation: of a key, by tags, by a pattern, or of everything; hard or soft.
 
-use std::{fmt, sync::atomic::Ordering};
+use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 use super::cache::Cache;
 use crate::{
@@ -57,64 +57,7 @@ impl Cache {
     ///
     /// As for [`invalidate`](Self::invalidate).
     pub async fn invalidate_all(&self) -> Result<(), InvalidateError> {
-        self.run(Invalidation { scope: Scope::Everything, hardness: Hardness::Hard }).await
-    }
-
-    /// Makes the entry of `key`, with all its variants, stale at once: it is used as if its freshness had ended now, for
-    /// no longer than it may be used stale, while it is loaded again; where it may not be used stale, it is validated
-    /// first. Its validators are kept, so that the application may answer that nothing has changed.
-    ///
-    /// Loads that began before are dealt with as by [`invalidate`](Self::invalidate). The first variant that is loaded
-    /// again voids the other ones.
-    ///
-    /// # Errors
-    ///
-    /// As for [`invalidate`](Self::invalidate); what is kept to be retried is a hard invalidation.
-    pub async fn soft_invalidate(&self, key: &Key) -> Result<(), InvalidateError> {
-        self.run_on_key(key, Hardness::Soft).await
-    }
-
-    /// Makes every entry that carries `tag` stale, as [`soft_invalidate`](Self::soft_invalidate) does, at the cost of one
-    /// small write.
-    ///
-    /// ```
-    /// # use cache_layer::{Cache, store::MemoryStore};
-    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
-    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
-    /// // Prices may be some seconds old: nobody has to wait for the new ones.
-    /// cache.soft_invalidate_tag("prices").await?;
-    /// // A withdrawn product may not be shown again.
-    /// cache.invalidate_tag("product:42").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As for [`soft_invalidate`](Self::soft_invalidate).
-    pub async fn soft_invalidate_tag(&self, tag: &str) -> Result<(), InvalidateError> {
-        self.soft_invalidate_tags([tag]).await
-    }
-
-    /// Makes every entry that carries one of `tags` stale, in one round trip.
-    ///
-    /// # Errors
-    ///
-    /// As for [`soft_invalidate`](Self::soft_invalidate).
-    pub async fn soft_invalidate_tags<T: AsRef<str>>(
-        &self,
-        tags: impl IntoIterator<Item = T>,
-    ) -> Result<(), InvalidateError> {
-        self.run_on_tags(&Tags::new(tags), Hardness::Soft).await
-    }
-
-    /// Makes every entry stale.
-    ///
-    /// # Errors
-    ///
-    /// As for [`soft_invalidate`](Self::soft_invalidate).
-    pub async fn soft_invalidate_all(&self) -> Result<(), InvalidateError> {
-        self.run(Invalidation { scope: Scope::Everything, hardness: Hardness::Soft }).await
+        self.run_on_all(Hardness::Hard).await
     }
 
     /// Deletes every entry whose key matches `pattern`, with its variants, and tells how many keys had one; what tags had
@@ -163,11 +106,27 @@ impl Cache {
         self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
     }
 
-    async fn run_on_key(&self, key: &Key, hardness: Hardness) -> Result<(), InvalidateError> {
+    /// Makes stale what a pattern matches, over so long.
+    pub(super) async fn soften_pattern(&self, pattern: &str, window: Duration) -> Result<(), InvalidateError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        let mut softened = self.0.store.soften_matching(&Pattern::new(pattern), window).await;
+        if let Some(http) = under_http(pattern) {
+            let more = self.0.store.soften_matching(&Pattern::new(&http), window).await;
+            softened = softened.and(more);
+        }
+        let hardness = Hardness::Ramp(window);
+        self.delivered(softened.map(drop), InvalidationKind::Pattern, hardness, Covers::Pattern(pattern))
+    }
+
+    pub(super) async fn run_on_key(&self, key: &Key, hardness: Hardness) -> Result<(), InvalidateError> {
         self.run(Invalidation { scope: Scope::Key(&self.named(key)), hardness }).await
     }
 
-    async fn run_on_tags(&self, tags: &Tags, hardness: Hardness) -> Result<(), InvalidateError> {
+    pub(super) async fn run_on_all(&self, hardness: Hardness) -> Result<(), InvalidateError> {
+        self.run(Invalidation { scope: Scope::Everything, hardness }).await
+    }
+
+    pub(super) async fn run_on_tags(&self, tags: &Tags, hardness: Hardness) -> Result<(), InvalidateError> {
         if tags.is_empty() {
             return Ok(());
         }
@@ -207,9 +166,10 @@ impl Cache {
         hardness: Hardness,
         covers: Covers<'_>,
     ) -> Result<T, InvalidateError> {
-        let (soft, delivered) = (hardness == Hardness::Soft, result.is_ok());
+        let (soft, delivered) = (hardness.is_soft(), result.is_ok());
+        let over = Duration::from_millis(hardness.window());
         self.emit(Event::Invalidation { kind, soft, delivered });
-        self.0.telemetry.name(&Named::Invalidation { covers, soft, delivered });
+        self.0.telemetry.name(&Named::Invalidation { covers, soft, over, delivered });
         result.map_err(InvalidateError::from)
     }
 }

@@ -66,6 +66,13 @@ impl LoadLimit {
         Some(LoadPermit { _own: own, _of_cache: of_cache })
     }
 
+    /// A permit for a load that nobody waits for, if there is a place left for another one then. For a moment it has both.
+    pub(crate) fn spare(&self) -> Option<LoadPermit> {
+        let own = Limit::spare(self.own.as_deref())?;
+        let of_cache = Limit::spare(self.of_cache.as_deref())?;
+        Some(LoadPermit { _own: own, _of_cache: of_cache })
+    }
+
     /// Whether a request waits for a place.
     pub(crate) fn is_contended(&self) -> bool {
         [&self.own, &self.of_cache].into_iter().flatten().any(|limit| limit.waiting.load(Ordering::Relaxed) > 0)
@@ -104,6 +111,13 @@ impl Limit {
             None => Some(None),
             Some(limit) => limit.places.clone().try_acquire_owned().ok().map(Some),
         }
+    }
+
+    #[allow(clippy::option_option, reason = "as above")]
+    fn spare(limit: Option<&Self>) -> Option<Option<OwnedSemaphorePermit>> {
+        let Some(limit) = limit else { return Some(None) };
+        let mut two = limit.places.clone().try_acquire_many_owned(2).ok()?;
+        two.split(1).map(Some)
     }
 
     #[allow(clippy::option_option, reason = "as above")]

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     entry::Entry,
     key::Key,
-    store::{Committed, Failed, Fill, Lease, LeaseToken, StoreError, Writes},
+    store::{Committed, Failed, Failures, Fill, Lease, LeaseToken, StoreError, Writes},
     tag::Tags,
     telemetry::{Event, FillOutcome, LoadOutcome, NoCacheReason, Release},
     throttle::Throttle,
@@ -77,6 +77,12 @@ pub(crate) struct FailurePolicy {
     pub(crate) back_off: Option<BackOff>,
     /// Whether those that came before hold this one up.
     pub(crate) heed: bool,
+}
+
+impl FailurePolicy {
+    pub(super) fn failures(self) -> Failures {
+        if self.heed && self.back_off.is_some() { Failures::Heed } else { Failures::Ignore }
+    }
 }
 
 /// Whether a load is waited for, as far as its front end knows.
@@ -401,26 +407,49 @@ impl WritePermit {
 
     /// Stores what was loaded, unless an invalidation came first.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
-    pub(crate) fn commit(mut self: Box<Self>, writes: Writes, tags: Tags) -> impl Future<Output = ()> + Send {
+    pub(crate) fn commit(self: Box<Self>, writes: Writes, tags: Tags) -> impl Future<Output = ()> + Send {
         async move {
-            let outcome = self.lease_guard.outcome.unless_lost();
-            self.lease_guard.ends(Release::Done, outcome);
-            self.lease_guard.answered = true;
-            let (committed, writes) = match self.lease_guard.lease.clone() {
-                Ok(lease) => {
-                    if let Some(alias) = self.alias.take() {
-                        Box::pin(self.cache.put_alias(*alias)).await;
-                    }
-                    let fill = Fill { lease, writes, tags };
-                    (self.store(&fill).await, fill.writes)
-                }
-                Err(reason) => {
-                    not_kept(reason);
-                    (Err(outcome_of(reason)), writes)
-                }
-            };
-            self.committed(committed, writes);
+            if let Some((permit, fill)) = self.commit_at_once(writes, tags) {
+                // In a box, so that the future of a commit in this process is the smaller for it.
+                Box::pin(permit.commit_in_turn(fill)).await;
+            }
         }
+    }
+
+    /// As [`commit`](Self::commit), where nothing is to be waited for; else, what is to be stored.
+    fn commit_at_once(mut self: Box<Self>, writes: Writes, tags: Tags) -> Option<(Box<Self>, Fill)> {
+        let outcome = self.lease_guard.outcome.unless_lost();
+        self.lease_guard.ends(Release::Done, outcome);
+        self.lease_guard.answered = true;
+        let lease = match self.lease_guard.lease.clone() {
+            Ok(lease) => lease,
+            Err(reason) => {
+                not_kept(reason);
+                self.committed(Err(outcome_of(reason)), writes);
+                return None;
+            }
+        };
+        let fill = Fill { lease, writes, tags };
+        // What leads to it is stored first.
+        if self.alias.is_none()
+            && let Some(committed) = self.cache.0.store.commit_at_once(&fill)
+        {
+            self.committed(Ok(committed), fill.writes);
+            return None;
+        }
+        Some((self, fill))
+    }
+
+    /// Writes `fill` when its turn comes.
+    async fn commit_in_turn(mut self: Box<Self>, fill: Fill) {
+        if let Some(alias) = self.alias.take() {
+            self.cache.put_alias(*alias).await;
+        }
+        let committed = match self.cache.0.store.commit_at_once(&fill) {
+            Some(committed) => Ok(committed),
+            None => self.store_in_turn(&fill).await,
+        };
+        self.committed(committed, fill.writes);
     }
 
     /// Tells everybody what became of a commit.
@@ -448,15 +477,6 @@ impl WritePermit {
         };
         cache.emit(Event::Fill(fill));
         flight.finish(outcome);
-    }
-
-    /// Writes `fill`: at once where that is in this process, and otherwise when its turn comes.
-    async fn store(&mut self, fill: &Fill) -> Result<Committed, FillOutcome> {
-        if let Some(committed) = self.cache.0.store.commit_at_once(fill) {
-            return Ok(committed);
-        }
-        // In a box, so that the future of a commit in this process is the smaller for it.
-        Box::pin(self.store_in_turn(fill)).await
     }
 
     async fn store_in_turn(&mut self, fill: &Fill) -> Result<Committed, FillOutcome> {

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 0 | the payload |
 //! | 1 | its length (8 bytes), and a zstd frame |
-//! | 2 | its length (8); how many forms of it there are (1), and of each, in this order, what it is (1) and its length (8); these forms. 0 is the payload itself, and 1, 2 and 3 are `zstd`, `br` and `gzip`. The payload itself is there if `zstd` is not |
+//! | 2 | its length (8); how many forms of it there are (1), and of each, in this order, what it is (1) and its length (8); these forms. 0 is the payload itself, and 1, 2 and 3 are `zstd`, `br` and `gzip`, and 8 more for each level, where that is not the usual one of the coding. The payload itself is there if `zstd` is not |
 
 use bytes::Bytes;
 
@@ -121,8 +121,9 @@ pub(super) mod forms {
     /// The payload itself.
     const ITSELF: u8 = 0;
 
-    fn mark(coding: Coding) -> u8 {
-        coding.number() as u8 + 1
+    /// Of a coding at a level. Who knows no levels takes one that has one for a coding that it doesn't know.
+    fn mark(coding: Coding, levels: [u8; Coding::COUNT]) -> u8 {
+        (coding.number() as u8 + 1) | levels[coding.number()] << 3
     }
 
     /// `None` if it is in no content coding.
@@ -135,8 +136,10 @@ pub(super) mod forms {
         let coded: Vec<_> = Coding::ALL.iter().copied().filter_map(made).collect();
         let has_frame = coded.first()?.0.is_zstd() && entry.payload_length() <= MOST;
         let itself = (!has_frame).then(|| (ITSELF, entry.payload()));
-        let forms: Vec<_> =
-            itself.into_iter().chain(coded.iter().map(|(coding, coded)| (mark(*coding), *coded))).collect();
+        let forms: Vec<_> = itself
+            .into_iter()
+            .chain(coded.iter().map(|(coding, coded)| (mark(*coding, codings.levels), *coded)))
+            .collect();
         let bytes: usize = forms.iter().map(|(_, bytes)| bytes.len()).sum();
         let mut written = Vec::with_capacity(9 + 9 * forms.len() + bytes);
         written.put_u64(entry.payload_length());
@@ -158,19 +161,21 @@ pub(super) mod forms {
             let [mark] = take(&mut written)?;
             marks.push((mark, u64::from_be_bytes(take(&mut written)?)));
         }
-        let (mut itself, mut forms) = (None, <[Form; Coding::COUNT]>::default());
+        let (mut itself, mut forms, mut levels) = (None, <[Form; Coding::COUNT]>::default(), [0; Coding::COUNT]);
         let mut last = None;
         for (mark, length) in marks {
             let length = usize::try_from(length).ok().filter(|length| *length <= written.len());
             let bytes = written.split_to(length.ok_or(Rejection::Malformed)?);
+            let (mark, level) = (mark & 7, mark >> 3);
             if last.replace(mark) >= Some(mark) {
                 return Err(Rejection::Malformed);
             }
             match mark.checked_sub(1) {
+                None if level > 0 => return Err(Rejection::Version),
                 None => itself = Some(bytes),
                 Some(number) => {
                     let coding = Coding::of_number(number.into()).ok_or(Rejection::Version)?;
-                    forms[coding.number()] = Form::Made(bytes);
+                    (forms[coding.number()], levels[coding.number()]) = (Form::Made(bytes), level);
                 }
             }
         }
@@ -178,9 +183,11 @@ pub(super) mod forms {
         match itself {
             _ if !written.is_empty() => Err(Rejection::Malformed),
             Some(itself) if itself.len() as u64 == length && count > 1 && !(has_frame && length <= MOST) => {
-                Ok((itself, Arc::new(Codings::of(forms, None))))
+                Ok((itself, Arc::new(Codings::of(forms, levels, None))))
             }
-            None if has_frame && length <= MOST => Ok((Bytes::new(), Arc::new(Codings::of(forms, Some(length))))),
+            None if has_frame && length <= MOST => {
+                Ok((Bytes::new(), Arc::new(Codings::of(forms, levels, Some(length)))))
+            }
             _ => Err(Rejection::Malformed),
         }
     }

@@ -62,7 +62,10 @@ fn nothing_of_the_frame_is_kept_with_what_was_in_it() {
 #[cfg(feature = "encode")]
 mod forms {
     use super::*;
-    use crate::{coding::Coding, entry::Form};
+    use crate::{
+        coding::{Coding, Encoder},
+        entry::Form,
+    };
 
     fn coded(codings: &[Coding]) -> Entry {
         let add = |entry: Entry, coding: &Coding| {
@@ -92,6 +95,28 @@ mod forms {
             let plain = if has_frame { 0 } else { 9 + page.payload().len() };
             assert_eq!(written.len(), 95 + read.contents.canonical.len() - 1 + 9 + longest + plain);
         }
+    }
+
+    #[test]
+    fn what_another_encoder_has_made_is_not_there() {
+        let [usual, best] = [Encoder::usual(Coding::Brotli), Encoder::at(Coding::Brotli, 11).unwrap()];
+        let made = |encoder: Encoder| Form::Made(encoder.encode(&page()).unwrap());
+        let page = coded(&[Coding::Zstd]).with_form(best, made(best));
+        let read = read(&envelope::encode(&page)).unwrap();
+        assert_eq!([usual, best].map(|encoder| read.form(encoder)), [&Form::Unmade, &made(best)]);
+        assert_eq!(read.form(Coding::Zstd), page.form(Coding::Zstd));
+        assert_eq!(read.inflated().unwrap().payload(), page.payload());
+        // One takes the place of the other, and its weight.
+        let again = page.clone().with_form(usual, made(usual));
+        assert_eq!([usual, best].map(|encoder| again.form(encoder)), [&made(usual), &Form::Unmade]);
+        assert_eq!(again.with_form(best, made(best)).weight(), page.weight());
+        // Of a frame at any level, the payload is what is in it.
+        let frame = Encoder::at(Coding::Zstd, 9).unwrap();
+        let framed = entry(self::page()).with_form(frame, made(frame));
+        let read = self::read(&envelope::encode(&framed)).unwrap();
+        assert_eq!((read.form(Coding::Zstd), read.is_framed()), (&Form::Unmade, true));
+        let read = read.with_form(Coding::Zstd, Form::InVain);
+        assert_eq!(read.inflated().unwrap().payload(), framed.payload());
     }
 
     #[test]
@@ -142,7 +167,8 @@ mod forms {
             (8, 2, Rejection::Malformed),
             (9, 0, Rejection::Malformed),
             (9, 2, Rejection::Malformed),
-            (9, 9, Rejection::Version),
+            (9, 7, Rejection::Version),
+            (9, 1 << 3, Rejection::Version),
             (18, 1, Rejection::Malformed),
         ] {
             let mut changed = whole.to_vec();

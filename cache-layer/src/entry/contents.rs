@@ -11,10 +11,11 @@ use bytes::Bytes;
 use super::{
     codings::Codings,
     deadlines::{Deadlines, SKEW},
-    version::{EntryId, SoftMark, Version},
+    version::{EntryId, SoftMark, Softening, Version},
 };
 use crate::{
     key::Key,
+    ramp::{LONGEST, Turn},
     tag::{TagStamp, TagState, Tags},
 };
 
@@ -25,6 +26,8 @@ pub struct Entry {
     /// The moment from which on soft invalidations make the entry stale, in milliseconds since the Unix epoch.
     stale_since: u64,
     mark: SoftMark,
+    /// Whether it is, whatever a clock says; otherwise that moment may be to come, by a ramp.
+    softened: bool,
 }
 
 /// No soft invalidation made the entry stale.
@@ -141,7 +144,7 @@ impl Entry {
     }
 
     pub(super) fn of(contents: Contents) -> Self {
-        Self { contents: Arc::new(contents), stale_since: NEVER, mark: SoftMark::default() }
+        Self { contents: Arc::new(contents), stale_since: NEVER, mark: SoftMark::default(), softened: false }
     }
 
     /// The same entry, with a payload that is compressed by its nature, or isn't.
@@ -167,6 +170,11 @@ impl Entry {
 
     /// The same entry, stale since `moment`, in milliseconds since the Unix epoch, by a soft invalidation.
     pub(crate) fn soft_invalidated(&self, moment: u64) -> Self {
+        Self { stale_since: self.stale_since.min(moment), softened: true, ..self.clone() }
+    }
+
+    /// The same entry, stale from `moment` on, which may be to come, by a ramp.
+    fn stale_from(&self, moment: u64) -> Self {
         Self { stale_since: self.stale_since.min(moment), ..self.clone() }
     }
 
@@ -175,39 +183,46 @@ impl Entry {
         match state {
             TagState::Current => Some(self),
             TagState::StaleSince(moment) => Some(self.soft_invalidated(moment)),
+            TagState::StaleFrom(moment) => Some(self.stale_from(moment)),
             TagState::Invalid => None,
         }
     }
 
-    /// The same entry, if that is its mark.
-    pub(crate) fn marked(&self, mark: SoftMark) -> Self {
-        match mark.0 {
-            0 => self.clone(),
-            seconds => Self { mark, ..self.soft_invalidated(u64::from(seconds) * 1000) },
+    /// The same entry, if that is its mark; its key has that turn.
+    pub(crate) fn marked(&self, mark: SoftMark, turn: impl FnOnce() -> Turn) -> Self {
+        match mark.says(turn) {
+            Softening::None => self.clone(),
+            Softening::Since(moment) => Self { mark, ..self.soft_invalidated(moment) },
+            Softening::From(moment) => Self { mark, ..self.stale_from(moment) },
         }
     }
 
-    /// The same entry, after one more soft invalidation of its key.
+    /// The same entry, after one more soft invalidation of its key, over so many milliseconds.
     #[cfg(feature = "memory")]
-    pub(crate) fn marked_anew(&self, now: u64) -> Self {
-        self.marked(self.mark.next(now))
+    pub(crate) fn marked_anew(&self, now: u64, window: u64, turn: Turn) -> Self {
+        self.marked(self.mark.next_ramped(now, window, turn), || turn)
     }
 
     /// The same entry as it is `now`: after a soft invalidation it is not fresh, whatever the clock says that the
     /// invalidation's moment was taken from.
     pub(crate) fn seen_at(mut self, now: impl FnOnce() -> u64) -> Self {
-        if self.is_soft_invalidated() {
-            self.stale_since = self.stale_since.min(now());
+        if self.stale_since != NEVER {
+            let now = now();
+            // What is further away than any ramp is none.
+            self.softened |= self.stale_since.saturating_sub(now) > LONGEST + SKEW || self.stale_since <= now;
+            if self.softened {
+                self.stale_since = self.stale_since.min(now);
+            }
         }
         self
     }
 
     /// Whether a soft invalidation came over it.
     pub(crate) fn is_soft_invalidated(&self) -> bool {
-        self.stale_since != NEVER
+        self.softened
     }
 
-    /// By how much soft invalidations moved its deadlines, in milliseconds.
+    /// By how much soft invalidations move its deadlines, in milliseconds.
     pub(crate) fn brought_forward(&self) -> u64 {
         self.contents.deadlines.fresh.saturating_sub(self.stale_since)
     }
@@ -371,6 +386,23 @@ mod tests {
     }
 
     #[test]
+    fn by_a_ramp_it_is_fresh_until_its_turn_and_then_stale() {
+        let ramped = entry(deadlines()).in_state(TagState::StaleFrom(4 * MINUTE)).expect("it is valid");
+        let before = ramped.clone().seen_at(|| 3 * MINUTE);
+        assert!(!before.is_soft_invalidated() && before.deadlines().fresh == 4 * MINUTE, "no longer than that");
+        let after = ramped.clone().seen_at(|| 5 * MINUTE);
+        assert!(after.is_soft_invalidated() && after.deadlines().stale_while_revalidate == 6 * MINUTE);
+        let never = entry(deadlines()).in_state(TagState::StaleFrom(2 * LONGEST)).expect("it is valid");
+        assert!(never.seen_at(|| 0).is_soft_invalidated(), "no ramp is so long");
+        let both = ramped.in_state(TagState::StaleSince(9 * MINUTE)).expect("it is valid").seen_at(|| 2 * MINUTE);
+        assert_eq!(
+            (both.is_soft_invalidated(), both.deadlines().fresh),
+            (true, 2 * MINUTE),
+            "the other one is at once"
+        );
+    }
+
+    #[test]
     fn what_may_not_be_used_stale_may_not_be_used_once_it_is_softened() {
         let soft = entry(Deadlines::fresh_until(10 * MINUTE)).soft_invalidated(4 * MINUTE);
         assert_eq!(soft.deadlines().stale_while_revalidate, 4 * MINUTE);
@@ -417,8 +449,8 @@ mod tests {
     #[cfg(feature = "memory")]
     #[test]
     fn no_two_marks_are_the_same() {
-        let first = entry(deadlines()).marked_anew(4 * MINUTE);
-        let second = first.marked_anew(4 * MINUTE);
+        let first = entry(deadlines()).marked_anew(4 * MINUTE, 0, Turn(0));
+        let second = first.marked_anew(4 * MINUTE, 0, Turn(0));
         assert!(first.version().mark < second.version().mark);
         assert_eq!(first.id(), second.id());
     }

@@ -3,7 +3,7 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | magic `CLE` and the version, `0x02` |
-//! | 4 | 4 | mark of the last soft invalidation of its key: seconds since the Unix epoch, rounded up; zero: none |
+//! | 4 | 4 | mark of the last soft invalidation of its key: seconds since the Unix epoch, rounded up; below 2^30, of a ramp: the second, since the beginning of 2026, of the key's turn; zero: none |
 //! | 8 | 16 | entry id: fixed in place, so that a script can compare it |
 //! | 24 | 8 | XXH3-64 of everything but these eight bytes, with the mark as zero |
 //! | 32 | 40 | the five moments of its life, milliseconds since the Unix epoch: fresh until, usable while it is revalidated until, usable on errors until, made, gone |
@@ -174,7 +174,7 @@ pub(super) fn read(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let held = Held { buffer, beside: 0 };
     let contents =
         Contents { load_time, stamps, held, codings, ..Contents::new(id, canonical, deadlines, meta, payload) };
-    Ok(Entry::of(contents).marked(mark))
+    Ok(Entry::of(contents).marked(mark, || key.id().turn()))
 }
 
 /// The bytes 4 to 23 of an entry of that version, for a script to compare.
@@ -329,7 +329,10 @@ mod tests {
             let mut bytes = whole.to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
             match decode(&key(), &bytes.into()) {
-                Ok(entry) => assert!(MARK.contains(&(bit / 8)) && entry.is_soft_invalidated(), "bit {bit}"),
+                Ok(entry) => {
+                    let softened = entry.version().mark != SoftMark::default();
+                    assert!(MARK.contains(&(bit / 8)) && softened, "bit {bit}");
+                }
                 Err(_) => assert!(!MARK.contains(&(bit / 8)), "bit {bit}"),
             }
         }
@@ -344,6 +347,17 @@ mod tests {
         assert_eq!(marked.deadlines().fresh, 1_799_999_990_000);
         assert_eq!(marked.deadlines().stale_while_revalidate, 1_800_000_020_000);
         assert_eq!(marked.id(), entry().id());
+    }
+
+    #[test]
+    fn a_ramps_mark_makes_it_stale_from_the_turn_of_its_key_on() {
+        let mut bytes = encode(&entry()).to_vec();
+        let second = u32::try_from(1_799_999_990 - SoftMark::RAMP_EPOCH).unwrap();
+        bytes[MARK].copy_from_slice(&second.to_be_bytes());
+        let marked = decode(&key(), &bytes.into()).unwrap();
+        assert!(!marked.is_soft_invalidated());
+        assert!((1_799_999_990_000..1_799_999_991_000).contains(&marked.deadlines().fresh));
+        assert!(marked.seen_at(|| 1_799_999_991_000).is_soft_invalidated());
     }
 
     #[test]

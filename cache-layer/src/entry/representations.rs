@@ -8,19 +8,22 @@ use super::{
     codings::{Codings, Form},
     contents::Entry,
 };
-use crate::coding::Coding;
+use crate::coding::Encoder;
 
 static UNMADE: Form = Form::Unmade;
 
 impl Entry {
-    /// What is known of the payload in this coding.
-    pub(crate) fn form(&self, coding: Coding) -> &Form {
-        self.contents.codings.as_ref().map_or(&UNMADE, |codings| &codings.forms[coding.number()])
+    /// What is known of the payload in this coding, by this encoder of it.
+    pub(crate) fn form(&self, encoder: impl Into<Encoder>) -> &Form {
+        let encoder = encoder.into();
+        let (number, level) = (encoder.coding().number(), encoder.level());
+        let codings = self.contents.codings.as_ref().filter(|codings| codings.levels[number] == level);
+        codings.map_or(&UNMADE, |codings| &codings.forms[number])
     }
 
     /// The same entry, of whose payload this is known.
-    pub(crate) fn with_form(self, coding: Coding, form: Form) -> Self {
-        self.change_codings(|codings| codings.set(coding, form))
+    pub(crate) fn with_form(self, encoder: impl Into<Encoder>, form: Form) -> Self {
+        self.change_codings(|codings| codings.set(encoder.into(), form))
     }
 
     /// The same entry, of whose payload everything is known that is of the same payload's of `other`.
@@ -68,10 +71,12 @@ impl Entry {
 
     #[cfg(all(feature = "redis", feature = "encode-zstd"))]
     fn inflate(&self) -> Option<Bytes> {
-        use crate::coding::zstd;
+        use crate::coding::{Coding, zstd};
 
         let length = usize::try_from(self.payload_length()).ok()?;
-        let Form::Made(frame) = self.form(Coding::Zstd) else { return None };
+        // Whoever made it, at whatever level.
+        let codings = self.contents.codings.as_ref()?;
+        let Form::Made(frame) = &codings.forms[Coding::Zstd.number()] else { return None };
         zstd::decompress(Vec::with_capacity(length), frame, length).map(Bytes::from)
     }
 

@@ -1,5 +1,7 @@
 //! What tells one state of a key from another.
 
+use crate::ramp::Turn;
+
 /// Tells one making of an entry from any other, so that a writer can say "only if it still is the one I saw".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct EntryId(pub(crate) [u8; 16]);
@@ -17,15 +19,112 @@ pub(crate) struct Version {
     pub(crate) mark: SoftMark,
 }
 
-/// The time of the last soft invalidation of an entry's key, in whole seconds since the Unix epoch, rounded up; 0 if there
-/// was none. No two soft invalidations of one entry have the same: a second one within a second is one more.
+/// The last soft invalidation of an entry's key; 0 if there was none. No two of one entry have the same: a second one within a
+/// second is one more.
+///
+/// One that counts at once is its time in whole seconds since the Unix epoch, rounded up. By a ramp, it is the second of the
+/// key's turn, since [`RAMP_EPOCH`](Self::RAMP_EPOCH); what reads the former alone takes it for one of long ago, and the entry
+/// for stale. Of several ramps, the earliest turn counts, less a second for each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub(crate) struct SoftMark(pub(crate) u32);
 
+/// What a mark says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Softening {
+    None,
+    /// It is stale, whatever a clock says, since this moment, in milliseconds since the Unix epoch.
+    Since(u64),
+    /// It is stale from this moment on.
+    From(u64),
+}
+
 impl SoftMark {
+    /// Marks below this are those of ramps: no time is, after 2004.
+    pub(crate) const FIRST_TIME: u32 = 1 << 30;
+    /// From when on those count: the beginning of 2026, in seconds since the Unix epoch. It is enough until 2060.
+    pub(crate) const RAMP_EPOCH: u64 = 1_767_225_600;
+
+    pub(super) fn says(self, turn: impl FnOnce() -> Turn) -> Softening {
+        match self.0 {
+            0 => Softening::None,
+            seconds if seconds >= Self::FIRST_TIME => Softening::Since(u64::from(seconds) * 1000),
+            seconds => Softening::From((Self::RAMP_EPOCH + u64::from(seconds)) * 1000 + turn().within_second()),
+        }
+    }
+
     #[cfg(feature = "memory")]
     pub(super) fn next(self, now: u64) -> Self {
         let seconds = u32::try_from(now / 1000 + 1).unwrap_or(u32::MAX);
         Self(seconds.max(self.0.saturating_add(1)))
+    }
+
+    /// After a ramp over so many milliseconds that begins `now`. What is stale stays so. One that is too short for its turns to be
+    /// told apart counts at once.
+    #[cfg(feature = "memory")]
+    pub(super) fn next_ramped(self, now: u64, window: u64, turn: Turn) -> Self {
+        let offset = Self::offset(window, turn);
+        let second = (now + offset) / 1000;
+        match second.checked_sub(Self::RAMP_EPOCH).and_then(|second| u32::try_from(second).ok()) {
+            Some(second) if window >= Self::SHORTEST && second < Self::FIRST_TIME && self.0 < Self::FIRST_TIME => {
+                Self(if self.0 == 0 { second } else { second.min(self.0 - 1) }.max(1))
+            }
+            _ => self.next(now),
+        }
+    }
+
+    /// The shortest ramp of a key, in milliseconds: its turns are told in seconds.
+    pub(crate) const SHORTEST: u64 = 2_000;
+
+    /// How many milliseconds after its beginning a key's turn is within a ramp's window, which ends in time although each second's
+    /// turns are spread over that second.
+    pub(crate) fn offset(window: u64, turn: Turn) -> u64 {
+        turn.of(window.saturating_sub(1000))
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000_500;
+    const MINUTE: u64 = 60_000;
+
+    fn says(mark: SoftMark, turn: u32) -> Softening {
+        mark.says(|| Turn(turn))
+    }
+
+    #[test]
+    fn a_turn_is_within_its_window() {
+        for turn in (0..=u32::MAX).step_by(9_999_991) {
+            let mark = SoftMark::default().next_ramped(NOW, MINUTE, Turn(turn));
+            let Softening::From(moment) = says(mark, turn) else { panic!("{mark:?}") };
+            assert!((NOW - 1000..NOW + MINUTE).contains(&moment), "{turn}: {moment}");
+        }
+    }
+
+    #[test]
+    fn of_several_the_earliest_counts_and_no_two_are_the_same() {
+        let turn = 1 << 31;
+        let first = SoftMark::default().next_ramped(NOW, MINUTE, Turn(turn));
+        let second = first.next_ramped(NOW + 1, MINUTE, Turn(turn));
+        let sooner = second.next_ramped(NOW + 2, MINUTE / 3, Turn(turn));
+        let at_once = sooner.next(NOW + 3);
+        let again = at_once.next_ramped(NOW + 4, MINUTE, Turn(turn));
+        let moment = |mark| match says(mark, turn) {
+            Softening::From(moment) => moment,
+            other => panic!("{other:?}"),
+        };
+        assert!(moment(second) < moment(first) && moment(sooner) < moment(second));
+        assert_eq!(says(at_once, turn), Softening::Since(1_800_000_001_000));
+        assert!(again != at_once && matches!(says(again, turn), Softening::Since(_)), "what is stale stays so");
+    }
+
+    #[test]
+    fn a_ramp_too_short_for_its_turns_counts_at_once() {
+        let mark = SoftMark::default().next_ramped(NOW, SoftMark::SHORTEST - 1, Turn(u32::MAX));
+        assert!(matches!(says(mark, u32::MAX), Softening::Since(_)));
+        let early = SoftMark::default().next_ramped(7, MINUTE, Turn(u32::MAX));
+        assert_eq!(early, SoftMark::default().next(7), "before there were ramps");
+        assert_eq!(says(SoftMark::default(), 9), Softening::None);
     }
 }

@@ -5,6 +5,10 @@
 #[doc = include_str!("http.md")]
 pub mod http {}
 
+#[cfg(feature = "memory")]
+#[doc = include_str!("client.md")]
+pub mod client {}
+
 #[cfg(feature = "macros")]
 #[doc = include_str!("typed.md")]
 pub mod typed {}

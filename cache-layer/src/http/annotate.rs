@@ -7,6 +7,7 @@ use crate::{
     semantics::{
         cache_status::{CacheName, CacheStatus, ForwardReason, Outcome, Text, write_number},
         list::has,
+        names::Shapes,
     },
     telemetry::{LookupResult, NoCacheReason},
 };
@@ -316,6 +317,9 @@ fn forwarded(headers: &mut HeaderMap, signature: &Signature, x_cache: &'static s
         headers.append(name, status);
     }
 }
+
+/// Those of the fields that [are its own](is_own).
+pub(super) const OWN: Shapes = Shapes::of_each(&["x-cache", "x-cache-age", "cache-status"]);
 
 /// Whether a field is what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not
 /// be replayed with every hit.

@@ -1,22 +1,24 @@
 //! What all requests through one layer share.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderValue, Response, header::AUTHORIZATION};
 
 use super::{
     annotate::{self, Signature},
     encode::Encoders,
+    owner::Owner,
     range_memory::RangeMemory,
     target::KeyRules,
     variations::Variations,
 };
 use crate::{
-    engine::{Cache, load_limit::LoadLimit},
+    engine::{Cache, load_limit::LoadLimit, verifier::Verifier},
     inherit,
     key::Key,
     policy::Policy,
     semantics::{cache_status::ForwardReason, reuse::RequestDirectives, sites::Sites, vary::VaryFields},
+    switches::Switch,
     telemetry::NoCacheReason,
 };
 
@@ -39,6 +41,12 @@ pub(super) struct Context {
     pub(super) encoders: Encoders,
     /// What is known of queries that make no difference, if responses may say so.
     pub(super) variations: Option<Variations>,
+    /// Whose responses are kept, and nobody else's, in a private cache.
+    pub(super) owner: Option<Arc<Owner>>,
+    /// By what hits are verified, if some are.
+    pub(super) verifier: Option<Verifier>,
+    /// Whether a request may be asked something before it is looked up, or verified afterwards: then it takes a longer way.
+    pub(super) detours: bool,
 }
 
 impl Context {
@@ -55,13 +63,39 @@ impl Context {
             has_content_keys: false,
             encoders: Encoders::default(),
             variations: None,
+            owner: None,
+            verifier: None,
+            detours: false,
         }
+    }
+
+    /// The same, for one owner alone.
+    pub(super) fn of_owner(mut self, owner: Owner) -> Self {
+        self.policy.caching.private = true;
+        // A client knows by which scheme it asks, and what came without TLS is not to be taken for what comes with it.
+        self.sites.tell_schemes_apart(true);
+        self.namespace = owner.namespace(&self.namespace);
+        self.owner = Some(Arc::new(owner));
+        self
+    }
+
+    /// The same by what its policy says now.
+    pub(super) fn settled(mut self) -> Self {
+        self.verifier = self.policy.verify.as_ref().and_then(Verifier::new);
+        self.detours = self.verifier.is_some() || self.policy.bypass_if.is_some();
+        self
+    }
+
+    /// Whether something is to be asked of a request before it is looked up, or of its answer afterwards.
+    pub(super) fn asks_first(&self) -> bool {
+        self.policy.asks_first() || self.cache.is_switched(Switch::BypassReads)
     }
 
     /// Whether a target may have responses that its own key does not lead to.
     pub(super) fn has_tagged_targets(&self) -> bool {
         let Policy { key_headers, cookies, .. } = &self.policy;
-        self.has_content_keys || self.variations.is_some() || !key_headers.is_empty() || !cookies.keyed.is_empty()
+        let has_parts = !key_headers.is_empty() || !cookies.keyed.is_empty() || self.owner.is_some();
+        self.has_content_keys || self.variations.is_some() || has_parts
     }
 
     /// What the key of a request with `headers` is made of.
@@ -72,15 +106,19 @@ impl Context {
             namespace: &self.namespace,
             ignored_query: &caching.ignored_query,
             key_headers,
-            key_cookies: &cookies.keyed,
+            cookies,
+            owner: self.owner.as_deref(),
             hinted: &[],
             headers,
             is_shared: !self.cache.is_local(),
         }
     }
 
-    /// Whether a response may be due to this one client.
+    /// Whether a response may be due to this one client, while others have the same key.
     pub(super) fn is_personal(&self, request: &HeaderMap) -> bool {
+        if self.owner.is_some() {
+            return false;
+        }
         request.contains_key(AUTHORIZATION) || self.policy.cookies.any_counts(request)
     }
 

@@ -1,6 +1,12 @@
 //! A request whose answer is not in memory: found in the store, waited for, loaded, or answered by the application alone.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll, ready},
+    time::Duration,
+};
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
 use http_body::Body;
@@ -13,10 +19,11 @@ use super::{
     body::ResponseBody,
     context::Context,
     forward::Forward,
-    load::Load,
+    load::{ErrorOf, Load},
     oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
+    reply::LoadReply,
     respond::Content,
     response_entry::ResponseEntry,
     select::{Hit, Miss, Selection, missing_uri},
@@ -27,7 +34,7 @@ use crate::{
         Reading,
         backoff::RecentFailure,
         fetch::Followed,
-        flight::{Flight, FlightOutcome, Follower, LoadTask, Role},
+        flight::{Flight, FlightOutcome, Follower, LoadTask, Role, resume_panic},
         in_progress::InProgress,
         patience::{LONGEST_PAUSE, Patience},
         permit::Purpose,
@@ -43,91 +50,235 @@ use crate::{
     throttle::Throttle,
 };
 
+/// A request that the cache is to find an answer for, and the service that has one.
+pub(super) struct Asking<S, B> {
+    pub(super) context: Arc<Context>,
+    pub(super) service: S,
+    pub(super) request: Request<B>,
+    pub(super) key: Key,
+    pub(super) target: Target<'static>,
+}
+
+type Fetched<S, B> = Result<Response<ResponseBody<<S as Origin<B>>::Content>>, ErrorOf<S, B>>;
+type Fetching<S, B> = Pin<Box<dyn Future<Output = Fetched<S, B>> + Send>>;
+
+impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
+    fn lookup<'a>(&'a self, known: Known, patience: &'a mut Patience, span: &'a mut LookupSpan) -> RequestLookup<'a> {
+        RequestLookup {
+            context: &self.context,
+            key: &self.key,
+            target: &self.target,
+            method: self.request.method(),
+            headers: self.request.headers(),
+            extensions: self.request.extensions(),
+            known,
+            class: Class::Unasked,
+            patience,
+            span,
+        }
+    }
+
+    /// Begins the load that a request leads, in this span.
+    fn lead(self, flight: Flight, miss: Miss, purpose: Purpose, patience: Patience, span: Span) -> Leading<S, B> {
+        let Self { context, service, request, key, target } = self;
+        let asked = CacheRequest::as_get(&context, target, key, &request);
+        let headers = asked.headers.clone();
+        flight.is_in(&span);
+        let load = Box::new(Load { context: context.clone(), service, request, asked, miss, purpose, patience });
+        let load = context.cache.flights().spawn_load(span, |reply_to| load.lead(flight, reply_to));
+        Leading { context, headers, load }
+    }
+
+    /// Begins what there is to do for a request that memory has nothing for.
+    fn begin(self, seen: Seen, mut span: LookupSpan) -> Begun<S, B> {
+        let mut patience = self.context.patience();
+        match self.lookup(Known::Missing(seen), &mut patience, &mut span).next_at_once() {
+            Some(next) => self.go_on(next, patience, span),
+            None => Begun::GoesOn(Box::pin(fetch(self, Known::Missing(seen), span))),
+        }
+    }
+
+    /// Begins what is to be done for a request. In a box is what is rare or lasts: the future of a load is the smaller for it.
+    fn go_on(self, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> Begun<S, B> {
+        let (flight, miss, purpose, answer) = match next {
+            Next::Respond(response) => {
+                let Self { context, service, request, key, .. } = self;
+                return Begun::Answered(Some(context.verifying(response, || service, request, &key)));
+            }
+            Next::Forward { reason, stale, learns } => {
+                let forwarded = self.forward(reason, stale, learns, patience.end(), span);
+                return Begun::GoesOn(Box::pin(forwarded));
+            }
+            Next::Lead { flight, miss, purpose, answer } => (flight, miss, purpose, answer),
+        };
+        let (cache, end) = (&self.context.cache, patience.end());
+        let load_span = match answer {
+            LeaderAnswer::Stored(_) => cache.background_span(&self.key, &span),
+            LeaderAnswer::Load | LeaderAnswer::LoadOrStale(..) => cache.load_span(&self.key, &span),
+        };
+        let leading = self.lead(flight, miss, purpose, patience, load_span);
+        match answer {
+            LeaderAnswer::Stored(response) => Begun::Answered(Some(*response)),
+            LeaderAnswer::Load => Begun::Leads(leading, span),
+            LeaderAnswer::LoadOrStale(stale, until) => {
+                Begun::GoesOn(Box::pin(async move { leading.response_or(*stale, until, end, &mut span).await }))
+            }
+        }
+    }
+
+    /// Has the application answer, or what is `stale` in place of an error.
+    async fn forward(
+        self,
+        reason: NoCacheReason,
+        stale: Option<Entry>,
+        learns: bool,
+        deadline: Instant,
+        // It ends with the answer.
+        _span: LookupSpan,
+    ) -> Fetched<S, B> {
+        let Self { context, service, request, key, .. } = self;
+        let forward = Forward { service, request, key: &key, reason, deadline, stale: stale.as_ref() };
+        context.forward(forward, learns).await
+    }
+}
+
+/// A request whose load has begun.
+struct Leading<S: Origin<B>, B> {
+    context: Arc<Context>,
+    headers: Arc<HeaderMap>,
+    load: LoadTask<LoadReply<S::Content, S::Error>>,
+}
+
+impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
+    /// What the load brings by then; or else what is stale.
+    async fn response_or(
+        self,
+        stale: ResponseEntry,
+        until: Instant,
+        end: Instant,
+        span: &mut LookupSpan,
+    ) -> Fetched<S, B> {
+        let Self { context, headers, load } = self;
+        match context.reply_in_time(load, until, end).await {
+            Some((reply, task)) => respond(&context, reply, &headers, span, task),
+            None => Ok(context.respond_after_miss(stale, &Method::GET, &headers, Served::StaleIfError(None))),
+        }
+    }
+}
+
+fn respond<R: Body, E>(
+    context: &Context,
+    reply: LoadReply<R, E>,
+    headers: &HeaderMap,
+    span: &mut LookupSpan,
+    task: JoinHandle<()>,
+) -> Result<Response<ResponseBody<R>>, E> {
+    let response = context.respond_with_loaded(reply, &Method::GET, headers, span)?;
+    Ok(response.map(|body| body.recorded_by(task)))
+}
+
+/// How a request goes on whose answer is not in memory. This and what it is made of are moved between polls, and never pinned.
+#[allow(clippy::large_enum_variant, reason = "the large one is the common one")]
+enum Begun<S: Origin<B>, B> {
+    Answered(Option<Response<ResponseBody<S::Content>>>),
+    Leads(Leading<S, B>, LookupSpan),
+    GoesOn(Fetching<S, B>),
+}
+
+impl<S: Origin<B>, B> Unpin for Begun<S, B> {}
+
+impl<S: Origin<B>, B: Send + 'static> Future for Begun<S, B> {
+    type Output = Fetched<S, B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let Self::Leads(Leading { context, headers, load }, span) = &mut *self else { return self.poll_rest(cx) };
+        match ready!(load.poll_reply(cx)) {
+            Ok((reply, task)) => Poll::Ready(respond(context, reply, headers, span, task)),
+            Err(panicked) => {
+                *self = Self::GoesOn(Box::pin(resume_panic(panicked)));
+                self.poll_rest(cx)
+            }
+        }
+    }
+}
+
+impl<S: Origin<B>, B> Begun<S, B> {
+    fn poll_rest(&mut self, cx: &mut task::Context<'_>) -> Poll<Fetched<S, B>> {
+        match self {
+            Self::Answered(response) => Poll::Ready(Ok(response.take().expect("polled after it was ready"))),
+            Self::GoesOn(fetching) => fetching.as_mut().poll(cx),
+            Self::Leads(..) => Poll::Pending,
+        }
+    }
+}
+
 /// Answers a request whose answer is not in memory, or is to be refreshed; `known` is what memory had.
 #[expect(
     clippy::manual_async_fn,
     reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
 )]
 pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
-    context: Arc<Context>,
-    service: S,
-    request: Request<B>,
-    key: Key,
-    target: Target<'static>,
+    asking: Asking<S, B>,
     known: Known,
     mut span: LookupSpan,
-) -> impl Future<Output = Result<Response<ResponseBody<S::Content>>, S::Error>> + Send {
+) -> impl Future<Output = Fetched<S, B>> + Send {
     async move {
-        let mut patience = context.cache.patience().with_soft_timeout(context.policy.soft_timeout);
-        let end = patience.end();
-        let mut lookup = RequestLookup {
-            context: &context,
-            key: &key,
-            target: &target,
-            method: request.method(),
-            headers: request.headers(),
-            extensions: request.extensions(),
-            known,
-            class: Class::Unasked,
-            patience: &mut patience,
-            span: &mut span,
-        };
-        let next = if let Some(next) = lookup.next_at_once() { next } else { Box::pin(lookup.next()).await };
-        let (flight, miss, purpose, answer) = match next {
-            Next::Respond(response) => return Ok(response),
-            Next::Forward { reason, stale, learns } => {
-                let forward = Forward { service, request, key: &key, reason, deadline: end, stale: stale.as_ref() };
-                // In a box, as what is rare or lasts: the future of a load is the smaller for it.
-                return Box::pin(context.forward(forward, learns)).await;
-            }
-            Next::Lead { flight, miss, purpose, answer } => (flight, miss, purpose, answer),
-        };
-        let asked = CacheRequest::as_get(&context, target, key.clone(), &request);
-        let headers = asked.headers.clone();
-        let load = Box::new(Load { context: context.clone(), service, request, asked, miss, purpose, patience });
-        let begin = |span: Span| {
-            flight.is_in(&span);
-            context.cache.flights().spawn_load(span, |reply_to| load.lead(flight, reply_to))
-        };
-        let (reply, task) = match answer {
-            LeaderAnswer::Stored(response) => {
-                drop(begin(context.cache.background_span(&key, &span)));
-                return Ok(*response);
-            }
-            LeaderAnswer::Load => begin(context.cache.load_span(&key, &span)).reply().await,
-            LeaderAnswer::LoadOrStale(stale, until) => {
-                let load = begin(context.cache.load_span(&key, &span));
-                let Some(replied) = Box::pin(context.reply_in_time(load, until, end)).await else {
-                    let served = Served::StaleIfError(None);
-                    return Ok(context.respond_after_miss(*stale, &Method::GET, &headers, served));
-                };
-                replied
-            }
-        };
-        let response = context.respond_with_loaded(reply, &Method::GET, &headers, &mut span)?;
-        Ok(response.map(|body| body.recorded_by(task)))
+        let mut patience = asking.context.patience();
+        let next = Box::pin(asking.lookup(known, &mut patience, &mut span).next()).await;
+        asking.go_on(next, patience, span).await
+    }
+}
+
+/// As [`fetch`], where the store is all here and has nothing: most such requests lead a load, and what that takes is all that the
+/// future has room for.
+pub(super) fn fetch_missing<S: Origin<B>, B: Send + 'static>(
+    asking: Asking<S, B>,
+    seen: Seen,
+    span: LookupSpan,
+) -> impl Future<Output = Fetched<S, B>> + Send {
+    Missing::New(Some((asking, seen, span)))
+}
+
+#[allow(clippy::large_enum_variant, reason = "every one of them begins so")]
+enum Missing<S: Origin<B>, B> {
+    New(Option<(Asking<S, B>, Seen, LookupSpan)>),
+    Begun(Begun<S, B>),
+}
+
+impl<S: Origin<B>, B> Unpin for Missing<S, B> {}
+
+impl<S: Origin<B>, B: Send + 'static> Future for Missing<S, B> {
+    type Output = Fetched<S, B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        if let Self::New(new) = &mut *self {
+            let (asking, seen, span) = new.take().expect("polled after a panic");
+            *self = Self::Begun(asking.begin(seen, span));
+        }
+        match &mut *self {
+            Self::Begun(begun) => Pin::new(begun).poll(cx),
+            Self::New(_) => Poll::Pending,
+        }
     }
 }
 
 /// As [`fetch`], for a request with the mark of another process's load. What is in memory does not answer it before it is
 /// clear that the mark is not this key's: a refresh is not to bring back what is to be refreshed.
 pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
-    context: Arc<Context>,
-    service: S,
-    mut request: Request<B>,
-    key: Key,
-    target: Target<'static>,
+    mut asking: Asking<S, B>,
     mark: HeaderValue,
     lookup: LookupSpan,
-) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-    if context.keep_mark(request.headers_mut(), &key, mark, Reading::Answer).await {
+) -> Fetched<S, B> {
+    let Asking { context, request, key, .. } = &mut asking;
+    if context.keep_mark(request.headers_mut(), key, mark, Reading::Answer).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
         context.cache.emit(Event::Bypass(reason));
+        let Asking { context, service, request, .. } = asking;
         return Ok(context.bypassed(Oneshot::new(service, request).await?, reason));
     }
     let span = lookup.span();
-    fetch(context, service, request, key, target, Known::Nothing, lookup).instrument(span).await
+    fetch(asking, Known::Nothing, lookup).instrument(span).await
 }
 
 /// A request, as far as it is needed to find out what is to be done.
@@ -201,14 +352,9 @@ enum LeaderAnswer<R: Body> {
 }
 
 impl RequestLookup<'_> {
-    /// What is to be done where that takes no look-up, and no wait for another request's load: a future that does both is in a
-    /// box, so that the one of what is known to be missing is the smaller for it.
+    /// What is to be done where that takes no look-up, and no wait for another request's load.
     fn next_at_once<R: Body>(&mut self) -> Option<Next<R>> {
         let Known::Missing(seen) = self.known else { return None };
-        // Another query's load may answer it.
-        if self.context.variations.is_some() {
-            return None;
-        }
         self.span.at(self.context.cache.far_tier());
         let miss = missing_uri(self.key, seen);
         if let Some(next) = self.without_load(&miss) {
@@ -538,6 +684,10 @@ impl RequestLookup<'_> {
 }
 
 impl Context {
+    fn patience(&self) -> Patience {
+        self.cache.patience().with_soft_timeout(self.policy.soft_timeout)
+    }
+
     /// What a load replies by then, unless it panics. One that is left before its request's patience is at its `end` goes on for
     /// later requests.
     async fn reply_in_time<T: Send + 'static>(

@@ -53,7 +53,7 @@ impl Context {
     pub(super) fn add_plain_tags<B>(&self, request: &mut Request<B>) {
         if let Some(encode) = &self.policy.encode {
             let is_safe = is_safe(request.method());
-            add_plain_tags(request.headers_mut(), encode.codings(), is_safe);
+            add_plain_tags(request.headers_mut(), encode.encoders(), is_safe);
         }
     }
 

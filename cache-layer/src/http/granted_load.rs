@@ -1,9 +1,6 @@
 //! A load that has the right to store what comes: it asks the application, passes the response to the client, and stores it.
 
-use std::{
-    pin::{Pin, pin},
-    sync::Arc,
-};
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -74,8 +71,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
     pub(super) fn run<S, B>(
         mut self: Box<Self>,
-        service: S,
-        mut request: Request<B>,
+        mut asking: Pin<Box<Oneshot<S, Request<B>>>>,
         purpose: Purpose,
         deadline: Instant,
     ) -> impl Future<Output = ()>
@@ -89,12 +85,11 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 Admission::Abandoned => return self.permit.abandon(),
                 Admission::NoRoom => return self.refuse(purpose),
             }
-            let (stored, validates) = self.prepare(&mut request, purpose);
-            let answered = {
-                let asking = pin!(Oneshot::new(service, request));
-                self.ask(asking).await
-                // What the application holds for a request, such as its place under a limit, is free from here on.
-            };
+            let request = asking.as_mut().request_mut().expect("it is not sent yet");
+            let (stored, validates) = self.prepare(request, purpose);
+            let answered = self.ask(asking.as_mut()).await;
+            // What the application holds for a request, such as its place under a limit, is free from here on.
+            drop(asking);
             let response = match answered {
                 Some(Ok(response)) => response,
                 Some(Err(error)) => return self.failed(purpose, error),

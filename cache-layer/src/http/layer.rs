@@ -9,6 +9,7 @@ use super::{
     context::Context,
     encode::Encoders,
     hints::Hints,
+    owner::Owner,
     rules::{RequestSettings, Rule, RuledContexts, Rules},
     service::CacheService,
     target::{Affected, Target},
@@ -16,11 +17,12 @@ use super::{
 };
 use crate::{
     clock::millis,
-    engine::{Cache, InvalidateError},
+    engine::{Cache, InvalidateError, SoftInvalidation},
     error::{ConfigError, ConfigErrorKind},
     key::Key,
-    policy::{Encode, KeepIf, NoVarySearch, Profile, Remaining, RequestPredicate, SetCookie, Vary, Voids},
+    policy::{Encode, KeepIf, NoVarySearch, Profile, Remaining, RequestPredicate, SetCookie, Vary, Verify, Voids},
     semantics::{cache_status::CacheName, caching_policy::CachingPolicy, names::Names, one_request::OF_ONE_REQUEST},
+    tag::Tags,
     telemetry::NoCacheReason,
 };
 
@@ -79,6 +81,20 @@ impl CacheLayer {
     /// A layer over `cache` that keeps what the application says, and nothing else.
     pub fn new(cache: Cache) -> Self {
         Self { context: Context::new(cache), rules: None }
+    }
+
+    /// The settings that a private cache begins with.
+    pub(super) fn for_private_use(cache: Cache) -> Self {
+        let mut layer = Self::new(cache);
+        layer.context.policy.caching = CachingPolicy::private();
+        // They are between a server and the caches in front of it.
+        layer.context.policy.tag_fields = Vec::new();
+        layer
+    }
+
+    /// The same settings, for one owner alone.
+    pub(super) fn of_owner(&self, owner: Owner) -> Self {
+        Self { context: self.context.clone().of_owner(owner), rules: self.rules.clone() }
     }
 }
 
@@ -424,6 +440,40 @@ impl CacheLayer {
     }
 }
 
+/// # Verification
+impl CacheLayer {
+    /// Which share of the hits is verified, none unless set: whether what is fresh by all that was said is still what the application
+    /// would answer. It tells whether lifetimes are right, and whether all is invalidated that should be.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, Verify, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = CacheLayer::new(cache).verify(0.001);
+    /// // As well, and makes stale what differs:
+    /// let layer = layer.verify(Verify::new(0.001).soften(true));
+    /// ```
+    ///
+    /// Once a client has its answer, its request goes to the application in the background; status, body and some
+    /// [fields](Verify::fields) of what comes are compared with what is stored, and
+    /// [`Event::Verified`](crate::telemetry::Event::Verified) says whether they are the same, and of what age. Nothing of it is
+    /// stored, and `Cache-Status` says nothing of it. What differs is loaded once more by a later hit, if one comes within half a minute:
+    /// [`Event::VerifiedAgain`](crate::telemetry::Event::VerifiedAgain) tells what is stale from what never says the same twice.
+    /// An application that answers with an error has said nothing.
+    ///
+    /// - Never more than this share of the hits that could be: GET, answered with a fresh 200, without `Authorization` and without
+    ///   any cookie but [ignored](Self::ignore_cookies) ones. Of so many in a row one is, at random. It counts for this layer in
+    ///   this process; a [rule](Rule::verify) counts for itself.
+    /// - It takes room that is to spare: where [`max_loads`](Self::max_loads) is set, never the last place, and it gives way to a
+    ///   request that waits for one. At most sixteen run at one time, and none for longer than a load may.
+    /// - The application sees a request more, as by a refresh in the background. What a handler reads from a cache of typed values is
+    ///   verified [there](crate::CacheBuilder::verify).
+    pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
+        self.context.policy.set_verify(verify.into());
+        self.context = self.context.settled();
+        self
+    }
+}
+
 /// # Keys
 ///
 /// Which requests are answered by one response.
@@ -581,18 +631,16 @@ impl CacheLayer {
     }
 
     /// As [`invalidate_uri`](Self::invalidate_uri), but makes responses stale rather than void, as
-    /// [`Cache::soft_invalidate`] does.
+    /// [`Cache::soft_invalidate`] does, at once or over a window.
     ///
     /// # Errors
     ///
     /// As for [`Cache::invalidate`].
-    pub async fn soft_invalidate_uri(&self, uri: &Uri) -> Result<bool, InvalidateError> {
-        let Some(Affected { keys, tags }) = self.affected(uri) else { return Ok(false) };
-        let mut result = self.context.cache.soft_invalidate_tags(tags).await;
-        for key in keys {
-            result = self.context.cache.soft_invalidate(&key).await.and(result);
-        }
-        result.map(|()| true)
+    pub fn soft_invalidate_uri(&self, uri: &Uri) -> SoftInvalidation<bool> {
+        let affected = self.affected(uri);
+        let known = affected.is_some();
+        let Affected { keys, tags } = affected.unwrap_or_default();
+        self.context.cache.soft_invalidate_uri(Tags::new(tags), keys, known)
     }
 
     /// By what everything is reached that is stored for a URI.
@@ -648,11 +696,29 @@ impl CacheLayer {
 impl CacheLayer {
     /// Whether the cache is there at all; it is unless set. Turned off, it looks nothing up, and stores nothing (`detail=off`).
     /// What is written through it still voids what is stored, so that nothing is outdated where it is on, or when it is on again.
+    /// Values ([`get_or_load`](crate::Cache::get_or_load), `#[cached]`) are stored all the same; a store without room,
+    /// `MemoryStore::new(0)`, keeps neither.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
     /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
     /// let layer = CacheLayer::new(cache).enabled(std::env::var_os("NO_CACHE").is_none());
+    /// ```
+    ///
+    /// To leave the layer out altogether, writes included, is a matter for `option_layer`, for which responses have to have the
+    /// same body with it and without it:
+    ///
+    /// ```
+    /// # use axum::{Router, body::Body, http::Response, routing::get};
+    /// # use cache_layer::{Cache, CacheLayer, ResponseBody, store::MemoryStore};
+    /// # use tower::{ServiceBuilder, util::option_layer};
+    /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
+    /// let layer = std::env::var_os("NO_CACHE").is_none().then(|| {
+    ///     ServiceBuilder::new()
+    ///         .map_response(|response: Response<ResponseBody<Body>>| response.map(Body::new))
+    ///         .layer(CacheLayer::new(cache))
+    /// });
+    /// let app: Router = Router::new().route("/", get(async || "hello")).layer(option_layer(layer));
     /// ```
     pub fn enabled(mut self, on: bool) -> Self {
         self.context.policy.bypass = (!on).then_some(NoCacheReason::Off);
@@ -669,6 +735,7 @@ impl CacheLayer {
     /// ```
     pub fn bypass_if(mut self, bypasses: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
         self.context.policy.bypass_if = Some(RequestPredicate::new(bypasses));
+        self.context = self.context.settled();
         self
     }
 }
@@ -688,7 +755,7 @@ impl CacheLayer {
     /// let layer = CacheLayer::new(cache).tag_fields([http::HeaderName::from_static("x-product-tags")]);
     /// ```
     pub fn tag_fields(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.context.policy.tag_fields = names.into_iter().collect();
+        self.context.policy.set_tag_fields(names);
         self
     }
 
@@ -840,7 +907,7 @@ impl<S> Layer<S> for CacheLayer {
     fn layer(&self, inner: S) -> Self::Service {
         let context = Arc::new(self.context.clone());
         let ruled = match &self.rules {
-            None if !context.policy.asks_first() => None,
+            None if !context.policy.asks_first() && !context.cache.has_switches() => None,
             rules => Some(Arc::new(RuledContexts::new(context.clone(), rules.clone().unwrap_or_default()))),
         };
         CacheService::new(inner, context, ruled)

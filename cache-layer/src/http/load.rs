@@ -13,6 +13,7 @@ use super::{
     context::Context,
     forward::Forward,
     granted_load::GrantedLoad,
+    oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
     reply::LoadReply,
@@ -24,7 +25,7 @@ use crate::{
         fetch::AcquireOutcome,
         flight::{Flight, ReplyTo},
         patience::Patience,
-        permit::{Purpose, WritePermit},
+        permit::{FailurePolicy, Purpose, WritePermit},
     },
     entry::Entry,
     telemetry::NoCacheReason,
@@ -43,27 +44,60 @@ pub(super) struct Load<S, B> {
 }
 
 type ReplyOf<S, B> = LoadReply<<S as Origin<B>>::Content, ErrorOf<S, B>>;
-type ErrorOf<S, B> = <S as tower_service::Service<Request<B>>>::Error;
+pub(super) type ErrorOf<S, B> = <S as tower_service::Service<Request<B>>>::Error;
+
+/// A load, with the right to store what comes, and who waits for it.
+type Granted<S, B> = (Box<Load<S, B>>, Box<WritePermit>, ReplyTo<ReplyOf<S, B>>);
 
 impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
     /// Leads `flight` to its end, and replies as soon as there is a reply. The request that waits for it may be gone; the load
     /// goes on without it, for a while.
-    pub(super) async fn lead(mut self: Box<Self>, flight: Flight, reply_to: ReplyTo<ReplyOf<S, B>>) {
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
+    pub(super) fn lead(
+        self: Box<Self>,
+        flight: Flight,
+        reply_to: ReplyTo<ReplyOf<S, B>>,
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            let (load, permit, reply_to) = match self.acquire_at_once(flight, &reply_to) {
+                Ok(permit) => (self, permit, reply_to),
+                // In a box, so that the future of a load that need not wait is the smaller for it.
+                Err(flight) => match Box::pin(self.acquired(flight, reply_to)).await {
+                    Some(granted) => granted,
+                    None => return,
+                },
+            };
+            load.load(permit, reply_to).await;
+        }
+    }
+
+    /// Asks for the right to load, and does what there is to do without it; all of this again, with the right, if it is had.
+    async fn acquired(mut self: Box<Self>, flight: Flight, reply_to: ReplyTo<ReplyOf<S, B>>) -> Option<Granted<S, B>> {
         match self.acquire(flight, &reply_to).await {
-            AcquireOutcome::Granted(permit) => self.load(permit, reply_to).await,
+            AcquireOutcome::Granted(permit) => return Some((self, permit, reply_to)),
             AcquireOutcome::Found(hit) => reply_to.send(LoadReply::Entry(hit.entry, Served::Collapsed)),
-            AcquireOutcome::Uncacheable => {
-                Box::pin(self.reply_uncached(NoCacheReason::Remembered, None, reply_to)).await;
-            }
+            AcquireOutcome::Uncacheable => self.reply_uncached(NoCacheReason::Remembered, None, reply_to).await,
             AcquireOutcome::BackedOff(failure) => {
                 let stale = self.miss.stale.take();
-                if let Some(reply) = self.context.reply_while_backing_off(&self.asked.headers, stale.as_ref(), &failure)
-                {
-                    return reply_to.send(reply);
+                match self.context.reply_while_backing_off(&self.asked.headers, stale.as_ref(), &failure) {
+                    Some(reply) => reply_to.send(reply),
+                    None => self.reply_uncached(NoCacheReason::BackedOff, stale, reply_to).await,
                 }
-                Box::pin(self.reply_uncached(NoCacheReason::BackedOff, stale, reply_to)).await;
             }
         }
+        None
+    }
+
+    /// The right to load, if the store gives it at once; else the flight.
+    fn acquire_at_once(&self, flight: Flight, reply_to: &ReplyTo<ReplyOf<S, B>>) -> Result<Box<WritePermit>, Flight> {
+        let policy = self.failure_policy(&self.miss, reply_to);
+        self.context.cache.acquire_at_once(flight, &self.miss, policy)
+    }
+
+    fn failure_policy(&self, miss: &Miss, reply_to: &ReplyTo<ReplyOf<S, B>>) -> FailurePolicy {
+        // The task of a load in the background may run before the request has dropped its end.
+        let is_unawaited = self.purpose.is_in_background() || !reply_to.is_awaited();
+        self.context.failure_policy(&self.asked.headers, miss.stale.as_ref(), is_unawaited)
     }
 
     /// Asks for the right to load.
@@ -86,7 +120,8 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
     ) -> impl Future<Output = ()> + Send {
         let Self { context, service, request, asked, miss, purpose, patience } = *self;
         let load = GrantedLoad { context, request: asked, miss, permit, reply_to, room: None };
-        Box::new(load).run(service, request, purpose, patience.end())
+        // In a box each: whatever the application's future is, this one is small.
+        Box::new(load).run(Box::pin(Oneshot::new(service, request)), purpose, patience.end())
     }
 
     /// Forwards the request by itself, and replies with what comes of it, unless its client leaves before that; in the

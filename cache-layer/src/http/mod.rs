@@ -5,6 +5,8 @@
 //! - [`explain`]: what a layer would do with a request, and why
 //! - [`query`]: [`QueryLayer`], around the one below: requests that are answered by their content, which [`query_body`] has
 //!   read; [`ask_again`]: an application that means 304 and says 412
+//! - [`private`]: [`PrivateCacheLayer`], for one owner in front of a client; [`owner`]: whose responses it keeps, and what tells
+//!   two of that owner's requests apart
 //! - [`layer`]: [`CacheLayer`] and its settings
 //! - [`service`]: [`CacheService`], what becomes of one request: a hit in memory is answered here
 //! - [`fetch`]: a request whose answer is not in memory: found in the store, waited for, or loaded
@@ -14,6 +16,7 @@
 //! - [`granted_load`]: a load that may store what comes: how it asks, a new response, and how it ends without one
 //! - [`preferences`]: what a client has sent, where the cache negotiates
 //! - [`forward`]: a request that the application answers by itself
+//! - [`verify`]: whether what answered a request is still what the application would
 //! - [`failure`]: what a request gets while a failing application is left alone
 //! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
 //! - [`nested`]: layers in one another's way
@@ -49,10 +52,12 @@ mod minted;
 mod nested;
 mod oneshot;
 mod origin;
+mod owner;
 #[cfg(feature = "unstable-parts")]
 mod parts;
 mod plan;
 mod preferences;
+mod private;
 mod query;
 mod query_body;
 mod range_memory;
@@ -71,6 +76,7 @@ mod sizes_tests;
 mod stored;
 mod target;
 mod variations;
+mod verify;
 mod write;
 
 pub use ask_again::AskAgain;
@@ -85,6 +91,7 @@ pub use layer::CacheLayer;
 #[cfg(feature = "unstable-parts")]
 pub use parts::Parts;
 pub use preferences::ClientPreferences;
+pub use private::PrivateCacheLayer;
 pub use query::{QueryLayer, QueryService};
 pub use query_body::QueryBody;
 pub use rules::{Rule, Rules};

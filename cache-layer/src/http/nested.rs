@@ -34,7 +34,8 @@ impl Context {
         let extensions = request.extensions_mut();
         let outer = extensions.remove::<LoadMark>().map(Arc::new);
         extensions.insert(LoadMark { cache: self.cache.clone(), key: key.clone(), outer });
-        let token = lease.filter(|_| !self.cache.is_local());
+        // What a private cache asks may be anybody's server, which is not to know.
+        let token = lease.filter(|_| !self.cache.is_local() && self.owner.is_none());
         if let Some(value) = token.and_then(|token| HeaderValue::from_bytes(&token).ok()) {
             request.headers_mut().insert(&FIELD, value);
         }

@@ -22,6 +22,14 @@ impl<S: Service<Q>, Q> Oneshot<S, Q> {
     pub(super) fn new(service: S, request: Q) -> Self {
         Self::Waiting { service, request: Some(request) }
     }
+
+    /// The request, before it is sent.
+    pub(super) fn request_mut(self: Pin<&mut Self>) -> Option<&mut Q> {
+        match self.project() {
+            OneshotProj::Waiting { request, .. } => request.as_mut(),
+            OneshotProj::Called { .. } => None,
+        }
+    }
 }
 
 impl<S: Service<Q>, Q> Future for Oneshot<S, Q> {

@@ -30,14 +30,14 @@ use crate::{
         compressed::is_compressed,
         date::write_http_date,
         freshness::{initial_age, lifetime},
-        groups::cache_groups,
-        list::{has, has_any},
+        groups::{GROUPS, cache_groups},
+        list::has,
+        names::Shapes,
         no_vary_search::NoVarySearch as Variation,
         received::Received,
         staleness::{Windows, forbids_stale_use},
         storable::{is_stored_field, refusal_of_freshness, refusal_of_response},
         tag_fields::named_tags,
-        targeted::ResponseDirectives,
         vary::{Vary, VaryFields},
     },
     store::Writes,
@@ -184,9 +184,10 @@ impl Context {
     pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse<'_>) -> Result<Plan, NoCacheReason> {
         let OriginResponse { status, headers, time: response_time, tags, freshness, inherited, length } = response;
         let policy = &self.policy.caching;
-        let directives =
-            freshness.map_or_else(|| ResponseDirectives::from_headers(headers, &policy.targets), Freshness::directives);
-        let received = Received { status, headers, directives: &directives, request_time: request.time, response_time };
+        let directives = freshness.map_or_else(|| policy.directives(headers), Freshness::directives);
+        let names = Shapes::of(headers.keys());
+        let received =
+            Received { status, headers, names, directives: &directives, request_time: request.time, response_time };
         self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();
         let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));
@@ -202,7 +203,7 @@ impl Context {
         }
         let age = initial_age(&received);
         let windows = Windows::new(policy, &received, lifetime, age);
-        if let Some(reason) = refusal_of_freshness(&request.headers, &received, lifetime, &windows, ruled) {
+        if let Some(reason) = refusal_of_freshness(policy, &request.headers, &received, lifetime, &windows, ruled) {
             return Err(reason);
         }
         if !self.policy.keeps(status, headers) {
@@ -213,7 +214,7 @@ impl Context {
         }
         let variation = self.variation_of(request, status, headers);
         let of_path = variation.as_ref().map(|_| request.target.path_tag(&self.key_rules(&request.headers)));
-        let tags = self.tags_of(request, headers, inherited.tags_and(tags), of_path.as_deref())?;
+        let tags = self.tags_of(request, &received, inherited.tags_and(tags), of_path.as_deref())?;
         let vary = match Vary::from_headers(headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
@@ -249,19 +250,20 @@ impl Context {
     fn tags_of(
         &self,
         request: &CacheRequest,
-        headers: &HeaderMap,
+        &Received { headers, names, .. }: &Received<'_>,
         mut tags: Tags,
         of_path: Option<&str>,
     ) -> Result<Tags, NoCacheReason> {
-        let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
-        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
         let of_target = self.tag_of_target(request);
-        let is_named = has_any(headers, &self.policy.tag_fields) || !groups.is_empty();
-        if !is_named && of_target.is_none() && of_path.is_none() {
+        let of_owner = self.owner.as_ref().map(|owner| owner.tag());
+        let may_be_named = self.policy.may_name_tags(names) || names.may_meet(GROUPS);
+        if !may_be_named && of_target.is_none() && of_path.is_none() && of_owner.is_none() {
             return if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) };
         }
+        let groups = cache_groups(headers).ok_or(NoCacheReason::TooManyTags)?;
+        let groups: Vec<String> = groups.iter().map(|group| self.group_tag(&request.target, group)).collect();
         let named = named_tags(headers, &self.policy.tag_fields).ok_or(NoCacheReason::TooManyTags)?;
-        let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path);
+        let more = groups.iter().chain(&of_target).map(String::as_str).chain(of_path).chain(of_owner);
         tags = Tags::new(tags.iter().chain(named).chain(more));
         if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
     }
@@ -269,7 +271,8 @@ impl Context {
     /// What reaches a response when its target is written to, if that does not say its key.
     fn tag_of_target(&self, request: &CacheRequest) -> Option<String> {
         let Policy { key_headers, cookies, .. } = &self.policy;
-        let key_is_target = !request.has_content && key_headers.is_empty() && cookies.keyed.is_empty();
+        let has_parts = !key_headers.is_empty() || !cookies.keyed.is_empty() || self.owner.is_some();
+        let key_is_target = !request.has_content && !has_parts;
         (!key_is_target).then(|| request.target.tag(&self.key_rules(&request.headers)))
     }
 
@@ -341,10 +344,12 @@ impl Context {
     /// The metadata of a response: what is stored of its fields, and no more.
     fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
         let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
-        let fields = headers
-            .own
-            .iter()
-            .filter(|(name, _)| is_stored(name) && !annotate::is_own(name) && !self.policy.is_internal(name));
+        let fields = headers.own.iter().filter(|(name, _)| {
+            let shape = Shapes::of_text(name.as_str());
+            is_stored(name, shape)
+                && !(shape.may_meet(annotate::OWN) && annotate::is_own(name))
+                && !(self.policy.may_name_tags(shape) && self.policy.is_internal(name))
+        });
         info.with_fields(fields.chain(headers.date.map(|date| (&DATE, date))))
     }
 

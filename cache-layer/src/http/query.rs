@@ -85,6 +85,8 @@ struct ContentPolicy {
     read_timeout: Duration,
     reads_expected: bool,
     normalize: Option<Arc<Normalize>>,
+    /// All of them, if there is none.
+    queries: Option<Arc<Predicate>>,
     posts: Option<Arc<Predicate>>,
 }
 
@@ -100,6 +102,7 @@ impl CacheLayer {
             read_timeout: READ_TIMEOUT,
             reads_expected: false,
             normalize: None,
+            queries: None,
             posts: None,
         };
         QueryLayer { cache: self.with_content_keys(), policy }
@@ -174,6 +177,19 @@ impl QueryLayer {
         }
     }
 
+    /// The QUERY requests that are answered by their content, such as those of one route; all unless set. Others pass through, with
+    /// their content unread, and void nothing.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// let layer = CacheLayer::new(cache).query().queries(|request| request.uri.path() == "/search");
+    /// ```
+    pub fn queries(mut self, answered: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.policy.queries = Some(Arc::new(answered));
+        self
+    }
+
     /// POST requests that only read, as those of GraphQL and of many searches do: they are answered by their content as QUERY
     /// is, and never for QUERY or GET. None unless set. One that can't be answered so is a POST like any other, and voids what it
     /// is sent to unless [`voids`](CacheLayer::voids) says otherwise.
@@ -199,6 +215,7 @@ impl fmt::Debug for ContentPolicy {
             .field("read_timeout", &self.read_timeout)
             .field("reads_expected", &self.reads_expected)
             .field("normalizes", &self.normalize.is_some())
+            .field("queries", &self.queries.is_some())
             .field("posts", &self.posts.is_some())
             .finish()
     }
@@ -258,7 +275,7 @@ impl ContentPolicy {
     /// Whether the request is one that is answered by its content.
     fn cover(&self, request: &request::Parts) -> bool {
         match request.method.as_str() {
-            QUERY => true,
+            QUERY => self.queries.as_ref().is_none_or(|answered| answered(request)),
             "POST" => self.posts.as_ref().is_some_and(|only_reads| only_reads(request)),
             _ => false,
         }

@@ -37,7 +37,9 @@ impl Context {
             (Some(Learned { kept: false, at }), stale) if stale.is_none_or(|came| came < at) => {
                 Some(NoCacheReason::Remembered)
             }
-            (None, None) if client.is_known_to_the_application() => Some(NoCacheReason::RangeRequest),
+            (None, None) if self.owner.is_none() && client.is_known_to_the_application() => {
+                Some(NoCacheReason::RangeRequest)
+            }
             _ => None,
         }
     }

@@ -200,16 +200,40 @@ pub(super) async fn pass_on<R: Body<Data = Bytes>>(
 pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoCacheReason> {
     let mut lines = headers.get_all(CONTENT_LENGTH).into_iter();
     let Some(line) = lines.next() else { return Ok(None) };
-    let digits = line.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match (digits.and_then(|text| text.parse().ok()), lines.next()) {
+    match (number(line.as_bytes()), lines.next()) {
         (Some(length), None) => Ok(Some(length)),
         _ => Err(NoCacheReason::BodyTruncated),
     }
 }
 
+/// The number that is written in these digits, and nothing else.
+fn number(digits: &[u8]) -> Option<u64> {
+    let add = |number: u64, digit: &u8| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    };
+    (!digits.is_empty()).then(|| digits.iter().try_fold(0, add)).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_is_written_in_digits() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("007", Some(7)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("", None),
+            ("+1", None),
+            ("1 ", None),
+            ("1.0", None),
+        ] {
+            assert_eq!(number(text.as_bytes()), expected, "{text:?}");
+        }
+    }
 
     /// What a body says when it is asked, one answer after the other; a pause, where there is `None`.
     struct Told(VecDeque<Option<Result<Frame<Bytes>, &'static str>>>);

@@ -15,7 +15,7 @@ use super::{
     reply::LoadReply,
     response_entry::ResponseEntry,
     select::milliseconds_left,
-    stored::StoredInfo,
+    stored::{StoredInfo, StoredResponse},
 };
 use crate::{
     engine::{
@@ -147,6 +147,14 @@ impl Context {
     ) -> Result<Response<ResponseBody<R>>, E> {
         match reply {
             LoadReply::Entry(entry, served) => Ok(self.respond(entry, method, request, served, lookup)),
+            LoadReply::WithCookies(answer) => {
+                let (entry, served, cookies) = *answer;
+                let mut response = self.respond(entry, method, request, served, lookup);
+                for cookie in cookies {
+                    response.headers_mut().append(header::SET_COOKIE, cookie);
+                }
+                Ok(response)
+            }
             LoadReply::Response(response) => Ok(response),
             LoadReply::Failed(error) => Err(error),
         }
@@ -162,7 +170,7 @@ impl Context {
         if served.is_hit() {
             self.cache.emit(Event::Hit);
         }
-        let info = entry.response().info;
+        let StoredResponse { info, shapes, .. } = *entry.response();
         let now = self.cache.now();
         let deadlines = entry.deadlines_at(now);
         let times = times(info, &deadlines, now);
@@ -178,7 +186,9 @@ impl Context {
             answer.response(info.status, headers, content, method)
         };
         // Another process may have stored what it passes on.
-        self.policy.strip_internal(response.headers_mut());
+        if self.policy.may_name_tags(shapes) {
+            self.policy.strip_internal(response.headers_mut());
+        }
         annotate::stored(response.headers_mut(), &self.signature, &times, served);
         if self.policy.remaining != Remaining::Age {
             let left = RemainingFreshness::new(times.age, &deadlines, now);

@@ -1,8 +1,8 @@
 //! The application says that what is stored still holds (RFC 9111, section 4.3.4).
 
 use http::{
-    HeaderMap,
-    header::{ACCEPT_RANGES, DATE},
+    HeaderMap, HeaderValue,
+    header::{ACCEPT_RANGES, DATE, SET_COOKIE},
     response,
 };
 use http_body::Body;
@@ -20,6 +20,7 @@ use crate::{
     inherit::Reads,
     policy::Freshness,
     semantics::{
+        caching_policy::SetCookie,
         groups::names_groups,
         list::has_any,
         update::{freshen, selects},
@@ -38,6 +39,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
         let Some(mut head) = head.filter(|head| selects(&head.headers, &stored.headers, now / 1000)) else {
             return self.unmatched(entry, asked_about).await;
         };
+        let cookies = self.context.cookies_for_client(&head.headers);
         let headers = self.context.freshened(&entry, &mut head);
         let response = self.context.origin_response(&self.request.target, &entry, &headers, &mut head);
         let (why, varies) = (self.miss.detail.why, self.miss.detail.varies.take());
@@ -49,13 +51,13 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 let (millis, coded) = (self.context.load_time(&self.request), draft.is_encodable());
                 let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis, coded));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };
-                self.reply_to.send(LoadReply::Entry(again, served));
+                self.reply_to.send(reply(again, served, cookies));
                 self.permit.commit(writes, tags).await;
             }
             Err(reason) => {
                 let (status, offers_ranges) = (stored.info.status, stored.headers.contains_key(ACCEPT_RANGES));
                 let served = Served::Validated { why, not_stored: Some(reason) };
-                self.reply_to.send(LoadReply::Entry(entry.clone(), served));
+                self.reply_to.send(reply(entry.clone(), served, cookies));
                 self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
             }
         }
@@ -77,7 +79,22 @@ impl<R: Body, E> GrantedLoad<R, E> {
     }
 }
 
+fn reply<R: Body, E>(entry: ResponseEntry, served: Served, cookies: Vec<HeaderValue>) -> LoadReply<R, E> {
+    match cookies.is_empty() {
+        true => LoadReply::Entry(entry, served),
+        false => LoadReply::WithCookies(Box::new((entry, served, cookies))),
+    }
+}
+
 impl Context {
+    /// What a 304 sets in the client who asked, where responses are kept without their cookies: as with any response that loads.
+    fn cookies_for_client(&self, head: &HeaderMap) -> Vec<HeaderValue> {
+        match self.policy.caching.set_cookie {
+            SetCookie::Strip => head.get_all(SET_COOKIE).iter().cloned().collect(),
+            SetCookie::Refuse | SetCookie::Keep => Vec::new(),
+        }
+    }
+
     /// The stored fields as a 304 updates them (section 3.2).
     pub(super) fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> HeaderMap {
         if let Some(date) = date_for(&head.headers, self.cache.now()) {

@@ -21,6 +21,7 @@ use crate::{
         vary::accepts_codings,
     },
     store::Seen,
+    switches::Switch,
     telemetry::{Event, Rejection},
 };
 
@@ -140,10 +141,17 @@ impl Context {
         match self.directives(headers).reuse(candidate) {
             Reuse::Fresh | Reuse::AcceptedStale => Decision::Answer(entry),
             Reuse::Stale if now < deadlines.stale_while_revalidate => Decision::AnswerAndRefresh(entry),
+            Reuse::Stale if !from_the_future && self.has_wider_grace(&entry, now) => Decision::AnswerAndRefresh(entry),
             Reuse::Stale if from_the_future => Decision::Validate(entry, ForwardReason::FromTheFuture),
             Reuse::Stale => Decision::Validate(entry, ForwardReason::Stale),
             Reuse::Unwanted => Decision::Validate(entry, ForwardReason::Request),
         }
+    }
+
+    /// Whether what is stale is used for as long as it is kept, by an operator's word.
+    fn has_wider_grace(&self, entry: &ResponseEntry, now: u64) -> bool {
+        let is_kept = !entry.response().info.traits.never_stale && now < entry.deadlines().gone;
+        is_kept && self.cache.is_switched(Switch::WiderGrace)
     }
 
     /// The answer that `entry` is, or that it leads to by `find`, if that asks for nothing more.
@@ -276,6 +284,7 @@ impl Context {
             }
         };
         let until = until.max(deadlines.stale_while_revalidate);
+        let until = if self.has_wider_grace(&entry, now) { until.max(deadlines.gone) } else { until };
         let stale_for = now.saturating_sub(deadlines.fresh) / 1000;
         let accepted = self.directives(request).accepts_stale_on_error(stale_for);
         (now < until && accepted).then_some(entry)

@@ -16,11 +16,11 @@ use super::{
     annotate::{Refusal, Served},
     body::ResponseBody,
     context::Context,
-    fetch::{Known, fetch, fetch_unless_nested},
+    fetch::{Asking, Known, fetch, fetch_missing, fetch_unless_nested},
     future::ResponseFuture,
     hints::Hints,
     origin::Origin,
-    rules::{Choice, RequestSettings, RuledContexts},
+    rules::{Choice, RequestSettings, Ruled, RuledContexts},
     select::InMemory,
     target::Target,
     write::write_through,
@@ -42,12 +42,12 @@ pub struct CacheService<S> {
     inner: S,
     context: Arc<Context>,
     /// None where all requests are looked up, by the same settings.
-    ruled: Option<Arc<RuledContexts>>,
+    ruled: Option<Ruled>,
 }
 
 impl<S> CacheService<S> {
     pub(super) fn new(inner: S, context: Arc<Context>, ruled: Option<Arc<RuledContexts>>) -> Self {
-        Self { inner, context, ruled }
+        Self { inner, context, ruled: ruled.map(Ruled::new) }
     }
 
     /// The service behind the cache.
@@ -84,6 +84,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Some(ruled) = &mut self.ruled {
+            ruled.keep_up();
+        }
         let context = &self.context;
         let mark = context.take_mark(request.headers_mut());
         let (method, headers) = (request.method(), request.headers());
@@ -91,17 +94,23 @@ where
         match (refusal, Target::of_request(&context.sites, &request)) {
             (None, Some(target)) => {
                 let hints = request.extensions().get::<Hints>();
-                let ruled;
-                let (context, key) = if self.ruled.is_none() && hints.is_none() {
+                let found = self.ruled.as_ref().map(|ruled| ruled.context(&target));
+                let settled = match found {
+                    _ if hints.is_some() => None,
+                    None => Some(context),
+                    Some(found) => found.ok().filter(|context| !context.asks_first()),
+                };
+                let chosen;
+                let (context, key) = if let Some(context) = settled {
                     (context, target.key(&context.key_rules(headers)))
                 } else {
-                    let choice = Choice::of(context, self.ruled.as_deref(), hints, &target, headers);
+                    let choice = Choice::of(context, found.unwrap_or(Ok(context)), hints, &target, headers);
                     if choice.is_to_be_judged() {
                         let target = target.into_owned();
                         return self.answer_by(choice, request, target, mark);
                     }
-                    ruled = choice.context;
-                    (&ruled, choice.key)
+                    chosen = choice.context;
+                    (&chosen, choice.key)
                 };
                 match context.answer_at_once(&request, &key, mark.is_some()) {
                     AtOnce::Answer(response) => ResponseFuture::ready(response),
@@ -164,7 +173,7 @@ impl Context {
 
 impl<S: Clone> CacheService<S> {
     pub(super) fn settings(&self, hints: Option<&Hints>) -> RequestSettings {
-        RequestSettings::new(self.context.clone(), self.ruled.as_deref(), hints)
+        RequestSettings::new(self.context.clone(), self.ruled.as_ref().map(Ruled::contexts), hints)
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {
@@ -195,7 +204,9 @@ impl<S: Clone> CacheService<S> {
             return self.bypass(request, reason);
         }
         match context.answer_at_once(&request, &key, mark.is_some()) {
-            AtOnce::Answer(response) => ResponseFuture::ready(response),
+            AtOnce::Answer(response) => {
+                ResponseFuture::ready(context.verifying(response, || self.inner.clone(), request, &key))
+            }
             AtOnce::Bypass(refusal) => self.bypass(request, refusal),
             AtOnce::Fetch(known, lookup) => self.fetch(context, request, key, target, mark, (known, lookup)),
         }
@@ -214,12 +225,17 @@ impl<S: Clone> CacheService<S> {
     where
         S: Origin<B>,
     {
-        let (inner, span) = (self.inner.clone(), lookup.span());
-        if let Some(mark) = mark {
-            let fetched = fetch_unless_nested(context, inner, request, key, target, mark, lookup);
-            return ResponseFuture::boxed(fetched, Span::none());
+        let span = lookup.span();
+        // Another query's load may answer what is missing, where responses say so.
+        let only_by_key = context.variations.is_none();
+        let asking = Asking { context, service: self.inner.clone(), request, key, target };
+        match (mark, known) {
+            (Some(mark), _) => ResponseFuture::boxed(fetch_unless_nested(asking, mark, lookup), Span::none()),
+            (None, Known::Missing(seen)) if only_by_key => {
+                ResponseFuture::boxed(fetch_missing(asking, seen, lookup), span)
+            }
+            (None, known) => ResponseFuture::boxed(fetch(asking, known, lookup), span),
         }
-        ResponseFuture::boxed(fetch(context, inner, request, key, target, known, lookup), span)
     }
 
     /// A request that is not looked up.

@@ -8,7 +8,7 @@ use tracing::Span;
 
 use super::{
     context::Context,
-    fetch::{Known, fetch},
+    fetch::{Asking, fetch_missing},
     load::Load,
     plan::CacheRequest,
     select::{Miss, Route},
@@ -31,8 +31,8 @@ async fn the_futures_of_a_miss_are_small() {
     let target = || Target::of_uri(&context.sites, request().uri()).unwrap().into_owned();
     let key = target().key(&context.key_rules(request().headers()));
     let lookup = context.cache.lookup_span(&key);
-    let known = Known::Missing(Seen::Nothing);
-    let fetched = size_of_val(&fetch(context.clone(), service, request(), key.clone(), target(), known, lookup));
+    let asking = Asking { context: context.clone(), service, request: request(), key: key.clone(), target: target() };
+    let fetched = size_of_val(&fetch_missing(asking, Seen::Nothing, lookup));
 
     let Role::Leader(flight) = context.cache.flights().join(&key) else { panic!("nobody else is there") };
     let asked = CacheRequest::as_get(&context, target(), key.clone(), &request());

@@ -14,7 +14,7 @@ use http::{
 
 use crate::{
     entry::{EntryId, weight},
-    semantics::{staleness::has_validator, vary::VaryFields},
+    semantics::{names::Shapes, staleness::has_validator, vary::VaryFields},
 };
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
@@ -42,6 +42,8 @@ pub(super) struct StoredVaries {
 pub(super) struct StoredResponse {
     pub(super) headers: HeaderMap,
     pub(super) info: StoredInfo,
+    /// Those of the names of its fields.
+    pub(super) shapes: Shapes,
 }
 
 /// What is stored of a response beside its fields.
@@ -179,16 +181,17 @@ impl Stored {
                 let initial_age = u64::from_be_bytes(array(&mut rest)?).min(u64::from(u32::MAX));
                 let stale_if_disconnected = u64::from_be_bytes(array(&mut rest)?);
                 let parent = Some(EntryId(array(&mut rest)?)).filter(|parent| *parent != NO_PARENT);
-                let mut headers = HeaderMap::with_capacity(FIELDS);
+                let (mut headers, mut shapes) = (HeaderMap::with_capacity(FIELDS), Shapes::default());
                 while !rest.is_empty() {
                     let length = u16::from_be_bytes(array(&mut rest)?);
                     let name = name_of(take(&mut rest, usize::from(length))?)?;
+                    shapes.add(&name);
                     let length = u32::from_be_bytes(array(&mut rest)?);
                     let value = bytes.slice_ref(take(&mut rest, usize::try_from(length).ok()?)?);
                     headers.try_append(name, HeaderValue::from_maybe_shared(value).ok()?).ok()?;
                 }
                 let info = StoredInfo { status, response_time, initial_age, stale_if_disconnected, traits, parent };
-                Some(Self::Response(StoredResponse { headers, info }))
+                Some(Self::Response(StoredResponse { headers, info, shapes }))
             }
             _ => None,
         }
@@ -248,7 +251,8 @@ mod tests {
             },
             parent: Some(EntryId([9; 16])),
         };
-        StoredResponse { headers, info }
+        let shapes = Shapes::of(headers.keys());
+        StoredResponse { headers, info, shapes }
     }
 
     #[test]

@@ -6,12 +6,12 @@ use http::{
     Extensions, HeaderMap, HeaderName, Method, Request, StatusCode, Uri, header::HOST, request, uri::PathAndQuery,
 };
 
-use super::hints::Hints;
+use super::{hints::Hints, owner::Owner};
 use crate::{
     hex,
     key::Key,
     semantics::{
-        cookies,
+        cookies::{self, CookiePolicy},
         invalidation::{self, affected_paths, redirected_path},
         query::without_parameters,
         sites::Sites,
@@ -206,11 +206,14 @@ impl<'a> Target<'a> {
             parts.extend(lines);
         }
         // No path has a fragment, so nothing that a client sends reads like this.
-        for cookie in key_rules.key_cookies {
+        for cookie in &key_rules.cookies.keyed {
             let given: Vec<_> = cookies::values(key_rules.headers, cookie).map(<[u8]>::to_vec).collect();
             parts.push(format!("#{cookie}=").into_bytes());
             parts.push(given.len().to_be_bytes().to_vec());
             parts.extend(given);
+        }
+        if let Some(owner) = key_rules.owner {
+            parts.extend(owner.key_parts(key_rules.headers, key_rules.cookies));
         }
         for part in key_rules.hinted {
             parts.extend([b"#".to_vec(), part.as_bytes().to_vec()]);
@@ -285,7 +288,9 @@ pub(super) struct KeyRules<'a> {
     pub(super) ignored_query: &'a [String],
     /// Request fields and cookies that do, and the request's.
     pub(super) key_headers: &'a [HeaderName],
-    pub(super) key_cookies: &'a [Box<str>],
+    pub(super) cookies: &'a CookiePolicy,
+    /// Whose responses are kept, in a private cache.
+    pub(super) owner: Option<&'a Owner>,
     pub(super) headers: &'a HeaderMap,
     /// What a layer outside says that does.
     pub(super) hinted: &'a [Box<str>],
@@ -296,7 +301,7 @@ pub(super) struct KeyRules<'a> {
 impl<'a> KeyRules<'a> {
     /// Whether nothing but the target is in the key.
     fn is_plain(&self) -> bool {
-        self.key_headers.is_empty() && self.key_cookies.is_empty() && self.hinted.is_empty()
+        self.key_headers.is_empty() && self.cookies.keyed.is_empty() && self.hinted.is_empty() && self.owner.is_none()
     }
 
     /// The key as its store finds it.
@@ -351,12 +356,14 @@ mod tests {
 
     fn key_rules(namespace: &str) -> KeyRules<'_> {
         static NO_FIELDS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+        static NO_COOKIES: LazyLock<CookiePolicy> = LazyLock::new(CookiePolicy::default);
         KeyRules {
             sites: &ONE,
             namespace,
             ignored_query: &[],
             key_headers: &[],
-            key_cookies: &[],
+            cookies: &NO_COOKIES,
+            owner: None,
             hinted: &[],
             headers: &NO_FIELDS,
             is_shared: false,

@@ -34,9 +34,9 @@ use crate::{
         freshness::lifetime,
         groups::invalidated_groups,
         invalidation::{invalidates, is_safe},
+        names::Shapes,
         received::Received,
         storable::{is_grpc, post_answers_get},
-        targeted::ResponseDirectives,
     },
     store::Seen,
     telemetry::NoCacheReason,
@@ -175,7 +175,9 @@ impl Context {
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
             // A response to POST is answered with as it is.
-            (LoadReply::Entry(..), _) => unreachable!("a response to POST is not cut, and has no precondition"),
+            (LoadReply::Entry(..) | LoadReply::WithCookies(_), _) => {
+                unreachable!("a response to POST is not cut, and has no precondition")
+            }
         }
     }
 
@@ -192,11 +194,12 @@ impl Context {
     /// Whether this response to POST is to be kept for GET.
     fn answers_get<R>(&self, target: &Target<'_>, response: &Response<R>) -> bool {
         let (policy, headers) = (&self.policy.caching, response.headers());
-        let directives = ResponseDirectives::from_headers(headers, &policy.targets);
+        let directives = policy.directives(headers);
         let now = self.cache.now();
         let received = Received {
             status: response.status(),
             headers,
+            names: Shapes::of(headers.keys()),
             directives: &directives,
             request_time: now,
             response_time: now,

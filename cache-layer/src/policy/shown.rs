@@ -19,6 +19,7 @@ impl Policy {
             caching,
             bypass,
             bypass_if,
+            verify,
             refresh,
             ttl: _,
             paths: _,
@@ -32,9 +33,10 @@ impl Policy {
             max_variants,
             key_headers,
             tag_fields,
+            tag_shapes: _,
             pass_tag_fields,
             remaining,
-            cookies: CookiePolicy { bypass: bypass_on_cookies, ignored, keyed },
+            cookies,
             failure_backoff: (first, longest),
             share_failures,
             voids,
@@ -46,6 +48,7 @@ impl Policy {
             ("bypass", yes(matches!(bypass, Some(NoCacheReason::Rule | NoCacheReason::Hint)))),
             ("bypass_if", set(bypass_if.is_some())),
             ("refresh", yes(*refresh)),
+            ("verify", or_off(verify.as_ref().map(|verify| verify.rate()).as_ref())),
             ("ttl", self.shown_ttl(path)),
             ("jitter", format!("{jitter} %")),
             ("max_body", format!("{max_body} bytes")),
@@ -54,20 +57,18 @@ impl Policy {
             ("inherit", yes(*inherits)),
             ("keep_if", set(keep_if.is_some())),
             ("etags", yes(*etags)),
-            ("encode", listed(encode.iter().flat_map(|encode| encode.codings()))),
+            ("encode", listed(encode.iter().flat_map(|encode| encode.encoders()))),
             ("not_stored", listed(not_stored.iter())),
             ("max_variants", max_variants.to_string()),
             ("key_headers", listed(key_headers)),
             ("tag_fields", listed(tag_fields)),
             ("pass_tag_fields", yes(*pass_tag_fields)),
             ("remaining", format!("{remaining:?}")),
-            ("bypass_on_cookies", listed(bypass_on_cookies.iter())),
-            ("ignore_cookies", listed(ignored.iter())),
-            ("key_cookies", listed(keyed)),
             ("failure_backoff", format!("{first:?} to {longest:?}")),
             ("share_failures", yes(*share_failures)),
             ("voids", shown_voids(voids).to_owned()),
         ];
+        shown.extend(shown_cookies(cookies));
         shown.extend(shown_choices(caching));
         shown
     }
@@ -82,8 +83,17 @@ impl Policy {
     }
 }
 
+fn shown_cookies(CookiePolicy { bypass, ignored, keyed }: &CookiePolicy) -> [Shown; 3] {
+    [
+        ("bypass_on_cookies", listed(bypass.iter())),
+        ("ignore_cookies", listed(ignored.iter())),
+        ("key_cookies", listed(keyed)),
+    ]
+}
+
 fn shown_choices(caching: &CachingPolicy) -> Vec<Shown> {
     let CachingPolicy {
+        private,
         targets,
         heuristics,
         set_cookie,
@@ -102,6 +112,7 @@ fn shown_choices(caching: &CachingPolicy) -> Vec<Shown> {
     } = caching;
     let negative = negative_ttl.iter().map(|(status, millis)| format!("{status}: {}", duration(*millis)));
     vec![
+        ("private", yes(*private)),
         ("targeted_fields", listed(targets)),
         ("heuristics", yes(*heuristics)),
         ("set_cookie", format!("{set_cookie:?}")),

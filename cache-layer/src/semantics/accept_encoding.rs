@@ -1,9 +1,11 @@
 //! Which content codings a client accepts, and how gladly (RFC 9110, section 12.5.3).
 
-use http::{HeaderMap, header::ACCEPT_ENCODING};
+use std::sync::LazyLock;
+
+use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING};
 
 use super::{negotiation::canonical_coding, preference::weighed};
-use crate::coding::Coding;
+use crate::coding::{Coding, Encoder};
 
 /// What an `Accept-Encoding` says of the codings that there are, in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,13 +16,28 @@ pub(crate) struct Acceptance {
     others: Option<u16>,
 }
 
+/// What most requests say, by the browsers and client libraries of today, read once for all of them.
+static USUAL: LazyLock<[(&str, Acceptance); 6]> = LazyLock::new(|| {
+    ["gzip, deflate, br, zstd", "gzip, deflate, br", "gzip, deflate", "gzip", "br", "zstd"]
+        .map(|line| (line, Acceptance::of_lines([line.as_bytes()].into_iter())))
+});
+
 impl Acceptance {
     /// What a request accepts. Nothing but `identity` where it does not say: such a client may be able to decode nothing. Nor
     /// where it can't be read.
     pub(crate) fn of(request: &HeaderMap) -> Self {
+        let mut lines = request.get_all(ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes);
+        let Some(first) = lines.next() else { return Self::default() };
+        match USUAL.iter().find(|(line, _)| line.as_bytes() == first) {
+            Some((_, acceptance)) if lines.size_hint().1 == Some(0) => *acceptance,
+            _ => Self::of_lines(std::iter::once(first).chain(lines)),
+        }
+    }
+
+    fn of_lines<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut acceptance = Self::default();
-        for line in request.get_all(ACCEPT_ENCODING) {
-            for member in weighed(line.as_bytes()) {
+        for line in lines {
+            for member in weighed(line) {
                 let Some((name, weight)) = member else { return Self::default() };
                 acceptance.add(canonical_coding(name), weight);
             }
@@ -54,24 +71,23 @@ impl Acceptance {
         }
     }
 
-    /// Of these codings, one before the other, the one that the client takes most gladly, if it takes it more gladly than what is
+    /// Of these, one before the other, the one whose coding the client takes most gladly, if it takes it more gladly than what is
     /// not coded.
-    pub(crate) fn best(&self, codings: impl Iterator<Item = Coding>) -> Option<Coding> {
+    pub(crate) fn best(&self, encoders: impl Iterator<Item = Encoder>) -> Option<Encoder> {
         let mut best = None;
-        for coding in codings {
-            let weight = self.weight(coding);
+        for encoder in encoders {
+            let weight = self.weight(encoder.coding());
             // Of the same weight, shorter is better, and the first is the shortest.
             if weight > best.map_or(0, |(_, weight)| weight) {
-                best = Some((coding, weight));
+                best = Some((encoder, weight));
             }
         }
-        best.filter(|(_, weight)| *weight >= self.identity()).map(|(coding, _)| coding)
+        best.filter(|(_, weight)| *weight >= self.identity()).map(|(encoder, _)| encoder)
     }
 }
 
 #[cfg(all(test, feature = "encode"))]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -83,6 +99,11 @@ mod tests {
             request.append(ACCEPT_ENCODING, HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
         Acceptance::of(&request)
+    }
+
+    /// Of all that there are.
+    fn best(acceptance: &Acceptance) -> Option<Coding> {
+        acceptance.best(Coding::ALL.iter().copied().map(Encoder::usual)).map(Encoder::coding)
     }
 
     /// RFC 9110, section 12.5.3, case by case, with `zstd`, `br` and `gzip` at hand, in this order.
@@ -121,16 +142,25 @@ mod tests {
             ("gzip, br;q=2", "identity"),
             ("\u{fc}", "identity"),
         ] {
-            let best = acceptance(&[value]).best(Coding::ALL.iter().copied());
+            let best = best(&acceptance(&[value]));
             assert_eq!(best.map_or("identity", Coding::as_str), expected, "{value}");
         }
-        assert_eq!(acceptance(&[]).best(Coding::ALL.iter().copied()), None);
-        assert_eq!(acceptance(&["br;q=0.5", "gzip"]).best(Coding::ALL.iter().copied()), Some(Coding::Gzip));
+        assert_eq!(best(&acceptance(&[])), None);
+        assert_eq!(best(&acceptance(&["br;q=0.5", "gzip"])), Some(Coding::Gzip));
+    }
+
+    #[test]
+    fn what_is_usual_is_read_as_all_else() {
+        for (line, usual) in USUAL.iter() {
+            assert_eq!(acceptance(&[line, "deflate"]), *usual, "{line}");
+            assert_eq!(acceptance(&[line, "gzip;q=0"]).weight(Coding::Gzip), 0, "{line}");
+        }
     }
 
     #[test]
     fn what_is_not_there_is_not_waited_for() {
-        let only = |value, coding| acceptance(&[value]).best(std::iter::once(coding));
+        let only =
+            |value, coding: Coding| acceptance(&[value]).best(std::iter::once(coding.into())).map(Encoder::coding);
         assert_eq!(only("zstd, gzip;q=0.5", Coding::Gzip), Some(Coding::Gzip));
         assert_eq!(only("zstd, identity;q=0.9, gzip;q=0.5", Coding::Gzip), None);
     }
@@ -152,7 +182,7 @@ mod tests {
                 let accepts = accepts_coding(value.as_bytes(), coding.as_str().as_bytes());
                 prop_assert_eq!(acceptance.weight(*coding) > 0, accepts, "{} {}", value, coding);
             }
-            let best = acceptance.best(Coding::ALL.iter().copied());
+            let best = best(&acceptance);
             prop_assert!(best.is_some() || !members.iter().any(|member| member.name == "gzip" && member.weight > 0)
                 || acceptance.identity() > 1 || acceptance.weight(Coding::Gzip) == 0, "{}", value);
         }

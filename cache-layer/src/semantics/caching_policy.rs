@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 
-use super::vary::Normalization;
+use super::{cache_control::CacheControl, targeted::ResponseDirectives, vary::Normalization};
 
 /// What to do where RFC 9111 and its companions say "may". Spans of time are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CachingPolicy {
+    /// What is kept is one owner's, and not shared (RFC 9111, section 1).
+    pub(crate) private: bool,
     /// The targeted fields that speak to this cache, the most specific first (RFC 9213, section 2.2).
     pub(crate) targets: Vec<HeaderName>,
     /// Estimate a lifetime from `Last-Modified` where none is stated (RFC 9111, section 4.2.2).
@@ -84,6 +86,7 @@ impl CachingPolicy {
     /// Those of [`Profile::Safe`].
     pub(crate) fn safe() -> Self {
         Self {
+            private: false,
             targets: Vec::new(),
             heuristics: false,
             set_cookie: SetCookie::Refuse,
@@ -116,5 +119,63 @@ impl CachingPolicy {
             normalization: Normalization::permitted(),
             ..Self::safe()
         }
+    }
+
+    /// Those of a private cache: what a browser does, for one owner.
+    pub(crate) fn private() -> Self {
+        Self {
+            private: true,
+            heuristics: true,
+            // A cookie that is set again with each hit would undo what was set since.
+            set_cookie: SetCookie::Strip,
+            stray_content_range: true,
+            keep_for_validation: 24 * HOUR,
+            request_directives: true,
+            ..Self::safe()
+        }
+    }
+
+    /// What a response says to this cache. To a private one, directives for shared caches say nothing (RFC 9111, sections
+    /// 5.2.2.7, 5.2.2.8 and 5.2.2.10).
+    pub(crate) fn directives(&self, headers: &HeaderMap) -> ResponseDirectives {
+        let directives = ResponseDirectives::from_headers(headers, &self.targets);
+        if !self.private {
+            return directives;
+        }
+        let ResponseDirectives { cache_control, targeted } = directives;
+        let cache_control = CacheControl {
+            private: false,
+            private_fields: Vec::new(),
+            proxy_revalidate: false,
+            s_maxage: None,
+            ..cache_control
+        };
+        ResponseDirectives { cache_control, targeted }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::{delta_seconds::DeltaSeconds::Seconds, test_fields::headers};
+
+    #[test]
+    fn what_is_said_to_shared_caches_is_not_said_to_a_private_one() {
+        let line =
+            "private=\"set-cookie\", s-maxage=1, proxy-revalidate, max-age=60, must-revalidate, no-cache, public";
+        let fields = headers(&[("cache-control", line), ("cdn-cache-control", "no-store")]);
+        let shared = CachingPolicy::strict().directives(&fields);
+        assert!(shared.targeted && shared.cache_control.no_store);
+        let shared = CachingPolicy::safe().directives(&fields).cache_control;
+        assert!(shared.private && shared.proxy_revalidate && shared.s_maxage == Some(Seconds(1)));
+        let private = CachingPolicy::private().directives(&fields);
+        let kept = CacheControl {
+            max_age: Some(Seconds(60)),
+            must_revalidate: true,
+            no_cache: true,
+            public: true,
+            ..CacheControl::default()
+        };
+        assert_eq!(private, ResponseDirectives { cache_control: kept, targeted: false });
     }
 }

@@ -7,9 +7,10 @@ use http::{
     HeaderMap, HeaderValue,
     header::{ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE},
 };
+use smallvec::SmallVec;
 
 use super::validator::{EntityTag, entity_tags, single_line};
-use crate::coding::Coding;
+use crate::coding::Encoder;
 
 /// Whether every representation of a response with these fields can be told from the others: it has one tag, in quotes, or none.
 pub(crate) fn can_be_coded(headers: &HeaderMap) -> bool {
@@ -27,8 +28,9 @@ pub(crate) fn strong_tag(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 /// The tag of what has this strong `tag`, in a coding.
-pub(crate) fn coded(tag: &HeaderValue, coding: Coding) -> HeaderValue {
-    let (tag, name) = (tag.as_bytes(), coding.as_str().as_bytes());
+pub(crate) fn coded(tag: &HeaderValue, encoder: impl Into<Encoder>) -> HeaderValue {
+    let name = Name::of(encoder.into());
+    let (tag, name) = (tag.as_bytes(), name.as_bytes());
     let opaque = tag.strip_suffix(b"\"").unwrap_or(tag);
     let mut text = Vec::with_capacity(tag.len() + 1 + name.len());
     for part in [opaque, b"-", name, b"\""] {
@@ -42,19 +44,36 @@ pub(crate) fn coded(tag: &HeaderValue, coding: Coding) -> HeaderValue {
 pub(crate) enum RepresentationId {
     /// As the application made it.
     Plain,
-    Coded(Coding),
+    Coded(Encoder),
+}
+
+/// The name of an encoder, as it is written.
+struct Name(SmallVec<[u8; 8]>);
+
+impl Name {
+    fn of(encoder: Encoder) -> Self {
+        let mut name = SmallVec::from_slice(encoder.coding().as_str().as_bytes());
+        // Two digits at most; none where it is the usual one.
+        let digits = [encoder.level() / 10, encoder.level() % 10];
+        name.extend(digits.into_iter().skip_while(|digit| *digit == 0).map(|digit| b'0' + digit));
+        Self(name)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Whether a tag is that of this representation of what has this strong `base` tag; compared weakly.
 fn names(tag: EntityTag<'_>, base: &HeaderValue, representation: RepresentationId) -> bool {
     let base = base.as_bytes();
-    let coding = match representation {
+    let encoder = match representation {
         RepresentationId::Plain => return tag.matches_weakly(EntityTag::new(base)),
-        RepresentationId::Coded(coding) => coding,
+        RepresentationId::Coded(encoder) => encoder,
     };
     let rest = base.strip_suffix(b"\"").and_then(|opaque| tag.opaque().strip_prefix(opaque));
     let rest = rest.and_then(|rest| rest.strip_prefix(b"-")).and_then(|rest| rest.strip_suffix(b"\""));
-    rest == Some(coding.as_str().as_bytes())
+    rest == Some(Name::of(encoder).as_bytes())
 }
 
 /// The first of these representations of what has this strong `base` tag that the client has, by its `If-None-Match`.
@@ -90,7 +109,7 @@ pub(crate) fn resumes_by_date(request: &HeaderMap) -> bool {
 
 /// Adds to what a client says of a resource, for the application, the tags that it means: of `"abc-gzip"` as well `"abc"`.
 /// `is_safe`: the method changes nothing, so that only `If-Match` counts, and a 304 would name a tag that the client doesn't know.
-pub(crate) fn add_plain_tags(request: &mut HeaderMap, codings: &[Coding], is_safe: bool) {
+pub(crate) fn add_plain_tags(request: &mut HeaderMap, encoders: &[Encoder], is_safe: bool) {
     for name in [IF_MATCH, IF_NONE_MATCH] {
         if is_safe && name == IF_NONE_MATCH {
             continue;
@@ -99,7 +118,7 @@ pub(crate) fn add_plain_tags(request: &mut HeaderMap, codings: &[Coding], is_saf
             .get_all(&name)
             .iter()
             .flat_map(|line| entity_tags(line.as_bytes()))
-            .filter_map(|tag| plain(tag, codings))
+            .filter_map(|tag| plain(tag, encoders))
             .collect();
         for tag in plain {
             request.append(&name, tag);
@@ -107,11 +126,11 @@ pub(crate) fn add_plain_tags(request: &mut HeaderMap, codings: &[Coding], is_saf
     }
 }
 
-/// The strong tag without the name of one of these codings.
-fn plain(tag: EntityTag<'_>, codings: &[Coding]) -> Option<HeaderValue> {
+/// The strong tag without the name of one of these encoders.
+fn plain(tag: EntityTag<'_>, encoders: &[Encoder]) -> Option<HeaderValue> {
     let inside = tag.opaque().strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    let plain = codings.iter().find_map(|coding| {
-        let rest = inside.strip_suffix(coding.as_str().as_bytes())?.strip_suffix(b"-")?;
+    let plain = encoders.iter().find_map(|encoder| {
+        let rest = inside.strip_suffix(Name::of(*encoder).as_bytes())?.strip_suffix(b"-")?;
         Some([b"\"", rest, b"\""].concat())
     })?;
     // Strong, or `If-Match` would not match; a weak one stays what it is.
@@ -121,12 +140,15 @@ fn plain(tag: EntityTag<'_>, codings: &[Coding]) -> Option<HeaderValue> {
 #[cfg(all(test, feature = "encode"))]
 mod tests {
     use super::*;
-    use crate::semantics::test_fields::{Fields, headers};
+    use crate::{
+        coding::Coding,
+        semantics::test_fields::{Fields, headers},
+    };
 
     const PLAIN: RepresentationId = RepresentationId::Plain;
-    const ZSTD: RepresentationId = RepresentationId::Coded(Coding::Zstd);
-    const BR: RepresentationId = RepresentationId::Coded(Coding::Brotli);
-    const GZIP: RepresentationId = RepresentationId::Coded(Coding::Gzip);
+    const ZSTD: RepresentationId = RepresentationId::Coded(Encoder::usual(Coding::Zstd));
+    const BR: RepresentationId = RepresentationId::Coded(Encoder::usual(Coding::Brotli));
+    const GZIP: RepresentationId = RepresentationId::Coded(Encoder::usual(Coding::Gzip));
     const ANY: [RepresentationId; 4] = [ZSTD, BR, GZIP, PLAIN];
 
     fn value(text: &'static str) -> HeaderValue {
@@ -141,6 +163,20 @@ mod tests {
         }
         assert_eq!(coded(&value("\"abc\""), Coding::Brotli), "\"abc-br\"");
         assert_eq!(coded(&value("\"abc\""), Coding::Zstd), "\"abc-zstd\"");
+        assert_eq!(coded(&value("\"abc\""), Encoder::at(Coding::Brotli, 11).unwrap()), "\"abc-br11\"");
+    }
+
+    #[test]
+    fn another_level_is_another_representation() {
+        let best = Encoder::at(Coding::Gzip, 9).unwrap();
+        let representations = [RepresentationId::Coded(best), PLAIN];
+        for (condition, expected) in [("\"abc-gzip9\"", Some(representations[0])), ("\"abc-gzip\"", None)] {
+            let request = headers(&[("if-none-match", condition)]);
+            assert_eq!(none_match(&request, &value("\"abc\""), &representations), expected, "{condition}");
+        }
+        let mut request = headers(&[("if-match", "\"a-gzip9\", \"b-gzip\"")]);
+        add_plain_tags(&mut request, &[best], true);
+        assert_eq!(request, headers(&[("if-match", "\"a-gzip9\", \"b-gzip\""), ("if-match", "\"a\"")]));
     }
 
     #[test]
@@ -203,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_application_is_asked_by_its_own_tags_as_well() {
-        let codings = [Coding::Gzip, Coding::Brotli];
+        let encoders = [Coding::Gzip, Coding::Brotli].map(Encoder::usual);
         let cases: [(Fields<'_>, bool, Fields<'_>); 7] = [
             (&[("if-match", "\"a-gzip\"")], false, &[("if-match", "\"a-gzip\""), ("if-match", "\"a\"")]),
             (
@@ -223,7 +259,7 @@ mod tests {
         ];
         for (before, is_safe, after) in cases {
             let mut request = headers(before);
-            add_plain_tags(&mut request, &codings, is_safe);
+            add_plain_tags(&mut request, &encoders, is_safe);
             assert_eq!(request, headers(after), "{before:?}");
         }
     }

@@ -9,7 +9,6 @@ use super::{
     received::Received,
     staleness::Windows,
     storable::{refusal_of_freshness, refusal_of_response},
-    targeted::ResponseDirectives,
 };
 
 /// What a second request gets three seconds later.
@@ -39,12 +38,12 @@ fn second(status: u16, fields: &[(&'static str, &'static str)]) -> Second {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let (request, status) = (HeaderMap::new(), StatusCode::from_u16(status).unwrap());
-    let directives = ResponseDirectives::from_headers(&headers, &policy.targets);
+    let directives = policy.directives(&headers);
     let received = Received::at(NOW, status, &headers, &directives);
     let lifetime = lifetime(&policy, &received, None);
     let windows = Windows::new(&policy, &received, lifetime, initial_age(&received));
     let refused = refusal_of_response(&policy, &request, &received)
-        .or_else(|| refusal_of_freshness(&request, &received, lifetime, &windows, false));
+        .or_else(|| refusal_of_freshness(&policy, &request, &received, lifetime, &windows, false));
     let later = NOW + 3_000;
     match refused {
         None if later < windows.fresh => Cached,

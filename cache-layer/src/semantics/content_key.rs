@@ -212,6 +212,32 @@ mod tests {
         assert_ne!(digest(&headers(&[JSON]), Meaning::Normalized(b"{}")), one);
     }
 
+    /// Where one part ends, and the next one begins.
+    #[test]
+    fn no_part_is_taken_for_a_piece_of_another() {
+        let requests: [(Fields<'_>, &str); 6] = [
+            (&[("content-a", "a"), ("content-a", "b")], ""),
+            (&[("content-a", "ab"), ("content-a", "")], ""),
+            (&[("content-a", "a, b")], ""),
+            (&[("content-a", "ar")], "b"),
+            (&[("content-a", "a")], "rb"),
+            (&[("content-aa", "r")], "b"),
+        ];
+        for (at, (fields, content)) in requests.iter().enumerate() {
+            for (other, other_content) in &requests[..at] {
+                assert_ne!(of(fields, content), of(other, other_content), "{fields:?} {content}, {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_have_no_order_and_lines_of_one_do() {
+        let (a, b) = (("content-language", "de"), ("content-language", "en"));
+        assert_eq!(of(&[JSON, a], "{}"), of(&[a, JSON], "{}"));
+        assert_eq!(of(&[JSON, a, b], "{}"), of(&[a, JSON, b], "{}"));
+        assert_ne!(of(&[JSON, a, b], "{}"), of(&[JSON, b, a], "{}"));
+    }
+
     /// Few and short, so that many agree, and that the end of one is the beginning of another.
     fn requests() -> impl Strategy<Value = (Vec<(usize, String)>, bool, String)> {
         (prop::collection::vec((0..4_usize, "[ab,]{0,2}"), 0..4), any::<bool>(), "[ab]{0,3}")

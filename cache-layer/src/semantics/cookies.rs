@@ -42,6 +42,11 @@ impl CookiePolicy {
         }
     }
 
+    /// Whether none of the request's cookies makes any difference to a response, not by the key either.
+    pub(crate) fn ignores_all(&self, request: &HeaderMap) -> bool {
+        pairs(request).all(|pair| pair.is_empty() || self.ignored.has(name(pair)))
+    }
+
     /// The request's fields, with those cookies alone that may make a difference that the key does not make.
     pub(crate) fn that_count<'a>(&self, request: &'a HeaderMap) -> Cow<'a, HeaderMap> {
         if !self.leaves_out() || !request.contains_key(COOKIE) {
@@ -114,6 +119,13 @@ mod tests {
         let bypasses = |line: &str| policy().bypasses(&headers(&[("cookie", line)]));
         assert!(bypasses("session=1") && bypasses("a=b; admin_x=1") && bypasses("a; session"));
         assert!(!bypasses("sessions=1") && !bypasses("a=session") && !CookiePolicy::default().bypasses(&headers(&[])));
+    }
+
+    #[test]
+    fn only_those_that_are_ignored_make_no_difference_at_all() {
+        let ignores = |line: &str| policy().ignores_all(&headers(&[("cookie", line)]));
+        assert!(ignores("_ga=1; _gat=2") && ignores("") && policy().ignores_all(&headers(&[])));
+        assert!(!ignores("_ga=1; currency=EUR") && !ignores("session=1") && !ignores("a"));
     }
 
     #[test]

@@ -16,7 +16,6 @@ use super::{
     reuse::{Candidate, RequestDirectives, Reuse},
     staleness::{Windows, forbids_stale_use},
     storable::{refusal_of_freshness, refusal_of_request, refusal_of_response},
-    targeted::ResponseDirectives,
     vary::{Normalization, Vary},
 };
 
@@ -33,17 +32,18 @@ struct Exchange {
     second: HeaderMap,
 }
 
-/// Whether the second request is answered without asking.
-fn ours(exchange: &Exchange) -> bool {
+/// Whether the second request is answered without asking, by a shared cache or a private one.
+fn ours(exchange: &Exchange, shared: bool) -> bool {
     let Exchange { method, first, status, response, seconds_later, second } = exchange;
-    let policy = CachingPolicy { targets: Vec::new(), ..CachingPolicy::strict() };
-    let directives = ResponseDirectives::from_headers(response, &policy.targets);
+    let strict = CachingPolicy { targets: Vec::new(), ..CachingPolicy::strict() };
+    let policy = CachingPolicy { private: !shared, ..strict };
+    let directives = policy.directives(response);
     let received = Received::at(NOW, *status, response, &directives);
     let (lifetime, age) = (lifetime(&policy, &received, None), initial_age(&received));
     let windows = Windows::new(&policy, &received, lifetime, age);
     let refused = refusal_of_request(method, first, false)
         .or_else(|| refusal_of_response(&policy, first, &received))
-        .or_else(|| refusal_of_freshness(first, &received, lifetime, &windows, false));
+        .or_else(|| refusal_of_freshness(&policy, first, &received, lifetime, &windows, false));
     if refused.is_some() || !selects(first, response, second) {
         return false;
     }
@@ -68,7 +68,7 @@ fn selects(first: &HeaderMap, response: &HeaderMap, second: &HeaderMap) -> bool 
     }
 }
 
-fn theirs(exchange: &Exchange) -> bool {
+fn theirs(exchange: &Exchange, shared: bool) -> bool {
     let Exchange { method, first, status, response, seconds_later, second } = exchange;
     let request = |headers: &HeaderMap| {
         let mut request = Request::new(());
@@ -80,7 +80,8 @@ fn theirs(exchange: &Exchange) -> bool {
     *answer.status_mut() = *status;
     *answer.headers_mut() = response.clone();
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(NOW);
-    let policy = CachePolicy::new_options(&request(first), &answer, now, CacheOptions::default());
+    let options = CacheOptions { shared, ..CacheOptions::default() };
+    let policy = CachePolicy::new_options(&request(first), &answer, now, options);
     policy.is_storable()
         && policy
             .before_request(&request(second), now + Duration::from_secs(*seconds_later))
@@ -88,7 +89,7 @@ fn theirs(exchange: &Exchange) -> bool {
 }
 
 /// Why we answer where they ask.
-fn why_only_we_answer(exchange: &Exchange) -> Option<&'static str> {
+fn why_only_we_answer(exchange: &Exchange, shared: bool) -> Option<&'static str> {
     let Exchange { status, response, second, .. } = exchange;
     let stored = CacheControl::from_headers(response);
     let wishes = CacheControl::from_headers(second);
@@ -101,8 +102,8 @@ fn why_only_we_answer(exchange: &Exchange) -> Option<&'static str> {
             second.contains_key("pragma") && second.contains_key("cache-control"),
             "they honour Pragma beside Cache-Control, against RFC 9111, section 5.4",
         ),
-        (stored.proxy_revalidate, "they take proxy-revalidate, which is about stale responses, for stale"),
-        (has("set-cookie"), "they take what sets a cookie for stale, unless it is public"),
+        (shared && stored.proxy_revalidate, "they take proxy-revalidate, which is about stale responses, for stale"),
+        (shared && has("set-cookie"), "they take what sets a cookie for stale, unless it is public"),
         (stored.immutable && wishes.max_age.is_some(), "they validate immutable responses on reload"),
         (wishes.max_stale == Some(DeltaSeconds::Seconds(10)), "they take max-stale for a limit that is not reached"),
         (repeats(response) || repeats(second), "they take a repeated directive for must-revalidate"),
@@ -111,12 +112,13 @@ fn why_only_we_answer(exchange: &Exchange) -> Option<&'static str> {
 }
 
 /// Why they answer where we ask.
-fn why_only_they_answer(exchange: &Exchange) -> Option<&'static str> {
+fn why_only_they_answer(exchange: &Exchange, shared: bool) -> Option<&'static str> {
     let Exchange { method, first, status, response, second, .. } = exchange;
     let stored = CacheControl::from_headers(response);
     let wishes = CacheControl::from_headers(second);
     let has = |name: &str| response.contains_key(name);
-    let is_estimate = stored.max_age.or(stored.s_maxage).is_none() && !has("expires");
+    let stated = stored.max_age.or(stored.s_maxage.filter(|_| shared));
+    let is_estimate = stated.is_none() && !has("expires");
     let reasons = [
         (*method == Method::POST, "they keep responses to POST whatever their Content-Location"),
         (status.as_u16() == 206, "they keep a part as if it were the whole"),
@@ -128,7 +130,7 @@ fn why_only_they_answer(exchange: &Exchange) -> Option<&'static str> {
         (wishes.max_stale.is_some() && is_estimate, "they keep what states no freshness, for who takes it stale"),
         (stored.immutable, "they take immutable for a day of freshness"),
         (wishes.max_age == Some(DeltaSeconds::Seconds(0)), "they answer max-age=0 in the first second"),
-        (is_estimate && first.contains_key("cookie"), "they estimate whatever the cookies"),
+        (shared && is_estimate && first.contains_key("cookie"), "they estimate whatever the cookies"),
         (repeats(response) || repeats(second), "they take another one of repeated directives"),
         (response.get_all("expires").iter().count() > 1, "they take the first of several Expires"),
     ];
@@ -218,10 +220,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn every_difference_to_the_other_implementation_is_known(exchange in exchanges()) {
-        match (ours(&exchange), theirs(&exchange)) {
-            (true, false) => prop_assert!(why_only_we_answer(&exchange).is_some(), "only we answer"),
-            (false, true) => prop_assert!(why_only_they_answer(&exchange).is_some(), "only they answer"),
+    fn every_difference_to_the_other_implementation_is_known(exchange in exchanges(), shared: bool) {
+        match (ours(&exchange, shared), theirs(&exchange, shared)) {
+            (true, false) => prop_assert!(why_only_we_answer(&exchange, shared).is_some(), "only we answer"),
+            (false, true) => prop_assert!(why_only_they_answer(&exchange, shared).is_some(), "only they answer"),
             _ => {}
         }
     }

@@ -12,7 +12,7 @@ use super::{
     storable::forbids_length,
 };
 use crate::{
-    coding::Coding,
+    coding::{Coding, Encoder},
     error::{ConfigError, ConfigErrorKind},
 };
 
@@ -25,6 +25,7 @@ use crate::{
 ///
 /// let encode = Encode::new([Coding::Zstd, Coding::Brotli, Coding::Gzip])
 ///     .types(Encode::TYPES.iter().copied().chain(["application/vnd.shop.catalogue"]))?
+///     .level(Coding::Brotli, 9)?
 ///     .at_least(1024)
 ///     .at_once(2);
 /// let layer = CacheLayer::new(Cache::new(MemoryStore::new(64 * 1024 * 1024))).encode(encode);
@@ -34,7 +35,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "it does nothing until a layer has it"]
 pub struct Encode {
-    codings: Vec<Coding>,
+    encoders: Vec<Encoder>,
     types: Vec<String>,
     at_least: u64,
     at_once: Option<usize>,
@@ -82,14 +83,33 @@ impl Encode {
 
     /// In these codings. Of those that a client takes as gladly, the first is sent: name the shortest first.
     pub fn new(codings: impl IntoIterator<Item = Coding>) -> Self {
-        let mut named = Vec::new();
-        for coding in codings {
-            if !named.contains(&coding) {
-                named.push(coding);
+        let mut encoders = Vec::new();
+        for encoder in codings.into_iter().map(Encoder::usual) {
+            if !encoders.contains(&encoder) {
+                encoders.push(encoder);
             }
         }
         let types = Self::TYPES.iter().map(|&name| name.to_owned()).collect();
-        Self { codings: named, types, at_least: 256, at_once: None, in_store: false }
+        Self { encoders, types, at_least: 256, at_once: None, in_store: false }
+    }
+
+    /// How much work to put into one of these codings: `zstd` 1 to 19 (3 unless set), `br` 1 to 11 (5), `gzip` 1 to 9 (6). The highest
+    /// take many times as long as the usual ones, which were chosen for content that changes; nobody waits for an encoder.
+    ///
+    /// At another level the bytes are others, and so is the entity tag: `"v-br"` at the usual one, `"v-br9"` at 9. So instances may
+    /// have different levels, as they do while a new one is rolled out: what another one has encoded is encoded again.
+    ///
+    /// # Errors
+    ///
+    /// If the coding has no such level, or is none of these.
+    pub fn level(mut self, coding: Coding, level: u8) -> Result<Self, ConfigError> {
+        let encoder = Encoder::at(coding, level)?;
+        let Some(known) = self.encoders.iter_mut().find(|known| known.coding() == coding) else {
+            let why = format!("level {level} of {coding}: it is none of the codings that are set");
+            return Err(ConfigError::new(ConfigErrorKind::Conflict, why));
+        };
+        *known = encoder;
+        Ok(self)
     }
 
     /// Which types of content, by `Content-Type`; [`TYPES`](Self::TYPES) unless set. Each is a name, or one with one `*` in its second
@@ -129,13 +149,13 @@ impl Encode {
         self
     }
 
-    pub(crate) fn codings(&self) -> &[Coding] {
-        &self.codings
+    pub(crate) fn encoders(&self) -> &[Encoder] {
+        &self.encoders
     }
 
     /// Those that a store outside of this process is given.
-    pub(crate) fn stored_codings(&self) -> impl Iterator<Item = Coding> + '_ {
-        self.codings.iter().copied().filter(|coding| self.in_store || coding.is_zstd())
+    pub(crate) fn stored_encoders(&self) -> impl Iterator<Item = Encoder> + '_ {
+        self.encoders.iter().copied().filter(|encoder| self.in_store || encoder.coding().is_zstd())
     }
 
     pub(crate) fn most_at_once(&self) -> Option<usize> {
@@ -154,7 +174,7 @@ impl Encode {
         let has_content =
             !forbids_length(status) && !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED);
         let chooses = |name: &[u8]| name == b"*" || name.eq_ignore_ascii_case(ACCEPT_ENCODING.as_str().as_bytes());
-        !self.codings.is_empty()
+        !self.encoders.is_empty()
             && has_content
             && (length == 0 || self.is_long_enough(length))
             && is_of_type()
@@ -303,6 +323,20 @@ mod tests {
     }
 
     #[test]
+    fn a_level_is_one_of_a_coding_that_is_set() {
+        let set = encode().level(Coding::Gzip, 9).unwrap().level(Coding::Zstd, 3).unwrap();
+        let names: Vec<_> = set.encoders().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["zstd", "gzip9"]);
+        for (coding, level, kind) in [
+            (Coding::Gzip, 10, ConfigErrorKind::Range),
+            (Coding::Gzip, 0, ConfigErrorKind::Range),
+            (Coding::Brotli, 9, ConfigErrorKind::Conflict),
+        ] {
+            assert_eq!(encode().level(coding, level).unwrap_err().kind(), kind, "{coding} {level}");
+        }
+    }
+
+    #[test]
     fn what_has_no_content_or_little_is_left_alone() {
         let text = headers(&[("content-type", "text/plain")]);
         for (status, expected) in
@@ -314,6 +348,6 @@ mod tests {
             assert_eq!(encode().may_encode(StatusCode::OK, &text, length), expected, "{length}");
         }
         assert!(!Encode::new([]).may_encode(StatusCode::OK, &text, 0));
-        assert_eq!(Encode::from([Coding::Gzip, Coding::Gzip]).codings(), [Coding::Gzip]);
+        assert_eq!(Encode::from([Coding::Gzip, Coding::Gzip]).encoders(), [Encoder::usual(Coding::Gzip)]);
     }
 }

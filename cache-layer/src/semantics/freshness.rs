@@ -6,7 +6,7 @@ use http::{
 };
 
 use super::{
-    caching_policy::CachingPolicy, date::parse_http_date, delta_seconds::DeltaSeconds, list::has_any,
+    caching_policy::CachingPolicy, date::parse_http_date, delta_seconds::DeltaSeconds, names::Shapes,
     received::Received, targeted::ResponseDirectives,
 };
 
@@ -98,10 +98,10 @@ fn is_heuristically_cacheable(status: StatusCode) -> bool {
 
 /// The age in seconds with which a response arrived: `corrected_initial_age` of RFC 9111, section 4.2.3.
 pub(crate) fn initial_age(received: &Received<'_>) -> u64 {
-    static TELLING: [HeaderName; 2] = [DATE, AGE];
+    const TELLING: Shapes = Shapes::of_each(&["date", "age"]);
     let now_secs = received.response_time / 1000;
     let response_delay = received.response_time.saturating_sub(received.request_time) / 1000;
-    if !has_any(received.headers, &TELLING) {
+    if !received.names.may_meet(TELLING) {
         return response_delay;
     }
     let date = date_value(received.headers, DATE, now_secs).unwrap_or(now_secs);

@@ -3,10 +3,13 @@
 use http::{HeaderMap, HeaderName, Method};
 use sfv::{BareItem, ListEntry};
 
-use super::{invalidation::is_safe, structured};
+use super::{invalidation::is_safe, names::Shapes, structured};
 
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 const CACHE_GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
+
+/// That of the field which names the groups of a response.
+pub(crate) const GROUPS: Shapes = Shapes::of_each(&["cache-groups"]);
 
 /// The most groups that a response may be in; RFC 9875, section 2, asks for 32.
 pub(crate) const MOST_GROUPS: usize = 64;

@@ -4,7 +4,10 @@ use http::header::{
     CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
-use super::list::{has, has_any, members};
+use super::{
+    list::{has, has_any, members},
+    names::Shapes,
+};
 
 static FIELDS: [HeaderName; 10] = [
     CONNECTION,
@@ -19,6 +22,20 @@ static FIELDS: [HeaderName; 10] = [
     UPGRADE,
 ];
 
+/// Those of [`FIELDS`].
+pub(crate) const SHAPES: Shapes = Shapes::of_each(&[
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+]);
+
 /// Removes the hop-by-hop fields, those that `Connection` names among them.
 pub(crate) fn strip(headers: &mut HeaderMap) {
     if !has_any(headers, &FIELDS) {
@@ -30,10 +47,13 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells the fields of a message that are not hop-by-hop from those that are.
-pub(crate) fn is_end_to_end(headers: &HeaderMap) -> impl Fn(&HeaderName) -> bool + use<> {
+/// Tells the fields of a message that are not hop-by-hop from those that are, by their names and what shapes these are of.
+pub(crate) fn is_end_to_end(headers: &HeaderMap) -> impl Fn(&HeaderName, Shapes) -> bool + use<> {
     let named = if has(headers, &CONNECTION) { named(headers) } else { Vec::new() };
-    move |name| !is_listed(name) && !named.contains(name)
+    move |name, shape| {
+        let is_hop_by_hop = (shape.may_meet(SHAPES) && is_listed(name)) || named.contains(name);
+        !is_hop_by_hop
+    }
 }
 
 /// Whether a field is one of [`FIELDS`]. Told by its length first, sooner than name by name.
@@ -88,8 +108,11 @@ mod tests {
             headers.append(name, HeaderValue::from_static(value));
         }
         let is_end_to_end = is_end_to_end(&headers);
-        let told: Vec<_> =
-            headers.keys().filter(|name| is_end_to_end(name)).map(|name| name.as_str().to_owned()).collect();
+        let told: Vec<_> = headers
+            .keys()
+            .filter(|name| is_end_to_end(name, Shapes::of_text(name.as_str())))
+            .map(|name| name.as_str().to_owned())
+            .collect();
         assert_eq!(told, ["content-type", "x-twice"]);
         strip(&mut headers);
         let left: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();

@@ -73,7 +73,7 @@ pub(crate) mod structured;
 pub(crate) mod tag_fields;
 pub(crate) mod targeted;
 #[cfg(test)]
-mod test_fields;
+pub(crate) mod test_fields;
 pub(crate) mod update;
 pub(crate) mod validator;
 pub(crate) mod vary;

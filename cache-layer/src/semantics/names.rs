@@ -1,5 +1,7 @@
 //! Lists of names, some of which stand for all that begin alike.
 
+use http::HeaderName;
+
 /// Names; one that ends in `*` is a prefix. They are compared byte by byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names {
@@ -42,17 +44,67 @@ impl Names {
 
     /// Whether `name` is one of them. Most are of none of these shapes, and begin otherwise.
     pub(crate) fn has(&self, name: &[u8]) -> bool {
+        self.has_shaped(name, Shapes(shape(name)))
+    }
+
+    /// As [`has`](Self::has), of a name whose shape is known.
+    pub(crate) fn has_shaped(&self, name: &[u8], shape: Shapes) -> bool {
         let is_exact = || self.exact.iter().any(|exact| exact.as_bytes() == name);
         let is_below = || self.prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
         let first = name.first().map_or(u64::MAX, |byte| initial(*byte));
-        (self.shapes & shape(name) != 0 && is_exact()) || (self.initials & first != 0 && is_below())
+        (shape.may_meet(Shapes(self.shapes)) && is_exact()) || (self.initials & first != 0 && is_below())
+    }
+}
+
+/// Of which shapes some names are: two lists that share none have no name in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shapes(u64);
+
+impl Shapes {
+    /// Those of these names, in lower case.
+    pub(crate) const fn of_each(names: &[&str]) -> Self {
+        let (mut shapes, mut at) = (0, 0);
+        while at < names.len() {
+            shapes |= shape(names[at].as_bytes());
+            at += 1;
+        }
+        Self(shapes)
+    }
+
+    /// That of one name, in lower case.
+    pub(crate) const fn of_text(name: &str) -> Self {
+        Self(shape(name.as_bytes()))
+    }
+
+    /// These and those.
+    pub(crate) const fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    pub(crate) fn of<'a>(names: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let mut shapes = Self::default();
+        names.into_iter().for_each(|name| shapes.add(name));
+        shapes
+    }
+
+    pub(crate) fn add(&mut self, name: &HeaderName) {
+        *self = self.and(Self::of_text(name.as_str()));
+    }
+
+    /// Whether a name may be in both lists.
+    pub(crate) const fn may_meet(self, others: Self) -> bool {
+        self.0 & others.0 != 0
     }
 }
 
 /// One of 64 bits, by a name's length and its ends.
-fn shape(name: &[u8]) -> u64 {
-    let (first, last) = (name.first().copied().unwrap_or(0), name.last().copied().unwrap_or(0));
-    1 << ((name.len() + 7 * usize::from(first) + 29 * usize::from(last)) & 63)
+const fn shape(name: &[u8]) -> u64 {
+    let (first, last) = match name {
+        [first, .., last] => (*first, *last),
+        [only] => (*only, *only),
+        [] => (0, 0),
+    };
+    1 << ((name.len() + 7 * first as usize + 29 * last as usize) & 63)
 }
 
 fn initial(byte: u8) -> u64 {
@@ -61,7 +113,17 @@ fn initial(byte: u8) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::Names;
+    use http::header::{CONTENT_TYPE, DATE, ETAG};
+
+    use super::{Names, Shapes};
+
+    #[test]
+    fn lists_with_a_name_in_common_may_meet() {
+        let shapes = |names: &[_]| Shapes::of(names);
+        assert!(shapes(&[CONTENT_TYPE, DATE]).may_meet(shapes(&[ETAG, DATE])));
+        assert_eq!(shapes(&[CONTENT_TYPE, DATE]), Shapes::of_each(&["date", "content-type"]));
+        assert!(!shapes(&[ETAG]).may_meet(shapes(&[DATE])) && !shapes(&[]).may_meet(shapes(&[DATE])));
+    }
 
     #[test]
     fn a_name_is_itself_and_a_star_is_for_all_that_begin_alike() {

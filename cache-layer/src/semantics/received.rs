@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, StatusCode};
 
-use super::targeted::ResponseDirectives;
+use super::{names::Shapes, targeted::ResponseDirectives};
 
 /// The head of a response, what it says to this cache, and the two moments of RFC 9111, section 4.2.3, in milliseconds
 /// since the Unix epoch.
@@ -10,6 +10,8 @@ use super::targeted::ResponseDirectives;
 pub(crate) struct Received<'a> {
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,
+    /// Those of the names of its fields: most of what is looked for is not there.
+    pub(crate) names: Shapes,
     pub(crate) directives: &'a ResponseDirectives,
     /// When the request was sent.
     pub(crate) request_time: u64,
@@ -26,6 +28,7 @@ impl<'a> Received<'a> {
         headers: &'a HeaderMap,
         directives: &'a ResponseDirectives,
     ) -> Self {
-        Self { status, headers, directives, request_time: moment, response_time: moment }
+        let names = Shapes::of(headers.keys());
+        Self { status, headers, names, directives, request_time: moment, response_time: moment }
     }
 }

@@ -15,10 +15,10 @@ use super::{
     content_key::has_one_type,
     freshness::{Lifetime, LifetimeSource},
     hop_by_hop,
-    incremental::{INCREMENTAL, is_incremental},
+    incremental::is_incremental,
     invalidation::{Target, represents_target},
     list::{has, has_any, members},
-    names::Names,
+    names::{Names, Shapes},
     one_request::is_for_one_client,
     range::has_foreign_unit,
     received::Received,
@@ -50,6 +50,8 @@ labels! {
         ConditionalRequest => "conditional",
         /// The cache is [turned off](crate::CacheLayer::enabled).
         Off => "off",
+        /// An operator has [switched](crate::Switch::BypassReads) reading off, for a while.
+        Switched => "switched",
         /// A [rule](crate::Rule) says that nothing is kept, by itself or by a lifetime of zero.
         Rule => "rule",
         /// A layer outside [says](crate::Hints::bypass) that the request is not for the cache.
@@ -134,6 +136,8 @@ labels! {
         StoreUnavailable => "store-unavailable",
         /// The store has no room, and evicts nothing to make some.
         StoreFull => "store-full",
+        /// An operator has [stopped](crate::Switch::StopFills) storing, for a while.
+        FillsStopped => "fills-stopped",
         /// The store can't keep up: too much is on its way to it already.
         StoreBusy => "store-busy",
         /// No request waited for the load any more, and it was ended.
@@ -226,7 +230,8 @@ fn asks_for_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// Response fields that may keep it from being stored.
-static REFUSING: [HeaderName; 6] = [SET_COOKIE, VARY, CONTENT_RANGE, TRAILER, INCREMENTAL, CONTENT_ENCODING];
+const REFUSING: Shapes =
+    Shapes::of_each(&["set-cookie", "vary", "content-range", "trailer", "incremental", "content-encoding"]);
 
 /// Why a response must not be kept, whatever its freshness.
 pub(crate) fn refusal_of_response(
@@ -241,13 +246,13 @@ pub(crate) fn refusal_of_response(
     if cc.private {
         return Some(NoCacheReason::Private);
     }
-    if has(request_headers, &AUTHORIZATION) && !permits_sharing_authorized(cc) {
+    if !policy.private && has(request_headers, &AUTHORIZATION) && !permits_sharing_authorized(cc) {
         return Some(NoCacheReason::Authorization);
     }
     if is_refusal_to_prefetch(request_headers, received.status) {
         return Some(NoCacheReason::SecPurpose);
     }
-    if !has_any(headers, &REFUSING) {
+    if !received.names.may_meet(REFUSING) {
         return streaming_type(headers);
     }
     if headers.contains_key(SET_COOKIE) && policy.set_cookie == SetCookie::Refuse {
@@ -289,6 +294,7 @@ fn needs_dictionary(headers: &HeaderMap) -> bool {
 ///
 /// `ruled`: a rule states the lifetime of successes, if not that of this one.
 pub(crate) fn refusal_of_freshness(
+    policy: &CachingPolicy,
     request_headers: &HeaderMap,
     received: &Received<'_>,
     lifetime: Option<Lifetime>,
@@ -312,8 +318,9 @@ pub(crate) fn refusal_of_freshness(
     if lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response) {
         return None;
     }
-    // Neither a rule nor an estimate knows what the application makes of a cookie, or for whom it made the response.
-    if request_headers.contains_key(COOKIE) {
+    // Neither a rule nor an estimate knows what the application makes of a cookie, or for whom it made the response. In a private
+    // cache, cookies are part of the key.
+    if !policy.private && request_headers.contains_key(COOKIE) {
         return Some(NoCacheReason::Cookie);
     }
     is_for_one_client(received.headers).then_some(NoCacheReason::OneClient)
@@ -330,20 +337,21 @@ pub(crate) fn post_answers_get(
     policy.post_for_get && stated && received.status.is_success() && represents_target(target, received.headers)
 }
 
-/// Tells what is stored of a response from what is not (RFC 9111, section 3.1), without the fields of these names. Its age is kept
-/// apart.
+/// Tells what is stored of a response from what is not (RFC 9111, section 3.1), without the fields of these names, by a name and
+/// its shape. Its age is kept apart.
 pub(crate) fn is_stored_field<'a>(
     policy: &CachingPolicy,
     not_stored: &'a Names,
     headers: &HeaderMap,
-) -> impl Fn(&HeaderName) -> bool + use<'a> {
+) -> impl Fn(&HeaderName, Shapes) -> bool + use<'a> {
+    const APART: Shapes = Shapes::of_each(&["age", "set-cookie"]);
     let is_end_to_end = hop_by_hop::is_end_to_end(headers);
     let strips_cookies = policy.set_cookie == SetCookie::Strip;
-    move |name| {
-        is_end_to_end(name)
-            && *name != AGE
-            && !(strips_cookies && *name == SET_COOKIE)
-            && !not_stored.has(name.as_str().as_bytes())
+    move |name, shape| {
+        let is_apart = || *name == AGE || (strips_cookies && *name == SET_COOKIE);
+        is_end_to_end(name, shape)
+            && !(shape.may_meet(APART) && is_apart())
+            && !not_stored.has_shaped(name.as_str().as_bytes(), shape)
     }
 }
 
@@ -424,7 +432,7 @@ mod tests {
         response: Fields<'_>,
     ) -> Option<NoCacheReason> {
         let (status, response) = (StatusCode::from_u16(status).unwrap(), headers(response));
-        let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+        let directives = policy.directives(&response);
         refusal_of_response(policy, &headers(request), &Received::at(NOW, status, &response, &directives))
     }
 
@@ -443,12 +451,12 @@ mod tests {
     ) -> Option<NoCacheReason> {
         let (request, response) = (headers(request), headers(response));
         let status = StatusCode::from_u16(status).unwrap();
-        let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+        let directives = policy.directives(&response);
         let received = Received::at(NOW, status, &response, &directives);
         refusal_of_response(policy, &request, &received).or_else(|| {
             let lifetime = lifetime(policy, &received, None);
             let windows = Windows::new(policy, &received, lifetime, initial_age(&received));
-            refusal_of_freshness(&request, &received, lifetime, &windows, false)
+            refusal_of_freshness(policy, &request, &received, lifetime, &windows, false)
         })
     }
 
@@ -576,7 +584,7 @@ mod tests {
             assert_eq!(whole_refusal(&policy, &[], 200, COOKIE), refusal, "{set_cookie:?}");
             let (came, no_names) = (headers(COOKIE), Names::default());
             let is_stored = is_stored_field(&policy, &no_names, &came);
-            let stored = |name| is_stored(&HeaderName::from_static(name));
+            let stored = |name| is_stored(&HeaderName::from_static(name), Shapes::of_text(name));
             assert_eq!(stored("set-cookie"), kept, "{set_cookie:?}");
             assert!(stored("cache-control") && !stored("age"));
         }
@@ -721,7 +729,7 @@ mod tests {
             let mut response = HeaderMap::new();
             let line = format!("public, s-maxage=60, {restriction}, stale-if-error=60");
             response.insert("cache-control", HeaderValue::from_str(&line).unwrap());
-            let directives = ResponseDirectives::from_headers(&response, &policy.targets);
+            let directives = policy.directives(&response);
             let status = StatusCode::from_u16(status).unwrap();
             let received = Received::at(NOW, status, &response, &directives);
             let refusal = refusal_of_response(&policy, &HeaderMap::new(), &received);

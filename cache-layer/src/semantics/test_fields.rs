@@ -3,10 +3,10 @@
 use http::{HeaderMap, HeaderValue};
 
 /// Names and values, in their order.
-pub(super) type Fields<'a> = &'a [(&'static str, &'a str)];
+pub(crate) type Fields<'a> = &'a [(&'static str, &'a str)];
 
 /// A map of these fields; a value may have bytes beyond ASCII.
-pub(super) fn headers(fields: Fields<'_>) -> HeaderMap {
+pub(crate) fn headers(fields: Fields<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for &(name, value) in fields {
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());

@@ -1,14 +1,23 @@
 //! What every store promises, and the words it is said in.
 
-#[cfg(feature = "redis")]
-use std::sync::Arc;
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{
+    fmt,
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
 
 use crate::{
+    clock::millis,
     entry::{Entry, EntryId, Version},
     hex,
     key::Key,
     pattern::Pattern,
+    ramp::LONGEST,
+    switches::{Switch, Switches},
     tag::{TagState, TagToken, Tags},
     telemetry::{InvalidationKind, Rejection},
 };
@@ -53,6 +62,22 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// The valid entry of `key`. A store may take the lease along, for an [`acquire`](Self::acquire) of this process that most
     /// likely follows; if none does, it is soon free again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
+
+    /// The operator's switches, which this process follows from now on.
+    fn follow_switches(&self) -> Arc<Switches>;
+
+    /// Turns a switch on for so long, or off, for all who follow the switches of this store.
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Adds a record to the audit that all who share this store have; `false` if it has none.
+    fn audit<'a>(&'a self, _record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    /// The last records of the audit, the newest first.
+    fn audited<'a>(&'a self, _most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
 
     /// As [`get`](Self::get), for one who only looks: nothing is taken along.
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
@@ -113,7 +138,7 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// Returns when a lease held by somebody else may have ended; the caller looks again.
     fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()>;
 
-    /// Makes what `scope` covers invalid or stale, and voids fills of it that are in flight. Once this returned `Ok`, no store
+    /// Makes what `scope` covers invalid or stale, at once or by a [ramp](crate::ramp), and voids fills of it that are in flight. Once this returned `Ok`, no store
     /// reads it again, or none as fresh; once it returned an error, this store reads it no more, however soft the
     /// invalidation was, and goes on trying.
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>>;
@@ -121,6 +146,10 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// Deletes the entries whose readable key matches, voids fills of them that are in flight, and tells how many
     /// primary keys had one. Otherwise as [`invalidate`](Self::invalidate).
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// As [`delete_matching`](Self::delete_matching), but makes those entries stale, each in its turn within so long from when it
+    /// is met; at once, if that is less than two seconds. What is kept to be retried is a deletion.
+    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>>;
 
     /// The valid entries of `keys`, in their order, at the cost of one.
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>>;
@@ -146,6 +175,23 @@ pub enum Hardness {
     Hard,
     /// They are stale at once.
     Soft,
+    /// They are stale one after the other, each key in its turn within so long from now on.
+    Ramp(Duration),
+}
+
+impl Hardness {
+    /// Whether it leaves them to be used where what is stale may be.
+    pub(crate) fn is_soft(self) -> bool {
+        self != Self::Hard
+    }
+
+    /// Over how many milliseconds: none, if it is for all at once.
+    pub(crate) fn window(self) -> u64 {
+        match self {
+            Self::Hard | Self::Soft => 0,
+            Self::Ramp(window) => millis(window).min(LONGEST),
+        }
+    }
 }
 
 /// What a store found.

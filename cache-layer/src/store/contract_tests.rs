@@ -32,6 +32,13 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(5);
 
+/// By what something is softened.
+static SCOPES: [&str; 4] = ["key", "tag", "everything", "pattern"];
+/// A ramp that is over before what is stored is stale by itself, and long after a test.
+const WINDOW: Duration = Duration::from_secs(400);
+/// A ramp in which no key's turn is during a test.
+const LONG: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 type LoseToken = Box<dyn Fn(&str) + Send + Sync>;
 
 /// A store under test, and what keeps it alive.
@@ -41,29 +48,37 @@ struct Subject {
     memory: Option<MemoryStore>,
     /// Of servers that several tests share one after the other: takes a tag, and deletes its token.
     lose_token: Option<LoseToken>,
+    /// By what things can be softened there.
+    scopes: &'static [&'static str],
 }
 
 impl Subject {
     fn memory() -> Self {
         let memory = MemoryStore::new(10 << 20);
-        Self { store: Arc::new(memory.clone()), redis: None, memory: Some(memory), lose_token: None }
+        Self { store: Arc::new(memory.clone()), redis: None, memory: Some(memory), lose_token: None, scopes: &SCOPES }
     }
 
     #[cfg(feature = "testing")]
     fn testing() -> Self {
         let store = super::TestStore::new();
         let memory = Some(store.memory());
-        Self { store: Arc::new(store), redis: None, memory, lose_token: None }
+        Self { store: Arc::new(store), redis: None, memory, lose_token: None, scopes: &SCOPES }
     }
 
     async fn redis() -> Self {
         let (store, server) = redis_store().await;
-        Self { store: Arc::new(store), redis: Some(server), memory: None, lose_token: None }
+        Self { store: Arc::new(store), redis: Some(server), memory: None, lose_token: None, scopes: &SCOPES }
     }
 
     async fn tiered() -> Self {
         let (store, server) = redis_store().await;
-        Self { store: Arc::new(TieredStore::new(10 << 20, store)), redis: Some(server), memory: None, lose_token: None }
+        Self {
+            store: Arc::new(TieredStore::new(10 << 20, store)),
+            redis: Some(server),
+            memory: None,
+            lose_token: None,
+            scopes: &SCOPES,
+        }
     }
 
     /// A place of its own, called `test`, as a user who may do what is needed and no more.
@@ -75,7 +90,7 @@ impl Subject {
             assert_eq!(lost, 1);
         };
         let store = Arc::new(TieredStore::new(10 << 20, store));
-        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
+        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES }
     }
 
     /// A place of its own, called `test`, whose entries are sealed.
@@ -91,7 +106,7 @@ impl Subject {
             assert_eq!(lost, 1);
         };
         let store = Arc::new(TieredStore::new(10 << 20, store));
-        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
+        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES[..3] }
     }
 
     /// A place of its own, called `test`, in a cluster.
@@ -105,7 +120,7 @@ impl Subject {
             assert_eq!(lost, 1);
         };
         let store = Arc::new(TieredStore::new(10 << 20, store));
-        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
+        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES }
     }
 
     /// A place of its own, called `test`, behind sentinels.
@@ -117,14 +132,28 @@ impl Subject {
             let lost: u64 = group.primary().command(&["DEL", &format!("{test}:t:{tag}")]);
             assert_eq!(lost, 1);
         };
-        Self { store: Arc::new(store), redis: None, memory: None, lose_token: Some(Box::new(lose_token)) }
+        Self {
+            store: Arc::new(store),
+            redis: None,
+            memory: None,
+            lose_token: Some(Box::new(lose_token)),
+            scopes: &SCOPES,
+        }
     }
 
     async fn lease(&self, key: &Key) -> Lease {
-        match self.store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
-            Acquired::Granted(lease) => lease,
-            other => panic!("no lease: {other:?}"),
-        }
+        let mut granted = None;
+        // A commit that was refused gives its lease back without waiting.
+        wait_until("the lease to be free", async || {
+            match self.store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
+                Acquired::Granted(lease) => granted = Some(lease),
+                Acquired::Held => {}
+                other => panic!("no lease: {other:?}"),
+            }
+            granted.is_some()
+        })
+        .await;
+        granted.expect("it was waited for")
     }
 
     /// Ends `lease` as failed, and waits until that is known.
@@ -184,13 +213,28 @@ impl Subject {
     }
 
     async fn soften(&self, scope: &str, name: &str, tag: &str) {
+        self.soften_over(Duration::ZERO, scope, name, tag).await;
+    }
+
+    async fn soften_over(&self, window: Duration, scope: &str, name: &str, tag: &str) {
         let (key, tags) = (key(name), Tags::new([tag]));
         let scope = match scope {
             "key" => Scope::Key(&key),
             "tag" => Scope::Tags(&tags),
+            "pattern" => {
+                let pattern = Pattern::new(&format!("contract:{name}*"));
+                assert!(self.store.soften_matching(&pattern, window).await.unwrap() > 0);
+                return;
+            }
             _ => Scope::Everything,
         };
-        self.store.invalidate(scope, Hardness::Soft).await.unwrap();
+        let hardness = if window.is_zero() { Hardness::Soft } else { Hardness::Ramp(window) };
+        self.store.invalidate(scope, hardness).await.unwrap();
+    }
+
+    /// From when on the entry is stale.
+    async fn fresh_until(&self, key: &Key) -> u64 {
+        self.found(key).await.expect("it is there").deadlines().fresh
     }
 
     async fn delete(&self, pattern: &str) -> u64 {
@@ -738,6 +782,121 @@ contract! {
         }
     }
 
+    async fn a_ramp_makes_each_key_stale_in_its_turn_within_its_window(subject) {
+        let names: Vec<String> = (0..60).map(|number| format!("many {number}")).collect();
+        for &scope in subject.scopes {
+            let mut turns = Vec::new();
+            for name in &names {
+                subject.fill(&key(name), "one", &["t"]).await;
+            }
+            subject.fill(&key("other"), "b", &["other"]).await;
+            let made = subject.fresh_until(&key(&names[0])).await;
+            let before = Clock::system().now();
+            for name in &names[..if scope == "key" { names.len() } else { 1 }] {
+                let name = if scope == "pattern" { "many" } else { name.as_str() };
+                subject.soften_over(WINDOW, scope, name, "t").await;
+            }
+            let window = before - 1_000..=Clock::system().now() + WINDOW.as_millis() as u64;
+            for name in &names {
+                let turn = subject.fresh_until(&key(name)).await;
+                assert!(window.contains(&turn), "{scope}: {turn} in {window:?}");
+                turns.push(turn - window.start());
+            }
+            let early = turns.iter().filter(|turn| **turn < WINDOW.as_millis() as u64 / 2).count();
+            assert!((10..=50).contains(&early), "{scope}: {turns:?}");
+            assert_eq!(subject.fresh_until(&key("other")).await >= made, scope != "everything", "{scope}");
+            // What is loaded after it is not covered by it, whenever its turn is.
+            subject.fill(&key(&names[0]), "two", &["t"]).await;
+            assert!(subject.fresh_until(&key(&names[0])).await >= made, "{scope}");
+        }
+    }
+
+    async fn once_a_ramp_is_over_all_that_it_covers_is_stale(subject) {
+        for &scope in subject.scopes {
+            subject.fill(&key("a"), "one", &["t"]).await;
+            let made = subject.found(&key("a")).await.unwrap();
+            subject.soften_over(Duration::from_millis(20), scope, "a", "t").await;
+            wait_until("it is stale", async || subject.state(&key("a")).await == State::Stale).await;
+            let soft = subject.found(&key("a")).await.unwrap();
+            assert!(soft.is_soft_invalidated() && soft.id() == made.id(), "{scope}");
+            let window = |entry: &Entry| entry.deadlines().stale_while_revalidate - entry.deadlines().fresh;
+            assert_eq!(window(&soft), window(&made), "{scope}");
+        }
+    }
+
+    async fn a_ramp_during_a_load_wins_whenever_the_turn_is(subject) {
+        for &scope in subject.scopes {
+            subject.fill(&key("a"), "old", &["t"]).await;
+            let lease = subject.lease(&key("a")).await;
+            subject.soften_over(LONG, scope, "a", "t").await;
+            assert_eq!(subject.commit(lease, "old", &["t"]).await, Committed::Refused, "{scope}");
+            assert_eq!(subject.state(&key("a")).await, State::Fresh, "{scope}: its turn is to come");
+        }
+    }
+
+    async fn of_ramps_that_overlap_the_earliest_turn_counts(subject) {
+        for &scope in subject.scopes {
+            for name in ["early", "late"] {
+                subject.fill(&key(name), "one", &["t"]).await;
+            }
+            let made = subject.fresh_until(&key("late")).await;
+            let both = async |window| {
+                for name in if scope == "key" || scope == "pattern" { &["early", "late"][..] } else { &["all"][..] } {
+                    subject.soften_over(window, scope, name, "t").await;
+                }
+            };
+            both(WINDOW).await;
+            let first = subject.fresh_until(&key("early")).await;
+            subject.fill(&key("late"), "two", &["t"]).await;
+            assert!(subject.fresh_until(&key("late")).await >= made, "{scope}");
+            both(WINDOW).await;
+            let second = subject.fresh_until(&key("early")).await;
+            // A key's mark is a second earlier, so that it is another one.
+            assert!((first - 1_000..=first).contains(&second), "{scope}: {first} {second}");
+            assert!(subject.fresh_until(&key("late")).await < made, "{scope}");
+            // One at once ends both.
+            both(Duration::ZERO).await;
+            assert_eq!(subject.state(&key("early")).await, State::Stale, "{scope}");
+            // And a ramp makes nothing fresh that was stale.
+            both(LONG).await;
+            assert_eq!(subject.state(&key("early")).await, State::Stale, "{scope}");
+        }
+    }
+
+    async fn after_a_ramp_a_lost_token_voids_what_carried_it(subject) {
+        subject.fill(&key("a"), "one", &["t"]).await;
+        subject.soften_over(LONG, "tag", "a", "t").await;
+        assert_eq!(subject.state(&key("a")).await, State::Fresh);
+        subject.lose_token("t");
+        // What the server pushed before this answer has been heard.
+        subject.store.get(&key("nothing")).await.unwrap();
+        assert_eq!(subject.state(&key("a")).await, State::Void);
+        subject.soften_over(LONG, "tag", "a", "t").await;
+        assert_eq!(subject.state(&key("a")).await, State::Void, "what is void stays void");
+    }
+
+    async fn a_ramp_of_a_key_makes_its_variants_stale_with_it(subject) {
+        let (varies, german) = (entry(&key("a"), "varies"), key("a").variant(b"de"));
+        let lease = subject.lease(&key("a")).await;
+        let writes = Writes {
+            entries: vec![(key("a"), varies.clone()), (german.clone(), entry(&german, "alt"))],
+            guard: None,
+        };
+        assert_eq!(subject.commit_writes(lease, writes, &["t"]).await, Committed::Stored);
+        for scope in ["tag", "everything"] {
+            subject.soften_over(WINDOW, scope, "a", "t").await;
+            let turn = subject.fresh_until(&key("a")).await;
+            assert_eq!(subject.fresh_until(&german).await, turn, "{scope}");
+        }
+        // A load of a variant that began before is refused by the mark of what leads to it.
+        let version = subject.found(&key("a")).await.unwrap().version();
+        let lease = subject.lease(&german).await;
+        subject.soften_over(LONG, "key", "a", "").await;
+        let writes =
+            Writes { entries: vec![(german.clone(), entry(&german, "alt"))], guard: Some((key("a"), version)) };
+        assert_eq!(subject.commit_writes(lease, writes, &["t"]).await, Committed::Refused);
+    }
+
     async fn a_soft_invalidation_of_the_key_voids_a_variants_load(subject) {
         let varies = entry(&key("a"), "varies");
         let lease = subject.lease(&key("a")).await;
@@ -980,7 +1139,10 @@ impl<'a> Algebra<'a> {
             match self.random.u8(..12) {
                 0..5 => self.begin_or_end(place).await,
                 5..7 => self.invalidate_tags(State::Void).await,
-                7..9 => self.invalidate_tags(State::Stale).await,
+                7..9 => {
+                    let becomes = self.soft();
+                    self.invalidate_tags(becomes).await;
+                }
                 9 => self.invalidate_key(place).await,
                 10 => self.invalidate_everything().await,
                 _ => self.lose_token().await,
@@ -991,7 +1153,8 @@ impl<'a> Algebra<'a> {
                 seen[expected as usize] += 1;
             }
         }
-        assert!(seen.iter().all(|times| *times > Self::STEPS / 20), "{seen:?}");
+        // By most seeds, each is seen ten times as often.
+        assert!(seen.iter().all(|times| *times > Self::STEPS / 100), "{seen:?}");
         assert!(self.in_doubt * 20 <= self.commits, "{} of {}", self.in_doubt, self.commits);
     }
 
@@ -1050,17 +1213,26 @@ impl<'a> Algebra<'a> {
         }
     }
 
-    /// Hard or soft.
+    /// Hard or soft, at once or by a ramp whose turns are to come: then all is as fresh as it was.
+    fn hardness(becomes: State) -> Hardness {
+        match becomes {
+            State::Void => Hardness::Hard,
+            State::Stale => Hardness::Soft,
+            State::Fresh => Hardness::Ramp(LONG),
+        }
+    }
+
+    fn soft(&mut self) -> State {
+        if self.random.bool() { State::Stale } else { State::Fresh }
+    }
+
     async fn invalidate_tags(&mut self, becomes: State) {
         let tags: Vec<usize> = (0..3).filter(|_| self.random.u8(..3) == 0).collect();
         if tags.is_empty() {
             return;
         }
         let names = Tags::new(tags.iter().map(|tag| format!("tag {tag}")));
-        match becomes {
-            State::Void => self.subject.store.invalidate(Scope::Tags(&names), Hardness::Hard).await.unwrap(),
-            _ => self.subject.store.invalidate(Scope::Tags(&names), Hardness::Soft).await.unwrap(),
-        }
+        self.subject.store.invalidate(Scope::Tags(&names), Self::hardness(becomes)).await.unwrap();
         for tag in tags {
             self.known[tag] = true;
             for place in &mut self.places {
@@ -1074,21 +1246,15 @@ impl<'a> Algebra<'a> {
 
     async fn invalidate_key(&mut self, index: usize) {
         let key = key(&index.to_string());
-        let becomes = if self.random.bool() { State::Void } else { State::Stale };
-        match becomes {
-            State::Void => self.subject.store.invalidate(Scope::Key(&key), Hardness::Hard).await.unwrap(),
-            _ => self.subject.store.invalidate(Scope::Key(&key), Hardness::Soft).await.unwrap(),
-        }
+        let becomes = if self.random.bool() { State::Void } else { self.soft() };
+        self.subject.store.invalidate(Scope::Key(&key), Self::hardness(becomes)).await.unwrap();
         self.places[index].lower(becomes, |_| true);
         self.places[index].loading.iter_mut().for_each(|loading| loading.voided = true);
     }
 
     async fn invalidate_everything(&mut self) {
-        let becomes = if self.random.u8(..4) == 0 { State::Void } else { State::Stale };
-        match becomes {
-            State::Void => self.subject.store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap(),
-            _ => self.subject.store.invalidate(Scope::Everything, Hardness::Soft).await.unwrap(),
-        }
+        let becomes = if self.random.u8(..4) == 0 { State::Void } else { self.soft() };
+        self.subject.store.invalidate(Scope::Everything, Self::hardness(becomes)).await.unwrap();
         for place in &mut self.places {
             place.lower(becomes, |_| true);
             place.loading.iter_mut().for_each(|loading| loading.voided = true);

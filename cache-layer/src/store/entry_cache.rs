@@ -33,6 +33,11 @@ const LARGE_SHARD: u64 = 64 << 20;
 const MOST_SHARDS: u64 = 64;
 /// An entry takes at most so much of its shard, in percent.
 const LARGEST: u64 = 95;
+/// The bit of the generation by which no slot is found.
+#[cfg(feature = "redis")]
+const HIDDEN: u64 = 1 << 63;
+#[cfg(not(feature = "redis"))]
+const HIDDEN: u64 = 0;
 /// How long it takes until every shard was swept once, if there are writes.
 const ROUND: Duration = Duration::from_secs(60);
 
@@ -213,9 +218,28 @@ impl<P: Place> EntryCache<P> {
         self.shard(id).entries.get(&id).filter(|slot| slot.generation == self.generation.load(Ordering::SeqCst))
     }
 
+    /// The generation, whether or not it is hidden.
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst) & !HIDDEN
+    }
+
+    /// Lets nothing be found, or what is there again. What changes meanwhile changes all the same.
+    #[cfg(feature = "redis")]
+    pub(super) fn hide(&self, hidden: bool) {
+        match hidden {
+            true => self.generation.fetch_or(HIDDEN, Ordering::SeqCst),
+            false => self.generation.fetch_and(!HIDDEN, Ordering::SeqCst),
+        };
+    }
+
     pub(super) fn insert(&self, id: P, entry: Entry, source: u64) {
-        let (shard, generation) = (self.shard(id), self.generation.load(Ordering::SeqCst));
-        let (now, expires_at) = (Clock::system().now(), entry.deadlines().gone);
+        self.insert_at(Clock::system().now(), id, entry, source);
+    }
+
+    /// As [`insert`](Self::insert), at this moment, in milliseconds since the Unix epoch.
+    pub(super) fn insert_at(&self, now: u64, id: P, entry: Entry, source: u64) {
+        let (shard, generation) = (self.shard(id), self.generation());
+        let expires_at = entry.deadlines().gone;
         self.sweep_if_due(shard, generation, now);
         let weight = entry.weight() as u64;
         let refusal = if expires_at <= now {
@@ -236,7 +260,7 @@ impl<P: Place> EntryCache<P> {
     /// Puts what `amends` makes of it in the place of the entry with this id, if it is still there, and if there is room for it:
     /// `true` if so. What removes it meanwhile has removed it.
     pub(super) fn amend(&self, id: P, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
-        let is_it = |slot: &Slot| slot.generation == self.generation.load(Ordering::SeqCst) && slot.entry.id() == of;
+        let is_it = |slot: &Slot| slot.generation == self.generation() && slot.entry.id() == of;
         // Where there is nothing, a place would be made.
         if !self.shard(id).entries.peek(&id).is_some_and(|slot| is_it(&slot)) {
             return false;
@@ -264,21 +288,26 @@ impl<P: Place> EntryCache<P> {
 
     /// Removes the entries that `condition` holds for; returns their keys.
     pub(super) fn remove_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<P> {
-        let generation = self.generation.load(Ordering::SeqCst);
-        let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
-        let found = entries.filter(|(_, slot)| slot.generation == generation && condition(&slot.entry));
-        let ids: Vec<P> = found.map(|(id, _)| id).collect();
+        let ids = self.ids_where(|_, entry| condition(entry));
         ids.iter().for_each(|id| self.remove(*id));
         ids
     }
 
     /// How many entries there are that `condition` holds for. It looks at every entry.
     pub(super) fn count_where(&self, condition: impl Fn(P, &Entry) -> bool) -> u64 {
-        let generation = self.generation.load(Ordering::SeqCst);
+        let generation = self.generation();
         let now = Clock::system().now();
         let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
         let there = |slot: &Slot| slot.generation == generation && now < slot.expires_at;
         entries.filter(|(id, slot)| there(slot) && condition(*id, &slot.entry)).count() as u64
+    }
+
+    /// The keys of the entries that `condition` holds for. It looks at every entry.
+    pub(super) fn ids_where(&self, condition: impl Fn(P, &Entry) -> bool) -> Vec<P> {
+        let generation = self.generation.load(Ordering::SeqCst);
+        let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
+        let found = entries.filter(|(id, slot)| slot.generation == generation && condition(*id, &slot.entry));
+        found.map(|(id, _)| id).collect()
     }
 
     /// Removes all entries. One that is inserted at the same time may go as well.
@@ -318,7 +347,7 @@ impl<P: Place> EntryCache<P> {
 
     /// Entries, and the bytes they take; expired ones count until they are swept.
     pub(super) fn size(&self) -> (u64, u64) {
-        let generation = self.generation.load(Ordering::SeqCst);
+        let generation = self.generation();
         let swept = self.shards.iter().filter(|shard| shard.swept.load(Ordering::Relaxed) == generation);
         swept.fold((0, 0), |(entries, bytes), shard| {
             (entries + shard.entries.len() as u64, bytes + shard.entries.weight())

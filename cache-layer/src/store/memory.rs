@@ -25,8 +25,10 @@ use crate::{
     hex,
     key::{Hashed, Key, KeyHash, readable_in_full},
     pattern::Pattern,
-    sync::Mutex,
-    tag::{TagStamp, TagState, TagToken, Tags},
+    ramp::Ramps,
+    switches::{Switch, Switches},
+    sync::{Mutex, RwLock},
+    tag::{TagRecord, TagStamp, TagState, TagToken, Tags},
     telemetry::Rejection,
 };
 
@@ -43,20 +45,24 @@ pub struct MemoryStore(Arc<Inner>);
 
 struct Inner {
     entries: EntryCache<KeyHash>,
-    tokens: QuickCache<Arc<str>, TagToken, Weight>,
+    tokens: QuickCache<Arc<str>, TagRecord, Weight>,
     /// When everything was last soft-invalidated, by the store's clock.
     all_soft_invalidated: AtomicU64,
+    /// How, and what is left of those before: written first.
+    all_ramps: RwLock<Option<Ramps>>,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
+    /// Of this process alone.
+    switches: Arc<Switches>,
 }
 
 /// The weight of a tag's token, in bytes.
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<Arc<str>, TagToken> for Weight {
-    fn weight(&self, tag: &Arc<str>, _: &TagToken) -> u64 {
+impl Weighter<Arc<str>, TagRecord> for Weight {
+    fn weight(&self, tag: &Arc<str>, _: &TagRecord) -> u64 {
         tag.len() as u64 + 192
     }
 }
@@ -133,7 +139,12 @@ struct Failure {
 
 impl Fills {
     fn tick(&mut self) -> u64 {
-        self.now = (self.now + 1).max(Clock::system().now().saturating_mul(1000));
+        self.tick_at(Clock::system().now())
+    }
+
+    /// As [`tick`](Self::tick), at this moment of the system's clock, in milliseconds.
+    fn tick_at(&mut self, now: u64) -> u64 {
+        self.now = (self.now + 1).max(now.saturating_mul(1000));
         self.now
     }
 
@@ -199,8 +210,10 @@ impl MemoryStore {
             entries,
             tokens,
             all_soft_invalidated: AtomicU64::new(0),
+            all_ramps: RwLock::new(None),
             fills: Mutex::default(),
             ended: Notify::new(),
+            switches: Arc::default(),
         }))
     }
 
@@ -227,6 +240,28 @@ impl MemoryStore {
     /// ```
     pub fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
         self.0.entries.evictions()
+    }
+}
+
+impl MemoryStore {
+    /// Runs what looks at every entry: not on a thread that answers requests, and not to be cut off halfway.
+    fn aside(
+        &self,
+        pattern: &Pattern,
+        run: impl FnOnce(&Inner, &Pattern) -> u64 + Send + 'static,
+    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let (inner, pattern) = (self.0.clone(), pattern.clone());
+        let run = move || {
+            let count = run(&inner, &pattern);
+            inner.ended.notify_waiters();
+            count
+        };
+        Box::pin(async move {
+            match Handle::try_current() {
+                Ok(runtime) => runtime.spawn_blocking(run).await.map_err(|_| StoreError::Unavailable),
+                Err(_) => Ok(run()),
+            }
+        })
     }
 }
 
@@ -265,13 +300,18 @@ impl Inner {
             return Lookup::Rejected(Rejection::Key, Seen::Entry(entry.id()));
         }
         let soft_since = self.all_soft_invalidated.load(Ordering::SeqCst);
-        let by_all = if stored < soft_since { TagState::StaleSince(soft_since / 1000) } else { TagState::Current };
+        let by_all = if stored < soft_since { self.state_by_all(stored, key) } else { TagState::Current };
         let by_tag = |stamp: &TagStamp| match self.tokens.get(&stamp.tag) {
-            Some(current) => stamp.token.compared_with(&current),
+            Some(current) => current.state_of(&stamp.token, || key.hash().turn()),
             None => TagState::Invalid,
         };
         let state = entry.stamps().iter().map(by_tag).fold(by_all, TagState::and);
         Lookup::judged(entry, state)
+    }
+
+    /// The state, by what has softened everything since, of an entry that was stored then.
+    fn state_by_all(&self, stored: u64, key: &Key) -> TagState {
+        self.all_ramps.read().as_ref().map_or(TagState::Current, |ramps| ramps.state_of(stored, key.hash().turn()))
     }
 
     fn peek(&self, key: &Key) -> Lookup {
@@ -359,7 +399,7 @@ impl Inner {
         }
         let mut stamps = Vec::with_capacity(tags.as_slice().len());
         for tag in tags.as_slice() {
-            let known = self.tokens.get(tag);
+            let known = self.tokens.get(tag).map(|record| record.token);
             let overtaken = match known {
                 Some(token) if !token.created_since(&lease.started) => token.overtook(&lease.started),
                 // It may have been forgotten, and made again since.
@@ -371,9 +411,10 @@ impl Inner {
             let token = known.unwrap_or_else(|| self.create_token(&mut fills, tag));
             stamps.push(TagStamp { tag: tag.clone(), token });
         }
-        let stored = fills.tick();
+        let now = Clock::system().now();
+        let stored = fills.tick_at(now);
         for (key, entry) in &writes.entries {
-            self.entries.insert(key.hash(), entry.clone().stamped(&stamps), stored);
+            self.entries.insert_at(now, key.hash(), entry.clone().stamped(&stamps), stored);
         }
         Committed::Stored
     }
@@ -381,7 +422,7 @@ impl Inner {
     /// Gives a token to a tag that has none: one that voids no load.
     fn create_token(&self, fills: &mut Fills, tag: &Arc<str>) -> TagToken {
         let token = TagToken::created(fills.tick());
-        self.tokens.insert(tag.clone(), token);
+        self.tokens.insert(tag.clone(), token.into());
         token
     }
 
@@ -399,7 +440,7 @@ impl Inner {
                 let now = fills.tick();
                 fills.last_invalidation = now;
                 for tag in tags.as_slice() {
-                    self.tokens.insert(tag.clone(), TagToken::invalidated(now));
+                    self.tokens.insert(tag.clone(), TagToken::invalidated(now).into());
                 }
             }
             Scope::Everything => {
@@ -411,27 +452,34 @@ impl Inner {
         }
     }
 
-    fn soft_invalidate(&self, scope: Scope<'_>) {
+    /// At once, or over so many milliseconds.
+    fn soft_invalidate(&self, scope: Scope<'_>, window: u64) {
         let mut fills = self.fills();
         let now = fills.tick();
         match scope {
-            Scope::Key(key) => {
-                let primary = KeyHash { variant: KeyHash::PRIMARY, ..key.hash() };
-                fills.void(primary);
-                if let Some((entry, stored)) = self.entries.get(primary) {
-                    self.entries.insert(primary, entry.marked_anew(now / 1000), stored);
-                }
-            }
+            Scope::Key(key) => self.soften(&mut fills, key.hash(), now, window),
             Scope::Tags(tags) => {
                 fills.last_invalidation = now;
                 for tag in tags.as_slice() {
-                    self.tokens.insert(tag.clone(), TagToken::soft_invalidated(now, self.tokens.get(tag)));
+                    let record = TagRecord::soft_invalidated(now, window * 1000, self.tokens.get(tag));
+                    self.tokens.insert(tag.clone(), record);
                 }
             }
             Scope::Everything => {
                 fills.leases.clear();
+                let mut ramps = self.all_ramps.write();
+                let before = ramps.take();
+                *ramps = Some(Ramps::with(before.as_ref().map_or(&[], Ramps::as_slice), now, window * 1000));
                 self.all_soft_invalidated.store(now, Ordering::SeqCst);
             }
+        }
+    }
+
+    fn soften(&self, fills: &mut Fills, key: KeyHash, now: u64, window: u64) {
+        let primary = KeyHash { variant: KeyHash::PRIMARY, ..key };
+        fills.void(primary);
+        if let Some((entry, stored)) = self.entries.get(primary) {
+            self.entries.insert(primary, entry.marked_anew(now / 1000, window, primary.turn()), stored);
         }
     }
 
@@ -443,10 +491,24 @@ impl Inner {
         deleted.iter().filter(|id| !id.is_variant()).count() as u64
     }
 
+    /// Each entry under the lock: what is loaded meanwhile is not softened for what is there.
+    fn soften_matching(&self, pattern: &Pattern, window: u64) -> u64 {
+        let matches = |canonical: &[u8]| pattern.matches(readable_in_full(canonical).as_bytes());
+        self.fills().leases.retain(|lease| !matches(lease.key.canonical()));
+        let found = self.entries.ids_where(|id, entry| !id.is_variant() && matches(entry.canonical()));
+        for id in &found {
+            let mut fills = self.fills();
+            let now = fills.tick();
+            self.soften(&mut fills, *id, now, window);
+        }
+        found.len() as u64
+    }
+
     fn put(&self, entries: Vec<(Key, Entry)>, tags: &Tags) {
         let mut fills = self.fills();
         let stamp = |tag: &Arc<str>| {
-            let token = self.tokens.get(tag).unwrap_or_else(|| self.create_token(&mut fills, tag));
+            let known = self.tokens.get(tag).map(|record| record.token);
+            let token = known.unwrap_or_else(|| self.create_token(&mut fills, tag));
             TagStamp { tag: tag.clone(), token }
         };
         let stamps: Vec<TagStamp> = tags.as_slice().iter().map(stamp).collect();
@@ -492,12 +554,21 @@ impl StoreBackend for MemoryStore {
         Box::pin(ready(Ok(self.0.lookup(key))))
     }
 
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.0.switches.clone()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.0.switches.set(switch, on_for);
+        Box::pin(ready(Ok(())))
+    }
+
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
         Box::pin(ready(Ok(self.0.lease_state(key))))
     }
 
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
-        Box::pin(ready(Ok(self.0.tokens.get(tag))))
+        Box::pin(ready(Ok(self.0.tokens.get(tag).map(|record| record.token))))
     }
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
@@ -573,26 +644,19 @@ impl StoreBackend for MemoryStore {
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
         match hardness {
             Hardness::Hard => self.0.invalidate(scope),
-            Hardness::Soft => self.0.soft_invalidate(scope),
+            Hardness::Soft | Hardness::Ramp(_) => self.0.soft_invalidate(scope, hardness.window()),
         }
         self.0.ended.notify_waiters();
         Box::pin(ready(Ok(())))
     }
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
-        let (inner, pattern) = (self.0.clone(), pattern.clone());
-        let delete = move || {
-            let deleted = inner.delete_matching(&pattern);
-            inner.ended.notify_waiters();
-            deleted
-        };
-        Box::pin(async move {
-            // It looks at every entry: not on a thread that answers requests, and not to be cut off halfway.
-            match Handle::try_current() {
-                Ok(runtime) => runtime.spawn_blocking(delete).await.map_err(|_| StoreError::Unavailable),
-                Err(_) => Ok(delete()),
-            }
-        })
+        self.aside(pattern, Inner::delete_matching)
+    }
+
+    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let window = Hardness::Ramp(window).window();
+        self.aside(pattern, move |inner, pattern| inner.soften_matching(pattern, window))
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

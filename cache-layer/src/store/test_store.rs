@@ -12,6 +12,7 @@ use crate::{
     entry::Entry,
     key::{Key, readable_in_full},
     pattern::Pattern,
+    switches::{Switch, Switches},
     sync::Mutex,
     tag::{TagToken, Tags},
 };
@@ -239,6 +240,17 @@ impl StoreBackend for TestStore {
         })
     }
 
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.0.store.follow_switches()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.turn(switch, on_for).await
+        })
+    }
+
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {
         Box::pin(async move {
             self.answers().await?;
@@ -333,6 +345,16 @@ impl StoreBackend for TestStore {
                 return Err(error);
             }
             self.0.store.delete_matching(pattern).await
+        })
+    }
+
+    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async move {
+            if let Err(error) = self.answers().await {
+                self.keep(OwnedScope::Everything, Hardness::Hard);
+                return Err(error);
+            }
+            self.0.store.soften_matching(pattern, window).await
         })
     }
 

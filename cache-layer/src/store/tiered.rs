@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
     Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
@@ -10,6 +12,7 @@ use crate::{
     entry::{Entry, EntryId},
     key::Key,
     pattern::Pattern,
+    switches::{Switch, Switches},
     tag::{TagToken, Tags},
 };
 
@@ -110,6 +113,22 @@ impl StoreBackend for TieredStore {
         self.redis.get(key)
     }
 
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.redis.follow_switches()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.redis.turn(switch, on_for)
+    }
+
+    fn audit<'a>(&'a self, record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.redis.audit(record)
+    }
+
+    fn audited<'a>(&'a self, most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
+        self.redis.audited(most)
+    }
+
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.redis.look(key)
     }
@@ -170,6 +189,10 @@ impl StoreBackend for TieredStore {
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         self.redis.delete_matching(pattern)
+    }
+
+    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
+        self.redis.soften_matching(pattern, window)
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

@@ -46,6 +46,8 @@ pub(super) struct Led<K, V, E> {
     pub(super) flight: Flight,
     pub(super) miss: Miss,
     pub(super) patience: Patience,
+    /// It has waited in vain for another process, and is loaded without the store if it is not there by now.
+    pub(super) is_impatient: bool,
     pub(super) purpose: Purpose,
     pub(super) reply_to: ReplyTo<Part<V, E>>,
 }
@@ -111,7 +113,7 @@ where
     E: Clone + Send + Sync + 'static,
 {
     async fn attempt(self) -> Attempted<K, V, E> {
-        let Self { id, ask, flight, miss, mut patience, purpose, reply_to } = self;
+        let Self { id, ask, flight, miss, mut patience, is_impatient: _, purpose, reply_to } = self;
         let cache = ask.cache.clone();
         let policy = ask.failure_policy(&miss);
         let (flight, is_held) = match cache.attempt(flight, &ask.key, miss.expected, policy).await {
@@ -138,10 +140,7 @@ where
                 true => cache.wait_out(&ask.key, &mut patience).await,
                 false => patience.again(LONGEST_PAUSE, std::time::Duration::ZERO).await,
             };
-            // Without patience, it is loaded without the store.
-            let expected = miss.expected.filter(|_| looks_again);
-            let miss = Miss { expected, ..miss };
-            vec![Self { id, ask, flight, miss, patience, purpose, reply_to }]
+            vec![Self { id, ask, flight, miss, patience, is_impatient: !looks_again, purpose, reply_to }]
         }))
     }
 }
@@ -152,10 +151,9 @@ where
     V: DeserializeOwned + 'static,
 {
     let Some(cache) = led.first().map(|led| led.ask.cache.clone()) else { return led };
-    let (looking, impatient): (Vec<_>, Vec<_>) =
+    let (looking, mut wanted): (Vec<_>, Vec<_>) =
         led.into_iter().partition(|led| led.miss.reached_store() && !led.ask.refresh);
     let keys: Vec<Key> = looking.iter().map(|led| led.ask.key.clone()).collect();
-    let mut wanted = impatient;
     for (mut led, found) in looking.into_iter().zip(find_again::<V>(&cache, &keys).await) {
         match found {
             Found::Fresh(hit) => {
@@ -167,6 +165,9 @@ where
                 wanted.push(led);
             }
         }
+    }
+    for led in wanted.iter_mut().filter(|led| led.is_impatient) {
+        led.miss.expected = None;
     }
     wanted
 }

@@ -284,6 +284,8 @@ where
                     self.describe(&hit, waited, &mut span);
                     if self.is_due_early(&hit) {
                         self.refresh_early(&hit, load, patience, &span);
+                    } else {
+                        self.verify(&hit, load);
                     }
                     return Ok(hit.noted());
                 }

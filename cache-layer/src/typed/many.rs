@@ -274,6 +274,8 @@ where
         let hard_timeout = hard_timeout.map(|(limit, error)| (Instant::now() + limit, error));
         let (mut known, mut asked) = (HashMap::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
         let mut places = Vec::with_capacity(ids.len());
+        // One for all, so that those that wait in vain are loaded together.
+        let patience = ask.patience();
         for id in ids {
             let next = asked.len();
             let place = *known.entry(id.clone()).or_insert(next);
@@ -283,7 +285,7 @@ where
                 if let Some(tags_of) = &tags_of {
                     ask.terms.add_tags(tags_of(&id).iter());
                 }
-                let (patience, span) = (ask.patience(), cache.lookup_span_in(Span::none()));
+                let (patience, span) = (patience.clone(), cache.lookup_span_in(Span::none()));
                 asked.push(Asked { place, id, ask, patience, span, waited: false });
             }
         }
@@ -413,8 +415,33 @@ where
         Some(self.cache.flights().spawn_batch(span, batch::lead(led, self.load.clone())))
     }
 
+    /// Whether another load that was waited for in vain has brought it by now: the call may have waited for others since.
+    async fn look_once_more(&mut self) {
+        let may_be_there =
+            |asked: &Asked<K, V>, miss: &Miss| asked.waited && miss.reached_store() && !asked.ask.refresh;
+        let uncached = std::mem::take(&mut self.uncached);
+        let (looking, others) = uncached.into_iter().partition(|(asked, miss)| may_be_there(asked, miss));
+        self.uncached = others;
+        let (mut asked, misses): (Vec<_>, Vec<_>) = looking.into_iter().unzip();
+        if asked.is_empty() {
+            return;
+        }
+        let (found, mut refreshed) = (find(&self.cache, &mut asked).await, Vec::new());
+        for ((asked, miss), found) in asked.into_iter().zip(misses).zip(found) {
+            match found {
+                Found::Fresh(hit) => self.found(asked, hit, &mut refreshed),
+                Found::Stale(..) | Found::Missing(_) => self.uncached.push((asked, miss)),
+            }
+        }
+        self.load(refreshed);
+    }
+
     /// Loads what can't be shared, for this one call, and stores nothing.
     async fn load_uncached(&mut self) {
+        if self.uncached.is_empty() {
+            return;
+        }
+        self.look_once_more().await;
         let uncached = std::mem::take(&mut self.uncached);
         let Some((first, _)) = uncached.first() else { return };
         let wanted = uncached.iter().map(|(asked, _)| (asked.id.clone(), None)).collect();
@@ -489,7 +516,7 @@ where
     ) -> (Led<K, V, E>, oneshot::Receiver<Part<V, E>>) {
         let (reply_to, reply) = ReplyTo::channel();
         let (id, ask, patience) = (self.id.clone(), self.ask.clone(), self.patience.clone());
-        (Led { id, ask, flight, miss, patience, purpose, reply_to }, reply)
+        (Led { id, ask, flight, miss, patience, is_impatient: false, purpose, reply_to }, reply)
     }
 
     /// The same in the background, unless it is loaded already.

@@ -37,6 +37,7 @@ mod set;
 mod stand_in;
 mod terms;
 mod value;
+mod verify;
 
 #[cfg(feature = "macros")]
 pub use self::argument::unordered;

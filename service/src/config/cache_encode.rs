@@ -2,11 +2,23 @@
 
 use std::str::FromStr;
 
-use cache_layer::Coding;
+use cache_layer::{Coding, Encode};
 
-/// Content codings, the one that is sent first where a client has no preference first; none, if the cache encodes nothing.
+/// Content codings, the one that is sent first where a client has no preference first, and the level of each, if it is not the
+/// usual one; none, if the cache encodes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CacheEncode(pub Vec<Coding>);
+pub struct CacheEncode(pub Vec<(Coding, Option<u8>)>);
+
+impl CacheEncode {
+    /// What the cache is to encode.
+    pub(crate) fn encode(&self) -> Result<Encode, cache_layer::ConfigError> {
+        let encode = Encode::new(self.0.iter().map(|(coding, _)| *coding));
+        self.0.iter().try_fold(encode, |encode, (coding, level)| match level {
+            Some(level) => encode.level(*coding, *level),
+            None => Ok(encode),
+        })
+    }
+}
 
 impl FromStr for CacheEncode {
     type Err = String;
@@ -15,7 +27,16 @@ impl FromStr for CacheEncode {
         if text == "off" {
             return Ok(Self::default());
         }
-        let codings: Result<Vec<Coding>, _> = text.split(',').map(|name| name.trim().parse()).collect();
-        codings.map(Self).map_err(|_| "must be off, or some of zstd, br and gzip, such as zstd,gzip".to_owned())
+        let wrong =
+            || "must be off, or some of zstd, br and gzip, with a level if wanted, such as zstd,br:9,gzip".to_owned();
+        let one = |text: &str| {
+            let (name, level) = text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level)));
+            let level = level.map(|level| level.trim().parse().map_err(|_| wrong())).transpose()?;
+            Ok((name.trim().parse().map_err(|_| wrong())?, level))
+        };
+        let encode = Self(text.split(',').map(one).collect::<Result<_, String>>()?);
+        // Which levels there are, the cache knows.
+        let _ = encode.encode().map_err(|error| error.to_string())?;
+        Ok(encode)
     }
 }

@@ -55,6 +55,7 @@ struct Entry {
     negative_ttl: BTreeMap<Written<StatusCode>, Time>,
     stale_while_revalidate: Option<Time>,
     stale_if_error: Option<Time>,
+    soft_timeout: Option<Time>,
     max_body: Option<Size>,
     inherit: Option<bool>,
     etags: Option<bool>,
@@ -172,6 +173,7 @@ impl Entry {
         rule = with(rule, self.ttl_cap, |rule, Time(cap)| rule.ttl_cap(cap));
         rule = with(rule, self.stale_while_revalidate, |rule, Time(window)| rule.stale_while_revalidate(window));
         rule = with(rule, self.stale_if_error, |rule, Time(window)| rule.stale_if_error(window));
+        rule = with(rule, self.soft_timeout, |rule, Time(limit)| rule.soft_timeout(limit));
         rule = with(rule, self.max_body, |rule, Size(bytes)| rule.max_body(bytes));
         rule = with(rule, self.inherit, Rule::inherit);
         rule = with(rule, self.etags, Rule::etags);
@@ -212,6 +214,7 @@ ttl_cap = "5m"
 negative_ttl = { 404 = "5s", 410 = 60 }
 stale_while_revalidate = 10
 stale_if_error = "1h"
+soft_timeout = "50ms"
 max_body = "64KiB"
 inherit = false
 etags = true

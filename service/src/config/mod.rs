@@ -5,6 +5,7 @@
 mod cache_encode;
 mod cache_paths;
 mod cache_rules;
+mod purge_paths;
 mod quantity;
 mod secret_file;
 mod secret_url;
@@ -26,8 +27,8 @@ use sqlx::{postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use tracing_subscriber::EnvFilter;
 
 pub use self::{
-    cache_encode::CacheEncode, cache_paths::CachePaths, cache_rules::CacheRules, secret_file::Password,
-    secret_url::SecretUrl,
+    cache_encode::CacheEncode, cache_paths::CachePaths, cache_rules::CacheRules, purge_paths::PurgePaths,
+    secret_file::Password, secret_url::SecretUrl,
 };
 
 /// A product-catalogue API with an HTTP cache in front.
@@ -113,6 +114,10 @@ pub struct Config {
     #[arg(long, value_name = "CODINGS", default_value = "zstd,gzip")]
     pub cache_encode: CacheEncode,
 
+    /// Which share of the hits is loaded again in the background, to see whether it is still the same: from 0, none, to 1
+    #[arg(long, value_name = "RATE", default_value = "0", value_parser = quantity::share)]
+    pub cache_verify: f64,
+
     /// How long a request may take before it is answered with 503
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = quantity::positive_time)]
     pub request_timeout: Duration,
@@ -152,6 +157,14 @@ pub struct Config {
     /// A file with the token that the operator's API asks for; without one it answers this machine only, and changes nothing
     #[arg(long, value_name = "FILE", value_parser = |path: &str| secret_file::read(path).map(Password::from), requires = "admin_listen")]
     pub admin_token_file: Option<Password>,
+
+    /// Whether it is learned how the hit ratio depends on the room in memory, for the operator's page and as a metric
+    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = switch, action = clap::ArgAction::Set)]
+    pub admin_sizing: bool,
+
+    /// Paths below which PURGE is taken as a method by whoever has the operator's token, such as /api; without, nowhere
+    #[arg(long, value_name = "PATHS", requires = "admin_token_file")]
+    pub admin_purge: Option<PurgePaths>,
 
     /// Ask the service that listens at --listen whether it is ready: exit code 0 if it is
     #[arg(long)]

@@ -33,6 +33,12 @@ pub(super) fn positive_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A share of something, from 0 to 1.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "must be a number from 0 to 1, such as 0.001".to_owned())
+}
+
 /// A number of bytes: `512KiB`, `64MiB`, `1GiB`, `10MB`, plain bytes, or as Kubernetes writes it, `64Mi`.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split_unit(text);

@@ -1,5 +1,6 @@
 use std::io::Write as _;
 
+use cache_layer::Coding;
 use tempfile::NamedTempFile;
 
 use super::*;
@@ -30,8 +31,15 @@ fn nothing_needs_to_be_set() {
     assert_eq!(config.cache_memory, 64 << 20);
     assert_eq!(config.cache_default_ttl, Duration::from_secs(300));
     assert_eq!(config.cache_lock_timeout, Duration::from_secs(5));
+    assert_eq!(config.cache_verify, 0.0);
     assert_eq!(config.cache_encode, "zstd, gzip".parse().unwrap());
     assert_eq!(parse(&[], &[("APP_CACHE_ENCODE", "off")]).unwrap().cache_encode, CacheEncode::default());
+    let leveled = parse(&[], &[("APP_CACHE_ENCODE", "br:9, gzip")]).unwrap().cache_encode;
+    assert_eq!(leveled, CacheEncode(vec![(Coding::Brotli, Some(9)), (Coding::Gzip, None)]));
+    for wrong in ["br:12", "br:0", "br:", "br:x", "deflate:1", "gzip:-1", "br:9:1"] {
+        let line = self::wrong(&[], &[("APP_CACHE_ENCODE", wrong)]);
+        assert!(line.contains(wrong), "{line}");
+    }
     assert_eq!(config.cache_paths, "/api/products=60s,/api/categories=60s".parse().unwrap());
 }
 
@@ -73,6 +81,8 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ("APP_CACHE_LOCK_TIMEOUT", "0", "must be more than 0"),
         ("APP_CACHE_MAX_BODY", "0", "a size of 1 byte"),
         ("APP_CACHE_ENCODE", "deflate", "off, or some of zstd, br and gzip"),
+        ("APP_CACHE_VERIFY", "1.5", "from 0 to 1"),
+        ("APP_CACHE_VERIFY", "some", "from 0 to 1"),
         ("APP_CACHE_ENCODE", "gzip,off", "off, or some of zstd, br and gzip"),
         ("APP_REQUEST_TIMEOUT", "soon", "250ms, 30s, 5m"),
         ("APP_HEADER_TIMEOUT", "0", "must be more than 0"),

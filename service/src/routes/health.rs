@@ -1,6 +1,6 @@
 //! `/health`: for people and monitors; `/health/live` and `/health/ready`: for orchestrators.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json, Router,
@@ -39,6 +39,9 @@ struct Health {
     status: Status,
     /// The Redis of the cache; null if none is configured and the cache is in memory, or if the cache is off.
     redis: Option<RedisHealth>,
+    /// What an operator has turned off or on for a while, and for how many seconds more; nothing, most of the time.
+    #[schema(example = json!({"stop-fills": 540}))]
+    switches: BTreeMap<String, u64>,
     database: DatabaseHealth,
 }
 
@@ -67,6 +70,7 @@ async fn health(State(app): State<App>) -> Json<Health> {
     Json(Health {
         status: if healthy { Status::Healthy } else { Status::Degraded },
         redis,
+        switches: app.cache.switched_on(),
         database: DatabaseHealth { connected: database },
     })
 }

@@ -14,6 +14,7 @@ use axum::{
     http::{StatusCode, Uri},
     middleware,
 };
+use cache_layer_admin::PurgeLayer;
 use tower_http::trace::TraceLayer;
 
 use self::limits::limited;
@@ -27,11 +28,15 @@ use crate::{
     },
 };
 
-/// All routes. From the outside in: metrics, log, cache (unless it is off), limits, handler.
-pub(crate) fn router(app: App, config: &Config) -> Router {
+/// All routes. From the outside in: metrics, log, `PURGE` (where it is taken), cache (unless it is off), limits, handler.
+pub(crate) fn router(app: App, config: &Config, purge: Option<PurgeLayer>) -> Router {
     let products = limited(products::routes().merge(categories::routes()), config);
     let products = match app.cache.layer() {
         Some(cache) => products.layer(cache),
+        None => products,
+    };
+    let products = match purge {
+        Some(purge) => products.layer(purge),
         None => products,
     };
     let log = TraceLayer::new_for_http()

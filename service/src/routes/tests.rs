@@ -54,7 +54,7 @@ impl Service {
     async fn with(config: Config) -> Self {
         let config = Config { database_url: "sqlite::memory:".into(), ..config };
         let app = App::open(&config).await.unwrap();
-        Self { router: router(app.clone(), &config), app }
+        Self { router: router(app.clone(), &config, None), app }
     }
 
     async fn send(&self, request: Request) -> Answer {
@@ -364,7 +364,7 @@ async fn health_is_told() {
     let service = Service::new().await;
     assert_eq!(
         service.get("/health").await.json(),
-        json!({"status": "healthy", "redis": null, "database": {"connected": true}})
+        json!({"status": "healthy", "redis": null, "switches": {}, "database": {"connected": true}})
     );
     assert_eq!(service.get("/health/live").await.json(), json!({"status": "alive"}));
     assert_eq!(service.get("/health/ready").await.json(), json!({"status": "ready"}));

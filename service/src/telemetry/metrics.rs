@@ -8,19 +8,20 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use cache_layer::otel;
+use cache_layer_admin::Recorder;
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, Meter, MeterProvider as _, UpDownCounter},
+    metrics::{Counter, Histogram, MeterProvider as _, UpDownCounter},
 };
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
 
-use super::{
-    cache::{CacheMetrics, MOST_REASONS, UNCACHEABLE},
-    otlp,
-    traces::route,
-};
+use super::{otlp, traces::route};
 use crate::config::ConfigError;
+
+/// Each cache has a few of the many reasons not to store. Beyond this number in a process, they are counted together.
+const MOST_REASONS: usize = 100;
 
 /// Seconds: from a hit in memory to a request that is given up. A hit in Redis takes some 200 microseconds, which the
 /// buckets that the conventions advise, from 5 milliseconds up, would not tell from ten times as much. The alerts use the
@@ -71,13 +72,33 @@ impl Metrics {
         Ok(Self { provider, registry, requests, duration, active })
     }
 
-    pub(crate) fn meter(&self) -> Meter {
-        self.provider.meter("cache_layer")
+    /// The instruments of the cache called `name`.
+    pub(crate) fn of_cache(&self, name: &'static str) -> otel::Metrics {
+        otel::Metrics::new(&self.provider.meter("cache_layer"), name)
     }
 
-    /// What counts the events of the cache called `name`.
-    pub(crate) fn of_cache(&self, name: &'static str) -> CacheMetrics {
-        CacheMetrics::new(&self.meter(), name)
+    /// Reports, at each collection, the hit ratio that the cache called `name` would have with room for a half, for as much, for twice
+    /// and for four times of the entries that there are.
+    pub(crate) fn watch_sizing(
+        &self,
+        name: &'static str,
+        recorder: &Recorder,
+        entries: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        const SIZES: [(&str, u64); 4] = [("0.5", 1), ("1", 2), ("2", 4), ("4", 8)];
+        let recorder = recorder.clone();
+        self.provider
+            .meter("cache_layer")
+            .f64_observable_gauge("cache_layer.sizing.hit_ratio")
+            .with_description("The hit ratio that there would be with so many times the room in memory, by an estimate")
+            .with_callback(move |gauge| {
+                for (size, halves) in SIZES {
+                    if let Some(ratio) = recorder.hit_ratio_with(entries() * halves / 2) {
+                        gauge.observe(ratio, &[KeyValue::new("cache", name), KeyValue::new("size", size)]);
+                    }
+                }
+            })
+            .build();
     }
 
     /// All of them, in the text format of Prometheus.
@@ -139,7 +160,8 @@ pub(crate) async fn measure(State(metrics): State<Metrics>, request: Request, ne
 
 /// Limits instruments that would otherwise have more series than are of use.
 fn bounded(instrument: &Instrument) -> Option<Stream> {
-    let bounded = (instrument.name() == UNCACHEABLE).then(|| Stream::builder().with_cardinality_limit(MOST_REASONS));
+    let bounded =
+        (instrument.name() == otel::UNCACHEABLE).then(|| Stream::builder().with_cardinality_limit(MOST_REASONS));
     bounded.and_then(|stream| stream.build().ok())
 }
 

@@ -3,22 +3,16 @@
 //! - [`logs`]: lines on standard output
 //! - [`traces`]: the span of a request, and what it shares with other services
 //! - [`metrics`]: numbers, at `/metrics` and by OTLP
-//! - [`cache`]: what the cache does, as metrics
 //! - [`throttle`]: log lines that would come with every request, once in a while
 //! - [`otlp`]: where spans and metrics are sent, by the standard `OTEL_*` variables
 
-mod cache;
-mod encoding;
 mod logs;
 pub(crate) mod metrics;
 mod otlp;
 mod throttle;
 pub(crate) mod traces;
 
-pub(crate) use self::{
-    cache::{Memory, observe_loads, observe_memory, observe_redis},
-    throttle::Throttle,
-};
+pub(crate) use self::throttle::Throttle;
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};

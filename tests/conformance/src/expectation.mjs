@@ -24,7 +24,7 @@ export function readExpectation(file) {
 /** Keeps a reason as long as the result that it explains. */
 export function writeExpectation(file, { suite, profile, results, reasons = new Map() }) {
   const lines = [
-    `# ${suite.own ? '' : 'http-cache-tests '}${suite.title}, through the reverse proxy with --profile ${profile}.`,
+    `# ${suite.own ? '' : 'http-cache-tests '}${suite.title}, through the ${suite.browser ? "client's proxy" : `reverse proxy with --profile ${profile}`}.`,
     '# Kind, result and test; after a # why it does not pass. `tests/conformance/run --write` rewrites all but the reasons.',
   ];
   for (const group of suite.groups) {

@@ -28,14 +28,21 @@ try {
 }
 
 async function main(options) {
-  const [suite, own] = [await openSuite(options.suite), await openSuite(options.suite, true)];
+  const open = (which) => openSuite(options.suite, which);
+  const [suite, own, browser] = [await open(), await open({ own: true }), await open({ browser: true })];
   const folders = { logs: join(options.target, 'logs'), results: join(options.target, 'results') };
   for (const folder of Object.values(folders)) mkdirSync(folder, { recursive: true });
   const has = (suite, id) => suite.tests.some((test) => test.id === id);
-  const unknown = options.test.filter((id) => !has(suite, id) && !has(own, id));
+  const unknown = options.test.filter((id) => ![suite, own, browser].some((suite) => has(suite, id)));
   if (unknown.length > 0) throw new Error(`the suite has no test ${unknown.join(', ')}`);
 
-  const runs = options.profile.map((profile) => ({ suite: profile === 'own' ? own : suite, profile, options, folders }));
+  const runs = options.profile.map((profile) => ({
+    suite: { own, private: browser }[profile] ?? suite,
+    proxy: profile === 'private' ? options['client-proxy'] : options.proxy,
+    profile,
+    options,
+    folders,
+  }));
   if (options.test.length > 0) {
     for (const run of runs) await show(run);
     return 0;
@@ -48,9 +55,9 @@ async function main(options) {
 }
 
 /** One test after another with every field on both sides; says nothing about what is expected. */
-async function show({ suite, profile, options, folders }) {
+async function show({ suite, proxy, profile, options, folders }) {
   for (const store of options.store) {
-    const stack = await openStack({ suite, proxy: options.proxy, profile, store, logs: folders.logs });
+    const stack = await openStack({ suite, proxy, profile, store, logs: folders.logs });
     for (const id of options.test.filter((id) => suite.tests.some((test) => test.id === id))) {
       console.log(`\n=== ${id}, ${profile}, ${store}`);
       const raw = await measure(suite, stack.base, { ids: [id], show: true, failed: stack.failed });
@@ -69,11 +76,11 @@ function expectationOf({ suite, profile, options }) {
   return { file, expectation };
 }
 
-async function compare({ suite, profile, options, folders, file, expectation }) {
+async function compare({ suite, proxy, profile, options, folders, file, expectation }) {
   const started = Date.now();
   console.log(`\n### ${profile}: ${suite.own ? '' : 'http-cache-tests '}${suite.title}\n`);
 
-  const opened = options.store.map((store) => openStack({ suite, proxy: options.proxy, profile, store, logs: folders.logs }));
+  const opened = options.store.map((store) => openStack({ suite, proxy, profile, store, logs: folders.logs }));
   const stacks = await Promise.all(opened);
   const run = (stack, ids) => {
     const log = join(folders.logs, `${suite.name}-${profile}-${stack.store}-client.log`);
@@ -91,7 +98,7 @@ async function compare({ suite, profile, options, folders, file, expectation }) 
   for (const { store, raw } of scores) {
     writeFileSync(join(folders.results, `${suite.name}-${profile}-${store}.json`), `${JSON.stringify(raw, null, 2)}\n`);
   }
-  console.log(`${byKind(suite, scores)}\n\n${byGroup(suite, scores)}\n`);
+  console.log(`${byKind(suite, [...scores, ...(await suite.published())])}\n\n${byGroup(suite, scores)}\n`);
   if (options.list) console.log(`Not passed:\n${notPassed(suite, scores, expectation?.reasons)}\n`);
   for (const { store, id, first, tries } of settled) {
     console.log(`${id} on ${store} was ${first} at first, but not when run again by itself (${tries} more)`);

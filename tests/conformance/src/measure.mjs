@@ -5,7 +5,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
-import { openSuite } from './suite.mjs';
+import { isFor, openSuite } from './suite.mjs';
 
 /** As many as the suite's own command line runs at a time. */
 const AT_A_TIME = 25;
@@ -20,7 +20,7 @@ export function measure(suite, base, { ids = null, show = false, log, failed }) 
   const out = show ? 'inherit' : openSync(log, ids === null ? 'w' : 'a');
   const child = fork(SELF, [], { stdio: ['ignore', out, out, 'ipc'], execArgv: ['--no-warnings'] });
   if (!show) closeSync(out);
-  child.send({ folder: suite.folder, own: suite.own, base, ids, show });
+  child.send({ folder: suite.folder, own: suite.own, browser: suite.browser, base, ids, show });
   let deadline;
   const results = new Promise((resolve, reject) => {
     deadline = setTimeout(() => reject(new Error(`no results after ${RUN_SECONDS} s: see ${log}`)), RUN_SECONDS * 1000);
@@ -33,15 +33,15 @@ export function measure(suite, base, { ids = null, show = false, log, failed }) 
   });
 }
 
-async function run({ folder, own, base, ids, show }) {
-  const suite = await openSuite(folder, own);
+async function run({ folder, own, browser, base, ids, show }) {
+  const suite = await openSuite(folder, { own, browser });
   const chosen = suite.all
-    .map((group) => ({ ...group, tests: group.tests.filter((test) => ids === null || ids.includes(test.id)) }))
+    .map((group) => ({ ...group, tests: group.tests.filter((test) => isFor(test, browser) && (ids?.includes(test.id) ?? true)) }))
     .filter((group) => group.tests.length > 0);
   if (show) for (const test of chosen.flatMap((group) => group.tests)) test.dump = true;
   const { runTests, getResults } = await import(pathToFileURL(suite.runner).href);
   const fetch = suite.ownFetch ? [] : [timed(createRequire(join(folder, 'package.json'))('node-fetch'))];
-  await runTests(chosen, ...fetch, false, base, AT_A_TIME);
+  await runTests(chosen, ...fetch, browser, base, AT_A_TIME);
   return getResults();
 }
 

@@ -8,11 +8,12 @@ import { startServer } from './processes.mjs';
 
 export const STORES = ['memory', 'redis', 'tiered'];
 
-/** What the proxy is told for a profile. */
+/** What the reverse proxy is told for a profile, and the client's proxy for `private`. */
 const PROXY = {
   safe: ['--profile', 'safe'],
   strict: ['--profile', 'strict'],
   own: ['--profile', 'safe', '--query', '64KiB', '--no-vary-search'],
+  private: ['--owner', 'conformance'],
 };
 
 const LOOPBACK = fileURLToPath(new URL('loopback.cjs', import.meta.url));

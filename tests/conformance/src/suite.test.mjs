@@ -10,6 +10,8 @@ const TESTS = [
   { id: 'plain' },
   { id: 'extra', kind: 'optimal', depends_on: ['plain'] },
   { id: 'browser', browser_only: true },
+  { id: 'cdn', cdn_only: true },
+  { id: 'proxy', browser_skip: true },
 ];
 /** Draws a result as the suite does. */
 const SCORING = `
@@ -19,7 +21,7 @@ export function determineTestResult (suites, id, raw) {
   return ['', '', raw[id] === true ? '✅' : raw[id][0] === 'Setup' ? '🔹' : '⛔️']
 }`;
 
-async function withSuite(files, use) {
+async function withSuite(files, use, which) {
   const folder = mkdtempSync(join(tmpdir(), 'suite-'));
   try {
     const all = {
@@ -31,7 +33,7 @@ async function withSuite(files, use) {
       mkdirSync(join(folder, file, '..'), { recursive: true });
       writeFileSync(join(folder, file), text);
     }
-    await use(await openSuite(folder), folder);
+    await use(await openSuite(folder, which), folder);
   } finally {
     rmSync(folder, { recursive: true });
   }
@@ -44,14 +46,33 @@ const RELEASE = {
 const CHECKOUT = { 'test-engine/lib/results.mjs': SCORING };
 
 test('the release has its tests of surrogates, a checkout none', async () => {
-  await withSuite(RELEASE, (suite) => assert.deepEqual(suite.tests.map(({ id }) => id), ['plain', 'extra', 'late']));
-  await withSuite(CHECKOUT, (suite) => assert.equal(suite.name, '1.0-2'));
+  await withSuite(RELEASE, (suite) => assert.deepEqual(suite.tests.map(({ id }) => id), ['plain', 'extra', 'cdn', 'proxy', 'late']));
+  await withSuite(CHECKOUT, (suite) => assert.equal(suite.name, '1.0-4'));
 });
 
 test('results are the suite\'s own, those of failed dependencies among them', async () => {
   await withSuite(CHECKOUT, ({ score }) => {
-    assert.deepEqual([...score({ plain: true, extra: true })], [['plain', 'pass'], ['extra', 'pass']]);
-    assert.deepEqual([...score({ plain: ['Assertion', ''], extra: true })], [['plain', 'fail'], ['extra', 'dependency']]);
-    assert.deepEqual([...score({ plain: ['Setup', ''], extra: true })], [['plain', 'setup'], ['extra', 'dependency']]);
+    const first = (raw) => [...score({ cdn: true, proxy: true, ...raw })].slice(0, 2);
+    assert.deepEqual(first({ plain: true, extra: true }), [['plain', 'pass'], ['extra', 'pass']]);
+    assert.deepEqual(first({ plain: ['Assertion', ''], extra: true }), [['plain', 'fail'], ['extra', 'dependency']]);
+    assert.deepEqual(first({ plain: ['Setup', ''], extra: true }), [['plain', 'setup'], ['extra', 'dependency']]);
   });
+});
+
+test('a browser has tests of its own, and its results are published', async () => {
+  const files = {
+    ...CHECKOUT,
+    'results/index.mjs': "export default [{ file: 'b.json', name: 'B', type: 'browser', version: '1' }, { file: 'c.json', type: 'cdn' }]",
+    'results/b.json': '{ "plain": true, "extra": ["Assertion", ""], "browser": true }',
+  };
+  await withSuite(
+    files,
+    async (suite) => {
+      assert.deepEqual(suite.tests.map(({ id }) => id), ['plain', 'extra', 'browser']);
+      assert.equal(suite.name, '1.0-4', 'the version is the same');
+      const [{ store, results }, ...others] = await suite.published();
+      assert.deepEqual([store, [...results], others], ['B 1', [['plain', 'pass'], ['extra', 'fail'], ['browser', 'pass']], []]);
+    },
+    { browser: true },
+  );
 });

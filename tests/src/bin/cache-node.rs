@@ -124,6 +124,7 @@ impl Node {
         let cache = &self.app.cache;
         match order.split_once('/').unwrap_or((order, "")) {
             ("reads-redis", _) => json!(self.redis.state().breaker == Breaker::Closed),
+            ("lost-connections", _) => json!(self.redis.state().lost_connections),
             ("stored", _) => json!(self.stored.load(Ordering::SeqCst)),
             ("invalidate-tag", tag) => json!(cache.invalidate_tag(tag).await.is_ok()),
             ("invalidate-path", path) => {

@@ -5,12 +5,15 @@ use axum::{Json, extract::State};
 use super::{parameters::Parameters, stored::is_own_tag};
 use crate::{audit::Record, problem::Problem, recorder::Invalidation, redact, state::Context};
 
-/// The last purges by way of this API, and what the application invalidated itself, the newest first. Both are of this
-/// process, and gone with it.
+/// The last purges by way of this API, and what the application invalidated itself, the newest first. Over Redis, the former are
+/// those of the whole fleet, of which it has the last 10,000. What the application invalidates is of this process, and gone with it.
 #[utoipa::path(
     get,
     path = "/api/audit",
-    params(("by" = Option<String>, Query, description = "`api` or `application`; both unless given")),
+    params(
+        ("by" = Option<String>, Query, description = "`api`, `method` or `application`; all unless given"),
+        ("limit" = Option<usize>, Query, description = "How many at most; 1,000 unless given, up to 10,000"),
+    ),
     responses(
         (status = 200, description = "The last of them", body = Vec<Record>),
         (status = 400, description = "Something is wrong with the query", body = Problem, content_type = "application/problem+json"),
@@ -20,24 +23,27 @@ pub(super) async fn audit(
     State(context): State<Context>,
     parameters: Parameters,
 ) -> Result<Json<Vec<Record>>, Problem> {
-    let parameters = parameters.known(&["by"])?;
+    let parameters = parameters.known(&["by", "limit"])?;
+    let limit = parameters.number("limit")?.unwrap_or(1_000).clamp(1, 10_000);
     let by = match parameters.get("by") {
-        None | Some("api" | "application") => parameters.get("by"),
-        Some(_) => return Err(Problem::bad_request("by: is to be api or application")),
+        None | Some("api" | "method" | "application") => parameters.get("by"),
+        Some(_) => return Err(Problem::bad_request("by: is to be api, method or application")),
     };
-    let asked = context.0.audit.last();
+    let asked = context.0.audit.last(&context.0.cache, limit).await;
     // A purge is an invalidation as well, and was told as one.
-    let is_asked = |one: &Invalidation| asked.iter().any(|record| was(record, one));
+    let is_asked = |one: &Invalidation| asked.iter().any(|record| context.0.audit.is_own(record) && was(record, one));
     let own = context.0.recorder.as_ref().map(|recorder| recorder.invalidations()).unwrap_or_default();
     let own: Vec<Record> = own.iter().filter(|one| !is_asked(one)).map(record).collect();
-    let mut all: Vec<Record> = asked.into_iter().chain(own).filter(|one| by.is_none_or(|by| by == one.by)).collect();
-    all.sort_by_key(|record| std::cmp::Reverse(record.at));
+    let asked = asked.into_iter().map(|record| Record { asked: None, ..record });
+    let mut all: Vec<Record> = asked.chain(own).filter(|one| by.is_none_or(|by| by == one.by)).collect();
+    all.sort_by_key(|record| std::cmp::Reverse((record.at, record.id)));
+    all.truncate(limit);
     Ok(Json(all))
 }
 
 /// Whether the invalidation is what came of this purge, which was noted right after it.
 fn was(record: &Record, invalidation: &Invalidation) -> bool {
-    let kind = match record.kind {
+    let kind = match &*record.kind {
         "url" => "key",
         "group" => "tag",
         kind => kind,
@@ -51,18 +57,11 @@ fn was(record: &Record, invalidation: &Invalidation) -> bool {
 
 fn record(invalidation: &Invalidation) -> Record {
     let names: Vec<String> = invalidation.names.iter().map(|name| redact::url(name)).collect();
+    let mode = if invalidation.soft { "soft" } else { "hard" };
     Record {
-        id: 0,
         at: invalidation.at,
         began: invalidation.at,
-        by: "application",
-        actor: None,
-        reason: None,
-        kind: invalidation.kind,
-        what: names.join(", "),
-        mode: if invalidation.soft { "soft" } else { "hard" },
-        matched: None,
         delivered: invalidation.delivered,
-        from: None,
+        ..Record::new("application", invalidation.kind, &names.join(", "), mode)
     }
 }

@@ -5,8 +5,10 @@ mod invalidations;
 mod live;
 mod parameters;
 mod purge;
+mod sizing;
 mod stats;
 mod stored;
+mod switches;
 mod top;
 
 use std::sync::LazyLock;
@@ -20,6 +22,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
+pub(crate) use self::purge::purge_url;
 use crate::state::Context;
 
 #[derive(OpenApi)]
@@ -37,7 +40,10 @@ use crate::state::Context;
         stored::tag,
         purge::purge,
         invalidations::audit,
+        switches::switches,
+        switches::turn,
         stats::stats,
+        sizing::sizing,
         top::top,
         live::live,
     ),
@@ -65,7 +71,9 @@ pub(crate) fn routes() -> Router<Context> {
         .route("/api/tag/{*tag}", get(stored::tag))
         .route("/api/purge", post(purge::purge))
         .route("/api/audit", get(invalidations::audit))
+        .route("/api/switches", get(switches::switches).post(switches::turn))
         .route("/api/stats", get(stats::stats))
+        .route("/api/sizing", get(sizing::sizing))
         .route("/api/top", get(top::top))
         .route("/api/live", get(live::live))
 }

@@ -1,6 +1,6 @@
 //! Purging: hard or soft, or only what would be reached.
 
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
 use axum::{
     Json,
@@ -13,7 +13,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::parameters::uri;
-use crate::{audit::Record, problem::Problem, recorder::now, redact, state::Context};
+use crate::{answers::Asked, audit::Record, problem::Problem, recorder::now, redact, state::Context};
 
 /// What is to be purged: exactly one of `url`, `key`, `tag`, `pattern`, `group` and `all`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
@@ -45,6 +45,10 @@ pub(crate) struct Purge {
     /// `hard` (void; unless given) or `soft` (stale, and used as such where it may be).
     #[serde(default)]
     mode: Option<String>,
+    /// Over how many seconds a soft one is spread, each key in its turn; 0 unless given, which is at once.
+    #[serde(default)]
+    #[schema(example = 60)]
+    over: Option<u64>,
     /// Whether to tell only what would be reached.
     #[serde(default)]
     dry_run: bool,
@@ -54,6 +58,9 @@ pub(crate) struct Purge {
     /// Why, for the audit.
     #[serde(default)]
     reason: Option<String>,
+    /// Whether it came as `PURGE`, to the application.
+    #[serde(skip)]
+    by_method: bool,
 }
 
 /// What was purged, or would be.
@@ -63,13 +70,14 @@ pub(crate) struct Purged {
     #[schema(example = 17)]
     id: Option<u64>,
     #[schema(example = "tag")]
-    kind: &'static str,
+    kind: Cow<'static, str>,
     #[schema(example = "product:42")]
     what: String,
     #[schema(example = "hard")]
-    mode: &'static str,
+    mode: Cow<'static, str>,
     dry_run: bool,
-    /// How many keys it covers, those included whose entries are void already; null where the store can't tell.
+    /// How many keys it covers, those included whose entries are void already; null where the store can't tell. Over Redis, that of a
+    /// tag or of everything is told of a dry run alone, which looks at every entry.
     #[schema(example = 3)]
     matched: Option<u64>,
     /// Whether it reached the store. If not, it is kept and retried, and this process no longer serves what it covers.
@@ -81,6 +89,8 @@ pub(crate) struct Purged {
 
 /// Who asks, and why, at most so long.
 const MOST_SAID: usize = 200;
+/// The longest window.
+const LONGEST_OVER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 enum Target {
     /// The keys of a URL, and all that is stored for it under others.
@@ -115,36 +125,64 @@ pub(super) async fn purge(
     let Json(purge) = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let from = peer.map(|Extension(ConnectInfo(peer))| peer.ip().to_string());
     let Some(key) = headers.get("idempotency-key") else {
-        return run(&context, &purge, from).await.map(Json);
+        return run_to_its_end(&context, purge, from, None).await.map(Json);
     };
     let key = key.to_str().ok().filter(|key| (1..=200).contains(&key.len()));
     let key = key.ok_or_else(|| Problem::bad_request("Idempotency-Key: 1 to 200 characters of visible ASCII"))?;
     let request = serde_json::to_string(&purge).unwrap_or_default();
     let reused =
-        |_| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key: it came with another request before");
-    let answer = context.0.answers.of(key, &request).map_err(reused)?;
-    answer.get_or_try_init(|| run(&context, &purge, from)).await.cloned().map(Json)
+        || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "Idempotency-Key: it came with another request before");
+    let asked = Asked::new(key, &request);
+    let answer = context.0.answers.of(&asked).map_err(|_| reused())?;
+    let answer = answer.get_or_try_init(|| async {
+        // Another process of the fleet may have been asked before.
+        match context.0.audit.asked_before(&context.0.cache, &asked).await {
+            Some(before) if before.asked.as_ref() == Some(&asked) => to_json(&Purged::of(&before)),
+            Some(_) => Err(reused()),
+            None => run_to_its_end(&context, purge, from, Some(asked)).await,
+        }
+    });
+    answer.await.cloned().map(Json)
 }
 
-async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<Value, Problem> {
+/// Purges what is stored for a URL, because of a request that came to the application; `false` if the store is not told yet.
+pub(crate) async fn purge_url(context: &Context, url: &str, from: Option<String>) -> Result<bool, Problem> {
+    let purge = Purge { url: Some(url.to_owned()), by_method: true, ..Purge::default() };
+    let purged = run_to_its_end(context, purge, from, None).await?;
+    Ok(purged["delivered"] == Value::Bool(true))
+}
+
+/// In a task of its own: whoever asked may leave, and the purge and its record belong together.
+async fn run_to_its_end(
+    context: &Context,
+    purge: Purge,
+    from: Option<String>,
+    asked: Option<Asked>,
+) -> Result<Value, Problem> {
+    let context = context.clone();
+    let ended = tokio::spawn(async move { run(&context, &purge, from, asked).await }).await;
+    ended.unwrap_or_else(|error| Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
+}
+
+async fn run(context: &Context, purge: &Purge, from: Option<String>, asked: Option<Asked>) -> Result<Value, Problem> {
     let target = target(context, purge)?;
     let soft = match purge.mode.as_deref() {
         None | Some("hard") => false,
-        Some("soft") if matches!(target, Target::Pattern(_)) => {
-            return Err(Problem::bad_request("mode: a pattern deletes; there is no soft one"));
-        }
         Some("soft") => true,
         Some(_) => return Err(Problem::bad_request("mode: is to be hard or soft")),
     };
-    for (name, said) in [("actor", &purge.actor), ("reason", &purge.reason)] {
-        if said.as_ref().is_some_and(|said| said.chars().count() > MOST_SAID) {
-            return Err(Problem::bad_request(format!("{name}: at most {MOST_SAID} characters")));
-        }
-    }
+    let over = over(purge, soft)?;
+    said_too_much(purge.actor.as_deref(), purge.reason.as_deref())?;
     let cache = &context.0.cache;
     let began = now();
-    // What a pattern deletes is counted as it goes.
-    let counts = purge.dry_run || !matches!(target, Target::Pattern(_));
+    let by = if purge.by_method { "method" } else { "api" };
+    // What a pattern deletes is counted as it goes. Over Redis, a purge does not wait until every entry was looked at.
+    let counts = match target {
+        _ if purge.dry_run => true,
+        Target::Pattern(_) => soft,
+        Target::Tags(..) | Target::All => context.0.redis.is_none(),
+        Target::Url(..) | Target::Key(..) => true,
+    };
     let reach = if counts { reach(cache, &target).await } else { Ok(None) };
     let (mut matched, mut note) = match reach {
         Ok(matched) => (matched, None),
@@ -152,7 +190,7 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
     };
     let result = match purge.dry_run {
         true => Ok(None),
-        false => invalidate(context, &target, soft).await,
+        false => invalidate(context, &target, soft, over).await,
     };
     let delivered = result.is_ok();
     match result {
@@ -164,13 +202,51 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>) -> Result<V
     let id = (!purge.dry_run).then(|| context.0.audit.next());
     if let Some(id) = id {
         let (actor, reason) = (purge.actor.clone(), purge.reason.clone());
-        let what = what.clone();
         let record =
-            Record { id, at: now(), began, by: "api", actor, reason, kind, what, mode, matched, delivered, from };
-        context.0.audit.add(record);
+            Record { id, began, actor, reason, matched, delivered, from, asked, ..Record::new(by, kind, &what, mode) };
+        context.0.audit.add(cache, record).await;
     }
-    let purged = Purged { id, kind, what, mode, dry_run: purge.dry_run, matched, delivered, note };
+    let (kind, mode) = (kind.into(), mode.into());
+    to_json(&Purged { id, kind, what, mode, dry_run: purge.dry_run, matched, delivered, note })
+}
+
+fn to_json(purged: &Purged) -> Result<Value, Problem> {
     serde_json::to_value(purged).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Over how long a purge is spread.
+fn over(purge: &Purge, soft: bool) -> Result<Duration, Problem> {
+    match Duration::from_secs(purge.over.unwrap_or(0)) {
+        over if over > LONGEST_OVER => Err(Problem::bad_request("over: at most 604800 seconds, a week")),
+        over if !over.is_zero() && !soft => Err(Problem::bad_request("over: is of a soft purge; mode is to be soft")),
+        over => Ok(over),
+    }
+}
+
+impl Purged {
+    /// The answer to a purge that another process made.
+    fn of(record: &Record) -> Self {
+        Self {
+            id: Some(record.id),
+            kind: record.kind.clone(),
+            what: record.what.clone(),
+            mode: record.mode.clone(),
+            dry_run: false,
+            matched: record.matched,
+            delivered: record.delivered,
+            note: Some(format!("process {} did so before, for the same Idempotency-Key", record.process)),
+        }
+    }
+}
+
+/// Refuses more words than the audit has room for.
+pub(super) fn said_too_much(actor: Option<&str>, reason: Option<&str>) -> Result<(), Problem> {
+    for (name, said) in [("actor", actor), ("reason", reason)] {
+        if said.is_some_and(|said| said.chars().count() > MOST_SAID) {
+            return Err(Problem::bad_request(format!("{name}: at most {MOST_SAID} characters")));
+        }
+    }
+    Ok(())
 }
 
 fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {
@@ -267,7 +343,12 @@ async fn reach(cache: &Cache, target: &Target) -> Result<Option<u64>, String> {
 }
 
 /// Tells how many keys a pattern has deleted.
-async fn invalidate(context: &Context, target: &Target, soft: bool) -> Result<Option<u64>, InvalidateError> {
+async fn invalidate(
+    context: &Context,
+    target: &Target,
+    soft: bool,
+    over: Duration,
+) -> Result<Option<u64>, InvalidateError> {
     let cache = &context.0.cache;
     match target {
         Target::Url(_, uri, _) => {
@@ -275,17 +356,21 @@ async fn invalidate(context: &Context, target: &Target, soft: bool) -> Result<Op
             let mut result = Ok(None);
             for (_, layer) in &context.0.layers {
                 let layer = layer.cache_layer();
-                let one = if soft { layer.soft_invalidate_uri(uri).await } else { layer.invalidate_uri(uri).await };
+                let one = match soft {
+                    true => layer.soft_invalidate_uri(uri).over(over).await,
+                    false => layer.invalidate_uri(uri).await,
+                };
                 result = result.and_then(|_| one.map(|_| None));
             }
             result
         }
-        Target::Key(_, key) if soft => cache.soft_invalidate(key).await.map(|()| None),
+        Target::Key(_, key) if soft => cache.soft_invalidate(key).over(over).await.map(|()| None),
         Target::Key(_, key) => cache.invalidate(key).await.map(|()| None),
-        Target::Tags(_, _, tags) if soft => cache.soft_invalidate_tags(tags).await.map(|()| None),
+        Target::Tags(_, _, tags) if soft => cache.soft_invalidate_tags(tags).over(over).await.map(|()| None),
         Target::Tags(_, _, tags) => cache.invalidate_tags(tags).await.map(|()| None),
+        Target::Pattern(pattern) if soft => cache.soft_invalidate_pattern(pattern).over(over).await.map(|()| None),
         Target::Pattern(pattern) => cache.delete_pattern(pattern).await.map(Some),
-        Target::All if soft => cache.soft_invalidate_all().await.map(|()| None),
+        Target::All if soft => cache.soft_invalidate_all().over(over).await.map(|()| None),
         Target::All => cache.invalidate_all().await.map(|()| None),
     }
 }

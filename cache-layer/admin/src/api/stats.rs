@@ -1,7 +1,10 @@
 //! How the cache does: now, and in the last minute, quarter of an hour and day.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State};
 use cache_layer::{
+    Switch,
     store::{Breaker, Eviction},
     telemetry::LookupResult,
 };
@@ -16,12 +19,31 @@ use crate::{
     stats::{Counts, RINGS},
 };
 
+/// A switch that is on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct On {
+    #[schema(example = "stop-fills")]
+    name: &'static str,
+    /// For how much longer.
+    left_ms: u64,
+}
+
+impl On {
+    fn of((switch, left): (Switch, Duration)) -> Self {
+        Self { name: switch.as_str(), left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
 /// How the cache does.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Stats {
     /// What the cache is called.
     #[schema(example = "products")]
     name: String,
+    /// The switches that are on.
+    switches: Vec<On>,
+    /// Whether it is learned how the hit ratio depends on the size: `/api/sizing`.
+    sizing: bool,
     /// The layers that can be asked about.
     layers: Vec<String>,
     /// In milliseconds since the Unix epoch.
@@ -162,6 +184,8 @@ pub(super) async fn stats(State(context): State<Context>, parameters: Parameters
     let inner = &context.0;
     Ok(Json(Stats {
         name: inner.name.clone(),
+        switches: inner.cache.switched_on().into_iter().map(On::of).collect(),
+        sizing: inner.memory.is_some() && inner.recorder.as_ref().is_some_and(|recorder| recorder.sizing().is_some()),
         layers: inner.layers.iter().map(|(name, _)| name.clone()).collect(),
         now: now(),
         since: inner.since,

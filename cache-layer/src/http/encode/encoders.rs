@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    coding::Coding,
+    coding::Encoder,
     engine::Cache,
     entry::{Entry, EntryId, Form},
     key::Key,
@@ -35,8 +35,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Work {
-    under_way: HashSet<(EntryId, Coding)>,
-    not_kept: HashSet<(EntryId, Coding)>,
+    under_way: HashSet<(EntryId, Encoder)>,
+    not_kept: HashSet<(EntryId, Encoder)>,
 }
 
 impl Default for Encoders {
@@ -53,12 +53,12 @@ impl Encoders {
 
     /// Has an entry encoded for later requests, in a task of its own, if it is kept in memory here and if there is room for
     /// one more.
-    pub(in crate::http) fn start(&self, cache: &Cache, entry: &Entry, coding: Coding) {
+    pub(in crate::http) fn start(&self, cache: &Cache, entry: &Entry, encoder: Encoder) {
         // Without a runtime, as under a test of Tower's, there is nowhere to.
         if !cache.keeps_additions() || Handle::try_current().is_err() {
             return;
         }
-        let Some(turn) = self.turn(entry.id(), coding) else { return };
+        let Some(turn) = self.turn(entry.id(), encoder) else { return };
         let key = Key::of_canonical(entry.canonical());
         let Some(entry) = cache.peek(&key).filter(|kept| kept.id() == entry.id()) else { return };
         let encoding = turn.encode_in(cache.clone(), key, entry);
@@ -66,19 +66,19 @@ impl Encoders {
     }
 
     /// The content in this coding, if there is room for an encoder.
-    pub(super) async fn encode(&self, cache: &Cache, entry: &Entry, coding: Coding) -> Form {
-        match self.turn(entry.id(), coding) {
-            Some(_turn) => encode(cache, entry.payload().clone(), coding).await,
+    pub(super) async fn encode(&self, cache: &Cache, entry: &Entry, encoder: Encoder) -> Form {
+        match self.turn(entry.id(), encoder) {
+            Some(_turn) => encode(cache, entry.payload().clone(), encoder).await,
             None => Form::Unmade,
         }
     }
 
     /// Room for an encoder, unless this very thing is being encoded already, or was in vain.
-    fn turn(&self, entry: EntryId, coding: Coding) -> Option<Turn> {
+    fn turn(&self, entry: EntryId, encoder: Encoder) -> Option<Turn> {
         let room = self.0.room.clone().try_acquire_owned().ok()?;
         let mut work = self.0.work.lock();
-        let is_new = !work.not_kept.contains(&(entry, coding)) && work.under_way.insert((entry, coding));
-        is_new.then(|| Turn { encoders: self.clone(), entry, coding, _room: room })
+        let is_new = !work.not_kept.contains(&(entry, encoder)) && work.under_way.insert((entry, encoder));
+        is_new.then(|| Turn { encoders: self.clone(), entry, encoder, _room: room })
     }
 }
 
@@ -86,7 +86,7 @@ impl Encoders {
 struct Turn {
     encoders: Encoders,
     entry: EntryId,
-    coding: Coding,
+    encoder: Encoder,
     _room: OwnedSemaphorePermit,
 }
 
@@ -95,10 +95,11 @@ impl Turn {
         // The client whose request has led here is answered first.
         yield_now().await;
         let Some(entry) = entry.inflated() else { return };
-        let coding = self.coding;
-        let form = encode(&cache, entry.payload().clone(), coding).await;
+        let encoder = self.encoder;
+        let form = encode(&cache, entry.payload().clone(), encoder).await;
         drop(entry);
-        if form == Form::Unmade || !cache.amend(&key, self.entry, |kept| kept.clone().with_form(coding, form.clone())) {
+        if form == Form::Unmade || !cache.amend(&key, self.entry, |kept| kept.clone().with_form(encoder, form.clone()))
+        {
             self.is_not_kept();
         }
     }
@@ -109,32 +110,32 @@ impl Turn {
             // To look for those that are gone would take longer than to encode some of them once more.
             work.not_kept.clear();
         }
-        work.not_kept.insert((self.entry, self.coding));
+        work.not_kept.insert((self.entry, self.encoder));
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.encoders.0.work.lock().under_way.remove(&(self.entry, self.coding));
+        self.encoders.0.work.lock().under_way.remove(&(self.entry, self.encoder));
     }
 }
 
 /// Encodes content, where no request waits behind it.
-async fn encode(cache: &Cache, content: Bytes, coding: Coding) -> Form {
+async fn encode(cache: &Cache, content: Bytes, encoder: Encoder) -> Form {
     if content.len() < LONG {
-        return encode_here(cache, &content, coding);
+        return encode_here(cache, &content, encoder);
     }
     let cache = cache.clone();
     // It fails if it panics, or if the runtime is shutting down.
-    spawn_blocking(move || encode_here(&cache, &content, coding)).await.unwrap_or_default()
+    spawn_blocking(move || encode_here(&cache, &content, encoder)).await.unwrap_or_default()
 }
 
 /// Encodes content, and tells observers.
-pub(super) fn encode_here(cache: &Cache, content: &Bytes, coding: Coding) -> Form {
+pub(super) fn encode_here(cache: &Cache, content: &Bytes, encoder: Encoder) -> Form {
     let begun = Instant::now();
-    let coded = coding.encode(content);
+    let coded = encoder.encode(content);
     cache.emit(Event::Encoded {
-        coding,
+        coding: encoder.coding(),
         content: content.len() as u64,
         coded: coded.as_ref().map(|coded| coded.len() as u64),
         duration: begun.elapsed(),
@@ -151,7 +152,10 @@ impl fmt::Debug for Encoders {
 #[cfg(all(test, feature = "encode", feature = "memory"))]
 mod tests {
     use super::*;
-    use crate::{entry::Deadlines, store::MemoryStore};
+    use crate::{coding::Coding, entry::Deadlines, store::MemoryStore};
+
+    const GZIP: Encoder = Encoder::usual(Coding::Gzip);
+    const BROTLI: Encoder = Encoder::usual(Coding::Brotli);
 
     fn entry(number: usize) -> Entry {
         let key = Key::new([number.to_string()]);
@@ -173,9 +177,8 @@ mod tests {
     }
 
     fn forms(cache: &Cache, entries: &[Entry]) -> usize {
-        let is_made = |entry: &&Entry| {
-            cache.peek(&key(entry)).is_some_and(|kept| matches!(kept.form(Coding::Gzip), Form::Made(_)))
-        };
+        let is_made =
+            |entry: &&Entry| cache.peek(&key(entry)).is_some_and(|kept| matches!(kept.form(GZIP), Form::Made(_)));
         entries.iter().filter(is_made).count()
     }
 
@@ -184,10 +187,10 @@ mod tests {
         let entries: Vec<_> = (0..10).map(entry).collect();
         let cache = cache_with(&entries).await;
         let encoders = Encoders::at_once(2);
-        entries.iter().for_each(|entry| encoders.start(&cache, entry, Coding::Gzip));
+        entries.iter().for_each(|entry| encoders.start(&cache, entry, GZIP));
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert_eq!(forms(&cache, &entries), 2, "the others had no room, and nothing was queued");
-        encoders.start(&cache, &entries[9], Coding::Gzip);
+        encoders.start(&cache, &entries[9], GZIP);
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert_eq!(forms(&cache, &entries), 3);
     }
@@ -197,12 +200,12 @@ mod tests {
         let entry = entry(0);
         let cache = cache_with(std::slice::from_ref(&entry)).await;
         let encoders = Encoders::at_once(8);
-        let turn = encoders.turn(entry.id(), Coding::Gzip).unwrap();
-        assert!(encoders.turn(entry.id(), Coding::Gzip).is_none());
-        assert!(encoders.turn(entry.id(), Coding::Brotli).is_some());
-        assert_eq!(encoders.encode(&cache, &entry, Coding::Gzip).await, Form::Unmade);
+        let turn = encoders.turn(entry.id(), GZIP).unwrap();
+        assert!(encoders.turn(entry.id(), GZIP).is_none());
+        assert!(encoders.turn(entry.id(), BROTLI).is_some());
+        assert_eq!(encoders.encode(&cache, &entry, GZIP).await, Form::Unmade);
         drop(turn);
-        assert!(matches!(encoders.encode(&cache, &entry, Coding::Gzip).await, Form::Made(_)));
+        assert!(matches!(encoders.encode(&cache, &entry, GZIP).await, Form::Made(_)));
     }
 
     #[tokio::test]
@@ -210,12 +213,12 @@ mod tests {
         let entry = entry(0);
         let cache = cache_with(std::slice::from_ref(&entry)).await;
         let encoders = Encoders::at_once(1);
-        encoders.start(&cache, &entry, Coding::Gzip);
+        encoders.start(&cache, &entry, GZIP);
         cache.invalidate(&key(&entry)).await.unwrap();
         assert!(cache.drain(std::time::Duration::from_secs(10)).await);
         assert!(cache.peek(&key(&entry)).is_none());
-        assert!(encoders.turn(entry.id(), Coding::Gzip).is_none());
-        assert!(encoders.turn(entry.id(), Coding::Brotli).is_some());
+        assert!(encoders.turn(entry.id(), GZIP).is_none());
+        assert!(encoders.turn(entry.id(), BROTLI).is_some());
     }
 
     #[test]
@@ -223,7 +226,7 @@ mod tests {
         let entry = entry(0);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let cache = runtime.block_on(cache_with(std::slice::from_ref(&entry)));
-        Encoders::at_once(1).start(&cache, &entry, Coding::Gzip);
+        Encoders::at_once(1).start(&cache, &entry, GZIP);
         assert_eq!(cache.loads_in_flight(), 0);
     }
 }

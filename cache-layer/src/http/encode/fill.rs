@@ -52,14 +52,14 @@ impl Context {
         if !encode.is_long_enough(entry.payload_length()) {
             return;
         }
-        for coding in encode.stored_codings() {
+        for encoder in encode.stored_encoders() {
             // What large entries are compressed in by every commit has no bound of its own.
-            let form = match coding.is_zstd() {
-                true => encode_here(&self.cache, entry.payload(), coding),
-                false => self.encoders.encode(&self.cache, entry, coding).await,
+            let form = match encoder.coding().is_zstd() {
+                true => encode_here(&self.cache, entry.payload(), encoder),
+                false => self.encoders.encode(&self.cache, entry, encoder).await,
             };
-            if form != Form::Unmade && *entry.form(coding) == Form::Unmade {
-                *entry = entry.clone().with_form(coding, form);
+            if form != Form::Unmade && *entry.form(encoder) == Form::Unmade {
+                *entry = entry.clone().with_form(encoder, form);
             }
         }
     }

@@ -8,7 +8,7 @@ use http::{
 use smallvec::SmallVec;
 
 use crate::{
-    coding::Coding,
+    coding::{Coding, Encoder},
     entry::{Entry, EntryId, Form},
     http::{context::Context, response_entry::ResponseEntry},
     key::Key,
@@ -25,9 +25,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Choice {
     /// None: as the application made it.
-    coding: Option<Coding>,
+    encoder: Option<Encoder>,
     /// What it would get if that were there.
-    pub(super) wanted: Option<Coding>,
+    pub(super) wanted: Option<Encoder>,
     /// Whether the client takes more than one.
     several: bool,
 }
@@ -42,7 +42,7 @@ pub(in crate::http) struct Representation {
 }
 
 /// Codings, the one that a client takes most gladly first.
-type Ranked = SmallVec<[Coding; Coding::COUNT]>;
+type Ranked = SmallVec<[Encoder; Coding::COUNT]>;
 type Representations = SmallVec<[RepresentationId; Coding::COUNT + 1]>;
 
 /// Of these representations, the one that a client names by what it has of it: all of it, or a part.
@@ -51,7 +51,7 @@ fn named(
     request: &HeaderMap,
     (status, headers): (StatusCode, &HeaderMap),
     representations: &[RepresentationId],
-    is_here: impl Fn(Coding) -> bool,
+    is_here: impl Fn(Encoder) -> bool,
 ) -> Option<RepresentationId> {
     let base = coded_tag::strong_tag(headers)?;
     if status.is_success()
@@ -65,7 +65,7 @@ fn named(
     }
     let is_here = |representation: &RepresentationId| match *representation {
         RepresentationId::Plain => true,
-        RepresentationId::Coded(coding) => is_here(coding),
+        RepresentationId::Coded(encoder) => is_here(encoder),
     };
     let here: Representations = representations.iter().copied().filter(is_here).collect();
     coded_tag::if_range(request, base, &here)
@@ -83,11 +83,11 @@ impl Context {
         let encode = self.policy.encode.as_ref()?;
         let acceptance = Acceptance::of(request);
         let mut ranked: Ranked =
-            encode.codings().iter().copied().filter(|coding| acceptance.weight(*coding) > 0).collect();
+            encode.encoders().iter().copied().filter(|one| acceptance.weight(one.coding()) > 0).collect();
         if ranked.is_empty() || forbids_transformation(request) {
             return None;
         }
-        ranked.sort_by_key(|coding| u16::MAX - acceptance.weight(*coding));
+        ranked.sort_by_key(|encoder| u16::MAX - acceptance.weight(encoder.coding()));
         Some((acceptance, ranked))
     }
 
@@ -95,21 +95,21 @@ impl Context {
     pub(super) fn choose(&self, entry: &ResponseEntry, request: &HeaderMap) -> Choice {
         let Some((acceptance, ranked)) = self.accepted(request) else { return Choice::default() };
         let stored = entry.response();
-        let is_made = |coding: Coding| matches!(entry.form(coding), Form::Made(_));
+        let is_made = |encoder: Encoder| matches!(entry.form(encoder), Form::Made(_));
         let head = (stored.info.status, &stored.headers);
         match named(request, head, &representations(&acceptance, &ranked), is_made) {
-            Some(RepresentationId::Coded(coding)) => {
-                return Choice { coding: Some(coding), wanted: None, several: true };
+            Some(RepresentationId::Coded(encoder)) => {
+                return Choice { encoder: Some(encoder), wanted: None, several: true };
             }
-            Some(RepresentationId::Plain) => return Choice { coding: None, wanted: None, several: true },
+            Some(RepresentationId::Plain) => return Choice { encoder: None, wanted: None, several: true },
             None => {}
         }
-        let coding = acceptance.best(ranked.iter().copied().filter(|coding| is_made(*coding)));
-        let may_be_made = |coding: &Coding| *entry.form(*coding) != Form::InVain;
+        let encoder = acceptance.best(ranked.iter().copied().filter(|encoder| is_made(*encoder)));
+        let may_be_made = |encoder: &Encoder| *entry.form(*encoder) != Form::InVain;
         let is_long_enough =
             self.policy.encode.as_ref().is_some_and(|encode| encode.is_long_enough(entry.payload_length()));
         let wanted = acceptance.best(ranked.iter().copied().filter(may_be_made)).filter(|_| is_long_enough);
-        Choice { coding, wanted: wanted.filter(|wanted| Some(*wanted) != coding), several: true }
+        Choice { encoder, wanted: wanted.filter(|wanted| Some(*wanted) != encoder), several: true }
     }
 
     /// The entry as it can be used for a request: with its payload, unless the frame that came from Redis is what the client gets.
@@ -119,7 +119,7 @@ impl Context {
         key: &Key,
         request: &HeaderMap,
     ) -> Result<ResponseEntry, EntryId> {
-        if !entry.is_framed() || self.choose(&entry, request).coding.is_some() {
+        if !entry.is_framed() || self.choose(&entry, request).encoder.is_some() {
             return Ok(entry);
         }
         let Some(whole) = entry.inflated() else {
@@ -142,18 +142,18 @@ impl Context {
         request: &HeaderMap,
         is_whole: bool,
     ) -> Representation {
-        let Choice { coding, wanted, several } = self.choose(&entry, request);
+        let Choice { encoder, wanted, several } = self.choose(&entry, request);
         if let Some(wanted) = wanted.filter(|_| is_whole) {
             self.encoders.start(&self.cache, &entry, wanted);
         }
-        let coded = coding.and_then(|coding| match entry.form(coding) {
+        let coded = encoder.and_then(|encoder| match entry.form(encoder) {
             Form::Made(coded) => Some(coded.clone()),
             Form::Unmade | Form::InVain => None,
         });
         let mut headers = entry.into_headers();
         vary(&mut headers);
-        if let Some(coding) = coding {
-            describe(&mut headers, coding, coded.as_ref().map_or(0, Bytes::len));
+        if let Some(encoder) = encoder {
+            describe(&mut headers, encoder, coded.as_ref().map_or(0, Bytes::len));
         }
         Representation { headers, coded, is_told_by_date: !several }
     }
@@ -164,10 +164,10 @@ impl Context {
         let accepted = request.and_then(|request| Some((request, self.accepted(request)?)));
         if let Some((request, (acceptance, ranked))) = accepted {
             let representations = representations(&acceptance, &ranked);
-            if let Some(RepresentationId::Coded(coding)) =
+            if let Some(RepresentationId::Coded(encoder)) =
                 named(request, (status, headers), &representations, |_| false)
             {
-                describe(headers, coding, 0);
+                describe(headers, encoder, 0);
             }
         }
         vary(headers);
@@ -175,13 +175,13 @@ impl Context {
 }
 
 /// Makes of the fields of a response those of its representation in this coding, of so many bytes.
-fn describe(headers: &mut HeaderMap, coding: Coding, length: usize) {
-    headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
+fn describe(headers: &mut HeaderMap, encoder: Encoder, length: usize) {
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoder.coding().as_str()));
     if let Some(declared) = headers.get_mut(CONTENT_LENGTH) {
         *declared = HeaderValue::from(length);
     }
     if let Some(tag) = coded_tag::strong_tag(headers) {
-        let tag = coded_tag::coded(tag, coding);
+        let tag = coded_tag::coded(tag, encoder);
         headers.insert(ETAG, tag);
     }
 }

@@ -5,7 +5,7 @@ use http::Request;
 use http_body::Body;
 
 use super::{explanation::Explanation, request::Asked};
-use crate::http::{layer::CacheLayer, query::QueryLayer};
+use crate::http::{layer::CacheLayer, private::PrivateCacheLayer, query::QueryLayer};
 
 /// # Explaining
 impl CacheLayer {
@@ -35,6 +35,15 @@ impl CacheLayer {
     ) -> impl Future<Output = Explanation> + Send + use<'s, B> {
         // In a box, as the other one: it is large, and nobody waits for it often.
         Box::pin(self.examine(Asked::new(request, !request.body().is_end_stream())))
+    }
+}
+
+/// # Explaining
+impl PrivateCacheLayer {
+    /// What this layer would do with `request` now, and why, as [`CacheLayer::explain`] tells it.
+    pub fn explain<B: Body>(&self, request: &Request<B>) -> impl Future<Output = Explanation> + Send + use<B> {
+        let (layer, asked) = (self.of_owner(), Asked::new(request, !request.body().is_end_stream()));
+        Box::pin(async move { layer.examine(asked).await })
     }
 }
 

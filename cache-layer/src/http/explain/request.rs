@@ -27,6 +27,7 @@ use crate::{
     policy::Policy,
     semantics::{cache_status::ForwardReason, incremental::is_incremental, storable::refusal_of_request},
     store::LeaseState,
+    switches::Switch,
     telemetry::{NoCacheReason, Tier},
 };
 
@@ -281,6 +282,9 @@ impl Examined {
     /// What the store says to a request that wants to load.
     async fn asks_for_the_lease(mut self, miss: Miss) -> Explanation {
         let context = self.context.clone();
+        if miss.reached_store() && context.cache.is_switched(Switch::StopFills) {
+            return self.loads(miss, Some(NoCacheReason::FillsStopped));
+        }
         let state = match miss.reached_store() {
             true => context.cache.inspect_lease(&miss.key).await.ok(),
             false => None,
@@ -406,7 +410,13 @@ impl Context {
             namespace: self.namespace.clone(),
             origin: target.origin(),
             path_and_query: target.keyed_path_and_query(&rules).into_owned(),
-            fields: self.policy.key_headers.clone(),
+            fields: self
+                .policy
+                .key_headers
+                .iter()
+                .chain(self.owner.iter().flat_map(|owner| owner.credentials()))
+                .cloned()
+                .collect(),
             cookies: self.policy.cookies.keyed.iter().map(ToString::to_string).collect(),
             hinted: hints.iter().flat_map(|hints| &hints.key_parts).map(ToString::to_string).collect(),
             content: match &asked.content {

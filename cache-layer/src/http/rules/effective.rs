@@ -15,6 +15,7 @@ use crate::{
         target::{Affected, KeyRules, Target},
     },
     key::Key,
+    switches::Switch,
     sync::RwLock,
     telemetry::NoCacheReason,
 };
@@ -34,6 +35,36 @@ struct Ruling {
     set: Arc<RuleSet>,
     /// Those of each rule, made when the first request needs them.
     contexts: Box<[OnceLock<Arc<Context>>]>,
+}
+
+/// The settings of a layer by its rules, as one clone of a service has them.
+#[derive(Clone, Debug)]
+pub(in crate::http) struct Ruled {
+    contexts: Arc<RuledContexts>,
+    /// What the rules said when it last looked.
+    known: Arc<Ruling>,
+}
+
+impl Ruled {
+    pub(in crate::http) fn new(contexts: Arc<RuledContexts>) -> Self {
+        Self { known: contexts.current(), contexts }
+    }
+
+    pub(in crate::http) fn contexts(&self) -> &RuledContexts {
+        &self.contexts
+    }
+
+    /// Looks what the rules say now.
+    pub(in crate::http) fn keep_up(&mut self) {
+        if self.known.set.generation != self.contexts.rules.generation() {
+            self.known = self.contexts.current();
+        }
+    }
+
+    /// The settings for a GET or HEAD, by the rules that it has [kept up](Self::keep_up) with.
+    pub(in crate::http) fn context(&self, target: &Target<'_>) -> Result<&Arc<Context>, Unclear> {
+        self.known.context(target, &Method::GET)
+    }
 }
 
 impl RuledContexts {
@@ -75,7 +106,7 @@ impl Ruling {
         self.contexts[number].get_or_init(|| {
             let mut context = Context::clone(&self.base);
             self.set.rules[number].apply(&mut context.policy);
-            Arc::new(context)
+            Arc::new(context.settled())
         })
     }
 }
@@ -134,35 +165,34 @@ impl RequestSettings {
         headers: &HeaderMap,
         key: impl FnOnce(&KeyRules<'_>) -> Key,
     ) -> Choice {
-        Choice::new((&self.base, self.ruling.as_deref()), self.hints.as_ref(), target, headers, key)
+        let ruled = self.ruling.as_ref().map_or(Ok(&self.base), |ruling| ruling.context(target, &Method::GET));
+        Choice::new((&self.base, ruled), self.hints.as_ref(), headers, key)
     }
 }
 
 impl Choice {
-    /// What becomes of a GET or HEAD.
+    /// What becomes of a GET or HEAD, by the settings that its rule has, if there is one.
     pub(in crate::http) fn of(
         base: &Arc<Context>,
-        ruled: Option<&RuledContexts>,
+        ruled: Result<&Arc<Context>, Unclear>,
         hints: Option<&Hints>,
         target: &Target<'_>,
         headers: &HeaderMap,
     ) -> Self {
-        let ruling = ruled.map(RuledContexts::current);
-        Self::new((base, ruling.as_deref()), hints, target, headers, |rules| target.key(rules))
+        Self::new((base, ruled), hints, headers, |rules| target.key(rules))
     }
 
     fn new(
-        (base, ruling): (&Arc<Context>, Option<&Ruling>),
+        (base, ruled): (&Arc<Context>, Result<&Arc<Context>, Unclear>),
         hints: Option<&Hints>,
-        target: &Target<'_>,
         headers: &HeaderMap,
         key: impl FnOnce(&KeyRules<'_>) -> Key,
     ) -> Self {
-        let ruled = ruling.map_or(Ok(base), |ruling| ruling.context(target, &Method::GET));
         let context = ruled.unwrap_or(base);
         let key = key(&context.key_rules(headers).hinted(hints));
         let bypass = match context.policy.bypass {
             Some(reason) => Some(reason),
+            None if context.cache.is_switched(Switch::BypassReads) => Some(NoCacheReason::Switched),
             None if ruled.is_err() => Some(NoCacheReason::UnclearPath),
             None if hints.is_some_and(|hints| hints.bypass) => Some(NoCacheReason::Hint),
             None if context.policy.cookies.bypasses(headers) => Some(NoCacheReason::Cookie),
@@ -171,9 +201,9 @@ impl Choice {
         Self { context: hinted(context, hints), key, bypass }
     }
 
-    /// Whether a request may go to the application without a look at what is stored.
+    /// Whether a request may go to the application without a look at what is stored, or once more after it was answered.
     pub(in crate::http) fn is_to_be_judged(&self) -> bool {
-        self.bypass.is_some() || self.context.policy.bypass_if.is_some()
+        self.bypass.is_some() || self.context.detours
     }
 }
 

@@ -12,6 +12,6 @@ mod pattern;
 mod rule;
 mod set;
 
-pub(super) use effective::{Choice, RequestSettings, RuledContexts};
+pub(super) use effective::{Choice, RequestSettings, Ruled, RuledContexts};
 pub use rule::Rule;
 pub use set::Rules;

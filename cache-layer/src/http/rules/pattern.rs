@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
-
 /// The segments of a path that a rule covers, and what may follow them.
 ///
 /// Paths are compared as they are sent, but for one slash at the end, which makes no difference.
@@ -105,39 +103,89 @@ fn literal(text: &str) -> Result<String, String> {
     }
 }
 
-/// Segments of most paths, at most.
-const SEGMENTS: usize = 8;
-type Segments<'a> = SmallVec<[&'a str; SEGMENTS]>;
-
 /// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if it is not
 /// [clear](clear_path).
-pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(&[&str]) -> T) -> Option<T> {
-    match plain_segments(path) {
-        Some(segments) => Some(look(&segments)),
-        None => clear_path(path).map(|path| look(&split(&path))),
+pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T) -> Option<T> {
+    match is_plain(path.as_bytes()) {
+        true => Some(look(Segments::of(path))),
+        false => clear_path(path).map(|path| look(Segments::of(&path))),
     }
 }
 
-/// The segments of a path in which nothing may mean something else: of most, read once.
-fn plain_segments(path: &str) -> Option<Segments<'_>> {
-    let mut segments = Segments::new();
-    let mut rest = path.strip_prefix('/').unwrap_or(path);
-    while !rest.is_empty() {
-        let end = rest.bytes().position(|byte| TELLING[usize::from(byte)]).unwrap_or(rest.len());
-        segments.push(&rest[..end]);
-        rest = match &rest[end..] {
-            "" => "",
-            below if end > 0 => below.strip_prefix('/')?,
-            _ => return None,
-        };
+/// The segments of a path, from one of them on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segments<'a>(&'a [u8]);
+
+impl<'a> Segments<'a> {
+    fn of(path: &'a str) -> Self {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        Self(path.strip_suffix('/').unwrap_or(path).as_bytes())
     }
-    Some(segments)
+
+    /// The first one, and those after it.
+    pub(super) fn split_first(self) -> Option<(&'a [u8], Self)> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let end = first_slash(self.0);
+        let (segment, rest) = self.0.split_at(end);
+        Some((segment, Self(rest.get(1..).unwrap_or_default())))
+    }
 }
 
-fn split(path: &str) -> Segments<'_> {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    let path = path.strip_suffix('/').unwrap_or(path);
-    if path.is_empty() { Segments::new() } else { path.split('/').collect() }
+/// Where the first slash is; the length, if there is none.
+fn first_slash(bytes: &[u8]) -> usize {
+    let mut start = 0;
+    while let Some(word) = word_at(bytes, start) {
+        match having(word, b'/') {
+            0 => start += WORD,
+            found => return start + found.trailing_zeros() as usize / 8,
+        }
+    }
+    bytes[start..].iter().position(|&byte| byte == b'/').map_or(bytes.len(), |at| start + at)
+}
+
+/// Whether nothing in a path may mean something else, as in most: no byte tells but single slashes. Where it says no, there may
+/// be nothing all the same.
+fn is_plain(path: &[u8]) -> bool {
+    let is_plain_word = |word| {
+        let slashes = having(word, b'/');
+        (having(word, b'.') | having(word, b'%') | having(word, b'\\') | (slashes & (slashes << 8))) == 0
+    };
+    let Some(last) = path.len().checked_sub(WORD) else {
+        let mut before = 0;
+        return path.iter().all(|&byte| {
+            let is_plain = !TELLING[usize::from(byte)] || (byte == b'/' && before != b'/');
+            before = byte;
+            is_plain
+        });
+    };
+    let mut start = 0;
+    while let Some(word) = word_at(path, start.min(last)) {
+        if !is_plain_word(word) {
+            return false;
+        }
+        if start >= last {
+            return true;
+        }
+        // Words overlap by a byte, so that none is between two slashes.
+        start += WORD - 1;
+    }
+    true
+}
+
+/// Bytes that are looked at in one step.
+const WORD: usize = size_of::<u64>();
+
+fn word_at(bytes: &[u8], start: usize) -> Option<u64> {
+    bytes.get(start..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
+}
+
+/// The highest bit of the first byte of a word that is `byte`, and perhaps of others after it; nothing, if none is.
+fn having(word: u64, byte: u8) -> u64 {
+    const EACH: u64 = u64::from_ne_bytes([1; WORD]);
+    let differs = word ^ (EACH * u64::from(byte));
+    differs.wrapping_sub(EACH) & !differs & (EACH << 7)
 }
 
 /// `path` as it is compared with patterns; `None` if it may mean another one to the application: one with dot segments, with
@@ -196,6 +244,8 @@ fn clear_path_told(path: &str) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn literal_of(text: &str) -> Segment {
@@ -252,9 +302,32 @@ mod tests {
         assert!(PathPattern::parse_prefix("/a/{*b}").is_err());
     }
 
+    fn all(mut segments: Segments<'_>) -> Vec<&[u8]> {
+        std::iter::from_fn(|| {
+            let (segment, rest) = segments.split_first()?;
+            segments = rest;
+            Some(segment)
+        })
+        .collect()
+    }
+
+    proptest! {
+        /// Of any length, with what tells at any place in a word.
+        #[test]
+        fn words_say_what_bytes_do(path in "(/|[a-z0-9\u{80}-\u{ff}]{1,20}/?|[.%\\\\]){0,12}") {
+            let tells = |byte| matches!(byte, b'.' | b'%' | b'\\');
+            let plain = !path.bytes().any(tells) && !path.contains("//");
+            prop_assert_eq!(is_plain(path.as_bytes()), plain, "{}", path);
+            if plain {
+                let split: Vec<&[u8]> = path.split('/').filter(|part| !part.is_empty()).map(str::as_bytes).collect();
+                prop_assert_eq!(all(Segments::of(&path)), split, "{}", path);
+            }
+        }
+    }
+
     #[test]
     fn a_path_is_split_the_same_way_whether_it_has_a_telling_character_or_not() {
-        let segments = |path| with_segments(path, |segments| segments.join("|"));
+        let segments = |path| with_segments(path, |segments| String::from_utf8(all(segments).join(&b'|')).unwrap());
         for (path, expected) in [
             ("/", Some("")),
             ("/a", Some("a")),
@@ -275,9 +348,6 @@ mod tests {
         ] {
             assert_eq!(segments(path).as_deref(), expected, "{path}");
             assert_eq!(segments(path).is_some(), clear_path(path).is_some(), "{path}");
-            if let Some(plain) = plain_segments(path) {
-                assert_eq!(plain, split(path), "{path}");
-            }
         }
     }
 

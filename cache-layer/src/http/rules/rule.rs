@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::millis,
     error::{ConfigError, ConfigErrorKind},
-    policy::{Encode, KeepIf, Policy, Voids},
+    policy::{Encode, KeepIf, Policy, Verify, Voids},
     semantics::{names::Names, sites::plain_authority},
     telemetry::NoCacheReason,
 };
@@ -64,11 +64,13 @@ pub struct Rule {
 #[derive(Clone, Debug, Default)]
 struct RuleSettings {
     bypass: bool,
+    verify: Option<Verify>,
     ttl: Option<Duration>,
     ttl_cap: Option<Duration>,
     negative_ttls: Vec<(StatusCode, Duration)>,
     stale_while_revalidate: Option<Duration>,
     stale_if_error: Option<Duration>,
+    soft_timeout: Option<Duration>,
     early_refresh: Option<f32>,
     max_body: Option<u64>,
     #[cfg(feature = "typed")]
@@ -168,6 +170,12 @@ impl Rule {
         self
     }
 
+    /// Which share of the hits is verified, counted for this rule alone; none, if it is zero.
+    pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
+        self.settings.verify = Some(verify.into());
+        self
+    }
+
     /// How long to keep responses for which the application states no freshness; zero means not at all (`detail=rule`).
     /// [`ttl_for_path`](crate::CacheLayer::ttl_for_path) has no effect then.
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -197,6 +205,12 @@ impl Rule {
     /// `stale-if-error` for responses that have none.
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.settings.stale_if_error = Some(window);
+        self
+    }
+
+    /// How long a request waits where a stale response may stand in; it does where one may on errors.
+    pub fn soft_timeout(mut self, limit: Duration) -> Self {
+        self.settings.soft_timeout = Some(limit);
         self
     }
 
@@ -292,11 +306,13 @@ impl Rule {
         // Taken apart, so that no setting is forgotten here.
         let RuleSettings {
             bypass,
+            verify,
             ttl,
             ttl_cap,
             negative_ttls,
             stale_while_revalidate,
             stale_if_error,
+            soft_timeout,
             early_refresh,
             max_body,
             #[cfg(feature = "typed")]
@@ -313,11 +329,13 @@ impl Rule {
         } = &self.settings;
         let said = [
             ("bypass", *bypass),
+            ("verify", verify.is_some()),
             ("ttl", ttl.is_some()),
             ("ttl_cap", ttl_cap.is_some()),
             ("negative_ttl", !negative_ttls.is_empty()),
             ("stale_while_revalidate", stale_while_revalidate.is_some()),
             ("stale_if_error", stale_if_error.is_some()),
+            ("soft_timeout", soft_timeout.is_some()),
             ("early_refresh", early_refresh.is_some()),
             ("max_body", max_body.is_some()),
             #[cfg(feature = "typed")]
@@ -340,11 +358,13 @@ impl Rule {
         // Taken apart, so that no setting is forgotten here.
         let RuleSettings {
             bypass,
+            verify,
             ttl,
             ttl_cap,
             negative_ttls,
             stale_while_revalidate,
             stale_if_error,
+            soft_timeout,
             early_refresh,
             max_body,
             #[cfg(feature = "typed")]
@@ -368,8 +388,12 @@ impl Rule {
         set(&mut caching.default_stale_while_revalidate, stale_while_revalidate.map(millis));
         set(&mut caching.default_stale_if_error, stale_if_error.map(millis));
         set(&mut caching.ignored_query, ignore_query);
+        set(&mut policy.soft_timeout, soft_timeout.map(Some));
         if let Some(beta) = early_refresh {
             policy.set_early_refresh(beta);
+        }
+        if let Some(verify) = verify {
+            policy.set_verify(verify);
         }
         set(&mut policy.max_body, max_body);
         #[cfg(feature = "typed")]

@@ -104,7 +104,7 @@ impl fmt::Debug for Rules {
 
 /// The path of a request may mean another one to its application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unclear;
+pub(in crate::http) struct Unclear;
 
 impl RuleSet {
     fn new(rules: impl IntoIterator<Item = Rule>, generation: u64) -> Result<Self, ConfigError> {

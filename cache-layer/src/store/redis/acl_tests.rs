@@ -103,6 +103,11 @@ async fn everything_works(store: &RedisStore) {
         assert_eq!(store.commit(&fill).await.unwrap(), Committed::Stored);
         assert!(matches!(store.get(&variant).await, Ok(Lookup::Found(_))));
     }
+    // Void, and there.
+    assert_eq!(store.count(Reach::Tag("t")).await, Ok(Some(1)));
+    assert_eq!(store.audit(b"a record").await, Ok(true));
+    assert_eq!(store.audited(1).await.unwrap(), ["a record"]);
+    store.turn(Switch::StopFills, None).await.unwrap();
     store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
 }
 

@@ -26,8 +26,9 @@ use crate::{
     clock::Clock,
     entry::Entry,
     key::Key,
+    ramp::Turn,
     store::{Hardness, Lookup, Scope, Seen, StoreError},
-    tag::{TagStamp, TagState, TagToken, Tags},
+    tag::{TagRecord, TagStamp, TagState, TagToken, Tags},
     telemetry::Rejection,
 };
 
@@ -83,12 +84,12 @@ impl RedisStore {
             .collect();
         self.learn_tokens(&tags, &tags_session, decoded.iter().flatten().flatten()).await?;
         let mut found = Vec::with_capacity(keys.len());
-        for (decoded, read) in decoded.into_iter().zip(reads) {
+        for ((key, decoded), read) in keys.iter().zip(decoded).zip(reads) {
             found.push(match decoded {
                 None => Lookup::Absent,
                 Some(Err(rejection)) => Lookup::Rejected(rejection, Seen::Unusable),
                 Some(Ok(entry)) => {
-                    let state = self.tag_state(&tags, &tags_session, &entry).await?;
+                    let state = self.tag_state(&tags, &tags_session, key, &entry).await?;
                     if let Some(read) = read.filter(|_| state != TagState::Invalid) {
                         read.complete(session.number, &entry);
                     }
@@ -108,7 +109,8 @@ impl RedisStore {
         entries: impl Iterator<Item = &Entry>,
     ) -> Result<(), StoreError> {
         let unknown: HashSet<Arc<str>> = entries
-            .filter_map(|entry| match session.tokens.judge(entry.stamps()) {
+            // Whatever the turn of its key is, the same tokens are known.
+            .filter_map(|entry| match session.tokens.judge(entry.stamps(), || Turn(0)) {
                 Verdict::Unknown(tags, _) => Some(tags),
                 Verdict::Known(_) => None,
             })
@@ -128,9 +130,8 @@ impl RedisStore {
                 values.of(unknown.len())
             })
             .await?;
-        let tokens: Vec<Option<TagToken>> =
-            values.iter().map(|value| value.as_deref().and_then(TagToken::parse)).collect();
-        reads.complete(&tokens);
+        let records: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();
+        reads.complete(&records);
         Ok(())
     }
 
@@ -178,7 +179,7 @@ impl RedisStore {
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
         let mut tokens: Option<Vec<TagToken>> =
-            all.iter().map(|tag| tags_session.tokens.get(tag).map(|known| known.token)).collect();
+            all.iter().map(|tag| tags_session.tokens.get(tag).map(|known| known.token())).collect();
         for _ in 0..ATTEMPTS {
             let (mut asking, mut writing) = (Batch::default(), Batch::default());
             for tag in &all {

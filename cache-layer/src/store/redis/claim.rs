@@ -65,7 +65,7 @@ impl RedisStore {
         let (found, ()) = tokio::join!(wait, self.know_everything(tags, tags_session));
         let lookup = match opened(found?, key, self.0.context.names.sealing()) {
             Ok(entry) => {
-                let state = self.tag_state(tags, tags_session, &entry).await?;
+                let state = self.tag_state(tags, tags_session, key, &entry).await?;
                 Lookup::judged(entry, state)
             }
             Err(lookup) => lookup,

@@ -14,6 +14,7 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
+    tracking::tag_tracker::Known,
     wire::token_life::lives,
     wire::{
         names::{EVERYTHING, nonce},
@@ -26,7 +27,7 @@ use crate::{
     clock::Clock,
     entry::{Entry, envelope},
     store::{Committed, Fill, Lease, StoreError},
-    tag::{TagStamp, TagToken},
+    tag::{TagRecord, TagStamp, TagToken},
 };
 
 /// How often a fill is sent whose tags have other tokens than was believed. Each time it is told what they are.
@@ -145,8 +146,8 @@ impl RedisStore {
             if !connection.is_mark(mark.as_deref().and_then(|mark| str::from_utf8(mark).ok())) {
                 return Ok(answer);
             }
-            let tokens: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagToken::parse)).collect();
-            reads.complete(&tokens);
+            let records: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();
+            reads.complete(&records);
         }
         Ok(answer)
     }
@@ -258,8 +259,8 @@ fn believed(session: &Session, Fill { lease, tags, .. }: &Fill, longest: u64) ->
     let all = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]);
     let believe = |tag: Arc<str>| {
         let known = session.tokens.get(&tag);
-        let lives = known.is_some_and(|known| known.lives_for(Duration::from_millis(longest)));
-        let token = known.map_or_else(|| TagToken::created_by(lease.started, &nonce()), |known| known.token);
+        let lives = known.as_ref().is_some_and(|known| known.lives_for(Duration::from_millis(longest)));
+        let token = known.as_ref().map_or_else(|| TagToken::created_by(lease.started, &nonce()), Known::token);
         Believed { stamp: TagStamp { tag, token }, new: known.is_none(), compared: !lives }
     };
     all.map(believe).collect()

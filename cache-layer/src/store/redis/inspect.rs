@@ -11,7 +11,7 @@ use super::{
         operation::Operation,
         replies::{AnyType, Values},
         scripts::Batch,
-        sweep::count_matching,
+        sweep::{count_carrying, count_matching},
     },
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     key::Key,
     pattern::Pattern,
     store::{LeaseState, Reach, StoreError},
-    tag::TagToken,
+    tag::{TagRecord, TagToken},
 };
 
 impl RedisStore {
@@ -52,14 +52,15 @@ impl RedisStore {
                 values.of(1)
             })
             .await?;
-        Ok(values.first().and_then(|value| TagToken::parse(value.as_deref()?)))
+        Ok(values.first().and_then(|value| TagRecord::parse(value.as_deref()?)).map(|record| record.token))
     }
 
-    /// A tag is not in an entry's name, so that its members can't be counted by looking at names.
+    /// By names alone; but for a tag, which is in the entries: none can be opened by the server where they are sealed.
     pub(super) async fn count_names(&self, reach: Reach<'_>) -> Result<Option<u64>, StoreError> {
         let every = Pattern::new("*");
         let pattern = match reach {
-            Reach::Tag(_) => return Ok(None),
+            Reach::Tag(_) if self.0.context.names.sealing().hides_names() => return Ok(None),
+            Reach::Tag(_) => &every,
             Reach::Pattern(pattern) => pattern,
             Reach::Everything => &every,
         };
@@ -67,7 +68,10 @@ impl RedisStore {
         for connection in self.0.topology.one_of_each_server() {
             let session: Arc<Session> = connection.session()?;
             let names = &self.0.context.names;
-            let look = async |mut driver: MultiplexedConnection| count_matching(names, pattern, &mut driver).await;
+            let look = async |mut driver: MultiplexedConnection| match reach {
+                Reach::Tag(tag) => count_carrying(names, tag, &mut driver).await,
+                _ => count_matching(names, pattern, &mut driver).await,
+            };
             count += connection.run_with(Operation::Scan, &session, Limit::Steps, look).await?;
         }
         Ok(Some(count))

@@ -71,7 +71,9 @@ impl RedisStore {
                     Limit::Background,
                     async |mut driver: MultiplexedConnection| match hardness {
                         Hardness::Hard => invalidate(names, &mut driver, scope).await,
-                        Hardness::Soft => soften(names, &mut driver, scope).await,
+                        Hardness::Soft | Hardness::Ramp(_) => {
+                            soften(names, &mut driver, scope, hardness.window()).await
+                        }
                     },
                 )
                 .await?;
@@ -113,8 +115,8 @@ impl RedisStore {
 fn operation(scope: Scope<'_>, hardness: Hardness) -> Operation {
     match (scope, hardness) {
         (Scope::Key(_), Hardness::Hard) => Operation::Unlink,
-        (Scope::Key(_), Hardness::Soft) => Operation::SoftenEntry,
+        (Scope::Key(_), _) => Operation::SoftenEntry,
         (_, Hardness::Hard) => Operation::InvalidateTag,
-        (_, Hardness::Soft) => Operation::SoftenTag,
+        _ => Operation::SoftenTag,
     }
 }

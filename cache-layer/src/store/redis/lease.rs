@@ -27,7 +27,7 @@ use crate::{
     clock::millis,
     key::Key,
     store::{Acquired, Failed, Failures, Lease, LeaseToken, Seen, StoreError},
-    tag::TagToken,
+    tag::TagRecord,
 };
 
 /// How an attempt by plain commands ended: what was there instead of the lease, the id of the entry behind it, and what is
@@ -177,7 +177,7 @@ impl RedisStore {
     /// it. Whatever becomes of this, the commit asks if it has to.
     pub(super) async fn know_everything(&self, tags: &Connection, session: &Arc<Session>) {
         let known = session.tokens.get(EVERYTHING);
-        if !session.tracking || known.is_some_and(|known| known.lives_for(Duration::ZERO)) {
+        if !session.tracking || known.as_ref().is_some_and(|known| known.lives_for(Duration::ZERO)) {
             return;
         }
         let name = self.0.context.names.tag(EVERYTHING);
@@ -186,7 +186,7 @@ impl RedisStore {
             batch.left(&name);
             let answer: Result<(Left,), StoreError> = tags.run(Operation::Mget, session, &batch).await;
             if let Some(life) = answer.ok().and_then(|(left,)| left.life()) {
-                session.tokens.note_life(EVERYTHING, known.token, then, life);
+                session.tokens.note_life(EVERYTHING, known.token(), then, life);
             }
             return;
         }
@@ -195,10 +195,10 @@ impl RedisStore {
         batch.left(&name);
         let read = session.tokens.begin_read(&[EVERYTHING.into()]);
         let answer: Result<(AnyType, Left), StoreError> = tags.run(Operation::Mget, session, &batch).await;
-        if let Ok((AnyType(Some(token)), left)) = answer
-            && let (Some(token), Some(life)) = (TagToken::parse(&token), left.life())
+        if let Ok((AnyType(Some(found)), left)) = answer
+            && let (Some(record), Some(life)) = (TagRecord::parse(&found), left.life())
         {
-            read.complete_living(token, then, life);
+            read.complete_living(&record, then, life);
         }
     }
 

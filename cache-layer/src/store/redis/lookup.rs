@@ -18,7 +18,7 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{Lookup, Seen, StoreError},
-    tag::{TagState, TagToken},
+    tag::{TagRecord, TagState},
     telemetry::Rejection,
 };
 
@@ -38,7 +38,7 @@ impl RedisStore {
         let found = connection.wait(Operation::Get, &session, Limit::Request, asked).await?;
         let lookup = match opened(found, key, self.0.context.names.sealing()) {
             Ok(entry) => {
-                let state = self.tag_state(&tags, &tags_session, &entry).await?;
+                let state = self.tag_state(&tags, &tags_session, key, &entry).await?;
                 if let Some(read) = read.filter(|_| state != TagState::Invalid) {
                     read.complete(session.number, &entry);
                 }
@@ -58,9 +58,10 @@ impl RedisStore {
         &self,
         connection: &Connection,
         session: &Arc<Session>,
+        key: &Key,
         entry: &Entry,
     ) -> Result<TagState, StoreError> {
-        let (unknown, mut state) = match session.tokens.judge(entry.stamps()) {
+        let (unknown, mut state) = match session.tokens.judge(entry.stamps(), || key.id().turn()) {
             Verdict::Known(state) => return Ok(state),
             Verdict::Unknown(unknown, state) => (unknown, state),
         };
@@ -74,15 +75,15 @@ impl RedisStore {
                 values.of(unknown.len())
             })
             .await?;
-        let tokens: Vec<Option<TagToken>> =
-            values.iter().map(|value| value.as_deref().and_then(TagToken::parse)).collect();
+        let records: Vec<Option<TagRecord>> =
+            values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();
         if let Some(reads) = reads {
-            reads.complete(&tokens);
+            reads.complete(&records);
         }
-        for (tag, token) in unknown.iter().zip(tokens) {
+        for (tag, record) in unknown.iter().zip(records) {
             let carried = entry.stamps().iter().find(|stamp| stamp.tag == *tag);
-            let by_tag = match (carried, token) {
-                (Some(stamp), Some(current)) => stamp.token.compared_with(&current),
+            let by_tag = match (carried, record) {
+                (Some(stamp), Some(current)) => current.state_of(&stamp.token, || key.id().turn()),
                 _ => TagState::Invalid,
             };
             state = state.and(by_tag);

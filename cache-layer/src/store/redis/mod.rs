@@ -4,13 +4,16 @@
 //!
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
-//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`]: the operations
+//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`],
+//!   [`switches`], [`audit`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
 //! - [`wire`]: what is said on a connection; wire never remembers
 
 use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
 
 use super::{
     Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup, Reach,
@@ -20,11 +23,13 @@ use crate::{
     entry::Entry,
     key::Key,
     pattern::Pattern,
+    switches::{Switch, Switches},
     tag::{TagToken, Tags},
 };
 
 #[cfg(test)]
 mod acl_tests;
+mod audit;
 mod bulk;
 mod claim;
 #[cfg(test)]
@@ -53,6 +58,7 @@ mod redirect;
 mod schedule_tests;
 mod state;
 mod store;
+mod switches;
 mod topology;
 mod tracking;
 mod wire;
@@ -77,6 +83,22 @@ impl StoreBackend for RedisStore {
 
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         Box::pin(self.lookup(key, true))
+    }
+
+    fn follow_switches(&self) -> Arc<Switches> {
+        self.begin_to_follow_switches()
+    }
+
+    fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.turn_for_all(switch, on_for))
+    }
+
+    fn audit<'a>(&'a self, record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { self.add_record(record).await.map(|()| true) })
+    }
+
+    fn audited<'a>(&'a self, most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
+        Box::pin(self.read_records(most))
     }
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
@@ -140,7 +162,12 @@ impl StoreBackend for RedisStore {
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
-        self.spawn_detached(async move { store.delete_pattern(&pattern).await })
+        self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Hard).await })
+    }
+
+    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
+        let (store, pattern) = (self.clone(), pattern.clone());
+        self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Ramp(window)).await })
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

@@ -1,4 +1,4 @@
-//! Deleting by pattern: on every server, a [sweep](super::wire::sweep) of its names; kept where that fails.
+//! Invalidating by pattern: on every server, a [sweep](super::wire::sweep) of its names; kept where that fails.
 
 use std::sync::Arc;
 
@@ -11,7 +11,13 @@ use super::{
         session::Session,
     },
     tracking::local_tier::LocalTier,
-    wire::{invalidation::marked, operation::Operation, replies::Flag, scripts::Batch, sweep::delete_matching},
+    wire::{
+        invalidation::marked,
+        operation::Operation,
+        replies::Flag,
+        scripts::Batch,
+        sweep::{delete_matching, soften_matching},
+    },
 };
 use crate::{
     pattern::Pattern,
@@ -19,16 +25,17 @@ use crate::{
 };
 
 impl RedisStore {
-    pub(super) async fn delete_pattern(&self, pattern: &Pattern) -> Result<u64, StoreError> {
+    /// Deletes what matches, or makes it stale; what can't be delivered is kept as a deletion.
+    pub(super) async fn invalidate_pattern(&self, pattern: &Pattern, hardness: Hardness) -> Result<u64, StoreError> {
         if self.0.context.names.sealing().hides_names() {
             // No pattern tells which names it matches.
-            return self.deliver(Scope::Everything, Hardness::Hard).await.map(|()| 0);
+            return self.deliver(Scope::Everything, hardness).await.map(|()| 0);
         }
         let local_tier = self.0.context.local_tier.get().map(|tier| &**tier);
         let mut deleted = Ok(0);
         for connection in self.0.topology.one_of_each_server() {
             let here = match connection.session() {
-                Ok(session) => self.delete_over(&connection, &session, pattern, local_tier).await,
+                Ok(session) => self.sweep(&connection, &session, (pattern, hardness), local_tier).await,
                 Err(error) => Err(error),
             };
             deleted = deleted.and_then(|before| here.map(|here| before + here));
@@ -41,18 +48,23 @@ impl RedisStore {
         deleted
     }
 
-    async fn delete_over(
+    async fn sweep(
         &self,
         connection: &Connection,
         session: &Arc<Session>,
-        pattern: &Pattern,
+        (pattern, hardness): (&Pattern, Hardness),
         local_tier: Option<&LocalTier>,
     ) -> Result<u64, StoreError> {
         let names = &self.0.context.names;
         let delete = async |mut driver: MultiplexedConnection| {
             // The first tier lets go of what is deleted before the caller is told that it is.
             let mut void = |id| local_tier.into_iter().for_each(|tier| tier.void(id));
-            let deleted = delete_matching(names, pattern, &mut void, &mut driver).await?;
+            let deleted = match hardness {
+                Hardness::Hard => delete_matching(names, pattern, &mut void, &mut driver).await?,
+                Hardness::Soft | Hardness::Ramp(_) => {
+                    soften_matching(names, pattern, hardness.window(), &mut void, &mut driver).await?
+                }
+            };
             // Nothing to ask a cluster's node, which takes no empty batch.
             let mark = match names.is_clustered() {
                 true => None,

@@ -1,6 +1,6 @@
 //! Random schedules: nodes that load, invalidate and read the same key at the same time, with pauses of random length in
 //! between, while the server loses this and that. No read that began after an invalidation returned sees what was there
-//! before it; nor, after a soft one, sees it fresh.
+//! before it; nor, after a soft one or the window of a ramp, sees it fresh.
 //!
 //! A machine that pauses for longer than a heartbeat's patience costs a connection: whoever used it then reads and stores
 //! nothing, and an invalidation that was not acknowledged binds nobody.
@@ -112,8 +112,8 @@ trait Node: Send + Sync + 'static {
     fn end(&self, place: &Place, load: Self::Load, version: u64) -> impl Future<Output = bool> + Send;
     /// Whether it was acknowledged.
     fn invalidate(&self, place: &Place, by: By) -> impl Future<Output = bool> + Send;
-    /// The same, for a soft invalidation; a pattern has none.
-    fn soften(&self, place: &Place, by: By) -> impl Future<Output = bool> + Send;
+    /// The same, for a soft invalidation over that window; a pattern has none.
+    fn soften(&self, place: &Place, by: By, window: Duration) -> impl Future<Output = bool> + Send;
     fn read(&self, place: &Place) -> impl Future<Output = Option<Answer>> + Send;
 }
 
@@ -124,7 +124,8 @@ struct Answer {
 
 impl From<&Entry> for Answer {
     fn from(entry: &Entry) -> Self {
-        Self { version: version(entry), softened: entry.is_soft_invalidated() }
+        let softened = entry.clone().seen_at(|| Clock::system().now()).is_soft_invalidated();
+        Self { version: version(entry), softened }
     }
 }
 
@@ -254,7 +255,12 @@ async fn schedule<N: Node>(nodes: &[N], fate: &Fate, number: u64, counters: &Cou
                 _ => By::Pattern,
             };
             let soft = !matches!(by, By::Pattern) && fastrand::u8(..3) == 0;
-            if soft && node().soften(place, by).await {
+            let window = Duration::from_millis(if fastrand::bool() { 0 } else { fastrand::u64(1..4) });
+            if soft && node().soften(place, by, window).await {
+                if !window.is_zero() {
+                    // The turn of the key is within it.
+                    tokio::time::sleep(window + Duration::from_millis(1)).await;
+                }
                 place.fresh_floor.fetch_max(version, Ordering::SeqCst);
             } else if !soft && node().invalidate(place, by).await {
                 place.floor.fetch_max(version, Ordering::SeqCst);
@@ -317,8 +323,8 @@ impl Node for Direct {
         invalidate(&self.0, place, by).await
     }
 
-    async fn soften(&self, place: &Place, by: By) -> bool {
-        soften(&self.0, place, by).await
+    async fn soften(&self, place: &Place, by: By, window: Duration) -> bool {
+        soften(&self.0, place, by, window).await
     }
 
     async fn read(&self, place: &Place) -> Option<Answer> {
@@ -341,8 +347,8 @@ impl Node for Tiered {
         invalidate(&self.0, place, by).await
     }
 
-    async fn soften(&self, place: &Place, by: By) -> bool {
-        soften(&self.0, place, by).await
+    async fn soften(&self, place: &Place, by: By, window: Duration) -> bool {
+        soften(&self.0, place, by, window).await
     }
 
     async fn read(&self, place: &Place) -> Option<Answer> {
@@ -380,8 +386,9 @@ pub(super) async fn invalidate(store: &impl StoreBackend, place: &Place, by: By)
     }
 }
 
-async fn soften(store: &impl StoreBackend, place: &Place, by: By) -> bool {
-    store.invalidate(scope(place, by).expect("no pattern"), Hardness::Soft).await.is_ok()
+async fn soften(store: &impl StoreBackend, place: &Place, by: By, window: Duration) -> bool {
+    let hardness = if window.is_zero() { Hardness::Soft } else { Hardness::Ramp(window) };
+    store.invalidate(scope(place, by).expect("no pattern"), hardness).await.is_ok()
 }
 
 fn scope(place: &Place, by: By) -> Option<Scope<'_>> {
@@ -448,7 +455,7 @@ impl Node for Tutorial {
         true
     }
 
-    async fn soften(&self, place: &Place, by: By) -> bool {
+    async fn soften(&self, place: &Place, by: By, _: Duration) -> bool {
         self.invalidate(place, by).await
     }
 

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fmt,
-    sync::Arc,
+    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
@@ -110,6 +110,7 @@ pub(super) struct Inner {
     pub(super) topology: Topology,
     pub(super) context: Arc<Context>,
     pub(super) runtime: Handle,
+    pub(super) follows_switches: Once,
     _stop: DropGuard,
 }
 
@@ -150,7 +151,7 @@ impl RedisStore {
             }
         };
         let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { topology, context, runtime, _stop }))
+        Self(Arc::new(Inner { topology, context, runtime, follows_switches: Once::new(), _stop }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.

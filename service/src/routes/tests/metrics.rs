@@ -12,7 +12,6 @@ use cache_layer::{
 };
 
 use super::*;
-use crate::telemetry::{Memory, observe_loads, observe_memory, observe_redis};
 
 /// Series: lines that are no comments.
 fn series(text: &str) -> impl Iterator<Item = &str> {
@@ -95,6 +94,10 @@ fn every_event() -> Vec<Event> {
         Event::EarlyRefresh,
         Event::RefreshSkipped,
         Event::RefreshFailed,
+        Event::Verified { same: true, age: moment },
+        Event::Verified { same: false, age: moment },
+        Event::VerifiedAgain { stable: true },
+        Event::VerifiedAgain { stable: false },
         Event::Overloaded,
         Event::Kept { bytes: 1 },
         Event::StoreUnavailable,
@@ -173,12 +176,12 @@ async fn twenty_caches_and_their_service_stay_below_2_100_series() {
     let metrics = &service.app.metrics;
     let redis = RedisStore::builder("redis://127.0.0.1:1").build().unwrap();
     for name in CACHES {
-        let observer = metrics.of_cache(name);
+        let of_cache = metrics.of_cache(name);
+        let observer = of_cache.observer();
         every_event().into_iter().for_each(|event| observer.observe(event));
-        let meter = metrics.meter();
-        observe_loads(&meter, name, Cache::new(MemoryStore::new(1 << 20)));
-        observe_memory(&meter, name, Memory::FirstTier(TieredStore::new(1 << 20, redis.clone())));
-        observe_redis(&meter, name, &redis);
+        of_cache.watch_cache(&Cache::new(MemoryStore::new(1 << 20)));
+        of_cache.watch_first_tier(&TieredStore::new(1 << 20, redis.clone()));
+        of_cache.watch_redis(&redis);
     }
     let text = metrics.text().unwrap();
     // Beyond the limit, reasons are counted together, and none is lost.

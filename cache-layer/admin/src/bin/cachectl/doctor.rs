@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Clocks that differ by more make entries of other processes useless.
 const SKEW: u64 = 1_000;
 /// What the user of the cache has to be allowed; what it is without, in the words of the store's documentation.
-const COMMANDS: [(&str, &str); 17] = [
+const COMMANDS: [(&str, &str); 19] = [
     ("get", "nothing is read"),
     ("mget", "nothing is read"),
     ("set", "nothing is stored"),
@@ -32,6 +32,8 @@ const COMMANDS: [(&str, &str); 17] = [
     ("hello", "there is no connection"),
     ("info", "a data set that was restored is not noticed"),
     ("scan", "a pattern invalidates everything"),
+    ("xadd", "each process has an audit of its own alone"),
+    ("xrevrange", "each process shows an audit of its own alone"),
 ];
 
 /// How bad it is.
@@ -342,6 +344,8 @@ fn arguments<'a>(command: &str, key: &'a str) -> Vec<&'a str> {
         "client|caching" => vec!["yes"],
         "hello" => vec!["3"],
         "scan" => vec!["0"],
+        "xadd" => vec![key, "*", "record", "x"],
+        "xrevrange" => vec![key, "+", "-"],
         _ => Vec::new(),
     }
 }

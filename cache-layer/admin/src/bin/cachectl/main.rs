@@ -3,6 +3,7 @@
 mod client;
 mod doctor;
 mod show;
+mod warm;
 
 use std::{
     io::{Read as _, Write as _},
@@ -101,6 +102,9 @@ enum Command {
         /// Stale, and used as such where that is allowed, rather than void
         #[arg(long)]
         soft: bool,
+        /// Stale one after the other, over so long: 60s, 10m, 2h
+        #[arg(long, value_name = "TIME", value_parser = seconds, requires = "soft")]
+        over: Option<u64>,
         /// Only tell what would be reached
         #[arg(long)]
         dry_run: bool,
@@ -117,9 +121,28 @@ enum Command {
     /// Who purged what, when and why
     Audit {
         /// Only purges (api), or only the application's own invalidations
-        #[arg(long, value_parser = ["api", "application"])]
+        #[arg(long, value_parser = ["api", "method", "application"])]
         by: Option<String>,
     },
+    /// What is turned off or on for a while in the whole fleet; with a name, turns it
+    Switch {
+        /// Which: bypass-reads, stop-fills, first-tier-off or wider-grace
+        name: Option<String>,
+        /// For how long it is on, such as 90s, 10m or 2h, up to a day
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds_of_a_switch, requires = "name")]
+        on_for: Option<u64>,
+        /// Off
+        #[arg(long, conflicts_with = "on_for", requires = "name")]
+        off: bool,
+        /// Who asks, for the audit
+        #[arg(long, env = "USER", value_name = "NAME")]
+        actor: Option<String>,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// How the hit ratio depends on the room in memory, where the application has it learned
+    Sizing,
     /// The keys that are asked for most, and those that were waited for longest
     Top {
         /// How many of each
@@ -144,6 +167,8 @@ enum Command {
         #[arg(long)]
         count: Option<usize>,
     },
+    /// Ask an application for URLs, so that its cache has them before its users ask
+    Warm(warm::Warm),
     /// Look at the Redis behind a cache directly, and say what to do about it
     Doctor {
         /// Redis or Valkey, as the application has it
@@ -152,6 +177,11 @@ enum Command {
         /// What the cache's keys begin with
         #[arg(long, default_value = "cache")]
         prefix: String,
+    },
+    /// The man page of cachectl, or of one of its commands, for man to read
+    Man {
+        /// Which command
+        command: Option<String>,
     },
     /// Completions for a shell, to be evaluated by it
     Completions {
@@ -197,6 +227,15 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             clap_complete::generate(*shell, &mut Arguments::command(), "cachectl", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man { command } => {
+            print(&String::from_utf8_lossy(&man(command.as_deref())?))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Warm(warm) => {
+            let (shown, well) = warm.run(arguments.json).await?;
+            print(&shown)?;
+            Ok(ExitCode::from(u8::from(!well)))
+        }
         Command::Doctor { redis, prefix } => {
             let findings = doctor::examine(redis, prefix).await;
             print(&doctor::shown(&findings, arguments.json))?;
@@ -213,7 +252,18 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
     let path = match command {
         Command::Purge { .. } => return purge(client, command, as_json).await,
         Command::Tail { .. } => return tail(client, command, as_json).await,
+        Command::Switch { name: Some(name), on_for, off, actor, reason } => {
+            if on_for.is_none() && !off {
+                return Err(Failure::Usage("--for says for how long, or --off turns it off".to_owned()));
+            }
+            let body = json!({"switch": name, "seconds": on_for.unwrap_or(0), "actor": actor, "reason": reason});
+            let answer = client.post("/api/switches", "application/json", body.to_string()).await?;
+            print(&if as_json { pretty(&answer) } else { show::switches(&answer) })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Switch { name: None, .. } => "/api/switches".to_owned(),
         Command::Status => "/api/stats".to_owned(),
+        Command::Sizing => "/api/sizing".to_owned(),
         Command::Tag { tag } => format!("/api/tag/{}", encoded(tag)),
         Command::Top { limit } => format!("/api/top?limit={limit}"),
         Command::Audit { by } => query("/api/audit", &[("by", by.as_deref())]),
@@ -235,7 +285,9 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
             pairs.extend(hints.iter().map(|hint| ("hint", Some(hint.as_str()))));
             query("/api/explain", &pairs)
         }
-        Command::Doctor { .. } | Command::Completions { .. } => return Ok(ExitCode::SUCCESS),
+        Command::Doctor { .. } | Command::Completions { .. } | Command::Warm(_) | Command::Man { .. } => {
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     let answer = match command {
         Command::Explain { content: Some(file), .. } => {
@@ -247,6 +299,8 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
         _ if as_json => pretty(&answer),
         Command::Status => show::status(&answer),
         Command::Top { .. } => show::top(&answer),
+        Command::Sizing => show::sizing(&answer),
+        Command::Switch { .. } => show::switches(&answer),
         Command::Audit { .. } => show::audit(&answer),
         Command::Tag { .. } => show::tag(&answer),
         Command::Entry { .. } => show::places(&answer),
@@ -256,12 +310,50 @@ async fn ask(client: &Client, command: &Command, as_json: bool) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// The page of cachectl, or of one of its commands.
+fn man(command: Option<&str>) -> Result<Vec<u8>, Failure> {
+    let mut all = Arguments::command();
+    all.build();
+    let of = match command {
+        None => all,
+        Some(name) => {
+            all.find_subcommand(name).cloned().ok_or_else(|| Failure::Usage(format!("{name}: is no command")))?
+        }
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(of).render(&mut page).map_err(|error| Failure::Broken(error.to_string()))?;
+    Ok(page)
+}
+
 fn content_of(file: &Path) -> Result<Vec<u8>, Failure> {
     let read = match file.as_os_str() == "-" {
         true => std::io::stdin().lock().bytes().collect(),
         false => std::fs::read(file),
     };
     read.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
+}
+
+/// A number of seconds, with its unit.
+fn seconds(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3_600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let seconds = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    seconds.ok_or_else(|| "must be a time such as 60s, 10m, 2h or 1d".to_owned())
+}
+
+/// As [`seconds`], for as long as a switch may be on.
+fn seconds_of_a_switch(text: &str) -> Result<u64, String> {
+    match seconds(text)? {
+        seconds @ 1..=86_400 => Ok(seconds),
+        _ => Err("must be at least a second, and a day at most".to_owned()),
+    }
 }
 
 /// A path with those of the pairs that have a value.
@@ -274,11 +366,12 @@ fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
 }
 
 async fn purge(client: &Client, command: &Command, as_json: bool) -> Result<ExitCode, Failure> {
-    let Command::Purge { kind, what, origin, soft, dry_run, actor, reason, .. } = command else {
+    let Command::Purge { kind, what, origin, soft, over, dry_run, actor, reason, .. } = command else {
         return Ok(ExitCode::SUCCESS);
     };
     let mut body = json!({
         "mode": if *soft { "soft" } else { "hard" },
+        "over": over,
         "dry_run": dry_run,
         "actor": actor,
         "reason": reason,
@@ -358,7 +451,20 @@ mod tests {
             Arguments::try_parse_from(with_all_confirmed(words)).is_ok()
         };
         assert!(parse("cachectl purge all") && parse("cachectl purge tag t --soft"));
+        assert!(parse("cachectl purge tag t --soft --over 60s") && !parse("cachectl purge tag t --over 60s"));
+        assert!(parse("cachectl purge all --soft --over 10m") && !parse("cachectl purge tag t --soft --over soon"));
         assert!(!parse("cachectl purge tag") && !parse("cachectl purge") && !parse("cachectl purge everything"));
+    }
+
+    #[test]
+    fn a_time_has_its_unit_and_an_end() {
+        assert_eq!(
+            [seconds_of_a_switch("90s"), seconds_of_a_switch("10m"), seconds_of_a_switch("24h")],
+            [Ok(90), Ok(600), Ok(86_400)]
+        );
+        for wrong in ["", "10", "s", "0s", "25h", "2d", "-1s", "1ü"] {
+            assert!(seconds_of_a_switch(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -249,6 +249,17 @@ pub(crate) fn purged(purged: &Value) -> String {
     ])
 }
 
+pub(crate) fn switches(switches: &Value) -> String {
+    let shown = rows(switches, |one| {
+        let state = match one["on"] == Value::Bool(true) {
+            true => format!("on for {} more", millis(&one["left_ms"])),
+            false => "off".to_owned(),
+        };
+        vec![text(&one["name"]), state, text(&one["does"])]
+    });
+    table(&["SWITCH", "IS", "WHILE IT IS ON"], &shown)
+}
+
 pub(crate) fn audit(records: &Value) -> String {
     let shown = rows(records, |one| {
         let who = match (&one["by"], &one["actor"]) {
@@ -269,6 +280,32 @@ pub(crate) fn audit(records: &Value) -> String {
         ]
     });
     table(&["AT", "WHO", "HOW", "KEYS", "WHAT", "WHY", ""], &shown)
+}
+
+pub(crate) fn sizing(told: &Value) -> String {
+    let ratio = |value: &Value| value.as_f64().map(|ratio| format!("{:.1} %", ratio * 100.0)).unwrap_or_default();
+    // Each power of two: the API tells some in between.
+    let now = told["bytes"].as_u64().unwrap_or(0).max(1) as f64;
+    let points = told["points"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_power = |point: &&Value| {
+        let power = (point["bytes"].as_f64().unwrap_or(now) / now).log2();
+        (power - power.round()).abs() < 0.1
+    };
+    let shown: Vec<Vec<String>> = points
+        .iter()
+        .filter(is_power)
+        .map(|point| vec![bytes(&point["bytes"]), text(&point["entries"]), ratio(&point["hit_ratio"])])
+        .collect();
+    if shown.is_empty() {
+        return "too little is known yet\n".to_owned();
+    }
+    format!(
+        "now: {}, {} entries, {}\n\n{}",
+        bytes(&told["bytes"]),
+        told["entries"],
+        ratio(&told["hit_ratio"]),
+        table(&["ROOM", "ENTRIES", "HIT RATIO"], &shown)
+    )
 }
 
 pub(crate) fn top(top: &Value) -> String {

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
+
 use super::counters::Counters;
 use crate::store::redis::{
     tracking::{
@@ -13,6 +15,7 @@ use crate::store::redis::{
     },
     wire::names::Names,
 };
+use crate::switches::Switches;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
@@ -37,6 +40,9 @@ pub(crate) struct Context {
     /// The first tier of this store, once there is one.
     pub(crate) local_tier: OnceLock<Arc<LocalTier>>,
     pub(crate) counters: Counters,
+    pub(crate) switches: Arc<Switches>,
+    /// Their key has changed, or may have.
+    pub(crate) switches_changed: Arc<Notify>,
 }
 
 impl Context {
@@ -52,6 +58,8 @@ impl Context {
             lease_life: AtomicU64::new(0),
             local_tier: OnceLock::new(),
             counters: Counters::default(),
+            switches: Arc::default(),
+            switches_changed: Arc::default(),
         }
     }
 

@@ -44,6 +44,7 @@ impl Pushes {
             Some(Notice::Flushed) => {
                 self.context.counters.received(Push::Everything);
                 self.context.forget_all(&self.tokens, &self.waiters);
+                self.context.switches_changed.notify_one();
             }
             Some(Notice::Disconnected) => self.disconnected(),
             None => {}
@@ -74,6 +75,7 @@ impl Pushes {
                 counters.received(Push::Invalidation);
                 leases.revoke_all();
             }
+            Some(Named::Switches) => self.context.switches_changed.notify_one(),
             None => {}
         }
     }

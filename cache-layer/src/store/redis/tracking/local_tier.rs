@@ -7,7 +7,7 @@
 
 use std::{
     convert::Infallible,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct LocalTier {
     entries: EntryCache<KeyId>,
     /// For how long, in milliseconds, entries are good after their connection was lost.
     grace: AtomicU64,
+    /// Nothing is kept, and nothing found.
+    is_off: AtomicBool,
     /// Reads under way; what they read is in `entries`. Whatever changes is void here first, and then removed there.
     reads: Tracked<KeyId, Infallible>,
 }
@@ -36,6 +38,7 @@ pub(crate) struct LocalTier {
 /// A read under way; forgotten when it is dropped.
 pub(crate) struct EntryRead<'a> {
     entries: &'a EntryCache<KeyId>,
+    is_off: &'a AtomicBool,
     id: KeyId,
     ticket: Ticket<'a, KeyId, Infallible>,
 }
@@ -43,7 +46,12 @@ pub(crate) struct EntryRead<'a> {
 impl LocalTier {
     pub(crate) fn new(max_bytes: u64) -> Self {
         // There are as many reads as tasks that wait for one.
-        Self { entries: EntryCache::new(max_bytes), grace: AtomicU64::new(0), reads: Tracked::new(Bound::none()) }
+        Self {
+            entries: EntryCache::new(max_bytes),
+            grace: AtomicU64::new(0),
+            is_off: AtomicBool::new(false),
+            reads: Tracked::new(Bound::none()),
+        }
     }
 
     pub(crate) fn serve_while_disconnected(&self, limit: Duration) {
@@ -61,7 +69,7 @@ impl LocalTier {
         if connection != read_over || !entry.is_of(key) {
             return None;
         }
-        match tags.judge(entry.stamps()) {
+        match tags.judge(entry.stamps(), || key.id().turn()) {
             Verdict::Known(state) => entry.in_state(state),
             Verdict::Unknown(..) => None,
         }
@@ -70,7 +78,7 @@ impl LocalTier {
     /// Says that `key` is about to be read. To be called before the read is sent.
     pub(crate) fn begin_read(&self, key: &Key) -> EntryRead<'_> {
         let id = key.id();
-        EntryRead { entries: &self.entries, id, ticket: self.reads.begin_read(id) }
+        EntryRead { entries: &self.entries, is_off: &self.is_off, id, ticket: self.reads.begin_read(id) }
     }
 
     /// Puts what `amends` makes of it in the place of the entry with this id, if that is here.
@@ -96,6 +104,17 @@ impl LocalTier {
         self.entries.clear();
     }
 
+    /// Is of no use from now on, or of use again; what it had when it was turned off is gone.
+    pub(crate) fn turn_off(&self, off: bool) {
+        if self.is_off.swap(off, Ordering::SeqCst) == off {
+            return;
+        }
+        self.entries.hide(off);
+        if off {
+            self.void_all();
+        }
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.entries.size().1
     }
@@ -112,7 +131,10 @@ impl LocalTier {
 impl EntryRead<'_> {
     /// Keeps what was read over the connection of that number, unless it changed since.
     pub(crate) fn complete(self, connection: u64, entry: &Entry) {
-        let Self { entries, id, ticket } = self;
+        let Self { entries, is_off, id, ticket } = self;
+        if is_off.load(Ordering::SeqCst) {
+            return;
+        }
         ticket.complete_with(|| {
             entries.insert(id, entry.clone(), connection);
             None

@@ -12,7 +12,8 @@ use std::{
 use super::tracked::{Ticket, Tracked};
 use crate::{
     bounded::Bound,
-    tag::{TagStamp, TagState, TagToken},
+    ramp::Turn,
+    tag::{TagRecord, TagStamp, TagState, TagToken},
 };
 
 /// Tags known at one time; above that the table starts anew, at the cost of reading tokens again.
@@ -24,14 +25,18 @@ pub(crate) struct TagTracker(Tracked<Arc<str>, Known>);
 /// A read of tokens under way.
 pub(crate) struct TagReads<'a>(Vec<Ticket<'a, Arc<str>, Known>>);
 
-/// A token, and until when at least the server keeps it, if that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is known of a tag, and until when at least the server keeps it, if that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
-    pub(crate) token: TagToken,
+    record: TagRecord,
     until: Option<Instant>,
 }
 
 impl Known {
+    pub(crate) fn token(&self) -> TagToken {
+        self.record.token
+    }
+
     /// Whether the server keeps it for so much longer, unless it runs out of memory.
     pub(crate) fn lives_for(&self, life: Duration) -> bool {
         let end = Instant::now().checked_add(life);
@@ -54,13 +59,14 @@ impl Default for TagTracker {
 }
 
 impl TagTracker {
-    pub(crate) fn judge(&self, stamps: &[TagStamp]) -> Verdict {
+    /// For an entry whose key has that turn.
+    pub(crate) fn judge(&self, stamps: &[TagStamp], turn: impl Fn() -> Turn) -> Verdict {
         let mut unknown = Vec::new();
         let mut state = TagState::Current;
         self.0.look(|known| {
             for TagStamp { tag, token } in stamps {
                 match known.get(tag) {
-                    Some(current) => state = state.and(token.compared_with(&current.token)),
+                    Some(current) => state = state.and(current.record.state_of(token, &turn)),
                     None => unknown.push(tag.clone()),
                 }
             }
@@ -85,7 +91,7 @@ impl TagTracker {
     /// The token of a tag had so much longer to live `then`, if it is still this one.
     pub(crate) fn note_life(&self, tag: &str, token: TagToken, then: Instant, life: Duration) {
         self.0.update(tag, |known| {
-            if known.token == token {
+            if known.record.token == token {
                 known.until = then.checked_add(life);
             }
         });
@@ -103,19 +109,19 @@ impl TagTracker {
 }
 
 impl TagReads<'_> {
-    /// Takes the tokens that the tags have, in the order in which they were asked for, if they have any.
-    pub(crate) fn complete(self, tokens: &[Option<TagToken>]) {
-        for (ticket, token) in self.0.into_iter().zip(tokens) {
-            if let Some(token) = token {
-                ticket.complete(Known { token: *token, until: None });
+    /// Takes what is there of the tags, in the order in which they were asked for, if they have any.
+    pub(crate) fn complete(self, records: &[Option<TagRecord>]) {
+        for (ticket, record) in self.0.into_iter().zip(records) {
+            if let Some(record) = record {
+                ticket.complete(Known { record: record.clone(), until: None });
             }
         }
     }
 
     /// As [`complete`](Self::complete), of the token of one tag, which had so much longer to live `then`.
-    pub(crate) fn complete_living(self, token: TagToken, then: Instant, life: Duration) {
+    pub(crate) fn complete_living(self, record: &TagRecord, then: Instant, life: Duration) {
         for ticket in self.0 {
-            ticket.complete(Known { token, until: then.checked_add(life) });
+            ticket.complete(Known { record: record.clone(), until: then.checked_add(life) });
         }
     }
 }
@@ -140,8 +146,8 @@ mod tests {
         let old = stamp("a", b'0');
         let reading = read(&tags, &old);
         tags.void("a");
-        reading.complete(&[Some(old.token)]);
-        assert_eq!(tags.judge(&[old]), Verdict::Unknown(vec!["a".into()], TagState::Current));
+        reading.complete(&[Some(old.token.into())]);
+        assert_eq!(tags.judge(&[old], || Turn(0)), Verdict::Unknown(vec!["a".into()], TagState::Current));
     }
 
     #[test]
@@ -151,19 +157,22 @@ mod tests {
         let first = read(&tags, &old);
         tags.void("a");
         let second = read(&tags, &new);
-        first.complete(&[Some(old.token)]);
-        assert_eq!(tags.judge(std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()], TagState::Current));
-        second.complete(&[Some(new.token)]);
-        assert_eq!(tags.judge(&[old]), Verdict::Known(TagState::Invalid));
-        assert_eq!(tags.judge(&[new]), Verdict::Known(TagState::Current));
+        first.complete(&[Some(old.token.into())]);
+        assert_eq!(
+            tags.judge(std::slice::from_ref(&old), || Turn(0)),
+            Verdict::Unknown(vec!["a".into()], TagState::Current)
+        );
+        second.complete(&[Some(new.token.into())]);
+        assert_eq!(tags.judge(&[old], || Turn(0)), Verdict::Known(TagState::Invalid));
+        assert_eq!(tags.judge(&[new], || Turn(0)), Verdict::Known(TagState::Current));
     }
 
     #[test]
     fn how_long_a_token_lives_is_known_only_if_it_was_asked() {
         let (tags, stamp, minute) = (TagTracker::default(), stamp("a", b'0'), Duration::from_secs(60));
-        read(&tags, &stamp).complete(&[Some(stamp.token)]);
+        read(&tags, &stamp).complete(&[Some(stamp.token.into())]);
         assert!(!tags.get("a").unwrap().lives_for(Duration::ZERO));
-        read(&tags, &stamp).complete_living(stamp.token, Instant::now(), minute);
+        read(&tags, &stamp).complete_living(&stamp.token.into(), Instant::now(), minute);
         let known = tags.get("a").unwrap();
         assert!(known.lives_for(minute / 2) && !known.lives_for(2 * minute) && !known.lives_for(Duration::MAX));
         tags.note_life("a", stamp.token, Instant::now(), 3 * minute);
@@ -176,7 +185,7 @@ mod tests {
     fn the_table_is_bounded() {
         let tags = TagTracker::default();
         for i in 0..MOST + 10 {
-            tags.begin_read(&[i.to_string().into()]).complete(&[Some(stamp("", b'0').token)]);
+            tags.begin_read(&[i.to_string().into()]).complete(&[Some(stamp("", b'0').token.into())]);
         }
         assert!(tags.0.len() <= MOST);
     }

@@ -9,7 +9,9 @@ use crate::store::redis::{
 use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
+    ramp::Turn,
     store::{TieredStore, Writes},
+    tag::{TagRecord, TagState},
 };
 
 fn entry(key: &Key, id: EntryId, life: u64, payload: &str) -> Entry {
@@ -204,4 +206,101 @@ async fn what_is_known_of_variants_lives_as_long_as_they_do_and_is_no_more_than_
         assert_eq!(server.command::<String>(&["GET", &other]), "another's");
     }
     wait_until("it to be gone", async || left() == -2).await;
+}
+
+/// The script that writes ramps, and the memory store's [`Ramps`](crate::ramp::Ramps), say the same of any order of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_writes_the_ramps_that_a_store_in_memory_has() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let found = |tag: &str| {
+        let found: Option<Vec<u8>> = server.command(&["GET", &format!("test:t:{tag}")]);
+        TagRecord::parse(&found.expect("it has a token")).expect("it can be read")
+    };
+    let (mut longest, mut merged) = (0, 0);
+    for number in 0..40 {
+        let tag = format!("t{number}");
+        let mut expected = None;
+        if number % 4 > 0 {
+            keep(&store, &key(&tag), 600_000, &[tag.as_str()]).await;
+            expected = Some(found(&tag));
+        }
+        for _ in 0..16 {
+            // Of every other tag, none is over before the test is.
+            let shortest = if number % 2 == 0 { 4 } else { 0 };
+            let window = [0, 1, 3, 400, 600_000, 3_600_000][fastrand::usize(shortest..6)];
+            let hardness = if window == 0 && fastrand::bool() {
+                Hardness::Soft
+            } else {
+                Hardness::Ramp(std::time::Duration::from_millis(window))
+            };
+            store.invalidate(Scope::Tags(&Tags::new([&tag])), hardness).await.unwrap();
+            let written = found(&tag);
+            let of_line = expected.clone();
+            let mirrored = TagRecord::soft_invalidated(written.token.micros(), window * 1000, of_line);
+            assert_same(&written, &mirrored);
+            longest = longest.max(written.to_text().len());
+            merged += usize::from(written.to_text()[32..] != mirrored.to_text()[32..]);
+            expected = Some(written);
+            if fastrand::u8(..3) == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        }
+    }
+    assert!(longest == 33 + 8 * 32 && merged > 0, "{longest} {merged}");
+}
+
+/// The same token; and the same states, but that what is merged is rounded to milliseconds, to be no later.
+fn assert_same(written: &TagRecord, mirrored: &TagRecord) {
+    assert_eq!(written.token.0[..16], mirrored.token.0[..16]);
+    let ramps = |record: &TagRecord| record.to_text()[32..].len();
+    assert_eq!(ramps(written), ramps(mirrored), "{written:?} {mirrored:?}");
+    let Some(ramps) = mirrored.ramps() else { return };
+    for made in ramps.as_slice().iter().map(|ramp| ramp.at).chain([0]) {
+        for turn in [0, 1 << 20, 1 << 31, u32::MAX].map(Turn) {
+            let [one, other] =
+                [written, mirrored].map(|record| match record.ramps().expect("both have").state_of(made, turn) {
+                    TagState::StaleFrom(moment) | TagState::StaleSince(moment) => moment,
+                    state => panic!("{state:?}"),
+                });
+            assert!(one <= other && other <= one + 2, "{made} {turn:?}: {written:?} {mirrored:?}");
+        }
+    }
+}
+
+/// A server whose clock was set back tells ramps in the wrong order: what was there is void, then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_servers_clock_was_set_back_a_ramp_voids_what_it_covers() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    keep(&store, &key("a"), 600_000, &["t"]).await;
+    let name = "test:t:t";
+    let token: String = server.command(&["GET", name]);
+    let later = Clock::system().now() * 1000 + 3_600_000_000;
+    let token = format!("{later:016x}{}", &token[16..]);
+    let () = server.command(&["SET", name, &token, "PX", "600000"]);
+    let () = server.command(&["PING"]);
+    let hardness = Hardness::Ramp(std::time::Duration::from_secs(3_600));
+    store.invalidate(Scope::Tags(&Tags::new(["t"])), hardness).await.unwrap();
+    let written: String = server.command(&["GET", name]);
+    assert!(written.len() == 32 && written[16..31] != token[16..31], "{written} after {token}");
+}
+
+/// What can't be read where a token should be is none: neither to a read, nor to a script that commits or softens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_another_version_is_no_token() {
+    let server = RedisServer::start();
+    let store = connect(server.url()).await;
+    let name = "test:t:t";
+    for odd in ["2", "1", "1zz", &format!("2{}", "0".repeat(32)), &format!("1{}", "0".repeat(31))] {
+        keep(&store, &key("a"), 600_000, &["t"]).await;
+        assert!(matches!(store.get(&key("a")).await, Ok(Lookup::Found(_))));
+        let token: String = server.command(&["GET", name]);
+        let () = server.command(&["SET", name, &format!("{}s{odd}", &token[..31]), "PX", "600000"]);
+        wait_until("it is void", async || !matches!(store.get(&key("a")).await, Ok(Lookup::Found(_)))).await;
+        let softened = store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Ramp(LEASE)).await;
+        assert_eq!(softened, Ok(()));
+        let written: String = server.command(&["GET", name]);
+        assert!(written.len() == 32 && written[16..31] != token[16..31], "{odd}: {written} after {token}");
+    }
 }

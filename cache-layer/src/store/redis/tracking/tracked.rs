@@ -134,9 +134,9 @@ impl<K: Hash + Ord + Clone, V, M: Map<K, Slot<V>>> Tracked<K, V, M> {
     pub(super) fn get<Q: Hash + Ord + ?Sized>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
-        V: Copy,
+        V: Clone,
     {
-        self.table.lock().slots.get(key)?.known().copied()
+        self.table.lock().slots.get(key)?.known().cloned()
     }
 
     /// Adds to what is known of `key`, if anything is.

@@ -29,8 +29,8 @@ pub(crate) async fn invalidate(
             unlink.arg(names.entry(&key)).arg(names.lease(&key));
             unlinked(names, driver, unlink, 2).await
         }
-        Scope::Tags(tags) => renew_tokens(names, driver, &scripts::INVALIDATE_TAG, tags.iter()).await,
-        Scope::Everything => renew_tokens(names, driver, &scripts::INVALIDATE_TAG, [EVERYTHING]).await,
+        Scope::Tags(tags) => renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), tags.iter()).await,
+        Scope::Everything => renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), [EVERYTHING]).await,
     }
 }
 
@@ -48,24 +48,30 @@ pub(crate) async fn invalidate_keys(
     marked::<OfTwo>(names, batch, keys.len(), driver).await
 }
 
-/// One soft invalidation, in one round trip.
-pub(crate) async fn soften(names: &Names, driver: &mut MultiplexedConnection, scope: Scope<'_>) -> RedisResult<Mark> {
+/// One soft invalidation, in one round trip: over so many milliseconds, or at once.
+pub(crate) async fn soften(
+    names: &Names,
+    driver: &mut MultiplexedConnection,
+    scope: Scope<'_>,
+    window: u64,
+) -> RedisResult<Mark> {
+    let over = &window.to_string()[..];
     match scope {
         Scope::Key(key) => {
             let key = key.primary();
             let mut batch = Batch::default();
-            batch.call(&scripts::SOFTEN_ENTRY, &[&names.entry(&key), &names.lease(&key)], &[]);
+            batch.soften_entry(&names.entry(&key), &names.lease(&key), window, key.id().turn());
             marked::<Flag>(names, batch, 1, driver).await
         }
-        Scope::Tags(tags) => renew_tokens(names, driver, &scripts::SOFTEN_TAG, tags.iter()).await,
-        Scope::Everything => renew_tokens(names, driver, &scripts::SOFTEN_TAG, [EVERYTHING]).await,
+        Scope::Tags(tags) => renew_tokens(names, driver, (&scripts::SOFTEN_TAG, &[over]), tags.iter()).await,
+        Scope::Everything => renew_tokens(names, driver, (&scripts::SOFTEN_TAG, &[over]), [EVERYTHING]).await,
     }
 }
 
 async fn renew_tokens<'a>(
     names: &Names,
     driver: &mut MultiplexedConnection,
-    script: &Script,
+    (script, more): (&Script, &[&str]),
     tags: impl IntoIterator<Item = &'a str>,
 ) -> RedisResult<Mark> {
     let mut batch = Batch::default();
@@ -73,8 +79,10 @@ async fn renew_tokens<'a>(
     batch.call(&scripts::NOTE_INVALIDATION, &[&names.last_invalidation()], &[]);
     let tags: Vec<&str> = tags.into_iter().collect();
     for tag in &tags {
-        let life = life_invalidated(tag).to_string();
-        batch.call(script, &[&names.tag(tag)], &[nonce().as_bytes(), life.as_bytes()]);
+        let (nonce, life) = (nonce(), life_invalidated(tag).to_string());
+        let arguments: Vec<&[u8]> =
+            [&nonce, &life[..]].iter().chain(more).map(|argument| argument.as_bytes()).collect();
+        batch.call(script, &[&names.tag(tag)], &arguments);
     }
     match marked::<Moment>(names, batch, tags.len() + 1, driver).await {
         Err(error) if is_out_of_memory(&error) => unlink_tags(names, driver, &tags).await,

@@ -6,8 +6,10 @@
 //! | `<prefix>:e:{<digest>}:<variant or ->:<readable>` | an entry |
 //! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or what came of it: see [`scripts`](super::scripts) |
 //! | `<prefix>:v:{<digest>}:-:<readable>` | which variants the entry leads to: their digests, one after the other |
-//! | `<prefix>:t:<tag>` | the tag's token |
+//! | `<prefix>:t:<tag>` | the tag's token, and behind it the [ramps](crate::ramp) that led to it |
 //! | `<prefix>:i` | when a tag was last invalidated |
+//! | `<prefix>:switches` | the operator's switches, and until when they are on |
+//! | `<prefix>:audit` | who changed what: a stream |
 //! | `<prefix>:id` | who served this data set last |
 //! | `<prefix>:mark` | what tells this data set from every other one |
 //!
@@ -41,6 +43,7 @@ pub(crate) enum Named<'a> {
     Entry(KeyId),
     Lease(KeyId),
     LastInvalidation,
+    Switches,
 }
 
 /// What there is of every key.
@@ -127,6 +130,14 @@ impl Names {
         self.beside_tags("i")
     }
 
+    pub(crate) fn switches(&self) -> String {
+        self.beside_tags("switches")
+    }
+
+    pub(crate) fn audit(&self) -> String {
+        self.beside_tags("audit")
+    }
+
     pub(crate) fn identity(&self, server: &str) -> String {
         self.beside_tags("id") + server
     }
@@ -143,6 +154,9 @@ impl Names {
     pub(crate) fn parse<'a>(&self, name: &'a [u8]) -> Option<Named<'a>> {
         if *name == *self.last_invalidation().as_bytes() {
             return Some(Named::LastInvalidation);
+        }
+        if *name == *self.switches().as_bytes() {
+            return Some(Named::Switches);
         }
         if let Some(tag) = name.strip_prefix(self.prefix.as_bytes()).and_then(|name| name.strip_prefix(b":t:")) {
             let tag = str::from_utf8(tag).ok()?.strip_prefix(&self.tags)?;

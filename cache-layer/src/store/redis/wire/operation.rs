@@ -24,6 +24,9 @@ pub(crate) enum Operation {
     SoftenTag,
     Unlink,
     SoftenEntry,
+    Switch,
+    Audit,
+    Audited,
     Scan,
     Asking,
     Ping,
@@ -32,7 +35,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// Each in the place of its number.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Get,
         Self::Claim,
         Self::Mget,
@@ -49,6 +52,9 @@ impl Operation {
         Self::SoftenTag,
         Self::Unlink,
         Self::SoftenEntry,
+        Self::Switch,
+        Self::Audit,
+        Self::Audited,
         Self::Scan,
         Self::Asking,
         Self::Ping,
@@ -72,6 +78,9 @@ impl Operation {
             Self::SoftenTag => ("PIPELINE", Some("soften_tag")),
             Self::Unlink => ("UNLINK", None),
             Self::SoftenEntry => ("EVALSHA", Some("soften_entry")),
+            Self::Switch => ("EVALSHA", Some("switch")),
+            Self::Audit => ("XADD", None),
+            Self::Audited => ("XREVRANGE", None),
             Self::Scan => ("SCAN", None),
             Self::Asking => ("ASKING", None),
             Self::Ping => ("PING", None),

@@ -9,7 +9,10 @@ use std::time::Duration;
 use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, RedisResult, Value};
 
 use super::errors::is_wrong_type;
-use crate::{hex, tag::TagToken};
+use crate::{
+    hex,
+    tag::{TagRecord, TagToken},
+};
 
 /// A string.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,6 +84,10 @@ pub(crate) enum Commit {
 pub(crate) struct Stamped {
     pub(crate) token: TagToken,
 }
+
+/// What the entries of a stream hold, each in one field.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Records(pub(crate) Vec<Vec<u8>>);
 
 /// A step of a `SCAN`: where the next one begins, and what was found.
 #[derive(Debug)]
@@ -197,7 +204,7 @@ reply!(Commit, |value| match value {
         let last = moment(&string(parts.next()?)?)?;
         let token = |part| match &string(part)?[..] {
             b"" => Some(None),
-            bytes => TagToken::parse(bytes).map(Some),
+            bytes => TagRecord::parse(bytes).map(|record| Some(record.token)),
         };
         Some(Self::Differs(last, parts.map(token).collect::<Option<_>>()?))
     }
@@ -206,7 +213,7 @@ reply!(Commit, |value| match value {
 reply!(Stamped, |value| match value {
     Value::Array(parts) => {
         let [token, created] = parts.try_into().ok()?;
-        let token = TagToken::parse(&string(token)?)?;
+        let token = TagRecord::parse(&string(token)?)?.token;
         flag(&created).map(|_| Self { token })
     }
     _ => None,
@@ -217,6 +224,22 @@ reply!(Scanned, |value| match value {
         let cursor = str::from_utf8(&string(cursor)?).ok()?.parse().ok()?;
         let Value::Array(names) = names else { return None };
         Some(Self { cursor, names: names.into_iter().map(string).collect::<Option<_>>()? })
+    }
+    _ => None,
+});
+
+reply!(Records, |value| match value {
+    Value::Array(entries) => {
+        let record = |entry| {
+            let Value::Array(parts) = entry else { return None };
+            let [id, fields] = parts.try_into().ok()?;
+            string(id)?;
+            let Value::Array(fields) = fields else { return None };
+            // Another program may have added others.
+            let [_, record] = fields.try_into().ok()?;
+            string(record)
+        };
+        entries.into_iter().map(record).collect::<Option<_>>().map(Self)
     }
     _ => None,
 });
@@ -321,6 +344,17 @@ mod tests {
             assert!(read::<Scanned>(&odd).is_err(), "{odd:?}");
         }
         assert!(read::<Stamped>(&array([bulk(&token), Value::Nil])).is_err());
+    }
+
+    #[test]
+    fn records_are_what_a_stream_has_in_its_field() {
+        let entry = |fields: Vec<Value>| array([array([bulk("1-0"), array(fields)])]);
+        assert_eq!(read::<Records>(&array([])).unwrap(), Records(vec![]));
+        assert_eq!(read::<Records>(&entry(vec![bulk("record"), bulk("a")])).unwrap(), Records(vec![b"a".to_vec()]));
+        assert!(read::<Records>(&entry(vec![bulk("record")])).is_err());
+        for value in no_answers() {
+            assert_eq!(read::<Records>(&value).is_ok(), value == array([]), "{value:?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     names::nonce,
     replies::{exactly, no_answer},
 };
-use crate::store::LeaseToken;
+use crate::{entry::SoftMark, ramp::Turn, store::LeaseToken};
 
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
@@ -30,6 +30,20 @@ macro_rules! script {
 macro_rules! now {
     () => {
         "local t = redis.call('TIME'); local now = string.format('%016x', t[1] * 1000000 + t[2]);"
+    };
+}
+
+/// Whether what is at a tag's name is a token, or one with what led to it behind it: [`TagRecord`](crate::tag::TagRecord). What
+/// is not is nothing, and overwritten.
+macro_rules! is_record {
+    () => {
+        "local function is_record(value)
+             if type(value) ~= 'string' or not value:sub(1, 32):find('^%x+[cis]$') then return false end;
+             if #value == 32 then return true end;
+             local ramps = (#value - 33) / 32;
+             return ramps >= 1 and ramps <= 8 and ramps % 1 == 0 and value:sub(32):find('^s1%x+$') ~= nil
+         end;
+        "
     };
 }
 
@@ -95,7 +109,9 @@ script! {
 /// tag, whose token was lost since. It says when the load began, so that a load that began before this one doubts it as well.
 macro_rules! compare {
     () => {
-        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
+        concat!(
+            is_record!(),
+            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
          if ARGV[2] ~= '' and redis.call('GETRANGE', KEYS[2], 4, 23) ~= ARGV[2] then
              redis.call('DEL', KEYS[1]);
              return 0
@@ -111,8 +127,8 @@ macro_rules! compare {
              local void = ARGV[5] == '1';
              for i = 1, count - 1 do
                  local token, at = redis.pcall('GET', KEYS[keys + i]), args + 5 * (i - 1);
-                 if type(token) ~= 'string' or #token ~= 32 or not token:find('^%x+[cis]$') then token = '' end;
-                 if token == ARGV[at + 1] then
+                 if not is_record(token) then token = '' end;
+                 if token:sub(1, 32) == ARGV[at + 1] then
                      kept[i] = at
                  elseif token == '' and ARGV[at + 2] == '1' then
                      made[i] = at;
@@ -129,6 +145,7 @@ macro_rules! compare {
              end
          end;
         "
+        )
     };
 }
 
@@ -220,8 +237,9 @@ script! {
     ///
     /// A token's life is extended by more than it must be: extending it wakes everybody who tracks it.
     STAMP = concat!(
+        is_record!(),
         "local token = redis.pcall('GET', KEYS[1]);",
-        "if type(token) == 'string' and #token == 32 and token:find('^%x+[cis]$') then",
+        "if is_record(token) then",
         "  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end;",
         "  return {token, 0}",
         "end;",
@@ -242,31 +260,76 @@ script! {
 }
 
 script! {
-    /// KEYS tag. ARGV chance, milliseconds. Gives the tag a new token of the same line; of a line of its own, if there was
-    /// none: what had carried it is void, and stays so.
+    /// KEYS tag. ARGV chance, milliseconds, over how many milliseconds (0: at once). Gives the tag a new token of the same line; of a
+    /// line of its own, if there was none: what had carried it is void, and stays so. The same where the clock was set back
+    /// since: ramps are told apart by their times.
+    ///
+    /// The ramps that still count are behind the token, as [`Ramps::with`](crate::ramp::Ramps) has them.
     SOFTEN_TAG = concat!(
+        is_record!(),
         now!(),
-        "local token, line, life = redis.pcall('GET', KEYS[1]), ARGV[1], tonumber(ARGV[2]);",
-        "if type(token) == 'string' and #token == 32 and token:find('^%x+[cis]$') then",
-        "  line = token:sub(17, 31);",
-        // The entries live on, and so must the token.
-        "  life = math.max(life, redis.call('PTTL', KEYS[1]))",
-        "end;",
-        "redis.call('SET', KEYS[1], now .. line .. 's', 'PX', string.format('%d', life));",
-        "return now"
+        "local before, line, life, window = redis.pcall('GET', KEYS[1]), ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]);
+         local at, ramps = t[1] * 1000000 + t[2], {};
+         if is_record(before) then
+             -- The entries live on, and so must the token.
+             life = math.max(life, redis.call('PTTL', KEYS[1]));
+             if before:sub(1, 16) < now then
+                 line = before:sub(17, 31);
+                 for ramp in before:sub(34):gmatch(('%x'):rep(32)) do
+                     local time = tonumber(ramp:sub(1, 16), 16);
+                     local start = time - tonumber(ramp:sub(17, 24), 16) * 1000;
+                     local stop = start + tonumber(ramp:sub(25, 32), 16) * 1000;
+                     if stop <= at then ramps = {} end;
+                     ramps[#ramps + 1] = {time, start, stop}
+                 end;
+                 if #before == 32 and before:sub(32) == 's' then
+                     local time = tonumber(before:sub(1, 16), 16);
+                     ramps[1] = {time, time, time}
+                 end
+             else
+                 window = 0
+             end;
+             if before:sub(32, 32) == 'c' or before:sub(32, 32) == 'i' then ramps = {} end
+         else
+             window = 0
+         end;
+         ramps[#ramps + 1] = {at, at, at + window * 1000};
+         while #ramps > 8 do
+             local oldest, next = ramps[1], ramps[2];
+             table.remove(ramps, 1);
+             next[2], next[3] = math.min(oldest[2], next[2]), math.min(oldest[3], next[3])
+         end;
+         local value = now .. line .. 's';
+         if window > 0 then
+             value = value .. '1';
+             for _, ramp in ipairs(ramps) do
+                 local lead = math.ceil((ramp[1] - ramp[2]) / 1000);
+                 local span = math.floor((ramp[3] - (ramp[1] - lead * 1000)) / 1000);
+                 value = value .. string.format('%016x%08x%08x', ramp[1], lead, math.max(span, 0))
+             end
+         end;
+         redis.call('SET', KEYS[1], value, 'PX', string.format('%d', life));
+         return now"
     )
 }
 
 script! {
-    /// KEYS entry, lease. Drops the lease and marks the entry, in the place that its envelope has for that; what has no
-    /// such place is deleted.
+    /// KEYS entry, lease. ARGV the milliseconds until the turn of the key, and, in the form of a mark, when ramps begin to count,
+    /// and the first mark that is none of theirs; or nothing: at once. Drops the lease and marks the entry, in the place that
+    /// its envelope has for that; what has no such place is deleted. As [`SoftMark`](crate::entry::SoftMark) says.
     SOFTEN_ENTRY = "redis.call('DEL', KEYS[2]);
                     local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
                     if head == '' then return 0 end;
                     if type(head) ~= 'string' or #head < 8 or head:sub(1, 4) ~= 'CLE\\002' then
                         return redis.call('DEL', KEYS[1])
                     end;
-                    local mark = math.max(redis.call('TIME')[1] + 1, struct.unpack('>I4', head, 5) + 1);
+                    local t, known = redis.call('TIME'), struct.unpack('>I4', head, 5);
+                    local mark = math.max(t[1] + 1, known + 1);
+                    if ARGV[1] and known < tonumber(ARGV[3]) then
+                        local turn = math.floor(t[1] + (t[2] / 1000 + ARGV[1]) / 1000) - ARGV[2];
+                        if known > 0 then turn = math.min(turn, known - 1) end;
+                        if turn < tonumber(ARGV[3]) then mark = math.max(turn, 1) end
+                    end;
                     redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
                     return 1"
 }
@@ -331,6 +394,51 @@ script! {
     )
 }
 
+script! {
+    /// KEYS switches. ARGV the name of a switch, nothing or `off `, and for how many milliseconds. Each line of the value is
+    /// `<name> <until>`, or `<name> off <until>` for as long as others may take it to be on.
+    SWITCH = "local t = redis.call('TIME');
+              local now = t[1] * 1000 + math.floor(t[2] / 1000);
+              local lines, last = {}, 0;
+              local keep = function(line, till)
+                  lines[#lines + 1] = line;
+                  last = math.max(last, till)
+              end;
+              local till = now + ARGV[3];
+              keep(string.format('%s %s%d', ARGV[1], ARGV[2], till), till);
+              local known = redis.pcall('GET', KEYS[1]);
+              if type(known) ~= 'string' then known = '' end;
+              for line in known:gmatch('[^\\n]+') do
+                  local name, till = line:match('^([%l-]+) [of ]*(%d+)$');
+                  if name and name ~= ARGV[1] and tonumber(till) > now then keep(line, tonumber(till)) end
+              end;
+              redis.call('SET', KEYS[1], table.concat(lines, '\\n'), 'PX', string.format('%d', last - now));
+              return 1"
+}
+
+script! {
+    /// KEYS entry. ARGV tag. Returns whether the entry carries it, by the tags behind its key: each has a length, 256 bytes at most,
+    /// and a token of 32.
+    CARRIES = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 93);
+               if type(head) ~= 'string' or #head < 94 or head:sub(1, 4) ~= 'CLE\\2' then return 0 end;
+               local number = function(text, from, till)
+                   local sum = 0;
+                   for i = from, till do sum = sum * 256 + text:byte(i) end;
+                   return sum
+               end;
+               local tags = number(head, 81, 82);
+               if tags == 0 or head:byte(87) >= 128 then return 0 end;
+               local from = 94 + number(head, 77, 80);
+               local region, at = redis.call('GETRANGE', KEYS[1], from, from + 290 * tags - 1), 1;
+               for i = 1, tags do
+                   if at + 1 > #region then return 0 end;
+                   local length = number(region, at, at + 1);
+                   if region:sub(at + 2, at + 1 + length) == ARGV[1] then return 1 end;
+                   at = at + 2 + length + 32
+               end;
+               return 0"
+}
+
 /// Makes the server know every script, so that a call is its digest and not its text.
 pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
@@ -348,6 +456,8 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &CANONICAL_KEY,
         &NOTE_INVALIDATION,
         &LAST_INVALIDATION,
+        &SWITCH,
+        &CARRIES,
         &IDENTIFY,
     ] {
         script.load_async(driver).await?;
@@ -396,6 +506,15 @@ impl Batch {
         self.call(&STAMP, &[tag], &[nonce.as_bytes(), least, made, extended]);
     }
 
+    /// Softens the entry at `name`, whose key has that turn, over so many milliseconds, and drops its lease.
+    pub(crate) fn soften_entry(&mut self, name: &str, lease: &str, window: u64, turn: Turn) {
+        let offset = SoftMark::offset(window, turn).to_string();
+        let (epoch, first) = (SoftMark::RAMP_EPOCH.to_string(), SoftMark::FIRST_TIME.to_string());
+        let ramp = [offset.as_bytes(), epoch.as_bytes(), first.as_bytes()];
+        let arguments = if window < SoftMark::SHORTEST { &[][..] } else { &ramp };
+        self.call(&SOFTEN_ENTRY, &[name, lease], arguments);
+    }
+
     /// Reads the values of all these names.
     pub(crate) fn values<N: ToRedisArgs>(&mut self, names: impl IntoIterator<Item = N>) {
         let command = self.cmd("MGET", Expected::Reply);
@@ -440,6 +559,22 @@ impl Batch {
     /// What time it is.
     pub(crate) fn time(&mut self) {
         self.cmd("TIME", Expected::Reply);
+    }
+
+    /// Adds a record to the stream at `name`, which has so many at most, and is gone after so many milliseconds without one.
+    pub(crate) fn append(&mut self, name: &str, cap: usize, record: &[u8], life: u64) {
+        self.cmd("XADD", Expected::Reply).arg(name).arg("MAXLEN").arg(cap).arg("*").arg("record").arg(record);
+        self.cmd("PEXPIRE", Expected::Number).arg(name).arg(life);
+    }
+
+    /// The last records of the stream at `name`.
+    pub(crate) fn last(&mut self, name: &str, most: usize) {
+        self.cmd("XREVRANGE", Expected::Reply).arg(name).arg("+").arg("-").arg("COUNT").arg(most);
+    }
+
+    /// Whether each entry carries `tag`.
+    pub(crate) fn carries(&mut self, name: &[u8], tag: &str) {
+        self.cmd("EVALSHA", Expected::Reply).arg(CARRIES.get_hash()).arg(1).arg(name).arg(tag);
     }
 
     /// Has the next call's reads tracked, where the server tracks at all.

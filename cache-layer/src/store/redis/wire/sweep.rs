@@ -13,7 +13,7 @@ use super::{
     errors::is_not_allowed,
     invalidation::invalidate,
     names::{Kind, Names},
-    replies::{Bulk, Count, Scanned, exactly, no_answer},
+    replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
     scripts::{self, Batch},
 };
 use crate::{
@@ -39,10 +39,25 @@ pub(crate) async fn delete_matching(
     deleted: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    let mut sweep = Sweep { names, pattern, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP };
+    swept(Sweep { names, pattern, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP }).await
+}
+
+/// As [`delete_matching`], but makes the entries stale, over so many milliseconds; variants are, with what leads to them.
+pub(crate) async fn soften_matching(
+    names: &Names,
+    pattern: &Pattern,
+    window: u64,
+    softened: &mut (dyn FnMut(KeyId) + Send),
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<u64> {
+    swept(Sweep { names, pattern, purpose: Purpose::Soften(window, softened), driver, step: FIRST_STEP }).await
+}
+
+async fn swept(mut sweep: Sweep<'_>) -> RedisResult<u64> {
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // Kept, it would be refused for ever, and nothing would be read again.
+            let Sweep { names, pattern, driver, .. } = sweep;
             tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
             invalidate(names, driver, Scope::Everything).await.map(|_| 0)
         }
@@ -59,11 +74,22 @@ pub(crate) async fn count_matching(
     Sweep { names, pattern, purpose: Purpose::Count, driver, step: FIRST_STEP }.pass(Kind::Entry).await
 }
 
+/// How many primary keys have an entry on one server that carries `tag`; nothing is changed.
+pub(crate) async fn count_carrying(names: &Names, tag: &str, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
+    let every = Pattern::new("*");
+    let purpose = Purpose::CountCarrying(tag);
+    Sweep { names, pattern: &every, purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await
+}
+
 /// What becomes of the entries that match.
 enum Purpose<'a> {
     /// They are deleted, and this is told of each as soon as it is.
     Delete(&'a mut (dyn FnMut(KeyId) + Send)),
+    /// They are marked, over so many milliseconds, and this is told of each as soon as it is.
+    Soften(u64, &'a mut (dyn FnMut(KeyId) + Send)),
     Count,
+    /// Those that carry the tag are counted.
+    CountCarrying(&'a str),
 }
 
 struct Sweep<'a> {
@@ -131,11 +157,24 @@ impl Sweep<'_> {
         let matching = self.matching(kind, found).await?;
         let dealt_with = match self.purpose {
             Purpose::Count => Ok(matching.iter().filter(|(_, id)| !id.is_variant()).count() as u64),
-            Purpose::Delete(_) if matching.is_empty() => return Ok(0),
-            Purpose::Delete(_) => self.delete(kind, &matching).await,
+            Purpose::CountCarrying(tag) => self.count_carrying(&matching, tag).await,
+            Purpose::Delete(_) | Purpose::Soften(..) if matching.is_empty() => return Ok(0),
+            Purpose::Soften(window, _) if kind == Kind::Entry => self.soften(window, &matching).await,
+            Purpose::Delete(_) | Purpose::Soften(..) => self.delete(kind, &matching).await,
         };
         self.pace(begun.elapsed()).await;
         dealt_with
+    }
+
+    async fn count_carrying(&mut self, matching: &[(&[u8], KeyId)], tag: &str) -> RedisResult<u64> {
+        let mut batch = Batch::default();
+        let primaries: Vec<&[u8]> = matching.iter().filter(|(_, id)| !id.is_variant()).map(|(name, _)| *name).collect();
+        if primaries.is_empty() {
+            return Ok(0);
+        }
+        primaries.iter().for_each(|name| batch.carries(name, tag));
+        let carry: Vec<Flag> = exactly(primaries.len(), in_time(batch.run(self.driver)).await?)?;
+        Ok(carry.iter().filter(|Flag(carries)| *carries).count() as u64)
     }
 
     async fn matching<'n>(&mut self, kind: Kind, found: &'n [Vec<u8>]) -> RedisResult<Vec<(&'n [u8], KeyId)>> {
@@ -172,6 +211,26 @@ impl Sweep<'_> {
             matching.iter().for_each(|(_, id)| deleted(*id));
         }
         Ok(deleted)
+    }
+
+    async fn soften(&mut self, window: u64, matching: &[(&[u8], KeyId)]) -> RedisResult<u64> {
+        let primaries: Vec<_> = matching.iter().filter(|(_, id)| !id.is_variant()).collect();
+        if primaries.is_empty() {
+            return Ok(0);
+        }
+        let (entries, leases) = (self.names.of_kind(Kind::Entry), self.names.of_kind(Kind::Lease));
+        let mut batch = Batch::default();
+        for (name, id) in &primaries {
+            let rest = name.strip_prefix(entries.as_bytes()).and_then(|rest| str::from_utf8(rest).ok());
+            // Of our own names, every one is.
+            let rest = rest.ok_or_else(no_answer)?;
+            batch.soften_entry(&format!("{entries}{rest}"), &format!("{leases}{rest}"), window, id.turn());
+        }
+        let softened: Vec<Flag> = exactly(primaries.len(), in_time(batch.run(self.driver)).await?)?;
+        if let Purpose::Soften(_, told) = &mut self.purpose {
+            primaries.iter().for_each(|(_, id)| told(*id));
+        }
+        Ok(softened.iter().filter(|Flag(there)| *there).count() as u64)
     }
 
     /// Those of the `capped` names whose entry says that it matches.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use cache_layer::Coding;
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Meter},
 };
+
+use crate::coding::Coding;
 
 pub(super) struct EncodingMetrics {
     encoded: Counter<u64>,

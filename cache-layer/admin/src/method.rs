@@ -1,0 +1,175 @@
+//! `PURGE` as a method on the application's own port, where a rule allows it.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    task::{self, Poll},
+};
+
+use axum::extract::ConnectInfo;
+use futures_util::future::{BoxFuture, Either};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    access::{Token, bearer, is_direct, is_from_elsewhere},
+    api::purge_url,
+    state::Context,
+};
+
+/// Where `PURGE` is taken as a method, and from whom. Without one, it is nowhere.
+///
+/// ```
+/// use cache_layer_admin::PurgeRule;
+///
+/// // `PURGE /api/products/42`, from this machine or with the token.
+/// let rule = PurgeRule::under("/api/").from_this_machine();
+/// // With the token alone.
+/// let rule = PurgeRule::under("/");
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "it does nothing until it is given to `Admin::router_and_purge_layer`"]
+pub struct PurgeRule {
+    prefix: Arc<str>,
+    from_this_machine: bool,
+}
+
+impl PurgeRule {
+    /// For paths that begin so, with the [token](crate::Admin::token) as `Authorization: Bearer …`. Without a token set, nobody has it.
+    pub fn under(prefix: impl AsRef<str>) -> Self {
+        Self { prefix: prefix.as_ref().into(), from_this_machine: false }
+    }
+
+    /// Clients on this machine need no token: those whose connection is from a loopback address, by the
+    /// `ConnectInfo<SocketAddr>` among the extensions of the request, and that do not come by a proxy.
+    pub fn from_this_machine(mut self) -> Self {
+        self.from_this_machine = true;
+        self
+    }
+}
+
+/// Takes `PURGE` for what the [rules](PurgeRule) are for, and passes everything else on; made by
+/// [`Admin::router_and_purge_layer`](crate::Admin::router_and_purge_layer). It belongs outside of the cache, and outside of what is not to see `PURGE`.
+///
+/// What is stored for the URL is void with all its variants, as with `POST /api/purge`, and the audit has it. The answer has no
+/// content: 200; 202 if the store could not be told yet, so that it is told later; 401 or 403 if the rule does not allow it.
+/// `PURGE` of other paths goes to the application, as before.
+#[derive(Clone)]
+pub struct PurgeLayer {
+    context: Context,
+    rules: Arc<[PurgeRule]>,
+}
+
+impl PurgeLayer {
+    pub(crate) fn new(context: Context, rules: impl IntoIterator<Item = PurgeRule>) -> Self {
+        Self { context, rules: rules.into_iter().collect() }
+    }
+
+    /// The rule for a request, if it is one to purge.
+    fn rule<B>(&self, request: &Request<B>) -> Option<&PurgeRule> {
+        if request.method().as_str() != "PURGE" {
+            return None;
+        }
+        let path = request.uri().path();
+        self.rules.iter().find(|rule| path.starts_with(&*rule.prefix))
+    }
+}
+
+impl fmt::Debug for PurgeLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PurgeLayer").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for PurgeLayer {
+    type Service = PurgeService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PurgeService { inner, layer: self.clone() }
+    }
+}
+
+/// A service before which `PURGE` is taken, made by [`PurgeLayer`].
+#[derive(Clone, Debug)]
+pub struct PurgeService<S> {
+    inner: S,
+    layer: PurgeLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for PurgeService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: 'static,
+    R: Default + 'static,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response<R>, S::Error>>>;
+
+    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Some(rule) = self.layer.rule(&request) else { return Either::Left(self.inner.call(request)) };
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
+        let refused = refusal(rule, self.layer.context.0.token.as_ref(), peer, request.headers());
+        let url = url(request.uri(), request.headers());
+        let context = self.layer.context.clone();
+        Either::Right(Box::pin(async move {
+            let status = match (refused, url) {
+                (Some(status), _) => status,
+                (None, None) => StatusCode::BAD_REQUEST,
+                (None, Some(url)) => purged(&context, &url, peer).await,
+            };
+            let mut response = Response::new(R::default());
+            *response.status_mut() = status;
+            let headers = response.headers_mut();
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            if status == StatusCode::UNAUTHORIZED {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Ok(response)
+        }))
+    }
+}
+
+async fn purged(context: &Context, url: &str, peer: Option<SocketAddr>) -> StatusCode {
+    match purge_url(context, url, peer.map(|peer| peer.ip().to_string())).await {
+        Ok(true) => StatusCode::OK,
+        Ok(false) => StatusCode::ACCEPTED,
+        Err(problem) => problem.status(),
+    }
+}
+
+/// Why a request may not purge, if it may not.
+fn refusal(
+    rule: &PurgeRule,
+    token: Option<&Token>,
+    peer: Option<SocketAddr>,
+    headers: &HeaderMap,
+) -> Option<StatusCode> {
+    // A browser says so of what a page of another site asks for. There is no page that purges, so that an origin is none of ours.
+    if is_from_elsewhere(headers) || headers.contains_key(header::ORIGIN) {
+        return Some(StatusCode::FORBIDDEN);
+    }
+    match (token, bearer(headers)) {
+        (Some(token), Some(given)) if token.is(given) => None,
+        (_, None) if rule.from_this_machine && is_direct(peer, headers) => None,
+        (Some(_), _) => Some(StatusCode::UNAUTHORIZED),
+        (None, _) => Some(StatusCode::FORBIDDEN),
+    }
+}
+
+/// What a request names, as an absolute URL.
+fn url(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let host = match uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => headers.get(header::HOST)?.to_str().ok()?,
+    };
+    Some(format!("{}://{host}{path}", uri.scheme_str().unwrap_or("http")))
+}

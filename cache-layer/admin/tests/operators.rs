@@ -1,0 +1,349 @@
+//! What an operator relies on, over real stores: the audit of a fleet, what a purge reaches, `PURGE`, and how much room is needed.
+
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use axum::{Router, body::Body, extract::ConnectInfo};
+use cache_layer::{
+    Cache, CacheLayer, Inspected, Key,
+    store::{MemoryStore, RedisStore},
+};
+use cache_layer_admin::{Admin, PurgeRule, Recorder};
+use futures_util::{StreamExt as _, stream};
+use http::{Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tests::RedisServer;
+use tower::ServiceExt as _;
+
+const TOKEN: &str = "0123456789abcdef-admin";
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// One process of a fleet: its cache, and the operator's side of it.
+struct Process {
+    cache: Cache,
+    admin: Router,
+}
+
+impl Process {
+    fn over(cache: Cache, known: impl FnOnce(Admin) -> Admin) -> Self {
+        let layer = CacheLayer::new(cache.clone());
+        let admin = known(Admin::new(cache.clone()).layer("all", &layer)).token(TOKEN).unwrap().router();
+        Self { cache, admin }
+    }
+
+    async fn with(server: &RedisServer) -> Self {
+        let store = RedisStore::builder(server.url())
+            .prefix("fleet")
+            .operation_timeout(Duration::from_secs(10))
+            .build()
+            .unwrap();
+        assert!(store.wait_connected(MINUTE).await);
+        Self::over(Cache::builder(store.clone()).switches(true).build(), |admin| admin.redis(store))
+    }
+
+    async fn send(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &Value) -> (StatusCode, Value) {
+        let mut request = Request::builder().method(method).uri(target);
+        request = request.header("authorization", format!("Bearer {TOKEN}")).header("content-type", "application/json");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let response = self.admin.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let (status, body) = (response.status(), response.into_body().collect().await.unwrap().to_bytes());
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    async fn purge(&self, body: &Value, fields: &[(&str, &str)]) -> Value {
+        let (status, answer) = self.send("POST", "/api/purge", fields, body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    }
+
+    async fn audit(&self) -> Vec<Value> {
+        let (status, answer) = self.send("GET", "/api/audit?by=api&limit=10000", &[], &Value::Null).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer.as_array().unwrap().clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_is_of_the_fleet_and_outlives_its_processes() {
+    let server = RedisServer::start();
+    let here = Process::with(&server).await;
+    let body = json!({"tag": "product:42", "actor": "ada", "reason": "wrong price"});
+    here.purge(&body, &[]).await;
+    here.send("POST", "/api/switches", &[], &json!({"switch": "stop-fills", "seconds": 60, "actor": "bob"})).await;
+    drop(here);
+    let there = Process::with(&server).await;
+    there.purge(&json!({"all": true, "actor": "eve"}), &[]).await;
+    let told = there.audit().await;
+    let told: Vec<_> =
+        told.iter().map(|one| ["actor", "kind", "what", "mode", "reason"].map(|name| &one[name])).collect();
+    let null = &Value::Null;
+    let expected = [
+        [&json!("eve"), &json!("all"), &json!("everything"), &json!("hard"), null],
+        [&json!("bob"), &json!("switch"), &json!("stop-fills"), &json!("on"), null],
+        [&json!("ada"), &json!("tag"), &json!("product:42"), &json!("hard"), &json!("wrong price")],
+    ];
+    assert_eq!(told, expected);
+    // For people with nothing but redis-cli.
+    let raw: Vec<redis::Value> = server.command(&["XREVRANGE", "fleet:audit", "+", "-"]);
+    assert_eq!(raw.len(), 3);
+    assert!(format!("{raw:?}").contains("wrong price"));
+    let left: i64 = server.command(&["TTL", "fleet:audit"]);
+    assert!(left > 0, "it goes by itself: {left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_audited_purges_stay_within_the_cap() {
+    let server = RedisServer::start();
+    let process = Process::with(&server).await;
+    for _ in 0..50 {
+        process.purge(&json!({"tag": "of-the-api"}), &[]).await;
+    }
+    let record = |number: u64| {
+        json!({"id": number, "process": "another", "at": number, "by": "api", "kind": "tag", "what": "t", "mode": "hard", "delivered": true}).to_string()
+    };
+    let added = stream::iter(0..100_000_u64).map(|number| {
+        let (cache, record) = (process.cache.clone(), record(number));
+        async move { cache.audit(record.as_bytes()).await }
+    });
+    assert!(added.buffer_unordered(500).all(async |added| added == Ok(true)).await);
+    let kept: u64 = server.command(&["XLEN", "fleet:audit"]);
+    assert_eq!(kept, 10_000);
+    let memory: u64 = server.command(&["MEMORY", "USAGE", "fleet:audit"]);
+    println!("10,000 records take {memory} bytes");
+    assert!(memory < 4_000_000, "{memory}");
+    let (status, _) = process.send("GET", "/api/audit", &[], &Value::Null).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_the_audit_is_that_of_the_process_and_is_shown() {
+    let mut server = RedisServer::start();
+    let process = Process::with(&server).await;
+    process.purge(&json!({"tag": "before"}), &[]).await;
+    server.kill();
+    let purged = process.purge(&json!({"tag": "meanwhile", "actor": "ada"}), &[]).await;
+    assert_eq!(purged["delivered"], false, "{purged}");
+    let told: Vec<Value> = process.audit().await.iter().map(|one| one["what"].clone()).collect();
+    assert_eq!(told, ["meanwhile", "before"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_that_is_sent_again_to_another_process_purges_nothing_again() {
+    let server = RedisServer::start();
+    let (here, there) = (Process::with(&server).await, Process::with(&server).await);
+    let (body, key) = (json!({"tag": "product:42", "actor": "ada"}), [("idempotency-key", "once")]);
+    let first = here.purge(&body, &key).await;
+    let since = here.cache.inspect_tag("product:42").await.unwrap().unwrap().since;
+    let again = there.purge(&body, &key).await;
+    assert_eq!((&again["id"], &again["delivered"]), (&first["id"], &json!(true)));
+    assert_eq!(there.cache.inspect_tag("product:42").await.unwrap().unwrap().since, since);
+    assert_eq!(there.audit().await.len(), 1);
+    let (status, _) = there.send("POST", "/api/purge", &key, &json!({"tag": "another"})).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    // What it is known by is nobody else's business.
+    assert!(there.audit().await[0].get("asked").is_none());
+}
+
+const ENTRIES: usize = 100_000;
+
+fn key(number: usize) -> Key {
+    Key::new([if number.is_multiple_of(4) { "quarter" } else { "rest" }, &format!(":{number}")])
+}
+
+/// Sets these of the entries: a quarter of all under one name, and every tenth with a tag.
+async fn fill(cache: &Cache, numbers: impl Iterator<Item = usize>) {
+    let set = stream::iter(numbers).map(|number| {
+        let cache = cache.clone();
+        let tags: &[&str] = if number % 10 == 0 { &["all", "tenth"] } else { &["all"] };
+        async move { cache.set(key(number), &number).ttl(60 * MINUTE).tags(tags).await }
+    });
+    assert!(set.buffer_unordered(200).all(async |set| set.is_ok()).await);
+}
+
+/// Which of them are not there.
+async fn missing(cache: &Cache) -> Vec<usize> {
+    let looked = stream::iter(0..ENTRIES).map(|number| {
+        let cache = cache.clone();
+        async move {
+            let there = matches!(cache.inspect(&key(number)).await, Ok(Inspected::Entry(..)));
+            (!there).then_some(number)
+        }
+    });
+    looked.buffer_unordered(200).filter_map(async |missing| missing).collect().await
+}
+
+/// What a purge foretells is what it hits, within 5 % of it.
+async fn foretells(process: &Process, over_redis: bool) {
+    let mut gone: Vec<usize> = (0..ENTRIES).collect();
+    for target in ["tag", "pattern", "all"] {
+        fill(&process.cache, gone.into_iter()).await;
+        assert_eq!(process.cache.count_all().await, Ok(Some(ENTRIES as u64)));
+        let body = match target {
+            "tag" => json!({"tag": "tenth"}),
+            "pattern" => json!({"pattern": "quarter:*"}),
+            _ => json!({"all": true}),
+        };
+        let mut dry = body.clone();
+        dry["dry_run"] = json!(true);
+        let foretold = process.purge(&dry, &[]).await["matched"].as_u64().expect("a number");
+        let told = process.purge(&body, &[]).await["matched"].as_u64();
+        gone = missing(&process.cache).await;
+        let hit = gone.len() as u64;
+        println!("{target}: {foretold} foretold, {told:?} told, {hit} hit");
+        assert!(hit > 0 && foretold.abs_diff(hit) * 20 <= hit, "{target}: {foretold} for {hit}");
+        // Over Redis, only a pattern looks at every key.
+        let expected = (!over_redis || target == "pattern").then_some(foretold);
+        assert_eq!(told, expected, "{target}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_memory_a_purge_hits_what_was_foretold() {
+    foretells(&Process::over(Cache::new(MemoryStore::new(256 << 20)), |admin| admin), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_redis_a_purge_hits_what_was_foretold() {
+    let server = RedisServer::start();
+    let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
+    assert!(store.wait_connected(MINUTE).await);
+    foretells(&Process::over(Cache::new(store.clone()), |admin| admin.redis(store)), true).await;
+}
+
+/// An application with a cache that says `max-age=60`, and takes `PURGE` as `rules` say.
+fn shop(rules: Vec<PurgeRule>, token: bool) -> (Cache, Router, Router) {
+    let cache = Cache::new(MemoryStore::new(1 << 20));
+    let layer = CacheLayer::new(cache.clone());
+    let admin = Admin::new(cache.clone()).layer("all", &layer);
+    let admin = if token { admin.token(TOKEN).unwrap() } else { admin };
+    let (admin, purge) = admin.router_and_purge_layer(rules);
+    let answer = async || ([(header::CACHE_CONTROL, "max-age=60")], "content");
+    let app = Router::new().route("/api/a", axum::routing::get(answer)).route("/b", axum::routing::get(answer));
+    (cache, app.layer(layer).layer(purge), admin)
+}
+
+async fn ask(app: &Router, method: &str, path: &str, fields: &[(&str, &str)]) -> http::Response<Body> {
+    ask_from("127.0.0.1:5000", app, method, path, fields).await
+}
+
+async fn ask_from(peer: &str, app: &Router, method: &str, path: &str, fields: &[(&str, &str)]) -> http::Response<Body> {
+    let peer: SocketAddr = peer.parse().unwrap();
+    let mut request = Request::builder().method(method).uri(path).extension(ConnectInfo(peer));
+    request = request.header("host", "shop.example");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+}
+
+/// Whether `path` is answered from the cache.
+async fn is_stored(cache: &Cache, app: &Router, path: &str) -> bool {
+    let response = ask(app, "GET", path, &[]).await;
+    let stored = response.headers()["x-cache"] == "HIT";
+    response.into_body().collect().await.unwrap();
+    assert!(cache.drain(MINUTE).await);
+    stored
+}
+
+#[tokio::test]
+async fn purge_as_a_method_is_taken_where_a_rule_allows_it_and_nowhere_else() {
+    let bearer = ("authorization", &*format!("Bearer {TOKEN}"));
+    let (cache, app, admin) = shop(vec![PurgeRule::under("/api/")], true);
+    for path in ["/api/a", "/b"] {
+        is_stored(&cache, &app, path).await;
+        assert!(is_stored(&cache, &app, path).await);
+    }
+    for (fields, status) in [
+        (vec![], 401),
+        (vec![("authorization", "Bearer 0123456789abcdef-wrong")], 401),
+        (vec![bearer, ("origin", "http://shop.example")], 403),
+        (vec![bearer, ("sec-fetch-site", "cross-site")], 403),
+    ] {
+        assert_eq!(ask(&app, "PURGE", "/api/a", &fields).await.status(), status, "{fields:?}");
+    }
+    assert!(is_stored(&cache, &app, "/api/a").await);
+    let purged = ask(&app, "PURGE", "/api/a", &[bearer]).await;
+    assert_eq!((purged.status().as_u16(), &purged.headers()["cache-control"]), (200, &"no-store".parse().unwrap()));
+    assert!(!is_stored(&cache, &app, "/api/a").await);
+    // No rule is for it: the application is asked, which knows no such method.
+    assert_eq!(ask(&app, "PURGE", "/b", &[bearer]).await.status(), 405);
+    assert!(is_stored(&cache, &app, "/b").await);
+    let records = ask(&admin, "GET", "/api/audit?by=method", &[bearer]).await.into_body().collect().await.unwrap();
+    let records: Value = serde_json::from_slice(&records.to_bytes()).unwrap();
+    assert_eq!((&records[0]["what"], &records[0]["from"]), (&json!("http://shop.example/api/a"), &json!("127.0.0.1")));
+    assert_eq!(records.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn purge_without_a_token_is_for_this_machine_alone_where_a_rule_says_so() {
+    let (cache, app, _) = shop(vec![PurgeRule::under("/").from_this_machine()], false);
+    is_stored(&cache, &app, "/b").await;
+    assert_eq!(ask_from("10.0.0.7:5000", &app, "PURGE", "/b", &[]).await.status(), 403);
+    assert_eq!(ask(&app, "PURGE", "/b", &[("x-forwarded-for", "10.0.0.7")]).await.status(), 403);
+    assert_eq!(ask(&app, "PURGE", "/b", &[("authorization", "Bearer x")]).await.status(), 403);
+    assert!(is_stored(&cache, &app, "/b").await);
+    assert_eq!(ask(&app, "PURGE", "/b", &[]).await.status(), 200);
+    assert!(!is_stored(&cache, &app, "/b").await);
+    let (cache, app, _) = shop(vec![], true);
+    is_stored(&cache, &app, "/b").await;
+    assert_eq!(ask(&app, "PURGE", "/b", &[]).await.status(), 405);
+    assert!(is_stored(&cache, &app, "/b").await);
+}
+
+/// Of numbers, as good as random (SplitMix64).
+fn mixed(number: u64) -> u64 {
+    let mut hash = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+/// A memory of so many bytes, asked for keys of a Zipf mix: its hit ratio after the first half of it, and what was told of twice the size.
+async fn run(bytes: u64) -> (f64, f64) {
+    const KEYS: u64 = 15_000;
+    const TIMES: u64 = 60_000;
+    let recorder = Recorder::with_sizing();
+    let store = MemoryStore::new(bytes);
+    let cache = Cache::builder(store.clone()).observer(recorder.clone()).build();
+    let mut sum = 0.0;
+    let sums: Vec<f64> = (1..=KEYS)
+        .map(|rank| {
+            sum += (rank as f64).powf(-0.9);
+            sum
+        })
+        .collect();
+    let mut half = 0;
+    for time in 0..TIMES {
+        if time == TIMES / 2 {
+            half = cache.counts().hits;
+        }
+        let wanted = mixed(time) as f64 / u64::MAX as f64 * sum;
+        let rank = sums.partition_point(|below| *below < wanted);
+        let load = async || Ok::<_, Infallible>("x".repeat(200));
+        cache.get_or_load(("product", rank), load).await.unwrap();
+    }
+    let ratio = (cache.counts().hits - half) as f64 / (TIMES / 2) as f64;
+    let told = recorder.hit_ratio_with(2 * store.entries()).unwrap();
+    println!("{bytes} bytes, {} entries: {ratio:.3}; twice as many: {told:.3}", store.entries());
+    (ratio, told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_curve_is_told_and_growing_as_it_says_brings_what_it_says() {
+    let ((_, promised), (grown, _)) = (run(1 << 20).await, run(2 << 20).await);
+    println!("promised {promised:.3}, got {grown:.3}");
+    assert!(grown > promised - 0.02, "{promised} was promised, and {grown} came");
+}
+
+#[tokio::test]
+async fn a_recorder_without_sizing_tells_no_curve() {
+    let recorder = Recorder::new();
+    assert_eq!(recorder.hit_ratio_with(1_000), None);
+    let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(recorder.clone()).build();
+    let admin = Admin::new(cache).recorder(recorder).token(TOKEN).unwrap().router();
+    let bearer = ("authorization", &*format!("Bearer {TOKEN}"));
+    assert_eq!(ask(&admin, "GET", "/api/sizing", &[bearer]).await.status(), 404);
+}

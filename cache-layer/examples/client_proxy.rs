@@ -1,0 +1,211 @@
+//! A forward proxy for one user, with that user's private cache: what a browser has, for programs that have none.
+//!
+//! ```sh
+//! cargo run --release -p cache-layer --example client_proxy -- --listen 127.0.0.1:8080
+//! curl -ix http://127.0.0.1:8080 http://example.com/   # Cache-Status: cache-layer; fwd=uri-miss; stored
+//! curl -ix http://127.0.0.1:8080 http://example.com/   # Cache-Status: cache-layer; hit; …
+//! ```
+//!
+//! Its client is hyper-util's, behind a [`PrivateCacheLayer`]. What comes by `https` goes through a tunnel (`CONNECT`) in
+//! other proxies, where nothing can be stored; here that is refused. Interim responses are not passed on. With `--origin`, all
+//! requests go to one server, and the proxy is asked as if it were that. On SIGTERM or SIGINT, requests in flight are answered,
+//! and what they loaded is stored.
+
+use std::{convert::Infallible, error::Error, io, net::SocketAddr, process::ExitCode, time::Duration};
+
+use bytes::Bytes;
+use cache_layer::{
+    Cache, PrivateCacheLayer,
+    store::{RedisStore, TieredStore},
+};
+use clap::Parser;
+use http_body_util::{Either, Full};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri, Version,
+    body::{Body as _, Incoming},
+    header,
+    http::uri::{Authority, PathAndQuery, Scheme},
+    server::conn::http1,
+    service::service_fn as hyper_service_fn,
+};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tower::{ServiceBuilder, ServiceExt as _};
+
+use self::{
+    arguments::{listen, origin, size},
+    fields::{field_lists, strip_hop_by_hop},
+};
+
+#[path = "reverse_proxy/arguments.rs"]
+mod arguments;
+#[path = "reverse_proxy/fields.rs"]
+mod fields;
+
+/// How long Redis is waited for before the proxy listens.
+const REDIS_PATIENCE: Duration = Duration::from_secs(5);
+/// The size of the cache in memory when nothing is said.
+const DEFAULT_MEMORY: u64 = 64 << 20;
+/// How long requests in flight, and then what they store, may take when the proxy is told to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A forward proxy for one user, with that user's private cache.
+#[derive(Parser)]
+#[command(name = "client_proxy")]
+struct Options {
+    /// Address and port to listen on; port 0 picks a free one. Whoever reaches it is given what its owner was given
+    #[arg(long, value_name = "ADDR", value_parser = listen)]
+    listen: SocketAddr,
+
+    /// Whose responses these are; needed where others may keep theirs as well, in Redis
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+
+    /// The one server that all requests go to: http://HOST[:PORT]; without it, whichever a request names
+    #[arg(long, value_name = "URL", value_parser = origin)]
+    origin: Option<Authority>,
+
+    /// Keep responses in this Redis: redis://, rediss:// (with the feature `tls`) or unix://
+    #[arg(long, value_name = "URL", requires = "owner")]
+    redis: Option<String>,
+
+    /// Keep responses in memory, up to this size; with --redis, those that are asked for often; without either, 64MiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("client_proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The owner's cache: in a memory of its own, or under the owner's name where others keep theirs.
+async fn layer(options: &Options) -> Result<PrivateCacheLayer, BoxError> {
+    let (Some(url), Some(owner)) = (&options.redis, &options.owner) else {
+        return Ok(PrivateCacheLayer::in_memory(options.memory.unwrap_or(DEFAULT_MEMORY)));
+    };
+    let redis = RedisStore::builder(url).build()?;
+    redis.wait_connected(REDIS_PATIENCE).await;
+    let cache = match options.memory {
+        Some(bytes) => Cache::new(TieredStore::new(bytes, redis)),
+        None => Cache::new(redis),
+    };
+    Ok(PrivateCacheLayer::of(owner, cache)?)
+}
+
+/// Answers until it is told to end.
+async fn run(options: Options) -> Result<(), BoxError> {
+    let layer = layer(&options).await?;
+    let cache = layer.cache().clone();
+    let client = ServiceBuilder::new()
+        .layer(layer)
+        .map_request(as_sent)
+        .map_response(|mut response: Response<Incoming>| {
+            strip_hop_by_hop(response.headers_mut());
+            response
+        })
+        .service(Client::builder(TokioExecutor::new()).build_http::<Incoming>());
+
+    let listener = TcpListener::bind(options.listen).await?;
+    let leads_to = options.origin.as_ref().map_or("the hosts that it is asked for", |origin| origin.as_str());
+    println!("client_proxy: http://{} -> {leads_to}", listener.local_addr()?);
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let connections = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted?.0,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        };
+        let _ = stream.set_nodelay(true);
+        let (client, origin) = (client.clone(), options.origin.clone());
+        let serve = hyper_service_fn(move |request| {
+            let (client, prepared) = (client.clone(), prepare(request, origin.as_ref()));
+            async move {
+                let request = match prepared {
+                    Ok(request) => request,
+                    Err((status, why)) => return Ok::<_, Infallible>(plain(status, why)),
+                };
+                let what = format!("{} {}", request.method(), request.uri());
+                Ok(match client.oneshot(request).await {
+                    Ok(response) => response.map(Either::Left),
+                    Err(error) => {
+                        eprintln!("client_proxy: {what}: {error}");
+                        plain(StatusCode::BAD_GATEWAY, "The server gave no valid response.\n")
+                    }
+                })
+            }
+        });
+        let connection = connections.watch(http1::Builder::new().serve_connection(TokioIo::new(stream), serve));
+        // A client that broke off is not this proxy's to report.
+        tokio::spawn(async { connection.await.ok() });
+    }
+    if timeout(PATIENCE, connections.shutdown()).await.is_err() || !cache.drain(PATIENCE).await {
+        return Err(io::Error::other("ended before all was done").into());
+    }
+    Ok(())
+}
+
+/// What the client is to send: a request for an absolute URI, which alone says the host.
+fn prepare(
+    mut request: Request<Incoming>,
+    origin: Option<&Authority>,
+) -> Result<Request<Incoming>, (StatusCode, &'static str)> {
+    if *request.method() == Method::CONNECT {
+        return Err((StatusCode::NOT_IMPLEMENTED, "There are no tunnels here.\n"));
+    }
+    let mut uri = request.uri().clone().into_parts();
+    if let Some(origin) = origin {
+        (uri.scheme, uri.authority) = (Some(Scheme::HTTP), Some(origin.clone()));
+        uri.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    }
+    if uri.scheme != Some(Scheme::HTTP) {
+        return Err((StatusCode::BAD_REQUEST, "A proxy is asked for a whole URI, http://HOST/.\n"));
+    }
+    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| (StatusCode::BAD_REQUEST, "The URI is none.\n"))?;
+    // An absolute target overrules it (RFC 9112, section 3.2.2).
+    request.headers_mut().remove(header::HOST);
+    let takes_trailers = field_lists(request.headers(), &header::TE).any(|coding| coding == "trailers");
+    strip_hop_by_hop(request.headers_mut());
+    if takes_trailers {
+        request.headers_mut().insert(header::TE, header::HeaderValue::from_static("trailers"));
+    }
+    *request.version_mut() = Version::HTTP_11;
+    Ok(request)
+}
+
+/// What concerns the connection to the server, once the cache has no answer.
+fn as_sent(mut request: Request<Incoming>) -> Request<Incoming> {
+    if request.headers().contains_key(header::TE) {
+        request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("te"));
+    }
+    if request.body().size_hint().exact().is_none() {
+        // The client takes it that GET and HEAD have no body of unknown length, unless it is told.
+        request.headers_mut().insert(header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
+    }
+    request
+}
+
+fn plain<B>(status: StatusCode, text: &'static str) -> Response<Either<B, Full<Bytes>>> {
+    let mut response = Response::new(Either::Right(Full::from(text)));
+    *response.status_mut() = status;
+    response
+}

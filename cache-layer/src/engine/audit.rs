@@ -1,0 +1,46 @@
+//! The audit: who changed what, as operators' tools say it.
+
+use bytes::Bytes;
+
+use super::{cache::Cache, inspect::InspectError};
+
+/// # Audit
+///
+/// For operators' tools, which write down who purged what. Over Redis it is one stream of all processes with the same prefix,
+/// `<prefix>:audit`, of the last 10,000 records; it is gone after 90 days without one. What invalidates without such a tool is
+/// not in it.
+impl Cache {
+    /// Adds a record, at most 64 KiB of any form. `false` if the store is in this process, and has no audit.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, store::MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// assert_eq!(cache.audit(br#"{"actor":"ada","tag":"product:42"}"#).await, Ok(false));
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer, or the record is too long; it may have been added all the same if there was no answer.
+    pub async fn audit(&self, record: &[u8]) -> Result<bool, InspectError> {
+        const MOST: usize = 64 * 1024;
+        if record.len() > MOST {
+            return Err(InspectError::failed(format!(
+                "a record has at most {MOST} bytes, and this one {}",
+                record.len()
+            )));
+        }
+        self.0.store.audit(record).await.map_err(InspectError::from)
+    }
+
+    /// The last records, the newest first; none where the store has no audit.
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn audited(&self, most: usize) -> Result<Vec<Bytes>, InspectError> {
+        self.0.store.audited(most).await.map_err(InspectError::from)
+    }
+}

@@ -1,0 +1,94 @@
+//! What an operator turns off or on for a while.
+
+use std::{fmt, time::Duration};
+
+use super::cache::Cache;
+use crate::{
+    store::StoreError,
+    switches::{LONGEST, Switch},
+};
+
+/// A switch was not turned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SwitchError {
+    /// The cache was built without [switches](crate::CacheBuilder::switches).
+    NoSwitches,
+    /// It was to be on for no time, or for more than a day.
+    Time(Duration),
+    /// The store did not answer: most likely the switch is as it was.
+    Store(String),
+}
+
+impl fmt::Display for SwitchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSwitches => f.write_str("the cache was built without switches"),
+            Self::Time(time) => write!(f, "a switch is on for a second to a day, and not for {time:?}"),
+            Self::Store(why) => write!(f, "most likely the switch is as it was: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for SwitchError {}
+
+impl From<StoreError> for SwitchError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// # Switches
+///
+/// For an operator in trouble. Over Redis they are of all processes with the same prefix: one key, which each of them tracks, so
+/// that they hear of a change with the server's next push. Each switch goes off by itself. A process that starts later finds them
+/// there; one without a connection goes by what it knew. Where Redis has lost the key, the processes that knew of it go on until
+/// its end.
+impl Cache {
+    /// Turns a switch on, for `on_for` from now on: a second to a day.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use cache_layer::{Cache, Switch, SwitchError, store::MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), SwitchError> {
+    /// let cache = Cache::builder(MemoryStore::new(1 << 20)).switches(true).build();
+    /// cache.switch(Switch::StopFills, Duration::from_secs(600)).await?;
+    /// assert_eq!(cache.switched_on()[0].0, Switch::StopFills);
+    /// cache.switch_off(Switch::StopFills).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the cache has no [switches](crate::CacheBuilder::switches), the time is none, or the store did not answer.
+    pub async fn switch(&self, switch: Switch, on_for: Duration) -> Result<(), SwitchError> {
+        if on_for < Duration::from_secs(1) || on_for > LONGEST {
+            return Err(SwitchError::Time(on_for));
+        }
+        self.turn(switch, Some(on_for)).await
+    }
+
+    /// Turns a switch off.
+    ///
+    /// # Errors
+    ///
+    /// If the cache has no switches, or the store did not answer.
+    pub async fn switch_off(&self, switch: Switch) -> Result<(), SwitchError> {
+        self.turn(switch, None).await
+    }
+
+    async fn turn(&self, switch: Switch, on_for: Option<Duration>) -> Result<(), SwitchError> {
+        if !self.has_switches() {
+            return Err(SwitchError::NoSwitches);
+        }
+        Ok(self.0.store.turn(switch, on_for).await?)
+    }
+
+    /// The switches that are on, as this process knows them, and for how much longer.
+    #[must_use]
+    pub fn switched_on(&self) -> Vec<(Switch, Duration)> {
+        self.0.switches.iter().flat_map(|switches| switches.on()).collect()
+    }
+}

@@ -1,0 +1,216 @@
+//! Shadow verification: some fresh hits are loaded again in the background, to compare. It knows no permit, and so can store
+//! nothing; it takes spare room alone, and gives way to whoever waits for room.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    cache::Cache,
+    load_limit::{LoadLimit, LoadPermit},
+    verifier::{Print, Verifier},
+};
+use crate::{
+    entry::EntryId,
+    key::Key,
+    policy::Verify,
+    telemetry::{Event, Named},
+    throttle::Throttle,
+};
+
+/// How often a verification looks whether somebody waits for its room.
+const BEAT: Duration = Duration::from_millis(20);
+
+/// One verification that is under way, until it is dropped. All that it can do is to compare.
+pub(crate) struct Verification {
+    cache: Cache,
+    verifier: Verifier,
+    key: Key,
+    limit: LoadLimit,
+}
+
+impl Drop for Verification {
+    fn drop(&mut self) {
+        self.verifier.leave();
+    }
+}
+
+impl Cache {
+    /// Begins to verify a hit of `key`, if it is its turn, for a front end whose loads have that limit.
+    pub(crate) fn verification(&self, verifier: &Verifier, key: &Key, limit: &LoadLimit) -> Option<Verification> {
+        let begins = verifier.enter(key);
+        begins.then(|| Verification {
+            cache: self.clone(),
+            verifier: verifier.clone(),
+            key: key.clone(),
+            limit: limit.clone(),
+        })
+    }
+}
+
+impl Verification {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn settings(&self) -> &Verify {
+        self.verifier.settings()
+    }
+
+    /// Room for its load, if there is any to spare.
+    pub(crate) fn place(&self) -> Option<LoadPermit> {
+        self.limit.spare()
+    }
+
+    /// What `load` brings, in that room; `None` if it takes longer than a load may, or somebody waits for the room.
+    pub(crate) async fn load<T>(&self, place: LoadPermit, load: impl Future<Output = T>) -> Option<T> {
+        let in_the_way = async {
+            let end = Instant::now() + self.cache.longest_load();
+            while Instant::now() < end && !self.limit.is_contended() {
+                sleep(BEAT).await;
+            }
+        };
+        let loaded = tokio::select! {
+            biased;
+            loaded = load => Some(loaded),
+            () = in_the_way => None,
+        };
+        drop(place);
+        loaded
+    }
+
+    /// Compares an entry of that age with what was loaded, and tells what has come of it.
+    pub(crate) async fn compare(&self, entry: EntryId, age: Duration, stored: Print, loaded: Print) {
+        let Self { cache, verifier, key, .. } = self;
+        if let Some(before) = verifier.take_doubt(key, entry) {
+            return self.compare_again(before == loaded).await;
+        }
+        let differs = stored.differs_from(&loaded);
+        cache.emit(Event::Verified { same: differs.is_none(), age });
+        cache.tell(&Named::Verified { key, age, differs });
+        if differs.is_some() {
+            verifier.doubts(key, entry, loaded);
+        }
+    }
+
+    /// An entry that differs was loaded once more: as before, or not.
+    async fn compare_again(&self, stable: bool) {
+        let Self { cache, verifier, key, .. } = self;
+        cache.emit(Event::VerifiedAgain { stable });
+        cache.tell(&Named::VerifiedAgain { key, stable });
+        say(key, stable);
+        if !stable || !verifier.settings().softens() {
+            return;
+        }
+        // What may have taken its place in this moment is refreshed once more.
+        if let Err(error) = cache.soft_invalidate(&key.primary()).await {
+            tracing::debug!(%error, "what is stale is not softened everywhere yet");
+        }
+    }
+}
+
+/// Says, once in a while, what a second look has made of an entry.
+fn say(key: &Key, stable: bool) {
+    static THROTTLE: Throttle = Throttle::new();
+    if let Some(kept_back) = THROTTLE.pass() {
+        let found = if stable { "what is taken to be fresh is stale" } else { "what is loaded differs each time" };
+        tracing::info!(?key, kept_back, "{found}");
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::verifier::{AT_ONCE, DOUBT},
+        store::MemoryStore,
+    };
+
+    fn print(body: u128) -> Print {
+        Print { status: 200, fields: 7, body }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_differs_is_loaded_again_out_of_the_same_budget() {
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        let verifier = Verifier::new(&Verify::new(0.1)).unwrap();
+        let (one, other) = (Key::new(["one"]), Key::new(["other"]));
+        let limit = LoadLimit::default();
+        let id = EntryId::random();
+        let (mut loads, mut again) = (0, 0);
+        for hit in 1..=2_000 {
+            let key = if hit % 3 == 0 { &one } else { &other };
+            if let Some(verification) = cache.verification(&verifier, key, &limit) {
+                loads += 1;
+                let before = cache.counts().unstable;
+                // It never says the same twice.
+                verification.compare(id, Duration::ZERO, print(0), print(hit)).await;
+                again += cache.counts().unstable - before;
+            }
+            assert!(f64::from(loads) <= (hit as f64 * 0.1).ceil(), "{loads} of {hit}");
+        }
+        let counts = cache.counts();
+        assert!(loads > 150 && again > 50, "{loads} {again}");
+        assert_eq!((counts.verified, counts.differing), (u64::try_from(loads).unwrap() - again, counts.verified));
+        assert_eq!((counts.unstable, counts.stale_for_certain), (again, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doubt_is_about_one_entry_and_ends() {
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        let verifier = Verifier::new(&Verify::new(1.0)).unwrap();
+        let (key, limit) = (Key::new(["k"]), LoadLimit::default());
+        let (first, second) = (EntryId::random(), EntryId::random());
+        let compare = async |entry, loaded| {
+            let verification = cache.verification(&verifier, &key, &limit).expect("each hit is verified");
+            verification.compare(entry, Duration::ZERO, print(0), print(loaded)).await;
+        };
+        compare(first, 1).await;
+        compare(first, 1).await;
+        assert_eq!((cache.counts().verified, cache.counts().stale_for_certain), (1, 1));
+        compare(first, 1).await;
+        compare(second, 0).await;
+        assert_eq!(
+            (cache.counts().verified, cache.counts().differing, cache.counts().unstable),
+            (3, 2, 0),
+            "another entry"
+        );
+        compare(first, 1).await;
+        tokio::time::advance(2 * DOUBT).await;
+        compare(first, 2).await;
+        assert_eq!((cache.counts().verified, cache.counts().unstable), (5, 0), "too late to tell");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_takes_spare_room_alone_and_gives_way() {
+        let cache = Cache::builder(MemoryStore::new(1 << 20)).max_loads(2).build();
+        let verifier = Verifier::new(&Verify::new(1.0)).unwrap();
+        let (key, limit) = (Key::new(["k"]), cache.load_limit().clone());
+        let verification = cache.verification(&verifier, &key, &limit).unwrap();
+        let place = verification.place().expect("both are free");
+        assert!(verification.place().is_none(), "the last place is not for it");
+        let other = limit.take().expect("that is for requests");
+        let waiting = tokio::spawn({
+            let limit = limit.clone();
+            async move { limit.wait(Instant::now() + Duration::from_secs(60)).await }
+        });
+        assert!(verification.load(place, std::future::pending::<()>()).await.is_none());
+        assert!(waiting.await.unwrap().is_some());
+        drop(other);
+        let place = verification.place().expect("both are free again");
+        let began = Instant::now();
+        assert!(verification.load(place, std::future::pending::<()>()).await.is_none());
+        assert!(began.elapsed() >= cache.longest_load());
+    }
+
+    #[test]
+    fn only_so_many_run_at_one_time() {
+        let cache = Cache::new(MemoryStore::new(1 << 20));
+        let verifier = Verifier::new(&Verify::new(1.0)).unwrap();
+        let (key, limit) = (Key::new(["k"]), LoadLimit::default());
+        let mut running: Vec<_> = (0..AT_ONCE).map(|_| cache.verification(&verifier, &key, &limit).unwrap()).collect();
+        assert!(cache.verification(&verifier, &key, &limit).is_none());
+        running.pop();
+        assert!(cache.verification(&verifier, &key, &limit).is_some());
+    }
+}

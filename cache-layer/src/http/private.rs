@@ -1,0 +1,219 @@
+//! A private cache (RFC 9111, section 1): in front of a client, for one owner.
+
+use http::{HeaderName, Uri};
+use tower_layer::Layer;
+
+use super::{layer::CacheLayer, owner::Owner, service::CacheService};
+#[cfg(feature = "memory")]
+use crate::store::MemoryStore;
+use crate::{
+    engine::{Cache, InvalidateError},
+    error::{ConfigError, ConfigErrorKind},
+    key::Key,
+};
+
+/// Bytes of an owner's name, which is in a tag.
+const LONGEST_OWNER: usize = 200;
+
+/// Puts a cache in front of a *client*, for one owner: what a browser has, for a program that calls APIs.
+///
+/// The service inside is the client, such as hyper-util's, or reqwest's behind a few lines that the
+/// [guide](https://docs.rs/cache-layer/latest/cache_layer/guide/client/) has. It gets the requests whose responses are not stored, and validations of those that are stale.
+///
+/// ```
+/// use bytes::Bytes;
+/// use cache_layer::PrivateCacheLayer;
+/// use http::Request;
+/// use http_body_util::Empty;
+/// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower::{ServiceBuilder, ServiceExt as _};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+/// let client = ServiceBuilder::new().layer(PrivateCacheLayer::in_memory(16 << 20)).service(client);
+///
+/// let request = Request::get("http://api.example/rates").header("authorization", "Bearer …").body(Empty::new())?;
+/// let response = client.clone().oneshot(request).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Whose it is
+///
+/// What a private cache keeps is for one owner, and the type sees to it: it has a [memory of its own](Self::in_memory), or [the
+/// owner's name](Self::of) is in each of its keys. No [`CacheLayer`] becomes private by a setting, and none reads what a private
+/// one keeps, though both may be over one [`Cache`]. Make one for each user.
+///
+/// Credentials are part of the key besides, as a digest: `Authorization`, `Cookie`, and [others](Self::credentials). With another
+/// token or session, nothing is found that was stored with the former. What a client adds further in (a cookie store, default
+/// fields, a client certificate) this layer does not see: there, the owner's name is all that tells users apart.
+///
+/// # What differs from a shared cache
+///
+/// | | here | [`CacheLayer`] |
+/// |---|---|---|
+/// | `private` | stored (RFC 9111, section 5.2.2.7) | not stored |
+/// | `s-maxage`, `proxy-revalidate`, `CDN-Cache-Control` | mean nothing | honoured, the last by choice |
+/// | `Authorization` | needs no permission; in the key | needs one (section 3.5) |
+/// | `Cookie` | in the key, whatever states the freshness | needs stated freshness |
+/// | `Set-Cookie` | given to the request that loads; stored without it, as browsers do, so that no hit undoes what was set since | not stored |
+/// | no stated freshness | estimated (section 4.2.2), where a status permits it | not stored |
+/// | directives of requests | honoured | by choice |
+/// | `http` and `https` | two sites, always | one |
+/// | `Cache-Tag`, `Surrogate-Key` | passed on; mean nothing | tags, and not passed on |
+///
+/// All else is the same: validation, `must-revalidate`, `no-store`, `Vary`, ranges, one load for all who wait, and invalidation by
+/// what an unsafe method names, under whatever credentials it was stored.
+///
+/// # Where to put it
+///
+/// Inside of what follows redirects, and outside of what retries. A client that follows redirects itself gives the last
+/// response for the first URI, and it would be kept for that one: turn that off in it (`redirect::Policy::none()` in reqwest), and
+/// use tower-http's `FollowRedirect` around this layer.
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is put on a service"]
+pub struct PrivateCacheLayer {
+    settings: CacheLayer,
+    owner: Owner,
+}
+
+impl PrivateCacheLayer {
+    /// Keeps responses in a memory of its own, of so many bytes; clones share it.
+    #[cfg(feature = "memory")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "memory")))]
+    pub fn in_memory(bytes: u64) -> Self {
+        Self::owned(Owner::new(String::new()), Cache::new(MemoryStore::new(bytes)))
+    }
+
+    /// Keeps responses of `owner` in `cache`, which others may use as well: all who name the same owner share what is stored.
+    ///
+    /// In Redis, whoever reads the store reads what its owners read, unless entries are sealed
+    /// (`RedisStoreBuilder::sealed_with`), which also hides the owner's name in the names of keys.
+    ///
+    /// ```
+    /// use cache_layer::{Cache, PrivateCacheLayer, store::MemoryStore};
+    ///
+    /// let cache = Cache::new(MemoryStore::new(64 << 20));
+    /// let of_alice = PrivateCacheLayer::of("alice", cache.clone())?;
+    /// let of_bob = PrivateCacheLayer::of("bob", cache)?;
+    /// # Ok::<(), cache_layer::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If `owner` is empty, or longer than 200 bytes.
+    pub fn of(owner: impl Into<String>, cache: Cache) -> Result<Self, ConfigError> {
+        let owner = owner.into();
+        if owner.is_empty() || owner.len() > LONGEST_OWNER {
+            let message =
+                format!("owner of a private cache: must have 1 to {LONGEST_OWNER} bytes, not {}", owner.len());
+            return Err(ConfigError::new(ConfigErrorKind::Range, message));
+        }
+        Ok(Self::owned(Owner::new(owner), cache))
+    }
+
+    fn owned(owner: Owner, cache: Cache) -> Self {
+        Self { settings: CacheLayer::for_private_use(cache), owner }
+    }
+
+    /// More request fields by which servers know who asks, beside `Authorization` and `Cookie`. A digest of them is part of the
+    /// key.
+    ///
+    /// ```
+    /// # use cache_layer::PrivateCacheLayer;
+    /// let layer = PrivateCacheLayer::in_memory(16 << 20).credentials([http::HeaderName::from_static("x-api-key")]);
+    /// ```
+    pub fn credentials(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.owner.add_credentials(names);
+        self
+    }
+
+    /// Changes settings, which are those of a [`CacheLayer`]. None of them shares what is stored with another owner.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cache_layer::PrivateCacheLayer;
+    ///
+    /// let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(86_400));
+    /// let layer = PrivateCacheLayer::in_memory(16 << 20)
+    ///     .with(|settings| settings.ttl_for_path("/v1/rates", hour).stale_if_error(day).ignore_cookies(["_ga*"]));
+    /// ```
+    pub fn with(mut self, change: impl FnOnce(CacheLayer) -> CacheLayer) -> Self {
+        self.settings = change(self.settings);
+        self
+    }
+
+    /// As [`with`](Self::with), for settings that may be refused, such as [rules](CacheLayer::rule).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cache_layer::{PrivateCacheLayer, Rule};
+    ///
+    /// let minute = Duration::from_secs(60);
+    /// let layer = PrivateCacheLayer::in_memory(16 << 20)
+    ///     .try_with(|settings| settings.rule(Rule::path("/v1/rates/{day}").host("api.example").ttl(minute)))?;
+    /// # Ok::<(), cache_layer::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of `change`.
+    pub fn try_with<E>(mut self, change: impl FnOnce(CacheLayer) -> Result<CacheLayer, E>) -> Result<Self, E> {
+        self.settings = change(self.settings)?;
+        Ok(self)
+    }
+
+    /// The cache that responses are kept in.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        &self.settings.context.cache
+    }
+
+    /// The key under which a response to GET of `uri` is kept, for a request without credentials; `None` for a URI without a
+    /// host. For others, and for all of them, there is [`invalidate_uri`](Self::invalidate_uri).
+    #[must_use]
+    pub fn key(&self, uri: &Uri) -> Option<Key> {
+        self.of_owner().key(uri)
+    }
+
+    /// Voids every response that the owner has for an absolute URI, under whatever credentials; `false` for a URI without a host.
+    /// One in 4096 of those of other URIs is voided with them. A write that succeeds does the same for its own target.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cache::invalidate`].
+    pub async fn invalidate_uri(&self, uri: &Uri) -> Result<bool, InvalidateError> {
+        self.of_owner().invalidate_uri(uri).await
+    }
+
+    /// Voids everything that is kept for the owner: to be called when the owner logs out.
+    ///
+    /// ```
+    /// # use cache_layer::PrivateCacheLayer;
+    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
+    /// let layer = PrivateCacheLayer::in_memory(16 << 20);
+    /// layer.forget().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cache::invalidate`].
+    pub async fn forget(&self) -> Result<(), InvalidateError> {
+        self.cache().invalidate_tag(self.owner.tag()).await
+    }
+
+    /// The layer that answers the owner's requests.
+    pub(super) fn of_owner(&self) -> CacheLayer {
+        self.settings.of_owner(self.owner.clone())
+    }
+}
+
+impl<S> Layer<S> for PrivateCacheLayer {
+    type Service = CacheService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.of_owner().layer(inner)
+    }
+}

@@ -1,0 +1,142 @@
+//! Verifying hits: some that are fresh are loaded again in the background, and compared. Nothing of it is stored, and no client
+//! waits for it.
+
+use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::AUTHORIZATION};
+use http_body::Body;
+
+use super::{
+    context::Context, oneshot::Oneshot, origin::Origin, preferences::ClientPreferences, response_entry::ResponseEntry,
+    select::Selection,
+};
+use crate::{
+    engine::{
+        Reading,
+        verifier::{Print, Printing},
+        verify::Verification,
+    },
+    key::Key,
+    semantics::{conditional::unconditional, staleness::is_replaceable_error},
+};
+
+impl Context {
+    /// The answer that a request had from what is stored; which is verified, if it is its turn.
+    pub(super) fn verifying<A, S: Origin<B>, B: Send + 'static>(
+        self: &Arc<Self>,
+        answer: A,
+        service: impl FnOnce() -> S,
+        request: Request<B>,
+        key: &Key,
+    ) -> A {
+        let Some(verifier) = &self.verifier else { return answer };
+        if *request.method() != Method::GET || !self.is_anonymous(request.headers()) {
+            return answer;
+        }
+        if let Some(verification) = self.cache.verification(verifier, key, &self.load_limit) {
+            let verified = self.clone().verified(verification, service(), request);
+            drop(self.cache.spawn(verified));
+        }
+        answer
+    }
+
+    /// Whether what a request is answered with can depend on nothing of its client's, and the application may be asked.
+    fn is_anonymous(&self, headers: &HeaderMap) -> bool {
+        !headers.contains_key(AUTHORIZATION)
+            && self.policy.cookies.ignores_all(headers)
+            && !self.directives(headers).only_if_cached()
+    }
+
+    async fn verified<S: Origin<B>, B>(
+        self: Arc<Self>,
+        verification: Verification,
+        service: S,
+        mut request: Request<B>,
+    ) {
+        let Some(entry) = self.fresh_entry(verification.key(), request.headers()).await else { return };
+        let (stored, now) = (entry.response(), self.cache.now());
+        let age = Duration::from_secs(stored.info.resident(now));
+        let Some(place) = verification.place() else { return };
+        let mut body = Printing::new();
+        body.add(entry.payload());
+        let stored = self.print(&verification, stored.info.status, &stored.headers, body.body(), &entry);
+        unconditional(request.headers_mut());
+        if let Some(sent) = self.policy.caching.normalization.negotiate(request.headers_mut()) {
+            ClientPreferences::keep(sent, request.extensions_mut());
+        }
+        // A layer further in is to ask the application as well.
+        self.mark(&mut request, verification.key(), None);
+        let load = async {
+            let response = self.in_its_place(Oneshot::new(service, request)).await.ok()?;
+            self.print_of(&verification, response, &entry).await
+        };
+        // What fails says nothing about what is stored.
+        if let Some(loaded) = verification.load(place, Box::pin(load)).await.flatten() {
+            verification.compare(entry.id(), age, stored, loaded).await;
+        }
+    }
+
+    /// What is fresh now for a request, if that is a success.
+    async fn fresh_entry(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
+        let entry = match self.peek_answer(key, headers) {
+            Some(entry) => entry,
+            None => match self.select(key, headers, Reading::Inspection).await {
+                Selection::Fresh(hit) => hit.entry,
+                Selection::Stale(..) | Selection::Missing(_) => return None,
+            },
+        };
+        let entry = ResponseEntry::new(entry.inflated()?)?;
+        (entry.response().info.status == StatusCode::OK).then_some(entry)
+    }
+
+    /// What is compared of a response; `None` if it is an error that says nothing, or doesn't end as it should.
+    async fn print_of<R: Body<Data = Bytes>>(
+        &self,
+        verification: &Verification,
+        response: Response<R>,
+        stored: &ResponseEntry,
+    ) -> Option<Print> {
+        let (head, body) = response.into_parts();
+        if is_replaceable_error(head.status) {
+            return None;
+        }
+        let mut body = pin!(body);
+        let (mut printing, mut length) = (Printing::new(), 0_u64);
+        while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            if let Ok(data) = frame.ok()?.into_data() {
+                printing.add(&data);
+                length += data.len() as u64;
+            }
+            // None that is stored is so long.
+            if length > self.policy.max_body {
+                return Some(self.print(verification, head.status, &head.headers, u128::MAX, stored));
+            }
+        }
+        Some(self.print(verification, head.status, &head.headers, printing.body(), stored))
+    }
+
+    fn print(
+        &self,
+        verification: &Verification,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: u128,
+        stored: &ResponseEntry,
+    ) -> Print {
+        let mut fields = Printing::new();
+        for name in verification.settings().compared() {
+            let ours = *name == http::header::ETAG && stored.response().info.traits.minted;
+            if ours || self.policy.not_stored.has(name.as_str().as_bytes()) || self.policy.is_internal(name) {
+                continue;
+            }
+            for value in headers.get_all(name) {
+                for part in [name.as_str().as_bytes(), value.as_bytes()] {
+                    fields.add(&(part.len() as u64).to_be_bytes());
+                    fields.add(part);
+                }
+            }
+        }
+        Print { status: status.as_u16(), fields: fields.fields(), body }
+    }
+}

@@ -1,0 +1,227 @@
+//! Ramps: soft invalidations that take effect little by little, each key in its turn within a window.
+//!
+//! Of several ramps of one tag that overlap, each counts for what was loaded before it: an entry is stale from the earliest of
+//! their moments on. At most [`MOST`] are told apart; of more, the two oldest are merged into one that is for no key later than
+//! either of them.
+
+use smallvec::SmallVec;
+
+/// Ramps of one tag that are told apart. The script that writes them says the same number.
+pub(crate) const MOST: usize = 8;
+/// The longest window, in milliseconds: a week. It is longer than any deployment, and ends while the tag's token lives.
+pub(crate) const LONGEST: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// The state of an entry by its tags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TagState {
+    Current,
+    /// A soft invalidation came after it, at that time, in milliseconds since the Unix epoch.
+    StaleSince(u64),
+    /// A ramp came after it, and its turn is at that time, which may be to come.
+    StaleFrom(u64),
+    Invalid,
+}
+
+impl TagState {
+    /// The state by both of two tags: the worse one.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Invalid, _) | (_, Self::Invalid) => Self::Invalid,
+            (Self::Current, state) | (state, Self::Current) => state,
+            (Self::StaleFrom(one), Self::StaleFrom(other)) => Self::StaleFrom(one.min(other)),
+            (Self::StaleSince(one) | Self::StaleFrom(one), Self::StaleSince(other) | Self::StaleFrom(other)) => {
+                Self::StaleSince(one.min(other))
+            }
+        }
+    }
+}
+
+/// When a key's turn is within a window, as a part of 2^32: the same for a key and all its variants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Turn(pub(crate) u32);
+
+impl Turn {
+    /// That part of so much.
+    pub(crate) fn of(self, window: u64) -> u64 {
+        // Less than the window, which fits.
+        ((u128::from(window) * u128::from(self.0)) >> 32) as u64
+    }
+
+    /// Less than a second, in milliseconds, by other digits than those that decide about a window: so that what is told in
+    /// whole seconds does not come all at once.
+    pub(crate) fn within_second(self) -> u64 {
+        (u64::from(self.0 & 0x3ff) * 1000) >> 10
+    }
+}
+
+/// One soft invalidation of a tag. Moments are the store's, in microseconds since the Unix epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ramp {
+    /// When it came: it is for entries whose token is older.
+    pub(crate) at: u64,
+    /// From when on it makes them stale, which is `at` or, where it stands for an older one too, earlier.
+    pub(crate) start: u64,
+    /// How long that takes: nothing, if it is no ramp.
+    pub(crate) window: u64,
+}
+
+impl Ramp {
+    /// Since when, or from when on, it makes a key stale, in milliseconds since the Unix epoch.
+    fn state_of(&self, turn: Turn) -> TagState {
+        match self.window {
+            0 => TagState::StaleSince(self.at / 1000),
+            window => TagState::StaleFrom((self.start + turn.of(window)) / 1000),
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.window
+    }
+
+    /// One for both, and for no key later than either.
+    #[cfg(feature = "memory")]
+    fn merged(self, newer: Self) -> Self {
+        let start = self.start.min(newer.start);
+        Self { at: newer.at, start, window: self.end().min(newer.end()).saturating_sub(start) }
+    }
+}
+
+/// The soft invalidations of one tag that still count, the oldest first; at least one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Ramps(SmallVec<[Ramp; MOST]>);
+
+impl Ramps {
+    /// These, if that is what they can be: each later than the one before, and no more than are told apart.
+    #[cfg(feature = "redis")]
+    pub(crate) fn new(ramps: impl IntoIterator<Item = Ramp>) -> Option<Self> {
+        let ramps: SmallVec<[Ramp; MOST]> = ramps.into_iter().take(MOST + 1).collect();
+        let in_order = ramps.windows(2).all(|pair| pair[0].at < pair[1].at);
+        let possible = ramps.iter().all(|ramp| ramp.start <= ramp.at && ramp.window <= 2 * LONGEST * 1000);
+        ((1..=MOST).contains(&ramps.len()) && in_order && possible).then_some(Self(ramps))
+    }
+
+    /// One that comes at `at`, after those `before` it.
+    #[cfg(feature = "memory")]
+    pub(crate) fn with(before: &[Ramp], at: u64, window: u64) -> Self {
+        // What is over makes all that is older stale: of those before it, nothing is left to say.
+        let over = before.iter().rposition(|ramp| ramp.end() <= at).unwrap_or(0);
+        let mut ramps: SmallVec<[Ramp; MOST]> = before[over.min(before.len())..].iter().copied().collect();
+        ramps.push(Ramp { at, start: at, window });
+        while ramps.len() > MOST {
+            let oldest = ramps.remove(0);
+            ramps[0] = oldest.merged(ramps[0]);
+        }
+        Self(ramps)
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Ramp] {
+        &self.0
+    }
+
+    /// When the newest came.
+    #[cfg(feature = "redis")]
+    pub(crate) fn newest(&self) -> u64 {
+        self.0.last().map_or(0, |ramp| ramp.at)
+    }
+
+    /// The state of an entry of that turn whose token is older than the newest of these, and was made then.
+    pub(crate) fn state_of(&self, made: u64, turn: Turn) -> TagState {
+        let (newest, older) = self.0.split_last().expect("there is at least one");
+        let older = older.iter().filter(|ramp| made < ramp.at);
+        older.fold(newest.state_of(turn), |state, ramp| state.and(ramp.state_of(turn)))
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn moment(state: TagState) -> u64 {
+        match state {
+            TagState::StaleSince(moment) | TagState::StaleFrom(moment) => moment,
+            TagState::Current | TagState::Invalid => panic!("{state:?}"),
+        }
+    }
+
+    #[test]
+    fn the_worst_of_several_tags_decides() {
+        use TagState::{Current, Invalid, StaleFrom, StaleSince};
+        assert_eq!(Current.and(StaleSince(2)), StaleSince(2));
+        assert_eq!(StaleSince(3).and(StaleSince(2)), StaleSince(2));
+        assert_eq!(StaleSince(3).and(Invalid), Invalid);
+        assert_eq!(Invalid.and(Current), Invalid);
+        assert_eq!(StaleFrom(9).and(Current), StaleFrom(9));
+        assert_eq!(StaleFrom(9).and(StaleFrom(7)), StaleFrom(7));
+        assert_eq!(StaleFrom(9).and(StaleSince(7)), StaleSince(7), "that one is stale whatever a clock says");
+        assert_eq!(StaleSince(9).and(StaleFrom(7)), StaleSince(7));
+    }
+
+    #[test]
+    fn a_turn_is_within_its_window_and_each_part_of_it_has_as_many() {
+        assert_eq!([0, u32::MAX].map(|turn| Turn(turn).of(60)), [0, 59]);
+        let mut counts = [0; 60];
+        for number in 0..60_000_u64 {
+            let turn = Turn((number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32);
+            counts[turn.of(60) as usize] += 1;
+            assert!(turn.within_second() < 1000);
+        }
+        assert!(counts.iter().all(|count| (900..1_100).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_second_ramp_moves_nothing_of_the_first_back_and_spreads_what_came_between() {
+        let first = Ramps::with(&[], 100 * SECOND, 60 * SECOND);
+        let both = Ramps::with(first.as_slice(), 130 * SECOND, 60 * SECOND);
+        let (early, late) = (Turn(1 << 30), Turn(3 << 30));
+        assert_eq!(first.state_of(7, early), TagState::StaleFrom(115_000));
+        assert_eq!(both.state_of(7, early), TagState::StaleFrom(115_000), "it was stale, and stays so");
+        assert_eq!(both.state_of(7, late), TagState::StaleFrom(145_000), "as the first one says");
+        assert_eq!(both.state_of(100 * SECOND, early), TagState::StaleFrom(145_000), "loaded in between");
+    }
+
+    #[test]
+    fn what_is_over_is_told_by_the_newest_of_it() {
+        let one = Ramps::with(&[], 100 * SECOND, 10 * SECOND);
+        let two = Ramps::with(one.as_slice(), 200 * SECOND, 10 * SECOND);
+        let three = Ramps::with(two.as_slice(), 205 * SECOND, 0);
+        assert_eq!(two.as_slice().len(), 2);
+        let four = Ramps::with(three.as_slice(), 300 * SECOND, 10 * SECOND);
+        assert_eq!(four.as_slice().len(), 2, "what was soft at once is the newest that is over");
+        assert_eq!(four.state_of(7, Turn(9)), TagState::StaleSince(205_000));
+    }
+
+    proptest! {
+        /// However many overlap, no key is stale later than each of them says that covers it, and it is stale no later than the
+        /// one that was there already said.
+        #[test]
+        fn no_ramp_is_late_and_none_brings_back_what_was_stale(
+            steps in prop::collection::vec((1..20_u64, 0..60_u64), 1..24),
+            made in 0..300_u64,
+            turn: u32,
+        ) {
+            let (turn, mut at, mut all, mut ramps) = (Turn(turn), 100 * SECOND, Vec::new(), None::<Ramps>);
+            let made = made * SECOND;
+            let mut before = u64::MAX;
+            for (pause, window) in steps {
+                at += pause * SECOND;
+                let next = Ramps::with(ramps.as_ref().map_or(&[][..], Ramps::as_slice), at, window * SECOND);
+                prop_assert!(next.as_slice().len() <= MOST);
+                all.push(Ramp { at, start: at, window: window * SECOND });
+                if made < at {
+                    let told = moment(next.state_of(made, turn));
+                    for ramp in all.iter().filter(|ramp| made < ramp.at) {
+                        // What is over is told as of the newest of it: stale all the same.
+                        prop_assert!(told <= moment(ramp.state_of(turn)).max(at / 1000), "{next:?} {ramp:?}");
+                    }
+                    prop_assert!(told <= before.max(at / 1000), "{next:?}");
+                    before = before.min(told);
+                }
+                ramps = Some(next);
+            }
+        }
+    }
+}

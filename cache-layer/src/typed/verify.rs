@@ -1,0 +1,41 @@
+//! Verifying hits of values: some loads run again in the background, and what they bring is compared.
+
+use std::time::Duration;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{ask::Ask, load::Load, value::Hit};
+use crate::{
+    engine::{load_limit::LoadLimit, verifier::Print, verify::Verification},
+    entry::Entry,
+    inherit,
+};
+
+impl<V> Ask<V>
+where
+    V: Serialize + DeserializeOwned + Send + 'static,
+{
+    /// Verifies a fresh value, if it is its turn.
+    pub(super) fn verify<E: Send + 'static>(&self, hit: &Hit<V>, load: Load<V, E>) {
+        let Some(verifier) = self.cache.verifier() else { return };
+        // A load that is part of another one has no room of its own to give back.
+        if self.placed {
+            return;
+        }
+        if let Some(verification) = self.cache.verification(verifier, &self.key, self.cache.load_limit()) {
+            drop(self.cache.spawn(self.clone().verified(verification, hit.entry.clone(), load)));
+        }
+    }
+
+    async fn verified<E>(self, verification: Verification, entry: Entry, load: Load<V, E>) {
+        let Some(place) = verification.place() else { return };
+        let age = Duration::from_millis(self.cache.now().saturating_sub(entry.deadlines().made));
+        // What it reads is nothing to whoever asked.
+        let loading = inherit::collect(LoadLimit::placed(load(None)));
+        let Some((Ok(loaded), _)) = verification.load(place, Box::pin(loading)).await else { return };
+        // What is not kept is not the same each time by its own word.
+        let Ok(bytes) = self.cache.codec().encode(&loaded.value) else { return };
+        let (stored, loaded) = (Print::of_value(entry.payload()), Print::of_value(&bytes));
+        verification.compare(entry.id(), Duration::from_secs(age.as_secs()), stored, loaded).await;
+    }
+}

@@ -1,0 +1,319 @@
+//! Some hits are loaded again in the background, to see whether they are still what would be loaded: nothing of that is stored, and
+//! nobody waits for it.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use cache_layer::{Cache, CacheLayer, Clock, Rule, Verify, store::MemoryStore, telemetry::Event};
+use http::{HeaderValue, Method, StatusCode};
+use tests::{App, Backend, Gate, Origin, full, over_each_store, request};
+
+const FIELDS: &[(&str, &str)] = &[("cache-control", "public, max-age=3600, stale-while-revalidate=60")];
+
+/// An application that says what it is told to, until it is told something else.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<(StatusCode, String)>>);
+
+impl Told {
+    fn say(&self, status: StatusCode, text: &str) {
+        *self.0.lock().unwrap() = (status, text.to_owned());
+    }
+
+    fn origin(&self) -> Origin {
+        let told = self.clone();
+        Origin::new(move |call, _| {
+            let (status, text) = told.0.lock().unwrap().clone();
+            async move {
+                let mut response = http::Response::new(full(text));
+                *response.status_mut() = status;
+                for (name, value) in FIELDS {
+                    response.headers_mut().insert(*name, HeaderValue::from_static(value));
+                }
+                response.headers_mut().insert("x-call", call.into());
+                response.headers_mut().insert("x-request-id", call.into());
+                Ok(response)
+            }
+        })
+    }
+}
+
+async fn app(backend: &Backend, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> App {
+    App::new(backend.cache().await.build(), origin, set)
+}
+
+/// A hit of what the first call has brought, and what its verification leaves behind.
+async fn hit(app: &App) {
+    let answer = app.get("/", &[]).await;
+    assert_eq!((answer.x_cache(), answer.header("x-call")), ("HIT", Some("1")));
+    let status = answer.header("cache-status").unwrap();
+    assert!(status.contains("hit") && !status.contains("verif"), "{status}");
+}
+
+mod a_response {
+    use super::*;
+
+    async fn that_is_the_same_is_said_to_be_and_nothing_is_stored(backend: &Backend) {
+        let told = Told::default();
+        let origin = told.origin();
+        let app = app(backend, &origin, |layer| layer.verify(1.0)).await;
+        app.get("/", &[]).await;
+        for verified in 1..=3 {
+            hit(&app).await;
+            let counts = app.cache.counts();
+            assert_eq!((counts.verified, counts.differing, counts.stored), (verified, 0, 1));
+            assert_eq!(origin.calls() as u64, 1 + verified);
+        }
+    }
+
+    async fn that_has_changed_is_found_and_is_stale_for_certain_once_two_loads_have_said_so(backend: &Backend) {
+        let told = Told::default();
+        let origin = told.origin();
+        let app = app(backend, &origin, |layer| layer.verify(1.0)).await;
+        app.get("/", &[]).await;
+        for (status, text) in [(StatusCode::OK, "another"), (StatusCode::NOT_FOUND, "")] {
+            told.say(status, text);
+            let before = app.cache.counts();
+            hit(&app).await;
+            let first = app.cache.counts();
+            assert_eq!((first.verified, first.differing), (before.verified + 1, before.differing + 1), "{status}");
+            assert_eq!((first.stale_for_certain, first.unstable), (before.stale_for_certain, 0), "{status}");
+            hit(&app).await;
+            let second = app.cache.counts();
+            assert_eq!((second.verified, second.stale_for_certain), (first.verified, first.stale_for_certain + 1));
+            assert_eq!((second.stored, second.unstable), (1, 0), "{status}");
+        }
+        // An error says nothing.
+        told.say(StatusCode::SERVICE_UNAVAILABLE, "");
+        let before = app.cache.counts();
+        hit(&app).await;
+        assert_eq!(app.cache.counts().verified, before.verified);
+    }
+
+    async fn that_is_stale_for_certain_is_softened_if_that_is_wanted(backend: &Backend) {
+        let told = Told::default();
+        let origin = told.origin();
+        let app = app(backend, &origin, |layer| layer.verify(Verify::new(1.0).soften(true))).await;
+        app.get("/", &[]).await;
+        told.say(StatusCode::OK, "another");
+        hit(&app).await;
+        hit(&app).await;
+        let stale = app.get("/", &[]).await;
+        assert_eq!(stale.x_cache(), "STALE");
+        assert_eq!(app.get("/", &[]).await.text(), "another");
+    }
+
+    async fn that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened(backend: &Backend) {
+        let origin = Origin::echo(FIELDS);
+        let app = app(backend, &origin, |layer| layer.verify(Verify::new(1.0).soften(true))).await;
+        app.get("/", &[]).await;
+        for _ in 0..2 {
+            hit(&app).await;
+            hit(&app).await;
+        }
+        let counts = app.cache.counts();
+        assert_eq!((counts.differing, counts.unstable, counts.stale_for_certain), (2, 2, 0));
+        assert_eq!(counts.stored, 1);
+    }
+
+    async fn is_verified_for_who_says_nothing_of_himself_alone(backend: &Backend) {
+        let told = Told::default();
+        let origin = told.origin();
+        let set = |layer: CacheLayer| {
+            layer.verify(1.0).request_directives(true).ignore_cookies(["_ga"]).key_cookies(["currency"])
+        };
+        let app = app(backend, &origin, set).await;
+        let personal: [&[(&str, &str)]; 4] = [
+            &[("authorization", "Bearer t")],
+            &[("cookie", "session=1")],
+            &[("cookie", "currency=EUR")],
+            &[("cache-control", "only-if-cached")],
+        ];
+        app.get("/", &[]).await;
+        app.get("/", &[("cookie", "currency=EUR")]).await;
+        let before = origin.calls();
+        for fields in personal {
+            assert_eq!(app.get("/", fields).await.x_cache(), "HIT", "{fields:?}");
+        }
+        app.send(Method::HEAD, "/", &[]).await;
+        assert_eq!((origin.calls(), app.cache.counts().verified), (before, 0));
+        app.get("/", &[("cookie", "_ga=1")]).await;
+        app.get("/", &[("range", "bytes=0-0"), ("if-none-match", "\"x\"")]).await;
+        assert_eq!(app.cache.counts().verified, 2);
+    }
+
+    async fn has_no_hit_wait_for_a_slow_application(backend: &Backend) {
+        let gate = Gate::closed();
+        let origin = Origin::new({
+            let gate = gate.clone();
+            move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    if call > 1 {
+                        gate.pass().await;
+                    }
+                    Ok(tests::echo(call, &request, FIELDS))
+                }
+            }
+        });
+        let app = app(backend, &origin, |layer| layer.verify(1.0)).await;
+        app.get("/", &[]).await;
+        for _ in 0..40 {
+            let answer = app.begin(request(Method::GET, "/", &[])).await.unwrap();
+            let field = |name| answer.headers()[name].to_str().unwrap();
+            assert_eq!((field("x-cache"), field("x-call")), ("HIT", "1"));
+        }
+        gate.open();
+        app.settled().await;
+        let loads = origin.calls() - 1;
+        assert!((1..=16).contains(&loads), "{loads} at one time");
+    }
+
+    over_each_store!(
+        that_is_the_same_is_said_to_be_and_nothing_is_stored,
+        that_has_changed_is_found_and_is_stale_for_certain_once_two_loads_have_said_so,
+        that_is_stale_for_certain_is_softened_if_that_is_wanted,
+        that_is_never_the_same_twice_is_told_from_a_stale_one_and_is_not_softened,
+        is_verified_for_who_says_nothing_of_himself_alone,
+        has_no_hit_wait_for_a_slow_application,
+    );
+}
+
+#[tokio::test]
+async fn never_more_hits_are_verified_than_the_rate_says() {
+    let told = Told::default();
+    let origin = told.origin();
+    let app = app(&Backend::memory(), &origin, |layer| layer.verify(0.25)).await;
+    app.get("/", &[]).await;
+    for hits in 1..=400_usize {
+        hit(&app).await;
+        assert!(origin.calls() - 1 <= hits.div_ceil(4), "{} of {hits}", origin.calls() - 1);
+    }
+    assert!(origin.calls() > 60, "{}", origin.calls());
+}
+
+#[tokio::test]
+async fn it_takes_no_place_that_a_request_may_need() {
+    for (most, verified) in [(1, 0), (2, 1)] {
+        let told = Told::default();
+        let origin = told.origin();
+        let app = app(&Backend::memory(), &origin, |layer| layer.max_loads(most).verify(1.0)).await;
+        app.get("/", &[]).await;
+        hit(&app).await;
+        assert_eq!(app.cache.counts().verified, verified, "with {most} places");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_says_for_its_own_paths() {
+    let told = Told::default();
+    let origin = told.origin();
+    let rules = |layer: CacheLayer| {
+        let layer = layer.verify(1.0).rule(Rule::prefix("/never").verify(0.0)).unwrap();
+        layer.rule(Rule::prefix("/other").ttl_cap(Duration::from_secs(60))).unwrap()
+    };
+    let app = app(&Backend::memory(), &origin, rules).await;
+    for (path, verified) in [("/never", 0), ("/other", 1), ("/third", 2)] {
+        app.get(path, &[]).await;
+        app.get(path, &[]).await;
+        assert_eq!(app.cache.counts().verified, verified, "{path}");
+    }
+}
+
+/// An application that changes at a known rate, and tells nobody: what is measured is that rate.
+#[tokio::test]
+async fn the_share_that_differs_is_that_of_what_has_changed() {
+    const KEYS: u64 = 1_200;
+    const AGE: f64 = 30.0;
+    const CHANGES_A_SECOND: f64 = 1.0 / 60.0;
+    let clock = Clock::manual();
+    let begin = clock.now();
+    let origin = Origin::new({
+        let clock = clock.clone();
+        move |_, request| {
+            let number: u64 = request.uri().path()[1..].parse().unwrap();
+            let mut random = fastrand::Rng::with_seed(number * 7_919 + 3);
+            let (mut change, mut version) = (0.0, 0);
+            while change < (clock.now() - begin) as f64 / 1000.0 {
+                change -= (1.0 - random.f64()).ln() / CHANGES_A_SECOND;
+                version += 1;
+            }
+            let mut response = http::Response::new(full(version.to_string()));
+            response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=3600"));
+            async move { Ok(response) }
+        }
+    });
+    let ages = Arc::new(Mutex::new(Vec::new()));
+    let observer = {
+        let ages = ages.clone();
+        move |event: Event| {
+            if let Event::Verified { age, .. } = event {
+                ages.lock().unwrap().push(age);
+            }
+        }
+    };
+    let cache = Cache::builder(MemoryStore::new(64 << 20)).clock(clock.clone()).observer(observer).build();
+    let app = App::new(cache, &origin, |layer| layer.verify(1.0)).unexplained();
+    clock.advance(Duration::from_secs(1_000));
+    for number in 0..KEYS {
+        app.get(&format!("/{number}"), &[]).await;
+    }
+    clock.advance(Duration::from_secs_f64(AGE));
+    for number in 0..KEYS {
+        app.get(&format!("/{number}"), &[]).await;
+    }
+    let counts = app.cache.counts();
+    // Some turns are kept for a second look.
+    assert!(counts.verified > KEYS * 9 / 10, "{}", counts.verified);
+    let (measured, expected) =
+        (counts.differing as f64 / counts.verified as f64, 1.0 - (-CHANGES_A_SECOND * AGE).exp());
+    let sigma = (expected * (1.0 - expected) / counts.verified as f64).sqrt();
+    assert!((measured - expected).abs() <= 3.0 * sigma, "{measured} instead of {expected}, {sigma}");
+    assert!(ages.lock().unwrap().iter().all(|age| *age == Duration::from_secs(30)));
+    assert_eq!(counts.stored, KEYS, "nothing of it is stored");
+}
+
+mod a_value {
+    use super::*;
+
+    async fn is_verified_by_its_load(backend: &Backend) {
+        let cache = backend.cache().await.verify(Verify::new(1.0).soften(true)).build();
+        let (loads, value) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(7)));
+        let get = async || {
+            let (loads, value) = (loads.clone(), value.clone());
+            let load = async move || {
+                loads.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, std::convert::Infallible>(value.load(Ordering::SeqCst))
+            };
+            let got = cache.get_or_load("k", load).ttl(Duration::from_secs(3600)).await.unwrap();
+            assert!(cache.drain(Duration::from_secs(60)).await);
+            got
+        };
+        assert_eq!((get().await, get().await), (7, 7));
+        assert_eq!((loads.load(Ordering::SeqCst), cache.counts().verified, cache.counts().differing), (2, 1, 0));
+        value.store(8, Ordering::SeqCst);
+        assert_eq!((get().await, get().await), (7, 7));
+        let counts = cache.counts();
+        assert_eq!((counts.differing, counts.stale_for_certain, counts.stored), (1, 1, 1));
+        assert_eq!(get().await, 8, "it was softened");
+    }
+
+    async fn that_a_load_asks_for_is_not_its_to_verify(backend: &Backend) {
+        let cache = backend.cache().await.max_loads(4).verify(1.0).build();
+        let inner = || {
+            let cache = cache.clone();
+            async move || cache.get_or_load("inner", async || Ok::<_, std::convert::Infallible>(1)).await
+        };
+        for _ in 0..3 {
+            assert_eq!(cache.get_or_load("outer", inner()).await, Ok(1));
+            assert!(cache.drain(Duration::from_secs(60)).await);
+        }
+        assert_eq!((cache.counts().verified, cache.counts().differing), (2, 0));
+    }
+
+    over_each_store!(is_verified_by_its_load, that_a_load_asks_for_is_not_its_to_verify);
+}
