@@ -1,6 +1,6 @@
 //! Switches: what an operator turns off or on for a while, and that the whole fleet hears of it.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use cache_layer::{
     Cache, CacheLayer, Clock, Switch, SwitchError,
@@ -43,6 +43,29 @@ async fn stopped_fills_leave_hits_and_store_nothing(backend: &Backend) {
     assert_eq!(app.get("/b", &[]).await.x_cache(), "HIT");
 }
 
+/// One by one and many at once; what the application sets is stored.
+async fn stopped_fills_store_no_value_that_is_loaded(backend: &Backend) {
+    let cache = backend.cache().await.switches(true).build();
+    cache.switch(Switch::StopFills, MINUTE).await.unwrap();
+    let load = async |wanted: Vec<&'static str>| Ok::<_, Infallible>(wanted.into_iter().map(|key| (key, 7)));
+    assert_eq!(cache.get_or_load("one", async || Ok::<_, Infallible>(7)).await, Ok(7));
+    assert_eq!(cache.get_or_load_many(["two", "three"], load).await, Ok(vec![Some(7), Some(7)]));
+    cache.set("four", &7).await.unwrap();
+    assert!(cache.drain(MINUTE).await);
+    let is_there = async || {
+        let mut there = Vec::new();
+        for key in ["one", "two", "three", "four"] {
+            there.push(cache.contains(key).await);
+        }
+        there
+    };
+    assert_eq!(is_there().await, [false, false, false, true]);
+    cache.switch_off(Switch::StopFills).await.unwrap();
+    cache.get_or_load_many(["two", "three"], load).await.unwrap();
+    assert!(cache.drain(MINUTE).await);
+    assert_eq!(is_there().await, [false, true, true, true]);
+}
+
 async fn wider_grace_uses_what_is_stale_for_as_long_as_it_is_kept(backend: &Backend) {
     let clock = Clock::manual();
     let cache = backend.cache().await.switches(true).clock(clock.clone()).build();
@@ -63,6 +86,7 @@ async fn wider_grace_uses_what_is_stale_for_as_long_as_it_is_kept(backend: &Back
 over_each_store!(
     bypassed_reads_go_to_the_application_and_leave_what_is_stored,
     stopped_fills_leave_hits_and_store_nothing,
+    stopped_fills_store_no_value_that_is_loaded,
     wider_grace_uses_what_is_stale_for_as_long_as_it_is_kept,
 );
 

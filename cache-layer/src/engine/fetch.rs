@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    backoff::RecentFailure,
+    backoff::{BackOff, RecentFailure},
     cache::Cache,
     flight::{Flight, FlightOutcome, Follower},
     in_progress::InProgress,
@@ -75,7 +75,6 @@ pub(crate) enum Attempt {
 }
 
 /// What came of asking once for the right to load, without waiting.
-#[cfg(feature = "typed")]
 pub(crate) enum AttemptNow {
     Granted(Box<WritePermit>),
     /// The key changed, or may have.
@@ -85,7 +84,7 @@ pub(crate) enum AttemptNow {
     /// A recent load of this key could not be stored. The flight has ended.
     Uncacheable,
     /// A recent load of this key failed. The flight has ended.
-    BackedOff,
+    BackedOff(RecentFailure),
 }
 
 /// How a request came out of waiting for another request's load.
@@ -156,11 +155,31 @@ impl Cache {
         patience: &mut Patience,
         policy: FailurePolicy,
     ) -> Attempt {
-        let permit = |flight, lease| Attempt::Granted(self.permit(flight, lease, policy.back_off));
-        let too_long = |flight| {
-            self.emit(Event::Release(Release::WaitTimeout));
-            permit(flight, Err(NoCacheReason::WaitedTooLong))
+        // What it changed to may not be seen by a lookup: the store may read from a replica that lags. In a box, as is the
+        // other wait, so that the future of who need not wait is the smaller for it.
+        let (flight, looks_again) = match self.attempt(flight, key, Some(seen), policy).await {
+            AttemptNow::Granted(permit) => return Attempt::Granted(permit),
+            AttemptNow::Uncacheable => return Attempt::Uncacheable,
+            AttemptNow::BackedOff(failure) => return Attempt::BackedOff(failure),
+            AttemptNow::Changed(flight) => (flight, Box::pin(patience.again(LONGEST_PAUSE, Duration::ZERO)).await),
+            AttemptNow::Held(flight) => (flight, Box::pin(self.wait_out(key, patience)).await),
         };
+        match looks_again {
+            true => Attempt::LookAgain(flight),
+            false => Attempt::Granted(self.load_impatiently(flight, policy.back_off)),
+        }
+    }
+
+    /// Asks once for the right to load `key`, and waits for nobody.
+    pub(crate) async fn attempt(
+        &self,
+        flight: Flight,
+        key: &Key,
+        expected: Option<Seen>,
+        policy: FailurePolicy,
+    ) -> AttemptNow {
+        let Some(seen) = expected else { return AttemptNow::Granted(self.load_without_store(flight)) };
+        let permit = |flight, lease| AttemptNow::Granted(self.permit(flight, lease, policy.back_off));
         if self.is_switched(Switch::StopFills) {
             return permit(flight, Err(NoCacheReason::FillsStopped));
         }
@@ -171,26 +190,18 @@ impl Cache {
         };
         match acquired {
             Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
-            // What it changed to may not be seen by a lookup: the store may read from a replica that lags. In a box, as is the
-            // other wait, so that the future of who need not wait is the smaller for it.
-            Ok(Acquired::Changed) => match Box::pin(patience.again(LONGEST_PAUSE, Duration::ZERO)).await {
-                true => Attempt::LookAgain(flight),
-                false => too_long(flight),
-            },
-            Ok(Acquired::Held) => match Box::pin(self.wait_out(key, patience)).await {
-                true => Attempt::LookAgain(flight),
-                false => too_long(flight),
-            },
+            Ok(Acquired::Changed) => AttemptNow::Changed(flight),
+            Ok(Acquired::Held) => AttemptNow::Held(flight),
             Ok(Acquired::Uncacheable) => {
                 self.0.uncacheable.remember(&key.primary(), REMEMBER_UNCACHEABLE);
                 flight.finish(FlightOutcome::Uncacheable);
-                Attempt::Uncacheable
+                AttemptNow::Uncacheable
             }
             Ok(Acquired::BackOff { remaining, status }) => {
                 let recent_failure = RecentFailure::new(status, remaining);
                 self.0.recent_failures.remember(key, recent_failure);
                 flight.finish(FlightOutcome::Failed);
-                Attempt::BackedOff(recent_failure)
+                AttemptNow::BackedOff(recent_failure)
             }
             Err(error) => {
                 tracing::debug!(%error, "could not take a lease");
@@ -199,41 +210,10 @@ impl Cache {
         }
     }
 
-    /// Asks once for the right to load `key`, and waits for nobody.
-    #[cfg(feature = "typed")]
-    pub(crate) async fn attempt(
-        &self,
-        flight: Flight,
-        key: &Key,
-        expected: Option<Seen>,
-        policy: FailurePolicy,
-    ) -> AttemptNow {
-        let Some(seen) = expected else { return AttemptNow::Granted(self.load_without_store(flight)) };
-        match self.0.store.acquire(key, seen, self.lease_life(), policy.failures()).await {
-            Ok(Acquired::Granted(lease)) => AttemptNow::Granted(self.permit(flight, Ok(lease), policy.back_off)),
-            Ok(Acquired::Changed) => AttemptNow::Changed(flight),
-            Ok(Acquired::Held) => AttemptNow::Held(flight),
-            Ok(Acquired::Uncacheable) => {
-                flight.finish(FlightOutcome::Uncacheable);
-                AttemptNow::Uncacheable
-            }
-            Ok(Acquired::BackOff { remaining, status }) => {
-                self.0.recent_failures.remember(key, RecentFailure::new(status, remaining));
-                flight.finish(FlightOutcome::Failed);
-                AttemptNow::BackedOff
-            }
-            Err(error) => {
-                tracing::debug!(%error, "could not take a lease");
-                AttemptNow::Granted(self.permit(flight, Err(reason_of(&error)), policy.back_off))
-            }
-        }
-    }
-
     /// The right to load, after a wait that was too long: nothing will be stored.
-    #[cfg(feature = "typed")]
-    pub(crate) fn load_impatiently(&self, flight: Flight) -> Box<WritePermit> {
+    pub(crate) fn load_impatiently(&self, flight: Flight, back_off: Option<BackOff>) -> Box<WritePermit> {
         self.emit(Event::Release(Release::WaitTimeout));
-        self.permit(flight, Err(NoCacheReason::WaitedTooLong), None)
+        self.permit(flight, Err(NoCacheReason::WaitedTooLong), back_off)
     }
 
     /// Waits until another process's load of `key` may have ended, and says whether there is patience to look again.

@@ -124,7 +124,7 @@ where
                 reply_to.send(LoadResult::Unshared(()));
                 return Attempted::Ended;
             }
-            AttemptNow::BackedOff => {
+            AttemptNow::BackedOff(_) => {
                 reply_to.send(ask.while_backing_off(&miss).unwrap_or(LoadResult::Unshared(())));
                 return Attempted::Ended;
             }
@@ -132,7 +132,7 @@ where
             AttemptNow::Changed(flight) => (flight, false),
         };
         if is_held && ask.lock != Lock::Fleet {
-            let permit = cache.load_impatiently(flight);
+            let permit = cache.load_impatiently(flight, None);
             return Attempted::Granted(Box::new(Granted { id, ask, permit, miss, purpose, reply_to }));
         }
         Attempted::Waits(Box::pin(async move {
