@@ -37,7 +37,7 @@ pub struct PurgeRule {
 }
 
 impl PurgeRule {
-    /// For paths that begin so, with the [token](crate::Admin::token) as `Authorization: Bearer …`. Without a token set, nobody has it.
+    /// For a path and those below it, with the [token](crate::Admin::token) as `Authorization: Bearer …`. Without a token set, nobody has it.
     pub fn under(prefix: impl AsRef<str>) -> Self {
         Self { prefix: prefix.as_ref().into(), from_this_machine: false }
     }
@@ -73,7 +73,7 @@ impl PurgeLayer {
             return None;
         }
         let path = request.uri().path();
-        self.rules.iter().find(|rule| path.starts_with(&*rule.prefix))
+        self.rules.iter().find(|rule| is_under(path, &rule.prefix))
     }
 }
 
@@ -115,7 +115,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Some(rule) = self.layer.rule(&request) else { return Either::Left(self.inner.call(request)) };
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
-        let refused = refusal(rule, self.layer.context.0.token.as_ref(), peer, request.headers());
+        let refused = is_unclear(request.uri().path()).then_some(StatusCode::BAD_REQUEST);
+        let refused = refused.or_else(|| refusal(rule, self.layer.context.0.token.as_ref(), peer, request.headers()));
         let url = url(request.uri(), request.headers());
         let context = self.layer.context.clone();
         Either::Right(Box::pin(async move {
@@ -143,6 +144,19 @@ async fn purged(context: &Context, url: &str, peer: Option<SocketAddr>) -> Statu
         Ok(false) => StatusCode::ACCEPTED,
         Err(problem) => problem.status(),
     }
+}
+
+fn is_under(path: &str, prefix: &str) -> bool {
+    let below = |rest: &str| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/');
+    path.strip_prefix(prefix).is_some_and(below)
+}
+
+/// Whether a path may be that of another rule, once it is resolved.
+fn is_unclear(path: &str) -> bool {
+    path.split('/').any(|segment| {
+        let segment = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
+        matches!(&*segment, "." | "..") || segment.contains(['/', '\\'])
+    })
 }
 
 /// Why a request may not purge, if it may not.

@@ -251,7 +251,7 @@ async fn is_stored(cache: &Cache, app: &Router, path: &str) -> bool {
 #[tokio::test]
 async fn purge_as_a_method_is_taken_where_a_rule_allows_it_and_nowhere_else() {
     let bearer = ("authorization", &*format!("Bearer {TOKEN}"));
-    let (cache, app, admin) = shop(vec![PurgeRule::under("/api/")], true);
+    let (cache, app, admin) = shop(vec![PurgeRule::under("/api")], true);
     for path in ["/api/a", "/b"] {
         is_stored(&cache, &app, path).await;
         assert!(is_stored(&cache, &app, path).await);
@@ -268,8 +268,12 @@ async fn purge_as_a_method_is_taken_where_a_rule_allows_it_and_nowhere_else() {
     let purged = ask(&app, "PURGE", "/api/a", &[bearer]).await;
     assert_eq!((purged.status().as_u16(), &purged.headers()["cache-control"]), (200, &"no-store".parse().unwrap()));
     assert!(!is_stored(&cache, &app, "/api/a").await);
-    // No rule is for it: the application is asked, which knows no such method.
+    // No rule is for it: the application is asked, which knows no such method, or no such path.
     assert_eq!(ask(&app, "PURGE", "/b", &[bearer]).await.status(), 405);
+    assert_eq!(ask(&app, "PURGE", "/apiary", &[bearer]).await.status(), 404);
+    for elsewhere in ["/api/../b", "/api/%2e%2E/b", "/api/..%2fb"] {
+        assert_eq!(ask(&app, "PURGE", elsewhere, &[bearer]).await.status(), 400, "{elsewhere}");
+    }
     assert!(is_stored(&cache, &app, "/b").await);
     let records = ask(&admin, "GET", "/api/audit?by=method", &[bearer]).await.into_body().collect().await.unwrap();
     let records: Value = serde_json::from_slice(&records.to_bytes()).unwrap();
