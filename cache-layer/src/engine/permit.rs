@@ -271,10 +271,12 @@ impl WritePermit {
         load: impl Future<Output = T>,
         demand: impl Fn() -> Demand,
     ) -> Option<T> {
+        // In a box, and only once it is waited for: the future of a load that is answered at once is the smaller for it.
+        let abandoned = async { Box::pin(self.until_abandoned(demand)).await };
         tokio::select! {
             biased;
             result = load => Some(result),
-            () = self.until_abandoned(demand) => None,
+            () = abandoned => None,
         }
     }
 
@@ -406,14 +408,21 @@ impl WritePermit {
     }
 
     /// Stores what was loaded, unless an invalidation came first.
-    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
-    pub(crate) fn commit(self: Box<Self>, writes: Writes, tags: Tags) -> impl Future<Output = ()> + Send {
-        async move {
-            if let Some((permit, fill)) = self.commit_at_once(writes, tags) {
-                // In a box, so that the future of a commit in this process is the smaller for it.
-                Box::pin(permit.commit_in_turn(fill)).await;
-            }
+    pub(crate) async fn commit(self: Box<Self>, writes: Writes, tags: Tags) {
+        if let Some(rest) = self.begin_commit(writes, tags) {
+            // In a box, so that the future of a commit in this process is the smaller for it.
+            Box::pin(rest).await;
         }
+    }
+
+    /// As [`commit`](Self::commit), at once where the store is in this process; else, what is left to do.
+    pub(crate) fn begin_commit(
+        self: Box<Self>,
+        writes: Writes,
+        tags: Tags,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let (permit, fill) = self.commit_at_once(writes, tags)?;
+        Some(permit.commit_in_turn(fill))
     }
 
     /// As [`commit`](Self::commit), where nothing is to be waited for; else, what is to be stored.

@@ -162,7 +162,8 @@ impl Context {
         if !self.policy.inherits {
             return self.in_its_place(handler).await;
         }
-        let (result, reads) = inherit::collect(self.in_its_place(handler)).await;
+        // In a box, so that the future of a load that inherits nothing is the smaller for it.
+        let (result, reads) = Box::pin(inherit::collect(self.in_its_place(handler))).await;
         result.map(|mut response| {
             response.extensions_mut().insert(reads);
             response

@@ -41,7 +41,6 @@ use crate::{
         staleness::is_replaceable_error,
         storable::forbids_length,
     },
-    store::Writes,
     tag::Tags,
     telemetry::{Event, NoCacheReason},
 };
@@ -254,14 +253,8 @@ impl Length {
 /// What is left of a load once its response has come.
 enum Received<F> {
     Done,
-    /// All of it was there, and its client has it.
-    Stored {
-        permit: Box<WritePermit>,
-        writes: Writes,
-        tags: Tags,
-        room: Option<LoadPermit>,
-        encoding: Option<Box<Encoding>>,
-    },
+    /// All of it was there, its client has it, and the store has not.
+    Committing(Pin<Box<dyn Future<Output = ()> + Send>>),
     Streaming(Pin<Box<F>>),
 }
 
@@ -281,14 +274,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         async move {
             match received {
                 Received::Done => {}
-                Received::Stored { permit, writes, tags, room, encoding } => {
-                    match encoding {
-                        None => permit.commit(writes, tags).await,
-                        // In a box, since most are not encoded.
-                        Some(encoding) => Box::pin(encoding.commit(permit, writes, tags)).await,
-                    }
-                    drop(room);
-                }
+                Received::Committing(rest) => rest.await,
                 Received::Streaming(rest) => rest.await,
             }
         }
@@ -368,7 +354,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         ClientHead { parts, status, not_modified, in_part, offers_ranges, why, not_stored }
     }
 
-    /// All of the body is there: replies, and returns what is to be stored.
+    /// All of the body is there: replies, and stores it.
     fn reply_whole<F>(
         self: Box<Self>,
         mut draft: Draft,
@@ -397,7 +383,19 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
             true => LoadReply::Entry(entry, head.served()),
             false => head.reply(ResponseBody::stored(payload)),
         });
-        Received::Stored { permit, writes, tags, room, encoding: encoding.map(Box::new) }
+        if let Some(encoding) = encoding {
+            return Received::Committing(Box::pin(async move {
+                encoding.commit(permit, writes, tags).await;
+                drop(room);
+            }));
+        }
+        match permit.begin_commit(writes, tags) {
+            None => Received::Done,
+            Some(rest) => Received::Committing(Box::pin(async move {
+                rest.await;
+                drop(room);
+            })),
+        }
     }
 
     /// The body is passed on while it comes in, to the client and to the requests that join.

@@ -32,7 +32,7 @@ use crate::{
         freshness::{initial_age, lifetime},
         groups::{GROUPS, cache_groups},
         list::has,
-        names::Shapes,
+        names::{Shaped, Shapes},
         no_vary_search::NoVarySearch as Variation,
         received::Received,
         staleness::{Windows, forbids_stale_use},
@@ -345,8 +345,8 @@ impl Context {
     fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
         let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
         let fields = headers.own.iter().filter(|(name, _)| {
-            let shape = Shapes::of_text(name.as_str());
-            is_stored(name, shape)
+            let field @ Shaped { shape, .. } = Shaped::from(*name);
+            is_stored(field)
                 && !(shape.may_meet(annotate::OWN) && annotate::is_own(name))
                 && !(self.policy.may_name_tags(shape) && self.policy.is_internal(name))
         });

@@ -148,11 +148,12 @@ impl StoredInfo {
         out.put_u64(self.stale_if_disconnected);
         out.put_slice(&self.parent.unwrap_or(NO_PARENT).0);
         for (name, value) in fields {
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
             // Header names are below 64 KiB by their type, and values by every server's limit.
-            out.put_u16(name.as_str().len() as u16);
-            out.put_slice(name.as_str().as_bytes());
+            out.put_u16(name.len() as u16);
+            out.put_slice(name);
             out.put_u32(value.len() as u32);
-            out.put_slice(value.as_bytes());
+            out.put_slice(value);
         }
         out
     }

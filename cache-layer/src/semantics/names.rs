@@ -56,6 +56,21 @@ impl Names {
     }
 }
 
+/// The name of a field, and what it is told by sooner than compared.
+#[derive(Clone, Copy)]
+pub(crate) struct Shaped<'a> {
+    pub(crate) name: &'a HeaderName,
+    pub(crate) text: &'a str,
+    pub(crate) shape: Shapes,
+}
+
+impl<'a> From<&'a HeaderName> for Shaped<'a> {
+    fn from(name: &'a HeaderName) -> Self {
+        let text = name.as_str();
+        Self { name, text, shape: Shapes::of_text(text) }
+    }
+}
+
 /// Of which shapes some names are: two lists that share none have no name in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shapes(u64);

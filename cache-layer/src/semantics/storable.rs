@@ -18,7 +18,7 @@ use super::{
     incremental::is_incremental,
     invalidation::{Target, represents_target},
     list::{has, has_any, members},
-    names::{Names, Shapes},
+    names::{Names, Shaped, Shapes},
     one_request::is_for_one_client,
     range::has_foreign_unit,
     received::Received,
@@ -337,21 +337,20 @@ pub(crate) fn post_answers_get(
     policy.post_for_get && stated && received.status.is_success() && represents_target(target, received.headers)
 }
 
-/// Tells what is stored of a response from what is not (RFC 9111, section 3.1), without the fields of these names, by a name and
-/// its shape. Its age is kept apart.
+/// Tells what is stored of a response from what is not (RFC 9111, section 3.1), without the fields of these names. Its age is kept
+/// apart.
 pub(crate) fn is_stored_field<'a>(
     policy: &CachingPolicy,
     not_stored: &'a Names,
     headers: &HeaderMap,
-) -> impl Fn(&HeaderName, Shapes) -> bool + use<'a> {
+) -> impl Fn(Shaped<'_>) -> bool + use<'a> {
     const APART: Shapes = Shapes::of_each(&["age", "set-cookie"]);
     let is_end_to_end = hop_by_hop::is_end_to_end(headers);
     let strips_cookies = policy.set_cookie == SetCookie::Strip;
-    move |name, shape| {
+    move |field| {
+        let Shaped { name, text, shape } = field;
         let is_apart = || *name == AGE || (strips_cookies && *name == SET_COOKIE);
-        is_end_to_end(name, shape)
-            && !(shape.may_meet(APART) && is_apart())
-            && !not_stored.has_shaped(name.as_str().as_bytes(), shape)
+        is_end_to_end(field) && !(shape.may_meet(APART) && is_apart()) && !not_stored.has_shaped(text.as_bytes(), shape)
     }
 }
 
@@ -584,7 +583,7 @@ mod tests {
             assert_eq!(whole_refusal(&policy, &[], 200, COOKIE), refusal, "{set_cookie:?}");
             let (came, no_names) = (headers(COOKIE), Names::default());
             let is_stored = is_stored_field(&policy, &no_names, &came);
-            let stored = |name| is_stored(&HeaderName::from_static(name), Shapes::of_text(name));
+            let stored = |name| is_stored(Shaped::from(&HeaderName::from_static(name)));
             assert_eq!(stored("set-cookie"), kept, "{set_cookie:?}");
             assert!(stored("cache-control") && !stored("age"));
         }

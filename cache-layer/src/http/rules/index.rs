@@ -45,6 +45,13 @@ struct Node {
     literals: HashMap<Box<[u8]>, Self, Hashing>,
     any: Option<Box<Self>>,
     ends: Leaf,
+    /// Few have any.
+    open: Option<Box<Open>>,
+}
+
+/// The rules for what goes on.
+#[derive(Clone, Debug, Default)]
+struct Open {
     below: Leaf,
     prefix: Leaf,
 }
@@ -79,8 +86,8 @@ impl Index {
         }
         let leaf = match scope.path.tail {
             Tail::End => &mut node.ends,
-            Tail::Below => &mut node.below,
-            Tail::Prefix => &mut node.prefix,
+            Tail::Below => &mut node.open.get_or_insert_default().below,
+            Tail::Prefix => &mut node.open.get_or_insert_default().prefix,
         };
         leaf.insert(&scope.methods, number)
     }
@@ -111,7 +118,9 @@ impl Node {
     fn find(&self, mut path: Segments<'_>, method: &Method) -> Option<usize> {
         let (mut node, mut less_special) = (self, None);
         while let Some((segment, rest)) = path.split_first() {
-            less_special = node.below.find(method).or_else(|| node.prefix.find(method)).or(less_special);
+            if let Some(Open { below, prefix }) = node.open.as_deref() {
+                less_special = below.find(method).or_else(|| prefix.find(method)).or(less_special);
+            }
             node = match (node.literals.get(segment), node.any.as_deref()) {
                 (None, None) => return less_special,
                 (Some(only), None) | (None, Some(only)) => only,
@@ -122,7 +131,8 @@ impl Node {
             };
             path = rest;
         }
-        node.ends.find(method).or_else(|| node.prefix.find(method)).or(less_special)
+        let of_prefix = || node.open.as_ref()?.prefix.find(method);
+        node.ends.find(method).or_else(of_prefix).or(less_special)
     }
 }
 
@@ -157,24 +167,20 @@ impl Leaf {
 
 type Hashing = BuildHasherDefault<SegmentHasher>;
 
-/// For names that only the owner of the rules chooses: requests are looked up and never put in. They are read a word at a time.
+/// By the ends and the length of a name. Names are chosen by the owner of the rules alone: requests are looked up and never put
+/// in, so that nobody can make many of one hash.
 #[derive(Clone, Default)]
 struct SegmentHasher(u64);
 
-impl SegmentHasher {
-    fn add(&mut self, word: u64) {
-        // The golden ratio: the highest bits of a product depend on all of its factors', and `finish` has them count everywhere.
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 impl Hasher for SegmentHasher {
     fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks();
-        words.iter().for_each(|word| self.add(u64::from_le_bytes(*word)));
-        if !rest.is_empty() {
-            self.add(rest.iter().fold(bytes.len() as u64, |word, byte| (word << 8) | u64::from(*byte)));
-        }
+        let (first, last) = match (bytes.first_chunk(), bytes.last_chunk()) {
+            (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+            _ => (0, bytes.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte))),
+        };
+        // The golden ratio: the highest bits of a product depend on all of its factors', and `finish` has them count everywhere.
+        let word = first.rotate_left(29) ^ last ^ bytes.len() as u64;
+        self.0 = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
     // What says where a name ends: here, each is hashed by itself.

@@ -106,86 +106,89 @@ fn literal(text: &str) -> Result<String, String> {
 /// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if it is not
 /// [clear](clear_path).
 pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T) -> Option<T> {
-    match is_plain(path.as_bytes()) {
-        true => Some(look(Segments::of(path))),
-        false => clear_path(path).map(|path| look(Segments::of(&path))),
+    match Segments::plain(path) {
+        Some(segments) => Some(look(segments)),
+        None => clear_path(path).map(|path| look(Segments::of(&path))),
     }
 }
 
 /// The segments of a path, from one of them on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Segments<'a>(&'a [u8]);
+pub(super) struct Segments<'a> {
+    path: &'a [u8],
+    /// Where there are slashes in it, a bit for each byte; `None` where that was not looked at.
+    slashes: Option<u64>,
+}
 
 impl<'a> Segments<'a> {
     fn of(path: &'a str) -> Self {
-        let path = path.strip_prefix('/').unwrap_or(path);
-        Self(path.strip_suffix('/').unwrap_or(path).as_bytes())
+        Self { path: path.as_bytes(), slashes: None }.without_ends()
+    }
+
+    /// Those of a path in which nothing may mean something else, as in most: no byte tells but single slashes. Where there are
+    /// none, it may be so all the same.
+    fn plain(path: &'a str) -> Option<Self> {
+        let path = path.as_bytes();
+        let last = path.len().checked_sub(WORD).filter(|_| path.len() <= u64::BITS as usize)?;
+        let (mut slashes, mut start) = (0, 0);
+        loop {
+            let at = last.min(start);
+            let word = path.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word))?;
+            if having(word, b'.') | having(word, b'%') | having(word, b'\\') != 0 {
+                return None;
+            }
+            slashes |= bits(having(word, b'/')) << at;
+            if at == last {
+                break;
+            }
+            start += WORD;
+        }
+        (slashes & (slashes << 1) == 0).then(|| Self { path, slashes: Some(slashes) }.without_ends())
+    }
+
+    /// Without the slash that a path begins with, and the one that it may end with.
+    fn without_ends(self) -> Self {
+        let Self { path, slashes } = self;
+        let (path, slashes) = match path {
+            [b'/', rest @ ..] => (rest, slashes.map(|slashes| slashes >> 1)),
+            _ => (path, slashes),
+        };
+        match path {
+            [rest @ .., b'/'] => Self { path: rest, slashes: slashes.map(|slashes| slashes & !(1 << rest.len())) },
+            _ => Self { path, slashes },
+        }
     }
 
     /// The first one, and those after it.
     pub(super) fn split_first(self) -> Option<(&'a [u8], Self)> {
-        if self.0.is_empty() {
+        let Self { path, slashes } = self;
+        if path.is_empty() {
             return None;
         }
-        let end = first_slash(self.0);
-        let (segment, rest) = self.0.split_at(end);
-        Some((segment, Self(rest.get(1..).unwrap_or_default())))
+        let end = match slashes {
+            Some(0) => path.len(),
+            Some(slashes) => slashes.trailing_zeros() as usize,
+            None => path.iter().position(|&byte| byte == b'/').unwrap_or(path.len()),
+        };
+        let (segment, rest) = path.split_at_checked(end)?;
+        let slashes = slashes.map(|slashes| slashes.checked_shr(end as u32 + 1).unwrap_or(0));
+        Some((segment, Self { path: rest.get(1..).unwrap_or_default(), slashes }))
     }
-}
-
-/// Where the first slash is; the length, if there is none.
-fn first_slash(bytes: &[u8]) -> usize {
-    let mut start = 0;
-    while let Some(word) = word_at(bytes, start) {
-        match having(word, b'/') {
-            0 => start += WORD,
-            found => return start + found.trailing_zeros() as usize / 8,
-        }
-    }
-    bytes[start..].iter().position(|&byte| byte == b'/').map_or(bytes.len(), |at| start + at)
-}
-
-/// Whether nothing in a path may mean something else, as in most: no byte tells but single slashes. Where it says no, there may
-/// be nothing all the same.
-fn is_plain(path: &[u8]) -> bool {
-    let is_plain_word = |word| {
-        let slashes = having(word, b'/');
-        (having(word, b'.') | having(word, b'%') | having(word, b'\\') | (slashes & (slashes << 8))) == 0
-    };
-    let Some(last) = path.len().checked_sub(WORD) else {
-        let mut before = 0;
-        return path.iter().all(|&byte| {
-            let is_plain = !TELLING[usize::from(byte)] || (byte == b'/' && before != b'/');
-            before = byte;
-            is_plain
-        });
-    };
-    let mut start = 0;
-    while let Some(word) = word_at(path, start.min(last)) {
-        if !is_plain_word(word) {
-            return false;
-        }
-        if start >= last {
-            return true;
-        }
-        // Words overlap by a byte, so that none is between two slashes.
-        start += WORD - 1;
-    }
-    true
 }
 
 /// Bytes that are looked at in one step.
 const WORD: usize = size_of::<u64>();
+const EACH: u64 = u64::from_ne_bytes([1; WORD]);
 
-fn word_at(bytes: &[u8], start: usize) -> Option<u64> {
-    bytes.get(start..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
-}
-
-/// The highest bit of the first byte of a word that is `byte`, and perhaps of others after it; nothing, if none is.
+/// The highest bit of each byte of a word that is `byte`; and perhaps of some that are its neighbour in ASCII and come after it.
 fn having(word: u64, byte: u8) -> u64 {
-    const EACH: u64 = u64::from_ne_bytes([1; WORD]);
     let differs = word ^ (EACH * u64::from(byte));
     differs.wrapping_sub(EACH) & !differs & (EACH << 7)
+}
+
+/// The highest bits of the bytes of a word, one next to the other.
+fn bits(highest: u64) -> u64 {
+    (highest >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
 /// `path` as it is compared with patterns; `None` if it may mean another one to the application: one with dot segments, with
@@ -317,7 +320,13 @@ mod tests {
         fn words_say_what_bytes_do(path in "(/|[a-z0-9\u{80}-\u{ff}]{1,20}/?|[.%\\\\]){0,12}") {
             let tells = |byte| matches!(byte, b'.' | b'%' | b'\\');
             let plain = !path.bytes().any(tells) && !path.contains("//");
-            prop_assert_eq!(is_plain(path.as_bytes()), plain, "{}", path);
+            let found = Segments::plain(&path);
+            prop_assert!(found.is_none() || plain, "{}", path);
+            // What is shorter or longer is looked at byte by byte.
+            prop_assert_eq!(found.is_some(), plain && (8..=64).contains(&path.len()), "{}", path);
+            if let Some(found) = found {
+                prop_assert_eq!(all(found), all(Segments::of(&path)), "{}", path);
+            }
             if plain {
                 let split: Vec<&[u8]> = path.split('/').filter(|part| !part.is_empty()).map(str::as_bytes).collect();
                 prop_assert_eq!(all(Segments::of(&path)), split, "{}", path);
