@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -71,6 +71,8 @@ struct DatabaseServer {
     options: AnyConnectOptions,
     /// When it was last asked for a connection of its own, and why there was none.
     asked: Mutex<Option<(Instant, Option<String>)>>,
+    /// When it last answered over a connection of the pool.
+    answered: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Database {
@@ -122,7 +124,7 @@ impl Database {
         // If a server refuses connections, the pool tries again until its timeout.
         tokio::select! {
             biased;
-            connection = self.pool.acquire() => connection,
+            connection = self.pool.acquire() => connection.inspect(|_| server.has_answered()),
             error = server.out_of_reach() => Err(error.into()),
         }
     }
@@ -242,7 +244,7 @@ impl DatabaseFile {
 
 impl DatabaseServer {
     fn new(options: &AnyConnectOptions) -> Self {
-        Self { options: options.clone(), asked: Mutex::default() }
+        Self { options: options.clone(), asked: Mutex::default(), answered: std::sync::Mutex::default() }
     }
 
     /// Ends, with the reason, if a request waits for a connection because no new one can be made. One of the waiting requests
@@ -264,8 +266,15 @@ impl DatabaseServer {
         }
     }
 
+    /// The pool asks the server before it lends a connection.
+    fn has_answered(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     /// Why there is no new connection.
     async fn refusal(&self) -> Option<String> {
+        let began = Instant::now();
+        let answers = || self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|when| when >= began);
         match timeout(CONNECT_TIMEOUT, AnyConnection::connect_with(&self.options)).await {
             Ok(Ok(connection)) => {
                 let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
@@ -274,6 +283,7 @@ impl DatabaseServer {
             // The server is there, and busy.
             Ok(Err(error)) if is_full_of_connections(&error) => None,
             Ok(Err(error)) => Some(error.to_string()),
+            Err(_) if answers() => None,
             Err(_) => Some(format!("no connection within {CONNECT_TIMEOUT:?}")),
         }
     }
@@ -472,6 +482,22 @@ mod tests {
                 assert!(is_absent(&error) && error.to_string().contains(why), "{error}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_others_is_busy_however_long_it_takes_for_a_new_connection() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let database = without_its_server(silent.local_addr().unwrap().port());
+        let Whereabouts::Server(server) = database.whereabouts.clone() else { panic!("there is a server") };
+        let others = tokio::spawn(async move {
+            loop {
+                server.has_answered();
+                sleep(LONG_WAIT).await;
+            }
+        });
+        let error = database.product(1).await.unwrap_err();
+        assert!(matches!(error, sqlx::Error::PoolTimedOut), "{error}");
+        others.abort();
     }
 
     #[tokio::test]
