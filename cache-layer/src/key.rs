@@ -300,7 +300,8 @@ fn push_readable(text: &mut String, canonical: &[u8], cap: usize) {
             }
             // As much at one time as may be shown, and stands for itself.
             let room = end - 2 - text.len();
-            let plain = part.iter().take(room).take_while(|byte| READABLE[usize::from(**byte)]).count();
+            let shown = &part[..room.min(part.len())];
+            let plain = shown.iter().position(|byte| !READABLE[usize::from(*byte)]).unwrap_or(shown.len());
             text.push_str(str::from_utf8(&part[..plain]).unwrap_or_default());
             part = &part[plain..];
             if plain == 0 {

@@ -69,12 +69,20 @@ pub(crate) struct Names {
     prefix: String,
     /// What comes before tags, so that they share a slot where there are slots.
     tags: String,
+    /// Those that are needed for each request.
+    last_invalidation: String,
+    switches: String,
     sealing: Sealing,
 }
 
 impl Names {
     pub(crate) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), tags: String::new(), sealing: Sealing::default() }
+        Self::with(prefix, String::new())
+    }
+
+    fn with(prefix: &str, tags: String) -> Self {
+        let [last_invalidation, switches] = ["i", "switches"].map(|kind| beside_tags(prefix, &tags, kind));
+        Self { prefix: prefix.to_owned(), tags, last_invalidation, switches, sealing: Sealing::default() }
     }
 
     /// The same where entries are sealed: digests and tags are hidden, and nothing is there for people to read.
@@ -90,7 +98,7 @@ impl Names {
     /// The same, for a cluster.
     #[cfg(feature = "cluster")]
     pub(crate) fn clustered(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), tags: format!("{{{prefix}}}:"), sealing: Sealing::default() }
+        Self::with(prefix, format!("{{{prefix}}}:"))
     }
 
     pub(crate) fn is_clustered(&self) -> bool {
@@ -127,11 +135,11 @@ impl Names {
     }
 
     pub(crate) fn last_invalidation(&self) -> String {
-        self.beside_tags("i")
+        self.last_invalidation.clone()
     }
 
     pub(crate) fn switches(&self) -> String {
-        self.beside_tags("switches")
+        self.switches.clone()
     }
 
     pub(crate) fn audit(&self) -> String {
@@ -147,15 +155,15 @@ impl Names {
     }
 
     fn beside_tags(&self, kind: &str) -> String {
-        format!("{}:{kind}{}{}", self.prefix, if self.tags.is_empty() { "" } else { ":" }, self.tags)
+        beside_tags(&self.prefix, &self.tags, kind)
     }
 
     /// What a name stands for; `None` if it is none of ours, or nobody keeps what it stands for.
     pub(crate) fn parse<'a>(&self, name: &'a [u8]) -> Option<Named<'a>> {
-        if *name == *self.last_invalidation().as_bytes() {
+        if *name == *self.last_invalidation.as_bytes() {
             return Some(Named::LastInvalidation);
         }
-        if *name == *self.switches().as_bytes() {
+        if *name == *self.switches.as_bytes() {
             return Some(Named::Switches);
         }
         if let Some(tag) = name.strip_prefix(self.prefix.as_bytes()).and_then(|name| name.strip_prefix(b":t:")) {
@@ -168,7 +176,8 @@ impl Names {
 
     /// The key that a name of this kind is of, and its readable form.
     pub(crate) fn parse_of<'a>(&self, kind: Kind, name: &'a [u8]) -> Option<(KeyId, &'a [u8])> {
-        let rest = name.strip_prefix(self.of_kind(kind).as_bytes())?;
+        let rest = name.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?;
+        let rest = rest.strip_prefix(&[kind.letter() as u8])?.strip_prefix(b":")?;
         let (primary, rest) = rest.strip_prefix(b"{")?.split_at_checked(32)?;
         let rest = rest.strip_prefix(b"}:")?;
         let (variant, readable) = match rest.strip_prefix(b"-:") {
@@ -208,6 +217,10 @@ impl Names {
         }
         name
     }
+}
+
+fn beside_tags(prefix: &str, tags: &str, kind: &str) -> String {
+    format!("{prefix}:{kind}{}{tags}", if tags.is_empty() { "" } else { ":" })
 }
 
 fn parse_hex(digits: &[u8]) -> Option<[u8; 16]> {
