@@ -61,6 +61,7 @@ SCENARIOS = [
     Scenario(targets.ZIPF, 50, OURS + RIVALS, "zipf"),
     Scenario(targets.LARGE, 50, OURS + RIVALS, "same", "?bytes=65536"),
     Scenario(targets.ENCODED, 50, ["memory", "redis", *ENCODED], "same", "?page"),
+    Scenario(targets.ENCODED_ZIPF, 50, ["redis", "encoded redis"], "zipf", "?page"),
     Scenario(targets.ENCODED_MISSES, 2, ["memory", "encoded memory"], "distinct", "?page"),
 ]
 
