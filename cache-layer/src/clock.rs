@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -32,6 +32,45 @@ enum Source {
     Manual(Arc<AtomicU64>),
     /// The moment of Tokio's clock at which it was so late.
     Tokio(Instant, u64),
+    /// The system's, which is so many milliseconds ahead.
+    Skewed(Arc<AtomicI64>),
+    Following(Arc<Followed>),
+}
+
+/// Another machine's clock. Between what is heard of it, it goes by this machine's monotonic clock: nobody sets that.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    born: std::time::Instant,
+    /// What it said then, in milliseconds since the Unix epoch.
+    at_birth: AtomicU64,
+    local: Clock,
+}
+
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
+impl Followed {
+    /// As this machine's, until something is heard of the other one.
+    pub(crate) fn new(local: Clock) -> Self {
+        Self { born: std::time::Instant::now(), at_birth: AtomicU64::new(local.now()), local }
+    }
+
+    /// When it began.
+    pub(crate) fn born(&self) -> std::time::Instant {
+        self.born
+    }
+
+    /// What this machine's clock says.
+    pub(crate) fn local(&self) -> u64 {
+        self.local.now()
+    }
+
+    /// It turned out to have been so late when this one began.
+    pub(crate) fn set(&self, at_birth: u64) {
+        self.at_birth.store(at_birth, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        self.at_birth.load(Ordering::Relaxed).saturating_add(millis(self.born.elapsed()))
+    }
 }
 
 impl Clock {
@@ -54,6 +93,36 @@ impl Clock {
         Self(Source::Tokio(Instant::now(), Self::system().now()))
     }
 
+    /// The system's, ahead by so many milliseconds, or behind: what a machine has whose clock is wrong. For tests of that.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn skewed(millis: i64) -> Self {
+        Self(Source::Skewed(Arc::new(AtomicI64::new(millis))))
+    }
+
+    /// Sets a [skewed](Self::skewed) clock, as happens to a machine's.
+    #[doc(hidden)]
+    pub fn skew(&self, millis: i64) {
+        if let Source::Skewed(skew) = &self.0 {
+            skew.store(millis, Ordering::Release);
+        }
+    }
+
+    /// Another machine's clock.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    pub(crate) fn following(followed: Arc<Followed>) -> Self {
+        Self(Source::Following(followed))
+    }
+
+    /// What this machine's own clock said when this one said `moment`, or says then: what is dated here, by the application for
+    /// one, is dated by that.
+    pub(crate) fn local_at(&self, moment: u64) -> u64 {
+        match &self.0 {
+            Source::Following(followed) => moment.saturating_add(followed.local()).saturating_sub(followed.now()),
+            _ => moment,
+        }
+    }
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub fn now(&self) -> u64 {
@@ -61,6 +130,8 @@ impl Clock {
             Source::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis),
             Source::Manual(now) => now.load(Ordering::Acquire),
             Source::Tokio(begin, at) => at.saturating_add(millis(begin.elapsed())),
+            Source::Skewed(skew) => Self::system().now().saturating_add_signed(skew.load(Ordering::Acquire)),
+            Source::Following(followed) => followed.now(),
         }
     }
 
@@ -85,6 +156,8 @@ impl fmt::Debug for Clock {
             Source::System => "Clock(system)",
             Source::Manual(_) => "Clock(manual)",
             Source::Tokio(..) => "Clock(tokio)",
+            Source::Skewed(_) => "Clock(skewed)",
+            Source::Following(_) => "Clock(server)",
         })
     }
 }

@@ -166,6 +166,23 @@ impl Key {
         }
     }
 
+    /// As [`of_canonical`](Self::of_canonical), of bytes that may come from anywhere; `None` if they are no key's.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    pub(crate) fn parse_canonical(canonical: &[u8]) -> Option<Self> {
+        let mut rest = canonical;
+        while let Some((length, tail)) = rest.split_first_chunk::<PREFIX>().filter(|_| rest[0] != b'v') {
+            rest = tail.get(u32::from_be_bytes(*length) as usize..)?;
+        }
+        if rest.len() == canonical.len() {
+            return None;
+        }
+        if let Some(selector) = rest.strip_prefix(b"v") {
+            let (length, selector) = selector.split_first_chunk::<PREFIX>()?;
+            rest = selector.get(u32::from_be_bytes(*length) as usize..)?;
+        }
+        rest.is_empty().then(|| Self::of_canonical(canonical))
+    }
+
     /// The key of the variant of this entry that `selector` names (for a response: the values of its `Vary` fields).
     ///
     /// It lives and dies with its primary key: stores keep both in one place.

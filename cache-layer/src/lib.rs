@@ -103,6 +103,7 @@ mod pattern;
 mod policy;
 mod ramp;
 mod semantics;
+mod space_saving;
 pub mod store;
 mod switches;
 mod sync;
@@ -120,8 +121,8 @@ pub use self::{
     clock::Clock,
     coding::Coding,
     engine::{
-        Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, SoftInvalidation, SwitchError,
-        TagChange, TagDetails,
+        Cache, CacheBuilder, EntryDetails, HotKey, InspectError, Inspected, InvalidateError, SoftInvalidation,
+        SwitchError, TagChange, TagDetails, Warmed,
     },
     error::{ConfigError, ConfigErrorKind},
     http::{

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-pub use crate::{coding::Coding, semantics::storable::NoCacheReason};
+pub use crate::{
+    coding::Coding,
+    semantics::storable::NoCacheReason,
+    space_saving::{Counted, SpaceSaving},
+};
 use crate::{key::Key, labels::labels, tag::Tags};
 
 labels! {
@@ -57,6 +61,8 @@ labels! {
         Full => "full",
         /// The store could not keep up: too much was on its way to it, or waited for too long.
         Shed => "shed",
+        /// It was loaded for the first time, and is only stored from the second on.
+        FirstSight => "first-sight",
     }
 }
 
@@ -77,6 +83,18 @@ labels! {
         WaitTimeout => "wait-timeout",
         /// The load takes so long that it has lost its place: another one of them loads.
         AgeTimeout => "age-timeout",
+    }
+}
+
+labels! {
+    /// What came of a [warm start](crate::Cache::warm).
+    pub enum WarmOutcome {
+        /// An entry was there, and is in the first tier.
+        Found => "found",
+        /// It was not, or could not be read.
+        Missing => "missing",
+        /// The list of another process could not be read.
+        RefusedList => "refused-list",
     }
 }
 
@@ -295,6 +313,13 @@ pub enum Event {
         /// Whether the store has it.
         delivered: bool,
     },
+    /// A [warm start](crate::Cache::warm) ended; once for each outcome that there was.
+    Warmed {
+        /// What came of it.
+        outcome: WarmOutcome,
+        /// Of how many entries, or lists.
+        count: u64,
+    },
     /// The store could not be asked in time.
     StoreUnavailable,
 }
@@ -508,6 +533,8 @@ pub struct Counts {
     pub fenced: u64,
     /// Fills that were dropped, since the store could not keep up.
     pub shed: u64,
+    /// Fills that were not stored, since it was the first load of their key.
+    pub first_sights: u64,
     /// Fills or look-ups that the store could not be asked for in time.
     pub unavailable: u64,
     /// Invalidations that reached the store.
@@ -540,6 +567,7 @@ struct Counters {
     stored: AtomicU64,
     fenced: AtomicU64,
     shed: AtomicU64,
+    first_sights: AtomicU64,
     unavailable: AtomicU64,
     invalidations: AtomicU64,
     undelivered: AtomicU64,
@@ -585,6 +613,7 @@ impl Telemetry {
             | Event::Waited { .. }
             | Event::Loaded { .. }
             | Event::Kept { .. }
+            | Event::Warmed { .. }
             | Event::Encoded { .. } => return self.observe(event),
             Event::Hit => &counters.hits,
             Event::Miss => &counters.misses,
@@ -608,6 +637,7 @@ impl Telemetry {
             Event::Fill(FillOutcome::Stored) => &counters.stored,
             Event::Fill(FillOutcome::Fenced) => &counters.fenced,
             Event::Fill(FillOutcome::Shed) => &counters.shed,
+            Event::Fill(FillOutcome::FirstSight) => &counters.first_sights,
             Event::Fill(FillOutcome::Unavailable | FillOutcome::Full) | Event::StoreUnavailable => {
                 &counters.unavailable
             }
@@ -655,6 +685,7 @@ impl Telemetry {
             stored: of(&counters.stored),
             fenced: of(&counters.fenced),
             shed: of(&counters.shed),
+            first_sights: of(&counters.first_sights),
             unavailable: of(&counters.unavailable),
             invalidations: of(&counters.invalidations),
             undelivered_invalidations: of(&counters.undelivered),

@@ -46,6 +46,8 @@
 - {name: APP_REDIS_TIMEOUT, value: {{ .Values.cache.redisTimeout | quote }}}
 - {name: APP_CACHE_PREFIX, value: {{ include "cache.prefix" . | quote }}}
 - {name: APP_CACHE_FIRST_TIER, value: {{ include "cache.size" .Values.cache.firstTier | quote }}}
+- {name: APP_CACHE_HOT_KEYS, value: {{ .Values.cache.hotKeys | quote }}}
+- {name: APP_CACHE_WARM, value: {{ .Values.cache.warm | quote }}}
 {{- end }}
 - {name: APP_CACHE, value: {{ ternary "on" "off" .Values.cache.enabled | quote }}}
 {{- if .Values.cache.rules }}

@@ -42,7 +42,8 @@ pub enum StartError {
 }
 
 impl App {
-    /// Opens the database and the cache. A Redis that is down delays this by five seconds, and is no error.
+    /// Opens the database and the cache. A Redis that is down delays this by five seconds, and is no error; nor is
+    /// one with nothing to warm up by, which delays it by no longer than the configuration says.
     pub(crate) async fn open(config: &Config) -> Result<Self, StartError> {
         let metrics = Metrics::new().map_err(StartError::Config)?;
         let cache = ProductCache::new(config, &metrics).map_err(StartError::Config)?;
@@ -52,6 +53,7 @@ impl App {
         };
         let redis = async {
             cache.wait_for_redis(REDIS_PATIENCE).await;
+            cache.warm(config).await;
             Ok(())
         };
         let (database, ()) = tokio::try_join!(database, redis)?;

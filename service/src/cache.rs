@@ -138,6 +138,11 @@ fn recorder(config: &Config) -> Option<Recorder> {
     }
 }
 
+/// For how many keys it is counted what is answered with most. Without a first tier, there is nothing to warm up.
+fn hot_keys(config: &Config) -> usize {
+    if config.cache_first_tier > 0 { config.cache_hot_keys as usize } else { 0 }
+}
+
 /// The codings that are asked for.
 fn encode(config: &Config) -> Result<Encode, ConfigError> {
     // Without a first tier, what no process has made before it is written is made by none.
@@ -188,6 +193,7 @@ impl ProductCache {
             None => cache.observer(metrics.observer()),
         };
         let cache = cache
+            .hot_keys(hot_keys(config))
             .switches(true)
             .name(NAME)
             .keys_in_traces(config.trace_keys)
@@ -236,6 +242,34 @@ impl ProductCache {
         if !redis.wait_connected(patience).await {
             let why = redis.status().await.error.unwrap_or_default();
             tracing::warn!("starting without Redis, which was not there within {patience:?}: {why}");
+        }
+    }
+
+    /// Fetches into the first tier, if there is one, what other processes answer with most, as long as the configuration allows. Without
+    /// Redis, or without other processes, it is over at once.
+    pub(crate) async fn warm(&self, config: &Config) {
+        let (Some(cache), Some(Memory::FirstTier(_))) = (&self.cache, &self.memory) else { return };
+        if config.cache_warm.is_zero() || !self.redis.as_ref().is_some_and(RedisStore::connected) {
+            return;
+        }
+        let warmed = cache.warm(config.cache_hot_keys as usize, config.cache_warm).await;
+        if warmed.nodes > 0 || warmed.refused_lists > 0 {
+            tracing::info!(
+                found = warmed.found,
+                asked = warmed.asked,
+                lists = warmed.nodes,
+                refused_lists = warmed.refused_lists,
+                complete = warmed.complete,
+                "fetched what other processes answer with most"
+            );
+        }
+    }
+
+    /// Leaves what this process answered with most for the one that comes next.
+    pub(crate) async fn leave_hot_keys(&self) {
+        let Some(cache) = &self.cache else { return };
+        if let Err(error) = cache.leave_hot_keys().await {
+            tracing::info!("the list of hot keys could not be left: {error}");
         }
     }
 

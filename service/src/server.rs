@@ -116,6 +116,7 @@ impl Server {
 
         let closed = time::timeout(CLOSING_TIMEOUT, async {
             app.catalogue.finish().await;
+            app.cache.leave_hot_keys().await;
             let drained = app.cache.drain(CLOSING_TIMEOUT).await;
             app.database.close().await;
             app.metrics.shutdown().await;

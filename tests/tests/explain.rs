@@ -221,7 +221,7 @@ async fn nested() -> Explanation {
 
 /// What is known only once it has happened: how a body ends, what others do in the meantime, what a handler has read, and what
 /// becomes of values, which are no requests.
-const AFTERWARDS: [R; 9] = [
+const AFTERWARDS: [R; 10] = [
     R::BodyTruncated,
     R::BodyFailed,
     R::LeaseLost,
@@ -229,6 +229,8 @@ const AFTERWARDS: [R; 9] = [
     R::Abandoned,
     R::Overloaded,
     R::StoreBusy,
+    // How long the load will take, nobody knows.
+    R::FirstSight,
     R::MadeFromStale,
     R::Unserializable,
 ];

@@ -9,6 +9,7 @@
 //! | action | in `cache-layer/src/store/redis` |
 //! |---|---|
 //! | [`Get`](Action::Get) | `lookup.rs`: `near.begin_read`, then a tracked `GET` |
+//! | | `bulk.rs`: the same for many keys at once, as in a warm start
 //! | [`GetAnother`](Action::GetAnother) | the same for another key with this tag, as far as it matters here: the tracked `MGET` |
 //! | [`Deliver`](Action::Deliver) | `connection/pushes.rs`: the reader applies a push at once, and hands a reply to whoever awaits it |
 //! | [`Handle`](Action::Handle) | `lookup.rs`: what the awaiting task does with the reply; a tracked `MGET` of an unknown token |

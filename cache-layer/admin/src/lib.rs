@@ -44,7 +44,7 @@
 //! # Layout
 //!
 //! From the outside in: `admin` (settings and the router), `page`, `method` (`PURGE`), `api` (one file for each group of questions), and below
-//! them `access`, `recorder` with `stats`, `top` and `sizing`, `audit`, `reasons`, `redact` and `problem`.
+//! them `access`, `recorder` with `stats` and `sizing`, `audit`, `reasons`, `redact` and `problem`.
 
 #![warn(missing_docs)]
 
@@ -62,7 +62,6 @@ mod redact;
 mod sizing;
 mod state;
 mod stats;
-mod top;
 
 pub use self::{
     admin::{Admin, TokenError},

@@ -115,6 +115,7 @@ fn of_moment(reason: NoCacheReason) -> Option<&'static str> {
         R::LeaseLost => "An invalidation, or another load, overtook the load: what it brought may be old.",
         R::WaitedTooLong => "Another request's load of the same key took longer than the lock timeout.",
         R::Switched => "An operator has switched reading off (bypass-reads), for a while.",
+        R::FirstSight => "It was loaded for the first time, and is only stored from the second load on (second_sight).",
         R::FillsStopped => "An operator has stopped storing (stop-fills), for a while.",
         R::StoreUnavailable => "The store did not answer in time: see whether Redis is up.",
         R::StoreFull => "The store has no room and evicts nothing: set a maxmemory-policy that evicts.",

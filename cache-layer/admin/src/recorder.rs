@@ -13,18 +13,19 @@ use std::{
 
 use cache_layer::{
     Key,
-    telemetry::{Covers, Event, LookupEvent, LookupResult, Named, NoCacheReason, Observer},
+    telemetry::{Counted, Covers, Event, LookupEvent, LookupResult, Named, NoCacheReason, Observer, SpaceSaving},
 };
 use tokio::sync::broadcast;
 
 use crate::{
     sizing::{self, Sizing},
     stats::{Counts, Rings},
-    top::{Counter, SpaceSaving},
 };
 
 /// Threads rarely meet at one of so many.
 const SHARDS: usize = 4;
+/// Keys that a shard counts: those with more than so large a part of all are among them.
+const COUNTED: usize = 256;
 /// Decisions that a shard remembers.
 const RECENT: usize = 256;
 /// Invalidations that are remembered.
@@ -68,14 +69,20 @@ impl Default for Shared {
 }
 
 /// What some threads have counted.
-#[derive(Default)]
 struct Shard {
     rings: Rings,
-    hot: SpaceSaving,
-    dear: SpaceSaving,
+    hot: SpaceSaving<Key>,
+    dear: SpaceSaving<Key>,
     recent: VecDeque<Decision>,
     /// Look-ups that the curve has not been told of yet, and those of them that were near.
     untold: (u64, u64),
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        let sketch = || SpaceSaving::new(COUNTED);
+        Self { rings: Rings::default(), hot: sketch(), dear: sketch(), recent: VecDeque::new(), untold: (0, 0) }
+    }
 }
 
 /// A look-up that has ended.
@@ -164,19 +171,21 @@ impl Recorder {
     }
 
     /// The keys that were asked for most.
-    pub(crate) fn hottest(&self) -> Vec<Counter> {
+    pub(crate) fn hottest(&self) -> Vec<Counted<Key>> {
         self.sketch(|shard| &shard.hot)
     }
 
     /// The keys whose misses took longest, all of them together, in microseconds.
-    pub(crate) fn dearest(&self) -> Vec<Counter> {
+    pub(crate) fn dearest(&self) -> Vec<Counted<Key>> {
         self.sketch(|shard| &shard.dear)
     }
 
-    fn sketch(&self, of: impl Fn(&Shard) -> &SpaceSaving) -> Vec<Counter> {
+    fn sketch(&self, of: impl Fn(&Shard) -> &SpaceSaving<Key>) -> Vec<Counted<Key>> {
         // One after the other, so that no thread waits for all.
-        let sketches: Vec<SpaceSaving> = self.0.shards.iter().map(|shard| of(&lock(shard)).clone()).collect();
-        SpaceSaving::merged(&sketches)
+        let sketches: Vec<_> = self.0.shards.iter().map(|shard| of(&lock(shard)).clone()).collect();
+        let mut counted = SpaceSaving::merged(&sketches);
+        counted.sort_by(|one, other| other.sum.cmp(&one.sum).then_with(|| one.key.digest().cmp(&other.key.digest())));
+        counted
     }
 
     /// The last decisions about a key, or about all, the newest first.

@@ -14,6 +14,8 @@ use super::verifier::Verifier;
 use super::{
     backoff::RecentFailures,
     cache::{COMMITS, Cache, Inner, ON_THEIR_WAY},
+    doorkeeper::Doorkeeper,
+    hot::HotSet,
     load_limit::LoadLimit,
     recent_keys::RecentKeys,
 };
@@ -40,12 +42,14 @@ impl Cache {
             store: Box::new(store),
             name: Cow::Borrowed("cache-layer"),
             keys_in_traces: false,
-            clock: Clock::system(),
+            clock: None,
             observer: None,
             lock_timeout: Duration::from_secs(5),
             abandoned_load: Duration::from_secs(10),
             load_limit: LoadLimit::default(),
             has_switches: false,
+            hot_keys: 0,
+            second_sight: None,
             #[cfg(feature = "typed")]
             codec: Chosen::default(),
             #[cfg(feature = "typed")]
@@ -60,12 +64,14 @@ pub struct CacheBuilder {
     store: Box<dyn StoreBackend>,
     name: Cow<'static, str>,
     keys_in_traces: bool,
-    clock: Clock,
+    clock: Option<Clock>,
     observer: Option<Arc<dyn Observer>>,
     lock_timeout: Duration,
     abandoned_load: Duration,
     load_limit: LoadLimit,
     has_switches: bool,
+    hot_keys: usize,
+    second_sight: Option<Duration>,
     #[cfg(feature = "typed")]
     codec: Chosen,
     #[cfg(feature = "typed")]
@@ -135,9 +141,10 @@ impl CacheBuilder {
         self
     }
 
-    /// The clock that freshness is judged by; the system's unless set.
+    /// The clock that freshness is judged by. Unless set, it is that of the server for a store on Redis, as
+    /// [`RedisStore`](crate::store::RedisStore) says, and otherwise the system's.
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
+        self.clock = Some(clock);
         self
     }
 
@@ -182,6 +189,51 @@ impl CacheBuilder {
         self
     }
 
+    /// Stores what is loaded only from the second load of its key on, unless the load took at least so long; unless set,
+    /// everything is stored at once. For a Redis that is full of what was asked for once: in traces of shops and feeds, that is most
+    /// keys. A memory store needs none, and has none.
+    ///
+    /// - *A second load* is one that this process has had before, by a filter of the last 50,000 to 100,000 keys in 128 KiB, which takes
+    ///   one key in a hundred for another. So does one whose key another process was loading when it was asked for, one that others wait for
+    ///   in this process, and one for which an entry is there, whatever became of that.
+    /// - *Within a process*, requests that wait for the load share what it brings, as ever. *In the fleet*, what is stored nowhere is
+    ///   loaded again: by each process once before it may store it, or twice in all where they ask at the same time.
+    /// - A response that isn't stored says so by `detail=first-sight` in `Cache-Status`
+    ///   ([`NoCacheReason::FirstSight`](crate::telemetry::NoCacheReason::FirstSight)); each is a fill with the outcome
+    ///   [`FirstSight`](crate::telemetry::FillOutcome::FirstSight). For a response, the load is timed to its head.
+    ///   [`CacheLayer::explain`](crate::CacheLayer::explain) can't foretell it.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use cache_layer::{Cache, store::RedisStore};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = RedisStore::builder("redis://127.0.0.1:6379/0").build()?;
+    /// let cache = Cache::builder(store).second_sight(Duration::from_millis(200)).build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn second_sight(mut self, unless_slower_than: Duration) -> Self {
+        self.second_sight = Some(unless_slower_than);
+        self
+    }
+
+    /// For how many keys there is room in the [hot set](Cache::hot), at most 65,536; unless set, there is none, and hits cost
+    /// nothing for it. Each takes some 200 bytes, and longer keys as much more. One hit in 16 is counted.
+    ///
+    /// Over Redis, the list of them is left there each minute, 256 KiB at most, for other processes' [warm start](Cache::warm).
+    ///
+    /// ```
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// let cache = Cache::builder(MemoryStore::new(64 * 1024 * 1024)).hot_keys(4096).build();
+    /// assert!(cache.hot(10).is_empty(), "so far");
+    /// ```
+    pub fn hot_keys(mut self, keys: usize) -> Self {
+        self.hot_keys = keys;
+        self
+    }
+
     /// Is told what happens, beside the cache's own [`counts`](Cache::counts).
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -203,16 +255,23 @@ impl CacheBuilder {
             abandoned_load,
             load_limit,
             has_switches,
+            hot_keys,
+            second_sight,
             ..
         } = self;
+        let clock = clock.or_else(|| store.clock()).unwrap_or_default();
         let switches = has_switches.then(|| store.follow_switches());
-        Cache(Arc::new(Inner {
-            is_local: store.is_local(),
+        let is_local = store.is_local();
+        let hot = (hot_keys > 0).then(|| Arc::new(HotSet::new(hot_keys)));
+        let cache = Cache(Arc::new(Inner {
+            is_local,
             store,
             name,
             keys_in_traces,
             clock,
+            hears_lookups: observer.is_some() || hot.is_some(),
             telemetry: Telemetry::with_observer(observer),
+            hot,
             lock_timeout,
             #[cfg(feature = "typed")]
             codec,
@@ -224,11 +283,15 @@ impl CacheBuilder {
             invalidations: AtomicU64::new(0),
             failed_refreshes: RecentKeys::default(),
             abandoned_load,
+            // Memory has a policy of its own by which what is asked for once goes first.
+            doorkeeper: second_sight.filter(|_| !is_local).map(Doorkeeper::new),
             load_limit,
             switches,
             commits: Semaphore::new(COMMITS),
             on_their_way: Arc::new(Semaphore::new(ON_THEIR_WAY)),
-        }))
+        }));
+        cache.leave_hot_keys_from_now_on();
+        cache
     }
 }
 

@@ -16,7 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use super::verifier::Verifier;
 use super::{
     backoff::{RecentFailure, RecentFailures},
+    doorkeeper::Doorkeeper,
     flight::Flights,
+    hot::HotSet,
     load_limit::LoadLimit,
     recent_keys::RecentKeys,
 };
@@ -68,6 +70,10 @@ pub(super) struct Inner {
     pub(super) keys_in_traces: bool,
     pub(super) clock: Clock,
     pub(super) telemetry: Telemetry,
+    /// What answers most, if that is wanted.
+    pub(super) hot: Option<Arc<HotSet>>,
+    /// Whether anybody is to be told of look-ups.
+    pub(super) hears_lookups: bool,
     pub(super) lock_timeout: Duration,
     #[cfg(feature = "typed")]
     pub(super) codec: Chosen,
@@ -79,6 +85,8 @@ pub(super) struct Inner {
     /// Keys whose last refresh in the background brought nothing to be stored.
     pub(super) failed_refreshes: RecentKeys,
     pub(super) abandoned_load: Duration,
+    /// What knows which keys were loaded before, if others are not to be stored.
+    pub(super) doorkeeper: Option<Doorkeeper>,
     pub(super) load_limit: LoadLimit,
     #[cfg(feature = "typed")]
     pub(super) verifier: Option<Verifier>,
@@ -142,6 +150,11 @@ impl Cache {
 
     pub(crate) fn now(&self) -> u64 {
         self.0.clock.now()
+    }
+
+    /// What this machine's own clock said at that moment of the cache's, which may be a server's. The application is taken to date by it.
+    pub(crate) fn local_time(&self, moment: u64) -> u64 {
+        self.0.clock.local_at(moment)
     }
 
     pub(crate) fn lock_timeout(&self) -> Duration {

@@ -189,7 +189,13 @@ impl Cache {
             None => self.0.store.acquire(key, seen, self.lease_life(), failures).await,
         };
         match acquired {
-            Ok(Acquired::Granted(lease)) => permit(flight, Ok(lease)),
+            Ok(Acquired::Granted(lease)) => {
+                let mut permit = self.permit(flight, Ok(lease), policy.back_off);
+                if seen != Seen::Nothing {
+                    permit.is_known();
+                }
+                AttemptNow::Granted(permit)
+            }
             Ok(Acquired::Changed) => AttemptNow::Changed(flight),
             Ok(Acquired::Held) => AttemptNow::Held(flight),
             Ok(Acquired::Uncacheable) => {
@@ -220,6 +226,10 @@ impl Cache {
     pub(crate) async fn wait_out(&self, key: &Key, patience: &mut Patience) -> bool {
         let began = Instant::now();
         let release = self.wait_for_the_fleet(key, patience.deadline()).await;
+        if let Some(doorkeeper) = &self.0.doorkeeper {
+            // Another process has loaded it, and may have kept it from the store: the next load is the second.
+            doorkeeper.meet(key);
+        }
         release == Release::Done && patience.again(LONGEST_PAUSE_FOR_A_LEASE, began.elapsed()).await
     }
 

@@ -9,15 +9,18 @@
 //! - [`soft_invalidation`]: invalidation that makes stale, as it is asked for
 //! - [`invalidate`]: invalidation, hard and soft
 //! - [`inspect`]: what a cache has and knows, for people
+//! - [`warm`]: the entries of other processes' hot keys, fetched before there are requests; [`hot_list`]: the lists of them
 //! - [`audit`]: who changed what, as operators' tools say it
 //! - [`switching`]: what an operator turns off or on
 //! - [`span`]: one request's lookup, and its load, as traces and observers see them
 //! - [`patience`]: how long a request waits for others, and how often it asks again
 //! - [`builder`]: the settings
+//! - [`hot`]: the keys whose entries answer most
 //! - [`cache`]: the handle, and what its clones share
 //! - [`flight`]: requests of this process for one key, of which one loads, in a task of its own
 //! - [`in_progress`], [`growing_body`]: what other requests may have of a load before it has ended
 //! - [`backoff`]: recent failures, and how long to leave the application alone after them
+//! - [`doorkeeper`]: which keys were loaded before
 //! - [`load_limit`]: how many loads run at one time
 //! - [`recent_keys`]: keys that it makes no sense to wait for
 //! - [`verifier`]: which hits are verified
@@ -27,12 +30,15 @@ mod audit;
 pub(crate) mod backoff;
 mod builder;
 mod cache;
+mod doorkeeper;
 pub(crate) mod early;
 #[cfg(all(test, feature = "memory"))]
 mod elsewhere_tests;
 pub(crate) mod fetch;
 pub(crate) mod flight;
 pub(crate) mod growing_body;
+mod hot;
+mod hot_list;
 pub(crate) mod in_progress;
 pub(crate) mod inspect;
 mod invalidate;
@@ -45,6 +51,7 @@ pub(crate) mod span;
 mod switching;
 pub(crate) mod verifier;
 pub(crate) mod verify;
+mod warm;
 
 pub(crate) use self::cache::{Reading, Retrieved};
 pub use self::{
@@ -54,4 +61,5 @@ pub use self::{
     invalidate::InvalidateError,
     soft_invalidation::SoftInvalidation,
     switching::SwitchError,
+    warm::{HotKey, Warmed},
 };

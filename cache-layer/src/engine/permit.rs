@@ -106,6 +106,8 @@ pub(crate) struct WritePermit {
     back_off: Option<BackOff>,
     /// What leads to its entries by another key, and is stored with them.
     alias: Option<Box<(Key, Entry)>>,
+    /// Whether it is known to be worth a place in the store, or not to be.
+    judged: bool,
     /// Room for its entries on their way to the store; or why there is none, though there is a lease.
     room: Result<Option<OwnedSemaphorePermit>, NoCacheReason>,
     /// Since when no request waits for it.
@@ -196,6 +198,7 @@ impl Cache {
             invalidations: self.invalidations(),
             back_off,
             alias: None,
+            judged: false,
             room: Ok(None),
             unawaited: None,
             overaged: false,
@@ -249,6 +252,24 @@ impl WritePermit {
         }
         let bytes = bytes.map_or(OF_UNKNOWN_LENGTH, |bytes| bytes + BESIDE_THE_PAYLOAD);
         self.room = self.cache.room_for(bytes).map(Some).ok_or(NoCacheReason::StoreBusy);
+    }
+
+    /// Says that there is something at the key, or was: it is not loaded for the first time.
+    pub(super) fn is_known(&mut self) {
+        self.judged = true;
+    }
+
+    /// Decides whether what comes is to be stored, where that takes a [second load](super::CacheBuilder::second_sight); if not,
+    /// [`refusal`](Self::refusal) says so from now on. To be called once the load has brought something.
+    pub(crate) fn admit(&mut self) {
+        let Some(doorkeeper) = self.cache.0.doorkeeper.as_ref() else { return };
+        let LeaseGuard { lease: Ok(lease), refreshes: None, begun, .. } = &self.lease_guard else { return };
+        if std::mem::replace(&mut self.judged, true) || doorkeeper.meet(&lease.key) {
+            return;
+        }
+        if begun.elapsed() < doorkeeper.bound && !self.flight.is_followed() {
+            self.room = Err(NoCacheReason::FirstSight);
+        }
     }
 
     /// Has what leads to what comes stored before that, so that nobody who waits looks for it in vain; those who come for it
@@ -427,6 +448,7 @@ impl WritePermit {
 
     /// As [`commit`](Self::commit), where nothing is to be waited for; else, what is to be stored.
     fn commit_at_once(mut self: Box<Self>, writes: Writes, tags: Tags) -> Option<(Box<Self>, Fill)> {
+        self.admit();
         let outcome = self.lease_guard.outcome.unless_lost();
         self.lease_guard.ends(Release::Done, outcome);
         self.lease_guard.answered = true;
@@ -451,7 +473,7 @@ impl WritePermit {
 
     /// Writes `fill` when its turn comes.
     async fn commit_in_turn(mut self: Box<Self>, fill: Fill) {
-        if let Some(alias) = self.alias.take() {
+        if let (Some(alias), true) = (self.alias.take(), self.room.is_ok()) {
             self.cache.put_alias(*alias).await;
         }
         let committed = match self.cache.0.store.commit_at_once(&fill) {
@@ -494,7 +516,8 @@ impl WritePermit {
             Ok(room) => room,
             Err(reason) => {
                 not_kept(reason);
-                return Err(FillOutcome::Shed);
+                let is_first = reason == NoCacheReason::FirstSight;
+                return Err(if is_first { FillOutcome::FirstSight } else { FillOutcome::Shed });
             }
         };
         let bytes = fill.writes.sizes().sum::<u64>() + BESIDE_THE_PAYLOAD;

@@ -3,12 +3,16 @@
 //! Their spans are at level `DEBUG` and follow the conventions of OpenTelemetry by the names of their fields; an
 //! exporter makes a kind, a name and links of that. Without a subscriber, nothing here is more than a comparison.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tracing::{Span, debug_span, field::Empty};
 
-use super::{cache::Cache, flight::Follower};
+use super::{cache::Cache, flight::Follower, hot::HotSet};
 use crate::{
+    entry::Entry,
     key::Key,
     telemetry::{Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Telemetry, Tier, WaitScope},
 };
@@ -32,6 +36,8 @@ struct Observed {
     began: Instant,
     /// What is looked up, if the observer wants to know.
     key: Option<Key>,
+    /// What counts what answers, if that is wanted.
+    hot: Option<Arc<HotSet>>,
 }
 
 impl Cache {
@@ -65,10 +71,11 @@ impl Cache {
         let telemetry = &self.0.telemetry;
         LookupSpan {
             span,
-            observed: telemetry.is_observed().then(|| Observed {
+            observed: self.0.hears_lookups.then(|| Observed {
                 telemetry: telemetry.clone(),
                 began: Instant::now(),
                 key: key.filter(|_| telemetry.wants_names()).cloned(),
+                hot: self.0.hot.clone(),
             }),
             result: LookupResult::Miss,
             tier: Tier::None,
@@ -165,9 +172,17 @@ impl LookupSpan {
         self.tier = tier;
     }
 
-    /// How old it is, and how long its load took.
-    pub(crate) fn aged(&mut self, age: Option<Duration>, saved: Duration) {
-        (self.age, self.saved) = (age, saved);
+    /// The entry that answers, and its age, which is of interest only if somebody listens.
+    pub(crate) fn answered_by(&mut self, entry: &Entry, age: impl FnOnce() -> Option<Duration>) {
+        if self.observed.is_none() && self.span.is_disabled() {
+            return;
+        }
+        (self.age, self.saved) = (age(), Duration::from_millis(entry.load_time()));
+        if let Some(Observed { hot: Some(hot), .. }) = &self.observed
+            && self.result.is_hit()
+        {
+            hot.hit(entry);
+        }
     }
 
     /// By which route the request came, if anybody wants to know.
@@ -226,7 +241,7 @@ impl Drop for LookupSpan {
                 span.record("cache_layer.reason", reason.as_str());
             }
         }
-        if let Some(Observed { telemetry, began, key }) = observed.take() {
+        if let Some(Observed { telemetry, began, key, .. }) = observed.take() {
             let event = LookupEvent { result: *result, tier, duration: began.elapsed(), age, saved };
             telemetry.emit_lookup(event, route.as_deref());
             if let Some(key) = &key {

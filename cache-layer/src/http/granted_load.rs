@@ -286,6 +286,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         let Planned { plan, length, date } = self.context.plan_head(&self.request, &mut parts, body.size_hint(), now);
         if plan.is_ok() {
             self.permit.reserve(length.known());
+            self.permit.admit();
         }
         let not_stored = plan.as_ref().err().copied().or_else(|| self.permit.refusal());
         let plan = match plan {
@@ -300,7 +301,8 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         };
         self.context.lead_there(&self.request, &plan, now, &mut self.permit);
         let remaining = self.context.policy.remaining;
-        let left = (remaining != Remaining::Age).then(|| plan.remaining_freshness(now));
+        let left =
+            (remaining != Remaining::Age).then(|| plan.remaining_freshness(now, self.context.cache.local_time(now)));
         let (varies, is_new) = (self.miss.detail.varies.take(), self.miss.stale.is_none());
         // Before the client's head is made of it: what is stored are the fields as they came.
         let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
@@ -455,7 +457,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
 impl Context {
     /// What to store of the response with this head, which came at `now`. Takes out of it what only the cache is told.
     pub(super) fn plan_head(&self, request: &CacheRequest, parts: &mut Parts, hint: SizeHint, now: u64) -> Planned {
-        let date = date_for(&parts.headers, now);
+        let date = date_for(&parts.headers, self.cache.local_time(now));
         let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
         let freshness = parts.extensions.remove::<Freshness>();
         let inherited = parts.extensions.remove::<Reads>();

@@ -173,9 +173,9 @@ impl Draft {
 }
 
 impl Plan {
-    /// What is left of the response's freshness.
-    pub(super) fn remaining_freshness(&self, now: u64) -> RemainingFreshness {
-        RemainingFreshness::new(self.info.age(now), &self.deadlines, now)
+    /// What is left of the response's freshness, dated by the `local` clock.
+    pub(super) fn remaining_freshness(&self, now: u64, local: u64) -> RemainingFreshness {
+        RemainingFreshness::new(self.info.age(now), &self.deadlines, now).dated_by(local)
     }
 }
 
@@ -186,8 +186,9 @@ impl Context {
         let policy = &self.policy.caching;
         let directives = freshness.map_or_else(|| policy.directives(headers), Freshness::directives);
         let names = Shapes::of(headers.keys());
-        let received =
-            Received { status, headers, names, directives: &directives, request_time: request.time, response_time };
+        let local_time = self.cache.local_time(response_time);
+        let (request_time, directives) = (request.time, &directives);
+        let received = Received { status, headers, names, directives, request_time, response_time, local_time };
         self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();
         let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));

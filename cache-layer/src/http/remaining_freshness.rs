@@ -44,6 +44,11 @@ impl RemainingFreshness {
         }
     }
 
+    /// The same, where answers are dated by a clock that says `now` at this moment, in milliseconds.
+    pub(super) fn dated_by(self, now: u64) -> Self {
+        Self { now: now / 1000, ..self }
+    }
+
     /// Says it in the fields of an answer.
     pub(super) fn say(&self, headers: &mut HeaderMap, by: Remaining) {
         match by {

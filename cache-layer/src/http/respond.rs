@@ -176,7 +176,7 @@ impl Context {
         let times = times(info, &deadlines, now);
         if let (Some(lookup), Some(result)) = (lookup, served.result(times.fresh)) {
             lookup.found(result);
-            lookup.aged(Some(Duration::from_secs(times.age)), Duration::from_millis(entry.load_time()));
+            lookup.answered_by(&entry, || Some(Duration::from_secs(times.age)));
         }
         let mut response = if info.traits.encodable {
             self.negotiated(entry, content, method, request, now / 1000)
@@ -191,7 +191,7 @@ impl Context {
         }
         annotate::stored(response.headers_mut(), &self.signature, &times, served);
         if self.policy.remaining != Remaining::Age {
-            let left = RemainingFreshness::new(times.age, &deadlines, now);
+            let left = RemainingFreshness::new(times.age, &deadlines, now).dated_by(self.cache.local_time(now));
             left.say(response.headers_mut(), self.policy.remaining);
         }
         response

@@ -97,7 +97,7 @@ impl Context {
 
     /// The stored fields as a 304 updates them (section 3.2).
     pub(super) fn freshened(&self, entry: &ResponseEntry, head: &mut response::Parts) -> HeaderMap {
-        if let Some(date) = date_for(&head.headers, self.cache.now()) {
+        if let Some(date) = date_for(&head.headers, self.cache.local_time(self.cache.now())) {
             head.headers.insert(DATE, date);
         }
         let mut headers = entry.response().headers.clone();

@@ -203,6 +203,7 @@ impl Context {
             directives: &directives,
             request_time: now,
             response_time: now,
+            local_time: self.cache.local_time(now),
         };
         post_answers_get(policy, target.reference(&self.sites), &received, lifetime(policy, &received, None))
     }

@@ -29,12 +29,14 @@
 //! | `cache_layer.rejected_entries` | `cache`, `reason` | stored bytes that were turned away |
 //! | `cache_layer.refreshes` | `cache`, `outcome` | refreshes of what is still fresh, and those left out or without an answer |
 //! | `cache_layer.verified` | `cache`, `outcome` | hits that were loaded again, by what came of it |
+//! | `cache_layer.warmed` | `cache`, `outcome` | entries that a warm start asked for, and lists that it could not read |
 //! | `cache_layer.overloaded` | `cache` | requests that were turned away |
 //! | `cache_layer.encoded`, `.encoded.content`, `.encode.time` | `coding`, `way` of the second | what was encoded for clients, in bytes and seconds |
 //! | `cache_layer.entry.size`, `cache_layer.entry.age` | `cache` of the first | in bytes and seconds |
 //! | `cache_layer.store.errors` | `cache` | look-ups that the store did not answer |
 //! | `cache_layer.l1.bytes`, `.entries`, `.evictions` | `cache`, `cause` of the last | what is in this process |
 //! | `cache_layer.redis.connected`, `.breaker`, `.full`, `.roundtrips` | `op` of the last | the Redis behind |
+//! | `cache_layer.redis.clock_offset` | | by how many seconds its clock is ahead of this machine's |
 //! | `cache_layer.pending_invalidations`, `cache_layer.tracking.resets`, `.pushes` | `cache` of the first, `kind` of the last | and what it says |
 //!
 //! A histogram has a series for each of its buckets, so histograms have few labels: loads and sizes are distributed differently
@@ -183,7 +185,7 @@ impl Metrics {
     #[cfg(feature = "redis")]
     fn watch_connections(&self, redis: &RedisStore) {
         let meter = &self.meter;
-        let [connected, state, full, trips] = std::array::from_fn(|_| redis.clone());
+        let [connected, state, full, trips, clock] = std::array::from_fn(|_| redis.clone());
         meter
             .u64_observable_gauge("cache_layer.redis.connected")
             .with_unit("{connection}")
@@ -201,6 +203,16 @@ impl Metrics {
             .u64_observable_gauge("cache_layer.redis.full")
             .with_description("1 while Redis has no room and evicts nothing, so that nothing more is stored")
             .with_callback(move |gauge| gauge.observe(u64::from(full.state().full), &[]))
+            .build();
+        meter
+            .f64_observable_gauge("cache_layer.redis.clock_offset")
+            .with_unit("s")
+            .with_description("By how much Redis' clock, which freshness is judged by, is ahead of this machine's")
+            .with_callback(move |gauge| {
+                if let Some(offset) = clock.state().clock {
+                    gauge.observe(offset.millis as f64 / 1000.0, &[]);
+                }
+            })
             .build();
         meter
             .u64_observable_counter("cache_layer.redis.roundtrips")
@@ -265,6 +277,7 @@ struct Events {
     rejected: Counter<u64>,
     refreshes: Counter<u64>,
     verified: Counter<u64>,
+    warmed: Counter<u64>,
     overloaded: Counter<u64>,
     encoding: EncodingMetrics,
     entry_size: Histogram<f64>,
@@ -321,6 +334,7 @@ impl Events {
                 "Refreshes of what is still fresh, those left out for want of room, and those that had no answer",
             ),
             verified: counter("cache_layer.verified", "{hit}", "Hits that were loaded again, by what came of it"),
+            warmed: counter("cache_layer.warmed", "{entry}", "Entries that a warm start asked for, by what came of it"),
             overloaded: counter(
                 "cache_layer.overloaded",
                 "{request}",
@@ -386,6 +400,9 @@ impl Observer for Events {
             }
             Event::VerifiedAgain { stable } => {
                 self.count_by(&self.verified, "outcome", if stable { "stale" } else { "unstable" });
+            }
+            Event::Warmed { outcome, count } => {
+                self.warmed.add(count, &[self.cache.clone(), KeyValue::new("outcome", outcome.as_str())]);
             }
             Event::Overloaded => self.count(&self.overloaded),
             Event::NotStored(reason) => self.count_by(&self.uncacheable, "reason", reason.as_str()),

@@ -35,7 +35,7 @@ pub(crate) enum LifetimeSource {
 /// `rule` is what the user has set, in milliseconds, for responses to this request that state nothing. It holds for
 /// successes; other statuses have [`CachingPolicy::negative_ttl`].
 pub(crate) fn lifetime(policy: &CachingPolicy, received: &Received<'_>, rule: Option<u64>) -> Option<Lifetime> {
-    let Received { status, headers, directives, response_time, .. } = *received;
+    let Received { status, headers, directives, local_time, .. } = *received;
     let stated = |source| move |seconds: u64| Lifetime { millis: seconds.saturating_mul(1000), source };
     let rule = || {
         let covered = is_heuristically_cacheable(status) && status.is_success();
@@ -43,9 +43,9 @@ pub(crate) fn lifetime(policy: &CachingPolicy, received: &Received<'_>, rule: Op
     };
     let estimate = || {
         let due = policy.heuristics && (is_heuristically_cacheable(status) || directives.cache_control.public);
-        due.then(|| heuristic_lifetime(headers, response_time)).flatten()
+        due.then(|| heuristic_lifetime(headers, local_time)).flatten()
     };
-    let mut lifetime = explicit_lifetime(directives, headers, response_time)
+    let mut lifetime = explicit_lifetime(directives, headers, local_time)
         .map(stated(LifetimeSource::Response))
         .or_else(|| rule().map(|millis| Lifetime { millis, source: LifetimeSource::Rule }))
         .or_else(|| estimate().map(stated(LifetimeSource::Heuristic)))?;
@@ -99,7 +99,7 @@ fn is_heuristically_cacheable(status: StatusCode) -> bool {
 /// The age in seconds with which a response arrived: `corrected_initial_age` of RFC 9111, section 4.2.3.
 pub(crate) fn initial_age(received: &Received<'_>) -> u64 {
     const TELLING: Shapes = Shapes::of_each(&["date", "age"]);
-    let now_secs = received.response_time / 1000;
+    let now_secs = received.local_time / 1000;
     let response_delay = received.response_time.saturating_sub(received.request_time) / 1000;
     if !received.names.may_meet(TELLING) {
         return response_delay;

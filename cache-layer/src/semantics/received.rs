@@ -17,6 +17,9 @@ pub(crate) struct Received<'a> {
     pub(crate) request_time: u64,
     /// When the response arrived.
     pub(crate) response_time: u64,
+    /// The same moment by the clock of this machine, where the cache's is another one: its dates are compared with that. They are the
+    /// origin's, which knows nothing of the cache's clock, and is most often in this process.
+    pub(crate) local_time: u64,
 }
 
 #[cfg(test)]
@@ -29,6 +32,6 @@ impl<'a> Received<'a> {
         directives: &'a ResponseDirectives,
     ) -> Self {
         let names = Shapes::of(headers.keys());
-        Self { status, headers, names, directives, request_time: moment, response_time: moment }
+        Self { status, headers, names, directives, request_time: moment, response_time: moment, local_time: moment }
     }
 }

@@ -138,6 +138,9 @@ labels! {
         StoreFull => "store-full",
         /// An operator has [stopped](crate::Switch::StopFills) storing, for a while.
         FillsStopped => "fills-stopped",
+        /// It was loaded for the first time, and is only stored from the second on
+        /// ([`CacheBuilder::second_sight`](crate::CacheBuilder::second_sight)).
+        FirstSight => "first-sight",
         /// The store can't keep up: too much is on its way to it already.
         StoreBusy => "store-busy",
         /// No request waited for the load any more, and it was ended.

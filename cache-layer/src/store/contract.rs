@@ -9,9 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use crate::{
-    clock::millis,
+    clock::{Clock, millis},
     entry::{Entry, EntryId, Version},
     hex,
     key::Key,
@@ -77,6 +78,31 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// The last records of the audit, the newest first.
     fn audited<'a>(&'a self, _most: usize) -> BoxFuture<'a, Result<Vec<Bytes>, StoreError>> {
         Box::pin(ready(Ok(Vec::new())))
+    }
+
+    /// Leaves a list of hot keys for other processes, for ten minutes; `false` if there are none.
+    fn leave_list<'a>(&'a self, _list: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    /// The lists that processes have left, the newest first; and how many could not be opened.
+    fn lists<'a>(&'a self) -> BoxFuture<'a, Result<(Vec<Bytes>, usize), StoreError>> {
+        Box::pin(ready(Ok((Vec::new(), 0))))
+    }
+
+    /// Whether this process keeps what it reads.
+    fn has_first_tier(&self) -> bool {
+        false
+    }
+
+    /// The clock that all who share this store have in common, if there is one.
+    fn clock(&self) -> Option<Clock> {
+        None
+    }
+
+    /// Where a task of the store's may run, if it has any.
+    fn runtime(&self) -> Option<Handle> {
+        None
     }
 
     /// As [`get`](Self::get), for one who only looks: nothing is taken along.

@@ -13,6 +13,8 @@
 mod contract;
 #[cfg(all(test, feature = "redis"))]
 mod contract_tests;
+#[cfg(all(test, feature = "memory"))]
+mod cost_tests;
 #[cfg(feature = "memory")]
 mod entry_cache;
 #[cfg(feature = "memory")]
@@ -29,7 +31,7 @@ pub use entry_cache::Eviction;
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
-pub use redis::{Breaker, Push, RedisState, RedisStatus, RedisStore, RedisStoreBuilder, Restored};
+pub use redis::{Breaker, ClockOffset, Push, RedisState, RedisStatus, RedisStore, RedisStoreBuilder, Restored};
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub use test_store::TestStore;

@@ -3,12 +3,14 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use super::{
     Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
     Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
 };
 use crate::{
+    clock::Clock,
     entry::{Entry, EntryId},
     key::Key,
     pattern::Pattern,
@@ -131,6 +133,26 @@ impl StoreBackend for TieredStore {
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.redis.look(key)
+    }
+
+    fn leave_list<'a>(&'a self, list: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.redis.leave_list(list)
+    }
+
+    fn lists<'a>(&'a self) -> BoxFuture<'a, Result<(Vec<Bytes>, usize), StoreError>> {
+        self.redis.lists()
+    }
+
+    fn has_first_tier(&self) -> bool {
+        true
+    }
+
+    fn clock(&self) -> Option<Clock> {
+        StoreBackend::clock(&self.redis)
+    }
+
+    fn runtime(&self) -> Option<Handle> {
+        self.redis.runtime()
     }
 
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {

@@ -180,7 +180,7 @@ impl<V> Ask<V> {
             _ if waited => LookupResult::Collapsed,
             _ => LookupResult::Hit,
         });
-        span.aged(None, Duration::from_millis(hit.entry.load_time()));
+        span.answered_by(&hit.entry, || None);
     }
 
     /// Whether a fresh value is to be refreshed by this call.

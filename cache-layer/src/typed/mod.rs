@@ -9,7 +9,7 @@
 //! - [`value`]: a value as an entry
 //! - [`attribute`], [`argument`]: what `#[cached]` is made of, and its keys
 
-use std::{hash::Hash, time::Duration};
+use std::hash::Hash;
 
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{Instrument as _, Span};
@@ -343,7 +343,7 @@ impl Cache {
         self.emit(if hit.is_some() { Event::Hit } else { Event::Miss });
         if let Some(hit) = &hit {
             lookup.found(LookupResult::Hit);
-            lookup.aged(None, Duration::from_millis(hit.entry.load_time()));
+            lookup.answered_by(&hit.entry, || None);
         }
         hit.map(Hit::noted)
     }

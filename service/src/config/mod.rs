@@ -90,6 +90,14 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = quantity::bytes_or_none)]
     pub cache_first_tier: u64,
 
+    /// How many keys the list has of what is answered with most, which is left for processes that start, 0 for none; for a first tier
+    #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = |text: &str| quantity::count(text, 0..=65_536))]
+    pub cache_hot_keys: u32,
+
+    /// How long the start may take for fetching what others answer with most into a first tier, 0 for not at all
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = warm_time)]
+    pub cache_warm: Duration,
+
     /// Paths to cache, with everything below them, as PATH or PATH=TIME
     #[arg(long, value_name = "PATHS", default_value = "/api/products=60s,/api/categories=60s")]
     pub cache_paths: CachePaths,
@@ -407,6 +415,13 @@ fn redis_timeout(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|time| *time <= Duration::from_secs(10))
         .ok_or_else(|| "must be a time from 1ms to 10s".to_owned())
+}
+
+fn warm_time(text: &str) -> Result<Duration, String> {
+    quantity::time(text)
+        .ok()
+        .filter(|time| *time <= Duration::from_secs(30))
+        .ok_or_else(|| "must be a time from 0 to 30s".to_owned())
 }
 
 fn cache_prefix(text: &str) -> Result<String, String> {

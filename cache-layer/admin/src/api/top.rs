@@ -1,11 +1,15 @@
 //! The keys that count most, and decisions as they are shown.
 
 use axum::{Json, extract::State};
+use cache_layer::{Key, telemetry};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{explain::Reason, parameters::Parameters};
-use crate::{problem::Problem, recorder::Decision, redact, state::Context, top::Counter};
+use crate::{problem::Problem, recorder::Decision, redact, state::Context};
+
+/// A key, and what was added for it.
+type Counter = telemetry::Counted<Key>;
 
 /// Keys that are shown unless more are asked for, and at most.
 const SHOWN: usize = 20;
@@ -34,7 +38,7 @@ pub(crate) struct Counted {
 
 impl Counted {
     fn of(counter: &Counter) -> Self {
-        let Counter { key, sum, error, times } = counter;
+        let Counter { key, sum, error, times, .. } = counter;
         let (sum, error, times) = (*sum, *error, *times);
         Self { key: redact::url(&key.to_string()), digest: key.digest(), sum, error, times }
     }

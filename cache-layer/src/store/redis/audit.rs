@@ -16,7 +16,7 @@ use super::{
     },
 };
 use crate::{
-    clock::{Clock, millis},
+    clock::millis,
     entry::{Deadlines, Entry, EntryId},
     key::Key,
     store::StoreError,
@@ -32,8 +32,8 @@ impl RedisStore {
         let connection = self.connection_to_tags();
         let session = connection.session()?;
         let mut batch = Batch::default();
-        batch.append(&self.0.context.names.audit(), CAP, &self.sealed_record(record), millis(LIFE));
-        let (Bulk(_),): (Bulk,) = connection.run(Operation::Audit, &session, &batch).await?;
+        batch.append(&self.0.context.names.audit(), CAP, &self.sealed_record(&of_audit(), record, LIFE), millis(LIFE));
+        let (Bulk(_),): (Bulk,) = connection.run(Operation::Append, &session, &batch).await?;
         Ok(())
     }
 
@@ -43,26 +43,27 @@ impl RedisStore {
         let session = connection.session()?;
         let mut batch = Batch::default();
         batch.last(&self.0.context.names.audit(), most);
-        let (Records(records),): (Records,) = connection.run(Operation::Audited, &session, &batch).await?;
-        Ok(records.into_iter().filter_map(|record| self.opened_record(record.into())).collect())
+        let (Records(records),): (Records,) = connection.run(Operation::Last, &session, &batch).await?;
+        Ok(records.into_iter().filter_map(|record| self.opened_record(&of_audit(), record.into())).collect())
     }
 
-    fn sealed_record(&self, record: &[u8]) -> Bytes {
+    /// The record, sealed for so long where names are hidden, and bound to what it is `of`.
+    pub(super) fn sealed_record(&self, of: &Key, record: &[u8], life: Duration) -> Bytes {
         let sealing = self.0.context.names.sealing();
         let record = Bytes::copy_from_slice(record);
         if !sealing.hides_names() {
             return record;
         }
-        let gone = Clock::system().now() + millis(LIFE);
+        let gone = self.0.context.clock.now() + millis(life);
         let (made, fresh) = (Deadlines::UNKNOWN, gone);
         let deadlines = Deadlines { made, fresh, stale_while_revalidate: gone, stale_if_error: gone, gone };
-        sealing.encode(&Entry::new(EntryId::random(), &of_audit(), deadlines, Bytes::new(), record))
+        sealing.encode(&Entry::new(EntryId::random(), of, deadlines, Bytes::new(), record))
     }
 
-    fn opened_record(&self, record: Bytes) -> Option<Bytes> {
+    pub(super) fn opened_record(&self, of: &Key, record: Bytes) -> Option<Bytes> {
         let sealing = self.0.context.names.sealing();
         match sealing.hides_names() {
-            true => sealing.decode(&of_audit(), &record).ok().map(|entry| entry.payload().clone()),
+            true => sealing.decode(of, &record).ok().map(|entry| entry.payload().clone()),
             false => Some(record),
         }
     }

@@ -23,7 +23,6 @@ use super::{
     },
 };
 use crate::{
-    clock::Clock,
     entry::Entry,
     key::Key,
     ramp::Turn,
@@ -174,7 +173,7 @@ impl RedisStore {
     ) -> Result<(), StoreError> {
         let (tags_connection, tags_session) = self.connection_of_tags(connection, session)?;
         let names = &self.0.context.names;
-        let now = Clock::system().now();
+        let now = self.0.context.clock.now();
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();

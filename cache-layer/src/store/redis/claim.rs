@@ -25,7 +25,6 @@ use super::{
     wire::operation::Operation,
 };
 use crate::{
-    clock::Clock,
     entry::Entry,
     key::Key,
     store::{Lease, LeaseToken, Lookup, Seen, StoreError},
@@ -37,10 +36,10 @@ type Over<'a> = (&'a Connection, &'a Arc<Session>);
 impl RedisStore {
     /// What a look-up of `key` takes along, if a load most likely follows it.
     pub(super) fn begin_claim(&self, key: &Key, session: &Session) -> Option<PendingClaim> {
-        let Context { names, fresh, claims, leases, lease_life, .. } = &*self.0.context;
+        let Context { names, fresh, claims, leases, lease_life, clock, .. } = &*self.0.context;
         let id = key.id();
         let possible = session.tracking && !session.is_full() && !names.is_clustered() && !id.is_variant();
-        let likely = || fresh.is_trusted() && !fresh.has(id, Clock::system().now()) && !leases.has_any(id);
+        let likely = || fresh.is_trusted() && !fresh.has(id, clock.now()) && !leases.has_any(id);
         // Without a load before, nobody knows for how long.
         let known = possible && lease_life.load(Ordering::Relaxed) > 0;
         if known && likely() { claims.begin(id) } else { None }
@@ -72,7 +71,7 @@ impl RedisStore {
         };
         match outcome.get() {
             Some(Claimed::Taken(started)) => {
-                if let Some(seen) = to_be_loaded(&lookup) {
+                if let Some(seen) = self.to_be_loaded(&lookup) {
                     request.granted();
                     let lease = Lease::new(key, token, *started).under(tags.mark());
                     if sent.claim.take().is_some_and(|claim| claim.taken(lease, seen, life)) {
@@ -85,7 +84,7 @@ impl RedisStore {
             Some(Claimed::NotTaken) => drop(sent.claim.take()),
             Some(Claimed::Doubtful) | None => {}
         }
-        if to_be_loaded(&lookup).is_none() {
+        if self.to_be_loaded(&lookup).is_none() {
             self.note_fresh(key, &lookup);
         }
         Ok(lookup)
@@ -139,12 +138,12 @@ impl RedisStore {
 
     /// What a look-up that took nothing along says of those that might.
     pub(super) fn learn_from(&self, key: &Key, lookup: &Lookup) {
-        let (Context { fresh, .. }, id) = (&*self.0.context, key.id());
+        let (Context { fresh, clock, .. }, id) = (&*self.0.context, key.id());
         if id.is_variant() {
             return;
         }
-        let loaded = to_be_loaded(lookup).is_some();
-        if !fresh.has(id, Clock::system().now()) && !fresh.is_trusted() {
+        let loaded = self.to_be_loaded(lookup).is_some();
+        if !fresh.has(id, clock.now()) && !fresh.is_trusted() {
             fresh.learn(loaded);
         }
         if loaded { fresh.forget(id) } else { self.note_fresh(key, lookup) }
@@ -162,14 +161,16 @@ impl RedisStore {
             self.0.context.fresh.note(key.id(), entry.deadlines().fresh);
         }
     }
-}
 
-/// What a load is most likely to be asked to have seen; `None` if there is none to be expected.
-fn to_be_loaded(lookup: &Lookup) -> Option<Seen> {
-    match lookup {
-        Lookup::Absent => Some(Seen::Nothing),
-        Lookup::Rejected(_, seen) => Some(*seen),
-        Lookup::Found(entry) => (entry.deadlines().fresh <= Clock::system().now()).then(|| Seen::Entry(entry.id())),
+    /// What a load is most likely to be asked to have seen; `None` if there is none to be expected.
+    fn to_be_loaded(&self, lookup: &Lookup) -> Option<Seen> {
+        match lookup {
+            Lookup::Absent => Some(Seen::Nothing),
+            Lookup::Rejected(_, seen) => Some(*seen),
+            Lookup::Found(entry) => {
+                (entry.deadlines().fresh <= self.0.context.clock.now()).then(|| Seen::Entry(entry.id()))
+            }
+        }
     }
 }
 

@@ -24,7 +24,6 @@ use super::{
     },
 };
 use crate::{
-    clock::Clock,
     entry::{Entry, envelope},
     store::{Committed, Fill, Lease, StoreError},
     tag::{TagRecord, TagStamp, TagToken},
@@ -50,7 +49,7 @@ impl RedisStore {
         let (tags_connection, tags_session) = self.connection_to_read_tags(&connection, &session)?;
         // Under another server, an invalidation of that time may be unknown, and its clock is another one.
         let known_clock = tags_connection.mark() == lease.granted_by;
-        let now = Clock::system().now();
+        let now = self.0.context.clock.now();
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now);
         let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         if !known_clock || longest == 0 {
@@ -217,7 +216,7 @@ impl RedisStore {
             call.key(names.variants(primary)).arg(names.variant_digits(variant)).arg(most.to_string());
         }
         let stamps: Vec<TagStamp> = believed.iter().map(|tag| tag.stamp.clone()).collect();
-        let now = Clock::system().now();
+        let now = self.0.context.clock.now();
         for (key, entry) in &writes.entries {
             let life = entry.deadlines().gone.saturating_sub(now).max(1).to_string();
             call.key(names.entry(key)).arg(names.sealing().encode(&entry.clone().stamped(&stamps))).arg(life);

@@ -8,12 +8,18 @@ use super::{
         address::Address,
         context::{Context, Timeouts},
     },
-    tracking::dataset_guard::{DatasetGuard, Restored},
+    tracking::{
+        dataset_guard::{DatasetGuard, Restored},
+        server_clock::ServerClock,
+    },
     wire::{names::Names, sealing::Sealing},
 };
 #[cfg(feature = "sealed")]
 use crate::entry::KeyRing;
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::{
+    clock::Clock,
+    error::{ConfigError, ConfigErrorKind},
+};
 
 /// Settings of a [`RedisStore`], from [`RedisStore::builder`].
 #[derive(Clone)]
@@ -25,6 +31,7 @@ pub struct RedisStoreBuilder {
     timeouts: Timeouts,
     restored: Restored,
     sealing: Sealing,
+    local_clock: Clock,
     #[cfg(feature = "sentinel")]
     sentinel_credentials: Option<(Option<String>, String)>,
 }
@@ -72,6 +79,7 @@ impl RedisStoreBuilder {
             timeouts,
             restored: Restored::default(),
             sealing: Sealing::default(),
+            local_clock: Clock::system(),
             #[cfg(feature = "sentinel")]
             sentinel_credentials: None,
         }
@@ -184,6 +192,13 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// What stands for this machine's clock; for tests of clocks that are wrong.
+    #[doc(hidden)]
+    pub fn local_clock(mut self, clock: Clock) -> Self {
+        self.local_clock = clock;
+        self
+    }
+
     /// Checks the settings and begins to connect, in the background and for as long as the store lives. A server that is
     /// down is no error: it is picked up when it comes.
     ///
@@ -192,7 +207,7 @@ impl RedisStoreBuilder {
     /// If a setting can't be used, or if there is no Tokio runtime to connect from.
     pub fn build(self) -> Result<RedisStore, ConfigError> {
         self.check()?;
-        let Self { url, prefix, connections, timeouts, restored, sealing, .. } = self;
+        let Self { url, prefix, connections, timeouts, restored, sealing, local_clock, .. } = self;
         let address = Address::parse(&url)?;
         #[cfg(feature = "sentinel")]
         let address = match (address, self.sentinel_credentials) {
@@ -215,7 +230,9 @@ impl RedisStoreBuilder {
             Address::Cluster(_) => Names::clustered(&prefix),
             _ => Names::new(&prefix),
         };
-        let context = Context::new(names.sealed(sealing), timeouts, DatasetGuard::new(restored));
+        // Whoever may write to a server that is not trusted could set its clock back, and have served what has run out.
+        let clock = ServerClock::new(local_clock, !sealing.hides_names());
+        let context = Context::new(names.sealed(sealing), timeouts, DatasetGuard::new(restored), clock);
         Ok(RedisStore::start(address, connections, context, &runtime))
     }
 

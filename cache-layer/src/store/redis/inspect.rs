@@ -15,7 +15,6 @@ use super::{
     },
 };
 use crate::{
-    clock::Clock,
     key::Key,
     pattern::Pattern,
     store::{LeaseState, Reach, StoreError},
@@ -33,8 +32,8 @@ impl RedisStore {
         let mut question = Batch::default();
         question.get_any(&name);
         let (AnyType(held),): (AnyType,) = connection.run(Operation::Watch, &session, &question).await?;
-        // The pause ends by the server's clock, which this process's stands in for.
-        match lease_state(&held.unwrap_or_default(), Clock::system().now().saturating_mul(1000)) {
+        // The pause ends by the server's clock.
+        match lease_state(&held.unwrap_or_default(), self.0.context.clock.now().saturating_mul(1000)) {
             // A look-up of this process took it along, for the next load.
             LeaseState::Held if self.0.context.claims.has(key.id()) => Ok(LeaseState::Free),
             state => Ok(state),

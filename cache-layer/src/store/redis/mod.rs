@@ -5,7 +5,7 @@
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
 //! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`],
-//!   [`switches`], [`audit`]: the operations
+//!   [`switches`], [`audit`], [`hot`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -14,12 +14,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use super::{
     Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup, Reach,
     Scope, Seen, Store, StoreBackend, StoreError,
 };
 use crate::{
+    clock::Clock,
     entry::Entry,
     key::Key,
     pattern::Pattern,
@@ -45,6 +47,7 @@ mod disconnected_tests;
 mod fleet_tests;
 #[cfg(test)]
 mod full_tests;
+mod hot;
 mod inspect;
 mod invalidate;
 mod lease;
@@ -69,6 +72,7 @@ pub use state::{Breaker, RedisState};
 pub use store::{RedisStatus, RedisStore};
 pub use tracking::dataset_guard::Restored;
 pub(super) use tracking::local_tier::LocalTier;
+pub use tracking::server_clock::ClockOffset;
 
 impl Store for RedisStore {}
 
@@ -103,6 +107,22 @@ impl StoreBackend for RedisStore {
 
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         Box::pin(self.lookup(key, false))
+    }
+
+    fn leave_list<'a>(&'a self, list: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { self.leave_hot_list(list).await.map(|()| true) })
+    }
+
+    fn lists<'a>(&'a self) -> BoxFuture<'a, Result<(Vec<Bytes>, usize), StoreError>> {
+        Box::pin(self.hot_lists())
+    }
+
+    fn clock(&self) -> Option<Clock> {
+        Some(self.0.context.clock.clock().clone())
+    }
+
+    fn runtime(&self) -> Option<Handle> {
+        Some(self.0.runtime.clone())
     }
 
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>> {

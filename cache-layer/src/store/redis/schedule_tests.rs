@@ -14,7 +14,7 @@ use std::{
     env,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -56,6 +56,22 @@ async fn no_schedule_reads_what_was_invalidated_from_redis() {
 async fn no_schedule_reads_what_was_invalidated_from_first_tiers() {
     let server = RedisServer::start();
     let nodes = nodes(async || Tiered(TieredStore::new(64 << 20, connect(server.url()).await))).await;
+    assert_never_stale(&run(&server, nodes, schedules(2_000)).await);
+}
+
+/// The clocks of the nodes are ten minutes apart, and each now and then warms up as a new process does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_schedule_reads_what_was_invalidated_from_first_tiers_that_warm_up_under_clocks_that_differ() {
+    let server = RedisServer::start();
+    let skew = AtomicI64::new(-600_000);
+    let nodes = nodes(async || {
+        let clock = Clock::skewed(skew.fetch_add(600_000, Ordering::Relaxed));
+        let store = RedisStore::builder(server.url()).prefix("test").operation_timeout(Duration::from_secs(10));
+        let store = store.local_clock(clock).build().unwrap();
+        assert!(store.wait_connected(Duration::from_secs(10)).await, "the server does not answer");
+        Warming(Tiered(TieredStore::new(64 << 20, store)))
+    })
+    .await;
     assert_never_stale(&run(&server, nodes, schedules(2_000)).await);
 }
 
@@ -307,6 +323,41 @@ struct Direct(RedisStore);
 
 /// Reads in its first tier, too.
 struct Tiered(TieredStore);
+
+/// The same, and what is read may have come with others, by a warm start.
+struct Warming(Tiered);
+
+impl Node for Warming {
+    type Load = Lease;
+
+    async fn begin(&self, place: &Place) -> Option<Lease> {
+        self.0.begin(place).await
+    }
+
+    async fn end(&self, place: &Place, load: Lease, version: u64) -> bool {
+        self.0.end(place, load, version).await
+    }
+
+    async fn invalidate(&self, place: &Place, by: By) -> bool {
+        self.0.invalidate(place, by).await
+    }
+
+    async fn soften(&self, place: &Place, by: By, window: Duration) -> bool {
+        self.0.soften(place, by, window).await
+    }
+
+    async fn read(&self, place: &Place) -> Option<Answer> {
+        // Beside the read, as requests that come before it is done.
+        let Self(Tiered(store)) = self;
+        let keys = [Key::new(["schedule: none"]), place.key.clone()];
+        let warm = async {
+            if fastrand::bool() {
+                store.get_many(&keys).await;
+            }
+        };
+        join!(self.0.read(place), warm).0
+    }
+}
 
 impl Node for Direct {
     type Load = Lease;

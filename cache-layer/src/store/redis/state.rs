@@ -1,6 +1,6 @@
 //! What is known of the connections to Redis without asking it.
 
-use super::{RedisStore, connection::counters::Push};
+use super::{RedisStore, connection::counters::Push, tracking::server_clock::ClockOffset};
 
 /// Whether operations are sent to Redis at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +40,9 @@ pub struct RedisState {
     pub lost_connections: u64,
     /// Whether Redis had no room for what was to be stored within the last minute, and has stored nothing since.
     pub full: bool,
+    /// How the server's clock stands beside this machine's; in a cluster, that of the server that has the tags. `None` until it has
+    /// been asked.
+    pub clock: Option<ClockOffset>,
 }
 
 impl RedisStore {
@@ -71,6 +74,7 @@ impl RedisStore {
             pending_invalidations: self.0.context.outbox.count(),
             lost_connections: self.0.context.counters.lost_connections(),
             full: self.0.context.counters.is_full(),
+            clock: self.0.context.clock.offset(),
         }
     }
 

@@ -216,7 +216,8 @@ impl RedisStore {
 
     /// The first tier; made, if there is none, to hold about `max_bytes`.
     pub(in crate::store) fn local_tier_or_init(&self, max_bytes: u64) -> Arc<LocalTier> {
-        self.0.context.local_tier.get_or_init(|| Arc::new(LocalTier::new(max_bytes))).clone()
+        let clock = || self.0.context.clock.clock().clone();
+        self.0.context.local_tier.get_or_init(|| Arc::new(LocalTier::new(max_bytes, clock()))).clone()
     }
 
     /// The entry of `key` in the first tier.

@@ -7,7 +7,7 @@ use cache_layer::{
     store::{MemoryStore, RedisStore, TieredStore},
     telemetry::{
         Event, FillOutcome, InvalidationKind, LoadOutcome, LookupEvent, LookupResult, NoCacheReason, Observer,
-        Rejection, Release, Tier, WaitScope,
+        Rejection, Release, Tier, WaitScope, WarmOutcome,
     },
 };
 
@@ -98,6 +98,9 @@ fn every_event() -> Vec<Event> {
         Event::Verified { same: false, age: moment },
         Event::VerifiedAgain { stable: true },
         Event::VerifiedAgain { stable: false },
+        Event::Warmed { outcome: WarmOutcome::Found, count: 1 },
+        Event::Warmed { outcome: WarmOutcome::Missing, count: 1 },
+        Event::Warmed { outcome: WarmOutcome::RefusedList, count: 1 },
         Event::Overloaded,
         Event::Kept { bytes: 1 },
         Event::StoreUnavailable,

@@ -280,14 +280,18 @@ async fn clock(server: &mut MultiplexedConnection) -> Finding {
             let found = format!("{offset} ms beside this machine's");
             match offset {
                 0..=250 => Finding::new(Level::Good, "clock", found, ""),
-                251..=SKEW => {
-                    Finding::new(Level::Warning, "clock", found, "keep both by NTP: from 1 s on it costs hits")
-                }
+                251..=SKEW => Finding::new(
+                    Level::Warning,
+                    "clock",
+                    found,
+                    "keep both by NTP: dates of responses are this machine's",
+                ),
                 _ => Finding::new(
                     Level::Bad,
                     "clock",
                     found,
-                    "keep both by NTP: processes whose clocks differ so don't use each other's entries",
+                    "keep both by NTP: freshness goes by the server's clock, but caches with sealed entries or a clock of their own \
+                     don't use each other's then, nor do versions before that",
                 ),
             }
         }

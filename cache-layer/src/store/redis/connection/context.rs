@@ -11,7 +11,7 @@ use super::counters::Counters;
 use crate::store::redis::{
     tracking::{
         claims::Claims, dataset_guard::DatasetGuard, fresh_keys::FreshKeys, lease_tracker::LeaseTracker,
-        local_tier::LocalTier, outbox::Outbox, tag_tracker::TagTracker, waiters::Waiters,
+        local_tier::LocalTier, outbox::Outbox, server_clock::ServerClock, tag_tracker::TagTracker, waiters::Waiters,
     },
     wire::names::Names,
 };
@@ -40,13 +40,14 @@ pub(crate) struct Context {
     /// The first tier of this store, once there is one.
     pub(crate) local_tier: OnceLock<Arc<LocalTier>>,
     pub(crate) counters: Counters,
+    pub(crate) clock: ServerClock,
     pub(crate) switches: Arc<Switches>,
     /// Their key has changed, or may have.
     pub(crate) switches_changed: Arc<Notify>,
 }
 
 impl Context {
-    pub(crate) fn new(names: Names, timeouts: Timeouts, guard: DatasetGuard) -> Self {
+    pub(crate) fn new(names: Names, timeouts: Timeouts, guard: DatasetGuard, clock: ServerClock) -> Self {
         Self {
             names,
             timeouts,
@@ -58,6 +59,7 @@ impl Context {
             lease_life: AtomicU64::new(0),
             local_tier: OnceLock::new(),
             counters: Counters::default(),
+            clock,
             switches: Arc::default(),
             switches_changed: Arc::default(),
         }

@@ -1,6 +1,6 @@
 //! Which data set is behind a connection: looked at when it is made, with each heartbeat, and with each invalidation.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use redis::{ErrorKind, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
@@ -21,7 +21,12 @@ impl Connection {
         known: Option<Known>,
         tags: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
-        let Context { guard, outbox, names, .. } = &*self.context;
+        let Context { guard, outbox, names, clock, .. } = &*self.context;
+        let asked = Instant::now();
+        // Before anything is read over it. A connection that has failed fails below.
+        if let Ok(time) = redis::cmd("TIME").query_async(tags).await {
+            clock.note(asked, time);
+        }
         let found = Identify { guard, outbox, names, shard: &*self.shard }.run(identity, known, tags).await?;
         if found.is_none() {
             self.context.counters.refused();
@@ -44,7 +49,9 @@ impl Connection {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").cmd("MGET").arg(&server).arg(&mark).arg(everything);
         type Seen = ((u64, u64), (Option<String>, Option<String>, Value));
+        let asked = Instant::now();
         let ((seconds, micros), (seen, mark, _)): Seen = pipeline.query_async(&mut driver).await?;
+        self.context.clock.note(asked, (seconds, micros));
         let id = session.identity.as_ref().map(|identity| &**identity.id());
         if seen.is_some() && id.is_some() && seen.as_deref() != id {
             return Err((ErrorKind::Io, "the server has another one's data set").into());
@@ -69,7 +76,12 @@ impl Connection {
             let (server, mark) =
                 (self.context.names.identity(self.shard.name()), self.context.names.mark(self.shard.name()));
             let everything = self.context.names.tag(EVERYTHING);
-            redis::cmd("MGET").arg(server).arg(mark).arg(everything).query_async::<Value>(&mut tags).await
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("TIME").cmd("MGET").arg(server).arg(mark).arg(everything);
+            let asked = Instant::now();
+            let (time, _): ((u64, u64), Value) = pipeline.query_async(&mut tags).await?;
+            self.context.clock.note(asked, time);
+            RedisResult::Ok(())
         };
         let _ = timeout(HEARTBEAT_TIMEOUT / 2, reading).await;
     }

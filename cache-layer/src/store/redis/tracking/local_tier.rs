@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     bounded::Bound,
-    clock::millis,
+    clock::{Clock, millis},
     entry::{Entry, EntryId},
     key::{Key, KeyId, readable_in_full},
     pattern::Pattern,
@@ -27,6 +27,7 @@ use crate::{
 pub(crate) struct LocalTier {
     /// From the connection of that number.
     entries: EntryCache<KeyId>,
+    clock: Clock,
     /// For how long, in milliseconds, entries are good after their connection was lost.
     grace: AtomicU64,
     /// Nothing is kept, and nothing found.
@@ -38,16 +39,19 @@ pub(crate) struct LocalTier {
 /// A read under way; forgotten when it is dropped.
 pub(crate) struct EntryRead<'a> {
     entries: &'a EntryCache<KeyId>,
+    clock: &'a Clock,
     is_off: &'a AtomicBool,
     id: KeyId,
     ticket: Ticket<'a, KeyId, Infallible>,
 }
 
 impl LocalTier {
-    pub(crate) fn new(max_bytes: u64) -> Self {
+    /// Whose entries run out by that clock.
+    pub(crate) fn new(max_bytes: u64, clock: Clock) -> Self {
         // There are as many reads as tasks that wait for one.
         Self {
             entries: EntryCache::new(max_bytes),
+            clock,
             grace: AtomicU64::new(0),
             is_off: AtomicBool::new(false),
             reads: Tracked::new(Bound::none()),
@@ -78,7 +82,8 @@ impl LocalTier {
     /// Says that `key` is about to be read. To be called before the read is sent.
     pub(crate) fn begin_read(&self, key: &Key) -> EntryRead<'_> {
         let id = key.id();
-        EntryRead { entries: &self.entries, is_off: &self.is_off, id, ticket: self.reads.begin_read(id) }
+        let (entries, clock, is_off) = (&self.entries, &self.clock, &self.is_off);
+        EntryRead { entries, clock, is_off, id, ticket: self.reads.begin_read(id) }
     }
 
     /// Puts what `amends` makes of it in the place of the entry with this id, if that is here.
@@ -131,12 +136,12 @@ impl LocalTier {
 impl EntryRead<'_> {
     /// Keeps what was read over the connection of that number, unless it changed since.
     pub(crate) fn complete(self, connection: u64, entry: &Entry) {
-        let Self { entries, is_off, id, ticket } = self;
+        let Self { entries, clock, is_off, id, ticket } = self;
         if is_off.load(Ordering::SeqCst) {
             return;
         }
         ticket.complete_with(|| {
-            entries.insert(id, entry.clone(), connection);
+            entries.insert_at(clock.now(), id, entry.clone(), connection);
             None
         });
     }

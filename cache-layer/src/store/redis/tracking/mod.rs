@@ -7,6 +7,7 @@
 //! - [`lease_tracker`]: leases that were granted to this process, and whether they still stand
 //! - [`local_tier`]: entries as connections last read them: the first tier of a tiered store
 //! - [`waiters`]: tasks that wait for the end of another process's lease
+//! - [`server_clock`]: what the server's clock says, by which freshness is judged
 //! - [`outbox`]: invalidations that could not be delivered yet
 //! - [`dataset_guard`]: what to do about a data set that may be older than an invalidation, and what to replay on it
 
@@ -18,6 +19,7 @@ pub(crate) mod fresh_keys;
 pub(crate) mod lease_tracker;
 pub(crate) mod local_tier;
 pub(crate) mod outbox;
+pub(crate) mod server_clock;
 pub(crate) mod tag_tracker;
 #[cfg(test)]
 pub(crate) mod tag_tracker_tests;

@@ -10,6 +10,7 @@
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:switches` | the operator's switches, and until when they are on |
 //! | `<prefix>:audit` | who changed what: a stream |
+//! | `<prefix>:hot` | the keys that processes answer with most, for those that start: a stream |
 //! | `<prefix>:id` | who served this data set last |
 //! | `<prefix>:mark` | what tells this data set from every other one |
 //!
@@ -144,6 +145,10 @@ impl Names {
 
     pub(crate) fn audit(&self) -> String {
         self.beside_tags("audit")
+    }
+
+    pub(crate) fn hot(&self) -> String {
+        self.beside_tags("hot")
     }
 
     pub(crate) fn identity(&self, server: &str) -> String {

@@ -1,0 +1,108 @@
+//! Which keys were loaded before, lately: what is loaded once and never again is not worth a place in a store that others share.
+//!
+//! Two Bloom filters remember the keys. When the one that is written to has had its share, it becomes the other one, and that one is
+//! emptied. A key that was never loaded is taken for one that was, once in a hundred times.
+
+use std::{fmt, time::Duration};
+
+use crate::{key::Key, sync::Mutex};
+
+/// Bits of a filter: 64 KiB.
+const BITS: u64 = 1 << 19;
+/// Keys of a filter: with four bits each, of 100 other keys one is taken for one of them.
+const KEYS: u32 = 50_000;
+const PROBES: u64 = 4;
+
+pub(super) struct Doorkeeper {
+    /// A load that takes as long is worth its place at once.
+    pub(super) bound: Duration,
+    filters: Mutex<Filters>,
+}
+
+struct Filters {
+    current: Box<[u64]>,
+    previous: Box<[u64]>,
+    /// Keys in the current one.
+    keys: u32,
+}
+
+impl Doorkeeper {
+    pub(super) fn new(bound: Duration) -> Self {
+        let filter = || vec![0; (BITS / 64) as usize].into_boxed_slice();
+        Self { bound, filters: Mutex::new(Filters { current: filter(), previous: filter(), keys: 0 }) }
+    }
+
+    /// Takes note of a key, and tells whether it was known.
+    pub(super) fn meet(&self, key: &Key) -> bool {
+        self.filters.lock().meet(bits(key))
+    }
+}
+
+impl Filters {
+    fn meet(&mut self, bits: [(usize, u64); PROBES as usize]) -> bool {
+        let is_in = |filter: &[u64]| bits.iter().all(|&(word, bit)| filter[word] & bit != 0);
+        let (is_here, was_there) = (is_in(&self.current), is_in(&self.previous));
+        if !is_here {
+            if self.keys == KEYS {
+                std::mem::swap(&mut self.current, &mut self.previous);
+                self.current.fill(0);
+                self.keys = 0;
+            }
+            bits.iter().for_each(|&(word, bit)| self.current[word] |= bit);
+            self.keys += 1;
+        }
+        is_here || was_there
+    }
+}
+
+/// Where the bits of a key are.
+fn bits(key: &Key) -> [(usize, u64); PROBES as usize] {
+    // A keyed hash, so that nobody chooses keys that look like others.
+    let hash = key.hash();
+    let hash = hash.primary ^ hash.variant.rotate_left(32);
+    let (first, step) = (hash >> 32, (hash & 0xffff_ffff) | 1);
+    std::array::from_fn(|probe| {
+        let bit = first.wrapping_add(step.wrapping_mul(probe as u64)) % BITS;
+        ((bit / 64) as usize, 1 << (bit % 64))
+    })
+}
+
+impl fmt::Debug for Doorkeeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Doorkeeper").field("bound", &self.bound).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u32) -> Key {
+        Key::from(("product", number))
+    }
+
+    #[test]
+    fn a_key_is_known_from_the_second_time_on() {
+        let doorkeeper = Doorkeeper::new(Duration::ZERO);
+        assert!(!doorkeeper.meet(&key(1)));
+        assert!(doorkeeper.meet(&key(1)));
+        assert!(!doorkeeper.meet(&key(1).variant(b"de")), "a variant is another key");
+    }
+
+    #[test]
+    fn new_keys_are_rarely_taken_for_old_ones_and_old_ones_never_for_new() {
+        let doorkeeper = Doorkeeper::new(Duration::ZERO);
+        let mistaken = (0..KEYS).filter(|number| doorkeeper.meet(&key(*number))).count();
+        assert!(mistaken < KEYS as usize / 50, "{mistaken} of {KEYS}");
+        assert!((0..KEYS).all(|number| doorkeeper.meet(&key(number))));
+    }
+
+    #[test]
+    fn what_was_not_loaded_for_long_is_forgotten() {
+        let doorkeeper = Doorkeeper::new(Duration::ZERO);
+        doorkeeper.meet(&key(0));
+        (1..4 * KEYS).for_each(|number| drop(doorkeeper.meet(&key(number))));
+        let known = (0..100).filter(|number| doorkeeper.meet(&key(*number))).count();
+        assert!(known < 20, "{known} of 100");
+    }
+}

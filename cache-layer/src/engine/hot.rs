@@ -1,0 +1,146 @@
+//! The hot set: the keys whose entries answer most, in this process, in bounded memory.
+//!
+//! Of the hits, one in [`SAMPLE`] is counted, in one of several [sketches](SpaceSaving): which one, the key decides, so that each key
+//! is in one alone. A thread that finds its sketch taken does not wait: hits of all keys are lost alike.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use crate::{
+    entry::Entry,
+    space_saving::{Counted, SpaceSaving},
+    sync::Mutex,
+};
+
+/// Of so many hits, one is counted.
+pub(super) const SAMPLE: u64 = 16;
+/// Keys that may be asked for at most.
+const MOST: usize = 65_536;
+const SHARDS: usize = 8;
+/// Samples for each key that there is room for, after which those before count half: half a million hits for each thousand keys.
+const AGE: u64 = 32;
+/// A longer key is not remembered.
+pub(super) const LONGEST_KEY: usize = 1024;
+
+/// What is counted by: the bytes of an entry's key.
+pub(super) type Canonical = Arc<[u8]>;
+
+pub(super) struct HotSet {
+    shards: [Mutex<Shard>; SHARDS],
+    hashing: RandomState,
+    /// By what others know the lists of this process.
+    pub(super) node: u64,
+}
+
+struct Shard {
+    sketch: SpaceSaving<Canonical>,
+    /// Samples until the next ones count more.
+    left: u64,
+    life: u64,
+}
+
+impl HotSet {
+    /// With room for so many keys.
+    pub(super) fn new(keys: usize) -> Self {
+        let cap = keys.clamp(1, MOST).div_ceil(SHARDS);
+        let life = AGE * cap as u64;
+        let shard = || Mutex::new(Shard { sketch: SpaceSaving::new(cap), left: life, life });
+        Self { shards: std::array::from_fn(|_| shard()), hashing: RandomState::new(), node: fastrand::u64(..) }
+    }
+
+    /// An entry has answered.
+    pub(super) fn hit(&self, entry: &Entry) {
+        if fastrand::u64(..SAMPLE) == 0 {
+            self.count(entry.canonical());
+        }
+    }
+
+    fn count(&self, canonical: &[u8]) {
+        if canonical.len() > LONGEST_KEY {
+            return;
+        }
+        let shard = &self.shards[self.hashing.hash_one(canonical) as usize % SHARDS];
+        let Some(mut shard) = shard.try_lock() else { return };
+        let Shard { sketch, left, life } = &mut *shard;
+        sketch.add_with(canonical, 1, |canonical: &[u8]| Canonical::from(canonical));
+        *left -= 1;
+        if *left == 0 {
+            *left = *life;
+            sketch.halve();
+        }
+    }
+
+    /// The keys whose entries answered most, and how many samples that were.
+    pub(super) fn hottest(&self) -> Vec<Counted<Canonical>> {
+        // One after the other, so that no thread waits for all.
+        let sketches: Vec<_> = self.shards.iter().map(|shard| shard.lock().sketch.clone()).collect();
+        SpaceSaving::merged(&sketches)
+    }
+}
+
+impl fmt::Debug for HotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HotSet").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Ranks that come as often as one by their number, from 1 on.
+    fn zipf(keys: usize) -> impl FnMut() -> usize {
+        let mut sums = Vec::with_capacity(keys);
+        let mut sum = 0.0;
+        for rank in 1..=keys {
+            sum += 1.0 / rank as f64;
+            sums.push(sum);
+        }
+        let mut random = fastrand::Rng::with_seed(21);
+        move || {
+            let point = random.f64() * sum;
+            sums.partition_point(|sum| *sum < point)
+        }
+    }
+
+    #[test]
+    fn of_the_hundred_that_are_asked_for_most_nearly_all_are_found() {
+        let (hot, mut next) = (HotSet::new(4096), zipf(100_000));
+        // As many samples as some five million hits leave.
+        for _ in 0..320_000 {
+            hot.count(next().to_string().as_bytes());
+        }
+        let top: HashSet<usize> =
+            hot.hottest()[..100].iter().map(|one| str::from_utf8(&one.key).unwrap().parse().unwrap()).collect();
+        let recall = top.iter().filter(|rank| **rank < 100).count();
+        println!("{recall} of 100");
+        assert!(recall >= 95, "{recall}");
+    }
+
+    #[test]
+    fn what_was_hot_once_makes_room() {
+        let hot = HotSet::new(64);
+        for (name, keys) in [("old", 64), ("new", 64)] {
+            for round in 0..64 * 400 {
+                hot.count(format!("{name}{}", round % keys).as_bytes());
+            }
+        }
+        let top = hot.hottest();
+        let new = top[..32].iter().filter(|one| one.key.starts_with(b"new")).count();
+        assert_eq!(new, 32, "{:?}", &top[..32]);
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_is_left_out() {
+        let hot = HotSet::new(64);
+        hot.count(&[0; LONGEST_KEY + 1]);
+        assert!(hot.hottest().is_empty());
+        hot.count(&[0; LONGEST_KEY]);
+        assert_eq!(hot.hottest().len(), 1);
+    }
+}

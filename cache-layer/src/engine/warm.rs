@@ -1,0 +1,199 @@
+//! The warm start: a new process reads the lists of hot keys that others have left, and fetches those entries into its first tier.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    cache::{Cache, Inner},
+    hot::SAMPLE,
+    hot_list::{self, Merged},
+    inspect::InspectError,
+};
+use crate::{
+    key::Key,
+    store::Lookup,
+    telemetry::{Event, WarmOutcome},
+};
+
+/// Keys that are fetched in one round trip. The bytes of as many entries are in memory at one time, beside the first tier.
+const BATCH: usize = 64;
+/// How long after its start a process leaves its first list, and from then on the pause between two.
+const FIRST: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// A key of the [hot set](Cache::hot).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HotKey {
+    /// Whose entry answered; of what has variants, that of the variant.
+    pub key: Key,
+    /// About how many hits that were, lately: those of the last half million for each thousand keys that there is room for, and of
+    /// what was before, half, a quarter, and so on.
+    pub hits: u64,
+}
+
+/// What came of a [warm start](Cache::warm).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warmed {
+    /// Processes whose lists were read.
+    pub nodes: usize,
+    /// Lists that could not be read: another program's, or a newer version's.
+    pub refused_lists: usize,
+    /// Keys that were asked for, at most as many as were to be.
+    pub asked: usize,
+    /// Of those, the ones whose entries were there, and are in the first tier from now on.
+    pub found: usize,
+    /// Whether all of it was done, or else the deadline, or the store's silence, ended it.
+    pub complete: bool,
+}
+
+/// # The hot set and a warm start
+impl Cache {
+    /// The keys whose entries have answered most in this process, the first of them first, at most `n`; none, unless the cache was
+    /// built to [count them](super::CacheBuilder::hot_keys).
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let cache = Cache::builder(MemoryStore::new(1 << 20)).hot_keys(100).build();
+    /// for _ in 0..1000 {
+    ///     let load = async || Ok::<_, Infallible>(1);
+    ///     cache.get_or_load(("product", 42), load).await.unwrap();
+    /// }
+    /// assert_eq!(cache.hot(1)[0].key.to_string(), "product:42");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn hot(&self, n: usize) -> Vec<HotKey> {
+        let counted = self.0.hot.iter().flat_map(|hot| hot.hottest()).take(n);
+        counted.map(|one| HotKey { key: Key::of_canonical(&one.key), hits: one.sum.saturating_mul(SAMPLE) }).collect()
+    }
+
+    /// Fetches into the first tier what other processes' hot sets are of, with at most `n` entries asked for, before `deadline` has
+    /// passed. For a new process, before it takes requests: then they find in memory what is asked for most.
+    ///
+    /// Each process that [counts its hot keys](super::CacheBuilder::hot_keys) leaves a list every minute, beside the tags, for ten
+    /// minutes: `<prefix>:hot` has the last eight. Nothing is done for a store without a first tier. What is fetched is tracked as
+    /// any read is: an invalidation meanwhile voids it. The bytes of a list are not trusted: they name keys, and an entry is
+    /// compared with its key. Besides the entries, each round trip for 64 of them reads the tokens of tags that are not known.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use cache_layer::{Cache, store::{RedisStore, TieredStore}};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let redis = RedisStore::builder("redis://127.0.0.1:6379/0").build()?;
+    /// redis.wait_connected(Duration::from_secs(5)).await;
+    /// let cache = Cache::builder(TieredStore::new(64 << 20, redis)).hot_keys(4096).build();
+    /// let warmed = cache.warm(4096, Duration::from_secs(2)).await;
+    /// println!("{} entries of {} are here", warmed.found, warmed.asked);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn warm(&self, n: usize, deadline: Duration) -> Warmed {
+        let mut warmed = Warmed::default();
+        if self.0.store.has_first_tier() {
+            // One that is too far away is never.
+            let until = Instant::now().checked_add(deadline);
+            let done = self.warm_into(n, &mut warmed);
+            warmed.complete = match until {
+                Some(until) => timeout_at(until, done).await.unwrap_or(false),
+                None => done.await,
+            };
+        }
+        let Warmed { asked, found, refused_lists, .. } = warmed;
+        let counts = [
+            (WarmOutcome::Found, found),
+            (WarmOutcome::Missing, asked.saturating_sub(found)),
+            (WarmOutcome::RefusedList, refused_lists),
+        ];
+        for (outcome, count) in counts {
+            if count > 0 {
+                self.emit(Event::Warmed { outcome, count: count as u64 });
+            }
+        }
+        warmed
+    }
+
+    /// Whether the store answered everything.
+    async fn warm_into(&self, n: usize, warmed: &mut Warmed) -> bool {
+        let Ok((lists, unopened)) = self.0.store.lists().await else { return false };
+        let own = self.0.hot.as_ref().map(|hot| hot.node);
+        let Merged { keys, nodes, refused } = hot_list::merge(&lists, own);
+        (warmed.nodes, warmed.refused_lists) = (nodes, refused + unopened);
+        let keys = self.with_primaries(keys, n);
+        for keys in keys.chunks(BATCH) {
+            warmed.asked += keys.len();
+            let entries = self.0.store.get_many(keys).await;
+            if entries.iter().all(Result::is_err) {
+                return false;
+            }
+            warmed.found += entries.iter().filter(|entry| matches!(entry, Ok(Lookup::Found(_)))).count();
+        }
+        true
+    }
+
+    /// At most `n` of these keys that are not in memory, each variant behind the key that leads to it.
+    fn with_primaries(&self, keys: Vec<Key>, n: usize) -> Vec<Key> {
+        let mut wanted = std::collections::HashSet::new();
+        let mut ordered = Vec::new();
+        for key in keys {
+            let primary = key.is_variant().then(|| key.primary());
+            for key in primary.into_iter().chain([key]) {
+                if ordered.len() == n {
+                    return ordered;
+                }
+                let key = self.named(key);
+                if self.0.store.peek(&key).is_none() && wanted.insert(key.id()) {
+                    ordered.push(key);
+                }
+            }
+        }
+        ordered
+    }
+
+    /// Leaves the list of this process's hot keys at once, as is done each minute: for an orderly shutdown, so that the process that
+    /// comes next finds it. `false` if there is none to leave: the cache does not [count them](super::CacheBuilder::hot_keys), has
+    /// had no hits, or its store is in this process.
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn leave_hot_keys(&self) -> Result<bool, InspectError> {
+        let Some(hot) = &self.0.hot else { return Ok(false) };
+        let hottest = hot.hottest();
+        if hottest.is_empty() {
+            return Ok(false);
+        }
+        let list = hot_list::write(hot.node, &hottest);
+        self.0.store.leave_list(&list).await.map_err(InspectError::from)
+    }
+
+    /// Has a task leave the list each minute, for as long as there is this cache.
+    pub(super) fn leave_hot_keys_from_now_on(&self) {
+        if let (Some(_), Some(runtime)) = (&self.0.hot, self.0.store.runtime()) {
+            runtime.spawn(leave_each_minute(Arc::downgrade(&self.0)));
+        }
+    }
+}
+
+async fn leave_each_minute(cache: Weak<Inner>) {
+    let mut pause = FIRST;
+    loop {
+        // Not all processes of a fleet at once, however they were started.
+        sleep(pause.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+        let Some(cache) = cache.upgrade().map(Cache) else { return };
+        if let Err(error) = cache.leave_hot_keys().await {
+            tracing::debug!(%error, "the list of hot keys could not be left");
+        }
+        pause = PAUSE;
+    }
+}

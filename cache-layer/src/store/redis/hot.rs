@@ -1,0 +1,62 @@
+//! Lists of hot keys that processes leave for one another: a capped stream, beside the tags. What a list says, the engine knows.
+//!
+//! A record is the time by the server's clock, in milliseconds, in 8 bytes, and the list. Where [names are
+//! hidden](super::RedisStoreBuilder::sealed_with), all of it is sealed as entries are.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+
+use super::{
+    RedisStore,
+    wire::{
+        operation::Operation,
+        replies::{Bulk, Records},
+        scripts::Batch,
+    },
+};
+use crate::{clock::millis, key::Key, store::StoreError};
+
+/// Lists that are kept. Those of one fleet are much alike.
+const CAP: usize = 8;
+/// How long a list is of use.
+const LIFE: Duration = Duration::from_secs(10 * 60);
+
+impl RedisStore {
+    pub(super) async fn leave_hot_list(&self, list: &[u8]) -> Result<(), StoreError> {
+        let connection = self.connection_to_tags();
+        let session = connection.session()?;
+        let record = [&self.0.context.clock.now().to_be_bytes(), list].concat();
+        let mut batch = Batch::default();
+        batch.append(&self.0.context.names.hot(), CAP, &self.sealed_record(&of_hot(), &record, LIFE), millis(LIFE));
+        let (Bulk(_),): (Bulk,) = connection.run(Operation::Append, &session, &batch).await?;
+        Ok(())
+    }
+
+    /// The lists that are not too old, the newest first; and how many records are none.
+    pub(super) async fn hot_lists(&self) -> Result<(Vec<Bytes>, usize), StoreError> {
+        let connection = self.connection_to_tags();
+        let session = connection.settled()?;
+        let mut batch = Batch::default();
+        batch.last(&self.0.context.names.hot(), CAP);
+        let (Records(records),): (Records,) = connection.run(Operation::Last, &session, &batch).await?;
+        let now = self.0.context.clock.now();
+        let (mut lists, mut refused) = (Vec::new(), 0);
+        for record in records.into_iter().take(CAP) {
+            let record = self.opened_record(&of_hot(), record.into()).filter(|record| record.len() > 8);
+            let Some(mut record) = record else {
+                refused += 1;
+                continue;
+            };
+            if record.get_u64().abs_diff(now) <= millis(LIFE) {
+                lists.push(record);
+            }
+        }
+        Ok((lists, refused))
+    }
+}
+
+/// What a sealed record is bound to.
+fn of_hot() -> Key {
+    Key::new(["hot"])
+}

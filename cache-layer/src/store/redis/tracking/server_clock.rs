@@ -1,0 +1,203 @@
+//! What the server's clock says, by this process's monotonic one. All that share a server judge freshness by it, so that it makes no
+//! difference what their own clocks say, nor that somebody sets one.
+//!
+//! Each `TIME` is a sample: the server's clock stood so between the question and the answer, and half of the time between
+//! them is the error. Of the last samples the one with the least error counts. Samples that contradict each other
+//! mean that the server's clock was set, that it is another server, or that this machine slept: then only the new one counts.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    clock::{Clock, Followed},
+    sync::Mutex,
+};
+
+/// Samples that are kept: of as many heartbeats, which are a second apart.
+const SAMPLES: usize = 8;
+/// By how much two clocks may drift apart, in microseconds for each microsecond: of a bad quartz, 200 ppm.
+const DRIFT: i64 = 5_000;
+/// From the year 2001 to the year 5138, in microseconds. What is beyond is no time.
+const SENSIBLE: std::ops::Range<i64> = 1_000_000_000_000_000..100_000_000_000_000_000;
+/// What is not contradiction yet: clocks tick by the microsecond, and threads are late.
+const SLACK: i64 = 1_000;
+
+/// The server's clock, as this process knows it.
+#[derive(Debug)]
+pub(crate) struct ServerClock {
+    /// Where entries may be of any age to whoever sets this clock, none is followed.
+    clock: Clock,
+    followed: Arc<Followed>,
+    samples: Mutex<VecDeque<Sample>>,
+}
+
+/// All in microseconds.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    /// What the server's clock would have said when this process's began to count.
+    begin: i64,
+    error: i64,
+    /// When it was taken.
+    at: i64,
+}
+
+impl Sample {
+    /// The error that it has by now.
+    fn error_at(&self, now: i64) -> i64 {
+        self.error + (now - self.at).max(0) / DRIFT
+    }
+}
+
+/// How a server's clock stands beside this machine's, from [`RedisState::clock`](crate::store::RedisState::clock).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClockOffset {
+    /// By how many milliseconds the server's clock is ahead of this machine's wall clock; below zero, behind.
+    pub millis: i64,
+    /// By how much that may be wrong: half a round trip.
+    pub error: Duration,
+}
+
+impl ServerClock {
+    /// `local` stands in until the server has said something. `follows`: whether [the clock](Self::clock) is the server's then.
+    pub(crate) fn new(local: Clock, follows: bool) -> Self {
+        let followed = Arc::new(Followed::new(local.clone()));
+        let clock = if follows { Clock::following(followed.clone()) } else { local };
+        Self { clock, followed, samples: Mutex::default() }
+    }
+
+    /// What freshness is judged by.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// By that clock, in milliseconds since the Unix epoch.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// The server was asked for the time then, and this is what it has answered, in seconds and microseconds.
+    pub(crate) fn note(&self, asked: Instant, (seconds, micros): (u64, u64)) {
+        let (asked, at) = (self.since_birth(asked), self.since_birth(Instant::now()));
+        let said = seconds.checked_mul(1_000_000).and_then(|said| i64::try_from(said.checked_add(micros)?).ok());
+        let Some(said) = said.filter(|said| SENSIBLE.contains(said)) else { return };
+        let (middle, error) = (asked.midpoint(at), (at - asked) / 2 + 1);
+        let mut samples = self.samples.lock();
+        add(&mut samples, Sample { begin: said - middle, error, at });
+        if let Some(best) = best(&samples, at) {
+            self.followed.set(u64::try_from(best.begin / 1000).unwrap_or_default());
+        }
+    }
+
+    /// How it stands beside this machine's clock; `None` until the server has said something.
+    pub(crate) fn offset(&self) -> Option<ClockOffset> {
+        let at = self.since_birth(Instant::now());
+        let best = best(&self.samples.lock(), at)?;
+        let (server, local) = ((best.begin + at) / 1000, i64::try_from(self.followed.local()).unwrap_or(i64::MAX));
+        let error = Duration::from_micros(u64::try_from(best.error_at(at)).unwrap_or_default());
+        Some(ClockOffset { millis: server.saturating_sub(local), error })
+    }
+
+    fn since_birth(&self, moment: Instant) -> i64 {
+        let since = moment.saturating_duration_since(self.followed.born());
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Adds a sample, and drops those that it contradicts.
+fn add(samples: &mut VecDeque<Sample>, new: Sample) {
+    samples.retain(|old| (old.begin - new.begin).abs() <= old.error_at(new.at) + new.error + SLACK);
+    if samples.len() == SAMPLES {
+        samples.pop_front();
+    }
+    samples.push_back(new);
+}
+
+fn best(samples: &VecDeque<Sample>, now: i64) -> Option<Sample> {
+    samples.iter().min_by_key(|sample| sample.error_at(now)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(begin: i64, error: i64, at: i64) -> Sample {
+        Sample { begin, error, at }
+    }
+
+    #[test]
+    fn the_quickest_answer_counts() {
+        let mut samples = VecDeque::new();
+        for (place, error) in [900, 100, 5_000, 400].into_iter().enumerate() {
+            add(&mut samples, sample(1_000_000 + error / 2, error, place as i64 * 1_000_000));
+        }
+        assert_eq!(best(&samples, 4_000_000).unwrap().error, 100);
+    }
+
+    #[test]
+    fn an_old_answer_counts_for_less_than_a_new_one_that_was_a_little_slower() {
+        let mut samples = VecDeque::new();
+        add(&mut samples, sample(1_000_000, 100, 0));
+        add(&mut samples, sample(1_000_050, 150, 1_000_000));
+        assert_eq!(best(&samples, 1_000_000).unwrap().error, 150, "200 us of drift a second");
+    }
+
+    #[test]
+    fn what_contradicts_all_before_is_believed() {
+        let mut samples = VecDeque::new();
+        for at in 0..SAMPLES as i64 {
+            add(&mut samples, sample(1_000_000, 10, at));
+        }
+        // The server's clock was set back by a minute, and its answer took a while.
+        add(&mut samples, sample(-59_000_000, 40_000, 20));
+        assert_eq!(best(&samples, 20).unwrap().begin, -59_000_000);
+        assert_eq!(samples.len(), 1);
+    }
+
+    #[test]
+    fn no_more_are_kept_than_there_is_room_for() {
+        let mut samples = VecDeque::new();
+        for at in 0..100 {
+            add(&mut samples, sample(1_000_000, 10, at));
+        }
+        assert_eq!(samples.len(), SAMPLES);
+    }
+
+    #[test]
+    fn the_servers_word_counts_whatever_the_local_clock_says() {
+        let local = Clock::skewed(-600_000);
+        let server = ServerClock::new(local.clone(), true);
+        let real = Clock::system().now();
+        assert!(server.now() + 590_000 < real, "nothing is known yet");
+        server.note(Instant::now(), (real / 1000, real % 1000 * 1000));
+        let off = |by: u64| server.now().abs_diff(Clock::system().now()) < by;
+        assert!(off(5_000), "{} and {real}", server.now());
+        let offset = server.offset().unwrap();
+        assert!((590_000..610_000).contains(&offset.millis), "{offset:?}");
+        // Somebody sets the local clock.
+        local.skew(3_600_000);
+        assert!(off(5_000), "{} and {real}", server.now());
+        assert!(server.offset().unwrap().millis < -2_900_000, "{:?}", server.offset());
+    }
+
+    #[test]
+    fn what_is_no_time_is_not_believed() {
+        let server = ServerClock::new(Clock::system(), true);
+        for said in [(0, 0), (u64::MAX, u64::MAX), (u64::MAX / 1_000_000, 1), (900_000_000, 0), (1 << 60, 0)] {
+            server.note(Instant::now(), said);
+        }
+        assert_eq!(server.offset(), None);
+        assert!(server.now().abs_diff(Clock::system().now()) < 5_000);
+    }
+
+    #[test]
+    fn where_it_is_not_to_be_followed_it_is_measured_only() {
+        let server = ServerClock::new(Clock::system(), false);
+        server.note(Instant::now(), (1_500_000_000, 0));
+        assert!(server.offset().unwrap().millis < 0);
+        assert!(server.now().abs_diff(Clock::system().now()) < 5_000);
+    }
+}
