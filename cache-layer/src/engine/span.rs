@@ -1,7 +1,7 @@
-//! A lookup and a load, as traces and observers see them.
+//! A look-up and a load, as traces and observers see them.
 //!
-//! Their spans are at level `DEBUG` and follow the conventions of OpenTelemetry by the names of their fields; an
-//! exporter makes a kind, a name and links of that. Without a subscriber, nothing here is more than a comparison.
+//! Their spans are at level `DEBUG`, and their fields are named by the conventions of OpenTelemetry; an
+//! exporter derives kind, name and links from them. Without a subscriber, each call here costs one comparison.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::{
     telemetry::{Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Telemetry, Tier, WaitScope},
 };
 
-/// What is known of a lookup so far. It ends when this is dropped: in a miss, unless it was said otherwise.
+/// A look-up under way. It ends when this is dropped: as a miss, unless another result was recorded.
 pub(crate) struct LookupSpan {
     span: Span,
     observed: Option<Observed>,
@@ -22,20 +22,20 @@ pub(crate) struct LookupSpan {
     age: Option<Duration>,
     saved: Duration,
     reason: Option<NoCacheReason>,
-    /// By which of the application's routes the request came, if that is known.
+    /// The application's route that matched the request, if that is known.
     route: Option<Box<str>>,
 }
 
-/// What the observer is told at the end.
+/// What is reported to the observer at the end.
 struct Observed {
     telemetry: Telemetry,
     began: Instant,
-    /// What is looked up, if the observer wants to know.
+    /// The key, if the observer wants names.
     key: Option<Key>,
 }
 
 impl Cache {
-    /// Begins a lookup of `key`, which is traced.
+    /// Begins a traced look-up of `key`.
     pub(crate) fn lookup_span(&self, key: &Key) -> LookupSpan {
         let name = &*self.0.name;
         let span = debug_span!(
@@ -55,7 +55,7 @@ impl Cache {
         self.begin_lookup(span, Some(key))
     }
 
-    /// Begins a lookup that is traced by `span`, if it is.
+    /// Begins a look-up that is traced by `span`, if the span is enabled.
     #[cfg(feature = "typed")]
     pub(crate) fn lookup_span_in(&self, span: Span) -> LookupSpan {
         self.begin_lookup(span, None)
@@ -120,7 +120,7 @@ impl Cache {
         span
     }
 
-    /// The span of a load in the background: `lookup` gave cause for it, and doesn't wait.
+    /// The span of a load in the background: `lookup` caused it, and doesn't wait for it.
     pub(crate) fn background_span(&self, key: &Key, lookup: &LookupSpan) -> Span {
         let name = &*self.0.name;
         let span = debug_span!(
@@ -155,22 +155,22 @@ impl LookupSpan {
         self.span.clone()
     }
 
-    /// The answer was there, or came with another request's load.
+    /// Records that an answer was found, or came with another request's load.
     pub(crate) fn found(&mut self, result: LookupResult) {
         self.result = result;
     }
 
-    /// Where what there is was found.
+    /// Records the tier in which the entry was found.
     pub(crate) fn at(&mut self, tier: Tier) {
         self.tier = tier;
     }
 
-    /// How old it is, and how long its load took.
+    /// Records the entry's age, and how long its load took.
     pub(crate) fn aged(&mut self, age: Option<Duration>, saved: Duration) {
         (self.age, self.saved) = (age, saved);
     }
 
-    /// By which route the request came, if anybody wants to know.
+    /// Records the request's route, if there is an observer.
     #[cfg(feature = "axum")]
     pub(crate) fn came_by(&mut self, route: impl FnOnce() -> Option<Box<str>>) {
         if self.observed.is_some() {
@@ -182,7 +182,7 @@ impl LookupSpan {
         self.reason = Some(reason);
     }
 
-    /// It was no lookup, after all.
+    /// Ends this as a request that was not looked up.
     pub(crate) fn bypassed(mut self, reason: NoCacheReason) {
         self.observed = None;
         self.span.record("cache.hit", false);
@@ -191,7 +191,7 @@ impl LookupSpan {
         self.span = Span::none();
     }
 
-    /// The store didn't answer.
+    /// Records that the store didn't answer.
     pub(crate) fn unavailable(&mut self) {
         self.result = LookupResult::Error;
         self.reason = Some(NoCacheReason::StoreUnavailable);
@@ -253,7 +253,7 @@ impl Wait {
     }
 }
 
-/// Says in the span of the load that is running why it is not kept.
+/// Records in the span of the running load why its result is not stored.
 pub(crate) fn not_kept(reason: NoCacheReason) {
     let span = Span::current();
     if span.metadata().is_some_and(|metadata| metadata.name() == "cache.load") {
