@@ -1,8 +1,8 @@
-//! What can go wrong, where the caller can do something about it. Requests never see any of it.
+//! Errors that the caller of a setter or builder can do something about. No request ever sees one.
 
 use std::fmt;
 
-/// A setting that can't be used: says which, what it was, and what is allowed. Secrets are left out.
+/// A setting that can't be used. The message names the setting, its value, and what is allowed, but contains no secrets.
 ///
 /// ```
 /// use cache_layer::{Cache, CacheLayer, ConfigErrorKind, store::MemoryStore};
@@ -22,15 +22,15 @@ pub struct ConfigError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConfigErrorKind {
-    /// A text is not what it has to be: a URL, a host, a prefix, a name.
+    /// A text has the wrong syntax: a URL, a host, a prefix, a name.
     Syntax,
     /// A number or a time is too small or too large.
     Range,
-    /// It needs a feature of this crate that it was built without.
+    /// The setting needs a feature that this crate was built without.
     Feature,
-    /// It does not go together with another setting.
+    /// The setting conflicts with another one.
     Conflict,
-    /// There is no Tokio runtime to work in.
+    /// There is no Tokio runtime to run in.
     NoRuntime,
 }
 
@@ -39,7 +39,7 @@ impl ConfigError {
         Self { kind, message: message.into() }
     }
 
-    /// What is wrong, for a program that is to tell one case from another.
+    /// What is wrong, for programs that handle cases differently.
     #[must_use]
     pub fn kind(&self) -> ConfigErrorKind {
         self.kind

@@ -1,4 +1,4 @@
-//! What names an entry: a digest to find it by, and the canonical key to prove it is the right one.
+//! The key of an entry: a digest to find the entry by, and the canonical key to prove that it is the right one.
 
 use std::{
     cmp::Ordering,
@@ -16,7 +16,7 @@ use crate::ramp::Turn;
 
 /// Bytes of the readable key that a store may show to people.
 pub(crate) const READABLE_CAP: usize = 200;
-/// The end of a readable key that is not all there. No other one ends so.
+/// The end of a readable key that was cut off. No other readable key ends in this.
 pub(crate) const CAPPED: &str = "%+";
 
 /// The name of a cache entry.
@@ -35,14 +35,14 @@ pub(crate) const CAPPED: &str = "%+";
 #[derive(Clone)]
 pub struct Key {
     hash: KeyHash,
-    /// Where it is at hand: only what leaves this process needs it.
+    /// The id, if it was computed: only keys that leave this process need it.
     id: Option<KeyId>,
     canonical: Arc<[u8]>,
 }
 
-/// What this process finds a key by: a hash that nobody outside can choose keys for, of the primary key and, for a variant,
-/// of the variant. Two keys may have the same, once in 2^64: whoever finds something by it compares the keys as well, or
-/// could take one key for another without harm.
+/// The hash by which this process finds a key, of the primary key and, for a variant, of the variant. It is keyed by a secret,
+/// so that clients can't construct collisions. Two keys have the same hash once in 2^64: code that looks something up by hash
+/// also compares the keys, or does no harm if it confuses two keys.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct KeyHash {
     pub(crate) primary: u64,
@@ -68,7 +68,7 @@ impl KeyHash {
         self.variant != Self::PRIMARY
     }
 
-    /// When its turn is, in this process.
+    /// The turn of the key in a ramp, in this process.
     #[cfg(feature = "memory")]
     pub(crate) fn turn(self) -> Turn {
         Turn((self.primary >> 32) as u32)
@@ -81,7 +81,7 @@ impl Hash for KeyHash {
     }
 }
 
-/// Takes a [`KeyHash`] for what it is: a hash.
+/// A hasher for [`KeyHash`], which already is a hash.
 pub(crate) type Hashed = BuildHasherDefault<HashedHasher>;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,7 +93,7 @@ impl Hasher for HashedHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // What comes with a key's hash is of few values: a flag, a kind.
+        // The other parts of a hashed value have few values: a flag, a kind.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
@@ -104,7 +104,7 @@ impl Hasher for HashedHasher {
     }
 }
 
-/// The fixed-size identity of a key: the digest of its primary key and, for a variant, the digest of what selects it.
+/// The fixed-size identity of a key: the digest of its primary key and, for a variant, the digest of the variant's canonical key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct KeyId {
     pub(crate) primary: [u8; 16],
@@ -112,7 +112,7 @@ pub(crate) struct KeyId {
 }
 
 impl KeyId {
-    /// No variant: SHA-256 of anything is not zero in practice, and a variant that were would only be a miss.
+    /// No variant: no SHA-256 digest is zero in practice, and a variant with a zero digest would only be a miss.
     pub(crate) const PRIMARY: [u8; 16] = [0; 16];
 
     #[cfg(feature = "redis")]
@@ -120,7 +120,7 @@ impl KeyId {
         self.variant != Self::PRIMARY
     }
 
-    /// When its turn is, in the fleet.
+    /// The turn of the key in a ramp, in the fleet.
     #[cfg(feature = "redis")]
     pub(crate) fn turn(self) -> Turn {
         let [.., a, b, c, d] = self.primary;
@@ -143,7 +143,7 @@ impl Key {
         Self::of_parts(parts.iter().map(AsRef::as_ref))
     }
 
-    /// As [`new`](Self::new), for parts that can be looked at twice: nothing is allocated but the key.
+    /// As [`new`](Self::new), for parts that can be iterated twice: only the key is allocated.
     pub(crate) fn of_parts<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
         let length = parts.clone().map(|part| PREFIX + part.len()).sum();
         with_buffer(length, |canonical| {
@@ -156,7 +156,7 @@ impl Key {
         Self { hash: KeyHash::of(canonical), id: None, canonical: canonical.into() }
     }
 
-    /// The key that an entry with these canonical bytes is of.
+    /// The key of an entry with these canonical bytes.
     pub(crate) fn of_canonical(canonical: &[u8]) -> Self {
         let (primary, rest) = canonical.split_at(primary_length(canonical));
         let primary = Self::of(primary);
@@ -185,7 +185,7 @@ impl Key {
 
     /// The key of the variant of this entry that `selector` names (for a response: the values of its `Vary` fields).
     ///
-    /// It lives and dies with its primary key: stores keep both in one place.
+    /// Invalidating the primary key invalidates its variants: stores keep both in one place.
     #[must_use]
     pub fn variant(&self, selector: &[u8]) -> Self {
         with_buffer(self.canonical.len() + 1 + PREFIX + selector.len(), |canonical| {
@@ -198,7 +198,7 @@ impl Key {
         })
     }
 
-    /// The key that this is a variant of; itself, if it is none.
+    /// The key that this is a variant of; the key itself, if it is not a variant.
     pub(crate) fn primary(&self) -> Self {
         if !self.is_variant() {
             return self.clone();
@@ -208,7 +208,7 @@ impl Key {
         Self { hash, id, canonical: self.canonical[..self.primary_length()].into() }
     }
 
-    /// Bytes of the canonical key that are those of the primary one.
+    /// The length of the primary key within the canonical key.
     fn primary_length(&self) -> usize {
         if !self.is_variant() {
             return self.canonical.len();
@@ -220,18 +220,18 @@ impl Key {
         self.hash.is_variant()
     }
 
-    /// The same key, found by the hash of another one: what happens to two keys in 2^64.
+    /// The same key with the hash of another key: a collision, for tests.
     #[cfg(all(test, feature = "memory"))]
     pub(crate) fn colliding_with(self, other: &Self) -> Self {
         Self { hash: other.hash, ..self }
     }
 
-    /// What it is found by in this process.
+    /// The hash by which this process finds the key.
     pub(crate) fn hash(&self) -> KeyHash {
         self.hash
     }
 
-    /// What it is found by in the fleet. Made anew each time, unless the key [has it at hand](Self::named).
+    /// The id by which the fleet finds the key. It is computed on each call, unless the key [has stored it](Self::named).
     pub(crate) fn id(&self) -> KeyId {
         self.id.unwrap_or_else(|| {
             let primary = digest(&self.canonical[..self.primary_length()]);
@@ -240,7 +240,7 @@ impl Key {
         })
     }
 
-    /// The same key, with what it is found by in the fleet at hand. So are its variants then, and its clones.
+    /// The same key with its [id](Self::id) stored, so that it is computed once; its variants and clones have theirs stored, too.
     pub(crate) fn named(self) -> Self {
         Self { id: Some(self.id()), ..self }
     }
@@ -250,7 +250,7 @@ impl Key {
         &self.canonical
     }
 
-    /// The digest by which stores find the entry, as 32 hex digits; of a variant, two of them with a colon between.
+    /// The digest by which stores find the entry, as 32 hex digits; for a variant, two digests with a colon between them.
     ///
     /// ```
     /// let key = cache_layer::Key::new(["product", "42"]);
@@ -267,8 +267,8 @@ impl Key {
         }
     }
 
-    /// The parts one after another, for people: printable, without braces, blanks or glob characters of its own, and
-    /// capped; a capped one ends in `%+`.
+    /// The parts one after another, in readable form: printable, without unescaped braces, blanks or glob characters, and cut off
+    /// after 200 bytes, with `%+` at the end.
     pub(crate) fn readable(&self) -> String {
         let mut text = String::with_capacity(self.canonical.len());
         self.push_readable(&mut text);
@@ -281,10 +281,10 @@ impl Key {
     }
 }
 
-/// Bytes of a canonical key, which may be a variant's, that are those of the primary one.
+/// The length of the primary key within a canonical key, which may be that of a variant.
 fn primary_length(canonical: &[u8]) -> usize {
     let mut end = 0;
-    // What follows is whole: it was written here, or compared with what was.
+    // Every part is complete: this process wrote the bytes, or compared them with bytes that it wrote.
     while let Some(length) =
         canonical.get(end..).and_then(|rest| rest.first_chunk::<4>()).filter(|length| length[0] != b'v')
     {
@@ -293,7 +293,7 @@ fn primary_length(canonical: &[u8]) -> usize {
     end.min(canonical.len())
 }
 
-/// The readable form of a canonical key, in full: what patterns are compared with.
+/// The readable form of a canonical key, in full: patterns are compared with it.
 pub(crate) fn readable_in_full(canonical: &[u8]) -> String {
     let mut text = String::with_capacity(canonical.len());
     push_readable(&mut text, canonical, usize::MAX);
@@ -305,7 +305,7 @@ fn push_readable(text: &mut String, canonical: &[u8], cap: usize) {
     let mut rest = canonical;
     while let Some((length, tail)) = rest.split_first_chunk::<4>() {
         let length = u32::from_be_bytes(*length) as usize;
-        // What follows the parts of a variant's primary key is its selector; people read that in the entry.
+        // After the parts of its primary key, a variant has its selector, which is not shown: the entry has it.
         let Some((part, tail)) = tail.split_at_checked(length) else {
             break;
         };
@@ -315,7 +315,7 @@ fn push_readable(text: &mut String, canonical: &[u8], cap: usize) {
                 text.push_str(CAPPED);
                 return;
             }
-            // As much at one time as may be shown, and stands for itself.
+            // The longest run of bytes that fits and needs no escape.
             let room = end - 2 - text.len();
             let shown = &part[..room.min(part.len())];
             let plain = shown.iter().position(|byte| !READABLE[usize::from(*byte)]).unwrap_or(shown.len());
@@ -334,7 +334,7 @@ fn push_readable(text: &mut String, canonical: &[u8], cap: usize) {
     }
 }
 
-/// Which bytes stand for themselves in a readable key.
+/// Which bytes are not escaped in a readable key.
 const READABLE: [bool; 256] = {
     let mut readable = [false; 256];
     let mut byte = b'!';
@@ -345,7 +345,7 @@ const READABLE: [bool; 256] = {
     readable
 };
 
-// A response's key has five parts or more, so none of these is ever one.
+// A response's key has five parts or more, so no key made here can be equal to one.
 
 impl From<&Self> for Key {
     fn from(key: &Self) -> Self {
@@ -353,7 +353,7 @@ impl From<&Self> for Key {
     }
 }
 
-/// A key in one piece, such as `"exchange_rates"`. Not the same as any key of a name and an id, however it reads.
+/// A key of one part, such as `"exchange_rates"`. It never equals a key of a name and an id, even if both print the same.
 impl From<&str> for Key {
     fn from(key: &str) -> Self {
         Self::new([key])
@@ -367,11 +367,11 @@ impl From<String> for Key {
     }
 }
 
-/// The name of a kind of values, and what tells one of them from the others: `("product", 42)` reads `product:42`, in
-/// patterns too. The two can't run into each other, whatever is in them.
+/// The name of a kind of values, and the id of one of them: `("product", 42)` prints as `product:42`, also in patterns. Name
+/// and id are separate parts, so that no two different pairs make the same key.
 ///
-/// When the type of these values changes so that processes of the old and the new release can't read each other's, give
-/// the kind a new name, such as `"product@2"`: until the old ones are gone, each has its own.
+/// If the type of these values changes so that processes of the old and the new release can't read each other's values, give
+/// the kind a new name, such as `"product@2"`: each release then has its own entries until the old processes are gone.
 impl<D: Display> From<(&str, D)> for Key {
     fn from((name, id): (&str, D)) -> Self {
         Self::new([name, ":", &id.to_string()])
@@ -392,7 +392,7 @@ impl Hash for Key {
     }
 }
 
-/// By the bytes of their parts.
+/// Keys are ordered by the bytes of their parts.
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
         self.canonical.cmp(&other.canonical)
@@ -405,8 +405,8 @@ impl PartialOrd for Key {
     }
 }
 
-/// The parts one after another, as [patterns](crate::Cache::delete_pattern) are compared with them: in printable ASCII, where
-/// other bytes and `{ } % * [ ] \` are `%` and two hex digits; what is longer than 200 bytes is cut off, and ends in `%+`.
+/// The parts one after another, as [patterns](crate::Cache::delete_pattern) are compared with them: in printable ASCII. Other
+/// bytes and `{ } % * [ ] \` are written as `%` and two hex digits; a text longer than 200 bytes is cut off, and ends in `%+`.
 ///
 /// ```
 /// # use cache_layer::Key;
@@ -424,10 +424,10 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Bytes of a part's length.
+/// The size of a part's length prefix.
 const PREFIX: usize = size_of::<u32>();
 
-/// Runs `write` with a buffer of this length: most keys are short enough for one on the stack.
+/// Runs `write` with a buffer of this length: most keys are short enough for a buffer on the stack.
 fn with_buffer<T>(length: usize, write: impl FnOnce(&mut [u8]) -> T) -> T {
     let mut short = [0; 256];
     match short.get_mut(..length) {
@@ -436,7 +436,7 @@ fn with_buffer<T>(length: usize, write: impl FnOnce(&mut [u8]) -> T) -> T {
     }
 }
 
-/// Writes a part at the beginning of `buffer`, and returns what is left of that.
+/// Writes a part at the beginning of `buffer`, and returns the rest of the buffer.
 fn write_part<'b>(buffer: &'b mut [u8], part: &[u8]) -> &'b mut [u8] {
     // Parts come out of request heads and are far below 4 GiB; a longer one is cut in its prefix, never in its bytes.
     let length = u32::try_from(part.len()).unwrap_or(u32::MAX);

@@ -11,7 +11,7 @@ macro_rules! labels {
         }
 
         impl $name {
-            /// Every one there is: the closed set of values of a metric's label.
+            /// All variants: the closed set of values of a metric's label.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The name, for a metric's label.

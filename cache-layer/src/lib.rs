@@ -1,9 +1,9 @@
 //! A correct, distributed HTTP cache for any Tower stack.
 //!
 //! [`CacheLayer`] answers requests from a [`Cache`], whose store is in this process or in Redis, and calls the service behind
-//! it only for what is not there. It never fails a request, never shows one user's response to another, and costs a miss little:
-//! the body streams to the client while it is recorded, and over Redis a miss waits for a look-up and for the right to load, half a
-//! millisecond or so on a network of one's own, or for a timeout of 50 ms if Redis does not answer.
+//! it only for responses that are not stored. It never fails a request, never shows one user's response to another, and adds
+//! little to a miss: the body streams to the client while it is recorded. Over Redis, a miss waits for a look-up and for the
+//! right to load, half a millisecond or so on a local network, or for a timeout of 50 ms if Redis does not answer.
 //!
 //! ```
 //! use std::time::Duration;
@@ -36,11 +36,11 @@
 //! The same engine stores any other value: `Cache::get_or_load`, or `#[cached]` on a function. The module
 //! [`guide`](https://docs.rs/cache-layer/latest/cache_layer/guide/) describes both, and rules, invalidation, Redis and tests.
 //!
-//! In front of a client, for one owner, a [`PrivateCacheLayer`] keeps what no shared cache may.
+//! In front of a client, for one owner, a [`PrivateCacheLayer`] keeps responses that no shared cache may keep.
 //!
 //! # Features
 //!
-//! `cargo add cache-layer` is for a cache in memory; `cargo add cache-layer --features redis` for one that a fleet shares.
+//! `cargo add cache-layer` is for a cache in memory; `cargo add cache-layer --features redis` for a cache that a fleet shares.
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
@@ -48,27 +48,27 @@
 //! | `redis` | no | `store::RedisStore` and `store::TieredStore`; implies `memory` |
 //! | `sentinel` | no | `redis+sentinel://`: the primary that the sentinels name |
 //! | `cluster` | no | `redis+cluster://`: a Redis Cluster |
-//! | `typed` | yes | values of any type that serde knows: [`Cache::get_or_load`] and its like |
-//! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers; observers are told by which route a look-up came |
-//! | `otel` | no | `otel::Metrics`: what a cache does, as OpenTelemetry metrics |
+//! | `typed` | yes | values of any type that serde can serialize: [`Cache::get_or_load`] and the like |
+//! | `axum` | no | keys and rules see the whole path of a request inside axum's nested routers; observers learn the route of each look-up |
+//! | `otel` | no | `otel::Metrics`: the cache's events as OpenTelemetry metrics |
 //! | `postcard` | no | a compact [codec](codec::Postcard) beside JSON; implies `typed` |
 //! | `macros` | no | `#[cached]`; implies `typed` |
 //! | `sealed` | no | entries in Redis are encrypted, and names hidden: `RedisStoreBuilder::sealed_with`; implies `redis` |
-//! | `testing` | no | [`testing::TestStore`](https://docs.rs/cache-layer/latest/cache_layer/testing/): slow, away, forgetful, or out of order, when it is told to be; implies `memory` |
+//! | `testing` | no | [`testing::TestStore`](https://docs.rs/cache-layer/latest/cache_layer/testing/): a store for tests that can be made slow, unreachable, forgetful, or reordering; implies `memory` |
 //! | `zstd` | no | large entries are compressed in Redis; implies `redis` |
-//! | `encode` | no | [`CacheLayer::encode`]: responses are kept in `zstd`, `br` and `gzip`, each encoded once; `encode-zstd`, `encode-br` and `encode-gzip` add one of them each |
+//! | `encode` | no | [`CacheLayer::encode`]: responses are kept in `zstd`, `br` and `gzip`, each encoded once; `encode-zstd`, `encode-br` and `encode-gzip` add one coding each |
 //! | `tls` | no | `rediss://` URLs, trusting the system's certificates, or `SSL_CERT_FILE` and `SSL_CERT_DIR` |
 
 // Layout. Two front ends turn a call into a key, and its result into an entry: `http` for requests and responses, `typed` for
-// values. `inherit` records which entries a result is made from. `engine` looks entries up, decides which call loads, and fills;
-// `store` keeps entries; `entry` is what is stored, and its binary form; `semantics` holds the rules of RFC 9111 as pure functions.
-// Each imports only those that come after it.
+// values. `inherit` records which entries a result is made from. `engine` looks entries up, decides which call loads, and
+// stores results; `store` keeps entries; `entry` defines an entry and its binary form; `semantics` has the rules of RFC 9111 as
+// pure functions. Each module imports only modules that come later in this list.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
-// Without a store, the rest has no user.
+// Without a store, most of the crate is unused.
 #![cfg_attr(not(feature = "memory"), allow(dead_code))]
-// Without a coding, there is none to match.
+// Without a coding, `Coding` is an empty enum.
 #![cfg_attr(
     not(any(feature = "encode-zstd", feature = "encode-br", feature = "encode-gzip")),
     allow(clippy::empty_enums, unreachable_code, unreachable_patterns, unused_mut, unused_variables)
@@ -84,11 +84,11 @@ mod coding;
 mod engine;
 mod entry;
 mod error;
-// A door that only `cargo fuzz` opens: it sets `fuzzing`.
+// Public for `cargo fuzz` only, which sets `fuzzing`.
 #[cfg(any(fuzzing, all(test, feature = "redis")))]
 #[doc(hidden)]
 pub mod fuzz;
-// For the documentation.
+// Documentation only.
 #[cfg(doc)]
 pub mod guide;
 mod hex;

@@ -1,5 +1,5 @@
-//! The settings of a layer: what to keep, for how long, and under which names; [`verify`]: how hits are verified; [`shown`]: the
-//! same for people.
+//! The settings of a layer: what to store, for how long, and under which keys. [`verify`]: how hits are verified. [`shown`]: the
+//! settings in readable form.
 
 mod shown;
 mod verify;
@@ -31,43 +31,44 @@ use crate::{
     telemetry::NoCacheReason,
 };
 
-/// By which field an answer tells the caches after this one how much of its freshness is left.
+/// The field by which a response tells the caches in front of this one its remaining freshness.
 ///
-/// Nothing here makes a response fresh for longer than it says, and one that says nothing to other caches, for it is kept by
-/// a rule or by [`Freshness`], goes on saying nothing. It is about the answers that this cache keeps: what is passed through
-/// stays as the application made it.
+/// No choice makes a response fresh for longer than it says. If a response says nothing to other caches, because it is stored by
+/// a rule or by [`Freshness`], nothing is added to it. The choice applies to responses that this cache stores; a response that is
+/// passed through stays as the application made it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remaining {
-    /// `Age`, as RFC 9111 has it: what is left is `max-age` less that. For all caches that read it. The default.
+    /// `Age`, as in RFC 9111: the remaining freshness is `max-age` less `Age`. For all caches that read `Age`. The default.
     #[default]
     Age,
-    /// `Age`, and `X-Accel-Expires` besides, which nginx reads and takes out. It is what a shared cache would have left, and
-    /// has the last word there: a `proxy_cache_valid` of nginx's counts no more for these responses. What the application
-    /// has said itself in this field is lessened by the age, and 0 of what is stale here.
+    /// `Age`, and also `X-Accel-Expires`, which nginx reads and removes. The field states the remaining freshness for a shared
+    /// cache, and takes precedence in nginx: its `proxy_cache_valid` has no effect on these responses. If the application sends
+    /// this field itself, its value is reduced by the age; it is 0 for a response that is stale here.
     AccelExpires,
-    /// `max-age` and `s-maxage`, less the age, without `Age` and with a `Date` of now, as if the response were made anew. For
-    /// caches that ignore `Age`; one that follows RFC 9111 keeps such a response for exactly as long as before.
+    /// `max-age` and `s-maxage` less the age, without `Age` and with the current time in `Date`, as if the response had just
+    /// been generated. For caches that ignore `Age`; a cache that follows RFC 9111 keeps such a response for exactly as long as
+    /// before.
     ///
-    /// So it is in `CDN-Cache-Control` and other targeted fields, in `Surrogate-Control` and in `X-Accel-Expires`. `Expires`
-    /// moves along. A response with none of these keeps `Age` and `Date`. Of a response that is stale already, `max-age` is
-    /// 0, and `stale-while-revalidate` and `stale-if-error` are what is left of them, so that two caches in a row are not
-    /// stale for twice the time. How long this cache has had a response is still in `X-Cache-Age`.
+    /// `CDN-Cache-Control` and other targeted fields, `Surrogate-Control`, `X-Accel-Expires` and `Expires` are changed in the
+    /// same way. A response with none of these fields keeps `Age` and `Date`. A response that is already stale gets
+    /// `max-age=0`, and the rest of its `stale-while-revalidate` and `stale-if-error`, so that two caches in a row do not serve
+    /// it stale for twice the time. `X-Cache-Age` still says how long this cache has had the response.
     MaxAge,
 }
 
-/// Which requests are given the same variant of a response, where that varies and the requests differ.
+/// Which requests get the same variant of a response that varies, though their fields differ.
 ///
-/// What an application chooses by, it names in `Vary`; two requests that say the same in those fields are answered by one
-/// response. Clients say the same thing in many ways, and the application may know fewer: each level takes more for one. At
-/// every level, a response in a coding that the client refuses is not used.
+/// An application names in `Vary` the request fields by which it chooses a response; requests with equal values in these fields
+/// get the same response. Clients write the same preference in many ways, and an application may distinguish fewer: each level
+/// treats more spellings as equal. At every level, a response in a coding that the client refuses is not used.
 ///
-/// | one | other | [`safe`](Self::safe) | [`all`](Self::all) | [`negotiate`](Self::negotiate) with `br` and `gzip` |
+/// | one request | another | [`safe`](Self::safe) | [`all`](Self::all) | [`negotiate`](Self::negotiate) with `br` and `gzip` |
 /// |---|---|---|---|---|
-/// | `gzip, br` | `GZIP ,br;q=1.0` | one | one | one |
-/// | `gzip, br` | `br, gzip` | | one | one |
-/// | `gzip, deflate, br, zstd` | `br, gzip` | | | one |
-/// | `gzip;q=0.5, br` | `gzip;q=0.4, br` | | | one |
+/// | `gzip, br` | `GZIP ,br;q=1.0` | same | same | same |
+/// | `gzip, br` | `br, gzip` | | same | same |
+/// | `gzip, deflate, br, zstd` | `br, gzip` | | | same |
+/// | `gzip;q=0.5, br` | `gzip;q=0.4, br` | | | same |
 /// | `gzip` | `gzip;q=0` | | | |
 /// | nothing | an empty field | | | |
 ///
@@ -84,25 +85,26 @@ pub enum Remaining {
 pub struct Vary(Normalization);
 
 impl Vary {
-    /// What an application can't tell apart that reads the fields by their syntax: case, white space, the digits of weights,
-    /// and former names, in `Accept-Encoding` and `Accept-Language`; white space around commas in `Accept` and `Accept-Charset`.
-    /// Unless set.
+    /// Ignores differences that an application can't see if it reads the fields by their syntax: case, white space, the digits of
+    /// weights, and former names, in `Accept-Encoding` and `Accept-Language`; white space around commas in `Accept` and
+    /// `Accept-Charset`. The default in the safe profile.
     #[must_use]
     pub fn safe() -> Self {
         Self(Normalization::safe())
     }
 
-    /// As [`safe`](Self::safe), and in any order: of codings, and of languages with different weights. Of languages with the
-    /// same one, applications take the first.
+    /// As [`safe`](Self::safe), and also ignores the order of codings, and of languages with different weights. The order of
+    /// languages with the same weight counts, because applications take the first.
     #[must_use]
     pub fn all() -> Self {
         Self(Normalization::all())
     }
 
-    /// Chooses for an application that has these codings and no other, such as `br` and `gzip`: which of them the client accepts,
-    /// and in which order, is all that counts. A load asks the application with an `Accept-Encoding` that says exactly this, so
-    /// that the application can't choose by more; what the client has sent is in [`ClientPreferences`](crate::ClientPreferences). A field that can't be read, or that refuses what is not coded, stays as it is,
-    /// and so does an absent one.
+    /// For an application that has these codings and no others, such as `br` and `gzip`: only which of them the client accepts,
+    /// and in which order, counts. A load sends the application an `Accept-Encoding` that says exactly this, so
+    /// that the application can't choose by more; the field as the client sent it is in
+    /// [`ClientPreferences`](crate::ClientPreferences). A field that can't be read, or that refuses the form without a coding, is
+    /// sent unchanged, and an absent field stays absent.
     ///
     /// # Errors
     ///
@@ -111,9 +113,10 @@ impl Vary {
         Ok(Self(Normalization { codings: names("coding", codings)?, ..Normalization::safe() }))
     }
 
-    /// Chooses for an application that has these languages and no other: which of them the client accepts, and in which order.
-    /// A load asks the application with an `Accept-Language` that says exactly this, or `*` if there is none. A language is
-    /// accepted by its own name, by that of what it is a dialect of, and by that of a dialect of it: `de` by `de-CH`, too.
+    /// For an application that has these languages and no others: only which of them the client accepts, and in which order,
+    /// counts. A load sends the application an `Accept-Language` that says exactly this, or `*` if the client accepts none of
+    /// them. A language matches its own name, the name of the language that it is a dialect of, and the name of one of its
+    /// dialects: `de` also matches `de-CH`.
     ///
     /// # Errors
     ///
@@ -123,8 +126,9 @@ impl Vary {
         Ok(self)
     }
 
-    /// Where a response varies by `Cookie`, these cookies alone count. It is the word of the application's owner that no response
-    /// which says neither `private` nor `no-store` depends on another one: the application goes on seeing all of them.
+    /// If a response varies by `Cookie`, only these cookies count. By setting this, the application's owner promises that a
+    /// response which says neither `private` nor `no-store` does not depend on any other cookie: the application still sees all
+    /// of them.
     #[must_use]
     pub fn cookies<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.0.cookies = names.into_iter().map(Into::into).collect();
@@ -151,21 +155,22 @@ fn names<N: AsRef<str>>(what: &str, names: impl IntoIterator<Item = N>) -> Resul
     names.into_iter().map(name).collect()
 }
 
-/// What responses may say of the queries that they answer, with `No-Vary-Search`
-/// (draft-ietf-httpbis-no-vary-search-10): that the order of parameters means nothing (`key-order`), that some parameters don't
-/// (`params=("utm_source")`), or all but some (`except=("id")`).
+/// What responses may state about the queries that they answer, with `No-Vary-Search`
+/// (draft-ietf-httpbis-no-vary-search-10): that the order of parameters does not matter (`key-order`), that some parameters don't
+/// (`params=("utm_source")`), or that only some do (`except=("id")`).
 ///
-/// A response with such a field answers requests for its own target and for every other query that is one with its own by the
-/// field. What is stored for the very target of a request comes first. `Vary`, freshness and all else count as ever; only
-/// what is fresh is used for another query than its own. It is believed of a 200 without `Set-Cookie`, in answer to a request
-/// without `Authorization`. Where no response of a path had the field, nothing is looked up for it. A write to any target of
-/// the path voids what answers for several queries.
+/// A response with such a field answers requests for its own target, and for every query that is equivalent by the field. A
+/// response that is stored for exactly the requested target takes precedence. `Vary`, freshness and all other rules apply as
+/// usual; a stale response is used only for its own query. The field is honoured in a 200 without `Set-Cookie`, in answer to a
+/// request without `Authorization`. If no response of a path has had the field, the cache does no extra look-up for that path. A
+/// write to any target of the path invalidates the responses that answer several queries.
 ///
-/// Requests of one process for queries that are one, by what the newest response of their path has said, share one load. If its
-/// response turns out to be of another kind, each loads its own, and for some seconds none waits for another.
+/// In one process, requests whose queries are equivalent by the newest response of their path share one load. If the response to
+/// that load says something else, each of the other requests loads its own, and for some seconds none waits for another.
 ///
-/// The first request decides for all. **A parameter that the page repeats in any way must not be named**: what one client put
-/// there would be every client's page. Nor one that carries a signature, a session, or a consent.
+/// The response to the first request answers all equivalent requests. **A parameter that the page repeats in any way must not
+/// be named**: one client's value would appear in every client's page. Nor must a parameter with a signature, a session, or a
+/// consent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoVarySearch {
     former_spelling: bool,
@@ -173,22 +178,22 @@ pub struct NoVarySearch {
 }
 
 impl NoVarySearch {
-    /// By the grammar of draft -10, and not of all parameters at once.
+    /// Honours the grammar of draft -10, but no statement about all parameters at once.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether the former spelling is read as well, `params, except=("id")`, which is all that browsers understand in 2026; not
-    /// unless set. `params=("…")` and `key-order` mean the same in both.
+    /// Whether the former spelling `params, except=("id")` is understood as well, the only one that browsers understand in
+    /// 2026; it is not unless set. `params=("…")` and `key-order` mean the same in both spellings.
     #[must_use]
     pub fn former_spelling(mut self, read: bool) -> Self {
         self.former_spelling = read;
         self
     }
 
-    /// Whether a response may say that no parameter counts at all, `except=()`; it is not believed unless set. Somebody who can
-    /// have one field written in one response would have that response answer for the whole path.
+    /// Whether a response may say that no parameter matters at all, `except=()`; it is not honoured unless set. An attacker who
+    /// can inject one field into one response could make that response answer for the whole path.
     #[must_use]
     pub fn of_all(mut self, believed: bool) -> Self {
         self.of_all = believed;
@@ -204,8 +209,8 @@ impl NoVarySearch {
     }
 }
 
-/// How long this cache keeps a response, said by its handler: put into the response's extensions, it decides alone,
-/// whatever `Cache-Control` and `Expires` say to other caches. It is not sent.
+/// How long this cache keeps a response, set by its handler in the response's extensions. It overrides whatever `Cache-Control`
+/// and `Expires` say to other caches, and is not sent.
 ///
 /// ```
 /// use std::time::Duration;
@@ -229,20 +234,21 @@ impl Freshness {
         Self { fresh: Some(duration.as_secs()), stale_while_revalidate: 0, stale_if_error: 0 }
     }
 
-    /// Not to be kept.
+    /// The response is not to be stored.
     #[must_use]
     pub fn none() -> Self {
         Self { fresh: None, stale_while_revalidate: 0, stale_if_error: 0 }
     }
 
-    /// Used for so much longer while it is refreshed in the background (RFC 5861, section 3).
+    /// After its freshness, the response is used for `duration` more while it is refreshed in the background (RFC 5861, section
+    /// 3).
     #[must_use]
     pub fn stale_while_revalidate(mut self, duration: Duration) -> Self {
         self.stale_while_revalidate = duration.as_secs();
         self
     }
 
-    /// Used for so much longer in place of an error (RFC 5861, section 4).
+    /// After its freshness, the response is used for `duration` more in place of an error (RFC 5861, section 4).
     #[must_use]
     pub fn stale_if_error(mut self, duration: Duration) -> Self {
         self.stale_if_error = duration.as_secs();
@@ -266,22 +272,22 @@ impl Freshness {
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) caching: CachingPolicy,
-    /// Why requests go to the application as they are, if they do.
+    /// Why requests bypass the cache, if they do.
     pub(crate) bypass: Option<NoCacheReason>,
     pub(crate) bypass_if: Option<RequestPredicate>,
     /// How hits are verified, if some are.
     pub(crate) verify: Option<Verify>,
-    /// Whether what is stored is loaded anew, or validated.
+    /// Whether a stored response is loaded anew, or validated, instead of used.
     pub(crate) refresh: bool,
     ttl: Option<Duration>,
-    /// The most special first.
+    /// The most specific first.
     paths: Vec<(String, Duration)>,
     /// Shortens every freshness at random by up to this share, in per cent.
     pub(crate) jitter: u8,
     pub(crate) max_body: u64,
     /// The factor by which responses are refreshed early, if they are.
     pub(crate) early_refresh: Option<f32>,
-    /// How long a request waits for a response where a stale one may stand in.
+    /// How long a request waits for a response if a stale one may stand in.
     pub(crate) soft_timeout: Option<Duration>,
     /// Whether responses inherit from what their handlers read.
     pub(crate) inherits: bool,
@@ -289,21 +295,21 @@ pub(crate) struct Policy {
     pub(crate) keep_if: Option<KeepIf>,
     /// Whether responses without a validator are given one.
     pub(crate) etags: bool,
-    /// What this cache encodes itself, if it does.
+    /// The codings that this cache makes itself, if it does.
     pub(crate) encode: Option<Arc<Encode>>,
     /// Response fields that are about one request.
     pub(crate) not_stored: Names,
-    /// Variants of one key; more begin anew.
+    /// The most variants of one key; when one more is stored, the former ones are dropped.
     pub(crate) max_variants: u16,
     pub(crate) key_headers: Vec<HeaderName>,
     /// Response fields that name tags, and whether clients see them.
     pub(crate) tag_fields: Vec<HeaderName>,
-    /// Those of the tag fields.
+    /// The shapes of the names in `tag_fields`.
     tag_shapes: Shapes,
     pub(crate) pass_tag_fields: bool,
     pub(crate) remaining: Remaining,
     pub(crate) cookies: CookiePolicy,
-    /// How long a failing application is left alone: after the first failure, and at most.
+    /// How long the back-off lasts: after the first failure, and at most.
     pub(crate) failure_backoff: (Duration, Duration),
     pub(crate) share_failures: bool,
     pub(crate) voids: Voids,
@@ -329,7 +335,7 @@ impl Voids {
     }
 }
 
-/// What a user says of requests.
+/// A user's predicate on requests.
 #[derive(Clone)]
 pub(crate) struct RequestPredicate(Arc<dyn Fn(&request::Parts) -> bool + Send + Sync>);
 
@@ -351,7 +357,7 @@ impl fmt::Debug for RequestPredicate {
     }
 }
 
-/// What a user says of responses that may be kept.
+/// A user's predicate on responses that may be stored.
 #[derive(Clone)]
 pub(crate) struct KeepIf(Arc<ResponsePredicate>);
 
@@ -415,33 +421,33 @@ impl Policy {
         self.paths.sort_by(|(one, _), (other, _)| order(one, other));
     }
 
-    /// Responses are refreshed early by this factor; not at all by one that is none.
+    /// Sets the factor of early refreshes; a value that is no valid factor turns them off.
     pub(crate) fn set_early_refresh(&mut self, beta: f32) {
         self.early_refresh = beta_of(beta);
     }
 
-    /// Has so many hits verified; none, if the rate is none.
+    /// Sets how hits are verified; a rate of zero turns verification off.
     pub(crate) fn set_verify(&mut self, verify: Verify) {
         self.verify = Some(verify).filter(|verify| verify.rate() > 0.0);
     }
 
-    /// Has this encoded; nothing, if it is in no coding.
+    /// Sets what this cache encodes; an `encode` without codings turns encoding off.
     pub(crate) fn set_encode(&mut self, encode: Encode) {
         self.encode = Some(encode).filter(|encode| !encode.encoders().is_empty()).map(Arc::new);
     }
 
-    /// Has `ttl` count for all paths.
+    /// Makes `ttl` apply to all paths.
     pub(crate) fn set_only_ttl(&mut self, ttl: Duration) {
         self.paths.clear();
         self.ttl = Some(ttl);
     }
 
-    /// Whether something is to be asked of a request before it is looked up, or of its answer afterwards.
+    /// Whether a setting needs to examine a request before its look-up, or its response afterwards.
     pub(crate) fn asks_first(&self) -> bool {
         self.bypass.is_some() || self.verify.is_some() || self.bypass_if.is_some() || !self.cookies.bypass.is_empty()
     }
 
-    /// Whether the user keeps such a response.
+    /// Whether the user's `keep_if` accepts such a response.
     pub(crate) fn keeps(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         self.keep_if.as_ref().is_none_or(|keep_if| (keep_if.0)(status, headers))
     }
@@ -477,7 +483,7 @@ impl Policy {
         names.may_meet(self.tag_shapes)
     }
 
-    /// Takes out what is between the application and this cache.
+    /// Removes the fields that are between the application and this cache.
     pub(crate) fn strip_internal(&self, headers: &mut HeaderMap) {
         if !self.pass_tag_fields && has_any(headers, &self.tag_fields) {
             self.tag_fields.iter().for_each(|name| drop(headers.remove(name)));
@@ -490,9 +496,9 @@ impl Policy {
     }
 }
 
-/// Whether a segment stands for another one (RFC 3986, section 3.3), encoded or not.
+/// Whether a segment is `.` or `..` (RFC 3986, section 3.3), encoded or not.
 fn is_dot_segment(segment: &str) -> bool {
-    // Most have nothing to decode, and on a miss every segment is looked at.
+    // Most segments have nothing to decode, and on a miss every segment is examined.
     if !segment.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\')) {
         return false;
     }
@@ -518,7 +524,7 @@ fn is_capture(segment: &str) -> bool {
     segment.len() > 2 && segment.starts_with('{') && segment.ends_with('}')
 }
 
-/// The more special of two prefixes comes first: by the first segment in which they differ.
+/// Orders the more specific of two prefixes first: by the first segment in which they differ.
 fn order(one: &str, other: &str) -> Ordering {
     let rank = |segment| (is_capture(segment), segment);
     let (mut segments, mut others) = (one.split('/'), other.split('/'));
@@ -533,7 +539,7 @@ fn order(one: &str, other: &str) -> Ordering {
     }
 }
 
-/// How early to refresh, if that is a factor at all.
+/// The factor of early refreshes, if `beta` is a valid one.
 pub(crate) fn beta_of(beta: f32) -> Option<f32> {
     Some(beta).filter(|beta| beta.is_finite() && *beta > 0.0)
 }

@@ -1,12 +1,12 @@
-//! Ramps: soft invalidations that take effect little by little, each key in its turn within a window.
+//! Ramps: soft invalidations that take effect over a window, for each key at its own turn.
 //!
-//! Of several ramps of one tag that overlap, each counts for what was loaded before it: an entry is stale from the earliest of
-//! their moments on. At most [`MOST`] are told apart; of more, the two oldest are merged into one that is for no key later than
-//! either of them.
+//! If several ramps of one tag overlap, each applies to the entries that were loaded before it: an entry is stale from the
+//! earliest of its turns on. At most [`MOST`] ramps are tracked; of more, the two oldest are merged into one whose turns are no
+//! later than those of either.
 
 use smallvec::SmallVec;
 
-/// Ramps of one tag that are told apart. The script that writes them says the same number.
+/// The most ramps of one tag that are tracked. The script that writes them has the same number.
 pub(crate) const MOST: usize = 8;
 /// The longest window, in milliseconds: a week. It is longer than any deployment, and ends while the tag's token lives.
 pub(crate) const LONGEST: u64 = 7 * 24 * 60 * 60 * 1000;
@@ -15,15 +15,15 @@ pub(crate) const LONGEST: u64 = 7 * 24 * 60 * 60 * 1000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TagState {
     Current,
-    /// A soft invalidation came after it, at that time, in milliseconds since the Unix epoch.
+    /// A soft invalidation came after the entry, at this time, in milliseconds since the Unix epoch.
     StaleSince(u64),
-    /// A ramp came after it, and its turn is at that time, which may be to come.
+    /// A ramp came after the entry, and the entry's turn is at this time, which may be in the future.
     StaleFrom(u64),
     Invalid,
 }
 
 impl TagState {
-    /// The state by both of two tags: the worse one.
+    /// The combined state of two tags: the worse one.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Invalid, _) | (_, Self::Invalid) => Self::Invalid,
@@ -36,19 +36,19 @@ impl TagState {
     }
 }
 
-/// When a key's turn is within a window, as a part of 2^32: the same for a key and all its variants.
+/// The position of a key's turn within a window, as a fraction of 2^32: the same for a key and all its variants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Turn(pub(crate) u32);
 
 impl Turn {
-    /// That part of so much.
+    /// The turn within a window of this length.
     pub(crate) fn of(self, window: u64) -> u64 {
         // Less than the window, which fits.
         ((u128::from(window) * u128::from(self.0)) >> 32) as u64
     }
 
-    /// Less than a second, in milliseconds, by other digits than those that decide about a window: so that what is told in
-    /// whole seconds does not come all at once.
+    /// A part of a second, in milliseconds, by other digits than those that decide within a window: it spreads turns that are in
+    /// whole seconds.
     pub(crate) fn within_second(self) -> u64 {
         (u64::from(self.0 & 0x3ff) * 1000) >> 10
     }
@@ -57,16 +57,16 @@ impl Turn {
 /// One soft invalidation of a tag. Moments are the store's, in microseconds since the Unix epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ramp {
-    /// When it came: it is for entries whose token is older.
+    /// When it was made: it covers entries whose token is older.
     pub(crate) at: u64,
-    /// From when on it makes them stale, which is `at` or, where it stands for an older one too, earlier.
+    /// The beginning of its window: `at` or, if it was merged with an older ramp, earlier.
     pub(crate) start: u64,
-    /// How long that takes: nothing, if it is no ramp.
+    /// The length of its window: zero for an invalidation at once.
     pub(crate) window: u64,
 }
 
 impl Ramp {
-    /// Since when, or from when on, it makes a key stale, in milliseconds since the Unix epoch.
+    /// When the ramp makes a key stale, in milliseconds since the Unix epoch.
     fn state_of(&self, turn: Turn) -> TagState {
         match self.window {
             0 => TagState::StaleSince(self.at / 1000),
@@ -78,7 +78,7 @@ impl Ramp {
         self.start + self.window
     }
 
-    /// One for both, and for no key later than either.
+    /// One ramp for both, whose turns are no later than those of either.
     #[cfg(feature = "memory")]
     fn merged(self, newer: Self) -> Self {
         let start = self.start.min(newer.start);
@@ -91,7 +91,7 @@ impl Ramp {
 pub(crate) struct Ramps(SmallVec<[Ramp; MOST]>);
 
 impl Ramps {
-    /// These, if that is what they can be: each later than the one before, and no more than are told apart.
+    /// These ramps, if they are valid: each is later than the one before, and there are at most [`MOST`].
     #[cfg(feature = "redis")]
     pub(crate) fn new(ramps: impl IntoIterator<Item = Ramp>) -> Option<Self> {
         let ramps: SmallVec<[Ramp; MOST]> = ramps.into_iter().take(MOST + 1).collect();
@@ -100,10 +100,10 @@ impl Ramps {
         ((1..=MOST).contains(&ramps.len()) && in_order && possible).then_some(Self(ramps))
     }
 
-    /// One that comes at `at`, after those `before` it.
+    /// The ramps `before`, and one more that is made at `at`.
     #[cfg(feature = "memory")]
     pub(crate) fn with(before: &[Ramp], at: u64, window: u64) -> Self {
-        // What is over makes all that is older stale: of those before it, nothing is left to say.
+        // A ramp that is over has made all older entries stale, so that the ramps before it are not needed any more.
         let over = before.iter().rposition(|ramp| ramp.end() <= at).unwrap_or(0);
         let mut ramps: SmallVec<[Ramp; MOST]> = before[over.min(before.len())..].iter().copied().collect();
         ramps.push(Ramp { at, start: at, window });
@@ -118,13 +118,13 @@ impl Ramps {
         &self.0
     }
 
-    /// When the newest came.
+    /// When the newest ramp was made.
     #[cfg(feature = "redis")]
     pub(crate) fn newest(&self) -> u64 {
         self.0.last().map_or(0, |ramp| ramp.at)
     }
 
-    /// The state of an entry of that turn whose token is older than the newest of these, and was made then.
+    /// The state of an entry with this turn, whose token was made at `made`, before the newest ramp.
     pub(crate) fn state_of(&self, made: u64, turn: Turn) -> TagState {
         let (newest, older) = self.0.split_last().expect("there is at least one");
         let older = older.iter().filter(|ramp| made < ramp.at);

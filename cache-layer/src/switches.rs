@@ -1,4 +1,4 @@
-//! What an operator turns off, or on, for a while.
+//! Switches, which an operator turns on for a while.
 
 use std::{
     fmt,
@@ -12,17 +12,17 @@ use crate::{
 };
 
 labels! {
-    /// What an operator may turn off, or on, for a while: by [`Cache::switch`](crate::Cache::switch), in every process with the
-    /// same Redis and prefix.
+    /// A change of behaviour that an operator can turn on for a while, by [`Cache::switch`](crate::Cache::switch), in every
+    /// process with the same Redis and prefix.
     pub enum Switch {
-        /// Requests go to the application as they are, and nothing that comes is kept (`detail=switched`). Values are not affected.
+        /// Requests go to the application unchanged, and responses are not stored (`detail=switched`). Values are not affected.
         BypassReads => "bypass-reads",
-        /// Nothing that is loaded is stored (`detail=fills-stopped`). What the application sets itself is.
+        /// Results of loads are not stored (`detail=fills-stopped`). Values that the application sets itself are stored.
         StopFills => "stop-fills",
-        /// No process keeps anything of its own before Redis: each hit asks Redis.
+        /// No process uses a first tier: each hit asks Redis.
         FirstTierOff => "first-tier-off",
-        /// What is stale is used for as long as it is kept: while it is refreshed, and in place of an error. What may never be used
-        /// stale is not.
+        /// Stale entries are used for as long as they are kept: while they are refreshed, and in place of an error. Entries
+        /// that must never be used stale are not.
         WiderGrace => "wider-grace",
     }
 }
@@ -30,10 +30,10 @@ labels! {
 /// The longest that a switch may be on.
 pub(crate) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Until when each switch is on.
+/// The switches, and until when each of them is on.
 #[derive(Default)]
 pub struct Switches {
-    /// In milliseconds since the Unix epoch, by this process's clock; 0 for one that is off.
+    /// In milliseconds since the Unix epoch, by this process's clock; 0 for a switch that is off.
     until: [AtomicU64; Switch::ALL.len()],
 }
 
@@ -46,7 +46,7 @@ impl Switches {
         self.left(switch).is_some()
     }
 
-    /// For how much longer it is on; `None` if it is off.
+    /// For how much longer a switch is on; `None` if it is off.
     pub(crate) fn left(&self, switch: Switch) -> Option<Duration> {
         match self.until(switch).load(Ordering::SeqCst) {
             0 => None,
@@ -54,23 +54,23 @@ impl Switches {
         }
     }
 
-    /// Turns it on for so long, or off.
+    /// Turns a switch on for a time, or off.
     pub(crate) fn set(&self, switch: Switch, on_for: Option<Duration>) {
         self.set_since(now(), switch, on_for);
     }
 
-    /// Turns it on for so long from a moment on, or off.
+    /// Turns a switch on for a time that began at `moment`, or off.
     pub(crate) fn set_since(&self, moment: u64, switch: Switch, on_for: Option<Duration>) {
         let until = on_for.map_or(0, |on_for| moment.saturating_add(millis(on_for)));
         self.until(switch).store(until, Ordering::SeqCst);
     }
 
-    /// Those that are on, and for how much longer.
+    /// The switches that are on, and for how much longer.
     pub(crate) fn on(&self) -> impl Iterator<Item = (Switch, Duration)> + '_ {
         Switch::ALL.iter().filter_map(|switch| Some((*switch, self.left(*switch)?)))
     }
 
-    /// How long it takes until one that is on goes off.
+    /// The time until the next switch goes off.
     #[cfg(feature = "redis")]
     pub(crate) fn next_end(&self) -> Option<Duration> {
         self.on().map(|(_, left)| left).min()

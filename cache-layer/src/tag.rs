@@ -5,9 +5,9 @@
 //! entries carry it. A tag without a current token makes its entries invalid, so losing tokens costs misses and never
 //! serves what was invalidated.
 //!
-//! The middle of a token is its *line*: a soft invalidation writes a later time and keeps the line, a hard one begins a
-//! new line. An entry with a token of another line is invalid, and one of the same line and another time is stale: at once, or, by
-//! a [ramp](crate::ramp), in its turn.
+//! The middle of a token is its *line*: a soft invalidation writes a later time and keeps the line, a hard one begins a new
+//! line. An entry whose token has another line is invalid. An entry whose token has the same line and another time is stale: at
+//! once, or, by a [ramp](crate::ramp), at the key's turn.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     ramp::{Ramps, Turn},
 };
 
-/// The tags of a response, put into its extensions by a handler:
+/// The tags of a response, which a handler puts into the response's extensions:
 ///
 /// ```
 /// use cache_layer::Tags;
@@ -28,10 +28,10 @@ use crate::{
 /// response.extensions_mut().insert(Tags::new(["products", "product:42"]));
 /// ```
 ///
-/// The layer takes them out again and stores them with the entry, and with them those that the response names in its
-/// [`tag_fields`](crate::CacheLayer::tag_fields). [`Cache::invalidate_tag`](crate::Cache::invalidate_tag)
-/// then drops every entry that carries the tag. At most 1,024 tags of at most 256 bytes each are kept; a response with
-/// more is not stored, since an entry that an invalidation can't reach must not exist.
+/// The layer removes them from the extensions and stores them with the entry, together with the tags that the response names in
+/// its [`tag_fields`](crate::CacheLayer::tag_fields). [`Cache::invalidate_tag`](crate::Cache::invalidate_tag) then drops every
+/// entry that carries the tag. An entry has at most 1,024 tags of at most 256 bytes each; a response with more or longer tags
+/// is not stored, since there must be no entry that an invalidation can't reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tags(Vec<Arc<str>>);
 
@@ -39,7 +39,7 @@ impl Tags {
     pub(crate) const MAX: usize = 1_024;
     pub(crate) const MAX_LENGTH: usize = 256;
 
-    /// The given tags, without repetitions and empty ones.
+    /// The given tags, without repetitions and empty tags.
     pub fn new<T: AsRef<str>>(tags: impl IntoIterator<Item = T>) -> Self {
         let mut list: Vec<Arc<str>> =
             tags.into_iter().map(|tag| Arc::from(tag.as_ref())).filter(|tag: &Arc<str>| !tag.is_empty()).collect();
@@ -78,15 +78,15 @@ impl Tags {
     }
 }
 
-/// The state of a tag at one moment: 16 hex digits of the store's time in microseconds, 15 of its line, and how it came to
-/// be.
+/// The state of a tag at one moment: 16 hex digits of the store's time in microseconds, 15 hex digits of its line, and a letter
+/// for its origin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TagToken(pub(crate) [u8; Self::LENGTH]);
 
 impl TagToken {
     pub(crate) const LENGTH: usize = 32;
 
-    /// Written by a fill that found no token: safe beside any load.
+    /// Written by a fill that found no token: it refuses no load.
     #[cfg(feature = "memory")]
     pub(crate) fn created(at: u64) -> Self {
         Self::write(at, b'c')
@@ -108,7 +108,7 @@ impl TagToken {
         Self::write(at, b'i')
     }
 
-    /// Of the line of the one that it came after.
+    /// Written by a soft invalidation: keeps the line of the token `before` it.
     #[cfg(feature = "memory")]
     fn soft_invalidated(at: u64, before: Option<Self>) -> Self {
         let mut token = Self::write(at, b's');
@@ -130,7 +130,7 @@ impl TagToken {
         &self.0[16..31]
     }
 
-    /// Milliseconds since the Unix epoch; 0 if the digits are none, which no store writes.
+    /// Milliseconds since the Unix epoch; 0 if the digits are not hexadecimal, which no store writes.
     pub(crate) fn time(&self) -> u64 {
         self.micros() / 1000
     }
@@ -150,13 +150,13 @@ impl TagToken {
         self.0[31] != b'c' && self.0[..16] >= start[..]
     }
 
-    /// Whether this token was written by a fill at or after `start`: then it may stand in for one that was lost, and does
-    /// not say whether an invalidation came in between.
+    /// Whether this token was written by a fill at or after `start`: then it may have replaced a token that was lost, and can't
+    /// tell whether an invalidation came in between.
     pub(crate) fn created_since(&self, start: &[u8; 16]) -> bool {
         self.0[31] == b'c' && self.0[..16] >= start[..]
     }
 
-    /// From a store's reply: anything that can't be a token is none.
+    /// Parses a store's reply; `None` if it can't be a token.
     #[cfg(feature = "redis")]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let token: [u8; Self::LENGTH] = bytes.try_into().ok()?;
@@ -165,11 +165,11 @@ impl TagToken {
     }
 }
 
-/// What a store keeps of a tag: its token, and the ramps that led to it.
+/// A tag as a store keeps it: its token, and the ramps that led to the token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TagRecord {
     pub(crate) token: TagToken,
-    /// None if the last soft invalidation, if any, was for all at once.
+    /// `None` if the last soft invalidation, if any, had no window.
     ramps: Option<Arc<Ramps>>,
 }
 
@@ -180,12 +180,13 @@ impl From<TagToken> for TagRecord {
 }
 
 impl TagRecord {
-    /// A token, and behind it the digit `1` and at most so many ramps, each of 16 hex digits of the microseconds at which it came, 8
-    /// of the milliseconds by which it began sooner, and 8 of how long it takes.
+    /// The length of a ramp in the text form: a token, the digit `1`, and the ramps. A ramp has 16 hex digits for the
+    /// microseconds of its invalidation, 8 for the milliseconds by which its window began before that, and 8 for the
+    /// milliseconds of its window.
     #[cfg(feature = "redis")]
     const RAMP: usize = 32;
 
-    /// The state of an entry of that turn that carries `token`.
+    /// The state of an entry with this turn that carries `token`.
     pub(crate) fn state_of(&self, token: &TagToken, turn: impl FnOnce() -> Turn) -> TagState {
         if *token == self.token {
             return TagState::Current;
@@ -199,8 +200,8 @@ impl TagRecord {
         }
     }
 
-    /// Written by a soft invalidation: as an [`invalidated`](TagToken::invalidated) one for loads, but entries with the token that
-    /// it came after are only stale: at once, or in their turn within so many microseconds.
+    /// Written by a soft invalidation. For loads, it is like an [`invalidated`](TagToken::invalidated) token, but entries with
+    /// the token before it only become stale: at once, or at their turns within `window` microseconds.
     #[cfg(feature = "memory")]
     pub(crate) fn soft_invalidated(at: u64, window: u64, before: Option<Self>) -> Self {
         let token = TagToken::soft_invalidated(at, before.as_ref().map(|before| before.token));
@@ -209,13 +210,13 @@ impl TagRecord {
         let earlier = match &before.ramps {
             Some(ramps) => ramps.as_slice(),
             None if before.token.is_soft() => std::slice::from_ref(&at_once),
-            // Nothing of its line is older.
+            // No token of this line is older.
             None => &[],
         };
         Self { token, ramps: Some(Arc::new(Ramps::with(earlier, at, window))) }
     }
 
-    /// From a store's reply: anything that can't be a record is none.
+    /// Parses a store's reply; `None` if it can't be a record.
     #[cfg(feature = "redis")]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let (token, rest) = bytes.split_at_checked(TagToken::LENGTH)?;
@@ -238,7 +239,7 @@ impl TagRecord {
         self.ramps.as_deref()
     }
 
-    /// As [`parse`](Self::parse) reads it.
+    /// The text form, as [`parse`](Self::parse) reads it.
     #[cfg(all(test, feature = "redis"))]
     pub(crate) fn to_text(&self) -> String {
         let mut text = String::from_utf8(self.token.0.to_vec()).expect("hex digits");

@@ -1,4 +1,4 @@
-//! Events: what a cache tells an [`Observer`], one event for each occurrence, with closed sets of names for labels.
+//! Events: what a cache reports to an [`Observer`], one event for each occurrence, with closed sets of names for labels.
 
 use std::{
     fmt,
@@ -17,7 +17,7 @@ pub use crate::{
 use crate::{key::Key, labels::labels, tag::Tags};
 
 labels! {
-    /// Why bytes that a store returned are not the entry that was asked for. Each is a miss, never an error.
+    /// Why bytes that a store returned are not used as the entry that was looked up. Each is a miss, never an error.
     pub enum Rejection {
         /// Not written by this library.
         Foreign => "foreign",
@@ -31,10 +31,10 @@ labels! {
         Key => "key",
         /// The envelope is whole but can't be read.
         Malformed => "malformed",
-        /// Sealed with a key that this process has not, or not as its key sealed it: it was changed, or put under another
-        /// name. Or not sealed at all, in a store whose entries are.
+        /// The seal does not verify: the entry was sealed with a key that this process does not have, or was changed, or was put
+        /// under another name. Or the entry is not sealed, in a store whose entries are.
         Seal => "seal",
-        /// The value was written by a codec that this cache has not.
+        /// The value was written by a codec that this cache does not have.
         Codec => "codec",
         /// The value is of another schema than this cache's.
         Schema => "schema",
@@ -42,8 +42,8 @@ labels! {
         Type => "type",
         /// A tag of the entry was invalidated, or its token is gone.
         Tag => "tag",
-        /// The entry was made later than it is now, by this process's clock: that has been set back, or the clocks of
-        /// processes differ by more than a second. It may be of any age, and is stale; its validators are used.
+        /// By this process's clock, the entry was made in the future: the clock was set back, or the clocks of
+        /// processes differ by more than a second. The entry's age is unknown, so it counts as stale; its validators are used.
         Future => "future",
     }
 }
@@ -57,7 +57,7 @@ labels! {
         Fenced => "fenced",
         /// The store could not be reached.
         Unavailable => "unavailable",
-        /// The store has no room, and evicts nothing to make some.
+        /// The store is full, and evicts nothing.
         Full => "full",
         /// The store could not keep up: too much was on its way to it, or waited for too long.
         Shed => "shed",
@@ -67,31 +67,31 @@ labels! {
 }
 
 labels! {
-    /// How the requests that waited for a load of the same key were released (the states of the cache lock in pingora). Every load
-    /// ends in one of the first four.
+    /// How the followers of a load were released (the states of the cache lock in pingora). Every load ends in one of the first
+    /// four.
     pub enum Release {
-        /// The load ended, and so did its fill: they look the entry up. [`FillOutcome`] says what became of that.
+        /// The load and its fill ended: the followers look the entry up. [`FillOutcome`] says how the fill ended.
         Done => "done",
-        /// The load failed: a stale response stands in, they share the failure, or ask for themselves.
+        /// The load failed: the followers get a stale response, share the failure, or load for themselves.
         TransientError => "transient-error",
-        /// What was loaded can't be shared: they all ask for themselves.
+        /// The result can't be shared: each follower loads for itself.
         GiveUp => "give-up",
-        /// The load was lost, by a panic or with its runtime, or ended since no request waited for it: another one of the
-        /// waiting requests loads.
+        /// The load was lost, by a panic or with its runtime, or ended because no request waited for it: one of the
+        /// followers loads.
         Dangling => "dangling",
-        /// One of them waited for as long as the lock timeout, and asks for itself.
+        /// A follower waited for the lock timeout, and loads for itself.
         WaitTimeout => "wait-timeout",
-        /// The load takes so long that it has lost its place: another one of them loads.
+        /// The load takes so long that it has lost its place: one of the followers loads.
         AgeTimeout => "age-timeout",
     }
 }
 
 labels! {
-    /// What came of a [warm start](crate::Cache::warm).
+    /// The result of a [warm start](crate::Cache::warm).
     pub enum WarmOutcome {
-        /// An entry was there, and is in the first tier.
+        /// An entry was found, and is in the first tier.
         Found => "found",
-        /// It was not, or could not be read.
+        /// An entry was not found, or could not be read.
         Missing => "missing",
         /// The list of another process could not be read.
         RefusedList => "refused-list",
@@ -99,17 +99,17 @@ labels! {
 }
 
 labels! {
-    /// What came of a look-up.
+    /// The result of a look-up.
     pub enum LookupResult {
-        /// What was there is fresh.
+        /// A fresh entry was found.
         Hit => "hit",
-        /// What was there is stale, and was used all the same.
+        /// A stale entry was found and used.
         Stale => "stale",
-        /// What was there is fresh, and says that there is nothing.
+        /// A fresh entry was found that records an absence, such as `None` or a 404.
         Negative => "negative",
-        /// It wasn't there, and another request's load brought it.
+        /// No usable entry was found, and another request's load provided the answer.
         Collapsed => "collapsed",
-        /// It wasn't there.
+        /// No usable entry was found.
         Miss => "miss",
         /// The store didn't answer, so the application was asked.
         Error => "error",
@@ -117,7 +117,7 @@ labels! {
 }
 
 impl LookupResult {
-    /// Whether the answer came from the cache: what [`Counts`] has among the hits.
+    /// Whether the answer came from the cache: [`Counts`] counts these results as hits.
     #[must_use]
     pub fn is_hit(self) -> bool {
         !matches!(self, Self::Miss | Self::Error)
@@ -131,24 +131,24 @@ labels! {
         Memory => "memory",
         /// In the store that processes share.
         Store => "store",
-        /// Nowhere.
+        /// It was not found.
         None => "none",
     }
 }
 
-/// A look-up that has ended. One whose request was given up is a miss, unless its answer was there.
+/// A look-up that has ended. If its request was given up before there was an answer, it is a miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LookupEvent {
-    /// What came of it.
+    /// The result.
     pub result: LookupResult,
     /// Where the answer was found.
     pub tier: Tier,
-    /// From the question to the answer, the load included if one was waited for.
+    /// The time from the start of the look-up to the answer, including a load that the request waited for.
     pub duration: Duration,
-    /// How old the response is that was found, in whole seconds; values have no age.
+    /// The age of the response that was found, in whole seconds; values have no age.
     pub age: Option<Duration>,
-    /// How long the load took that was spared; zero if none was.
+    /// The duration of the load that a hit saved; zero if none was saved.
     pub saved: Duration,
 }
 
@@ -167,21 +167,21 @@ pub type Lookup = LookupEvent;
 labels! {
     /// How a load ended.
     pub enum LoadOutcome {
-        /// With something new.
+        /// With a new response or value.
         Loaded => "ok",
-        /// With word that what is stored still holds.
+        /// With a confirmation that the stored response still holds.
         NotModified => "not-modified",
         /// With an error.
         Failed => "error",
         /// By a panic, or with its runtime.
         Lost => "lost",
-        /// Before its end, since no request waited for it any more.
+        /// It was cancelled, because no request waited for it any more.
         Abandoned => "abandoned",
     }
 }
 
 impl LoadOutcome {
-    /// What it is once it is known not to be lost.
+    /// The outcome of a load that is known not to be lost.
     pub(crate) fn unless_lost(self) -> Self {
         if self == Self::Lost { Self::Loaded } else { self }
     }
@@ -212,13 +212,13 @@ labels! {
 }
 
 labels! {
-    /// In what a response or a value that is loaded differs from what is stored, and taken to be fresh.
+    /// How a response or value that was loaded for verification differs from the stored, fresh one.
     pub enum Difference {
-        /// It has another status.
+        /// The status differs.
         Status => "status",
-        /// It has another body, or is another value.
+        /// The body or the value differs.
         Body => "body",
-        /// One of the fields that are compared is another one.
+        /// One of the compared fields differs.
         Fields => "fields",
     }
 }
@@ -229,43 +229,44 @@ labels! {
 pub enum Event {
     /// A request was answered from the cache.
     Hit,
-    /// A request was not answered from the cache, though it might have been.
+    /// A request was looked up, and not answered from the cache.
     Miss,
     /// A request was not looked up, for this reason.
     Bypass(NoCacheReason),
-    /// A look-up ended, which is a [`Hit`](Self::Hit) or a [`Miss`](Self::Miss): how, where, and how long it took.
+    /// The details of a look-up that ended, which is also a [`Hit`](Self::Hit) or a [`Miss`](Self::Miss): how, where, and how
+    /// long it took.
     Lookup(LookupEvent),
-    /// A request waits for another one's load.
+    /// A request waits for another request's load.
     Coalesced,
-    /// A request has waited for another one's load, or a load for another process's.
+    /// A wait ended: of a request for another request's load, or of a load for another process's load.
     Waited {
         /// Whose load it was.
         scope: WaitScope,
-        /// What ended the wait. How another process's load ended isn't known here.
+        /// How the wait ended. How another process's load ended isn't known here.
         release: Release,
-        /// How long it took.
+        /// How long the wait took.
         duration: Duration,
     },
-    /// A load ended that others could have waited for, or one in the background.
+    /// A load ended that other requests could have waited for, or a load in the background.
     Loaded {
-        /// How.
+        /// How it ended.
         outcome: LoadOutcome,
-        /// From the permission to load until everything had come in.
+        /// The time from the permission to load until the result was complete.
         duration: Duration,
     },
-    /// The application, which failed for this key lately, was spared a request.
+    /// A request did not go to the application, because of the back-off after failures of its key.
     BackedOff,
-    /// A request that waited for another one's load is answered while it comes in.
+    /// A follower is answered while the body of the load is still arriving.
     Joined,
-    /// A fresh response is being refreshed in the background, since it will soon be stale.
+    /// A fresh response is being refreshed in the background, because it will soon be stale.
     EarlyRefresh,
-    /// A refresh in the background was left out, since there was no room at the application.
+    /// A background refresh was skipped, because no place at the application was free.
     RefreshSkipped,
-    /// A refresh in the background had no answer: the service failed, panicked, or said nothing for as long as a load may
-    /// take. The next request for the same loads it itself, and has what is stale if that fails or takes too long. Where
-    /// all of them fail, the framework may not let a layer call inward once its request is answered.
+    /// A background refresh got no response: the service failed, panicked, or did not answer for as long as a load may take.
+    /// The next request for the same key loads in the foreground, and gets the stale response if that load fails or takes too
+    /// long. If all refreshes fail, the framework may not let a layer call the inner service after its request is answered.
     RefreshFailed,
-    /// A request was turned away, since there was no room at the application for as long as it waited.
+    /// A request was refused, because no place at the application became free while it waited.
     Overloaded,
     /// A response was not stored, for this reason.
     NotStored(NoCacheReason),
@@ -273,58 +274,58 @@ pub enum Event {
     Fill(FillOutcome),
     /// An entry was stored.
     Kept {
-        /// Of its body, or of its value as it is written, before it is compressed.
+        /// The size of its body, or of its value as written, before compression.
         bytes: u64,
     },
-    /// What is stored was encoded, for all requests that will get it so.
+    /// A stored response was encoded, once for all requests that will get it in this coding.
     Encoded {
-        /// In which coding.
+        /// The coding.
         coding: Coding,
-        /// Bytes of what was encoded.
+        /// The size before encoding, in bytes.
         content: u64,
-        /// Bytes of what came of it; none if it is not kept, since it is not shorter by a tenth.
+        /// The size after encoding, in bytes; `None` if the coded form is not kept, because it is not shorter by a tenth.
         coded: Option<u64>,
-        /// How long it took.
+        /// How long the encoding took.
         duration: Duration,
     },
-    /// Requests that wait for a load, if there are any, were released.
+    /// The followers of a load, if there are any, were released.
     Release(Release),
-    /// Stored bytes were turned away.
+    /// Stored bytes were rejected.
     Rejected(Rejection),
     /// A hit was loaded again in the background, to compare ([`CacheLayer::verify`](crate::CacheLayer::verify)).
     Verified {
-        /// Whether what is stored is the same as what was loaded.
+        /// Whether the entry equals the loaded response or value.
         same: bool,
-        /// How old what is stored is, in whole seconds: since it came in, or since the value was made.
+        /// The age of the entry, in whole seconds: since the response was received, or the value was made.
         age: Duration,
     },
-    /// What differed was loaded once more.
+    /// An entry that differed was loaded once more.
     VerifiedAgain {
-        /// Whether that said the same as the load before: then what is stored is stale, though it is taken to be fresh. Otherwise
-        /// what is loaded differs each time.
+        /// Whether both loads returned the same: then the entry is outdated, though it counts as fresh. Otherwise each load
+        /// returns something else.
         stable: bool,
     },
     /// An invalidation reached the store (`delivered`), or is kept to be retried.
     Invalidation {
         /// What it covers.
         kind: InvalidationKind,
-        /// Whether that becomes stale, rather than void.
+        /// Whether it makes entries stale, rather than unusable.
         soft: bool,
-        /// Whether the store has it.
+        /// Whether the store has received it.
         delivered: bool,
     },
-    /// A [warm start](crate::Cache::warm) ended; once for each outcome that there was.
+    /// A [warm start](crate::Cache::warm) ended; one event for each outcome that occurred.
     Warmed {
-        /// What came of it.
+        /// The outcome.
         outcome: WarmOutcome,
-        /// Of how many entries, or lists.
+        /// The number of entries, or of lists.
         count: u64,
     },
-    /// The store could not be asked in time.
+    /// The store did not answer in time.
     StoreUnavailable,
 }
 
-/// Is told every [`Event`], on the path of requests: it must be quick and must not block.
+/// Receives every [`Event`], on the path of requests: an observer must be quick and must not block.
 ///
 /// Closures are observers:
 ///
@@ -336,14 +337,15 @@ pub enum Event {
 ///     .build();
 /// ```
 pub trait Observer: Send + Sync + 'static {
-    /// Takes note of `event`.
+    /// Is called for each event. Look-ups go to [`observe_lookup`](Self::observe_lookup), whose default calls this.
     fn observe(&self, event: Event);
 
-    /// Takes note of a look-up, as an [`Event::Lookup`], and of the route of the application that its request came by:
-    /// `/products/{id}`, for the label of a metric. That is what axum's router has matched, with the feature `axum` and the layer
-    /// inside of the router; else `None`. There are as many as the application has routes, whatever clients ask for.
+    /// Is called for each look-up, an [`Event::Lookup`], with the application's route that matched the request, such as
+    /// `/products/{id}`, for the label of a metric. `route` is the route that axum's router has matched, with the feature
+    /// `axum` and the layer inside of the router; otherwise it is `None`. There are only as many values as the application has
+    /// routes, whatever clients request.
     ///
-    /// Unless it is overridden, [`observe`](Self::observe) is told, without the route.
+    /// The default implementation calls [`observe`](Self::observe), without the route.
     ///
     /// ```
     /// use std::{collections::HashMap, sync::Mutex};
@@ -366,20 +368,20 @@ pub trait Observer: Send + Sync + 'static {
         self.observe(Event::Lookup(lookup));
     }
 
-    /// Whether it is told by [`observe_named`](Self::observe_named) what events are about; asked once, when the cache is
-    /// built. `false` unless it says otherwise: names cost each look-up the copy of a handle, and have no place among the
-    /// labels of a metric.
+    /// Whether the observer wants [`observe_named`](Self::observe_named) to be called, with keys and tags; asked once, when the
+    /// cache is built. `false` by default: names cost each look-up the copy of a handle, and are not suitable as labels of a
+    /// metric.
     fn wants_names(&self) -> bool {
         false
     }
 
-    /// Takes note of what an event is about, after [`observe`](Self::observe) was told of the event itself.
+    /// Is called with the key or the tags of an event, after [`observe`](Self::observe) was called with the event itself.
     fn observe_named(&self, named: &Named<'_>) {
         let _ = named;
     }
 }
 
-/// What an event is about.
+/// An event with the key or the tags that it is about.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -414,25 +416,25 @@ pub enum Named<'a> {
         key: &'a Key,
         /// How it ended.
         event: LookupEvent,
-        /// Why it was no hit, if there is a name for that.
+        /// Why it was no hit, if one of the reasons applies.
         reason: Option<NoCacheReason>,
     },
     /// [`Event::Verified`].
     #[non_exhaustive]
     Verified {
-        /// What was verified.
+        /// The key of the entry.
         key: &'a Key,
-        /// How old it is.
+        /// The age of the entry.
         age: Duration,
-        /// In what it differs, if it does.
+        /// How the entry differs, if it does.
         differs: Option<Difference>,
     },
     /// [`Event::VerifiedAgain`].
     #[non_exhaustive]
     VerifiedAgain {
-        /// What was verified.
+        /// The key of the entry.
         key: &'a Key,
-        /// Whether two loads have said the same, and something else than what is stored.
+        /// Whether two loads returned the same, and the entry differs from it.
         stable: bool,
     },
     /// [`Event::Invalidation`].
@@ -440,11 +442,11 @@ pub enum Named<'a> {
     Invalidation {
         /// What it covers.
         covers: Covers<'a>,
-        /// Whether that becomes stale, rather than void.
+        /// Whether it makes entries stale, rather than unusable.
         soft: bool,
-        /// Over how long; zero, if at once.
+        /// The window over which entries become stale; zero, if at once.
         over: Duration,
-        /// Whether the store has it, or it is kept to be retried.
+        /// Whether the store has received it; otherwise it is kept to be retried.
         delivered: bool,
     },
 }
@@ -463,7 +465,7 @@ pub enum Covers<'a> {
     All,
 }
 
-/// Two observers are one.
+/// A pair of observers is an observer: both receive each event.
 impl<A: Observer, B: Observer> Observer for (A, B) {
     fn observe(&self, event: Event) {
         self.0.observe(event);
@@ -499,51 +501,51 @@ impl<F: Fn(Event) + Send + Sync + 'static> Observer for F {
 pub struct Counts {
     /// Requests answered from the cache.
     pub hits: u64,
-    /// Requests that were looked up in vain.
+    /// Requests that were looked up, and not answered from the cache.
     pub misses: u64,
     /// Requests that were not looked up.
     pub bypasses: u64,
-    /// Requests that waited for another one's load.
+    /// Requests that waited for another request's load.
     pub coalesced: u64,
-    /// Requests that a failing application was spared.
+    /// Requests that did not go to the application, because of a back-off.
     pub backed_off: u64,
-    /// Requests that were answered with another one's load while it came in.
+    /// Requests that were answered with another request's load while its body arrived.
     pub joined: u64,
     /// Refreshes of responses that were still fresh.
     pub early_refreshes: u64,
-    /// Refreshes that were left out for want of room at the application.
+    /// Background refreshes that were skipped, because no place at the application was free.
     pub skipped_refreshes: u64,
-    /// Refreshes in the background that had no answer.
+    /// Background refreshes that got no response.
     pub failed_refreshes: u64,
-    /// Requests that were turned away for want of room at the application.
+    /// Requests that were refused, because no place at the application became free.
     pub overloaded: u64,
     /// Hits that were loaded again in the background, to compare.
     pub verified: u64,
-    /// Those of them that differed.
+    /// Verified hits that differed.
     pub differing: u64,
-    /// Of those that were loaded once more, the ones of which two loads said the same: they were stale.
+    /// Differing hits that were loaded once more, with the same result: their entries were outdated.
     pub stale_for_certain: u64,
-    /// And the ones of which no two did.
+    /// Differing hits that were loaded once more, with yet another result.
     pub unstable: u64,
     /// Responses that were not stored.
     pub not_stored: u64,
     /// Fills that reached the store.
     pub stored: u64,
-    /// Fills that an invalidation voided.
+    /// Fills that were dropped because of an invalidation.
     pub fenced: u64,
-    /// Fills that were dropped, since the store could not keep up.
+    /// Fills that were dropped, because the store could not keep up.
     pub shed: u64,
-    /// Fills that were not stored, since it was the first load of their key.
+    /// Fills that were not stored, because it was the first load of their key.
     pub first_sights: u64,
-    /// Fills or look-ups that the store could not be asked for in time.
+    /// Fills and look-ups that the store did not answer in time.
     pub unavailable: u64,
     /// Invalidations that reached the store.
     pub invalidations: u64,
     /// Invalidations that were kept to be retried.
     pub undelivered_invalidations: u64,
-    /// Stored bytes that were turned away, by reason; reasons that never came up are left out.
+    /// Stored bytes that were rejected, by reason; reasons that never occurred are left out.
     pub rejected: Vec<(Rejection, u64)>,
-    /// How requests that wait for loads were released; ways that never came up are left out.
+    /// How followers of loads were released; ways that never occurred are left out.
     pub releases: Vec<(Release, u64)>,
 }
 
@@ -589,19 +591,19 @@ impl Telemetry {
         Self { counters: Arc::default(), observer, wants_names }
     }
 
-    /// Whether the observer is told what events are about.
+    /// Whether the observer wants to know the keys and tags of events.
     pub(crate) fn wants_names(&self) -> bool {
         self.wants_names
     }
 
-    /// Tells the observer what an event is about, if it wants to know.
+    /// Reports an event's key or tags to the observer, if it wants them.
     pub(crate) fn name(&self, named: &Named<'_>) {
         if let Some(observer) = self.observer.as_ref().filter(|_| self.wants_names) {
             observer.observe_named(named);
         }
     }
 
-    /// Whether anybody is told more than what is counted here anyhow.
+    /// Whether there is an observer, beside the counters here.
     pub(crate) fn is_observed(&self) -> bool {
         self.observer.is_some()
     }
@@ -656,7 +658,7 @@ impl Telemetry {
         }
     }
 
-    /// A look-up ended, of a request that came by `route`.
+    /// Reports a look-up of a request for `route`.
     pub(crate) fn emit_lookup(&self, lookup: LookupEvent, route: Option<&str>) {
         if let Some(observer) = &self.observer {
             observer.observe_lookup(lookup, route);

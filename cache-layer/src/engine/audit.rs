@@ -1,4 +1,4 @@
-//! The audit: who changed what, as operators' tools say it.
+//! The audit: a record of who changed what, written by operators' tools.
 
 use bytes::Bytes;
 
@@ -6,11 +6,11 @@ use super::{cache::Cache, inspect::InspectError};
 
 /// # Audit
 ///
-/// For operators' tools, which write down who purged what. Over Redis it is one stream of all processes with the same prefix,
-/// `<prefix>:audit`, of the last 10,000 records; it is gone after 90 days without one. What invalidates without such a tool is
-/// not in it.
+/// For operators' tools, which record who purged what. Over Redis the audit is one stream for all processes with the same
+/// prefix, `<prefix>:audit`, of the last 10,000 records; it expires after 90 days without a new record. Invalidations without
+/// such a tool are not in it.
 impl Cache {
-    /// Adds a record, at most 64 KiB of any form. `false` if the store is in this process, and has no audit.
+    /// Adds a record, at most 64 KiB in any format. Returns `false` if the store is in this process, and so has no audit.
     ///
     /// ```
     /// # use cache_layer::{Cache, store::MemoryStore};
@@ -23,7 +23,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// If the store did not answer, or the record is too long; it may have been added all the same if there was no answer.
+    /// If the record is too long, or the store did not answer; in the latter case, the record may have been added nevertheless.
     pub async fn audit(&self, record: &[u8]) -> Result<bool, InspectError> {
         const MOST: usize = 64 * 1024;
         if record.len() > MOST {
@@ -35,7 +35,7 @@ impl Cache {
         self.0.store.audit(record).await.map_err(InspectError::from)
     }
 
-    /// The last records, the newest first; none where the store has no audit.
+    /// The last records, the newest first; none if the store has no audit.
     ///
     /// # Errors
     ///

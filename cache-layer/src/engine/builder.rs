@@ -79,40 +79,40 @@ pub struct CacheBuilder {
 }
 
 impl CacheBuilder {
-    /// How long a request waits for another one's load of the same key before it goes to the origin alone; 5 s unless set.
-    /// Each request has up to a quarter less, at random, so that requests that wait together don't go there together. A process
-    /// that died holds others back for a third of it.
+    /// How long a request waits for another request's load of the same key before it goes to the application alone; 5 s unless
+    /// set. For each request the time is up to a quarter shorter, at random, so that requests that wait together don't go there
+    /// together. The lease of a process that died holds other processes back for a third of this time.
     ///
-    /// A load itself may take longer, up to a minute or twelve of these timeouts. One that hangs for longer than that
-    /// loses its place to the next, and is not stored; it goes on for as long as a request waits for it or reads it.
+    /// A load itself may take longer, up to a minute or twelve of these timeouts. A load that takes longer than that loses its
+    /// place to the next one, and is not stored; it continues for as long as a request waits for it or reads its body.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self
     }
 
-    /// How long a load goes on that nobody waits for any more, because the client has left that asked for it, or the caller;
-    /// 10 s unless set. What comes within this time is stored, so that a client that comes back finds it; after that the
-    /// load is dropped, in the application as well: its future, or what is left of its body. Zero means soon after.
+    /// How long a load continues after its last client or caller has left; 10 s unless set. A result within this time is
+    /// stored, so that a client that comes back finds it. After that, the load is dropped, in the application as well: its
+    /// future, or the rest of its body. Zero drops it soon after the last client has left.
     ///
-    /// A load ends sooner once it can't be stored any more, or if a request waits for its room at the application
-    /// ([`CacheLayer::max_loads`](crate::CacheLayer::max_loads)). A refresh in the background, for which nobody waits from the
-    /// beginning, goes on for as long as a load keeps its place: a minute, or twelve [lock timeouts](Self::lock_timeout).
+    /// A load ends sooner if its result can't be stored any more, or if a request waits for its place at the application
+    /// ([`CacheLayer::max_loads`](crate::CacheLayer::max_loads)). A background refresh, which never has a client that waits,
+    /// continues for as long as a load may keep its place: a minute, or twelve [lock timeouts](Self::lock_timeout).
     pub fn abandoned_load(mut self, bound: Duration) -> Self {
         self.abandoned_load = bound;
         self
     }
 
     /// The most loads that run at one time, at least 1, of responses and of values together; without a limit unless set. It
-    /// protects what stands behind the cache, such as a database, from the day the cache is lost.
+    /// protects the systems behind the cache, such as a database, when the cache is lost.
     ///
-    /// It holds for this process, over all clones of the cache and all layers with it. For responses it is as if each layer had it
-    /// as its [own limit](crate::CacheLayer::max_loads), which may be lower. One load of a value more waits, first come, first
-    /// served, for as long as a load keeps its place, a minute or twelve [lock timeouts](Self::lock_timeout); then it goes
-    /// ahead. So no call fails for want of a place, unless it has a [`hard_timeout`](crate::GetOrLoad::hard_timeout); it has a
-    /// stale value sooner by a [`soft_timeout`](crate::GetOrLoad::soft_timeout). A refresh in the background waits for nothing: if
-    /// there is no place, it is left to a later call.
+    /// The limit is for this process, over all clones of the cache and all layers that use it. For responses it works as if
+    /// each layer had it as its [own limit](crate::CacheLayer::max_loads), which may be lower. If all places are taken, the
+    /// load of a value waits, first come, first served, for as long as a load may keep its place, a minute or twelve [lock
+    /// timeouts](Self::lock_timeout); then it goes ahead. So no call fails for lack of a place, unless it has a
+    /// [`hard_timeout`](crate::GetOrLoad::hard_timeout); with a [`soft_timeout`](crate::GetOrLoad::soft_timeout), it gets a
+    /// stale value sooner. A background refresh does not wait: if no place is free, it is left to a later call.
     ///
-    /// What a load itself loads, in its own task, is part of it: a handler that asks for values needs no place for them.
+    /// The loads that a load starts in its own task are part of it: a handler that loads values needs no further places.
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
@@ -125,10 +125,10 @@ impl CacheBuilder {
         self
     }
 
-    /// Which share of the hits of typed values is verified, none unless set: their load runs again in the background, the bytes of
-    /// the value are compared, and [`Event::Verified`](crate::telemetry::Event::Verified) says what came of it. As
-    /// [`CacheLayer::verify`](crate::CacheLayer::verify), which is for responses; what the load itself asks the cache for is answered
-    /// as ever, so that only what it reads beyond that is verified.
+    /// The share of the hits of typed values that is verified, none unless set: their load runs again in the background, the
+    /// bytes of the two values are compared, and [`Event::Verified`](crate::telemetry::Event::Verified) reports the result.
+    /// This is [`CacheLayer::verify`](crate::CacheLayer::verify) for values. Values that the load itself reads from the cache
+    /// are answered as usual, so that only its other sources are verified.
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
@@ -141,27 +141,27 @@ impl CacheBuilder {
         self
     }
 
-    /// The clock that freshness is judged by. Unless set, it is that of the server for a store on Redis, as
+    /// The clock by which freshness is judged. Unless set, it is the server's for a store on Redis, as
     /// [`RedisStore`](crate::store::RedisStore) says, and otherwise the system's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// How typed values are written; [`Json`](crate::codec::Json) unless set. Values that are there already are read as they
-    /// were written, if that was by this codec or by one that comes with the library.
+    /// How typed values are written; [`Json`](crate::codec::Json) unless set. Values that are already stored are read by the
+    /// codec that wrote them, if that is this codec or one that comes with the library.
     #[cfg(feature = "typed")]
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.codec.set_codec(codec);
         self
     }
 
-    /// The number of what typed values mean, to be counted up when types change so that old values would be read, but as
-    /// something else; 0 unless set. A value of another number is a miss, for the reason
+    /// A version number for the meaning of typed values; 0 unless set. Increase it when types change so that old values could
+    /// still be read, but with another meaning. A value with another number is a miss, for the reason
     /// [`schema`](crate::telemetry::Rejection::Schema), and stays until it is loaded anew.
     ///
-    /// It is for all values of a cache: while processes of two numbers run, each replaces what the other one has stored. Where
-    /// that is too much, a number in the key keeps them apart, as the `schema` of
+    /// It is for all values of a cache: while processes with two numbers run, each replaces the values of the other. If that
+    /// costs too much, put a number into the key, as the `schema` of
     /// [`#[cached]`](https://docs.rs/cache-layer/latest/cache_layer/attr.cached.html#settings) does for one function.
     #[cfg(feature = "typed")]
     pub fn schema(mut self, schema: u32) -> Self {
@@ -169,39 +169,40 @@ impl CacheBuilder {
         self
     }
 
-    /// What the cache is called in traces; `cache-layer` unless set.
+    /// The name of the cache in traces; `cache-layer` unless set.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Whether traces name keys as people read them, in the field `cache.key`; unless set, they only have a digest of
-    /// each, in `cache_layer.key_hash`. Keys contain what URLs contain, and traces are read by many.
+    /// Whether traces contain keys in readable form, in the field `cache.key`; unless set, they only have a digest of
+    /// each key, in `cache_layer.key_hash`. Keys contain URLs with all that is in them, and traces are read by many people.
     pub fn keys_in_traces(mut self, named: bool) -> Self {
         self.keys_in_traces = named;
         self
     }
 
-    /// Whether an operator may turn things off for a while ([`Cache::switch`]), in this process and in all that share its Redis and
-    /// prefix; not unless set. To be set before a layer is made of the cache. Each request is asked for it then.
+    /// Whether an operator can use switches ([`Cache::switch`]), for this process and all processes with the same Redis and
+    /// prefix; off unless set. Set it before a layer is made with the cache. With it, the cache checks the switches on each
+    /// request.
     pub fn switches(mut self, on: bool) -> Self {
         self.has_switches = on;
         self
     }
 
-    /// Stores what is loaded only from the second load of its key on, unless the load took at least so long; unless set,
-    /// everything is stored at once. For a Redis that is full of what was asked for once: in traces of shops and feeds, that is most
-    /// keys. A memory store needs none, and has none.
+    /// Stores a result only from the second load of its key on, unless the load took at least this long; unless set, the cache stores
+    /// every result at once. This is for a Redis that is full of entries that were asked for once: in traces of shops and feeds, most keys
+    /// are. A memory store does not need it, and ignores it.
     ///
-    /// - *A second load* is one that this process has had before, by a filter of the last 50,000 to 100,000 keys in 128 KiB, which takes
-    ///   one key in a hundred for another. So does one whose key another process was loading when it was asked for, one that others wait for
-    ///   in this process, and one for which an entry is there, whatever became of that.
-    /// - *Within a process*, requests that wait for the load share what it brings, as ever. *In the fleet*, what is stored nowhere is
-    ///   loaded again: by each process once before it may store it, or twice in all where they ask at the same time.
-    /// - A response that isn't stored says so by `detail=first-sight` in `Cache-Status`
-    ///   ([`NoCacheReason::FirstSight`](crate::telemetry::NoCacheReason::FirstSight)); each is a fill with the outcome
-    ///   [`FirstSight`](crate::telemetry::FillOutcome::FirstSight). For a response, the load is timed to its head.
-    ///   [`CacheLayer::explain`](crate::CacheLayer::explain) can't foretell it.
+    /// - *A second load* is one for a key that this process has loaded before, according to a filter of the last 50,000 to 100,000 keys
+    ///   in 128 KiB, which takes one key in a hundred for another. A load also counts as a second one if another process was loading the
+    ///   key when the request came, if other requests of this process wait for the load, or if there is an entry, in whatever state.
+    /// - *Within a process*, requests that wait for the load share its result, as always. *In the fleet*, each process loads the key once
+    ///   before it may store the result, or twice in all if the requests come at the same time.
+    /// - A response that isn't stored says `detail=first-sight` in `Cache-Status`
+    ///   ([`NoCacheReason::FirstSight`](crate::telemetry::NoCacheReason::FirstSight)); it counts as a fill with the outcome
+    ///   [`FirstSight`](crate::telemetry::FillOutcome::FirstSight). The time of a response's load ends with its head.
+    ///   [`CacheLayer::explain`](crate::CacheLayer::explain) can't predict it.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -218,10 +219,10 @@ impl CacheBuilder {
         self
     }
 
-    /// For how many keys there is room in the [hot set](Cache::hot), at most 65,536; unless set, there is none, and hits cost
-    /// nothing for it. Each takes some 200 bytes, and longer keys as much more. One hit in 16 is counted.
+    /// Counts the keys that are hit most, the [hot set](Cache::hot), with room for this many, at most 65,536. Unless set, the cache
+    /// counts none, and hits cost nothing for it. Each key takes about 200 bytes, and more if it is long. One hit in 16 is counted.
     ///
-    /// Over Redis, the list of them is left there each minute, 256 KiB at most, for other processes' [warm start](Cache::warm).
+    /// Over Redis, the process leaves its list there each minute, 256 KiB at most, for other processes' [warm start](Cache::warm).
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
@@ -234,7 +235,7 @@ impl CacheBuilder {
         self
     }
 
-    /// Is told what happens, beside the cache's own [`counts`](Cache::counts).
+    /// Sets an observer, which receives every event; the cache keeps its own [`counts`](Cache::counts) in any case.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
         self

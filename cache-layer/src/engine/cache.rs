@@ -1,4 +1,4 @@
-//! The handle, and what its clones share.
+//! The [`Cache`] handle, and the state that its clones share.
 
 use std::{
     borrow::Cow,
@@ -35,20 +35,20 @@ use crate::{
 #[cfg(feature = "typed")]
 use crate::{codec::Chosen, telemetry::FillOutcome};
 
-/// Commits under way at one time, to a store outside of this process. More wait for their turn.
+/// The most commits under way at one time, to a store outside of this process. More commits wait for their turn.
 pub(super) const COMMITS: usize = 256;
 
-/// Bytes of entries on their way to the store, in units of [`UNIT`]: from when an answer says that it will be stored until it
-/// is. A store that can't keep up is spared the newest: bodies must not pile up here.
+/// The most bytes of entries on their way to the store, in units of [`UNIT`]. An entry counts from when its response says that
+/// it will be stored until it is. If the store can't keep up, the newest entries are dropped: bodies must not pile up here.
 pub(super) const ON_THEIR_WAY: usize = 128 * 1024;
 const UNIT: u64 = 1024;
 
-/// How long a load keeps its place at least, and in lock timeouts.
+/// How long a load may keep its place: the longer of a fixed time and a number of lock timeouts.
 pub(super) const LONGEST_LOAD: Duration = Duration::from_secs(60);
 const LONGEST_LOAD_TIMEOUTS: u32 = 12;
 
-/// A cache: one handle over one store, cheap to clone. Front ends answer from it, and applications invalidate through
-/// it.
+/// A cache: one handle over one store, cheap to clone. Layers and typed calls read through it, and applications invalidate
+/// through it.
 ///
 /// ```
 /// use cache_layer::{Cache, store::MemoryStore};
@@ -96,16 +96,16 @@ pub(super) struct Inner {
     pub(super) on_their_way: Arc<Semaphore>,
 }
 
-/// What an entry is read for.
+/// The purpose for which an entry is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// To answer with it, or to load what isn't there.
+    /// To answer with it, or to load if it is missing.
     Answer,
-    /// To be shown: nothing is taken along for a load, and no observer is told.
+    /// To show it: no lease is claimed, and no event is emitted.
     Inspection,
 }
 
-/// What the store has for a key.
+/// The store's answer for a key.
 pub(crate) enum Retrieved {
     Found(Entry),
     Missing(Seen),
@@ -114,20 +114,20 @@ pub(crate) enum Retrieved {
 }
 
 impl Cache {
-    /// Waits until loads that are under way have ended and their entries are stored, at most for `timeout`; `true` if
-    /// all have. For an orderly shutdown, once no request comes in any more. Invalidations that could not be delivered are
-    /// not waited for: nobody knows for how long.
+    /// Waits until the loads under way have ended and their entries are stored, at most for `timeout`; returns `true` if
+    /// all have. For an orderly shutdown, once no more requests arrive. It does not wait for invalidations that could not be
+    /// delivered, because the wait could take any time.
     pub async fn drain(&self, timeout: Duration) -> bool {
         tokio::time::timeout(timeout, self.0.flights.landed()).await.is_ok()
     }
 
-    /// Keys that this process is loading at this moment.
+    /// The number of keys that this process is loading now.
     #[must_use]
     pub fn loads_in_flight(&self) -> usize {
         self.0.flights.count()
     }
 
-    /// What happened since the cache was built.
+    /// Counts of the events since the cache was built.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.0.telemetry.counts()
@@ -137,12 +137,12 @@ impl Cache {
         self.0.telemetry.emit(event);
     }
 
-    /// Tells the observer what an event was about, if it wants to know.
+    /// Reports an event's key or tags to the observer, if it wants them.
     pub(crate) fn tell(&self, named: &Named<'_>) {
         self.0.telemetry.name(named);
     }
 
-    /// What hits of typed values are verified by, if some are.
+    /// The verifier of typed values, if some hits are verified.
     #[cfg(feature = "typed")]
     pub(crate) fn verifier(&self) -> Option<&Verifier> {
         self.0.verifier.as_ref()
@@ -161,13 +161,13 @@ impl Cache {
         self.0.lock_timeout
     }
 
-    /// How long a lease holds others back unless it is renewed. Well below their patience: they must still be waiting
-    /// when it runs out, and for the load of the one that takes it next.
+    /// How long a lease holds other processes back unless it is renewed. This is well below the lock timeout: requests must
+    /// still be waiting when the lease runs out, and while the next holder loads.
     pub(crate) fn lease_life(&self) -> Duration {
         self.0.lock_timeout / 3
     }
 
-    /// How long a load keeps its place: a lease, and one of those that may load at one time.
+    /// How long a load may keep its lease, and its place among the loads that may run at one time.
     pub(crate) fn longest_load(&self) -> Duration {
         LONGEST_LOAD.max(self.0.lock_timeout.saturating_mul(LONGEST_LOAD_TIMEOUTS))
     }
@@ -180,7 +180,7 @@ impl Cache {
         &self.0.flights
     }
 
-    /// Runs `task` to its end whatever becomes of its caller; [`drain`](Self::drain) waits for it.
+    /// Runs `task` to its end even if its caller is dropped; [`drain`](Self::drain) waits for it.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -188,7 +188,7 @@ impl Cache {
         self.0.flights.spawn(task)
     }
 
-    /// Whether what one of the two loads is stored for the other one, as far as this process can tell.
+    /// Whether the two caches share entries, as far as this process can tell.
     pub(crate) fn shares_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0.store.identity() == other.0.store.identity()
     }
@@ -198,27 +198,27 @@ impl Cache {
         self.0.store.is_held_by(key, token).await.ok()
     }
 
-    /// Where a lookup finds what this process doesn't [have at hand](Self::peek).
+    /// The tier in which a look-up finds entries that this process doesn't [have in memory](Self::peek).
     pub(crate) fn far_tier(&self) -> Tier {
         if self.is_local() { Tier::Memory } else { Tier::Store }
     }
 
-    /// Whether an operator may turn things off.
+    /// Whether the cache has switches.
     pub(crate) fn has_switches(&self) -> bool {
         self.0.switches.is_some()
     }
 
-    /// Whether an operator has turned this on.
+    /// Whether an operator has turned this switch on.
     pub(crate) fn is_switched(&self, switch: Switch) -> bool {
         self.0.switches.as_ref().is_some_and(|switches| switches.is_on(switch))
     }
 
-    /// Whether the store is in this process, all of it.
+    /// Whether the whole store is in this process.
     pub(crate) fn is_local(&self) -> bool {
         self.0.is_local
     }
 
-    /// The key as the store finds it: to be asked for once, before the key goes there.
+    /// The key in the form by which the store finds it. Convert a key once, before it goes to the store.
     pub(crate) fn named(&self, key: impl Into<Key>) -> Key {
         let key = key.into();
         if self.is_local() { key } else { key.named() }
@@ -229,17 +229,17 @@ impl Cache {
         self.0.store.peek(key).map(|entry| entry.seen_at(|| self.now()))
     }
 
-    /// Whether what is [added](Self::amend) to entries is kept.
+    /// Whether the store keeps [additions](Self::amend) to entries.
     pub(crate) fn keeps_additions(&self) -> bool {
         self.0.store.keeps_additions()
     }
 
-    /// Adds something to the entry with this id, in the memory of this process: `true` if it is there, and there is room.
+    /// Adds something to the entry with this id, in the memory of this process; `true` if the entry is there, and there is room.
     pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl Fn(&Entry) -> Entry) -> bool {
         self.0.store.amend(key, of, &amends)
     }
 
-    /// As [`lookup`](Self::lookup), without waiting; `None` if only that can tell. The time of what is found may be up.
+    /// As [`lookup`](Self::lookup), without waiting; `None` if only `lookup` can tell. An entry that is found may have expired.
     pub(crate) fn lookup_at_once(&self, key: &Key) -> Option<Retrieved> {
         self.0.store.get_at_once(key).map(|found| self.retrieved(Ok(found)))
     }
@@ -279,12 +279,12 @@ impl Cache {
         }
     }
 
-    /// Whether a response for this primary key could not be kept lately.
+    /// Whether a recent response for this primary key could not be stored.
     pub(crate) fn is_uncacheable(&self, key: &Key) -> bool {
         self.0.uncacheable.has(key)
     }
 
-    /// Why it could not, as far as this process knows.
+    /// Why that response could not be stored, as far as this process knows.
     pub(crate) fn first_reason(&self, key: &Key) -> Option<NoCacheReason> {
         self.0.uncacheable.reason(key)
     }
@@ -294,13 +294,13 @@ impl Cache {
         self.0.recent_failures.get(key)
     }
 
-    /// The entries of `keys`, in their order, at the cost of one.
+    /// The entries of `keys`, in their order, in one round trip.
     #[cfg(feature = "typed")]
     pub(crate) async fn lookup_many(&self, keys: &[Key]) -> Vec<Retrieved> {
         self.0.store.get_many(keys).await.into_iter().map(|found| self.retrieved(found)).collect()
     }
 
-    /// Stores what no load stands behind, over whatever is there or being loaded.
+    /// Stores entries without a load, over any present entry and any load under way.
     #[cfg(feature = "typed")]
     pub(crate) async fn put(&self, entries: Vec<(Key, Entry)>, tags: &Tags) -> Result<(), StoreError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
@@ -320,7 +320,7 @@ impl Cache {
         result
     }
 
-    /// Stores what leads to an entry, and is none itself: nothing is counted, and without it there is one miss more.
+    /// Stores an alias, which leads to an entry: nothing is counted, and losing it costs one miss.
     pub(crate) async fn put_alias(&self, alias: (Key, Entry)) {
         if let Err(error) = self.0.store.put(vec![alias], &Tags::default()).await {
             static THROTTLE: Throttle = Throttle::new();
@@ -335,12 +335,12 @@ impl Cache {
         &self.0.codec
     }
 
-    /// Room for so many bytes on their way to the store, if there is.
+    /// Reserves room for `bytes` bytes on their way to the store, if there is room.
     pub(super) fn room_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         self.0.on_their_way.clone().try_acquire_many_owned(units(bytes)).ok()
     }
 
-    /// Waits for room for so many bytes, of which there is some already, and for a turn to commit them.
+    /// Waits for room for `bytes` bytes, part of which may be reserved already, and for a turn to commit them.
     pub(super) async fn turn_to_commit(
         &self,
         room: Option<OwnedSemaphorePermit>,
@@ -349,7 +349,7 @@ impl Cache {
         // The semaphores are never closed.
         let room = match room {
             Some(room) if room.num_permits() >= units(bytes) as usize => Some(room),
-            // No commit waits for more room while it holds some: all could, and none would ever get it.
+            // A commit must not wait for more room while it holds some: all commits could do so, and none would ever proceed.
             less => {
                 drop(less);
                 self.0.on_their_way.clone().acquire_many_owned(units(bytes)).await.ok()
@@ -363,7 +363,7 @@ impl Cache {
     }
 }
 
-/// One that is larger than there is room for has all of it.
+/// The units for `bytes` bytes, capped at all the room there is.
 fn units(bytes: u64) -> u32 {
     bytes.div_ceil(UNIT).min(ON_THEIR_WAY as u64) as u32
 }

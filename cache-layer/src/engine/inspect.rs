@@ -1,4 +1,4 @@
-//! What a cache has and knows, for people. Nothing is loaded, counted as a look-up, or invalidated.
+//! Inspection of a cache, for operators. Nothing is loaded, counted as a look-up, or invalidated.
 
 use std::{fmt, time::Duration};
 
@@ -12,46 +12,46 @@ use crate::{
     telemetry::{Rejection, Tier},
 };
 
-/// An entry, apart from what is in it. Moments are in milliseconds since the Unix epoch, as soft invalidations have moved
+/// An entry without its content. Times are in milliseconds since the Unix epoch; soft invalidations have already been applied to
 /// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntryDetails {
-    /// The moment at which it was looked at, by the clock that freshness is judged by.
+    /// The time of the inspection, by the clock that freshness is judged by.
     pub now: u64,
-    /// When it was made; 0 if that is not known.
+    /// When the entry was made; 0 if that is not known.
     pub made: u64,
-    /// Until when it answers without a question.
+    /// Until when the entry is fresh.
     pub fresh: u64,
-    /// Until when it answers while it is refreshed.
+    /// Until when the entry is used while it is refreshed.
     pub stale_while_revalidate: u64,
-    /// Until when it answers in place of an error.
+    /// Until when the entry is used in place of an error.
     pub stale_if_error: u64,
-    /// Until when it is kept, for its validators at least.
+    /// Until when the entry is kept, at least for its validators.
     pub gone: u64,
-    /// Whether a soft invalidation came over it.
+    /// Whether a soft invalidation covers the entry.
     pub soft_invalidated: bool,
-    /// Whether it was made later than it is now, so that it may be of any age.
+    /// Whether `made` is later than `now`, so that the entry's age is unknown.
     pub from_the_future: bool,
-    /// The tags that it was stored with, sorted.
+    /// The tags that the entry was stored with, sorted.
     pub tags: Vec<String>,
-    /// Bytes of its body, or of its value as it is written.
+    /// The size of its body, or of its value as written, in bytes.
     pub bytes: u64,
-    /// Bytes of memory that a store in this process counts it for; 0 without such a store.
+    /// The bytes of memory that the entry takes in a store in this process; 0 without such a store.
     pub memory: u64,
     /// How long its load took; zero if that is not known.
     pub load_time: Duration,
 }
 
-/// What came of looking at a key.
+/// The result of inspecting a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Inspected {
     /// There is an entry, in this tier.
     Entry(Tier, EntryDetails),
-    /// There is nothing.
+    /// There is no entry.
     Absent,
-    /// There is something that is not used, for this reason.
+    /// There is an entry that is not used, for this reason.
     Rejected(Rejection),
 }
 
@@ -61,23 +61,23 @@ pub enum Inspected {
 pub struct TagDetails {
     /// When its token was written, in milliseconds since the Unix epoch, by the store's clock.
     pub since: u64,
-    /// By what.
+    /// What wrote it.
     pub change: TagChange,
 }
 
 crate::labels::labels! {
     /// What wrote the token of a tag.
     pub enum TagChange {
-        /// The first entry that carries it.
+        /// The first entry that carries the tag.
         Created => "created",
-        /// An invalidation: what carried it before is void.
+        /// An invalidation: entries that carried the tag before are invalid.
         Invalidated => "invalidated",
-        /// A soft invalidation: what carried it before is stale.
+        /// A soft invalidation: entries that carried the tag before are stale.
         SoftInvalidated => "soft-invalidated",
     }
 }
 
-/// The store could not be asked.
+/// The store did not answer, or can't answer the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InspectError(StoreError);
 
@@ -94,7 +94,7 @@ impl std::error::Error for InspectError {
 }
 
 impl InspectError {
-    /// It was asked, and can't do it.
+    /// The store answered that it can't do this.
     pub(super) fn failed(why: String) -> Self {
         Self(StoreError::Failed(why))
     }
@@ -142,8 +142,8 @@ impl TagDetails {
 
 /// # Looking inside
 ///
-/// For operators: what these return changes while they look. They read as a request does, so that what is found in Redis
-/// may go into the first tier; they load nothing, and no metric counts them.
+/// For operators: the results may be outdated as soon as they are returned. These calls read as a request does, so that entries
+/// found in Redis may go into the first tier; they load nothing, and no metric counts them.
 impl Cache {
     /// What is stored under `key`.
     ///
@@ -176,7 +176,7 @@ impl Cache {
         }
     }
 
-    /// Who loads `key`, or what has become of its last load, as far as others are held back by it.
+    /// The state of the lease of `key`: which load holds it, or how the last load ended, if that still affects other requests.
     ///
     /// # Errors
     ///
@@ -185,7 +185,7 @@ impl Cache {
         self.0.store.lease_state(key).await.map_err(InspectError)
     }
 
-    /// What is known of `tag`; `None` if it has no token, so that no entry that carries it is used.
+    /// What is known of `tag`; `None` if the tag has no token, so that no entry with this tag is used.
     ///
     /// # Errors
     ///
@@ -195,9 +195,9 @@ impl Cache {
         Ok(token.as_ref().map(TagDetails::of))
     }
 
-    /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, those included whose entries are void already;
-    /// `None` where names are [hidden](crate::store::RedisStoreBuilder::sealed_with). It looks at every entry; in Redis, which keeps no
-    /// list of a tag's members, in small steps.
+    /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, including keys whose entries are already invalid;
+    /// `None` where names are [hidden](crate::store::RedisStoreBuilder::sealed_with). This examines every entry; Redis, which
+    /// keeps no list of a tag's entries, does so in small steps.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ impl Cache {
         self.0.store.count(Reach::Tag(tag)).await.map_err(InspectError)
     }
 
-    /// How many keys [`delete_pattern`](Self::delete_pattern) would delete, at the same cost: it looks at the name of every
+    /// How many keys [`delete_pattern`](Self::delete_pattern) would delete, at the same cost: this examines the name of every
     /// key, in small steps.
     ///
     /// # Errors
@@ -223,7 +223,7 @@ impl Cache {
         }
     }
 
-    /// How many keys have an entry, at the cost of looking at every name.
+    /// How many keys have an entry, at the cost of examining every name.
     ///
     /// # Errors
     ///

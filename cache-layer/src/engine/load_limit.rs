@@ -1,4 +1,4 @@
-//! How many loads run at one time, and who waits for a place.
+//! How many loads run at one time, and the queue of requests that wait for a place.
 
 use std::sync::{
     Arc,
@@ -12,11 +12,11 @@ use tokio::{
 
 #[cfg(feature = "typed")]
 tokio::task_local! {
-    /// What runs in this has a place.
+    /// Set for code that runs within a load that has a place.
     static PLACED: ();
 }
 
-/// The limit of a cache, and that of one front end within it. Unlimited by default. Clones are one.
+/// The limit of a cache, and that of one front end within it. Unlimited by default. Clones share the limit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoadLimit {
     own: Option<Arc<Limit>>,
@@ -26,7 +26,7 @@ pub(crate) struct LoadLimit {
 #[derive(Debug)]
 struct Limit {
     places: Arc<Semaphore>,
-    /// Requests that wait for one.
+    /// The number of requests that wait for a place.
     waiting: AtomicUsize,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct LoadPermit {
 }
 
 impl LoadLimit {
-    /// That of a cache: so many loads, at least one.
+    /// The limit of a cache: `most` loads, at least one.
     pub(crate) fn new(most: usize) -> Self {
         Self { own: None, of_cache: Some(Limit::new(most)) }
     }
@@ -48,12 +48,12 @@ impl LoadLimit {
         Self { own: Some(Limit::new(most)), of_cache: self.of_cache.clone() }
     }
 
-    /// A permit for one load, as soon as there is one: first come, first served. `None` if there was none by `deadline`.
+    /// Waits for a permit for one load: first come, first served. `None` if there was none by `deadline`.
     pub(crate) async fn wait(&self, deadline: Instant) -> Option<LoadPermit> {
         if let Some(permit) = self.take() {
             return Some(permit);
         }
-        // In this order in all of them: nobody waits for a front end's own place while it has one of the cache's.
+        // The order is the same everywhere: no load holds a place of the cache while it waits for one of its front end.
         let own = Limit::wait(self.own.as_deref(), deadline).await?;
         let of_cache = Limit::wait(self.of_cache.as_deref(), deadline).await?;
         Some(LoadPermit { _own: own, _of_cache: of_cache })
@@ -66,7 +66,7 @@ impl LoadLimit {
         Some(LoadPermit { _own: own, _of_cache: of_cache })
     }
 
-    /// A permit for a load that nobody waits for, if there is a place left for another one then. For a moment it has both.
+    /// A permit for a load that no request waits for, if another place remains free then. For a moment this takes both places.
     pub(crate) fn spare(&self) -> Option<LoadPermit> {
         let own = Limit::spare(self.own.as_deref())?;
         let of_cache = Limit::spare(self.of_cache.as_deref())?;
@@ -78,8 +78,8 @@ impl LoadLimit {
         [&self.own, &self.of_cache].into_iter().flatten().any(|limit| limit.waiting.load(Ordering::Relaxed) > 0)
     }
 
-    /// Runs `load`, which has a place: the loads of values that it waits for need none of their own, and would wait for each
-    /// other if they did.
+    /// Runs `load`, which has a place. The loads of values that it waits for need no places of their own: otherwise loads could
+    /// wait for each other's places forever.
     #[cfg(feature = "typed")]
     pub(crate) async fn placed<T>(load: impl Future<Output = T>) -> T {
         PLACED.scope((), load).await
@@ -104,7 +104,7 @@ impl Limit {
         Arc::new(Self { places, waiting: AtomicUsize::new(0) })
     }
 
-    /// A place, if there is one; or nothing, where there is no limit.
+    /// A place, if one is free; `Some(None)` if there is no limit.
     #[allow(clippy::option_option, reason = "whether there is a place, and what it is where there is a limit")]
     fn take(limit: Option<&Self>) -> Option<Option<OwnedSemaphorePermit>> {
         match limit {
@@ -129,7 +129,7 @@ impl Limit {
     }
 }
 
-/// A request that waits, until it is dropped.
+/// Counts a request as waiting, until this is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {

@@ -1,30 +1,30 @@
-//! The engine: looks keys up, lets one request load what is missing, stores what came, and invalidates. It knows keys,
-//! entries, their tags and their deadlines, and nothing of what they mean.
+//! The engine: looks keys up, lets one request load a missing entry, stores the result, and invalidates. It handles keys,
+//! entries, their tags and their deadlines, and does not know what they mean.
 //!
-//! Each of these knows only those below it:
+//! Each module knows only modules below it in this list:
 //!
-//! - [`verify`]: whether what is fresh is still what would be loaded
-//! - [`fetch`]: from a miss to the right to load, once for both front ends; waiting for another request's load
+//! - [`verify`]: whether a fresh entry is still what a load would return
+//! - [`fetch`]: from a miss to the right to load, for both front ends; waiting for another request's load
 //! - [`permit`]: the right to load, its lease, and the commit
-//! - [`soft_invalidation`]: invalidation that makes stale, as it is asked for
+//! - [`soft_invalidation`]: the calls that make entries stale
 //! - [`invalidate`]: invalidation, hard and soft
-//! - [`inspect`]: what a cache has and knows, for people
-//! - [`warm`]: the entries of other processes' hot keys, fetched before there are requests; [`hot_list`]: the lists of them
-//! - [`audit`]: who changed what, as operators' tools say it
-//! - [`switching`]: what an operator turns off or on
-//! - [`span`]: one request's lookup, and its load, as traces and observers see them
-//! - [`patience`]: how long a request waits for others, and how often it asks again
+//! - [`inspect`]: what a cache has and knows, for operators
+//! - [`warm`]: fetches the entries of other processes' hot keys before there are requests; [`hot_list`]: the lists of those keys
+//! - [`audit`]: a record of who changed what, written by operators' tools
+//! - [`switching`]: the switches that an operator turns on for a while
+//! - [`span`]: one request's look-up, and its load, as traces and observers see them
+//! - [`patience`]: how long a request waits for other loads, and how often it asks again
 //! - [`builder`]: the settings
-//! - [`hot`]: the keys whose entries answer most
-//! - [`cache`]: the handle, and what its clones share
+//! - [`hot`]: the keys that are hit most
+//! - [`cache`]: the handle, and the state that its clones share
 //! - [`flight`]: requests of this process for one key, of which one loads, in a task of its own
-//! - [`in_progress`], [`growing_body`]: what other requests may have of a load before it has ended
-//! - [`backoff`]: recent failures, and how long to leave the application alone after them
+//! - [`in_progress`], [`growing_body`]: the part of a load that other requests may use before it has ended
+//! - [`backoff`]: recent failures, and how long the back-off after them lasts
 //! - [`doorkeeper`]: which keys were loaded before
 //! - [`load_limit`]: how many loads run at one time
-//! - [`recent_keys`]: keys that it makes no sense to wait for
+//! - [`recent_keys`]: keys whose loads are not worth waiting for
 //! - [`verifier`]: which hits are verified
-//! - [`early`]: when to refresh what is still fresh
+//! - [`early`]: when to refresh a fresh entry
 
 mod audit;
 pub(crate) mod backoff;

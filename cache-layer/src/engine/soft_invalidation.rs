@@ -1,18 +1,18 @@
-//! Soft invalidation, as it is asked for: at once, or over a window.
+//! The public calls for soft invalidation: at once, or over a window.
 
 use std::{fmt, pin::Pin, time::Duration};
 
 use super::{cache::Cache, invalidate::InvalidateError};
 use crate::{key::Key, store::Hardness, tag::Tags};
 
-/// A soft invalidation that is asked for, from [`Cache::soft_invalidate`] and its like; await it.
+/// A soft invalidation, from [`Cache::soft_invalidate`] and the like; await it to run it.
 ///
 /// ```
 /// # use std::time::Duration;
 /// # use cache_layer::{Cache, store::MemoryStore};
 /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
 /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
-/// // A new release has been deployed: its pages replace the old ones within a minute, and not all at one moment.
+/// // A new release has been deployed: its pages replace the old ones within a minute, but not all at one moment.
 /// cache.soft_invalidate_tag("pages").over(Duration::from_secs(60)).await?;
 /// # Ok(())
 /// # }
@@ -23,7 +23,7 @@ pub struct SoftInvalidation<T = ()> {
     cache: Cache,
     parts: Vec<Part>,
     window: Duration,
-    /// What is returned once all parts are delivered.
+    /// The value to return once all parts are delivered.
     value: T,
 }
 
@@ -36,16 +36,16 @@ enum Part {
 }
 
 impl Cache {
-    /// Makes the entry of `key`, with all its variants, stale at once, or [over a window](SoftInvalidation::over): it is used as if
-    /// its freshness had ended now, for no longer than it may be used stale, while it is loaded again; where it may not be used
-    /// stale, it is validated first. Its validators are kept, so that the application may answer that nothing has changed.
+    /// Makes the entry of `key`, with all its variants, stale at once, or [over a window](SoftInvalidation::over). The entry is
+    /// then treated as if its freshness had ended now: while it may be used stale, it is used while it is loaded again;
+    /// otherwise it is validated first. Its validators are kept, so that the application can answer that nothing has changed.
     ///
-    /// Loads that began before are dealt with as by [`invalidate`](Self::invalidate). The first variant that is loaded
-    /// again voids the other ones.
+    /// Loads that began before are not stored, as with [`invalidate`](Self::invalidate). The first variant that is loaded
+    /// again invalidates the others.
     ///
     /// # Errors
     ///
-    /// As for [`invalidate`](Self::invalidate); what is kept to be retried is a hard invalidation.
+    /// As for [`invalidate`](Self::invalidate); if the invalidation is kept to be retried, it is retried as a hard one.
     pub fn soft_invalidate(&self, key: &Key) -> SoftInvalidation {
         self.softening(Part::Key(key.clone()))
     }
@@ -90,19 +90,18 @@ impl Cache {
         self.softening(Part::All)
     }
 
-    /// Makes every entry whose key matches `pattern` stale, with its variants: what
-    /// [`delete_pattern`](Self::delete_pattern) says of patterns, and of how long that takes, is true of this, too. Entries that
-    /// are loaded during the call may be made stale as well.
+    /// Makes every entry whose key matches `pattern` stale, with its variants. See [`delete_pattern`](Self::delete_pattern) for
+    /// patterns, and for how long this takes. Entries that are loaded during the call may become stale as well.
     ///
     /// # Errors
     ///
-    /// As for [`soft_invalidate`](Self::soft_invalidate); what is kept to be retried is a deletion. Redis users need the permission
-    /// to `SCAN`; without it, everything is invalidated.
+    /// As for [`soft_invalidate`](Self::soft_invalidate); if the call is kept to be retried, it is retried as a deletion. Redis
+    /// users need the permission to `SCAN`; without it, everything is invalidated.
     pub fn soft_invalidate_pattern(&self, pattern: &str) -> SoftInvalidation {
         self.softening(Part::Pattern(pattern.to_owned()))
     }
 
-    /// What is done for a URI: these tags, and each of these keys. `known`: the URI names something.
+    /// The soft invalidation of a URI: of these tags, and of each of these keys. `known` says whether the URI has a host.
     pub(crate) fn soft_invalidate_uri(&self, tags: Tags, keys: Vec<Key>, known: bool) -> SoftInvalidation<bool> {
         let parts = [Part::Tags(tags)].into_iter().chain(keys.into_iter().map(Part::Key)).collect();
         SoftInvalidation { cache: self.clone(), parts, window: Duration::ZERO, value: known }
@@ -114,20 +113,22 @@ impl Cache {
 }
 
 impl<T> SoftInvalidation<T> {
-    /// Spreads it over so long, a week at most; at once unless set. Each key has its turn within the window, the same in all
-    /// processes, by a hash: until then, its entry is as fresh as it was, and then it is stale. So the loads that follow come one
-    /// after the other instead of all together: for deployments, and imports.
+    /// Spreads the invalidation over `window`, a week at most; it is at once unless set. Each key has a turn within the window,
+    /// given by a hash, so that it is the same in all processes. Until that turn, the entry keeps its freshness; then it is
+    /// stale. So the loads that follow are spread over the window instead of coming all at once: for deployments and imports.
     ///
-    /// - What it covers is not fresh any more once the window is over, by the clocks of the processes, which are taken to agree as
-    ///   for all freshness.
-    /// - Loads that began before it are not stored. What is loaded after it is not covered by it, whenever its key's turn is.
-    /// - A second one before the first is over covers what has been loaded in between as well. For what both cover, the earlier
-    ///   turn counts: what was stale stays so, and nothing is fresh after the first window that was to be stale in it. Up to eight of
-    ///   one tag are told apart; of more, the two oldest are merged, to be no later than either.
-    /// - A soft invalidation without a window ends all that are under way, at once; so does a hard one.
-    /// - If Redis loses the tag's token, what carried it is void, as ever.
+    /// - When the window is over, no covered entry is fresh any more, by the clocks of the processes, which are assumed to
+    ///   agree, as for all freshness.
+    /// - Loads that began before the call are not stored. Entries that are loaded after it are not covered, whenever their
+    ///   key's turn is.
+    /// - A second call before the first window is over also covers entries that were loaded in between. For entries that both
+    ///   calls cover, the earlier turn counts: a stale entry stays stale, and no entry is fresh after the first window that
+    ///   became stale in it. Up to eight windows of one tag are tracked; of more, the two oldest are merged so that no key's
+    ///   turn becomes later.
+    /// - A soft invalidation without a window ends all windows under way, at once; so does a hard one.
+    /// - If Redis loses the tag's token, the entries that carried it are invalid, as always.
     ///
-    /// For a key or a pattern, turns are told in whole seconds, and less than two seconds is at once.
+    /// For a key or a pattern, turns are in whole seconds, and a window of less than two seconds is at once.
     pub fn over(mut self, window: Duration) -> Self {
         self.window = window;
         self
@@ -150,7 +151,7 @@ impl<T: Send + 'static> IntoFuture for SoftInvalidation<T> {
                     Part::Pattern(pattern) => cache.soften_pattern(&pattern, window).await,
                     Part::All => cache.run_on_all(hardness).await,
                 };
-                // Each is to be tried, whatever became of the one before.
+                // Try each part, even after an error.
                 result = done.and(result);
             }
             result.map(|()| value)

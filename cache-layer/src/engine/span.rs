@@ -1,7 +1,7 @@
-//! A lookup and a load, as traces and observers see them.
+//! A look-up and a load, as traces and observers see them.
 //!
-//! Their spans are at level `DEBUG` and follow the conventions of OpenTelemetry by the names of their fields; an
-//! exporter makes a kind, a name and links of that. Without a subscriber, nothing here is more than a comparison.
+//! Their spans are at level `DEBUG`, and their fields are named by the conventions of OpenTelemetry; an
+//! exporter derives kind, name and links from them. Without a subscriber, each call here costs one comparison.
 
 use std::{
     sync::Arc,
@@ -17,7 +17,7 @@ use crate::{
     telemetry::{Event, LookupEvent, LookupResult, Named, NoCacheReason, Release, Telemetry, Tier, WaitScope},
 };
 
-/// What is known of a lookup so far. It ends when this is dropped: in a miss, unless it was said otherwise.
+/// A look-up under way. It ends when this is dropped: as a miss, unless another result was recorded.
 pub(crate) struct LookupSpan {
     span: Span,
     observed: Option<Observed>,
@@ -26,22 +26,22 @@ pub(crate) struct LookupSpan {
     age: Option<Duration>,
     saved: Duration,
     reason: Option<NoCacheReason>,
-    /// By which of the application's routes the request came, if that is known.
+    /// The application's route that matched the request, if that is known.
     route: Option<Box<str>>,
 }
 
-/// What the observer is told at the end.
+/// What is reported to the observer at the end.
 struct Observed {
     telemetry: Telemetry,
     began: Instant,
-    /// What is looked up, if the observer wants to know.
+    /// The key, if the observer wants names.
     key: Option<Key>,
     /// What counts what answers, if that is wanted.
     hot: Option<Arc<HotSet>>,
 }
 
 impl Cache {
-    /// Begins a lookup of `key`, which is traced.
+    /// Begins a traced look-up of `key`.
     pub(crate) fn lookup_span(&self, key: &Key) -> LookupSpan {
         let name = &*self.0.name;
         let span = debug_span!(
@@ -61,7 +61,7 @@ impl Cache {
         self.begin_lookup(span, Some(key))
     }
 
-    /// Begins a lookup that is traced by `span`, if it is.
+    /// Begins a look-up that is traced by `span`, if the span is enabled.
     #[cfg(feature = "typed")]
     pub(crate) fn lookup_span_in(&self, span: Span) -> LookupSpan {
         self.begin_lookup(span, None)
@@ -127,7 +127,7 @@ impl Cache {
         span
     }
 
-    /// The span of a load in the background: `lookup` gave cause for it, and doesn't wait.
+    /// The span of a load in the background: `lookup` caused it, and doesn't wait for it.
     pub(crate) fn background_span(&self, key: &Key, lookup: &LookupSpan) -> Span {
         let name = &*self.0.name;
         let span = debug_span!(
@@ -162,17 +162,17 @@ impl LookupSpan {
         self.span.clone()
     }
 
-    /// The answer was there, or came with another request's load.
+    /// Records that an answer was found, or came with another request's load.
     pub(crate) fn found(&mut self, result: LookupResult) {
         self.result = result;
     }
 
-    /// Where what there is was found.
+    /// Records the tier in which the entry was found.
     pub(crate) fn at(&mut self, tier: Tier) {
         self.tier = tier;
     }
 
-    /// The entry that answers, and its age, which is of interest only if somebody listens.
+    /// Records the entry that answers, and its age, which is computed only for an observer or a trace.
     pub(crate) fn answered_by(&mut self, entry: &Entry, age: impl FnOnce() -> Option<Duration>) {
         if self.observed.is_none() && self.span.is_disabled() {
             return;
@@ -185,7 +185,7 @@ impl LookupSpan {
         }
     }
 
-    /// By which route the request came, if anybody wants to know.
+    /// Records the request's route, if there is an observer.
     #[cfg(feature = "axum")]
     pub(crate) fn came_by(&mut self, route: impl FnOnce() -> Option<Box<str>>) {
         if self.observed.is_some() {
@@ -197,7 +197,7 @@ impl LookupSpan {
         self.reason = Some(reason);
     }
 
-    /// It was no lookup, after all.
+    /// Ends this as a request that was not looked up.
     pub(crate) fn bypassed(mut self, reason: NoCacheReason) {
         self.observed = None;
         self.span.record("cache.hit", false);
@@ -206,7 +206,7 @@ impl LookupSpan {
         self.span = Span::none();
     }
 
-    /// The store didn't answer.
+    /// Records that the store didn't answer.
     pub(crate) fn unavailable(&mut self) {
         self.result = LookupResult::Error;
         self.reason = Some(NoCacheReason::StoreUnavailable);
@@ -268,7 +268,7 @@ impl Wait {
     }
 }
 
-/// Says in the span of the load that is running why it is not kept.
+/// Records in the span of the running load why its result is not stored.
 pub(crate) fn not_kept(reason: NoCacheReason) {
     let span = Span::current();
     if span.metadata().is_some_and(|metadata| metadata.name() == "cache.load") {

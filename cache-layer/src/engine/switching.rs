@@ -1,4 +1,4 @@
-//! What an operator turns off or on for a while.
+//! Switches, which an operator turns on for a while: the calls of a [`Cache`].
 
 use std::{fmt, time::Duration};
 
@@ -8,15 +8,15 @@ use crate::{
     switches::{LONGEST, Switch},
 };
 
-/// A switch was not turned.
+/// Why a switch was not turned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SwitchError {
     /// The cache was built without [switches](crate::CacheBuilder::switches).
     NoSwitches,
-    /// It was to be on for no time, or for more than a day.
+    /// The time is less than a second, or more than a day.
     Time(Duration),
-    /// The store did not answer: most likely the switch is as it was.
+    /// The store did not answer: most likely the switch has not changed.
     Store(String),
 }
 
@@ -40,10 +40,10 @@ impl From<StoreError> for SwitchError {
 
 /// # Switches
 ///
-/// For an operator in trouble. Over Redis they are of all processes with the same prefix: one key, which each of them tracks, so
-/// that they hear of a change with the server's next push. Each switch goes off by itself. A process that starts later finds them
-/// there; one without a connection goes by what it knew. Where Redis has lost the key, the processes that knew of it go on until
-/// its end.
+/// For an operator in trouble. Over Redis, all processes with the same prefix share the switches: they are one key, which each
+/// process tracks, so that it learns of a change with the server's next push. Each switch goes off by itself. A process that
+/// starts later reads the key; a process without a connection keeps the last state that it knew. If Redis loses the key, the
+/// processes that knew it keep that state until the switch's time is over.
 impl Cache {
     /// Turns a switch on, for `on_for` from now on: a second to a day.
     ///
@@ -62,7 +62,7 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// If the cache has no [switches](crate::CacheBuilder::switches), the time is none, or the store did not answer.
+    /// If the cache has no [switches](crate::CacheBuilder::switches), the time is out of range, or the store did not answer.
     pub async fn switch(&self, switch: Switch, on_for: Duration) -> Result<(), SwitchError> {
         if on_for < Duration::from_secs(1) || on_for > LONGEST {
             return Err(SwitchError::Time(on_for));

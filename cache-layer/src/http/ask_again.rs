@@ -1,6 +1,6 @@
-//! An application that takes RFC 9110 by its letter answers a precondition that fails with 304 to GET and HEAD, and with 412 to
-//! every other method (section 13.2.2). RFC 10008 means 304 for QUERY, too; until all frameworks know, one that says 412 is
-//! asked again, without a precondition.
+//! An application that follows the letter of RFC 9110 answers a failed precondition with 304 to GET and HEAD, and with 412 to
+//! every other method (section 13.2.2). RFC 10008 requires 304 for QUERY, too. Until all frameworks do so, a 412 makes the
+//! cache send the request again, without the precondition.
 
 use std::{
     fmt,
@@ -23,7 +23,7 @@ use crate::semantics::list::has_any;
 
 static PRECONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
 
-/// The service behind a [`QueryLayer`](super::QueryLayer), as the cache asks it.
+/// The service behind a [`QueryLayer`](super::QueryLayer), as the cache calls it.
 #[derive(Clone, Debug)]
 pub struct AskAgain<S>(S);
 

@@ -14,15 +14,15 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::engine::growing_body::{BodyReader, Incomplete};
 
-/// Why the [body](ResponseBody) of a response ended before its end. It reads like the application's own error where it is
-/// that; the application's is in [`Inner`](Self::Inner), with all that it is caused by.
+/// Why the [body](ResponseBody) of a response is incomplete. An error of the application is in [`Inner`](Self::Inner); its
+/// message and its source are then those of the application's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyError<E> {
     /// The application's body failed.
     Inner(E),
-    /// The body was made for several requests, and broke off: it failed, had another length than was announced, its load is
-    /// gone, or it is longer than what is kept and this request read nothing for half a minute while others waited.
+    /// The body was shared by several requests, and broke off: it failed, its length differed from the announced one, its load
+    /// was lost, or it is longer than the limit and this request read nothing for half a minute while other requests waited.
     BrokenOff,
 }
 
@@ -35,7 +35,7 @@ impl<E: fmt::Display> fmt::Display for BodyError<E> {
     }
 }
 
-// Without a bound on `E` but these: a boxed error is no `Error`, and what has one for its body's must still compile.
+// `E: Error` is not required: a boxed error does not implement `Error`, and bodies with boxed errors must compile as well.
 impl<E: fmt::Debug + fmt::Display> Error for BodyError<E> {}
 
 pin_project! {
@@ -53,9 +53,9 @@ pin_project! {
         /// Untouched.
         Inner { #[pin] body: R },
         Stored { payload: Option<Bytes> },
-        /// On its way through the recorder.
+        /// Being loaded by this request, through the recorder.
         Recorded { feed: Feed<R>, size: SizeHint },
-        /// On its way to be stored, for another request.
+        /// Being loaded by another request.
         Joined { reader: BodyReader, over: bool },
     }
 }
@@ -64,11 +64,11 @@ pin_project! {
 pub(super) enum Piece<R: Body> {
     Frame(Frame<Bytes>),
     Failed(R::Error),
-    /// What is left is not recorded: it comes straight from the application.
+    /// The rest is not recorded: it comes straight from the application.
     Rest(Pin<Box<R>>),
-    /// Nor is this, and others read it as well. How it ends, and what comes after its data, is said here.
+    /// The rest is not recorded, and other requests read it as well. The feed reports its end and its trailers.
     Shared(BodyReader),
-    /// The body ended as it should. A feed that ends without this broke off.
+    /// The body is complete. A feed that ends without this broke off.
     End,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Feed<R: Body> {
     pieces: mpsc::UnboundedReceiver<Piece<R>>,
     rest: Option<Rest<R>>,
     ended: bool,
-    /// To pass a panic of the application's on to its client's task, where it would have been without a cache.
+    /// To pass a panic of the application on to its client's task, where it would have occurred without a cache.
     task: Option<JoinHandle<()>>,
 }
 
@@ -86,7 +86,7 @@ enum Rest<R> {
     Shared(BodyReader),
 }
 
-/// An empty one, as layers make them that answer by themselves.
+/// An empty body, for layers that answer requests themselves.
 impl<R: Body> Default for ResponseBody<R> {
     fn default() -> Self {
         Self::empty()
@@ -117,7 +117,7 @@ impl<R: Body> ResponseBody<R> {
         Self { kind: Kind::Recorded { feed, size } }
     }
 
-    /// Remembers the task that records this body, if one does.
+    /// Sets the task that records this body.
     pub(super) fn recorded_by(mut self, task: JoinHandle<()>) -> Self {
         if let Kind::Recorded { feed, .. } = &mut self.kind {
             feed.task = Some(task);
@@ -198,7 +198,7 @@ impl<R: Body<Data = Bytes>> Feed<R> {
         }
     }
 
-    /// Why the body ends before it is whole: by the application's own word, if it is why.
+    /// Why the body is incomplete: the application's own error, if it had one.
     fn incomplete(&mut self) -> BodyError<R::Error> {
         self.ended = true;
         match self.pieces.try_recv() {
@@ -207,7 +207,7 @@ impl<R: Body<Data = Bytes>> Feed<R> {
         }
     }
 
-    /// The recording task is gone in the middle of a body. Its client must not take that for the end.
+    /// The recording task ended in the middle of the body. The client must not take that for the body's end.
     fn poll_broken_off<T>(&mut self, cx: &mut Context<'_>) -> Poll<T> {
         if let Some(task) = &mut self.task
             && let Err(error) = ready!(Pin::new(task).poll(cx))
@@ -217,7 +217,7 @@ impl<R: Body<Data = Bytes>> Feed<R> {
                 std::panic::resume_unwind(panic);
             }
         }
-        // The runtime is shutting down, and the client's task with it.
+        // The runtime is shutting down, and ends the client's task, too.
         Poll::Pending
     }
 }

@@ -40,9 +40,9 @@ pin_project! {
     {
         /// A hit in memory.
         Ready { response: Option<Response<ResponseBody<R>>> },
-        /// Nothing for the cache to do but to say so.
+        /// The cache only adds its fields to the response.
         Bypass { #[pin] forward: Oneshot<S, Request<B>>, context: Arc<Context>, refusal: Refusal },
-        /// Anything that has to wait for a store, or for others.
+        /// Anything that may wait for a store, or for another request.
         Boxed { #[pin] future: Instrumented<Boxed<R, S::Error>> },
     }
 }
@@ -60,7 +60,7 @@ where
         Self { kind: Kind::Bypass { forward: Oneshot::new(service, request), context, refusal } }
     }
 
-    /// A future that runs in `span`. In a box before it is anything else: it is large, and every wrapping would move it.
+    /// A future that runs in `span`. It is boxed first: it is large, and each wrapper would move it.
     pub(super) fn boxed(
         future: impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send + 'static,
         span: Span,

@@ -1,4 +1,4 @@
-//! What the layers outside of a cache know of a request.
+//! Hints: what the layers outside of a cache tell it about one request.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use http::Extensions;
 
 use crate::policy::Policy;
 
-/// What a layer outside of the cache knows of a request: who it is for, or that it is to have no stored response. Put into the
-/// request's extensions, where no client can put anything. They stay there, for caches that are further in.
+/// What a layer outside of the cache tells it about a request: who the request is for, or that it must not get a stored response.
+/// Hints are in the request's extensions, which clients can't set. They stay there, for caches that are further in.
 ///
 /// ```
 /// use cache_layer::Hints;
@@ -15,9 +15,9 @@ use crate::policy::Policy;
 ///
 /// # struct Claims { tenant: String }
 /// # fn verify(_: &http::HeaderValue) -> Option<Claims> { None }
-/// /// Before the cache: who is not known does not get that far.
+/// /// Runs before the cache, so that requests of unknown clients don't reach it.
 /// fn authenticate<B>(mut request: Request<B>) -> Result<Request<B>, StatusCode> {
-///     // Taken out, since the cache keeps nothing for who brings credentials that it knows nothing of.
+///     // Removed, because the cache does not store responses to requests with credentials.
 ///     let credentials = request.headers_mut().remove(AUTHORIZATION).ok_or(StatusCode::UNAUTHORIZED)?;
 ///     let claims = verify(&credentials).ok_or(StatusCode::UNAUTHORIZED)?;
 ///     Hints::new().key_part(&claims.tenant).add_to(request.extensions_mut());
@@ -34,41 +34,41 @@ pub struct Hints {
 }
 
 impl Hints {
-    /// None.
+    /// No hints.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The request goes to the application, and what comes is not kept (`detail=hint`).
+    /// The request goes to the application, and the response is not stored (`detail=hint`).
     pub fn bypass(mut self) -> Self {
         self.bypass = true;
         self
     }
 
-    /// The request is not answered by what is stored, which is loaded anew, or validated: what comes is kept for those who come
-    /// after it. For a client that may ask for that, an editor's browser say.
+    /// The request does not get the stored response: the response is loaded anew, or validated, and stored for later requests.
+    /// For clients that are allowed to force this, such as an editor's browser.
     pub fn refresh(mut self) -> Self {
         self.refresh = true;
         self
     }
 
-    /// One more part of the key: only requests with the same parts, in this order, share what is stored. In
-    /// [patterns](crate::Cache::delete_pattern) and traces it stands behind the path and a `#`.
+    /// One more part of the key: only requests with the same parts, in the same order, share a stored response. In
+    /// [patterns](crate::Cache::delete_pattern) and traces, the parts follow the path and a `#`.
     ///
-    /// A write invalidates what is stored under its own parts. For more than that, use [tags](crate::Tags).
+    /// A write invalidates only responses with the same parts as the write itself. For more than that, use [tags](crate::Tags).
     pub fn key_part(mut self, part: impl AsRef<str>) -> Self {
         self.key_parts.push(part.as_ref().into());
         self
     }
 
-    /// How long to keep the response if the application states no freshness, in place of what a rule or the layer says; zero
-    /// means not at all. Of requests that wait for one load, the hints of the one that loads count.
+    /// How long to keep the response if the application states no freshness, in place of the time that a rule or the layer sets;
+    /// zero means not at all. When several requests share a load, the hints of the leader count.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Makes a request's policy that of these.
+    /// Applies these hints to a request's policy.
     pub(super) fn apply(&self, policy: &mut Policy) {
         policy.refresh = self.refresh;
         if let Some(ttl) = self.ttl {
@@ -76,14 +76,14 @@ impl Hints {
         }
     }
 
-    /// The settings that they say something of, by the names that people know.
+    /// The settings that these hints set, by the names of their setters.
     pub(super) fn says(&self) -> Vec<&'static str> {
         let said = [("bypass", self.bypass), ("refresh", self.refresh), ("ttl", self.ttl.is_some())];
         said.into_iter().filter(|(_, said)| *said).map(|(name, _)| name).collect()
     }
 
-    /// Puts these into a request's extensions, beside what others have said there: parts of keys come after theirs, and of two
-    /// lifetimes the shorter counts.
+    /// Adds these hints to a request's extensions. If a layer further out has added hints, both count: these parts of the key
+    /// follow the earlier ones, and the shorter of two lifetimes applies.
     pub fn add_to(self, extensions: &mut Extensions) {
         let known = extensions.get_or_insert_default::<Self>();
         known.bypass |= self.bypass;

@@ -28,13 +28,17 @@ use crate::{
 
 /// Puts a [`Cache`] in front of a service.
 ///
-/// Responses to GET are kept when the application says for how long (`Cache-Control`, `Expires`,
-/// [`Freshness`](crate::Freshness)), and successes when a rule set here does. HEAD, conditional requests and single ranges
-/// are answered from them, as RFC 9111 has it; everything else passes through untouched. So does a range of what is not kept:
-/// for a client that sends `Cookie` or `Authorization` from the first request on, unless the application says that the
-/// response is everybody's, and else from the second one on. Never kept is a response that says
-/// `no-store` or `private`, sets a cookie, varies on everything, answers an `Authorization` without permission to share
-/// (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or does not end as it should.
+/// A response to GET is stored when the application says for how long (`Cache-Control`, `Expires`,
+/// [`Freshness`](crate::Freshness)); a successful one is also stored when a rule set here says so. Stored responses answer HEAD,
+/// conditional requests and ranges, too, as RFC 9111 describes; every other request passes through untouched.
+///
+/// A request for a range of a response that can't be stored passes through as well: from the first request on for a client that
+/// sends `Cookie` or `Authorization`, unless the application says that the response may be shared, and otherwise from the second
+/// request on.
+///
+/// A response is never stored if it says `no-store` or `private`, sets a cookie, varies on everything, answers a request with
+/// `Authorization` without permission to share (RFC 9111, section 3.5), is longer than [`max_body`](Self::max_body), or has an
+/// incomplete body.
 ///
 /// ```
 /// use std::time::Duration;
@@ -48,46 +52,46 @@ use crate::{
 ///
 /// Five settings matter to most applications: [`ttl_for_path`](Self::ttl_for_path),
 /// [`stale_while_revalidate`](Self::stale_while_revalidate), [`stale_if_error`](Self::stale_if_error),
-/// [`ignore_query`](Self::ignore_query) and [`max_loads`](Self::max_loads). The others are below, by what they are about.
+/// [`ignore_query`](Self::ignore_query) and [`max_loads`](Self::max_loads). The others follow below, by subject.
 ///
 /// # Where to put it
 ///
-/// Outside of what makes a response, inside of what changes it for one client: compression, CORS and request ids go around the
-/// cache, and so does a check of who may ask at all. Limits that protect the application go inside, so that hits don't count.
-/// `docs/middleware.md` of the repository has a row for each layer of tower-http and its neighbours.
+/// Put the layer outside of the code that makes a response, and inside of the layers that change the response for one client:
+/// compression, CORS, request ids and access checks go outside of the cache. Limits that protect the application go inside, so
+/// that hits don't count. `docs/middleware.md` of the repository has a row for each layer of tower-http and its neighbours.
 ///
 /// The key of a request is its host, path and query *as this layer sees them*. Inside axum's `nest`, the path has lost its
-/// prefix: two nested routers over one cache need a [`namespace`](Self::namespace) each, or the layer outside of both. With the
-/// feature `axum`, keys and rules have the whole path there, as long as nothing but prefixes was taken off.
+/// prefix: either each of two nested routers over one cache needs a [`namespace`](Self::namespace), or the layer goes outside of
+/// both. With the feature `axum`, keys and rules have the whole path there, as long as only prefixes were removed from it.
 ///
-/// `http` and `https` are one site unless [`schemes_apart`](Self::schemes_apart) says otherwise, and hosts are one where
-/// [`canonical_host`](Self::canonical_host) says so.
+/// `http` and `https` are one site unless [`schemes_apart`](Self::schemes_apart) is set, and
+/// [`canonical_host`](Self::canonical_host) makes two hosts one site.
 ///
-/// Two layers over one cache may be in one request's way, around a router and around one of its routes, or in two processes
-/// over one Redis prefix: the outer one keeps the response by its settings, and the inner one passes its requests through
-/// (`detail=nested`), so that its own rules have no effect there. To keep responses in both, give them a namespace or a
-/// prefix each. From another process, only what is on the wire arrives: tags in `Cache-Tag`, and none in extensions. To be known
-/// there, a load over Redis has the request field `Cache-Layer-Load`, with a number that is good for this load alone; from a
-/// client, it goes no further and means nothing.
+/// A request may pass two layers over one cache: one around a router and one around a route, or one in each of two processes over
+/// one Redis prefix. The outer layer stores the response by its settings, and the inner layer passes the request through
+/// (`detail=nested`), so that the inner layer's rules have no effect there. To store responses in both, give each layer its own
+/// namespace or prefix. Between processes, only what is on the wire arrives: tags in `Cache-Tag`, but not tags in extensions.
+/// A load over Redis carries the request field `Cache-Layer-Load`, by which the inner layer recognizes it; its number is
+/// valid for this load only. If a client sends that field, the layer removes and ignores it.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct CacheLayer {
     pub(super) context: Context,
-    /// None where it has never had any.
+    /// `None` if no rule was ever set.
     rules: Option<Rules>,
 }
 
 impl CacheLayer {
-    /// A layer over `cache` that keeps what the application says, and nothing else.
+    /// A layer over `cache` that stores a response only if the application says so.
     pub fn new(cache: Cache) -> Self {
         Self { context: Context::new(cache), rules: None }
     }
 
-    /// The settings that a private cache begins with.
+    /// The initial settings of a private cache.
     pub(super) fn for_private_use(cache: Cache) -> Self {
         let mut layer = Self::new(cache);
         layer.context.policy.caching = CachingPolicy::private();
-        // They are between a server and the caches in front of it.
+        // Tag fields are between a server and the caches in front of it.
         layer.context.policy.tag_fields = Vec::new();
         layer
     }
@@ -102,8 +106,9 @@ impl CacheLayer {
 ///
 /// Settings for some of the requests.
 impl CacheLayer {
-    /// Settings for the requests of a path, and, if the [rule](Rule) says so, of a host or of some methods. Of several that match,
-    /// the most special one is for a request, and what that leaves open is as the layer has it.
+    /// Adds settings for the requests to a path, and, if the [rule](Rule) says so, only to one host or by some methods. Of
+    /// several rules that match a request, the most specific one applies; where it sets nothing, the layer's own settings
+    /// apply.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -120,13 +125,13 @@ impl CacheLayer {
     ///
     /// # Errors
     ///
-    /// If no request can match the rule, or if there is one for the same requests.
+    /// If no request can match the rule, or if there already is a rule for the same requests.
     pub fn rule(mut self, rule: Rule) -> Result<Self, ConfigError> {
         self.rules = Some(self.rules.unwrap_or_default().with(rule)?);
         Ok(self)
     }
 
-    /// Rules that can be [replaced](Rules::replace) while requests run, in place of those before.
+    /// Sets rules that can be [replaced](Rules::replace) while requests run, in place of all rules set before.
     pub fn rules(mut self, rules: Rules) -> Self {
         self.rules = Some(rules);
         self
@@ -145,17 +150,17 @@ impl CacheLayer {
     /// How long to keep responses for which the application states no freshness. Unless this or a
     /// [`ttl_for_path`](Self::ttl_for_path) is set, such responses are not kept.
     ///
-    /// A rule says that these responses are the same for everybody. A response to a request with a `Cookie` is not kept by
-    /// a rule alone.
+    /// Set it only if these responses are the same for all clients. A response to a request with a `Cookie` is not kept by
+    /// this setting alone.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.context.policy.set_ttl(ttl);
         self
     }
 
-    /// As [`ttl`](Self::ttl), for paths that are `prefix` or lie below it, by whole segments: `/a` covers `/a/b` and
-    /// not `/ab`. The longest prefix decides; zero means that these are not kept. Paths are compared as they were sent,
-    /// without decoding, and one with dot segments is covered by no rule; a prefix without its leading slash is given one, and
-    /// `{any}` in it stands for any one segment. For other settings than this one, there is [`rule`](Self::rule).
+    /// As [`ttl`](Self::ttl), for the path `prefix` and all paths below it, by whole segments: `/a` covers `/a/b` and not
+    /// `/ab`. The longest matching prefix decides; zero means that its responses are not kept. Paths are compared as they were
+    /// sent, without decoding, and a path with dot segments is covered by no prefix. A prefix without a leading slash gets one,
+    /// and `{any}` in it stands for any one segment. For other settings than this one, use [`rule`](Self::rule).
     pub fn ttl_for_path(mut self, prefix: impl AsRef<str>, ttl: Duration) -> Self {
         self.context.policy.add_path(prefix.as_ref(), ttl);
         self
@@ -166,7 +171,7 @@ impl CacheLayer {
         rules.into_iter().fold(self, |layer, (prefix, ttl)| layer.ttl_for_path(prefix, ttl))
     }
 
-    /// How long to keep responses with this status that state no freshness of their own, such as 404; not at all unless
+    /// How long to keep responses with this status, such as 404, that state no freshness of their own; not at all unless
     /// set.
     pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
         self.context.policy.caching.negative_ttl.insert(status.as_u16(), millis(ttl));
@@ -179,7 +184,7 @@ impl CacheLayer {
         self
     }
 
-    /// Shortens every freshness at random by up to this share, 0 to 100 per cent, so that what was stored together does
+    /// Shortens every freshness at random by up to this share, 0 to 100 per cent, so that responses that were stored together do
     /// not expire together; 0 unless set.
     pub fn jitter(mut self, per_cent: u8) -> Self {
         self.context.policy.jitter = per_cent.min(100);
@@ -194,7 +199,7 @@ impl CacheLayer {
     }
 
     /// Whether clients may ask for a younger response, or accept a stale one, by `Cache-Control` (RFC 9111, section
-    /// 5.2.1). Off in the safe profile, since any client could send load past the cache; `no-store` always counts.
+    /// 5.2.1). Off in the safe profile, since any client could make requests bypass the cache; `no-store` is always honoured.
     pub fn request_directives(mut self, honoured: bool) -> Self {
         self.context.policy.caching.request_directives = honoured;
         self
@@ -203,13 +208,13 @@ impl CacheLayer {
 
 /// # Staleness and failures
 ///
-/// What is used while it is refreshed, and in place of an error.
+/// When stale responses are used: while they are refreshed, and in place of an error.
 impl CacheLayer {
     /// `stale-while-revalidate` for responses that have none (RFC 5861, section 3); none unless set.
     ///
-    /// After a refresh in the background that brought nothing to be kept, the next request refreshes in the foreground. It has
-    /// what is stale if the application fails, or takes longer than the
-    /// [lock timeout](crate::CacheBuilder::lock_timeout).
+    /// If the response to a background refresh could not be stored, the next request refreshes in the foreground. That request
+    /// gets the stale response if the application fails, or takes longer than the [lock
+    /// timeout](crate::CacheBuilder::lock_timeout).
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.context.policy.caching.default_stale_while_revalidate = millis(window);
         self
@@ -221,26 +226,26 @@ impl CacheLayer {
         self
     }
 
-    /// Whether `s-maxage` leaves `stale-while-revalidate` and `stale-if-error` beside it in force. By RFC 9111, section
-    /// 5.2.2.10, it forbids all stale use; off unless set.
+    /// Whether `stale-while-revalidate` and `stale-if-error` stay in force in a response that also has `s-maxage`. By RFC 9111,
+    /// section 5.2.2.10, `s-maxage` forbids all stale use; off unless set.
     pub fn s_maxage_permits_stale(mut self, permits: bool) -> Self {
         self.context.policy.caching.s_maxage_permits_stale = permits;
         self
     }
 
-    /// How long a request waits, from its begin on, where a stale response may stand in for an error
-    /// ([`stale_if_error`](Self::stale_if_error)): then it is answered with that, and the load goes on and is stored for later
-    /// requests; without a limit unless set. It has no effect where there is no such response.
+    /// How long a request waits, from its start, if a stale response may stand in for an error
+    /// ([`stale_if_error`](Self::stale_if_error)). After that, the request is answered with the stale response, and the load
+    /// continues and is stored for later requests. Without a limit unless set; without effect if there is no such response.
     ///
-    /// It counts until the head of the new response is there, for GET, and limits every wait for it: for the application, for
-    /// another request's load, for another process's, and for [room](Self::max_loads). A load that is left goes on for as long
-    /// as one keeps its place, a minute or twelve [lock timeouts](crate::CacheBuilder::lock_timeout).
+    /// The time counts until the head of the new response arrives, for GET, and limits every wait for it: for the application,
+    /// for another request's load, for another process's load, and for a [place](Self::max_loads). The load continues for as
+    /// long as a load may keep its place: a minute or twelve [lock timeouts](crate::CacheBuilder::lock_timeout).
     ///
     /// ```
     /// use std::time::Duration;
     /// use cache_layer::{Cache, CacheLayer, store::MemoryStore};
     ///
-    /// // A page that is an hour old at most, rather than one that takes longer than a tenth of a second.
+    /// // Rather a page that is up to an hour old than one that takes longer than a tenth of a second.
     /// let layer = CacheLayer::new(Cache::new(MemoryStore::new(64 * 1024 * 1024)))
     ///     .ttl(Duration::from_secs(60))
     ///     .stale_if_error(Duration::from_secs(3600))
@@ -251,35 +256,36 @@ impl CacheLayer {
         self
     }
 
-    /// Refreshes responses in the background before they are stale, so that of those that are asked for often no request
-    /// ever waits; off unless set. Each GET that is answered from the cache decides by chance, the more likely the less
-    /// freshness is left and the longer the last load took (XFetch), in the last fifth of a freshness of a second or more.
-    /// Whoever decides so, in the whole fleet one does it.
+    /// Refreshes responses in the background before they are stale, so that no request ever waits for a frequently requested
+    /// response; off unless set. Each GET that is answered from the cache decides by chance whether to refresh (XFetch). The
+    /// probability rises as the remaining freshness shrinks, and with the duration of the last load. It is above zero only in the
+    /// last fifth of a freshness of a second or more. If several requests decide to refresh, one request in the fleet does.
     ///
-    /// `beta` is how early: at 1, a refresh most often begins a few times as long before the end as a load takes; at
-    /// more, earlier, which is for loads whose duration varies. Zero or less, or what is no number, turns it off. The
-    /// application sees requests for what is still fresh, as it does with `stale-while-revalidate` for what is stale.
+    /// `beta` sets how early: at 1, a refresh most often begins a few load durations before the end of freshness; a higher value
+    /// is earlier, for loads whose duration varies. Zero, a negative number or NaN turns it off. The
+    /// application gets requests for responses that are still fresh, as it gets requests for stale ones with
+    /// `stale-while-revalidate`.
     pub fn early_refresh(mut self, beta: f32) -> Self {
         self.context.policy.set_early_refresh(beta);
         self
     }
 
-    /// How long a failing application is left alone, by all processes with the same store: `first` after one failure of
-    /// a key, doubling with each that follows, `longest` at most, and a fifth more or less at random; 1 s and 30 s unless
+    /// How long the back-off after a failed load lasts, in all processes with the same store: `first` after one failure of
+    /// a key, doubled with each further failure, `longest` at most, and a fifth more or less at random; 1 s and 30 s unless
     /// set. Zero turns it off.
     ///
     /// A failure is an error of the service, or a 500, 502, 503 or 504, in answer to a request without `Authorization` and
-    /// `Cookie`. In the meantime, stale responses that may stand in for an error are used without asking; a request for
-    /// which there is none goes to the application as ever, unless [`share_failures`](Self::share_failures) is set. A
-    /// success ends it, and so does the invalidation of the key.
+    /// `Cookie`. During the back-off, a stale response that may stand in for an error is used without asking the application. A
+    /// request without such a response still goes to the application, unless [`share_failures`](Self::share_failures) is set. A
+    /// success ends the back-off, and so does an invalidation of the key.
     pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.context.policy.failure_backoff = (first, longest);
         self
     }
 
-    /// Whether requests for a key that failed, and that nothing stale may answer, are refused while the application is
-    /// left alone ([`failure_backoff`](Self::failure_backoff)): with the status of the failure, 502 if there was no response,
-    /// and `Retry-After`. Off unless set; never done to requests with `Authorization` or `Cookie`.
+    /// Whether requests for a key are refused during its back-off ([`failure_backoff`](Self::failure_backoff)) if no stale
+    /// response may answer them: with the status of the failure, 502 if there was no response, and `Retry-After`. Off unless
+    /// set; requests with `Authorization` or `Cookie` are never refused.
     pub fn share_failures(mut self, on: bool) -> Self {
         self.context.policy.share_failures = on;
         self
@@ -288,15 +294,15 @@ impl CacheLayer {
 
 /// # What is stored
 impl CacheLayer {
-    /// Starts all choices that RFC 9111 leaves to a cache anew, from a profile; [`Profile::Safe`] unless set. To be called
-    /// before the setters below.
+    /// Sets all choices that RFC 9111 leaves to a cache from a profile; [`Profile::Safe`] unless set. Call it before the setters
+    /// below: it overwrites such choices that were made before.
     pub fn profile(mut self, profile: Profile) -> Self {
         self.context.policy.caching = CachingPolicy::of(profile);
         self
     }
 
-    /// Which responses to keep, of those that may be kept; all of them unless set. For what their fields say no word of
-    /// `Cache-Control` about: an error that comes as 200, say (`detail=keep-if`).
+    /// Which of the storable responses to store; all of them unless set. For properties that no `Cache-Control` expresses,
+    /// such as an error that is sent with status 200 (`detail=keep-if`).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -304,7 +310,7 @@ impl CacheLayer {
     /// # use http::header::CACHE_CONTROL;
     /// # fn main() -> Result<(), ConfigError> {
     /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
-    /// // async-graphql says `Cache-Control` where there is no error, and says nothing where there is one.
+    /// // async-graphql sends `Cache-Control` with a result, and omits it with an error.
     /// let graphql = Rule::path("/graphql").ttl_cap(Duration::from_secs(60));
     /// let graphql = graphql.keep_if(|_, headers| headers.contains_key(CACHE_CONTROL));
     /// let layer = CacheLayer::new(cache).rule(graphql)?;
@@ -316,8 +322,8 @@ impl CacheLayer {
         self
     }
 
-    /// Response fields that are not stored, since they say something of one request; a name that ends in `*` is a prefix. The
-    /// response to the request that loaded has them, and hits don't. [`NOT_STORED`](Self::NOT_STORED) unless set.
+    /// Response fields that are not stored, since they describe one request; a name that ends in `*` is a prefix. The
+    /// client whose request loaded gets them, and hits don't have them. [`NOT_STORED`](Self::NOT_STORED) unless set.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -331,34 +337,36 @@ impl CacheLayer {
         self
     }
 
-    /// The fields that are [not stored](Self::not_stored) unless others are set: ids of requests and traces, what a request took,
-    /// and what is left of a client's limit.
+    /// The fields that are [not stored](Self::not_stored) unless others are set: ids of requests and traces, timings of a
+    /// request, and the state of a client's rate limit.
     pub const NOT_STORED: &'static [&'static str] = OF_ONE_REQUEST;
 
-    /// The longest body to keep, in bytes, which is also the most that is held of a response on its way; 1 MiB unless set.
-    /// A longer one is passed on whole, and not kept; where several requests read one of an unknown length by then, they go on
-    /// at the pace of the slowest, and as much again is held of it. A range of a response that is not stored yet is answered
-    /// once the whole is there; of one that turned out to be longer, the next ranges are the application's to answer.
+    /// The longest body to store, in bytes; 1 MiB unless set. It is also the most that is buffered of a response in transit.
+    ///
+    /// A longer body is passed on whole, and not stored. If several requests already read a body of unknown length when it
+    /// exceeds the limit, they continue at the pace of the slowest, and up to the same amount again is buffered. A range of a
+    /// response that is not stored yet is answered once the whole body has arrived; after a body turned out to be too long, the
+    /// application answers the following requests for ranges.
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.context.policy.max_body = bytes;
         self
     }
 
-    /// Whether responses that come without `ETag` and `Last-Modified` are given a strong `ETag` of their bytes, so that clients which
-    /// have them are answered with a 304, as of an API in JSON; off unless set.
+    /// Whether the cache adds a strong `ETag`, computed from the body, to responses that have neither `ETag` nor `Last-Modified`,
+    /// such as those of a JSON API, so that clients can validate them with a 304; off unless set.
     ///
-    /// It is for successes that are stored, and not for what says `no-transform`. A body that streams to the client who loaded
-    /// it has no tag there yet: hits have it. The application is never asked by such a tag, and knows nothing of it, so that a
-    /// write with `If-Match` can't succeed by it. A layer outside that changes bodies and leaves a strong tag as it is, as
-    /// tower-http's compression does, makes one tag of two representations: clients that resume an interrupted download there
-    /// need it off.
+    /// Only successful responses that are stored get one, and none that says `no-transform`. When a body streams to the client
+    /// whose request loaded it, its tag is not known yet: only hits have it. The application never sees such a tag in a
+    /// validation, and does not know it, so a write with `If-Match` can't succeed by it. If a layer outside changes bodies but
+    /// leaves strong tags as they are, as tower-http's compression does, two representations share one tag: leave this off if
+    /// clients resume interrupted downloads there.
     pub fn etags(mut self, minted: bool) -> Self {
         self.context.policy.etags = minted;
         self
     }
 
-    /// In which content codings responses are kept and sent, each encoded once, the shortest first; in none unless set. It takes the
-    /// place of a layer that compresses around this one, and would on every hit.
+    /// The content codings that responses are kept and sent in, each encoded once; none unless set. Name the coding with the
+    /// shortest results first. This replaces a compression layer around this one, which would compress on every hit.
     ///
     /// ```
     /// # #[cfg(feature = "encode")] {
@@ -368,16 +376,18 @@ impl CacheLayer {
     /// # }
     /// ```
     ///
-    /// Text-like content that is stored is encoded when it is first wanted: by the request that loaded it, once that has its answer, or by
-    /// a later one. Until that is done, and for clients that accept no coding, responses go out as the application made them. What does
-    /// not shrink by a tenth stays as it is, and so does what is in a coding already, varies by `Accept-Encoding`, says
-    /// `no-transform`, or has a digest of its bytes or a signature: an application that encodes itself goes on doing it.
+    /// Stored text-like content is encoded in a coding when a client first accepts that coding: for the request that loaded,
+    /// after it has been answered, or for a later one. Until the coded form exists, and for clients that accept no coding,
+    /// responses go out as the application made them. A response is left as it is if it does not shrink by a tenth, is in a
+    /// coding already, varies by `Accept-Encoding`, says `no-transform`, or has a signature or a digest of its bytes. So an
+    /// application that encodes responses itself continues to do so.
     ///
-    /// Clients have the last word, by `Accept-Encoding` and its weights (RFC 9110, section 12.5.3). Responses that could have been
-    /// another say `Vary: Accept-Encoding`; a strong `ETag` is `"v"` as the application gave it, and `"v-gzip"` in gzip, and both
-    /// are known when they come back. Ranges are of the representation that is sent.
+    /// The weights in `Accept-Encoding` decide first (RFC 9110, section 12.5.3); for equal weights, the order of this list
+    /// does. A response that another client could get in another coding says `Vary: Accept-Encoding`. If the application's
+    /// strong `ETag` is `"v"`, the response in gzip has `"v-gzip"`, and the cache understands both in conditional requests.
+    /// Ranges are of the representation that is sent.
     ///
-    /// Each coding counts for the size of a store in memory. Settings beyond that, and what Redis keeps, are in [`Encode`].
+    /// Each coding counts towards the size of a store in memory. [`Encode`] has more settings, and says what Redis keeps.
     pub fn encode(mut self, encode: impl Into<Encode>) -> Self {
         let encode = encode.into();
         self.context.encoders = encode.most_at_once().map_or_else(Encoders::default, Encoders::at_once);
@@ -385,31 +395,31 @@ impl CacheLayer {
         self
     }
 
-    /// The most variants of one URI to keep; 64 unless set, at least 1. One more, and they begin anew.
+    /// The most variants of one URI to keep; 64 unless set, at least 1. When one more is stored, the former ones are dropped.
     pub fn max_variants(mut self, variants: u16) -> Self {
         self.context.policy.max_variants = variants.max(1);
         self
     }
 
-    /// What becomes of responses that set a cookie; [`SetCookie::Refuse`] in the safe profile.
+    /// What happens to responses that set a cookie; [`SetCookie::Refuse`] in the safe profile.
     pub fn set_cookie(mut self, choice: SetCookie) -> Self {
         self.context.policy.caching.set_cookie = choice;
         self
     }
 
-    /// The fields that speak to this cache rather than to all, the most specific first (RFC 9213); none in the safe
-    /// profile. `CDN-Cache-Control` is meant for a CDN in front, which purges what it keeps; this cache it doesn't know.
+    /// The fields that address this cache rather than all caches, the most specific first (RFC 9213); none in the safe
+    /// profile. `CDN-Cache-Control` is meant for a CDN in front, which has its own purges and does not know of this cache.
     pub fn targeted_fields(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.context.policy.caching.targets = names.into_iter().collect();
         self
     }
 
-    /// Whether responses inherit from what their handlers read from the cache: the tags of every typed value, and that they
-    /// are fresh no longer than any of those. A response that states no freshness, and for which there is no rule, is kept
-    /// until the first of them expires. Off unless set.
+    /// Whether a response inherits from the typed values that its handler reads from the cache: it gets the tags of all of them,
+    /// and is fresh no longer than any of them. A response that states no freshness, and for which there is no rule, is kept
+    /// until the first of these values expires. Off unless set.
     ///
-    /// It counts what the handler reads until it returns a response, in its own task: reads of a body as it streams, or of
-    /// tasks that the handler spawns, are not seen. Neither are those of a handler behind a `Buffer`.
+    /// The reads that count are those in the handler's own task until it returns a response. Reads while a body streams, in
+    /// tasks that the handler spawns, or in a handler behind a `Buffer`, are not seen.
     #[cfg(feature = "typed")]
     pub fn inherit(mut self, inherits: bool) -> Self {
         self.context.policy.inherits = inherits;
@@ -419,21 +429,23 @@ impl CacheLayer {
 
 /// # Load on the application
 impl CacheLayer {
-    /// The most requests that are at the application at one time because the cache has no answer, at least 1; without a
-    /// limit unless set. It protects an application that lives behind a cache from the day the cache is lost.
+    /// The most requests that the application has to answer at one time because the cache could not, at least 1; without a
+    /// limit unless set. It protects an application that depends on its cache when the cache is lost.
     ///
-    /// It holds for loads, from their request until their body is there (one that nobody waits for any more gives way to a
-    /// request that needs its room), and for requests that go alone, for want of a store or of patience, until the head of
-    /// their response is there; in this process, over all services made with this layer or its clones. What the cache would not have answered in any case is not counted: writes, and whatever
-    /// is passed through or known not to be cacheable.
+    /// Each of these takes a *place*: a load, from its request until its body is complete, and a request that goes to the
+    /// application alone, because the store does not answer or the wait for another load took too long, until the head of its
+    /// response arrives. A load that no request waits for any more gives its place to a request that needs one. Places are
+    /// counted in this process, over all services made with this layer or its clones. Requests that the cache could not have
+    /// answered anyway need no place: writes, and requests that are passed through or known not to be cacheable.
     ///
-    /// [`CacheBuilder::max_loads`](crate::CacheBuilder::max_loads) limits the loads of all layers over a cache, and those of
-    /// values; a layer's own limit holds beside it.
+    /// [`CacheBuilder::max_loads`](crate::CacheBuilder::max_loads) limits the loads of all layers over a cache together with
+    /// those of values; a layer's own limit applies in addition.
     ///
-    /// One request more waits, first come, first served, for [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most;
-    /// then it is answered with what is stale and may be used on errors, or else with 503, `Retry-After`
-    /// and the detail `overloaded`. This is the one setting by which the cache turns requests away. A refresh in the
-    /// background waits for nothing: if there is no room, it is left to a later request.
+    /// When all places are taken, a request waits, first come, first served, for
+    /// [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most. Then it is answered with a stale response that may be used on
+    /// errors, or else with 503, `Retry-After` and the detail `overloaded`. No other setting but
+    /// [`share_failures`](Self::share_failures) makes the cache refuse requests. A background refresh does not wait: if no place
+    /// is free, it is left to a later request.
     pub fn max_loads(mut self, most: usize) -> Self {
         self.context.load_limit = self.context.cache.load_limit().within(most);
         self
@@ -442,30 +454,30 @@ impl CacheLayer {
 
 /// # Verification
 impl CacheLayer {
-    /// Which share of the hits is verified, none unless set: whether what is fresh by all that was said is still what the application
-    /// would answer. It tells whether lifetimes are right, and whether all is invalidated that should be.
+    /// The share of the hits that is verified, none unless set: the cache compares a fresh response with the application's
+    /// present response. The result shows whether lifetimes are right, and whether the application forgets an invalidation.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, Verify, store::MemoryStore};
     /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
     /// let layer = CacheLayer::new(cache).verify(0.001);
-    /// // As well, and makes stale what differs:
+    /// // The same, and a response that differs becomes stale:
     /// let layer = layer.verify(Verify::new(0.001).soften(true));
     /// ```
     ///
-    /// Once a client has its answer, its request goes to the application in the background; status, body and some
-    /// [fields](Verify::fields) of what comes are compared with what is stored, and
-    /// [`Event::Verified`](crate::telemetry::Event::Verified) says whether they are the same, and of what age. Nothing of it is
-    /// stored, and `Cache-Status` says nothing of it. What differs is loaded once more by a later hit, if one comes within half a minute:
-    /// [`Event::VerifiedAgain`](crate::telemetry::Event::VerifiedAgain) tells what is stale from what never says the same twice.
-    /// An application that answers with an error has said nothing.
+    /// After a client has been answered, its request goes to the application in the background. The status, the body and some
+    /// [fields](Verify::fields) of that response are compared with the stored ones, and
+    /// [`Event::Verified`](crate::telemetry::Event::Verified) says whether they are the same, and how old the stored response
+    /// is. The new response is not stored, and `Cache-Status` does not mention the verification. If the two differ, the next
+    /// hit within half a minute loads once more: [`Event::VerifiedAgain`](crate::telemetry::Event::VerifiedAgain) distinguishes
+    /// a stale response from one that is different each time. If the application answers with an error, nothing is compared.
     ///
-    /// - Never more than this share of the hits that could be: GET, answered with a fresh 200, without `Authorization` and without
-    ///   any cookie but [ignored](Self::ignore_cookies) ones. Of so many in a row one is, at random. It counts for this layer in
-    ///   this process; a [rule](Rule::verify) counts for itself.
-    /// - It takes room that is to spare: where [`max_loads`](Self::max_loads) is set, never the last place, and it gives way to a
-    ///   request that waits for one. At most sixteen run at one time, and none for longer than a load may.
-    /// - The application sees a request more, as by a refresh in the background. What a handler reads from a cache of typed values is
+    /// - Only GET requests that were answered with a fresh 200 are verified, without `Authorization` and without cookies other
+    ///   than [ignored](Self::ignore_cookies) ones: for a share of `1/n`, one at random out of every `n` of these in a row. The
+    ///   share is of this layer's hits in this process; a [rule](Rule::verify) with a share counts its own hits.
+    /// - Verification uses spare capacity only: where [`max_loads`](Self::max_loads) is set, it never takes the last place, and
+    ///   gives its place to a request that waits for one. At most sixteen run at one time, and none for longer than a load may.
+    /// - The application gets one more request, as with a background refresh. Values that a handler reads from a cache are
     ///   verified [there](crate::CacheBuilder::verify).
     pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
         self.context.policy.set_verify(verify.into());
@@ -476,36 +488,37 @@ impl CacheLayer {
 
 /// # Keys
 ///
-/// Which requests are answered by one response.
+/// Which requests share one stored response.
 impl CacheLayer {
-    /// What the keys of all requests through this layer begin with; nothing unless set. Layers that see the same host and
-    /// path for different things, over one cache or over one Redis prefix, need different ones.
+    /// The beginning of the keys of all requests through this layer; nothing unless set. Layers over one cache or over one Redis
+    /// prefix need different namespaces if the same host and path mean different things to them.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.context.namespace = namespace.into();
         self
     }
 
-    /// Whether `http` and `https` are two sites, with responses of their own; they are one unless set, and the ports 80 and
-    /// 443 go without saying.
+    /// Whether `http` and `https` are two sites, with responses of their own; they are one site unless set, and the ports 80 and
+    /// 443 are left out of keys.
     ///
-    /// A server rarely knows by which scheme a request came. HTTP/2 tells; HTTP/1.1 does not but in its absolute form, and
-    /// neither does what ends TLS in front of the server, except in fields that any client can write. So a write by HTTP/2
-    /// counts for HTTP/1.1 as well, and a `Location`, or a URI that is given to [`key`](Self::key), may have the scheme that
-    /// clients see. A redirect from one scheme to the other, to the same path, is passed on and not kept
+    /// A server rarely knows the scheme of a request. HTTP/2 states it; HTTP/1.1 states it only in the absolute form, and
+    /// a proxy that terminates TLS in front of the server states it only in fields that any client can set. So a write by HTTP/2
+    /// invalidates responses to HTTP/1.1 as well, and a `Location`, or a URI that is passed to [`key`](Self::key), may have the
+    /// scheme that clients see. A redirect from one scheme to the other, to the same path, is passed on and not stored
     /// ([`RedirectToItself`](crate::telemetry::NoCacheReason::RedirectToItself)).
     ///
-    /// Where the two do answer differently, set it, and see to it that the URI of a request says by which it came, before
-    /// this layer: what has no scheme is taken for `http`.
+    /// Set this if the two schemes get different responses, and make sure that a request's URI has its scheme before it reaches
+    /// this layer: a URI without a scheme counts as `http`.
     pub fn schemes_apart(mut self, apart: bool) -> Self {
         self.context.sites.tell_schemes_apart(apart);
         self
     }
 
-    /// Takes requests for the host `alias` for requests for `host`: they share what is stored, and a write to one counts for
-    /// both. So do a `Location`, [`key`](Self::key) and groups (RFC 9875) that name it. Keys, and with them
-    /// [patterns](Cache::delete_pattern), have the name of `host`. None unless set.
+    /// Treats requests for the host `alias` as requests for `host`: they share stored responses, and a write to one invalidates
+    /// both. The same holds for `alias` in a `Location`, in [`key`](Self::key) and in groups (RFC 9875). Keys, and with them
+    /// [patterns](Cache::delete_pattern), have the name of `host`. No aliases unless set.
     ///
-    /// Only for hosts that answer alike. A redirect from one to the other, to the same path, is passed on and not kept.
+    /// Use it only for hosts with the same responses. A redirect from one to the other, to the same path, is passed on and not
+    /// stored.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, ConfigError, store::MemoryStore};
@@ -520,8 +533,8 @@ impl CacheLayer {
     ///
     /// # Errors
     ///
-    /// If one of them is not a host, with a port where that is neither 80 nor 443; if both are the same, by way of other
-    /// aliases as well; or if `alias` is one of another host already.
+    /// If one of them is not a host (with its port, if that is neither 80 nor 443); if both are the same host, also through
+    /// other aliases; or if `alias` already is an alias of another host.
     pub fn canonical_host(mut self, alias: &str, host: &str) -> Result<Self, ConfigError> {
         self.context.sites.add_alias(alias, host).map_err(|reason| {
             ConfigError::new(ConfigErrorKind::Syntax, format!("canonical host {host:?} of {alias:?}: {reason}"))
@@ -536,8 +549,8 @@ impl CacheLayer {
         self
     }
 
-    /// Whether responses may say themselves which queries they answer, with `No-Vary-Search`, and what of it is believed
-    /// ([`NoVarySearch`]); the field is passed on and means nothing here unless set.
+    /// Whether responses may state which queries they answer, with `No-Vary-Search`, and which statements are honoured
+    /// ([`NoVarySearch`]); unless set, the field is passed on and has no effect here.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, NoVarySearch, store::MemoryStore};
@@ -549,28 +562,28 @@ impl CacheLayer {
         self
     }
 
-    /// Request fields that are part of the key, for what an application reads without saying so in `Vary`.
+    /// Request fields that are part of the key, for fields that the application reads but does not name in `Vary`.
     pub fn key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.context.policy.key_headers = names.into_iter().collect();
         self
     }
 
-    /// Which requests are given the same variant of a response, where that varies; [`Vary::safe`] in the safe profile. All
-    /// layers over one cache need the same.
+    /// Which requests get the same variant of a response that varies; [`Vary::safe`] in the safe profile. All
+    /// layers over one cache need the same setting.
     pub fn vary(mut self, vary: Vary) -> Self {
         self.context.policy.caching.normalization = vary.into_normalization();
         self
     }
 
-    /// Cookies whose values are part of the key, and which therefore don't keep a response from being stored: those of a
-    /// [rule](Rule::key_cookies) most often. None unless set.
+    /// Cookies whose values are part of the key, so that they don't prevent a response from being stored; most often set in a
+    /// [rule](Rule::key_cookies). None unless set.
     pub fn key_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.context.policy.cookies.keyed = names.into_iter().map(|name| name.as_ref().into()).collect();
         self
     }
 
-    /// Cookies that make no difference to the response, such as those of analytics; a name that ends in `*` is a prefix. A
-    /// request that has no others is one without cookies to the cache, in `Vary: Cookie` as well; the application still sees
+    /// Cookies that make no difference to the response, such as those of analytics; a name that ends in `*` is a prefix. To the
+    /// cache, a request that only has such cookies has none, in `Vary: Cookie` as well; the application still sees
     /// them. None unless set.
     ///
     /// ```
@@ -583,15 +596,15 @@ impl CacheLayer {
         self
     }
 
-    /// Cookies whose requests go to the application, whatever is stored, such as that of a session; a name that ends in `*` is
-    /// a prefix.
+    /// Cookies, such as a session cookie, that make a request go to the application whatever is stored; a name that ends in `*`
+    /// is a prefix. None unless set.
     pub fn bypass_on_cookies<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.context.policy.cookies.bypass = Names::new(names.into_iter().map(Into::into));
         self
     }
 
-    /// The key under which this layer keeps what it stores for an absolute URI, for
-    /// [`Cache::invalidate`](crate::Cache::invalidate); `None` for a URI without a host. Its scheme makes no difference
+    /// The key under which this layer stores the response for an absolute URI, for
+    /// [`Cache::invalidate`](crate::Cache::invalidate); `None` for a URI without a host. The URI's scheme makes no difference
     /// unless [`schemes_apart`](Self::schemes_apart) is set. With [`key_headers`](Self::key_headers), it is the key of
     /// requests without those fields.
     ///
@@ -612,10 +625,10 @@ impl CacheLayer {
         self.key_of_target(&Target::of_uri(&self.context.sites, uri)?, &HeaderMap::new())
     }
 
-    /// Voids every response that is stored for an absolute URI, whatever its key: those for other
-    /// [`key_headers`](Self::key_headers), and those to [QUERY](Self::query) with any content. `false` for a URI without a host,
-    /// which names nothing. A write that succeeds does the same for its own target. Where responses have such keys, one in 4096 of
-    /// those of other targets is voided with them.
+    /// Invalidates every response that is stored for an absolute URI, whatever its key: also those for other
+    /// [`key_headers`](Self::key_headers), and those to [QUERY](Self::query) with any content. Returns `false` for a URI
+    /// without a host, for which nothing can be stored. A write that succeeds does the same for its own target. If responses
+    /// have such keys, one in 4096 of those for other targets is invalidated with them.
     ///
     /// # Errors
     ///
@@ -624,13 +637,13 @@ impl CacheLayer {
         let Some(Affected { keys, tags }) = self.affected(uri) else { return Ok(false) };
         let mut result = self.context.cache.invalidate_tags(tags).await;
         for key in keys {
-            // Each is to be tried, whatever became of the one before.
+            // Try each key, even after an error.
             result = self.context.cache.invalidate(&key).await.and(result);
         }
         result.map(|()| true)
     }
 
-    /// As [`invalidate_uri`](Self::invalidate_uri), but makes responses stale rather than void, as
+    /// As [`invalidate_uri`](Self::invalidate_uri), but makes responses stale rather than unusable, as
     /// [`Cache::soft_invalidate`] does, at once or over a window.
     ///
     /// # Errors
@@ -643,25 +656,25 @@ impl CacheLayer {
         self.context.cache.soft_invalidate_uri(Tags::new(tags), keys, known)
     }
 
-    /// By what everything is reached that is stored for a URI.
+    /// The keys and tags that reach everything stored for a URI.
     fn affected(&self, uri: &Uri) -> Option<Affected> {
         let headers = HeaderMap::new();
         let target = Target::of_uri(&self.context.sites, uri)?;
-        // A layer over the same cache may tell requests by their content, if this one doesn't.
+        // Another layer over the same cache may have content in its keys, even if this one has not.
         let context = Context { has_content_keys: true, ..self.context.clone() };
         Some(self.settings(context, None).affected(&target, &headers, &headers))
     }
 
-    /// The key under which this layer keeps what it stores for a request with this URI and these fields: what a handler has
-    /// at hand, where the URI is but a path, and `Host` names the host. `None` if they don't say clearly which host it is
-    /// for. The URI may be another one than the handler's own; it has to be as this layer sees it, before a router that
-    /// [nests](Self#where-to-put-it) takes its prefix off.
+    /// The key under which this layer stores the response to a request with this URI and these fields. It is for handlers,
+    /// whose request URI is often a path only, with the host in `Host`. `None` if URI and fields don't clearly state the host.
+    /// The URI may differ from that of the handler's request; it has to be as this layer sees it, before a
+    /// [nested](Self#where-to-put-it) router removes its prefix.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
     /// # use http::{Uri, request::Parts};
     /// async fn restock(parts: Parts, cache: Cache, layer: CacheLayer) -> Result<(), cache_layer::InvalidateError> {
-    ///     // … and then, what it changed on the site that it was asked by:
+    ///     // … and then, invalidate what it changed on the request's own site:
     ///     let list = Uri::from_static("/api/products");
     ///     for uri in [&parts.uri, &list] {
     ///         if let Some(key) = layer.key_of(uri, &parts.headers) {
@@ -683,8 +696,7 @@ impl CacheLayer {
         Some(self.settings(self.context.clone(), None).key(target, headers))
     }
 
-    /// The settings of this layer's rules, over these.
-    /// The settings for a request of which a layer outside says this.
+    /// The settings for a request with these hints: those of the rule that applies, over those in `context`.
     pub(super) fn settings(&self, context: Context, hints: Option<&Hints>) -> RequestSettings {
         let context = Arc::new(context);
         let ruled = self.rules.as_ref().map(|rules| RuledContexts::new(context.clone(), rules.clone()));
@@ -694,10 +706,10 @@ impl CacheLayer {
 
 /// # A way past the cache
 impl CacheLayer {
-    /// Whether the cache is there at all; it is unless set. Turned off, it looks nothing up, and stores nothing (`detail=off`).
-    /// What is written through it still voids what is stored, so that nothing is outdated where it is on, or when it is on again.
-    /// Values ([`get_or_load`](crate::Cache::get_or_load), `#[cached]`) are stored all the same; a store without room,
-    /// `MemoryStore::new(0)`, keeps neither.
+    /// Whether the cache is on; it is unless set. When off, the layer looks nothing up, and stores nothing (`detail=off`).
+    /// Writes through it still invalidate stored responses, so that they are not outdated in processes where the cache is on, or
+    /// once it is on again. Values ([`get_or_load`](crate::Cache::get_or_load), `#[cached]`) are not affected; a store of size
+    /// zero, `MemoryStore::new(0)`, keeps neither responses nor values.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -705,8 +717,8 @@ impl CacheLayer {
     /// let layer = CacheLayer::new(cache).enabled(std::env::var_os("NO_CACHE").is_none());
     /// ```
     ///
-    /// To leave the layer out altogether, writes included, is a matter for `option_layer`, for which responses have to have the
-    /// same body with it and without it:
+    /// To leave the layer out altogether, so that writes invalidate nothing either, use `option_layer`. It requires the same body
+    /// type with and without the layer:
     ///
     /// ```
     /// # use axum::{Router, body::Body, http::Response, routing::get};
@@ -725,8 +737,8 @@ impl CacheLayer {
         self
     }
 
-    /// Which requests go to the application as they are, with nothing kept of what comes (`detail=bypass-if`); none unless set.
-    /// For what a layer outside finds out, there are [`Hints`](crate::Hints).
+    /// Which requests go to the application unchanged, with responses that are not stored (`detail=bypass-if`); none unless set.
+    /// If a layer outside decides, it can use [`Hints`](crate::Hints) instead.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -742,12 +754,12 @@ impl CacheLayer {
 
 /// # Tags and invalidation
 impl CacheLayer {
-    /// Response fields by which the application names a response's [`Tags`](crate::Tags), beside those in its extensions:
-    /// `Cache-Tag`, with commas between tags, and `Surrogate-Key`, with blanks, unless set. In other fields, commas and
-    /// blanks are both between tags. None means that these fields mean nothing here, and are passed on.
+    /// Response fields by which the application names a response's [`Tags`](crate::Tags), in addition to those in its extensions:
+    /// `Cache-Tag`, with commas between tags, and `Surrogate-Key`, with blanks, unless set. In other fields, both commas and
+    /// blanks separate tags. With an empty list, these fields have no effect here, and are passed on.
     ///
-    /// A response that names more than 1,024 tags, or one of more than 256 bytes, is not kept. When the application says that
-    /// a stored response still holds (304), and names tags, they replace those that were named before.
+    /// A response that names more than 1,024 tags, or a tag of more than 256 bytes, is not stored. If a 304 names tags, they
+    /// replace the tags of the stored response that it confirms.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -760,7 +772,7 @@ impl CacheLayer {
     }
 
     /// Whether [`tag_fields`](Self::tag_fields) are passed on to clients, for another cache on the way that reads them; they
-    /// are not unless set, since they tell how an application is built.
+    /// are not unless set, since they reveal how an application is built.
     pub fn pass_tag_fields(mut self, pass: bool) -> Self {
         self.context.policy.pass_tag_fields = pass;
         self
@@ -786,13 +798,12 @@ impl CacheLayer {
         Target::of_uri(&self.context.sites, uri).map(|target| self.context.group_tag(&target, group))
     }
 
-    /// Which requests by other methods than the safe ones change something, so that what they name is voided once they are
-    /// answered; all of them unless set. For an application that reads by POST, as GraphQL does: each invalidation costs a
-    /// round trip to the store.
+    /// Which requests with unsafe methods count as writes, and so invalidate once they are answered; all of them unless set. It
+    /// is for applications that read by POST, as GraphQL does: each invalidation costs a round trip to the store.
     ///
-    /// What is no change here voids nothing: neither its own target, nor what its response names in `Location`,
-    /// `Content-Location` or `Cache-Group-Invalidation`. gRPC calls, told by the `Content-Type` of both request and
-    /// response, never void anything, since no GET is answered by what they are about.
+    /// A request that does not count as a write invalidates nothing: neither its own target, nor the URIs and groups that its
+    /// response names in `Location`, `Content-Location` or `Cache-Group-Invalidation`. gRPC calls, recognized by the
+    /// `Content-Type` of both request and response, never invalidate, since they have no resources that GET could read.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -807,12 +818,12 @@ impl CacheLayer {
 
 /// # What the cache says about itself
 impl CacheLayer {
-    /// What this cache calls itself in `Cache-Status`, where several caches on the way are told apart; `cache-layer`
+    /// The name of this cache in `Cache-Status`, by which clients distinguish several caches on the way; `cache-layer`
     /// unless set.
     ///
     /// # Errors
     ///
-    /// If `name` is empty, or has other characters than printable ASCII.
+    /// If `name` is empty, or has characters other than printable ASCII.
     pub fn name(mut self, name: &str) -> Result<Self, ConfigError> {
         self.context.signature.name = CacheName::new(name).ok_or_else(|| {
             ConfigError::new(
@@ -823,8 +834,8 @@ impl CacheLayer {
         Ok(self)
     }
 
-    /// Whether responses say what the cache did for them: in `X-Cache`, `X-Cache-Age` and `Cache-Status`. They do unless set.
-    /// `Age`, which other caches have to know, they have in any case.
+    /// Whether responses say what the cache did, in `X-Cache`, `X-Cache-Age` and `Cache-Status`; they do unless set.
+    /// They always have `Age`, which other caches need.
     pub fn announce(mut self, announces: bool) -> Self {
         if announces == self.context.signature.is_silent() {
             self.context.signature.fields_mut().silent = !announces;
@@ -846,7 +857,8 @@ impl CacheLayer {
         self
     }
 
-    /// The field in which responses say how many seconds ago they came in; `X-Cache-Age` unless set, and `None` for none.
+    /// The field in which responses say how many seconds ago this cache received them; `X-Cache-Age` unless set, and `None` for
+    /// none.
     pub fn x_cache_age_field(mut self, name: impl Into<Option<HeaderName>>) -> Self {
         self.context.signature.fields_mut().x_cache_age = name.into();
         self
@@ -859,8 +871,8 @@ impl CacheLayer {
         self
     }
 
-    /// By which field answers tell the caches after this one how much of their freshness is left; [`Remaining::Age`] unless
-    /// set. Some caches ignore `Age`, and keep what they get from this one for its whole `max-age` once more: nginx, HAProxy,
+    /// The field by which responses tell the caches in front of this one their remaining freshness; [`Remaining::Age`] unless
+    /// set. Some caches ignore `Age`, and keep a response from this cache for its whole `max-age` once more: nginx, HAProxy,
     /// npm's client and others, listed in `docs/neighbours.md` of the repository.
     ///
     /// ```

@@ -1,13 +1,13 @@
-//! What a client has sent, where the cache negotiates in the application's place.
+//! The preferences that a client sent, where the cache negotiates in the application's place.
 
 use http::{Extensions, HeaderMap};
 
-/// What a client has sent in `Accept-Encoding` and `Accept-Language`, where [`Vary::negotiate`](crate::Vary::negotiate) or
-/// [`Vary::languages`](crate::Vary::languages) has put something else in their place: in the extensions of the request that the
-/// application gets, and only there, since a request that goes through as it came has its own fields still.
+/// A client's own `Accept-Encoding` and `Accept-Language`, where [`Vary::negotiate`](crate::Vary::negotiate) or
+/// [`Vary::languages`](crate::Vary::languages) has replaced these fields. It is in the extensions of the request that the
+/// application gets; a request that passes through unchanged has no such extension, because it still has its own fields.
 ///
-/// It is for logs and statistics. A response that is made by it is stored for all clients that were negotiated the same, whatever
-/// else they have sent.
+/// It is for logs and statistics only: the response is stored for all clients with the same negotiated preference, whatever else
+/// they have sent.
 ///
 /// ```
 /// use cache_layer::ClientPreferences;
@@ -24,13 +24,13 @@ use http::{Extensions, HeaderMap};
 pub struct ClientPreferences(HeaderMap);
 
 impl ClientPreferences {
-    /// The two fields as the client has sent them, all lines of each, those that were left as they are included.
+    /// The two fields as the client sent them, with all their lines, including a field that was not replaced.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0
     }
 
-    /// Keeps them, unless a cache further out has done so.
+    /// Keeps the fields, unless a cache further out has already done so.
     pub(super) fn keep(sent: HeaderMap, extensions: &mut Extensions) {
         extensions.get_or_insert_with(|| Self(sent));
     }

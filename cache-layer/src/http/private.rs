@@ -12,13 +12,14 @@ use crate::{
     key::Key,
 };
 
-/// Bytes of an owner's name, which is in a tag.
+/// The most bytes of an owner's name, which is part of a tag.
 const LONGEST_OWNER: usize = 200;
 
-/// Puts a cache in front of a *client*, for one owner: what a browser has, for a program that calls APIs.
+/// Puts a cache in front of a *client*, for one owner: a browser's cache, for a program that calls APIs.
 ///
 /// The service inside is the client, such as hyper-util's, or reqwest's behind a few lines that the
-/// [guide](https://docs.rs/cache-layer/latest/cache_layer/guide/client/) has. It gets the requests whose responses are not stored, and validations of those that are stale.
+/// [guide](https://docs.rs/cache-layer/latest/cache_layer/guide/client/) shows. The client gets the requests whose responses
+/// are not stored, and requests that validate stale responses.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -40,36 +41,37 @@ const LONGEST_OWNER: usize = 200;
 ///
 /// # Whose it is
 ///
-/// What a private cache keeps is for one owner, and the type sees to it: it has a [memory of its own](Self::in_memory), or [the
-/// owner's name](Self::of) is in each of its keys. No [`CacheLayer`] becomes private by a setting, and none reads what a private
-/// one keeps, though both may be over one [`Cache`]. Make one for each user.
+/// A private cache keeps responses for one owner: make one layer for each user. Responses can't reach another owner, because
+/// the layer has a [memory of its own](Self::in_memory), or [the owner's name](Self::of) is in each of its keys. No setting
+/// makes a [`CacheLayer`] private, and no `CacheLayer` reads the entries of a private one, even over the same [`Cache`].
 ///
-/// Credentials are part of the key besides, as a digest: `Authorization`, `Cookie`, and [others](Self::credentials). With another
-/// token or session, nothing is found that was stored with the former. What a client adds further in (a cookie store, default
-/// fields, a client certificate) this layer does not see: there, the owner's name is all that tells users apart.
+/// A digest of the credentials is part of the key as well: `Authorization`, `Cookie`, and [others](Self::credentials). With
+/// another token or session, a request does not find responses that were stored with the former one. This layer does not see
+/// what a client adds further in (a cookie store, default fields, a client certificate): there, only the owner's name
+/// distinguishes users.
 ///
 /// # What differs from a shared cache
 ///
 /// | | here | [`CacheLayer`] |
 /// |---|---|---|
 /// | `private` | stored (RFC 9111, section 5.2.2.7) | not stored |
-/// | `s-maxage`, `proxy-revalidate`, `CDN-Cache-Control` | mean nothing | honoured, the last by choice |
-/// | `Authorization` | needs no permission; in the key | needs one (section 3.5) |
+/// | `s-maxage`, `proxy-revalidate`, `CDN-Cache-Control` | ignored | honoured, the last by choice |
+/// | `Authorization` | needs no permission; in the key | needs permission to store (section 3.5) |
 /// | `Cookie` | in the key, whatever states the freshness | needs stated freshness |
-/// | `Set-Cookie` | given to the request that loads; stored without it, as browsers do, so that no hit undoes what was set since | not stored |
-/// | no stated freshness | estimated (section 4.2.2), where a status permits it | not stored |
+/// | `Set-Cookie` | passed to the request that loads; the response is stored without it, as in browsers, so that no hit undoes a later cookie | not stored |
+/// | no stated freshness | estimated (section 4.2.2), if the status permits it | not stored |
 /// | directives of requests | honoured | by choice |
-/// | `http` and `https` | two sites, always | one |
-/// | `Cache-Tag`, `Surrogate-Key` | passed on; mean nothing | tags, and not passed on |
+/// | `http` and `https` | two sites, always | one site |
+/// | `Cache-Tag`, `Surrogate-Key` | passed on, and ignored | tags, and not passed on |
 ///
-/// All else is the same: validation, `must-revalidate`, `no-store`, `Vary`, ranges, one load for all who wait, and invalidation by
-/// what an unsafe method names, under whatever credentials it was stored.
+/// All else is the same: validation, `must-revalidate`, `no-store`, `Vary`, ranges, one load for all requests that wait, and
+/// invalidation by unsafe methods, whatever the credentials with which a response was stored.
 ///
 /// # Where to put it
 ///
-/// Inside of what follows redirects, and outside of what retries. A client that follows redirects itself gives the last
-/// response for the first URI, and it would be kept for that one: turn that off in it (`redirect::Policy::none()` in reqwest), and
-/// use tower-http's `FollowRedirect` around this layer.
+/// Inside of a layer that follows redirects, and outside of a layer that retries. A client that follows redirects itself
+/// returns the last response for the first URI, and this layer would store it for the first URI: turn that off in the client
+/// (`redirect::Policy::none()` in reqwest), and use tower-http's `FollowRedirect` around this layer.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct PrivateCacheLayer {
@@ -78,17 +80,18 @@ pub struct PrivateCacheLayer {
 }
 
 impl PrivateCacheLayer {
-    /// Keeps responses in a memory of its own, of so many bytes; clones share it.
+    /// Keeps responses in a memory of its own, of `bytes` bytes; clones of the layer share it.
     #[cfg(feature = "memory")]
     #[cfg_attr(docsrs, doc(cfg(feature = "memory")))]
     pub fn in_memory(bytes: u64) -> Self {
         Self::owned(Owner::new(String::new()), Cache::new(MemoryStore::new(bytes)))
     }
 
-    /// Keeps responses of `owner` in `cache`, which others may use as well: all who name the same owner share what is stored.
+    /// Keeps responses of `owner` in `cache`, which other layers may use as well: all layers with the same owner share stored
+    /// responses.
     ///
-    /// In Redis, whoever reads the store reads what its owners read, unless entries are sealed
-    /// (`RedisStoreBuilder::sealed_with`), which also hides the owner's name in the names of keys.
+    /// Anyone who can read a Redis can read its owners' responses, unless entries are sealed (`RedisStoreBuilder::sealed_with`),
+    /// which also hides the owner's name in the names of keys.
     ///
     /// ```
     /// use cache_layer::{Cache, PrivateCacheLayer, store::MemoryStore};
@@ -116,8 +119,7 @@ impl PrivateCacheLayer {
         Self { settings: CacheLayer::for_private_use(cache), owner }
     }
 
-    /// More request fields by which servers know who asks, beside `Authorization` and `Cookie`. A digest of them is part of the
-    /// key.
+    /// More request fields with credentials, in addition to `Authorization` and `Cookie`. A digest of them is part of the key.
     ///
     /// ```
     /// # use cache_layer::PrivateCacheLayer;
@@ -128,7 +130,7 @@ impl PrivateCacheLayer {
         self
     }
 
-    /// Changes settings, which are those of a [`CacheLayer`]. None of them shares what is stored with another owner.
+    /// Changes settings, which are those of a [`CacheLayer`]. No setting shares stored responses with another owner.
     ///
     /// ```
     /// use std::time::Duration;
@@ -169,15 +171,16 @@ impl PrivateCacheLayer {
         &self.settings.context.cache
     }
 
-    /// The key under which a response to GET of `uri` is kept, for a request without credentials; `None` for a URI without a
-    /// host. For others, and for all of them, there is [`invalidate_uri`](Self::invalidate_uri).
+    /// The key under which the response to a GET of `uri` is stored, for a request without credentials; `None` for a URI
+    /// without a host. To reach the responses for all credentials, use [`invalidate_uri`](Self::invalidate_uri).
     #[must_use]
     pub fn key(&self, uri: &Uri) -> Option<Key> {
         self.of_owner().key(uri)
     }
 
-    /// Voids every response that the owner has for an absolute URI, under whatever credentials; `false` for a URI without a host.
-    /// One in 4096 of those of other URIs is voided with them. A write that succeeds does the same for its own target.
+    /// Invalidates every response that is stored for the owner and an absolute URI, whatever the credentials; returns `false`
+    /// for a URI without a host. One in 4096 of the owner's responses for other URIs is invalidated with them. A write that
+    /// succeeds does the same for its own target.
     ///
     /// # Errors
     ///
@@ -186,7 +189,7 @@ impl PrivateCacheLayer {
         self.of_owner().invalidate_uri(uri).await
     }
 
-    /// Voids everything that is kept for the owner: to be called when the owner logs out.
+    /// Invalidates everything that is stored for the owner: call it when the owner logs out.
     ///
     /// ```
     /// # use cache_layer::PrivateCacheLayer;

@@ -1,5 +1,5 @@
-//! QUERY (RFC 10008): requests that are answered by their content. A layer of its own around the cache's: it reads the content,
-//! and what follows is as for GET, under a key that has the content in it.
+//! QUERY (RFC 10008): requests that are answered by their content. A separate layer around the cache layer reads the content;
+//! after that, QUERY is handled like GET, under a key that contains the content's digest.
 
 use std::{
     fmt,
@@ -36,11 +36,11 @@ const QUERY: &str = "QUERY";
 
 /// A [`CacheLayer`] that keeps responses to QUERY as well (RFC 10008), made by [`CacheLayer::query`].
 ///
-/// QUERY is GET with content: safe, and its response is that of the content. A response is kept under the method, the target,
-/// the content and every `Content-*` field that says what the content is, and answers only QUERY with all of them the same,
-/// byte by byte; the type is compared in lower case. All else is as for GET: freshness, which must be stated, `Vary`,
-/// conditions, validation, stale use, one load for all who wait. A write to the target that succeeds voids the responses to
-/// every content.
+/// QUERY is GET with content: it is safe, and its response depends on the content. A response is stored under the method, the
+/// target, the content and every `Content-*` field that says what the content is, and answers only a QUERY that is equal in all
+/// of them, byte by byte; the type is compared in lower case. All else is as for GET: freshness, which must be stated, `Vary`,
+/// conditions, validation, stale use, one load for all requests that wait. A write to the target that succeeds invalidates the
+/// responses for every content.
 ///
 /// ```
 /// use cache_layer::{Cache, CacheLayer, QueryBody, store::MemoryStore};
@@ -58,19 +58,20 @@ const QUERY: &str = "QUERY";
 /// # let _: cache_layer::QueryService<_> = service;
 /// ```
 ///
-/// The application gets its requests with a [`QueryBody`] in place of their own body, which has the same bytes; axum's `Router`
-/// takes any. The content is read before the application sees the request, and so before a check in it of who may ask: put that
-/// outside of the cache. It is held in memory while its request is answered, and never in the names of keys, in logs or in
-/// traces, where only a digest of it is; who can read names in Redis can tell from that which of some contents it was.
+/// The application gets its requests with a [`QueryBody`] in place of their own body, with the same bytes; axum's `Router`
+/// accepts any body. The content is read before the application sees the request, and so before access checks in the
+/// application: put these outside of the cache. The content is held in memory while its request is answered. The names of keys,
+/// logs and traces never contain it, only a digest; an attacker who can read names in Redis can test by the digest whether a
+/// guessed content occurs.
 ///
-/// Some requests are forwarded as they are, and their responses not kept: without one `Content-Type` that can be read, with
-/// `Content-Range`, trailers, `Expect` ([`expect_continue`](Self::expect_continue)), `Incremental: ?1`, `If-Match` or
-/// `If-Unmodified-Since`, with longer content than [`max_content`](Self::max_content), and with content that breaks off or comes
-/// in for longer than [`read_timeout`](Self::read_timeout). While a client is sending, no other request waits for it. A method
-/// `query`, in lower case, is another one, and like any unknown method voids what it is sent to.
+/// These requests are forwarded unchanged, and their responses are not stored: requests without exactly one readable
+/// `Content-Type`; with `Content-Range`, trailers, `Expect` ([`expect_continue`](Self::expect_continue)), `Incremental: ?1`,
+/// `If-Match` or `If-Unmodified-Since`; with content that is longer than [`max_content`](Self::max_content), breaks off, or
+/// takes longer to arrive than [`read_timeout`](Self::read_timeout). While a client is sending, no other request waits for it.
+/// A method `query`, in lower case, is not QUERY, and like any unknown method it invalidates its target.
 ///
-/// Where a `Location` in the response names a resource that GET repeats the query by, let clients use that: any cache on the way
-/// keeps it.
+/// If the response's `Location` names a resource that repeats the query by GET, let clients use that: every cache on the way can
+/// store it.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is put on a service"]
 pub struct QueryLayer {
@@ -78,14 +79,14 @@ pub struct QueryLayer {
     policy: ContentPolicy,
 }
 
-/// Of which requests the content is read, and how.
+/// Which requests have their content read, and how.
 #[derive(Clone)]
 struct ContentPolicy {
     most_content: u64,
     read_timeout: Duration,
     reads_expected: bool,
     normalize: Option<Arc<Normalize>>,
-    /// All of them, if there is none.
+    /// `None` means all QUERY requests.
     queries: Option<Arc<Predicate>>,
     posts: Option<Arc<Predicate>>,
 }
@@ -94,8 +95,8 @@ type Normalize = dyn Fn(&request::Parts, &[u8]) -> Option<Vec<u8>> + Send + Sync
 type Predicate = dyn Fn(&request::Parts) -> bool + Send + Sync;
 
 impl CacheLayer {
-    /// Keeps responses to QUERY, too, by the content of the requests (RFC 10008); they are passed through unless this is
-    /// called. To be called last: [`QueryLayer`] has settings of its own.
+    /// Stores responses to QUERY, too, by the content of the requests (RFC 10008); QUERY passes through unless this is
+    /// called. Call it last: it returns a [`QueryLayer`], which has settings of its own.
     pub fn query(self) -> QueryLayer {
         let policy = ContentPolicy {
             most_content: MOST_CONTENT,
@@ -110,31 +111,31 @@ impl CacheLayer {
 }
 
 impl QueryLayer {
-    /// The longest content that is read, in bytes; 64 KiB unless set. A request with more is forwarded as it comes in.
+    /// The longest content that is read, in bytes; 64 KiB unless set. A request with longer content is forwarded as it arrives.
     pub fn max_content(mut self, bytes: u64) -> Self {
         self.policy.most_content = bytes;
         self
     }
 
-    /// For how long to wait for the content of a request; 10 s unless set. One that takes longer is forwarded as it comes in.
+    /// How long to wait for the content of a request; 10 s unless set. A request that takes longer is forwarded as it arrives.
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
         self.policy.read_timeout = timeout;
         self
     }
 
-    /// Whether requests with `Expect: 100-continue` are read as well; they are forwarded unless set. To read their content is to
-    /// tell the client to send it, before the application had a chance to refuse.
+    /// Whether the content of requests with `Expect: 100-continue` is read as well; they are forwarded unless set. Reading tells
+    /// the client to send the content before the application had a chance to refuse it.
     pub fn expect_continue(mut self, reads: bool) -> Self {
         self.policy.reads_expected = reads;
         self
     }
 
-    /// Makes one of contents that mean the same: what this returns stands for the content in the key, and `None` leaves that to
-    /// the bytes. The application gets the content as it came. Nothing is made one unless this is set.
+    /// Treats contents that mean the same as equal: the returned bytes replace the content in the key, and `None` keeps the
+    /// content itself. The application still gets the original content. Unless this is set, contents are compared byte by byte.
     ///
-    /// Only for a language whose rules are the application's own: a mistake here is a wrong answer. White space in JSON means
-    /// nothing, but the order of names, names that repeat, and the spelling of numbers may. A request with `no-transform` is
-    /// never answered so (RFC 10008, section 2.7).
+    /// Use it only for a language whose rules the application defines: a mistake here causes wrong responses. White space in JSON
+    /// has no meaning, but the order of names, repeated names, and the spelling of numbers may have one. A request with
+    /// `no-transform` is never normalized (RFC 10008, section 2.7).
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -154,13 +155,13 @@ impl QueryLayer {
         self
     }
 
-    /// The layer that this one is around.
+    /// The cache layer that this layer is around.
     pub fn cache_layer(&self) -> &CacheLayer {
         &self.cache
     }
 
-    /// The digest of a request's content, if that is part of its key, or why it is not; `None` for a request that is not answered
-    /// by its content.
+    /// The digest of a request's content, if it is part of the key, or the reason why it is not; `None` for a request that is not
+    /// answered by its content.
     pub(super) async fn digest_of(
         &self,
         request: &Request<()>,
@@ -177,8 +178,8 @@ impl QueryLayer {
         }
     }
 
-    /// The QUERY requests that are answered by their content, such as those of one route; all unless set. Others pass through, with
-    /// their content unread, and void nothing.
+    /// The QUERY requests that are answered by their content, such as those of one route; all unless set. Other QUERY requests
+    /// pass through, with their content unread, and invalidate nothing.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -190,9 +191,9 @@ impl QueryLayer {
         self
     }
 
-    /// POST requests that only read, as those of GraphQL and of many searches do: they are answered by their content as QUERY
-    /// is, and never for QUERY or GET. None unless set. One that can't be answered so is a POST like any other, and voids what it
-    /// is sent to unless [`voids`](CacheLayer::voids) says otherwise.
+    /// POST requests that only read, such as those of GraphQL and of many searches: they are answered by their content as QUERY
+    /// is, but their responses never answer QUERY or GET. None unless set. A POST that can't be answered by its content
+    /// invalidates its target like any other POST, unless [`voids`](CacheLayer::voids) says otherwise.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -272,7 +273,7 @@ where
 }
 
 impl ContentPolicy {
-    /// Whether the request is one that is answered by its content.
+    /// Whether the request is to be answered by its content.
     fn cover(&self, request: &request::Parts) -> bool {
         match request.method.as_str() {
             QUERY => self.queries.as_ref().is_none_or(|answered| answered(request)),
@@ -317,7 +318,7 @@ impl ContentPolicy {
         cache.bypass(request, reason).await
     }
 
-    /// The content of a request that may be answered by it; or its body as it came, and why it may not.
+    /// The content of a request that may be answered by it; otherwise its body unread, and the reason.
     async fn read<B: Body<Data = Bytes>>(
         &self,
         request: &request::Parts,

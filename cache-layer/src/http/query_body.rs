@@ -1,4 +1,4 @@
-//! The body of a request that may be answered by its content: read ahead, and given to the application as it came.
+//! The body of a request that may be answered by its content: the cache reads it first, and the application gets the same bytes.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use crate::telemetry::NoCacheReason;
 
 pin_project! {
     /// The body of a request as the service behind a [`QueryLayer`](super::QueryLayer) gets it: the client's own, or the same
-    /// bytes, read ahead.
+    /// bytes from memory.
     pub struct QueryBody<B: Body> {
         #[pin]
         kind: Kind<B>,
@@ -29,7 +29,7 @@ pin_project! {
         Untouched { #[pin] body: B },
         /// All of it.
         Content { left: Option<Bytes> },
-        /// What was read of it, and the rest, if there is one.
+        /// The part that was read, and the rest, if there is one.
         Begun { ahead: VecDeque<Result<Frame<Bytes>, B::Error>>, rest: Option<Pin<Box<B>>> },
     }
 }
@@ -43,7 +43,7 @@ impl<B: Body<Data = Bytes>> QueryBody<B> {
         Self { kind: Kind::Content { left: Some(content).filter(|content| !content.is_empty()) } }
     }
 
-    /// The content, if all of it is at hand.
+    /// The content, if all of it is in memory.
     pub(super) fn content(&self) -> Option<Bytes> {
         match &self.kind {
             Kind::Content { left } => Some(left.clone().unwrap_or_default()),
@@ -51,8 +51,8 @@ impl<B: Body<Data = Bytes>> QueryBody<B> {
         }
     }
 
-    /// Reads `body` to its end, until `deadline`, if it is no longer than `most` bytes, and as long as is `declared`. Otherwise
-    /// it is given back, as if it had not been read, with the reason.
+    /// Reads `body` to its end, until `deadline`, if it has at most `most` bytes and the `declared` length. Otherwise the body is
+    /// returned as if it had not been read, with the reason.
     pub(super) async fn read(
         body: B,
         most: u64,
@@ -76,7 +76,7 @@ impl<B: Body<Data = Bytes>> QueryBody<B> {
             let data = frame.as_ref().map(|frame| frame.data_ref().map_or(0, Bytes::len) as u64);
             let reason = match &data {
                 Err(_) => Some(NoCacheReason::ContentUnread),
-                // They are no content, and what they say is in no key.
+                // Trailers are not content, and are not part of any key.
                 Ok(_) if frame.as_ref().is_ok_and(|frame| !frame.is_data()) => Some(NoCacheReason::Trailers),
                 Ok(more) if length + more > most => Some(NoCacheReason::ContentTooLarge),
                 Ok(more) => {
@@ -159,7 +159,7 @@ impl<B: Body<Data = Bytes>> Body for QueryBody<B> {
 }
 
 impl<B: Body> fmt::Debug for QueryBody<B> {
-    /// Without the content, which may be as secret as an address.
+    /// Omits the content, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
             Kind::Untouched { .. } => "QueryBody(untouched)",

@@ -1,4 +1,4 @@
-//! What becomes of one request.
+//! The service behind a [`CacheLayer`](super::CacheLayer): how one request is handled.
 
 use std::{
     fmt,
@@ -34,14 +34,14 @@ use crate::{
 
 /// A service behind a cache, made by [`CacheLayer`](super::CacheLayer).
 ///
-/// It is always ready, so that a hit never waits for a busy application; a request that has to go forward drives a clone
-/// of the inner service to readiness first. Limits and load shedders that protect the application belong inside, those
-/// that protect the process outside.
+/// It is always ready, so that a hit never waits for a busy application; before a request is forwarded, a clone of the inner
+/// service is driven to readiness. Limits and load shedders that protect the application belong inside, those that protect the
+/// process outside.
 #[derive(Clone)]
 pub struct CacheService<S> {
     inner: S,
     context: Arc<Context>,
-    /// None where all requests are looked up, by the same settings.
+    /// `None` if all requests are looked up with the same settings.
     ruled: Option<Ruled>,
 }
 
@@ -132,7 +132,7 @@ where
     }
 }
 
-/// What becomes of a request that the cache may have an answer for, or is to find one for.
+/// The first result for a request that the cache may answer.
 enum AtOnce<R: Body> {
     Answer(Response<ResponseBody<R>>),
     Bypass(Refusal),
@@ -140,7 +140,7 @@ enum AtOnce<R: Body> {
 }
 
 impl Context {
-    /// A hit in memory is answered here: nothing is cloned for it. A request with another process's mark has no hit.
+    /// Answers a hit in memory, without cloning anything. A request that carries another process's load mark is never a hit.
     fn answer_at_once<B, R: Body>(&self, request: &Request<B>, key: &Key, marked: bool) -> AtOnce<R> {
         let (method, headers) = (request.method(), request.headers());
         if self.is_nested(key, request.extensions()) {
@@ -180,7 +180,7 @@ impl<S: Clone> CacheService<S> {
         &self.context
     }
 
-    /// A request whose key or settings are not those that its target has by itself.
+    /// Answers a request whose key or settings differ from those of its target alone.
     pub(super) fn answer_by<B: Send + 'static>(
         &self,
         Choice { context, key, mut bypass }: Choice,
@@ -191,7 +191,7 @@ impl<S: Clone> CacheService<S> {
     where
         S: Origin<B>,
     {
-        // What a layer further out stores is its to decide.
+        // The outer layer decides what is stored.
         if context.is_nested(&key, request.extensions()) {
             return self.bypass(request, NoCacheReason::Nested);
         }
@@ -212,7 +212,7 @@ impl<S: Clone> CacheService<S> {
         }
     }
 
-    /// A request whose answer takes a future, and with it a clone of what the service is made of.
+    /// Answers a request that needs a future, and so a clone of the service's parts.
     fn fetch<B: Send + 'static>(
         &self,
         context: Arc<Context>,
@@ -226,7 +226,7 @@ impl<S: Clone> CacheService<S> {
         S: Origin<B>,
     {
         let span = lookup.span();
-        // Another query's load may answer what is missing, where responses say so.
+        // With `No-Vary-Search`, another query's load may provide the missing response.
         let only_by_key = context.variations.is_none();
         let asking = Asking { context, service: self.inner.clone(), request, key, target };
         match (mark, known) {
@@ -238,7 +238,7 @@ impl<S: Clone> CacheService<S> {
         }
     }
 
-    /// A request that is not looked up.
+    /// Forwards a request that is not looked up.
     pub(super) fn bypass<B, R: Body>(
         &self,
         mut request: Request<B>,

@@ -1,4 +1,4 @@
-//! Settings as people read them, by the names of their setters.
+//! Settings in readable form, by the names of their setters.
 
 use std::{fmt::Display, time::Duration};
 
@@ -12,9 +12,9 @@ use crate::{
 pub(crate) type Shown = (&'static str, String);
 
 impl Policy {
-    /// Each setting that counts for a request of `path`.
+    /// Each setting that applies to a request for `path`.
     pub(crate) fn shown(&self, path: &str) -> Vec<Shown> {
-        // Taken apart, so that no setting is forgotten here.
+        // Destructured in full, so that the compiler reports a setting that is missing here.
         let Self {
             caching,
             bypass,
@@ -73,7 +73,7 @@ impl Policy {
         shown
     }
 
-    /// For how long what states no freshness is kept, and by which prefix, if it is by one.
+    /// How long a response without stated freshness is kept, and the prefix that says so, if one does.
     fn shown_ttl(&self, path: &str) -> String {
         match (self.ttl(path), self.prefix_of(path)) {
             (None, _) => "none".to_owned(),
@@ -147,7 +147,7 @@ fn yes(on: bool) -> String {
     if on { "yes" } else { "no" }.to_owned()
 }
 
-/// What can't be written down: a function.
+/// A setting that can't be printed, because it is a function.
 fn set(is_set: bool) -> String {
     if is_set { "set" } else { "none" }.to_owned()
 }

@@ -5,8 +5,8 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, ETAG, LOCATION},
 };
 
-/// How often fresh hits are verified, and by what: for [`CacheLayer::verify`](crate::CacheLayer::verify) and
-/// [`CacheBuilder::verify`](crate::CacheBuilder::verify). A number is a rate.
+/// How often fresh hits are verified, and what is compared: for [`CacheLayer::verify`](crate::CacheLayer::verify) and
+/// [`CacheBuilder::verify`](crate::CacheBuilder::verify). A plain number is a rate.
 ///
 /// ```
 /// use cache_layer::Verify;
@@ -23,7 +23,7 @@ pub struct Verify {
 }
 
 impl Verify {
-    /// This share of the hits, from 0 to 1, at most; none, if it is zero, less, or no number.
+    /// Verifies at most this share of the hits, from 0 to 1; none, if `rate` is zero, negative, or NaN.
     #[must_use]
     pub fn new(rate: f64) -> Self {
         let rate = if rate > 0.0 { rate.min(1.0) } else { 0.0 };
@@ -31,16 +31,16 @@ impl Verify {
         Self { rate, fields, softens: false }
     }
 
-    /// The response fields that are compared beside status and body: `Content-Type`, `Content-Encoding`, `Content-Language`, `ETag`
-    /// and `Location` unless set. Those that are not stored are left out.
+    /// The response fields that are compared, in addition to status and body: `Content-Type`, `Content-Encoding`,
+    /// `Content-Language`, `ETag` and `Location` unless set. Fields that are not stored are not compared.
     #[must_use]
     pub fn fields(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.fields = names.into_iter().collect();
         self
     }
 
-    /// Whether an entry that was found to differ twice, from the same, is [made stale](crate::Cache::soft_invalidate); it is not
-    /// unless set.
+    /// Whether an entry is [made stale](crate::Cache::soft_invalidate) when two loads returned the same response, and it
+    /// differs from the entry; it is not unless set.
     #[must_use]
     pub fn soften(mut self, softens: bool) -> Self {
         self.softens = softens;

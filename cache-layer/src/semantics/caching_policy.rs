@@ -6,23 +6,22 @@ use http::{HeaderMap, HeaderName};
 
 use super::{cache_control::CacheControl, targeted::ResponseDirectives, vary::Normalization};
 
-/// What to do where RFC 9111 and its companions say "may". Spans of time are in milliseconds.
+/// What to do where RFC 9111 and its companions say "may". Durations are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CachingPolicy {
-    /// What is kept is one owner's, and not shared (RFC 9111, section 1).
+    /// The cache is private: it keeps responses for one owner (RFC 9111, section 1).
     pub(crate) private: bool,
-    /// The targeted fields that speak to this cache, the most specific first (RFC 9213, section 2.2).
+    /// The targeted fields that address this cache, the most specific first (RFC 9213, section 2.2).
     pub(crate) targets: Vec<HeaderName>,
     /// Estimate a lifetime from `Last-Modified` where none is stated (RFC 9111, section 4.2.2).
     pub(crate) heuristics: bool,
-    /// What becomes of a response that sets a cookie (RFC 9111, section 7.3).
+    /// What happens to a response that sets a cookie (RFC 9111, section 7.3).
     pub(crate) set_cookie: SetCookie,
-    /// Keep a response other than 206 that has `Content-Range`, where the field has no meaning (RFC 9110,
-    /// section 14.4).
+    /// Keep a response with `Content-Range` whose status is not 206, so that the field has no meaning (RFC 9110, section 14.4).
     pub(crate) stray_content_range: bool,
     /// Keep a response to POST for GET, under the terms of RFC 9110, section 9.3.3.
     pub(crate) post_for_get: bool,
-    /// How long responses of a status are fresh that state nothing themselves.
+    /// By status: how long responses are fresh that state no freshness themselves.
     pub(crate) negative_ttl: BTreeMap<u16, u64>,
     /// No response is fresh for longer.
     pub(crate) ttl_cap: Option<u64>,
@@ -38,10 +37,10 @@ pub(crate) struct CachingPolicy {
     pub(crate) stale_if_disconnected: u64,
     /// How long a stale response is kept that can be validated.
     pub(crate) keep_for_validation: u64,
-    /// Honour the directives of requests (RFC 9111, section 5.2.1). Each lets any client send load past the
-    /// cache; `no-store` is honoured in any case.
+    /// Honour the directives of requests (RFC 9111, section 5.2.1), by which any client could make requests bypass the
+    /// cache; `no-store` is always honoured.
     pub(crate) request_directives: bool,
-    /// Which spellings of a selecting field are one.
+    /// Which spellings of a selecting field count as equal.
     pub(crate) normalization: Normalization,
     /// Query parameters that are no part of the key; a name that ends in `*` is a prefix.
     pub(crate) ignored_query: Vec<String>,
@@ -51,8 +50,8 @@ pub(crate) struct CachingPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
-    /// Nothing is shared that the application did not plainly mean to be: explicit freshness or a rule only, no response
-    /// that sets a cookie, no client that decides for the others. The default.
+    /// A response is shared only if the application clearly meant it to be: it needs explicit freshness or a rule, and must not
+    /// set a cookie, and no client can decide for other clients. The default.
     #[default]
     Safe,
     /// Whatever the specifications permit: heuristic freshness, responses with `Set-Cookie`, directives of requests,
@@ -60,15 +59,15 @@ pub enum Profile {
     Strict,
 }
 
-/// What becomes of a response that sets a cookie.
+/// What happens to a response that sets a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SetCookie {
-    /// It is not kept.
+    /// It is not stored.
     Refuse,
-    /// It is kept without its cookies.
+    /// It is stored without its cookies.
     Strip,
-    /// It is kept as it is, and every client gets the cookie.
+    /// It is stored as it is, and every client gets the cookie.
     Keep,
 }
 
@@ -83,7 +82,7 @@ impl CachingPolicy {
         }
     }
 
-    /// Those of [`Profile::Safe`].
+    /// The choices of [`Profile::Safe`].
     pub(crate) fn safe() -> Self {
         Self {
             private: false,
@@ -105,7 +104,7 @@ impl CachingPolicy {
         }
     }
 
-    /// Those of [`Profile::Strict`].
+    /// The choices of [`Profile::Strict`].
     pub(crate) fn strict() -> Self {
         Self {
             targets: vec![HeaderName::from_static("cdn-cache-control")],
@@ -121,12 +120,12 @@ impl CachingPolicy {
         }
     }
 
-    /// Those of a private cache: what a browser does, for one owner.
+    /// The choices of a private cache: as a browser, for one owner.
     pub(crate) fn private() -> Self {
         Self {
             private: true,
             heuristics: true,
-            // A cookie that is set again with each hit would undo what was set since.
+            // A hit that set a cookie again would undo a later change of that cookie.
             set_cookie: SetCookie::Strip,
             stray_content_range: true,
             keep_for_validation: 24 * HOUR,
@@ -135,7 +134,7 @@ impl CachingPolicy {
         }
     }
 
-    /// What a response says to this cache. To a private one, directives for shared caches say nothing (RFC 9111, sections
+    /// A response's directives for this cache. A private cache ignores directives for shared caches (RFC 9111, sections
     /// 5.2.2.7, 5.2.2.8 and 5.2.2.10).
     pub(crate) fn directives(&self, headers: &HeaderMap) -> ResponseDirectives {
         let directives = ResponseDirectives::from_headers(headers, &self.targets);

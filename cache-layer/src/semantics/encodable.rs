@@ -16,7 +16,7 @@ use crate::{
     error::{ConfigError, ConfigErrorKind},
 };
 
-/// What this cache encodes itself, and how: for [`CacheLayer::encode`](crate::CacheLayer::encode).
+/// Which responses this cache encodes itself, and how: for [`CacheLayer::encode`](crate::CacheLayer::encode).
 ///
 /// ```
 /// # #[cfg(feature = "encode")]
@@ -42,7 +42,7 @@ pub struct Encode {
     in_store: bool,
 }
 
-/// Fields that are about the bytes of one representation, or that vouch for them: they would be wrong of any other.
+/// Fields about the bytes of one representation: they would be wrong for any other representation.
 static OF_THE_BYTES: [HeaderName; 6] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
@@ -53,7 +53,8 @@ static OF_THE_BYTES: [HeaderName; 6] = [
 ];
 
 impl Encode {
-    /// The types that are text, or shrink as text does: `*` stands for any name, and `*+json` for all that end so.
+    /// Types of content that are text, or shrink as text does: `*` stands for any name, and `*+json` for all names with that
+    /// ending.
     pub const TYPES: &'static [&'static str] = &[
         "text/*",
         "application/*+json",
@@ -81,7 +82,8 @@ impl Encode {
         "model/gltf+json",
     ];
 
-    /// In these codings. Of those that a client takes as gladly, the first is sent: name the shortest first.
+    /// Encodes in these codings. Of the codings that a client accepts with the same weight, the first one here is sent: name the
+    /// coding with the shortest results first.
     pub fn new(codings: impl IntoIterator<Item = Coding>) -> Self {
         let mut encoders = Vec::new();
         for encoder in codings.into_iter().map(Encoder::usual) {
@@ -93,15 +95,17 @@ impl Encode {
         Self { encoders, types, at_least: 256, at_once: None, in_store: false }
     }
 
-    /// How much work to put into one of these codings: `zstd` 1 to 19 (3 unless set), `br` 1 to 11 (5), `gzip` 1 to 9 (6). The highest
-    /// take many times as long as the usual ones, which were chosen for content that changes; nobody waits for an encoder.
+    /// How much work to put into one of these codings: `zstd` 1 to 19 (3 unless set), `br` 1 to 11 (5), `gzip` 1 to 9 (6). The
+    /// highest levels take many times as long as the defaults, which were chosen for content that changes; no request waits for
+    /// an encoder.
     ///
-    /// At another level the bytes are others, and so is the entity tag: `"v-br"` at the usual one, `"v-br9"` at 9. So instances may
-    /// have different levels, as they do while a new one is rolled out: what another one has encoded is encoded again.
+    /// Another level makes other bytes, so the entity tag differs as well: `"v-br"` at the default, `"v-br9"` at 9. So
+    /// instances may have different levels, as happens during a roll-out: an instance encodes again what another instance
+    /// encoded at another level.
     ///
     /// # Errors
     ///
-    /// If the coding has no such level, or is none of these.
+    /// If the coding has no such level, or is not one of the codings that are set.
     pub fn level(mut self, coding: Coding, level: u8) -> Result<Self, ConfigError> {
         let encoder = Encoder::at(coding, level)?;
         let Some(known) = self.encoders.iter_mut().find(|known| known.coding() == coding) else {
@@ -112,38 +116,40 @@ impl Encode {
         Ok(self)
     }
 
-    /// Which types of content, by `Content-Type`; [`TYPES`](Self::TYPES) unless set. Each is a name, or one with one `*` in its second
-    /// part.
+    /// The types of content to encode, by `Content-Type`; [`TYPES`](Self::TYPES) unless set. Each is `NAME/NAME`, with at most
+    /// one `*`, in the second part.
     ///
     /// # Errors
     ///
-    /// If one of them is not `NAME/NAME`, or has a `*` elsewhere, or more of them.
+    /// If one of them is not `NAME/NAME`, or has a `*` elsewhere, or more than one `*`.
     pub fn types<N: AsRef<str>>(mut self, types: impl IntoIterator<Item = N>) -> Result<Self, ConfigError> {
         let media_type = |name: N| media_type(name.as_ref());
         self.types = types.into_iter().map(media_type).collect::<Result<_, _>>()?;
         Ok(self)
     }
 
-    /// The shortest content to encode, in bytes; 256 unless set. What does not shrink by a tenth is sent as it is in any case.
+    /// The shortest content to encode, in bytes; 256 unless set. Content that does not shrink by a tenth is always sent as it is.
     pub fn at_least(mut self, bytes: u64) -> Self {
         self.at_least = bytes;
         self
     }
 
-    /// The most encoders that run at one time, in this process, over all services made with the layer or its clones; half as many as
-    /// there are processors unless set, and at least one. Beyond that nothing waits: content is sent as it is, and encoded when it
-    /// is next asked for.
+    /// The most encoders that run at one time, in this process, over all services made with the layer or its clones; half the
+    /// number of processors unless set, and at least one. When all are busy, content is sent as it is, and encoded for a later
+    /// request.
     pub fn at_once(mut self, most: usize) -> Self {
         self.at_once = Some(most.max(1));
         self
     }
 
-    /// Whether a store outside of this process keeps all of these codings; `zstd` alone, and what is not coded, unless set.
+    /// Whether a store outside of this process keeps all of these codings; unless set, it keeps the content once, in `zstd` if
+    /// that is one of the codings.
     ///
-    /// Redis has content once, in `zstd`, if that is among the codings. A client that accepts it gets it as it comes. For others it is
-    /// inflated, or encoded, which is kept in the first tier, if there is one; where there is none, they get what is not coded, unless
-    /// this is set. With it, all codings are made before the entry is written, by the process that loaded it, and each entry takes so
-    /// much more of Redis. One for which no encoder is free by then is written without, until it is loaded again.
+    /// A client that accepts `zstd` gets that frame as Redis returns it. For other clients the content is decompressed or
+    /// encoded in another coding; the result is kept in the first tier. Without a first tier, these clients get the content
+    /// without a coding, unless this is set. With it, the process that loads makes all codings before it writes the entry, and
+    /// each entry takes correspondingly more memory in Redis. If no encoder is free then, the entry is written without the
+    /// other codings, until it is loaded again.
     pub fn in_store(mut self, all: bool) -> Self {
         self.in_store = all;
         self
@@ -153,7 +159,7 @@ impl Encode {
         &self.encoders
     }
 
-    /// Those that a store outside of this process is given.
+    /// The encoders whose results are written to a store outside of this process.
     pub(crate) fn stored_encoders(&self) -> impl Iterator<Item = Encoder> + '_ {
         self.encoders.iter().copied().filter(|encoder| self.in_store || encoder.coding().is_zstd())
     }
@@ -162,13 +168,13 @@ impl Encode {
         self.at_once
     }
 
-    /// Whether content of so many bytes is worth it.
+    /// Whether content of this length is worth encoding.
     pub(crate) fn is_long_enough(&self, length: u64) -> bool {
         length >= self.at_least
     }
 
-    /// Whether a response may be sent in another coding than the one it came in, which is none: `length` is what its content has at
-    /// least, and 0 if that is not known.
+    /// Whether a response that came without a coding may be sent in one: `length` is the least length of its content, and 0 if
+    /// that is not known.
     pub(crate) fn may_encode(&self, status: StatusCode, headers: &HeaderMap, length: u64) -> bool {
         let is_of_type = || headers.get(CONTENT_TYPE).is_some_and(|value| self.has_type(value.as_bytes()));
         let has_content =
@@ -181,7 +187,7 @@ impl Encode {
             && !has(headers, &CONTENT_ENCODING)
             && !has(headers, &CONTENT_RANGE)
             && !has_any(headers, &OF_THE_BYTES)
-            // Whoever negotiates goes on doing it.
+            // An application that negotiates itself continues to do so.
             && !members(headers, &VARY).any(chooses)
             && coded_tag::can_be_coded(headers)
             && !forbids_transformation(headers)

@@ -1,4 +1,4 @@
-//! By which settings a request is answered: those of its rule, or else the layer's.
+//! The effective settings of a request: those of the rule that applies, over the layer's.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +20,7 @@ use crate::{
     telemetry::NoCacheReason,
 };
 
-/// The settings of a layer by its rules.
+/// A layer's settings with its rules applied.
 #[derive(Debug)]
 pub(in crate::http) struct RuledContexts {
     base: Arc<Context>,
@@ -28,20 +28,20 @@ pub(in crate::http) struct RuledContexts {
     current: RwLock<Arc<Ruling>>,
 }
 
-/// What the rules of one moment make of a layer's settings.
+/// A layer's settings under one set of rules.
 #[derive(Debug)]
 struct Ruling {
     base: Arc<Context>,
     set: Arc<RuleSet>,
-    /// Those of each rule, made when the first request needs them.
+    /// The settings under each rule, made when the first request needs them.
     contexts: Box<[OnceLock<Arc<Context>>]>,
 }
 
-/// The settings of a layer by its rules, as one clone of a service has them.
+/// A layer's settings with its rules applied, as one clone of a service has them.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct Ruled {
     contexts: Arc<RuledContexts>,
-    /// What the rules said when it last looked.
+    /// The rules as of the last [`keep_up`](Self::keep_up).
     known: Arc<Ruling>,
 }
 
@@ -54,7 +54,7 @@ impl Ruled {
         &self.contexts
     }
 
-    /// Looks what the rules say now.
+    /// Adopts the current rules.
     pub(in crate::http) fn keep_up(&mut self) {
         if self.known.set.generation != self.contexts.rules.generation() {
             self.known = self.contexts.current();
@@ -73,7 +73,7 @@ impl RuledContexts {
         Self { base, rules, current }
     }
 
-    /// What the rules say now.
+    /// The settings under the current rules.
     fn current(&self) -> Arc<Ruling> {
         let current = self.current.read().clone();
         if current.set.generation == self.rules.generation() { current } else { self.renewed() }
@@ -83,7 +83,7 @@ impl RuledContexts {
     fn renewed(&self) -> Arc<Ruling> {
         let mut current = self.current.write();
         let set = self.rules.current();
-        // Others may have come first, with an older set or with this one.
+        // Another thread may have come first, with an older set or with this one.
         if current.set.generation < set.generation {
             *current = Arc::new(Ruling::new(self.base.clone(), set));
         }
@@ -111,10 +111,11 @@ impl Ruling {
     }
 }
 
-/// By what one request is answered, with all that it leads to: rules that are replaced meanwhile are for the next one.
+/// The settings for one request, and for everything that it causes: if the rules are replaced meanwhile, the new rules apply to
+/// later requests only.
 pub(in crate::http) struct RequestSettings {
     base: Arc<Context>,
-    /// None where the layer has no rules.
+    /// `None` if the layer has no rules.
     ruling: Option<Arc<Ruling>>,
     hints: Option<Hints>,
 }
@@ -124,7 +125,7 @@ impl RequestSettings {
         Self { base, ruling: ruled.map(RuledContexts::current), hints: hints.cloned() }
     }
 
-    /// The settings for a request of one of the layer's sites. A path that is not clear has no rule.
+    /// The settings for a request for a target. No rule applies to an unclear path.
     pub(in crate::http) fn context(&self, target: &Target<'_>, method: &Method) -> &Arc<Context> {
         let ruled = self.ruling.as_ref().and_then(|ruling| ruling.context(target, method).ok());
         ruled.unwrap_or(&self.base)
@@ -137,19 +138,19 @@ impl RequestSettings {
         set.rules.get(number).cloned()
     }
 
-    /// The key of what GET of a target has, for one who sends these fields.
+    /// The key of the response to a GET of a target with these request fields.
     pub(in crate::http) fn key(&self, target: &Target<'_>, headers: &HeaderMap) -> Key {
         let context = self.context(target, &Method::GET);
         target.key(&context.key_rules(headers).hinted(self.hints.as_ref()))
     }
 
-    /// What is stale after a write to a target, by which `response` came.
+    /// The keys and tags to invalidate after a write to a target that was answered with `response`.
     pub(in crate::http) fn affected(&self, target: &Target<'_>, request: &HeaderMap, response: &HeaderMap) -> Affected {
         let mut affected = Affected::default();
         for target in target.affected(&self.base.sites, response) {
             let context = self.context(&target, &Method::GET);
             affected.keys.push(self.key(&target, request));
-            // Where each key is that of a target, a second write to the store would find nothing.
+            // Without parts in keys beyond the target, an invalidation by tag would find nothing more.
             if context.has_tagged_targets() {
                 let rules = context.key_rules(request);
                 affected.tags.extend([target.tag(&rules), target.path_tag(&rules)]);
@@ -158,7 +159,7 @@ impl RequestSettings {
         affected
     }
 
-    /// What becomes of a request that is answered as GET is, and has another key.
+    /// How to handle a request that is answered like a GET, under another key.
     pub(in crate::http) fn choose_with(
         self,
         target: &Target<'_>,
@@ -171,7 +172,7 @@ impl RequestSettings {
 }
 
 impl Choice {
-    /// What becomes of a GET or HEAD, by the settings that its rule has, if there is one.
+    /// How to handle a GET or HEAD, by the settings of its rule, if there is one.
     pub(in crate::http) fn of(
         base: &Arc<Context>,
         ruled: Result<&Arc<Context>, Unclear>,
@@ -201,21 +202,21 @@ impl Choice {
         Self { context: hinted(context, hints), key, bypass }
     }
 
-    /// Whether a request may go to the application without a look at what is stored, or once more after it was answered.
+    /// Whether a setting may make a request bypass the cache, or verify it after it was answered.
     pub(in crate::http) fn is_to_be_judged(&self) -> bool {
         self.bypass.is_some() || self.context.detours
     }
 }
 
-/// What becomes of a request that the cache may have an answer for.
+/// How to handle a request that the cache may answer.
 pub(in crate::http) struct Choice {
     pub(in crate::http) context: Arc<Context>,
     pub(in crate::http) key: Key,
-    /// Why the request goes to the application as it is, if it does.
+    /// Why the request bypasses the cache, if it does.
     pub(in crate::http) bypass: Option<NoCacheReason>,
 }
 
-/// These settings, and what a layer outside says of one request.
+/// These settings with the hints of one request applied.
 fn hinted(context: &Arc<Context>, hints: Option<&Hints>) -> Arc<Context> {
     let Some(hints) = hints.filter(|hints| hints.refresh || hints.ttl.is_some()) else { return context.clone() };
     let mut context = Context::clone(context);

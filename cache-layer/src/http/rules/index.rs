@@ -1,7 +1,7 @@
-//! Which rule is for a request: of those that match, the most special one.
+//! Finds the rule that applies to a request: the most specific one that matches.
 //!
-//! A host comes before a path, and a path before methods, as in the routes of a gateway. Of two paths, the first segment in which
-//! they differ decides: a literal one before `{any}`, and what ends here before what may go on.
+//! Hosts are compared before paths, and paths before methods, as in the routes of a gateway. Of two paths, the first segment in
+//! which they differ decides: a literal segment comes before `{any}`, and a pattern that ends here before one that continues.
 
 use std::{
     collections::HashMap,
@@ -12,25 +12,25 @@ use http::Method;
 
 use super::pattern::{PathPattern, Segment, Segments, Tail};
 
-/// The requests that a rule is for.
+/// The requests that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scope {
     pub(super) host: HostPattern,
     pub(super) path: PathPattern,
-    /// Sorted; none means all. HEAD counts as GET.
+    /// Sorted; an empty list means all methods. HEAD counts as GET.
     pub(super) methods: Vec<Method>,
 }
 
-/// Names of hosts, in lower case and without a port that goes without saying; the most special first.
+/// Names of hosts, in lower case and without a default port; the most specific first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HostPattern {
     Exact(Box<str>),
-    /// All below a domain: `.shop.example`.
+    /// All hosts below a domain: `.shop.example`.
     Below(Box<str>),
     Any,
 }
 
-/// The rules, each by its number, found without looking at all of them.
+/// The numbers of the rules, indexed so that a look-up does not examine all of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     hosts: HashMap<Box<str>, Node, Hashing>,
@@ -39,7 +39,7 @@ pub(super) struct Index {
     any: Node,
 }
 
-/// Where the patterns that begin with the same segments go on.
+/// A node of the tree: all patterns that begin with the same segments.
 #[derive(Clone, Debug, Default)]
 struct Node {
     literals: HashMap<Box<[u8]>, Self, Hashing>,
@@ -64,7 +64,8 @@ struct Leaf {
 }
 
 impl Index {
-    /// Adds a rule; the number of the one that is for some of the same requests, and no more special or less, if there is one.
+    /// Adds a rule. On conflict, returns the number of a rule for some of the same requests that is neither more nor less
+    /// specific.
     pub(super) fn insert(&mut self, scope: &Scope, number: usize) -> Result<(), usize> {
         let mut node = match &scope.host {
             HostPattern::Any => &mut self.any,
@@ -92,9 +93,9 @@ impl Index {
         leaf.insert(&scope.methods, number)
     }
 
-    /// The number of the rule for a request to a path of these segments.
+    /// The number of the rule that applies to a request, by its host, the segments of its path and its method.
     pub(super) fn find(&self, host: &str, path: Segments<'_>, method: &Method) -> Option<usize> {
-        // HEAD is answered as GET is.
+        // HEAD is answered like GET.
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         if self.hosts.is_empty() && self.domains.is_empty() {
             return self.any.find(path, method);
@@ -167,8 +168,8 @@ impl Leaf {
 
 type Hashing = BuildHasherDefault<SegmentHasher>;
 
-/// By the ends and the length of a name. Names are chosen by the owner of the rules alone: requests are looked up and never put
-/// in, so that nobody can make many of one hash.
+/// A fast hasher of the ends and the length of a name, which is not safe against chosen keys. Only the owner of the rules chooses the
+/// keys: requests are looked up and never inserted.
 #[derive(Clone, Default)]
 struct SegmentHasher(u64);
 
@@ -183,7 +184,7 @@ impl Hasher for SegmentHasher {
         self.0 = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
-    // What says where a name ends: here, each is hashed by itself.
+    // The terminator of a name is not needed: each name is hashed by itself.
     fn write_u8(&mut self, _: u8) {}
 
     fn write_usize(&mut self, _: usize) {}

@@ -1,10 +1,10 @@
 //! Rules: settings for some of a layer's requests.
 //!
 //! - [`pattern`]: which paths a rule is for
-//! - [`index`]: the most special rule that matches a request
-//! - [`rule`]: a rule, and what it changes of a policy
-//! - [`set`]: the rules of a layer, replaced as one
-//! - [`effective`]: the settings that they make of a layer's
+//! - [`index`]: the most specific rule that matches a request
+//! - [`rule`]: a rule, and the settings that it changes
+//! - [`set`]: the rules of a layer, which are replaced as a whole
+//! - [`effective`]: the settings of one request, with the rules applied
 
 mod effective;
 mod index;

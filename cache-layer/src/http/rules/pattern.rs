@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// The segments of a path that a rule covers, and what may follow them.
 ///
-/// Paths are compared as they are sent, but for one slash at the end, which makes no difference.
+/// Paths are compared as they were sent, except that one slash at the end makes no difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PathPattern {
     pub(super) segments: Vec<Segment>,
@@ -13,13 +13,13 @@ pub(super) struct PathPattern {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Segment {
-    /// This one.
+    /// A literal segment.
     Literal(Box<str>),
-    /// Any one: `{id}`.
+    /// Any one segment: `{id}`.
     Any,
 }
 
-/// What may follow the segments of a pattern; the most special first.
+/// What may follow the segments of a pattern; the most specific first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tail {
     /// Nothing.
@@ -31,8 +31,8 @@ pub(super) enum Tail {
 }
 
 impl PathPattern {
-    /// Reads a pattern as axum writes it: `/shops/{id}/orders`, `/files/{*path}`, with `{{` and `}}` for braces. What is wrong
-    /// with it, if something is.
+    /// Parses a pattern in axum's syntax: `/shops/{id}/orders`, `/files/{*path}`, with `{{` and `}}` for braces. The error says
+    /// what is wrong with it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let path = text.strip_prefix('/').ok_or("must begin with a slash")?;
         let path = path.strip_suffix('/').unwrap_or(path);
@@ -56,7 +56,7 @@ impl PathPattern {
         Ok(pattern)
     }
 
-    /// As [`parse`](Self::parse), for all that lies below as well.
+    /// As [`parse`](Self::parse), for all paths below the pattern as well.
     pub(super) fn parse_prefix(text: &str) -> Result<Self, String> {
         match Self::parse(text)? {
             Self { tail: Tail::End, segments } => Ok(Self { segments, tail: Tail::Prefix }),
@@ -70,7 +70,7 @@ impl PathPattern {
     }
 }
 
-/// What is between the braces, if a segment is one capture.
+/// The text between the braces, if the whole segment is one capture.
 fn capture(text: &str) -> Option<&str> {
     let name = text.strip_prefix('{')?.strip_suffix('}')?;
     (!name.starts_with('{') && !name.ends_with('}')).then_some(name)
@@ -80,7 +80,7 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// The segment that `text` stands for, if a request can have it.
+/// The segment that `text` stands for, if a request can have such a segment.
 fn literal(text: &str) -> Result<String, String> {
     if text.starts_with([':', '*']) {
         return Err(format!("{text} is a pattern of older routers; write {{name}} or {{*name}}"));
@@ -103,7 +103,7 @@ fn literal(text: &str) -> Result<String, String> {
     }
 }
 
-/// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if it is not
+/// Runs `look` with the segments of a path, as they are compared with those of patterns; `None` if the path is not
 /// [clear](clear_path).
 pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T) -> Option<T> {
     match Segments::plain(path) {
@@ -112,7 +112,7 @@ pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T)
     }
 }
 
-/// The segments of a path, from one of them on.
+/// The remaining segments of a path.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segments<'a> {
     path: &'a [u8],
@@ -176,11 +176,11 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// Bytes that are looked at in one step.
+/// The number of bytes that are examined in one step.
 const WORD: usize = size_of::<u64>();
 const EACH: u64 = u64::from_ne_bytes([1; WORD]);
 
-/// The highest bit of each byte of a word that is `byte`; and perhaps of some that are its neighbour in ASCII and come after it.
+/// Sets the highest bit of each byte of a word that equals `byte`, and perhaps of its neighbour in ASCII that comes after one.
 fn having(word: u64, byte: u8) -> u64 {
     let differs = word ^ (EACH * u64::from(byte));
     differs.wrapping_sub(EACH) & !differs & (EACH << 7)
@@ -191,8 +191,8 @@ fn bits(highest: u64) -> u64 {
     (highest >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
-/// `path` as it is compared with patterns; `None` if it may mean another one to the application: one with dot segments, with
-/// empty segments, or with characters encoded that mean the same as they are (RFC 3986, section 6.2.2).
+/// `path` as it is compared with patterns; `None` if the application may read it as another path: it has dot segments, empty
+/// segments, or encoded characters that need no encoding (RFC 3986, section 6.2.2).
 pub(super) fn clear_path(path: &str) -> Option<Cow<'_, str>> {
     let (mut before, mut telling) = (0, false);
     for &byte in path.as_bytes() {
@@ -219,7 +219,7 @@ const TELLING: [bool; 256] = {
     telling
 };
 
-/// As [`clear_path`], for a path that has one of the characters that matter.
+/// As [`clear_path`], for a path with characters that need a close look.
 #[cold]
 fn clear_path_told(path: &str) -> Option<Cow<'_, str>> {
     if path.contains('\\') || path.split('/').any(|segment| matches!(segment, "." | "..")) {

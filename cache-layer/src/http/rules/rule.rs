@@ -1,4 +1,4 @@
-//! A rule: which requests it is for, and by which settings they are answered.
+//! A rule: the requests that it applies to, and their settings.
 
 use std::{fmt, time::Duration};
 
@@ -16,13 +16,14 @@ use crate::{
     telemetry::NoCacheReason,
 };
 
-/// Settings of a [`CacheLayer`](crate::CacheLayer) for some of its requests: those of a path, and, if it says so, of a host or
-/// of some methods.
+/// Settings of a [`CacheLayer`](crate::CacheLayer) for some of its requests: those for a path, and, if the rule says so, only
+/// those for one host or with some methods.
 ///
-/// **Of several rules that match, the most special one is for a request, and no other; what it leaves open is as the layer has
-/// it.** A named host is more special than a domain, and that than any host; of two rules for the same hosts, the path decides:
-/// the first segment in which they differ, where a literal one comes before a capture, and what ends there before what goes on;
-/// and of two for the same path, the one that names the request's method.
+/// **Of several rules that match a request, only the most specific one applies; where it sets nothing, the layer's settings
+/// apply.** A named host is more specific than a domain, and a domain is more specific than any host. Of two rules for the same
+/// hosts, the path decides, by the first segment in which the two differ: a literal segment comes before a capture, and a
+/// pattern that ends there before one that continues. Of two rules for the same path, the one that names the request's method
+/// applies.
 ///
 /// | rules | `/shops` | `/shops/7` | `/shops/7/orders` | `/shops/7/items` |
 /// |---|---|---|---|---|
@@ -30,9 +31,9 @@ use crate::{
 /// | `path("/shops/{id}")` | | ✓ | | |
 /// | `path("/shops/{id}/orders")` | | | ✓ | |
 ///
-/// Paths are compared as they were sent, but that one slash at their end makes no difference. A path that may mean another one to
-/// the application (with dot segments, empty segments, or characters encoded that need no encoding) is not looked up by a layer
-/// that has rules, and what comes is not kept (`detail=unclear-path`).
+/// Paths are compared as they were sent, except that one slash at the end makes no difference. If the application may read a
+/// path as another one (it has dot segments, empty segments, or encoded characters that need no encoding), a layer that has
+/// rules does not look the request up, and does not store the response (`detail=unclear-path`).
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,13 +55,13 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "a rule does nothing until a layer has it"]
 pub struct Rule {
-    /// As it was given, for people.
+    /// As it was given, for messages.
     path: String,
     scope: Result<Scope, ConfigError>,
     settings: RuleSettings,
 }
 
-/// What a rule says; none of it where it leaves the setting open.
+/// The settings of a rule; `None` for a setting that it leaves to the layer.
 #[derive(Clone, Debug, Default)]
 struct RuleSettings {
     bypass: bool,
@@ -88,22 +89,23 @@ struct RuleSettings {
 
 /// # Which requests
 impl Rule {
-    /// For a path, as axum's routes are written: `/shops/{id}/orders`, where `{id}` is any one segment, and `/files/{*path}`,
-    /// which is for one segment or more. `{{` and `}}` stand for braces.
+    /// A rule for a path, in the syntax of axum's routes: `/shops/{id}/orders`, where `{id}` is any one segment, or
+    /// `/files/{*path}`, where `{*path}` is one segment or more. `{{` and `}}` stand for braces.
     ///
-    /// What no request can match is refused when the rule is [given to a layer](crate::CacheLayer::rule): a segment that is
-    /// partly a capture, `:id`, a query, what is sent percent-encoded and is not written so.
+    /// A pattern that no request can match is refused when the rule is [given to a layer](crate::CacheLayer::rule): one with a
+    /// segment that is only partly a capture, with `:id`, with a query, or with an unencoded character that clients send
+    /// percent-encoded.
     pub fn path(pattern: impl Into<String>) -> Self {
         Self::of(pattern.into(), PathPattern::parse)
     }
 
-    /// For a path and all that lies below it, by whole segments: `/shops/{id}` is for `/shops/7` and `/shops/7/orders`, and
+    /// A rule for a path and all paths below it, by whole segments: `/shops/{id}` is for `/shops/7` and `/shops/7/orders`, but
     /// not for `/shops`.
     pub fn prefix(pattern: impl Into<String>) -> Self {
         Self::of(pattern.into(), PathPattern::parse_prefix)
     }
 
-    /// For every path, such as of a [host](Self::host).
+    /// A rule for every path, for example of one [host](Self::host).
     pub fn any_path() -> Self {
         Self::of("/".to_owned(), |_| Ok(PathPattern::all()))
     }
@@ -116,13 +118,13 @@ impl Rule {
         Self { path: text, scope, settings: RuleSettings::default() }
     }
 
-    /// Only requests for this host, or for all below a domain: `shop.example`, `shop.internal:8080`, `*.shop.example`. It is
-    /// compared with what [`canonical_host`](crate::CacheLayer::canonical_host) makes of a request's; the ports 80 and 443 go
-    /// without saying.
+    /// Limits the rule to this host, or to all hosts below a domain: `shop.example`, `shop.internal:8080`, `*.shop.example`. The
+    /// request's host is compared after [`canonical_host`](crate::CacheLayer::canonical_host) was applied to it; the ports 80 and
+    /// 443 make no difference.
     pub fn host(mut self, host: &str) -> Self {
         let authority = |text| plain_authority(text).map(|authority| authority.into());
         let pattern = match host.strip_prefix('*') {
-            // With the dot, so that it is no end of another name.
+            // The dot stays, so that the domain does not match the end of another name.
             Some(domain) if domain.starts_with('.') => {
                 authority(&domain[1..]).map(|domain: Box<str>| HostPattern::Below(format!(".{domain}").into()))
             }
@@ -139,8 +141,8 @@ impl Rule {
         self
     }
 
-    /// Only requests with these methods; with all of them unless set. HEAD is answered as GET is, and has the rule for GET; so
-    /// are QUERY, and a POST that is answered by its content ([`QueryLayer`](crate::QueryLayer)).
+    /// Limits the rule to requests with these methods; it is for all methods unless set. HEAD is answered like GET, and follows
+    /// the rule for GET; so do QUERY, and a POST that is answered by its content ([`QueryLayer`](crate::QueryLayer)).
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         let mut methods: Vec<Method> = methods.into_iter().collect();
         methods.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
@@ -162,15 +164,15 @@ impl Rule {
 
 /// # What is kept, and for how long
 ///
-/// Each of these is as the setter of the same name of a [`CacheLayer`](crate::CacheLayer), for the requests of the rule.
+/// Each of these works as the setter of the same name of a [`CacheLayer`](crate::CacheLayer), for the requests of the rule.
 impl Rule {
-    /// These requests go to the application, and nothing that comes is kept (`detail=rule`).
+    /// These requests go to the application, and their responses are not stored (`detail=rule`).
     pub fn bypass(mut self) -> Self {
         self.settings.bypass = true;
         self
     }
 
-    /// Which share of the hits is verified, counted for this rule alone; none, if it is zero.
+    /// The share of the hits that is verified, counted for this rule alone; zero turns verification off.
     pub fn verify(mut self, verify: impl Into<Verify>) -> Self {
         self.settings.verify = Some(verify.into());
         self
@@ -183,14 +185,14 @@ impl Rule {
         self
     }
 
-    /// The longest that a response is fresh, whatever it says.
+    /// The longest time for which a response is fresh, whatever it says.
     pub fn ttl_cap(mut self, cap: Duration) -> Self {
         self.settings.ttl_cap = Some(cap);
         self
     }
 
-    /// How long to keep responses with this status that state no freshness of their own; beside what the layer says of other
-    /// statuses.
+    /// How long to keep responses with this status that state no freshness of their own; the layer's times for other statuses
+    /// still apply.
     pub fn negative_ttl(mut self, status: StatusCode, ttl: Duration) -> Self {
         self.settings.negative_ttls.push((status, ttl));
         self
@@ -208,7 +210,7 @@ impl Rule {
         self
     }
 
-    /// How long a request waits where a stale response may stand in; it does where one may on errors.
+    /// How long a request waits for a load if a stale response may take its place, which it may wherever one may on errors.
     pub fn soft_timeout(mut self, limit: Duration) -> Self {
         self.settings.soft_timeout = Some(limit);
         self
@@ -226,7 +228,7 @@ impl Rule {
         self
     }
 
-    /// Whether responses inherit from what their handlers read from the cache.
+    /// Whether responses inherit from the values that their handlers read from the cache.
     #[cfg(feature = "typed")]
     #[cfg_attr(docsrs, doc(cfg(feature = "typed")))]
     pub fn inherit(mut self, inherits: bool) -> Self {
@@ -234,27 +236,27 @@ impl Rule {
         self
     }
 
-    /// Whether responses without a validator are given an entity tag.
+    /// Whether responses without a validator get an entity tag.
     pub fn etags(mut self, minted: bool) -> Self {
         self.settings.etags = Some(minted);
         self
     }
 
-    /// In which content codings responses are kept and sent; by [`Encode::new([])`](Encode::new), in none. How many encoders run at
-    /// one time is as the layer says.
+    /// The content codings that responses are kept and sent in; none with [`Encode::new([])`](Encode::new). The layer sets how
+    /// many encoders run at one time.
     pub fn encode(mut self, encode: impl Into<Encode>) -> Self {
         self.settings.encode = Some(encode.into());
         self
     }
 
-    /// Which responses to keep, of those that may be kept; in place of what the layer says.
+    /// Which of the storable responses to store; replaces the layer's setting.
     pub fn keep_if(mut self, keeps: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
         self.settings.keep_if = Some(KeepIf::new(keeps));
         self
     }
 
-    /// Whether requests by other methods than the safe ones void what they are sent to; in place of what the layer
-    /// [says](crate::CacheLayer::voids).
+    /// Whether requests with unsafe methods invalidate their target; replaces the layer's
+    /// [setting](crate::CacheLayer::voids).
     pub fn voids(mut self, void: bool) -> Self {
         self.settings.voids = Some(void);
         self
@@ -263,7 +265,7 @@ impl Rule {
 
 /// # Keys
 ///
-/// In place of what the layer says.
+/// Each of these replaces the layer's setting.
 impl Rule {
     /// Request fields that are part of the key.
     pub fn key_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
@@ -289,7 +291,7 @@ impl Rule {
         self
     }
 
-    /// Cookies whose requests go to the application, whatever is stored.
+    /// Cookies that make a request go to the application, whatever is stored.
     pub fn bypass_on_cookies<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.settings.bypass_on_cookies = Some(Names::new(names));
         self
@@ -301,7 +303,7 @@ impl Rule {
         self.scope.as_ref().map_err(Clone::clone)
     }
 
-    /// The settings that it says something of, by the names of their setters.
+    /// The settings that the rule sets, by the names of their setters.
     pub(in crate::http) fn says(&self) -> Vec<&'static str> {
         // Taken apart, so that no setting is forgotten here.
         let RuleSettings {
@@ -353,7 +355,7 @@ impl Rule {
         said.into_iter().filter(|(_, said)| *said).map(|(name, _)| name).collect()
     }
 
-    /// Makes a layer's policy that of this rule.
+    /// Applies this rule's settings to a layer's policy.
     pub(super) fn apply(&self, policy: &mut Policy) {
         // Taken apart, so that no setting is forgotten here.
         let RuleSettings {
@@ -425,7 +427,7 @@ fn wrong(path: &str, why: &str) -> ConfigError {
 }
 
 impl fmt::Display for Rule {
-    /// Which requests it is for: `GET shop.example/shops/{id}`.
+    /// The requests that the rule applies to: `GET shop.example/shops/{id}`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ok(scope) = &self.scope else { return f.write_str(&self.path) };
         for (number, method) in scope.methods.iter().enumerate() {

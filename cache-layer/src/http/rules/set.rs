@@ -16,10 +16,10 @@ use crate::{
     sync::Mutex,
 };
 
-/// The rules of one or more [layers](crate::CacheLayer), to be replaced while requests run: clones are one.
+/// The rules of one or more [layers](crate::CacheLayer), which can be replaced while requests run; clones share the rules.
 ///
-/// Each request is answered by the rules of one moment, all of them. What is stored stays as it was made: to have a shorter
-/// lifetime count at once, invalidate what it is for.
+/// Each request is answered by one complete set of rules. Entries that are already stored do not change: to make a shorter
+/// lifetime effective at once, invalidate the entries that it is for.
 ///
 /// ```
 /// use std::time::Duration;
@@ -29,10 +29,10 @@ use crate::{
 /// let rules = Rules::new([Rule::prefix("/products").ttl(Duration::from_secs(60))])?;
 /// let layer = CacheLayer::new(Cache::new(MemoryStore::new(1024 * 1024))).rules(rules.clone());
 ///
-/// // Later, by what an operator says:
+/// // Later, when an operator changes the rules:
 /// rules.replace([Rule::prefix("/products").ttl(Duration::from_secs(5))])?;
 /// assert!(rules.replace([Rule::path("/products/{id")]).is_err());
-/// // The rules are still those before.
+/// // The former rules stay in force.
 /// # Ok(())
 /// # }
 /// ```
@@ -42,35 +42,35 @@ pub struct Rules(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     current: Mutex<Arc<RuleSet>>,
-    /// That of the current set; written after it.
+    /// The generation of the current set; written after the set.
     generation: AtomicU64,
 }
 
-/// Rules that are looked at together.
+/// One complete set of rules.
 #[derive(Debug, Default)]
 pub(super) struct RuleSet {
-    /// Of all sets of its [`Rules`], the how manyth it is.
+    /// Counts the sets of one [`Rules`].
     pub(super) generation: u64,
     pub(super) rules: Vec<Rule>,
     index: Index,
 }
 
 impl Rules {
-    /// These rules, in any order.
+    /// A set of these rules, in any order.
     ///
     /// # Errors
     ///
-    /// If no request can match one of them, or if two are for the same requests: the first such.
+    /// If no request can match one of them, or if two are for the same requests; the error names the first such rule.
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Result<Self, ConfigError> {
         let set = Arc::new(RuleSet::new(rules, 0)?);
         Ok(Self(Arc::new(Shared { current: Mutex::new(set), generation: AtomicU64::new(0) })))
     }
 
-    /// Has these rules count, in place of those before, for all requests from now on.
+    /// Replaces all rules, for all requests from now on.
     ///
     /// # Errors
     ///
-    /// As for [`new`](Self::new). The rules are those before, then.
+    /// As for [`new`](Self::new). The former rules then stay in force.
     pub fn replace(&self, rules: impl IntoIterator<Item = Rule>) -> Result<(), ConfigError> {
         let mut set = RuleSet::new(rules, 0)?;
         let mut current = self.0.current.lock();
@@ -81,7 +81,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Those that count now.
+    /// The current set.
     pub(super) fn current(&self) -> Arc<RuleSet> {
         self.0.current.lock().clone()
     }
@@ -90,7 +90,7 @@ impl Rules {
         self.0.generation.load(Ordering::Acquire)
     }
 
-    /// These and one more.
+    /// These rules and one more.
     pub(in crate::http) fn with(&self, rule: Rule) -> Result<Self, ConfigError> {
         Self::new(self.current().rules.iter().cloned().chain([rule]))
     }
@@ -102,7 +102,7 @@ impl fmt::Debug for Rules {
     }
 }
 
-/// The path of a request may mean another one to its application.
+/// The application may read the path of a request as another path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) struct Unclear;
 
@@ -120,7 +120,7 @@ impl RuleSet {
         Ok(set)
     }
 
-    /// The number of the rule for a request, if there is one.
+    /// The number of the rule that applies to a request, if one does.
     pub(super) fn find(&self, host: &str, path: &str, method: &Method) -> Result<Option<usize>, Unclear> {
         if self.rules.is_empty() {
             return Ok(None);
