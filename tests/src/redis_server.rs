@@ -255,16 +255,29 @@ impl RedisServer {
     /// One field of `INFO`; empty if there is none of that name.
     #[must_use]
     pub fn info(&self, section: &str, field: &str) -> String {
-        let info: redis::InfoDict = self.command(&["INFO", section]);
+        let info: redis::InfoDict = self.ask(&["INFO", section]);
         info.get(field).unwrap_or_default()
     }
 
     /// Every key there is, sorted.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
-        let mut keys: Vec<String> = self.command(&["KEYS", "*"]);
+        let mut keys: Vec<String> = self.ask(&["KEYS", "*"]);
         keys.sort_unstable();
         keys
+    }
+
+    /// Runs a command that changes nothing, and runs it again if the server closes the connection: a server does so to all its
+    /// clients when a sentinel gives it another role.
+    fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut attempts = 5;
+        loop {
+            attempts -= 1;
+            match self.try_command(command) {
+                Err(error) if error.is_connection_dropped() && attempts > 0 => {}
+                answer => return answer.unwrap_or_else(|error| panic!("{self}: {error}")),
+            }
+        }
     }
 
     fn connect(&self) -> RedisResult<Connection> {
