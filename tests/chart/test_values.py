@@ -76,6 +76,7 @@ CASES = [
     ({}, "cache.maxBody", "2MiB", f"{ENV} APP_CACHE_MAX_BODY value", "2MiB"),
     ({}, "cache.maxBody", "512k", f"{ENV} APP_CACHE_MAX_BODY value", "512kB"),
     ({}, "cache.maxBody", 10485760, f"{ENV} APP_CACHE_MAX_BODY value", "10485760"),
+    ({}, "cache.verify", 0.01, f"{ENV} APP_CACHE_VERIFY value", "0.01"),
     ({}, "cache.encode", "br,gzip", f"{ENV} APP_CACHE_ENCODE value", "br,gzip"),
     ({}, "cache.encode", "zstd,br:9", f"{ENV} APP_CACHE_ENCODE value", "zstd,br:9"),
     ({}, "cache.encode", "off", f"{ENV} APP_CACHE_ENCODE value", "off"),

@@ -62,6 +62,11 @@ impl CacheNode {
         self.storm_by(&format!("query/{tasks}/{content}{path}"))
     }
 
+    /// Asks for so many keys by so many calls at once, for values that are loaded together.
+    pub fn many(&self, calls: usize, keys: usize) -> impl Future<Output = Storm> + use<> {
+        self.storm_by(&format!("many/{calls}/{keys}"))
+    }
+
     /// When this process last stored something, in microseconds since the Unix epoch; 0 if it never did.
     pub async fn stored(&self) -> u64 {
         self.order("stored").await.as_u64().expect("a time")

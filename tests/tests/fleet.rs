@@ -30,6 +30,19 @@ async fn a_cold_key_is_loaded_once_for_eight_processes_of_256_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_keys_is_loaded_once_for_eight_processes_of_16_calls() {
+    const KEYS: usize = 100;
+    for tiers in [&[][..], TIERED] {
+        let fleet = Fleet::start(Duration::from_millis(100), &open(), tiers).await;
+        for storm in join_all(fleet.nodes.iter().map(|node| node.many(16, KEYS))).await {
+            assert_eq!(storm.answers["0"], 16 * KEYS as u64 / 2, "{storm:?}");
+        }
+        let loads: Vec<usize> = (0..KEYS).map(|key| fleet.origin.callers(&format!("/many/{key}")).len()).collect();
+        assert!(loads.iter().all(|loads| *loads == 1), "{loads:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn equal_queries_are_loaded_once_for_eight_processes_of_256_tasks() {
     for tiers in [&[][..], TIERED] {
         let fleet = Fleet::start(Duration::from_millis(100), &open(), tiers).await;

@@ -2,13 +2,22 @@
 
 use std::time::Duration;
 
-use cache_layer::{Cache, CacheLayer, CacheService, Clock, ConfigErrorKind, PrivateCacheLayer, Profile, Verdict};
-use http::{HeaderName, Method, Uri, header::AUTHORIZATION};
-use tests::{App, Backend, Gate, Origin, Response, ask, echo, over_each_store, request, wait_until};
+use cache_layer::{
+    Cache, CacheLayer, CacheService, Clock, ConfigErrorKind, PrivateCacheLayer, Profile, QueryBody, QueryService,
+    Verdict,
+};
+use http::{HeaderName, Method, Request, Uri, header::AUTHORIZATION};
+use http_body_util::BodyExt as _;
+use tests::{App, Backend, Body, Gate, Origin, Response, ask, echo, full, over_each_store, request, wait_until};
 use tokio::task::JoinHandle;
-use tower::Layer as _;
+use tower::{
+    Layer as _,
+    util::{MapRequest, MapRequestLayer},
+};
 
 type Fields = &'static [(&'static str, &'static str)];
+type Plain = fn(Request<QueryBody<Body>>) -> Request<Body>;
+type Reader = QueryService<MapRequest<Origin, Plain>>;
 type Sent<'a> = &'a [(&'a str, &'a str)];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -36,6 +45,8 @@ over_each_store!(
     a_cookie_is_set_by_whoever_loads_and_by_no_hit,
     a_cookie_of_a_validation_reaches_who_asked,
     a_client_decides_for_itself,
+    what_a_client_takes_stale_outlives_its_freshness_in_each_store,
+    a_query_is_kept_by_its_content_for_its_owner,
     what_came_without_tls_is_not_taken_for_what_comes_with_it,
     equal_requests_of_an_owner_are_one_load,
     a_part_is_cut_from_what_is_kept_for_its_owner,
@@ -420,6 +431,49 @@ async fn a_client_decides_for_itself(backend: &Backend) {
     clock.advance(2 * MINUTE);
     assert_eq!(client.call(URI, &says("max-stale=600")).await, 3);
     assert_eq!(client.call(URI, &[]).await, 4);
+}
+
+async fn what_a_client_takes_stale_outlives_its_freshness_in_each_store(backend: &Backend) {
+    let origin = Origin::echo(&[("cache-control", "private, max-age=1")]);
+    let client = Client::of("alice", backend, &origin).await;
+    client.get(URI, &[]).await;
+    // By the clocks of the stores, which no test turns.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(client.call(URI, &[("cache-control", "max-stale=600")]).await, 1);
+    assert_eq!(client.call(URI, &[]).await, 2);
+}
+
+async fn a_query_is_kept_by_its_content_for_its_owner(backend: &Backend) {
+    let (origin, cache) = (Origin::echo(PRIVATE), backend.cache().await.build());
+    let client = |owner: &str| {
+        let layer =
+            PrivateCacheLayer::of(owner, cache.clone()).unwrap().query().posts(|post| post.uri.path() == "/reads");
+        let plain: Plain = |request| request.map(QueryBody::boxed_unsync);
+        layer.layer(MapRequestLayer::new(plain).layer(origin.clone()))
+    };
+    let (alice, bob) = (client("alice"), client("bob"));
+    let call = async |client: &Reader, (method, path): (&'static str, &str), content: &str, token: &'static str| {
+        let fields = [("content-type", "text/plain"), ("authorization", token)];
+        let asked =
+            request(Method::from_bytes(method.as_bytes()).unwrap(), &format!("http://api.example{path}"), &fields);
+        let answer = ask(client, asked.map(|_| full(content.to_owned()))).await.unwrap();
+        assert!(cache.drain(LIMIT).await);
+        answer.call()
+    };
+    for (call_before, read) in [(0, ("QUERY", "/me")), (5, ("POST", "/reads"))] {
+        for _ in 0..2 {
+            assert_eq!(call(&alice, read, "a", "Bearer 1").await, call_before + 1, "{read:?}");
+            assert_eq!(call(&alice, read, "b", "Bearer 1").await, call_before + 2, "by the content");
+            assert_eq!(call(&alice, read, "a", "Bearer 2").await, call_before + 3, "by the credentials");
+            assert_eq!(call(&bob, read, "a", "Bearer 1").await, call_before + 4, "by the owner");
+        }
+        let write = ("DELETE", read.1);
+        assert_eq!(call(&alice, write, "", "Bearer 1").await, call_before + 5);
+    }
+    for token in ["Bearer 1", "Bearer 2"] {
+        assert!(call(&alice, ("QUERY", "/me"), "a", token).await > 10, "a write voids it under any credentials");
+    }
+    assert_eq!(call(&bob, ("QUERY", "/me"), "a", "Bearer 1").await, 4, "and for nobody else");
 }
 
 async fn what_came_without_tls_is_not_taken_for_what_comes_with_it(backend: &Backend) {

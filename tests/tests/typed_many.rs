@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use cache_layer::{Cache, Clock, Loaded, Stale};
+use cache_layer::{
+    Cache, Clock, Loaded, Stale,
+    telemetry::{Event, Release, WaitScope},
+};
 use tests::{Backend, Gate, over_each_store, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,6 +25,8 @@ over_each_store!(
     only_what_is_missing_is_loaded_and_only_once,
     a_key_without_a_value_is_known_to_have_none,
     each_key_is_loaded_once_by_all_processes_together,
+    who_waits_in_vain_loads_all_of_that_at_once,
+    what_has_come_meanwhile_is_not_loaded_again,
     what_is_found_is_there_though_the_load_fails,
     a_part_that_fails_leaves_the_others_stored,
     what_is_stale_stands_in_for_the_keys_that_have_it,
@@ -173,6 +178,43 @@ async fn each_key_is_loaded_once_by_all_processes_together(backend: &Backend) {
     let loads = loads.lock().unwrap();
     assert_eq!(loads.len(), 100);
     assert!(loads.values().all(|count| *count == 1), "{loads:?}");
+}
+
+async fn who_waits_in_vain_loads_all_of_that_at_once(backend: &Backend) {
+    let (asked, gate) = (Asked::default(), Gate::closed());
+    let here = backend.cache().await.build();
+    let there = backend.cache().await.lock_timeout(Duration::from_millis(500)).build();
+    let first = tokio::spawn(ask(&here, &asked, &gate, 0..20).into_future());
+    wait_until("it is loaded", async || asked.count() == 1).await;
+    let found = ask(&there, &asked, &open(), 0..20).await.unwrap();
+    assert_eq!(found, (0..20).map(|id| text(id, 2)).collect::<Vec<_>>());
+    let mut calls = asked.calls();
+    calls.iter_mut().for_each(|call| call.sort_unstable());
+    assert_eq!(calls, [(0..20).collect::<Vec<_>>(), (0..20).collect()]);
+    gate.open();
+    assert_eq!(first.await.unwrap().unwrap()[0], text(0, 1));
+}
+
+async fn what_has_come_meanwhile_is_not_loaded_again(backend: &Backend) {
+    let (asked, gates, timeouts) = (Asked::default(), [Gate::closed(), Gate::closed()], Arc::new(AtomicUsize::new(0)));
+    let noted = timeouts.clone();
+    let observer = move |event: Event| {
+        if let Event::Waited { scope: WaitScope::Process, release: Release::WaitTimeout, .. } = event {
+            noted.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let cache = backend.cache().await.lock_timeout(Duration::from_millis(500)).observer(observer).build();
+    let first = tokio::spawn(ask(&cache, &asked, &gates[0], [1]).into_future());
+    wait_until("it is loaded", async || asked.count() == 1).await;
+    let second = tokio::spawn(ask(&cache, &asked, &gates[1], [1, 2]).into_future());
+    wait_until("the second call waits no longer", async || timeouts.load(Ordering::SeqCst) == 1).await;
+    // The load that it has waited for ends while it waits for its own.
+    gates[0].open();
+    assert_eq!(first.await.unwrap().unwrap(), [text(1, 1)]);
+    wait_until("it is stored", async || cache.get::<Option<String>>(("n", 1)).await.is_some()).await;
+    gates[1].open();
+    assert_eq!(second.await.unwrap().unwrap(), [text(1, 1), text(2, 2)]);
+    assert_eq!(asked.calls(), [[1], [2]]);
 }
 
 fn failing(cache: &Cache, keys: impl IntoIterator<Item = u64>) -> cache_layer::GetOrLoadMany<Id, String, Broken> {

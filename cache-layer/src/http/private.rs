@@ -3,7 +3,7 @@
 use http::{HeaderName, Uri};
 use tower_layer::Layer;
 
-use super::{layer::CacheLayer, owner::Owner, service::CacheService};
+use super::{layer::CacheLayer, owner::Owner, query::QueryLayer, service::CacheService};
 #[cfg(feature = "memory")]
 use crate::store::MemoryStore;
 use crate::{
@@ -60,7 +60,7 @@ const LONGEST_OWNER: usize = 200;
 /// | `Cookie` | in the key, whatever states the freshness | needs stated freshness |
 /// | `Set-Cookie` | passed to the request that loads; the response is stored without it, as in browsers, so that no hit undoes a later cookie | not stored |
 /// | no stated freshness | estimated (section 4.2.2), if the status permits it | not stored |
-/// | directives of requests | honoured | by choice |
+/// | directives of requests | honoured: `max-stale` for a day after the end of freshness | by choice |
 /// | `http` and `https` | two sites, always | one site |
 /// | `Cache-Tag`, `Surrogate-Key` | passed on, and ignored | tags, and not passed on |
 ///
@@ -163,6 +163,17 @@ impl PrivateCacheLayer {
     pub fn try_with<E>(mut self, change: impl FnOnce(CacheLayer) -> Result<CacheLayer, E>) -> Result<Self, E> {
         self.settings = change(self.settings)?;
         Ok(self)
+    }
+
+    /// Keeps responses to QUERY as well, by the content of the requests, as [`CacheLayer::query`] does, and those to
+    /// [`posts`](QueryLayer::posts) that only read. To be called last.
+    ///
+    /// ```
+    /// # use cache_layer::PrivateCacheLayer;
+    /// let layer = PrivateCacheLayer::in_memory(16 << 20).query().posts(|request| request.uri.path() == "/graphql");
+    /// ```
+    pub fn query(&self) -> QueryLayer {
+        self.of_owner().query()
     }
 
     /// The cache that responses are kept in.

@@ -63,10 +63,12 @@ impl Windows {
         let stale_while_revalidate = fresh.saturating_add(while_revalidate);
         let stale_if_error = fresh.saturating_add(if_error);
         let stale_if_disconnected = fresh.saturating_add(if_disconnected);
-        let validated = if has_validator(headers) { policy.keep_for_validation } else { 0 };
+        // A private cache's client may take it stale, whether or not it can be validated (`max-stale`).
+        let is_wanted_stale = policy.private && fresh > response_time && !forbids_stale_use(cc);
+        let longer = if is_wanted_stale || has_validator(headers) { policy.keep_for_validation } else { 0 };
         let keep = fresh
             .max(response_time)
-            .saturating_add(validated)
+            .saturating_add(longer)
             .max(stale_while_revalidate)
             .max(stale_if_error)
             .max(stale_if_disconnected);
@@ -209,6 +211,17 @@ mod tests {
             assert_eq!(seconds(&windows_of(&policy, &[field], 10, 100))[4], 60);
         }
         assert_eq!(seconds(&windows_of(&policy, &[], 10, 4))[4], 6);
+    }
+
+    #[test]
+    fn a_private_cache_keeps_what_its_client_may_take_stale() {
+        let policy = CachingPolicy { private: true, keep_for_validation: 60_000, ..policy() };
+        assert_eq!(seconds(&windows_of(&policy, &[], 10, 4)), [6, 6, 6, 6, 66]);
+        assert_eq!(seconds(&windows_of(&policy, &[], 10, 100))[4], 0, "it has not been fresh");
+        for line in ["must-revalidate", "no-cache"] {
+            let kept = seconds(&windows_of(&policy, &[("cache-control", line)], 10, 4))[4];
+            assert!(kept <= 6, "{line}: {kept}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     env,
     error::Error,
     sync::{
@@ -38,6 +39,8 @@ struct Node {
     /// The same cache, as it answers QUERY.
     queries: QueryApp,
     redis: RedisStore,
+    /// Where the application is, and how this process calls itself to it.
+    origin: (String, String),
     /// When a fill was last stored, in microseconds since the Unix epoch.
     stored: Arc<AtomicU64>,
 }
@@ -64,13 +67,13 @@ async fn main() -> Result<(), Anything> {
         .build();
     let (origin, name) = (env::var("ORIGIN_URL")?, env::var("NODE").unwrap_or_default());
     let back_off = env::var_os("SHARE_FAILURES_MS").map(|_| number("SHARE_FAILURES_MS", 0));
-    let origin = forward(origin, name);
+    let (at, origin) = ((origin.clone(), name.clone()), forward(origin, name));
     let queries = QueryApp::new(cache.clone(), &origin, CacheLayer::query);
     let app = App::new(cache, &origin, |layer| match back_off {
         Some(back_off) => layer.share_failures(true).failure_backoff(back_off, back_off),
         None => layer,
     });
-    let node = Node { app, queries, redis, stored };
+    let node = Node { app, queries, redis, origin: at, stored };
 
     let listener = TcpListener::bind(env::var("APP_LISTEN")?).await?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -142,8 +145,48 @@ impl Node {
                 };
                 self.storm(tasks.parse().expect("a number"), &format!("/{path}"), Some(content)).await
             }
+            ("many", arguments) => {
+                let (calls, keys) = arguments.split_once('/').expect("many/<calls>/<keys>");
+                self.many(calls.parse().expect("a number"), keys.parse().expect("a number")).await
+            }
             _ => json!({ "unknown": order }),
         }
+    }
+
+    /// Asks for values by so many calls at once, each for half of the keys, from another one on and every second time backwards: how
+    /// often each value came. Whoever loads asks the application for each key that is missing, at `/many/<key>`.
+    async fn many(&self, calls: u64, keys: u64) -> serde_json::Value {
+        let mut asking = JoinSet::new();
+        for call in 0..calls {
+            let (cache, origin) = (self.app.cache.clone(), self.origin.clone());
+            let load = move |missing: Vec<(&'static str, u64)>| {
+                let origin = origin.clone();
+                async move {
+                    let mut loads = JoinSet::new();
+                    for key in missing {
+                        let (url, name) = origin.clone();
+                        loads.spawn(async move {
+                            let url = format!("{url}/many/{}", key.1);
+                            (key, HttpClient::new().get(&url, &[("x-node", &name)]).await.text().to_owned())
+                        });
+                    }
+                    Ok::<_, Infallible>(loads.join_all().await)
+                }
+            };
+            let mut wanted: Vec<_> = (0..keys / 2).map(|place| ("many", (call * 7 + place) % keys)).collect();
+            if call % 2 == 1 {
+                wanted.reverse();
+            }
+            asking.spawn(async move { cache.get_or_load_many(wanted, load).await });
+        }
+        let mut values = BTreeMap::<String, usize>::new();
+        while let Some(found) = asking.join_next().await {
+            let Ok(found) = found.expect("a task that ends");
+            for value in found {
+                *values.entry(value.unwrap_or_default()).or_default() += 1;
+            }
+        }
+        json!({ "answers": values, "finished": now() })
     }
 
     /// Asks for `path` by so many tasks at once, by QUERY if there is `content`: how often each answer came, and when the last
