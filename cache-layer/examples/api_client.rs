@@ -1,4 +1,4 @@
-//! A program that calls an API again and again, and asks the server only for what has changed: reqwest behind a private cache.
+//! A program that calls an API repeatedly, and downloads only what has changed: reqwest behind a private cache.
 //!
 //! ```sh
 //! cargo run -p cache-layer --example api_client                                  # an API of its own, on loopback
@@ -33,9 +33,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let token = env::var("TOKEN").unwrap_or_else(|_| "alice".to_owned());
 
-    // The cache is to see each response, not what a redirect led to.
+    // The cache has to see each response, so the client must not follow redirects.
     let inner = Client::builder().redirect(Policy::none()).timeout(Duration::from_secs(10)).build()?;
-    // Rather a rate of yesterday's than none, if the server has an error or can't be reached.
+    // If the server has an error or can't be reached, use rates that are up to a day old.
     let day = Duration::from_secs(86_400);
     let layer = PrivateCacheLayer::in_memory(16 << 20).with(|settings| settings.stale_if_error(day));
     let client = ServiceBuilder::new().layer(layer.clone()).service(service_fn(move |request: Request<Body>| {
@@ -51,12 +51,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("{status} {} bytes  {}", body.len(), what.as_ref().map_or("", |what| what.to_str().unwrap_or("")));
         sleep(Duration::from_millis(800)).await;
     }
-    // Whoever logs out leaves nothing behind.
+    // When the user logs out, drop what is stored.
     layer.forget().await?;
     Ok(())
 }
 
-/// Rates for who is known, good for a second.
+/// Serves rates to authenticated clients, fresh for a second.
 async fn an_api() -> Result<String, Box<dyn Error>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let url = format!("http://{}/v1/rates", listener.local_addr()?);

@@ -33,12 +33,12 @@ async fn main() -> std::io::Result<()> {
     axum::serve(listener, app).await
 }
 
-/// A response says what it was made from.
+/// Names in its tags the data that the response was made from.
 async fn list() -> impl IntoResponse {
     (Extension(Tags::new(["products"])), "a long list, slowly made\n")
 }
 
-/// A write says what it changed. No response that was made before this one returns is served after it.
+/// Invalidates what the write changed. Once this returns, no response that was made before the write is served.
 async fn change(State(cache): State<Cache>) -> StatusCode {
     match cache.invalidate_tag("products").await {
         Ok(()) => StatusCode::NO_CONTENT,

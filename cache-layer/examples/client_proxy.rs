@@ -1,4 +1,4 @@
-//! A forward proxy for one user, with that user's private cache: what a browser has, for programs that have none.
+//! A forward proxy for one user, with that user's private cache: a browser's cache for programs that have none.
 //!
 //! ```sh
 //! cargo run --release -p cache-layer --example client_proxy -- --listen 127.0.0.1:8080
@@ -6,10 +6,10 @@
 //! curl -ix http://127.0.0.1:8080 http://example.com/   # Cache-Status: cache-layer; hit; …
 //! ```
 //!
-//! Its client is hyper-util's, behind a [`PrivateCacheLayer`]. What comes by `https` goes through a tunnel (`CONNECT`) in
-//! other proxies, where nothing can be stored; here that is refused. Interim responses are not passed on. With `--origin`, all
-//! requests go to one server, and the proxy is asked as if it were that. On SIGTERM or SIGINT, requests in flight are answered,
-//! and what they loaded is stored.
+//! Its client is hyper-util's, behind a [`PrivateCacheLayer`]. Other proxies pass `https` through a tunnel (`CONNECT`), where
+//! nothing can be stored; this one refuses `CONNECT`. Interim responses are not passed on. With `--origin`, all requests go to
+//! one server, and clients address the proxy as if it were that server. On SIGTERM or SIGINT, the proxy answers the requests in
+//! flight, and stores what they loaded.
 
 use std::{convert::Infallible, error::Error, io, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -52,9 +52,9 @@ mod fields;
 
 /// How long Redis is waited for before the proxy listens.
 const REDIS_PATIENCE: Duration = Duration::from_secs(5);
-/// The size of the cache in memory when nothing is said.
+/// The default size of the cache in memory.
 const DEFAULT_MEMORY: u64 = 64 << 20;
-/// How long requests in flight, and then what they store, may take when the proxy is told to end.
+/// How long requests in flight, and then their fills, may take at shutdown.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A forward proxy for one user, with that user's private cache.
@@ -96,7 +96,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The owner's cache: in a memory of its own, or under the owner's name where others keep theirs.
+/// The owner's cache: in a memory of its own, or under the owner's name in a shared Redis.
 async fn layer(options: &Options) -> Result<PrivateCacheLayer, BoxError> {
     let (Some(url), Some(owner)) = (&options.redis, &options.owner) else {
         return Ok(PrivateCacheLayer::in_memory(options.memory.unwrap_or(DEFAULT_MEMORY)));
@@ -110,7 +110,7 @@ async fn layer(options: &Options) -> Result<PrivateCacheLayer, BoxError> {
     Ok(PrivateCacheLayer::of(owner, cache)?)
 }
 
-/// Answers until it is told to end.
+/// Serves until it receives a signal.
 async fn run(options: Options) -> Result<(), BoxError> {
     let layer = layer(&options).await?;
     let cache = layer.cache().clone();
@@ -155,7 +155,7 @@ async fn run(options: Options) -> Result<(), BoxError> {
             }
         });
         let connection = connections.watch(http1::Builder::new().serve_connection(TokioIo::new(stream), serve));
-        // A client that broke off is not this proxy's to report.
+        // An error means that the client disconnected, which is not worth a report.
         tokio::spawn(async { connection.await.ok() });
     }
     if timeout(PATIENCE, connections.shutdown()).await.is_err() || !cache.drain(PATIENCE).await {
@@ -164,7 +164,7 @@ async fn run(options: Options) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What the client is to send: a request for an absolute URI, which alone says the host.
+/// Makes the request for the client: with an absolute URI, which alone states the host.
 fn prepare(
     mut request: Request<Incoming>,
     origin: Option<&Authority>,
@@ -181,7 +181,7 @@ fn prepare(
         return Err((StatusCode::BAD_REQUEST, "A proxy is asked for a whole URI, http://HOST/.\n"));
     }
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| (StatusCode::BAD_REQUEST, "The URI is none.\n"))?;
-    // An absolute target overrules it (RFC 9112, section 3.2.2).
+    // An absolute target takes precedence over `Host` (RFC 9112, section 3.2.2).
     request.headers_mut().remove(header::HOST);
     let takes_trailers = field_lists(request.headers(), &header::TE).any(|coding| coding == "trailers");
     strip_hop_by_hop(request.headers_mut());
@@ -192,13 +192,13 @@ fn prepare(
     Ok(request)
 }
 
-/// What concerns the connection to the server, once the cache has no answer.
+/// Adapts a request that the cache could not answer to the connection to the server.
 fn as_sent(mut request: Request<Incoming>) -> Request<Incoming> {
     if request.headers().contains_key(header::TE) {
         request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("te"));
     }
     if request.body().size_hint().exact().is_none() {
-        // The client takes it that GET and HEAD have no body of unknown length, unless it is told.
+        // Without this field, the client assumes that GET and HEAD have no body of unknown length.
         request.headers_mut().insert(header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
     }
     request

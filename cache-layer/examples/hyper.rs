@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Without a rule of the layer's, a response says for itself how long it may be kept.
+/// The layer has no rule, so the response itself states how long it may be kept.
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut response = Response::new(Full::from(format!("this is {}\n", request.uri().path())));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));

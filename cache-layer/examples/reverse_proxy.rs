@@ -4,13 +4,16 @@
 //! cargo run --release -p cache-layer --example reverse_proxy -- --listen 127.0.0.1:8080 --origin http://127.0.0.1:3000
 //! ```
 //!
-//! Method, path, query, fields, body and trailers pass in both directions as they are, less what belongs to one
-//! connection only (RFC 9110, section 7.6.1); interim responses such as 103 pass as well. `Host` stays the client's, and has
-//! to be there once (RFC 9112, section 3.2). A client that doesn't finish a request's head is not waited for. To one of
-//! HTTP/1.0, which sees no difference between an end and a break, a body of unknown length goes once it is whole; one that is
-//! too large or too slow for that goes as it comes, and if it breaks off, so does the connection. On SIGTERM or SIGINT,
-//! clients are told for a moment that their connections end, requests in flight are answered, and what they loaded is stored
-//! before the proxy ends.
+//! Method, path, query, fields, body and trailers pass unchanged in both directions, except for fields that belong to one
+//! connection only (RFC 9110, section 7.6.1); interim responses such as 103 pass as well. `Host` stays the client's, and must
+//! occur once (RFC 9112, section 3.2). A connection whose client doesn't finish a request's head is closed.
+//!
+//! A client of HTTP/1.0 can't distinguish the end of a body from a broken connection. So a body of unknown length is sent to
+//! such a client once it is complete. A body that is too large or too slow for that is sent as it arrives, and if it breaks
+//! off, the connection is reset.
+//!
+//! On SIGTERM or SIGINT, the proxy tells clients for a moment that their connections end, answers the requests in flight, and
+//! stores what they loaded before it ends.
 
 use std::{
     convert::Infallible,
@@ -75,11 +78,11 @@ mod tests;
 
 /// How long Redis is waited for before the proxy listens.
 const REDIS_PATIENCE: Duration = Duration::from_secs(5);
-/// The size of the cache in memory when nothing is said.
+/// The default size of the cache in memory.
 const DEFAULT_MEMORY: u64 = 64 << 20;
-/// How long requests in flight, and then what they store, may take when the proxy is told to end.
+/// How long requests in flight, and then their fills, may take at shutdown.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long, before that, answers tell clients to go, and new connections are accepted.
+/// How long, before that, new connections are accepted, and responses tell clients to close theirs.
 const NOTICE: Duration = Duration::from_millis(250);
 
 /// A caching reverse proxy.
@@ -222,7 +225,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// One line, whatever the cause has to say.
+/// Prints the cause as one line.
 fn refuse(why: &impl Display, code: u8) -> ExitCode {
     let why = why.to_string();
     let lines: Vec<_> = why.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
@@ -230,7 +233,7 @@ fn refuse(why: &impl Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// A cache over `store`, which says which of the hits that are verified are no longer what the origin says.
+/// A cache over `store`, which logs verified hits that differ from the origin's response.
 fn over(store: impl Store, options: &Options) -> Cache {
     let cache = Cache::builder(store);
     if options.verify.is_some() { cache.observer(Differences) } else { cache }.build()
@@ -259,7 +262,7 @@ impl Observer for Differences {
     }
 }
 
-/// Memory, Redis, or memory over Redis, by what is given.
+/// Memory, Redis, or memory over Redis, by the options.
 async fn cache(options: &Options) -> Result<Cache, ConfigError> {
     match (&options.redis, options.memory) {
         (None, memory) => Ok(over(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)), options)),
@@ -268,7 +271,7 @@ async fn cache(options: &Options) -> Result<Cache, ConfigError> {
     }
 }
 
-/// Waited for, so that what is invalidated through this process is known to others from the first request on.
+/// Waits for the connection, so that other processes learn of invalidations from the first request on.
 async fn redis(url: &str) -> Result<RedisStore, ConfigError> {
     let redis = RedisStore::builder(url).build()?;
     redis.wait_connected(REDIS_PATIENCE).await;
@@ -281,7 +284,7 @@ async fn run(options: Options, cache: Cache) -> io::Result<()> {
     serve(listener, options, cache).await
 }
 
-/// Answers until it is told to end.
+/// Serves until it receives a signal.
 async fn serve(listener: TcpListener, options: Options, cache: Cache) -> io::Result<()> {
     let (layer, origin, header_timeout) = (options.layer(cache.clone()), options.origin, options.header_timeout);
     match options.query {
@@ -309,7 +312,7 @@ where
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        // An idle connection that is closed at once may be closed under a request.
+        // If an idle connection were closed at once, that could happen under a request.
         closing.store(true, Ordering::Relaxed);
         sleep(NOTICE).await;
     });
@@ -319,7 +322,7 @@ where
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Most likely too many open files: some of them have to be closed first.
+                    // Most likely there are too many open files: wait until some are closed.
                     eprintln!("reverse_proxy: {error}");
                     sleep(Duration::from_millis(100)).await;
                     continue;
@@ -327,7 +330,7 @@ where
             },
             () = &mut end => break,
         };
-        // The kernel may hold small writes back otherwise; where it can't be told, that is no reason to refuse.
+        // Otherwise the kernel may delay small writes. An error here is no reason to refuse the connection.
         let _ = stream.set_nodelay(true);
         let wire = Wire::new(stream);
         let (service, requests, closing) = (service.clone(), wire.requests(), closing.clone());
@@ -346,7 +349,7 @@ where
             .header_read_timeout(header_timeout)
             .serve_connection(TokioIo::new(wire), serve);
         let connection = connections.watch(connection);
-        // A client that broke off is not this proxy's to report.
+        // An error means that the client disconnected, which is not worth a report.
         tokio::spawn(async { connection.await.ok() });
     }
     drop(listener);
@@ -358,7 +361,7 @@ where
 
 type Answer<B> = Response<Either<Either<B, Held<B>>, Full<Bytes>>>;
 
-/// One request of a client's, and what becomes of it.
+/// Answers one request of a client.
 async fn answer<S>(
     service: S,
     requests: Requests,
@@ -374,7 +377,7 @@ where
     if version == Version::HTTP_11 {
         request.extensions_mut().insert(requests.begin());
     }
-    // Before the cache: what it decides by must be what the origin sees.
+    // Before the cache: the cache must decide by the same request that the origin sees.
     if let Err(error) = prepare(&mut request) {
         return Ok(plain(StatusCode::BAD_REQUEST, &format!("{error}\n")));
     }
@@ -400,10 +403,10 @@ fn plain<B>(status: StatusCode, text: &str) -> Answer<B> {
     response
 }
 
-/// Brings a request into the one form in which it is looked up and sent on.
+/// Brings a request into the form in which it is looked up and forwarded.
 fn prepare<B>(request: &mut Request<B>) -> Result<(), BoxError> {
     check_host(request)?;
-    // An absolute target overrules `Host` (RFC 9112, section 3.2.2).
+    // An absolute target takes precedence over `Host` (RFC 9112, section 3.2.2).
     if let Some(authority) = request.uri().authority() {
         let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
         let host = host.parse()?;
@@ -420,7 +423,7 @@ fn prepare<B>(request: &mut Request<B>) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// One host, and one only from HTTP/1.1 on (RFC 9112, section 3.2).
+/// Checks that there is exactly one `Host`, from HTTP/1.1 on (RFC 9112, section 3.2).
 fn check_host<B>(request: &Request<B>) -> Result<(), BoxError> {
     let mut lines = request.headers().get_all(header::HOST).into_iter();
     match (lines.next(), lines.next()) {
@@ -434,7 +437,7 @@ fn check_host<B>(request: &Request<B>) -> Result<(), BoxError> {
 
 fn is_host(value: &header::HeaderValue) -> bool {
     let Some(authority) = value.to_str().ok().and_then(|value| value.parse::<Authority>().ok()) else { return false };
-    // User information would stand before the host.
+    // The authority must begin with the host: user information is refused.
     let Some(port) = authority.as_str().strip_prefix(authority.host()) else { return false };
     let digits = port.strip_prefix(':').unwrap_or(port);
     !authority.host().is_empty()
@@ -442,8 +445,8 @@ fn is_host(value: &header::HeaderValue) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Asks the origin, over a connection for this request alone: a kept one may be closed under a request that can't be
-/// sent twice.
+/// Asks the origin, over a connection for this request alone: the origin could close a persistent connection under a request
+/// that can't be sent twice.
 async fn forward<B>(origin: Authority, mut request: Request<B>) -> Result<Response<Incoming>, BoxError>
 where
     B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
@@ -452,11 +455,11 @@ where
         request.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("te"));
     }
     if !request.headers().contains_key(header::HOST) {
-        // A client of HTTP/1.0; the cache has left it alone.
+        // A client of HTTP/1.0, whose request bypassed the cache.
         request.headers_mut().insert(header::HOST, origin.as_str().parse()?);
     }
     if request.body().size_hint().exact().is_none() {
-        // hyper's client takes it that GET and HEAD have no body of unknown length, unless it is told.
+        // Without this field, hyper's client assumes that GET and HEAD have no body of unknown length.
         request.headers_mut().insert(header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
     }
     if let Some(interim) = request.extensions_mut().remove::<Interim>() {
@@ -465,7 +468,7 @@ where
     let stream = TcpStream::connect((host(&origin), origin.port_u16().unwrap_or(80))).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // What goes wrong there shows in the response or in its body.
+    // Its errors also show in the response or in its body.
     tokio::spawn(async { connection.await.ok() });
     let mut response = sender.send_request(request).await?;
     strip_hop_by_hop(response.headers_mut());
@@ -475,7 +478,7 @@ where
 
 fn pass_interim_responses<B>(request: &mut Request<B>, interim: Interim) {
     hyper::ext::on_informational(request, move |response| {
-        // The server beside us says by itself when it wants the content.
+        // This proxy's own server sends 100 (Continue) when it reads the content.
         if response.status() != StatusCode::CONTINUE {
             let mut headers = response.headers().clone();
             strip_hop_by_hop(&mut headers);

@@ -1,4 +1,4 @@
-//! What a proxy is told on its command line.
+//! The command line of a proxy.
 
 use std::net::SocketAddr;
 

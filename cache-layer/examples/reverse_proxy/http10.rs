@@ -1,5 +1,6 @@
-//! Bodies for clients of HTTP/1.0. One whose length isn't said ends with its connection, and a client can't tell a body that
-//! broke off from a whole one (RFC 9112, section 6.3). So it is held until it is whole, and its length is known.
+//! Bodies for clients of HTTP/1.0. A body without a length ends with its connection, so that a client can't distinguish a body
+//! that broke off from a complete one (RFC 9112, section 6.3). So the body is held until it is complete, and its length is
+//! known.
 
 use std::{
     collections::VecDeque,
@@ -19,11 +20,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{BoxError, interim::Requests};
 
-/// The most that is held of a body, in bytes, and for how long. What is larger or slower is sent as it comes.
+/// The most that is held of a body, in bytes, and for how long. A larger or slower body is sent as it arrives.
 const MOST: usize = 4 << 20;
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The response, with a body that is whole, or that resets its connection if it breaks off.
+/// The response, with a body that is complete, or that resets its connection if it breaks off.
 pub(crate) async fn hold<B>(
     response: Response<B>,
     requests: &Requests,
@@ -38,7 +39,7 @@ where
     let mut held = VecDeque::new();
     let mut bytes = 0;
     let deadline = Instant::now() + LONGEST;
-    // Nobody waits for the end of a stream of events.
+    // A stream of events has no end to wait for.
     let endless =
         parts.headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
     let whole = loop {
@@ -63,7 +64,7 @@ where
     Ok(Response::from_parts(parts, Either::Right(Held { held, rest })))
 }
 
-/// A body that is here in part, or all.
+/// A body that has been read in part, or in full.
 pub(crate) struct Held<B> {
     held: VecDeque<Bytes>,
     rest: Option<B>,

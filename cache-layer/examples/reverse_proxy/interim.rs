@@ -1,5 +1,5 @@
-//! 1xx responses on their way to a client (RFC 9110, section 15.2). hyper's client tells of those that it gets; its server
-//! has no way to send any. So they are written beside it, between one response and the next.
+//! 1xx responses on their way to a client (RFC 9110, section 15.2). hyper's client reports those that it receives, but its server
+//! can't send any. So this module writes them to the connection itself, between one response and the next.
 
 use std::{
     io::{self, IoSlice},
@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// The most that waits for a client that doesn't read, in bytes; what comes then is dropped.
+/// The most that is buffered for a client that doesn't read, in bytes; later interim responses are dropped.
 const MAX_WAITING: usize = 64 << 10;
 
 /// A client's connection.
@@ -23,15 +23,15 @@ pub(crate) struct Wire<T: Break> {
     waiting: Arc<Mutex<Waiting>>,
 }
 
-/// A stream that can end so that the other side takes what it got for no whole.
+/// A stream that can be closed so that the other side notices that the message is incomplete.
 pub(crate) trait Break {
-    /// What is closed from now on, is so without an end.
+    /// From now on, closing the stream resets the connection.
     fn break_on_close(&self);
 }
 
 impl Break for TcpStream {
     fn break_on_close(&self) {
-        // If it can't be told, the client has gone.
+        // An error means that the client has gone.
         let _ = self.set_zero_linger();
     }
 }
@@ -39,13 +39,13 @@ impl Break for TcpStream {
 #[derive(Default)]
 struct Waiting {
     bytes: Vec<u8>,
-    /// The server has written a part of a response: nothing may come between.
+    /// The server has written a part of a response: nothing else may be written now.
     in_response: bool,
-    /// Counts the requests, so that what belongs to one is not sent to the next.
+    /// Counts the requests, so that the interim responses of one request are not sent for the next.
     request: u64,
     /// The connection's task, which writes.
     task: Option<Waker>,
-    /// A response is under way whose end is that of the connection.
+    /// The response under way ends with the connection.
     open_end: bool,
 }
 
@@ -62,7 +62,7 @@ impl<T: Break> Wire<T> {
         Self { stream, waiting: Arc::default() }
     }
 
-    /// Where the requests of this connection are begun.
+    /// The handle by which the requests of this connection begin.
     pub(crate) fn requests(&self) -> Requests {
         Requests(self.waiting.clone())
     }
@@ -77,19 +77,19 @@ impl Requests {
         Interim { request: lock(&self.0).request, waiting: self.0.clone() }
     }
 
-    /// The request has its final response.
+    /// Records that the request has its final response.
     pub(crate) fn end(&self) {
         lock(&self.0).request += 1;
     }
 
-    /// The response ends with its connection: unless that is shut down in order, it is to break.
+    /// Records that the response ends with its connection: unless the connection is shut down in order, it is to be reset.
     pub(crate) fn end_with_connection(&self) {
         lock(&self.0).open_end = true;
     }
 }
 
-/// Takes the interim responses to one request, until it is answered: what a refresh in the background gets later is for
-/// nobody.
+/// Takes the interim responses to one request, until it is answered. A background refresh may get more of them later, which are
+/// dropped.
 #[derive(Clone)]
 pub(crate) struct Interim {
     request: u64,
@@ -109,7 +109,7 @@ impl Interim {
 
         let mut waiting = lock(&self.waiting);
         let fits = waiting.bytes.len() + head.len() <= MAX_WAITING;
-        // In a response that is still being written, only a pipelined request can be waiting: its turn has not come.
+        // While a response is being written, only a pipelined request can be waiting, whose turn has not come.
         if waiting.request == self.request && !waiting.in_response && fits {
             waiting.bytes.append(&mut head);
             if let Some(task) = waiting.task.take() {
@@ -124,7 +124,7 @@ fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
 }
 
 impl<T: AsyncWrite + Break + Unpin> Wire<T> {
-    /// Writes what waits, which is complete before anything else is.
+    /// Writes the buffered interim responses completely, before anything else.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut waiting = lock(&self.waiting);
         while !waiting.bytes.is_empty() {
@@ -165,7 +165,7 @@ impl<T: AsyncWrite + Break + Unpin> AsyncWrite for Wire<T> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper comes here whenever its task is woken, once it has written all that it had.
+    /// hyper calls this whenever its task is woken, after it has written all that it had.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         {
             let mut waiting = lock(&self.waiting);
@@ -176,7 +176,7 @@ impl<T: AsyncWrite + Break + Unpin> AsyncWrite for Wire<T> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// hyper comes here once all is written, and not after a body that failed.
+    /// hyper calls this once all is written, but not after a body that failed.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         lock(&self.waiting).open_end = false;
         Pin::new(&mut self.stream).poll_shutdown(cx)

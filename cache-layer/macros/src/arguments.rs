@@ -1,4 +1,4 @@
-//! What stands in the brackets of `#[cached(…)]`.
+//! The arguments of `#[cached(…)]`.
 
 use syn::{
     Error, Expr, ExprArray, ExprLit, Ident, Lit, LitInt, LitStr, Result, Token, parenthesized,
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     pub(crate) failure_backoff: Option<(Duration, Duration)>,
     pub(crate) negative_ttl: Option<Duration>,
     pub(crate) many: Option<Many>,
-    /// Texts with arguments in them, or expressions.
+    /// Strings with arguments in them, or expressions.
     pub(crate) tags: Vec<Expr>,
     pub(crate) lock: Option<Lock>,
     pub(crate) skip: Vec<Ident>,
@@ -106,7 +106,7 @@ impl Parse for Arguments {
 }
 
 impl Arguments {
-    /// Reads a setting that is a duration, or has some; `false` if this is none.
+    /// Parses a setting that is a duration, or contains durations; `false` if this setting does not.
     fn time(&mut self, input: ParseStream<'_>, setting: &Ident) -> Result<bool> {
         let place = match setting.to_string().as_str() {
             "ttl" => &mut self.ttl,
@@ -133,7 +133,7 @@ impl Arguments {
         Ok(true)
     }
 
-    /// Reads any other setting; `false` if there is none of that name.
+    /// Parses any other setting; `false` if there is no setting with this name.
     fn other(&mut self, input: ParseStream<'_>, setting: &Ident) -> Result<bool> {
         match setting.to_string().as_str() {
             "jitter" => self.jitter = Some(number(input, setting, "per cent without quotes, such as `jitter = 10`")?),

@@ -1,4 +1,4 @@
-//! Durations as people write them.
+//! Durations in readable form, such as `1m30s`.
 
 use syn::{Error, LitStr, Result};
 

@@ -1,4 +1,4 @@
-//! What a cached function becomes.
+//! The code that a cached function expands to.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
@@ -17,7 +17,7 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
     let signature = without_mut(sig);
     let answer = function.answer(false);
     let (quiet, companions) = (quiet(), function.companions());
-    // What is an argument for the key's or the cache's sake is not unused.
+    // Arguments that are only used for the key or the cache must not cause warnings.
     let used = function.inputs.iter().map(|input| &input.name);
     quote! {
         #(#attrs)*
@@ -37,8 +37,8 @@ pub(crate) fn expand(function: &Function) -> TokenStream {
     }
 }
 
-/// What is to be said of the signature is said once, where its body is: of the functions around it, which take the same arguments
-/// and hand them on, it would be said again, or for the first time.
+/// Lints of the signature are reported once, for the function with the body. The functions around it, which take the same
+/// arguments and pass them on, would report them again, or report lints of their own.
 fn quiet() -> TokenStream {
     quote! {
         #[allow(
@@ -73,7 +73,7 @@ fn without_mut(signature: &Signature) -> Signature {
 }
 
 impl Function {
-    /// The body: looks up, and loads if it must.
+    /// The body: looks up, and loads if needed.
     fn answer(&self, refresh: bool) -> TokenStream {
         let cache = &self.cache;
         let answer = match self.inputs.iter().find_map(|input| Some((input, input.element.as_ref()?))) {
@@ -113,7 +113,7 @@ impl Function {
         }
     }
 
-    /// The same of each element of an argument: the function runs for those that are missing.
+    /// The same for each element of an argument: the function runs for the missing elements.
     fn answer_many(&self, input: &Input, element: &Element, refresh: bool) -> TokenStream {
         let (key, tags, call, returned) = (self.key(), self.tags(), self.call(), self.returned());
         let (items, Element { name: item, ty }) = (&input.name, element);
@@ -149,7 +149,7 @@ impl Function {
         }
     }
 
-    /// What the load, which outlives its caller, has of its own: it borrows nothing.
+    /// The owned arguments of the load: it outlives its caller, so it borrows nothing.
     fn owned(&self, which: impl Fn(&Input) -> bool) -> TokenStream {
         let owned = self
             .inputs
@@ -179,7 +179,7 @@ impl Function {
         }
     }
 
-    /// Whether it returns a `Result` is for its type to say: an alias has any name.
+    /// Leaves it to the type system whether the function returns a `Result`: an alias can have any name.
     fn returned(&self) -> TokenStream {
         let output = &self.output;
         quote!(::cache_layer::__cached::Returned::<#output>::of())
@@ -221,7 +221,7 @@ impl Function {
         quote!(::cache_layer::__cached::KeyParts::new(#name) #(#parts)* .key())
     }
 
-    /// What stands beside the function: its key, its invalidation and its refresh.
+    /// The companions of the function: its key, its invalidation and its refresh.
     fn companions(&self) -> TokenStream {
         match &self.receiver {
             Some(receiver) => self.methods_beside(receiver),
@@ -229,7 +229,7 @@ impl Function {
         }
     }
 
-    /// Of a function, the companions are in a module.
+    /// The companions of a function are in a module.
     fn module_beside(&self) -> TokenStream {
         let ItemFn { vis, sig, .. } = &self.item;
         let output = &sig.output;
@@ -272,7 +272,7 @@ impl Function {
         }
     }
 
-    /// Of a method, the companions are methods: an `impl` has no room for a module.
+    /// The companions of a method are methods: an `impl` can't contain a module.
     fn methods_beside(&self, receiver: &Receiver) -> TokenStream {
         let ItemFn { vis, sig, .. } = &self.item;
         let output = &sig.output;
@@ -282,7 +282,7 @@ impl Function {
         let (all, keyed, keyed_names) = (self.all_inputs(), self.keyed_inputs(), self.keyed_names());
         let (key, refresh) = (self.key(), self.answer(true));
         let (types, quiet) = (quote!(::cache_layer::__cached), quiet());
-        // Without `self`, the cache is to be named.
+        // Without `self`, the caller has to pass the cache.
         let cache = &self.cache;
         let (from, cache) = match self.cache_is_argument {
             true => (quote!(__cache: &#types::Cache), quote!(__cache)),
@@ -350,8 +350,8 @@ impl Input {
     }
 }
 
-/// What is made before the arguments go to the load; and what the call of the cache is told, but for the tags and what is
-/// for `None` only.
+/// The code that runs before the arguments are moved to the load; and the settings of the call, except for the tags and the
+/// settings for `None`.
 fn settings(arguments: &Arguments) -> (TokenStream, TokenStream) {
     let durations = [
         (quote!(ttl), &arguments.ttl),

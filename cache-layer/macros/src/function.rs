@@ -1,4 +1,4 @@
-//! The function that is to be cached, and whether it can be.
+//! The function that is to be cached, and the checks whether it can be.
 
 use syn::{
     Error, Expr, FnArg, GenericArgument, Ident, ItemFn, Pat, PatIdent, PatType, PathArguments, Receiver, Result,
@@ -15,11 +15,11 @@ pub(crate) struct Function {
     pub(crate) item: ItemFn,
     pub(crate) receiver: Option<Receiver>,
     pub(crate) inputs: Vec<Input>,
-    /// What the key is made of, if not of the arguments one after another.
+    /// The template of the key, if the key is not made of the arguments one after another.
     pub(crate) template: Option<Vec<Piece>>,
     pub(crate) cache: Expr,
     pub(crate) cache_is_argument: bool,
-    /// What it returns.
+    /// The return type.
     pub(crate) output: Type,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Input {
     pub(crate) borrowed: bool,
     /// Whether it is part of the key.
     pub(crate) keyed: bool,
-    /// What of it is part of a key, where each of its elements has one.
+    /// The element that is part of a key, if each element of the argument has a key.
     pub(crate) element: Option<Element>,
 }
 
@@ -74,7 +74,7 @@ impl Function {
     }
 }
 
-/// Has each element of an argument have an entry of its own.
+/// Gives each element of an argument an entry of its own.
 fn take_apart(arguments: &Arguments, Many { item, items }: &Many, inputs: &mut [Input]) -> Result<()> {
     if let Some(fallback) = &arguments.fallback {
         return Err(Error::new_spanned(
@@ -140,7 +140,7 @@ fn inputs_of(signature: &Signature) -> Result<(Option<Receiver>, Vec<Input>)> {
     Ok((receiver, inputs))
 }
 
-/// The cache, and whether it is an argument: then it is no part of the key.
+/// The cache, and whether it is an argument: then it is not part of the key.
 fn cache_of(arguments: &Arguments, inputs: &mut [Input], signature: &Signature) -> Result<(Expr, bool)> {
     match (&arguments.cache, inputs.iter_mut().find(|input| is_cache(&input.ty))) {
         (Some(cache), argument) => {
@@ -198,7 +198,7 @@ impl Input {
         Ok(Self { name: ident.clone(), ty: (**ty).clone(), borrowed, keyed: true, element: None })
     }
 
-    /// What it, or one of its elements, is called where a key is made of it.
+    /// The name of the argument, or of one of its elements, in the code that makes a key.
     pub(crate) fn key_name(&self) -> &Ident {
         self.element.as_ref().map_or(&self.name, |element| &element.name)
     }

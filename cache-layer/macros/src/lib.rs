@@ -8,7 +8,7 @@ mod expand;
 mod function;
 mod template;
 
-/// Caches what an async function returns, by its arguments.
+/// Caches the results of an async function, by its arguments.
 ///
 /// ```
 /// use cache_layer::{Cache, cached, store::MemoryStore};
@@ -37,46 +37,47 @@ mod template;
 ///
 /// # Settings
 ///
-/// | setting | what it says |
+/// | setting | meaning |
 /// |---|---|
-/// | `name = "…"` | what the entries are called; needed, and to be used by one function only, but for [`many`](#many-at-once) |
+/// | `name = "…"` | the name of the entries; required, and for one function only, except with [`many`](#many-at-once) |
 /// | `ttl = "60s"` | how long a value is fresh (`ms`, `s`, `m`, `h`, `d`, or several: `"1m30s"`; or an expression); five minutes unless set |
-/// | `jitter = 10` | by up to how many per cent it is shorter, at random |
-/// | `early_refresh = 1.0`, or `early` | loaded anew in the background before it is stale, and how early |
+/// | `jitter = 10` | shortens the freshness at random, by up to this many per cent |
+/// | `early_refresh = 1.0`, or `early` | loads anew in the background before the value is stale, and how early |
 /// | `tags = ["product:{id}"]` | tags, with arguments in them as in `format!`, or expressions: `tags = [filter.tag()]` |
-/// | `lock` | one load in the whole fleet (`lock = "fleet"`, as if it were not said), in each process (`"process"`), or no waiting (`"off"`) |
-/// | `stale_while_revalidate = "10s"` | for so long after, the value is used while it is loaded anew |
-/// | `stale_if_error = "1h"` | for so long after, the value is used if the function fails |
-/// | `keep = "1d"` | for so long after, the value is there for a load that wants to know it; the function itself doesn't |
-/// | `soft_timeout = "50ms"` | how long a call waits where a stale value may stand in by `stale_if_error` |
-/// | `hard_timeout("2s", Error::TimedOut)` | how long it waits at most, and its error then |
-/// | `fallback = Vec::new()` | what it returns in place of an error |
-/// | `failure_backoff("1s", "30s")` | how long a failing function is left alone where something stands in, at first and at most |
+/// | `lock` | one load in the whole fleet (`lock = "fleet"`, the default), in each process (`"process"`), or no waiting (`"off"`) |
+/// | `stale_while_revalidate = "10s"` | how long a stale value is used while it is loaded anew |
+/// | `stale_if_error = "1h"` | how long a stale value is used if the function fails |
+/// | `keep = "1d"` | how long a stale value is kept for a load that wants to see it; the function itself doesn't |
+/// | `soft_timeout = "50ms"` | how long a call waits if a stale value may be used by `stale_if_error` |
+/// | `hard_timeout("2s", Error::TimedOut)` | how long a call waits at most, and its error then |
+/// | `fallback = Vec::new()` | what a call returns in place of an error |
+/// | `failure_backoff("1s", "30s")` | how long the back-off after a failure lasts, at first and at most, while there is a stale value or a fallback |
 /// | `many(id in ids)` | [each element of `ids` has an entry of its own](#many-at-once) |
-/// | `negative_ttl = "5s"` | how long `None` is fresh, of a function that returns an `Option` |
-/// | `skip(db)` | arguments that are no part of the key |
-/// | `key = "{category}/{page}"` | the key, of arguments that implement `Display`; unless set, [of all that are not skipped](#what-the-key-is-made-of) |
-/// | `schema = 2` | to be counted up when the type changes, so that old and new processes keep apart |
-/// | `cache = "self.cache"` | where the cache is; not needed beside an argument of type `&Cache`, which is no part of the key |
+/// | `negative_ttl = "5s"` | how long `None` is fresh, for a function that returns an `Option` |
+/// | `skip(db)` | arguments that are not part of the key |
+/// | `key = "{category}/{page}"` | the key, from arguments that implement `Display`; unless set, [from all arguments that are not skipped](#what-the-key-is-made-of) |
+/// | `schema = 2` | a number to increase when the type changes, so that old and new processes don't share entries |
+/// | `cache = "self.cache"` | the cache; not needed with an argument of type `&Cache`, which is not part of the key |
 ///
 /// # What it makes
 ///
-/// The function keeps its signature, its visibility and its documentation. Beside it is a module of its name and `_cache`:
+/// The function keeps its signature, its visibility and its documentation. The attribute adds a module with its name and
+/// `_cache`:
 ///
 /// - `key(…)`: the [`Key`] of these arguments
 /// - `invalidate(&cache, …)`: [invalidates] the entry of these arguments
-/// - `refresh(…)`: takes what the function takes; runs it whatever is there, and stores what it returns
+/// - `refresh(…)`: takes the function's arguments; runs it even if there is a fresh value, and stores the result
 ///
-/// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` has no room for a module: beside
-/// a method `product(&self, …)` there are `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
+/// Both `key` and `invalidate` take the arguments that are part of the key. An `impl` can't contain a module, so for a method
+/// `product(&self, …)` the attribute adds `product_key(…)`, `product_invalidate(&self, …)` (or `(&cache, …)`, if the cache is
 /// an argument) and `product_refresh(&self, …)`.
 ///
 /// # Many at once
 ///
 /// With `many(id in ids)`, the function takes a list, `ids: Vec<u64>` or `ids: &[u64]`, and returns pairs of an element and its
-/// value, as a `HashMap`, a `BTreeMap` or a `Vec<(u64, …)>`. It runs for the elements that are missing, once, and the caller has all
-/// that there are. One that it leaves out has no value, which is known for as long as `negative_ttl` says. `id` is an element in
-/// tags, in a template, and for the companions.
+/// value, as a `HashMap`, a `BTreeMap` or a `Vec<(u64, …)>`. It runs once, for the missing elements, and the caller gets the
+/// values of all elements. An element that it leaves out has no value, which is stored for `negative_ttl`. `id` is one element
+/// in tags, in a template, and in the added functions.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -85,7 +86,7 @@ mod template;
 /// # #[derive(Clone)] struct Db;
 /// # impl Db { async fn names(&self, ids: &[u64]) -> HashMap<u64, String> { ids.iter().map(|id| (*id, format!("lamp {id}"))).collect() } }
 /// # #[derive(Clone, Debug)] struct DbError;
-/// /// `SELECT … WHERE id = ANY($1)`, for those that are not there.
+/// /// `SELECT … WHERE id = ANY($1)`, for the ids that are not cached.
 /// #[cached(name = "product_name", ttl = "5m", tags = ["product:{id}"], many(id in ids), skip(db))]
 /// async fn names(cache: &Cache, db: &Db, ids: &[u64]) -> Result<HashMap<u64, String>, DbError> {
 ///     Ok(db.names(ids).await)
@@ -104,30 +105,30 @@ mod template;
 /// # }
 /// ```
 ///
-/// Elements are `Clone`, `Eq` and `Hash`; values, and what else the function takes, are `Clone`, and all is `Sync`. The entries are
-/// those of a function that returns an `Option` for one `id`: it may have the same name, if its key is made of the same
-/// arguments. What it means to ask for many is with [`get_or_load_many`].
+/// Elements must be `Clone`, `Eq` and `Hash`; values and the other arguments must be `Clone`, and all of them `Sync`. The
+/// entries are the same as those of a function that returns an `Option` for one `id`: that function may have the same name, if
+/// its key is made of the same arguments. [`get_or_load_many`] describes how calls with many keys behave.
 ///
 /// # What the key is made of
 ///
-/// The name, and the arguments one after another, as serde has them: what it tells apart has two keys, and what is equal has
-/// one. It reads much as `{:?}` does, without blanks: `product_list:"lamps",1`. Patterns see that, too:
-/// `delete_pattern("product_list:\"lamps\",*")`.
+/// The key has the name, and the arguments one after another, as serde writes them: arguments that serde distinguishes have
+/// different keys, and equal arguments have the same key. It looks like `{:?}` without blanks: `product_list:"lamps",1`.
+/// Patterns are compared with this form, too: `delete_pattern("product_list:\"lamps\",*")`.
 ///
-/// - `None`, `Some(None)`, `Some(())`, `NaN`, and each of the infinities are themselves. All `NaN`s are one, and `0.0` and
-///   `-0.0` are two, as a function may tell them apart. Integers are their value, whatever their width.
-/// - Maps and sets that are equal have one key, in whatever order they are; a list in another order is another list. serde
-///   writes sets as lists: a `HashSet` is known by its type, and for the unordered collections of others there is
+/// - `None`, `Some(None)`, `Some(())`, `NaN`, and each of the infinities have keys of their own. All `NaN`s are equal, but
+///   `0.0` and `-0.0` differ, because a function may distinguish them. Integers are written by value, whatever their width.
+/// - Equal maps and equal sets have the same key, whatever their order; a list in another order is another list. serde
+///   writes sets as lists: a `HashSet` is recognized by its type; for unordered collections of other crates, use
 ///   [`unordered`].
-/// - A call with an argument that its own `Serialize` refuses shares nothing with other calls, and a warning says so.
+/// - A call with an argument whose `Serialize` fails shares nothing with other calls, and a warning says so.
 ///
-/// # What it asks for
+/// # Requirements
 ///
-/// The function runs in a task of its own, which outlives a caller that leaves: `self` and what is borrowed must be
-/// `Clone`, everything `Send`, and nothing borrow from elsewhere. What it returns is a value that serde knows, or a
-/// `Result` of one; errors are not cached, and every caller that waited gets a clone, so they are `Clone`. It is the type that says
-/// what a `Result` is, by whatever alias; one within something else is a value like any other. Functions with type
-/// parameters can't be cached, nor can those of a trait.
+/// The function runs in a task of its own, which outlives a caller that leaves: `self` and borrowed arguments must be `Clone`,
+/// everything must be `Send`, and nothing may borrow from elsewhere. The function returns a value that serde can serialize, or
+/// a `Result` of one. Errors are not cached, and must be `Clone`, because every caller that waited gets a clone. The attribute
+/// recognizes a `Result` by its type, also behind an alias; a `Result` within another type is a value like any other. Functions
+/// with type parameters, and functions of a trait, can't be cached.
 ///
 /// [`Key`]: https://docs.rs/cache-layer/latest/cache_layer/struct.Key.html
 /// [invalidates]: https://docs.rs/cache-layer/latest/cache_layer/struct.Cache.html#method.invalidate
@@ -141,7 +142,7 @@ pub fn cached(arguments: TokenStream, item: TokenStream) -> TokenStream {
     match expanded {
         Ok(tokens) => tokens.into(),
         Err(error) => {
-            // The function stays, so that what calls it adds no errors of its own.
+            // The function stays, so that its callers cause no further errors.
             let mut tokens: TokenStream = error.into_compile_error().into();
             tokens.extend(item);
             tokens

@@ -1,4 +1,4 @@
-//! The codec of a cache, and what stands for it in an entry.
+//! The codec of a cache, and its mark in an entry.
 
 use std::{any::Any, sync::Arc};
 
@@ -9,7 +9,7 @@ use super::shipped::Postcard;
 use super::{contract::Codec, erased, shipped::Json};
 use crate::telemetry::Rejection;
 
-/// Begins the metadata of a typed entry. A response's begins otherwise.
+/// The first byte of a typed entry's metadata. A response's metadata begins with another byte.
 const KIND: u8 = b'T';
 /// The longest name of a codec.
 const LONGEST_NAME: usize = 64;
@@ -21,7 +21,7 @@ pub(crate) struct Chosen {
     schema: u32,
 }
 
-/// Those that come with the library are called directly.
+/// The codecs that come with the library, which are called directly.
 #[derive(Clone, Debug)]
 enum Shipped {
     Json,
@@ -51,8 +51,8 @@ impl Chosen {
         self.schema = schema;
     }
 
-    /// The metadata of what it writes: what kind of entry, by which codec (in capitals if there is a schema), the schema, four
-    /// bytes, and the name of a codec that doesn't come with the library.
+    /// The metadata of the values that it writes: the kind of entry, the codec (in capitals if there is a schema), the schema
+    /// in four bytes, and the name of a codec that doesn't come with the library.
     pub(crate) fn meta(&self) -> Vec<u8> {
         let (mark, name) = match &self.codec {
             Shipped::Json => (b'j', ""),
@@ -79,7 +79,7 @@ impl Chosen {
         written.map_err(|error| error.to_string())
     }
 
-    /// What it has written.
+    /// Decodes a value that this codec has written.
     pub(crate) fn decode_own<V: DeserializeOwned + 'static>(&self, bytes: &[u8]) -> Result<V, String> {
         let read = match &self.codec {
             Shipped::Json => Json.decode(bytes),
@@ -90,7 +90,7 @@ impl Chosen {
         read.map_err(|error| error.to_string())
     }
 
-    /// What was written with this metadata, if it is a value of this type.
+    /// Decodes a value that was written with this metadata, if it is of this type.
     pub(crate) fn decode<V: DeserializeOwned + 'static>(&self, meta: &[u8], bytes: &[u8]) -> Result<V, Rejection> {
         let [KIND, mark, rest @ ..] = meta else { return Err(Rejection::Type) };
         let (schema, name) = match mark.is_ascii_uppercase() {

@@ -1,4 +1,4 @@
-//! What a codec is.
+//! The trait of a codec.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// use cache_layer::{Cache, codec::{Codec, CodecError}, store::MemoryStore};
 /// use serde::{Serialize, de::DeserializeOwned};
 ///
-/// /// For those who look into Redis often.
+/// /// Readable in Redis.
 /// #[derive(Debug)]
 /// struct PrettyJson;
 ///
@@ -37,22 +37,22 @@ use serde::{Serialize, de::DeserializeOwned};
 /// # }
 /// ```
 ///
-/// What a load brings is read back once before it is stored: a value that doesn't come back is not kept, for the reason
+/// A loaded value is read back once before it is stored: if that fails, it is not stored, for the reason
 /// [`unserializable`](crate::telemetry::NoCacheReason::Unserializable).
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
-    /// What stands for it in each entry, 64 bytes at most; what is beyond is cut off. A value that was written by a codec of
+    /// The name of the codec in each entry, cut off after 64 bytes. A value that was written by a codec with
     /// another name is a miss, for the reason [`codec`](crate::telemetry::Rejection::Codec), unless that is [`Json`](super::Json) or
-    /// [`Postcard`](super::Postcard), which every cache reads. A codec that writes otherwise than before needs a new name.
+    /// [`Postcard`](super::Postcard), which every cache can read. A codec that changes its format needs a new name.
     fn name(&self) -> &str;
 
     /// The value as bytes.
     ///
     /// # Errors
     ///
-    /// If it can't be written so that it is read back as it is.
+    /// If the value can't be written so that it is read back unchanged.
     fn encode<V: Serialize + ?Sized>(&self, value: &V) -> Result<Vec<u8>, CodecError>;
 
-    /// The value, if the bytes are one of this type's, to the last byte.
+    /// The value, if all of the bytes are a value of this type.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Codecs of any type behind one, though their methods have type parameters: the value, or what reads it, is what has its type
-//! erased.
+//! Codecs as trait objects, though their methods have type parameters: instead of the codec, the value and its reader have
+//! their types erased.
 
 use std::{any::Any, cell::Cell, fmt};
 
@@ -16,7 +16,7 @@ pub(super) trait Erased: fmt::Debug + Send + Sync {
 
     fn encode_erased(&self, value: &dyn erased_serde::Serialize) -> Result<Vec<u8>, CodecError>;
 
-    /// What [`READ`] reads out of the bytes.
+    /// The value that [`READ`] reads from the bytes.
     fn decode_erased(&self, bytes: &[u8]) -> Result<Read, CodecError>;
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Read(Box<dyn Any>);
 type ReadValue = for<'de> fn(&mut dyn erased_serde::Deserializer<'de>) -> Result<Box<dyn Any>, erased_serde::Error>;
 
 thread_local! {
-    /// How the next [`Read`] of this thread is read: a codec knows no more of it than that it can be.
+    /// How the next [`Read`] of this thread is read: a codec only knows that `Read` can be deserialized.
     static READ: Cell<Option<ReadValue>> = const { Cell::new(None) };
 }
 
@@ -59,11 +59,11 @@ fn read_as<V: DeserializeOwned + 'static>(
     Ok(Box::new(value))
 }
 
-/// The value of this type that `codec` reads out of the bytes.
+/// The value of this type that `codec` reads from the bytes.
 pub(super) fn decode<V: DeserializeOwned + 'static>(codec: &dyn Erased, bytes: &[u8]) -> Result<V, CodecError> {
     READ.set(Some(read_as::<V>));
     let read = codec.decode_erased(bytes);
-    // A codec that refuses the bytes may not have come to it.
+    // A codec that refused the bytes may not have taken it.
     READ.set(None);
     read?.0.downcast().map(|value| *value).map_err(|_| "it is a value of another type".into())
 }

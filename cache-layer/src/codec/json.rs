@@ -1,5 +1,5 @@
-//! JSON, but for what is not read back as it was. serde_json writes that all the same: `null` for what is no number, the same
-//! `null` for `None` and for `Some` of what is `null` itself, and more levels than it reads.
+//! JSON, except for values that would not be read back unchanged. serde_json writes these all the same: `null` for `NaN`, the
+//! same `null` for `None` and for `Some` of a value that is `null` itself, and more levels than it can read.
 
 use std::fmt::Display;
 
@@ -11,7 +11,7 @@ use serde::{
     },
 };
 
-/// Arrays and objects within each other that serde_json reads.
+/// The deepest nesting of arrays and objects that serde_json reads.
 const MAX_DEPTH: u8 = 127;
 
 /// The value as JSON, or why it can't be.
@@ -23,17 +23,17 @@ pub(super) fn encode<V: Serialize + ?Sized>(value: &V) -> Result<Vec<u8>, String
     Ok(bytes)
 }
 
-/// Where a value stands.
+/// The position of a value.
 #[derive(Clone, Copy)]
 struct Place {
-    /// Arrays and objects around it.
+    /// The number of arrays and objects around it.
     depth: u8,
-    /// Whether it is all that is in a `Some`.
+    /// Whether it is the content of a `Some`.
     in_some: bool,
 }
 
 impl Place {
-    /// Within `levels` more.
+    /// The position within `levels` more.
     fn within<E: Error>(self, levels: u8) -> Result<Self, E> {
         let depth = self.depth + levels;
         if depth > MAX_DEPTH {
@@ -56,7 +56,7 @@ struct Faithful<S> {
     at: Place,
 }
 
-/// What is written at a place.
+/// A value that is written at a position.
 struct At<'v, T: ?Sized>(&'v T, Place);
 
 impl<T: Serialize + ?Sized> Serialize for At<'_, T> {
@@ -65,13 +65,13 @@ impl<T: Serialize + ?Sized> Serialize for At<'_, T> {
     }
 }
 
-/// An array or an object, and where its members stand.
+/// An array or an object, and the position of its members.
 struct Members<C> {
     json: C,
     at: Place,
 }
 
-/// Values that JSON writes so that they are read back as they were.
+/// Values that JSON writes so that they are read back unchanged.
 macro_rules! as_it_is {
     ($($method:ident($type:ty))+) => {$(
         fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
@@ -213,7 +213,7 @@ fn no_number<E: Error>(value: impl Display) -> E {
     E::custom(format_args!("JSON has no number for `{value}`"))
 }
 
-/// serde_json sees to the keys, which are read back as they were, or refused.
+/// Keys are left to serde_json, which writes them so that they are read back unchanged, or refuses them.
 impl<C: SerializeMap> SerializeMap for Members<C> {
     type Ok = C::Ok;
     type Error = C::Error;
@@ -231,7 +231,7 @@ impl<C: SerializeMap> SerializeMap for Members<C> {
     }
 }
 
-/// What serde has a trait each for, and is all one here.
+/// Implements serde's separate traits, which are all the same here.
 macro_rules! members {
     ($($kind:ident: $method:ident($($name:ident)?),)+) => {$(
         impl<C: $kind> $kind for Members<C> {

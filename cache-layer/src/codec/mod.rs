@@ -1,8 +1,8 @@
 //! How values are written: a [`Codec`], which is [`Json`] unless [set](crate::CacheBuilder::codec).
 //
-// - `contract`: what a codec is
-// - `shipped`: those that come with the library; `json`: what JSON would not bring back
-// - `chosen`: that of a cache, and its mark in an entry; `erased`: one of any type
+// - `contract`: the trait of a codec
+// - `shipped`: the codecs that come with the library; `json`: JSON that refuses values it would not read back
+// - `chosen`: the codec of a cache, and its mark in an entry; `erased`: codecs as trait objects
 
 mod chosen;
 mod contract;

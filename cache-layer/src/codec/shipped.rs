@@ -7,13 +7,16 @@ use super::{
     json,
 };
 
-/// JSON: people read it in `redis-cli` behind the envelope's header, and a type that gains an optional field still reads
-/// what was written before. Floats come back to the last bit. What JSON has no form of its own for is refused, and not
-/// kept: `NaN` and the infinities, `Some(None)` and `Some(())`, keys of maps that are neither texts, numbers, `bool`s nor
-/// names of variants, and more than 127 lists, maps and structs within each other. [`Postcard`] keeps
-/// them. Within `#[serde(tag)]`, `#[serde(untagged)]` and `#[serde(flatten)]`, serde reads back neither maps with numbers
-/// for keys nor integers of 128 bits: they are loaded every time, and [`set`](crate::Cache::set), which only writes, stores
-/// what [`get`](crate::Cache::get) then doesn't find.
+/// JSON: readable in `redis-cli` after the envelope's header. A type that gains an optional field can still read
+/// older values. Floats are read back to the last bit.
+///
+/// Values that JSON can't represent unambiguously are refused, and not stored: `NaN` and the infinities, `Some(None)` and
+/// `Some(())`, keys of maps other than strings, numbers, `bool`s and names of variants, and more than 127 levels of lists, maps
+/// and structs. [`Postcard`] can store them.
+///
+/// Within `#[serde(tag)]`, `#[serde(untagged)]` and `#[serde(flatten)]`, serde can read back neither maps with numbers
+/// as keys nor integers of 128 bits: such values are loaded every time, and [`set`](crate::Cache::set), which only writes, stores
+/// a value that [`get`](crate::Cache::get) then doesn't find.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Json;
 
@@ -31,11 +34,13 @@ impl Codec for Json {
     }
 }
 
-/// [Postcard](https://postcard.jamesmunns.com): compact and quick, without the names of fields. It doesn't describe
-/// itself: a type that changes at all needs a new name in its keys, or a new [schema](crate::CacheBuilder::schema), or what was
-/// written before may be read as something else. Types that look at what is there before they decide (`#[serde(untagged)]`,
-/// `#[serde(flatten)]`, `serde_json::Value`) can't be read back: they are loaded every time, and [`set`](crate::Cache::set),
-/// which only writes, stores what [`get`](crate::Cache::get) then doesn't find.
+/// [Postcard](https://postcard.jamesmunns.com): compact and fast, without the names of fields.
+///
+/// The format doesn't describe itself: after any change of a type, use a new name in its keys, or a new
+/// [schema](crate::CacheBuilder::schema); otherwise older values may be read with another meaning. Types that need a
+/// self-describing format (`#[serde(untagged)]`, `#[serde(flatten)]`, `serde_json::Value`) can't be read back: they are loaded
+/// every time, and [`set`](crate::Cache::set), which only writes, stores a value that [`get`](crate::Cache::get) then doesn't
+/// find.
 #[cfg(feature = "postcard")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postcard")))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

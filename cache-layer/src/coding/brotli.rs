@@ -1,10 +1,10 @@
-//! `br`, as RFC 7932 has it.
+//! `br` (RFC 7932).
 
 use brotli::enc::BrotliEncoderParams;
 
-/// The highest that costs not many times what the other codings do.
+/// The highest quality that does not cost many times as much as the other codings.
 pub(super) const QUALITY: i32 = 5;
-/// Bits of the window: as many as the content has, within what every decoder has.
+/// Bits of the window: as many as the content needs, within the limits that every decoder supports.
 const WINDOW: std::ops::RangeInclusive<u32> = 10..=22;
 
 pub(super) fn compress(content: &[u8], quality: i32) -> Option<Vec<u8>> {

@@ -1,10 +1,10 @@
-//! `gzip`, as RFC 1952 has it.
+//! `gzip` (RFC 1952).
 
 use std::io::Write as _;
 
 use flate2::{Compression, write::GzEncoder};
 
-/// Of a page of 20 products, 3,709 bytes of JSON, level 1 makes 812 bytes, and 6 makes 694 in a third more time.
+/// For a page of 20 products, 3,709 bytes of JSON, level 1 makes 812 bytes, and level 6 makes 694 in a third more time.
 pub(super) const LEVEL: u32 = 6;
 
 pub(super) fn compress(content: &[u8], level: u32) -> Option<Vec<u8>> {

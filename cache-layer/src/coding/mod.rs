@@ -1,4 +1,4 @@
-//! Content codings: the forms that content is sent in to be shorter (RFC 9110, section 8.4.1).
+//! Content codings, which make content shorter (RFC 9110, section 8.4.1).
 
 #[cfg(feature = "encode-br")]
 mod brotli;
@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// A content coding that stored responses can be kept in, for [`CacheLayer::encode`](crate::CacheLayer::encode). Each is there
-/// with its feature: `encode-zstd`, `encode-br`, `encode-gzip`, or `encode` for all three.
+/// A content coding that stored responses can be kept in, for [`CacheLayer::encode`](crate::CacheLayer::encode). Each needs
+/// its feature: `encode-zstd`, `encode-br`, `encode-gzip`, or `encode` for all three.
 ///
 /// ```
 /// # #[cfg(feature = "encode-br")] {
@@ -27,7 +27,7 @@ use crate::error::{ConfigError, ConfigErrorKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Coding {
-    /// `zstd` (RFC 8878), at level 3 of 1 to 19: within the window that clients have to have (RFC 9659).
+    /// `zstd` (RFC 8878), at level 3 of 1 to 19: within the window that clients must support (RFC 9659).
     #[cfg(feature = "encode-zstd")]
     #[cfg_attr(docsrs, doc(cfg(feature = "encode-zstd")))]
     Zstd,
@@ -42,7 +42,7 @@ pub enum Coding {
 }
 
 impl Coding {
-    /// Every one that this library was built with: the closed set of values of a metric's label.
+    /// All codings that this library was built with: the closed set of values of a metric's label.
     pub const ALL: &'static [Self] = &[
         #[cfg(feature = "encode-zstd")]
         Self::Zstd,
@@ -52,7 +52,7 @@ impl Coding {
         Self::Gzip,
     ];
 
-    /// How many there are with all features.
+    /// The number of codings with all features.
     pub(crate) const COUNT: usize = 3;
 
     /// The name, as in `Accept-Encoding` and `Content-Encoding`, and for a metric's label.
@@ -68,7 +68,7 @@ impl Coding {
         }
     }
 
-    /// Below [`COUNT`](Self::COUNT), and the same in every build: entries in Redis have it.
+    /// A number below [`COUNT`](Self::COUNT), the same in every build: entries in Redis contain it.
     pub(crate) const fn number(self) -> usize {
         match self {
             #[cfg(feature = "encode-zstd")]
@@ -80,28 +80,28 @@ impl Coding {
         }
     }
 
-    /// The one of that number, if this library was built with it.
+    /// The coding with this number, if this library was built with it.
     #[cfg(feature = "redis")]
     pub(crate) fn of_number(number: usize) -> Option<Self> {
         Self::ALL.iter().copied().find(|coding| coding.number() == number)
     }
 
-    /// Whether it is the one that large entries are written to Redis in.
+    /// Whether this is zstd, in which large entries are written to Redis.
     pub(crate) const fn is_zstd(self) -> bool {
         match self {
             #[cfg(feature = "encode-zstd")]
             Self::Zstd => true,
-            // Of no others, with that feature alone.
+            // Unreachable with that feature alone.
             #[allow(unreachable_patterns)]
             _ => false,
         }
     }
 
-    /// The levels that there are, and the one that is taken unless another is set.
+    /// The levels of the coding, and the default one.
     const fn levels(self) -> (RangeInclusive<u8>, u8) {
         match self {
             #[cfg(feature = "encode-zstd")]
-            // Beyond, a frame may need a larger window than clients have.
+            // Beyond 19, a frame may need a larger window than clients support.
             Self::Zstd => (1..=19, zstd::LEVEL as u8),
             #[cfg(feature = "encode-br")]
             Self::Brotli => (1..=11, brotli::QUALITY as u8),
@@ -111,22 +111,22 @@ impl Coding {
     }
 }
 
-/// A coding at a level: of the same content it makes the same bytes. At another level than the usual one it is another
-/// representation, by its entity tag as well.
+/// A coding at a level: it makes the same bytes of the same content. Another level makes another representation, with
+/// another entity tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Encoder {
     coding: Coding,
-    /// 0 stands for the usual one.
+    /// 0 stands for the default level.
     level: u8,
 }
 
 impl Encoder {
-    /// At the usual level.
+    /// The coding at its default level.
     pub(crate) const fn usual(coding: Coding) -> Self {
         Self { coding, level: 0 }
     }
 
-    /// At this level, if the coding has it.
+    /// The coding at this level, if it has such a level.
     pub(crate) fn at(coding: Coding, level: u8) -> Result<Self, ConfigError> {
         let (levels, usual) = coding.levels();
         if !levels.contains(&level) {
@@ -140,7 +140,7 @@ impl Encoder {
         self.coding
     }
 
-    /// 0 for the usual one.
+    /// 0 for the default level.
     pub(crate) const fn level(self) -> u8 {
         self.level
     }
@@ -148,7 +148,7 @@ impl Encoder {
     /// The content in this coding; `None` unless it is shorter by a tenth.
     pub(crate) fn encode(self, content: &[u8]) -> Option<Bytes> {
         let coded = self.compress(content).filter(|coded| is_worth_it(coded.len(), content.len()));
-        // Without the room that it was given in advance.
+        // Drops the spare capacity.
         coded.map(|coded| coded.into_boxed_slice().into())
     }
 
@@ -173,7 +173,7 @@ impl From<Coding> for Encoder {
     }
 }
 
-/// As entity tags have it: `br`, and `br9` where that is not the usual level.
+/// As in entity tags: `br`, and `br9` for a level other than the default.
 impl fmt::Display for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.coding.as_str())?;
@@ -181,7 +181,7 @@ impl fmt::Display for Encoder {
     }
 }
 
-/// Whether it pays to send so many bytes in place of `whole`.
+/// Whether `coded` bytes are sufficiently fewer than `whole`.
 fn is_worth_it(coded: usize, whole: usize) -> bool {
     coded <= whole - whole / 10
 }
@@ -192,7 +192,7 @@ impl fmt::Display for Coding {
     }
 }
 
-/// By its name.
+/// Parses the name of a coding.
 impl FromStr for Coding {
     type Err = ConfigError;
 
@@ -211,7 +211,7 @@ impl FromStr for Coding {
 
 #[cfg(test)]
 impl Coding {
-    /// The content in this coding, at its usual level.
+    /// The content in this coding, at its default level.
     pub(crate) fn encode(self, content: &[u8]) -> Option<Bytes> {
         Encoder::usual(self).encode(content)
     }
@@ -264,8 +264,8 @@ mod tests {
         assert!(is_worth_it(90, 100) && !is_worth_it(91, 100));
     }
 
-    /// A strong entity tag is one of bytes: processes of a fleet, and of two versions of it, have to make the same. Whoever
-    /// changes a level, or takes a version of an encoder that writes something else, changes [`coded_tag`]'s suffix with it.
+    /// A strong entity tag identifies bytes: all processes of a fleet, also of different versions, have to make the same bytes.
+    /// A change of a level, or an update of an encoder that changes its output, needs a new suffix in [`coded_tag`].
     ///
     /// [`coded_tag`]: crate::semantics::coded_tag
     #[test]
@@ -297,7 +297,7 @@ mod tests {
         }
     }
 
-    /// RFC 9659: a client need not have more than 8 MiB.
+    /// RFC 9659: a client need not support a window of more than 8 MiB.
     #[test]
     fn a_frame_needs_no_larger_window_than_clients_have() {
         let content: Vec<u8> = (0..20_000_000_u32).map(|at| (at / 7 % 251) as u8).collect();

@@ -1,19 +1,19 @@
-//! `zstd`, as RFC 8878 has it.
+//! `zstd` (RFC 8878).
 
 use std::cell::RefCell;
 
 use zstd::bulk::Compressor;
 
-/// Of a page of 20 products, 3,709 bytes of JSON, level 1 makes 742 bytes, 3 makes 716, and 5 to 9 make 645 at a third
-/// of the speed (zlib's 6: 678). See `benches/compression.rs`.
+/// For a page of 20 products, 3,709 bytes of JSON, level 1 makes 742 bytes, 3 makes 716, and 5 to 9 make 645 at a third
+/// of the speed (zlib at level 6: 678). See `benches/compression.rs`.
 pub(super) const LEVEL: i32 = 3;
 
 thread_local! {
-    // Made once for each thread: making one costs several times what it then does for a page.
+    // Made once for each thread: making a compressor costs several times as much as compressing a page.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL).ok());
 }
 
-/// A frame that says how long its content is.
+/// A frame that states the length of its content.
 pub(crate) fn compress(content: &[u8]) -> Option<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(content).ok())
 }
@@ -24,7 +24,7 @@ pub(super) fn compress_at(content: &[u8], level: i32) -> Option<Vec<u8>> {
     zstd::bulk::compress(content, level).ok()
 }
 
-/// Appends to `whole` what is in a frame, if that is so long, and no longer.
+/// Appends the content of a frame to `whole`, if it has exactly this length.
 #[cfg(feature = "redis")]
 pub(crate) fn decompress(mut whole: Vec<u8>, frame: &[u8], length: usize) -> Option<Vec<u8>> {
     use std::io::Cursor;

@@ -241,7 +241,7 @@ impl CacheBuilder {
         self
     }
 
-    /// The cache.
+    /// Builds the cache.
     #[must_use]
     pub fn build(self) -> Cache {
         #[cfg(feature = "typed")]

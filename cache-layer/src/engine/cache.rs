@@ -80,9 +80,10 @@ pub(super) struct Inner {
     pub(super) flights: Arc<Flights>,
     pub(super) uncacheable: RecentKeys,
     pub(super) recent_failures: RecentFailures,
-    /// Invalidations that began in this process: what was loaded before one and couldn't be stored isn't shared after.
+    /// Counts the invalidations that began in this process: a result that was loaded before one, and couldn't be stored, is not
+    /// shared after it.
     pub(super) invalidations: AtomicU64,
-    /// Keys whose last refresh in the background brought nothing to be stored.
+    /// Keys whose last background refresh returned nothing that could be stored.
     pub(super) failed_refreshes: RecentKeys,
     pub(super) abandoned_load: Duration,
     /// What knows which keys were loaded before, if others are not to be stored.
@@ -90,7 +91,7 @@ pub(super) struct Inner {
     pub(super) load_limit: LoadLimit,
     #[cfg(feature = "typed")]
     pub(super) verifier: Option<Verifier>,
-    /// What an operator has turned off or on, if that may be.
+    /// The switches, if the cache has them.
     pub(super) switches: Option<Arc<Switches>>,
     pub(super) commits: Semaphore,
     pub(super) on_their_way: Arc<Semaphore>,

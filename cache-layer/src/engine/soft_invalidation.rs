@@ -57,7 +57,7 @@ impl Cache {
     /// # use cache_layer::{Cache, store::MemoryStore};
     /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
     /// # let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
-    /// // Prices may be some seconds old: nobody has to wait for the new ones.
+    /// // Prices may be some seconds old: no request has to wait for the new ones.
     /// cache.soft_invalidate_tag("prices").await?;
     /// // A withdrawn product may not be shown again.
     /// cache.invalidate_tag("product:42").await?;

@@ -1,5 +1,5 @@
-//! How to use the library, topic by topic. Every example here is compiled, and most are run. A page is there with the features
-//! that it is about; docs.rs has all.
+//! How to use the library, topic by topic. Every example here is compiled, and most are run. A page is present if its features
+//! are enabled; docs.rs has all pages.
 
 #[cfg(all(feature = "memory", feature = "typed"))]
 #[doc = include_str!("http.md")]

@@ -1,13 +1,14 @@
-//! `No-Vary-Search`: a response that answers for more queries than its own.
+//! `No-Vary-Search`: a response that answers several queries.
 //!
-//! Responses are kept under their own targets, as ever. Beside one that says which queries are one with its own, an *alias* is
-//! kept, under what all of those have in common; it names the target, and nothing else. A request finds the response by the
-//! alias, and has it only if the response itself, as it is stored then, says that the two queries are one. So an alias that
-//! leads nowhere, or to what has changed, is a miss, and no invalidation has to reach it.
+//! Responses are stored under their own targets, as usual. If a response says which queries are equivalent to its own, an
+//! *alias* is stored as well, under the part that all these queries have in common; it only names the response's target. A
+//! request finds the response by the alias, and uses it only if the response itself, as it is stored then, says that the two
+//! queries are equivalent. So an alias that leads nowhere, or to a changed response, is a miss, and invalidations need not
+//! reach aliases.
 //!
-//! Queries that are one by what the newest response of their path has said are a *class*. Of the requests of this process for
-//! one class, one loads, and the others wait; who finds then that the response is not of the class loads for itself, and none
-//! waits for another one of that class for a while.
+//! Queries that are equivalent by the newest response of their path are a *class*. Of the requests of this process for one
+//! class, one loads, and the others wait. If the response is not of the class, each waiting request loads for itself, and for a
+//! while no request of that class waits for another one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,10 +34,10 @@ use crate::{
 /// The first byte of the metadata of an alias; the target's path and query follow.
 const ALIAS: u8 = b'A';
 
-/// For how long nobody waits for a load of a class that brought a response of another one.
+/// How long requests of a class don't wait for each other, after a load returned a response of another class.
 const REMEMBER_APART: Duration = Duration::from_secs(5);
 
-/// Where a request finds a response that answers its query, too.
+/// The alias by which a request finds a response of an equivalent query.
 pub(super) struct Alias<'a> {
     key: Key,
     target: &'a Target<'static>,
@@ -45,18 +46,18 @@ pub(super) struct Alias<'a> {
 }
 
 impl Alias<'_> {
-    /// Joins the load of its class, if there is to be one for all.
+    /// Joins the load of its class, unless requests of the class load separately.
     pub(super) fn join(&self) -> Option<Role> {
         (!self.variations.apart.has(&self.key)).then(|| self.variations.classes.join(&self.key))
     }
 
-    /// A load of its class has ended, and its response is of another one.
+    /// Records that a load of its class returned a response of another class.
     pub(super) fn is_apart(&self) {
         self.variations.apart.remember(&self.key, REMEMBER_APART);
     }
 }
 
-/// Whether a request may be answered by what is stored for another query.
+/// Whether a request may be answered by a response for another query.
 fn may_have_alias(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> bool {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     is_read && !headers.contains_key(header::AUTHORIZATION) && !is_hinted(extensions)
@@ -78,8 +79,8 @@ impl Context {
         Some(Alias { key, target, variation, variations })
     }
 
-    /// The response that an alias leads to, if it is fresh, and says itself that it answers the query. What is stored for the
-    /// request's own target comes first.
+    /// The response that an alias leads to, if it is fresh, and says itself that it answers the query. A response that is
+    /// stored for the request's own target takes precedence.
     pub(super) async fn select_by_alias(
         &self,
         alias: &Alias<'_>,
@@ -98,7 +99,8 @@ impl Context {
         is_one.then_some(hit.entry)
     }
 
-    /// What is coming in for another query of the class, if it answers the request, and says itself that it is of the class.
+    /// The response that is being loaded for another query of the class, if it answers the request, and says itself that it is
+    /// of the class.
     pub(super) fn select_of_class(
         &self,
         load: &InProgress,
@@ -112,7 +114,7 @@ impl Context {
         (variation == *alias.variation).then_some(entry)
     }
 
-    /// For which other queries a response is an answer as well, if it says so and may be believed.
+    /// The other queries that a response answers, if it says so and the statement is honoured.
     pub(super) fn variation_of(
         &self,
         request: &CacheRequest,
@@ -123,7 +125,7 @@ impl Context {
         variations.of(&request.headers, status, response).map(Arc::new)
     }
 
-    /// Has a response that came at `time` found by other queries, too, if it answers them: the permit stores what leads there.
+    /// Makes a response that came at `time` available to the other queries that it answers: the permit stores the alias.
     pub(super) fn lead_there(&self, request: &CacheRequest, plan: &Plan, time: u64, permit: &mut WritePermit) {
         let (Some(variations), Some(variation)) = (&self.variations, &plan.variation) else { return };
         let path = request.target.path_key(&self.key_rules(&request.headers));
@@ -160,7 +162,7 @@ impl Context {
         let key = alias_key(&request.target, &rules, &variation)?;
         let meta = [&[ALIAS], request.target.path_and_query().as_bytes()].concat();
         let entry = Entry::new(EntryId::random(), &key, deadlines, meta.into(), Bytes::new());
-        // Whoever comes for the class from now on waits for this response, though none was known to be of it before.
+        // From now on, requests of the class wait for this response, though the class was not known before.
         let flight = match variations.classes.join(&key) {
             Role::Leader(flight) => Some(Box::new(flight)),
             Role::Follower(_) => None,

@@ -1,4 +1,4 @@
-//! What the cache says about itself in a response: `X-Cache`, `X-Cache-Age`, `Age` and `Cache-Status`.
+//! The cache's own fields in a response: `X-Cache`, `X-Cache-Age`, `Age` and `Cache-Status`.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::AGE};
@@ -16,18 +16,18 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_CACHE_AGE: HeaderName = HeaderName::from_static("x-cache-age");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// What the cache calls itself, and in which fields it says what it did.
+/// The cache's name, and the fields in which it says what it did.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signature {
     pub(super) name: CacheName,
-    /// None where they are the usual ones.
+    /// `None` for the default fields.
     fields: Option<Box<SignatureFields>>,
 }
 
-/// The fields in which the cache says what it did; none where it says nothing.
+/// The fields in which the cache says what it did; `None` for a field that is not sent.
 #[derive(Clone, Debug)]
 pub(super) struct SignatureFields {
-    /// Whatever the others are.
+    /// Sends none of the fields, whatever their names.
     pub(super) silent: bool,
     pub(super) x_cache: Option<HeaderName>,
     pub(super) x_cache_age: Option<HeaderName>,
@@ -42,7 +42,7 @@ impl Default for SignatureFields {
 }
 
 impl SignatureFields {
-    /// Those that are there, in the order of `X-Cache`, `X-Cache-Age` and `Cache-Status`.
+    /// The names of the fields that are sent, in the order `X-Cache`, `X-Cache-Age`, `Cache-Status`.
     fn names(&self) -> [Option<&HeaderName>; 3] {
         let Self { silent, x_cache, x_cache_age, cache_status } = self;
         [x_cache, x_cache_age, cache_status].map(|name| name.as_ref().filter(|_| !silent))
@@ -50,12 +50,12 @@ impl SignatureFields {
 }
 
 impl Signature {
-    /// Its fields, to be changed.
+    /// The fields, mutably.
     pub(super) fn fields_mut(&mut self) -> &mut SignatureFields {
         self.fields.get_or_insert_default()
     }
 
-    /// The same name, and the usual fields.
+    /// The same name, with the default fields.
     pub(super) fn plain(&self) -> Self {
         Self { name: self.name.clone(), fields: None }
     }
@@ -72,14 +72,14 @@ impl Signature {
         self.fields.as_ref().is_some_and(|fields| fields.silent)
     }
 
-    /// Gives what a stored response says of itself the names that it is to have.
+    /// Renames the cache's own fields from their default names to the configured ones.
     fn rename(&self, headers: &mut HeaderMap) {
         let Some(fields) = &self.fields else { return };
         let said = [X_CACHE, X_CACHE_AGE, CACHE_STATUS].map(|usual| headers.remove(usual));
         for (value, name) in said.into_iter().zip(fields.names()) {
             match (value, name) {
                 (Some(value), Some(name)) => drop(headers.insert(name, value)),
-                // What an inner cache of this kind says of its own.
+                // A field of this name is from an inner cache of this kind.
                 (None, Some(name)) => drop(headers.remove(name)),
                 (_, None) => {}
             }
@@ -87,34 +87,34 @@ impl Signature {
     }
 }
 
-/// How a stored response came to be the answer.
+/// How a stored response became the answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Served {
-    /// It was there.
+    /// The look-up found it.
     Hit,
-    /// It was there once the load that this request waited for had ended.
+    /// It was found after the load that this request waited for.
     Collapsed,
-    /// It was there under another query, of the same class; if `collapsed`, once the load had ended that this request waited for.
+    /// It was stored for another query of the same class; if `collapsed`, by the load that this request waited for.
     Alias { collapsed: bool },
-    /// It is stale, and may be used all the same: while it is refreshed, or by the client's leave.
+    /// It is stale, and may be used: while it is refreshed, or because the client accepts it.
     Stale,
-    /// It is stale, and answers while a failing application is left alone.
+    /// It is stale, and is used during a back-off.
     BackedOff,
     /// It stands in for an error of this status, or for no response at all.
     StaleIfError(Option<u16>),
     /// The application said that it still holds.
     Validated { why: ForwardReason, not_stored: Option<NoCacheReason> },
-    /// It has just been stored, and this answers a part of it, or a precondition.
+    /// It has just been stored, and answers a request for a range, or with a precondition.
     Loaded { why: ForwardReason, not_stored: Option<NoCacheReason> },
 }
 
 impl Served {
-    /// Whether the look-up was enough. What follows one that was not has been counted as a miss.
+    /// Whether the look-up itself answered the request. Otherwise the request has been counted as a miss.
     pub(super) fn is_hit(self) -> bool {
         self.result(true).is_some()
     }
 
-    /// What came of a look-up that was enough.
+    /// The result of a look-up that answered the request.
     pub(super) fn result(self, fresh: bool) -> Option<LookupResult> {
         match self {
             Self::Hit | Self::Alias { collapsed: false } if fresh => Some(LookupResult::Hit),
@@ -124,13 +124,13 @@ impl Served {
         }
     }
 
-    /// Whether the request was answered without a new response of the application's.
+    /// Whether the request was answered without a new response of the application.
     pub(super) fn is_from_cache(self) -> bool {
         !matches!(self, Self::Loaded { .. } | Self::Validated { .. })
     }
 }
 
-/// What there is to say about the age of a stored response, in seconds.
+/// The age and remaining freshness of a stored response, in seconds.
 pub(super) struct Times {
     pub(super) age: u64,
     pub(super) resident: u64,
@@ -141,7 +141,7 @@ pub(super) struct Times {
 /// The detail of an answer that was stored for another query: by `No-Vary-Search`.
 const BY_ALIAS: &str = "nvs";
 
-/// The answer is a stored response.
+/// Annotates a stored response that answers a request.
 pub(super) fn stored(headers: &mut HeaderMap, signature: &Signature, times: &Times, note: Served) {
     let forward = |why, status, stored, collapsed| Outcome::Forward { why, status, ttl: None, stored, collapsed };
     let reason = |why, not_stored| detail(why, not_stored).map(NoCacheReason::as_str);
@@ -165,7 +165,7 @@ pub(super) fn stored(headers: &mut HeaderMap, signature: &Signature, times: &Tim
             ("MISS", forward(why, None, not_stored.is_none(), false), reason(why, not_stored))
         }
     };
-    // All that is written anew for every hit is in one allocation.
+    // One allocation holds all values that are written for a hit.
     let mut text = Text::new();
     let name = &signature.name;
     CacheStatus { name, outcome, detail, first: None }.write(&mut text);
@@ -187,12 +187,12 @@ pub(super) fn stored(headers: &mut HeaderMap, signature: &Signature, times: &Tim
     signature.rename(headers);
 }
 
-/// What [`stored`] says, in the order that it gives these fields.
+/// The fields that [`stored`] sets, in the order of its values.
 static FIELDS: [HeaderName; 4] = [X_CACHE, AGE, X_CACHE_AGE, CACHE_STATUS];
 
 /// Gives each of [`FIELDS`] its only value, or none.
 fn set(headers: &mut HeaderMap, values: [Option<HeaderValue>; FIELDS.len()]) {
-    // Where they lead, each once, nothing is hashed: see `with_room`.
+    // If the fields come first, each once, nothing is hashed: see `with_room`.
     let mut fields = FIELDS.iter().zip(values);
     let once = headers.len() == headers.keys_len();
     let mut rest = None;
@@ -214,14 +214,14 @@ fn set(headers: &mut HeaderMap, values: [Option<HeaderValue>; FIELDS.len()]) {
     }
 }
 
-/// The same fields after room for what [`stored`] will say, so that no answer has to make it: a map with four fields more
-/// than it was cloned with is moved and hashed anew.
+/// The same fields after placeholders for those that [`stored`] sets. Without these, each answer would grow a cloned map by four
+/// fields, which moves and rehashes it.
 pub(super) fn with_room(headers: &HeaderMap) -> HeaderMap {
     let mut roomy = HeaderMap::with_capacity(FIELDS.len() + headers.keys_len());
     for name in &FIELDS {
         roomy.insert(name, HeaderValue::from_static(""));
     }
-    // Theirs are void: each answer has its own.
+    // Stored values of these fields are dropped: each answer gets its own.
     for (name, value) in headers.iter().filter(|(name, _)| !FIELDS.contains(name)) {
         roomy.append(name, value.clone());
     }
@@ -232,7 +232,7 @@ fn value(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).expect("only printable ASCII is written")
 }
 
-/// The request went to the application, since nothing stored could answer it.
+/// Annotates the response to a request that no stored response could answer.
 pub(super) fn miss(
     headers: &mut HeaderMap,
     signature: &Signature,
@@ -247,7 +247,7 @@ pub(super) fn missed(headers: &mut HeaderMap, signature: &Signature, status: Hea
     forwarded(headers, signature, "MISS", status);
 }
 
-/// What `Cache-Status` says of a request that went to the application.
+/// The `Cache-Status` of a request that went to the application.
 pub(super) fn status_of_miss(
     signature: &Signature,
     why: ForwardReason,
@@ -257,14 +257,14 @@ pub(super) fn status_of_miss(
     status(signature, outcome, detail(why, not_stored).map(Refusal::from))
 }
 
-/// The request went to the application by itself.
+/// Annotates the response to a request that was forwarded alone.
 pub(super) fn passed(headers: &mut HeaderMap, signature: &Signature, refusal: Refusal) {
     let why = ForwardReason::Miss;
     let outcome = Outcome::Forward { why, status: None, ttl: None, stored: false, collapsed: false };
     forwarded(headers, signature, "MISS", status(signature, outcome, Some(refusal)));
 }
 
-/// Why nothing is kept; and, where that is remembered from an earlier request, why nothing was.
+/// Why nothing is stored; and, if that is remembered from an earlier request, why nothing was stored then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: NoCacheReason,
@@ -277,12 +277,12 @@ impl From<NoCacheReason> for Refusal {
     }
 }
 
-/// Why nothing is kept, or else more about why the application was asked.
+/// Why nothing is stored, or else a detail of why the application was asked.
 pub(super) fn detail(why: ForwardReason, not_stored: Option<NoCacheReason>) -> Option<NoCacheReason> {
     not_stored.or((why == ForwardReason::FromTheFuture).then_some(NoCacheReason::FromTheFuture))
 }
 
-/// The request was not looked up.
+/// Annotates the response to a request that was not looked up.
 pub(super) fn bypass(headers: &mut HeaderMap, signature: &Signature, refusal: Refusal) {
     let (why, detail) = match refusal.reason {
         NoCacheReason::Method | NoCacheReason::ConnectMethod => (ForwardReason::Method, None),
@@ -292,8 +292,8 @@ pub(super) fn bypass(headers: &mut HeaderMap, signature: &Signature, refusal: Re
     forwarded(headers, signature, "BYPASS", status(signature, outcome, detail));
 }
 
-/// The answer is the application's. What a cache of this kind behind it said about itself is not this one's to pass on;
-/// `Cache-Status` is a list of all caches on the way, and `Age` is the response's own.
+/// Annotates a response of the application. Fields of a cache of this kind behind this one are replaced, except that
+/// `Cache-Status` is a list of all caches on the way, and `Age` belongs to the response.
 fn forwarded(headers: &mut HeaderMap, signature: &Signature, x_cache: &'static str, status: HeaderValue) {
     let x_cache = HeaderValue::from_static(x_cache);
     let Some(fields) = &signature.fields else {
@@ -318,13 +318,13 @@ fn forwarded(headers: &mut HeaderMap, signature: &Signature, x_cache: &'static s
     }
 }
 
-/// Those of the fields that [are its own](is_own).
+/// The shapes of the cache's [own fields](is_own).
 pub(super) const OWN: Shapes = Shapes::of_each(&["x-cache", "x-cache-age", "cache-status"]);
 
-/// Whether a field is what an earlier pass through a cache of this kind, or an application that plays one, wrote: it must not
-/// be replayed with every hit.
+/// Whether a field was written by a cache of this kind further in, or by an application that imitates one: it must not be
+/// replayed with every hit.
 pub(super) fn is_own(name: &HeaderName) -> bool {
-    // As texts, which are told by their length first.
+    // Compared as strings, which differ in length.
     matches!(name.as_str(), "x-cache" | "x-cache-age" | "cache-status")
 }
 

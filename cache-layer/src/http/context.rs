@@ -1,4 +1,4 @@
-//! What all requests through one layer share.
+//! The state that all requests through one layer share.
 
 use std::sync::{Arc, OnceLock};
 
@@ -28,24 +28,24 @@ pub(super) struct Context {
     pub(super) cache: Cache,
     pub(super) policy: Policy,
     pub(super) signature: Signature,
-    /// What the keys of all requests begin with.
+    /// The beginning of all keys.
     pub(super) namespace: String,
-    /// What scheme and host of a request are taken for.
+    /// Maps the scheme and host of a request to their canonical form.
     pub(super) sites: Sites,
     pub(super) load_limit: LoadLimit,
     pub(super) range_memory: RangeMemory,
-    /// What most misses have in `Cache-Status`, once one has had it.
+    /// The `Cache-Status` of most misses, made by the first of them.
     pub(super) usual_status: OnceLock<HeaderValue>,
     /// Whether the content of some requests is part of their keys.
     pub(super) has_content_keys: bool,
     pub(super) encoders: Encoders,
-    /// What is known of queries that make no difference, if responses may say so.
+    /// What `No-Vary-Search` of responses has said, if the field is honoured.
     pub(super) variations: Option<Variations>,
-    /// Whose responses are kept, and nobody else's, in a private cache.
+    /// The owner, in a private cache.
     pub(super) owner: Option<Arc<Owner>>,
-    /// By what hits are verified, if some are.
+    /// The verifier, if some hits are verified.
     pub(super) verifier: Option<Verifier>,
-    /// Whether a request may be asked something before it is looked up, or verified afterwards: then it takes a longer way.
+    /// Whether a setting may examine a request before its look-up, or verify it afterwards: such requests take a slower path.
     pub(super) detours: bool,
 }
 
@@ -72,21 +72,21 @@ impl Context {
     /// The same, for one owner alone.
     pub(super) fn of_owner(mut self, owner: Owner) -> Self {
         self.policy.caching.private = true;
-        // A client knows by which scheme it asks, and what came without TLS is not to be taken for what comes with it.
+        // A client knows the scheme, and a response that came without TLS must not answer a request with TLS.
         self.sites.tell_schemes_apart(true);
         self.namespace = owner.namespace(&self.namespace);
         self.owner = Some(Arc::new(owner));
         self
     }
 
-    /// The same by what its policy says now.
+    /// The same, with the state that is derived from the policy updated.
     pub(super) fn settled(mut self) -> Self {
         self.verifier = self.policy.verify.as_ref().and_then(Verifier::new);
         self.detours = self.verifier.is_some() || self.policy.bypass_if.is_some();
         self
     }
 
-    /// Whether something is to be asked of a request before it is looked up, or of its answer afterwards.
+    /// Whether a setting needs to examine a request before its look-up, or its response afterwards.
     pub(super) fn asks_first(&self) -> bool {
         self.policy.asks_first() || self.cache.is_switched(Switch::BypassReads)
     }
@@ -98,7 +98,7 @@ impl Context {
         self.has_content_keys || self.variations.is_some() || has_parts
     }
 
-    /// What the key of a request with `headers` is made of.
+    /// The rules by which the key of a request with `headers` is made.
     pub(super) fn key_rules<'a>(&'a self, headers: &'a HeaderMap) -> KeyRules<'a> {
         let Policy { caching, key_headers, cookies, .. } = &self.policy;
         KeyRules {
@@ -114,7 +114,7 @@ impl Context {
         }
     }
 
-    /// Whether a response may be due to this one client, while others have the same key.
+    /// Whether a response may be meant for this client alone, while other clients' requests have the same key.
     pub(super) fn is_personal(&self, request: &HeaderMap) -> bool {
         if self.owner.is_some() {
             return false;
@@ -128,7 +128,7 @@ impl Context {
         let headers = &*self.policy.cookies.that_count(headers);
         for value in fields.selecting_values(headers, &self.policy.caching.normalization) {
             match value {
-                // Absent and empty are two values.
+                // Absent and empty differ.
                 None => selector.push(0),
                 Some(value) => {
                     selector.push(1);
@@ -145,7 +145,7 @@ impl Context {
         if self.policy.refresh { directives.refreshing() } else { directives }
     }
 
-    /// What `Cache-Status` says of a request that went to the application.
+    /// The `Cache-Status` of a request that went to the application.
     pub(super) fn status_of_miss(&self, why: ForwardReason, not_stored: Option<NoCacheReason>) -> HeaderValue {
         let status = || annotate::status_of_miss(&self.signature, why, not_stored);
         match (why, not_stored) {
@@ -154,7 +154,7 @@ impl Context {
         }
     }
 
-    /// Runs a handler; its response is given what the handler read from the cache, if the response inherits from that.
+    /// Runs a handler; if responses inherit, the response gets the reads of its handler.
     pub(super) async fn with_reads<R, E>(
         &self,
         handler: impl Future<Output = Result<Response<R>, E>>,
@@ -170,11 +170,11 @@ impl Context {
         })
     }
 
-    /// Runs the application for a request that has a place under the limit: the values that it loads need none of their own.
+    /// Runs the application for a request that has a place: the values that it loads need no places of their own.
     pub(super) async fn in_its_place<T>(&self, handler: impl Future<Output = T>) -> T {
         #[cfg(feature = "typed")]
         if self.load_limit.is_limited() {
-            // In a box, so that the future of a load without a limit is the smaller for it.
+            // Boxed, so that the future of a load without a limit stays small.
             return Box::pin(LoadLimit::placed(handler)).await;
         }
         handler.await

@@ -1,4 +1,4 @@
-//! What a request gets while the application, which failed for its key, is left alone.
+//! The response to a request during the back-off of its key.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header::RETRY_AFTER};
 use http_body::Body;
@@ -20,11 +20,10 @@ use crate::{
 };
 
 impl Context {
-    /// How a load deals with failures: those that came before, if there is something else to answer with or `unawaited`,
-    /// and its own.
+    /// How a load treats failures: earlier ones, if there is another answer or the load is `unawaited`, and its own.
     pub(super) fn failure_policy(&self, request: &HeaderMap, stale: Option<&Entry>, unawaited: bool) -> FailurePolicy {
         let (first, longest) = self.policy.failure_backoff;
-        // The permission that counts for every kind of failure.
+        // The permission that holds for every kind of failure.
         let any = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
         let heed = unawaited
             || self.shares_failures(request)
@@ -36,7 +35,7 @@ impl Context {
         self.policy.share_failures && !self.is_personal(request)
     }
 
-    /// What a request gets without asking the application; `None` if the application has to be asked all the same.
+    /// The response without asking the application; `None` if the application has to be asked nevertheless.
     pub(super) fn reply_while_backing_off<R: Body, E>(
         &self,
         request: &HeaderMap,

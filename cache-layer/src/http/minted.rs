@@ -1,5 +1,5 @@
-//! Entity tags for stored responses that came without a validator, made of what they are: so that clients which have them are
-//! answered with a 304.
+//! Entity tags for stored responses that came without a validator, computed from their content, so that clients can validate
+//! them with a 304.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{
@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::stored::{Stored, Traits};
 use crate::{hex, semantics::cache_control::CacheControl};
 
-/// Whether a response is to be given an entity tag: a success that has no validator, and that may be changed on its way.
+/// Whether a response gets an entity tag: it is a success without a validator, and may be changed on its way.
 pub(super) fn is_due(status: StatusCode, headers: &HeaderMap, directives: &CacheControl) -> bool {
     status.is_success()
         && !directives.no_transform
@@ -19,7 +19,7 @@ pub(super) fn is_due(status: StatusCode, headers: &HeaderMap, directives: &Cache
         && !headers.contains_key(LAST_MODIFIED)
 }
 
-/// The metadata of a response with an entity tag for this content, and the tag; `None` if it is none of a response.
+/// The metadata of a response with an entity tag for this content, and the tag; `None` if `meta` is not that of a response.
 pub(super) fn with_tag<'a>(meta: &[u8], content: impl Iterator<Item = &'a Bytes>) -> Option<(Vec<u8>, HeaderValue)> {
     let Some(Stored::Response(mut response)) = Stored::from_bytes(&Bytes::copy_from_slice(meta)) else { return None };
     let tag = entity_tag(&response.headers, content);
@@ -28,8 +28,8 @@ pub(super) fn with_tag<'a>(meta: &[u8], content: impl Iterator<Item = &'a Bytes>
     Some((Stored::Response(response).to_bytes(), tag))
 }
 
-/// The entity tag of a representation: strong, for it differs with every byte, and with what says how they are read. 128 bits
-/// of it: no two of one URI are ever the same by chance.
+/// The entity tag of a representation: strong, because it differs with every byte, and with the fields that say how to read the
+/// bytes. It has 128 bits, so that two representations of one URI never have the same tag by chance.
 fn entity_tag<'a>(headers: &HeaderMap, content: impl Iterator<Item = &'a Bytes>) -> HeaderValue {
     let mut hash = Xxh3Default::new();
     for name in [CONTENT_TYPE, CONTENT_ENCODING, CONTENT_LANGUAGE] {

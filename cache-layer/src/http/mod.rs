@@ -1,37 +1,39 @@
-//! The HTTP front end: a Tower layer and what it is made of.
+//! The HTTP front end: a Tower layer and its parts.
 //!
-//! In the order that a request meets them, each of which knows only those below it:
+//! The modules are in the order in which a request meets them, and each knows only modules below it:
 //!
 //! - [`explain`]: what a layer would do with a request, and why
-//! - [`query`]: [`QueryLayer`], around the one below: requests that are answered by their content, which [`query_body`] has
-//!   read; [`ask_again`]: an application that means 304 and says 412
-//! - [`private`]: [`PrivateCacheLayer`], for one owner in front of a client; [`owner`]: whose responses it keeps, and what tells
-//!   two of that owner's requests apart
+//! - [`query`]: [`QueryLayer`], around the cache layer: requests that are answered by their content, which [`query_body`] has
+//!   read; [`ask_again`]: for an application that answers 412 where QUERY requires 304
+//! - [`private`]: [`PrivateCacheLayer`], for one owner in front of a client; [`owner`]: the owner, and the credentials that
+//!   distinguish the owner's requests
 //! - [`layer`]: [`CacheLayer`] and its settings
-//! - [`service`]: [`CacheService`], what becomes of one request: a hit in memory is answered here
+//! - [`service`]: [`CacheService`], which handles one request, and answers a hit in memory
 //! - [`fetch`]: a request whose answer is not in memory: found in the store, waited for, or loaded
 //! - [`write`]: a request that may change something
 //! - [`load`]: asking the application once for all requests that wait
-//! - [`revalidate`]: word that a stored response still holds
-//! - [`granted_load`]: a load that may store what comes: how it asks, a new response, and how it ends without one
-//! - [`preferences`]: what a client has sent, where the cache negotiates
-//! - [`forward`]: a request that the application answers by itself
-//! - [`verify`]: whether what answered a request is still what the application would
-//! - [`failure`]: what a request gets while a failing application is left alone
-//! - [`respond`]: an answer out of a stored response: whole, a part, or a 304
-//! - [`nested`]: layers in one another's way
-//! - [`encode`]: content codings: what makes them of a stored response, and which one a request gets
-//! - [`select`]: which stored response a request may have
-//! - [`ranges`]: ranges of what is not stored
-//! - [`alias`]: responses that answer for more queries than their own; [`variations`]: of which paths that is known
-//! - [`plan`], [`record`]: what to store of a response, and the copy of its body; [`minted`]: entity tags for what has none
-//! - [`context`]: what all requests through one layer share; [`range_memory`]: what is remembered of the ranges that clients
-//!   ask for
-//! - [`rules`]: settings for some requests; [`hints`]: what layers outside say of one
+//! - [`revalidate`]: a 304 that confirms a stored response
+//! - [`granted_load`]: a load that may store its result: the request, the new response, and the end without one
+//! - [`preferences`]: the preferences that a client sent, where the cache negotiates
+//! - [`forward`]: a request that the application answers alone
+//! - [`verify`]: whether the response to a hit still equals the application's response
+//! - [`failure`]: the response during a back-off
+//! - [`respond`]: an answer from a stored response: whole, a part, or a 304
+//! - [`nested`]: a request that passes two layers over one cache
+//! - [`encode`]: content codings of stored responses, and the choice for a request
+//! - [`select`]: which stored response may answer a request
+//! - [`ranges`]: ranges of responses that are not stored
+//! - [`alias`]: responses that answer several queries; [`variations`]: the paths that have such responses
+//! - [`plan`], [`record`]: what to store of a response, and the copy of its body; [`minted`]: entity tags for responses without
+//!   one
+//! - [`context`]: the state that all requests through one layer share; [`range_memory`]: what the layer has learned from
+//!   requests for ranges
+//! - [`rules`]: settings for some requests; [`hints`]: what layers outside tell about one request
 //! - [`target`]: the key of a request
 //! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
-//! - [`annotate`]: what the cache says about itself in a response; [`remaining_freshness`]: the same to caches that ignore `Age`
-//! - [`body`], [`future`], [`oneshot`], [`origin`], [`reply`]: the types that Tower and the tasks of loads ask for
+//! - [`annotate`]: the cache's own fields in a response; [`remaining_freshness`]: remaining freshness for caches that ignore
+//!   `Age`
+//! - [`body`], [`future`], [`oneshot`], [`origin`], [`reply`]: types that Tower and the tasks of loads require
 
 mod alias;
 mod annotate;

@@ -1,9 +1,9 @@
-//! Layers in one another's way: a load leaves a mark on its request, and a layer further in that meets the mark of its own
-//! entry passes the request through instead of waiting for it.
+//! Requests that pass two layers over one cache: a load puts a mark on its request, and an inner layer that finds the mark of
+//! its own entry passes the request through instead of waiting for the load.
 //!
-//! In the process the mark is an extension of the request. Between processes, which share a store, it is the field
-//! [`FIELD`] with the token of the load's lease: no client can guess one, it counts for as long as the load takes, and all that
-//! it does is to send one request to the application, where it was going. What doesn't count goes no further.
+//! Within a process the mark is an extension of the request. Between processes that share a store, it is the field [`FIELD`]
+//! with the token of the load's lease. No client can guess a token, a token is valid only while its load runs, and its only
+//! effect is that one request goes to the application. A field with an invalid token is removed.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
 /// The request field by which a load is known to another process.
 static FIELD: HeaderName = HeaderName::from_static("cache-layer-load");
 
-/// A load that the request was sent on for, and the one around it.
+/// The load that a request belongs to, and the load around that one.
 #[derive(Clone)]
 struct LoadMark {
     cache: Cache,
@@ -34,7 +34,7 @@ impl Context {
         let extensions = request.extensions_mut();
         let outer = extensions.remove::<LoadMark>().map(Arc::new);
         extensions.insert(LoadMark { cache: self.cache.clone(), key: key.clone(), outer });
-        // What a private cache asks may be anybody's server, which is not to know.
+        // A private cache may send requests to any server, which must not learn the token.
         let token = lease.filter(|_| !self.cache.is_local() && self.owner.is_none());
         if let Some(value) = token.and_then(|token| HeaderValue::from_bytes(&token).ok()) {
             request.headers_mut().insert(&FIELD, value);
@@ -52,15 +52,15 @@ impl Context {
         extensions.get::<LoadMark>().is_some()
     }
 
-    /// Takes the mark that another process may have left.
+    /// Removes and returns the mark that another process may have left.
     pub(super) fn take_mark(&self, headers: &mut HeaderMap) -> Option<HeaderValue> {
-        // A store of this process has nothing to do with another one.
+        // A store in this process is not shared with another process.
         let marked = !self.cache.is_local() && has_any(headers, std::slice::from_ref(&FIELD));
         if marked { headers.remove(&FIELD) } else { None }
     }
 
-    /// Whether `mark` is that of a load of what this request would wait for. It stays on the request then, for layers that
-    /// are further in still.
+    /// Whether `mark` is that of the load that this request would wait for. If so, the mark stays on the request, for layers
+    /// further in.
     pub(super) async fn keep_mark(
         &self,
         headers: &mut HeaderMap,
@@ -76,8 +76,8 @@ impl Context {
         let place = match self.select(key, headers, purpose).await {
             Selection::Fresh(hit) => hit.key(key),
             Selection::Stale(_, miss) | Selection::Missing(miss) if miss.reached_store() => miss.key,
-            // A store that doesn't answer has given no lease that this request would wait for, and a client could have made the
-            // mark up: so it counts for nothing.
+            // If the store doesn't answer, there is no lease that this request would wait for, and a client could have made the
+            // mark up: so the mark is ignored.
             Selection::Stale(..) | Selection::Missing(_) => return false,
         };
         let nested = self.cache.is_held_by(&place, token).await.unwrap_or(false);

@@ -1,5 +1,4 @@
-//! Drives a service of our own to readiness and calls it once (as `tower::util::Oneshot` does, without depending on
-//! `tower`).
+//! Drives a service to readiness and calls it once (as `tower::util::Oneshot` does, without a dependency on `tower`).
 
 use std::{
     future::Future,

@@ -5,7 +5,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-/// What a service behind the cache has to be; every service that is that, is an origin.
+/// The bounds of a service behind the cache; every service that meets them is an origin.
 pub(super) trait Origin<B>:
     Service<Request<B>, Response = Response<Self::Content>, Error: Send + 'static, Future: Send + 'static> + Send + 'static
 {

@@ -1,4 +1,4 @@
-//! Whose responses a private cache keeps (RFC 9111, section 1), and what tells two of that owner's requests apart.
+//! The owner of a private cache (RFC 9111, section 1), and the credentials that distinguish the owner's requests.
 
 use std::fmt;
 
@@ -13,15 +13,15 @@ use crate::{
     semantics::{cookies::CookiePolicy, list::has_any},
 };
 
-/// What the key of a private cache's response has, and no other.
+/// A part of a key that only private caches use.
 const PRIVATE: &str = "#private";
 
-/// Whose responses are kept.
+/// The owner of a private cache.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Owner {
     name: String,
     tag: String,
-    /// Request fields by which a server knows who asks.
+    /// Request fields with credentials.
     credentials: Vec<HeaderName>,
 }
 
@@ -31,7 +31,7 @@ impl Owner {
         Self { name, tag, credentials: vec![AUTHORIZATION, COOKIE] }
     }
 
-    /// Adds fields by which a server knows who asks.
+    /// Adds request fields with credentials.
     pub(super) fn add_credentials(&mut self, names: impl IntoIterator<Item = HeaderName>) {
         self.credentials.extend(names);
     }
@@ -40,18 +40,18 @@ impl Owner {
         &self.credentials
     }
 
-    /// On all that is kept.
+    /// The tag of all the owner's entries.
     pub(super) fn tag(&self) -> &str {
         &self.tag
     }
 
-    /// What the keys of all requests begin with, before the layer's own namespace.
+    /// The beginning of all keys, with the layer's own namespace.
     pub(super) fn namespace(&self, of_layer: &str) -> String {
-        // With its length, so that no name and namespace read like another pair.
+        // The length makes each pair of a name and a namespace unique.
         format!("private {}:{} {of_layer}", self.name.len(), self.name)
     }
 
-    /// What is in the key beside the target: a digest of the credentials, since names of keys are shown to people.
+    /// The parts of the key in addition to the target: a digest of the credentials, because keys are shown to people.
     pub(super) fn key_parts(&self, request: &HeaderMap, cookies: &CookiePolicy) -> impl Iterator<Item = Vec<u8>> {
         let counting = cookies.that_count(request);
         let digest = has_any(&counting, &self.credentials).then(|| self.digest(&counting));
@@ -66,7 +66,7 @@ impl Owner {
         };
         write(self.name.as_bytes());
         for name in &self.credentials {
-            // How many lines there are tells an absent field from an empty one.
+            // The number of lines distinguishes an absent field from an empty one.
             write(&request.get_all(name).iter().count().to_be_bytes());
             request.get_all(name).iter().for_each(|line| write(line.as_bytes()));
         }

@@ -1,4 +1,4 @@
-//! What a request is made of, step by step, for `benches/parts.rs` to time. No part of the interface.
+//! The steps of a request, for `benches/parts.rs` to time. Not part of the public interface.
 
 use std::sync::Arc;
 

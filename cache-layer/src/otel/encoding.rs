@@ -1,4 +1,4 @@
-//! What the cache encodes, as metrics: by the coding alone, whichever cache it is for.
+//! Metrics of encoding: labelled by the coding alone, for all caches together.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a cache does, as OpenTelemetry metrics (feature `otel`): a meter goes in, and instruments come out.
+//! The events of a cache as OpenTelemetry metrics (feature `otel`): [`Metrics`] makes the instruments from a meter.
 //!
 //! ```
 //! use cache_layer::{Cache, otel::Metrics, store::MemoryStore};
@@ -11,40 +11,40 @@
 //! metrics.watch_memory(&store);
 //! ```
 //!
-//! Labels are closed sets: never a key, a tag or a URL. There are no conventions of OpenTelemetry for the metrics of caches, so that
-//! the names are this library's own; those of traces, where there are some, follow them.
+//! Labels are closed sets: never a key, a tag or a URL. OpenTelemetry has no conventions for the metrics of caches, so that
+//! the names are this library's own; names in traces follow the conventions, where there are some.
 //!
-//! | instrument | labels | what |
+//! | instrument | labels | meaning |
 //! |---|---|---|
-//! | `cache_layer.lookups` | `cache`, `result`, `tier` | requests to the cache, by what became of them |
-//! | `cache_layer.lookup.duration` | `tier` | how long answers took that were in the cache, in seconds |
-//! | `cache_layer.loads.saved` | `cache` | what the loads took that hits made unnecessary, in seconds |
+//! | `cache_layer.lookups` | `cache`, `result`, `tier` | requests to the cache, by their result |
+//! | `cache_layer.lookup.duration` | `tier` | how long look-ups took that the cache answered, in seconds |
+//! | `cache_layer.loads.saved` | `cache` | the time of the loads that hits made unnecessary, in seconds |
 //! | `cache_layer.loads`, `cache_layer.load.duration` | `cache`, `outcome` of the first | loads |
 //! | `cache_layer.loads.active` | `cache` | keys that this process is loading |
 //! | `cache_layer.switched_on` | `cache`, `switch` | 1 for each switch that is on |
-//! | `cache_layer.coalesced`, `cache_layer.wait.duration` | `scope`, `cache` and `release` of the first | requests that waited for another one's load |
+//! | `cache_layer.coalesced`, `cache_layer.wait.duration` | `scope`, `cache` and `release` of the first | requests that waited for another request's load |
 //! | `cache_layer.fills` | `cache`, `outcome` | entries on their way to the store |
 //! | `cache_layer.uncacheable` | `cache`, `reason` | responses that were not stored |
 //! | `cache_layer.invalidations` | `cache`, `kind`, `outcome` | invalidations |
-//! | `cache_layer.rejected_entries` | `cache`, `reason` | stored bytes that were turned away |
-//! | `cache_layer.refreshes` | `cache`, `outcome` | refreshes of what is still fresh, and those left out or without an answer |
-//! | `cache_layer.verified` | `cache`, `outcome` | hits that were loaded again, by what came of it |
+//! | `cache_layer.rejected_entries` | `cache`, `reason` | stored bytes that were rejected |
+//! | `cache_layer.refreshes` | `cache`, `outcome` | early refreshes, and background refreshes that were skipped or got no response |
+//! | `cache_layer.verified` | `cache`, `outcome` | hits that were loaded again, by the result of the comparison |
 //! | `cache_layer.warmed` | `cache`, `outcome` | entries that a warm start asked for, and lists that it could not read |
-//! | `cache_layer.overloaded` | `cache` | requests that were turned away |
-//! | `cache_layer.encoded`, `.encoded.content`, `.encode.time` | `coding`, `way` of the second | what was encoded for clients, in bytes and seconds |
-//! | `cache_layer.entry.size`, `cache_layer.entry.age` | `cache` of the first | in bytes and seconds |
+//! | `cache_layer.overloaded` | `cache` | requests that were refused |
+//! | `cache_layer.encoded`, `.encoded.content`, `.encode.time` | `coding`, `way` of the second | responses that were encoded for clients, in bytes and seconds |
+//! | `cache_layer.entry.size`, `cache_layer.entry.age` | `cache` of the first | the size and age of entries, in bytes and seconds |
 //! | `cache_layer.store.errors` | `cache` | look-ups that the store did not answer |
-//! | `cache_layer.l1.bytes`, `.entries`, `.evictions` | `cache`, `cause` of the last | what is in this process |
-//! | `cache_layer.redis.connected`, `.breaker`, `.full`, `.roundtrips` | `op` of the last | the Redis behind |
-//! | `cache_layer.redis.clock_offset` | | by how many seconds its clock is ahead of this machine's |
-//! | `cache_layer.pending_invalidations`, `cache_layer.tracking.resets`, `.pushes` | `cache` of the first, `kind` of the last | and what it says |
+//! | `cache_layer.l1.bytes`, `.entries`, `.evictions` | `cache`, `cause` of the last | entries in this process |
+//! | `cache_layer.redis.connected`, `.breaker`, `.full`, `.roundtrips` | `op` of the last | the connection to Redis |
+//! | `cache_layer.redis.clock_offset` | | by how many seconds Redis' clock is ahead of this machine's |
+//! | `cache_layer.pending_invalidations`, `cache_layer.tracking.resets`, `.pushes` | `cache` of the first, `kind` of the last | invalidations to be delivered, and the pushes of Redis |
 //!
 //! A histogram has a series for each of its buckets, so histograms have few labels: loads and sizes are distributed differently
 //! in each cache, the duration of a look-up depends on the tier that answers it, and that of a wait on the process that loads.
-//! The metrics of Redis belong to the process, whichever caches share it. 20 caches stay below 2,100 series; the many reasons of
-//! [`UNCACHEABLE`] may be given a limit by a view.
+//! The metrics of Redis belong to the process, whichever caches share it. 20 caches stay below 2,100 series; a view can limit
+//! the many reasons of [`UNCACHEABLE`].
 //!
-//! How long invalidations take to reach other processes is not measured: a push from Redis carries no time, and two clocks
+//! The time that invalidations take to reach other processes is not measured: a push from Redis carries no time, and two clocks
 //! differ by more than a push takes.
 
 mod encoding;
@@ -66,10 +66,10 @@ use crate::{
     telemetry::{Event, LookupEvent, LookupResult, Observer},
 };
 
-/// The instrument with the most series: a cache has a few of the many reasons not to store.
+/// The instrument with the most series: one for each reason that occurs.
 pub const UNCACHEABLE: &str = "cache_layer.uncacheable";
 
-/// Seconds that a lookup takes: in memory, some microseconds; in Redis, some hundred.
+/// Seconds that a look-up takes: some microseconds in memory, some hundred in Redis.
 const LOOKUP: [f64; 9] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.25];
 /// Seconds that a load takes, or a wait for one.
 const LOAD: [f64; 7] = [0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 5.0];
@@ -78,7 +78,7 @@ const AGE: [f64; 5] = [1.0, 10.0, 60.0, 600.0, 3_600.0];
 /// Bytes.
 const SIZE: [f64; 4] = [1_024.0, 8_192.0, 65_536.0, 524_288.0];
 
-/// The instruments of one cache. Clones are the same ones.
+/// The instruments of one cache. Clones share them.
 #[derive(Clone)]
 pub struct Metrics {
     meter: Meter,
@@ -86,18 +86,19 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Made by `meter`, for the cache that is called `name` in the label `cache`.
+    /// Makes the instruments with `meter`, for the cache whose label `cache` is `name`.
     pub fn new(meter: &Meter, name: impl Into<Cow<'static, str>>) -> Self {
         Self { meter: meter.clone(), cache: KeyValue::new("cache", StringValue::from(name.into())) }
     }
 
-    /// What counts the events of the cache: its [observer](crate::CacheBuilder::observer), or one of two.
+    /// The observer that counts the events of the cache: set it as the cache's [observer](crate::CacheBuilder::observer), alone
+    /// or in a pair.
     #[must_use]
     pub fn observer(&self) -> impl Observer + use<> {
         Events::new(&self.meter, self.cache.clone())
     }
 
-    /// Reports, at each collection, what the cache is loading, and which of its [switches](crate::Switch) are on.
+    /// Reports, at each collection, how many keys the cache is loading, and which of its [switches](crate::Switch) are on.
     pub fn watch_cache(&self, cache: &Cache) {
         let (cache, switched, label) = (cache.clone(), cache.clone(), [self.cache.clone()]);
         self.meter
@@ -119,7 +120,7 @@ impl Metrics {
             .build();
     }
 
-    /// Reports, at each collection, what a store in this process holds.
+    /// Reports, at each collection, the contents of a store in this process.
     #[cfg(feature = "memory")]
     #[cfg_attr(docsrs, doc(cfg(feature = "memory")))]
     pub fn watch_memory(&self, store: &MemoryStore) {

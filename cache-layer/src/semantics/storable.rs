@@ -1,4 +1,5 @@
-//! What may be answered from or kept in the cache (RFC 9111, section 3), and the name of every refusal.
+//! Which requests may be answered from the cache, which responses may be stored (RFC 9111, section 3), and the name of every
+//! refusal.
 
 use http::{
     Method, StatusCode,
@@ -28,62 +29,63 @@ use super::{
 use crate::labels::labels;
 
 labels! {
-    /// Why a request was not answered from the cache, or its response not kept. The name is also the `detail` of
+    /// Why a request was not answered from the cache, or its response not stored. The name is also the `detail` of
     /// `Cache-Status`.
     pub enum NoCacheReason {
         /// Neither GET nor HEAD (RFC 9111, section 3).
         Method => "method",
         /// CONNECT asks for a tunnel and has no response to keep (RFC 9110, section 9.3.6).
         ConnectMethod => "connect",
-        /// The request asks to leave HTTP (RFC 9110, section 7.8).
+        /// The request asks to switch to another protocol (RFC 9110, section 7.8).
         Upgrade => "upgrade",
         /// A GET or HEAD with content, which the key does not cover (RFC 9110, section 9.3.1).
         RequestBody => "request-body",
         /// The target has no authority, and without one hosts would share entries (RFC 9111, section 2).
         NoAuthority => "no-authority",
-        /// A part was asked for in another unit than bytes, or of what will most likely not be kept: the application answers
-        /// with it (RFC 9110, section 14.2).
+        /// The request is for a range in another unit than bytes, or of a response that will most likely not be stored: the
+        /// application answers it (RFC 9110, section 14.2).
         RangeRequest => "range",
-        /// A layer further out, over the same cache, is loading this very entry.
+        /// A layer further out, over the same cache, is loading the same entry.
         Nested => "nested",
         /// The request has a precondition that is not for caches to evaluate (RFC 9110, section 13.1).
         ConditionalRequest => "conditional",
         /// The cache is [turned off](crate::CacheLayer::enabled).
         Off => "off",
-        /// An operator has [switched](crate::Switch::BypassReads) reading off, for a while.
+        /// An operator has turned [`BypassReads`](crate::Switch::BypassReads) on, for a while.
         Switched => "switched",
-        /// A [rule](crate::Rule) says that nothing is kept, by itself or by a lifetime of zero.
+        /// A [rule](crate::Rule) says that responses are not stored, by `bypass` or by a lifetime of zero.
         Rule => "rule",
-        /// A layer outside [says](crate::Hints::bypass) that the request is not for the cache.
+        /// A [hint](crate::Hints::bypass) of a layer outside says that the request bypasses the cache.
         Hint => "hint",
-        /// The request is not for the cache, by [`bypass_if`](crate::CacheLayer::bypass_if).
+        /// [`bypass_if`](crate::CacheLayer::bypass_if) says that the request bypasses the cache.
         BypassIf => "bypass-if",
-        /// The path may mean another one to the application than to the [rules](crate::Rule) (RFC 3986, section 6.2.2).
+        /// The application may read the path differently than the [rules](crate::Rule) do (RFC 3986, section 6.2.2).
         UnclearPath => "unclear-path",
         /// The request says `no-store` (RFC 9111, section 5.2.1.5).
         RequestNoStore => "request-no-store",
-        /// The request wants a stored response and there is none (RFC 9111, section 5.2.1.7).
+        /// The request demands a stored response and there is none (RFC 9111, section 5.2.1.7).
         OnlyIfCached => "only-if-cached",
-        /// The application said 304 about another response than the one that is stored (RFC 9111, section 4.3.4). The next
-        /// request asks for the whole.
+        /// The application's 304 is about another response than the stored one (RFC 9111, section 4.3.4). The next
+        /// request asks for the whole response.
         Unmatched => "unmatched",
-        /// The status is not kept, must be understood and is not (RFC 9111, section 3), or is none that a rule speaks for.
+        /// Responses with this status are not stored, `must-understand` applies and the status is not understood (RFC 9111,
+        /// section 3), or no rule covers the status.
         Status => "status",
         /// The response says `no-store` (RFC 9111, section 5.2.2.5).
         NoStore => "no-store",
         /// The response says `private` (RFC 9111, section 5.2.2.7).
         Private => "private",
-        /// The response says `no-cache` and has nothing to validate it by (RFC 9111, section 5.2.2.4).
+        /// The response says `no-cache` and has no validator (RFC 9111, section 5.2.2.4).
         NoCache => "no-cache",
         /// The request was authorised, and the response does not permit sharing (RFC 9111, section 3.5).
         Authorization => "authorization",
         /// The request has cookies, and the response does not state its own freshness; or one of them
         /// [bypasses](crate::CacheLayer::bypass_on_cookies) the cache.
         Cookie => "cookie",
-        /// The response is for one client by one of its fields (`Clear-Site-Data`, a token against forged requests, the nonce of a
-        /// Content Security Policy), and does not state its own freshness.
+        /// One of the response's fields is meant for one client (`Clear-Site-Data`, a token against forged requests, the nonce
+        /// of a Content Security Policy), and the response does not state its own freshness.
         OneClient => "one-client",
-        /// The response is not to be kept, by [`keep_if`](crate::CacheLayer::keep_if).
+        /// [`keep_if`](crate::CacheLayer::keep_if) says that the response is not to be stored.
         KeepIf => "keep-if",
         /// The response sets a cookie (RFC 9111, section 7.3).
         SetCookie => "set-cookie",
@@ -93,30 +95,31 @@ labels! {
         EventStream => "event-stream",
         /// gRPC ends in trailers and may stream without end.
         Grpc => "grpc",
-        /// The content is a part, whatever the status says (RFC 9110, section 14.4).
+        /// The response has `Content-Range`, so its content may be a part, whatever the status (RFC 9110, section 14.4).
         ContentRange => "content-range",
         /// The response has or announces trailers (RFC 9110, section 6.5).
         Trailers => "trailers",
         /// Neither the response nor a rule states how long it is fresh (RFC 9111, section 4.2.1).
         NoFreshness => "no-freshness",
-        /// Its age on arrival exceeds its lifetime, or what states the lifetime is invalid, and nothing permits its use
-        /// (RFC 9111, section 4.2).
+        /// The response's age on arrival exceeds its lifetime, or its lifetime is stated in an invalid way, and nothing permits
+        /// its stale use (RFC 9111, section 4.2).
         AlreadyStale => "stale",
-        /// Content that may be part of a key, and of which the request doesn't say in one way what it is (RFC 10008, section 2).
+        /// The content would be part of the key, but the request does not have exactly one readable `Content-Type` (RFC 10008,
+        /// section 2).
         ContentType => "content-type",
-        /// Content that may be part of a key is longer than what is read for that.
+        /// The content would be part of the key, but is longer than the limit.
         ContentTooLarge => "content-too-large",
-        /// Content that may be part of a key did not come to its end, not in time, or not with the length that was announced.
+        /// The content would be part of the key, but was incomplete, too slow, or of another length than announced.
         ContentUnread => "content-unread",
-        /// The client waits for the application's word before it sends its content (RFC 9110, section 10.1.1).
+        /// The client waits for a 100 (Continue) before it sends its content (RFC 9110, section 10.1.1).
         Expect => "expect",
-        /// The message is to be passed on as it comes in (RFC 10036).
+        /// The message is to be passed on as it arrives (RFC 10036).
         Incremental => "incremental",
-        /// An error in answer to a request that was made ahead of its user (`Sec-Purpose`) is about that request alone.
+        /// The response is an error in answer to a prefetch (`Sec-Purpose`), and so about that request alone.
         SecPurpose => "sec-purpose",
         /// The content can be read only with a dictionary that few clients have (RFC 9842).
         Dictionary => "dictionary",
-        /// A response to HEAD is forwarded and not kept (RFC 9110, section 9.3.2).
+        /// A response to HEAD is forwarded and not stored (RFC 9110, section 9.3.2).
         HeadMiss => "head",
         /// The content exceeds the limit.
         BodyTooLarge => "body-too-large",
@@ -134,44 +137,44 @@ labels! {
         TooManyTags => "too-many-tags",
         /// The store did not answer in time.
         StoreUnavailable => "store-unavailable",
-        /// The store has no room, and evicts nothing to make some.
+        /// The store is full, and evicts nothing.
         StoreFull => "store-full",
-        /// An operator has [stopped](crate::Switch::StopFills) storing, for a while.
+        /// An operator has turned [`StopFills`](crate::Switch::StopFills) on, for a while.
         FillsStopped => "fills-stopped",
-        /// It was loaded for the first time, and is only stored from the second on
+        /// It was the first load of its key, and results are stored from the second load on
         /// ([`CacheBuilder::second_sight`](crate::CacheBuilder::second_sight)).
         FirstSight => "first-sight",
-        /// The store can't keep up: too much is on its way to it already.
+        /// The store can't keep up: too many entries are already on their way to it.
         StoreBusy => "store-busy",
-        /// No request waited for the load any more, and it was ended.
+        /// The load was cancelled, because no request waited for it any more.
         Abandoned => "abandoned",
-        /// There was no room at the application for as long as a request waits.
+        /// No place at the application became free while the request waited.
         Overloaded => "overloaded",
-        /// An earlier response to the same request could not be kept. `Cache-Status` names the reason for that as well, if this
+        /// An earlier response to the same request could not be stored. `Cache-Status` also names the reason for that, if this
         /// process knows it: `remembered/set-cookie`.
         Remembered => "remembered",
-        /// The application failed lately, and is left alone for a while.
+        /// The application failed recently, and the key is in back-off.
         BackedOff => "backed-off",
         /// The response or value was made from a stored one that is stale, or that may have been invalidated meanwhile.
         MadeFromStale => "made-from-stale",
-        /// A value that the cache's codec can't write, or that its own type doesn't read back.
+        /// The cache's codec can't write the value, or the value's type can't read it back.
         Unserializable => "unserializable",
-        /// The request names a port that goes without saying, which the application may have repeated in its response.
+        /// The request states the default port, which the application may have repeated in its response.
         StatedPort => "stated-port",
-        /// A redirect to what it answers, as from `http` to `https` where both share what is stored
-        /// ([`schemes_apart`](crate::CacheLayer::schemes_apart)): kept, it would lead its clients round in a circle.
+        /// The response redirects to its own key, as from `http` to `https` where both share stored responses
+        /// ([`schemes_apart`](crate::CacheLayer::schemes_apart)): if it were stored, its clients would be redirected in a circle.
         RedirectToItself => "redirect-to-itself",
-        /// What is stored was made later than it is now, by this process's clock: it may be of any age.
+        /// By this process's clock, the stored response was made in the future: its age is unknown.
         FromTheFuture => "from-the-future",
     }
 }
 
 static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 
-/// What beside its method and its body may keep the cache from touching a request.
+/// Request fields that may prevent the cache from handling a request.
 static TELLING: [HeaderName; 6] = [UPGRADE, CONNECTION, RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, CACHE_CONTROL];
 
-/// Why the cache must not touch a request, if it must not.
+/// Why the cache must not handle a request, if it must not.
 pub(crate) fn refusal_of_request(method: &Method, headers: &HeaderMap, has_body: bool) -> Option<NoCacheReason> {
     match *method {
         Method::GET | Method::HEAD => {}
@@ -196,8 +199,8 @@ pub(crate) fn refusal_of_request(method: &Method, headers: &HeaderMap, has_body:
     CacheControl::from_headers(headers).no_store.then_some(NoCacheReason::RequestNoStore)
 }
 
-/// Why a request with content, which would be part of its key, must not be answered from the cache, or its response be
-/// kept; known before the content is read.
+/// Why a request with content, which would be part of its key, must not be answered from the cache, nor its response stored, as
+/// far as that is known before the content is read.
 pub(crate) fn refusal_of_request_with_content(headers: &HeaderMap, reads_expected: bool) -> Option<NoCacheReason> {
     if asks_for_upgrade(headers) {
         return Some(NoCacheReason::Upgrade);
@@ -215,7 +218,7 @@ pub(crate) fn refusal_of_request_with_content(headers: &HeaderMap, reads_expecte
             return Some(reason);
         }
     }
-    // To read the content is to tell the client to send it.
+    // Reading the content tells the client to send it.
     if headers.contains_key(EXPECT) && !reads_expected {
         return Some(NoCacheReason::Expect);
     }
@@ -232,11 +235,11 @@ fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE) || members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
-/// Response fields that may keep it from being stored.
+/// Response fields that may prevent a response from being stored.
 const REFUSING: Shapes =
     Shapes::of_each(&["set-cookie", "vary", "content-range", "trailer", "incremental", "content-encoding"]);
 
-/// Why a response must not be kept, whatever its freshness.
+/// Why a response must not be stored, whatever its freshness.
 pub(crate) fn refusal_of_response(
     policy: &CachingPolicy,
     request_headers: &HeaderMap,
@@ -279,13 +282,12 @@ pub(crate) fn refusal_of_response(
     streaming_type(headers)
 }
 
-/// Whether this may be said to a request that was made ahead of its user, and not be meant for any other (Preliminary Request
-/// Denied).
+/// Whether the response may be an answer to a prefetch only, and not meant for any other request (Preliminary Request Denied).
 fn is_refusal_to_prefetch(request: &HeaderMap, status: StatusCode) -> bool {
     (status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE) && request.contains_key(&SEC_PURPOSE)
 }
 
-/// Whether the content is of use only with a dictionary, or was chosen by one: each that some client still has would be a
+/// Whether the content can be read only with a dictionary, or was chosen by one: each dictionary that a client has would make a
 /// variant (RFC 9842, section 6).
 fn needs_dictionary(headers: &HeaderMap) -> bool {
     let by_dictionary = |coding: &[u8]| coding.eq_ignore_ascii_case(b"dcb") || coding.eq_ignore_ascii_case(b"dcz");
@@ -293,9 +295,9 @@ fn needs_dictionary(headers: &HeaderMap) -> bool {
         || members(headers, &VARY).any(|name| name.eq_ignore_ascii_case(b"available-dictionary"))
 }
 
-/// Why a response that may otherwise be kept is not, for want of freshness.
+/// Why a response that could otherwise be stored is not, for lack of freshness.
 ///
-/// `ruled`: a rule states the lifetime of successes, if not that of this one.
+/// `ruled`: a rule states a lifetime for successful responses, even if this is not one.
 pub(crate) fn refusal_of_freshness(
     policy: &CachingPolicy,
     request_headers: &HeaderMap,
@@ -305,7 +307,7 @@ pub(crate) fn refusal_of_freshness(
     ruled: bool,
 ) -> Option<NoCacheReason> {
     let cc = &received.directives.cache_control;
-    // To ask for validation each time is a statement as well.
+    // `no-cache` states a freshness, too: none.
     if lifetime.is_none() && !cc.no_cache {
         return Some(if ruled { NoCacheReason::Status } else { NoCacheReason::NoFreshness });
     }
@@ -321,15 +323,15 @@ pub(crate) fn refusal_of_freshness(
     if lifetime.is_none_or(|lifetime| lifetime.source == LifetimeSource::Response) {
         return None;
     }
-    // Neither a rule nor an estimate knows what the application makes of a cookie, or for whom it made the response. In a private
-    // cache, cookies are part of the key.
+    // Neither a rule nor an estimate can know whether the application used a cookie, or for which client it made the response.
+    // In a private cache, cookies are part of the key.
     if !policy.private && request_headers.contains_key(COOKIE) {
         return Some(NoCacheReason::Cookie);
     }
     is_for_one_client(received.headers).then_some(NoCacheReason::OneClient)
 }
 
-/// Whether a response to POST may be kept for GET of its target, once nothing refuses it (RFC 9110, section 9.3.3).
+/// Whether a response to POST that is not refused may be stored for GET of its target (RFC 9110, section 9.3.3).
 pub(crate) fn post_answers_get(
     policy: &CachingPolicy,
     target: Target<'_>,
@@ -340,8 +342,8 @@ pub(crate) fn post_answers_get(
     policy.post_for_get && stated && received.status.is_success() && represents_target(target, received.headers)
 }
 
-/// Tells what is stored of a response from what is not (RFC 9111, section 3.1), without the fields of these names. Its age is kept
-/// apart.
+/// A predicate on a field: whether the field is stored (RFC 9111, section 3.1). Fields with the given names are not. `Age` is kept
+/// separately.
 pub(crate) fn is_stored_field<'a>(
     policy: &CachingPolicy,
     not_stored: &'a Names,
@@ -364,7 +366,7 @@ const UNDERSTOOD_STATUSES: [u16; 24] = [
 ];
 
 fn refusal_of_status(status: StatusCode, cc: &CacheControl) -> Option<NoCacheReason> {
-    // A part or a validation is nothing to answer with.
+    // A part or a 304 can't answer later requests.
     if status.is_informational() || matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) {
         return Some(NoCacheReason::Status);
     }

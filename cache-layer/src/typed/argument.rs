@@ -1,12 +1,12 @@
-//! How an argument is written in a key: as `{:?}` writes it, without blanks, so that people can read it. What serde tells
-//! apart is written apart, and what is equal alike:
+//! How an argument is written in a key: readable, like `{:?}` without blanks. Values that serde distinguishes are written
+//! differently, and equal values are written alike:
 //!
-//! - numbers by their value: equal integers are written alike, whatever their width, floats as the shortest text that is
-//!   read back as they are; `0.0` and `-0.0` are two, all `NaN`s are one
-//! - `"text"`, `'c'`, `b"bytes"`, with `\` before what would end them
+//! - numbers by their value: equal integers are written alike, whatever their width; floats as the shortest text that is
+//!   read back as the same value; `0.0` and `-0.0` differ, all `NaN`s are equal
+//! - `"text"`, `'c'`, `b"bytes"`, with `\` before a closing quote or a `\`
 //! - `None`, `Some(1)`; `()`, `(1,)`, `(1,2)`; `[1,2]`
-//! - `{"a":1,"b":2}`, a map, and `<1,2>`, a set: in the order of what is written, whatever order they came in
-//! - `Name`, `Name(1)`, `Name{field:1}`, and `Name::Variant` with the same behind it; between backticks if they are no plain
+//! - `{"a":1,"b":2}`, a map, and `<1,2>`, a set: sorted by their written form, whatever order they came in
+//! - `Name`, `Name(1)`, `Name{field:1}`, and `Name::Variant` in the same forms; between backticks if they are not plain
 //!   names
 
 use std::{
@@ -28,15 +28,15 @@ use serde::{
 /// [cached](macro@crate::cached) function.
 ///
 /// serde writes sets as lists. [`HashSet`](std::collections::HashSet) and [`BinaryHeap`](std::collections::BinaryHeap) are
-/// known by their type wherever serde meets them; this is for the unordered collections of others, and where serde sees
-/// another type: behind `#[serde(transparent)]`, and in a variant of an `#[serde(untagged)]` enum. Without it, equal ones in
-/// another order have another key. Outside of keys it changes nothing.
+/// recognized by their type wherever serde visits them. Use this for unordered collections of other crates, and where serde
+/// visits another type: behind `#[serde(transparent)]`, and in a variant of an `#[serde(untagged)]` enum. Without it, equal
+/// collections in different orders have different keys. Outside of keys it changes nothing.
 ///
 /// ```
 /// use cache_layer::{Cache, cached, unordered};
 /// use serde::Serialize;
 ///
-/// /// Its order is that in which they were added.
+/// /// Iterates in the order of insertion.
 /// #[derive(Clone, Serialize)]
 /// #[serde(transparent)]
 /// struct Labels(Vec<String>);
@@ -65,7 +65,7 @@ pub fn unordered<T: Serialize + ?Sized, S: Serializer>(collection: &T, serialize
     serializer.serialize_newtype_struct(UNORDERED, collection)
 }
 
-/// In place of a type's name.
+/// Marks a set, in place of a type's name.
 const UNORDERED: &str = "$cache_layer::unordered";
 
 /// Appends an argument.
@@ -73,7 +73,7 @@ pub(super) fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, argument: &T) -> R
     argument.serialize(Writer { out, of: type_name::<T>() })
 }
 
-/// Why an argument can't be written; only its own `Serialize` knows a reason.
+/// Why an argument can't be written; only its own `Serialize` can fail.
 #[derive(Debug)]
 pub(super) struct Error(String);
 
@@ -91,10 +91,10 @@ impl serde::ser::Error for Error {
     }
 }
 
-/// Whether the elements of a type of that name have no order. The compiler's names see through aliases and imports. Should
-/// it call a type otherwise one day, equal sets have several keys: what is then found is still right.
+/// Whether the elements of a type with this name have no order. The compiler's names are independent of aliases and imports. If
+/// a compiler named a type differently, equal sets would have several keys, which costs misses but never returns a wrong value.
 fn is_unordered(mut name: &str) -> bool {
-    /// What these point to is written in their place.
+    /// The value behind these pointers is written in their place.
     const POINTERS: [&str; 8] = [
         "&",
         "mut ",
@@ -148,7 +148,7 @@ impl<'o> Writer<'o> {
         }
     }
 
-    /// A value that is all there is in another: if that is to be a set, this is.
+    /// Writes a value that is the only content of another: if the outer one is marked as a set, so is the inner one.
     fn wrapped<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
         let of = if self.of == UNORDERED { UNORDERED } else { type_name::<T>() };
         self.out.push(b'(');
@@ -179,7 +179,7 @@ fn quote(out: &mut Vec<u8>, mark: u8, text: &[u8]) {
     out.push(mark);
 }
 
-/// Values that are written as they display themselves.
+/// Values that are written by their `Display`.
 macro_rules! as_displayed {
     ($($method:ident($type:ty))+) => {$(
         fn $method(self, value: $type) -> Result<(), Error> {
@@ -209,7 +209,7 @@ impl<'o> Serializer for Writer<'o> {
         self.serialize_f64(value.into())
     }
 
-    /// With a point or an exponent, which integers have not.
+    /// With a point or an exponent, so that it differs from an integer.
     fn serialize_f64(self, value: f64) -> Result<(), Error> {
         self.text(format_args!("{value:?}"))
     }
@@ -352,7 +352,7 @@ impl Ordered<'_> {
     }
 }
 
-/// Elements, or keys and their values, in the order of what is written.
+/// Elements, or keys and their values, sorted by their written form.
 struct Unordered<'o> {
     out: &'o mut Vec<u8>,
     begin: usize,
@@ -360,7 +360,7 @@ struct Unordered<'o> {
     parts: Vec<Part>,
 }
 
-/// Where an element, or a key with its value behind it, was written.
+/// The position of an element, or of a key followed by its value.
 #[derive(Clone, Copy)]
 struct Part {
     begin: usize,
@@ -388,7 +388,7 @@ impl Unordered<'_> {
     fn finish(mut self) -> Result<(), Error> {
         let written = self.out.split_off(self.begin);
         let slice = |from: usize, to: usize| &written[from - self.begin..to - self.begin];
-        // Where a key comes twice, the order in which it does is part of the value: this sort keeps it.
+        // If a key occurs twice, the order of the two is part of the value: this stable sort keeps it.
         self.parts.sort_by(|one, other| slice(one.begin, one.key_end).cmp(slice(other.begin, other.key_end)));
         let [open, close] = self.marks;
         self.out.push(open);
@@ -407,7 +407,7 @@ impl Unordered<'_> {
     }
 }
 
-/// What serde calls a sequence: a list or a set.
+/// A list or a set: serde calls both a sequence.
 enum Sequence<'o> {
     Ordered(Ordered<'o>),
     Unordered(Unordered<'o>),
@@ -449,7 +449,7 @@ impl SerializeMap for Unordered<'_> {
     }
 }
 
-/// What serde has a trait each for, and is all one here.
+/// Implements serde's separate traits, which are all the same here.
 macro_rules! ordered {
     ($($kind:ident: $method:ident($($name:ident)?) => $write:ident,)+) => {$(
         impl $kind for Ordered<'_> {

@@ -1,4 +1,4 @@
-//! What a call asks for, and on which terms; and what becomes of its load.
+//! What a call asks for, on which terms, and how its load ends.
 
 use std::{any::Any, convert::Infallible, sync::Arc, time::Duration};
 
@@ -31,14 +31,14 @@ use crate::{
     throttle::Throttle,
 };
 
-/// How long a failing load is left alone where something stands in: after the first failure, and at most, unless it is said.
+/// How long the back-off lasts unless set: after the first failure, and at most.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 
-/// For how long a value is fresh that says there is nothing, and how to tell.
+/// How long a negative value (such as `None`) is fresh, and the test for one.
 pub(super) type Negative<V> = (Duration, fn(&V) -> bool);
 
-/// What is asked for, and on which terms.
+/// The key that a call asks for, and the terms.
 pub(super) struct Ask<V> {
     pub(super) cache: Cache,
     pub(super) key: Key,
@@ -49,28 +49,28 @@ pub(super) struct Ask<V> {
     pub(super) early: Option<f32>,
     pub(super) back_off: Option<BackOff>,
     pub(super) stand_in: StandIn<V>,
-    /// It is asked for within a load that has a place among those that may load at one time.
+    /// The call is made within a load that has a place among the loads that may run at one time.
     pub(super) placed: bool,
 }
 
-/// What came of a load, for the call that leads it. `L` is the load, where each call has one of its own.
+/// The result of a load, for the call that leads it. `L` is the load function, where each call has its own.
 pub(super) enum LoadResult<V, E, L> {
-    /// Another load has brought this.
+    /// Another load has stored this value meanwhile.
     Found(Hit<V>),
     Loaded(V, Reads),
-    /// It failed, or has to wait for too long.
+    /// The load failed, or would have to wait for too long; this stale value is used.
     StaleIfError(Hit<V>),
-    /// It is left alone after a failure, and this stands in.
+    /// The load is in back-off after a failure; this fallback is used.
     Fallback(V),
     Failed(E),
     /// The load can't be shared: each call runs its own.
     Unshared(L),
 }
 
-/// A refresh in the background for which there is no place is left to a later call.
+/// A background refresh was skipped, because no place is free; a later call will refresh.
 pub(super) struct Skipped;
 
-/// How a call goes on that waited for another call's load.
+/// How a call continues after it waited for another call's load.
 pub(super) enum Next<V, E> {
     Return(Result<V, E>),
     LookAgain,
@@ -93,17 +93,17 @@ impl<V> Ask<V> {
         }
     }
 
-    /// The same for another key.
+    /// The same terms for another key.
     pub(super) fn of(&self, key: Key) -> Self {
         Self { key, ..self.clone() }
     }
 
-    /// How long it waits, from now on.
+    /// How long the call waits, from now on.
     pub(super) fn patience(&self) -> Patience {
         self.cache.patience().with_soft_timeout(self.stand_in.soft_timeout)
     }
 
-    /// How its load deals with failures. After one, others are left alone for a while where something stands in, and only there.
+    /// How its load treats failures. A back-off applies only where a stale value or a fallback can be returned.
     pub(super) fn failure_policy(&self, miss: &Miss) -> FailurePolicy
     where
         V: DeserializeOwned + 'static,
@@ -114,7 +114,7 @@ impl<V> Ask<V> {
         }
     }
 
-    /// A place for a load in the background, if loads are limited and this is one; it waits for none.
+    /// A place for a background load, if loads are limited; it does not wait for one.
     pub(super) fn place_unless_skipped(&self, purpose: Purpose) -> Result<Option<LoadPermit>, Skipped> {
         if self.placed || !purpose.is_in_background() {
             return Ok(None);
@@ -129,8 +129,8 @@ impl<V> Ask<V> {
         place.map(Some).ok_or(Skipped)
     }
 
-    /// A place among the loads that may run at one time, as soon as there is one; where there is none for as long as a load keeps
-    /// its own, it goes ahead.
+    /// Waits for a place among the loads that may run at one time; if none becomes free for as long as a load may keep its
+    /// place, the load goes ahead without.
     async fn place(&self) -> Option<LoadPermit> {
         let limit = self.cache.load_limit();
         let place = limit.wait(Instant::now() + self.cache.longest_load()).await;
@@ -143,7 +143,7 @@ impl<V> Ask<V> {
         place
     }
 
-    /// Runs a load in its place, which it may have already, if loads are limited; what it loads in turn needs none.
+    /// Runs a load in its place, if loads are limited; the loads that it starts need no places of their own.
     pub(super) async fn in_place<T>(&self, place: Option<LoadPermit>, load: impl Future<Output = T>) -> T {
         if !self.cache.load_limit().is_limited() {
             return load.await;
@@ -155,7 +155,7 @@ impl<V> Ask<V> {
         Box::pin(LoadLimit::placed(load)).await
     }
 
-    /// Who waits for a load, by whether the call does that leads it.
+    /// The demand for a load: `awaited` says whether the call that leads it waits for it.
     pub(super) fn demand(&self, awaited: bool) -> Demand {
         match awaited {
             true => Demand::Awaited,
@@ -164,7 +164,7 @@ impl<V> Ask<V> {
         }
     }
 
-    /// The terms of what was loaded.
+    /// The terms of a value that was loaded.
     pub(super) fn terms_of(&self, loaded: &Loaded<V>) -> Terms {
         let mut terms = self.terms.clone();
         if let Some((ttl, _)) = self.negative.filter(|(_, is_negative)| is_negative(&loaded.value)) {
@@ -173,7 +173,7 @@ impl<V> Ask<V> {
         loaded.on(terms)
     }
 
-    /// Says in the lookup's span what was found, and is fresh.
+    /// Records in the look-up's span that a fresh value was found.
     pub(super) fn describe(&self, hit: &Hit<V>, waited: bool, span: &mut LookupSpan) {
         span.found(match self.negative {
             Some((_, is_negative)) if is_negative(&hit.value) => LookupResult::Negative,
@@ -195,7 +195,7 @@ impl<V> Ask<V> {
         is_due(beta, life, fastrand::f64) && self.cache.recent_failure(&self.key).is_none()
     }
 
-    /// What stands in after a failure, if nothing stale does: it is of no life at all.
+    /// The fallback after a failure. Values that are made from it are not stored.
     pub(super) fn fallback(&self) -> Option<V> {
         let value = self.stand_in.take_fallback()?;
         inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
@@ -222,7 +222,7 @@ impl<V> Ask<V> {
         self.cache.value_of(entry).ok().map(|value| Hit { value, entry: entry.clone() })
     }
 
-    /// What the call gets whose load is left alone after a failure, if anything stands in.
+    /// The result during a back-off, if there is a stale value or a fallback.
     pub(super) fn while_backing_off<E, L>(&self, miss: &Miss) -> Option<LoadResult<V, E, L>>
     where
         V: DeserializeOwned + 'static,
@@ -231,7 +231,7 @@ impl<V> Ask<V> {
         self.stale_if_error(miss).map(LoadResult::StaleIfError).or_else(fallback)
     }
 
-    /// What stands in while the load is left alone, as far as this process knows without asking.
+    /// The value that is returned during a back-off, if this process knows of the back-off without asking the store.
     pub(super) fn left_alone(&self, miss: &Miss) -> Option<V>
     where
         V: DeserializeOwned + 'static,
@@ -252,7 +252,7 @@ impl<V> Ask<V> {
         }
     }
 
-    /// What a call returns that has loaded for itself alone.
+    /// The result of a call that has loaded for itself alone.
     pub(super) fn unshared<E>(&self, loaded: Result<Loaded<V>, E>, reads: &Reads, miss: &Miss) -> Result<V, E>
     where
         V: DeserializeOwned + 'static,
@@ -267,7 +267,7 @@ impl<V> Ask<V> {
         Ok(loaded.value)
     }
 
-    /// What the call that led a load returns; or the load, if it is to run its own.
+    /// The result of the call that led a load; or its load function, if the call has to run it alone.
     pub(super) fn settled<E, L>(&self, result: LoadResult<V, E, L>, span: &mut LookupSpan) -> Result<Result<V, E>, L> {
         let (result, reads) = match result {
             LoadResult::Found(hit) => {
@@ -286,7 +286,7 @@ impl<V> Ask<V> {
         Ok(result)
     }
 
-    /// The stale value that stands in where a load is slow, and from when on.
+    /// The stale value that is used if a load is slow, and from when on.
     pub(super) fn stale_if_slow(&self, miss: &Miss, patience: &Patience) -> Option<(Hit<V>, Instant)>
     where
         V: DeserializeOwned + 'static,
@@ -294,7 +294,7 @@ impl<V> Ask<V> {
         patience.soft_deadline().and_then(|deadline| Some((self.stale_if_error(miss)?, deadline)))
     }
 
-    /// The stale value stands in.
+    /// Returns a stale value in place of an error.
     pub(super) fn stands_in(&self, hit: Hit<V>) -> V {
         self.cache.emit(Event::Miss);
         hit.noted()
@@ -315,7 +315,7 @@ impl<V> Ask<V> {
         let stale = self.stale_if_slow(miss, patience);
         let deadline = match &stale {
             Some((_, soft)) => patience.deadline().min(*soft),
-            // To load by itself, it would have to wait for a place behind the load that it waits for.
+            // If the call loaded by itself, it would have to wait for a place behind the load that it waits for now.
             None if self.cache.load_limit().is_contended() => patience.deadline() + self.cache.longest_load(),
             None => patience.deadline(),
         };
@@ -337,7 +337,7 @@ impl<V> Ask<V> {
                 let Some(value) = value else { return Next::LoadUncached };
                 self.cache.emit(Event::Hit);
                 span.found(LookupResult::Collapsed);
-                // Its tags are not known to hold.
+                // It is not known whether its tags are still current.
                 inherit::note(|| Reads::new(&self.terms.tags, Some(0)));
                 Next::Return(Ok(value))
             }
@@ -354,7 +354,7 @@ impl<V> Ask<V> {
         }
     }
 
-    /// The load that was waited for failed.
+    /// How a follower continues when the load failed.
     fn failed_together<E: Clone + 'static>(&self, miss: &Miss, error: &Arc<dyn Any + Send + Sync>) -> Next<V, E>
     where
         V: DeserializeOwned + 'static,
@@ -374,7 +374,7 @@ impl<V> Ask<V>
 where
     V: Serialize + DeserializeOwned + Send + 'static,
 {
-    /// Ends a load that `began` then: hands out what came of it, and then stores it.
+    /// Ends a load that `began` then: hands its result to the followers, and then stores it.
     pub(super) async fn conclude<E, L>(
         self,
         permit: Box<WritePermit>,
@@ -396,7 +396,7 @@ where
         }
     }
 
-    /// Hands out what was loaded, and then stores it.
+    /// Hands a loaded value to the followers, and then stores it.
     async fn keep<E, L>(
         self,
         permit: Box<WritePermit>,
@@ -413,7 +413,7 @@ where
         let written = terms.settle(&reads, now).map(|settled| (settled, codec.encode(&loaded.value)));
         reply_to.send(LoadResult::Loaded(loaded.value, reads));
         let proven = written.and_then(|((deadlines, tags), value)| {
-            // What can't be read back would be stored and loaded again each time, and all calls would wait for it.
+            // A value that can't be read back would be loaded and stored again each time, and all calls would wait for that.
             let value = value.and_then(|value| codec.decode_own::<V>(&value).map(|_| value));
             Ok((value.map_err(|error| unserializable(key, &error))?, deadlines, tags))
         });
@@ -447,7 +447,7 @@ impl<V> Clone for Ask<V> {
     }
 }
 
-/// Says, once in a while, why a value is not kept.
+/// Logs, at most once in a while, why a value is not stored.
 fn unserializable(key: &Key, error: &str) -> NoCacheReason {
     static THROTTLE: Throttle = Throttle::new();
     if let Some(kept_back) = THROTTLE.pass() {

@@ -1,4 +1,4 @@
-//! What `#[cached]` expands to, beside the public methods of a cache. Not for other use.
+//! Code that `#[cached]` expands to, in addition to the public methods of a cache. Not for other use.
 
 pub use std::{borrow::ToOwned, clone::Clone, format, time::Duration};
 
@@ -19,35 +19,35 @@ use crate::throttle::Throttle;
 
 pub use crate::{Cache, InvalidateError, Key, Lock};
 
-/// A key in the making. Each part keeps its own length, so arguments can't run into each other or into the text between.
+/// Builds a key. Each part keeps its own length, so that different arguments never make the same key.
 #[derive(Debug)]
 #[must_use]
 pub struct KeyParts(Vec<Vec<u8>>);
 
 impl KeyParts {
-    /// Of the function with that name.
+    /// The key of a call of the function with this name.
     pub fn new(name: &str) -> Self {
         Self(vec![name.into(), b":".into()])
     }
 
-    /// An argument.
+    /// Appends an argument.
     pub fn argument<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
         let mut part = Vec::with_capacity(32);
         if let Err(error) = argument::write(&mut part, value) {
-            // With every call.
+            // It would occur with every call.
             static THROTTLE: Throttle = Throttle::new();
             if let Some(kept_back) = THROTTLE.pass() {
                 let name = String::from_utf8_lossy(&self.0[0]);
                 tracing::warn!(%error, %name, kept_back, "an argument can't be part of a key: nothing is shared");
             }
-            // A key of its own, which no other call has.
+            // A random key, which no other call has.
             part = fastrand::u128(..).to_be_bytes().into();
         }
         self.0.push(part);
         self
     }
 
-    /// A piece of a template.
+    /// Appends a piece of a template.
     pub fn piece(mut self, value: impl Display) -> Self {
         self.0.push(value.to_string().into());
         self
@@ -60,7 +60,7 @@ impl KeyParts {
     }
 }
 
-/// One of the things that a function with `many` is asked for. It is its key that tells it from others.
+/// One element that a function with `many` is asked for, identified by its key.
 #[derive(Clone, Debug)]
 pub struct Item<T> {
     item: T,
@@ -101,20 +101,20 @@ impl<T> From<Item<T>> for Key {
     }
 }
 
-/// What the function is to be called with.
+/// The elements to call the function with.
 #[must_use]
 pub fn items<T: Clone>(missing: &[Item<T>]) -> Vec<T> {
     missing.iter().map(|item| item.item.clone()).collect()
 }
 
-/// What the function returned, by what it was asked for.
+/// The values that the function returned, each with the element that it was asked for.
 #[must_use]
 pub fn brought<T: Clone + Eq + Hash, C: Pairs<T>>(missing: Vec<Item<T>>, returned: C) -> Vec<(Item<T>, C::Value)> {
     let mut missing: HashMap<T, Item<T>> = missing.into_iter().map(|item| (item.item.clone(), item)).collect();
     returned.into_pairs().into_iter().filter_map(|(item, value)| Some((missing.remove(&item)?, value))).collect()
 }
 
-/// What the cache has, for the caller: in the order in which it was asked for.
+/// The result for the caller, in the order of the elements.
 #[must_use]
 pub fn found<T, C: Pairs<T>>(asked: Vec<Item<T>>, values: Vec<Option<C::Value>>) -> C {
     C::of_pairs(asked.into_iter().zip(values).filter_map(|(item, value)| Some((item.item, value?))).collect())
@@ -127,13 +127,13 @@ pub fn found<T, C: Pairs<T>>(asked: Vec<Item<T>>, values: Vec<Option<C::Value>>)
     label = "this holds no such pairs"
 )]
 pub trait Pairs<T>: Sized {
-    /// What belongs to an element.
+    /// The value of an element.
     type Value;
 
     /// The pairs.
     fn into_pairs(self) -> Vec<(T, Self::Value)>;
 
-    /// What holds these.
+    /// A collection of these pairs.
     fn of_pairs(pairs: Vec<(T, Self::Value)>) -> Self;
 }
 
@@ -173,12 +173,12 @@ impl<T: Ord, V> Pairs<T> for BTreeMap<T, V> {
     }
 }
 
-/// What a function returns. Of a `Result`, by whatever name the function calls it, only the successes are kept: its own
-/// methods come before those of [`Plain`].
+/// The return type of a function. For a `Result`, also behind an alias, only successes are stored: its inherent methods take
+/// precedence over those of [`Plain`].
 pub struct Returned<R>(PhantomData<fn(R)>);
 
 impl<R> Returned<R> {
-    /// What a function of that type returns.
+    /// For a function of this type.
     #[must_use]
     pub const fn of() -> Self {
         Self(PhantomData)
@@ -211,7 +211,7 @@ impl<T, E> Returned<Result<T, E>> {
     }
 }
 
-/// What is no `Result`, and kept whatever it is.
+/// A return type other than `Result`: every value is stored.
 pub trait Plain<R> {
     /// What the function returned, for the cache.
     ///
@@ -235,13 +235,13 @@ impl<R> Plain<R> for Returned<R> {
     }
 }
 
-/// A value that may say that there is nothing.
+/// A value that may state an absence, such as an `Option`.
 #[diagnostic::on_unimplemented(
     message = "`negative_ttl` is for `None`, which `{Self}` never is: return an `Option<…>`, or leave it out",
     label = "this is no `Option`"
 )]
 pub trait Absent: Sized {
-    /// For how long that is fresh.
+    /// Sets how long an absence is fresh.
     fn negative_ttl<E>(ask: GetOrLoad<Self, E>, ttl: Duration) -> GetOrLoad<Self, E>;
 }
 

@@ -1,4 +1,4 @@
-//! Getting a value, from the cache or from the load that makes it.
+//! Getting a value, from the cache or from its load.
 
 use std::{fmt, pin::Pin, time::Duration};
 
@@ -33,7 +33,7 @@ use crate::{
 type Loading<V, E> = Pin<Box<dyn Future<Output = Result<Loaded<V>, E>> + Send>>;
 pub(super) type Load<V, E> = Box<dyn FnOnce(Option<Stale<V>>) -> Loading<V, E> + Send>;
 
-/// A value that is asked for, from [`Cache::get_or_load`] or [`Cache::get_or_load_with`]; await it.
+/// A call of [`Cache::get_or_load`] or [`Cache::get_or_load_with`]; await it to get the value.
 ///
 /// ```
 /// use std::time::Duration;
@@ -71,109 +71,111 @@ impl<V, E> GetOrLoad<V, E> {
         Self { ask: Ask::new(cache, key), load, hard_timeout: None }
     }
 
-    /// How long the value is fresh; five minutes unless set. Zero: it is not kept.
+    /// How long the value is fresh; five minutes unless set. With zero, it is not stored.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ask.terms.ttl = ttl;
         self
     }
 
-    /// Shortens the life of the value at random by up to this share, 0 to 100 per cent, so that what was loaded together does
-    /// not expire together; 0 unless set.
+    /// Shortens the freshness of the value at random by up to this share, 0 to 100 per cent, so that values that were loaded
+    /// together do not expire together; 0 unless set.
     pub fn jitter(mut self, per_cent: u8) -> Self {
         self.ask.terms.jitter = per_cent.min(100);
         self
     }
 
-    /// Tags by which it can be [invalidated](Cache::invalidate_tag). It carries those of what its load reads from the
-    /// cache, too, and is fresh no longer than that is.
+    /// Tags by which the value can be [invalidated](Cache::invalidate_tag). It also carries the tags of the values that its
+    /// load reads from the cache, and is fresh no longer than these are.
     pub fn tags<T: AsRef<str>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.ask.terms.add_tags(tags);
         self
     }
 
-    /// For so long after it ceased to be fresh, the value is used while it is loaded anew in the background; none unless
-    /// set.
+    /// How long the value is used after its freshness, while it is loaded anew in the background; not at all unless set.
     ///
-    /// After a load in the background that brought nothing to be kept, the next call loads before it returns. It has the stale
-    /// value if that load fails, or takes longer than the [lock timeout](crate::CacheBuilder::lock_timeout), or than a
-    /// [soft timeout](Self::soft_timeout).
+    /// If a load in the background returned nothing that could be stored, the next call loads before it returns. That call gets
+    /// the stale value if its load fails, or takes longer than the [lock timeout](crate::CacheBuilder::lock_timeout) or a [soft
+    /// timeout](Self::soft_timeout).
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.ask.terms.stale_while_revalidate = window;
         self
     }
 
-    /// For so long after it ceased to be fresh, the value is used if loading it anew fails, or takes longer than a
-    /// [soft timeout](Self::soft_timeout); none unless set.
+    /// How long the value is used after its freshness, if a new load fails, or takes longer than a
+    /// [soft timeout](Self::soft_timeout); not at all unless set.
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.ask.terms.stale_if_error = window;
         self
     }
 
-    /// For so long after it ceased to be fresh, the value is there for its load, which may say that it
-    /// [still holds](Stale::not_modified); none unless set, beyond the two windows above. Nobody is given it as it is.
+    /// How long after its freshness the value is kept for its load, which may find that the value
+    /// [still holds](Stale::not_modified); only for the two windows above unless set. No call returns it unless its load says so.
     pub fn keep(mut self, window: Duration) -> Self {
         self.ask.terms.keep = window;
         self
     }
 
-    /// Refreshes the value in the background before it is stale, so that nobody ever waits for what is asked for often; off
-    /// unless set. Each call that finds it decides by chance, the more likely the less of its life is left and the longer its
-    /// load took (XFetch), in the last fifth of a life of a second or more; of all in the fleet, one loads.
+    /// Refreshes the value in the background before it is stale, so that no call ever waits for a frequently read value; off
+    /// unless set. Each call that finds the value decides by chance whether to refresh (XFetch). The probability rises as the
+    /// remaining freshness shrinks, and with the duration of the last load. It is above zero only in the last fifth of a
+    /// freshness of a second or more. If several calls decide to refresh, one in the fleet does.
     ///
-    /// `beta` is how early: at 1, most often a few times as long before the end as a load takes; at more, earlier, which is for
-    /// loads whose duration varies. Zero or less, or what is no number, turns it off.
+    /// `beta` sets how early: at 1, a refresh most often begins a few load durations before the end of freshness; a higher
+    /// value is earlier, for loads whose duration varies. Zero, a negative number or NaN turns it off.
     pub fn early_refresh(mut self, beta: f32) -> Self {
         self.ask.early = beta_of(beta);
         self
     }
 
-    /// How long the call waits, from its begin on, where a stale value may stand in by
-    /// [`stale_if_error`](Self::stale_if_error): then it returns that, and the load goes on and is stored for later calls; without a
-    /// limit unless set. It has no effect where there is no such value.
+    /// How long the call waits, from its start, if a stale value may be used by [`stale_if_error`](Self::stale_if_error). After
+    /// that, the call returns the stale value, and the load continues and is stored for later calls. Without a limit unless
+    /// set; without effect if there is no such value.
     ///
-    /// It limits every wait for what is loaded: for this call's own load, for another call's, for another process's, and for
-    /// a [place](crate::CacheBuilder::max_loads). A load that is left goes on for as long as one keeps its place, a minute or
-    /// twelve [lock timeouts](crate::CacheBuilder::lock_timeout). Calls meanwhile wait as long as this one did.
+    /// It limits every wait for the new value: for this call's own load, for another call's load, for another process's load,
+    /// and for a [place](crate::CacheBuilder::max_loads). The load continues for as long as a load may keep its place, a minute
+    /// or twelve [lock timeouts](crate::CacheBuilder::lock_timeout). Each further call in that time waits as long as this one
+    /// did.
     pub fn soft_timeout(mut self, limit: Duration) -> Self {
         self.ask.stand_in.soft_timeout = Some(limit);
         self
     }
 
-    /// How long the call waits at most, from its begin on, whatever it waits for; without a limit unless set. Then it returns
-    /// the stale value, if one may stand in for an error, or else the [fallback](Self::fallback), or else `error`.
+    /// How long the call waits at most, from its start, whatever it waits for; without a limit unless set. After that, the call
+    /// returns the stale value, if one may be used in place of an error, or else the [fallback](Self::fallback), or else
+    /// `error`.
     ///
-    /// The load goes on as if its caller had left, and what it brings within
-    /// [`abandoned_load`](crate::CacheBuilder::abandoned_load) is stored.
+    /// The load continues as if its caller had left, and its value is stored if it comes within
+    /// [`abandoned_load`](crate::CacheBuilder::abandoned_load).
     pub fn hard_timeout(mut self, limit: Duration, error: E) -> Self {
         self.hard_timeout = Some((limit, error));
         self.ask.stand_in.knows_stale();
         self
     }
 
-    /// What the call returns in place of an error if nothing stale may stand in: of the load, or of the
-    /// [hard timeout](Self::hard_timeout). It is not stored, and neither is what is made from it. A slow load is waited for all the
-    /// same: it is a last resort.
+    /// The value that the call returns in place of an error, of the load or of the [hard timeout](Self::hard_timeout), if no
+    /// stale value may be used. It is not stored, and values that are made from it are not stored either. It is a last resort:
+    /// the call still waits for a slow load.
     pub fn fallback(mut self, value: V) -> Self {
         self.ask.stand_in.set_fallback(value);
         self
     }
 
-    /// How long a failing load is left alone, by all processes with the same store, while a stale value or a
-    /// [fallback](Self::fallback) stands in: `first` after one failure, doubling with each that follows, `longest` at most, and a
-    /// fifth more or less at random; 1 s and 30 s unless set. Zero turns it off. Calls for which nothing stands in load as
-    /// ever. A success ends it, and so does the invalidation of the key.
+    /// How long the back-off after a failed load lasts, in all processes with the same store: `first` after one failure,
+    /// doubled with each further failure, `longest` at most, and a fifth more or less at random; 1 s and 30 s unless set. Zero
+    /// turns it off. During the back-off, calls return a stale value or a [fallback](Self::fallback); calls that have neither
+    /// load as usual. A success ends the back-off, and so does an invalidation of the key.
     pub fn failure_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.ask.back_off = BackOff::new(first, longest);
         self
     }
 
-    /// Who waits for whose load; [`Lock::Fleet`] unless set.
+    /// Which calls share a load; [`Lock::Fleet`] unless set.
     pub fn lock(mut self, lock: Lock) -> Self {
         self.ask.lock = lock;
         self
     }
 
-    /// Loads anew, whatever is there, and stores what comes. What is there stays until then.
+    /// Loads anew even if there is a fresh value, and stores the result. The present value stays until then.
     pub fn refresh(mut self) -> Self {
         self.ask.refresh = true;
         self
@@ -226,14 +228,14 @@ struct LedLoad<V, E> {
     purpose: Purpose,
 }
 
-/// What came of such a load.
+/// The result of such a load.
 type Answer<V, E> = LoadResult<V, E, Load<V, E>>;
 
 impl<V> Ask<V>
 where
     V: Serialize + DeserializeOwned + Send + 'static,
 {
-    /// As [`answer`](Self::answer), with what the call has for the case that it fails, or takes too long.
+    /// As [`answer`](Self::answer), with the call's timeouts and fallback applied.
     async fn answer_in_time<E>(self, load: Load<V, E>, hard_timeout: Option<(Duration, E)>) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
@@ -249,7 +251,7 @@ where
         answered.or_else(|error| self.fallback().ok_or(error))
     }
 
-    /// What the call returns that has waited for as long as it may.
+    /// The result of a call that has reached its hard timeout.
     fn too_late<E>(&self, error: E) -> Result<V, E> {
         match self.stand_in.stale().and_then(|entry| self.usable(&entry)) {
             Some(hit) => Ok(self.stands_in(hit)),
@@ -320,7 +322,7 @@ where
         }
     }
 
-    /// There is a value, which is fresh, and one call refreshes it before it no longer is.
+    /// Begins an early refresh of a fresh value, if no other call does.
     fn refresh_early<E>(&self, hit: &Hit<V>, load: Load<V, E>, patience: Patience, span: &LookupSpan)
     where
         E: Clone + Send + Sync + 'static,
@@ -333,8 +335,8 @@ where
         }
     }
 
-    /// There is a value, which is stale and may be used, and one call refreshes it: in the background, or before it returns if
-    /// the last refresh in the background brought nothing.
+    /// Returns a stale value that may be used, and begins its refresh if no other call does: in the background, or, if the last
+    /// background refresh returned nothing, before the call returns.
     async fn refresh_stale<E>(
         self,
         hit: Hit<V>,
@@ -364,7 +366,7 @@ where
         Ok(hit.noted())
     }
 
-    /// Leads, and waits for what comes of it; `hit` is the value if the load fails, or has not come by `until`.
+    /// Leads a load, and waits for its result; returns `hit` if the load fails, or has not ended by `until`.
     async fn lead_until<E>(self, until: Instant, led: LedLoad<V, E>, hit: Hit<V>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
@@ -403,7 +405,7 @@ where
         self.unshared(loaded, &reads, miss)
     }
 
-    /// Leads, and waits for what comes of it.
+    /// Leads a load, and waits for its result.
     async fn lead<E>(self, led: LedLoad<V, E>, mut span: LookupSpan) -> Result<V, E>
     where
         E: Clone + Send + Sync + 'static,
@@ -421,7 +423,7 @@ where
         }
     }
 
-    /// What the call that led a load returns.
+    /// The result of the call that led a load.
     async fn settle<E>(self, result: Answer<V, E>, span: &mut LookupSpan) -> Result<V, E> {
         match self.settled(result, span) {
             Ok(result) => result,
@@ -438,7 +440,7 @@ where
     V: Serialize + DeserializeOwned + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
-    /// Loads in a task of its own: the caller may leave, and the load goes on and is stored all the same, for a while.
+    /// Loads in a task of its own: if the caller leaves, the load continues for a while, and is stored.
     fn begin(self, span: Span) -> LoadTask<Answer<V, E>> {
         let cache = self.ask.cache.clone();
         self.flight.is_in(&span);

@@ -1,11 +1,11 @@
-//! What a load brings, and what it is given.
+//! The result of a load, and the stale value that a load is given.
 
 use std::{ops::Deref, time::Duration};
 
 use super::terms::Terms;
 use crate::tag::Tags;
 
-/// What a load brought, and what it says about its life: for [`Cache::get_or_load_with`](crate::Cache::get_or_load_with).
+/// The result of a load, with its own freshness and tags: for [`Cache::get_or_load_with`](crate::Cache::get_or_load_with).
 ///
 /// ```
 /// use std::time::Duration;
@@ -22,29 +22,29 @@ pub struct Loaded<V> {
 }
 
 impl<V> Loaded<V> {
-    /// This value, on the terms of the call that asked for it.
+    /// A result with this value, on the terms of the call.
     pub fn new(value: V) -> Self {
         Self { value, ttl: None, tags: Tags::default() }
     }
 
-    /// Fresh for so long, whatever the call says; zero: not to be kept.
+    /// How long the value is fresh, whatever the call says; with zero, it is not stored.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Tags beside those of the call.
+    /// Tags in addition to those of the call.
     pub fn tags<T: AsRef<str>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.tags.extend(tags);
         self
     }
 
-    /// The same, of another value.
+    /// The same with another value.
     pub(super) fn map<T>(self, with: impl FnOnce(V) -> T) -> Loaded<T> {
         Loaded { value: with(self.value), ttl: self.ttl, tags: self.tags }
     }
 
-    /// The terms, those of the call being `terms`.
+    /// The terms of this result; `terms` are those of the call.
     pub(super) fn on(&self, mut terms: Terms) -> Terms {
         terms.ttl = self.ttl.unwrap_or(terms.ttl);
         terms.add_tags(self.tags.iter());
@@ -52,7 +52,7 @@ impl<V> Loaded<V> {
     }
 }
 
-/// A value that is no longer fresh: what a load may say still holds.
+/// A value that is no longer fresh, for its load, which may find that the value still holds.
 #[derive(Clone, Debug)]
 pub struct Stale<V> {
     value: V,
@@ -64,7 +64,7 @@ impl<V> Stale<V> {
         Self { value, tags }
     }
 
-    /// The value still holds: it is kept for another life, with its tags.
+    /// The value still holds: it is fresh again, and keeps its tags.
     pub fn not_modified(self) -> Loaded<V> {
         Loaded::new(self.value).tags(self.tags.iter())
     }

@@ -1,13 +1,13 @@
-//! The typed front end: values of any type that serde knows, by the same engine that keeps responses.
+//! The typed front end: values of any type that serde can serialize, by the same engine that keeps responses.
 //!
-//! - [`load`]: getting a value, from the cache or from the load that makes it
-//! - [`ask`]: what a call asks for, and what becomes of its load; [`stand_in`]: what it has where that is late, or fails
-//! - [`many`]: getting many values at once; [`batch`]: the load of what is missing of them
-//! - [`loaded`]: what a load brings, and what it is given
-//! - [`set`]: storing values that no load stands behind
+//! - [`load`]: getting a value, from the cache or from its load
+//! - [`ask`]: what a call asks for, and how its load ends; [`stand_in`]: what the call returns if the load is late, or fails
+//! - [`many`]: getting many values at once; [`batch`]: the load of the missing values
+//! - [`loaded`]: the result of a load, and what the load is given
+//! - [`set`]: storing values without a load
 //! - [`terms`]: for how long, under which tags, and which callers wait for one load
 //! - [`value`]: a value as an entry
-//! - [`attribute`], [`argument`]: what `#[cached]` is made of, and its keys
+//! - [`attribute`], [`argument`]: the code that `#[cached]` expands to, and its keys
 
 use std::hash::Hash;
 
@@ -51,10 +51,11 @@ pub use self::{
 
 /// Values of any type.
 ///
-/// Keys are made of `("product", 42)`, of a text, or by [`Key::new`].
+/// A key is a pair such as `("product", 42)`, a string, or a [`Key::new`].
 impl Cache {
-    /// The value of `key`: from the cache if it is there and fresh, and otherwise from `load`, which is run once for all
-    /// who ask meanwhile. Never fails but by `load`: a store that is away, or holds something else, is a miss.
+    /// The value of `key`: from the cache if it is there and fresh, and otherwise from `load`, which runs once for all calls
+    /// that ask for the key meanwhile. Only `load` can make the call fail: if the store is away, or holds something else, that
+    /// is a miss.
     ///
     /// ```
     /// use std::time::Duration;
@@ -79,13 +80,13 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// What `load` fails with, for everybody who waited for it, which is why it is cloned: an error that can't be goes into
-    /// an `Arc` (`.map_err(Arc::new)`). A load that panics does so at the caller that it was begun for; of the others, one
-    /// begins anew.
+    /// The error of `load`, for every caller that waited for it. The error is cloned for that; put an error that can't be
+    /// cloned into an `Arc` (`.map_err(Arc::new)`). If a load panics, the caller that it was begun for panics; of the other
+    /// callers, one loads anew.
     ///
     /// # Cancellation
     ///
-    /// The load runs in a task of its own. A caller that is dropped leaves it to end and to be stored;
+    /// The load runs in a task of its own. If its caller is dropped, the load still ends and is stored;
     /// [`drain`](Cache::drain) waits for it.
     pub fn get_or_load<V, E, F, Fut>(&self, key: impl Into<Key>, load: F) -> GetOrLoad<V, E>
     where
@@ -98,8 +99,9 @@ impl Cache {
     }
 
     /// As [`get_or_load`](Self::get_or_load), for a load that decides itself for how long and under which tags a value is
-    /// kept, and that can make use of the one that was there. There is one while its windows last, those of
-    /// [`stale_while_revalidate`](GetOrLoad::stale_while_revalidate) and [`stale_if_error`](GetOrLoad::stale_if_error).
+    /// kept, and that can use the former value. The former value is there while one of its windows lasts:
+    /// [`stale_while_revalidate`](GetOrLoad::stale_while_revalidate), [`stale_if_error`](GetOrLoad::stale_if_error) or
+    /// [`keep`](GetOrLoad::keep).
     ///
     /// ```
     /// use std::{convert::Infallible, time::Duration};
@@ -133,13 +135,13 @@ impl Cache {
         GetOrLoad::new(self.clone(), self.named(key), load)
     }
 
-    /// The values of `keys`, in their order, and `None` for those that have none. What is there comes in one round trip, and
-    /// `load` is asked once for what is missing: it has the missing keys, and returns pairs of a key and its value. A key that it
-    /// leaves out has no value, which is stored as well ([`negative_ttl`](GetOrLoadMany::negative_ttl)).
+    /// The values of `keys`, in their order, and `None` for keys without a value. Present values come in one round trip, and
+    /// `load` is called once for the missing ones: it gets the missing keys, and returns pairs of a key and its value. A key
+    /// that it leaves out has no value, which is stored as well ([`negative_ttl`](GetOrLoadMany::negative_ttl)).
     ///
-    /// It is [`get_or_load`](Self::get_or_load) of an `Option` for each key, in common: of all who ask for a key meanwhile, in the
-    /// whole fleet, one loads it. So `load` is asked for what nobody else loads, and the rest is waited for. A key that comes
-    /// twice is asked for once.
+    /// This works like [`get_or_load`](Self::get_or_load) of an `Option` for each key, but together: of all calls that ask for
+    /// a key meanwhile, in the whole fleet, one loads it. So `load` is called with the keys that no other call is loading, and
+    /// this call waits for the others. A key that occurs twice is loaded once.
     ///
     /// ```
     /// use std::{convert::Infallible, time::Duration};
@@ -165,10 +167,10 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// What `load` fails with, if one of the keys has neither a value that was there nor a stale one to stand in.
-    /// [`each`](GetOrLoadMany::each) tells of every key by itself. What other calls load is stored all the same.
+    /// The error of `load`, if one of the keys has neither a present value nor a stale one that may be used.
+    /// [`each`](GetOrLoadMany::each) returns a result for each key. Values that other calls load are stored all the same.
     ///
-    /// `load` is cloned for each time that it is asked: once, but for keys that another process was loading in vain.
+    /// `load` is cloned for each time that it is called: once, except for keys whose load by another process failed.
     ///
     /// # Cancellation
     ///
@@ -192,8 +194,8 @@ impl Cache {
         })
     }
 
-    /// As [`get_or_load_many`](Self::get_or_load_many), for a load that decides of each value by itself for how long and under
-    /// which tags it is kept, that may fail for some, and that can make use of what was there, as with
+    /// As [`get_or_load_many`](Self::get_or_load_many), for a load that decides for each value for how long and under
+    /// which tags it is kept, that may fail for some keys, and that can use the former values, as with
     /// [`get_or_load_with`](Self::get_or_load_with).
     ///
     /// ```
@@ -234,7 +236,7 @@ impl Cache {
         GetOrLoadMany::new(self.clone(), keys.into_iter().collect(), many::shared(load))
     }
 
-    /// The value of `key`, if it is there and fresh. One that is no longer of this type is deleted.
+    /// The value of `key`, if it is there and fresh. A value that is not of this type is deleted.
     pub async fn get<V: DeserializeOwned + 'static>(&self, key: impl Into<Key>) -> Option<V> {
         let key = self.named(key);
         let mut lookup = self.lookup_span(&key);
@@ -250,7 +252,8 @@ impl Cache {
         self.answered(hit, lookup)
     }
 
-    /// The values of `keys`, in their order, as [`get`](Self::get) gets them: what is not in memory comes in one round trip.
+    /// The values of `keys`, in their order, as [`get`](Self::get) returns them: those that are not in memory come in one round
+    /// trip.
     ///
     /// ```
     /// # use cache_layer::{Cache, store::MemoryStore};
@@ -279,7 +282,7 @@ impl Cache {
         hits.into_iter().zip(lookups).map(|(hit, lookup)| self.answered(hit, lookup)).collect()
     }
 
-    /// Whether there is a fresh value of `key`, of whatever type. Not counted as a hit or a miss.
+    /// Whether there is a fresh value of `key`, of any type. This does not count as a hit or a miss.
     pub async fn contains(&self, key: impl Into<Key>) -> bool {
         let key = self.named(key);
         let is_fresh = |entry: &Entry| {
@@ -292,8 +295,8 @@ impl Cache {
         }
     }
 
-    /// Stores `value`, over whatever is there. Loads of this key that are under way are not stored any more: what they
-    /// bring is older. What the codec writes but can't read back is stored all the same, and then not found: see
+    /// Stores `value`, and replaces a present one. Loads of this key that are under way are not stored any more, because their
+    /// values are older. A value that the codec writes but can't read back is stored, and then not found: see
     /// [`Json`](crate::codec::Json).
     ///
     /// ```
@@ -326,7 +329,7 @@ impl Cache {
         self.invalidate(&key.into()).await
     }
 
-    /// What was found, if it is fresh; if it is of another type, it is deleted.
+    /// The value that was found, if it is fresh; a value of another type is deleted.
     fn fresh<V: DeserializeOwned + 'static>(&self, key: &Key, retrieved: Retrieved) -> Option<Hit<V>> {
         let Retrieved::Found(entry) = retrieved else { return None };
         if matches!(self.value_of::<V>(&entry), Err(Rejection::Type)) {
@@ -349,8 +352,8 @@ impl Cache {
     }
 }
 
-/// Says that what is being made now, be it the value of a load or a response that [inherits](crate::CacheLayer::inherit), is
-/// made from what `tags` stand for, and has to go when they are invalidated. Elsewhere, it does nothing.
+/// Adds `tags` to the value or response that is being made now, so that it is dropped when one of them is invalidated. Call it
+/// in a load, or in the handler of a response that [inherits](crate::CacheLayer::inherit); elsewhere it does nothing.
 ///
 /// ```
 /// use cache_layer::{Cache, depends_on, store::MemoryStore};

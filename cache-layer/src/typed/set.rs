@@ -1,4 +1,4 @@
-//! Storing values that no load stands behind.
+//! Storing values without a load.
 
 use std::{fmt, pin::Pin, time::Duration};
 
@@ -23,13 +23,13 @@ impl Set {
         Self { cache, values, terms: Terms::default() }
     }
 
-    /// How long they are fresh; five minutes unless set. Zero: they are not kept, and neither is what is there.
+    /// How long the values are fresh; five minutes unless set. With zero, they are not stored, and present values are dropped.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.terms.ttl = ttl;
         self
     }
 
-    /// Tags by which they can be [invalidated](Cache::invalidate_tag).
+    /// Tags by which the values can be [invalidated](Cache::invalidate_tag).
     pub fn tags<T: AsRef<str>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.terms.add_tags(tags);
         self
@@ -90,12 +90,11 @@ impl fmt::Debug for Set {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SetError {
-    /// The cache's [codec](crate::codec::Codec) can't write this value so that it would be read back as it is; what was there is
-    /// there still.
+    /// The cache's [codec](crate::codec::Codec) can't write this value so that it is read back unchanged; the former value stays.
     Unserializable(String),
-    /// More than 1,024 tags, or one above 256 bytes; what was there is there still.
+    /// There are more than 1,024 tags, or one has more than 256 bytes; the former value stays.
     TooManyTags,
-    /// The store could not be reached. What was there is older than what should be, so it is invalidated.
+    /// The store could not be reached. The former value is outdated, so it is invalidated.
     Undelivered(InvalidateError),
 }
 

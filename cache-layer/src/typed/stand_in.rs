@@ -1,13 +1,13 @@
-//! What stands in for a value that is late, or does not come.
+//! The stale value or fallback that a call returns if its load is late, or fails.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{engine::fetch::Miss, entry::Entry, sync::Mutex};
 
-/// What a call has instead of the value, and after what time. Clones are one: a fallback is used once.
+/// What a call returns instead of a loaded value, and after what time. Clones share the state: a fallback is used once.
 #[derive(Debug)]
 pub(super) struct StandIn<V> {
-    /// How long to wait for a load where there is a stale value.
+    /// How long to wait for a load if there is a stale value.
     pub(super) soft_timeout: Option<Duration>,
     shared: Option<Arc<Shared<V>>>,
 }
@@ -21,7 +21,7 @@ struct Shared<V> {
 }
 
 impl<V> StandIn<V> {
-    /// Has it know what is stale.
+    /// Enables it to remember stale values.
     pub(super) fn knows_stale(&mut self) {
         if self.shared.is_none() {
             self.share(None);
@@ -56,7 +56,7 @@ impl<V> StandIn<V> {
     }
 }
 
-// Neither derived: a value need be neither.
+// Not derived: a derive would require the same traits of the value.
 impl<V> Default for StandIn<V> {
     fn default() -> Self {
         Self { soft_timeout: None, shared: None }

@@ -10,32 +10,32 @@ use crate::{
     telemetry::NoCacheReason,
 };
 
-/// Fresh for so long, unless it is said.
+/// How long a value is fresh unless set.
 const TTL: Duration = Duration::from_secs(300);
 
 /// Which callers wait for one load of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lock {
-    /// Of all processes that share a store, one loads, and the others wait for it, as long as the cache's
+    /// One caller in all processes that share a store loads, and the others wait for it, for the cache's
     /// [`lock_timeout`](crate::CacheBuilder::lock_timeout) at most.
     #[default]
     Fleet,
-    /// Of each process, one loads at a time. The first of the fleet to begin stores; what another process loads meanwhile is
-    /// its caller's alone, and callers that waited for it look the key up again.
+    /// One caller in each process loads at a time. The load that began first in the fleet is stored; a value that another process
+    /// loads meanwhile goes to that load's caller alone, and callers that waited for it look the key up again.
     Process,
-    /// Every caller loads, at once. The first to begin stores.
+    /// Every caller loads, at once. The load that began first is stored.
     Off,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) ttl: Duration,
-    /// By how many per cent of it a life may be shorter.
+    /// By how many per cent the freshness may be shortened.
     pub(super) jitter: u8,
     pub(super) stale_while_revalidate: Duration,
     pub(super) stale_if_error: Duration,
-    /// How long a value is there for its load once it is stale.
+    /// How long a stale value is kept for its load.
     pub(super) keep: Duration,
     pub(super) tags: Tags,
 }
@@ -53,19 +53,19 @@ impl Terms {
         self.tags.extend(tags);
     }
 
-    /// What there is to say of a value that is made now out of `reads`: its tags, and until when it is fresh.
+    /// The tags of a value that is made now from `reads`, and until when it is fresh.
     pub(super) fn apply_to(&self, reads: &Reads, now: u64) -> Reads {
         let fresh_until = earliest(Some(now.saturating_add(self.life())), reads.fresh_until);
         Reads::new(&reads.tags_and(self.tags.clone()), fresh_until)
     }
 
-    /// For how long a value is fresh that is made now, in milliseconds.
+    /// How long a value that is made now is fresh, in milliseconds.
     fn life(&self) -> u64 {
         let ttl = millis(self.ttl);
         ttl - fastrand::u64(..=ttl / 100 * u64::from(self.jitter.min(100)))
     }
 
-    /// The life of a value of which there is `reads` to say, and its tags; or why it has none.
+    /// The deadlines and tags of a value that was made from `reads`; or why it is not stored.
     pub(super) fn settle(&self, reads: &Reads, now: u64) -> Result<(Deadlines, Tags), NoCacheReason> {
         if self.ttl.is_zero() {
             return Err(NoCacheReason::NoStore);

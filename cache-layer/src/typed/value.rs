@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(super) fn write(key: &Key, codec: &Chosen, value: Vec<u8>, deadlines: Deadlines) -> Entry {
-    // What a vector has to spare would be kept as long as the value.
+    // The spare capacity of a vector would be kept as long as the value.
     let value = value.into_boxed_slice().into();
     Entry::new(EntryId::random(), key, deadlines, codec.meta().into_boxed_slice().into(), value)
 }
@@ -28,7 +28,7 @@ pub(super) struct Hit<V> {
 }
 
 impl<V> Hit<V> {
-    /// The value, of which whatever is being made now takes note.
+    /// The value; the result that is being made now inherits its tags and freshness.
     pub(super) fn noted(self) -> V {
         inherit::note(|| Reads::new(&self.entry.tags(), Some(self.entry.deadlines().fresh)));
         self.value
@@ -41,7 +41,7 @@ impl Cache {
         self.codec().decode(entry.meta(), entry.payload())
     }
 
-    /// What is there for `key`, in this process or further away, and where it is.
+    /// The entry for `key`, in this process or further away, and its tier.
     pub(super) async fn find<V: DeserializeOwned + 'static>(&self, key: &Key) -> (Found<Hit<V>>, Tier) {
         match self.find_here(key) {
             Some(hit) => (Found::Fresh(hit), Tier::Memory),
@@ -81,7 +81,7 @@ impl Cache {
         if now < fresh {
             return Found::Fresh(Hit { value, entry });
         }
-        // A store may be late to remove what is gone.
+        // A store may be late to remove an expired entry.
         let miss = miss(seen, Some(entry.clone()).filter(|_| now < gone));
         if now < usable { Found::Stale(Hit { value, entry }, miss) } else { Found::Missing(miss) }
     }

@@ -1,4 +1,4 @@
-//! Verifying hits of values: some loads run again in the background, and what they bring is compared.
+//! Verifying hits of values: some loads run again in the background, and their results are compared with the stored values.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ where
     /// Verifies a fresh value, if it is its turn.
     pub(super) fn verify<E: Send + 'static>(&self, hit: &Hit<V>, load: Load<V, E>) {
         let Some(verifier) = self.cache.verifier() else { return };
-        // A load that is part of another one has no room of its own to give back.
+        // A load that is part of another load has no place of its own to give back.
         if self.placed {
             return;
         }
@@ -30,10 +30,10 @@ where
     async fn verified<E>(self, verification: Verification, entry: Entry, load: Load<V, E>) {
         let Some(place) = verification.place() else { return };
         let age = Duration::from_millis(self.cache.now().saturating_sub(entry.deadlines().made));
-        // What it reads is nothing to whoever asked.
+        // The reads of this load must not count as reads of the caller.
         let loading = inherit::collect(LoadLimit::placed(load(None)));
         let Some((Ok(loaded), _)) = verification.load(place, Box::pin(loading)).await else { return };
-        // What is not kept is not the same each time by its own word.
+        // A value that says it must not be stored may differ each time.
         let Ok(bytes) = self.cache.codec().encode(&loaded.value) else { return };
         let (stored, loaded) = (Print::of_value(entry.payload()), Print::of_value(&bytes));
         verification.compare(entry.id(), Duration::from_secs(age.as_secs()), stored, loaded).await;

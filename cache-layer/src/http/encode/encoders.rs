@@ -1,4 +1,4 @@
-//! The encoders at work. None of them is ever waited for by a request.
+//! The running encoders. No request ever waits for one.
 
 use std::{collections::HashSet, fmt, sync::Arc, thread::available_parallelism, time::Instant};
 
@@ -18,13 +18,13 @@ use crate::{
     telemetry::Event,
 };
 
-/// Bytes from which on content is encoded on a thread of its own, so that no request waits behind it on this one: below, going
-/// there would take longer.
+/// Content of this length or more is encoded on another thread, so that it does not delay requests on this one; for shorter
+/// content, switching threads would take longer.
 const LONG: usize = 32 * 1024;
-/// Entries that were encoded in vain, since nothing had room for more of them, and that are remembered at one time.
+/// The most entries that are remembered because their encoded form could not be kept for lack of room.
 const NOT_KEPT: usize = 10_000;
 
-/// The encoders of one layer. Clones are one.
+/// The encoders of one layer. Clones share them.
 #[derive(Clone)]
 pub(in crate::http) struct Encoders(Arc<Inner>);
 
@@ -51,10 +51,9 @@ impl Encoders {
         Self(Arc::new(Inner { room: Arc::new(Semaphore::new(most)), work: Mutex::default() }))
     }
 
-    /// Has an entry encoded for later requests, in a task of its own, if it is kept in memory here and if there is room for
-    /// one more.
+    /// Encodes an entry for later requests, in a task of its own, if the entry is kept in memory here and an encoder is free.
     pub(in crate::http) fn start(&self, cache: &Cache, entry: &Entry, encoder: Encoder) {
-        // Without a runtime, as under a test of Tower's, there is nowhere to.
+        // Without a runtime, as in a test with Tower's tools, there is no place to run it.
         if !cache.keeps_additions() || Handle::try_current().is_err() {
             return;
         }
@@ -65,7 +64,7 @@ impl Encoders {
         drop(cache.spawn(encoding));
     }
 
-    /// The content in this coding, if there is room for an encoder.
+    /// The content in this coding, if an encoder is free.
     pub(super) async fn encode(&self, cache: &Cache, entry: &Entry, encoder: Encoder) -> Form {
         match self.turn(entry.id(), encoder) {
             Some(_turn) => encode(cache, entry.payload().clone(), encoder).await,
@@ -73,7 +72,7 @@ impl Encoders {
         }
     }
 
-    /// Room for an encoder, unless this very thing is being encoded already, or was in vain.
+    /// A turn for an encoder, unless this entry is already being encoded, or could not be kept before.
     fn turn(&self, entry: EntryId, encoder: Encoder) -> Option<Turn> {
         let room = self.0.room.clone().try_acquire_owned().ok()?;
         let mut work = self.0.work.lock();
@@ -92,7 +91,7 @@ struct Turn {
 
 impl Turn {
     async fn encode_in(self, cache: Cache, key: Key, entry: Entry) {
-        // The client whose request has led here is answered first.
+        // The client whose request caused this is answered first.
         yield_now().await;
         let Some(entry) = entry.inflated() else { return };
         let encoder = self.encoder;
@@ -107,7 +106,7 @@ impl Turn {
     fn is_not_kept(&self) {
         let mut work = self.encoders.0.work.lock();
         if work.not_kept.len() >= NOT_KEPT {
-            // To look for those that are gone would take longer than to encode some of them once more.
+            // Searching for expired entries would take longer than encoding some of them once more.
             work.not_kept.clear();
         }
         work.not_kept.insert((self.entry, self.encoder));
@@ -120,7 +119,7 @@ impl Drop for Turn {
     }
 }
 
-/// Encodes content, where no request waits behind it.
+/// Encodes content without delaying requests on this thread.
 async fn encode(cache: &Cache, content: Bytes, encoder: Encoder) -> Form {
     if content.len() < LONG {
         return encode_here(cache, &content, encoder);
@@ -130,7 +129,7 @@ async fn encode(cache: &Cache, content: Bytes, encoder: Encoder) -> Form {
     spawn_blocking(move || encode_here(&cache, &content, encoder)).await.unwrap_or_default()
 }
 
-/// Encodes content, and tells observers.
+/// Encodes content, and emits the event.
 pub(super) fn encode_here(cache: &Cache, content: &Bytes, encoder: Encoder) -> Form {
     let begun = Instant::now();
     let coded = encoder.encode(content);

@@ -1,4 +1,4 @@
-//! The commit of a response that may be sent in several codings. Its client has its answer by then.
+//! The commit of a response that may be sent in several codings, after its client has been answered.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     tag::Tags,
 };
 
-/// What encodes a response that is being loaded.
+/// Encodes a response that is being loaded.
 pub(in crate::http) struct Encoding {
     pub(in crate::http) context: Arc<Context>,
     /// The request that it answers.
@@ -21,18 +21,18 @@ pub(in crate::http) struct Encoding {
 }
 
 impl Encoding {
-    /// Stores what was loaded: in memory, it is encoded afterwards, in the coding that its request would have liked best. Other stores
-    /// are written to once.
+    /// Stores a loaded response. In memory, it is encoded afterwards, in the coding that its request prefers; in other stores
+    /// it is encoded first, so that it is written once.
     pub(in crate::http) async fn commit(self, mut permit: Box<WritePermit>, mut writes: Writes, tags: Tags) {
         let Self { context, request } = self;
         if !context.cache.is_local() {
-            // The lease must outlast it.
+            // The lease must outlast the encoding.
             if permit.while_loading(context.encode(&mut writes), || Demand::Awaited).await.is_none() {
                 return permit.abandon();
             }
             return permit.commit(writes, tags).await;
         }
-        // The response's own comes last. A handle on it would have the store copy what it stamps.
+        // The response's own entry is the last. Holding a handle on it would make the store copy it.
         let key = writes.entries.last().map(|(key, _)| key.clone());
         permit.commit(writes, tags).await;
         let stored = key.and_then(|key| context.cache.peek(&key)).and_then(ResponseEntry::new);
@@ -53,7 +53,7 @@ impl Context {
             return;
         }
         for encoder in encode.stored_encoders() {
-            // What large entries are compressed in by every commit has no bound of its own.
+            // zstd is not limited here: every commit compresses large entries with it anyway.
             let form = match encoder.coding().is_zstd() {
                 true => encode_here(&self.cache, entry.payload(), encoder),
                 false => self.encoders.encode(&self.cache, entry, encoder).await,

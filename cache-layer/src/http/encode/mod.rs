@@ -1,8 +1,8 @@
-//! Representations in content codings: made once of what is stored, and chosen for each request.
+//! Representations in content codings: made once from a stored response, and chosen for each request.
 //!
 //! - [`fill`]: a load whose response is stored, and encoded
 //! - [`representation`]: which representation a request gets, and its fields
-//! - [`encoders`]: the encoders at work, and how many there may be
+//! - [`encoders`]: the running encoders, and their limit
 
 mod encoders;
 mod fill;

@@ -24,28 +24,28 @@ use crate::{
 /// The representation that a request gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// None: as the application made it.
+    /// `None`: as the application made it.
     encoder: Option<Encoder>,
-    /// What it would get if that were there.
+    /// The representation that it would get if that existed.
     pub(super) wanted: Option<Encoder>,
-    /// Whether the client takes more than one.
+    /// Whether the client accepts more than one.
     several: bool,
 }
 
 /// A representation, apart from its status.
 pub(in crate::http) struct Representation {
     pub(in crate::http) headers: HeaderMap,
-    /// Its content, if it is a coded one and that is here. It is not where the client has it already.
+    /// The coded content, if the representation is coded and the content is present. It is absent if the client already has it.
     pub(in crate::http) coded: Option<Bytes>,
-    /// Whether a date tells of which representation a client has a part.
+    /// Whether a date suffices to identify the representation of which a client has a part.
     pub(in crate::http) is_told_by_date: bool,
 }
 
-/// Codings, the one that a client takes most gladly first.
+/// Codings, the one that the client prefers first.
 type Ranked = SmallVec<[Encoder; Coding::COUNT]>;
 type Representations = SmallVec<[RepresentationId; Coding::COUNT + 1]>;
 
-/// Of these representations, the one that a client names by what it has of it: all of it, or a part.
+/// The representation that a conditional request names, because the client has all or a part of it.
 #[allow(clippy::needless_pass_by_value, reason = "an iterator, which is gone through twice")]
 fn named(
     request: &HeaderMap,
@@ -71,14 +71,14 @@ fn named(
     coded_tag::if_range(request, base, &here)
 }
 
-/// Those of a response that a client accepts.
+/// The representations of a response that a client accepts.
 fn representations(acceptance: &Acceptance, ranked: &Ranked) -> Representations {
     let plain = (acceptance.identity() > 0).then_some(RepresentationId::Plain);
     ranked.iter().copied().map(RepresentationId::Coded).chain(plain).collect()
 }
 
 impl Context {
-    /// What a client accepts of the codings that this layer makes, and which those are; `None` if it accepts none.
+    /// The client's acceptance, and the codings of this layer that it accepts; `None` if it accepts none.
     fn accepted(&self, request: &HeaderMap) -> Option<(Acceptance, Ranked)> {
         let encode = self.policy.encode.as_ref()?;
         let acceptance = Acceptance::of(request);
@@ -91,7 +91,7 @@ impl Context {
         Some((acceptance, ranked))
     }
 
-    /// Which representation of this entry a request gets.
+    /// Chooses the representation of this entry for a request.
     pub(super) fn choose(&self, entry: &ResponseEntry, request: &HeaderMap) -> Choice {
         let Some((acceptance, ranked)) = self.accepted(request) else { return Choice::default() };
         let stored = entry.response();
@@ -112,7 +112,7 @@ impl Context {
         Choice { encoder, wanted: wanted.filter(|wanted| Some(*wanted) != encoder), several: true }
     }
 
-    /// The entry as it can be used for a request: with its payload, unless the frame that came from Redis is what the client gets.
+    /// The entry in a form that can answer a request: with its payload, unless the client gets the frame as it came from Redis.
     pub(in crate::http) fn legible(
         &self,
         entry: ResponseEntry,
@@ -135,7 +135,7 @@ impl Context {
         Ok(ResponseEntry::written(whole))
     }
 
-    /// The representation that a request gets of an entry that may have several; `is_whole`: its payload is there.
+    /// The representation that a request gets of an entry that may have several; `is_whole`: the payload is present.
     pub(in crate::http) fn represent(
         &self,
         entry: ResponseEntry,
@@ -158,8 +158,8 @@ impl Context {
         Representation { headers, coded, is_told_by_date: !several }
     }
 
-    /// Makes of the fields of a response as it came, which may have other representations later, those of the one that its client
-    /// gets: this, or one that it has already.
+    /// Adapts the fields of a new response, which may have other representations later, for its client, which gets this
+    /// representation, or a 304 for one that it already has.
     pub(in crate::http) fn as_it_came(&self, request: Option<&HeaderMap>, status: StatusCode, headers: &mut HeaderMap) {
         let accepted = request.and_then(|request| Some((request, self.accepted(request)?)));
         if let Some((request, (acceptance, ranked))) = accepted {
@@ -174,7 +174,7 @@ impl Context {
     }
 }
 
-/// Makes of the fields of a response those of its representation in this coding, of so many bytes.
+/// Adapts the fields of a response to its representation in this coding, of this length.
 fn describe(headers: &mut HeaderMap, encoder: Encoder, length: usize) {
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoder.coding().as_str()));
     if let Some(declared) = headers.get_mut(CONTENT_LENGTH) {
@@ -186,7 +186,7 @@ fn describe(headers: &mut HeaderMap, encoder: Encoder, length: usize) {
     }
 }
 
-/// Says that the response could have been another, for another `Accept-Encoding`: in one line, since some read only one.
+/// Adds `Accept-Encoding` to `Vary`, in one line, because some clients read only one.
 pub(in crate::http) fn vary(headers: &mut HeaderMap) {
     const NAME: &str = "accept-encoding";
     let mut lines = headers.get_all(VARY).iter();

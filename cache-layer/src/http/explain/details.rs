@@ -1,27 +1,27 @@
-//! What there is to say of a request, a stored response, and what would be stored.
+//! The details of an explanation: of a request, of a stored response, and of the entry that would be stored.
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::{engine::EntryDetails, http::plan::Plan, key::Key, labels::labels};
 
 labels! {
-    /// What becomes of a request.
+    /// How a request is handled.
     pub enum Verdict {
-        /// What is stored answers it, and is fresh.
+        /// A fresh stored response answers it.
         Hit => "hit",
-        /// What is stored answers it, and is stale; it is refreshed in the background, if no request does so already.
+        /// A stale stored response answers it, and is refreshed in the background, if no other request does so already.
         Stale => "stale",
-        /// What is stored answers it, since the application failed lately and is left alone for a while.
+        /// A stale stored response answers it, because the key is in back-off after a failure.
         BackedOff => "backed-off",
         /// It waits for the load of another request, here or in another process.
         Wait => "wait",
         /// The application is asked, and its response may be stored.
         Load => "load",
-        /// The application is asked whether what is stored still holds.
+        /// The application is asked whether the stored response still holds.
         Validate => "validate",
         /// The application is asked, and its response is not stored.
         Forward => "forward",
-        /// The cache has nothing to do with it.
+        /// It bypasses the cache.
         Bypass => "bypass",
         /// The cache refuses it, without asking the application.
         Refuse => "refuse",
@@ -29,25 +29,24 @@ labels! {
 }
 
 labels! {
-    /// Who says what a setting is for a request.
+    /// Where a setting for a request comes from.
     pub enum SettingOrigin {
-        /// Nobody: it is as it is unless set.
+        /// It was not set, and has its default.
         Default => "default",
         /// The layer.
         Layer => "layer",
-        /// The rule that is for the request.
+        /// The rule that applies to the request.
         Rule => "rule",
         /// A layer outside, by its hints.
         Hint => "hint",
     }
 }
 
-/// By which settings a request is answered.
+/// The settings for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SettingsDetails {
-    /// Which requests the [rule](crate::Rule) is for that is for this one, such as `GET shop.example/shops/{id}`; `None` if there
-    /// is no such rule.
+    /// The [rule](crate::Rule) that applies to the request, such as `GET shop.example/shops/{id}`; `None` if no rule does.
     pub rule: Option<String>,
     /// Each setting.
     pub all: Vec<SettingDetails>,
@@ -57,33 +56,33 @@ pub struct SettingsDetails {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SettingDetails {
-    /// What its setter is called.
+    /// The name of its setter.
     pub name: &'static str,
-    /// What it is, for people.
+    /// Its value, in readable form.
     pub value: String,
-    /// Who says so.
+    /// Where it comes from.
     pub origin: SettingOrigin,
 }
 
-/// The key of a request, and what it is made of.
+/// The key of a request, and its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyDetails {
-    /// As it is.
+    /// The key.
     pub key: Key,
-    /// What the keys of the layer begin with; empty unless set.
+    /// The beginning of the layer's keys; empty unless set.
     pub namespace: String,
-    /// Scheme and host, as the layer takes them.
+    /// Scheme and host, in the layer's canonical form.
     pub origin: String,
     /// Path and query, without the parameters that make no difference.
     pub path_and_query: String,
-    /// Request fields that are part of it.
+    /// Request fields that are part of the key.
     pub fields: Vec<HeaderName>,
-    /// Cookies that are part of it, by their names.
+    /// Cookies that are part of the key, by their names.
     pub cookies: Vec<String>,
-    /// What a layer outside has [added](crate::Hints::key_part).
+    /// The parts that a layer outside has [added](crate::Hints::key_part).
     pub hinted: Vec<String>,
-    /// The digest of the content that is part of it, as hex digits; `None` if no content is.
+    /// The digest of the content that is part of the key, as hex digits; `None` if no content is.
     pub content: Option<String>,
 }
 
@@ -111,35 +110,36 @@ pub struct ResponseDetails {
     pub headers: HeaderMap,
     /// Its age, in seconds (RFC 9111, section 4.2.3).
     pub age: u64,
-    /// Whether it doesn't change while it is fresh (RFC 8246).
+    /// Whether the response says that it doesn't change while it is fresh (RFC 8246).
     pub immutable: bool,
-    /// Whether no client may accept it stale.
+    /// Whether the response must never be used stale.
     pub never_stale: bool,
-    /// Whether its entity tag is the [cache's own](crate::CacheLayer::etags), of which the application knows nothing.
+    /// Whether its entity tag is the [cache's own](crate::CacheLayer::etags), which the application does not know.
     pub minted: bool,
     /// Whether the application can be asked if it still holds.
     pub can_be_validated: bool,
 }
 
-/// What would be stored of a response. Moments are in milliseconds since the Unix epoch.
+/// The entry that would be stored for a response. Times are in milliseconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlanDetails {
-    /// When the response is taken to have come.
+    /// The time at which the response is assumed to arrive.
     pub made: u64,
-    /// Until when it is fresh; of a layer with [`jitter`](crate::CacheLayer::jitter), one moment of many.
+    /// Until when it is fresh; for a layer with [`jitter`](crate::CacheLayer::jitter), this is a random example.
     pub fresh: u64,
-    /// Until when it answers while it is refreshed.
+    /// Until when it is used while it is refreshed.
     pub stale_while_revalidate: u64,
-    /// Until when it answers in place of an error.
+    /// Until when it is used in place of an error.
     pub stale_if_error: u64,
     /// Until when it is kept.
     pub gone: u64,
-    /// Its tags, sorted. Those that begin with `uri` and `path` are the cache's own, by which a write to the target reaches it.
+    /// Its tags, sorted. Tags that begin with `uri` and `path` are the cache's own, by which a write to the target reaches the
+    /// entry.
     pub tags: Vec<String>,
-    /// The request fields that select it among its variants, with commas between them; empty if it has none.
+    /// The request fields that select it among its variants, with commas between them; empty if it has no variants.
     pub vary: String,
-    /// Whether it is given an entity tag.
+    /// Whether it gets an entity tag of the cache.
     pub minted: bool,
     /// Whether it answers for other queries as well, as its `No-Vary-Search` says.
     pub answers_other_queries: bool,

@@ -1,4 +1,4 @@
-//! An explanation.
+//! The result of explaining a request.
 
 use std::{fmt, sync::Arc};
 
@@ -17,44 +17,44 @@ use crate::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// What becomes of the request.
+    /// How the request is handled.
     pub verdict: Verdict,
-    /// What `Cache-Status` would say, by whichever name. Where the [application decides](Self::is_final), it is what it says of a
-    /// response that may be stored.
+    /// The value of `Cache-Status`, whatever name the field has. If the [application decides](Self::is_final), this is the
+    /// value for a response that may be stored.
     pub cache_status: String,
-    /// The [field](crate::CacheLayer::cache_status_field) that says so; `None` if none does.
+    /// The [field](crate::CacheLayer::cache_status_field) that has this value; `None` if none does.
     pub cache_status_field: Option<HeaderName>,
-    /// Whether `cache_status` is known, whatever the application answers.
+    /// Whether `cache_status` holds whatever the application answers.
     pub is_final: bool,
-    /// Why it is not answered from what is stored, or why the response is not stored, if there is a name for that.
+    /// Why the request is not answered from the cache, or its response not stored, if one of the reasons applies.
     pub reason: Option<NoCacheReason>,
-    /// Why an earlier response could not be kept, if that is remembered, and this process knows it.
+    /// Why an earlier response could not be stored, if that is remembered, and this process knows it.
     pub first_reason: Option<NoCacheReason>,
-    /// By which settings it is answered; `None` if it doesn't say clearly which host it is for.
+    /// The settings for the request; `None` if the request doesn't clearly state its host.
     pub settings: Option<SettingsDetails>,
-    /// Under which key the layer looks; `None` as for `settings`, and for content that can't be part of a key.
+    /// The key that the layer looks up; `None` as for `settings`, and for content that can't be part of a key.
     pub key: Option<KeyDetails>,
     /// Where the entry was found.
     pub tier: Tier,
-    /// What is stored for the request, whether or not it may answer it.
+    /// The stored response for the request, whether or not it may answer the request.
     pub entry: Option<ResponseDetails>,
-    /// The key of the stored response, as people read it, if that is another query's, and answers this one as well
+    /// The key of the stored response, in readable form, if it was stored for another query and answers this one as well
     /// ([`no_vary_search`](crate::CacheLayer::no_vary_search)).
     pub alias_of: Option<String>,
     /// Which variant of the key the request selects, if the key has variants.
     pub variant: Option<VariantDetails>,
-    /// Whether this process is loading what the request asks for.
+    /// Whether this process is loading the response.
     pub is_loading: bool,
-    /// What is at the place of the lease; `None` if the store was not asked, or did not answer.
+    /// The state of the lease; `None` if the store was not asked, or did not answer.
     pub lease: Option<LeaseState>,
-    /// Whether what is stored stands in if the application fails: with an error, or without any response.
+    /// Whether the stored response is used if the application fails, with an error or without any response.
     pub stands_in: bool,
-    /// What would be stored of the response that was [given](Self::if_answered).
+    /// The entry that would be stored for the response that was [given](Self::if_answered).
     pub plan: Option<PlanDetails>,
     pub(super) pending: Option<Arc<Pending>>,
 }
 
-/// A request that the application has still to answer.
+/// A request that the application has yet to answer.
 pub(super) struct Pending {
     pub(super) context: Arc<Context>,
     pub(super) request: Request<()>,
@@ -63,11 +63,11 @@ pub(super) struct Pending {
     pub(super) rest: Rest,
 }
 
-/// What is left to be decided by the response.
+/// What the response will decide.
 pub(super) enum Rest {
-    /// Nothing is stored; an error of the application's may be replaced by this.
+    /// Nothing is stored; this entry may replace an error of the application.
     Forward(Option<Entry>),
-    /// It may be stored, unless it is known why it will not be, whatever comes.
+    /// The response may be stored, unless `not_stored` already says why not.
     Load { miss: Miss, not_stored: Option<NoCacheReason> },
 }
 
@@ -94,7 +94,7 @@ impl Explanation {
         }
     }
 
-    /// `Cache-Status` as `say` writes it.
+    /// Sets `cache_status` to the value that `say` writes.
     pub(super) fn says(&mut self, say: impl FnOnce(&mut HeaderMap)) {
         let mut headers = HeaderMap::new();
         say(&mut headers);
@@ -104,7 +104,7 @@ impl Explanation {
 }
 
 impl fmt::Debug for Pending {
-    /// Without the request's fields, which may be secret.
+    /// Omits the request's fields, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pending").field("key", &self.key).finish_non_exhaustive()
     }

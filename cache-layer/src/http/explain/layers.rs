@@ -9,14 +9,13 @@ use crate::http::{layer::CacheLayer, private::PrivateCacheLayer, query::QueryLay
 
 /// # Explaining
 impl CacheLayer {
-    /// What this layer would do with `request` now, and why: computed by the functions that a request is answered by, while
-    /// nothing is loaded, stored or sent to the application. It reads the store as a request does, takes no lease, and is no look-up
-    /// to observers. What a layer outside says of the request counts ([`Hints`](crate::Hints)), and so does
-    /// [`bypass_if`](Self::bypass_if).
+    /// Says what this layer would do with `request` now, and why. It uses the same functions as an actual request, but loads,
+    /// stores and forwards nothing. It reads the store as a request does, takes no lease, and does not count as a look-up for
+    /// observers. [`Hints`](crate::Hints) in the request and [`bypass_if`](Self::bypass_if) are honoured.
     ///
-    /// The next such request is treated so, unless the entry, its tags, or the loads under way change in between. Three things
-    /// are not known beforehand: what the application will [answer](Explanation::if_answered), whether there will be
-    /// [room](Self::max_loads) at it, and the chance by which an entry is [refreshed early](Self::early_refresh).
+    /// The next such request is handled in this way, unless the entry, its tags, or the loads under way change in between.
+    /// Three things are not known beforehand: what the application will [answer](Explanation::if_answered), whether it will
+    /// have a free [place](Self::max_loads), and the chance by which an entry is [refreshed early](Self::early_refresh).
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, Verdict, store::MemoryStore};
@@ -33,14 +32,14 @@ impl CacheLayer {
         &'s self,
         request: &Request<B>,
     ) -> impl Future<Output = Explanation> + Send + use<'s, B> {
-        // In a box, as the other one: it is large, and nobody waits for it often.
+        // Boxed, because the future is large and rarely used.
         Box::pin(self.examine(Asked::new(request, !request.body().is_end_stream())))
     }
 }
 
 /// # Explaining
 impl PrivateCacheLayer {
-    /// What this layer would do with `request` now, and why, as [`CacheLayer::explain`] tells it.
+    /// Says what this layer would do with `request` now, and why, as [`CacheLayer::explain`] does.
     pub fn explain<B: Body>(&self, request: &Request<B>) -> impl Future<Output = Explanation> + Send + use<B> {
         let (layer, asked) = (self.of_owner(), Asked::new(request, !request.body().is_end_stream()));
         Box::pin(async move { layer.examine(asked).await })
@@ -48,8 +47,8 @@ impl PrivateCacheLayer {
 }
 
 impl QueryLayer {
-    /// As [`CacheLayer::explain`], for a request whose body is `content`, all of it: the key of a request that is answered by its
-    /// content has that in it.
+    /// As [`CacheLayer::explain`], for a request whose complete body is `content`: if a request is answered by its content, the
+    /// content is part of its key.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, Verdict, store::MemoryStore};

@@ -1,10 +1,10 @@
-//! What a layer would do with a request, and why: asked by the functions that requests are answered by, in their order. Nothing is
-//! loaded, stored or learned.
+//! Explains what a layer would do with a request, and why, by the same functions as an actual request, in the same order.
+//! Nothing is loaded, stored or learned.
 //!
-//! - [`layers`]: explaining a request, by a layer
+//! - [`layers`]: the public methods of the layers
 //! - [`response`]: the half that the application's response decides
 //! - [`request`]: the half that the request decides
-//! - [`explanation`], [`details`]: what comes of it
+//! - [`explanation`], [`details`]: the result
 
 mod details;
 mod explanation;

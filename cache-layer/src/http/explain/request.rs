@@ -31,20 +31,20 @@ use crate::{
     telemetry::{NoCacheReason, Tier},
 };
 
-/// A request, as far as it matters.
+/// The parts of a request that matter.
 pub(super) struct Asked {
     request: Request<()>,
     has_body: bool,
     pub(super) content: Content,
 }
 
-/// What the content of a request is to its key.
+/// How the content of a request affects its key.
 pub(super) enum Content {
-    /// Nothing.
+    /// The content is not part of the key.
     NoPart,
-    /// Of this digest.
+    /// The content is part of the key, by this digest.
     Part([u8; 32]),
-    /// It can't be part of it.
+    /// The content should be part of the key, but can't be.
     Refused(NoCacheReason),
 }
 
@@ -73,7 +73,7 @@ impl Asked {
         &self.request
     }
 
-    /// Why the cache must not touch the request, if it must not.
+    /// Why the cache must not handle the request, if it must not.
     fn refusal(&self) -> Option<NoCacheReason> {
         match self.content {
             Content::Part(_) => None,
@@ -86,7 +86,7 @@ impl Asked {
     }
 }
 
-/// A request of which is known under which key, and by which settings, it is answered.
+/// A request whose key and settings are known.
 struct Examined {
     context: Arc<Context>,
     request: Request<()>,
@@ -121,7 +121,7 @@ impl CacheLayer {
         if let Some(reason) = refusal {
             return explanation.bypassed(&context, method, reason.into());
         }
-        // What a layer further out stores is its to decide.
+        // The outer layer decides what is stored.
         if context.is_nested(&key, asked.request.extensions()) {
             return explanation.bypassed(&context, method, NoCacheReason::Nested.into());
         }
@@ -145,7 +145,7 @@ impl Explanation {
         let Refusal { reason, first } = refusal;
         self.verdict = Verdict::Bypass;
         (self.reason, self.first_reason) = (Some(reason), first);
-        // A response to POST may be kept for GET.
+        // A response to POST may be stored for GET.
         let may_answer_get =
             reason == NoCacheReason::Method && *method == Method::POST && context.policy.caching.post_for_get;
         self.is_final = !may_answer_get;
@@ -167,7 +167,7 @@ impl Examined {
         self.context.directives(self.headers()).only_if_cached()
     }
 
-    /// What memory says, and else the store.
+    /// Explains by the entry in memory, or else by the store.
     async fn at_once(self) -> Explanation {
         if let Some(entry) = self.context.peek_answer(&self.key, self.headers()) {
             return self.hit(Tier::Memory, &entry, Served::Hit);
@@ -185,7 +185,7 @@ impl Examined {
         self.explanation
     }
 
-    /// What the store has.
+    /// Explains by the entry in the store.
     async fn looked_up(mut self) -> Explanation {
         let cache = &self.context.cache;
         self.explanation.tier = cache.far_tier();
@@ -220,7 +220,7 @@ impl Examined {
         }
     }
 
-    /// What is stored for another query, and answers this one.
+    /// The response that was stored for another query, and answers this one.
     async fn stored_for_another_query(&self, miss: &Miss) -> Option<ResponseEntry> {
         if miss.detail.why != ForwardReason::UriMiss {
             return None;
@@ -230,7 +230,7 @@ impl Examined {
         self.context.select_by_alias(&alias, self.headers(), Reading::Inspection).await
     }
 
-    /// What was found, if anything was.
+    /// Records the entry that was found, if one was.
     fn route(&mut self, miss: &Miss) {
         let entry = miss.stale.clone().and_then(ResponseEntry::new).map(|entry| self.context.details(&entry));
         if entry.is_none() {
@@ -245,7 +245,7 @@ impl Examined {
         self.route(&miss);
     }
 
-    /// Nothing that is stored answers by itself.
+    /// No stored response answers by itself.
     async fn missed(mut self, miss: Miss) -> Explanation {
         let context = self.context.clone();
         let stale = miss.stale.as_ref();
@@ -279,7 +279,7 @@ impl Examined {
         self.asks_for_the_lease(miss).await
     }
 
-    /// What the store says to a request that wants to load.
+    /// Explains by the state of the lease.
     async fn asks_for_the_lease(mut self, miss: Miss) -> Explanation {
         let context = self.context.clone();
         if miss.reached_store() && context.cache.is_switched(Switch::StopFills) {
@@ -309,7 +309,7 @@ impl Examined {
         }
     }
 
-    /// The application is asked; `not_stored`: why nothing is stored, whatever comes.
+    /// The application is asked; `not_stored` says why its response is not stored, if that is already known.
     fn loads(mut self, miss: Miss, not_stored: Option<NoCacheReason>) -> Explanation {
         let stored = miss.stale.clone().and_then(ResponseEntry::new);
         let validates = stored.is_some_and(|stored| stored.response().can_be_validated());
@@ -327,7 +327,7 @@ impl Examined {
         self.explanation
     }
 
-    /// The application answers it alone; what is `stale` may stand in for an error.
+    /// The request is forwarded alone; the `stale` entry may replace an error.
     fn forwarded(mut self, refusal: Refusal, stale: Option<Entry>) -> Explanation {
         self.explanation.verdict = Verdict::Forward;
         (self.explanation.reason, self.explanation.first_reason) = (Some(refusal.reason), refusal.first);
@@ -343,7 +343,7 @@ impl Examined {
         Explanation { is_final: false, pending, ..explanation }
     }
 
-    /// Another load is under way: what it brings answers, most likely.
+    /// Another load is under way, and will most likely answer the request.
     fn waits(mut self) -> Explanation {
         self.explanation.verdict = Verdict::Wait;
         self.explanation.is_final = false;
@@ -353,7 +353,7 @@ impl Examined {
         self.explanation
     }
 
-    /// The application, which failed with this status, is left alone, if there is something else to answer with.
+    /// The key is in back-off after a failure with this status, and there is something else to answer with.
     fn backed_off(&mut self, stale: Option<&Entry>, status: Option<u16>) -> bool {
         let (context, reason) = (self.context.clone(), NoCacheReason::BackedOff);
         match context.stale_if_error_entry(self.headers(), stale, status) {
@@ -374,7 +374,7 @@ impl Examined {
 }
 
 impl Context {
-    /// `entry` answers.
+    /// `entry` answers the request.
     pub(super) fn answered(&self, explanation: &mut Explanation, entry: &ResponseEntry, served: Served) {
         let now = self.cache.now();
         let times = times(entry.response().info, &entry.deadlines_at(now), now);
@@ -432,7 +432,7 @@ fn variant(key: &Key, varies: &Varies) -> VariantDetails {
     VariantDetails { key: key.clone(), fields, variants: varies.stored.variants }
 }
 
-/// Each setting that counts for a request, and who says so.
+/// Each setting for a request, and where it comes from.
 fn settings_details(settings: &RequestSettings, target: &Target<'_>, hints: Option<&Hints>) -> SettingsDetails {
     let rule = settings.rule(target, &Method::GET);
     let said = rule.as_ref().map(Rule::says).unwrap_or_default();

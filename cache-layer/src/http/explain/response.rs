@@ -20,9 +20,9 @@ use crate::{
 };
 
 impl Explanation {
-    /// The same, if the application answers with `response`: whether that would be stored, for how long, and under which
-    /// tags. Its extensions count as those of a handler's response do; what its handler
-    /// [read](crate::CacheLayer::inherit) doesn't.
+    /// The explanation for the case that the application answers with `response`: whether that response would be stored, for how
+    /// long, and under which tags. Its extensions are honoured; values that its handler would
+    /// [read](crate::CacheLayer::inherit) are not known.
     ///
     /// ```
     /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore, telemetry::NoCacheReason};
@@ -48,8 +48,8 @@ impl Explanation {
         self
     }
 
-    /// The same, if the application gives no response: its service fails. Without something that [stands
-    /// in](Self::stands_in), so does the request.
+    /// The explanation for the case that the application's service fails and gives no response. If no stored response [stands
+    /// in](Self::stands_in), the request fails, too.
     #[must_use]
     pub fn if_failed(mut self) -> Self {
         let Some(pending) = self.pending.take() else { return self };
@@ -62,7 +62,7 @@ impl Explanation {
 }
 
 impl Pending {
-    /// Lets what is stale answer in place of an error of this status, or of no response, if it may.
+    /// Lets a stale entry replace an error with this status, or a missing response, if it may.
     fn stands_in(&self, explanation: &mut Explanation, status: Option<u16>) -> bool {
         let stale = match &self.rest {
             Rest::Forward(stale) => stale.as_ref(),
@@ -95,7 +95,7 @@ impl Pending {
         }
     }
 
-    /// What to store of a response, or of what it says still holds.
+    /// The plan for a response, or for the stored response that it confirms.
     fn plan(
         &self,
         head: Response<()>,
@@ -123,7 +123,7 @@ impl Pending {
     }
 }
 
-/// Whether a 304 with these fields says that `entry` still holds.
+/// Whether a 304 with these fields confirms `entry`.
 fn holds(entry: &ResponseEntry, not_modified: &HeaderMap, now: u64) -> bool {
     let stored = entry.response();
     stored.can_be_validated() && selects(not_modified, &stored.headers, now / 1000)
