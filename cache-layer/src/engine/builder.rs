@@ -141,8 +141,8 @@ impl CacheBuilder {
         self
     }
 
-    /// The clock that freshness is judged by. Unless set, it is that of the server for a store on Redis, as
-    /// [`RedisStore`](crate::store::RedisStore) says, and otherwise the system's.
+    /// The clock that freshness is judged by. Unless set, it is the server's for a store on Redis whose entries are not sealed, so that
+    /// all processes have one, whatever their machines' clocks say; otherwise the system's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
@@ -194,8 +194,8 @@ impl CacheBuilder {
     /// keys. A memory store needs none, and has none.
     ///
     /// - *A second load* is one that this process has had before, by a filter of the last 50,000 to 100,000 keys in 128 KiB, which takes
-    ///   one key in a hundred for another. So does one whose key another process was loading when it was asked for, one that others wait for
-    ///   in this process, and one for which an entry is there, whatever became of that.
+    ///   one key in a hundred for another. So is a load whose key another process was loading when it was asked for, one that others wait
+    ///   for in this process, and one for which an entry is there, though it may be void.
     /// - *Within a process*, requests that wait for the load share what it brings, as ever. *In the fleet*, what is stored nowhere is
     ///   loaded again: by each process once before it may store it, or twice in all where they ask at the same time.
     /// - A response that isn't stored says so by `detail=first-sight` in `Cache-Status`
