@@ -13,7 +13,7 @@ use cache_layer::{
 use http::header;
 use tests::{App, Origin, RedisCluster, RedisServer, echo, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 const MINUTE: i64 = 60_000;
 /// Far more than an entry lives here, back and forth.
 const SKEWS: [i64; 3] = [0, 10 * MINUTE, -10 * MINUTE];

@@ -16,7 +16,7 @@ use cache_layer::{
 use tests::{App, Origin, RedisServer, RedisUsage, echo, wait_until};
 use tokio::sync::Semaphore;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn redis(server: &RedisServer) -> RedisStore {

@@ -17,7 +17,7 @@ use cache_layer::{
 use redis::Value;
 use tests::{App, Backend, Origin, RedisCluster, RedisServer, RedisUsage, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Answers from memory.

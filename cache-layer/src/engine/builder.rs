@@ -141,8 +141,8 @@ impl CacheBuilder {
         self
     }
 
-    /// The clock by which freshness is judged. Unless set, it is the server's for a store on Redis, as
-    /// [`RedisStore`](crate::store::RedisStore) says, and otherwise the system's.
+    /// The clock by which freshness is judged. Unless set, it is the server's for a store on Redis whose entries are not sealed, so that
+    /// all processes judge by the same clock, whatever their machines' clocks say; otherwise the system's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
@@ -196,7 +196,7 @@ impl CacheBuilder {
     ///
     /// - *A second load* is one for a key that this process has loaded before, according to a filter of the last 50,000 to 100,000 keys
     ///   in 128 KiB, which takes one key in a hundred for another. A load also counts as a second one if another process was loading the
-    ///   key when the request came, if other requests of this process wait for the load, or if there is an entry, in whatever state.
+    ///   key when the request came, if other requests of this process wait for the load, or if there is an entry, even a void one.
     /// - *Within a process*, requests that wait for the load share its result, as always. *In the fleet*, each process loads the key once
     ///   before it may store the result, or twice in all if the requests come at the same time.
     /// - A response that isn't stored says `detail=first-sight` in `Cache-Status`

@@ -20,8 +20,8 @@ pub(super) const SAMPLE: u64 = 16;
 /// Keys that may be asked for at most.
 const MOST: usize = 65_536;
 const SHARDS: usize = 8;
-/// Samples for each key that there is room for, after which those before count half: half a million hits for each thousand keys.
-const AGE: u64 = 32;
+/// Samples for each key that there is room for, after which those before count half: two million hits for each thousand keys.
+const AGE: u64 = 128;
 /// A longer key is not remembered.
 pub(super) const LONGEST_KEY: usize = 1024;
 

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 pub struct HotKey {
     /// Whose entry answered; of what has variants, that of the variant.
     pub key: Key,
-    /// About how many hits that were, lately: those of the last half million for each thousand keys that there is room for, and of
+    /// About how many hits that were, lately: those of the last two million for each thousand keys that there is room for, and of
     /// what was before, half, a quarter, and so on.
     pub hits: u64,
 }
