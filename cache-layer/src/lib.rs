@@ -75,6 +75,8 @@
 )]
 
 #[cfg(feature = "redis")]
+#[cfg(any(feature = "memory", feature = "redis"))]
+mod ban;
 mod bounded;
 mod clock;
 #[cfg(feature = "typed")]
@@ -120,8 +122,8 @@ pub use self::{
     clock::Clock,
     coding::Coding,
     engine::{
-        Cache, CacheBuilder, EntryDetails, InspectError, Inspected, InvalidateError, SoftInvalidation, SwitchError,
-        TagChange, TagDetails,
+        Cache, CacheBuilder, DeletePattern, EntryDetails, InspectError, Inspected, InvalidateError, SoftInvalidation,
+        SwitchError, TagChange, TagDetails,
     },
     error::{ConfigError, ConfigErrorKind},
     http::{

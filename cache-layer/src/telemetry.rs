@@ -38,6 +38,8 @@ labels! {
         Type => "type",
         /// A tag of the entry was invalidated, or its token is gone.
         Tag => "tag",
+        /// A pattern that its key matches was deleted.
+        Pattern => "pattern",
         /// The entry was made later than it is now, by this process's clock: that has been set back, or the clocks of
         /// processes differ by more than a second. It may be of any age, and is stale; its validators are used.
         Future => "future",

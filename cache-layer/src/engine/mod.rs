@@ -6,6 +6,7 @@
 //! - [`verify`]: whether what is fresh is still what would be loaded
 //! - [`fetch`]: from a miss to the right to load, once for both front ends; waiting for another request's load
 //! - [`permit`]: the right to load, its lease, and the commit
+//! - [`delete_pattern`]: deletion by pattern, as it is asked for
 //! - [`soft_invalidation`]: invalidation that makes stale, as it is asked for
 //! - [`invalidate`]: invalidation, hard and soft
 //! - [`inspect`]: what a cache has and knows, for people
@@ -27,6 +28,7 @@ mod audit;
 pub(crate) mod backoff;
 mod builder;
 mod cache;
+mod delete_pattern;
 pub(crate) mod early;
 #[cfg(all(test, feature = "memory"))]
 mod elsewhere_tests;
@@ -50,6 +52,7 @@ pub(crate) use self::cache::{Reading, Retrieved};
 pub use self::{
     builder::CacheBuilder,
     cache::Cache,
+    delete_pattern::DeletePattern,
     inspect::{EntryDetails, InspectError, Inspected, TagChange, TagDetails},
     invalidate::InvalidateError,
     soft_invalidation::SoftInvalidation,

@@ -91,8 +91,7 @@ impl Cache {
     }
 
     /// Makes every entry whose key matches `pattern` stale, with its variants: what
-    /// [`delete_pattern`](Self::delete_pattern) says of patterns, and of how long that takes, is true of this, too. Entries that
-    /// are loaded during the call may be made stale as well.
+    /// [`delete_pattern`](Self::delete_pattern) says of patterns, and of what becomes of them, is true of this, too.
     ///
     /// # Errors
     ///
@@ -147,7 +146,7 @@ impl<T: Send + 'static> IntoFuture for SoftInvalidation<T> {
                 let done = match part {
                     Part::Key(key) => cache.run_on_key(&key, hardness).await,
                     Part::Tags(tags) => cache.run_on_tags(&tags, hardness).await,
-                    Part::Pattern(pattern) => cache.soften_pattern(&pattern, window).await,
+                    Part::Pattern(pattern) => cache.run_on_pattern(&pattern, hardness).await,
                     Part::All => cache.run_on_all(hardness).await,
                 };
                 // Each is to be tried, whatever became of the one before.

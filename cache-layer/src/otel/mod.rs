@@ -36,6 +36,7 @@
 //! | `cache_layer.l1.bytes`, `.entries`, `.evictions` | `cache`, `cause` of the last | what is in this process |
 //! | `cache_layer.redis.connected`, `.breaker`, `.full`, `.roundtrips` | `op` of the last | the Redis behind |
 //! | `cache_layer.pending_invalidations`, `cache_layer.tracking.resets`, `.pushes` | `cache` of the first, `kind` of the last | and what it says |
+//! | `cache_layer.bans`, `.bans.swept`, `.bans.overflows` | `cache` of the first | patterns that are listed, as far as this process knows; that it has swept; that it had no room for |
 //!
 //! A histogram has a series for each of its buckets, so histograms have few labels: loads and sizes are distributed differently
 //! in each cache, the duration of a look-up depends on the tier that answers it, and that of a wait on the process that loads.
@@ -223,6 +224,25 @@ impl Metrics {
             .with_unit("{invalidation}")
             .with_description("Invalidations that Redis has not been told of yet")
             .with_callback(move |gauge| gauge.observe(pending.state().pending_invalidations as u64, &label))
+            .build();
+        let ([listed, swept, overflows], label) = (std::array::from_fn(|_| redis.clone()), [self.cache.clone()]);
+        meter
+            .u64_observable_gauge("cache_layer.bans")
+            .with_unit("{pattern}")
+            .with_description("Patterns that are listed as deleted and not swept yet")
+            .with_callback(move |gauge| gauge.observe(listed.state().bans as u64, &label))
+            .build();
+        meter
+            .u64_observable_counter("cache_layer.bans.swept")
+            .with_unit("{pattern}")
+            .with_description("Patterns that this process has swept, and taken off the list")
+            .with_callback(move |counter| counter.observe(swept.state().swept_bans, &[]))
+            .build();
+        meter
+            .u64_observable_counter("cache_layer.bans.overflows")
+            .with_unit("{pattern}")
+            .with_description("Patterns for which there was no room on the list, so that they were swept at once")
+            .with_callback(move |counter| counter.observe(overflows.state().overflowed_bans, &[]))
             .build();
         meter
             .u64_observable_counter("cache_layer.tracking.resets")

@@ -40,6 +40,12 @@ pub struct RedisState {
     pub lost_connections: u64,
     /// Whether Redis had no room for what was to be stored within the last minute, and has stored nothing since.
     pub full: bool,
+    /// [Patterns](crate::Cache::delete_pattern) that are listed and not swept yet, as far as this process knows.
+    pub bans: usize,
+    /// Patterns that this process has swept, and taken off the list.
+    pub swept_bans: u64,
+    /// Patterns of this process for which there was no room on the list, so that they were swept at once.
+    pub overflowed_bans: u64,
 }
 
 impl RedisStore {
@@ -71,6 +77,9 @@ impl RedisStore {
             pending_invalidations: self.0.context.outbox.count(),
             lost_connections: self.0.context.counters.lost_connections(),
             full: self.0.context.counters.is_full(),
+            bans: self.bans_listed().map_or(0, |bans| bans.as_slice().len()),
+            swept_bans: self.0.context.counters.bans_swept(),
+            overflowed_bans: self.0.context.counters.overflows(),
         }
     }
 

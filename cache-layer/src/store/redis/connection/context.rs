@@ -1,7 +1,10 @@
 //! What all connections of a store have in common.
 
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -40,13 +43,19 @@ pub(crate) struct Context {
     /// The first tier of this store, once there is one.
     pub(crate) local_tier: OnceLock<Arc<LocalTier>>,
     pub(crate) counters: Counters,
+    /// How long the lurker waits before it sweeps what is banned; none if this process has no lurker.
+    pub(crate) lurker: Option<Duration>,
+    /// Whether this process has ever known of a ban.
+    pub(crate) has_bans: AtomicBool,
+    /// Whether there is a task that lurks.
+    pub(crate) is_lurking: AtomicBool,
     pub(crate) switches: Arc<Switches>,
     /// Their key has changed, or may have.
     pub(crate) switches_changed: Arc<Notify>,
 }
 
 impl Context {
-    pub(crate) fn new(names: Names, timeouts: Timeouts, guard: DatasetGuard) -> Self {
+    pub(crate) fn new(names: Names, timeouts: Timeouts, guard: DatasetGuard, lurker: Option<Duration>) -> Self {
         Self {
             names,
             timeouts,
@@ -58,6 +67,9 @@ impl Context {
             lease_life: AtomicU64::new(0),
             local_tier: OnceLock::new(),
             counters: Counters::default(),
+            lurker,
+            has_bans: AtomicBool::new(false),
+            is_lurking: AtomicBool::new(false),
             switches: Arc::default(),
             switches_changed: Arc::default(),
         }
