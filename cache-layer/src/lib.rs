@@ -75,6 +75,8 @@
 )]
 
 #[cfg(feature = "redis")]
+#[cfg(any(feature = "memory", feature = "redis"))]
+mod ban;
 mod bounded;
 mod clock;
 #[cfg(feature = "typed")]
@@ -121,8 +123,8 @@ pub use self::{
     clock::Clock,
     coding::Coding,
     engine::{
-        Cache, CacheBuilder, EntryDetails, HotKey, InspectError, Inspected, InvalidateError, SoftInvalidation,
-        SwitchError, TagChange, TagDetails, Warmed,
+        Cache, CacheBuilder, DeletePattern, EntryDetails, HotKey, InspectError, Inspected, InvalidateError,
+        SoftInvalidation, SwitchError, TagChange, TagDetails, Warmed,
     },
     error::{ConfigError, ConfigErrorKind},
     http::{

@@ -37,6 +37,11 @@ impl Pattern {
         Self { text: text.to_owned(), steps }
     }
 
+    #[cfg(any(feature = "memory", feature = "redis"))]
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
     pub(crate) fn matches(&self, text: &[u8]) -> bool {
         let (mut step, mut at) = (0, 0);
         // The last run, and where what follows it was last tried: every other step takes exactly one byte, so no earlier

@@ -10,6 +10,8 @@ use smallvec::SmallVec;
 pub(crate) const MOST: usize = 8;
 /// The longest window, in milliseconds: a week. It is longer than any deployment, and ends while the tag's token lives.
 pub(crate) const LONGEST: u64 = 7 * 24 * 60 * 60 * 1000;
+/// The shortest ramp of a key or a pattern, in milliseconds: its turns are told in seconds.
+pub(crate) const SHORTEST: u64 = 2_000;
 
 /// The state of an entry by its tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,14 +21,21 @@ pub(crate) enum TagState {
     StaleSince(u64),
     /// A ramp came after the entry, and the entry's turn is at this time, which may be in the future.
     StaleFrom(u64),
+    /// A pattern that its key matches was deleted.
+    Banned,
     Invalid,
 }
 
 impl TagState {
+    pub(crate) fn is_void(self) -> bool {
+        matches!(self, Self::Banned | Self::Invalid)
+    }
+
     /// The combined state of two tags: the worse one.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Invalid, _) | (_, Self::Invalid) => Self::Invalid,
+            (Self::Banned, _) | (_, Self::Banned) => Self::Banned,
             (Self::Current, state) | (state, Self::Current) => state,
             (Self::StaleFrom(one), Self::StaleFrom(other)) => Self::StaleFrom(one.min(other)),
             (Self::StaleSince(one) | Self::StaleFrom(one), Self::StaleSince(other) | Self::StaleFrom(other)) => {
@@ -45,6 +54,12 @@ impl Turn {
     pub(crate) fn of(self, window: u64) -> u64 {
         // Less than the window, which fits.
         ((u128::from(window) * u128::from(self.0)) >> 32) as u64
+    }
+
+    /// The second of this turn, since the Unix epoch, in a ramp of a key or a pattern over so many milliseconds that begins at `begin`.
+    /// The window ends in time although each second's turns are spread over that second.
+    pub(crate) fn second_within(self, begin: u64, window: u64) -> u64 {
+        (begin + self.of(window.saturating_sub(1000))) / 1000
     }
 
     /// A part of a second, in milliseconds, by other digits than those that decide within a window: it spreads turns that are in
@@ -119,7 +134,7 @@ impl Ramps {
     }
 
     /// When the newest ramp was made.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "memory", feature = "redis"))]
     pub(crate) fn newest(&self) -> u64 {
         self.0.last().map_or(0, |ramp| ramp.at)
     }
@@ -143,7 +158,7 @@ mod tests {
     fn moment(state: TagState) -> u64 {
         match state {
             TagState::StaleSince(moment) | TagState::StaleFrom(moment) => moment,
-            TagState::Current | TagState::Invalid => panic!("{state:?}"),
+            TagState::Current | TagState::Banned | TagState::Invalid => panic!("{state:?}"),
         }
     }
 

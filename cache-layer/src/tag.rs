@@ -11,6 +11,10 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "redis")]
+use crate::ban::{Ban, Bans};
+#[cfg(feature = "redis")]
+use crate::pattern::Pattern;
 #[cfg(any(feature = "memory", feature = "redis"))]
 use crate::ramp::Ramp;
 pub(crate) use crate::ramp::TagState;
@@ -165,17 +169,49 @@ impl TagToken {
     }
 }
 
-/// A tag as a store keeps it: its token, and the ramps that led to the token.
+/// Which bans a load knew of when it began: those under this token, up to this one.
+#[cfg(feature = "redis")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct BansKnown {
+    token: TagToken,
+    newest: u64,
+}
+
+#[cfg(feature = "redis")]
+impl BansKnown {
+    /// The youngest of those under this token; 0 if it is another one, under which other bans may have had those numbers.
+    pub(crate) fn under(self, token: &TagToken) -> u64 {
+        if self.token == *token { self.newest } else { 0 }
+    }
+
+    pub(crate) fn token(&self) -> TagToken {
+        self.token
+    }
+
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+}
+
+/// A tag as a store keeps it: its token, and the ramps that led to the token; the tag of everything has the bans as well.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TagRecord {
     pub(crate) token: TagToken,
     /// `None` if the last soft invalidation, if any, had no window.
     ramps: Option<Arc<Ramps>>,
+    /// None if there was never one under this token.
+    #[cfg(feature = "redis")]
+    bans: Option<Arc<Bans>>,
 }
 
 impl From<TagToken> for TagRecord {
     fn from(token: TagToken) -> Self {
-        Self { token, ramps: None }
+        Self {
+            token,
+            ramps: None,
+            #[cfg(feature = "redis")]
+            bans: None,
+        }
     }
 }
 
@@ -185,6 +221,11 @@ impl TagRecord {
     /// milliseconds of its window.
     #[cfg(feature = "redis")]
     const RAMP: usize = 32;
+    /// What begins the bans, which come last: 16 hex digits of the youngest that there ever was under this token, and then each ban,
+    /// of 16 hex digits of when it came, `h` or, if it is soft, `s`, 8 of its window in milliseconds, and 4 of the length of its
+    /// pattern, which follows.
+    #[cfg(feature = "redis")]
+    const BANS: u8 = b'|';
 
     /// The state of an entry with this turn that carries `token`.
     pub(crate) fn state_of(&self, token: &TagToken, turn: impl FnOnce() -> Turn) -> TagState {
@@ -213,14 +254,22 @@ impl TagRecord {
             // No token of this line is older.
             None => &[],
         };
-        Self { token, ramps: Some(Arc::new(Ramps::with(earlier, at, window))) }
+        Self { ramps: Some(Arc::new(Ramps::with(earlier, at, window))), ..token.into() }
     }
 
     /// Parses a store's reply; `None` if it can't be a record.
     #[cfg(feature = "redis")]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let (token, rest) = bytes.split_at_checked(TagToken::LENGTH)?;
-        let token = TagToken::parse(token)?;
+        let (ramps, bans) = match rest.iter().position(|byte| *byte == Self::BANS) {
+            None => (rest, None),
+            Some(bar) => (&rest[..bar], Some(parse_bans(&rest[bar + 1..])?)),
+        };
+        Some(Self { bans: bans.map(Arc::new), ..Self::parse_ramps(TagToken::parse(token)?, ramps)? })
+    }
+
+    #[cfg(feature = "redis")]
+    fn parse_ramps(token: TagToken, rest: &[u8]) -> Option<Self> {
         let Some((version, rest)) = rest.split_first() else { return Some(token.into()) };
         let ramp = |digits: &[u8]| {
             let (at, rest) = digits.split_at(16);
@@ -231,7 +280,19 @@ impl TagRecord {
         let whole = *version == b'1' && rest.len().is_multiple_of(Self::RAMP) && token.is_soft();
         let ramps = whole.then(|| rest.chunks_exact(Self::RAMP).map(ramp).collect::<Option<Vec<_>>>())??;
         let ramps = Ramps::new(ramps).filter(|ramps| ramps.newest() == token.micros())?;
-        Some(Self { token, ramps: Some(Arc::new(ramps)) })
+        Some(Self { ramps: Some(Arc::new(ramps)), ..token.into() })
+    }
+
+    /// The bans that still count, if there ever was any under this token.
+    #[cfg(feature = "redis")]
+    pub(crate) fn bans(&self) -> Option<&Bans> {
+        self.bans.as_deref()
+    }
+
+    /// What a load that begins now knows of them.
+    #[cfg(feature = "redis")]
+    pub(crate) fn bans_known(&self) -> BansKnown {
+        BansKnown { token: self.token, newest: self.bans().map_or(0, Bans::newest) }
     }
 
     #[cfg(all(test, feature = "redis"))]
@@ -249,8 +310,39 @@ impl TagRecord {
                 text.push_str(&format!("{at:016x}{:08x}{:08x}", (at - start) / 1000, window / 1000));
             }
         }
+        if let Some(bans) = self.bans() {
+            text.push_str(&format!("|{:016x}", bans.newest()));
+            for Ban { at, soft_over, pattern } in bans.as_slice() {
+                let (kind, window) = soft_over.map_or(('h', 0), |window| ('s', window));
+                text.push_str(&format!("{at:016x}{kind}{window:08x}{:04x}{pattern}", pattern.as_str().len()));
+            }
+        }
         text
     }
+}
+
+/// As [`TagRecord::BANS`] says.
+#[cfg(feature = "redis")]
+fn parse_bans(bytes: &[u8]) -> Option<Bans> {
+    const HEAD: usize = 29;
+    let (newest, mut rest) = bytes.split_at_checked(16)?;
+    let newest = hex::parse(newest)?;
+    let mut bans = Vec::new();
+    while !rest.is_empty() {
+        let (head, tail) = rest.split_at_checked(HEAD)?;
+        let (pattern, tail) =
+            tail.split_at_checked(hex::parse(&head[25..]).and_then(|length| length.try_into().ok())?)?;
+        rest = tail;
+        let soft_over = match head[16] {
+            b'h' => None,
+            b's' => Some(hex::parse(&head[17..25])?),
+            _ => return None,
+        };
+        // What another program has written there may be no text, which matches no key, then.
+        let pattern = Pattern::new(&String::from_utf8_lossy(pattern));
+        bans.push(Ban { at: hex::parse(&head[..16])?, soft_over, pattern });
+    }
+    Bans::new(bans, newest)
 }
 
 /// A tag as an entry carries it: with the token that it had when the entry was made.
@@ -361,6 +453,40 @@ mod tests {
         }
         let created = token.replace('s', "c");
         assert_eq!(TagRecord::parse(format!("{created}1{ramp}").as_bytes()), None, "no fill makes a ramp");
+    }
+
+    #[cfg(all(feature = "redis", feature = "memory"))]
+    #[test]
+    fn the_bans_of_a_record_are_read_as_they_were_written_behind_its_ramps() {
+        let token = TagRecord::from(TagToken::created(1_000_000));
+        let ban = |at, soft_over, pattern: &str| Ban { at, soft_over, pattern: Pattern::new(pattern) };
+        let bans = Bans::new(vec![ban(7, None, "a|b*"), ban(8, Some(0), ""), ban(9, Some(60_000), "ä")], 9).unwrap();
+        for record in [token.clone(), softened(2_000_000, 60_000_000, Some(&token))] {
+            let record = TagRecord { bans: Some(Arc::new(bans.clone())), ..record };
+            let text = record.to_text();
+            assert_eq!(TagRecord::parse(text.as_bytes()), Some(record.clone()), "{text}");
+            let bar = text.find('|').unwrap();
+            for length in (bar + 1..text.len()).filter(|length| text.is_char_boundary(*length)) {
+                let cut = TagRecord::parse(&text.as_bytes()[..length]);
+                assert!(cut.is_none_or(|cut| cut.bans() != record.bans()), "{length}");
+            }
+            let none = TagRecord::parse(&text.as_bytes()[..bar + 17]).unwrap();
+            assert_eq!(none.bans(), Bans::new(vec![], 9).as_ref(), "all of them were swept");
+        }
+        let with = |bans: &str| TagRecord::parse(format!("{}|{bans}", token.to_text()).as_bytes());
+        let one = |at: u64, kind: char| format!("{at:016x}{kind}000000000001a");
+        assert!(with(&format!("{:016x}{}", 7, one(7, 'h'))).is_some());
+        for odd in [
+            String::new(),
+            "7".to_owned(),
+            format!("{:016x}{}", 6, one(7, 'h')),
+            format!("{:016x}{}", 7, one(7, 'x')),
+            format!("{:016x}{}{}", 7, one(7, 'h'), one(7, 'h')),
+            format!("{:016x}{}", 7, one(7, 'h').replace("0001a", "0002a")),
+            format!("{:016x}{}", 999, (1..=129).map(|at| one(at, 'h')).collect::<String>()),
+        ] {
+            assert_eq!(with(&odd), None, "{odd}");
+        }
     }
 
     #[test]

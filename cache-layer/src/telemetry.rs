@@ -42,6 +42,8 @@ labels! {
         Type => "type",
         /// A tag of the entry was invalidated, or its token is gone.
         Tag => "tag",
+        /// A pattern that matches its key was deleted.
+        Pattern => "pattern",
         /// By this process's clock, the entry was made in the future: the clock was set back, or the clocks of
         /// processes differ by more than a second. The entry's age is unknown, so it counts as stale; its validators are used.
         Future => "future",

@@ -328,7 +328,7 @@ function shown(told) {
     list([["Cache-Status", element("code", {}, told.cache_status || "(the request fails)")],
       ["", told.is_final ? undefined : "if the response may be stored: the application decides"],
       ["Reason", told.reason && element("span", {}, element("code", {}, told.reason.name), " – " + told.reason.means)],
-      ["Stored, but", told.rejected && (told.rejected === "tag" ? "a tag of it was invalidated, or its token is lost" : told.rejected)],
+      ["Stored, but", told.rejected && ({ tag: "a tag of it was invalidated, or its token is lost", pattern: "a pattern that its key matches was deleted" }[told.rejected] || told.rejected)],
       ["Before that", told.first_reason && element("span", {}, element("code", {}, told.first_reason.name), " – " + told.first_reason.means)],
       ["Found in", told.tier === "none" ? undefined : told.tier], ["Stored for", told.alias_of && element("code", {}, told.alias_of)], ["Rule", told.rule && element("code", {}, told.rule)],
       ["Loading here", told.is_loading ? "yes" : undefined], ["Lease", lease(told.lease)],

@@ -146,10 +146,6 @@ impl StoreBackend for Elsewhere {
         self.store.delete_matching(pattern)
     }
 
-    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
-        self.store.soften_matching(pattern, window)
-    }
-
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
         self.store.get_many(keys)
     }

@@ -60,42 +60,22 @@ impl Cache {
         self.run_on_all(Hardness::Hard).await
     }
 
-    /// Deletes every entry whose key matches `pattern`, with its variants, and tells how many keys had one; what tags had
-    /// voided counts as long as it is there.
-    ///
-    /// A key is compared as people read it: its parts one after another, so `Key::new(["products:", "list:", "2"])` is
-    /// matched by `products:list:*`, and the responses of a host by `http://shop.example/*`, behind the layer's
-    /// [`namespace`](crate::CacheLayer::namespace) if it has one. `https://` in a pattern means `http://` as well, since layers keep
-    /// the responses of both there, unless they have [`schemes_apart`](crate::CacheLayer::schemes_apart). Of a key, what is not printable ASCII, and `{ } % * [ ] \`, stand
-    /// there as `%` and two upper-case hex digits.
-    ///
-    /// | in a pattern | matches |
-    /// |---|---|
-    /// | `*` | anything, also nothing |
-    /// | `?` | any one character |
-    /// | `[abc]`, `[a-z]`, `[^a]` | one of these; one that is not |
-    /// | `\` | the next character itself |
-    ///
-    /// This looks at the name of every key, in small steps that leave the store time for others: it takes seconds where
-    /// there are millions. A tag does the same at once. Once it returned, nothing that matches and was loaded before the
-    /// call is served; what is loaded during the call may be deleted as well. It goes on if its caller doesn't wait.
-    ///
-    /// ```
-    /// use cache_layer::{Cache, store::MemoryStore};
-    ///
-    /// # async fn example() -> Result<(), cache_layer::InvalidateError> {
-    /// let cache = Cache::new(MemoryStore::new(64 * 1024 * 1024));
-    /// let deleted = cache.delete_pattern("products:list:*").await?;
-    /// println!("{deleted} lists will be loaded again");
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As for [`invalidate`](Self::invalidate). Redis users need the permission to `SCAN`; without it, everything is
-    /// invalidated, and nothing counted.
-    pub async fn delete_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
+    /// What a pattern covers, hard or soft: said at once.
+    pub(super) async fn run_on_pattern(&self, pattern: &str, hardness: Hardness) -> Result<(), InvalidateError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        let mut result = self.0.store.invalidate(Scope::Pattern(&Pattern::new(pattern)), hardness).await;
+        if let Some(http) = under_http(pattern) {
+            let more = self.0.store.invalidate(Scope::Pattern(&Pattern::new(&http)), hardness).await;
+            result = result.and(more);
+        }
+        if hardness == Hardness::Hard {
+            self.0.recent_failures.forget_all();
+        }
+        self.delivered(result, InvalidationKind::Pattern, hardness, Covers::Pattern(pattern))
+    }
+
+    /// The same, hard, and one by one.
+    pub(super) async fn sweep_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let mut deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
         if let Some(http) = under_http(pattern) {
@@ -104,18 +84,6 @@ impl Cache {
         }
         self.0.recent_failures.forget_all();
         self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
-    }
-
-    /// Makes stale what a pattern matches, over so long.
-    pub(super) async fn soften_pattern(&self, pattern: &str, window: Duration) -> Result<(), InvalidateError> {
-        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let mut softened = self.0.store.soften_matching(&Pattern::new(pattern), window).await;
-        if let Some(http) = under_http(pattern) {
-            let more = self.0.store.soften_matching(&Pattern::new(&http), window).await;
-            softened = softened.and(more);
-        }
-        let hardness = Hardness::Ramp(window);
-        self.delivered(softened.map(drop), InvalidationKind::Pattern, hardness, Covers::Pattern(pattern))
     }
 
     pub(super) async fn run_on_key(&self, key: &Key, hardness: Hardness) -> Result<(), InvalidateError> {
@@ -142,6 +110,7 @@ impl Cache {
         let covers = match scope {
             Scope::Key(key) => Covers::Key(key),
             Scope::Tags(tags) => Covers::Tags(tags),
+            Scope::Pattern(pattern) => Covers::Pattern(pattern.as_str()),
             Scope::Everything => Covers::All,
         };
         self.delivered(result, scope.into(), hardness, covers)
@@ -155,7 +124,7 @@ impl Cache {
                 self.0.recent_failures.forget_all();
                 self.0.uncacheable.forget_all();
             }
-            Scope::Tags(_) => {}
+            Scope::Tags(_) | Scope::Pattern(_) => {}
         }
     }
 
@@ -184,7 +153,7 @@ pub(super) fn under_http(pattern: &str) -> Option<String> {
 ///
 /// This process no longer serves what it covers. The store keeps the invalidation and delivers it before anything else
 /// once it is connected again; until then, other processes may still serve what they hold. If this process ends first,
-/// the invalidation is lost. A soft one is kept as a hard one; more than 10,000 keys and tags, or 16 patterns, that are
+/// the invalidation is lost. A soft one is kept as a hard one; more than 10,000 keys and tags, or 64 patterns, that are
 /// kept are merged into one of everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidateError(StoreError);

@@ -6,6 +6,7 @@
 //! - [`verify`]: whether a fresh entry is still what a load would return
 //! - [`fetch`]: from a miss to the right to load, for both front ends; waiting for another request's load
 //! - [`permit`]: the right to load, its lease, and the commit
+//! - [`delete_pattern`]: the call that deletes by pattern
 //! - [`soft_invalidation`]: the calls that make entries stale
 //! - [`invalidate`]: invalidation, hard and soft
 //! - [`inspect`]: what a cache has and knows, for operators
@@ -30,6 +31,7 @@ mod audit;
 pub(crate) mod backoff;
 mod builder;
 mod cache;
+mod delete_pattern;
 mod doorkeeper;
 pub(crate) mod early;
 #[cfg(all(test, feature = "memory"))]
@@ -57,6 +59,7 @@ pub(crate) use self::cache::{Reading, Retrieved};
 pub use self::{
     builder::CacheBuilder,
     cache::Cache,
+    delete_pattern::DeletePattern,
     inspect::{EntryDetails, InspectError, Inspected, TagChange, TagDetails},
     invalidate::InvalidateError,
     soft_invalidation::SoftInvalidation,

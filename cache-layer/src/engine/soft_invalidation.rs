@@ -91,7 +91,7 @@ impl Cache {
     }
 
     /// Makes every entry whose key matches `pattern` stale, with its variants. See [`delete_pattern`](Self::delete_pattern) for
-    /// patterns, and for how long this takes. Entries that are loaded during the call may become stale as well.
+    /// patterns, and for how the entries are found.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl<T: Send + 'static> IntoFuture for SoftInvalidation<T> {
                 let done = match part {
                     Part::Key(key) => cache.run_on_key(&key, hardness).await,
                     Part::Tags(tags) => cache.run_on_tags(&tags, hardness).await,
-                    Part::Pattern(pattern) => cache.soften_pattern(&pattern, window).await,
+                    Part::Pattern(pattern) => cache.run_on_pattern(&pattern, hardness).await,
                     Part::All => cache.run_on_all(hardness).await,
                 };
                 // Try each part, even after an error.

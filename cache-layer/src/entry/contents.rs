@@ -40,6 +40,9 @@ pub(super) struct Contents {
     pub(super) canonical: Bytes,
     pub(super) deadlines: Deadlines,
     pub(super) load_time: u32,
+    /// The youngest [ban](crate::ban) that its load knew of; 0: of none, as far as a store has to be told.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    pub(super) bans_known: u64,
     pub(super) stamps: Vec<TagStamp>,
     pub(super) meta: Bytes,
     pub(super) payload: Bytes,
@@ -64,6 +67,7 @@ impl Contents {
             canonical,
             deadlines,
             load_time: 0,
+            bans_known: 0,
             stamps: Vec::new(),
             meta,
             payload,
@@ -184,7 +188,7 @@ impl Entry {
             TagState::Current => Some(self),
             TagState::StaleSince(moment) => Some(self.soft_invalidated(moment)),
             TagState::StaleFrom(moment) => Some(self.stale_from(moment)),
-            TagState::Invalid => None,
+            TagState::Banned | TagState::Invalid => None,
         }
     }
 
@@ -278,6 +282,18 @@ impl Entry {
     /// How long the load of this entry took, in milliseconds; zero if that is not known.
     pub(crate) fn load_time(&self) -> u64 {
         self.contents.load_time.into()
+    }
+
+    /// The youngest ban that its load knew of.
+    #[cfg(feature = "redis")]
+    pub(crate) fn bans_known(&self) -> u64 {
+        self.contents.bans_known
+    }
+
+    /// The same entry, whose load knew of the bans up to this one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn knowing_bans(self, newest: u64) -> Self {
+        if self.contents.bans_known == newest { self } else { self.change(|contents| contents.bans_known = newest) }
     }
 
     pub(crate) fn stamps(&self) -> &[TagStamp] {

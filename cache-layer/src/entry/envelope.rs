@@ -1,8 +1,8 @@
-//! The binary envelope of an entry outside this process, version 2. All numbers are big-endian.
+//! The binary envelope of an entry outside this process, version 2 or 3. All numbers are big-endian.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | magic `CLE` and the version, `0x02` |
+//! | 0 | 4 | magic `CLE` and the version, `0x02` or `0x03` |
 //! | 4 | 4 | mark of the last soft invalidation of its key: seconds since the Unix epoch, rounded up; below 2^30, of a ramp: the second, since the beginning of 2026, of the key's turn; zero: none |
 //! | 8 | 16 | entry id: fixed in place, so that a script can compare it |
 //! | 24 | 8 | XXH3-64 of everything but these eight bytes, with the mark as zero |
@@ -14,10 +14,13 @@
 //! | 86 | 8 | how the payload is written, one byte, and its length, seven |
 //! | 94 | … | canonical key; tags, each a 2-byte length, the tag, its 32-byte token; metadata; payload |
 //!
+//! Version 3 has 16 bytes more at its end: hex digits of the youngest [ban](crate::ban) that its load knew of. An entry of version 2
+//! knew of none, and is written wherever there was none to know of, so that earlier versions of this crate can read it.
+//!
 //! A script writes the mark in place; nothing else ever changes. A mark can only make an entry stale, so that a wrong one
 //! costs a refresh.
 //!
-//! The payload is last, so that a reply is sliced and not copied. Nothing in here is trusted: what can't be read is a
+//! The payload is in one piece, so that a reply is sliced and not copied. Nothing in here is trusted: what can't be read is a
 //! [`Rejection`], which is a miss with a name.
 
 use std::{str, sync::Arc};
@@ -32,6 +35,7 @@ use super::{
     version::{EntryId, SoftMark, Version},
 };
 use crate::{
+    hex,
     key::Key,
     tag::{TagStamp, TagToken, Tags},
     telemetry::Rejection,
@@ -39,6 +43,9 @@ use crate::{
 
 const MAGIC: &[u8; 3] = b"CLE";
 const VERSION: u8 = 2;
+/// With [`KNOWN`] bytes more.
+const VERSION_KNOWING: u8 = 3;
+const KNOWN: usize = 16;
 #[cfg(any(fuzzing, test))]
 pub(crate) const MAGIC_AND_VERSION: [u8; 4] = [MAGIC[0], MAGIC[1], MAGIC[2], VERSION];
 pub(crate) const HEAD: usize = 94;
@@ -65,9 +72,11 @@ pub(super) fn write(entry: &Entry) -> BytesMut {
     let contents = &*entry.contents;
     let (written, payload) = entry.written_payload();
     let tags: usize = contents.stamps.iter().map(|stamp| 2 + stamp.tag.len() + TagToken::LENGTH).sum();
-    let mut out = BytesMut::with_capacity(HEAD + contents.canonical.len() + tags + contents.meta.len() + payload.len());
+    let known = if contents.bans_known > 0 { KNOWN } else { 0 };
+    let length = HEAD + contents.canonical.len() + tags + contents.meta.len() + payload.len() + known;
+    let mut out = BytesMut::with_capacity(length);
     out.put_slice(MAGIC);
-    out.put_u8(VERSION);
+    out.put_u8(if known > 0 { VERSION_KNOWING } else { VERSION });
     out.put_u32(0);
     out.put_slice(&contents.id.0);
     out.put_u64(0);
@@ -90,6 +99,9 @@ pub(super) fn write(entry: &Entry) -> BytesMut {
     }
     out.put_slice(&contents.meta);
     out.put_slice(&payload);
+    if known > 0 {
+        out.put_slice(&hex::of_u64(contents.bans_known));
+    }
     out
 }
 
@@ -114,7 +126,7 @@ pub(super) fn check_version(bytes: &[u8]) -> Result<(), Rejection> {
     if bytes.get(..3) != Some(&MAGIC[..]) {
         return Err(Rejection::Foreign);
     }
-    if bytes.get(3) != Some(&VERSION) {
+    if !matches!(bytes.get(3), Some(&(VERSION | VERSION_KNOWING))) {
         return Err(Rejection::Version);
     }
     Ok(())
@@ -129,6 +141,15 @@ pub(super) fn least_length(head: &[u8]) -> u64 {
 
 /// Reads the entry of `key` out of bytes that are whole.
 pub(super) fn read(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
+    if bytes.get(3) != Some(&VERSION_KNOWING) {
+        return read_body(key, bytes);
+    }
+    let body = bytes.len().checked_sub(KNOWN).ok_or(Rejection::Truncated)?;
+    let known = hex::parse(&bytes[body..]).ok_or(Rejection::Malformed)?;
+    Ok(read_body(key, &bytes.slice(..body))?.knowing_bans(known))
+}
+
+fn read_body(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     let mut reader = Reader { bytes, at: MARK.start };
     let mark = SoftMark(u32::from_be_bytes(reader.array()?));
     let id = EntryId(reader.array()?);
@@ -276,6 +297,34 @@ mod tests {
     }
 
     #[test]
+    fn version_3_is_these_bytes_for_ever() {
+        let golden = include_bytes!("../../fixtures/entry-v3.bin");
+        let knowing = entry().knowing_bans(0x0006_48f1_a2b3_c4d5);
+        assert_eq!(encode(&knowing), golden[..]);
+        let read = decode(&key(), &Bytes::from_static(golden)).unwrap();
+        assert_same(&read, &entry());
+        assert_eq!(read.bans_known(), knowing.bans_known());
+    }
+
+    #[test]
+    fn which_bans_it_knew_of_is_where_scripts_look_and_nothing_else_is_that() {
+        let whole = encode(&entry().knowing_bans(7));
+        // `GETRANGE key -16 -1`.
+        assert_eq!(whole[whole.len() - 16..], hex::of_u64(7));
+        for length in 0..whole.len() {
+            assert!(decode(&key(), &whole.slice(..length)).is_err(), "{length}");
+        }
+        for bit in 32 * 8..whole.len() * 8 {
+            let mut bytes = whole.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&key(), &bytes.into()).is_err(), "{bit}");
+        }
+        let mut odd = whole.to_vec();
+        *odd.last_mut().unwrap() = b'g';
+        assert_eq!(decode(&key(), &summed(&odd.into())).unwrap_err(), Rejection::Malformed);
+    }
+
+    #[test]
     fn version_1_is_a_named_miss() {
         let golden = include_bytes!("../../fixtures/entry-v1.bin");
         assert_eq!(decode(&key(), &Bytes::from_static(golden)).unwrap_err(), Rejection::Version);
@@ -370,7 +419,7 @@ mod tests {
     #[test]
     fn an_unknown_version_is_a_named_miss() {
         let mut bytes = encode(&entry()).to_vec();
-        bytes[3] = VERSION + 1;
+        bytes[3] = VERSION_KNOWING + 1;
         assert_eq!(decode(&key(), &bytes.into()).unwrap_err(), Rejection::Version);
     }
 

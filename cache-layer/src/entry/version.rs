@@ -1,6 +1,6 @@
 //! What tells one state of a key from another.
 
-use crate::ramp::Turn;
+use crate::ramp::{SHORTEST, Turn};
 
 /// Tells one making of an entry from any other, so that a writer can say "only if it still is the one I saw".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -58,22 +58,25 @@ impl SoftMark {
         Self(seconds.max(self.0.saturating_add(1)))
     }
 
+    /// Of a soft invalidation at that moment, in milliseconds since the Unix epoch, over so many: as the first of its entry.
+    pub(crate) fn of(at: u64, window: u64, turn: Turn) -> u32 {
+        let second = turn.second_within(at, window).checked_sub(Self::RAMP_EPOCH);
+        let ramp = second.and_then(|second| u32::try_from(second).ok()).filter(|second| *second < Self::FIRST_TIME);
+        let at_once = || u32::try_from(at / 1000 + 1).unwrap_or(u32::MAX);
+        ramp.filter(|_| window >= SHORTEST).map_or_else(at_once, |second| second.max(1))
+    }
+
     /// After a ramp over so many milliseconds that begins `now`. What is stale stays so. One that is too short for its turns to be
     /// told apart counts at once.
     #[cfg(feature = "memory")]
     pub(super) fn next_ramped(self, now: u64, window: u64, turn: Turn) -> Self {
-        let offset = Self::offset(window, turn);
-        let second = (now + offset) / 1000;
-        match second.checked_sub(Self::RAMP_EPOCH).and_then(|second| u32::try_from(second).ok()) {
-            Some(second) if window >= Self::SHORTEST && second < Self::FIRST_TIME && self.0 < Self::FIRST_TIME => {
+        match Self::of(now, window, turn) {
+            second if second < Self::FIRST_TIME && self.0 < Self::FIRST_TIME => {
                 Self(if self.0 == 0 { second } else { second.min(self.0 - 1) }.max(1))
             }
             _ => self.next(now),
         }
     }
-
-    /// The shortest ramp of a key, in milliseconds: its turns are told in seconds.
-    pub(crate) const SHORTEST: u64 = 2_000;
 
     /// How many milliseconds after its beginning a key's turn is within a ramp's window, which ends in time although each second's
     /// turns are spread over that second.
@@ -121,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_ramp_too_short_for_its_turns_counts_at_once() {
-        let mark = SoftMark::default().next_ramped(NOW, SoftMark::SHORTEST - 1, Turn(u32::MAX));
+        let mark = SoftMark::default().next_ramped(NOW, SHORTEST - 1, Turn(u32::MAX));
         assert!(matches!(says(mark, u32::MAX), Softening::Since(_)));
         let early = SoftMark::default().next_ramped(7, MINUTE, Turn(u32::MAX));
         assert_eq!(early, SoftMark::default().next(7), "before there were ramps");

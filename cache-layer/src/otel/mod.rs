@@ -38,6 +38,7 @@
 //! | `cache_layer.redis.connected`, `.breaker`, `.full`, `.roundtrips` | `op` of the last | the connection to Redis |
 //! | `cache_layer.redis.clock_offset` | | by how many seconds Redis' clock is ahead of this machine's |
 //! | `cache_layer.pending_invalidations`, `cache_layer.tracking.resets`, `.pushes` | `cache` of the first, `kind` of the last | invalidations to be delivered, and the pushes of Redis |
+//! | `cache_layer.bans`, `.bans.swept`, `.bans.overflows` | `cache` of the first | bans that are listed, as far as this process knows; bans that it has swept; patterns for which the list had no room |
 //!
 //! A histogram has a series for each of its buckets, so histograms have few labels: loads and sizes are distributed differently
 //! in each cache, the duration of a look-up depends on the tier that answers it, and that of a wait on the process that loads.
@@ -236,6 +237,25 @@ impl Metrics {
             .with_unit("{invalidation}")
             .with_description("Invalidations that Redis has not been told of yet")
             .with_callback(move |gauge| gauge.observe(pending.state().pending_invalidations as u64, &label))
+            .build();
+        let ([listed, swept, overflows], label) = (std::array::from_fn(|_| redis.clone()), [self.cache.clone()]);
+        meter
+            .u64_observable_gauge("cache_layer.bans")
+            .with_unit("{pattern}")
+            .with_description("Patterns that are listed as deleted and not swept yet")
+            .with_callback(move |gauge| gauge.observe(listed.state().bans as u64, &label))
+            .build();
+        meter
+            .u64_observable_counter("cache_layer.bans.swept")
+            .with_unit("{pattern}")
+            .with_description("Patterns that this process has swept, and taken off the list")
+            .with_callback(move |counter| counter.observe(swept.state().swept_bans, &[]))
+            .build();
+        meter
+            .u64_observable_counter("cache_layer.bans.overflows")
+            .with_unit("{pattern}")
+            .with_description("Patterns for which there was no room on the list, so that they were swept at once")
+            .with_callback(move |counter| counter.observe(overflows.state().overflowed_bans, &[]))
             .build();
         meter
             .u64_observable_counter("cache_layer.tracking.resets")

@@ -11,6 +11,8 @@ use std::{
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
+#[cfg(feature = "redis")]
+use crate::tag::BansKnown;
 use crate::{
     clock::{Clock, millis},
     entry::{Entry, EntryId, Version},
@@ -169,13 +171,9 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// invalidation was, and goes on trying.
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Deletes the entries whose readable key matches, voids fills of them that are in flight, and tells how many
-    /// primary keys had one. Otherwise as [`invalidate`](Self::invalidate).
+    /// Deletes the entries whose readable key matches, now and one by one, voids fills of them that are in flight, and tells how
+    /// many primary keys had one. Otherwise as [`invalidate`](Self::invalidate), which does no more than to say what is void.
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>>;
-
-    /// As [`delete_matching`](Self::delete_matching), but makes those entries stale, each in its turn within so long from when it
-    /// is met; at once, if that is less than two seconds. What is kept to be retried is a deletion.
-    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>>;
 
     /// The valid entries of `keys`, in their order, at the cost of one.
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>>;
@@ -233,7 +231,8 @@ impl Lookup {
     /// What there is, by what its tags have come to.
     pub(crate) fn judged(entry: Entry, state: TagState) -> Self {
         let id = entry.id();
-        entry.in_state(state).map_or(Self::Rejected(Rejection::Tag, Seen::Entry(id)), Self::Found)
+        let why = if state == TagState::Banned { Rejection::Pattern } else { Rejection::Tag };
+        entry.in_state(state).map_or(Self::Rejected(why, Seen::Entry(id)), Self::Found)
     }
 }
 
@@ -259,6 +258,9 @@ pub struct Lease {
     /// Whose clock that was, where it could be another one's later.
     #[cfg(feature = "redis")]
     pub(crate) granted_by: Option<Arc<str>>,
+    /// Which bans there were, where entries have to say so; none that is known, if it is nothing.
+    #[cfg(feature = "redis")]
+    pub(crate) bans: Option<Box<BansKnown>>,
     /// How many loads of this key failed lately, one after the other.
     pub(crate) failures: u32,
 }
@@ -271,6 +273,8 @@ impl Lease {
             started,
             #[cfg(feature = "redis")]
             granted_by: None,
+            #[cfg(feature = "redis")]
+            bans: None,
             failures: 0,
         }
     }
@@ -278,6 +282,12 @@ impl Lease {
     #[cfg(feature = "redis")]
     pub(crate) fn under(self, server: Option<Arc<str>>) -> Self {
         Self { granted_by: server, ..self }
+    }
+
+    /// The same, of a load that knows of these bans before it begins.
+    #[cfg(feature = "redis")]
+    pub(crate) fn knowing(self, bans: Option<BansKnown>) -> Self {
+        Self { bans: bans.filter(|bans| bans.newest() > 0).map(Box::new), ..self }
     }
 
     pub(crate) fn after(self, failures: u32) -> Self {
@@ -386,6 +396,8 @@ pub enum Scope<'a> {
     /// One key with all its variants.
     Key(&'a Key),
     Tags(&'a Tags),
+    /// What is stored under readable keys that match.
+    Pattern(&'a Pattern),
     Everything,
 }
 
@@ -394,6 +406,7 @@ impl From<Scope<'_>> for InvalidationKind {
         match scope {
             Scope::Key(_) => Self::Key,
             Scope::Tags(_) => Self::Tag,
+            Scope::Pattern(_) => Self::Pattern,
             Scope::Everything => Self::All,
         }
     }
@@ -405,6 +418,7 @@ impl From<Scope<'_>> for InvalidationKind {
 pub(crate) enum OwnedScope {
     Key(Key),
     Tags(Tags),
+    Pattern(Pattern),
     Everything,
 }
 
@@ -414,6 +428,7 @@ impl Scope<'_> {
         match self {
             Self::Key(key) => OwnedScope::Key(key.clone()),
             Self::Tags(tags) => OwnedScope::Tags(tags.clone()),
+            Self::Pattern(pattern) => OwnedScope::Pattern(pattern.clone()),
             Self::Everything => OwnedScope::Everything,
         }
     }
@@ -425,6 +440,7 @@ impl OwnedScope {
         match self {
             Self::Key(key) => Scope::Key(key),
             Self::Tags(tags) => Scope::Tags(tags),
+            Self::Pattern(pattern) => Scope::Pattern(pattern),
             Self::Everything => Scope::Everything,
         }
     }

@@ -46,6 +46,7 @@ struct Subject {
     store: Arc<dyn StoreBackend>,
     redis: Option<RedisServer>,
     memory: Option<MemoryStore>,
+    remote: Option<RedisStore>,
     /// Of servers that several tests share one after the other: takes a tag, and deletes its token.
     lose_token: Option<LoseToken>,
     /// By what things can be softened there.
@@ -55,24 +56,33 @@ struct Subject {
 impl Subject {
     fn memory() -> Self {
         let memory = MemoryStore::new(10 << 20);
-        Self { store: Arc::new(memory.clone()), redis: None, memory: Some(memory), lose_token: None, scopes: &SCOPES }
+        Self {
+            store: Arc::new(memory.clone()),
+            redis: None,
+            memory: Some(memory),
+            remote: None,
+            lose_token: None,
+            scopes: &SCOPES,
+        }
     }
 
     #[cfg(feature = "testing")]
     fn testing() -> Self {
         let store = super::TestStore::new();
         let memory = Some(store.memory());
-        Self { store: Arc::new(store), redis: None, memory, lose_token: None, scopes: &SCOPES }
+        Self { store: Arc::new(store), redis: None, memory, remote: None, lose_token: None, scopes: &SCOPES }
     }
 
     async fn redis() -> Self {
         let (store, server) = redis_store().await;
-        Self { store: Arc::new(store), redis: Some(server), memory: None, lose_token: None, scopes: &SCOPES }
+        let remote = Some(store.clone());
+        Self { store: Arc::new(store), redis: Some(server), memory: None, remote, lose_token: None, scopes: &SCOPES }
     }
 
     async fn tiered() -> Self {
         let (store, server) = redis_store().await;
         Self {
+            remote: Some(store.clone()),
             store: Arc::new(TieredStore::new(10 << 20, store)),
             redis: Some(server),
             memory: None,
@@ -89,8 +99,9 @@ impl Subject {
             let lost: u64 = server.command(&["DEL", &format!("{test}:t:{tag}")]);
             assert_eq!(lost, 1);
         };
+        let remote = Some(store.clone());
         let store = Arc::new(TieredStore::new(10 << 20, store));
-        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES }
+        Self { store, remote, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES }
     }
 
     /// A place of its own, called `test`, whose entries are sealed.
@@ -105,8 +116,9 @@ impl Subject {
             let lost: u64 = server.command(&["DEL", &format!("{test}:t:{}", ring.hide_tag(tag))]);
             assert_eq!(lost, 1);
         };
+        let remote = Some(store.clone());
         let store = Arc::new(TieredStore::new(10 << 20, store));
-        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES[..3] }
+        Self { store, remote, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES[..3] }
     }
 
     /// A place of its own, called `test`, in a cluster.
@@ -119,8 +131,9 @@ impl Subject {
             let lost: u64 = cluster.primaries()[cluster.index_of(&name)].command(&["DEL", &name]);
             assert_eq!(lost, 1);
         };
+        let remote = Some(store.clone());
         let store = Arc::new(TieredStore::new(10 << 20, store));
-        Self { store, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES }
+        Self { store, remote, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES }
     }
 
     /// A place of its own, called `test`, behind sentinels.
@@ -133,6 +146,7 @@ impl Subject {
             assert_eq!(lost, 1);
         };
         Self {
+            remote: Some(store.clone()),
             store: Arc::new(store),
             redis: None,
             memory: None,
@@ -218,13 +232,13 @@ impl Subject {
 
     async fn soften_over(&self, window: Duration, scope: &str, name: &str, tag: &str) {
         let (key, tags) = (key(name), Tags::new([tag]));
+        let pattern;
         let scope = match scope {
             "key" => Scope::Key(&key),
             "tag" => Scope::Tags(&tags),
             "pattern" => {
-                let pattern = Pattern::new(&format!("contract:{name}*"));
-                assert!(self.store.soften_matching(&pattern, window).await.unwrap() > 0);
-                return;
+                pattern = Pattern::new(&format!("contract:{name}*"));
+                Scope::Pattern(&pattern)
             }
             _ => Scope::Everything,
         };
@@ -239,6 +253,23 @@ impl Subject {
 
     async fn delete(&self, pattern: &str) -> u64 {
         self.store.delete_matching(&Pattern::new(pattern)).await.unwrap()
+    }
+
+    /// Says that what matches is void.
+    async fn ban(&self, pattern: &str) {
+        self.store.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Hard).await.unwrap();
+    }
+
+    /// Waits until the lurker has swept everything that is banned, and said so.
+    async fn swept(&self) {
+        wait_until("everything to be swept that is banned", async || match (&self.memory, &self.remote) {
+            (Some(memory), _) => !memory.has_bans(),
+            (_, Some(remote)) => !remote.has_bans().await,
+            (None, None) => true,
+        })
+        .await;
+        // What the server pushed before this answer has been heard.
+        self.store.get(&key("nothing")).await.unwrap();
     }
 
     /// Puts so many entries there that a pass over all takes several steps, on each of several servers as well.
@@ -286,6 +317,7 @@ async fn connect(url: String, prefix: &str) -> RedisStore {
         .prefix(prefix)
         // The machines that tests run on pause for longer than a cache should wait.
         .operation_timeout(Duration::from_secs(5))
+        .lurker_at_once()
         .build()
         .unwrap();
     assert!(store.wait_connected(Duration::from_secs(10)).await, "the server does not answer");
@@ -961,6 +993,139 @@ contract! {
         assert_eq!(subject.read(&key("a")).await.unwrap(), "new");
     }
 
+    async fn what_a_pattern_voids_is_void_before_and_after_it_is_swept(subject) {
+        let list = |n: u32| Key::new(["products:", "list:", &n.to_string()]);
+        let (detail, long) = (Key::new(["products:", "detail:", "1"]), Key::new(["products:list:", &"x".repeat(300), "!"]));
+        for key in (0..30).map(list).chain([list(3).variant(b"de"), detail.clone(), long.clone()]) {
+            subject.fill(&key, "old", &["t"]).await;
+        }
+        subject.ban("products:list:*[^!]").await;
+        assert!(matches!(subject.store.look(&list(0)).await.unwrap(), Lookup::Rejected(Rejection::Pattern, _)));
+        let void = async |key: &Key| subject.read(key).await.is_none();
+        for key in (0..30).map(list).chain([list(3).variant(b"de")]) {
+            assert!(void(&key).await, "{key:?}");
+        }
+        assert!(!void(&detail).await && !void(&long).await);
+        // What is loaded after it stays, whatever is swept.
+        for key in [list(1), list(3).variant(b"de")] {
+            subject.fill(&key, "new", &["t"]).await;
+        }
+        subject.swept().await;
+        for key in (0..30).map(list) {
+            let found = subject.read(&key).await;
+            assert_eq!(found.as_deref(), (key == list(1)).then_some("new"), "{key:?}");
+        }
+        assert_eq!(subject.read(&list(3).variant(b"de")).await.as_deref(), Some("new"));
+        assert!(!void(&detail).await && !void(&long).await);
+        subject.ban("*!").await;
+        assert!(void(&long).await && !void(&detail).await);
+        subject.swept().await;
+        assert!(void(&long).await && !void(&detail).await);
+    }
+
+    async fn a_pattern_that_is_said_voids_loads_of_what_matches(subject) {
+        subject.fill(&key("sink"), "x", &[]).await;
+        let (lease, other) = (subject.lease(&key("a")).await, subject.lease(&key("b")).await);
+        subject.ban("contract:a*").await;
+        // Nobody joins a load that began before.
+        assert!(subject.store.overtaken(&lease));
+        assert_eq!(subject.commit(lease, "old", &[]).await, Committed::Refused);
+        assert_eq!(subject.commit(other, "b", &[]).await, Committed::Stored);
+        subject.fill(&key("a"), "new", &[]).await;
+        assert_eq!(subject.read(&key("a")).await.as_deref(), Some("new"));
+    }
+
+    async fn no_load_slips_through_a_pattern_that_is_said_and_swept(subject) {
+        subject.fill_up().await;
+        let old = |n: u32| Key::new(["old:", &n.to_string()]);
+        let mut leases = Vec::new();
+        for n in 0..300 {
+            leases.push(subject.lease(&old(n)).await);
+        }
+        let late = leases.split_off(200);
+        let banning = async {
+            subject.ban("old:*").await;
+            subject.swept().await;
+        };
+        let loading = async {
+            for lease in leases {
+                subject.commit(lease, "old", &[]).await;
+            }
+        };
+        tokio::join!(loading, banning);
+        // Their leases were taken by the sweep.
+        for lease in late {
+            subject.commit(lease, "old", &[]).await;
+        }
+        for n in 0..300 {
+            assert_eq!(subject.read(&old(n)).await, None, "{n}");
+        }
+    }
+
+    async fn what_is_put_after_a_pattern_was_said_is_not_covered_by_it(subject) {
+        subject.fill(&key("a"), "old", &[]).await;
+        subject.ban("contract:*").await;
+        subject.store.put(vec![(key("a"), entry(&key("a"), "new"))], &Tags::new(["t"])).await.unwrap();
+        assert_eq!(subject.read(&key("a")).await.as_deref(), Some("new"));
+        subject.ban("contract:*").await;
+        assert_eq!(subject.read(&key("a")).await, None);
+        subject.swept().await;
+        assert_eq!(subject.read(&key("a")).await, None);
+    }
+
+    async fn a_soft_pattern_makes_stale_before_and_after_it_is_swept(subject) {
+        for name in ["a", "ab", "b", "c"] {
+            subject.fill(&key(name), "one", &["t"]).await;
+        }
+        subject.soften("pattern", "a", "").await;
+        subject.soften_over(LONG, "pattern", "c", "").await;
+        let made = subject.found(&key("a")).await.unwrap();
+        let turn = subject.fresh_until(&key("c")).await;
+        for _ in 0..2 {
+            for (name, state) in [("a", State::Stale), ("ab", State::Stale), ("b", State::Fresh), ("c", State::Fresh)] {
+                assert_eq!(subject.state(&key(name)).await, state, "{name}");
+            }
+            let soft = subject.found(&key("a")).await.unwrap();
+            assert!(soft.deadlines().stale_if_error > Clock::system().now(), "it may be used where a stale one may");
+            assert_eq!(soft.id(), made.id());
+            assert_eq!(subject.fresh_until(&key("c")).await, turn, "sweeping moves no turn");
+            subject.swept().await;
+        }
+        subject.fill(&key("a"), "two", &["t"]).await;
+        assert_eq!(subject.state(&key("a")).await, State::Fresh);
+    }
+
+    async fn one_pattern_more_than_there_is_room_for_is_swept_at_once(subject) {
+        let place = |n: usize| Key::new(["full:", &n.to_string()]);
+        for n in 0..140 {
+            subject.fill(&place(n), "old", &[]).await;
+        }
+        subject.fill(&key("other"), "other", &[]).await;
+        for n in 0..140 {
+            subject.ban(&format!("full:{n}")).await;
+            assert_eq!(subject.read(&place(n)).await, None, "{n}");
+        }
+        subject.ban(&format!("full:*{}", "*".repeat(1_100))).await;
+        subject.swept().await;
+        for n in 0..140 {
+            assert_eq!(subject.read(&place(n)).await, None, "{n}");
+        }
+        assert_eq!(subject.read(&key("other")).await.as_deref(), Some("other"), "nothing else is gone");
+    }
+
+    async fn a_soft_everything_leaves_void_what_a_pattern_voided(subject) {
+        subject.fill(&key("a"), "a", &[]).await;
+        subject.fill(&key("b"), "b", &[]).await;
+        subject.ban("contract:a").await;
+        subject.soften("everything", "", "").await;
+        assert_eq!((subject.state(&key("a")).await, subject.state(&key("b")).await), (State::Void, State::Stale));
+        subject.soften_over(LONG, "everything", "", "").await;
+        subject.ban("contract:b").await;
+        assert_eq!(subject.state(&key("b")).await, State::Void);
+        subject.swept().await;
+        assert_eq!((subject.state(&key("a")).await, subject.state(&key("b")).await), (State::Void, State::Void));
+    }
+
     async fn no_load_slips_through_a_pattern(subject) {
         subject.fill_up().await;
         let mut leases = Vec::new();
@@ -1035,7 +1200,13 @@ impl Schedules {
                                 4..7 => {
                                     subject.store.invalidate(Scope::Tags(&tags), Hardness::Hard).await.map(|()| false)
                                 }
-                                7 => subject.store.delete_matching(&pattern).await.map(|_| false),
+                                7 if fastrand::bool() => subject.store.delete_matching(&pattern).await.map(|_| false),
+                                7 => {
+                                    let scope = Scope::Pattern(&pattern);
+                                    let soft = fastrand::u8(..3) == 0;
+                                    let hardness = if soft { Hardness::Soft } else { Hardness::Hard };
+                                    subject.store.invalidate(scope, hardness).await.map(|()| soft)
+                                }
                                 8 => subject.store.invalidate(Scope::Everything, Hardness::Soft).await.map(|()| true),
                                 9 => subject.store.invalidate(Scope::Key(&key), Hardness::Soft).await.map(|()| true),
                                 _ => subject.store.invalidate(Scope::Tags(&tags), Hardness::Soft).await.map(|()| true),
@@ -1119,6 +1290,8 @@ struct Loading {
     /// The same, whose loads began before it. A store may know that nothing was invalidated between their beginning and the
     /// token, and need not.
     made_before: [bool; 3],
+    /// Something was banned: a store may take that for an invalidation of any tag, and need not.
+    any_ban: bool,
     /// At this step.
     began: usize,
     /// Whether something was invalidated between the load before it and its beginning.
@@ -1140,7 +1313,7 @@ impl<'a> Algebra<'a> {
         for step in 0..Self::STEPS {
             self.step = step;
             let place = self.random.usize(..self.places.len());
-            match self.random.u8(..14) {
+            match self.random.u8(..16) {
                 0..6 => self.begin_or_end(place).await,
                 6..8 => self.invalidate_tags(State::Void).await,
                 8..10 => self.invalidate_tags(State::Stale).await,
@@ -1153,6 +1326,10 @@ impl<'a> Algebra<'a> {
                     self.invalidate_everything(becomes).await;
                 }
                 12 => self.ramp(place).await,
+                13..15 if self.subject.scopes.contains(&"pattern") => {
+                    let becomes = [State::Void, State::Void, State::Stale, State::Fresh][self.random.usize(..4)];
+                    self.ban(place, becomes).await;
+                }
                 _ => self.lose_token().await,
             }
             for (index, place) in self.places.iter().enumerate() {
@@ -1167,7 +1344,7 @@ impl<'a> Algebra<'a> {
 
     async fn begin_or_end(&mut self, index: usize) {
         let (key, sink) = (key(&index.to_string()), key("sink"));
-        let Some(Loading { lease, voided, any_tag, tags, made, made_before, began, after_invalidation }) =
+        let Some(Loading { lease, voided, any_tag, tags, made, made_before, any_ban, began, after_invalidation }) =
             self.places[index].loading.take()
         else {
             let mut granted = None;
@@ -1185,8 +1362,17 @@ impl<'a> Algebra<'a> {
             let (voided, any_tag, made, made_before, began) = (false, false, none, none, self.step);
             let (tags, place) = (none, &mut self.places[index]);
             let after_invalidation = place.invalidated;
-            place.loading =
-                Some(Loading { lease, voided, any_tag, tags, made, made_before, began, after_invalidation });
+            place.loading = Some(Loading {
+                lease,
+                voided,
+                any_tag,
+                tags,
+                made,
+                made_before,
+                any_ban: false,
+                began,
+                after_invalidation,
+            });
             return;
         };
         self.places[index].invalidated = false;
@@ -1196,7 +1382,8 @@ impl<'a> Algebra<'a> {
         let committed = self.subject.commit(lease, "x", &names).await;
         // Without a token from before the load, nobody knows whether it was this tag that was invalidated.
         let overtaken = |tag: &usize| tags[*tag] || any_tag && (!self.known[*tag] || made[*tag]);
-        let either = any_tag && carried.iter().any(|tag| made_before[*tag]);
+        let lost = |tag: &usize| !self.known[*tag] || made[*tag] || made_before[*tag];
+        let either = any_tag && carried.iter().any(|tag| made_before[*tag]) || any_ban && carried.iter().any(lost);
         let expected = if voided || carried.iter().any(overtaken) { Committed::Refused } else { Committed::Stored };
         self.commits += 1;
         // A lease that a look-up has taken along is as old as that: what came in between counts as if it had overtaken the load.
@@ -1268,6 +1455,19 @@ impl<'a> Algebra<'a> {
         self.places[index].invalidated = true;
         self.places[index].lower(becomes, |_| true);
         self.places[index].loading.iter_mut().for_each(|loading| loading.voided = true);
+    }
+
+    async fn ban(&mut self, index: usize, becomes: State) {
+        let pattern = Pattern::new(&format!("c*:{index}"));
+        self.subject.store.invalidate(Scope::Pattern(&pattern), Self::hardness(becomes)).await.unwrap();
+        for (other, place) in self.places.iter_mut().enumerate() {
+            place.invalidated = true;
+            place.loading.iter_mut().for_each(|loading| {
+                loading.any_ban = true;
+                loading.voided |= other == index;
+            });
+        }
+        self.places[index].lower(becomes, |_| true);
     }
 
     async fn invalidate_everything(&mut self, becomes: State) {

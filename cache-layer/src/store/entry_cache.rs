@@ -260,7 +260,16 @@ impl<P: Place> EntryCache<P> {
     /// Puts what `amends` makes of it in the place of the entry with this id, if it is still there, and if there is room for it:
     /// `true` if so. What removes it meanwhile has removed it.
     pub(super) fn amend(&self, id: P, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
-        let is_it = |slot: &Slot| slot.generation == self.generation() && slot.entry.id() == of;
+        self.amend_if(id, |slot| slot.entry.id() == of, amends)
+    }
+
+    /// As [`amend`](Self::amend), if that entry came from there.
+    pub(super) fn amend_this(&self, id: P, of: EntryId, source: u64, amends: impl FnOnce(&Entry) -> Entry) {
+        self.amend_if(id, |slot| slot.entry.id() == of && slot.source == source, amends);
+    }
+
+    fn amend_if(&self, id: P, which: impl Fn(&Slot) -> bool, amends: impl FnOnce(&Entry) -> Entry) -> bool {
+        let is_it = |slot: &Slot| slot.generation == self.generation() && which(slot);
         // Where there is nothing, a place would be made.
         if !self.shard(id).entries.peek(&id).is_some_and(|slot| is_it(&slot)) {
             return false;
@@ -278,6 +287,27 @@ impl<P: Place> EntryCache<P> {
             EntryAction::Retain(true)
         });
         matches!(amended, EntryResult::Retained(true))
+    }
+
+    /// The number of shards.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The entries of one shard, each looked at under a lock of its own, with where it came from: all that are there from now to
+    /// the end.
+    pub(super) fn each_of(&self, shard: usize) -> impl Iterator<Item = (P, Entry, u64)> + '_ {
+        let generation = self.generation();
+        let found = self.shards[shard].entries.iter().filter(move |(_, slot)| slot.generation == generation);
+        found.map(|(id, slot)| (id, slot.entry, slot.source))
+    }
+
+    /// Removes the entry with this id, if it is still there and came from there.
+    pub(super) fn remove_this(&self, id: P, of: EntryId, source: u64) {
+        let is_it = |slot: &Slot| slot.entry.id() == of && slot.source == source;
+        if self.shard(id).entries.remove_if(&id, is_it).is_some() {
+            self.evictions.add(Eviction::Invalidated, 1);
+        }
     }
 
     pub(super) fn remove(&self, id: P) {

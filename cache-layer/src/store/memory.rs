@@ -5,21 +5,22 @@ use std::{
     fmt,
     future::ready,
     sync::{
-        Arc, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        Arc, MutexGuard, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use quick_cache::{Weighter, sync::Cache as QuickCache};
 use smallvec::SmallVec;
-use tokio::{runtime::Handle, sync::Notify};
+use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
     Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
     Reach, Scope, Seen, Store, StoreBackend, StoreError, entry_cache::EntryCache,
 };
 use crate::{
+    ban::{Ban, Bans, LONGEST_PATTERN},
     clock::Clock,
     entry::{Entry, EntryId},
     hex,
@@ -46,10 +47,16 @@ pub struct MemoryStore(Arc<Inner>);
 struct Inner {
     entries: EntryCache<KeyHash>,
     tokens: QuickCache<Arc<str>, TagRecord, Weight>,
-    /// When everything was last soft-invalidated, by the store's clock.
-    all_soft_invalidated: AtomicU64,
-    /// How, and what is left of those before: written first.
+    /// When anything last came, by the store's clock, that covers entries by what is said beside them: a soft invalidation of
+    /// everything, or a ban. An entry that is younger is covered by none. Written last.
+    last_over_all: AtomicU64,
+    /// How everything was last soft-invalidated, and what is left of those before.
     all_ramps: RwLock<Option<Ramps>>,
+    bans: RwLock<Bans>,
+    /// How often bans were taken off the list: who finds an entry before that and the list after it looks again.
+    taken_off: AtomicU64,
+    /// Whether there is a task that sweeps what is banned.
+    is_swept: AtomicBool,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
@@ -209,8 +216,11 @@ impl MemoryStore {
         Self(Arc::new(Inner {
             entries,
             tokens,
-            all_soft_invalidated: AtomicU64::new(0),
+            last_over_all: AtomicU64::new(0),
             all_ramps: RwLock::new(None),
+            bans: RwLock::new(Bans::default()),
+            taken_off: AtomicU64::new(0),
+            is_swept: AtomicBool::new(false),
             fills: Mutex::default(),
             ended: Notify::new(),
             switches: Arc::default(),
@@ -263,6 +273,65 @@ impl MemoryStore {
             }
         })
     }
+
+    /// Bans what matches; sweeps it now, if there is no room on the list.
+    fn ban(&self, pattern: &Pattern, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
+        if self.0.ban(pattern, hardness) {
+            self.0.ended.notify_waiters();
+            self.begin_to_sweep();
+            return Box::pin(ready(Ok(())));
+        }
+        let swept = match hardness {
+            Hardness::Hard => self.aside(pattern, Inner::delete_matching),
+            Hardness::Soft | Hardness::Ramp(_) => {
+                self.aside(pattern, move |inner, pattern| inner.soften_matching(pattern, hardness.window()))
+            }
+        };
+        Box::pin(async move { swept.await.map(drop) })
+    }
+
+    /// Has a task sweep what is banned, unless there is one, or nowhere to run it: then what is listed stays until the next time.
+    fn begin_to_sweep(&self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !self.0.is_swept.swap(true, Ordering::SeqCst) {
+            runtime.spawn(lurk(Arc::downgrade(&self.0)));
+        }
+    }
+}
+
+/// How long the lurker waits before it begins, so that bans that come together are swept together; and after each shard.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The lurker: sweeps what is banned, and takes the bans off the list, until there is none. No lock is held for longer than it takes
+/// to look at one entry, and no thread that answers requests is held up.
+///
+/// What it takes off covers nothing any more: an entry that was stored before a ban is gone, or says by its mark that it is stale, once
+/// all that was there has been looked at; and none can come, since a ban takes the leases away before anything else.
+async fn lurk(store: Weak<Inner>) {
+    sleep(FIRST_PAUSE).await;
+    loop {
+        let Some(inner) = store.upgrade() else { return };
+        let bans = inner.bans.read().clone();
+        if bans.is_empty() {
+            inner.is_swept.store(false, Ordering::SeqCst);
+            // One that came just now has seen this task.
+            if inner.bans.read().is_empty() || inner.is_swept.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            continue;
+        }
+        let shards = inner.entries.shards();
+        drop(inner);
+        for shard in 0..shards {
+            let (Some(inner), bans) = (store.upgrade(), bans.clone()) else { return };
+            // An error is the end of the runtime, or a pattern that panics: the bans stay.
+            let Ok(()) = spawn_blocking(move || inner.sweep(shard, &bans)).await else { return };
+            sleep(PAUSE).await;
+        }
+        let Some(inner) = store.upgrade() else { return };
+        inner.take_off(&bans);
+    }
 }
 
 #[cfg(feature = "testing")]
@@ -280,6 +349,10 @@ impl MemoryStore {
 
 #[cfg(test)]
 impl MemoryStore {
+    pub(super) fn has_bans(&self) -> bool {
+        !self.0.bans.read().is_empty()
+    }
+
     /// As if memory had been short.
     pub(super) fn lose_token(&self, tag: &str) {
         assert!(self.0.tokens.remove(tag).is_some());
@@ -299,8 +372,8 @@ impl Inner {
         if !entry.is_of(key) {
             return Lookup::Rejected(Rejection::Key, Seen::Entry(entry.id()));
         }
-        let soft_since = self.all_soft_invalidated.load(Ordering::SeqCst);
-        let by_all = if stored < soft_since { self.state_by_all(stored, key) } else { TagState::Current };
+        let last = self.last_over_all.load(Ordering::SeqCst);
+        let by_all = if stored < last { self.state_by_all(stored, key) } else { TagState::Current };
         let by_tag = |stamp: &TagStamp| match self.tokens.get(&stamp.tag) {
             Some(current) => current.state_of(&stamp.token, || key.hash().turn()),
             None => TagState::Invalid,
@@ -309,17 +382,33 @@ impl Inner {
         Lookup::judged(entry, state)
     }
 
-    /// The state, by what has softened everything since, of an entry that was stored then.
+    /// The state, by the bans and what has softened everything since, of an entry that was stored then. That is as good as when its
+    /// load began: a ban takes the leases away at once.
     fn state_by_all(&self, stored: u64, key: &Key) -> TagState {
-        self.all_ramps.read().as_ref().map_or(TagState::Current, |ramps| ramps.state_of(stored, key.hash().turn()))
+        let turn = || key.hash().turn();
+        let softened = match &*self.all_ramps.read() {
+            Some(ramps) if stored < ramps.newest() => ramps.state_of(stored, turn()),
+            _ => TagState::Current,
+        };
+        softened.and(self.bans.read().state_of(stored, key.canonical(), turn))
     }
 
     fn peek(&self, key: &Key) -> Lookup {
-        self.judge(key, self.entries.peek(key.hash()))
+        self.while_bans_stay(|| self.judge(key, self.entries.peek(key.hash())))
     }
 
     fn lookup(&self, key: &Key) -> Lookup {
-        self.judge(key, self.entries.get(key.hash()))
+        self.while_bans_stay(|| self.judge(key, self.entries.get(key.hash())))
+    }
+
+    fn while_bans_stay(&self, look: impl Fn() -> Lookup) -> Lookup {
+        loop {
+            let before = self.taken_off.load(Ordering::SeqCst);
+            let found = look();
+            if self.taken_off.load(Ordering::SeqCst) == before {
+                return found;
+            }
+        }
     }
 
     fn acquire(&self, key: &Key, seen: Seen, failures: Failures) -> Acquired {
@@ -375,7 +464,7 @@ impl Inner {
         let reaches = |entry: &Entry| match reach {
             Reach::Everything => true,
             Reach::Tag(tag) => entry.stamps().iter().any(|stamp| *stamp.tag == *tag),
-            Reach::Pattern(pattern) => pattern.matches(readable_in_full(entry.canonical()).as_bytes()),
+            Reach::Pattern(pattern) => matches_in_full(pattern, entry.canonical()),
         };
         self.entries.count_where(|id, entry| !id.is_variant() && reaches(entry))
     }
@@ -447,8 +536,10 @@ impl Inner {
                 fills.leases.clear();
                 fills.failures.clear();
                 fills.uncacheable.clear();
+                // Bans stay for who has found an entry of before, and judges it now.
                 self.entries.clear();
             }
+            Scope::Pattern(_) => unreachable!("a pattern is banned"),
         }
     }
 
@@ -457,6 +548,7 @@ impl Inner {
         let mut fills = self.fills();
         let now = fills.tick();
         match scope {
+            Scope::Pattern(_) => unreachable!("a pattern is banned"),
             Scope::Key(key) => self.soften(&mut fills, key.hash(), now, window),
             Scope::Tags(tags) => {
                 fills.last_invalidation = now;
@@ -470,9 +562,26 @@ impl Inner {
                 let mut ramps = self.all_ramps.write();
                 let before = ramps.take();
                 *ramps = Some(Ramps::with(before.as_ref().map_or(&[], Ramps::as_slice), now, window * 1000));
-                self.all_soft_invalidated.store(now, Ordering::SeqCst);
+                drop(ramps);
+                self.last_over_all.store(now, Ordering::SeqCst);
             }
         }
+    }
+
+    /// Says that what matches is void, or stale, and takes its leases away; `false` if there is no room to say so.
+    fn ban(&self, pattern: &Pattern, hardness: Hardness) -> bool {
+        let mut fills = self.fills();
+        let soft_over = hardness.is_soft().then(|| hardness.window());
+        let ban = Ban { at: fills.tick(), soft_over, pattern: pattern.clone() };
+        let at = ban.at;
+        {
+            let mut bans = self.bans.write();
+            let Some(with) = bans.with(ban).filter(|_| pattern.as_str().len() <= LONGEST_PATTERN) else { return false };
+            *bans = with;
+        }
+        fills.leases.retain(|lease| !matches_in_full(pattern, lease.key.canonical()));
+        self.last_over_all.store(at, Ordering::SeqCst);
+        true
     }
 
     fn soften(&self, fills: &mut Fills, key: KeyHash, now: u64, window: u64) {
@@ -483,8 +592,47 @@ impl Inner {
         }
     }
 
+    /// Takes bans off the list whose sweep is over.
+    fn take_off(&self, swept: &Bans) {
+        // Nothing is banned meanwhile.
+        let _fills = self.fills();
+        let mut bans = self.bans.write();
+        self.taken_off.fetch_add(1, Ordering::SeqCst);
+        *bans = bans.without(swept);
+        let softened = self.all_ramps.read().as_ref().map_or(0, Ramps::newest);
+        let banned = if bans.is_empty() { 0 } else { bans.newest() };
+        self.last_over_all.store(softened.max(banned), Ordering::SeqCst);
+    }
+
+    /// Drops what is banned in one shard of the entries, or has it say that it is stale.
+    fn sweep(&self, shard: usize, bans: &Bans) {
+        for (id, entry, stored) in self.entries.each_of(shard) {
+            if stored >= bans.newest() {
+                continue;
+            }
+            let readable = readable_in_full(entry.canonical());
+            let covering: SmallVec<[&Ban; 4]> = bans.covering(stored, readable.as_bytes()).collect();
+            if covering.is_empty() {
+                continue;
+            }
+            // What softens it by its key may have it in hand.
+            let _fills = self.fills();
+            if covering.iter().any(|ban| ban.soft_over.is_none()) {
+                self.entries.remove_this(id, entry.id(), stored);
+            } else if !id.is_variant() {
+                // Variants are, with what leads to them.
+                let soften = |entry: &Entry, ban: &&Ban| {
+                    entry.marked_anew(ban.at / 1000, ban.soft_over.unwrap_or_default(), id.turn())
+                };
+                let softened =
+                    |entry: &Entry| covering.iter().rev().fold(entry.clone(), |entry, ban| soften(&entry, ban));
+                self.entries.amend_this(id, entry.id(), stored, softened);
+            }
+        }
+    }
+
     fn delete_matching(&self, pattern: &Pattern) -> u64 {
-        let matches = |canonical: &[u8]| pattern.matches(readable_in_full(canonical).as_bytes());
+        let matches = |canonical: &[u8]| matches_in_full(pattern, canonical);
         // The leases first: a fill in flight is either voided here, or has put its entry where the second pass finds it.
         self.fills().leases.retain(|lease| !matches(lease.key.canonical()));
         let deleted = self.entries.remove_where(|entry| matches(entry.canonical()));
@@ -493,7 +641,7 @@ impl Inner {
 
     /// Each entry under the lock: what is loaded meanwhile is not softened for what is there.
     fn soften_matching(&self, pattern: &Pattern, window: u64) -> u64 {
-        let matches = |canonical: &[u8]| pattern.matches(readable_in_full(canonical).as_bytes());
+        let matches = |canonical: &[u8]| matches_in_full(pattern, canonical);
         self.fills().leases.retain(|lease| !matches(lease.key.canonical()));
         let found = self.entries.ids_where(|id, entry| !id.is_variant() && matches(entry.canonical()));
         for id in &found {
@@ -518,6 +666,10 @@ impl Inner {
             self.entries.insert(key.hash(), entry.stamped(&stamps), stored);
         }
     }
+}
+
+fn matches_in_full(pattern: &Pattern, canonical: &[u8]) -> bool {
+    pattern.matches(readable_in_full(canonical).as_bytes())
 }
 
 impl Store for MemoryStore {}
@@ -642,6 +794,9 @@ impl StoreBackend for MemoryStore {
     }
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
+        if let Scope::Pattern(pattern) = scope {
+            return self.ban(pattern, hardness);
+        }
         match hardness {
             Hardness::Hard => self.0.invalidate(scope),
             Hardness::Soft | Hardness::Ramp(_) => self.0.soft_invalidate(scope, hardness.window()),
@@ -652,11 +807,6 @@ impl StoreBackend for MemoryStore {
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         self.aside(pattern, Inner::delete_matching)
-    }
-
-    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
-        let window = Hardness::Ramp(window).window();
-        self.aside(pattern, move |inner, pattern| inner.soften_matching(pattern, window))
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

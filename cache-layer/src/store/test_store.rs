@@ -341,20 +341,10 @@ impl StoreBackend for TestStore {
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         Box::pin(async move {
             if let Err(error) = self.answers().await {
-                self.keep(OwnedScope::Everything, Hardness::Hard);
+                self.keep(OwnedScope::Pattern(pattern.clone()), Hardness::Hard);
                 return Err(error);
             }
             self.0.store.delete_matching(pattern).await
-        })
-    }
-
-    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(async move {
-            if let Err(error) = self.answers().await {
-                self.keep(OwnedScope::Everything, Hardness::Hard);
-                return Err(error);
-            }
-            self.0.store.soften_matching(pattern, window).await
         })
     }
 

@@ -213,10 +213,6 @@ impl StoreBackend for TieredStore {
         self.redis.delete_matching(pattern)
     }
 
-    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
-        self.redis.soften_matching(pattern, window)
-    }
-
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {
         self.redis.get_many(keys)
     }

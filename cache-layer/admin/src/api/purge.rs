@@ -369,7 +369,7 @@ async fn invalidate(
         Target::Tags(_, _, tags) if soft => cache.soft_invalidate_tags(tags).over(over).await.map(|()| None),
         Target::Tags(_, _, tags) => cache.invalidate_tags(tags).await.map(|()| None),
         Target::Pattern(pattern) if soft => cache.soft_invalidate_pattern(pattern).over(over).await.map(|()| None),
-        Target::Pattern(pattern) => cache.delete_pattern(pattern).await.map(Some),
+        Target::Pattern(pattern) => cache.delete_pattern(pattern).counted().await.map(Some),
         Target::All if soft => cache.soft_invalidate_all().over(over).await.map(|()| None),
         Target::All => cache.invalidate_all().await.map(|()| None),
     }

@@ -25,9 +25,8 @@ use super::{
 use crate::{
     entry::Entry,
     key::Key,
-    ramp::Turn,
     store::{Hardness, Lookup, Scope, Seen, StoreError},
-    tag::{TagRecord, TagStamp, TagState, TagToken, Tags},
+    tag::{BansKnown, TagRecord, TagStamp, Tags},
     telemetry::Rejection,
 };
 
@@ -54,6 +53,7 @@ impl RedisStore {
     async fn lookup_on(&self, connection: &Arc<Connection>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
         let session = connection.settled()?;
         let (tags, tags_session) = self.connection_to_read_tags(connection, &session)?;
+        let watch = self.watch_bans(&tags, &tags_session).await;
         let local_tier = self.0.context.local_tier.get().filter(|_| session.tracking);
         let reads = keys.iter().map(|key| local_tier.map(|tier| tier.begin_read(key))).collect::<Vec<_>>();
         let names: Vec<String> = keys.iter().map(|key| self.0.context.names.entry(key)).collect();
@@ -81,15 +81,20 @@ impl RedisStore {
             .zip(values)
             .map(|(key, reply)| reply.map(|bytes| sealing.decode(key, &Bytes::from(bytes))))
             .collect();
-        self.learn_tokens(&tags, &tags_session, decoded.iter().flatten().flatten()).await?;
+        let opened = keys.iter().zip(&decoded).filter_map(|(key, entry)| Some((*key, entry.as_ref()?.as_ref().ok()?)));
+        self.learn_tokens(&tags, &tags_session, opened).await?;
         let mut found = Vec::with_capacity(keys.len());
         for ((key, decoded), read) in keys.iter().zip(decoded).zip(reads) {
             found.push(match decoded {
                 None => Lookup::Absent,
                 Some(Err(rejection)) => Lookup::Rejected(rejection, Seen::Unusable),
                 Some(Ok(entry)) => {
-                    let state = self.tag_state(&tags, &tags_session, key, &entry).await?;
-                    if let Some(read) = read.filter(|_| state != TagState::Invalid) {
+                    let judged = self.judge(&tags, &tags_session, key, &entry).await?;
+                    let Some(state) = judged.unless_in_doubt(&tags_session.tokens, watch) else {
+                        found.push(self.lookup(key, false).await?);
+                        continue;
+                    };
+                    if let Some(read) = read.filter(|_| !state.is_void()) {
                         read.complete(session.number, &entry);
                     }
                     Lookup::judged(entry, state)
@@ -105,11 +110,10 @@ impl RedisStore {
         &self,
         connection: &Connection,
         session: &Arc<Session>,
-        entries: impl Iterator<Item = &Entry>,
+        entries: impl Iterator<Item = (&Key, &Entry)>,
     ) -> Result<(), StoreError> {
         let unknown: HashSet<Arc<str>> = entries
-            // Whatever the turn of its key is, the same tokens are known.
-            .filter_map(|entry| match session.tokens.judge(entry.stamps(), || Turn(0)) {
+            .filter_map(|(key, entry)| match session.tokens.judge(entry, key) {
                 Verdict::Unknown(tags, _) => Some(tags),
                 Verdict::Known(_) => None,
             })
@@ -131,6 +135,7 @@ impl RedisStore {
             .await?;
         let records: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();
         reads.complete(&records);
+        self.note_bans(&records);
         Ok(())
     }
 
@@ -177,17 +182,18 @@ impl RedisStore {
         let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
-        let mut tokens: Option<Vec<TagToken>> =
-            all.iter().map(|tag| tags_session.tokens.get(tag).map(|known| known.token())).collect();
+        // Of everything, which bans there are, too: those that there were before are not for what is put now.
+        let mut tokens: Option<Vec<BansKnown>> =
+            all.iter().map(|tag| tags_session.tokens.get(tag).map(|known| known.record().bans_known())).collect();
         for _ in 0..ATTEMPTS {
             let (mut asking, mut writing) = (Batch::default(), Batch::default());
             for tag in &all {
                 asking.stamp(&names.tag(tag), &lives(tag, longest));
             }
             if let Some(tokens) = &tokens {
-                let stamps: Vec<TagStamp> =
-                    all.iter().zip(tokens).map(|(tag, &token)| TagStamp { tag: tag.clone(), token }).collect();
-                writing = self.puts(entries, &stamps, life);
+                let stamp = |(tag, known): (&Arc<str>, &BansKnown)| TagStamp { tag: tag.clone(), token: known.token() };
+                let stamps: Vec<TagStamp> = all.iter().zip(tokens).map(stamp).collect();
+                writing = self.puts(entries, &stamps, tokens.last().map_or(0, BansKnown::newest), life);
             }
             let ask = tags_connection.run_with(
                 Operation::TagStamp,
@@ -207,7 +213,7 @@ impl RedisStore {
                 },
             );
             let (current, written) = tokio::join!(ask, write);
-            let current = Some(current?.into_iter().map(|stamped| stamped.token).collect());
+            let current = Some(current?.into_iter().map(|stamped| stamped.record.bans_known()).collect());
             let in_place = match written? {
                 Some(mark) => connection.leads_to(session, mark.as_deref()).await?,
                 None => false,
@@ -223,12 +229,12 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Writes `entries`, stamped, each for its `life` in milliseconds.
-    fn puts(&self, entries: &[&(Key, Entry)], stamps: &[TagStamp], life: impl Fn(&Entry) -> u64) -> Batch {
+    /// Writes `entries`, stamped, which know of the bans up to that one, each for its `life` in milliseconds.
+    fn puts(&self, entries: &[&(Key, Entry)], stamps: &[TagStamp], bans: u64, life: impl Fn(&Entry) -> u64) -> Batch {
         let names = &self.0.context.names;
         let mut batch = Batch::default();
         for (key, entry) in entries {
-            let bytes = names.sealing().encode(&entry.clone().stamped(stamps));
+            let bytes = names.sealing().encode(&entry.clone().stamped(stamps).knowing_bans(bans));
             let life = life(entry).to_string();
             batch.call(&scripts::PUT, &[&names.entry(key), &names.lease(key)], &[&bytes, life.as_bytes()]);
         }

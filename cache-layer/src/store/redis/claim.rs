@@ -45,14 +45,16 @@ impl RedisStore {
         if known && likely() { claims.begin(id) } else { None }
     }
 
+    /// `None` where a look-up that claims nothing [has none](Self::lookup), too.
     pub(super) async fn lookup_and_claim(
         &self,
         key: &Key,
         (connection, session): Over<'_>,
         (tags, tags_session): Over<'_>,
         claim: PendingClaim,
-    ) -> Result<Lookup, StoreError> {
+    ) -> Result<Option<Lookup>, StoreError> {
         let Context { names, leases, fresh, lease_life, .. } = &*self.0.context;
+        let watch = self.watch_bans(tags, tags_session).await;
         let (token, life, outcome) = (Lease::random_token(), lease_life.load(Ordering::Relaxed), Arc::default());
         let request = leases.begin(key, token);
         let (lease, note) = (names.lease(key), names.last_invalidation());
@@ -61,10 +63,11 @@ impl RedisStore {
         let mut sent = SentClaim { store: self, key, token, outcome: &outcome, claim: Some(claim) };
         let answered = async { answer.wait().await.as_ref().map_err(Clone::clone) };
         let wait = connection.wait(Operation::Claim, session, Limit::Request, answered);
-        let (found, ()) = tokio::join!(wait, self.know_everything(tags, tags_session));
+        let (found, bans) = tokio::join!(wait, self.know_everything(tags, tags_session));
         let lookup = match opened(found?, key, self.0.context.names.sealing()) {
             Ok(entry) => {
-                let state = self.tag_state(tags, tags_session, key, &entry).await?;
+                let judged = self.judge(tags, tags_session, key, &entry).await?;
+                let Some(state) = judged.unless_in_doubt(&tags_session.tokens, watch) else { return Ok(None) };
                 Lookup::judged(entry, state)
             }
             Err(lookup) => lookup,
@@ -73,7 +76,7 @@ impl RedisStore {
             Some(Claimed::Taken(started)) => {
                 if let Some(seen) = self.to_be_loaded(&lookup) {
                     request.granted();
-                    let lease = Lease::new(key, token, *started).under(tags.mark());
+                    let lease = Lease::new(key, token, *started).under(tags.mark()).knowing(bans);
                     if sent.claim.take().is_some_and(|claim| claim.taken(lease, seen, life)) {
                         self.attend_to_claims();
                     }
@@ -87,7 +90,7 @@ impl RedisStore {
         if self.to_be_loaded(&lookup).is_none() {
             self.note_fresh(key, &lookup);
         }
-        Ok(lookup)
+        Ok(Some(lookup))
     }
 
     /// The lease on `key` that a look-up took along, which found there what was `seen`, for so many milliseconds.

@@ -24,9 +24,10 @@ use super::{
     },
 };
 use crate::{
+    ban::Bans,
     entry::{Entry, envelope},
     store::{Committed, Fill, Lease, StoreError},
-    tag::{TagRecord, TagStamp, TagToken},
+    tag::{TagRecord, TagStamp, TagState, TagToken},
 };
 
 /// How often a fill is sent whose tags have other tokens than was believed. Each time it is told what they are.
@@ -39,6 +40,17 @@ struct Believed {
     new: bool,
     /// Whether the script has to look whether it is so, and for how long.
     compared: bool,
+    /// Whether a ban covers the key that the load did not know of. Readers would find that out, too.
+    banned: bool,
+}
+
+impl Believed {
+    /// The tag has that, and not what was believed.
+    fn learn(&mut self, record: &TagRecord, lease: &Lease) {
+        self.stamp.token = record.token;
+        self.banned = is_banned(record, lease);
+        self.new = false;
+    }
 }
 
 impl RedisStore {
@@ -96,10 +108,10 @@ impl RedisStore {
             let asks = believed.iter().any(|tag| tag.compared) || (last.is_none() && is_doubted(&believed));
             if asks && self.0.context.names.is_clustered() {
                 // Tags lie in a slot of their own.
-                last = Some(self.ask_for_tokens(tags, tags_session, &mut believed, longest).await?);
+                last = Some(self.ask_for_tokens(tags, tags_session, &mut believed, &fill.lease, longest).await?);
             }
             let (doubted, overtaken) =
-                (is_doubted(&believed), believed.iter().any(|tag| tag.stamp.token.overtook(started)));
+                (is_doubted(&believed), believed.iter().any(|tag| tag.banned || tag.stamp.token.overtook(started)));
             if overtaken || (doubted && last.is_some_and(|last| last >= *started)) {
                 return Ok(None);
             }
@@ -113,9 +125,9 @@ impl RedisStore {
             match answer {
                 Commit::Stored => return Ok(Some(true)),
                 Commit::Refused => return Ok(Some(false)),
-                Commit::Differs(noted, tokens) => {
+                Commit::Differs(noted, records) => {
                     last = Some(noted);
-                    learn(&mut believed, tokens, &fill.lease)?;
+                    learn(&mut believed, records, &fill.lease)?;
                 }
             }
         }
@@ -147,6 +159,7 @@ impl RedisStore {
             }
             let records: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();
             reads.complete(&records);
+            self.note_bans(&records);
         }
         Ok(answer)
     }
@@ -160,6 +173,7 @@ impl RedisStore {
         connection: &Connection,
         session: &Arc<Session>,
         believed: &mut [Believed],
+        lease: &Lease,
         longest: u64,
     ) -> Result<[u8; 16], StoreError> {
         let names = &self.0.context.names;
@@ -179,9 +193,9 @@ impl RedisStore {
                 Ok((stamped, last))
             })
             .await?;
-        for (tag, Stamped { token }) in believed.iter_mut().zip(stamped) {
-            tag.stamp.token = token;
-            (tag.new, tag.compared) = (false, false);
+        for (tag, Stamped { record }) in believed.iter_mut().zip(stamped) {
+            tag.learn(&record, lease);
+            tag.compared = false;
         }
         Ok(last)
     }
@@ -216,10 +230,14 @@ impl RedisStore {
             call.key(names.variants(primary)).arg(names.variant_digits(variant)).arg(most.to_string());
         }
         let stamps: Vec<TagStamp> = believed.iter().map(|tag| tag.stamp.clone()).collect();
+        // What is carried is the token of everything, too: the last one.
+        let of_everything = stamps.last().map(|stamp| &stamp.token);
+        let bans = lease.bans.as_deref().zip(of_everything).map_or(0, |(known, token)| known.under(token));
         let now = self.0.context.clock.now();
         for (key, entry) in &writes.entries {
+            let entry = entry.clone().stamped(&stamps).knowing_bans(bans);
             let life = entry.deadlines().gone.saturating_sub(now).max(1).to_string();
-            call.key(names.entry(key)).arg(names.sealing().encode(&entry.clone().stamped(&stamps))).arg(life);
+            call.key(names.entry(key)).arg(names.sealing().encode(&entry)).arg(life);
         }
         if others > 0 {
             call.key(names.last_invalidation());
@@ -260,20 +278,31 @@ fn believed(session: &Session, Fill { lease, tags, .. }: &Fill, longest: u64) ->
         let known = session.tokens.get(&tag);
         let lives = known.as_ref().is_some_and(|known| known.lives_for(Duration::from_millis(longest)));
         let token = known.as_ref().map_or_else(|| TagToken::created_by(lease.started, &nonce()), Known::token);
-        Believed { stamp: TagStamp { tag, token }, new: known.is_none(), compared: !lives }
+        let banned = known.as_ref().is_some_and(|known| is_banned(known.record(), lease));
+        Believed { stamp: TagStamp { tag, token }, new: known.is_none(), compared: !lives, banned }
     };
     all.map(believe).collect()
 }
 
+/// Whether a ban that is listed there covers the key of a load that did not know of it.
+fn is_banned(record: &TagRecord, lease: &Lease) -> bool {
+    let known = lease.bans.as_deref().map_or(0, |known| known.under(&record.token));
+    let covers =
+        |bans: &Bans| bans.state_of(known, lease.key.canonical(), || lease.key.id().turn()) != TagState::Current;
+    record.bans().is_some_and(covers)
+}
+
 /// Takes over what the tokens of those tags are that were compared.
-fn learn(believed: &mut [Believed], tokens: Vec<Option<TagToken>>, lease: &Lease) -> Result<(), StoreError> {
+fn learn(believed: &mut [Believed], records: Vec<Option<TagRecord>>, lease: &Lease) -> Result<(), StoreError> {
     let compared: Vec<&mut Believed> = believed.iter_mut().filter(|tag| tag.compared).collect();
-    if compared.len() != tokens.len() {
+    if compared.len() != records.len() {
         return Err(StoreError::Failed("the tokens of other tags than were asked for".to_owned()));
     }
-    for (tag, token) in compared.into_iter().zip(tokens) {
-        tag.new = token.is_none();
-        tag.stamp.token = token.unwrap_or_else(|| TagToken::created_by(lease.started, &nonce()));
+    for (tag, record) in compared.into_iter().zip(records) {
+        match record {
+            Some(record) => tag.learn(&record, lease),
+            None => (tag.stamp.token, tag.new) = (TagToken::created_by(lease.started, &nonce()), true),
+        }
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ use crate::{
     error::{ConfigError, ConfigErrorKind},
 };
 
+/// How long the lurker waits before it sweeps.
+const LURKER_PAUSE: Duration = Duration::from_secs(1);
+
 /// Settings of a [`RedisStore`], from [`RedisStore::builder`].
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
@@ -32,6 +35,7 @@ pub struct RedisStoreBuilder {
     restored: Restored,
     sealing: Sealing,
     local_clock: Clock,
+    lurker: Option<Duration>,
     #[cfg(feature = "sentinel")]
     sentinel_credentials: Option<(Option<String>, String)>,
 }
@@ -80,6 +84,7 @@ impl RedisStoreBuilder {
             restored: Restored::default(),
             sealing: Sealing::default(),
             local_clock: Clock::system(),
+            lurker: Some(LURKER_PAUSE),
             #[cfg(feature = "sentinel")]
             sentinel_credentials: None,
         }
@@ -199,6 +204,31 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// Whether this process takes part in sweeping what [patterns](crate::Cache::delete_pattern) have deleted; `true` unless set. One
+    /// process of a fleet sweeps at a time, in small steps with pauses, for a fifth of the time at most, and only while there is
+    /// anything to sweep. Without any that does, up to 128 patterns stay listed, and each one more takes as long as
+    /// [`counted`](crate::DeletePattern::counted) does.
+    ///
+    /// ```no_run
+    /// # use cache_layer::store::RedisStore;
+    /// # fn example() -> Result<(), cache_layer::ConfigError> {
+    /// // A process that has its processor to itself for other things.
+    /// let store = RedisStore::builder("redis://10.0.0.1").lurker(false).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lurker(mut self, lurks: bool) -> Self {
+        self.lurker = lurks.then_some(LURKER_PAUSE);
+        self
+    }
+
+    /// As soon as there is anything to sweep.
+    #[cfg(test)]
+    pub(in crate::store) fn lurker_at_once(mut self) -> Self {
+        self.lurker = Some(Duration::ZERO);
+        self
+    }
+
     /// Checks the settings and begins to connect, in the background and for as long as the store lives. A server that is
     /// down is no error: it is picked up when it comes.
     ///
@@ -207,7 +237,7 @@ impl RedisStoreBuilder {
     /// If a setting can't be used, or if there is no Tokio runtime to connect from.
     pub fn build(self) -> Result<RedisStore, ConfigError> {
         self.check()?;
-        let Self { url, prefix, connections, timeouts, restored, sealing, local_clock, .. } = self;
+        let Self { url, prefix, connections, timeouts, restored, sealing, local_clock, lurker, .. } = self;
         let address = Address::parse(&url)?;
         #[cfg(feature = "sentinel")]
         let address = match (address, self.sentinel_credentials) {
@@ -232,7 +262,7 @@ impl RedisStoreBuilder {
         };
         // Whoever may write to a server that is not trusted could set its clock back, and have served what has run out.
         let clock = ServerClock::new(local_clock, !sealing.hides_names());
-        let context = Context::new(names.sealed(sealing), timeouts, DatasetGuard::new(restored), clock);
+        let context = Context::new(names.sealed(sealing), timeouts, DatasetGuard::new(restored), clock, lurker);
         Ok(RedisStore::start(address, connections, context, &runtime))
     }
 

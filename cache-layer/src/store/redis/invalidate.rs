@@ -14,7 +14,7 @@ use super::{
         session::Session,
     },
     wire::{
-        invalidation::{invalidate, soften},
+        invalidation::{ban, invalidate, soften},
         names::EVERYTHING,
         operation::Operation,
     },
@@ -27,6 +27,15 @@ const ATTEMPTS: usize = 3;
 impl RedisStore {
     /// Hard or soft; one that can't be delivered is kept as a hard one.
     pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
+        self.deliver_if_there_is_room(scope, hardness).await.map(drop)
+    }
+
+    /// As [`deliver`](Self::deliver); `false` if there is no room for it, which may be so of a pattern.
+    pub(super) async fn deliver_if_there_is_room(
+        &self,
+        scope: Scope<'_>,
+        hardness: Hardness,
+    ) -> Result<bool, StoreError> {
         let outbox = &self.0.context.outbox;
         let connection = self.connection_of(scope);
         let delivered = match connection.session() {
@@ -36,7 +45,7 @@ impl RedisStore {
         #[cfg(feature = "cluster")]
         let delivered = match (delivered, &self.0.topology) {
             (Err(StoreError::Unavailable), Topology::Cluster(cluster)) if connection.is_connected() => {
-                self.deliver_to_where_it_went(cluster, scope).await
+                self.deliver_to_where_it_went(cluster, scope).await.map(|()| true)
             }
             (delivered, _) => delivered,
         };
@@ -45,11 +54,18 @@ impl RedisStore {
             outbox.add(scope);
             self.0.topology.beside(&self.connection_of(scope)).iter().for_each(|connection| connection.reset());
         }
-        self.forget(scope);
+        match (scope, &delivered) {
+            // The connections that knew what is banned are gone, and may still be believed.
+            (Scope::Pattern(pattern), Err(_)) => {
+                self.0.context.local_tier.get().into_iter().for_each(|tier| tier.void_matching(pattern));
+                self.0.context.leases.revoke_all();
+            }
+            _ => self.forget(scope),
+        }
         // One that is kept, too: it will have been delivered by the time that a data set is restored.
         self.0.context.guard.remember(scope);
         match delivered {
-            Err(error) => self.wait_for_delivery(scope).await.then_some(()).ok_or(error),
+            Err(error) => self.wait_for_delivery(scope).await.then_some(true).ok_or(error),
             delivered => delivered,
         }
     }
@@ -61,24 +77,25 @@ impl RedisStore {
         session: &Arc<Session>,
         scope: Scope<'_>,
         hardness: Hardness,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let names = &self.0.context.names;
+        let soft_over = hardness.is_soft().then(|| hardness.window());
         for _ in 0..ATTEMPTS {
             let mark = connection
                 .run_with(
                     operation(scope, hardness),
                     session,
                     Limit::Background,
-                    async |mut driver: MultiplexedConnection| match hardness {
-                        Hardness::Hard => invalidate(names, &mut driver, scope).await,
-                        Hardness::Soft | Hardness::Ramp(_) => {
-                            soften(names, &mut driver, scope, hardness.window()).await
-                        }
+                    async |mut driver: MultiplexedConnection| match (scope, soft_over) {
+                        (Scope::Pattern(pattern), _) => ban(names, &mut driver, pattern, soft_over).await,
+                        (_, None) => invalidate(names, &mut driver, scope).await.map(Some),
+                        (_, Some(window)) => soften(names, &mut driver, scope, window).await.map(Some),
                     },
                 )
                 .await?;
+            let Some(mark) = mark else { return Ok(false) };
             if connection.leads_to(session, mark.as_deref()).await? {
-                return Ok(());
+                return Ok(true);
             }
         }
         Err(StoreError::Unavailable)
@@ -100,13 +117,13 @@ impl RedisStore {
                 self.0.context.fresh.forget(primary);
                 local_tier.into_iter().for_each(|tier| tier.void(primary));
             }
-            Scope::Tags(_) | Scope::Everything => self.0.context.leases.revoke_all(),
+            Scope::Tags(_) | Scope::Pattern(_) | Scope::Everything => self.0.context.leases.revoke_all(),
         }
         for session in self.connections().iter().filter_map(|connection| connection.believed()) {
             match scope {
                 Scope::Key(key) => session.waiters.wake(key.primary().id()),
                 Scope::Tags(tags) => tags.iter().for_each(|tag| session.tokens.void(tag)),
-                Scope::Everything => session.tokens.void(EVERYTHING),
+                Scope::Pattern(_) | Scope::Everything => session.tokens.void(EVERYTHING),
             }
         }
     }
@@ -116,6 +133,7 @@ fn operation(scope: Scope<'_>, hardness: Hardness) -> Operation {
     match (scope, hardness) {
         (Scope::Key(_), Hardness::Hard) => Operation::Unlink,
         (Scope::Key(_), _) => Operation::SoftenEntry,
+        (Scope::Pattern(_), _) => Operation::Ban,
         (_, Hardness::Hard) => Operation::InvalidateTag,
         _ => Operation::SoftenTag,
     }

@@ -27,7 +27,7 @@ use crate::{
     clock::millis,
     key::Key,
     store::{Acquired, Failed, Failures, Lease, LeaseToken, Seen, StoreError},
-    tag::TagRecord,
+    tag::{BansKnown, TagRecord},
 };
 
 /// How an attempt by plain commands ended: what was there instead of the lease, the id of the entry behind it, and what is
@@ -77,7 +77,7 @@ impl RedisStore {
             failures,
         };
         let request = self.0.context.leases.begin(key, wanted.token);
-        let (moment, answer, ()) = tokio::join!(
+        let (moment, answer, bans) = tokio::join!(
             self.moment(&tags, &tags_session),
             self.take_lease(&connection, &session, key, &wanted),
             self.know_everything(&tags, &tags_session)
@@ -93,7 +93,7 @@ impl RedisStore {
         if watched && session.tracking && tags_session.tracking {
             request.granted();
         }
-        let lease = Lease::new(key, wanted.token, started).under(tags.mark());
+        let lease = Lease::new(key, wanted.token, started).under(tags.mark()).knowing(bans);
         Ok(Acquired::Granted(lease.after(failures)))
     }
 
@@ -174,11 +174,13 @@ impl RedisStore {
     }
 
     /// Sees to it that the token that every entry carries is known, and for how long it lives, so that a commit need not ask for
-    /// it. Whatever becomes of this, the commit asks if it has to.
-    pub(super) async fn know_everything(&self, tags: &Connection, session: &Arc<Session>) {
+    /// it; and tells which bans there are. Whatever becomes of this, the commit asks if it has to, and an entry that says of no ban that
+    /// it knew of it is covered by all.
+    pub(super) async fn know_everything(&self, tags: &Connection, session: &Arc<Session>) -> Option<BansKnown> {
         let known = session.tokens.get(EVERYTHING);
-        if !session.tracking || known.as_ref().is_some_and(|known| known.lives_for(Duration::ZERO)) {
-            return;
+        let bans = known.as_ref().map(|known| known.record().bans_known());
+        if known.as_ref().is_some_and(|known| known.lives_for(Duration::ZERO)) {
+            return bans;
         }
         let name = self.0.context.names.tag(EVERYTHING);
         let (mut batch, then) = (Batch::default(), Instant::now());
@@ -188,18 +190,21 @@ impl RedisStore {
             if let Some(life) = answer.ok().and_then(|(left,)| left.life()) {
                 session.tokens.note_life(EVERYTHING, known.token(), then, life);
             }
-            return;
+            return bans;
         }
         batch.track(session.tracking);
         batch.get_any(&name);
         batch.left(&name);
         let read = session.tokens.begin_read(&[EVERYTHING.into()]);
         let answer: Result<(AnyType, Left), StoreError> = tags.run(Operation::Mget, session, &batch).await;
-        if let Ok((AnyType(Some(found)), left)) = answer
-            && let (Some(record), Some(life)) = (TagRecord::parse(&found), left.life())
-        {
+        let (AnyType(found), left) = answer.ok()?;
+        let record = TagRecord::parse(&found?)?;
+        if let Some(life) = left.life().filter(|_| session.tracking) {
             read.complete_living(&record, then, life);
         }
+        let bans = record.bans_known();
+        self.note_bans(&[Some(record)]);
+        Some(bans)
     }
 
     pub(super) async fn is_lease_held_by(&self, key: &Key, token: LeaseToken) -> Result<bool, StoreError> {

@@ -1,6 +1,6 @@
 //! Looking entries up.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use redis::aio::MultiplexedConnection;
 
@@ -11,7 +11,7 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
-    tracking::tag_tracker::Verdict,
+    tracking::tag_tracker::{BansWatch, Judged, Verdict, judge_by},
     wire::{operation::Operation, replies::Values, scripts::Batch, sealing::Sealing},
 };
 use crate::{
@@ -22,9 +22,22 @@ use crate::{
     telemetry::Rejection,
 };
 
+/// How often an entry is read while bans come and go.
+const ATTEMPTS: usize = 3;
+
 impl RedisStore {
     /// `loads`: a load most likely follows where there is nothing; otherwise nothing is taken along, or learned.
     pub(super) async fn lookup(&self, key: &Key, loads: bool) -> Result<Lookup, StoreError> {
+        for _ in 0..ATTEMPTS {
+            if let Some(lookup) = self.look_up(key, loads).await? {
+                return Ok(lookup);
+            }
+        }
+        Ok(Lookup::Rejected(Rejection::Pattern, Seen::Unusable))
+    }
+
+    /// `None` if bans came or went meanwhile, so that nobody knows whether what was found is covered by one.
+    async fn look_up(&self, key: &Key, loads: bool) -> Result<Option<Lookup>, StoreError> {
         let connection = self.connection(key);
         let session = connection.settled()?;
         // In hand before the entry is read: what judges it must not have begun to listen later.
@@ -32,14 +45,16 @@ impl RedisStore {
         if let Some(claim) = loads.then(|| self.begin_claim(key, &session)).flatten() {
             return self.lookup_and_claim(key, (&connection, &session), (&tags, &tags_session), claim).await;
         }
+        let watch = self.watch_bans(&tags, &tags_session).await;
         let read = self.0.context.local_tier.get().filter(|_| session.tracking).map(|tier| tier.begin_read(key));
         let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
         let found = connection.wait(Operation::Get, &session, Limit::Request, asked).await?;
         let lookup = match opened(found, key, self.0.context.names.sealing()) {
             Ok(entry) => {
-                let state = self.tag_state(&tags, &tags_session, key, &entry).await?;
-                if let Some(read) = read.filter(|_| state != TagState::Invalid) {
+                let judged = self.judge(&tags, &tags_session, key, &entry).await?;
+                let Some(state) = judged.unless_in_doubt(&tags_session.tokens, watch) else { return Ok(None) };
+                if let Some(read) = read.filter(|_| !state.is_void()) {
                     read.complete(session.number, &entry);
                 }
                 Lookup::judged(entry, state)
@@ -49,21 +64,34 @@ impl RedisStore {
         if loads {
             self.learn_from(key, &lookup);
         }
-        Ok(lookup)
+        Ok(Some(lookup))
+    }
+
+    /// What is known of bans before an entry is read: where there are any, it is to be known.
+    ///
+    /// A ban is taken off the list once what it covers is swept. Who read an entry before that, and judges it after it, has to notice:
+    /// the list is tracked from before the read on.
+    pub(super) async fn watch_bans(&self, tags: &Connection, session: &Arc<Session>) -> BansWatch {
+        let watch = session.tokens.watch_bans();
+        if watch.is_known() || !session.tracking || !self.0.context.has_bans.load(Ordering::Relaxed) {
+            return watch;
+        }
+        self.know_everything(tags, session).await;
+        session.tokens.watch_bans()
     }
 
     /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every
     /// invalidation that came before them counts.
-    pub(super) async fn tag_state(
+    pub(super) async fn judge(
         &self,
         connection: &Connection,
         session: &Arc<Session>,
         key: &Key,
         entry: &Entry,
-    ) -> Result<TagState, StoreError> {
-        let (unknown, mut state) = match session.tokens.judge(entry.stamps(), || key.id().turn()) {
-            Verdict::Known(state) => return Ok(state),
-            Verdict::Unknown(unknown, state) => (unknown, state),
+    ) -> Result<Judged, StoreError> {
+        let (unknown, mut judged) = match session.tokens.judge(entry, key) {
+            Verdict::Known(judged) => return Ok(judged),
+            Verdict::Unknown(unknown, judged) => (unknown, judged),
         };
         let mut batch = Batch::default();
         batch.track(session.tracking);
@@ -80,15 +108,15 @@ impl RedisStore {
         if let Some(reads) = reads {
             reads.complete(&records);
         }
+        self.note_bans(&records);
         for (tag, record) in unknown.iter().zip(records) {
             let carried = entry.stamps().iter().find(|stamp| stamp.tag == *tag);
-            let by_tag = match (carried, record) {
-                (Some(stamp), Some(current)) => current.state_of(&stamp.token, || key.id().turn()),
-                _ => TagState::Invalid,
-            };
-            state = state.and(by_tag);
+            judged = judged.and(match (carried, record) {
+                (Some(stamp), Some(current)) => judge_by(&current, stamp, entry, key),
+                _ => Judged { state: TagState::Invalid, banned_since: false },
+            });
         }
-        Ok(state)
+        Ok(judged)
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! - [`store`]: the store, and which connection an operation takes
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
-//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`bulk`], [`redirect`], [`inspect`],
+//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`lurker`], [`bulk`], [`redirect`], [`inspect`],
 //!   [`switches`], [`audit`], [`hot`]: the operations
 //! - [`topology`]: which server has what
 //! - [`connection`]: one connection and the task that keeps it
@@ -52,6 +52,7 @@ mod inspect;
 mod invalidate;
 mod lease;
 mod lookup;
+mod lurker;
 #[cfg(test)]
 mod pattern_tests;
 mod patterns;
@@ -177,17 +178,17 @@ impl StoreBackend for RedisStore {
 
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
         let (store, scope) = (self.clone(), scope.to_owned());
-        self.spawn_detached(async move { store.deliver(scope.borrow(), hardness).await })
+        self.spawn_detached(async move {
+            match scope.borrow() {
+                Scope::Pattern(pattern) => store.ban(pattern, hardness).await,
+                scope => store.deliver(scope, hardness).await,
+            }
+        })
     }
 
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>> {
         let (store, pattern) = (self.clone(), pattern.clone());
         self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Hard).await })
-    }
-
-    fn soften_matching<'a>(&'a self, pattern: &'a Pattern, window: Duration) -> BoxFuture<'a, Result<u64, StoreError>> {
-        let (store, pattern) = (self.clone(), pattern.clone());
-        self.spawn_detached(async move { store.invalidate_pattern(&pattern, Hardness::Ramp(window)).await })
     }
 
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>> {

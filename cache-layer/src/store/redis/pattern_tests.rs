@@ -130,7 +130,7 @@ fn calls(server: &RedisServer) -> Vec<(String, u64)> {
 fn longest_command(server: &RedisServer) -> Duration {
     let longest = "local longest = 0;
                    for _, entry in ipairs(redis.call('SLOWLOG', 'GET', -1)) do
-                       if entry[4][1] == 'SCAN' or entry[4][1] == 'UNLINK' then longest = math.max(longest, entry[3]) end
+                       if entry[4][1] == 'SCAN' or entry[4][1] == 'UNLINK' or entry[4][1] == 'EVALSHA' then longest = math.max(longest, entry[3]) end
                    end;
                    return longest";
     Duration::from_micros(server.command(&["EVAL", longest, "0"]))
@@ -214,6 +214,71 @@ async fn cost(total: usize) -> [Stalls; 3] {
         "one entry, two tokens, a note, the identity and the mark are left"
     );
     [tag, pattern, nothing]
+}
+
+/// Says of a fifth of `total` entries that they are void, many times, has a lurker sweep them, and sweeps another fifth by a call that
+/// counts. Returns how long it took to say so, 99 times of 100, and what a client went through while the lurker swept.
+async fn cost_of_bans(total: usize) -> (Duration, Stalls) {
+    let server = RedisServer::start();
+    let store =
+        RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(5)).lurker(false).build().unwrap();
+    assert!(store.wait_connected(Duration::from_secs(10)).await);
+    populate(&server, &store, total).await;
+    let mut times = Vec::new();
+    for number in 0..500 {
+        let pattern = Pattern::new(&format!("products:list:*{}", "*".repeat(number % 100)));
+        let begun = Instant::now();
+        store.invalidate(Scope::Pattern(&pattern), Hardness::Hard).await.unwrap();
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    assert_eq!(store.state().overflowed_bans, 0);
+    assert_eq!(read(&store, &Key::new(["products:list:", "5"])).await, None);
+    assert!(read(&store, &Key::new(["products:detail:", "6"])).await.is_some());
+    println!("bans over {} of {total} entries: half within {:?}, 99 % within {:?}", total / 5, times[250], times[495]);
+
+    let (_, _, nothing) = stalls_during(&server, tokio::time::sleep(Duration::from_secs(1))).await;
+    println!("nothing for a second: longest stall {:?}, 99.9 % within {:?}", nothing.longest, nothing.usual);
+    server.command::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    server.command::<()>(&["CONFIG", "SET", "slowlog-max-len", "1000000"]);
+    let lurker =
+        RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(5)).lurker_at_once().build().unwrap();
+    assert!(lurker.wait_connected(Duration::from_secs(10)).await);
+    let swept = async {
+        lurker.begin_to_lurk();
+        while lurker.has_bans().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (_, took, swept) = stalls_during(&server, swept).await;
+    println!(
+        "the lurker: {took:?}, longest stall {:?}, 99.9 % within {:?}; the longest that the server needed for one: {:?}",
+        swept.longest,
+        swept.usual,
+        longest_command(&server)
+    );
+    assert_eq!(lurker.state().swept_bans, 100);
+    let left: usize = server.command(&["DBSIZE"]);
+    assert!(left < total - total / 5 + 20, "{left}");
+
+    let begun = Instant::now();
+    let deleted = store.delete_matching(&Pattern::new("products:detail:?*1")).await.unwrap();
+    println!("a call that sweeps and counts {deleted} of what is left: {:?}", begun.elapsed());
+    (times[495], swept)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ban_costs_one_round_trip_and_what_it_covers_is_swept() {
+    cost_of_bans(20_000).await;
+}
+
+/// As the one below.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement over a million entries, for a quiet machine"]
+async fn a_pattern_is_said_within_5_ms_and_its_sweep_holds_nobody_up_for_10() {
+    let (said, swept) = cost_of_bans(1_000_000).await;
+    assert!(said < Duration::from_millis(5), "{said:?}");
+    assert!(swept.longest < Duration::from_millis(10), "{:?}", swept.longest);
 }
 
 async fn invalidate_tag(store: &RedisStore, tag: &str) {

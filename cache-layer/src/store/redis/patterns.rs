@@ -25,6 +25,21 @@ use crate::{
 };
 
 impl RedisStore {
+    /// Says that what matches is void, or stale, and leaves it to readers to heed that until it is swept. Where there is no room to say
+    /// so, it is swept now.
+    pub(super) async fn ban(&self, pattern: &Pattern, hardness: Hardness) -> Result<(), StoreError> {
+        if self.0.context.names.sealing().hides_names() {
+            // Nobody could sweep it, and the pattern would tell what names hide.
+            return self.deliver(Scope::Everything, hardness).await;
+        }
+        if self.deliver_if_there_is_room(Scope::Pattern(pattern), hardness).await? {
+            self.begin_to_lurk();
+            return Ok(());
+        }
+        self.0.context.counters.overflowed();
+        self.invalidate_pattern(pattern, hardness).await.map(drop)
+    }
+
     /// Deletes what matches, or makes it stale; what can't be delivered is kept as a deletion.
     pub(super) async fn invalidate_pattern(&self, pattern: &Pattern, hardness: Hardness) -> Result<u64, StoreError> {
         if self.0.context.names.sealing().hides_names() {
@@ -42,7 +57,7 @@ impl RedisStore {
         }
         if deleted.is_err() {
             local_tier.into_iter().for_each(|tier| tier.void_matching(pattern));
-            self.0.topology.keep(pattern, &self.0.context.outbox);
+            self.0.context.outbox.add(Scope::Pattern(pattern));
             self.connections().iter().for_each(|connection| connection.reset());
         }
         deleted

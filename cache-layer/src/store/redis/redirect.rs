@@ -81,7 +81,8 @@ fn commands(names: &Names, scope: Scope<'_>) -> Vec<Cmd> {
         // The lease first: with it, an entry could be written after the old one is gone.
         Scope::Key(key) => return vec![unlink(names.lease(&key.primary())), unlink(names.entry(&key.primary()))],
         Scope::Tags(tags) => tags.iter().collect(),
-        Scope::Everything => vec![EVERYTHING],
+        // What else it covers is void as well.
+        Scope::Pattern(_) | Scope::Everything => vec![EVERYTHING],
     };
     let call = |script: &Script, name: String, life: u64| {
         redis::cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(name).arg(nonce()).arg(life).take()

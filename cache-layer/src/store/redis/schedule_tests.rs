@@ -76,6 +76,15 @@ async fn no_schedule_reads_what_was_invalidated_from_first_tiers_that_warm_up_un
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_schedules_find_bans_stale_that_are_taken_off_before_the_leases_are_swept() {
+    let server = RedisServer::start();
+    let nodes = nodes(async || Hasty(connect(server.url()).await)).await;
+    let counters = run(&server, nodes, 1_000).await;
+    println!("{counters:?}");
+    assert!(counters.stale.into_inner() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_schedules_find_the_pattern_of_the_tutorials_stale() {
     let server = RedisServer::start();
     let nodes = nodes(async || Tutorial(plain_connection(&server).await)).await;
@@ -99,7 +108,8 @@ fn schedules(usually: u64) -> u64 {
 }
 
 pub(super) async fn connect(url: String) -> RedisStore {
-    let store = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(10)).build().unwrap();
+    let store = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(10));
+    let store = store.lurker_at_once().build().unwrap();
     assert!(store.wait_connected(Duration::from_secs(10)).await, "the server does not answer");
     store
 }
@@ -128,7 +138,7 @@ trait Node: Send + Sync + 'static {
     fn end(&self, place: &Place, load: Self::Load, version: u64) -> impl Future<Output = bool> + Send;
     /// Whether it was acknowledged.
     fn invalidate(&self, place: &Place, by: By) -> impl Future<Output = bool> + Send;
-    /// The same, for a soft invalidation over that window; a pattern has none.
+    /// The same, for a soft invalidation over that window; a pattern that is swept has none.
     fn soften(&self, place: &Place, by: By, window: Duration) -> impl Future<Output = bool> + Send;
     fn read(&self, place: &Place) -> impl Future<Output = Option<Answer>> + Send;
 }
@@ -149,7 +159,10 @@ impl From<&Entry> for Answer {
 pub(super) enum By {
     Key,
     Tag,
+    /// Swept before it returns.
     Pattern,
+    /// Said, and swept later.
+    Ban,
     Everything,
 }
 
@@ -266,8 +279,9 @@ async fn schedule<N: Node>(nodes: &[N], fate: &Fate, number: u64, counters: &Cou
             let version = place.version.fetch_add(1, Ordering::SeqCst) + 1;
             let by = match fastrand::u8(..) {
                 0 => By::Everything,
-                1..112 => By::Key,
-                112..224 => By::Tag,
+                1..80 => By::Key,
+                80..160 => By::Tag,
+                160..240 => By::Ban,
                 _ => By::Pattern,
             };
             let soft = !matches!(by, By::Pattern) && fastrand::u8(..3) == 0;
@@ -359,6 +373,33 @@ impl Node for Warming {
     }
 }
 
+/// Deletes the entry that a ban covers, and takes the ban off the list, whoever is loading.
+struct Hasty(RedisStore);
+
+impl Node for Hasty {
+    type Load = Lease;
+
+    async fn begin(&self, place: &Place) -> Option<Lease> {
+        begin(&self.0, place).await
+    }
+
+    async fn end(&self, place: &Place, load: Lease, version: u64) -> bool {
+        end(&self.0, place, load, version).await
+    }
+
+    async fn invalidate(&self, place: &Place, _: By) -> bool {
+        invalidate(&self.0, place, By::Ban).await && self.0.take_off_hastily(&place.key).await
+    }
+
+    async fn soften(&self, place: &Place, by: By, _: Duration) -> bool {
+        self.invalidate(place, by).await
+    }
+
+    async fn read(&self, place: &Place) -> Option<Answer> {
+        read(&self.0, &place.key).await
+    }
+}
+
 impl Node for Direct {
     type Load = Lease;
 
@@ -439,7 +480,7 @@ pub(super) async fn invalidate(store: &impl StoreBackend, place: &Place, by: By)
 
 async fn soften(store: &impl StoreBackend, place: &Place, by: By, window: Duration) -> bool {
     let hardness = if window.is_zero() { Hardness::Soft } else { Hardness::Ramp(window) };
-    store.invalidate(scope(place, by).expect("no pattern"), hardness).await.is_ok()
+    store.invalidate(scope(place, by).expect("no pattern that is swept"), hardness).await.is_ok()
 }
 
 fn scope(place: &Place, by: By) -> Option<Scope<'_>> {
@@ -447,6 +488,7 @@ fn scope(place: &Place, by: By) -> Option<Scope<'_>> {
         By::Key => Some(Scope::Key(&place.key)),
         By::Tag => Some(Scope::Tags(&place.tags)),
         By::Everything => Some(Scope::Everything),
+        By::Ban => Some(Scope::Pattern(&place.pattern)),
         By::Pattern => None,
     }
 }

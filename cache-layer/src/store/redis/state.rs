@@ -43,6 +43,12 @@ pub struct RedisState {
     /// How the server's clock stands beside this machine's; in a cluster, that of the server that has the tags. `None` until it has
     /// been asked.
     pub clock: Option<ClockOffset>,
+    /// [Patterns](crate::Cache::delete_pattern) that are listed and not swept yet, as far as this process knows.
+    pub bans: usize,
+    /// Patterns that this process has swept, and taken off the list.
+    pub swept_bans: u64,
+    /// Patterns of this process for which there was no room on the list, so that they were swept at once.
+    pub overflowed_bans: u64,
 }
 
 impl RedisStore {
@@ -75,6 +81,9 @@ impl RedisStore {
             lost_connections: self.0.context.counters.lost_connections(),
             full: self.0.context.counters.is_full(),
             clock: self.0.context.clock.offset(),
+            bans: self.bans_listed().map_or(0, |bans| bans.as_slice().len()),
+            swept_bans: self.0.context.counters.bans_swept(),
+            overflowed_bans: self.0.context.counters.overflows(),
         }
     }
 

@@ -85,7 +85,8 @@ use crate::{
 ///
 /// `select` is for another database than 0, `asking` and `cluster` for a cluster.
 /// Without `client|tracking` tags are read with every hit, and nothing is kept in a first tier. Without `info` a data set
-/// that was restored is not noticed, and [`status`](RedisStore::status) says less. Without `scan` a pattern invalidates everything. Sentinels must allow `hello` and `sentinel|get-master-addr-by-name`.
+/// that was restored is not noticed, and [`status`](RedisStore::status) says less. Without `scan` what patterns void is not swept, and one that is
+/// counted, or has no room on their list, invalidates everything. Sentinels must allow `hello` and `sentinel|get-master-addr-by-name`.
 ///
 /// Redict 7.3 and Valkey 9.1 were tried, alone, behind sentinels and as a cluster. Every test of this store is run against Redis 7.0.15, Redis 8.0.2 and Valkey 8.1.1, alone, behind sentinels and as a
 /// cluster, and passes unchanged: nothing that is asked of them here is answered differently, but the names and versions
@@ -261,7 +262,7 @@ impl RedisStore {
     pub(super) fn connection_of(&self, scope: Scope<'_>) -> Arc<Connection> {
         match scope {
             Scope::Key(key) => self.connection(key).into_owned(),
-            Scope::Tags(_) | Scope::Everything => self.connection_to_tags(),
+            Scope::Tags(_) | Scope::Pattern(_) | Scope::Everything => self.connection_to_tags(),
         }
     }
 

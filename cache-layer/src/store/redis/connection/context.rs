@@ -1,7 +1,10 @@
 //! What all connections of a store have in common.
 
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -41,13 +44,25 @@ pub(crate) struct Context {
     pub(crate) local_tier: OnceLock<Arc<LocalTier>>,
     pub(crate) counters: Counters,
     pub(crate) clock: ServerClock,
+    /// How long the lurker waits before it sweeps what is banned; none if this process has no lurker.
+    pub(crate) lurker: Option<Duration>,
+    /// Whether this process has ever known of a ban.
+    pub(crate) has_bans: AtomicBool,
+    /// Whether there is a task that lurks.
+    pub(crate) is_lurking: AtomicBool,
     pub(crate) switches: Arc<Switches>,
     /// Their key has changed, or may have.
     pub(crate) switches_changed: Arc<Notify>,
 }
 
 impl Context {
-    pub(crate) fn new(names: Names, timeouts: Timeouts, guard: DatasetGuard, clock: ServerClock) -> Self {
+    pub(crate) fn new(
+        names: Names,
+        timeouts: Timeouts,
+        guard: DatasetGuard,
+        clock: ServerClock,
+        lurker: Option<Duration>,
+    ) -> Self {
         Self {
             names,
             timeouts,
@@ -60,6 +75,9 @@ impl Context {
             local_tier: OnceLock::new(),
             counters: Counters::default(),
             clock,
+            lurker,
+            has_bans: AtomicBool::new(false),
+            is_lurking: AtomicBool::new(false),
             switches: Arc::default(),
             switches_changed: Arc::default(),
         }

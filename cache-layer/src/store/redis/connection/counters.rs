@@ -54,6 +54,9 @@ pub(crate) struct Counters {
     refused: AtomicU64,
     refusals: Throttle,
     lost_connections: AtomicU64,
+    overflows: AtomicU64,
+    overflow: Throttle,
+    swept_bans: AtomicU64,
     round_trips: [AtomicU64; Operation::ALL.len()],
     pushes: [AtomicU64; Push::ALL.len()],
 }
@@ -65,6 +68,9 @@ impl Default for Counters {
             refused: AtomicU64::new(0),
             refusals: Throttle::new(),
             lost_connections: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
+            overflow: Throttle::new(),
+            swept_bans: AtomicU64::new(0),
             round_trips: Default::default(),
             pushes: Default::default(),
         }
@@ -100,6 +106,29 @@ impl Counters {
 
     pub(crate) fn lost_connections(&self) -> u64 {
         self.lost_connections.load(Ordering::Relaxed)
+    }
+
+    /// There was no room for a ban.
+    pub(crate) fn overflowed(&self) {
+        self.overflows.fetch_add(1, Ordering::Relaxed);
+        if self.overflow.pass().is_some() {
+            tracing::warn!(
+                "there is no room for one more pattern on the list of bans: it is swept at once, which takes as long as there are keys"
+            );
+        }
+    }
+
+    pub(crate) fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn swept_bans(&self, count: u64) {
+        self.swept_bans.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Bans that this process has swept, and taken off the list.
+    pub(crate) fn bans_swept(&self) -> u64 {
+        self.swept_bans.load(Ordering::Relaxed)
     }
 
     pub(crate) fn sent(&self, operation: Operation) {

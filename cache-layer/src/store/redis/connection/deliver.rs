@@ -13,7 +13,7 @@ use crate::{
         redis::{
             tracking::outbox::{Backlog, Delivery, Outbox},
             wire::{
-                invalidation::{Mark, invalidate, invalidate_keys},
+                invalidation::{Mark, ban, invalidate, invalidate_keys},
                 names::Names,
                 sweep::delete_matching,
             },
@@ -50,7 +50,8 @@ pub(crate) async fn deliver(
             return Err((ErrorKind::Io, "no answer to kept invalidations").into());
         }
     }
-    // In their own time: each step of them has a limit, but a large server is not a slow one.
+    // Those for which there is no room on the list of bans, in their own time: each step of them has a limit, but a large server is
+    // not a slow one.
     for pattern in &backlog.patterns {
         // The first tier is void: it belongs to connections that are gone.
         delete_matching(names, pattern, &mut |_| {}, driver).await?;
@@ -94,6 +95,16 @@ async fn deliver_scopes(
         told(invalidate_keys(names, driver, &keys).await?)?;
         keys.iter().for_each(|key| drop(backlog.keys.remove(&key.id())));
     }
+    let mut left = Vec::new();
+    for pattern in &backlog.patterns {
+        match ban(names, driver, pattern, None).await? {
+            Some(found) => told(found)?,
+            // Not every server of a cluster is told when one of them is back.
+            None if names.is_clustered() => drop(invalidate(names, driver, Scope::Everything).await?),
+            None => left.push(pattern.clone()),
+        }
+    }
+    backlog.patterns = left;
     Ok(())
 }
 

@@ -386,7 +386,7 @@ impl Shard for Node {
     fn covers(&self, scope: Scope<'_>) -> bool {
         match scope {
             Scope::Key(key) => self.has_key(key),
-            Scope::Tags(_) | Scope::Everything => self.has_tags(),
+            Scope::Tags(_) | Scope::Pattern(_) | Scope::Everything => self.has_tags(),
         }
     }
 

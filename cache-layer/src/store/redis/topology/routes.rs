@@ -6,13 +6,8 @@ use futures_util::future::select_all;
 
 #[cfg(feature = "cluster")]
 use super::cluster::Cluster;
-#[cfg(feature = "cluster")]
-use crate::store::Scope;
-use crate::store::redis::{
-    connection::{handle::Connection, session::Session},
-    tracking::outbox::Outbox,
-};
-use crate::{key::Key, pattern::Pattern, store::StoreError};
+use crate::store::redis::connection::{handle::Connection, session::Session};
+use crate::{key::Key, store::StoreError};
 
 #[derive(Debug)]
 pub(crate) enum Topology {
@@ -73,16 +68,6 @@ impl Topology {
             Self::One(_) => vec![self.to_tags()],
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => cluster.one_of_each_node(),
-        }
-    }
-
-    /// Keeps a pattern that could not be deleted. Not every server of a cluster is told when one of them is back, so that
-    /// there it becomes an invalidation of everything, which one server can be told.
-    pub(crate) fn keep(&self, pattern: &Pattern, outbox: &Outbox) {
-        match self {
-            Self::One(_) => outbox.add_pattern(pattern),
-            #[cfg(feature = "cluster")]
-            Self::Cluster(_) => outbox.add(Scope::Everything),
         }
     }
 

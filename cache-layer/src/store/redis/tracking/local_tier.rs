@@ -69,12 +69,15 @@ impl LocalTier {
     /// The entry of `key`, if the connection of that number read it and it is known that nothing happened to it, nor to its
     /// `tags`.
     pub(crate) fn get(&self, connection: u64, tags: &TagTracker, key: &Key) -> Option<Entry> {
+        let changes = tags.changes();
         let (entry, read_over) = self.entries.peek(key.id())?;
         if connection != read_over || !entry.is_of(key) {
             return None;
         }
-        match tags.judge(entry.stamps(), || key.id().turn()) {
-            Verdict::Known(state) => entry.in_state(state),
+        match tags.judge(&entry, key) {
+            // What was taken off the list has been swept: the server has said so, before it said that.
+            Verdict::Known(judged) if judged.banned_since && tags.changes() != changes => None,
+            Verdict::Known(judged) => entry.in_state(judged.state),
             Verdict::Unknown(..) => None,
         }
     }

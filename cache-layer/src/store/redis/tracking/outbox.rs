@@ -17,8 +17,8 @@ use crate::{
 
 /// Keys and tags kept at one time; above that all are merged into one invalidation of everything.
 const MOST: usize = 10_000;
-/// The same of patterns: each is a pass over all names, and nothing is read before the last one's end.
-const MOST_PATTERNS: usize = 16;
+/// The same of patterns, of which there is room for few on the list of bans.
+const MOST_PATTERNS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -67,6 +67,7 @@ impl Backlog {
             || match scope {
                 Scope::Key(key) => self.keys.contains_key(&key.id()),
                 Scope::Tags(tags) => tags.as_slice().iter().any(|tag| self.tags.contains(tag)),
+                Scope::Pattern(pattern) => self.patterns.contains(pattern),
                 Scope::Everything => false,
             }
     }
@@ -109,14 +110,10 @@ impl Outbox {
                 added.keys.insert(key.id(), key.clone());
             }
             Scope::Tags(tags) => added.tags.extend_from_slice(tags.as_slice()),
+            Scope::Pattern(pattern) => added.patterns.push(pattern.clone()),
             Scope::Everything => added.everything = true,
         }
         self.queue().backlog.merge(added);
-    }
-
-    /// For a store on one server: in a cluster, each server would have to be told.
-    pub(crate) fn add_pattern(&self, pattern: &Pattern) {
-        self.queue().backlog.merge(Backlog { patterns: vec![pattern.clone()], ..Backlog::default() });
     }
 
     /// How many are kept; those that were merged into one of everything are no longer counted.
@@ -224,10 +221,10 @@ mod tests {
     fn patterns_are_kept_once_and_become_everything_when_they_are_many() {
         let outbox = Outbox::default();
         for i in 0..2 * MOST_PATTERNS {
-            outbox.add_pattern(&Pattern::new(&format!("{}*", i / 2)));
+            outbox.add(Scope::Pattern(&Pattern::new(&format!("{}*", i / 2))));
         }
         assert_eq!(outbox.count(), MOST_PATTERNS);
-        outbox.add_pattern(&Pattern::new("one more"));
+        outbox.add(Scope::Pattern(&Pattern::new("one more")));
         let backlog = &begin(&outbox).backlog;
         assert!(backlog.everything && backlog.patterns.is_empty());
     }

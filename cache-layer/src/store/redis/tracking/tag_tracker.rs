@@ -5,14 +5,19 @@
 //! the reply to a `GET` sees a table in which every invalidation that came before that `GET` has been applied.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use super::tracked::{Ticket, Tracked};
 use crate::{
     bounded::Bound,
-    ramp::Turn,
+    entry::Entry,
+    key::Key,
+    store::redis::wire::names::EVERYTHING,
     tag::{TagRecord, TagStamp, TagState, TagToken},
 };
 
@@ -20,7 +25,11 @@ use crate::{
 const MOST: usize = 100_000;
 
 #[derive(Debug)]
-pub(crate) struct TagTracker(Tracked<Arc<str>, Known>);
+pub(crate) struct TagTracker {
+    tags: Tracked<Arc<str>, Known>,
+    /// How often the record of everything may have changed.
+    changes: AtomicU64,
+}
 
 /// A read of tokens under way.
 pub(crate) struct TagReads<'a>(Vec<Ticket<'a, Arc<str>, Known>>);
@@ -37,6 +46,10 @@ impl Known {
         self.record.token
     }
 
+    pub(crate) fn record(&self) -> &TagRecord {
+        &self.record
+    }
+
     /// Whether the server keeps it for so much longer, unless it runs out of memory.
     pub(crate) fn lives_for(&self, life: Duration) -> bool {
         let end = Instant::now().checked_add(life);
@@ -47,50 +60,98 @@ impl Known {
 /// What the table says about an entry's stamps.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Known(TagState),
+    Known(Judged),
     /// These tags must be read first; by the others, it stands so.
-    Unknown(Vec<Arc<str>>, TagState),
+    Unknown(Vec<Arc<str>>, Judged),
+}
+
+/// The state of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Judged {
+    pub(crate) state: TagState,
+    /// Whether there was a ban that its load did not know of. One that covers it may have been taken off the list since it was found: it
+    /// is there no more, then.
+    pub(crate) banned_since: bool,
+}
+
+impl Judged {
+    pub(crate) const CURRENT: Self = Self { state: TagState::Current, banned_since: false };
+
+    /// The state of what was found when it was watched what is banned; `None` if that has changed since, so that nobody knows.
+    pub(crate) fn unless_in_doubt(self, tokens: &TagTracker, watch: BansWatch) -> Option<TagState> {
+        let in_doubt = self.banned_since && !(watch.known && tokens.changes() == watch.changes);
+        (!in_doubt).then_some(self.state)
+    }
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { state: self.state.and(other.state), banned_since: self.banned_since || other.banned_since }
+    }
+}
+
+/// What is known of bans at one moment: see [`TagTracker::watch_bans`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BansWatch {
+    known: bool,
+    changes: u64,
+}
+
+impl BansWatch {
+    /// Whether it was known which bans there are.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known
+    }
 }
 
 impl Default for TagTracker {
     fn default() -> Self {
-        Self(Tracked::new(Bound::starting_anew(MOST)))
+        Self { tags: Tracked::new(Bound::starting_anew(MOST)), changes: AtomicU64::new(0) }
     }
 }
 
 impl TagTracker {
-    /// For an entry whose key has that turn.
-    pub(crate) fn judge(&self, stamps: &[TagStamp], turn: impl Fn() -> Turn) -> Verdict {
+    /// For an entry of that key.
+    pub(crate) fn judge(&self, entry: &Entry, key: &Key) -> Verdict {
         let mut unknown = Vec::new();
-        let mut state = TagState::Current;
-        self.0.look(|known| {
-            for TagStamp { tag, token } in stamps {
+        let mut judged = Judged::CURRENT;
+        self.tags.look(|known| {
+            for stamp @ TagStamp { tag, .. } in entry.stamps() {
                 match known.get(tag) {
-                    Some(current) => state = state.and(current.record.state_of(token, &turn)),
+                    Some(current) => judged = judged.and(judge_by(&current.record, stamp, entry, key)),
                     None => unknown.push(tag.clone()),
                 }
             }
         });
-        if unknown.is_empty() || state == TagState::Invalid {
-            Verdict::Known(state)
+        if unknown.is_empty() || judged.state.is_void() {
+            Verdict::Known(judged)
         } else {
-            Verdict::Unknown(unknown, state)
+            Verdict::Unknown(unknown, judged)
         }
+    }
+
+    /// To be called before an entry is looked for whose bans may be taken off the list before it is judged.
+    pub(crate) fn watch_bans(&self) -> BansWatch {
+        let changes = self.changes();
+        BansWatch { known: self.tags.get(EVERYTHING).is_some(), changes }
+    }
+
+    /// How often the record of everything may have changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
     }
 
     /// The token of a tag, if it is known.
     pub(crate) fn get(&self, tag: &str) -> Option<Known> {
-        self.0.get(tag)
+        self.tags.get(tag)
     }
 
     /// Says that the tokens of `tags` are about to be read. To be called before the read is sent.
     pub(crate) fn begin_read(&self, tags: &[Arc<str>]) -> TagReads<'_> {
-        TagReads(self.0.begin_reads(tags.iter().cloned()))
+        TagReads(self.tags.begin_reads(tags.iter().cloned()))
     }
 
     /// The token of a tag had so much longer to live `then`, if it is still this one.
     pub(crate) fn note_life(&self, tag: &str, token: TagToken, then: Instant, life: Duration) {
-        self.0.update(tag, |known| {
+        self.tags.update(tag, |known| {
             if known.record.token == token {
                 known.until = then.checked_add(life);
             }
@@ -99,12 +160,32 @@ impl TagTracker {
 
     /// The tag's token changed.
     pub(crate) fn void(&self, tag: &str) {
-        self.0.void(tag);
+        if tag == EVERYTHING {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        self.tags.void(tag);
     }
 
     /// Every token may have changed.
     pub(crate) fn void_all(&self) {
-        self.0.void_all();
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.tags.void_all();
+    }
+}
+
+/// The state of `entry`, which is stored under that key, by one of its tags; by the one that every entry has, what is banned as well.
+pub(crate) fn judge_by(record: &TagRecord, stamp: &TagStamp, entry: &Entry, key: &Key) -> Judged {
+    let turn = || key.id().turn();
+    let state = record.state_of(&stamp.token, turn);
+    match record.bans() {
+        None => Judged { state, banned_since: false },
+        Some(bans) => {
+            let known = entry.bans_known();
+            Judged {
+                state: state.and(bans.state_of(known, key.canonical(), turn)),
+                banned_since: known < bans.newest(),
+            }
+        }
     }
 }
 
@@ -128,12 +209,21 @@ impl TagReads<'_> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::entry::{Deadlines, EntryId};
 
     fn stamp(tag: &str, last: u8) -> TagStamp {
         let mut token = *b"000000000000000a0123456789abcdei";
         token[30] = last;
         TagStamp { tag: tag.into(), token: TagToken(token) }
+    }
+
+    fn judge(tags: &TagTracker, stamps: &[TagStamp]) -> Verdict {
+        let key = Key::new(["k"]);
+        let entry = Entry::new(EntryId::random(), &key, Deadlines::fresh_until(0), Bytes::new(), Bytes::new());
+        tags.judge(&entry.stamped(stamps), &key)
     }
 
     fn read<'a>(tags: &'a TagTracker, stamp: &TagStamp) -> TagReads<'a> {
@@ -147,7 +237,7 @@ mod tests {
         let reading = read(&tags, &old);
         tags.void("a");
         reading.complete(&[Some(old.token.into())]);
-        assert_eq!(tags.judge(&[old], || Turn(0)), Verdict::Unknown(vec!["a".into()], TagState::Current));
+        assert_eq!(judge(&tags, &[old]), Verdict::Unknown(vec!["a".into()], Judged::CURRENT));
     }
 
     #[test]
@@ -158,13 +248,10 @@ mod tests {
         tags.void("a");
         let second = read(&tags, &new);
         first.complete(&[Some(old.token.into())]);
-        assert_eq!(
-            tags.judge(std::slice::from_ref(&old), || Turn(0)),
-            Verdict::Unknown(vec!["a".into()], TagState::Current)
-        );
+        assert_eq!(judge(&tags, std::slice::from_ref(&old)), Verdict::Unknown(vec!["a".into()], Judged::CURRENT));
         second.complete(&[Some(new.token.into())]);
-        assert_eq!(tags.judge(&[old], || Turn(0)), Verdict::Known(TagState::Invalid));
-        assert_eq!(tags.judge(&[new], || Turn(0)), Verdict::Known(TagState::Current));
+        assert_eq!(judge(&tags, &[old]), Verdict::Known(Judged { state: TagState::Invalid, banned_since: false }));
+        assert_eq!(judge(&tags, &[new]), Verdict::Known(Judged::CURRENT));
     }
 
     #[test]
@@ -187,6 +274,6 @@ mod tests {
         for i in 0..MOST + 10 {
             tags.begin_read(&[i.to_string().into()]).complete(&[Some(stamp("", b'0').token.into())]);
         }
-        assert!(tags.0.len() <= MOST);
+        assert!(tags.tags.len() <= MOST);
     }
 }

@@ -5,11 +5,11 @@ use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::Mult
 use super::{
     errors::is_out_of_memory,
     names::{EVERYTHING, Names, nonce},
-    replies::{Count, Flag, Maybe, Moment, OfTwo, exactly, text},
+    replies::{Banned, Count, Flag, Maybe, Moment, OfTwo, exactly, no_answer, text},
     scripts::{self, Batch},
     token_life::life_invalidated,
 };
-use crate::{key::Key, store::Scope};
+use crate::{ban::LONGEST_PATTERN, key::Key, pattern::Pattern, store::Scope};
 
 /// The mark of the data set that something was done to: `None` in a cluster, or if it has none.
 pub(crate) type Mark = Option<String>;
@@ -30,7 +30,10 @@ pub(crate) async fn invalidate(
             unlinked(names, driver, unlink, 2).await
         }
         Scope::Tags(tags) => renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), tags.iter()).await,
-        Scope::Everything => renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), [EVERYTHING]).await,
+        // What else it covers is void as well.
+        Scope::Pattern(_) | Scope::Everything => {
+            renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), [EVERYTHING]).await
+        }
     }
 }
 
@@ -64,8 +67,39 @@ pub(crate) async fn soften(
             marked::<Flag>(names, batch, 1, driver).await
         }
         Scope::Tags(tags) => renew_tokens(names, driver, (&scripts::SOFTEN_TAG, &[over]), tags.iter()).await,
-        Scope::Everything => renew_tokens(names, driver, (&scripts::SOFTEN_TAG, &[over]), [EVERYTHING]).await,
+        Scope::Pattern(_) | Scope::Everything => {
+            renew_tokens(names, driver, (&scripts::SOFTEN_TAG, &[over]), [EVERYTHING]).await
+        }
     }
+}
+
+/// One ban, in one round trip: void, or stale over so many milliseconds; `None` if there is no room for it, on the list or the server.
+pub(crate) async fn ban(
+    names: &Names,
+    driver: &mut MultiplexedConnection,
+    pattern: &Pattern,
+    soft_over: Option<u64>,
+) -> RedisResult<Option<Mark>> {
+    if pattern.as_str().len() > LONGEST_PATTERN {
+        return Ok(None);
+    }
+    let (nonce, life) = (nonce(), life_invalidated(EVERYTHING).to_string());
+    let (kind, window) = soft_over.map_or(("h", 0), |window| ("s", window));
+    let window = format!("{window:08x}");
+    let arguments = [&nonce, &life, kind, &window, pattern.as_str()].map(str::as_bytes);
+    let mut batch = Batch::default();
+    batch.call(&scripts::BAN, &[&names.last_invalidation(), &names.tag(EVERYTHING)], &arguments);
+    if !names.is_clustered() {
+        batch.get(&names.mark(""));
+    }
+    let mut replies = match batch.run::<Vec<Value>>(driver).await {
+        // What is deleted makes room.
+        Err(error) if is_out_of_memory(&error) => return Ok(None),
+        replies => replies?.into_iter(),
+    };
+    let banned = Banned::from_redis_value(replies.next().ok_or_else(no_answer)?)?;
+    let mark = replies.next().map_or(Ok(None), mark)?;
+    Ok((banned == Banned::Listed).then_some(mark))
 }
 
 async fn renew_tokens<'a>(

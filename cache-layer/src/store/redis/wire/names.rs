@@ -7,6 +7,8 @@
 //! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or what came of it: see [`scripts`](super::scripts) |
 //! | `<prefix>:v:{<digest>}:-:<readable>` | which variants the entry leads to: their digests, one after the other |
 //! | `<prefix>:t:<tag>` | the tag's token, and behind it the [ramps](crate::ramp) that led to it |
+//! | `<prefix>:t:` | the token of everything, and behind it the [bans](crate::ban), too |
+//! | `<prefix>:lurker` | who sweeps what is banned |
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:switches` | the operator's switches, and until when they are on |
 //! | `<prefix>:audit` | who changed what: a stream |
@@ -141,6 +143,10 @@ impl Names {
 
     pub(crate) fn switches(&self) -> String {
         self.switches.clone()
+    }
+
+    pub(crate) fn lurker(&self) -> String {
+        self.beside_tags("lurker")
     }
 
     pub(crate) fn audit(&self) -> String {

@@ -22,6 +22,9 @@ pub(crate) enum Operation {
     Put,
     InvalidateTag,
     SoftenTag,
+    Ban,
+    TakeOff,
+    Elect,
     Unlink,
     SoftenEntry,
     Switch,
@@ -35,7 +38,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// Each in the place of its number.
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Get,
         Self::Claim,
         Self::Mget,
@@ -50,6 +53,9 @@ impl Operation {
         Self::Put,
         Self::InvalidateTag,
         Self::SoftenTag,
+        Self::Ban,
+        Self::TakeOff,
+        Self::Elect,
         Self::Unlink,
         Self::SoftenEntry,
         Self::Switch,
@@ -76,6 +82,9 @@ impl Operation {
             Self::Put => ("PIPELINE", Some("put")),
             Self::InvalidateTag => ("PIPELINE", Some("invalidate_tag")),
             Self::SoftenTag => ("PIPELINE", Some("soften_tag")),
+            Self::Ban => ("PIPELINE", Some("ban")),
+            Self::TakeOff => ("EVALSHA", Some("take_off")),
+            Self::Elect => ("SET", None),
             Self::Unlink => ("UNLINK", None),
             Self::SoftenEntry => ("EVALSHA", Some("soften_entry")),
             Self::Switch => ("EVALSHA", Some("switch")),

@@ -9,10 +9,7 @@ use std::time::Duration;
 use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, RedisResult, Value};
 
 use super::errors::is_wrong_type;
-use crate::{
-    hex,
-    tag::{TagRecord, TagToken},
-};
+use crate::{hex, tag::TagRecord};
 
 /// A string.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,15 +71,23 @@ pub(crate) struct Done;
 pub(crate) enum Commit {
     Stored,
     Refused,
-    /// Nothing was written, since a tag has another token than the entries: when a tag was last invalidated, and the token of
+    /// Nothing was written, since a tag has another token than the entries: when a tag was last invalidated, and what there is of
     /// each tag that was looked at.
-    Differs([u8; 16], Vec<Option<TagToken>>),
+    Differs([u8; 16], Vec<Option<TagRecord>>),
 }
 
 /// The state of a tag, whether it was made just now or not.
 #[derive(Debug)]
 pub(crate) struct Stamped {
-    pub(crate) token: TagToken,
+    pub(crate) record: TagRecord,
+}
+
+/// What became of a ban.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Banned {
+    Listed,
+    /// There is no room on the list.
+    Full,
 }
 
 /// What the entries of a stream hold, each in one field.
@@ -204,7 +209,7 @@ reply!(Commit, |value| match value {
         let last = moment(&string(parts.next()?)?)?;
         let token = |part| match &string(part)?[..] {
             b"" => Some(None),
-            bytes => TagRecord::parse(bytes).map(|record| Some(record.token)),
+            bytes => TagRecord::parse(bytes).map(Some),
         };
         Some(Self::Differs(last, parts.map(token).collect::<Option<_>>()?))
     }
@@ -213,10 +218,14 @@ reply!(Commit, |value| match value {
 reply!(Stamped, |value| match value {
     Value::Array(parts) => {
         let [token, created] = parts.try_into().ok()?;
-        let token = TagRecord::parse(&string(token)?)?.token;
-        flag(&created).map(|_| Self { token })
+        let record = TagRecord::parse(&string(token)?)?;
+        flag(&created).map(|_| Self { record })
     }
     _ => None,
+});
+reply!(Banned, |value| match &string(value)?[..] {
+    b"full" => Some(Self::Full),
+    other => moment(other).map(|_| Self::Listed),
 });
 reply!(Scanned, |value| match value {
     Value::Array(parts) => {
@@ -322,7 +331,10 @@ mod tests {
         assert!(read::<Flag>(&Value::Int(1)).unwrap().0 && !read::<Flag>(&Value::Int(0)).unwrap().0);
         assert_eq!(read::<Count>(&Value::Int(2)).unwrap().at_most(2).unwrap(), 2);
         assert_eq!(&read::<Moment>(&bulk(moment)).unwrap().0, moment.as_bytes());
-        assert_eq!(&read::<Stamped>(&array([bulk(&token), Value::Int(1)])).unwrap().token.0[..], token.as_bytes());
+        assert_eq!(
+            &read::<Stamped>(&array([bulk(&token), Value::Int(1)])).unwrap().record.token.0[..],
+            token.as_bytes()
+        );
         assert!([0, 1, 2].iter().all(|&count| read::<OfTwo>(&Value::Int(count)).is_ok()));
         let scanned = read::<Scanned>(&array([bulk("17"), array([bulk("a")])])).unwrap();
         assert_eq!((scanned.cursor, scanned.names), (17, vec![b"a".to_vec()]));
@@ -408,7 +420,7 @@ mod tests {
         assert_eq!(read::<Commit>(&Value::Int(0)).unwrap(), Commit::Refused);
         let told = read::<Commit>(&array([bulk(last), bulk(token), bulk("")])).unwrap();
         let Commit::Differs(noted, tokens) = told else { panic!("{told:?}") };
-        assert_eq!((&noted[..], tokens), (last.as_bytes(), vec![TagToken::parse(token.as_bytes()), None]));
+        assert_eq!((&noted[..], tokens), (last.as_bytes(), vec![TagRecord::parse(token.as_bytes()), None]));
         for value in no_answers() {
             assert!(read::<Commit>(&value).is_err(), "{value:?}");
         }

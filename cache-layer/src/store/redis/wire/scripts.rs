@@ -17,7 +17,13 @@ use super::{
     names::nonce,
     replies::{exactly, no_answer},
 };
-use crate::{entry::SoftMark, ramp::Turn, store::LeaseToken};
+use crate::{
+    ban::Ban,
+    entry::SoftMark,
+    hex,
+    ramp::{SHORTEST, Turn},
+    store::LeaseToken,
+};
 
 macro_rules! script {
     ($(#[$doc:meta])* $name:ident = $code:expr) => {
@@ -33,15 +39,38 @@ macro_rules! now {
     };
 }
 
-/// Whether what is at a tag's name is a token, or one with what led to it behind it: [`TagRecord`](crate::tag::TagRecord). What
-/// is not is nothing, and overwritten.
+/// Whether what is at a tag's name is a token, or one with what led to it behind it, and the bans: [`TagRecord`](crate::tag::TagRecord).
+/// What is not is nothing, and overwritten.
+///
+/// `split` takes a record apart, into what there is of tokens, and what there is of bans: the youngest that there ever was, and a
+/// list of those that count, each of which is its time, its kind, its window, its pattern, and all of it together.
 macro_rules! is_record {
     () => {
-        "local function is_record(value)
+        "local function split(value)
+             local bar = value:find('|', 33, true);
+             if not bar then return value, nil, {} end;
+             local newest, at, bans, last = value:sub(bar + 1, bar + 16), bar + 17, {}, '';
+             local form = '^' .. ('[0-9a-f]'):rep(16) .. '[hs]' .. ('[0-9a-f]'):rep(12) .. '$';
+             if not newest:find('^[0-9a-f]+$') or #newest < 16 then return nil end;
+             while at <= #value do
+                 local head = value:sub(at, at + 28);
+                 if not head:find(form) then return nil end;
+                 local stop, time = at + 28 + tonumber(head:sub(26), 16), head:sub(1, 16);
+                 if stop > #value or time <= last or time > newest or #bans == 128 then return nil end;
+                 bans[#bans + 1] =
+                     {time, head:sub(17, 17), head:sub(18, 25), value:sub(at + 29, stop), value:sub(at, stop)};
+                 at, last = stop + 1, time
+             end;
+             return value:sub(1, bar - 1), newest, bans
+         end;
+         local function is_record(value)
              if type(value) ~= 'string' or not value:sub(1, 32):find('^%x+[cis]$') then return false end;
              if #value == 32 then return true end;
-             local ramps = (#value - 33) / 32;
-             return ramps >= 1 and ramps <= 8 and ramps % 1 == 0 and value:sub(32):find('^s1%x+$') ~= nil
+             local tokens = split(value);
+             if not tokens then return false end;
+             if #tokens == 32 then return true end;
+             local ramps = (#tokens - 33) / 32;
+             return ramps >= 1 and ramps <= 8 and ramps % 1 == 0 and tokens:sub(32):find('^s1%x+$') ~= nil
          end;
         "
     };
@@ -269,12 +298,15 @@ script! {
         is_record!(),
         now!(),
         "local before, line, life, window = redis.pcall('GET', KEYS[1]), ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]);
-         local at, ramps = t[1] * 1000000 + t[2], {};
+         local at, ramps, bans = t[1] * 1000000 + t[2], {}, '';
          if is_record(before) then
+             local whole = before;
+             before = split(whole);
              -- The entries live on, and so must the token.
              life = math.max(life, redis.call('PTTL', KEYS[1]));
              if before:sub(1, 16) < now then
-                 line = before:sub(17, 31);
+                 -- What is banned stays so.
+                 line, bans = before:sub(17, 31), whole:sub(#before + 1);
                  for ramp in before:sub(34):gmatch(('%x'):rep(32)) do
                      local time = tonumber(ramp:sub(1, 16), 16);
                      local start = time - tonumber(ramp:sub(17, 24), 16) * 1000;
@@ -308,9 +340,75 @@ script! {
                  value = value .. string.format('%016x%08x%08x', ramp[1], lead, math.max(span, 0))
              end
          end;
-         redis.call('SET', KEYS[1], value, 'PX', string.format('%d', life));
+         redis.call('SET', KEYS[1], value .. bans, 'PX', string.format('%d', life));
          return now"
     )
+}
+
+script! {
+    /// KEYS last invalidation, the tag of everything. ARGV chance, milliseconds, `h` or `s`, 8 hex digits of the window, the pattern.
+    /// Adds a ban to those behind the token, or returns `full`. No two have the same time, and none an earlier one than the one before,
+    /// under the same token. Without a token all that there is is void, and what is being loaded is to be.
+    ///
+    /// It is noted first, as an invalidation of a tag is: a fill that finds no token any more must find the note, and whoever may have
+    /// joined a load that is under way hears of it.
+    BAN = concat!(
+        is_record!(),
+        now!(),
+        "redis.call('SET', KEYS[1], now);
+         local value = redis.pcall('GET', KEYS[2]);
+         if not is_record(value) then
+             redis.call('SET', KEYS[2], now .. ARGV[1] .. 'i', 'PX', ARGV[2]);
+             return now
+         end;
+         local tokens, newest, bans = split(value);
+         local at, kept, count = t[1] * 1000000 + t[2], '', 0;
+         if newest then at = math.max(at, tonumber(newest, 16) + 1) end;
+         for _, ban in ipairs(bans) do
+             -- As `Ban::stands_for` has it.
+             local says_more = ARGV[3] == 's' and (ban[2] == 'h' or tonumber(ARGV[4], 16) > 0);
+             if ban[4] ~= ARGV[5] or says_more then kept, count = kept .. ban[5], count + 1 end
+         end;
+         if count >= 128 then return 'full' end;
+         local time = string.format('%016x', at);
+         local ban = time .. ARGV[3] .. ARGV[4] .. string.format('%04x', #ARGV[5]) .. ARGV[5];
+         redis.call('SET', KEYS[2], tokens .. '|' .. time .. kept .. ban, 'KEEPTTL');
+         return now"
+    )
+}
+
+script! {
+    /// KEYS the tag of everything. ARGV the times of bans whose sweep is over: they are taken off the list. Returns how many were on
+    /// it.
+    TAKE_OFF = concat!(
+        is_record!(),
+        "local value, swept, kept, count = redis.pcall('GET', KEYS[1]), {}, '', 0;
+         if not is_record(value) then return 0 end;
+         local tokens, newest, bans = split(value);
+         for _, time in ipairs(ARGV) do swept[time] = true end;
+         for _, ban in ipairs(bans) do
+             if swept[ban[1]] then count = count + 1 else kept = kept .. ban[5] end
+         end;
+         if count > 0 then redis.call('SET', KEYS[1], tokens .. '|' .. newest .. kept, 'KEEPTTL') end;
+         return count"
+    )
+}
+
+script! {
+    /// KEYS entry. ARGV the time of a ban that covers it, and nothing, or the mark that it is to have, and the first one that is no
+    /// ramp's. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
+    SWEEP_ENTRY = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
+                   if head == '' then return 0 end;
+                   local version = type(head) == 'string' and #head == 8 and head:sub(1, 4);
+                   if version == 'CLE\\003' and redis.call('GETRANGE', KEYS[1], -16, -1) >= ARGV[1] then return 0 end;
+                   if not ARGV[2] or (version ~= 'CLE\\002' and version ~= 'CLE\\003') then
+                       return redis.call('UNLINK', KEYS[1])
+                   end;
+                   local mark, first, known = tonumber(ARGV[2]), tonumber(ARGV[3]), struct.unpack('>I4', head, 5);
+                   -- It is stale already, or will be no later; also if this ban said so the last time.
+                   if known >= first or (mark < first and known > 0 and known <= mark) then return 1 end;
+                   redis.call('SETRANGE', KEYS[1], 4, struct.pack('>I4', mark));
+                   return 1"
 }
 
 script! {
@@ -320,7 +418,7 @@ script! {
     SOFTEN_ENTRY = "redis.call('DEL', KEYS[2]);
                     local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
                     if head == '' then return 0 end;
-                    if type(head) ~= 'string' or #head < 8 or head:sub(1, 4) ~= 'CLE\\002' then
+                    if type(head) ~= 'string' or #head < 8 or not head:find('^CLE[\\002\\003]') then
                         return redis.call('DEL', KEYS[1])
                     end;
                     local t, known = redis.call('TIME'), struct.unpack('>I4', head, 5);
@@ -420,7 +518,7 @@ script! {
     /// KEYS entry. ARGV tag. Returns whether the entry carries it, by the tags behind its key: each has a length, 256 bytes at most,
     /// and a token of 32.
     CARRIES = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 93);
-               if type(head) ~= 'string' or #head < 94 or head:sub(1, 4) ~= 'CLE\\2' then return 0 end;
+               if type(head) ~= 'string' or #head < 94 or not head:find('^CLE[\\2\\3]') then return 0 end;
                local number = function(text, from, till)
                    local sum = 0;
                    for i = from, till do sum = sum * 256 + text:byte(i) end;
@@ -452,6 +550,9 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &STAMP,
         &INVALIDATE_TAG,
         &SOFTEN_TAG,
+        &BAN,
+        &TAKE_OFF,
+        &SWEEP_ENTRY,
         &SOFTEN_ENTRY,
         &CANONICAL_KEY,
         &NOTE_INVALIDATION,
@@ -511,8 +612,17 @@ impl Batch {
         let offset = SoftMark::offset(window, turn).to_string();
         let (epoch, first) = (SoftMark::RAMP_EPOCH.to_string(), SoftMark::FIRST_TIME.to_string());
         let ramp = [offset.as_bytes(), epoch.as_bytes(), first.as_bytes()];
-        let arguments = if window < SoftMark::SHORTEST { &[][..] } else { &ramp };
+        let arguments = if window < SHORTEST { &[][..] } else { &ramp };
         self.call(&SOFTEN_ENTRY, &[name, lease], arguments);
+    }
+
+    /// Deletes the entry at `name`, or makes it stale, as this ban has it, which covers its key of that turn.
+    pub(crate) fn sweep_entry(&mut self, name: &[u8], ban: &Ban, turn: Turn) {
+        let at = hex::of_u64(ban.at);
+        let command = self.cmd("EVALSHA", Expected::Reply).arg(SWEEP_ENTRY.get_hash()).arg(1).arg(name).arg(&at);
+        if let Some(window) = ban.soft_over {
+            command.arg(SoftMark::of(ban.at / 1000, window, turn)).arg(SoftMark::FIRST_TIME);
+        }
     }
 
     /// Reads the values of all these names.

@@ -4,7 +4,7 @@
 //! The server selects by what every match begins with; the rest is compared here, since a readable key that is capped
 //! says only how the key begins.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use redis::{ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,6 +17,7 @@ use super::{
     scripts::{self, Batch},
 };
 use crate::{
+    ban::{Ban, Bans},
     key::{CAPPED, KeyId, READABLE_CAP, readable_in_full},
     pattern::Pattern,
     store::Scope,
@@ -29,6 +30,9 @@ const FIRST_STEP: usize = 200;
 const LONG_STEP: Duration = Duration::from_millis(2);
 /// The longest pause after a step; otherwise it is as long as the step was, so that at most half the time is taken.
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// The same for the lurker, which nobody waits for: it takes a fifth of the time, and pauses after each step.
+const LURKER_STEP: usize = 200;
+const LURKER_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(50);
 /// How long one step may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,7 +43,8 @@ pub(crate) async fn delete_matching(
     deleted: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    swept(Sweep { names, pattern, purpose: Purpose::Delete(deleted), driver, step: FIRST_STEP }).await
+    let purpose = Purpose::Delete(deleted);
+    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP }, pattern).await
 }
 
 /// As [`delete_matching`], but makes the entries stale, over so many milliseconds; variants are, with what leads to them.
@@ -50,19 +55,27 @@ pub(crate) async fn soften_matching(
     softened: &mut (dyn FnMut(KeyId) + Send),
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    swept(Sweep { names, pattern, purpose: Purpose::Soften(window, softened), driver, step: FIRST_STEP }).await
+    let purpose = Purpose::Soften(window, softened);
+    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP }, pattern).await
 }
 
-async fn swept(mut sweep: Sweep<'_>) -> RedisResult<u64> {
+async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
             // Kept, it would be refused for ever, and nothing would be read again.
-            let Sweep { names, pattern, driver, .. } = sweep;
+            let Sweep { names, driver, .. } = sweep;
             tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
             invalidate(names, driver, Scope::Everything).await.map(|_| 0)
         }
         result => result,
     }
+}
+
+/// Sweeps what is banned on one server, the leases first; tells how many entries were deleted, or made stale. Nothing else may be done
+/// in its place: an error leaves the bans where they are.
+pub(crate) async fn sweep_banned(names: &Names, bans: &Bans, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
+    let patterns: Vec<&Pattern> = bans.as_slice().iter().map(|ban| &ban.pattern).collect();
+    Sweep { names, patterns: &patterns, purpose: Purpose::Lurk(bans), driver, step: LURKER_STEP }.run().await
 }
 
 /// How many primary keys have an entry on one server that matches; nothing is changed.
@@ -71,14 +84,14 @@ pub(crate) async fn count_matching(
     pattern: &Pattern,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    Sweep { names, pattern, purpose: Purpose::Count, driver, step: FIRST_STEP }.pass(Kind::Entry).await
+    Sweep { names, patterns: &[pattern], purpose: Purpose::Count, driver, step: FIRST_STEP }.pass(Kind::Entry).await
 }
 
 /// How many primary keys have an entry on one server that carries `tag`; nothing is changed.
 pub(crate) async fn count_carrying(names: &Names, tag: &str, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
     let every = Pattern::new("*");
     let purpose = Purpose::CountCarrying(tag);
-    Sweep { names, pattern: &every, purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await
+    Sweep { names, patterns: &[&every], purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await
 }
 
 /// What becomes of the entries that match.
@@ -90,11 +103,20 @@ enum Purpose<'a> {
     Count,
     /// Those that carry the tag are counted.
     CountCarrying(&'a str),
+    /// They are deleted, or marked, as those of the bans have it that their loads did not know of.
+    Lurk(&'a Bans),
+}
+
+/// A name whose key matches.
+struct Match<'n> {
+    name: &'n [u8],
+    id: KeyId,
+    readable: Cow<'n, [u8]>,
 }
 
 struct Sweep<'a> {
     names: &'a Names,
-    pattern: &'a Pattern,
+    patterns: &'a [&'a Pattern],
     purpose: Purpose<'a>,
     driver: &'a mut MultiplexedConnection,
     /// Names to look at in the next step.
@@ -132,10 +154,24 @@ impl Sweep<'_> {
         }
     }
 
+    /// What every match begins with, whichever pattern it matches.
+    fn literal_prefix(&self, cap: usize) -> Vec<u8> {
+        let common = |one: Vec<u8>, other: Vec<u8>| {
+            let same = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
+            one[..same].to_vec()
+        };
+        let each = self.patterns.iter().map(|pattern| pattern.literal_prefix(cap));
+        each.reduce(common).unwrap_or_default()
+    }
+
+    fn matches(&self, readable: &[u8]) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(readable))
+    }
+
     /// A pattern of the server's for all names that may match.
     fn selection(&self, kind: Kind) -> Vec<u8> {
         // What a capped readable key shows for certain.
-        let literal = self.pattern.literal_prefix(READABLE_CAP - 10);
+        let literal = self.literal_prefix(READABLE_CAP - 10);
         let digest = "?".repeat(32);
         let mut selection = self.names.of_kind(kind);
         // Writing to a string can't fail.
@@ -156,19 +192,21 @@ impl Sweep<'_> {
         let begun = Instant::now();
         let matching = self.matching(kind, found).await?;
         let dealt_with = match self.purpose {
-            Purpose::Count => Ok(matching.iter().filter(|(_, id)| !id.is_variant()).count() as u64),
+            Purpose::Count => Ok(matching.iter().filter(|found| !found.id.is_variant()).count() as u64),
             Purpose::CountCarrying(tag) => self.count_carrying(&matching, tag).await,
-            Purpose::Delete(_) | Purpose::Soften(..) if matching.is_empty() => return Ok(0),
+            _ if matching.is_empty() => return Ok(0),
             Purpose::Soften(window, _) if kind == Kind::Entry => self.soften(window, &matching).await,
-            Purpose::Delete(_) | Purpose::Soften(..) => self.delete(kind, &matching).await,
+            Purpose::Lurk(bans) if kind == Kind::Entry => self.sweep_banned(bans, &matching).await,
+            Purpose::Delete(_) | Purpose::Soften(..) | Purpose::Lurk(_) => self.delete(kind, &matching).await,
         };
         self.pace(begun.elapsed()).await;
         dealt_with
     }
 
-    async fn count_carrying(&mut self, matching: &[(&[u8], KeyId)], tag: &str) -> RedisResult<u64> {
+    async fn count_carrying(&mut self, matching: &[Match<'_>], tag: &str) -> RedisResult<u64> {
         let mut batch = Batch::default();
-        let primaries: Vec<&[u8]> = matching.iter().filter(|(_, id)| !id.is_variant()).map(|(name, _)| *name).collect();
+        let primaries: Vec<&[u8]> =
+            matching.iter().filter(|found| !found.id.is_variant()).map(|found| found.name).collect();
         if primaries.is_empty() {
             return Ok(0);
         }
@@ -177,16 +215,16 @@ impl Sweep<'_> {
         Ok(carry.iter().filter(|Flag(carries)| *carries).count() as u64)
     }
 
-    async fn matching<'n>(&mut self, kind: Kind, found: &'n [Vec<u8>]) -> RedisResult<Vec<(&'n [u8], KeyId)>> {
-        let mut matching: Vec<(&[u8], KeyId)> = Vec::with_capacity(found.len());
+    async fn matching<'n>(&mut self, kind: Kind, found: &'n [Vec<u8>]) -> RedisResult<Vec<Match<'n>>> {
+        let mut matching: Vec<Match<'n>> = Vec::with_capacity(found.len());
         let mut capped = Vec::new();
         for name in found {
             let Some((id, readable)) = self.names.parse_of(kind, name) else { continue };
             match (readable.ends_with(CAPPED.as_bytes()), kind) {
-                (false, _) if self.pattern.matches(readable) => matching.push((name, id)),
+                (false, _) if self.matches(readable) => matching.push(Match { name, id, readable: readable.into() }),
                 (false, _) => {}
                 // It holds nothing to compare. Whose fill is refused for nothing loads again.
-                (true, Kind::Lease | Kind::Variants) => matching.push((name, id)),
+                (true, Kind::Lease | Kind::Variants) => matching.push(Match { name, id, readable: readable.into() }),
                 (true, Kind::Entry) => capped.push((&name[..], id)),
             }
         }
@@ -194,33 +232,33 @@ impl Sweep<'_> {
         Ok(matching)
     }
 
-    async fn delete(&mut self, kind: Kind, matching: &[(&[u8], KeyId)]) -> RedisResult<u64> {
-        let (primaries, variants): (Vec<_>, Vec<_>) = matching.iter().partition(|(_, id)| !id.is_variant());
+    async fn delete(&mut self, kind: Kind, matching: &[Match<'_>]) -> RedisResult<u64> {
+        let (primaries, variants): (Vec<_>, Vec<_>) = matching.iter().partition(|found| !found.id.is_variant());
         // One command takes names of one slot of a cluster; there, the round trip carries one for each.
         let at_once = if self.names.is_clustered() { 1 } else { matching.len() };
         let mut batch = Batch::default();
         let commands: Vec<_> = primaries.chunks(at_once).chain(variants.chunks(at_once)).collect();
         for names in &commands {
-            batch.unlink(names.iter().map(|(name, _)| *name));
+            batch.unlink(names.iter().map(|found| found.name));
         }
         let counts: Vec<Count> = exactly(commands.len(), in_time(batch.run(self.driver)).await?)?;
         let unlinked = counts.into_iter().zip(&commands).map(|(count, names)| count.at_most(names.len()));
         let unlinked: Vec<u64> = unlinked.collect::<RedisResult<_>>()?;
         let deleted = unlinked.iter().take(primaries.len().div_ceil(at_once)).sum();
         if let (Kind::Entry, Purpose::Delete(deleted)) = (kind, &mut self.purpose) {
-            matching.iter().for_each(|(_, id)| deleted(*id));
+            matching.iter().for_each(|found| deleted(found.id));
         }
         Ok(deleted)
     }
 
-    async fn soften(&mut self, window: u64, matching: &[(&[u8], KeyId)]) -> RedisResult<u64> {
-        let primaries: Vec<_> = matching.iter().filter(|(_, id)| !id.is_variant()).collect();
+    async fn soften(&mut self, window: u64, matching: &[Match<'_>]) -> RedisResult<u64> {
+        let primaries: Vec<_> = matching.iter().filter(|found| !found.id.is_variant()).collect();
         if primaries.is_empty() {
             return Ok(0);
         }
         let (entries, leases) = (self.names.of_kind(Kind::Entry), self.names.of_kind(Kind::Lease));
         let mut batch = Batch::default();
-        for (name, id) in &primaries {
+        for Match { name, id, .. } in &primaries {
             let rest = name.strip_prefix(entries.as_bytes()).and_then(|rest| str::from_utf8(rest).ok());
             // Of our own names, every one is.
             let rest = rest.ok_or_else(no_answer)?;
@@ -228,13 +266,34 @@ impl Sweep<'_> {
         }
         let softened: Vec<Flag> = exactly(primaries.len(), in_time(batch.run(self.driver)).await?)?;
         if let Purpose::Soften(_, told) = &mut self.purpose {
-            primaries.iter().for_each(|(_, id)| told(*id));
+            primaries.iter().for_each(|found| told(found.id));
         }
         Ok(softened.iter().filter(|Flag(there)| *there).count() as u64)
     }
 
+    /// Each by itself, and only where it is still what a ban covers: what was loaded since stays.
+    async fn sweep_banned(&mut self, bans: &Bans, matching: &[Match<'_>]) -> RedisResult<u64> {
+        let (mut batch, mut asked) = (Batch::default(), 0);
+        for Match { name, id, readable } in matching {
+            let covering: Vec<&Ban> = bans.covering(0, readable).collect();
+            let hard = covering.iter().find(|ban| ban.soft_over.is_none());
+            let younger = covering.iter().filter(|ban| hard.is_none_or(|hard| hard.at < ban.at));
+            // Variants are stale with what leads to them.
+            let soft = younger.rev().filter(|_| !id.is_variant());
+            for ban in hard.into_iter().chain(soft) {
+                batch.sweep_entry(name, ban, id.turn());
+                asked += 1;
+            }
+        }
+        if asked == 0 {
+            return Ok(0);
+        }
+        let swept: Vec<Flag> = exactly(asked, in_time(batch.run(self.driver)).await?)?;
+        Ok(swept.iter().filter(|Flag(swept)| *swept).count() as u64)
+    }
+
     /// Those of the `capped` names whose entry says that it matches.
-    async fn open<'n>(&mut self, capped: &[(&'n [u8], KeyId)]) -> RedisResult<Vec<(&'n [u8], KeyId)>> {
+    async fn open<'n>(&mut self, capped: &[(&'n [u8], KeyId)]) -> RedisResult<Vec<Match<'n>>> {
         if capped.is_empty() {
             return Ok(Vec::new());
         }
@@ -243,13 +302,18 @@ impl Sweep<'_> {
             batch.call_on(&scripts::CANONICAL_KEY, name);
         }
         let keys: Vec<Bulk> = exactly(capped.len(), in_time(batch.run(self.driver)).await?)?;
-        let opened = capped.iter().zip(keys);
-        let matches = |key: &[u8]| self.pattern.matches(readable_in_full(key).as_bytes());
-        Ok(opened.filter(|(_, Bulk(key))| matches(key)).map(|(found, _)| *found).collect())
+        let opened = capped.iter().zip(keys).map(|(&(name, id), Bulk(key))| {
+            let readable = Cow::Owned(readable_in_full(&key).into_bytes());
+            Match { name, id, readable }
+        });
+        Ok(opened.filter(|found| self.matches(&found.readable)).collect())
     }
 
     /// Leaves the server to others for a while.
     async fn pace(&mut self, taken: Duration) {
+        if matches!(self.purpose, Purpose::Lurk(_)) {
+            return sleep((4 * taken).clamp(*LURKER_PAUSE.start(), *LURKER_PAUSE.end())).await;
+        }
         if taken > LONG_STEP {
             self.step = (self.step / 2).max(*STEP.start());
         } else if taken < LONG_STEP / 4 {

@@ -1,0 +1,266 @@
+//! The lurker: sweeps what is banned, in the background and at low priority, and then takes the bans off the list.
+//!
+//! One process does it for the fleet, by a lease. That spares work, and nothing rests on it: two lurkers at one time do the same twice.
+//!
+//! **Why a ban may be taken off.** Until then, readers void what it covers by the list alone. The sweep looks at the leases first: a load
+//! that did not know of the ban has lost its lease by the end of that, or has put its entry where the second pass finds it. So once both
+//! passes have come to their end on every server, nothing is there that the ban covers, and nothing can come. A ban that is listed while
+//! the sweep is under way has a time of its own, and stays.
+
+use std::{
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use redis::aio::MultiplexedConnection;
+use tokio::time::sleep;
+
+use super::{
+    RedisStore,
+    connection::{
+        context::Context,
+        handle::{Connection, Limit},
+        session::Session,
+    },
+    store::Inner,
+    wire::{
+        names::EVERYTHING,
+        operation::Operation,
+        replies::{AnyType, Count, Flag, Taken},
+        scripts::{self, Batch},
+        sweep::sweep_banned,
+    },
+};
+use crate::{
+    ban::{Ban, Bans},
+    hex,
+    store::{Lease, LeaseToken, StoreError},
+    tag::TagRecord,
+};
+
+/// For how long a lurker is elected, in milliseconds. It is elected anew while it sweeps.
+const TERM: u64 = 30_000;
+/// How long it waits between the sweep and the moment at which it takes bans off, in a cluster: by then, each connection has told its
+/// process what was swept on its server, or is known to be lost. Elsewhere, one connection tells all, in order.
+const SETTLING: Duration = Duration::from_secs(5);
+/// How long it waits after something failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// Where a sweep is under way: on each server the connection, and the session that it must be over from the beginning to the end.
+type Servers = Vec<(Arc<Connection>, Arc<Session>)>;
+
+impl RedisStore {
+    /// Has a task sweep what is banned, if these records say that anything is.
+    pub(super) fn note_bans(&self, records: &[Option<TagRecord>]) {
+        for bans in records.iter().flatten().filter_map(TagRecord::bans) {
+            self.0.context.has_bans.store(true, Ordering::Relaxed);
+            if !bans.is_empty() {
+                self.begin_to_lurk();
+            }
+        }
+    }
+
+    /// Deletes the entry of `key`, and takes off what is listed, without a look at any lease.
+    #[cfg(test)]
+    pub(super) async fn take_off_hastily(&self, key: &crate::key::Key) -> bool {
+        let connection = self.connection_to_tags();
+        let Ok(session) = connection.session() else { return false };
+        let over = (connection, session);
+        let Ok(bans) = listed(&self.0.context, &over).await else { return false };
+        let mut batch = Batch::default();
+        batch.unlink([self.0.context.names.entry(key)]);
+        let unlinked: Result<(Count,), StoreError> = over.0.run(Operation::Unlink, &over.1, &batch).await;
+        unlinked.is_ok() && take_off(&self.0.context, &over, &bans).await.is_ok()
+    }
+
+    /// Whether anything is listed on the server now.
+    #[cfg(test)]
+    pub(in crate::store) async fn has_bans(&self) -> bool {
+        is_anything_listed(&Arc::downgrade(&self.0), &self.0.context).await
+    }
+
+    /// The bans that are listed, as far as this process knows.
+    pub(super) fn bans_listed(&self) -> Option<Bans> {
+        let session = self.connection_to_tags().session().ok()?;
+        session.tokens.get(EVERYTHING)?.record().bans().cloned()
+    }
+
+    /// Has a task sweep what is banned, unless there is one.
+    pub(super) fn begin_to_lurk(&self) {
+        let Context { lurker, is_lurking, names, .. } = &*self.0.context;
+        // What hides its names has no bans.
+        if lurker.is_some() && !names.sealing().hides_names() && !is_lurking.swap(true, Ordering::SeqCst) {
+            self.0.runtime.spawn(lurk(Arc::downgrade(&self.0), self.0.context.clone()));
+        }
+    }
+}
+
+/// Sweeps until nothing is banned.
+async fn lurk(store: Weak<Inner>, context: Arc<Context>) {
+    let Some(pause) = context.lurker else { return };
+    // Bans that come together are swept together.
+    sleep(pause).await;
+    loop {
+        let outcome = sweep_once(&store, &context).await;
+        let pause = match outcome {
+            Ok(Swept::Some) => pause,
+            Ok(Swept::Nothing) => {
+                context.is_lurking.store(false, Ordering::SeqCst);
+                // One that came just now has seen this task.
+                if !is_anything_listed(&store, &context).await || context.is_lurking.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+                pause
+            }
+            Ok(Swept::Elsewhere) | Err(StoreError::Unavailable) => AFTER_FAILURE,
+            // It will not be allowed the next time.
+            Err(StoreError::Failed(reason)) if reason.contains("NOPERM") => {
+                tracing::warn!(reason, "Redis refuses to look for what is banned: it stays on the list of bans");
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what is banned is not swept now; readers heed it all the same");
+                AFTER_FAILURE
+            }
+        };
+        if store.strong_count() == 0 {
+            return;
+        }
+        sleep(pause).await;
+    }
+}
+
+/// What came of an attempt.
+enum Swept {
+    Some,
+    Nothing,
+    /// Another process is at it.
+    Elsewhere,
+}
+
+/// The store is held only while what to do is found out: it may go while that is done.
+async fn sweep_once(store: &Weak<Inner>, context: &Arc<Context>) -> Result<Swept, StoreError> {
+    let servers = |store: &RedisStore| -> Result<Servers, StoreError> {
+        let all = store.0.topology.one_of_each_server().into_iter();
+        all.map(|connection| connection.session().map(|session| (connection, session))).collect()
+    };
+    let (tags, servers) = {
+        let Some(store) = store.upgrade().map(RedisStore) else { return Ok(Swept::Nothing) };
+        let connection = store.connection_to_tags();
+        let session = connection.session()?;
+        ((connection, session), servers(&store)?)
+    };
+    let bans = listed(context, &tags).await?;
+    if bans.is_empty() {
+        return Ok(Swept::Nothing);
+    }
+    let token = Lease::random_token();
+    if !elect(context, &tags, &token).await? {
+        return Ok(Swept::Elsewhere);
+    }
+    let swept = sweep_all(store, context, &tags, &servers, &bans, &token).await;
+    resign(context, &tags, &token).await;
+    swept.map(|()| Swept::Some)
+}
+
+async fn sweep_all(
+    store: &Weak<Inner>,
+    context: &Arc<Context>,
+    tags: &(Arc<Connection>, Arc<Session>),
+    servers: &Servers,
+    bans: &Bans,
+    token: &LeaseToken,
+) -> Result<(), StoreError> {
+    // In a cluster, a name may go from one server to another while they are swept one after the other; not twice to and fro.
+    let rounds = if context.names.is_clustered() { 2 } else { 1 };
+    let mut count = 0;
+    for (connection, session) in std::iter::repeat_n(servers, rounds).flatten() {
+        count += tokio::select! {
+            swept = sweep_server(context, connection, session, bans) => swept?,
+            // Nobody is there any more whom it could be for.
+            () = ended(store, context, tags, token) => return Err(StoreError::Unavailable),
+        };
+    }
+    if context.names.is_clustered() {
+        sleep(SETTLING).await;
+    }
+    let taken_off = take_off(context, tags, bans).await?;
+    context.counters.swept_bans(taken_off);
+    tracing::debug!(bans = taken_off, entries = count, "swept what was banned");
+    Ok(())
+}
+
+async fn sweep_server(
+    context: &Context,
+    connection: &Connection,
+    session: &Arc<Session>,
+    bans: &Bans,
+) -> Result<u64, StoreError> {
+    let sweep = async |mut driver: MultiplexedConnection| sweep_banned(&context.names, bans, &mut driver).await;
+    connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await
+}
+
+/// Returns once the store is gone; until then, stays elected.
+async fn ended(store: &Weak<Inner>, context: &Context, tags: &(Arc<Connection>, Arc<Session>), token: &LeaseToken) {
+    let mut looked = 0_u64;
+    while store.strong_count() > 0 {
+        sleep(Duration::from_millis(100)).await;
+        looked += 1;
+        // At a third of its term.
+        if looked.is_multiple_of(TERM / 300) {
+            let mut batch = Batch::default();
+            batch.call(&scripts::RENEW, &[&context.names.lurker()], &[token, TERM.to_string().as_bytes()]);
+            let _: Result<(Flag,), StoreError> = tags.0.run(Operation::Elect, &tags.1, &batch).await;
+        }
+    }
+}
+
+async fn is_anything_listed(store: &Weak<Inner>, context: &Context) -> bool {
+    let Some(connection) = store.upgrade().map(|store| RedisStore(store).connection_to_tags()) else { return false };
+    let Ok(session) = connection.session() else { return false };
+    listed(context, &(connection, session)).await.is_ok_and(|bans| !bans.is_empty())
+}
+
+/// The bans that are listed now.
+async fn listed(
+    context: &Context,
+    (connection, session): &(Arc<Connection>, Arc<Session>),
+) -> Result<Bans, StoreError> {
+    let mut batch = Batch::default();
+    batch.get_any(&context.names.tag(EVERYTHING));
+    let (AnyType(found),): (AnyType,) = connection.run(Operation::Mget, session, &batch).await?;
+    let record = found.and_then(|found| TagRecord::parse(&found));
+    Ok(record.and_then(|record| record.bans().cloned()).unwrap_or_default())
+}
+
+async fn elect(
+    context: &Context,
+    (connection, session): &(Arc<Connection>, Arc<Session>),
+    token: &LeaseToken,
+) -> Result<bool, StoreError> {
+    let mut batch = Batch::default();
+    batch.take(&context.names.lurker(), token, TERM);
+    let (taken,): (Taken,) = connection.run(Operation::Elect, session, &batch).await?;
+    Ok(taken == Taken::Now)
+}
+
+/// Whatever becomes of it: its term ends.
+async fn resign(context: &Context, (connection, session): &(Arc<Connection>, Arc<Session>), token: &LeaseToken) {
+    let mut batch = Batch::default();
+    batch.call(&scripts::RELEASE, &[&context.names.lurker()], &[token, b"0"]);
+    let _: Result<(Flag,), StoreError> = connection.run(Operation::Elect, session, &batch).await;
+}
+
+/// Takes bans off the list whose sweep is over; tells how many were on it.
+async fn take_off(
+    context: &Context,
+    (connection, session): &(Arc<Connection>, Arc<Session>),
+    bans: &Bans,
+) -> Result<u64, StoreError> {
+    let times: Vec<[u8; 16]> = bans.as_slice().iter().map(|Ban { at, .. }| hex::of_u64(*at)).collect();
+    let times: Vec<&[u8]> = times.iter().map(<[u8; 16]>::as_slice).collect();
+    let mut batch = Batch::default();
+    batch.call(&scripts::TAKE_OFF, &[&context.names.tag(EVERYTHING)], &times);
+    let (count,): (Count,) = connection.run(Operation::TakeOff, session, &batch).await?;
+    count.at_most(times.len()).map_err(|error| StoreError::Failed(error.to_string()))
+}
