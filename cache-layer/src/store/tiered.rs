@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-    Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
+    Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
+    LeaseToken, Lookup, Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
 };
 use crate::{
     entry::{Entry, EntryId},
@@ -143,6 +143,14 @@ impl StoreBackend for TieredStore {
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         StoreBackend::count(&self.redis, reach)
+    }
+
+    fn estimate<'a>(
+        &'a self,
+        reach: Reach<'a>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>> {
+        StoreBackend::estimate(&self.redis, reach, within)
     }
 
     fn acquire<'a>(
