@@ -41,6 +41,8 @@ async function service(folder, more = {}) {
 // A Redis at a socket of its own.
 async function redis(folder) {
   const socket = join(folder, "redis.sock");
+  // One that was killed has left its own.
+  rmSync(socket, { force: true });
   const child = spawn("redis-server", ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder], { stdio: "ignore" });
   const ask = (...words) => execFileSync("redis-cli", ["-s", socket, ...words], { encoding: "utf8", maxBuffer: 2 ** 24 }).trim();
   for (let attempt = 0; !existsSync(socket) || ask("PING") !== "PONG"; attempt += 1) {
@@ -177,6 +179,12 @@ const FILL = `local known = redis.call('KEYS', 'page:e:*products/1')[1];
   end;
   return 'filled'`;
 
+/** What finds a number of keys in a text, within 5 % of a million: more are not looked at in the time that a person waits. */
+const aboutAMillion = (before) => `({ test(told) {
+    const [, number] = /${before}\\s+(?:about )?([\\d,]+) keys/.exec(told) ?? [];
+    return number !== undefined && Math.abs(Number(number.replaceAll(",", "")) / ${MILLION} - 1) < 0.05;
+  } })`;
+
 async function reach(browser, kind, what, expected) {
   await browser.value(`location.hash = "purge?kind=${kind}&what=" + encodeURIComponent(${JSON.stringify(what)})`);
   await browser.until("!document.getElementById('view-purge').hidden");
@@ -193,10 +201,10 @@ async function over_redis(browser, { app, admin, server, name, width }) {
   };
   await browser.open(admin + "/#overview");
   await browser.value(`sessionStorage.setItem("token", ${JSON.stringify(TOKEN)})`);
-  await reach(browser, "pattern", "http://a.million/entries/*", "/Would reach\\s+1,000,000 keys/");
+  await reach(browser, "pattern", "http://a.million/entries/*", aboutAMillion("Would reach"));
   await seen("million-purge");
   await browser.value(`location.hash = "stored?tag=product:1"`);
-  await browser.until(`/1,000,0\\d\\d/.test(${text("stored")})`, "the members of a tag are counted");
+  await browser.until(`${aboutAMillion("Carried by")}.test(${text("stored")})`, "the members of a tag are counted");
   await seen("million-tag");
   await browser.value("location.hash = 'overview'");
   await browser.until(`${text("tiles")}.includes("Redis")`);

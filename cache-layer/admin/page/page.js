@@ -393,7 +393,8 @@ async function tag() {
   const known = await attempt(() => json("api/tag/" + encodeURIComponent(name)));
   if (!known) return;
   $("stored").replaceChildren(card("Tag", list([["Name", element("code", {}, known.name)], ["State", known.change ?? "no token: nothing that carries it is used"], ["Since", known.since && moment(known.since)],
-    ["Keys that carry it", known.keys === undefined ? "not known: Redis keeps no such list" : count(known.keys) + ", void ones included"]]),
+    ["Carried by", known.keys === undefined ? "not known: the store can't tell" : keys(known.keys, known.keys_error) + ", void ones included"],
+    ["To load them again", known.reload_ms ? millis(known.reload_ms) : undefined]]),
     element("a", { href: "#purge?kind=tag&what=" + encodeURIComponent(name) }, "Purge it …")));
 }
 
@@ -427,6 +428,11 @@ function adaptPurge() {
   $("purge-now").disabled = tried !== sameTarget();
 }
 
+/** How many, and how far that may be off. */
+function keys(number, error) {
+  return (error ? "about " : "") + count(number) + (number === 1 ? " key" : " keys") + (error ? ", give or take " + count(error) : "");
+}
+
 async function sendPurge(dry_run) {
   const headers = { "content-type": "application/json" };
   if (!dry_run) headers["idempotency-key"] = crypto.randomUUID ? crypto.randomUUID() : String(Math.random());
@@ -434,9 +440,10 @@ async function sendPurge(dry_run) {
   tried = told && dry_run ? sameTarget() : undefined;
   adaptPurge();
   if (!told) return;
-  const reach = told.matched === null ? "not known: the store keeps no list of it" : count(told.matched) + (told.matched === 1 ? " key" : " keys");
+  const reach = told.matched === null ? "not known: the store can't tell" : keys(told.matched, told.matched_error);
   $("purged").replaceChildren(card(dry_run ? "Would be purged" : told.delivered ? "Purged" : "Kept, to be retried",
-    list([["What", told.kind + ": " + told.what], ["How", told.mode], [dry_run ? "Would reach" : "Reached", reach], ["Note", told.note], ["Number in the audit", told.id && count(told.id)]])));
+    list([["What", told.kind + ": " + told.what], ["How", told.mode], [dry_run ? "Would reach" : "Reached", reach],
+      ["To load again", told.reload_ms ? millis(told.reload_ms) : undefined], ["Note", told.note], ["Number in the audit", told.id && count(told.id)]])));
 }
 
 // ---------------------------------------------------------------------------------------------------------- switches

@@ -9,6 +9,7 @@ use cache_layer::{
     store::{MemoryStore, RedisStore},
 };
 use cache_layer_admin::{Admin, Recorder};
+use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
@@ -30,6 +31,9 @@ struct Shop {
 /// Answers with fields that the request's own `x-answer` names, one a line.
 async fn application(request: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut response = Response::builder();
+    if request.uri().path().starts_with("/slow/") {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     for line in request.headers().get_all("x-answer") {
         let (name, value) = line.to_str().unwrap().split_once('=').unwrap();
         response = match name {
@@ -283,6 +287,34 @@ async fn a_purge_that_is_sent_again_purges_once() {
     assert_eq!(other, StatusCode::UNPROCESSABLE_ENTITY);
     shop.post(&body, &[("idempotency-key", "k2")]).await;
     assert_eq!(shop.cache.counts().invalidations, 2);
+}
+
+#[tokio::test]
+async fn one_of_those_that_ask_for_the_same_at_once_purges() {
+    let shop = Shop::new();
+    let (body, key) = (json!({"tag": "t"}), [("idempotency-key", "k1")]);
+    let answers = join_all((0..8).map(|_| shop.post(&body, &key))).await;
+    for (status, _, answer) in &answers {
+        assert_eq!((*status, answer), (StatusCode::OK, &answers[0].2));
+    }
+    assert_eq!(shop.cache.counts().invalidations, 1);
+}
+
+#[tokio::test]
+async fn a_purge_is_foretold_with_what_it_costs_to_load_again() {
+    let shop = Shop::new();
+    for path in ["/slow/1", "/slow/2"] {
+        shop.get(path, &[("x-answer", "cache-control=max-age=3600"), ("x-answer", "cache-tag=slow")]).await;
+    }
+    let told = shop.ask("/api/tag/slow").await;
+    let dry = shop.purge(&json!({"tag": "slow", "dry_run": true})).await;
+    assert_eq!((&told["keys"], &dry["matched"]), (&json!(2), &json!(2)));
+    assert_eq!((&told["keys_error"], &dry["matched_error"]), (&Value::Null, &Value::Null), "all were looked at");
+    for told in [told, dry] {
+        assert!(told["reload_ms"].as_u64().unwrap() >= 2 * 40, "each took 50 ms: {told}");
+    }
+    let none = shop.ask("/api/tag/none").await;
+    assert_eq!((&none["keys"], &none["reload_ms"]), (&json!(0), &json!(0)));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tests::RedisServer;
+use tests::{RedisServer, wait_until};
 use tower::ServiceExt as _;
 
 const TOKEN: &str = "0123456789abcdef-admin";
@@ -106,9 +106,9 @@ async fn a_hundred_thousand_audited_purges_stay_within_the_cap() {
     };
     let added = stream::iter(0..100_000_u64).map(|number| {
         let (cache, record) = (process.cache.clone(), record(number));
-        async move { cache.audit(record.as_bytes()).await }
+        async move { wait_until("it is added", async || cache.audit(record.as_bytes()).await == Ok(true)).await }
     });
-    assert!(added.buffer_unordered(500).all(async |added| added == Ok(true)).await);
+    added.buffer_unordered(500).collect::<Vec<()>>().await;
     let kept: u64 = server.command(&["XLEN", "fleet:audit"]);
     assert_eq!(kept, 10_000);
     let memory: u64 = server.command(&["MEMORY", "USAGE", "fleet:audit"]);
@@ -197,8 +197,12 @@ async fn foretells(process: &Process, over_redis: bool) {
         println!("{target}: {foretold} foretold, {told:?} told, {hit} hit");
         assert!(hit > 0 && foretold.abs_diff(hit) * 20 <= hit, "{target}: {foretold} for {hit}");
         // Over Redis, only a pattern looks at every key.
-        let expected = (!over_redis || target == "pattern").then_some(foretold);
-        assert_eq!(told, expected, "{target}");
+        let expected = (!over_redis || target == "pattern").then_some(hit);
+        match (told, expected) {
+            // What was in time is an estimate, where the machine is slow.
+            (Some(told), Some(hit)) => assert!(told.abs_diff(hit) * 20 <= hit, "{target}: {told} for {hit}"),
+            (told, expected) => assert_eq!(told, expected, "{target}"),
+        }
     }
 }
 
@@ -213,6 +217,29 @@ async fn in_redis_a_purge_hits_what_was_foretold() {
     let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
     assert!(store.wait_connected(MINUTE).await);
     foretells(&Process::over(Cache::new(store.clone()), |admin| admin.redis(store)), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_looked_at_in_time_is_estimated() {
+    let server = RedisServer::start();
+    let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
+    assert!(store.wait_connected(MINUTE).await);
+    let cache = Cache::new(store);
+    fill(&cache, 0..ENTRIES).await;
+    let (all, tenth, hour) = (ENTRIES as u64, ENTRIES as u64 / 10, Duration::from_secs(3600));
+    for (within, in_time) in [(hour, true), (Duration::ZERO, false)] {
+        let told = [
+            (cache.estimate_all(within).await.unwrap().unwrap(), all),
+            (cache.estimate_tag("tenth", within).await.unwrap().unwrap(), tenth),
+            (cache.estimate_pattern("*", within).await.unwrap().unwrap(), all),
+        ];
+        for (told, there) in told {
+            println!("{told:?} for {there}");
+            assert_eq!(told.error == 0, in_time, "{told:?}");
+            // Three times as far off as one in twenty is, by chance: one in a hundred million.
+            assert!(told.keys.abs_diff(there) <= 3 * told.error, "{told:?} for {there}");
+        }
+    }
 }
 
 /// An application with a cache that says `max-age=60`, and takes `PURGE` as `rules` say.

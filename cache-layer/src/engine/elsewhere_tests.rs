@@ -24,8 +24,8 @@ use crate::{
     key::Key,
     pattern::Pattern,
     store::{
-        Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-        MemoryStore, Reach, Scope, Seen, Store, StoreBackend, StoreError,
+        Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken,
+        Lookup, MemoryStore, Reach, Scope, Seen, Store, StoreBackend, StoreError,
     },
     switches::{Switch, Switches},
     tag::{TagToken, Tags},
@@ -89,6 +89,14 @@ impl StoreBackend for Elsewhere {
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         StoreBackend::count(&self.store, reach)
+    }
+
+    fn estimate<'a>(
+        &'a self,
+        reach: Reach<'a>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>> {
+        self.store.estimate(reach, within)
     }
 
     fn acquire<'a>(

@@ -7,7 +7,7 @@ use crate::{
     entry::Entry,
     key::Key,
     pattern::Pattern,
-    store::{LeaseState, Lookup, Reach, StoreError},
+    store::{Estimate, LeaseState, Lookup, Reach, StoreError},
     tag::TagToken,
     telemetry::{Rejection, Tier},
 };
@@ -230,6 +230,56 @@ impl Cache {
     /// If the store did not answer.
     pub async fn count_all(&self) -> Result<Option<u64>, InspectError> {
         self.0.store.count(Reach::Everything).await.map_err(InspectError)
+    }
+
+    /// As [`count_tag`](Self::count_tag), in about `within`, and what it costs to load again what is reached. In Redis, what is not
+    /// looked at by then is estimated; `None` in a cluster, where that can't be.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cache_layer::{Cache, store::MemoryStore};
+    ///
+    /// # async fn example() -> Result<(), cache_layer::InspectError> {
+    /// let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// if let Some(reach) = cache.estimate_tag("product:42", Duration::from_secs(2)).await? {
+    ///     println!("{} keys, give or take {}; {:?} to load again", reach.keys, reach.error, reach.load_time);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn estimate_tag(&self, tag: &str, within: Duration) -> Result<Option<Estimate>, InspectError> {
+        self.0.store.estimate(Reach::Tag(tag), within).await.map_err(InspectError)
+    }
+
+    /// As [`count_pattern`](Self::count_pattern), in the way of [`estimate_tag`](Self::estimate_tag).
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn estimate_pattern(&self, pattern: &str, within: Duration) -> Result<Option<Estimate>, InspectError> {
+        let http = under_http(pattern);
+        let within = within / if http.is_some() { 2 } else { 1 };
+        let estimate = async |pattern: &str| {
+            self.0.store.estimate(Reach::Pattern(&Pattern::new(pattern)), within).await.map_err(InspectError)
+        };
+        let estimated = estimate(pattern).await?;
+        match http {
+            Some(http) => Ok(estimated.zip(estimate(&http).await?).map(|(one, other)| one.and(other))),
+            None => Ok(estimated),
+        }
+    }
+
+    /// As [`count_all`](Self::count_all), in the way of [`estimate_tag`](Self::estimate_tag).
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn estimate_all(&self, within: Duration) -> Result<Option<Estimate>, InspectError> {
+        self.0.store.estimate(Reach::Everything, within).await.map_err(InspectError)
     }
 }
 

@@ -122,6 +122,14 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// than to look at names.
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>>;
 
+    /// The same, and what loading them again takes, in about so long: where the time is up before all were looked at, by those that were;
+    /// `None` if they say nothing of the others.
+    fn estimate<'a>(
+        &'a self,
+        reach: Reach<'a>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>>;
+
     /// Takes the lease on `key` for `ttl`, unless another load has it, the entry is no longer the one that was `seen`, or the
     /// key backs off from a failure that is to be heeded.
     fn acquire<'a>(
@@ -338,6 +346,32 @@ pub enum LeaseState {
         /// How many failed, one after the other.
         failures: u32,
     },
+}
+
+/// How many keys an invalidation would reach, by [`Cache::estimate_tag`](crate::Cache::estimate_tag) and its like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Estimate {
+    /// Keys that have an entry, void ones included.
+    pub keys: u64,
+    /// By how many that may be wrong, to either side, 95 times in 100; 0 where every key was looked at.
+    pub error: u64,
+    /// How long their loads took together, as far as is known: what it costs to load them again. Of more than a thousand, a thousand of
+    /// them stand for the others.
+    pub load_time: Duration,
+}
+
+impl Estimate {
+    /// Of two that have no key in common.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            keys: self.keys.saturating_add(other.keys),
+            // Whether one is too high says nothing of the other.
+            error: self.error.saturating_pow(2).saturating_add(other.error.saturating_pow(2)).isqrt(),
+            load_time: self.load_time.saturating_add(other.load_time),
+        }
+    }
 }
 
 /// What an invalidation would cover.

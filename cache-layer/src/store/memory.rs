@@ -1,6 +1,7 @@
 //! A store in this process: bounded by bytes, with an admission policy that keeps what is asked for.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap, hash_map},
     fmt,
     future::ready,
@@ -16,8 +17,8 @@ use smallvec::SmallVec;
 use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
-    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-    Reach, Scope, Seen, Store, StoreBackend, StoreError, entry_cache::EntryCache,
+    Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
+    LeaseToken, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError, entry_cache::EntryCache,
 };
 use crate::{
     ban::{Ban, Bans, LONGEST_PATTERN},
@@ -461,12 +462,22 @@ impl Inner {
     }
 
     fn count(&self, reach: Reach<'_>) -> u64 {
+        self.estimate(reach).keys
+    }
+
+    fn estimate(&self, reach: Reach<'_>) -> Estimate {
+        let load_ms = Cell::new(0_u64);
         let reaches = |entry: &Entry| match reach {
             Reach::Everything => true,
             Reach::Tag(tag) => entry.stamps().iter().any(|stamp| *stamp.tag == *tag),
             Reach::Pattern(pattern) => matches_in_full(pattern, entry.canonical()),
         };
-        self.entries.count_where(|id, entry| !id.is_variant() && reaches(entry))
+        let keys = self.entries.count_where(|id, entry| {
+            let reached = !id.is_variant() && reaches(entry);
+            load_ms.set(load_ms.get().saturating_add(if reached { entry.load_time() } else { 0 }));
+            reached
+        });
+        Estimate { keys, error: 0, load_time: Duration::from_millis(load_ms.get()) }
     }
 
     fn commit(&self, fill: &Fill) -> Committed {
@@ -725,6 +736,14 @@ impl StoreBackend for MemoryStore {
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         Box::pin(ready(Ok(Some(self.0.count(reach)))))
+    }
+
+    fn estimate<'a>(
+        &'a self,
+        reach: Reach<'a>,
+        _within: Duration,
+    ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>> {
+        Box::pin(ready(Ok(Some(self.0.estimate(reach)))))
     }
 
     fn acquire<'a>(

@@ -42,4 +42,4 @@ pub use tiered::TieredStore;
 #[cfg_attr(docsrs, doc(cfg(feature = "sealed")))]
 pub use crate::entry::KeyRing;
 pub(crate) use contract::*;
-pub use contract::{LeaseState, Store};
+pub use contract::{Estimate, LeaseState, Store};

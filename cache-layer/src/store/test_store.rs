@@ -5,7 +5,7 @@ use std::{collections::VecDeque, fmt, ops::RangeInclusive, sync::Arc, time::Dura
 use tokio::{sync::oneshot, time::sleep};
 
 use super::{
-    Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
+    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
     MemoryStore, OwnedScope, Reach, Scope, Seen, Store, StoreBackend, StoreError,
 };
 use crate::{
@@ -269,6 +269,17 @@ impl StoreBackend for TestStore {
         Box::pin(async move {
             self.answers().await?;
             self.0.store.count(reach).await
+        })
+    }
+
+    fn estimate<'a>(
+        &'a self,
+        reach: Reach<'a>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>> {
+        Box::pin(async move {
+            self.answers().await?;
+            self.0.store.estimate(reach, within).await
         })
     }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{
-    Acquired, BoxFuture, Committed, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-    Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
+    Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
+    LeaseToken, Lookup, Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
 };
 use crate::{
     clock::Clock,
@@ -165,6 +165,14 @@ impl StoreBackend for TieredStore {
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         StoreBackend::count(&self.redis, reach)
+    }
+
+    fn estimate<'a>(
+        &'a self,
+        reach: Reach<'a>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>> {
+        StoreBackend::estimate(&self.redis, reach, within)
     }
 
     fn acquire<'a>(

@@ -6,7 +6,7 @@ use axum::{
     Json,
     extract::{ConnectInfo, Extension, State, rejection::JsonRejection},
 };
-use cache_layer::{Cache, Inspected, InvalidateError, Key};
+use cache_layer::{Cache, Inspected, InvalidateError, Key, store::Estimate};
 use http::{HeaderMap, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -80,6 +80,15 @@ pub(crate) struct Purged {
     /// tag or of everything is told of a dry run alone, which looks at every entry.
     #[schema(example = 3)]
     matched: Option<u64>,
+    /// By how many keys `matched` may be wrong, to either side, 95 times in 100: the store has more of them than are looked at in a few
+    /// seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 1200)]
+    matched_error: Option<u64>,
+    /// What loading them again takes, by how long their loads took, in milliseconds: of what was looked at beforehand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 5400)]
+    reload_ms: Option<u64>,
     /// Whether it reached the store. If not, it is kept and retried, and this process no longer serves what it covers.
     delivered: bool,
     /// More about it, for a person.
@@ -184,17 +193,21 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>, asked: Opti
         Target::Url(..) | Target::Key(..) => true,
     };
     let reach = if counts { reach(cache, &target).await } else { Ok(None) };
-    let (mut matched, mut note) = match reach {
-        Ok(matched) => (matched, None),
+    let (reached, mut note) = match reach {
+        Ok(reached) => (reached, None),
         Err(error) => (None, Some(error)),
     };
+    let mut matched = reached.map(|reached| reached.keys);
+    let mut matched_error = reached.map(|reached| reached.error).filter(|error| *error > 0);
+    let reload_ms = reached.map(|reached| millis(reached.load_time));
     let result = match purge.dry_run {
         true => Ok(None),
         false => invalidate(context, &target, soft, over).await,
     };
     let delivered = result.is_ok();
     match result {
-        Ok(counted) => matched = counted.or(matched),
+        Ok(Some(counted)) => (matched, matched_error) = (Some(counted), None),
+        Ok(None) => {}
         Err(error) => note = Some(error.to_string()),
     }
     let (kind, what) = target.names();
@@ -207,7 +220,18 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>, asked: Opti
         context.0.audit.add(cache, record).await;
     }
     let (kind, mode) = (kind.into(), mode.into());
-    to_json(&Purged { id, kind, what, mode, dry_run: purge.dry_run, matched, delivered, note })
+    to_json(&Purged {
+        id,
+        kind,
+        what,
+        mode,
+        dry_run: purge.dry_run,
+        matched,
+        matched_error,
+        reload_ms,
+        delivered,
+        note,
+    })
 }
 
 fn to_json(purged: &Purged) -> Result<Value, Problem> {
@@ -233,6 +257,8 @@ impl Purged {
             mode: record.mode.clone(),
             dry_run: false,
             matched: record.matched,
+            matched_error: None,
+            reload_ms: None,
             delivered: record.delivered,
             note: Some(format!("process {} did so before, for the same Idempotency-Key", record.process)),
         }
@@ -318,28 +344,46 @@ impl Target {
     }
 }
 
+/// For how long it is looked what a purge would reach.
+pub(super) const LOOKING: Duration = Duration::from_secs(5);
+
 /// How many keys it covers, as far as the store can tell.
-async fn reach(cache: &Cache, target: &Target) -> Result<Option<u64>, String> {
+async fn reach(cache: &Cache, target: &Target) -> Result<Option<Estimate>, String> {
     let told = |error: cache_layer::InspectError| error.to_string();
     match target {
-        Target::Url(_, _, keys) => {
-            let mut found = 0;
-            for key in keys {
-                found += u64::from(cache.inspect(key).await.map_err(told)? != Inspected::Absent);
-            }
-            Ok(Some(found))
-        }
-        Target::Key(_, key) => Ok(Some(u64::from(cache.inspect(key).await.map_err(told)? != Inspected::Absent))),
+        Target::Url(_, _, keys) => reach_of_keys(cache, keys).await.map(Some).map_err(told),
+        Target::Key(_, key) => reach_of_keys(cache, std::slice::from_ref(key)).await.map(Some).map_err(told),
         Target::Tags(_, _, tags) => {
-            let mut sum = Some(0);
+            let mut sum = Some(Estimate::default());
             for tag in tags {
-                sum = sum.zip(cache.count_tag(tag).await.map_err(told)?).map(|(sum, count)| sum + count);
+                let within = LOOKING / u32::try_from(tags.len()).unwrap_or(u32::MAX);
+                let one = cache.estimate_tag(tag, within).await.map_err(told)?;
+                sum = sum.zip(one).map(|(sum, one)| sum.and(one));
             }
             Ok(sum)
         }
-        Target::Pattern(pattern) => cache.count_pattern(pattern).await.map_err(told),
-        Target::All => cache.count_all().await.map_err(told),
+        Target::Pattern(pattern) => cache.estimate_pattern(pattern, LOOKING).await.map_err(told),
+        Target::All => cache.estimate_all(LOOKING).await.map_err(told),
     }
+}
+
+async fn reach_of_keys(cache: &Cache, keys: &[Key]) -> Result<Estimate, cache_layer::InspectError> {
+    let mut reached = Estimate::default();
+    for key in keys {
+        let load_time = match cache.inspect(key).await? {
+            Inspected::Absent => continue,
+            Inspected::Entry(_, entry) => entry.load_time,
+            _ => Duration::ZERO,
+        };
+        reached.keys += 1;
+        reached.load_time += load_time;
+    }
+    Ok(reached)
+}
+
+/// In milliseconds.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Tells how many keys a pattern has deleted.

@@ -8,7 +8,10 @@ use cache_layer::{EntryDetails, Inspected, Key, TagDetails, store::LeaseState, t
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::parameters::{Parameters, uri};
+use super::{
+    parameters::{Parameters, uri},
+    purge::{LOOKING, millis},
+};
 use crate::{problem::Problem, redact, state::Context};
 
 /// When an entry's uses end, in milliseconds since the Unix epoch, and for how much longer each is: negative once it is over.
@@ -190,16 +193,32 @@ pub(crate) struct Tag {
     /// What it is for, if the cache has made it itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     means: Option<&'static str>,
-    /// How many keys carry it, void ones included; null where the store keeps no such list, as in Redis.
+    /// How many keys carry it, void ones included; null where the store can't tell.
     #[schema(example = 3)]
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<u64>,
+    /// By how many `keys` may be wrong, to either side, 95 times in 100: there are more entries than are looked at in a few seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 1200)]
+    keys_error: Option<u64>,
+    /// What loading them again takes, by how long their loads took, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 5400)]
+    reload_ms: Option<u64>,
 }
 
 impl Tag {
     pub(super) fn of(name: &str, details: Option<TagDetails>) -> Self {
         let (since, change) = (details.map(|tag| tag.since), details.map(|tag| tag.change.as_str()));
-        Self { name: name.to_owned(), since, change, means: meaning(name), keys: None }
+        Self {
+            name: name.to_owned(),
+            since,
+            change,
+            means: meaning(name),
+            keys: None,
+            keys_error: None,
+            reload_ms: None,
+        }
     }
 }
 
@@ -234,6 +253,8 @@ fn meaning(tag: &str) -> Option<&'static str> {
 pub(super) async fn tag(State(context): State<Context>, Path(tag): Path<String>) -> Result<Json<Tag>, Problem> {
     let cache = &context.0.cache;
     let details = cache.inspect_tag(&tag).await.map_err(|error| Problem::unavailable(&error))?;
-    let keys = cache.count_tag(&tag).await.map_err(|error| Problem::unavailable(&error))?;
-    Ok(Json(Tag { keys, ..Tag::of(&tag, details) }))
+    let reach = cache.estimate_tag(&tag, LOOKING).await.map_err(|error| Problem::unavailable(&error))?;
+    let keys_error = reach.map(|reach| reach.error).filter(|error| *error > 0);
+    let (keys, reload_ms) = (reach.map(|reach| reach.keys), reach.map(|reach| millis(reach.load_time)));
+    Ok(Json(Tag { keys, keys_error, reload_ms, ..Tag::of(&tag, details) }))
 }

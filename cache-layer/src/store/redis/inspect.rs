@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::aio::MultiplexedConnection;
+use tokio::time::Instant;
 
 use super::{
     RedisStore,
@@ -10,14 +11,15 @@ use super::{
     wire::{
         operation::Operation,
         replies::{AnyType, Values},
+        sample::Sample,
         scripts::Batch,
-        sweep::{count_carrying, count_matching},
+        sweep::{count_carrying, count_matching, sample},
     },
 };
 use crate::{
     key::Key,
     pattern::Pattern,
-    store::{LeaseState, Reach, StoreError},
+    store::{Estimate, LeaseState, Reach, StoreError},
     tag::{TagRecord, TagToken},
 };
 
@@ -74,6 +76,43 @@ impl RedisStore {
             count += connection.run_with(Operation::Scan, &session, Limit::Steps, look).await?;
         }
         Ok(Some(count))
+    }
+
+    /// As [`count_names`](Self::count_names), within about so long: each server has its part of that. Names of a cluster's nodes may lie
+    /// in an order that says nothing of the rest, so that a part of them is none of the whole.
+    pub(super) async fn sample_names(
+        &self,
+        reach: Reach<'_>,
+        within: Duration,
+    ) -> Result<Option<Estimate>, StoreError> {
+        let names = &self.0.context.names;
+        let every = Pattern::new("*");
+        let (pattern, tag) = match reach {
+            Reach::Tag(tag) => (&every, Some(tag)),
+            Reach::Pattern(pattern) => (pattern, None),
+            Reach::Everything => (&every, None),
+        };
+        if names.sealing().hides_names() && !matches!(reach, Reach::Everything) {
+            return Ok(None);
+        }
+        let (until, servers) = (Instant::now() + within, self.0.topology.one_of_each_server());
+        let mut whole = Estimate::default();
+        let mut left = u32::try_from(servers.len()).unwrap_or(u32::MAX);
+        for connection in servers {
+            let session: Arc<Session> = connection.session()?;
+            let now = Instant::now();
+            let mut part = Sample::until(now + until.saturating_duration_since(now) / left.max(1), tag);
+            left = left.saturating_sub(1);
+            let found = &mut part;
+            let look =
+                |mut driver: MultiplexedConnection| async move { sample(names, pattern, found, &mut driver).await };
+            connection.run_with(Operation::Scan, &session, Limit::Steps, look).await?;
+            if names.is_clustered() && !part.is_whole() {
+                return Ok(None);
+            }
+            whole = whole.and(part.estimate());
+        }
+        Ok(Some(whole))
     }
 }
 

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{
-    Acquired, BoxFuture, Committed, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup, Reach,
-    Scope, Seen, Store, StoreBackend, StoreError,
+    Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
+    Reach, Scope, Seen, Store, StoreBackend, StoreError,
 };
 use crate::{
     clock::Clock,
@@ -136,6 +136,14 @@ impl StoreBackend for RedisStore {
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         Box::pin(self.count_names(reach))
+    }
+
+    fn estimate<'a>(
+        &'a self,
+        reach: Reach<'a>,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>> {
+        Box::pin(self.sample_names(reach, within))
     }
 
     fn acquire<'a>(

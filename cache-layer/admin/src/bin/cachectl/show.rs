@@ -225,14 +225,34 @@ pub(crate) fn tag(tag: &Value) -> String {
     } else {
         text(&tag["change"])
     };
-    let keys =
-        if tag["keys"].is_null() { "not known: Redis keeps no such list".to_owned() } else { text(&tag["keys"]) };
-    list(&[("tag", text(&tag["name"])), ("state", state), ("since", moment(&tag["since"])), ("keys", keys)])
+    let keys = keys(&tag["keys"], &tag["keys_error"]);
+    let reload = reload(tag);
+    list(&[
+        ("tag", text(&tag["name"])),
+        ("state", state),
+        ("since", moment(&tag["since"])),
+        ("keys", keys),
+        ("to reload", reload),
+    ])
+}
+
+/// How many, and how far that may be off.
+fn keys(number: &Value, error: &Value) -> String {
+    match (number.is_null(), error.is_null()) {
+        (true, _) => "not known: the store can't tell".to_owned(),
+        (false, true) => text(number),
+        (false, false) => format!("about {}, give or take {}", text(number), text(error)),
+    }
+}
+
+/// What loading what is reached takes again.
+fn reload(reached: &Value) -> String {
+    if reached["reload_ms"].is_null() { String::new() } else { millis(&reached["reload_ms"]) }
 }
 
 pub(crate) fn purged(purged: &Value) -> String {
     let dry = purged["dry_run"] == Value::Bool(true);
-    let matched = if purged["matched"].is_null() { "not known".to_owned() } else { text(&purged["matched"]) };
+    let matched = keys(&purged["matched"], &purged["matched_error"]);
     let done = match (dry, &purged["delivered"]) {
         (true, _) => "nothing was changed",
         (false, Value::Bool(true)) => "purged",
@@ -243,6 +263,7 @@ pub(crate) fn purged(purged: &Value) -> String {
         ("what", what),
         ("mode", text(&purged["mode"])),
         (if dry { "would reach" } else { "reached" }, matched),
+        ("to reload", reload(purged)),
         ("", done.to_owned()),
         ("note", text(&purged["note"])),
         ("audit", text(&purged["id"])),

@@ -15,6 +15,7 @@ pub(crate) mod operation;
 pub(crate) mod replies;
 #[cfg(test)]
 pub(crate) mod replies_tests;
+pub(crate) mod sample;
 pub(crate) mod scripts;
 pub(crate) mod sealing;
 pub(crate) mod sweep;

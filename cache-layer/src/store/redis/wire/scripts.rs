@@ -687,6 +687,11 @@ impl Batch {
         self.cmd("EVALSHA", Expected::Reply).arg(CARRIES.get_hash()).arg(1).arg(name).arg(tag);
     }
 
+    /// How long the load of the entry at `name` took, as its envelope has it.
+    pub(crate) fn load_time(&mut self, name: &[u8]) {
+        self.cmd("GETRANGE", Expected::Reply).arg(name).arg(72).arg(75);
+    }
+
     /// Has the next call's reads tracked, where the server tracks at all.
     pub(crate) fn track(&mut self, tracking: bool) {
         if tracking {

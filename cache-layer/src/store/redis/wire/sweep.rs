@@ -14,6 +14,7 @@ use super::{
     invalidation::invalidate,
     names::{Kind, Names},
     replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
+    sample::Sample,
     scripts::{self, Batch},
 };
 use crate::{
@@ -94,8 +95,21 @@ pub(crate) async fn count_carrying(names: &Names, tag: &str, driver: &mut Multip
     Sweep { names, patterns: &[&every], purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await
 }
 
+/// As both, until the time of `sample` is up, which is told what is found; nothing is changed.
+pub(crate) async fn sample(
+    names: &Names,
+    pattern: &Pattern,
+    sample: &mut Sample,
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<()> {
+    let purpose = Purpose::Sample(sample);
+    Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await.map(|_| ())
+}
+
 /// What becomes of the entries that match.
 enum Purpose<'a> {
+    /// They are counted for so long.
+    Sample(&'a mut Sample),
     /// They are deleted, and this is told of each as soon as it is.
     Delete(&'a mut (dyn FnMut(KeyId) + Send)),
     /// They are marked, over so many milliseconds, and this is told of each as soon as it is.
@@ -148,7 +162,7 @@ impl Sweep<'_> {
             if !found.is_empty() {
                 deleted += self.deal_with(kind, &found).await?;
             }
-            if cursor == 0 {
+            if self.ends_at(cursor) {
                 return Ok(deleted);
             }
         }
@@ -166,6 +180,14 @@ impl Sweep<'_> {
 
     fn matches(&self, readable: &[u8]) -> bool {
         self.patterns.iter().any(|pattern| pattern.matches(readable))
+    }
+
+    /// Whether the pass is at its end.
+    fn ends_at(&mut self, cursor: u64) -> bool {
+        match &mut self.purpose {
+            Purpose::Sample(sample) => sample.ends_at(cursor),
+            _ => cursor == 0,
+        }
     }
 
     /// A pattern of the server's for all names that may match.
@@ -192,6 +214,7 @@ impl Sweep<'_> {
         let begun = Instant::now();
         let matching = self.matching(kind, found).await?;
         let dealt_with = match self.purpose {
+            Purpose::Sample(_) => self.sample(&matching).await,
             Purpose::Count => Ok(matching.iter().filter(|found| !found.id.is_variant()).count() as u64),
             Purpose::CountCarrying(tag) => self.count_carrying(&matching, tag).await,
             _ if matching.is_empty() => return Ok(0),
@@ -201,6 +224,29 @@ impl Sweep<'_> {
         };
         self.pace(begun.elapsed()).await;
         dealt_with
+    }
+
+    async fn sample(&mut self, matching: &[Match<'_>]) -> RedisResult<u64> {
+        let Purpose::Sample(sample) = &mut self.purpose else { return Ok(0) };
+        let mut found: Vec<&[u8]> =
+            matching.iter().filter(|found| !found.id.is_variant()).map(|found| found.name).collect();
+        if let Some(tag) = sample.tag.as_deref().filter(|_| !found.is_empty()) {
+            let mut batch = Batch::default();
+            found.iter().for_each(|name| batch.carries(name, tag));
+            let carry: Vec<Flag> = exactly(found.len(), in_time(batch.run(self.driver)).await?)?;
+            let mut carry = carry.into_iter();
+            found.retain(|_| carry.next().is_some_and(|Flag(carries)| carries));
+        }
+        let timed = &found[..found.len().min(sample.untimed())];
+        let mut load_times = Vec::new();
+        if !timed.is_empty() {
+            let mut batch = Batch::default();
+            timed.iter().for_each(|name| batch.load_time(name));
+            let read: Vec<Bulk> = exactly(timed.len(), in_time(batch.run(self.driver)).await?)?;
+            load_times.extend(read.into_iter().map(|Bulk(bytes)| bytes));
+        }
+        sample.add(found.len() as u64, &load_times);
+        Ok(found.len() as u64)
     }
 
     async fn count_carrying(&mut self, matching: &[Match<'_>], tag: &str) -> RedisResult<u64> {
