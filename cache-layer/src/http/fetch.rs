@@ -345,10 +345,10 @@ enum Next<R: Body> {
 
 /// The answer to a request that leads a load.
 enum LeaderAnswer<R: Body> {
-    /// This; the load is for later requests.
+    /// This response; the load is for later requests.
     Stored(Box<Response<ResponseBody<R>>>),
     Load,
-    /// The load; or this, if the load panics, or has no reply by then.
+    /// The load; or this response, if the load panics, or has not replied by then.
     LoadOrStale(Box<ResponseEntry>, Instant),
 }
 
