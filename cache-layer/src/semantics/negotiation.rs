@@ -11,7 +11,7 @@ use super::preference::{Preference, preferences};
 pub(crate) fn negotiated_codings(value: &[u8], codings: &[String]) -> Option<Vec<u8>> {
     let members = preferences(value)?;
     if members.is_empty() {
-        // The client accepts none of the codings.
+        // The field is empty: the client wants no coding.
         return Some(Vec::new());
     }
     let weight = |name: &str| coding_weight(&members, name);

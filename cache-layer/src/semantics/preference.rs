@@ -3,12 +3,12 @@
 /// Whether the order of members matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Something, perhaps: members keep it.
+    /// It may matter: members keep their order.
     #[default]
     Counts,
-    /// Something among members of the same weight.
+    /// It matters among members of the same weight.
     CountsAmongEquals,
-    /// Nothing.
+    /// It does not matter.
     Moot,
 }
 

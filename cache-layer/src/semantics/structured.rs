@@ -8,13 +8,14 @@ use sfv::{Dictionary, Item, List, Parser};
 
 use super::list::has;
 
-/// The members of a dictionary; `None` if the field is absent. If a key repeats, the last member counts.
+/// The members of a dictionary: empty if the field is absent, `None` if it can't be parsed. If a key repeats, the last member
+/// counts.
 pub(crate) fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
     let Some(field) = combined(headers, name) else { return Some(Dictionary::new()) };
     Parser::new(&field).parse().ok()
 }
 
-/// The members of a list; `None` if the field is absent.
+/// The members of a list: empty if the field is absent, `None` if it can't be parsed.
 pub(crate) fn list(headers: &HeaderMap, name: &HeaderName) -> Option<List> {
     let Some(field) = combined(headers, name) else { return Some(List::new()) };
     Parser::new(&field).parse().ok()
