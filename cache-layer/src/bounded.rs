@@ -1,4 +1,4 @@
-//! Maps that stop growing: what is remembered in one of them only saves work, so that any of it may be given up.
+//! Maps with a bound: their contents only save work, so that any of them may be dropped.
 
 use std::{
     borrow::Borrow,
@@ -6,7 +6,7 @@ use std::{
     hash::Hash,
 };
 
-/// How many keys a map may have, and what becomes of it when it is full and one more comes.
+/// How many keys a map may have, and what happens when it is full and one more is added.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
     most: usize,
@@ -20,22 +20,22 @@ enum WhenFull {
 }
 
 impl Bound {
-    /// A full map is emptied: for what is found out again at a small price, and by all at once.
+    /// A full map is emptied: for contents that are cheap to learn again.
     pub(crate) const fn starting_anew(most: usize) -> Self {
         Self { most, when_full: WhenFull::StartAnew }
     }
 
-    /// A full map takes no more: for what somebody relies on while it is there.
+    /// A full map takes no more: for contents that code relies on while they are there.
     pub(crate) const fn refusing(most: usize) -> Self {
         Self { most, when_full: WhenFull::Refuse }
     }
 
-    /// A map that something else bounds.
+    /// A map that is bounded elsewhere.
     pub(crate) const fn none() -> Self {
         Self::refusing(usize::MAX)
     }
 
-    /// Makes room in `map` for so many `more`; `false` if there is none.
+    /// Makes room in `map` for `more` keys; `false` if there is none.
     pub(crate) fn make_room<K, V>(self, map: &mut impl Map<K, V>, more: usize) -> bool {
         let full = map.len().saturating_add(more) > self.most;
         match self.when_full {
@@ -50,7 +50,7 @@ impl Bound {
     }
 }
 
-/// What a hashed map and an ordered one have in common.
+/// The common operations of a hashed map and an ordered one.
 pub(crate) trait Map<K, V>: Default {
     fn len(&self) -> usize;
 

@@ -7,7 +7,7 @@ pub(crate) fn of_byte(byte: u8) -> [u8; 2] {
     [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)])
 }
 
-/// The 16 digits of a number, which sort as the number does. Eight of them are made in one step: each lease has some.
+/// The 16 digits of a number, which sort as the number does. Eight digits are made in one step, because every lease needs some.
 pub(crate) fn of_u64(number: u64) -> [u8; 16] {
     let mut digits = [0; 16];
     let (high, low) = digits.split_at_mut(8);
@@ -19,16 +19,16 @@ pub(crate) fn of_u64(number: u64) -> [u8; 16] {
 /// The digits of a number of 32 bits.
 fn eight(number: u64) -> [u8; 8] {
     const EACH: u64 = u64::from_ne_bytes([1; 8]);
-    // Each half of what was together goes into a lane of its own, until every digit has one.
+    // Split each lane into two, until every digit has a lane of its own.
     let number = (number | (number << 16)) & 0x0000_ffff_0000_ffff;
     let number = (number | (number << 8)) & 0x00ff_00ff_00ff_00ff;
     let number = (number | (number << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
-    // One in the lane of each digit that is a letter.
+    // Put a one into the lane of each digit that is a letter.
     let letters = ((number + 6 * EACH) >> 4) & EACH;
     (number + u64::from(b'0') * EACH + u64::from(b'a' - b'9' - 1) * letters).to_be_bytes()
 }
 
-/// The number of up to 16 digits; `None` if they are none.
+/// The number of up to 16 digits; `None` if they are not hexadecimal digits.
 pub(crate) fn parse(digits: &[u8]) -> Option<u64> {
     let digit = |byte: &u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

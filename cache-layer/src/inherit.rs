@@ -1,8 +1,8 @@
-//! What is made from cached things carries their tags, and lives no longer than they do.
+//! Inheritance: a result that is made from cached values carries their tags, and is fresh no longer than they are.
 //!
-//! A *scope* is opened around whatever makes something to be cached: a handler behind a layer that asks for it, and every
-//! typed load. Each typed read inside adds to the innermost scope. A load adds what came out of its own scope to that of its
-//! caller, so what is found at the bottom rises to the top.
+//! A *scope* is opened around code that makes a cacheable result: a handler behind a layer that inherits, and every
+//! typed load. Each typed read inside adds to the innermost scope. A load adds the reads of its own scope to the scope of its
+//! caller, so that reads at the bottom are inherited up to the top.
 
 use std::{cell::RefCell, collections::BTreeSet, mem::take, sync::Arc};
 
@@ -12,11 +12,11 @@ tokio::task_local! {
     static SCOPE: RefCell<Reads>;
 }
 
-/// What was read in a scope.
+/// The reads of a scope.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reads {
     tags: BTreeSet<Arc<str>>,
-    /// The moment that the first of it ceases to be fresh, in milliseconds since the Unix epoch.
+    /// When the first of the values that were read ceases to be fresh, in milliseconds since the Unix epoch.
     pub(crate) fresh_until: Option<u64>,
 }
 
@@ -32,7 +32,7 @@ impl Reads {
         self.fresh_until = earliest(self.fresh_until, other.fresh_until);
     }
 
-    /// These, and `tags`.
+    /// These reads, with `tags` added.
     pub(crate) fn and(mut self, tags: &Tags) -> Self {
         self.tags.extend(tags.as_slice().iter().cloned());
         self
@@ -44,13 +44,13 @@ impl Reads {
     }
 }
 
-/// The earlier of two moments, where none is never.
+/// The earlier of two times, where `None` means never.
 #[cfg(feature = "typed")]
 pub(crate) fn earliest(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.into_iter().chain(other).min()
 }
 
-/// Runs `work` in a scope of its own; returns what was read in it, too.
+/// Runs `work` in a scope of its own; also returns the reads of that scope.
 pub(crate) async fn collect<T>(work: impl Future<Output = T>) -> (T, Reads) {
     let work = async {
         let output = work.await;

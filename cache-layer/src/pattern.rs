@@ -1,4 +1,4 @@
-//! Patterns of readable keys, in the syntax of Redis: what a server selects by one, this process selects as well.
+//! Patterns of readable keys, in the syntax of Redis: this process selects the same keys by a pattern as a server does.
 
 use std::fmt;
 
@@ -44,8 +44,8 @@ impl Pattern {
 
     pub(crate) fn matches(&self, text: &[u8]) -> bool {
         let (mut step, mut at) = (0, 0);
-        // The last run, and where what follows it was last tried: every other step takes exactly one byte, so no earlier
-        // run has to be taken up again.
+        // The last run, and the position at which the rest was last tried: every other step takes exactly one byte, so that no
+        // earlier run has to be tried again.
         let mut last_run = None;
         while at < text.len() {
             match self.steps.get(step) {
@@ -67,7 +67,7 @@ impl Pattern {
         self.steps[step..].iter().all(|step| *step == Step::Run)
     }
 
-    /// What every match begins with, at most `cap` bytes of it.
+    /// The bytes with which every match begins, at most `cap` of them.
     #[cfg(feature = "redis")]
     pub(crate) fn literal_prefix(&self, cap: usize) -> Vec<u8> {
         let literal = self.steps.iter().map_while(|step| match step {
@@ -93,7 +93,7 @@ impl Step {
     }
 }
 
-/// The class that begins at `rest`, just after its bracket. One that is never closed ends with the pattern.
+/// The class that begins at `rest`, just after its bracket. A class that is not closed ends with the pattern.
 fn class(rest: &mut &[u8]) -> Step {
     let negated = rest.first() == Some(&b'^');
     if negated {

@@ -1,7 +1,7 @@
 //! The standard library's locks without poisoning.
 //!
-//! No lock of this crate is held across an `.await` or while foreign code runs, and what it guards is whole between any
-//! two statements: after a panic elsewhere the state behind a lock is as good as before.
+//! No lock of this crate is held across an `.await` or while foreign code runs, and the guarded state is consistent between any
+//! two statements: so it is still valid after a panic.
 
 use std::sync::{self, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 

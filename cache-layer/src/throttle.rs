@@ -1,10 +1,10 @@
-//! Warnings that would come with every request, said once in a while.
+//! Limits warnings that would otherwise occur with every request.
 
 use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
 
-/// The least time between two warnings of a kind.
+/// The shortest time between two warnings of a kind.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Lets one warning of its kind through, and then none for a while.
@@ -22,7 +22,7 @@ impl Throttle {
         Self(Mutex::new(None))
     }
 
-    /// How many were kept back since the last one, if it is time for the next.
+    /// If it is time for the next warning: how many were suppressed since the last one.
     pub(crate) fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }

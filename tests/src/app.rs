@@ -14,13 +14,13 @@ use crate::{
     origin::{Body, Failure, Origin, full},
 };
 
-/// So that a request that is never answered is a failed test and not a hung one.
+/// Makes a test fail, instead of hang, if a request is never answered.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The host of requests that name no other.
 pub const HOST: &str = "shop.example";
 
-/// A cache in front of an [`Origin`]. Clones are one.
+/// A cache in front of an [`Origin`]. Clones share it.
 #[derive(Debug, Clone)]
 pub struct App {
     /// The cache.
@@ -33,7 +33,7 @@ pub struct App {
 }
 
 impl App {
-    /// `cache` in front of `origin`, by the settings that `set` makes.
+    /// `cache` in front of `origin`, with the settings that `set` makes.
     pub fn new(cache: Cache, origin: &Origin, set: impl FnOnce(CacheLayer) -> CacheLayer) -> Self {
         let layer = set(CacheLayer::new(cache.clone()));
         let service = layer.layer(origin.clone());
@@ -46,7 +46,7 @@ impl App {
         Self::new(backend.cache().await.build(), origin, |layer| layer)
     }
 
-    /// Asks for no explanation before a request: for a test that counts what is read or turned away.
+    /// Asks for no explanation before a request: for tests that count reads or refusals.
     #[must_use]
     pub fn unexplained(self) -> Self {
         Self { foreteller: None, ..self }
@@ -58,7 +58,7 @@ impl App {
         self.service.clone()
     }
 
-    /// GET of `uri`, answered to the end and with all that it leaves behind stored.
+    /// GET of `uri`: returns once the response is complete, and everything that the request caused is stored.
     pub async fn get(&self, uri: &str, fields: &[(&str, &str)]) -> Response {
         self.ask(request(Method::GET, uri, fields)).await
     }
@@ -68,7 +68,7 @@ impl App {
         self.ask(request(method, uri, fields)).await
     }
 
-    /// As [`get`](Self::get), for any request. What the layer explained just before has to be what `Cache-Status` says, unless
+    /// As [`get`](Self::get), for any request. The layer's explanation just before has to agree with `Cache-Status`, unless
     /// there is another request or load at the same time.
     pub async fn ask(&self, request: Request<Body>) -> Response {
         let explaining = self.foreteller.as_ref().map(|foreteller| {
@@ -88,7 +88,7 @@ impl App {
         response
     }
 
-    /// The head of an answer, and its body as it comes in.
+    /// The head of an answer, and its body as it arrives.
     ///
     /// # Errors
     ///

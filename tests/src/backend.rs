@@ -1,4 +1,4 @@
-//! Every store that a cache can stand on.
+//! Every store that a cache can use.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use cache_layer::{
 
 use crate::RedisServer;
 
-/// Nothing here is to fail because a busy machine was slow: that is what other tests are about.
+/// A long timeout, so that no test fails because a busy machine was slow: other tests are about timeouts.
 const PATIENCE: Duration = Duration::from_secs(10);
 const BYTES: u64 = 16 * 1024 * 1024;
 
-/// A store, with the server that it needs. Caches on one backend share what they store; on Redis they are strangers
-/// beyond that, as the processes of a fleet are.
+/// A store, with the server that it needs. Caches on one backend share their entries; on Redis they share nothing else, like the
+/// processes of a fleet.
 #[derive(Debug)]
 pub enum Backend {
     /// A store in this process.

@@ -54,7 +54,7 @@ impl Fault {
 
 /// A loopback TCP proxy in front of a server, whose [`Fault`] can be changed while connections are open.
 ///
-/// A connection that lost bytes is not healed with the network, but closed: no real one goes on with a hole in it.
+/// When the fault ends, a connection that lost bytes is closed: no real connection continues with bytes missing.
 #[derive(Debug)]
 pub struct FaultProxy {
     addr: SocketAddr,
@@ -155,7 +155,7 @@ async fn pump(
         let now = *fault.borrow_and_update();
 
         if now.swallows(direction) {
-            // An end that the other side must not see is one more thing that got lost.
+            // An end of stream that the other side must not see counts as lost, too.
             lost_bytes = true;
             ended = read == 0;
             continue;

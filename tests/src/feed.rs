@@ -1,4 +1,4 @@
-//! A body that is fed by hand.
+//! A body that a test feeds piece by piece.
 
 use std::{
     pin::Pin,
@@ -15,18 +15,18 @@ use crate::{Body, Failure};
 
 type Piece = Result<Frame<Bytes>, Failure>;
 
-/// The hand that feeds a body. When it lets go, the body ends.
+/// The sender of a body. When it is dropped, the body ends.
 ///
-/// Frames, failure and end take one way, so that none overtakes another.
+/// Frames, failure and end go through one channel, so that none overtakes another.
 #[derive(Debug)]
 pub struct Feed(mpsc::UnboundedSender<Piece>);
 
-/// Nobody has the body any more.
+/// The body was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unread;
 
 impl Feed {
-    /// A body, and what it is fed by.
+    /// A body and its sender.
     #[must_use]
     pub fn new() -> (Self, Body) {
         let (sender, pieces) = mpsc::unbounded_channel();
@@ -38,7 +38,7 @@ impl Feed {
         self.frame(Frame::data(data.into()))
     }
 
-    /// What comes after the data.
+    /// Trailers, after the data.
     pub fn trailers(&self, trailers: HeaderMap) -> Result<(), Unread> {
         self.frame(Frame::trailers(trailers))
     }

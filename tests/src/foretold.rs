@@ -1,4 +1,4 @@
-//! What a layer explains just before a request has to be what comes.
+//! The explanation of a request, made just before it is sent, has to agree with its response.
 
 use std::{
     sync::{
@@ -13,8 +13,8 @@ use http::Request;
 
 use crate::{Origin, Response};
 
-/// Compares what a layer explains before each request with what `Cache-Status` says then, unless there is another request or load
-/// at the same time. Clones are one.
+/// Compares a layer's explanation before each request with the `Cache-Status` of its response, unless there is another request
+/// or load at the same time. Clones share the state.
 ///
 /// ```
 /// # use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -39,7 +39,7 @@ pub struct Foreteller {
     asks: Arc<[AtomicUsize; 2]>,
 }
 
-/// What a layer explained before a request was sent.
+/// A layer's explanation before a request was sent.
 #[derive(Debug)]
 pub struct Foretold {
     explanation: Box<Explanation>,
@@ -56,7 +56,7 @@ impl Foreteller {
         Self { cache, origin: origin.clone(), asks: Arc::default() }
     }
 
-    /// What is explained of a request that is about to be sent.
+    /// The explanation of a request that is about to be sent.
     // No `async fn`, which would keep a body that is not `Sync`.
     pub fn foretell<B, F>(
         &self,
@@ -73,26 +73,26 @@ impl Foreteller {
         let request = format!("{} {} {:?}", request.method(), request.uri(), request.headers());
         let cache = self.cache.clone();
         async move {
-            // Nor may anything go on that a request has left behind, such as the invalidation of a write.
+            // Nor may follow-up work of an earlier request be under way, such as the invalidation of a write.
             let alone = alone && cache.drain(Duration::ZERO).await;
             let began = if alone { before + 1 } else { 0 };
             Foretold { explanation: Box::new(explaining.await), request, began, calls }
         }
     }
 
-    /// Whether a failing application was to be left alone: for a while that ends by no clock of a test, perhaps in between.
+    /// Whether the key was in back-off, whose end does not depend on a test's clock, and may come in between.
     fn leaves_alone(&self, explanation: &Explanation) -> bool {
         let counts = self.cache.counts();
         let has_failed = counts.backed_off + counts.failed_refreshes > 0;
         explanation.reason == Some(NoCacheReason::BackedOff) || (explanation.verdict == Verdict::Stale && has_failed)
     }
 
-    /// Compares it with what came; panics if the two differ.
+    /// Compares it with the response; panics if the two differ.
     pub fn compare(&self, foretold: Foretold, response: &Response) {
         let Foretold { explanation, request, began, calls } = foretold;
         let [begun, ended] = &*self.asks;
         ended.fetch_add(1, Ordering::SeqCst);
-        // A request that waits answers as the other one's load ends.
+        // The answer to a request that waits depends on how the other request's load ends.
         if begun.load(Ordering::SeqCst) != began || explanation.verdict == Verdict::Wait {
             return;
         }
@@ -104,15 +104,15 @@ impl Foreteller {
             (false, None) if called == 1 => explanation.if_failed(),
             (false, _) => return,
         };
-        // A response to POST that may be kept for GET.
+        // A response to POST may be stored for GET.
         if !explanation.is_final {
             return;
         }
-        // Without it, nothing says what the cache did.
+        // Without the field, the response does not say what the cache did.
         let Some(field) = &explanation.cache_status_field else { return };
         let came =
             response.headers.get_all(field).iter().next_back().and_then(|line| line.to_str().ok()).unwrap_or_default();
-        // Then the application is asked, and the answer is its own, or stands in for it.
+        // The application was asked then, and the answer is its own, or a stale one in its place.
         if a_pause_may_have_ended && came.contains("; fwd=stale") {
             return;
         }
@@ -126,12 +126,12 @@ impl Foreteller {
 
 fn is_same(foretold: &str, came: &str) -> bool {
     let [(said, foretold_ttl), (mut same, ttl)] = [foretold, came].map(without_ttl);
-    // A cache trusts for a second, by no clock of a test, what it remembers of a failure, and answers with what is stale; then
-    // the store tells it of the same failure once more, and it says so.
+    // For a second, which does not depend on a test's clock, a cache relies on its memory of a failure, and answers with a stale
+    // response; after that, the store reports the same failure again, and `Cache-Status` says so.
     if said.ends_with("; hit") && foretold_ttl.is_some_and(|ttl| ttl < 0) {
         same = same.replace("; detail=backed-off", "");
     }
-    // A second may have begun in between; and what is softened is stale since the moment at which that is noticed.
+    // A new second may have begun in between; and a soft-invalidated entry is stale from the time at which that is noticed.
     let in_time = match (foretold_ttl, ttl) {
         (Some(foretold), Some(ttl)) => foretold.abs_diff(ttl) <= 1,
         (foretold, ttl) => foretold == ttl,

@@ -11,7 +11,7 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-/// So that a server that never answers is a failed request and not a hung test.
+/// Makes a request fail, instead of hang, if a server never answers.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Speaks HTTP/1.1 over real sockets. Clones share their connections.
@@ -34,7 +34,7 @@ pub struct Response {
     pub trailers: Option<HeaderMap>,
 }
 
-/// No whole answer came: the connection failed, the body broke off, or 30 seconds passed.
+/// No complete answer came: the connection failed, the body broke off, or 30 seconds passed.
 #[derive(Debug)]
 pub struct RequestError {
     request: String,
@@ -57,13 +57,13 @@ impl HttpClient {
     fn with_idle_connections(limit: usize) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(limit)
-            // A test wants to see what the server did, not what a second try made of it.
+            // A test has to see what the server did at the first attempt.
             .retry_canceled_requests(false)
             .build_http();
         Self { client, host: None }
     }
 
-    /// Says that it means this host, whatever address it connects to: as clients do that reach the same site through
+    /// Sends this `Host`, whatever address the client connects to, like clients that reach the same site through
     /// different servers.
     #[must_use]
     pub fn host(self, host: &'static str) -> Self {

@@ -1,22 +1,23 @@
-//! What the end-to-end tests share: real servers with a life of their own, ways to break the road to them, and a client.
+//! The harness of the end-to-end tests: real servers in processes of their own, proxies that break the network to them, and a
+//! client.
 //!
 //! # Layout
 //!
-//! - [`RedisServer`], [`PostgresServer`]: a real server process each, on a free port, in a folder that goes with it.
-//! - [`RedisCluster`], [`RedisSentinel`]: several of them that know each other.
-//! - [`RedisUsage`]: what a server was asked for, in its own count.
+//! - [`RedisServer`], [`PostgresServer`]: a real server process each, on a free port, in a folder that is removed with it.
+//! - [`RedisCluster`], [`RedisSentinel`]: several servers that know each other.
+//! - [`RedisUsage`]: the commands that a server received, by its own count.
 //! - [`ServiceProcess`]: the product service as its users run it.
-//! - [`FaultProxy`]: a TCP proxy that delays, swallows, cuts and lies on demand.
-//! - [`LyingProxy`]: a Redis that answers something else.
+//! - [`FaultProxy`]: a TCP proxy that delays, drops, cuts or corrupts data on demand.
+//! - [`LyingProxy`]: a proxy in front of a Redis that replaces some replies.
 //! - [`HttpClient`]: requests over real sockets, answers read to their last trailer.
 //! - [`Load`]: many clients at once, and what they saw.
-//! - [`Origin`], [`App`], [`Backend`]: an application that says what it was asked, a cache in front of it, on every store.
+//! - [`Origin`], [`App`], [`Backend`]: an application that reports its requests, a cache in front of it, on every store.
 //! - [`QueryApp`]: an [`App`] that answers QUERY, too.
-//! - [`Foreteller`]: what is explained of a request before it is sent, compared with what comes.
+//! - [`Foreteller`]: compares the explanation of a request, made before it is sent, with its response.
 //! - [`Feed`]: a body that a test feeds piece by piece.
 //! - [`CacheNode`], [`SharedOrigin`]: a process of a fleet, and the application that the fleet stands in front of.
 //! - [`Neighbour`]: another cache between this one and its clients: nginx, HAProxy.
-//! - [`wait_until`]: polling with a cap, in place of sleeping and hoping.
+//! - [`wait_until`]: polling with a time limit, instead of sleeping for a fixed time.
 //!
 //! A server whose program is not installed fails the test that needs it, with the package's name. Nothing is skipped.
 

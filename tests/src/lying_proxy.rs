@@ -1,4 +1,4 @@
-//! A Redis that answers something else.
+//! A proxy in front of a Redis that replaces some replies.
 
 use std::{
     collections::VecDeque,
@@ -21,7 +21,7 @@ pub struct LyingProxy {
     acceptor: JoinHandle<()>,
 }
 
-/// How commands begin, and what they are answered.
+/// The beginnings of commands, and the replies to them.
 type Lies = Arc<Mutex<Vec<Lie>>>;
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ struct Lie {
 }
 
 impl LyingProxy {
-    /// Listens on a free port and, for now, tells the truth.
+    /// Listens on a free port and, at first, passes all replies unchanged.
     pub async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("there is a free port");
         let (addr, lies) = (listener.local_addr().expect("it listens"), Lies::default());
@@ -52,7 +52,7 @@ impl LyingProxy {
         self.lies().push(Lie { words, reply: reply.to_owned(), told: 0 });
     }
 
-    /// Tells the truth from now on; says how many lies were told.
+    /// Passes all replies unchanged from now on; returns how many were replaced.
     #[must_use]
     pub fn be_honest(&self) -> usize {
         self.lies().drain(..).map(|lie| lie.told).sum()
@@ -91,7 +91,7 @@ async fn carry(client: TcpStream, target: SocketAddr, lies: Lies) -> io::Result<
     server.set_nodelay(true)?;
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
-    // The replies that are due, where they are not the server's.
+    // One element for each reply that is due: the replacement, if there is one.
     let due = Mutex::new(VecDeque::<Option<Vec<u8>>>::new());
     let asking = async {
         let mut questions = Vec::new();
@@ -117,7 +117,7 @@ async fn carry(client: TcpStream, target: SocketAddr, lies: Lies) -> io::Result<
             }
             while let Some(length) = frame(&answers) {
                 let answer: Vec<u8> = answers.drain(..length).collect();
-                // What the server says unasked is nobody's reply.
+                // A push of the server is not a reply.
                 let lie = match answer[0] {
                     b'>' => None,
                     _ => due.lock().unwrap_or_else(PoisonError::into_inner).pop_front().flatten(),

@@ -1,4 +1,4 @@
-//! Caches of others, between this one and its clients.
+//! Other caches, between this one and its clients.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use crate::{port, program, supervisor::Supervisor, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// An nginx or a HAProxy that caches what it gets from one server, with as little said about how as that takes. Killed when
-/// dropped, and also when the process that holds it dies.
+/// An nginx or a HAProxy that caches the responses of one server, with the least configuration that makes it cache. It is
+/// killed when dropped, and also when the process that holds it dies.
 #[derive(Debug)]
 pub struct Neighbour {
     /// Ends it when dropped.
@@ -76,7 +76,7 @@ impl Neighbour {
             command.args(args).arg(file);
             let mut supervisor = Supervisor::new(folder, "KILL", &command);
             supervisor.start();
-            // Somebody else may have taken the port in between.
+            // Another process may have taken the port in between.
             let taken =
                 || ["Address already in use", "cannot bind"].iter().any(|words| supervisor.log().contains(words));
             let listens = || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();

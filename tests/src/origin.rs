@@ -42,7 +42,7 @@ impl fmt::Debug for Answered {
 #[derive(Clone, Debug)]
 pub struct Head(Response<Length>);
 
-/// A body of which no more is known than how long it is.
+/// A body of which only the length is known.
 #[derive(Clone, Copy, Debug)]
 pub struct Length {
     least: u64,
@@ -82,7 +82,7 @@ impl http_body::Body for Length {
     }
 }
 
-/// What an application, or its body, fails with.
+/// The error of an application, or of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure(pub &'static str);
 
@@ -94,7 +94,7 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// An application that counts how often it is called: at the call, whether or not anybody awaits its answer.
+/// An application that counts its calls: at the call, even if its answer is never awaited.
 #[derive(Clone)]
 pub struct Origin {
     calls: Arc<AtomicUsize>,
@@ -103,7 +103,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Answers by `answer`, which is told the number of the call, from 1, and the request.
+    /// Answers by `answer`, which gets the number of the call, from 1, and the request.
     pub fn new<A, F>(answer: A) -> Self
     where
         A: Fn(usize, Request<Body>) -> F + Send + Sync + 'static,
@@ -119,7 +119,7 @@ impl Origin {
         Self::new(move |call, request| async move { Ok(echo(call, &request, fields)) })
     }
 
-    /// As [`echo`](Self::echo), for those who come while `gate` is open.
+    /// As [`echo`](Self::echo); requests wait until `gate` is open.
     #[must_use]
     pub fn gated_echo(gate: &Gate, fields: &'static [(&'static str, &'static str)]) -> Self {
         let gate = gate.clone();
@@ -132,14 +132,14 @@ impl Origin {
         })
     }
 
-    /// Answers with what the request has it say ([`obey`]).
+    /// Answers as the request demands ([`obey`]).
     #[must_use]
     pub fn obedient() -> Self {
         Self::new(|call, request| async move { Ok(obey(call, request).await) })
     }
 
-    /// As [`obedient`](Self::obedient), for those who come while `gate` is open; whom it holds up, `is_held` tells by the number
-    /// of the call and the request.
+    /// As [`obedient`](Self::obedient); requests for which `is_held` returns `true`, by the number of the call and the request,
+    /// wait until `gate` is open.
     #[must_use]
     pub fn gated_obedient(gate: &Gate, is_held: fn(usize, &Request<Body>) -> bool) -> Self {
         let gate = gate.clone();
@@ -154,7 +154,7 @@ impl Origin {
         })
     }
 
-    /// What it answered last, apart from the body; nothing, if it failed.
+    /// The head of its last answer; `None` if it failed.
     #[must_use]
     pub fn last(&self) -> Option<Head> {
         self.last.lock().unwrap().clone()
@@ -194,7 +194,7 @@ impl fmt::Debug for Origin {
     }
 }
 
-/// A response that says which call it answers, in `X-Call` and in its body, and there all that was asked.
+/// A response that says which call it answers, in `X-Call` and in its body; the body also has the whole request.
 pub fn echo<B>(call: usize, request: &Request<B>, fields: &[(&str, &str)]) -> Response<Body> {
     let mut response = Response::builder().header("x-call", call);
     for (name, value) in fields {
@@ -203,8 +203,8 @@ pub fn echo<B>(call: usize, request: &Request<B>, fields: &[(&str, &str)]) -> Re
     response.body(full(asked(call, request))).expect("a valid response")
 }
 
-/// As [`echo`], with the fields that the request has after `x-say-`, and the status in `x-status`. After all else, the body has
-/// the content of the request, how many trailers there were, and what it failed with.
+/// As [`echo`], with the fields that the request has with the prefix `x-say-`, and the status in `x-status`. At its end, the
+/// body has the content of the request, the number of its trailers, and its error.
 pub async fn obey(call: usize, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let content = match body.collect().await {
@@ -237,23 +237,23 @@ fn asked<B>(call: usize, request: &Request<B>) -> String {
     text
 }
 
-/// A body that is there at once.
+/// A body that is complete at once.
 pub fn full(content: impl Into<Bytes>) -> Body {
     Full::new(content.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Holds up whoever comes until it is opened. Clones are one gate.
+/// Holds requests until it is opened. Clones are the same gate.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 
 impl Gate {
-    /// A gate that holds everybody up.
+    /// A closed gate.
     #[must_use]
     pub fn closed() -> Self {
         Self(Arc::new(watch::Sender::new(false)))
     }
 
-    /// Lets everybody pass, those who wait and those who come.
+    /// Lets all requests pass, those that wait and those that come later.
     pub fn open(&self) {
         self.0.send_replace(true);
     }

@@ -1,5 +1,5 @@
-//! Failures that all requests for a key share: for a while that grows with each of them, no request asks the application again
-//! that has another answer.
+//! Back-off after failures, shared by all requests for a key: for a time that grows with each failure, requests that have another
+//! answer don't ask the application.
 
 use std::{
     collections::HashMap,
@@ -12,13 +12,13 @@ use crate::{
     sync::Mutex,
 };
 
-/// Keys remembered at one time.
+/// The most keys that are remembered at one time.
 const CAP: usize = 10_000;
-/// How long this process goes by what it remembers before it asks the store again, which hears of it when another
-/// process invalidates the key.
+/// How long this process relies on its memory before it asks the store again, which knows if another process has invalidated the
+/// key.
 const TRUST: Duration = Duration::from_secs(1);
 
-/// How long to leave a failing application alone: doubling from the first failure on, up to a longest.
+/// How long back-offs last: doubled with each failure from the first on, up to a longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BackOff {
     first: Duration,
@@ -31,7 +31,7 @@ impl BackOff {
         (!first.is_zero()).then_some(Self { first, longest: longest.max(first) })
     }
 
-    /// After a failure that `failures` others came before; spread by a fifth, so that keys that failed together are not
+    /// The back-off after a failure that follows `failures` others; spread by a fifth, so that keys that failed together are not
     /// retried together.
     pub(crate) fn pause(self, failures: u32) -> Duration {
         let doubled = self.first.saturating_mul(2u32.saturating_pow(failures));
@@ -46,7 +46,7 @@ impl BackOff {
 /// A load that failed, and when to try again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RecentFailure {
-    /// Of the application's response; `None` if it gave none.
+    /// The status of the application's response; `None` if there was no response.
     pub(crate) status: Option<u16>,
     until: Instant,
 }
@@ -56,13 +56,13 @@ impl RecentFailure {
         Self { status, until: Instant::now() + remaining }
     }
 
-    /// How much longer to leave the application alone.
+    /// The rest of the back-off.
     pub(crate) fn remaining(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
     }
 }
 
-/// What this process remembers, so that not every request has to ask the store.
+/// The failures that this process remembers, so that not every request has to ask the store.
 #[derive(Debug, Default)]
 pub(crate) struct RecentFailures(Mutex<HashMap<KeyHash, Remembered, Hashed>>);
 
@@ -93,14 +93,14 @@ impl RecentFailures {
         if table.len() >= CAP {
             table.retain(|_, remembered| now < remembered.trusted_until);
         }
-        // Full of what is still true: forgetting one more costs a question, not an error.
+        // If the table is full of current failures, forgetting this one costs a question to the store.
         if table.len() < CAP {
             let trusted_until = recent_failure.until.min(now + TRUST);
             table.insert(key.hash(), Remembered { recent_failure, trusted_until });
         }
     }
 
-    /// The key was invalidated, with all its variants.
+    /// Forgets a key that was invalidated, with all its variants.
     pub(crate) fn forget(&self, key: &Key) {
         let primary = key.hash().primary;
         self.table().retain(|id, _| id.primary != primary);

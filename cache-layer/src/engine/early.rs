@@ -1,14 +1,15 @@
-//! When to refresh what is still fresh (XFetch: Vattani, Chierichetti and Lowenstein, VLDB 2015).
+//! When to refresh a fresh entry (XFetch: Vattani, Chierichetti and Lowenstein, VLDB 2015).
 //!
-//! Each request for an entry decides by a throw of its own, the more likely the closer the entry is to its end and the
-//! longer its load takes. So a popular entry is refreshed about when a load that begins now ends in time, by one request of
-//! many, and without any two processes speaking of it. At `beta` 1, `e` requests want to refresh it; the lease
-//! makes them one.
+//! Each request for an entry decides at random, with a probability that rises as the entry nears the end of its freshness, and
+//! with the duration of its load. So a popular entry is refreshed by one request of many, early enough that the load ends in
+//! time, without communication between processes. At `beta` 1, `e` requests on average want to refresh; the lease lets one of
+//! them do it.
 
-/// The least life of an entry that is refreshed early, in milliseconds: below, requests are about as rare as expiries.
+/// The shortest freshness of an entry that is refreshed early, in milliseconds: below that, requests are hardly more frequent
+/// than expiries.
 const LEAST_LIFETIME: u64 = 1_000;
 
-/// What the decision is about, in milliseconds.
+/// The freshness of an entry, for the decision, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
     /// How long the entry is fresh in all, and how much of that is left.
@@ -18,8 +19,8 @@ pub(crate) struct Life {
     pub(crate) load_time: u64,
 }
 
-/// Whether a request should refresh a fresh entry. `chance` is one of `[0, 1)`, asked for only in the last fifth of a
-/// life: before that, nothing is early but merely wasted.
+/// Whether a request should refresh a fresh entry. `chance` returns a random number of `[0, 1)`, and is called only in the last
+/// fifth of the freshness: an earlier refresh would waste a load.
 pub(crate) fn is_due(beta: f32, life: Life, chance: impl FnOnce() -> f64) -> bool {
     let Life { lifetime, left, load_time } = life;
     if left > lifetime / 5 || left == 0 || lifetime < LEAST_LIFETIME {

@@ -1,9 +1,9 @@
-//! Single flight: of the requests of this process for one key, one loads, in a task of its own, and the others wait for how it
-//! ends.
+//! Single flight: of the requests of this process for one key, one loads, in a task of its own, and the others wait until the
+//! load ends.
 //!
-//! The followers learn that it has ended, and look their key up again: what they get has passed the fence of the commit. Or
-//! they have part in it before that, if the leader [publishes](Flight::publish_partial) what is coming in and no invalidation
-//! overtook it: a load that one overtook reaches no request that came after the invalidation.
+//! When the load has ended, the followers look their key up again, so that their entry has passed the fence of the commit. They
+//! can also use the load before it has ended, if the leader [publishes](Flight::publish_partial) its response and no
+//! invalidation overtook the load: a load that was overtaken reaches no request that came after the invalidation.
 
 #[cfg(feature = "typed")]
 use std::any::Any;
@@ -37,13 +37,13 @@ use crate::{
 pub(crate) enum FlightOutcome {
     /// The entry is in the store.
     Stored,
-    /// It could not be stored: here is what would be in the store, for those who can't reach it either.
+    /// The entries could not be stored: they are for followers that can't reach the store either.
     Unstored(Arc<[(Key, Entry)]>),
-    /// What was loaded can't be shared. Each follower loads for itself, at once.
+    /// The result can't be shared. Each follower loads for itself, at once.
     Uncacheable,
     /// The load failed. Each follower loads for itself, at once.
     Failed,
-    /// The load failed with this error, which each follower fails with.
+    /// The load failed with this error, which each follower returns.
     #[cfg(feature = "typed")]
     FailedWith(Arc<dyn Any + Send + Sync>),
     /// An invalidation overtook the load, or its leader was lost: another request should lead.
@@ -69,12 +69,12 @@ impl FlightOutcome {
 enum Stage {
     #[default]
     Loading,
-    /// What is coming in may be had by others.
+    /// Other requests may use the response that is arriving.
     InProgress(Arc<InProgress>),
     Finished(FlightOutcome),
 }
 
-/// The loads of this process, and the tasks that they and what follows from them run in.
+/// The loads of this process, and the tasks in which loads and their follow-up work run.
 #[derive(Debug)]
 pub(crate) struct Flights {
     table: Mutex<HashMap<KeyHash, Arc<Shared>, Hashed>>,
@@ -84,26 +84,26 @@ pub(crate) struct Flights {
 impl Default for Flights {
     fn default() -> Self {
         let tasks = TaskTracker::new();
-        // So that waiting for them ends whenever there is none; it takes new ones all the same.
+        // A closed tracker lets a wait end as soon as it is empty; it still accepts new tasks.
         tasks.close();
         Self { table: Mutex::default(), tasks }
     }
 }
 
-/// What a request is to a flight.
+/// The role of a request in a flight.
 pub(crate) enum Role {
     Leader(Flight),
     Follower(Follower),
 }
 
-/// The leader's side of a flight. Dropped without a word, the flight ends as [`Void`](FlightOutcome::Void).
+/// The leader's side of a flight. If it is dropped without an outcome, the flight ends as [`Void`](FlightOutcome::Void).
 pub(crate) struct Flight {
     flights: Arc<Flights>,
     id: KeyHash,
     shared: Arc<Shared>,
-    /// How it ends, once that is known.
+    /// The outcome, once that is known.
     outcome: FlightOutcome,
-    /// Another one, whose followers are this one's as well.
+    /// Another flight, whose followers wait for this load as well.
     along: Option<Box<Self>>,
 }
 
@@ -113,15 +113,15 @@ pub(crate) struct Follower {
     shared: Arc<Shared>,
 }
 
-/// What leader and followers have in common.
+/// The state that leader and followers share.
 #[derive(Debug, Default)]
 struct Shared {
     progress: Mutex<Progress>,
-    /// The span that the load is in.
+    /// The span of the load.
     load: OnceLock<span::Id>,
 }
 
-/// How far a flight is, for the followers that come; and those that are there. Most loads have none, and need no channel.
+/// The stage of a flight, for followers that come, and the present followers. Most loads have no followers, and need no channel.
 #[derive(Debug, Default)]
 struct Progress {
     stage: Stage,
@@ -144,7 +144,7 @@ impl Flights {
         self.table.lock()
     }
 
-    /// Loads under way.
+    /// The number of loads under way.
     pub(crate) fn count(&self) -> usize {
         self.table().len()
     }
@@ -160,7 +160,7 @@ impl Flights {
         match self.table().entry(id) {
             hash_map::Entry::Occupied(flight) => {
                 let shared = flight.get().clone();
-                // Before the flight can be left: its end is told to those who follow it by then.
+                // This happens before the flight can be left: its end is reported to the followers that it has then.
                 let stage = shared.progress.lock().follow();
                 Role::Follower(Follower { stage, shared })
             }
@@ -173,19 +173,19 @@ impl Flights {
 }
 
 impl Flight {
-    /// Says which span the load is in, for the followers.
+    /// Sets the span of the load, for the followers.
     pub(crate) fn is_in(&self, load: &Span) {
         if let Some(id) = load.id() {
             let _ = self.shared.load.set(id);
         }
     }
 
-    /// Takes another flight along, if none is: its followers wait for this load, too, and learn how it ends.
+    /// Takes another flight along, if there is none yet: its followers wait for this load, too, and learn its outcome.
     pub(crate) fn take_along(&mut self, other: Box<Self>) {
         self.along.get_or_insert(other);
     }
 
-    /// Lets the followers have what is coming in.
+    /// Lets the followers use the response that is arriving.
     pub(super) fn publish_partial(&self, in_progress: InProgress) {
         self.publish(Stage::InProgress(Arc::new(in_progress)));
     }
@@ -197,14 +197,14 @@ impl Flight {
         let mut progress = self.shared.progress.lock();
         progress.stage = stage.clone();
         let followers = progress.followers.clone();
-        // Nobody is woken while a lock is held.
+        // No task is woken while a lock is held.
         drop(progress);
         if let Some(followers) = followers {
             followers.send_replace(stage);
         }
     }
 
-    /// Whether a follower waits for how it ends, or reads what it publishes.
+    /// Whether a follower waits for the outcome, or reads the published response.
     pub(super) fn is_followed(&self) -> bool {
         self.shared.progress.lock().is_followed() || self.along.as_ref().is_some_and(|along| along.is_followed())
     }
@@ -221,7 +221,7 @@ impl Flight {
         }
     }
 
-    /// Ends the flight, and tells the followers how.
+    /// Ends the flight, and reports its outcome to the followers.
     pub(crate) fn finish(mut self, outcome: FlightOutcome) {
         self.outcome = outcome;
     }
@@ -233,7 +233,7 @@ impl Drop for Flight {
         if let Some(along) = &mut self.along {
             along.outcome = self.outcome.clone();
         }
-        // From here on nothing can join.
+        // From here on no request can join.
         let followers = self.shared.progress.lock().followers.take();
         if let Some(followers) = followers {
             let outcome = std::mem::replace(&mut self.outcome, FlightOutcome::Void);
@@ -243,12 +243,12 @@ impl Drop for Flight {
 }
 
 impl Follower {
-    /// The span that the load is in, if it is traced.
+    /// The span of the load, if it is traced.
     pub(crate) fn load(&self) -> Option<span::Id> {
         self.shared.load.get().cloned()
     }
 
-    /// What is coming in, as soon as it may be had; or nothing, if the flight ends before that.
+    /// The load in progress, as soon as it is published; `None` if the flight ends before that.
     pub(crate) async fn in_progress(&mut self) -> Option<Arc<InProgress>> {
         match self.stage.wait_for(|stage| !matches!(stage, Stage::Loading)).await.as_deref() {
             Ok(Stage::InProgress(in_progress)) => Some(in_progress.clone()),
@@ -265,41 +265,41 @@ impl Follower {
     }
 }
 
-/// A load in a task of its own, and its reply: the client that asked for the load may leave, and the load goes on.
+/// A load in a task of its own, and its reply: if the client that caused the load leaves, the load continues.
 pub(crate) struct LoadTask<T> {
     reply: oneshot::Receiver<T>,
-    /// None once there is a reply.
+    /// `None` once there is a reply.
     task: Option<JoinHandle<()>>,
 }
 
-/// Where a load replies, to the request that waits for it.
+/// The channel by which a load replies to the request that waits for it.
 pub(crate) struct ReplyTo<T>(oneshot::Sender<T>);
 
 impl Flights {
-    /// Runs `task` to its end whatever becomes of its caller; [`landed`](Self::landed) waits for it.
+    /// Runs `task` to its end even if its caller is dropped; [`landed`](Self::landed) waits for it.
     pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        // In a box from here on: a runtime moves what it is given several times.
+        // Boxed, because a runtime moves a future several times.
         self.tasks.spawn(Box::pin(task))
     }
 
-    /// Runs `load` in a task of its own, whatever becomes of the caller.
+    /// Runs `load` in a task of its own, even if the caller is dropped.
     pub(crate) fn spawn_load<T, F>(&self, span: Span, load: impl FnOnce(ReplyTo<T>) -> F) -> LoadTask<T>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let (reply_to, reply) = oneshot::channel();
-        // In a box from its beginning on: what it is wrapped in, and a runtime, would move it several times, and it is large.
+        // Boxed from the start: it is large, and its wrappers and a runtime would move it several times.
         let load = Box::pin(load(ReplyTo(reply_to)));
         LoadTask { reply, task: Some(self.tasks.spawn(in_span(load, span))) }
     }
 
-    /// Lets `load` go on, `longest` at most, for later requests: its own has something stale instead.
+    /// Lets `load` continue, for `longest` at most, for later requests: its own request got a stale answer.
     pub(crate) fn leave_to_later<T: Send + 'static>(&self, load: LoadTask<T>, longest: Duration) {
-        // It waits in the request's place, so that the load is not abandoned.
+        // This task waits in place of the request, so that the load is not abandoned.
         drop(self.spawn(async move { drop(timeout(longest, load.reply_unless_panicked()).await) }));
     }
 
-    /// Runs the load of several keys in a task of its own, whatever becomes of the caller.
+    /// Runs the load of several keys in a task of its own, even if the caller is dropped.
     #[cfg(feature = "typed")]
     pub(crate) fn spawn_batch(&self, span: Span, load: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         self.spawn(in_span(load, span))
@@ -311,18 +311,18 @@ impl Flights {
     }
 }
 
-/// Runs `load` in its span; where loads are not traced, in whatever span its request is in, so that its log lines still
-/// say whose they are.
+/// Runs `load` in its span; if loads are not traced, in the span of its request, so that its log lines still belong to that
+/// request.
 fn in_span<F: Future>(load: F, span: Span) -> Instrumented<F> {
     if span.is_disabled() { load.in_current_span() } else { load.instrument(span) }
 }
 
-/// The reply of a load, and its task; the task alone, if there is none.
+/// The reply of a load, and its task; the task alone, if there is no reply.
 type Replied<T> = Result<(T, JoinHandle<()>), JoinHandle<()>>;
 
 impl<T> LoadTask<T> {
-    /// The reply, and the task, which may go on after it; the task alone, if the load panicked or its runtime is shutting down.
-    /// Not to be asked again once it is ready.
+    /// The reply, and the task, which may continue after it; the task alone, if the load panicked or its runtime is shutting
+    /// down. It must not be polled again once it is ready.
     pub(crate) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Replied<T>> {
         let reply = ready!(Pin::new(&mut self.reply).poll(cx));
         let task = self.task.take().expect("asked again");
@@ -332,7 +332,7 @@ impl<T> LoadTask<T> {
         })
     }
 
-    /// As [`poll_reply`](Self::poll_reply). A panic of the load goes on here, where it would have been without a cache.
+    /// As [`poll_reply`](Self::poll_reply). A panic of the load is resumed here, where it would have occurred without a cache.
     pub(crate) async fn reply(self) -> (T, JoinHandle<()>) {
         match self.reply_unless_panicked().await {
             Ok(replied) => replied,
@@ -352,14 +352,14 @@ impl<T> LoadTask<T> {
 }
 
 impl<T> ReplyTo<T> {
-    /// One for a part of a load, and where its reply arrives.
+    /// A channel for a part of a load.
     #[cfg(feature = "typed")]
     pub(crate) fn channel() -> (Self, oneshot::Receiver<T>) {
         let (reply_to, reply) = oneshot::channel();
         (Self(reply_to), reply)
     }
 
-    /// Replies. The request may be gone, which is no matter to the load.
+    /// Replies. If the request is gone, the reply is dropped.
     pub(crate) fn send(self, reply: T) {
         let _ = self.0.send(reply);
     }
@@ -369,8 +369,7 @@ impl<T> ReplyTo<T> {
         !self.0.is_closed()
     }
 
-    /// Replies what `reply` comes to, unless the request leaves before that: `reply` ends with it then, as it would without a
-    /// cache.
+    /// Sends the result of `reply`. If the request leaves before that, `reply` is cancelled, as it would be without a cache.
     pub(crate) async fn send_while_awaited(mut self, reply: impl Future<Output = T>) {
         let reply = tokio::select! {
             reply = reply => reply,
@@ -380,12 +379,12 @@ impl<T> ReplyTo<T> {
     }
 }
 
-/// Goes on with the panic that ended `task`.
+/// Resumes the panic that ended `task`.
 pub(crate) async fn resume_panic<T>(task: JoinHandle<()>) -> T {
     if let Some(panic) = task.await.err().and_then(|error| error.try_into_panic().ok()) {
         std::panic::resume_unwind(panic);
     }
-    // The runtime is shutting down, and this task with it.
+    // The runtime is shutting down, and ends this task, too.
     std::future::pending().await
 }
 

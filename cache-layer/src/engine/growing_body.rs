@@ -1,10 +1,10 @@
-//! A payload on its way: one writes it, others read it as it grows, each at its own pace.
+//! A payload that is still arriving: one writer appends to it, and readers read it as it grows, each at its own pace.
 //!
-//! How it ends is always said. A writer that is gone without a word has left a part behind, and no reader may take that for
-//! the whole.
+//! The end of a payload is always explicit. If the writer is dropped before the end, the payload is incomplete, and no reader
+//! may take it for complete.
 //!
-//! All of it is kept for as long as it comes in. One that [outgrows](BodyWriter::outgrow) what may be kept goes on for those
-//! who read it already: a piece is let go once all have read it, and the writer waits for the slowest of them.
+//! All of the payload is kept until it is complete. A payload that [outgrows](BodyWriter::outgrow) the limit continues for the
+//! present readers only: a piece is dropped once all of them have read it, and the writer waits for the slowest reader.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,49 +21,49 @@ use crate::sync::Mutex;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
-/// How long a reader that holds the writer up may stand still.
+/// How long a reader may make no progress while the writer waits for it.
 const STALLED: Duration = Duration::from_secs(30);
-/// How many bytes a second a reader is given time for that are still to be read elsewhere.
+/// The rate, in bytes a second, that a reader is assumed to have for bytes that it still has to read elsewhere.
 const SLOWEST: u64 = 16 * 1024;
-/// The least that lies between the writer and the slowest reader before the writer waits.
+/// The least distance between the writer and the slowest reader at which the writer waits.
 const LEAST_WINDOW: u64 = 64 * 1024;
 
-/// The payload did not come in whole.
+/// The payload is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Incomplete;
 
-/// The writer's end. Dropped before [`end`](Self::end), the payload broke off.
+/// The writer's end. If it is dropped before [`end`](Self::end), the payload is incomplete.
 #[derive(Debug)]
 pub(crate) struct BodyWriter(GrowingBody);
 
-/// What there is to read of a payload. Cheap to clone.
+/// The readers' handle on a payload. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct GrowingBody {
     chunks: Arc<Mutex<Chunks>>,
-    /// Bytes of the whole, if that is known.
+    /// The length of the whole payload, if that is known.
     length: Option<u64>,
 }
 
 #[derive(Default)]
 struct Chunks {
     pieces: VecDeque<Bytes>,
-    /// How many pieces were let go, and how many bytes they had.
+    /// How many pieces were dropped, and how many bytes they had.
     gone: usize,
     before: u64,
     written: u64,
-    /// The most bytes between the writer and the slowest reader, once no other reader may begin.
+    /// The most bytes between the writer and the slowest reader; set once no further reader may begin.
     window: Option<u64>,
     end: Option<Result<End, Incomplete>>,
-    /// Who reads, by number. One that reads and is not here was let go.
+    /// The readers, by number. A reader that is missing here was disconnected because it stalled.
     readers: HashMap<u64, Position>,
     numbers: u64,
-    /// Of the writer, while it waits for its readers.
+    /// The waker of the writer, while it waits for its readers.
     writer: Option<Waker>,
 }
 
-/// How a payload ended that came in whole.
+/// How a complete payload ended.
 enum End {
-    /// In one piece, which takes the place of all.
+    /// With a copy in one piece, which replaces the pieces.
     Whole(Bytes),
     /// With the last of its pieces.
     Streamed,
@@ -72,9 +72,9 @@ enum End {
 /// How far a reader is.
 struct Position {
     read: u64,
-    /// When it came this far.
+    /// When it reached this position.
     since: Instant,
-    /// If it has read all there is.
+    /// The reader's waker, if it has read everything so far.
     waiting: Option<Waker>,
 }
 
@@ -82,15 +82,15 @@ struct Position {
 pub(crate) struct BodyReader {
     body: GrowingBody,
     number: u64,
-    /// What is still to be read; all that comes, if its end is nowhere.
+    /// The bytes that are still to be read; everything that arrives, if its end is `u64::MAX`.
     part: Range<u64>,
-    /// The piece to go on with, and how many bytes come before it.
+    /// The next piece, and the number of bytes before it.
     piece: usize,
     before: u64,
 }
 
 impl BodyWriter {
-    /// Of a payload that will be so long, if that is known.
+    /// The writer of a payload that will have this length, if it is known.
     pub(crate) fn new(length: Option<u64>) -> Self {
         Self(GrowingBody { chunks: Arc::default(), length })
     }
@@ -99,7 +99,7 @@ impl BodyWriter {
         self.0.clone()
     }
 
-    /// Appends what came in. More than was announced is no payload at all.
+    /// Appends data. If there is more than was announced, the payload counts as incomplete.
     pub(crate) fn push(&self, data: Bytes) {
         let length = self.0.length.unwrap_or(u64::MAX);
         self.0.change(|chunks| {
@@ -113,15 +113,15 @@ impl BodyWriter {
         });
     }
 
-    /// All of it was pushed; this is a copy in one piece, which no slow reader makes any larger.
+    /// Ends a complete payload; `whole` is a copy in one piece, so that a slow reader does not keep the pieces in memory.
     pub(crate) fn end(self, whole: Bytes) {
         let matches = self.0.length.is_none_or(|length| whole.len() as u64 == length);
         self.0.change(|chunks| chunks.finish(if matches { Ok(End::Whole(whole)) } else { Err(Incomplete) }));
     }
 
-    /// There is more than may be kept, `window` bytes: from now on no other reader may begin, and those that have begun have what follows
-    /// for as long as the writer waits for [room](Self::has_room). One more reader, which has read what was written so far, or
-    /// will have, from elsewhere; `None` if there is no other reader.
+    /// The payload is longer than the `window` bytes that may be kept: from now on no further reader may begin, and the present
+    /// readers get the rest, as long as the writer waits for [room](Self::has_room). Returns one more reader, which gets the
+    /// part that was written so far from elsewhere; `None` if there is no other reader.
     pub(crate) fn outgrow(&self, window: u64) -> Option<BodyReader> {
         let mut chunks = self.0.chunks();
         chunks.window = Some(window.max(LEAST_WINDOW));
@@ -137,7 +137,7 @@ impl BodyWriter {
         Some(BodyReader { body: self.0.clone(), number, part: read..u64::MAX, piece, before })
     }
 
-    /// Waits until the slowest reader has come near enough, and lets go of one that stands still. `false`: there is no
+    /// Waits until the slowest reader is near enough, and disconnects a reader that stalls. Returns `false` if there is no
     /// reader any more.
     pub(crate) async fn has_room(&self) -> bool {
         loop {
@@ -162,7 +162,7 @@ impl BodyWriter {
         .await;
     }
 
-    /// All of it was pushed, and some of it let go.
+    /// Ends a complete payload, of which some pieces were dropped.
     pub(crate) fn end_streamed(self) {
         self.0.change(|chunks| chunks.finish(Ok(End::Streamed)));
     }
@@ -175,7 +175,7 @@ impl Drop for BodyWriter {
 }
 
 impl Chunks {
-    /// The first word counts.
+    /// Sets the end; the first call counts.
     fn finish(&mut self, end: Result<End, Incomplete>) {
         if self.end.is_none() {
             if !matches!(end, Ok(End::Streamed)) {
@@ -185,7 +185,7 @@ impl Chunks {
         }
     }
 
-    /// A reader that has read all there was has been idle by right.
+    /// Restarts the clock of the readers that have read everything so far: they had nothing to do.
     fn falls_behind_from_now(&mut self) {
         if self.window.is_none() {
             return;
@@ -202,9 +202,9 @@ impl Chunks {
         self.numbers
     }
 
-    /// A reader came so far. What it has read is let go of, if all have, and only where not all is kept.
+    /// Records a reader's position. Pieces that all readers have read are dropped, if not all of the payload is kept.
     fn came_to(&mut self, number: u64, read: u64) {
-        // The time is asked for only where the writer waits.
+        // The time is only needed if the writer waits.
         let Some(position) = self.readers.get_mut(&number) else { return };
         position.read = read;
         if self.window.is_some() {
@@ -218,7 +218,7 @@ impl Chunks {
         self.readers.values().map(|position| position.read).min()
     }
 
-    /// Lets go of what all readers have read.
+    /// Drops the pieces that all readers have read.
     fn let_go(&mut self) {
         let Some(slowest) = self.slowest() else { return };
         while let Some(first) = self.pieces.front()
@@ -239,7 +239,7 @@ impl Chunks {
         Poll::Pending
     }
 
-    /// Readers that stand still are let go where another one waits for what they hold up.
+    /// Disconnects stalled readers, if another reader waits for data that they hold up.
     fn let_stalled_go(&mut self) {
         if !self.readers.values().any(|position| position.read == self.written) {
             return;
@@ -278,7 +278,7 @@ impl GrowingBody {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Bytes of the whole payload, if that is known.
+    /// The length of the whole payload, if that is known.
     pub(crate) fn length(&self) -> Option<u64> {
         self.length
     }
@@ -288,13 +288,13 @@ impl GrowingBody {
         !self.chunks().readers.is_empty()
     }
 
-    /// Reads `part` of it, which lies within its length, if that is known.
+    /// Reads `part` of the payload, which lies within its length, if that is known.
     pub(crate) fn read(&self, part: Range<u64>) -> BodyReader {
         let number = self.chunks().take_position(part.start, Instant::now());
         BodyReader { body: self.clone(), number, part, piece: 0, before: 0 }
     }
 
-    /// Reads all of it; `None` if its beginning may be gone, or no end will come.
+    /// Reads the whole payload; `None` if its beginning may have been dropped, or it is incomplete.
     pub(crate) fn read_all(&self) -> Option<BodyReader> {
         let mut chunks = self.chunks();
         if chunks.window.is_some() || matches!(chunks.end, Some(Err(_))) {
@@ -307,12 +307,12 @@ impl GrowingBody {
 }
 
 impl BodyReader {
-    /// Bytes that are still to come, if that is known.
+    /// The number of bytes that are still to come, if that is known.
     pub(crate) fn left(&self) -> Option<u64> {
         self.body.length.map(|_| self.part.end - self.part.start)
     }
 
-    /// The next bytes; `None` at the end. The last byte of a payload is not its end: only the writer's word is.
+    /// The next bytes; `None` at the end. Only the writer's explicit end is the end, even if the announced length has been read.
     pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Incomplete>>> {
         let mut chunks = self.body.chunks.lock();
         let chunks = &mut *chunks;

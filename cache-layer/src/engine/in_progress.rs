@@ -1,4 +1,4 @@
-//! What other requests may have of a load before it has ended.
+//! A load under way, as far as other requests may use it before it has ended.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::{entry::Entry, key::Key, store::Lease, telemetry::NoCacheReason};
 /// A load whose result will be stored, or would be if the store could be reached, while its payload comes in.
 #[derive(Debug)]
 pub(crate) struct InProgress {
-    /// What will be stored; the response's own entry may still be without its payload.
+    /// The entries that will be stored; the response's own entry may still lack its payload.
     pub(crate) entries: Arc<[(Key, Entry)]>,
     pub(crate) payload: GrowingBody,
     /// The lease that the load runs under, or why there is none.

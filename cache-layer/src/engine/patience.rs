@@ -1,4 +1,4 @@
-//! How long a request waits for others, and at what pace it asks again.
+//! How long a request waits for other loads, and how often it asks again.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use super::cache::Cache;
 
 /// The pauses between one round and the next, from the second one on; they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// Where the store contradicts itself: it says one thing when it is read, and another when it is written.
+/// The longest pause if the store contradicts itself: a read returns one thing, and a write is refused because of another.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// Where another process loads, and its end would go unnoticed for so long.
+/// The longest pause while another process loads: the end of its load could go unnoticed for this time.
 pub(super) const LONGEST_PAUSE_FOR_A_LEASE: Duration = Duration::from_millis(50);
 
 /// The patience of one request.
@@ -18,14 +18,14 @@ pub(super) const LONGEST_PAUSE_FOR_A_LEASE: Duration = Duration::from_millis(50)
 pub(crate) struct Patience {
     deadline: Instant,
     end: Instant,
-    /// Until when to wait while something stale may stand in.
+    /// Until when to wait if a stale entry may be used.
     soft: Option<Instant>,
     rounds: u32,
 }
 
 impl Cache {
-    /// A request's patience: the lock timeout, and up to a quarter less with another's load. All who wait for one must not run
-    /// out of it at the same moment, and go to the application together.
+    /// A request's patience: the lock timeout, and up to a quarter less for another request's load, so that the followers of a
+    /// load don't all go to the application at the same moment.
     pub(crate) fn patience(&self) -> Patience {
         let longest = self.lock_timeout();
         let spread = u32::try_from(longest.as_millis() / 4).unwrap_or(u32::MAX);
@@ -35,29 +35,29 @@ impl Cache {
 }
 
 impl Patience {
-    /// None at all.
+    /// No patience: nothing is waited for.
     pub(crate) fn none() -> Self {
         let now = Instant::now();
         Self { deadline: now, end: now, soft: None, rounds: 0 }
     }
 
-    /// With a time from now on after which something stale stands in, if there is any.
+    /// Adds a soft timeout, from now on, after which a stale entry is used, if there is one.
     pub(crate) fn with_soft_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.soft = timeout.map(|timeout| Instant::now() + timeout);
         self
     }
 
-    /// Until when to wait while something stale may stand in, if that is sooner than for anything else.
+    /// Until when to wait if a stale entry may be used, if that is sooner than the other deadlines.
     pub(crate) fn soft_deadline(&self) -> Option<Instant> {
         self.soft
     }
 
-    /// Until when to wait for room at the application.
+    /// Until when to wait for a place at the application.
     pub(crate) fn end(&self) -> Instant {
         self.end
     }
 
-    /// Until when to wait for another's load.
+    /// Until when to wait for another request's load.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -66,8 +66,8 @@ impl Patience {
         Instant::now() >= self.deadline
     }
 
-    /// Waits before the next round; `false` if there is none. The first comes at once: most often, what was not there before
-    /// is there by then. A round that `took` its time has waited for that long already.
+    /// Waits before the next round; `false` if there is none. The first round is at once, because the result is most often
+    /// there by then. The time that a round `took` counts as waited.
     pub(crate) async fn again(&mut self, longest: Duration, took: Duration) -> bool {
         if self.rounds > 0 {
             let pause = FIRST_PAUSE.saturating_mul(1 << (self.rounds - 1).min(16)).min(longest).saturating_sub(took);
@@ -77,7 +77,7 @@ impl Patience {
             }
         }
         self.rounds = self.rounds.saturating_add(1);
-        // The first costs nothing but a look.
+        // The first round only costs a look-up.
         self.rounds == 1 || !self.is_over()
     }
 }

@@ -26,39 +26,38 @@ use crate::{
     throttle::Throttle,
 };
 
-/// How long a key whose response could not be kept is loaded without waiting for one another.
+/// How long requests for a key don't wait for each other after a response for it could not be stored.
 pub(super) const REMEMBER_UNCACHEABLE: Duration = Duration::from_secs(5);
 
-/// How often at least is looked whether a request waits for a load.
+/// The longest time between two checks whether a request waits for a load.
 const LONGEST_BEAT: Duration = Duration::from_secs(1);
 
-/// How long a key is loaded by a request of its own after a refresh in the background that came to nothing.
+/// How long a key is refreshed in the foreground after a background refresh returned nothing.
 const REMEMBER_FAILED_REFRESH: Duration = Duration::from_secs(60);
 
-/// What of the room for entries on their way to the store a body of unknown length takes, until it is there.
+/// The room, among entries on their way to the store, that a body of unknown length takes until it is complete.
 const OF_UNKNOWN_LENGTH: u64 = 64 * 1024;
-/// What an entry takes beside its payload, about.
+/// The approximate size of an entry without its payload.
 const BESIDE_THE_PAYLOAD: u64 = 1024;
 
-/// Why nothing is stored, by what the store answered.
+/// Why nothing is stored, by the store's error.
 pub(super) fn reason_of(error: &StoreError) -> NoCacheReason {
     if *error == StoreError::Full { NoCacheReason::StoreFull } else { NoCacheReason::StoreUnavailable }
 }
 
-/// What became of a commit, by why nothing is stored.
+/// The outcome of a fill, by why nothing is stored.
 fn outcome_of(reason: NoCacheReason) -> FillOutcome {
     if reason == NoCacheReason::StoreFull { FillOutcome::Full } else { FillOutcome::Unavailable }
 }
 
-/// What a load is for.
+/// The purpose of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// To answer a request.
     Answer,
-    /// To answer a request that something stale may answer as well: the last refresh of that in the background brought
-    /// nothing.
+    /// To answer a request that a stale entry may answer as well: the last background refresh of that entry returned nothing.
     RetriedRefresh,
-    /// In the background, for later requests: what is there is stale, or will soon be.
+    /// In the background, for later requests: the entry is stale, or will soon be.
     Refresh,
     EarlyRefresh,
 }
@@ -70,12 +69,12 @@ impl Purpose {
     }
 }
 
-/// How a load deals with failures.
+/// How a load treats failures.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FailurePolicy {
-    /// How long to leave the application alone after one; `None`: not at all.
+    /// The back-off after a failure; `None` for none.
     pub(crate) back_off: Option<BackOff>,
-    /// Whether those that came before hold this one up.
+    /// Whether earlier failures prevent this load.
     pub(crate) heed: bool,
 }
 
@@ -91,12 +90,12 @@ pub(crate) enum Demand {
     /// By the request that asked for it.
     Awaited,
     Unawaited,
-    /// No request waits for it, and one waits for its room at the application.
+    /// No request waits for it, and a request waits for its place at the application.
     Contended,
 }
 
-/// The right to load, and to store what comes. Every way to end it tells the flight's followers; dropped without a word, it
-/// was lost. In a box, since it goes from one step of a load to the next.
+/// The right to load, and to store the result. Every way to end it informs the flight's followers; if it is dropped otherwise,
+/// the load was lost. It is boxed, because it is passed from one step of a load to the next.
 pub(crate) struct WritePermit {
     cache: Cache,
     /// Dropped before the flight: by the time a follower is woken, the lease is free.
@@ -104,17 +103,17 @@ pub(crate) struct WritePermit {
     flight: Flight,
     invalidations: u64,
     back_off: Option<BackOff>,
-    /// What leads to its entries by another key, and is stored with them.
+    /// The alias that leads to its entries, and is stored with them.
     alias: Option<Box<(Key, Entry)>>,
     /// Whether it is known to be worth a place in the store, or not to be.
     judged: bool,
     /// Room for its entries on their way to the store; or why there is none, though there is a lease.
     room: Result<Option<OwnedSemaphorePermit>, NoCacheReason>,
-    /// Since when no request waits for it.
+    /// Since when no request waits for the load.
     unawaited: Option<Instant>,
-    /// It has lost its place.
+    /// The load has lost its place.
     overaged: bool,
-    /// It has lost its lease.
+    /// The load has lost its lease.
     overtaken: bool,
 }
 
@@ -122,22 +121,22 @@ pub(crate) struct WritePermit {
 struct LeaseGuard {
     cache: Cache,
     lease: Result<Lease, NoCacheReason>,
-    /// How it ends, unless it is said otherwise.
+    /// How the load ends unless another way is recorded.
     release: Release,
     outcome: LoadOutcome,
     begun: Instant,
     /// How long the load took, once it has ended.
     took: Option<Duration>,
-    /// The place that it refreshes, if it does.
+    /// The entry that the load refreshes, if it does.
     refreshes: Option<Refreshes>,
-    /// Whether it had any answer.
+    /// Whether the load got any answer.
     answered: bool,
 }
 
-/// A refresh of what is there.
+/// A refresh of a present entry.
 struct Refreshes {
     key: Key,
-    /// For later requests: none waits for it. Otherwise, it makes up for one that came to nothing.
+    /// Whether it is in the background. Otherwise it repeats, in the foreground, a background refresh that returned nothing.
     in_background: bool,
 }
 
@@ -206,7 +205,7 @@ impl Cache {
         })
     }
 
-    /// A refresh of `key` in the background had no answer: by an error, by a panic, or by silence.
+    /// Records that a background refresh of `key` got no answer, because of an error, a panic, or a timeout.
     fn refresh_failed(&self, key: &Key, outcome: LoadOutcome) {
         static THROTTLE: Throttle = Throttle::new();
         self.emit(Event::RefreshFailed);
@@ -217,7 +216,7 @@ impl Cache {
         }
     }
 
-    /// Whether the last refresh of `key` in the background brought nothing that could be stored.
+    /// Whether the last background refresh of `key` returned nothing that could be stored.
     pub(crate) fn refresh_failed_lately(&self, key: &Key) -> bool {
         self.0.failed_refreshes.has(key)
     }
@@ -229,12 +228,12 @@ impl WritePermit {
         self.lease_guard.lease.as_ref().err().or(self.room.as_ref().err()).copied()
     }
 
-    /// By what the lease is known, if there is one.
+    /// The token of the lease, if there is one.
     pub(crate) fn token(&self) -> Option<LeaseToken> {
         self.lease_guard.lease.as_ref().ok().map(|lease| lease.token)
     }
 
-    /// Says that the load of `key` is for `purpose`.
+    /// Sets the purpose of the load of `key`.
     pub(crate) fn is_for(&mut self, purpose: Purpose, key: &Key) {
         self.lease_guard.refreshes = match purpose {
             Purpose::Answer => None,
@@ -244,8 +243,8 @@ impl WritePermit {
         };
     }
 
-    /// Sees to room for an entry of so many `bytes`, if that is known, on its way to the store. Where there is none, the
-    /// load will not be stored, for the reason that [`refusal`](Self::refusal) then gives.
+    /// Reserves room for an entry of `bytes` bytes, if that is known, on its way to the store. If there is none, the
+    /// load will not be stored, for the reason that [`refusal`](Self::refusal) then returns.
     pub(crate) fn reserve(&mut self, bytes: Option<u64>) {
         if self.cache.is_local() || self.lease_guard.lease.is_err() {
             return;
@@ -254,13 +253,13 @@ impl WritePermit {
         self.room = self.cache.room_for(bytes).map(Some).ok_or(NoCacheReason::StoreBusy);
     }
 
-    /// Says that there is something at the key, or was: it is not loaded for the first time.
+    /// Notes that there is an entry at the key, or was one: this is not the first load of the key.
     pub(super) fn is_known(&mut self) {
         self.judged = true;
     }
 
-    /// Decides whether what comes is to be stored, where that takes a [second load](super::CacheBuilder::second_sight); if not,
-    /// [`refusal`](Self::refusal) says so from now on. To be called once the load has brought something.
+    /// Decides whether to store the result, where that takes a [second load](super::CacheBuilder::second_sight). If not,
+    /// [`refusal`](Self::refusal) says so from now on. Must be called after the load has returned something.
     pub(crate) fn admit(&mut self) {
         let Some(doorkeeper) = self.cache.0.doorkeeper.as_ref() else { return };
         let LeaseGuard { lease: Ok(lease), refreshes: None, begun, .. } = &self.lease_guard else { return };
@@ -272,8 +271,8 @@ impl WritePermit {
         }
     }
 
-    /// Has what leads to what comes stored before that, so that nobody who waits looks for it in vain; those who come for it
-    /// from now on wait as well, by `flight`.
+    /// Stores `alias` before the entry that it leads to, so that a follower that looks it up finds it; requests that need the
+    /// alias from now on wait as well, by `flight`.
     pub(crate) fn with_alias(&mut self, alias: Box<(Key, Entry)>, flight: Option<Box<Flight>>) {
         self.alias = Some(alias);
         if let Some(flight) = flight {
@@ -281,12 +280,12 @@ impl WritePermit {
         }
     }
 
-    /// Runs `load`, and keeps the lease alive for as long as it takes. `None`: it was ended, since no request waits for
-    /// it any more, neither its own, as `demand` says, nor a follower, and
+    /// Runs `load`, and keeps the lease alive for as long as it takes. `None` if the load was cancelled, because no request
+    /// waits for it any more, neither its own, as `demand` says, nor a follower, and
     ///
-    /// - it can't be stored, or
-    /// - that has been so for longer than abandoned loads go on, or
-    /// - it is in the way.
+    /// - its result can't be stored, or
+    /// - no request has waited for longer than abandoned loads continue, or
+    /// - a request waits for its place.
     pub(crate) async fn while_loading<T>(
         &mut self,
         load: impl Future<Output = T>,
@@ -311,10 +310,10 @@ impl WritePermit {
                 && let (false, Ok(lease)) = (self.overaged || self.overtaken, &self.lease_guard.lease)
             {
                 renewed = Instant::now();
-                // What is lost stays lost: the commit will be refused.
+                // A lost lease stays lost: the commit will be refused.
                 self.overtaken = self.cache.0.store.renew(lease, ttl).await == Ok(false);
                 if self.overtaken {
-                    // Requests that come from now on can't have it: the next one leads.
+                    // Requests that come from now on can't use this load: the next one leads another.
                     self.flight.leave();
                 }
             }
@@ -327,7 +326,7 @@ impl WritePermit {
                 self.flight.leave();
             }
             if self.is_abandoned(demand()) {
-                // A follower that has joined since then is seen once none can join any more.
+                // Check again once no follower can join any more: one may have joined in between.
                 self.flight.leave();
                 if !self.flight.is_followed() {
                     return;
@@ -348,28 +347,28 @@ impl WritePermit {
         !storable || contended || (!background && unawaited >= bound)
     }
 
-    /// The refresh is left to a later request: nothing was asked.
+    /// Marks the refresh as skipped: the application was not asked, and a later request will refresh.
     pub(crate) fn leave_out(&mut self) {
         self.lease_guard.answered = true;
     }
 
-    /// The load was ended, since no request waits for it any more.
+    /// Ends a load that was cancelled, because no request waits for it any more.
     pub(crate) fn abandon(self: Box<Self>) {
         let Self { cache, mut lease_guard, .. } = *self;
-        // Without a lease, it was ended before it could be late.
+        // A load without a lease may end before `abandoned_load`: that does not count as a refresh without an answer.
         lease_guard.answered |= lease_guard.begun.elapsed() < cache.0.abandoned_load;
         lease_guard.ends(Release::Dangling, LoadOutcome::Abandoned);
         not_kept(NoCacheReason::Abandoned);
         cache.emit(Event::NotStored(NoCacheReason::Abandoned));
     }
 
-    /// The application said that what is stored still holds.
+    /// Records that the application confirmed the stored entry.
     pub(crate) fn not_modified(&mut self) {
         self.lease_guard.outcome = LoadOutcome::NotModified;
         self.lease_guard.answered = true;
     }
 
-    /// Lets followers have what is going to be stored while its `payload` comes in.
+    /// Lets followers use the entries that will be stored while their `payload` is still arriving.
     pub(crate) fn publish_partial(&self, entries: Arc<[(Key, Entry)]>, payload: GrowingBody) {
         let (lease, invalidations) = (self.lease_guard.lease.clone(), self.invalidations);
         self.flight.publish_partial(InProgress { entries, payload, lease, invalidations });
@@ -379,12 +378,12 @@ impl WritePermit {
         self.cache.emit(event);
     }
 
-    /// The load failed, with a response of this status or without any. `backs_off`: that says something about the next.
+    /// Ends a load that failed, with a response of this status or without any. `backs_off`: the failure starts a back-off.
     pub(crate) fn failed(self: Box<Self>, status: Option<u16>, backs_off: bool) {
         self.fail(status, backs_off, FlightOutcome::Failed);
     }
 
-    /// The load failed, with an error for all followers.
+    /// Ends a load that failed, with an error for all followers.
     #[cfg(feature = "typed")]
     pub(crate) fn failed_with(mut self: Box<Self>, error: Arc<dyn Any + Send + Sync>) {
         self.lease_guard.answered = true;
@@ -407,7 +406,8 @@ impl WritePermit {
         flight.finish(outcome);
     }
 
-    /// What was loaded can't be kept; nor, if it is to be `remembered` for this primary key, will what is loaded next.
+    /// Ends a load whose result can't be stored. If it is `remembered` for this primary key, the next results are assumed not
+    /// to be storable either.
     pub(crate) fn uncacheable(self: Box<Self>, reason: NoCacheReason, remembered: Option<&Key>) {
         let Self { cache, mut lease_guard, flight, .. } = *self;
         let outcome = lease_guard.outcome.unless_lost();
@@ -428,15 +428,15 @@ impl WritePermit {
         flight.finish(FlightOutcome::Uncacheable);
     }
 
-    /// Stores what was loaded, unless an invalidation came first.
+    /// Stores the result of the load, unless an invalidation came first.
     pub(crate) async fn commit(self: Box<Self>, writes: Writes, tags: Tags) {
         if let Some(rest) = self.begin_commit(writes, tags) {
-            // In a box, so that the future of a commit in this process is the smaller for it.
+            // Boxed, so that the future of a commit in this process stays small.
             Box::pin(rest).await;
         }
     }
 
-    /// As [`commit`](Self::commit), at once where the store is in this process; else, what is left to do.
+    /// As [`commit`](Self::commit), at once where the store is in this process; otherwise returns the rest of the commit.
     pub(crate) fn begin_commit(
         self: Box<Self>,
         writes: Writes,
@@ -446,7 +446,7 @@ impl WritePermit {
         Some(permit.commit_in_turn(fill))
     }
 
-    /// As [`commit`](Self::commit), where nothing is to be waited for; else, what is to be stored.
+    /// As [`commit`](Self::commit), if that needs no wait; otherwise returns the fill that is to be stored.
     fn commit_at_once(mut self: Box<Self>, writes: Writes, tags: Tags) -> Option<(Box<Self>, Fill)> {
         self.admit();
         let outcome = self.lease_guard.outcome.unless_lost();
@@ -461,7 +461,7 @@ impl WritePermit {
             }
         };
         let fill = Fill { lease, writes, tags };
-        // What leads to it is stored first.
+        // The alias has to be stored first.
         if self.alias.is_none()
             && let Some(committed) = self.cache.0.store.commit_at_once(&fill)
         {
@@ -483,11 +483,11 @@ impl WritePermit {
         self.committed(committed, fill.writes);
     }
 
-    /// Tells everybody what became of a commit.
+    /// Reports the outcome of a commit to observers and followers.
     fn committed(self: Box<Self>, committed: Result<Committed, FillOutcome>, writes: Writes) {
         let Self { cache, mut lease_guard, flight, invalidations, room, .. } = *self;
         if committed.is_ok() {
-            // The commit ended it.
+            // The commit ended the lease.
             lease_guard.lease = Err(NoCacheReason::LeaseLost);
         }
         if let (Ok(Committed::Stored), Some(Refreshes { key, .. })) = (&committed, &lease_guard.refreshes) {
@@ -502,7 +502,7 @@ impl WritePermit {
             }
             Ok(Committed::Refused) => (FillOutcome::Fenced, FlightOutcome::Void),
             Err(outcome) if cache.invalidations() != invalidations => (outcome, FlightOutcome::Void),
-            // The followers would find nothing, and load one after the other.
+            // Otherwise the followers would find nothing, and load one after the other.
             Err(FillOutcome::Full) => (FillOutcome::Full, FlightOutcome::Uncacheable),
             Err(outcome) => (outcome, FlightOutcome::Unstored(writes.entries.into())),
         };
@@ -529,7 +529,7 @@ impl WritePermit {
             };
             cache.0.store.commit(fill).await.map_err(|error| outcome_of(reason_of(&error)))
         };
-        // The lease must outlast the queue. No request decides about it.
+        // The lease must outlast the queue, whether or not requests wait.
         self.while_loading(store, || Demand::Awaited).await.unwrap_or(Err(FillOutcome::Shed))
     }
 }
@@ -577,8 +577,7 @@ mod tests {
         assert_eq!((cache.counts().fenced, cache.counts().stored), (1, 1));
     }
 
-    /// How long a load goes on of which nothing comes and for which there is this `demand`, after `before` while it is waited
-    /// for.
+    /// How long a load without an answer continues with this `demand`, after requests waited for it for `before`.
     async fn lasts(before: Duration, demand: Demand, in_background: bool) -> Option<Duration> {
         let (cache, key) = (Cache::new(MemoryStore::new(1 << 20)), Key::new(["k"]));
         let mut permit = permission(&cache, &key).await.unwrap();
@@ -607,7 +606,7 @@ mod tests {
         assert_eq!(lasts(Duration::ZERO, Demand::Awaited, false).await, None, "somebody reads it");
         about(lasts(Duration::from_secs(5), Demand::Unawaited, false).await, bound);
         about(lasts(Duration::from_secs(5), Demand::Contended, false).await, Duration::ZERO);
-        // It has lost its place by then, and will not be stored.
+        // The load has lost its place by then, and will not be stored.
         about(lasts(2 * LONGEST_LOAD, Demand::Unawaited, false).await, Duration::ZERO);
         about(lasts(Duration::ZERO, Demand::Unawaited, true).await, LONGEST_LOAD);
         about(lasts(Duration::ZERO, Demand::Contended, true).await, bound);

@@ -1,5 +1,5 @@
-//! Keys of which something is remembered for a while: that their responses could not be kept lately, so that loading them one
-//! by one would only make all requests wait; or that their last refresh in the background came to nothing.
+//! Keys that are remembered for a while: because recent responses could not be stored, so that waiting for each other's loads
+//! would only delay all requests; or because their last background refresh returned nothing.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use crate::{
     telemetry::NoCacheReason,
 };
 
-/// Keys remembered at one time.
+/// The most keys that are remembered at one time.
 const CAP: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl RecentKeys {
         if until.len() >= CAP {
             until.retain(|_, recent| now < recent.until);
         }
-        // Full of what is still true: forgetting one more costs a wait, not an error.
+        // If the table is full of current keys, forgetting this one costs a wait.
         if until.len() < CAP {
             until.insert(key.hash(), Recent { until: now + duration, reason });
         }

@@ -1,8 +1,7 @@
-//! Which hits are verified, and what is in doubt since.
+//! Which hits are verified, and which entries are in doubt.
 //!
-//! An entry that differs from what was loaded since is in doubt, until a later hit of its key has it loaded once more: what says
-//! the same as the load before is stale, and what says something else again is never the same twice. That load is one of the same
-//! budget.
+//! An entry that differs from a later load is in doubt until a hit of its key loads it once more. If both loads return the
+//! same, the entry is outdated; otherwise the resource is different each time. The second load counts towards the same budget.
 
 use std::{
     collections::VecDeque,
@@ -18,13 +17,14 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::{entry::EntryId, key::Key, policy::Verify, sync::Mutex, telemetry::Difference};
 
-/// Verifications under way at one time. Hits whose turn it would be beyond that are not verified.
+/// The most verifications under way at one time. Further hits that would be due are not verified.
 pub(super) const AT_ONCE: usize = 16;
-/// Entries in doubt at one time, and for how long: what changes often is not to look as if it did each time.
+/// The most entries in doubt at one time. The time limit below keeps a resource that changes often from being taken for one that
+/// is different each time.
 const DOUBTS: usize = 64;
 pub(super) const DOUBT: Duration = Duration::from_secs(30);
 
-/// What some hits are verified by. Clones are one.
+/// Decides which hits are verified. Clones share the state.
 #[derive(Clone, Debug)]
 pub(crate) struct Verifier(Arc<State>);
 
@@ -34,12 +34,12 @@ struct State {
     sampling: Sampling,
     under_way: AtomicUsize,
     doubts: Mutex<VecDeque<Doubt>>,
-    /// How many there may be, and turns that are kept for them.
+    /// The number of entries in doubt, and of the turns that are reserved for them.
     doubted: AtomicUsize,
     kept: AtomicUsize,
 }
 
-/// An entry that differs from what was loaded since.
+/// An entry that differs from a later load.
 #[derive(Debug)]
 struct Doubt {
     key: Key,
@@ -48,11 +48,11 @@ struct Doubt {
     until: Instant,
 }
 
-/// Which hits are verified: of each `1 / rate` in a row one, at random. So there are never more, and no rhythm of the requests
-/// escapes it.
+/// Which hits are verified: one of each `1 / rate` in a row, at random. So there are never more, and a periodic pattern of
+/// requests can't evade the sampling.
 #[derive(Debug)]
 struct Sampling {
-    /// In parts of 2^32.
+    /// The rate, in units of 2^-32.
     rate: u64,
     seed: u64,
     hits: AtomicU64,
@@ -71,7 +71,7 @@ impl Sampling {
         drawn(from >> 32) || drawn(to >> 32)
     }
 
-    /// Where in a stretch of hits the one is that is drawn (splitmix64).
+    /// The position, within a stretch of hits, of the hit that is verified (splitmix64).
     fn place_in(&self, stretch: u128) -> u32 {
         let mut mixed = self.seed.wrapping_add((stretch as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -80,7 +80,7 @@ impl Sampling {
     }
 }
 
-/// What of a response, or of a value, is compared.
+/// A digest of the compared parts of a response, or of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Print {
     pub(crate) status: u16,
@@ -89,7 +89,7 @@ pub(crate) struct Print {
 }
 
 impl Print {
-    /// Of a value.
+    /// The print of a value.
     #[cfg(feature = "typed")]
     pub(crate) fn of_value(bytes: &[u8]) -> Self {
         Self { status: 0, fields: 0, body: xxhash_rust::xxh3::xxh3_128(bytes) }
@@ -105,7 +105,7 @@ impl Print {
     }
 }
 
-/// A print of a body, as it comes in.
+/// Computes the print of a body as it arrives.
 pub(crate) struct Printing(Xxh3Default);
 
 impl Printing {
@@ -127,7 +127,7 @@ impl Printing {
 }
 
 impl Verifier {
-    /// None if no hit is to be verified.
+    /// `None` if no hit is to be verified.
     pub(crate) fn new(settings: &Verify) -> Option<Self> {
         let sampling = Sampling::new(settings.rate());
         (sampling.rate > 0).then(|| {
@@ -146,7 +146,7 @@ impl Verifier {
         &self.0.settings
     }
 
-    /// Whether a hit of `key` is verified now; then it is to [leave](Self::leave) once it has been.
+    /// Whether a hit of `key` is verified now; if so, call [`leave`](Self::leave) afterwards.
     pub(super) fn enter(&self, key: &Key) -> bool {
         if !self.is_turn_of(key) {
             return false;
@@ -172,7 +172,7 @@ impl Verifier {
         let doubts = doubted.load(Ordering::Relaxed);
         match (drawn, has_doubt) {
             (drawn, false) => {
-                // What is in doubt comes first.
+                // Entries in doubt come first.
                 let keep = |kept: usize| (kept < doubts).then_some(kept + 1);
                 drawn && kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, keep).is_err()
             }
@@ -199,7 +199,7 @@ impl Verifier {
         self.0.kept.fetch_min(doubts.len(), Ordering::Relaxed);
     }
 
-    /// What was loaded before in place of this entry, if it is in doubt.
+    /// The print of the load that differed from this entry, if the entry is in doubt.
     pub(super) fn take_doubt(&self, key: &Key, entry: EntryId) -> Option<Print> {
         let mut doubts = self.0.doubts.lock();
         let place = doubts.iter().position(|doubt| doubt.key == *key)?;

@@ -1,5 +1,5 @@
-//! Shadow verification: some fresh hits are loaded again in the background, to compare. It knows no permit, and so can store
-//! nothing; it takes spare room alone, and gives way to whoever waits for room.
+//! Shadow verification: some fresh hits are loaded again in the background, to compare. This module has no write permits, and
+//! so can't store anything. It uses spare places only, and gives its place to a request that waits for one.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use crate::{
     throttle::Throttle,
 };
 
-/// How often a verification looks whether somebody waits for its room.
+/// How often a verification checks whether a request waits for its place.
 const BEAT: Duration = Duration::from_millis(20);
 
-/// One verification that is under way, until it is dropped. All that it can do is to compare.
+/// One verification that is under way, until it is dropped. It can only compare.
 pub(crate) struct Verification {
     cache: Cache,
     verifier: Verifier,
@@ -36,7 +36,7 @@ impl Drop for Verification {
 }
 
 impl Cache {
-    /// Begins to verify a hit of `key`, if it is its turn, for a front end whose loads have that limit.
+    /// Begins to verify a hit of `key`, if the hit is due, for a front end whose loads have this limit.
     pub(crate) fn verification(&self, verifier: &Verifier, key: &Key, limit: &LoadLimit) -> Option<Verification> {
         let begins = verifier.enter(key);
         begins.then(|| Verification {
@@ -57,12 +57,12 @@ impl Verification {
         self.verifier.settings()
     }
 
-    /// Room for its load, if there is any to spare.
+    /// A place for its load, if there is one to spare.
     pub(crate) fn place(&self) -> Option<LoadPermit> {
         self.limit.spare()
     }
 
-    /// What `load` brings, in that room; `None` if it takes longer than a load may, or somebody waits for the room.
+    /// The result of `load` in this place; `None` if it takes longer than a load may, or a request waits for the place.
     pub(crate) async fn load<T>(&self, place: LoadPermit, load: impl Future<Output = T>) -> Option<T> {
         let in_the_way = async {
             let end = Instant::now() + self.cache.longest_load();
@@ -79,7 +79,7 @@ impl Verification {
         loaded
     }
 
-    /// Compares an entry of that age with what was loaded, and tells what has come of it.
+    /// Compares an entry of this age with the load, and reports the result.
     pub(crate) async fn compare(&self, entry: EntryId, age: Duration, stored: Print, loaded: Print) {
         let Self { cache, verifier, key, .. } = self;
         if let Some(before) = verifier.take_doubt(key, entry) {
@@ -93,7 +93,7 @@ impl Verification {
         }
     }
 
-    /// An entry that differs was loaded once more: as before, or not.
+    /// Reports that an entry in doubt was loaded once more; `stable` if the result was the same as before.
     async fn compare_again(&self, stable: bool) {
         let Self { cache, verifier, key, .. } = self;
         cache.emit(Event::VerifiedAgain { stable });
@@ -102,14 +102,14 @@ impl Verification {
         if !stable || !verifier.settings().softens() {
             return;
         }
-        // What may have taken its place in this moment is refreshed once more.
+        // If another entry has just replaced it, that one is refreshed once more, too.
         if let Err(error) = cache.soft_invalidate(&key.primary()).await {
             tracing::debug!(%error, "what is stale is not softened everywhere yet");
         }
     }
 }
 
-/// Says, once in a while, what a second look has made of an entry.
+/// Logs, at most once in a while, the result of a second load.
 fn say(key: &Key, stable: bool) {
     static THROTTLE: Throttle = Throttle::new();
     if let Some(kept_back) = THROTTLE.pass() {

@@ -1,5 +1,5 @@
-//! Payloads as they are kept outside this process: what is large and shrinks is compressed, once, when it is written. What
-//! clients are sent in content codings is written in those.
+//! The form of payloads outside of this process: a large payload that shrinks is compressed, once, when it is written. Content
+//! that clients get in content codings is written in those codings.
 //!
 //! | first byte of the length | then |
 //! |---|---|

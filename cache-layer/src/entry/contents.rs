@@ -1,4 +1,4 @@
-//! The entry: a handle to contents that do not change, and the soft invalidations that this handle has seen.
+//! The entry: a handle to immutable contents, and the soft invalidations that this handle has seen.
 
 use std::{
     any::Any,
@@ -19,21 +19,21 @@ use crate::{
     tag::{TagStamp, TagState, Tags},
 };
 
-/// A stored value: a payload, what its front end knows about it, and what decides its life. Cheap to clone.
+/// A stored value: a payload, the metadata of its front end, and its tags and deadlines. Cheap to clone.
 #[derive(Clone)]
 pub struct Entry {
     pub(super) contents: Arc<Contents>,
-    /// The moment from which on soft invalidations make the entry stale, in milliseconds since the Unix epoch.
+    /// The time from which soft invalidations make the entry stale, in milliseconds since the Unix epoch.
     stale_since: u64,
     mark: SoftMark,
-    /// Whether it is, whatever a clock says; otherwise that moment may be to come, by a ramp.
+    /// Whether it already is stale by them, whatever a clock says; otherwise that time may be in the future, by a ramp.
     softened: bool,
 }
 
 /// No soft invalidation made the entry stale.
 const NEVER: u64 = u64::MAX;
 
-/// What doesn't change once an entry is made.
+/// The immutable part of an entry.
 #[derive(Clone)]
 pub(super) struct Contents {
     pub(super) id: EntryId,
@@ -49,7 +49,7 @@ pub(super) struct Contents {
     /// The payload in content codings, if there is any of it.
     pub(super) codings: Option<Arc<Codings>>,
     pub(super) held: Held,
-    /// Whether the payload is compressed by its nature, so that compressing it would be in vain.
+    /// Whether the payload is compressed by nature, so that compressing it again would not help.
     pub(super) is_compressed: bool,
     /// The most variants that this entry may lead to, if it is a variant index: for the script that writes it; not stored.
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
@@ -80,24 +80,24 @@ impl Contents {
     }
 }
 
-/// Bytes of the buffers that it keeps in memory, which are not its own alone.
+/// The sizes of the buffers that an entry keeps in memory, which may be shared.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "memory"), allow(dead_code))]
 pub(super) struct Held {
-    /// Of the one that the payload is in.
+    /// The buffer with the payload, in bytes.
     pub(super) buffer: usize,
-    /// Of those of the key and the metadata, where they are not in there as well.
+    /// The buffers of the key and the metadata, in bytes, if they are not in that buffer as well.
     pub(super) beside: usize,
 }
 
-/// An entry before its payload is there.
+/// An entry before its payload has arrived.
 #[derive(Debug)]
 pub(crate) struct EntryHead {
     pub(crate) key: Key,
     pub(crate) id: EntryId,
     pub(crate) deadlines: Deadlines,
     pub(crate) meta: Vec<u8>,
-    /// Whether the payload is compressed by its nature.
+    /// Whether the payload is compressed by nature.
     pub(crate) is_compressed: bool,
 }
 
@@ -108,10 +108,10 @@ impl EntryHead {
         Entry::new(self.id, &self.key, self.deadlines, meta, Bytes::new()).compressed(self.is_compressed)
     }
 
-    /// The entry with the payload that its load brought, in these pieces and in so many milliseconds; 49 days at most.
+    /// The entry with its loaded payload, in these pieces; `millis` is the duration of the load, 49 days at most.
     ///
-    /// The pieces are copied in any case: a slice of a larger buffer would keep all of it in memory. So is the little there is
-    /// beside them, into the same buffer: of small entries, buffers of their own and their counters would be a tenth.
+    /// The pieces are always copied: a slice of a larger buffer would keep all of that buffer in memory. The key and the
+    /// metadata are copied into the same buffer: separate buffers and their counters would be a tenth of a small entry.
     pub(crate) fn loaded<'a>(&self, pieces: impl Iterator<Item = &'a Bytes> + Clone, millis: u64) -> Entry {
         let (canonical, meta) = (self.key.canonical(), &self.meta);
         let length = canonical.len() + meta.len() + pieces.clone().map(Bytes::len).sum::<usize>();
@@ -129,7 +129,7 @@ impl EntryHead {
         })
     }
 
-    /// As [`loaded`](Self::loaded), with the payload of another entry: it is not copied. `coded`: nor are its codings made anew.
+    /// As [`loaded`](Self::loaded), with the payload of another entry, which is not copied. `coded`: its codings are kept, too.
     pub(crate) fn loaded_again(&self, stored: &Entry, millis: u64, coded: bool) -> Entry {
         let (canonical, meta) = (Bytes::copy_from_slice(self.key.canonical()), Bytes::copy_from_slice(&self.meta));
         let again = Entry::of(Contents {
@@ -151,12 +151,12 @@ impl Entry {
         Self { contents: Arc::new(contents), stale_since: NEVER, mark: SoftMark::default(), softened: false }
     }
 
-    /// The same entry, with a payload that is compressed by its nature, or isn't.
+    /// The same entry, marked as compressed by nature, or not.
     pub(crate) fn compressed(self, is_compressed: bool) -> Self {
         self.change(|contents| contents.is_compressed = is_compressed)
     }
 
-    /// The same entry, which is to lead to so many variants at most.
+    /// The same entry, which may lead to at most `most_variants` variants.
     pub(crate) fn leading_to(self, most_variants: u16) -> Self {
         self.change(|contents| contents.most_variants = most_variants)
     }
@@ -177,12 +177,12 @@ impl Entry {
         Self { stale_since: self.stale_since.min(moment), softened: true, ..self.clone() }
     }
 
-    /// The same entry, stale from `moment` on, which may be to come, by a ramp.
+    /// The same entry, stale from `moment` on, which may be in the future, by a ramp.
     fn stale_from(&self, moment: u64) -> Self {
         Self { stale_since: self.stale_since.min(moment), ..self.clone() }
     }
 
-    /// What is left of it by its tags.
+    /// The entry in this state of its tags; `None` if they make it invalid.
     pub(crate) fn in_state(self, state: TagState) -> Option<Self> {
         match state {
             TagState::Current => Some(self),
@@ -221,7 +221,7 @@ impl Entry {
         self
     }
 
-    /// Whether a soft invalidation came over it.
+    /// Whether a soft invalidation covers the entry.
     pub(crate) fn is_soft_invalidated(&self) -> bool {
         self.softened
     }
@@ -239,7 +239,7 @@ impl Entry {
 
     /// The same entry, carrying `stamps`.
     pub(crate) fn stamped(self, stamps: &[TagStamp]) -> Self {
-        // Most of what has no tags is in others' hands by now.
+        // Most entries without tags are shared with other handles by now.
         if self.contents.stamps == stamps {
             return self;
         }
@@ -274,7 +274,7 @@ impl Entry {
         self.deadlines().at(now)
     }
 
-    /// Whether this entry was made later than `now`, so that it may be of any age: a clock was set back, or two clocks differ.
+    /// Whether this entry was made later than `now`, so that its age is unknown: a clock was set back, or two clocks differ.
     pub(crate) fn is_from_the_future(&self, now: u64) -> bool {
         self.contents.deadlines.made > now.saturating_add(SKEW)
     }
@@ -309,19 +309,19 @@ impl Entry {
         &self.contents.meta
     }
 
-    /// The payload; nothing of it where [only a frame](Self::is_framed) is here.
+    /// The payload; empty if [only a frame](Self::is_framed) is present.
     pub(crate) fn payload(&self) -> &Bytes {
         &self.contents.payload
     }
 
-    /// Whether others have it too: a store in this process, say.
+    /// Whether other handles share it, such as that of a store in this process.
     pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.contents) > 1
     }
 
-    /// The front end's reading of the metadata, to be taken apart. `None` if others have it too.
+    /// The front end's reading of the metadata, to be moved out. `None` if other handles share it.
     pub(crate) fn own_view<T: 'static>(&mut self) -> Option<&mut T> {
-        // Asking for leave to change what others have would take it out of their processors' caches.
+        // A request for exclusive access would evict shared data from other processors' caches.
         if self.is_shared() {
             return None;
         }

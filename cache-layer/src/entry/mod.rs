@@ -1,10 +1,10 @@
-//! What is stored: an entry, its deadlines, and its envelope on the wire.
+//! The entry: its contents, its deadlines, and its envelope in Redis.
 //!
 //! - [`contents`]: the entry itself
-//! - [`codings`]: its payload in content codings; [`representations`]: what is there of it
-//! - [`deadlines`]: until when it serves which purpose
-//! - [`version`]: what tells one state of a key from another
-//! - [`weight`]: what an entry takes in memory
+//! - [`codings`]: its payload in content codings; [`representations`]: which forms of the payload are present
+//! - [`deadlines`]: until when it may be used for which purpose
+//! - [`version`]: how the states of a key are distinguished
+//! - [`weight`]: how much memory an entry takes
 //! - `envelope`: an entry as bytes, on `compression`; `seal`: the same, encrypted
 
 mod codings;

@@ -1,18 +1,19 @@
-//! Entries that need not trust where they are kept: encrypted, and bound to their key and their moments.
+//! Sealed entries, for a store that is not trusted: encrypted, and bound to their key and their times.
 //!
-//! A sealed envelope is one of [version 2](super::envelope) with the highest bit of byte 86 set, without a sum, and with this in
-//! the place of what follows the head:
+//! A sealed envelope is one of [version 2](super::envelope) with the highest bit of byte 86 set, without a checksum, and with
+//! this after the head:
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 4 | which key it is sealed with: the beginning of the key's SHA-256 |
+//! | 4 | the id of the sealing key: the beginning of the key's SHA-256 |
 //! | 12 | nonce, random |
 //! | … | canonical key, tags, metadata and payload, encrypted |
-//! | 16 | what proves that it is whole (AES-256-GCM-SIV, RFC 8452) |
+//! | 16 | authentication tag (AES-256-GCM-SIV, RFC 8452) |
 //!
-//! The head stays readable: the id, the moments and the lengths, which scripts and the server need. It is proven with the rest,
-//! and so is the canonical key of whoever asks: an entry that was changed, cut, or put under another key does not open. Only the
-//! mark of a soft invalidation is not proven, which a script writes, and which can but make an entry stale.
+//! The head stays readable: the id, the times and the lengths, which scripts and the server need. The head is authenticated
+//! with the rest, and so is the canonical key of the look-up: an entry that was changed, truncated, or put under another key
+//! does not open. Only the mark of a soft invalidation is not authenticated: a script writes it, and it can only make an entry
+//! stale.
 
 use std::{fmt, sync::Arc};
 
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{hex, key::Key, telemetry::Rejection};
 
-/// Which key, nonce, and proof.
+/// The lengths of the key's id, the nonce, and the authentication tag.
 const KEY_ID: usize = 4;
 const NONCE: usize = 12;
 const PROOF: usize = 16;
@@ -51,15 +52,15 @@ const OVERHEAD: usize = KEY_ID + NONCE + PROOF;
 ///
 /// # Rotation
 ///
-/// In three steps, each of which reaches every process before the next one begins, so that none meets an entry that it can't
-/// open:
+/// A sealing key is rotated in three steps. Each step has to reach every process before the next one begins, so that no process
+/// reads an entry that it can't open:
 ///
-/// 1. the new key is one that entries are opened with: `KeyRing::new(names, old).opens(new)`
-/// 2. it seals: `KeyRing::new(names, new).opens(old)`
-/// 3. once the last entry of the old one is gone, by its own lifetime: `KeyRing::new(names, new)`
+/// 1. all processes can open entries with the new key: `KeyRing::new(names, old).opens(new)`
+/// 2. all processes seal with the new key: `KeyRing::new(names, new).opens(old)`
+/// 3. once the last entry of the old key has expired: `KeyRing::new(names, new)`
 ///
 /// An entry whose key is not in the ring is a miss, for the reason [`seal`](crate::telemetry::Rejection::Seal). The secret of the
-/// names does not rotate: with another one, nothing that is there is found.
+/// names can't be rotated: with another secret, no existing entry is found.
 #[derive(Clone)]
 pub struct KeyRing(Arc<Ring>);
 
@@ -67,7 +68,7 @@ pub struct KeyRing(Arc<Ring>);
 struct Ring {
     ids: Aes256,
     tags: Aes256GcmSiv,
-    /// The one that seals is the first.
+    /// The first key seals.
     keys: Vec<SealKey>,
 }
 
@@ -112,7 +113,7 @@ impl KeyRing {
         self
     }
 
-    /// What stands for an id in names. Whoever has the secret can tell which one it is.
+    /// The hidden form of an id in names. A process with the secret can recognize it.
     pub(crate) fn hide_id(&self, id: [u8; 16]) -> [u8; 16] {
         let mut block = id.into();
         self.0.ids.encrypt_block(&mut block);
@@ -125,13 +126,13 @@ impl KeyRing {
         block.into()
     }
 
-    /// What stands for a tag in names: the same each time, so that it is found. Its length can be told.
+    /// The hidden form of a tag in names: the same each time, so that it can be found. It reveals the tag's length.
     pub(crate) fn hide_tag(&self, tag: &str) -> String {
         let mut hidden = tag.as_bytes().to_vec();
-        // One nonce for all is what this mode bears: equal tags are equal, and nothing else is told.
+        // This mode tolerates a constant nonce: it only reveals that equal tags are equal.
         let nonce = Nonce::default();
         let Ok(proof) = self.0.tags.encrypt_inout_detached(&nonce, b"", (&mut hidden[..]).into()) else {
-            // Only for texts of 64 GiB.
+            // Fails only for texts of 64 GiB.
             return String::new();
         };
         hidden.extend_from_slice(&proof);
@@ -157,7 +158,7 @@ impl KeyRing {
         let nonce = nonce();
         let proven = proven(&head, entry.canonical());
         let Ok(proof) = cipher.encrypt_inout_detached(&Nonce::from(nonce), &proven, (&mut body[..]).into()) else {
-            // Only for entries of 64 GiB.
+            // Fails only for entries of 64 GiB.
             return Bytes::new();
         };
         let mut out = BytesMut::with_capacity(HEAD + OVERHEAD + body.len());
@@ -174,7 +175,7 @@ impl KeyRing {
             return Err(Rejection::Truncated);
         }
         let (head, rest) = bytes.split_at(HEAD);
-        // What was written by one who need not prove anything is not read.
+        // An entry that is not sealed is not read.
         if head[SEALED.0] & SEALED.1 == 0 {
             return Err(Rejection::Seal);
         }
@@ -203,12 +204,12 @@ impl KeyRing {
     }
 }
 
-/// What is proven beside the encrypted part: the head, but for the mark, and whose entry it is.
+/// The data that is authenticated in addition to the encrypted part: the head without the mark, and the canonical key.
 fn proven(head: &[u8], canonical: &[u8]) -> Vec<u8> {
     [head, canonical].concat()
 }
 
-/// This mode bears a nonce that comes twice: it tells then whether two entries are the same, and nothing else.
+/// This mode tolerates a repeated nonce: it only reveals whether two entries are equal.
 fn nonce() -> [u8; NONCE] {
     let mut nonce = [0; NONCE];
     if getrandom::fill(&mut nonce).is_err() {
@@ -219,7 +220,7 @@ fn nonce() -> [u8; NONCE] {
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The ids tell nothing of the keys.
+        // The ids reveal nothing about the keys.
         let ids: Vec<String> = self.0.keys.iter().map(|key| format!("{:08x}", u32::from_be_bytes(key.id))).collect();
         f.debug_struct("KeyRing").field("keys", &ids).finish_non_exhaustive()
     }

@@ -1,8 +1,8 @@
-//! What an entry takes in memory, to bound stores by: not what its bytes are, but what is allocated for them.
+//! The weight of an entry, by which stores are bounded: not the number of its bytes, but the memory that is allocated for them.
 //!
-//! Hits are answered from a reading of the metadata, made at the first one and kept. Of a response it is a map of header
-//! fields, in which a short field takes many times its length. It is counted from the beginning, so that a store that is
-//! full is not overfull once its entries are asked for.
+//! Hits are answered from a parsed form of the metadata, made at the first hit and kept. For a response it is a map of header
+//! fields, in which a short field takes many times its length. It is counted from the start, so that a full store does not
+//! exceed its bound once its entries are read.
 
 #[cfg(feature = "memory")]
 use super::{
@@ -12,12 +12,12 @@ use super::{
 #[cfg(feature = "memory")]
 use crate::{key::KeyHash, tag::TagStamp};
 
-/// Metadata that begins so is a response's, and has field lines from there on: length of the name (2), name, length of the
-/// value (4), value. Those of one name follow each other.
+/// The first byte of a response's metadata, which has field lines: length of the name (2), name, length of the
+/// value (4), value. Lines of one field are adjacent.
 pub(crate) const RESPONSE: u8 = b'R';
 pub(crate) const FIELDS_AT: usize = 44;
 
-/// What an allocation costs beyond what was asked for: the allocator's own share, and what it rounds up to.
+/// The overhead of an allocation: the allocator's own data, and rounding.
 #[cfg(feature = "memory")]
 const ALLOCATION: usize = 16;
 /// The counters of what is shared.

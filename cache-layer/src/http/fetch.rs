@@ -50,7 +50,7 @@ use crate::{
     throttle::Throttle,
 };
 
-/// A request that the cache is to find an answer for, and the service that has one.
+/// A request that the cache has to answer, and the service behind the cache.
 pub(super) struct Asking<S, B> {
     pub(super) context: Arc<Context>,
     pub(super) service: S,
@@ -89,7 +89,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         Leading { context, headers, load }
     }
 
-    /// Begins what there is to do for a request that memory has nothing for.
+    /// Begins to handle a request for which memory has no entry.
     fn begin(self, seen: Seen, mut span: LookupSpan) -> Begun<S, B> {
         let mut patience = self.context.patience();
         match self.lookup(Known::Missing(seen), &mut patience, &mut span).next_at_once() {
@@ -98,7 +98,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         }
     }
 
-    /// Begins what is to be done for a request. In a box is what is rare or lasts: the future of a load is the smaller for it.
+    /// Begins the next step for a request. Rare and long steps are boxed, so that the future of a load stays small.
     fn go_on(self, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> Begun<S, B> {
         let (flight, miss, purpose, answer) = match next {
             Next::Respond(response) => {
@@ -126,14 +126,14 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         }
     }
 
-    /// Has the application answer, or what is `stale` in place of an error.
+    /// Forwards the request to the application; the `stale` entry may replace an error.
     async fn forward(
         self,
         reason: NoCacheReason,
         stale: Option<Entry>,
         learns: bool,
         deadline: Instant,
-        // It ends with the answer.
+        // Kept until the answer.
         _span: LookupSpan,
     ) -> Fetched<S, B> {
         let Self { context, service, request, key, .. } = self;
@@ -150,7 +150,7 @@ struct Leading<S: Origin<B>, B> {
 }
 
 impl<S: Origin<B>, B: Send + 'static> Leading<S, B> {
-    /// What the load brings by then; or else what is stale.
+    /// The response of the load, if it replies by then; otherwise the stale response.
     async fn response_or(
         self,
         stale: ResponseEntry,
@@ -177,7 +177,8 @@ fn respond<R: Body, E>(
     Ok(response.map(|body| body.recorded_by(task)))
 }
 
-/// How a request goes on whose answer is not in memory. This and what it is made of are moved between polls, and never pinned.
+/// A step that has begun, for a request whose answer is not in memory. This and its parts are moved between polls, and never
+/// pinned.
 #[allow(clippy::large_enum_variant, reason = "the large one is the common one")]
 enum Begun<S: Origin<B>, B> {
     Answered(Option<Response<ResponseBody<S::Content>>>),
@@ -212,7 +213,7 @@ impl<S: Origin<B>, B> Begun<S, B> {
     }
 }
 
-/// Answers a request whose answer is not in memory, or is to be refreshed; `known` is what memory had.
+/// Answers a request whose answer is not in memory, or has to be refreshed; `known` is what memory had.
 #[expect(
     clippy::manual_async_fn,
     reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
@@ -229,8 +230,8 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
     }
 }
 
-/// As [`fetch`], where the store is all here and has nothing: most such requests lead a load, and what that takes is all that the
-/// future has room for.
+/// As [`fetch`], if the whole store is in this process and has no entry: most such requests lead a load, so the future is only
+/// as large as that needs.
 pub(super) fn fetch_missing<S: Origin<B>, B: Send + 'static>(
     asking: Asking<S, B>,
     seen: Seen,
@@ -262,8 +263,8 @@ impl<S: Origin<B>, B: Send + 'static> Future for Missing<S, B> {
     }
 }
 
-/// As [`fetch`], for a request with the mark of another process's load. What is in memory does not answer it before it is
-/// clear that the mark is not this key's: a refresh is not to bring back what is to be refreshed.
+/// As [`fetch`], for a request with the mark of another process's load. An entry in memory may answer it only once it is
+/// clear that the mark is not for this key: otherwise a refresh would get the entry that it should refresh.
 pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     mut asking: Asking<S, B>,
     mark: HeaderValue,
@@ -281,7 +282,7 @@ pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
     fetch(asking, Known::Nothing, lookup).instrument(span).await
 }
 
-/// A request, as far as it is needed to find out what is to be done.
+/// The parts of a request that decide the next step.
 struct RequestLookup<'a> {
     context: &'a Context,
     key: &'a Key,
@@ -295,35 +296,35 @@ struct RequestLookup<'a> {
     span: &'a mut LookupSpan,
 }
 
-/// What a request knows before it is looked up.
+/// What is known of a request before its look-up.
 #[derive(Clone, Copy)]
 pub(super) enum Known {
     Nothing,
-    /// The store, which is all here, has nothing that could be used.
+    /// The whole store is in this process, and has no usable entry.
     Missing(Seen),
-    /// This entry in memory is to be refreshed.
+    /// This entry in memory has to be refreshed.
     Due(EntryId),
 }
 
-/// What a request is to the loads of its class: see [`alias`](super::alias).
+/// The role of a request for the loads of its class: see [`alias`](super::alias).
 enum Class {
     Unasked,
-    /// It leads one, for all who wait.
+    /// It leads one, for all requests that wait.
     Leads(Box<Flight>),
     /// It has waited for one, which has ended.
     Waited,
-    /// It waits for none.
+    /// It loads alone.
     Alone,
 }
 
-/// What becomes of a request by its class.
+/// The next step for a request, by its class.
 enum ByClass<R: Body> {
     Done(Box<Next<R>>),
-    /// It is to look again.
+    /// The request has to be looked up again.
     Again,
 }
 
-/// What is to be done for a request.
+/// The next step for a request.
 enum Next<R: Body> {
     Respond(Response<ResponseBody<R>>),
     /// It leads a load.
@@ -333,8 +334,8 @@ enum Next<R: Body> {
         purpose: Purpose,
         answer: LeaderAnswer<R>,
     },
-    /// The application answers it by itself; or what is `stale`, in place of an error. `learns`: what the response says of the
-    /// next range is remembered.
+    /// The application answers it alone; the `stale` entry may replace an error. `learns`: the response decides how the next
+    /// request for a range is handled.
     Forward {
         reason: NoCacheReason,
         stale: Option<Entry>,
@@ -342,17 +343,17 @@ enum Next<R: Body> {
     },
 }
 
-/// What answers a request that leads a load.
+/// The answer to a request that leads a load.
 enum LeaderAnswer<R: Body> {
-    /// This; the load is for later requests.
+    /// This response; the load is for later requests.
     Stored(Box<Response<ResponseBody<R>>>),
     Load,
-    /// The load; or this, if the load panics, or has no reply by then.
+    /// The load; or this response, if the load panics, or has not replied by then.
     LoadOrStale(Box<ResponseEntry>, Instant),
 }
 
 impl RequestLookup<'_> {
-    /// What is to be done where that takes no look-up, and no wait for another request's load.
+    /// The next step, if it needs neither a look-up nor a wait for another request's load.
     fn next_at_once<R: Body>(&mut self) -> Option<Next<R>> {
         let Known::Missing(seen) = self.known else { return None };
         self.span.at(self.context.cache.far_tier());
@@ -418,7 +419,7 @@ impl RequestLookup<'_> {
         }
     }
 
-    /// What the store has; once, what is known of that.
+    /// Selects from the store; the first time, from what is already known.
     async fn select(&mut self) -> Selection {
         match self.known {
             Known::Missing(seen) => {
@@ -442,7 +443,7 @@ impl RequestLookup<'_> {
         Next::Respond(self.context.respond(entry, self.method, self.headers, served, self.span))
     }
 
-    /// There is an answer, which is to be refreshed by one request.
+    /// The next step if there is an answer that one request has to refresh.
     fn refresh<R: Body>(&mut self, entry: ResponseEntry, served: Served, miss: Miss) -> Next<R> {
         let cache = &self.context.cache;
         if *self.method == Method::HEAD || cache.recent_failure(&miss.key).is_some() {
@@ -466,7 +467,7 @@ impl RequestLookup<'_> {
         Next::Lead { flight, miss, purpose, answer }
     }
 
-    /// What a request gets for which nothing will be loaded; `None` if it is to be loaded.
+    /// The next step for a request that does not load; `None` if it has to load.
     fn without_load<R: Body>(&mut self, miss: &Miss) -> Option<Next<R>> {
         let (context, stale) = (self.context, miss.stale.as_ref());
         if !miss.reached_store() {
@@ -487,7 +488,7 @@ impl RequestLookup<'_> {
         let reason = if *self.method == Method::HEAD {
             NoCacheReason::HeadMiss
         } else if is_incremental(self.headers) {
-            // A load would make others wait for it, or make it wait for theirs.
+            // A load would make other requests wait for it, or make it wait for theirs.
             NoCacheReason::Incremental
         } else {
             let stale = stale.cloned().and_then(ResponseEntry::new);
@@ -507,7 +508,7 @@ impl RequestLookup<'_> {
         Some(response)
     }
 
-    /// Waits for another request's load; `None` if the request is to look again.
+    /// Waits for another request's load; `None` if the request has to be looked up again.
     async fn follow<R: Body>(&mut self, follower: Follower, miss: Miss, served: Served) -> Option<Next<R>> {
         let wait = self.span.wait_for(&follower);
         let stale = self.stale_if_slow(&miss);
@@ -549,8 +550,8 @@ impl RequestLookup<'_> {
         }
     }
 
-    /// What becomes of a request for whose own target there is nothing: what answers for several queries may answer it, or is
-    /// being loaded. `None` if it is to be loaded for this one.
+    /// The next step if nothing is stored for the request's own target: a response that answers several queries may answer it,
+    /// or is being loaded. `None` if the request has to load.
     async fn by_class<R: Body>(&mut self, miss: &Miss, served: &mut Served) -> Option<ByClass<R>> {
         let context = self.context;
         if miss.detail.why != ForwardReason::UriMiss {
@@ -561,7 +562,7 @@ impl RequestLookup<'_> {
             return Some(answer);
         }
         match self.class {
-            // Who loads for it may need its answer.
+            // The load that it would wait for may itself wait for this request.
             Class::Unasked if !Context::is_within_a_load(self.extensions) => {}
             Class::Unasked | Class::Leads(_) | Class::Alone => return None,
             Class::Waited => {
@@ -608,7 +609,7 @@ impl RequestLookup<'_> {
             Followed::TimedOut => return ByClass::Done(Box::new(self.waited_too_long(miss.clone()))),
         };
         self.class = match outcome {
-            // It was overtaken, or lost: one of those who wait takes it up.
+            // The load was overtaken, or lost: one of the waiting requests loads.
             FlightOutcome::Void => Class::Unasked,
             FlightOutcome::Failed => Class::Alone,
             _ => Class::Waited,
@@ -619,8 +620,9 @@ impl RequestLookup<'_> {
         }
     }
 
-    /// What is coming in, if it answers this request as well as it will from the store, as `select` tells, and the request came
-    /// before any invalidation of it. `reached_store`: the request's own lookup was answered.
+    /// The response that is being loaded, if it answers this request as well as it will from the store, as `select` decides,
+    /// and no invalidation came between the load and the request. `reached_store`: the store answered the request's own
+    /// look-up.
     fn join<R: Body>(
         &mut self,
         load: &InProgress,
@@ -634,7 +636,7 @@ impl RequestLookup<'_> {
         }
         let entry = select(context, self.headers)?;
         let content = match load.payload.length() {
-            // Parts can be put together once the whole is there; where the length isn't known, nor can one be cut out.
+            // Several ranges need the complete body, and a single range needs a known length.
             Some(_) if names_several(self.headers) => return None,
             Some(length) => Content::Loading(load.payload.clone(), length),
             None if self.headers.contains_key(RANGE) => return None,
@@ -644,8 +646,8 @@ impl RequestLookup<'_> {
         Some(context.respond_while_loading(entry, content, self.method, self.headers, served, self.span))
     }
 
-    /// The load failed. It did so by an error that a stale entry stood in for, or without any response: the wider of the two
-    /// permissions is the one that counts.
+    /// The next step if the load failed. It may have failed with an error for which a stale entry was used, or without any
+    /// response: the wider of the two permissions applies.
     fn failed_together<R: Body>(&mut self, miss: Miss) -> Next<R> {
         let (context, stale) = (self.context, miss.stale.as_ref());
         if let Some(entry) = context.stale_if_error_entry(self.headers, stale, None) {
@@ -659,14 +661,14 @@ impl RequestLookup<'_> {
         self.forward(NoCacheReason::ServiceFailed, miss)
     }
 
-    /// What is stale stands in.
+    /// Answers with a stale entry.
     fn respond_with_stale<R: Body>(&mut self, entry: ResponseEntry, reason: NoCacheReason) -> Next<R> {
         self.context.cache.emit(Event::Miss);
         self.span.because(reason);
         self.respond(entry, Served::StaleIfError(None))
     }
 
-    /// What is stale, and may stand in for a response that is slow, and from when on.
+    /// The stale entry that may be used if the response is slow, and from when on.
     fn stale_if_slow(&self, miss: &Miss) -> Option<(ResponseEntry, Instant)> {
         let until = self.patience.soft_deadline()?;
         Some((self.context.stale_if_error_entry(self.headers, miss.stale.as_ref(), None)?, until))
@@ -688,8 +690,8 @@ impl Context {
         self.cache.patience().with_soft_timeout(self.policy.soft_timeout)
     }
 
-    /// What a load replies by then, unless it panics. One that is left before its request's patience is at its `end` goes on for
-    /// later requests.
+    /// The reply of a load by then, unless it panics. If the request stops waiting before the `end` of its patience, the load
+    /// continues for later requests.
     async fn reply_in_time<T: Send + 'static>(
         &self,
         load: LoadTask<T>,
@@ -707,7 +709,7 @@ impl Context {
         }
     }
 
-    /// Forwards a request for which nothing is loaded. A response to HEAD may say that what is `stale` has changed.
+    /// Forwards a request that does not load. A response to HEAD may show that the `stale` entry has changed.
     async fn forward<S: Origin<B>, B>(
         &self,
         forward: Forward<'_, S, B>,
@@ -724,7 +726,7 @@ impl Context {
         Ok(response)
     }
 
-    /// Drops what a response to HEAD says has changed.
+    /// Drops an entry that has changed, by a response to HEAD.
     async fn drop_outdated(&self, key: &Key) {
         if let Err(error) = self.cache.invalidate(key).await {
             static THROTTLE: Throttle = Throttle::new();
@@ -735,7 +737,7 @@ impl Context {
     }
 }
 
-/// Whether a response to HEAD says that what is stored has changed.
+/// Whether a response to HEAD shows that the stored response has changed.
 fn is_outdated_by<R>(head: &Response<R>, stored: Option<&Entry>) -> bool {
     stored.cloned().and_then(ResponseEntry::new).is_some_and(|stored| {
         let length = stored.payload().len() as u64;

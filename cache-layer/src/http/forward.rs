@@ -1,4 +1,4 @@
-//! A request that the application answers by itself: nothing of the response is stored.
+//! A request that the application answers alone: the response is not stored.
 
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
@@ -20,15 +20,15 @@ use crate::{
     telemetry::{Event, NoCacheReason},
 };
 
-/// A request on its way past the cache, which might have had an answer.
+/// A request that was looked up, and is forwarded alone.
 pub(super) struct Forward<'a, S, B> {
     pub(super) service: S,
     pub(super) request: Request<B>,
     pub(super) key: &'a Key,
     pub(super) reason: NoCacheReason,
-    /// Until when to wait for room at the application.
+    /// Until when to wait for a place at the application.
     pub(super) deadline: Instant,
-    /// What may answer in place of an error, or if there was no room.
+    /// The entry that may answer in place of an error, or if there was no place.
     pub(super) stale: Option<&'a Entry>,
 }
 
@@ -41,7 +41,7 @@ impl Context {
     ) -> Response<ResponseBody<R>> {
         let refusal = refusal.into();
         let mut response = response.map(ResponseBody::inner);
-        // A layer further out stores it, by its tags among others, and takes them out for its clients.
+        // The outer layer stores the response, with its tags, and removes the tag fields for clients.
         if refusal.reason != NoCacheReason::Nested {
             self.policy.strip_internal(response.headers_mut());
         }
@@ -49,7 +49,7 @@ impl Context {
         response
     }
 
-    /// Has a request that goes to the application name what its client has by the application's own tags as well.
+    /// Adds the application's own entity tags to the conditions of a forwarded request.
     pub(super) fn add_plain_tags<B>(&self, request: &mut Request<B>) {
         if let Some(encode) = &self.policy.encode {
             let is_safe = is_safe(request.method());
@@ -57,7 +57,7 @@ impl Context {
         }
     }
 
-    /// The reason, and what it was for the earlier request that it is remembered from.
+    /// The reason, and the reason of the earlier request from which it is remembered.
     pub(super) fn refusal(&self, reason: NoCacheReason, key: &Key) -> Refusal {
         let first = if reason == NoCacheReason::Remembered { self.cache.first_reason(key) } else { None };
         Refusal { reason, first }
@@ -78,7 +78,7 @@ impl Context {
             },
         };
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
-        // A layer further in is not to wait for what this one has waited for, nor for its room.
+        // An inner layer must not wait for the load that this one has waited for, nor for this one's place.
         self.mark(&mut request, key, None);
         let answer = Oneshot::new(service, request);
         let result = if room.is_some() { self.in_its_place(answer).await } else { answer.await };
@@ -99,7 +99,7 @@ impl Context {
         Ok(response)
     }
 
-    /// As [`forward_uncached`](Self::forward_uncached), and learns from the response what to do with the next range.
+    /// As [`forward_uncached`](Self::forward_uncached), and learns from the response how to handle the next request for a range.
     pub(super) async fn forward_and_learn<S: Origin<B>, B>(
         &self,
         forward: Forward<'_, S, B>,
@@ -107,7 +107,7 @@ impl Context {
         let request = CacheRequest::of_get(self, forward.key.clone(), &forward.request);
         let is_head = forward.request.method() == Method::HEAD;
         let mut response = self.forward_uncached(forward).await?;
-        // As GET would have it.
+        // As for GET.
         if is_head
             && let Some(encode) = &self.policy.encode
             && encode.may_encode(response.status(), response.headers(), 0)
@@ -120,7 +120,7 @@ impl Context {
         Ok(response)
     }
 
-    /// The answer where there was no room at the application.
+    /// The answer if there was no place at the application.
     fn without_room<R: Body>(
         &self,
         method: &Method,

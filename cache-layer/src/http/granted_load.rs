@@ -1,4 +1,4 @@
-//! A load that has the right to store what comes: it asks the application, passes the response to the client, and stores it.
+//! A load with the right to store its result: it asks the application, passes the response to the client, and stores it.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -45,7 +45,7 @@ use crate::{
     telemetry::{Event, NoCacheReason},
 };
 
-/// A load under way, for the request that waits for its reply and for all that follow it. In a box, since it goes from one
+/// A load under way, for the request that waits for its reply and for its followers. It is boxed, because it is passed from one
 /// step to the next, each of which is a future.
 pub(super) struct GrantedLoad<R: Body, E> {
     pub(super) context: Arc<Context>,
@@ -53,11 +53,11 @@ pub(super) struct GrantedLoad<R: Body, E> {
     pub(super) miss: Miss,
     pub(super) permit: Box<WritePermit>,
     pub(super) reply_to: ReplyTo<LoadReply<R, E>>,
-    /// Room at the application, until the load is over.
+    /// The place at the application, until the load is over.
     pub(super) room: Option<LoadPermit>,
 }
 
-/// Whether a load has room at the application.
+/// Whether a load has a place at the application.
 enum Admission {
     Admitted,
     /// No request waits for the load any more.
@@ -66,7 +66,7 @@ enum Admission {
 }
 
 impl<R: Body, E> GrantedLoad<R, E> {
-    /// Asks the application, and does with its answer what there is to do, by `deadline` for room at the application.
+    /// Asks the application, and handles its answer; `deadline` is for the wait for a place at the application.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
     pub(super) fn run<S, B>(
         mut self: Box<Self>,
@@ -87,7 +87,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
             let request = asking.as_mut().request_mut().expect("it is not sent yet");
             let (stored, validates) = self.prepare(request, purpose);
             let answered = self.ask(asking.as_mut()).await;
-            // What the application holds for a request, such as its place under a limit, is free from here on.
+            // From here on, everything that the application holds for a request, such as a place under a limit, is free.
             drop(asking);
             let response = match answered {
                 Some(Ok(response)) => response,
@@ -107,7 +107,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
         }
     }
 
-    /// Says what the load is for, and waits for room at the application until `deadline`; in the background, not at all.
+    /// Sets the purpose of the load, and waits for a place at the application until `deadline`; in the background, not at all.
     async fn admit(&mut self, purpose: Purpose, deadline: Instant) -> Admission {
         let Self { context, permit, reply_to, room, .. } = self;
         if self.miss.reached_store() {
@@ -119,7 +119,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
             context.cache.emit(Event::Miss);
             *room = context.load_limit.take();
             if room.is_none() {
-                // In a box, so that the future of a load that finds room at once is the smaller for it.
+                // Boxed, so that the future of a load that gets a place at once stays small.
                 let waiting = Box::pin(context.load_limit.wait(deadline));
                 let demand = || context.demand(reply_to.is_awaited());
                 match Box::pin(permit.while_loading(waiting, demand)).await {
@@ -131,10 +131,10 @@ impl<R: Body, E> GrantedLoad<R, E> {
         if room.is_some() { Admission::Admitted } else { Admission::NoRoom }
     }
 
-    /// Ends a load for which there is no room at the application.
+    /// Ends a load for which there is no place at the application.
     fn refuse(mut self: Box<Self>, purpose: Purpose) {
         if purpose.is_in_background() {
-            // A request that can't do without will lead.
+            // A later request that needs the response will lead a load.
             self.permit.leave_out();
             self.context.cache.emit(Event::RefreshSkipped);
             return;
@@ -147,17 +147,17 @@ impl<R: Body, E> GrantedLoad<R, E> {
         self.reply_to.send(reply);
     }
 
-    /// Ends a load for which the application has no response but an error.
+    /// Ends a load for which the application's service returned an error instead of a response.
     fn failed(self: Box<Self>, purpose: Purpose, error: E) {
         let reply = self.stale_if_error(None).unwrap_or(LoadReply::Failed(error));
-        // Without its request, a service may have no answer that has one otherwise.
+        // In the background, a service may fail only because its request is over.
         self.permit.failed(None, !purpose.is_in_background() && !self.context.is_personal(&self.request.headers));
         self.context.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
         self.reply_to.send(reply);
     }
 
-    /// Makes the application's request of the client's: for the whole, or for whether what is stored still holds; what the
-    /// client wants of it is answered here. Returns what is stored, and whether the application is asked about it.
+    /// Turns the client's request into the application's: for the whole response, or to validate the stored one; the client's own
+    /// conditions and ranges are handled here. Returns the stored response, and whether the application is asked to validate it.
     fn prepare<B>(&mut self, request: &mut Request<B>, purpose: Purpose) -> (Option<ResponseEntry>, bool) {
         unconditional(request.headers_mut());
         let stored = self.miss.stale.clone().and_then(ResponseEntry::new);
@@ -187,18 +187,18 @@ impl<R: Body, E> GrantedLoad<R, E> {
         permit.while_loading(asking, || context.demand(reply_to.is_awaited()))
     }
 
-    /// What is stale, in place of an error of the application's.
+    /// The stale response, in place of an error of the application.
     fn stale_instead_of(&self, status: StatusCode) -> Option<LoadReply<R, E>> {
         if is_replaceable_error(status) { self.stale_if_error(Some(status.as_u16())) } else { None }
     }
 
-    /// Ends a load that the application answers with an error, for which something stale stands in.
+    /// Ends a load that the application answers with an error, which a stale response replaces.
     fn failed_with(self: Box<Self>, status: StatusCode, stale: LoadReply<R, E>) {
         self.permit.failed(Some(status.as_u16()), !self.context.is_personal(&self.request.headers));
         self.reply_to.send(stale);
     }
 
-    /// What is stale, in place of an error of this status, or of no response at all.
+    /// The stale response, in place of an error with this status, or of a missing response.
     fn stale_if_error(&self, status: Option<u16>) -> Option<LoadReply<R, E>> {
         let entry = self.context.stale_if_error_entry(&self.request.headers, self.miss.stale.as_ref(), status)?;
         Some(LoadReply::Entry(entry, Served::StaleIfError(status)))
@@ -208,11 +208,11 @@ impl<R: Body, E> GrantedLoad<R, E> {
 /// The head of a response, as its client gets it.
 struct ClientHead {
     parts: Parts,
-    /// The status that the application gave it.
+    /// The application's status.
     status: StatusCode,
-    /// The client has the response already, by its precondition.
+    /// The client already has the response, by its precondition.
     not_modified: bool,
-    /// The client wants what can only be told once the whole is there: a part of it, or whether it has it already.
+    /// The answer needs the complete response: the client wants a range, or has a precondition.
     in_part: bool,
     offers_ranges: bool,
     why: ForwardReason,
@@ -225,17 +225,17 @@ impl ClientHead {
         LoadReply::Response(Response::from_parts(self.parts, body))
     }
 
-    /// How a part of the response is served, once the whole is there.
+    /// How a part of the response is served, once the response is complete.
     fn served(&self) -> Served {
         Served::Loaded { why: self.why, not_stored: self.not_stored }
     }
 }
 
-/// How long a body is.
+/// The length of a body.
 struct Length {
-    /// As its head says.
+    /// The length that its head states.
     declared: Option<u64>,
-    /// As the body says.
+    /// The length that the body states.
     hint: SizeHint,
 }
 
@@ -244,16 +244,16 @@ impl Length {
         self.declared.or_else(|| self.hint.exact())
     }
 
-    /// If the body says so, and its head nothing else.
+    /// The exact length, if the body states one, and its head does not contradict it.
     fn exact(&self) -> Option<u64> {
         self.hint.exact().filter(|exact| self.declared.is_none_or(|declared| declared == *exact))
     }
 }
 
-/// What is left of a load once its response has come.
+/// The rest of a load after its response has come.
 enum Received<F> {
     Done,
-    /// All of it was there, its client has it, and the store has not.
+    /// The body was complete at once, its client has been answered, and the store has not been written to.
     Committing(Pin<Box<dyn Future<Output = ()> + Send>>),
     Streaming(Pin<Box<F>>),
 }
@@ -267,8 +267,8 @@ pub(super) struct Planned {
 }
 
 impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
-    /// Passes a new response to the client, and stores it if it may be stored. What takes no time is done when this is called,
-    /// so that the future of it has only what it waits with.
+    /// Passes a new response to the client, and stores it if it may be stored. The synchronous part is done when this is called,
+    /// so that its future only contains the part that waits.
     pub(super) fn receive(self: Box<Self>, response: Response<R>) -> impl Future<Output = ()> {
         let received = self.take_in(response);
         async move {
@@ -304,7 +304,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         let left =
             (remaining != Remaining::Age).then(|| plan.remaining_freshness(now, self.context.cache.local_time(now)));
         let (varies, is_new) = (self.miss.detail.varies.take(), self.miss.stale.is_none());
-        // Before the client's head is made of it: what is stored are the fields as they came.
+        // This is done before the client's head is made: the fields are stored as they came.
         let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
         let draft = self.context.draft(plan, &self.request, headers, varies, is_new);
         let encoding = draft.is_encodable().then(|| self.encoding());
@@ -326,7 +326,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         Encoding { context: self.context.clone(), request: self.request.headers.clone() }
     }
 
-    /// `encodable`: what is stored of it may be sent in content codings of the cache's own.
+    /// `encodable`: the stored response may be sent in content codings of the cache's own.
     fn client_head(
         &self,
         mut parts: Parts,
@@ -336,7 +336,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     ) -> ClientHead {
         let Self { context, request, miss, .. } = self;
         let (status, why) = (parts.status, miss.detail.why);
-        // What a client wants of a response to its POST, only the application can say.
+        // Only the application can evaluate the preconditions of a POST.
         let of_get = request.method == Method::GET;
         if encodable {
             context.as_it_came(of_get.then_some(&*request.headers), status, &mut parts.headers);
@@ -356,7 +356,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         ClientHead { parts, status, not_modified, in_part, offers_ranges, why, not_stored }
     }
 
-    /// All of the body is there: replies, and stores it.
+    /// Replies with a body that is complete, and stores it; returns the rest of the load.
     fn reply_whole<F>(
         self: Box<Self>,
         mut draft: Draft,
@@ -367,14 +367,14 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     ) -> Received<F> {
         if let Some(tag) = draft.mint(body.taken()) {
             head.parts.headers.insert(ETAG, tag);
-            // The client may have it.
+            // The client may already have the response.
             head.in_part |= self.request.headers.contains_key(IF_NONE_MATCH);
         }
         let millis = now.saturating_sub(self.request.time);
         let (writes, tags, entry) = draft.complete(|entry| entry.loaded(body.taken(), millis));
         drop(body);
         let payload = entry.payload().clone();
-        // Others wait no longer for a store in this process than for this.
+        // With a store in this process, followers wait for the commit, which takes no longer than this would.
         if !self.context.cache.is_local() {
             let growing = BodyWriter::new(Some(payload.len() as u64));
             self.permit.publish_partial(writes.entries.clone().into(), growing.body());
@@ -400,7 +400,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
     }
 
-    /// The body is passed on while it comes in, to the client and to the requests that join.
+    /// Passes the body on while it arrives, to the client and to the requests that join, and stores it.
     async fn store_streaming(self: Box<Self>, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
         let encoding = draft.is_encodable().then(|| self.encoding());
         let Self { context, request, mut permit, reply_to, room, .. } = *self;
@@ -445,7 +445,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
                 }
                 context.record_uncacheable(permit, &request, status, offers_ranges, reason);
                 if let (Some(rest), Some(growing)) = (rest, growing) {
-                    // As for one client alone, which takes the rest for itself.
+                    // As for a single client, which reads the rest by itself.
                     drop(room);
                     pass_on(rest, &feed, growing).await;
                 }
@@ -455,7 +455,7 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
 }
 
 impl Context {
-    /// What to store of the response with this head, which came at `now`. Takes out of it what only the cache is told.
+    /// The plan for the response with this head, which came at `now`. Removes the fields that are for the cache only.
     pub(super) fn plan_head(&self, request: &CacheRequest, parts: &mut Parts, hint: SizeHint, now: u64) -> Planned {
         let date = date_for(&parts.headers, self.cache.local_time(now));
         let tags = parts.extensions.remove::<Tags>().unwrap_or_default();
@@ -472,7 +472,7 @@ impl Context {
         Planned { plan, length: Length { declared: declared.unwrap_or(None), hint }, date }
     }
 
-    /// Who waits for a load, by whether the request does that leads it, or that has its body.
+    /// The demand for a load: `awaited` says whether the request that leads it waits for it, or reads its body.
     fn demand(&self, awaited: bool) -> Demand {
         match awaited {
             true => Demand::Awaited,
@@ -490,7 +490,7 @@ impl Context {
         offers_ranges: bool,
         reason: NoCacheReason,
     ) {
-        // What may be due to this one client, or to a moment's trouble, is not held against the others.
+        // A reason that may be due to this client alone, or to a temporary problem, must not affect other clients.
         let personal = self.is_personal(&request.headers);
         if is_replaceable_error(status) {
             permit.emit(Event::NotStored(reason));

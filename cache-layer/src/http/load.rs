@@ -1,8 +1,8 @@
-//! Asking the application once for all requests that wait, and replying to the one that asks.
+//! Asking the application once for all requests that wait, and replying to the request that leads the load.
 //!
-//! This runs in a task of its own: the client that began it may leave, and what it asked for goes on and is stored all the
-//! same. Not for ever: a load that no request waits for any more is given a while, and then dropped. Nor does what the client's
-//! task has around it reach into the load, such as the task-locals of a layer further out: what is stored is for all.
+//! A load runs in a task of its own: if the client that caused it leaves, the load continues and is stored. A load that no
+//! request waits for any more continues for a while, and is then dropped. The context of the client's task, such as task-locals
+//! of a layer further out, does not reach the load, because the result is stored for all clients.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ use crate::{
     telemetry::NoCacheReason,
 };
 
-/// A request on its way to the application. In a box, since it is large, and goes from the request's future to its load's.
+/// A request on its way to the application. It is boxed, because it is large, and moves from the request's future to its load's.
 pub(super) struct Load<S, B> {
     pub(super) context: Arc<Context>,
     pub(super) service: S,
@@ -39,19 +39,19 @@ pub(super) struct Load<S, B> {
     pub(super) asked: CacheRequest,
     pub(super) miss: Miss,
     pub(super) purpose: Purpose,
-    /// For other loads, and for room at the application.
+    /// For waits for other loads, and for a place at the application.
     pub(super) patience: Patience,
 }
 
 type ReplyOf<S, B> = LoadReply<<S as Origin<B>>::Content, ErrorOf<S, B>>;
 pub(super) type ErrorOf<S, B> = <S as tower_service::Service<Request<B>>>::Error;
 
-/// A load, with the right to store what comes, and who waits for it.
+/// A load, the right to store its result, and the request that waits for it.
 type Granted<S, B> = (Box<Load<S, B>>, Box<WritePermit>, ReplyTo<ReplyOf<S, B>>);
 
 impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
-    /// Leads `flight` to its end, and replies as soon as there is a reply. The request that waits for it may be gone; the load
-    /// goes on without it, for a while.
+    /// Leads `flight` to its end, and replies as soon as there is a reply. If the request that waits for it is gone, the load
+    /// continues for a while.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
     pub(super) fn lead(
         self: Box<Self>,
@@ -61,7 +61,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
         async move {
             let (load, permit, reply_to) = match self.acquire_at_once(flight, &reply_to) {
                 Ok(permit) => (self, permit, reply_to),
-                // In a box, so that the future of a load that need not wait is the smaller for it.
+                // Boxed, so that the future of a load that need not wait stays small.
                 Err(flight) => match Box::pin(self.acquired(flight, reply_to)).await {
                     Some(granted) => granted,
                     None => return,
@@ -71,7 +71,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
         }
     }
 
-    /// Asks for the right to load, and does what there is to do without it; all of this again, with the right, if it is had.
+    /// Asks for the right to load. Returns the load with the right, if it is granted; otherwise ends the load here.
     async fn acquired(mut self: Box<Self>, flight: Flight, reply_to: ReplyTo<ReplyOf<S, B>>) -> Option<Granted<S, B>> {
         match self.acquire(flight, &reply_to).await {
             AcquireOutcome::Granted(permit) => return Some((self, permit, reply_to)),
@@ -111,7 +111,7 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
         context.cache.acquire(flight, miss, patience, policy, find).await
     }
 
-    /// Loads, with the right to store what comes.
+    /// Loads, with the right to store the result.
     #[expect(clippy::boxed_local, reason = "what is in the box is moved once, into the next one")]
     fn load(
         self: Box<Self>,
@@ -120,12 +120,12 @@ impl<S: Origin<B>, B: Send + 'static> Load<S, B> {
     ) -> impl Future<Output = ()> + Send {
         let Self { context, service, request, asked, miss, purpose, patience } = *self;
         let load = GrantedLoad { context, request: asked, miss, permit, reply_to, room: None };
-        // In a box each: whatever the application's future is, this one is small.
+        // Both are boxed, so that this future is small, however large the application's is.
         Box::new(load).run(Box::pin(Oneshot::new(service, request)), purpose, patience.end())
     }
 
-    /// Forwards the request by itself, and replies with what comes of it, unless its client leaves before that; in the
-    /// background, there is no client.
+    /// Forwards the request alone, and replies with the response, unless the client leaves before that; a background load has no
+    /// client.
     async fn reply_uncached(
         self: Box<Self>,
         reason: NoCacheReason,

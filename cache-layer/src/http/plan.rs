@@ -1,4 +1,4 @@
-//! What to store of a response, or why nothing.
+//! What to store for a response, or why it is not stored.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ use crate::{
     telemetry::NoCacheReason,
 };
 
-/// A request as the cache sees it: what its response is stored for.
+/// A request as the cache sees it: the request that a response is stored for.
 pub(super) struct CacheRequest {
     pub(super) target: Target<'static>,
     /// The primary key.
@@ -53,16 +53,16 @@ pub(super) struct CacheRequest {
     pub(super) method: Method,
     /// Whether its content is part of its key.
     pub(super) has_content: bool,
-    /// Whether a layer outside has made a part of its key.
+    /// Whether a layer outside has added a part to its key.
     pub(super) is_hinted: bool,
-    /// For the load, and for the request that waits for it.
+    /// Shared by the load, and the request that waits for it.
     pub(super) headers: Arc<HeaderMap>,
-    /// When it was sent on, in milliseconds since the Unix epoch.
+    /// When it was forwarded, in milliseconds since the Unix epoch.
     pub(super) time: u64,
 }
 
 impl CacheRequest {
-    /// A request that is answered as GET is, and was not sent on yet.
+    /// A request that is answered like GET, and has not been forwarded yet.
     pub(super) fn as_get<B>(context: &Context, target: Target<'static>, key: Key, request: &Request<B>) -> Self {
         let has_content = !matches!(*request.method(), Method::GET | Method::HEAD);
         let headers = Arc::new(context.policy.cookies.that_count(request.headers()).into_owned());
@@ -77,19 +77,19 @@ impl CacheRequest {
         }
     }
 
-    /// Whether what is stored for it may answer for other queries as well: its key says no more than who it is for.
+    /// Whether its response may answer other queries as well: its key has no content and no hinted parts.
     pub(super) fn may_have_alias(&self) -> bool {
         !self.has_content && !self.is_hinted
     }
 
-    /// A request that is answered as GET is, and sent on now. `None` if it doesn't say clearly which host it is for.
+    /// A request that is answered like GET, and is forwarded now. `None` if it doesn't clearly state its host.
     pub(super) fn of_get<B>(context: &Context, key: Key, request: &Request<B>) -> Option<Self> {
         let target = Target::of_request(&context.sites, request)?.into_owned();
         Some(Self { time: context.cache.now(), ..Self::as_get(context, target, key, request) })
     }
 }
 
-/// Whether a layer outside has made a part of the request's key.
+/// Whether a layer outside has added a part to the request's key.
 pub(super) fn is_hinted(extensions: &Extensions) -> bool {
     extensions.get::<Hints>().is_some_and(|hints| !hints.key_parts.is_empty())
 }
@@ -98,33 +98,33 @@ pub(super) fn is_hinted(extensions: &Extensions) -> bool {
 pub(super) struct OriginResponse<'h> {
     pub(super) status: StatusCode,
     pub(super) headers: &'h HeaderMap,
-    /// When it came, in milliseconds since the Unix epoch.
+    /// When it was received, in milliseconds since the Unix epoch.
     pub(super) time: u64,
-    /// What its handler said about it beside its fields.
+    /// What its handler set in its extensions.
     pub(super) tags: Tags,
     pub(super) freshness: Option<Freshness>,
-    /// What its handler read from the cache, if the response is to inherit from that.
+    /// The reads of its handler, if the response inherits from them.
     pub(super) inherited: Option<Reads>,
-    /// The least that its body can be.
+    /// The least length of its body.
     pub(super) length: u64,
 }
 
-/// The fields of a response, and the date that it is given if it has none.
+/// The fields of a response, and the date that the cache adds if it has none.
 #[derive(Clone, Copy)]
 pub(super) struct DatedHeaders<'h> {
     pub(super) own: &'h HeaderMap,
     pub(super) date: Option<&'h HeaderValue>,
 }
 
-/// What is going to be stored, but for the body.
+/// What is going to be stored, except for the body.
 pub(super) struct Plan {
     info: StoredInfo,
     pub(super) vary: Option<VaryFields>,
     pub(super) tags: Tags,
     pub(super) deadlines: Deadlines,
-    /// Whether it is to be given an entity tag.
+    /// Whether it gets an entity tag of the cache.
     pub(super) mints: bool,
-    /// For which other queries it is an answer, if it says so.
+    /// The other queries that it answers, if it says so.
     pub(super) variation: Option<Arc<Variation>>,
 }
 
@@ -145,20 +145,20 @@ impl Draft {
         self.encodable
     }
 
-    /// Gives the response an entity tag of its `content`, if it is to have one.
+    /// Adds an entity tag of its `content` to the response, if it gets one.
     pub(super) fn mint<'a>(&mut self, content: impl Iterator<Item = &'a Bytes>) -> Option<HeaderValue> {
         let (meta, tag) = self.mints.then(|| with_tag(&self.response.meta, content))??;
         self.response.meta = meta;
         Some(tag)
     }
 
-    /// The entries, the response's without its payload.
+    /// The entries; that of the response is without its payload.
     pub(super) fn entries(&self) -> Arc<[(Key, Entry)]> {
         let response = (self.response.key.clone(), self.response.without_payload());
         self.parent.iter().cloned().chain([response]).collect()
     }
 
-    /// Puts the payload in its place. Returns the response's entry, too.
+    /// Adds the payload. Also returns the response's entry.
     pub(super) fn complete(self, with_payload: impl FnOnce(&EntryHead) -> Entry) -> (Writes, Tags, ResponseEntry) {
         let Self { guard, parent, response, tags, .. } = self;
         let entry = with_payload(&response);
@@ -173,7 +173,7 @@ impl Draft {
 }
 
 impl Plan {
-    /// What is left of the response's freshness, dated by the `local` clock.
+    /// The remaining freshness of the response, dated by the `local` clock.
     pub(super) fn remaining_freshness(&self, now: u64, local: u64) -> RemainingFreshness {
         RemainingFreshness::new(self.info.age(now), &self.deadlines, now).dated_by(local)
     }
@@ -247,7 +247,7 @@ impl Context {
         }
     }
 
-    /// The tags of a response: these, and those that its fields name.
+    /// The tags of a response: the given ones, and those that its fields name.
     fn tags_of(
         &self,
         request: &CacheRequest,
@@ -269,7 +269,7 @@ impl Context {
         if tags.fit() { Ok(tags) } else { Err(NoCacheReason::TooManyTags) }
     }
 
-    /// What reaches a response when its target is written to, if that does not say its key.
+    /// The tag by which a write to its target reaches a response, if the target alone does not determine the key.
     fn tag_of_target(&self, request: &CacheRequest) -> Option<String> {
         let Policy { key_headers, cookies, .. } = &self.policy;
         let has_parts = !key_headers.is_empty() || !cookies.keyed.is_empty() || self.owner.is_some();
@@ -277,12 +277,12 @@ impl Context {
         (!key_is_target).then(|| request.target.tag(&self.key_rules(&request.headers)))
     }
 
-    /// The tag of a cache group: groups are an origin's own (RFC 9875, section 2).
+    /// The tag of a cache group: groups belong to one origin (RFC 9875, section 2).
     pub(super) fn group_tag(&self, target: &Target<'_>, group: &str) -> String {
         format!("group {} {} {group}", self.namespace, target.origin())
     }
 
-    /// These tags, without those of the groups that a response was in: a newer one says again in which it is.
+    /// These tags, without those of the response's groups: a newer response states its groups again.
     pub(super) fn without_groups(&self, target: &Target<'_>, tags: &Tags) -> Tags {
         let of_groups = self.group_tag(target, "");
         Tags::new(tags.iter().filter(|tag| !tag.starts_with(&of_groups)))
@@ -297,7 +297,7 @@ impl Context {
         lifetime - fastrand::u64(..=lifetime / 100 * u64::from(self.policy.jitter))
     }
 
-    /// The entries of a plan, for a response with these fields. It is a new variant if there was nothing in its place.
+    /// The entries of a plan, for a response with these fields. The response is a new variant if there was no entry in its place.
     pub(super) fn draft(
         &self,
         plan: Plan,
@@ -308,10 +308,10 @@ impl Context {
     ) -> Draft {
         let Plan { mut info, vary, tags, deadlines, mints, variation: _ } = plan;
         let encodable = info.traits.encodable;
-        // The load ran under a variant's lease, which an invalidation of the key doesn't reach. The primary entry is
-        // what it deletes: without the one that was seen, nothing is written.
+        // The load ran under a variant's lease, which an invalidation of the key doesn't reach. Such an invalidation deletes
+        // the primary entry: if the primary entry that was seen is gone, nothing is written.
         let guard = known.as_ref().map(|known| (request.key.clone(), known.version));
-        // Where it is never compressed, it is no matter.
+        // It only matters where entries are compressed.
         let is_compressed = !self.cache.is_local() && is_compressed(headers.own);
         let head = |key, info: StoredInfo| {
             let meta = self.stored_head(info, headers);
@@ -320,8 +320,9 @@ impl Context {
         let Some(fields) = vary else {
             return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints, encodable };
         };
-        // The same selecting fields keep their entry's id, and with it the variants that name it, until they are too
-        // many, or softened: written again, the entry would make them fresh.
+        // If the selecting fields are the same, the entry keeps its id, and with it the variants that refer to it. It gets a
+        // new id if there are too many variants, or if they were soft-invalidated: otherwise the rewritten entry would make
+        // them fresh.
         let (parent, variants) = match known {
             Some(Varies { version: Version { id, .. }, stored, softened: None }) if stored.fields == fields => {
                 match stored.variants.saturating_add(u16::from(is_new)) {
@@ -333,7 +334,7 @@ impl Context {
         };
         let variant = self.variant_key(&request.key, &fields, &request.headers);
         let varies = Stored::Varies(StoredVaries { fields, variants });
-        // Loads that begin at the same time count the same variants: the store that writes them counts better.
+        // Concurrent loads count the same variants: the store, which writes them, has the exact count.
         let leads_there = Entry::new(parent, &request.key, deadlines, varies.to_bytes().into(), Bytes::new())
             .compressed(is_compressed)
             .leading_to(self.policy.max_variants);
@@ -342,7 +343,7 @@ impl Context {
         Draft { guard, parent, response: head(variant, info), tags, mints, encodable }
     }
 
-    /// The metadata of a response: what is stored of its fields, and no more.
+    /// The metadata of a response, with only the fields that are stored.
     fn stored_head(&self, info: StoredInfo, headers: DatedHeaders<'_>) -> Vec<u8> {
         let is_stored = is_stored_field(&self.policy.caching, &self.policy.not_stored, headers.own);
         let fields = headers.own.iter().filter(|(name, _)| {
@@ -354,7 +355,7 @@ impl Context {
         info.with_fields(fields.chain(headers.date.map(|date| (&DATE, date))))
     }
 
-    /// The stored response as it is, but that the application doesn't know it by its validators.
+    /// The stored response, marked so that its validators are not used again.
     pub(super) fn unmatched(&self, entry: &ResponseEntry, request: &CacheRequest, known: Option<&Varies>) -> Writes {
         let stored = entry.response();
         let info = StoredInfo {
@@ -392,8 +393,8 @@ fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl, encodable:
     }
 }
 
-/// Without a date of its own, a response that came at `now` is given one before any client has it: a later answer can't know
-/// it.
+/// The date for a response that came at `now` without one. It is added before any client gets the response, because a later
+/// answer can't know it.
 pub(super) fn date_for(headers: &HeaderMap, now: u64) -> Option<HeaderValue> {
     (!has(headers, &DATE)).then(|| write_http_date(now / 1000))
 }

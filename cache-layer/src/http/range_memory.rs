@@ -1,4 +1,4 @@
-//! What is remembered of the ranges that clients ask for.
+//! What a layer has learned from requests for ranges.
 
 use std::{
     collections::HashMap,
@@ -13,18 +13,18 @@ use crate::{
     sync::Mutex,
 };
 
-/// Keys remembered at one time.
+/// The most keys that are remembered at one time.
 const CAP: usize = 10_000;
-/// How long one is, in milliseconds.
+/// How long a key is remembered, in milliseconds.
 const REMEMBERED: u64 = 60 * 60 * 1000;
 
-/// What is remembered of ranges, by key and kind of client. Clones are one.
+/// What was learned from requests for ranges, by key and kind of client. Clones share the memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RangeMemory(Arc<Mutex<LearnedRanges>>);
 
 type LearnedRanges = HashMap<(KeyHash, Client), Learned, Hashed>;
 
-/// What of a client may decide whether its response is kept.
+/// The properties of a client that may decide whether its response is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Client {
     authorized: bool,
@@ -36,7 +36,7 @@ impl Client {
         Self { authorized: request.contains_key(AUTHORIZATION), has_cookies: cookies.any_counts(request) }
     }
 
-    /// A response to it may be its own: such are rarely kept.
+    /// Whether the client identifies itself: responses to such clients are rarely stored.
     pub(super) fn is_known_to_the_application(self) -> bool {
         self.authorized || self.has_cookies
     }
@@ -44,7 +44,7 @@ impl Client {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Learned {
-    /// Whether the whole is kept.
+    /// Whether the whole response is stored.
     pub(super) kept: bool,
     /// In milliseconds since the Unix epoch.
     pub(super) at: u64,
@@ -57,14 +57,14 @@ impl RangeMemory {
 
     pub(super) fn learned(&self, key: &Key, client: Client, now: u64) -> Option<Learned> {
         let learned = self.table().get(&(key.hash(), client)).copied()?;
-        // One from the future is from before the clock was set back.
+        // A time in the future is from before the clock was set back.
         (now.checked_sub(learned.at)? < REMEMBERED).then_some(learned)
     }
 
     pub(super) fn learn(&self, key: &Key, client: Client, learned: Learned) {
         let mut table = self.table();
         if table.len() >= CAP {
-            // To look for those whose time is up would take longer than to learn them once more.
+            // Searching for expired keys would take longer than learning the others once more.
             table.clear();
         }
         table.insert((key.hash(), client), learned);

@@ -1,8 +1,9 @@
-//! Ranges of what is not kept: the application answers them itself.
+//! Ranges of responses that can't be stored: the application answers them itself.
 //!
-//! Of what is not stored, a load asks for the whole, and cuts the part out of it. If the whole then is not kept, the client
-//! has lost its range. So a client's kind of request that will most likely bring nothing to keep goes on as it came, from the
-//! first one on where that can be guessed, and else from the second one on. A wrong guess costs a hit, and no more.
+//! If a response is not stored yet, a load asks for the whole response, and cuts the range out of it. If the response then
+//! can't be stored, the client gets the whole response instead of its range. So a request for a range is forwarded unchanged if
+//! its response will most likely not be stored: from the first request on if that can be guessed, and otherwise from the second
+//! one on. A wrong guess only costs a hit.
 
 use http::{
     HeaderMap, Response, StatusCode,
@@ -25,15 +26,15 @@ use crate::{
 };
 
 impl Context {
-    /// Why a request for a part of what is not stored, or has been `stale` since this response came, goes to the application
-    /// as it is; `None` if the whole is to be loaded.
+    /// Why a request for a range of a response that is not stored, or is `stale` and was received at this time, is forwarded
+    /// unchanged; `None` if the whole response is to be loaded.
     pub(super) fn passes_range(&self, key: &Key, request: &HeaderMap, stale: Option<u64>) -> Option<NoCacheReason> {
         if !has(request, &RANGE) {
             return None;
         }
         let client = Client::of(request, &self.policy.cookies);
         match (self.range_memory.learned(key, client, self.cache.now()), stale) {
-            // What was stored after that is newer.
+            // A response that was stored after that is newer.
             (Some(Learned { kept: false, at }), stale) if stale.is_none_or(|came| came < at) => {
                 Some(NoCacheReason::Remembered)
             }
@@ -44,7 +45,7 @@ impl Context {
         }
     }
 
-    /// Learns from the whole that it is not kept, if that may matter: a range was asked for, or is offered.
+    /// Learns that a whole response is not stored, if that may matter: the request had a range, or the response offers ranges.
     pub(super) fn learn_from_whole(&self, asked: &CacheRequest, offers_ranges: bool, reason: NoCacheReason) {
         let matters = offers_ranges || asked.headers.contains_key(RANGE);
         if matters && is_lasting_for_client(reason) {
@@ -53,7 +54,7 @@ impl Context {
         }
     }
 
-    /// Learns from the answer to a range that was passed on, or to HEAD, whether the whole would be kept.
+    /// Learns from the answer to a forwarded range, or to HEAD, whether the whole response would be stored.
     pub(super) fn learn_from_answer<R>(&self, asked: &CacheRequest, response: &Response<R>) {
         if !asked.headers.contains_key(RANGE) && !response.headers().contains_key(ACCEPT_RANGES) {
             return;
@@ -79,10 +80,10 @@ impl Context {
         let client = Client::of(&asked.headers, &self.policy.cookies);
         let kept = match self.plan(asked, came) {
             Err(reason) if !is_lasting_for_client(reason) => return,
-            // It was not watched what the handler read: the whole may inherit its freshness.
+            // The reads of the handler were not recorded: the whole response may inherit its freshness.
             Err(NoCacheReason::NoFreshness) if self.policy.inherits => return,
             Err(_) => false,
-            // A load that has seen the whole knows better than a head, which may say nothing of its length or its trailers.
+            // A load that has seen the whole response knows more than a head, which may not state the length or trailers.
             Ok(_) if length.is_none() || self.range_memory.learned(&asked.key, client, now).is_some() => return,
             Ok(_) => true,
         };

@@ -15,14 +15,14 @@ use tokio::sync::mpsc;
 use super::body::Piece;
 use crate::{engine::growing_body::BodyWriter, telemetry::NoCacheReason};
 
-/// A body as it comes in.
+/// A body as it arrives.
 pub(super) struct Incoming<R: Body> {
     body: Pin<Box<R>>,
     ahead: Ahead<R>,
     ended: bool,
 }
 
-/// What was taken ahead of a body's reader. Most bodies that are there are of one frame, which needs no buffer.
+/// Frames that were taken ahead of a body's reader. Most bodies that are complete at once have one frame, which needs no buffer.
 struct Ahead<R: Body> {
     first: Option<Taken<R>>,
     others: VecDeque<Taken<R>>,
@@ -49,17 +49,17 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
         Self { body: Box::pin(body), ahead, ended: false }
     }
 
-    /// Takes what is there, and waits for nothing; `true` if that was all of it, and of this length. Most bodies were made
-    /// before their response was.
+    /// Takes the frames that are present, without waiting; `true` if the body is complete, and has this length. Most bodies
+    /// were made before their response was.
     pub(super) fn take_at_once(&mut self, length: u64) -> bool {
         let mut taken = 0;
-        // A reader that waits asks again, with a waker of its own.
+        // A reader that waits polls again, with a waker of its own.
         let mut unwoken = Context::from_waker(Waker::noop());
         while taken <= length
             && let Poll::Ready(next) = self.body.as_mut().poll_frame(&mut unwoken)
         {
             let data = next.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-            // What is no data, or the end, is for the reader; and so is what brings nothing, of which there may be no end.
+            // Frames without data, and the end, are left to the reader; and so are empty frames, which could go on forever.
             let goes_on = data.is_some_and(|data| !data.is_empty());
             taken += data.map_or(0, |data| data.len() as u64);
             self.ended |= next.is_none();
@@ -73,7 +73,7 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
         self.ended && taken == length
     }
 
-    /// What was taken.
+    /// The data that was taken.
     pub(super) fn taken(&self) -> impl Iterator<Item = &Bytes> + Clone {
         self.ahead.first.iter().chain(&self.ahead.others).flatten().filter_map(Frame::data_ref)
     }
@@ -94,10 +94,10 @@ impl<R: Body<Data = Bytes>> Incoming<R> {
     }
 }
 
-/// A body that is not kept.
+/// A body that is not stored.
 pub(super) struct Unkept<R: Body> {
     pub(super) reason: NoCacheReason,
-    /// What is left of it, if others read it with the client.
+    /// The rest of the body, if other requests read it with the client.
     pub(super) rest: Option<Incoming<R>>,
 }
 
@@ -107,8 +107,8 @@ impl<R: Body> From<NoCacheReason> for Unkept<R> {
     }
 }
 
-/// Passes `body` on through `feed`, and to those who share it, and keeps what it was made of; returns that if it is whole and
-/// within `max` bytes. To end it is left to the caller.
+/// Passes `body` on through `feed`, and to the requests that share it, and keeps a copy; returns the copy if the body is
+/// complete and within `max` bytes. The caller has to end the feed.
 pub(super) async fn record<R: Body<Data = Bytes>>(
     mut body: Incoming<R>,
     max: u64,
@@ -119,7 +119,7 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
     let mut recorded = Vec::new();
     let mut length = 0u64;
     let mut trailers = false;
-    // A client that is gone makes every send fail; the recording goes on without it.
+    // If the client is gone, every send fails; the recording continues without it.
     while let Some(frame) = body.next().await {
         let data = match frame.map(Frame::into_data) {
             Ok(Ok(data)) => data,
@@ -170,8 +170,8 @@ pub(super) async fn record<R: Body<Data = Bytes>>(
     Ok(recorded)
 }
 
-/// Passes the rest of a body on that outgrew what is kept, to all who read it, as fast as the slowest of them reads; until
-/// it ends, or it has no reader any more.
+/// Passes on the rest of a body that is too long to be stored, to all its readers, at the pace of the slowest, until the body
+/// ends, or has no reader any more.
 pub(super) async fn pass_on<R: Body<Data = Bytes>>(
     mut rest: Incoming<R>,
     feed: &mpsc::UnboundedSender<Piece<R>>,
@@ -185,7 +185,7 @@ pub(super) async fn pass_on<R: Body<Data = Bytes>>(
         match frame.map(|frame| frame.map(Frame::into_data)) {
             Some(Ok(Ok(data))) => shared.push(data),
             Some(Ok(Err(other))) => drop(feed.send(Piece::Frame(other))),
-            // Before the others hear that it broke off: then it is why.
+            // Sent before the other readers learn that the body broke off, so that this error is the reason.
             Some(Err(error)) => return drop(feed.send(Piece::Failed(error))),
             None => {
                 shared.end_streamed();
@@ -196,7 +196,7 @@ pub(super) async fn pass_on<R: Body<Data = Bytes>>(
     }
 }
 
-/// The length that the response announces, if it does. Of two, or of none in digits, it can't be known which one counts.
+/// The length that the response announces, if it does. An error if there are two lengths, or one that is not a number.
 pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoCacheReason> {
     let mut lines = headers.get_all(CONTENT_LENGTH).into_iter();
     let Some(line) = lines.next() else { return Ok(None) };
@@ -206,7 +206,7 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoCache
     }
 }
 
-/// The number that is written in these digits, and nothing else.
+/// The number, if the bytes consist of digits only.
 fn number(digits: &[u8]) -> Option<u64> {
     let add = |number: u64, digit: &u8| match digit {
         b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(digit - b'0')),

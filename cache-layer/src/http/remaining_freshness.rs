@@ -1,4 +1,4 @@
-//! What is left of a response's freshness, said by fields that caches read which ignore `Age`.
+//! The remaining freshness of a response, in fields for caches that ignore `Age`.
 
 use std::cell::Cell;
 
@@ -16,13 +16,13 @@ use crate::{
     },
 };
 
-/// Of nginx, to what is behind it.
+/// A field that nginx reads from its upstream servers.
 const X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
 
-/// What is left of a response, in seconds.
+/// The remaining freshness of a response, in seconds.
 pub(super) struct RemainingFreshness {
     age: u64,
-    /// Until this cache asks again; 0 of what is stale.
+    /// The time for which the response is still fresh; 0 for a stale one.
     fresh: u64,
     stale_while_revalidate: u64,
     stale_if_error: u64,
@@ -31,9 +31,9 @@ pub(super) struct RemainingFreshness {
 }
 
 impl RemainingFreshness {
-    /// Of a response of this age in seconds; `now` is in milliseconds, as the deadlines are.
+    /// For a response of this age in seconds; `now` is in milliseconds, as the deadlines are.
     pub(super) fn new(age: u64, deadlines: &Deadlines, now: u64) -> Self {
-        // Up, as the age is rounded down: together they are what the response has stated.
+        // Rounded up, because the age is rounded down: their sum is the lifetime that the response has stated.
         let until = |deadline: u64| deadline.saturating_sub(now).div_ceil(1000);
         Self {
             age,
@@ -44,12 +44,12 @@ impl RemainingFreshness {
         }
     }
 
-    /// The same, where answers are dated by a clock that says `now` at this moment, in milliseconds.
+    /// The same, for answers that are dated by a clock that now shows `now`, in milliseconds.
     pub(super) fn dated_by(self, now: u64) -> Self {
         Self { now: now / 1000, ..self }
     }
 
-    /// Says it in the fields of an answer.
+    /// Adds it to the fields of an answer.
     pub(super) fn say(&self, headers: &mut HeaderMap, by: Remaining) {
         match by {
             Remaining::Age => {}
@@ -64,7 +64,7 @@ impl RemainingFreshness {
                 let Some(left) = self.stated_to_nginx(stated) else { return };
                 left
             }
-            // It would overrule whatever forbids nginx to keep the response.
+            // The field would override anything that forbids nginx to keep the response.
             None => {
                 let directives = ResponseDirectives::from_headers(headers, &[]);
                 let cc = &directives.cache_control;
@@ -79,10 +79,10 @@ impl RemainingFreshness {
         headers.insert(X_ACCEL_EXPIRES, HeaderValue::from(left));
     }
 
-    /// What is left of the application's own word. With an `@` it is a moment, which comes no later for having been kept.
+    /// The rest of the time that the application itself has stated. With an `@` it is an absolute time, which does not change.
     fn stated_to_nginx(&self, stated: &HeaderValue) -> Option<u64> {
         if self.fresh == 0 {
-            // Softly invalidated, perhaps: whatever it was to be, it is stale.
+            // The response is stale, perhaps by a soft invalidation, whatever it has stated.
             return Some(0);
         }
         Some(DeltaSeconds::parse(stated.as_bytes()).seconds()?.saturating_sub(self.age))
@@ -104,12 +104,12 @@ impl RemainingFreshness {
             let seconds = |directive: &[u8], seconds: u64| match directive {
                 b"max-age" | b"s-maxage" => {
                     states.set(true);
-                    // Longer for others than for caches like this one, it is none of what this cache has left.
+                    // A lifetime for other caches may be longer than the one for this cache, so it is reduced by the age only.
                     let for_others = targeted || (for_shared && directive == b"max-age");
                     let most = if for_others && self.fresh > 0 { u64::MAX } else { self.fresh };
                     seconds.saturating_sub(self.age).min(most)
                 }
-                // They begin when freshness ends: of what is fresh, all of them is left.
+                // These windows begin when freshness ends, so a fresh response has all of them left.
                 b"stale-while-revalidate" if self.fresh == 0 => seconds.min(self.stale_while_revalidate),
                 b"stale-if-error" if self.fresh == 0 => seconds.min(self.stale_if_error),
                 _ => seconds,
@@ -119,14 +119,14 @@ impl RemainingFreshness {
                 *line = changed;
             }
         }
-        // Else caches guess, and do so by what these say.
+        // Otherwise caches estimate a lifetime, from these fields.
         if states.get() {
             headers.remove(header::AGE);
             headers.insert(header::DATE, write_http_date(self.now));
         }
     }
 
-    /// To where it is as long after a date of now as what is left of the time between the dates that the response has.
+    /// Moves `Expires`, so that its distance to the new `Date` is the rest of its distance to the old one.
     fn move_expires(&self, headers: &mut HeaderMap) {
         let date = |name| parse_http_date(headers.get(name)?.as_bytes(), self.now);
         if let (Some(expires), Some(date)) = (date(header::EXPIRES), date(header::DATE)) {
@@ -139,7 +139,8 @@ impl RemainingFreshness {
     }
 }
 
-/// Whether it is `Cache-Control` for some caches only: a field of RFC 9213, by the way that they are named, or its forerunner.
+/// Whether a field is a `Cache-Control` for some caches only: a field of RFC 9213, by the convention for their names, or
+/// `Surrogate-Control`.
 fn is_targeted(name: &HeaderName) -> bool {
     name.as_str().ends_with("-cache-control") || name == "surrogate-control"
 }

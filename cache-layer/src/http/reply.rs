@@ -1,4 +1,4 @@
-//! What a load replies to the request that waits for it.
+//! The reply of a load to the request that waits for it.
 
 use http::{HeaderValue, Response};
 use http_body::Body;
@@ -8,7 +8,7 @@ use super::{annotate::Served, body::ResponseBody, response_entry::ResponseEntry}
 pub(super) enum LoadReply<R: Body, E> {
     /// This entry is the answer.
     Entry(ResponseEntry, Served),
-    /// It is, with cookies that the application sets in the request's client: they are not kept.
+    /// This entry is the answer, with cookies for the request's client, which are not stored.
     WithCookies(Box<(ResponseEntry, Served, Vec<HeaderValue>)>),
     Response(Response<ResponseBody<R>>),
     Failed(E),

@@ -1,4 +1,4 @@
-//! A response out of a stored one: whole, a part, or only word that the client has it already.
+//! Answers a request from a stored response: with all of it, a part, or a 304.
 
 use std::{ops::Range, time::Duration};
 
@@ -37,9 +37,9 @@ use crate::{
 /// The content of a complete response, or of one that will be complete.
 pub(super) enum Content {
     Stored(Bytes),
-    /// Of a length that is known.
+    /// Still arriving, with a known length.
     Loading(GrowingBody, u64),
-    /// Of one that isn't.
+    /// Still arriving, with an unknown length.
     Growing(BodyReader),
 }
 
@@ -70,7 +70,7 @@ impl Content {
             Self::Stored(payload) => {
                 ResponseBody::stored(range::multipart(&payload, parts, content_type, boundary).into())
             }
-            // Nothing takes several parts of it.
+            // Several parts are never selected from a body that is still arriving.
             Self::Loading(..) | Self::Growing(_) => self.whole(),
         }
     }
@@ -80,13 +80,13 @@ impl Content {
             // Within the payload, which is in memory: these fit.
             Self::Stored(payload) => ResponseBody::stored(payload.slice(part.start as usize..part.end as usize)),
             Self::Loading(body, _) => ResponseBody::joined(body.read(part)),
-            // Nothing selects a part of it.
+            // A part is never selected from a body of unknown length.
             Self::Growing(reader) => ResponseBody::joined(reader),
         }
     }
 }
 
-/// A stored response, or one that is coming in, as the answer to a request.
+/// A stored response, or one that is still arriving, as the answer to a request.
 struct Reply {
     entry: ResponseEntry,
     content: Content,
@@ -124,7 +124,7 @@ impl Context {
         self.respond_with(Reply::stored(entry, served), method, request, None)
     }
 
-    /// As [`respond`](Self::respond), while the payload of `entry` comes in, as its `content`.
+    /// As [`respond`](Self::respond), while the payload of `entry` is still arriving, as `content`.
     pub(super) fn respond_while_loading<R: Body>(
         &self,
         entry: ResponseEntry,
@@ -137,7 +137,7 @@ impl Context {
         self.respond_with(Reply { entry, content, served }, method, request, Some(lookup))
     }
 
-    /// What a load replied, as an answer to a request.
+    /// The reply of a load, as an answer to a request.
     pub(super) fn respond_with_loaded<R: Body, E>(
         &self,
         reply: LoadReply<R, E>,
@@ -185,7 +185,7 @@ impl Context {
             let answer = Answer::new(info.status, &headers, &content, method, request, now / 1000);
             answer.response(info.status, headers, content, method)
         };
-        // Another process may have stored what it passes on.
+        // Another process may pass tag fields on, and so have stored them.
         if self.policy.may_name_tags(shapes) {
             self.policy.strip_internal(response.headers_mut());
         }
@@ -197,7 +197,7 @@ impl Context {
         response
     }
 
-    /// The answer out of an entry that may have several representations: of the one that the request gets.
+    /// The answer from an entry that may have several representations, with the one that the request gets.
     fn negotiated<R: Body>(
         &self,
         entry: ResponseEntry,
@@ -217,7 +217,7 @@ impl Context {
         answer.response(status, headers, content, method)
     }
 
-    /// An answer of the cache's own: nothing that is stored may be used, and the application is not asked (RFC 9111,
+    /// The cache's own answer if no stored response may be used, and the application must not be asked (RFC 9111,
     /// sections 4.2.4 and 5.2.1.7).
     pub(super) fn gateway_timeout<R: Body>(&self, reason: NoCacheReason) -> Response<ResponseBody<R>> {
         let mut response = Response::new(ResponseBody::empty());
@@ -226,7 +226,7 @@ impl Context {
         response
     }
 
-    /// An answer of the cache's own: there was no room at the application for as long as a request waits.
+    /// The cache's own answer if no place at the application became free while the request waited.
     pub(super) fn overloaded<R: Body>(&self) -> Response<ResponseBody<R>> {
         self.cache.emit(Event::Overloaded);
         let mut response = Response::new(ResponseBody::empty());
@@ -238,7 +238,7 @@ impl Context {
     }
 }
 
-/// What there is to say about the age of a response with these deadlines.
+/// The age and remaining freshness of a response with these deadlines.
 pub(super) fn times(info: StoredInfo, deadlines: &Deadlines, now: u64) -> Times {
     Times {
         age: info.age(now),
@@ -250,21 +250,21 @@ pub(super) fn times(info: StoredInfo, deadlines: &Deadlines, now: u64) -> Times 
 
 static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
-/// Takes out what is true of all of the content, and not of a part. `Repr-Digest` is true of both.
+/// Removes the fields that are true for the complete content only. `Repr-Digest` is true for a part as well.
 fn remove_what_is_of_the_whole(headers: &mut HeaderMap) {
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(&CONTENT_DIGEST);
     headers.remove("content-md5");
 }
 
-/// What of a complete response answers a request (RFC 9110, sections 13.2.2 and 14.2).
+/// The part of a complete response that answers a request (RFC 9110, sections 13.2.2 and 14.2).
 enum Answer {
     NotModified,
     Of(Selected),
 }
 
 impl Answer {
-    /// Of a complete response with this `status` and these `headers`.
+    /// The answer from a complete response with this `status` and these `headers`.
     fn new(
         status: StatusCode,
         headers: &HeaderMap,
@@ -282,7 +282,7 @@ impl Answer {
         Self::Of(selected)
     }
 
-    /// Made of the `status` and the `headers` of the complete one.
+    /// The response, made from the `status` and the `headers` of the complete one.
     fn response<R: Body>(
         self,
         status: StatusCode,
@@ -300,7 +300,7 @@ impl Answer {
                 (StatusCode::NOT_MODIFIED, ResponseBody::empty())
             }
             Self::Of(Selected::Whole) if method == Method::HEAD => {
-                // Of content that this is without (RFC 9530, section 2).
+                // A 304 has no content that the digest could be of (RFC 9530, section 2).
                 headers.remove(&CONTENT_DIGEST);
                 if let Some(length) = length.filter(|_| !forbids_length(status)) {
                     headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
@@ -308,7 +308,7 @@ impl Answer {
                 (status, ResponseBody::empty())
             }
             Self::Of(Selected::Whole) => (status, content.whole()),
-            // Several parts are put together from what is there.
+            // Several parts can only be assembled from a complete body.
             Self::Of(Selected::Parts(_)) if !matches!(content, Content::Stored(_)) => (status, content.whole()),
             Self::Of(Selected::Part(part)) => {
                 remove_what_is_of_the_whole(&mut headers);

@@ -1,4 +1,4 @@
-//! An entry that holds a response.
+//! An entry with a response.
 
 use std::ops::Deref;
 
@@ -15,12 +15,12 @@ use crate::entry::Entry;
 pub(super) struct ResponseEntry(Entry);
 
 impl ResponseEntry {
-    /// `None` if the entry holds something else, or nothing that can be read.
+    /// `None` if the entry holds something else, or can't be read.
     pub(super) fn new(entry: Entry) -> Option<Self> {
         matches!(view(&entry), Some(Stored::Response(_))).then_some(Self(entry))
     }
 
-    /// An entry that was made of a [`Stored::Response`].
+    /// An entry that was made from a [`Stored::Response`].
     pub(super) fn written(entry: Entry) -> Self {
         Self(entry)
     }
@@ -33,7 +33,7 @@ impl ResponseEntry {
         }
     }
 
-    /// The header fields of the response: taken out of the entry, if no other request has it.
+    /// The header fields of the response: moved out of the entry, if no other request holds it.
     pub(super) fn into_headers(mut self) -> HeaderMap {
         match self.0.own_view() {
             Some(Stored::Response(response)) => std::mem::take(&mut response.headers),
@@ -55,11 +55,11 @@ impl Deref for ResponseEntry {
     }
 }
 
-/// What an entry of this front end holds.
+/// The metadata of an entry of this front end.
 pub(super) fn view(entry: &Entry) -> Option<&Stored> {
     entry.view(|meta| {
         let mut stored = Stored::from_bytes(meta)?;
-        // Of what no other request has, no copies are made.
+        // If no other request holds the entry, nothing is copied.
         if let Stored::Response(response) = &mut stored
             && entry.is_shared()
         {

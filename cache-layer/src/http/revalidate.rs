@@ -1,4 +1,4 @@
-//! The application says that what is stored still holds (RFC 9111, section 4.3.4).
+//! The application confirms that a stored response still holds (RFC 9111, section 4.3.4).
 
 use http::{
     HeaderMap, HeaderValue,
@@ -30,7 +30,7 @@ use crate::{
 };
 
 impl<R: Body, E> GrantedLoad<R, E> {
-    /// `entry` still holds: by the head of a 304, or by one that is none, since the application was not asked.
+    /// Ends a load because `entry` still holds: by the head of a 304, or without one if the application was not asked.
     pub(super) async fn revalidated(mut self: Box<Self>, entry: ResponseEntry, head: Option<response::Parts>) {
         self.permit.not_modified();
         self.permit.reserve(Some(entry.payload().len() as u64));
@@ -63,8 +63,9 @@ impl<R: Body, E> GrantedLoad<R, E> {
         }
     }
 
-    /// The 304 names another response than the one that was asked about, which may only be spelled otherwise: so this one is
-    /// not made fresh. Yet the application has said that it holds, and the request is gone. The next one asks for the whole.
+    /// Ends a load whose 304 names another response than the one in the request. The stored response is not freshened, though
+    /// its tag may only be spelled differently. It answers this request, because the application has sent no other content. The
+    /// next request asks for the whole response.
     async fn unmatched(self: Box<Self>, entry: ResponseEntry, asked_about: bool) {
         let Self { context, request, miss, permit, reply_to, room: _room } = *self;
         let reason = NoCacheReason::Unmatched;
@@ -87,7 +88,7 @@ fn reply<R: Body, E>(entry: ResponseEntry, served: Served, cookies: Vec<HeaderVa
 }
 
 impl Context {
-    /// What a 304 sets in the client who asked, where responses are kept without their cookies: as with any response that loads.
+    /// The cookies of a 304, for the client whose request was validated, if responses are stored without their cookies.
     fn cookies_for_client(&self, head: &HeaderMap) -> Vec<HeaderValue> {
         match self.policy.caching.set_cookie {
             SetCookie::Strip => head.get_all(SET_COOKIE).iter().cloned().collect(),
@@ -105,7 +106,7 @@ impl Context {
         headers
     }
 
-    /// The stored response, with these fields, and with what the handler of the 304 said beside its own.
+    /// The stored response, with these fields, and with the tags and freshness that the handler of the 304 set.
     pub(super) fn origin_response<'h>(
         &self,
         target: &Target<'_>,

@@ -1,4 +1,4 @@
-//! Which stored response a request may have (RFC 9111, section 4).
+//! Which stored response may answer a request (RFC 9111, section 4).
 
 use http::HeaderMap;
 
@@ -25,7 +25,7 @@ use crate::{
     telemetry::{Event, Rejection},
 };
 
-/// What a lookup means for one request.
+/// The result of a look-up for one request.
 pub(super) type Selection = Found<Hit, Route>;
 
 /// The place that a response to the request will take, unless its own `Vary` says otherwise.
@@ -34,11 +34,11 @@ pub(super) type Miss = fetch::Miss<Route>;
 /// A stored response that answers a request.
 pub(super) struct Hit {
     pub(super) entry: ResponseEntry,
-    /// Its own key, and what led there, if it is not the primary one.
+    /// The variant's key, and the entry that led to it, if the response is a variant.
     variant: Option<(Key, Varies)>,
 }
 
-/// Why a request goes to the application, and by way of what.
+/// Why a request goes to the application, and the entries that led to this.
 #[derive(Clone)]
 pub(super) struct Route {
     pub(super) why: ForwardReason,
@@ -67,21 +67,21 @@ impl Hit {
             Some((key, varies)) => (key.clone(), Some(varies.clone())),
             None => (primary.clone(), None),
         };
-        // What comes of it may be any answer.
+        // The new response may be any.
         let (expected, stale) = (Some(Seen::Entry(self.entry.id())), self.entry.inflated());
         Miss { key, expected, stale, detail: Route { why, varies } }
     }
 }
 
-/// What the memory of this process has for a request.
+/// The result of a look-up in the memory of this process.
 pub(super) enum InMemory {
     Answer(ResponseEntry),
-    /// The store is all here, and has nothing under the primary key.
+    /// The whole store is in this process, and has no entry under the primary key.
     Missing(Seen),
     Unknown,
 }
 
-/// What an entry means for one request.
+/// The decision about an entry for one request.
 pub(super) enum Decision {
     Answer(ResponseEntry),
     AnswerAndRefresh(ResponseEntry),
@@ -90,7 +90,7 @@ pub(super) enum Decision {
     Variant(Key, Varies),
     /// It is in a coding that the client refuses.
     Refused(EntryId),
-    /// It is not an entry of this front end's.
+    /// It is not an entry of this front end.
     Unreadable(EntryId),
 }
 
@@ -110,7 +110,7 @@ impl Context {
     fn decide_on(&self, entry: ResponseEntry, key: &Key, headers: &HeaderMap, now: u64) -> Decision {
         let response = entry.response();
         if !response.info.traits.plain {
-            // It may lead its clients round in a circle.
+            // It may redirect its clients in a circle.
             if response.info.status.is_redirection() && !response.info.traits.no_circle {
                 return Decision::Validate(entry, ForwardReason::Miss);
             }
@@ -120,7 +120,7 @@ impl Context {
                     Err(id) => Decision::Unreadable(id),
                 };
             }
-            // Whatever has led here, no client gets what it can't read.
+            // No client gets a coding that it can't read, however the entry was found.
             if !accepts_codings(headers, &response.headers) {
                 return Decision::Refused(entry.id());
             }
@@ -148,13 +148,13 @@ impl Context {
         }
     }
 
-    /// Whether what is stale is used for as long as it is kept, by an operator's word.
+    /// Whether a stale entry is used for as long as it is kept, because of an operator's switch.
     fn has_wider_grace(&self, entry: &ResponseEntry, now: u64) -> bool {
         let is_kept = !entry.response().info.traits.never_stale && now < entry.deadlines().gone;
         is_kept && self.cache.is_switched(Switch::WiderGrace)
     }
 
-    /// The answer that `entry` is, or that it leads to by `find`, if that asks for nothing more.
+    /// The answer that `entry` is, or that it leads to by `find`, if that needs no further look-up.
     fn answer_of(
         &self,
         entry: Entry,
@@ -173,7 +173,7 @@ impl Context {
         }
     }
 
-    /// The answer that this process has in memory, looked at and not looked up: no observer is told.
+    /// The answer that this process has in memory. This is not a look-up: no event is emitted.
     pub(super) fn peek_answer(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
         self.answer_of(self.cache.peek(key)?, |key| self.cache.peek(key), key, headers)
     }
@@ -189,7 +189,7 @@ impl Context {
         answer.map_or(InMemory::Unknown, InMemory::Answer)
     }
 
-    /// The one of `entries`, a primary key's, that answers a request; for entries that are not stored, or not yet.
+    /// Selects the entry that answers a request among the `entries` of a primary key, which are not stored, or not yet.
     pub(super) fn select_among(
         &self,
         entries: &[(Key, Entry)],
@@ -200,7 +200,7 @@ impl Context {
         self.answer_of(find(key)?, find, key, headers)
     }
 
-    /// What the store has for a request.
+    /// Selects a stored response for a request.
     pub(super) async fn select(&self, key: &Key, headers: &HeaderMap, purpose: Reading) -> Selection {
         let entry = match self.cache.read(key, purpose).await {
             Retrieved::Found(entry) => entry,
@@ -250,7 +250,7 @@ impl Context {
         }
     }
 
-    /// Whether a request that `entry` answers should have it refreshed, though it is fresh.
+    /// Whether a request that `entry` answers should refresh it, though it is fresh.
     pub(super) fn is_due_early(&self, entry: &ResponseEntry) -> bool {
         let Some(beta) = self.policy.early_refresh else { return false };
         let now = self.cache.now();
@@ -262,8 +262,8 @@ impl Context {
         is_due(beta, life, fastrand::f64)
     }
 
-    /// The stale entry that may be used in place of an error of this `status`, or of no response at all (RFC 5861, section
-    /// 4). What may be used while it is refreshed may be used if that fails.
+    /// The stale entry that may be used in place of an error with this `status`, or of a missing response (RFC 5861, section
+    /// 4). An entry that may be used while it is refreshed may also be used if the refresh fails.
     pub(super) fn stale_if_error_entry(
         &self,
         request: &HeaderMap,
@@ -304,7 +304,7 @@ fn variant_of(entry: Entry, varies: &Varies) -> Result<Entry, EntryId> {
     }
 }
 
-/// There is nothing under the primary key that could be used.
+/// The miss if there is no usable entry under the primary key.
 pub(super) fn missing_uri(primary: &Key, seen: Seen) -> Miss {
     let detail = Route { why: ForwardReason::UriMiss, varies: None };
     Miss { key: primary.clone(), expected: Some(seen), stale: None, detail }
@@ -314,12 +314,12 @@ fn missing(key: Key, expected: Option<Seen>, why: ForwardReason, varies: Option<
     Selection::Missing(Miss { key, expected, stale: None, detail: Route { why, varies } })
 }
 
-/// The store did not answer: the miss is one of the primary key.
+/// The miss if the store did not answer: it is a miss of the primary key.
 fn unreachable_store(primary: &Key) -> Selection {
     missing(primary.clone(), None, ForwardReason::Miss, None)
 }
 
-/// There is an entry, and no response in it.
+/// The miss if the entry has no response in it.
 fn no_response(primary: &Key, id: EntryId, variant: Option<(Key, Varies)>) -> Selection {
     let (key, varies) = match variant {
         Some((key, varies)) => (key, Some(varies)),

@@ -18,12 +18,12 @@ use crate::{
 };
 
 const NO_PARENT: EntryId = EntryId([0; 16]);
-/// Bytes of the metadata of most responses.
+/// The capacity for the metadata of most responses, in bytes.
 const METADATA: usize = 512;
-/// Room for the fields of most responses, and for what is said about them.
+/// The capacity for the fields of most responses, with those that the cache adds.
 const FIELDS: usize = 12;
 
-/// What an entry of this front end is.
+/// The metadata of an entry of this front end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     Response(StoredResponse),
@@ -42,45 +42,46 @@ pub(super) struct StoredVaries {
 pub(super) struct StoredResponse {
     pub(super) headers: HeaderMap,
     pub(super) info: StoredInfo,
-    /// Those of the names of its fields.
+    /// The shapes of the names of its fields.
     pub(super) shapes: Shapes,
 }
 
-/// What is stored of a response beside its fields.
+/// The stored data of a response in addition to its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StoredInfo {
     pub(super) status: StatusCode,
-    /// When the response came in, in milliseconds since the Unix epoch, and how many seconds old it was then.
+    /// When the response was received, in milliseconds since the Unix epoch, and its age then, in seconds.
     pub(super) response_time: u64,
     pub(super) initial_age: u64,
-    /// Until when it may be used if the application can't be reached.
+    /// Until when the response may be used if the application can't be reached.
     pub(super) stale_if_disconnected: u64,
     pub(super) traits: Traits,
-    /// The [`Varies`](Stored::Varies) entry that leads here; the variant is void without it.
+    /// The [`Varies`](Stored::Varies) entry that leads to this variant; without it, the variant is not used.
     pub(super) parent: Option<EntryId>,
 }
 
-/// What its directives make of a stored response.
+/// Properties of a stored response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Traits {
-    /// It doesn't change while it is fresh (RFC 8246).
+    /// It says that it doesn't change while it is fresh (RFC 8246).
     pub(super) immutable: bool,
-    /// No client may accept it stale (RFC 9111, section 4.2.4).
+    /// It must never be used stale (RFC 9111, section 4.2.4).
     pub(super) never_stale: bool,
-    /// As a redirect, it is known not to lead to itself. Versions that told schemes apart didn't say.
+    /// It is known not to redirect to itself. Versions with separate schemes did not store this.
     pub(super) no_circle: bool,
-    /// The application doesn't know it by its validators: asked by them, it said 304 about another one.
+    /// Its validators must not be used: a validation with them was answered with a 304 about another response.
     pub(super) unmatched: bool,
-    /// There is one of it for all requests: it is no redirect, not coded, and not to be coded. Former versions didn't say.
+    /// It needs no choice or check on a hit: it is no redirect, not coded, and not to be coded. Former versions did not store
+    /// this.
     pub(super) plain: bool,
-    /// Its entity tag is the cache's own, of which the application knows nothing.
+    /// Its entity tag is the cache's own, which the application does not know.
     pub(super) minted: bool,
     /// It may be sent in content codings of the cache's own.
     pub(super) encodable: bool,
 }
 
 impl Traits {
-    /// Whether the application is to be asked by the response's validators, if it has some.
+    /// Whether the response's validators, if it has some, may be used in a validation.
     fn are_known_to_the_application(self) -> bool {
         !self.unmatched && !self.minted
     }
@@ -119,25 +120,25 @@ impl Traits {
 }
 
 impl StoredResponse {
-    /// Whether the application can be asked if it still holds.
+    /// Whether the response can be validated.
     pub(super) fn can_be_validated(&self) -> bool {
         has_validator(&self.headers) && self.info.traits.are_known_to_the_application()
     }
 }
 
 impl StoredInfo {
-    /// Seconds (RFC 9111, section 4.2.3). A clock behind the writer's makes no response younger than it came.
+    /// The age, in seconds (RFC 9111, section 4.2.3). It is never less than on arrival, even if this clock is behind the
+    /// writer's.
     pub(super) fn age(&self, now: u64) -> u64 {
         self.initial_age + self.resident(now)
     }
 
-    /// Seconds since it came in.
+    /// The seconds since the response was received.
     pub(super) fn resident(&self, now: u64) -> u64 {
         now.saturating_sub(self.response_time) / 1000
     }
 
-    /// The metadata of an entry that holds the response with these `fields`. Those of one name
-    /// follow each other.
+    /// The metadata of an entry for the response with these `fields`. Lines of one field are adjacent.
     pub(super) fn with_fields<'f>(&self, fields: impl Iterator<Item = (&'f HeaderName, &'f HeaderValue)>) -> Vec<u8> {
         let mut out = Vec::with_capacity(METADATA);
         out.put_u8(weight::RESPONSE);
@@ -167,7 +168,7 @@ impl Stored {
         }
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote. Values are slices of `bytes`.
+    /// Reads the format of [`to_bytes`](Self::to_bytes). Values are slices of `bytes`.
     pub(super) fn from_bytes(bytes: &Bytes) -> Option<Self> {
         let mut rest = &bytes[..];
         match take(&mut rest, 1)?[0] {
@@ -199,7 +200,7 @@ impl Stored {
     }
 }
 
-/// The field of this name. Those that most responses have are known sooner than they are read.
+/// The field with this name. Frequent names are recognized without parsing.
 fn name_of(name: &[u8]) -> Option<HeaderName> {
     Some(match name {
         b"content-type" => CONTENT_TYPE,

@@ -18,24 +18,24 @@ use crate::{
     },
 };
 
-/// The absolute target of a request, normalised no further than is safe: the application sees the bytes that the key
-/// is made of.
+/// The absolute target of a request, normalised only as far as is safe: the application gets the same bytes that the key
+/// is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target<'a> {
-    /// As the layer's [`Sites`] have it; the authority as well.
+    /// In the canonical form of the layer's [`Sites`], as is the authority.
     scheme: &'static str,
     authority: Cow<'a, str>,
     path_and_query: Cow<'a, PathAndQuery>,
-    /// Whether the request states a port that the authority is without. The application may repeat it in what it makes.
+    /// Whether the request states a default port, which the authority here omits. The application may repeat it in its response.
     states_port: bool,
 }
 
 impl<'a> Target<'a> {
-    /// `None` if the request doesn't say, or doesn't say clearly, which host it is for.
+    /// `None` if the request doesn't clearly state its host.
     pub(super) fn of(sites: &'a Sites, uri: &'a Uri, headers: &'a HeaderMap) -> Option<Self> {
         let Some(host) = host(headers).ok()? else { return Self::of_uri(sites, uri) };
         let mut target = Self::with_authority(sites, uri, host)?;
-        // An application may take either for its host. Where they differ, one would answer for the other.
+        // An application may use either as its host. If they differ, one host's response would answer for the other.
         if uri.authority().is_some() {
             let stated = Self::of_uri(sites, uri)?;
             target.states_port |= stated.states_port;
@@ -46,12 +46,12 @@ impl<'a> Target<'a> {
         Some(target)
     }
 
-    /// The target of a request, by the path that its client has sent.
+    /// The target of a request, with the path that its client has sent.
     pub(super) fn of_request<B>(sites: &'a Sites, request: &'a Request<B>) -> Option<Self> {
         Self::as_sent(sites, request.uri(), request.headers(), request.extensions())
     }
 
-    /// The same of a request whose body is elsewhere.
+    /// The same for a request without its body.
     pub(super) fn of_parts(sites: &'a Sites, request: &'a request::Parts) -> Option<Self> {
         Self::as_sent(sites, &request.uri, &request.headers, &request.extensions)
     }
@@ -64,8 +64,8 @@ impl<'a> Target<'a> {
         Some(target)
     }
 
-    /// The target before axum took the prefix of a nested router off. Where something else was done to the path, by what isn't
-    /// known here, it is left as it is now: it may be what tells one client's page from another's.
+    /// The target before axum removed the prefix of a nested router. If the path was changed in another way, it is left as it
+    /// is: the change may distinguish one client's page from another's.
     #[cfg(feature = "axum")]
     fn before_nesting(self, extensions: &'a Extensions) -> Self {
         let original = extensions.get::<axum::extract::OriginalUri>().and_then(|original| original.0.path_and_query());
@@ -84,7 +84,7 @@ impl<'a> Target<'a> {
     }
 
     fn with_authority(sites: &'a Sites, uri: &'a Uri, authority: &'a str) -> Option<Self> {
-        // Never taken from a field that the client can write.
+        // The scheme is never taken from a field that the client can set.
         let scheme = sites.scheme(uri.scheme_str());
         let path_and_query =
             uri.path_and_query().map_or_else(|| Cow::Owned(PathAndQuery::from_static("/")), Cow::Borrowed);
@@ -92,7 +92,7 @@ impl<'a> Target<'a> {
         Some(Self { scheme, authority, path_and_query, states_port })
     }
 
-    /// The same target, for longer than its request.
+    /// The same target, independent of its request.
     pub(super) fn into_owned(self) -> Target<'static> {
         let Self { scheme, authority, path_and_query, states_port } = self;
         Target {
@@ -103,7 +103,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Whether what is made for this request may say a port that others' requests don't: `Host: shop.example:443`, to an
+    /// Whether the response to this request may contain a port that other requests don't state: `Host: shop.example:443`, to an
     /// application without TLS.
     pub(super) fn states_port(&self) -> bool {
         self.states_port
@@ -121,12 +121,12 @@ impl<'a> Target<'a> {
         self.path_and_query.as_str()
     }
 
-    /// Path and query as keys have them.
+    /// Path and query, as in keys.
     pub(super) fn keyed_path_and_query(&self, key_rules: &KeyRules<'_>) -> Cow<'_, str> {
         without_parameters(self.path_and_query.as_str(), key_rules.ignored_query)
     }
 
-    /// The authority, as keys have it.
+    /// The authority, as in keys.
     pub(super) fn host(&self) -> &str {
         &self.authority
     }
@@ -136,14 +136,14 @@ impl<'a> Target<'a> {
         format!("{}://{}", self.scheme, self.authority)
     }
 
-    /// The key of what is stored for it.
+    /// The key of the target's response.
     pub(super) fn key(&self, key_rules: &KeyRules<'_>) -> Key {
         self.key_of(self.path_and_query.as_str(), key_rules)
     }
 
-    /// The key of what is stored for it, by this method, and for the content of which this is the digest.
+    /// The key of the target's response by this method, for the content with this digest.
     ///
-    /// It reads as the target's own key does, and then `#QUERY:` and the digest: no target has a `#`.
+    /// In readable form it is the target's own key, and then `#QUERY:` and the digest: no target has a `#`.
     pub(super) fn key_with_content(&self, key_rules: &KeyRules<'_>, method: &Method, digest: &[u8; 32]) -> Key {
         let mut parts = self.parts_of(self.path_and_query.as_str(), key_rules);
         parts.push(format!("#{method}:").into_bytes());
@@ -151,18 +151,17 @@ impl<'a> Target<'a> {
         key_rules.named(Key::new(parts))
     }
 
-    /// The key of what is stored for another target of the same origin.
+    /// The key of the response for another target of the same origin.
     pub(super) fn key_of_other(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
         self.key_of(path_and_query, key_rules)
     }
 
-    /// What names the path, whatever the query.
+    /// A key for the path, whatever the query.
     pub(super) fn path_key(&self, key_rules: &KeyRules<'_>) -> Key {
         self.key_of_uri(self.path(), key_rules)
     }
 
-    /// The key of what leads to the target, and to it alone, for all queries of which this is the digest of what they have in
-    /// common.
+    /// The key of the alias for all queries whose common part has this digest.
     pub(super) fn alias_key(&self, key_rules: &KeyRules<'_>, digest: &[u8; 32]) -> Key {
         let mut parts = self.parts_of(self.path(), key_rules);
         parts.push(b"#alias:".to_vec());
@@ -170,7 +169,7 @@ impl<'a> Target<'a> {
         key_rules.named(Key::new(parts))
     }
 
-    /// The tag of all that answers for several queries of the path.
+    /// The tag of all responses that answer several queries of the path.
     pub(super) fn path_tag(&self, key_rules: &KeyRules<'_>) -> String {
         format!("path {}", name_of(&self.path_key(key_rules)))
     }
@@ -182,30 +181,30 @@ impl<'a> Target<'a> {
         key_rules.named(Key::new(self.parts_of(path_and_query, key_rules)))
     }
 
-    /// The key of the target alone, whatever else the keys of what is stored for it are made of.
+    /// The key of the target alone, without the other parts that keys may have.
     fn key_of_uri(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Key {
         let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
         let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
         key_rules.named(Key::of_parts(parts.iter().map(|part| part.as_bytes())))
     }
 
-    /// The tag of all that is stored for this target under other keys than its own.
+    /// The tag of all responses that are stored for this target under keys with further parts.
     pub(super) fn tag(&self, key_rules: &KeyRules<'_>) -> String {
         format!("uri {}", name_of(&self.key_of_uri(self.path_and_query.as_str(), key_rules)))
     }
 
-    /// The parts of a key, where it may have more than those of the target.
+    /// The parts of a key that may have more parts than the target.
     fn parts_of(&self, path_and_query: &str, key_rules: &KeyRules<'_>) -> Vec<Vec<u8>> {
         let path_and_query = without_parameters(path_and_query, key_rules.ignored_query);
         let parts = [key_rules.namespace, self.scheme, "://", &self.authority, &path_and_query];
         let mut parts: Vec<Vec<u8>> = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
         for name in key_rules.key_headers {
-            // How many lines there are tells an absent field from an empty one.
+            // The number of lines distinguishes an absent field from an empty one.
             let lines: Vec<_> = key_rules.headers.get_all(name).iter().map(|line| line.as_bytes().to_vec()).collect();
             parts.push(lines.len().to_be_bytes().to_vec());
             parts.extend(lines);
         }
-        // No path has a fragment, so nothing that a client sends reads like this.
+        // No path has a fragment, so a client can't send a path that looks like this.
         for cookie in &key_rules.cookies.keyed {
             let given: Vec<_> = cookies::values(key_rules.headers, cookie).map(<[u8]>::to_vec).collect();
             parts.push(format!("#{cookie}=").into_bytes());
@@ -221,7 +220,7 @@ impl<'a> Target<'a> {
         parts
     }
 
-    /// What references in a response are relative to.
+    /// The base for references in a response.
     pub(super) fn reference<'t>(&'t self, sites: &'t Sites) -> invalidation::Target<'t> {
         invalidation::Target {
             sites,
@@ -244,8 +243,8 @@ impl<'a> Target<'a> {
         Some(Self { path_and_query, ..self.clone() })
     }
 
-    /// Whether a response leads to what it would be stored as, and with it every client that is answered from there: to another
-    /// scheme or name of the same site, or by a parameter that makes no difference.
+    /// Whether a response redirects to its own key, so that clients that get the stored response would be redirected in a
+    /// circle: to another scheme or name of the same site, or by a parameter that makes no difference.
     pub(super) fn redirects_to_itself(
         &self,
         key_rules: &KeyRules<'_>,
@@ -257,15 +256,15 @@ impl<'a> Target<'a> {
     }
 }
 
-/// One of 4096 names, by the digest of a key. Few names have their tokens at all times: with one for each target, a fill would be
-/// the first to have it, and a store that knows of no token can't tell which invalidation may have been of that. The price is
-/// that a write voids one in 4096 of what is stored for other targets, too.
+/// One of 4096 names, by the digest of a key. With so few names, their tokens exist at all times. If each target had its own
+/// name, a fill would often be the first to use it, and a store without its token can't tell which invalidation may have been
+/// of that name. The price is that a write also invalidates one in 4096 of the responses for other targets.
 fn name_of(key: &Key) -> String {
     let [first, second, ..] = key.id().primary;
     format!("{:03x}", u16::from_be_bytes([first, second]) >> 4)
 }
 
-/// Targets that are stale: by their own keys, and by the tags of all that is stored for them under others.
+/// Outdated targets: their own keys, and the tags of the responses that are stored for them under other keys.
 #[derive(Default)]
 pub(super) struct Affected {
     pub(super) keys: Vec<Key>,
@@ -278,7 +277,7 @@ impl Affected {
     }
 }
 
-/// What a key is made of beside the target.
+/// The parts of a key in addition to the target.
 #[derive(Clone, Copy)]
 pub(super) struct KeyRules<'a> {
     pub(super) sites: &'a Sites,
@@ -286,39 +285,39 @@ pub(super) struct KeyRules<'a> {
     pub(super) namespace: &'a str,
     /// Query parameters that make no difference.
     pub(super) ignored_query: &'a [String],
-    /// Request fields and cookies that do, and the request's.
+    /// Request fields and cookies that are part of the key, and the request's fields.
     pub(super) key_headers: &'a [HeaderName],
     pub(super) cookies: &'a CookiePolicy,
-    /// Whose responses are kept, in a private cache.
+    /// The owner, in a private cache.
     pub(super) owner: Option<&'a Owner>,
     pub(super) headers: &'a HeaderMap,
-    /// What a layer outside says that does.
+    /// The parts that a layer outside has added.
     pub(super) hinted: &'a [Box<str>],
     /// Whether the store is shared by processes.
     pub(super) is_shared: bool,
 }
 
 impl<'a> KeyRules<'a> {
-    /// Whether nothing but the target is in the key.
+    /// Whether the key only has the target.
     fn is_plain(&self) -> bool {
         self.key_headers.is_empty() && self.cookies.keyed.is_empty() && self.hinted.is_empty() && self.owner.is_none()
     }
 
-    /// The key as its store finds it.
+    /// The key in the form by which its store finds it.
     fn named(&self, key: Key) -> Key {
         if self.is_shared { key.named() } else { key }
     }
 
-    /// The same, and what a layer outside says of the request.
+    /// The same, with the parts that a layer outside has added.
     pub(super) fn hinted(self, hints: Option<&'a Hints>) -> Self {
         Self { hinted: hints.map_or(&[], |hints| &hints.key_parts), ..self }
     }
 }
 
-/// Which host the application would take can't be known: a smuggler's doing, or a mistake.
+/// It can't be known which host the application would use: the request is an attack, or a mistake.
 struct Unclear;
 
-/// What `Host` says, if it is there.
+/// The value of `Host`, if the field is present.
 fn host(headers: &HeaderMap) -> Result<Option<&str>, Unclear> {
     let mut lines = headers.get_all(HOST).into_iter();
     match (lines.next(), lines.next()) {

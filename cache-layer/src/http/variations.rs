@@ -1,4 +1,4 @@
-//! What is remembered of the queries that make no difference.
+//! What is remembered of `No-Vary-Search`, by path.
 
 use std::{
     collections::HashMap,
@@ -20,21 +20,21 @@ use crate::{
     sync::Mutex,
 };
 
-/// Paths that are remembered at one time.
+/// The most paths that are remembered at one time.
 const CAP: usize = 10_000;
-/// Which queries make no difference, by path: what the newest response of each has said. Clones are one.
+/// Which queries are equivalent, by path, as the newest response of each path has said. Clones share the state.
 #[derive(Clone, Debug)]
 pub(super) struct Variations {
     rules: NoVarySearch,
-    /// Whoever asks for a path of which nothing is known looks nothing up.
+    /// For a path that is missing here, no alias is looked up.
     by_path: Arc<Mutex<HashMap<KeyId, Newest>>>,
     /// The loads under way, by the keys of their classes.
     pub(super) classes: Arc<Flights>,
-    /// Classes whose last load brought a response of another one: their requests don't wait for one another.
+    /// Classes whose last load returned a response of another class: their requests don't wait for each other.
     pub(super) apart: Arc<RecentKeys>,
 }
 
-/// What the newest response of a path says, and when that came, in milliseconds since the Unix epoch.
+/// What the newest response of a path says, and when it came, in milliseconds since the Unix epoch.
 #[derive(Debug)]
 struct Newest {
     variation: Arc<Variation>,
@@ -54,7 +54,7 @@ impl Variations {
         self.table().get(&path.id()).map(|newest| newest.variation.clone())
     }
 
-    /// Has this count for a path, if no newer response of it says something else.
+    /// Sets the variation of a path, if no newer response of the path says something else.
     pub(super) fn learn(&self, path: &Key, variation: Arc<Variation>, time: u64) {
         let mut table = self.table();
         let known = table.get(&path.id()).map(|newest| newest.time);
@@ -62,13 +62,13 @@ impl Variations {
             return;
         }
         if table.len() >= CAP && known.is_none() {
-            // What is still in use is learned again, at the cost of a miss.
+            // Paths that are still in use are learned again, at the cost of a miss.
             table.clear();
         }
         table.insert(path.id(), Newest { variation, time });
     }
 
-    /// What a response says, if it may be believed: an error, or what may be one client's own, says nothing for others.
+    /// What a response says, if that is honoured: an error, or a response that may be for one client, can't speak for others.
     pub(super) fn of(&self, request: &HeaderMap, status: StatusCode, response: &HeaderMap) -> Option<Variation> {
         let variation = Variation::from_headers(response, self.rules.grammar())?;
         let is_everybodys = status == StatusCode::OK
@@ -81,7 +81,7 @@ impl Variations {
 /// An alias that is going to be stored.
 pub(super) struct NewAlias {
     entry: Box<(Key, Entry)>,
-    /// That of its class, if this load leads it.
+    /// The flight of its class, if this load leads it.
     flight: Option<Box<Flight>>,
 }
 
@@ -90,7 +90,7 @@ impl NewAlias {
         Self { entry: Box::new(entry), flight }
     }
 
-    /// Has it stored with what the permit is for.
+    /// Lets the permit store it with its entries.
     pub(super) fn be_stored_by(self, permit: &mut WritePermit) {
         permit.with_alias(self.entry, self.flight);
     }

@@ -1,5 +1,5 @@
-//! Verifying hits: some that are fresh are loaded again in the background, and compared. Nothing of it is stored, and no client
-//! waits for it.
+//! Verifying hits: some fresh responses are loaded again in the background, and compared. The new responses are not stored, and
+//! no client waits for them.
 
 use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Context {
-    /// The answer that a request had from what is stored; which is verified, if it is its turn.
+    /// Passes on the answer to a request, and verifies it if it is a hit that is due.
     pub(super) fn verifying<A, S: Origin<B>, B: Send + 'static>(
         self: &Arc<Self>,
         answer: A,
@@ -41,7 +41,7 @@ impl Context {
         answer
     }
 
-    /// Whether what a request is answered with can depend on nothing of its client's, and the application may be asked.
+    /// Whether the response can't depend on the client, and the application may be asked.
     fn is_anonymous(&self, headers: &HeaderMap) -> bool {
         !headers.contains_key(AUTHORIZATION)
             && self.policy.cookies.ignores_all(headers)
@@ -65,19 +65,19 @@ impl Context {
         if let Some(sent) = self.policy.caching.normalization.negotiate(request.headers_mut()) {
             ClientPreferences::keep(sent, request.extensions_mut());
         }
-        // A layer further in is to ask the application as well.
+        // An inner layer has to ask the application as well.
         self.mark(&mut request, verification.key(), None);
         let load = async {
             let response = self.in_its_place(Oneshot::new(service, request)).await.ok()?;
             self.print_of(&verification, response, &entry).await
         };
-        // What fails says nothing about what is stored.
+        // A failure says nothing about the stored response.
         if let Some(loaded) = verification.load(place, Box::pin(load)).await.flatten() {
             verification.compare(entry.id(), age, stored, loaded).await;
         }
     }
 
-    /// What is fresh now for a request, if that is a success.
+    /// The fresh entry for a request, if it is a success.
     async fn fresh_entry(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
         let entry = match self.peek_answer(key, headers) {
             Some(entry) => entry,
@@ -90,7 +90,7 @@ impl Context {
         (entry.response().info.status == StatusCode::OK).then_some(entry)
     }
 
-    /// What is compared of a response; `None` if it is an error that says nothing, or doesn't end as it should.
+    /// The print of a response; `None` if the response is an error, or incomplete.
     async fn print_of<R: Body<Data = Bytes>>(
         &self,
         verification: &Verification,
@@ -108,7 +108,7 @@ impl Context {
                 printing.add(&data);
                 length += data.len() as u64;
             }
-            // None that is stored is so long.
+            // No stored response is this long.
             if length > self.policy.max_body {
                 return Some(self.print(verification, head.status, &head.headers, u128::MAX, stored));
             }

@@ -1,4 +1,4 @@
-//! A request that may change something: passed through, and what it makes stale invalidated.
+//! A request that may change something: it is passed through, and the responses that it makes outdated are invalidated.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -43,24 +43,24 @@ use crate::{
     throttle::Throttle,
 };
 
-/// A write without an answer yet. Dropped with its key, its client has left, or the application has failed, and what the
-/// application has done by then can't be known: the target is invalidated to be safe.
+/// A write without an answer yet. If it is dropped before it is answered, its client has left, or the application has failed,
+/// and the write may have taken effect: the target is invalidated to be safe.
 struct Abandoned {
     cache: Cache,
     affected: Option<Affected>,
 }
 
 impl Abandoned {
-    /// Invalidates the target in a task of its own, whether or not its end is waited for.
+    /// Invalidates the target in a task of its own, which runs to its end even if no one awaits it.
     fn invalidate(&mut self) -> Option<JoinHandle<()>> {
-        // Without a runtime there is no process left to serve what is stored.
+        // Without a runtime, this process does not serve stored responses any more.
         let (Some(affected), Ok(_)) = (self.affected.take(), Handle::try_current()) else { return None };
         let cache = self.cache.clone();
         Some(self.cache.spawn(invalidate(cache, affected)))
     }
 }
 
-/// Invalidates all that is stored for these targets.
+/// Invalidates everything that is stored for these targets.
 async fn invalidate(cache: Cache, Affected { keys, tags }: Affected) {
     let mut results = vec![cache.invalidate_tags(tags).await];
     for key in keys {
@@ -77,7 +77,7 @@ impl Drop for Abandoned {
     }
 }
 
-/// With every write while the store is away.
+/// Logs an invalidation that was not delivered, which would otherwise occur with every write while the store is away.
 fn undelivered(error: &InvalidateError) {
     static THROTTLE: Throttle = Throttle::new();
     if let Some(kept_back) = THROTTLE.pass() {
@@ -85,8 +85,9 @@ fn undelivered(error: &InvalidateError) {
     }
 }
 
-/// An unsafe request: the application answers it, and what that makes stale is gone before the client knows. What is stored for
-/// its target, and for what its response names, is stored by the settings for GET.
+/// Handles an unsafe request: the application answers it, and the responses that it makes outdated are invalidated before the
+/// client gets the answer. Responses for its target, and for the URIs that its response names, are stored by the settings for
+/// GET.
 pub(super) async fn write_through<S: Origin<B>, B>(
     settings: RequestSettings,
     service: S,
@@ -108,7 +109,7 @@ pub(super) async fn write_through<S: Origin<B>, B>(
     let response = match Oneshot::new(service, request).await {
         Ok(response) => response,
         Err(error) => {
-            // It may have failed only after it had done the write.
+            // The application may have failed after the write took effect.
             if let Some(invalidated) = abandoned.as_mut().and_then(Abandoned::invalidate) {
                 let _ = invalidated.await;
             }
@@ -138,7 +139,7 @@ pub(super) async fn write_through<S: Origin<B>, B>(
 }
 
 impl Context {
-    /// Invalidates what a write makes stale: what it has `affected`, and what the fields of its response name.
+    /// Invalidates the responses that a write makes outdated: its `affected` targets, and the groups that its response names.
     async fn invalidate_outdated(&self, request: &CacheRequest, response: &HeaderMap, mut affected: Affected) {
         let CacheRequest { target, method, .. } = request;
         // Whatever the status: the application has said so itself (RFC 9875, section 3).
@@ -147,13 +148,13 @@ impl Context {
         if affected.is_empty() {
             return;
         }
-        // In a task of its own: the write is done, whether or not its client waits for what follows from it.
+        // In a task of its own: the write has taken effect, even if its client leaves now.
         let invalidated = self.cache.spawn(invalidate(self.cache.clone(), affected));
         // It fails only if the runtime is shutting down.
         let _ = invalidated.await;
     }
 
-    /// A response to POST that GET would have, too (RFC 9110, section 9.3.3).
+    /// Stores a response to POST that also answers GET (RFC 9110, section 9.3.3).
     async fn keep_for_get<R>(
         self: &Arc<Self>,
         request: CacheRequest,
@@ -174,14 +175,15 @@ impl Context {
         });
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),
-            // A response to POST is answered with as it is.
+            // The client of a POST gets the response as it is.
             (LoadReply::Entry(..) | LoadReply::WithCookies(_), _) => {
                 unreachable!("a response to POST is not cut, and has no precondition")
             }
         }
     }
 
-    /// The right to store what no lookup asked for; `None` while a load of it is under way, or where it would not be kept.
+    /// The right to store a response that no look-up asked for; `None` while its key is being loaded, or if it would not be
+    /// stored.
     async fn permit_to_replace(&self, key: &Key) -> Option<Box<WritePermit>> {
         let Role::Leader(flight) = self.cache.flights().join(key) else { return None };
         let (mut patience, policy) = (Patience::none(), FailurePolicy::default());
@@ -191,7 +193,7 @@ impl Context {
         }
     }
 
-    /// Whether this response to POST is to be kept for GET.
+    /// Whether this response to POST is to be stored for GET.
     fn answers_get<R>(&self, target: &Target<'_>, response: &Response<R>) -> bool {
         let (policy, headers) = (&self.policy.caching, response.headers());
         let directives = policy.directives(headers);

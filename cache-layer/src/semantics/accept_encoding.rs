@@ -1,4 +1,4 @@
-//! Which content codings a client accepts, and how gladly (RFC 9110, section 12.5.3).
+//! The content codings that a client accepts, and their weights (RFC 9110, section 12.5.3).
 
 use std::sync::LazyLock;
 
@@ -7,24 +7,24 @@ use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING};
 use super::{negotiation::canonical_coding, preference::weighed};
 use crate::coding::{Coding, Encoder};
 
-/// What an `Accept-Encoding` says of the codings that there are, in thousandths.
+/// The weights that an `Accept-Encoding` gives to the codings of this library, in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Acceptance {
     codings: [Option<u16>; Coding::COUNT],
     identity: Option<u16>,
-    /// What it says of all that it does not name.
+    /// The weight of all codings that it does not name.
     others: Option<u16>,
 }
 
-/// What most requests say, by the browsers and client libraries of today, read once for all of them.
+/// The most frequent values, of today's browsers and client libraries, parsed once.
 static USUAL: LazyLock<[(&str, Acceptance); 6]> = LazyLock::new(|| {
     ["gzip, deflate, br, zstd", "gzip, deflate, br", "gzip, deflate", "gzip", "br", "zstd"]
         .map(|line| (line, Acceptance::of_lines([line.as_bytes()].into_iter())))
 });
 
 impl Acceptance {
-    /// What a request accepts. Nothing but `identity` where it does not say: such a client may be able to decode nothing. Nor
-    /// where it can't be read.
+    /// The codings that a request accepts. Without the field, or if it can't be read, only `identity`: such a client may not be
+    /// able to decode any coding.
     pub(crate) fn of(request: &HeaderMap) -> Self {
         let mut lines = request.get_all(ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes);
         let Some(first) = lines.next() else { return Self::default() };
@@ -53,16 +53,16 @@ impl Acceptance {
             None if name.eq_ignore_ascii_case("identity") => &mut self.identity,
             None => return,
         };
-        // Of several, the one that forbids.
+        // Of several members for one coding, the most restrictive counts.
         *said = Some(said.map_or(weight, |first| first.min(weight)));
     }
 
-    /// How gladly a client takes this coding; 0 if it refuses, or does not name it.
+    /// The weight of this coding; 0 if the client refuses it, or does not name it.
     pub(crate) fn weight(&self, coding: Coding) -> u16 {
         self.codings[coding.number()].or(self.others).unwrap_or(0)
     }
 
-    /// How gladly it takes what is not coded: not more so than what is, unless it says so.
+    /// The weight of `identity`: not more than that of codings, unless the field says so.
     pub(crate) fn identity(&self) -> u16 {
         match (self.identity, self.others) {
             (Some(weight), _) => weight,
@@ -71,13 +71,12 @@ impl Acceptance {
         }
     }
 
-    /// Of these, one before the other, the one whose coding the client takes most gladly, if it takes it more gladly than what is
-    /// not coded.
+    /// The encoder whose coding has the greatest weight, the first of equals, if the client prefers it to `identity`.
     pub(crate) fn best(&self, encoders: impl Iterator<Item = Encoder>) -> Option<Encoder> {
         let mut best = None;
         for encoder in encoders {
             let weight = self.weight(encoder.coding());
-            // Of the same weight, shorter is better, and the first is the shortest.
+            // For equal weights, the first encoder wins: it makes the shortest results.
             if weight > best.map_or(0, |(_, weight)| weight) {
                 best = Some((encoder, weight));
             }

@@ -20,7 +20,7 @@ pub(crate) struct CacheControl {
     pub(crate) private: bool,
     /// The fields named by `private="…"`.
     pub(crate) private_fields: Vec<HeaderName>,
-    /// `public`: may be stored even where the request was authorised (5.2.2.9).
+    /// `public`: may be stored even if the request was authorised (5.2.2.9).
     pub(crate) public: bool,
     /// `must-revalidate`: never reused stale (5.2.2.2).
     pub(crate) must_revalidate: bool,
@@ -65,8 +65,8 @@ impl CacheControl {
         parsed
     }
 
-    /// A line of the field with other seconds: those that `change` makes of a directive, by its name, and its seconds. What
-    /// has no valid seconds stays as it is, and so does every other byte.
+    /// A line of the field with other numbers of seconds: `change` maps a directive's name and seconds to the new seconds.
+    /// Directives without valid seconds, and all other bytes, stay as they are.
     pub(crate) fn with_seconds(line: &[u8], change: impl Fn(&[u8], u64) -> u64) -> Vec<u8> {
         let mut changed = Vec::with_capacity(line.len());
         let mut copied = 0;
@@ -114,7 +114,7 @@ impl CacheControl {
             b"stale-if-error" => keep_smaller(&mut self.stale_if_error, argument.delta_seconds()),
             b"max-stale" if bare => keep_smaller(&mut self.max_stale, DeltaSeconds::Seconds(DeltaSeconds::MAX)),
             b"max-stale" => keep_smaller(&mut self.max_stale, argument.delta_seconds()),
-            // More freshness is the stricter wish.
+            // The larger value is the stricter demand.
             b"min-fresh" => self.min_fresh = self.min_fresh.max(Some(argument.delta_seconds())),
             _ => {}
         }
@@ -127,12 +127,12 @@ fn keep_smaller(kept: &mut Option<DeltaSeconds>, stated: DeltaSeconds) {
     *kept = Some(kept.map_or(stated, |kept| kept.min(stated)));
 }
 
-/// What follows the name of a directive.
+/// The part of a directive after its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Argument<'a> {
     Absent,
-    /// A token, or the content of a quoted string. Escapes stay as they are: no argument that is used
-    /// here needs one, and so an escaped one is merely invalid.
+    /// A token, or the content of a quoted string. Escapes are not decoded: no argument that is used
+    /// here needs one, so an escaped argument is merely invalid.
     Value(&'a [u8]),
     /// Anything that is neither, such as `=` alone or words after the value.
     Malformed,

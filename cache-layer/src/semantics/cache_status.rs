@@ -2,15 +2,15 @@
 
 use smallvec::SmallVec;
 
-/// Text of a field that is as short as most.
+/// The text of a field; most are short enough for the stack.
 pub(crate) type Text = SmallVec<[u8; 128]>;
 
-/// The name by which a cache calls itself, checked to be expressible in the field.
+/// The name of a cache, checked to be expressible in the field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CacheName(Vec<u8>);
 
 impl CacheName {
-    /// A name of printable ASCII; written as a token where it is one, else as a string.
+    /// A name of printable ASCII; written as a token if it is one, otherwise as a string.
     pub(crate) fn new(name: &str) -> Option<Self> {
         let valid = !name.is_empty() && name.bytes().all(is_printable);
         valid.then(|| {
@@ -30,13 +30,13 @@ impl Default for CacheName {
 /// What one cache did for one request: a member of the field.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CacheStatus<'a> {
-    /// Which cache speaks.
+    /// The cache.
     pub(crate) name: &'a CacheName,
     /// What it did.
     pub(crate) outcome: Outcome,
-    /// More about it, for people.
+    /// A detail, for people.
     pub(crate) detail: Option<&'static str>,
-    /// What the detail of an earlier request was, where this one's only says that there was one. Both are tokens then.
+    /// The detail of an earlier request, if this one's detail refers to it. Both are tokens then.
     pub(crate) first: Option<&'static str>,
 }
 
@@ -45,18 +45,18 @@ pub(crate) struct CacheStatus<'a> {
 pub(crate) enum Outcome {
     /// Answered without going forward.
     Hit {
-        /// The freshness that is left in seconds, negative when stale.
+        /// The remaining freshness in seconds, negative when stale.
         ttl: i64,
     },
     /// Went forward.
     Forward {
         /// Why it did.
         why: ForwardReason,
-        /// The status that came back, where it is not that of this response.
+        /// The status of the response that came back, if it is not that of this response.
         status: Option<u16>,
-        /// The freshness in seconds that what came back has, where the cache keeps it.
+        /// The freshness of the response that came back, in seconds, if the cache stores it.
         ttl: Option<i64>,
-        /// Whether the cache keeps what came back.
+        /// Whether the cache stores the response that came back.
         stored: bool,
         /// Whether the request joined another that was already under way.
         collapsed: bool,
@@ -72,15 +72,15 @@ pub(crate) enum ForwardReason {
     Method,
     /// Nothing is stored for the URI.
     UriMiss,
-    /// What is stored for the URI was selected by other request fields.
+    /// The responses that are stored for the URI were selected by other request fields.
     VaryMiss,
-    /// Nothing suitable is stored, for a reason not told apart.
+    /// No suitable response is stored, for another reason.
     Miss,
-    /// What is stored is fresh, but the request wants it validated.
+    /// The stored response is fresh, but the request wants it validated.
     Request,
-    /// What is stored is stale.
+    /// The stored response is stale.
     Stale,
-    /// What is stored is stale, since it may be of any age: it was made later than it is now.
+    /// The stored response counts as stale, because it was made in the future, so that its age is unknown.
     FromTheFuture,
 }
 

@@ -1,7 +1,8 @@
 //! The entity tags of representations that this cache has coded (RFC 9110, section 8.8.3.3).
 //!
-//! Bytes that differ have strong tags that differ: that of a coded one is the application's with the name of the coding at its
-//! end, `"abc"` and `"abc-gzip"`. A weak one is of all of them. The application knows only its own.
+//! Representations with different bytes need different strong tags. The tag of a coded representation is the application's tag
+//! with the name of the coding at its end: `"abc"` and `"abc-gzip"`. A weak tag is the same for all representations. The
+//! application only knows its own tags.
 
 use http::{
     HeaderMap, HeaderValue,
@@ -12,7 +13,7 @@ use smallvec::SmallVec;
 use super::validator::{EntityTag, entity_tags, single_line};
 use crate::coding::Encoder;
 
-/// Whether every representation of a response with these fields can be told from the others: it has one tag, in quotes, or none.
+/// Whether representations of a response with these fields can have different tags: it has one tag, in quotes, or none.
 pub(crate) fn can_be_coded(headers: &HeaderMap) -> bool {
     let is_quoted = |tag: &[u8]| tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"");
     match single_line(headers, &ETAG) {
@@ -27,7 +28,7 @@ pub(crate) fn strong_tag(headers: &HeaderMap) -> Option<&HeaderValue> {
     (tag.len() >= 2 && tag.as_bytes().starts_with(b"\"") && tag.as_bytes().ends_with(b"\"")).then_some(tag)
 }
 
-/// The tag of what has this strong `tag`, in a coding.
+/// The tag of a representation in a coding, from the application's strong `tag`.
 pub(crate) fn coded(tag: &HeaderValue, encoder: impl Into<Encoder>) -> HeaderValue {
     let name = Name::of(encoder.into());
     let (tag, name) = (tag.as_bytes(), name.as_bytes());
@@ -39,7 +40,7 @@ pub(crate) fn coded(tag: &HeaderValue, encoder: impl Into<Encoder>) -> HeaderVal
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or_else(|_| unreachable!("a tag with a name in it"))
 }
 
-/// Tells the representations of a response apart.
+/// Identifies a representation of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RepresentationId {
     /// As the application made it.
@@ -53,7 +54,7 @@ struct Name(SmallVec<[u8; 8]>);
 impl Name {
     fn of(encoder: Encoder) -> Self {
         let mut name = SmallVec::from_slice(encoder.coding().as_str().as_bytes());
-        // Two digits at most; none where it is the usual one.
+        // At most two digits; none for the default level.
         let digits = [encoder.level() / 10, encoder.level() % 10];
         name.extend(digits.into_iter().skip_while(|digit| *digit == 0).map(|digit| b'0' + digit));
         Self(name)
@@ -64,7 +65,7 @@ impl Name {
     }
 }
 
-/// Whether a tag is that of this representation of what has this strong `base` tag; compared weakly.
+/// Whether a tag is that of this representation of a response with the strong tag `base`; compared weakly.
 fn names(tag: EntityTag<'_>, base: &HeaderValue, representation: RepresentationId) -> bool {
     let base = base.as_bytes();
     let encoder = match representation {
@@ -76,7 +77,7 @@ fn names(tag: EntityTag<'_>, base: &HeaderValue, representation: RepresentationI
     rest == Some(Name::of(encoder).as_bytes())
 }
 
-/// The first of these representations of what has this strong `base` tag that the client has, by its `If-None-Match`.
+/// The first of these representations that the client has, by its `If-None-Match`, for a response with the strong tag `base`.
 #[allow(clippy::option_option, reason = "which representation, if any: as it was made, or in a coding")]
 pub(crate) fn none_match(
     request: &HeaderMap,
@@ -107,8 +108,8 @@ pub(crate) fn resumes_by_date(request: &HeaderMap) -> bool {
     request.get(IF_RANGE).is_some_and(|value| !value.as_bytes().ends_with(b"\""))
 }
 
-/// Adds to what a client says of a resource, for the application, the tags that it means: of `"abc-gzip"` as well `"abc"`.
-/// `is_safe`: the method changes nothing, so that only `If-Match` counts, and a 304 would name a tag that the client doesn't know.
+/// Adds the application's own tags to the conditions of a forwarded request: `"abc"` beside `"abc-gzip"`.
+/// `is_safe`: the method is safe, so that only `If-Match` is changed: a 304 would name a tag that the client doesn't know.
 pub(crate) fn add_plain_tags(request: &mut HeaderMap, encoders: &[Encoder], is_safe: bool) {
     for name in [IF_MATCH, IF_NONE_MATCH] {
         if is_safe && name == IF_NONE_MATCH {
@@ -133,7 +134,7 @@ fn plain(tag: EntityTag<'_>, encoders: &[Encoder]) -> Option<HeaderValue> {
         let rest = inside.strip_suffix(Name::of(*encoder).as_bytes())?.strip_suffix(b"-")?;
         Some([b"\"", rest, b"\""].concat())
     })?;
-    // Strong, or `If-Match` would not match; a weak one stays what it is.
+    // The result is strong, so that `If-Match` can match; a weak tag is not changed.
     tag.is_strong().then(|| HeaderValue::from_bytes(&plain).ok()).flatten()
 }
 

@@ -7,9 +7,9 @@ use http::{
 
 use super::list::has;
 
-/// What is compressed by its nature, but for some.
+/// Families of types that are compressed by nature, with few exceptions.
 const FAMILIES: &[&str] = &["image", "audio", "video"];
-/// Types of content, apart from pictures, sound and films, that are compressed by their nature.
+/// Other types of content that are compressed by nature.
 const COMPRESSED: &[&str] = &[
     "application/gzip",
     "application/java-archive",
@@ -23,7 +23,7 @@ const COMPRESSED: &[&str] = &[
     "font/woff",
     "font/woff2",
 ];
-/// Types that are none of those, though their first half says so.
+/// The exceptions: types of these families that are not compressed.
 const TEXTUAL: &[&str] = &["image/bmp", "image/svg+xml"];
 
 /// Whether a response with these fields has content that is compressed already.

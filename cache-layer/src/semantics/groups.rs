@@ -8,7 +8,7 @@ use super::{invalidation::is_safe, names::Shapes, structured};
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 const CACHE_GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
 
-/// That of the field which names the groups of a response.
+/// The shape of the name of the field that names a response's groups.
 pub(crate) const GROUPS: Shapes = Shapes::of_each(&["cache-groups"]);
 
 /// The most groups that a response may be in; RFC 9875, section 2, asks for 32.
@@ -25,12 +25,12 @@ pub(crate) fn cache_groups(headers: &HeaderMap) -> Option<Vec<String>> {
     fit.then_some(groups)
 }
 
-/// Whether the message says which groups it is in, if only that it is in none.
+/// Whether the message states its groups, even if it is in none.
 pub(crate) fn names_groups(headers: &HeaderMap) -> bool {
     headers.contains_key(&CACHE_GROUPS)
 }
 
-/// The groups, within its origin, that a response to this method makes stale. A safe method invalidates nothing.
+/// The groups, within its origin, that a response to this method invalidates. A safe method invalidates nothing.
 pub(crate) fn invalidated_groups(method: &Method, headers: &HeaderMap) -> Vec<String> {
     if is_safe(method) {
         return Vec::new();

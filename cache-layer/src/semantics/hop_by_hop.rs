@@ -22,7 +22,7 @@ static FIELDS: [HeaderName; 10] = [
     UPGRADE,
 ];
 
-/// Those of [`FIELDS`].
+/// The shapes of the names in [`FIELDS`].
 pub(crate) const SHAPES: Shapes = Shapes::of_each(&[
     "connection",
     "keep-alive",
@@ -47,7 +47,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells the fields of a message that are not hop-by-hop from those that are.
+/// A predicate on a field's name: whether the field of the message is end-to-end.
 pub(crate) fn is_end_to_end(headers: &HeaderMap) -> impl Fn(Shaped<'_>) -> bool + use<> {
     let named = if has(headers, &CONNECTION) { named(headers) } else { Vec::new() };
     move |Shaped { name, text, shape }| {
@@ -56,7 +56,7 @@ pub(crate) fn is_end_to_end(headers: &HeaderMap) -> impl Fn(Shaped<'_>) -> bool 
     }
 }
 
-/// Whether a field is one of [`FIELDS`]. Told by its length first, sooner than name by name.
+/// Whether a field is one of [`FIELDS`]. The length is compared first, which is faster than comparing each name.
 fn is_listed(name: &str) -> bool {
     matches!(
         name,

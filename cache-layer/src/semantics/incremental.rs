@@ -1,4 +1,4 @@
-//! Messages that are to be passed on as they come in (RFC 10036).
+//! Messages that are to be passed on as they arrive (RFC 10036).
 
 use http::{HeaderMap, HeaderName};
 use sfv::BareItem;
@@ -7,7 +7,7 @@ use super::structured;
 
 pub(crate) const INCREMENTAL: HeaderName = HeaderName::from_static("incremental");
 
-/// Whether the message says so: `?1`, whatever its parameters. Anything else means nothing (section 3).
+/// Whether the message is incremental: `?1`, whatever its parameters. Any other value is ignored (section 3).
 pub(crate) fn is_incremental(headers: &HeaderMap) -> bool {
     let item = structured::item(headers, &INCREMENTAL);
     item.is_some_and(|item| item.bare_item == BareItem::Boolean(true))

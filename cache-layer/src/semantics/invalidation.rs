@@ -1,4 +1,4 @@
-//! What an unsafe request makes stale (RFC 9111, section 4.4).
+//! Which responses an unsafe request invalidates (RFC 9111, section 4.4).
 
 use http::header::{CONTENT_LOCATION, HeaderMap, LOCATION};
 use http::{Method, StatusCode};
@@ -7,7 +7,7 @@ use super::sites::Sites;
 
 /// Whether a response with this status to this method invalidates its target.
 ///
-/// A method that is not known to be safe is taken to be unsafe, and an error changed nothing.
+/// A method that is not known to be safe counts as unsafe, and an error is assumed to have changed nothing.
 pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
     !is_safe(method) && (status.is_success() || status.is_redirection())
 }
@@ -19,9 +19,9 @@ pub(crate) fn is_safe(method: &Method) -> bool {
 
 const SAFE_METHODS: [&str; 8] = ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
 
-/// The path and query of what `Location` and `Content-Location` name on the origin of the target.
+/// The path and query of the URIs that `Location` and `Content-Location` name on the origin of the target.
 ///
-/// Other origins are left out: a response speaks for its own only.
+/// Other origins are left out: a response can only speak for its own.
 pub(crate) fn affected_paths(target: Target<'_>, response: &HeaderMap) -> Vec<String> {
     [LOCATION, CONTENT_LOCATION].iter().filter_map(|name| target.resolve(response.get(name)?.to_str().ok()?)).collect()
 }
@@ -32,7 +32,7 @@ pub(crate) fn redirected_path(target: Target<'_>, status: StatusCode, response: 
     target.resolve(location.to_str().ok()?)
 }
 
-/// Whether a response to an unsafe method is what GET of the same target would give: its `Content-Location` is
+/// Whether a response to an unsafe method has the content that GET of the same target would return: its `Content-Location` is
 /// the target (RFC 9110, section 6.4.2).
 pub(crate) fn represents_target(target: Target<'_>, response: &HeaderMap) -> bool {
     let mut lines = response.get_all(CONTENT_LOCATION).into_iter();
@@ -43,9 +43,9 @@ pub(crate) fn represents_target(target: Target<'_>, response: &HeaderMap) -> boo
 /// The target of a request, against which references are resolved (RFC 3986, section 5).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
-    /// By which it is told what is on its own site.
+    /// Decides which URIs are on the same site.
     pub(crate) sites: &'a Sites,
-    /// As those have it.
+    /// In the canonical form of `sites`.
     pub(crate) scheme: &'a str,
     pub(crate) authority: &'a str,
     /// Path and query, beginning with `/`.

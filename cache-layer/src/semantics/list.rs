@@ -14,12 +14,12 @@ pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Ite
         .filter(|member| !member.is_empty())
 }
 
-/// Whether this field is there.
+/// Whether this field is present.
 pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     has_any(headers, std::slice::from_ref(name))
 }
 
-/// Whether any of these fields is there. Of the few that most messages have, the names are compared sooner than hashed.
+/// Whether any of these fields is present. Most messages have few fields, so comparing names is faster than hashing.
 pub(crate) fn has_any(headers: &HeaderMap, names: &[HeaderName]) -> bool {
     headers.keys().any(|name| names.contains(name))
 }

@@ -8,32 +8,32 @@
 //!
 //! - [`caching_policy`]: the choices that the specifications leave to a cache
 //! - [`cache_control`]: the directives of `Cache-Control`, on [`delta_seconds`]
-//! - [`targeted`]: the directives that speak to this cache (RFC 9213), on [`structured`] fields
+//! - [`targeted`]: the directives that address this cache (RFC 9213), on [`structured`] fields
 //! - [`date`]: the three date formats of HTTP
 //! - [`received`]: a response as it arrived
 //! - [`freshness`]: how long a response is fresh, and how old it already is
-//! - [`staleness`]: what may be done with it afterwards, and for how long
+//! - [`staleness`]: how a stale response may be used, and for how long
 //! - [`storable`]: what may be stored, and the name of every refusal
 //! - [`vary`]: the request fields that select a response, on [`list`], [`preference`] and [`negotiation`]
-//! - [`encodable`]: what this cache may send in a content coding of its own; [`accept_encoding`]: which of them a client accepts;
-//!   [`coded_tag`]: the entity tags of what is coded
+//! - [`encodable`]: which responses this cache may encode itself; [`accept_encoding`]: the codings that a client accepts;
+//!   [`coded_tag`]: the entity tags of coded representations
 //! - [`one_request`]: fields that are about one request or for one client, by [`names`]
 //! - [`cookies`]: which cookies of a request make a difference
 //! - [`compressed`]: content that is compressed already
-//! - [`query`]: the parameters of a target that select none
-//! - [`no_vary_search`]: the parameters of which a response says so itself
+//! - [`query`]: the parameters of a target that make no difference, by the settings
+//! - [`no_vary_search`]: the parameters that make no difference, by the response
 //! - [`content_key`]: what the content of a request adds to its key (RFC 10008)
-//! - [`incremental`]: what is to be passed on as it comes in (RFC 10036)
+//! - [`incremental`]: messages that are to be passed on as they arrive (RFC 10036)
 //! - [`reuse`]: what a request says about the stored response that it wants
 //! - [`conditional`]: preconditions, a client's and the cache's own, on [`validator`]
 //! - [`update`]: what a 304 and a HEAD change in a stored response
 //! - [`range`]: parts of a stored response
 //! - [`hop_by_hop`]: fields that belong to one connection
-//! - [`invalidation`]: what an unsafe request makes stale
-//! - [`sites`]: which schemes and hosts share what is stored
-//! - [`groups`]: what is invalidated together (RFC 9875)
-//! - [`tag_fields`]: what its application calls a response when it invalidates it
-//! - [`cache_status`]: saying what happened, per RFC 9211
+//! - [`invalidation`]: which responses an unsafe request invalidates
+//! - [`sites`]: which schemes and hosts share stored responses
+//! - [`groups`]: responses that are invalidated together (RFC 9875)
+//! - [`tag_fields`]: the fields by which a response names its tags
+//! - [`cache_status`]: the `Cache-Status` field (RFC 9211)
 
 pub(crate) mod accept_encoding;
 pub(crate) mod cache_control;

@@ -1,4 +1,4 @@
-//! Lists of names, some of which stand for all that begin alike.
+//! Lists of names, some of which are prefixes.
 
 use http::HeaderName;
 
@@ -7,9 +7,9 @@ use http::HeaderName;
 pub(crate) struct Names {
     exact: Vec<Box<str>>,
     prefixes: Vec<Box<str>>,
-    /// What exact names are of, one bit for each value of their [`shape`].
+    /// The shapes of the exact names, one bit for each value of [`shape`].
     shapes: u64,
-    /// What prefixes begin with, one bit for each value of the lower six bits.
+    /// The first bytes of the prefixes, one bit for each value of the lower six bits.
     initials: u64,
 }
 
@@ -42,12 +42,12 @@ impl Names {
         exact.chain(self.prefixes.iter().map(|prefix| format!("{prefix}*")))
     }
 
-    /// Whether `name` is one of them. Most are of none of these shapes, and begin otherwise.
+    /// Whether `name` is one of them. Most names are excluded by their shape and first byte.
     pub(crate) fn has(&self, name: &[u8]) -> bool {
         self.has_shaped(name, Shapes(shape(name)))
     }
 
-    /// As [`has`](Self::has), of a name whose shape is known.
+    /// As [`has`](Self::has), for a name whose shape is known.
     pub(crate) fn has_shaped(&self, name: &[u8], shape: Shapes) -> bool {
         let is_exact = || self.exact.iter().any(|exact| exact.as_bytes() == name);
         let is_below = || self.prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
@@ -56,7 +56,7 @@ impl Names {
     }
 }
 
-/// The name of a field, and what it is told by sooner than compared.
+/// The name of a field, with its shape, which is faster to compare.
 #[derive(Clone, Copy)]
 pub(crate) struct Shaped<'a> {
     pub(crate) name: &'a HeaderName,
@@ -71,12 +71,12 @@ impl<'a> From<&'a HeaderName> for Shaped<'a> {
     }
 }
 
-/// Of which shapes some names are: two lists that share none have no name in common.
+/// The set of the shapes of some names: two lists without a common shape have no common name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shapes(u64);
 
 impl Shapes {
-    /// Those of these names, in lower case.
+    /// The shapes of these names, in lower case.
     pub(crate) const fn of_each(names: &[&str]) -> Self {
         let (mut shapes, mut at) = (0, 0);
         while at < names.len() {
@@ -86,12 +86,12 @@ impl Shapes {
         Self(shapes)
     }
 
-    /// That of one name, in lower case.
+    /// The shape of one name, in lower case.
     pub(crate) const fn of_text(name: &str) -> Self {
         Self(shape(name.as_bytes()))
     }
 
-    /// These and those.
+    /// The union of both sets.
     pub(crate) const fn and(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
@@ -112,7 +112,7 @@ impl Shapes {
     }
 }
 
-/// One of 64 bits, by a name's length and its ends.
+/// One of 64 bits, by a name's length and its first and last bytes.
 const fn shape(name: &[u8]) -> u64 {
     let (first, last) = match name {
         [first, .., last] => (*first, *last),

@@ -1,17 +1,17 @@
-//! Negotiation in the application's place: of the codings and languages that it has, which does a client accept, and in which
-//! order (RFC 9110, sections 12.5.3 and 12.5.4)?
+//! Negotiation in the application's place: which of the application's codings and languages a client accepts, and in which
+//! order (RFC 9110, sections 12.5.3 and 12.5.4).
 //!
-//! The field that says so is the same for all clients that get the same answer. It stands in the key, and the application gets
-//! it in place of the client's own: without that, it might choose by what the key does not tell.
+//! The resulting field is the same for all clients that get the same answer. It is part of the key, and the application gets
+//! it in place of the client's own field: otherwise the application could choose by a difference that is not in the key.
 
 use super::preference::{Preference, preferences};
 
-/// What the field becomes for an application that has these `codings`; `None` if it is to stay as it is, since it can't be read,
-/// or refuses what is not coded.
+/// The field for an application that has these `codings`; `None` if the field has to stay as it is, because it can't be read,
+/// or refuses `identity`.
 pub(crate) fn negotiated_codings(value: &[u8], codings: &[String]) -> Option<Vec<u8>> {
     let members = preferences(value)?;
     if members.is_empty() {
-        // No coding is wanted, and no application has to be told otherwise.
+        // The field is empty: the client wants no coding.
         return Some(Vec::new());
     }
     let weight = |name: &str| coding_weight(&members, name);
@@ -23,18 +23,18 @@ pub(crate) fn negotiated_codings(value: &[u8], codings: &[String]) -> Option<Vec
     Some(if accepted.is_empty() { b"identity".to_vec() } else { ranked(accepted) })
 }
 
-/// Whether content in `coding`, of which one is known by this name, may be sent to a client with this `Accept-Encoding`.
+/// Whether content in `coding` may be sent to a client with this `Accept-Encoding`.
 pub(crate) fn accepts_coding(value: &[u8], coding: &[u8]) -> bool {
     let Ok(coding) = str::from_utf8(coding) else { return true };
     let coding = canonical_coding(coding.trim()).to_ascii_lowercase();
-    // What can't be read says nothing, and an unknown coding may be a mistake of the application's, which no client would miss.
+    // A field that can't be read is ignored, and an unknown coding may be a mistake of the application.
     let Some(members) = preferences(value).filter(|_| KNOWN_CODINGS.contains(&coding.as_str())) else { return true };
     coding_weight(&members, &coding).unwrap_or(0) > 0
 }
 
 const KNOWN_CODINGS: [&str; 7] = ["gzip", "compress", "deflate", "br", "zstd", "dcb", "dcz"];
 
-/// The name that a coding has today (RFC 9110, section 8.4.1).
+/// The current name of a coding (RFC 9110, section 8.4.1).
 pub(crate) fn canonical_coding(name: &str) -> &str {
     match name.len() {
         6 if name.eq_ignore_ascii_case("x-gzip") => "gzip",
@@ -43,20 +43,20 @@ pub(crate) fn canonical_coding(name: &str) -> &str {
     }
 }
 
-/// `None`: nothing is said of it, and nothing of all that nothing is said of.
+/// The weight of a coding; `None` if neither the coding nor `*` is named.
 fn coding_weight(members: &[Preference], coding: &str) -> Option<u16> {
     let of = |name: &str| {
         let mut named = members.iter().filter(|member| canonical_coding(&member.name) == name);
-        // Of several, the one that forbids.
+        // Of several members, the most restrictive counts.
         named.next().map(|first| named.map(|member| member.weight).fold(first.weight, u16::min))
     };
     of(canonical_coding(coding)).or_else(|| of("*"))
 }
 
-/// What the field becomes for an application that has these `languages`; `None` if it is to stay as it is.
+/// The field for an application that has these `languages`; `None` if the field has to stay as it is.
 ///
-/// A language is accepted by a range that is it, that it is a dialect of, or that is a dialect of it, the closest one
-/// (RFC 4647, sections 3.3.1 and 3.4). Of the same weight, the one that was named first comes first.
+/// A language is accepted by the closest range: one that equals it, that it is a dialect of, or that is a dialect of it
+/// (RFC 4647, sections 3.3.1 and 3.4). For equal weights, the language that was named first comes first.
 pub(crate) fn negotiated_languages(value: &[u8], languages: &[String]) -> Option<Vec<u8>> {
     let members = preferences(value)?;
     let mut accepted = Vec::new();
@@ -65,24 +65,24 @@ pub(crate) fn negotiated_languages(value: &[u8], languages: &[String]) -> Option
         let named = members.iter().enumerate().filter_map(|(at, member)| {
             closeness(&member.name, &language.to_ascii_lowercase()).map(|close| (close, member.weight, at))
         });
-        // The closest range decides; of several as close, the one with the greatest weight.
+        // The closest range decides; of equally close ranges, the one with the greatest weight.
         if let Some((_, weight, at)) = named.max_by_key(|(close, weight, at)| (*close, *weight, usize::MAX - at)) {
             refuses |= weight == 0;
             accepted.extend((weight > 0).then_some((language.as_str(), weight, at)));
         }
     }
     if accepted.is_empty() {
-        // Any will do, then; unless one will not.
+        // The client accepts none of the languages, so any will do, unless it refuses one.
         return (!refuses).then(|| b"*".to_vec());
     }
     accepted.sort_by_key(|(_, weight, at)| (u16::MAX - weight, *at));
-    // By order alone, so that nothing is left to whoever takes it for moot.
+    // The weights encode the order, for applications that ignore the order of members.
     let ranks = (0_u16..).map(|rank| 1000_u16.saturating_sub(rank * 10).max(1));
     Some(ranked(accepted.iter().zip(ranks).map(|((language, ..), weight)| (*language, weight)).collect()))
 }
 
-/// How close a range is to a language, if it is about it: 3 if it is the same, 2 if the language is a dialect of the range,
-/// and 1 if the range is one of the language.
+/// How close a range is to a language, if they match: 3 if they are equal, 2 if the language is a dialect of the range,
+/// and 1 if the range is a dialect of the language.
 fn closeness(range: &str, language: &str) -> Option<u8> {
     let is_dialect = |one: &str, of: &str| one.strip_prefix(of).is_some_and(|rest| rest.starts_with('-'));
     match (range, language) {
@@ -93,7 +93,7 @@ fn closeness(range: &str, language: &str) -> Option<u8> {
     }
 }
 
-/// Names in the order of their weights, which are only their order: 1, 0.9 and so on, or none if all are the same.
+/// Names in the order of their weights, with new weights that only express the order, or without weights if all are equal.
 fn ranked(mut names: Vec<(&str, u16)>) -> Vec<u8> {
     names.sort_by_key(|(_, weight)| u16::MAX - weight);
     let mut text = String::new();

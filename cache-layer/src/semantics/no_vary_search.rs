@@ -1,7 +1,7 @@
 //! Queries that differ and select one response: `No-Vary-Search`
 //! (draft-ietf-httpbis-no-vary-search-10, "URL variation config").
 //!
-//! Here the field is parsed and queries are compared. When a cache may use what it finds so is not decided here.
+//! This module parses the field and compares queries. It does not decide when a cache may use a response for another query.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use super::structured;
 
 pub(crate) const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search");
 
-/// Over these, the query is compared as it stands: to compare it otherwise costs work on every request.
+/// Beyond these limits, queries are compared byte by byte, because each request costs work.
 const LONGEST_FIELD: usize = 4096;
 const MOST_NAMES: usize = 128;
 const MOST_PAIRS: usize = 1024;
@@ -24,11 +24,11 @@ pub(crate) enum Grammar {
     /// Draft -09 and later: `params` and `except` are lists, and exclude one another.
     #[default]
     Approved,
-    /// That of draft -03 as well, which is all that browsers read in 2026: `params` alone, and `params, except=("id")`.
+    /// Also the grammar of draft -03, the only one that browsers understand in 2026: `params` alone, and `params, except=("id")`.
     Former,
 }
 
-/// What a response says of the queries that select it.
+/// What a response says about the queries that select it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NoVarySearch {
     /// Whether the order of different names counts. That of the values of one name always does.
@@ -44,7 +44,7 @@ enum Counts {
 }
 
 impl NoVarySearch {
-    /// `None` if queries are to be compared as they stand: the field is absent, can't be read, says nothing, or says too much.
+    /// `None` if queries are to be compared byte by byte: the field is absent, can't be read, has no effect, or is too long.
     pub(crate) fn from_headers(headers: &HeaderMap, grammar: Grammar) -> Option<Self> {
         let lines = headers.get_all(&NO_VARY_SEARCH);
         let length: usize = lines.iter().map(|line| line.len() + 2).sum();
@@ -58,19 +58,19 @@ impl NoVarySearch {
         says_something.then_some(Self { order_counts, counts })
     }
 
-    /// Whether no parameter counts, so that one response answers for every query of its path.
+    /// Whether no parameter counts, so that one response answers every query of its path.
     pub(crate) fn ignores_all(&self) -> bool {
         matches!(&self.counts, Counts::Only(names) if names.is_empty())
     }
 
-    /// Whether the two are one.
+    /// Whether the two queries are equivalent.
     pub(crate) fn are_equivalent(&self, one: Option<&str>, other: Option<&str>) -> bool {
         one == other || self.canonical(one).is_some_and(|one| self.canonical(other) == Some(one))
     }
 
-    /// What all queries that are one have in common, and no other one has; `None` for a query that has too many parameters.
+    /// A canonical form, equal for all equivalent queries and for no other; `None` for a query that has too many parameters.
     ///
-    /// With what tells one `No-Vary-Search` from another in front of it, so that it may be part of a key.
+    /// It begins with the fingerprint of the `No-Vary-Search`, so that it can be part of a key.
     pub(crate) fn canonical(&self, query: Option<&str>) -> Option<Vec<u8>> {
         let pieces = query.unwrap_or_default().split('&').filter(|piece| !piece.is_empty());
         if pieces.clone().count() > MOST_PAIRS {
@@ -82,7 +82,7 @@ impl NoVarySearch {
         });
         let mut pairs: Vec<_> = pairs.filter(|(name, _)| self.counts.has(name)).collect();
         if !self.order_counts {
-            // Stably: the values of one name keep their order. Which order names have makes no difference to equality.
+            // A stable sort: the values of one name keep their order. The order of names makes no difference to equality.
             pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
         }
         let mut canonical = self.fingerprint();
@@ -92,7 +92,7 @@ impl NoVarySearch {
         Some(canonical)
     }
 
-    /// Tells it from any other.
+    /// Distinguishes it from any other.
     fn fingerprint(&self) -> Vec<u8> {
         let (kind, names) = match &self.counts {
             Counts::AllBut(names) => (b'-', names),
@@ -115,10 +115,10 @@ impl Counts {
     }
 }
 
-/// A member is something else than it should be, which is the end of the whole field.
+/// A member has an unexpected type, so that the whole field is ignored.
 struct Unreadable;
 
-/// Which parameters the field says that count.
+/// The parameters that count, by the field.
 fn counted(field: &Dictionary, grammar: Grammar) -> Result<Counts, Unreadable> {
     let except = member(field, "except", names)?;
     if grammar == Grammar::Former
@@ -137,7 +137,7 @@ fn counted(field: &Dictionary, grammar: Grammar) -> Result<Counts, Unreadable> {
     }
 }
 
-/// A member, if it is there.
+/// A member, if it is present.
 fn member<T>(
     field: &Dictionary,
     key: &str,
@@ -153,7 +153,7 @@ fn boolean(entry: &ListEntry) -> Option<bool> {
     }
 }
 
-/// Names of parameters as they are once decoded, sorted, each once.
+/// Names of parameters, decoded, sorted, each once.
 fn names(entry: &ListEntry) -> Option<Vec<String>> {
     let ListEntry::InnerList(InnerList { items, .. }) = entry else { return None };
     if items.len() > MOST_NAMES {
@@ -169,7 +169,7 @@ fn names(entry: &ListEntry) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// A name or a value in `application/x-www-form-urlencoded`: what is no UTF-8 becomes U+FFFD, and a byte order mark stays.
+/// A name or a value in `application/x-www-form-urlencoded`, decoded: invalid UTF-8 becomes U+FFFD, and a byte order mark stays.
 fn form_decoded(text: &str) -> Cow<'_, str> {
     let spaced = if text.contains('+') { Cow::Owned(text.replace('+', " ")) } else { Cow::Borrowed(text) };
     match percent_decode_str(&spaced).decode_utf8_lossy() {

@@ -5,10 +5,10 @@ use http::{
     header::{CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY},
 };
 
-/// Fields that say something of one request: replayed with a stored response, they would say it of others. A name that ends in
+/// Fields that describe one request: if they were replayed with a stored response, they would be wrong. A name that ends in
 /// `*` is a prefix.
 pub(crate) const OF_ONE_REQUEST: &[&str] = &[
-    // Which request it was.
+    // Ids of the request.
     "x-request-id",
     "request-id",
     "x-correlation-id",
@@ -20,18 +20,18 @@ pub(crate) const OF_ONE_REQUEST: &[&str] = &[
     "x-b3-*",
     "x-amzn-trace-id",
     "x-cloud-trace-context",
-    // How long it took.
+    // Timings.
     "server-timing",
     "x-runtime",
     "x-response-time",
-    // What is left to its client.
+    // The state of the client's rate limit.
     "ratelimit",
     "ratelimit-*",
     "x-ratelimit-*",
     "x-rate-limit-*",
 ];
 
-/// Fields by which a response is for one client, even if it says nothing about who may keep it.
+/// Fields that are meant for one client, even if `Cache-Control` does not say so.
 static FOR_ONE_CLIENT: [HeaderName; 4] = [
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("csrf-token"),
@@ -39,8 +39,8 @@ static FOR_ONE_CLIENT: [HeaderName; 4] = [
     HeaderName::from_static("x-xsrf-token"),
 ];
 
-/// Whether a response is for one client by one of its fields: one that clears what the client has, a token against forged
-/// requests, or a nonce of a Content Security Policy, which counts once.
+/// Whether one of the fields of a response is meant for one client: a field that clears the client's data, a token against forged
+/// requests, or a nonce of a Content Security Policy, which may be used once.
 pub(crate) fn is_for_one_client(headers: &HeaderMap) -> bool {
     headers.iter().any(|(name, value)| {
         FOR_ONE_CLIENT.contains(name)

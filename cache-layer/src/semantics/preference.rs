@@ -1,20 +1,20 @@
 //! Lists of preferences with weights, as in `Accept-Encoding` and `Accept-Language` (RFC 9110, section 12.4.2).
 
-/// What the order of members says.
+/// Whether the order of members matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Something, perhaps: members keep it.
+    /// It may matter: members keep their order.
     #[default]
     Counts,
-    /// Something among members of the same weight.
+    /// It matters among members of the same weight.
     CountsAmongEquals,
-    /// Nothing.
+    /// It does not matter.
     Moot,
 }
 
-/// The one spelling of a list: lower case, no white space, weights without needless digits, names as `rename` has them.
+/// The canonical spelling of a list: lower case, no white space, weights without needless digits, names mapped by `rename`.
 ///
-/// `None` for a value that is no such list.
+/// `None` for a value that is not such a list.
 pub(crate) fn canonical(value: &[u8], order: Order, rename: fn(&str) -> &str) -> Option<Vec<u8>> {
     let mut members = preferences(value)?;
     for member in &mut members {
@@ -32,14 +32,14 @@ pub(crate) fn canonical(value: &[u8], order: Order, rename: fn(&str) -> &str) ->
     Some(members.join(&b','))
 }
 
-/// The members of a list; `None` for a value that is no such list.
+/// The members of a list; `None` for a value that is not such a list.
 pub(crate) fn preferences(value: &[u8]) -> Option<Vec<Preference>> {
     weighed(value)
         .map(|member| member.map(|(name, weight)| Preference { name: name.to_ascii_lowercase(), weight }))
         .collect()
 }
 
-/// The members of a list, as they are spelled, and their weights in thousandths; `None` for one that is none.
+/// The members of a list, as they are spelled, and their weights in thousandths; `None` for an invalid member.
 pub(crate) fn weighed(value: &[u8]) -> impl Iterator<Item = Option<(&str, u16)>> {
     let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
     members.map(weighed_member)
@@ -70,7 +70,7 @@ impl Preference {
         if self.weight == 1000 {
             return self.name.into_bytes();
         }
-        // A spelling that is read again: a value that can't be read, and stays as it is, must not look like this one.
+        // The spelling has to be parseable, so that it can't equal a value that could not be parsed and was kept.
         let fraction = format!(".{:03}", self.weight);
         [self.name.as_bytes(), b";q=0", fraction.trim_end_matches('0').trim_end_matches('.').as_bytes()].concat()
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// A path and query without the parameters of these names, where a name that ends in `*` is a prefix.
 ///
-/// Names are compared byte by byte, as they stand; what is left keeps its order and its bytes.
+/// Names are compared byte by byte, without decoding; the other parameters keep their order and their bytes.
 pub(crate) fn without_parameters<'a>(path_and_query: &'a str, ignored: &[String]) -> Cow<'a, str> {
     if ignored.is_empty() {
         return Cow::Borrowed(path_and_query);

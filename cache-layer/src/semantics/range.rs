@@ -13,14 +13,14 @@ use super::{
     validator::{EntityTag, single_line, strong_last_modified},
 };
 
-/// What of a stored response answers a request.
+/// The part of a stored response that answers a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Selected {
     /// All of it.
     Whole,
     /// These bytes, in a 206. They are not empty and lie within the content.
     Part(Range<u64>),
-    /// Each of these, two or more, in a 206 of several parts (RFC 9110, section 15.3.7.2). No two of them meet.
+    /// Each of these, two or more, in a 206 of several parts (RFC 9110, section 15.3.7.2). No two of them touch or overlap.
     Parts(Vec<Range<u64>>),
     /// Nothing: a 416.
     Unsatisfiable,
@@ -39,9 +39,9 @@ pub(crate) fn names_several(request: &HeaderMap) -> bool {
 
 /// Selects from a stored response with content of `length` bytes.
 ///
-/// Ranges that can't be read, are too many, or depend on a validator that the stored response doesn't have, are ignored, as
-/// RFC 9110, section 14.2, permits: the whole is never wrong. Several of coded content, too: of which coding the parts would
-/// be, clients disagree.
+/// Ranges that can't be parsed, are too many, or depend on a validator that the stored response doesn't have, are ignored, as
+/// RFC 9110, section 14.2, permits: the whole response is never wrong. Several ranges of coded content are ignored, too,
+/// because clients disagree about the coding of the parts.
 pub(crate) fn select(
     method: &Method,
     request: &HeaderMap,
@@ -64,7 +64,8 @@ pub(crate) fn select(
     }
 }
 
-/// The parts that `specs` name, in their order, where none of them is outside of the content, and those that meet are one.
+/// The parts that `specs` name, in their order; parts outside of the content are left out, and parts that touch or overlap are
+/// merged.
 fn several(specs: &[Spec], length: u64) -> Selected {
     let mut parts: Vec<Range<u64>> = Vec::new();
     for spec in specs {
@@ -141,7 +142,7 @@ pub(crate) fn complete_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn accepts_ranges(stored: &HeaderMap) -> bool {
-    // Content that is already a part, whatever its status says, has no ranges that would be known.
+    // The ranges of content that is already a part, whatever its status, are not known.
     let is_whole = !stored.contains_key(CONTENT_RANGE);
     is_whole && !members(stored, &ACCEPT_RANGES).any(|unit| unit.eq_ignore_ascii_case(b"none"))
 }
@@ -164,7 +165,7 @@ fn if_range_holds(request: &HeaderMap, stored: &HeaderMap, now_secs: u64) -> boo
 enum Spec {
     /// From a byte on, to another or to the end.
     From(u64, Option<u64>),
-    /// So many bytes at the end.
+    /// This number of bytes at the end.
     Suffix(u64),
 }
 
@@ -172,7 +173,7 @@ impl Spec {
     fn within(self, length: u64) -> Selected {
         match self {
             Self::Suffix(0) => Selected::Unsatisfiable,
-            // Satisfiable, but no `Content-Range` could say so.
+            // Satisfiable, but no `Content-Range` could express it.
             Self::Suffix(_) if length == 0 => Selected::Whole,
             Self::Suffix(suffix) => Selected::Part(length.saturating_sub(suffix)..length),
             Self::From(first, _) if first >= length => Selected::Unsatisfiable,
@@ -192,10 +193,10 @@ fn is_bytes_unit(unit: &[u8]) -> bool {
     unit.trim_ascii().eq_ignore_ascii_case(b"bytes")
 }
 
-/// More ranges than a client has use for: each costs more than its bytes.
+/// The most ranges that are answered: each costs more than its bytes.
 const MOST_RANGES: usize = 16;
 
-/// The ranges of a set; `None` if any of them can't be read, or if they are too many.
+/// The ranges of a set; `None` if any of them can't be parsed, or if they are too many.
 fn parse(line: &[u8]) -> Option<Vec<Spec>> {
     let (unit, set) = split_unit(line)?;
     let specs = set.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty());

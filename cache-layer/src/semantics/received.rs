@@ -1,16 +1,16 @@
-//! A response as the cache received it: what its freshness, its age and its storability are computed from.
+//! A response as the cache received it, from which its freshness, its age and its storability are computed.
 
 use http::{HeaderMap, StatusCode};
 
 use super::{names::Shapes, targeted::ResponseDirectives};
 
-/// The head of a response, what it says to this cache, and the two moments of RFC 9111, section 4.2.3, in milliseconds
+/// The head of a response, its directives for this cache, and the two times of RFC 9111, section 4.2.3, in milliseconds
 /// since the Unix epoch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received<'a> {
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,
-    /// Those of the names of its fields: most of what is looked for is not there.
+    /// The shapes of the names of its fields: most fields that are looked for are absent.
     pub(crate) names: Shapes,
     pub(crate) directives: &'a ResponseDirectives,
     /// When the request was sent.
@@ -24,7 +24,7 @@ pub(crate) struct Received<'a> {
 
 #[cfg(test)]
 impl<'a> Received<'a> {
-    /// A response that arrived in the moment of its request.
+    /// A response that arrived at the time of its request.
     pub(crate) fn at(
         moment: u64,
         status: StatusCode,

@@ -11,7 +11,7 @@ use super::{
     list::{has_any, members},
 };
 
-/// The wishes of a client, where they are honoured.
+/// The directives of a request, if they are honoured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestDirectives {
     cache_control: CacheControl,
@@ -30,16 +30,16 @@ pub(crate) struct Candidate {
     pub(crate) never_stale: bool,
 }
 
-/// What a request makes of a candidate.
+/// The decision about a candidate for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reuse {
     /// It is fresh and answers the request.
     Fresh,
     /// It is stale, and the client accepts that.
     AcceptedStale,
-    /// It is stale, and the client says nothing about that.
+    /// It is stale, and the request says nothing about that.
     Stale,
-    /// The client wants it validated, or another one.
+    /// The request demands validation, or another response.
     Unwanted,
 }
 
@@ -50,14 +50,14 @@ impl RequestDirectives {
             return Self::default();
         }
         let mut cache_control = CacheControl::from_headers(headers);
-        // RFC 9111, section 5.4: what HTTP/1.0 had in its place.
+        // RFC 9111, section 5.4: HTTP/1.0 has `Pragma` instead.
         if !headers.contains_key(CACHE_CONTROL) {
             cache_control.no_cache = members(headers, &PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"));
         }
         Self { cache_control }
     }
 
-    /// The same, and that what is stored is validated or loaded anew.
+    /// The same, but a stored response has to be validated or loaded anew.
     pub(crate) fn refreshing(mut self) -> Self {
         self.cache_control.no_cache = true;
         self
@@ -68,7 +68,7 @@ impl RequestDirectives {
         self.cache_control.only_if_cached
     }
 
-    /// What the client makes of a stored response.
+    /// Whether, and how, a stored response may answer the request.
     pub(crate) fn reuse(&self, candidate: Candidate) -> Reuse {
         let cc = &self.cache_control;
         let fresh = candidate.freshness_left_ms > 0;
@@ -96,15 +96,15 @@ impl RequestDirectives {
         }
     }
 
-    /// Whether the client may be given a response that has been stale for so many seconds in place of an error,
-    /// once the response permits it.
+    /// Whether the request permits a response that has been stale for `seconds_stale` in place of an error, if the response
+    /// itself permits it.
     pub(crate) fn accepts_stale_on_error(&self, seconds_stale: u64) -> bool {
         let cc = &self.cache_control;
         !cc.no_cache && cc.stale_if_error.is_none_or(|limit| seconds_stale <= at_most(limit))
     }
 }
 
-/// An invalid limit is reached already.
+/// The limit in seconds; an invalid limit counts as reached.
 fn at_most(limit: DeltaSeconds) -> u64 {
     limit.seconds().unwrap_or(0)
 }

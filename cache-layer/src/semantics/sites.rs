@@ -1,16 +1,16 @@
-//! Which schemes and hosts are one site, and share what is stored (RFC 9110, sections 4.2.3 and 4.3).
+//! Which schemes and hosts are one site, and share stored responses (RFC 9110, sections 4.2.3 and 4.3).
 
 use std::borrow::Cow;
 
-/// What a scheme and an authority are taken for.
+/// Maps schemes and authorities to their canonical form.
 ///
-/// Unless schemes are apart, there is one: a server rarely knows by which a request came (HTTP/2 tells, HTTP/1.1 in its
-/// usual form does not, and what ends TLS in front of it tells nothing that could be trusted), while what its application
-/// says names the one that clients see.
+/// Unless schemes are set apart, all schemes are one: a server rarely knows the scheme of a request (HTTP/2 states it, HTTP/1.1
+/// in its usual form does not, and a proxy that terminates TLS states it in ways that can't be trusted), while the
+/// application's responses name the scheme that clients see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sites {
     schemes_apart: bool,
-    /// Other names of hosts, and what they are names of; both normalised.
+    /// Aliases and their canonical hosts; both normalised.
     aliases: Vec<(Box<str>, Box<str>)>,
 }
 
@@ -19,7 +19,7 @@ impl Sites {
         self.schemes_apart = apart;
     }
 
-    /// Takes `alias` for `host` from now on, and what was taken for `alias`. What is wrong with them, if something is.
+    /// Makes `alias`, and all aliases of it, an alias of `host`. The error says what is wrong with them.
     pub(crate) fn add_alias(&mut self, alias: &str, host: &str) -> Result<(), &'static str> {
         const NO_HOST: &str = "must be a host, with a port where it has one of its own";
         let alias = plain_authority(alias).ok_or(NO_HOST)?.into_owned().into_boxed_str();
@@ -39,7 +39,7 @@ impl Sites {
         Ok(())
     }
 
-    /// The scheme that a URI's is taken for.
+    /// The canonical scheme of a URI.
     pub(crate) fn scheme(&self, stated: Option<&str>) -> &'static str {
         match stated {
             Some(stated) if self.schemes_apart && stated.eq_ignore_ascii_case("https") => "https",
@@ -47,8 +47,8 @@ impl Sites {
         }
     }
 
-    /// The authority that one under `scheme` is taken for: in lower case, without a port that goes without saying, and
-    /// whether it states one. `None` if it is none.
+    /// The canonical form of an authority under `scheme`: in lower case, without a default port; and whether it states a
+    /// default port. `None` if it is not an authority.
     pub(crate) fn authority<'a>(&'a self, scheme: &str, authority: &'a str) -> Option<(Cow<'a, str>, bool)> {
         let bare = match (self.schemes_apart, scheme) {
             (false, _) => without_port(authority, &DEFAULT_PORTS),
@@ -58,7 +58,7 @@ impl Sites {
         normal(bare).map(|named| (self.named(named), bare.len() < authority.len()))
     }
 
-    /// Whether a reference that states `scheme` can be one to a site of `own` scheme.
+    /// Whether a reference with the scheme `stated` can refer to a site with the scheme `own`.
     pub(crate) fn is_scheme(&self, stated: &str, own: &str) -> bool {
         let is_http = ["http", "https"].iter().any(|scheme| scheme.eq_ignore_ascii_case(stated));
         is_http && self.scheme(Some(stated)) == own
@@ -72,7 +72,7 @@ impl Sites {
     }
 }
 
-/// Those of both schemes.
+/// The default ports of both schemes.
 const DEFAULT_PORTS: [&str; 2] = [":80", ":443"];
 
 /// An authority under either scheme.
@@ -85,7 +85,7 @@ fn without_port<'a>(authority: &'a str, defaults: &[&str]) -> &'a str {
     without.strip_suffix(':').unwrap_or(without)
 }
 
-/// In lower case; `None` if it is no authority, or has what doesn't belong into that of a target.
+/// The authority in lower case; `None` if it is not an authority, or has parts that don't belong into that of a target.
 fn normal(authority: &str) -> Option<Cow<'_, str>> {
     let mut has_uppercase = false;
     for byte in authority.bytes() {
@@ -101,7 +101,7 @@ fn normal(authority: &str) -> Option<Cow<'_, str>> {
     })
 }
 
-/// What a byte is in an authority.
+/// The role of a byte in an authority.
 #[derive(Clone, Copy)]
 enum Byte {
     Plain,
@@ -114,8 +114,7 @@ const AUTHORITY: [Byte; 256] = {
     let mut byte = b'!';
     while byte <= b'~' {
         bytes[byte as usize] = match byte {
-            // A user's name has no place in a target (RFC 9110, section 4.2.4), and what an application makes of it is its
-            // own.
+            // User information does not belong into a target (RFC 9110, section 4.2.4), and applications treat it differently.
             b'/' | b'?' | b'#' | b'\\' | b'@' => Byte::Refused,
             b'A'..=b'Z' => Byte::Uppercase,
             _ => Byte::Plain,

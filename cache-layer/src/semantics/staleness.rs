@@ -14,11 +14,11 @@ use super::{
     received::Received,
 };
 
-/// Until when a stored response serves which purpose, in milliseconds since the Unix epoch. A purpose is served
-/// while `now` is before its moment; each moment after `fresh` is at or after it.
+/// Until when a stored response may be used for which purpose, in milliseconds since the Unix epoch. A purpose is permitted
+/// while `now` is before its time; each time after `fresh` is at or after `fresh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Windows {
-    /// Used without a question.
+    /// Used as fresh.
     pub(crate) fresh: u64,
     /// Used while it is validated in the background.
     pub(crate) stale_while_revalidate: u64,
@@ -31,8 +31,8 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// Of a response that was `initial_age` seconds old when it was received. Without a lifetime it is stale from the
-    /// beginning.
+    /// The windows of a response that was `initial_age` seconds old when it was received. Without a lifetime, it is stale from
+    /// the start.
     pub(crate) fn new(
         policy: &CachingPolicy,
         received: &Received<'_>,
@@ -45,7 +45,7 @@ impl Windows {
         let fresh = response_time.saturating_add(lifetime).saturating_sub(initial_age.saturating_mul(1000));
 
         let stated = |stated: Option<DeltaSeconds>| stated.map(|stated| stated.seconds().unwrap_or(0) * 1000);
-        // What was only configured is no permission to hand out one client's cookie for longer.
+        // A configured window is not a permission to send one client's cookie for longer.
         let sets_cookie = has(headers, &SET_COOKIE);
         let configured = |millis| if sets_cookie { 0 } else { millis };
         let while_revalidate =
@@ -75,7 +75,7 @@ impl Windows {
         Self { fresh, stale_while_revalidate, stale_if_error, stale_if_disconnected, keep }
     }
 
-    /// Whether the response will be of any use after `response_time_ms`, when it came.
+    /// Whether the response will be of any use after its arrival at `response_time_ms`.
     pub(crate) fn are_worth_storing(&self, response_time_ms: u64) -> bool {
         self.keep > response_time_ms
     }
@@ -86,7 +86,7 @@ pub(crate) fn forbids_stale_use(cc: &CacheControl) -> bool {
     cc.no_cache || cc.must_revalidate || cc.proxy_revalidate || cc.s_maxage.is_some()
 }
 
-/// Whether the application can be asked if the response still holds.
+/// Whether the response has a validator.
 pub(crate) fn has_validator(headers: &HeaderMap) -> bool {
     static VALIDATORS: [HeaderName; 2] = [ETAG, LAST_MODIFIED];
     has_any(headers, &VALIDATORS)

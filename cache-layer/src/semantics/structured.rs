@@ -8,13 +8,14 @@ use sfv::{Dictionary, Item, List, Parser};
 
 use super::list::has;
 
-/// The members of a dictionary; none if the field is absent. Of a key that repeats, the last counts.
+/// The members of a dictionary: empty if the field is absent, `None` if it can't be parsed. If a key repeats, the last member
+/// counts.
 pub(crate) fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
     let Some(field) = combined(headers, name) else { return Some(Dictionary::new()) };
     Parser::new(&field).parse().ok()
 }
 
-/// The members of a list; none if the field is absent.
+/// The members of a list: empty if the field is absent, `None` if it can't be parsed.
 pub(crate) fn list(headers: &HeaderMap, name: &HeaderName) -> Option<List> {
     let Some(field) = combined(headers, name) else { return Some(List::new()) };
     Parser::new(&field).parse().ok()
@@ -25,7 +26,7 @@ pub(crate) fn item(headers: &HeaderMap, name: &HeaderName) -> Option<Item> {
     Parser::new(&combined(headers, name)?).parse().ok()
 }
 
-/// The lines of a field as the one value that a parser reads (RFC 9651, section 4.2); `None` if there are none, as in most
+/// The lines of a field combined into one value for the parser (RFC 9651, section 4.2); `None` if the field is absent, as in most
 /// responses.
 fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     if !has(headers, name) {

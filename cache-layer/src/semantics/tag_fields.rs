@@ -1,4 +1,4 @@
-//! Fields by which a response names its tags: `Cache-Tag` and `Surrogate-Key`, as content delivery networks have them.
+//! Fields by which a response names its tags: `Cache-Tag` and `Surrogate-Key`, as in content delivery networks.
 
 use http::{HeaderMap, HeaderName};
 
@@ -10,7 +10,7 @@ pub(crate) const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-
 /// The most tags that fields may name, repetitions included: a response with more is not worth reading through.
 const MOST_NAMED: usize = 1_024;
 
-/// The tags that a response names in `fields`. In a field of another name, commas and blanks are both between tags.
+/// The tags that a response names in `fields`. In other fields than those above, both commas and blanks separate tags.
 ///
 /// `None` if they can't be read or are far too many: an invalidation would not reach the response.
 pub(crate) fn named_tags<'a>(headers: &'a HeaderMap, fields: &[HeaderName]) -> Option<Vec<&'a str>> {

@@ -1,4 +1,4 @@
-//! The directives of a response that speak to this cache: those of a targeted field (RFC 9213), or else those of
+//! The directives of a response that address this cache: those of a targeted field (RFC 9213), or else those of
 //! `Cache-Control`.
 
 use http::{HeaderMap, HeaderName};
@@ -11,7 +11,7 @@ use super::{cache_control::CacheControl, delta_seconds::DeltaSeconds, structured
 pub(crate) struct ResponseDirectives {
     /// The directives that count.
     pub(crate) cache_control: CacheControl,
-    /// They are those of a targeted field; then `Expires` does not count either.
+    /// Whether they are from a targeted field; then `Expires` is ignored, too.
     pub(crate) targeted: bool,
 }
 
@@ -30,7 +30,7 @@ fn targeted_directives(headers: &HeaderMap, name: &HeaderName) -> Option<CacheCo
     (!dictionary.is_empty()).then(|| directives(&dictionary))
 }
 
-/// As in `Cache-Control`, a restriction counts whatever its value, but for a plain "no"; a permission counts
+/// As in `Cache-Control`, a restriction counts whatever its value, except for a plain `?0`; a permission counts
 /// only in its exact form.
 fn directives(dictionary: &Dictionary) -> CacheControl {
     let value = |name: &str| dictionary.get(name).map(bare_item);

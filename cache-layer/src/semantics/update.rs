@@ -11,7 +11,7 @@ use super::{
     validator::{EntityTag, single_date, single_line},
 };
 
-/// Whether a 304 is about the stored response whose validators, and no others, the request for it had.
+/// Whether a 304 is about the stored response, whose validators, and no others, were in the request.
 pub(crate) fn selects(not_modified: &HeaderMap, stored: &HeaderMap, now_secs: u64) -> bool {
     if not_modified.contains_key(ETAG) {
         let (Some(theirs), Some(ours)) = (EntityTag::of(not_modified), EntityTag::of(stored)) else {
@@ -19,13 +19,13 @@ pub(crate) fn selects(not_modified: &HeaderMap, stored: &HeaderMap, now_secs: u6
         };
         return if theirs.is_strong() { theirs.matches_strongly(ours) } else { theirs.matches_weakly(ours) };
     }
-    // With neither validator it can only mean what it was asked about.
+    // A 304 without a validator can only be about the response in the request.
     !not_modified.contains_key(LAST_MODIFIED)
         || has_same_line(&LAST_MODIFIED, not_modified, stored)
         || has_same_date(&LAST_MODIFIED, not_modified, stored, now_secs)
 }
 
-/// As a moment, however it is written.
+/// Whether both have the same date, however it is written.
 fn has_same_date(name: &HeaderName, one: &HeaderMap, other: &HeaderMap, now_secs: u64) -> bool {
     single_date(one, name, now_secs).is_some_and(|date| single_date(other, name, now_secs) == Some(date))
 }
@@ -36,7 +36,7 @@ fn has_same_line(name: &HeaderName, one: &HeaderMap, other: &HeaderMap) -> bool 
 
 /// Replaces fields of a stored response by those of a newer response without content.
 ///
-/// The fields that say what the stored bytes are stay with them, whatever the newer response says.
+/// Fields that describe the stored bytes are kept, whatever the newer response says.
 pub(crate) fn freshen(stored: &mut HeaderMap, newer: &HeaderMap, policy: &CachingPolicy) {
     const BOUND_TO_CONTENT: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE];
     let mut newer = newer.clone();
@@ -61,7 +61,7 @@ pub(crate) fn freshen(stored: &mut HeaderMap, newer: &HeaderMap, policy: &Cachin
 /// section 4.3.5).
 pub(crate) fn head_outdates(status: StatusCode, head: &HeaderMap, stored: &HeaderMap, stored_length: u64) -> bool {
     let agrees = |name| !head.contains_key(&name) || has_same_line(&name, head, stored);
-    // Weakly: what compresses on its way makes a strong tag weak, for one method perhaps and not for the other.
+    // Compared weakly: a compressing proxy makes strong tags weak, perhaps for one method and not for the other.
     let same_tag =
         || EntityTag::of(head).zip(EntityTag::of(stored)).is_some_and(|(one, other)| one.matches_weakly(other));
     // In another coding, the same content has another length.

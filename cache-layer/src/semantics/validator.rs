@@ -7,7 +7,7 @@ use http::{
 
 use super::date::parse_http_date;
 
-/// An entity tag, quotes and all; one that lacks them is compared as it stands.
+/// An entity tag with its quotes; a tag without quotes is compared as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EntityTag<'a> {
     opaque: &'a [u8],
@@ -15,7 +15,7 @@ pub(crate) struct EntityTag<'a> {
 }
 
 impl<'a> EntityTag<'a> {
-    /// The tag of a response; none, if it has several or an empty one.
+    /// The tag of a response; `None` if it has several tags or an empty one.
     pub(crate) fn of(headers: &'a HeaderMap) -> Option<Self> {
         single_line(headers, &ETAG).map(Self::new).filter(|tag| !tag.opaque.is_empty())
     }
@@ -28,17 +28,17 @@ impl<'a> EntityTag<'a> {
         }
     }
 
-    /// Whether both are of the same bytes.
+    /// Whether both identify the same bytes.
     pub(crate) fn matches_strongly(self, other: Self) -> bool {
         !self.weak && self == other
     }
 
-    /// Whether both are of content that may stand for the other.
+    /// Whether both identify equivalent content.
     pub(crate) fn matches_weakly(self, other: Self) -> bool {
         self.opaque == other.opaque
     }
 
-    /// What it says, in its quotes.
+    /// The opaque part, in its quotes.
     pub(crate) fn opaque(self) -> &'a [u8] {
         self.opaque
     }

@@ -13,19 +13,20 @@ use super::{
     preference::{self, Order},
 };
 
-/// Which spellings of a selecting field are taken for one (RFC 9111, section 4.1), and which differences an application is
-/// known, or made, not to see.
+/// Which spellings of a selecting field count as equal (RFC 9111, section 4.1), and which differences the application does not,
+/// or can not, see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Normalization {
     /// In `Accept-Encoding` and `Accept-Language`: case, white space, the digits of weights, and former names. In `Accept` and
     /// `Accept-Charset`, lists by their definition as well: white space around commas.
     pub(crate) preferences: bool,
-    /// In the first two, the order of members. Some applications take the first of the same weight, or of all.
+    /// In the first two, the order of members. Some applications take the first member of the same weight, or of all.
     pub(crate) coding_order: Order,
     pub(crate) language_order: Order,
-    /// In all other fields: white space around commas. It may have a meaning in a field that is no list.
+    /// In all other fields: white space around commas. It may have a meaning in a field that is not a list.
     pub(crate) list_space: bool,
-    /// What the application has, if that is known: it gets the fields as [`negotiate`](Self::negotiate) leaves them.
+    /// The application's codings, if they are known: the application gets the fields as [`negotiate`](Self::negotiate) leaves
+    /// them.
     pub(crate) codings: Vec<String>,
     pub(crate) languages: Vec<String>,
     /// The cookies that count where a response varies by `Cookie`, if not all do; sorted.
@@ -50,7 +51,7 @@ impl fmt::Display for Normalization {
 }
 
 impl Normalization {
-    /// Only what an application that reads the fields by their syntax can't tell apart.
+    /// Only differences that an application can't see if it reads the fields by their syntax.
     pub(crate) const fn safe() -> Self {
         Self {
             preferences: true,
@@ -63,7 +64,7 @@ impl Normalization {
         }
     }
 
-    /// As [`safe`](Self::safe), and the order where it has no meaning.
+    /// As [`safe`](Self::safe), and also the order where it has no meaning.
     pub(crate) fn all() -> Self {
         Self { coding_order: Order::Moot, language_order: Order::CountsAmongEquals, ..Self::safe() }
     }
@@ -73,8 +74,8 @@ impl Normalization {
         Self { coding_order: Order::Moot, language_order: Order::Moot, list_space: true, ..Self::safe() }
     }
 
-    /// Negotiates in the application's place: its request says what it needs to choose by, and no more. Returns what the client
-    /// has sent in both fields, if it was something else.
+    /// Negotiates in the application's place: the request keeps only what the application needs to choose. Returns the client's
+    /// own values of both fields, if they were changed.
     pub(crate) fn negotiate(&self, request: &mut HeaderMap) -> Option<HeaderMap> {
         let negotiated = |name: &HeaderName, has: &[String]| {
             let value = if has.is_empty() { None } else { selecting_value(request, name) };
@@ -100,7 +101,7 @@ impl Normalization {
         Some(sent)
     }
 
-    /// What a field becomes by negotiation; `None` if it stays as it is.
+    /// The negotiated value of a field; `None` if it stays as it is.
     fn negotiated(&self, name: &HeaderName, value: &[u8]) -> Option<Vec<u8>> {
         if *name == ACCEPT_ENCODING && !self.codings.is_empty() {
             return negotiated_codings(value, &self.codings);
@@ -111,7 +112,7 @@ impl Normalization {
         None
     }
 
-    /// The cookies that count, those of one name in their order; nothing at all if the request has none of them.
+    /// The cookies that count, in order for each name; empty if the request has none of them.
     fn counting_cookies(&self, request: &HeaderMap) -> Vec<u8> {
         let pairs = || {
             let lines = request.get_all(COOKIE).into_iter();
@@ -129,10 +130,10 @@ impl Normalization {
     }
 }
 
-/// What the `Vary` of a response says.
+/// The `Vary` of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Vary {
-    /// No request selects it again: `*`, a member that is no field name, or more than
+    /// No request selects it again: `*`, a member that is not a field name, or more than
     /// [`VaryFields::LIMIT`] fields.
     Star,
     /// The requests that agree in these fields.
@@ -147,7 +148,7 @@ impl Vary {
         }
         let mut names = Vec::new();
         for member in members(headers, &VARY) {
-            // `*` is a valid token, and so it has to be told from a field of that name.
+            // `*` is a valid token, so it must be distinguished from a field of that name.
             match HeaderName::from_bytes(member) {
                 Ok(name) if member != b"*" => names.push(name),
                 _ => return Some(Self::Star),
@@ -192,7 +193,7 @@ impl VaryFields {
         names.join(&b',')
     }
 
-    /// Reads what [`VaryFields::to_bytes`] wrote, and nothing else.
+    /// Reads the format of [`VaryFields::to_bytes`], and nothing else.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let names = bytes.split(|&byte| byte == b',').map(HeaderName::from_bytes);
         let fields = Self::new(names.collect::<Result<_, _>>().ok()?)?;
@@ -222,7 +223,7 @@ fn normalized(name: &HeaderName, value: Vec<u8>, normalization: &Normalization) 
             true => preference::canonical(&value, normalization.coding_order, canonical_coding),
             false => preference::canonical(&value, normalization.language_order, |language| language),
         };
-        // What can't be read stays as it is, and is no spelling of anything else.
+        // A value that can't be parsed stays as it is, and equals no other spelling.
         return canonical.unwrap_or(value);
     }
     let is_list = normalization.preferences && (name == ACCEPT || name == ACCEPT_CHARSET);
@@ -235,7 +236,7 @@ pub(crate) fn accepts_codings(request: &HeaderMap, stored: &HeaderMap) -> bool {
         .is_none_or(|value| members(stored, &CONTENT_ENCODING).all(|coding| accepts_coding(&value, coding)))
 }
 
-/// Without the white space before and after commas that are outside of quotes.
+/// Removes the white space before and after commas outside of quotes.
 fn without_space_at_commas(value: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(value.len());
     let (mut quoted, mut escaped) = (false, false);
