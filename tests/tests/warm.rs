@@ -86,13 +86,13 @@ async fn shop(cache: &Cache, zipf: &Zipf, seed: u64, requests: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_thousand_requests_of_a_new_process_hit_memory_nearly_as_often_as_an_old_ones() {
-    const WARM: usize = 3000;
-    let (server, zipf) = (RedisServer::start(), Zipf::new(6000));
+    const WARM: usize = 1000;
+    let (server, zipf) = (RedisServer::start(), Zipf::new(2000));
     let old_hits = InMemory::default();
     let old = tiered(server.url()).await.observer(old_hits.clone()).build();
     let shoppers = (0..16).map(|seed| {
         let (old, zipf) = (old.clone(), zipf.clone());
-        tokio::spawn(async move { shop(&old, &zipf, seed, 30_000).await })
+        tokio::spawn(async move { shop(&old, &zipf, seed, 8_000).await })
     });
     for shopper in shoppers.collect::<Vec<_>>() {
         shopper.await.unwrap();
@@ -193,13 +193,13 @@ async fn what_changes_during_a_warm_start_is_not_served_as_it_was() {
     assert!(writer.drain(PATIENCE).await);
     assert!(writer.leave_hot_keys().await.unwrap());
     let (mut found, mut changed) = (0, 0);
-    for round in 0..30 {
+    for round in 0..8 {
         let new = tiered(server.url()).await.build();
-        let done = Arc::new(AtomicUsize::new(0));
-        let changes = tokio::spawn({
-            let (writer, versions, floors, done) = (writer.clone(), versions.clone(), floors.clone(), done.clone());
+        let (done, changes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let writing = tokio::spawn({
+            let (writer, versions, floors) = (writer.clone(), versions.clone(), floors.clone());
+            let (done, changes) = (done.clone(), changes.clone());
             async move {
-                let mut changes = 0;
                 while done.load(Ordering::SeqCst) == 0 {
                     let id = fastrand::usize(..KEYS);
                     let version = versions[id].fetch_add(1, Ordering::SeqCst) + 1;
@@ -209,19 +209,19 @@ async fn what_changes_during_a_warm_start_is_not_served_as_it_was() {
                     };
                     if told.is_ok() {
                         floors[id].store(version, Ordering::SeqCst);
-                        changes += 1;
+                        changes.fetch_add(1, Ordering::SeqCst);
                     }
                     load(writer.clone(), versions.clone(), id).await;
                 }
-                changes
             }
         });
         // What is not fetched in one round is in the next.
-        for _ in 0..20 {
+        while changes.load(Ordering::SeqCst) < 30 {
             found += new.warm(KEYS, PATIENCE).await.found;
         }
         done.store(1, Ordering::SeqCst);
-        changed += changes.await.unwrap();
+        writing.await.unwrap();
+        changed += changes.load(Ordering::SeqCst);
         // Once anything was read over the connection, what came before it is known.
         assert_eq!(new.get::<u64>(("no", "product")).await, None);
         for id in 0..KEYS {
@@ -232,7 +232,7 @@ async fn what_changes_during_a_warm_start_is_not_served_as_it_was() {
         assert!(writer.drain(PATIENCE).await);
     }
     println!("{found} fetched, {changed} changed");
-    assert!(found > 30 * KEYS / 2 && changed > 100, "{found} fetched, {changed} changed");
+    assert!(found > 8 * KEYS / 2 && changed >= 8 * 30, "{found} fetched, {changed} changed");
 }
 
 /// Left by anybody who may write to Redis.
