@@ -41,7 +41,7 @@ use tokio::{
 use tower::{ServiceBuilder, ServiceExt as _};
 
 use self::{
-    arguments::{listen, origin, size},
+    arguments::{listen, milliseconds, origin, size},
     fields::{field_lists, strip_hop_by_hop},
 };
 
@@ -77,6 +77,10 @@ struct Options {
     #[arg(long, value_name = "URL", requires = "owner")]
     redis: Option<String>,
 
+    /// How long a request may wait for Redis, which is a miss
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "50")]
+    redis_timeout: Duration,
+
     /// Keep responses in memory, up to this size; with --redis, those that are asked for often; without either, 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
@@ -101,7 +105,7 @@ async fn layer(options: &Options) -> Result<PrivateCacheLayer, BoxError> {
     let (Some(url), Some(owner)) = (&options.redis, &options.owner) else {
         return Ok(PrivateCacheLayer::in_memory(options.memory.unwrap_or(DEFAULT_MEMORY)));
     };
-    let redis = RedisStore::builder(url).build()?;
+    let redis = RedisStore::builder(url).operation_timeout(options.redis_timeout).build()?;
     redis.wait_connected(REDIS_PATIENCE).await;
     let cache = match options.memory {
         Some(bytes) => Cache::new(TieredStore::new(bytes, redis)),

@@ -58,7 +58,7 @@ use tokio::{
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use self::{
-    arguments::{listen, origin, size},
+    arguments::{listen, milliseconds, origin, size},
     fields::{field_lists, strip_hop_by_hop},
     http10::Held,
     interim::{Interim, Requests, Wire},
@@ -100,6 +100,10 @@ struct Options {
     /// Keep responses in this Redis: redis://, rediss:// (with the feature `tls`) or unix://
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
+
+    /// How long a request may wait for Redis, which is a miss
+    #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "50")]
+    redis_timeout: Duration,
 
     /// Keep responses in memory, up to this size; with --redis, those that are asked for often; without either, 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -266,14 +270,16 @@ impl Observer for Differences {
 async fn cache(options: &Options) -> Result<Cache, ConfigError> {
     match (&options.redis, options.memory) {
         (None, memory) => Ok(over(MemoryStore::new(memory.unwrap_or(DEFAULT_MEMORY)), options)),
-        (Some(url), None) => Ok(over(redis(url).await?, options)),
-        (Some(url), Some(bytes)) => Ok(over(TieredStore::new(bytes, redis(url).await?), options)),
+        (Some(url), None) => Ok(over(redis(url, options.redis_timeout).await?, options)),
+        (Some(url), Some(bytes)) => {
+            Ok(over(TieredStore::new(bytes, redis(url, options.redis_timeout).await?), options))
+        }
     }
 }
 
 /// Waits for the connection, so that other processes learn of invalidations from the first request on.
-async fn redis(url: &str) -> Result<RedisStore, ConfigError> {
-    let redis = RedisStore::builder(url).build()?;
+async fn redis(url: &str, timeout: Duration) -> Result<RedisStore, ConfigError> {
+    let redis = RedisStore::builder(url).operation_timeout(timeout).build()?;
     redis.wait_connected(REDIS_PATIENCE).await;
     Ok(redis)
 }

@@ -1,6 +1,6 @@
 //! The command line of a proxy.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use hyper::{
     Uri,
@@ -19,6 +19,10 @@ pub(crate) fn origin(text: &str) -> Result<Authority, String> {
         .and_then(|parts| parts.authority)
         .filter(|authority| !authority.as_str().contains('@'))
         .ok_or_else(|| "must be http://HOST or http://HOST:PORT, without a path".to_owned())
+}
+
+pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_millis).map_err(|_| "must be a whole number of milliseconds".to_owned())
 }
 
 pub(crate) fn size(text: &str) -> Result<u64, String> {

@@ -60,7 +60,7 @@ async function show({ suite, proxy, profile, options, folders }) {
     const stack = await openStack({ suite, proxy, profile, store, logs: folders.logs });
     for (const id of options.test.filter((id) => suite.tests.some((test) => test.id === id))) {
       console.log(`\n=== ${id}, ${profile}, ${store}`);
-      const raw = await measure(suite, stack.base, { ids: [id], show: true, failed: stack.failed });
+      const raw = await measure(suite, stack, { ids: [id], show: true });
       console.log(raw[id] === true ? 'passed' : raw[id].join(': '));
     }
     await stack.close();
@@ -84,7 +84,7 @@ async function compare({ suite, proxy, profile, options, folders, file, expectat
   const stacks = await Promise.all(opened);
   const run = (stack, ids) => {
     const log = join(folders.logs, `${suite.name}-${profile}-${stack.store}-client.log`);
-    return measure(suite, stack.base, { ids, log, failed: stack.failed });
+    return measure(suite, stack, { ids, log });
   };
   await Promise.all(stacks.map(async (stack) => Object.assign(stack, { raw: await run(stack, null) })));
   const settled = await settle(stacks, {

@@ -3,15 +3,13 @@ import { parseArgs } from 'node:util';
 import { STORES } from './stack.mjs';
 
 export const PROFILES = ['safe', 'strict', 'own', 'private'];
-/** Of `private`, it is not written down yet what is expected. */
-const USUAL = PROFILES.filter((profile) => profile !== 'private');
 
 /** Throws with one line where something is wrong. */
 export function parseOptions(args) {
   const { values } = parseArgs({
     args,
     options: {
-      profile: { type: 'string', multiple: true, default: USUAL },
+      profile: { type: 'string', multiple: true, default: PROFILES },
       store: { type: 'string', multiple: true, default: STORES },
       write: { type: 'boolean', default: false },
       list: { type: 'boolean', default: false },

@@ -16,9 +16,12 @@ const PROXY = {
   private: ['--owner', 'conformance'],
 };
 
+/** No test is about a Redis that is slow, as it is on a busy machine. */
+const REDIS_MILLISECONDS = 5000;
+
 const LOOPBACK = fileURLToPath(new URL('loopback.cjs', import.meta.url));
 
-/** Resolves to `{ store, base, failed, close }`; `failed` rejects as soon as one of the servers is gone. */
+/** Resolves to `{ store, base, direct, failed, close }`: the cache, the origin, and what rejects as soon as one of the servers is gone. */
 export async function openStack({ suite, proxy, profile, store, logs }) {
   const servers = [];
   const log = (server) => join(logs, `${suite.name}-${profile}-${store}-${server}.log`);
@@ -32,14 +35,14 @@ export async function openStack({ suite, proxy, profile, store, logs }) {
     if (store !== 'memory') {
       const redis = await startRedis(log('redis'));
       servers.push(redis);
-      args.push('--redis', redis.url);
+      args.push('--redis', redis.url, '--redis-timeout', String(REDIS_MILLISECONDS));
     }
     if (store !== 'redis') args.push('--memory', '64MiB');
     const front = await startServer(proxy, args, { ready: /(http:\/\/127\.0\.0\.1:\d+) ->/, log: log('proxy') });
     servers.push(front);
     const failed = Promise.race(servers.map((server) => server.ended)).then(() => new Promise(() => {}));
     failed.catch(() => {});
-    return { store, base: front.match[1], failed, close };
+    return { store, base: front.match[1], direct: `http://${origin.match[1]}`, failed, close };
   } catch (error) {
     await close();
     throw error;
