@@ -58,22 +58,25 @@ impl SoftMark {
         Self(seconds.max(self.0.saturating_add(1)))
     }
 
-    /// Of a soft invalidation at that moment, in milliseconds since the Unix epoch, over so many: as the first of its entry.
+    /// The first mark of an entry, after a soft invalidation at that moment, in milliseconds since the Unix epoch, over so many.
     pub(crate) fn of(at: u64, window: u64, turn: Turn) -> u32 {
-        let second = turn.second_within(at, window).checked_sub(Self::RAMP_EPOCH);
-        let ramp = second.and_then(|second| u32::try_from(second).ok()).filter(|second| *second < Self::FIRST_TIME);
-        let at_once = || u32::try_from(at / 1000 + 1).unwrap_or(u32::MAX);
-        ramp.filter(|_| window >= SHORTEST).map_or_else(at_once, |second| second.max(1))
+        Self::ramped(at, window, turn).unwrap_or_else(|| u32::try_from(at / 1000 + 1).unwrap_or(u32::MAX))
     }
 
-    /// After a ramp over so many milliseconds that begins `now`. What is stale stays so. One that is too short for its turns to be
-    /// told apart counts at once.
+    /// The mark of a ramp; `None` if the ramp is too short for its turns to be told apart, or begins at a time that no mark can say.
+    fn ramped(at: u64, window: u64, turn: Turn) -> Option<u32> {
+        let second = turn.second_within(at, window).checked_sub(Self::RAMP_EPOCH)?;
+        let second = u32::try_from(second).ok().filter(|second| *second < Self::FIRST_TIME && window >= SHORTEST)?;
+        Some(second.max(1))
+    }
+
+    /// The next mark, after a ramp over so many milliseconds that begins `now`. A stale entry stays stale. A ramp that is too short
+    /// for its turns to be told apart counts at once.
     #[cfg(feature = "memory")]
     pub(super) fn next_ramped(self, now: u64, window: u64, turn: Turn) -> Self {
-        match Self::of(now, window, turn) {
-            second if second < Self::FIRST_TIME && self.0 < Self::FIRST_TIME => {
-                Self(if self.0 == 0 { second } else { second.min(self.0 - 1) }.max(1))
-            }
+        match Self::ramped(now, window, turn) {
+            Some(second) if self.0 == 0 => Self(second),
+            Some(second) if self.0 < Self::FIRST_TIME => Self(second.min(self.0 - 1).max(1)),
             _ => self.next(now),
         }
     }
