@@ -101,7 +101,9 @@ mod tests {
     fn what_was_not_loaded_for_long_is_forgotten() {
         let doorkeeper = Doorkeeper::new(Duration::ZERO);
         doorkeeper.meet(&key(0));
-        (1..4 * KEYS).for_each(|number| drop(doorkeeper.meet(&key(number))));
+        for number in 1..4 * KEYS {
+            doorkeeper.meet(&key(number));
+        }
         let known = (0..100).filter(|number| doorkeeper.meet(&key(*number))).count();
         assert!(known < 20, "{known} of 100");
     }
