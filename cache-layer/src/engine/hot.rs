@@ -6,7 +6,10 @@
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
@@ -29,26 +32,27 @@ pub(super) const LONGEST_KEY: usize = 1024;
 pub(super) type Canonical = Arc<[u8]>;
 
 pub(super) struct HotSet {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Mutex<SpaceSaving<Canonical>>; SHARDS],
+    /// Samples since those before were made to count half, and after how many that is done: in all shards at once, or their sums would
+    /// not compare.
+    samples: AtomicU64,
+    life: u64,
     hashing: RandomState,
     /// By what others know the lists of this process.
     pub(super) node: u64,
-}
-
-struct Shard {
-    sketch: SpaceSaving<Canonical>,
-    /// Samples until the next ones count more.
-    left: u64,
-    life: u64,
 }
 
 impl HotSet {
     /// With room for so many keys.
     pub(super) fn new(keys: usize) -> Self {
         let cap = keys.clamp(1, MOST).div_ceil(SHARDS);
-        let life = AGE * cap as u64;
-        let shard = || Mutex::new(Shard { sketch: SpaceSaving::new(cap), left: life, life });
-        Self { shards: std::array::from_fn(|_| shard()), hashing: RandomState::new(), node: fastrand::u64(..) }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::new(SpaceSaving::new(cap))),
+            samples: AtomicU64::new(0),
+            life: AGE * (cap * SHARDS) as u64,
+            hashing: RandomState::new(),
+            node: fastrand::u64(..),
+        }
     }
 
     /// An entry has answered.
@@ -63,20 +67,19 @@ impl HotSet {
             return;
         }
         let shard = &self.shards[self.hashing.hash_one(canonical) as usize % SHARDS];
-        let Some(mut shard) = shard.try_lock() else { return };
-        let Shard { sketch, left, life } = &mut *shard;
+        let Some(mut sketch) = shard.try_lock() else { return };
         sketch.add_with(canonical, 1, |canonical: &[u8]| Canonical::from(canonical));
-        *left -= 1;
-        if *left == 0 {
-            *left = *life;
-            sketch.halve();
+        drop(sketch);
+        if self.samples.fetch_add(1, Ordering::Relaxed) + 1 == self.life {
+            self.samples.store(0, Ordering::Relaxed);
+            self.shards.iter().for_each(|shard| shard.lock().halve());
         }
     }
 
     /// The keys whose entries answered most, and how many samples that were.
     pub(super) fn hottest(&self) -> Vec<Counted<Canonical>> {
         // One after the other, so that no thread waits for all.
-        let sketches: Vec<_> = self.shards.iter().map(|shard| shard.lock().sketch.clone()).collect();
+        let sketches: Vec<_> = self.shards.iter().map(|shard| shard.lock().clone()).collect();
         SpaceSaving::merged(&sketches)
     }
 }
