@@ -225,8 +225,8 @@ async fn what_is_not_looked_at_in_time_is_estimated() {
     let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
     assert!(store.wait_connected(MINUTE).await);
     let cache = Cache::new(store);
-    fill(&cache, &(0..ENTRIES).collect::<Vec<_>>()).await;
-    let (all, tenth, hour) = (ENTRIES as u64, ENTRIES as u64 / 10, Duration::from_secs(3600));
+    let (all, tenth, hour) = (10_000, 1_000, Duration::from_secs(3600));
+    fill(&cache, &(0..10_000).collect::<Vec<_>>()).await;
     for (within, in_time) in [(hour, true), (Duration::ZERO, false)] {
         let told = [
             (cache.estimate_all(within).await.unwrap().unwrap(), all),
