@@ -81,6 +81,7 @@ impl Bans {
         Self { list, newest: self.newest }
     }
 
+    #[cfg(any(test, feature = "redis"))]
     pub(crate) fn as_slice(&self) -> &[Ban] {
         &self.list
     }

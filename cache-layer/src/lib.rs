@@ -74,9 +74,9 @@
     allow(clippy::empty_enums, unreachable_code, unreachable_patterns, unused_mut, unused_variables)
 )]
 
-#[cfg(feature = "redis")]
 #[cfg(any(feature = "memory", feature = "redis"))]
 mod ban;
+#[cfg(feature = "redis")]
 mod bounded;
 mod clock;
 #[cfg(feature = "typed")]

@@ -37,7 +37,6 @@ impl Pattern {
         Self { text: text.to_owned(), steps }
     }
 
-    #[cfg(any(feature = "memory", feature = "redis"))]
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }

@@ -27,6 +27,7 @@ pub(crate) enum TagState {
 }
 
 impl TagState {
+    #[cfg(feature = "redis")]
     pub(crate) fn is_void(self) -> bool {
         matches!(self, Self::Banned | Self::Invalid)
     }

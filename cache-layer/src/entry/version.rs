@@ -59,6 +59,7 @@ impl SoftMark {
     }
 
     /// The first mark of an entry, after a soft invalidation at that moment, in milliseconds since the Unix epoch, over so many.
+    #[cfg(feature = "redis")]
     pub(crate) fn of(at: u64, window: u64, turn: Turn) -> u32 {
         Self::ramped(at, window, turn).unwrap_or_else(|| u32::try_from(at / 1000 + 1).unwrap_or(u32::MAX))
     }
@@ -83,6 +84,7 @@ impl SoftMark {
 
     /// How many milliseconds after its beginning a key's turn is within a ramp's window, which ends in time although each second's
     /// turns are spread over that second.
+    #[cfg(feature = "redis")]
     pub(crate) fn offset(window: u64, turn: Turn) -> u64 {
         turn.of(window.saturating_sub(1000))
     }

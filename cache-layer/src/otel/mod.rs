@@ -38,11 +38,11 @@
 //! | `cache_layer.redis.connected`, `.breaker`, `.full`, `.roundtrips` | `op` of the last | the connection to Redis |
 //! | `cache_layer.redis.clock_offset` | | by how many seconds Redis' clock is ahead of this machine's |
 //! | `cache_layer.pending_invalidations`, `cache_layer.tracking.resets`, `.pushes` | `cache` of the first, `kind` of the last | invalidations to be delivered, and the pushes of Redis |
-//! | `cache_layer.bans`, `.bans.swept`, `.bans.overflows` | `cache` of the first | bans that are listed, as far as this process knows; bans that it has swept; patterns for which the list had no room |
+//! | `cache_layer.bans`, `.bans.swept`, `.bans.overflows` | | bans that are listed, as far as this process knows; bans that it has swept; patterns for which the list had no room |
 //!
 //! A histogram has a series for each of its buckets, so histograms have few labels: loads and sizes are distributed differently
 //! in each cache, the duration of a look-up depends on the tier that answers it, and that of a wait on the process that loads.
-//! The metrics of Redis belong to the process, whichever caches share it. 20 caches stay below 2,100 series; a view can limit
+//! The metrics of Redis belong to the process, whichever caches share it. 20 caches stay below 2,200 series; a view can limit
 //! the many reasons of [`UNCACHEABLE`].
 //!
 //! The time that invalidations take to reach other processes is not measured: a push from Redis carries no time, and two clocks
@@ -238,12 +238,12 @@ impl Metrics {
             .with_description("Invalidations that Redis has not been told of yet")
             .with_callback(move |gauge| gauge.observe(pending.state().pending_invalidations as u64, &label))
             .build();
-        let ([listed, swept, overflows], label) = (std::array::from_fn(|_| redis.clone()), [self.cache.clone()]);
+        let [listed, swept, overflows] = std::array::from_fn(|_| redis.clone());
         meter
             .u64_observable_gauge("cache_layer.bans")
             .with_unit("{pattern}")
             .with_description("Patterns that are listed as deleted and not swept yet")
-            .with_callback(move |gauge| gauge.observe(listed.state().bans as u64, &label))
+            .with_callback(move |gauge| gauge.observe(listed.state().bans as u64, &[]))
             .build();
         meter
             .u64_observable_counter("cache_layer.bans.swept")

@@ -60,7 +60,7 @@ impl Connection {
             return self.identify(session).await;
         }
         if let Some(known) = self.data_set().as_mut().filter(|known| mark.as_deref() == Some(&*known.mark)) {
-            known.seen = format!("{:016x}", seconds * 1_000_000 + micros);
+            known.seen = format!("{:016x}", seconds.saturating_mul(1_000_000).saturating_add(micros));
         }
         Ok(())
     }
