@@ -37,10 +37,48 @@ enum Source {
     Following(Arc<Followed>),
 }
 
-/// Another machine's clock. Between what is heard of it, it goes by this machine's monotonic clock: nobody sets that.
+/// So long from now; a century, where that is more than a clock can say.
+pub(crate) fn deadline(timeout: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    Instant::now() + timeout.min(CENTURY)
+}
+
+/// A moment by two clocks, in milliseconds since the Unix epoch: by the one that a cache judges freshness by, which may be a server's, and
+/// by this machine's own, which all caches of a process have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Moment {
+    pub(crate) now: u64,
+    pub(crate) local: u64,
+}
+
+/// How long the machine has been up, with the time that it slept: nobody sets this clock, and it does not stand still.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Uptime(Duration);
+
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
+impl Uptime {
+    #[cfg(target_os = "linux")]
+    pub(crate) fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Self(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
+    }
+
+    /// Elsewhere, the time that the machine sleeps is missing until the server says the time again.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn now() -> Self {
+        static BEGIN: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+        Self(BEGIN.elapsed())
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Another machine's clock. Between what is heard of it, it goes by how long this machine is up.
 #[derive(Debug)]
 pub(crate) struct Followed {
-    born: std::time::Instant,
+    born: Uptime,
     /// What it said then, in milliseconds since the Unix epoch.
     at_birth: AtomicU64,
     local: Clock,
@@ -50,11 +88,11 @@ pub(crate) struct Followed {
 impl Followed {
     /// As this machine's, until something is heard of the other one.
     pub(crate) fn new(local: Clock) -> Self {
-        Self { born: std::time::Instant::now(), at_birth: AtomicU64::new(local.now()), local }
+        Self { born: Uptime::now(), at_birth: AtomicU64::new(local.now()), local }
     }
 
     /// When it began.
-    pub(crate) fn born(&self) -> std::time::Instant {
+    pub(crate) fn born(&self) -> Uptime {
         self.born
     }
 
@@ -69,7 +107,7 @@ impl Followed {
     }
 
     fn now(&self) -> u64 {
-        self.at_birth.load(Ordering::Relaxed).saturating_add(millis(self.born.elapsed()))
+        self.at_birth.load(Ordering::Relaxed).saturating_add(millis(Uptime::now().since(self.born)))
     }
 }
 
@@ -106,6 +144,13 @@ impl Clock {
         if let Source::Skewed(skew) = &self.0 {
             skew.store(millis, Ordering::Release);
         }
+    }
+
+    /// This moment, by this clock and by the machine's own.
+    #[cfg_attr(not(feature = "typed"), allow(dead_code))]
+    pub(crate) fn moment(&self) -> Moment {
+        let now = self.now();
+        Moment { now, local: self.local_at(now) }
     }
 
     /// Another machine's clock.

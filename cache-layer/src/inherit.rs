@@ -16,7 +16,8 @@ tokio::task_local! {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reads {
     tags: BTreeSet<Arc<str>>,
-    /// When the first of the values that were read ceases to be fresh, in milliseconds since the Unix epoch.
+    /// When the first of the values that were read ceases to be fresh, in milliseconds since the Unix epoch, by this machine's own clock:
+    /// the caches of a process may have different ones.
     pub(crate) fresh_until: Option<u64>,
 }
 

@@ -12,6 +12,8 @@ use crate::{
     sync::Mutex,
 };
 
+/// No failure is remembered for longer, whatever a store says of it.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most keys that are remembered at one time.
 const CAP: usize = 10_000;
 /// How long this process relies on its memory before it asks the store again, which knows if another process has invalidated the
@@ -53,7 +55,7 @@ pub(crate) struct RecentFailure {
 
 impl RecentFailure {
     pub(crate) fn new(status: Option<u16>, remaining: Duration) -> Self {
-        Self { status, until: Instant::now() + remaining }
+        Self { status, until: Instant::now() + remaining.min(LONGEST) }
     }
 
     /// The rest of the back-off.

@@ -23,7 +23,7 @@ use super::{
     recent_keys::RecentKeys,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     entry::{Entry, EntryId},
     key::Key,
     store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
@@ -156,6 +156,12 @@ impl Cache {
     /// What this machine's own clock said at that moment of the cache's, which may be a server's. The application is taken to date by it.
     pub(crate) fn local_time(&self, moment: u64) -> u64 {
         self.0.clock.local_at(moment)
+    }
+
+    /// This moment, by the cache's clock and by the machine's own.
+    #[cfg_attr(not(feature = "typed"), allow(dead_code))]
+    pub(crate) fn moment(&self) -> Moment {
+        self.0.clock.moment()
     }
 
     pub(crate) fn lock_timeout(&self) -> Duration {

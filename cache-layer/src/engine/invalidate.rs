@@ -63,11 +63,16 @@ impl Cache {
     /// What a pattern covers, hard or soft: said at once.
     pub(super) async fn run_on_pattern(&self, pattern: &str, hardness: Hardness) -> Result<(), InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let mut result = self.0.store.invalidate(Scope::Pattern(&Pattern::new(pattern)), hardness).await;
-        if let Some(http) = under_http(pattern) {
-            let more = self.0.store.invalidate(Scope::Pattern(&Pattern::new(&http)), hardness).await;
-            result = result.and(more);
-        }
+        let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
+        let banned = self.0.store.invalidate(Scope::Pattern(&pattern_itself), hardness);
+        // Both are under way before either is waited for: a caller that goes away takes back none of them.
+        let result = match &http {
+            None => banned.await,
+            Some(http) => {
+                let (result, more) = tokio::join!(banned, self.0.store.invalidate(Scope::Pattern(http), hardness));
+                result.and(more)
+            }
+        };
         if hardness == Hardness::Hard {
             self.0.recent_failures.forget_all();
         }
@@ -77,11 +82,15 @@ impl Cache {
     /// The same, hard, and one by one.
     pub(super) async fn sweep_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        let mut deleted = self.0.store.delete_matching(&Pattern::new(pattern)).await;
-        if let Some(http) = under_http(pattern) {
-            let more = self.0.store.delete_matching(&Pattern::new(&http)).await;
-            deleted = deleted.and_then(|deleted| Ok(deleted + more?));
-        }
+        let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
+        let swept = self.0.store.delete_matching(&pattern_itself);
+        let deleted = match &http {
+            None => swept.await,
+            Some(http) => {
+                let (deleted, more) = tokio::join!(swept, self.0.store.delete_matching(http));
+                deleted.and_then(|deleted| Ok(deleted + more?))
+            }
+        };
         self.0.recent_failures.forget_all();
         self.delivered(deleted, InvalidationKind::Pattern, Hardness::Hard, Covers::Pattern(pattern))
     }

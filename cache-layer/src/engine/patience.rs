@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::cache::Cache;
+use crate::clock::deadline;
 
 /// The pauses between one round and the next, from the second one on; they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -29,7 +30,7 @@ impl Cache {
     pub(crate) fn patience(&self) -> Patience {
         let longest = self.lock_timeout();
         let spread = u32::try_from(longest.as_millis() / 4).unwrap_or(u32::MAX);
-        let end = Instant::now() + longest;
+        let end = deadline(longest);
         Patience { deadline: end - Duration::from_millis(fastrand::u32(..=spread).into()), end, soft: None, rounds: 0 }
     }
 }
@@ -43,7 +44,7 @@ impl Patience {
 
     /// Adds a soft timeout, from now on, after which a stale entry is used, if there is one.
     pub(crate) fn with_soft_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.soft = timeout.map(|timeout| Instant::now() + timeout);
+        self.soft = timeout.map(|timeout| deadline(timeout));
         self
     }
 

@@ -342,7 +342,7 @@ impl WritePermit {
         }
         let unawaited = self.unawaited.get_or_insert_with(Instant::now).elapsed();
         let (background, bound) = (self.lease_guard.is_in_background(), self.cache.0.abandoned_load);
-        let storable = self.lease_guard.lease.is_ok() && !self.overaged && !self.overtaken;
+        let storable = self.refusal().is_none() && !self.overaged && !self.overtaken;
         let contended = demand == Demand::Contended && (!background || unawaited >= bound);
         !storable || contended || (!background && unawaited >= bound)
     }

@@ -11,6 +11,7 @@ use super::{
     verifier::{Print, Verifier},
 };
 use crate::{
+    clock::deadline,
     entry::EntryId,
     key::Key,
     policy::Verify,
@@ -65,7 +66,7 @@ impl Verification {
     /// The result of `load` in this place; `None` if it takes longer than a load may, or a request waits for the place.
     pub(crate) async fn load<T>(&self, place: LoadPermit, load: impl Future<Output = T>) -> Option<T> {
         let in_the_way = async {
-            let end = Instant::now() + self.cache.longest_load();
+            let end = deadline(self.cache.longest_load());
             while Instant::now() < end && !self.limit.is_contended() {
                 sleep(BEAT).await;
             }

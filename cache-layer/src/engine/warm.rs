@@ -130,13 +130,21 @@ impl Cache {
         let Merged { keys, nodes, refused } = hot_list::merge(&lists, own);
         (warmed.nodes, warmed.refused_lists) = (nodes, refused + unopened);
         let keys = self.with_primaries(keys, n);
-        for keys in keys.chunks(BATCH) {
-            warmed.asked += keys.len();
-            let entries = self.0.store.get_many(keys).await;
+        let (mut left, mut batch) = (&keys[..], BATCH);
+        while !left.is_empty() {
+            let (asked, others) = left.split_at(batch.min(left.len()));
+            let entries = self.0.store.get_many(asked).await;
             if entries.iter().all(Result::is_err) {
-                return false;
+                if batch == 1 {
+                    return false;
+                }
+                // So many large entries may take longer than the store may take to answer.
+                batch /= 2;
+                continue;
             }
+            warmed.asked += asked.len();
             warmed.found += entries.iter().filter(|entry| matches!(entry, Ok(Lookup::Found(_)))).count();
+            left = others;
         }
         true
     }

@@ -3,6 +3,10 @@
 /// By how many milliseconds the clocks of two processes may differ unnoticed. Those that are kept by NTP stay well within.
 pub(super) const SKEW: u64 = 1_000;
 
+/// The longest life of an entry in a server that refuses longer ones, in milliseconds: a hundred years.
+#[cfg(feature = "redis")]
+const LONGEST_LIFE: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
 /// The five moments of an entry's life, in milliseconds since the Unix epoch, computed when the entry is made.
 ///
 /// Those after `fresh` are not before it; what a front end doesn't use, it leaves equal to `fresh`.
@@ -45,6 +49,14 @@ impl Deadlines {
                 ..self
             },
         }
+    }
+
+    /// For how long a store keeps an entry that is written `now`, in milliseconds. The life counts from the making of the entry, if that is
+    /// known: the clock that set the deadlines may be another one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn life(self, now: u64) -> u64 {
+        let begin = if self.made == Self::UNKNOWN { now } else { self.made };
+        self.gone.saturating_sub(begin).min(LONGEST_LIFE)
     }
 
     /// The same life, stale at `moment` at the latest. The times for which it may be used stale are as long as they were,

@@ -191,7 +191,7 @@ impl Context {
         let received = Received { status, headers, names, directives, request_time, response_time, local_time };
         self.check(request, &received)?;
         let inherited = inherited.unwrap_or_default();
-        let left = inherited.fresh_until.map(|moment| moment.saturating_sub(response_time));
+        let left = inherited.fresh_until.map(|moment| moment.saturating_sub(local_time));
         if left == Some(0) {
             return Err(NoCacheReason::MadeFromStale);
         }

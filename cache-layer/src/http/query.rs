@@ -11,7 +11,6 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Request, Response, request};
 use http_body::Body;
-use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Span;
@@ -21,6 +20,7 @@ use super::{
     query_body::QueryBody, record::content_length, service::CacheService, target::Target,
 };
 use crate::{
+    clock::deadline,
     semantics::{
         cache_control::CacheControl,
         content_key::{self, Meaning},
@@ -330,7 +330,7 @@ impl ContentPolicy {
         let Ok(declared) = content_length(&request.headers) else {
             return Err((QueryBody::untouched(body), NoCacheReason::ContentUnread));
         };
-        QueryBody::read(body, self.most_content, declared, Instant::now() + self.read_timeout).await
+        QueryBody::read(body, self.most_content, declared, deadline(self.read_timeout)).await
     }
 
     fn digest(&self, request: &request::Parts, content: &Bytes) -> [u8; 32] {

@@ -630,8 +630,8 @@ impl Inner {
             let _fills = self.fills();
             if covering.iter().any(|ban| ban.soft_over.is_none()) {
                 self.entries.remove_this(id, entry.id(), stored);
-            } else if !id.is_variant() {
-                // Variants are, with what leads to them.
+            } else {
+                // Variants, too: the entry that leads to them may be written anew before its turn.
                 let soften = |entry: &Entry, ban: &&Ban| {
                     entry.marked_anew(ban.at / 1000, ban.soft_over.unwrap_or_default(), id.turn())
                 };

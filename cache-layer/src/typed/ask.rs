@@ -12,6 +12,7 @@ use super::{
     value::{Hit, write},
 };
 use crate::{
+    clock::deadline,
     engine::{
         Cache,
         backoff::BackOff,
@@ -133,7 +134,7 @@ impl<V> Ask<V> {
     /// place, the load goes ahead without.
     async fn place(&self) -> Option<LoadPermit> {
         let limit = self.cache.load_limit();
-        let place = limit.wait(Instant::now() + self.cache.longest_load()).await;
+        let place = limit.wait(deadline(self.cache.longest_load())).await;
         if place.is_none() {
             static THROTTLE: Throttle = Throttle::new();
             if let Some(kept_back) = THROTTLE.pass() {
@@ -262,7 +263,7 @@ impl<V> Ask<V> {
         }
         self.cache.emit(Event::Miss);
         let loaded = loaded?;
-        let reads = self.terms_of(&loaded).apply_to(reads, self.cache.now());
+        let reads = self.terms_of(&loaded).apply_to(reads, self.cache.moment());
         inherit::note(|| reads);
         Ok(loaded.value)
     }
@@ -273,7 +274,7 @@ impl<V> Ask<V> {
             LoadResult::Found(hit) => {
                 self.describe(&hit, true, span);
                 self.cache.emit(Event::Hit);
-                return Ok(Ok(hit.noted()));
+                return Ok(Ok(hit.noted(&self.cache)));
             }
             LoadResult::Unshared(load) => return Err(load),
             LoadResult::StaleIfError(hit) => return Ok(Ok(self.stands_in(hit))),
@@ -297,7 +298,7 @@ impl<V> Ask<V> {
     /// Returns a stale value in place of an error.
     pub(super) fn stands_in(&self, hit: Hit<V>) -> V {
         self.cache.emit(Event::Miss);
-        hit.noted()
+        hit.noted(&self.cache)
     }
 
     /// Waits for another call's load.
@@ -361,7 +362,7 @@ impl<V> Ask<V> {
     {
         // A call for the same key with another type of error loads for itself.
         let result = match (self.stale_if_error(miss), error.downcast_ref::<E>()) {
-            (Some(hit), _) => Ok(hit.noted()),
+            (Some(hit), _) => Ok(hit.noted(&self.cache)),
             (None, Some(error)) => Err(error.clone()),
             (None, None) => return Next::LoadUncached,
         };
@@ -406,11 +407,11 @@ where
         reply_to: ReplyTo<LoadResult<V, E, L>>,
     ) {
         let Self { cache, key, .. } = &self;
-        let now = cache.now();
+        let at = cache.moment();
         let terms = self.terms_of(&loaded);
-        let reads = terms.apply_to(reads, now);
+        let reads = terms.apply_to(reads, at);
         let codec = cache.codec();
-        let written = terms.settle(&reads, now).map(|settled| (settled, codec.encode(&loaded.value)));
+        let written = terms.settle(&reads, at).map(|settled| (settled, codec.encode(&loaded.value)));
         reply_to.send(LoadResult::Loaded(loaded.value, reads));
         let proven = written.and_then(|((deadlines, tags), value)| {
             // A value that can't be read back would be loaded and stored again each time, and all calls would wait for that.
@@ -419,7 +420,7 @@ where
         });
         match proven {
             Ok((value, deadlines, tags)) => {
-                let entry = write(key, codec, value, deadlines).loaded_in(now.saturating_sub(began));
+                let entry = write(key, codec, value, deadlines).loaded_in(at.now.saturating_sub(began));
                 let entries = vec![(key.clone(), entry)];
                 permit.commit(Writes { entries, guard: None }, tags).await;
             }

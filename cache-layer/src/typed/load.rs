@@ -289,7 +289,7 @@ where
                     } else {
                         self.verify(&hit, load);
                     }
-                    return Ok(hit.noted());
+                    return Ok(hit.noted(&self.cache));
                 }
                 Found::Stale(hit, miss) => return self.refresh_stale(hit, miss, load, patience, span).await,
                 Found::Missing(miss) => miss,
@@ -363,7 +363,7 @@ where
         }
         self.cache.emit(Event::Hit);
         span.found(LookupResult::Stale);
-        Ok(hit.noted())
+        Ok(hit.noted(&self.cache))
     }
 
     /// Leads a load, and waits for its result; returns `hit` if the load fails, or has not ended by `until`.

@@ -19,6 +19,7 @@ use super::{
     value::Hit,
 };
 use crate::{
+    clock::deadline,
     engine::{
         Cache,
         backoff::BackOff,
@@ -271,7 +272,7 @@ where
         let GetOrLoadMany { mut ask, ids, tags_of, load, hard_timeout } = asked;
         ask.placed = LoadLimit::is_placed();
         let cache = ask.cache.clone();
-        let hard_timeout = hard_timeout.map(|(limit, error)| (Instant::now() + limit, error));
+        let hard_timeout = hard_timeout.map(|(limit, error)| (deadline(limit), error));
         let (mut known, mut asked) = (HashMap::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
         let mut places = Vec::with_capacity(ids.len());
         // One for all, so that those that wait in vain are loaded together.
@@ -340,7 +341,7 @@ where
             let miss = Miss { key, expected, stale: Some(hit.entry.clone()), detail: () };
             refreshed.extend(asked.refresh(miss, Purpose::EarlyRefresh));
         }
-        self.settled[place] = Some(Ok(hit.noted()));
+        self.settled[place] = Some(Ok(hit.noted(&asked.ask.cache)));
     }
 
     /// A value is there, which is stale and may be used, and is refreshed.
@@ -369,7 +370,7 @@ where
         if purpose != Purpose::RetriedRefresh {
             refreshed.extend(asked.refresh(miss, purpose));
         }
-        self.settled[place] = Some(Ok(hit.noted()));
+        self.settled[place] = Some(Ok(hit.noted(&asked.ask.cache)));
     }
 
     /// A value has to be loaded, or waited for.

@@ -348,7 +348,7 @@ impl Cache {
             lookup.found(LookupResult::Hit);
             lookup.answered_by(&hit.entry, || None);
         }
-        hit.map(Hit::noted)
+        hit.map(|hit| hit.noted(self))
     }
 }
 

@@ -49,8 +49,8 @@ impl Set {
 
     async fn store(self) -> Result<(), SetError> {
         let Self { cache, values, terms } = self;
-        let now = cache.now();
-        let (deadlines, tags) = match terms.settle(&terms.apply_to(&Reads::default(), now), now) {
+        let at = cache.moment();
+        let (deadlines, tags) = match terms.settle(&terms.apply_to(&Reads::default(), at), at) {
             Ok(settled) => settled,
             Err(NoCacheReason::TooManyTags) => return Err(SetError::TooManyTags),
             Err(_) => {

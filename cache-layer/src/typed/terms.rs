@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    clock::millis,
+    clock::{Moment, millis},
     entry::Deadlines,
     inherit::{Reads, earliest},
     tag::Tags,
@@ -53,9 +53,9 @@ impl Terms {
         self.tags.extend(tags);
     }
 
-    /// The tags of a value that is made now from `reads`, and until when it is fresh.
-    pub(super) fn apply_to(&self, reads: &Reads, now: u64) -> Reads {
-        let fresh_until = earliest(Some(now.saturating_add(self.life())), reads.fresh_until);
+    /// The tags of a value that is made from `reads` at that moment, and until when it is fresh.
+    pub(super) fn apply_to(&self, reads: &Reads, at: Moment) -> Reads {
+        let fresh_until = earliest(Some(at.local.saturating_add(self.life())), reads.fresh_until);
         Reads::new(&reads.tags_and(self.tags.clone()), fresh_until)
     }
 
@@ -66,16 +66,20 @@ impl Terms {
     }
 
     /// The deadlines and tags of a value that was made from `reads`; or why it is not stored.
-    pub(super) fn settle(&self, reads: &Reads, now: u64) -> Result<(Deadlines, Tags), NoCacheReason> {
+    pub(super) fn settle(&self, reads: &Reads, at: Moment) -> Result<(Deadlines, Tags), NoCacheReason> {
         if self.ttl.is_zero() {
             return Err(NoCacheReason::NoStore);
         }
-        let fresh = reads.fresh_until.unwrap_or(now);
-        if fresh <= now {
+        let left = reads.fresh_until.map_or(0, |moment| moment.saturating_sub(at.local));
+        if left == 0 {
             return Err(NoCacheReason::MadeFromStale);
         }
         let tags = reads.tags_and(self.tags.clone());
-        if tags.fit() { Ok((self.deadlines(fresh, now), tags)) } else { Err(NoCacheReason::TooManyTags) }
+        if tags.fit() {
+            Ok((self.deadlines(at.now.saturating_add(left), at.now), tags))
+        } else {
+            Err(NoCacheReason::TooManyTags)
+        }
     }
 
     fn deadlines(&self, fresh: u64, made: u64) -> Deadlines {
@@ -94,21 +98,35 @@ fn after(moment: u64, duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    fn at(now: u64) -> Moment {
+        Moment { now, local: now }
+    }
+
+    #[test]
+    fn what_was_read_is_fresh_for_as_long_by_whatever_clock() {
+        let reads = Reads::new(&Tags::default(), Some(4_000));
+        for now in [1_000, 600_000] {
+            let at = Moment { now, local: 1_000 };
+            let (deadlines, _) = Terms::default().settle(&Terms::default().apply_to(&reads, at), at).unwrap();
+            assert_eq!((deadlines.made, deadlines.fresh), (now, now + 3_000));
+        }
+    }
+
     #[test]
     fn what_was_read_shortens_the_life_and_its_tags_add_to_ours() {
         let mut terms = Terms { ttl: Duration::from_secs(10), ..Terms::default() };
         terms.add_tags(["own"]);
         let reads = Reads::new(&Tags::new(["read"]), Some(4_000));
-        let (deadlines, tags) = terms.settle(&terms.apply_to(&reads, 1_000), 1_000).unwrap();
+        let (deadlines, tags) = terms.settle(&terms.apply_to(&reads, at(1_000)), at(1_000)).unwrap();
         assert_eq!((deadlines.fresh, tags), (4_000, Tags::new(["own", "read"])));
-        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), 1_000), 1_000).unwrap();
+        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), at(1_000)), at(1_000)).unwrap();
         assert_eq!(deadlines.fresh, 11_000);
     }
 
     #[test]
     fn what_is_made_from_something_stale_is_not_kept() {
         let reads = Reads::new(&Tags::default(), Some(1_000));
-        assert_eq!(Terms::default().settle(&reads, 1_000).unwrap_err(), NoCacheReason::MadeFromStale);
+        assert_eq!(Terms::default().settle(&reads, at(1_000)).unwrap_err(), NoCacheReason::MadeFromStale);
     }
 
     #[test]
@@ -124,7 +142,7 @@ mod tests {
     fn what_is_kept_for_its_load_is_gone_when_that_is_over() {
         let keep = Duration::from_millis(500);
         let terms = Terms { ttl: Duration::from_millis(10), keep, ..Terms::default() };
-        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), 0), 0).unwrap();
+        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), at(0)), at(0)).unwrap();
         assert_eq!((deadlines.fresh, deadlines.stale_if_error, deadlines.gone), (10, 10, 510));
     }
 
@@ -136,7 +154,7 @@ mod tests {
             stale_if_error: Duration::from_millis(3),
             ..Terms::default()
         };
-        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), 0), 0).unwrap();
+        let (deadlines, _) = terms.settle(&terms.apply_to(&Reads::default(), at(0)), at(0)).unwrap();
         assert_eq!((deadlines.fresh, deadlines.stale_while_revalidate), (10, 15));
         assert_eq!((deadlines.stale_if_error, deadlines.gone), (15, 15));
     }

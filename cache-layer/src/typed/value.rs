@@ -29,8 +29,8 @@ pub(super) struct Hit<V> {
 
 impl<V> Hit<V> {
     /// The value; the result that is being made now inherits its tags and freshness.
-    pub(super) fn noted(self) -> V {
-        inherit::note(|| Reads::new(&self.entry.tags(), Some(self.entry.deadlines().fresh)));
+    pub(super) fn noted(self, cache: &Cache) -> V {
+        inherit::note(|| Reads::new(&self.entry.tags(), Some(cache.local_time(self.entry.deadlines().fresh))));
         self.value
     }
 }

@@ -25,6 +25,9 @@ impl Encoding {
     /// it is encoded first, so that it is written once.
     pub(in crate::http) async fn commit(self, mut permit: Box<WritePermit>, mut writes: Writes, tags: Tags) {
         let Self { context, request } = self;
+        if permit.refusal().is_some() {
+            return permit.commit(writes, tags).await;
+        }
         if !context.cache.is_local() {
             // The lease must outlast the encoding.
             if permit.while_loading(context.encode(&mut writes), || Demand::Awaited).await.is_none() {

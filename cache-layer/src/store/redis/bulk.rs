@@ -179,7 +179,7 @@ impl RedisStore {
         let (tags_connection, tags_session) = self.connection_of_tags(connection, session)?;
         let names = &self.0.context.names;
         let now = self.0.context.clock.now();
-        let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now).max(1);
+        let life = |entry: &Entry| entry.deadlines().life(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
         // Of everything, which bans there are, too: those that there were before are not for what is put now.

@@ -62,7 +62,7 @@ impl RedisStore {
         // Under another server, an invalidation of that time may be unknown, and its clock is another one.
         let known_clock = tags_connection.mark() == lease.granted_by;
         let now = self.0.context.clock.now();
-        let life = |entry: &Entry| entry.deadlines().gone.saturating_sub(now);
+        let life = |entry: &Entry| entry.deadlines().life(now);
         let longest = writes.entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         if !known_clock || longest == 0 {
             self.release_lease(lease, None);
@@ -236,7 +236,7 @@ impl RedisStore {
         let now = self.0.context.clock.now();
         for (key, entry) in &writes.entries {
             let entry = entry.clone().stamped(&stamps).knowing_bans(bans);
-            let life = entry.deadlines().gone.saturating_sub(now).max(1).to_string();
+            let life = entry.deadlines().life(now).max(1).to_string();
             call.key(names.entry(key)).arg(names.sealing().encode(&entry)).arg(life);
         }
         if others > 0 {

@@ -17,6 +17,7 @@ use super::{
     },
 };
 use crate::{
+    clock::deadline,
     key::Key,
     pattern::Pattern,
     store::{Estimate, LeaseState, Reach, StoreError},
@@ -95,7 +96,7 @@ impl RedisStore {
         if names.sealing().hides_names() && !matches!(reach, Reach::Everything) {
             return Ok(None);
         }
-        let (until, servers) = (Instant::now() + within, self.0.topology.one_of_each_server());
+        let (until, servers) = (deadline(within), self.0.topology.one_of_each_server());
         let mut whole = Estimate::default();
         let mut left = u32::try_from(servers.len()).unwrap_or(u32::MAX);
         for connection in servers {

@@ -12,7 +12,13 @@ use super::{
         session::Session,
     },
     tracking::tag_tracker::{BansWatch, Judged, Verdict, judge_by},
-    wire::{operation::Operation, replies::Values, scripts::Batch, sealing::Sealing},
+    wire::{
+        names::EVERYTHING,
+        operation::Operation,
+        replies::{AnyType, Values},
+        scripts::Batch,
+        sealing::Sealing,
+    },
 };
 use crate::{
     entry::Entry,
@@ -28,8 +34,11 @@ const ATTEMPTS: usize = 3;
 impl RedisStore {
     /// `loads`: a load most likely follows where there is nothing; otherwise nothing is taken along, or learned.
     pub(super) async fn lookup(&self, key: &Key, loads: bool) -> Result<Lookup, StoreError> {
+        if let Some(lookup) = self.look_up(key, loads).await? {
+            return Ok(lookup);
+        }
         for _ in 0..ATTEMPTS {
-            if let Some(lookup) = self.look_up(key, loads).await? {
+            if let Some(lookup) = self.look_up_in_doubt(key).await? {
                 return Ok(lookup);
             }
         }
@@ -65,6 +74,44 @@ impl RedisStore {
             self.learn_from(key, &lookup);
         }
         Ok(Some(lookup))
+    }
+
+    /// Looks up an entry while bans come and go, or where the server tracks nothing: the list is read before the entry and after it. If
+    /// there was no ban in between, the list from before has each ban that covers the entry and was not swept by then. `None` if there
+    /// was one.
+    async fn look_up_in_doubt(&self, key: &Key) -> Result<Option<Lookup>, StoreError> {
+        let connection = self.connection(key);
+        let session = connection.settled()?;
+        let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
+        let Some(before) = self.read_everything(&tags, &tags_session).await? else { return Ok(None) };
+        let answer = session.lookups.ask(key, false, || self.0.context.names.entry(key));
+        let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
+        let found = connection.wait(Operation::Get, &session, Limit::Request, asked).await?;
+        let entry = match opened(found, key, self.0.context.names.sealing()) {
+            Ok(entry) => entry,
+            Err(lookup) => return Ok(Some(lookup)),
+        };
+        let judged = self.judge(&tags, &tags_session, key, &entry).await?;
+        let after = self.read_everything(&tags, &tags_session).await?;
+        if after.is_none_or(|after| after.bans_known() != before.bans_known()) {
+            return Ok(None);
+        }
+        let of_everything = entry.stamps().iter().find(|stamp| &*stamp.tag == EVERYTHING);
+        let known = of_everything.map(|stamp| judge_by(&before, stamp, &entry, key));
+        let state = known.map_or(TagState::Invalid, |known| judged.and(known).state);
+        Ok(Some(Lookup::judged(entry, state)))
+    }
+
+    /// The record of the tag that every entry carries, as the server has it now.
+    async fn read_everything(
+        &self,
+        tags: &Connection,
+        session: &Arc<Session>,
+    ) -> Result<Option<TagRecord>, StoreError> {
+        let mut batch = Batch::default();
+        batch.get_any(&self.0.context.names.tag(EVERYTHING));
+        let (AnyType(found),): (AnyType,) = tags.run(Operation::Mget, session, &batch).await?;
+        Ok(found.and_then(|found| TagRecord::parse(&found)))
     }
 
     /// What is known of bans before an entry is read: where there are any, it is to be known.

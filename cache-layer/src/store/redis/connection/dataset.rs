@@ -1,6 +1,6 @@
 //! Which data set is behind a connection: looked at when it is made, with each heartbeat, and with each invalidation.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use redis::{ErrorKind, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
@@ -11,7 +11,10 @@ use super::{
     identify::{Identify, Identity, Known},
     session::Session,
 };
-use crate::store::{StoreError, redis::wire::names::EVERYTHING};
+use crate::{
+    clock::Uptime,
+    store::{StoreError, redis::wire::names::EVERYTHING},
+};
 
 impl Connection {
     /// Finds out [which data set](super::identify) there is, and takes note of that.
@@ -22,7 +25,7 @@ impl Connection {
         tags: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
         let Context { guard, outbox, names, clock, .. } = &*self.context;
-        let asked = Instant::now();
+        let asked = Uptime::now();
         // Before anything is read over it. A connection that has failed fails below.
         if let Ok(time) = redis::cmd("TIME").query_async(tags).await {
             clock.note(asked, time);
@@ -49,7 +52,7 @@ impl Connection {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").cmd("MGET").arg(&server).arg(&mark).arg(everything);
         type Seen = ((u64, u64), (Option<String>, Option<String>, Value));
-        let asked = Instant::now();
+        let asked = Uptime::now();
         let ((seconds, micros), (seen, mark, _)): Seen = pipeline.query_async(&mut driver).await?;
         self.context.clock.note(asked, (seconds, micros));
         let id = session.identity.as_ref().map(|identity| &**identity.id());
@@ -78,7 +81,7 @@ impl Connection {
             let everything = self.context.names.tag(EVERYTHING);
             let mut pipeline = redis::pipe();
             pipeline.cmd("TIME").cmd("MGET").arg(server).arg(mark).arg(everything);
-            let asked = Instant::now();
+            let asked = Uptime::now();
             let (time, _): ((u64, u64), Value) = pipeline.query_async(&mut tags).await?;
             self.context.clock.note(asked, time);
             RedisResult::Ok(())

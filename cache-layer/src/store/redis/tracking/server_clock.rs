@@ -1,18 +1,14 @@
-//! What the server's clock says, by this process's monotonic one. All that share a server judge freshness by it, so that it makes no
+//! What the server's clock says, by how long this machine is up. All that share a server judge freshness by it, so that it makes no
 //! difference what their own clocks say, nor that somebody sets one.
 //!
 //! Each `TIME` is a sample: the server's clock stood so between the question and the answer, and half of the time between
 //! them is the error. Of the last samples the one with the least error counts. Samples that contradict each other
 //! mean that the server's clock was set, that it is another server, or that this machine slept: then only the new one counts.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crate::{
-    clock::{Clock, Followed},
+    clock::{Clock, Followed, Uptime},
     sync::Mutex,
 };
 
@@ -80,8 +76,8 @@ impl ServerClock {
     }
 
     /// The server was asked for the time then, and this is what it has answered, in seconds and microseconds.
-    pub(crate) fn note(&self, asked: Instant, (seconds, micros): (u64, u64)) {
-        let (asked, at) = (self.since_birth(asked), self.since_birth(Instant::now()));
+    pub(crate) fn note(&self, asked: Uptime, (seconds, micros): (u64, u64)) {
+        let (asked, at) = (self.since_birth(asked), self.since_birth(Uptime::now()));
         let said = seconds.checked_mul(1_000_000).and_then(|said| i64::try_from(said.checked_add(micros)?).ok());
         let Some(said) = said.filter(|said| SENSIBLE.contains(said)) else { return };
         let (middle, error) = (asked.midpoint(at), (at - asked) / 2 + 1);
@@ -94,15 +90,15 @@ impl ServerClock {
 
     /// How it stands beside this machine's clock; `None` until the server has said something.
     pub(crate) fn offset(&self) -> Option<ClockOffset> {
-        let at = self.since_birth(Instant::now());
+        let at = self.since_birth(Uptime::now());
         let best = best(&self.samples.lock(), at)?;
         let (server, local) = ((best.begin + at) / 1000, i64::try_from(self.followed.local()).unwrap_or(i64::MAX));
         let error = Duration::from_micros(u64::try_from(best.error_at(at)).unwrap_or_default());
         Some(ClockOffset { millis: server.saturating_sub(local), error })
     }
 
-    fn since_birth(&self, moment: Instant) -> i64 {
-        let since = moment.saturating_duration_since(self.followed.born());
+    fn since_birth(&self, moment: Uptime) -> i64 {
+        let since = moment.since(self.followed.born());
         i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
     }
 }
@@ -172,7 +168,7 @@ mod tests {
         let server = ServerClock::new(local.clone(), true);
         let real = Clock::system().now();
         assert!(server.now() + 590_000 < real, "nothing is known yet");
-        server.note(Instant::now(), (real / 1000, real % 1000 * 1000));
+        server.note(Uptime::now(), (real / 1000, real % 1000 * 1000));
         let off = |by: u64| server.now().abs_diff(Clock::system().now()) < by;
         assert!(off(5_000), "{} and {real}", server.now());
         let offset = server.offset().unwrap();
@@ -187,7 +183,7 @@ mod tests {
     fn what_is_no_time_is_not_believed() {
         let server = ServerClock::new(Clock::system(), true);
         for said in [(0, 0), (u64::MAX, u64::MAX), (u64::MAX / 1_000_000, 1), (900_000_000, 0), (1 << 60, 0)] {
-            server.note(Instant::now(), said);
+            server.note(Uptime::now(), said);
         }
         assert_eq!(server.offset(), None);
         assert!(server.now().abs_diff(Clock::system().now()) < 5_000);
@@ -196,7 +192,7 @@ mod tests {
     #[test]
     fn where_it_is_not_to_be_followed_it_is_measured_only() {
         let server = ServerClock::new(Clock::system(), false);
-        server.note(Instant::now(), (1_500_000_000, 0));
+        server.note(Uptime::now(), (1_500_000_000, 0));
         assert!(server.offset().unwrap().millis < 0);
         assert!(server.now().abs_diff(Clock::system().now()) < 5_000);
     }

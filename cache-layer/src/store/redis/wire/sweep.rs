@@ -13,7 +13,7 @@ use super::{
     errors::is_not_allowed,
     invalidation::invalidate,
     names::{Kind, Names},
-    replies::{Bulk, Count, Flag, Scanned, exactly, no_answer},
+    replies::{AnyType, Bulk, Count, Flag, Scanned, exactly, no_answer},
     sample::Sample,
     scripts::{self, Batch},
 };
@@ -242,8 +242,8 @@ impl Sweep<'_> {
         if !timed.is_empty() {
             let mut batch = Batch::default();
             timed.iter().for_each(|name| batch.load_time(name));
-            let read: Vec<Bulk> = exactly(timed.len(), in_time(batch.run(self.driver)).await?)?;
-            load_times.extend(read.into_iter().map(|Bulk(bytes)| bytes));
+            let read: Vec<AnyType> = exactly(timed.len(), in_time(batch.run(self.driver)).await?)?;
+            load_times.extend(read.into_iter().map(|AnyType(bytes)| bytes.unwrap_or_default()));
         }
         sample.add(found.len() as u64, &load_times);
         Ok(found.len() as u64)
@@ -324,9 +324,8 @@ impl Sweep<'_> {
             let covering: Vec<&Ban> = bans.covering(0, readable).collect();
             let hard = covering.iter().find(|ban| ban.soft_over.is_none());
             let younger = covering.iter().filter(|ban| hard.is_none_or(|hard| hard.at < ban.at));
-            // Variants are stale with what leads to them.
-            let soft = younger.rev().filter(|_| !id.is_variant());
-            for ban in hard.into_iter().chain(soft) {
+            // Variants, too: the entry that leads to them may be written anew before its turn, and then knows of the ban.
+            for ban in hard.into_iter().chain(younger.rev()) {
                 batch.sweep_entry(name, ban, id.turn());
                 asked += 1;
             }
