@@ -86,13 +86,13 @@ async fn shop(cache: &Cache, zipf: &Zipf, seed: u64, requests: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_thousand_requests_of_a_new_process_hit_memory_nearly_as_often_as_an_old_ones() {
-    const WARM: usize = 1000;
+    const WARM: usize = 1500;
     let (server, zipf) = (RedisServer::start(), Zipf::new(2000));
     let old_hits = InMemory::default();
     let old = tiered(server.url()).await.observer(old_hits.clone()).build();
     let shoppers = (0..16).map(|seed| {
         let (old, zipf) = (old.clone(), zipf.clone());
-        tokio::spawn(async move { shop(&old, &zipf, seed, 8_000).await })
+        tokio::spawn(async move { shop(&old, &zipf, seed, 12_000).await })
     });
     for shopper in shoppers.collect::<Vec<_>>() {
         shopper.await.unwrap();
