@@ -130,7 +130,7 @@ impl TagToken {
         Self(bytes)
     }
 
-    fn line(&self) -> &[u8] {
+    pub(crate) fn line(&self) -> &[u8] {
         &self.0[16..31]
     }
 

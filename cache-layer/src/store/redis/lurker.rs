@@ -35,7 +35,7 @@ use crate::{
     ban::{Ban, Bans},
     hex,
     store::{Lease, LeaseToken, StoreError},
-    tag::TagRecord,
+    tag::{TagRecord, TagToken},
 };
 
 /// For how long a lurker is elected, in milliseconds. It is elected anew while it sweeps.
@@ -66,7 +66,7 @@ impl RedisStore {
         let connection = self.connection_to_tags();
         let Ok(session) = connection.session() else { return false };
         let over = (connection, session);
-        let Ok(bans) = listed(&self.0.context, &over).await else { return false };
+        let Ok(Some(bans)) = listed(&self.0.context, &over).await else { return true };
         let mut batch = Batch::default();
         batch.unlink([self.0.context.names.entry(key)]);
         let unlinked: Result<(Count,), StoreError> = over.0.run(Operation::Unlink, &over.1, &batch).await;
@@ -150,10 +150,7 @@ async fn sweep_once(store: &Weak<Inner>, context: &Arc<Context>) -> Result<Swept
         let session = connection.session()?;
         ((connection, session), servers(&store)?)
     };
-    let bans = listed(context, &tags).await?;
-    if bans.is_empty() {
-        return Ok(Swept::Nothing);
-    }
+    let Some(bans) = listed(context, &tags).await? else { return Ok(Swept::Nothing) };
     let token = Lease::random_token();
     if !elect(context, &tags, &token).await? {
         return Ok(Swept::Elsewhere);
@@ -168,7 +165,7 @@ async fn sweep_all(
     context: &Arc<Context>,
     tags: &(Arc<Connection>, Arc<Session>),
     servers: &Servers,
-    bans: &Bans,
+    listed: &Listed,
     token: &LeaseToken,
 ) -> Result<(), StoreError> {
     // In a cluster, a name may go from one server to another while they are swept one after the other; not twice to and fro.
@@ -176,7 +173,7 @@ async fn sweep_all(
     let mut count = 0;
     for (connection, session) in std::iter::repeat_n(servers, rounds).flatten() {
         count += tokio::select! {
-            swept = sweep_server(context, connection, session, bans) => swept?,
+            swept = sweep_server(context, connection, session, &listed.0) => swept?,
             // Nobody is there any more whom it could be for.
             () = ended(store, context, tags, token) => return Err(StoreError::Unavailable),
         };
@@ -184,7 +181,7 @@ async fn sweep_all(
     if context.names.is_clustered() {
         sleep(SETTLING).await;
     }
-    let taken_off = take_off(context, tags, bans).await?;
+    let taken_off = take_off(context, tags, listed).await?;
     context.counters.swept_bans(taken_off);
     tracing::debug!(bans = taken_off, entries = count, "swept what was banned");
     Ok(())
@@ -218,19 +215,23 @@ async fn ended(store: &Weak<Inner>, context: &Context, tags: &(Arc<Connection>, 
 async fn is_anything_listed(store: &Weak<Inner>, context: &Context) -> bool {
     let Some(connection) = store.upgrade().map(|store| RedisStore(store).connection_to_tags()) else { return false };
     let Ok(session) = connection.session() else { return false };
-    listed(context, &(connection, session)).await.is_ok_and(|bans| !bans.is_empty())
+    listed(context, &(connection, session)).await.is_ok_and(|listed| listed.is_some())
 }
 
-/// The bans that are listed now.
+/// What is listed now, and the token that it is behind.
+type Listed = (Bans, TagToken);
+
+/// The bans that are listed now, if there is any.
 async fn listed(
     context: &Context,
     (connection, session): &(Arc<Connection>, Arc<Session>),
-) -> Result<Bans, StoreError> {
+) -> Result<Option<Listed>, StoreError> {
     let mut batch = Batch::default();
     batch.get_any(&context.names.tag(EVERYTHING));
     let (AnyType(found),): (AnyType,) = connection.run(Operation::Mget, session, &batch).await?;
     let record = found.and_then(|found| TagRecord::parse(&found));
-    Ok(record.and_then(|record| record.bans().cloned()).unwrap_or_default())
+    let listed = |record: TagRecord| Some((record.bans().filter(|bans| !bans.is_empty())?.clone(), record.token));
+    Ok(record.and_then(listed))
 }
 
 async fn elect(
@@ -255,12 +256,12 @@ async fn resign(context: &Context, (connection, session): &(Arc<Connection>, Arc
 async fn take_off(
     context: &Context,
     (connection, session): &(Arc<Connection>, Arc<Session>),
-    bans: &Bans,
+    (bans, token): &Listed,
 ) -> Result<u64, StoreError> {
     let times: Vec<[u8; 16]> = bans.as_slice().iter().map(|Ban { at, .. }| hex::of_u64(*at)).collect();
-    let times: Vec<&[u8]> = times.iter().map(<[u8; 16]>::as_slice).collect();
+    let arguments: Vec<&[u8]> = [token.line()].into_iter().chain(times.iter().map(<[u8; 16]>::as_slice)).collect();
     let mut batch = Batch::default();
-    batch.call(&scripts::TAKE_OFF, &[&context.names.tag(EVERYTHING)], &times);
+    batch.call(&scripts::TAKE_OFF, &[&context.names.tag(EVERYTHING)], &arguments);
     let (count,): (Count,) = connection.run(Operation::TakeOff, session, &batch).await?;
     count.at_most(times.len()).map_err(|error| StoreError::Failed(error.to_string()))
 }

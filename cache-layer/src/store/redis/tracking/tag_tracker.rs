@@ -27,12 +27,16 @@ const MOST: usize = 100_000;
 #[derive(Debug)]
 pub(crate) struct TagTracker {
     tags: Tracked<Arc<str>, Known>,
-    /// How often the record of everything may have changed.
+    /// How often the record of everything may have changed, or became known.
     changes: AtomicU64,
 }
 
 /// A read of tokens under way.
-pub(crate) struct TagReads<'a>(Vec<Ticket<'a, Arc<str>, Known>>);
+pub(crate) struct TagReads<'a> {
+    tickets: Vec<Ticket<'a, Arc<str>, Known>>,
+    /// Counts that the record of everything may be another one, if it is read as well.
+    changes: Option<&'a AtomicU64>,
+}
 
 /// What is known of a tag, and until when at least the server keeps it, if that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +150,8 @@ impl TagTracker {
 
     /// Says that the tokens of `tags` are about to be read. To be called before the read is sent.
     pub(crate) fn begin_read(&self, tags: &[Arc<str>]) -> TagReads<'_> {
-        TagReads(self.tags.begin_reads(tags.iter().cloned()))
+        let changes = tags.iter().any(|tag| **tag == *EVERYTHING).then_some(&self.changes);
+        TagReads { tickets: self.tags.begin_reads(tags.iter().cloned()), changes }
     }
 
     /// The token of a tag had so much longer to live `then`, if it is still this one.
@@ -190,9 +195,17 @@ pub(crate) fn judge_by(record: &TagRecord, stamp: &TagStamp, entry: &Entry, key:
 }
 
 impl TagReads<'_> {
+    /// Before anybody can judge by what was read: while it was unknown, nobody was told what came and went.
+    fn count(&self) {
+        if let Some(changes) = self.changes {
+            changes.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     /// Takes what is there of the tags, in the order in which they were asked for, if they have any.
     pub(crate) fn complete(self, records: &[Option<TagRecord>]) {
-        for (ticket, record) in self.0.into_iter().zip(records) {
+        self.count();
+        for (ticket, record) in self.tickets.into_iter().zip(records) {
             if let Some(record) = record {
                 ticket.complete(Known { record: record.clone(), until: None });
             }
@@ -201,7 +214,8 @@ impl TagReads<'_> {
 
     /// As [`complete`](Self::complete), of the token of one tag, which had so much longer to live `then`.
     pub(crate) fn complete_living(self, record: &TagRecord, then: Instant, life: Duration) {
-        for ticket in self.0 {
+        self.count();
+        for ticket in self.tickets {
             ticket.complete(Known { record: record.clone(), until: then.checked_add(life) });
         }
     }

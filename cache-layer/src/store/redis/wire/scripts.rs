@@ -378,14 +378,15 @@ script! {
 }
 
 script! {
-    /// KEYS the tag of everything. ARGV the times of bans whose sweep is over: they are taken off the list. Returns how many were on
-    /// it.
+    /// KEYS the tag of everything. ARGV the line of the token under which bans were listed, and the times of those whose sweep is over:
+    /// they are taken off the list. Returns how many were on it. Under another token, others may have the same times.
     TAKE_OFF = concat!(
         is_record!(),
         "local value, swept, kept, count = redis.pcall('GET', KEYS[1]), {}, '', 0;
          if not is_record(value) then return 0 end;
          local tokens, newest, bans = split(value);
-         for _, time in ipairs(ARGV) do swept[time] = true end;
+         if tokens:sub(17, 31) ~= ARGV[1] then return 0 end;
+         for i = 2, #ARGV do swept[ARGV[i]] = true end;
          for _, ban in ipairs(bans) do
              if swept[ban[1]] then count = count + 1 else kept = kept .. ban[5] end
          end;
