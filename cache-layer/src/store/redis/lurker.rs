@@ -41,8 +41,8 @@ use crate::{
 
 /// For how long a lurker is elected, in milliseconds. It renews that while it sweeps.
 const TERM: u64 = 30_000;
-/// How long it waits between the sweep and the moment at which it takes bans off, in a cluster: by then, each connection has told its
-/// process what was swept on its server, or is known to be lost. Elsewhere, one connection tells all, in order.
+/// How long it waits in a cluster between the sweep and taking bans off the list: by then, each connection has received the
+/// pushes of the sweep on its server, or is known to be lost. Otherwise, one connection receives all of them, in order.
 const SETTLING: Duration = Duration::from_secs(5);
 /// How long it waits after an error.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
