@@ -15,14 +15,14 @@ use utoipa::ToSchema;
 
 use crate::{answers::Asked, recorder::now};
 
-/// Records of this process that are remembered in it.
+/// The number of records of this process that are kept in memory.
 const CAP: usize = 1_000;
-/// What was purged is cut off after so many characters.
+/// The purged target is truncated after this many characters.
 const MOST: usize = 1_000;
 
-/// The last changes by way of this API.
+/// The last changes through this API.
 pub(crate) struct Audit {
-    /// Tells this process from the others of the fleet.
+    /// Distinguishes this process from the others of the fleet.
     process: String,
     records: Mutex<VecDeque<Record>>,
     made: AtomicU64,
@@ -78,7 +78,7 @@ pub(crate) struct Record {
 
 impl Default for Audit {
     fn default() -> Self {
-        // Of 32 bits: a fleet of a hundred has two alike once in a million times.
+        // 32 bits: in a fleet of a hundred, two are equal once in a million times.
         let process = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now()) >> 32;
         Self { process: format!("{process:08x}"), records: Mutex::default(), made: AtomicU64::new(0) }
     }
@@ -120,12 +120,12 @@ impl Audit {
         self.made.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether the record is of this process.
+    /// Whether the record is from this process.
     pub(crate) fn is_own(&self, record: &Record) -> bool {
         record.process == self.process
     }
 
-    /// Adds it in this process, to the log and, where the cache's store has an audit, there.
+    /// Adds a record in this process, to the log and, if the cache's store has an audit, to that.
     pub(crate) async fn add(&self, cache: &Cache, record: Record) {
         let record = Record { process: self.process.clone(), at: now(), ..record };
         tracing::info!(
@@ -155,9 +155,9 @@ impl Audit {
         records.push_back(record);
     }
 
-    /// The newest first: of this process, and of the fleet so many.
+    /// The newest first: all of this process, and up to `most` of the fleet.
     pub(crate) async fn last(&self, cache: &Cache, most: usize) -> Vec<Record> {
-        // Without an answer, those of this process are what there is.
+        // If the store does not answer, only those of this process are returned.
         let lines = cache.audited(most).await.unwrap_or_default();
         let mut all: Vec<Record> = self.records().iter().rev().cloned().collect();
         let known: HashSet<u64> = all.iter().map(|record| record.id).collect();

@@ -1,4 +1,4 @@
-//! Purging: hard or soft, or only what would be reached.
+//! Purges: hard or soft, or a dry run.
 
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
@@ -63,7 +63,7 @@ pub(crate) struct Purge {
     by_method: bool,
 }
 
-/// What was purged, or would be.
+/// A purge, or the result of a dry run.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Purged {
     /// The number of the purge in the audit; none of a dry run.
@@ -96,13 +96,13 @@ pub(crate) struct Purged {
     note: Option<String>,
 }
 
-/// Who asks, and why, at most so long.
+/// The maximum length of the actor and the reason.
 const MOST_SAID: usize = 200;
 /// The longest window.
 const LONGEST_OVER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 enum Target {
-    /// The keys of a URL, and all that is stored for it under others.
+    /// The keys of a URL, and everything that is stored for it under other keys.
     Url(String, Uri, Vec<Key>),
     Key(String, Key),
     Tags(&'static str, String, Vec<String>),
@@ -144,7 +144,7 @@ pub(super) async fn purge(
     let asked = Asked::new(key, &request);
     let answer = context.0.answers.of(&asked).map_err(|_| reused())?;
     let answer = answer.get_or_try_init(|| async {
-        // Another process of the fleet may have been asked before.
+        // Another process of the fleet may have received the request before.
         match context.0.audit.asked_before(&context.0.cache, &asked).await {
             Some(before) if before.asked.as_ref() == Some(&asked) => to_json(&Purged::of(&before)),
             Some(_) => Err(reused()),
@@ -154,14 +154,14 @@ pub(super) async fn purge(
     answer.await.cloned().map(Json)
 }
 
-/// Purges what is stored for a URL, because of a request that came to the application; `false` if the store is not told yet.
+/// Purges what is stored for a URL, for a request to the application; `false` if the store has not received it yet.
 pub(crate) async fn purge_url(context: &Context, url: &str, from: Option<String>) -> Result<bool, Problem> {
     let purge = Purge { url: Some(url.to_owned()), by_method: true, ..Purge::default() };
     let purged = run_to_its_end(context, purge, from, None).await?;
     Ok(purged["delivered"] == Value::Bool(true))
 }
 
-/// In a task of its own: whoever asked may leave, and the purge and its record belong together.
+/// Runs in a task of its own: the client may disconnect, and the purge and its record belong together.
 async fn run_to_its_end(
     context: &Context,
     purge: Purge,
@@ -185,7 +185,8 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>, asked: Opti
     let cache = &context.0.cache;
     let began = now();
     let by = if purge.by_method { "method" } else { "api" };
-    // What a pattern deletes is counted as it goes. Over Redis, a purge does not wait until every entry was looked at.
+    // Entries that a pattern deletes are counted during the deletion. Over Redis, a purge does not wait until every entry has
+    // been examined.
     let counts = match target {
         _ if purge.dry_run => true,
         Target::Pattern(_) => soft,
@@ -238,7 +239,7 @@ fn to_json(purged: &Purged) -> Result<Value, Problem> {
     serde_json::to_value(purged).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-/// Over how long a purge is spread.
+/// The window of a purge.
 fn over(purge: &Purge, soft: bool) -> Result<Duration, Problem> {
     match Duration::from_secs(purge.over.unwrap_or(0)) {
         over if over > LONGEST_OVER => Err(Problem::bad_request("over: at most 604800 seconds, a week")),
@@ -248,7 +249,7 @@ fn over(purge: &Purge, soft: bool) -> Result<Duration, Problem> {
 }
 
 impl Purged {
-    /// The answer to a purge that another process made.
+    /// The answer for a purge that another process made.
     fn of(record: &Record) -> Self {
         Self {
             id: Some(record.id),
@@ -265,7 +266,7 @@ impl Purged {
     }
 }
 
-/// Refuses more words than the audit has room for.
+/// Refuses an actor or a reason that is too long for the audit.
 pub(super) fn said_too_much(actor: Option<&str>, reason: Option<&str>) -> Result<(), Problem> {
     for (name, said) in [("actor", actor), ("reason", reason)] {
         if said.is_some_and(|said| said.chars().count() > MOST_SAID) {
@@ -312,7 +313,7 @@ fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {
     Ok(Target::All)
 }
 
-/// What each layer makes of a URL, without repetitions.
+/// The result of each layer for a URL, without repetitions.
 fn by_layers<T: PartialEq>(
     context: &Context,
     of: impl Fn(&cache_layer::CacheLayer) -> Option<T>,
@@ -344,10 +345,10 @@ impl Target {
     }
 }
 
-/// For how long it is looked what a purge would reach.
+/// How long to examine what a purge would reach.
 pub(super) const LOOKING: Duration = Duration::from_secs(5);
 
-/// How many keys it covers, as far as the store can tell.
+/// How many keys the target covers, as far as the store can tell.
 async fn reach(cache: &Cache, target: &Target) -> Result<Option<Estimate>, String> {
     let told = |error: cache_layer::InspectError| error.to_string();
     match target {
@@ -381,12 +382,12 @@ async fn reach_of_keys(cache: &Cache, keys: &[Key]) -> Result<Estimate, cache_la
     Ok(reached)
 }
 
-/// In milliseconds.
+/// The duration in milliseconds.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Tells how many keys a pattern has deleted.
+/// Invalidates the target; returns how many keys a pattern has deleted.
 async fn invalidate(
     context: &Context,
     target: &Target,
@@ -396,7 +397,7 @@ async fn invalidate(
     let cache = &context.0.cache;
     match target {
         Target::Url(_, uri, _) => {
-            // Each is kept to be retried, whatever becomes of the others.
+            // Each is kept to be retried, whether or not the others fail.
             let mut result = Ok(None);
             for (_, layer) in &context.0.layers {
                 let layer = layer.cache_layer();

@@ -1,4 +1,4 @@
-//! How much room a cache needs.
+//! How large a cache should be.
 
 use axum::{Json, extract::State};
 use http::StatusCode;
@@ -11,9 +11,9 @@ use crate::{
     state::{Context, Memory},
 };
 
-/// Points of the curve, from one power of two to the next.
+/// Points of the curve from one power of two to the next.
 const STEPS: i32 = 4;
-/// The curve goes from a sixteenth to sixteen times what there is.
+/// The curve goes from a sixteenth of the present size to sixteen times that.
 const POWERS: i32 = 4;
 
 /// How the hit ratio depends on the room for entries in this process.

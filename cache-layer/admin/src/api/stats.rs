@@ -1,4 +1,4 @@
-//! How the cache does: now, and in the last minute, quarter of an hour and day.
+//! The state of the cache: now, and in the last minute, quarter of an hour and day.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is stored: an entry, a tag.
+//! Stored data: an entry, a tag.
 
 use axum::{
     Json,
@@ -222,12 +222,12 @@ impl Tag {
     }
 }
 
-/// Whether a tag is one by which the cache itself reaches what is stored for a target.
+/// Whether the cache itself uses this tag to reach the stored responses of a target.
 pub(super) fn is_own_tag(tag: &str) -> bool {
     meaning(tag).is_some() && !tag.starts_with("group ")
 }
 
-/// What a tag of the cache's own is for.
+/// The purpose of a tag that the cache makes.
 fn meaning(tag: &str) -> Option<&'static str> {
     let hex = |rest: &str| rest.len() == 3 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
     match tag.split_once(' ')? {

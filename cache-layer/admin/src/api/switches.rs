@@ -1,4 +1,4 @@
-//! The operator's switches: what is turned off or on for a while, in the whole fleet.
+//! The operator's switches: settings that are turned off or on for a while, in the whole fleet.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The keys that count most, and decisions as they are shown.
+//! The keys with the highest counts, and decisions as they are shown.
 
 use axum::{Json, extract::State};
 use cache_layer::{Key, telemetry};
@@ -8,10 +8,10 @@ use utoipa::ToSchema;
 use super::{explain::Reason, parameters::Parameters};
 use crate::{problem::Problem, recorder::Decision, redact, state::Context};
 
-/// A key, and what was added for it.
+/// A key, and its sum.
 type Counter = telemetry::Counted<Key>;
 
-/// Keys that are shown unless more are asked for, and at most.
+/// The number of keys that are shown by default, and the maximum.
 const SHOWN: usize = 20;
 const MOST: usize = 256;
 
