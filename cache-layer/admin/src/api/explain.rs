@@ -225,8 +225,10 @@ fn sentence(explanation: &Explanation) -> &'static str {
     }
 }
 
-/// What the cache would do with a request, and why: a dry run over the functions that requests are answered by. With
-/// `status` or `response_header`, also what it would do with such a response. For a request with content, see the same by POST.
+/// What the cache would do with a request, and why: a dry run with the functions that answer requests.
+///
+/// With `status` or `response_header`, it also shows what the cache would do with such a response. For a request with content,
+/// use the same by POST.
 #[utoipa::path(
     get,
     path = "/api/explain",
@@ -251,8 +253,9 @@ pub(super) async fn explain(
     answer(&context, parameters, None).await
 }
 
-/// The same, for a request that has the body of this one as its content. It changes nothing, and takes no token where reading
-/// takes none.
+/// What the cache would do with a request whose content is this request's body.
+///
+/// It changes nothing, and requires no token if reading requires none.
 #[utoipa::path(
     post,
     path = "/api/explain",

@@ -5,8 +5,10 @@ use axum::{Json, extract::State};
 use super::{parameters::Parameters, stored::is_own_tag};
 use crate::{audit::Record, problem::Problem, recorder::Invalidation, redact, state::Context};
 
-/// The last purges by way of this API, and what the application invalidated itself, the newest first. Over Redis, the former are
-/// those of the whole fleet, of which it has the last 10,000. What the application invalidates is of this process, and gone with it.
+/// The last purges through this API, and the last invalidations by the application, the newest first.
+///
+/// Over Redis, the purges are those of the whole fleet, whose last 10,000 are kept. Invalidations by the application are those of
+/// this process, and are lost when it ends.
 #[utoipa::path(
     get,
     path = "/api/audit",

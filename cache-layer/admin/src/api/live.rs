@@ -64,8 +64,10 @@ fn result(watched: &Watched) -> &'static str {
     }
 }
 
-/// Decisions as they happen: events of the type `decision`, each with a decision as in `recent` of `/api/explain`; and
-/// `missed`, with a number, where there were more than could be sent.
+/// Decisions as they happen.
+///
+/// Events of the type `decision` contain a decision as in `recent` of `/api/explain`; events of the type `missed` contain the
+/// number of decisions that were left out, because there were too many.
 #[utoipa::path(
     get,
     path = "/api/live",

@@ -19,46 +19,46 @@ use crate::{answers::Asked, audit::Record, problem::Problem, recorder::now, reda
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Purge {
-    /// What is stored for an absolute URL, with all its variants, by every layer; that under other keys as well (the content of
-    /// a QUERY, fields, cookies), which is not among what is `matched`.
+    /// An absolute URL: what every layer has stored for it, with all its variants. Entries under its other keys (the content of a
+    /// QUERY, fields, cookies) are purged as well, but are not counted in `matched`.
     #[serde(default)]
     #[schema(example = "http://shop.example/api/products/42")]
     url: Option<String>,
-    /// A key of the application's own, by its parts.
+    /// One of the application's own keys, by its parts.
     #[serde(default)]
     key: Option<Vec<String>>,
-    /// All that carries this tag.
+    /// All entries that carry this tag.
     #[serde(default)]
     tag: Option<String>,
-    /// All whose readable key matches.
+    /// All entries whose readable key matches.
     #[serde(default)]
     pattern: Option<String>,
     /// A cache group (RFC 9875) of the origin in `origin`.
     #[serde(default)]
     group: Option<String>,
-    /// Of a group, such as `https://shop.example`.
+    /// The origin of a group, such as `https://shop.example`.
     #[serde(default)]
     origin: Option<String>,
-    /// Everything, if it is `true`.
+    /// Everything, if `true`.
     #[serde(default)]
     all: Option<bool>,
-    /// `hard` (void; unless given) or `soft` (stale, and used as such where it may be).
+    /// `hard` (void; the default) or `soft` (stale, and used as such where that is allowed).
     #[serde(default)]
     mode: Option<String>,
-    /// Over how many seconds a soft one is spread, each key in its turn; 0 unless given, which is at once.
+    /// The window in seconds over which a soft purge is spread, each key at its turn; 0, the default, means at once.
     #[serde(default)]
     #[schema(example = 60)]
     over: Option<u64>,
-    /// Whether to tell only what would be reached.
+    /// Whether this is a dry run, which only shows what would be reached.
     #[serde(default)]
     dry_run: bool,
-    /// Who asks, for the audit.
+    /// Who purges, for the audit.
     #[serde(default)]
     actor: Option<String>,
     /// Why, for the audit.
     #[serde(default)]
     reason: Option<String>,
-    /// Whether it came as `PURGE`, to the application.
+    /// Whether it came as a `PURGE` request to the application.
     #[serde(skip)]
     by_method: bool,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Purge {
 /// A purge, or the result of a dry run.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Purged {
-    /// The number of the purge in the audit; none of a dry run.
+    /// The number of the purge in the audit; null for a dry run.
     #[schema(example = 17)]
     id: Option<u64>,
     #[schema(example = "tag")]
@@ -76,22 +76,22 @@ pub(crate) struct Purged {
     #[schema(example = "hard")]
     mode: Cow<'static, str>,
     dry_run: bool,
-    /// How many keys it covers, those included whose entries are void already; null where the store can't tell. Over Redis, that of a
-    /// tag or of everything is told of a dry run alone, which looks at every entry.
+    /// The number of keys that it covers, including those whose entries are void already; null if the store can't tell. Over
+    /// Redis, it is given for a tag or for everything in a dry run only, since every entry has to be examined for it.
     #[schema(example = 3)]
     matched: Option<u64>,
-    /// By how many keys `matched` may be wrong, to either side, 95 times in 100: the store has more of them than are looked at in a few
-    /// seconds.
+    /// The error of `matched`, to either side, at 95 % confidence: the store has more keys than can be examined in a few seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 1200)]
     matched_error: Option<u64>,
-    /// What loading them again takes, by how long their loads took, in milliseconds: of what was looked at beforehand.
+    /// How long it takes to load these keys again, by the duration of their loads, in milliseconds, according to the entries that
+    /// were examined.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 5400)]
     reload_ms: Option<u64>,
-    /// Whether it reached the store. If not, it is kept and retried, and this process no longer serves what it covers.
+    /// Whether the store has received it. If not, it is kept and retried, and this process no longer serves what it covers.
     delivered: bool,
-    /// More about it, for a person.
+    /// A further explanation, for a person.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
@@ -110,8 +110,9 @@ enum Target {
     All,
 }
 
-/// Purges, or tells what a purge would reach. With the field `Idempotency-Key`, a request that is sent again gets the answer
-/// of the first, and purges nothing.
+/// Purges, or shows what a purge would reach.
+///
+/// With the field `Idempotency-Key`, a repeated request gets the answer of the first, and purges nothing.
 #[utoipa::path(
     post,
     path = "/api/purge",

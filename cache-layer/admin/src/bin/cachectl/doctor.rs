@@ -1,5 +1,4 @@
 //! Checks the Redis behind a cache, without the application: reports what differs from the cache's requirements, and what to do.
-//! do.
 //!
 //! It reads settings and counters, and writes nothing.
 
