@@ -4,7 +4,6 @@
 //! They are read with tracking on, like the [tokens](super::tag_tracker) of tags, and dropped by the server's push as soon as
 //! they change. An entry is valid only while the connection that read it lives, and for a set time after that: changes that
 //! another connection misses are unknown.
-//! another one misses is unknown.
 
 use std::{
     convert::Infallible,

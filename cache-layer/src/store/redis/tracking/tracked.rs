@@ -15,7 +15,6 @@
 //!
 //! Each is one step under the lock of the table. A later read of the same key replaces the placeholder of an earlier one, whose
 //! value is then not kept: of two reads under way, it is not known which one the server answered last.
-//! whose value is not kept, then: of two reads under way nobody knows which one the server answered last.
 
 use std::{
     borrow::Borrow,
