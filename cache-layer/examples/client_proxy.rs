@@ -50,7 +50,7 @@ mod arguments;
 #[path = "reverse_proxy/fields.rs"]
 mod fields;
 
-/// How long Redis is waited for before the proxy listens.
+/// How long the proxy waits for Redis before it listens.
 const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 /// The default size of the cache in memory.
 const DEFAULT_MEMORY: u64 = 64 << 20;
@@ -61,27 +61,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Parser)]
 #[command(name = "client_proxy")]
 struct Options {
-    /// Address and port to listen on; port 0 picks a free one. Whoever reaches it is given what its owner was given
+    /// Address and port to listen on; port 0 picks a free one. A user who can reach it can get the owner's stored responses
     #[arg(long, value_name = "ADDR", value_parser = listen)]
     listen: SocketAddr,
 
-    /// Whose responses these are; needed where others may keep theirs as well, in Redis
+    /// Name of the owner of the responses; required with --redis, where others may store theirs as well
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
 
-    /// The one server that all requests go to: http://HOST[:PORT]; without it, whichever a request names
+    /// The server for all requests: http://HOST[:PORT]; without it, the server that each request names
     #[arg(long, value_name = "URL", value_parser = origin)]
     origin: Option<Authority>,
 
-    /// Keep responses in this Redis: redis://, rediss:// (with the feature `tls`) or unix://
+    /// Store responses in this Redis: redis://, rediss:// (with the feature `tls`) or unix://
     #[arg(long, value_name = "URL", requires = "owner")]
     redis: Option<String>,
 
-    /// How long a request may wait for Redis, which is a miss
+    /// How long a request may wait for Redis before it counts as a miss
     #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "50")]
     redis_timeout: Duration,
 
-    /// Keep responses in memory, up to this size; with --redis, those that are asked for often; without either, 64MiB
+    /// Store responses in memory, up to this size; with --redis, as a first tier. Without either option, 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 }

@@ -76,7 +76,7 @@ mod interim;
 #[path = "reverse_proxy/tests.rs"]
 mod tests;
 
-/// How long Redis is waited for before the proxy listens.
+/// How long the proxy waits for Redis before it listens.
 const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 /// The default size of the cache in memory.
 const DEFAULT_MEMORY: u64 = 64 << 20;
@@ -93,50 +93,50 @@ struct Options {
     #[arg(long, value_name = "ADDR", value_parser = listen)]
     listen: SocketAddr,
 
-    /// Where requests go that the cache can't answer: http://HOST[:PORT]
+    /// The origin, for requests that the cache can't answer: http://HOST[:PORT]
     #[arg(long, value_name = "URL", value_parser = origin)]
     origin: Authority,
 
-    /// Keep responses in this Redis: redis://, rediss:// (with the feature `tls`) or unix://
+    /// Store responses in this Redis: redis://, rediss:// (with the feature `tls`) or unix://
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
 
-    /// How long a request may wait for Redis, which is a miss
+    /// How long a request may wait for Redis before it counts as a miss
     #[arg(long, value_name = "MILLISECONDS", value_parser = milliseconds, default_value = "50")]
     redis_timeout: Duration,
 
-    /// Keep responses in memory, up to this size; with --redis, those that are asked for often; without either, 64MiB
+    /// Store responses in memory, up to this size; with --redis, as a first tier. Without either option, 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
 
-    /// Keep responses for so long whose origin doesn't say for how long; without it they are not kept
+    /// How long to store responses whose origin sets no lifetime; without it, they are not stored
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     ttl: Option<Duration>,
 
-    /// How long a client may take for the head of a request, from when the last one was answered: an idle connection is kept
-    /// for so long, too, which should be longer than the client or proxy in front keeps it, often 60
+    /// How long a client may take for the head of a request, from the end of the last response. It is also how long an idle
+    /// connection is kept, so it should be longer than the idle timeout of the client or proxy in front, which is often 60
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "75")]
     header_timeout: Duration,
 
-    /// How much of what HTTP permits is made use of: what the origin plainly meant to be shared, or all of it
+    /// Which responses to share: `safe`, those that the origin clearly meant to be shared, or `strict`, all that HTTP permits
     #[arg(long, value_enum, default_value_t = Profile::Safe)]
     profile: Profile,
 
-    /// By which field a cache in front is told how much freshness is left: nginx reads `accel-expires`, and what ignores Age
-    /// reads `max-age`
+    /// The field that tells a cache in front how much freshness is left: `accel-expires` for nginx, `max-age` for caches that
+    /// ignore Age
     #[arg(long, value_enum, default_value_t = Remaining::Age)]
     remaining: Remaining,
 
-    /// Keep responses to QUERY, too, by its content, up to this size; without it, QUERY passes through
+    /// Store responses to QUERY, too, by the request's content, up to this size; without it, QUERY bypasses the cache
     #[arg(long, value_name = "SIZE", value_parser = size)]
     query: Option<u64>,
 
-    /// Believe responses that say in No-Vary-Search which queries they answer
+    /// Use No-Vary-Search in responses, which says which queries a response answers
     #[arg(long)]
     no_vary_search: bool,
 
-    /// Which requests get the same variant of a response that varies: `safe`, `all`, or `negotiate=CODING,..`, which also has
-    /// the origin choose among these codings alone
+    /// Which requests get the same variant of a response that varies: `safe`, `all`, or `negotiate=CODING,..`, which also makes
+    /// the origin choose among these codings only
     #[arg(long, value_name = "LEVEL", value_parser = vary)]
     vary: Option<Vary>,
 
@@ -144,17 +144,17 @@ struct Options {
     #[arg(long, value_name = "NAME")]
     key_header: Vec<header::HeaderName>,
 
-    /// Keep responses in these content codings as well, and send them to clients that accept them, the preferred one first: some of
-    /// zstd, br and gzip, of those that the example was built with
+    /// Also store responses in these content codings, and send them to clients that accept them, the preferred one first: some of
+    /// zstd, br and gzip, as far as the example was built with them
     #[arg(long, value_name = "CODING,..", value_delimiter = ',')]
     encode: Vec<Coding>,
 
-    /// Load so many of the hits again, from 0 to 1, and log whether they are still what the origin says: 0.001 is one in a
+    /// Load this share of the hits again, from 0 to 1, and log whether they still equal the origin's response: 0.001 is one in a
     /// thousand
     #[arg(long, value_name = "RATE", value_parser = rate)]
     verify: Option<f64>,
 
-    /// The most requests that are at the origin at one time because there is nothing stored; without it, any number
+    /// The most requests at the origin at one time that load a missing response; without it, there is no limit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_loads: Option<u32>,
 }

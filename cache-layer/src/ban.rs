@@ -1,7 +1,7 @@
-//! Bans: invalidations by pattern that say what is void, and leave it to readers to heed that until it is swept away.
+//! Bans: invalidations by pattern that record what is void, and that readers obey until a sweep removes the entries.
 //!
-//! A store keeps a list of the bans that still count. A load knows which of them there were when it began; what it brings is
-//! covered by those that are younger and whose pattern matches its key.
+//! A store keeps a list of the bans that still count. A load knows the bans that there were when it began; its entry is covered
+//! by the bans that are younger and whose pattern matches its key.
 
 use crate::{
     key::readable_in_full,
@@ -9,18 +9,18 @@ use crate::{
     ramp::{SHORTEST, TagState, Turn},
 };
 
-/// Bans that are listed at one time. The script that writes them says the same number.
+/// The most bans that are listed. The script that writes them contains the same number.
 pub(crate) const MOST: usize = 128;
-/// Bytes of the longest pattern that is listed.
+/// The bytes of the longest pattern that is listed.
 pub(crate) const LONGEST_PATTERN: usize = 1_024;
 
 /// One invalidation by pattern.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Ban {
-    /// What tells it from the others of a list, and younger ones from older: when it came, by the store's clock, in microseconds
-    /// since the Unix epoch; one more than the one before, where that clock was set back.
+    /// Distinguishes the bans of a list, and orders them by age: the time of the ban by the store's clock, in microseconds since
+    /// the Unix epoch; if that clock was set back, one more than the ban before.
     pub(crate) at: u64,
-    /// Over how many milliseconds it makes stale what it covers; void, if it is none.
+    /// The window in milliseconds over which covered entries become stale; `None` if they are void.
     pub(crate) soft_over: Option<u64>,
     pub(crate) pattern: Pattern,
 }
@@ -35,13 +35,13 @@ impl Ban {
         }
     }
 
-    /// Whether nothing is left to say for an older one of the same pattern.
+    /// Whether this ban makes an older one of the same pattern redundant.
     #[cfg(feature = "memory")]
     fn stands_for(&self, older: &Self) -> bool {
         self.pattern == older.pattern
             && match self.soft_over {
                 None => true,
-                // What is stale by a ramp already would be fresh again until its turn in the next one.
+                // Otherwise an entry that is stale by the older ramp would be fresh again until its turn in the new one.
                 Some(window) => window == 0 && older.soft_over.is_some(),
             }
     }
@@ -51,13 +51,13 @@ impl Ban {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Bans {
     list: Vec<Ban>,
-    /// The youngest that there ever was.
+    /// The number of the youngest ban that there ever was.
     newest: u64,
 }
 
 impl Bans {
-    /// These, of all that there were up to the `newest`, if that is what they can be: each younger than the one before, and no more
-    /// than are listed.
+    /// A list of these bans, `newest` being the youngest ever; `None` unless each is younger than the one before, and they are no
+    /// more than the limit.
     #[cfg(feature = "redis")]
     pub(crate) fn new(list: Vec<Ban>, newest: u64) -> Option<Self> {
         let in_order = list.windows(2).all(|pair| pair[0].at < pair[1].at);
@@ -65,7 +65,7 @@ impl Bans {
         (list.len() <= MOST && in_order && last).then_some(Self { list, newest })
     }
 
-    /// These and one more; `None` if there is no room for it.
+    /// The list with one more ban; `None` if there is no room for it.
     #[cfg(feature = "memory")]
     pub(crate) fn with(&self, ban: Ban) -> Option<Self> {
         let newest = ban.at;
@@ -74,7 +74,7 @@ impl Bans {
         (list.len() <= MOST).then_some(Self { list, newest })
     }
 
-    /// Those that are not among the `swept`.
+    /// The list without the `swept` bans.
     #[cfg(feature = "memory")]
     pub(crate) fn without(&self, swept: &Self) -> Self {
         let list = self.list.iter().filter(|ban| !swept.list.contains(ban)).cloned().collect();
@@ -90,18 +90,18 @@ impl Bans {
         self.list.is_empty()
     }
 
-    /// Which is the youngest that there ever was, listed or not; 0 if there was none.
+    /// The number of the youngest ban that there ever was, listed or not; 0 if there was none.
     pub(crate) fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// Those that cover what is stored under this readable key, and whose load knew of the bans up to `known`; the youngest first.
+    /// The bans that cover an entry under this readable key, whose load knew of the bans up to `known`; the youngest first.
     pub(crate) fn covering<'a>(&'a self, known: u64, readable: &'a [u8]) -> impl Iterator<Item = &'a Ban> {
         let younger = self.list.iter().rev().take_while(move |ban| ban.at > known);
         younger.filter(|ban| ban.pattern.matches(readable))
     }
 
-    /// The state of what is stored under this canonical key, whose load knew of the bans up to `known`.
+    /// The state of an entry under this canonical key, whose load knew of the bans up to `known`.
     pub(crate) fn state_of(&self, known: u64, canonical: &[u8], turn: impl FnOnce() -> Turn) -> TagState {
         if self.newest <= known || self.list.is_empty() {
             return TagState::Current;

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Where "now" comes from: the system, or a clock that a test moves by hand.
+/// The source of the current time: the system, or a clock that a test moves by hand.
 ///
 /// ```
 /// use std::time::Duration;
@@ -30,14 +30,14 @@ enum Source {
     #[default]
     System,
     Manual(Arc<AtomicU64>),
-    /// The moment of Tokio's clock at which it was so late.
+    /// A moment of Tokio's clock, and its time in milliseconds.
     Tokio(Instant, u64),
-    /// The system's, which is so many milliseconds ahead.
+    /// The system's clock, ahead by this many milliseconds.
     Skewed(Arc<AtomicI64>),
     Following(Arc<Followed>),
 }
 
-/// So long from now; a century, where that is more than a clock can say.
+/// The moment `timeout` from now; at most a century from now.
 pub(crate) fn deadline(timeout: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     Instant::now() + timeout.min(CENTURY)
@@ -51,7 +51,7 @@ pub(crate) struct Moment {
     pub(crate) local: u64,
 }
 
-/// How long the machine has been up, with the time that it slept: nobody sets this clock, and it does not stand still.
+/// How long the machine has been up, including the time that it slept. This clock can't be set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Uptime(Duration);
 
@@ -63,7 +63,7 @@ impl Uptime {
         Self(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
     }
 
-    /// Elsewhere, the time that the machine sleeps is missing until the server says the time again.
+    /// On other systems, the time that the machine slept is missing until the server is asked for the time again.
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn now() -> Self {
         static BEGIN: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
@@ -75,33 +75,33 @@ impl Uptime {
     }
 }
 
-/// Another machine's clock. Between what is heard of it, it goes by how long this machine is up.
+/// Another machine's clock. Between two answers of that machine it follows the uptime of this one, which can't be set.
 #[derive(Debug)]
 pub(crate) struct Followed {
     born: Uptime,
-    /// What it said then, in milliseconds since the Unix epoch.
+    /// The other machine's time when this clock was made, in milliseconds since the Unix epoch.
     at_birth: AtomicU64,
     local: Clock,
 }
 
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 impl Followed {
-    /// As this machine's, until something is heard of the other one.
+    /// A clock that follows `local` until the other machine's time is known.
     pub(crate) fn new(local: Clock) -> Self {
         Self { born: Uptime::now(), at_birth: AtomicU64::new(local.now()), local }
     }
 
-    /// When it began.
+    /// When this clock was made.
     pub(crate) fn born(&self) -> Uptime {
         self.born
     }
 
-    /// What this machine's clock says.
+    /// The time of this machine's clock.
     pub(crate) fn local(&self) -> u64 {
         self.local.now()
     }
 
-    /// It turned out to have been so late when this one began.
+    /// Sets the other machine's time at the moment when this clock was made.
     pub(crate) fn set(&self, at_birth: u64) {
         self.at_birth.store(at_birth, Ordering::Relaxed);
     }
@@ -124,21 +124,21 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicU64::new(Self::system().now()))))
     }
 
-    /// A clock that goes as Tokio's does, from the present moment on: where that is paused, what is stored ages with
-    /// `tokio::time::advance`, and with the timers that it runs to.
+    /// A clock that follows Tokio's, from the present moment on: if Tokio's clock is paused, entries age with
+    /// `tokio::time::advance`, and as timers advance it.
     #[must_use]
     pub fn tokio() -> Self {
         Self(Source::Tokio(Instant::now(), Self::system().now()))
     }
 
-    /// The system's, ahead by so many milliseconds, or behind: what a machine has whose clock is wrong. For tests of that.
+    /// The system's clock, ahead by this many milliseconds, or behind: a machine's wrong clock, for tests.
     #[doc(hidden)]
     #[must_use]
     pub fn skewed(millis: i64) -> Self {
         Self(Source::Skewed(Arc::new(AtomicI64::new(millis))))
     }
 
-    /// Sets a [skewed](Self::skewed) clock, as happens to a machine's.
+    /// Sets a [skewed](Self::skewed) clock, as a machine's clock can be set.
     #[doc(hidden)]
     pub fn skew(&self, millis: i64) {
         if let Source::Skewed(skew) = &self.0 {
@@ -159,8 +159,8 @@ impl Clock {
         Self(Source::Following(followed))
     }
 
-    /// What this machine's own clock said when this one said `moment`, or says then: what is dated here, by the application for
-    /// one, is dated by that.
+    /// The time of this machine's own clock when this clock has the time `moment`: it dates what this machine dates, such as the
+    /// application's responses.
     pub(crate) fn local_at(&self, moment: u64) -> u64 {
         match &self.0 {
             Source::Following(followed) => moment.saturating_add(followed.local()).saturating_sub(followed.now()),
@@ -180,14 +180,14 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock forward; the system's clock is left alone.
+    /// Moves a manual clock forward; has no effect on the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {
             now.fetch_add(millis(by), Ordering::AcqRel);
         }
     }
 
-    /// Sets a manual clock back, as happens to a system's that was wrong; the system's clock is left alone.
+    /// Sets a manual clock back, as a system's clock may be corrected; has no effect on the system's clock.
     pub fn set_back(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {
             now.fetch_sub(millis(by), Ordering::AcqRel);
@@ -207,7 +207,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Whole milliseconds, saturating: 584 million years are enough.
+/// Whole milliseconds, saturating at 584 million years.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 pub(crate) const MOST: usize = 8;
 /// The longest window, in milliseconds: a week. It is longer than any deployment, and ends while the tag's token lives.
 pub(crate) const LONGEST: u64 = 7 * 24 * 60 * 60 * 1000;
-/// The shortest ramp of a key or a pattern, in milliseconds: its turns are told in seconds.
+/// The shortest ramp of a key or a pattern, in milliseconds: its turns are in whole seconds.
 pub(crate) const SHORTEST: u64 = 2_000;
 
 /// The state of an entry by its tags.
@@ -57,8 +57,8 @@ impl Turn {
         ((u128::from(window) * u128::from(self.0)) >> 32) as u64
     }
 
-    /// The second of this turn, since the Unix epoch, in a ramp of a key or a pattern over so many milliseconds that begins at `begin`.
-    /// The window ends in time although each second's turns are spread over that second.
+    /// The second of this turn, since the Unix epoch, in a ramp of a key or a pattern over `window` milliseconds that begins at
+    /// `begin`. The last turn ends with the window, although the turns of each second are spread over that second.
     pub(crate) fn second_within(self, begin: u64, window: u64) -> u64 {
         (begin + self.of(window.saturating_sub(1000))) / 1000
     }

@@ -1,9 +1,9 @@
-//! The keys that count most, in bounded memory (Space-Saving: Metwally, Agrawal and El Abbadi 2005).
+//! The keys with the highest sums, in bounded memory (Space-Saving: Metwally, Agrawal and El Abbadi 2005).
 
 use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 
-/// A sketch of the keys with the highest sums, in room for a set number of them. A key whose share of all that was added is larger
-/// than one part in that number is in it.
+/// A sketch of the keys with the highest sums, with room for a set number of keys. A key is in the sketch if its share of the
+/// total is larger than one part in that number.
 ///
 /// ```
 /// use cache_layer::telemetry::SpaceSaving;
@@ -19,38 +19,39 @@ pub struct SpaceSaving<K> {
     cap: usize,
     counted: Vec<Counted<K>>,
     places: HashMap<K, usize>,
-    /// No sum is lower, and those before the cursor are higher: what makes room next is found without looking at all.
+    /// No sum is lower than this, and those before the cursor are higher, so that the next key to make room is found without
+    /// examining all.
     floor: u64,
     cursor: usize,
 }
 
-/// A key of a [`SpaceSaving`], and what was added for it.
+/// A key of a [`SpaceSaving`], and its sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counted<K> {
-    /// Whose sum it is.
+    /// The key.
     pub key: K,
-    /// At least what is true, and at most `error` more.
+    /// The sum of the key: at least the true sum, and at most `error` more.
     pub sum: u64,
-    /// What others had when this one took their place.
+    /// The sum of the key that this one replaced.
     pub error: u64,
-    /// How often it was added to, while it was in here.
+    /// How often an amount was added for the key while it was in the sketch.
     pub times: u64,
 }
 
 impl<K: Clone + Eq + Hash> SpaceSaving<K> {
-    /// One that is empty, with room for so many keys, at least one.
+    /// An empty sketch with room for this many keys, at least one.
     #[must_use]
     pub fn new(cap: usize) -> Self {
         Self { cap: cap.max(1), counted: Vec::new(), places: HashMap::new(), floor: 0, cursor: 0 }
     }
 
-    /// Adds to the sum of a key.
+    /// Adds an amount to the sum of a key.
     pub fn add(&mut self, key: &K, amount: u64) {
         self.add_with(key, amount, K::clone);
     }
 
-    /// As [`add`](Self::add), for a key that is only made if it is not in here.
+    /// As [`add`](Self::add), for a key that is cloned only if it is not in the sketch.
     pub fn add_with<Q>(&mut self, key: &Q, amount: u64, owned: impl FnOnce(&Q) -> K)
     where
         K: Borrow<Q>,
@@ -69,7 +70,7 @@ impl<K: Clone + Eq + Hash> SpaceSaving<K> {
             self.cursor = 0;
             return;
         }
-        // The least of all makes room, and the new one may have had as much before.
+        // The key with the lowest sum makes room. The new key may have had as high a sum before.
         let place = self.least();
         let error = self.counted[place].sum;
         let new = Counted { key: key.clone(), sum: error.saturating_add(amount), error, times: 1 };
@@ -78,7 +79,7 @@ impl<K: Clone + Eq + Hash> SpaceSaving<K> {
         self.places.insert(key, place);
     }
 
-    /// The place of the lowest sum. Sums only grow, so that what is behind the cursor need not be looked at again.
+    /// The place of the lowest sum. Sums only grow, so that those before the cursor need not be examined again.
     fn least(&mut self) -> usize {
         loop {
             let rest = &self.counted[self.cursor..];
@@ -91,7 +92,7 @@ impl<K: Clone + Eq + Hash> SpaceSaving<K> {
         }
     }
 
-    /// Halves all sums: what was added lately counts for more then.
+    /// Halves all sums, so that recent amounts count for more.
     pub fn halve(&mut self) {
         for counted in &mut self.counted {
             (counted.sum, counted.error) = (counted.sum / 2, counted.error / 2);
@@ -99,19 +100,19 @@ impl<K: Clone + Eq + Hash> SpaceSaving<K> {
         (self.floor, self.cursor) = (self.floor / 2, 0);
     }
 
-    /// How many keys are in it.
+    /// The number of keys in the sketch.
     #[must_use]
     pub fn len(&self) -> usize {
         self.counted.len()
     }
 
-    /// Whether nothing was added yet.
+    /// Whether the sketch is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.counted.is_empty()
     }
 
-    /// The sums of several sketches, the highest first.
+    /// The sums of several sketches together, the highest first.
     pub fn merged<'a>(sketches: impl IntoIterator<Item = &'a Self>) -> Vec<Counted<K>>
     where
         K: 'a,
@@ -167,7 +168,7 @@ mod tests {
     }
 
     proptest! {
-        /// What makes room is always one of the least, however it was found.
+        /// The key that makes room always has the lowest sum, however it was found.
         #[test]
         fn the_cursor_finds_what_looking_at_all_finds(adds in prop::collection::vec((0_u8..20, 0_u64..4, 0_u8..40), 0..400)) {
             let mut sketch = SpaceSaving::new(6);

@@ -1,14 +1,14 @@
-//! Who may ask.
+//! Access control: which requests are answered.
 //!
 //! | | without a token | with the token |
 //! |---|---|---|
-//! | the page itself, `/openapi.json` | anybody who reaches the port | |
-//! | reading | a client on this machine, by a name of this machine | anybody |
-//! | changing | nobody | anybody |
+//! | the page itself, `/openapi.json` | any client that reaches the port | |
+//! | reading | a client on this machine, under a name of this machine | any client |
+//! | changing | no client | any client |
 //!
-//! A token in the query is refused, whether it is right or not: queries are logged and remembered. A request that a page of
-//! another origin makes is refused: by `Origin`, by `Sec-Fetch-Site`, and where no token is asked for by the `Host`, which a
-//! name that was rebound to this machine does not match.
+//! A token in the query is refused, whether it is right or not: queries are logged and remembered. A request from a page of
+//! another origin is refused: by `Origin`, by `Sec-Fetch-Site`, and, where no token is required, by `Host`, which does not match
+//! if a name was rebound to this machine.
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -25,22 +25,22 @@ use subtle::ConstantTimeEq as _;
 
 use crate::problem::Problem;
 
-/// What has to be known to change anything.
+/// The token that is required for changes.
 #[derive(Clone)]
 pub(crate) struct Token(Arc<[u8]>);
 
 impl Token {
-    /// The fewest bytes of a token that is not guessed.
+    /// The minimum length of a token in bytes, so that it can't be guessed.
     pub(crate) const LEAST: usize = 16;
 
-    /// `None` if it is too short, or can't stand in a field.
+    /// `None` if the token is too short, or can't be sent in a field.
     pub(crate) fn new(token: &str) -> Option<Self> {
         let token = token.trim();
         let fit = token.len() >= Self::LEAST && token.bytes().all(|byte| byte.is_ascii_graphic());
         fit.then(|| Self(token.as_bytes().into()))
     }
 
-    /// In a time that says nothing about where they differ.
+    /// Compares in constant time, so that the duration does not reveal the first difference.
     pub(crate) fn is(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()
     }
@@ -52,7 +52,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Lets those pass who may ask.
+/// Passes on the requests that are allowed.
 pub(crate) async fn guard(
     State(token): State<Option<Token>>,
     request: Request,
@@ -93,7 +93,7 @@ fn check(
     }
 }
 
-/// To explain a request with content changes nothing, either.
+/// Explaining a request with content changes nothing, either.
 fn only_reads(method: &Method, uri: &Uri) -> bool {
     *method == Method::GET || (*method == Method::POST && uri.path() == "/api/explain")
 }
@@ -105,17 +105,17 @@ fn has_token_in_query(uri: &Uri) -> bool {
     names.any(|name| NAMES.contains(&&*name))
 }
 
-/// The token that comes with a request.
+/// The token of a request.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let line = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, given) = line.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| given.trim_ascii())
 }
 
-/// Whether a browser says that another site's page makes this request.
+/// Whether the browser reports that another site's page makes this request.
 pub(crate) fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
-    // `none` is a person who typed the address.
+    // `none` means that the user typed the address.
     let by_another_site = site.is_some_and(|site| !matches!(site, b"same-origin" | b"none"));
     let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
     let by_another_origin = origin.is_some_and(|origin| {
@@ -130,14 +130,14 @@ fn same(one: Option<&str>, other: Option<&str>) -> bool {
     one.zip(other).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
 }
 
-/// Whether the client is on this machine, and nothing stands between: that would have been asked by somebody else.
+/// Whether the client is on this machine, and connects without a proxy in between, which would hide another client.
 pub(crate) fn is_direct(peer: Option<SocketAddr>, headers: &HeaderMap) -> bool {
     const OF_PROXIES: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
     peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
         && !OF_PROXIES.iter().any(|name| headers.contains_key(*name))
 }
 
-/// Whether the client is on this machine, and means it by a name that only this machine has.
+/// Whether the client is on this machine, and uses a name that only this machine has.
 fn is_local(peer: Option<SocketAddr>, uri: &Uri, headers: &HeaderMap) -> bool {
     if !is_direct(peer, headers) {
         return false;
@@ -157,7 +157,7 @@ mod tests {
     const TOKEN: &str = "a token of some length";
     const HERE: Option<&str> = Some("127.0.0.1:5000");
 
-    /// The status that a request is refused with; 200 if it is not.
+    /// The status with which a request is refused; 200 if it is not.
     fn status(peer: Option<&str>, method: &str, target: &str, fields: &[(&'static str, &str)]) -> u16 {
         status_by(Some(TOKEN), peer, method, target, fields)
     }

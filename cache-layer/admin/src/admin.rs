@@ -27,10 +27,10 @@ use crate::{
     state::{Context, Inner, Layer, Memory},
 };
 
-/// The most that a request may say.
+/// The maximum size of a request's body.
 const MOST: usize = 64 * 1024;
 
-/// What operators are shown of a cache, and what they may do: a page, and an API.
+/// The operator's side of a cache: a page and an API to inspect it and to purge.
 ///
 /// ```
 /// use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -43,7 +43,7 @@ const MOST: usize = 64 * 1024;
 #[must_use = "nothing is shown until its router is served"]
 pub struct Admin(Inner);
 
-/// Why a token is not taken.
+/// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenError;
 
@@ -56,8 +56,8 @@ impl fmt::Display for TokenError {
 impl std::error::Error for TokenError {}
 
 impl Admin {
-    /// Over `cache`. Nothing can be changed, and only clients on this machine may read, unless there is a
-    /// [`token`](Self::token).
+    /// The operator's side of `cache`. Without a [`token`](Self::token), nothing can be changed, and only clients on this machine
+    /// may read.
     pub fn new(cache: Cache) -> Self {
         Self(Inner {
             name: "cache".to_owned(),
@@ -73,19 +73,19 @@ impl Admin {
         })
     }
 
-    /// What the cache is called; `cache` unless set.
+    /// The name of the cache; `cache` unless set.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.0.name = name.into();
         self
     }
 
-    /// A layer over the cache, by which URLs become keys, and requests are explained. It has to be the one that is in the
-    /// application's stack, or a clone of it. Several have different names.
+    /// A layer over the cache, which turns URLs into keys and explains requests. It must be the layer in the application's stack,
+    /// or a clone of it. Several layers must have different names.
     pub fn layer(self, name: impl Into<String>, layer: &CacheLayer) -> Self {
         self.named(name.into(), Layer::Plain(layer.clone()))
     }
 
-    /// As [`layer`](Self::layer), for one that answers requests by their content.
+    /// As [`layer`](Self::layer), for a layer that answers requests by their content.
     pub fn query_layer(self, name: impl Into<String>, layer: &QueryLayer) -> Self {
         self.named(name.into(), Layer::Query(layer.clone()))
     }
@@ -96,43 +96,43 @@ impl Admin {
         self
     }
 
-    /// The store in this process, for its size and what it evicts.
+    /// The store in this process, for its size and its evictions.
     pub fn memory(mut self, store: MemoryStore) -> Self {
         self.0.memory = Some(Memory::All(store));
         self
     }
 
-    /// The store whose first tier is in this process.
+    /// The store with a first tier in this process.
     pub fn first_tier(mut self, store: TieredStore) -> Self {
         self.0.memory = Some(Memory::FirstTier(store));
         self
     }
 
-    /// The Redis behind the cache, for how it is.
+    /// The Redis behind the cache, for its status.
     pub fn redis(mut self, store: RedisStore) -> Self {
         self.0.redis = Some(store);
         self
     }
 
-    /// What remembers, which is to be an observer of the cache. Without it there are no plots, no hottest keys, and nothing to
-    /// watch.
+    /// The recorder, which must also be an observer of the cache. Without it there are no plots, no hottest keys, and no live
+    /// decisions.
     pub fn recorder(mut self, recorder: Recorder) -> Self {
         self.0.recorder = Some(recorder);
         self
     }
 
-    /// What a request has to send as `Authorization: Bearer …` to change anything, or to read from another machine. White space
-    /// around it is left out, so that a file may end in a new line.
+    /// The token that a request must send as `Authorization: Bearer …` to change anything, or to read from another machine. White
+    /// space around it is removed, so that a file may end with a newline.
     ///
     /// # Errors
     ///
-    /// If it has fewer than 16 characters, or others than visible ASCII.
+    /// If the token has fewer than 16 characters, or characters other than visible ASCII.
     pub fn token(mut self, token: impl AsRef<str>) -> Result<Self, TokenError> {
         self.0.token = Some(Token::new(token.as_ref()).ok_or(TokenError)?);
         Ok(self)
     }
 
-    /// The [routes](Self::router), and a layer that takes `PURGE` on the application's own port, where one of `rules` allows it.
+    /// The [routes](Self::router), and a layer that accepts `PURGE` on the application's own port, if one of `rules` allows it.
     ///
     /// ```
     /// use cache_layer::{Cache, CacheLayer, store::MemoryStore};
@@ -149,7 +149,7 @@ impl Admin {
         (routes(context.clone()), PurgeLayer::new(context, rules))
     }
 
-    /// The routes: `/`, `/api/…` and `/openapi.json`. To be served with the addresses of its clients:
+    /// The routes: `/`, `/api/…` and `/openapi.json`. The router must be served with the addresses of its clients:
     /// `into_make_service_with_connect_info::<SocketAddr>()`.
     pub fn router(self) -> Router {
         routes(Context(Arc::new(self.0)))
@@ -173,7 +173,8 @@ async fn not_found(uri: Uri) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
 }
 
-/// Nothing of this is kept by another cache, shown within another page, or taken for what it is not.
+/// Adds headers that keep other caches from storing the response, other pages from framing it, and browsers from guessing its
+/// type.
 async fn with_care(request: Request, next: Next) -> Response {
     const POLICY: HeaderValue = HeaderValue::from_static(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \

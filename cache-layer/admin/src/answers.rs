@@ -1,4 +1,4 @@
-//! Answers that were given, so that a request that is sent again does nothing again.
+//! The answers to earlier requests, so that a repeated request has no further effect.
 
 use std::{
     collections::VecDeque,
@@ -10,24 +10,24 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
-/// Keys that are remembered.
+/// The number of keys that are remembered.
 const CAP: usize = 256;
 
 /// The answers to the last requests that have an idempotency key.
 #[derive(Default)]
 pub(crate) struct Answers(Mutex<VecDeque<(Asked, Answer)>>);
 
-/// One that is there, or will be.
+/// An answer that is available, or will be.
 pub(crate) type Answer = Arc<OnceCell<Value>>;
 
-/// By what a request is known that is sent again: digests of its idempotency key, and of what it asks for.
+/// Identifies a repeated request: digests of its idempotency key, and of its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Asked {
     pub(crate) key: String,
     pub(crate) request: String,
 }
 
-/// The same key came with another request.
+/// The same key came with a different request.
 pub(crate) struct Reused;
 
 impl Asked {
@@ -42,7 +42,7 @@ impl Answers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The place of the answer to what is asked.
+    /// The slot for the answer to this request.
     pub(crate) fn of(&self, asked: &Asked) -> Result<Answer, Reused> {
         let mut known = self.known();
         if let Some((before, answer)) = known.iter().find(|(before, _)| before.key == asked.key) {

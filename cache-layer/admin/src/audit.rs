@@ -15,62 +15,62 @@ use utoipa::ToSchema;
 
 use crate::{answers::Asked, recorder::now};
 
-/// Records of this process that are remembered in it.
+/// The number of records of this process that are kept in memory.
 const CAP: usize = 1_000;
-/// What was purged is cut off after so many characters.
+/// The purged target is truncated after this many characters.
 const MOST: usize = 1_000;
 
-/// The last changes by way of this API.
+/// The last changes through this API.
 pub(crate) struct Audit {
-    /// Tells this process from the others of the fleet.
+    /// Distinguishes this process from the others of the fleet.
     process: String,
     records: Mutex<VecDeque<Record>>,
     made: AtomicU64,
 }
 
-/// A purge, or another change, that was asked for.
+/// A purge, or another change, that was requested.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Record {
     /// Its number since the process began.
     #[schema(example = 17)]
     pub(crate) id: u64,
-    /// The process that was asked.
+    /// The process that received the request.
     #[serde(default)]
     #[schema(example = "5f0c66d1")]
     pub(crate) process: String,
-    /// When, in milliseconds since the Unix epoch.
+    /// The time, in milliseconds since the Unix epoch.
     #[schema(example = 1795940000000_u64)]
     pub(crate) at: u64,
-    /// When it began.
+    /// The time at which it began.
     #[serde(skip)]
     pub(crate) began: u64,
-    /// `api` for a purge by way of this API, `method` for one by `PURGE`, `application` for an invalidation of the application's own.
+    /// `api` for a purge through this API, `method` for a `PURGE` request, `application` for an invalidation by the application.
     #[schema(example = "api")]
     pub(crate) by: Cow<'static, str>,
-    /// Who, as the request says.
+    /// Who made it, according to the request.
     #[schema(example = "ada")]
     pub(crate) actor: Option<String>,
-    /// Why, as the request says.
+    /// Why, according to the request.
     #[schema(example = "wrong price")]
     pub(crate) reason: Option<String>,
-    /// What kind of thing: `url`, `key`, `tag`, `pattern`, `group` or `all`; or `switch`.
+    /// The kind of target: `url`, `key`, `tag`, `pattern`, `group` or `all`; or `switch`.
     #[schema(example = "tag")]
     pub(crate) kind: Cow<'static, str>,
-    /// Which.
+    /// The target.
     #[schema(example = "product:42")]
     pub(crate) what: String,
-    /// `hard` or `soft`; of a switch, `on` or `off`.
+    /// `hard` or `soft`; for a switch, `on` or `off`.
     #[schema(example = "hard")]
     pub(crate) mode: Cow<'static, str>,
-    /// How many keys it covered, where the store can tell.
+    /// How many keys it covered, if the store can tell.
     #[schema(example = 3)]
     pub(crate) matched: Option<u64>,
-    /// Whether it reached the store, or is kept to be retried.
+    /// Whether the store has received it; otherwise it is kept to be retried.
     pub(crate) delivered: bool,
-    /// The address that asked.
+    /// The address of the client.
     #[schema(example = "127.0.0.1")]
     pub(crate) from: Option<String>,
-    /// By what a request that is sent again is known. It is nobody else's business.
+    /// Identifies a repeated request. It is not shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(ignore)]
     pub(crate) asked: Option<Asked>,
@@ -78,7 +78,7 @@ pub(crate) struct Record {
 
 impl Default for Audit {
     fn default() -> Self {
-        // Of 32 bits: a fleet of a hundred has two alike once in a million times.
+        // 32 bits: in a fleet of a hundred, two are equal once in a million times.
         let process = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), now()) >> 32;
         Self { process: format!("{process:08x}"), records: Mutex::default(), made: AtomicU64::new(0) }
     }
@@ -120,12 +120,12 @@ impl Audit {
         self.made.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Whether the record is of this process.
+    /// Whether the record is from this process.
     pub(crate) fn is_own(&self, record: &Record) -> bool {
         record.process == self.process
     }
 
-    /// Adds it in this process, to the log and, where the cache's store has an audit, there.
+    /// Adds a record in this process, to the log and, if the cache's store has an audit, to that.
     pub(crate) async fn add(&self, cache: &Cache, record: Record) {
         let record = Record { process: self.process.clone(), at: now(), ..record };
         tracing::info!(
@@ -155,9 +155,9 @@ impl Audit {
         records.push_back(record);
     }
 
-    /// The newest first: of this process, and of the fleet so many.
+    /// The newest first: all of this process, and up to `most` of the fleet.
     pub(crate) async fn last(&self, cache: &Cache, most: usize) -> Vec<Record> {
-        // Without an answer, those of this process are what there is.
+        // If the store does not answer, only those of this process are returned.
         let lines = cache.audited(most).await.unwrap_or_default();
         let mut all: Vec<Record> = self.records().iter().rev().cloned().collect();
         let known: HashSet<u64> = all.iter().map(|record| record.id).collect();
@@ -169,7 +169,7 @@ impl Audit {
         all
     }
 
-    /// The record of a request of this idempotency key, if it is among the last of the fleet.
+    /// The record of a request with this idempotency key, if it is among the last of the fleet.
     pub(crate) async fn asked_before(&self, cache: &Cache, asked: &Asked) -> Option<Record> {
         const LOOKED_AT: usize = 256;
         let last = self.last(cache, LOOKED_AT).await;

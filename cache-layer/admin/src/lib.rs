@@ -28,23 +28,23 @@
 //!
 //! # Who may ask
 //!
-//! A client on the same machine may read without a token; everything else takes the [token](Admin::token), as
-//! `Authorization: Bearer …`. That a client is on the same machine is known from the address of its connection, which
-//! `into_make_service_with_connect_info` tells: without it, reading takes the token as well. A token in the query, a request
-//! that a page of another origin makes, and a `Host` that is not this machine's are refused.
+//! A client on the same machine may read without a token; everything else requires the [token](Admin::token), as
+//! `Authorization: Bearer …`. Whether a client is on the same machine is determined by the address of its connection, which
+//! `into_make_service_with_connect_info` provides: without it, reading requires the token as well. A token in the query, a
+//! request from a page of another origin, and a `Host` that is not this machine's are refused.
 //!
-//! No answer has a body that is stored, a cookie, or a credential: values of fields and query parameters that may be one are
-//! shown as `•••`. Keys are shown otherwise, and they contain what URLs contain.
+//! No answer contains a stored body, a cookie, or a credential: values of fields and query parameters that may be secret are
+//! shown as `•••`. Other parts of keys are shown, and keys contain whatever URLs contain.
 //!
 //! # What it costs
 //!
-//! Nothing, unless there is a [`Recorder`], which takes note of every look-up. Explaining reads the store as a request
-//! does; counting what a purge would reach looks at every key.
+//! Nothing, unless there is a [`Recorder`], which records every look-up. Explaining reads the store as a request does; counting
+//! what a purge would reach examines every key.
 //!
 //! # Layout
 //!
-//! From the outside in: `admin` (settings and the router), `page`, `method` (`PURGE`), `api` (one file for each group of questions), and below
-//! them `access`, `recorder` with `stats` and `sizing`, `audit`, `reasons`, `redact` and `problem`.
+//! From the outside in: `admin` (settings and the router), `page`, `method` (`PURGE`), `api` (one file for each group of
+//! questions), and below them `access`, `recorder` with `stats` and `sizing`, `audit`, `reasons`, `redact` and `problem`.
 
 #![warn(missing_docs)]
 

@@ -19,7 +19,7 @@ use crate::{
     state::Context,
 };
 
-/// Where `PURGE` is taken as a method, and from whom. Without one, it is nowhere.
+/// Where `PURGE` is accepted as a method, and from which clients. Without a rule, it is not accepted.
 ///
 /// ```
 /// use cache_layer_admin::PurgeRule;
@@ -37,25 +37,27 @@ pub struct PurgeRule {
 }
 
 impl PurgeRule {
-    /// For a path and those below it, with the [token](crate::Admin::token) as `Authorization: Bearer …`. Without a token set, nobody has it.
+    /// For a path and those below it, with the [token](crate::Admin::token) as `Authorization: Bearer …`. If no token is set, no
+    /// client can purge.
     pub fn under(prefix: impl AsRef<str>) -> Self {
         Self { prefix: prefix.as_ref().into(), from_this_machine: false }
     }
 
-    /// Clients on this machine need no token: those whose connection is from a loopback address, by the
-    /// `ConnectInfo<SocketAddr>` among the extensions of the request, and that do not come by a proxy.
+    /// Clients on this machine need no token: those with a connection from a loopback address, according to
+    /// `ConnectInfo<SocketAddr>` in the extensions of the request, and without a proxy.
     pub fn from_this_machine(mut self) -> Self {
         self.from_this_machine = true;
         self
     }
 }
 
-/// Takes `PURGE` for what the [rules](PurgeRule) are for, and passes everything else on; made by
-/// [`Admin::router_and_purge_layer`](crate::Admin::router_and_purge_layer). It belongs outside of the cache, and outside of what is not to see `PURGE`.
+/// Handles `PURGE` requests that a [rule](PurgeRule) matches, and passes all others on; made by
+/// [`Admin::router_and_purge_layer`](crate::Admin::router_and_purge_layer). It belongs outside of the cache, and outside of
+/// layers that must not see `PURGE`.
 ///
-/// What is stored for the URL is void with all its variants, as with `POST /api/purge`, and the audit has it. The answer has no
-/// content: 200; 202 if the store could not be told yet, so that it is told later; 401 or 403 if the rule does not allow it.
-/// `PURGE` of other paths goes to the application, as before.
+/// The stored response of the URL becomes void with all its variants, as with `POST /api/purge`, and the audit records it. The
+/// response has no content: 200; 202 if the store has not received the purge yet, so that it is delivered later; 401 or 403 if
+/// the rule does not allow it. `PURGE` of other paths goes to the application, as before.
 #[derive(Clone)]
 pub struct PurgeLayer {
     context: Context,
@@ -67,7 +69,7 @@ impl PurgeLayer {
         Self { context, rules: rules.into_iter().collect() }
     }
 
-    /// The rule for a request, if it is one to purge.
+    /// The rule for a request, if the request is to purge.
     fn rule<B>(&self, request: &Request<B>) -> Option<&PurgeRule> {
         if request.method().as_str() != "PURGE" {
             return None;
@@ -91,7 +93,7 @@ impl<S> Layer<S> for PurgeLayer {
     }
 }
 
-/// A service before which `PURGE` is taken, made by [`PurgeLayer`].
+/// A service that handles `PURGE` before its inner service, made by [`PurgeLayer`].
 #[derive(Clone, Debug)]
 pub struct PurgeService<S> {
     inner: S,
@@ -151,7 +153,7 @@ fn is_under(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(below)
 }
 
-/// Whether a path may be that of another rule, once it is resolved.
+/// Whether a path may match another rule once it is resolved.
 fn is_unclear(path: &str) -> bool {
     path.split('/').any(|segment| {
         let segment = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
@@ -166,7 +168,7 @@ fn refusal(
     peer: Option<SocketAddr>,
     headers: &HeaderMap,
 ) -> Option<StatusCode> {
-    // A browser says so of what a page of another site asks for. There is no page that purges, so that an origin is none of ours.
+    // A browser sends these fields for a page of another site. No page of this service purges, so that any `Origin` is foreign.
     if is_from_elsewhere(headers) || headers.contains_key(header::ORIGIN) {
         return Some(StatusCode::FORBIDDEN);
     }
@@ -178,7 +180,7 @@ fn refusal(
     }
 }
 
-/// What a request names, as an absolute URL.
+/// The target of a request, as an absolute URL.
 fn url(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let host = match uri.authority() {

@@ -1,4 +1,4 @@
-//! The page for people: three files, which are in the binary.
+//! The page for people: three files, which are part of the binary.
 
 use axum::{Router, response::IntoResponse, routing::get};
 use http::header::CONTENT_TYPE;

@@ -24,7 +24,7 @@ pub(crate) struct Problem {
     /// The status code of the response.
     #[schema(example = 400)]
     status: u16,
-    /// What is wrong, for a person.
+    /// A description of the error, for a person.
     #[schema(example = "url: missing")]
     detail: String,
 }

@@ -1,4 +1,4 @@
-//! What each reason means to an operator, and what can be done about it.
+//! What each reason means for an operator, and what can be done about it.
 
 use cache_layer::telemetry::NoCacheReason;
 
@@ -7,7 +7,7 @@ pub(crate) fn meaning(reason: NoCacheReason) -> &'static str {
     of_request(reason).or_else(|| of_response(reason)).or_else(|| of_moment(reason)).unwrap_or("See the documentation.")
 }
 
-/// What the request says.
+/// Reasons in the request.
 fn of_request(reason: NoCacheReason) -> Option<&'static str> {
     use NoCacheReason as R;
     Some(match reason {
@@ -54,7 +54,7 @@ fn of_request(reason: NoCacheReason) -> Option<&'static str> {
     })
 }
 
-/// What the response says.
+/// Reasons in the response.
 fn of_response(reason: NoCacheReason) -> Option<&'static str> {
     use NoCacheReason as R;
     Some(match reason {
@@ -108,7 +108,7 @@ fn of_response(reason: NoCacheReason) -> Option<&'static str> {
     })
 }
 
-/// How things stand.
+/// Reasons in the state of the cache.
 fn of_moment(reason: NoCacheReason) -> Option<&'static str> {
     use NoCacheReason as R;
     Some(match reason {

@@ -1,4 +1,4 @@
-//! What a cache tells, kept for a while and in bounded memory, for people to look at.
+//! Events of a cache, kept for a while and in bounded memory, for people to look at.
 
 use std::{
     cell::Cell,
@@ -22,21 +22,22 @@ use crate::{
     stats::{Counts, Rings},
 };
 
-/// Threads rarely meet at one of so many.
+/// Enough shards that threads rarely meet at one.
 const SHARDS: usize = 4;
-/// Keys that a shard counts: those with more than so large a part of all are among them.
+/// The number of keys that a shard counts: each key with a larger share of the total than one in this number is among them.
 const COUNTED: usize = 256;
-/// Decisions that a shard remembers.
+/// The number of decisions that a shard remembers.
 const RECENT: usize = 256;
-/// Invalidations that are remembered.
+/// The number of invalidations that are remembered.
 const INVALIDATIONS: usize = 500;
-/// Decisions that a watcher may be behind before it loses some.
+/// The number of decisions that a watcher may lag behind before it loses some.
 const BEHIND: usize = 1024;
 
-/// An observer that remembers for the operator: counts of the last minute, quarter of an hour and day; the keys that are asked
-/// for most, and those whose loads take longest; the last decisions and invalidations. About a megabyte. Clones are one.
+/// An observer that records for the operator: counts of the last minute, quarter of an hour and day; the keys that are asked for
+/// most, and those whose loads take longest; the last decisions and invalidations. It takes about a megabyte. Clones share their
+/// records.
 ///
-/// Beside another observer, it is one of two:
+/// To use it with another observer, make a pair of both:
 ///
 /// ```
 /// use cache_layer::{Cache, store::MemoryStore, telemetry::Event};
@@ -52,7 +53,7 @@ pub struct Recorder(Arc<Shared>);
 struct Shared {
     shards: [Mutex<Shard>; SHARDS],
     invalidations: Mutex<VecDeque<Invalidation>>,
-    /// If it is asked for.
+    /// The curve, if it is estimated.
     sizing: Option<Sizing>,
     watched: broadcast::Sender<Watched>,
 }
@@ -68,13 +69,13 @@ impl Default for Shared {
     }
 }
 
-/// What some threads have counted.
+/// The counts of some of the threads.
 struct Shard {
     rings: Rings,
     hot: SpaceSaving<Key>,
     dear: SpaceSaving<Key>,
     recent: VecDeque<Decision>,
-    /// Look-ups that the curve has not been told of yet, and those of them that were near.
+    /// Look-ups that have not been added to the curve yet, and the near ones among them.
     untold: (u64, u64),
 }
 
@@ -95,15 +96,15 @@ pub(crate) struct Decision {
     pub(crate) reason: Option<NoCacheReason>,
 }
 
-/// What happens, to those who watch.
+/// An event for watchers.
 #[derive(Clone, Debug)]
 pub(crate) enum Watched {
     Decided(Decision),
-    /// A request was not looked up. It has no key, or none that matters.
+    /// A request was not looked up. It has no key, or its key does not matter.
     Bypassed(u64, NoCacheReason),
 }
 
-/// An invalidation, whoever asked for it.
+/// An invalidation by the operator or the application.
 #[derive(Clone, Debug)]
 pub(crate) struct Invalidation {
     /// In milliseconds since the Unix epoch.
@@ -116,21 +117,22 @@ pub(crate) struct Invalidation {
 }
 
 impl Recorder {
-    /// One that remembers nothing yet.
+    /// A recorder without any records.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One that also learns how the hit ratio depends on the size of the cache: it knows the thousand keys that were asked for last,
-    /// and follows at most 8,192 of the others, one in twelve at first, in some 700 KiB, as if entries never ran out.
+    /// A recorder that also estimates how the hit ratio depends on the size of the cache. It knows the last thousand keys that
+    /// were asked for, and follows at most 8,192 of the others, one in twelve at first, in some 700 KiB. It assumes that entries
+    /// never expire.
     #[must_use]
     pub fn with_sizing() -> Self {
         Self(Arc::new(Shared { sizing: Some(Sizing::new(now() / 1000)), ..Shared::default() }))
     }
 
-    /// The hit ratio that look-ups would have with room for so many entries and an LRU cache: from 0 to 1. `None` without
-    /// [sizing](Self::with_sizing), for fewer than 1,024, and before a thousand look-ups were followed.
+    /// The hit ratio, from 0 to 1, that an LRU cache with room for this many entries would have. `None` without
+    /// [sizing](Self::with_sizing), for fewer than 1,024 entries, and before a thousand look-ups were followed.
     #[must_use]
     pub fn hit_ratio_with(&self, entries: u64) -> Option<f64> {
         let sizing = self.0.sizing.as_ref()?;
@@ -141,7 +143,7 @@ impl Recorder {
         sizing.hit_ratio(entries)
     }
 
-    /// The curve, if it is asked for.
+    /// The curve, if it is estimated.
     pub(crate) fn sizing(&self) -> Option<&Sizing> {
         self.0.sizing.as_ref()
     }
@@ -154,7 +156,7 @@ impl Recorder {
         lock(&self.0.shards[MINE.get()])
     }
 
-    /// The slots of a ring, the oldest first: when each begins, in seconds since the Unix epoch, and what was counted.
+    /// The slots of a ring, the oldest first: the start of each, in seconds since the Unix epoch, and its counts.
     pub(crate) fn ring(&self, ring: usize) -> Vec<(u64, Counts)> {
         let now = now() / 1000;
         let mut merged: Vec<(u64, Counts)> = Vec::new();
@@ -175,13 +177,13 @@ impl Recorder {
         self.sketch(|shard| &shard.hot)
     }
 
-    /// The keys whose misses took longest, all of them together, in microseconds.
+    /// The keys whose misses took longest, in total, in microseconds.
     pub(crate) fn dearest(&self) -> Vec<Counted<Key>> {
         self.sketch(|shard| &shard.dear)
     }
 
     fn sketch(&self, of: impl Fn(&Shard) -> &SpaceSaving<Key>) -> Vec<Counted<Key>> {
-        // One after the other, so that no thread waits for all.
+        // The shards are locked one after the other, so that no thread waits for all.
         let sketches: Vec<_> = self.0.shards.iter().map(|shard| of(&lock(shard)).clone()).collect();
         let mut counted = SpaceSaving::merged(&sketches);
         counted.sort_by(|one, other| other.sum.cmp(&one.sum).then_with(|| one.key.digest().cmp(&other.key.digest())));
@@ -205,7 +207,7 @@ impl Recorder {
         lock(&self.0.invalidations).iter().rev().cloned().collect()
     }
 
-    /// What happens from now on.
+    /// Receives events from now on.
     pub(crate) fn watch(&self) -> broadcast::Receiver<Watched> {
         self.0.watched.subscribe()
     }
@@ -224,7 +226,7 @@ impl Observer for Recorder {
         if let Event::Bypass(reason) = event
             && self.is_watched()
         {
-            // Nobody may watch any more.
+            // There may be no watcher any more.
             let _ = self.0.watched.send(Watched::Bypassed(now(), reason));
         }
     }
@@ -236,7 +238,7 @@ impl Observer for Recorder {
     fn observe_named(&self, named: &Named<'_>) {
         match named {
             Named::Lookup { key, event, reason, .. } => {
-                // What is never stored takes no room.
+                // A response that is never stored takes no room.
                 let near = self.0.sizing.as_ref().map(|sizing| sizing.asked(sizing::hash(key), reason.is_none()));
                 let decision = Decision { at: now(), key: (*key).clone(), event: *event, reason: *reason };
                 if self.is_watched() {
@@ -279,7 +281,7 @@ fn named_by(covers: &Covers<'_>) -> (&'static str, Vec<String>) {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Counts are whole after every step.
+    // The counts are consistent after every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

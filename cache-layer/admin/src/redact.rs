@@ -1,11 +1,11 @@
-//! What is not shown: the values of what may be a secret.
+//! Hides the values that may be secret.
 
 use http::{HeaderMap, HeaderName};
 
-/// In place of a value.
+/// Replaces a hidden value.
 pub(crate) const HIDDEN: &str = "•••";
 
-/// Fields whose values are somebody's own, or open something.
+/// Fields whose values are private or grant access.
 const FIELDS: [&str; 8] = [
     "authorization",
     "cookie",
@@ -17,7 +17,7 @@ const FIELDS: [&str; 8] = [
     "x-auth-token",
 ];
 
-/// What the name of a query parameter or a field has in it whose value opens something.
+/// Parts of names of query parameters and fields whose values grant access.
 const TELLING: [&str; 12] = [
     "token",
     "secret",
@@ -33,7 +33,7 @@ const TELLING: [&str; 12] = [
     "private_key",
 ];
 
-/// Whether a value by this name is not shown.
+/// Whether the value with this name is hidden.
 pub(crate) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     FIELDS.contains(&&*name) || matches!(&*name, "sig" | "key" | "code" | "pwd") || {
@@ -50,7 +50,7 @@ pub(crate) fn fields(headers: &HeaderMap) -> Vec<[String; 2]> {
     headers.iter().map(|(name, value)| [name.to_string(), shown(name, value.as_bytes())]).collect()
 }
 
-/// A URL, a path or a readable key, without the values of telling query parameters, and without what comes before an `@` in
+/// A URL, a path or a readable key, without the values of query parameters that may be secret, and without user information in
 /// its authority.
 pub(crate) fn url(text: &str) -> String {
     let (before, query) = match text.split_once('?') {

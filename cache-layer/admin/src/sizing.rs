@@ -1,11 +1,11 @@
 //! How the hit ratio depends on the size of the cache: the miss-ratio curve of an LRU cache, by SHARDS with a fixed size and its
 //! correction (Waldspurger, Park, Garthwaite and Ahmad, *Efficient MRC Construction with SHARDS*, FAST 2015).
 //!
-//! An LRU cache is a stack, with what was asked for last on top. The [`NEAR`] keys on top are known one by one: a few of them are asked for
-//! so often that a sample would be wrong by whether they are in it. Of those below, those are followed whose hash is below a
-//! threshold: one in twelve at first, and fewer, so that there are never more than [`MOST`]. When one of them is asked for, its place
-//! in the stack, which is about the number of those that are followed above it over the share that is followed, is its *distance*: a
-//! cache of more entries than that would have had it.
+//! An LRU cache is a stack with the key that was asked for last on top. The [`NEAR`] keys on top are known one by one: a few keys
+//! are asked for so often that a sample would be wrong depending on whether it contains them. Of the keys below, those are
+//! followed whose hash is below a threshold: one in twelve at first, and later fewer, so that there are never more than [`MOST`].
+//! When a followed key is asked for, its *distance* is its place in the stack: about the number of followed keys above it,
+//! divided by the share of keys that is followed. A cache with more entries than its distance would have had a hit.
 
 use std::{
     collections::BTreeMap,
@@ -18,24 +18,24 @@ use std::{
 
 use cache_layer::Key;
 
-/// Keys that are followed.
+/// The number of keys that are followed.
 const MOST: usize = 8192;
 /// One in twelve.
 const FIRST_THRESHOLD: u64 = u64::MAX / 12;
-/// Keys on top of the stack, in sets of so many ways.
+/// The number of keys on top of the stack, in sets of several ways.
 pub(crate) const NEAR: usize = SETS * WAYS;
 const SETS: usize = 256;
 const WAYS: usize = 4;
-/// Moments between two times that these are numbered anew.
+/// The number of moments from one renumbering to the next.
 const MOMENTS: usize = 4 * MOST;
-/// Bits of a distance that make a difference: 16 steps from one power of two to the next.
+/// The significant bits of a distance: 16 steps from one power of two to the next.
 const STEP_BITS: u32 = 4;
 const STEPS: usize = 1 << STEP_BITS;
 const BUCKETS: usize = 48 * STEPS;
-/// After so many seconds what was counted counts for half, and a key that was not asked for meanwhile is followed no more.
+/// After this many seconds, earlier counts are halved, and a key that was not asked for meanwhile is no longer followed.
 const HALF_LIFE: u64 = 6 * 60 * 60;
 
-/// The curve, as it becomes known.
+/// The curve, while it is being estimated.
 pub(crate) struct Sizing {
     /// Hashes, in each set the last one first. Two threads that meet in a set may lose one, which is asked for again.
     near: Box<[[AtomicU64; WAYS]; SETS]>,
@@ -44,21 +44,21 @@ pub(crate) struct Sizing {
 }
 
 struct Followed {
-    /// By hash: the moment when each was last asked for.
+    /// By hash: the moment of its last look-up.
     keys: BTreeMap<u64, usize>,
-    /// The key of each moment; its place in `marks` is marked if it was not asked for since.
+    /// The key of each moment; its place in `marks` is marked if there was no later look-up of that key.
     moments: Box<[u64]>,
     marks: Fenwick,
     next: usize,
     threshold: u64,
-    /// How many look-ups of what is not near have which distance, as far as can be told from those that are followed.
+    /// The estimated number of look-ups of keys that are not near, by distance.
     distances: Box<[f64]>,
-    /// Those of what was never asked for before.
+    /// The number of look-ups of keys that were never asked for before.
     first: f64,
-    /// All look-ups, followed or not, and those of what is near.
+    /// The number of all look-ups, followed or not, and of those of near keys.
     all: f64,
     near: f64,
-    /// When the counts last lost half, in seconds since the Unix epoch, and the first moment after it.
+    /// When the counts were last halved, in seconds since the Unix epoch, and the first moment after that.
     aged: u64,
     aged_at: usize,
 }
@@ -95,12 +95,12 @@ impl Sizing {
     }
 
     fn followed(&self) -> MutexGuard<'_, Followed> {
-        // Counts that are a little wrong are better than none.
+        // Slightly wrong counts are better than none.
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A look-up of a key with this hash; `kept` unless what it stands for is never stored. `true` if it is near: an LRU cache of
-    /// [`NEAR`] entries would have had it.
+    /// Records a look-up of a key with this hash; `kept` unless its response is never stored. `true` if the key is near: an LRU
+    /// cache of [`NEAR`] entries would have had it.
     pub(crate) fn asked(&self, hash: u64, kept: bool) -> bool {
         let left = match self.near(hash, kept) {
             Near::There => return true,
@@ -116,7 +116,7 @@ impl Sizing {
         false
     }
 
-    /// Puts a hash in front of its set.
+    /// Moves a hash to the front of its set.
     fn near(&self, hash: u64, kept: bool) -> Near {
         let set = &self.near[hash as usize % SETS];
         let found = set.iter().position(|known| known.load(Ordering::Relaxed) == hash);
@@ -135,7 +135,7 @@ impl Sizing {
         }
     }
 
-    /// So many look-ups more were made, and so many of them were of what is near.
+    /// Adds this many look-ups, of which `near` were of near keys.
     pub(crate) fn add(&self, looked_up: u64, near: u64, now: u64) {
         let mut followed = self.followed();
         followed.all += looked_up as f64;
@@ -146,28 +146,28 @@ impl Sizing {
         }
     }
 
-    /// The share of hits with room for so many entries, of the size that they have on average; `None` while too little is known, and
-    /// for fewer than [`NEAR`].
+    /// The hit ratio with room for this many entries of the present average size; `None` while too little is known, and for fewer
+    /// than [`NEAR`].
     pub(crate) fn hit_ratio(&self, entries: u64) -> Option<f64> {
         self.followed().hit_ratio(entries)
     }
 
-    /// How many keys there are, about, that were asked for lately; and how many are followed.
+    /// The approximate number of keys that were asked for recently, and the number of those that are followed.
     pub(crate) fn keys(&self) -> (u64, usize) {
         let followed = self.followed();
         (NEAR as u64 + (followed.keys.len() as f64 * followed.weight()) as u64, followed.keys.len())
     }
 }
 
-/// What became of a key on top of the stack.
+/// The effect of a look-up on the top of the stack.
 enum Near {
     There,
-    /// It was not there, and this had to go for it.
+    /// The key was not there, and this one was removed for it.
     Left(Option<u64>),
 }
 
 impl Followed {
-    /// Look-ups that are followed, before anything is told.
+    /// The number of followed look-ups before any result is given.
     const LEAST: f64 = 1_000.0;
 
     fn new(now: u64) -> Self {
@@ -186,12 +186,12 @@ impl Followed {
         }
     }
 
-    /// How many look-ups each that is followed stands for.
+    /// How many look-ups each followed one stands for.
     fn weight(&self) -> f64 {
         u64::MAX as f64 / self.threshold as f64
     }
 
-    /// What is asked for goes from its place to the top.
+    /// Moves a key from its place to the top.
     fn asked(&mut self, hash: u64) {
         if hash >= self.threshold {
             return;
@@ -199,7 +199,7 @@ impl Followed {
         let weight = self.weight();
         match self.keys.remove(&hash) {
             Some(moment) => {
-                // It is out already, and those that are left up to its moment are below it.
+                // The key has been removed already, and the keys up to its moment are below it.
                 let above = self.keys.len() + 1 - self.marks.up_to(moment);
                 self.marks.add(moment, -1);
                 self.distances[bucket(NEAR as u64 + (above as f64 * weight) as u64)] += weight;
@@ -208,7 +208,7 @@ impl Followed {
         }
     }
 
-    /// What leaves the top is the first of those below.
+    /// Moves a key from the top to the first place below.
     fn left(&mut self, hash: Option<u64>) {
         let Some(hash) = hash.filter(|hash| *hash < self.threshold) else { return };
         if self.next == MOMENTS {
@@ -228,7 +228,7 @@ impl Followed {
         }
     }
 
-    /// Gives those that are followed the first moments, in their order.
+    /// Gives the followed keys the first moments, in their order.
     fn number_anew(&mut self) {
         let (mut next, mut aged_at) = (0, 0);
         for moment in 0..self.next {
@@ -244,7 +244,7 @@ impl Followed {
                 next += 1;
             }
         }
-        // It may be the moment that is next.
+        // This may be the next moment.
         if self.aged_at >= self.next {
             aged_at = next;
         }
@@ -278,18 +278,18 @@ impl Followed {
         }
         let last = bucket(entries);
         let mut below = self.distances[..last].iter().sum::<f64>();
-        // Of the last bucket, as much as is below.
+        // Of the last bucket, the part that is below.
         let (begins, ends) = (begins(last), begins(last + 1));
         below += self.distances[last] * (entries - begins) as f64 / (ends - begins) as f64;
-        // How often a key was asked for first is known well, and how often all were asked for. What is followed may be asked for more or
-        // less often than the rest.
+        // The number of first look-ups of keys is known well, and the number of all look-ups, too. Followed keys may be asked for
+        // more or less often than the rest.
         let again = (self.all - self.near - self.first).max(0.0);
         let hits = self.near + again * below / (counted - self.first).max(1.0);
         Some((hits / self.all.max(1.0)).clamp(0.0, 1.0))
     }
 }
 
-/// The number of the bucket that a distance is in.
+/// The index of the bucket of a distance.
 fn bucket(distance: u64) -> usize {
     let octave = distance.max(1).ilog2();
     let place = match octave.checked_sub(STEP_BITS) {
@@ -299,7 +299,7 @@ fn bucket(distance: u64) -> usize {
     place.min(BUCKETS - 2)
 }
 
-/// The least distance in a bucket.
+/// The smallest distance in a bucket.
 fn begins(bucket: usize) -> u64 {
     match (bucket / STEPS).checked_sub(1) {
         None => bucket as u64,
@@ -307,7 +307,7 @@ fn begins(bucket: usize) -> u64 {
     }
 }
 
-/// Sums of marks (Fenwick 1994), each step of which is a power of two.
+/// Sums of marks (Fenwick 1994), in which each step is a power of two.
 struct Fenwick(Box<[i32]>);
 
 impl Fenwick {
@@ -319,7 +319,7 @@ impl Fenwick {
         }
     }
 
-    /// How many are marked up to a place, and there.
+    /// The number of marks up to a place, inclusive.
     fn up_to(&self, place: usize) -> usize {
         let (mut at, mut sum) = (place + 1, 0);
         while at > 0 {
@@ -334,7 +334,7 @@ impl Fenwick {
 mod tests {
     use super::*;
 
-    /// Of numbers, as good as random (SplitMix64).
+    /// A number that is practically random (SplitMix64).
     fn mixed(number: u64) -> u64 {
         let mut hash = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -342,7 +342,7 @@ mod tests {
         hash ^ (hash >> 31)
     }
 
-    /// Which of `keys` keys is asked for, each time: the first most often (Zipf, exponent 0.9).
+    /// One of `keys` keys, `times` times: the first most often (Zipf, exponent 0.9).
     fn zipf(keys: u64, times: u64, seed: u64) -> Vec<u64> {
         let mut sum = 0.0;
         let sums: Vec<f64> = (1..=keys)
@@ -358,7 +358,7 @@ mod tests {
         (0..times).map(pick).collect()
     }
 
-    /// The share of hits of an LRU cache of each size: each look-up replayed, by its exact distance.
+    /// The hit ratio of an LRU cache of each size: each look-up is replayed, by its exact distance.
     fn replayed(trace: &[u64], sizes: &[u64]) -> Vec<f64> {
         let mut last = std::collections::HashMap::new();
         let mut marks = Fenwick(vec![0; trace.len() + 1].into());
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn the_curve_of_a_mix_with_scans_is_that_of_a_replay() {
         let popular = zipf(50_000, 300_000, 2);
-        // After every third look-up of something popular, the next of 30,000 that are read in a round.
+        // After every third look-up of a popular key, the next of 30,000 keys that are read in turn.
         let mut trace = Vec::new();
         for (time, key) in popular.into_iter().enumerate() {
             trace.push(key);

@@ -1,4 +1,4 @@
-//! What all answers are made from.
+//! The state from which all answers are made.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use http_body_util::Full;
 
 use crate::{access::Token, answers::Answers, audit::Audit, problem::Problem, recorder::Recorder};
 
-/// Clones are one.
+/// Clones share the state.
 #[derive(Clone)]
 pub(crate) struct Context(pub(crate) Arc<Inner>);
 
@@ -42,7 +42,7 @@ pub(crate) enum Memory {
 #[derive(Clone)]
 pub(crate) enum Layer {
     Plain(CacheLayer),
-    /// One that answers requests by their content, too.
+    /// A layer that also answers requests by their content.
     Query(QueryLayer),
 }
 
@@ -63,7 +63,7 @@ impl Layer {
 }
 
 impl Context {
-    /// The layer of that name, or the only one.
+    /// The layer with this name, or the only one.
     pub(crate) fn layer(&self, name: Option<&str>) -> Result<(&str, &Layer), Problem> {
         let names = || self.0.layers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         let found = match (name, &self.0.layers[..]) {

@@ -1,4 +1,4 @@
-//! What happened lately: three rings of 60 slots, for a minute, a quarter of an hour and a day.
+//! Recent counts: three rings of 60 slots, for a minute, a quarter of an hour and a day.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use cache_layer::telemetry::{Event, LoadOutcome, LookupEvent, LookupResult, NoCa
 /// Slots of a ring.
 pub(crate) const SLOTS: usize = 60;
 
-/// How many seconds a slot covers, and what its ring is called.
+/// The name of each ring, and the number of seconds in its slots.
 pub(crate) const RINGS: [(&str, u64); 3] = [("1m", 1), ("15m", 15), ("24h", 24 * 60)];
 
-/// A look-up that took longer than so many microseconds, to the power of two, is in the last bucket: two minutes.
+/// The number of buckets, by powers of two of microseconds; look-ups of more than two minutes are in the last one.
 const BUCKETS: usize = 28;
 
-/// Counts of one stretch of time.
+/// The counts of one slot.
 #[derive(Clone, Default)]
 pub(crate) struct Slot {
-    /// Of which stretch, by number: what is left of an earlier one counts as nothing.
+    /// The number of its time slot: counts of an earlier one are ignored.
     number: u64,
     pub(crate) counts: Counts,
 }
@@ -33,9 +33,9 @@ pub(crate) struct Counts {
     pub(crate) load_millis: u64,
     pub(crate) saved_millis: u64,
     pub(crate) not_stored: u64,
-    /// Why requests passed by and responses were not stored.
+    /// Why requests bypassed the cache and responses were not stored.
     pub(crate) reasons: Vec<(NoCacheReason, u64)>,
-    /// How long hits took, by tier, in buckets of powers of two of microseconds.
+    /// How long hits took, by tier, in buckets by powers of two of microseconds.
     durations: [[u32; BUCKETS]; 2],
 }
 
@@ -61,7 +61,7 @@ impl Rings {
         }
     }
 
-    /// The slots of one ring, the oldest first, and when each begins; those without a count are there as well.
+    /// The slots of one ring, the oldest first, each with its start; slots without counts are included.
     pub(crate) fn read(&self, ring: usize, now: u64) -> impl Iterator<Item = (u64, Option<&Counts>)> {
         let seconds = RINGS[ring].1;
         let last = now / seconds;
@@ -145,8 +145,8 @@ impl Counts {
         LookupResult::ALL.iter().zip(self.lookups).filter(|(result, _)| is(**result)).map(|(_, count)| count).sum()
     }
 
-    /// The hits of a tier took no longer than so many microseconds, but for one share of them: the upper end of a bucket, at
-    /// most twice what is true.
+    /// The duration in microseconds that this share of a tier's hits did not exceed: the upper end of a bucket, at most twice the
+    /// true value.
     pub(crate) fn quantile(&self, tier: usize, share: f64) -> Option<u64> {
         let durations = &self.durations[tier];
         let all: u64 = durations.iter().map(|count| u64::from(*count)).sum();

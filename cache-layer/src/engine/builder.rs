@@ -141,8 +141,8 @@ impl CacheBuilder {
         self
     }
 
-    /// The clock by which freshness is judged. Unless set, it is the server's for a store on Redis whose entries are not sealed, so that
-    /// all processes judge by the same clock, whatever their machines' clocks say; otherwise the system's.
+    /// The clock by which freshness is judged. Unless set, it is the server's for a store on Redis whose entries are not sealed,
+    /// so that all processes judge by the same clock, whatever their machines' clocks say; otherwise the system's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
@@ -190,15 +190,16 @@ impl CacheBuilder {
         self
     }
 
-    /// Stores a result only from the second load of its key on, unless the load took at least this long; unless set, the cache stores
-    /// every result at once. This is for a Redis that is full of entries that were asked for once: in traces of shops and feeds, most keys
-    /// are. A memory store does not need it, and ignores it.
+    /// Stores a result only from the second load of its key on, unless the load took at least this long; unless set, the cache
+    /// stores every result at once. This is for a Redis that is full of entries that were asked for once: in traces of shops and
+    /// feeds, most keys are. A memory store does not need it, and ignores it.
     ///
-    /// - *A second load* is one for a key that this process has loaded before, according to a filter of the last 50,000 to 100,000 keys
-    ///   in 128 KiB, which takes one key in a hundred for another. A load also counts as a second one if another process was loading the
-    ///   key when the request came, if other requests of this process wait for the load, or if there is an entry, even a void one.
-    /// - *Within a process*, requests that wait for the load share its result, as always. *In the fleet*, each process loads the key once
-    ///   before it may store the result, or twice in all if the requests come at the same time.
+    /// - *A second load* is one for a key that this process has loaded before, according to a filter of the last 50,000 to
+    ///   100,000 keys in 128 KiB, which takes one key in a hundred for another. A load also counts as a second one if another
+    ///   process was loading the key when the request came, if other requests of this process wait for the load, or if there is
+    ///   an entry, even a void one.
+    /// - *Within a process*, requests that wait for the load share its result, as always. *In the fleet*, each process loads the
+    ///   key once before it may store the result, or twice in all if the requests come at the same time.
     /// - A response that isn't stored says `detail=first-sight` in `Cache-Status`
     ///   ([`NoCacheReason::FirstSight`](crate::telemetry::NoCacheReason::FirstSight)); it counts as a fill with the outcome
     ///   [`FirstSight`](crate::telemetry::FillOutcome::FirstSight). The time of a response's load ends with its head.
@@ -219,10 +220,12 @@ impl CacheBuilder {
         self
     }
 
-    /// Counts the keys that are hit most, the [hot set](Cache::hot), with room for this many, at most 65,536. Unless set, the cache
-    /// counts none, and hits cost nothing for it. Each key takes about 200 bytes, and more if it is long. One hit in 16 is counted.
+    /// Counts the keys that are hit most, the [hot set](Cache::hot), with room for this many, at most 65,536. Unless set, the
+    /// cache counts none, and hits cost nothing for it. Each key takes about 200 bytes, and more if it is long. One hit in 16 is
+    /// counted.
     ///
-    /// Over Redis, the process leaves its list there each minute, 256 KiB at most, for other processes' [warm start](Cache::warm).
+    /// Over Redis, the process leaves its list there each minute, 256 KiB at most, for other processes' [warm
+    /// start](Cache::warm).
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
@@ -284,7 +287,7 @@ impl CacheBuilder {
             invalidations: AtomicU64::new(0),
             failed_refreshes: RecentKeys::default(),
             abandoned_load,
-            // Memory has a policy of its own by which what is asked for once goes first.
+            // The memory store has its own policy, by which entries that were asked for once go first.
             doorkeeper: second_sight.filter(|_| !is_local).map(Doorkeeper::new),
             load_limit,
             switches,

@@ -72,7 +72,7 @@ pub(super) struct Inner {
     pub(super) telemetry: Telemetry,
     /// What answers most, if that is wanted.
     pub(super) hot: Option<Arc<HotSet>>,
-    /// Whether anybody is to be told of look-ups.
+    /// Whether look-ups have to be reported to an observer.
     pub(super) hears_lookups: bool,
     pub(super) lock_timeout: Duration,
     #[cfg(feature = "typed")]

@@ -1,11 +1,11 @@
-//! Deletion by pattern, as it is asked for: said at once, or done and counted.
+//! The public calls for deletion by pattern: as a ban, or as a sweep that is counted.
 
 use std::{fmt, pin::Pin};
 
 use super::{cache::Cache, invalidate::InvalidateError};
 use crate::store::Hardness;
 
-/// A deletion by pattern that is asked for, from [`Cache::delete_pattern`]; await it, or have it [counted](Self::counted).
+/// A deletion by pattern, from [`Cache::delete_pattern`]; await it to run it, or use [`counted`](Self::counted).
 #[derive(Clone)]
 #[must_use = "nothing is deleted until it is awaited"]
 pub struct DeletePattern {
@@ -16,11 +16,11 @@ pub struct DeletePattern {
 impl Cache {
     /// Voids every entry whose key matches `pattern`, with its variants, at the cost of one small write however many there are.
     ///
-    /// A key is compared as people read it: its parts one after another, so `Key::new(["products:", "list:", "2"])` is
-    /// matched by `products:list:*`, and the responses of a host by `http://shop.example/*`, behind the layer's
-    /// [`namespace`](crate::CacheLayer::namespace) if it has one. `https://` in a pattern means `http://` as well, since layers keep
-    /// the responses of both there, unless they have [`schemes_apart`](crate::CacheLayer::schemes_apart). Of a key, what is not printable ASCII, and `{ } % * [ ] \`, stand
-    /// there as `%` and two upper-case hex digits.
+    /// The pattern is compared with the readable form of a key: its parts one after another. So `products:list:*` matches
+    /// `Key::new(["products:", "list:", "2"])`, and `http://shop.example/*` matches the responses of a host, after the layer's
+    /// [`namespace`](crate::CacheLayer::namespace) if it has one. `https://` in a pattern also matches `http://`, since layers
+    /// keep the responses of both there, unless they have [`schemes_apart`](crate::CacheLayer::schemes_apart). In the readable
+    /// form, bytes that are not printable ASCII, and `{ } % * [ ] \`, are written as `%` and two upper-case hex digits.
     ///
     /// | in a pattern | matches |
     /// |---|---|
@@ -29,12 +29,13 @@ impl Cache {
     /// | `[abc]`, `[a-z]`, `[^a]` | one of these; one that is not |
     /// | `\` | the next character itself |
     ///
-    /// Once it returned, nothing that matches and whose load began before is served, by any process. What it voided lies where it
-    /// was until it is swept, in the background and in small steps. Until then an entry that is older than the pattern is compared
-    /// with it at each hit, which takes about a microsecond; younger ones are not.
+    /// Once this has returned, no process serves an entry that matches and whose load began before the call. The void entries
+    /// keep their room until they are swept, in the background and in small steps. Until then, each hit of an entry that is older
+    /// than the pattern compares its key with the pattern, which takes about a microsecond; hits of younger entries do not.
     ///
-    /// Up to 128 patterns, each of up to 1,024 bytes, are kept so at one time, of which equal ones are one; one for which there is no
-    /// room is swept at once, as if it were to be [counted](DeletePattern::counted). It goes on if its caller doesn't wait.
+    /// Up to 128 patterns, each of up to 1,024 bytes, are listed at one time; equal patterns count once. A pattern for which
+    /// there is no room is swept at once, as by [`counted`](DeletePattern::counted). The deletion continues even if its caller
+    /// doesn't wait.
     ///
     /// ```
     /// use cache_layer::{Cache, store::MemoryStore};
@@ -48,19 +49,20 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// As for [`invalidate`](Self::invalidate). Redis users need the permission to `SCAN` for what is swept; without it, a pattern for
-    /// which there is no room invalidates everything.
+    /// As for [`invalidate`](Self::invalidate). Redis users need the permission to `SCAN` for the sweep; without it, a pattern
+    /// for which there is no room invalidates everything.
     pub fn delete_pattern(&self, pattern: &str) -> DeletePattern {
         DeletePattern { cache: self.clone(), pattern: pattern.to_owned() }
     }
 }
 
 impl DeletePattern {
-    /// Deletes what matches now, and tells how many keys had an entry; what tags and patterns had voided counts as long as it is there.
+    /// Deletes the matching entries now, and returns how many keys had one; this includes entries that tags or patterns had
+    /// already voided, as long as they are there.
     ///
-    /// This looks at the name of every key, in small steps that leave the store time for others: it takes seconds where
-    /// there are millions. Once it returned, nothing that matches and was loaded before the call is served; what is loaded during the
-    /// call may be deleted as well. It goes on if its caller doesn't wait.
+    /// It examines the name of every key, in small steps that leave the store time for other work: with millions of keys, it
+    /// takes seconds. Once it has returned, no entry is served that matches and was loaded before the call; an entry that is
+    /// loaded during the call may be deleted as well. The deletion continues even if its caller doesn't wait.
     ///
     /// ```
     /// # use cache_layer::{Cache, store::MemoryStore};
@@ -74,7 +76,8 @@ impl DeletePattern {
     ///
     /// # Errors
     ///
-    /// As for [`delete_pattern`](Cache::delete_pattern). Without the permission to `SCAN` everything is invalidated, and nothing counted.
+    /// As for [`delete_pattern`](Cache::delete_pattern). Without the permission to `SCAN`, everything is invalidated, and nothing
+    /// is counted.
     pub async fn counted(self) -> Result<u64, InvalidateError> {
         self.cache.sweep_pattern(&self.pattern).await
     }

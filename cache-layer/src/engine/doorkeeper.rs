@@ -1,20 +1,21 @@
-//! Which keys were loaded before, lately: what is loaded once and never again is not worth a place in a store that others share.
+//! Remembers which keys were loaded recently: an entry that is loaded once and never again is not worth its room in a shared
+//! store.
 //!
-//! Two Bloom filters remember the keys. When the one that is written to has had its share, it becomes the other one, and that one is
-//! emptied. A key that was never loaded is taken for one that was, once in a hundred times.
+//! Two Bloom filters remember the keys. When the current one is full, it becomes the other one, and the other one is emptied and
+//! becomes the current one. One in a hundred keys that were never loaded is taken for a key that was.
 
 use std::{fmt, time::Duration};
 
 use crate::{key::Key, sync::Mutex};
 
-/// Bits of a filter: 64 KiB.
+/// The number of bits of a filter: 64 KiB.
 const BITS: u64 = 1 << 19;
-/// Keys of a filter: with four bits each, of 100 other keys one is taken for one of them.
+/// The number of keys of a filter: with four bits each, one in 100 other keys is taken for one of them.
 const KEYS: u32 = 50_000;
 const PROBES: u64 = 4;
 
 pub(super) struct Doorkeeper {
-    /// A load that takes as long is worth its place at once.
+    /// The result of a load that takes this long is stored at once.
     pub(super) bound: Duration,
     filters: Mutex<Filters>,
 }
@@ -22,7 +23,7 @@ pub(super) struct Doorkeeper {
 struct Filters {
     current: Box<[u64]>,
     previous: Box<[u64]>,
-    /// Keys in the current one.
+    /// The number of keys in the current filter.
     keys: u32,
 }
 
@@ -32,7 +33,7 @@ impl Doorkeeper {
         Self { bound, filters: Mutex::new(Filters { current: filter(), previous: filter(), keys: 0 }) }
     }
 
-    /// Takes note of a key, and tells whether it was known.
+    /// Remembers a key, and returns whether it was known.
     pub(super) fn meet(&self, key: &Key) -> bool {
         self.filters.lock().meet(bits(key))
     }
@@ -55,9 +56,9 @@ impl Filters {
     }
 }
 
-/// Where the bits of a key are.
+/// The positions of a key's bits.
 fn bits(key: &Key) -> [(usize, u64); PROBES as usize] {
-    // A keyed hash, so that nobody chooses keys that look like others.
+    // The hash is keyed, so that no client can choose keys that collide with others.
     let hash = key.hash();
     let hash = hash.primary ^ hash.variant.rotate_left(32);
     let (first, step) = (hash >> 32, (hash & 0xffff_ffff) | 1);

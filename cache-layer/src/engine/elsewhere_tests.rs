@@ -1,4 +1,4 @@
-//! A store that is outside of this process, and contradicts itself or can't keep up.
+//! A store outside of this process that contradicts itself or can't keep up.
 
 use std::{
     sync::{
@@ -31,13 +31,13 @@ use crate::{
     tag::{TagToken, Tags},
 };
 
-/// What a store says when it is asked for a lease.
+/// The store's answer to a request for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
     TheTruth,
-    /// There is something else by now; to look-ups, it says that there is nothing.
+    /// The key has changed; but look-ups find nothing.
     Changed,
-    /// Somebody loads; and that this has ended, to whoever waits for that.
+    /// The lease is held; and a wait for its end returns at once.
     Held,
 }
 
@@ -163,7 +163,7 @@ impl StoreBackend for Elsewhere {
     }
 }
 
-/// What the client reads in `Cache-Status`, and the body.
+/// The `Cache-Status` that the client receives, and the body.
 async fn ask(cache: &Cache, path: &str) -> (String, Bytes) {
     let application = service_fn(async |_: Request<Full<Bytes>>| {
         let response = Response::builder().header("cache-control", "max-age=60").body(Full::from("a page"));
@@ -232,7 +232,7 @@ async fn what_waits_for_its_turn_to_be_stored_keeps_its_lease() {
     let turns = cache.0.commits.acquire_many(COMMITS as u32).await.unwrap();
     assert!(ask(&cache, "/x").await.0.ends_with("stored"));
     sleep(2 * cache.lease_life()).await;
-    // This store's leases have no end of their own.
+    // Leases of this store don't expire.
     assert!(store.renewals.load(Ordering::SeqCst) >= 2, "not renewed");
     drop(turns);
     assert!(cache.drain(Duration::from_secs(10)).await);

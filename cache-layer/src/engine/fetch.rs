@@ -1,6 +1,6 @@
-//! From a miss to the right to load, and waiting for another request's load: once for both front ends.
+//! From a miss to the right to load, and waiting for another request's load, for both front ends.
 //!
-//! A front end looks a request up, and says as [`Found`] what that means. A [`Miss`] joins the flight of its key
+//! A front end looks a request up, and expresses the result as [`Found`]. A [`Miss`] joins the flight of its key
 //! ([`Flights::join`](super::flight::Flights::join)): its leader [acquires](Cache::acquire) the right to load, and the others
 //! [follow](Follower::follow).
 
@@ -25,7 +25,7 @@ use crate::{
     telemetry::{Event, NoCacheReason, Release, WaitScope},
 };
 
-/// What a lookup means for one request. `H` is an answer, and `D` what a front end knows of a miss.
+/// The result of a lookup for one request. `H` is an answer, and `D` is what a front end knows of a miss.
 pub(crate) enum Found<H, D = ()> {
     /// This answers the request.
     Fresh(H),
@@ -40,7 +40,7 @@ pub(crate) struct Miss<D = ()> {
     pub(crate) key: Key,
     /// What the lookup saw there; `None` if the store did not answer.
     pub(crate) expected: Option<Seen>,
-    /// What is there: to be validated, or to fall back on.
+    /// The entry that is there, to be validated or to fall back on.
     pub(crate) stale: Option<Entry>,
     pub(crate) detail: D,
 }
@@ -52,18 +52,18 @@ impl<D> Miss<D> {
     }
 }
 
-/// How the leader of a flight came out of asking for the right to load.
+/// The result of asking for the right to load, for the leader of a flight.
 pub(crate) enum AcquireOutcome<H> {
     Granted(Box<WritePermit>),
-    /// Another load has brought this. The flight has ended.
+    /// Another load has provided this answer. The flight has ended.
     Found(H),
-    /// A recent load of this key could not be stored: load without a thought of storing. The flight has ended.
+    /// A recent load of this key could not be stored: load without storing. The flight has ended.
     Uncacheable,
     /// A recent load of this key failed: leave the application alone. The flight has ended.
     BackedOff(RecentFailure),
 }
 
-/// What came of asking once for the right to load.
+/// The result of asking once for the right to load.
 pub(crate) enum Attempt {
     Granted(Box<WritePermit>),
     /// The key changed, or may have: look again, and ask again.
@@ -74,7 +74,7 @@ pub(crate) enum Attempt {
     BackedOff(RecentFailure),
 }
 
-/// What came of asking once for the right to load, without waiting.
+/// The result of asking once for the right to load, without waiting.
 pub(crate) enum AttemptNow {
     Granted(Box<WritePermit>),
     /// The key changed, or may have.
@@ -87,18 +87,18 @@ pub(crate) enum AttemptNow {
     BackedOff(RecentFailure),
 }
 
-/// How a request came out of waiting for another request's load.
+/// How a request's wait for another request's load ended.
 pub(crate) enum Followed<T> {
-    /// It has part in what is coming in.
+    /// The request is answered from the body that is arriving.
     Joined(T),
     Ended(FlightOutcome),
     TimedOut,
 }
 
 impl Cache {
-    /// Asks for the right to load what `miss` is about. While the key is loaded elsewhere in the fleet, or changes, the
-    /// request waits, and looks again with `find`, for as long as there is `patience`; after that the load goes ahead, and is
-    /// not stored. `miss` is what was found last.
+    /// Asks for the right to load the key of `miss`. While the key is loaded elsewhere in the fleet, or changes, the request
+    /// waits, and looks again with `find`, for as long as there is `patience`; after that the load goes ahead, and is not stored.
+    /// `miss` is updated to the last result.
     pub(crate) async fn acquire<H, D, F: Future<Output = Found<H, D>>>(
         &self,
         mut flight: Flight,
@@ -117,7 +117,7 @@ impl Cache {
                 Attempt::Uncacheable => return AcquireOutcome::Uncacheable,
                 Attempt::BackedOff(failure) => return AcquireOutcome::BackedOff(failure),
             }
-            // In a box, so that the future of a load that looks no second time is the smaller for it.
+            // Boxed, so that the future of a load that looks no second time is smaller.
             *miss = match Box::pin(find()).await {
                 Found::Fresh(hit) => {
                     flight.finish(FlightOutcome::Stored);
@@ -128,7 +128,7 @@ impl Cache {
         }
     }
 
-    /// The right to load what `miss` is about, if the store is in this process and grants it; else the flight.
+    /// The right to load the key of `miss`, if the store is in this process and grants it; otherwise the flight.
     pub(crate) fn acquire_at_once<D>(
         &self,
         flight: Flight,
@@ -155,8 +155,8 @@ impl Cache {
         patience: &mut Patience,
         policy: FailurePolicy,
     ) -> Attempt {
-        // What it changed to may not be seen by a lookup: the store may read from a replica that lags. In a box, as is the
-        // other wait, so that the future of who need not wait is the smaller for it.
+        // A lookup may not see the change: the store may read from a replica that lags. Both waits are boxed, so that the future
+        // of a request that need not wait is smaller.
         let (flight, looks_again) = match self.attempt(flight, key, Some(seen), policy).await {
             AttemptNow::Granted(permit) => return Attempt::Granted(permit),
             AttemptNow::Uncacheable => return Attempt::Uncacheable,
@@ -170,7 +170,7 @@ impl Cache {
         }
     }
 
-    /// Asks once for the right to load `key`, and waits for nobody.
+    /// Asks once for the right to load `key`, without waiting.
     pub(crate) async fn attempt(
         &self,
         flight: Flight,
@@ -244,14 +244,14 @@ impl Cache {
         release
     }
 
-    /// What a refresh of `key`, which is stale and may be used, is for.
+    /// The purpose of a refresh of `key`, whose entry is stale and may be used.
     pub(crate) fn purpose_of_refresh(&self, key: &Key) -> Purpose {
         if self.refresh_failed_lately(key) { Purpose::RetriedRefresh } else { Purpose::Refresh }
     }
 
-    /// Whether a request may be given what `load` brings: nothing that was invalidated before the request came. To be asked
-    /// after the request's own lookup, and whether that `reached_store`: with the store's answer, this process has heard of
-    /// every invalidation before it.
+    /// Whether a request may get the result of `load`: it must contain nothing that was invalidated before the request came. To
+    /// be called after the request's own lookup, with whether that `reached_store`: after the store's answer, this process knows
+    /// of every invalidation before it.
     pub(crate) fn may_join(&self, load: &InProgress, reached_store: bool) -> bool {
         let stands = match &load.lease {
             Ok(lease) => reached_store && !self.0.store.overtaken(lease),
@@ -264,7 +264,7 @@ impl Cache {
 }
 
 impl Follower {
-    /// Waits until the load has ended, or until `join` accepts what is coming in; at most until `deadline`.
+    /// Waits until the load has ended, or until `join` accepts the arriving body; at most until `deadline`.
     pub(crate) async fn follow<T>(
         mut self,
         wait: Wait,

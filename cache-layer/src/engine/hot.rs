@@ -1,7 +1,7 @@
-//! The hot set: the keys whose entries answer most, in this process, in bounded memory.
+//! The hot set: the keys whose entries answer most requests in this process, in bounded memory.
 //!
-//! Of the hits, one in [`SAMPLE`] is counted, in one of several [sketches](SpaceSaving): which one, the key decides, so that each key
-//! is in one alone. A thread that finds its sketch taken does not wait: hits of all keys are lost alike.
+//! One hit in [`SAMPLE`] is counted, in one of several [sketches](SpaceSaving). The key decides which, so that each key is in one
+//! sketch only. A thread that finds its sketch locked does not wait: hits of all keys are lost alike.
 
 use std::{
     fmt,
@@ -18,17 +18,18 @@ use crate::{
     sync::Mutex,
 };
 
-/// Of so many hits, one is counted.
+/// One hit in this many is counted.
 pub(super) const SAMPLE: u64 = 16;
-/// Keys that may be asked for at most.
+/// The most keys that a caller may ask for.
 const MOST: usize = 65_536;
 const SHARDS: usize = 8;
-/// Samples for each key that there is room for, after which those before count half: two million hits for each thousand keys.
+/// The number of samples, for each key that there is room for, after which all earlier samples are halved: two million hits for
+/// each thousand keys.
 const AGE: u64 = 128;
-/// A longer key is not remembered.
+/// Longer keys are not remembered.
 pub(super) const LONGEST_KEY: usize = 1024;
 
-/// What is counted by: the bytes of an entry's key.
+/// Hits are counted by the bytes of an entry's key.
 pub(super) type Canonical = Arc<[u8]>;
 
 pub(super) struct HotSet {
@@ -38,12 +39,12 @@ pub(super) struct HotSet {
     samples: AtomicU64,
     life: u64,
     hashing: RandomState,
-    /// By what others know the lists of this process.
+    /// The number by which other processes recognize the lists of this process.
     pub(super) node: u64,
 }
 
 impl HotSet {
-    /// With room for so many keys.
+    /// A hot set with room for this many keys.
     pub(super) fn new(keys: usize) -> Self {
         let cap = keys.clamp(1, MOST).div_ceil(SHARDS);
         Self {
@@ -55,7 +56,7 @@ impl HotSet {
         }
     }
 
-    /// An entry has answered.
+    /// Counts a hit of `entry`.
     pub(super) fn hit(&self, entry: &Entry) {
         if fastrand::u64(..SAMPLE) == 0 {
             self.count(entry.canonical());
@@ -76,9 +77,9 @@ impl HotSet {
         }
     }
 
-    /// The keys whose entries answered most, and how many samples that were.
+    /// The keys whose entries answered most requests, and their numbers of samples.
     pub(super) fn hottest(&self) -> Vec<Counted<Canonical>> {
-        // One after the other, so that no thread waits for all.
+        // The shards are locked one after the other, so that no thread waits for all of them.
         let sketches: Vec<_> = self.shards.iter().map(|shard| shard.lock().clone()).collect();
         SpaceSaving::merged(&sketches)
     }
@@ -96,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// Ranks that come as often as one by their number, from 1 on.
+    /// Ranks from 1 on, each with a frequency in inverse proportion to its number.
     fn zipf(keys: usize) -> impl FnMut() -> usize {
         let mut sums = Vec::with_capacity(keys);
         let mut sum = 0.0;
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn of_the_hundred_that_are_asked_for_most_nearly_all_are_found() {
         let (hot, mut next) = (HotSet::new(4096), zipf(100_000));
-        // As many samples as some five million hits leave.
+        // As many samples as about five million hits leave.
         for _ in 0..320_000 {
             hot.count(next().to_string().as_bytes());
         }

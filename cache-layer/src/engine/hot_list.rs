@@ -1,4 +1,4 @@
-//! The list of hot keys that a process leaves for others, as bytes. Whoever reads one trusts none of them.
+//! The list of hot keys that a process leaves for others, as bytes. Its reader does not trust them.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -16,12 +16,12 @@ use super::hot::{Canonical, LONGEST_KEY};
 use crate::{key::Key, space_saving::Counted};
 
 const VERSION: u8 = b'1';
-/// Bytes of a list at most.
+/// The most bytes of a list.
 pub(super) const LONGEST: usize = 256 * 1024;
-/// Before each key.
+/// The number of bytes before each key.
 const HEAD: usize = 6;
 
-/// The list of a node, of as many of these keys as fit in, from the first on.
+/// The list of a node, of as many of these keys as fit, from the first on.
 pub(super) fn write(node: u64, counted: &[Counted<Canonical>]) -> Vec<u8> {
     let mut list = vec![VERSION];
     list.extend_from_slice(&node.to_be_bytes());
@@ -37,7 +37,7 @@ pub(super) fn write(node: u64, counted: &[Counted<Canonical>]) -> Vec<u8> {
     list
 }
 
-/// Whose list it is, and its keys with their samples; `None` if that is no list, to the last byte.
+/// The node of a list, and its keys with their samples; `None` if the bytes are not a list, to the last byte.
 pub(super) fn read(list: &[u8]) -> Option<(u64, Vec<(Key, u64)>)> {
     if list.len() > LONGEST {
         return None;
@@ -57,8 +57,8 @@ pub(super) fn read(list: &[u8]) -> Option<(u64, Vec<(Key, u64)>)> {
     Some((u64::from_be_bytes(*node), keys))
 }
 
-/// The keys of these lists, those with the most samples first: of each node the last list, which is the first one here, and none
-/// of `own`. And how many could not be read.
+/// The keys of these lists, those with the most samples first: of each node its newest list, which comes first here, and none of
+/// the node `own`; and the number of lists that could not be read.
 pub(super) fn merge<L: AsRef<[u8]>>(lists: &[L], own: Option<u64>) -> Merged {
     let (mut nodes, mut refused) = (Vec::new(), 0);
     let mut samples: HashMap<Canonical, (Key, u64)> = HashMap::new();
@@ -80,7 +80,7 @@ pub(super) fn merge<L: AsRef<[u8]>>(lists: &[L], own: Option<u64>) -> Merged {
     Merged { keys: keys.into_iter().map(|(key, _)| key).collect(), nodes: nodes.len(), refused }
 }
 
-/// What several lists say together.
+/// The merged content of several lists.
 #[derive(Debug)]
 pub(super) struct Merged {
     pub(super) keys: Vec<Key>,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the bytes are, nothing panics, and what is a list is one by its own writing.
+        /// Whatever the bytes are, nothing panics, and bytes that read as a list are written in the same way.
         #[test]
         fn bytes_of_any_kind_are_a_list_or_none(mut bytes in prop::collection::vec(any::<u8>(), 0..200), begin: bool) {
             if begin && bytes.len() > 9 {

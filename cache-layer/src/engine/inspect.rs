@@ -232,8 +232,8 @@ impl Cache {
         self.0.store.count(Reach::Everything).await.map_err(InspectError)
     }
 
-    /// As [`count_tag`](Self::count_tag), in about `within`, and what it costs to load again what is reached. In Redis, what is not
-    /// looked at by then is estimated; `None` in a cluster, where that can't be.
+    /// As [`count_tag`](Self::count_tag), in about the time `within`, and with the cost of loading these keys again. In Redis,
+    /// keys that were not examined by then are estimated; `None` in a cluster, where that is not possible.
     ///
     /// ```
     /// use std::time::Duration;
@@ -255,7 +255,7 @@ impl Cache {
         self.0.store.estimate(Reach::Tag(tag), within).await.map_err(InspectError)
     }
 
-    /// As [`count_pattern`](Self::count_pattern), in the way of [`estimate_tag`](Self::estimate_tag).
+    /// As [`count_pattern`](Self::count_pattern), within a time limit as for [`estimate_tag`](Self::estimate_tag).
     ///
     /// # Errors
     ///
@@ -273,7 +273,7 @@ impl Cache {
         }
     }
 
-    /// As [`count_all`](Self::count_all), in the way of [`estimate_tag`](Self::estimate_tag).
+    /// As [`count_all`](Self::count_all), within a time limit as for [`estimate_tag`](Self::estimate_tag).
     ///
     /// # Errors
     ///

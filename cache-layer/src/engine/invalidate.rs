@@ -11,7 +11,7 @@ use crate::{
     telemetry::{Covers, Event, InvalidationKind, Named},
 };
 
-/// What an invalidation covers, and what it does to that.
+/// What an invalidation covers, and whether it makes entries void or stale.
 #[derive(Clone, Copy, Debug)]
 struct Invalidation<'a> {
     scope: Scope<'a>,
@@ -19,9 +19,9 @@ struct Invalidation<'a> {
 }
 
 impl Cache {
-    /// Voids the entry of `key`, with all its variants. [`CacheLayer::key`](crate::CacheLayer::key) tells the key of a URI.
+    /// Voids the entry of `key`, with all its variants. [`CacheLayer::key`](crate::CacheLayer::key) returns the key of a URI.
     ///
-    /// Once this returned, no load that began before it becomes visible any more.
+    /// Once this has returned, no load that began before it becomes visible any more.
     ///
     /// # Errors
     ///
@@ -60,7 +60,7 @@ impl Cache {
         self.run_on_all(Hardness::Hard).await
     }
 
-    /// What a pattern covers, hard or soft: said at once.
+    /// Bans a pattern, hard or soft.
     pub(super) async fn run_on_pattern(&self, pattern: &str, hardness: Hardness) -> Result<(), InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
@@ -79,7 +79,7 @@ impl Cache {
         self.delivered(result, InvalidationKind::Pattern, hardness, Covers::Pattern(pattern))
     }
 
-    /// The same, hard, and one by one.
+    /// Deletes the matching entries, and counts them.
     pub(super) async fn sweep_pattern(&self, pattern: &str) -> Result<u64, InvalidateError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
         let (pattern_itself, http) = (Pattern::new(pattern), under_http(pattern).map(|http| Pattern::new(&http)));
@@ -125,7 +125,7 @@ impl Cache {
         self.delivered(result, scope.into(), hardness, covers)
     }
 
-    /// What is made anew may be cacheable, and its load may succeed.
+    /// A new response may be cacheable, and its load may succeed.
     fn forget_what_was_learned(&self, scope: Scope<'_>) {
         match scope {
             Scope::Key(key) => self.0.recent_failures.forget(key),
@@ -152,7 +152,7 @@ impl Cache {
     }
 }
 
-/// The pattern that matches what layers keep of the URIs under `https` that this one matches, if it names that scheme.
+/// The pattern under `http` for a pattern that names `https`, if it does: layers keep the responses of both there.
 pub(super) fn under_http(pattern: &str) -> Option<String> {
     let (before, after) = pattern.split_once("://")?;
     before.strip_suffix("https").map(|space| format!("{space}http://{after}"))

@@ -1,4 +1,5 @@
-//! The warm start: a new process reads the lists of hot keys that others have left, and fetches those entries into its first tier.
+//! The warm start: a new process reads the lists of hot keys that other processes have left, and fetches their entries into its
+//! first tier.
 
 use std::{
     sync::{Arc, Weak},
@@ -19,9 +20,10 @@ use crate::{
     telemetry::{Event, WarmOutcome},
 };
 
-/// Keys that are fetched in one round trip. The bytes of as many entries are in memory at one time, beside the first tier.
+/// The number of keys that are fetched in one round trip. The bytes of that many entries are in memory at one time, besides the
+/// first tier.
 const BATCH: usize = 64;
-/// How long after its start a process leaves its first list, and from then on the pause between two.
+/// The time from the start of a process to its first list, and the pause between two lists after that.
 const FIRST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -29,33 +31,33 @@ const PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HotKey {
-    /// Whose entry answered; of what has variants, that of the variant.
+    /// The key of the entry that answered; for an entry with variants, the variant's key.
     pub key: Key,
-    /// About how many hits that were, lately: those of the last two million for each thousand keys that there is room for, and of
-    /// what was before, half, a quarter, and so on.
+    /// The approximate number of recent hits: all of the last two million for each thousand keys that there is room for, and
+    /// half, a quarter and so on of earlier ones.
     pub hits: u64,
 }
 
-/// What came of a [warm start](Cache::warm).
+/// The result of a [warm start](Cache::warm).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warmed {
-    /// Processes whose lists were read.
+    /// The number of processes whose lists were read.
     pub nodes: usize,
-    /// Lists that could not be read: another program's, or a newer version's.
+    /// The number of lists that could not be read, because another program or a newer version wrote them.
     pub refused_lists: usize,
-    /// Keys that were asked for, at most as many as were to be.
+    /// The number of keys that were asked for, at most the number that the caller allowed.
     pub asked: usize,
-    /// Of those, the ones whose entries were there, and are in the first tier from now on.
+    /// The number of those keys whose entries were found, and are in the first tier from now on.
     pub found: usize,
-    /// Whether all of it was done, or else the deadline, or the store's silence, ended it.
+    /// Whether the warm start was completed; otherwise the deadline, or a store that did not answer, ended it.
     pub complete: bool,
 }
 
 /// # The hot set and a warm start
 impl Cache {
-    /// The keys whose entries have answered most in this process, the first of them first, at most `n`; none, unless the cache was
-    /// built to [count them](super::CacheBuilder::hot_keys).
+    /// The keys whose entries have answered most requests in this process, at most `n`, the most frequent one first; none, unless
+    /// the cache was built to [count them](super::CacheBuilder::hot_keys).
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -77,13 +79,13 @@ impl Cache {
         counted.map(|one| HotKey { key: Key::of_canonical(&one.key), hits: one.sum.saturating_mul(SAMPLE) }).collect()
     }
 
-    /// Fetches into the first tier what other processes' hot sets are of, with at most `n` entries asked for, before `deadline` has
-    /// passed. For a new process, before it takes requests: then they find in memory what is asked for most.
+    /// Fetches the hot sets of other processes into the first tier, asking for at most `n` entries, until `deadline` has passed.
+    /// It is for a new process, before it takes requests: they then find the most requested entries in memory.
     ///
-    /// Each process that [counts its hot keys](super::CacheBuilder::hot_keys) leaves a list every minute, beside the tags, for ten
-    /// minutes: `<prefix>:hot` has the last eight. Nothing is done for a store without a first tier. What is fetched is tracked as
-    /// any read is: an invalidation meanwhile voids it. The bytes of a list are not trusted: they name keys, and an entry is
-    /// compared with its key. Besides the entries, each round trip for 64 of them reads the tokens of tags that are not known.
+    /// Each process that [counts its hot keys](super::CacheBuilder::hot_keys) leaves a list every minute, beside the tags, for
+    /// ten minutes: `<prefix>:hot` has the last eight. For a store without a first tier, nothing is done. The fetched entries are
+    /// tracked as in any read: an invalidation in the meantime voids them. The bytes of a list are not trusted: they name keys,
+    /// and an entry is compared with its key. Besides 64 entries, each round trip reads the tokens of tags that are not known.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -101,7 +103,7 @@ impl Cache {
     pub async fn warm(&self, n: usize, deadline: Duration) -> Warmed {
         let mut warmed = Warmed::default();
         if self.0.store.has_first_tier() {
-            // One that is too far away is never.
+            // A deadline that is too far away never comes.
             let until = Instant::now().checked_add(deadline);
             let done = self.warm_into(n, &mut warmed);
             warmed.complete = match until {
@@ -123,7 +125,7 @@ impl Cache {
         warmed
     }
 
-    /// Whether the store answered everything.
+    /// Returns whether the store answered everything.
     async fn warm_into(&self, n: usize, warmed: &mut Warmed) -> bool {
         let Ok((lists, unopened)) = self.0.store.lists().await else { return false };
         let own = self.0.hot.as_ref().map(|hot| hot.node);
@@ -149,7 +151,7 @@ impl Cache {
         true
     }
 
-    /// At most `n` of these keys that are not in memory, each variant behind the key that leads to it.
+    /// At most `n` of these keys that are not in memory, each variant after the primary key that leads to it.
     fn with_primaries(&self, keys: Vec<Key>, n: usize) -> Vec<Key> {
         let mut wanted = std::collections::HashSet::new();
         let mut ordered = Vec::new();
@@ -168,9 +170,9 @@ impl Cache {
         ordered
     }
 
-    /// Leaves the list of this process's hot keys at once, as is done each minute: for an orderly shutdown, so that the process that
-    /// comes next finds it. `false` if there is none to leave: the cache does not [count them](super::CacheBuilder::hot_keys), has
-    /// had no hits, or its store is in this process.
+    /// Leaves the list of this process's hot keys at once, as a task does each minute: for an orderly shutdown, so that the next
+    /// process finds it. `false` if there is no list to leave: the cache does not [count its hot
+    /// keys](super::CacheBuilder::hot_keys), has had no hits, or its store is in this process.
     ///
     /// # Errors
     ///
@@ -185,7 +187,7 @@ impl Cache {
         self.0.store.leave_list(&list).await.map_err(InspectError::from)
     }
 
-    /// Has a task leave the list each minute, for as long as there is this cache.
+    /// Spawns a task that leaves the list each minute, for as long as this cache exists.
     pub(super) fn leave_hot_keys_from_now_on(&self) {
         if let (Some(_), Some(runtime)) = (&self.0.hot, self.0.store.runtime()) {
             runtime.spawn(leave_each_minute(Arc::downgrade(&self.0)));
@@ -196,7 +198,7 @@ impl Cache {
 async fn leave_each_minute(cache: Weak<Inner>) {
     let mut pause = FIRST;
     loop {
-        // Not all processes of a fleet at once, however they were started.
+        // So that the processes of a fleet don't leave their lists all at once, however they were started.
         sleep(pause.mul_f64(fastrand::f64().mul_add(0.4, 0.8))).await;
         let Some(cache) = cache.upgrade().map(Cache) else { return };
         if let Err(error) = cache.leave_hot_keys().await {

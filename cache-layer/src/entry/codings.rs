@@ -1,15 +1,15 @@
-//! The payload of an entry in content codings, beside itself, or in place of itself as it came from Redis.
+//! The payload of an entry in content codings: besides the payload, or instead of it for a frame that came from Redis.
 
 use bytes::Bytes;
 
 use crate::coding::{Coding, Encoder};
 
-/// What is known of a payload in one coding.
+/// The state of a payload in one coding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Form {
     #[default]
     Unmade,
-    /// It is no shorter.
+    /// The coded form is not shorter.
     InVain,
     Made(Bytes),
 }
@@ -18,19 +18,19 @@ pub(crate) enum Form {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Codings {
     pub(super) forms: [Form; Coding::COUNT],
-    /// At which levels they were made; 0 is the usual one of a coding.
+    /// The levels at which they were made; 0 is the default level of a coding.
     pub(super) levels: [u8; Coding::COUNT],
-    /// The length of the payload, where only its zstd frame is here.
+    /// The length of the payload, if only its zstd frame is here.
     pub(super) framed: Option<u64>,
     /// Which of them have a buffer of their own.
     owned: [bool; Coding::COUNT],
 }
 
 impl Codings {
-    /// Takes note of what is known of one coding. What was made by another encoder of it goes.
+    /// Records the form of one coding. A form that another encoder of the same coding made is dropped.
     pub(super) fn set(&mut self, encoder: Encoder, form: Form) {
         let is_made = matches!(form, Form::Made(_));
-        // The payload itself may be nowhere else.
+        // This form may be the only copy of the payload.
         if self.framed.is_some() && encoder.coding().is_zstd() && !is_made {
             return;
         }
@@ -39,13 +39,13 @@ impl Codings {
         (self.forms[number], self.levels[number]) = (form, encoder.level());
     }
 
-    /// Made of what is in a buffer that is counted otherwise.
+    /// Codings that are slices of a buffer, which is counted elsewhere.
     #[cfg(feature = "redis")]
     pub(super) fn of(forms: [Form; Coding::COUNT], levels: [u8; Coding::COUNT], framed: Option<u64>) -> Self {
         Self { forms, levels, framed, ..Self::default() }
     }
 
-    /// How many buffers it has of its own, and of how many bytes.
+    /// The number of buffers that these codings own, and of their bytes.
     #[cfg(feature = "memory")]
     pub(super) fn held(&self) -> (usize, usize) {
         let bytes = self.forms.iter().zip(self.owned).filter_map(|(form, owned)| match form {

@@ -1,11 +1,14 @@
-//! The form of payloads outside of this process: a large payload that shrinks is compressed, once, when it is written. Content
+//! The form of payloads outside of this process: a large payload that shrinks is compressed, once, when it is written. A payload
 //! that clients get in content codings is written in those codings.
 //!
 //! | first byte of the length | then |
 //! |---|---|
 //! | 0 | the payload |
 //! | 1 | its length (8 bytes), and a zstd frame |
-//! | 2 | its length (8); how many forms of it there are (1), and of each, in this order, what it is (1) and its length (8); these forms. 0 is the payload itself, and 1, 2 and 3 are `zstd`, `br` and `gzip`, and 8 more for each level, where that is not the usual one of the coding. The payload itself is there if `zstd` is not |
+//! | 2 | its length (8 bytes), the number of its forms (1), for each form its kind (1) and length (8), and the forms |
+//!
+//! Kind 0 is the payload itself; 1, 2 and 3 are `zstd`, `br` and `gzip`, plus 8 for each level, if that is not the default of the
+//! coding. The payload itself is there if `zstd` is not.
 
 use bytes::Bytes;
 
@@ -18,13 +21,13 @@ pub(super) struct Written(pub(super) u8);
 
 impl Written {
     const PLAIN: Self = Self(0);
-    /// The length that it had, 8 bytes, and a zstd frame.
+    /// The length of the payload, 8 bytes, and a zstd frame.
     #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
     const ZSTD: Self = Self(1);
     /// In content codings.
     pub(super) const FORMS: Self = Self(2);
 
-    /// Whether it is slices of what was read.
+    /// Whether the result is slices of the bytes that were read.
     pub(super) fn is_sliced(self) -> bool {
         self == Self::PLAIN || self == Self::FORMS
     }
@@ -47,8 +50,8 @@ impl Entry {
     }
 }
 
-/// A key, metadata and a payload as they were before they were written. Where the payload was compressed, they lie in one
-/// buffer of their own: as slices, the first two would keep the frame in memory as well.
+/// A key, metadata and a payload as they were before they were written. If the payload was compressed, they lie in one buffer of
+/// their own: slices of the first two would keep the frame in memory as well.
 pub(super) fn decompressed(written: Written, parts: [Bytes; 3]) -> Result<[Bytes; 3], Rejection> {
     match written {
         Written::PLAIN => Ok(parts),
@@ -58,12 +61,12 @@ pub(super) fn decompressed(written: Written, parts: [Bytes; 3]) -> Result<[Bytes
             let mut whole = zstd::decompress(&[&canonical, &meta], &frame).ok_or(Rejection::Malformed)?;
             Ok([whole.split_to(canonical.len()), whole.split_to(meta.len()), whole])
         }
-        // By another version, or by one that was built with more features.
+        // Another version wrote it, or a program that was built with more features.
         _ => Err(Rejection::Version),
     }
 }
 
-/// Below, a round trip costs more than the bytes.
+/// Below this size, a round trip costs more than the bytes.
 #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
 pub(super) const THRESHOLD: usize = 1024;
 
@@ -79,7 +82,7 @@ mod zstd {
             return None;
         }
         let frame = zstd::compress(payload)?;
-        // Not worth the work of every reader.
+        // The saving is not worth the work of every reader.
         if frame.len() + size_of::<u64>() > payload.len() / 8 * 7 {
             return None;
         }
@@ -89,11 +92,11 @@ mod zstd {
         Some(coded.into())
     }
 
-    /// What `head` and then the payload are, one after the other.
+    /// The bytes of `head` followed by the payload.
     pub(super) fn decompress(head: &[&[u8]], coded: &[u8]) -> Option<Bytes> {
         let (length, frame) = coded.split_first_chunk()?;
         let length = u64::from_be_bytes(*length);
-        // Checked before anything is inflated, and then never inflated beyond.
+        // The length is checked before anything is inflated, and inflating stops there.
         let length = usize::try_from(length).ok().filter(|_| length <= MOST)?;
         let ahead: usize = head.iter().map(|part| part.len()).sum();
         let mut whole = Vec::with_capacity(ahead + length);
@@ -121,12 +124,12 @@ pub(super) mod forms {
     /// The payload itself.
     const ITSELF: u8 = 0;
 
-    /// Of a coding at a level. Who knows no levels takes one that has one for a coding that it doesn't know.
+    /// The number of a coding at a level. A program that knows no levels takes a coding with a level for an unknown coding.
     fn mark(coding: Coding, levels: [u8; Coding::COUNT]) -> u8 {
         (coding.number() as u8 + 1) | levels[coding.number()] << 3
     }
 
-    /// `None` if it is in no content coding.
+    /// `None` if the payload is in no content coding.
     pub(super) fn write(entry: &Entry) -> Option<Bytes> {
         let codings = entry.contents.codings.as_ref()?;
         let made = |coding: Coding| match &codings.forms[coding.number()] {
@@ -152,7 +155,7 @@ pub(super) mod forms {
         Some(written.into())
     }
 
-    /// The payload, which is empty if there is only a frame of it, and its codings. Nothing is copied, nor inflated.
+    /// The payload, which is empty if there is only a frame of it, and its codings. Nothing is copied or inflated.
     pub(in crate::entry) fn read(mut written: Bytes) -> Result<(Bytes, Arc<Codings>), Rejection> {
         let length = u64::from_be_bytes(take(&mut written)?);
         let [count] = take(&mut written)?;

@@ -1,4 +1,4 @@
-//! What compression makes of whole envelopes.
+//! Compression of whole envelopes.
 
 use bytes::Bytes;
 
@@ -106,11 +106,11 @@ mod forms {
         assert_eq!([usual, best].map(|encoder| read.form(encoder)), [&Form::Unmade, &made(best)]);
         assert_eq!(read.form(Coding::Zstd), page.form(Coding::Zstd));
         assert_eq!(read.inflated().unwrap().payload(), page.payload());
-        // One takes the place of the other, and its weight.
+        // One replaces the other, and its weight.
         let again = page.clone().with_form(usual, made(usual));
         assert_eq!([usual, best].map(|encoder| again.form(encoder)), [&made(usual), &Form::Unmade]);
         assert_eq!(again.with_form(best, made(best)).weight(), page.weight());
-        // Of a frame at any level, the payload is what is in it.
+        // A frame of any level contains the payload.
         let frame = Encoder::at(Coding::Zstd, 9).unwrap();
         let framed = entry(self::page()).with_form(frame, made(frame));
         let read = self::read(&envelope::encode(&framed)).unwrap();
@@ -161,7 +161,7 @@ mod forms {
             assert_eq!(read(&envelope::summed(&cut.into())).unwrap_err(), Rejection::Malformed, "{length}");
         }
         let at = envelope::HEAD + Key::new(["k"]).canonical().len();
-        // The number of forms, and what the first and the second are.
+        // The number of forms, and the kinds of the first and the second.
         for (offset, byte, rejection) in [
             (8, 0, Rejection::Malformed),
             (8, 2, Rejection::Malformed),

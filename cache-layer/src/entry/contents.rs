@@ -201,7 +201,7 @@ impl Entry {
         }
     }
 
-    /// The same entry, after one more soft invalidation of its key, over so many milliseconds.
+    /// The same entry, after one more soft invalidation of its key, over this many milliseconds.
     #[cfg(feature = "memory")]
     pub(crate) fn marked_anew(&self, now: u64, window: u64, turn: Turn) -> Self {
         self.marked(self.mark.next_ramped(now, window, turn), || turn)
@@ -212,7 +212,7 @@ impl Entry {
     pub(crate) fn seen_at(mut self, now: impl FnOnce() -> u64) -> Self {
         if self.stale_since != NEVER {
             let now = now();
-            // What is further away than any ramp is none.
+            // A moment further away than any ramp is not valid.
             self.softened |= self.stale_since.saturating_sub(now) > LONGEST + SKEW || self.stale_since <= now;
             if self.softened {
                 self.stale_since = self.stale_since.min(now);
@@ -231,7 +231,7 @@ impl Entry {
         self.contents.deadlines.fresh.saturating_sub(self.stale_since)
     }
 
-    /// The same entry, whose load took so many milliseconds.
+    /// The same entry, whose load took this many milliseconds.
     #[cfg(feature = "typed")]
     pub(crate) fn loaded_in(self, millis: u64) -> Self {
         self.change(|contents| contents.load_time = u32::try_from(millis).unwrap_or(u32::MAX))

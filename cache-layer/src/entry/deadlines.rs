@@ -1,6 +1,6 @@
-//! Until when an entry serves which purpose.
+//! The moments at which an entry's uses end.
 
-/// By how many milliseconds the clocks of two processes may differ unnoticed. Those that are kept by NTP stay well within.
+/// The difference between the clocks of two processes that is tolerated, in milliseconds. Clocks kept by NTP stay well within it.
 pub(super) const SKEW: u64 = 1_000;
 
 /// The longest life of an entry in a server that refuses longer ones, in milliseconds: a hundred years.
@@ -9,19 +9,19 @@ const LONGEST_LIFE: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 /// The five moments of an entry's life, in milliseconds since the Unix epoch, computed when the entry is made.
 ///
-/// Those after `fresh` are not before it; what a front end doesn't use, it leaves equal to `fresh`.
+/// The moments after `fresh` are not before it; a front end leaves those that it doesn't use equal to `fresh`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Deadlines {
     /// When the entry was made, by the clock of the process that made it; [`UNKNOWN`](Self::UNKNOWN) in an envelope that an
     /// earlier version wrote.
     pub(crate) made: u64,
-    /// Served without a question until then.
+    /// Until when the entry is served without asking the application.
     pub(crate) fresh: u64,
-    /// Served while it is refreshed in the background until then (RFC 5861, section 3).
+    /// Until when it is served while it is refreshed in the background (RFC 5861, section 3).
     pub(crate) stale_while_revalidate: u64,
-    /// Served in place of an error until then (RFC 5861, section 4).
+    /// Until when it is served in place of an error (RFC 5861, section 4).
     pub(crate) stale_if_error: u64,
-    /// Kept, for its validators at least, until then; removed by the store after that.
+    /// Until when it is kept, at least for its validators; the store removes it after that.
     pub(crate) gone: u64,
 }
 
@@ -30,9 +30,9 @@ impl Deadlines {
     #[cfg_attr(not(any(feature = "redis", feature = "typed")), allow(dead_code))]
     pub(crate) const UNKNOWN: u64 = 0;
 
-    /// The deadlines as they are to be compared with `now`. The clock that set them may be another process's, or this one's
-    /// before it was corrected: however far apart the two clocks are, an entry never has more time left than it had when it
-    /// was made. An entry made later than `now` may be of any age, and only its validators are of use.
+    /// The deadlines to compare with `now`. The clock that set them may be another process's, or this one's before it was
+    /// corrected: however far apart the two clocks are, an entry never has more time left than it had when it was made. An entry
+    /// that was made later than `now` may be of any age, and only its validators are of use.
     pub(super) fn at(self, now: u64) -> Self {
         match self.made.saturating_sub(now) {
             0 => self,
@@ -51,16 +51,16 @@ impl Deadlines {
         }
     }
 
-    /// For how long a store keeps an entry that is written `now`, in milliseconds. The life counts from the making of the entry, if that is
-    /// known: the clock that set the deadlines may be another one.
+    /// How long a store keeps an entry that is written `now`, in milliseconds. The life counts from the time at which the entry was made,
+    /// if that is known: the deadlines may be by another clock.
     #[cfg(feature = "redis")]
     pub(crate) fn life(self, now: u64) -> u64 {
         let begin = if self.made == Self::UNKNOWN { now } else { self.made };
         self.gone.saturating_sub(begin).min(LONGEST_LIFE)
     }
 
-    /// The same life, stale at `moment` at the latest. The times for which it may be used stale are as long as they were,
-    /// and begin then. Of several moments the earliest counts.
+    /// The same deadlines, but stale at `moment` at the latest. The times for which the entry may be used stale are as long as
+    /// they were, and begin then. Of several moments the earliest counts.
     pub(super) fn stale_since(self, moment: u64) -> Self {
         let fresh = self.fresh.min(moment);
         let earlier = self.fresh - fresh;

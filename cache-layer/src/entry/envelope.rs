@@ -14,14 +14,14 @@
 //! | 86 | 8 | how the payload is written, one byte, and its length, seven |
 //! | 94 | … | canonical key; tags, each a 2-byte length, the tag, its 32-byte token; metadata; payload |
 //!
-//! Version 3 has 16 bytes more at its end: hex digits of the youngest [ban](crate::ban) that its load knew of. An entry of version 2
-//! knew of none, and is written wherever there was none to know of, so that earlier versions of this crate can read it.
+//! Version 3 has 16 more bytes at its end: the hex digits of the youngest [ban](crate::ban) that its load knew of. An entry of
+//! version 2 knew of no ban; it is written if there was none, so that earlier versions of this crate can read it.
 //!
-//! A script writes the mark in place; nothing else ever changes. A mark can only make an entry stale, so that a wrong one
-//! costs a refresh.
+//! A script writes the mark in place; nothing else ever changes. A mark can only make an entry stale, so that a wrong one costs a
+//! refresh.
 //!
-//! The payload is in one piece, so that a reply is sliced and not copied. Nothing in here is trusted: what can't be read is a
-//! [`Rejection`], which is a miss with a name.
+//! The payload is in one piece, so that a reply is sliced and not copied. The bytes are not trusted: an envelope that can't be
+//! read is a [`Rejection`], a miss with a reason.
 
 use std::{str, sync::Arc};
 
@@ -43,21 +43,21 @@ use crate::{
 
 const MAGIC: &[u8; 3] = b"CLE";
 const VERSION: u8 = 2;
-/// With [`KNOWN`] bytes more.
+/// With [`KNOWN`] more bytes.
 const VERSION_KNOWING: u8 = 3;
 const KNOWN: usize = 16;
 #[cfg(any(fuzzing, test))]
 pub(crate) const MAGIC_AND_VERSION: [u8; 4] = [MAGIC[0], MAGIC[1], MAGIC[2], VERSION];
 pub(crate) const HEAD: usize = 94;
-/// Where the lengths begin, which are the end of the head.
+/// Where the lengths begin, which are the last part of the head.
 #[cfg(any(fuzzing, test))]
 pub(crate) const LENGTHS: usize = 76;
 pub(crate) const MARK: std::ops::Range<usize> = 4..8;
-/// Bits of a payload's length; those above say how it is written.
+/// The bits of a payload's length; the bits above say how the payload is written.
 const LENGTH_BITS: u32 = 56;
 const CHECKSUM: std::ops::Range<usize> = 24..32;
 
-/// Where it stands that an entry is sealed, and how.
+/// The position and the bit that say that an entry is sealed.
 pub(super) const SEALED: (usize, u8) = (86, 0x80);
 
 pub(crate) fn encode(entry: &Entry) -> Bytes {
@@ -81,7 +81,7 @@ pub(super) fn write(entry: &Entry) -> BytesMut {
     out.put_slice(&contents.id.0);
     out.put_u64(0);
     let Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone } = contents.deadlines;
-    // Earlier versions wrote another moment in the place of `made`: the same as `gone`, and no reader used it.
+    // Earlier versions wrote another moment in the place of `made`, the same as `gone`, which no reader used.
     for deadline in [fresh, stale_while_revalidate, stale_if_error, made, gone] {
         out.put_u64(deadline);
     }
@@ -114,14 +114,14 @@ pub(crate) fn decode(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
         return Err(Rejection::Seal);
     }
     if sum != checksum(bytes) {
-        // Of the two, truncation is the one an operator can do something about.
+        // An operator can do something about truncation, so it takes precedence.
         let is_short = bytes.len() < HEAD || least_length(bytes) > (bytes.len() - HEAD) as u64;
         return Err(if is_short { Rejection::Truncated } else { Rejection::Checksum });
     }
     read(key, bytes)
 }
 
-/// Whether it is an envelope of this version.
+/// Whether the envelope has a known version.
 pub(super) fn check_version(bytes: &[u8]) -> Result<(), Rejection> {
     if bytes.get(..3) != Some(&MAGIC[..]) {
         return Err(Rejection::Foreign);
@@ -132,14 +132,14 @@ pub(super) fn check_version(bytes: &[u8]) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// How many bytes there are behind a whole head at least.
+/// The minimum number of bytes after a complete head.
 pub(super) fn least_length(head: &[u8]) -> u64 {
     let number =
         |place: std::ops::Range<usize>| head[place].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     [number(76..80), number(82..86), number(87..94)].into_iter().fold(0, u64::saturating_add)
 }
 
-/// Reads the entry of `key` out of bytes that are whole.
+/// Reads the entry of `key` out of complete bytes.
 pub(super) fn read(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if bytes.get(3) != Some(&VERSION_KNOWING) {
         return read_body(key, bytes);
@@ -156,7 +156,7 @@ fn read_body(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     reader.u64()?;
     let [fresh, stale_while_revalidate, stale_if_error, made, gone] =
         [reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?];
-    // What is kept was made before it is gone: anything else is what earlier versions wrote there.
+    // An entry is made before it is gone: other values are from earlier versions.
     let made = if made < gone { made } else { Deadlines::UNKNOWN };
     let deadlines = Deadlines { made, fresh, stale_while_revalidate, stale_if_error, gone };
     let load_time = u32::from_be_bytes(reader.array()?);
@@ -173,7 +173,7 @@ fn read_body(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     if tag_count > Tags::MAX + 1 {
         return Err(Rejection::Malformed);
     }
-    // Not collected: a `Vec` that grows keeps room for more, and the entry keeps the `Vec`.
+    // Not collected: a growing `Vec` keeps room for more, and the entry keeps the `Vec`.
     let mut stamps = Vec::with_capacity(tag_count);
     for _ in 0..tag_count {
         stamps.push(reader.stamp()?);
@@ -189,7 +189,7 @@ fn read_body(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     } else {
         (decompressed(written, [canonical, meta, payload])?, None)
     };
-    // What is a slice of the reply keeps all of it.
+    // A slice of the reply keeps the whole reply in memory.
     let buffer = if written.is_sliced() { bytes.len() } else { parts.iter().map(Bytes::len).sum() };
     let [canonical, meta, payload] = parts;
     let held = Held { buffer, beside: 0 };
@@ -198,7 +198,7 @@ fn read_body(key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
     Ok(Entry::of(contents).marked(mark, || key.id().turn()))
 }
 
-/// The bytes 4 to 23 of an entry of that version, for a script to compare.
+/// Bytes 4 to 23 of an entry of this version, for a script to compare.
 pub(crate) fn version(Version { id, mark }: Version) -> [u8; 20] {
     let mut bytes = [0; 20];
     bytes[..4].copy_from_slice(&mark.0.to_be_bytes());
@@ -206,7 +206,7 @@ pub(crate) fn version(Version { id, mark }: Version) -> [u8; 20] {
     bytes
 }
 
-/// The same bytes with the sum that belongs to them.
+/// The same bytes with their correct checksum.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn summed(bytes: &Bytes) -> Bytes {
     let mut summed = bytes.to_vec();
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn an_entry_of_before_it_was_said_when_it_was_made_is_from_no_future() {
         let mut bytes = encode(&entry()).to_vec();
-        // What stood there was never before the last moment.
+        // Earlier versions never wrote a moment before the last one there.
         bytes.copy_within(64..72, 56);
         let read = decode(&key(), &summed(&bytes.into())).unwrap();
         assert_eq!(read.deadlines(), Deadlines { made: Deadlines::UNKNOWN, ..entry().deadlines() });

@@ -1,4 +1,4 @@
-//! An entry and its payload in content codings: what is there of it, and what is made whole.
+//! An entry and its payload in content codings: reading, adding and inflating them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::coding::Encoder;
 static UNMADE: Form = Form::Unmade;
 
 impl Entry {
-    /// What is known of the payload in this coding, by this encoder of it.
+    /// The form of the payload in this coding, by this encoder of it.
     pub(crate) fn form(&self, encoder: impl Into<Encoder>) -> &Form {
         let encoder = encoder.into();
         let (number, level) = (encoder.coding().number(), encoder.level());
@@ -21,12 +21,12 @@ impl Entry {
         codings.map_or(&UNMADE, |codings| &codings.forms[number])
     }
 
-    /// The same entry, of whose payload this is known.
+    /// The same entry with this form of its payload.
     pub(crate) fn with_form(self, encoder: impl Into<Encoder>, form: Form) -> Self {
         self.change_codings(|codings| codings.set(encoder.into(), form))
     }
 
-    /// The same entry, of whose payload everything is known that is of the same payload's of `other`.
+    /// The same entry, with the forms that `other` has of the same payload.
     pub(super) fn with_codings_of(self, other: &Self) -> Self {
         match &other.contents.codings {
             Some(codings) if !other.is_framed() => {
@@ -41,18 +41,19 @@ impl Entry {
         self.change(|contents| change(Arc::make_mut(contents.codings.get_or_insert_default())))
     }
 
-    /// Whether there is only a zstd frame of its payload: as it came from Redis, where nobody has needed more.
+    /// Whether the entry has only a zstd frame of its payload, as it came from Redis, where no reader has needed more.
     pub(crate) fn is_framed(&self) -> bool {
         self.contents.codings.as_ref().is_some_and(|codings| codings.framed.is_some())
     }
 
-    /// How long the payload is, whether or not it is here.
+    /// The length of the payload, whether or not the payload is here.
     pub(crate) fn payload_length(&self) -> u64 {
         let framed = self.contents.codings.as_ref().and_then(|codings| codings.framed);
         framed.unwrap_or(self.contents.payload.len() as u64)
     }
 
-    /// The same entry with its payload: that of the zstd frame, which is kept, if only that was here. `None` if none is in it.
+    /// The same entry with its payload, inflated from the zstd frame if only that was here; the frame is kept. `None` if the
+    /// frame can't be inflated.
     pub(crate) fn inflated(&self) -> Option<Self> {
         if !self.is_framed() {
             return Some(self.clone());
@@ -60,7 +61,7 @@ impl Entry {
         self.inflate().map(|payload| self.clone().with_payload(payload))
     }
 
-    /// The same entry, whose zstd frame has this in it.
+    /// The same entry, whose zstd frame contains this payload.
     pub(crate) fn with_payload(self, payload: Bytes) -> Self {
         let entry = self.change_codings(|codings| codings.framed = None);
         entry.change(|contents| {
@@ -74,7 +75,7 @@ impl Entry {
         use crate::coding::{Coding, zstd};
 
         let length = usize::try_from(self.payload_length()).ok()?;
-        // Whoever made it, at whatever level.
+        // The form of any encoder, at any level.
         let codings = self.contents.codings.as_ref()?;
         let Form::Made(frame) = &codings.forms[Coding::Zstd.number()] else { return None };
         zstd::decompress(Vec::with_capacity(length), frame, length).map(Bytes::from)

@@ -1,8 +1,8 @@
-//! What tells one state of a key from another.
+//! Versions, which tell one state of a key from another.
 
 use crate::ramp::{SHORTEST, Turn};
 
-/// Tells one making of an entry from any other, so that a writer can say "only if it still is the one I saw".
+/// Identifies one entry that was made, so that a writer can require that the entry is still the one that it saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct EntryId(pub(crate) [u8; 16]);
 
@@ -12,36 +12,36 @@ impl EntryId {
     }
 }
 
-/// Tells one state of a key from any other: which entry it holds, and the last soft invalidation that the entry has seen.
+/// Identifies one state of a key: its entry, and the last soft invalidation that covered the entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Version {
     pub(crate) id: EntryId,
     pub(crate) mark: SoftMark,
 }
 
-/// The last soft invalidation of an entry's key; 0 if there was none. No two of one entry have the same: a second one within a
-/// second is one more.
+/// The last soft invalidation of an entry's key; 0 if there was none. No two marks of one entry are equal: a second soft
+/// invalidation within a second adds one.
 ///
-/// One that counts at once is its time in whole seconds since the Unix epoch, rounded up. By a ramp, it is the second of the
-/// key's turn, since [`RAMP_EPOCH`](Self::RAMP_EPOCH); what reads the former alone takes it for one of long ago, and the entry
-/// for stale. Of several ramps, the earliest turn counts, less a second for each.
+/// The mark of an invalidation at once is its time in whole seconds since the Unix epoch, rounded up. The mark of a ramp is the
+/// second of the key's turn, since [`RAMP_EPOCH`](Self::RAMP_EPOCH); earlier versions of the library take it for a time of long
+/// ago, and the entry for stale. Of several ramps, the earliest turn counts, less a second for each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub(crate) struct SoftMark(pub(crate) u32);
 
-/// What a mark says.
+/// The meaning of a mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Softening {
     None,
-    /// It is stale, whatever a clock says, since this moment, in milliseconds since the Unix epoch.
+    /// The entry is stale, whatever a clock says, since this moment, in milliseconds since the Unix epoch.
     Since(u64),
-    /// It is stale from this moment on.
+    /// The entry is stale from this moment on.
     From(u64),
 }
 
 impl SoftMark {
-    /// Marks below this are those of ramps: no time is, after 2004.
+    /// Marks below this are those of ramps: no time after 2004 is that low.
     pub(crate) const FIRST_TIME: u32 = 1 << 30;
-    /// From when on those count: the beginning of 2026, in seconds since the Unix epoch. It is enough until 2060.
+    /// The start of the seconds of ramps: the beginning of 2026, in seconds since the Unix epoch. They last until 2060.
     pub(crate) const RAMP_EPOCH: u64 = 1_767_225_600;
 
     pub(super) fn says(self, turn: impl FnOnce() -> Turn) -> Softening {
@@ -58,21 +58,22 @@ impl SoftMark {
         Self(seconds.max(self.0.saturating_add(1)))
     }
 
-    /// The first mark of an entry, after a soft invalidation at that moment, in milliseconds since the Unix epoch, over so many.
+    /// The mark of a soft invalidation at this moment, in milliseconds since the Unix epoch, over a window in milliseconds, as
+    /// the first one of its entry.
     #[cfg(feature = "redis")]
     pub(crate) fn of(at: u64, window: u64, turn: Turn) -> u32 {
         Self::ramped(at, window, turn).unwrap_or_else(|| u32::try_from(at / 1000 + 1).unwrap_or(u32::MAX))
     }
 
-    /// The mark of a ramp; `None` if the ramp is too short for its turns to be told apart, or begins at a time that no mark can say.
+    /// The mark of a ramp; `None` if the ramp is too short to tell its turns apart, or begins at a time that a mark can't express.
     fn ramped(at: u64, window: u64, turn: Turn) -> Option<u32> {
         let second = turn.second_within(at, window).checked_sub(Self::RAMP_EPOCH)?;
         let second = u32::try_from(second).ok().filter(|second| *second < Self::FIRST_TIME && window >= SHORTEST)?;
         Some(second.max(1))
     }
 
-    /// The next mark, after a ramp over so many milliseconds that begins `now`. A stale entry stays stale. A ramp that is too short
-    /// for its turns to be told apart counts at once.
+    /// The mark after a ramp over `window` milliseconds that begins at `now`. A stale entry stays stale. A ramp that is too short
+    /// to tell its turns apart counts at once.
     #[cfg(feature = "memory")]
     pub(super) fn next_ramped(self, now: u64, window: u64, turn: Turn) -> Self {
         match Self::ramped(now, window, turn) {
@@ -82,8 +83,8 @@ impl SoftMark {
         }
     }
 
-    /// How many milliseconds after its beginning a key's turn is within a ramp's window, which ends in time although each second's
-    /// turns are spread over that second.
+    /// The turn of a key within a ramp's window, in milliseconds from the beginning. The last turn ends with the window, although
+    /// the turns of each second are spread over that second.
     #[cfg(feature = "redis")]
     pub(crate) fn offset(window: u64, turn: Turn) -> u64 {
         turn.of(window.saturating_sub(1000))

@@ -1,4 +1,4 @@
-//! What every store promises, and the words it is said in.
+//! The contract of every store, and its vocabulary.
 
 use std::{
     fmt,
@@ -29,50 +29,51 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A place where entries are kept.
 ///
-/// The contract behind it is this crate's own for now; what implements it is listed [here](super).
+/// The contract is private to this crate for now; the stores that implement it are listed [here](super).
 pub trait Store: StoreBackend {}
 
-/// The contract. Time is the store's own: a lease's start is compared with invalidations by the same clock.
+/// The contract. All times are by the store's own clock: a lease's start is compared with invalidations by the same clock.
 pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
-    /// The valid entry of `key`, if this process has it in memory: an answer without waiting. Its time may be up, as its
-    /// deadlines say. `None` says nothing about other places.
+    /// The valid entry of `key`, if this process has it in memory, without waiting. It may have expired, as its deadlines say.
+    /// `None` says nothing about other places.
     fn peek(&self, key: &Key) -> Option<Entry>;
 
-    /// As [`get`](Self::get), without waiting; `None` if only that can tell. The time of what is found may be up.
+    /// As [`get`](Self::get), without waiting; `None` if only `get` can tell. The entry may have expired.
     fn get_at_once(&self, key: &Key) -> Option<Lookup> {
         self.peek(key).map(Lookup::Found)
     }
 
-    /// Whether what this process adds to an entry is kept, by [`amend`](Self::amend).
+    /// Whether the store keeps what this process adds to an entry, by [`amend`](Self::amend).
     fn keeps_additions(&self) -> bool {
         false
     }
 
-    /// Puts what `amends` makes of it, which is the same with something added, in the place of the entry with this id, in the memory
-    /// of this process: `true` if it is there, and there is room. It can only be gone sooner, never come back by this.
+    /// Replaces the entry with this id, in the memory of this process, by what `amends` makes of it: the same entry with an
+    /// addition. `true` if the entry is there, and if there is room. This may drop the entry, but never restores one that is
+    /// gone.
     fn amend(&self, _key: &Key, _of: EntryId, _amends: &dyn Fn(&Entry) -> Entry) -> bool {
         false
     }
 
-    /// Whether all there is, is in this process.
+    /// Whether the whole store is in this process.
     fn is_local(&self) -> bool {
         false
     }
 
-    /// Tells stores of this process apart: clones of one have the same.
+    /// Tells the stores of this process apart: clones of a store have the same identity.
     fn identity(&self) -> usize;
 
-    /// The valid entry of `key`. A store may take the lease along, for an [`acquire`](Self::acquire) of this process that most
-    /// likely follows; if none does, it is soon free again.
+    /// The valid entry of `key`. A store may take the lease as well, for an [`acquire`](Self::acquire) of this process that will
+    /// most likely follow; if none follows, the lease is soon free again.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>>;
 
     /// The operator's switches, which this process follows from now on.
     fn follow_switches(&self) -> Arc<Switches>;
 
-    /// Turns a switch on for so long, or off, for all who follow the switches of this store.
+    /// Turns a switch on for a time, or off, in all processes that follow the switches of this store.
     fn turn<'a>(&'a self, switch: Switch, on_for: Option<Duration>) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Adds a record to the audit that all who share this store have; `false` if it has none.
+    /// Adds a record to the audit that all processes with this store share; `false` if the store has no audit.
     fn audit<'a>(&'a self, _record: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(ready(Ok(false)))
     }
@@ -82,56 +83,57 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Ok(Vec::new())))
     }
 
-    /// Leaves a list of hot keys for other processes, for ten minutes; `false` if there are none.
+    /// Leaves a list of hot keys for other processes, for ten minutes; `false` if the store has no such lists.
     fn leave_list<'a>(&'a self, _list: &'a [u8]) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(ready(Ok(false)))
     }
 
-    /// The lists that processes have left, the newest first; and how many could not be opened.
+    /// The lists that processes have left, the newest first; and the number of those that could not be opened.
     fn lists<'a>(&'a self) -> BoxFuture<'a, Result<(Vec<Bytes>, usize), StoreError>> {
         Box::pin(ready(Ok((Vec::new(), 0))))
     }
 
-    /// Whether this process keeps what it reads.
+    /// Whether this process keeps the entries that it reads.
     fn has_first_tier(&self) -> bool {
         false
     }
 
-    /// The clock that all who share this store have in common, if there is one.
+    /// The clock that all processes with this store share, if there is one.
     fn clock(&self) -> Option<Clock> {
         None
     }
 
-    /// Where a task of the store's may run, if it has any.
+    /// The runtime for tasks of the store, if it has any.
     fn runtime(&self) -> Option<Handle> {
         None
     }
 
-    /// As [`get`](Self::get), for one who only looks: nothing is taken along.
+    /// As [`get`](Self::get), for an inspection: no lease is taken.
     fn look<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Lookup, StoreError>> {
         self.get(key)
     }
 
-    /// What [`acquire`](Self::acquire) would meet at `key`: read, and nothing changed or tracked.
+    /// What [`acquire`](Self::acquire) would find at `key`: read only, nothing is changed or tracked.
     fn lease_state<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<LeaseState, StoreError>>;
 
-    /// The token that `tag` has now.
+    /// The current token of `tag`.
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>>;
 
-    /// How many primary keys have an entry that `reach` covers, whatever its tags have come to; `None` if that takes more
-    /// than to look at names.
+    /// How many primary keys have an entry that `reach` covers, whether or not its tags are still current; `None` if names alone
+    /// can't tell.
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>>;
 
-    /// The same, and what loading them again takes, in about so long: where the time is up before all were looked at, by those that were;
-    /// `None` if they say nothing of the others.
+    /// As [`count`](Self::count), with the time that loading these keys again would take, in about the time `within`. If the time
+    /// is up before all keys were examined, the result is extrapolated from those that were; `None` if they tell nothing of the
+    /// others.
     fn estimate<'a>(
         &'a self,
         reach: Reach<'a>,
         within: Duration,
     ) -> BoxFuture<'a, Result<Option<Estimate>, StoreError>>;
 
-    /// Takes the lease on `key` for `ttl`, unless another load has it, the entry is no longer the one that was `seen`, or the
-    /// key backs off from a failure that is to be heeded.
+    /// Takes the lease on `key` for `ttl`, unless another load has it, the entry is no longer the one that was `seen`, or the key
+    /// backs off from a failure that is to be heeded.
     fn acquire<'a>(
         &'a self,
         key: &'a Key,
@@ -140,7 +142,7 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         failures: Failures,
     ) -> BoxFuture<'a, Result<Acquired, StoreError>>;
 
-    /// As [`acquire`](Self::acquire), without waiting; `None` if only that can.
+    /// As [`acquire`](Self::acquire), without waiting; `None` if only `acquire` can do it.
     fn acquire_at_once(&self, _key: &Key, _seen: Seen, _failures: Failures) -> Option<Acquired> {
         None
     }
@@ -148,76 +150,76 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// Extends a lease that is still held; `false` if it no longer is.
     fn renew<'a>(&'a self, lease: &'a Lease, ttl: Duration) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Whether the lease of this token is held on `key`. Its holder may be in another process.
+    /// Whether the lease with this token is held on `key`. Its holder may be in another process.
     fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Whether this process may have heard of something since the lease was granted that makes its load void: without
-    /// waiting, and for any doubt `true`. Once this process has read what another one's invalidation left, it is `true`.
+    /// Whether, since the lease was granted, this process may have heard of something that makes its load void: without waiting,
+    /// and `true` in any doubt. It is `true` once this process has read what another process's invalidation left.
     fn overtaken(&self, lease: &Lease) -> bool;
 
-    /// Writes the entries of `fill` and ends its lease, all or nothing, if nothing overtook it.
+    /// Writes the entries of `fill` and ends its lease, all or nothing, unless something overtook it.
     fn commit<'a>(&'a self, fill: &'a Fill) -> BoxFuture<'a, Result<Committed, StoreError>>;
 
-    /// As [`commit`](Self::commit), without waiting; `None` if only that can.
+    /// As [`commit`](Self::commit), without waiting; `None` if only `commit` can do it.
     fn commit_at_once(&self, _fill: &Fill) -> Option<Committed> {
         None
     }
 
-    /// Ends a lease without a fill, without waiting. `uncacheable`: for so long, [`acquire`](Self::acquire) tells
-    /// everybody not to wait for one another.
+    /// Ends a lease without a fill, without waiting. `uncacheable`: for this time, [`acquire`](Self::acquire) tells requests not
+    /// to wait for each other.
     fn release(&self, lease: &Lease, uncacheable: Option<Duration>);
 
-    /// Ends a lease whose load failed, without waiting. Until its pause is over, [`acquire`](Self::acquire) tells everybody
-    /// to leave the application alone; what else ends a lease, or voids it, ends that too.
+    /// Ends a lease whose load failed, without waiting. Until its pause is over, [`acquire`](Self::acquire) tells requests to
+    /// leave the application alone. Whatever else ends a lease, or voids it, ends the pause, too.
     fn fail(&self, lease: &Lease, failed: Failed);
 
-    /// Returns when a lease held by somebody else may have ended; the caller looks again.
+    /// Returns when a lease that another request or process holds may have ended; the caller then looks the entry up again.
     fn lease_ended<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, ()>;
 
-    /// Makes what `scope` covers invalid or stale, at once or by a [ramp](crate::ramp), and voids fills of it that are in flight. Once this returned `Ok`, no store
-    /// reads it again, or none as fresh; once it returned an error, this store reads it no more, however soft the
-    /// invalidation was, and goes on trying.
+    /// Makes the entries that `scope` covers invalid or stale, at once or by a [ramp](crate::ramp), and voids fills of them that
+    /// are in flight. Once this has returned `Ok`, no store returns them, or none returns them as fresh. Once it has returned an
+    /// error, this store no longer returns them, even if the invalidation was soft, and it goes on trying.
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Deletes the entries whose readable key matches, now and one by one, voids fills of them that are in flight, and tells how
-    /// many primary keys had one. Otherwise as [`invalidate`](Self::invalidate), which does no more than to say what is void.
+    /// Deletes the entries whose readable key matches, now and one by one, voids fills of them that are in flight, and returns
+    /// how many primary keys had one. Otherwise as [`invalidate`](Self::invalidate), which only records what is void.
     fn delete_matching<'a>(&'a self, pattern: &'a Pattern) -> BoxFuture<'a, Result<u64, StoreError>>;
 
-    /// The valid entries of `keys`, in their order, at the cost of one.
+    /// The valid entries of `keys`, in their order, at the cost of one look-up.
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Lookup, StoreError>>>;
 
-    /// Writes entries that no load stands behind, whatever is there, and ends the leases on their keys: what was
-    /// loaded under them is older. Once this returned `Ok`, nobody reads what was there before; once it returned an
-    /// error, the keys are invalidated like by an [`invalidate`](Self::invalidate) that did.
+    /// Writes entries that do not come from a load, whatever is there, and ends the leases on their keys: what was loaded under
+    /// them is older. Once this has returned `Ok`, no reader gets the earlier entries; once it has returned an error, the keys
+    /// are invalidated as by an [`invalidate`](Self::invalidate) that returned one.
     fn put<'a>(&'a self, entries: Vec<(Key, Entry)>, tags: &'a Tags) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// Whether a recent failure to load a key holds up the next load of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failures {
-    /// Until the pause after it is over.
+    /// It does, until the pause after the failure is over.
     Heed,
     Ignore,
 }
 
-/// What becomes of the entries that an invalidation covers.
+/// What an invalidation does to the entries that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hardness {
     /// They are not used again.
     Hard,
     /// They are stale at once.
     Soft,
-    /// They are stale one after the other, each key in its turn within so long from now on.
+    /// They become stale one after the other, each key at its turn within this time from now on.
     Ramp(Duration),
 }
 
 impl Hardness {
-    /// Whether it leaves them to be used where what is stale may be.
+    /// Whether the entries may still be used as stale ones.
     pub(crate) fn is_soft(self) -> bool {
         self != Self::Hard
     }
 
-    /// Over how many milliseconds: none, if it is for all at once.
+    /// The window in milliseconds; 0 if all entries are covered at once.
     pub(crate) fn window(self) -> u64 {
         match self {
             Self::Hard | Self::Soft => 0,
@@ -226,17 +228,17 @@ impl Hardness {
     }
 }
 
-/// What a store found.
+/// The result of a look-up in a store.
 #[derive(Debug)]
 pub enum Lookup {
     Found(Entry),
     Absent,
-    /// Something that can't be used, and what to have [`Seen`].
+    /// Something that can't be used, and what to pass as [`Seen`].
     Rejected(Rejection, Seen),
 }
 
 impl Lookup {
-    /// What there is, by what its tags have come to.
+    /// The result for `entry`, given the state of its tags.
     pub(crate) fn judged(entry: Entry, state: TagState) -> Self {
         let id = entry.id();
         let why = if state == TagState::Banned { Rejection::Pattern } else { Rejection::Tag };
@@ -249,27 +251,27 @@ impl Lookup {
 pub enum Seen {
     Nothing,
     Entry(EntryId),
-    /// Something that can't be used, whatever it is now.
+    /// Something that can't be used, even if it has changed since.
     Unusable,
 }
 
-/// By what the holder of a lease is known: 16 hex digits, so that people can read it in the store.
+/// Identifies the holder of a lease: 16 hex digits, so that people can read it in the store.
 pub(crate) type LeaseToken = [u8; 16];
 
-/// The right to fill a key, and the moment, by the store's clock, that it was given.
+/// The right to fill a key, and the moment, by the store's clock, at which it was granted.
 #[derive(Clone, Debug)]
 pub struct Lease {
     pub(crate) key: Key,
     pub(crate) token: LeaseToken,
     /// 16 hex digits, as in a [`TagToken`](crate::tag::TagToken).
     pub(crate) started: [u8; 16],
-    /// Whose clock that was, where it could be another one's later.
+    /// The server whose clock that was, if another server's clock could count later.
     #[cfg(feature = "redis")]
     pub(crate) granted_by: Option<Arc<str>>,
-    /// Which bans there were, where entries have to say so; none that is known, if it is nothing.
+    /// The bans that were known, for entries that have to record them; `None` if no ban was known.
     #[cfg(feature = "redis")]
     pub(crate) bans: Option<Box<BansKnown>>,
-    /// How many loads of this key failed lately, one after the other.
+    /// The number of recent loads of this key that failed, one after the other.
     pub(crate) failures: u32,
 }
 
@@ -292,7 +294,7 @@ impl Lease {
         Self { granted_by: server, ..self }
     }
 
-    /// The same, of a load that knows of these bans before it begins.
+    /// The same lease, for a load that knows of these bans before it begins.
     #[cfg(feature = "redis")]
     pub(crate) fn knowing(self, bans: Option<BansKnown>) -> Self {
         Self { bans: bans.filter(|bans| bans.newest() > 0).map(Box::new), ..self }
@@ -302,7 +304,7 @@ impl Lease {
         Self { failures, ..self }
     }
 
-    /// A token that nobody else holds.
+    /// A token that no other lease has.
     pub(crate) fn random_token() -> LeaseToken {
         hex::of_u64(fastrand::u64(..))
     }
@@ -312,30 +314,30 @@ impl Lease {
 #[derive(Debug)]
 pub enum Acquired {
     Granted(Lease),
-    /// Somebody else is loading.
+    /// Another request or process is loading.
     Held,
-    /// Somebody filled the key since it was looked up.
+    /// The key was filled since it was looked up.
     Changed,
-    /// A recent load of this key could not be stored: don't wait for one another.
+    /// The response of a recent load of this key could not be stored: requests must not wait for each other.
     Uncacheable,
-    /// A recent load of this key failed, with this status if it was a response: leave the application alone for so long.
+    /// A recent load of this key failed, with this status if it was a response: leave the application alone for this time.
     BackOff {
         remaining: Duration,
         status: Option<u16>,
     },
 }
 
-/// What is at the place of a key's lease, from [`Cache::inspect_lease`](crate::Cache::inspect_lease).
+/// The state of a key's lease, from [`Cache::inspect_lease`](crate::Cache::inspect_lease).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseState {
-    /// Nothing: a load may begin.
+    /// There is no lease: a load may begin.
     Free,
-    /// Somebody is loading.
+    /// A load holds the lease.
     Held,
-    /// What a recent load brought could not be stored: requests don't wait for one another.
+    /// The response of a recent load could not be stored: requests don't wait for each other.
     Uncacheable,
-    /// The store has no room, and evicts nothing to make some: no load is given the right to store what it brings.
+    /// The store has no room, and evicts nothing: no load is granted the right to store its result.
     NoRoom,
     /// Recent loads failed.
     Failed {
@@ -343,7 +345,7 @@ pub enum LeaseState {
         remaining: Duration,
         /// The status of the last failure; `None` if there was no response.
         status: Option<u16>,
-        /// How many failed, one after the other.
+        /// How many loads failed, one after the other.
         failures: u32,
     },
 }
@@ -354,20 +356,20 @@ pub enum LeaseState {
 pub struct Estimate {
     /// Keys that have an entry, void ones included.
     pub keys: u64,
-    /// By how many that may be wrong, to either side, 95 times in 100; 0 where every key was looked at.
+    /// The error of `keys`, to either side, at 95 % confidence; 0 if every key was examined.
     pub error: u64,
-    /// How long their loads took together, as far as is known: what it costs to load them again. Of more than a thousand, a thousand of
-    /// them stand for the others.
+    /// How long the loads of these keys took together, as far as is known: the cost of loading them again. Of more than a
+    /// thousand keys, a thousand stand for the others.
     pub load_time: Duration,
 }
 
 impl Estimate {
-    /// Of two that have no key in common.
+    /// The sum of two estimates that have no key in common.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
             keys: self.keys.saturating_add(other.keys),
-            // Whether one is too high says nothing of the other.
+            // The two errors are independent.
             error: self.error.saturating_pow(2).saturating_add(other.error.saturating_pow(2)).isqrt(),
             load_time: self.load_time.saturating_add(other.load_time),
         }
@@ -385,7 +387,7 @@ pub enum Reach<'a> {
 /// A load that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// Of the response, if there was one.
+    /// The status of the response, if there was one.
     pub(crate) status: Option<u16>,
     /// For how long to leave the application alone.
     pub(crate) pause: Duration,
@@ -393,7 +395,7 @@ pub struct Failed {
     pub(crate) remembered: Duration,
 }
 
-/// What a load brought, ready to be written under its lease.
+/// The result of a load, ready to be written under its lease.
 #[derive(Debug)]
 pub struct Fill {
     pub(crate) lease: Lease,
@@ -405,12 +407,12 @@ pub struct Fill {
 #[derive(Debug)]
 pub(crate) struct Writes {
     pub(crate) entries: Vec<(Key, Entry)>,
-    /// Only if this key still holds this entry, and no soft invalidation came over it.
+    /// Write only if this key still holds this version of its entry, and no soft invalidation has covered it.
     pub(crate) guard: Option<(Key, Version)>,
 }
 
 impl Writes {
-    /// Bytes of the payload of each entry.
+    /// The size of the payload of each entry, in bytes.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
         self.entries.iter().map(|(_, entry)| entry.payload().len() as u64)
     }
@@ -430,7 +432,7 @@ pub enum Scope<'a> {
     /// One key with all its variants.
     Key(&'a Key),
     Tags(&'a Tags),
-    /// What is stored under readable keys that match.
+    /// Entries under readable keys that match.
     Pattern(&'a Pattern),
     Everything,
 }

@@ -1,4 +1,4 @@
-//! The contract, held against every store.
+//! Checks the contract against every store.
 
 use std::{
     collections::HashMap,
@@ -32,24 +32,24 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(5);
 
-/// By what something is softened.
+/// The kinds of soft invalidation.
 static SCOPES: [&str; 4] = ["key", "tag", "everything", "pattern"];
-/// A ramp that is over before what is stored is stale by itself, and long after a test.
+/// A ramp that is over before the stored entries are stale by themselves, and long after a test.
 const WINDOW: Duration = Duration::from_secs(400);
-/// A ramp in which no key's turn is during a test.
+/// A ramp in which no key's turn comes during a test.
 const LONG: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 type LoseToken = Box<dyn Fn(&str) + Send + Sync>;
 
-/// A store under test, and what keeps it alive.
+/// A store under test, and the servers that it needs.
 struct Subject {
     store: Arc<dyn StoreBackend>,
     redis: Option<RedisServer>,
     memory: Option<MemoryStore>,
     remote: Option<RedisStore>,
-    /// Of servers that several tests share one after the other: takes a tag, and deletes its token.
+    /// For servers that several tests share one after the other: takes a tag, and deletes its token.
     lose_token: Option<LoseToken>,
-    /// By what things can be softened there.
+    /// The kinds of soft invalidation that the store has.
     scopes: &'static [&'static str],
 }
 
@@ -91,7 +91,7 @@ impl Subject {
         }
     }
 
-    /// A place of its own, called `test`, as a user who may do what is needed and no more.
+    /// A store of its own, called `test`, for a user with exactly the permissions that are needed.
     async fn restricted(server: &Arc<RedisServer>, test: &'static str) -> Self {
         let store = connect(server.url().replace("redis://", "redis://cache:secret@"), test).await;
         let server = server.clone();
@@ -104,7 +104,7 @@ impl Subject {
         Self { store, remote, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES }
     }
 
-    /// A place of its own, called `test`, whose entries are sealed.
+    /// A store of its own, called `test`, whose entries are sealed.
     #[cfg(feature = "sealed")]
     async fn sealed(server: &Arc<RedisServer>, test: &'static str) -> Self {
         let ring = crate::entry::KeyRing::new([1; 32], [2; 32]);
@@ -121,7 +121,7 @@ impl Subject {
         Self { store, remote, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES[..3] }
     }
 
-    /// A place of its own, called `test`, in a cluster.
+    /// A store of its own, called `test`, in a cluster.
     #[cfg(feature = "cluster")]
     async fn cluster(cluster: &Arc<RedisCluster>, test: &'static str) -> Self {
         let store = connect(cluster.url().replace("://", "://cache:secret@"), test).await;
@@ -136,7 +136,7 @@ impl Subject {
         Self { store, remote, redis: None, memory: None, lose_token: Some(Box::new(lose_token)), scopes: &SCOPES }
     }
 
-    /// A place of its own, called `test`, behind sentinels.
+    /// A store of its own, called `test`, behind sentinels.
     #[cfg(feature = "sentinel")]
     async fn sentinel(group: &Arc<RedisSentinel>, test: &'static str) -> Self {
         let store = connect(group.url(), test).await;
@@ -157,7 +157,7 @@ impl Subject {
 
     async fn lease(&self, key: &Key) -> Lease {
         let mut granted = None;
-        // A commit that was refused gives its lease back without waiting.
+        // A refused commit gives its lease back without waiting.
         wait_until("the lease to be free", async || {
             match self.store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
                 Acquired::Granted(lease) => granted = Some(lease),
@@ -246,7 +246,7 @@ impl Subject {
         self.store.invalidate(scope, hardness).await.unwrap();
     }
 
-    /// From when on the entry is stale.
+    /// The time from which the entry is stale.
     async fn fresh_until(&self, key: &Key) -> u64 {
         self.found(key).await.expect("it is there").deadlines().fresh
     }
@@ -255,12 +255,12 @@ impl Subject {
         self.store.delete_matching(&Pattern::new(pattern)).await.unwrap()
     }
 
-    /// Says that what matches is void.
+    /// Bans matching entries.
     async fn ban(&self, pattern: &str) {
         self.store.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Hard).await.unwrap();
     }
 
-    /// Waits until the lurker has swept everything that is banned, and said so.
+    /// Waits until the lurker has swept all banned entries and taken the bans off the list.
     async fn swept(&self) {
         wait_until("everything to be swept that is banned", async || match (&self.memory, &self.remote) {
             (Some(memory), _) => !memory.has_bans(),
@@ -268,11 +268,11 @@ impl Subject {
             (None, None) => true,
         })
         .await;
-        // What the server pushed before this answer has been heard.
+        // All pushes before this reply have been received.
         self.store.get(&key("nothing")).await.unwrap();
     }
 
-    /// Puts so many entries there that a pass over all takes several steps, on each of several servers as well.
+    /// Stores so many entries that a pass over all takes several steps, also on each of several servers.
     async fn fill_up(&self) {
         let filler = |n: usize| {
             let key = key(&format!("filler {n}"));
@@ -315,7 +315,7 @@ async fn redis_store() -> (RedisStore, RedisServer) {
 async fn connect(url: String, prefix: &str) -> RedisStore {
     let store = RedisStore::builder(url)
         .prefix(prefix)
-        // The machines that tests run on pause for longer than a cache should wait.
+        // The machines that run tests pause for longer than a cache should wait.
         .operation_timeout(Duration::from_secs(5))
         .lurker_at_once()
         .build()
@@ -324,7 +324,7 @@ async fn connect(url: String, prefix: &str) -> RedisStore {
     store
 }
 
-/// What the documentation of [`RedisStore`] says that its user must be allowed, on one server and in a cluster.
+/// The permissions that the documentation of [`RedisStore`] lists for its user, on one server and in a cluster.
 const COMMANDS: &str = "+get +mget +set +getrange +setrange +scan +del +unlink +pexpire +pttl +evalsha +script|load +time \
                         +client|tracking +client|caching +hello +ping +info";
 #[cfg(feature = "cluster")]
@@ -334,7 +334,7 @@ fn restricted(server: RedisServerBuilder) -> RedisServerBuilder {
     server.config(&format!("user cache on >secret ~* resetchannels -@all {COMMANDS}"))
 }
 
-/// Panics if the server refused somebody a command. What the driver says of itself does not count: that is not needed.
+/// Panics if the server refused a command to a user. The driver's `CLIENT SETINFO` does not count: it is not needed.
 fn refused_nothing(server: &RedisServer) {
     let log: Vec<HashMap<String, ::redis::Value>> = server.command(&["ACL", "LOG"]);
     let refused: Vec<String> =
@@ -342,11 +342,11 @@ fn refused_nothing(server: &RedisServer) {
     assert!(refused.iter().all(|command| command.starts_with("client|setinfo")), "{refused:?}");
 }
 
-/// Panics if there is a command that the user may use and nobody did.
+/// Panics if the user has the permission for a command that was not used.
 fn needs_all(server: &RedisServer) {
     let stats: String = server.command(&["INFO", "commandstats"]);
     for command in COMMANDS.split_whitespace().map(|command| &command[1..]) {
-        // That is for the status alone, where there is no cluster.
+        // This command is only used for the status, outside of a cluster.
         let asked_for = command == "ping";
         assert!(asked_for || stats.contains(&format!("cmdstat_{command}:")), "{command} is not needed:\n{stats}");
     }
@@ -369,7 +369,7 @@ fn key(name: &str) -> Key {
     Key::new(["contract:", name])
 }
 
-/// Each test once for every store.
+/// Runs each test once for every store.
 macro_rules! contract {
     ($($(#[$meta:meta])* async fn $name:ident($subject:ident) $body:block)+) => {
         mod memory {
@@ -398,7 +398,7 @@ macro_rules! contract {
             let server = Arc::new(restricted(RedisServer::builder()).start());
             $(
                 println!("{}", stringify!($name));
-                // What looks at every key is not to look at those of the tests before.
+                // A test that examines every key must not find those of earlier tests.
                 server.command::<()>(&["FLUSHALL"]);
                 let $subject = Subject::restricted(&server, stringify!($name)).await;
                 Box::pin(async move { $body }).await;
@@ -411,7 +411,7 @@ macro_rules! contract {
         async fn a_sealed_store_keeps_all_of_it_but_patterns() {
             let server = Arc::new(RedisServer::start());
             $(
-                // Nobody can tell what a pattern matches there.
+                // With hidden names, a pattern can't be matched.
                 if !stringify!($name).contains("pattern") {
                     println!("{}", stringify!($name));
                     server.command::<()>(&["FLUSHALL"]);
@@ -559,7 +559,7 @@ contract! {
                 subject.store.renew(&lease, LEASE).await.unwrap();
                 assert!(subject.store.overtaken(&lease), "{scope:?}, and a renewal changes nothing");
                 subject.commit(lease, "void", &["t"]).await;
-                // By then, all that happened is known here.
+                // By then, this process has received every earlier push.
                 subject.read(&place).await;
             }
         }
@@ -796,7 +796,7 @@ contract! {
             assert_eq!((soft.id(), soft.payload(), soft.meta()), (made.id(), made.payload(), made.meta()), "{scope}");
             let others = if scope == "everything" { State::Stale } else { State::Fresh };
             assert_eq!(subject.state(&key("b")).await, others, "{scope}");
-            // Who saw the stale entry may load it again, and that is fresh.
+            // A reader that saw the stale entry may load it again, and the new one is fresh.
             let acquired = subject.store.acquire(&key("a"), Seen::Entry(soft.id()), LEASE, Failures::Heed).await.unwrap();
             let Acquired::Granted(lease) = acquired else { panic!("{scope}: {acquired:?}") };
             assert_eq!(subject.commit(lease, "two", &["t"]).await, Committed::Stored, "{scope}");
@@ -837,7 +837,7 @@ contract! {
             let early = turns.iter().filter(|turn| **turn < WINDOW.as_millis() as u64 / 2).count();
             assert!((10..=50).contains(&early), "{scope}: {turns:?}");
             assert_eq!(subject.fresh_until(&key("other")).await >= made, scope != "everything", "{scope}");
-            // What is loaded after it is not covered by it, whenever its turn is.
+            // A later entry is not covered, whenever its turn is.
             subject.fill(&key(&names[0]), "two", &["t"]).await;
             assert!(subject.fresh_until(&key(&names[0])).await >= made, "{scope}");
         }
@@ -883,13 +883,13 @@ contract! {
             assert!(subject.fresh_until(&key("late")).await >= made, "{scope}");
             both(WINDOW).await;
             let second = subject.fresh_until(&key("early")).await;
-            // A key's mark is a second earlier, so that it is another one.
+            // A key's mark is a second earlier, so that it differs.
             assert!((first - 1_000..=first).contains(&second), "{scope}: {first} {second}");
             assert!(subject.fresh_until(&key("late")).await < made, "{scope}");
-            // One at once ends both.
+            // An invalidation at once ends both.
             both(Duration::ZERO).await;
             assert_eq!(subject.state(&key("early")).await, State::Stale, "{scope}");
-            // And a ramp makes nothing fresh that was stale.
+            // A ramp makes no stale entry fresh.
             both(LONG).await;
             assert_eq!(subject.state(&key("early")).await, State::Stale, "{scope}");
         }
@@ -900,7 +900,7 @@ contract! {
         subject.soften_over(LONG, "tag", "a", "t").await;
         assert_eq!(subject.state(&key("a")).await, State::Fresh);
         subject.lose_token("t");
-        // What the server pushed before this answer has been heard.
+        // All pushes before this reply have been received.
         subject.store.get(&key("nothing")).await.unwrap();
         assert_eq!(subject.state(&key("a")).await, State::Void);
         subject.soften_over(LONG, "tag", "a", "t").await;
@@ -920,7 +920,7 @@ contract! {
             let turn = subject.fresh_until(&key("a")).await;
             assert_eq!(subject.fresh_until(&german).await, turn, "{scope}");
         }
-        // A load of a variant that began before is refused by the mark of what leads to it.
+        // A load of a variant that began before is refused because of the mark of its primary entry.
         let version = subject.found(&key("a")).await.unwrap().version();
         let lease = subject.lease(&german).await;
         subject.soften_over(LONG, "key", "a", "").await;
@@ -1006,7 +1006,7 @@ contract! {
             assert!(void(&key).await, "{key:?}");
         }
         assert!(!void(&detail).await && !void(&long).await);
-        // What is loaded after it stays, whatever is swept.
+        // A later entry stays, whatever is swept.
         for key in [list(1), list(3).variant(b"de")] {
             subject.fill(&key, "new", &["t"]).await;
         }
@@ -1027,7 +1027,7 @@ contract! {
         subject.fill(&key("sink"), "x", &[]).await;
         let (lease, other) = (subject.lease(&key("a")).await, subject.lease(&key("b")).await);
         subject.ban("contract:a*").await;
-        // Nobody joins a load that began before.
+        // No request joins a load that began before.
         assert!(subject.store.overtaken(&lease));
         assert_eq!(subject.commit(lease, "old", &[]).await, Committed::Refused);
         assert_eq!(subject.commit(other, "b", &[]).await, Committed::Stored);
@@ -1136,7 +1136,7 @@ contract! {
         let deleting = subject.clone();
         let deleting = tokio::spawn(async move { deleting.delete("old:*").await });
         for lease in leases {
-            // What it brings is older than the call: void, or deleted.
+            // Its entry is older than the call: void, or deleted.
             subject.commit(lease, "old", &[]).await;
         }
         deleting.await.unwrap();
@@ -1160,17 +1160,17 @@ contract! {
     }
 }
 
-/// Writers, loaders and readers at random: no read that began after an invalidation returned sees what was there before.
+/// Writers, loaders and readers at random: no read that began after an invalidation returned sees an older entry.
 struct Schedules {
     subject: Arc<Subject>,
     keys: Arc<[Truth; 4]>,
 }
 
-/// What a key's entry is made from.
+/// The source of a key's entry.
 #[derive(Default)]
 struct Truth {
     version: AtomicU64,
-    /// Readers that begin now must not see less as fresh, and not less than this at all.
+    /// The lowest versions that readers may see from now on: as fresh, and at all.
     fresh_floor: AtomicU64,
     floor: AtomicU64,
 }
@@ -1247,7 +1247,7 @@ impl Schedules {
     }
 }
 
-/// What a reader may do with an entry.
+/// The use that a reader may make of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     Fresh,
@@ -1255,17 +1255,17 @@ enum State {
     Void,
 }
 
-/// Fills, hard and soft invalidations and lost tokens in any order, beside a model that knows only what each of them means.
+/// Fills, hard and soft invalidations and lost tokens in any order, compared with a model that knows only the meaning of each.
 struct Algebra<'a> {
     subject: &'a Subject,
     random: fastrand::Rng,
-    /// By key: what is there, by which tags, and a load that has begun.
+    /// By key: its entry, the tags, and a load that has begun.
     places: [Place; 4],
     /// Tags with a token.
     known: [bool; 3],
     step: usize,
     commits: usize,
-    /// Commits that were refused though nothing had overtaken their loads, but for what came before they began.
+    /// Commits that were refused although nothing had overtaken their loads, except for what came before they began.
     in_doubt: usize,
 }
 
@@ -1278,11 +1278,11 @@ struct Place {
     invalidated: bool,
 }
 
-/// A load under way, and what came over it.
+/// A load under way, and the invalidations that overtook it.
 struct Loading {
     lease: Lease,
     voided: bool,
-    /// A tag was invalidated; these were.
+    /// The tags that were invalidated.
     any_tag: bool,
     tags: [bool; 3],
     /// Tokens that fills made, whose loads began after it.
@@ -1290,7 +1290,7 @@ struct Loading {
     /// The same, whose loads began before it. A store may know that nothing was invalidated between their beginning and the
     /// token, and need not.
     made_before: [bool; 3],
-    /// Something was banned: a store may take that for an invalidation of any tag, and need not.
+    /// A ban came: a store may treat it as an invalidation of any tag, but need not.
     any_ban: bool,
     /// At this step.
     began: usize,
@@ -1308,7 +1308,7 @@ impl<'a> Algebra<'a> {
 
     async fn run(mut self) {
         let mut seen = [0; 3];
-        // On a server, everything has a token of its own, which the first fill makes.
+        // On a server, everything has a token, which the first fill creates.
         self.subject.fill(&key("sink"), "x", &[]).await;
         for step in 0..Self::STEPS {
             self.step = step;
@@ -1348,7 +1348,7 @@ impl<'a> Algebra<'a> {
             self.places[index].loading.take()
         else {
             let mut granted = None;
-            // A commit that was refused gives its lease back without waiting.
+            // A refused commit gives its lease back without waiting.
             wait_until("the lease to be free", async || {
                 granted = match self.subject.store.acquire(&key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
                     Acquired::Granted(lease) => Some(lease),
@@ -1380,13 +1380,13 @@ impl<'a> Algebra<'a> {
         let names: Vec<String> = carried.iter().map(|tag| format!("tag {tag}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let committed = self.subject.commit(lease, "x", &names).await;
-        // Without a token from before the load, nobody knows whether it was this tag that was invalidated.
+        // Without a token from before the load, it is not known whether this tag was invalidated.
         let overtaken = |tag: &usize| tags[*tag] || any_tag && (!self.known[*tag] || made[*tag]);
         let lost = |tag: &usize| !self.known[*tag] || made[*tag] || made_before[*tag];
         let either = any_tag && carried.iter().any(|tag| made_before[*tag]) || any_ban && carried.iter().any(lost);
         let expected = if voided || carried.iter().any(overtaken) { Committed::Refused } else { Committed::Stored };
         self.commits += 1;
-        // A lease that a look-up has taken along is as old as that: what came in between counts as if it had overtaken the load.
+        // The lease of a look-up is as old as the look-up: an invalidation since then counts as if it had overtaken the load.
         let may_be_older = self.subject.memory.is_none() && after_invalidation;
         if expected == Committed::Refused || !either && !may_be_older {
             assert_eq!(committed, expected, "{carried:?}");
@@ -1397,10 +1397,10 @@ impl<'a> Algebra<'a> {
             let place = &mut self.places[index];
             (place.state, place.tags) = (Some(State::Fresh), carried.clone());
         } else {
-            // How many tokens a refused fill makes is each store's own affair.
+            // How many tokens a refused fill creates is not part of the contract.
             self.subject.fill(&sink, "x", &names).await;
         }
-        // What it did not make, the fill of the sink did, which began last.
+        // Tokens that it did not create were created by the fill of the sink, which began last.
         let began = if committed == Committed::Stored { began } else { self.step };
         for tag in carried {
             if !std::mem::replace(&mut self.known[tag], true) {
@@ -1412,7 +1412,7 @@ impl<'a> Algebra<'a> {
         }
     }
 
-    /// Hard or soft, at once or by a ramp whose turns are to come: then all is as fresh as it was.
+    /// Hard or soft, at once or by a ramp whose turns are still to come, so that all entries are as fresh as before.
     fn hardness(becomes: State) -> Hardness {
         match becomes {
             State::Void => Hardness::Hard,
@@ -1421,7 +1421,7 @@ impl<'a> Algebra<'a> {
         }
     }
 
-    /// A ramp of one of all that there are.
+    /// A ramp over a random scope.
     async fn ramp(&mut self, place: usize) {
         match self.random.u8(..4) {
             0 => self.invalidate_key(place, State::Fresh).await,
@@ -1485,7 +1485,7 @@ impl<'a> Algebra<'a> {
             return;
         }
         self.subject.lose_token(&format!("tag {tag}"));
-        // What the server pushed before this answer has been heard.
+        // All pushes before this reply have been received.
         self.subject.store.get(&key("nothing")).await.unwrap();
         for place in &mut self.places {
             place.lower(State::Void, |place| place.tags.contains(&tag));

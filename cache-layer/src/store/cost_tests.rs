@@ -1,7 +1,7 @@
-//! Is it worth weighing what is in memory by the load time that it saves for each byte? A simulation, of traces made up in the
-//! shape of public ones (Zipf, with a share of keys that come once; sizes and load times log-normal, of which the loads may take longer
-//! for larger ones). It compares S3-FIFO, which the memory store has, with GreedyDual-Size-Frequency by cost, which is the usual way to weigh:
-//! an entry's priority is `inflation + hits × load time / bytes`, and the least goes.
+//! Should memory be weighed by the load time that entries save per byte? A simulation with synthetic traces in the shape of
+//! public ones (Zipf, with a share of keys that come once; sizes and load times log-normal; optionally, larger entries take
+//! longer to load). It compares S3-FIFO, which the memory store has, with GreedyDual-Size-Frequency by cost, the usual method: an
+//! entry's priority is `inflation + hits × load time / bytes`, and the entry with the lowest priority is evicted.
 //!
 //! `cargo test -p cache-layer --all-features --lib cost_tests -- --ignored --nocapture` prints the table.
 
@@ -14,7 +14,7 @@ const REQUESTS: usize = 1_000_000;
 #[derive(Clone, Copy)]
 struct Item {
     bytes: u64,
-    /// What its load takes, in milliseconds.
+    /// The duration of its load, in milliseconds.
     load: f64,
 }
 
@@ -27,7 +27,7 @@ impl Weighter<u64, Item> for ByBytes {
     }
 }
 
-/// A shape that traces have.
+/// The shape of a trace.
 struct Shape {
     name: &'static str,
     exponent: f64,
@@ -37,7 +37,7 @@ struct Shape {
     /// Spread of sizes and of load times, as the deviation of their logarithms.
     sizes: f64,
     loads: f64,
-    /// Whether what is larger takes longer.
+    /// Whether larger entries take longer.
     by_size: bool,
 }
 
@@ -139,7 +139,7 @@ impl Policy for GreedyDual {
     }
 }
 
-/// The shares of requests, and of load time, that hits save, once the cache is full.
+/// The shares of requests, and of load time, that hits save once the cache is full.
 fn run(policy: &mut dyn Policy, trace: &[usize], items: &[Item]) -> (f64, f64) {
     let (mut hits, mut saved, mut all, mut requests) = (0.0, 0.0, 0.0, 0.0);
     for (place, &key) in trace.iter().enumerate() {

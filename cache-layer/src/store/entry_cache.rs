@@ -24,16 +24,16 @@ use crate::{
     labels::labels,
 };
 
-/// Bytes of a shard at least: an entry can't be larger than its shard.
+/// The minimum size of a shard in bytes: an entry can't be larger than its shard.
 const SHARD: u64 = 8 << 20;
-/// Shards at least, once each has that. While one is swept or grows, the others are not held up.
+/// The minimum number of shards, once each has that size. While one shard is swept or grows, the others are available.
 const SHARDS: u64 = 16;
-/// Bytes of a shard from which on there are more of them, up to so many: the longer it is swept, the more are held up.
+/// The size in bytes from which on shards are split, up to the maximum number: sweeping a larger shard holds up more requests.
 const LARGE_SHARD: u64 = 64 << 20;
 const MOST_SHARDS: u64 = 64;
-/// An entry takes at most so much of its shard, in percent.
+/// The share of its shard, in percent, that an entry may take.
 const LARGEST: u64 = 95;
-/// The bit of the generation by which no slot is found.
+/// The bit of the generation that hides every slot.
 #[cfg(feature = "redis")]
 const HIDDEN: u64 = 1 << 63;
 #[cfg(not(feature = "redis"))]
@@ -44,34 +44,34 @@ const ROUND: Duration = Duration::from_secs(60);
 labels! {
     /// Why an entry left the memory of this process.
     pub enum Eviction {
-        /// There was no room for it, or others are asked for more often.
+        /// There was no room for it, or other entries are asked for more often.
         Size => "size",
-        /// Its time was up.
+        /// It expired.
         Expired => "expired",
-        /// It was invalidated, or changed in the store behind.
+        /// It was invalidated, or changed in the store behind this memory.
         Invalidated => "invalidated",
     }
 }
 
-/// What entries are found by.
+/// The identifier by which an entry is found.
 pub(crate) trait Place: Copy + Eq + Hash + Send + Sync + 'static {
     type Hashing: BuildHasher + Clone + Default + Send + Sync;
 
-    /// A number that is the same for a key and its variants, and else not.
+    /// A number that is the same for a key and its variants, and differs otherwise.
     fn shard(self) -> u16;
 }
 
-/// Within a process.
+/// The identifier within a process.
 impl Place for KeyHash {
     type Hashing = Hashed;
 
     fn shard(self) -> u16 {
-        // Of other bits than those that tell places of one shard apart.
+        // These bits are not those that tell the slots of one shard apart.
         (self.primary >> 32) as u16
     }
 }
 
-/// As the server's pushes have it.
+/// The identifier in the server's pushes.
 impl Place for KeyId {
     type Hashing = DefaultHashBuilder;
 
@@ -81,17 +81,17 @@ impl Place for KeyId {
     }
 }
 
-/// A map that holds about so many bytes of entries, and keeps those that are asked for (S3-FIFO).
+/// A map that holds about a given number of bytes of entries, and keeps those that are asked for (S3-FIFO).
 ///
 /// An expired entry is dropped when it is asked for, when there is no more room, which is soon for an entry that is not
 /// asked for, or when its shard is swept.
 pub(crate) struct EntryCache<P: Place> {
     shards: Box<[Shard<P>]>,
-    /// Bytes that an entry may take.
+    /// The bytes that an entry may take.
     largest: u64,
-    /// Counts how often the cache was cleared. Slots of an earlier generation are void at once, and dropped by sweeping.
+    /// Counts how often the cache was cleared. Slots of an earlier generation are void at once; sweeping drops them.
     generation: AtomicU64,
-    /// When the next shard is swept, in milliseconds since the Unix epoch, and how many were.
+    /// When the next shard is swept, in milliseconds since the Unix epoch, and how many were swept.
     due: AtomicU64,
     sweeps: AtomicU64,
     /// Milliseconds from one sweep to the next.
@@ -126,7 +126,7 @@ impl<P> Weighter<P, Slot> for Weight {
     }
 }
 
-/// Why entries left.
+/// The number of entries that left, by reason.
 #[derive(Clone, Default)]
 struct Evictions(Arc<[AtomicU64; Eviction::ALL.len()]>);
 
@@ -172,7 +172,8 @@ impl<P: Place> EntryCache<P> {
         let (bytes, evictions) = (max_bytes.div_ceil(count), Evictions::default());
         let options = OptionsBuilder::new()
             .shards(1)
-            // By entries of 2 KiB; half as many keys are remembered of what left, to know again what is asked for again.
+            // Assumes entries of 2 KiB; half as many keys of evicted entries are remembered, to recognize those that are asked
+            // for again.
             .estimated_items_capacity(usize::try_from(bytes / 2048).unwrap_or(usize::MAX).max(16))
             .weight_capacity(bytes)
             .build()
@@ -218,12 +219,12 @@ impl<P: Place> EntryCache<P> {
         self.shard(id).entries.get(&id).filter(|slot| slot.generation == self.generation.load(Ordering::SeqCst))
     }
 
-    /// The generation, whether or not it is hidden.
+    /// The generation, whether or not the entries are hidden.
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst) & !HIDDEN
     }
 
-    /// Lets nothing be found, or what is there again. What changes meanwhile changes all the same.
+    /// Hides all entries, or shows them again. Hidden entries can still be changed and removed.
     #[cfg(feature = "redis")]
     pub(super) fn hide(&self, hidden: bool) {
         match hidden {
@@ -236,7 +237,7 @@ impl<P: Place> EntryCache<P> {
         self.insert_at(Clock::system().now(), id, entry, source);
     }
 
-    /// As [`insert`](Self::insert), at this moment, in milliseconds since the Unix epoch.
+    /// As [`insert`](Self::insert), at the moment `now`, in milliseconds since the Unix epoch.
     pub(super) fn insert_at(&self, now: u64, id: P, entry: Entry, source: u64) {
         let (shard, generation) = (self.shard(id), self.generation());
         let expires_at = entry.deadlines().gone;
@@ -257,20 +258,20 @@ impl<P: Place> EntryCache<P> {
         shard.entries.insert_with_lifecycle(id, Slot { entry, source, generation, expires_at, weight }, &mut made_room);
     }
 
-    /// Puts what `amends` makes of it in the place of the entry with this id, if it is still there, and if there is room for it:
-    /// `true` if so. What removes it meanwhile has removed it.
+    /// Replaces the entry with this id by what `amends` makes of it, if the entry is still there, and if there is room: `true` if
+    /// so. An entry that is removed meanwhile stays removed.
     pub(super) fn amend(&self, id: P, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
         self.amend_if(id, |slot| slot.entry.id() == of, amends)
     }
 
-    /// As [`amend`](Self::amend), if that entry came from there.
+    /// As [`amend`](Self::amend), if the entry came from `source`.
     pub(super) fn amend_this(&self, id: P, of: EntryId, source: u64, amends: impl FnOnce(&Entry) -> Entry) {
         self.amend_if(id, |slot| slot.entry.id() == of && slot.source == source, amends);
     }
 
     fn amend_if(&self, id: P, which: impl Fn(&Slot) -> bool, amends: impl FnOnce(&Entry) -> Entry) -> bool {
         let is_it = |slot: &Slot| slot.generation == self.generation() && which(slot);
-        // Where there is nothing, a place would be made.
+        // Without this check, a missing key would get a placeholder.
         if !self.shard(id).entries.peek(&id).is_some_and(|slot| is_it(&slot)) {
             return false;
         }
@@ -294,15 +295,14 @@ impl<P: Place> EntryCache<P> {
         self.shards.len()
     }
 
-    /// The entries of one shard, each looked at under a lock of its own, with where it came from: all that are there from now to
-    /// the end.
+    /// The entries of one shard with their sources, from now to the end; a lock is held for one entry at a time.
     pub(super) fn each_of(&self, shard: usize) -> impl Iterator<Item = (P, Entry, u64)> + '_ {
         let generation = self.generation();
         let found = self.shards[shard].entries.iter().filter(move |(_, slot)| slot.generation == generation);
         found.map(|(id, slot)| (id, slot.entry, slot.source))
     }
 
-    /// Removes the entry with this id, if it is still there and came from there.
+    /// Removes the entry with this id, if it is still there and came from `source`.
     pub(super) fn remove_this(&self, id: P, of: EntryId, source: u64) {
         let is_it = |slot: &Slot| slot.entry.id() == of && slot.source == source;
         if self.shard(id).entries.remove_if(&id, is_it).is_some() {
@@ -316,14 +316,14 @@ impl<P: Place> EntryCache<P> {
         }
     }
 
-    /// Removes the entries that `condition` holds for; returns their keys.
+    /// Removes the entries for which `condition` holds; returns their keys.
     pub(super) fn remove_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<P> {
         let ids = self.ids_where(|_, entry| condition(entry));
         ids.iter().for_each(|id| self.remove(*id));
         ids
     }
 
-    /// How many entries there are that `condition` holds for. It looks at every entry.
+    /// Counts the entries for which `condition` holds. It examines every entry.
     pub(super) fn count_where(&self, condition: impl Fn(P, &Entry) -> bool) -> u64 {
         let generation = self.generation();
         let now = Clock::system().now();
@@ -332,7 +332,7 @@ impl<P: Place> EntryCache<P> {
         entries.filter(|(id, slot)| there(slot) && condition(*id, &slot.entry)).count() as u64
     }
 
-    /// The keys of the entries that `condition` holds for. It looks at every entry.
+    /// The keys of the entries for which `condition` holds. It examines every entry.
     pub(super) fn ids_where(&self, condition: impl Fn(P, &Entry) -> bool) -> Vec<P> {
         let generation = self.generation.load(Ordering::SeqCst);
         let entries = self.shards.iter().flat_map(|shard| shard.entries.iter());
@@ -340,7 +340,7 @@ impl<P: Place> EntryCache<P> {
         found.map(|(id, _)| id).collect()
     }
 
-    /// Removes all entries. One that is inserted at the same time may go as well.
+    /// Removes all entries. An entry that is inserted at the same time may be removed as well.
     pub(super) fn clear(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
@@ -350,7 +350,7 @@ impl<P: Place> EntryCache<P> {
             self.sweep(shard, generation, now);
         }
         let due = self.due.load(Ordering::Relaxed);
-        // A clock that was set back may not get there for long.
+        // A clock that was set back would not reach `due` for a long time.
         let is_due = now >= due || due - now > self.pause;
         if is_due && self.due.compare_exchange(due, now + self.pause, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let next = self.sweeps.fetch_add(1, Ordering::Relaxed) as usize % self.shards.len();
@@ -375,7 +375,7 @@ impl<P: Place> EntryCache<P> {
         shard.swept.fetch_max(generation, Ordering::Relaxed);
     }
 
-    /// Entries, and the bytes they take; expired ones count until they are swept.
+    /// The number of entries, and the bytes they take; expired entries count until they are swept.
     pub(super) fn size(&self) -> (u64, u64) {
         let generation = self.generation();
         let swept = self.shards.iter().filter(|shard| shard.swept.load(Ordering::Relaxed) == generation);
@@ -384,7 +384,7 @@ impl<P: Place> EntryCache<P> {
         })
     }
 
-    /// How many entries left so far, by the reason.
+    /// The number of entries that left so far, by reason.
     pub(super) fn evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
         let counts: [u64; Eviction::ALL.len()] =
             array::from_fn(|number| self.evictions.0[number].load(Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! A store in this process: bounded by bytes, with an admission policy that keeps what is asked for.
+//! A store in this process, bounded by bytes, with an admission policy that keeps the entries that are asked for.
 
 use std::{
     cell::Cell,
@@ -34,7 +34,7 @@ use crate::{
     telemetry::Rejection,
 };
 
-/// A store in this process, bounded by bytes (S3-FIFO: what is asked for again stays). Cheap to clone; clones are one
+/// A store in this process, bounded by bytes (S3-FIFO: entries that are asked for again stay). Cheap to clone; clones are one
 /// store.
 ///
 /// ```
@@ -48,20 +48,21 @@ pub struct MemoryStore(Arc<Inner>);
 struct Inner {
     entries: EntryCache<KeyHash>,
     tokens: QuickCache<Arc<str>, TagRecord, Weight>,
-    /// When anything last came, by the store's clock, that covers entries by what is said beside them: a soft invalidation of
-    /// everything, or a ban. An entry that is younger is covered by none. Written last.
+    /// The last moment, by the store's clock, of a change that covers entries without being written into them: a soft
+    /// invalidation of everything, or a ban. It covers no entry that is younger. Written last.
     last_over_all: AtomicU64,
-    /// How everything was last soft-invalidated, and what is left of those before.
+    /// The last soft invalidation of everything, and what still counts of earlier ones.
     all_ramps: RwLock<Option<Ramps>>,
     bans: RwLock<Bans>,
-    /// How often bans were taken off the list: who finds an entry before that and the list after it looks again.
+    /// How often bans were taken off the list. A look-up that found an entry before that, and reads the list after it, looks
+    /// again.
     taken_off: AtomicU64,
-    /// Whether there is a task that sweeps what is banned.
+    /// Whether a task is sweeping banned entries.
     is_swept: AtomicBool,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
-    /// Of this process alone.
+    /// The switches of this process alone.
     switches: Arc<Switches>,
 }
 
@@ -78,22 +79,22 @@ impl Weighter<Arc<str>, TagRecord> for Weight {
 /// The leases, and what [`StoreBackend::acquire`] has to remember besides. Commits and invalidations take its lock, one at a
 /// time; reads never do.
 ///
-/// Failures and uncacheable keys are remembered here although the engine of each [`Cache`](crate::Cache) remembers its own:
+/// Failures and uncacheable keys are remembered here, although the engine of each [`Cache`](crate::Cache) remembers its own:
 /// several caches may share one store.
 #[derive(Default)]
 struct Fills {
     leases: Leases,
     failures: BTreeMap<KeyHash, Failure>,
-    /// Keys whose response can't be stored, and until when their requests don't wait for one another.
+    /// Keys whose response can't be stored, each with the time until which their requests don't wait for each other.
     uncacheable: BTreeMap<KeyHash, Instant>,
     /// The store's clock, in microseconds since the Unix epoch: no two leases or invalidations have the same time.
     now: u64,
-    /// When a tag was last invalidated: what a load must be younger than to trust that an absent token means
-    /// "never invalidated" and not "forgotten".
+    /// When a tag was last invalidated. For a load that began later, an absent token means "never invalidated"; for any other, it
+    /// may mean "forgotten".
     last_invalidation: u64,
 }
 
-/// The leases that are held, those of a key and of its variants together.
+/// The leases that are held; those of a key and of its variants are together.
 #[derive(Default)]
 struct Leases(HashMap<u64, SmallVec<[Lease; 1]>, Hashed>);
 
@@ -106,7 +107,7 @@ impl Leases {
         self.0.entry(lease.key.hash().primary).or_default().push(lease);
     }
 
-    /// Takes this one away; `false` if it is not held.
+    /// Takes this lease away; `false` if it is not held.
     fn remove(&mut self, lease: &Lease) -> bool {
         let id = lease.key.hash();
         let hash_map::Entry::Occupied(mut leases) = self.0.entry(id.primary) else { return false };
@@ -119,7 +120,7 @@ impl Leases {
         true
     }
 
-    /// Takes those of a key and all its variants.
+    /// Takes away the leases of a key and all its variants.
     fn remove_all_of(&mut self, primary: u64) {
         self.0.remove(&primary);
     }
@@ -136,7 +137,7 @@ impl Leases {
     }
 }
 
-/// Loads that failed, one after the other.
+/// Consecutive failed loads of a key.
 struct Failure {
     count: u32,
     status: Option<u16>,
@@ -164,7 +165,7 @@ impl Fills {
         !self.holds(lease) || hex::of_u64(self.last_invalidation) >= lease.started
     }
 
-    /// Takes the leases of a key and all its variants away, and forgets their failures.
+    /// Takes away the leases of a key and all its variants, and forgets their failures.
     fn void(&mut self, primary: KeyHash) {
         let last = KeyHash { variant: u64::MAX, ..primary };
         self.leases.remove_all_of(primary.primary);
@@ -187,7 +188,7 @@ impl Fills {
 
     fn remember_uncacheable(&mut self, key: &Key, duration: Duration) {
         if self.uncacheable.len() >= REMEMBERED_CAP {
-            // To look for those whose time is up would take longer than to wait for one another once more.
+            // A search for expired keys would take longer than it does for requests to wait for each other once more.
             self.uncacheable.clear();
         }
         self.uncacheable.insert(key.hash(), Instant::now() + duration);
@@ -199,16 +200,16 @@ impl Fills {
     }
 }
 
-/// Keys that are remembered as uncacheable at one time, and as failing.
+/// The most keys that are remembered as uncacheable, and the most that are remembered as failing.
 const REMEMBERED_CAP: usize = 10_000;
 
 impl MemoryStore {
-    /// A store whose entries take about `max_bytes` bytes of memory. Counted is what is allocated for an entry, as it is
-    /// once the entry has been asked for: body, key and tags by their bytes, some 600 bytes of bookkeeping, and for a
-    /// response, beside the bytes of its head, 100 to 300 for each header field, however short.
+    /// A store whose entries take about `max_bytes` bytes of memory. It counts what is allocated for an entry once the entry has
+    /// been asked for: the bytes of body, key and tags, some 600 bytes of bookkeeping, and for a response, besides the bytes of
+    /// its head, 100 to 300 for each header field, however short.
     ///
-    /// The largest entry that is kept takes 7 MiB, or nine tenths of a store below 8 MiB; in a store above 128 MiB, a
-    /// twentieth of it or 60 MiB, whichever is less; and in one above 4 GiB, a hundredth.
+    /// The largest entry that is kept takes 7 MiB, or nine tenths of a store below 8 MiB. In a store above 128 MiB it takes a
+    /// twentieth of the store or 60 MiB, whichever is less; in a store above 4 GiB, a hundredth.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         let entries = EntryCache::new(max_bytes);
@@ -228,21 +229,21 @@ impl MemoryStore {
         }))
     }
 
-    /// Bytes that the entries take at this moment, near enough. Those whose time is up count until they are asked for,
-    /// have to make room, or are swept: within a minute, if there are writes.
+    /// The bytes that the entries take at this moment, approximately. Expired entries count until they are asked for, have to
+    /// make room, or are swept: within a minute, if there are writes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.0.entries.size().1
     }
 
-    /// Entries at this moment, counted as [`bytes`](Self::bytes) does.
+    /// The number of entries at this moment, counted as [`bytes`](Self::bytes) does.
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.0.entries.size().0
     }
 
-    /// Entries that left since the store was made, and why. Those that went with everything are counted when their memory is
-    /// made use of.
+    /// The entries that left since the store was made, by reason. Entries that left by an invalidation of everything are counted
+    /// when their memory is reused.
     ///
     /// ```
     /// let store = cache_layer::store::MemoryStore::new(64 * 1024 * 1024);
@@ -255,7 +256,7 @@ impl MemoryStore {
 }
 
 impl MemoryStore {
-    /// Runs what looks at every entry: not on a thread that answers requests, and not to be cut off halfway.
+    /// Runs `run`, which examines every entry, off the threads that answer requests, and so that it can't be cancelled halfway.
     fn aside(
         &self,
         pattern: &Pattern,
@@ -275,7 +276,7 @@ impl MemoryStore {
         })
     }
 
-    /// Bans what matches; sweeps it now, if there is no room on the list.
+    /// Bans the entries that match; sweeps them now if there is no room on the list.
     fn ban(&self, pattern: &Pattern, hardness: Hardness) -> BoxFuture<'static, Result<(), StoreError>> {
         if self.0.ban(pattern, hardness) {
             self.0.ended.notify_waiters();
@@ -291,7 +292,7 @@ impl MemoryStore {
         Box::pin(async move { swept.await.map(drop) })
     }
 
-    /// Has a task sweep what is banned, unless there is one, or nowhere to run it: then what is listed stays until the next time.
+    /// Starts a task that sweeps banned entries, unless there is one. Without a runtime, bans stay listed until the next call.
     fn begin_to_sweep(&self) {
         let Ok(runtime) = Handle::try_current() else { return };
         if !self.0.is_swept.swap(true, Ordering::SeqCst) {
@@ -300,15 +301,15 @@ impl MemoryStore {
     }
 }
 
-/// How long the lurker waits before it begins, so that bans that come together are swept together; and after each shard.
+/// The time from the first ban to the sweep, so that bans that come together are swept together; and the pause after each shard.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The lurker: sweeps what is banned, and takes the bans off the list, until there is none. No lock is held for longer than it takes
-/// to look at one entry, and no thread that answers requests is held up.
+/// The lurker: sweeps banned entries and takes the bans off the list, until none is left. It holds each lock only for as long as
+/// examining one entry takes, and runs on no thread that answers requests.
 ///
-/// What it takes off covers nothing any more: an entry that was stored before a ban is gone, or says by its mark that it is stale, once
-/// all that was there has been looked at; and none can come, since a ban takes the leases away before anything else.
+/// A ban that it takes off covers nothing any more. Once every entry has been examined, each one that was stored before the ban
+/// is gone, or its mark says that it is stale. No further one can come, since a ban takes the leases away before anything else.
 async fn lurk(store: Weak<Inner>) {
     sleep(FIRST_PAUSE).await;
     loop {
@@ -316,7 +317,7 @@ async fn lurk(store: Weak<Inner>) {
         let bans = inner.bans.read().clone();
         if bans.is_empty() {
             inner.is_swept.store(false, Ordering::SeqCst);
-            // One that came just now has seen this task.
+            // A ban that came just now may have seen this task as running.
             if inner.bans.read().is_empty() || inner.is_swept.swap(true, Ordering::SeqCst) {
                 return;
             }
@@ -326,7 +327,7 @@ async fn lurk(store: Weak<Inner>) {
         drop(inner);
         for shard in 0..shards {
             let (Some(inner), bans) = (store.upgrade(), bans.clone()) else { return };
-            // An error is the end of the runtime, or a pattern that panics: the bans stay.
+            // An error means that the runtime has ended, or that a pattern panicked: the bans stay.
             let Ok(()) = spawn_blocking(move || inner.sweep(shard, &bans)).await else { return };
             sleep(PAUSE).await;
         }
@@ -337,12 +338,12 @@ async fn lurk(store: Weak<Inner>) {
 
 #[cfg(feature = "testing")]
 impl MemoryStore {
-    /// Loses an entry, as if memory had been short.
+    /// Removes an entry, as if memory had been short.
     pub(super) fn lose(&self, key: &Key) {
         self.0.entries.remove(key.hash());
     }
 
-    /// Loses all entries, as if memory had been short.
+    /// Removes all entries, as if memory had been short.
     pub(super) fn lose_all(&self) {
         self.0.entries.clear();
     }
@@ -354,7 +355,7 @@ impl MemoryStore {
         !self.0.bans.read().is_empty()
     }
 
-    /// As if memory had been short.
+    /// Removes the token of a tag, as if memory had been short.
     pub(super) fn lose_token(&self, tag: &str) {
         assert!(self.0.tokens.remove(tag).is_some());
     }
@@ -365,7 +366,7 @@ impl Inner {
         self.fills.lock()
     }
 
-    /// The look-up that found this entry in the place of `key`, by the state of the entry's tags.
+    /// The look-up that found this entry under `key`, given the state of the entry's tags.
     fn judge(&self, key: &Key, found: Option<(Entry, u64)>) -> Lookup {
         let Some((entry, stored)) = found else {
             return Lookup::Absent;
@@ -383,8 +384,8 @@ impl Inner {
         Lookup::judged(entry, state)
     }
 
-    /// The state, by the bans and what has softened everything since, of an entry that was stored then. That is as good as when its
-    /// load began: a ban takes the leases away at once.
+    /// The state of an entry that was stored at `stored`, given the bans and the soft invalidations of everything since then. The
+    /// moment of storing serves as well as the start of its load: a ban takes the leases away at once.
     fn state_by_all(&self, stored: u64, key: &Key) -> TagState {
         let turn = || key.hash().turn();
         let softened = match &*self.all_ramps.read() {
@@ -502,7 +503,7 @@ impl Inner {
             let known = self.tokens.get(tag).map(|record| record.token);
             let overtaken = match known {
                 Some(token) if !token.created_since(&lease.started) => token.overtook(&lease.started),
-                // It may have been forgotten, and made again since.
+                // The token may have been forgotten, and made again since.
                 _ => hex::of_u64(fills.last_invalidation) >= lease.started,
             };
             if overtaken {
@@ -519,7 +520,7 @@ impl Inner {
         Committed::Stored
     }
 
-    /// Gives a token to a tag that has none: one that voids no load.
+    /// Gives a new token, which voids no load, to a tag that has none.
     fn create_token(&self, fills: &mut Fills, tag: &Arc<str>) -> TagToken {
         let token = TagToken::created(fills.tick());
         self.tokens.insert(tag.clone(), token.into());
@@ -547,14 +548,14 @@ impl Inner {
                 fills.leases.clear();
                 fills.failures.clear();
                 fills.uncacheable.clear();
-                // Bans stay for who has found an entry of before, and judges it now.
+                // Bans stay, for a look-up that found an earlier entry and judges it now.
                 self.entries.clear();
             }
             Scope::Pattern(_) => unreachable!("a pattern is banned"),
         }
     }
 
-    /// At once, or over so many milliseconds.
+    /// Soft-invalidates at once, or over `window` milliseconds.
     fn soft_invalidate(&self, scope: Scope<'_>, window: u64) {
         let mut fills = self.fills();
         let now = fills.tick();
@@ -579,7 +580,7 @@ impl Inner {
         }
     }
 
-    /// Says that what matches is void, or stale, and takes its leases away; `false` if there is no room to say so.
+    /// Records that matching entries are void, or stale, and takes their leases away; `false` if the list has no room.
     fn ban(&self, pattern: &Pattern, hardness: Hardness) -> bool {
         let mut fills = self.fills();
         let soft_over = hardness.is_soft().then(|| hardness.window());
@@ -603,9 +604,9 @@ impl Inner {
         }
     }
 
-    /// Takes bans off the list whose sweep is over.
+    /// Takes bans off the list after their sweep.
     fn take_off(&self, swept: &Bans) {
-        // Nothing is banned meanwhile.
+        // This lock keeps new bans out.
         let _fills = self.fills();
         let mut bans = self.bans.write();
         self.taken_off.fetch_add(1, Ordering::SeqCst);
@@ -615,7 +616,7 @@ impl Inner {
         self.last_over_all.store(softened.max(banned), Ordering::SeqCst);
     }
 
-    /// Drops what is banned in one shard of the entries, or has it say that it is stale.
+    /// Removes the banned entries of one shard, or marks them as stale.
     fn sweep(&self, shard: usize, bans: &Bans) {
         for (id, entry, stored) in self.entries.each_of(shard) {
             if stored >= bans.newest() {
@@ -626,12 +627,12 @@ impl Inner {
             if covering.is_empty() {
                 continue;
             }
-            // What softens it by its key may have it in hand.
+            // A soft invalidation of the key may be about to replace the entry.
             let _fills = self.fills();
             if covering.iter().any(|ban| ban.soft_over.is_none()) {
                 self.entries.remove_this(id, entry.id(), stored);
             } else {
-                // Variants, too: the entry that leads to them may be written anew before its turn.
+                // Variants are marked as well: their primary entry may be replaced before its turn.
                 let soften = |entry: &Entry, ban: &&Ban| {
                     entry.marked_anew(ban.at / 1000, ban.soft_over.unwrap_or_default(), id.turn())
                 };
@@ -644,13 +645,14 @@ impl Inner {
 
     fn delete_matching(&self, pattern: &Pattern) -> u64 {
         let matches = |canonical: &[u8]| matches_in_full(pattern, canonical);
-        // The leases first: a fill in flight is either voided here, or has put its entry where the second pass finds it.
+        // Leases come first: a fill in flight is either voided here, or has put its entry where the second pass finds it.
         self.fills().leases.retain(|lease| !matches(lease.key.canonical()));
         let deleted = self.entries.remove_where(|entry| matches(entry.canonical()));
         deleted.iter().filter(|id| !id.is_variant()).count() as u64
     }
 
-    /// Each entry under the lock: what is loaded meanwhile is not softened for what is there.
+    /// Each entry is handled under the lock, so that one that is loaded meanwhile is not softened in place of the one that was
+    /// there.
     fn soften_matching(&self, pattern: &Pattern, window: u64) -> u64 {
         let matches = |canonical: &[u8]| matches_in_full(pattern, canonical);
         self.fills().leases.retain(|lease| !matches(lease.key.canonical()));

@@ -1,9 +1,8 @@
-//! Where entries are kept. Every store keeps the same contract, and the same tests hold each of them to it.
+//! Stores: where entries are kept. Every store keeps the same contract, and the same tests check each of them against it.
 //!
-//! A fill works under a *lease*: `acquire` takes it, and `commit` compares it and writes. An invalidation takes it away, or
-//! leaves what the comparison finds to be younger. So a load that began before an invalidation can't overwrite what came
-//! after, on any node: the lock saves work, the comparison keeps the promise.
-//!
+//! A fill works under a *lease*: `acquire` takes the lease, and `commit` compares it and writes. An invalidation takes the lease
+//! away, or leaves a newer token that the comparison finds. So a load that began before an invalidation can't overwrite what was
+//! written after it, on any node: the lock saves work, and the comparison keeps the promise.
 //! | store | entries live | shared by |
 //! |---|---|---|
 //! | [`MemoryStore`] | in this process | its clones |

@@ -1,4 +1,4 @@
-//! A store for tests: slow, away, forgetful, or out of order, when it is told to be.
+//! A store for tests: slow, unreachable, forgetful, or out of order, on command.
 
 use std::{collections::VecDeque, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -17,11 +17,12 @@ use crate::{
     tag::{TagToken, Tags},
 };
 
-/// What its entries take at most.
+/// The most bytes that its entries take.
 const BYTES: u64 = 64 * 1024 * 1024;
 
-/// A store that behaves as one across a network, without one: it can be slow, away, forgetful, or out of order, and says what
-/// was loaded. For tests of code that uses a cache. Clones are one store; caches on it are to each other what processes are.
+/// A store that behaves like one across a network, without a network: it can be slow, unreachable, forgetful, or out of order,
+/// and reports what was loaded. For tests of code that uses a cache. Clones are one store; caches over clones behave to each
+/// other like separate processes.
 ///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
@@ -61,7 +62,7 @@ pub struct TestStore(Arc<Inner>);
 struct Inner {
     store: MemoryStore,
     faults: Mutex<Faults>,
-    /// The readable keys of the leases that were granted since somebody asked.
+    /// The readable keys of the leases that were granted since the last query.
     loaded: Mutex<Vec<String>>,
 }
 
@@ -69,9 +70,9 @@ struct Inner {
 struct Faults {
     delay: Option<RangeInclusive<Duration>>,
     away: bool,
-    /// What was invalidated meanwhile.
+    /// Invalidations from the time without a connection.
     outbox: Vec<(OwnedScope, Hardness)>,
-    /// Commits that wait, the oldest first, if they are to.
+    /// Commits that wait, the oldest first; `None` if commits don't wait.
     held: Option<VecDeque<oneshot::Sender<()>>>,
 }
 
@@ -89,58 +90,58 @@ impl TestStore {
         Self(Arc::new(Inner { store: MemoryStore::new(BYTES), faults, loaded }))
     }
 
-    /// Lets every answer take so long from now on, at random within these bounds: what is asked at the same time is then done in
-    /// any order. From zero to zero, none takes any.
+    /// From now on, every answer takes a random time within these bounds, so that concurrent operations complete in any order.
+    /// Bounds of zero end this.
     pub fn delay(&self, bounds: RangeInclusive<Duration>) {
         self.0.faults.lock().delay = Some(bounds).filter(|bounds| !bounds.end().is_zero());
     }
 
-    /// Has it answer nothing from now on, as a server does that is away: look-ups fail, nothing is stored, and invalidations are
-    /// kept, and return an error.
+    /// From now on the store answers nothing, like a server that is unreachable: look-ups fail, nothing is stored, and
+    /// invalidations are kept, and return an error.
     pub fn disconnect(&self) {
         self.0.faults.lock().away = true;
     }
 
-    /// Has it answer again. What was invalidated meanwhile is delivered before anything is read.
+    /// The store answers again. Invalidations of the meantime are delivered before anything is read.
     pub fn reconnect(&self) {
         self.0.faults.lock().away = false;
     }
 
-    /// Loses what there is under `key`, as an eviction does: no load is voided by that.
+    /// Loses the entry under `key`, as by an eviction: this voids no load.
     pub fn lose(&self, key: impl Into<Key>) {
         self.0.store.lose(&key.into());
     }
 
-    /// Loses all that there is.
+    /// Loses all entries.
     pub fn lose_all(&self) {
         self.0.store.lose_all();
     }
 
-    /// Holds up what loads bring before it is stored, until it is released: to see what becomes of it if something comes in
-    /// between. Callers have their values all the same.
+    /// Holds up commits until they are released, to test what happens if something comes in between. Callers get their values all
+    /// the same.
     pub fn hold_commits(&self) {
         self.0.faults.lock().held.get_or_insert_default();
     }
 
-    /// What is held up.
+    /// The number of commits that are held up.
     #[must_use]
     pub fn held_commits(&self) -> usize {
         self.0.faults.lock().held.as_ref().map_or(0, VecDeque::len)
     }
 
-    /// Lets the newest go of what is held up; `false` if there is none.
+    /// Releases the newest commit that is held up; `false` if there is none.
     pub fn release_newest_commit(&self) -> bool {
         self.release(VecDeque::pop_back)
     }
 
-    /// Lets the oldest go of what is held up; `false` if there is none.
+    /// Releases the oldest commit that is held up; `false` if there is none.
     pub fn release_oldest_commit(&self) -> bool {
         self.release(VecDeque::pop_front)
     }
 
-    /// Lets all go that is held up, and holds up nothing more.
+    /// Releases all commits that are held up, and holds up no further ones.
     pub fn release_commits(&self) {
-        // Each goes on when its sender is gone.
+        // A commit continues when its sender is dropped.
         drop(self.0.faults.lock().held.take());
     }
 
@@ -149,20 +150,20 @@ impl TestStore {
         released.is_some()
     }
 
-    /// The keys that were loaded since this was asked the last time, as people read them, in the order in which their loads
-    /// began: every load that may be stored. Loads while the store is [away](Self::disconnect), and those of calls that wait for
-    /// nobody ([`Lock::Off`](crate::Lock)) or no longer, are not.
+    /// The readable keys of all loads that may be stored, since the last call, in the order in which they began. Loads while the
+    /// store is [disconnected](Self::disconnect), and loads of calls that don't wait for others ([`Lock::Off`](crate::Lock)) or
+    /// no longer do, are not included.
     #[must_use]
     pub fn take_loaded(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.loaded.lock())
     }
 
-    /// Asserts that exactly these were loaded since this, or [`take_loaded`](Self::take_loaded), was asked the last time, as
-    /// people read them, in any order: `"price:7"`, `"http://shop.example/"`.
+    /// Asserts that exactly these keys were loaded since the last call of this or of [`take_loaded`](Self::take_loaded), in
+    /// readable form and any order: `"price:7"`, `"http://shop.example/"`.
     ///
     /// # Panics
     ///
-    /// If others were loaded, or one of them more than once.
+    /// If other keys were loaded, or one of them more than once.
     #[track_caller]
     pub fn assert_loaded<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) {
         let mut loaded = self.take_loaded();
@@ -172,13 +173,13 @@ impl TestStore {
         assert!(loaded == expected, "loaded were {loaded:?}, and not {expected:?}");
     }
 
-    /// Where it keeps what it has.
+    /// The store that keeps the entries.
     #[cfg(test)]
     pub(super) fn memory(&self) -> MemoryStore {
         self.0.store.clone()
     }
 
-    /// Waits as long as answers take, and says whether there is one.
+    /// Waits for the delay of an answer, and returns an error if there is none.
     async fn answers(&self) -> Result<(), StoreError> {
         let delay = self.0.faults.lock().delay.clone();
         if let Some(bounds) = delay {
@@ -202,7 +203,7 @@ impl TestStore {
         self.0.faults.lock().outbox.push((scope, hardness));
     }
 
-    /// Waits until the commit may go on, if commits are held up.
+    /// Waits until the commit may continue, if commits are held up.
     async fn released(&self) {
         let waiting = self.0.faults.lock().held.as_mut().map(|held| {
             let (sender, receiver) = oneshot::channel();
@@ -224,7 +225,7 @@ fn within(bounds: &RangeInclusive<Duration>) -> Duration {
 impl Store for TestStore {}
 
 impl StoreBackend for TestStore {
-    /// It is as one across a network, and has nothing in this process.
+    /// This store behaves like one across a network: it has nothing in this process.
     fn peek(&self, _: &Key) -> Option<Entry> {
         None
     }
@@ -341,7 +342,7 @@ impl StoreBackend for TestStore {
     fn invalidate<'a>(&'a self, scope: Scope<'a>, hardness: Hardness) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             if let Err(error) = self.answers().await {
-                // What is kept is a hard one, as with any store.
+                // A kept invalidation is a hard one, as with any store.
                 self.keep(scope.to_owned(), Hardness::Hard);
                 return Err(error);
             }

@@ -1,4 +1,4 @@
-//! Memory over Redis: what this process reads often, it keeps, and drops as soon as Redis says that it changed.
+//! Memory over Redis: this process keeps what it reads often, and drops it as soon as Redis says that it changed.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -20,10 +20,10 @@ use crate::{
 
 /// A [`RedisStore`] with a first tier in this process: a hit there costs no round trip. Cheap to clone.
 ///
-/// The tiers are coherent without polling: entries and tags are read with the server's tracking on, and its pushes evict
-/// them. While there is no connection, the first tier is void too, since nobody could say what changed, unless
-/// [`serve_while_disconnected`](Self::serve_while_disconnected) says for how long that is accepted. A connection of which
-/// only one half is left is noticed within two seconds.
+/// The tiers are coherent without polling: entries and tags are read with the server's tracking on, and its pushes evict them.
+/// Without a connection the first tier is void too, since this process would not hear of changes, unless
+/// [`serve_while_disconnected`](Self::serve_while_disconnected) sets for how long that is accepted. A half-open connection is
+/// noticed within two seconds.
 ///
 /// ```no_run
 /// use cache_layer::{Cache, store::{RedisStore, TieredStore}};
@@ -43,18 +43,18 @@ pub struct TieredStore {
 impl TieredStore {
     /// A first tier of about `max_bytes`, counted as by [`MemoryStore`](super::MemoryStore), over `redis`.
     ///
-    /// A Redis store has one first tier: made again over a clone of the same one, this is the tier that is there already.
+    /// A Redis store has one first tier: a second call with a clone of the same Redis store returns the existing tier.
     #[must_use]
     pub fn new(max_bytes: u64, redis: RedisStore) -> Self {
         let local_tier = redis.local_tier_or_init(max_bytes);
         Self { redis, local_tier }
     }
 
-    /// For how long after the connection was lost the first tier is still served; zero unless set, which means not at all.
-    /// It is one setting for all tiers over the same Redis store.
+    /// For how long after the connection was lost the first tier is still served; zero unless set, which means not at all. All
+    /// tiers over the same Redis store share this setting.
     ///
-    /// In that time this process does not hear what others invalidate. So another process's invalidation may take so long,
-    /// and the two seconds in which a loss is noticed, to count here. What this process invalidates itself is void at
+    /// In that time this process does not hear what other processes invalidate. So another process's invalidation may take effect
+    /// here as late as this time and the two seconds in which a loss is noticed. What this process invalidates itself is void at
     /// once, delivered or not. After that time, or with the next connection, the first tier is void.
     ///
     /// ```no_run
@@ -72,20 +72,20 @@ impl TieredStore {
         self
     }
 
-    /// Bytes that the entries of the first tier take at this moment, as
+    /// The bytes that the entries of the first tier take at this moment, as for
     /// [`MemoryStore::bytes`](super::MemoryStore::bytes).
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.local_tier.bytes()
     }
 
-    /// Entries of the first tier at this moment, as [`MemoryStore::entries`](super::MemoryStore::entries).
+    /// The entries of the first tier at this moment, as for [`MemoryStore::entries`](super::MemoryStore::entries).
     #[must_use]
     pub fn memory_entries(&self) -> u64 {
         self.local_tier.entries()
     }
 
-    /// Entries that left the first tier since the store was made, and why, as
+    /// The entries that left the first tier since the store was made, by reason, as for
     /// [`MemoryStore::evictions`](super::MemoryStore::evictions).
     pub fn memory_evictions(&self) -> impl Iterator<Item = (Eviction, u64)> + '_ {
         self.local_tier.evictions()

@@ -1,9 +1,9 @@
-//! One load of many keys: leases are taken together, the load is asked once for all that this call leads, and what it brings is
-//! stored together.
+//! One load of many keys: leases are taken together, the load is called once for all keys that this call leads, and its results
+//! are stored together.
 //!
-//! Each key has a flight, a lease and a commit of its own, so that one that fails, is invalidated, or is loaded elsewhere holds up
-//! no other. Those that another process loads are waited for, while the load of the others runs; in the rare case that this comes
-//! to nothing, the load is asked again, for those.
+//! Each key has its own flight, lease and commit, so that a key that fails, is invalidated, or is loaded elsewhere holds up no
+//! other. While the load runs, the call waits for the keys that another process loads; in the rare case that such a wait is in
+//! vain, the load is called again, for those keys.
 
 use std::{collections::HashMap, hash::Hash, pin::Pin, pin::pin, sync::Arc};
 
@@ -29,14 +29,14 @@ use crate::{
     key::Key,
 };
 
-/// What of a key is asked for, and what there is of it.
+/// A key to load, and its stale value, if there is one.
 pub(super) type Wanted<K, V> = (K, Option<Stale<V>>);
 type Brought<K, V, E> = Result<Vec<(K, Result<Loaded<V>, E>)>, E>;
 type Loading<K, V, E> = Pin<Box<dyn Future<Output = Brought<K, V, E>> + Send>>;
-/// The load of many keys, which may be asked more than once.
+/// The load of many keys, which may be called more than once.
 pub(super) type LoadMany<K, V, E> = Arc<dyn Fn(Vec<Wanted<K, V>>) -> Loading<K, V, E> + Send + Sync>;
 
-/// What came of one key's part of the load. Each call that can't share it asks the load by itself.
+/// The result of one key's part of the load. A call that can't share it calls the load by itself.
 pub(super) type Part<V, E> = LoadResult<Option<V>, E, ()>;
 
 /// A key that a call leads.
@@ -46,7 +46,7 @@ pub(super) struct Led<K, V, E> {
     pub(super) flight: Flight,
     pub(super) miss: Miss,
     pub(super) patience: Patience,
-    /// It has waited in vain for another process, and is loaded without the store if it is not there by now.
+    /// The key has waited in vain for another process, and is loaded without the store if it is not there by now.
     pub(super) is_impatient: bool,
     pub(super) purpose: Purpose,
     pub(super) reply_to: ReplyTo<Part<V, E>>,
@@ -62,7 +62,7 @@ struct Granted<K, V, E> {
     reply_to: ReplyTo<Part<V, E>>,
 }
 
-/// What is to be done next: look again for these.
+/// The next step: returns the keys to look up again.
 type Step<K, V, E> = Pin<Box<dyn Future<Output = Vec<Led<K, V, E>>> + Send>>;
 
 /// Leads the flights of `wanted` to their ends.
@@ -90,7 +90,7 @@ where
             }));
         }
         let Some(mut again) = steps.next().await else { return };
-        // What ends together, such as the load of another process, is gone on with together.
+        // Steps that end together, such as the load of another process, are continued together.
         while let Some(Some(more)) = steps.next().now_or_never() {
             again.extend(more);
         }
@@ -98,10 +98,10 @@ where
     }
 }
 
-/// What came of asking for the right to load a key.
+/// The result of asking for the right to load a key.
 enum Attempted<K, V, E> {
     Granted(Box<Granted<K, V, E>>),
-    /// Another process has it, or it changes.
+    /// Another process loads it, or it is changing.
     Waits(Step<K, V, E>),
     Ended,
 }
@@ -145,7 +145,7 @@ where
     }
 }
 
-/// What is there by now, in one round trip; those that are found are replied.
+/// Looks the keys up again, in one round trip; those that are found are answered.
 async fn look_again<K, V, E>(led: Vec<Led<K, V, E>>) -> Vec<Led<K, V, E>>
 where
     V: DeserializeOwned + 'static,
@@ -180,7 +180,7 @@ async fn find_again<V: DeserializeOwned + 'static>(cache: &Cache, keys: &[Key]) 
     keys.iter().zip(retrieved).map(|(key, retrieved)| cache.judge(key, retrieved)).collect()
 }
 
-/// Asks the load once for all that is `granted`, and stores what comes.
+/// Calls the load once for all `granted` keys, and stores its results.
 async fn load_all<K, V, E>(granted: Vec<Granted<K, V, E>>, load: &LoadMany<K, V, E>)
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
@@ -188,7 +188,7 @@ where
     E: Clone + Send + Sync + 'static,
 {
     let Some(first) = granted.first() else { return };
-    // One load has one place, whoever it is for.
+    // One load has one place, for any number of keys.
     let ask = first.ask.clone();
     let Ok(place) = ask.place_unless_skipped(first.purpose) else {
         return granted.into_iter().for_each(|mut one| one.permit.leave_out());
@@ -208,17 +208,17 @@ where
     let mut ended = pin!(join_all(parts));
     tokio::select! {
         biased;
-        // Nobody waits for any of them any more.
+        // No call waits for any of the keys any more.
         _ = &mut ended => return,
         () = loading => {}
     }
     ended.await;
 }
 
-/// What of the load is one key's.
+/// One key's part of the load.
 type Received<V, E> = (Result<Loaded<Option<V>>, E>, Reads);
 
-/// Gives each key its part of what the load brought: nothing, where it left one out.
+/// Gives each key its part of the load's result: an absence, if the load left the key out.
 fn hand_out<K, V, E>(brought: Brought<K, V, E>, reads: &Reads, mut senders: HashMap<K, oneshot::Sender<Received<V, E>>>)
 where
     K: Eq + Hash,
@@ -252,7 +252,7 @@ where
         self.ask.cache.value_of::<Option<V>>(entry).ok()?.map(|value| Stale::new(value, entry.tags()))
     }
 
-    /// Keeps the lease until the load brings this key's part, and ends with that.
+    /// Keeps the lease until the load provides this key's part, and stores that.
     async fn end(self, part: oneshot::Receiver<Received<V, E>>) {
         let Self { ask, mut permit, miss, purpose, reply_to, .. } = self;
         permit.is_for(purpose, &ask.key);

@@ -38,13 +38,14 @@ use crate::{
     telemetry::{Event, LookupResult, Tier},
 };
 
-/// Values that are asked for together, from [`Cache::get_or_load_many`] or [`Cache::get_or_load_many_with`]; await it, or
+/// Values that are requested together, from [`Cache::get_or_load_many`] or [`Cache::get_or_load_many_with`]; await it, or
 /// [`each`](Self::each).
 ///
-/// Each is stored by itself, and is what [`get_or_load`](Cache::get_or_load) of an `Option` has under the same key.
+/// Each value is stored by itself, in the same form and under the same key as [`get_or_load`](Cache::get_or_load) of an `Option`
+/// stores it.
 #[must_use = "nothing is asked for until it is awaited"]
 pub struct GetOrLoadMany<K, V, E> {
-    /// What is asked of each key.
+    /// The settings for each key.
     ask: Ask<Option<V>>,
     ids: Vec<K>,
     tags_of: Option<TagsOf<K>>,
@@ -55,42 +56,42 @@ pub struct GetOrLoadMany<K, V, E> {
 /// The tags of a key's own value.
 type TagsOf<K> = Box<dyn Fn(&K) -> Tags + Send>;
 
-/// A key, and who is waited for.
+/// A key, and what it waits for.
 type Waits<K, V, E> = (Asked<K, V>, Waiting<V, E>);
 
 impl<K, V, E> GetOrLoadMany<K, V, E> {
     pub(super) fn new(cache: Cache, ids: Vec<K>, load: LoadMany<K, V, E>) -> Self {
-        // The key of each takes the place of this one.
+        // The key of each value replaces this one.
         let ask = Ask::new(cache, Key::new([b""]));
         Self { ask, ids, tags_of: None, load, hard_timeout: None }
     }
 
-    /// How long the values are fresh; five minutes unless set. Zero: they are not kept.
+    /// How long the values are fresh; five minutes unless set. Zero: they are not stored.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ask.terms.ttl = ttl;
         self
     }
 
-    /// As for [`GetOrLoad`](crate::GetOrLoad::jitter): each value has a life of its own.
+    /// As for [`GetOrLoad`](crate::GetOrLoad::jitter): each value gets its own lifetime.
     pub fn jitter(mut self, per_cent: u8) -> Self {
         self.ask.terms.jitter = per_cent.min(100);
         self
     }
 
-    /// How long it is known of a key that there is nothing, which is what the load said by leaving it out; as long as any value is
-    /// fresh, unless set. Zero: it is not kept.
+    /// How long the absence of a key's value is fresh, which the load reports by leaving the key out; as long as for any value,
+    /// unless set. Zero: it is not stored.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.ask.negative = Some((ttl, Option::is_none));
         self
     }
 
-    /// Tags of every value, beside those of what the load reads from the cache.
+    /// Tags of every value, in addition to those of entries that the load reads from the cache.
     pub fn tags<T: AsRef<str>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.ask.terms.add_tags(tags);
         self
     }
 
-    /// Tags of the value of each key, and of its absence, beside those of all.
+    /// Tags of the value of each key, and of its absence, in addition to those of all.
     ///
     /// ```
     /// # use std::convert::Infallible;
@@ -116,7 +117,7 @@ impl<K, V, E> GetOrLoadMany<K, V, E> {
         self
     }
 
-    /// As for [`GetOrLoad`](crate::GetOrLoad::stale_while_revalidate); what is stale is loaded anew together.
+    /// As for [`GetOrLoad`](crate::GetOrLoad::stale_while_revalidate); stale values are loaded again together.
     pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
         self.ask.terms.stale_while_revalidate = window;
         self
@@ -140,8 +141,8 @@ impl<K, V, E> GetOrLoadMany<K, V, E> {
         self
     }
 
-    /// As for [`GetOrLoad`](crate::GetOrLoad::soft_timeout): values that have something stale have that then, and the others
-    /// are waited for.
+    /// As for [`GetOrLoad`](crate::GetOrLoad::soft_timeout): keys with a stale value get that value then, and the call waits for
+    /// the others.
     pub fn soft_timeout(mut self, limit: Duration) -> Self {
         self.ask.stand_in.soft_timeout = Some(limit);
         self
@@ -159,13 +160,13 @@ impl<K, V, E> GetOrLoadMany<K, V, E> {
         self
     }
 
-    /// Who waits for whose load of a key; [`Lock::Fleet`] unless set.
+    /// Whether calls wait for each other's loads of a key; [`Lock::Fleet`] unless set.
     pub fn lock(mut self, lock: Lock) -> Self {
         self.ask.lock = lock;
         self
     }
 
-    /// Loads all anew, whatever is there, and stores what comes.
+    /// Loads all values again, even if they are there, and stores them.
     pub fn refresh(mut self) -> Self {
         self.ask.refresh = true;
         self
@@ -178,8 +179,7 @@ where
     V: Serialize + DeserializeOwned + Clone + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
-    /// What there is of each key, in the order of the keys: those that are found are there whatever becomes of the load of the
-    /// others.
+    /// The value of each key, in the order of the keys: values that were found are returned even if the load of the others fails.
     pub async fn each(self) -> Vec<Result<Option<V>, E>> {
         let cache = self.ask.cache.clone();
         let span = cache.batch_span(self.ids.len());
@@ -193,7 +193,7 @@ where
             pending = call.round(pending).await;
         }
         call.load_uncached().await;
-        // Every place has been settled.
+        // Every key has been settled.
         let answer = |place: &usize| call.settled[*place].clone().unwrap_or(Ok(None));
         places.iter().map(answer).collect()
     }
@@ -223,16 +223,16 @@ impl<K: fmt::Debug, V, E> fmt::Debug for GetOrLoadMany<K, V, E> {
     }
 }
 
-/// What goes on for all keys of one call.
+/// The state of one call for all its keys.
 struct Call<K, V, E> {
     cache: Cache,
     load: LoadMany<K, V, E>,
     span: Span,
     hard_timeout: Option<(Instant, E)>,
     asked: Vec<Asked<K, V>>,
-    /// What is known of each distinct key.
+    /// The result for each distinct key.
     settled: Vec<Option<Result<Option<V>, E>>>,
-    /// Keys that are to be loaded without storing what comes.
+    /// Keys that are to be loaded without storing the result.
     uncached: Vec<(Asked<K, V>, Miss)>,
 }
 
@@ -248,13 +248,13 @@ struct Asked<K, V> {
 
 /// What a key waits for.
 enum Waiting<V, E> {
-    /// This call's own load; until then, where there is a stale value.
+    /// This call's own load; a stale value is used after the given time.
     Led(oneshot::Receiver<Part<V, E>>, Miss, Option<(Hit<Option<V>>, Instant)>),
-    /// Another call's.
+    /// Another call's load.
     Followed(Follower, Miss),
 }
 
-/// How a key goes on after that.
+/// The result of that wait.
 enum Waited<V, E> {
     Next(Next<Option<V>, E>, Miss),
     /// The load panicked.
@@ -267,7 +267,7 @@ where
     V: Serialize + DeserializeOwned + Clone + Send + 'static,
     E: Clone + Send + Sync + 'static,
 {
-    /// The call, and where among its distinct keys each of those is that were asked for.
+    /// The call, and for each requested key its index among the distinct keys.
     fn begin(asked: GetOrLoadMany<K, V, E>, span: Span) -> (Self, Vec<usize>) {
         let GetOrLoadMany { mut ask, ids, tags_of, load, hard_timeout } = asked;
         ask.placed = LoadLimit::is_placed();
@@ -275,7 +275,7 @@ where
         let hard_timeout = hard_timeout.map(|(limit, error)| (deadline(limit), error));
         let (mut known, mut asked) = (HashMap::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
         let mut places = Vec::with_capacity(ids.len());
-        // One for all, so that those that wait in vain are loaded together.
+        // One for all keys, so that those whose wait is in vain are loaded together.
         let patience = ask.patience();
         for id in ids {
             let next = asked.len();
@@ -298,7 +298,7 @@ where
         std::mem::take(&mut self.asked)
     }
 
-    /// Looks `pending` up, leads or waits for what is missing, and returns what is to be looked up again.
+    /// Looks `pending` up, leads or waits for the loads of missing keys, and returns the keys that are to be looked up again.
     async fn round(&mut self, mut pending: Vec<Asked<K, V>>) -> Vec<Asked<K, V>> {
         let found = find(&self.cache, &mut pending).await;
         let (mut led, mut refreshed, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
@@ -331,7 +331,7 @@ where
         again
     }
 
-    /// A value is there and fresh.
+    /// A fresh value was found.
     fn found(&mut self, mut asked: Asked<K, V>, hit: Hit<Option<V>>, refreshed: &mut Vec<Led<K, V, E>>) {
         self.cache.emit(Event::Hit);
         asked.ask.describe(&hit, asked.waited, &mut asked.span);
@@ -344,7 +344,7 @@ where
         self.settled[place] = Some(Ok(hit.noted(&asked.ask.cache)));
     }
 
-    /// A value is there, which is stale and may be used, and is refreshed.
+    /// A stale value was found that may be used, and is refreshed.
     fn stale(
         &mut self,
         mut asked: Asked<K, V>,
@@ -406,7 +406,7 @@ where
         }
     }
 
-    /// Begins the load of what this call leads.
+    /// Begins the load of the keys that this call leads.
     fn load(&self, led: Vec<Led<K, V, E>>) -> Option<JoinHandle<()>> {
         if led.is_empty() {
             return None;
@@ -416,7 +416,8 @@ where
         Some(self.cache.flights().spawn_batch(span, batch::lead(led, self.load.clone())))
     }
 
-    /// Whether another load that was waited for in vain has brought it by now: the call may have waited for others since.
+    /// Looks up once more whether another load, whose wait was in vain, has stored a value by now: the call may have waited for
+    /// other keys since.
     async fn look_once_more(&mut self) {
         let may_be_there =
             |asked: &Asked<K, V>, miss: &Miss| asked.waited && miss.reached_store() && !asked.ask.refresh;
@@ -437,7 +438,7 @@ where
         self.load(refreshed);
     }
 
-    /// Loads what can't be shared, for this one call, and stores nothing.
+    /// Loads the keys whose results can't be shared, for this call alone, and stores nothing.
     async fn load_uncached(&mut self) {
         if self.uncached.is_empty() {
             return;
@@ -472,7 +473,7 @@ where
     }
 }
 
-/// What there is of each, in one round trip for what is not in memory.
+/// Looks each key up, in one round trip for those that are not in memory.
 async fn find<K, V: DeserializeOwned + 'static>(
     cache: &Cache,
     pending: &mut [Asked<K, V>],
@@ -508,7 +509,7 @@ where
     K: Clone,
     V: Serialize + DeserializeOwned + Clone + Send + 'static,
 {
-    /// Has the key's flight lead by the call's load; and where its part arrives.
+    /// Makes the call's load lead the key's flight; returns the receiver of its part.
     fn lead<E>(
         &self,
         flight: crate::engine::flight::Flight,
@@ -520,7 +521,7 @@ where
         (Led { id, ask, flight, miss, patience, is_impatient: false, purpose, reply_to }, reply)
     }
 
-    /// The same in the background, unless it is loaded already.
+    /// The same in the background, unless the key is being loaded already.
     fn refresh<E>(&self, miss: Miss, purpose: Purpose) -> Option<Led<K, V, E>> {
         match self.ask.cache.flights().join(&self.ask.key) {
             Role::Leader(flight) => Some(self.lead(flight, miss, purpose).0),
@@ -569,7 +570,7 @@ where
                 Ok(_) => Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss),
                 Err(_) => {
                     let longest = self.ask.cache.longest_load();
-                    // It waits in the place of this call, so that the load is not abandoned.
+                    // A task waits in place of this call, so that the load is not abandoned.
                     drop(self.ask.cache.spawn(async move { drop(timeout(longest, reply).await) }));
                     Waited::Next(Next::Return(Ok(self.ask.stands_in(hit))), miss)
                 }
@@ -584,7 +585,7 @@ where
     }
 }
 
-/// How the load of [`Cache::get_or_load_many`] is asked.
+/// Adapts the load of [`Cache::get_or_load_many`].
 pub(super) fn shared<K, V, E, F, Fut>(load: F) -> LoadMany<K, V, E>
 where
     F: FnOnce(Vec<(K, Option<Stale<V>>)>) -> Fut + Clone + Send + Sync + 'static,

@@ -1,16 +1,16 @@
-//! In which content codings responses are kept.
+//! The content codings in which responses are stored.
 
 use std::str::FromStr;
 
 use cache_layer::{Coding, Encode};
 
-/// Content codings, the one that is sent first where a client has no preference first, and the level of each, if it is not the
-/// usual one; none, if the cache encodes nothing.
+/// Content codings, the preferred one first, for clients without a preference, with the level of each, if it is not the default;
+/// none, if the cache encodes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheEncode(pub Vec<(Coding, Option<u8>)>);
 
 impl CacheEncode {
-    /// What the cache is to encode.
+    /// The setting for the cache.
     pub(crate) fn encode(&self) -> Result<Encode, cache_layer::ConfigError> {
         let encode = Encode::new(self.0.iter().map(|(coding, _)| *coding));
         self.0.iter().try_fold(encode, |encode, (coding, level)| match level {
@@ -35,7 +35,7 @@ impl FromStr for CacheEncode {
             Ok((name.trim().parse().map_err(|_| wrong())?, level))
         };
         let encode = Self(text.split(',').map(one).collect::<Result<_, String>>()?);
-        // Which levels there are, the cache knows.
+        // The cache checks the levels.
         let _ = encode.encode().map_err(|error| error.to_string())?;
         Ok(encode)
     }

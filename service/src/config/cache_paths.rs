@@ -1,4 +1,4 @@
-//! Which paths are cached, and for how long.
+//! The paths that are cached, and for how long.
 
 use std::{str::FromStr, time::Duration};
 
@@ -6,7 +6,7 @@ use super::quantity;
 
 /// The paths whose responses are cached: `/api/products=60s,/api/categories`.
 ///
-/// A path covers everything below it. One without a time is kept for the default time.
+/// A path covers everything below it. The responses of a path without a time are stored for the default time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CachePaths(Vec<(String, Option<Duration>)>);
 

@@ -14,7 +14,7 @@ use toml::Spanned;
 
 use super::quantity;
 
-/// What a file says about some of the requests, and where it is, to be read again.
+/// The rules of a file for some of the requests, and the path of the file, so that it can be reloaded.
 ///
 /// ```toml
 /// [[rule]]
@@ -28,7 +28,7 @@ use super::quantity;
 pub struct CacheRules {
     file: PathBuf,
     pub(crate) rules: Vec<Rule>,
-    /// The longest lifetime that one of them states.
+    /// The longest lifetime in one of the rules.
     pub(crate) longest_ttl: Option<Duration>,
 }
 
@@ -39,7 +39,7 @@ struct Document {
     rule: Vec<Spanned<Entry>>,
 }
 
-/// A rule as it is written.
+/// A rule as it is written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -68,14 +68,14 @@ struct Entry {
     bypass_on_cookies: Option<Vec<String>>,
 }
 
-/// A time as the settings have it: `30s`, or a number of seconds.
+/// A time in the form of the settings: `30s`, or a number of seconds.
 #[derive(Clone, Copy)]
 struct Time(Duration);
 
-/// A size as the settings have it: `64MiB`, or a number of bytes.
+/// A size in the form of the settings: `64MiB`, or a number of bytes.
 struct Size(u64);
 
-/// What is read from a text by its own type.
+/// A value that its own type parses from a text.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Written<T>(T);
 
@@ -117,7 +117,7 @@ impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for Written<
 }
 
 impl CacheRules {
-    /// Reads a file. What is wrong with it, and in which line, if something is.
+    /// Reads a file; the error says what is wrong with it, and in which line.
     pub(crate) fn read(file: impl AsRef<Path>) -> Result<Self, String> {
         let file = file.as_ref();
         let text = fs::read_to_string(file).map_err(|error| format!("cannot read that file: {error}"))?;
@@ -137,13 +137,13 @@ impl CacheRules {
             let entry = entry.into_inner();
             longest_ttl = longest_ttl.max(entry.ttl.map(|Time(ttl)| ttl));
             rules.push(entry.rule().map_err(|why| format!("line {line}: {why}"))?);
-            // Whether it goes together with those before.
+            // Checks whether the rule is compatible with those before it.
             Rules::new(rules.iter().cloned()).map_err(|error| format!("line {line}: {error}"))?;
         }
         Ok(Self { file: file.to_owned(), rules, longest_ttl })
     }
 
-    /// Where they are from.
+    /// The file of the rules.
     pub(crate) fn file(&self) -> &Path {
         &self.file
     }
@@ -177,7 +177,7 @@ impl Entry {
         rule = with(rule, self.max_body, |rule, Size(bytes)| rule.max_body(bytes));
         rule = with(rule, self.inherit, Rule::inherit);
         rule = with(rule, self.etags, Rule::etags);
-        // In which codings, the settings say.
+        // The settings choose the codings.
         rule = with(rule, self.encode.filter(|on| !on), |rule, _| rule.encode([]));
         rule = with(rule, self.voids, Rule::voids);
         rule = with(rule, self.key_headers.map(names), Rule::key_headers);

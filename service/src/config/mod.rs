@@ -1,4 +1,4 @@
-//! What can be set, from `APP_*` variables and flags, and what is wrong with a setting.
+//! The settings, from `APP_*` variables and flags, and their errors.
 //!
 //! A flag and its variable share their name: `--redis-url` is `APP_REDIS_URL`. The flag wins.
 
@@ -42,27 +42,28 @@ pub struct Config {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000", value_parser = listen)]
     pub listen: SocketAddr,
 
-    /// Where products live: sqlite://FILE (made if missing) or postgres://USER:PASSWORD@HOST/NAME
+    /// Database of the products: sqlite://FILE (created if missing) or postgres://USER:PASSWORD@HOST/NAME
     #[arg(long, value_name = "URL", default_value = "sqlite://products.db", value_parser = database_url)]
     pub database_url: SecretUrl,
 
-    /// A file that holds the URL of the database, instead of --database-url
+    /// A file that contains the URL of the database, instead of --database-url
     #[arg(long, value_name = "FILE", value_parser = |path: &str| database_url(&secret_file::read(path)?), conflicts_with = "database_url")]
     pub database_url_file: Option<SecretUrl>,
 
-    /// Connections to the database at most
+    /// The most connections to the database
     #[arg(long, value_name = "COUNT", default_value = "10", value_parser = |text: &str| quantity::count(text, 1..=1000))]
     pub database_connections: u32,
 
-    /// Redis or Valkey for the cache: redis:// or valkey://, rediss://, unix://, redis+sentinel:// or redis+cluster://; without it the cache is in this process's memory
+    /// Redis or Valkey for the cache: redis:// or valkey://, rediss://, unix://, redis+sentinel:// or redis+cluster://; without
+    /// it, the cache is in this process's memory
     #[arg(long, value_name = "URL", value_parser = redis_url)]
     pub redis_url: Option<SecretUrl>,
 
-    /// A file that holds the URL of Redis, instead of --redis-url
+    /// A file that contains the URL of Redis, instead of --redis-url
     #[arg(long, value_name = "FILE", value_parser = |path: &str| redis_url(&secret_file::read(path)?), conflicts_with = "redis_url")]
     pub redis_url_file: Option<SecretUrl>,
 
-    /// A file that holds the password for Redis, for a URL without one
+    /// A file that contains the password for Redis, for a URL without one
     #[arg(long, value_name = "FILE", value_parser = |path: &str| secret_file::read(path).map(Password::from))]
     pub redis_password_file: Option<Password>,
 
@@ -70,31 +71,33 @@ pub struct Config {
     #[arg(long, value_name = "COUNT", default_value = "1", value_parser = |text: &str| quantity::count(text, 1..=64))]
     pub redis_connections: u32,
 
-    /// How long a command to Redis may take before the request goes on without the cache
+    /// How long a command to Redis may take before the request continues without the cache
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = redis_timeout)]
     pub redis_timeout: Duration,
 
-    /// Whether there is a cache: on or off; without, Redis is not connected to, and every request reads the database
+    /// Whether to cache: on or off; without a cache, Redis is not connected to, and every request reads the database
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     pub cache: CacheSwitch,
 
-    /// First part of every key in Redis; services that share it share their cache
+    /// The first part of every key in Redis; services with the same prefix share their cache
     #[arg(long, value_name = "NAME", default_value = "service", value_parser = cache_prefix)]
     pub cache_prefix: String,
 
-    /// Size of the cache in memory, when there is no Redis
+    /// Size of the cache in memory, if there is no Redis
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = quantity::bytes)]
     pub cache_memory: u64,
 
-    /// Size of a first tier in memory before Redis, 0 for none; there, what another process writes counts a moment later
+    /// Size of a first tier in memory in front of Redis, 0 for none; a write through another process takes effect there a moment
+    /// later
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = quantity::bytes_or_none)]
     pub cache_first_tier: u64,
 
-    /// How many keys the list has of what is answered with most, which is left for processes that start, 0 for none; for a first tier
+    /// With a first tier: for how many keys hits are counted, 0 for none; the list of the hottest is left in Redis for processes
+    /// that start
     #[arg(long, value_name = "COUNT", default_value = "4096", value_parser = |text: &str| quantity::count(text, 0..=65_536))]
     pub cache_hot_keys: u32,
 
-    /// How long the start may take for fetching what others answer with most into a first tier, 0 for not at all
+    /// With a first tier: how long the start may take to fetch the hottest entries of other processes, 0 for not at all
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = warm_time)]
     pub cache_warm: Duration,
 
@@ -102,27 +105,28 @@ pub struct Config {
     #[arg(long, value_name = "PATHS", default_value = "/api/products=60s,/api/categories=60s")]
     pub cache_paths: CachePaths,
 
-    /// A file of rules for some of the requests, in TOML, read again on SIGHUP; see docs/service.md
+    /// A file of rules for some of the requests, in TOML, reloaded on SIGHUP; see docs/service.md
     #[arg(long, value_name = "FILE", value_parser = |path: &str| CacheRules::read(path))]
     pub cache_rules: Option<CacheRules>,
 
-    /// How long responses are kept under a path that has no time of its own
+    /// How long responses are stored for a path that has no time of its own
     #[arg(long, value_name = "TIME", default_value = "300s", value_parser = quantity::positive_time)]
     pub cache_default_ttl: Duration,
 
-    /// How long a request waits for another that loads the same response
+    /// How long a request waits for another request that loads the same response
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = quantity::positive_time)]
     pub cache_lock_timeout: Duration,
 
-    /// Largest response body to keep
+    /// The largest response body to store
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = quantity::bytes)]
     pub cache_max_body: u64,
 
-    /// Content codings that responses are kept in, each encoded once: off, or some of zstd, br and gzip, the preferred one first
+    /// Content codings in which responses are stored, each encoded once: off, or some of zstd, br and gzip, the preferred one
+    /// first
     #[arg(long, value_name = "CODINGS", default_value = "zstd,gzip")]
     pub cache_encode: CacheEncode,
 
-    /// Which share of the hits is loaded again in the background, to see whether it is still the same: from 0, none, to 1
+    /// The share of the hits that is loaded again in the background, to see whether it is still the same: from 0, none, to 1
     #[arg(long, value_name = "RATE", default_value = "0", value_parser = quantity::share)]
     pub cache_verify: f64,
 
@@ -134,15 +138,15 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = quantity::positive_time)]
     pub header_timeout: Duration,
 
-    /// How long a connection may be kept without a request; longer than load balancers and clients keep theirs
+    /// How long a connection may be idle; should be longer than the idle timeouts of load balancers and clients
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = quantity::positive_time)]
     pub idle_timeout: Duration,
 
-    /// How long to go on accepting requests after SIGTERM, no longer ready, until load balancers notice
+    /// How long the service still accepts requests after SIGTERM, while it is not ready, until load balancers notice
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = quantity::time)]
     pub shutdown_delay: Duration,
 
-    /// How long requests in flight may take to finish after that
+    /// How long requests in flight may take to finish after that delay
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = quantity::time)]
     pub shutdown_timeout: Duration,
 
@@ -154,23 +158,24 @@ pub struct Config {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Whether traces name the keys of the cache, which contain URLs; without, they have a digest of each
+    /// Whether traces contain the keys of the cache, and with them URLs, instead of a digest of each
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = switch, action = clap::ArgAction::Set)]
     pub trace_keys: bool,
 
-    /// Address and port of the operator's page and API, such as 127.0.0.1:9090; without it there is none
+    /// Address and port of the operator's page and API, such as 127.0.0.1:9090; without it, neither is served
     #[arg(long, value_name = "ADDRESS", value_parser = listen)]
     pub admin_listen: Option<SocketAddr>,
 
-    /// A file with the token that the operator's API asks for; without one it answers this machine only, and changes nothing
+    /// A file with the token that the operator's API requires; without one it answers clients on this machine only, and changes
+    /// nothing
     #[arg(long, value_name = "FILE", value_parser = |path: &str| secret_file::read(path).map(Password::from), requires = "admin_listen")]
     pub admin_token_file: Option<Password>,
 
-    /// Whether it is learned how the hit ratio depends on the room in memory, for the operator's page and as a metric
+    /// Whether to estimate how the hit ratio depends on the size of the memory, for the operator's page and as a metric
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = switch, action = clap::ArgAction::Set)]
     pub admin_sizing: bool,
 
-    /// Paths below which PURGE is taken as a method by whoever has the operator's token, such as /api; without, nowhere
+    /// Paths below which the method PURGE is accepted with the operator's token, such as /api; none unless set
     #[arg(long, value_name = "PATHS", requires = "admin_token_file")]
     pub admin_purge: Option<PurgePaths>,
 
@@ -179,12 +184,12 @@ pub struct Config {
     pub healthcheck: bool,
 }
 
-/// Whether there is a cache.
+/// Whether responses are cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheSwitch {
-    /// Responses, and what is read from the database, are cached.
+    /// Responses, and reads from the database, are cached.
     On,
-    /// Nothing is.
+    /// Nothing is cached.
     Off,
 }
 
@@ -193,16 +198,16 @@ pub enum CacheSwitch {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line, for collectors.
+    /// One JSON object per line, for collectors.
     Json,
 }
 
 /// Why there is no configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigError {
-    /// The user asked for this text, the help or the version, instead.
+    /// The user asked for this text instead, the help or the version.
     Asked(String),
-    /// A setting is wrong: one line that names it, its value, and what is allowed.
+    /// A setting is wrong: one line that names it, its value, and the values that are allowed.
     Wrong(String),
 }
 
@@ -242,7 +247,7 @@ impl Config {
             .with_secrets_in_place()
     }
 
-    /// Moves what was read from files to where the rest of the service looks for it.
+    /// Moves secrets that were read from files to the fields that the rest of the service reads.
     fn with_secrets_in_place(mut self) -> Result<Self, ConfigError> {
         if let Some(url) = self.database_url_file.take() {
             self.database_url = url;
@@ -259,7 +264,7 @@ impl Config {
         Ok(self)
     }
 
-    /// A sentence for each `APP_*` variable of this process that sets nothing.
+    /// A sentence for each `APP_*` variable of this process that has no effect.
     #[must_use]
     pub fn unknown_variables() -> Vec<String> {
         std::env::vars_os().filter_map(|(name, _)| unknown_variable(name.to_str()?)).collect()
@@ -267,7 +272,7 @@ impl Config {
 }
 
 impl Default for Config {
-    /// What the service runs with when nothing is set.
+    /// The configuration without any settings.
     fn default() -> Self {
         match Self::parse_from_parts(["service".into()], []) {
             Ok(config) => config,
@@ -277,7 +282,7 @@ impl Default for Config {
 }
 
 impl ConfigError {
-    /// A value that only turned out to be wrong when it was used.
+    /// An error about a value that only turned out to be wrong when it was used.
     pub(crate) fn wrong(flag: &str, value: impl fmt::Display, why: impl fmt::Display) -> Self {
         Self::Wrong(format!("{} (or --{flag}) is \"{value}\": {why}", variable(flag)))
     }
@@ -338,12 +343,12 @@ impl FromStr for LogFormat {
     }
 }
 
-/// The flags that have a variable, too: all that take a value.
+/// The flags that also have a variable: all that take a value.
 fn settings(command: &clap::Command) -> impl Iterator<Item = &str> {
     command.get_arguments().filter(|arg| arg.get_action().takes_values()).filter_map(Arg::get_long)
 }
 
-/// Says in the help of `arg` which variable sets it.
+/// Adds the variable of `arg` to its help.
 fn with_variable(arg: Arg) -> Arg {
     let (Some(flag), Some(help), true) = (arg.get_long(), arg.get_help(), arg.get_action().takes_values()) else {
         return arg;
@@ -365,7 +370,7 @@ fn unknown_variable(name: &str) -> Option<String> {
     if settings(&command).any(|setting| setting == flag) {
         return None;
     }
-    // Clap knows which flag is meant by a mistyped one.
+    // Clap suggests a flag for a mistyped one.
     let error = command.try_get_matches_from(["service", &format!("--{flag}")]).err();
     let hint = match error.as_ref().and_then(|error| error.get(ContextKind::SuggestedArg)) {
         Some(ContextValue::String(flag)) => {
@@ -396,7 +401,7 @@ fn database_url(text: &str) -> Result<SecretUrl, String> {
 
 fn redis_url(text: &str) -> Result<SecretUrl, String> {
     let known = ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
-    // Valkey's URLs are Redis' by another name.
+    // `valkey` is another name for `redis` in all URLs.
     let is_known = |scheme: &str| {
         known.contains(&scheme)
             || scheme.strip_prefix("valkey").is_some_and(|rest| known.contains(&&*format!("redis{rest}")))

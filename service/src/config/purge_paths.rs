@@ -1,8 +1,8 @@
-//! Where `PURGE` is taken as a method.
+//! The paths for which `PURGE` is accepted as a method.
 
 use std::str::FromStr;
 
-/// Paths, below each of which `PURGE` is taken: `/api/products,/api/categories`.
+/// Paths below which `PURGE` is accepted: `/api/products,/api/categories`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PurgePaths(pub Vec<String>);
 

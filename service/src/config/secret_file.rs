@@ -24,7 +24,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What the file holds, without the end of line that editors put there.
+/// The content of the file, without the end of line that editors add.
 pub(super) fn read(path: &str) -> Result<String, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("cannot read that file: {error}"))?;
     let secret = text.trim_end_matches(['\r', '\n']);

@@ -1,8 +1,8 @@
-//! A URL that may hold a password.
+//! A URL that may contain a password.
 //!
-//! It is taken apart here, and not by the crate `url`, for two reasons. That crate refuses URLs with several hosts and ports, as
-//! clusters have them. And where a password holds an `@` or a `/` that is not encoded, it takes the rest of the password for a
-//! host and a path, which would then be printed: a mistyped secret must be hidden as well.
+//! It is parsed here, and not by the crate `url`, for two reasons. That crate refuses URLs with several hosts and ports, which
+//! clusters have. And if a password contains an `@` or a `/` that is not encoded, it takes the rest of the password for a host
+//! and a path, which would then be printed: a mistyped secret must be hidden as well.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Password;
 
-/// What is not unreserved (RFC 3986, section 2.3).
+/// All characters that are not unreserved (RFC 3986, section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A URL that may hold a password: what is printed of it leaves user, password and options out.
+/// A URL that may contain a password: its printed form leaves out user, password and options.
 ///
-/// That holds for a mistyped URL too, in which any part could be meant as the password.
+/// That also holds for a mistyped URL, any part of which could be meant as the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -26,7 +26,7 @@ impl SecretUrl {
         &self.0
     }
 
-    /// The same URL with `password`, whatever characters it is made of.
+    /// The same URL with `password`, which may contain any characters.
     pub(super) fn with_password(&self, password: &Password) -> Result<Self, String> {
         let (scheme, rest) = self.0.split_once("://").unwrap_or_default();
         if scheme == "unix" {

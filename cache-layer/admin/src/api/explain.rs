@@ -25,65 +25,65 @@ use crate::{
     state::{Context, Layer},
 };
 
-/// Decisions about a key that are shown.
+/// The number of decisions about a key that are shown.
 const DECISIONS: usize = 20;
 
 /// What the cache would do with a request, and why.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Explained {
-    /// The layer that was asked.
+    /// The layer that explains the request.
     #[schema(example = "products")]
     layer: String,
     /// `hit`, `stale`, `backed-off`, `wait`, `load`, `validate`, `forward`, `bypass` or `refuse`.
     #[schema(example = "hit")]
     verdict: &'static str,
-    /// The same as a sentence.
+    /// The outcome as a sentence.
     #[schema(example = "Answered from what is stored, which is fresh.")]
     sentence: &'static str,
-    /// What `Cache-Status` would say; where `is_final` is not set, of a response that may be stored.
+    /// The resulting `Cache-Status`; if `is_final` is not set, for a response that may be stored.
     #[schema(example = "cache-layer; hit; ttl=58")]
     cache_status: String,
-    /// Whether that is known, whatever the application answers.
+    /// Whether that outcome does not depend on the application's response.
     is_final: bool,
-    /// Why it is not answered from what is stored, or why the response would not be stored.
+    /// Why the request is not answered from the cache, or why the response would not be stored.
     reason: Option<Reason>,
     /// Why an earlier response could not be stored, if that is remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_reason: Option<Reason>,
-    /// What can't be known here, for a person.
+    /// What can't be determined here, for a person.
     notes: Vec<&'static str>,
     key: Option<KeyParts>,
     /// Where the entry was found: `memory`, `store` or `none`.
     #[schema(example = "memory")]
     tier: &'static str,
-    /// Which requests the rule is for that is for this one; null if the layer's settings count alone.
+    /// The requests that the applicable rule matches; null if only the layer's settings apply.
     #[schema(example = "GET shop.example/products/{id}")]
     rule: Option<String>,
-    /// Each setting that counts for the request, and who says so.
+    /// Each setting that applies to the request, and its source.
     settings: Vec<Setting>,
     entry: Option<StoredResponse>,
-    /// The key of the stored response, if that is another query's and answers this one as well (No-Vary-Search).
+    /// The key of the stored response, if it is another query's and also answers this one (No-Vary-Search).
     #[serde(skip_serializing_if = "Option::is_none")]
     alias_of: Option<String>,
-    /// Why what is there is not used, if it can't be: `tag`, for one that was invalidated.
+    /// Why the stored entry is not used, if it can't be: `tag`, if it was invalidated by a tag.
     #[serde(skip_serializing_if = "Option::is_none")]
     rejected: Option<&'static str>,
     variant: Option<Variant>,
-    /// Whether this process is loading what the request asks for.
+    /// Whether this process is loading this response.
     is_loading: bool,
     lease: Option<Lease>,
-    /// Whether what is stored stands in if the application fails.
+    /// Whether the stored response is served if the application fails.
     stands_in: bool,
     /// The state of each tag of the entry.
     tags: Vec<Tag>,
-    /// What would be stored of the response that was given.
+    /// What would be stored of the given response.
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<Plan>,
     /// The last decisions about this key in this process, the newest first.
     recent: Vec<Decided>,
 }
 
-/// A reason by its name, as in `Cache-Status`, and what it means.
+/// A reason by its name in `Cache-Status`, and its meaning.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Reason {
     #[schema(example = "no-freshness")]
@@ -115,10 +115,10 @@ impl Setting {
     }
 }
 
-/// A key, and what it is made of.
+/// A key, and its parts.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct KeyParts {
-    /// As people read it.
+    /// The readable form.
     readable: String,
     digest: String,
     namespace: String,
@@ -129,7 +129,7 @@ pub(crate) struct KeyParts {
     fields: Vec<String>,
     /// The names of the cookies that are part of it.
     cookies: Vec<String>,
-    /// How many parts a layer outside has added.
+    /// The number of parts that an outer layer has added.
     hinted: usize,
     /// The digest of the content that is part of it.
     content: Option<String>,
@@ -140,13 +140,13 @@ pub(crate) struct KeyParts {
 pub(crate) struct StoredResponse {
     #[schema(example = 200)]
     status: u16,
-    /// Names and values, in their order; the values of some are not shown.
+    /// Names and values, in their order; values that may be secret are not shown.
     headers: Vec<[String; 2]>,
     /// In seconds.
     age: u64,
     immutable: bool,
     never_stale: bool,
-    /// Whether its entity tag is the cache's own.
+    /// Whether the cache has made its entity tag.
     minted: bool,
     can_be_validated: bool,
     #[serde(flatten)]
@@ -160,7 +160,7 @@ pub(crate) struct Variant {
     /// The request fields that select it.
     #[schema(example = "accept-language")]
     fields: String,
-    /// How many there are, as far as is known.
+    /// The number of variants, as far as is known.
     variants: u16,
 }
 
@@ -173,9 +173,9 @@ pub(crate) struct Plan {
     kept_ms: i64,
     tags: Vec<String>,
     vary: String,
-    /// Whether it is given an entity tag.
+    /// Whether the cache would add an entity tag.
     minted: bool,
-    /// Whether it answers for other queries as well, as its No-Vary-Search says.
+    /// Whether it also answers other queries, according to its No-Vary-Search.
     answers_other_queries: bool,
 }
 
@@ -225,8 +225,10 @@ fn sentence(explanation: &Explanation) -> &'static str {
     }
 }
 
-/// What the cache would do with a request, and why: a dry run over the functions that requests are answered by. With
-/// `status` or `response_header`, also what it would do with such a response. For a request with content, see the same by POST.
+/// What the cache would do with a request, and why: a dry run with the functions that answer requests.
+///
+/// With `status` or `response_header`, it also shows what the cache would do with such a response. For a request with content,
+/// use the same by POST.
 #[utoipa::path(
     get,
     path = "/api/explain",
@@ -251,8 +253,9 @@ pub(super) async fn explain(
     answer(&context, parameters, None).await
 }
 
-/// The same, for a request that has the body of this one as its content. It changes nothing, and takes no token where reading
-/// takes none.
+/// What the cache would do with a request whose content is this request's body.
+///
+/// It changes nothing, and requires no token if reading requires none.
 #[utoipa::path(
     post,
     path = "/api/explain",
@@ -296,7 +299,7 @@ async fn answer(context: &Context, parameters: Parameters, content: Option<Bytes
     Ok(Json(Explained { notes, ..explained(context, name, &explanation).await }))
 }
 
-/// What a layer outside of the cache is said to say.
+/// The hints of an outer layer, as the request describes them.
 fn hints(parameters: &Parameters) -> Result<Option<Hints>, Problem> {
     let mut hints = None;
     for hint in parameters.all("hint").filter(|hint| !hint.is_empty()) {
@@ -313,7 +316,7 @@ fn hints(parameters: &Parameters) -> Result<Option<Hints>, Problem> {
     Ok(hints)
 }
 
-/// What can't be known of the request from here.
+/// What can't be determined about the request here.
 fn notes(
     layer: &Layer,
     request: &Request<Full<Bytes>>,
@@ -337,7 +340,7 @@ fn notes(
     notes
 }
 
-/// The response that is asked about, if one is.
+/// The response in question, if there is one.
 fn response(parameters: &Parameters) -> Result<Option<Response<Empty<bytes::Bytes>>>, Problem> {
     let status: Option<u16> = parameters.number("status")?;
     let headers = fields(parameters.all("response_header"), "response_header")?;
@@ -410,7 +413,7 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
     }
 }
 
-/// The key without the values of request fields, cookies and hints, which may be somebody's own.
+/// The key without the values of request fields, cookies and hints, which may be private.
 fn readable(key: &cache_layer::KeyDetails) -> String {
     format!("{}{}{}", key.namespace, key.origin, key.path_and_query)
 }

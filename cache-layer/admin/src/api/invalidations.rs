@@ -1,12 +1,14 @@
-//! Who purged what, when and why.
+//! The audit: who purged what, when and why.
 
 use axum::{Json, extract::State};
 
 use super::{parameters::Parameters, stored::is_own_tag};
 use crate::{audit::Record, problem::Problem, recorder::Invalidation, redact, state::Context};
 
-/// The last purges by way of this API, and what the application invalidated itself, the newest first. Over Redis, the former are
-/// those of the whole fleet, of which it has the last 10,000. What the application invalidates is of this process, and gone with it.
+/// The last purges through this API, and the last invalidations by the application, the newest first.
+///
+/// Over Redis, the purges are those of the whole fleet, whose last 10,000 are kept. Invalidations by the application are those of
+/// this process, and are lost when it ends.
 #[utoipa::path(
     get,
     path = "/api/audit",
@@ -30,7 +32,7 @@ pub(super) async fn audit(
         Some(_) => return Err(Problem::bad_request("by: is to be api, method or application")),
     };
     let asked = context.0.audit.last(&context.0.cache, limit).await;
-    // A purge is an invalidation as well, and was told as one.
+    // A purge is also an invalidation, and was reported as one.
     let is_asked = |one: &Invalidation| asked.iter().any(|record| context.0.audit.is_own(record) && was(record, one));
     let own = context.0.recorder.as_ref().map(|recorder| recorder.invalidations()).unwrap_or_default();
     let own: Vec<Record> = own.iter().filter(|one| !is_asked(one)).map(record).collect();
@@ -41,7 +43,7 @@ pub(super) async fn audit(
     Ok(Json(all))
 }
 
-/// Whether the invalidation is what came of this purge, which was noted right after it.
+/// Whether the invalidation was caused by this purge, which was recorded right after it.
 fn was(record: &Record, invalidation: &Invalidation) -> bool {
     let kind = match &*record.kind {
         "url" => "key",
@@ -49,7 +51,7 @@ fn was(record: &Record, invalidation: &Invalidation) -> bool {
         kind => kind,
     };
     let same = kind == "key" || kind == "all" || record.kind == "group" || invalidation.names.contains(&record.what);
-    // What is stored for a URL under other keys is reached by tags of the cache's own.
+    // Stored responses of a URL under other keys are reached by tags that the cache makes.
     let of_url =
         record.kind == "url" && invalidation.kind == "tag" && invalidation.names.iter().all(|tag| is_own_tag(tag));
     ((kind == invalidation.kind && same) || of_url) && (record.began..=record.at).contains(&invalidation.at)

@@ -15,12 +15,12 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use super::{parameters::Parameters, top::Decided};
 use crate::{problem::Problem, recorder::Watched, state::Context};
 
-/// What a watcher wants to see.
+/// The filter of a watcher.
 struct Filter {
     path: Option<String>,
     result: Option<String>,
     reason: Option<String>,
-    /// One of so many.
+    /// One in this many.
     every: u64,
     seen: u64,
 }
@@ -36,7 +36,7 @@ impl Filter {
         Ok(Self { path, result, reason, every: (1.0 / sample).round() as u64, seen: 0 })
     }
 
-    /// What is shown of it; nothing, if it isn't wanted.
+    /// The decision as it is shown; `None` if the filter excludes it.
     fn show(&mut self, watched: &Watched) -> Option<Decided> {
         let (key, reason) = match watched {
             Watched::Decided(decision) => (Some(&decision.key), decision.reason),
@@ -64,8 +64,10 @@ fn result(watched: &Watched) -> &'static str {
     }
 }
 
-/// Decisions as they happen: events of the type `decision`, each with a decision as in `recent` of `/api/explain`; and
-/// `missed`, with a number, where there were more than could be sent.
+/// Decisions as they happen.
+///
+/// Events of the type `decision` contain a decision as in `recent` of `/api/explain`; events of the type `missed` contain the
+/// number of decisions that were left out, because there were too many.
 #[utoipa::path(
     get,
     path = "/api/live",

@@ -1,11 +1,11 @@
-//! The query of a request, read with a clear word on what is wrong with it.
+//! The query of a request, parsed with clear errors.
 
 use axum::extract::{FromRequestParts, Query};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 
 use crate::problem::Problem;
 
-/// The pairs of a query, of which a name may come several times.
+/// The pairs of a query, in which a name may occur several times.
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Parameters {
@@ -20,7 +20,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
 }
 
 impl Parameters {
-    /// Refuses parameters that mean nothing here: a mistyped one would be passed over.
+    /// Refuses unknown parameters: a mistyped one would otherwise be ignored.
     pub(crate) fn known(self, names: &[&str]) -> Result<Self, Problem> {
         match self.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
             Some((name, _)) => {
@@ -34,7 +34,7 @@ impl Parameters {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The last value of that name that is not empty.
+    /// The last value with this name that is not empty.
     pub(crate) fn get<'a>(&'a self, name: &str) -> Option<&'a str> {
         self.all(name).filter(|value| !value.is_empty()).last()
     }
@@ -46,7 +46,7 @@ impl Parameters {
         self.get(name).map(parse).transpose()
     }
 
-    /// The request that `method`, `url` and `header` describe; `unless` there is one, the method is this.
+    /// The request that `method`, `url` and `header` describe; without a `method`, its method is `unless`.
     pub(crate) fn request(&self, unless: &str) -> Result<Request<()>, Problem> {
         let method = self.get("method").unwrap_or(unless);
         let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes())
@@ -59,7 +59,7 @@ impl Parameters {
     }
 }
 
-/// An absolute URL; or a path, beside a `Host`.
+/// An absolute URL; or a path, together with a `Host`.
 pub(crate) fn uri(text: &str) -> Result<Uri, Problem> {
     let text = text.trim();
     let text = text.split_once('#').map_or(text, |(before, _)| before);

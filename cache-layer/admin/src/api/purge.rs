@@ -1,4 +1,4 @@
-//! Purging: hard or soft, or only what would be reached.
+//! Purges: hard or soft, or a dry run.
 
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
@@ -19,54 +19,54 @@ use crate::{answers::Asked, audit::Record, problem::Problem, recorder::now, reda
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Purge {
-    /// What is stored for an absolute URL, with all its variants, by every layer; that under other keys as well (the content of
-    /// a QUERY, fields, cookies), which is not among what is `matched`.
+    /// An absolute URL: what every layer has stored for it, with all its variants. Entries under its other keys (the content of a
+    /// QUERY, fields, cookies) are purged as well, but are not counted in `matched`.
     #[serde(default)]
     #[schema(example = "http://shop.example/api/products/42")]
     url: Option<String>,
-    /// A key of the application's own, by its parts.
+    /// One of the application's own keys, by its parts.
     #[serde(default)]
     key: Option<Vec<String>>,
-    /// All that carries this tag.
+    /// All entries that carry this tag.
     #[serde(default)]
     tag: Option<String>,
-    /// All whose readable key matches.
+    /// All entries whose readable key matches.
     #[serde(default)]
     pattern: Option<String>,
     /// A cache group (RFC 9875) of the origin in `origin`.
     #[serde(default)]
     group: Option<String>,
-    /// Of a group, such as `https://shop.example`.
+    /// The origin of a group, such as `https://shop.example`.
     #[serde(default)]
     origin: Option<String>,
-    /// Everything, if it is `true`.
+    /// Everything, if `true`.
     #[serde(default)]
     all: Option<bool>,
-    /// `hard` (void; unless given) or `soft` (stale, and used as such where it may be).
+    /// `hard` (void; the default) or `soft` (stale, and used as such where that is allowed).
     #[serde(default)]
     mode: Option<String>,
-    /// Over how many seconds a soft one is spread, each key in its turn; 0 unless given, which is at once.
+    /// The window in seconds over which a soft purge is spread, each key at its turn; 0, the default, means at once.
     #[serde(default)]
     #[schema(example = 60)]
     over: Option<u64>,
-    /// Whether to tell only what would be reached.
+    /// Whether this is a dry run, which only shows what would be reached.
     #[serde(default)]
     dry_run: bool,
-    /// Who asks, for the audit.
+    /// Who purges, for the audit.
     #[serde(default)]
     actor: Option<String>,
     /// Why, for the audit.
     #[serde(default)]
     reason: Option<String>,
-    /// Whether it came as `PURGE`, to the application.
+    /// Whether it came as a `PURGE` request to the application.
     #[serde(skip)]
     by_method: bool,
 }
 
-/// What was purged, or would be.
+/// A purge, or the result of a dry run.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Purged {
-    /// The number of the purge in the audit; none of a dry run.
+    /// The number of the purge in the audit; null for a dry run.
     #[schema(example = 17)]
     id: Option<u64>,
     #[schema(example = "tag")]
@@ -76,33 +76,33 @@ pub(crate) struct Purged {
     #[schema(example = "hard")]
     mode: Cow<'static, str>,
     dry_run: bool,
-    /// How many keys it covers, those included whose entries are void already; null where the store can't tell. Over Redis, that of a
-    /// tag or of everything is told of a dry run alone, which looks at every entry.
+    /// The number of keys that it covers, including those whose entries are void already; null if the store can't tell. Over
+    /// Redis, it is given for a tag or for everything in a dry run only, since every entry has to be examined for it.
     #[schema(example = 3)]
     matched: Option<u64>,
-    /// By how many keys `matched` may be wrong, to either side, 95 times in 100: the store has more of them than are looked at in a few
-    /// seconds.
+    /// The error of `matched`, to either side, at 95 % confidence: the store has more keys than can be examined in a few seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 1200)]
     matched_error: Option<u64>,
-    /// What loading them again takes, by how long their loads took, in milliseconds: of what was looked at beforehand.
+    /// How long it takes to load these keys again, by the duration of their loads, in milliseconds, according to the entries that
+    /// were examined.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 5400)]
     reload_ms: Option<u64>,
-    /// Whether it reached the store. If not, it is kept and retried, and this process no longer serves what it covers.
+    /// Whether the store has received it. If not, it is kept and retried, and this process no longer serves what it covers.
     delivered: bool,
-    /// More about it, for a person.
+    /// A further explanation, for a person.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
 
-/// Who asks, and why, at most so long.
+/// The maximum length of the actor and the reason.
 const MOST_SAID: usize = 200;
 /// The longest window.
 const LONGEST_OVER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 enum Target {
-    /// The keys of a URL, and all that is stored for it under others.
+    /// The keys of a URL, and everything that is stored for it under other keys.
     Url(String, Uri, Vec<Key>),
     Key(String, Key),
     Tags(&'static str, String, Vec<String>),
@@ -110,8 +110,9 @@ enum Target {
     All,
 }
 
-/// Purges, or tells what a purge would reach. With the field `Idempotency-Key`, a request that is sent again gets the answer
-/// of the first, and purges nothing.
+/// Purges, or shows what a purge would reach.
+///
+/// With the field `Idempotency-Key`, a repeated request gets the answer of the first, and purges nothing.
 #[utoipa::path(
     post,
     path = "/api/purge",
@@ -144,7 +145,7 @@ pub(super) async fn purge(
     let asked = Asked::new(key, &request);
     let answer = context.0.answers.of(&asked).map_err(|_| reused())?;
     let answer = answer.get_or_try_init(|| async {
-        // Another process of the fleet may have been asked before.
+        // Another process of the fleet may have received the request before.
         match context.0.audit.asked_before(&context.0.cache, &asked).await {
             Some(before) if before.asked.as_ref() == Some(&asked) => to_json(&Purged::of(&before)),
             Some(_) => Err(reused()),
@@ -154,14 +155,14 @@ pub(super) async fn purge(
     answer.await.cloned().map(Json)
 }
 
-/// Purges what is stored for a URL, because of a request that came to the application; `false` if the store is not told yet.
+/// Purges what is stored for a URL, for a request to the application; `false` if the store has not received it yet.
 pub(crate) async fn purge_url(context: &Context, url: &str, from: Option<String>) -> Result<bool, Problem> {
     let purge = Purge { url: Some(url.to_owned()), by_method: true, ..Purge::default() };
     let purged = run_to_its_end(context, purge, from, None).await?;
     Ok(purged["delivered"] == Value::Bool(true))
 }
 
-/// In a task of its own: whoever asked may leave, and the purge and its record belong together.
+/// Runs in a task of its own: the client may disconnect, and the purge and its record belong together.
 async fn run_to_its_end(
     context: &Context,
     purge: Purge,
@@ -185,7 +186,8 @@ async fn run(context: &Context, purge: &Purge, from: Option<String>, asked: Opti
     let cache = &context.0.cache;
     let began = now();
     let by = if purge.by_method { "method" } else { "api" };
-    // What a pattern deletes is counted as it goes. Over Redis, a purge does not wait until every entry was looked at.
+    // Entries that a pattern deletes are counted during the deletion. Over Redis, a purge does not wait until every entry has
+    // been examined.
     let counts = match target {
         _ if purge.dry_run => true,
         Target::Pattern(_) => soft,
@@ -238,7 +240,7 @@ fn to_json(purged: &Purged) -> Result<Value, Problem> {
     serde_json::to_value(purged).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-/// Over how long a purge is spread.
+/// The window of a purge.
 fn over(purge: &Purge, soft: bool) -> Result<Duration, Problem> {
     match Duration::from_secs(purge.over.unwrap_or(0)) {
         over if over > LONGEST_OVER => Err(Problem::bad_request("over: at most 604800 seconds, a week")),
@@ -248,7 +250,7 @@ fn over(purge: &Purge, soft: bool) -> Result<Duration, Problem> {
 }
 
 impl Purged {
-    /// The answer to a purge that another process made.
+    /// The answer for a purge that another process made.
     fn of(record: &Record) -> Self {
         Self {
             id: Some(record.id),
@@ -265,7 +267,7 @@ impl Purged {
     }
 }
 
-/// Refuses more words than the audit has room for.
+/// Refuses an actor or a reason that is too long for the audit.
 pub(super) fn said_too_much(actor: Option<&str>, reason: Option<&str>) -> Result<(), Problem> {
     for (name, said) in [("actor", actor), ("reason", reason)] {
         if said.is_some_and(|said| said.chars().count() > MOST_SAID) {
@@ -312,7 +314,7 @@ fn target(context: &Context, purge: &Purge) -> Result<Target, Problem> {
     Ok(Target::All)
 }
 
-/// What each layer makes of a URL, without repetitions.
+/// The result of each layer for a URL, without repetitions.
 fn by_layers<T: PartialEq>(
     context: &Context,
     of: impl Fn(&cache_layer::CacheLayer) -> Option<T>,
@@ -344,10 +346,10 @@ impl Target {
     }
 }
 
-/// For how long it is looked what a purge would reach.
+/// How long to examine what a purge would reach.
 pub(super) const LOOKING: Duration = Duration::from_secs(5);
 
-/// How many keys it covers, as far as the store can tell.
+/// How many keys the target covers, as far as the store can tell.
 async fn reach(cache: &Cache, target: &Target) -> Result<Option<Estimate>, String> {
     let told = |error: cache_layer::InspectError| error.to_string();
     match target {
@@ -381,12 +383,12 @@ async fn reach_of_keys(cache: &Cache, keys: &[Key]) -> Result<Estimate, cache_la
     Ok(reached)
 }
 
-/// In milliseconds.
+/// The duration in milliseconds.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Tells how many keys a pattern has deleted.
+/// Invalidates the target; returns how many keys a pattern has deleted.
 async fn invalidate(
     context: &Context,
     target: &Target,
@@ -396,7 +398,7 @@ async fn invalidate(
     let cache = &context.0.cache;
     match target {
         Target::Url(_, uri, _) => {
-            // Each is kept to be retried, whatever becomes of the others.
+            // Each is kept to be retried, whether or not the others fail.
             let mut result = Ok(None);
             for (_, layer) in &context.0.layers {
                 let layer = layer.cache_layer();

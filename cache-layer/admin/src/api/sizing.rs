@@ -1,4 +1,4 @@
-//! How much room a cache needs.
+//! How large a cache should be.
 
 use axum::{Json, extract::State};
 use http::StatusCode;
@@ -11,27 +11,27 @@ use crate::{
     state::{Context, Memory},
 };
 
-/// Points of the curve, from one power of two to the next.
+/// Points of the curve from one power of two to the next.
 const STEPS: i32 = 4;
-/// The curve goes from a sixteenth to sixteen times what there is.
+/// The curve goes from a sixteenth of the present size to sixteen times that.
 const POWERS: i32 = 4;
 
-/// How the hit ratio depends on the room for entries in this process.
+/// How the hit ratio depends on the memory for entries in this process.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SizingCurve {
-    /// What the entries take now, in bytes.
+    /// The present size of the entries, in bytes.
     #[schema(example = 67108864)]
     bytes: u64,
-    /// How many there are now.
+    /// The present number of entries.
     #[schema(example = 52000)]
     entries: u64,
-    /// How many keys were asked for lately, about.
+    /// The approximate number of keys that were asked for recently.
     #[schema(example = 180000)]
     keys: u64,
-    /// How many of these are followed.
+    /// The number of these keys that are followed.
     #[schema(example = 4096)]
     followed: usize,
-    /// The hit ratio as things are, as the curve has it; null while too little is known.
+    /// The hit ratio at the present size, according to the curve; null while too little is known.
     #[schema(example = 0.71)]
     hit_ratio: Option<f64>,
     /// The curve, the smallest size first; empty while too little is known.
@@ -41,18 +41,20 @@ pub(crate) struct SizingCurve {
 /// A point of the curve.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Point {
-    /// How much room that is, for entries of the size that they have now on average.
+    /// The size in bytes, for entries of the present average size.
     #[schema(example = 134217728)]
     bytes: u64,
     #[schema(example = 104000)]
     entries: u64,
-    /// The hit ratio that an LRU cache of the size would have.
+    /// The hit ratio of an LRU cache of this size.
     #[schema(example = 0.83)]
     hit_ratio: f64,
 }
 
-/// The miss-ratio curve of the look-ups of this process, by SHARDS: as if entries never ran out, and for a cache that forgets what
-/// was not asked for longest. Of a first tier, it is the ratio of what that alone answers.
+/// The miss-ratio curve of the look-ups of this process, by SHARDS.
+///
+/// It assumes that entries never expire, and that the least recently used entry is evicted first. For a first tier, it is the
+/// ratio of hits in that tier.
 #[utoipa::path(
     get,
     path = "/api/sizing",

@@ -1,4 +1,4 @@
-//! How the cache does: now, and in the last minute, quarter of an hour and day.
+//! The state of the cache: now, and in the last minute, quarter of an hour and day.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct On {
     #[schema(example = "stop-fills")]
     name: &'static str,
-    /// For how much longer.
+    /// How much longer it is on.
     left_ms: u64,
 }
 
@@ -34,30 +34,30 @@ impl On {
     }
 }
 
-/// How the cache does.
+/// The state of the cache.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Stats {
-    /// What the cache is called.
+    /// The name of the cache.
     #[schema(example = "products")]
     name: String,
     /// The switches that are on.
     switches: Vec<On>,
-    /// Whether it is learned how the hit ratio depends on the size: `/api/sizing`.
+    /// Whether the dependence of the hit ratio on the size is estimated: `/api/sizing`.
     sizing: bool,
-    /// The layers that can be asked about.
+    /// The names of the layers.
     layers: Vec<String>,
-    /// In milliseconds since the Unix epoch.
+    /// The current time, in milliseconds since the Unix epoch.
     now: u64,
-    /// Since when this is counted.
+    /// The beginning of these counts.
     since: u64,
-    /// Whether changes may be asked for: a token is set.
+    /// Whether changes are possible, because a token is set.
     can_purge: bool,
     /// Keys that this process is loading at this moment.
     loads_in_flight: usize,
     totals: Totals,
     memory: Option<MemoryUse>,
     redis: Option<Redis>,
-    /// Empty if nothing is recorded.
+    /// Empty without a recorder.
     windows: Vec<Window>,
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct MemoryUse {
     kind: &'static str,
     bytes: u64,
     entries: u64,
-    /// Entries that left, and why.
+    /// The number of entries that left, by reason.
     evictions: Vec<Named>,
 }
 
@@ -107,10 +107,10 @@ pub(crate) struct Redis {
     used_memory: Option<String>,
     clients: Option<u64>,
     full: bool,
-    /// `closed`: it is asked; `half-open`: in part; `open`: requests are served without it.
+    /// `closed`: operations are sent; `half-open`: some are sent; `open`: requests are served without Redis.
     #[schema(example = "closed")]
     breaker: &'static str,
-    /// Invalidations that it has not been told of yet.
+    /// Invalidations that Redis has not received yet.
     pending_invalidations: usize,
     /// Connections that were lost since the process began.
     lost_connections: u64,
@@ -122,7 +122,7 @@ pub(crate) struct Redis {
 pub(crate) struct Window {
     /// `1m`, `15m` or `24h`.
     name: &'static str,
-    /// Seconds of a slot.
+    /// The length of a slot in seconds.
     slot: u64,
     slots: Vec<Slot>,
     sum: Sum,
@@ -131,7 +131,7 @@ pub(crate) struct Window {
 /// One slot.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Slot {
-    /// When it begins, in seconds since the Unix epoch.
+    /// The beginning of the slot, in seconds since the Unix epoch.
     at: u64,
     hits: u64,
     stale: u64,
@@ -149,19 +149,19 @@ pub(crate) struct Sum {
     hits: u64,
     misses: u64,
     bypasses: u64,
-    /// Hits of all look-ups, 0 to 1; null without any.
+    /// The share of hits among all look-ups, 0 to 1; null without look-ups.
     hit_ratio: Option<f64>,
     hits_in_memory: u64,
     hits_in_store: u64,
     loads: u64,
     failed_loads: u64,
-    /// What loads took, all together, in milliseconds, and what hits spared.
+    /// The total duration of loads, and of the loads that hits saved, in milliseconds.
     load_ms: u64,
     saved_ms: u64,
     not_stored: u64,
-    /// Why requests passed by, and responses were not stored; the most frequent first.
+    /// Why requests bypassed the cache, and why responses were not stored; the most frequent first.
     reasons: Vec<Named>,
-    /// How long hits took, by tier, in microseconds; to a factor of two.
+    /// How long hits took, by tier, in microseconds; accurate to a factor of two.
     latency: Vec<Latency>,
 }
 
@@ -173,7 +173,7 @@ pub(crate) struct Latency {
     p99_us: Option<u64>,
 }
 
-/// How the cache does.
+/// The state of the cache.
 #[utoipa::path(
     get,
     path = "/api/stats",

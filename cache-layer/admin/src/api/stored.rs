@@ -1,4 +1,4 @@
-//! What is stored: an entry, a tag.
+//! Stored data: an entry, a tag.
 
 use axum::{
     Json,
@@ -14,10 +14,11 @@ use super::{
 };
 use crate::{problem::Problem, redact, state::Context};
 
-/// When an entry's uses end, in milliseconds since the Unix epoch, and for how much longer each is: negative once it is over.
+/// The moments at which an entry's uses end, in milliseconds since the Unix epoch, and the time that is left for each: negative
+/// once it is over.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Deadline {
-    /// What ends then.
+    /// The use that ends then.
     #[schema(example = "fresh")]
     name: &'static str,
     #[schema(example = 1795940060000_u64)]
@@ -26,22 +27,22 @@ pub(crate) struct Deadline {
     left: i64,
 }
 
-/// An entry, apart from what is in it.
+/// An entry without its content.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Entry {
-    /// The moment at which it was looked at, in milliseconds since the Unix epoch.
+    /// The time of this inspection, in milliseconds since the Unix epoch.
     now: u64,
     /// When it was made; 0 if that is not known.
     made: u64,
     deadlines: Vec<Deadline>,
-    /// Whether a soft invalidation came over it.
+    /// Whether a soft invalidation covers it.
     soft_invalidated: bool,
-    /// Whether it was made later than it is now, so that it may be of any age.
+    /// Whether it was made later than `now`, so that its age is unknown.
     from_the_future: bool,
     tags: Vec<String>,
-    /// Of its body, or of its value as it is written.
+    /// The size of its body, or of its value as written.
     bytes: u64,
-    /// Of memory, as a store in this process counts it.
+    /// The bytes of memory that it takes in a store in this process.
     memory_bytes: u64,
     /// How long its load took, in milliseconds; 0 if that is not known.
     load_ms: u64,
@@ -73,10 +74,10 @@ pub(super) fn left(at: u64, now: u64) -> i64 {
     i64::try_from(at).unwrap_or(i64::MAX).saturating_sub(i64::try_from(now).unwrap_or(i64::MAX))
 }
 
-/// What is at the place of a key's lease.
+/// The state of a key's lease.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Lease {
-    /// `free`, `held`, `uncacheable`, `failed`, or `no-room` where the store can take nothing more.
+    /// `free`, `held`, `uncacheable`, `failed`, or `no-room` if the store has no room for more.
     #[schema(example = "free")]
     state: &'static str,
     /// For how much longer the application is left alone, in milliseconds.
@@ -112,22 +113,23 @@ impl Lease {
 /// What is stored under one key.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Place {
-    /// By which layer; none for a key that was given by its parts.
+    /// The layer; null for a key that was given by its parts.
     layer: Option<String>,
-    /// As people read it.
+    /// The readable form.
     key: String,
     digest: String,
     /// `memory`, `store` or `none`.
     tier: &'static str,
     entry: Option<Entry>,
-    /// Why what is there is not used, if it isn't.
+    /// Why the stored entry is not used, if it isn't.
     #[serde(skip_serializing_if = "Option::is_none")]
     rejected: Option<&'static str>,
     lease: Option<Lease>,
 }
 
-/// What is stored for a URL, by every layer that is known here, or for a key of the application's own. Of a key with variants
-/// this is the entry that leads to them: `/api/explain` shows the one that a request selects.
+/// What is stored for a URL, by every layer, or for one of the application's own keys.
+///
+/// For a key with variants, this is the entry that leads to them: `/api/explain` shows the variant that a request selects.
 #[utoipa::path(
     get,
     path = "/api/entry",
@@ -184,24 +186,24 @@ async fn place(context: &Context, layer: Option<String>, key: &Key) -> Result<Pl
 pub(crate) struct Tag {
     #[schema(example = "product:42")]
     name: String,
-    /// When it came to be as it is, in milliseconds since the Unix epoch, by the store's clock; null if no entry that carries it
-    /// is used: it has no token.
+    /// The time of its last change, in milliseconds since the Unix epoch, by the store's clock; null if it has no token, so that
+    /// no entry that carries it is used.
     since: Option<u64>,
     /// `created` by an entry that carries it, `invalidated`, or `soft-invalidated`.
     #[schema(example = "invalidated")]
     change: Option<&'static str>,
-    /// What it is for, if the cache has made it itself.
+    /// Its purpose, if the cache has made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     means: Option<&'static str>,
-    /// How many keys carry it, void ones included; null where the store can't tell.
+    /// How many keys carry it, void ones included; null if the store can't tell.
     #[schema(example = 3)]
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<u64>,
-    /// By how many `keys` may be wrong, to either side, 95 times in 100: there are more entries than are looked at in a few seconds.
+    /// The error of `keys`, to either side, at 95 % confidence: there are more entries than can be examined in a few seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 1200)]
     keys_error: Option<u64>,
-    /// What loading them again takes, by how long their loads took, in milliseconds.
+    /// How long it takes to load these keys again, by the duration of their loads, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 5400)]
     reload_ms: Option<u64>,
@@ -222,12 +224,12 @@ impl Tag {
     }
 }
 
-/// Whether a tag is one by which the cache itself reaches what is stored for a target.
+/// Whether the cache itself uses this tag to reach the stored responses of a target.
 pub(super) fn is_own_tag(tag: &str) -> bool {
     meaning(tag).is_some() && !tag.starts_with("group ")
 }
 
-/// What a tag of the cache's own is for.
+/// The purpose of a tag that the cache makes.
 fn meaning(tag: &str) -> Option<&'static str> {
     let hex = |rest: &str| rest.len() == 3 && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
     match tag.split_once(' ')? {

@@ -1,4 +1,4 @@
-//! The operator's switches: what is turned off or on for a while, in the whole fleet.
+//! The operator's switches: settings that are turned off or on for a while, in the whole fleet.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -22,22 +22,22 @@ pub(crate) struct SwitchState {
     /// What it does while it is on.
     does: &'static str,
     on: bool,
-    /// For how much longer it is on, in milliseconds.
+    /// How much longer it is on, in milliseconds.
     #[schema(example = 540000)]
     left_ms: Option<u64>,
 }
 
-/// A switch to be turned.
+/// A request to turn a switch.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Turn {
     /// `bypass-reads`, `stop-fills`, `first-tier-off` or `wider-grace`.
     #[schema(example = "stop-fills")]
     switch: String,
-    /// For how many seconds it is on, up to a day; 0 turns it off.
+    /// How many seconds it is on, up to a day; 0 turns it off.
     #[schema(example = 600)]
     seconds: u64,
-    /// Who asks, for the audit.
+    /// Who turns it, for the audit.
     #[serde(default)]
     actor: Option<String>,
     /// Why, for the audit.

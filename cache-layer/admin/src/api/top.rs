@@ -1,4 +1,4 @@
-//! The keys that count most, and decisions as they are shown.
+//! The keys with the highest counts, and decisions as they are shown.
 
 use axum::{Json, extract::State};
 use cache_layer::{Key, telemetry};
@@ -8,31 +8,31 @@ use utoipa::ToSchema;
 use super::{explain::Reason, parameters::Parameters};
 use crate::{problem::Problem, recorder::Decision, redact, state::Context};
 
-/// A key, and what was added for it.
+/// A key, and its sum.
 type Counter = telemetry::Counted<Key>;
 
-/// Keys that are shown unless more are asked for, and at most.
+/// The number of keys that are shown by default, and the maximum.
 const SHOWN: usize = 20;
 const MOST: usize = 256;
 
-/// The keys that count most in this process, since it began.
+/// The keys with the highest counts in this process, since it began.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Top {
-    /// Those that are asked for most.
+    /// The keys that are asked for most.
     hottest: Vec<Counted>,
-    /// Those whose misses took longest, all of them together.
+    /// The keys whose misses took longest in total.
     dearest: Vec<Counted>,
 }
 
-/// A key, and how much it counts.
+/// A key, and its count.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Counted {
     key: String,
     digest: String,
-    /// Look-ups; or, of the dearest, the microseconds that its misses took. At least what is true, and at most `error` more.
+    /// Look-ups; for the dearest keys, the microseconds that their misses took. At least the true sum, and at most `error` more.
     sum: u64,
     error: u64,
-    /// How often it was counted, while it was among the keys that are kept track of.
+    /// How often it was counted, while it was among the keys that are tracked.
     times: u64,
 }
 
@@ -57,9 +57,9 @@ pub(crate) struct Decided {
     /// `memory`, `store` or `none`.
     #[schema(example = "memory")]
     tier: &'static str,
-    /// From the question to the answer, in microseconds.
+    /// The time from the request to the answer, in microseconds.
     duration_us: u64,
-    /// How old what was found is, in seconds.
+    /// The age of the entry, in seconds.
     age: Option<u64>,
     reason: Option<Reason>,
 }
@@ -93,7 +93,7 @@ impl Decided {
     }
 }
 
-/// The keys that count most in this process.
+/// The keys with the highest counts in this process.
 #[utoipa::path(
     get,
     path = "/api/top",

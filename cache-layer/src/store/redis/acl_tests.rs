@@ -1,4 +1,4 @@
-//! What the server's user must be allowed, and what it may do without.
+//! The permissions of the server's user: those that it needs, and those that it can do without.
 
 use tests::{RedisServer, wait_until};
 
@@ -38,7 +38,7 @@ fn entry(key: &Key) -> Entry {
     Entry::new(EntryId::random(), key, deadlines, bytes::Bytes::new(), "value".into())
 }
 
-/// Whoever copies the line from elsewhere has the same one.
+/// Every copy of the line in the repository is the same.
 #[test]
 fn the_line_is_the_same_wherever_it_stands() {
     let commands = |text: &str| -> Vec<String> {
@@ -91,7 +91,7 @@ async fn everything_works(store: &RedisStore) {
     assert_eq!(store.delete_matching(&Pattern::new("redis:c*")).await.unwrap(), 1);
     assert_eq!(read(store, &key("c")).await, None);
 
-    // Two variants, and then their key begins anew.
+    // Two variants, and then a new primary entry.
     for _ in 0..2 {
         let Acquired::Granted(lease) = store.acquire(&key("v"), Seen::Unusable, LEASE, Failures::Heed).await.unwrap()
         else {
@@ -103,7 +103,7 @@ async fn everything_works(store: &RedisStore) {
         assert_eq!(store.commit(&fill).await.unwrap(), Committed::Stored);
         assert!(matches!(store.get(&variant).await, Ok(Lookup::Found(_))));
     }
-    // Void, and there.
+    // The entry is void, but still stored.
     assert_eq!(store.count(Reach::Tag("t")).await, Ok(Some(1)));
     assert_eq!(store.audit(b"a record").await, Ok(true));
     assert_eq!(store.audited(1).await.unwrap(), ["a record"]);
@@ -139,7 +139,7 @@ async fn without_info_the_cache_is_used_and_healthy() {
 async fn nor_is_it_missed_where_it_was_renamed_away() {
     let server = RedisServer::start();
     let proxy = tests::LyingProxy::start(server.addr()).await;
-    // As after `rename-command INFO ""`, by which nobody could tell any more that the server is up.
+    // As after `rename-command INFO ""`.
     proxy.lie(&["INFO"], b"-ERR unknown command 'INFO', with args beginning with: 'memory' \r\n");
     let store = connect(&format!("redis://{}", proxy.addr())).await;
     everything_works(&store).await;
@@ -148,7 +148,7 @@ async fn nor_is_it_missed_where_it_was_renamed_away() {
     assert!(proxy.be_honest() > 1);
 }
 
-/// Whoever may not ask for `info` still learns from the greeting that a replica is none to write to.
+/// A user without `info` still learns from the greeting that a replica can't be written to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_known_without_info() {
     let rules: Vec<_> = documented().into_iter().filter(|rule| rule != "+info").collect();

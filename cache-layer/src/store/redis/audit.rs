@@ -1,7 +1,7 @@
 //! The audit: a capped stream, which all processes with the same prefix write to.
 //!
-//! Each entry has one field, `record`: what was said, for people to read by `XREVRANGE <prefix>:audit + - COUNT 10`. Where
-//! [names are hidden](super::RedisStoreBuilder::sealed_with) it is sealed as entries are.
+//! Each entry has one field, `record`, which people can read by `XREVRANGE <prefix>:audit + - COUNT 10`. If [names are
+//! hidden](super::RedisStoreBuilder::sealed_with), the record is sealed like an entry.
 
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use crate::{
     store::StoreError,
 };
 
-/// Records that are kept.
+/// The number of records that are kept.
 pub(crate) const CAP: usize = 10_000;
-/// After so long without a new one, all are gone.
+/// After this time without a new record, all are deleted.
 const LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 impl RedisStore {
@@ -37,7 +37,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// The newest first. What does not open is left out.
+    /// The records, the newest first. Those that can't be opened are left out.
     pub(super) async fn read_records(&self, most: usize) -> Result<Vec<Bytes>, StoreError> {
         let connection = self.connection_to_tags();
         let session = connection.session()?;
@@ -47,7 +47,7 @@ impl RedisStore {
         Ok(records.into_iter().filter_map(|record| self.opened_record(&of_audit(), record.into())).collect())
     }
 
-    /// The record, sealed for so long where names are hidden, and bound to what it is `of`.
+    /// The record; if names are hidden, it is sealed, valid for `life`, and bound to `of`.
     pub(super) fn sealed_record(&self, of: &Key, record: &[u8], life: Duration) -> Bytes {
         let sealing = self.0.context.names.sealing();
         let record = Bytes::copy_from_slice(record);
@@ -69,7 +69,7 @@ impl RedisStore {
     }
 }
 
-/// What a sealed record is bound to.
+/// The key that a sealed record is bound to.
 fn of_audit() -> Key {
     Key::new(["audit"])
 }

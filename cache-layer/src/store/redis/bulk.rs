@@ -1,4 +1,4 @@
-//! Many entries in one round trip: of all keys that share a connection, everything goes out at once.
+//! Many entries in one round trip: for all keys that share a connection, everything is sent at once.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -30,7 +30,7 @@ use crate::{
     telemetry::Rejection,
 };
 
-/// Attempts at a write whose tags are invalidated meanwhile. After the last one, the entry is there and invalid.
+/// The number of attempts at a write whose tags are invalidated meanwhile. After the last one, the entry is there and invalid.
 const ATTEMPTS: usize = 3;
 
 impl RedisStore {
@@ -57,7 +57,7 @@ impl RedisStore {
         let local_tier = self.0.context.local_tier.get().filter(|_| session.tracking);
         let reads = keys.iter().map(|key| local_tier.map(|tier| tier.begin_read(key))).collect::<Vec<_>>();
         let names: Vec<String> = keys.iter().map(|key| self.0.context.names.entry(key)).collect();
-        // One command reads from one slot of a cluster; there, the round trip carries one for each.
+        // In a cluster, one command reads from one slot only; the round trip carries one command for each name.
         let at_once = if self.0.context.names.is_clustered() { 1 } else { names.len().max(1) };
         let mut batch = Batch::default();
         for names in names.chunks(at_once) {
@@ -104,8 +104,8 @@ impl RedisStore {
         Ok(found)
     }
 
-    /// Reads the tokens that must be known to judge `entries`, all at once. Without tracking nothing can be known for
-    /// longer than a reply, and each entry is judged by a read of its own.
+    /// Reads, all at once, the tokens that must be known to judge `entries`. Without tracking, a token is not known beyond its
+    /// reply, and each entry is judged by a read of its own.
     async fn learn_tokens(
         &self,
         connection: &Connection,
@@ -149,10 +149,10 @@ impl RedisStore {
                     Err(error) => Err(error),
                 };
                 if written.is_err() {
-                    // What is there is older than what should be there. Even a server that is full deletes it.
+                    // The present entry is older than the one to be written. Even a full server deletes it.
                     join_all(entries.iter().map(|(key, _)| self.deliver(Scope::Key(key), Hardness::Hard))).await;
                 }
-                // This process hears of it by a push, but not before this returns.
+                // This process hears of the write by a push, but not before this returns.
                 let local_tier = self.0.context.local_tier.get();
                 for (key, entry) in entries {
                     if written.is_ok() {
@@ -167,8 +167,8 @@ impl RedisStore {
         join_all(writes).await.into_iter().collect()
     }
 
-    /// Writes entries with the tokens that their tags are believed to have, and reads in the same round trip what they
-    /// are. An entry with another one is invalid from the start, so it is written once more.
+    /// Writes entries with the tokens that their tags are believed to have, and reads the actual tokens in the same round trip.
+    /// An entry with another token is invalid from the start, so it is written once more.
     async fn put_on(
         &self,
         connection: &Arc<Connection>,
@@ -182,7 +182,7 @@ impl RedisStore {
         let life = |entry: &Entry| entry.deadlines().life(now).max(1);
         let longest = entries.iter().map(|(_, entry)| life(entry)).max().unwrap_or(0);
         let all: Vec<Arc<str>> = tags.as_slice().iter().cloned().chain([EVERYTHING.into()]).collect();
-        // Of everything, which bans there are, too: those that there were before are not for what is put now.
+        // For everything, read its bans as well: earlier bans do not cover the entries that are put now.
         let mut tokens: Option<Vec<BansKnown>> =
             all.iter().map(|tag| tags_session.tokens.get(tag).map(|known| known.record().bans_known())).collect();
         for _ in 0..ATTEMPTS {
@@ -229,7 +229,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Writes `entries`, stamped, which know of the bans up to that one, each for its `life` in milliseconds.
+    /// The calls that write `entries`, stamped; they know of the bans up to `bans`. Each entry gets its `life` in milliseconds.
     fn puts(&self, entries: &[&(Key, Entry)], stamps: &[TagStamp], bans: u64, life: impl Fn(&Entry) -> u64) -> Batch {
         let names = &self.0.context.names;
         let mut batch = Batch::default();
@@ -241,7 +241,7 @@ impl RedisStore {
         batch
     }
 
-    /// The places of `keys`, by the connection that each goes over.
+    /// The indices of `keys`, grouped by the connection for each.
     fn by_connection<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Vec<(Arc<Connection>, Vec<usize>)> {
         let mut groups: Vec<(Arc<Connection>, Vec<usize>)> = Vec::new();
         for (place, key) in keys.enumerate() {

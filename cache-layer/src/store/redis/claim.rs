@@ -1,8 +1,8 @@
-//! Look-ups that take the lease along: where most likely a load follows, it need not ask for it in a round trip of its own.
+//! Look-ups that take the lease as well: if a load will most likely follow, it need not ask for the lease in a round trip of its
+//! own.
 //!
-//! The lease is taken first, and what it is a lease on is read behind that, so that the answer is as good as that to the
-//! question of [`acquire_lease`](RedisStore::acquire_lease). In a cluster, what a lease needs is on two servers: there, each load
-//! asks for it.
+//! The lease is taken first, and its entry is read after it, so that the reply is as good as that to
+//! [`acquire_lease`](RedisStore::acquire_lease). In a cluster, a lease needs two servers: there, each load asks for it.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -34,18 +34,18 @@ use crate::{
 type Over<'a> = (&'a Connection, &'a Arc<Session>);
 
 impl RedisStore {
-    /// What a look-up of `key` takes along, if a load most likely follows it.
+    /// The claim for a look-up of `key`, if a load will most likely follow.
     pub(super) fn begin_claim(&self, key: &Key, session: &Session) -> Option<PendingClaim> {
         let Context { names, fresh, claims, leases, lease_life, clock, .. } = &*self.0.context;
         let id = key.id();
         let possible = session.tracking && !session.is_full() && !names.is_clustered() && !id.is_variant();
         let likely = || fresh.is_trusted() && !fresh.has(id, clock.now()) && !leases.has_any(id);
-        // Without a load before, nobody knows for how long.
+        // Without an earlier load, the life of a lease is not known.
         let known = possible && lease_life.load(Ordering::Relaxed) > 0;
         if known && likely() { claims.begin(id) } else { None }
     }
 
-    /// `None` where a look-up that claims nothing [has none](Self::lookup), too.
+    /// `None` if a look-up without a claim [returns `None`](Self::lookup), too.
     pub(super) async fn lookup_and_claim(
         &self,
         key: &Key,
@@ -93,18 +93,18 @@ impl RedisStore {
         Ok(Some(lookup))
     }
 
-    /// The lease on `key` that a look-up took along, which found there what was `seen`, for so many milliseconds.
+    /// The lease on `key` that a look-up took, if the look-up found what was `seen`, and took the lease for `life` milliseconds.
     pub(super) async fn claimed(&self, key: &Key, seen: Seen, life: u64) -> Option<Lease> {
         let Context { claims, leases, fresh, timeouts, .. } = &*self.0.context;
         loop {
             match claims.take(key.id()) {
                 Offer::None => return None,
-                // For so long at most: who looks up may have been left alone by its caller.
+                // Waits no longer than this: the task of that look-up may have been dropped by its caller.
                 Offer::Asked(asked) => timeout(timeouts.operation, asked.cancelled()).await.ok()?,
                 Offer::Taken(taken) => {
                     fresh.learn(true);
                     let as_seen = taken.seen == seen || seen == Seen::Unusable;
-                    // Whatever has happened to it since is found out by asking for another one.
+                    // If it changed since, the attempt to acquire another lease finds that out.
                     if as_seen && taken.life == life && leases.stands(&taken.lease) {
                         return Some(taken.lease);
                     }
@@ -114,7 +114,7 @@ impl RedisStore {
         }
     }
 
-    /// Gives back what no load asks for.
+    /// Gives back claims that no load takes.
     fn attend_to_claims(&self) {
         let store = self.clone();
         self.0.runtime.spawn(async move {
@@ -139,7 +139,7 @@ impl RedisStore {
         self.0.runtime.spawn(give_back.in_current_span());
     }
 
-    /// What a look-up that took nothing along says of those that might.
+    /// Adjusts the guess about claims by the result of a look-up without a claim.
     pub(super) fn learn_from(&self, key: &Key, lookup: &Lookup) {
         let (Context { fresh, clock, .. }, id) = (&*self.0.context, key.id());
         if id.is_variant() {
@@ -158,14 +158,14 @@ impl RedisStore {
         }
     }
 
-    /// There is an entry of `key`.
+    /// Notes that `key` has an entry.
     pub(super) fn note_stored(&self, key: &Key, entry: &Entry) {
         if !key.id().is_variant() {
             self.0.context.fresh.note(key.id(), entry.deadlines().fresh);
         }
     }
 
-    /// What a load is most likely to be asked to have seen; `None` if there is none to be expected.
+    /// What a load that follows would have seen; `None` if no load is expected.
     fn to_be_loaded(&self, lookup: &Lookup) -> Option<Seen> {
         match lookup {
             Lookup::Absent => Some(Seen::Nothing),
@@ -177,7 +177,7 @@ impl RedisStore {
     }
 }
 
-/// A claim that is on its way. If nobody is there any more when it is granted, it is given back.
+/// A claim that was sent. If its look-up is gone when the lease is granted, it is given back.
 struct SentClaim<'a> {
     store: &'a RedisStore,
     key: &'a Key,
@@ -192,7 +192,7 @@ impl Drop for SentClaim<'_> {
         let (store, lease, outcome) =
             (self.store.clone(), Lease::new(self.key, self.token, [0; 16]), self.outcome.clone());
         let give_back = async move {
-            // It may not have been sent yet, and what gives it back must not overtake it.
+            // The claim may not have been sent yet, and the command that gives it back must not overtake it.
             let _ = timeout(2 * store.0.context.timeouts.operation, outcome.wait()).await;
             if outcome.get() != Some(&Claimed::NotTaken) {
                 store.give_back(&lease).await;

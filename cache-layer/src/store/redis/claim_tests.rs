@@ -1,4 +1,4 @@
-//! Leases that look-ups take along, and what becomes of those that nobody takes.
+//! Leases that look-ups take, and what happens to those that no load takes.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     store::Writes,
 };
 
-/// A store that has begun to work: it knows for how long leases are taken.
+/// A store that has begun to work, so that it knows the life of leases.
 async fn working(server: &RedisServer) -> RedisStore {
     let store = connect(server.url()).await;
     fill(&store, &key("first"), "x", &[]).await;
@@ -47,7 +47,7 @@ async fn the_load_has_the_lease_that_its_look_up_took_along() {
         assert_eq!(commit(&store, lease, "value", &[]).await, Committed::Stored);
         assert_eq!(read(&store, &place).await.as_deref(), Some("value"));
     }
-    // A machine that pauses may have let some go.
+    // On a machine that pauses, some may have expired.
     assert!(went(&store, "claim") == 100 && went(&store, "acquire") < before + 50);
 }
 
@@ -94,7 +94,7 @@ async fn a_fresh_entry_is_found_all_the_same_and_its_lease_is_free() {
     assert_eq!(went(&store, "claim"), 1, "it is known by then");
 }
 
-/// It would wait for its own process otherwise.
+/// Otherwise it would wait for its own process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leads_the_load_has_the_lease_that_anothers_look_up_took_along() {
     let server = RedisServer::start();
@@ -133,7 +133,7 @@ async fn a_stale_entry_is_refreshed_under_the_lease_that_was_taken_with_it() {
     assert_eq!(read(&store, &place).await.as_deref(), Some("new"));
 }
 
-/// The lease of before the invalidation is gone, and no load begins under it.
+/// The lease from before the invalidation is gone, and no load begins under it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invalidation_after_the_look_up_is_none_of_the_load() {
     let server = RedisServer::start();
@@ -142,7 +142,7 @@ async fn an_invalidation_after_the_look_up_is_none_of_the_load() {
         let place = key(&round.to_string());
         store.get(&place).await.unwrap();
         other.invalidate(Scope::Key(&place), Hardness::Hard).await.unwrap();
-        // By this reply, it was heard of.
+        // This reply comes after the push.
         store.get(&key("nobody's")).await.unwrap();
         let Acquired::Granted(lease) = acquire(&store, &place, Seen::Nothing).await else { panic!("no lease") };
         assert!(!store.overtaken(&lease), "round {round}");

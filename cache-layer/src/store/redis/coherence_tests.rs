@@ -1,8 +1,8 @@
 //! How coherent first tiers are with the server, and with one another.
 //!
-//! A look-up over the connection is never stale, nor is one in the first tier after any reply that came over the connection.
-//! Without one it is late by what is on its way from the server: that is measured, and so is what becomes of it when the
-//! connection is a hole.
+//! A look-up over the connection is never stale, nor is one in the first tier after any reply over the connection. Without a
+//! reply, it may be late by the time that a push takes: that is measured, and also what happens if the connection loses
+//! everything.
 //!
 //! `READS=1000000 cargo test -p cache-layer --all-features --lib coherence -- --nocapture` reads that often: minutes.
 
@@ -100,7 +100,7 @@ async fn no_read_of_many_under_a_writer_is_stale() {
 
     println!("{counters:?}");
     assert_eq!(counters.stale.load(Ordering::Relaxed), 0);
-    // It means something only if much was written, and much was found.
+    // The result is meaningful only if much was written, and much was found.
     assert!(counters.writes.load(Ordering::Relaxed) > reads / 1_000);
     assert!(counters.hits.load(Ordering::Relaxed) > reads / 10);
 }

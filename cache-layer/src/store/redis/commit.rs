@@ -1,8 +1,8 @@
-//! Writing what was loaded, if nothing overtook it.
+//! Writes the result of a load, if nothing overtook it.
 //!
-//! Entries go out with the tokens that their tags are believed to have, in one round trip: those that are known here, and new ones
-//! for tags of which nothing is known. Where the tags are, the script that writes compares them, and says what they are if they
-//! are others. An entry with another token than its tag has is void, so that what is believed can cost a load, and nothing else.
+//! Entries are sent with the tokens that their tags are believed to have, in one round trip: tokens that are known here, and new
+//! ones for tags of which nothing is known. The script that writes compares them with the actual tokens, and returns those if
+//! they differ. An entry with another token than its tag's is void, so that a wrong belief costs a load, and nothing else.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,22 +30,22 @@ use crate::{
     tag::{TagRecord, TagStamp, TagState, TagToken},
 };
 
-/// How often a fill is sent whose tags have other tokens than was believed. Each time it is told what they are.
+/// How often a fill is sent whose tags have other tokens than believed. Each attempt returns the actual tokens.
 const ATTEMPTS: usize = 3;
 
-/// A tag of a fill, with the token that its entries are to carry.
+/// A tag of a fill, with the token for its entries.
 struct Believed {
     stamp: TagStamp,
-    /// Made here, for a tag that is taken to have none.
+    /// Made here, for a tag that is believed to have none.
     new: bool,
-    /// Whether the script has to look whether it is so, and for how long.
+    /// Whether the script has to compare the token.
     compared: bool,
-    /// Whether a ban covers the key that the load did not know of. Readers would find that out, too.
+    /// Whether a ban that the load did not know of covers the key. Readers would find that out, too.
     banned: bool,
 }
 
 impl Believed {
-    /// The tag has that, and not what was believed.
+    /// Takes over the actual token of the tag.
     fn learn(&mut self, record: &TagRecord, lease: &Lease) {
         self.stamp.token = record.token;
         self.banned = is_banned(record, lease);
@@ -59,7 +59,7 @@ impl RedisStore {
         let connection = self.connection(&lease.key);
         let session = connection.settled()?;
         let (tags_connection, tags_session) = self.connection_to_read_tags(&connection, &session)?;
-        // Under another server, an invalidation of that time may be unknown, and its clock is another one.
+        // After a change of the server, an earlier invalidation may be unknown, and the clock is another one.
         let known_clock = tags_connection.mark() == lease.granted_by;
         let now = self.0.context.clock.now();
         let life = |entry: &Entry| entry.deadlines().life(now);
@@ -81,15 +81,15 @@ impl RedisStore {
         }
         self.0.context.counters.stored();
         writes.entries.iter().for_each(|(key, entry)| self.note_stored(key, entry));
-        // The server's push comes only after its answer.
+        // The server's push comes only after its reply.
         if let Some(local_tier) = self.0.context.local_tier.get() {
             writes.entries.iter().for_each(|(key, _)| local_tier.void(key.id()));
         }
         Ok(Committed::Stored)
     }
 
-    /// Sends a fill whose entries are to live for so many milliseconds, and tells whether it was stored; `None` if it need not be
-    /// sent, since an invalidation overtook it.
+    /// Sends a fill whose entries live for this many milliseconds; returns whether it was stored, or `None` if it need not be
+    /// sent, because an invalidation overtook it.
     async fn write_fill(
         &self,
         fill: &Fill,
@@ -100,14 +100,14 @@ impl RedisStore {
         let mut believed = believed(tags_session, fill, longest);
         let mut last = None;
         let started = &fill.lease.started;
-        // An absent token may be a forgotten one, and one that was made since may stand in for it: was anything invalidated since
-        // the load began?
+        // A missing token may be a forgotten one, and a token that was made since may replace a forgotten one: was anything
+        // invalidated since the load began?
         let is_doubted =
             |believed: &[Believed]| believed.iter().any(|tag| !tag.new && tag.stamp.token.created_since(started));
         for _ in 0..ATTEMPTS {
             let asks = believed.iter().any(|tag| tag.compared) || (last.is_none() && is_doubted(&believed));
             if asks && self.0.context.names.is_clustered() {
-                // Tags lie in a slot of their own.
+                // In a cluster, tags lie in a slot of their own.
                 last = Some(self.ask_for_tokens(tags, tags_session, &mut believed, &fill.lease, longest).await?);
             }
             let (doubted, overtaken) =
@@ -134,7 +134,7 @@ impl RedisStore {
         Ok(None)
     }
 
-    /// Commits, and reads the tokens of the tags along with that, so that the next fill that carries them knows them.
+    /// Commits, and reads the tokens of the tags in the same round trip, so that the next fill that carries them knows them.
     async fn commit_and_learn(
         &self,
         mut call: Batch,
@@ -153,7 +153,7 @@ impl RedisStore {
         let (answer, values) = commit(call, connection, session, 2).await?;
         if let Some(Ok(mut values)) = values.map(|values| values.of(tags.len() + 1)) {
             let mark = values.pop().flatten();
-            // If the database was swapped for another one, its tokens say nothing about the one that will be back.
+            // If another database was swapped in, its tokens say nothing about the one that will be swapped back.
             if !connection.is_mark(mark.as_deref().and_then(|mark| str::from_utf8(mark).ok())) {
                 return Ok(answer);
             }
@@ -164,10 +164,10 @@ impl RedisStore {
         Ok(answer)
     }
 
-    /// Asks what the tokens are, where the tags are; and tells when any was last invalidated.
+    /// Asks the server that has the tags for their tokens, and for the time of the last invalidation of any tag.
     ///
     /// An invalidation between this and the commit changes a token that is already on the entry, which makes the entry invalid:
-    /// nothing slips through.
+    /// no invalidation is missed.
     async fn ask_for_tokens(
         &self,
         connection: &Connection,
@@ -181,7 +181,7 @@ impl RedisStore {
         for Believed { stamp: TagStamp { tag, .. }, .. } in believed.iter() {
             batch.stamp(&names.tag(tag), &lives(tag, longest));
         }
-        // After the tokens: what it is compared for is whether one of them was forgotten and made anew.
+        // This is read after the tokens, since it has to show whether one of them was forgotten and made anew.
         batch.call(&scripts::LAST_INVALIDATION, &[&names.last_invalidation()], &[]);
         let asked = believed.len();
         let (stamped, last) = connection
@@ -200,8 +200,8 @@ impl RedisStore {
         Ok(last)
     }
 
-    /// The call that writes the entries of a fill, stamped, each for its life. `doubted`: not if any tag was invalidated since the
-    /// load began.
+    /// The call that writes the entries of a fill, stamped, each for its life. `doubted`: the script refuses if any tag was
+    /// invalidated since the load began.
     fn commit_call(
         &self,
         Fill { lease, writes, .. }: &Fill,
@@ -230,7 +230,7 @@ impl RedisStore {
             call.key(names.variants(primary)).arg(names.variant_digits(variant)).arg(most.to_string());
         }
         let stamps: Vec<TagStamp> = believed.iter().map(|tag| tag.stamp.clone()).collect();
-        // What is carried is the token of everything, too: the last one.
+        // The entries also carry the token of everything, the last one.
         let of_everything = stamps.last().map(|stamp| &stamp.token);
         let bans = lease.bans.as_deref().zip(of_everything).map_or(0, |(known, token)| known.under(token));
         let now = self.0.context.clock.now();
@@ -251,7 +251,7 @@ impl RedisStore {
     }
 }
 
-/// Makes the call, of so many replies: how it ended, and what was read along with it.
+/// Makes the call, which has this many replies: returns how it ended, and the tokens that were read with it.
 async fn commit(
     call: Batch,
     connection: &Connection,
@@ -284,7 +284,7 @@ fn believed(session: &Session, Fill { lease, tags, .. }: &Fill, longest: u64) ->
     all.map(believe).collect()
 }
 
-/// Whether a ban that is listed there covers the key of a load that did not know of it.
+/// Whether a listed ban covers the key of a load that did not know of it.
 fn is_banned(record: &TagRecord, lease: &Lease) -> bool {
     let known = lease.bans.as_deref().map_or(0, |known| known.under(&record.token));
     let covers =
@@ -292,7 +292,7 @@ fn is_banned(record: &TagRecord, lease: &Lease) -> bool {
     record.bans().is_some_and(covers)
 }
 
-/// Takes over what the tokens of those tags are that were compared.
+/// Takes over the actual tokens of the tags that were compared.
 fn learn(believed: &mut [Believed], records: Vec<Option<TagRecord>>, lease: &Lease) -> Result<(), StoreError> {
     let compared: Vec<&mut Believed> = believed.iter_mut().filter(|tag| tag.compared).collect();
     if compared.len() != records.len() {

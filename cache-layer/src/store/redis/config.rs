@@ -1,4 +1,4 @@
-//! What a Redis store can be told, checked before anything is connected.
+//! The settings of a Redis store. They are checked before anything is connected.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
     error::{ConfigError, ConfigErrorKind},
 };
 
-/// How long the lurker waits before it sweeps.
+/// The time from the first ban to the sweep by the lurker.
 const LURKER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Settings of a [`RedisStore`], from [`RedisStore::builder`].
@@ -41,17 +41,20 @@ pub struct RedisStoreBuilder {
 }
 
 impl RedisStore {
-    /// Settings of a store at `url`: `redis://` or, with the feature `tls`, `rediss://`, then
-    /// `[user[:password]@]host[:port][/db]`; or `unix:///path[?db=N&user=…&pass=…]`. Here and in what follows, `valkey` may
-    /// stand for `redis`.
+    /// The settings of a store at `url`: `redis://` or, with the feature `tls`, `rediss://`, then
+    /// `[user[:password]@]host[:port][/db]`; or `unix:///path[?db=N&user=…&pass=…]`. In all of these URLs, `valkey` may replace
+    /// `redis`.
     ///
-    /// With the feature `sentinel`: `redis+sentinel://[user[:password]@]host[:port][,…]/name[/db]`, where the hosts are
-    /// sentinels (port 26379 unless given), `name` is what they call the primary, and user and password are for the
-    /// servers; those for the sentinels come as `?sentinel_user=…&sentinel_pass=…` or by
-    /// [`sentinel_credentials`](RedisStoreBuilder::sentinel_credentials). With the feature `cluster`:
-    /// `redis+cluster://[user[:password]@]host[:port][,…]`, where the hosts are some of the nodes; the others are found.
-    /// With `tls`, `rediss+sentinel://` and `rediss+cluster://`, where every server and sentinel is reached by TLS, under the
-    /// name or address that the sentinels or the cluster give it: its certificate must be for that one.
+    /// With the feature `sentinel`: `redis+sentinel://[user[:password]@]host[:port][,…]/name[/db]`. The hosts are sentinels (port
+    /// 26379 unless given), `name` is their name for the primary, and user and password are for the servers. Those for the
+    /// sentinels are given as `?sentinel_user=…&sentinel_pass=…` or by
+    /// [`sentinel_credentials`](RedisStoreBuilder::sentinel_credentials).
+    ///
+    /// With the feature `cluster`: `redis+cluster://[user[:password]@]host[:port][,…]`. The hosts are some of the nodes; the
+    /// store finds the others.
+    ///
+    /// With `tls`: `rediss+sentinel://` and `rediss+cluster://`. The store then connects to every server and sentinel by TLS,
+    /// under the name or address that the sentinels or the cluster give; the certificate must be for that name or address.
     ///
     /// ```no_run
     /// # use cache_layer::store::RedisStore;
@@ -90,23 +93,22 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// What the names of all keys begin with: stores with the same server and prefix are one cache. 1 to 64 of
-    /// `A-Z a-z 0-9 _ . -`; `cache` unless set.
+    /// The prefix of all names of keys: stores with the same server and prefix are one cache. 1 to 64 of `A-Z a-z 0-9 _ . -`;
+    /// `cache` unless set.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Connections of this process to the server, 1 to 64; 1 unless set. Every connection carries any number of
-    /// requests at once, so more than one pays only where a single core of the server or of this process's reader
-    /// is the limit.
+    /// The number of connections of this process to the server, 1 to 64; 1 unless set. A connection carries any number of
+    /// requests at once, so more than one helps only if a single core of the server, or of this process's reader, is the limit.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
     }
 
-    /// How long a request may wait for one operation, 1 ms to 10 s; 50 ms unless set. A look-up that takes longer is a
-    /// miss, and that request asks the store no more.
+    /// How long a request may wait for one operation, 1 ms to 10 s; 50 ms unless set. A look-up that takes longer is a miss, and
+    /// its request does not ask the store again.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.operation = timeout;
         self
@@ -118,59 +120,60 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long an invalidation may wait for Redis after it was lost, 0 to 60 s; 1 s unless set. A loss that is over by then
-    /// is seen by no other process: the invalidation is delivered before its caller goes on. Counted from the loss, so that a
-    /// Redis that is gone for longer slows nobody down: then an invalidation returns an
+    /// How long an invalidation may wait for Redis after the connection was lost, 0 to 60 s; 1 s unless set. If the connection is
+    /// back by then, no other process notices the loss: the invalidation is delivered before its caller continues.
+    ///
+    /// The time is counted from the loss, so that a longer outage of Redis delays no caller: an invalidation then returns an
     /// [error](crate::InvalidateError) at once, and is delivered when Redis is back.
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.delivery = timeout;
         self
     }
 
-    /// How long nothing is read from Redis, nor loaded into it, after it was lost, 0 to 60 s; 3 s unless set. Requests go
-    /// to the application meanwhile, and invalidations to Redis.
+    /// How long the process neither reads from Redis nor loads into it after the connection was lost, 0 to 60 s; 3 s unless set.
+    /// In this time requests go to the application, and invalidations go to Redis.
     ///
-    /// When Redis is back, not all processes are back at the same time, and what was invalidated through one that is not is
-    /// unknown to Redis until that one is. So this should be longer than the others need: the longest pause between their
-    /// attempts, 375 ms, and an attempt or two of the [connect timeout](Self::connect_timeout). A process that needs longer
-    /// is a process without Redis: what it invalidates, others may serve until it is back or their entries' time is up.
+    /// When Redis is back, the processes do not all reconnect at the same time. Redis does not know an invalidation of a process
+    /// that has not reconnected yet. So this time should be longer than the other processes need: the longest pause between their
+    /// attempts, 375 ms, and one or two attempts of the [connect timeout](Self::connect_timeout). A process that needs longer is
+    /// a process without Redis: other processes may serve what it invalidates until it is back, or until their entries expire.
     ///
-    /// The same server, back within a quarter of the [delivery timeout](Self::delivery_timeout), is read at once: in so short
-    /// a time no invalidation of any process has been given up. So is a server that is connected to at the first attempt
-    /// after the start. In a cluster, this is about each primary, and about one that takes another one's place. A store that
-    /// is the only one to invalidate can do with zero.
+    /// There is no such pause if the same server is back within a quarter of the [delivery timeout](Self::delivery_timeout): in
+    /// so short a time no process has given up an invalidation. Nor is there one for a server that is connected to at the first
+    /// attempt after the start. In a cluster, this applies to each primary, and to a server that takes a primary's place. If only
+    /// one store invalidates, zero is enough.
     pub fn settle_time(mut self, time: Duration) -> Self {
         self.timeouts.settling = time;
         self
     }
 
-    /// What to do when a data set appears that may be older than the latest invalidations, because its server was
-    /// restarted with what it had saved, or because a replica took its primary's place; [`Restored::Clear`] unless set.
-    /// A server that comes back empty is none of these, and costs nothing.
+    /// What to do when a data set appears that may be older than the latest invalidations, because its server was restarted with
+    /// the data that it had saved, or because a replica took its primary's place; [`Restored::Clear`] unless set. A server that
+    /// comes back empty is not such a case, and costs nothing.
     ///
-    /// A data set that another one took the place of by `SWAPDB`, and that is swapped back, is one of these. No server tells
-    /// its clients of that: it is found out by the next heartbeat, within two seconds, or by this process's next invalidation.
-    /// Until then, a read may be as stale as the data set is. With every policy, the first tier is void then.
+    /// A data set that `SWAPDB` replaced, and that is swapped back, is such a case. No server tells its clients of a swap: the
+    /// store notices it with the next heartbeat, within two seconds, or with this process's next invalidation. Until then, a read
+    /// may be as stale as the data set is. With every policy, the first tier becomes void.
     pub fn on_restored(mut self, policy: Restored) -> Self {
         self.restored = policy;
         self
     }
 
-    /// Seals entries with the keys of `ring`, so that they need not trust the server, nor whoever else reads and writes there:
-    /// what lies in it is encrypted (AES-256-GCM-SIV) and bound to its key, its moments and its tags, and names tell neither
-    /// keys nor tags.
+    /// Seals entries with the keys of `ring`, for a server, or other users of it, that can't be trusted: entries are encrypted
+    /// (AES-256-GCM-SIV) and bound to their key, their moments and their tags, and the names in Redis reveal neither keys nor
+    /// tags.
     ///
-    /// An entry that was changed, cut off, put under another name, or written by somebody without the keys is a miss, for the
-    /// reason [`seal`](crate::telemetry::Rejection::Seal). So is what was there before the store was sealed. Entries cost
-    /// some microseconds more to write and to read; those of the first tier are not sealed.
+    /// An entry that was changed, cut off, moved to another name, or written without the keys is a miss, for the reason
+    /// [`seal`](crate::telemetry::Rejection::Seal). So is an entry from before the store was sealed. Entries cost some
+    /// microseconds more to write and to read; those of the first tier are not sealed.
     ///
-    /// What can still be told: how many entries there are, how large each is, how long its tags are, when it was made and until
-    /// when it is fresh, and which names are read and written how often. What is not prevented: whoever may write to
-    /// the server can delete entries, keep processes from loading by leases of its own, and put back what lay there before under
-    /// the same key, with the tokens of its tags, for as long as that entry may live. Set no lifetime that is longer than
-    /// this may be.
+    /// What an observer can still learn: how many entries there are, how large each is, how long its tags are, when it was made
+    /// and until when it is fresh, and which names are read and written how often. What sealing does not prevent: a user who may
+    /// write to the server can delete entries, keep processes from loading by taking leases, and put an earlier entry back under
+    /// the same key, with the tokens of its tags, for as long as that entry may live. Set no lifetime for which that would not be
+    /// acceptable.
     ///
-    /// [`delete_pattern`](crate::Cache::delete_pattern) has no names to match, and invalidates everything.
+    /// With sealed names, [`delete_pattern`](crate::Cache::delete_pattern) has nothing to match, and invalidates everything.
     ///
     /// ```no_run
     /// use cache_layer::store::{KeyRing, RedisStore};
@@ -189,30 +192,29 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// What to sign in to the sentinels themselves with, where it is not in the URL; nothing unless set. Needs a URL of
-    /// sentinels.
+    /// The credentials for the sentinels themselves, if they are not in the URL; none unless set. Needs a URL of sentinels.
     #[cfg(feature = "sentinel")]
     pub fn sentinel_credentials(mut self, user: Option<String>, password: impl Into<String>) -> Self {
         self.sentinel_credentials = Some((user, password.into()));
         self
     }
 
-    /// What stands for this machine's clock; for tests of clocks that are wrong.
+    /// A clock in place of this machine's; for tests with wrong clocks.
     #[doc(hidden)]
     pub fn local_clock(mut self, clock: Clock) -> Self {
         self.local_clock = clock;
         self
     }
 
-    /// Whether this process takes part in sweeping what [patterns](crate::Cache::delete_pattern) have deleted; `true` unless set. One
-    /// process of a fleet sweeps at a time, in small steps with pauses, for a fifth of the time at most, and only while there is
-    /// anything to sweep. Without any that does, up to 128 patterns stay listed, and each one more takes as long as
-    /// [`counted`](crate::DeletePattern::counted) does.
+    /// Whether this process takes part in sweeping the entries of deleted [patterns](crate::Cache::delete_pattern); `true` unless
+    /// set. One process of a fleet sweeps at a time, in small steps with pauses, for a fifth of the time at most, and only while
+    /// there is something to sweep. If no process sweeps, up to 128 patterns stay listed, and each further pattern takes as long
+    /// as [`counted`](crate::DeletePattern::counted) does.
     ///
     /// ```no_run
     /// # use cache_layer::store::RedisStore;
     /// # fn example() -> Result<(), cache_layer::ConfigError> {
-    /// // A process that has its processor to itself for other things.
+    /// // A process that needs its processor for other work.
     /// let store = RedisStore::builder("redis://10.0.0.1").lurker(false).build()?;
     /// # Ok(())
     /// # }
@@ -222,15 +224,15 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// As soon as there is anything to sweep.
+    /// The lurker sweeps as soon as there is a ban.
     #[cfg(test)]
     pub(in crate::store) fn lurker_at_once(mut self) -> Self {
         self.lurker = Some(Duration::ZERO);
         self
     }
 
-    /// Checks the settings and begins to connect, in the background and for as long as the store lives. A server that is
-    /// down is no error: it is picked up when it comes.
+    /// Checks the settings and begins to connect, in the background and for as long as the store lives. A server that is down is
+    /// no error: the store connects when the server is up.
     ///
     /// # Errors
     ///
@@ -260,7 +262,7 @@ impl RedisStoreBuilder {
             Address::Cluster(_) => Names::clustered(&prefix),
             _ => Names::new(&prefix),
         };
-        // Whoever may write to a server that is not trusted could set its clock back, and have served what has run out.
+        // A user who may write to an untrusted server could set its clock back, and so have expired entries served.
         let clock = ServerClock::new(local_clock, !sealing.hides_names());
         let context = Context::new(names.sealed(sealing), timeouts, DatasetGuard::new(restored), clock, lurker);
         Ok(RedisStore::start(address, connections, context, &runtime))

@@ -13,7 +13,7 @@ use crate::store::TieredStore;
 /// Longer than any of these tests takes.
 const LONG: Duration = Duration::from_secs(600);
 
-/// A tier that holds these entries, each with its name as its tag, and whose server has just died.
+/// A tier with these entries, each with its name as its tag, whose server has just died.
 async fn cut_off(names: &[&str], limit: Duration) -> (TieredStore, RedisServer) {
     let mut server = RedisServer::start();
     let store = TieredStore::new(1 << 20, connect(server.url()).await).serve_while_disconnected(limit);

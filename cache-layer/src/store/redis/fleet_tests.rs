@@ -1,4 +1,4 @@
-//! What only a store on a server has to keep: coherence between nodes, and its promises through the server's bad days.
+//! What only a store on a server has to guarantee: coherence between nodes, and its promises when the server fails.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::{
 pub(super) const LEASE: Duration = Duration::from_secs(5);
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Of one that never waits for a server that is away, and reads from it as soon as it is back.
+/// A store that never waits for an unreachable server, and reads from it as soon as it is back.
 pub(super) fn builder(url: String) -> RedisStoreBuilder {
     let builder = RedisStore::builder(url).prefix("test").operation_timeout(Duration::from_secs(5));
     builder.delivery_timeout(Duration::ZERO).settle_time(Duration::ZERO)
@@ -41,7 +41,7 @@ pub(super) async fn connected_again(store: &RedisStore) {
     wait_until("the connection to be back", async || store.connected()).await;
 }
 
-/// Kills the server, and starts it again with what it last saved: empty, if that was nothing.
+/// Kills the server, and starts it again with the data that it last saved, or empty if there is none.
 pub(super) async fn restart(server: &mut RedisServer, stores: &[&RedisStore]) {
     server.kill();
     for store in stores {
@@ -61,7 +61,7 @@ pub(super) async fn fill(store: &(impl StoreBackend + ?Sized), key: &Key, payloa
     loop {
         match store.acquire(key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
             Acquired::Granted(lease) => return commit(store, lease, payload, tags).await,
-            // Another node's look-up may have taken it along, for a moment.
+            // Another node's look-up may hold it for a moment.
             Acquired::Held => tokio::time::sleep(Duration::from_millis(2)).await,
             other => panic!("no lease: {other:?}"),
         }
@@ -77,7 +77,7 @@ pub(super) async fn commit(
     store.commit(&loaded(lease, payload, tags)).await.unwrap()
 }
 
-/// What a load brought.
+/// The result of a load.
 pub(super) fn loaded(lease: Lease, payload: &str, tags: &[&str]) -> Fill {
     let key = lease.key.clone();
     let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
@@ -115,7 +115,7 @@ async fn an_invalidation_by_one_node_is_seen_by_the_next_read_of_another() {
     }
 }
 
-/// What makes it safe to join a load that is under way: who reads after an invalidation knows of it.
+/// This makes it safe to join a load under way: a reader that comes after an invalidation knows of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_is_overtaken() {
     let server = RedisServer::start();
@@ -146,7 +146,7 @@ async fn who_has_read_after_an_invalidation_by_another_node_knows_that_a_lease_i
     }
 }
 
-/// That nothing was invalidated yet is noted by whoever connects first: by a lease, it would look like an invalidation.
+/// The first connection notes that nothing was invalidated yet: if a lease noted it, that would look like an invalidation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_lease_on_an_empty_server_is_not_overtaken() {
     let server = RedisServer::start();
@@ -154,7 +154,7 @@ async fn the_first_lease_on_an_empty_server_is_not_overtaken() {
     let Acquired::Granted(lease) = store.acquire(&key("a"), Seen::Nothing, LEASE, Failures::Heed).await.unwrap() else {
         panic!("no lease")
     };
-    // What the lease brought about has come by the time of this reply.
+    // The effects of the lease have arrived by the time of this reply.
     assert_eq!(read(&store, &key("b")).await, None);
     assert!(!store.overtaken(&lease));
 }
@@ -174,7 +174,7 @@ async fn a_lease_of_a_connection_that_is_gone_is_overtaken() {
     assert!(store.overtaken(&lease), "and nobody knows what happened in between");
 }
 
-/// A lease on `a`, held by one node, and another node that waits for it and hardly ever polls.
+/// A lease on `a` that one node holds, and another node that waits for it and hardly polls.
 struct Waiting {
     server: RedisServer,
     holder: RedisStore,
@@ -182,7 +182,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// So that it is not the end of the lease that ends the wait.
+    /// So that the wait is not ended by the end of the lease.
     const LONG: Duration = Duration::from_secs(600);
 
     async fn new() -> Self {
@@ -194,7 +194,7 @@ impl Waiting {
 
     async fn lease(&self, ttl: Duration) -> Lease {
         loop {
-            // What ended the one before may still be on its way.
+            // The push that ended the last wait may still be on its way.
             match self.holder.acquire(&key("a"), Seen::Unusable, ttl, Failures::Heed).await {
                 Ok(Acquired::Granted(lease)) => return lease,
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -245,7 +245,7 @@ async fn who_waits_for_another_nodes_lease_is_woken_by_a_push() {
 async fn who_waits_does_so_no_longer_than_the_lease_can_last() {
     let nodes = Waiting::new().await;
     nodes.lease(Duration::from_millis(400)).await;
-    // As if pushes were lost, and the server late to expire what nobody reads.
+    // As if pushes were lost, and the server late to expire keys that are not read.
     let _: String = nodes.server.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
     let waiter = nodes.begin().await;
     tokio::time::timeout(PATIENCE, waiter).await.expect("the lease has run out").unwrap();
@@ -293,7 +293,7 @@ async fn where_tracking_is_refused_who_waits_polls() {
     tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, release) }).await.expect("the waiter to notice");
 }
 
-/// How long after a commit a waiter of another node goes on: `cargo test --release wake_up -- --ignored --nocapture`.
+/// How long after a commit a waiter of another node continues: `cargo test --release wake_up -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn wake_up_after_a_commit_takes_less_than_five_milliseconds() {

@@ -1,4 +1,4 @@
-//! A server that has no room, and evicts nothing to make some.
+//! A server that has no room, and evicts nothing.
 
 use tests::{RedisServer, wait_until};
 
@@ -37,7 +37,7 @@ async fn a_full_server_is_told_of_and_so_is_its_recovery() {
     assert!(!store.state().full && !store.status().await.full);
     fill_up(&server);
 
-    // Before anything was tried, the server's own word counts.
+    // Before the first attempt, the server's own report counts.
     let status = store.status().await;
     assert!(status.connected && status.full, "{status:?}");
     assert!(status.error.is_some_and(|error| error.contains("maxmemory-policy")));
@@ -49,7 +49,7 @@ async fn a_full_server_is_told_of_and_so_is_its_recovery() {
         assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
     }
     assert!(store.state().full && store.connected());
-    // What is there is served, and can be voided.
+    // Stored entries are served, and can be invalidated.
     assert_eq!(read(&store, &key("a")).await.as_deref(), Some("one"));
     store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Hard).await.unwrap();
     assert_eq!(read(&store, &key("a")).await, None);
@@ -81,7 +81,7 @@ async fn what_is_not_stored_for_lack_of_room_says_so() {
         )
     });
     let mut service = tower_layer::Layer::layer(&layer, application);
-    // Two of them: of one, the second request may still find the load of the first.
+    // Two keys: for a single one, the second request might still find the load of the first.
     for uri in ["http://a/x", "http://a/y"] {
         let request = http::Request::get(uri).body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
         let response = service.call(request).await.unwrap();
@@ -92,7 +92,7 @@ async fn what_is_not_stored_for_lack_of_room_says_so() {
     wait_until("it to be counted", async || cache.counts().unavailable >= 2).await;
 }
 
-/// Even where every tag is known, so that nothing but the entry has to be written.
+/// Also if every tag is known, so that only the entry has to be written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
     let server = full_server();
@@ -122,7 +122,7 @@ async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
         assert_eq!(read(&store, key).await, None);
     }
 
-    // What can't be replaced is deleted, at once, over the connection that there is.
+    // An entry that can't be replaced is deleted at once, over the existing connection.
     let put = store.put(vec![entry(&key("a")), entry(&key("c"))], &Tags::new(["t"])).await;
     assert_eq!(put.unwrap_err(), StoreError::Full);
     assert_eq!(read(&store, &key("a")).await, None);
@@ -136,7 +136,7 @@ async fn a_full_server_takes_no_entry_of_tags_that_it_has() {
     assert_eq!(read(&store, &variant).await.as_deref(), Some("two"));
 }
 
-/// Neither can the mark of the data set be written, nor may the old one stay.
+/// The mark of the data set can't be written, and the old one must not stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_restarted_as_full_as_it_was_is_connected_to_once() {
     let mut server = RedisServer::builder().config("maxmemory 2mb").config("maxmemory-policy noeviction").start();

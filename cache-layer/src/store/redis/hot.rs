@@ -1,7 +1,8 @@
-//! Lists of hot keys that processes leave for one another: a capped stream, beside the tags. What a list says, the engine knows.
+//! The lists of hot keys that processes leave for one another: a capped stream, beside the tags. The engine defines the content
+//! of a list.
 //!
-//! A record is the time by the server's clock, in milliseconds, in 8 bytes, and the list. Where [names are
-//! hidden](super::RedisStoreBuilder::sealed_with), all of it is sealed as entries are.
+//! A record is the time by the server's clock, in milliseconds, in 8 bytes, and the list. If [names are
+//! hidden](super::RedisStoreBuilder::sealed_with), the whole record is sealed like an entry.
 
 use std::time::Duration;
 
@@ -17,9 +18,9 @@ use super::{
 };
 use crate::{clock::millis, key::Key, store::StoreError};
 
-/// Lists that are kept. Those of one fleet are much alike.
+/// The number of lists that are kept. The lists of one fleet are similar.
 const CAP: usize = 8;
-/// How long a list is of use.
+/// How long a list is used.
 const LIFE: Duration = Duration::from_secs(10 * 60);
 
 impl RedisStore {
@@ -33,7 +34,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// The lists that are not too old, the newest first; and how many records are none.
+    /// The lists that are not too old, the newest first; and the number of records that are not lists.
     pub(super) async fn hot_lists(&self) -> Result<(Vec<Bytes>, usize), StoreError> {
         let connection = self.connection_to_tags();
         let session = connection.settled()?;
@@ -56,7 +57,7 @@ impl RedisStore {
     }
 }
 
-/// What a sealed record is bound to.
+/// The key that a sealed record is bound to.
 fn of_hot() -> Key {
     Key::new(["hot"])
 }

@@ -1,4 +1,4 @@
-//! Looking at what the server has, for people: nothing is changed, tracked or kept.
+//! Inspections of the server's content, for people: nothing is changed, tracked or kept.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ impl RedisStore {
         let (AnyType(held),): (AnyType,) = connection.run(Operation::Watch, &session, &question).await?;
         // The pause ends by the server's clock.
         match lease_state(&held.unwrap_or_default(), self.0.context.clock.now().saturating_mul(1000)) {
-            // A look-up of this process took it along, for the next load.
+            // A look-up of this process took the lease for the next load.
             LeaseState::Held if self.0.context.claims.has(key.id()) => Ok(LeaseState::Free),
             state => Ok(state),
         }
@@ -57,7 +57,7 @@ impl RedisStore {
         Ok(values.first().and_then(|value| TagRecord::parse(value.as_deref()?)).map(|record| record.token))
     }
 
-    /// By names alone; but for a tag, which is in the entries: none can be opened by the server where they are sealed.
+    /// Counts by names alone; for a tag, by the tags in the entries, which the server can't read if entries are sealed.
     pub(super) async fn count_names(&self, reach: Reach<'_>) -> Result<Option<u64>, StoreError> {
         let every = Pattern::new("*");
         let pattern = match reach {
@@ -79,8 +79,8 @@ impl RedisStore {
         Ok(Some(count))
     }
 
-    /// As [`count_names`](Self::count_names), within about so long: each server has its part of that. Names of a cluster's nodes may lie
-    /// in an order that says nothing of the rest, so that a part of them is none of the whole.
+    /// As [`count_names`](Self::count_names), in about the time `within`, of which each server has a part. In a cluster, the
+    /// names of a node may lie in an order by slot, so that a part of them is no sample of the whole.
     pub(super) async fn sample_names(
         &self,
         reach: Reach<'_>,
@@ -117,7 +117,7 @@ impl RedisStore {
     }
 }
 
-/// What the value of a lease's key says at `now`, in microseconds since the Unix epoch.
+/// The state of a lease by the value of its key at `now`, in microseconds since the Unix epoch.
 fn lease_state(held: &[u8], now: u64) -> LeaseState {
     let failed = || {
         let mut parts = str::from_utf8(held).ok()?.strip_prefix("!f")?.splitn(3, ':');

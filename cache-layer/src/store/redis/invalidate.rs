@@ -25,12 +25,12 @@ use crate::store::{Hardness, Scope, StoreError};
 const ATTEMPTS: usize = 3;
 
 impl RedisStore {
-    /// Hard or soft; one that can't be delivered is kept as a hard one.
+    /// Delivers a hard or soft invalidation; one that can't be delivered is kept as a hard one.
     pub(super) async fn deliver(&self, scope: Scope<'_>, hardness: Hardness) -> Result<(), StoreError> {
         self.deliver_if_there_is_room(scope, hardness).await.map(drop)
     }
 
-    /// As [`deliver`](Self::deliver); `false` if there is no room for it, which may be so of a pattern.
+    /// As [`deliver`](Self::deliver); `false` if there is no room for it, which is possible for a pattern.
     pub(super) async fn deliver_if_there_is_room(
         &self,
         scope: Scope<'_>,
@@ -55,14 +55,14 @@ impl RedisStore {
             self.0.topology.beside(&self.connection_of(scope)).iter().for_each(|connection| connection.reset());
         }
         match (scope, &delivered) {
-            // The connections that knew what is banned are gone, and may still be believed.
+            // The connections that knew of the bans are gone, and may still be believed.
             (Scope::Pattern(pattern), Err(_)) => {
                 self.0.context.local_tier.get().into_iter().for_each(|tier| tier.void_matching(pattern));
                 self.0.context.leases.revoke_all();
             }
             _ => self.forget(scope),
         }
-        // One that is kept, too: it will have been delivered by the time that a data set is restored.
+        // A kept invalidation is remembered, too: it will have been delivered by the time that a data set is restored.
         self.0.context.guard.remember(scope);
         match delivered {
             Err(error) => self.wait_for_delivery(scope).await.then_some(true).ok_or(error),
@@ -70,7 +70,7 @@ impl RedisStore {
         }
     }
 
-    /// Over a connection that there is, to the data set that it is known to lead to.
+    /// Delivers over an existing connection, to the data set that the connection is known to lead to.
     async fn deliver_over(
         &self,
         connection: &Connection,
@@ -101,13 +101,13 @@ impl RedisStore {
         Err(StoreError::Unavailable)
     }
 
-    /// Waits for a kept invalidation to be delivered, unless the server is gone for too long already.
+    /// Waits for a kept invalidation to be delivered, unless the server has been gone for too long.
     pub(super) async fn wait_for_delivery(&self, scope: Scope<'_>) -> bool {
         wait_for_delivery(&self.0.context.outbox, scope, self.connection_of(scope).waits_until()).await
     }
 
-    /// Lets go of what `scope` covers. This process's other connections hear of it by a push of their own, but not before
-    /// the invalidation returns; and what a lost connection knew may still be served.
+    /// Drops what `scope` covers from this process. The other connections of this process hear of it by a push of their own, but
+    /// not before the invalidation returns; and entries of a lost connection may still be served.
     fn forget(&self, scope: Scope<'_>) {
         let local_tier = self.0.context.local_tier.get();
         match scope {

@@ -30,11 +30,11 @@ use crate::{
     tag::{BansKnown, TagRecord},
 };
 
-/// How an attempt by plain commands ended: what was there instead of the lease, the id of the entry behind it, and what is
-/// there once it is watched.
+/// The replies to an attempt by plain commands: the value in the place of the lease, the id of the entry, read after it, and the
+/// value once it is watched.
 type Attempt = (Taken, AnyType, AnyType);
 
-/// A lease that is asked for.
+/// A lease that is being asked for.
 struct Wanted {
     /// The names of the entry and of the lease.
     entry: String,
@@ -83,7 +83,7 @@ impl RedisStore {
             self.know_everything(&tags, &tags_session)
         );
         let nobodys = Lease::new(key, wanted.token, [0; 16]);
-        // It may still be granted, to nobody: what comes after it takes it back.
+        // The server may still grant it, without a holder: the next command takes it back.
         let give_back = |_: &StoreError| self.release_lease(&nobodys, None);
         let (failures, watched) = match answer.inspect_err(give_back)? {
             Answer::Granted { failures, watched } => (failures, watched),
@@ -97,8 +97,8 @@ impl RedisStore {
         Ok(Acquired::Granted(lease.after(failures)))
     }
 
-    /// Takes the lease first, and looks behind it whether the entry is still the one that was seen: under the lease, no other load
-    /// changes that.
+    /// Takes the lease first, and then checks that the entry is still the one that was seen: under the lease, no other load
+    /// changes it.
     async fn take_lease(
         &self,
         connection: &Connection,
@@ -130,7 +130,7 @@ impl RedisStore {
         }
     }
 
-    /// Takes the lease in the place of what was left there: by a failure whose pause may be over, or by another program.
+    /// Takes the lease in place of a value that a failure left, if its pause is over, or that another program left.
     async fn take_after_all(
         &self,
         connection: &Connection,
@@ -152,8 +152,8 @@ impl RedisStore {
         Answer::parse(&answer, held.as_deref() == Some(token))
     }
 
-    /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock
-    /// of the server that has the tags, whoever has the entry. The last invalidation is tracked from then on.
+    /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock of the
+    /// server that has the tags, even if another server has the entry. The last invalidation is tracked from then on.
     async fn moment(&self, tags: &Connection, session: &Arc<Session>) -> Result<[u8; 16], StoreError> {
         let note = self.0.context.names.last_invalidation();
         let mut batch = Batch::default();
@@ -165,7 +165,7 @@ impl RedisStore {
         if last.is_some_and(|last| replies::moment(&last).is_some()) {
             return Ok(now);
         }
-        // It was lost. Noted now, that doesn't void what is loaded from now on.
+        // The note was lost. Written now, it doesn't void what is loaded from now on.
         let mut batch = Batch::default();
         batch.track(session.tracking);
         batch.call(&scripts::LAST_INVALIDATION, &[&note], &[]);
@@ -173,9 +173,9 @@ impl RedisStore {
         Ok(now)
     }
 
-    /// Sees to it that the token that every entry carries is known, and for how long it lives, so that a commit need not ask for
-    /// it; and tells which bans there are. Whatever becomes of this, the commit asks if it has to, and an entry that says of no ban that
-    /// it knew of it is covered by all.
+    /// Makes sure that the token that every entry carries is known, and for how long it lives, so that a commit need not ask for
+    /// it; returns the known bans. If this fails, the commit asks if it has to, and an entry that records no ban is covered by
+    /// all.
     pub(super) async fn know_everything(&self, tags: &Connection, session: &Arc<Session>) -> Option<BansKnown> {
         let known = session.tokens.get(EVERYTHING);
         let bans = known.as_ref().map(|known| known.record().bans_known());
@@ -234,12 +234,12 @@ impl RedisStore {
         Ok(renewed)
     }
 
-    /// Finds out whether a lease that something happened to is still held, and goes on watching it.
+    /// Finds out whether a lease that may have changed is still held, and continues to watch it.
     async fn watch_again(&self, connection: &Connection, session: &Arc<Session>, lease: &Lease) {
         let mut batch = Batch::default();
         batch.track(session.tracking);
         batch.get_any(&self.0.context.names.lease(&lease.key));
-        // The push of our own renewal may still be on its way to us, and void the first of these questions. It comes before
+        // The push of this process's own renewal may still be on its way, and void the first of these reads. It arrives before
         // the reply to it.
         for _ in 0..2 {
             let Some(question) = self.0.context.leases.begin_again(lease) else { return };
@@ -258,14 +258,14 @@ impl RedisStore {
         }
     }
 
-    /// Gives a lease back without waiting. One that can't be given back runs out by itself.
+    /// Gives a lease back without waiting. A lease that can't be given back expires by itself.
     pub(super) fn release_lease(&self, lease: &Lease, uncacheable: Option<Duration>) {
         if let Some(release) = self.release(lease, uncacheable) {
             self.0.runtime.spawn(release.in_current_span());
         }
     }
 
-    /// As [`release_lease`](Self::release_lease), and waits until that is done: what this process asks for next finds none.
+    /// As [`release_lease`](Self::release_lease), and waits until that is done: the next read of this process finds no lease.
     pub(super) async fn give_back(&self, lease: &Lease) {
         if let Some(release) = self.release(lease, None) {
             release.await;
@@ -296,7 +296,7 @@ impl RedisStore {
         self.0.runtime.spawn(end(Operation::Fail, connection.into_owned(), session, call).in_current_span());
     }
 
-    /// Returns when it is time to look again.
+    /// Returns when the caller should look again.
     pub(super) async fn lease_may_have_ended(&self, key: &Key) {
         let connection = self.connection(key);
         let Ok(session) = connection.session() else { return sleep(pause_untracked()).await };
@@ -312,7 +312,7 @@ impl RedisStore {
         let watched: Result<(AnyType, Left), StoreError> = connection.run(Operation::Watch, &session, &batch).await;
         match watched {
             Ok((AnyType(Some(held)), Left(left))) if is_token(&held) => {
-                // The server may be late to expire a lease, and to say so.
+                // The server may be late to expire a lease, and to push that.
                 let left = u64::try_from(left).map_or(Duration::MAX, |left| Duration::from_millis(left + 1));
                 tokio::select! {
                     () = waiter.woken() => {}
@@ -333,7 +333,7 @@ async fn end(what: Operation, connection: Arc<Connection>, session: Arc<Session>
 
 /// How an attempt to take a lease ended.
 enum Answer {
-    /// After so many loads that failed. `watched`: the server tells what happens to it.
+    /// After this many failed loads. `watched`: the server will push any change.
     Granted {
         failures: u32,
         watched: bool,
@@ -342,7 +342,7 @@ enum Answer {
 }
 
 impl Answer {
-    /// What [`ACQUIRE`](scripts::ACQUIRE) answers.
+    /// Parses the reply of [`ACQUIRE`](scripts::ACQUIRE).
     fn parse(reply: &[u8], watched: bool) -> Result<Self, StoreError> {
         let refused = match reply {
             b"held" => Acquired::Held,
@@ -367,14 +367,14 @@ fn parse_back_off(reply: &[u8]) -> Option<Acquired> {
     Some(Acquired::BackOff { remaining: Duration::from_millis(remaining.parse().ok()?), status })
 }
 
-/// How many loads failed before this grant; it comes after the time, of 16 digits.
+/// The number of failed loads before this grant; it follows the time, of 16 digits.
 fn parse_grant(reply: &[u8]) -> Option<u32> {
     let (time, failures) = reply.split_first_chunk::<16>()?;
     replies::moment(time)?;
     str::from_utf8(failures).ok()?.parse().ok()
 }
 
-/// Whether an entry of this id, empty if there is none, is what was seen.
+/// Whether the id that was found, empty if there is no entry, is what was seen.
 fn is_what_was_seen(found: &[u8], seen: Seen) -> bool {
     match seen {
         Seen::Nothing => found.is_empty(),
@@ -383,7 +383,7 @@ fn is_what_was_seen(found: &[u8], seen: Seen) -> bool {
     }
 }
 
-/// Whether this is somebody's lease, and not what became of one.
+/// Whether this value is a lease that is held, and not the result of an ended one.
 fn is_token(held: &[u8]) -> bool {
     held.first().is_some_and(|first| *first != b'!')
 }

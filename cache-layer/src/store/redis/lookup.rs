@@ -32,7 +32,8 @@ use crate::{
 const ATTEMPTS: usize = 3;
 
 impl RedisStore {
-    /// `loads`: a load most likely follows where there is nothing; otherwise nothing is taken along, or learned.
+    /// Looks an entry up. `loads`: a load will most likely follow if there is none; otherwise no lease is claimed, and nothing is
+    /// learned.
     pub(super) async fn lookup(&self, key: &Key, loads: bool) -> Result<Lookup, StoreError> {
         if let Some(lookup) = self.look_up(key, loads).await? {
             return Ok(lookup);
@@ -45,11 +46,11 @@ impl RedisStore {
         Ok(Lookup::Rejected(Rejection::Pattern, Seen::Unusable))
     }
 
-    /// `None` if bans came or went meanwhile, so that nobody knows whether what was found is covered by one.
+    /// `None` if bans came or went meanwhile, so that it is not known whether one covers the entry.
     async fn look_up(&self, key: &Key, loads: bool) -> Result<Option<Lookup>, StoreError> {
         let connection = self.connection(key);
         let session = connection.settled()?;
-        // In hand before the entry is read: what judges it must not have begun to listen later.
+        // Taken before the entry is read: the connection that judges it must not have begun to track later than the read.
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
         if let Some(claim) = loads.then(|| self.begin_claim(key, &session)).flatten() {
             return self.lookup_and_claim(key, (&connection, &session), (&tags, &tags_session), claim).await;
@@ -114,10 +115,10 @@ impl RedisStore {
         Ok(found.and_then(|found| TagRecord::parse(&found)))
     }
 
-    /// What is known of bans before an entry is read: where there are any, it is to be known.
+    /// What is known of bans before an entry is read; if this process has known of any, the list is read if necessary.
     ///
-    /// A ban is taken off the list once what it covers is swept. Who read an entry before that, and judges it after it, has to notice:
-    /// the list is tracked from before the read on.
+    /// A ban is taken off the list once the entries that it covers are swept. A look-up that read an entry before that, and
+    /// judges it after that, has to notice: so the list is tracked from before the read.
     pub(super) async fn watch_bans(&self, tags: &Connection, session: &Arc<Session>) -> BansWatch {
         let watch = session.tokens.watch_bans();
         if watch.is_known() || !session.tracking || !self.0.context.has_bans.load(Ordering::Relaxed) {
@@ -127,8 +128,8 @@ impl RedisStore {
         session.tokens.watch_bans()
     }
 
-    /// What `entry` is worth by the tokens that its tags have now. To be asked after the entry's bytes came in: then every
-    /// invalidation that came before them counts.
+    /// The state of `entry` by the tokens that its tags have now. To be called after the entry's bytes arrived, so that every
+    /// invalidation before them counts.
     pub(super) async fn judge(
         &self,
         connection: &Connection,
@@ -167,7 +168,7 @@ impl RedisStore {
     }
 }
 
-/// The entry of `key` that was found; or why there is none.
+/// The entry of `key` that was found, or why it can't be used.
 pub(super) fn opened(found: &Found, key: &Key, sealing: &Sealing) -> Result<Entry, Lookup> {
     match found {
         Found::Nothing => Err(Lookup::Absent),

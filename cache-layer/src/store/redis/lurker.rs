@@ -1,11 +1,12 @@
-//! The lurker: sweeps what is banned, in the background and at low priority, and then takes the bans off the list.
+//! The lurker: sweeps banned entries in the background, at low priority, and then takes the bans off the list.
 //!
-//! One process does it for the fleet, by a lease. That spares work, and nothing rests on it: two lurkers at one time do the same twice.
+//! One process sweeps for the fleet, by a lease. That saves work, and correctness does not depend on it: two lurkers at one time
+//! do the same work twice.
 //!
-//! **Why a ban may be taken off.** Until then, readers void what it covers by the list alone. The sweep looks at the leases first: a load
-//! that did not know of the ban has lost its lease by the end of that, or has put its entry where the second pass finds it. So once both
-//! passes have come to their end on every server, nothing is there that the ban covers, and nothing can come. A ban that is listed while
-//! the sweep is under way has a time of its own, and stays.
+//! **Why a ban may be taken off.** Until then, readers void the entries that it covers by the list alone. The sweep looks at the
+//! leases first: a load that did not know of the ban has lost its lease when that pass ends, or has put its entry where the
+//! second pass finds it. So once both passes have ended on every server, no entry that the ban covers is left, and none can come.
+//! A ban that is listed while the sweep is under way has a time of its own, and stays.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -38,19 +39,19 @@ use crate::{
     tag::{TagRecord, TagToken},
 };
 
-/// For how long a lurker is elected, in milliseconds. It is elected anew while it sweeps.
+/// For how long a lurker is elected, in milliseconds. It renews that while it sweeps.
 const TERM: u64 = 30_000;
-/// How long it waits between the sweep and the moment at which it takes bans off, in a cluster: by then, each connection has told its
-/// process what was swept on its server, or is known to be lost. Elsewhere, one connection tells all, in order.
+/// How long it waits in a cluster between the sweep and taking bans off the list: by then, each connection has received the
+/// pushes of the sweep on its server, or is known to be lost. Otherwise, one connection receives all of them, in order.
 const SETTLING: Duration = Duration::from_secs(5);
-/// How long it waits after something failed.
+/// How long it waits after an error.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
-/// Where a sweep is under way: on each server the connection, and the session that it must be over from the beginning to the end.
+/// The servers of a sweep: for each, the connection, and the session that must last from the beginning to the end.
 type Servers = Vec<(Arc<Connection>, Arc<Session>)>;
 
 impl RedisStore {
-    /// Has a task sweep what is banned, if these records say that anything is.
+    /// Starts a task that sweeps, if these records list any bans.
     pub(super) fn note_bans(&self, records: &[Option<TagRecord>]) {
         for bans in records.iter().flatten().filter_map(TagRecord::bans) {
             self.0.context.has_bans.store(true, Ordering::Relaxed);
@@ -60,7 +61,7 @@ impl RedisStore {
         }
     }
 
-    /// Deletes the entry of `key`, and takes off what is listed, without a look at any lease.
+    /// Deletes the entry of `key`, and takes all bans off the list, without sweeping leases.
     #[cfg(test)]
     pub(super) async fn take_off_hastily(&self, key: &crate::key::Key) -> bool {
         let connection = self.connection_to_tags();
@@ -73,7 +74,7 @@ impl RedisStore {
         unlinked.is_ok() && take_off(&self.0.context, &over, &bans).await.is_ok()
     }
 
-    /// Whether anything is listed on the server now.
+    /// Whether any ban is listed on the server now.
     #[cfg(test)]
     pub(in crate::store) async fn has_bans(&self) -> bool {
         is_anything_listed(&Arc::downgrade(&self.0), &self.0.context).await
@@ -85,17 +86,17 @@ impl RedisStore {
         session.tokens.get(EVERYTHING)?.record().bans().cloned()
     }
 
-    /// Has a task sweep what is banned, unless there is one.
+    /// Starts a task that sweeps banned entries, unless there is one.
     pub(super) fn begin_to_lurk(&self) {
         let Context { lurker, is_lurking, names, .. } = &*self.0.context;
-        // What hides its names has no bans.
+        // A store that hides its names has no bans.
         if lurker.is_some() && !names.sealing().hides_names() && !is_lurking.swap(true, Ordering::SeqCst) {
             self.0.runtime.spawn(lurk(Arc::downgrade(&self.0), self.0.context.clone()));
         }
     }
 }
 
-/// Sweeps until nothing is banned.
+/// Sweeps until no ban is left.
 async fn lurk(store: Weak<Inner>, context: Arc<Context>) {
     let Some(pause) = context.lurker else { return };
     // Bans that come together are swept together.
@@ -106,14 +107,14 @@ async fn lurk(store: Weak<Inner>, context: Arc<Context>) {
             Ok(Swept::Some) => pause,
             Ok(Swept::Nothing) => {
                 context.is_lurking.store(false, Ordering::SeqCst);
-                // One that came just now has seen this task.
+                // A ban that came just now may have seen this task as running.
                 if !is_anything_listed(&store, &context).await || context.is_lurking.swap(true, Ordering::SeqCst) {
                     return;
                 }
                 pause
             }
             Ok(Swept::Elsewhere) | Err(StoreError::Unavailable) => AFTER_FAILURE,
-            // It will not be allowed the next time.
+            // The permission will be missing the next time, too.
             Err(StoreError::Failed(reason)) if reason.contains("NOPERM") => {
                 tracing::warn!(reason, "Redis refuses to look for what is banned: it stays on the list of bans");
                 return;
@@ -130,15 +131,15 @@ async fn lurk(store: Weak<Inner>, context: Arc<Context>) {
     }
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 enum Swept {
     Some,
     Nothing,
-    /// Another process is at it.
+    /// Another process is sweeping.
     Elsewhere,
 }
 
-/// The store is held only while what to do is found out: it may go while that is done.
+/// The store is held only while the next step is determined: it may be dropped during the sweep.
 async fn sweep_once(store: &Weak<Inner>, context: &Arc<Context>) -> Result<Swept, StoreError> {
     let servers = |store: &RedisStore| -> Result<Servers, StoreError> {
         let all = store.0.topology.one_of_each_server().into_iter();
@@ -168,13 +169,13 @@ async fn sweep_all(
     listed: &Listed,
     token: &LeaseToken,
 ) -> Result<(), StoreError> {
-    // In a cluster, a name may go from one server to another while they are swept one after the other; not twice to and fro.
+    // In a cluster, a name may move from one server to another while they are swept one after the other, but not twice.
     let rounds = if context.names.is_clustered() { 2 } else { 1 };
     let mut count = 0;
     for (connection, session) in std::iter::repeat_n(servers, rounds).flatten() {
         count += tokio::select! {
             swept = sweep_server(context, connection, session, &listed.0) => swept?,
-            // Nobody is there any more whom it could be for.
+            // The store is gone, so the sweep has no use.
             () = ended(store, context, tags, token) => return Err(StoreError::Unavailable),
         };
     }
@@ -197,13 +198,13 @@ async fn sweep_server(
     connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await
 }
 
-/// Returns once the store is gone; until then, stays elected.
+/// Returns once the store is gone; until then, it renews the election.
 async fn ended(store: &Weak<Inner>, context: &Context, tags: &(Arc<Connection>, Arc<Session>), token: &LeaseToken) {
     let mut looked = 0_u64;
     while store.strong_count() > 0 {
         sleep(Duration::from_millis(100)).await;
         looked += 1;
-        // At a third of its term.
+        // At a third of the term.
         if looked.is_multiple_of(TERM / 300) {
             let mut batch = Batch::default();
             batch.call(&scripts::RENEW, &[&context.names.lurker()], &[token, TERM.to_string().as_bytes()]);
@@ -218,10 +219,10 @@ async fn is_anything_listed(store: &Weak<Inner>, context: &Context) -> bool {
     listed(context, &(connection, session)).await.is_ok_and(|listed| listed.is_some())
 }
 
-/// What is listed now, and the token that it is behind.
+/// The current list of bans, and its token.
 type Listed = (Bans, TagToken);
 
-/// The bans that are listed now, if there is any.
+/// The current list of bans, if there are any.
 async fn listed(
     context: &Context,
     (connection, session): &(Arc<Connection>, Arc<Session>),
@@ -245,14 +246,14 @@ async fn elect(
     Ok(taken == Taken::Now)
 }
 
-/// Whatever becomes of it: its term ends.
+/// Ends the term, however the sweep ended.
 async fn resign(context: &Context, (connection, session): &(Arc<Connection>, Arc<Session>), token: &LeaseToken) {
     let mut batch = Batch::default();
     batch.call(&scripts::RELEASE, &[&context.names.lurker()], &[token, b"0"]);
     let _: Result<(Flag,), StoreError> = connection.run(Operation::Elect, session, &batch).await;
 }
 
-/// Takes bans off the list whose sweep is over; tells how many were on it.
+/// Takes bans off the list after their sweep; returns how many were on it.
 async fn take_off(
     context: &Context,
     (connection, session): &(Arc<Connection>, Arc<Session>),

@@ -1,15 +1,15 @@
 //! A store that a fleet of processes shares, on Redis >= 7.0 or Valkey >= 7.2.
 //!
-//! One kind of operation per file, over four wings. An import runs down this list, or to a wing below:
+//! Each file has one kind of operation; four folders lie below them. An import runs down this list, or to a folder below:
 //!
-//! - [`store`]: the store, and which connection an operation takes
-//! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking
+//! - [`store`]: the store, and the choice of the connection for an operation
+//! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking the server
 //! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`lurker`], [`bulk`], [`redirect`], [`inspect`],
 //!   [`switches`], [`audit`], [`hot`]: the operations
-//! - [`topology`]: which server has what
+//! - [`topology`]: which server has which keys
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
-//! - [`wire`]: what is said on a connection; wire never remembers
+//! - [`wire`]: the commands and replies on a connection; wire never remembers
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Patterns on a server: what they match, and what they and tags cost everybody else.
+//! Patterns on a server: what they match, and what they and tags cost other clients.
 
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ async fn another_nodes_first_tier_lets_go_of_what_a_pattern_deletes() {
         let own = if round % 2 == 0 { reader.delete_matching(&Pattern::new("redis:*")).await } else { Ok(0) };
         let others = writer.delete_matching(&Pattern::new("redis:*")).await.unwrap();
         assert_eq!(own.unwrap() + others, 1);
-        // After an answer, every push that came before it has been heard.
+        // All pushes before this reply have been received.
         reader.get(&key("nothing")).await.unwrap();
         assert!(reader.peek(&key("a")).is_none(), "round {round}");
     }
@@ -80,10 +80,10 @@ async fn who_may_not_scan_invalidates_everything_instead() {
     assert!(store.connected(), "it is no reason to give up the connection");
 }
 
-/// What one client went through while something else went on.
+/// The latencies of one client during other work.
 struct Stalls {
     longest: Duration,
-    /// 99.9 of 100.
+    /// The 99.9th percentile.
     usual: Duration,
     pings: usize,
 }
@@ -92,7 +92,7 @@ struct Stalls {
 async fn stalls_during<T>(server: &RedisServer, work: impl Future<Output = T>) -> (T, Duration, Stalls) {
     let url = server.url();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    // On a thread of its own, so that nothing but the server holds it up.
+    // On a thread of its own, so that only the server delays it.
     let pinging = std::thread::spawn(move || {
         let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
         let mut times = Vec::new();
@@ -136,7 +136,7 @@ fn longest_command(server: &RedisServer) -> Duration {
     Duration::from_micros(server.command(&["EVAL", longest, "0"]))
 }
 
-/// `total` entries as commits write them, of which every fifth is a list of products with the tag `lists`.
+/// `total` entries in the form of commits; every fifth is a list of products with the tag `lists`.
 async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
     fill(store, &key("first"), "x", &["lists"]).await;
     let token =
@@ -166,14 +166,14 @@ async fn populate(server: &RedisServer, store: &RedisStore, total: usize) {
     }
 }
 
-/// Invalidates the tag of a fifth of `total` entries, deletes that fifth by a pattern, and then does nothing for as long.
+/// Invalidates the tag of a fifth of `total` entries, deletes that fifth by a pattern, and then idles for as long.
 async fn cost(total: usize) -> [Stalls; 3] {
     let server = RedisServer::start();
     let store = connect(server.url()).await;
     populate(&server, &store, total).await;
     let list = Key::new(["products:list:", "0"]);
     assert!(read(&store, &list).await.is_some());
-    // The look-up may have taken the lease along, which is given back.
+    // The look-up may have taken the lease, which is given back.
     let lease = store.0.context.names.lease(&list);
     let given_back = async || server.command::<u64>(&["EXISTS", &lease]) == 0;
     tests::wait_until("the lease to be given back", given_back).await;
@@ -216,8 +216,8 @@ async fn cost(total: usize) -> [Stalls; 3] {
     [tag, pattern, nothing]
 }
 
-/// Says of a fifth of `total` entries that they are void, many times, has a lurker sweep them, and sweeps another fifth by a call that
-/// counts. Returns how long it took to say so, 99 times of 100, and what a client went through while the lurker swept.
+/// Bans a fifth of `total` entries many times, has a lurker sweep them, and sweeps another fifth by a call that counts. Returns
+/// the 99th percentile of the time for a ban, and the latencies of a client while the lurker swept.
 async fn cost_of_bans(total: usize) -> (Duration, Stalls) {
     let server = RedisServer::start();
     let store =
@@ -290,8 +290,8 @@ async fn a_tag_costs_one_round_trip_and_a_pattern_small_steps() {
     cost(20_000).await;
 }
 
-/// Prints what the documentation says. With `--release`, on a machine that does nothing else: one that does holds that
-/// client up by itself, and says by how much.
+/// Prints the figures in the documentation. Run it with `--release`, on an idle machine: other work delays the client by itself,
+/// and the output shows by how much.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement over a million entries, for a quiet machine"]
 async fn nobody_is_held_up_by_a_tag_or_a_pattern_over_200_000_of_a_million_entries() {

@@ -1,4 +1,4 @@
-//! Invalidating by pattern: on every server, a [sweep](super::wire::sweep) of its names; kept where that fails.
+//! Invalidation by pattern: a ban, or on every server a [sweep](super::wire::sweep) of its names; it is kept if that fails.
 
 use std::sync::Arc;
 
@@ -25,11 +25,11 @@ use crate::{
 };
 
 impl RedisStore {
-    /// Says that what matches is void, or stale, and leaves it to readers to heed that until it is swept. Where there is no room to say
-    /// so, it is swept now.
+    /// Records that matching entries are void, or stale; readers obey that until those are swept. If there is no room for the
+    /// record, they are swept now.
     pub(super) async fn ban(&self, pattern: &Pattern, hardness: Hardness) -> Result<(), StoreError> {
         if self.0.context.names.sealing().hides_names() {
-            // Nobody could sweep it, and the pattern would tell what names hide.
+            // The lurker could not sweep, and the pattern would reveal hidden names.
             return self.deliver(Scope::Everything, hardness).await;
         }
         if self.deliver_if_there_is_room(Scope::Pattern(pattern), hardness).await? {
@@ -40,10 +40,10 @@ impl RedisStore {
         self.invalidate_pattern(pattern, hardness).await.map(drop)
     }
 
-    /// Deletes what matches, or makes it stale; what can't be delivered is kept as a deletion.
+    /// Deletes matching entries, or makes them stale; a call that can't be delivered is kept as a deletion.
     pub(super) async fn invalidate_pattern(&self, pattern: &Pattern, hardness: Hardness) -> Result<u64, StoreError> {
         if self.0.context.names.sealing().hides_names() {
-            // No pattern tells which names it matches.
+            // A pattern can't be matched against hidden names.
             return self.deliver(Scope::Everything, hardness).await.map(|()| 0);
         }
         let local_tier = self.0.context.local_tier.get().map(|tier| &**tier);
@@ -72,7 +72,7 @@ impl RedisStore {
     ) -> Result<u64, StoreError> {
         let names = &self.0.context.names;
         let delete = async |mut driver: MultiplexedConnection| {
-            // The first tier lets go of what is deleted before the caller is told that it is.
+            // Deleted entries leave the first tier before the caller gets the result.
             let mut void = |id| local_tier.into_iter().for_each(|tier| tier.void(id));
             let deleted = match hardness {
                 Hardness::Hard => delete_matching(names, pattern, &mut void, &mut driver).await?,
@@ -80,7 +80,7 @@ impl RedisStore {
                     soften_matching(names, pattern, hardness.window(), &mut void, &mut driver).await?
                 }
             };
-            // Nothing to ask a cluster's node, which takes no empty batch.
+            // A node of a cluster has no mark to read, and takes no empty batch.
             let mark = match names.is_clustered() {
                 true => None,
                 false => marked::<Flag>(names, Batch::default(), 0, &mut driver).await?,

@@ -1,6 +1,6 @@
-//! Invalidations in a cluster that is being rearranged: what is not where it was is followed.
+//! Invalidations in a cluster whose slots are being moved: they follow redirections.
 //!
-//! Reads and fills don't do this: one that meets a redirection goes on without the cache.
+//! Reads and fills don't do this: one that meets a redirection continues without the cache.
 
 use redis::{
     Cmd, Pipeline, RedisResult, Script, ServerErrorKind, Value, aio::MultiplexedConnection, from_redis_value_ref,
@@ -20,11 +20,11 @@ use super::{
 };
 use crate::store::{Scope, StoreError};
 
-/// How often an invalidation is sent anew: the cluster may not have settled when it is asked who has what.
+/// How often an invalidation is sent again: the cluster may not have settled when it is asked for its slots.
 const ATTEMPTS: usize = 3;
 
 impl RedisStore {
-    /// Delivers `scope`, one command after the other, each to where it belongs by now.
+    /// Delivers `scope`, one command after the other, each to the server that has its key by now.
     pub(super) async fn deliver_to_where_it_went(&self, cluster: &Cluster, scope: Scope<'_>) -> Result<(), StoreError> {
         for command in commands(&self.0.context.names, scope) {
             let mut attempts = 0;
@@ -55,7 +55,7 @@ impl RedisStore {
         let Some(error) = redirected else { return Ok(()) };
         let (address, _) = error.redirect_node().ok_or(StoreError::Unavailable)?;
         let (connection, session) = cluster.session_at(address)?;
-        // Together, since other commands share the connection.
+        // Sent together, since other commands share the connection.
         let mut pipeline = Pipeline::new();
         pipeline.cmd("ASKING").add_command(command.clone());
         connection
@@ -67,21 +67,21 @@ impl RedisStore {
     }
 }
 
-/// Whether this is the reply to one of the [`commands`]: how many were deleted, or when.
+/// Checks that this is the reply to one of the [`commands`]: the number of deleted keys, or a time.
 fn is_done(reply: &Value) -> RedisResult<()> {
     let count = from_redis_value_ref::<Count>(reply).map(|_| ());
     Ok(count.or_else(|_| from_redis_value_ref::<Moment>(reply).map(|_| ()))?)
 }
 
-/// An invalidation as single commands of one key each. In this order they need not come together: what they void is void once
-/// the last one is done, and a fill that comes between them is not stored, or voided with the rest.
+/// An invalidation as single commands of one key each. In this order they need not be sent together: what they void is void once
+/// the last one is done, and a fill that comes between them is not stored, or is voided with the rest.
 fn commands(names: &Names, scope: Scope<'_>) -> Vec<Cmd> {
     let unlink = |name: String| redis::cmd("UNLINK").arg(name).take();
     let tags: Vec<&str> = match scope {
-        // The lease first: with it, an entry could be written after the old one is gone.
+        // The lease comes first: a load that still had it could write an entry after the old one is gone.
         Scope::Key(key) => return vec![unlink(names.lease(&key.primary())), unlink(names.entry(&key.primary()))],
         Scope::Tags(tags) => tags.iter().collect(),
-        // What else it covers is void as well.
+        // Everything is voided, which includes what the scope covers.
         Scope::Pattern(_) | Scope::Everything => vec![EVERYTHING],
     };
     let call = |script: &Script, name: String, life: u64| {

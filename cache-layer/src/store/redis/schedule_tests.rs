@@ -1,12 +1,12 @@
-//! Random schedules: nodes that load, invalidate and read the same key at the same time, with pauses of random length in
-//! between, while the server loses this and that. No read that began after an invalidation returned sees what was there
-//! before it; nor, after a soft one or the window of a ramp, sees it fresh.
+//! Random schedules: nodes that load, invalidate and read the same key at the same time, with pauses of random length, while the
+//! server loses keys. A read that began after an invalidation returned never sees an older entry; after a soft invalidation or
+//! the window of a ramp, it never sees one as fresh.
 //!
-//! A machine that pauses for longer than a heartbeat's patience costs a connection: whoever used it then reads and stores
-//! nothing, and an invalidation that was not acknowledged binds nobody.
+//! A machine that pauses for longer than a heartbeat allows loses a connection: a node that used it then reads and stores
+//! nothing, and an invalidation that was not acknowledged guarantees nothing.
 //!
-//! As a check on the check, the same schedules are run over the pattern that tutorials teach: a lock by `SET NX`, the load,
-//! a `SET`. There they find stale reads.
+//! To check the check, the same schedules run over the pattern that tutorials teach: a lock by `SET NX`, the load, a `SET`. There
+//! they find stale reads.
 //!
 //! `SCHEDULES=100000 cargo test -p cache-layer --all-features --lib schedule -- --nocapture` runs that many: minutes.
 
@@ -41,7 +41,7 @@ use crate::{
 };
 
 const NODES: usize = 3;
-/// Schedules under way at one time.
+/// The number of schedules under way at one time.
 const LANES: usize = 16;
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -59,7 +59,7 @@ async fn no_schedule_reads_what_was_invalidated_from_first_tiers() {
     assert_never_stale(&run(&server, nodes, schedules(2_000)).await);
 }
 
-/// The clocks of the nodes are ten minutes apart, and each now and then warms up as a new process does.
+/// The clocks of the nodes are ten minutes apart, and each now and then does a warm start like a new process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_schedule_reads_what_was_invalidated_from_first_tiers_that_warm_up_under_clocks_that_differ() {
     let server = RedisServer::start();
@@ -97,7 +97,7 @@ fn assert_never_stale(counters: &Counters) {
     println!("{counters:?}");
     let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     assert_eq!(total(&counters.stale), 0);
-    // It means something only if much was read, and much was overtaken.
+    // The result is meaningful only if much was read, and many loads were overtaken.
     assert!(total(&counters.served) > total(&counters.reads) / 10);
     assert!(total(&counters.stored) > 0 && total(&counters.refused) > 0);
     assert!(total(&counters.softened) > 0 && total(&counters.lost) > 0);
@@ -129,7 +129,7 @@ async fn nodes<N>(mut node: impl AsyncFnMut() -> N) -> Arc<[N]> {
     nodes.into()
 }
 
-/// A node, as far as a schedule needs it. What it stores is a version.
+/// The operations of a node in a schedule. It stores a version.
 trait Node: Send + Sync + 'static {
     type Load: Send;
 
@@ -138,7 +138,7 @@ trait Node: Send + Sync + 'static {
     fn end(&self, place: &Place, load: Self::Load, version: u64) -> impl Future<Output = bool> + Send;
     /// Whether it was acknowledged.
     fn invalidate(&self, place: &Place, by: By) -> impl Future<Output = bool> + Send;
-    /// The same, for a soft invalidation over that window; a pattern that is swept has none.
+    /// The same, for a soft invalidation over this window; there is none for a pattern that is swept.
     fn soften(&self, place: &Place, by: By, window: Duration) -> impl Future<Output = bool> + Send;
     fn read(&self, place: &Place) -> impl Future<Output = Option<Answer>> + Send;
 }
@@ -159,23 +159,23 @@ impl From<&Entry> for Answer {
 pub(super) enum By {
     Key,
     Tag,
-    /// Swept before it returns.
+    /// The pattern is swept before this returns.
     Pattern,
-    /// Said, and swept later.
+    /// The pattern is banned, and swept later.
     Ban,
     Everything,
 }
 
-/// Where one schedule takes place: nobody else uses this key and this tag.
+/// The key and the tag of one schedule, which no other schedule uses.
 pub(super) struct Place {
     pub(super) key: Key,
     tags: Tags,
     pattern: Pattern,
-    /// What the entry is made from.
+    /// The source of the entry.
     pub(super) version: AtomicU64,
-    /// Reads that begin now must not see less.
+    /// The lowest version that reads may see from now on.
     pub(super) floor: AtomicU64,
-    /// Nor must they see less as fresh.
+    /// The lowest version that they may see as fresh.
     fresh_floor: AtomicU64,
 }
 
@@ -191,7 +191,7 @@ impl Place {
         }
     }
 
-    /// The names of all that the server has for this place alone.
+    /// The names of all keys that the server has for this schedule.
     fn names(&self, names: &Names) -> [String; 3] {
         [names.entry(&self.key), names.lease(&self.key), names.tag(self.tags.iter().next().expect("a tag"))]
     }
@@ -234,12 +234,12 @@ async fn run<N: Node>(server: &RedisServer, nodes: Arc<[N]>, schedules: u64) -> 
     Arc::into_inner(counters).expect("every lane has ended")
 }
 
-/// What happens to a server: keys are evicted, whichever they are.
+/// The failure of a server: keys are evicted at random.
 #[derive(Clone)]
 struct Fate(MultiplexedConnection);
 
 impl Fate {
-    /// Whether there was anything to lose.
+    /// Whether there was anything to evict.
     async fn strike(&self, place: &Place) -> bool {
         let names = Names::new("test");
         let [entry, lease, tag] = place.names(&names);
@@ -319,7 +319,7 @@ async fn schedule<N: Node>(nodes: &[N], fate: &Fate, number: u64, counters: &Cou
         }
     };
     join!(loader(), loader(), invalidator(), loser(), reader(), reader());
-    // A pattern looks at all there is: what was is in its way.
+    // A pattern examines all keys, so earlier ones slow it down.
     fate.unlink(&place.names(&Names::new("test"))).await;
 }
 
@@ -335,10 +335,10 @@ async fn pause() {
 /// Reads over the connection.
 struct Direct(RedisStore);
 
-/// Reads in its first tier, too.
+/// Also reads in the first tier.
 struct Tiered(TieredStore);
 
-/// The same, and what is read may have come with others, by a warm start.
+/// The same, and entries may also be read by a warm start.
 struct Warming(Tiered);
 
 impl Node for Warming {
@@ -373,7 +373,7 @@ impl Node for Warming {
     }
 }
 
-/// Deletes the entry that a ban covers, and takes the ban off the list, whoever is loading.
+/// Deletes the entry that a ban covers, and takes the ban off the list, even during loads.
 struct Hasty(RedisStore);
 
 impl Node for Hasty {
@@ -447,7 +447,7 @@ impl Node for Tiered {
         if fastrand::bool() {
             return read(&self.0, &place.key).await;
         }
-        // What other nodes invalidated may still be on its way to this one; it comes before the reply to any question.
+        // Invalidations by other nodes may still be on their way to this one; they arrive before the reply to any command.
         get(&self.0, &Key::new(["schedule:", "nobody's"])).await.ok()?;
         match self.0.peek(&place.key) {
             Some(entry) => Some(Answer::from(&entry)),
@@ -500,7 +500,7 @@ async fn read(store: &impl StoreBackend, key: &Key) -> Option<Answer> {
     }
 }
 
-/// What was found; an error if there was no reply.
+/// The result of a read; an error if there was no reply.
 pub(super) async fn get(store: &impl StoreBackend, key: &Key) -> Result<Option<u64>, StoreError> {
     Ok(match store.get(key).await? {
         Lookup::Found(entry) => Some(version(&entry)),

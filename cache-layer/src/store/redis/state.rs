@@ -1,4 +1,4 @@
-//! What is known of the connections to Redis without asking it.
+//! The state of the connections to Redis, without asking the server.
 
 use super::{RedisStore, connection::counters::Push, tracking::server_clock::ClockOffset};
 
@@ -6,17 +6,17 @@ use super::{RedisStore, connection::counters::Push, tracking::server_clock::Cloc
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Breaker {
-    /// Every connection works, and is read over.
+    /// Every connection works, and reads go over it.
     Closed,
-    /// Some connections work, or they were lost and have to [settle](super::RedisStoreBuilder::settle_time): what needs one
-    /// of the others goes on without the cache.
+    /// Some connections work, or they were lost and have to [settle](super::RedisStoreBuilder::settle_time). A request that needs
+    /// one of the others is served without the cache.
     HalfOpen,
-    /// None works: requests are served without the cache until one is back.
+    /// No connection works: requests are served without the cache until one is back.
     Open,
 }
 
 impl Breaker {
-    /// 0, 1 or 2, for a metric: the more, the worse.
+    /// 0, 1 or 2, for a metric: a higher number is worse.
     #[must_use]
     pub fn level(self) -> u64 {
         match self {
@@ -27,32 +27,32 @@ impl Breaker {
     }
 }
 
-/// How the connections to Redis are, from [`RedisStore::state`].
+/// The state of the connections to Redis, from [`RedisStore::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisState {
-    /// Whether operations are sent.
+    /// Whether operations are sent to Redis.
     pub breaker: Breaker,
-    /// Invalidations that Redis has not been told of yet. Above 10,000 of them, they become one of everything.
+    /// Invalidations that Redis has not received yet. More than 10,000 of them are merged into one of everything.
     pub pending_invalidations: usize,
-    /// Connections that were lost or given up since the store was made. With each, what this process knew by the server's
-    /// tracking was void.
+    /// Connections that were lost or given up since the store was made. With each, everything that this process knew by the
+    /// server's tracking became void.
     pub lost_connections: u64,
-    /// Whether Redis had no room for what was to be stored within the last minute, and has stored nothing since.
+    /// Whether Redis had no room for an entry within the last minute, and has stored none since.
     pub full: bool,
-    /// How the server's clock stands beside this machine's; in a cluster, that of the server that has the tags. `None` until it has
-    /// been asked.
+    /// The offset of the server's clock from this machine's; in a cluster, of the server that has the tags. `None` until the
+    /// server has been asked.
     pub clock: Option<ClockOffset>,
     /// [Patterns](crate::Cache::delete_pattern) that are listed and not swept yet, as far as this process knows.
     pub bans: usize,
-    /// Patterns that this process has swept, and taken off the list.
+    /// Patterns that this process has swept and taken off the list.
     pub swept_bans: u64,
-    /// Patterns of this process for which there was no room on the list, so that they were swept at once.
+    /// Patterns of this process that were swept at once, because the list had no room for them.
     pub overflowed_bans: u64,
 }
 
 impl RedisStore {
-    /// What is known without asking the server: quick enough for every scrape of metrics.
+    /// The current state, without asking the server: fast enough for every scrape of metrics.
     ///
     /// ```no_run
     /// use cache_layer::store::{Breaker, RedisStore};
@@ -87,10 +87,11 @@ impl RedisStore {
         }
     }
 
-    /// Round trips to Redis since the store was made, by what they were for: a script, or what several commands together are for, such
-    /// as `claim`, or else a command.
-    /// A pattern counts once for each server, however many steps that takes; what keeps the connections is not in here.
-    /// Each look-up counts, those that went together as well.
+    /// Round trips to Redis since the store was made, by operation: the name of a script, of several commands that are sent
+    /// together, such as `claim`, or of a single command.
+    ///
+    /// A pattern counts once for each server, however many steps its sweep takes. Round trips that keep the connections alive are
+    /// not counted. Each look-up counts, even if several were sent together.
     ///
     /// ```no_run
     /// # fn example(store: &cache_layer::store::RedisStore) {
@@ -103,7 +104,7 @@ impl RedisStore {
         self.0.context.counters.round_trips()
     }
 
-    /// What Redis told this process since the store was made, unasked: that something changed which it had read.
+    /// Pushes from Redis since the store was made: each tells this process that something it had read has changed.
     ///
     /// ```no_run
     /// # fn example(store: &cache_layer::store::RedisStore) {

@@ -1,4 +1,4 @@
-//! The store: its connections, and which of them an operation takes.
+//! The store: its connections, and the choice of one for an operation.
 
 use std::{
     borrow::Cow,
@@ -35,45 +35,46 @@ use crate::{
 
 /// A store on a Redis or Valkey server. Cheap to clone; clones share their connections.
 ///
-/// No request ever waits for a connection: while there is none, look-ups miss at once and nothing is stored. Look-ups of
-/// many requests that are ready at the same time go out together, and those of one key are one command.
+/// No request ever waits for a connection: without one, look-ups miss at once and nothing is stored. Look-ups of several requests
+/// that are ready at the same time are sent together, and look-ups of one key are one command.
 ///
 /// # Several servers
 ///
-/// The URL says what there is. What an invalidation guarantees, once it has returned `Ok`, depends on it:
+/// The URL selects the kind of deployment. It determines what an invalidation guarantees once it has returned `Ok`:
 ///
 /// | URL | read from Redis | in the first tier of a [`TieredStore`](crate::store::TieredStore) |
 /// |---|---|---|
-/// | `redis://` one server | by anybody: gone | here: gone; elsewhere: gone when the server's push arrives |
+/// | `redis://` one server | by any process: gone | in this process: gone; in others: gone when the server's push arrives |
 /// | `redis+sentinel://` a primary with replicas | as above, and see below for a fail-over | as above |
-/// | `redis+cluster://` primaries that share the keys | by key, and here: gone; a tag, elsewhere: gone when the push arrives | as above |
+/// | `redis+cluster://` primaries that share the keys | by key, and in this process: gone; by tag, in others: gone when the push arrives | as above |
 ///
-/// The push leaves before the invalidation returns, so it arrives after the time that the network takes: in a cluster on
-/// one machine with other work to do, in two runs, 0 and 1 of 2,000 reads from Redis were stale that began right after an
-/// invalidation of a tag returned (the one within 0.7 ms of it), and the last stale read of a first tier began 2.3 ms after it
-/// at the 99th percentile, 4.7 ms at worst. A
-/// connection of which only one half is left is noticed within two seconds; nothing is served over it from then on.
+/// The push leaves before the invalidation returns, so it arrives after the latency of the network. Measured in a cluster on one
+/// machine with other work to do: in two runs, 0 and 1 of 2,000 reads from Redis that began right after an invalidation of a tag
+/// had returned were stale (the one within 0.7 ms of it), and the last stale read of a first tier began 2.3 ms after it at the
+/// 99th percentile, 4.7 ms at worst. A half-open connection is noticed within two seconds; nothing is served over it from then
+/// on.
 ///
-/// After a loss of Redis the processes are back one after the other, and what was invalidated meanwhile is delivered by each
-/// before it reads anything. So none reads before the others had time to be back:
-/// [`settle_time`](crate::store::RedisStoreBuilder::settle_time), with the bounds of that.
+/// After a loss of Redis the processes reconnect one after the other, and each delivers the invalidations of the meantime before
+/// it reads anything. A process therefore does not read until the others have had time to reconnect: see
+/// [`settle_time`](crate::store::RedisStoreBuilder::settle_time), also for the limits of this.
 ///
-/// **One server.** An entry and its tags are judged over one connection, which tells in order what it read and what
-/// changed: a read that begins after an invalidation returned does not see what it covered.
+/// **One server.** An entry and its tags are judged over one connection, on which replies and pushes arrive in order: a read that
+/// begins after an invalidation has returned does not see what the invalidation covered.
 ///
-/// **Sentinel** (feature `sentinel`). Each connection asks the sentinels anew who the primary is, and a server that says it
-/// is a replica is none. Replicas are never read: they lag. A fail-over loses what the replica had not heard of yet,
-/// invalidations included, and [`Restored`](crate::store::Restored) says what is done about it: by default everything is invalidated. While an
-/// old primary is cut off from the sentinels but not from this process, two primaries take invalidations, each from its
+/// **Sentinel** (feature `sentinel`). Each connection asks the sentinels again which server is the primary, and does not use a
+/// server that says it is a replica. Replicas are never read: they lag. A fail-over loses what the replica had not received yet,
+/// invalidations included; [`Restored`](crate::store::Restored) says what is done about it: by default everything is invalidated.
+/// While an old primary is cut off from the sentinels but not from this process, two primaries take invalidations, each from its
 /// own side; `min-replicas-to-write 1` keeps that short.
 ///
-/// **Cluster** (feature `cluster`). An entry lies with its own key's slot; all tags of a prefix lie in one slot, so that
-/// one clock and one order hold for them. That one primary takes part in every load, and in every fill and hit whose
-/// tags this process does not know; without it nothing is served from the cache. An invalidation by key reaches one
-/// primary, one by tags another. `MOVED`, `ASK`, `TRYAGAIN` and `CLUSTERDOWN` send a look-up or a fill on without the
-/// cache, and an invalidation to where its keys are by now. Who has what is asked at once then, and every two seconds. A
-/// primary that is cut off from its cluster but not from this process is used until it notices, `cluster-node-timeout` and
-/// a second later; a primary that was never seen before, a promoted replica for one, is treated as [`Restored`](crate::store::Restored).
+/// **Cluster** (feature `cluster`). An entry lies in its own key's slot. All tags of a prefix lie in one slot, so that one clock
+/// and one order hold for them. The primary of that slot takes part in every load, and in every fill and hit whose tags this
+/// process does not know; without it nothing is served from the cache. An invalidation by key reaches one primary, an
+/// invalidation by tags another. After `MOVED`, `ASK`, `TRYAGAIN` or `CLUSTERDOWN`, a look-up or a fill continues without the
+/// cache, and an invalidation goes to the server that has its keys by now. The store then asks for the topology at once, and
+/// otherwise every two seconds. A primary that is cut off from its cluster but not from this process is used until it notices,
+/// `cluster-node-timeout` and a second later; a primary that was never seen before, such as a promoted replica, is treated as
+/// [`Restored`](crate::store::Restored).
 ///
 /// # What the server's user must be allowed
 ///
@@ -83,15 +84,16 @@ use crate::{
 #[doc = include_str!("acl.txt")]
 /// ```
 ///
-/// `select` is for another database than 0, `asking` and `cluster` for a cluster.
-/// Without `client|tracking` tags are read with every hit, and nothing is kept in a first tier. Without `info` a data set
-/// that was restored is not noticed, and [`status`](RedisStore::status) says less. Without `scan` what patterns void is not swept, and one that is
-/// counted, or has no room on their list, invalidates everything. Sentinels must allow `hello` and `sentinel|get-master-addr-by-name`.
+/// `select` is needed for a database other than 0, `asking` and `cluster` for a cluster. Without `client|tracking`, tags are read
+/// with every hit, and nothing is kept in a first tier. Without `info`, a restored data set is not noticed, and
+/// [`status`](RedisStore::status) says less. Without `scan`, the entries of deleted patterns are not swept, and a pattern that is
+/// counted, or has no room on the list, invalidates everything. Sentinels must allow `hello` and
+/// `sentinel|get-master-addr-by-name`.
 ///
-/// Redict 7.3 and Valkey 9.1 were tried, alone, behind sentinels and as a cluster. Every test of this store is run against Redis 7.0.15, Redis 8.0.2 and Valkey 8.1.1, alone, behind sentinels and as a
-/// cluster, and passes unchanged: nothing that is asked of them here is answered differently, but the names and versions
-/// in `INFO`. Valkey frees what is evicted, expired or overwritten in the background by default, where Redis, 8.0 included,
-/// wants `lazyfree-lazy-eviction` and its like.
+/// Every test of this store runs against Redis 7.0.15, Redis 8.0.2 and Valkey 8.1.1, alone, behind sentinels and as a cluster,
+/// and passes unchanged: these servers answer the store's commands alike, except for the names and versions in `INFO`. Redict 7.3
+/// and Valkey 9.1 were tried, alone, behind sentinels and as a cluster. By default, Valkey frees evicted, expired and overwritten
+/// values in the background; Redis, 8.0 included, needs `lazyfree-lazy-eviction` and the like for that.
 ///
 /// # Example
 ///
@@ -115,7 +117,7 @@ pub(super) struct Inner {
     _stop: DropGuard,
 }
 
-/// How a Redis server is doing, from [`RedisStore::status`].
+/// The status of a Redis server, from [`RedisStore::status`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RedisStatus {
@@ -123,14 +125,14 @@ pub struct RedisStatus {
     pub connected: bool,
     /// How long it took to answer a `PING`.
     pub ping: Option<Duration>,
-    /// The memory that the server uses, as it says it, such as `1.05M`; nothing if it does not say, as for a user who may not
-    /// ask for `info`.
+    /// The memory that the server uses, as the server formats it, such as `1.05M`; `None` if the server does not say, as for a
+    /// user without the permission for `info`.
     pub used_memory_human: Option<String>,
     /// Clients connected to the server.
     pub connected_clients: Option<u64>,
-    /// Whether it has no room and evicts nothing, so that nothing more is stored.
+    /// Whether the server has no room and evicts nothing, so that nothing more is stored.
     pub full: bool,
-    /// Why there is no answer; or, if it is [`full`](Self::full), what to do about that.
+    /// Why there is no answer; or, if the server is [`full`](Self::full), what to do about that.
     pub error: Option<String>,
 }
 
@@ -161,16 +163,16 @@ impl RedisStore {
         self.0.topology.to_tags().is_connected()
     }
 
-    /// Waits, at most for `timeout`, until there is a connection; in a cluster, one to every primary.
+    /// Waits until there is a connection, but no longer than `timeout`; in a cluster, until there is one to every primary.
     ///
-    /// For a start-up, before any request is taken: what is invalidated through a process that has no connection yet, others
-    /// do not hear of until it has. In a cluster of containers the first attempt may be in vain, since the rules of the network
-    /// lag behind a new one. After some five seconds, go on without.
+    /// For the start of a process, before it takes requests: other processes do not hear of an invalidation through a process
+    /// that has no connection yet, until it has one. In a cluster of containers the first attempt may fail, since the rules of
+    /// the network lag behind a new container. After some five seconds, continue without a connection.
     pub async fn wait_connected(&self, timeout: Duration) -> bool {
         tokio::time::timeout(timeout, self.0.topology.wait_connected()).await.is_ok()
     }
 
-    /// Asks the server how it is; never waits longer than the operation timeout, or a second if that is longer.
+    /// Asks the server for its status; never waits longer than the operation timeout, or a second if that is longer.
     pub async fn status(&self) -> RedisStatus {
         let ask = async {
             let connection = self.connection_to_tags();
@@ -185,7 +187,7 @@ impl RedisStore {
             let info = connection
                 .run_with(Operation::Info, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
                     match redis::cmd("INFO").arg("memory").arg("clients").query_async(&mut driver).await {
-                        // It answers, and says no more of itself.
+                        // The server answers, but does not allow `INFO`.
                         Err(error) if is_not_allowed(&error) => Ok(String::new()),
                         info => info,
                     }
@@ -215,7 +217,7 @@ impl RedisStore {
         })
     }
 
-    /// The first tier; made, if there is none, to hold about `max_bytes`.
+    /// The first tier; if there is none, it is made, to hold about `max_bytes`.
     pub(in crate::store) fn local_tier_or_init(&self, max_bytes: u64) -> Arc<LocalTier> {
         let clock = || self.0.context.clock.clock().clone();
         self.0.context.local_tier.get_or_init(|| Arc::new(LocalTier::new(max_bytes, clock()))).clone()
@@ -229,12 +231,12 @@ impl RedisStore {
         self.0.context.local_tier.get()?.get(session.number, &tags.tokens, key)
     }
 
-    /// The connection of `key`: always the same one, so that what is done with a key stays in order.
+    /// The connection of `key`: always the same one, so that operations on a key stay in order.
     pub(super) fn connection(&self, key: &Key) -> Cow<'_, Arc<Connection>> {
         self.0.topology.of_key(key)
     }
 
-    /// The connection by which the tags of an entry are read that is read over `session`.
+    /// The connection by which to read the tags of an entry that is read over `session`.
     pub(super) fn connection_of_tags<'a>(
         &self,
         connection: &'a Arc<Connection>,
@@ -243,7 +245,7 @@ impl RedisStore {
         self.0.topology.of_tags_beside(connection, session)
     }
 
-    /// The same, if it may be read over by now.
+    /// As [`connection_of_tags`](Self::connection_of_tags), if reads are allowed over that connection by now.
     pub(super) fn connection_to_read_tags<'a>(
         &self,
         connection: &'a Arc<Connection>,
@@ -270,8 +272,7 @@ impl RedisStore {
         self.0.topology.all()
     }
 
-    /// Runs an invalidation in a task of its own: a caller that is cancelled has written what is to be invalidated all the
-    /// same.
+    /// Runs an invalidation in a task of its own, so that it is completed even if its caller is cancelled.
     pub(super) fn spawn_detached<T: Send + 'static>(
         &self,
         invalidation: impl Future<Output = Result<T, StoreError>> + Send + 'static,

@@ -1,7 +1,8 @@
 //! The operator's switches: one key that all processes track, and a task that reads it again when it changes.
 //!
-//! Its value has a line for each switch: its name, and until when it is on, in milliseconds by the server's clock; or `off` and
-//! until when that is to be known. Where the key is gone, evicted or flushed, a process goes by what it knew, until its end.
+//! The value has a line for each switch: its name, and until when it is on, in milliseconds by the server's clock; or `off`, and
+//! until when that has to be known. If the key is gone, evicted or flushed, a process goes by what it knew, until the switch
+//! ends.
 
 use std::{
     sync::{Arc, Weak},
@@ -26,7 +27,7 @@ use crate::{
     switches::{self, LONGEST, Switch, Switches},
 };
 
-/// How often the task looks whether the connection is another one, and, where the server tracks nothing, at the key.
+/// How often the task checks whether the connection has changed, and, without tracking, reads the key.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl RedisStore {
@@ -34,7 +35,7 @@ impl RedisStore {
         let connection = self.connection_to_tags();
         let session = connection.session()?;
         let name = self.0.context.names.switches();
-        // Off is said for as long as anyone may take it to be on: those who go by a key that is lost, too.
+        // `off` is kept for as long as any process may take the switch to be on, including those that go by a lost key.
         let (word, life) = on_for.map_or(("off ", LONGEST), |on_for| ("", on_for));
         let life = millis(life).to_string();
         let mut batch = Batch::default();
@@ -44,7 +45,7 @@ impl RedisStore {
         self.read_switches(&connection, &session).await
     }
 
-    /// Has a task of the store's keep them right, for as long as there is the store.
+    /// Starts a task that keeps the switches up to date, for as long as the store exists.
     pub(super) fn begin_to_follow_switches(&self) -> Arc<Switches> {
         self.0.follows_switches.call_once(|| {
             self.0.runtime.spawn(follow(Arc::downgrade(&self.0)));
@@ -54,7 +55,7 @@ impl RedisStore {
 
     /// Reads the key, which is tracked from then on.
     async fn read_switches(&self, connection: &Connection, session: &Arc<Session>) -> Result<(), StoreError> {
-        // The server's clock is read after this one: what is left by it ends here no later than there.
+        // The server's clock is read after this one: a remaining time computed from it ends here no later than there.
         let asked = switches::now();
         let mut batch = Batch::default();
         batch.track(session.tracking);
@@ -71,7 +72,7 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Has the first tier do what the switches say.
+    /// Applies the switches to the first tier.
     fn apply_switches(&self) {
         let switches = &self.0.context.switches;
         let off = switches.is_on(Switch::FirstTierOff) || switches.is_on(Switch::BypassReads);
@@ -81,7 +82,7 @@ impl RedisStore {
     }
 }
 
-/// What each switch is, by the value of the key at `now`.
+/// The state of each switch, by the value of the key at `now`.
 fn parse(said: &[u8], now: u64) -> Vec<(Switch, Option<Duration>)> {
     let text = String::from_utf8_lossy(said);
     let line = |line: &str| {
@@ -107,7 +108,7 @@ async fn follow(store: Weak<Inner>) {
         let pause = store.0.context.switches.next_end().map_or(PAUSE, |end| end.min(PAUSE));
         drop((store, connection));
         tokio::select! {
-            // At the very end of one, so that it is over.
+            // Wakes just after the end of a switch, so that it is over.
             () = sleep(pause + Duration::from_millis(1)) => {}
             () = changed.notified() => read_over = None,
         }

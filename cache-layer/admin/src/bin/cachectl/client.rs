@@ -13,9 +13,9 @@ use hyper_util::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-/// What stands for itself everywhere in a URL.
+/// The characters that need no encoding anywhere in a URL.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// How long an answer may take; a pattern is looked for among millions of keys.
+/// How long an answer may take; a pattern may be searched for among millions of keys.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The longest answer.
 const MOST: usize = 64 << 20;
@@ -28,11 +28,11 @@ pub(crate) fn encoded(text: &str) -> String {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The command line, or a file that it names.
+    /// The command line, or a file that it names, is wrong.
     Usage(String),
-    /// The API has said no.
+    /// The API has refused the request.
     Refused(String),
-    /// There is no API there, or it doesn't answer.
+    /// There is no API at that address, or it doesn't answer.
     Unreachable(String),
     /// Anything else.
     Broken(String),
@@ -85,7 +85,7 @@ impl Client {
         self.answer(request.body(Full::from(body.into()))).await
     }
 
-    /// Tells `take` the type and the data of each event, until it says `false`, or there is no more.
+    /// Calls `take` with the type and the data of each event, until it returns `false`, or there are no more.
     pub(crate) async fn watch(
         &self,
         path: &str,

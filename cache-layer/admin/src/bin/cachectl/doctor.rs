@@ -1,4 +1,4 @@
-//! A look at the Redis behind a cache, without the application: what is not as the cache needs it, and what to do.
+//! Checks the Redis behind a cache, without the application: reports what differs from the cache's requirements, and what to do.
 //!
 //! It reads settings and counters, and writes nothing.
 
@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::show::table;
 
-/// How long a question may take.
+/// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Clocks that differ by more make entries of other processes useless.
+/// If clocks differ by more, entries of other processes are useless.
 const SKEW: u64 = 1_000;
 /// What the user of the cache has to be allowed; what it is without, in the words of the store's documentation.
 const COMMANDS: [(&str, &str); 19] = [
@@ -36,7 +36,7 @@ const COMMANDS: [(&str, &str); 19] = [
     ("xrevrange", "each process shows an audit of its own alone"),
 ];
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
     Good,
@@ -56,7 +56,7 @@ impl Level {
     }
 }
 
-/// What was found, and what to do about it.
+/// A finding, and what to do about it.
 #[derive(Clone, Debug)]
 pub(crate) struct Finding {
     level: Level,
@@ -88,7 +88,7 @@ pub(crate) fn shown(findings: &[Finding], as_json: bool) -> String {
     table(&["", "ABOUT", "FOUND"], &findings.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Looks at the server at `url`.
+/// Examines the server at `url`.
 pub(crate) async fn examine(url: &str, prefix: &str) -> Vec<Finding> {
     let mut connection = match connect(url).await {
         Ok(connection) => connection,
@@ -124,19 +124,19 @@ pub(crate) async fn examine(url: &str, prefix: &str) -> Vec<Finding> {
 }
 
 async fn connect(url: &str) -> Result<MultiplexedConnection, String> {
-    // The scheme is Redis' own by another name, and the cache takes it.
+    // `valkey` is another name for `redis` in URLs, which the cache accepts.
     let url = url.strip_prefix("valkey").map_or_else(|| url.to_owned(), |rest| format!("redis{rest}"));
     if url.contains("+cluster") || url.contains("+sentinel") {
         return Err("a cluster or sentinels: name one server with redis://".to_owned());
     }
-    // An error may repeat the URL, and with it the password.
+    // An error may contain the URL, and with it the password.
     let client = redis::Client::open(url).map_err(|_| "the URL can't be read".to_owned())?;
     let connecting = tokio::time::timeout(PATIENCE, client.get_multiplexed_async_connection()).await;
     let connection = connecting.map_err(|_| format!("no connection within {PATIENCE:?}"))?;
     connection.map_err(|error| said(&error))
 }
 
-/// The error without what surrounds it.
+/// The text of the error, without its context.
 fn said(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -168,7 +168,7 @@ async fn round_trip(server: &mut MultiplexedConnection) -> Finding {
     }
 }
 
-/// What `INFO` says.
+/// The reply to `INFO`.
 struct Info(String);
 
 impl Info {
@@ -267,14 +267,14 @@ fn persistence(info: &Info) -> Finding {
     }
 }
 
-/// The server's clock beside this machine's.
+/// Compares the server's clock with this machine's.
 async fn clock(server: &mut MultiplexedConnection) -> Finding {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
     let before = now();
     match ask::<(u64, u64)>(server, &["TIME"]).await {
         Err(error) => Finding::new(Level::Bad, "clock", said(&error), "allow `time`: leases are dated by it"),
         Ok((seconds, micros)) => {
-            // The question and the answer took as long as each other, more or less.
+            // The request and the reply probably took equally long.
             let here = before.midpoint(now());
             let offset = here.abs_diff(seconds * 1000 + micros / 1000);
             let found = format!("{offset} ms beside this machine's");
@@ -298,7 +298,7 @@ async fn clock(server: &mut MultiplexedConnection) -> Finding {
     }
 }
 
-/// What this user may not do that the cache has to.
+/// Commands that the cache needs and that this user may not use.
 async fn permissions(server: &mut MultiplexedConnection, prefix: &str) -> Vec<Finding> {
     let Ok(user) = ask::<String>(server, &["ACL", "WHOAMI"]).await else {
         let advice =
@@ -334,7 +334,7 @@ async fn permissions(server: &mut MultiplexedConnection, prefix: &str) -> Vec<Fi
     }
 }
 
-/// As many as make a call of the command sound.
+/// The arguments for a valid call of the command.
 fn arguments<'a>(command: &str, key: &'a str) -> Vec<&'a str> {
     match command {
         "get" | "mget" | "unlink" | "del" | "pttl" => vec![key],

@@ -1,4 +1,4 @@
-//! Asks the operator's API of an application with `cache-layer`, or its Redis directly.
+//! A client for the operator's API of an application with `cache-layer`; it can also check the Redis of a cache directly.
 
 mod client;
 mod doctor;
@@ -19,12 +19,12 @@ use self::client::{Client, Failure, encoded};
 
 /// See what a cache does, have its decisions explained, and purge.
 ///
-/// All but `doctor` ask the operator's API of an application. Exit codes: 0 for success; 1 if something failed, or `doctor`
-/// has found something wrong; 2 for a wrong command line; 3 if the API refuses; 4 if it can't be reached.
+/// All commands but `doctor` ask the operator's API of an application. Exit codes: 0 for success; 1 if something failed, or
+/// `doctor` has found a problem; 2 for a wrong command line; 3 if the API refuses; 4 if it can't be reached.
 #[derive(Debug, Parser)]
 #[command(name = "cachectl", version, propagate_version = true)]
 struct Arguments {
-    /// Where the operator's API is
+    /// Address of the operator's API
     #[arg(long, global = true, env = "CACHECTL_URL", value_name = "URL", default_value = "http://127.0.0.1:9090")]
     api: String,
 
@@ -32,7 +32,7 @@ struct Arguments {
     #[arg(long, global = true, env = "CACHECTL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Print JSON, as the API gives it
+    /// Print the API's JSON
     #[arg(long, global = true)]
     json: bool,
 
@@ -42,7 +42,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// How the cache does: now, and in the last minute, quarter of an hour and day
+    /// The state of the cache: now, and in the last minute, quarter of an hour and day
     Status,
     /// What the cache would do with a request, and why
     Explain {
@@ -62,25 +62,25 @@ enum Command {
         /// A file with the content of the request, or - for standard input
         #[arg(long, value_name = "FILE")]
         content: Option<PathBuf>,
-        /// What a layer outside says of the request: bypass, refresh, ttl:SECONDS or key-part:TEXT
+        /// A hint of an outer layer for the request: bypass, refresh, ttl:SECONDS or key-part:TEXT
         #[arg(long = "hint", value_name = "HINT")]
         hints: Vec<String>,
-        /// Which layer, where there are several
+        /// The layer, if there are several
         #[arg(long)]
         layer: Option<String>,
-        /// The status that the application would answer with
+        /// The status of the application's response
         #[arg(long)]
         status: Option<u16>,
-        /// A field of that answer, as "name: value"
+        /// A field of that response, as "name: value"
         #[arg(long = "response-header", value_name = "FIELD")]
         response_headers: Vec<String>,
     },
-    /// What is stored for a URL, or for a key of the application's own
+    /// What is stored for a URL, or for one of the application's own keys
     Entry {
         /// An absolute URL
         #[arg(required_unless_present = "key")]
         url: Option<String>,
-        /// A part of a key of the application's own, once for each part
+        /// A part of one of the application's own keys, once for each part
         #[arg(long, conflicts_with = "url")]
         key: Vec<String>,
     },
@@ -91,30 +91,30 @@ enum Command {
     },
     /// Make entries void, or stale
     Purge {
-        /// What kind of thing to purge
+        /// The kind of thing to purge
         kind: Kind,
-        /// Which; nothing for all
+        /// The URL, key, tag, pattern or group; nothing for all
         #[arg(required_unless_present_any = ["all"])]
         what: Option<String>,
-        /// Of a group: whose it is, such as https://shop.example
+        /// For a group: its origin, such as https://shop.example
         #[arg(long)]
         origin: Option<String>,
-        /// Stale, and used as such where that is allowed, rather than void
+        /// Make entries stale, so that they are used where that is allowed, rather than void
         #[arg(long)]
         soft: bool,
-        /// Stale one after the other, over so long: 60s, 10m, 2h
+        /// Make entries stale one after the other, over this time: 60s, 10m, 2h
         #[arg(long, value_name = "TIME", value_parser = seconds, requires = "soft")]
         over: Option<u64>,
-        /// Only tell what would be reached
+        /// Only show what would be reached
         #[arg(long)]
         dry_run: bool,
-        /// Who asks, for the audit
+        /// Who purges, for the audit
         #[arg(long, env = "USER", value_name = "NAME")]
         actor: Option<String>,
         /// Why, for the audit
         #[arg(long)]
         reason: Option<String>,
-        /// Confirms that everything is meant
+        /// Confirm that everything is to be purged
         #[arg(long, hide = true)]
         all: bool,
     },
@@ -124,28 +124,28 @@ enum Command {
         #[arg(long, value_parser = ["api", "method", "application"])]
         by: Option<String>,
     },
-    /// What is turned off or on for a while in the whole fleet; with a name, turns it
+    /// Settings that are turned off or on for a while in the whole fleet; with a name, turns one
     Switch {
-        /// Which: bypass-reads, stop-fills, first-tier-off or wider-grace
+        /// The switch: bypass-reads, stop-fills, first-tier-off or wider-grace
         name: Option<String>,
-        /// For how long it is on, such as 90s, 10m or 2h, up to a day
+        /// How long it is on, such as 90s, 10m or 2h, up to a day
         #[arg(long = "for", value_name = "TIME", value_parser = seconds_of_a_switch, requires = "name")]
         on_for: Option<u64>,
-        /// Off
+        /// Turn it off
         #[arg(long, conflicts_with = "on_for", requires = "name")]
         off: bool,
-        /// Who asks, for the audit
+        /// Who turns it, for the audit
         #[arg(long, env = "USER", value_name = "NAME")]
         actor: Option<String>,
         /// Why, for the audit
         #[arg(long)]
         reason: Option<String>,
     },
-    /// How the hit ratio depends on the room in memory, where the application has it learned
+    /// How the hit ratio depends on the size of the memory, if the application estimates it
     Sizing,
-    /// The keys that are asked for most, and those that were waited for longest
+    /// The keys that are asked for most, and those whose misses took longest
     Top {
-        /// How many of each
+        /// How many keys of each kind
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
@@ -160,37 +160,37 @@ enum Command {
         /// Only this reason
         #[arg(long)]
         reason: Option<String>,
-        /// Which share of them, above 0 and at most 1
+        /// The share of the decisions to show, above 0 and at most 1
         #[arg(long)]
         sample: Option<f64>,
-        /// End after so many
+        /// End after this many decisions
         #[arg(long)]
         count: Option<usize>,
     },
     /// Ask an application for URLs, so that its cache has them before its users ask
     Warm(warm::Warm),
-    /// Look at the Redis behind a cache directly, and say what to do about it
+    /// Check the Redis behind a cache directly, and say what to do about each problem
     Doctor {
-        /// Redis or Valkey, as the application has it
+        /// Redis or Valkey, as in the application's setting
         #[arg(long, env = "CACHECTL_REDIS_URL", value_name = "URL", hide_env_values = true)]
         redis: String,
-        /// What the cache's keys begin with
+        /// The prefix of the cache's keys
         #[arg(long, default_value = "cache")]
         prefix: String,
     },
     /// The man page of cachectl, or of one of its commands, for man to read
     Man {
-        /// Which command
+        /// The command
         command: Option<String>,
     },
     /// Completions for a shell, to be evaluated by it
     Completions {
-        /// Which
+        /// The shell
         shell: Shell,
     },
 }
 
-/// What kind of thing is purged.
+/// The kind of thing that is purged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Url,
@@ -212,7 +212,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// `purge all` takes nothing more.
+/// `purge all` takes no further argument.
 fn with_all_confirmed(arguments: impl Iterator<Item = String>) -> Vec<String> {
     let mut arguments: Vec<String> = arguments.collect();
     if arguments.windows(2).any(|pair| pair == ["purge", "all"]) {
@@ -333,7 +333,7 @@ fn content_of(file: &Path) -> Result<Vec<u8>, Failure> {
     read.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
 }
 
-/// A number of seconds, with its unit.
+/// A time with its unit, in seconds.
 fn seconds(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -348,7 +348,7 @@ fn seconds(text: &str) -> Result<u64, String> {
     seconds.ok_or_else(|| "must be a time such as 60s, 10m, 2h or 1d".to_owned())
 }
 
-/// As [`seconds`], for as long as a switch may be on.
+/// As [`seconds`], up to the longest time for a switch.
 fn seconds_of_a_switch(text: &str) -> Result<u64, String> {
     match seconds(text)? {
         seconds @ 1..=86_400 => Ok(seconds),
@@ -388,7 +388,7 @@ async fn purge(client: &Client, command: &Command, as_json: bool) -> Result<Exit
     body[name] = value;
     let answer = client.post("/api/purge", "application/json", body.to_string()).await?;
     print(&if as_json { pretty(&answer) } else { show::purged(&answer) })?;
-    // It is kept and retried, and other processes may still serve what it covers.
+    // The purge is kept and retried, and other processes may still serve what it covers.
     Ok(ExitCode::from(u8::from(answer["delivered"] != Value::Bool(true))))
 }
 
@@ -425,7 +425,7 @@ fn pretty(answer: &Value) -> String {
     format!("{answer:#}\n")
 }
 
-/// A reader that has left is no failure of ours.
+/// A reader that has closed the pipe is not an error.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

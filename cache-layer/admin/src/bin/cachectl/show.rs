@@ -1,10 +1,10 @@
-//! Answers as people read them.
+//! Answers in a form for people.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// Rows with their columns one below the other; the last one takes what is left.
+/// Rows with aligned columns; the last column takes the remaining width.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -21,7 +21,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Without what a terminal would obey.
+/// Removes control characters, which a terminal would obey.
 fn printable(text: &str) -> String {
     text.chars().map(|one| if one.is_control() { '\u{fffd}' } else { one }).collect()
 }
@@ -32,7 +32,7 @@ fn list(pairs: &[(&str, String)]) -> String {
     shown.iter().map(|(name, value)| format!("{name:width$}  {}\n", printable(value))).collect()
 }
 
-/// A string without its quotes; nothing of nothing.
+/// A string without its quotes; empty for null.
 fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -236,7 +236,7 @@ pub(crate) fn tag(tag: &Value) -> String {
     ])
 }
 
-/// How many, and how far that may be off.
+/// The number of keys, and its error.
 fn keys(number: &Value, error: &Value) -> String {
     match (number.is_null(), error.is_null()) {
         (true, _) => "not known: the store can't tell".to_owned(),
@@ -245,7 +245,7 @@ fn keys(number: &Value, error: &Value) -> String {
     }
 }
 
-/// What loading what is reached takes again.
+/// The cost of loading the reached keys again.
 fn reload(reached: &Value) -> String {
     if reached["reload_ms"].is_null() { String::new() } else { millis(&reached["reload_ms"]) }
 }
@@ -305,7 +305,7 @@ pub(crate) fn audit(records: &Value) -> String {
 
 pub(crate) fn sizing(told: &Value) -> String {
     let ratio = |value: &Value| value.as_f64().map(|ratio| format!("{:.1} %", ratio * 100.0)).unwrap_or_default();
-    // Each power of two: the API tells some in between.
+    // Each power of two: the API also has points in between.
     let now = told["bytes"].as_u64().unwrap_or(0).max(1) as f64;
     let points = told["points"].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_power = |point: &&Value| {

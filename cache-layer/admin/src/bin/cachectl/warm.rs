@@ -1,4 +1,4 @@
-//! Asking an application for URLs, so that its cache has them before its users ask.
+//! Requests URLs from an application, so that its cache has them before its users request them.
 
 use std::{
     collections::HashMap,
@@ -24,30 +24,30 @@ use tokio::{
 
 use super::client::Failure;
 
-/// How long an answer may take.
+/// How long a response may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Characters of the bar.
+/// The width of the bar in characters.
 const WIDTH: usize = 30;
 
-/// What is to be asked for, and how.
+/// The requests to make, and how.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Warm {
     /// A file with a URL in each line, or an access log (common or combined format), or - for standard input
     #[arg(value_name = "FILE")]
     from: std::path::PathBuf,
-    /// Where the application is, if not where the URLs say: these are then named in Host alone
+    /// Address of the application, if it differs from that in the URLs, which are then only named in Host
     #[arg(long, value_name = "URL")]
     to: Option<String>,
-    /// The host of what a log has only the path of
+    /// The host for a log that contains only paths
     #[arg(long)]
     host: Option<String>,
     /// A field of each request, as "name: value"
     #[arg(short = 'H', long = "header", value_name = "FIELD")]
     headers: Vec<String>,
-    /// Only so many, the most frequent first
+    /// Only this many URLs, the most frequent first
     #[arg(long, value_name = "NUMBER")]
     top: Option<usize>,
-    /// Requests a second
+    /// Requests per second
     #[arg(long, default_value_t = 20.0, value_parser = rate)]
     rate: f64,
     /// Requests at one time
@@ -62,31 +62,31 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What has come of the requests.
+/// The results of the requests.
 #[derive(Debug, Default)]
 struct Outcome {
     asked: usize,
-    /// By what `Cache-Status` says, or what went wrong.
+    /// The number of results by `Cache-Status`, or by error.
     results: HashMap<String, usize>,
     failed: usize,
-    /// Of the last that had no answer at all.
+    /// The error of the last request that had no response at all.
     unreachable: Option<String>,
     answered: bool,
 }
 
-/// What a line of the file says.
+/// The content of a line of the file.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Nothing,
     /// A URL, or the path of one.
     Target(String),
-    /// A request that no cache keeps the response to, or that failed.
+    /// A request whose response no cache stores, or that failed.
     Other,
     Unreadable,
 }
 
 impl Warm {
-    /// Asks for all of it. The answer, whether all went well, and the failure if nothing could be reached.
+    /// Makes all requests. Returns the report and whether all succeeded; an error if nothing could be reached.
     pub(crate) async fn run(&self, as_json: bool) -> Result<(String, bool), Failure> {
         let (targets, unreadable) = self.targets()?;
         if targets.is_empty() {
@@ -100,7 +100,7 @@ impl Warm {
         Ok((outcome.shown(unreadable, as_json), outcome.failed == 0))
     }
 
-    /// What to ask for, the most frequent first, and how many lines can't be read.
+    /// The URLs to request, the most frequent first, and the number of lines that can't be parsed.
     fn targets(&self) -> Result<(Vec<String>, usize), Failure> {
         let wrong = |error| Failure::Usage(format!("{}: {error}", self.from.display()));
         let mut counts: HashMap<String, (usize, usize)> = HashMap::new();
@@ -221,13 +221,13 @@ fn parse(line: &str) -> Line {
     match status {
         _ if !version.starts_with("HTTP/") => Line::Unreadable,
         None => Line::Unreadable,
-        // What failed then is not what is wanted now; and whoever asked does not say which host is asked next.
+        // A request that failed then is not wanted now; and the log does not say to which host a redirected client went.
         Some(200..=399) if method == "GET" && target.starts_with('/') => Line::Target(target.to_owned()),
         Some(_) => Line::Other,
     }
 }
 
-/// What the cache says of a request; or why there is no answer.
+/// What the cache says about a request, or why there is no response.
 async fn ask_for(
     client: &Client<HttpConnector, Empty<Bytes>>,
     request: Request<Empty<Bytes>>,
@@ -239,7 +239,7 @@ async fn ask_for(
             format!("{uri}: {why}")
         })?;
         let (parts, mut body) = response.into_parts();
-        // To its end: what breaks off is not kept.
+        // Read to the end: an incomplete body is not stored.
         while let Some(frame) = body.frame().await {
             frame.map_err(|error| format!("{uri}: {error}"))?;
         }
@@ -269,7 +269,7 @@ fn said(headers: &HeaderMap) -> String {
     }
 }
 
-/// What is between separators; those in a string (RFC 9651) are none.
+/// The parts between separators; separators within a string (RFC 9651) don't count.
 fn parts(text: &str, separator: char) -> Vec<&str> {
     let (mut in_string, mut escaped) = (false, false);
     let separates = |character: char| {
@@ -326,7 +326,7 @@ impl Outcome {
     }
 }
 
-/// How far it is, on a terminal.
+/// A progress bar, on a terminal.
 struct Bar {
     is_shown: bool,
     all: usize,

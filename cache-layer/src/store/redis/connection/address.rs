@@ -1,4 +1,4 @@
-//! Where the servers are: what a URL says of one, of a group behind sentinels, or of a cluster.
+//! The addresses of servers: a URL names one server, a group behind sentinels, or a cluster.
 
 #[cfg(feature = "cluster")]
 use redis::ErrorKind;
@@ -19,7 +19,7 @@ pub(crate) enum Address {
 
 impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, ConfigError> {
-        // `valkey://` is `redis://` by another name, with all that may come after it.
+        // `valkey` is another name for `redis` in all URLs.
         let renamed = url.strip_prefix("valkey").map(|rest| format!("redis{rest}"));
         let url = renamed.as_deref().unwrap_or(url);
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
@@ -40,7 +40,7 @@ impl Address {
         }
     }
 
-    /// A client of the server, found anew for each connection.
+    /// A client of the server, resolved again for each connection.
     pub(crate) async fn client(&self) -> RedisResult<Client> {
         match self {
             Self::One(client) => Ok((**client).clone()),
@@ -63,7 +63,7 @@ fn server(url: &str) -> Result<ConnectionInfo, ConfigError> {
     Ok(info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
-/// Each of `hosts`, as the URL of one server.
+/// The URL of a single server for each of `hosts`.
 #[cfg(any(feature = "sentinel", feature = "cluster"))]
 fn servers(
     scheme: &str,
@@ -108,7 +108,7 @@ fn sentinels(url: &str) -> Result<Sentinels, ConfigError> {
     }
     let own = password.map(|password| format!("{user}:{password}@")).unwrap_or_default();
     let sentinels = servers(scheme, &own, hosts, 26_379, "")?;
-    // Where it is will be the sentinels' to say.
+    // The sentinels will tell its address.
     let primary = servers(scheme, credentials, "primary", 6_379, db)?.remove(0);
     Ok(Sentinels::new(name, sentinels, primary))
 }
@@ -130,7 +130,7 @@ fn invalid(reason: &str) -> ConfigError {
     refused(ConfigErrorKind::Syntax, reason)
 }
 
-/// The URL itself is left out: it may hold a password, and in a malformed one nobody can tell where.
+/// The URL itself is left out: it may contain a password, and in a malformed URL its position can't be told.
 fn refused(kind: ConfigErrorKind, reason: &str) -> ConfigError {
     let message = format!(
         "Redis URL: {reason} (allowed: redis[s]://[user[:password]@]host[:port][/db], unix:///path[?db=N], \

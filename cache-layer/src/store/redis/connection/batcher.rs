@@ -1,15 +1,15 @@
-//! Look-ups on their way: every task that is ready asks first, and then everything goes out at once, each key once. It is the
-//! pattern that is known as a *dataloader*.
+//! Batches of look-ups: every task that is ready asks first, and then all reads are sent at once, each key once. This pattern is
+//! known as a *dataloader*.
 //!
-//! Many small requests cost less by what they ask than by the system calls that carry them, here and at the server. So the
-//! first task that asks lets every other one that is ready have its turn before anything is sent. Where none is, that takes
-//! no time; no task waits for a clock, nor for an earlier round trip.
+//! For many small requests, the system calls that carry them cost more than the commands, here and at the server. So the first
+//! task that asks lets every other task that is ready have its turn before anything is sent. If no other task is ready, that
+//! takes no time; no task waits for a clock, or for an earlier round trip.
 //!
-//! A task that asks for a key that is about to be read shares that read. It has not been sent, so it sees whatever was
-//! written before any of them asked.
+//! A task that asks for a key that is about to be read shares that read. The read has not been sent, so it sees everything that
+//! was written before any of these tasks asked.
 //!
-//! A look-up may [claim](Claim) the lease on its key along the way: in the same message, and first, so that what is read behind
-//! it is what no other load changes any more.
+//! A look-up may [claim](Claim) the lease on its key: in the same message, and before the read, so that no other load can change
+//! the entry after it is read.
 
 use std::{
     sync::{Arc, MutexGuard, OnceLock},
@@ -31,18 +31,18 @@ use crate::store::redis::wire::{
 };
 use crate::{entry::Entry, key::Key, store::LeaseToken, sync::Mutex, telemetry::Rejection};
 
-/// Keys that wait for one another at most: to look for one among more would take longer than to read it.
+/// The most keys that wait for each other: finding a key among more would take longer than reading it.
 const TOGETHER: usize = 64;
-/// Keys whose answers the driver hands over together: more of them cost less, and let the first wait for the last.
+/// The number of keys whose replies the driver hands over together: more of them cost less, but let the first wait for the last.
 const AT_ONCE: usize = 8;
 
 /// The look-ups of one connection.
 pub(crate) struct LookupBatcher {
     driver: MultiplexedConnection,
     runtime: Handle,
-    /// Of a round trip. Who waits for it has a deadline as well, so that this one only has to end it.
+    /// The time limit of a round trip. The tasks that wait have a deadline as well, so that this one only has to end it.
     deadline: Duration,
-    /// What goes out next.
+    /// The reads that are sent next.
     next: Mutex<Vec<Read>>,
 }
 
@@ -54,7 +54,7 @@ struct Read {
     answer: Arc<Answer>,
 }
 
-/// A lease that is asked for together with what it is a lease on.
+/// A lease that is asked for together with its entry.
 pub(crate) struct Claim {
     /// The names of the lease, and of the last invalidation.
     pub(crate) lease: String,
@@ -65,20 +65,20 @@ pub(crate) struct Claim {
     pub(crate) outcome: Arc<SetOnce<Claimed>>,
 }
 
-/// What came of a claim.
+/// The outcome of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claimed {
-    /// The lease was taken by this time of the server's, and it is tracked, as the last invalidation is.
+    /// The lease was taken at this time of the server's clock, and it is tracked, as the last invalidation is.
     Taken([u8; 16]),
     NotTaken,
-    /// Who knows.
+    /// The outcome is not known.
     Doubtful,
 }
 
-/// What the server answers, for everybody who asked.
+/// The server's reply, for all tasks that asked.
 pub(crate) type Answer = SetOnce<RedisResult<Found>>;
 
-/// What is at a key.
+/// The value of a key.
 pub(crate) enum Found {
     Nothing,
     /// A value of another type.
@@ -86,14 +86,14 @@ pub(crate) enum Found {
     Envelope(Envelope),
 }
 
-/// The bytes of an entry, which is read out of them once for all who asked.
+/// The bytes of an entry, which are parsed once for all tasks that asked.
 pub(crate) struct Envelope {
     bytes: Bytes,
     entry: OnceLock<Result<Entry, Rejection>>,
 }
 
 impl LookupBatcher {
-    /// Of a connection that is driven in the runtime that this is called in.
+    /// A batcher for a connection that is driven in the current runtime.
     pub(crate) fn new(driver: MultiplexedConnection, deadline: Duration) -> Arc<Self> {
         Arc::new(Self { driver, runtime: Handle::current(), deadline, next: Mutex::default() })
     }
@@ -102,7 +102,7 @@ impl LookupBatcher {
         self.next.lock()
     }
 
-    /// Asks for `key`, which is kept under `name`; `tracked` if the server is to tell when it changes.
+    /// Asks for `key`, which is kept under `name`; `tracked` if the server is to push its changes.
     pub(crate) fn ask(self: &Arc<Self>, key: &Key, tracked: bool, name: impl FnOnce() -> String) -> Arc<Answer> {
         self.add(key, tracked, name, None)
     }
@@ -140,7 +140,7 @@ impl LookupBatcher {
             1 => {
                 let reads = self.clone();
                 self.runtime.spawn(async move {
-                    // Comes back once every task that is ready has run.
+                    // This returns once every task that is ready has run.
                     yield_now().await;
                     let asked = std::mem::take(&mut *reads.next());
                     reads.send(asked).await;
@@ -155,7 +155,7 @@ impl LookupBatcher {
         answer
     }
 
-    /// Sends what was asked.
+    /// Sends the reads.
     async fn send(&self, asked: Vec<Read>) {
         let _ = timeout(self.deadline, join_all(asked.chunks(AT_ONCE).map(|reads| self.read(reads)))).await;
     }
@@ -178,12 +178,12 @@ impl LookupBatcher {
             let tracked = if read.tracked { values.next() } else { Some(Value::Okay) };
             answers.push(match (tracked, values.next()) {
                 (Some(Value::Okay), Some(value)) => found(value),
-                // It would not tell of changes, so that the value is worth nothing.
+                // The server would not push changes, so that the value can't be used.
                 (Some(Value::ServerError(refusal)), _) => Err(refusal.into()),
                 _ => Err(no_answer()),
             });
         }
-        // Said first: who has an answer looks at what came of the claim.
+        // Claims are settled first: a task that has its answer looks at its claim.
         let claims: Vec<&Claim> = reads.iter().filter_map(|read| read.claim.as_ref()).collect();
         let settled = settle(&claims, taken, &values.collect::<Vec<_>>());
         if settled.is_none() {
@@ -195,7 +195,7 @@ impl LookupBatcher {
     }
 }
 
-/// The leases first, and what they are on behind them; then, once for all claims, what watches over them and the time.
+/// The leases first, and their entries after them; then, once for all claims, the watch and the time.
 fn questions(reads: &[Read]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(2 * reads.len() + 3);
     for read in reads {
@@ -218,8 +218,8 @@ fn questions(reads: &[Read]) -> Pipeline {
     pipeline
 }
 
-/// Says what came of claims, by what was there before each of them and by the `rest` of the replies; `None` if one of these is no
-/// answer to its question.
+/// Settles the claims, by the value before each of them and by the `rest` of the replies; `None` if a reply does not answer its
+/// question.
 fn settle(claims: &[&Claim], taken: Vec<Option<Value>>, rest: &[Value]) -> Option<()> {
     if claims.is_empty() {
         return rest.is_empty().then_some(());
@@ -233,7 +233,7 @@ fn settle(claims: &[&Claim], taken: Vec<Option<Value>>, rest: &[Value]) -> Optio
         }
         _ => return None,
     };
-    // Lost, it is not known when a tag was last invalidated.
+    // If the note was lost, the time of the last invalidation is not known.
     let watched = watched.filter(|(held, _)| held.last().and_then(|last| replies::moment(last.as_deref()?)).is_some());
     let mut outcomes = Vec::with_capacity(claims.len());
     for (place, (claim, taken)) in claims.iter().zip(taken).enumerate() {
@@ -280,7 +280,7 @@ fn found(value: Value) -> RedisResult<Found> {
 }
 
 impl Envelope {
-    /// The entry of `key` that is in it.
+    /// The entry of `key` in this envelope.
     pub(crate) fn open(&self, key: &Key, sealing: &Sealing) -> Result<Entry, Rejection> {
         self.entry.get_or_init(|| sealing.decode(key, &self.bytes)).clone()
     }

@@ -1,4 +1,4 @@
-//! Look-ups that go together.
+//! Look-ups that are sent together.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn ask(reads: &Arc<LookupBatcher>, name: &str) -> Arc<Answer> {
     reads.ask(&key(name), false, || name.to_owned())
 }
 
-/// What came, as if it were text and not an envelope.
+/// The bytes of the answer, as text instead of an envelope.
 async fn text(answer: &Answer) -> String {
     match answer.wait().await {
         Ok(Found::Nothing) => "nothing".to_owned(),
@@ -46,7 +46,7 @@ async fn a_shared_read_is_tracked_if_anybody_wants_that() {
     let first = ask(&reads, "a");
     let second = reads.ask(&key("a"), true, || "a".to_owned());
     assert!(Arc::ptr_eq(&first, &second));
-    // Tracking was never turned on here, so that the server says that it was asked for.
+    // Tracking was never turned on here, so the server's error shows that it was requested.
     let answer = text(&first).await;
     assert!(answer.contains("CACHING"), "{answer}");
 }
@@ -80,7 +80,7 @@ async fn each_has_the_answer_to_its_own_question() {
     for (name, answer) in names.iter().zip(&answers) {
         let text = text(answer).await;
         match &**name {
-            // Tracking was never turned on here, and the server says so.
+            // Tracking was never turned on here, so the server returns an error.
             name if name.len() == 1 => assert!(text.starts_with("error"), "{name}: {text}"),
             "17" => assert_eq!(text, "foreign"),
             "18" => assert_eq!(text, "nothing"),

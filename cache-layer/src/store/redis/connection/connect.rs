@@ -1,5 +1,5 @@
-//! Making a session: the driver's connection, the greeting, client tracking, the scripts, the data set, and the invalidations
-//! that were kept; then it is published.
+//! Makes a session: the driver's connection, the greeting, client tracking, the scripts, the data set, and delivery of kept
+//! invalidations; then the session is published.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -26,8 +26,8 @@ use crate::store::redis::{
     wire::{errors::proves_connection_useless, operation::Server, replies::Done, scripts},
 };
 
-/// Operations on their way to a connection before the next one has to wait. Of those of many clients at once, none should:
-/// what waits wakes up once more, and comes too late to be sent with the others.
+/// The most operations on their way to a connection. Many concurrent clients should stay below it: an operation that waits wakes
+/// up once more, and comes too late to be sent with the others.
 const IN_FLIGHT: usize = 1024;
 
 impl Connection {
@@ -38,7 +38,7 @@ impl Connection {
         let pushes = Pushes { context: self.context.clone(), tokens: tokens.clone(), waiters: waiters.clone() };
         let config = self.config(pushes, closed.clone());
         let client = self.address.client().await?;
-        // Covers what the driver's own connection timeout doesn't: a server that accepts and then says nothing.
+        // Covers what the driver's own connection timeout doesn't: a server that accepts and then does not answer.
         let limit = self.context.timeouts.connect.saturating_add(HEARTBEAT_TIMEOUT);
         let established = timeout(limit, self.establish(&client, &config))
             .await
@@ -54,7 +54,8 @@ impl Connection {
             }
             self.publish(Some(session.clone()));
         };
-        // One that is added between the last delivery and the publication would be overlooked: they exclude each other.
+        // An invalidation that is added between the last delivery and the publication would be overlooked: the two exclude each
+        // other.
         while !self.context.outbox.if_empty(|scope| self.shard.covers(scope), publish) {
             let mark = self.mark();
             deliver(&self.context.outbox, &self.context.names, &*self.shard, mark.as_deref(), &mut driver).await?;
@@ -66,7 +67,7 @@ impl Connection {
         let wake = self.wake.clone();
         AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.context.timeouts.connect))
-            // Every operation has a deadline of ours.
+            // Every operation has its own deadline here.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(IN_FLIGHT)
             .set_push_sender(move |push: PushInfo| {
@@ -79,7 +80,7 @@ impl Connection {
             })
     }
 
-    /// A connection to a server that can be used, whose data set has been looked at.
+    /// A connection to a usable server whose data set has been checked.
     async fn establish(&self, client: &Client, config: &AsyncConnectionConfig) -> RedisResult<Established> {
         let driver = client.get_multiplexed_async_connection_with_config(config).await;
         let mut driver = driver.map_err(greeting::explain)?;
@@ -89,7 +90,7 @@ impl Connection {
         let identity = Identity::ask(&mut driver).await?;
         self.shard.is_served(&mut driver).await?;
         let mut tags = self.shard.driver_to_tags(&driver).await?;
-        // If it does not say who it is, it may be another one, with a clock of its own.
+        // A server that does not identify itself may be another one, with a clock of its own.
         let known = self.data_set().clone();
         let known = if identity.is_some() { known } else { known.map(Known::by_another_clock) };
         self.check(identity.as_ref(), known, &mut tags).await?;
@@ -98,7 +99,7 @@ impl Connection {
     }
 }
 
-/// Begins client tracking; tells whether the server tracks.
+/// Begins client tracking; returns whether the server tracks.
 async fn track(driver: &mut MultiplexedConnection) -> RedisResult<bool> {
     let tracking: RedisResult<Done> =
         redis::cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN").query_async(driver).await;

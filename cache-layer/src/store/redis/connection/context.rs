@@ -1,4 +1,4 @@
-//! What all connections of a store have in common.
+//! What all connections of a store share.
 
 use std::{
     sync::{
@@ -38,20 +38,20 @@ pub(crate) struct Context {
     pub(crate) leases: LeaseTracker,
     pub(crate) claims: Arc<Claims>,
     pub(crate) fresh: FreshKeys,
-    /// For how many milliseconds leases are taken, as they were asked for last; 0 until then.
+    /// The life of leases in milliseconds, as it was last asked for; 0 until then.
     pub(crate) lease_life: AtomicU64,
     /// The first tier of this store, once there is one.
     pub(crate) local_tier: OnceLock<Arc<LocalTier>>,
     pub(crate) counters: Counters,
     pub(crate) clock: ServerClock,
-    /// How long the lurker waits before it sweeps what is banned; none if this process has no lurker.
+    /// How long the lurker waits before it sweeps banned entries; `None` if this process has no lurker.
     pub(crate) lurker: Option<Duration>,
     /// Whether this process has ever known of a ban.
     pub(crate) has_bans: AtomicBool,
-    /// Whether there is a task that lurks.
+    /// Whether a lurker task is running.
     pub(crate) is_lurking: AtomicBool,
     pub(crate) switches: Arc<Switches>,
-    /// Their key has changed, or may have.
+    /// Notified when the key of the switches has changed, or may have.
     pub(crate) switches_changed: Arc<Notify>,
 }
 
@@ -83,7 +83,7 @@ impl Context {
         }
     }
 
-    /// Lets go of everything that is known by one connection, and of what any of them may have missed with it.
+    /// Drops everything that is known through one connection, and everything that any connection may have missed with it.
     pub(super) fn forget_all(&self, tokens: &TagTracker, waiters: &Waiters) {
         tokens.void_all();
         self.leases.revoke_all();

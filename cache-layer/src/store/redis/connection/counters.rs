@@ -1,4 +1,4 @@
-//! What happened over all connections of a store since it was made. It only ever grows, whichever servers come and go.
+//! Counts over all connections of a store since it was made. They only grow, even if servers come and go.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -8,14 +8,14 @@ use std::{
 use crate::store::redis::wire::operation::Operation;
 use crate::{clock::millis, throttle::Throttle};
 
-/// How long a server counts as full after it refused to store: while it is asked to, that is said anew every second.
+/// How long a server counts as full after it refused to store; while fills are tried, that is renewed every second.
 const FULL: Duration = Duration::from_secs(60);
 
 /// What to do about a server that is full.
 pub(crate) const WHEN_FULL: &str = "Redis has no room left and evicts nothing: nothing more is stored. Set its \
      maxmemory-policy to allkeys-lfu, or its maxmemory higher";
 
-/// What a push of the server's said had changed: this process lets go of what it knew of that.
+/// The subject of a push from the server: this process drops what it knew of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Push {
@@ -25,7 +25,7 @@ pub enum Push {
     Lease,
     /// The token of a tag.
     Tag,
-    /// The time of the last invalidation, which every load under way began after.
+    /// The time of the last invalidation; every load under way began after it.
     Invalidation,
     /// Everything: the data set was emptied.
     Everything,
@@ -78,7 +78,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// The server had no room for what was to be stored. Said once, for as long as it goes on.
+    /// Notes that the server had no room for a fill. It is logged once for as long as it continues.
     pub(crate) fn refused(&self) {
         let was_full = self.is_full();
         self.refused.store(millis(self.begun.elapsed()).max(1), Ordering::Relaxed);
@@ -87,7 +87,7 @@ impl Counters {
         }
     }
 
-    /// The server stored something.
+    /// Notes that the server stored something.
     pub(crate) fn stored(&self) {
         if self.refused.load(Ordering::Relaxed) != 0 && self.refused.swap(0, Ordering::Relaxed) != 0 {
             tracing::info!("Redis has room again");
@@ -108,7 +108,7 @@ impl Counters {
         self.lost_connections.load(Ordering::Relaxed)
     }
 
-    /// There was no room for a ban.
+    /// Counts a ban for which there was no room.
     pub(crate) fn overflowed(&self) {
         self.overflows.fetch_add(1, Ordering::Relaxed);
         if self.overflow.pass().is_some() {
@@ -126,7 +126,7 @@ impl Counters {
         self.swept_bans.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Bans that this process has swept, and taken off the list.
+    /// Bans that this process has swept and taken off the list.
     pub(crate) fn bans_swept(&self) -> u64 {
         self.swept_bans.load(Ordering::Relaxed)
     }

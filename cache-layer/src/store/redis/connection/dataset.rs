@@ -1,4 +1,4 @@
-//! Which data set is behind a connection: looked at when it is made, with each heartbeat, and with each invalidation.
+//! The data set behind a connection: it is checked when the connection is made, with each heartbeat, and with each invalidation.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Connection {
-    /// Finds out [which data set](super::identify) there is, and takes note of that.
+    /// Finds out [which data set](super::identify) there is, and remembers it.
     pub(super) async fn check(
         &self,
         identity: Option<&Identity>,
@@ -26,7 +26,7 @@ impl Connection {
     ) -> RedisResult<()> {
         let Context { guard, outbox, names, clock, .. } = &*self.context;
         let asked = Uptime::now();
-        // Before anything is read over it. A connection that has failed fails below.
+        // This comes before anything is read over the connection. A connection that has failed fails below.
         if let Ok(time) = redis::cmd("TIME").query_async(tags).await {
             clock.note(asked, time);
         }
@@ -38,7 +38,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the server is there, and what is behind the connection still the data set that it was.
+    /// Checks that the server answers, and that the data set behind the connection has not changed.
     pub(super) async fn heartbeat(&self, session: &Session) -> RedisResult<()> {
         let mut driver = session.driver.clone();
         if !self.shard.is_everything() {
@@ -47,7 +47,7 @@ impl Connection {
         }
         let (server, mark) =
             (self.context.names.identity(self.shard.name()), self.context.names.mark(self.shard.name()));
-        // Read rather than a `PING`: it also keeps what is seldom read from being evicted, such as the token that is known here.
+        // A read rather than a `PING`: it also keeps rarely read keys from being evicted, such as the token that is known here.
         let everything = self.context.names.tag(EVERYTHING);
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").cmd("MGET").arg(&server).arg(&mark).arg(everything);
@@ -68,8 +68,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads who this server of a cluster was and its mark, where the tags are: what nobody reads is evicted first, and who
-    /// finds neither takes the data set for another one. Nothing depends on it now, whatever comes of it.
+    /// Reads the identity of this server of a cluster and its mark, where the tags are: keys that are never read are evicted
+    /// first, and a process that finds neither takes the data set for another one. The result is ignored.
     pub(super) async fn use_mark(&self, session: &Session) {
         if self.shard.is_everything() {
             return;
@@ -94,8 +94,8 @@ impl Connection {
         !self.shard.is_everything() || self.data_set().as_ref().map(|known| &*known.mark) == found
     }
 
-    /// Whether what was done over `session` was done to the data set that this connection is for, by the mark that was found
-    /// with it. If it was another one, then the connection is for that one from now on.
+    /// Whether an operation over `session` reached the data set that this connection is for, by the mark that was found with it.
+    /// If it was another data set, the connection is for that one from now on.
     pub(crate) async fn leads_to(&self, session: &Arc<Session>, mark: Option<&str>) -> Result<bool, StoreError> {
         if self.is_mark(mark) {
             return Ok(true);
@@ -107,7 +107,7 @@ impl Connection {
         Err(StoreError::Unavailable)
     }
 
-    /// Finds out which data set is behind the connection, and lets go of what is known of the last one.
+    /// Finds out which data set is behind the connection, and drops what is known of the last one.
     pub(crate) async fn identify(&self, session: &Session) -> RedisResult<()> {
         let known = self.data_set().clone();
         let before = known.as_ref().map(|known| known.mark.clone());

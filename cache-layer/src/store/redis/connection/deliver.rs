@@ -22,7 +22,7 @@ use crate::{
     tag::Tags,
 };
 
-/// Keys that are delivered in one round trip: by then the other processes may read again.
+/// The number of keys that are delivered in one round trip.
 const KEYS_AT_ONCE: usize = 500;
 /// How long a delivery of keys and tags may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub(crate) async fn deliver(
     mark: Option<&str>,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
-    // A connection whose deliveries time out again and again is not to overtake another one.
+    // Without turns, a connection whose deliveries time out again and again could overtake another one.
     let _turn = outbox.turns().lock().await;
     let mut delivery = begin(outbox, shard).await;
     let backlog = &mut delivery.backlog;
@@ -43,15 +43,15 @@ pub(crate) async fn deliver(
     match timeout(PATIENCE, deliver_scopes(backlog, names, mark, driver)).await {
         Ok(delivered) => delivered?,
         Err(_) => {
-            // One is delivered sooner than many. Elsewhere than where the tags are, what is left gets less each time.
+            // One invalidation is delivered sooner than many. On servers without the tags, fewer are left each time.
             if shard.covers(Scope::Everything) {
                 *backlog = Backlog::everything();
             }
             return Err((ErrorKind::Io, "no answer to kept invalidations").into());
         }
     }
-    // Those for which there is no room on the list of bans, in their own time: each step of them has a limit, but a large server is
-    // not a slow one.
+    // Patterns for which there is no room on the list of bans have no overall limit: each step of theirs has one, but a large
+    // server is not a slow one.
     for pattern in &backlog.patterns {
         // The first tier is void: it belongs to connections that are gone.
         delete_matching(names, pattern, &mut |_| {}, driver).await?;
@@ -99,7 +99,7 @@ async fn deliver_scopes(
     for pattern in &backlog.patterns {
         match ban(names, driver, pattern, None).await? {
             Some(found) => told(found)?,
-            // Not every server of a cluster is told when one of them is back.
+            // Not every server of a cluster hears when another one is back.
             None if names.is_clustered() => drop(invalidate(names, driver, Scope::Everything).await?),
             None => left.push(pattern.clone()),
         }
@@ -108,7 +108,7 @@ async fn deliver_scopes(
     Ok(())
 }
 
-/// Waits, at most until `deadline`, until `scope` is no longer kept; `true` if it was delivered.
+/// Waits until `scope` is no longer kept, but no longer than `deadline`; `true` if it was delivered.
 pub(crate) async fn wait_for_delivery(outbox: &Outbox, scope: Scope<'_>, deadline: std::time::Instant) -> bool {
     let deadline = Instant::from_std(deadline);
     loop {

@@ -1,8 +1,8 @@
-//! Where the driver's settings lead to: the same settings, at another place.
+//! Changes the address in the driver's settings.
 
 use redis::{ConnectionAddr, ConnectionInfo};
 
-/// `info`, but at another place.
+/// The settings of `info` with another address.
 pub(crate) fn at(info: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
     let addr = match info.addr().clone() {
         ConnectionAddr::TcpTls { insecure, tls_params, .. } => {

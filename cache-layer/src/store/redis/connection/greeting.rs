@@ -1,4 +1,4 @@
-//! What a server says of itself when it is greeted: whether this store can use it, and if not, what to do about that.
+//! The greeting of a server: whether this store can use the server, and if not, what to do about it.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,10 @@ use redis::{ErrorKind, RedisError, RedisResult, Value, aio::MultiplexedConnectio
 
 use crate::store::redis::wire::errors::{is_not_allowed, proves_connection_useless};
 
-/// Of Redis and of those who count their versions as Redis does.
+/// The oldest version of Redis, and of servers that number their versions like Redis.
 const OLDEST: (u32, u32) = (7, 0);
 
-/// An error if what is at the other end can't be used: `alone`, it has to have everything.
+/// An error if the server can't be used. `alone`: it must have the whole data.
 pub(crate) async fn check(driver: &mut MultiplexedConnection, alone: bool) -> RedisResult<()> {
     let greeting: RedisResult<HashMap<String, Value>> = redis::cmd("HELLO").query_async(driver).await;
     match greeting {
@@ -52,14 +52,14 @@ fn unusable(what: String) -> RedisError {
     (ErrorKind::InvalidClientConfig, "this server can't be used", what).into()
 }
 
-/// Why a connection was not made, where its error alone doesn't say what to do.
+/// The reason why a connection was not made, if the error alone doesn't say what to do.
 pub(crate) fn explain(error: RedisError) -> RedisError {
     if error.kind() == ErrorKind::RESP3NotSupported {
         return unusable(format!(
             "Redis 7.0 or Valkey 7.2, or newer, is needed; this one does not speak RESP3: {error}"
         ));
     }
-    // Not one that could not be reached, nor one that has gone silent.
+    // Not an unreachable server, nor one that has gone silent.
     if error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout() {
         let what = "the connection was closed instead of an answer to HELLO 3: what is there, Redis or a proxy before it, \
                     must speak RESP3";

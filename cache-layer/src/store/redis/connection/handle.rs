@@ -1,8 +1,7 @@
-//! One connection as operations see it: the session that there is at this moment, if any, and how an operation runs over it.
+//! One connection as operations see it: its current session, if any, and how an operation runs over it.
 //!
-//! This is the breaker. An operation needs a [`Session`] that is published here; there is none while the server is
-//! unreachable, so operations fail at once. It is the [supervisor](super::supervisor), never a request, that finds out when
-//! the server is back.
+//! This is the breaker. An operation needs a [`Session`] that is published here; while the server is unreachable there is none,
+//! so operations fail at once. The [supervisor](super::supervisor), never a request, finds out when the server is back.
 
 use std::{
     fmt,
@@ -28,7 +27,7 @@ use crate::{
     sync::{Mutex, RwLock},
 };
 
-/// A heartbeat may be slow where an operation may not: it is the last word on a connection.
+/// A heartbeat may take longer than an operation: it decides whether the connection is given up.
 pub(super) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Connection {
@@ -40,15 +39,15 @@ pub(crate) struct Connection {
     current: RwLock<Option<Arc<Session>>>,
     /// The session that was given up last, and when, while what was read over it may still be served.
     last_session: RwLock<Option<(Arc<Session>, Instant)>>,
-    /// Since when there is no session, if there is none.
+    /// Since when there is no session; `None` if there is one.
     absent: Mutex<Option<Instant>>,
-    /// Why there is no session, when there is none.
+    /// Why there is no session, if there is none.
     last_error: RwLock<String>,
     /// The data set behind the connection, or the last one.
     data_set: Mutex<Option<Known>>,
     /// Wakes the supervisor before its next heartbeat.
     pub(super) wake: Arc<Notify>,
-    /// Wakes all who wait for the first session.
+    /// Wakes all tasks that wait for the first session.
     pub(super) connected: Notify,
 }
 
@@ -90,7 +89,7 @@ impl Connection {
         self.session().and_then(|session| if session.is_settled() { Ok(session) } else { Err(StoreError::Unavailable) })
     }
 
-    /// The session whose knowledge counts: that which is there, or was there a moment ago.
+    /// The session whose knowledge counts: the current one, or one that was lost a moment ago.
     pub(crate) fn believed(&self) -> Option<Arc<Session>> {
         self.session().ok().or_else(|| {
             let grace = self.grace();
@@ -107,7 +106,7 @@ impl Connection {
         self.current.read().is_some()
     }
 
-    /// Why there is no connection, when there is none.
+    /// Why there is no connection, if there is none.
     pub(crate) fn last_error(&self) -> String {
         self.last_error.read().clone()
     }
@@ -125,7 +124,7 @@ impl Connection {
         self.data_set.lock()
     }
 
-    /// Until when an invalidation waits for there to be a connection: a server that is long gone slows nobody down.
+    /// Until when an invalidation waits for a connection: a long outage delays no caller.
     pub(crate) fn waits_until(&self) -> Instant {
         let absent = self.absent.lock();
         absent.unwrap_or_else(Instant::now) + self.context.timeouts.delivery
@@ -156,7 +155,7 @@ impl Connection {
         }
     }
 
-    /// Gives the session up: no operation gets it any more, and the supervisor makes a new one.
+    /// Gives the session up: operations no longer get it, and the supervisor makes a new one.
     pub(crate) fn give_up(&self, session: &Arc<Session>) {
         let mut published = self.current.write();
         if published.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
@@ -174,14 +173,14 @@ impl Connection {
         }
     }
 
-    /// Gives up whatever session there is.
+    /// Gives up the current session, if there is one.
     pub(crate) fn reset(&self) {
         if let Ok(session) = self.session() {
             self.give_up(&session);
         }
     }
 
-    /// Runs the calls of `batch`, which a request waits for.
+    /// Runs the calls of `batch`, for which a request waits.
     pub(crate) fn run<T: FromRedisValue>(
         &self,
         what: Operation,
@@ -193,7 +192,7 @@ impl Connection {
     }
 
     /// Runs one operation.
-    // No `async fn`, which would keep the operation twice: as it came, and as it is run.
+    // Not an `async fn`, which would store the operation twice: as the argument, and as the running future.
     pub(crate) fn run_with<T, F>(
         &self,
         what: Operation,
@@ -207,7 +206,7 @@ impl Connection {
         self.wait(what, session, limit, operation(session.driver.clone()))
     }
 
-    /// As [`run_with`](Self::run_with), for an operation that is on its way already.
+    /// As [`run_with`](Self::run_with), for an operation that has been sent already.
     pub(crate) fn wait<T>(
         &self,
         what: Operation,
@@ -244,7 +243,7 @@ impl Connection {
         }
     }
 
-    /// What an error says of the connection and of its server, and to whoever asked.
+    /// Applies an error to the connection and the server's state, and returns it in the caller's form.
     fn judge(&self, session: &Arc<Session>, error: &RedisError) -> StoreError {
         if proves_connection_useless(error) {
             self.give_up(session);

@@ -1,14 +1,14 @@
-//! Whether the data set behind a connection is the one that was here before: it may be older than an invalidation if its
-//! server was restarted with what it had saved, or if a replica took its primary's place.
+//! Whether the data set behind a connection is the one that was here before: it may be older than an invalidation if its server
+//! was restarted with saved data, or if a replica took its primary's place.
 //!
-//! A server is told from every other one, and from itself before a restart, by its run id and its replication id. Which
-//! one a data set was last seen under stands in the data set; a connection that finds another one there acts by the
+//! A server is distinguished from every other one, and from itself before a restart, by its run id and its replication id. A data
+//! set records the server under which it was last seen; a connection that finds another server's record acts by the
 //! [policy](crate::store::redis::tracking::dataset_guard), before anything is read over it.
 //!
-//! A server has several data sets, and `SWAPDB` puts another one under a connection that lives; no server tells its clients
-//! of that. So each data set has a mark, too, and none has that of another one. It is looked at with each heartbeat and with
-//! each invalidation, since one that went to another data set is unknown to this one when it is back. A mark that is missing
-//! may have been flushed with everything else, or evicted, or there never was one: that is another data set as well.
+//! A server has several data sets, and `SWAPDB` puts another one under a live connection without telling its clients. So each
+//! data set also has a unique mark. The mark is checked with each heartbeat and with each invalidation, since a data set that is
+//! swapped back has missed the invalidations of the other one. A mark that is missing may have been flushed with everything else,
+//! or evicted, or never written: that counts as another data set as well.
 
 use std::sync::Arc;
 
@@ -37,27 +37,27 @@ pub(crate) struct Known {
     /// The id of its server, if it says so.
     server: Option<Arc<str>>,
     pub(crate) mark: Arc<str>,
-    /// When it was last seen to be this one: 16 hex digits, by the server's clock.
+    /// When it was last recognized: 16 hex digits, by the server's clock.
     pub(crate) seen: String,
 }
 
 impl Known {
-    /// The same, for a server whose clock may be another one.
+    /// The same data set, for a server whose clock may be another one.
     pub(crate) fn by_another_clock(self) -> Self {
         Self { seen: String::new(), ..self }
     }
 }
 
-/// Who a server is.
+/// The identity of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     id: Arc<str>,
-    /// Whether there is nothing on it at all.
+    /// Whether the server has no data at all.
     empty: bool,
 }
 
 impl Identity {
-    /// Asks a server who it is; an error if it is no primary. `None` if it doesn't say.
+    /// Asks a server for its identity; an error if it is no primary. `None` if it doesn't say.
     pub(crate) async fn ask(connection: &mut MultiplexedConnection) -> RedisResult<Option<Self>> {
         let info: RedisResult<String> =
             redis::cmd("INFO").arg("server").arg("replication").arg("keyspace").query_async(connection).await;
@@ -83,13 +83,13 @@ impl Identity {
         &self.id
     }
 
-    /// The same server, later: by now there may be something on it.
+    /// The same server at a later time: there may be data on it by now.
     pub(crate) fn later(&self) -> Self {
         Self { empty: false, ..self.clone() }
     }
 }
 
-/// What is done about a data set that may be older than an invalidation, for the server that has `shard`.
+/// Handles a data set that may be older than an invalidation, for the server that has `shard`.
 pub(crate) struct Identify<'a> {
     pub(crate) guard: &'a DatasetGuard,
     pub(crate) outbox: &'a Outbox,
@@ -98,9 +98,9 @@ pub(crate) struct Identify<'a> {
 }
 
 impl Identify<'_> {
-    /// Acts on who the server is and on which data set it has, before anything more is read from it; `None` if the data set
-    /// could not be marked, for want of room. `tags` leads to where tags are kept, which may be another server; `known` is
-    /// what this connection, or the one before it, found; what is to be repeated is left in the outbox.
+    /// Acts on the identity of the server and its data set, before anything more is read from it; `None` if the data set could
+    /// not be marked, for lack of room. `tags` leads to the server that has the tags, which may be another one. `known` is what
+    /// this connection, or the one before it, found. Invalidations that must be repeated are left in the outbox.
     pub(crate) async fn run(
         &self,
         identity: Option<&Identity>,
@@ -111,7 +111,8 @@ impl Identify<'_> {
             self.guard.replay_unless_met(&identity.id, |scope| self.repeat(scope));
         }
         let server = identity.map(|identity| identity.id.clone());
-        // Another server's clock says nothing here, and the connection that found it first has done what there is to do.
+        // Another server's clock is not comparable here, and the connection that found that server first has done what is
+        // necessary.
         let known = known.filter(|known| known.server == server);
         let clear = self.guard.clears() && identity.is_none_or(|identity| !identity.empty);
         match self.identify(server.as_deref(), clear, known.as_ref()).run::<((Bulk, Flag, Moment),)>(tags).await {
@@ -150,8 +151,8 @@ impl Identify<'_> {
         batch
     }
 
-    /// There is no room to write a new token, but no token will do as well. So will no mark, where the one that is there is
-    /// of another server: found again and again, it makes the data set another one each time.
+    /// There is no room to write a new token, but a missing token voids entries as well. A mark of another server is deleted,
+    /// too: each connection would take the data set for another one because of it.
     async fn unlink(&self, clear: bool, tags: &mut MultiplexedConnection) -> RedisResult<()> {
         let (names, shard) = (self.names, self.shard.name());
         let mut unlink = redis::cmd("UNLINK");

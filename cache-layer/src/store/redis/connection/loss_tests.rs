@@ -1,4 +1,4 @@
-//! After a loss of the server, when not every process is back.
+//! After a loss of the server, while other processes have not reconnected.
 
 use std::time::{Duration, Instant};
 
@@ -61,13 +61,13 @@ async fn what_a_process_fills_that_is_back_before_another_one_is_read_by_nobody_
     road.set(Fault::Cut).await;
     server.restart();
     assert!(early.wait_connected(PATIENCE).await);
-    // Long enough for no write to wait any more.
+    // Long enough that no write waits any more.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
 
     let lease = load(&early, "a").await;
     invalidate_tag(&late, "t").await.unwrap_err();
     if let Ok(Acquired::Granted(lease)) = lease {
-        // Loaded before what was invalidated.
+        // Loaded before the invalidation.
         let _ = early.commit(&loaded(lease, "old", &["t"])).await;
     }
     let found = early.get(&key("a")).await;
@@ -129,7 +129,7 @@ async fn a_server_that_was_not_there_at_the_start_is_not_read_at_once() {
     server.restart();
     assert!(store.wait_connected(PATIENCE).await);
     assert_eq!(store.get(&key("a")).await.unwrap_err(), StoreError::Unavailable);
-    // The next one finds it at once, and what is there is as good as ever.
+    // The next look-up finds it at once, and the entry is valid.
     let next = connect_with(builder(server.url()).settle_time(FOR_EVER)).await;
     assert_eq!(read(&next, &key("a")).await, None);
 }
@@ -203,13 +203,13 @@ async fn many_kept_keys_are_delivered_in_few_round_trips() {
     assert_eq!(store.state().pending_invalidations, 0);
     let left: u64 = server.command(&["EXISTS"].into_iter().chain(names.iter().map(|name| &**name)).collect::<Vec<_>>());
     assert_eq!(left, 0);
-    // Each round trip asks which data set it was for.
+    // Each round trip asks for the data set that it reached.
     let round_trips = calls(&server, "get");
     assert!(round_trips <= 40, "{round_trips} round trips");
     assert!(calls(&server, "unlink") >= KEYS as u64);
 }
 
-/// Kept keys whose delivery hangs, for want of an answer.
+/// Kept keys whose delivery hangs, because there is no answer.
 async fn undeliverable() -> (RedisServer, FaultProxy, Outbox, redis::aio::MultiplexedConnection) {
     let server = RedisServer::start();
     let mut road = FaultProxy::start(server.addr()).await;
@@ -243,7 +243,7 @@ async fn what_was_being_delivered_is_kept_when_its_keeper_goes() {
         tokio::time::timeout(Duration::from_millis(300), delivery).await.unwrap_err();
     }
     assert_eq!(outbox.count(), 3);
-    // Who waits for it still does.
+    // A caller that waits for it still does.
     let waiting = wait_for_delivery(&outbox, Scope::Key(&key), patience);
     tokio::time::timeout(Duration::from_millis(300), waiting).await.unwrap_err();
 }

@@ -1,21 +1,21 @@
-//! One connection to a server and the task that keeps it. This is where tracking and wire meet: what is sent, what comes
-//! back, and what the server pushes in between.
+//! One connection to a server and the task that keeps it. Here, tracking and wire meet: commands, replies, and the server's
+//! pushes in between.
 //!
-//! From the task down to the place that it connects to:
+//! From the task down to the address:
 //!
 //! - [`supervisor`]: the task that keeps a connection
 //! - [`connect`], [`greeting`]: making a session, and whether the server can be used
 //! - [`dataset`]: which data set is behind a connection
 //! - [`identify`]: whether it is the one that was here before, and what is done if not
-//! - [`deliver`]: what the server has to hear of first
+//! - [`deliver`]: invalidations that the server must receive first
 //! - [`handle`]: a connection as operations see it, and the breaker
 //! - [`loss`]: whether a loss of the server was a blip
-//! - [`session`]: one established connection, and what is known by it
-//! - [`pushes`]: what the server says unasked
-//! - [`batcher`]: look-ups on their way, sent together
-//! - [`context`], [`counters`]: what all connections of a store have in common
+//! - [`session`]: one established connection, and what is known through it
+//! - [`pushes`]: the messages that the server sends on its own
+//! - [`batcher`]: look-ups that are sent together
+//! - [`context`], [`counters`]: what all connections of a store share
 //! - [`shard`]: which part of the data a server has
-//! - [`address`], [`sentinel`], [`endpoint`]: where the server is
+//! - [`address`], [`sentinel`], [`endpoint`]: the server's address
 
 pub(crate) mod address;
 pub(crate) mod batcher;

@@ -1,5 +1,5 @@
-//! What the server says unasked: read first, applied second. The driver calls this inline in its reader, between replies:
-//! see [tags](crate::store::redis::tracking::tag_tracker).
+//! The server's pushes: parsed first, applied second. The driver calls this inline in its reader, between replies: see
+//! [tags](crate::store::redis::tracking::tag_tracker).
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ pub(super) struct Pushes {
     pub(super) waiters: Arc<Waiters>,
 }
 
-/// What a push says.
+/// The content of a push.
 enum Notice<'a> {
-    /// What is at these names has changed.
+    /// The values of these names have changed.
     Changed(&'a [Value]),
     /// The whole data set is gone.
     Flushed,
-    /// The connection is gone: nothing says any more what changes.
+    /// The connection is gone: no further changes are pushed.
     Disconnected,
 }
 
@@ -81,7 +81,7 @@ impl Pushes {
     }
 
     fn disconnected(&self) {
-        // With a grace, what is known is judged by the time that has passed since then.
+        // With a grace period, what is known is judged by the time since then.
         if self.context.local_tier.get().is_none_or(|tier| tier.grace().is_zero()) {
             self.context.forget_all(&self.tokens, &self.waiters);
         }

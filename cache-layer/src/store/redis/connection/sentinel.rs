@@ -1,4 +1,4 @@
-//! Sentinels: who they say the primary is, asked anew for each connection.
+//! Sentinels: each connection asks them again which server is the primary.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ struct Inner {
     name: String,
     /// The first is the one that answered last.
     sentinels: Mutex<Vec<ConnectionInfo>>,
-    /// The settings of the primary, wherever it is.
+    /// The settings for the primary, at any address.
     primary: ConnectionInfo,
 }
 
@@ -45,15 +45,15 @@ impl Sentinels {
         self.0.sentinels.lock().clone()
     }
 
-    /// A client of the server that the first sentinel to answer names. That it really is the primary is for the
-    /// connection to find out: the sentinel may not have heard yet.
+    /// A client of the server that the first sentinel to answer names. The connection has to check that the server really is the
+    /// primary: the sentinel may be out of date.
     pub(crate) async fn primary(&self) -> RedisResult<Client> {
         let mut failure = RedisError::from((ErrorKind::InvalidClientConfig, "there is no sentinel"));
         for (index, sentinel) in self.sentinels().into_iter().enumerate() {
             let answer = timeout(PATIENCE, ask(&self.0.name, sentinel))
                 .await
                 .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer from a sentinel").into()));
-            // The next attempt begins with another one, in case what this one says is out of date.
+            // The next attempt begins with another sentinel, in case this one is out of date.
             self.0.sentinels.lock().rotate_left(1);
             match answer {
                 Ok((host, port)) => {

@@ -1,4 +1,4 @@
-//! A primary that is another one after a fail-over.
+//! A primary that changes in a fail-over.
 
 use tests::{RedisSentinel, wait_until};
 

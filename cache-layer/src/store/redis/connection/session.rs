@@ -1,4 +1,4 @@
-//! One established connection, and what is known by it: it begins and ends with the socket.
+//! One established connection, and what is known through it: it begins and ends with the socket.
 
 use std::{
     sync::{
@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// Operations that must time out, without one that succeeds for twice their deadline, before the connection is given
-/// up: one slow reply proves nothing, and a burst of them is one stall.
+/// The number of operations that must time out, without a success for twice their deadline, before the connection is given up:
+/// one slow reply proves nothing, and a burst of timeouts is one stall.
 const TIMEOUTS_TO_GIVE_UP: u32 = 5;
-/// How long a server that was full is not asked to store anything.
+/// For how long a full server is not asked to store anything.
 const FULL: Duration = Duration::from_secs(1);
 
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
@@ -30,30 +30,30 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 /// A connection that works as far as this process knows.
 pub(crate) struct Session {
     pub(super) driver: MultiplexedConnection,
-    /// Look-ups by it.
+    /// Look-ups over this session.
     pub(crate) lookups: Arc<LookupBatcher>,
-    /// Tells it from every other one of this process.
+    /// Distinguishes this session from all others of this process.
     pub(crate) number: u64,
     pub(crate) tokens: Arc<TagTracker>,
     pub(crate) waiters: Arc<Waiters>,
-    /// Whether the server tracks what this connection reads; a proxy or an access list may refuse it.
+    /// Whether the server tracks what this connection reads; a proxy or an ACL may refuse it.
     pub(crate) tracking: bool,
-    /// Who the server is, if it says so.
+    /// The identity of the server, if the server says it.
     pub(super) identity: Option<Identity>,
     pub(super) server: Server,
     pub(super) born: Instant,
-    /// When the other side closed it, if it has.
+    /// When the server closed the connection, if it has.
     pub(super) closed: Arc<OnceLock<Instant>>,
-    /// Whether it may be read over.
+    /// Whether reads are allowed.
     settled: AtomicBool,
     /// Milliseconds after `born` of the last operation that succeeded, and the timeouts since.
     last_success: AtomicU64,
     timeouts: AtomicU32,
-    /// Milliseconds after `born` until when the server is taken to be full.
+    /// Until when the server is assumed to be full, in milliseconds after `born`.
     full_until: AtomicU64,
 }
 
-/// What a connection that was just made is known to be.
+/// What is known of a connection that was just made.
 pub(super) struct Established {
     pub(super) driver: MultiplexedConnection,
     pub(super) server: Server,
@@ -87,28 +87,28 @@ impl Session {
         }
     }
 
-    /// Whether the server refused to store more a moment ago: no need to try each fill.
+    /// Whether the server refused to store a moment ago, so that fills need not be tried.
     pub(crate) fn is_full(&self) -> bool {
         millis(self.born.elapsed()) < self.full_until.load(Ordering::Relaxed)
     }
 
-    /// Takes the server to be full for a while.
+    /// Assumes for a while that the server is full.
     pub(super) fn note_full(&self) {
         self.full_until.store(millis(self.born.elapsed() + FULL), Ordering::Relaxed);
     }
 
-    /// Lets it be read over from now on.
+    /// Allows reads from now on.
     pub(super) fn settle(&self) {
         self.settled.store(true, Ordering::Relaxed);
     }
 
-    /// When the server was last known to be there.
+    /// When the server was last known to answer.
     pub(super) fn last_seen(&self) -> Instant {
         let answered = self.born + Duration::from_millis(self.last_success.load(Ordering::Relaxed));
         self.closed.get().map_or(answered, |closed| answered.max(*closed))
     }
 
-    /// Whether it may be read over: the other processes are back as well, if they ever lost it.
+    /// Whether reads are allowed: the other processes are back as well, if they ever lost the server.
     pub(crate) fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Relaxed)
     }
@@ -120,7 +120,7 @@ impl Session {
     }
 
     pub(super) fn succeeded(&self) {
-        // Written only where it changes: what one thread writes, the others have to fetch again.
+        // Written only if it changes: other processors must fetch the cache line again after a write.
         let now = millis(self.born.elapsed());
         if self.last_success.load(Ordering::Relaxed) != now {
             self.last_success.store(now, Ordering::Relaxed);
@@ -130,7 +130,7 @@ impl Session {
         }
     }
 
-    /// Counts a timeout; `true` if it was one too many.
+    /// Counts a timeout; `true` if the connection must be given up.
     pub(super) fn timed_out(&self, deadline: Duration) -> bool {
         let timeouts = self.timeouts.fetch_add(1, Ordering::Relaxed) + 1;
         let silent = millis(self.born.elapsed()).saturating_sub(self.last_success.load(Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! Which part of the data the server of a connection has: a shard of a cluster's, or, by default, everything.
+//! The part of the data that the server of a connection has: a shard of a cluster or, by default, everything.
 
 use std::{fmt, future::ready};
 
@@ -6,9 +6,9 @@ use redis::{RedisResult, aio::MultiplexedConnection};
 
 use crate::store::{BoxFuture, Scope};
 
-/// As its defaults are, the whole data on one server.
+/// A part of the data. By default it is all of the data, on one server.
 pub(crate) trait Shard: fmt::Debug + Send + Sync {
-    /// Tells it from the other servers of the same data set.
+    /// Distinguishes the server from the others of the same data.
     fn name(&self) -> &str {
         ""
     }
@@ -22,7 +22,7 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Something was not where it was looked for, or nobody was there: who has what is to be asked again.
+    /// A key was not where it was expected, or its server did not answer: the topology must be read again.
     fn refresh_topology(&self) {}
 
     /// An error if the server has its data but may not serve it.
@@ -30,8 +30,8 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
         Box::pin(ready(Ok(())))
     }
 
-    /// A connection to the server that has the tags, for the supervisor of `own`. Where that is another server, it is waited
-    /// for: at a start, all of them are connected to at the same time.
+    /// A connection to the server that has the tags, for the supervisor of `own`. If that is another server, this waits for it:
+    /// at the start, all servers are connected to at the same time.
     fn driver_to_tags<'a>(
         &'a self,
         own: &'a MultiplexedConnection,
@@ -40,7 +40,7 @@ pub(crate) trait Shard: fmt::Debug + Send + Sync {
     }
 }
 
-/// All of the data: what a server alone has, or one behind sentinels.
+/// All of the data: on a single server, or behind sentinels.
 #[derive(Debug)]
 pub(crate) struct Everything;
 

@@ -1,4 +1,4 @@
-//! The task that keeps a connection: connects, proves by heartbeat that the session still works, gives it up when it
+//! The task that keeps a connection: it connects, checks by heartbeats that the session still works, gives the session up if it
 //! doesn't, and tries again.
 
 use std::{sync::Arc, time::Duration};
@@ -12,12 +12,12 @@ use super::{
     session::Session,
 };
 
-/// Pause between heartbeats: with its deadline, the bound on noticing a socket of which only one half is left.
+/// The pause between heartbeats: with the heartbeat's deadline, it limits how long a half-open socket goes unnoticed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// Short, since until every process is back none of them reads.
+/// Short, since no process reads until all of them are back.
 const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
-/// A session that was lost sooner than this after it was made will be lost again.
+/// A session that is lost sooner than this after it was made will probably be lost again.
 const SHORT_LIVED: Duration = Duration::from_secs(2);
 
 impl Connection {
@@ -46,8 +46,8 @@ impl Connection {
                     self.give_up(&session);
                     self.shard.refresh_topology();
                     tracing::warn!(%reason, "lost Redis; serving without it until it is back");
-                    // One that is lost at once will be lost again: a server that takes connections and then
-                    // refuses what matters must not be asked in a tight loop.
+                    // A session that is lost at once will be lost again: a server that accepts connections and then refuses the
+                    // important commands must not be asked in a tight loop.
                     if session.born.elapsed() < SHORT_LIVED {
                         backoff.pause().await;
                     } else {
@@ -77,7 +77,7 @@ impl Connection {
         }
     }
 
-    /// Returns when the connection is of no more use, with the reason.
+    /// Returns when the connection can no longer be used, with the reason.
     async fn watch(&self, session: &Arc<Session>) -> String {
         let settling = sleep(self.context.timeouts.settling);
         tokio::pin!(settling);
@@ -110,7 +110,7 @@ impl Connection {
     }
 }
 
-/// The next pause between attempts, of which each is twice as long as the one before, up to the longest.
+/// The next pause between attempts: each is twice as long as the one before, up to the longest.
 struct Backoff(Duration);
 
 impl Backoff {

@@ -1,13 +1,13 @@
-//! A cluster: connections to each of its primaries, and a task that finds out which of them has what.
+//! A cluster: connections to each of its primaries, and a task that finds out which of them has which slots.
 //!
-//! All tags of a store lie in one slot, so one server's clock and one order hold for them: a load notes that server's
-//! time before it begins, and compares the tokens of its tags with it before it is stored, exactly as with a single
-//! server. No two clocks are ever compared.
+//! All tags of a store lie in one slot, so one server's clock and one order hold for them: a load notes that server's time before
+//! it begins, and compares the tokens of its tags with it before it is stored, exactly as with a single server. Clocks of two
+//! servers are never compared.
 //!
-//! This is not the redis crate's own cluster client. What is read over a connection may be believed for as long as that very
-//! connection hears the server's pushes, and only because they are applied before the next reply is handed out. That client
-//! hides which connection answered and repeats commands over another one, and its pushes come by a channel of their own, in
-//! no order with replies.
+//! This is not the redis crate's own cluster client. A value that was read over a connection may be believed for as long as that
+//! very connection receives the server's pushes, and only because pushes are applied before the next reply is handed out. That
+//! client hides which connection answered, repeats commands over another one, and delivers pushes by a separate channel, in no
+//! order with replies.
 
 use std::{
     fmt,
@@ -41,11 +41,11 @@ use crate::{
     sync::RwLock,
 };
 
-/// Pause between looks at who has what, when nothing gives cause for one.
+/// The pause between reads of the topology if nothing requires one sooner.
 const LOOK: Duration = Duration::from_secs(2);
-/// The least pause, however much is not where it should be.
+/// The shortest pause between them, however many redirections there are.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// How long one node may take to say who has what.
+/// How long one node may take to return the topology.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Cluster {
@@ -56,22 +56,22 @@ pub(crate) struct Cluster {
     stop: CancellationToken,
     slot_of_tags: u16,
     map: RwLock<Arc<Map>>,
-    /// Never connected: for slots that nobody has.
+    /// Never connected: for slots without a primary.
     nowhere: Arc<Connection>,
-    /// Wakes that task before its next look.
+    /// Wakes the task before its next read of the topology.
     wake: Notify,
-    /// Wakes all who wait for its next look.
+    /// Wakes all tasks that wait for that read.
     looked: Notify,
 }
 
 #[derive(Default)]
 struct Map {
     slots: Slots,
-    /// As the primaries of `slots`.
+    /// In the order of the primaries in `slots`.
     members: Vec<Arc<Member>>,
 }
 
-/// The connections to one primary, which end with it.
+/// The connections to one primary, which end with this.
 struct Member {
     primary: Primary,
     connections: Vec<Arc<Connection>>,
@@ -116,7 +116,7 @@ impl Cluster {
         member.connections[usize::from(key.id().primary[0]) % member.connections.len()].clone()
     }
 
-    /// The connection to the tags that is always used beside `connection`, or a living one.
+    /// The connection to the tags that is always used beside `connection`, or one that is connected.
     pub(crate) fn connection_to_tags(&self, beside: Option<&Arc<Connection>>) -> Arc<Connection> {
         let map = self.map();
         let Some(member) = map.member(self.slot_of_tags) else { return self.nowhere.clone() };
@@ -136,7 +136,7 @@ impl Cluster {
         self.map().members.iter().flat_map(|member| member.connections.iter().cloned()).collect()
     }
 
-    /// A connection to each primary: a living one where there is any.
+    /// A connection to each primary: a connected one, if there is any.
     pub(crate) fn one_of_each_node(&self) -> Vec<Arc<Connection>> {
         let map = self.map();
         let one = |member: &Arc<Member>| {
@@ -150,7 +150,7 @@ impl Cluster {
         if map.members.is_empty() { vec![self.nowhere.clone()] } else { map.members.iter().filter_map(one).collect() }
     }
 
-    /// The connections to the server that `connection` leads to.
+    /// The connections to the server of `connection`.
     pub(crate) fn connections_beside(&self, connection: &Arc<Connection>) -> Vec<Arc<Connection>> {
         let map = self.map();
         let member =
@@ -158,7 +158,7 @@ impl Cluster {
         member.map_or_else(|| vec![connection.clone()], |member| member.connections.clone())
     }
 
-    /// A living connection to the node at `address`, as a redirection names it.
+    /// A connected connection to the node at `address`, as a redirection names it.
     pub(crate) fn session_at(&self, address: &str) -> Result<(Arc<Connection>, Arc<Session>), StoreError> {
         let map = self.map();
         let is_there = |member: &&Arc<Member>| {
@@ -195,7 +195,7 @@ impl Cluster {
         }
     }
 
-    /// Has the slots looked up again, and waits until they are, or for a second.
+    /// Requests the topology again, and waits until it is read, or for a second.
     pub(crate) async fn look_again(&self) {
         let looked = self.looked.notified();
         self.wake.notify_one();
@@ -207,11 +207,11 @@ impl Cluster {
             () = self.stop.cancelled() => {}
             () = self.follow_the_slots() => {}
         }
-        // The connections hold their nodes, which hold nothing; this breaks what would be left of the circle.
+        // The connections hold their nodes, which hold nothing; this breaks the rest of the cycle.
         *self.map.write() = Arc::default();
     }
 
-    /// Looks up the slots, again and again.
+    /// Reads the topology, again and again.
     async fn follow_the_slots(self: &Arc<Self>) {
         let (mut reported, mut late) = (false, false);
         loop {
@@ -235,7 +235,7 @@ impl Cluster {
         }
     }
 
-    /// What one node says, if it finds the cluster well: the view of one that doesn't may be out of date.
+    /// The topology according to one node, if that node considers the cluster well: otherwise its view may be out of date.
     async fn look(&self) -> RedisResult<Slots> {
         let map = self.map();
         let mut members: Vec<_> = map.members.iter().collect();
@@ -274,8 +274,8 @@ impl Cluster {
         at(&self.seeds[0], primary.host.clone(), primary.port)
     }
 
-    /// Routes by `slots` from now on. Connections to primaries that stay are kept. One that comes later than the first may have
-    /// taken the place of one that was lost, as all may if it took several looks to find them.
+    /// Routes by `slots` from now on. Connections to primaries that stay are kept. A primary that appears after the first read
+    /// may have replaced one that was lost; if it took several reads to find the cluster, all of them may have.
     fn adopt(self: &Arc<Self>, slots: Slots, late: bool) {
         let old = self.map();
         let rejoins = late || !old.members.is_empty();
@@ -293,7 +293,7 @@ impl Cluster {
             members.push(member);
         }
         let map = Arc::new(Map { slots, members });
-        // Invalidations that are kept may be for another server now, which must not be read before it has heard of them.
+        // Kept invalidations may now be for another server, which must receive them before anything is read from it.
         self.context.outbox.undisturbed(|kept| {
             if kept {
                 map.members.iter().flat_map(|member| &member.connections).for_each(|connection| connection.reset());
@@ -308,7 +308,7 @@ impl Cluster {
     }
 
     fn member(self: &Arc<Self>, primary: &Primary, rejoins: bool) -> Member {
-        // Checked when the settings were: only the place is another one.
+        // The URL was checked with the settings: only the address differs.
         let address = || {
             Client::open(self.info_of(primary))
                 .map_or_else(|_| Address::Cluster(Vec::new()), |client| Address::One(Box::new(client)))
@@ -336,7 +336,7 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// One primary, as its connections know it.
+/// One primary, as its connections see it.
 struct Node {
     cluster: Weak<Cluster>,
     name: String,
@@ -360,12 +360,12 @@ impl Node {
     async fn driver_of_tags(&self) -> RedisResult<MultiplexedConnection> {
         let connecting = async {
             loop {
-                // Not held while waiting: it would keep a cluster that nobody uses any more.
+                // The cluster is not held while waiting, which would keep an unused cluster alive.
                 let connection = self.cluster.upgrade()?.connection_to_tags(None);
                 if let Ok(session) = connection.session() {
                     return Some(session.driver());
                 }
-                // Another node may have them by the time that this one is given up.
+                // Another node may have the tags by the time that this wait ends.
                 let _ = timeout(SHORTEST_PAUSE, connection.wait_connected()).await;
             }
         };
@@ -414,7 +414,7 @@ impl fmt::Debug for Node {
     }
 }
 
-/// An error if the node finds that its cluster, as far as it sees, may not serve.
+/// An error if the node considers its cluster unable to serve.
 async fn is_well(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(driver).await?;
     if info.lines().any(|line| line == "cluster_state:ok") {

@@ -1,4 +1,4 @@
-//! A cluster that is rearranged under the store.
+//! A cluster whose topology changes under the store.
 
 use std::{collections::HashSet, time::Instant};
 
@@ -54,7 +54,7 @@ async fn why_no_node_is_there_is_told() {
     }
 }
 
-/// All nodes are connected to at once, and each asks the one that has the tags: which may not be there yet.
+/// All nodes are connected to at once, and each asks the one that has the tags, which may not be connected yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_on_a_healthy_cluster_has_nothing_to_complain_of() {
     let cluster = RedisCluster::start(3, 0);
@@ -116,7 +116,7 @@ async fn a_slot_that_moves_is_followed() {
         if to != added {
             wait_until("it to be read at its new place", async || is_read(&store, &key("a")).await).await;
         }
-        // A node that nobody has seen yet could have come with a dump: nothing that it has is trusted.
+        // A node that was not seen before could have started from a dump: none of its data is trusted.
         fill_when_possible(&store, &key("a"), "two", &["t"]).await;
         assert_eq!(cluster.index_of(&name), to);
         assert_eq!(read(&store, &key("a")).await.unwrap(), "two");
@@ -225,8 +225,8 @@ async fn a_node_that_is_gone_is_retried_and_its_invalidations_wait_for_it() {
     fill_when_possible(&store, &key("a"), "new", &[]).await;
 }
 
-/// What the documentation states of clusters: an entry and its tags lie on different nodes, so a reader may hear of an
-/// invalidation a moment after it returned.
+/// The documentation says of clusters: an entry and its tags lie on different nodes, so a reader may hear of an invalidation a
+/// moment after it returned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_process_hears_of_an_invalidated_tag_within_moments() {
     const ROUNDS: usize = 2_000;
@@ -234,7 +234,7 @@ async fn another_process_hears_of_an_invalidated_tag_within_moments() {
     let (writer, reader) = (connect(cluster.url()).await, connect(cluster.url()).await);
     let tiered = TieredStore::new(1 << 20, connect(cluster.url()).await);
     let home = cluster.index_of(&token("t"));
-    // An entry that does not lie with the tags.
+    // An entry on another node than the tags.
     let names = (0..).map(|i: u32| key(&i.to_string()));
     let key = names.into_iter().find(|key| cluster.index_of(&writer.0.context.names.entry(key)) != home).unwrap();
     let redis: &dyn StoreBackend = &reader;
@@ -253,7 +253,7 @@ async fn another_process_hears_of_an_invalidated_tag_within_moments() {
                 assert!(asked.duration_since(returned) < PATIENCE, "round {round}");
                 asked = Instant::now();
             }
-            // When the first read began that did not see it any more.
+            // When the first read began that no longer saw the entry.
             delays.push(asked.duration_since(returned));
             assert_eq!(read(&writer, &key).await, None, "who invalidates has heard of it when it returns");
         }
@@ -268,7 +268,7 @@ async fn another_process_hears_of_an_invalidated_tag_within_moments() {
     }
 }
 
-/// What nobody reads is what a server that is short of memory evicts first.
+/// A server that is short of memory first evicts the keys that are never read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_marks_of_all_nodes_are_read_though_nothing_else_is() {
     let cluster = RedisCluster::start(3, 0);

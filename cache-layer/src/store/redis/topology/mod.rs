@@ -1,6 +1,6 @@
-//! Which server has what: routes, and a cluster's slots and nodes.
+//! The topology: which server has which keys.
 //!
-//! - [`routes`]: which connection an operation takes
+//! - [`routes`]: the choice of a connection for an operation
 //! - [`cluster`], [`slots`]: the nodes of a cluster, and which of them has which slots
 
 #[cfg(feature = "cluster")]

@@ -1,4 +1,4 @@
-//! Which server an operation goes to: the only one, or a node of a cluster.
+//! The server for an operation: the only one, or a node of a cluster.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -17,11 +17,11 @@ pub(crate) enum Topology {
     Cluster(Arc<Cluster>),
 }
 
-/// A connection, and the session that it has.
+/// A connection, and its session.
 pub(crate) type Route<'a> = (Cow<'a, Arc<Connection>>, Cow<'a, Arc<Session>>);
 
 impl Topology {
-    /// The connection of `key`: always the same one, so that what is done with a key stays in order.
+    /// The connection of `key`: always the same one, so that operations on a key stay in order.
     pub(crate) fn of_key(&self, key: &Key) -> Cow<'_, Arc<Connection>> {
         match self {
             Self::One(connections) => Cow::Borrowed(&connections[usize::from(key.id().primary[0]) % connections.len()]),
@@ -30,8 +30,8 @@ impl Topology {
         }
     }
 
-    /// The connection by which tags are read that judge an entry read over `session`. Where it can be, it is the same one,
-    /// so that what it says of an entry and of its tags is in order.
+    /// The connection by which to read the tags of an entry that was read over `session`. If possible, it is the same one, so
+    /// that changes of the entry and of its tags are seen in order.
     pub(crate) fn of_tags_beside<'a>(
         &self,
         connection: &'a Arc<Connection>,
@@ -51,7 +51,7 @@ impl Topology {
         }
     }
 
-    /// A connection to invalidate tags by: a living one if there is any.
+    /// A connection by which to invalidate tags: a connected one, if there is any.
     pub(crate) fn to_tags(&self) -> Arc<Connection> {
         match self {
             Self::One(connections) => {
@@ -62,7 +62,7 @@ impl Topology {
         }
     }
 
-    /// A connection to each server: a living one where there is any.
+    /// A connection to each server: a connected one, if there is any.
     pub(crate) fn one_of_each_server(&self) -> Vec<Arc<Connection>> {
         match self {
             Self::One(_) => vec![self.to_tags()],
@@ -80,7 +80,7 @@ impl Topology {
         }
     }
 
-    /// Every connection to the server that `connection` leads to.
+    /// Every connection to the server of `connection`.
     pub(crate) fn beside(
         &self,
         #[cfg_attr(not(feature = "cluster"), expect(unused_variables))] connection: &Arc<Connection>,
@@ -92,7 +92,7 @@ impl Topology {
         }
     }
 
-    /// Returns once the server is connected; in a cluster, all of them.
+    /// Returns once the server is connected; in a cluster, once all servers are.
     pub(crate) async fn wait_connected(&self) {
         match self {
             Self::One(connections) => {

@@ -1,4 +1,4 @@
-//! The slots of a cluster: which one a key is in, and who has it.
+//! The slots of a cluster: which slot a key is in, and which primary has it.
 
 use redis::{ErrorKind, FromRedisValue, RedisResult, Value, from_redis_value_ref};
 
@@ -6,12 +6,12 @@ use crate::{hex, key::Key};
 
 const SLOTS: usize = 16_384;
 
-/// The slot of what has `tag` between its braces: CRC-16/XMODEM.
+/// The slot of a name with `tag` between its braces: CRC-16/XMODEM.
 pub(crate) fn slot_of(tag: impl IntoIterator<Item = u8>) -> u16 {
     tag.into_iter().fold(0, |crc: u16, byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]) % SLOTS as u16
 }
 
-/// The slot of everything that belongs to `key`: between the braces is its digest in hex.
+/// The slot of all names that belong to `key`: its digest in hex is between the braces.
 pub(crate) fn slot_of_key(key: &Key) -> u16 {
     slot_of(key.id().primary.into_iter().flat_map(hex::of_byte))
 }
@@ -35,17 +35,17 @@ const TABLE: [u16; 256] = {
 /// A primary, as the cluster describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Primary {
-    /// Its node id, or its address where it has none.
+    /// Its node id, or its address if it has none.
     pub(crate) name: String,
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-/// Who has which slot.
+/// Which primary has which slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slots {
     pub(crate) primaries: Vec<Primary>,
-    /// For each slot, one more than the index of its primary; 0 if nobody has it.
+    /// For each slot, one more than the index of its primary; 0 if it has none.
     owners: Vec<u16>,
 }
 
@@ -55,7 +55,7 @@ impl Slots {
         usize::from(*self.owners.get(usize::from(slot))?).checked_sub(1)
     }
 
-    /// From the reply to `CLUSTER SLOTS` by a node at `asked`, who may leave out the host that it was reached by.
+    /// Parses the reply to `CLUSTER SLOTS` by the node at `asked`, which may leave out the host by which it was reached.
     pub(crate) fn parse(reply: &Value, asked: &str) -> RedisResult<Self> {
         let mut slots = Self { primaries: Vec::new(), owners: vec![0; SLOTS] };
         for range in list(reply)? {
@@ -76,7 +76,7 @@ impl Slots {
             let owner = u16::try_from(index + 1).map_err(|_| malformed())?;
             slots.owners.get_mut(first..=last).ok_or_else(malformed)?.fill(owner);
         }
-        // A node that knows of none has nothing to say: what is known stays.
+        // A node that knows no slots adds nothing: the known topology stays.
         if slots.primaries.is_empty() { Err(malformed()) } else { Ok(slots) }
     }
 }
@@ -88,7 +88,7 @@ fn list(value: &Value) -> RedisResult<&[Value]> {
     }
 }
 
-/// The driver makes a number of another size fit by leaving out what is too much.
+/// The driver would truncate a number that is too large.
 fn number<T: TryFrom<i64>>(value: &Value) -> RedisResult<T> {
     match value {
         Value::Int(number) => T::try_from(*number).map_err(|_| malformed()),

@@ -1,9 +1,9 @@
-//! Leases that look-ups took along, until the loads ask for them that they were most likely taken for.
+//! Leases that look-ups took for loads that will most likely follow, until those loads take them.
 //!
-//! A look-up that will probably be followed by a load [claims](Claims::begin) the lease on its key in the same round trip.
-//! The first load of the key in this process [takes](Claims::take) it. Who asks while the look-up is under way waits for how that
-//! ends: the lease may be its own process's, which it would wait for otherwise as for another one's. A claim that nobody takes
-//! within [`LIFE`] is given back, and who asks meanwhile waits for that.
+//! A look-up that will probably be followed by a load [claims](Claims::begin) the lease on its key in the same round trip. The
+//! first load of the key in this process [takes](Claims::take) it. A load that comes while the look-up is under way waits for its
+//! end: otherwise it would find the lease held, and wait for its own process as for another one. A claim that no load takes
+//! within [`LIFE`] is given back, and a load that comes meanwhile waits for that.
 
 use std::{
     collections::HashMap,
@@ -19,10 +19,10 @@ use crate::{
     sync::Mutex,
 };
 
-/// How long a claim waits for its load, which asks as soon as it has the look-up's answer. Another process waits so long for
-/// nothing, if there is none.
+/// How long a claim waits for its load, which comes as soon as it has the look-up's result. If no load comes, another process
+/// waits this long in vain.
 pub(crate) const LIFE: Duration = Duration::from_millis(20);
-/// Claims at one time. A look-up beyond takes none along.
+/// The most claims at one time. Look-ups beyond that claim nothing.
 const MOST: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -31,13 +31,13 @@ pub(crate) struct Claims(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     claims: HashMap<KeyId, Claim>,
-    /// Whether somebody looks after those that nobody takes.
+    /// Whether a task takes care of claims that no load takes.
     attended: bool,
 }
 
 #[derive(Debug)]
 enum Claim {
-    /// On its way, here or back; cancelled when it has arrived, or has come to nothing.
+    /// Under way, to the server or back; cancelled when it has arrived, or has failed.
     Asked(CancellationToken),
     Taken(Taken),
 }
@@ -47,12 +47,12 @@ enum Claim {
 pub(crate) struct Taken {
     pub(crate) lease: Lease,
     pub(crate) seen: Seen,
-    /// What it was taken for, in milliseconds.
+    /// The life for which it was taken, in milliseconds.
     pub(crate) life: u64,
     since: Instant,
 }
 
-/// What there is for a load.
+/// The result of asking for a claim.
 #[derive(Debug)]
 pub(crate) enum Offer {
     None,
@@ -61,7 +61,7 @@ pub(crate) enum Offer {
     Taken(Taken),
 }
 
-/// A claim that is being asked for, or given back; forgotten when it is dropped without a lease.
+/// A claim that is being asked for, or given back; it is forgotten when it is dropped without a lease.
 #[must_use]
 pub(crate) struct PendingClaim {
     claims: Arc<Claims>,
@@ -74,7 +74,7 @@ impl Claims {
         self.0.lock()
     }
 
-    /// Says that the lease on the key of this id is about to be asked for; `None` if there is a claim on it already.
+    /// Announces that the lease on the key of this id is about to be asked for; `None` if there is a claim on it already.
     pub(crate) fn begin(self: &Arc<Self>, id: KeyId) -> Option<PendingClaim> {
         let mut table = self.table();
         if table.claims.len() >= MOST || table.claims.contains_key(&id) {
@@ -107,7 +107,7 @@ impl Claims {
         }
     }
 
-    /// The claims that nobody took in time, to be given back; `None` once there is nothing more to look after.
+    /// The claims that no load took in time, to be given back; `None` once no claims are left.
     pub(crate) fn overdue(self: &Arc<Self>) -> Option<Vec<(Lease, PendingClaim)>> {
         let mut table = self.table();
         table.attended = !table.claims.is_empty();
@@ -125,8 +125,8 @@ impl Claims {
 }
 
 impl PendingClaim {
-    /// The lease is there, taken for so many milliseconds, and this was `seen` behind it. `true` if somebody has to begin to look
-    /// after what becomes [`overdue`](Claims::overdue).
+    /// Records that the lease was granted, for `life` milliseconds, and that `seen` was behind it. `true` if the caller has to
+    /// start a task that gives back claims when they are [`overdue`](Claims::overdue).
     pub(crate) fn taken(self, lease: Lease, seen: Seen, life: u64) -> bool {
         let mut table = self.claims.table();
         table.claims.insert(self.id, Claim::Taken(Taken { lease, seen, life, since: Instant::now() }));

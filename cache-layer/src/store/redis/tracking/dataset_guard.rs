@@ -1,5 +1,5 @@
-//! What this process does when a data set appears that may be older than an invalidation: its server was restarted with
-//! what it had saved, or a replica took its primary's place.
+//! The reaction of this process to a data set that may be older than an invalidation: its server was restarted with saved data,
+//! or a replica took its primary's place.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -12,7 +12,7 @@ use crate::{
     sync::Mutex,
 };
 
-/// Invalidations kept to be replayed; above that all are merged into one of everything.
+/// The most invalidations that are kept for a replay; above that, all are merged into one of everything.
 const MOST: usize = 10_000;
 
 /// What to do when a data set appears that may be older than the latest invalidations: see
@@ -20,17 +20,17 @@ const MOST: usize = 10_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Restored {
-    /// Invalidate everything: nothing is ever served that an invalidation covered. Costs a cold cache after a fail-over.
+    /// Invalidate everything: no entry is ever served that an invalidation covered. Costs a cold cache after a fail-over.
     #[default]
     Clear,
-    /// Repeat what this process invalidated in the last so long, which should be longer than replicas lag or dumps are
-    /// old. Misses invalidations by processes that are gone.
+    /// Repeat what this process invalidated in the last period of this length, which should be longer than replicas lag or dumps
+    /// are old. Misses invalidations by processes that are gone.
     Replay(Duration),
-    /// Use the data set as it is: an invalidation that it has not heard of is lost.
+    /// Use the data set as it is: an invalidation that it has not received is lost.
     Trust,
 }
 
-/// The policy, and what it takes to follow it: the servers that this process knows, and what it invalidated.
+/// The policy, and its state: the servers that this process knows, and what it invalidated.
 #[derive(Debug)]
 pub(crate) struct DatasetGuard {
     policy: Restored,
@@ -49,12 +49,12 @@ impl DatasetGuard {
         Self { policy, recent: Mutex::default() }
     }
 
-    /// Whether everything is invalidated in another data set.
+    /// Whether everything in another data set is invalidated.
     pub(crate) fn clears(&self) -> bool {
         self.policy == Restored::Clear
     }
 
-    /// Takes note of an invalidation that was delivered, or will be.
+    /// Remembers an invalidation that was delivered, or will be.
     pub(crate) fn remember(&self, scope: Scope<'_>) {
         let Restored::Replay(last) = self.policy else { return };
         let invalidations = &mut self.recent.lock().invalidations;
@@ -76,7 +76,7 @@ impl DatasetGuard {
         }
     }
 
-    /// Goes through the invalidations that a data set which may be older has to hear of again.
+    /// Goes through the invalidations that must be repeated in a data set that may be older.
     pub(crate) fn replay(&self, mut again: impl FnMut(Scope<'_>)) {
         let Restored::Replay(last) = self.policy else { return };
         for (when, scope) in &self.recent.lock().invalidations {

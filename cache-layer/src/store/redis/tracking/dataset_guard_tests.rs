@@ -7,7 +7,7 @@ use tests::{RedisServer, wait_until};
 use crate::store::redis::{fleet_tests::*, wire::names::nonce, *};
 use crate::{store::TieredStore, tag::Tags};
 
-/// Fills as soon as the servers can be used, however they are being rearranged.
+/// Retries a fill until the servers can be used, during any change of the topology.
 #[cfg(any(feature = "cluster", feature = "sentinel"))]
 pub(crate) async fn fill_when_possible(store: &impl StoreBackend, key: &Key, payload: &str, tags: &[&str]) {
     wait_until("a fill to be stored", async || {
@@ -19,14 +19,14 @@ pub(crate) async fn fill_when_possible(store: &impl StoreBackend, key: &Key, pay
     .await;
 }
 
-/// From now on, replicas hear of nothing, so that they don't know of it when they are promoted.
+/// From now on, replicas receive nothing, so that they miss it when they are promoted.
 #[cfg(any(feature = "cluster", feature = "sentinel"))]
 pub(crate) fn cut_replicas_off(primary: &RedisServer) {
     let () = primary.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
     let _: u64 = primary.command(&["CLIENT", "KILL", "TYPE", "replica"]);
 }
 
-/// A server that was restored from a dump which has not heard of the invalidation of the key `a` and of the tag `t`.
+/// A server that was restored from a dump from before the invalidation of the key `a` and of the tag `t`.
 async fn restored(policy: Restored) -> (RedisServer, RedisStore, Option<Lease>) {
     let mut server = RedisServer::start();
     let store = connect_with(builder(server.url()).on_restored(policy)).await;
@@ -57,7 +57,7 @@ async fn nothing_of_a_restored_dump_is_served() {
     }
     assert_eq!(commit(&store, lease.unwrap(), "old", &[]).await, Committed::Refused);
     assert_eq!(fill(&store, &key("a"), "new", &["a"]).await, Committed::Stored);
-    // Cleared once for all, not by each who connects.
+    // The data set is cleared once, not by each process that connects.
     let later = connect(server.url()).await;
     assert_eq!(read(&later, &key("a")).await.unwrap(), "new");
 }
@@ -151,7 +151,8 @@ async fn a_full_server_takes_an_invalidation_all_the_same() {
         store.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
         assert_eq!(read(&other, &key("by all")).await, None);
 
-        // What was loading is not stored later, when there is room, even if another fill has brought the tag back.
+        // A load that was under way is not stored later, even if there is room again, and another fill has written the tag's
+        // token.
         let () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
         let mut leases = leases.into_iter();
         assert_eq!(commit(&store, leases.next().unwrap(), "old", &["by tag"]).await, Committed::Refused);
@@ -254,14 +255,14 @@ async fn a_server_that_is_loading_is_waited_for() {
     assert_eq!(read(&store, &key("a")).await, None);
 }
 
-/// How late a swap is noticed, and much more for a machine that has other things to do.
+/// The longest time until a swap is noticed, and much more for a busy machine.
 const NOTICED: Duration = Duration::from_secs(10);
 
 fn swap(server: &RedisServer) {
     let () = server.command(&["SWAPDB", "0", "1"]);
 }
 
-/// No server tells its clients of it.
+/// A server does not tell its clients of a swap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_swapped_is_another_one_and_not_the_old_one_when_it_is_back() {
     let server = RedisServer::start();
@@ -280,7 +281,7 @@ async fn a_database_that_is_swapped_is_another_one_and_not_the_old_one_when_it_i
         wait_until("the first tier to be void", async || reader.peek(&key("a")).is_none()).await;
         assert_eq!(read(&reader, &key("a")).await, None, "{scope:?}");
         assert!(swapped.elapsed() < NOTICED, "{scope:?}: {:?}", swapped.elapsed());
-        // It is of use, too.
+        // The cache also works.
         assert_eq!(fill(&reader, &key("b"), "new", &["t"]).await, Committed::Stored, "{scope:?}");
         assert_eq!(read(&writer, &key("b")).await.unwrap(), "new");
 
@@ -289,14 +290,14 @@ async fn a_database_that_is_swapped_is_another_one_and_not_the_old_one_when_it_i
         for store in [&writer as &dyn StoreBackend, &reader] {
             wait_until("what it missed to be void", async || read(store, &key("a")).await.is_none()).await;
         }
-        // Who knows the tokens of the other database finds it void at once, and any process once the swap is noticed.
+        // A process that knows the tokens of the other database finds the entry void at once, any other once the swap is noticed.
         let by_another = async || read(&connect(server.url()).await, &key("a")).await.is_none();
         wait_until("what they missed to be void for others", by_another).await;
         assert!(swapped.elapsed() < NOTICED, "{scope:?}: {:?}", swapped.elapsed());
     }
 }
 
-/// Sooner than any heartbeat: whoever invalidates finds out.
+/// Sooner than by a heartbeat: an invalidation notices the swap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invalidation_that_went_to_another_database_is_not_lost_when_the_old_one_is_back_at_once() {
     let server = RedisServer::start();
@@ -314,7 +315,7 @@ async fn an_invalidation_that_went_to_another_database_is_not_lost_when_the_old_
             "tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Hard).await.unwrap(),
             "softened key" => writer.invalidate(Scope::Key(&key("a")), Hardness::Soft).await.unwrap(),
             "softened tag" => writer.invalidate(Scope::Tags(&tags), Hardness::Soft).await.unwrap(),
-            // Or it is kept, and delivered before anything is read.
+            // Otherwise it is kept, and delivered before anything is read.
             "pattern" => drop(writer.delete_matching(&Pattern::new("redis:*")).await),
             _ => {
                 let entry = reader.peek(&key("a")).expect("it is near");
@@ -364,7 +365,7 @@ async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
     assert_eq!(fill(&stores[1], &key("a"), "two", &["t"]).await, Committed::Stored);
     let mark = || server.keys().contains(&"test:mark".to_owned());
     wait_until("the data set to be marked again", async || mark()).await;
-    // Everybody has found out by then.
+    // All processes have noticed by then.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     for store in &stores {
         assert_eq!(read(store, &key("a")).await.unwrap(), "two");
@@ -372,7 +373,7 @@ async fn what_is_filled_after_a_flush_stays_and_no_connection_is_lost_for_it() {
     }
 }
 
-/// Who may not ask who the server is.
+/// A user without the permission to ask for the server's identity.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_swap_is_noticed_by_who_may_not_ask_for_info() {
     let server = RedisServer::start();
@@ -385,7 +386,7 @@ async fn a_swap_is_noticed_by_who_may_not_ask_for_info() {
     wait_until("what it missed to be void", async || read(&store, &key("a")).await.is_none()).await;
 }
 
-/// What another program left there.
+/// A value that another program left there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_mark_marks_nothing() {
     let server = RedisServer::start();

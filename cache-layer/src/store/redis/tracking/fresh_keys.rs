@@ -1,16 +1,16 @@
-//! Keys that have a fresh entry, as far as this process knows: a look-up of any other one is most likely followed by a load.
+//! The keys that have a fresh entry, as far as this process knows: a look-up of any other key is most likely followed by a load.
 //!
-//! That is a guess, and how good it is depends on what is asked for: of a fleet that has filled the store, each process
-//! finds what the others stored. So it is held against what comes of it, and not made for as long as it is wrong too often.
+//! That is a guess, and its quality depends on the requests: in a fleet that has filled the store, each process finds entries
+//! that others stored. So the guess is checked against the results, and not used for as long as it is wrong too often.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::key::KeyId;
 
-/// Keys that are remembered at one time, each in one of the places that its digest says: a cache line of them.
+/// The number of keys that are remembered, each in one of the places that its digest selects: a cache line of them.
 const PLACES: usize = 1 << 14;
 const WAYS: usize = 8;
-/// Milliseconds that moments are rounded up to, and bits of them.
+/// Moments are rounded up to this many milliseconds; and the bits for them.
 const TICK: u64 = 16;
 const MOMENT_BITS: u32 = 38;
 const MOMENT: u64 = (1 << MOMENT_BITS) - 1;
@@ -18,11 +18,11 @@ const MOMENT: u64 = (1 << MOMENT_BITS) - 1;
 /// A wrong guess costs a lease that has to be given back, a right one saves a round trip: one in five may be wrong.
 const WRONG: i64 = -4;
 const RIGHT: i64 = 1;
-/// How soon the guess is trusted again.
+/// Limits how long it takes until the guess is trusted again.
 const EXTREME: i64 = 64;
 
 pub(crate) struct FreshKeys {
-    /// What tells a key from others of its place, and until when it is fresh.
+    /// The digits that distinguish a key from others at its place, and until when it is fresh.
     places: Box<[AtomicU64]>,
     trust: AtomicI64,
 }
@@ -34,11 +34,11 @@ impl Default for FreshKeys {
 }
 
 impl FreshKeys {
-    /// There is an entry that is fresh until that moment, in milliseconds since the Unix epoch.
+    /// Notes that there is an entry that is fresh until this moment, in milliseconds since the Unix epoch.
     pub(crate) fn note(&self, id: KeyId, fresh_until: u64) {
         let (places, mark) = self.places(id);
         let moment = |known: u64| known & MOMENT;
-        // Where there is no room, the one goes that is over first.
+        // If there is no room, the key whose freshness ends first is replaced.
         let (mut place, mut first) = (&places[0], u64::MAX);
         for one in places {
             let known = one.load(Ordering::Relaxed);
@@ -53,7 +53,7 @@ impl FreshKeys {
         place.store(mark << MOMENT_BITS | fresh_until.div_ceil(TICK).min(MOMENT), Ordering::Relaxed);
     }
 
-    /// There is no such entry any more.
+    /// Notes that there is no such entry any more.
     pub(crate) fn forget(&self, id: KeyId) {
         let (places, mark) = self.places(id);
         for place in places {
@@ -63,7 +63,7 @@ impl FreshKeys {
         }
     }
 
-    /// Whether there is a fresh entry at the moment `now`.
+    /// Whether there is a fresh entry at `now`.
     pub(crate) fn has(&self, id: KeyId, now: u64) -> bool {
         let (places, mark) = self.places(id);
         places.iter().any(|place| {
@@ -72,22 +72,22 @@ impl FreshKeys {
         })
     }
 
-    /// Whether a key that has none, as far as is known, is taken to be about to be loaded.
+    /// Whether a key without a known fresh entry is assumed to be loaded next.
     pub(crate) fn is_trusted(&self) -> bool {
         self.trust.load(Ordering::Relaxed) >= 0
     }
 
-    /// A key that had none, as far as was known, is loaded; or it is not.
+    /// Learns whether a key without a known fresh entry was loaded (`right`) or not.
     pub(crate) fn learn(&self, right: bool) {
         let (trust, change) = (self.trust.load(Ordering::Relaxed), if right { RIGHT } else { WRONG });
         let changed = (trust + change).clamp(-EXTREME, EXTREME);
-        // Written only where it changes; one that is lost to another at the same moment makes no difference.
+        // Written only if it changes; an update that is lost to a concurrent one makes no difference.
         if changed != trust {
             self.trust.store(changed, Ordering::Relaxed);
         }
     }
 
-    /// Its places, and what tells it from others there.
+    /// The places of a key, and the digits that distinguish it from others there.
     fn places(&self, id: KeyId) -> (&[AtomicU64], u64) {
         let digest = u128::from_be_bytes(id.primary);
         let first = (digest >> 64) as usize % (PLACES / WAYS) * WAYS;

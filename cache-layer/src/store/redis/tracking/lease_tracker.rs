@@ -1,8 +1,8 @@
-//! Leases that were granted over a connection, and whether they still stand as far as it knows.
+//! The leases that were granted over a connection, and whether they still stand as far as the connection knows.
 //!
-//! A lease is taken with tracking on: of its own key, of the last invalidation and, for a variant, of the primary entry.
-//! The server pushes when one of them changes: a lease is [tracked](super::tracked) as a tag is. So what was read over this
-//! connection by a load whose lease stands here was not made wrong by an invalidation since the grant.
+//! A lease is taken with tracking on: of its own key, of the last invalidation and, for a variant, of the primary entry. The
+//! server pushes when one of them changes: a lease is [tracked](super::tracked) like a tag. So if a load's lease stands here, no
+//! invalidation since the grant has made its reads over this connection wrong.
 
 use super::tracked::{RangesTicket, TrackedRanges};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     store::{Lease, LeaseToken},
 };
 
-/// Leases known at one time. Those beyond count as overtaken.
+/// The most leases that are known at one time. Further ones count as overtaken.
 const MOST: usize = 10_000;
 
 type Place = (KeyId, LeaseToken);
@@ -23,11 +23,11 @@ enum State {
     Unknown,
 }
 
-/// A lease that is not in here is overtaken, and stays so.
+/// A lease that is not in this table is overtaken, and stays so.
 #[derive(Debug)]
 pub(crate) struct LeaseTracker(TrackedRanges<Place, State>);
 
-/// A lease that is being asked for; forgotten when it is dropped without a grant.
+/// A lease that is being asked for; it is forgotten when it is dropped without a grant.
 pub(crate) struct PendingLease<'a>(Option<RangesTicket<'a, Place, State>>);
 
 impl Default for LeaseTracker {
@@ -37,12 +37,12 @@ impl Default for LeaseTracker {
 }
 
 impl LeaseTracker {
-    /// Says that a lease on `key` is about to be asked for. To be called before that is sent.
+    /// Announces that a lease on `key` is about to be asked for. To be called before the command is sent.
     pub(crate) fn begin(&self, key: &Key, token: LeaseToken) -> PendingLease<'_> {
         PendingLease(Some(self.0.begin_read((key.id(), token))))
     }
 
-    /// Says that a lease that is held is about to be read again; `None` if it is overtaken for good.
+    /// Announces that a lease that is held is about to be read again; `None` if it is overtaken for good.
     pub(crate) fn begin_again(&self, lease: &Lease) -> Option<PendingLease<'_>> {
         self.0.begin_read_again(place(lease)).map(|ticket| PendingLease(Some(ticket)))
     }
@@ -66,7 +66,7 @@ impl LeaseTracker {
         self.0.set_range((id, [0; 16])..=(id, [0xff; 16]), &State::Unknown);
     }
 
-    /// The primary entry changed, which the loads of its variants build on.
+    /// The primary entry changed, on which the loads of its variants depend.
     pub(crate) fn revoke_variants(&self, primary: KeyId) {
         self.revoke(primary, KeyId::is_variant);
     }
@@ -76,7 +76,7 @@ impl LeaseTracker {
         self.revoke(primary, |_| true);
     }
 
-    /// What was invalidated may be any key, or invalidations are not heard of any more.
+    /// Any key may have been invalidated, or invalidations are no longer received.
     pub(crate) fn revoke_all(&self) {
         self.0.void_all();
     }
@@ -93,7 +93,7 @@ fn place(lease: &Lease) -> Place {
 }
 
 impl PendingLease<'_> {
-    /// The lease is held; it stands unless something happened to it since it was asked for.
+    /// Records that the lease is held; it stands unless something happened to it since it was asked for.
     pub(crate) fn granted(mut self) {
         if let Some(ticket) = self.0.take() {
             ticket.complete(State::Standing);

@@ -1,9 +1,9 @@
 //! Entries kept in this process, as its connections last read them: the first tier of a
 //! [`TieredStore`](crate::store::TieredStore).
 //!
-//! They are read with tracking on, like the [tokens](super::tag_tracker) of tags, and dropped by the server's push as soon
-//! as they change. An entry is good only while the connection that read it lives, and for a set time after that: what
-//! another one misses is unknown.
+//! They are read with tracking on, like the [tokens](super::tag_tracker) of tags, and dropped by the server's push as soon as
+//! they change. An entry is valid only while the connection that read it lives, and for a set time after that: changes that
+//! another connection misses are unknown.
 
 use std::{
     convert::Infallible,
@@ -25,18 +25,18 @@ use crate::{
 };
 
 pub(crate) struct LocalTier {
-    /// From the connection of that number.
+    /// Each entry has the number of its connection.
     entries: EntryCache<KeyId>,
     clock: Clock,
-    /// For how long, in milliseconds, entries are good after their connection was lost.
+    /// For how long, in milliseconds, entries are valid after their connection was lost.
     grace: AtomicU64,
-    /// Nothing is kept, and nothing found.
+    /// While this is set, nothing is kept, and nothing is found.
     is_off: AtomicBool,
-    /// Reads under way; what they read is in `entries`. Whatever changes is void here first, and then removed there.
+    /// Reads under way; their results are in `entries`. A change voids an entry here first, and then removes it there.
     reads: Tracked<KeyId, Infallible>,
 }
 
-/// A read under way; forgotten when it is dropped.
+/// A read under way; it is forgotten when it is dropped.
 pub(crate) struct EntryRead<'a> {
     entries: &'a EntryCache<KeyId>,
     clock: &'a Clock,
@@ -46,7 +46,7 @@ pub(crate) struct EntryRead<'a> {
 }
 
 impl LocalTier {
-    /// Whose entries run out by that clock.
+    /// A tier whose entries expire by `clock`.
     pub(crate) fn new(max_bytes: u64, clock: Clock) -> Self {
         // There are as many reads as tasks that wait for one.
         Self {
@@ -66,8 +66,8 @@ impl LocalTier {
         Duration::from_millis(self.grace.load(Ordering::SeqCst))
     }
 
-    /// The entry of `key`, if the connection of that number read it and it is known that nothing happened to it, nor to its
-    /// `tags`.
+    /// The entry of `key`, if the connection of this number read it, and if neither the entry nor its `tags` are known to have
+    /// changed.
     pub(crate) fn get(&self, connection: u64, tags: &TagTracker, key: &Key) -> Option<Entry> {
         let changes = tags.changes();
         let (entry, read_over) = self.entries.peek(key.id())?;
@@ -75,21 +75,21 @@ impl LocalTier {
             return None;
         }
         match tags.judge(&entry, key) {
-            // What was taken off the list has been swept: the server has said so, before it said that.
+            // Bans that were taken off the list have been swept: the server pushed the sweep's changes before it pushed that.
             Verdict::Known(judged) if judged.banned_since && tags.changes() != changes => None,
             Verdict::Known(judged) => entry.in_state(judged.state),
             Verdict::Unknown(..) => None,
         }
     }
 
-    /// Says that `key` is about to be read. To be called before the read is sent.
+    /// Announces that `key` is about to be read. To be called before the read is sent.
     pub(crate) fn begin_read(&self, key: &Key) -> EntryRead<'_> {
         let id = key.id();
         let (entries, clock, is_off) = (&self.entries, &self.clock, &self.is_off);
         EntryRead { entries, clock, is_off, id, ticket: self.reads.begin_read(id) }
     }
 
-    /// Puts what `amends` makes of it in the place of the entry with this id, if that is here.
+    /// Replaces the entry with this id, if it is here, by what `amends` makes of it.
     pub(crate) fn amend(&self, key: &Key, of: EntryId, amends: impl FnOnce(&Entry) -> Entry) -> bool {
         self.entries.amend(key.id(), of, amends)
     }
@@ -100,7 +100,7 @@ impl LocalTier {
         self.entries.remove(id);
     }
 
-    /// Entries whose readable key matches changed, or their change could not be told to the server.
+    /// Entries whose readable key matches changed, or the server could not be told of their change.
     pub(crate) fn void_matching(&self, pattern: &Pattern) {
         self.reads.void_all();
         self.entries.remove_where(|entry| pattern.matches(readable_in_full(entry.canonical()).as_bytes()));
@@ -112,7 +112,7 @@ impl LocalTier {
         self.entries.clear();
     }
 
-    /// Is of no use from now on, or of use again; what it had when it was turned off is gone.
+    /// Turns the tier off, or on again; the entries that it had when it was turned off are gone.
     pub(crate) fn turn_off(&self, off: bool) {
         if self.is_off.swap(off, Ordering::SeqCst) == off {
             return;
@@ -137,7 +137,7 @@ impl LocalTier {
 }
 
 impl EntryRead<'_> {
-    /// Keeps what was read over the connection of that number, unless it changed since.
+    /// Keeps an entry that was read over the connection of this number, unless it changed since.
     pub(crate) fn complete(self, connection: u64, entry: &Entry) {
         let Self { entries, clock, is_off, id, ticket } = self;
         if is_off.load(Ordering::SeqCst) {

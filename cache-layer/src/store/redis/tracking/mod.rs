@@ -1,15 +1,15 @@
-//! What this process knows of the server, and until when it may believe that. Tracking never sends.
+//! What this process knows of the server, and until when it may believe it. Tracking never sends.
 //!
-//! - [`tracked`]: what was read once and is known until the server says that it changed, for the three that follow
+//! - [`tracked`]: values that were read and are known until the server pushes a change, for the next three
 //! - [`tag_tracker`]: the tokens of tags, as a connection last read them
-//! - [`claims`]: leases that look-ups took along for the loads that follow
-//! - [`fresh_keys`]: which look-ups those are
+//! - [`claims`]: leases that look-ups took for the loads that will follow
+//! - [`fresh_keys`]: which look-ups take them
 //! - [`lease_tracker`]: leases that were granted to this process, and whether they still stand
 //! - [`local_tier`]: entries as connections last read them: the first tier of a tiered store
 //! - [`waiters`]: tasks that wait for the end of another process's lease
-//! - [`server_clock`]: what the server's clock says, by which freshness is judged
+//! - [`server_clock`]: the server's clock, by which freshness is judged
 //! - [`outbox`]: invalidations that could not be delivered yet
-//! - [`dataset_guard`]: what to do about a data set that may be older than an invalidation, and what to replay on it
+//! - [`dataset_guard`]: the policy for a data set that may be older than an invalidation, and the invalidations to replay on it
 
 pub(crate) mod claims;
 pub(crate) mod dataset_guard;

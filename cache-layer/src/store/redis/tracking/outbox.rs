@@ -1,5 +1,5 @@
-//! Invalidations that the server has not heard of yet, and has to hear of before anything is read again. Merged: an outage
-//! costs memory by what was invalidated, not by how often.
+//! Invalidations that the server has not received yet, and must receive before anything is read again. They are merged: the
+//! memory that an outage costs depends on what was invalidated, not on how often.
 
 use std::{
     collections::HashMap,
@@ -15,9 +15,9 @@ use crate::{
     sync::Mutex,
 };
 
-/// Keys and tags kept at one time; above that all are merged into one invalidation of everything.
+/// The most keys and tags that are kept; above that, all are merged into one invalidation of everything.
 const MOST: usize = 10_000;
-/// The same of patterns, of which there is room for few on the list of bans.
+/// The most patterns that are kept; the list of bans has room for few.
 const MOST_PATTERNS: usize = 64;
 
 #[derive(Debug, Default)]
@@ -30,7 +30,8 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     backlog: Backlog,
-    /// A connection that comes up while another one delivers has to wait: it would be used before everything is delivered.
+    /// A connection that comes up while another one delivers has to wait: otherwise it would be used before everything is
+    /// delivered.
     delivering: bool,
 }
 
@@ -42,7 +43,7 @@ pub(crate) struct Backlog {
     pub(crate) everything: bool,
 }
 
-/// What is being delivered. What is left of it when this is dropped is put back.
+/// The invalidations that are being delivered. Those that are left when this is dropped are put back.
 pub(crate) struct Delivery<'a> {
     outbox: &'a Outbox,
     pub(crate) backlog: Backlog,
@@ -72,7 +73,7 @@ impl Backlog {
             }
     }
 
-    /// What is for the server that `covers` it, and the rest.
+    /// The part for the server that `covers` it, and the rest.
     fn split(self, covers: impl Fn(Scope<'_>) -> bool) -> (Self, Self) {
         let (keys, others) = self.keys.into_iter().partition(|(_, key)| covers(Scope::Key(key)));
         let (mut taken, mut left) = (Self { keys, ..Self::default() }, Self { keys: others, ..Self::default() });
@@ -116,7 +117,7 @@ impl Outbox {
         self.queue().backlog.merge(added);
     }
 
-    /// How many are kept; those that were merged into one of everything are no longer counted.
+    /// The number of kept invalidations; those that were merged into one of everything are no longer counted.
     pub(crate) fn count(&self) -> usize {
         let Backlog { keys, tags, patterns, everything } = &self.queue().backlog;
         keys.len() + tags.len() + patterns.len() + usize::from(*everything)
@@ -127,13 +128,13 @@ impl Outbox {
         self.queue().backlog.concerns(covers)
     }
 
-    /// Whether `scope` is kept, or something is on its way and may come back.
+    /// Whether `scope` is kept, or a delivery is under way whose rest may be put back.
     pub(crate) fn may_hold(&self, scope: Scope<'_>) -> bool {
         let queue = self.queue();
         queue.delivering || queue.backlog.holds(scope)
     }
 
-    /// Does `action` if nothing is kept for the server that `covers` it, nor on its way, while nothing can be added; tells
+    /// Runs `action`, while nothing can be added, if nothing is kept or under way for the server that `covers` it; returns
     /// whether it did.
     pub(crate) fn if_empty(&self, covers: impl Fn(Scope<'_>) -> bool, action: impl FnOnce()) -> bool {
         let queue = self.queue();
@@ -144,7 +145,7 @@ impl Outbox {
         empty
     }
 
-    /// Does `action` while nothing can be added; it is told whether anything is kept, or on its way and may come back.
+    /// Runs `action` while nothing can be added, and tells it whether anything is kept, or is under way and may be put back.
     #[cfg(feature = "cluster")]
     pub(crate) fn undisturbed(&self, action: impl FnOnce(bool)) {
         let queue = self.queue();
@@ -163,12 +164,12 @@ impl Outbox {
         Some(Delivery { outbox: self, backlog: taken })
     }
 
-    /// For connections that have something to deliver: first come, first served.
+    /// The turns of connections that have something to deliver: first come, first served.
     pub(crate) fn turns(&self) -> &tokio::sync::Mutex<()> {
         &self.turns
     }
 
-    /// Resolves at the next end of a delivery from now on, however it ends.
+    /// Resolves when the next delivery ends, however it ends.
     pub(crate) fn delivered(&self) -> Notified<'_> {
         self.delivered.notified()
     }

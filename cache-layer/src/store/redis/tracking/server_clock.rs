@@ -1,9 +1,9 @@
-//! What the server's clock says, by how long this machine is up. All that share a server judge freshness by it, so that it makes no
-//! difference what their own clocks say, nor that somebody sets one.
+//! The server's clock, extrapolated by the uptime of this machine. All processes with the same server judge freshness by it,
+//! so that neither a wrong clock of a machine nor a change of it makes a difference.
 //!
-//! Each `TIME` is a sample: the server's clock stood so between the question and the answer, and half of the time between
-//! them is the error. Of the last samples the one with the least error counts. Samples that contradict each other
-//! mean that the server's clock was set, that it is another server, or that this machine slept: then only the new one counts.
+//! Each `TIME` is a sample: the server's clock had that value at some time between the question and the answer, and half of that
+//! interval is the error. Of the last samples, the one with the smallest error counts. Samples that contradict each other mean
+//! that the server's clock was set, that it is another server, or that this machine slept: then only the new one counts.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -12,70 +12,70 @@ use crate::{
     sync::Mutex,
 };
 
-/// Samples that are kept: of as many heartbeats, which are a second apart.
+/// The number of samples that are kept, one for each heartbeat; heartbeats are a second apart.
 const SAMPLES: usize = 8;
-/// By how much two clocks may drift apart, in microseconds for each microsecond: of a bad quartz, 200 ppm.
+/// The assumed drift between two clocks: one microsecond in this many, 200 ppm, as of a bad quartz.
 const DRIFT: i64 = 5_000;
-/// From the year 2001 to the year 5138, in microseconds. What is beyond is no time.
+/// The times that are accepted, from the year 2001 to the year 5138, in microseconds.
 const SENSIBLE: std::ops::Range<i64> = 1_000_000_000_000_000..100_000_000_000_000_000;
-/// What is not contradiction yet: clocks tick by the microsecond, and threads are late.
+/// A difference up to this is no contradiction: clocks tick by the microsecond, and threads are late.
 const SLACK: i64 = 1_000;
 
 /// The server's clock, as this process knows it.
 #[derive(Debug)]
 pub(crate) struct ServerClock {
-    /// Where entries may be of any age to whoever sets this clock, none is followed.
+    /// Does not follow the server if a user who can set the server's clock could have expired entries served.
     clock: Clock,
     followed: Arc<Followed>,
     samples: Mutex<VecDeque<Sample>>,
 }
 
-/// All in microseconds.
+/// A sample; all values are in microseconds.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    /// What the server's clock would have said when this process's began to count.
+    /// The server's time when this process's clock began to count.
     begin: i64,
     error: i64,
-    /// When it was taken.
+    /// When the sample was taken.
     at: i64,
 }
 
 impl Sample {
-    /// The error that it has by now.
+    /// The error of the sample at `now`.
     fn error_at(&self, now: i64) -> i64 {
         self.error + (now - self.at).max(0) / DRIFT
     }
 }
 
-/// How a server's clock stands beside this machine's, from [`RedisState::clock`](crate::store::RedisState::clock).
+/// The offset of a server's clock from this machine's, from [`RedisState::clock`](crate::store::RedisState::clock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClockOffset {
-    /// By how many milliseconds the server's clock is ahead of this machine's wall clock; below zero, behind.
+    /// How many milliseconds the server's clock is ahead of this machine's wall clock; negative if it is behind.
     pub millis: i64,
-    /// By how much that may be wrong: half a round trip.
+    /// The error of `millis`: half a round trip.
     pub error: Duration,
 }
 
 impl ServerClock {
-    /// `local` stands in until the server has said something. `follows`: whether [the clock](Self::clock) is the server's then.
+    /// `local` is used until the server has answered. `follows`: whether [the clock](Self::clock) is the server's after that.
     pub(crate) fn new(local: Clock, follows: bool) -> Self {
         let followed = Arc::new(Followed::new(local.clone()));
         let clock = if follows { Clock::following(followed.clone()) } else { local };
         Self { clock, followed, samples: Mutex::default() }
     }
 
-    /// What freshness is judged by.
+    /// The clock by which freshness is judged.
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// By that clock, in milliseconds since the Unix epoch.
+    /// The time of that clock, in milliseconds since the Unix epoch.
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
     }
 
-    /// The server was asked for the time then, and this is what it has answered, in seconds and microseconds.
+    /// Takes a sample: the server was asked for the time at `asked`, and answered with these seconds and microseconds.
     pub(crate) fn note(&self, asked: Uptime, (seconds, micros): (u64, u64)) {
         let (asked, at) = (self.since_birth(asked), self.since_birth(Uptime::now()));
         let said = seconds.checked_mul(1_000_000).and_then(|said| i64::try_from(said.checked_add(micros)?).ok());
@@ -88,7 +88,7 @@ impl ServerClock {
         }
     }
 
-    /// How it stands beside this machine's clock; `None` until the server has said something.
+    /// The offset from this machine's clock; `None` until the server has answered.
     pub(crate) fn offset(&self) -> Option<ClockOffset> {
         let at = self.since_birth(Uptime::now());
         let best = best(&self.samples.lock(), at)?;
@@ -103,7 +103,7 @@ impl ServerClock {
     }
 }
 
-/// Adds a sample, and drops those that it contradicts.
+/// Adds a sample, and drops earlier ones that contradict it.
 fn add(samples: &mut VecDeque<Sample>, new: Sample) {
     samples.retain(|old| (old.begin - new.begin).abs() <= old.error_at(new.at) + new.error + SLACK);
     if samples.len() == SAMPLES {
@@ -173,7 +173,7 @@ mod tests {
         assert!(off(5_000), "{} and {real}", server.now());
         let offset = server.offset().unwrap();
         assert!((590_000..610_000).contains(&offset.millis), "{offset:?}");
-        // Somebody sets the local clock.
+        // The local clock is set.
         local.skew(3_600_000);
         assert!(off(5_000), "{} and {real}", server.now());
         assert!(server.offset().unwrap().millis < -2_900_000, "{:?}", server.offset());

@@ -1,8 +1,8 @@
-//! The tokens of tags as a connection last read them, kept right by the server's tracking.
+//! The tokens of tags as a connection last read them, kept up to date by the server's tracking.
 //!
-//! Tokens are read with tracking on, and the server pushes a name as soon as its token changes. The connection delivers
-//! pushes and replies in order, and pushes are applied inline, before the next reply is handed out. So whichever task has
-//! the reply to a `GET` sees a table in which every invalidation that came before that `GET` has been applied.
+//! Tokens are read with tracking on, and the server pushes a name as soon as its token changes. The connection delivers pushes
+//! and replies in order, and pushes are applied inline, before the next reply is handed out. So a task that has the reply to a
+//! `GET` sees a table in which every invalidation that came before that `GET` has been applied.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::{
     tag::{TagRecord, TagStamp, TagState, TagToken},
 };
 
-/// Tags known at one time; above that the table starts anew, at the cost of reading tokens again.
+/// The most tags that are known at one time; above that the table starts anew, at the cost of reading tokens again.
 const MOST: usize = 100_000;
 
 #[derive(Debug)]
@@ -34,11 +34,11 @@ pub(crate) struct TagTracker {
 /// A read of tokens under way.
 pub(crate) struct TagReads<'a> {
     tickets: Vec<Ticket<'a, Arc<str>, Known>>,
-    /// Counts that the record of everything may be another one, if it is read as well.
+    /// The counter of changes, if the record of everything is read as well.
     changes: Option<&'a AtomicU64>,
 }
 
-/// What is known of a tag, and until when at least the server keeps it, if that is known.
+/// The record of a tag, and until when at least the server keeps it, if that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     record: TagRecord,
@@ -54,18 +54,18 @@ impl Known {
         &self.record
     }
 
-    /// Whether the server keeps it for so much longer, unless it runs out of memory.
+    /// Whether the server keeps the token for at least `life`, unless it runs out of memory.
     pub(crate) fn lives_for(&self, life: Duration) -> bool {
         let end = Instant::now().checked_add(life);
         self.until.zip(end).is_some_and(|(until, end)| end <= until)
     }
 }
 
-/// What the table says about an entry's stamps.
+/// The table's judgement of an entry's stamps.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Known(Judged),
-    /// These tags must be read first; by the others, it stands so.
+    /// These tags must be read first; by the others, the state is this.
     Unknown(Vec<Arc<str>>, Judged),
 }
 
@@ -73,15 +73,16 @@ pub(crate) enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Judged {
     pub(crate) state: TagState,
-    /// Whether there was a ban that its load did not know of. One that covers it may have been taken off the list since it was found: it
-    /// is there no more, then.
+    /// Whether there was a ban that the entry's load did not know of. A ban that covers the entry may have been taken off the
+    /// list since the entry was found; then the entry is gone from the store.
     pub(crate) banned_since: bool,
 }
 
 impl Judged {
     pub(crate) const CURRENT: Self = Self { state: TagState::Current, banned_since: false };
 
-    /// The state of what was found when it was watched what is banned; `None` if that has changed since, so that nobody knows.
+    /// The state of an entry that was found after `watch` began; `None` if bans may have changed since, so that the state is not
+    /// known.
     pub(crate) fn unless_in_doubt(self, tokens: &TagTracker, watch: BansWatch) -> Option<TagState> {
         let in_doubt = self.banned_since && !(watch.known && tokens.changes() == watch.changes);
         (!in_doubt).then_some(self.state)
@@ -100,7 +101,7 @@ pub(crate) struct BansWatch {
 }
 
 impl BansWatch {
-    /// Whether it was known which bans there are.
+    /// Whether the list of bans was known.
     pub(crate) fn is_known(&self) -> bool {
         self.known
     }
@@ -113,7 +114,7 @@ impl Default for TagTracker {
 }
 
 impl TagTracker {
-    /// For an entry of that key.
+    /// Judges an entry of `key`.
     pub(crate) fn judge(&self, entry: &Entry, key: &Key) -> Verdict {
         let mut unknown = Vec::new();
         let mut judged = Judged::CURRENT;
@@ -132,7 +133,7 @@ impl TagTracker {
         }
     }
 
-    /// To be called before an entry is looked for whose bans may be taken off the list before it is judged.
+    /// Watches bans. To be called before looking for an entry whose bans may be taken off the list before it is judged.
     pub(crate) fn watch_bans(&self) -> BansWatch {
         let changes = self.changes();
         BansWatch { known: self.tags.get(EVERYTHING).is_some(), changes }
@@ -148,13 +149,13 @@ impl TagTracker {
         self.tags.get(tag)
     }
 
-    /// Says that the tokens of `tags` are about to be read. To be called before the read is sent.
+    /// Announces that the tokens of `tags` are about to be read. To be called before the read is sent.
     pub(crate) fn begin_read(&self, tags: &[Arc<str>]) -> TagReads<'_> {
         let changes = tags.iter().any(|tag| **tag == *EVERYTHING).then_some(&self.changes);
         TagReads { tickets: self.tags.begin_reads(tags.iter().cloned()), changes }
     }
 
-    /// The token of a tag had so much longer to live `then`, if it is still this one.
+    /// Notes that the token of a tag had this much longer to live at `then`, if it is still the same token.
     pub(crate) fn note_life(&self, tag: &str, token: TagToken, then: Instant, life: Duration) {
         self.tags.update(tag, |known| {
             if known.record.token == token {
@@ -178,7 +179,7 @@ impl TagTracker {
     }
 }
 
-/// The state of `entry`, which is stored under that key, by one of its tags; by the one that every entry has, what is banned as well.
+/// The state of `entry`, which is stored under `key`, by one of its tags; the tag that every entry has also gives its bans.
 pub(crate) fn judge_by(record: &TagRecord, stamp: &TagStamp, entry: &Entry, key: &Key) -> Judged {
     let turn = || key.id().turn();
     let state = record.state_of(&stamp.token, turn);
@@ -195,14 +196,14 @@ pub(crate) fn judge_by(record: &TagRecord, stamp: &TagStamp, entry: &Entry, key:
 }
 
 impl TagReads<'_> {
-    /// Before anybody can judge by what was read: while it was unknown, nobody was told what came and went.
+    /// Counts before any task can judge by the record: while it was unknown, no task was told of bans that came and went.
     fn count(&self) {
         if let Some(changes) = self.changes {
             changes.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// Takes what is there of the tags, in the order in which they were asked for, if they have any.
+    /// Takes the records of the tags, in the order in which they were asked for; `None` for a tag without one.
     pub(crate) fn complete(self, records: &[Option<TagRecord>]) {
         self.count();
         for (ticket, record) in self.tickets.into_iter().zip(records) {
@@ -212,7 +213,7 @@ impl TagReads<'_> {
         }
     }
 
-    /// As [`complete`](Self::complete), of the token of one tag, which had so much longer to live `then`.
+    /// As [`complete`](Self::complete), for the token of one tag, which had this much longer to live at `then`.
     pub(crate) fn complete_living(self, record: &TagRecord, then: Instant, life: Duration) {
         self.count();
         for ticket in self.tickets {

@@ -1,4 +1,4 @@
-//! What is kept beside the entries goes with them: tags and variants are named by what clients ask for.
+//! Tags and variants do not outlive their entries: clients' requests can create any number of them.
 
 use tests::{RedisServer, wait_until};
 
@@ -26,7 +26,7 @@ async fn lease(store: &RedisStore, key: &Key) -> Lease {
     }
 }
 
-/// Stores an entry that is kept for so many milliseconds.
+/// Stores an entry that is kept for this many milliseconds.
 async fn keep(store: &RedisStore, key: &Key, life: u64, tags: &[&str]) {
     let lease = lease(store, key).await;
     let entries = vec![(key.clone(), entry(key, EntryId::random(), life, "value"))];
@@ -48,7 +48,7 @@ async fn a_token_lives_as_long_as_the_longest_entry_that_carries_it_and_not_much
     keep(&store, &key("long"), 600_000, &["t"]).await;
     let long = left(&server, "t");
     assert!((600_000..=1_350_100).contains(&long), "{long}");
-    // What lives less changes nothing.
+    // A shorter life changes nothing.
     keep(&store, &key("shorter"), 1_000, &["t"]).await;
     let still = left(&server, "t");
     assert!((500_000..=long).contains(&still), "{still} of {long}");
@@ -72,12 +72,12 @@ async fn what_is_put_and_what_is_softened_keeps_its_token() {
     store.invalidate(Scope::Tags(&Tags::new(["t"])), Hardness::Soft).await.unwrap();
     assert!((290_000..=375_000).contains(&left(&server, "t")), "{}", left(&server, "t"));
     assert!(matches!(store.get(&place).await, Ok(Lookup::Found(_))));
-    // Nothing carries it any more.
+    // No entry carries it any more.
     invalidate_tag(&store, "t").await.unwrap();
     assert!((1..=60_000).contains(&left(&server, "t")), "{}", left(&server, "t"));
 }
 
-/// As the requests of a stranger for what is not there.
+/// Requests of a stranger for resources that do not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_of_entries_that_are_gone_are_gone() {
     let server = RedisServer::start();
@@ -90,7 +90,7 @@ async fn tokens_of_entries_that_are_gone_are_gone() {
     wait_until("the tokens to be gone", async || tokens().await == 0).await;
 }
 
-/// A token that is gone may be made anew: it is another one, so that nothing is served that it had covered.
+/// A token that is gone may be replaced by a new one, so that no entry is served that had carried the old one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_is_made_anew_is_another_one() {
     let server = RedisServer::start();
@@ -111,7 +111,7 @@ async fn a_token_that_is_made_anew_is_another_one() {
     }
 }
 
-/// A load that began before an invalidation is not stored, though what that wrote is gone by the time that it ends.
+/// A load that began before an invalidation is not stored, even if the invalidation's token is gone by the time that it ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invalidation_is_not_forgotten_with_its_token() {
     let server = RedisServer::start();
@@ -119,12 +119,12 @@ async fn an_invalidation_is_not_forgotten_with_its_token() {
     let late = lease(&store, &key("a")).await;
     invalidate_tag(&store, "t").await.unwrap();
     let () = server.command(&["DEL", "test:t:t"]);
-    // By a load that began after it, the tag has a token again.
+    // A load that began after it has given the tag a token again.
     assert_eq!(fill(&store, &key("b"), "new", &["t"]).await, Committed::Stored);
     assert_eq!(store.commit(&loaded(late, "old", &["t"])).await.unwrap(), Committed::Refused);
 }
 
-/// A primary entry and one of its variants, as a load brings them.
+/// A primary entry and one of its variants, as the result of a load.
 async fn vary(store: &RedisStore, primary: EntryId, selector: &str, life: u64) -> Committed {
     let (place, variant) = (key("v"), key("v").variant(selector.as_bytes()));
     let lease = lease(store, &place).await;
@@ -143,7 +143,7 @@ async fn variants_that_nothing_leads_to_any_more_are_deleted() {
     let variants = || server.keys().iter().filter(|name| name.contains(":e:") && !name.contains(":-:")).count();
     let mut parent = EntryId::random();
     for round in 0..50 {
-        // As the front end does, which begins anew when there are as many as there may be.
+        // Like the front end, which starts a new primary entry when the limit of variants is reached.
         if round % MOST == 0 {
             parent = EntryId::random();
         }
@@ -160,13 +160,13 @@ async fn variants_that_nothing_leads_to_any_more_are_deleted() {
     let known: String = server.command(&["GET", &store.0.context.names.variants(&key("v"))]);
     assert_eq!(known.len(), 2 * 32);
 
-    // Those of a primary entry that was invalidated go with the next one.
+    // The variants of an invalidated primary entry are deleted with the next one.
     store.invalidate(Scope::Key(&key("v")), Hardness::Hard).await.unwrap();
     vary(&store, EntryId::random(), "another", 60_000).await;
     assert_eq!(variants(), 1);
 }
 
-/// Loads that run at the same time have each counted themselves alone, so that the front end begins anew too late.
+/// Concurrent loads have each counted only themselves, so that the front end starts anew too late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_variants_that_were_counted_too_few_the_oldest_go() {
     let server = RedisServer::start();
@@ -195,7 +195,7 @@ async fn what_is_known_of_variants_lives_as_long_as_they_do_and_is_no_more_than_
     assert!((30_000..=60_000).contains(&left()), "{}", left());
     vary(&store, parent, "longer", 120_000).await;
     assert!((90_000..=120_000).contains(&left()), "{}", left());
-    // What another program left there counts as nothing, and names nothing that would be deleted.
+    // A value that another program left there is ignored, and the names in it are not deleted.
     let other = format!("test:e:{}", "x".repeat(32));
     let () = server.command(&["SET", &other, "another's"]);
     for junk in [&["SET", &*name, "{}:-:x"][..], &["LPUSH", &*name, "a"]] {
@@ -208,7 +208,8 @@ async fn what_is_known_of_variants_lives_as_long_as_they_do_and_is_no_more_than_
     wait_until("it to be gone", async || left() == -2).await;
 }
 
-/// The script that writes ramps, and the memory store's [`Ramps`](crate::ramp::Ramps), say the same of any order of them.
+/// The script that writes ramps, and the memory store's [`Ramps`](crate::ramp::Ramps), give the same result for any order of
+/// them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_writes_the_ramps_that_a_store_in_memory_has() {
     let server = RedisServer::start();
@@ -250,7 +251,7 @@ async fn a_server_writes_the_ramps_that_a_store_in_memory_has() {
     assert!(longest == 33 + 8 * 32 && merged > 0, "{longest} {merged}");
 }
 
-/// The same token; and the same states, but that what is merged is rounded to milliseconds, to be no later.
+/// The same token; and the same states, except that merged ramps are rounded to earlier milliseconds.
 fn assert_same(written: &TagRecord, mirrored: &TagRecord) {
     assert_eq!(written.token.0[..16], mirrored.token.0[..16]);
     let ramps = |record: &TagRecord| record.to_text()[32..].len();
@@ -268,7 +269,7 @@ fn assert_same(written: &TagRecord, mirrored: &TagRecord) {
     }
 }
 
-/// A server whose clock was set back tells ramps in the wrong order: what was there is void, then.
+/// A server whose clock was set back would order ramps wrongly: earlier entries are void.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_servers_clock_was_set_back_a_ramp_voids_what_it_covers() {
     let server = RedisServer::start();
@@ -286,7 +287,7 @@ async fn where_the_servers_clock_was_set_back_a_ramp_voids_what_it_covers() {
     assert!(written.len() == 32 && written[16..31] != token[16..31], "{written} after {token}");
 }
 
-/// What can't be read where a token should be is none: neither to a read, nor to a script that commits or softens.
+/// A value in place of a token that can't be parsed is no token: neither for a read, nor for a script that commits or softens.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_of_another_version_is_no_token() {
     let server = RedisServer::start();

@@ -1,20 +1,20 @@
-//! What was read from a server that tells when it changes, and is known until the server does.
+//! Values that were read from a server that pushes changes; they are known until the server pushes one.
 //!
-//! A connection with client-side caching reads a value, and is pushed its name as soon as it changes. The connection
-//! delivers replies and pushes in order, and applies a push at once. But the task that waits for a reply handles it when
-//! it gets to run, which may be after a push that came later: it would keep what is out of date, and no other push would
-//! ever say so. Redis' documentation of client-side caching has the cure: a placeholder.
+//! A connection with client-side caching reads a value, and receives a push with its name as soon as it changes. The connection
+//! delivers replies and pushes in order, and applies a push at once. But the task that waits for a reply handles it when it gets
+//! to run, which may be after a push that came later: it would keep an outdated value, and no further push would correct that.
+//! Redis' documentation of client-side caching describes the remedy: a placeholder.
 //!
-//! **The invariant.** A value is known here only if no push for its key was applied between the beginning of the read that
-//! it comes from and now. For that
+//! **The invariant.** A value is known here only if no push for its key was applied between the beginning of its read and now.
+//! For that
 //!
-//! 1. [`begin_read`](Tracked::begin_read) puts a placeholder into the key's slot *before* the read is sent, with a number
-//!    that no other read has;
-//! 2. a push removes the slot, whatever is in it ([`void`](Tracked::void) and its like);
-//! 3. [`Ticket::complete`] keeps the value only where it finds the placeholder of its own read.
+//! 1. [`begin_read`](Tracked::begin_read) puts a placeholder into the key's slot *before* the read is sent, with a number that no
+//!    other read has;
+//! 2. a push removes the slot, whatever is in it ([`void`](Tracked::void) and the like);
+//! 3. [`Ticket::complete`] keeps the value only if it finds the placeholder of its own read.
 //!
-//! Each is one step under the lock of the table. A later read of the same key replaces the placeholder of an earlier one,
-//! whose value is not kept, then: of two reads under way nobody knows which one the server answered last.
+//! Each is one step under the lock of the table. A later read of the same key replaces the placeholder of an earlier one, whose
+//! value is then not kept: of two reads under way, it is not known which one the server answered last.
 
 use std::{
     borrow::Borrow,
@@ -29,7 +29,7 @@ use crate::{
     sync::Mutex,
 };
 
-/// Values by their keys, in a map that is hashed or, where neighbouring keys change together, ordered.
+/// Values by their keys, in a hash map or, where neighbouring keys change together, in an ordered map.
 #[derive(Debug)]
 pub(super) struct Tracked<K, V, M = HashMap<K, Slot<V>>> {
     table: Mutex<Table<M>>,
@@ -43,13 +43,13 @@ pub(super) type TrackedRanges<K, V> = Tracked<K, V, BTreeMap<K, Slot<V>>>;
 #[derive(Debug)]
 struct Table<M> {
     slots: M,
-    /// Reads begun so far, each of which has its number.
+    /// The number of reads begun so far; each read has its number.
     reads: u64,
 }
 
 #[derive(Debug)]
 pub(super) enum Slot<V> {
-    /// The placeholder of the read of that number.
+    /// The placeholder of the read with this number.
     Reading(u64),
     Known(V),
 }
@@ -63,7 +63,7 @@ impl<V> Slot<V> {
     }
 }
 
-/// A read under way. Dropped without a value, it leaves nothing behind.
+/// A read under way. If it is dropped without a value, nothing of it remains.
 #[must_use = "a read that is not begun before it is sent may keep what is out of date"]
 pub(super) struct Ticket<'a, K, V, M = HashMap<K, Slot<V>>>
 where
@@ -79,7 +79,7 @@ where
 /// A read under way, in [`TrackedRanges`].
 pub(super) type RangesTicket<'a, K, V> = Ticket<'a, K, V, BTreeMap<K, Slot<V>>>;
 
-/// What is known at one moment.
+/// A view of the table at one moment.
 pub(super) struct Known<'a, K, V, M> {
     slots: &'a M,
     of: PhantomData<(K, V)>,
@@ -99,7 +99,7 @@ impl<K: Hash + Ord + Clone, V, M: Map<K, Slot<V>>> Tracked<K, V, M> {
         Self { table: Mutex::new(Table { slots: M::default(), reads: 0 }), bound, of: PhantomData }
     }
 
-    /// Says that `key` is about to be read. To be called before the read is sent.
+    /// Announces that `key` is about to be read. To be called before the read is sent.
     pub(super) fn begin_read(&self, key: K) -> Ticket<'_, K, V, M> {
         let mut table = self.table.lock();
         let room = self.bound.make_room(&mut table.slots, 1);
@@ -113,14 +113,14 @@ impl<K: Hash + Ord + Clone, V, M: Map<K, Slot<V>>> Tracked<K, V, M> {
         keys.map(|key| self.ticket(&mut table, key, room)).collect()
     }
 
-    /// As [`begin_read`](Self::begin_read), of a key that is known already, or being read; `None` if it is neither.
+    /// As [`begin_read`](Self::begin_read), for a key that is already known, or being read; `None` if it is neither.
     pub(super) fn begin_read_again(&self, key: K) -> Option<Ticket<'_, K, V, M>> {
         let mut table = self.table.lock();
         table.slots.get(&key)?;
         Some(self.ticket(&mut table, key, true))
     }
 
-    /// Without `room` for its placeholder, the read is never kept.
+    /// Without `room` for its placeholder, the result of the read is not kept.
     fn ticket(&self, table: &mut Table<M>, key: K, room: bool) -> Ticket<'_, K, V, M> {
         table.reads += 1;
         let number = table.reads;
@@ -139,7 +139,7 @@ impl<K: Hash + Ord + Clone, V, M: Map<K, Slot<V>>> Tracked<K, V, M> {
         self.table.lock().slots.get(key)?.known().cloned()
     }
 
-    /// Adds to what is known of `key`, if anything is.
+    /// Adds to the value of `key`, if it is known.
     pub(super) fn update<Q: Hash + Ord + ?Sized>(&self, key: &Q, add: impl FnOnce(&mut V))
     where
         K: Borrow<Q>,
@@ -149,7 +149,7 @@ impl<K: Hash + Ord + Clone, V, M: Map<K, Slot<V>>> Tracked<K, V, M> {
         }
     }
 
-    /// Looks at what is known of many keys at one moment.
+    /// Looks at many keys at one moment.
     pub(super) fn look<T>(&self, look: impl FnOnce(Known<'_, K, V, M>) -> T) -> T {
         look(Known { slots: &self.table.lock().slots, of: PhantomData })
     }
@@ -197,13 +197,13 @@ impl<K: Hash + Ord + Clone, V: Clone> TrackedRanges<K, V> {
 }
 
 impl<K: Hash + Ord, V, M: Map<K, Slot<V>>> Ticket<'_, K, V, M> {
-    /// Takes the value that was read, and keeps it unless it changed since.
+    /// Keeps the value that was read, unless it changed since.
     pub(super) fn complete(self, value: V) {
         self.complete_with(|| Some(value));
     }
 
-    /// As [`complete`](Self::complete), for a value that `keep` puts elsewhere, if it returns none. Nothing is voided while
-    /// `keep` runs; and to void such a value is to [void](Tracked::void) its key here, and then to remove it there.
+    /// As [`complete`](Self::complete), for a value that `keep` stores elsewhere, in which case it returns `None`. Nothing is
+    /// voided while `keep` runs. To void such a value, [void](Tracked::void) its key here first, and then remove it there.
     pub(super) fn complete_with(mut self, keep: impl FnOnce() -> Option<V>) {
         if !std::mem::take(&mut self.open) {
             return;
@@ -216,7 +216,7 @@ impl<K: Hash + Ord, V, M: Map<K, Slot<V>>> Ticket<'_, K, V, M> {
         }
     }
 
-    /// Ends the read, and voids its key, whatever is known of it by now.
+    /// Ends the read, and voids its key, even if a value is known by now.
     pub(super) fn void(mut self) {
         self.open = false;
         self.tracked.table.lock().slots.remove(&self.key);
@@ -238,7 +238,7 @@ where
     }
 }
 
-/// Whether `slot` is the placeholder of the read of that number.
+/// Whether `slot` is the placeholder of the read with this number.
 fn is_of<V>(slot: &Slot<V>, number: u64) -> bool {
     matches!(slot, Slot::Reading(reading) if *reading == number)
 }

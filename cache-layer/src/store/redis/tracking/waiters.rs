@@ -1,7 +1,7 @@
-//! Who waits for the end of another process's lease. A tracked read of the lease registers the connection with the
-//! server, whose push then wakes everybody who waits for that key.
+//! Tasks that wait for the end of another process's lease. A tracked read of the lease registers the connection with the server,
+//! whose push then wakes every task that waits for that key.
 //!
-//! Polling goes on beside it, rarely: it bounds what a lost push, or a lease that the server is late to expire, costs.
+//! Tasks also poll, rarely: that limits the cost of a lost push, or of a lease that the server is late to expire.
 
 use std::{
     collections::HashMap,
@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{key::KeyId, sync::Mutex};
 
-/// How long to wait for a push before looking again, in milliseconds: this, and up to so much more at random.
+/// How long to wait for a push before looking again, in milliseconds: this, and up to as much more at random.
 const POLL: u64 = 25;
 const POLL_SPREAD: u64 = 75;
-/// The same where there are no pushes.
+/// The same without pushes.
 const POLL_UNTRACKED: std::ops::Range<u64> = 5..25;
 
-/// One waker for each key that is waited for. It is in the table until it wakes, or the last of its waiters leaves.
+/// One waker for each key with waiters. It is in the table until it wakes, or until the last of its waiters leaves.
 #[derive(Debug)]
 pub(crate) struct Waiters {
     wakers: Mutex<HashMap<KeyId, Waker>>,
@@ -38,20 +38,20 @@ impl Default for Waiters {
     }
 }
 
-/// A place among those who wait for a key.
+/// A place among the waiters for a key.
 pub(crate) struct Waiter<'a> {
     waiters: &'a Waiters,
     id: KeyId,
     woken: CancellationToken,
 }
 
-/// How long to wait before looking again where nobody will tell.
+/// How long to wait before looking again if there are no pushes.
 pub(crate) fn pause_untracked() -> Duration {
     Duration::from_millis(fastrand::u64(POLL_UNTRACKED))
 }
 
 impl Waiters {
-    /// Begins to wait. To be called before the lease is read: a push after that read is not missed, then.
+    /// Begins to wait. To be called before the lease is read, so that a push after that read is not missed.
     pub(crate) fn join(&self, id: KeyId) -> Waiter<'_> {
         let mut wakers = self.wakers.lock();
         let waker = wakers.entry(id).or_default();
@@ -100,7 +100,7 @@ impl Waiter<'_> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut wakers = self.waiters.wakers.lock();
-        // One that has woken is no longer there, and what is there instead is another one.
+        // A waker that has woken is no longer in the table, and its place may have another one.
         if self.woken.is_cancelled() {
             return;
         }

@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// Whether this error says that the connection, or the server behind it, will answer nothing else for now.
+/// Whether the error means that the connection, or its server, will answer nothing else for now.
 pub(crate) fn proves_connection_useless(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
@@ -16,9 +16,9 @@ pub(crate) fn proves_connection_useless(error: &RedisError) -> bool {
         )
 }
 
-/// Whether the server answers this command to nobody, or not to this user.
+/// Whether the server allows this command to no user, or not to this one.
 pub(crate) fn is_not_allowed(error: &RedisError) -> bool {
-    // What was renamed away is unknown.
+    // A renamed command is unknown.
     let unknown = || error.detail().is_some_and(|detail| detail.starts_with("unknown command"));
     error.code() == Some("NOPERM") || (error.code() == Some("ERR") && unknown())
 }

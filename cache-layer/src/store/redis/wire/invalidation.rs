@@ -1,4 +1,4 @@
-//! Invalidations as they are sent: one round trip each, which also tells the data set that it was done to.
+//! The commands of invalidations: one round trip each, which also identifies the data set that was invalidated.
 
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Script, Value, aio::MultiplexedConnection};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{ban::LONGEST_PATTERN, key::Key, pattern::Pattern, store::Scope};
 
-/// The mark of the data set that something was done to: `None` in a cluster, or if it has none.
+/// The mark of the data set that an operation reached: `None` in a cluster, or if it has none.
 pub(crate) type Mark = Option<String>;
 
 /// One invalidation, in one round trip.
@@ -21,8 +21,8 @@ pub(crate) async fn invalidate(
     scope: Scope<'_>,
 ) -> RedisResult<Mark> {
     match scope {
-        // The lease goes with the entry: a load in flight can't commit any more. Variants are reached through this
-        // entry alone, and theirs compare it when they commit.
+        // The lease is deleted with the entry, so that a load in flight can't commit. Variants are reached through this entry
+        // alone, and their loads compare it when they commit.
         Scope::Key(key) => {
             let key = key.primary();
             let mut unlink = redis::cmd("UNLINK");
@@ -30,14 +30,14 @@ pub(crate) async fn invalidate(
             unlinked(names, driver, unlink, 2).await
         }
         Scope::Tags(tags) => renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), tags.iter()).await,
-        // What else it covers is void as well.
+        // Everything is voided, which includes what the scope covers.
         Scope::Pattern(_) | Scope::Everything => {
             renew_tokens(names, driver, (&scripts::INVALIDATE_TAG, &[]), [EVERYTHING]).await
         }
     }
 }
 
-/// Invalidations of many keys, as [`invalidate`] does one, in one round trip.
+/// Invalidates many keys in one round trip, each like [`invalidate`].
 pub(crate) async fn invalidate_keys(
     names: &Names,
     driver: &mut MultiplexedConnection,
@@ -51,7 +51,7 @@ pub(crate) async fn invalidate_keys(
     marked::<OfTwo>(names, batch, keys.len(), driver).await
 }
 
-/// One soft invalidation, in one round trip: over so many milliseconds, or at once.
+/// One soft invalidation, in one round trip: over `window` milliseconds, or at once.
 pub(crate) async fn soften(
     names: &Names,
     driver: &mut MultiplexedConnection,
@@ -73,7 +73,7 @@ pub(crate) async fn soften(
     }
 }
 
-/// One ban, in one round trip: void, or stale over so many milliseconds; `None` if there is no room for it, on the list or the server.
+/// One ban, in one round trip: hard, or soft over this many milliseconds; `None` if the list or the server has no room.
 pub(crate) async fn ban(
     names: &Names,
     driver: &mut MultiplexedConnection,
@@ -93,7 +93,7 @@ pub(crate) async fn ban(
         batch.get(&names.mark(""));
     }
     let mut replies = match batch.run::<Vec<Value>>(driver).await {
-        // What is deleted makes room.
+        // A deletion will make room.
         Err(error) if is_out_of_memory(&error) => return Ok(None),
         replies => replies?.into_iter(),
     };
@@ -109,7 +109,7 @@ async fn renew_tokens<'a>(
     tags: impl IntoIterator<Item = &'a str>,
 ) -> RedisResult<Mark> {
     let mut batch = Batch::default();
-    // Noted first: a fill that finds no token must find the note.
+    // The note is written first: a fill that finds no token must find the note.
     batch.call(&scripts::NOTE_INVALIDATION, &[&names.last_invalidation()], &[]);
     let tags: Vec<&str> = tags.into_iter().collect();
     for tag in &tags {
@@ -124,7 +124,7 @@ async fn renew_tokens<'a>(
     }
 }
 
-/// Runs `batch`, whose calls have so many replies of one kind, and tells which data set it was for.
+/// Runs `batch`, which has this many replies of one kind, and identifies the data set that it reached.
 pub(crate) async fn marked<T: FromRedisValue>(
     names: &Names,
     mut batch: Batch,
@@ -144,7 +144,7 @@ pub(crate) async fn marked<T: FromRedisValue>(
     mark
 }
 
-/// Runs an `UNLINK` of so many names, and tells which data set it was for.
+/// Runs an `UNLINK` of this many names, and identifies the data set that it reached.
 async fn unlinked(names: &Names, driver: &mut MultiplexedConnection, unlink: Cmd, asked: usize) -> RedisResult<Mark> {
     if names.is_clustered() {
         return unlink.query_async::<Count>(driver).await?.at_most(asked).map(|_| None);
@@ -163,8 +163,8 @@ fn mark(reply: Value) -> RedisResult<Mark> {
     }
 }
 
-/// Invalidates tags on a server that is full, where nothing can be written: without a token an entry is invalid, and
-/// without a note nothing tells a fill in flight that no invalidation overtook it.
+/// Invalidates tags on a full server, where nothing can be written: without a token an entry is invalid, and without a note a
+/// fill in flight can't be sure that no invalidation overtook it.
 async fn unlink_tags(names: &Names, driver: &mut MultiplexedConnection, tags: &[&str]) -> RedisResult<Mark> {
     let mut unlink = redis::cmd("UNLINK");
     unlink.arg(names.last_invalidation());

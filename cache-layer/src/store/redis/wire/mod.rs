@@ -1,12 +1,12 @@
-//! What is said on a connection. Wire never remembers: there is no state here, and no connection.
+//! The commands and replies on a connection. Wire never remembers: it has no state and no connection.
 //!
-//! - [`names`]: what the keys are called; [`sealing`]: whether they are hidden, and entries sealed
-//! - [`scripts`]: what runs on the server, and how commands go out together
-//! - [`replies`]: what the server may answer
-//! - [`invalidation`], [`sweep`]: what makes entries invalid, by key and tag, and by pattern
+//! - [`names`]: the names of keys; [`sealing`]: whether names are hidden and entries sealed
+//! - [`scripts`]: the scripts on the server, and batches of commands
+//! - [`replies`]: the replies that are accepted
+//! - [`invalidation`], [`sweep`]: invalidation by key and tag, and by pattern
 //! - [`errors`]: what an error says about the server
-//! - [`operation`]: what a round trip is called in a trace
-//! - [`token_life`]: for how long the token of a tag is kept
+//! - [`operation`]: the name of a round trip in a trace
+//! - [`token_life`]: how long the token of a tag is kept
 
 pub(crate) mod errors;
 pub(crate) mod invalidation;

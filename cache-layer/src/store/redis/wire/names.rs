@@ -1,24 +1,24 @@
-//! The names of our keys in Redis. `{…}` makes an entry, its variants and its lease share a cluster slot; what follows
-//! is for people and patterns.
+//! The names of the library's keys in Redis. `{…}` makes an entry, its variants and its lease share a cluster slot; the part
+//! after it is for people and patterns.
 //!
 //! | name | holds |
 //! |---|---|
 //! | `<prefix>:e:{<digest>}:<variant or ->:<readable>` | an entry |
-//! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or what came of it: see [`scripts`](super::scripts) |
-//! | `<prefix>:v:{<digest>}:-:<readable>` | which variants the entry leads to: their digests, one after the other |
-//! | `<prefix>:t:<tag>` | the tag's token, and behind it the [ramps](crate::ramp) that led to it |
-//! | `<prefix>:t:` | the token of everything, and behind it the [bans](crate::ban), too |
-//! | `<prefix>:lurker` | who sweeps what is banned |
+//! | `<prefix>:l:{<digest>}:<variant or ->:<readable>` | its lease: the holder's token, or how the load ended: see [`scripts`](super::scripts) |
+//! | `<prefix>:v:{<digest>}:-:<readable>` | the variants that the entry leads to: their digests, one after the other |
+//! | `<prefix>:t:<tag>` | the tag's token, followed by the [ramps](crate::ramp) that led to it |
+//! | `<prefix>:t:` | the token of everything, followed by the [bans](crate::ban), too |
+//! | `<prefix>:lurker` | the process that sweeps banned entries |
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:switches` | the operator's switches, and until when they are on |
 //! | `<prefix>:audit` | who changed what: a stream |
-//! | `<prefix>:hot` | the keys that processes answer with most, for those that start: a stream |
-//! | `<prefix>:id` | who served this data set last |
-//! | `<prefix>:mark` | what tells this data set from every other one |
+//! | `<prefix>:hot` | the keys with most hits of each process, for processes that start: a stream |
+//! | `<prefix>:id` | the server that had this data set last |
+//! | `<prefix>:mark` | distinguishes this data set from every other one |
 //!
-//! In a cluster, tags and what belongs to them lie in one slot, the prefix's own: `<prefix>:t:{<prefix>}:<tag>`,
-//! `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` and `<prefix>:mark:{<prefix>}:<node>` for each primary. They
-//! have one server's clock and order then.
+//! In a cluster, tags and related keys lie in one slot, the prefix's own, so that one server's clock and order hold for them:
+//! `<prefix>:t:{<prefix>}:<tag>`, `<prefix>:i:{<prefix>}:`, and `<prefix>:id:{<prefix>}:<node>` and
+//! `<prefix>:mark:{<prefix>}:<node>` for each primary.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -28,10 +28,10 @@ use crate::{
     key::{Key, KeyId},
 };
 
-/// The tag that every entry here carries: its new token voids them all. No tag of a user's is empty.
+/// The tag that every entry carries: a new token of it voids all entries. A user's tag is never empty.
 pub(crate) const EVERYTHING: &str = "";
-/// The least life of that tag's token, which is renewed with every fill. Those of other tags are kept for as long as
-/// [what carries them](crate::store::redis::wire::token_life::lives).
+/// The minimum life of that tag's token, which is renewed with every fill. Tokens of other tags are kept for as long as [the
+/// entries that carry them](crate::store::redis::wire::token_life::lives).
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// 15 hex digits, the middle of a [`TagToken`](crate::tag::TagToken).
@@ -39,7 +39,7 @@ pub(crate) fn nonce() -> String {
     format!("{:015x}", fastrand::u64(..1 << 60))
 }
 
-/// What a name stands for.
+/// The meaning of a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Named<'a> {
     Tag(Cow<'a, str>),
@@ -49,7 +49,7 @@ pub(crate) enum Named<'a> {
     Switches,
 }
 
-/// What there is of every key.
+/// The kinds of names that a key has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Entry,
@@ -70,9 +70,9 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     prefix: String,
-    /// What comes before tags, so that they share a slot where there are slots.
+    /// The part before tags, so that they share a slot in a cluster.
     tags: String,
-    /// Those that are needed for each request.
+    /// The names that are needed for each request.
     last_invalidation: String,
     switches: String,
     sealing: Sealing,
@@ -88,17 +88,17 @@ impl Names {
         Self { prefix: prefix.to_owned(), tags, last_invalidation, switches, sealing: Sealing::default() }
     }
 
-    /// The same where entries are sealed: digests and tags are hidden, and nothing is there for people to read.
+    /// The same names for sealed entries: digests and tags are hidden, and there is no readable part.
     pub(crate) fn sealed(self, sealing: Sealing) -> Self {
         Self { sealing, ..self }
     }
 
-    /// How the entries are written that have these names.
+    /// How the entries with these names are written.
     pub(crate) fn sealing(&self) -> &Sealing {
         &self.sealing
     }
 
-    /// The same, for a cluster.
+    /// The same names for a cluster.
     #[cfg(feature = "cluster")]
     pub(crate) fn clustered(prefix: &str) -> Self {
         Self::with(prefix, format!("{{{prefix}}}:"))
@@ -121,12 +121,12 @@ impl Names {
         self.of_key(Kind::Lease, key)
     }
 
-    /// What is known of the variants of a primary key.
+    /// The name of what is known of the variants of a primary key.
     pub(crate) fn variants(&self, primary: &Key) -> String {
         self.of_key(Kind::Variants, primary)
     }
 
-    /// A variant as its name has it.
+    /// A variant, as it appears in names.
     pub(crate) fn variant_digits(&self, variant: &Key) -> String {
         let mut digits = String::with_capacity(32);
         push_hex(&mut digits, &self.sealing.hide_id(variant.id().variant));
@@ -169,7 +169,7 @@ impl Names {
         beside_tags(&self.prefix, &self.tags, kind)
     }
 
-    /// What a name stands for; `None` if it is none of ours, or nobody keeps what it stands for.
+    /// The meaning of a name; `None` if the library has no such name, or keeps nothing of its kind.
     pub(crate) fn parse<'a>(&self, name: &'a [u8]) -> Option<Named<'a>> {
         if *name == *self.last_invalidation.as_bytes() {
             return Some(Named::LastInvalidation);
@@ -185,7 +185,7 @@ impl Names {
         entry.or_else(|| self.parse_of(Kind::Lease, name).map(|(id, _)| Named::Lease(id)))
     }
 
-    /// The key that a name of this kind is of, and its readable form.
+    /// The key that a name of this kind belongs to, and its readable form.
     pub(crate) fn parse_of<'a>(&self, kind: Kind, name: &'a [u8]) -> Option<(KeyId, &'a [u8])> {
         let rest = name.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?;
         let rest = rest.strip_prefix(&[kind.letter() as u8])?.strip_prefix(b":")?;
@@ -203,7 +203,7 @@ impl Names {
         Some((KeyId { primary, variant: revealed(variant) }, readable))
     }
 
-    /// What all names of this kind begin with.
+    /// The prefix of all names of this kind.
     pub(crate) fn of_kind(&self, kind: Kind) -> String {
         format!("{}:{}:", self.prefix, kind.letter())
     }

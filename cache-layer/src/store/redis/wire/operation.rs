@@ -1,11 +1,11 @@
-//! What a round trip is called in a trace, by OpenTelemetry's conventions for database clients.
+//! The names of round trips in traces, by OpenTelemetry's conventions for database clients.
 
 use redis::RedisError;
 use tracing::{Span, debug_span, field::Empty};
 
 use crate::store::StoreError;
 
-/// A round trip to the server: one command, one script, or several of these, of which one says what they are for.
+/// A round trip to the server: one command, one script, or several of these, one of which gives it its name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operation {
     Get,
@@ -37,7 +37,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// Each in the place of its number.
+    /// Each at the index of its number.
     pub(crate) const ALL: [Self; 26] = [
         Self::Get,
         Self::Claim,
@@ -67,7 +67,7 @@ impl Operation {
         Self::Info,
     ];
 
-    /// The command that carries it, and the script that matters among those that are called.
+    /// The command that carries it, and the main script among those that are called.
     const fn command_and_script(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Get => ("GET", None),
@@ -97,7 +97,7 @@ impl Operation {
         }
     }
 
-    /// What it is counted as: its script, or what several commands together are for, or else its command.
+    /// The name under which it is counted: its script, or the purpose of several commands, or else its command.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Claim => "claim",
@@ -130,21 +130,21 @@ impl Operation {
     }
 }
 
-/// Where a connection leads.
+/// The address of a connection's server.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) address: String,
-    /// None of a socket in the file system.
+    /// `None` for a Unix socket.
     pub(crate) port: Option<i64>,
 }
 
-/// Tells the span of a round trip how it failed.
+/// Records in the span of a round trip how it failed.
 pub(crate) fn failed(span: &Span, error: &StoreError, reply: Option<&RedisError>) {
     if span.is_disabled() {
         return;
     }
     span.record("otel.status_code", "ERROR");
-    // Of a pipeline, the first of its errors.
+    // For a pipeline, the first of its errors.
     let errors = reply.and_then(|error| error.clone().into_server_errors());
     let code = errors.as_ref().and_then(|errors| errors.first()).map(|(_, error)| error.code());
     if let Some(code) = code {

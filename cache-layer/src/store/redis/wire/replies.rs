@@ -1,8 +1,8 @@
-//! What the server may answer to what was asked of it. A reply of another kind or length is none: whatever made it, this
-//! connection's replies can't be trusted to belong to its questions, so that nothing is taken from it.
+//! The replies that the server may give to each command. A reply of another kind or length is rejected: whatever caused it, this
+//! connection's replies can't be trusted to belong to its commands, so nothing is taken from it.
 //!
-//! The driver's own conversions are generous: to them `nil`, an empty array, an empty set and an empty map are all an empty
-//! list, and `OK` is true.
+//! The driver's own conversions are lenient: to them `nil`, an empty array, an empty set and an empty map are all an empty list,
+//! and `OK` is true.
 
 use std::time::Duration;
 
@@ -15,42 +15,42 @@ use crate::{hex, tag::TagRecord};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bulk(pub(crate) Vec<u8>);
 
-/// A string, or nothing at that name.
+/// A string, or nothing under that name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Maybe(pub(crate) Option<Vec<u8>>);
 
-/// A string, or nothing of that type at that name.
+/// A string, or nothing of that type under that name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AnyType(pub(crate) Option<Vec<u8>>);
 
-/// What a `SET … NX GET` came to.
+/// The result of a `SET … NX GET`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// Nothing was there.
+    /// It was set, since nothing was there.
     Now,
-    /// This is there.
+    /// It was not set, since this value is there.
     Not(Vec<u8>),
-    /// Something of another type is there.
+    /// A value of another type is there.
     Foreign,
 }
 
-/// What there is at each of several names, in their order; to be held against [how many](Self::of) were asked for.
+/// The values of several names, in their order; to be compared with [how many](Self::of) were asked for.
 #[derive(Debug)]
 pub(crate) struct Values(Vec<Option<Vec<u8>>>);
 
-/// Yes or no, as scripts say it.
+/// Yes or no, as scripts return it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Flag(pub(crate) bool);
 
-/// How many.
+/// A number.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Count(pub(crate) u64);
 
-/// How many of two names there were.
+/// How many of two names existed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OfTwo;
 
-/// Milliseconds that a key has left; negative, if it is not there or stays.
+/// Milliseconds that a key has left; negative if it does not exist or does not expire.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Left(pub(crate) i64);
 
@@ -58,7 +58,7 @@ pub(crate) struct Left(pub(crate) i64);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Moment(pub(crate) [u8; 16]);
 
-/// The server's time as `TIME` says it, in the form of a [`Moment`].
+/// The server's time as `TIME` returns it, in the form of a [`Moment`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) [u8; 16]);
 
@@ -66,13 +66,13 @@ pub(crate) struct Time(pub(crate) [u8; 16]);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Done;
 
-/// How a script that commits ended.
+/// The result of a script that commits.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Commit {
     Stored,
     Refused,
-    /// Nothing was written, since a tag has another token than the entries: when a tag was last invalidated, and what there is of
-    /// each tag that was looked at.
+    /// Nothing was written, since a tag has another token than the entries: when a tag was last invalidated, and the record of
+    /// each tag that was examined.
     Differs([u8; 16], Vec<Option<TagRecord>>),
 }
 
@@ -82,19 +82,19 @@ pub(crate) struct Stamped {
     pub(crate) record: TagRecord,
 }
 
-/// What became of a ban.
+/// The result of a ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Banned {
     Listed,
-    /// There is no room on the list.
+    /// The list has no room.
     Full,
 }
 
-/// What the entries of a stream hold, each in one field.
+/// The entries of a stream, each with one field.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Records(pub(crate) Vec<Vec<u8>>);
 
-/// A step of a `SCAN`: where the next one begins, and what was found.
+/// A step of a `SCAN`: the cursor of the next one, and the names that were found.
 #[derive(Debug)]
 pub(crate) struct Scanned {
     pub(crate) cursor: u64,
@@ -102,27 +102,27 @@ pub(crate) struct Scanned {
 }
 
 impl Values {
-    /// The values of so many names.
+    /// The values, if they are as many as were asked for.
     pub(crate) fn of(self, asked: usize) -> RedisResult<Vec<Option<Vec<u8>>>> {
         exactly(asked, self.0)
     }
 }
 
 impl Count {
-    /// Of so many at most.
+    /// The number, if it is at most the number of keys that were asked for.
     pub(crate) fn at_most(self, asked: usize) -> RedisResult<u64> {
         if self.0 <= asked as u64 { Ok(self.0) } else { Err(no_answer()) }
     }
 }
 
 impl Left {
-    /// How long that is, for a key that goes.
+    /// The remaining life of a key that expires.
     pub(crate) fn life(&self) -> Option<Duration> {
         u64::try_from(self.0).ok().map(Duration::from_millis)
     }
 }
 
-/// The replies, if they are as many as the questions.
+/// The replies, if they are as many as the commands.
 pub(crate) fn exactly<T>(asked: usize, replies: Vec<T>) -> RedisResult<Vec<T>> {
     if replies.len() == asked { Ok(replies) } else { Err(no_answer()) }
 }
@@ -132,7 +132,7 @@ pub(crate) fn text(bytes: Vec<u8>) -> RedisResult<String> {
     String::from_utf8(bytes).map_err(|_| no_answer())
 }
 
-/// The error of a reply that is no answer to its question.
+/// The error for a reply that does not answer its command.
 pub(crate) fn no_answer() -> RedisError {
     (ErrorKind::Parse, "a reply that is no answer to what was asked").into()
 }
@@ -141,7 +141,7 @@ fn unexpected() -> ParsingError {
     "a reply that is no answer to what was asked".into()
 }
 
-/// Reads a reply by value or by reference; the driver asks for the latter alone.
+/// Parses a reply by value or by reference; the driver requires only the latter.
 macro_rules! reply {
     ($type:ty, $read:expr) => {
         impl FromRedisValue for $type {
@@ -244,7 +244,7 @@ reply!(Records, |value| match value {
             let [id, fields] = parts.try_into().ok()?;
             string(id)?;
             let Value::Array(fields) = fields else { return None };
-            // Another program may have added others.
+            // Another program may have added other fields.
             let [_, record] = fields.try_into().ok()?;
             string(record)
         };
@@ -286,7 +286,7 @@ mod tests {
         Value::Array(values.into_iter().collect())
     }
 
-    /// What may come instead of an answer, whatever was asked.
+    /// Values that may come instead of an answer, to any command.
     fn no_answers() -> Vec<Value> {
         vec![
             Value::Nil,

@@ -1,5 +1,4 @@
-//! A server, or something before it, whose replies are no answers to what it was asked: nothing is served from them, and
-//! nothing is stored by them.
+//! A server or a proxy whose replies do not answer the commands: nothing is served from them, and nothing is stored by them.
 
 use tests::{LyingProxy, RedisServer, wait_until};
 
@@ -14,7 +13,7 @@ use crate::{
     store::TieredStore,
 };
 
-/// What may come instead of the values of several names, as it is on the wire.
+/// Values that may come instead of the values of several names, in the form of the protocol.
 const NO_VALUES: [&[u8]; 9] = [
     b"*0\r\n",
     b"*1\r\n$1\r\na\r\n",
@@ -33,7 +32,7 @@ async fn lied_to(server: &RedisServer) -> (LyingProxy, RedisStore) {
     (proxy, store)
 }
 
-/// Whatever is read or learnt through `proxy` afterwards, the entry that was voided is not there.
+/// Whatever is read or learnt through `proxy` afterwards, the invalidated entry is not returned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_that_were_not_answered_prove_nothing() {
     let server = RedisServer::start();
@@ -96,7 +95,7 @@ async fn entries_that_were_not_answered_are_not_there() {
     assert!(store.get_many(&keys).await.iter().all(|found| matches!(found, Ok(Lookup::Found(_)))));
 }
 
-/// What a script answers otherwise than it is written.
+/// Replies that differ from what the script is written to return.
 const NO_SCRIPT: [&[u8]; 5] = [b"*0\r\n", b"*2\r\n$0\r\n\r\n$0\r\n\r\n", b"$0\r\n\r\n", b"_\r\n", b"+OK\r\n"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,13 +114,13 @@ async fn nothing_is_stored_by_replies_that_are_none() {
         let committed = store.commit(&loaded(lease, "old", &["t"])).await;
         assert!(proxy.be_honest() > 0);
         assert!(committed.is_err(), "{reply:?}: {committed:?}");
-        // Carried out or not, what is there carries its tags.
+        // Whether or not it was carried out, the stored entry carries its tags.
         invalidate_tag(&other, "t").await.unwrap();
         assert_eq!(read(&other, &place).await, None, "{reply:?}");
     }
 }
 
-/// What is asked to take a lease, and what are no answers to that.
+/// The commands that take a lease, and replies that do not answer them.
 const NO_LEASE: [(&str, &[u8]); 14] = [
     ("SET", b"*0\r\n"),
     ("SET", b":1\r\n"),
@@ -214,7 +213,7 @@ async fn an_invalidation_that_was_not_acknowledged_is_kept_until_it_is() {
     }
 }
 
-/// What is written without a load stands under all of its tags, or is void.
+/// An entry that is written without a load carries all of its tags, or is void.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_put_by_replies_that_are_none_is_not_left_without_its_tags() {
     let server = RedisServer::start();
@@ -277,7 +276,7 @@ async fn a_connection_of_which_tracking_was_not_promised_is_none() {
     }
 }
 
-/// More than was asked for can't have been deleted: that reply is to another question.
+/// More keys than were named can't have been deleted: that reply belongs to another command.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_deleted_more_than_was_asked_for_is_asked_again() {
     let server = RedisServer::start();

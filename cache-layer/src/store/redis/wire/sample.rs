@@ -1,7 +1,7 @@
-//! What is counted until its time is up: a part of the names, from which the whole is estimated.
+//! Counts within a time limit: a part of the names is examined, and the whole is estimated from it.
 //!
-//! `SCAN` walks through the server's table by the cursor's bits in reverse, so a cursor says which share of the table is behind it. Names
-//! lie there by a keyed hash, so that any part of the table is a fair sample of the whole.
+//! `SCAN` walks through the server's table by the cursor's bits in reverse, so a cursor tells which share of the table is behind
+//! it. Names lie in the table by a keyed hash, so that any part of it is a fair sample of the whole.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use tokio::time::Instant;
 
 use crate::store::Estimate;
 
-/// Entries whose load times are read, to know what loading one takes.
+/// The number of entries whose load times are read, to estimate the time for loading one.
 const TIMED: u64 = 1000;
-/// Standard deviations to either side that hold the truth 95 times in 100.
+/// The number of standard deviations, to either side, that contain the true value 95 times in 100.
 const DEVIATIONS: f64 = 1.96;
-/// Of what was not met once in a part, there may be as many as would be met three times, with the same certainty.
+/// If nothing was found in a part, there may be as many as would be found three times in it, with the same certainty.
 const UNMET: f64 = 3.0;
 
-/// What was found of what an invalidation would reach, on one server.
+/// What was found of the entries that an invalidation would reach, on one server.
 pub(crate) struct Sample {
-    /// What the entries have to carry, beside a name that matches.
+    /// A tag that the entries must carry, besides a name that matches.
     pub(crate) tag: Option<String>,
     until: Instant,
     keys: u64,
     timed: u64,
     load_ms: u64,
-    /// How much of the server's table was looked at: from 0 to 1, which is all.
+    /// The share of the server's table that was examined, from 0 to 1.
     share: f64,
 }
 
@@ -33,18 +33,18 @@ impl Sample {
         Self { tag: tag.map(str::to_owned), until, keys: 0, timed: 0, load_ms: 0, share: 0.0 }
     }
 
-    /// Whether the server has come to the end, or the time has, at this cursor.
+    /// Whether the pass has ended at this cursor, because it is complete or because the time is up.
     pub(crate) fn ends_at(&mut self, cursor: u64) -> bool {
         self.share = share_before(cursor);
         cursor == 0 || Instant::now() >= self.until
     }
 
-    /// Of how many more entries to read the load time.
+    /// For how many more entries to read the load time.
     pub(crate) fn untimed(&self) -> usize {
         usize::try_from(TIMED - self.timed).unwrap_or(0)
     }
 
-    /// Adds what was found, and the load times that were read, as an entry has them.
+    /// Adds the keys that were found, and the load times that were read, in the form of the envelope.
     pub(crate) fn add(&mut self, keys: u64, load_times: &[Vec<u8>]) {
         self.keys += keys;
         for load_time in load_times.iter().filter_map(|bytes| <[u8; 4]>::try_from(&bytes[..]).ok()) {
@@ -95,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cursor_says_how_much_is_behind_it() {
-        // As Redis walks through a table of eight: 0, 4, 2, 6, 1, 5, 3, 7.
+        // The order in which Redis walks through a table of eight: 0, 4, 2, 6, 1, 5, 3, 7.
         let walk = [4, 2, 6, 1, 5, 3, 7];
         for (step, cursor) in walk.into_iter().enumerate() {
             let share = share_before(cursor);
@@ -109,7 +109,7 @@ mod tests {
     async fn a_part_stands_for_the_whole_and_says_how_far_it_may_be_wrong() {
         let whole = sampled(0, 1000);
         assert_eq!(whole, Estimate { keys: 1000, error: 0, load_time: Duration::from_secs(30) });
-        // A quarter was looked at: 1.96 × √(1000 × 0.75) × 4.
+        // A quarter was examined: 1.96 × √(1000 × 0.75) × 4.
         let part = sampled(2, 1000);
         assert_eq!(part, Estimate { keys: 4000, error: 215, load_time: Duration::from_secs(120) });
         assert_eq!((sampled(2, 0).keys, sampled(2, 0).error), (0, 12));

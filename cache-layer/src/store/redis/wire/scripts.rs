@@ -1,7 +1,7 @@
-//! The scripts of the protocol. Each touches keys of one slot, and runs in microseconds; none is on the path of a hit.
+//! The scripts of the protocol. Each touches keys of one slot, and runs in microseconds; hits call none.
 //!
-//! A lease's key holds the token of its holder or, once that has ended, what came of it: `!u`, uncacheable; or
-//! `!f<failures>:<status or 0>:<time>`, failed so many times, not to be loaded again before that time.
+//! The value of a lease's key is the token of its holder or, once the load has ended, its result: `!u`, uncacheable; or
+//! `!f<failures>:<status or 0>:<time>`, failed this many times, not to be loaded again before that time.
 
 use std::sync::LazyLock;
 
@@ -39,11 +39,11 @@ macro_rules! now {
     };
 }
 
-/// Whether what is at a tag's name is a token, or one with what led to it behind it, and the bans: [`TagRecord`](crate::tag::TagRecord).
-/// What is not is nothing, and overwritten.
+/// Whether the value of a tag's name is a token, or a token followed by the ramps that led to it, and by bans:
+/// [`TagRecord`](crate::tag::TagRecord). Any other value counts as missing, and is overwritten.
 ///
-/// `split` takes a record apart, into what there is of tokens, and what there is of bans: the youngest that there ever was, and a
-/// list of those that count, each of which is its time, its kind, its window, its pattern, and all of it together.
+/// `split` parses a record into its tokens and its bans: the youngest number that there ever was, and a list of the bans that
+/// count, each with its time, its kind, its window, its pattern, and its whole text.
 macro_rules! is_record {
     () => {
         "local function split(value)
@@ -81,14 +81,14 @@ script! {
     /// load failed. Returns `changed`, `held`, `uncacheable`, `backoff:<milliseconds>:<status or 0>`, or the time of the
     /// grant and how many loads failed before it.
     ///
-    /// What another program left under these names counts as nothing, and is overwritten.
+    /// A value that another program left under these names counts as missing, and is overwritten.
     ACQUIRE = concat!(
         "local found = redis.pcall('GETRANGE', KEYS[1], 8, 23);",
         "if type(found) ~= 'string' then found = '' end;",
         "if ARGV[3] ~= '*' and found ~= ARGV[3] then return 'changed' end;",
         "local held = redis.pcall('SET', KEYS[2], ARGV[1], 'NX', 'GET', 'PX', ARGV[2]);",
         "if type(held) == 'table' then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]); held = false end;",
-        // The same call, made again with the others of its batch.
+        // The same call, repeated with the others of its batch.
         "if held == ARGV[1] then held = false end;",
         "if held == '!u' then return 'uncacheable' end;",
         now!(),
@@ -111,7 +111,7 @@ script! {
 }
 
 script! {
-    /// KEYS lease. ARGV token, milliseconds to remember that it is uncacheable (0: don't).
+    /// KEYS lease. ARGV token, milliseconds to remember that it is uncacheable (0: not at all).
     RELEASE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end;
                if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end;
                redis.call('SET', KEYS[1], '!u', 'PX', ARGV[2]);
@@ -129,13 +129,14 @@ script! {
     )
 }
 
-/// What both scripts that commit begin with. KEYS lease, guard, …, then the last `ARGV[3]` of them, if there are any: the last
-/// invalidation, and tags. ARGV token, the guard's mark and id (empty: no guard), the number of those keys, when the load
-/// began, whether it is void (1) if any tag was invalidated since then; …, and last, for each tag, the token that the entries
-/// carry, whether that is a new one (1), then as of [`STAMP`] the three lives in milliseconds.
+/// The common beginning of both scripts that commit. KEYS lease, guard, …, then the last `ARGV[3]` of them, if there are any: the
+/// last invalidation, and tags. ARGV token, the guard's mark and id (empty: no guard), the number of those keys, when the load
+/// began, whether the load is void (1) if any tag was invalidated since then; …, and last, for each tag, the token that the
+/// entries carry, whether that is a new one (1), then as for [`STAMP`] the three lives in milliseconds.
 ///
-/// A new token stands for a tag that has none, unless something was invalidated since the load began: that may have been this
-/// tag, whose token was lost since. It says when the load began, so that a load that began before this one doubts it as well.
+/// A new token is used for a tag that has none, unless something was invalidated since the load began: that may have been this
+/// tag, whose token was lost since. The token is dated when the load began, so that a load that began before this one doubts it
+/// as well.
 macro_rules! compare {
     () => {
         concat!(
@@ -178,7 +179,7 @@ macro_rules! compare {
     };
 }
 
-/// What both end with, once the entries are written.
+/// The common end, after the entries are written.
 macro_rules! keep_tokens {
     () => {
         "for i, at in pairs(made) do redis.call('SET', KEYS[keys + i], ARGV[at + 1], 'PX', ARGV[at + 4]) end;
@@ -193,10 +194,10 @@ macro_rules! keep_tokens {
 }
 
 script! {
-    /// KEYS and ARGV as `compare!` says: in between, the entries, and for each its bytes and its milliseconds. Returns whether
-    /// it wrote, after which the lease is gone in any case; or else when a tag was last invalidated, and each tag's token.
+    /// KEYS and ARGV as for `compare!`: in between, the entries, and for each its bytes and its milliseconds. Returns whether it
+    /// wrote, after which the lease is gone in any case; otherwise when a tag was last invalidated, and each tag's token.
     ///
-    /// A `SET` comes first: the server looks for room only until a script has written something.
+    /// A `SET` comes first: the server checks for room only until a script has written something.
     COMMIT = concat!(
         compare!(),
         "for i = 3, #KEYS - count do redis.call('SET', KEYS[i], ARGV[2 * i], 'PX', ARGV[2 * i + 1]) end;",
@@ -206,13 +207,12 @@ script! {
 }
 
 script! {
-    /// KEYS and ARGV as `compare!` says: in between, known variants, primary entry, variant; and the variant's digits, how many
-    /// variants there may be (0: any number), then for each of the two entries its bytes and its milliseconds. Returns as
-    /// [`COMMIT`].
+    /// KEYS and ARGV as for `compare!`: in between, known variants, primary entry, variant; and the variant's digits, the most
+    /// variants (0: any number), then for each of the two entries its bytes and its milliseconds. Returns as [`COMMIT`].
     ///
-    /// Another primary entry leads to none of the variants so far: they are deleted, or they would stay until their time
-    /// is up, as many as there are values of the fields that select them. So is the oldest, where there are too many: loads
-    /// that ran at the same time have each counted themselves alone.
+    /// If the primary entry is another one, it leads to none of the variants so far: they are deleted, or they would stay until
+    /// they expire, as many as there are values of the fields that select them. The oldest is deleted, too, if there are too
+    /// many: concurrent loads have each counted only themselves.
     COMMIT_VARIANT = concat!(
         compare!(),
         "local digits, most, life = ARGV[6], tonumber(ARGV[7]), math.max(ARGV[9], ARGV[11]);
@@ -253,18 +253,18 @@ script! {
 }
 
 script! {
-    /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds. Ends the lease: what is loaded under it is older. A
-    /// `SET` first, as in [`COMMIT`].
+    /// KEYS entry, lease. ARGV the entry's bytes and its milliseconds. Ends the lease: what is loaded under it is older. A `SET`
+    /// comes first, as in [`COMMIT`].
     PUT = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]);
            redis.call('DEL', KEYS[2]);
            return 1"
 }
 
 script! {
-    /// KEYS tag. ARGV chance, then in milliseconds how long the token is to live at least, how long one that is made lives,
-    /// and how long one whose life is too short. Returns the tag's token, and whether it was made just now.
+    /// KEYS tag. ARGV chance, then in milliseconds the minimum life of the token, the life of a new token, and the life to which
+    /// a shorter one is extended. Returns the tag's token, and whether it was made just now.
     ///
-    /// A token's life is extended by more than it must be: extending it wakes everybody who tracks it.
+    /// A token's life is extended by more than necessary: each extension sends a push to every process that tracks the token.
     STAMP = concat!(
         is_record!(),
         "local token = redis.pcall('GET', KEYS[1]);",
@@ -289,11 +289,11 @@ script! {
 }
 
 script! {
-    /// KEYS tag. ARGV chance, milliseconds, over how many milliseconds (0: at once). Gives the tag a new token of the same line; of a
-    /// line of its own, if there was none: what had carried it is void, and stays so. The same where the clock was set back
-    /// since: ramps are told apart by their times.
+    /// KEYS tag. ARGV chance, milliseconds, the window in milliseconds (0: at once). Gives the tag a new token of the same line,
+    /// or of a new line if it had none: entries that carried the lost token are void, and stay so. A new line is also used if the
+    /// clock was set back since: ramps are distinguished by their times.
     ///
-    /// The ramps that still count are behind the token, as [`Ramps::with`](crate::ramp::Ramps) has them.
+    /// The ramps that still count follow the token, in the form of [`Ramps::with`](crate::ramp::Ramps).
     SOFTEN_TAG = concat!(
         is_record!(),
         now!(),
@@ -346,12 +346,12 @@ script! {
 }
 
 script! {
-    /// KEYS last invalidation, the tag of everything. ARGV chance, milliseconds, `h` or `s`, 8 hex digits of the window, the pattern.
-    /// Adds a ban to those behind the token, or returns `full`. No two have the same time, and none an earlier one than the one before,
-    /// under the same token. Without a token all that there is is void, and what is being loaded is to be.
+    /// KEYS last invalidation, the tag of everything. ARGV chance, milliseconds, `h` or `s`, 8 hex digits of the window, the
+    /// pattern. Adds a ban to those after the token, or returns `full`. Under one token, each ban has a later time than the one
+    /// before. Without a token, all entries are void, and those that are being loaded will be.
     ///
-    /// It is noted first, as an invalidation of a tag is: a fill that finds no token any more must find the note, and whoever may have
-    /// joined a load that is under way hears of it.
+    /// The ban is noted first, like an invalidation of a tag: a fill that finds no token must find the note, and requests that
+    /// may have joined a load under way hear of it.
     BAN = concat!(
         is_record!(),
         now!(),
@@ -381,8 +381,8 @@ script! {
 }
 
 script! {
-    /// KEYS the tag of everything. ARGV the line of the token under which bans were listed, and the times of those whose sweep is over:
-    /// they are taken off the list. Returns how many were on it. Under another token, others may have the same times.
+    /// KEYS the tag of everything. ARGV the line of the token under which the bans were listed, and the times of those that were
+    /// swept: they are taken off the list. Returns how many were on it. Under another token, other bans may have the same times.
     TAKE_OFF = concat!(
         is_record!(),
         "local value, swept, kept, count = redis.pcall('GET', KEYS[1]), {}, '', 0;
@@ -399,8 +399,8 @@ script! {
 }
 
 script! {
-    /// KEYS entry. ARGV the time of a ban that covers it, and nothing, or the mark that it is to have, and the first one that is no
-    /// ramp's. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
+    /// KEYS entry. ARGV the time of a ban that covers it; and nothing, or the mark that the entry gets, and the lowest mark that
+    /// is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
     SWEEP_ENTRY = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
                    if head == '' then return 0 end;
                    local version = type(head) == 'string' and #head == 8 and head:sub(1, 4);
@@ -416,9 +416,10 @@ script! {
 }
 
 script! {
-    /// KEYS entry, lease. ARGV the milliseconds until the turn of the key, and, in the form of a mark, when ramps begin to count,
-    /// and the first mark that is none of theirs; or nothing: at once. Drops the lease and marks the entry, in the place that
-    /// its envelope has for that; what has no such place is deleted. As [`SoftMark`](crate::entry::SoftMark) says.
+    /// KEYS entry, lease. ARGV the milliseconds until the turn of the key and, in the form of a mark, the beginning of the
+    /// seconds of ramps, and the first mark that is not of a ramp; or nothing: at once. Deletes the lease and marks the entry, at
+    /// the position that its envelope has for that; a value without that position is deleted. See
+    /// [`SoftMark`](crate::entry::SoftMark).
     SOFTEN_ENTRY = "redis.call('DEL', KEYS[2]);
                     local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
                     if head == '' then return 0 end;
@@ -449,13 +450,13 @@ script! {
 }
 
 script! {
-    /// KEYS last invalidation. Returns it and the time; if it was lost, it is now, since one may have been lost with it.
-    /// Called with every grant of a lease, so that a loss doesn't void what is loaded after it.
+    /// KEYS last invalidation. Returns it and the time. If it was lost, the current time is written, since an invalidation may
+    /// have been lost with it. Called with every grant of a lease, so that a loss doesn't void what is loaded after it.
     LAST_INVALIDATION = concat!(
         now!(),
         "local last = redis.pcall('GET', KEYS[1]);",
         "if type(last) == 'string' and #last == 16 and not last:find('[^0-9a-f]') then return {last, now} end;",
-        // Before this moment: a lease of the same microsecond comes after it.
+        // Just before this moment: a lease of the same microsecond comes after it.
         "last = string.format('%016x', t[1] * 1000000 + t[2] - 1);",
         "redis.call('SET', KEYS[1], last);",
         "return {last, now}"
@@ -463,14 +464,14 @@ script! {
 }
 
 script! {
-    /// KEYS identity, mark, the tag of everything, last invalidation. ARGV the server's identity (empty: unknown), a new
-    /// mark, `clear` or `keep`, chance, milliseconds, the mark that the caller last found and when by this server's clock
-    /// (both empty: none). Returns the mark of the data set, whether everything got a new token, and the time.
+    /// KEYS identity, mark, the tag of everything, last invalidation. ARGV the server's identity (empty: unknown), a new mark,
+    /// `clear` or `keep`, chance, milliseconds, the mark that the caller last found and when by this server's clock (both empty:
+    /// none). Returns the mark of the data set, whether everything got a new token, and the time.
     ///
-    /// A data set that has another server's identity, or no mark, or not the one that its caller knows, may have missed
-    /// invalidations. So everything in it gets a new token, unless the token that it has is younger than the caller's
-    /// knowledge: then whatever is valid is younger, too, and was invalidated here if at all. The same goes for the note
-    /// that refuses loads which began before.
+    /// A data set with another server's identity, without a mark, or without the mark that its caller knows, may have missed
+    /// invalidations. So everything in it gets a new token, unless the present token is younger than the caller's knowledge: then
+    /// every valid entry is younger, too, and any invalidation of it was made here. The same holds for the note that refuses
+    /// loads which began before.
     IDENTIFY = concat!(
         now!(),
         "local server, mark = redis.pcall('GET', KEYS[1]), redis.pcall('GET', KEYS[2]);",
@@ -497,8 +498,8 @@ script! {
 }
 
 script! {
-    /// KEYS switches. ARGV the name of a switch, nothing or `off `, and for how many milliseconds. Each line of the value is
-    /// `<name> <until>`, or `<name> off <until>` for as long as others may take it to be on.
+    /// KEYS switches. ARGV the name of a switch, nothing or `off `, and the time in milliseconds. Each line of the value is
+    /// `<name> <until>`, or `<name> off <until>` for as long as other processes may take it to be on.
     SWITCH = "local t = redis.call('TIME');
               local now = t[1] * 1000 + math.floor(t[2] / 1000);
               local lines, last = {}, 0;
@@ -519,8 +520,8 @@ script! {
 }
 
 script! {
-    /// KEYS entry. ARGV tag. Returns whether the entry carries it, by the tags behind its key: each has a length, 256 bytes at most,
-    /// and a token of 32.
+    /// KEYS entry. ARGV tag. Returns whether the entry carries the tag, by the tags after its key: each has a length, 256 bytes
+    /// at most, and a token of 32.
     CARRIES = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 93);
                if type(head) ~= 'string' or #head < 94 or not head:find('^CLE[\\2\\3]') then return 0 end;
                local number = function(text, from, till)
@@ -541,7 +542,7 @@ script! {
                return 0"
 }
 
-/// Makes the server know every script, so that a call is its digest and not its text.
+/// Loads every script into the server, so that a call sends its digest and not its text.
 pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
         &ACQUIRE,
@@ -574,19 +575,19 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
 #[derive(Default)]
 pub(crate) struct Batch {
     pipeline: Pipeline,
-    /// What each of them answers.
+    /// The kind of reply of each call.
     expected: Vec<Expected>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Expected {
-    /// What the caller wants to know.
+    /// A reply for the caller.
     Reply,
-    /// `OK`, and no news.
+    /// `OK`, which the caller does not need.
     Done,
-    /// A number that nobody needs.
+    /// A number, which the caller does not need.
     Number,
-    /// What the caller wants to know, which may be that another type is there.
+    /// A reply for the caller, which may be that the value has another type.
     AnyType,
 }
 
@@ -604,14 +605,14 @@ impl Batch {
         self.cmd("EVALSHA", Expected::Reply).arg(script.get_hash()).arg(1).arg(key);
     }
 
-    /// The token of the tag of that name, which is to live for [so long](crate::store::redis::wire::token_life::lives).
+    /// The token of the tag with this name, with these [lives](crate::store::redis::wire::token_life::lives).
     pub(crate) fn stamp(&mut self, tag: &str, lives: &[String; 3]) {
         let nonce = nonce();
         let [least, made, extended] = lives.each_ref().map(|life| life.as_bytes());
         self.call(&STAMP, &[tag], &[nonce.as_bytes(), least, made, extended]);
     }
 
-    /// Softens the entry at `name`, whose key has that turn, over so many milliseconds, and drops its lease.
+    /// Softens the entry at `name`, whose key has this turn, over `window` milliseconds, and deletes its lease.
     pub(crate) fn soften_entry(&mut self, name: &str, lease: &str, window: u64, turn: Turn) {
         let offset = SoftMark::offset(window, turn).to_string();
         let (epoch, first) = (SoftMark::RAMP_EPOCH.to_string(), SoftMark::FIRST_TIME.to_string());
@@ -620,7 +621,7 @@ impl Batch {
         self.call(&SOFTEN_ENTRY, &[name, lease], arguments);
     }
 
-    /// Deletes the entry at `name`, or makes it stale, as this ban has it, which covers its key of that turn.
+    /// Deletes the entry at `name`, or makes it stale, by this ban, which covers its key with this turn.
     pub(crate) fn sweep_entry(&mut self, name: &[u8], ban: &Ban, turn: Turn) {
         let at = hex::of_u64(ban.at);
         let command = self.cmd("EVALSHA", Expected::Reply).arg(SWEEP_ENTRY.get_hash()).arg(1).arg(name).arg(&at);
@@ -645,37 +646,38 @@ impl Batch {
         }
     }
 
-    /// Asks for what is at `name`.
+    /// Reads the value of `name`.
     pub(crate) fn get(&mut self, name: &str) {
         self.cmd("GET", Expected::Reply).arg(name);
     }
 
-    /// Asks for what is at `name`, of whatever type it is.
+    /// Reads the value of `name`, of any type.
     pub(crate) fn get_any(&mut self, name: &str) {
         self.cmd("GET", Expected::AnyType).arg(name);
     }
 
-    /// Asks for the id of the entry at `name`.
+    /// Reads the id of the entry at `name`.
     pub(crate) fn entry_id(&mut self, name: &str) {
         self.cmd("GETRANGE", Expected::AnyType).arg(name).arg(8).arg(23);
     }
 
-    /// Takes the lease at `name` for so many milliseconds, unless there is one. What is to be read under it is read after this.
+    /// Takes the lease at `name` for this many milliseconds, unless there is one. Values that need the lease are read after this.
     pub(crate) fn take(&mut self, name: &str, token: &LeaseToken, life: u64) {
         self.cmd("SET", Expected::AnyType).arg(name).arg(token).arg("NX").arg("GET").arg("PX").arg(life);
     }
 
-    /// For how many milliseconds more there is something at `name`.
+    /// The remaining life of `name`, in milliseconds.
     pub(crate) fn left(&mut self, name: &str) {
         self.cmd("PTTL", Expected::Reply).arg(name);
     }
 
-    /// What time it is.
+    /// The server's time.
     pub(crate) fn time(&mut self) {
         self.cmd("TIME", Expected::Reply);
     }
 
-    /// Adds a record to the stream at `name`, which has so many at most, and is gone after so many milliseconds without one.
+    /// Adds a record to the stream at `name`, which keeps at most this many, and expires after this many milliseconds without a
+    /// new one.
     pub(crate) fn append(&mut self, name: &str, cap: usize, record: &[u8], life: u64) {
         self.cmd("XADD", Expected::Reply).arg(name).arg("MAXLEN").arg(cap).arg("*").arg("record").arg(record);
         self.cmd("PEXPIRE", Expected::Number).arg(name).arg(life);
@@ -691,19 +693,19 @@ impl Batch {
         self.cmd("EVALSHA", Expected::Reply).arg(CARRIES.get_hash()).arg(1).arg(name).arg(tag);
     }
 
-    /// How long the load of the entry at `name` took, as its envelope has it.
+    /// How long the load of the entry at `name` took, in the form of the envelope.
     pub(crate) fn load_time(&mut self, name: &[u8]) {
         self.cmd("GETRANGE", Expected::AnyType).arg(name).arg(72).arg(75);
     }
 
-    /// Has the next call's reads tracked, where the server tracks at all.
+    /// Makes the server track the reads of the next call, if it tracks at all.
     pub(crate) fn track(&mut self, tracking: bool) {
         if tracking {
             self.cmd("CLIENT", Expected::Done).arg("CACHING").arg("YES");
         }
     }
 
-    /// Begins to watch a key of any type, whatever it holds.
+    /// Begins to watch a key of any type.
     pub(crate) fn watch(&mut self, tracking: bool, name: &str) {
         if tracking {
             self.track(tracking);
@@ -711,8 +713,8 @@ impl Batch {
         }
     }
 
-    /// Every call's reply; the first error, if there is one. Scripts that the server forgot are given to it again, and then
-    /// all calls are made again: what is called here may be repeated.
+    /// The reply of every call; the first error, if there is one. Scripts that the server has forgotten are loaded again, and
+    /// then all calls are repeated: so calls must be repeatable.
     pub(crate) async fn run<T: FromRedisValue>(&self, driver: &mut MultiplexedConnection) -> RedisResult<T> {
         match self.replies(driver).await {
             Err(error) if matches!(error.kind(), ErrorKind::Server(ServerErrorKind::NoScript)) => {

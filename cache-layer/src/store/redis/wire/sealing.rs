@@ -12,7 +12,7 @@ use crate::{
     telemetry::Rejection,
 };
 
-/// They are, if there is a key ring.
+/// Entries are sealed and names hidden if there is a key ring.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sealing {
     #[cfg(feature = "sealed")]
@@ -29,7 +29,7 @@ impl Sealing {
         self.ring.as_ref().map_or_else(|| envelope::decode(key, bytes), |ring| ring.open(key, bytes))
     }
 
-    /// Whether people can't read names, and patterns match none.
+    /// Whether names are hidden from people, and from patterns.
     pub(crate) fn hides_names(&self) -> bool {
         self.ring.is_some()
     }

@@ -1,8 +1,8 @@
-//! A pass over the names of one server: `SCAN` in small steps, over the leases first and then over the entries. In that order
-//! a fill in flight is either voided, or has put its entry where the second pass finds it.
+//! A pass over the names of one server: `SCAN` in small steps, over the leases first and then over the entries. In that order a
+//! fill in flight is either voided, or has put its entry where the second pass finds it.
 //!
-//! The server selects by what every match begins with; the rest is compared here, since a readable key that is capped
-//! says only how the key begins.
+//! The server selects names by the literal beginning of the pattern; the rest is compared here, since a readable key that is
+//! capped shows only how the key begins.
 
 use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
@@ -24,20 +24,21 @@ use crate::{
     store::Scope,
 };
 
-/// How many names the server looks at in one step, so that it has time for others in between.
+/// How many names the server examines in one step, so that it has time for other clients in between.
 const STEP: std::ops::RangeInclusive<usize> = 100..=1_000;
 const FIRST_STEP: usize = 200;
 /// A step that takes longer is followed by shorter ones, and one that takes less than a quarter of it by longer ones.
 const LONG_STEP: Duration = Duration::from_millis(2);
-/// The longest pause after a step; otherwise it is as long as the step was, so that at most half the time is taken.
+/// The longest pause after a step; otherwise the pause is as long as the step was, so that the sweep takes at most half the time.
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
-/// The same for the lurker, which nobody waits for: it takes a fifth of the time, and pauses after each step.
+/// The step of the lurker, for which no caller waits: it takes a fifth of the time, and pauses after each step.
 const LURKER_STEP: usize = 200;
 const LURKER_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(50);
 /// How long one step may take before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Deletes what matches on one server; tells how many primary keys had an entry. `deleted` is told the id of each entry that matched, variants too.
+/// Deletes matching entries on one server; returns how many primary keys had one. `deleted` is called with the id of each entry
+/// that matched, variants included.
 pub(crate) async fn delete_matching(
     names: &Names,
     pattern: &Pattern,
@@ -48,7 +49,8 @@ pub(crate) async fn delete_matching(
     swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP }, pattern).await
 }
 
-/// As [`delete_matching`], but makes the entries stale, over so many milliseconds; variants are, with what leads to them.
+/// As [`delete_matching`], but makes the entries stale, over a window in milliseconds; variants are stale with their primary
+/// entry.
 pub(crate) async fn soften_matching(
     names: &Names,
     pattern: &Pattern,
@@ -63,7 +65,7 @@ pub(crate) async fn soften_matching(
 async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
     match sweep.run().await {
         Err(error) if is_not_allowed(&error) => {
-            // Kept, it would be refused for ever, and nothing would be read again.
+            // If it were kept, it would be refused for ever, and nothing would be read again.
             let Sweep { names, driver, .. } = sweep;
             tracing::warn!(%error, %pattern, "Redis refuses to look for a pattern; everything is invalidated instead");
             invalidate(names, driver, Scope::Everything).await.map(|_| 0)
@@ -72,14 +74,14 @@ async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
     }
 }
 
-/// Sweeps what is banned on one server, the leases first; tells how many entries were deleted, or made stale. Nothing else may be done
-/// in its place: an error leaves the bans where they are.
+/// Sweeps banned entries on one server, the leases first; returns how many entries were deleted, or made stale. There is no
+/// fallback: an error leaves the bans on the list.
 pub(crate) async fn sweep_banned(names: &Names, bans: &Bans, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
     let patterns: Vec<&Pattern> = bans.as_slice().iter().map(|ban| &ban.pattern).collect();
     Sweep { names, patterns: &patterns, purpose: Purpose::Lurk(bans), driver, step: LURKER_STEP }.run().await
 }
 
-/// How many primary keys have an entry on one server that matches; nothing is changed.
+/// Counts the primary keys with a matching entry on one server; nothing is changed.
 pub(crate) async fn count_matching(
     names: &Names,
     pattern: &Pattern,
@@ -88,14 +90,14 @@ pub(crate) async fn count_matching(
     Sweep { names, patterns: &[pattern], purpose: Purpose::Count, driver, step: FIRST_STEP }.pass(Kind::Entry).await
 }
 
-/// How many primary keys have an entry on one server that carries `tag`; nothing is changed.
+/// Counts the primary keys on one server with an entry that carries `tag`; nothing is changed.
 pub(crate) async fn count_carrying(names: &Names, tag: &str, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
     let every = Pattern::new("*");
     let purpose = Purpose::CountCarrying(tag);
     Sweep { names, patterns: &[&every], purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await
 }
 
-/// As both, until the time of `sample` is up, which is told what is found; nothing is changed.
+/// As both of these, until the time of `sample` is up; the results are added to `sample`; nothing is changed.
 pub(crate) async fn sample(
     names: &Names,
     pattern: &Pattern,
@@ -106,18 +108,18 @@ pub(crate) async fn sample(
     Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await.map(|_| ())
 }
 
-/// What becomes of the entries that match.
+/// What is done with matching entries.
 enum Purpose<'a> {
-    /// They are counted for so long.
+    /// They are counted, until the time is up.
     Sample(&'a mut Sample),
-    /// They are deleted, and this is told of each as soon as it is.
+    /// They are deleted, and this is called for each as soon as it is.
     Delete(&'a mut (dyn FnMut(KeyId) + Send)),
-    /// They are marked, over so many milliseconds, and this is told of each as soon as it is.
+    /// They are marked, over this many milliseconds, and this is called for each as soon as it is.
     Soften(u64, &'a mut (dyn FnMut(KeyId) + Send)),
     Count,
     /// Those that carry the tag are counted.
     CountCarrying(&'a str),
-    /// They are deleted, or marked, as those of the bans have it that their loads did not know of.
+    /// They are deleted, or marked, by the bans that their loads did not know of.
     Lurk(&'a Bans),
 }
 
@@ -133,7 +135,7 @@ struct Sweep<'a> {
     patterns: &'a [&'a Pattern],
     purpose: Purpose<'a>,
     driver: &'a mut MultiplexedConnection,
-    /// Names to look at in the next step.
+    /// The number of names to examine in the next step.
     step: usize,
 }
 
@@ -143,7 +145,7 @@ impl Sweep<'_> {
         self.pass(Kind::Entry).await
     }
 
-    /// Deletes, or counts, every matching name of one kind that is there from the beginning of the pass to its end.
+    /// Deletes, or counts, every matching name of one kind that exists from the beginning of the pass to its end.
     async fn pass(&mut self, kind: Kind) -> RedisResult<u64> {
         let selection = self.selection(kind);
         let mut deleted = 0;
@@ -153,7 +155,7 @@ impl Sweep<'_> {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&selection).arg("COUNT").arg(self.step);
             let Scanned { cursor: next, names: found } = in_time(scan.query_async(self.driver)).await?;
-            // A server that goes nowhere would be asked for ever.
+            // A server whose cursor does not move would be asked for ever.
             if next == cursor && next != 0 {
                 return Err(no_answer());
             }
@@ -168,7 +170,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// What every match begins with, whichever pattern it matches.
+    /// The common literal beginning of all names that match any of the patterns.
     fn literal_prefix(&self, cap: usize) -> Vec<u8> {
         let common = |one: Vec<u8>, other: Vec<u8>| {
             let same = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
@@ -182,7 +184,7 @@ impl Sweep<'_> {
         self.patterns.iter().any(|pattern| pattern.matches(readable))
     }
 
-    /// Whether the pass is at its end.
+    /// Whether the pass ends at this cursor.
     fn ends_at(&mut self, cursor: u64) -> bool {
         match &mut self.purpose {
             Purpose::Sample(sample) => sample.ends_at(cursor),
@@ -190,9 +192,9 @@ impl Sweep<'_> {
         }
     }
 
-    /// A pattern of the server's for all names that may match.
+    /// A pattern for the server that selects all names that may match.
     fn selection(&self, kind: Kind) -> Vec<u8> {
-        // What a capped readable key shows for certain.
+        // The part that even a capped readable key shows.
         let literal = self.literal_prefix(READABLE_CAP - 10);
         let digest = "?".repeat(32);
         let mut selection = self.names.of_kind(kind);
@@ -269,7 +271,7 @@ impl Sweep<'_> {
             match (readable.ends_with(CAPPED.as_bytes()), kind) {
                 (false, _) if self.matches(readable) => matching.push(Match { name, id, readable: readable.into() }),
                 (false, _) => {}
-                // It holds nothing to compare. Whose fill is refused for nothing loads again.
+                // A lease has no content to compare. A load whose fill is refused without need loads again.
                 (true, Kind::Lease | Kind::Variants) => matching.push(Match { name, id, readable: readable.into() }),
                 (true, Kind::Entry) => capped.push((&name[..], id)),
             }
@@ -280,7 +282,7 @@ impl Sweep<'_> {
 
     async fn delete(&mut self, kind: Kind, matching: &[Match<'_>]) -> RedisResult<u64> {
         let (primaries, variants): (Vec<_>, Vec<_>) = matching.iter().partition(|found| !found.id.is_variant());
-        // One command takes names of one slot of a cluster; there, the round trip carries one for each.
+        // In a cluster, one command takes names of one slot only; the round trip carries one command for each name.
         let at_once = if self.names.is_clustered() { 1 } else { matching.len() };
         let mut batch = Batch::default();
         let commands: Vec<_> = primaries.chunks(at_once).chain(variants.chunks(at_once)).collect();
@@ -306,7 +308,7 @@ impl Sweep<'_> {
         let mut batch = Batch::default();
         for Match { name, id, .. } in &primaries {
             let rest = name.strip_prefix(entries.as_bytes()).and_then(|rest| str::from_utf8(rest).ok());
-            // Of our own names, every one is.
+            // Every name of the library has one.
             let rest = rest.ok_or_else(no_answer)?;
             batch.soften_entry(&format!("{entries}{rest}"), &format!("{leases}{rest}"), window, id.turn());
         }
@@ -317,14 +319,14 @@ impl Sweep<'_> {
         Ok(softened.iter().filter(|Flag(there)| *there).count() as u64)
     }
 
-    /// Each by itself, and only where it is still what a ban covers: what was loaded since stays.
+    /// Each entry is swept by itself, and only if a ban still covers it: entries that were loaded since stay.
     async fn sweep_banned(&mut self, bans: &Bans, matching: &[Match<'_>]) -> RedisResult<u64> {
         let (mut batch, mut asked) = (Batch::default(), 0);
         for Match { name, id, readable } in matching {
             let covering: Vec<&Ban> = bans.covering(0, readable).collect();
             let hard = covering.iter().find(|ban| ban.soft_over.is_none());
             let younger = covering.iter().filter(|ban| hard.is_none_or(|hard| hard.at < ban.at));
-            // Variants, too: the entry that leads to them may be written anew before its turn, and then knows of the ban.
+            // Variants are marked as well: their primary entry may be replaced before its turn, and then knows of the ban.
             for ban in hard.into_iter().chain(younger.rev()) {
                 batch.sweep_entry(name, ban, id.turn());
                 asked += 1;
@@ -337,7 +339,7 @@ impl Sweep<'_> {
         Ok(swept.iter().filter(|Flag(swept)| *swept).count() as u64)
     }
 
-    /// Those of the `capped` names whose entry says that it matches.
+    /// Those of the `capped` names whose entry has a key that matches.
     async fn open<'n>(&mut self, capped: &[(&'n [u8], KeyId)]) -> RedisResult<Vec<Match<'n>>> {
         if capped.is_empty() {
             return Ok(Vec::new());
@@ -354,7 +356,7 @@ impl Sweep<'_> {
         Ok(opened.filter(|found| self.matches(&found.readable)).collect())
     }
 
-    /// Leaves the server to others for a while.
+    /// Pauses, so that the server has time for other clients.
     async fn pace(&mut self, taken: Duration) {
         if matches!(self.purpose, Purpose::Lurk(_)) {
             return sleep((4 * taken).clamp(*LURKER_PAUSE.start(), *LURKER_PAUSE.end())).await;

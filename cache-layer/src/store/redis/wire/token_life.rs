@@ -1,4 +1,4 @@
-//! For how long the token of a tag is kept.
+//! How long the token of a tag is kept.
 
 use std::time::Duration;
 
@@ -7,19 +7,20 @@ use crate::{
     store::redis::wire::names::{EVERYTHING, TOKEN_LIFE},
 };
 
-/// How much longer a token lives than what carries it, and at least: so that it is not the first to go, and is still there
-/// for whatever is loaded in place of an entry that is asked for often.
+/// How much longer a token lives than its entries, as a fraction, and at least: so that the token is not the first to expire, and
+/// still exists when a popular entry is loaded again.
 const SPARE_PART: u64 = 4;
 const SPARE: Duration = Duration::from_secs(2);
-/// How long the token of a tag that was invalidated is kept, whatever comes to carry it. It tells loads that were under way
-/// apart from those that began since; once it is gone, those of the former that end so late are not stored.
+/// How long the token of an invalidated tag is kept, even if no entry carries it. It distinguishes loads that were under way from
+/// loads that began since; once it is gone, loads of the former kind that end so late are not stored.
 pub(crate) const INVALIDATED: Duration = Duration::from_secs(60);
 
-/// For how long a tag's token is kept that entries with so many milliseconds left are to carry: at least for so long, for so
-/// long if it is made, and for so long if it has to be extended.
+/// How long a tag's token is kept, for entries with `longest` milliseconds left: the minimum life, the life of a new token, and
+/// the life to which a shorter one is extended.
 ///
-/// A token lives as long as what carries it: tags are named by what clients ask for. Without one an entry is void, so that
-/// what is lost too early costs a load. The one that every entry carries is kept for long, being one.
+/// A token lives as long as the entries that carry it, since requests of clients can create any number of tags. Without a token
+/// an entry is void, so that a token that is lost too early costs a load. The token that every entry carries is only one, and is
+/// kept for long.
 pub(crate) fn lives(tag: &str, longest: u64) -> [String; 3] {
     let spare = (longest / SPARE_PART).max(millis(SPARE));
     let [least, made, extended] = if tag == EVERYTHING {
@@ -31,7 +32,7 @@ pub(crate) fn lives(tag: &str, longest: u64) -> [String; 3] {
     [least, made, extended].map(|life| life.to_string())
 }
 
-/// As [`lives`], of a token that an invalidation writes.
+/// As [`lives`], for a token that an invalidation writes.
 pub(crate) fn life_invalidated(tag: &str) -> u64 {
     millis(if tag == EVERYTHING { TOKEN_LIFE } else { INVALIDATED })
 }
