@@ -3,12 +3,16 @@
 
 use std::{
     convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use cache_layer::{
     Cache, CacheBuilder, CacheLayer, Clock,
-    store::{RedisState, RedisStore, TieredStore},
+    store::{MemoryStore, RedisState, RedisStore, TieredStore},
 };
 use http::header;
 use tests::{App, Origin, RedisCluster, RedisServer, echo, wait_until};
@@ -183,6 +187,50 @@ async fn a_clock_that_is_given_is_the_one_that_counts() {
     assert_eq!(get(&tested, "tested").await, Some(7));
     manual.advance(Duration::from_secs(2));
     assert_eq!(get(&tested, "tested").await, None);
+}
+
+/// The caches of a process may have different clocks: one in memory has the machine's, one over Redis has the server's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_from_a_value_is_fresh_as_long_as_that_whatever_the_clocks_of_the_two_caches_say() {
+    let server = RedisServer::start();
+    for skew in SKEWS {
+        let Machine { clock, cache, .. } = machine(server.url(), skew, false).await;
+        let (inner, outer) = (cache.build(), Cache::builder(MemoryStore::new(1 << 20)).clock(clock).build());
+        inner.invalidate_all().await.unwrap();
+        let made = Arc::new(AtomicU32::new(0));
+        let made_from = async || {
+            let (made, source) = (made.clone(), inner.clone());
+            let load = async move || {
+                made.fetch_add(1, Ordering::Relaxed);
+                source.get_or_load("inner", async || Ok::<_, Infallible>(7)).ttl(Duration::from_secs(2)).await
+            };
+            // Kept for longer, since a store goes by the system's clock.
+            let made = outer.get_or_load("outer", load).ttl(Duration::from_secs(900)).keep(Duration::from_secs(7200));
+            assert_eq!(made.await, Ok(7));
+            assert!(outer.drain(PATIENCE).await && inner.drain(PATIENCE).await);
+        };
+        made_from().await;
+        made_from().await;
+        assert_eq!(made.load(Ordering::Relaxed), 1, "{skew} ms ahead: it is stored");
+        wait_until("what it is made from is stale", async || {
+            made_from().await;
+            made.load(Ordering::Relaxed) > 1
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_with_a_clock_of_its_own_stores_and_finds_what_it_has_stored() {
+    let server = RedisServer::start();
+    for skew in SKEWS {
+        let Machine { clock, cache, .. } = machine(server.url(), skew, false).await;
+        let own = cache.clock(clock).build();
+        let (loaded, set) = (format!("loaded {skew}"), format!("set {skew}"));
+        load(&own, &loaded, Duration::from_secs(300)).await;
+        own.set(&*set, &7).ttl(Duration::from_secs(300)).await.unwrap();
+        assert_eq!((get(&own, &loaded).await, get(&own, &set).await), (Some(7), Some(7)), "{skew}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

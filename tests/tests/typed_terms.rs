@@ -37,6 +37,7 @@ over_each_store!(
     an_invalidation_during_an_early_refresh_wins,
     lives_are_as_different_as_the_jitter_says,
     what_is_kept_is_for_its_load_alone,
+    the_longest_life_and_the_longest_waits_are_no_errors,
     values_and_responses_share_the_places_of_their_cache,
     what_a_load_loads_needs_no_place_of_its_own,
     a_refresh_in_the_background_waits_for_no_place,
@@ -112,6 +113,16 @@ async fn with_stale(cache: &Cache, clock: &Clock, source: &Source) {
 
 fn terms(ask: GetOrLoad<usize, Failed>) -> GetOrLoad<usize, Failed> {
     ask.ttl(MINUTE).stale_if_error(MINUTE)
+}
+
+async fn the_longest_life_and_the_longest_waits_are_no_errors(backend: &Backend) {
+    let cache = backend.cache().await.lock_timeout(LIMIT).build();
+    let load = async || Ok::<_, Infallible>(7);
+    let call = cache.get_or_load("loaded", load).ttl(Duration::MAX).soft_timeout(Duration::MAX);
+    assert_eq!(call.await, Ok(7));
+    cache.set("set", &7).ttl(Duration::MAX).await.unwrap();
+    assert!(cache.drain(LIMIT).await);
+    assert_eq!(cache.get_many::<u32>(["loaded", "set"]).await, [Some(7), Some(7)]);
 }
 
 /// ZiggyCreatures/FusionCache#583: there, the load got stuck once its caller had left.

@@ -225,7 +225,9 @@ async fn what_is_not_looked_at_in_time_is_estimated() {
     let store = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
     assert!(store.wait_connected(MINUTE).await);
     let cache = Cache::new(store);
-    let (all, tenth, hour) = (10_000, 1_000, Duration::from_secs(3600));
+    let (all, tenth, hour) = (10_000, 1_000, Duration::MAX);
+    // Another program's, under a name of ours.
+    let () = server.command(&["HSET", "cache:e:{00112233445566778899aabbccddeeff}:-:other", "field", "value"]);
     fill(&cache, &(0..10_000).collect::<Vec<_>>()).await;
     for (within, in_time) in [(hour, true), (Duration::ZERO, false)] {
         let told = [

@@ -1330,6 +1330,7 @@ impl<'a> Algebra<'a> {
                     let becomes = [State::Void, State::Void, State::Stale, State::Fresh][self.random.usize(..4)];
                     self.ban(place, becomes).await;
                 }
+                13..15 => self.begin_or_end(place).await,
                 _ => self.lose_token().await,
             }
             for (index, place) in self.places.iter().enumerate() {

@@ -1,14 +1,19 @@
 //! What only a store on a server has to guarantee: coherence between nodes, and its promises when the server fails.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tests::{Fault, FaultProxy, RedisServer, wait_until};
 
 use super::*;
 use crate::{
     clock::Clock,
     entry::{Deadlines, EntryId},
+    pattern::Pattern,
     store::{TieredStore, Writes},
     tag::Tags,
     telemetry::Rejection,
@@ -475,6 +480,46 @@ async fn where_tracking_is_refused_tags_are_right_all_the_same() {
         invalidate_tag(&writer, "t").await.unwrap();
         assert_eq!(read(&reader, &key("a")).await, None);
     }
+}
+
+/// Neither where nobody says what changes, nor while bans come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ban_costs_next_to_no_hit_of_an_entry_that_it_does_not_cover() {
+    let server = RedisServer::start();
+    let () = server.command(&["ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-client|tracking"]);
+    let untracked = connect(server.url().replace("redis://", "redis://plain:secret@")).await;
+    let (writer, tracked) = (connect(server.url()).await, connect(server.url()).await);
+    let keys: Vec<Key> = (0..100).map(|number| key(&format!("old {number}"))).collect();
+    for key in &keys {
+        fill(&writer, key, "old", &["t"]).await;
+    }
+    let ban = async |number: usize| {
+        let pattern = Pattern::new(&format!("contract:other {number}:*"));
+        writer.invalidate(Scope::Pattern(&pattern), Hardness::Hard).await.unwrap();
+    };
+    ban(0).await;
+    for key in &keys {
+        assert_eq!(read(&untracked, key).await.as_deref(), Some("old"), "{key}");
+    }
+    let (over, missed, hits) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (missed, hits, over, keys) = (&missed, &hits, &over, &keys);
+    let reads = join_all((0..64).map(|_| async {
+        while !over.load(Ordering::Relaxed) {
+            let found = read(&tracked, &keys[fastrand::usize(..keys.len())]).await.is_some();
+            if found { hits } else { missed }.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    let bans = async {
+        for number in 1..40 {
+            ban(number).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(reads, bans);
+    println!("{hits:?} hits, {missed:?} misses");
+    // A look-up that takes longer than it takes until the next ban may end without an answer.
+    assert!(100 * missed.load(Ordering::Relaxed) <= hits.load(Ordering::Relaxed), "{missed:?} beside {hits:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
