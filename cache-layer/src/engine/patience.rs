@@ -44,7 +44,7 @@ impl Patience {
 
     /// Adds a soft timeout, from now on, after which a stale entry is used, if there is one.
     pub(crate) fn with_soft_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.soft = timeout.map(|timeout| deadline(timeout));
+        self.soft = timeout.map(deadline);
         self
     }
 
