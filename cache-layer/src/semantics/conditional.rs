@@ -1,5 +1,5 @@
-//! Conditional requests: a client's, which a stored response may answer, and the cache's own, which validate one
-//! (RFC 9111, section 4.3; RFC 9110, section 13).
+//! Conditional requests: those of clients, which a stored response may answer, and those of the cache, which validate a stored
+//! response (RFC 9111, section 4.3; RFC 9110, section 13).
 
 use http::{
     HeaderMap, StatusCode,
@@ -14,13 +14,13 @@ use super::{
     validator::{EntityTag, entity_tags, single_date},
 };
 
-/// Whether only the application can evaluate a precondition of the request: it is about the state of the
-/// resource, not about a copy (RFC 9110, sections 13.1.1 and 13.1.4).
+/// Whether only the application can evaluate a precondition of the request, because the precondition concerns the state of
+/// the resource and not a stored copy (RFC 9110, sections 13.1.1 and 13.1.4).
 pub(crate) fn must_be_forwarded(request: &HeaderMap) -> bool {
     request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE)
 }
 
-/// Whether the client that sent this GET or HEAD has the stored response already, so that a 304 answers it.
+/// Whether the client that sent this GET or HEAD already has the stored response, so that a 304 is the right answer.
 pub(crate) fn is_not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap, now_secs: u64) -> bool {
     static PRECONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
     if !status.is_success() || !has_any(request, &PRECONDITIONS) {
@@ -32,12 +32,12 @@ pub(crate) fn is_not_modified(request: &HeaderMap, status: StatusCode, stored: &
     let Some(since) = single_date(request, &IF_MODIFIED_SINCE, now_secs) else {
         return false;
     };
-    // RFC 9111, section 4.3.2: without a modification date, that of the response stands in for it.
+    // RFC 9111, section 4.3.2: a response without Last-Modified is compared by its Date.
     let basis = if stored.contains_key(LAST_MODIFIED) { LAST_MODIFIED } else { DATE };
     let Some(modified) = single_date(stored, &basis, now_secs) else {
         return false;
     };
-    // A date that is still to come says nothing, unless it is what the application itself has said.
+    // A date in the future is ignored, unless it equals the Last-Modified of the application.
     modified == since || (modified < since && since <= now_secs)
 }
 
@@ -51,7 +51,7 @@ fn none_match_fails(request: &HeaderMap, stored: &HeaderMap) -> bool {
     tag.is_some_and(|tag| tags.any(|one| one.matches_weakly(tag)))
 }
 
-/// Removes the preconditions and the range of a client, so that the application gives the whole response.
+/// Removes the client's preconditions and range, so that the application sends the whole response.
 pub(crate) fn unconditional(request: &mut HeaderMap) {
     static FIELDS: [HeaderName; 6] = [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE];
     if request.keys().any(may_be_conditional) {
@@ -61,14 +61,14 @@ pub(crate) fn unconditional(request: &mut HeaderMap) {
     }
 }
 
-/// Whether a request field may be a precondition or a range: told by how it begins, sooner than name by name.
+/// Whether a request field may be a precondition or a range. Checks the first letters, which is faster than comparing names.
 fn may_be_conditional(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.starts_with("if-") || name == "range"
 }
 
-/// Turns a request into one that validates a stored response: the client's own preconditions give way to the
-/// stored validators, to the byte.
+/// Turns a request into one that validates a stored response: the stored validators, byte for byte, replace the client's
+/// preconditions.
 pub(crate) fn validating(request: &mut HeaderMap, stored: &HeaderMap) {
     unconditional(request);
     if let Some(tag) = stored.get(ETAG).filter(|_| EntityTag::of(stored).is_some()) {
@@ -79,7 +79,7 @@ pub(crate) fn validating(request: &mut HeaderMap, stored: &HeaderMap) {
     }
 }
 
-/// Leaves of a stored response what a 304 says: everything but the metadata of content that it does not have
+/// Reduces the fields of a stored response to those of a 304: all but the metadata of the content, which a 304 does not have
 /// (RFC 9110, section 15.4.5).
 pub(crate) fn retain_not_modified_fields(headers: &mut HeaderMap) {
     const CONTENT_FIELDS: [HeaderName; 11] = [
@@ -98,7 +98,7 @@ pub(crate) fn retain_not_modified_fields(headers: &mut HeaderMap) {
     for name in CONTENT_FIELDS {
         headers.remove(name);
     }
-    // Of use to a client only if it is the one validator.
+    // Last-Modified helps a client only if there is no other validator.
     if EntityTag::of(headers).is_some() {
         headers.remove(LAST_MODIFIED);
     }
@@ -193,7 +193,7 @@ mod tests {
         let stored: Fields<'_> = &[("date", MIDDLE)];
         assert!(not_modified(&[("if-modified-since", LATER)], stored));
         assert!(not_modified(&[("if-modified-since", MIDDLE)], stored));
-        // The client's copy is older than this response, and nothing says that they are the same.
+        // The client's copy is older than this response, and no validator shows that the two are the same.
         assert!(!not_modified(&[("if-modified-since", EARLIER)], stored));
         assert!(!not_modified(&[("if-modified-since", LATER)], &[]));
         assert!(!not_modified(&[("if-modified-since", LATER)], &[("last-modified", "never"), ("date", MIDDLE)]));

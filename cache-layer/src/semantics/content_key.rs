@@ -5,21 +5,21 @@ use sha2::{Digest as _, Sha256};
 
 use super::validator::single_line;
 
-/// The fields that begin with `content-` and are no metadata of the content: how long it is, and what proves it.
+/// Fields whose names begin with `content-` but that are not metadata of the content: its length and its digests.
 const NO_METADATA: [&str; 3] = ["content-length", "content-digest", "content-md5"];
 
-/// What stands for the content in the key.
+/// The content of a request as the key contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning<'a> {
-    /// Its bytes.
+    /// The bytes of the request body.
     Raw(&'a [u8]),
-    /// What the application has made of it, and would have made of other bytes that mean the same. Never the same as raw
-    /// bytes: a request that forbids it (`no-transform`) has those.
+    /// The application's normalized form, which other bytes of the same meaning share. It never equals a key of raw bytes, which
+    /// a request that forbids transformation (`no-transform`) gets.
     Normalized(&'a [u8]),
 }
 
-/// A digest of the content and of the fields that say what it is: all whose names begin with `content-`, those of tomorrow
-/// as well. Two requests have the same one exactly if they agree in all of that.
+/// A digest of the content and of the fields that describe it: all fields whose names begin with `content-`, future ones
+/// included. Two requests have the same digest exactly if all of these agree.
 pub(crate) fn digest(headers: &HeaderMap, meaning: Meaning<'_>) -> [u8; 32] {
     let mut digest = Sha256::new();
     let mut names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).filter(|name| is_metadata(name)).collect();
@@ -61,14 +61,14 @@ fn update_with_length(digest: &mut Sha256, length: usize) {
     digest.update((length as u64).to_be_bytes());
 }
 
-/// Whether the request says what its content is, in one way: what it doesn't say clearly, only the application can judge
+/// Whether the request declares the type of its content unambiguously. Only the application can judge a request that does not
 /// (RFC 10008, section 2).
 pub(crate) fn has_one_type(headers: &HeaderMap) -> bool {
     single_line(headers, &CONTENT_TYPE).and_then(canonical_media_type).is_some()
 }
 
-/// A media type in the one spelling of what is spelled in many (RFC 9110, section 8.3.1): names in lower case, no white space.
-/// Values stay as they are, quotes included. `None` for what is no media type.
+/// The canonical spelling of a media type (RFC 9110, section 8.3.1): names in lower case, no white space. Values stay as they
+/// are, quotes included. `None` for anything that is not a media type.
 pub(crate) fn canonical_media_type(line: &[u8]) -> Option<Vec<u8>> {
     let (media_type, mut parameters) = line.split_at(line.iter().position(|&byte| byte == b';').unwrap_or(line.len()));
     let mut canonical = media_type.trim_ascii().to_ascii_lowercase();
@@ -79,7 +79,7 @@ pub(crate) fn canonical_media_type(line: &[u8]) -> Option<Vec<u8>> {
     while let Some((b';', rest)) = parameters.split_first() {
         let rest = rest.trim_ascii_start();
         let Some(name_end) = rest.iter().position(|byte| matches!(byte, b'=' | b';')) else {
-            // Nothing may follow a semicolon but white space, or a parameter.
+            // Only white space or a parameter may follow a semicolon.
             return rest.is_empty().then_some(canonical);
         };
         let (name, value) = rest.split_at(name_end);
@@ -98,7 +98,7 @@ pub(crate) fn canonical_media_type(line: &[u8]) -> Option<Vec<u8>> {
     parameters.is_empty().then_some(canonical)
 }
 
-/// Where the value at the beginning ends: a token, or a quoted string.
+/// The length of the value at the beginning of the text: a token or a quoted string.
 fn value_end(value: &[u8]) -> Option<usize> {
     if value.first() != Some(&b'"') {
         let end = value.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(value.len());
@@ -212,7 +212,7 @@ mod tests {
         assert_ne!(digest(&headers(&[JSON]), Meaning::Normalized(b"{}")), one);
     }
 
-    /// Where one part ends, and the next one begins.
+    /// Moves the border between two neighbouring parts.
     #[test]
     fn no_part_is_taken_for_a_piece_of_another() {
         let requests: [(Fields<'_>, &str); 6] = [
@@ -238,7 +238,7 @@ mod tests {
         assert_ne!(of(&[JSON, a, b], "{}"), of(&[JSON, b, a], "{}"));
     }
 
-    /// Few and short, so that many agree, and that the end of one is the beginning of another.
+    /// Few and short values, so that many of them agree, and the end of one is the beginning of another.
     fn requests() -> impl Strategy<Value = (Vec<(usize, String)>, bool, String)> {
         (prop::collection::vec((0..4_usize, "[ab,]{0,2}"), 0..4), any::<bool>(), "[ab]{0,3}")
     }

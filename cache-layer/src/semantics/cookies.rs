@@ -1,4 +1,4 @@
-//! Which cookies of a request make a difference.
+//! Which cookies of a request make a difference to the response.
 
 use std::borrow::Cow;
 
@@ -6,35 +6,35 @@ use http::{HeaderMap, HeaderValue, header::COOKIE};
 
 use super::names::Names;
 
-/// What is known of an application's cookies.
+/// The role of each cookie of an application, as configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CookiePolicy {
-    /// With one of these, a request goes to the application.
+    /// A request with one of these cookies goes to the application.
     pub(crate) bypass: Names,
-    /// These make no difference to a response.
+    /// These cookies make no difference to a response.
     pub(crate) ignored: Names,
-    /// The values of these are part of the key.
+    /// The values of these cookies are part of the key.
     pub(crate) keyed: Vec<Box<str>>,
 }
 
 impl CookiePolicy {
-    /// Whether the request has one of the cookies that no stored response is for.
+    /// Whether the request has a cookie that sends it to the application.
     pub(crate) fn bypasses(&self, request: &HeaderMap) -> bool {
         !self.bypass.is_empty() && pairs(request).any(|pair| self.bypass.has(name(pair)))
     }
 
-    /// Whether something may be left out of a request's cookies.
+    /// Whether any cookies are ignored or part of the key.
     fn leaves_out(&self) -> bool {
         !self.ignored.is_empty() || !self.keyed.is_empty()
     }
 
-    /// Whether a cookie may make a difference that the key does not make.
+    /// Whether a cookie may make a difference that is not part of the key.
     fn counts(&self, pair: &[u8]) -> bool {
         let name = name(pair);
         !pair.is_empty() && !self.ignored.has(name) && !self.keyed.iter().any(|keyed| keyed.as_bytes() == name)
     }
 
-    /// Whether the request has cookies that may make a difference.
+    /// Whether the request has cookies that may make a difference to the response.
     pub(crate) fn any_counts(&self, request: &HeaderMap) -> bool {
         match self.leaves_out() {
             true => pairs(request).any(|pair| self.counts(pair)),
@@ -42,12 +42,12 @@ impl CookiePolicy {
         }
     }
 
-    /// Whether none of the request's cookies makes any difference to a response, not by the key either.
+    /// Whether none of the request's cookies makes any difference to a response, by the key or otherwise.
     pub(crate) fn ignores_all(&self, request: &HeaderMap) -> bool {
         pairs(request).all(|pair| pair.is_empty() || self.ignored.has(name(pair)))
     }
 
-    /// The request's fields, with those cookies alone that may make a difference that the key does not make.
+    /// The request's fields, reduced to the cookies that may make a difference that is not part of the key.
     pub(crate) fn that_count<'a>(&self, request: &'a HeaderMap) -> Cow<'a, HeaderMap> {
         if !self.leaves_out() || !request.contains_key(COOKIE) {
             return Cow::Borrowed(request);
@@ -63,7 +63,7 @@ impl CookiePolicy {
     }
 }
 
-/// The values that a request gives the cookie of this name, in their order.
+/// The values of the cookie of this name, in the order of the request.
 pub(crate) fn values<'a>(request: &'a HeaderMap, cookie: &'a str) -> impl Iterator<Item = &'a [u8]> {
     pairs(request).filter_map(move |pair| pair.strip_prefix(cookie.as_bytes())?.strip_prefix(b"="))
 }

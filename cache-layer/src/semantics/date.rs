@@ -1,9 +1,9 @@
 //! The date formats of HTTP (RFC 9110, section 5.6.7), as seconds since the Unix epoch.
 //!
-//! The crate `httpdate` does not serve here, for two reasons, which a test below keeps true. It refuses what senders do
-//! write: names in another case, a weekday that is not the right one, a leap second, a moment before the epoch. And it
-//! reads the two-digit years of RFC 850 dates by a fixed pivot, where RFC 9110 asks for at most fifty years ahead of now.
-//! What it reads and writes is the same here, and that is tested, too.
+//! The crate `httpdate` is not used, for two reasons that a test below checks. It refuses dates that senders do write: names in
+//! another case, a wrong weekday, a leap second, a moment before the epoch. And it reads the two-digit years of RFC 850 dates
+//! by a fixed pivot, where RFC 9110 requires at most fifty years after the present. All dates that `httpdate` reads and writes
+//! have the same value here, which is tested as well.
 
 use std::cell::RefCell;
 
@@ -13,15 +13,15 @@ const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursd
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const SECONDS_PER_DAY: u64 = 86_400;
 const DAYS_BEFORE_EPOCH: u64 = days_before_year(1970);
-/// `Fri, 31 Dec 9999 23:59:59 GMT`, the last second that the format can spell.
+/// `Fri, 31 Dec 9999 23:59:59 GMT`, the last second that the format can express.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// Reads an IMF-fixdate, an RFC 850 date or an asctime date. Dates before the epoch are 0, and those past the year 9999
-/// are its last second.
+/// Reads an IMF-fixdate, an RFC 850 date or an asctime date. Dates before the epoch become 0, and those after the year 9999
+/// become its last second.
 ///
-/// The layout is strict, and letters are compared without case. The weekday must be a name but not the
-/// right one: senders get it wrong, and nothing depends on it. `now_secs` places the two-digit year of an
-/// RFC 850 date, which is at most fifty years ahead.
+/// The layout is strict, and letters are compared without case. The weekday must be the name of a day, but not the right one:
+/// senders get it wrong, and nothing depends on it. `now_secs` resolves the two-digit year of an RFC 850 date, which is at most
+/// fifty years ahead.
 pub(crate) fn parse_http_date(value: &[u8], now_secs: u64) -> Option<u64> {
     let (date, time) = imf_fixdate(Cursor(value))
         .or_else(|| rfc850_date(Cursor(value), now_secs))
@@ -33,14 +33,14 @@ pub(crate) fn parse_http_date(value: &[u8], now_secs: u64) -> Option<u64> {
 /// Writes an IMF-fixdate; dates past the year 9999 saturate.
 pub(crate) fn write_http_date(unix_secs: u64) -> HeaderValue {
     thread_local! {
-        /// Most are asked for again within the same second.
+        /// Most dates are written again within the same second.
         static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
     }
     let read = |last: &RefCell<Option<(u64, HeaderValue)>>| match &mut *last.borrow_mut() {
         Some((second, date)) if *second == unix_secs => date.clone(),
         last => last.insert((unix_secs, written(unix_secs))).1.clone(),
     };
-    // Where a thread ends, there is none.
+    // The thread-local is gone while its thread ends.
     LAST.try_with(read).unwrap_or_else(|_| written(unix_secs))
 }
 
@@ -122,7 +122,7 @@ fn asctime_date(mut cursor: Cursor<'_>) -> Option<(Date, u64)> {
     Some((Date { year, month, day }, time))
 }
 
-/// What is left of the text. A step that does not match takes nothing.
+/// The rest of the text. A step that does not match consumes nothing.
 struct Cursor<'a>(&'a [u8]);
 
 impl Cursor<'_> {
@@ -185,9 +185,10 @@ const fn days_before_year(year: u64) -> u64 {
     year * 365 + year.div_ceil(4) - year.div_ceil(100) + year.div_ceil(400)
 }
 
-/// The year, the month and the day, both from 0, of a day that so many come before, from 1 January of the year 0.
+/// The year, the month and the day (both from 0) of the day with this number, counted from 1 January of the year 0.
 ///
-/// Counted from 1 March, the leap day is a year's last, and the months repeat: 31, 30, 31, 30, 31, twice, and 31.
+/// In a year that begins on 1 March, the leap day is the last day, and the lengths of the months repeat: 31, 30, 31, 30, 31,
+/// twice, and 31.
 fn date_of(days: u64) -> (u64, usize, u64) {
     const FEBRUARY_29: u64 = 60;
     let Some(days) = days.checked_sub(FEBRUARY_29) else {
@@ -363,7 +364,7 @@ mod tests {
         prop::sample::select(vec![fixdate, rfc850, asctime])
     }
 
-    /// Once this fails, `httpdate` may serve.
+    /// Once this test fails, `httpdate` can replace this module.
     #[test]
     fn httpdate_refuses_what_is_read_here() {
         for text in [
@@ -418,9 +419,9 @@ mod tests {
             if !byte.is_empty() && at < text.len() {
                 text.replace_range(at..=at, &byte);
             }
-            // Their pivot is 1970, as ours is in 2019.
+            // The pivot of `httpdate` is 1970, which is the pivot here for a date in 2019.
             let ours = parse_http_date(text.as_bytes(), JUNE_2019);
-            // They take any byte between a date of RFC 850 and its time.
+            // `httpdate` accepts any byte between the date and the time of an RFC 850 date.
             if let (Ok(theirs), Some(ours)) = (httpdate::parse_http_date(&text), ours) {
                 prop_assert_eq!(ours, theirs.duration_since(UNIX_EPOCH).unwrap().as_secs(), "{}", text);
             }

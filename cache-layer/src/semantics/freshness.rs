@@ -1,4 +1,4 @@
-//! How long a response stays fresh, and how old it already is (RFC 9111, section 4.2).
+//! The freshness lifetime and the age of a response (RFC 9111, section 4.2).
 
 use http::{
     StatusCode,
@@ -10,30 +10,30 @@ use super::{
     received::Received, targeted::ResponseDirectives,
 };
 
-/// How long a response is fresh from its creation on.
+/// The freshness lifetime of a response, from its creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lifetime {
-    /// Milliseconds: a rule may be finer than what a response can state.
+    /// In milliseconds: a rule may be finer than a response, which states seconds.
     pub(crate) millis: u64,
-    /// Where it comes from.
+    /// The origin of the lifetime.
     pub(crate) source: LifetimeSource,
 }
 
-/// Where a lifetime comes from.
+/// The origin of a lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LifetimeSource {
-    /// The response.
+    /// The response states it.
     Response,
-    /// A rule of the cache's own, since the response states none.
+    /// A rule of the cache, because the response states none.
     Rule,
-    /// An estimate, since neither the response nor a rule states any.
+    /// The heuristic, because neither the response nor a rule states any.
     Heuristic,
 }
 
-/// The lifetime of a response, if there is a reason for any.
+/// The lifetime of a response; `None` if neither the response, nor a rule, nor the heuristic gives one.
 ///
-/// `rule` is what the user has set, in milliseconds, for responses to this request that state nothing. It holds for
-/// successes; other statuses have [`CachingPolicy::negative_ttl`].
+/// `rule` is the configured lifetime, in milliseconds, of responses to this request that state none. It applies to successes;
+/// other statuses have [`CachingPolicy::negative_ttl`].
 pub(crate) fn lifetime(policy: &CachingPolicy, received: &Received<'_>, rule: Option<u64>) -> Option<Lifetime> {
     let Received { status, headers, directives, local_time, .. } = *received;
     let stated = |source| move |seconds: u64| Lifetime { millis: seconds.saturating_mul(1000), source };
@@ -55,8 +55,8 @@ pub(crate) fn lifetime(policy: &CachingPolicy, received: &Received<'_>, rule: Op
 
 /// The freshness lifetime that the application stated, in seconds.
 ///
-/// The first of `s-maxage`, `max-age` and `Expires` decides. `None` when there is none of them; 0 when the
-/// one that decides is invalid, which means stale.
+/// The first of `s-maxage`, `max-age` and `Expires` decides. `None` if all are absent; 0, which means stale, if the one that
+/// decides is invalid.
 pub(crate) fn explicit_lifetime(
     directives: &ResponseDirectives,
     headers: &HeaderMap,
@@ -81,8 +81,8 @@ pub(crate) fn explicit_lifetime(
     Some(lifetime.min(DeltaSeconds::MAX))
 }
 
-/// What has not changed for long is unlikely to change soon: a tenth of the time since the last modification,
-/// but not more than a day (RFC 9111, section 4.2.2).
+/// The heuristic: a tenth of the time since the last modification, but at most a day, because a resource that has not changed
+/// for long is unlikely to change soon (RFC 9111, section 4.2.2).
 fn heuristic_lifetime(headers: &HeaderMap, response_time_ms: u64) -> Option<u64> {
     const DAY: u64 = 86_400;
     let now_secs = response_time_ms / 1000;
@@ -91,7 +91,7 @@ fn heuristic_lifetime(headers: &HeaderMap, response_time_ms: u64) -> Option<u64>
     Some((date.saturating_sub(last_modified) / 10).min(DAY))
 }
 
-/// RFC 9110, section 15.1; without 206, which is not kept.
+/// RFC 9110, section 15.1; without 206, which the cache does not store.
 fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
@@ -113,8 +113,8 @@ fn date_value(headers: &HeaderMap, name: HeaderName, now_secs: u64) -> Option<u6
     parse_http_date(headers.get(name)?.as_bytes(), now_secs)
 }
 
-/// The first member of the first line of `Age`: a list is an error, in which RFC 9111, section 5.1, picks
-/// the first and ignores what is not an integer.
+/// The first member of the first line of `Age`. A list is an error; RFC 9111, section 5.1, uses its first member and ignores
+/// a value that is not an integer.
 fn age_value(headers: &HeaderMap) -> u64 {
     headers
         .get(AGE)
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::semantics::test_fields::headers;
 
-    /// `Mon, 23 Nov 2026 00:00:00 GMT`, and a fraction that must not matter.
+    /// `Mon, 23 Nov 2026 00:00:00 GMT`, and a fraction of a second, which must not matter.
     const NOW_MS: u64 = 1_795_392_000_900;
 
     type Fields = &'static [(&'static str, &'static str)];
@@ -151,7 +151,7 @@ mod tests {
         Some(lifetime.millis / 1000)
     }
 
-    /// The age of a response that arrived at [`NOW_MS`], and so many milliseconds after its request.
+    /// The age of a response that arrived at [`NOW_MS`], this many milliseconds after its request.
     fn age_after(delay: i64, fields: Fields) -> u64 {
         let (headers, directives) = (headers(fields), ResponseDirectives::default());
         let received = Received::at(NOW_MS, StatusCode::OK, &headers, &directives);
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn expires_is_measured_from_date() {
         let cases: [(Fields, u64); 6] = [
-            // A clock that is an hour fast, or slow, states the same span.
+            // A clock that is an hour fast or slow states the same lifetime.
             (&[("date", "Mon, 23 Nov 2026 01:00:00 GMT"), ("expires", "Mon, 23 Nov 2026 01:01:00 GMT")], 60),
             (&[("date", "Sun, 22 Nov 2026 23:00:00 GMT"), ("expires", "Sun, 22 Nov 2026 23:01:00 GMT")], 60),
             (&[("date", "Mon, 23 Nov 2026 00:00:00 GMT"), ("expires", "Mon, 23 Nov 2026 00:00:00 GMT")], 0),
