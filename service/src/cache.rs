@@ -26,43 +26,43 @@ use crate::{
     telemetry::{Throttle, metrics::Metrics},
 };
 
-/// What the cache is called in metrics and traces.
+/// The name of the cache in metrics and traces.
 const NAME: &str = "products";
 
-/// The handle on the cache; a clone is the same one.
+/// A handle on the cache; clones share it.
 #[derive(Clone)]
 pub(crate) struct ProductCache {
-    /// `None` where it is switched off: then nothing is kept, and there is nothing to invalidate.
+    /// `None` if the cache is switched off: then nothing is stored, and there is nothing to invalidate.
     cache: Option<Cache>,
     layer: Option<CacheLayer>,
     redis: Option<RedisStore>,
     memory: Option<Memory>,
-    /// For the operator, if there is a port for that.
+    /// The recorder for the operator's page, if its port is configured.
     recorder: Option<Recorder>,
-    /// How long what is read from the database is kept, in milliseconds: as long as any response may be.
+    /// The lifetime of values from the database, in milliseconds: the longest lifetime of any response.
     ttl: Arc<AtomicU64>,
     rules: CacheRulesInUse,
 }
 
-/// The rules from a file, and the file.
+/// The rules, and the file that they were read from.
 #[derive(Clone, Default)]
 struct CacheRulesInUse {
     rules: Rules,
     file: Option<PathBuf>,
-    /// The longest time of any path.
+    /// The longest lifetime of any path.
     longest_path_ttl: Duration,
 }
 
-/// What came of reading the rules again.
+/// The result of reading the rules again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloaded {
-    /// How many there are.
+    /// The number of rules.
     pub rules: usize,
-    /// Where they are from.
+    /// The file of the rules.
     pub file: PathBuf,
 }
 
-/// Where responses are in this process.
+/// The memory of this process that holds responses.
 #[derive(Clone)]
 enum Memory {
     All(MemoryStore),
@@ -70,7 +70,7 @@ enum Memory {
 }
 
 impl Memory {
-    /// Tells how many entries there are.
+    /// Returns the number of entries.
     fn entries(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let memory = self.clone();
         move || match &memory {
@@ -80,7 +80,7 @@ impl Memory {
     }
 }
 
-/// What is read from the database. A change invalidates what is stored of it, and every response that was made from it.
+/// A read from the database. A change invalidates the stored value of the read and every response that was made from it.
 pub(crate) enum Source {
     Product(i64),
     /// All products: any change of any product changes a list.
@@ -117,7 +117,7 @@ pub(crate) struct RedisHealth {
     error: Option<String>,
 }
 
-/// The Redis that is named, if one is.
+/// The configured Redis, if any.
 fn redis(config: &Config) -> Result<Option<RedisStore>, ConfigError> {
     let Some(url) = &config.redis_url else { return Ok(None) };
     let store = RedisStore::builder(url.expose())
@@ -129,7 +129,7 @@ fn redis(config: &Config) -> Result<Option<RedisStore>, ConfigError> {
     Ok(Some(store))
 }
 
-/// What remembers for the operator, if there is a port for that or it is learned how much room is needed.
+/// The recorder, if the operator's port or the estimate of the memory size is configured.
 fn recorder(config: &Config) -> Option<Recorder> {
     match (config.admin_sizing, config.admin_listen) {
         (true, _) => Some(Recorder::with_sizing()),
@@ -138,12 +138,12 @@ fn recorder(config: &Config) -> Option<Recorder> {
     }
 }
 
-/// For how many keys it is counted what is answered with most. Without a first tier, there is nothing to warm up.
+/// For how many keys hits are counted. Without a first tier, there is nothing to warm up.
 fn hot_keys(config: &Config) -> usize {
     if config.cache_first_tier > 0 { config.cache_hot_keys as usize } else { 0 }
 }
 
-/// The codings that are asked for.
+/// The configured codings.
 fn encode(config: &Config) -> Result<Encode, ConfigError> {
     // Without a first tier, what no process has made before it is written is made by none.
     let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
@@ -152,7 +152,8 @@ fn encode(config: &Config) -> Result<Encode, ConfigError> {
 }
 
 impl ProductCache {
-    /// Redis if there is a URL for it, with a first tier if one is asked for, else memory; nothing if it is off. Does not wait for Redis.
+    /// Opens the store: Redis if its URL is configured, with a first tier if one is configured; otherwise memory; none if the cache
+    /// is off. Does not wait for Redis.
     pub(crate) fn new(config: &Config, all_metrics: &Metrics) -> Result<Self, ConfigError> {
         let paths = config.cache_paths.with_default(config.cache_default_ttl);
         let longest_path_ttl = paths.map(|(_, ttl)| ttl).max().unwrap_or(config.cache_default_ttl);
@@ -214,7 +215,7 @@ impl ProductCache {
         Ok(cache)
     }
 
-    /// What the operator is shown, and what takes `PURGE`; `None` if there is no port for that.
+    /// The operator's page and the middleware for `PURGE`; `None` if the operator's port is not configured.
     pub(crate) fn admin(&self, config: &Config) -> Result<Option<(Router, PurgeLayer)>, ConfigError> {
         let (Some(cache), Some(layer), Some(recorder)) = (&self.cache, &self.layer, &self.recorder) else {
             return Ok(None);
@@ -236,7 +237,7 @@ impl ProductCache {
         Ok(Some(admin.router_and_purge_layer(paths.map(PurgeRule::under))))
     }
 
-    /// Returns once Redis is there, or after `patience`.
+    /// Returns once Redis is connected, or after `patience`.
     pub(crate) async fn wait_for_redis(&self, patience: Duration) {
         let Some(redis) = &self.redis else { return };
         if !redis.wait_connected(patience).await {
@@ -265,7 +266,7 @@ impl ProductCache {
         }
     }
 
-    /// Leaves what this process answered with most for the one that comes next.
+    /// Writes the list of this process' hottest keys for the processes that start next.
     pub(crate) async fn leave_hot_keys(&self) {
         let Some(cache) = &self.cache else { return };
         if let Err(error) = cache.leave_hot_keys().await {
@@ -273,7 +274,7 @@ impl ProductCache {
         }
     }
 
-    /// Has these rules count for all requests from now on.
+    /// Applies these rules to all requests from now on.
     fn rule_by(&self, rules: Option<&CacheRules>) -> Result<(), cache_layer::ConfigError> {
         self.rules.rules.replace(rules.iter().flat_map(|rules| rules.rules.iter().cloned()))?;
         let longest = rules.and_then(|rules| rules.longest_ttl).max(Some(self.rules.longest_path_ttl));
@@ -282,7 +283,7 @@ impl ProductCache {
         Ok(())
     }
 
-    /// Reads the file of rules again, and has them count. What is wrong with it, if something is: the rules are those before, then.
+    /// Reads the file of rules again and applies them. If the file is wrong, returns its error and keeps the former rules.
     pub(crate) async fn reload_rules(&self) -> Result<Reloaded, String> {
         let Some(file) = self.rules.file.clone() else {
             return Err("there is no file of rules; APP_CACHE_RULES names one".to_owned());
@@ -298,12 +299,12 @@ impl ProductCache {
         Ok(Reloaded { rules: rules.rules.len(), file })
     }
 
-    /// The middleware that answers the configured paths from the cache, if there is one.
+    /// The middleware that answers requests for the configured paths from the cache, if there is a cache.
     pub(crate) fn layer(&self) -> Option<CacheLayer> {
         self.layer.clone()
     }
 
-    /// Where values are kept, if there is a cache.
+    /// The cache for values, unless the cache is off.
     pub(crate) fn values(&self) -> Option<&Cache> {
         self.cache.as_ref()
     }
@@ -356,7 +357,7 @@ impl ProductCache {
         })
     }
 
-    /// What an operator has turned off or on for a while: the names of the switches, and for how many seconds more.
+    /// The switches that are on: the name of each, and the seconds until it ends.
     pub(crate) fn switched_on(&self) -> BTreeMap<String, u64> {
         let on = self.cache.iter().flat_map(Cache::switched_on);
         on.map(|(switch, left)| (switch.as_str().to_owned(), left.as_secs())).collect()

@@ -43,13 +43,13 @@ impl Server {
         Ok(Self { router: routes::router(app.clone(), &config, purge), config, app, listener, address, admin })
     }
 
-    /// Where the service listens: with port 0, the port that was free.
+    /// The address at which the service listens; if the configured port is 0, the port that was free.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the operator's page is, if it is anywhere.
+    /// The address of the operator's page, if its port is configured.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(AdminServer::local_addr)
