@@ -294,10 +294,27 @@ impl Lease {
         Self { granted_by: server, ..self }
     }
 
-    /// The same lease, for a load that knows of these bans before it begins.
+    /// The same lease, for a load that knows of these bans before it begins. To be called before the lease is asked for, since
+    /// they are part of its value.
     #[cfg(feature = "redis")]
     pub(crate) fn knowing(self, bans: Option<BansKnown>) -> Self {
         Self { bans: bans.filter(|bans| bans.newest() > 0).map(Box::new), ..self }
+    }
+
+    /// The value of the lease on a server: its token and, if the load knows of any bans, 16 hex digits of the youngest, and the
+    /// line of the token under which that was listed. By these the lurker spares a lease whose load knows of the bans.
+    #[cfg(feature = "redis")]
+    pub(crate) fn value(&self) -> Vec<u8> {
+        match &self.bans {
+            None => self.token.to_vec(),
+            Some(known) => [&self.token[..], &hex::of_u64(known.newest()), known.line()].concat(),
+        }
+    }
+
+    /// The same lease, granted at this moment of the store's clock.
+    #[cfg(feature = "redis")]
+    pub(crate) fn started(self, started: [u8; 16]) -> Self {
+        Self { started, ..self }
     }
 
     pub(crate) fn after(self, failures: u32) -> Self {

@@ -174,7 +174,7 @@ async fn sweep_all(
     let mut count = 0;
     for (connection, session) in std::iter::repeat_n(servers, rounds).flatten() {
         count += tokio::select! {
-            swept = sweep_server(context, connection, session, &listed.0) => swept?,
+            swept = sweep_server(context, connection, session, listed) => swept?,
             // The store is gone, so the sweep has no use.
             () = ended(store, context, tags, token) => return Err(StoreError::Unavailable),
         };
@@ -192,9 +192,9 @@ async fn sweep_server(
     context: &Context,
     connection: &Connection,
     session: &Arc<Session>,
-    bans: &Bans,
+    (bans, token): &Listed,
 ) -> Result<u64, StoreError> {
-    let sweep = async |mut driver: MultiplexedConnection| sweep_banned(&context.names, bans, &mut driver).await;
+    let sweep = async |mut driver: MultiplexedConnection| sweep_banned(&context.names, bans, token, &mut driver).await;
     connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await
 }
 

@@ -22,6 +22,7 @@ use crate::{
     key::{CAPPED, KeyId, READABLE_CAP, readable_in_full},
     pattern::Pattern,
     store::Scope,
+    tag::TagToken,
 };
 
 /// How many names the server examines in one step, so that it has time for other clients in between.
@@ -74,11 +75,17 @@ async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
     }
 }
 
-/// Sweeps banned entries on one server, the leases first; returns how many entries were deleted, or made stale. There is no
-/// fallback: an error leaves the bans on the list.
-pub(crate) async fn sweep_banned(names: &Names, bans: &Bans, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
+/// Sweeps entries on one server that are covered by these bans, which are listed under `token`; the leases come first. Returns how
+/// many entries were deleted, or made stale. There is no fallback: an error leaves the bans on the list.
+pub(crate) async fn sweep_banned(
+    names: &Names,
+    bans: &Bans,
+    token: &TagToken,
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<u64> {
     let patterns: Vec<&Pattern> = bans.as_slice().iter().map(|ban| &ban.pattern).collect();
-    Sweep { names, patterns: &patterns, purpose: Purpose::Lurk(bans), driver, step: LURKER_STEP }.run().await
+    let purpose = Purpose::Lurk(bans, token);
+    Sweep { names, patterns: &patterns, purpose, driver, step: LURKER_STEP }.run().await
 }
 
 /// Counts the primary keys with a matching entry on one server; nothing is changed.
@@ -119,8 +126,8 @@ enum Purpose<'a> {
     Count,
     /// Those that carry the tag are counted.
     CountCarrying(&'a str),
-    /// They are deleted, or marked, by the bans that their loads did not know of.
-    Lurk(&'a Bans),
+    /// They are deleted, or marked, by the bans that their loads did not know of, of those under this token.
+    Lurk(&'a Bans, &'a TagToken),
 }
 
 /// A name whose key matches.
@@ -221,8 +228,9 @@ impl Sweep<'_> {
             Purpose::CountCarrying(tag) => self.count_carrying(&matching, tag).await,
             _ if matching.is_empty() => return Ok(0),
             Purpose::Soften(window, _) if kind == Kind::Entry => self.soften(window, &matching).await,
-            Purpose::Lurk(bans) if kind == Kind::Entry => self.sweep_banned(bans, &matching).await,
-            Purpose::Delete(_) | Purpose::Soften(..) | Purpose::Lurk(_) => self.delete(kind, &matching).await,
+            Purpose::Lurk(bans, _) if kind == Kind::Entry => self.sweep_banned(bans, &matching).await,
+            Purpose::Lurk(bans, token) => self.sweep_leases(bans, token, &matching).await,
+            Purpose::Delete(_) | Purpose::Soften(..) => self.delete(kind, &matching).await,
         };
         self.pace(begun.elapsed()).await;
         dealt_with
@@ -319,6 +327,20 @@ impl Sweep<'_> {
         Ok(softened.iter().filter(|Flag(there)| *there).count() as u64)
     }
 
+    /// A lease stays if its load knew of the youngest ban that covers it: its entry will not be covered. A key that is capped may be
+    /// covered by any.
+    async fn sweep_leases(&mut self, bans: &Bans, token: &TagToken, matching: &[Match<'_>]) -> RedisResult<u64> {
+        let mut batch = Batch::default();
+        let youngest = bans.as_slice().last().map_or(0, |ban| ban.at);
+        for Match { name, readable, .. } in matching {
+            let covering = bans.covering(0, readable).next().map(|ban| ban.at);
+            let is_capped = readable.ends_with(CAPPED.as_bytes());
+            batch.sweep_lease(name, covering.filter(|_| !is_capped).unwrap_or(youngest), token.line());
+        }
+        let swept: Vec<Flag> = exactly(matching.len(), in_time(batch.run(self.driver)).await?)?;
+        Ok(swept.iter().filter(|Flag(swept)| *swept).count() as u64)
+    }
+
     /// Each entry is swept by itself, and only if a ban still covers it: entries that were loaded since stay.
     async fn sweep_banned(&mut self, bans: &Bans, matching: &[Match<'_>]) -> RedisResult<u64> {
         let (mut batch, mut asked) = (Batch::default(), 0);
@@ -358,7 +380,7 @@ impl Sweep<'_> {
 
     /// Pauses, so that the server has time for other clients.
     async fn pace(&mut self, taken: Duration) {
-        if matches!(self.purpose, Purpose::Lurk(_)) {
+        if matches!(self.purpose, Purpose::Lurk(..)) {
             return sleep((4 * taken).clamp(*LURKER_PAUSE.start(), *LURKER_PAUSE.end())).await;
         }
         if taken > LONG_STEP {
