@@ -57,6 +57,10 @@ impl TieredStore {
     /// here as late as this time and the two seconds in which a loss is noticed. What this process invalidates itself is void at
     /// once, delivered or not. After that time, or with the next connection, the first tier is void.
     ///
+    /// In a cluster, the connection to the server that has the tags may remain while another one is lost. Invalidations of tags, of
+    /// everything, and by [pattern](crate::Cache::delete_pattern) are then heard of, and obeyed, as before. Once a pattern has been
+    /// deleted, whichever it is, the entries of the lost server that are older are no longer served.
+    ///
     /// ```no_run
     /// # use std::time::Duration;
     /// # use cache_layer::store::{RedisStore, TieredStore};

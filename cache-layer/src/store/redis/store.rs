@@ -228,7 +228,9 @@ impl RedisStore {
         let connection = self.connection(key);
         let session = connection.believed()?;
         let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
-        self.0.context.local_tier.get()?.get(session.number, &tags.tokens, key)
+        // Asked after the list is known: a ban is taken off it only once each loss from before the sweep is noticed.
+        let is_connected = || connection.session().is_ok_and(|current| Arc::ptr_eq(&current, &session));
+        self.0.context.local_tier.get()?.get(session.number, is_connected, &tags.tokens, key)
     }
 
     /// The connection of `key`: always the same one, so that operations on a key stay in order.
