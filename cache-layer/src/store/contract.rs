@@ -20,6 +20,7 @@ use crate::{
     key::Key,
     pattern::Pattern,
     ramp::LONGEST,
+    store::sweeps::SweepListener,
     switches::{Switch, Switches},
     tag::{TagState, TagToken, Tags},
     telemetry::{InvalidationKind, Rejection},
@@ -92,6 +93,9 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     fn lists<'a>(&'a self) -> BoxFuture<'a, Result<(Vec<Bytes>, usize), StoreError>> {
         Box::pin(ready(Ok((Vec::new(), 0))))
     }
+
+    /// Calls `listener` at the end of each sweep of this process, for as long as it lives.
+    fn on_sweep(&self, _listener: &Arc<SweepListener>) {}
 
     /// Whether this process keeps the entries that it reads.
     fn has_first_tier(&self) -> bool {

@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
-    LeaseToken, Lookup, Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
+    LeaseToken, Lookup, Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
+    redis::LocalTier,
 };
 use crate::{
     clock::Clock,
@@ -145,6 +146,10 @@ impl StoreBackend for TieredStore {
 
     fn lists<'a>(&'a self) -> BoxFuture<'a, Result<(Vec<Bytes>, usize), StoreError>> {
         self.redis.lists()
+    }
+
+    fn on_sweep(&self, listener: &Arc<SweepListener>) {
+        self.redis.on_sweep(listener);
     }
 
     fn has_first_tier(&self) -> bool {
