@@ -81,7 +81,7 @@ impl Bans {
         Self { list, newest: self.newest }
     }
 
-    #[cfg(any(test, feature = "redis"))]
+    #[cfg(any(test, feature = "memory", feature = "redis"))]
     pub(crate) fn as_slice(&self) -> &[Ban] {
         &self.list
     }

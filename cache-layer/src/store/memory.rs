@@ -990,6 +990,51 @@ mod tests {
         assert!((1..=REMEMBERED_CAP).contains(&store.0.fills().uncacheable.len()));
     }
 
+    async fn ban(store: &MemoryStore, pattern: &str) {
+        let scope = Scope::Pattern(&Pattern::new(pattern));
+        StoreBackend::invalidate(store, scope, Hardness::Hard).await.unwrap();
+    }
+
+    #[test]
+    fn a_lurker_that_ends_with_its_runtime_makes_room_for_another() {
+        let store = MemoryStore::new(1 << 20);
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // It ends before the lurker has begun.
+        runtime().block_on(ban(&store, "a*"));
+        assert!(store.has_bans());
+        runtime().block_on(async {
+            ban(&store, "b*").await;
+            tests::wait_until("all bans to be swept", async || !store.has_bans()).await;
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_tag_made_void_is_reclaimed_after_a_while() {
+        let store = MemoryStore::new(1 << 20);
+        let put = async |name: &str, tag: &str| {
+            let key = Key::new([name]);
+            let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+            let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::new());
+            store.put(vec![(key, entry)], &Tags::new([tag])).await.unwrap();
+        };
+        let sweeps = Arc::new(Mutex::new(Vec::new()));
+        let heard = sweeps.clone();
+        let listener: Arc<SweepListener> = Arc::new(move |sweep: &Sweep| heard.lock().push((sweep.cause, sweep.swept)));
+        store.on_sweep(&listener);
+        for (name, tag) in [("a", "hard"), ("b", "soft"), ("c", "none")] {
+            put(name, tag).await;
+        }
+        for (round, left) in [2, 1].into_iter().enumerate() {
+            let (tag, other) = (Tags::new([["hard", "none"][round]]), Tags::new(["soft"]));
+            StoreBackend::invalidate(&store, Scope::Tags(&other), Hardness::Soft).await.unwrap();
+            StoreBackend::invalidate(&store, Scope::Tags(&tag), Hardness::Hard).await.unwrap();
+            tests::wait_until("the sweep", async || sweeps.lock().len() > round).await;
+            assert_eq!(sweeps.lock()[round], (SweepCause::Tag, Swept { examined: left + 1, removed: 1 }));
+            assert_eq!(store.entries(), left);
+        }
+        assert!(store.peek(&Key::new(["b"])).is_some(), "it may be used as a stale one");
+    }
+
     #[tokio::test]
     async fn keys_that_collide_are_never_taken_for_one_another() {
         let (store, one) = (MemoryStore::new(1 << 20), Key::new(["one"]));

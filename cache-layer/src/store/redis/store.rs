@@ -114,6 +114,8 @@ pub(super) struct Inner {
     pub(super) context: Arc<Context>,
     pub(super) runtime: Handle,
     pub(super) follows_switches: Once,
+    /// Ends the tasks of this store.
+    pub(super) stop: CancellationToken,
     _stop: DropGuard,
 }
 
@@ -153,8 +155,8 @@ impl RedisStore {
                 Topology::One(connections)
             }
         };
-        let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { topology, context, runtime, follows_switches: Once::new(), _stop }))
+        let (runtime, _stop) = (runtime.clone(), stop.clone().drop_guard());
+        Self(Arc::new(Inner { topology, context, runtime, follows_switches: Once::new(), stop, _stop }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.

@@ -551,6 +551,33 @@ script! {
                return 0"
 }
 
+script! {
+    /// KEYS entry. Returns its id and its tags, as the envelope has them; nothing, if it is no entry, or a sealed one.
+    STAMPS = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 93);
+              if type(head) ~= 'string' or #head < 94 or not head:find('^CLE[\\2\\3]') then return '' end;
+              local number = function(text, from, till)
+                  local sum = 0;
+                  for i = from, till do sum = sum * 256 + text:byte(i) end;
+                  return sum
+              end;
+              local tags = number(head, 81, 82);
+              if tags == 0 or head:byte(87) >= 128 then return '' end;
+              local from = 94 + number(head, 77, 80);
+              local region, at = redis.call('GETRANGE', KEYS[1], from, from + 290 * tags - 1), 1;
+              for i = 1, tags do
+                  if at + 1 > #region then return '' end;
+                  at = at + 34 + number(region, at, at + 1)
+              end;
+              if at > #region + 1 then return '' end;
+              return head:sub(9, 24) .. region:sub(1, at - 1)"
+}
+
+script! {
+    /// KEYS entry. ARGV the id of an entry that is void. Deletes it, if it is still that one; returns whether it did.
+    RECLAIM = "if redis.pcall('GETRANGE', KEYS[1], 8, 23) ~= ARGV[1] then return 0 end;
+               return redis.call('UNLINK', KEYS[1])"
+}
+
 /// Loads every script into the server, so that a call sends its digest and not its text.
 pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
@@ -574,6 +601,8 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &LAST_INVALIDATION,
         &SWITCH,
         &CARRIES,
+        &STAMPS,
+        &RECLAIM,
         &IDENTIFY,
     ] {
         script.load_async(driver).await?;
@@ -644,6 +673,16 @@ impl Batch {
     pub(crate) fn sweep_lease(&mut self, name: &[u8], at: u64, line: &[u8]) {
         let command = self.cmd("EVALSHA", Expected::Reply).arg(SWEEP_LEASE.get_hash()).arg(1).arg(name);
         command.arg(&hex::of_u64(at)).arg(line);
+    }
+
+    /// Deletes the entry at `name`, if it has this id.
+    pub(crate) fn reclaim(&mut self, name: &[u8], id: &[u8]) {
+        self.cmd("EVALSHA", Expected::Reply).arg(RECLAIM.get_hash()).arg(1).arg(name).arg(id);
+    }
+
+    /// Reads the token of the tag whose name this is, without what follows it.
+    pub(crate) fn token(&mut self, name: &str) {
+        self.cmd("GETRANGE", Expected::AnyType).arg(name).arg(0).arg(31);
     }
 
     /// Reads the values of all these names.
