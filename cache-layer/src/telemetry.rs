@@ -44,8 +44,9 @@ labels! {
         Tag => "tag",
         /// A pattern that matches its key was deleted.
         Pattern => "pattern",
-        /// By this process's clock, the entry was made in the future: the clock was set back, or the clocks of
-        /// processes differ by more than a second. The entry's age is unknown, so it counts as stale; its validators are used.
+        /// The entry was made more than a second in the future, by the cache's clock: over Redis, the server's was set back; for
+        /// a memory store and for sealed entries, the machine's was, or it differs from another machine's. The entry's age is
+        /// unknown, so it counts as stale; its validators are used.
         Future => "future",
     }
 }

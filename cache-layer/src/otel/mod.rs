@@ -30,6 +30,7 @@
 //! | `cache_layer.refreshes` | `cache`, `outcome` | early refreshes, and background refreshes that were skipped or got no response |
 //! | `cache_layer.verified` | `cache`, `outcome` | hits that were loaded again, by the result of the comparison |
 //! | `cache_layer.warmed` | `cache`, `outcome` | entries that a warm start asked for, and lists that it could not read |
+//! | `cache_layer.sweeps`, `.sweep.removed`, `.sweep.time` | `cache`, `cause` | sweeps of the store by this process, the entries that they removed, and their time in seconds |
 //! | `cache_layer.overloaded` | `cache` | requests that were refused |
 //! | `cache_layer.encoded`, `.encoded.content`, `.encode.time` | `coding`, `way` of the second | responses that were encoded for clients, in bytes and seconds |
 //! | `cache_layer.entry.size`, `cache_layer.entry.age` | `cache` of the first | the size and age of entries, in bytes and seconds |
@@ -299,6 +300,9 @@ struct Events {
     refreshes: Counter<u64>,
     verified: Counter<u64>,
     warmed: Counter<u64>,
+    sweeps: Counter<u64>,
+    sweep_removed: Counter<u64>,
+    sweep_time: Counter<f64>,
     overloaded: Counter<u64>,
     encoding: EncodingMetrics,
     entry_size: Histogram<f64>,
@@ -356,6 +360,17 @@ impl Events {
             ),
             verified: counter("cache_layer.verified", "{hit}", "Hits that were loaded again, by what came of it"),
             warmed: counter("cache_layer.warmed", "{entry}", "Entries that a warm start asked for, by what came of it"),
+            sweeps: counter("cache_layer.sweeps", "{sweep}", "Sweeps of the store by this process, by why entries were void"),
+            sweep_removed: counter(
+                "cache_layer.sweep.removed",
+                "{entry}",
+                "Void entries that sweeps removed, or stale ones that they marked",
+            ),
+            sweep_time: meter
+                .f64_counter("cache_layer.sweep.time")
+                .with_unit("s")
+                .with_description("How long sweeps took, most of which is pauses")
+                .build(),
             overloaded: counter(
                 "cache_layer.overloaded",
                 "{request}",
@@ -424,6 +439,12 @@ impl Observer for Events {
             }
             Event::Warmed { outcome, count } => {
                 self.warmed.add(count, &[self.cache.clone(), KeyValue::new("outcome", outcome.as_str())]);
+            }
+            Event::Swept { cause, removed, duration, .. } => {
+                let labels = [self.cache.clone(), KeyValue::new("cause", cause.as_str())];
+                self.sweeps.add(1, &labels);
+                self.sweep_removed.add(removed, &labels);
+                self.sweep_time.add(duration.as_secs_f64(), &labels);
             }
             Event::Overloaded => self.count(&self.overloaded),
             Event::NotStored(reason) => self.count_by(&self.uncacheable, "reason", reason.as_str()),

@@ -123,6 +123,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
     /// The current token of `tag`.
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>>;
 
+    /// The hard ban that covers the entry of `key`, if there is an entry and one does: its pattern. The youngest of several.
+    fn banned_by<'a>(&'a self, _key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(ready(Ok(None)))
+    }
+
     /// How many primary keys have an entry that `reach` covers, whether or not its tags are still current; `None` if names alone
     /// can't tell.
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>>;

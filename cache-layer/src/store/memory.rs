@@ -18,8 +18,8 @@ use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
-    LeaseToken, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError, Sweep, SweepListener, SweepListeners, Swept,
-    entry_cache::EntryCache,
+    LeaseToken, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError, Sweep, SweepListener, SweepListeners,
+    Swept, entry_cache::EntryCache,
 };
 use crate::{
     ban::{Ban, Bans, LONGEST_PATTERN},
@@ -250,6 +250,16 @@ impl MemoryStore {
         self.0.entries.size().0
     }
 
+    /// [Patterns](crate::Cache::delete_pattern) that are listed and not swept yet.
+    ///
+    /// ```
+    /// assert_eq!(cache_layer::store::MemoryStore::new(64 * 1024 * 1024).bans(), 0);
+    /// ```
+    #[must_use]
+    pub fn bans(&self) -> usize {
+        self.0.bans.read().as_slice().len()
+    }
+
     /// The entries that left since the store was made, by reason. Entries that left by an invalidation of everything are counted
     /// when their memory is reused.
     ///
@@ -342,7 +352,10 @@ impl Lurker {
 
     /// Runs `sweep` for one shard after the other, with pauses, on no thread that answers requests; `None` if the store is gone,
     /// the runtime has ended, or a pattern panicked.
-    async fn sweep(&self, sweep: impl Fn(&Inner, usize) -> Swept + Clone + Send + 'static) -> Option<(Swept, Duration)> {
+    async fn sweep(
+        &self,
+        sweep: impl Fn(&Inner, usize) -> Swept + Clone + Send + 'static,
+    ) -> Option<(Swept, Duration)> {
         let (begun, mut swept) = (Instant::now(), Swept::default());
         let shards = self.store.upgrade()?.entries.shards();
         for shard in 0..shards {
@@ -383,7 +396,9 @@ async fn lurk(mut lurker: Lurker) {
             continue;
         }
         let listed = bans.clone();
-        let Some((swept, duration)) = lurker.sweep(move |inner, shard| inner.sweep(shard, &listed)).await else { return };
+        let Some((swept, duration)) = lurker.sweep(move |inner, shard| inner.sweep(shard, &listed)).await else {
+            return;
+        };
         let Some(inner) = lurker.store.upgrade() else { return };
         inner.take_off(&bans);
         let patterns = bans.as_slice().iter().map(|ban| ban.pattern.to_string()).collect();
@@ -839,6 +854,12 @@ impl StoreBackend for MemoryStore {
         Box::pin(ready(Ok(self.0.tokens.get(tag).map(|record| record.token))))
     }
 
+    fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        let stored = self.0.entries.peek(key.hash()).filter(|(entry, _)| entry.is_of(key)).map(|(_, stored)| stored);
+        let pattern = stored.and_then(|stored| self.0.bans.read().voiding(stored, key.canonical()));
+        Box::pin(ready(Ok(pattern)))
+    }
+
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         Box::pin(ready(Ok(Some(self.0.count(reach)))))
     }
@@ -1004,7 +1025,7 @@ mod tests {
         assert!(store.has_bans());
         runtime().block_on(async {
             ban(&store, "b*").await;
-            tests::wait_until("all bans to be swept", async || !store.has_bans()).await;
+            ::tests::wait_until("all bans to be swept", async || !store.has_bans()).await;
         });
     }
 
@@ -1028,7 +1049,9 @@ mod tests {
             let (tag, other) = (Tags::new([["hard", "none"][round]]), Tags::new(["soft"]));
             StoreBackend::invalidate(&store, Scope::Tags(&other), Hardness::Soft).await.unwrap();
             StoreBackend::invalidate(&store, Scope::Tags(&tag), Hardness::Hard).await.unwrap();
-            tests::wait_until("the sweep", async || sweeps.lock().len() > round).await;
+            while sweeps.lock().len() <= round {
+                sleep(Duration::from_secs(10)).await;
+            }
             assert_eq!(sweeps.lock()[round], (SweepCause::Tag, Swept { examined: left + 1, removed: 1 }));
             assert_eq!(store.entries(), left);
         }

@@ -266,6 +266,10 @@ impl StoreBackend for TestStore {
         })
     }
 
+    fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        self.0.store.banned_by(key)
+    }
+
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         Box::pin(async move {
             self.answers().await?;

@@ -172,6 +172,10 @@ impl StoreBackend for TieredStore {
         self.redis.tag_token(tag)
     }
 
+    fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        self.redis.banned_by(key)
+    }
+
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         StoreBackend::count(&self.redis, reach)
     }

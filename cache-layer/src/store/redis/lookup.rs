@@ -46,7 +46,21 @@ pub(super) enum Turn<'a> {
     Own(Option<LeadingRead<'a>>),
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    /// Returns once no other task reads, or after several have read in vain.
+    async fn comes(session: &'a Session) -> Result<Self, StoreError> {
+        for _ in 0..FOLLOWED {
+            if session.tokens.get(EVERYTHING).is_some() {
+                return Ok(Self::Known);
+            }
+            match session.tokens.share_read() {
+                SharedTurn::Lead(leading) => return Ok(Self::Own(Some(leading))),
+                SharedTurn::Follow(end) => end.wait().await.clone()?,
+            }
+        }
+        Ok(if session.tokens.get(EVERYTHING).is_some() { Self::Known } else { Self::Own(None) })
+    }
+
     /// Ends the turn with the result of the read.
     pub(super) fn end<T>(self, read: &Result<T, StoreError>) {
         if let (Self::Own(Some(leading)), Err(error)) = (self, read) {
@@ -142,6 +156,20 @@ impl RedisStore {
         Ok(Some(Lookup::judged(entry, state)))
     }
 
+    /// The pattern of the ban that voids the entry of `key`, if there is an entry and one does.
+    pub(super) async fn voiding_ban(&self, key: &Key) -> Result<Option<String>, StoreError> {
+        let connection = self.connection(key);
+        let session = connection.settled()?;
+        let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
+        let record = self.read_everything(&tags, &tags_session).await?;
+        let answer = session.lookups.ask(key, false, || self.0.context.names.entry(key));
+        let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
+        let found = connection.wait(Operation::Get, &session, Limit::Request, asked).await?;
+        let entry = opened(found, key, self.0.context.names.sealing()).ok();
+        let bans = record.as_ref().and_then(TagRecord::bans);
+        Ok(bans.zip(entry).and_then(|(bans, entry)| bans.voiding(entry.bans_known(), key.canonical())))
+    }
+
     /// The record of the tag that every entry carries, as the server has it now.
     async fn read_everything(
         &self,
@@ -225,21 +253,9 @@ impl RedisStore {
         if !session.tracking {
             return Ok(Turn::Own(None));
         }
-        let wait = async {
-            for _ in 0..FOLLOWED {
-                if session.tokens.get(EVERYTHING).is_some() {
-                    return Ok(Turn::Known);
-                }
-                match session.tokens.share_read() {
-                    SharedTurn::Lead(leading) => return Ok(Turn::Own(Some(leading))),
-                    SharedTurn::Follow(end) => end.wait().await.clone()?,
-                }
-            }
-            let known = session.tokens.get(EVERYTHING).is_some();
-            Ok(if known { Turn::Known } else { Turn::Own(None) })
-        };
         // The task that reads may have been left without being dropped.
-        timeout(self.0.context.timeouts.operation, wait).await.unwrap_or(Err(StoreError::TimedOut))
+        let turn = timeout(self.0.context.timeouts.operation, Turn::comes(session)).await;
+        turn.unwrap_or(Err(StoreError::TimedOut))
     }
 
     /// The records of these tags, tracked from now on; `None` for a tag without one.

@@ -1,6 +1,12 @@
 //! Sweeps: what they take, what they spare, and what look-ups make of the list while it changes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tests::{RedisServer, wait_until};
@@ -65,7 +71,8 @@ async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
 
     let sweeps = sweep_all(server.url()).await;
     let [Sweep { cause: SweepCause::Pattern, patterns, swept, .. }] = &sweeps[..] else { panic!("{sweeps:?}") };
-    assert_eq!((&patterns[..], swept.examined, swept.removed), (&["redis:*".to_owned()][..], 1, 1));
+    assert_eq!((&patterns[..], swept.removed), (&["redis:*".to_owned()][..], 1));
+    assert!(swept.examined > 0);
     assert_eq!(server.command::<u64>(&["EXISTS", &of_another_line]), 0);
     assert_eq!(commit(&node, early, "old", &[]).await, Committed::Refused);
     for lease in late {
@@ -96,7 +103,7 @@ async fn one_look_up_reads_the_list_for_all_that_need_it() {
     let session = node.connection_to_tags().session().unwrap();
     // First it does not know that there is a list, and then it does.
     for known in [false, true] {
-        assert_eq!(node.0.context.has_bans.load(std::sync::atomic::Ordering::SeqCst), known);
+        assert_eq!(node.0.context.has_bans.load(Ordering::SeqCst), known);
         // As by a push.
         session.tokens.void(EVERYTHING);
         let before = sent();
@@ -125,7 +132,9 @@ async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
     fill(&node, &key("0").variant(b"de"), "variant", &["hard"]).await;
     let entries = || server.keys().iter().filter(|name| name.starts_with("test:e:")).count();
     assert_eq!(entries(), 301);
-    assert_eq!(other.reclaim_now().await, crate::store::Swept { examined: 301, removed: 0 });
+    // `SCAN` may name an entry twice.
+    let swept = other.reclaim_now().await;
+    assert!(swept.examined >= 301 && swept.removed == 0, "{swept:?}");
     invalidate_tag(&other, "hard").await.unwrap();
     other.invalidate(Scope::Tags(&Tags::new(["soft"])), Hardness::Soft).await.unwrap();
     other.invalidate(Scope::Tags(&Tags::new(["all"])), Hardness::Ramp(Duration::from_secs(60))).await.unwrap();
@@ -134,7 +143,7 @@ async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
     fill(&node, &key("0"), "new", &["hard"]).await;
     server.command::<()>(&["SET", &node.0.context.names.entry(&key("foreign")), "no entry"]);
     let swept = other.reclaim_now().await;
-    assert_eq!((swept.examined, swept.removed), (302, 75 + 75));
+    assert!(swept.examined >= 302 && swept.removed == 75 + 75, "{swept:?}");
     assert_eq!(read(&node, &key("0")).await.as_deref(), Some("new"));
     for n in 1..300 {
         let found = read(&node, &key(&n.to_string())).await;
@@ -154,18 +163,33 @@ async fn what_is_loaded_while_it_is_reclaimed_stays() {
         let entry = loaded_entry(&key(&n.to_string()));
         node.put(vec![entry], &Tags::new(["t"])).await.unwrap();
     }
-    let reclaiming = async { other.reclaim_now().await };
+    let done = AtomicBool::new(false);
+    let reclaiming = async {
+        let mut removed = 0;
+        for _ in 0..5 {
+            removed += other.reclaim_now().await.removed;
+        }
+        done.store(true, Ordering::SeqCst);
+        removed
+    };
     let loading = async {
-        for round in 0..20 {
+        let mut rounds = 0;
+        while rounds < 20 || !done.load(Ordering::SeqCst) {
             invalidate_tag(&node, "t").await.unwrap();
             let keys: Vec<Key> = (0..100).map(|_| key(&fastrand::usize(..3_000).to_string())).collect();
             node.put(keys.iter().map(loaded_entry).collect(), &Tags::new(["t"])).await.unwrap();
-            for key in &keys {
-                assert!(read(&node, key).await.is_some(), "round {round}: {key:?}");
+            for _ in 0..2 {
+                for key in &keys {
+                    assert!(read(&node, key).await.is_some(), "round {rounds}: {key:?}");
+                }
+                // The deletion of what was judged before may still come.
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            rounds += 1;
         }
     };
-    tokio::join!(reclaiming, loading);
+    let (removed, ()) = tokio::join!(reclaiming, loading);
+    assert!(removed > 0);
 }
 
 fn loaded_entry(key: &Key) -> (Key, Entry) {
@@ -208,7 +232,8 @@ mod cluster {
         let mut cluster = RedisCluster::start(3, 0);
         let added = cluster.add_node();
         // The data of a node that appears is trusted.
-        let trusting = || builder(cluster.url()).on_restored(Restored::Keep);
+        let url = cluster.url();
+        let trusting = || builder(url.clone()).on_restored(Restored::Trust);
         let node = connect_with(trusting().lurker(false)).await;
         let name = node.0.context.names.entry(&key("a"));
         fill(&node, &key("a"), "old", &[]).await;

@@ -142,6 +142,10 @@ impl StoreBackend for RedisStore {
         Box::pin(self.read_tag(tag))
     }
 
+    fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(self.voiding_ban(key))
+    }
+
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         Box::pin(self.count_names(reach))
     }
