@@ -50,6 +50,7 @@
 //! differ by more than a push takes.
 
 mod encoding;
+mod sweeping;
 
 use std::{borrow::Cow, fmt};
 
@@ -58,7 +59,7 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 
-use self::encoding::EncodingMetrics;
+use self::{encoding::EncodingMetrics, sweeping::SweepMetrics};
 #[cfg(feature = "memory")]
 use crate::store::{Eviction, MemoryStore};
 #[cfg(feature = "redis")]
@@ -300,9 +301,7 @@ struct Events {
     refreshes: Counter<u64>,
     verified: Counter<u64>,
     warmed: Counter<u64>,
-    sweeps: Counter<u64>,
-    sweep_removed: Counter<u64>,
-    sweep_time: Counter<f64>,
+    sweeping: SweepMetrics,
     overloaded: Counter<u64>,
     encoding: EncodingMetrics,
     entry_size: Histogram<f64>,
@@ -360,17 +359,7 @@ impl Events {
             ),
             verified: counter("cache_layer.verified", "{hit}", "Hits that were loaded again, by what came of it"),
             warmed: counter("cache_layer.warmed", "{entry}", "Entries that a warm start asked for, by what came of it"),
-            sweeps: counter("cache_layer.sweeps", "{sweep}", "Sweeps of the store by this process, by why entries were void"),
-            sweep_removed: counter(
-                "cache_layer.sweep.removed",
-                "{entry}",
-                "Void entries that sweeps removed, or stale ones that they marked",
-            ),
-            sweep_time: meter
-                .f64_counter("cache_layer.sweep.time")
-                .with_unit("s")
-                .with_description("How long sweeps took, most of which is pauses")
-                .build(),
+            sweeping: SweepMetrics::new(meter),
             overloaded: counter(
                 "cache_layer.overloaded",
                 "{request}",
@@ -441,10 +430,7 @@ impl Observer for Events {
                 self.warmed.add(count, &[self.cache.clone(), KeyValue::new("outcome", outcome.as_str())]);
             }
             Event::Swept { cause, removed, duration, .. } => {
-                let labels = [self.cache.clone(), KeyValue::new("cause", cause.as_str())];
-                self.sweeps.add(1, &labels);
-                self.sweep_removed.add(removed, &labels);
-                self.sweep_time.add(duration.as_secs_f64(), &labels);
+                self.sweeping.swept(&self.cache, cause, removed, duration);
             }
             Event::Overloaded => self.count(&self.overloaded),
             Event::NotStored(reason) => self.count_by(&self.uncacheable, "reason", reason.as_str()),
