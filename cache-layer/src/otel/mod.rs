@@ -360,7 +360,7 @@ impl Events {
             verified: counter("cache_layer.verified", "{hit}", "Hits that were loaded again, by what came of it"),
             warmed: counter("cache_layer.warmed", "{entry}", "Entries that a warm start asked for, by what came of it"),
             sweeping: SweepMetrics::new(meter),
-            overloaded: counter("cache_layer.overloaded", "{request}", "Requests for which the application had no place"),
+            overloaded: counter("cache_layer.overloaded", "{request}", "Requests refused for want of room"),
             encoding: EncodingMetrics::new(meter),
             entry_size: histogram("cache_layer.entry.size", "By", "Bodies and values, when they are stored", &SIZE),
             entry_age: histogram("cache_layer.entry.age", "s", "How old responses are when they are served", &AGE),
