@@ -81,7 +81,7 @@ impl Bans {
         Self { list, newest: self.newest }
     }
 
-    #[cfg(any(test, feature = "redis"))]
+    #[cfg(any(test, feature = "memory", feature = "redis"))]
     pub(crate) fn as_slice(&self) -> &[Ban] {
         &self.list
     }
@@ -99,6 +99,13 @@ impl Bans {
     pub(crate) fn covering<'a>(&'a self, known: u64, readable: &'a [u8]) -> impl Iterator<Item = &'a Ban> {
         let younger = self.list.iter().rev().take_while(move |ban| ban.at > known);
         younger.filter(|ban| ban.pattern.matches(readable))
+    }
+
+    /// The pattern of the youngest of those, if any of them is hard.
+    pub(crate) fn voiding(&self, known: u64, canonical: &[u8]) -> Option<String> {
+        let readable = readable_in_full(canonical);
+        let mut covering = self.covering(known, readable.as_bytes());
+        covering.find(|ban| ban.soft_over.is_none()).map(|ban| ban.pattern.to_string())
     }
 
     /// The state of an entry under this canonical key, whose load knew of the bans up to `known`.
@@ -145,6 +152,8 @@ mod tests {
             [TagState::Banned, TagState::Banned, TagState::Current]
         );
         assert_eq!(state(&bans, 0, "c"), TagState::Current);
+        let voiding = |known, key: &str| bans.voiding(known, Key::new([key]).canonical());
+        assert_eq!([voiding(4, "a"), voiding(5, "a"), voiding(4, "c")], [Some("a*".to_owned()), None, None]);
     }
 
     #[test]

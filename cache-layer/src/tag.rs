@@ -188,6 +188,11 @@ impl BansKnown {
         self.token
     }
 
+    /// The line of that token, in which no two bans have the same number.
+    pub(crate) fn line(&self) -> &[u8] {
+        self.token.line()
+    }
+
     pub(crate) fn newest(&self) -> u64 {
         self.newest
     }

@@ -44,8 +44,9 @@ labels! {
         Tag => "tag",
         /// A pattern that matches its key was deleted.
         Pattern => "pattern",
-        /// By this process's clock, the entry was made in the future: the clock was set back, or the clocks of
-        /// processes differ by more than a second. The entry's age is unknown, so it counts as stale; its validators are used.
+        /// The entry was made more than a second in the future, by the cache's clock: over Redis, the server's was set back; for
+        /// a memory store and for sealed entries, the machine's was, or it differs from another machine's. The entry's age is
+        /// unknown, so it counts as stale; its validators are used.
         Future => "future",
     }
 }
@@ -214,6 +215,16 @@ labels! {
 }
 
 labels! {
+    /// Why a sweep removed entries.
+    pub enum SweepCause {
+        /// Their keys match a deleted pattern.
+        Pattern => "pattern",
+        /// One of their tags was invalidated, or all entries were.
+        Tag => "tag",
+    }
+}
+
+labels! {
     /// How a response or value that was loaded for verification differs from the stored, fresh one.
     pub enum Difference {
         /// The status differs.
@@ -315,6 +326,20 @@ pub enum Event {
         soft: bool,
         /// Whether the store has received it.
         delivered: bool,
+    },
+    /// The store's lurker, in this process, has swept entries that were void already: this gives their room back, and no answer
+    /// depends on it. Over Redis, one process of a fleet sweeps at a time. Each cache over the store reports it.
+    Swept {
+        /// Why the entries were void.
+        cause: SweepCause,
+        /// The number of patterns that were swept and taken off the list of bans; 0 for another cause.
+        patterns: u64,
+        /// The number of entries that were looked at.
+        examined: u64,
+        /// The number of entries that were removed or, for a soft pattern, marked as stale.
+        removed: u64,
+        /// How long the sweep took, most of which is pauses.
+        duration: Duration,
     },
     /// A [warm start](crate::Cache::warm) ended; one event for each outcome that occurred.
     Warmed {
@@ -438,6 +463,18 @@ pub enum Named<'a> {
         key: &'a Key,
         /// Whether two loads returned the same, and the entry differs from it.
         stable: bool,
+    },
+    /// [`Event::Swept`], for patterns.
+    #[non_exhaustive]
+    Swept {
+        /// The patterns.
+        patterns: &'a [String],
+        /// The number of entries that were looked at.
+        examined: u64,
+        /// The number of entries that were removed, or marked as stale.
+        removed: u64,
+        /// How long the sweep took.
+        duration: Duration,
     },
     /// [`Event::Invalidation`].
     #[non_exhaustive]
@@ -618,6 +655,7 @@ impl Telemetry {
             | Event::Loaded { .. }
             | Event::Kept { .. }
             | Event::Warmed { .. }
+            | Event::Swept { .. }
             | Event::Encoded { .. } => return self.observe(event),
             Event::Hit => &counters.hits,
             Event::Miss => &counters.misses,

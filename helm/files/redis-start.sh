@@ -10,7 +10,7 @@ hash=$(printf %s "$(cat "$REDIS_PASSWORD_FILE")" | sha256sum | cut -c 1-64)
     echo "user service on #$hash resetchannels ~$CACHE_PREFIX:* -@all \
 +get +mget +set +getrange +setrange +scan +del +unlink +pexpire +pttl \
 +evalsha +xadd +xrevrange +script|load +time +client|tracking +client|caching +hello +ping +info +select \
-+asking +cluster|slots +cluster|info"
++asking +cluster|slots +cluster|nodes +cluster|info"
     if [ "${REDIS_EXPORTER:-}" = true ]; then
         echo "user exporter on #$hash resetchannels -@all \
 +ping +info +config|get +client|setname +latency|latest +latency|histogram +slowlog|get +slowlog|len"

@@ -48,6 +48,7 @@
 - {name: APP_CACHE_FIRST_TIER, value: {{ include "cache.size" .Values.cache.firstTier | quote }}}
 - {name: APP_CACHE_HOT_KEYS, value: {{ .Values.cache.hotKeys | quote }}}
 - {name: APP_CACHE_WARM, value: {{ .Values.cache.warm | quote }}}
+- {name: APP_CACHE_RECLAIM, value: {{ .Values.cache.reclaim | quote }}}
 {{- end }}
 - {name: APP_CACHE, value: {{ ternary "on" "off" .Values.cache.enabled | quote }}}
 {{- if .Values.cache.rules }}

@@ -124,6 +124,7 @@ fn redis(config: &Config) -> Result<Option<RedisStore>, ConfigError> {
         .prefix(&config.cache_prefix)
         .connections(config.redis_connections as usize)
         .operation_timeout(config.redis_timeout)
+        .reclaim_every(Some(config.cache_reclaim).filter(|every| !every.is_zero()))
         .build()
         .map_err(|error| ConfigError::wrong("redis-url", url, error))?;
     Ok(Some(store))

@@ -2,13 +2,18 @@
 //!
 //! That it is what comes is compared by the harness, before each request of the other tests: see `tests::Foreteller`.
 
-use std::{collections::BTreeSet, convert::Infallible, time::Duration};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cache_layer::{
     Cache, CacheLayer, Clock, Explanation, Hints, NoVarySearch, Rule, SettingOrigin, Switch, Verdict,
     store::{LeaseState, MemoryStore, RedisStore},
-    telemetry::NoCacheReason as R,
+    telemetry::{Event, NoCacheReason as R, SweepCause},
 };
 use http::{HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -376,4 +381,65 @@ async fn to_ask_takes_no_lease_and_writes_nothing() {
         assert_eq!(app.cache.inspect_lease(&key).await, Ok(LeaseState::Free));
         assert_eq!(app.cache.counts(), counts, "nothing was looked up");
     }
+}
+
+async fn names_the_pattern(app: &App) {
+    let fields = [("x-say-cache-control", "max-age=60")];
+    for path in ["/old", "/new"] {
+        app.get(path, &fields).await;
+    }
+    assert!(app.cache.drain(MINUTE).await);
+    app.cache.delete_pattern("http://shop.example/*").await.unwrap();
+    app.get("/new", &fields).await;
+    assert!(app.cache.drain(MINUTE).await);
+    let old = asked(&app.layer, Method::GET, "/old", &[]).await;
+    assert_eq!((old.verdict, old.banned_by.as_deref()), (Verdict::Load, Some("http://shop.example/*")));
+    let key = old.key.unwrap().key;
+    assert_eq!(app.cache.inspect_ban(&key).await, Ok(Some("http://shop.example/*".to_owned())));
+    let new = asked(&app.layer, Method::GET, "/new", &[]).await;
+    assert_eq!((new.verdict, new.banned_by), (Verdict::Hit, None));
+    assert_eq!(asked(&app.layer, Method::GET, "/other", &[]).await.banned_by, None);
+}
+
+/// While time stands still, nothing is swept.
+#[tokio::test(start_paused = true)]
+async fn the_pattern_that_voids_a_response_is_named() {
+    names_the_pattern(&App::new(Cache::new(MemoryStore::new(1 << 20)), &obedient(), |layer| layer)).await;
+}
+
+#[tokio::test]
+async fn the_pattern_that_voids_a_response_in_redis_is_named() {
+    let server = RedisServer::start();
+    let store = RedisStore::builder(server.url()).operation_timeout(MINUTE / 6).lurker(false).build().unwrap();
+    assert!(store.wait_connected(MINUTE).await);
+    names_the_pattern(&App::new(Cache::new(store), &obedient(), |layer| layer)).await;
+}
+
+#[tokio::test]
+async fn what_a_sweep_removed_is_told_to_each_cache_over_the_store() {
+    let store = MemoryStore::new(1 << 20);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let cache = || {
+        let told = told.clone();
+        Cache::builder(store.clone()).observer(move |event: Event| told.lock().unwrap().push(event)).build()
+    };
+    let (one, gone) = (cache(), cache());
+    drop(gone);
+    let other = cache();
+    for id in 0..3 {
+        one.set(("list", id), &id).ttl(MINUTE).await.unwrap();
+    }
+    one.set("other", &1).ttl(MINUTE).await.unwrap();
+    other.delete_pattern("list:*").await.unwrap();
+    let swept = || -> Vec<(SweepCause, u64, u64, u64)> {
+        let told = told.lock().unwrap();
+        let swept = told.iter().filter_map(|event| match *event {
+            Event::Swept { cause, patterns, examined, removed, .. } => Some((cause, patterns, examined, removed)),
+            _ => None,
+        });
+        swept.collect()
+    };
+    tests::wait_until("the sweep to be told", async || swept().len() >= 2).await;
+    assert_eq!(swept(), [(SweepCause::Pattern, 1, 4, 3); 2]);
+    assert_eq!(store.bans(), 0);
 }

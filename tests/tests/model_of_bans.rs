@@ -6,7 +6,7 @@
 //! | [`Ban`](Action::Ban) | `invalidate.rs`: the script `BAN`, which notes that something was invalidated, and lists the pattern |
 //! | [`BanAnother`](Action::BanAnother) | the same, of a pattern that does not match the key |
 //! | [`Sweep`](Action::Sweep) | `patterns.rs`: there is no room on the list; leases, then entries, and only then it returns |
-//! | [`Lurk`](Action::Lurk) | `lurker.rs`: reads the list, sweeps the leases, then the entries, and takes off what it has read |
+//! | [`Lurk`](Action::Lurk) | `lurker.rs`: reads the list, sweeps the leases of loads that knew of less, then the entries, and takes off what it has read |
 //! | [`Claim`](Action::Claim) | `claim.rs`, `lease.rs`: the lease, and which bans there are by the tracked record |
 //! | [`Begin`](Action::Begin) | the application reads its database |
 //! | [`Commit`](Action::Commit) | `commit.rs`: with the token that is there, or a new one if nothing was noted since the load began |
@@ -23,6 +23,7 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 const NEVER_STALE: &str = "no read is stale";
 const STORE_NEVER_STALE: &str = "the server holds nothing valid that is stale";
+const ONE_LOAD: &str = "no load that knew of a ban loses its lease to the sweep";
 const NEAR_NEVER_STALE: &str = "a first tier is not stale once every push on its way to it has arrived";
 
 #[test]
@@ -56,6 +57,12 @@ fn the_model_finds_a_list_that_is_lost_while_its_token_stays() {
 fn the_model_finds_a_ban_that_is_taken_off_before_the_leases_were_swept() {
     let path = Protocol { leases_swept: false, ..FILLS }.counterexample();
     assert_eq!(path.iter().filter(|action| **action == Action::Lurk).count(), 2);
+}
+
+#[test]
+fn the_model_finds_a_second_load_of_a_key_whose_load_knew_of_the_ban() {
+    let path = Protocol { leases_compared: false, ..FILLS }.counterexample();
+    assert_eq!(path.last(), Some(&Action::Lurk));
 }
 
 #[test]
@@ -114,6 +121,8 @@ struct Protocol {
     list_with_token: bool,
     /// The lurker sweeps leases, before entries.
     leases_swept: bool,
+    /// It spares the leases of loads that knew of the bans, by their numbers.
+    leases_compared: bool,
     /// Bans are taken off the list of the token under which they were swept.
     of_one_token: bool,
     /// A ban is noted as an invalidation.
@@ -139,6 +148,7 @@ const FILLS: Protocol = Protocol {
     known_before: true,
     list_with_token: true,
     leases_swept: true,
+    leases_compared: true,
     of_one_token: true,
     noted: true,
     flights_voided: true,
@@ -163,8 +173,9 @@ impl Protocol {
     fn counterexample(self) -> Vec<Action> {
         let checker = self.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         let found = checker.discoveries();
-        let path =
-            [NEVER_STALE, STORE_NEVER_STALE, NEAR_NEVER_STALE].into_iter().find_map(|name| found.get(name).cloned());
+        let path = [NEVER_STALE, STORE_NEVER_STALE, ONE_LOAD, NEAR_NEVER_STALE]
+            .into_iter()
+            .find_map(|name| found.get(name).cloned());
         let actions = path.expect("a bug is found").into_actions();
         println!("{actions:?}");
         actions
@@ -289,6 +300,8 @@ struct State {
     sweep: Option<Pass>,
     reader: Reader,
     stale: bool,
+    /// A load that knew of every ban has lost its lease to the sweep.
+    robbed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -332,6 +345,7 @@ impl Model for Protocol {
             sweep: None,
             reader: Reader::default(),
             stale: false,
+            robbed: false,
         }]
     }
 
@@ -456,6 +470,7 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(NEVER_STALE, |_, state: &State| !state.stale),
+            Property::always(ONE_LOAD, |_, state: &State| !state.robbed),
             Property::always(STORE_NEVER_STALE, |_, state: &State| {
                 !state.is_there() || state.entry.is_some_and(|entry| entry.version >= state.floor)
             }),
@@ -516,7 +531,14 @@ impl Protocol {
         let Some(Lurking { pass, token, bans }) = state.lurker.take().or_else(|| begun.map(begin)) else { return };
         match pass {
             Pass::Leases => {
-                state.lease = None;
+                let youngest = bans.iter().filter(|(_, matches)| *matches).map(|(ban, _)| *ban).max();
+                let holder = state.lease.map(|id| state.loads[id]);
+                if let (Some(youngest), Some(Load::Claimed(known) | Load::Began(known, _))) = (youngest, holder) {
+                    let knows = known.token == token && known.newest >= youngest;
+                    if !knows || !self.leases_compared {
+                        (state.lease, state.robbed) = (None, state.robbed | knows);
+                    }
+                }
                 state.lurker = Some(Lurking { pass: Pass::Entries, token, bans });
             }
             Pass::Entries => {

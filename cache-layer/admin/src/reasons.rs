@@ -127,7 +127,7 @@ fn of_moment(reason: NoCacheReason) -> Option<&'static str> {
         }
         R::BackedOff => "The application failed lately, and is left alone for a while.",
         R::FromTheFuture => {
-            "What is stored was made later than it is now, by this process's clock: it may be of any age. Clocks differ by more than a second, or one was set back."
+            "What is stored was made more than a second later than it is now, so that its age is not known. The clock that freshness is judged by was set back: Redis', or without Redis and for sealed entries the machine's, which may also differ from another machine's."
         }
         _ => return None,
     })

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    store::{Store, StoreBackend},
-    telemetry::{Observer, Telemetry},
+    store::{Store, StoreBackend, Sweep, SweepListener},
+    telemetry::{Event, Named, Observer, SweepCause, Telemetry},
 };
 #[cfg(feature = "typed")]
 use crate::{
@@ -266,6 +266,9 @@ impl CacheBuilder {
         let clock = clock.or_else(|| store.clock()).unwrap_or_default();
         let switches = has_switches.then(|| store.follow_switches());
         let is_local = store.is_local();
+        let telemetry = Telemetry::with_observer(observer);
+        let on_sweep = report_sweeps(telemetry.clone());
+        store.on_sweep(&on_sweep);
         let hot = (hot_keys > 0).then(|| Arc::new(HotSet::new(hot_keys)));
         let cache = Cache(Arc::new(Inner {
             is_local,
@@ -273,8 +276,9 @@ impl CacheBuilder {
             name,
             keys_in_traces,
             clock,
-            hears_lookups: observer.is_some() || hot.is_some(),
-            telemetry: Telemetry::with_observer(observer),
+            hears_lookups: telemetry.is_observed() || hot.is_some(),
+            telemetry,
+            _on_sweep: on_sweep,
             hot,
             lock_timeout,
             #[cfg(feature = "typed")]
@@ -297,6 +301,18 @@ impl CacheBuilder {
         cache.leave_hot_keys_from_now_on();
         cache
     }
+}
+
+/// Reports the sweeps of a store to the observer of a cache.
+fn report_sweeps(telemetry: Telemetry) -> Arc<SweepListener> {
+    Arc::new(move |Sweep { cause, patterns, swept, duration }: &Sweep| {
+        let (examined, removed) = (swept.examined, swept.removed);
+        let (cause, duration, number) = (*cause, *duration, patterns.len() as u64);
+        telemetry.emit(Event::Swept { cause, patterns: number, examined, removed, duration });
+        if cause == SweepCause::Pattern {
+            telemetry.name(&Named::Swept { patterns, examined, removed, duration });
+        }
+    })
 }
 
 impl fmt::Debug for CacheBuilder {

@@ -26,7 +26,7 @@ use crate::{
     clock::{Clock, Moment},
     entry::{Entry, EntryId},
     key::Key,
-    store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError},
+    store::{LeaseToken, Lookup, Seen, StoreBackend, StoreError, SweepListener},
     switches::{Switch, Switches},
     tag::Tags,
     telemetry::{Counts, Event, Named, NoCacheReason, Telemetry, Tier},
@@ -70,6 +70,8 @@ pub(super) struct Inner {
     pub(super) keys_in_traces: bool,
     pub(super) clock: Clock,
     pub(super) telemetry: Telemetry,
+    /// Called by the store for as long as the cache lives.
+    pub(super) _on_sweep: Arc<SweepListener>,
     /// What answers most, if that is wanted.
     pub(super) hot: Option<Arc<HotSet>>,
     /// Whether look-ups have to be reported to an observer.

@@ -176,6 +176,28 @@ impl Cache {
         }
     }
 
+    /// The deleted [pattern](Self::delete_pattern) that voids the entry of `key`, if there is an entry and one does; `None` also once
+    /// the entry was swept. Soft deletions void no entry.
+    ///
+    /// ```
+    /// # use cache_layer::{Cache, Key, store::MemoryStore};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = Cache::new(MemoryStore::new(1 << 20));
+    /// cache.delete_pattern("products:list:*").await?;
+    /// if let Some(pattern) = cache.inspect_ban(&Key::new(["products:", "list:", "2"])).await? {
+    ///     println!("void by {pattern}, and not swept yet");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer.
+    pub async fn inspect_ban(&self, key: &Key) -> Result<Option<String>, InspectError> {
+        self.0.store.banned_by(key).await.map_err(InspectError)
+    }
+
     /// The state of the lease of `key`: which load holds it, or how the last load ended, if that still affects other requests.
     ///
     /// # Errors

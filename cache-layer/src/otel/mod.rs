@@ -30,6 +30,7 @@
 //! | `cache_layer.refreshes` | `cache`, `outcome` | early refreshes, and background refreshes that were skipped or got no response |
 //! | `cache_layer.verified` | `cache`, `outcome` | hits that were loaded again, by the result of the comparison |
 //! | `cache_layer.warmed` | `cache`, `outcome` | entries that a warm start asked for, and lists that it could not read |
+//! | `cache_layer.sweeps`, `.sweep.removed`, `.sweep.time` | `cache`, `cause` | sweeps of the store by this process, the entries that they removed, and their time in seconds |
 //! | `cache_layer.overloaded` | `cache` | requests that were refused |
 //! | `cache_layer.encoded`, `.encoded.content`, `.encode.time` | `coding`, `way` of the second | responses that were encoded for clients, in bytes and seconds |
 //! | `cache_layer.entry.size`, `cache_layer.entry.age` | `cache` of the first | the size and age of entries, in bytes and seconds |
@@ -49,6 +50,7 @@
 //! differ by more than a push takes.
 
 mod encoding;
+mod sweeping;
 
 use std::{borrow::Cow, fmt};
 
@@ -57,7 +59,7 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 
-use self::encoding::EncodingMetrics;
+use self::{encoding::EncodingMetrics, sweeping::SweepMetrics};
 #[cfg(feature = "memory")]
 use crate::store::{Eviction, MemoryStore};
 #[cfg(feature = "redis")]
@@ -299,6 +301,7 @@ struct Events {
     refreshes: Counter<u64>,
     verified: Counter<u64>,
     warmed: Counter<u64>,
+    sweeping: SweepMetrics,
     overloaded: Counter<u64>,
     encoding: EncodingMetrics,
     entry_size: Histogram<f64>,
@@ -356,11 +359,8 @@ impl Events {
             ),
             verified: counter("cache_layer.verified", "{hit}", "Hits that were loaded again, by what came of it"),
             warmed: counter("cache_layer.warmed", "{entry}", "Entries that a warm start asked for, by what came of it"),
-            overloaded: counter(
-                "cache_layer.overloaded",
-                "{request}",
-                "Requests that were turned away for want of room at the application",
-            ),
+            sweeping: SweepMetrics::new(meter),
+            overloaded: counter("cache_layer.overloaded", "{request}", "Requests refused for want of room"),
             encoding: EncodingMetrics::new(meter),
             entry_size: histogram("cache_layer.entry.size", "By", "Bodies and values, when they are stored", &SIZE),
             entry_age: histogram("cache_layer.entry.age", "s", "How old responses are when they are served", &AGE),
@@ -424,6 +424,9 @@ impl Observer for Events {
             }
             Event::Warmed { outcome, count } => {
                 self.warmed.add(count, &[self.cache.clone(), KeyValue::new("outcome", outcome.as_str())]);
+            }
+            Event::Swept { cause, removed, duration, .. } => {
+                self.sweeping.swept(&self.cache, cause, removed, duration);
             }
             Event::Overloaded => self.count(&self.overloaded),
             Event::NotStored(reason) => self.count_by(&self.uncacheable, "reason", reason.as_str()),

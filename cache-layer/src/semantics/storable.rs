@@ -164,7 +164,7 @@ labels! {
         /// The response redirects to its own key, as from `http` to `https` where both share stored responses
         /// ([`schemes_apart`](crate::CacheLayer::schemes_apart)): if it were stored, its clients would be redirected in a circle.
         RedirectToItself => "redirect-to-itself",
-        /// By this process's clock, the stored response was made in the future: its age is unknown.
+        /// By the clock that freshness is judged by, the stored response was made in the future: its age is unknown.
         FromTheFuture => "from-the-future",
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     key::Key,
     pattern::Pattern,
     ramp::LONGEST,
+    store::sweeps::SweepListener,
     switches::{Switch, Switches},
     tag::{TagState, TagToken, Tags},
     telemetry::{InvalidationKind, Rejection},
@@ -93,6 +94,9 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Ok((Vec::new(), 0))))
     }
 
+    /// Calls `listener` at the end of each sweep of this process, for as long as it lives.
+    fn on_sweep(&self, _listener: &Arc<SweepListener>) {}
+
     /// Whether this process keeps the entries that it reads.
     fn has_first_tier(&self) -> bool {
         false
@@ -118,6 +122,11 @@ pub trait StoreBackend: fmt::Debug + Send + Sync + 'static {
 
     /// The current token of `tag`.
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>>;
+
+    /// The hard ban that covers the entry of `key`, if there is an entry and one does: its pattern. The youngest of several.
+    fn banned_by<'a>(&'a self, _key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(ready(Ok(None)))
+    }
 
     /// How many primary keys have an entry that `reach` covers, whether or not its tags are still current; `None` if names alone
     /// can't tell.
@@ -294,10 +303,27 @@ impl Lease {
         Self { granted_by: server, ..self }
     }
 
-    /// The same lease, for a load that knows of these bans before it begins.
+    /// The same lease, for a load that knows of these bans before it begins. To be called before the lease is asked for, since
+    /// they are part of its value.
     #[cfg(feature = "redis")]
     pub(crate) fn knowing(self, bans: Option<BansKnown>) -> Self {
         Self { bans: bans.filter(|bans| bans.newest() > 0).map(Box::new), ..self }
+    }
+
+    /// The value of the lease on a server: its token and, if the load knows of any bans, 16 hex digits of the youngest, and the
+    /// line of the token under which that was listed. By these the lurker spares a lease whose load knows of the bans.
+    #[cfg(feature = "redis")]
+    pub(crate) fn value(&self) -> Vec<u8> {
+        match &self.bans {
+            None => self.token.to_vec(),
+            Some(known) => [&self.token[..], &hex::of_u64(known.newest()), known.line()].concat(),
+        }
+    }
+
+    /// The same lease, granted at this moment of the store's clock.
+    #[cfg(feature = "redis")]
+    pub(crate) fn started(self, started: [u8; 16]) -> Self {
+        Self { started, ..self }
     }
 
     pub(crate) fn after(self, failures: u32) -> Self {

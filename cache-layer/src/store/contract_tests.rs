@@ -260,6 +260,16 @@ impl Subject {
         self.store.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Hard).await.unwrap();
     }
 
+    /// Sweeps what tags have made void.
+    async fn reclaim(&self) {
+        if let Some(memory) = &self.memory {
+            memory.reclaim_now();
+        }
+        if let Some(remote) = self.remote.as_ref().filter(|remote| !remote.hides_names()) {
+            remote.reclaim_now().await;
+        }
+    }
+
     /// Waits until the lurker has swept all banned entries and taken the bans off the list.
     async fn swept(&self) {
         wait_until("everything to be swept that is banned", async || match (&self.memory, &self.remote) {
@@ -328,7 +338,7 @@ async fn connect(url: String, prefix: &str) -> RedisStore {
 const COMMANDS: &str = "+get +mget +set +getrange +setrange +scan +del +unlink +pexpire +pttl +evalsha +script|load +time \
                         +client|tracking +client|caching +hello +ping +info";
 #[cfg(feature = "cluster")]
-const CLUSTER_COMMANDS: &str = "+asking +cluster|slots +cluster|info";
+const CLUSTER_COMMANDS: &str = "+asking +cluster|slots +cluster|nodes +cluster|info";
 
 fn restricted(server: RedisServerBuilder) -> RedisServerBuilder {
     server.config(&format!("user cache on >secret ~* resetchannels -@all {COMMANDS}"))
@@ -1313,7 +1323,7 @@ impl<'a> Algebra<'a> {
         for step in 0..Self::STEPS {
             self.step = step;
             let place = self.random.usize(..self.places.len());
-            match self.random.u8(..16) {
+            match self.random.u8(..17) {
                 0..6 => self.begin_or_end(place).await,
                 6..8 => self.invalidate_tags(State::Void).await,
                 8..10 => self.invalidate_tags(State::Stale).await,
@@ -1331,6 +1341,8 @@ impl<'a> Algebra<'a> {
                     self.ban(place, becomes).await;
                 }
                 13..15 => self.begin_or_end(place).await,
+                // Nothing that may still be used is touched.
+                15 => self.subject.reclaim().await,
                 _ => self.lose_token().await,
             }
             for (index, place) in self.places.iter().enumerate() {

@@ -265,8 +265,8 @@ impl<P: Place> EntryCache<P> {
     }
 
     /// As [`amend`](Self::amend), if the entry came from `source`.
-    pub(super) fn amend_this(&self, id: P, of: EntryId, source: u64, amends: impl FnOnce(&Entry) -> Entry) {
-        self.amend_if(id, |slot| slot.entry.id() == of && slot.source == source, amends);
+    pub(super) fn amend_this(&self, id: P, of: EntryId, source: u64, amends: impl FnOnce(&Entry) -> Entry) -> bool {
+        self.amend_if(id, |slot| slot.entry.id() == of && slot.source == source, amends)
     }
 
     fn amend_if(&self, id: P, which: impl Fn(&Slot) -> bool, amends: impl FnOnce(&Entry) -> Entry) -> bool {
@@ -302,12 +302,12 @@ impl<P: Place> EntryCache<P> {
         found.map(|(id, slot)| (id, slot.entry, slot.source))
     }
 
-    /// Removes the entry with this id, if it is still there and came from `source`.
-    pub(super) fn remove_this(&self, id: P, of: EntryId, source: u64) {
+    /// Removes the entry with this id, if it is still there and came from `source`: `true` if so.
+    pub(super) fn remove_this(&self, id: P, of: EntryId, source: u64) -> bool {
         let is_it = |slot: &Slot| slot.entry.id() == of && slot.source == source;
-        if self.shard(id).entries.remove_if(&id, is_it).is_some() {
-            self.evictions.add(Eviction::Invalidated, 1);
-        }
+        let removed = self.shard(id).entries.remove_if(&id, is_it).is_some();
+        self.evictions.add(Eviction::Invalidated, u64::from(removed));
+        removed
     }
 
     pub(super) fn remove(&self, id: P) {

@@ -18,7 +18,8 @@ use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking, time::sleep};
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
-    LeaseToken, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError, entry_cache::EntryCache,
+    LeaseToken, Lookup, Reach, Scope, Seen, Store, StoreBackend, StoreError, Sweep, SweepListener, SweepListeners,
+    Swept, entry_cache::EntryCache,
 };
 use crate::{
     ban::{Ban, Bans, LONGEST_PATTERN},
@@ -31,7 +32,7 @@ use crate::{
     switches::{Switch, Switches},
     sync::{Mutex, RwLock},
     tag::{TagRecord, TagStamp, TagState, TagToken, Tags},
-    telemetry::Rejection,
+    telemetry::{Rejection, SweepCause},
 };
 
 /// A store in this process, bounded by bytes (S3-FIFO: entries that are asked for again stay). Cheap to clone; clones are one
@@ -59,6 +60,10 @@ struct Inner {
     taken_off: AtomicU64,
     /// Whether a task is sweeping banned entries.
     is_swept: AtomicBool,
+    /// Whether a tag was invalidated since the last sweep of what tags have made void, and whether a task is sweeping that.
+    has_void: AtomicBool,
+    is_reclaimed: AtomicBool,
+    sweeps: SweepListeners,
     fills: Mutex<Fills>,
     /// A lease ended.
     ended: Notify,
@@ -223,6 +228,9 @@ impl MemoryStore {
             bans: RwLock::new(Bans::default()),
             taken_off: AtomicU64::new(0),
             is_swept: AtomicBool::new(false),
+            has_void: AtomicBool::new(false),
+            is_reclaimed: AtomicBool::new(false),
+            sweeps: SweepListeners::default(),
             fills: Mutex::default(),
             ended: Notify::new(),
             switches: Arc::default(),
@@ -240,6 +248,16 @@ impl MemoryStore {
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.0.entries.size().0
+    }
+
+    /// [Patterns](crate::Cache::delete_pattern) that are listed and not swept yet.
+    ///
+    /// ```
+    /// assert_eq!(cache_layer::store::MemoryStore::new(64 * 1024 * 1024).bans(), 0);
+    /// ```
+    #[must_use]
+    pub fn bans(&self) -> usize {
+        self.0.bans.read().as_slice().len()
     }
 
     /// The entries that left since the store was made, by reason. Entries that left by an invalidation of everything are counted
@@ -292,11 +310,67 @@ impl MemoryStore {
         Box::pin(async move { swept.await.map(drop) })
     }
 
-    /// Starts a task that sweeps banned entries, unless there is one. Without a runtime, bans stay listed until the next call.
+    /// Starts a task that sweeps banned entries, unless there is one. Without a runtime, or if that ends, bans stay listed until
+    /// the next call.
     fn begin_to_sweep(&self) {
         let Ok(runtime) = Handle::try_current() else { return };
-        if !self.0.is_swept.swap(true, Ordering::SeqCst) {
-            runtime.spawn(lurk(Arc::downgrade(&self.0)));
+        if let Some(lurker) = Lurker::begin(&self.0, |inner| &inner.is_swept) {
+            runtime.spawn(lurk(lurker));
+        }
+    }
+
+    /// Starts a task that sweeps entries whose tags were invalidated, unless there is one.
+    fn begin_to_reclaim(&self) {
+        self.0.has_void.store(true, Ordering::SeqCst);
+        let Ok(runtime) = Handle::try_current() else { return };
+        if let Some(lurker) = Lurker::begin(&self.0, |inner| &inner.is_reclaimed) {
+            runtime.spawn(reclaim(lurker));
+        }
+    }
+}
+
+/// The term of a lurker, of which there is one at a time. It ends however its task ends, also by a panic or with its runtime.
+struct Lurker {
+    store: Weak<Inner>,
+    /// Whether there is one.
+    is_there: fn(&Inner) -> &AtomicBool,
+}
+
+impl Lurker {
+    /// `None` if there is one.
+    fn begin(store: &Arc<Inner>, is_there: fn(&Inner) -> &AtomicBool) -> Option<Self> {
+        let begun = !is_there(store).load(Ordering::SeqCst) && !is_there(store).swap(true, Ordering::SeqCst);
+        begun.then(|| Self { store: Arc::downgrade(store), is_there })
+    }
+
+    /// Ends the term if there is nothing left to do; work that came just now may have seen it running, so that this asks again.
+    fn end(self, is_done: impl Fn(&Inner) -> bool) -> Option<Self> {
+        let (inner, is_there) = (self.store.upgrade()?, self.is_there);
+        drop(self);
+        if is_done(&inner) { None } else { Self::begin(&inner, is_there) }
+    }
+
+    /// Runs `sweep` for one shard after the other, with pauses, on no thread that answers requests; `None` if the store is gone,
+    /// the runtime has ended, or a pattern panicked.
+    async fn sweep(
+        &self,
+        sweep: impl Fn(&Inner, usize) -> Swept + Clone + Send + 'static,
+    ) -> Option<(Swept, Duration)> {
+        let (begun, mut swept) = (Instant::now(), Swept::default());
+        let shards = self.store.upgrade()?.entries.shards();
+        for shard in 0..shards {
+            let (inner, sweep) = (self.store.upgrade()?, sweep.clone());
+            swept = swept.and(spawn_blocking(move || sweep(&inner, shard)).await.ok()?);
+            sleep(PAUSE).await;
+        }
+        Some((swept, begun.elapsed()))
+    }
+}
+
+impl Drop for Lurker {
+    fn drop(&mut self) {
+        if let Some(inner) = self.store.upgrade() {
+            (self.is_there)(&inner).store(false, Ordering::SeqCst);
         }
     }
 }
@@ -304,35 +378,49 @@ impl MemoryStore {
 /// The time from the first ban to the sweep, so that bans that come together are swept together; and the pause after each shard.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(1);
+/// The time from the invalidation of a tag to the sweep of the entries that carry it, and from one such sweep to the next.
+const RECLAIM_PAUSE: Duration = Duration::from_secs(60);
 
 /// The lurker: sweeps banned entries and takes the bans off the list, until none is left. It holds each lock only for as long as
 /// examining one entry takes, and runs on no thread that answers requests.
 ///
 /// A ban that it takes off covers nothing any more. Once every entry has been examined, each one that was stored before the ban
 /// is gone, or its mark says that it is stale. No further one can come, since a ban takes the leases away before anything else.
-async fn lurk(store: Weak<Inner>) {
+async fn lurk(mut lurker: Lurker) {
     sleep(FIRST_PAUSE).await;
     loop {
-        let Some(inner) = store.upgrade() else { return };
-        let bans = inner.bans.read().clone();
+        let Some(bans) = lurker.store.upgrade().map(|inner| inner.bans.read().clone()) else { return };
         if bans.is_empty() {
-            inner.is_swept.store(false, Ordering::SeqCst);
-            // A ban that came just now may have seen this task as running.
-            if inner.bans.read().is_empty() || inner.is_swept.swap(true, Ordering::SeqCst) {
-                return;
-            }
+            let Some(again) = lurker.end(|inner| inner.bans.read().is_empty()) else { return };
+            lurker = again;
             continue;
         }
-        let shards = inner.entries.shards();
-        drop(inner);
-        for shard in 0..shards {
-            let (Some(inner), bans) = (store.upgrade(), bans.clone()) else { return };
-            // An error means that the runtime has ended, or that a pattern panicked: the bans stay.
-            let Ok(()) = spawn_blocking(move || inner.sweep(shard, &bans)).await else { return };
-            sleep(PAUSE).await;
-        }
-        let Some(inner) = store.upgrade() else { return };
+        let listed = bans.clone();
+        let Some((swept, duration)) = lurker.sweep(move |inner, shard| inner.sweep(shard, &listed)).await else {
+            return;
+        };
+        let Some(inner) = lurker.store.upgrade() else { return };
         inner.take_off(&bans);
+        let patterns = bans.as_slice().iter().map(|ban| ban.pattern.to_string()).collect();
+        inner.sweeps.tell(&Sweep { cause: SweepCause::Pattern, patterns, swept, duration });
+    }
+}
+
+/// Sweeps entries whose tags were invalidated, until no more are. Nothing depends on it: readers compare tokens.
+async fn reclaim(mut lurker: Lurker) {
+    loop {
+        sleep(RECLAIM_PAUSE).await;
+        let Some(inner) = lurker.store.upgrade() else { return };
+        // Before the sweep, so that an invalidation during it counts for the next one.
+        inner.has_void.store(false, Ordering::SeqCst);
+        drop(inner);
+        let Some((swept, duration)) = lurker.sweep(Inner::reclaim).await else { return };
+        let Some(inner) = lurker.store.upgrade() else { return };
+        inner.sweeps.tell(&Sweep { cause: SweepCause::Tag, patterns: Vec::new(), swept, duration });
+        if !inner.has_void.load(Ordering::SeqCst) {
+            let Some(again) = lurker.end(|inner| !inner.has_void.load(Ordering::SeqCst)) else { return };
+            lurker = again;
+        }
     }
 }
 
@@ -351,6 +439,11 @@ impl MemoryStore {
 
 #[cfg(test)]
 impl MemoryStore {
+    /// Sweeps entries whose tags were invalidated, now.
+    pub(super) fn reclaim_now(&self) -> Swept {
+        (0..self.0.entries.shards()).map(|shard| self.0.reclaim(shard)).fold(Swept::default(), Swept::and)
+    }
+
     pub(super) fn has_bans(&self) -> bool {
         !self.0.bans.read().is_empty()
     }
@@ -616,9 +709,28 @@ impl Inner {
         self.last_over_all.store(softened.max(banned), Ordering::SeqCst);
     }
 
-    /// Removes the banned entries of one shard, or marks them as stale.
-    fn sweep(&self, shard: usize, bans: &Bans) {
+    /// Removes the entries of one shard that their tags have made void: they will never be valid again, since no token comes twice.
+    fn reclaim(&self, shard: usize) -> Swept {
+        let mut swept = Swept::default();
         for (id, entry, stored) in self.entries.each_of(shard) {
+            swept.examined += 1;
+            // Not `get`, which would keep the tokens of tags that are not asked for.
+            let is_void = |stamp: &TagStamp| match self.tokens.peek(&stamp.tag) {
+                Some(current) => current.state_of(&stamp.token, || id.turn()) == TagState::Invalid,
+                None => true,
+            };
+            if entry.stamps().iter().any(is_void) && self.entries.remove_this(id, entry.id(), stored) {
+                swept.removed += 1;
+            }
+        }
+        swept
+    }
+
+    /// Removes the banned entries of one shard, or marks them as stale.
+    fn sweep(&self, shard: usize, bans: &Bans) -> Swept {
+        let mut swept = Swept::default();
+        for (id, entry, stored) in self.entries.each_of(shard) {
+            swept.examined += 1;
             if stored >= bans.newest() {
                 continue;
             }
@@ -629,8 +741,8 @@ impl Inner {
             }
             // A soft invalidation of the key may be about to replace the entry.
             let _fills = self.fills();
-            if covering.iter().any(|ban| ban.soft_over.is_none()) {
-                self.entries.remove_this(id, entry.id(), stored);
+            let removed = if covering.iter().any(|ban| ban.soft_over.is_none()) {
+                self.entries.remove_this(id, entry.id(), stored)
             } else {
                 // Variants are marked as well: their primary entry may be replaced before its turn.
                 let soften = |entry: &Entry, ban: &&Ban| {
@@ -638,9 +750,11 @@ impl Inner {
                 };
                 let softened =
                     |entry: &Entry| covering.iter().rev().fold(entry.clone(), |entry, ban| soften(&entry, ban));
-                self.entries.amend_this(id, entry.id(), stored, softened);
-            }
+                self.entries.amend_this(id, entry.id(), stored, softened)
+            };
+            swept.removed += u64::from(removed);
         }
+        swept
     }
 
     fn delete_matching(&self, pattern: &Pattern) -> u64 {
@@ -699,6 +813,10 @@ impl StoreBackend for MemoryStore {
         Some(self.0.peek(key))
     }
 
+    fn on_sweep(&self, listener: &Arc<SweepListener>) {
+        self.0.sweeps.add(listener);
+    }
+
     fn keeps_additions(&self) -> bool {
         true
     }
@@ -734,6 +852,12 @@ impl StoreBackend for MemoryStore {
 
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
         Box::pin(ready(Ok(self.0.tokens.get(tag).map(|record| record.token))))
+    }
+
+    fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        let stored = self.0.entries.peek(key.hash()).filter(|(entry, _)| entry.is_of(key)).map(|(_, stored)| stored);
+        let pattern = stored.and_then(|stored| self.0.bans.read().voiding(stored, key.canonical()));
+        Box::pin(ready(Ok(pattern)))
     }
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
@@ -819,7 +943,12 @@ impl StoreBackend for MemoryStore {
             return self.ban(pattern, hardness);
         }
         match hardness {
-            Hardness::Hard => self.0.invalidate(scope),
+            Hardness::Hard => {
+                self.0.invalidate(scope);
+                if let Scope::Tags(_) = scope {
+                    self.begin_to_reclaim();
+                }
+            }
             Hardness::Soft | Hardness::Ramp(_) => self.0.soft_invalidate(scope, hardness.window()),
         }
         self.0.ended.notify_waiters();
@@ -880,6 +1009,53 @@ mod tests {
             store.release(&lease, Some(Duration::from_secs(60)));
         }
         assert!((1..=REMEMBERED_CAP).contains(&store.0.fills().uncacheable.len()));
+    }
+
+    async fn ban(store: &MemoryStore, pattern: &str) {
+        let scope = Scope::Pattern(&Pattern::new(pattern));
+        StoreBackend::invalidate(store, scope, Hardness::Hard).await.unwrap();
+    }
+
+    #[test]
+    fn a_lurker_that_ends_with_its_runtime_makes_room_for_another() {
+        let store = MemoryStore::new(1 << 20);
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // It ends before the lurker has begun.
+        runtime().block_on(ban(&store, "a*"));
+        assert!(store.has_bans());
+        runtime().block_on(async {
+            ban(&store, "b*").await;
+            ::tests::wait_until("all bans to be swept", async || !store.has_bans()).await;
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_tag_made_void_is_reclaimed_after_a_while() {
+        let store = MemoryStore::new(1 << 20);
+        let put = async |name: &str, tag: &str| {
+            let key = Key::new([name]);
+            let deadlines = Deadlines::fresh_until(Clock::system().now() + 600_000);
+            let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::new());
+            store.put(vec![(key, entry)], &Tags::new([tag])).await.unwrap();
+        };
+        let sweeps = Arc::new(Mutex::new(Vec::new()));
+        let heard = sweeps.clone();
+        let listener: Arc<SweepListener> = Arc::new(move |sweep: &Sweep| heard.lock().push((sweep.cause, sweep.swept)));
+        store.on_sweep(&listener);
+        for (name, tag) in [("a", "hard"), ("b", "soft"), ("c", "none")] {
+            put(name, tag).await;
+        }
+        for (round, left) in [2, 1].into_iter().enumerate() {
+            let (tag, other) = (Tags::new([["hard", "none"][round]]), Tags::new(["soft"]));
+            StoreBackend::invalidate(&store, Scope::Tags(&other), Hardness::Soft).await.unwrap();
+            StoreBackend::invalidate(&store, Scope::Tags(&tag), Hardness::Hard).await.unwrap();
+            while sweeps.lock().len() <= round {
+                sleep(Duration::from_secs(10)).await;
+            }
+            assert_eq!(sweeps.lock()[round], (SweepCause::Tag, Swept { examined: left + 1, removed: 1 }));
+            assert_eq!(store.entries(), left);
+        }
+        assert!(store.peek(&Key::new(["b"])).is_some(), "it may be used as a stale one");
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ mod entry_cache;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+mod sweeps;
 #[cfg(feature = "testing")]
 mod test_store;
 #[cfg(feature = "redis")]
@@ -41,4 +42,7 @@ pub use tiered::TieredStore;
 #[cfg_attr(docsrs, doc(cfg(feature = "sealed")))]
 pub use crate::entry::KeyRing;
 pub(crate) use contract::*;
+#[cfg(any(feature = "memory", feature = "redis"))]
+pub(crate) use sweeps::{Swept, SweepListeners};
+pub(crate) use sweeps::{Sweep, SweepListener};
 pub use contract::{Estimate, LeaseState, Store};

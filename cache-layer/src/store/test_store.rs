@@ -6,7 +6,7 @@ use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-    MemoryStore, OwnedScope, Reach, Scope, Seen, Store, StoreBackend, StoreError,
+    MemoryStore, OwnedScope, Reach, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
 };
 use crate::{
     entry::Entry,
@@ -266,6 +266,10 @@ impl StoreBackend for TestStore {
         })
     }
 
+    fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        self.0.store.banned_by(key)
+    }
+
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
         Box::pin(async move {
             self.answers().await?;
@@ -306,6 +310,10 @@ impl StoreBackend for TestStore {
             self.answers().await?;
             self.0.store.renew(lease, ttl).await
         })
+    }
+
+    fn on_sweep(&self, listener: &Arc<SweepListener>) {
+        self.0.store.on_sweep(listener);
     }
 
     fn is_held_by<'a>(&'a self, key: &'a Key, token: LeaseToken) -> BoxFuture<'a, Result<bool, StoreError>> {

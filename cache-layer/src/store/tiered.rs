@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Eviction, Failed, Failures, Fill, Hardness, Lease, LeaseState,
-    LeaseToken, Lookup, Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, redis::LocalTier,
+    LeaseToken, Lookup, Reach, RedisStore, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
+    redis::LocalTier,
 };
 use crate::{
     clock::Clock,
@@ -56,6 +57,10 @@ impl TieredStore {
     /// In that time this process does not hear what other processes invalidate. So another process's invalidation may take effect
     /// here as late as this time and the two seconds in which a loss is noticed. What this process invalidates itself is void at
     /// once, delivered or not. After that time, or with the next connection, the first tier is void.
+    ///
+    /// In a cluster, the connection to the server that has the tags may remain while another one is lost. Invalidations of tags, of
+    /// everything, and by [pattern](crate::Cache::delete_pattern) are then heard of, and obeyed, as before. Once a pattern has been
+    /// deleted, whichever it is, the entries of the lost server that are older are no longer served.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -143,6 +148,10 @@ impl StoreBackend for TieredStore {
         self.redis.lists()
     }
 
+    fn on_sweep(&self, listener: &Arc<SweepListener>) {
+        self.redis.on_sweep(listener);
+    }
+
     fn has_first_tier(&self) -> bool {
         true
     }
@@ -161,6 +170,10 @@ impl StoreBackend for TieredStore {
 
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
         self.redis.tag_token(tag)
+    }
+
+    fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        self.redis.banned_by(key)
     }
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {

@@ -101,6 +101,10 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = warm_time)]
     pub cache_warm: Duration,
 
+    /// How often Redis is searched for entries that invalidations have made void, to give their room back, 0 for never
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = reclaim_time)]
+    pub cache_reclaim: Duration,
+
     /// Paths to cache, with everything below them, as PATH or PATH=TIME
     #[arg(long, value_name = "PATHS", default_value = "/api/products=60s,/api/categories=60s")]
     pub cache_paths: CachePaths,
@@ -427,6 +431,13 @@ fn warm_time(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|time| *time <= Duration::from_secs(30))
         .ok_or_else(|| "must be a time from 0 to 30s".to_owned())
+}
+
+fn reclaim_time(text: &str) -> Result<Duration, String> {
+    let allowed = |time: &Duration| {
+        time.is_zero() || (Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60)).contains(time)
+    };
+    quantity::time(text).ok().filter(allowed).ok_or_else(|| "must be a time from 1s to 24h, or 0".to_owned())
 }
 
 fn cache_prefix(text: &str) -> Result<String, String> {

@@ -33,6 +33,8 @@ fn nothing_needs_to_be_set() {
     assert_eq!(config.cache_lock_timeout, Duration::from_secs(5));
     assert_eq!(config.cache_verify, 0.0);
     assert_eq!((config.cache_hot_keys, config.cache_warm), (4096, Duration::from_secs(2)));
+    assert_eq!(config.cache_reclaim, Duration::from_secs(600));
+    assert_eq!(parse(&[], &[("APP_CACHE_RECLAIM", "0")]).unwrap().cache_reclaim, Duration::ZERO);
     assert_eq!(config.cache_encode, "zstd, gzip".parse().unwrap());
     assert_eq!(parse(&[], &[("APP_CACHE_ENCODE", "off")]).unwrap().cache_encode, CacheEncode::default());
     let leveled = parse(&[], &[("APP_CACHE_ENCODE", "br:9, gzip")]).unwrap().cache_encode;
@@ -86,6 +88,7 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ("APP_CACHE_VERIFY", "some", "from 0 to 1"),
         ("APP_CACHE_HOT_KEYS", "65537", "from 0 to 65536"),
         ("APP_CACHE_WARM", "31s", "from 0 to 30s"),
+        ("APP_CACHE_RECLAIM", "500ms", "from 1s to 24h, or 0"),
         ("APP_CACHE_ENCODE", "gzip,off", "off, or some of zstd, br and gzip"),
         ("APP_REQUEST_TIMEOUT", "soon", "250ms, 30s, 5m"),
         ("APP_HEADER_TIMEOUT", "0", "must be more than 0"),

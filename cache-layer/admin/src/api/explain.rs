@@ -68,6 +68,9 @@ pub(crate) struct Explained {
     /// Why the stored entry is not used, if it can't be: `tag`, if it was invalidated by a tag.
     #[serde(skip_serializing_if = "Option::is_none")]
     rejected: Option<&'static str>,
+    /// The deleted pattern that voids the stored entry, until the entry is swept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    banned_by: Option<String>,
     variant: Option<Variant>,
     /// Whether this process is loading this response.
     is_loading: bool,
@@ -399,6 +402,7 @@ async fn explained(context: &Context, layer: &str, explanation: &Explanation) ->
         entry: entry.map(StoredResponse::of),
         alias_of: explanation.alias_of.as_deref().map(redact::url),
         rejected,
+        banned_by: explanation.banned_by.as_deref().map(redact::url),
         variant: explanation.variant.as_ref().map(|variant| Variant {
             digest: variant.key.digest(),
             fields: variant.fields.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{Json, extract::State};
 use cache_layer::{
     Switch,
-    store::{Breaker, Eviction},
+    store::{Breaker, Eviction, RedisStore},
     telemetry::LookupResult,
 };
 use serde::Serialize;
@@ -54,6 +54,8 @@ pub(crate) struct Stats {
     can_purge: bool,
     /// Keys that this process is loading at this moment.
     loads_in_flight: usize,
+    /// Deleted patterns that are listed and whose entries are not swept yet, as far as this process knows.
+    bans: usize,
     totals: Totals,
     memory: Option<MemoryUse>,
     redis: Option<Redis>,
@@ -191,6 +193,7 @@ pub(super) async fn stats(State(context): State<Context>, parameters: Parameters
         since: inner.since,
         can_purge: inner.token.is_some(),
         loads_in_flight: inner.cache.loads_in_flight(),
+        bans: bans(inner.redis.as_ref(), inner.memory.as_ref()),
         totals: totals(&context),
         memory: inner.memory.as_ref().map(memory),
         redis: redis(&context).await,
@@ -216,6 +219,14 @@ fn totals(context: &Context) -> Totals {
         unavailable: counts.unavailable,
         invalidations: counts.invalidations,
         undelivered_invalidations: counts.undelivered_invalidations,
+    }
+}
+
+fn bans(redis: Option<&RedisStore>, memory: Option<&Memory>) -> usize {
+    match (redis, memory) {
+        (Some(redis), _) => redis.state().bans,
+        (None, Some(Memory::All(store))) => store.bans(),
+        (None, _) => 0,
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Explanation {
     /// The key of the stored response, in readable form, if it was stored for another query and answers this one as well
     /// ([`no_vary_search`](crate::CacheLayer::no_vary_search)).
     pub alias_of: Option<String>,
+    /// The deleted [pattern](crate::Cache::delete_pattern) that voids the stored response, if one does.
+    pub banned_by: Option<String>,
     /// Which variant of the key the request selects, if the key has variants.
     pub variant: Option<VariantDetails>,
     /// Whether this process is loading the response.
@@ -85,6 +87,7 @@ impl Explanation {
             tier: Tier::None,
             entry: None,
             alias_of: None,
+            banned_by: None,
             variant: None,
             is_loading: false,
             lease: None,

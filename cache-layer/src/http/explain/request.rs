@@ -215,6 +215,10 @@ impl Examined {
                     return self.hit(tier, &entry, Served::Alias { collapsed: false });
                 }
                 self.route(&miss);
+                if self.explanation.entry.is_none() && miss.reached_store() {
+                    // The store answered a moment ago; without an answer now, the reason is not known.
+                    self.explanation.banned_by = self.context.cache.inspect_ban(&miss.key).await.ok().flatten();
+                }
                 self.missed(miss).await
             }
         }

@@ -1,6 +1,6 @@
 //! Many entries in one round trip: for all keys that share a connection, everything is sent at once.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -12,7 +12,6 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
-    tracking::tag_tracker::Verdict,
     wire::token_life::lives,
     wire::{
         invalidation::marked,
@@ -26,7 +25,7 @@ use crate::{
     entry::Entry,
     key::Key,
     store::{Hardness, Lookup, Scope, Seen, StoreError},
-    tag::{BansKnown, TagRecord, TagStamp, Tags},
+    tag::{BansKnown, TagStamp, Tags},
     telemetry::Rejection,
 };
 
@@ -53,7 +52,7 @@ impl RedisStore {
     async fn lookup_on(&self, connection: &Arc<Connection>, keys: &[&Key]) -> Result<Vec<Lookup>, StoreError> {
         let session = connection.settled()?;
         let (tags, tags_session) = self.connection_to_read_tags(connection, &session)?;
-        let watch = self.watch_bans(&tags, &tags_session).await;
+        let watch = self.watch_bans(&tags, &tags_session).await?;
         let local_tier = self.0.context.local_tier.get().filter(|_| session.tracking);
         let reads = keys.iter().map(|key| local_tier.map(|tier| tier.begin_read(key))).collect::<Vec<_>>();
         let names: Vec<String> = keys.iter().map(|key| self.0.context.names.entry(key)).collect();
@@ -102,41 +101,6 @@ impl RedisStore {
             });
         }
         Ok(found)
-    }
-
-    /// Reads, all at once, the tokens that must be known to judge `entries`. Without tracking, a token is not known beyond its
-    /// reply, and each entry is judged by a read of its own.
-    async fn learn_tokens(
-        &self,
-        connection: &Connection,
-        session: &Arc<Session>,
-        entries: impl Iterator<Item = (&Key, &Entry)>,
-    ) -> Result<(), StoreError> {
-        let unknown: HashSet<Arc<str>> = entries
-            .filter_map(|(key, entry)| match session.tokens.judge(entry, key) {
-                Verdict::Unknown(tags, _) => Some(tags),
-                Verdict::Known(_) => None,
-            })
-            .flatten()
-            .collect();
-        if unknown.is_empty() || !session.tracking {
-            return Ok(());
-        }
-        let unknown: Vec<Arc<str>> = unknown.into_iter().collect();
-        let mut batch = Batch::default();
-        batch.track(session.tracking);
-        batch.values(unknown.iter().map(|tag| self.0.context.names.tag(tag)));
-        let reads = session.tokens.begin_read(&unknown);
-        let values = connection
-            .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
-                let (values,): (Values,) = batch.run(&mut driver).await?;
-                values.of(unknown.len())
-            })
-            .await?;
-        let records: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();
-        reads.complete(&records);
-        self.note_bans(&records);
-        Ok(())
     }
 
     pub(super) async fn put_many(&self, entries: Vec<(Key, Entry)>, tags: &Tags) -> Result<(), StoreError> {

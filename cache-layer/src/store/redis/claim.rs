@@ -27,7 +27,7 @@ use super::{
 use crate::{
     entry::Entry,
     key::Key,
-    store::{Lease, LeaseToken, Lookup, Seen, StoreError},
+    store::{Lease, Lookup, Seen, StoreError},
 };
 
 /// A connection, and its session.
@@ -54,16 +54,19 @@ impl RedisStore {
         claim: PendingClaim,
     ) -> Result<Option<Lookup>, StoreError> {
         let Context { names, leases, fresh, lease_life, .. } = &*self.0.context;
-        let watch = self.watch_bans(tags, tags_session).await;
-        let (token, life, outcome) = (Lease::random_token(), lease_life.load(Ordering::Relaxed), Arc::default());
-        let request = leases.begin(key, token);
-        let (lease, note) = (names.lease(key), names.last_invalidation());
-        let asked = Claim { lease, note, token, life, outcome: Arc::clone(&outcome) };
+        // Part of the lease's value. Afterwards, the list is tracked from before the read.
+        let bans = self.known_bans(tags, tags_session).await?;
+        let watch = tags_session.tokens.watch_bans();
+        let (life, outcome) = (lease_life.load(Ordering::Relaxed), Arc::default());
+        let lease = Lease::new(key, Lease::random_token(), [0; 16]).knowing(bans);
+        let request = leases.begin(key, lease.token);
+        let (name, note) = (names.lease(key), names.last_invalidation());
+        let asked = Claim { lease: name, note, value: lease.value(), life, outcome: Arc::clone(&outcome) };
         let answer = session.lookups.ask_and_claim(key, || names.entry(key), asked);
-        let mut sent = SentClaim { store: self, key, token, outcome: &outcome, claim: Some(claim) };
+        let mut sent = SentClaim { store: self, lease: lease.clone(), outcome: &outcome, claim: Some(claim) };
         let answered = async { answer.wait().await.as_ref().map_err(Clone::clone) };
         let wait = connection.wait(Operation::Claim, session, Limit::Request, answered);
-        let (found, bans) = tokio::join!(wait, self.know_everything(tags, tags_session));
+        let (found, ()) = tokio::join!(wait, self.learn_life_of_everything(tags, tags_session));
         let lookup = match opened(found?, key, self.0.context.names.sealing()) {
             Ok(entry) => {
                 let judged = self.judge(tags, tags_session, key, &entry).await?;
@@ -76,7 +79,7 @@ impl RedisStore {
             Some(Claimed::Taken(started)) => {
                 if let Some(seen) = self.to_be_loaded(&lookup) {
                     request.granted();
-                    let lease = Lease::new(key, token, *started).under(tags.mark()).knowing(bans);
+                    let lease = lease.started(*started).under(tags.mark());
                     if sent.claim.take().is_some_and(|claim| claim.taken(lease, seen, life)) {
                         self.attend_to_claims();
                     }
@@ -180,8 +183,7 @@ impl RedisStore {
 /// A claim that was sent. If its look-up is gone when the lease is granted, it is given back.
 struct SentClaim<'a> {
     store: &'a RedisStore,
-    key: &'a Key,
-    token: LeaseToken,
+    lease: Lease,
     outcome: &'a Arc<SetOnce<Claimed>>,
     claim: Option<PendingClaim>,
 }
@@ -189,8 +191,7 @@ struct SentClaim<'a> {
 impl Drop for SentClaim<'_> {
     fn drop(&mut self) {
         let Some(claim) = self.claim.take() else { return };
-        let (store, lease, outcome) =
-            (self.store.clone(), Lease::new(self.key, self.token, [0; 16]), self.outcome.clone());
+        let (store, lease, outcome) = (self.store.clone(), self.lease.clone(), self.outcome.clone());
         let give_back = async move {
             // The claim may not have been sent yet, and the command that gives it back must not overtake it.
             let _ = timeout(2 * store.0.context.timeouts.operation, outcome.wait()).await;

@@ -224,7 +224,7 @@ impl RedisStore {
         let others = if compared.is_empty() && !doubted { 0 } else { compared.len() + 1 };
         let mut call = Call::default();
         call.key(names.lease(&lease.key)).key(names.entry(guard.0));
-        call.arg(lease.token.to_vec()).arg(guard.1.to_vec()).arg(others.to_string()).arg(lease.started.to_vec());
+        call.arg(lease.value()).arg(guard.1.to_vec()).arg(others.to_string()).arg(lease.started.to_vec());
         call.arg(flag(doubted));
         if let Some((primary, variant, most)) = variant {
             call.key(names.variants(primary)).arg(names.variant_digits(variant)).arg(most.to_string());

@@ -23,6 +23,8 @@ use crate::{
 
 /// The time from the first ban to the sweep by the lurker.
 const LURKER_PAUSE: Duration = Duration::from_secs(1);
+/// The time between two sweeps of what tags have made void.
+const RECLAIM_EVERY: Duration = Duration::from_secs(600);
 
 /// Settings of a [`RedisStore`], from [`RedisStore::builder`].
 #[derive(Clone)]
@@ -36,6 +38,7 @@ pub struct RedisStoreBuilder {
     sealing: Sealing,
     local_clock: Clock,
     lurker: Option<Duration>,
+    reclaim_every: Option<Duration>,
     #[cfg(feature = "sentinel")]
     sentinel_credentials: Option<(Option<String>, String)>,
 }
@@ -88,6 +91,7 @@ impl RedisStoreBuilder {
             sealing: Sealing::default(),
             local_clock: Clock::system(),
             lurker: Some(LURKER_PAUSE),
+            reclaim_every: Some(RECLAIM_EVERY),
             #[cfg(feature = "sentinel")]
             sentinel_credentials: None,
         }
@@ -224,6 +228,30 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// How often this process looks for entries in Redis that the invalidation of a tag, or of everything, has made void, and deletes
+    /// them; every 10 minutes unless set, and `None` for never; 1 s to 24 h. Nothing depends on it but room: a void entry is never
+    /// used, and leaves by itself when it expires, is evicted, or is loaded again.
+    ///
+    /// One process of a fleet looks at a time, and only if anything was invalidated since the last time. It examines every entry,
+    /// in small steps with pauses, and rests for twenty times as long as that took, so that it takes a hundredth of the server's
+    /// time at most. Stale entries stay, as they may still be used. Without the permission to `SCAN`, with
+    /// [`lurker(false)`](Self::lurker), and where entries are sealed, it does not look.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use cache_layer::store::RedisStore;
+    /// # fn example() -> Result<(), cache_layer::ConfigError> {
+    /// // Entries live for a minute: none is void for longer.
+    /// let store = RedisStore::builder("redis://10.0.0.1").reclaim_every(None).build()?;
+    /// let other = RedisStore::builder("redis://10.0.0.2").reclaim_every(Duration::from_secs(3600)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reclaim_every(mut self, pause: impl Into<Option<Duration>>) -> Self {
+        self.reclaim_every = pause.into();
+        self
+    }
+
     /// The lurker sweeps as soon as there is a ban.
     #[cfg(test)]
     pub(in crate::store) fn lurker_at_once(mut self) -> Self {
@@ -239,7 +267,8 @@ impl RedisStoreBuilder {
     /// If a setting can't be used, or if there is no Tokio runtime to connect from.
     pub fn build(self) -> Result<RedisStore, ConfigError> {
         self.check()?;
-        let Self { url, prefix, connections, timeouts, restored, sealing, local_clock, lurker, .. } = self;
+        let Self { url, prefix, connections, timeouts, restored, sealing, local_clock, lurker, reclaim_every, .. } =
+            self;
         let address = Address::parse(&url)?;
         #[cfg(feature = "sentinel")]
         let address = match (address, self.sentinel_credentials) {
@@ -265,7 +294,11 @@ impl RedisStoreBuilder {
         // A user who may write to an untrusted server could set its clock back, and so have expired entries served.
         let clock = ServerClock::new(local_clock, !sealing.hides_names());
         let context = Context::new(names.sealed(sealing), timeouts, DatasetGuard::new(restored), clock, lurker);
-        Ok(RedisStore::start(address, connections, context, &runtime))
+        let store = RedisStore::start(address, connections, context, &runtime);
+        if let Some(every) = reclaim_every {
+            store.begin_to_reclaim(every);
+        }
+        Ok(store)
     }
 
     /// Whether each setting is within its limits.
@@ -303,6 +336,14 @@ impl RedisStoreBuilder {
             }
         }
         let age = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+        if let Some(every) = self.reclaim_every
+            && !age.contains(&every)
+        {
+            return Err(ConfigError::new(
+                ConfigErrorKind::Range,
+                format!("reclaiming every {every:?}: must be every 1 s to 24 h"),
+            ));
+        }
         if let Restored::Replay(last) = restored
             && !age.contains(last)
         {
@@ -352,6 +393,7 @@ mod tests {
             error(builder().delivery_timeout(Duration::from_secs(61))),
             "delivery timeout 61s: must be 0 to 60 s"
         );
+        assert_eq!(error(builder().reclaim_every(Duration::ZERO)), "reclaiming every 0ns: must be every 1 s to 24 h");
         assert_eq!(error(builder().settle_time(Duration::from_secs(61))), "settle time 61s: must be 0 to 60 s");
         assert_eq!(
             error(builder().on_restored(Restored::Replay(Duration::ZERO))),

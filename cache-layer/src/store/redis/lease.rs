@@ -15,6 +15,7 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
+    lookup::Turn,
     tracking::waiters::pause_untracked,
     wire::{
         names::EVERYTHING,
@@ -39,7 +40,7 @@ struct Wanted {
     /// The names of the entry and of the lease.
     entry: String,
     place: String,
-    token: LeaseToken,
+    lease: Lease,
     /// In milliseconds.
     life: u64,
     seen: Seen,
@@ -67,24 +68,19 @@ impl RedisStore {
             return Err(StoreError::Full);
         }
         let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
+        // Part of the lease's value.
+        let bans = self.known_bans(&tags, &tags_session).await?;
         let names = &self.0.context.names;
-        let wanted = Wanted {
-            entry: names.entry(key),
-            place: names.lease(key),
-            token: Lease::random_token(),
-            life,
-            seen,
-            failures,
-        };
-        let request = self.0.context.leases.begin(key, wanted.token);
-        let (moment, answer, bans) = tokio::join!(
+        let lease = Lease::new(key, Lease::random_token(), [0; 16]).knowing(bans);
+        let wanted = Wanted { entry: names.entry(key), place: names.lease(key), lease, life, seen, failures };
+        let request = self.0.context.leases.begin(key, wanted.lease.token);
+        let (moment, answer, ()) = tokio::join!(
             self.moment(&tags, &tags_session),
-            self.take_lease(&connection, &session, key, &wanted),
-            self.know_everything(&tags, &tags_session)
+            self.take_lease(&connection, &session, &wanted),
+            self.learn_life_of_everything(&tags, &tags_session)
         );
-        let nobodys = Lease::new(key, wanted.token, [0; 16]);
         // The server may still grant it, without a holder: the next command takes it back.
-        let give_back = |_: &StoreError| self.release_lease(&nobodys, None);
+        let give_back = |_: &StoreError| self.release_lease(&wanted.lease, None);
         let (failures, watched) = match answer.inspect_err(give_back)? {
             Answer::Granted { failures, watched } => (failures, watched),
             Answer::Refused(refused) => return Ok(refused),
@@ -93,8 +89,7 @@ impl RedisStore {
         if watched && session.tracking && tags_session.tracking {
             request.granted();
         }
-        let lease = Lease::new(key, wanted.token, started).under(tags.mark()).knowing(bans);
-        Ok(Acquired::Granted(lease.after(failures)))
+        Ok(Acquired::Granted(wanted.lease.started(started).under(tags.mark()).after(failures)))
     }
 
     /// Takes the lease first, and then checks that the entry is still the one that was seen: under the lease, no other load
@@ -103,14 +98,13 @@ impl RedisStore {
         &self,
         connection: &Connection,
         session: &Arc<Session>,
-        key: &Key,
         wanted: &Wanted,
     ) -> Result<Answer, StoreError> {
-        let mut take = Batch::default();
+        let (mut take, key, value) = (Batch::default(), &wanted.lease.key, wanted.lease.value());
         if key.id().is_variant() {
             take.watch(session.tracking, &self.0.context.names.entry(&key.primary()));
         }
-        take.take(&wanted.place, &wanted.token, wanted.life);
+        take.take(&wanted.place, &value, wanted.life);
         take.entry_id(&wanted.entry);
         take.track(session.tracking);
         take.get_any(&wanted.place);
@@ -118,12 +112,12 @@ impl RedisStore {
         let (taken, AnyType(found), AnyType(held)) = attempt;
         if !is_what_was_seen(found.as_deref().unwrap_or_default(), wanted.seen) {
             if taken == Taken::Now {
-                self.give_back(&Lease::new(key, wanted.token, [0; 16])).await;
+                self.give_back(&wanted.lease).await;
             }
             return Ok(Answer::Refused(Acquired::Changed));
         }
         match taken {
-            Taken::Now => Ok(Answer::Granted { failures: 0, watched: held.as_deref() == Some(&wanted.token) }),
+            Taken::Now => Ok(Answer::Granted { failures: 0, watched: held.as_deref() == Some(&value[..]) }),
             Taken::Not(other) if is_token(&other) => Ok(Answer::Refused(Acquired::Held)),
             Taken::Not(other) if other == b"!u" => Ok(Answer::Refused(Acquired::Uncacheable)),
             Taken::Not(_) | Taken::Foreign => self.take_after_all(connection, session, wanted).await,
@@ -135,8 +129,9 @@ impl RedisStore {
         &self,
         connection: &Connection,
         session: &Arc<Session>,
-        Wanted { entry, place, token, life, seen, failures }: &Wanted,
+        Wanted { entry, place, lease, life, seen, failures }: &Wanted,
     ) -> Result<Answer, StoreError> {
+        let value = lease.value();
         let seen: &[u8] = match seen {
             Seen::Nothing => b"",
             Seen::Entry(id) => &id.0,
@@ -144,12 +139,12 @@ impl RedisStore {
         };
         let insists: &[u8] = if *failures == Failures::Ignore { b"1" } else { b"0" };
         let mut acquire = Batch::default();
-        acquire.call(&scripts::ACQUIRE, &[entry, place], &[token, life.to_string().as_bytes(), seen, insists]);
+        acquire.call(&scripts::ACQUIRE, &[entry, place], &[&value, life.to_string().as_bytes(), seen, insists]);
         acquire.track(session.tracking);
         acquire.get_any(place);
         let answered: (Bulk, AnyType) = connection.run(Operation::Acquire, session, &acquire).await?;
         let (Bulk(answer), AnyType(held)) = answered;
-        Answer::parse(&answer, held.as_deref() == Some(token))
+        Answer::parse(&answer, held.as_deref() == Some(&value[..]))
     }
 
     /// The time by which invalidations of tags are dated, from before the load that is about to begin. It is the clock of the
@@ -173,38 +168,65 @@ impl RedisStore {
         Ok(now)
     }
 
-    /// Makes sure that the token that every entry carries is known, and for how long it lives, so that a commit need not ask for
-    /// it; returns the known bans. If this fails, the commit asks if it has to, and an entry that records no ban is covered by
-    /// all.
-    pub(super) async fn know_everything(&self, tags: &Connection, session: &Arc<Session>) -> Option<BansKnown> {
-        let known = session.tokens.get(EVERYTHING);
-        let bans = known.as_ref().map(|known| known.record().bans_known());
-        if known.as_ref().is_some_and(|known| known.lives_for(Duration::ZERO)) {
-            return bans;
+    /// The bans that a load knows of that is about to begin: as this process knows them or, after a change, as it reads them. An
+    /// entry that records no ban is covered by all.
+    pub(super) async fn known_bans(
+        &self,
+        tags: &Connection,
+        session: &Arc<Session>,
+    ) -> Result<Option<BansKnown>, StoreError> {
+        if let Some(known) = session.tokens.get(EVERYTHING) {
+            return Ok(Some(known.record().bans_known()));
+        }
+        // Without tracking, it would be read for each load.
+        if !session.tracking && !self.0.context.has_bans.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        self.know_everything(tags, session).await
+    }
+
+    /// Makes sure that it is known for how long the token lives that every entry carries, so that a commit need not ask for it. If
+    /// this fails, the commit asks if it has to.
+    pub(super) async fn learn_life_of_everything(&self, tags: &Connection, session: &Arc<Session>) {
+        let Some(known) = session.tokens.get(EVERYTHING).filter(|known| !known.lives_for(Duration::ZERO)) else {
+            return;
+        };
+        let (mut batch, then) = (Batch::default(), Instant::now());
+        batch.left(&self.0.context.names.tag(EVERYTHING));
+        let answer: Result<(Left,), StoreError> = tags.run(Operation::Mget, session, &batch).await;
+        if let Some(life) = answer.ok().and_then(|(left,)| left.life()) {
+            session.tokens.note_life(EVERYTHING, known.token(), then, life);
+        }
+    }
+
+    /// Reads the token that every entry carries, with its bans, and for how long it lives; returns the bans.
+    pub(super) async fn know_everything(
+        &self,
+        tags: &Connection,
+        session: &Arc<Session>,
+    ) -> Result<Option<BansKnown>, StoreError> {
+        let turn = self.turn_to_read(session).await?;
+        if matches!(turn, Turn::Known) {
+            return Ok(session.tokens.get(EVERYTHING).map(|known| known.record().bans_known()));
         }
         let name = self.0.context.names.tag(EVERYTHING);
         let (mut batch, then) = (Batch::default(), Instant::now());
-        if let Some(known) = known {
-            batch.left(&name);
-            let answer: Result<(Left,), StoreError> = tags.run(Operation::Mget, session, &batch).await;
-            if let Some(life) = answer.ok().and_then(|(left,)| left.life()) {
-                session.tokens.note_life(EVERYTHING, known.token(), then, life);
-            }
-            return bans;
-        }
         batch.track(session.tracking);
         batch.get_any(&name);
         batch.left(&name);
         let read = session.tokens.begin_read(&[EVERYTHING.into()]);
         let answer: Result<(AnyType, Left), StoreError> = tags.run(Operation::Mget, session, &batch).await;
-        let (AnyType(found), left) = answer.ok()?;
-        let record = TagRecord::parse(&found?)?;
+        let Ok((AnyType(found), left)) = answer else {
+            turn.end(&answer);
+            return answer.map(|_| None);
+        };
+        let Some(record) = found.and_then(|found| TagRecord::parse(&found)) else { return Ok(None) };
         if let Some(life) = left.life().filter(|_| session.tracking) {
             read.complete_living(&record, then, life);
         }
         let bans = record.bans_known();
         self.note_bans(&[Some(record)]);
-        Some(bans)
+        Ok(Some(bans))
     }
 
     pub(super) async fn is_lease_held_by(&self, key: &Key, token: LeaseToken) -> Result<bool, StoreError> {
@@ -213,14 +235,14 @@ impl RedisStore {
         let mut question = Batch::default();
         question.get_any(&self.0.context.names.lease(key));
         let (AnyType(held),): (AnyType,) = connection.run(Operation::Watch, &session, &question).await?;
-        Ok(held.as_deref() == Some(&token))
+        Ok(held.is_some_and(|held| held.starts_with(&token)))
     }
 
     pub(super) async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, StoreError> {
         let connection = self.connection(&lease.key);
         let session = connection.session()?;
         let mut call = scripts::RENEW.key(self.0.context.names.lease(&lease.key));
-        call.arg(&lease.token[..]).arg(millis(ttl).max(1));
+        call.arg(lease.value()).arg(millis(ttl).max(1));
         let Flag(renewed) = connection
             .run_with(Operation::Renew, &session, Limit::Background, async |mut driver: MultiplexedConnection| {
                 call.invoke_async(&mut driver).await
@@ -249,7 +271,7 @@ impl RedisStore {
                 })
                 .await;
             match watched {
-                Ok((AnyType(Some(held)),)) if held == lease.token => question.granted(),
+                Ok((AnyType(Some(held)),)) if held == lease.value() => question.granted(),
                 _ => return,
             }
             if self.0.context.leases.stands(lease) {
@@ -281,7 +303,7 @@ impl RedisStore {
         let session = connection.session().ok()?;
         self.0.context.leases.end(lease);
         let mut call = scripts::RELEASE.key(self.0.context.names.lease(&lease.key));
-        call.arg(&lease.token[..]).arg(uncacheable.map_or(0, millis));
+        call.arg(lease.value()).arg(uncacheable.map_or(0, millis));
         Some(end(Operation::Release, connection.into_owned(), session, call))
     }
 
@@ -291,7 +313,7 @@ impl RedisStore {
         let Ok(session) = connection.session() else { return };
         self.0.context.leases.end(lease);
         let mut call = scripts::FAIL.key(self.0.context.names.lease(&lease.key));
-        call.arg(&lease.token[..]).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
+        call.arg(lease.value()).arg(millis(pause).max(1)).arg(lease.failures.saturating_add(1));
         call.arg(status.unwrap_or(0)).arg(millis(pause.saturating_add(remembered)).max(1));
         self.0.runtime.spawn(end(Operation::Fail, connection.into_owned(), session, call).in_current_span());
     }

@@ -1,8 +1,12 @@
 //! Looking entries up.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use redis::aio::MultiplexedConnection;
+use tokio::time::timeout;
 
 use super::{
     RedisStore,
@@ -11,7 +15,7 @@ use super::{
         handle::{Connection, Limit},
         session::Session,
     },
-    tracking::tag_tracker::{BansWatch, Judged, Verdict, judge_by},
+    tracking::tag_tracker::{BansWatch, Judged, LeadingRead, SharedTurn, Verdict, judge_by},
     wire::{
         names::EVERYTHING,
         operation::Operation,
@@ -28,15 +32,64 @@ use crate::{
     telemetry::Rejection,
 };
 
-/// How often an entry is read while bans come and go.
+/// How often an entry is read while bans come and go, with the list that this process knows, and with a list of its own.
+const KNOWN_ATTEMPTS: usize = 2;
 const ATTEMPTS: usize = 3;
+/// How often a look-up waits for another one that reads the record of everything, before it reads the record itself.
+const FOLLOWED: usize = 2;
+
+/// Who reads the record of everything.
+pub(super) enum Turn<'a> {
+    /// It is known by now.
+    Known,
+    /// The caller, and perhaps for others as well.
+    Own(Option<LeadingRead<'a>>),
+}
+
+impl<'a> Turn<'a> {
+    /// Returns once no other task reads, or after several have read in vain.
+    async fn comes(session: &'a Session) -> Result<Self, StoreError> {
+        for _ in 0..FOLLOWED {
+            if session.tokens.get(EVERYTHING).is_some() {
+                return Ok(Self::Known);
+            }
+            match session.tokens.share_read() {
+                SharedTurn::Lead(leading) => return Ok(Self::Own(Some(leading))),
+                SharedTurn::Follow(end) => end.wait().await.clone()?,
+            }
+        }
+        Ok(if session.tokens.get(EVERYTHING).is_some() { Self::Known } else { Self::Own(None) })
+    }
+
+    /// Ends the turn with the result of the read.
+    pub(super) fn end<T>(self, read: &Result<T, StoreError>) {
+        if let (Self::Own(Some(leading)), Err(error)) = (self, read) {
+            leading.failed(error);
+        }
+    }
+}
+
+/// What must be read to judge an entry.
+struct Unknown<'a> {
+    tags: Vec<Arc<str>>,
+    turn: Turn<'a>,
+    /// The state by the other tags.
+    judged: Judged,
+}
 
 impl RedisStore {
     /// Looks an entry up. `loads`: a load will most likely follow if there is none; otherwise no lease is claimed, and nothing is
     /// learned.
     pub(super) async fn lookup(&self, key: &Key, loads: bool) -> Result<Lookup, StoreError> {
-        if let Some(lookup) = self.look_up(key, loads).await? {
-            return Ok(lookup);
+        // Without tracking, the list is not known for longer than a reply.
+        let tracks = || self.connection_to_tags().session().is_ok_and(|session| session.tracking);
+        for attempt in 0..KNOWN_ATTEMPTS {
+            if attempt > 0 && !tracks() {
+                break;
+            }
+            if let Some(lookup) = self.look_up(key, loads).await? {
+                return Ok(lookup);
+            }
         }
         for _ in 0..ATTEMPTS {
             if let Some(lookup) = self.look_up_in_doubt(key).await? {
@@ -55,7 +108,7 @@ impl RedisStore {
         if let Some(claim) = loads.then(|| self.begin_claim(key, &session)).flatten() {
             return self.lookup_and_claim(key, (&connection, &session), (&tags, &tags_session), claim).await;
         }
-        let watch = self.watch_bans(&tags, &tags_session).await;
+        let watch = self.watch_bans(&tags, &tags_session).await?;
         let read = self.0.context.local_tier.get().filter(|_| session.tracking).map(|tier| tier.begin_read(key));
         let answer = session.lookups.ask(key, read.is_some(), || self.0.context.names.entry(key));
         let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
@@ -103,6 +156,20 @@ impl RedisStore {
         Ok(Some(Lookup::judged(entry, state)))
     }
 
+    /// The pattern of the ban that voids the entry of `key`, if there is an entry and one does.
+    pub(super) async fn voiding_ban(&self, key: &Key) -> Result<Option<String>, StoreError> {
+        let connection = self.connection(key);
+        let session = connection.settled()?;
+        let (tags, tags_session) = self.connection_to_read_tags(&connection, &session)?;
+        let record = self.read_everything(&tags, &tags_session).await?;
+        let answer = session.lookups.ask(key, false, || self.0.context.names.entry(key));
+        let asked = async { answer.wait().await.as_ref().map_err(Clone::clone) };
+        let found = connection.wait(Operation::Get, &session, Limit::Request, asked).await?;
+        let entry = opened(found, key, self.0.context.names.sealing()).ok();
+        let bans = record.as_ref().and_then(TagRecord::bans);
+        Ok(bans.zip(entry).and_then(|(bans, entry)| bans.voiding(entry.bans_known(), key.canonical())))
+    }
+
     /// The record of the tag that every entry carries, as the server has it now.
     async fn read_everything(
         &self,
@@ -119,13 +186,13 @@ impl RedisStore {
     ///
     /// A ban is taken off the list once the entries that it covers are swept. A look-up that read an entry before that, and
     /// judges it after that, has to notice: so the list is tracked from before the read.
-    pub(super) async fn watch_bans(&self, tags: &Connection, session: &Arc<Session>) -> BansWatch {
+    pub(super) async fn watch_bans(&self, tags: &Connection, session: &Arc<Session>) -> Result<BansWatch, StoreError> {
         let watch = session.tokens.watch_bans();
         if watch.is_known() || !session.tracking || !self.0.context.has_bans.load(Ordering::Relaxed) {
-            return watch;
+            return Ok(watch);
         }
-        self.know_everything(tags, session).await;
-        session.tokens.watch_bans()
+        self.know_everything(tags, session).await?;
+        Ok(session.tokens.watch_bans())
     }
 
     /// The state of `entry` by the tokens that its tags have now. To be called after the entry's bytes arrived, so that every
@@ -137,27 +204,13 @@ impl RedisStore {
         key: &Key,
         entry: &Entry,
     ) -> Result<Judged, StoreError> {
-        let (unknown, mut judged) = match session.tokens.judge(entry, key) {
-            Verdict::Known(judged) => return Ok(judged),
-            Verdict::Unknown(unknown, judged) => (unknown, judged),
+        let Unknown { tags, turn, mut judged } = match self.unknown_tags(session, key, entry).await? {
+            Ok(judged) => return Ok(judged),
+            Err(unknown) => unknown,
         };
-        let mut batch = Batch::default();
-        batch.track(session.tracking);
-        batch.values(unknown.iter().map(|tag| self.0.context.names.tag(tag)));
-        let reads = session.tracking.then(|| session.tokens.begin_read(&unknown));
-        let values = connection
-            .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
-                let (values,): (Values,) = batch.run(&mut driver).await?;
-                values.of(unknown.len())
-            })
-            .await?;
-        let records: Vec<Option<TagRecord>> =
-            values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();
-        if let Some(reads) = reads {
-            reads.complete(&records);
-        }
-        self.note_bans(&records);
-        for (tag, record) in unknown.iter().zip(records) {
+        let records = self.read_tags(connection, session, &tags).await;
+        turn.end(&records);
+        for (tag, record) in tags.iter().zip(records?) {
             let carried = entry.stamps().iter().find(|stamp| stamp.tag == *tag);
             judged = judged.and(match (carried, record) {
                 (Some(stamp), Some(current)) => judge_by(&current, stamp, entry, key),
@@ -165,6 +218,104 @@ impl RedisStore {
             });
         }
         Ok(judged)
+    }
+}
+
+impl RedisStore {
+    /// The state of `entry`, if it is known; otherwise what must be read, as soon as it is the caller's turn to do so.
+    async fn unknown_tags<'s>(
+        &self,
+        session: &'s Session,
+        key: &Key,
+        entry: &Entry,
+    ) -> Result<Result<Judged, Unknown<'s>>, StoreError> {
+        let (tags, judged) = match session.tokens.judge(entry, key) {
+            Verdict::Known(judged) => return Ok(Ok(judged)),
+            Verdict::Unknown(tags, judged) => (tags, judged),
+        };
+        if !tags.iter().any(|tag| **tag == *EVERYTHING) {
+            return Ok(Err(Unknown { tags, turn: Turn::Own(None), judged }));
+        }
+        let turn = self.turn_to_read(session).await?;
+        if matches!(turn, Turn::Own(_)) {
+            return Ok(Err(Unknown { tags, turn, judged }));
+        }
+        Ok(match session.tokens.judge(entry, key) {
+            Verdict::Known(judged) => Ok(judged),
+            Verdict::Unknown(tags, judged) => Err(Unknown { tags, turn: Turn::Own(None), judged }),
+        })
+    }
+
+    /// Waits for a look-up that reads the record of everything, if there is one, until the record is known or it is the caller's
+    /// turn to read it. The caller never takes another look-up's reply, which may be older than an invalidation that the caller
+    /// has to obey; only the table is as new as the caller's own last reply.
+    pub(super) async fn turn_to_read<'s>(&self, session: &'s Session) -> Result<Turn<'s>, StoreError> {
+        if !session.tracking {
+            return Ok(Turn::Own(None));
+        }
+        // The task that reads may have been left without being dropped.
+        let turn = timeout(self.0.context.timeouts.operation, Turn::comes(session)).await;
+        turn.unwrap_or(Err(StoreError::TimedOut))
+    }
+
+    /// The records of these tags, tracked from now on; `None` for a tag without one.
+    async fn read_tags(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        tags: &[Arc<str>],
+    ) -> Result<Vec<Option<TagRecord>>, StoreError> {
+        let mut batch = Batch::default();
+        batch.track(session.tracking);
+        batch.values(tags.iter().map(|tag| self.0.context.names.tag(tag)));
+        let reads = session.tracking.then(|| session.tokens.begin_read(tags));
+        let values = connection
+            .run_with(Operation::Mget, session, Limit::Request, async |mut driver: MultiplexedConnection| {
+                let (values,): (Values,) = batch.run(&mut driver).await?;
+                values.of(tags.len())
+            })
+            .await?;
+        let records: Vec<_> = values.iter().map(|value| value.as_deref().and_then(TagRecord::parse)).collect();
+        if let Some(reads) = reads {
+            reads.complete(&records);
+        }
+        self.note_bans(&records);
+        Ok(records)
+    }
+
+    /// Reads, at once, the records that must be known to judge `entries`. Without tracking, a record is not known beyond its reply,
+    /// and each entry is judged by a read of its own.
+    pub(super) async fn learn_tokens<'e>(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+        entries: impl Iterator<Item = (&'e Key, &'e Entry)> + Clone,
+    ) -> Result<(), StoreError> {
+        let unknown = || -> HashSet<Arc<str>> {
+            let unknown = entries.clone().filter_map(|(key, entry)| match session.tokens.judge(entry, key) {
+                Verdict::Unknown(tags, _) => Some(tags),
+                Verdict::Known(_) => None,
+            });
+            unknown.flatten().collect()
+        };
+        let mut tags = unknown();
+        if tags.is_empty() || !session.tracking {
+            return Ok(());
+        }
+        let mut turn = Turn::Own(None);
+        if tags.contains(EVERYTHING) {
+            turn = self.turn_to_read(session).await?;
+            if matches!(turn, Turn::Known) {
+                tags = unknown();
+            }
+        }
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let tags: Vec<Arc<str>> = tags.into_iter().collect();
+        let records = self.read_tags(connection, session, &tags).await;
+        turn.end(&records);
+        records.map(drop)
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use redis::aio::MultiplexedConnection;
@@ -21,13 +21,13 @@ use super::{
     connection::{
         context::Context,
         handle::{Connection, Limit},
-        session::Session,
     },
+    election::{Over, Term},
     store::Inner,
     wire::{
         names::EVERYTHING,
         operation::Operation,
-        replies::{AnyType, Count, Flag, Taken},
+        replies::{AnyType, Count},
         scripts::{self, Batch},
         sweep::sweep_banned,
     },
@@ -35,20 +35,16 @@ use super::{
 use crate::{
     ban::{Ban, Bans},
     hex,
-    store::{Lease, LeaseToken, StoreError},
+    store::{StoreError, Sweep, Swept},
     tag::{TagRecord, TagToken},
+    telemetry::SweepCause,
 };
 
-/// For how long a lurker is elected, in milliseconds. It renews that while it sweeps.
-const TERM: u64 = 30_000;
 /// How long it waits in a cluster between the sweep and taking bans off the list: by then, each connection has received the
 /// pushes of the sweep on its server, or is known to be lost. Otherwise, one connection receives all of them, in order.
 const SETTLING: Duration = Duration::from_secs(5);
 /// How long it waits after an error.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
-
-/// The servers of a sweep: for each, the connection, and the session that must last from the beginning to the end.
-type Servers = Vec<(Arc<Connection>, Arc<Session>)>;
 
 impl RedisStore {
     /// Starts a task that sweeps, if these records list any bans.
@@ -91,32 +87,62 @@ impl RedisStore {
         let Context { lurker, is_lurking, names, .. } = &*self.0.context;
         // A store that hides its names has no bans.
         if lurker.is_some() && !names.sealing().hides_names() && !is_lurking.swap(true, Ordering::SeqCst) {
-            self.0.runtime.spawn(lurk(Arc::downgrade(&self.0), self.0.context.clone()));
+            let lurker = Lurker { store: Arc::downgrade(&self.0), context: self.0.context.clone(), is_over: false };
+            self.0.runtime.spawn(lurk(lurker));
         }
     }
 }
 
+/// The task that lurks in this process, of which there is one at a time. If it ends, also by a panic, the next ban starts another.
+struct Lurker {
+    store: Weak<Inner>,
+    context: Arc<Context>,
+    /// The task says itself whether another one may start.
+    is_over: bool,
+}
+
+impl Drop for Lurker {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.context.is_lurking.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Lurker {
+    /// Ends the lurker if there is nothing left to do: `true` if so.
+    async fn has_ended(&mut self) -> bool {
+        self.is_over = true;
+        self.context.is_lurking.store(false, Ordering::SeqCst);
+        // A ban that came just now may have seen this task as running.
+        if !is_anything_listed(&self.store, &self.context).await || self.context.is_lurking.swap(true, Ordering::SeqCst)
+        {
+            return true;
+        }
+        self.is_over = false;
+        false
+    }
+}
+
 /// Sweeps until no ban is left.
-async fn lurk(store: Weak<Inner>, context: Arc<Context>) {
-    let Some(pause) = context.lurker else { return };
+async fn lurk(mut lurker: Lurker) {
+    let Some(pause) = lurker.context.lurker else { return };
     // Bans that come together are swept together.
     sleep(pause).await;
     loop {
-        let outcome = sweep_once(&store, &context).await;
-        let pause = match outcome {
-            Ok(Swept::Some) => pause,
-            Ok(Swept::Nothing) => {
-                context.is_lurking.store(false, Ordering::SeqCst);
-                // A ban that came just now may have seen this task as running.
-                if !is_anything_listed(&store, &context).await || context.is_lurking.swap(true, Ordering::SeqCst) {
+        let pause = match sweep_once(&lurker.store, &lurker.context).await {
+            Ok(Outcome::Swept) => pause,
+            Ok(Outcome::Nothing) => {
+                if lurker.has_ended().await {
                     return;
                 }
                 pause
             }
-            Ok(Swept::Elsewhere) | Err(StoreError::Unavailable) => AFTER_FAILURE,
-            // The permission will be missing the next time, too.
+            Ok(Outcome::Elsewhere) | Err(StoreError::Unavailable) => AFTER_FAILURE,
+            // The permission will be missing the next time, too: no other task starts.
             Err(StoreError::Failed(reason)) if reason.contains("NOPERM") => {
                 tracing::warn!(reason, "Redis refuses to look for what is banned: it stays on the list of bans");
+                lurker.is_over = true;
                 return;
             }
             Err(error) => {
@@ -124,7 +150,7 @@ async fn lurk(store: Weak<Inner>, context: Arc<Context>) {
                 AFTER_FAILURE
             }
         };
-        if store.strong_count() == 0 {
+        if lurker.store.strong_count() == 0 {
             return;
         }
         sleep(pause).await;
@@ -132,84 +158,83 @@ async fn lurk(store: Weak<Inner>, context: Arc<Context>) {
 }
 
 /// The result of an attempt.
-enum Swept {
-    Some,
+enum Outcome {
+    Swept,
     Nothing,
     /// Another process is sweeping.
     Elsewhere,
 }
 
 /// The store is held only while the next step is determined: it may be dropped during the sweep.
-async fn sweep_once(store: &Weak<Inner>, context: &Arc<Context>) -> Result<Swept, StoreError> {
-    let servers = |store: &RedisStore| -> Result<Servers, StoreError> {
-        let all = store.0.topology.one_of_each_server().into_iter();
-        all.map(|connection| connection.session().map(|session| (connection, session))).collect()
-    };
-    let (tags, servers) = {
-        let Some(store) = store.upgrade().map(RedisStore) else { return Ok(Swept::Nothing) };
+async fn sweep_once(store: &Weak<Inner>, context: &Arc<Context>) -> Result<Outcome, StoreError> {
+    let tags = {
+        let Some(store) = store.upgrade().map(RedisStore) else { return Ok(Outcome::Nothing) };
         let connection = store.connection_to_tags();
         let session = connection.session()?;
-        ((connection, session), servers(&store)?)
+        (connection, session)
     };
-    let Some(bans) = listed(context, &tags).await? else { return Ok(Swept::Nothing) };
-    let token = Lease::random_token();
-    if !elect(context, &tags, &token).await? {
-        return Ok(Swept::Elsewhere);
-    }
-    let swept = sweep_all(store, context, &tags, &servers, &bans, &token).await;
-    resign(context, &tags, &token).await;
-    swept.map(|()| Swept::Some)
+    let Some(listed) = listed(context, &tags).await? else { return Ok(Outcome::Nothing) };
+    let Some(term) = Term::begin(context, &tags, context.names.lurker()).await? else { return Ok(Outcome::Elsewhere) };
+    let begun = Instant::now();
+    let swept = tokio::select! {
+        swept = sweep_all(store, &term, &listed) => swept,
+        // The store is gone, so the sweep has no use.
+        () = term.last(store) => Err(StoreError::Unavailable),
+    };
+    term.end().await;
+    let (swept, duration) = (swept?, begun.elapsed());
+    let patterns = listed.0.as_slice().iter().map(|ban| ban.pattern.to_string()).collect();
+    context.sweeps.tell(&Sweep { cause: SweepCause::Pattern, patterns, swept, duration });
+    Ok(Outcome::Swept)
 }
 
-async fn sweep_all(
-    store: &Weak<Inner>,
-    context: &Arc<Context>,
-    tags: &(Arc<Connection>, Arc<Session>),
-    servers: &Servers,
-    listed: &Listed,
-    token: &LeaseToken,
-) -> Result<(), StoreError> {
+/// Sweeps every server, and takes the bans off the list.
+async fn sweep_all(store: &Weak<Inner>, term: &Term<'_>, listed: &Listed) -> Result<Swept, StoreError> {
+    let context = term.context();
     // In a cluster, a name may move from one server to another while they are swept one after the other, but not twice.
     let rounds = if context.names.is_clustered() { 2 } else { 1 };
-    let mut count = 0;
-    for (connection, session) in std::iter::repeat_n(servers, rounds).flatten() {
-        count += tokio::select! {
-            swept = sweep_server(context, connection, session, &listed.0) => swept?,
-            // The store is gone, so the sweep has no use.
-            () = ended(store, context, tags, token) => return Err(StoreError::Unavailable),
-        };
-    }
-    if context.names.is_clustered() {
-        sleep(SETTLING).await;
-    }
-    let taken_off = take_off(context, tags, listed).await?;
-    context.counters.swept_bans(taken_off);
-    tracing::debug!(bans = taken_off, entries = count, "swept what was banned");
-    Ok(())
-}
-
-async fn sweep_server(
-    context: &Context,
-    connection: &Connection,
-    session: &Arc<Session>,
-    bans: &Bans,
-) -> Result<u64, StoreError> {
-    let sweep = async |mut driver: MultiplexedConnection| sweep_banned(&context.names, bans, &mut driver).await;
-    connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await
-}
-
-/// Returns once the store is gone; until then, it renews the election.
-async fn ended(store: &Weak<Inner>, context: &Context, tags: &(Arc<Connection>, Arc<Session>), token: &LeaseToken) {
-    let mut looked = 0_u64;
-    while store.strong_count() > 0 {
-        sleep(Duration::from_millis(100)).await;
-        looked += 1;
-        // At a third of the term.
-        if looked.is_multiple_of(TERM / 300) {
-            let mut batch = Batch::default();
-            batch.call(&scripts::RENEW, &[&context.names.lurker()], &[token, TERM.to_string().as_bytes()]);
-            let _: Result<(Flag,), StoreError> = tags.0.run(Operation::Elect, &tags.1, &batch).await;
+    let (mut servers, mut all) = (Vec::new(), Swept::default());
+    loop {
+        let new = servers_besides(store, &servers)?;
+        if new.is_empty() {
+            break;
         }
+        for (connection, session) in std::iter::repeat_n(&new, rounds).flatten() {
+            let (names, (bans, token)) = (&context.names, listed);
+            let sweep = async |mut driver: MultiplexedConnection| sweep_banned(names, bans, token, &mut driver).await;
+            all = all.and(connection.run_with(Operation::Scan, session, Limit::Steps, sweep).await?);
+        }
+        servers.extend(new);
+        if !context.names.is_clustered() {
+            break;
+        }
+        sleep(SETTLING).await;
+        // A name may have moved to a server that had none before.
+        look_again(store).await;
+    }
+    let taken_off = take_off(context, term.tags(), listed).await?;
+    context.counters.swept_bans(taken_off);
+    tracing::debug!(bans = taken_off, entries = all.removed, "swept what was banned");
+    Ok(all)
+}
+
+/// The servers that are not among those that were `swept`. Each session must last from the beginning of its sweep to the end.
+fn servers_besides(store: &Weak<Inner>, swept: &[Over]) -> Result<Vec<Over>, StoreError> {
+    let store = store.upgrade().map(RedisStore).ok_or(StoreError::Unavailable)?;
+    let topology = &store.0.topology;
+    let is_swept = |connection: &Arc<Connection>| {
+        let beside = topology.beside(connection);
+        swept.iter().any(|(swept, _)| beside.iter().any(|one| Arc::ptr_eq(one, swept)))
+    };
+    let new = topology.one_of_each_server().into_iter().filter(|connection| !is_swept(connection));
+    new.map(|connection| connection.session().map(|session| (connection, session))).collect()
+}
+
+/// Learns which servers there are by now, once no slot is on its way to one that may have none yet.
+async fn look_again(store: &Weak<Inner>) {
+    let looked = store.upgrade().map(|store| store.topology.look_again_when_still());
+    if let Some(looked) = looked {
+        looked.await;
     }
 }
 
@@ -219,14 +244,11 @@ async fn is_anything_listed(store: &Weak<Inner>, context: &Context) -> bool {
     listed(context, &(connection, session)).await.is_ok_and(|listed| listed.is_some())
 }
 
-/// The current list of bans, and its token.
+/// A list of bans, and the token under which it is.
 type Listed = (Bans, TagToken);
 
 /// The current list of bans, if there are any.
-async fn listed(
-    context: &Context,
-    (connection, session): &(Arc<Connection>, Arc<Session>),
-) -> Result<Option<Listed>, StoreError> {
+async fn listed(context: &Context, (connection, session): &Over) -> Result<Option<Listed>, StoreError> {
     let mut batch = Batch::default();
     batch.get_any(&context.names.tag(EVERYTHING));
     let (AnyType(found),): (AnyType,) = connection.run(Operation::Mget, session, &batch).await?;
@@ -235,30 +257,8 @@ async fn listed(
     Ok(record.and_then(listed))
 }
 
-async fn elect(
-    context: &Context,
-    (connection, session): &(Arc<Connection>, Arc<Session>),
-    token: &LeaseToken,
-) -> Result<bool, StoreError> {
-    let mut batch = Batch::default();
-    batch.take(&context.names.lurker(), token, TERM);
-    let (taken,): (Taken,) = connection.run(Operation::Elect, session, &batch).await?;
-    Ok(taken == Taken::Now)
-}
-
-/// Ends the term, however the sweep ended.
-async fn resign(context: &Context, (connection, session): &(Arc<Connection>, Arc<Session>), token: &LeaseToken) {
-    let mut batch = Batch::default();
-    batch.call(&scripts::RELEASE, &[&context.names.lurker()], &[token, b"0"]);
-    let _: Result<(Flag,), StoreError> = connection.run(Operation::Elect, session, &batch).await;
-}
-
 /// Takes bans off the list after their sweep; returns how many were on it.
-async fn take_off(
-    context: &Context,
-    (connection, session): &(Arc<Connection>, Arc<Session>),
-    (bans, token): &Listed,
-) -> Result<u64, StoreError> {
+async fn take_off(context: &Context, (connection, session): &Over, (bans, token): &Listed) -> Result<u64, StoreError> {
     let times: Vec<[u8; 16]> = bans.as_slice().iter().map(|Ban { at, .. }| hex::of_u64(*at)).collect();
     let arguments: Vec<&[u8]> = [token.line()].into_iter().chain(times.iter().map(<[u8; 16]>::as_slice)).collect();
     let mut batch = Batch::default();

@@ -4,8 +4,8 @@
 //!
 //! - [`store`]: the store, and the choice of the connection for an operation
 //! - [`config`], [`state`]: settings and their limits; what is known of the connections without asking the server
-//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`lurker`], [`bulk`], [`redirect`], [`inspect`],
-//!   [`switches`], [`audit`], [`hot`]: the operations
+//! - [`lookup`], [`claim`], [`lease`], [`commit`], [`invalidate`], [`patterns`], [`lurker`], [`reclaim`] and their [`election`],
+//!   [`bulk`], [`redirect`], [`inspect`], [`switches`], [`audit`], [`hot`]: the operations
 //! - [`topology`]: which server has which keys
 //! - [`connection`]: one connection and the task that keeps it
 //! - [`tracking`]: what this process knows of the server; tracking never sends
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Acquired, BoxFuture, Committed, Estimate, Failed, Failures, Fill, Hardness, Lease, LeaseState, LeaseToken, Lookup,
-    Reach, Scope, Seen, Store, StoreBackend, StoreError,
+    Reach, Scope, Seen, Store, StoreBackend, StoreError, SweepListener,
 };
 use crate::{
     clock::Clock,
@@ -43,6 +43,7 @@ mod config;
 mod connection;
 #[cfg(test)]
 mod disconnected_tests;
+mod election;
 #[cfg(test)]
 mod fleet_tests;
 #[cfg(test)]
@@ -54,8 +55,11 @@ mod lease;
 mod lookup;
 mod lurker;
 #[cfg(test)]
+mod lurker_tests;
+#[cfg(test)]
 mod pattern_tests;
 mod patterns;
+mod reclaim;
 #[cfg(feature = "cluster")]
 mod redirect;
 #[cfg(test)]
@@ -118,6 +122,10 @@ impl StoreBackend for RedisStore {
         Box::pin(self.hot_lists())
     }
 
+    fn on_sweep(&self, listener: &Arc<SweepListener>) {
+        self.0.context.sweeps.add(listener);
+    }
+
     fn clock(&self) -> Option<Clock> {
         Some(self.0.context.clock.clock().clone())
     }
@@ -132,6 +140,10 @@ impl StoreBackend for RedisStore {
 
     fn tag_token<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Option<TagToken>, StoreError>> {
         Box::pin(self.read_tag(tag))
+    }
+
+    fn banned_by<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<String>, StoreError>> {
+        Box::pin(self.voiding_ban(key))
     }
 
     fn count<'a>(&'a self, reach: Reach<'a>) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {

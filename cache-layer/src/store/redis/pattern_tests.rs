@@ -263,7 +263,13 @@ async fn cost_of_bans(total: usize) -> (Duration, Stalls) {
 
     let begun = Instant::now();
     let deleted = store.delete_matching(&Pattern::new("products:detail:?*1")).await.unwrap();
-    println!("a call that sweeps and counts {deleted} of what is left: {:?}", begun.elapsed());
+    let counted = begun.elapsed();
+    println!("a call that sweeps and counts {deleted} of what is left: {counted:?}");
+    println!(
+        "of {total} entries: a ban in {:?} (p99) beside {counted:?} of SCAN in the same run; the lurker's longest stall {:?}, {:?} \
+         while nothing was done",
+        times[495], swept.longest, nothing.longest
+    );
     (times[495], swept)
 }
 

@@ -114,6 +114,8 @@ pub(super) struct Inner {
     pub(super) context: Arc<Context>,
     pub(super) runtime: Handle,
     pub(super) follows_switches: Once,
+    /// Ends the tasks of this store.
+    pub(super) stop: CancellationToken,
     _stop: DropGuard,
 }
 
@@ -153,8 +155,8 @@ impl RedisStore {
                 Topology::One(connections)
             }
         };
-        let (runtime, _stop) = (runtime.clone(), stop.drop_guard());
-        Self(Arc::new(Inner { topology, context, runtime, follows_switches: Once::new(), _stop }))
+        let (runtime, _stop) = (runtime.clone(), stop.clone().drop_guard());
+        Self(Arc::new(Inner { topology, context, runtime, follows_switches: Once::new(), stop, _stop }))
     }
 
     /// Whether there is a connection that is believed to work; in a cluster, to the primary that has the tags.
@@ -228,7 +230,9 @@ impl RedisStore {
         let connection = self.connection(key);
         let session = connection.believed()?;
         let (_, tags) = self.connection_of_tags(&connection, &session).ok()?;
-        self.0.context.local_tier.get()?.get(session.number, &tags.tokens, key)
+        // Asked after the list is known: a ban is taken off it only once each loss from before the sweep is noticed.
+        let is_connected = || connection.session().is_ok_and(|current| Arc::ptr_eq(&current, &session));
+        self.0.context.local_tier.get()?.get(session.number, is_connected, &tags.tokens, key)
     }
 
     /// The connection of `key`: always the same one, so that operations on a key stay in order.

@@ -7,7 +7,7 @@ use cache_layer::{
     store::{MemoryStore, RedisStore, TieredStore},
     telemetry::{
         Event, FillOutcome, InvalidationKind, LoadOutcome, LookupEvent, LookupResult, NoCacheReason, Observer,
-        Rejection, Release, Tier, WaitScope, WarmOutcome,
+        Rejection, Release, SweepCause, Tier, WaitScope, WarmOutcome,
     },
 };
 
@@ -101,6 +101,8 @@ fn every_event() -> Vec<Event> {
         Event::Warmed { outcome: WarmOutcome::Found, count: 1 },
         Event::Warmed { outcome: WarmOutcome::Missing, count: 1 },
         Event::Warmed { outcome: WarmOutcome::RefusedList, count: 1 },
+        Event::Swept { cause: SweepCause::Pattern, patterns: 1, examined: 2, removed: 1, duration: moment },
+        Event::Swept { cause: SweepCause::Tag, patterns: 0, examined: 2, removed: 1, duration: moment },
         Event::Overloaded,
         Event::Kept { bytes: 1 },
         Event::StoreUnavailable,

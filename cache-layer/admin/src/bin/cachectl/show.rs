@@ -105,7 +105,7 @@ pub(crate) fn status(stats: &Value) -> String {
         let _ = write!(shown, "\n{}", table(&head, &windows));
     }
     let (memory, redis) = (&stats["memory"], &stats["redis"]);
-    let mut pairs = vec![("loading now", text(&stats["loads_in_flight"]))];
+    let mut pairs = vec![("loading now", text(&stats["loads_in_flight"])), ("patterns to sweep", text(&stats["bans"]))];
     if !memory.is_null() {
         pairs.push((
             "memory",
@@ -144,6 +144,7 @@ pub(crate) fn explanation(told: &Value) -> String {
         ),
         ("reason", because),
         ("stored, but", text(&told["rejected"])),
+        ("void by the pattern", text(&told["banned_by"])),
         ("key", text(&key["readable"])),
         ("digest", text(&key["digest"])),
         ("variant by", text(&told["variant"]["fields"])),

@@ -29,7 +29,7 @@ use crate::store::redis::wire::{
     replies::{self, Taken, Time, Values, no_answer},
     sealing::Sealing,
 };
-use crate::{entry::Entry, key::Key, store::LeaseToken, sync::Mutex, telemetry::Rejection};
+use crate::{entry::Entry, key::Key, sync::Mutex, telemetry::Rejection};
 
 /// The most keys that wait for each other: finding a key among more would take longer than reading it.
 const TOGETHER: usize = 64;
@@ -59,7 +59,8 @@ pub(crate) struct Claim {
     /// The names of the lease, and of the last invalidation.
     pub(crate) lease: String,
     pub(crate) note: String,
-    pub(crate) token: LeaseToken,
+    /// The [value](crate::store::Lease::value) of the lease.
+    pub(crate) value: Vec<u8>,
     /// In milliseconds.
     pub(crate) life: u64,
     pub(crate) outcome: Arc<SetOnce<Claimed>>,
@@ -199,8 +200,8 @@ impl LookupBatcher {
 fn questions(reads: &[Read]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(2 * reads.len() + 3);
     for read in reads {
-        if let Some(Claim { lease, token, life, .. }) = &read.claim {
-            pipeline.cmd("SET").arg(lease).arg(token).arg("NX").arg("GET").arg("PX").arg(*life);
+        if let Some(Claim { lease, value, life, .. }) = &read.claim {
+            pipeline.cmd("SET").arg(lease).arg(value).arg("NX").arg("GET").arg("PX").arg(*life);
         }
         if read.tracked {
             pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
@@ -241,7 +242,7 @@ fn settle(claims: &[&Claim], taken: Vec<Option<Value>>, rest: &[Value]) -> Optio
         let unknown = refused(&taken);
         outcomes.push(match (Taken::from_redis_value(taken), &watched) {
             (Ok(Taken::Not(_) | Taken::Foreign), _) => Claimed::NotTaken,
-            (Ok(Taken::Now), Some((held, time))) if held[place].as_deref() == Some(&claim.token) => {
+            (Ok(Taken::Now), Some((held, time))) if held[place].as_deref() == Some(&claim.value[..]) => {
                 Claimed::Taken(*time)
             }
             (Ok(Taken::Now), _) => Claimed::Doubtful,

@@ -18,7 +18,7 @@ use crate::store::redis::{
     },
     wire::names::Names,
 };
-use crate::switches::Switches;
+use crate::{store::SweepListeners, switches::Switches};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
@@ -50,6 +50,7 @@ pub(crate) struct Context {
     pub(crate) has_bans: AtomicBool,
     /// Whether a lurker task is running.
     pub(crate) is_lurking: AtomicBool,
+    pub(crate) sweeps: SweepListeners,
     pub(crate) switches: Arc<Switches>,
     /// Notified when the key of the switches has changed, or may have.
     pub(crate) switches_changed: Arc<Notify>,
@@ -78,6 +79,7 @@ impl Context {
             lurker,
             has_bans: AtomicBool::new(false),
             is_lurking: AtomicBool::new(false),
+            sweeps: SweepListeners::default(),
             switches: Arc::default(),
             switches_changed: Arc::default(),
         }

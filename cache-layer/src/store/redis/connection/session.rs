@@ -113,8 +113,7 @@ impl Session {
         self.settled.load(Ordering::Relaxed)
     }
 
-    /// The connection of the driver, for the supervisor of another connection.
-    #[cfg(feature = "cluster")]
+    /// The connection of the driver, for an operation over several servers.
     pub(crate) fn driver(&self) -> MultiplexedConnection {
         self.driver.clone()
     }

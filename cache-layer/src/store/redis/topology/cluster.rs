@@ -202,6 +202,37 @@ impl Cluster {
         let _ = timeout(PATIENCE, looked).await;
     }
 
+    /// As [`look_again`](Self::look_again), once no node hands a slot over. The node that gets it may have no slot yet, so that the
+    /// topology does not show it, although it has keys.
+    pub(crate) async fn look_again_when_still(&self) {
+        let mut waits = false;
+        while !self.stop.is_cancelled() && self.is_handing_over().await {
+            if !std::mem::replace(&mut waits, true) {
+                tracing::info!("a slot is being handed over in the Redis cluster: bans stay listed until that has ended");
+            }
+            sleep(PATIENCE).await;
+        }
+        self.look_again().await;
+    }
+
+    /// Whether any primary says that it hands a slot over. One that does not say is taken not to: its user may lack the permission.
+    async fn is_handing_over(&self) -> bool {
+        for member in &self.map().members {
+            let Some(session) = member.connections.iter().find_map(|connection| connection.session().ok()) else {
+                continue;
+            };
+            let ask = async {
+                let nodes: RedisResult<String> =
+                    redis::cmd("CLUSTER").arg("NODES").query_async(&mut session.driver()).await;
+                nodes.is_ok_and(|nodes| hands_over(&nodes))
+            };
+            if timeout(PATIENCE, ask).await.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
+    }
+
     async fn run(self: Arc<Self>) {
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -421,6 +452,11 @@ async fn is_well(driver: &mut MultiplexedConnection) -> RedisResult<()> {
         return Ok(());
     }
     Err((ErrorKind::Io, "the node finds its cluster down").into())
+}
+
+/// Whether the node that gave this reply to `CLUSTER NODES` is handing a slot over: its own line then has `[<slot>->-<node>]`.
+fn hands_over(nodes: &str) -> bool {
+    nodes.lines().any(|line| line.contains("myself") && line.contains("->-"))
 }
 
 async fn ask(mut driver: MultiplexedConnection, host: &str) -> RedisResult<Slots> {

@@ -1,13 +1,16 @@
 //! The server for an operation: the only one, or a node of a cluster.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, future::ready, sync::Arc};
 
 use futures_util::future::select_all;
 
 #[cfg(feature = "cluster")]
 use super::cluster::Cluster;
 use crate::store::redis::connection::{handle::Connection, session::Session};
-use crate::{key::Key, store::StoreError};
+use crate::{
+    key::Key,
+    store::{BoxFuture, StoreError},
+};
 
 #[derive(Debug)]
 pub(crate) enum Topology {
@@ -89,6 +92,18 @@ impl Topology {
             Self::One(connections) => connections.clone(),
             #[cfg(feature = "cluster")]
             Self::Cluster(cluster) => cluster.connections_beside(connection),
+        }
+    }
+
+    /// Reads the topology again, once no slot is being handed over; without a cluster, there is nothing to read.
+    pub(crate) fn look_again_when_still(&self) -> BoxFuture<'static, ()> {
+        match self {
+            Self::One(_) => Box::pin(ready(())),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(cluster) => {
+                let cluster = cluster.clone();
+                Box::pin(async move { cluster.look_again_when_still().await })
+            }
         }
     }
 

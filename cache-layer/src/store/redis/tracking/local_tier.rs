@@ -67,16 +67,24 @@ impl LocalTier {
     }
 
     /// The entry of `key`, if the connection of this number read it, and if neither the entry nor its `tags` are known to have
-    /// changed.
-    pub(crate) fn get(&self, connection: u64, tags: &TagTracker, key: &Key) -> Option<Entry> {
+    /// changed. `is_connected`: whether that connection receives pushes at this moment.
+    pub(crate) fn get(
+        &self,
+        connection: u64,
+        is_connected: impl FnOnce() -> bool,
+        tags: &TagTracker,
+        key: &Key,
+    ) -> Option<Entry> {
         let changes = tags.changes();
         let (entry, read_over) = self.entries.peek(key.id())?;
         if connection != read_over || !entry.is_of(key) {
             return None;
         }
         match tags.judge(&entry, key) {
-            // Bans that were taken off the list have been swept: the server pushed the sweep's changes before it pushed that.
-            Verdict::Known(judged) if judged.banned_since && tags.changes() != changes => None,
+            // Bans that were taken off the list have been swept: the server pushed the sweep's changes before it pushed that. In a
+            // cluster, another server pushes the sweep's changes than the list's: without a connection to that one, a ban that
+            // came since may have covered the entry.
+            Verdict::Known(judged) if judged.banned_since && (!is_connected() || tags.changes() != changes) => None,
             Verdict::Known(judged) => entry.in_state(judged.state),
             Verdict::Unknown(..) => None,
         }

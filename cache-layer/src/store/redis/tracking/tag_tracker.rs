@@ -12,12 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::SetOnce;
+
 use super::tracked::{Ticket, Tracked};
 use crate::{
     bounded::Bound,
     entry::Entry,
     key::Key,
-    store::redis::wire::names::EVERYTHING,
+    store::{StoreError, redis::wire::names::EVERYTHING},
+    sync::Mutex,
     tag::{TagRecord, TagStamp, TagState, TagToken},
 };
 
@@ -29,6 +32,41 @@ pub(crate) struct TagTracker {
     tags: Tracked<Arc<str>, Known>,
     /// How often the record of everything may have changed, or became known.
     changes: AtomicU64,
+    /// The read of that record that is under way: with many bans, the record is long, and all look-ups need it after a change.
+    shared: Mutex<Option<Arc<SharedRead>>>,
+}
+
+/// The end of a shared read: its failure, or that tasks that waited for it should look at the table.
+pub(crate) type SharedRead = SetOnce<Result<(), StoreError>>;
+
+/// Who reads the record of everything.
+pub(crate) enum SharedTurn<'a> {
+    /// The caller does.
+    Lead(LeadingRead<'a>),
+    /// Another task does. The caller looks at the table once that has ended: the reply may be older than the caller's question,
+    /// and the table then knows nothing.
+    Follow(Arc<SharedRead>),
+}
+
+/// The right to read for all tasks that wait. It ends when this is dropped.
+pub(crate) struct LeadingRead<'a> {
+    shared: &'a Mutex<Option<Arc<SharedRead>>>,
+    end: Arc<SharedRead>,
+}
+
+impl LeadingRead<'_> {
+    /// Ends the read with an error, which the tasks that wait get as well.
+    pub(crate) fn failed(self, error: &StoreError) {
+        let _ = self.end.set(Err(error.clone()));
+    }
+}
+
+impl Drop for LeadingRead<'_> {
+    fn drop(&mut self) {
+        *self.shared.lock() = None;
+        // An error if it has failed.
+        let _ = self.end.set(Ok(()));
+    }
 }
 
 /// A read of tokens under way.
@@ -109,7 +147,8 @@ impl BansWatch {
 
 impl Default for TagTracker {
     fn default() -> Self {
-        Self { tags: Tracked::new(Bound::starting_anew(MOST)), changes: AtomicU64::new(0) }
+        let tags = Tracked::new(Bound::starting_anew(MOST));
+        Self { tags, changes: AtomicU64::new(0), shared: Mutex::default() }
     }
 }
 
@@ -137,6 +176,19 @@ impl TagTracker {
     pub(crate) fn watch_bans(&self) -> BansWatch {
         let changes = self.changes();
         BansWatch { known: self.tags.get(EVERYTHING).is_some(), changes }
+    }
+
+    /// Begins to read the record of everything, or to wait for another task that does.
+    pub(crate) fn share_read(&self) -> SharedTurn<'_> {
+        let mut shared = self.shared.lock();
+        match &*shared {
+            Some(end) => SharedTurn::Follow(end.clone()),
+            None => {
+                let end = Arc::<SharedRead>::default();
+                *shared = Some(end.clone());
+                SharedTurn::Lead(LeadingRead { shared: &self.shared, end })
+            }
+        }
     }
 
     /// How often the record of everything may have changed.
@@ -281,6 +333,21 @@ mod tests {
         assert!(tags.get("a").unwrap().lives_for(2 * minute));
         tags.note_life("a", self::stamp("a", b'1').token, Instant::now(), 9 * minute);
         assert!(!tags.get("a").unwrap().lives_for(5 * minute), "that was another one");
+    }
+
+    #[test]
+    fn one_reads_for_all_and_the_next_one_if_that_ends_without_an_answer() {
+        let tags = TagTracker::default();
+        let SharedTurn::Lead(first) = tags.share_read() else { panic!("nobody reads yet") };
+        let SharedTurn::Follow(end) = tags.share_read() else { panic!("two read") };
+        assert_eq!(end.get(), None);
+        drop(first);
+        assert_eq!(end.get(), Some(&Ok(())), "those who wait look at the table");
+        let SharedTurn::Lead(second) = tags.share_read() else { panic!("nobody reads any more") };
+        let SharedTurn::Follow(end) = tags.share_read() else { panic!("two read") };
+        second.failed(&StoreError::TimedOut);
+        assert_eq!(end.get(), Some(&Err(StoreError::TimedOut)));
+        assert!(matches!(tags.share_read(), SharedTurn::Lead(_)));
     }
 
     #[test]

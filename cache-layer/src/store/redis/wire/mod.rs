@@ -3,7 +3,7 @@
 //! - [`names`]: the names of keys; [`sealing`]: whether names are hidden and entries sealed
 //! - [`scripts`]: the scripts on the server, and batches of commands
 //! - [`replies`]: the replies that are accepted
-//! - [`invalidation`], [`sweep`]: invalidation by key and tag, and by pattern
+//! - [`invalidation`], [`sweep`]: invalidation by key and tag, and by pattern; [`reclaim`]: the entries that tags have made void
 //! - [`errors`]: what an error says about the server
 //! - [`operation`]: the name of a round trip in a trace
 //! - [`token_life`]: how long the token of a tag is kept
@@ -12,6 +12,7 @@ pub(crate) mod errors;
 pub(crate) mod invalidation;
 pub(crate) mod names;
 pub(crate) mod operation;
+pub(crate) mod reclaim;
 pub(crate) mod replies;
 #[cfg(test)]
 pub(crate) mod replies_tests;

@@ -8,7 +8,7 @@
 //! | `<prefix>:v:{<digest>}:-:<readable>` | the variants that the entry leads to: their digests, one after the other |
 //! | `<prefix>:t:<tag>` | the tag's token, followed by the [ramps](crate::ramp) that led to it |
 //! | `<prefix>:t:` | the token of everything, followed by the [bans](crate::ban), too |
-//! | `<prefix>:lurker` | the process that sweeps banned entries |
+//! | `<prefix>:lurker`, `<prefix>:reclaimer` | the process that sweeps banned entries; the one that sweeps what tags have made void |
 //! | `<prefix>:i` | when a tag was last invalidated |
 //! | `<prefix>:switches` | the operator's switches, and until when they are on |
 //! | `<prefix>:audit` | who changed what: a stream |
@@ -147,6 +147,10 @@ impl Names {
 
     pub(crate) fn lurker(&self) -> String {
         self.beside_tags("lurker")
+    }
+
+    pub(crate) fn reclaimer(&self) -> String {
+        self.beside_tags("reclaimer")
     }
 
     pub(crate) fn audit(&self) -> String {

@@ -1,7 +1,8 @@
 //! The scripts of the protocol. Each touches keys of one slot, and runs in microseconds; hits call none.
 //!
-//! The value of a lease's key is the token of its holder or, once the load has ended, its result: `!u`, uncacheable; or
-//! `!f<failures>:<status or 0>:<time>`, failed this many times, not to be loaded again before that time.
+//! The value of a lease's key is the token of its holder, of 16 characters, followed by 16 digits of the youngest ban that the load
+//! knows of, if there is any, and by the 15 of the line in which that was listed. Once the load has ended, the value is its result:
+//! `!u`, uncacheable; or `!f<failures>:<status or 0>:<time>`, failed this many times, not to be loaded again before that time.
 
 use std::sync::LazyLock;
 
@@ -22,7 +23,6 @@ use crate::{
     entry::SoftMark,
     hex,
     ramp::{SHORTEST, Turn},
-    store::LeaseToken,
 };
 
 macro_rules! script {
@@ -399,6 +399,15 @@ script! {
 }
 
 script! {
+    /// KEYS lease. ARGV the time of the youngest ban that covers its key, and the line of the token under which that is listed.
+    /// Deletes the lease, or the result of an ended load, unless its load knew of that ban; returns whether it did.
+    SWEEP_LEASE = "local held = redis.pcall('GET', KEYS[1]);
+                   if type(held) == 'string' and #held == 47
+                       and held:sub(17, 32) >= ARGV[1] and held:sub(33) == ARGV[2] then return 0 end;
+                   return redis.call('UNLINK', KEYS[1])"
+}
+
+script! {
     /// KEYS entry. ARGV the time of a ban that covers it; and nothing, or the mark that the entry gets, and the lowest mark that
     /// is not of a ramp. Deletes the entry, or marks it, unless its load knew of that ban; returns whether it did.
     SWEEP_ENTRY = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 7);
@@ -542,6 +551,33 @@ script! {
                return 0"
 }
 
+script! {
+    /// KEYS entry. Returns its id and its tags, as the envelope has them; nothing, if it is no entry, or a sealed one.
+    STAMPS = "local head = redis.pcall('GETRANGE', KEYS[1], 0, 93);
+              if type(head) ~= 'string' or #head < 94 or not head:find('^CLE[\\2\\3]') then return '' end;
+              local number = function(text, from, till)
+                  local sum = 0;
+                  for i = from, till do sum = sum * 256 + text:byte(i) end;
+                  return sum
+              end;
+              local tags = number(head, 81, 82);
+              if tags == 0 or head:byte(87) >= 128 then return '' end;
+              local from = 94 + number(head, 77, 80);
+              local region, at = redis.call('GETRANGE', KEYS[1], from, from + 290 * tags - 1), 1;
+              for i = 1, tags do
+                  if at + 1 > #region then return '' end;
+                  at = at + 34 + number(region, at, at + 1)
+              end;
+              if at > #region + 1 then return '' end;
+              return head:sub(9, 24) .. region:sub(1, at - 1)"
+}
+
+script! {
+    /// KEYS entry. ARGV the id of an entry that is void. Deletes it, if it is still that one; returns whether it did.
+    RECLAIM = "if redis.pcall('GETRANGE', KEYS[1], 8, 23) ~= ARGV[1] then return 0 end;
+               return redis.call('UNLINK', KEYS[1])"
+}
+
 /// Loads every script into the server, so that a call sends its digest and not its text.
 pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> {
     for script in [
@@ -557,6 +593,7 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &SOFTEN_TAG,
         &BAN,
         &TAKE_OFF,
+        &SWEEP_LEASE,
         &SWEEP_ENTRY,
         &SOFTEN_ENTRY,
         &CANONICAL_KEY,
@@ -564,6 +601,8 @@ pub(crate) async fn load(driver: &mut MultiplexedConnection) -> RedisResult<()> 
         &LAST_INVALIDATION,
         &SWITCH,
         &CARRIES,
+        &STAMPS,
+        &RECLAIM,
         &IDENTIFY,
     ] {
         script.load_async(driver).await?;
@@ -630,6 +669,22 @@ impl Batch {
         }
     }
 
+    /// Deletes the lease at `name`, unless its load knew of the ban with this number, which is listed in this line.
+    pub(crate) fn sweep_lease(&mut self, name: &[u8], at: u64, line: &[u8]) {
+        let command = self.cmd("EVALSHA", Expected::Reply).arg(SWEEP_LEASE.get_hash()).arg(1).arg(name);
+        command.arg(&hex::of_u64(at)).arg(line);
+    }
+
+    /// Deletes the entry at `name`, if it has this id.
+    pub(crate) fn reclaim(&mut self, name: &[u8], id: &[u8]) {
+        self.cmd("EVALSHA", Expected::Reply).arg(RECLAIM.get_hash()).arg(1).arg(name).arg(id);
+    }
+
+    /// Reads the token of the tag whose name this is, without what follows it.
+    pub(crate) fn token(&mut self, name: &str) {
+        self.cmd("GETRANGE", Expected::AnyType).arg(name).arg(0).arg(31);
+    }
+
     /// Reads the values of all these names.
     pub(crate) fn values<N: ToRedisArgs>(&mut self, names: impl IntoIterator<Item = N>) {
         let command = self.cmd("MGET", Expected::Reply);
@@ -662,8 +717,8 @@ impl Batch {
     }
 
     /// Takes the lease at `name` for this many milliseconds, unless there is one. Values that need the lease are read after this.
-    pub(crate) fn take(&mut self, name: &str, token: &LeaseToken, life: u64) {
-        self.cmd("SET", Expected::AnyType).arg(name).arg(token).arg("NX").arg("GET").arg("PX").arg(life);
+    pub(crate) fn take(&mut self, name: &str, value: &[u8], life: u64) {
+        self.cmd("SET", Expected::AnyType).arg(name).arg(value).arg("NX").arg("GET").arg("PX").arg(life);
     }
 
     /// The remaining life of `name`, in milliseconds.

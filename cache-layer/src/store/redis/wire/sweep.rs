@@ -13,6 +13,7 @@ use super::{
     errors::is_not_allowed,
     invalidation::invalidate,
     names::{Kind, Names},
+    reclaim::Reclaim,
     replies::{AnyType, Bulk, Count, Flag, Scanned, exactly, no_answer},
     sample::Sample,
     scripts::{self, Batch},
@@ -21,7 +22,8 @@ use crate::{
     ban::{Ban, Bans},
     key::{CAPPED, KeyId, READABLE_CAP, readable_in_full},
     pattern::Pattern,
-    store::Scope,
+    store::{Scope, Swept},
+    tag::TagToken,
 };
 
 /// How many names the server examines in one step, so that it has time for other clients in between.
@@ -46,7 +48,7 @@ pub(crate) async fn delete_matching(
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
     let purpose = Purpose::Delete(deleted);
-    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP }, pattern).await
+    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }, pattern).await
 }
 
 /// As [`delete_matching`], but makes the entries stale, over a window in milliseconds; variants are stale with their primary
@@ -59,7 +61,7 @@ pub(crate) async fn soften_matching(
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
     let purpose = Purpose::Soften(window, softened);
-    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP }, pattern).await
+    swept(Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }, pattern).await
 }
 
 async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
@@ -74,11 +76,31 @@ async fn swept(mut sweep: Sweep<'_>, pattern: &Pattern) -> RedisResult<u64> {
     }
 }
 
-/// Sweeps banned entries on one server, the leases first; returns how many entries were deleted, or made stale. There is no
-/// fallback: an error leaves the bans on the list.
-pub(crate) async fn sweep_banned(names: &Names, bans: &Bans, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
+/// Sweeps entries on one server that are covered by these bans, which are listed under `token`; the leases come first. Returns how
+/// many entries were deleted, or made stale. There is no fallback: an error leaves the bans on the list.
+pub(crate) async fn sweep_banned(
+    names: &Names,
+    bans: &Bans,
+    token: &TagToken,
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<Swept> {
     let patterns: Vec<&Pattern> = bans.as_slice().iter().map(|ban| &ban.pattern).collect();
-    Sweep { names, patterns: &patterns, purpose: Purpose::Lurk(bans), driver, step: LURKER_STEP }.run().await
+    let purpose = Purpose::Lurk(bans, token);
+    let mut sweep = Sweep { names, patterns: &patterns, purpose, driver, step: LURKER_STEP, examined: 0 };
+    let removed = sweep.run().await?;
+    Ok(Swept { examined: sweep.examined, removed })
+}
+
+/// Deletes the entries on one server that their tags have made void, as [`Reclaim`] finds them. Leases are left alone.
+pub(crate) async fn reclaim_void(
+    names: &Names,
+    reclaim: &mut Reclaim,
+    driver: &mut MultiplexedConnection,
+) -> RedisResult<()> {
+    let every = Pattern::new("*");
+    let purpose = Purpose::Reclaim(reclaim);
+    let mut sweep = Sweep { names, patterns: &[&every], purpose, driver, step: LURKER_STEP, examined: 0 };
+    sweep.pass(Kind::Entry).await.map(drop)
 }
 
 /// Counts the primary keys with a matching entry on one server; nothing is changed.
@@ -87,14 +109,16 @@ pub(crate) async fn count_matching(
     pattern: &Pattern,
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<u64> {
-    Sweep { names, patterns: &[pattern], purpose: Purpose::Count, driver, step: FIRST_STEP }.pass(Kind::Entry).await
+    Sweep { names, patterns: &[pattern], purpose: Purpose::Count, driver, step: FIRST_STEP, examined: 0 }
+        .pass(Kind::Entry)
+        .await
 }
 
 /// Counts the primary keys on one server with an entry that carries `tag`; nothing is changed.
 pub(crate) async fn count_carrying(names: &Names, tag: &str, driver: &mut MultiplexedConnection) -> RedisResult<u64> {
     let every = Pattern::new("*");
     let purpose = Purpose::CountCarrying(tag);
-    Sweep { names, patterns: &[&every], purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await
+    Sweep { names, patterns: &[&every], purpose, driver, step: FIRST_STEP, examined: 0 }.pass(Kind::Entry).await
 }
 
 /// As both of these, until the time of `sample` is up; the results are added to `sample`; nothing is changed.
@@ -105,7 +129,10 @@ pub(crate) async fn sample(
     driver: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
     let purpose = Purpose::Sample(sample);
-    Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP }.pass(Kind::Entry).await.map(|_| ())
+    Sweep { names, patterns: &[pattern], purpose, driver, step: FIRST_STEP, examined: 0 }
+        .pass(Kind::Entry)
+        .await
+        .map(|_| ())
 }
 
 /// What is done with matching entries.
@@ -119,8 +146,10 @@ enum Purpose<'a> {
     Count,
     /// Those that carry the tag are counted.
     CountCarrying(&'a str),
-    /// They are deleted, or marked, by the bans that their loads did not know of.
-    Lurk(&'a Bans),
+    /// They are deleted, or marked, by the bans that their loads did not know of, of those under this token.
+    Lurk(&'a Bans, &'a TagToken),
+    /// They are deleted if their tags have made them void.
+    Reclaim(&'a mut Reclaim),
 }
 
 /// A name whose key matches.
@@ -137,6 +166,8 @@ struct Sweep<'a> {
     driver: &'a mut MultiplexedConnection,
     /// The number of names to examine in the next step.
     step: usize,
+    /// The number of entries that were found so far.
+    examined: u64,
 }
 
 impl Sweep<'_> {
@@ -214,6 +245,13 @@ impl Sweep<'_> {
     /// Deletes, or counts, those of the `found` names that match.
     async fn deal_with(&mut self, kind: Kind, found: &[Vec<u8>]) -> RedisResult<u64> {
         let begun = Instant::now();
+        if let Purpose::Reclaim(reclaim) = &mut self.purpose {
+            let entries = found.iter().filter(|name| self.names.parse_of(kind, name).is_some()).map(Vec::as_slice);
+            in_time(reclaim.step(self.names, entries.collect(), self.driver)).await?;
+            self.pace(begun.elapsed()).await;
+            return Ok(0);
+        }
+        self.examined += if kind == Kind::Entry { found.len() as u64 } else { 0 };
         let matching = self.matching(kind, found).await?;
         let dealt_with = match self.purpose {
             Purpose::Sample(_) => self.sample(&matching).await,
@@ -221,8 +259,9 @@ impl Sweep<'_> {
             Purpose::CountCarrying(tag) => self.count_carrying(&matching, tag).await,
             _ if matching.is_empty() => return Ok(0),
             Purpose::Soften(window, _) if kind == Kind::Entry => self.soften(window, &matching).await,
-            Purpose::Lurk(bans) if kind == Kind::Entry => self.sweep_banned(bans, &matching).await,
-            Purpose::Delete(_) | Purpose::Soften(..) | Purpose::Lurk(_) => self.delete(kind, &matching).await,
+            Purpose::Lurk(bans, _) if kind == Kind::Entry => self.sweep_banned(bans, &matching).await,
+            Purpose::Lurk(bans, token) => self.sweep_leases(bans, token, &matching).await,
+            Purpose::Delete(_) | Purpose::Soften(..) | Purpose::Reclaim(_) => self.delete(kind, &matching).await,
         };
         self.pace(begun.elapsed()).await;
         dealt_with
@@ -319,6 +358,20 @@ impl Sweep<'_> {
         Ok(softened.iter().filter(|Flag(there)| *there).count() as u64)
     }
 
+    /// A lease stays if its load knew of the youngest ban that covers it: its entry will not be covered. A key that is capped may be
+    /// covered by any.
+    async fn sweep_leases(&mut self, bans: &Bans, token: &TagToken, matching: &[Match<'_>]) -> RedisResult<u64> {
+        let mut batch = Batch::default();
+        let youngest = bans.as_slice().last().map_or(0, |ban| ban.at);
+        for Match { name, readable, .. } in matching {
+            let covering = bans.covering(0, readable).next().map(|ban| ban.at);
+            let is_capped = readable.ends_with(CAPPED.as_bytes());
+            batch.sweep_lease(name, covering.filter(|_| !is_capped).unwrap_or(youngest), token.line());
+        }
+        let swept: Vec<Flag> = exactly(matching.len(), in_time(batch.run(self.driver)).await?)?;
+        Ok(swept.iter().filter(|Flag(swept)| *swept).count() as u64)
+    }
+
     /// Each entry is swept by itself, and only if a ban still covers it: entries that were loaded since stay.
     async fn sweep_banned(&mut self, bans: &Bans, matching: &[Match<'_>]) -> RedisResult<u64> {
         let (mut batch, mut asked) = (Batch::default(), 0);
@@ -358,7 +411,7 @@ impl Sweep<'_> {
 
     /// Pauses, so that the server has time for other clients.
     async fn pace(&mut self, taken: Duration) {
-        if matches!(self.purpose, Purpose::Lurk(_)) {
+        if matches!(self.purpose, Purpose::Lurk(..) | Purpose::Reclaim(_)) {
             return sleep((4 * taken).clamp(*LURKER_PAUSE.start(), *LURKER_PAUSE.end())).await;
         }
         if taken > LONG_STEP {

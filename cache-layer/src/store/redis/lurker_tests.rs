@@ -1,0 +1,306 @@
+//! Sweeps: what they take, what they spare, and what look-ups make of the list while it changes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tests::{RedisServer, wait_until};
+
+use super::{
+    fleet_tests::{LEASE, builder, commit, connect_with, fill, invalidate_tag, key, read},
+    wire::names::EVERYTHING,
+    *,
+};
+use crate::{
+    store::{Sweep, SweepListener},
+    sync::Mutex,
+    telemetry::SweepCause,
+};
+
+async fn ban(store: &impl StoreBackend, pattern: &str) {
+    store.invalidate(Scope::Pattern(&Pattern::new(pattern)), Hardness::Hard).await.unwrap();
+}
+
+async fn lease(store: &RedisStore, key: &Key) -> Lease {
+    match StoreBackend::acquire(store, key, Seen::Unusable, LEASE, Failures::Heed).await.unwrap() {
+        Acquired::Granted(lease) => lease,
+        other => panic!("no lease: {other:?}"),
+    }
+}
+
+/// A store that does not sweep.
+async fn idle(url: String) -> RedisStore {
+    connect_with(builder(url).lurker(false)).await
+}
+
+/// Has another process sweep all bans, and waits until that is done.
+async fn sweep_all(url: String) -> Vec<Sweep> {
+    let lurker = connect_with(builder(url).lurker_at_once()).await;
+    let sweeps = Arc::new(Mutex::new(Vec::new()));
+    let heard = sweeps.clone();
+    let listener: Arc<SweepListener> = Arc::new(move |sweep: &Sweep| heard.lock().push(sweep.clone()));
+    lurker.on_sweep(&listener);
+    lurker.begin_to_lurk();
+    wait_until("all bans to be swept", async || !lurker.has_bans().await && !sweeps.lock().is_empty()).await;
+    let sweeps = sweeps.lock();
+    sweeps.clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_knows_of_a_ban_keeps_its_lease_while_that_is_swept() {
+    let server = RedisServer::start();
+    let (node, other) = (idle(server.url()).await, idle(server.url()).await);
+    fill(&node, &key("sink"), "x", &[]).await;
+    let (early, capped) = (lease(&node, &key("early")).await, Key::new(["redis:", &"x".repeat(300)]));
+    ban(&other, "redis:*").await;
+    // All pushes before this reply have been received.
+    node.get(&key("nothing")).await.unwrap();
+    let mut late = vec![lease(&node, &key("late")).await, lease(&node, &capped).await];
+    // The look-up takes the lease.
+    assert!(matches!(node.get(&key("claimed")).await, Ok(Lookup::Absent)));
+    late.push(lease(&node, &key("claimed")).await);
+    // As of a load that knew of a younger ban, of another line of tokens.
+    let of_another_line = node.0.context.names.lease(&key("another line"));
+    let value = format!("{:016x}{}{:015x}", 7, "f".repeat(16), 7);
+    server.command::<()>(&["SET", &of_another_line, &value]);
+
+    let sweeps = sweep_all(server.url()).await;
+    let [Sweep { cause: SweepCause::Pattern, patterns, swept, .. }] = &sweeps[..] else { panic!("{sweeps:?}") };
+    assert_eq!((&patterns[..], swept.removed), (&["redis:*".to_owned()][..], 1));
+    assert!(swept.examined > 0);
+    assert_eq!(server.command::<u64>(&["EXISTS", &of_another_line]), 0);
+    assert_eq!(commit(&node, early, "old", &[]).await, Committed::Refused);
+    for lease in late {
+        let key = lease.key.clone();
+        assert!(StoreBackend::renew(&node, &lease, LEASE).await.unwrap(), "{key:?}");
+        assert!(StoreBackend::is_held_by(&other, &key, lease.token).await.unwrap(), "{key:?}");
+        assert_eq!(commit(&node, lease, "new", &[]).await, Committed::Stored, "{key:?}");
+        assert_eq!(read(&other, &key).await.as_deref(), Some("new"), "{key:?}");
+    }
+}
+
+/// With 128 long patterns, the list has 130 KiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_look_up_reads_the_list_for_all_that_need_it() {
+    const KEYS: usize = 200;
+    let server = RedisServer::start();
+    let (node, other) = (idle(server.url()).await, idle(server.url()).await);
+    let keys: Vec<Key> = (0..KEYS).map(|n| key(&n.to_string())).collect();
+    for key in &keys {
+        fill(&node, key, "x", &[]).await;
+    }
+    for n in 0..100 {
+        ban(&other, &format!("nobody's:{}{n}", "x".repeat(1_000))).await;
+    }
+    let list: usize = server.command(&["STRLEN", &node.0.context.names.tag(EVERYTHING)]);
+    assert!(list > 100_000);
+    let sent = || -> usize { server.info("stats", "total_net_output_bytes").parse().unwrap() };
+    let session = node.connection_to_tags().session().unwrap();
+    // First it does not know that there is a list, and then it does.
+    for known in [false, true] {
+        assert_eq!(node.0.context.has_bans.load(Ordering::SeqCst), known);
+        // As by a push.
+        session.tokens.void(EVERYTHING);
+        let before = sent();
+        for found in join_all(keys.iter().map(|key| node.lookup(key, false))).await {
+            assert!(matches!(found, Ok(Lookup::Found(_))), "{found:?}");
+        }
+        let lists = (sent() - before) / list;
+        assert!((1..=2).contains(&lists), "{lists} of {KEYS} look-ups read the list");
+    }
+    session.tokens.void(EVERYTHING);
+    let before = sent();
+    let keys: Vec<Key> = (0..KEYS).map(|n| key(&format!("new {n}"))).collect();
+    let acquired = join_all(keys.iter().map(|key| lease(&node, key))).await;
+    assert!(acquired.iter().all(|lease| lease.bans.is_some()));
+    assert!((sent() - before) / list <= 2, "loads read the list");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_tags_made_void_is_reclaimed_and_nothing_else() {
+    let server = RedisServer::start();
+    let (node, other) = (idle(server.url()).await, idle(server.url()).await);
+    for n in 0..300 {
+        let tag = ["hard", "soft", "lost", "kept"][n % 4];
+        fill(&node, &key(&n.to_string()), tag, &[tag, "all"]).await;
+    }
+    fill(&node, &key("0").variant(b"de"), "variant", &["hard"]).await;
+    let entries = || server.keys().iter().filter(|name| name.starts_with("test:e:")).count();
+    assert_eq!(entries(), 301);
+    // `SCAN` may name an entry twice.
+    let swept = other.reclaim_now().await;
+    assert!(swept.examined >= 301 && swept.removed == 0, "{swept:?}");
+    invalidate_tag(&other, "hard").await.unwrap();
+    other.invalidate(Scope::Tags(&Tags::new(["soft"])), Hardness::Soft).await.unwrap();
+    other.invalidate(Scope::Tags(&Tags::new(["all"])), Hardness::Ramp(Duration::from_secs(60))).await.unwrap();
+    server.command::<()>(&["DEL", "test:t:lost"]);
+    // What is loaded since is no longer void.
+    fill(&node, &key("0"), "new", &["hard"]).await;
+    server.command::<()>(&["SET", &node.0.context.names.entry(&key("foreign")), "no entry"]);
+    let swept = other.reclaim_now().await;
+    assert!(swept.examined >= 302 && swept.removed == 75 + 75, "{swept:?}");
+    assert_eq!(read(&node, &key("0")).await.as_deref(), Some("new"));
+    for n in 1..300 {
+        let found = read(&node, &key(&n.to_string())).await;
+        assert_eq!(found.is_some(), n % 4 == 1 || n % 4 == 3, "{n}");
+    }
+    other.invalidate(Scope::Everything, Hardness::Hard).await.unwrap();
+    assert_eq!(other.reclaim_now().await.removed, 151);
+    assert_eq!(entries(), 1, "the one that is none");
+}
+
+/// A token that was read before an entry was written says nothing about that entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_loaded_while_it_is_reclaimed_stays() {
+    let server = RedisServer::start();
+    let (node, other) = (idle(server.url()).await, idle(server.url()).await);
+    for n in 0..3_000 {
+        let entry = loaded_entry(&key(&n.to_string()));
+        node.put(vec![entry], &Tags::new(["t"])).await.unwrap();
+    }
+    let done = AtomicBool::new(false);
+    let reclaiming = async {
+        let mut removed = 0;
+        for _ in 0..5 {
+            removed += other.reclaim_now().await.removed;
+        }
+        done.store(true, Ordering::SeqCst);
+        removed
+    };
+    let loading = async {
+        let mut rounds = 0;
+        while rounds < 20 || !done.load(Ordering::SeqCst) {
+            invalidate_tag(&node, "t").await.unwrap();
+            let keys: Vec<Key> = (0..100).map(|_| key(&fastrand::usize(..3_000).to_string())).collect();
+            node.put(keys.iter().map(loaded_entry).collect(), &Tags::new(["t"])).await.unwrap();
+            for _ in 0..2 {
+                for key in &keys {
+                    assert!(read(&node, key).await.is_some(), "round {rounds}: {key:?}");
+                }
+                // The deletion of what was judged before may still come.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            rounds += 1;
+        }
+    };
+    let (removed, ()) = tokio::join!(reclaiming, loading);
+    assert!(removed > 0);
+}
+
+fn loaded_entry(key: &Key) -> (Key, Entry) {
+    let deadlines = crate::entry::Deadlines::fresh_until(Clock::system().now() + 600_000);
+    (key.clone(), Entry::new(crate::entry::EntryId::random(), key, deadlines, Bytes::new(), Bytes::from_static(b"x")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_reclaims_and_the_others_leave_it_alone() {
+    let server = RedisServer::start();
+    let every = Duration::from_secs(1);
+    let nodes = [0, 1, 2].map(|_| builder(server.url()).reclaim_every(every));
+    let (sweeps, mut stores) = (Arc::new(Mutex::new(0)), Vec::new());
+    let heard = sweeps.clone();
+    let listener: Arc<SweepListener> = Arc::new(move |sweep: &Sweep| {
+        *heard.lock() += usize::from(sweep.cause == SweepCause::Tag && sweep.swept.removed == 1);
+    });
+    for node in nodes {
+        let store = connect_with(node).await;
+        store.on_sweep(&listener);
+        stores.push(store);
+    }
+    fill(&stores[0], &key("a"), "x", &["t"]).await;
+    invalidate_tag(&stores[1], "t").await.unwrap();
+    let name = stores[0].0.context.names.entry(&key("a"));
+    wait_until("it to be reclaimed", async || server.command::<u64>(&["EXISTS", &name]) == 0).await;
+    wait_until("it to be told", async || *sweeps.lock() == 1).await;
+}
+
+#[cfg(feature = "cluster")]
+mod cluster {
+    use tests::{RedisCluster, slot};
+
+    use super::*;
+    use crate::store::{Restored, TieredStore, redis::fleet_tests::connect};
+
+    /// A node that gets its first slot while bans are swept has entries that no sweep has seen.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_moves_to_a_node_without_slots_is_swept_before_the_ban_is_taken_off() {
+        let mut cluster = RedisCluster::start(3, 0);
+        let added = cluster.add_node();
+        // The data of a node that appears is trusted.
+        let url = cluster.url();
+        let trusting = || builder(url.clone()).on_restored(Restored::Trust);
+        let node = connect_with(trusting().lurker(false)).await;
+        let name = node.0.context.names.entry(&key("a"));
+        fill(&node, &key("a"), "old", &[]).await;
+        let (moving, from) = (slot(&name), cluster.index_of(&name));
+        cluster.begin_to_move_slot(moving, from, added);
+        let port = cluster.node_mut(added).port().to_string();
+        let _: String = cluster.primaries()[from].command(&["MIGRATE", "127.0.0.1", &port, &name, "0", "5000"]);
+        ban(&node, "redis:*").await;
+
+        let lurker = connect_with(trusting().lurker_at_once()).await;
+        lurker.begin_to_lurk();
+        let scans = || lurker.round_trips().find(|(name, _)| *name == "SCAN").map_or(0, |(_, count)| count);
+        wait_until("the other nodes to be swept", async || scans() >= 6).await;
+        // Longer than it takes until the list would be shortened.
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(lurker.has_bans().await, "the entry is on a node that was not swept");
+        cluster.finish_to_move_slot(moving, from, added);
+        wait_until("the ban to be taken off", async || !lurker.has_bans().await).await;
+        assert_eq!(scans(), 8, "the node that was added, twice");
+        assert!(!cluster.node_mut(added).keys().contains(&name));
+        wait_until("the node to be used", async || node.get(&key("a")).await.is_ok()).await;
+        assert_eq!(read(&node, &key("a")).await, None);
+    }
+
+    /// The server that has the tags says that a ban was taken off; the sweep of another server is not heard of.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_first_tier_that_hears_of_a_ban_and_not_of_its_sweep_serves_nothing_older() {
+        let cluster = RedisCluster::start(3, 0);
+        for node in cluster.primaries() {
+            node.command::<()>(&["ACL", "SETUSER", "reader", "on", ">secret", "~*", "&*", "+@all"]);
+        }
+        let writer = connect(cluster.url()).await;
+        let url = cluster.url().replace("://", "://reader:secret@");
+        let reader = connect_with(builder(url).lurker(false)).await;
+        let tiered = TieredStore::new(1 << 20, reader.clone()).serve_while_disconnected(Duration::from_secs(600));
+        let home = cluster.index_of(&reader.0.context.names.tag(EVERYTHING));
+        let index = |key: &Key| cluster.index_of(&reader.0.context.names.entry(key));
+        let keys = || (0..).map(|n: u32| key(&n.to_string()));
+        let there = keys().find(|key| index(key) != home).unwrap();
+        let beside_tags = keys().find(|key| index(key) == home).unwrap();
+        for key in [&there, &beside_tags] {
+            fill(&writer, key, "old", &[]).await;
+        }
+        wait_until("the entry to be near", async || {
+            read(&tiered, &there).await.is_some() && tiered.peek(&there).is_some()
+        })
+        .await;
+        let lost = &cluster.primaries()[index(&there)];
+        lost.command::<()>(&["ACL", "SETUSER", "reader", "off"]);
+        lost.command::<u64>(&["CLIENT", "KILL", "USER", "reader"]);
+        wait_until("the loss to be noticed", async || reader.connection(&there).session().is_err()).await;
+        assert!(tiered.peek(&there).is_some(), "it is served for a while");
+
+        ban(&writer, &there.readable()).await;
+        writer.begin_to_lurk();
+        wait_until("the ban to be swept and taken off", async || !writer.has_bans().await).await;
+        wait_until("the reader to know that", async || {
+            let _ = reader.get(&beside_tags).await;
+            reader.bans_listed().is_some_and(|bans| bans.is_empty() && bans.newest() > 0)
+        })
+        .await;
+        assert!(tiered.peek(&there).is_none(), "the ban voided it");
+        // What is loaded after the ban, over a connection that is there, is served.
+        fill(&writer, &beside_tags, "new", &[]).await;
+        wait_until("the other one to be near", async || {
+            read(&tiered, &beside_tags).await.as_deref() == Some("new") && tiered.peek(&beside_tags).is_some()
+        })
+        .await;
+    }
+}
