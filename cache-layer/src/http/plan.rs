@@ -321,10 +321,12 @@ impl Context {
             return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints, encodable };
         };
         // If the selecting fields are the same, the entry keeps its id, and with it the variants that refer to it. It gets a
-        // new id if there are too many variants, or if they were soft-invalidated: otherwise the rewritten entry would make
-        // them fresh.
+        // new id if there are too many variants, or if its key was soft-invalidated, be it by a ramp whose turn has not come:
+        // the rewritten entry has no mark of that, and would keep them fresh.
         let (parent, variants) = match known {
-            Some(Varies { version: Version { id, .. }, stored, softened: None }) if stored.fields == fields => {
+            Some(Varies { version: version @ Version { id, .. }, stored, softened: None })
+                if stored.fields == fields && !version.is_marked() =>
+            {
                 match stored.variants.saturating_add(u16::from(is_new)) {
                     variants if variants <= self.policy.max_variants => (id, variants),
                     _ => (EntryId::random(), 1),
