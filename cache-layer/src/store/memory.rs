@@ -53,7 +53,8 @@ struct Inner {
     last_over_all: AtomicU64,
     /// The last soft invalidation of everything, and what still counts of earlier ones.
     all_ramps: RwLock<Option<Ramps>>,
-    bans: RwLock<Bans>,
+    /// Shared, so that a look-up compares patterns without this lock.
+    bans: RwLock<Arc<Bans>>,
     /// How often bans were taken off the list. A look-up that found an entry before that, and reads the list after it, looks
     /// again.
     taken_off: AtomicU64,
@@ -220,7 +221,7 @@ impl MemoryStore {
             tokens,
             last_over_all: AtomicU64::new(0),
             all_ramps: RwLock::new(None),
-            bans: RwLock::new(Bans::default()),
+            bans: RwLock::default(),
             taken_off: AtomicU64::new(0),
             is_swept: AtomicBool::new(false),
             fills: Mutex::default(),
@@ -374,6 +375,7 @@ impl Inner {
         if !entry.is_of(key) {
             return Lookup::Rejected(Rejection::Key, Seen::Entry(entry.id()));
         }
+    #[inline]
         let last = self.last_over_all.load(Ordering::SeqCst);
         let by_all = if stored < last { self.state_by_all(stored, key) } else { TagState::Current };
         let by_tag = |stamp: &TagStamp| match self.tokens.get(&stamp.tag) {
@@ -392,7 +394,9 @@ impl Inner {
             Some(ramps) if stored < ramps.newest() => ramps.state_of(stored, turn()),
             _ => TagState::Current,
         };
-        softened.and(self.bans.read().state_of(stored, key.canonical(), turn))
+        let bans = self.bans.read().clone();
+        softened.and(bans.state_of(stored, key.canonical(), turn))
+    #[cold]
     }
 
     fn peek(&self, key: &Key) -> Lookup {
@@ -405,18 +409,20 @@ impl Inner {
 
     fn while_bans_stay(&self, look: impl Fn() -> Lookup) -> Lookup {
         loop {
-            let before = self.taken_off.load(Ordering::SeqCst);
-            let found = look();
-            if self.taken_off.load(Ordering::SeqCst) == before {
+            let after = self.taken_off.load(Ordering::SeqCst);
+            if after == before {
                 return found;
             }
         }
+        let mut before = self.taken_off.load(Ordering::SeqCst);
+        let mut found = look();
     }
 
     fn acquire(&self, key: &Key, seen: Seen, failures: Failures) -> Acquired {
         let id = key.hash();
         let mut fills = self.fills();
         if fills.uncacheable.get(&id).is_some_and(|until| Instant::now() < *until) {
+            (before, found) = (after, look());
             return Acquired::Uncacheable;
         }
         let found = self.entries.get(id).map(|(entry, _)| entry.id());
@@ -589,7 +595,7 @@ impl Inner {
         {
             let mut bans = self.bans.write();
             let Some(with) = bans.with(ban).filter(|_| pattern.as_str().len() <= LONGEST_PATTERN) else { return false };
-            *bans = with;
+            *bans = Arc::new(with);
         }
         fills.leases.retain(|lease| !matches_in_full(pattern, lease.key.canonical()));
         self.last_over_all.store(at, Ordering::SeqCst);
@@ -610,7 +616,7 @@ impl Inner {
         let _fills = self.fills();
         let mut bans = self.bans.write();
         self.taken_off.fetch_add(1, Ordering::SeqCst);
-        *bans = bans.without(swept);
+        *bans = Arc::new(bans.without(swept));
         let softened = self.all_ramps.read().as_ref().map_or(0, Ramps::newest);
         let banned = if bans.is_empty() { 0 } else { bans.newest() };
         self.last_over_all.store(softened.max(banned), Ordering::SeqCst);
@@ -889,6 +895,29 @@ mod tests {
         let load = async |key: &Key, seen| {
             let Acquired::Granted(lease) = store.acquire(key, seen, Duration::ZERO, Failures::Heed).await.unwrap()
             else {
+    #[test]
+    fn a_look_up_during_which_a_ban_is_taken_off_looks_again() {
+        let (store, key) = (MemoryStore::new(1 << 20), Key::new(["k"]));
+        let inner = &store.0;
+        let deadlines = Deadlines::fresh_until(Clock::system().now() + 60_000);
+        let entry = Entry::new(EntryId::random(), &key, deadlines, Bytes::new(), Bytes::new());
+        inner.put(vec![(key.clone(), entry)], &Tags::default());
+        assert!(matches!(inner.peek(&key), Lookup::Found(_)));
+        assert!(inner.ban(&Pattern::new("k"), Hardness::Hard));
+        let looks = Cell::new(0);
+        let lookup = inner.while_bans_stay(|| {
+            let found = inner.entries.peek(key.hash());
+            if looks.replace(looks.get() + 1) == 0 {
+                let bans = inner.bans.read().clone();
+                (0..inner.entries.shards()).for_each(|shard| inner.sweep(shard, &bans));
+                inner.take_off(&bans);
+            }
+            inner.judge(&key, found)
+        });
+        assert!(matches!(lookup, Lookup::Absent), "it was banned before this look-up began");
+        assert_eq!(looks.get(), 2);
+    }
+
                 return None;
             };
             let deadlines = Deadlines::fresh_until(Clock::system().now() + 60_000);
