@@ -153,10 +153,10 @@ impl Context {
             return AtOnce::Fetch(Known::Nothing, lookup);
         }
         let known = match self.select_in_memory(key, headers) {
-            InMemory::Answer(entry) => {
+            InMemory::Answer(entry, now) => {
                 lookup.at(Tier::Memory);
                 if *method != Method::GET || !self.is_due_early(&entry) {
-                    return AtOnce::Answer(self.respond(entry, method, headers, Served::Hit, &mut lookup));
+                    return AtOnce::Answer(self.respond_at(now, entry, method, headers, Served::Hit, &mut lookup));
                 }
                 Known::Due(entry.id())
             }
