@@ -170,6 +170,7 @@ impl Clock {
 
     /// Milliseconds since the Unix epoch.
     #[must_use]
+    #[inline]
     pub fn now(&self) -> u64 {
         match &self.0 {
             Source::System => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis),

@@ -246,14 +246,14 @@ pub fn lists(data: &[u8]) {
     let mut request = fields(&ACCEPT_LANGUAGE, &line);
     request.extend(fields(&HeaderName::from_static("x-list"), &line));
     for normalization in [&Normalization::safe(), &Normalization::permitted()] {
-        let values = names.selecting_values(&request, normalization);
+        let values: Vec<_> = names.selecting_values(&request, normalization).collect();
         let spelled: HeaderMap = ["accept-language", "x-list"]
             .into_iter()
             .zip(&values)
             .filter_map(|(name, value)| Some((name, value.as_ref()?)))
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap()))
             .collect();
-        assert_eq!(names.selecting_values(&spelled, normalization), values);
+        assert_eq!(names.selecting_values(&spelled, normalization).collect::<Vec<_>>(), values);
     }
 }
 

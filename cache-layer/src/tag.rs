@@ -294,6 +294,12 @@ impl TagRecord {
         self.bans.as_deref()
     }
 
+    /// The same, if there is one that an entry, whose load knew of the bans up to `known`, may be covered by.
+    #[cfg(feature = "redis")]
+    pub(crate) fn bans_since(&self, known: u64) -> Option<&Arc<Bans>> {
+        self.bans.as_ref().filter(|bans| known < bans.newest())
+    }
+
     /// What a load that begins now knows of them.
     #[cfg(feature = "redis")]
     pub(crate) fn bans_known(&self) -> BansKnown {

@@ -214,6 +214,22 @@ async fn every_variant_of_a_softened_key_is_stale_until_it_is_loaded_again(backe
     assert_ne!(english.header("x-cache"), Some("HIT"), "another variant's refresh makes this one no fresher");
 }
 
+async fn a_ramp_of_a_key_is_not_forgotten_when_another_variant_is_loaded(backend: &Backend) {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let clock = Clock::manual();
+    let origin = Origin::echo(&[("cache-control", "max-age=2592000"), ("vary", "accept-language")]);
+    let app = App::new(backend.cache().await.clock(clock.clone()).build(), &origin, |layer| layer);
+    let get = async |language: &'static str| app.get("/a", &[("accept-language", language)]).await;
+    let key = CacheLayer::new(app.cache.clone()).key(&http::Uri::from_static("http://shop.example/a")).unwrap();
+    get("de").await;
+    assert_eq!(get("de").await.header("x-cache"), Some("HIT"));
+    // No turn comes before the clock is advanced.
+    app.cache.soft_invalidate(&key).over(7 * DAY).await.unwrap();
+    get("en").await;
+    clock.advance(8 * DAY);
+    assert_ne!(get("de").await.header("x-cache"), Some("HIT"), "its turn was within the window");
+}
+
 async fn a_pattern_deletes_responses_by_their_address(backend: &Backend) {
     let origin = Origin::new(|call, request| async move {
         let mut response = echo(call, &request, &[("cache-control", "max-age=600")]);
@@ -240,5 +256,6 @@ over_each_store!(
     what_must_not_be_stale_is_revalidated_before_it_is_used,
     the_time_that_a_softened_response_may_be_stale_counts_from_then,
     every_variant_of_a_softened_key_is_stale_until_it_is_loaded_again,
+    a_ramp_of_a_key_is_not_forgotten_when_another_variant_is_loaded,
     a_pattern_deletes_responses_by_their_address,
 );

@@ -218,6 +218,7 @@ impl Cache {
     }
 
     /// Whether an operator has turned this switch on.
+    #[inline]
     pub(crate) fn is_switched(&self, switch: Switch) -> bool {
         self.0.switches.as_ref().is_some_and(|switches| switches.is_on(switch))
     }

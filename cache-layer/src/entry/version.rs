@@ -19,6 +19,13 @@ pub(crate) struct Version {
     pub(crate) mark: SoftMark,
 }
 
+impl Version {
+    /// Whether a soft invalidation of the key makes the entry stale, now or in its turn.
+    pub(crate) fn is_marked(self) -> bool {
+        self.mark != SoftMark::default()
+    }
+}
+
 /// The last soft invalidation of an entry's key; 0 if there was none. No two marks of one entry are equal: a second soft
 /// invalidation within a second adds one.
 ///

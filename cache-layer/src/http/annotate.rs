@@ -334,7 +334,7 @@ fn status(signature: &Signature, outcome: Outcome, detail: Option<Refusal>) -> H
     let status = CacheStatus { name: &signature.name, outcome, detail, first };
     let mut text = Text::new();
     status.write(&mut text);
-    value(Bytes::copy_from_slice(&text))
+    value(Bytes::copy_from_slice(text.as_ref()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, header::RANGE};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Response, header::RANGE};
 use http_body::Body;
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::{Instrument as _, Span};
@@ -16,9 +16,11 @@ use tracing::{Instrument as _, Span};
 use super::{
     alias::Alias,
     annotate::Served,
+    asking::Asking,
     body::ResponseBody,
     context::Context,
     forward::Forward,
+    granted_load::Asked,
     load::{ErrorOf, Load},
     oneshot::Oneshot,
     origin::Origin,
@@ -50,15 +52,6 @@ use crate::{
     throttle::Throttle,
 };
 
-/// A request that the cache has to answer, and the service behind the cache.
-pub(super) struct Asking<S, B> {
-    pub(super) context: Arc<Context>,
-    pub(super) service: S,
-    pub(super) request: Request<B>,
-    pub(super) key: Key,
-    pub(super) target: Target<'static>,
-}
-
 type Fetched<S, B> = Result<Response<ResponseBody<<S as Origin<B>>::Content>>, ErrorOf<S, B>>;
 type Fetching<S, B> = Pin<Box<dyn Future<Output = Fetched<S, B>> + Send>>;
 
@@ -79,18 +72,26 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     }
 
     /// Begins the load that a request leads, in this span.
-    fn lead(self, flight: Flight, miss: Miss, purpose: Purpose, patience: Patience, span: Span) -> Leading<S, B> {
-        let Self { context, service, request, key, target } = self;
+    fn lead(
+        self: Box<Self>,
+        flight: Flight,
+        miss: Miss,
+        purpose: Purpose,
+        patience: Patience,
+        span: Span,
+    ) -> Leading<S, B> {
+        let Self { context, service, request, key, target } = *self;
         let asked = CacheRequest::as_get(&context, target, key, &request);
         let headers = asked.headers.clone();
         flight.is_in(&span);
-        let load = Box::new(Load { context: context.clone(), service, request, asked, miss, purpose, patience });
+        let asked = Box::new(Asked { context: context.clone(), request: asked, miss });
+        let load = Load { asked, sending: Box::pin(Oneshot::new(service, request)), purpose, patience };
         let load = context.cache.flights().spawn_load(span, |reply_to| load.lead(flight, reply_to));
         Leading { context, headers, load }
     }
 
     /// Begins to handle a request for which memory has no entry.
-    fn begin(self, seen: Seen, mut span: LookupSpan) -> Begun<S, B> {
+    fn begin(self: Box<Self>, seen: Seen, mut span: LookupSpan) -> Begun<S, B> {
         let mut patience = self.context.patience();
         match self.lookup(Known::Missing(seen), &mut patience, &mut span).next_at_once() {
             Some(next) => self.go_on(next, patience, span),
@@ -99,10 +100,10 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
     }
 
     /// Begins the next step for a request. Rare and long steps are boxed, so that the future of a load stays small.
-    fn go_on(self, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> Begun<S, B> {
+    fn go_on(self: Box<Self>, next: Next<S::Content>, patience: Patience, mut span: LookupSpan) -> Begun<S, B> {
         let (flight, miss, purpose, answer) = match next {
             Next::Respond(response) => {
-                let Self { context, service, request, key, .. } = self;
+                let Self { context, service, request, key, .. } = *self;
                 return Begun::Answered(Some(context.verifying(response, || service, request, &key)));
             }
             Next::Forward { reason, stale, learns } => {
@@ -128,7 +129,7 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
 
     /// Forwards the request to the application; the `stale` entry may replace an error.
     async fn forward(
-        self,
+        self: Box<Self>,
         reason: NoCacheReason,
         stale: Option<Entry>,
         learns: bool,
@@ -136,8 +137,9 @@ impl<S: Origin<B>, B: Send + 'static> Asking<S, B> {
         // Kept until the answer.
         _span: LookupSpan,
     ) -> Fetched<S, B> {
-        let Self { context, service, request, key, .. } = self;
-        let forward = Forward { service, request, key: &key, reason, deadline, stale: stale.as_ref() };
+        let Self { context, service, request, key, .. } = *self;
+        let sending = Box::pin(Oneshot::new(service, request));
+        let forward = Forward { sending, key: &key, reason, deadline, stale: stale.as_ref() };
         context.forward(forward, learns).await
     }
 }
@@ -219,7 +221,7 @@ impl<S: Origin<B>, B> Begun<S, B> {
     reason = "an `async fn` keeps its arguments twice: as they came, and as it uses them"
 )]
 pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
-    asking: Asking<S, B>,
+    asking: Box<Asking<S, B>>,
     known: Known,
     mut span: LookupSpan,
 ) -> impl Future<Output = Fetched<S, B>> + Send {
@@ -233,7 +235,7 @@ pub(super) fn fetch<S: Origin<B>, B: Send + 'static>(
 /// As [`fetch`], if the whole store is in this process and has no entry: most such requests lead a load, so the future is only
 /// as large as that needs.
 pub(super) fn fetch_missing<S: Origin<B>, B: Send + 'static>(
-    asking: Asking<S, B>,
+    asking: Box<Asking<S, B>>,
     seen: Seen,
     span: LookupSpan,
 ) -> impl Future<Output = Fetched<S, B>> + Send {
@@ -242,7 +244,7 @@ pub(super) fn fetch_missing<S: Origin<B>, B: Send + 'static>(
 
 #[allow(clippy::large_enum_variant, reason = "every one of them begins so")]
 enum Missing<S: Origin<B>, B> {
-    New(Option<(Asking<S, B>, Seen, LookupSpan)>),
+    New(Option<(Box<Asking<S, B>>, Seen, LookupSpan)>),
     Begun(Begun<S, B>),
 }
 
@@ -266,16 +268,16 @@ impl<S: Origin<B>, B: Send + 'static> Future for Missing<S, B> {
 /// As [`fetch`], for a request with the mark of another process's load. An entry in memory may answer it only once it is
 /// clear that the mark is not for this key: otherwise a refresh would get the entry that it should refresh.
 pub(super) async fn fetch_unless_nested<S: Origin<B>, B: Send + 'static>(
-    mut asking: Asking<S, B>,
+    mut asking: Box<Asking<S, B>>,
     mark: HeaderValue,
     lookup: LookupSpan,
 ) -> Fetched<S, B> {
-    let Asking { context, request, key, .. } = &mut asking;
+    let Asking { context, request, key, .. } = &mut *asking;
     if context.keep_mark(request.headers_mut(), key, mark, Reading::Answer).await {
         let reason = NoCacheReason::Nested;
         lookup.bypassed(reason);
         context.cache.emit(Event::Bypass(reason));
-        let Asking { context, service, request, .. } = asking;
+        let Asking { context, service, request, .. } = *asking;
         return Ok(context.bypassed(Oneshot::new(service, request).await?, reason));
     }
     let span = lookup.span();
@@ -712,13 +714,13 @@ impl Context {
     /// Forwards a request that does not load. A response to HEAD may show that the `stale` entry has changed.
     async fn forward<S: Origin<B>, B>(
         &self,
-        forward: Forward<'_, S, B>,
+        mut forward: Forward<'_, S, B>,
         learns: bool,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
         if !learns {
             return self.forward_uncached(forward).await;
         }
-        let (key, stale, is_head) = (forward.key, forward.stale, forward.request.method() == Method::HEAD);
+        let (key, stale, is_head) = (forward.key, forward.stale, forward.request().method() == Method::HEAD);
         let response = self.forward_and_learn(forward).await?;
         if is_head && is_outdated_by(&response, stale) {
             self.drop_outdated(key).await;

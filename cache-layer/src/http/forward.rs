@@ -1,5 +1,7 @@
 //! A request that the application answers alone: the response is not stored.
 
+use std::pin::Pin;
+
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
@@ -21,15 +23,20 @@ use crate::{
 };
 
 /// A request that was looked up, and is forwarded alone.
-pub(super) struct Forward<'a, S, B> {
-    pub(super) service: S,
-    pub(super) request: Request<B>,
+pub(super) struct Forward<'a, S: Origin<B>, B> {
+    pub(super) sending: Pin<Box<Oneshot<S, Request<B>>>>,
     pub(super) key: &'a Key,
     pub(super) reason: NoCacheReason,
     /// Until when to wait for a place at the application.
     pub(super) deadline: Instant,
     /// The entry that may answer in place of an error, or if there was no place.
     pub(super) stale: Option<&'a Entry>,
+}
+
+impl<S: Origin<B>, B> Forward<'_, S, B> {
+    pub(super) fn request(&mut self) -> &mut Request<B> {
+        self.sending.as_mut().request_mut().expect("it is not sent yet")
+    }
 }
 
 impl Context {
@@ -66,9 +73,10 @@ impl Context {
     /// Forwards one request, and stores nothing.
     pub(super) async fn forward_uncached<S: Origin<B>, B>(
         &self,
-        forward: Forward<'_, S, B>,
+        mut forward: Forward<'_, S, B>,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-        let Forward { service, mut request, key, reason, deadline, stale } = forward;
+        let Forward { key, reason, deadline, stale, .. } = forward;
+        let request = forward.request();
         self.cache.emit(Event::Miss);
         let room = match reason {
             NoCacheReason::Remembered => None,
@@ -79,8 +87,8 @@ impl Context {
         };
         let fallback = stale.map(|stale| (stale, request.method().clone(), request.headers().clone()));
         // An inner layer must not wait for the load that this one has waited for, nor for this one's place.
-        self.mark(&mut request, key, None);
-        let answer = Oneshot::new(service, request);
+        self.mark(request, key, None);
+        let answer = forward.sending;
         let result = if room.is_some() { self.in_its_place(answer).await } else { answer.await };
         drop(room);
         let failed = match &result {
@@ -102,10 +110,10 @@ impl Context {
     /// As [`forward_uncached`](Self::forward_uncached), and learns from the response how to handle the next request for a range.
     pub(super) async fn forward_and_learn<S: Origin<B>, B>(
         &self,
-        forward: Forward<'_, S, B>,
+        mut forward: Forward<'_, S, B>,
     ) -> Result<Response<ResponseBody<S::Content>>, S::Error> {
-        let request = CacheRequest::of_get(self, forward.key.clone(), &forward.request);
-        let is_head = forward.request.method() == Method::HEAD;
+        let request = CacheRequest::of_get(self, forward.key.clone(), forward.request());
+        let is_head = forward.request().method() == Method::HEAD;
         let mut response = self.forward_uncached(forward).await?;
         // As for GET.
         if is_head

@@ -38,6 +38,7 @@ use crate::{
         cache_status::ForwardReason,
         conditional::{is_not_modified, retain_not_modified_fields, unconditional, validating},
         list::has,
+        names::Shapes,
         staleness::is_replaceable_error,
         storable::forbids_length,
     },
@@ -45,12 +46,16 @@ use crate::{
     telemetry::{Event, NoCacheReason},
 };
 
-/// A load under way, for the request that waits for its reply and for its followers. It is boxed, because it is passed from one
-/// step to the next, each of which is a future.
-pub(super) struct GrantedLoad<R: Body, E> {
+/// What is loaded. It is boxed, because it is large, and passed from one step to the next, each of which is a future.
+pub(super) struct Asked {
     pub(super) context: Arc<Context>,
     pub(super) request: CacheRequest,
     pub(super) miss: Miss,
+}
+
+/// A load under way, for the request that waits for its reply and for its followers.
+pub(super) struct GrantedLoad<R: Body, E> {
+    pub(super) asked: Box<Asked>,
     pub(super) permit: Box<WritePermit>,
     pub(super) reply_to: ReplyTo<LoadReply<R, E>>,
     /// The place at the application, until the load is over.
@@ -69,7 +74,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
     /// Asks the application, and handles its answer; `deadline` is for the wait for a place at the application.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
     pub(super) fn run<S, B>(
-        mut self: Box<Self>,
+        mut self,
         mut asking: Pin<Box<Oneshot<S, Request<B>>>>,
         purpose: Purpose,
         deadline: Instant,
@@ -109,9 +114,10 @@ impl<R: Body, E> GrantedLoad<R, E> {
 
     /// Sets the purpose of the load, and waits for a place at the application until `deadline`; in the background, not at all.
     async fn admit(&mut self, purpose: Purpose, deadline: Instant) -> Admission {
-        let Self { context, permit, reply_to, room, .. } = self;
-        if self.miss.reached_store() {
-            permit.is_for(purpose, &self.miss.key);
+        let Self { asked, permit, reply_to, room } = self;
+        let (context, miss) = (&asked.context, &asked.miss);
+        if miss.reached_store() {
+            permit.is_for(purpose, &miss.key);
         }
         if purpose.is_in_background() {
             *room = context.load_limit.take();
@@ -132,27 +138,28 @@ impl<R: Body, E> GrantedLoad<R, E> {
     }
 
     /// Ends a load for which there is no place at the application.
-    fn refuse(mut self: Box<Self>, purpose: Purpose) {
+    fn refuse(mut self, purpose: Purpose) {
         if purpose.is_in_background() {
             // A later request that needs the response will lead a load.
             self.permit.leave_out();
-            self.context.cache.emit(Event::RefreshSkipped);
+            self.asked.context.cache.emit(Event::RefreshSkipped);
             return;
         }
         let reply = match self.stale_if_error(None) {
             Some(reply) => reply,
-            None => LoadReply::Response(self.context.overloaded()),
+            None => LoadReply::Response(self.asked.context.overloaded()),
         };
         self.permit.failed(None, false);
         self.reply_to.send(reply);
     }
 
     /// Ends a load for which the application's service returned an error instead of a response.
-    fn failed(self: Box<Self>, purpose: Purpose, error: E) {
+    fn failed(self, purpose: Purpose, error: E) {
         let reply = self.stale_if_error(None).unwrap_or(LoadReply::Failed(error));
         // In the background, a service may fail only because its request is over.
-        self.permit.failed(None, !purpose.is_in_background() && !self.context.is_personal(&self.request.headers));
-        self.context.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
+        self.permit
+            .failed(None, !purpose.is_in_background() && !self.asked.context.is_personal(&self.asked.request.headers));
+        self.asked.context.cache.emit(Event::NotStored(NoCacheReason::ServiceFailed));
         self.reply_to.send(reply);
     }
 
@@ -160,20 +167,20 @@ impl<R: Body, E> GrantedLoad<R, E> {
     /// conditions and ranges are handled here. Returns the stored response, and whether the application is asked to validate it.
     fn prepare<B>(&mut self, request: &mut Request<B>, purpose: Purpose) -> (Option<ResponseEntry>, bool) {
         unconditional(request.headers_mut());
-        let stored = self.miss.stale.clone().and_then(ResponseEntry::new);
+        let stored = self.asked.miss.stale.clone().and_then(ResponseEntry::new);
         let validator = stored.as_ref().map(ResponseEntry::response).filter(|stored| stored.can_be_validated());
         if let Some(stored) = validator {
             validating(request.headers_mut(), &stored.headers);
         }
-        if let Some(sent) = self.context.policy.caching.normalization.negotiate(request.headers_mut()) {
+        if let Some(sent) = self.asked.context.policy.caching.normalization.negotiate(request.headers_mut()) {
             ClientPreferences::keep(sent, request.extensions_mut());
         }
         let validates = validator.is_some();
-        self.context.mark(request, &self.request.key, self.permit.token());
+        self.asked.context.mark(request, &self.asked.request.key, self.permit.token());
         if purpose == Purpose::EarlyRefresh {
-            self.context.cache.emit(Event::EarlyRefresh);
+            self.asked.context.cache.emit(Event::EarlyRefresh);
         }
-        self.request.time = self.context.cache.now();
+        self.asked.request.time = self.asked.context.cache.now();
         (stored, validates)
     }
 
@@ -182,7 +189,8 @@ impl<R: Body, E> GrantedLoad<R, E> {
         &mut self,
         answer: impl Future<Output = Result<Response<R>, E>>,
     ) -> impl Future<Output = Option<Result<Response<R>, E>>> {
-        let Self { context, permit, reply_to, .. } = self;
+        let Self { asked, permit, reply_to, .. } = self;
+        let context = &asked.context;
         let asking = context.with_reads(answer);
         permit.while_loading(asking, || context.demand(reply_to.is_awaited()))
     }
@@ -193,17 +201,24 @@ impl<R: Body, E> GrantedLoad<R, E> {
     }
 
     /// Ends a load that the application answers with an error, which a stale response replaces.
-    fn failed_with(self: Box<Self>, status: StatusCode, stale: LoadReply<R, E>) {
-        self.permit.failed(Some(status.as_u16()), !self.context.is_personal(&self.request.headers));
+    fn failed_with(self, status: StatusCode, stale: LoadReply<R, E>) {
+        self.permit.failed(Some(status.as_u16()), !self.asked.context.is_personal(&self.asked.request.headers));
         self.reply_to.send(stale);
     }
 
     /// The stale response, in place of an error with this status, or of a missing response.
     fn stale_if_error(&self, status: Option<u16>) -> Option<LoadReply<R, E>> {
-        let entry = self.context.stale_if_error_entry(&self.request.headers, self.miss.stale.as_ref(), status)?;
+        let entry = self.asked.context.stale_if_error_entry(
+            &self.asked.request.headers,
+            self.asked.miss.stale.as_ref(),
+            status,
+        )?;
         Some(LoadReply::Entry(entry, Served::StaleIfError(status)))
     }
 }
+
+/// The shape of the name of the field that says whether ranges are served.
+const RANGES: Shapes = Shapes::of_each(&["accept-ranges"]);
 
 /// The head of a response, as its client gets it.
 struct ClientHead {
@@ -264,12 +279,14 @@ pub(super) struct Planned {
     length: Length,
     /// The date that the response is given, if it has none.
     date: Option<HeaderValue>,
+    /// The shapes of the names of its fields.
+    names: Shapes,
 }
 
 impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     /// Passes a new response to the client, and stores it if it may be stored. The synchronous part is done when this is called,
     /// so that its future only contains the part that waits.
-    pub(super) fn receive(self: Box<Self>, response: Response<R>) -> impl Future<Output = ()> {
+    pub(super) fn receive(self, response: Response<R>) -> impl Future<Output = ()> {
         let received = self.take_in(response);
         async move {
             match received {
@@ -280,10 +297,11 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         }
     }
 
-    fn take_in(mut self: Box<Self>, response: Response<R>) -> Received<impl Future<Output = ()>> {
+    fn take_in(mut self, response: Response<R>) -> Received<impl Future<Output = ()>> {
         let (mut parts, body) = response.into_parts();
-        let now = self.context.cache.now();
-        let Planned { plan, length, date } = self.context.plan_head(&self.request, &mut parts, body.size_hint(), now);
+        let now = self.asked.context.cache.now();
+        let Planned { plan, length, date, names } =
+            self.asked.context.plan_head(&self.asked.request, &mut parts, body.size_hint(), now);
         if plan.is_ok() {
             self.permit.reserve(length.known());
             self.permit.admit();
@@ -292,23 +310,23 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         let plan = match plan {
             Ok(plan) => plan,
             Err(reason) => {
-                let head = self.client_head(parts, not_stored, false, now);
+                let head = self.client_head(parts, names, not_stored, false, now);
                 let (status, offers_ranges) = (head.status, head.offers_ranges);
-                self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
+                self.asked.context.record_uncacheable(self.permit, &self.asked.request, status, offers_ranges, reason);
                 self.reply_to.send(head.reply(ResponseBody::inner(body)));
                 return Received::Done;
             }
         };
-        self.context.lead_there(&self.request, &plan, now, &mut self.permit);
-        let remaining = self.context.policy.remaining;
-        let left =
-            (remaining != Remaining::Age).then(|| plan.remaining_freshness(now, self.context.cache.local_time(now)));
-        let (varies, is_new) = (self.miss.detail.varies.take(), self.miss.stale.is_none());
+        self.asked.context.lead_there(&self.asked.request, &plan, now, &mut self.permit);
+        let remaining = self.asked.context.policy.remaining;
+        let left = (remaining != Remaining::Age)
+            .then(|| plan.remaining_freshness(now, self.asked.context.cache.local_time(now)));
+        let (varies, is_new) = (self.asked.miss.detail.varies.take(), self.asked.miss.stale.is_none());
         // This is done before the client's head is made: the fields are stored as they came.
         let headers = DatedHeaders { own: &parts.headers, date: date.as_ref() };
-        let draft = self.context.draft(plan, &self.request, headers, varies, is_new);
+        let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies, is_new);
         let encoding = draft.is_encodable().then(|| self.encoding());
-        let mut head = self.client_head(parts, not_stored, encoding.is_some(), now);
+        let mut head = self.client_head(parts, names, not_stored, encoding.is_some(), now);
         if let Some(date) = date {
             head.parts.headers.insert(DATE, date);
         }
@@ -323,18 +341,20 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     }
 
     fn encoding(&self) -> Encoding {
-        Encoding { context: self.context.clone(), request: self.request.headers.clone() }
+        Encoding { context: self.asked.context.clone(), request: self.asked.request.headers.clone() }
     }
 
-    /// `encodable`: the stored response may be sent in content codings of the cache's own.
+    /// `names`: the shapes of the names of its fields. `encodable`: the stored response may be sent in content codings of the
+    /// cache's own.
     fn client_head(
         &self,
         mut parts: Parts,
+        names: Shapes,
         not_stored: Option<NoCacheReason>,
         encodable: bool,
         now: u64,
     ) -> ClientHead {
-        let Self { context, request, miss, .. } = self;
+        let Asked { context, request, miss } = &*self.asked;
         let (status, why) = (parts.status, miss.detail.why);
         // Only the application can evaluate the preconditions of a POST.
         let of_get = request.method == Method::GET;
@@ -350,15 +370,17 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         if forbids_length(status) {
             parts.headers.remove(CONTENT_LENGTH);
         }
-        context.policy.strip_internal(&mut parts.headers);
+        if context.policy.may_name_tags(names) {
+            context.policy.strip_internal(&mut parts.headers);
+        }
         annotate::missed(&mut parts.headers, &context.signature, context.status_of_miss(why, not_stored));
-        let offers_ranges = has(&parts.headers, &ACCEPT_RANGES);
+        let offers_ranges = names.may_meet(RANGES) && has(&parts.headers, &ACCEPT_RANGES);
         ClientHead { parts, status, not_modified, in_part, offers_ranges, why, not_stored }
     }
 
     /// Replies with a body that is complete, and stores it; returns the rest of the load.
     fn reply_whole<F>(
-        self: Box<Self>,
+        self,
         mut draft: Draft,
         mut head: ClientHead,
         body: Incoming<R>,
@@ -368,19 +390,19 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
         if let Some(tag) = draft.mint(body.taken()) {
             head.parts.headers.insert(ETAG, tag);
             // The client may already have the response.
-            head.in_part |= self.request.headers.contains_key(IF_NONE_MATCH);
+            head.in_part |= self.asked.request.headers.contains_key(IF_NONE_MATCH);
         }
-        let millis = now.saturating_sub(self.request.time);
+        let millis = now.saturating_sub(self.asked.request.time);
         let (writes, tags, entry) = draft.complete(|entry| entry.loaded(body.taken(), millis));
         drop(body);
         let payload = entry.payload().clone();
         // With a store in this process, followers wait for the commit, which takes no longer than this would.
-        if !self.context.cache.is_local() {
+        if !self.asked.context.cache.is_local() {
             let growing = BodyWriter::new(Some(payload.len() as u64));
             self.permit.publish_partial(writes.entries.clone().into(), growing.body());
             growing.end(payload.clone());
         }
-        let Self { permit, reply_to, room, .. } = *self;
+        let Self { permit, reply_to, room, .. } = self;
         reply_to.send(match head.in_part {
             true => LoadReply::Entry(entry, head.served()),
             false => head.reply(ResponseBody::stored(payload)),
@@ -401,9 +423,10 @@ impl<R: Body<Data = Bytes>, E> GrantedLoad<R, E> {
     }
 
     /// Passes the body on while it arrives, to the client and to the requests that join, and stores it.
-    async fn store_streaming(self: Box<Self>, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
+    async fn store_streaming(self, mut draft: Draft, head: ClientHead, body: Incoming<R>, length: Length) {
         let encoding = draft.is_encodable().then(|| self.encoding());
-        let Self { context, request, mut permit, reply_to, room, .. } = *self;
+        let Self { asked, mut permit, reply_to, room } = self;
+        let Asked { context, request, .. } = *asked;
         let mut growing = Some(BodyWriter::new(length.known()));
         if let Some(growing) = &growing {
             permit.publish_partial(draft.entries(), growing.body());
@@ -462,14 +485,13 @@ impl Context {
         let freshness = parts.extensions.remove::<Freshness>();
         let inherited = parts.extensions.remove::<Reads>();
         let headers = &parts.headers;
-        let declared = content_length(headers);
+        let (declared, names) = (content_length(headers), Shapes::of(headers.keys()));
         let plan = declared.and_then(|declared| {
-            let length = declared.unwrap_or(0).max(hint.lower());
-            let response =
-                OriginResponse { status: parts.status, headers, time: now, tags, freshness, inherited, length };
+            let (status, length) = (parts.status, declared.unwrap_or(0).max(hint.lower()));
+            let response = OriginResponse { status, headers, names, time: now, tags, freshness, inherited, length };
             self.plan(request, response)
         });
-        Planned { plan, length: Length { declared: declared.unwrap_or(None), hint }, date }
+        Planned { plan, length: Length { declared: declared.unwrap_or(None), hint }, date, names }
     }
 
     /// The demand for a load: `awaited` says whether the request that leads it waits for it, or reads its body.

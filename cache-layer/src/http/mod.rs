@@ -38,6 +38,7 @@
 mod alias;
 mod annotate;
 mod ask_again;
+mod asking;
 mod body;
 mod context;
 mod encode;

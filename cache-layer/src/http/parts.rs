@@ -16,7 +16,7 @@ use crate::{
     engine::Cache,
     entry::{Entry, envelope},
     key::Key,
-    semantics::date::write_http_date,
+    semantics::{date::write_http_date, names::Shapes},
     store::MemoryStore,
     tag::Tags,
 };
@@ -165,5 +165,15 @@ fn fields(fields: &[(header::HeaderName, &'static str)]) -> HeaderMap {
 
 fn came(headers: &HeaderMap, length: usize) -> OriginResponse<'_> {
     let (status, tags, length) = (StatusCode::OK, Tags::default(), length as u64);
-    OriginResponse { status, headers, time: Clock::system().now(), tags, freshness: None, inherited: None, length }
+    let names = Shapes::of(headers.keys());
+    OriginResponse {
+        status,
+        headers,
+        names,
+        time: Clock::system().now(),
+        tags,
+        freshness: None,
+        inherited: None,
+        length,
+    }
 }

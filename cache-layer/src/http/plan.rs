@@ -98,6 +98,8 @@ pub(super) fn is_hinted(extensions: &Extensions) -> bool {
 pub(super) struct OriginResponse<'h> {
     pub(super) status: StatusCode,
     pub(super) headers: &'h HeaderMap,
+    /// The shapes of their names.
+    pub(super) names: Shapes,
     /// When it was received, in milliseconds since the Unix epoch.
     pub(super) time: u64,
     /// What its handler set in its extensions.
@@ -130,13 +132,21 @@ pub(super) struct Plan {
 
 /// The entries of a response, before its payload is there.
 pub(super) struct Draft {
-    guard: Option<(Key, Version)>,
-    /// The entry that leads to the response, if the key has variants.
-    parent: Option<(Key, Entry)>,
+    /// Boxed: most responses do not vary, and a draft passes through several steps.
+    variants: Option<Box<Variants>>,
     response: EntryHead,
     tags: Tags,
     mints: bool,
     encodable: bool,
+}
+
+/// The entry of a key that has variants, or had.
+#[derive(Default)]
+struct Variants {
+    /// The entry that has to be there still.
+    guard: Option<(Key, Version)>,
+    /// The entry that leads to the response.
+    parent: Option<(Key, Entry)>,
 }
 
 impl Draft {
@@ -155,12 +165,14 @@ impl Draft {
     /// The entries; that of the response is without its payload.
     pub(super) fn entries(&self) -> Arc<[(Key, Entry)]> {
         let response = (self.response.key.clone(), self.response.without_payload());
-        self.parent.iter().cloned().chain([response]).collect()
+        let parent = self.variants.as_ref().and_then(|variants| variants.parent.clone());
+        parent.into_iter().chain([response]).collect()
     }
 
     /// Adds the payload. Also returns the response's entry.
     pub(super) fn complete(self, with_payload: impl FnOnce(&EntryHead) -> Entry) -> (Writes, Tags, ResponseEntry) {
-        let Self { guard, parent, response, tags, .. } = self;
+        let Self { variants, response, tags, .. } = self;
+        let Variants { guard, parent } = variants.map_or_else(Variants::default, |variants| *variants);
         let entry = with_payload(&response);
         let answer = ResponseEntry::written(entry.clone());
         let entry = (response.key, entry);
@@ -182,10 +194,10 @@ impl Plan {
 impl Context {
     /// What to store of `response`.
     pub(super) fn plan(&self, request: &CacheRequest, response: OriginResponse<'_>) -> Result<Plan, NoCacheReason> {
-        let OriginResponse { status, headers, time: response_time, tags, freshness, inherited, length } = response;
+        let OriginResponse { status, headers, names, time: response_time, tags, freshness, inherited, length } =
+            response;
         let policy = &self.policy.caching;
         let directives = freshness.map_or_else(|| policy.directives(headers), Freshness::directives);
-        let names = Shapes::of(headers.keys());
         let local_time = self.cache.local_time(response_time);
         let (request_time, directives) = (request.time, &directives);
         let received = Received { status, headers, names, directives, request_time, response_time, local_time };
@@ -216,19 +228,20 @@ impl Context {
         let variation = self.variation_of(request, status, headers);
         let of_path = variation.as_ref().map(|_| request.target.path_tag(&self.key_rules(&request.headers)));
         let tags = self.tags_of(request, &received, inherited.tags_and(tags), of_path.as_deref())?;
-        let vary = match Vary::from_headers(headers) {
+        let vary = match Some(headers).filter(|_| names.may_meet(VARY)).and_then(Vary::from_headers) {
             None => None,
             Some(Vary::Fields(fields)) => Some(fields),
             Some(Vary::Star) => return Err(NoCacheReason::VaryStar),
         };
         let mints = self.policy.etags && minted::is_due(status, headers, &directives.cache_control);
         let encodable = self.policy.encode.as_ref().is_some_and(|encode| encode.may_encode(status, headers, length));
+        let is_coded = names.may_meet(CODED) && has(headers, &CONTENT_ENCODING);
         let info = StoredInfo {
             status,
             response_time,
             initial_age: age,
             stale_if_disconnected: windows.stale_if_disconnected,
-            traits: traits(status, headers, &directives.cache_control, encodable),
+            traits: traits(status, is_coded, &directives.cache_control, encodable),
             parent: None,
         };
         let deadlines = deadlines(&windows, response_time);
@@ -294,6 +307,9 @@ impl Context {
     }
 
     fn jittered(&self, lifetime: u64) -> u64 {
+        if self.policy.jitter == 0 {
+            return lifetime;
+        }
         lifetime - fastrand::u64(..=lifetime / 100 * u64::from(self.policy.jitter))
     }
 
@@ -318,13 +334,16 @@ impl Context {
             EntryHead { key, id: EntryId::random(), deadlines, meta, is_compressed }
         };
         let Some(fields) = vary else {
-            return Draft { guard, parent: None, response: head(request.key.clone(), info), tags, mints, encodable };
+            let variants = guard.map(|guard| Box::new(Variants { guard: Some(guard), parent: None }));
+            return Draft { variants, response: head(request.key.clone(), info), tags, mints, encodable };
         };
         // If the selecting fields are the same, the entry keeps its id, and with it the variants that refer to it. It gets a
-        // new id if there are too many variants, or if they were soft-invalidated: otherwise the rewritten entry would make
-        // them fresh.
+        // new id if there are too many variants, or if its key was soft-invalidated, be it by a ramp whose turn has not come:
+        // the rewritten entry has no mark of that, and would keep them fresh.
         let (parent, variants) = match known {
-            Some(Varies { version: Version { id, .. }, stored, softened: None }) if stored.fields == fields => {
+            Some(Varies { version: version @ Version { id, .. }, stored, softened: None })
+                if stored.fields == fields && !version.is_marked() =>
+            {
                 match stored.variants.saturating_add(u16::from(is_new)) {
                     variants if variants <= self.policy.max_variants => (id, variants),
                     _ => (EntryId::random(), 1),
@@ -339,8 +358,8 @@ impl Context {
             .compressed(is_compressed)
             .leading_to(self.policy.max_variants);
         info.parent = Some(parent);
-        let parent = Some((request.key.clone(), leads_there));
-        Draft { guard, parent, response: head(variant, info), tags, mints, encodable }
+        let variants = Some(Box::new(Variants { guard, parent: Some((request.key.clone(), leads_there)) }));
+        Draft { variants, response: head(variant, info), tags, mints, encodable }
     }
 
     /// The metadata of a response, with only the fields that are stored.
@@ -380,7 +399,11 @@ impl Context {
     }
 }
 
-fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl, encodable: bool) -> Traits {
+/// The shapes of the names of fields that few responses have.
+const VARY: Shapes = Shapes::of_each(&["vary"]);
+const CODED: Shapes = Shapes::of_each(&["content-encoding"]);
+
+fn traits(status: StatusCode, is_coded: bool, cc: &CacheControl, encodable: bool) -> Traits {
     let encodable = encodable && !cc.no_transform;
     Traits {
         immutable: cc.immutable,
@@ -388,7 +411,7 @@ fn traits(status: StatusCode, headers: &HeaderMap, cc: &CacheControl, encodable:
         no_circle: true,
         unmatched: false,
         minted: false,
-        plain: !status.is_redirection() && !encodable && !has(headers, &CONTENT_ENCODING),
+        plain: !status.is_redirection() && !encodable && !is_coded,
         encodable,
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     inherit::Reads,
     key::Key,
     policy::Freshness,
-    semantics::{list::has, range::complete_length},
+    semantics::{list::has, names::Shapes, range::complete_length},
     tag::Tags,
     telemetry::NoCacheReason,
 };
@@ -71,6 +71,7 @@ impl Context {
         let came = OriginResponse {
             status: StatusCode::OK,
             headers: &headers,
+            names: Shapes::of(headers.keys()),
             time: now,
             tags: Tags::default(),
             freshness: response.extensions().get::<Freshness>().copied(),

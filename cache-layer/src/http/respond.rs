@@ -91,12 +91,14 @@ struct Reply {
     entry: ResponseEntry,
     content: Content,
     served: Served,
+    /// The moment at which it is the answer, in milliseconds since the Unix epoch.
+    now: u64,
 }
 
 impl Reply {
-    fn stored(entry: ResponseEntry, served: Served) -> Self {
+    fn stored(entry: ResponseEntry, served: Served, now: u64) -> Self {
         let content = Content::Stored(entry.payload().clone());
-        Self { entry, content, served }
+        Self { entry, content, served, now }
     }
 }
 
@@ -110,7 +112,20 @@ impl Context {
         served: Served,
         lookup: &mut LookupSpan,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(Reply::stored(entry, served), method, request, Some(lookup))
+        self.respond_at(self.cache.now(), entry, method, request, served, lookup)
+    }
+
+    /// As [`respond`](Self::respond), at this moment, in milliseconds since the Unix epoch: hits are decided and answered at one.
+    pub(super) fn respond_at<R: Body>(
+        &self,
+        now: u64,
+        entry: ResponseEntry,
+        method: &Method,
+        request: &HeaderMap,
+        served: Served,
+        lookup: &mut LookupSpan,
+    ) -> Response<ResponseBody<R>> {
+        self.respond_with(Reply::stored(entry, served, now), method, request, Some(lookup))
     }
 
     /// As [`respond`](Self::respond), after a lookup that has ended in a miss.
@@ -121,7 +136,7 @@ impl Context {
         request: &HeaderMap,
         served: Served,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(Reply::stored(entry, served), method, request, None)
+        self.respond_with(Reply::stored(entry, served, self.cache.now()), method, request, None)
     }
 
     /// As [`respond`](Self::respond), while the payload of `entry` is still arriving, as `content`.
@@ -134,7 +149,7 @@ impl Context {
         served: Served,
         lookup: &mut LookupSpan,
     ) -> Response<ResponseBody<R>> {
-        self.respond_with(Reply { entry, content, served }, method, request, Some(lookup))
+        self.respond_with(Reply { entry, content, served, now: self.cache.now() }, method, request, Some(lookup))
     }
 
     /// The reply of a load, as an answer to a request.
@@ -162,7 +177,7 @@ impl Context {
 
     fn respond_with<R: Body>(
         &self,
-        Reply { entry, content, served }: Reply,
+        Reply { entry, content, served, now }: Reply,
         method: &Method,
         request: &HeaderMap,
         lookup: Option<&mut LookupSpan>,
@@ -171,7 +186,6 @@ impl Context {
             self.cache.emit(Event::Hit);
         }
         let StoredResponse { info, shapes, .. } = *entry.response();
-        let now = self.cache.now();
         let deadlines = entry.deadlines_at(now);
         let times = times(info, &deadlines, now);
         if let (Some(lookup), Some(result)) = (lookup, served.result(times.fresh)) {

@@ -10,7 +10,7 @@ use http_body::Body;
 use super::{
     annotate::Served,
     context::Context,
-    granted_load::GrantedLoad,
+    granted_load::{Asked, GrantedLoad},
     plan::{DatedHeaders, OriginResponse, date_for},
     reply::LoadReply,
     response_entry::ResponseEntry,
@@ -23,6 +23,7 @@ use crate::{
         caching_policy::SetCookie,
         groups::names_groups,
         list::has_any,
+        names::Shapes,
         update::{freshen, selects},
     },
     tag::Tags,
@@ -31,24 +32,24 @@ use crate::{
 
 impl<R: Body, E> GrantedLoad<R, E> {
     /// Ends a load because `entry` still holds: by the head of a 304, or without one if the application was not asked.
-    pub(super) async fn revalidated(mut self: Box<Self>, entry: ResponseEntry, head: Option<response::Parts>) {
+    pub(super) async fn revalidated(mut self, entry: ResponseEntry, head: Option<response::Parts>) {
         self.permit.not_modified();
         self.permit.reserve(Some(entry.payload().len() as u64));
-        let (stored, now) = (entry.response(), self.context.cache.now());
+        let (stored, now) = (entry.response(), self.asked.context.cache.now());
         let asked_about = head.is_some();
         let Some(mut head) = head.filter(|head| selects(&head.headers, &stored.headers, now / 1000)) else {
             return self.unmatched(entry, asked_about).await;
         };
-        let cookies = self.context.cookies_for_client(&head.headers);
-        let headers = self.context.freshened(&entry, &mut head);
-        let response = self.context.origin_response(&self.request.target, &entry, &headers, &mut head);
-        let (why, varies) = (self.miss.detail.why, self.miss.detail.varies.take());
-        match self.context.plan(&self.request, response) {
+        let cookies = self.asked.context.cookies_for_client(&head.headers);
+        let headers = self.asked.context.freshened(&entry, &mut head);
+        let response = self.asked.context.origin_response(&self.asked.request.target, &entry, &headers, &mut head);
+        let (why, varies) = (self.asked.miss.detail.why, self.asked.miss.detail.varies.take());
+        match self.asked.context.plan(&self.asked.request, response) {
             Ok(plan) => {
-                self.context.lead_there(&self.request, &plan, now, &mut self.permit);
+                self.asked.context.lead_there(&self.asked.request, &plan, now, &mut self.permit);
                 let headers = DatedHeaders { own: &headers, date: None };
-                let draft = self.context.draft(plan, &self.request, headers, varies, false);
-                let (millis, coded) = (self.context.load_time(&self.request), draft.is_encodable());
+                let draft = self.asked.context.draft(plan, &self.asked.request, headers, varies, false);
+                let (millis, coded) = (self.asked.context.load_time(&self.asked.request), draft.is_encodable());
                 let (writes, tags, again) = draft.complete(|again| again.loaded_again(&entry, millis, coded));
                 let served = Served::Validated { why, not_stored: self.permit.refusal() };
                 self.reply_to.send(reply(again, served, cookies));
@@ -58,7 +59,7 @@ impl<R: Body, E> GrantedLoad<R, E> {
                 let (status, offers_ranges) = (stored.info.status, stored.headers.contains_key(ACCEPT_RANGES));
                 let served = Served::Validated { why, not_stored: Some(reason) };
                 self.reply_to.send(reply(entry.clone(), served, cookies));
-                self.context.record_uncacheable(self.permit, &self.request, status, offers_ranges, reason);
+                self.asked.context.record_uncacheable(self.permit, &self.asked.request, status, offers_ranges, reason);
             }
         }
     }
@@ -66,8 +67,9 @@ impl<R: Body, E> GrantedLoad<R, E> {
     /// Ends a load whose 304 names another response than the one in the request. The stored response is not freshened, though
     /// its tag may only be spelled differently. It answers this request, because the application has sent no other content. The
     /// next request asks for the whole response.
-    async fn unmatched(self: Box<Self>, entry: ResponseEntry, asked_about: bool) {
-        let Self { context, request, miss, permit, reply_to, room: _room } = *self;
+    async fn unmatched(self, entry: ResponseEntry, asked_about: bool) {
+        let Self { asked, permit, reply_to, room: _room } = self;
+        let Asked { context, request, miss } = *asked;
         let reason = NoCacheReason::Unmatched;
         let served = Served::Validated { why: miss.detail.why, not_stored: Some(reason) };
         reply_to.send(LoadReply::Entry(entry.clone(), served));
@@ -119,6 +121,7 @@ impl Context {
         OriginResponse {
             status: entry.response().info.status,
             headers,
+            names: Shapes::of(headers.keys()),
             time: self.cache.now(),
             tags: match tags {
                 Some(tags) => tags,

@@ -75,7 +75,8 @@ impl Hit {
 
 /// The result of a look-up in the memory of this process.
 pub(super) enum InMemory {
-    Answer(ResponseEntry),
+    /// The answer at this moment, in milliseconds since the Unix epoch.
+    Answer(ResponseEntry, u64),
     /// The whole store is in this process, and has no entry under the primary key.
     Missing(Seen),
     Unknown,
@@ -161,8 +162,8 @@ impl Context {
         find: impl Fn(&Key) -> Option<Entry>,
         key: &Key,
         headers: &HeaderMap,
+        now: u64,
     ) -> Option<ResponseEntry> {
-        let now = self.cache.now();
         let decision = match self.decide(entry, key, headers, now) {
             Decision::Variant(key, varies) => self.decide(variant_of(find(&key)?, &varies).ok()?, &key, headers, now),
             decision => decision,
@@ -175,7 +176,7 @@ impl Context {
 
     /// The answer that this process has in memory. This is not a look-up: no event is emitted.
     pub(super) fn peek_answer(&self, key: &Key, headers: &HeaderMap) -> Option<ResponseEntry> {
-        self.answer_of(self.cache.peek(key)?, |key| self.cache.peek(key), key, headers)
+        self.answer_of(self.cache.peek(key)?, |key| self.cache.peek(key), key, headers, self.cache.now())
     }
 
     /// What this process can tell from its memory.
@@ -185,8 +186,9 @@ impl Context {
             Some(Retrieved::Missing(seen)) => return InMemory::Missing(seen),
             Some(Retrieved::Unavailable) | None => return InMemory::Unknown,
         };
-        let answer = self.answer_of(entry, |key| self.cache.peek(key), key, headers);
-        answer.map_or(InMemory::Unknown, InMemory::Answer)
+        let now = self.cache.now();
+        let answer = self.answer_of(entry, |key| self.cache.peek(key), key, headers, now);
+        answer.map_or(InMemory::Unknown, |answer| InMemory::Answer(answer, now))
     }
 
     /// Selects the entry that answers a request among the `entries` of a primary key, which are not stored, or not yet.
@@ -197,7 +199,7 @@ impl Context {
         headers: &HeaderMap,
     ) -> Option<ResponseEntry> {
         let find = |key: &Key| entries.iter().find(|(one, _)| one == key).map(|(_, entry)| entry.clone());
-        self.answer_of(find(key)?, find, key, headers)
+        self.answer_of(find(key)?, find, key, headers, self.cache.now())
     }
 
     /// Selects a stored response for a request.

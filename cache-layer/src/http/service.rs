@@ -14,9 +14,10 @@ use tracing::Span;
 
 use super::{
     annotate::{Refusal, Served},
+    asking::Asking,
     body::ResponseBody,
     context::Context,
-    fetch::{Asking, Known, fetch, fetch_missing, fetch_unless_nested},
+    fetch::{Known, fetch, fetch_missing, fetch_unless_nested},
     future::ResponseFuture,
     hints::Hints,
     origin::Origin,
@@ -153,10 +154,10 @@ impl Context {
             return AtOnce::Fetch(Known::Nothing, lookup);
         }
         let known = match self.select_in_memory(key, headers) {
-            InMemory::Answer(entry) => {
+            InMemory::Answer(entry, now) => {
                 lookup.at(Tier::Memory);
                 if *method != Method::GET || !self.is_due_early(&entry) {
-                    return AtOnce::Answer(self.respond(entry, method, headers, Served::Hit, &mut lookup));
+                    return AtOnce::Answer(self.respond_at(now, entry, method, headers, Served::Hit, &mut lookup));
                 }
                 Known::Due(entry.id())
             }
@@ -228,7 +229,7 @@ impl<S: Clone> CacheService<S> {
         let span = lookup.span();
         // With `No-Vary-Search`, another query's load may provide the missing response.
         let only_by_key = context.variations.is_none();
-        let asking = Asking { context, service: self.inner.clone(), request, key, target };
+        let asking = Box::new(Asking { context, service: self.inner.clone(), request, key, target });
         match (mark, known) {
             (Some(mark), _) => ResponseFuture::boxed(fetch_unless_nested(asking, mark, lookup), Span::none()),
             (None, Known::Missing(seen)) if only_by_key => {

@@ -7,9 +7,12 @@ use tower::service_fn;
 use tracing::Span;
 
 use super::{
+    asking::Asking,
     context::Context,
-    fetch::{Asking, fetch_missing},
+    fetch::fetch_missing,
+    granted_load::Asked,
     load::Load,
+    oneshot::Oneshot,
     plan::CacheRequest,
     select::{Miss, Route},
     target::Target,
@@ -31,18 +34,22 @@ async fn the_futures_of_a_miss_are_small() {
     let target = || Target::of_uri(&context.sites, request().uri()).unwrap().into_owned();
     let key = target().key(&context.key_rules(request().headers()));
     let lookup = context.cache.lookup_span(&key);
-    let asking = Asking { context: context.clone(), service, request: request(), key: key.clone(), target: target() };
-    let fetched = size_of_val(&fetch_missing(asking, Seen::Nothing, lookup));
+    let asking = || {
+        let (context, key, target) = (context.clone(), key.clone(), target());
+        Box::new(Asking { context, service, request: request(), key, target })
+    };
+    let fetched = size_of_val(&fetch_missing(asking(), Seen::Nothing, lookup));
 
     let Role::Leader(flight) = context.cache.flights().join(&key) else { panic!("nobody else is there") };
     let asked = CacheRequest::as_get(&context, target(), key.clone(), &request());
     let detail = Route { why: ForwardReason::UriMiss, varies: None };
-    let miss = Miss { key, expected: Some(Seen::Nothing), stale: None, detail };
+    let miss = Miss { key: key.clone(), expected: Some(Seen::Nothing), stale: None, detail };
     let (purpose, patience) = (Purpose::Answer, context.cache.patience());
-    let load = Load { context: context.clone(), service, request: request(), asked, miss, purpose, patience };
+    let asked = Box::new(Asked { context: context.clone(), request: asked, miss });
+    let load = Load { asked, sending: Box::pin(Oneshot::new(service, request())), purpose, patience };
     let mut led = 0;
     let task = context.cache.flights().spawn_load(Span::none(), |reply_to| {
-        let lead = Box::new(load).lead(flight, reply_to);
+        let lead = load.lead(flight, reply_to);
         led = size_of_val(&lead);
         lead
     });

@@ -11,7 +11,7 @@ use tracing::Span;
 use super::{
     body::ResponseBody,
     context::Context,
-    granted_load::GrantedLoad,
+    granted_load::{Asked, GrantedLoad},
     oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,
@@ -170,8 +170,9 @@ impl Context {
         let miss = Miss { key: request.key.clone(), expected: Some(Seen::Unusable), stale: None, detail };
         let context = self.clone();
         let task = self.cache.flights().spawn_load(Span::none(), |reply_to| {
-            let load = GrantedLoad::<R, Infallible> { context, request, miss, permit, reply_to, room: None };
-            async move { Box::new(load).receive(response).await }
+            let asked = Box::new(Asked { context, request, miss });
+            let load = GrantedLoad::<R, Infallible> { asked, permit, reply_to, room: None };
+            async move { load.receive(response).await }
         });
         match task.reply().await {
             (LoadReply::Response(response), task) => response.map(|body| body.recorded_by(task)),

@@ -84,14 +84,16 @@ impl CacheControl {
     }
 
     fn add(&mut self, directive: &[u8], argument: Argument<'_>) {
+        // Most are written in lower case.
+        if !self.add_lowercase(directive, argument) && directive.iter().any(u8::is_ascii_uppercase) {
+            self.add_lowercase(&directive.to_ascii_lowercase(), argument);
+        }
+    }
+
+    /// Adds a directive whose name is in lower case; `false` if it is none that is known.
+    fn add_lowercase(&mut self, name: &[u8], argument: Argument<'_>) -> bool {
         let bare = matches!(argument, Argument::Absent);
-        let mut lowercase = [0; LONGEST_DIRECTIVE];
-        let Some(name) = lowercase.get_mut(..directive.len()) else {
-            return;
-        };
-        name.copy_from_slice(directive);
-        name.make_ascii_lowercase();
-        match &*name {
+        match name {
             b"no-store" => self.no_store = true,
             b"no-cache" => {
                 self.no_cache = true;
@@ -116,12 +118,11 @@ impl CacheControl {
             b"max-stale" => keep_smaller(&mut self.max_stale, argument.delta_seconds()),
             // The larger value is the stricter demand.
             b"min-fresh" => self.min_fresh = self.min_fresh.max(Some(argument.delta_seconds())),
-            _ => {}
+            _ => return false,
         }
+        true
     }
 }
-
-const LONGEST_DIRECTIVE: usize = "stale-while-revalidate".len();
 
 fn keep_smaller(kept: &mut Option<DeltaSeconds>, stated: DeltaSeconds) {
     *kept = Some(kept.map_or(stated, |kept| kept.min(stated)));

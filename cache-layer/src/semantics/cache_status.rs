@@ -1,9 +1,53 @@
 //! The `Cache-Status` field (RFC 9211).
 
-use smallvec::SmallVec;
+/// The text of a field, which is appended to; most are short enough for the stack.
+#[derive(Clone, Debug)]
+pub(crate) enum Text {
+    Short { bytes: [u8; Self::SHORT], length: usize },
+    Long(Vec<u8>),
+}
 
-/// The text of a field; most are short enough for the stack.
-pub(crate) type Text = SmallVec<[u8; 128]>;
+impl Text {
+    const SHORT: usize = 128;
+
+    pub(crate) fn new() -> Self {
+        Self::Short { bytes: [0; Self::SHORT], length: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    #[inline]
+    pub(crate) fn extend_from_slice(&mut self, more: &[u8]) {
+        if let Self::Short { bytes, length } = self
+            && let Some(room) = bytes.get_mut(*length..).and_then(|rest| rest.get_mut(..more.len()))
+        {
+            room.copy_from_slice(more);
+            *length += more.len();
+        } else {
+            self.outgrow(more);
+        }
+    }
+
+    #[cold]
+    fn outgrow(&mut self, more: &[u8]) {
+        *self = Self::Long([self.as_ref(), more].concat());
+    }
+
+    pub(crate) fn push(&mut self, byte: u8) {
+        self.extend_from_slice(&[byte]);
+    }
+}
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Short { bytes, length } => &bytes[..*length],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
 
 /// The name of a cache, checked to be expressible in the field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +60,7 @@ impl CacheName {
         valid.then(|| {
             let mut text = Text::new();
             write_token_or_string(&mut text, name);
-            Self(text.into_vec())
+            Self(text.as_ref().to_vec())
         })
     }
 }
@@ -203,7 +247,7 @@ mod tests {
         let name = CacheName::new(name).unwrap();
         let mut text = Text::new();
         CacheStatus { name: &name, outcome, detail, first: None }.write(&mut text);
-        HeaderValue::from_bytes(&text).unwrap()
+        HeaderValue::from_bytes(text.as_ref()).unwrap()
     }
 
     fn forward(why: ForwardReason) -> Outcome {
@@ -218,6 +262,19 @@ mod tests {
         };
         let parameters = item.params.iter().map(|(key, value)| (key.to_string(), value.clone()));
         (item.bare_item.clone(), parameters.collect())
+    }
+
+    #[test]
+    fn a_text_is_what_was_appended_however_long() {
+        for step in [1, 7, 100, 128, 129, 300] {
+            let (mut text, mut expected) = (Text::new(), Vec::new());
+            for byte in 0..9 {
+                let more = vec![b'0' + byte; step];
+                text.extend_from_slice(&more);
+                expected.extend(more);
+                assert_eq!((text.as_ref(), text.len()), (&*expected, expected.len()));
+            }
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn selects(first: &HeaderMap, response: &HeaderMap, second: &HeaderMap) -> bool 
         None => true,
         Some(Vary::Star) => false,
         Some(Vary::Fields(fields)) => {
-            let values = |request| fields.selecting_values(request, &Normalization::default());
+            let values = |request| fields.values(request, &Normalization::default());
             values(first) == values(second)
         }
     }

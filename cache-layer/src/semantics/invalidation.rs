@@ -28,8 +28,10 @@ pub(crate) fn affected_paths(target: Target<'_>, response: &HeaderMap) -> Vec<St
 
 /// The path and query to which a redirect leads on the origin of the target (RFC 9110, section 15.4).
 pub(crate) fn redirected_path(target: Target<'_>, status: StatusCode, response: &HeaderMap) -> Option<String> {
-    let location = response.get(LOCATION).filter(|_| status.is_redirection())?;
-    target.resolve(location.to_str().ok()?)
+    if !status.is_redirection() {
+        return None;
+    }
+    target.resolve(response.get(LOCATION)?.to_str().ok()?)
 }
 
 /// Whether a response to an unsafe method has the content that GET of the same target would return: its `Content-Location` is

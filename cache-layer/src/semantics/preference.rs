@@ -1,5 +1,7 @@
 //! Lists of preferences with weights, as in `Accept-Encoding` and `Accept-Language` (RFC 9110, section 12.4.2).
 
+use smallvec::SmallVec;
+
 /// Whether the order of members matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -12,24 +14,50 @@ pub(crate) enum Order {
     Moot,
 }
 
-/// The canonical spelling of a list: lower case, no white space, weights without needless digits, names mapped by `rename`.
+/// The canonical spelling of a list: lower case, no white space, weights without needless digits, names mapped by `rename`, which
+/// gets them as they are spelled.
 ///
 /// `None` for a value that is not such a list.
 pub(crate) fn canonical(value: &[u8], order: Order, rename: fn(&str) -> &str) -> Option<Vec<u8>> {
-    let mut members = preferences(value)?;
+    let mut members = weighed(value).collect::<Option<SmallVec<[(&str, u16); 8]>>>()?;
     for member in &mut members {
-        let name = rename(&member.name);
-        if name != member.name {
-            member.name = name.to_owned();
-        }
+        member.0 = rename(member.0);
     }
     match order {
         Order::Counts => {}
-        Order::CountsAmongEquals => members.sort_by_key(|member| std::cmp::Reverse(member.weight)),
-        Order::Moot => members.sort_by(|a, b| b.weight.cmp(&a.weight).then_with(|| a.name.cmp(&b.name))),
+        Order::CountsAmongEquals => members.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight)),
+        Order::Moot => members.sort_by(|(one, weight), (other, other_weight)| {
+            other_weight.cmp(weight).then_with(|| lowercase(one).cmp(lowercase(other)))
+        }),
     }
-    let members: Vec<Vec<u8>> = members.into_iter().map(Preference::into_bytes).collect();
-    Some(members.join(&b','))
+    // No spelling is shorter.
+    let mut spelled = Vec::with_capacity(value.len());
+    for (at, (name, weight)) in members.into_iter().enumerate() {
+        if at > 0 {
+            spelled.push(b',');
+        }
+        spelled.extend(lowercase(name));
+        spell_weight(&mut spelled, weight);
+    }
+    Some(spelled)
+}
+
+fn lowercase(text: &str) -> impl Iterator<Item = u8> {
+    text.bytes().map(|byte| byte.to_ascii_lowercase())
+}
+
+/// The shortest spelling that can be parsed, so that it can't equal a value that could not be parsed and was kept.
+fn spell_weight(spelled: &mut Vec<u8>, weight: u16) {
+    if weight == 1000 {
+        return;
+    }
+    spelled.extend_from_slice(b";q=0");
+    let digits = [weight / 100, weight / 10 % 10, weight % 10].map(|digit| b'0' + (digit % 10) as u8);
+    let trimmed = digits.iter().rposition(|digit| *digit != b'0').map_or(&[][..], |last| &digits[..=last]);
+    if !trimmed.is_empty() {
+        spelled.push(b'.');
+        spelled.extend_from_slice(trimmed);
+    }
 }
 
 /// The members of a list; `None` for a value that is not such a list.
@@ -63,17 +91,6 @@ fn weighed_member(member: &[u8]) -> Option<(&str, u16)> {
         Some(parameter) => parse_weight(parameter)?,
     };
     Some((str::from_utf8(name).ok()?, weight))
-}
-
-impl Preference {
-    fn into_bytes(self) -> Vec<u8> {
-        if self.weight == 1000 {
-            return self.name.into_bytes();
-        }
-        // The spelling has to be parseable, so that it can't equal a value that could not be parsed and was kept.
-        let fraction = format!(".{:03}", self.weight);
-        [self.name.as_bytes(), b";q=0", fraction.trim_end_matches('0').trim_end_matches('.').as_bytes()].concat()
-    }
 }
 
 /// `q=0.5`, in thousandths.

@@ -46,8 +46,7 @@ impl Windows {
 
         let stated = |stated: Option<DeltaSeconds>| stated.map(|stated| stated.seconds().unwrap_or(0) * 1000);
         // A configured window is not a permission to send one client's cookie for longer.
-        let sets_cookie = has(headers, &SET_COOKIE);
-        let configured = |millis| if sets_cookie { 0 } else { millis };
+        let configured = |millis| if millis > 0 && has(headers, &SET_COOKIE) { 0 } else { millis };
         let while_revalidate =
             stated(cc.stale_while_revalidate).unwrap_or_else(|| configured(policy.default_stale_while_revalidate));
         let if_error = stated(cc.stale_if_error).unwrap_or_else(|| configured(policy.default_stale_if_error));

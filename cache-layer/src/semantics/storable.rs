@@ -393,16 +393,18 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn streaming_type(headers: &HeaderMap) -> Option<NoCacheReason> {
-    const GRPC: &[u8] = b"application/grpc";
-    let line = headers.get(CONTENT_TYPE)?.as_bytes();
-    let media_type = line.split(|&byte| byte == b';').next()?.trim_ascii();
-    if media_type.eq_ignore_ascii_case(b"text/event-stream") {
-        Some(NoCacheReason::EventStream)
-    } else if media_type.get(..GRPC.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC)) {
-        Some(NoCacheReason::Grpc)
-    } else {
-        None
+    let line = headers.get(CONTENT_TYPE)?.as_bytes().trim_ascii_start();
+    if after(b"application/grpc", line).is_some() {
+        return Some(NoCacheReason::Grpc);
     }
+    let rest = after(b"text/event-stream", line)?.trim_ascii_start();
+    matches!(rest, [] | [b';', ..]).then_some(NoCacheReason::EventStream)
+}
+
+/// The rest of a line that begins like this, in upper or lower case.
+fn after<'a>(beginning: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
+    let (begin, rest) = line.split_at_checked(beginning.len())?;
+    begin.eq_ignore_ascii_case(beginning).then_some(rest)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which request fields select a response (RFC 9111, section 4.1).
 
-use std::fmt;
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::header::{
     ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, COOKIE, HeaderMap, HeaderName,
@@ -163,7 +163,7 @@ impl Vary {
 
 /// The names of the selecting request fields: lower case, sorted, each once, at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct VaryFields(Vec<HeaderName>);
+pub(crate) struct VaryFields(Arc<[HeaderName]>);
 
 impl VaryFields {
     /// The most fields that a response may vary on: each costs work on every request for it.
@@ -172,19 +172,27 @@ impl VaryFields {
     fn new(mut names: Vec<HeaderName>) -> Option<Self> {
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
-        (1..=Self::LIMIT).contains(&names.len()).then_some(Self(names))
+        (1..=Self::LIMIT).contains(&names.len()).then(|| Self(names.into()))
     }
 
     /// What a request says in each field, in the order of the names. Lines are combined with `", "`; an
     /// absent field differs from an empty one.
-    pub(crate) fn selecting_values(&self, request: &HeaderMap, normalization: &Normalization) -> Vec<Option<Vec<u8>>> {
-        let value = |name: &HeaderName| {
+    pub(crate) fn selecting_values<'a>(
+        &'a self,
+        request: &'a HeaderMap,
+        normalization: &'a Normalization,
+    ) -> impl Iterator<Item = Option<Cow<'a, [u8]>>> {
+        self.0.iter().map(|name| {
             if *name == COOKIE && !normalization.cookies.is_empty() {
-                return Some(normalization.counting_cookies(request));
+                return Some(normalization.counting_cookies(request).into());
             }
             Some(normalized(name, selecting_value(request, name)?, normalization))
-        };
-        self.0.iter().map(value).collect()
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn values(&self, request: &HeaderMap, normalization: &Normalization) -> Vec<Option<Vec<u8>>> {
+        self.selecting_values(request, normalization).map(|value| value.map(Cow::into_owned)).collect()
     }
 
     /// The names with commas between them, for [`VaryFields::from_bytes`].
@@ -201,33 +209,34 @@ impl VaryFields {
     }
 }
 
-fn selecting_value(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
-    let mut lines = request.get_all(name).into_iter();
-    let mut value = lines.next()?.as_bytes().trim_ascii().to_vec();
+fn selecting_value<'a>(request: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = request.get_all(name).into_iter().map(|line| line.as_bytes().trim_ascii());
+    let mut value = Cow::Borrowed(lines.next()?);
     for line in lines {
+        let value = value.to_mut();
         value.extend_from_slice(b", ");
-        value.extend_from_slice(line.as_bytes().trim_ascii());
+        value.extend_from_slice(line);
     }
     Some(value)
 }
 
-fn normalized(name: &HeaderName, value: Vec<u8>, normalization: &Normalization) -> Vec<u8> {
+fn normalized<'a>(name: &HeaderName, value: Cow<'a, [u8]>, normalization: &Normalization) -> Cow<'a, [u8]> {
     if name == ACCEPT_ENCODING || name == ACCEPT_LANGUAGE {
         if !normalization.preferences {
             return value;
         }
         if let Some(negotiated) = normalization.negotiated(name, &value) {
-            return negotiated;
+            return negotiated.into();
         }
         let canonical = match name == ACCEPT_ENCODING {
             true => preference::canonical(&value, normalization.coding_order, canonical_coding),
             false => preference::canonical(&value, normalization.language_order, |language| language),
         };
         // A value that can't be parsed stays as it is, and equals no other spelling.
-        return canonical.unwrap_or(value);
+        return canonical.map_or(value, Cow::Owned);
     }
     let is_list = normalization.preferences && (name == ACCEPT || name == ACCEPT_CHARSET);
-    if is_list || normalization.list_space { without_space_at_commas(&value) } else { value }
+    if is_list || normalization.list_space { without_space_at_commas(&value).into() } else { value }
 }
 
 /// Whether the content of a stored response may be sent to the client of a request (RFC 9110, section 12.5.3).
@@ -327,30 +336,27 @@ mod tests {
             &[("foo", "1"), ("foo", "2"), ("bar", " a\t")],
             &[("foo", " 1 "), ("bar", "a"), ("foo", "2"), ("other", "x")],
         ] {
-            assert_eq!(fields.selecting_values(&request(lines), &Normalization::default()), expected, "{lines:?}");
+            assert_eq!(fields.values(&request(lines), &Normalization::default()), expected, "{lines:?}");
         }
-        assert_ne!(
-            fields.selecting_values(&request(&[("foo", "1,2"), ("bar", "a")]), &Normalization::default()),
-            expected
-        );
+        assert_ne!(fields.values(&request(&[("foo", "1,2"), ("bar", "a")]), &Normalization::default()), expected);
     }
 
     #[test]
     fn absent_matches_only_absent() {
         let fields = fields(&["foo"]);
         for normalization in [&Normalization::default(), &Normalization::permitted()] {
-            assert_eq!(fields.selecting_values(&request(&[]), normalization), [None]);
-            assert_eq!(fields.selecting_values(&request(&[("foo", "")]), normalization), [Some(vec![])]);
+            assert_eq!(fields.values(&request(&[]), normalization), [None]);
+            assert_eq!(fields.values(&request(&[("foo", "")]), normalization), [Some(vec![])]);
         }
         for name in ["accept-language", "accept-encoding"] {
             let all = &Normalization::permitted();
-            assert_eq!(super::tests::fields(&[name]).selecting_values(&request(&[]), all), [None]);
-            assert_eq!(super::tests::fields(&[name]).selecting_values(&request(&[(name, "")]), all), [Some(vec![])]);
+            assert_eq!(super::tests::fields(&[name]).values(&request(&[]), all), [None]);
+            assert_eq!(super::tests::fields(&[name]).values(&request(&[(name, "")]), all), [Some(vec![])]);
         }
     }
 
     fn same(name: &'static str, one: &'static str, other: &'static str, normalization: &Normalization) -> bool {
-        let values = |value| fields(&[name]).selecting_values(&request(&[(name, value)]), normalization);
+        let values = |value| fields(&[name]).values(&request(&[(name, value)]), normalization);
         values(one) == values(other)
     }
 
@@ -408,7 +414,7 @@ mod tests {
         assert_eq!(normalization.negotiate(&mut after), Some(before.clone()));
         assert_eq!(normalization.negotiate(&mut after), None);
         assert_eq!(after, request(&[("accept-encoding", "br, gzip"), ("accept-language", "de, en;q=0.99")]));
-        assert_eq!(fields.selecting_values(&after, &normalization), fields.selecting_values(&before, &normalization));
+        assert_eq!(fields.values(&after, &normalization), fields.values(&before, &normalization));
         for unchanged in [&[][..], &[("accept-encoding", "identity;q=0, br")], &[("accept-language", "junk!")]] {
             let mut request = request(unchanged);
             assert_eq!(normalization.negotiate(&mut request), None);
@@ -420,7 +426,7 @@ mod tests {
     fn only_the_cookies_that_count_select() {
         let normalization =
             Normalization { cookies: vec!["lang".to_owned(), "theme".to_owned()], ..Normalization::safe() };
-        let values = |lines| fields(&["cookie"]).selecting_values(&request(lines), &normalization);
+        let values = |lines| fields(&["cookie"]).values(&request(lines), &normalization);
         let dark = values(&[("cookie", "theme=dark")]);
         assert_eq!(values(&[("cookie", "id=7; theme=dark"), ("cookie", "x")]), dark);
         for other in [

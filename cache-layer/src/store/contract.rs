@@ -248,7 +248,11 @@ pub enum Lookup {
 
 impl Lookup {
     /// The result for `entry`, given the state of its tags.
+    #[inline]
     pub(crate) fn judged(entry: Entry, state: TagState) -> Self {
+        if state == TagState::Current {
+            return Self::Found(entry);
+        }
         let id = entry.id();
         let why = if state == TagState::Banned { Rejection::Pattern } else { Rejection::Tag };
         entry.in_state(state).map_or(Self::Rejected(why, Seen::Entry(id)), Self::Found)

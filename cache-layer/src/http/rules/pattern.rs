@@ -116,13 +116,13 @@ pub(super) fn with_segments<T>(path: &str, look: impl FnOnce(Segments<'_>) -> T)
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segments<'a> {
     path: &'a [u8],
-    /// Where there are slashes in it, a bit for each byte; `None` where that was not looked at.
-    slashes: Option<u64>,
+    /// Where they end, a bit for each byte; 0 where that was not looked at.
+    ends: u64,
 }
 
 impl<'a> Segments<'a> {
     fn of(path: &'a str) -> Self {
-        Self { path: path.as_bytes(), slashes: None }.without_ends()
+        Self { path: without_slash_at_the_end(path.strip_prefix('/').unwrap_or(path).as_bytes()), ends: 0 }
     }
 
     /// Those of a path in which nothing may mean something else, as in most: no byte tells but single slashes. Where there are
@@ -134,46 +134,40 @@ impl<'a> Segments<'a> {
         loop {
             let at = last.min(start);
             let word = path.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word))?;
-            if having(word, b'.') | having(word, b'%') | having(word, b'\\') != 0 {
+            let (dots, here) = dots_and_slashes(word);
+            if dots | having(word, b'%') | having(word, b'\\') != 0 {
                 return None;
             }
-            slashes |= bits(having(word, b'/')) << at;
+            slashes |= bits(here) << at;
             if at == last {
                 break;
             }
             start += WORD;
         }
-        (slashes & (slashes << 1) == 0).then(|| Self { path, slashes: Some(slashes) }.without_ends())
-    }
-
-    /// Without the slash that a path begins with, and the one that it may end with.
-    fn without_ends(self) -> Self {
-        let Self { path, slashes } = self;
-        let (path, slashes) = match path {
-            [b'/', rest @ ..] => (rest, slashes.map(|slashes| slashes >> 1)),
-            _ => (path, slashes),
-        };
-        match path {
-            [rest @ .., b'/'] => Self { path: rest, slashes: slashes.map(|slashes| slashes & !(1 << rest.len())) },
-            _ => Self { path, slashes },
-        }
+        let path = without_slash_at_the_end(path.strip_prefix(b"/")?);
+        // The last segment ends where the path does.
+        (slashes & (slashes << 1) == 0).then(|| Self { path, ends: (slashes >> 1) | (1 << path.len()) })
     }
 
     /// The first one, and those after it.
+    #[inline(always)]
     pub(super) fn split_first(self) -> Option<(&'a [u8], Self)> {
-        let Self { path, slashes } = self;
+        let Self { path, ends } = self;
         if path.is_empty() {
             return None;
         }
-        let end = match slashes {
-            Some(0) => path.len(),
-            Some(slashes) => slashes.trailing_zeros() as usize,
-            None => path.iter().position(|&byte| byte == b'/').unwrap_or(path.len()),
+        let (end, ends) = match ends.trailing_zeros() {
+            u64::BITS => (path.iter().position(|&byte| byte == b'/').unwrap_or(path.len()), 0),
+            end => (end as usize, (ends >> end) >> 1),
         };
         let (segment, rest) = path.split_at_checked(end)?;
-        let slashes = slashes.map(|slashes| slashes.checked_shr(end as u32 + 1).unwrap_or(0));
-        Some((segment, Self { path: rest.get(1..).unwrap_or_default(), slashes }))
+        Some((segment, Self { path: rest.get(1..).unwrap_or_default(), ends }))
     }
+}
+
+/// One slash at the end makes no difference.
+fn without_slash_at_the_end(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 /// The number of bytes that are examined in one step.
@@ -184,6 +178,13 @@ const EACH: u64 = u64::from_ne_bytes([1; WORD]);
 fn having(word: u64, byte: u8) -> u64 {
     let differs = word ^ (EACH * u64::from(byte));
     differs.wrapping_sub(EACH) & !differs & (EACH << 7)
+}
+
+/// The highest bits of the bytes of a word that are a dot, and of those that are a slash: the two differ in the lowest bit alone.
+fn dots_and_slashes(word: u64) -> (u64, u64) {
+    let either = having(word | EACH, b'/');
+    let slashes = either & (word << 7);
+    (either ^ slashes, slashes)
 }
 
 /// The highest bits of the bytes of a word, one next to the other.
@@ -317,13 +318,13 @@ mod tests {
     proptest! {
         /// Of any length, with what tells at any place in a word.
         #[test]
-        fn words_say_what_bytes_do(path in "(/|[a-z0-9\u{80}-\u{ff}]{1,20}/?|[.%\\\\]){0,12}") {
+        fn words_say_what_bytes_do(path in "/?(/|[a-z0-9\u{80}-\u{ff}]{1,20}/?|[.%\\\\]){0,12}") {
             let tells = |byte| matches!(byte, b'.' | b'%' | b'\\');
             let plain = !path.bytes().any(tells) && !path.contains("//");
             let found = Segments::plain(&path);
-            prop_assert!(found.is_none() || plain, "{}", path);
-            // What is shorter or longer is looked at byte by byte.
-            prop_assert_eq!(found.is_some(), plain && (8..=64).contains(&path.len()), "{}", path);
+            // What is shorter, longer, or no path of a server is looked at byte by byte.
+            let is_looked_at = (8..=64).contains(&path.len()) && path.starts_with('/');
+            prop_assert_eq!(found.is_some(), plain && is_looked_at, "{}", path);
             if let Some(found) = found {
                 prop_assert_eq!(all(found), all(Segments::of(&path)), "{}", path);
             }

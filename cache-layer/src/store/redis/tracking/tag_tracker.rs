@@ -16,6 +16,7 @@ use tokio::sync::SetOnce;
 
 use super::tracked::{Ticket, Tracked};
 use crate::{
+    ban::Bans,
     bounded::Bound,
     entry::Entry,
     key::Key,
@@ -154,17 +155,27 @@ impl Default for TagTracker {
 
 impl TagTracker {
     /// Judges an entry of `key`.
+    ///
+    /// Its key is compared with the patterns of bans after the table is free again: a long list takes longer than all else, and
+    /// each push and each other look-up waits for the table. A ban that comes meanwhile came after this look-up began.
     pub(crate) fn judge(&self, entry: &Entry, key: &Key) -> Verdict {
         let mut unknown = Vec::new();
-        let mut judged = Judged::CURRENT;
+        let (mut judged, mut bans) = (Judged::CURRENT, None);
         self.tags.look(|known| {
-            for stamp @ TagStamp { tag, .. } in entry.stamps() {
+            for TagStamp { tag, token } in entry.stamps() {
                 match known.get(tag) {
-                    Some(current) => judged = judged.and(judge_by(&current.record, stamp, entry, key)),
+                    Some(Known { record, .. }) => {
+                        judged.state = judged.state.and(record.state_of(token, || key.id().turn()));
+                        // Only the tag that every entry has lists bans.
+                        bans = record.bans_since(entry.bans_known()).cloned().or(bans.take());
+                    }
                     None => unknown.push(tag.clone()),
                 }
             }
         });
+        if let Some(bans) = bans {
+            judged = judged.and(judge_by_bans(&bans, entry, key));
+        }
         if unknown.is_empty() || judged.state.is_void() {
             Verdict::Known(judged)
         } else {
@@ -233,18 +244,17 @@ impl TagTracker {
 
 /// The state of `entry`, which is stored under `key`, by one of its tags; the tag that every entry has also gives its bans.
 pub(crate) fn judge_by(record: &TagRecord, stamp: &TagStamp, entry: &Entry, key: &Key) -> Judged {
-    let turn = || key.id().turn();
-    let state = record.state_of(&stamp.token, turn);
-    match record.bans() {
-        None => Judged { state, banned_since: false },
-        Some(bans) => {
-            let known = entry.bans_known();
-            Judged {
-                state: state.and(bans.state_of(known, key.canonical(), turn)),
-                banned_since: known < bans.newest(),
-            }
-        }
+    let judged = Judged { state: record.state_of(&stamp.token, || key.id().turn()), banned_since: false };
+    match record.bans_since(entry.bans_known()) {
+        None => judged,
+        Some(bans) => judged.and(judge_by_bans(bans, entry, key)),
     }
+}
+
+/// The state of `entry` by these bans, of which some are younger than those that its load knew of.
+fn judge_by_bans(bans: &Bans, entry: &Entry, key: &Key) -> Judged {
+    let state = bans.state_of(entry.bans_known(), key.canonical(), || key.id().turn());
+    Judged { state, banned_since: true }
 }
 
 impl TagReads<'_> {
@@ -276,6 +286,11 @@ impl TagReads<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, AtomicUsize},
+        thread,
+    };
+
     use bytes::Bytes;
 
     use super::*;
@@ -333,6 +348,77 @@ mod tests {
         assert!(tags.get("a").unwrap().lives_for(2 * minute));
         tags.note_life("a", self::stamp("a", b'1').token, Instant::now(), 9 * minute);
         assert!(!tags.get("a").unwrap().lives_for(5 * minute), "that was another one");
+    }
+
+    /// The record of the tag that every entry has, with this many bans of one pattern.
+    fn banning(stamp: &TagStamp, count: u64, pattern: &str) -> TagRecord {
+        let ban = |at| format!("{at:016x}h{:08x}{:04x}{pattern}", 0, pattern.len());
+        let bans: String = (1..=count).map(ban).collect();
+        let token = String::from_utf8_lossy(&stamp.token.0);
+        TagRecord::parse(format!("{token}|{count:016x}{bans}").as_bytes()).expect("a record")
+    }
+
+    fn entry_of(key: &Key, stamp: &TagStamp) -> Entry {
+        let entry = Entry::new(EntryId::random(), key, Deadlines::fresh_until(0), Bytes::new(), Bytes::new());
+        entry.stamped(std::slice::from_ref(stamp))
+    }
+
+    #[test]
+    fn a_look_up_that_begins_after_a_ban_obeys_it() {
+        let (key, stamp) = (Key::new(["k"]), stamp(EVERYTHING, b'0'));
+        let entry = entry_of(&key, &stamp);
+        for _ in 0..500 {
+            let (tags, is_said) = (TagTracker::default(), AtomicBool::new(false));
+            read(&tags, &stamp).complete(&[Some(stamp.token.into())]);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    tags.void(EVERYTHING);
+                    read(&tags, &stamp).complete(&[Some(banning(&stamp, 1, "k"))]);
+                    is_said.store(true, Ordering::SeqCst);
+                });
+                loop {
+                    let (was_said, verdict) = (is_said.load(Ordering::SeqCst), tags.judge(&entry, &key));
+                    let banned = Verdict::Known(Judged { state: TagState::Banned, banned_since: true });
+                    if was_said {
+                        assert_eq!(verdict, banned);
+                        break;
+                    }
+                    let open =
+                        [Verdict::Known(Judged::CURRENT), Verdict::Unknown(vec![EVERYTHING.into()], Judged::CURRENT)];
+                    assert!(verdict == banned || open.contains(&verdict), "{verdict:?}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn the_table_is_free_while_patterns_are_compared() {
+        const PUSHES: usize = 100;
+        let (key, stamp) = (Key::new(["a".repeat(3_000)]), stamp(EVERYTHING, b'0'));
+        let (entry, slow) = (entry_of(&key, &stamp), format!("*{}b", "a".repeat(900)));
+        let tags = TagTracker::default();
+        read(&tags, &stamp).complete(&[Some(banning(&stamp, 4, &slow))]);
+        let (judged, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    assert_eq!(
+                        tags.judge(&entry, &key),
+                        Verdict::Known(Judged { banned_since: true, ..Judged::CURRENT })
+                    );
+                    judged.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            while judged.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            let before = judged.load(Ordering::SeqCst);
+            (0..PUSHES).for_each(|_| tags.void("another"));
+            let meanwhile = judged.load(Ordering::SeqCst) - before;
+            is_over.store(true, Ordering::SeqCst);
+            // Otherwise each push would wait for a look-up.
+            assert!(meanwhile < PUSHES / 2, "{meanwhile}");
+        });
     }
 
     #[test]
