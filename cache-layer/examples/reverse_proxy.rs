@@ -32,7 +32,7 @@ use std::{
 
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, Coding, ConfigError, NoVarySearch, QueryBody, ResponseBody, Vary,
+    Cache, CacheLayer, ConfigError, Encode, NoVarySearch, QueryBody, ResponseBody, Vary,
     store::{MemoryStore, RedisStore, Store, TieredStore},
     telemetry::{Event, Named, Observer},
 };
@@ -145,9 +145,9 @@ struct Options {
     key_header: Vec<header::HeaderName>,
 
     /// Also store responses in these content codings, and send them to clients that accept them, the preferred one first: some of
-    /// zstd, br and gzip, as far as the example was built with them
-    #[arg(long, value_name = "CODING,..", value_delimiter = ',')]
-    encode: Vec<Coding>,
+    /// zstd, br and gzip, as far as the example was built with them, each with a level if wanted, such as zstd,br:9,gzip
+    #[arg(long, value_name = "CODING[:LEVEL],..")]
+    encode: Option<Encode>,
 
     /// Load this share of the hits again, from 0 to 1, and log whether they still equal the origin's response: 0.001 is one in a
     /// thousand
@@ -181,8 +181,8 @@ impl Options {
         if self.no_vary_search {
             layer = layer.no_vary_search(NoVarySearch::new());
         }
-        if !self.encode.is_empty() {
-            layer = layer.encode(self.encode.clone());
+        if let Some(encode) = &self.encode {
+            layer = layer.encode(encode.clone());
         }
         if let Some(most) = self.max_loads {
             layer = layer.max_loads(most as usize);

@@ -145,11 +145,10 @@ fn hot_keys(config: &Config) -> usize {
 }
 
 /// The configured codings.
-fn encode(config: &Config) -> Result<Encode, ConfigError> {
+fn encode(config: &Config) -> Encode {
     // Without a first tier, what no process has made before it is written is made by none.
     let keeps_none = config.redis_url.is_some() && config.cache_first_tier == 0;
-    let encode = config.cache_encode.encode().map_err(|why| ConfigError::wrong("cache-encode", "", why))?;
-    Ok(encode.in_store(keeps_none))
+    config.cache_encode.0.clone().unwrap_or_else(|| Encode::new([])).in_store(keeps_none)
 }
 
 impl ProductCache {
@@ -207,7 +206,7 @@ impl ProductCache {
             .ttl_for_paths(config.cache_paths.with_default(config.cache_default_ttl))
             .max_body(config.cache_max_body)
             .etags(true)
-            .encode(encode(config)?)
+            .encode(encode(config))
             .inherit(true)
             .verify(config.cache_verify)
             .rules(without.rules.rules.clone());

@@ -5,12 +5,12 @@ use std::{convert::Infallible, time::Duration};
 use allocation_counter::measure;
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, Rule,
+    Cache, CacheLayer, Coding, Rule,
     store::{MemoryStore, RedisStore},
 };
 use http::{
     Request, Response,
-    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST},
+    header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST},
 };
 use http_body_util::{BodyExt as _, Empty, Full};
 use tests::RedisServer;
@@ -44,6 +44,31 @@ fn a_rule_makes_a_hit_allocate_no_more() {
     let mut service = service(layer);
     allocations(&runtime, &mut service, "MISS");
     let hit = (0..10).map(|_| allocations(&runtime, &mut service, "HIT")).min().unwrap();
+    assert!(hit <= PER_MEMORY_HIT, "{hit}");
+}
+
+/// Its fields are made once, and not for each hit.
+#[test]
+fn a_coding_makes_a_hit_allocate_no_more() {
+    let runtime = runtime();
+    let cache = Cache::new(MemoryStore::new(1 << 20));
+    let mut service = service(CacheLayer::new(cache.clone()).encode([Coding::Gzip]));
+    let mut ask = || {
+        let request = Request::get("/products/1").header(HOST, "shop.example").header(ACCEPT_ENCODING, "gzip, br");
+        let request = request.body(Empty::new()).unwrap();
+        let mut response = None;
+        let counted = measure(|| response = Some(runtime.block_on(service.call(request)).unwrap()));
+        (response.unwrap(), counted.count_total)
+    };
+    ask();
+    assert!(runtime.block_on(cache.drain(Duration::from_secs(10))), "the response is not encoded");
+    let hits = (0..10).map(|_| {
+        let (response, allocations) = ask();
+        assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
+        allocations
+    });
+    let hit = hits.min().unwrap();
+    println!("allocations: {hit} for a hit in memory that is sent in a coding");
     assert!(hit <= PER_MEMORY_HIT, "{hit}");
 }
 

@@ -13,11 +13,14 @@ use std::{
 
 use axum::{Router, routing::get};
 use cache_layer::{
-    Cache, CacheLayer, Clock, Coding, Encode, Rule,
+    Cache, CacheLayer, Clock, Coding, Encode, Rule, Verify,
     store::{MemoryStore, RedisStore, TieredStore},
     telemetry::Event,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, VARY},
+};
 use proptest::prelude::*;
 use tests::{App, Backend, Body, Feed, Origin, RedisServer, Response, full, over_each_store};
 use tower_http::compression::CompressionLayer;
@@ -372,6 +375,19 @@ mod validators {
         assert_eq!(app.get("/", &by_date).await.status, 304);
     }
 
+    /// What a client has is not what it gets, if a 304 can't say so.
+    async fn a_client_of_an_error_gets_what_is_there(backend: &Backend) {
+        let app = App::new(backend.cache().await.build(), &pages(false).0, |layer| layer.encode(all()));
+        let say = [("x-status", "404")];
+        warm(&app, "/", "zstd", &say).await;
+        for (accepts, has) in [("zstd, gzip", "\"v1-gzip\""), ("zstd", "\"v1\""), ("zstd", "*")] {
+            let fields = [say[0], ("accept-encoding", accepts), ("if-none-match", has)];
+            let response = app.get("/", &fields).await;
+            assert_eq!((response.status.as_u16(), coding(&response)), (404, "zstd"), "{accepts} {has}");
+            assert_eq!(decoded(&response), page().as_bytes(), "{accepts} {has}");
+        }
+    }
+
     /// Its copy is from before the cache was emptied.
     async fn a_client_is_told_what_it_has_by_a_miss_too(backend: &Backend) {
         let app = app(backend, &pages(false).0).await;
@@ -465,6 +481,50 @@ mod validators {
         }
     }
 
+    /// RFC 9213: a field for caches of this kind.
+    async fn a_targeted_field_may_forbid_it(backend: &Backend) {
+        let targeted = HeaderName::from_static("cdn-cache-control");
+        let set = |layer: CacheLayer| layer.encode(all().in_store(true)).targeted_fields([targeted]);
+        let app = App::new(backend.cache().await.build(), &pages(false).0, set);
+        let say = [("x-say-cdn-cache-control", "max-age=60, no-transform"), ("accept-encoding", "gzip")];
+        for x_cache in ["MISS", "HIT", "HIT"] {
+            let response = app.get("/", &say).await;
+            assert_eq!((response.x_cache(), coding(&response), response.header("vary")), (x_cache, "identity", None));
+        }
+    }
+
+    /// Answers have room for the fields of a coding, of which the stored response knows nothing.
+    async fn what_was_sent_coded_is_compared_as_it_was_stored(backend: &Backend) {
+        let (origin, _) = pages(false);
+        let verify = Verify::new(1.0).fields([CONTENT_ENCODING, CONTENT_TYPE, ETAG, VARY]);
+        let app =
+            App::new(backend.cache().await.build(), &origin, |layer| layer.encode(all().in_store(true)).verify(verify));
+        let say = [("x-say-vary", "Accept-Language"), ("accept-language", "de")];
+        for coding in ["gzip", "zstd", "gzip", "zstd", "identity", "gzip"] {
+            warm(&app, "/", coding, &say).await;
+        }
+        let counts = app.cache.counts();
+        assert!(counts.verified >= 5, "{}", counts.verified);
+        assert_eq!((counts.differing, counts.stored), (0, 1));
+    }
+
+    /// RFC 9111, section 4.3.5: a HEAD that the application answers is compared with what is stored, and not with what was sent.
+    async fn a_head_outdates_a_response_of_another_length_only(backend: &Backend) {
+        let clock = Clock::manual();
+        let cache = backend.cache().await.clock(clock.clone());
+        let app = App::new(cache.build(), &pages(true).0, |layer| layer.encode(all().in_store(true)));
+        let length = page().len();
+        for (uri, of_head, x_cache) in [("/a", length, "REVALIDATED"), ("/b", length - 1, "MISS")] {
+            for _ in 0..2 {
+                warm(&app, uri, "gzip", &[("x-say-content-length", &length.to_string())]).await;
+            }
+            clock.advance(Duration::from_secs(61));
+            app.send(Method::HEAD, uri, &[("x-say-content-length", &of_head.to_string())]).await;
+            let again = app.get(uri, &[("accept-encoding", "gzip")]).await;
+            assert_eq!((again.x_cache(), decoded(&again)), (x_cache, page().into()), "{uri}");
+        }
+    }
+
     async fn what_is_stale_is_sent_coded(backend: &Backend) {
         let clock = Clock::manual();
         let cache = backend.cache().await.clock(clock.clone());
@@ -479,10 +539,14 @@ mod validators {
     over_each_store!(
         a_client_is_told_what_it_has,
         a_client_is_told_what_it_has_by_a_miss_too,
+        a_client_of_an_error_gets_what_is_there,
         a_weak_tag_is_of_every_coding,
         minted_tags_are_told_apart_as_well,
         a_write_is_about_what_the_application_knows,
         what_the_application_validates_is_not_encoded_again,
+        a_targeted_field_may_forbid_it,
+        what_was_sent_coded_is_compared_as_it_was_stored,
+        a_head_outdates_a_response_of_another_length_only,
         what_is_stale_is_sent_coded,
     );
 }
@@ -552,6 +616,14 @@ mod ranges {
         }
     }
 
+    /// In another process, or before the cache was emptied, it got a coding that is not made here.
+    async fn a_client_whose_coding_is_not_there_starts_again(backend: &Backend) {
+        let app = App::new(backend.cache().await.build(), &pages(false).0, |layer| layer.encode(all()));
+        warm(&app, "/", "zstd", &[]).await;
+        let response = ask(&app, "zstd, gzip", "bytes=5-", Some("\"v1-gzip\"")).await;
+        assert_eq!((response.status.as_u16(), coding(&response), decoded(&response)), (200, "zstd", page().into()));
+    }
+
     async fn a_part_of_a_miss_is_one_of_what_the_application_sent(backend: &Backend) {
         let app = app(backend, &pages(false).0).await;
         let part = ask(&app, "gzip", "bytes=10-19", None).await;
@@ -563,6 +635,7 @@ mod ranges {
     over_each_store!(
         a_part_is_one_of_what_is_sent,
         a_client_goes_on_with_what_it_has_a_part_of,
+        a_client_whose_coding_is_not_there_starts_again,
         a_part_of_a_miss_is_one_of_what_the_application_sent,
     );
 }
@@ -600,7 +673,33 @@ mod streams {
         assert_eq!(decoded(&hit), page().repeat(10).as_bytes());
     }
 
-    over_each_store!(what_streams_is_encoded_once_it_is_there);
+    /// How short it is, is known only once it is there.
+    async fn what_streams_and_is_short_is_left_alone(backend: &Backend) {
+        let encoded = Arc::new(AtomicUsize::new(0));
+        let count = encoded.clone();
+        let cache = backend.cache().await.observer(move |event: Event| {
+            count.fetch_add(usize::from(matches!(event, Event::Encoded { .. })), Ordering::SeqCst);
+        });
+        let (feed, unread) = Feed::new();
+        let unread = Mutex::new(Some(unread));
+        let origin = Origin::new(move |_, _| {
+            let body: Option<Body> = unread.lock().unwrap().take();
+            async move {
+                let response = http::Response::builder().header("cache-control", "max-age=60");
+                Ok(response.header("content-type", "text/plain").body(body.expect("one load")).unwrap())
+            }
+        });
+        let app = App::new(cache.build(), &origin, |layer| layer.encode(all().at_least(200).in_store(true)));
+        feed.data("short ".repeat(30)).unwrap();
+        drop(feed);
+        for x_cache in ["MISS", "HIT", "HIT"] {
+            let response = app.get("/", &[("accept-encoding", "gzip")]).await;
+            assert_eq!((response.x_cache(), coding(&response)), (x_cache, "identity"));
+        }
+        assert_eq!(encoded.load(Ordering::SeqCst), 0);
+    }
+
+    over_each_store!(what_streams_is_encoded_once_it_is_there, what_streams_and_is_short_is_left_alone);
 }
 
 mod stores {
@@ -675,12 +774,63 @@ mod stores {
         let mut bytes = plain;
         for name in ["zstd", "gzip"] {
             let coded = warm(&app, "/", name, &[]).await.body.len() as u64;
-            assert!((coded..coded + 400).contains(&(store.bytes() - bytes)), "{name}: {} {bytes}", store.bytes());
+            assert!((coded..coded + 600).contains(&(store.bytes() - bytes)), "{name}: {} {bytes}", store.bytes());
             bytes = store.bytes();
         }
         println!("an entry of {} bytes takes {plain}, and with two codings {bytes}", page().len());
         app.send(Method::PUT, "/", &[]).await;
         assert_eq!((store.bytes(), store.entries()), (0, 0));
+    }
+
+    /// From which length on, and at which level, values are compressed that no client gets in a coding.
+    #[tokio::test]
+    async fn how_values_are_compressed_in_redis_can_be_set() {
+        let server = RedisServer::start();
+        let builder = || RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10));
+        let connect = async |builder: cache_layer::store::RedisStoreBuilder| {
+            let store = builder.build().unwrap();
+            assert!(store.wait_connected(Duration::from_secs(10)).await);
+            Cache::new(store)
+        };
+        let usual = connect(builder()).await;
+        let none = connect(builder().compress_at_least(usize::MAX)).await;
+        let all = connect(builder().compress_at_least(100)).await;
+        let quick = connect(builder().compression_level(1)).await;
+        let best = connect(builder().compression_level(19)).await;
+        let (long, short) = (page(), "short ".repeat(100));
+        let length = async |cache: &Cache, value: &String| {
+            cache.set("value", value).ttl(Duration::from_secs(60)).await.unwrap();
+            assert_eq!(usual.get::<String>("value").await.as_ref(), Some(value), "every process reads it");
+            let keys: Vec<_> = server.keys().into_iter().filter(|key| key.contains(":e:")).collect();
+            server.command::<usize>(&["STRLEN", &keys[0]])
+        };
+        assert!(length(&usual, &short).await > short.len() && length(&usual, &long).await < long.len() / 2);
+        assert!(length(&none, &long).await > long.len());
+        assert!(length(&all, &short).await < short.len());
+        assert!(length(&best, &long).await < length(&quick, &long).await);
+    }
+
+    /// On the one thread that both have.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_client_is_answered_before_anything_is_encoded() {
+        let encoded = Arc::new(AtomicUsize::new(0));
+        let count = encoded.clone();
+        let cache = Cache::builder(MemoryStore::new(1 << 20)).observer(move |event: Event| {
+            count.fetch_add(usize::from(matches!(event, Event::Encoded { .. })), Ordering::SeqCst);
+        });
+        let app = App::new(cache.build(), &pages(false).0, |layer| layer.encode(all()));
+        let client = tokio::spawn({
+            let (app, encoded) = (app.clone(), encoded.clone());
+            async move {
+                for (number, coding) in ["gzip", "br"].into_iter().enumerate() {
+                    drop(app.begin(tests::request(Method::GET, "/", &[("accept-encoding", coding)])).await.unwrap());
+                    assert_eq!(encoded.load(Ordering::SeqCst), number, "the answer to {coding} came first");
+                    app.settled().await;
+                    assert_eq!(encoded.load(Ordering::SeqCst), number + 1);
+                }
+            }
+        });
+        client.await.unwrap();
     }
 
     /// An invalidation while an encoder is at work has the last word.

@@ -6,7 +6,7 @@ use std::{convert::Infallible, time::Duration};
 use allocation_counter::{AllocationInfo, measure};
 use bytes::Bytes;
 use cache_layer::{
-    Cache, CacheLayer, CacheService,
+    Cache, CacheLayer, CacheService, Coding, Encode,
     store::{MemoryStore, RedisStore, TieredStore},
 };
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -29,11 +29,13 @@ struct Shape {
     varies: bool,
     /// Behind a path of that length.
     path: usize,
+    /// Sent in two codings as well.
+    encoded: bool,
 }
 
-const PLAIN: Shape = Shape { fields: (2, 10), same: 0, tags: 0, body: 100, varies: false, path: 10 };
+const PLAIN: Shape = Shape { fields: (2, 10), same: 0, tags: 0, body: 100, varies: false, path: 10, encoded: false };
 
-const SHAPES: [Shape; 10] = [
+const SHAPES: [Shape; 13] = [
     PLAIN,
     Shape { fields: (15, 20), body: 1_000, ..PLAIN },
     Shape { fields: (30, 30), ..PLAIN },
@@ -44,10 +46,17 @@ const SHAPES: [Shape; 10] = [
     Shape { body: 20_000, ..PLAIN },
     Shape { varies: true, ..PLAIN },
     Shape { path: 5_000, ..PLAIN },
+    Shape { body: 1_000, encoded: true, ..PLAIN },
+    Shape { body: 20_000, encoded: true, varies: true, ..PLAIN },
+    Shape { fields: (15, 20), body: 300, encoded: true, ..PLAIN },
 ];
 
 fn respond(shape: Shape) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(vec![b'x'; shape.body])));
+    if shape.encoded {
+        response.headers_mut().insert("etag", HeaderValue::from_static("\"33a64df551425fcc\""));
+        response.headers_mut().insert("content-length", HeaderValue::from(shape.body));
+    }
     let headers = response.headers_mut();
     headers.insert("cache-control", HeaderValue::from_static("max-age=3600"));
     headers.insert("content-type", HeaderValue::from_static("text/plain"));
@@ -67,6 +76,11 @@ fn respond(shape: Shape) -> Response<Full<Bytes>> {
         headers.insert("vary", HeaderValue::from_static("accept-language, x-region"));
     }
     response
+}
+
+fn layer(cache: &Cache, shape: Shape) -> CacheLayer {
+    let codings = if shape.encoded { &[Coding::Zstd, Coding::Gzip][..] } else { &[] };
+    CacheLayer::new(cache.clone()).encode(Encode::new(codings.iter().copied()).at_once(8))
 }
 
 async fn answer(shape: Shape, _: Request<Empty<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -108,9 +122,13 @@ where
 {
     let (mut number, mut last) = (0, usize::MAX);
     while number < last {
-        for _ in 0..3 {
+        // In a coding, only the second answer to those who accept it comes.
+        let accepted: &[&str] =
+            if shape.encoded { &["gzip", "zstd", "gzip", "zstd", "identity"] } else { &["identity"; 3] };
+        for accepts in accepted {
             let path = format!("/{number:0length$}", length = shape.path);
             let request = Request::get(path).header("host", "shop.example").header("accept-language", "de");
+            let request = request.header("accept-encoding", *accepts);
             let response = service.call(request.body(Empty::new()).unwrap()).await.unwrap();
             response.into_body().collect().await.unwrap();
             assert!(cache.drain(Duration::from_secs(30)).await);
@@ -128,7 +146,7 @@ fn a_memory_store_takes_what_it_counts_however_its_responses_are_made() {
     for shape in SHAPES {
         let fill = |store: &MemoryStore| {
             let cache = Cache::new(store.clone());
-            let mut service = CacheLayer::new(cache.clone()).layer(service_fn(move |request| answer(shape, request)));
+            let mut service = layer(&cache, shape).layer(service_fn(move |request| answer(shape, request)));
             runtime.block_on(fill(&cache, shape, &mut service, || store.bytes()));
         };
         assert_held(&format!("{shape:?}"), held(|| MemoryStore::new(LIMIT), fill, MemoryStore::bytes));
@@ -157,7 +175,9 @@ fn a_memory_store_takes_what_it_counts_of_values() {
 fn a_first_tier_takes_what_it_counts_of_what_it_read() {
     let runtime = runtime();
     // Those in which what came from Redis differs from what was loaded here.
-    for shape in SHAPES.into_iter().filter(|shape| shape.fields.0 > 60 || shape.tags > 0 || shape.body > 10_000) {
+    for shape in
+        SHAPES.into_iter().filter(|shape| shape.fields.0 > 60 || shape.tags > 0 || shape.body > 10_000 || shape.encoded)
+    {
         let server = RedisServer::start();
         let store = runtime.block_on(async {
             let redis = RedisStore::builder(server.url()).operation_timeout(Duration::from_secs(10)).build().unwrap();
@@ -166,10 +186,66 @@ fn a_first_tier_takes_what_it_counts_of_what_it_read() {
         });
         let fill = |store: &TieredStore| {
             let cache = Cache::new(store.clone());
-            let mut service = CacheLayer::new(cache.clone()).layer(service_fn(move |request| answer(shape, request)));
+            let mut service = layer(&cache, shape).layer(service_fn(move |request| answer(shape, request)));
             runtime.block_on(fill(&cache, shape, &mut service, || store.memory_bytes()));
         };
         let held = held(|| TieredStore::new(LIMIT, store), fill, TieredStore::memory_bytes);
         assert_held(&format!("{shape:?}"), held);
     }
+}
+
+/// What so many pages take, each of which clients of all these codings have asked for: as counted by the store, as allocated, and
+/// the bytes of the coded content.
+fn pages_in(codings: &'static [Coding], pages: usize) -> [u64; 3] {
+    let runtime = runtime();
+    let mut coded = 0;
+    let fill = |store: &MemoryStore| {
+        let cache = Cache::new(store.clone());
+        let layer = CacheLayer::new(cache.clone()).encode(Encode::new(codings.iter().copied()).at_once(8));
+        let shape = Shape { body: 1_580, encoded: true, ..PLAIN };
+        let mut service = layer.layer(service_fn(move |request| answer(shape, request)));
+        runtime.block_on(async {
+            for (page, round) in (0..pages).flat_map(|page| (0..3).map(move |round| (page, round))) {
+                for accepts in ["gzip", "zstd", "identity"] {
+                    let request = Request::get(format!("/{page:04}")).header("host", "shop.example");
+                    let request = request.header("accept-encoding", accepts).body(Empty::new()).unwrap();
+                    let response = service.call(request).await.unwrap();
+                    let is_coded = response.headers().contains_key("content-encoding");
+                    let length = response.into_body().collect().await.unwrap().to_bytes().len();
+                    coded += if is_coded && round == 2 { length as u64 } else { 0 };
+                    assert!(cache.drain(Duration::from_secs(30)).await);
+                }
+            }
+        });
+    };
+    let (counted, allocated) = held(|| MemoryStore::new(64 << 20), fill, MemoryStore::bytes);
+    [counted, allocated, coded]
+}
+
+/// What the guide says of an entry with two codings.
+#[test]
+fn two_codings_take_little_more_than_their_content() {
+    const BOTH: &[Coding] = &[Coding::Zstd, Coding::Gzip];
+    /// Pages by which two stores differ, so that what a store takes by itself does not count.
+    const PAGES: u64 = 256;
+    let each = |codings| {
+        let (few, many) = (pages_in(codings, 256), pages_in(codings, 512));
+        [0, 1, 2].map(|of| (many[of] - few[of]) / PAGES)
+    };
+    // The first of everything is made here.
+    pages_in(BOTH, 1);
+    let [counted_plain, plain, _] = each(&[]);
+    let [counted, allocated, coded] = each(BOTH);
+    let (more, counted_more) = (allocated - plain, counted - counted_plain);
+    println!(
+        "an entry takes {plain} bytes, with two codings {allocated}: {coded} are content in them, {} beside",
+        more - coded
+    );
+    println!("{counted_more} more are counted");
+    assert!(coded > 30, "both codings are there");
+    assert!((300..=1_000).contains(&(more - coded)), "{more}, {coded} of content");
+    assert!(
+        (more..=more / 4 * 5).contains(&counted_more),
+        "{more} more are allocated where {counted_more} are counted"
+    );
 }

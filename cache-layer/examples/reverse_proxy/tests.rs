@@ -216,3 +216,36 @@ fn a_rate_is_a_number_from_0_to_1() {
         assert!(rate(odd).is_err(), "{odd}");
     }
 }
+
+#[cfg(feature = "encode")]
+#[test]
+fn a_coding_may_have_a_level() {
+    let parse = |codings| {
+        Options::try_parse_from([
+            "proxy",
+            "--listen",
+            "127.0.0.1:0",
+            "--origin",
+            "http://127.0.0.1:1",
+            "--encode",
+            codings,
+        ])
+    };
+    let usual = "zstd:3,br:5,gzip:6";
+    assert_eq!(
+        parse(usual).ok().and_then(|options| options.encode),
+        "zstd,br,gzip".parse().ok(),
+        "these are the defaults"
+    );
+    let leveled = parse("br:9,gzip").ok().and_then(|options| options.encode);
+    assert_eq!(leveled, "br,gzip".parse::<Encode>().unwrap().level(cache_layer::Coding::Brotli, 9).ok());
+    for (wrong, why) in [
+        ("br:12", "level 12 of br: must be from 1 to 11"),
+        ("br:high", "level high of br: must be from 1 to 11"),
+        ("deflate", "must be one of zstd, br, gzip"),
+        ("gzip,gzip:9", "coding gzip: is named twice"),
+    ] {
+        let error = parse(wrong).err().expect("an error").to_string();
+        assert!(error.contains(why) && error.contains("--encode"), "{error}");
+    }
+}

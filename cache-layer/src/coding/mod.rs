@@ -130,10 +130,15 @@ impl Encoder {
     pub(crate) fn at(coding: Coding, level: u8) -> Result<Self, ConfigError> {
         let (levels, usual) = coding.levels();
         if !levels.contains(&level) {
-            let why = format!("level {level} of {coding}: must be from {} to {}", levels.start(), levels.end());
-            return Err(ConfigError::new(ConfigErrorKind::Range, why));
+            return Err(Self::no_level(coding, level, ConfigErrorKind::Range));
         }
         Ok(Self { coding, level: if level == usual { 0 } else { level } })
+    }
+
+    fn no_level(coding: Coding, level: impl fmt::Display, kind: ConfigErrorKind) -> ConfigError {
+        let (levels, _) = coding.levels();
+        let why = format!("level {level} of {coding}: must be from {} to {}", levels.start(), levels.end());
+        ConfigError::new(kind, why)
     }
 
     pub(crate) const fn coding(self) -> Coding {
@@ -156,9 +161,7 @@ impl Encoder {
         let level = if self.level == 0 { self.coding.levels().1 } else { self.level };
         match self.coding {
             #[cfg(feature = "encode-zstd")]
-            Coding::Zstd if self.level != 0 => zstd::compress_at(content, level.into()),
-            #[cfg(feature = "encode-zstd")]
-            Coding::Zstd => zstd::compress(content),
+            Coding::Zstd => zstd::compress(content, level.into()),
             #[cfg(feature = "encode-br")]
             Coding::Brotli => brotli::compress(content, level.into()),
             #[cfg(feature = "encode-gzip")]
@@ -178,6 +181,20 @@ impl fmt::Display for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.coding.as_str())?;
         if self.level == 0 { Ok(()) } else { self.level.fmt(f) }
+    }
+}
+
+/// Parses the name of a coding, and a level after a colon: `br:9`.
+impl FromStr for Encoder {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let Some((name, level)) = text.split_once(':') else {
+            return text.trim().parse().map(Self::usual);
+        };
+        let (coding, level) = (name.trim().parse::<Coding>()?, level.trim());
+        let number = level.parse::<u8>().map_err(|_| Self::no_level(coding, level, ConfigErrorKind::Syntax))?;
+        Self::at(coding, number)
     }
 }
 
@@ -294,6 +311,25 @@ mod tests {
             let (_, usual) = coding.levels();
             assert_eq!(Encoder::at(coding, usual).unwrap(), Encoder::usual(coding), "it is one, however it was set");
             assert_eq!(Encoder::usual(coding).to_string(), coding.as_str());
+        }
+    }
+
+    #[test]
+    fn a_level_is_written_after_its_coding() {
+        for (text, expected) in [("br", "br"), ("br:9", "br9"), (" gzip : 9 ", "gzip9"), ("zstd:3", "zstd")] {
+            assert_eq!(text.parse::<Encoder>().unwrap().to_string(), expected, "{text}");
+        }
+        for (text, kind) in [
+            ("br:12", ConfigErrorKind::Range),
+            ("br:0", ConfigErrorKind::Range),
+            ("br:", ConfigErrorKind::Syntax),
+            ("gzip:-1", ConfigErrorKind::Syntax),
+            ("br:9:1", ConfigErrorKind::Syntax),
+            ("br:1000", ConfigErrorKind::Syntax),
+            ("deflate:1", ConfigErrorKind::Syntax),
+            ("", ConfigErrorKind::Syntax),
+        ] {
+            assert_eq!(text.parse::<Encoder>().unwrap_err().kind(), kind, "{text}");
         }
     }
 

@@ -45,6 +45,12 @@ impl Codings {
         Self { forms, levels, framed, ..Self::default() }
     }
 
+    /// The number of codings that are present.
+    #[cfg(feature = "memory")]
+    pub(super) fn made(&self) -> usize {
+        self.forms.iter().filter(|form| matches!(form, Form::Made(_))).count()
+    }
+
     /// The number of buffers that these codings own, and of their bytes.
     #[cfg(feature = "memory")]
     pub(super) fn held(&self) -> (usize, usize) {

@@ -33,17 +33,46 @@ impl Written {
     }
 }
 
+/// Which payloads are compressed that are in no content coding, and how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Compression {
+    /// The least length.
+    #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+    pub(crate) at_least: usize,
+    /// The level of zstd.
+    #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+    pub(crate) level: u8,
+}
+
+#[allow(clippy::derivable_impls, reason = "it can be derived only without the features")]
+impl Default for Compression {
+    fn default() -> Self {
+        Self {
+            #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+            at_least: THRESHOLD,
+            #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+            level: crate::coding::zstd::LEVEL as u8,
+        }
+    }
+}
+
 /// The longest payload that a frame may declare; one that declares more is malformed.
 const MOST: u64 = 64 * 1024 * 1024;
 
 impl Entry {
     /// The payload, compressed if that is worth it.
-    pub(super) fn written_payload(&self) -> (Written, Bytes) {
+    #[cfg_attr(
+        not(any(feature = "zstd", feature = "encode-zstd")),
+        expect(unused_variables, reason = "nothing is compressed")
+    )]
+    pub(super) fn written_payload(&self, compression: Compression) -> (Written, Bytes) {
         if let Some(forms) = forms::write(self) {
             return (Written::FORMS, forms);
         }
         #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
-        if let Some(frame) = (!self.contents.is_compressed).then(|| zstd::compress(self.payload())).flatten() {
+        if let Some(frame) =
+            (!self.contents.is_compressed).then(|| zstd::compress(self.payload(), compression)).flatten()
+        {
             return (Written::ZSTD, frame);
         }
         (Written::PLAIN, self.payload().clone())
@@ -66,7 +95,7 @@ pub(super) fn decompressed(written: Written, parts: [Bytes; 3]) -> Result<[Bytes
     }
 }
 
-/// Below this size, a round trip costs more than the bytes.
+/// Below this size, a round trip costs more than the bytes: the default.
 #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
 pub(super) const THRESHOLD: usize = 1024;
 
@@ -74,14 +103,14 @@ pub(super) const THRESHOLD: usize = 1024;
 mod zstd {
     use bytes::{BufMut as _, Bytes};
 
-    use super::{MOST, THRESHOLD};
+    use super::{Compression, MOST};
     use crate::coding::zstd;
 
-    pub(super) fn compress(payload: &[u8]) -> Option<Bytes> {
-        if payload.len() < THRESHOLD || payload.len() as u64 > MOST {
+    pub(super) fn compress(payload: &[u8], compression: Compression) -> Option<Bytes> {
+        if payload.len() < compression.at_least || payload.len() as u64 > MOST {
             return None;
         }
-        let frame = zstd::compress(payload)?;
+        let frame = zstd::compress(payload, compression.level.into())?;
         // The saving is not worth the work of every reader.
         if frame.len() + size_of::<u64>() > payload.len() / 8 * 7 {
             return None;

@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 
-use super::{Deadlines, Entry, EntryId, compression::THRESHOLD, envelope};
+use super::{
+    Compression, Deadlines, Entry, EntryId,
+    compression::THRESHOLD,
+    envelope::{self, encode_with},
+};
 use crate::{key::Key, telemetry::Rejection};
 
 fn entry(payload: Vec<u8>) -> Entry {
@@ -46,6 +50,24 @@ fn what_is_small_compressed_or_does_not_shrink_is_left_alone() {
         let written = envelope::encode(&entry);
         assert!(written.ends_with(entry.payload()));
         assert_eq!(read(&written).unwrap().payload(), entry.payload());
+    }
+}
+
+#[test]
+fn from_which_length_on_and_how_much_it_is_compressed_can_be_set() {
+    let (page, small) = (entry(page()), entry(vec![b'x'; 400]));
+    let usual = Compression::default();
+    let length = |entry: &Entry, compression| encode_with(entry, compression).len();
+    let all = Compression { at_least: 0, ..usual };
+    assert!(length(&small, all) < length(&small, usual) - 300);
+    let none = Compression { at_least: usize::MAX, ..usual };
+    assert!(length(&page, none) > page.payload().len());
+    let lengths = [1, 3, 19].map(|level| length(&page, Compression { level, ..usual }));
+    assert!(lengths[0] > lengths[1] && lengths[1] > lengths[2], "{lengths:?}");
+    for compression in [all, none, Compression { level: 19, ..usual }] {
+        for entry in [&page, &small] {
+            assert_eq!(read(&encode_with(entry, compression)).unwrap().payload(), entry.payload());
+        }
     }
 }
 

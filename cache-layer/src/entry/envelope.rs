@@ -29,7 +29,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{
-    compression::{Written, decompressed, forms},
+    compression::{Compression, Written, decompressed, forms},
     contents::{Contents, Entry, Held},
     deadlines::Deadlines,
     version::{EntryId, SoftMark, Version},
@@ -60,17 +60,22 @@ const CHECKSUM: std::ops::Range<usize> = 24..32;
 /// The position and the bit that say that an entry is sealed.
 pub(super) const SEALED: (usize, u8) = (86, 0x80);
 
+#[cfg(any(test, fuzzing, feature = "unstable-parts"))]
 pub(crate) fn encode(entry: &Entry) -> Bytes {
-    let mut out = write(entry);
+    encode_with(entry, Compression::default())
+}
+
+pub(crate) fn encode_with(entry: &Entry, compression: Compression) -> Bytes {
+    let mut out = write(entry, compression);
     let sum = checksum(&out);
     out[CHECKSUM].copy_from_slice(&sum.to_be_bytes());
     out.freeze()
 }
 
 /// The envelope without its sum.
-pub(super) fn write(entry: &Entry) -> BytesMut {
+pub(super) fn write(entry: &Entry, compression: Compression) -> BytesMut {
     let contents = &*entry.contents;
-    let (written, payload) = entry.written_payload();
+    let (written, payload) = entry.written_payload(compression);
     let tags: usize = contents.stamps.iter().map(|stamp| 2 + stamp.tag.len() + TagToken::LENGTH).sum();
     let known = if contents.bans_known > 0 { KNOWN } else { 0 };
     let length = HEAD + contents.canonical.len() + tags + contents.meta.len() + payload.len() + known;

@@ -29,6 +29,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    compression::Compression,
     contents::Entry,
     envelope::{self, HEAD, MARK, SEALED},
 };
@@ -150,8 +151,8 @@ impl KeyRing {
     }
 
     /// The envelope of an entry, sealed.
-    pub(crate) fn seal(&self, entry: &Entry) -> Bytes {
-        let mut head = envelope::write(entry);
+    pub(crate) fn seal(&self, entry: &Entry, compression: Compression) -> Bytes {
+        let mut head = envelope::write(entry, compression);
         head[SEALED.0] |= SEALED.1;
         let mut body = head.split_off(HEAD);
         let Some(SealKey { id, cipher }) = self.0.keys.first() else { return Bytes::new() };
@@ -257,7 +258,7 @@ mod tests {
     fn what_was_sealed_comes_back_as_it_was() {
         for payload in ["", "some payload"] {
             let entry = entry(&key("/a"), payload);
-            let opened = ring().open(&key("/a"), &ring().seal(&entry)).unwrap();
+            let opened = ring().open(&key("/a"), &ring().seal(&entry, Compression::default())).unwrap();
             assert_eq!(opened.payload(), entry.payload());
             assert_eq!((opened.id(), opened.deadlines(), opened.meta()), (entry.id(), entry.deadlines(), entry.meta()));
             assert_eq!(opened.stamps(), entry.stamps());
@@ -266,19 +267,22 @@ mod tests {
 
     #[test]
     fn nothing_of_it_can_be_read() {
-        let sealed = ring().seal(&entry(&key("/a"), "some payload"));
+        let sealed = ring().seal(&entry(&key("/a"), "some payload"), Compression::default());
         let plain = envelope::encode(&entry(&key("/a"), "some payload"));
         for secret in ["shop.example", "some-tag", "some-metadata", "some payload"] {
             let is_in = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
             assert!(is_in(&plain) && !is_in(&sealed), "{secret}");
         }
-        assert_ne!(ring().seal(&entry(&key("/a"), "x"))[HEAD..], ring().seal(&entry(&key("/a"), "x"))[HEAD..]);
+        assert_ne!(
+            ring().seal(&entry(&key("/a"), "x"), Compression::default())[HEAD..],
+            ring().seal(&entry(&key("/a"), "x"), Compression::default())[HEAD..]
+        );
     }
 
     #[test]
     fn every_bit_that_flips_is_a_miss_with_a_reason() {
         let (ring, key) = (ring(), key("/a"));
-        let sealed = ring.seal(&entry(&key, "some payload"));
+        let sealed = ring.seal(&entry(&key, "some payload"), Compression::default());
         for bit in 0..8 * sealed.len() {
             let mut flipped = sealed.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -297,7 +301,7 @@ mod tests {
     #[test]
     fn whatever_is_cut_off_is_a_miss_with_a_reason() {
         let (ring, key) = (ring(), key("/a"));
-        let sealed = ring.seal(&entry(&key, "some payload"));
+        let sealed = ring.seal(&entry(&key, "some payload"), Compression::default());
         for length in 0..sealed.len() {
             let reason = reason(&ring, &key, &sealed[..length]);
             let expected = match length {
@@ -313,7 +317,10 @@ mod tests {
     #[test]
     fn an_entry_opens_under_its_own_key_alone() {
         let (ring, one, other) = (ring(), key("/a"), key("/b"));
-        let (of_one, of_other) = (ring.seal(&entry(&one, "1")), ring.seal(&entry(&other, "2")));
+        let (of_one, of_other) = (
+            ring.seal(&entry(&one, "1"), Compression::default()),
+            ring.seal(&entry(&other, "2"), Compression::default()),
+        );
         assert_eq!(reason(&ring, &one, &of_other), Some(Rejection::Seal));
         assert_eq!(reason(&ring, &other, &of_one), Some(Rejection::Seal));
         // Nor does it take on the moments of another one.
@@ -326,7 +333,10 @@ mod tests {
         let (ring, key) = (ring(), key("/a"));
         let plain = envelope::encode(&entry(&key, "1"));
         assert_eq!(reason(&ring, &key, &plain), Some(Rejection::Seal));
-        assert_eq!(envelope::decode(&key, &ring.seal(&entry(&key, "1"))).err(), Some(Rejection::Seal));
+        assert_eq!(
+            envelope::decode(&key, &ring.seal(&entry(&key, "1"), Compression::default())).err(),
+            Some(Rejection::Seal)
+        );
     }
 
     #[test]
@@ -338,7 +348,9 @@ mod tests {
             KeyRing::new(names, [3; 32]).opens([2; 32]),
             KeyRing::new(names, [3; 32]),
         ];
-        let opens = |by: &KeyRing, of: &KeyRing| by.open(&key("/a"), &of.seal(&entry(&key("/a"), "1"))).is_ok();
+        let opens = |by: &KeyRing, of: &KeyRing| {
+            by.open(&key("/a"), &of.seal(&entry(&key("/a"), "1"), Compression::default())).is_ok()
+        };
         for (before, after) in steps.iter().zip(&steps[1..]) {
             assert!(opens(before, before) && opens(after, before) && opens(after, after));
         }

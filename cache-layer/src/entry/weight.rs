@@ -16,6 +16,10 @@ use crate::{key::KeyHash, tag::TagStamp};
 /// value (4), value. Lines of one field are adjacent.
 pub(crate) const RESPONSE: u8 = b'R';
 pub(crate) const FIELDS_AT: usize = 44;
+/// The position of a response's traits, and the one that says that it may be sent in codings.
+#[cfg(feature = "memory")]
+const TRAITS_AT: usize = 3;
+pub(crate) const ENCODABLE: u8 = 64;
 
 /// The overhead of an allocation: the allocator's own data, and rounding.
 #[cfg(feature = "memory")]
@@ -26,6 +30,10 @@ const COUNTERS: usize = 16;
 /// What a shared buffer has beside its bytes.
 #[cfg(feature = "memory")]
 const BUFFER: usize = 24 + 2 * ALLOCATION;
+
+/// What the fields of a representation take that differ in a coding: an entity tag and a length, in a box, and their text.
+#[cfg(feature = "memory")]
+const CODED_FIELDS: usize = 96 + ALLOCATION + BUFFER + 40;
 
 #[cfg(feature = "memory")]
 impl Entry {
@@ -40,7 +48,8 @@ impl Entry {
         let stamps: usize = contents.stamps.iter().map(tags).sum();
         let codings = contents.codings.as_ref().map_or(0, |codings| {
             let (buffers, bytes) = codings.held();
-            COUNTERS + size_of::<Codings>() + ALLOCATION + buffers * BUFFER + bytes
+            let fields = codings.made() * CODED_FIELDS;
+            COUNTERS + size_of::<Codings>() + ALLOCATION + buffers * BUFFER + bytes + fields
         });
         ENTRY + contents.held.buffer + beside + stamps + codings + view(&contents.meta)
     }
@@ -52,7 +61,11 @@ fn view(meta: &[u8]) -> usize {
     // A status, some moments, and the map itself.
     const HEAD: usize = COUNTERS + 192 + ALLOCATION;
     match meta.first() {
-        Some(&RESPONSE) => HEAD + meta.get(FIELDS_AT..).map_or(0, map),
+        Some(&RESPONSE) => {
+            let is_encodable = meta.get(TRAITS_AT).is_some_and(|traits| traits & ENCODABLE != 0);
+            let (more, fields) = if is_encodable { (2, 48 + ALLOCATION) } else { (0, 0) };
+            HEAD + fields + meta.get(FIELDS_AT..).map_or(0, |lines| map(lines, more))
+        }
         // Values are read anew for each hit.
         Some(b'T') => 0,
         // The names of fields.
@@ -63,15 +76,16 @@ fn view(meta: &[u8]) -> usize {
 #[cfg(feature = "memory")]
 const FIELD_NAME: usize = size_of::<http::HeaderName>();
 
-/// What an `http::HeaderMap` takes that these lines were read into, with room for what the cache says for itself.
+/// What an `http::HeaderMap` takes that these lines were read into, with room for what the cache says for itself, and for so
+/// many fields more.
 #[cfg(feature = "memory")]
-fn map(mut lines: &[u8]) -> usize {
+fn map(mut lines: &[u8], room: usize) -> usize {
     /// Beside a name and its value, there are a hash and links to more values.
     const SLOT: usize = FIELD_NAME + size_of::<http::HeaderValue>() + 32;
     const MORE: usize = size_of::<http::HeaderValue>() + 32;
     const INDEX: usize = 4;
     const OWN: usize = 4;
-    let (mut names, mut more, mut heap) = (OWN, 0_usize, 0);
+    let (mut names, mut more, mut heap) = (OWN + room, 0_usize, 0);
     let mut last: &[u8] = b"";
     while let Some((name, rest)) = field(lines) {
         lines = rest;
@@ -83,10 +97,10 @@ fn map(mut lines: &[u8]) -> usize {
         names += 1;
         heap += name_on_the_heap(name);
     }
-    // Three quarters of a power of two are used; what there is more than one of is in a vector of its own.
+    // At most three quarters of a power of two are used; what there is more than one of is in a vector of its own.
     let indices = (names + names / 3).next_power_of_two().max(8);
-    let more = if more > 0 { more.next_power_of_two().max(4) * MORE + ALLOCATION } else { 0 };
-    indices * INDEX + (indices - indices / 4) * SLOT + 2 * ALLOCATION + more + heap
+    let more = if more > 0 { more * MORE + ALLOCATION } else { 0 };
+    indices * INDEX + names * SLOT + 2 * ALLOCATION + more + heap
 }
 
 /// The name of the first of these lines, and the lines after it.
@@ -192,17 +206,17 @@ mod tests {
     fn a_field_counts_by_its_place_and_not_by_its_length() {
         let names: Vec<String> = (0..90).map(|number| format!("x-{number}")).collect();
         let many: Vec<_> = names.iter().map(|name| (name.as_str(), "v")).collect();
-        assert!((12_000..24_000).contains(&map(&lines(&many))), "{}", map(&lines(&many)));
+        assert!((12_000..24_000).contains(&map(&lines(&many), 0)), "{}", map(&lines(&many), 0));
         let same: Vec<_> = (0..90).map(|_| ("link", "v")).collect();
-        assert!((6_000..12_000).contains(&map(&lines(&same))), "{}", map(&lines(&same)));
-        assert!(map(&lines(&[("etag", "v")])) < map(&lines(&[("x-tag", "v")])));
+        assert!((6_000..12_000).contains(&map(&lines(&same), 0)), "{}", map(&lines(&same), 0));
+        assert!(map(&lines(&[("etag", "v")]), 0) < map(&lines(&[("x-tag", "v")]), 0));
     }
 
     #[test]
     fn lines_that_are_cut_off_are_counted_as_far_as_they_go() {
         let whole = lines(&[("x-one", "1"), ("x-two", "2")]);
         for length in 0..whole.len() {
-            assert!(map(&whole[..length]) <= map(&whole), "{length}");
+            assert!(map(&whole[..length], 0) <= map(&whole, 0), "{length}");
         }
     }
 }

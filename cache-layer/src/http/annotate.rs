@@ -175,28 +175,32 @@ pub(super) fn stored(headers: &mut HeaderMap, signature: &Signature, times: &Tim
     write_number(&mut text, times.resident);
     let text = Bytes::from_owner(text);
     let from_cache = note.is_from_cache();
-    set(
-        headers,
-        [
-            Some(HeaderValue::from_static(x_cache)),
-            (from_cache || times.age > 0).then(|| value(text.slice(status..age))),
-            from_cache.then(|| value(text.slice(age..))),
-            Some(value(text.slice(..status))),
-        ],
-    );
+    let values = [
+        Some(HeaderValue::from_static(x_cache)),
+        (from_cache || times.age > 0).then(|| value(text.slice(status..age))),
+        from_cache.then(|| value(text.slice(age..))),
+        Some(value(text.slice(..status))),
+    ];
+    set(headers, 0, FIELDS.iter().zip(values));
     signature.rename(headers);
 }
 
 /// The fields that [`stored`] sets, in the order of its values.
-static FIELDS: [HeaderName; 4] = [X_CACHE, AGE, X_CACHE_AGE, CACHE_STATUS];
+static FIELDS: [HeaderName; OWN_PLACES] = [X_CACHE, AGE, X_CACHE_AGE, CACHE_STATUS];
 
-/// Gives each of [`FIELDS`] its only value, or none.
-fn set(headers: &mut HeaderMap, values: [Option<HeaderValue>; FIELDS.len()]) {
-    // If the fields come first, each once, nothing is hashed: see `with_room`.
-    let mut fields = FIELDS.iter().zip(values);
+/// How many places [`with_room`] makes for the cache's own fields.
+pub(super) const OWN_PLACES: usize = 4;
+
+/// Gives each of these fields its only value, or none. If they have their places after `at` other lines, each once and in this
+/// order, nothing is hashed: see [`with_room`].
+pub(super) fn set<'n>(
+    headers: &mut HeaderMap,
+    at: usize,
+    mut fields: impl Iterator<Item = (&'n HeaderName, Option<HeaderValue>)>,
+) {
     let once = headers.len() == headers.keys_len();
     let mut rest = None;
-    let mut current = headers.iter_mut();
+    let mut current = headers.iter_mut().skip(at);
     for (name, value) in &mut fields {
         match (value, current.next()) {
             (Some(value), Some((there, slot))) if once && there == name => *slot = value,
@@ -214,18 +218,24 @@ fn set(headers: &mut HeaderMap, values: [Option<HeaderValue>; FIELDS.len()]) {
     }
 }
 
-/// The same fields after placeholders for those that [`stored`] sets. Without these, each answer would grow a cloned map by four
-/// fields, which moves and rehashes it.
-pub(super) fn with_room(headers: &HeaderMap) -> HeaderMap {
-    let mut roomy = HeaderMap::with_capacity(FIELDS.len() + headers.keys_len());
+/// The same fields after placeholders for those that [`stored`] sets, and after those that are to come `first`. Without the
+/// placeholders, each answer would grow a cloned map, which moves and rehashes it.
+pub(super) fn with_room(headers: &HeaderMap, first: &[(&HeaderName, HeaderValue)]) -> HeaderMap {
+    let new = first.iter().filter(|(name, _)| !headers.contains_key(*name)).count();
+    let mut roomy = HeaderMap::with_capacity(FIELDS.len() + new + headers.keys_len());
     for name in &FIELDS {
         roomy.insert(name, HeaderValue::from_static(""));
     }
+    for (name, value) in first {
+        roomy.insert(*name, value.clone());
+    }
     // Stored values of these fields are dropped: each answer gets its own.
-    for (name, value) in headers.iter().filter(|(name, _)| !FIELDS.contains(name)) {
+    let has_place = |name: &HeaderName| FIELDS.contains(name) || first.iter().any(|(placed, _)| *placed == name);
+    for (name, value) in headers.iter().filter(|(name, _)| !has_place(name)) {
         roomy.append(name, value.clone());
     }
-    roomy
+    // It is kept, and a clone has no spare capacity, which can be as much again.
+    roomy.clone()
 }
 
 fn value(text: Bytes) -> HeaderValue {
@@ -370,11 +380,12 @@ mod tests {
             ],
         ];
         for before in before.map(|lines| headers(&lines)) {
-            for before in [with_room(&before), before] {
+            for before in [with_room(&before, &[]), before] {
                 for with_age in [true, false] {
                     let mut after = before.clone();
                     let age = with_age.then(|| age.clone());
-                    set(&mut after, [Some(x_cache.clone()), age.clone(), age, Some(cache_status.clone())]);
+                    let values = [Some(x_cache.clone()), age.clone(), age, Some(cache_status.clone())];
+                    set(&mut after, 0, FIELDS.iter().zip(values));
                     let said = [("cache-status", "x; hit"), content_type, ("x-cache", "HIT")];
                     let aged = [("age", "7"), said[0], said[1], said[2], ("x-cache-age", "7")];
                     assert_eq!(lines(&after), if with_age { &aged[..] } else { &said }, "{before:?}");

@@ -743,6 +743,6 @@ impl Context {
 fn is_outdated_by<R>(head: &Response<R>, stored: Option<&Entry>) -> bool {
     stored.cloned().and_then(ResponseEntry::new).is_some_and(|stored| {
         let length = stored.payload().len() as u64;
-        head_outdates(head.status(), head.headers(), &stored.response().headers, length)
+        head_outdates(head.status(), head.headers(), &stored.stored_headers(), length)
     })
 }

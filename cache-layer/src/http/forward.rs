@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::{
     annotate::{self, Refusal, Served},
     body::ResponseBody,
+    coded_fields::vary,
     context::Context,
-    encode::vary,
     oneshot::Oneshot,
     origin::Origin,
     plan::CacheRequest,

@@ -31,6 +31,7 @@
 //! - [`rules`]: settings for some requests; [`hints`]: what layers outside tell about one request
 //! - [`target`]: the key of a request
 //! - [`response_entry`], [`stored`]: a response as an entry, and as its metadata
+//! - [`coded_fields`]: the fields that differ in a content coding
 //! - [`annotate`]: the cache's own fields in a response; [`remaining_freshness`]: remaining freshness for caches that ignore
 //!   `Age`
 //! - [`body`], [`future`], [`oneshot`], [`origin`], [`reply`]: types that Tower and the tasks of loads require
@@ -40,6 +41,7 @@ mod annotate;
 mod ask_again;
 mod asking;
 mod body;
+mod coded_fields;
 mod context;
 mod encode;
 mod explain;

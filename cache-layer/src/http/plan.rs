@@ -382,7 +382,8 @@ impl Context {
             traits: Traits { unmatched: true, ..stored.info.traits },
             ..stored.info
         };
-        let fields = stored.headers.iter().filter(|(name, _)| **name != AGE && !annotate::is_own(name));
+        let headers = entry.stored_headers();
+        let fields = headers.iter().filter(|(name, _)| **name != AGE && !annotate::is_own(name));
         let key = known.map_or_else(
             || request.key.clone(),
             |known| self.variant_key(&request.key, &known.stored.fields, &request.headers),
@@ -392,7 +393,7 @@ impl Context {
             id: EntryId::random(),
             deadlines: entry.deadlines(),
             meta: info.with_fields(fields),
-            is_compressed: !self.cache.is_local() && is_compressed(&stored.headers),
+            is_compressed: !self.cache.is_local() && is_compressed(&headers),
         };
         let entry = head.loaded_again(entry, entry.load_time(), info.traits.encodable);
         Writes { entries: vec![(key, entry)], guard: known.map(|known| (request.key.clone(), known.version)) }

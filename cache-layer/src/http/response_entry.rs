@@ -5,7 +5,7 @@ use std::ops::Deref;
 use http::HeaderMap;
 
 use super::{
-    annotate,
+    annotate, coded_fields,
     stored::{Stored, StoredResponse},
 };
 use crate::entry::Entry;
@@ -29,6 +29,14 @@ impl ResponseEntry {
     pub(super) fn response(&self) -> &StoredResponse {
         match view(&self.0) {
             Some(Stored::Response(response)) => response,
+            Some(Stored::Varies(_)) | None => unreachable!("it was read or written as a response"),
+        }
+    }
+
+    /// The header fields as they were stored. Those of [`response`](Self::response) may have room for what answers have besides.
+    pub(super) fn stored_headers(&self) -> HeaderMap {
+        match Stored::from_bytes(self.0.meta()) {
+            Some(Stored::Response(response)) => response.headers,
             Some(Stored::Varies(_)) | None => unreachable!("it was read or written as a response"),
         }
     }
@@ -63,7 +71,12 @@ pub(super) fn view(entry: &Entry) -> Option<&Stored> {
         if let Stored::Response(response) = &mut stored
             && entry.is_shared()
         {
-            response.headers = annotate::with_room(&response.headers);
+            if response.info.traits.encodable {
+                response.headers = coded_fields::with_room(&response.headers);
+                response.coded = Some(Box::default());
+            } else {
+                response.headers = annotate::with_room(&response.headers, &[]);
+            }
         }
         Some(stored)
     })

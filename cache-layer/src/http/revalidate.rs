@@ -103,7 +103,7 @@ impl Context {
         if let Some(date) = date_for(&head.headers, self.cache.local_time(self.cache.now())) {
             head.headers.insert(DATE, date);
         }
-        let mut headers = entry.response().headers.clone();
+        let mut headers = entry.stored_headers();
         freshen(&mut headers, &head.headers, &self.policy.caching);
         headers
     }

@@ -12,6 +12,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, VARY},
 };
 
+use super::coded_fields::CodedFields;
 use crate::{
     entry::{EntryId, weight},
     semantics::{names::Shapes, staleness::has_validator, vary::VaryFields},
@@ -44,6 +45,8 @@ pub(super) struct StoredResponse {
     pub(super) info: StoredInfo,
     /// The shapes of the names of its fields.
     pub(super) shapes: Shapes,
+    /// What its fields are in codings, if `headers` [has places](super::coded_fields::with_room) for them.
+    pub(super) coded: Option<Box<CodedFields>>,
 }
 
 /// The stored data of a response in addition to its fields.
@@ -92,7 +95,7 @@ impl Traits {
     const UNMATCHED: u8 = 8;
     const PLAIN: u8 = 16;
     const MINTED: u8 = 32;
-    const ENCODABLE: u8 = 64;
+    const ENCODABLE: u8 = weight::ENCODABLE;
 
     fn to_byte(self) -> u8 {
         let of = |is: bool, bit: u8| u8::from(is) * bit;
@@ -193,7 +196,7 @@ impl Stored {
                     headers.try_append(name, HeaderValue::from_maybe_shared(value).ok()?).ok()?;
                 }
                 let info = StoredInfo { status, response_time, initial_age, stale_if_disconnected, traits, parent };
-                Some(Self::Response(StoredResponse { headers, info, shapes }))
+                Some(Self::Response(StoredResponse { headers, info, shapes, coded: None }))
             }
             _ => None,
         }
@@ -254,7 +257,7 @@ mod tests {
             parent: Some(EntryId([9; 16])),
         };
         let shapes = Shapes::of(headers.keys());
-        StoredResponse { headers, info, shapes }
+        StoredResponse { headers, info, shapes, coded: None }
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Context {
         let Some(place) = verification.place() else { return };
         let mut body = Printing::new();
         body.add(entry.payload());
-        let stored = self.print(&verification, stored.info.status, &stored.headers, body.body(), &entry);
+        let stored = self.print(&verification, stored.info.status, &entry.stored_headers(), body.body(), &entry);
         unconditional(request.headers_mut());
         if let Some(sent) = self.policy.caching.normalization.negotiate(request.headers_mut()) {
             ClientPreferences::keep(sent, request.extensions_mut());

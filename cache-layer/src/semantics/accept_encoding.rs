@@ -17,9 +17,18 @@ pub(crate) struct Acceptance {
 }
 
 /// The most frequent values, of today's browsers and client libraries, parsed once.
-static USUAL: LazyLock<[(&str, Acceptance); 6]> = LazyLock::new(|| {
-    ["gzip, deflate, br, zstd", "gzip, deflate, br", "gzip, deflate", "gzip", "br", "zstd"]
-        .map(|line| (line, Acceptance::of_lines([line.as_bytes()].into_iter())))
+static USUAL: LazyLock<[(&str, Acceptance); 8]> = LazyLock::new(|| {
+    [
+        "gzip, deflate, br, zstd",
+        "gzip, deflate, br",
+        "gzip, deflate",
+        "gzip",
+        "br, gzip, deflate",
+        "deflate, gzip, br, zstd",
+        "br",
+        "zstd",
+    ]
+    .map(|line| (line, Acceptance::of_lines([line.as_bytes()].into_iter())))
 });
 
 impl Acceptance {

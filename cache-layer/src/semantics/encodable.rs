@@ -1,5 +1,7 @@
 //! Which responses this cache may send in a content coding of its own (RFC 9110, sections 7.7, 8.4 and 12.5.3).
 
+use std::str::FromStr;
+
 use http::{
     HeaderMap, HeaderName, StatusCode,
     header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, VARY},
@@ -218,6 +220,37 @@ impl From<&[Coding]> for Encode {
     }
 }
 
+/// Parses the codings, the preferred one first, each with a [level](Encode::level) if wanted.
+///
+/// ```
+/// # #[cfg(feature = "encode")] {
+/// use cache_layer::{Coding, Encode};
+///
+/// let same = Encode::new([Coding::Zstd, Coding::Brotli, Coding::Gzip]).level(Coding::Brotli, 9).unwrap();
+/// assert_eq!("zstd, br:9, gzip".parse(), Ok(same));
+/// assert_eq!("br:12".parse::<Encode>().unwrap_err().to_string(), "level 12 of br: must be from 1 to 11");
+/// # }
+/// ```
+impl FromStr for Encode {
+    type Err = ConfigError;
+
+    /// # Errors
+    ///
+    /// If a coding is none that this library was built with, is named twice, or has no such level.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let mut encode = Self::new([]);
+        for encoder in text.split(',').map(str::parse::<Encoder>) {
+            let encoder = encoder?;
+            let coding = encoder.coding();
+            if encode.encoders.iter().any(|known| known.coding() == coding) {
+                return Err(ConfigError::new(ConfigErrorKind::Conflict, format!("coding {coding}: is named twice")));
+            }
+            encode.encoders.push(encoder);
+        }
+        Ok(encode)
+    }
+}
+
 /// Whether a message says that nobody on its way may change its content (RFC 9111, sections 5.2.1.6 and 5.2.2.6).
 pub(crate) fn forbids_transformation(headers: &HeaderMap) -> bool {
     has(headers, &CACHE_CONTROL) && CacheControl::from_headers(headers).no_transform
@@ -339,6 +372,27 @@ mod tests {
             (Coding::Brotli, 9, ConfigErrorKind::Conflict),
         ] {
             assert_eq!(encode().level(coding, level).unwrap_err().kind(), kind, "{coding} {level}");
+        }
+    }
+
+    #[test]
+    fn codings_are_listed_with_their_levels() {
+        let names = |text: &str| {
+            text.parse::<Encode>().map(|encode| encode.encoders().iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(names("gzip"), Ok(vec!["gzip".to_owned()]));
+        assert_eq!(names("gzip:9, zstd"), Ok(vec!["gzip9".to_owned(), "zstd".to_owned()]));
+        assert_eq!("zstd,gzip".parse::<Encode>().unwrap(), encode());
+        for (text, kind, named) in [
+            ("gzip,zstd,gzip:9", ConfigErrorKind::Conflict, "gzip"),
+            ("", ConfigErrorKind::Syntax, "zstd, br, gzip"),
+            ("gzip,", ConfigErrorKind::Syntax, "zstd, br, gzip"),
+            ("gzip,deflate", ConfigErrorKind::Syntax, "deflate"),
+            ("gzip,br:12", ConfigErrorKind::Range, "12"),
+            ("off", ConfigErrorKind::Syntax, "off"),
+        ] {
+            let error = names(text).unwrap_err();
+            assert!(error.kind() == kind && error.to_string().contains(named), "{text}: {error}");
         }
     }
 

@@ -2,23 +2,12 @@
 
 use std::str::FromStr;
 
-use cache_layer::{Coding, Encode};
+use cache_layer::Encode;
 
-/// Content codings, the preferred one first, for clients without a preference, with the level of each, if it is not the default;
-/// none, if the cache encodes nothing.
+/// Content codings, the preferred one first, for clients without a preference, each with a level if it is not the default; `None`
+/// if the cache encodes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CacheEncode(pub Vec<(Coding, Option<u8>)>);
-
-impl CacheEncode {
-    /// The setting for the cache.
-    pub(crate) fn encode(&self) -> Result<Encode, cache_layer::ConfigError> {
-        let encode = Encode::new(self.0.iter().map(|(coding, _)| *coding));
-        self.0.iter().try_fold(encode, |encode, (coding, level)| match level {
-            Some(level) => encode.level(*coding, *level),
-            None => Ok(encode),
-        })
-    }
-}
+pub struct CacheEncode(pub Option<Encode>);
 
 impl FromStr for CacheEncode {
     type Err = String;
@@ -27,16 +16,9 @@ impl FromStr for CacheEncode {
         if text == "off" {
             return Ok(Self::default());
         }
-        let wrong =
-            || "must be off, or some of zstd, br and gzip, with a level if wanted, such as zstd,br:9,gzip".to_owned();
-        let one = |text: &str| {
-            let (name, level) = text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level)));
-            let level = level.map(|level| level.trim().parse().map_err(|_| wrong())).transpose()?;
-            Ok((name.trim().parse().map_err(|_| wrong())?, level))
-        };
-        let encode = Self(text.split(',').map(one).collect::<Result<_, String>>()?);
-        // The cache checks the levels.
-        let _ = encode.encode().map_err(|error| error.to_string())?;
-        Ok(encode)
+        let allowed = "must be off, or some of zstd, br and gzip, with a level if wanted, such as zstd,br:9,gzip";
+        text.parse()
+            .map(|encode| Self(Some(encode)))
+            .map_err(|error: cache_layer::ConfigError| format!("{allowed} ({error})"))
     }
 }

@@ -1,6 +1,6 @@
 use std::io::Write as _;
 
-use cache_layer::Coding;
+use cache_layer::{Coding, Encode};
 use tempfile::NamedTempFile;
 
 use super::*;
@@ -38,7 +38,8 @@ fn nothing_needs_to_be_set() {
     assert_eq!(config.cache_encode, "zstd, gzip".parse().unwrap());
     assert_eq!(parse(&[], &[("APP_CACHE_ENCODE", "off")]).unwrap().cache_encode, CacheEncode::default());
     let leveled = parse(&[], &[("APP_CACHE_ENCODE", "br:9, gzip")]).unwrap().cache_encode;
-    assert_eq!(leveled, CacheEncode(vec![(Coding::Brotli, Some(9)), (Coding::Gzip, None)]));
+    let wanted = Encode::new([Coding::Brotli, Coding::Gzip]).level(Coding::Brotli, 9).unwrap();
+    assert_eq!(leveled, CacheEncode(Some(wanted)));
     for wrong in ["br:12", "br:0", "br:", "br:x", "deflate:1", "gzip:-1", "br:9:1"] {
         let line = self::wrong(&[], &[("APP_CACHE_ENCODE", wrong)]);
         assert!(line.contains(wrong), "{line}");

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         "memory-hit-variant" => ask(&runtime, &cached(), Paths::SameVaried, count, Some("HIT")),
         "memory-hit-encoded" => ask(&runtime, &encoding(), Paths::SameEncoded, count, Some("HIT")),
         "memory-miss" => ask(&runtime, &cached(), Paths::New, count, Some("MISS")),
+        "memory-miss-encoded" => ask(&runtime, &encoding(), Paths::NewEncoded, count, Some("MISS")),
         "bypass" => ask(&runtime, &cached(), Paths::Personal, count, Some("BYPASS")),
         "key" => (0..count).for_each(|_| {
             let parts = ["http", "://", "shop.example", "/products/1?currency=EUR"];
@@ -53,8 +54,8 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-hit-encoded|memory-miss|bypass|key|\
-         redis-hit-decode COUNT"
+        "usage: instructions application|memory-hit|memory-hit-rules|memory-hit-variant|memory-hit-encoded|memory-miss|\
+         memory-miss-encoded|bypass|key|redis-hit-decode COUNT"
     );
     ExitCode::FAILURE
 }
@@ -67,6 +68,8 @@ enum Paths {
     /// As a browser asks, which accepts a few codings.
     SameEncoded,
     New,
+    /// The same, as a browser asks: what is stored is encoded afterwards.
+    NewEncoded,
     /// With `no-store`.
     Personal,
 }
@@ -76,7 +79,7 @@ impl Paths {
         let path = match self {
             Self::Same | Self::SameEncoded | Self::Personal => "/products/1".to_owned(),
             Self::SameVaried => "/varied/products/1".to_owned(),
-            Self::New => format!("/products/{number}"),
+            Self::New | Self::NewEncoded => format!("/products/{number}"),
         };
         let request = Request::get(path)
             .header(HOST, "shop.example")
@@ -85,7 +88,7 @@ impl Paths {
             .header(ACCEPT_LANGUAGE, "de,en;q=0.5");
         let request = match self {
             Self::Personal => request.header(CACHE_CONTROL, "no-store"),
-            Self::SameEncoded => request.header(ACCEPT_ENCODING, "gzip, deflate, br, zstd"),
+            Self::SameEncoded | Self::NewEncoded => request.header(ACCEPT_ENCODING, "gzip, deflate, br, zstd"),
             Self::Same | Self::SameVaried | Self::New => request,
         };
         request.body(Empty::new()).expect("a request")

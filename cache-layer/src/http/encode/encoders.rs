@@ -220,6 +220,17 @@ mod tests {
         assert!(encoders.turn(entry.id(), BROTLI).is_some());
     }
 
+    #[tokio::test]
+    async fn what_took_its_place_meanwhile_gets_nothing_of_it() {
+        let (old, new) = (entry(0), entry(0));
+        let cache = cache_with(std::slice::from_ref(&old)).await;
+        Encoders::at_once(1).start(&cache, &old, GZIP);
+        cache.put_alias((key(&new), new.clone())).await;
+        assert!(cache.drain(std::time::Duration::from_secs(10)).await);
+        let kept = cache.peek(&key(&new)).unwrap();
+        assert_eq!((kept.id(), kept.form(GZIP)), (new.id(), &Form::Unmade));
+    }
+
     #[test]
     fn without_a_runtime_nothing_is_started() {
         let entry = entry(0);

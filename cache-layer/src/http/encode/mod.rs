@@ -11,5 +11,5 @@ mod representation;
 pub(super) use self::{
     encoders::Encoders,
     fill::Encoding,
-    representation::{Representation, vary},
+    representation::Representation,
 };

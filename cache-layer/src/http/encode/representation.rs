@@ -2,21 +2,25 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, ETAG, IF_NONE_MATCH, IF_RANGE, VARY},
+    HeaderMap, HeaderName, StatusCode,
+    header::{CACHE_CONTROL, IF_NONE_MATCH, IF_RANGE},
 };
 use smallvec::SmallVec;
 
 use crate::{
     coding::{Coding, Encoder},
     entry::{Entry, EntryId, Form},
-    http::{context::Context, response_entry::ResponseEntry},
+    http::{
+        coded_fields::{describe, describe_plain, vary},
+        context::Context,
+        response_entry::ResponseEntry,
+    },
     key::Key,
     semantics::{
         accept_encoding::Acceptance,
         coded_tag::{self, RepresentationId},
         encodable::forbids_transformation,
-        list::has,
+        list::{has, has_any},
     },
     telemetry::{Event, Rejection},
 };
@@ -28,8 +32,8 @@ pub(super) struct Choice {
     encoder: Option<Encoder>,
     /// The representation that it would get if that existed.
     pub(super) wanted: Option<Encoder>,
-    /// Whether the client accepts more than one.
-    several: bool,
+    /// Whether the client resumes by a date, though it accepts more than one representation of that date.
+    is_date_of_several: bool,
 }
 
 /// A representation, apart from its status.
@@ -37,79 +41,103 @@ pub(in crate::http) struct Representation {
     pub(in crate::http) headers: HeaderMap,
     /// The coded content, if the representation is coded and the content is present. It is absent if the client already has it.
     pub(in crate::http) coded: Option<Bytes>,
-    /// Whether a date suffices to identify the representation of which a client has a part.
-    pub(in crate::http) is_told_by_date: bool,
+    /// Whether the client resumes by a date, which does not identify the representation of which it has a part.
+    pub(in crate::http) is_date_of_several: bool,
 }
 
 /// Codings, the one that the client prefers first.
 type Ranked = SmallVec<[Encoder; Coding::COUNT]>;
 type Representations = SmallVec<[RepresentationId; Coding::COUNT + 1]>;
 
-/// The representation that a conditional request names, because the client has all or a part of it.
-#[allow(clippy::needless_pass_by_value, reason = "an iterator, which is gone through twice")]
-fn named(
-    request: &HeaderMap,
-    (status, headers): (StatusCode, &HeaderMap),
-    representations: &[RepresentationId],
-    is_here: impl Fn(Encoder) -> bool,
-) -> Option<RepresentationId> {
-    let base = coded_tag::strong_tag(headers)?;
-    if status.is_success()
-        && has(request, &IF_NONE_MATCH)
-        && let Some(all_of_it) = coded_tag::none_match(request, base, representations)
-    {
-        return Some(all_of_it);
-    }
-    if !has(request, &IF_RANGE) {
-        return None;
-    }
-    let is_here = |representation: &RepresentationId| match *representation {
-        RepresentationId::Plain => true,
-        RepresentationId::Coded(encoder) => is_here(encoder),
-    };
-    let here: Representations = representations.iter().copied().filter(is_here).collect();
-    coded_tag::if_range(request, base, &here)
+/// The fields of a request that can decide about its representation together with `Accept-Encoding`.
+static DECIDING: [HeaderName; 3] = [IF_NONE_MATCH, IF_RANGE, CACHE_CONTROL];
+
+/// The codings of a layer, as a client accepts them: one of them at least.
+struct Accepted<'a> {
+    acceptance: Acceptance,
+    encoders: &'a [Encoder],
+    /// Whether the request has one of the fields that [decide](DECIDING), too. Most requests do not.
+    is_decided_by_more: bool,
 }
 
-/// The representations of a response that a client accepts.
-fn representations(acceptance: &Acceptance, ranked: &Ranked) -> Representations {
-    let plain = (acceptance.identity() > 0).then_some(RepresentationId::Plain);
-    ranked.iter().copied().map(RepresentationId::Coded).chain(plain).collect()
+impl Accepted<'_> {
+    /// The representations that the client accepts, the one that it prefers first.
+    fn representations(&self) -> Representations {
+        let weight = |encoder: &Encoder| self.acceptance.weight(encoder.coding());
+        let mut ranked: Ranked = self.encoders.iter().copied().filter(|one| weight(one) > 0).collect();
+        ranked.sort_by_key(|encoder| u16::MAX - weight(encoder));
+        let plain = (self.acceptance.identity() > 0).then_some(RepresentationId::Plain);
+        ranked.into_iter().map(RepresentationId::Coded).chain(plain).collect()
+    }
+
+    /// The encoder that the client prefers among some, if it prefers one to none.
+    fn best(&self, among: impl Fn(Encoder) -> bool) -> Option<Encoder> {
+        self.acceptance.best(self.encoders.iter().copied().filter(|encoder| among(*encoder)))
+    }
+
+    /// The representation that a conditional request names, because the client has all or a part of it.
+    fn named(
+        &self,
+        request: &HeaderMap,
+        (status, headers): (StatusCode, &HeaderMap),
+        is_here: impl Fn(Encoder) -> bool,
+    ) -> Option<RepresentationId> {
+        if !self.is_decided_by_more {
+            return None;
+        }
+        let base = coded_tag::strong_tag(headers)?;
+        let representations = self.representations();
+        if status.is_success()
+            && has(request, &IF_NONE_MATCH)
+            && let Some(all_of_it) = coded_tag::none_match(request, base, &representations)
+        {
+            return Some(all_of_it);
+        }
+        if !has(request, &IF_RANGE) {
+            return None;
+        }
+        let is_here = |representation: &RepresentationId| match *representation {
+            RepresentationId::Plain => true,
+            RepresentationId::Coded(encoder) => is_here(encoder),
+        };
+        let here: Representations = representations.into_iter().filter(is_here).collect();
+        coded_tag::if_range(request, base, &here)
+    }
 }
 
 impl Context {
-    /// The client's acceptance, and the codings of this layer that it accepts; `None` if it accepts none.
-    fn accepted(&self, request: &HeaderMap) -> Option<(Acceptance, Ranked)> {
-        let encode = self.policy.encode.as_ref()?;
+    /// The codings of this layer, as the client accepts them; `None` if it accepts none.
+    fn accepted(&self, request: &HeaderMap) -> Option<Accepted<'_>> {
+        let encoders = self.policy.encode.as_ref()?.encoders();
         let acceptance = Acceptance::of(request);
-        let mut ranked: Ranked =
-            encode.encoders().iter().copied().filter(|one| acceptance.weight(one.coding()) > 0).collect();
-        if ranked.is_empty() || forbids_transformation(request) {
+        if !encoders.iter().any(|encoder| acceptance.weight(encoder.coding()) > 0) {
             return None;
         }
-        ranked.sort_by_key(|encoder| u16::MAX - acceptance.weight(encoder.coding()));
-        Some((acceptance, ranked))
+        let is_decided_by_more = has_any(request, &DECIDING);
+        let is_refused = is_decided_by_more && forbids_transformation(request);
+        (!is_refused).then_some(Accepted { acceptance, encoders, is_decided_by_more })
     }
 
     /// Chooses the representation of this entry for a request.
     pub(super) fn choose(&self, entry: &ResponseEntry, request: &HeaderMap) -> Choice {
-        let Some((acceptance, ranked)) = self.accepted(request) else { return Choice::default() };
+        let Some(accepted) = self.accepted(request) else { return Choice::default() };
         let stored = entry.response();
         let is_made = |encoder: Encoder| matches!(entry.form(encoder), Form::Made(_));
-        let head = (stored.info.status, &stored.headers);
-        match named(request, head, &representations(&acceptance, &ranked), is_made) {
+        let is_date_of_several = accepted.is_decided_by_more && coded_tag::resumes_by_date(request);
+        match accepted.named(request, (stored.info.status, &stored.headers), is_made) {
             Some(RepresentationId::Coded(encoder)) => {
-                return Choice { encoder: Some(encoder), wanted: None, several: true };
+                return Choice { encoder: Some(encoder), wanted: None, is_date_of_several };
             }
-            Some(RepresentationId::Plain) => return Choice { encoder: None, wanted: None, several: true },
+            Some(RepresentationId::Plain) => return Choice { encoder: None, wanted: None, is_date_of_several },
             None => {}
         }
-        let encoder = acceptance.best(ranked.iter().copied().filter(|encoder| is_made(*encoder)));
-        let may_be_made = |encoder: &Encoder| *entry.form(*encoder) != Form::InVain;
+        let best = accepted.best(|encoder| *entry.form(encoder) != Form::InVain);
+        if best.is_none_or(is_made) {
+            return Choice { encoder: best, wanted: None, is_date_of_several };
+        }
         let is_long_enough =
             self.policy.encode.as_ref().is_some_and(|encode| encode.is_long_enough(entry.payload_length()));
-        let wanted = acceptance.best(ranked.iter().copied().filter(may_be_made)).filter(|_| is_long_enough);
-        Choice { encoder, wanted: wanted.filter(|wanted| Some(*wanted) != encoder), several: true }
+        Choice { encoder: accepted.best(is_made), wanted: best.filter(|_| is_long_enough), is_date_of_several }
     }
 
     /// The entry in a form that can answer a request: with its payload, unless the client gets the frame as it came from Redis.
@@ -142,7 +170,7 @@ impl Context {
         request: &HeaderMap,
         is_whole: bool,
     ) -> Representation {
-        let Choice { encoder, wanted, several } = self.choose(&entry, request);
+        let Choice { encoder, wanted, is_date_of_several } = self.choose(&entry, request);
         if let Some(wanted) = wanted.filter(|_| is_whole) {
             self.encoders.start(&self.cache, &entry, wanted);
         }
@@ -150,53 +178,39 @@ impl Context {
             Form::Made(coded) => Some(coded.clone()),
             Form::Unmade | Form::InVain => None,
         });
-        let mut headers = entry.into_headers();
-        vary(&mut headers);
-        if let Some(encoder) = encoder {
-            describe(&mut headers, encoder, coded.as_ref().map_or(0, Bytes::len));
-        }
-        Representation { headers, coded, is_told_by_date: !several }
+        let headers = headers_of(entry, encoder, coded.as_ref().map(Bytes::len));
+        Representation { headers, coded, is_date_of_several }
     }
 
     /// Adapts the fields of a new response, which may have other representations later, for its client, which gets this
     /// representation, or a 304 for one that it already has.
     pub(in crate::http) fn as_it_came(&self, request: Option<&HeaderMap>, status: StatusCode, headers: &mut HeaderMap) {
         let accepted = request.and_then(|request| Some((request, self.accepted(request)?)));
-        if let Some((request, (acceptance, ranked))) = accepted {
-            let representations = representations(&acceptance, &ranked);
-            if let Some(RepresentationId::Coded(encoder)) =
-                named(request, (status, headers), &representations, |_| false)
-            {
-                describe(headers, encoder, 0);
-            }
+        if let Some((request, accepted)) = accepted
+            && let Some(RepresentationId::Coded(encoder)) = accepted.named(request, (status, headers), |_| false)
+        {
+            describe(headers, encoder, 0);
         }
         vary(headers);
     }
 }
 
-/// Adapts the fields of a response to its representation in this coding, of this length.
-fn describe(headers: &mut HeaderMap, encoder: Encoder, length: usize) {
-    headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoder.coding().as_str()));
-    if let Some(declared) = headers.get_mut(CONTENT_LENGTH) {
-        *declared = HeaderValue::from(length);
-    }
-    if let Some(tag) = coded_tag::strong_tag(headers) {
-        let tag = coded_tag::coded(tag, encoder);
-        headers.insert(ETAG, tag);
-    }
-}
-
-/// Adds `Accept-Encoding` to `Vary`, in one line, because some clients read only one.
-pub(in crate::http) fn vary(headers: &mut HeaderMap) {
-    const NAME: &str = "accept-encoding";
-    let mut lines = headers.get_all(VARY).iter();
-    let value = match lines.next() {
-        None => HeaderValue::from_static(NAME),
-        Some(first) => {
-            let lines = std::iter::once(first).chain(lines).map(HeaderValue::as_bytes);
-            let names = lines.chain([NAME.as_bytes()]).collect::<Vec<_>>().join(&b", "[..]);
-            HeaderValue::from_bytes(&names).unwrap_or_else(|_| unreachable!("values and a comma are a value"))
+/// The fields of a response in this coding, of this length, if the coded content is present.
+fn headers_of(entry: ResponseEntry, encoder: Option<Encoder>, length: Option<usize>) -> HeaderMap {
+    if let Some(fields) = &entry.response().coded {
+        let mut headers = entry.response().headers.clone();
+        match (encoder, length) {
+            (Some(encoder), Some(length)) => fields.describe(&mut headers, encoder, length),
+            // A 304, which has no length.
+            (Some(encoder), None) => describe(&mut headers, encoder, 0),
+            (None, _) => describe_plain(&mut headers),
         }
-    };
-    headers.insert(VARY, value);
+        return headers;
+    }
+    let mut headers = entry.into_headers();
+    vary(&mut headers);
+    if let Some(encoder) = encoder {
+        describe(&mut headers, encoder, length.unwrap_or(0));
+    }
+    headers
 }

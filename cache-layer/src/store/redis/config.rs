@@ -163,6 +163,38 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// The shortest payload that is compressed with zstd in Redis, in bytes: 1,024 unless set; `usize::MAX` for none. A payload that
+    /// does not become shorter by an eighth is written as it is. So is a response of a type that is compressed by nature, such as
+    /// a picture.
+    ///
+    /// This is for [values](crate::Cache::get_or_load), and for responses that no layer encodes: a response that is
+    /// [encoded](crate::CacheLayer::encode) is written in that coding, at [its level](crate::Encode::level). Every process reads
+    /// what was written with any setting, if it was built with the feature.
+    ///
+    /// ```no_run
+    /// # use cache_layer::store::RedisStore;
+    /// # fn example() -> Result<(), cache_layer::ConfigError> {
+    /// // Large values, a slow network.
+    /// let store = RedisStore::builder("redis://10.0.0.1").compress_at_least(256).compression_level(9).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "zstd", feature = "encode-zstd"))))]
+    pub fn compress_at_least(mut self, bytes: usize) -> Self {
+        self.sealing.compression.at_least = bytes;
+        self
+    }
+
+    /// The level of that [compression](Self::compress_at_least), 1 to 19; 3 unless set. Every fill takes the time of its level:
+    /// for a page of JSON, level 9 takes three times as long as 3, and makes a tenth less. Readers take the same time at all levels.
+    #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "zstd", feature = "encode-zstd"))))]
+    pub fn compression_level(mut self, level: u8) -> Self {
+        self.sealing.compression.level = level;
+        self
+    }
+
     /// Seals entries with the keys of `ring`, for a server, or other users of it, that can't be trusted: entries are encrypted
     /// (AES-256-GCM-SIV) and bound to their key, their moments and their tags, and the names in Redis reveal neither keys nor
     /// tags.
@@ -335,6 +367,11 @@ impl RedisStoreBuilder {
                 return Err(ConfigError::new(ConfigErrorKind::Range, format!("{name} {time:?}: must be 0 to 60 s")));
             }
         }
+        #[cfg(any(feature = "zstd", feature = "encode-zstd"))]
+        if !(1..=19).contains(&self.sealing.compression.level) {
+            let why = format!("compression level {}: must be 1 to 19", self.sealing.compression.level);
+            return Err(ConfigError::new(ConfigErrorKind::Range, why));
+        }
         let age = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
         if let Some(every) = self.reclaim_every
             && !age.contains(&every)
@@ -394,6 +431,11 @@ mod tests {
             "delivery timeout 61s: must be 0 to 60 s"
         );
         assert_eq!(error(builder().reclaim_every(Duration::ZERO)), "reclaiming every 0ns: must be every 1 s to 24 h");
+        #[cfg(feature = "zstd")]
+        for level in [0, 20] {
+            let wrong = format!("compression level {level}: must be 1 to 19");
+            assert_eq!(error(builder().compression_level(level)), wrong);
+        }
         assert_eq!(error(builder().settle_time(Duration::from_secs(61))), "settle time 61s: must be 0 to 60 s");
         assert_eq!(
             error(builder().on_restored(Restored::Replay(Duration::ZERO))),

@@ -291,7 +291,8 @@ mod tests {
     #[cfg(feature = "sealed")]
     #[test]
     fn hidden_names_are_found_again_by_those_who_have_the_secret() {
-        let sealing = |secret| Sealing { ring: Some(crate::entry::KeyRing::new([secret; 32], [2; 32])) };
+        let sealing =
+            |secret| Sealing { ring: Some(crate::entry::KeyRing::new([secret; 32], [2; 32])), ..Sealing::default() };
         let names = Names::new("shop").sealed(sealing(1));
         let others = Names::new("shop").sealed(sealing(3));
         let key = Key::new(["http://a/", "secret"]);

@@ -1,4 +1,4 @@
-//! Whether entries are sealed, and names hidden.
+//! How entries are written: compressed, or sealed as well, with hidden names.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 #[cfg(feature = "sealed")]
 use crate::entry::KeyRing;
 use crate::{
-    entry::{Entry, envelope},
+    entry::{Compression, Entry, envelope},
     key::Key,
     telemetry::Rejection,
 };
@@ -15,6 +15,7 @@ use crate::{
 /// Entries are sealed and names hidden if there is a key ring.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sealing {
+    pub(crate) compression: Compression,
     #[cfg(feature = "sealed")]
     pub(crate) ring: Option<KeyRing>,
 }
@@ -22,7 +23,8 @@ pub(crate) struct Sealing {
 #[cfg(feature = "sealed")]
 impl Sealing {
     pub(crate) fn encode(&self, entry: &Entry) -> Bytes {
-        self.ring.as_ref().map_or_else(|| envelope::encode(entry), |ring| ring.seal(entry))
+        let Self { compression, ring } = self;
+        ring.as_ref().map_or_else(|| envelope::encode_with(entry, *compression), |ring| ring.seal(entry, *compression))
     }
 
     pub(crate) fn decode(&self, key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
@@ -58,7 +60,7 @@ impl Sealing {
 #[expect(clippy::unused_self, reason = "with the feature, it is used")]
 impl Sealing {
     pub(crate) fn encode(&self, entry: &Entry) -> Bytes {
-        envelope::encode(entry)
+        envelope::encode_with(entry, self.compression)
     }
 
     pub(crate) fn decode(&self, key: &Key, bytes: &Bytes) -> Result<Entry, Rejection> {
