@@ -256,6 +256,30 @@ fn shop(rules: Vec<PurgeRule>, token: bool) -> (Cache, Router, Router) {
     (cache, app.layer(layer).layer(purge), admin)
 }
 
+#[tokio::test]
+async fn purge_in_a_nested_router_is_for_the_path_that_the_client_sent() {
+    let bearer = ("authorization", &*format!("Bearer {TOKEN}"));
+    let nested = |rule| {
+        let (cache, shop, admin) = shop(vec![PurgeRule::under(rule)], true);
+        (cache, Router::new().nest("/shop", shop), admin)
+    };
+    for rule in ["/", "/shop", "/shop/api"] {
+        let (cache, app, admin) = nested(rule);
+        is_stored(&cache, &app, "/shop/api/a").await;
+        assert!(is_stored(&cache, &app, "/shop/api/a").await);
+        assert_eq!(ask(&app, "PURGE", "/shop/api/a", &[bearer]).await.status(), 200, "{rule}");
+        assert!(!is_stored(&cache, &app, "/shop/api/a").await, "{rule}");
+        let records = ask(&admin, "GET", "/api/audit?by=method", &[bearer]).await.into_body().collect().await.unwrap();
+        let records: Value = serde_json::from_slice(&records.to_bytes()).unwrap();
+        assert_eq!(records[0]["what"], "http://shop.example/shop/api/a");
+    }
+    let (_, app, _) = nested("/api");
+    assert_eq!(ask(&app, "PURGE", "/shop/api/a", &[bearer]).await.status(), 405, "the rule is for another path");
+    let (_, app, _) = nested("/");
+    let two_hosts = [bearer, ("host", "other.example")];
+    assert_eq!(ask(&app, "PURGE", "/shop/api/a", &two_hosts).await.status(), 400, "which of them is meant?");
+}
+
 async fn ask(app: &Router, method: &str, path: &str, fields: &[(&str, &str)]) -> http::Response<Body> {
     ask_from("127.0.0.1:5000", app, method, path, fields).await
 }
@@ -272,7 +296,12 @@ async fn ask_from(peer: &str, app: &Router, method: &str, path: &str, fields: &[
 
 /// Whether `path` is answered from the cache.
 async fn is_stored(cache: &Cache, app: &Router, path: &str) -> bool {
-    let response = ask(app, "GET", path, &[]).await;
+    is_stored_for(cache, app, path, &[]).await
+}
+
+/// Whether `path` is answered from the cache, for a request with these fields.
+async fn is_stored_for(cache: &Cache, app: &Router, path: &str, fields: &[(&str, &str)]) -> bool {
+    let response = ask(app, "GET", path, fields).await;
     let stored = response.headers()["x-cache"] == "HIT";
     response.into_body().collect().await.unwrap();
     assert!(cache.drain(MINUTE).await);
