@@ -175,6 +175,7 @@ async fn by_state() -> Vec<(R, Explanation)> {
         (R::StoreUnavailable, of_get(&CacheLayer::new(Cache::new(away)), &[]).await),
         (R::StoreFull, full_store().await),
         (R::Nested, nested().await),
+        (R::FirstSight, first_sight().await),
         (R::Switched, switched(Switch::BypassReads).await),
         (R::FillsStopped, switched(Switch::StopFills).await),
     ]
@@ -199,6 +200,14 @@ async fn full_store() -> Explanation {
 }
 
 /// Within a load of the same layer.
+/// Of a key that was not loaded before, where that matters.
+async fn first_sight() -> Explanation {
+    let server = RedisServer::start();
+    let store = RedisStore::builder(server.url()).build().unwrap();
+    assert!(store.wait_connected(MINUTE).await);
+    of_get(&CacheLayer::new(Cache::builder(store).second_sight(MINUTE).build()), &[]).await
+}
+
 async fn nested() -> Explanation {
     let layer = layer();
     let inner = layer.clone();
@@ -221,7 +230,7 @@ async fn nested() -> Explanation {
 
 /// What is known only once it has happened: how a body ends, what others do in the meantime, what a handler has read, and what
 /// becomes of values, which are no requests.
-const AFTERWARDS: [R; 10] = [
+const AFTERWARDS: [R; 9] = [
     R::BodyTruncated,
     R::BodyFailed,
     R::LeaseLost,
@@ -229,8 +238,6 @@ const AFTERWARDS: [R; 10] = [
     R::Abandoned,
     R::Overloaded,
     R::StoreBusy,
-    // How long the load will take, nobody knows.
-    R::FirstSight,
     R::MadeFromStale,
     R::Unserializable,
 ];

@@ -7,7 +7,7 @@ use crate::{
     entry::Entry,
     key::Key,
     pattern::Pattern,
-    store::{Estimate, LeaseState, Lookup, Reach, StoreError},
+    store::{Estimate, LeaseState, Lookup, Reach, Seen, StoreError},
     tag::TagToken,
     telemetry::{Rejection, Tier},
 };
@@ -193,6 +193,12 @@ impl Cache {
     pub async fn inspect_tag(&self, tag: &str) -> Result<Option<TagDetails>, InspectError> {
         let token = self.0.store.tag_token(tag).await.map_err(InspectError)?;
         Ok(token.as_ref().map(TagDetails::of))
+    /// Whether the next load of `key` is the first that this process knows of, so that its result is not stored
+    /// ([`second_sight`](super::CacheBuilder::second_sight)), unless the load takes long. `seen`: what a look-up found there.
+    pub(crate) fn is_first_sight(&self, key: &Key, seen: Option<Seen>) -> bool {
+        self.0.doorkeeper.as_ref().is_some_and(|doorkeeper| seen == Some(Seen::Nothing) && !doorkeeper.knows(key))
+    }
+
     }
 
     /// How many keys [`invalidate_tag`](Self::invalidate_tag) would reach, including keys whose entries are already invalid;

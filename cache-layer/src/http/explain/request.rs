@@ -304,7 +304,10 @@ impl Examined {
                 }
             }
             Some(LeaseState::NoRoom) => self.loads(miss, Some(NoCacheReason::StoreFull)),
-            Some(LeaseState::Free | LeaseState::Failed { .. }) => self.loads(miss, None),
+            Some(LeaseState::Free | LeaseState::Failed { .. }) => {
+                let is_first = context.cache.is_first_sight(&miss.key, miss.expected);
+                self.loads(miss, is_first.then_some(NoCacheReason::FirstSight))
+            }
             None => self.loads(miss, Some(NoCacheReason::StoreUnavailable)),
         }
     }
