@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use cache_layer::{
-    Cache, CacheLayer, Key,
+    Cache, CacheLayer, Hints, Key,
     store::{MemoryStore, RedisStore},
 };
 use cache_layer_admin::{Admin, PurgeRule, Recorder};
@@ -254,6 +254,53 @@ fn shop(rules: Vec<PurgeRule>, token: bool) -> (Cache, Router, Router) {
     let answer = async || ([(header::CACHE_CONTROL, "max-age=60")], "content");
     let app = Router::new().route("/api/a", axum::routing::get(answer)).route("/b", axum::routing::get(answer));
     (cache, app.layer(layer).layer(purge), admin)
+}
+
+/// Applications behind an authenticating layer: what is stored is each tenant's own.
+fn of_tenants(rules: Vec<PurgeRule>) -> (Cache, Router, Router) {
+    let (cache, app, admin) = shop(rules, true);
+    let tenant = async |mut request: Request<Body>| {
+        if let Some(tenant) = request.headers().get("x-tenant") {
+            let hints = Hints::new().key_part(tenant.to_str().unwrap());
+            hints.add_to(request.extensions_mut());
+        }
+        request
+    };
+    (cache, app.layer(axum::middleware::map_request(tenant)), admin)
+}
+
+#[tokio::test]
+async fn a_purge_by_url_reaches_what_is_stored_for_each_tenant() {
+    let (bearer, json) = (format!("Bearer {TOKEN}"), ("content-type", "application/json"));
+    let (cache, app, admin) = of_tenants(vec![PurgeRule::under("/")]);
+    let tenants = [&[("x-tenant", "one")][..], &[("x-tenant", "two")], &[]];
+    for by_method in [false, true] {
+        for tenant in tenants {
+            is_stored_for(&cache, &app, "/b", tenant).await;
+            assert!(is_stored_for(&cache, &app, "/b", tenant).await, "{tenant:?}");
+        }
+        let purged = match by_method {
+            true => ask(&app, "PURGE", "/b", &[("authorization", &bearer)]).await,
+            false => {
+                let body = json!({"url": "http://shop.example/b"}).to_string();
+                let request = Request::post("/api/purge").header("authorization", &bearer).header(json.0, json.1);
+                admin.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
+            }
+        };
+        assert_eq!(purged.status(), StatusCode::OK);
+        for tenant in tenants {
+            assert!(!is_stored_for(&cache, &app, "/b", tenant).await, "{tenant:?}, by method: {by_method}");
+        }
+    }
+    // What is stored for one of them can be looked at.
+    let get = async |target: &str| {
+        let body = ask(&admin, "GET", target, &[("authorization", &bearer)]).await.into_body().collect().await.unwrap();
+        serde_json::from_slice::<Value>(&body.to_bytes()).unwrap()
+    };
+    let entry = get("/api/entry?url=http://shop.example/b&hint=key-part:one").await;
+    assert_eq!((&entry[0]["tier"], &entry[0]["key"]), (&json!("memory"), &json!("http://shop.example/b#•••")));
+    let entry = get("/api/entry?url=http://shop.example/b&hint=key-part:three").await;
+    assert_eq!((&entry[0]["tier"], &entry[0]["entry"]), (&json!("none"), &Value::Null));
 }
 
 #[tokio::test]
